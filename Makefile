@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test format lint types layers pytest fuzz bench clean
+
+help:
+	@echo "make demo    set up and watch the main job on the embedded store"
+	@echo "make test    set up and run every check: format, lint, types, layers, tests"
+	@echo "make fuzz    hours of crashes and random histories (FUZZ_MINUTES=10)"
+	@echo "make bench   speed, as ratios against a C loop in the same run"
+	@echo "make clean   remove what these made"
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --group dev --editable .
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/dispatcher demo
+
+test: format lint types layers pytest
+
+format: $(STAMP)
+	$(BIN)/ruff format --check .
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports
+
+pytest: $(STAMP)
+	$(BIN)/pytest --numprocesses 2
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,19 @@
+"""The command `dispatcher`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line that this process was given; return its exit code."""
+    try:
+        from dispatcher.cli.app import run  # noqa: PLC0415 - Ctrl-C may come this early
+
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Free slots, filled: which tasks are claimed next, and their start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import structlog
+
+from dispatcher.model import Claim
+from dispatcher.processes import Processes, start_message
+from dispatcher.store.api import Store
+from dispatcher.turn import Live, Memory, Settings, Turn
+
+log = structlog.get_logger()
+
+#: Tasks claimed in one transaction. Bounds how long a worker waits for its answer.
+CLAIM_BATCH = 200
+
+
+class Claimer:
+    """Claims as many tasks as there are free slots, queue after queue in turn."""
+
+    def __init__(
+        self, store: Store, processes: Processes, memory: Memory, settings: Settings
+    ) -> None:
+        self._store = store
+        self._processes = processes
+        self._memory = memory
+        self._settings = settings
+        self._last_queue = ""
+
+    def fill_slots(self, turn: Turn) -> None:
+        """Claim for every free slot; only for one while the host's last start failed."""
+        memory = self._memory
+        if memory.hello is None or turn.paused or turn.at < memory.pause.until:
+            return
+        held = len(memory.live) - len(turn.closed & memory.live.keys())
+        free = min(CLAIM_BATCH, self._settings.slots - held)
+        for claim in self._claims(turn, min(1, free) if memory.pause.probing else free):
+            turn.after(partial(self._start, claim, memory.hello.epoch))
+
+    def _claims(self, turn: Turn, free: int) -> Iterator[Claim]:
+        """Share the free slots among the queues with ready tasks, from behind the last served."""
+        if free <= 0:
+            return
+        queues = self._store.ready_queues(after=self._last_queue, limit=free)
+        while queues and free:
+            unexhausted = []
+            for position, queue in enumerate(queues):
+                share = -(-free // (len(queues) - position))
+                claims = self._claim(turn, queue, share)
+                free -= len(claims)
+                if len(claims) == share:
+                    unexhausted.append(queue)
+                yield from claims
+            queues = unexhausted
+
+    def _claim(self, turn: Turn, queue: str, limit: int) -> list[Claim]:
+        turn.after(partial(setattr, self, "_last_queue", queue))
+        return self._store.claim(
+            queue,
+            limit=limit,
+            node=self._settings.node_id,
+            output_dir=self._settings.output_dir,
+            now=turn.now,
+        )
+
+    def _start(self, claim: Claim, epoch: int) -> None:
+        live = self._memory.live[claim.run_uid] = Live.of(claim)
+        log.info("task.claimed", **live.ids())
+        self._processes.send(start_message(claim, self._settings.start, epoch=epoch))

@@ -1,0 +1,144 @@
+"""The command line: verbs imported when they are called, errors told in one line each."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import click
+from click.exceptions import Abort, ClickException, NoArgsIsHelpError, UsageError
+
+from dispatcher.cli.options import config_option, examples
+from dispatcher.errors import (
+    AlreadyHeld,
+    ConfigError,
+    DispatcherError,
+    InvalidTask,
+    StoreUnavailable,
+    StoreUnusable,
+    did_you_mean,
+)
+from dispatcher.wire import ExitCode
+
+
+class Verb(NamedTuple):
+    """Where a verb lives, and what the list of verbs says of it."""
+
+    module: str
+    function: str
+    help: str
+
+
+VERBS: Mapping[str, Verb] = {
+    "run": Verb("service", "run", "Run the daemon."),
+    "submit": Verb("submit", "submit", "Submit a command as a task, or many from a file."),
+    "list": Verb("inspect", "list_tasks", "List tasks, newest first."),
+    "show": Verb("inspect", "show", "Show a task with all its runs."),
+    "logs": Verb("inspect", "logs", "Print what a task's run wrote."),
+    "status": Verb("status", "status", "Show how daemon, executor and queues stand."),
+    "cancel": Verb("operate", "cancel", "Cancel tasks; running ones are ended."),
+    "retry": Verb("operate", "retry", "Make failed, cancelled or held tasks ready again."),
+    "prune": Verb("operate", "prune", "Delete what finished long ago."),
+    "check-config": Verb(
+        "service", "check_config", "Check the configuration and say every mistake."
+    ),
+    "demo": Verb("demo", "demo", "Watch the main job on real files, with a kill in the middle."),
+    "executor": Verb("service", "executor", "Run the executor (mode external; its own unit)."),
+}
+
+#: Exit codes of errors, the first that fits; any other error is "not so".
+EXIT_CODES: Mapping[type[DispatcherError], ExitCode] = {
+    InvalidTask: ExitCode.USAGE,
+    ConfigError: ExitCode.CONFIG,
+    StoreUnusable: ExitCode.CONFIG,
+    StoreUnavailable: ExitCode.STORE_UNAVAILABLE,
+    AlreadyHeld: ExitCode.TEMPORARY,
+}
+
+
+class Verbs(click.Group):
+    """The verbs, each imported when it is called: a submit loads nothing of the daemon's."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of a task's life."""
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb."""
+        del ctx
+        if cmd_name not in VERBS:
+            return None
+        verb = VERBS[cmd_name]
+        module = importlib.import_module(f"dispatcher.cli.{verb.module}")
+        command: click.Command = getattr(module, verb.function)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of verbs without importing them."""
+        del ctx
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, or say which one was meant."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise UsageError(f"no verb {args[0]!r}{did_you_mean(args[0], VERBS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "dispatcher run                      # the daemon, in the foreground",
+        "dispatcher submit -- gzip big.log   # prints the task's id",
+        "dispatcher show 1",
+        "dispatcher logs 1",
+    ),
+)
+@config_option
+def dispatcher() -> None:
+    """Run commands as tasks: one owner each, clean kills, honest recovery.
+
+    Exit codes: 0 ok, 1 not so, 2 usage, 69 store unavailable, 75 somebody else holds it, 78 the
+    configuration or the store cannot be used, 130 interrupted.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; whatever goes wrong is said on stderr."""
+    # Names and outputs of others may hold anything; a message must not fail on them.
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        code: int | None = dispatcher.main(arguments, prog_name="dispatcher", standalone_mode=False)
+    except Abort:
+        return 130
+    except NoArgsIsHelpError as error:
+        error.show()
+        return ExitCode.USAGE
+    except (ClickException, DispatcherError, OSError) as error:
+        message, failure = _told(error)
+        for line in message.splitlines():
+            click.echo(f"dispatcher: {line}", err=True)
+        return failure
+    return code or ExitCode.OK
+
+
+def _told(error: ClickException | DispatcherError | OSError) -> tuple[str, int]:
+    """Return what to say of an error, and the exit code."""
+    if isinstance(error, UsageError):
+        path = error.ctx.command_path if error.ctx is not None else "dispatcher"
+        return f"{error.format_message().rstrip('.')} (see: {path} --help)", ExitCode.USAGE
+    if isinstance(error, ClickException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, DispatcherError):
+        fitting = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        return str(error), next(fitting, ExitCode.NOT_SO)
+    return f"{error.filename or 'error'}: {error.strerror}", ExitCode.NOT_SO

@@ -1,0 +1,119 @@
+"""Tasks from text: lines of JSON whose keys are `submit`'s options, and NAME=VALUE pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+
+from dispatcher import durations
+from dispatcher.config import Config
+from dispatcher.errors import InvalidTask, did_you_mean
+from dispatcher.model import NewTask
+from dispatcher.submission import TaskOptions, new_task
+
+#: What each key of a line holds.
+_KINDS: Mapping[str, Any] = {
+    "command": list[str],
+    "queue": str,
+    "priority": int,
+    "max_attempts": int,
+    "cwd": str,
+    "env": dict[str, str] | list[str],
+    "key": str,
+    "delay": object,
+    "payload": msgspec.Raw,
+    "label": dict[str, str] | list[str],
+}
+
+
+def read(
+    content: bytes, config: Config, options: TaskOptions, environ: Mapping[str, str]
+) -> list[NewTask]:
+    """Return a task for each line that is not blank; `options` hold where a line says nothing.
+
+    Raises `InvalidTask`, which names the first line with a mistake.
+    """
+    tasks = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = _fields(line)
+            command = fields.pop("command", [])
+            tasks.append(new_task(config, command, {**options, **_options(fields, environ)}))
+        except InvalidTask as error:
+            raise InvalidTask(f"line {number}: {error}") from None
+    return tasks
+
+
+def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
+    """Return NAME=VALUE texts as a mapping. Raises `InvalidTask`."""
+    found = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise InvalidTask(f"{option}: {text!r} has no value; write {text}=VALUE")
+        found[name] = value
+    return found
+
+
+def variables(texts: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return NAME=VALUE texts as a mapping; of a mere NAME the caller's own value."""
+    found = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator and name not in environ:
+            raise InvalidTask(f"env: {name} is not set here; set it, or write {name}=VALUE")
+        found[name] = value if separator else environ[name]
+    return found
+
+
+def _fields(line: bytes) -> dict[str, Any]:
+    """Return a line's fields, each of its right type; null is as good as nothing."""
+    try:
+        raw = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
+        raise InvalidTask('must be a JSON object, for example {"command": ["true"]}') from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidTask(f"not JSON: {error}") from None
+    fields = {}
+    for written, value in raw.items():
+        key = written.replace("-", "_")
+        if key not in _KINDS:
+            raise InvalidTask(f"{written}: unknown key{did_you_mean(key, _KINDS) or _known()}")
+        if bytes(value) != b"null":
+            fields[key] = _value(key, value)
+    return fields
+
+
+def _known() -> str:
+    return f"; known are: {', '.join(_KINDS)}"
+
+
+def _value(key: str, raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=_KINDS[key])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidTask(f"{key}: {error}") from None
+
+
+def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:
+    """Return a line's fields as what the command line would have made of them."""
+    if "delay" in fields:
+        try:
+            fields["delay_ms"] = durations.parse(fields.pop("delay"))
+        except ValueError as error:
+            raise InvalidTask(f"delay: {error}") from None
+    if "payload" in fields:
+        try:
+            fields["payload"] = bytes(fields["payload"]).decode()
+        except UnicodeDecodeError:
+            raise InvalidTask("payload: is not UTF-8; encode it so") from None
+    if isinstance(fields.get("env"), list):
+        fields["env"] = variables(fields["env"], environ)
+    if "label" in fields:
+        label = fields.pop("label")
+        fields["labels"] = pairs("label", label) if isinstance(label, list) else label
+    return cast("TaskOptions", fields)

@@ -1,0 +1,102 @@
+"""`dispatcher cancel`, `retry` and `prune`: what operators do to tasks."""
+
+from __future__ import annotations
+
+import click
+
+from dispatcher.cli.options import (
+    Duration,
+    client,
+    config_option,
+    configuration,
+    examples,
+    json_option,
+    many_ids,
+    print_json,
+)
+from dispatcher.client import Client
+from dispatcher.durations import Milliseconds
+from dispatcher.errors import DispatcherError
+from dispatcher.model import FINISHED, TaskState
+
+_RETRIED = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
+
+
+@click.command(epilog=examples("dispatcher cancel 42", "dispatcher cancel 42 43 44"))
+@many_ids
+@json_option
+@config_option
+def cancel(*, task_ids: tuple[int, ...], as_json: bool) -> None:
+    """Cancel tasks. Running ones are ended: their whole process tree.
+
+    A cancelled task stays cancelled; one that succeeded or failed before stays so, exit code 1.
+    """
+    with client() as store:
+        before = {task_id: store.cancel(task_id) for task_id in task_ids}
+    wrong = {
+        task_id: f"task {task_id} has {state} already"
+        for task_id, state in before.items()
+        if state in FINISHED - {TaskState.CANCELLED}
+    }
+    words = {TaskState.RUNNING: "is being ended"}
+    _report(before, wrong, {state: words.get(state, "cancelled") for state in TaskState}, as_json)
+
+
+@click.command(epilog=examples("dispatcher retry 42"))
+@many_ids
+@json_option
+@config_option
+def retry(*, task_ids: tuple[int, ...], as_json: bool) -> None:
+    """Make failed, cancelled or held tasks ready again, with all their attempts."""
+    with client() as store:
+        before = {task_id: store.retry(task_id) for task_id in task_ids}
+    wrong = {
+        task_id: f"task {task_id} is {state}; only failed, cancelled and held ones can be retried"
+        for task_id, state in before.items()
+        if state is not None and state not in _RETRIED
+    }
+    _report(before, wrong, dict.fromkeys(TaskState, "ready"), as_json)
+
+
+@click.command(epilog=examples("dispatcher prune", "dispatcher prune --older-than 12h"))
+@click.option(
+    "--older-than",
+    type=Duration(),
+    metavar="DURATION",
+    help="Finished at least so long ago [default: output.retention, 30d].",
+)
+@json_option
+@config_option
+def prune(*, older_than: Milliseconds | None, as_json: bool) -> None:
+    """Delete tasks that finished long ago, with their runs and output files."""
+    config = configuration()
+    age = config.output.retention_ms if older_than is None else older_than
+    with Client(config) as store:
+        pruned = store.prune(older_than_ms=age)
+    if as_json:
+        print_json({"tasks": pruned.tasks, "output_files": len(pruned.output_paths)})
+    else:
+        click.echo(f"deleted: {pruned.tasks} tasks, {len(pruned.output_paths)} output files")
+
+
+def _report(
+    before: dict[int, TaskState | None],
+    wrong: dict[int, str],
+    words: dict[TaskState, str],
+    as_json: bool,
+) -> None:
+    """Print what was done to each task; raise for those to which nothing could be."""
+    wrong |= {task_id: f"no task {task_id}" for task_id, state in before.items() if state is None}
+    if as_json:
+        print_json(
+            [
+                {"id": task_id, "was": state, "done": task_id not in wrong}
+                for task_id, state in before.items()
+            ]
+        )
+    else:
+        for task_id, state in before.items():
+            if task_id not in wrong and state is not None:
+                click.echo(f"{task_id} {words[state]}")
+    if wrong:
+        raise DispatcherError("\n".join(wrong.values()))

@@ -1,0 +1,75 @@
+"""What the verbs share: the configuration, types of values, the form of what they print."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from dispatcher import durations
+from dispatcher.client import Client
+from dispatcher.config import Config, load
+from dispatcher.durations import Milliseconds
+
+_NAMED = "dispatcher.config"
+
+
+def _remember(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    # Given before the verb or after it; the latter is read last and wins.
+    if path is not None:
+        ctx.meta[_NAMED] = path
+
+
+config_option = click.option(
+    "--config",
+    metavar="PATH",
+    callback=_remember,
+    expose_value=False,
+    help="Configuration file [default: $DISPATCHER_CONFIG, else /etc/dispatcher/dispatcher.toml].",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+_ID = click.IntRange(1, 2**63 - 1)
+
+one_id = click.argument("task_id", metavar="ID", type=_ID)
+
+many_ids = click.argument("task_ids", metavar="ID...", type=_ID, nargs=-1, required=True)
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a help text: lines that can be tried as they are."""
+    # The backspace keeps click from wrapping what follows.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def configuration() -> Config:
+    """Return the configuration that the command line asks for. Raises `ConfigError`."""
+    return load(click.get_current_context().meta.get(_NAMED))
+
+
+def client() -> Client:
+    """Open the store of that configuration."""
+    return Client(configuration())
+
+
+class Duration(click.ParamType[Milliseconds]):
+    """A duration with its unit."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Milliseconds:
+        """Return it in milliseconds."""
+        if isinstance(value, Milliseconds):
+            return value
+        try:
+            return durations.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    # As bytes: JSON is UTF-8, whatever the terminal's encoding is.
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))

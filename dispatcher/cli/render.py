@@ -1,0 +1,124 @@
+"""Tasks and runs as JSON that other programs rely on, and as text that a terminal survives."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dispatcher.model import Run, Task
+from dispatcher.times import StoreTime, iso
+
+#: Bytes of a run's output that are shown with it.
+TAIL = 4096
+
+#: What a terminal would act on instead of showing it: all control characters but tab and newline.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def task_json(task: Task) -> dict[str, Any]:
+    """Return a task as `list --json` shows it: of its environment only the names."""
+    return {
+        "id": task.id,
+        "state": task.state,
+        "reason": task.reason,
+        "queue": task.queue,
+        "priority": task.priority,
+        "command": task.command,
+        "attempt": task.attempt,
+        "max_attempts": task.max_attempts,
+        "fence": task.fence,
+        "created_at": iso(task.created_at),
+        "run_at": iso(task.run_at),
+        "finished_at": moment(task.finished_at),
+        "ending": task.ending,
+        "deferrals": task.deferrals,
+        "orphans": task.orphans,
+        "liveness": task.liveness,
+        "lease_ttl_ms": int(task.lease_ttl_ms),
+        "cwd": task.cwd,
+        "env": sorted(task.env),
+        "key": task.key,
+        "labels": dict(task.labels),
+    }
+
+
+def task_with_runs_json(task: Task, runs: list[Run]) -> dict[str, Any]:
+    """Return a task as `show --json` shows it: with its payload, and its runs, oldest first."""
+    payload = None if task.payload is None else msgspec.Raw(task.payload.encode())
+    return {**task_json(task), "payload": payload, "runs": [run_json(run) for run in runs]}
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    """Return a run with every key that other programs rely on."""
+    return {
+        "id": run.id,
+        "uid": run.uid,
+        "attempt": run.attempt,
+        "fence": run.fence,
+        "outcome": run.outcome,
+        "exit_code": run.exit_code,
+        "signal": run.signal,
+        "pid": run.pid,
+        "node": run.node,
+        "claimed_at": iso(run.claimed_at),
+        "started_at": moment(run.started_at),
+        "ended_at": moment(run.ended_at),
+        "last_heartbeat_at": moment(run.last_heartbeat_at),
+        "lease_expires_at": moment(run.lease_expires_at),
+        "progress": run.progress,
+        "note": run.note,
+        "result": run.result,
+        "error": run.error,
+        "output_tail": tail(run),
+        "max_rss_bytes": run.max_rss_bytes,
+        "cpu_seconds": run.cpu_seconds,
+        "output_path": run.output_path,
+    }
+
+
+def moment(time: StoreTime | None) -> str | None:
+    """Return a time as ISO 8601, None where there is none."""
+    return None if time is None else iso(time)
+
+
+def tail(run: Run) -> str | None:
+    """Return the end of a run's output: as stored, else of its file if that is here."""
+    if run.output_tail is not None:
+        return run.output_tail
+    with suppress(OSError), Path(run.output_path).open("rb") as file:
+        file.seek(-min(TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
+        return file.read(TAIL).decode(errors="replace")
+    return None
+
+
+def command_text(command: tuple[str, ...]) -> str:
+    """Return a command as one would type it."""
+    return plain(shlex.join(command)).replace("\n", "\\n")
+
+
+def plain(text: str) -> str:
+    """Return a text with its control characters spelt out."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def duration(start: StoreTime | None, end: StoreTime | None) -> str:
+    """Return the time between two moments for people, "" where one is missing."""
+    if start is None or end is None:
+        return ""
+    seconds = max(0, end - start) / 1000
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"
+
+
+def pairs_text(pairs: Mapping[str, str]) -> str:
+    """Return a mapping as NAME=VALUE pairs."""
+    return plain(" ".join(f"{name}={value}" for name, value in sorted(pairs.items())))

@@ -1,0 +1,130 @@
+"""`dispatcher submit`: one task from the command line, or many from a file."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from dispatcher.cli import lines
+from dispatcher.cli.options import (
+    Duration,
+    config_option,
+    configuration,
+    examples,
+    json_option,
+    print_json,
+)
+from dispatcher.client import Client
+from dispatcher.config import Config
+from dispatcher.durations import Milliseconds
+from dispatcher.errors import InvalidTask
+from dispatcher.model import NewTask
+from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
+
+
+@click.command(
+    context_settings={"allow_interspersed_args": False},
+    epilog=examples(
+        "dispatcher submit -- gzip -k big.log",
+        "dispatcher submit --queue nightly --delay 2h --max-attempts 5 -- ./backup.sh",
+        "dispatcher submit --env HOME --env LEVEL=3 --payload @job.json -- python job.py",
+        "dispatcher submit --key report-2026-08 -- ./report.sh   # twice: still one task",
+        """echo '{"command": ["true"], "queue": "ci"}' | dispatcher submit --from -""",
+    ),
+)
+@click.option("--queue", metavar="NAME", help="Queue [default: as configured].")
+@click.option("--priority", type=int, metavar="N", help="Higher runs first [default: 0].")
+@click.option("--max-attempts", type=int, metavar="N", help="Attempts before it is failed.")
+@click.option("--cwd", metavar="DIR", help="Where it runs [default: here].")
+@click.option(
+    "--env",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A variable for the command; without a value, yours. Repeatable.",
+)
+@click.option("--key", metavar="TEXT", help="Submit once: the same key again gives the same task.")
+@click.option("--delay", type=Duration(), metavar="DURATION", help='Not before, e.g. "90s", "2h".')
+@click.option("--payload", metavar="JSON|@FILE|-", help="JSON for the command's stdin.")
+@click.option("--label", multiple=True, metavar="NAME=VALUE", help="For list --label. Repeatable.")
+@click.option(
+    "--from",
+    "source",
+    metavar="FILE|-",
+    help="Submit many, all or none: one JSON object a line with these option names, "
+    '"command" a list. Options given here hold for lines that leave them out.',
+)
+@json_option
+@config_option
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def submit(
+    *,
+    queue: str | None,
+    priority: int | None,
+    max_attempts: int | None,
+    cwd: str | None,
+    env: tuple[str, ...],
+    key: str | None,
+    delay: Milliseconds | None,
+    payload: str | None,
+    label: tuple[str, ...],
+    source: str | None,
+    as_json: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Submit COMMAND as a task and print its id.
+
+    It works without a daemon: the task waits for one. What the command prints is kept, see
+    `dispatcher logs`.
+    """
+    options = TaskOptions(
+        queue=queue,
+        priority=priority,
+        max_attempts=max_attempts,
+        cwd=cwd,
+        env=lines.variables(env, os.environ),
+        key=key,
+        delay_ms=delay,
+        payload=_payload(payload),
+        labels=lines.pairs("label", label),
+    )
+    config = configuration()
+    tasks = _tasks(config, source, command, options)
+    with Client(config) as store:
+        submitted = store.submit_many(tasks)
+    if as_json:
+        answers = [{"id": one.task_id, "created": one.created} for one in submitted]
+        print_json(answers if source is not None else answers[0])
+    elif submitted:
+        click.echo("\n".join(str(one.task_id) for one in submitted))
+
+
+def _tasks(
+    config: Config, source: str | None, command: tuple[str, ...], options: TaskOptions
+) -> list[NewTask]:
+    """Return the one task of the command line, or those of a file's lines."""
+    if source is None:
+        return [new_task(config, command, options)]
+    if command or options.get("key") is not None:
+        raise click.UsageError("with --from, command and key stand in the file's lines")
+    return lines.read(_content("from", source), config, options, os.environ)
+
+
+def _payload(given: str | None) -> str | None:
+    """Return the payload that is given in place, in a @FILE or on stdin."""
+    if given is None or not (given == "-" or given.startswith("@")):
+        return given
+    try:
+        return _content("payload", given.removeprefix("@"), limit=MAX_PAYLOAD).decode()
+    except UnicodeDecodeError:
+        raise InvalidTask("payload: is not UTF-8; encode it so") from None
+
+
+def _content(option: str, source: str, *, limit: int = -2) -> bytes:
+    """Return what a file or stdin holds; with a limit, no more than a byte beyond it."""
+    try:
+        with click.open_file(source, "rb") as file:
+            content: bytes = file.read(limit + 1)
+    except OSError as error:
+        raise InvalidTask(f"{option}: {source}: {error.strerror}") from None
+    return content

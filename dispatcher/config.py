@@ -1,0 +1,177 @@
+"""The configuration: found, read, its paths resolved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from dispatcher.errors import ConfigError
+from dispatcher.settings import (
+    Daemon,
+    Defaults,
+    Executor,
+    Leases,
+    Logs,
+    Output,
+    Retry,
+    Settings,
+)
+
+#: Where the configuration is looked for when nobody names a file.
+SYSTEM_FILE = Path("/etc/dispatcher/dispatcher.toml")
+
+#: Bytes of a unix socket's path: what `sockaddr_un` holds, without its NUL.
+MAX_SOCKET_PATH = 107
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds from start to reload. Directories are absolute; they need not exist."""
+
+    file: Path | None
+    """The file it was read from; None: built-in defaults."""
+    state_dir: Path
+    runtime_dir: Path
+    store_url: str
+    slots: int
+    daemon: Daemon
+    executor: Executor
+    leases: Leases
+    retry: Retry
+    output: Output
+    defaults: Defaults
+    logs: Logs
+
+    @property
+    def on_stop(self) -> Literal["drain", "leave"]:
+        """What SIGTERM to the daemon does."""
+        return self.daemon.on_stop or ("drain" if self.executor.mode == "embedded" else "leave")
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the runs' output files are."""
+        return self.state_dir / "output"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the daemon is woken, and asked how it is."""
+        return self.runtime_dir / "control.sock"
+
+    @property
+    def executor_socket(self) -> Path:
+        """Where the executor waits for the daemon."""
+        return self.runtime_dir / "executor.sock"
+
+
+def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """Return the configuration: of the file named, else $DISPATCHER_CONFIG's, else the system's.
+
+    Without any file the defaults hold. Raises `ConfigError` with a line for each mistake, also
+    when a file that was named cannot be read.
+    """
+    chosen = named or environ.get("DISPATCHER_CONFIG")
+    if not chosen and not SYSTEM_FILE.exists():
+        return _resolve(Settings(), None, environ)
+    from dispatcher import config_file  # noqa: PLC0415 - a TOML parser, for those who have a file
+
+    file = Path(chosen).absolute() if chosen else SYSTEM_FILE
+    return _resolve(config_file.read(file), file, environ)
+
+
+def _resolve(settings: Settings, file: Path | None, environ: Mapping[str, str]) -> Config:
+    try:
+        state_dir = _state_dir(settings, environ)
+        return Config(
+            file=file,
+            state_dir=state_dir,
+            runtime_dir=_runtime_dir(settings, state_dir, environ),
+            store_url=_store_url(settings, state_dir),
+            slots=settings.node.slots or len(os.sched_getaffinity(0)),
+            daemon=settings.daemon,
+            executor=settings.executor,
+            leases=settings.leases,
+            retry=settings.retry,
+            output=settings.output,
+            defaults=settings.defaults,
+            logs=settings.logs,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{file or 'built-in defaults'}: {error}") from error
+
+
+def _state_dir(settings: Settings, environ: Mapping[str, str]) -> Path:
+    if settings.node.state_dir is not None:
+        return _absolute("node.state_dir", settings.node.state_dir)
+    if given := _systemd_directory(environ, "STATE_DIRECTORY"):
+        return given
+    base = environ.get("XDG_STATE_HOME", "")
+    # The XDG specification: a relative path is to be ignored.
+    home = Path(base) if base.startswith("/") else _home() / ".local" / "state"
+    return home / "dispatcher"
+
+
+def _runtime_dir(settings: Settings, state_dir: Path, environ: Mapping[str, str]) -> Path:
+    base = environ.get("XDG_RUNTIME_DIR", "")
+    if settings.node.runtime_dir is not None:
+        chosen = _absolute("node.runtime_dir", settings.node.runtime_dir)
+    elif given := _systemd_directory(environ, "RUNTIME_DIRECTORY"):
+        chosen = given
+    elif base.startswith("/"):
+        chosen = Path(base) / f"dispatcher-{_hash_of(state_dir)}"
+    else:
+        chosen = state_dir / "run"
+    longest = os.fsencode(chosen / "executor.sock")
+    if len(longest) > MAX_SOCKET_PATH:
+        raise ValueError(
+            f"node.runtime_dir: {chosen}/executor.sock has {len(longest)} bytes and a socket's path"
+            f" at most {MAX_SOCKET_PATH}; set [node] runtime_dir to a shorter directory"
+        )
+    return chosen
+
+
+def _systemd_directory(environ: Mapping[str, str], name: str) -> Path | None:
+    """Return the first directory that systemd made for this service, if it made one."""
+    first = environ.get(name, "").partition(":")[0]
+    return Path(first) if first.startswith("/") else None
+
+
+def _hash_of(state_dir: Path) -> str:
+    """Return a short name of a state directory that every spelling of its path leads to."""
+    from hashlib import sha256  # noqa: PLC0415 - not every submit comes here
+
+    return sha256(os.fsencode(os.path.realpath(state_dir))).hexdigest()[:8]
+
+
+def _absolute(key: str, text: str) -> Path:
+    if "\0" in text or not text.startswith(("/", "~/")):
+        raise ValueError(f"{key}: {text!r} is not an absolute path; begin it with / or ~/")
+    return Path(os.path.normpath(_home() / text[2:] if text[0] == "~" else text))
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ValueError("node.state_dir: this user has no home directory; set it") from None
+
+
+def _store_url(settings: Settings, state_dir: Path) -> str:
+    url = settings.store.url
+    if url is None:
+        return f"sqlite://{state_dir / 'tasks.db'}"
+    scheme, separator, path = url.partition(":///")
+    if scheme != "sqlite" or not separator:
+        # Not repeated in the message: the URL of a server may hold its password.
+        raise ValueError(
+            "store.url: only SQLite is known;"
+            ' write for example: url = "sqlite:///var/lib/dispatcher/tasks.db"'
+        )
+    if "/" not in path.strip("/") or "\0" in path:
+        raise ValueError(
+            f"store.url: {path!r} is not the whole path of a file;"
+            ' write for example: url = "sqlite:///var/lib/dispatcher/tasks.db"'
+        )
+    return f"sqlite:///{path.lstrip('/')}"

@@ -1,0 +1,285 @@
+"""The daemon: wires the parts together and turns the one loop."""
+
+from __future__ import annotations
+
+import os
+import random
+import selectors
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import structlog
+
+from dispatcher import channels, logs, wire
+from dispatcher.channels import Channel
+from dispatcher.config import Config
+from dispatcher.errors import ConfigError
+from dispatcher.executor_client import ExecutorClient, connect_to
+from dispatcher.launcher import EmbeddedLauncher
+from dispatcher.locks import hold
+from dispatcher.node import node_id
+from dispatcher.policy import RetryPolicy
+from dispatcher.processes import StartSettings
+from dispatcher.store.api import Store
+from dispatcher.store.open import (
+    lock_database,
+    open_store,
+    remember_identity,
+    remembered_identity,
+)
+from dispatcher.supervisor import Stop, Supervisor
+from dispatcher.times import Instant, instant
+from dispatcher.turn import Settings
+
+log = structlog.get_logger()
+
+#: Seconds that a transaction may wait for the database before the loop goes back to the sockets.
+STORE_PATIENCE = 0.02
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Signals:
+    """Signals as something to wait on: a handler only leaves its number in a pipe."""
+
+    def __init__(self, handled: Sequence[signal.Signals]) -> None:
+        self._handled = handled
+        self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for signum in self._handled:
+            signal.signal(signum, lambda *_: None)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.set_wakeup_fd(-1)
+        for signum in self._handled:
+            signal.signal(signum, signal.SIG_DFL)
+        os.close(self.reader)
+        os.close(self._writer)
+
+    def arrived(self) -> list[signal.Signals]:
+        """Return the signals that came since the last call."""
+        try:
+            return [signal.Signals(number) for number in os.read(self.reader, 256)]
+        except BlockingIOError:
+            return []
+
+
+class Daemon:
+    """One loop: wait for something, hear it, tick, say what follows."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        executor: ExecutorClient,
+        *,
+        signals: Signals | None = None,
+        control: socket.socket | None = None,
+        on_stop: Stop = Stop.DRAIN,
+        clock: Callable[[], Instant] = instant,
+    ) -> None:
+        self._supervisor = supervisor
+        self._executor = executor
+        self._signals = signals
+        self._on_stop = on_stop
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._connection: socket.socket | None = None
+        self._workers: Channel | None = None
+        self._control: Channel | None = None
+        self._deadline = Instant(0.0)
+        if signals is not None:
+            self._selector.register(signals.reader, selectors.EVENT_READ, self._heed_signals)
+        if control is not None:
+            only_us = frozenset({os.geteuid(), 0})
+            self._control = Channel(
+                control, self._answer_control, selector=self._selector, only_uids=only_us
+            )
+
+    def run(self) -> None:
+        """Turn the loop until there is nothing more to do."""
+        while not self._supervisor.is_over(at=self._clock()):
+            self.step()
+
+    def step(self, *, longest: float = 60.0) -> None:
+        """Wait at most so many seconds for something to happen or to be due, and do it."""
+        self._watch_executor()
+        at = self._clock()
+        timeout = max(0.0, min(longest, self._deadline - at))
+        for key, mask in self._selector.select(timeout):
+            if key.data is not None:
+                key.data(self._clock(), mask)
+        at = self._clock()
+        events = self._executor.receive(at=at)
+        self._adopt_worker_listener()
+        deadlines = [self._supervisor.tick(events, at=at), self._executor.keep_up(at=at)]
+        self._executor.flush(at=at)
+        for channel in (self._workers, self._control):
+            due = channel.keep_up(at=at) if channel is not None else None
+            deadlines += [] if due is None else [due]
+        self._deadline = min(deadlines)
+
+    def say_goodbye(self, *, within: float) -> None:
+        """Let an embedded executor go once nothing of ours is left with it."""
+        self._executor.send(wire.Leave())
+        give_up_at = self._clock() + within
+        while self._executor.wants_to_write and self._clock() < give_up_at:
+            self._watch_executor()
+            self._selector.select(0.1)
+            self._executor.flush(at=self._clock())
+
+    def close(self) -> None:
+        """Close every socket. Workers and executor go on."""
+        for channel in (self._workers, self._control):
+            if channel is not None:
+                channel.close()
+        self._executor.close()
+        self._selector.close()
+
+    # Sockets ------------------------------------------------------------------------------
+
+    def _watch_executor(self) -> None:
+        """Wait on the executor's present connection, and for room in it while something waits."""
+        connection = self._executor.connection
+        if connection is not self._connection:
+            # A closed socket has left the epoll set by itself; only the selector's book has it.
+            if self._connection is not None:
+                self._selector.unregister(self._connection)
+            if connection is not None:
+                self._selector.register(connection, selectors.EVENT_READ)
+            self._connection = connection
+        if connection is not None:
+            writing = selectors.EVENT_WRITE if self._executor.wants_to_write else 0
+            if self._selector.get_key(connection).events != selectors.EVENT_READ | writing:
+                self._selector.modify(connection, selectors.EVENT_READ | writing)
+
+    def _adopt_worker_listener(self) -> None:
+        listener = self._executor.take_worker_listener()
+        if listener is not None:
+            if self._workers is not None:
+                self._workers.close()
+            self._workers = Channel(
+                listener, channels.unsupported, selector=self._selector, only_uids=None
+            )
+
+    def _heed_signals(self, at: Instant, _: int) -> None:
+        assert self._signals is not None
+        for signum in self._signals.arrived():
+            if signum in STOP_SIGNALS:
+                log.info("daemon.signalled", signal=signum.name)
+                self._supervisor.stop(self._on_stop, at=at)
+
+    def _answer_control(self, line: bytes) -> object:
+        try:
+            request = msgspec.json.decode(line, type=channels.ControlRequest)
+        except msgspec.MsgspecError as error:
+            return {"ok": False, "error": wire.WorkerError.INVALID, "message": str(error)}
+        if request.op == "wake":
+            return {"ok": True}  # whatever arrives turns the loop, and the loop looks
+        if request.op == "status":
+            return {"ok": True, "pid": os.getpid(), **self._supervisor.status(at=self._clock())}
+        message = f"unknown op {request.op!r}; there are wake and status"
+        return {"ok": False, "error": wire.WorkerError.INVALID, "message": message}
+
+
+def main(config: Config, *, drain: bool) -> int:
+    """Run the daemon until it is told to stop, or with `drain` until nothing is left to run.
+
+    Return the exit code. Raises `AlreadyHeld`, `ConfigError`, `StoreUnavailable` and
+    `StoreUnusable`.
+    """
+    logs.set_up(config)
+    me = node_id(config.state_dir)
+    with ExitStack() as stack:
+        stack.enter_context(hold(config.state_dir / "lock", f"state directory {config.state_dir}"))
+        stack.enter_context(lock_database(config.store_url, state_dir=config.state_dir))
+        store = open_store(config.store_url, state_dir=config.state_dir, patience=STORE_PATIENCE)
+        stack.callback(store.close)
+        signals = stack.enter_context(Signals((*STOP_SIGNALS, signal.SIGHUP)))
+        embedded = config.executor.mode == "embedded"
+        client = _executor_client(config, me, store, embedded=embedded)
+        supervisor = Supervisor(
+            store, client, settings(config, me, until_idle=drain), rng=random.SystemRandom()
+        )
+        control = channels.listen(config.control_socket)
+        on_stop = Stop.DRAIN if config.on_stop == "drain" else Stop.LEAVE
+        daemon = Daemon(supervisor, client, signals=signals, control=control, on_stop=on_stop)
+        stack.callback(daemon.close)
+        log.info("daemon.started", node=me, pid=os.getpid(), slots=config.slots)
+        daemon.run()
+        if embedded and supervisor.leaves_nothing_behind:
+            daemon.say_goodbye(within=1.0)
+        log.info("daemon.stopped")
+    return wire.ExitCode.OK
+
+
+def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
+    """Return what the supervisor needs of the configuration; makes the output directory."""
+    config.output_dir.mkdir(mode=0o700, exist_ok=True)
+    leases, retry = config.leases, config.retry
+    return Settings(
+        node_id=me,
+        hostname=socket.gethostname(),
+        slots=config.slots,
+        output_dir=str(config.output_dir),
+        poll=config.daemon.poll_ms / 1000,
+        drain_timeout=config.daemon.drain_timeout_ms / 1000,
+        until_idle=until_idle,
+        retry=RetryPolicy(
+            max_deferrals=retry.max_deferrals,
+            max_orphans=retry.max_orphans,
+            backoff_min_ms=retry.backoff_min_ms,
+            backoff_max_ms=retry.backoff_max_ms,
+            cooldown_ms=retry.cooldown_ms,
+        ),
+        start=StartSettings(
+            worker_socket=str(config.runtime_dir / "worker.sock"),
+            kill_grace=leases.kill_grace_ms / 1000,
+            exit_grace=leases.exit_grace_ms / 1000,
+            leftover_grace=leases.leftover_grace_ms / 1000,
+        ),
+    )
+
+
+def _executor_client(config: Config, me: str, store: Store, *, embedded: bool) -> ExecutorClient:
+    runtime_dir = config.runtime_dir
+    runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    launcher = EmbeddedLauncher(state_dir=config.state_dir, runtime_dir=runtime_dir, node_id=me)
+    return ExecutorClient(
+        partial(connect_to, str(config.executor_socket)),
+        node_id=me,
+        state_dir=str(config.state_dir),
+        launcher=launcher if embedded else None,
+        check=partial(_check_store, store, config.state_dir),
+    )
+
+
+def _check_store(
+    store: Store, state_dir: Path, hello: wire.Hello, runs: Sequence[wire.Run]
+) -> None:
+    """Refuse another store while runs of the old one live; else remember the new one."""
+    remembered = remembered_identity(state_dir)
+    if remembered == store.identity:
+        return
+    alive = [run.uid for run in runs if run.state is not wire.RunState.GONE]
+    if alive:
+        raise ConfigError(
+            f"the store is {store.identity}, but {len(alive)} runs of the store {remembered}"
+            f" still live on this node (executor {hello.pid}); point store.url at that store"
+            " until they are done, or end them with a SIGTERM to the executor"
+        )
+    remember_identity(state_dir, store.identity)

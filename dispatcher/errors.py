@@ -1,0 +1,45 @@
+"""The errors somebody catches; each docstring says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class DispatcherError(Exception):
+    """Something the user can act on: print the message, exit with the type's exit code."""
+
+
+class ConfigError(DispatcherError):
+    """The configuration is wrong; exit 78 and say where."""
+
+
+class InvalidTask(DispatcherError):
+    """What was submitted cannot be a task; exit 2 and say which field."""
+
+
+class StoreUnavailable(DispatcherError):
+    """The store did not answer and nothing was written; keep the workers, try again (exit 69)."""
+
+
+class CommitUnknown(StoreUnavailable):
+    """The store may or may not have committed; reconcile before anything else."""
+
+
+class StoreUnusable(DispatcherError):
+    """The database is not what was left; touch nothing, exit 78, say how to restore."""
+
+
+class StoreRefused(DispatcherError):
+    """One operation broke a rule of the schema; roll back, find the offender, go on without it."""
+
+
+class AlreadyHeld(DispatcherError):
+    """Somebody else holds the lock; exit 75 and name the holder."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message that names the known word nearest to a mistaken one, or ""."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes pay for it
+
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

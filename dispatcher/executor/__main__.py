@@ -1,0 +1,138 @@
+"""``python -m dispatcher.executor``: the parent of the workers, a process that outlives daemons."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import sys
+import traceback
+from types import FrameType
+
+from dispatcher import times
+from dispatcher.errors import AlreadyHeld, ConfigError
+from dispatcher.executor.executor import Executor, Node
+from dispatcher.executor.journal import Header, Journal
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.log import Log
+from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.server import Server, too_long
+from dispatcher.executor.spawn import Spawner
+from dispatcher.wire import ExitCode
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def main() -> int:
+    """Run the executor; return its exit code."""
+    options = _parser().parse_args()
+    state_dir = os.path.abspath(options.state_dir)
+    runtime_dir = os.path.abspath(options.runtime_dir)
+    log = Log(sys.stderr.fileno())
+    try:
+        _check(runtime_dir)
+        locks = [_lock(directory) for directory in dict.fromkeys((state_dir, runtime_dir))]
+        executor = _compose(state_dir, runtime_dir, options, log)
+    except ConfigError as error:
+        log("executor.refused", error=str(error))
+        return ExitCode.CONFIG
+    except AlreadyHeld as error:
+        log("executor.refused", error=str(error))
+        return ExitCode.TEMPORARY
+    log("executor.started", pid=os.getpid(), state_dir=state_dir, embedded=options.embedded)
+    try:
+        executor.run()
+    except Exception:  # noqa: BLE001 - the one place: say it, and let the successor sweep
+        log("executor.failed", error=traceback.format_exc())
+        return ExitCode.NOT_SO
+    log("executor.left", pid=os.getpid())
+    del locks
+    return ExitCode.OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dispatcher.executor", description=__doc__)
+    parser.add_argument("--state-dir", required=True, help="journal, lock and log")
+    parser.add_argument("--runtime-dir", required=True, help="sockets")
+    parser.add_argument("--node-id", required=True, help="told to the daemon in the hello")
+    parser.add_argument("--embedded", action="store_true", help="leave when nobody needs it")
+    return parser
+
+
+def _check(runtime_dir: str) -> None:
+    for name in ("executor.sock", "worker.sock"):
+        if error := too_long(f"{runtime_dir}/{name}"):
+            raise ConfigError(error)
+    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+        raise ConfigError(
+            "this kernel does not list a process's children: CONFIG_PROC_CHILDREN is needed"
+        )
+
+
+def _lock(directory: str) -> int:
+    """Return the descriptor that keeps every other executor out of `directory`."""
+    path = f"{directory}/executor.lock"
+    try:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot use the directory {directory}: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise AlreadyHeld(f"another executor, pid {holder}, holds {path}") from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, b"%d\n" % os.getpid())
+    return descriptor
+
+
+def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log) -> Executor:
+    os.chdir("/")
+    os.umask(0o077)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    node = Node(
+        node_id=options.node_id,
+        state_dir=state_dir,
+        boot_id=times.boot_id(),
+        pid_namespace=os.readlink("/proc/self/ns/pid"),
+    )
+    kernel, outputs = Kernel(), Outputs()
+    executor = Executor(
+        node,
+        kernel=kernel,
+        spawner=Spawner(outputs, environ=os.environ, open_files=(soft, hard)),
+        outputs=outputs,
+        journal=Journal(
+            f"{state_dir}/executor.journal",
+            Header(boot_id=node.boot_id, pid_namespace=node.pid_namespace),
+        ),
+        server=Server(runtime_dir, kernel, log),
+        log=log,
+        embedded=options.embedded,
+    )
+    _obey_sigterm(executor, kernel)
+    return executor
+
+
+def _obey_sigterm(executor: Executor, kernel: Kernel) -> None:
+    def on_sigterm(_signum: int, _frame: FrameType | None) -> None:
+        executor.shut_down()
+
+    # A handler alone would not end a wait: Python goes on with it (PEP 475).
+    wakes, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    kernel.watch_edge(wakes)
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The executor: hands without a head. It waits once, hears everybody, then acts once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from dispatcher import times, wire
+from dispatcher.executor.journal import Journal
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.log import Log
+from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.run import NEVER
+from dispatcher.executor.runs import Runs
+from dispatcher.executor.server import Server
+from dispatcher.executor.spawn import Spawner
+from dispatcher.times import Instant
+
+#: Seconds for which an embedded executor with no run waits for a daemon: a restart takes less.
+LONELY_FOR = 10.0
+
+#: Seconds of the longest wait while runs live: epoll sleeps on a clock that stops in suspend.
+LONGEST_WAIT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Whose executor this is, as its hello says."""
+
+    node_id: str
+    state_dir: str
+    boot_id: str
+    pid_namespace: str
+
+    def store_id(self) -> str:
+        """Return the store that the state directory remembers; empty when it has seen none."""
+        with suppress(OSError), open(f"{self.state_dir}/store-id", encoding="ascii") as file:
+            return file.read().strip()
+        return ""
+
+
+class Executor:
+    """Obeys one daemon at a time, and looks after the runs when there is none."""
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        kernel: Kernel,
+        spawner: Spawner,
+        outputs: Outputs,
+        journal: Journal,
+        server: Server,
+        log: Log,
+        embedded: bool = False,
+        clock: Callable[[], Instant] = times.instant,
+    ) -> None:
+        self._node = node
+        self._kernel = kernel
+        self._server = server
+        self._log = log
+        self._embedded = embedded
+        self._clock = clock
+        self._runs = Runs(
+            kernel=kernel,
+            spawner=spawner,
+            outputs=outputs,
+            journal=journal,
+            log=log,
+            send=server.send,
+        )
+        self._epoch = 0
+        self._open = False
+        self._leaving = False
+        self._shutdown_wanted = False
+        self._stopping = False
+        self._lonely_since: Instant | None = None
+        self._runs.inherit(clock())
+        self._open_when_swept()
+
+    def run(self) -> None:
+        """Work until it is time to leave."""
+        while self.step():
+            pass
+
+    def step(self, timeout: float | None = None) -> bool:
+        """Wait once, at most `timeout` seconds, and act once; False when it is time to leave."""
+        ready = self._kernel.wait(self._patience(timeout))
+        at = self._clock()
+        self.tick(ready, at)
+        return not self._may_leave(at)
+
+    def shut_down(self) -> None:
+        """End all runs and leave when they are gone; safe in a signal handler."""
+        self._shutdown_wanted = True
+
+    def tick(self, ready: Iterable[int], at: Instant) -> None:
+        """Hear everybody, then do all that is due."""
+        self._runs.note_exits(ready, at)
+        if self._server.accept(ready):
+            self._greet()
+        for message in self._server.receive(ready):
+            self._obey(message, at)
+        if self._shutdown_wanted and not self._stopping:
+            self._stopping = True
+            self._log("executor.stopping", runs=self._runs.live)
+            self._runs.end_all(wire.EndedBy.SHUTDOWN, at)
+        self._runs.act(at)
+        self._server.flush(at)
+        self._open_when_swept()
+
+    def _open_when_swept(self) -> None:
+        if not self._open and not self._runs.sweeping:
+            self._open = True
+            self._server.open()
+
+    def _greet(self) -> None:
+        self._epoch += 1
+        self._leaving = False
+        node = self._node
+        self._server.send(
+            wire.Hello(
+                version=wire.VERSION,
+                node_id=node.node_id,
+                state_dir=node.state_dir,
+                boot_id=node.boot_id,
+                pid_namespace=node.pid_namespace,
+                store_id=node.store_id(),
+                epoch=self._epoch,
+                pid=self._kernel.pid,
+            )
+        )
+        for run in self._runs.described():
+            self._server.send(run)
+        self._server.send(wire.HelloEnd())
+        self._log("daemon.greeted", epoch=self._epoch, runs=len(self._runs))
+
+    def _obey(self, message: wire.ToExecutor, at: Instant) -> None:
+        match message:
+            case wire.Start():
+                self._start(message, at)
+            case wire.End():
+                self._runs.end(message.uid, message.reason, at, at_once=message.at_once)
+            case wire.Forget():
+                self._runs.forget(message.uid)
+            case wire.Renew():
+                self._runs.renew(message.deadlines)
+            case wire.Ping():
+                self._server.send(wire.Pong(sequence=message.sequence))
+            case wire.Leave():
+                self._leaving = True
+
+    def _start(self, start: wire.Start, at: Instant) -> None:
+        if start.epoch != self._epoch:
+            error = f"it is of epoch {start.epoch}, this is {self._epoch}"
+            self._runs.refuse(start, wire.Fault.LATE, error)
+        elif self._stopping:
+            self._runs.refuse(start, wire.Fault.HOST, "the executor is stopping")
+        else:
+            self._runs.start(start, at)
+
+    def _patience(self, timeout: float | None) -> float | None:
+        due = min(self._runs.due, self._server.due)
+        if self._embedded and self._lonely_since is not None:
+            due = min(due, Instant(self._lonely_since + LONELY_FOR))
+        wait = max(0.0, due - self._clock())
+        if self._runs.live:
+            wait = min(wait, LONGEST_WAIT)
+        if timeout is not None:
+            wait = min(wait, timeout)
+        return None if wait == NEVER else wait
+
+    def _may_leave(self, at: Instant) -> bool:
+        if self._stopping and not self._runs.live:
+            return True
+        if not self._embedded or self._runs or self._server.connected:
+            self._lonely_since = None
+            return self._embedded and self._leaving and not self._runs
+        if self._lonely_since is None:
+            self._lonely_since = at
+        return self._leaving or at - self._lonely_since >= LONELY_FOR

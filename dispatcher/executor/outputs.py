@@ -1,0 +1,68 @@
+"""The files that runs write to, and the lock that tells whether anyone still does.
+
+The lock belongs to the open description that a run's processes share: the kernel drops it with
+the last of them, whatever became of their environment, session and parents.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+
+#: Bytes of the end of the output that are kept with the exit: a traceback, not a log.
+TAIL_BYTES = 4096
+
+
+class OutputLocked(Exception):
+    """Processes of another run write to this file; start nothing beside them."""
+
+
+class Outputs:
+    """Opens, probes and reads output files by path."""
+
+    def open(self, path: str) -> int:
+        """Return a locked descriptor that appends to `path`; OutputLocked when one exists."""
+        flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        return self._lock(os.open(path, flags, 0o600))
+
+    def is_locked(self, path: str) -> bool:
+        """Say whether a run's processes still have `path` open; a missing file is no run."""
+        try:
+            os.close(self._lock(os.open(path, os.O_WRONLY | os.O_CLOEXEC)))
+        except FileNotFoundError:
+            return False
+        except OutputLocked:
+            return True
+        return False
+
+    def tail(self, path: str) -> str:
+        """Return the end of the output as text that any database takes."""
+        with suppress(OSError):
+            if size := os.stat(path).st_size:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    end = os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
+                finally:
+                    os.close(descriptor)
+                return end.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return ""
+
+    def identity(self, path: str) -> tuple[int, int] | None:
+        """Return device and inode of `path`; None when it is not there."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        return (found.st_dev, found.st_ino)
+
+    def _lock(self, descriptor: int) -> int:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OutputLocked from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor

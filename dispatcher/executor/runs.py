@@ -1,0 +1,372 @@
+"""All runs that this executor knows: started, watched, ended, kept until they are forgotten."""
+
+from __future__ import annotations
+
+import heapq
+import signal
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from dispatcher import wire
+from dispatcher.executor import journal
+from dispatcher.executor.journal import Journal, without_tail
+from dispatcher.executor.kernel import Kernel, Process, Usage
+from dispatcher.executor.log import Log
+from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.run import MAX_LEFTOVERS, NEVER, Phase, Run
+from dispatcher.executor.spawn import CannotStart, Spawner
+from dispatcher.executor.sweep import Survivors
+from dispatcher.executor.tree import Found, Tree
+from dispatcher.times import Instant
+
+#: Seconds between two looks at our children while runs live: dead orphans are reaped, new ones
+#: attributed while their parents are still there. One wake-up a second.
+SURVEY_INTERVAL = 1.0
+
+#: Deadlines of finished runs that may stay queued before they are weeded out.
+STALE_DEADLINES = 1000
+
+
+class Runs:
+    """Holds the runs and moves each along its ladder; never waits for any of them."""
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        spawner: Spawner,
+        outputs: Outputs,
+        journal: Journal,
+        log: Log,
+        send: Callable[[wire.FromExecutor], None],
+    ) -> None:
+        self._kernel = kernel
+        self._spawner = spawner
+        self._outputs = outputs
+        self._journal = journal
+        self._log = log
+        self._send = send
+        self._runs: dict[wire.RunUid, Run] = {}
+        self._live = 0
+        self._tree = Tree(kernel, outputs, self._runs, on_stray=self._tell_stray)
+        self._survivors = Survivors(kernel, outputs)
+        self._left: dict[wire.RunUid, Found] | None = None
+        self._starts: list[tuple[Run, wire.Start]] = []
+        self._attention: dict[wire.RunUid, Run] = {}
+        self._by_handle: dict[int, Run] = {}
+        self._without_handle: list[Run] = []
+        self._inherited: list[Run] = []
+        self._queue: list[tuple[Instant, wire.RunUid]] = []
+        self._survey_at = NEVER
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @property
+    def live(self) -> int:
+        """How many runs are not gone."""
+        return self._live
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether a dead executor's run may still have processes that SIGKILL will end."""
+        return any(not run.unkillable for run in self._inherited)
+
+    @property
+    def due(self) -> Instant:
+        """When to act even if nothing happens."""
+        return min(self._queue[0][0] if self._queue else NEVER, self._survey_at)
+
+    def described(self) -> Iterable[wire.Run]:
+        """Yield each run as a new daemon must know it."""
+        for run in self._runs.values():
+            yield wire.Run(
+                uid=run.uid,
+                state=run.state,
+                pid=run.pid,
+                start_ticks=run.start_ticks,
+                exit=run.exit,
+                ended_by=run.ended_by,
+            )
+
+    # What is asked ---------------------------------------------------------------------------
+
+    def inherit(self, at: Instant) -> None:
+        """Take over the predecessor's runs; what survives of them gets SIGKILL at once."""
+        for run in self._journal.predecessors_runs():
+            self._runs[run.uid] = run
+            if run.phase is Phase.GONE and run.exit is not None:
+                tail = self._outputs.tail(run.output_path)
+                run.exit = msgspec.structs.replace(run.exit, tail=tail)
+                continue
+            self._live += 1
+            self._inherited.append(run)
+            run.kill(at)
+            self._attention[run.uid] = run
+            self._log("run.inherited", uid=run.uid, pid=run.pid)
+        self._compact(at)
+
+    def start(self, start: wire.Start, at: Instant) -> None:
+        """Start a run in this tick, unless it is known or too late."""
+        if start.uid in self._runs:
+            return
+        run = Run(
+            uid=start.uid,
+            output_path=start.output_path,
+            kill_signal=start.kill_signal,
+            kill_grace=start.kill_grace,
+            leftover_grace=start.leftover_grace,
+            deadlines=dict(start.deadlines),
+        )
+        if name := run.passed_deadline(at):
+            self.refuse(start, wire.Fault.LATE, f"its deadline {name} has passed")
+            return
+        self._runs[run.uid] = run
+        self._live += 1
+        self._survey_at = min(self._survey_at, Instant(at + SURVEY_INTERVAL))
+        self._starts.append((run, start))
+        self._journal.note(journal.Starting(uid=run.uid, output_path=run.output_path, at=at))
+
+    def refuse(
+        self, start: wire.Start, fault: wire.Fault, error: str, number: int | None = None
+    ) -> None:
+        """Say that a run has no process."""
+        self._log("run.start_failed", uid=start.uid, fault=fault, error=error)
+        self._send(wire.StartFailed(uid=start.uid, fault=fault, error=error, errno=number))
+
+    def end(self, uid: wire.RunUid, reason: str, at: Instant, *, at_once: bool = False) -> bool:
+        """Begin to end a run; say whether that is what ends its leader."""
+        run = self._runs.get(uid)
+        if run is None or not (run.may_be_ended or (at_once and run.phase is Phase.ASKED)):
+            return False
+        begun = run.may_be_ended and run.leader_lives
+        if begun:
+            run.ended_by = reason
+            self._journal.note(journal.Ending(uid=uid, ended_by=reason, at=at))
+            self._log("run.ending", uid=uid, reason=reason)
+        if at_once:
+            run.kill(at)
+        else:
+            run.ask(at)
+        self._attention[uid] = run
+        return begun
+
+    def end_ourselves(self, uid: wire.RunUid, reason: str, at: Instant) -> None:
+        """Begin an ending that the daemon did not ask for, and tell it."""
+        if self.end(uid, reason, at):
+            self._send(wire.Changed(uid=uid, state=wire.RunState.ENDING, ended_by=reason))
+
+    def end_all(self, reason: str, at: Instant) -> None:
+        """Begin to end every run."""
+        for uid in self._runs:
+            self.end_ourselves(uid, reason, at)
+
+    def renew(self, deadlines: dict[wire.RunUid, dict[str, float]]) -> None:
+        """Move kill deadlines, never back."""
+        for uid, moved in deadlines.items():
+            if run := self._runs.get(uid):
+                for name, instant in moved.items():
+                    run.deadlines[name] = max(instant, run.deadlines.get(name, instant))
+                self._schedule(run)
+
+    def forget(self, uid: wire.RunUid) -> None:
+        """Drop a run that is gone."""
+        run = self._runs.get(uid)
+        if run is None:
+            return
+        if run.phase is not Phase.GONE:
+            self._log("run.forget_refused", uid=uid, state=run.state)
+            return
+        del self._runs[uid]
+        self._journal.note(journal.Forgotten(uid=uid))
+
+    # What is done ----------------------------------------------------------------------------
+
+    def note_exits(self, ready: Iterable[int], at: Instant) -> None:
+        """Take note of the leaders that have exited, before anything is asked of them."""
+        for descriptor in ready:
+            if run := self._by_handle.get(descriptor):
+                self._note_exit(run, at)
+
+    def act(self, at: Instant) -> None:
+        """Do everything that is due: intentions are journaled before, observations after."""
+        self._tree.new_tick()
+        self._left = None
+        self._note_time(at)
+        error = self._journal.flush()
+        starts, self._starts = self._starts, []
+        for run, start in starts:
+            self._spawn(run, start, error, at)
+        attention, self._attention = self._attention, {}
+        for run in attention.values():
+            self._advance(run, at)
+        self._journal.flush()
+        if self._journal.wants_rewrite():
+            self._compact(at)
+
+    def _compact(self, at: Instant) -> None:
+        if error := self._journal.rewrite(self._runs.values(), at):
+            self._log("journal.write_failed", error=str(error))
+
+    def _note_exit(self, run: Run, at: Instant) -> None:
+        assert run.pid is not None
+        status = self._kernel.exit_of(run.pid)
+        if status is None:
+            return
+        if run.handle is not None:
+            del self._by_handle[run.handle]
+            self._kernel.release(run.handle)
+            run.handle = None
+        run.leader_exited(wire.Exit(at=at, exit_code=status.exit_code, signal=status.signal), at)
+        self._attention[run.uid] = run
+
+    def _note_time(self, at: Instant) -> None:
+        while self._queue and self._queue[0][0] <= at:
+            due, uid = heapq.heappop(self._queue)
+            run = self._runs.get(uid)
+            if run is None or run.queued_for != due:
+                continue  # it was put in again, for an earlier instant
+            run.queued_for = NEVER
+            if name := run.passed_deadline(at):
+                self.end_ourselves(uid, name, at)
+            if run.due <= at:
+                self._attention[uid] = run
+            else:
+                self._schedule(run)
+        if at >= self._survey_at:
+            self._survey_at = Instant(at + SURVEY_INTERVAL)
+            self._tree.survey(at)
+            for run in self._without_handle:
+                self._note_exit(run, at)
+            self._without_handle = [run for run in self._without_handle if run.leader_lives]
+
+    def _schedule(self, run: Run) -> None:
+        due = run.due
+        if due < run.queued_for:
+            run.queued_for = due
+            heapq.heappush(self._queue, (due, run.uid))
+            if len(self._queue) > 2 * self._live + STALE_DEADLINES:
+                self._queue = [
+                    (run.queued_for, run.uid)
+                    for run in self._runs.values()
+                    if run.phase is not Phase.GONE and run.queued_for != NEVER
+                ]
+                heapq.heapify(self._queue)
+
+    def _spawn(self, run: Run, start: wire.Start, error: OSError | None, at: Instant) -> None:
+        try:
+            if error is not None:
+                reason = f"cannot write the journal: {error}"
+                raise CannotStart(wire.Fault.HOST, reason, error.errno)
+            pid = self._spawner.start(start)
+        except CannotStart as failure:
+            del self._runs[run.uid]
+            self._attention.pop(run.uid, None)
+            self._lost_one()
+            self._journal.note(journal.Forgotten(uid=run.uid))
+            self.refuse(start, failure.fault, failure.error, failure.errno)
+            return
+        run.handle = self._kernel.adopt(pid)
+        leader = self._kernel.look(pid)
+        assert leader is not None  # nobody else reaps it
+        run.spawned(leader)
+        if run.handle is None:
+            self._without_handle.append(run)
+        else:
+            self._by_handle[run.handle] = run
+        ticks = leader.start_ticks
+        self._journal.note(journal.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
+        self._send(wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
+        self._schedule(run)
+
+    def _advance(self, run: Run, at: Instant) -> None:
+        """Take a run as far as it can go now."""
+        found = self._find(run, at)
+        if found.clean and not found.processes:
+            self._gone(run, at)
+            return
+        if run.exit is not None and not run.exit_noted:
+            run.exit_noted = True
+            self._journal.note(journal.LeaderExited(uid=run.uid, exit=run.exit))
+            if run.state is wire.RunState.LEADER_EXITED:
+                self._send(wire.Changed(uid=run.uid, state=run.state, exit=run.exit))
+        if at >= run.limit:
+            run.escalate(at)
+            self._log("run.escalated", uid=run.uid, to=run.phase.name)
+            if run.unkillable:
+                self._send(wire.Changed(uid=run.uid, state=run.state))
+                names = [process.name for process in found.processes]
+                self._log("worker.unkillable", uid=run.uid, pid=run.pid, names=names)
+        self._signal(run, found.processes)
+        run.looked(at)
+        self._schedule(run)
+
+    def _find(self, run: Run, at: Instant) -> Found:
+        if not run.inherited:
+            return self._tree.find(run, at)
+        if self._left is None:
+            self._left = self._survivors.find(self._inherited)
+        return self._left[run.uid]
+
+    def _signal(self, run: Run, processes: list[Process]) -> None:
+        if run.asking:
+            signums: tuple[int, ...] = (run.kill_signal, signal.SIGCONT)
+        elif run.phase is Phase.KILLED:
+            signums = (signal.SIGKILL,)
+        else:
+            return
+        run.asking = False
+        self._name_ended(run, processes)
+        for signum in signums:
+            if run.holds_leader and run.pid is not None:
+                self._kernel.signal_group(run.pid, signum)
+            for process in processes:
+                # Its group has told it already. SIGKILL does no harm twice, and it may have left.
+                if signum == signal.SIGKILL or not run.holds_leader or process.group != run.pid:
+                    self._kernel.signal(process, signum)
+
+    def _name_ended(self, run: Run, processes: list[Process]) -> None:
+        """Remember what only ended because we ended it."""
+        if run.inherited:
+            if run.exit is None and run.ended_by is None:
+                run.ended_by = wire.EndedBy.SWEPT
+        elif run.exit is not None and run.ended_by is None:
+            names = tuple(process.name for process in processes)
+            if not run.leftovers:
+                self._log("worker.leftover_ended", uid=run.uid, names=names[:MAX_LEFTOVERS])
+            run.leftovers = tuple(dict.fromkeys(run.leftovers + names))[:MAX_LEFTOVERS]
+
+    def _gone(self, run: Run, at: Instant) -> None:
+        usage = Usage()
+        if run.inherited:
+            self._inherited.remove(run)
+        elif run.pid is not None:
+            usage = self._kernel.reap(run.pid)
+            self._tree.forget(run)
+        seen = run.exit or wire.Exit(at=at)
+        whole = wire.Exit(
+            at=seen.at,
+            exit_code=seen.exit_code,
+            signal=seen.signal,
+            max_rss_bytes=usage.max_rss_bytes,
+            cpu_seconds=usage.cpu_seconds,
+            leftovers=run.leftovers,
+            tail=self._outputs.tail(run.output_path),
+        )
+        run.gone(whole)
+        self._lost_one()
+        self._journal.note(
+            journal.Gone(uid=run.uid, exit=without_tail(whole), ended_by=run.ended_by)
+        )
+        self._send(wire.Exited(uid=run.uid, exit=whole, ended_by=run.ended_by))
+
+    def _lost_one(self) -> None:
+        self._live -= 1
+        if not self._live:
+            self._survey_at = NEVER
+            self._queue.clear()
+
+    def _tell_stray(self, process: Process, candidates: tuple[wire.RunUid, ...]) -> None:
+        self._log("worker.stray", pid=process.pid, name=process.name, candidates=candidates)
+        self._send(wire.Stray(pid=process.pid, name=process.name, candidates=candidates))

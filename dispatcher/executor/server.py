@@ -1,0 +1,196 @@
+"""The executor's sockets: one connection to one daemon, and the workers' door, which it only holds.
+
+Both ways are non-blocking. A new connection ends the old one, whose unread bytes are dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+
+import msgspec
+
+from dispatcher import wire
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.log import Log
+from dispatcher.executor.run import NEVER
+from dispatcher.times import Instant
+
+#: Bytes of a unix socket's path: Linux has 108, one of them ends it.
+MAX_SOCKET_PATH = 107
+
+#: Connections that may wait: of workers, while a daemon restarts.
+BACKLOG = 4096
+
+#: Seconds for which a peer may leave unread what we have for it.
+PATIENCE = 10.0
+
+#: Lines handled in a tick: bounds how long a burst of starts can delay the ladder of others.
+LINES_PER_TICK = 32
+
+_CHUNK = 256 * 1024
+
+
+class Server:
+    """Speaks the wire protocol's executor side over at most one connection."""
+
+    def __init__(self, directory: str, kernel: Kernel, log: Log) -> None:
+        self._kernel = kernel
+        self._log = log
+        self._listener = listen(f"{directory}/executor.sock")
+        self._workers = listen(f"{directory}/worker.sock")
+        self._peer: socket.socket | None = None
+        self._rest = b""
+        self._lines: deque[bytes] = deque()
+        self._queued: list[bytes] = []
+        self._sending = memoryview(b"")
+        self._passing: list[int] = []
+        self._stuck_since: Instant | None = None
+
+    def close(self) -> None:
+        """Close everything; the sockets' files stay for the successor to replace."""
+        self._hang_up()
+        self._listener.close()
+        self._workers.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a daemon is there."""
+        return self._peer is not None
+
+    @property
+    def due(self) -> Instant:
+        """When to flush even if nothing happens."""
+        if self._lines:
+            return Instant(0.0)
+        return NEVER if self._stuck_since is None else Instant(self._stuck_since + PATIENCE)
+
+    def open(self) -> None:
+        """From now on let daemons in; those that came earlier have waited."""
+        self._kernel.watch(self._listener.fileno())
+
+    def accept(self, ready: Iterable[int]) -> bool:
+        """Let a new daemon in and the old one out; say whether there is a new one."""
+        if self._listener.fileno() not in ready:
+            return False
+        self._drop("another one came")
+        try:
+            self._peer, _ = self._listener.accept()
+        except OSError:
+            return False
+        self._peer.setblocking(False)
+        self._passing = [self._workers.fileno()]
+        self._kernel.watch(self._peer.fileno())
+        return True
+
+    def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
+        """Return the next messages; a peer that talks nonsense is dropped."""
+        if self._peer is not None and self._peer.fileno() in ready and not self._lines:
+            self._read(self._peer)
+        messages = []
+        while self._lines and len(messages) < LINES_PER_TICK:
+            try:
+                messages.append(wire.decode_to_executor(self._lines.popleft()))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                self._drop(f"not a message: {error}")
+        return messages
+
+    def send(self, message: wire.FromExecutor) -> None:
+        """Queue a message; with nobody there it is dropped, as the next hello says it all."""
+        if self._peer is not None:
+            self._queued.append(wire.encode(message))
+
+    def flush(self, at: Instant) -> None:
+        """Send what the peer takes without waiting; drop it when it has taken nothing for long."""
+        if self._peer is None:
+            return
+        was_stuck = self._stuck_since is not None
+        try:
+            while self._queued or self._sending:
+                self._send_some(self._peer)
+        except BlockingIOError:
+            if self._stuck_since is None:
+                self._stuck_since = at
+                self._kernel.watch(self._peer.fileno(), writable=True)
+            elif at - self._stuck_since >= PATIENCE:
+                self._drop("it does not read")
+        except OSError as error:
+            self._drop(f"cannot be written to: {error.strerror}")
+        else:
+            if was_stuck:
+                self._kernel.watch(self._peer.fileno())
+
+    def _send_some(self, peer: socket.socket) -> None:
+        if not self._sending:
+            self._sending = memoryview(b"\n".join(self._queued) + b"\n")
+            self._queued.clear()
+        if self._passing:  # descriptors travel with the first bytes of the hello
+            sent = socket.send_fds(peer, [self._sending], self._passing)
+            self._passing = []
+        else:
+            sent = peer.send(self._sending)
+        self._sending = self._sending[sent:]
+        self._stuck_since = None
+
+    def _read(self, peer: socket.socket) -> None:
+        try:
+            chunk = peer.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._drop(f"cannot be read: {error.strerror}")
+            return
+        if not chunk:
+            self._drop("it closed")
+            return
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
+        if any(len(line) > wire.MAX_LINE for line in (*lines, self._rest)):
+            self._drop(f"a line of more than {wire.MAX_LINE} bytes")
+            return
+        self._lines.extend(lines)
+
+    def _drop(self, reason: str) -> None:
+        if self._peer is not None:
+            self._hang_up()
+            self._log("daemon.dropped", reason=reason)
+
+    def _hang_up(self) -> None:
+        if self._peer is not None:
+            self._peer.close()
+        self._peer = None
+        self._rest = b""
+        self._lines.clear()
+        self._queued.clear()
+        self._sending = memoryview(b"")
+        self._passing = []
+        self._stuck_since = None
+
+
+def too_long(path: str) -> str | None:
+    """Say what is wrong with a socket path that the kernel would refuse."""
+    size = len(os.fsencode(path))
+    if size <= MAX_SOCKET_PATH:
+        return None
+    return (
+        f"the socket path {path} has {size} bytes, Linux allows {MAX_SOCKET_PATH}: "
+        "choose a shorter runtime directory ([node] runtime_dir)"
+    )
+
+
+def listen(path: str) -> socket.socket:
+    """Return a listening socket at `path`, for this user only, in place of a dead one's."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(umask)
+    listener.listen(BACKLOG)
+    return listener

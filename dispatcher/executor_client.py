@@ -1,0 +1,281 @@
+"""The daemon's end of the executor's socket: connect, greet, listen, send, notice silence."""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from dispatcher import wire
+from dispatcher.errors import ConfigError
+from dispatcher.processes import Connected, Disconnected, Event, Processes
+from dispatcher.times import Instant
+
+log = structlog.get_logger()
+
+#: Seconds between two tries to connect: first, and at most.
+RECONNECT = (0.02, 1.0)
+
+#: Seconds between pings, and without any word before the executor counts as silent.
+PING_INTERVAL = 5.0
+SILENCE = 10.0
+
+#: Seconds without reading anything of ours after which the executor is dropped.
+SEND_PATIENCE = 10.0
+
+#: Bytes of one read.
+CHUNK = 256 * 1024
+
+
+class Check(Protocol):
+    """Who judges an executor's greeting."""
+
+    def __call__(self, hello: wire.Hello, runs: Sequence[wire.Run]) -> None:
+        """Raise a `DispatcherError` when this daemon must not work with it."""
+
+
+class Launcher(Protocol):
+    """Who starts an executor when none listens."""
+
+    def ensure_running(self, *, at: Instant) -> None:
+        """Start one, unless one that was started before still runs."""
+
+
+class ExecutorClient:
+    """One connection at a time to the executor of this node; made anew whenever it ends."""
+
+    def __init__(
+        self,
+        connect: Callable[[], socket.socket],
+        *,
+        node_id: str,
+        state_dir: str,
+        check: Check,
+        launcher: Launcher | None = None,
+    ) -> None:
+        """`connect` returns a connected, non-blocking socket or raises OSError."""
+        self._connect = connect
+        self._node_id = node_id
+        self._state_dir = state_dir
+        self._launcher = launcher
+        self._check = check
+        self._socket: socket.socket | None = None
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self._hello: wire.Hello | None = None
+        self._runs: list[wire.Run] = []
+        self._greeted = False
+        self._retry_at = Instant(0.0)
+        self._delay = 0.0
+        self._asked_at: Instant | None = None
+        """When the oldest ping left that nothing answered yet."""
+        self._pinged_at = Instant(0.0)
+        self._sent_at = Instant(0.0)
+        self._sequence = 0
+        self._silent = False
+        self._events: list[Event] = []
+        self._worker_listener: socket.socket | None = None
+
+    @property
+    def answering(self) -> bool:
+        """Whether the executor greeted us and answers pings."""
+        return self._greeted and not self._silent
+
+    @property
+    def connection(self) -> socket.socket | None:
+        """The present connection, to wait on."""
+        return self._socket
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether something waits for the connection to become writable."""
+        return bool(self._unsent)
+
+    def take_worker_listener(self) -> socket.socket | None:
+        """Return the listening worker socket that came with a new greeting, once; it is yours."""
+        listener, self._worker_listener = self._worker_listener, None
+        return listener
+
+    def send(self, message: wire.ToExecutor) -> None:
+        """Queue a message for `flush`; without a connection it is lost, as `Disconnected` said."""
+        if self._socket is not None:
+            self._unsent += wire.encode(message)
+            self._unsent += b"\n"
+
+    def reconnect(self) -> None:
+        """Drop the connection; the next greeting comes from a fresh one."""
+        self._drop("reconnecting", retry_at=Instant(0.0))
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._worker_listener is not None:
+            self._worker_listener.close()
+
+    def keep_up(self, *, at: Instant) -> Instant:
+        """Connect, ping and judge silence as due; return when to be called again."""
+        if self._socket is None:
+            if at >= self._retry_at:
+                self._try_to_connect(at)
+            return self._retry_at if self._socket is None else Instant(at + PING_INTERVAL)
+        if self._unsent and at - self._sent_at > SEND_PATIENCE:
+            self._drop("does not read", retry_at=at)
+            return at
+        if self._greeted and at - self._pinged_at >= PING_INTERVAL:
+            self._sequence += 1
+            self._pinged_at = at
+            self._asked_at = self._asked_at or at
+            self.send(wire.Ping(sequence=self._sequence))
+        asked = self._asked_at
+        silent = self._greeted and asked is not None and at - asked > SILENCE
+        if silent != self._silent:
+            self._silent = silent
+            log.warning("executor.silent" if silent else "executor.answered")
+        return Instant(self._pinged_at + PING_INTERVAL)
+
+    def receive(self, *, at: Instant) -> list[Event]:
+        """Return what the executor said since the last call."""
+        if self._socket is not None:
+            self._read(self._socket, at)
+        events, self._events = self._events, []
+        return events
+
+    def flush(self, *, at: Instant) -> None:
+        """Send as much of what is queued as the socket takes."""
+        if self._socket is None or not self._unsent:
+            return
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._drop(os.strerror(error.errno or errno.EPIPE), retry_at=at)
+            return
+        self._sent_at = at
+        del self._unsent[:sent]
+
+    # Connecting ---------------------------------------------------------------------------
+
+    def _try_to_connect(self, at: Instant) -> None:
+        first, longest = RECONNECT
+        try:
+            self._socket = self._connect()
+        except OSError:
+            self._delay = min(longest, self._delay * 2 or first)
+            self._retry_at = Instant(at + self._delay)
+            if self._launcher is not None:
+                self._launcher.ensure_running(at=at)
+            return
+        self._delay = 0.0
+        self._pinged_at = self._sent_at = at
+
+    def _drop(self, reason: str, *, retry_at: Instant) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            self._events.append(Disconnected(reason))
+        self._received.clear()
+        self._unsent.clear()
+        self._hello, self._runs, self._greeted, self._silent = None, [], False, False
+        self._asked_at, self._retry_at = None, retry_at
+
+    # Listening ----------------------------------------------------------------------------
+
+    def _read(self, connection: socket.socket, at: Instant) -> None:
+        try:
+            while chunk := self._take(connection):
+                self._asked_at = None
+                self._received += chunk
+                if len(chunk) < CHUNK:
+                    break
+            ended = not chunk
+        except BlockingIOError:
+            ended = False
+        except OSError as error:
+            self._drop(os.strerror(error.errno or errno.EPIPE), retry_at=at)
+            return
+        try:
+            for message in self._messages():
+                self._hear(message)
+        except msgspec.MsgspecError as error:
+            self._drop(f"not understood: {error}", retry_at=Instant(at + RECONNECT[1]))
+            return
+        if ended:
+            self._drop("connection closed", retry_at=at)
+
+    def _take(self, connection: socket.socket) -> bytes:
+        if self._hello is not None:
+            return connection.recv(CHUNK)
+        room = socket.CMSG_LEN(array.array("i").itemsize)
+        chunk, ancillary, _, _ = connection.recvmsg(CHUNK, room, socket.MSG_CMSG_CLOEXEC)
+        for _, _, data in ancillary:
+            for descriptor in array.array("i", data):
+                if self._worker_listener is not None:
+                    self._worker_listener.close()
+                self._worker_listener = socket.socket(fileno=descriptor)
+        return chunk
+
+    def _messages(self) -> Iterator[wire.FromExecutor]:
+        end = self._received.rfind(b"\n")
+        if end < 0:
+            return
+        lines = bytes(self._received[:end]).split(b"\n")
+        del self._received[: end + 1]
+        for line in lines:
+            yield wire.decode_from_executor(line)
+
+    def _hear(self, message: wire.FromExecutor) -> None:
+        match message:
+            case wire.Hello():
+                self._greet(message)
+            case wire.Run():
+                self._runs.append(message)
+            case wire.HelloEnd():
+                self._agree()
+            case wire.Pong():
+                pass
+            case _:
+                self._events.append(message)
+
+    def _greet(self, hello: wire.Hello) -> None:
+        if hello.node_id != self._node_id:
+            raise ConfigError(
+                f"the executor at this socket is of another node: its state directory is"
+                f" {hello.state_dir} (node {hello.node_id}), ours is {self._state_dir}"
+                f" (node {self._node_id}); give each its own [node] runtime_dir"
+            )
+        if hello.version not in {wire.VERSION, wire.VERSION - 1}:
+            log.error("executor.incompatible", version=hello.version, wanted=wire.VERSION)
+            return
+        self._hello = hello
+
+    def _agree(self) -> None:
+        if self._hello is not None:
+            runs, self._runs = tuple(self._runs), []
+            self._check(self._hello, runs)
+            self._greeted = True
+            self._events.append(Connected(self._hello, runs))
+
+
+def connect_to(path: str) -> socket.socket:
+    """Return a connection to the executor's socket; raises OSError when none listens."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def fits(client: ExecutorClient) -> Processes:
+    """Return the client as what the supervisor sees of it: the type checker's proof."""
+    return client

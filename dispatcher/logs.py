@@ -1,0 +1,151 @@
+"""The structured log: set up in one place, with the catalogue of everything it may say.
+
+JSON lines on stdout, drawn for people on a terminal. An event is a stable `noun.verb_past` of the
+catalogue; what happened to whom stands in fields, numbers with their unit in the name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from dispatcher.config import Config
+from dispatcher.times import iso, wall_clock
+
+#: Every event and what it says, in one sentence.
+CATALOGUE: Mapping[str, str] = MappingProxyType(
+    {
+        "daemon.started": "The daemon holds its locks, the store answered, the loop turns.",
+        "daemon.signalled": "A signal arrived that stops the daemon or makes it read its file.",
+        "daemon.stopping": "The daemon was asked to stop: it claims nothing more.",
+        "daemon.stopped": "The daemon's last word.",
+        "daemon.waiting": "The daemon waits for something that it needs, and says for what.",
+        "executor.started": "The daemon started an executor, since none was listening.",
+        "executor.connected": "An executor greeted the daemon and named its runs.",
+        "executor.incompatible": "The executor speaks another version; nothing new is started.",
+        "executor.exited": "An executor that the daemon had started ended.",
+        "executor.answered": "The executor answers again after a silence.",
+        "executor.lost": "The connection to the executor ended; its last word stands.",
+        "executor.silent": "The executor did not answer in time; nothing is started.",
+        "task.claimed": "A task was claimed; its run is opened and about to start.",
+        "run.started": "The run's process lives.",
+        "run.ending": "It was decided to end a run; its lock is void from here on.",
+        "run.settled": "The run's whole process tree is gone, its outcome is written.",
+        "run.reconciled": "What the executor knows of a run was brought together with the store.",
+        "run.unknown": "The executor has a run that the store does not know; it is ended.",
+        "worker.leader_exited": "A worker's first process exited; others of its tree may live.",
+        "worker.leftover_ended": "Processes outlived their worker's first process and were ended.",
+        "worker.stray": "A process was found that several runs may have started.",
+        "worker.unkillable": "A process survived SIGKILL; its slot and claim stay held.",
+        "node.paused": "This host cannot start processes; nothing is claimed for a while.",
+        "node.resumed": "This host can start processes again.",
+        "store.unavailable": "The store did not answer; nothing was written, workers go on.",
+        "store.recovered": "The store answers again.",
+        "store.refused": "One operation broke a rule of the schema and was left out.",
+        "store.reconciling": "A commit got no clear answer; the store decides what happened.",
+        "clock.stepped": "The wall clock jumped; live leases are renewed instead of reaped.",
+        "config.reloaded": "The configuration was read again.",
+    }
+)
+
+#: Fields that hold secrets wherever they appear.
+SECRET = frozenset({"lock", "env", "payload"})
+
+_FIRST = ("timestamp", "level", "event", "sequence")
+
+_numbers = itertools.count(1)
+
+
+class UnknownEvent(Exception):
+    """An event that is not in the catalogue; add it there with its sentence."""
+
+
+class SecretField(Exception):
+    """An event with a field that holds a secret; leave the field out."""
+
+
+def set_up(config: Config, *, stream: TextIO | None = None, strict: bool = False) -> None:
+    """Send every event of the configured level and above to `stream` (stdout), flushed by line.
+
+    `strict`, for tests, raises `UnknownEvent` for an event outside the catalogue and `SecretField`
+    for a secret; otherwise the event is written, and without the secret. Calling it again replaces
+    what held before; the sequence goes on.
+    """
+    out = stream or sys.stdout
+    form = config.logs.format
+    drawn = form == "console" or (form == "auto" and out.isatty())
+    level = getattr(logging, config.logs.level.upper())
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            _stamp,
+            *((_refuse_unknown, _refuse_secrets) if strict else (_drop_secrets,)),
+            *(_drawn(out) if drawn else _as_json()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=_Tolerant(out)),  # type: ignore[arg-type]
+        cache_logger_on_first_use=False,
+    )
+
+
+def _stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event["timestamp"] = iso(wall_clock())
+    event["sequence"] = next(_numbers)
+    return event
+
+
+def _refuse_unknown(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if event["event"] not in CATALOGUE:
+        raise UnknownEvent(f"{event['event']!r} is not in the catalogue of dispatcher/logs.py")
+    return event
+
+
+def _refuse_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if found := SECRET & event.keys():
+        raise SecretField(f"{event['event']!r} would show {', '.join(sorted(found))}")
+    return event
+
+
+def _drop_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {key: value for key, value in event.items() if key not in SECRET}
+
+
+def _as_json() -> list[Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        _order,
+        structlog.processors.JSONRenderer(serializer=json.dumps, default=str),
+    ]
+
+
+def _drawn(out: TextIO) -> list[Processor]:
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
+
+
+def _order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {**{key: event[key] for key in _FIRST}, **event}
+
+
+class _Tolerant:
+    """A stream that a full disk or a closed pipe does not turn against its writer."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, line: str) -> None:
+        with suppress(OSError, ValueError):
+            self._out.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._out.flush()

@@ -1,0 +1,283 @@
+"""States, moves, outcomes and the values that the store, the supervisor and the client share.
+
+Pure: no clock, no database, no process. Durations are milliseconds and say so in their names.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from dispatcher.times import StoreTime
+from dispatcher.wire import RunUid
+
+
+class TaskState(enum.StrEnum):
+    """Where a task is in its life."""
+
+    WAITING = "waiting"
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    RUNNING = "running"
+    HELD = "held"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+#: Every legal move. The schema's CHECK constraints and docs/architecture.md repeat it.
+MOVES: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
+    {
+        TaskState.WAITING: frozenset(
+            {TaskState.SCHEDULED, TaskState.READY, TaskState.HELD, TaskState.CANCELLED}
+        ),
+        TaskState.SCHEDULED: frozenset(
+            {TaskState.READY, TaskState.HELD, TaskState.FAILED, TaskState.CANCELLED}
+        ),
+        TaskState.READY: frozenset(
+            {TaskState.RUNNING, TaskState.HELD, TaskState.FAILED, TaskState.CANCELLED}
+        ),
+        TaskState.RUNNING: frozenset(
+            {
+                TaskState.READY,
+                TaskState.SCHEDULED,
+                TaskState.HELD,
+                TaskState.SUCCEEDED,
+                TaskState.FAILED,
+                TaskState.CANCELLED,
+            }
+        ),
+        TaskState.HELD: frozenset({TaskState.READY, TaskState.SCHEDULED, TaskState.CANCELLED}),
+        TaskState.SUCCEEDED: frozenset(),
+        TaskState.FAILED: frozenset({TaskState.READY}),
+        TaskState.CANCELLED: frozenset({TaskState.READY}),
+    }
+)
+
+#: States in which a task has nothing more to do, unless an operator says `retry`.
+FINISHED = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED})
+
+
+class Outcome(enum.StrEnum):
+    """How a run ended: a closed list, one row each in DESIGN's table of outcomes."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    LOST = "lost"
+    TIMED_OUT = "timed_out"
+    STALLED = "stalled"
+    OOM_KILLED = "oom_killed"
+    SPAWN_FAILED = "spawn_failed"
+    DEFERRED = "deferred"
+    HELD = "held"
+    CANCELLED = "cancelled"
+    RELEASED = "released"
+    ORPHANED = "orphaned"
+
+
+class Liveness(enum.StrEnum):
+    """Who renews a task's lease: the daemon while the process lives, or only the worker's beats."""
+
+    PROCESS = "process"
+    WORKER = "worker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """What a submitter asks for."""
+
+    command: tuple[str, ...]
+    max_attempts: int
+    lease_ttl_ms: int
+    queue: str = "default"
+    priority: int = 0
+    delay_ms: int = 0
+    cwd: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    payload: str | None = None
+    """JSON text, given to the worker on stdin."""
+    key: str | None = None
+    """Idempotency key, unique per queue while the row exists."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    liveness: Liveness = Liveness.PROCESS
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The task that now exists; `created` is false when its key had brought it before."""
+
+    task_id: int
+    created: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One row of `tasks`, as people may see it: without the lock."""
+
+    id: int
+    state: TaskState
+    reason: str
+    queue: str
+    priority: int
+    command: tuple[str, ...]
+    payload: str | None
+    cwd: str | None
+    env: Mapping[str, str]
+    key: str | None
+    labels: Mapping[str, str]
+    liveness: Liveness
+    lease_ttl_ms: int
+    attempt: int
+    """Attempts used up."""
+    max_attempts: int
+    deferrals: int
+    orphans: int
+    fence: int
+    ending: Outcome | None
+    created_at: StoreTime
+    run_at: StoreTime
+    finished_at: StoreTime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One row of `runs`, as people may see it: without the lock."""
+
+    id: int
+    uid: RunUid
+    task_id: int
+    attempt: int
+    """The attempt it was, from 1."""
+    fence: int
+    outcome: Outcome | None
+    """None while the run is open."""
+    reason: str | None
+    exit_code: int | None
+    signal: int | None
+    pid: int | None
+    node: str
+    claimed_at: StoreTime
+    started_at: StoreTime | None
+    ended_at: StoreTime | None
+    last_heartbeat_at: StoreTime | None
+    lease_expires_at: StoreTime | None
+    progress: float | None
+    note: str | None
+    result: str | None
+    error: str | None
+    output_tail: str | None
+    max_rss_bytes: int | None
+    cpu_seconds: float | None
+    output_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The exclusive right to run one task until the lease expires, and all it takes to start it."""
+
+    task_id: int
+    run_id: int
+    run_uid: RunUid
+    fence: int
+    lock: str = field(repr=False)
+    attempt: int
+    queue: str
+    command: tuple[str, ...]
+    payload: str | None = field(repr=False)
+    cwd: str | None
+    env: Mapping[str, str] = field(repr=False)
+    liveness: Liveness
+    lease_ttl_ms: int
+    lease_expires_at: StoreTime
+    output_path: str
+    last_outcome: Outcome | None
+    """Outcome of the task's previous run, whichever node ran it."""
+    previous_output_path: str | None
+    """Output file of the task's previous run if that was on this node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRun:
+    """A run that is not closed, with what it takes to settle it."""
+
+    task_id: int
+    run_id: int
+    run_uid: RunUid
+    fence: int
+    attempt: int
+    queue: str
+    liveness: Liveness
+    lease_ttl_ms: int
+    ending: Outcome | None
+    ending_reason: str | None
+    pid: int | None
+    exit_code: int | None
+    """The leader's, when it was seen before the tree was gone."""
+    signal: int | None
+    attempts: int
+    """Used up before this run."""
+    max_attempts: int
+    deferrals: int
+    orphans: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """How a run is closed and where its task goes: what one settle writes."""
+
+    run_uid: RunUid
+    outcome: Outcome
+    run_reason: str
+    """Why the run ended, for people."""
+    state: TaskState
+    reason: str
+    """Why the task is where it goes, for people."""
+    run_at: StoreTime | None
+    """When the task may be claimed again; None where it may not, or at once."""
+    attempts: int
+    deferrals: int
+    orphans: int
+    exit_code: int | None = None
+    signal: int | None = None
+    output_tail: str | None = None
+    max_rss_bytes: int | None = None
+    cpu_seconds: float | None = None
+    pid: int | None = None
+    started_at: StoreTime | None = None
+    ended_at: StoreTime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One state directory on one host, as its row says."""
+
+    id: str
+    boot_id: str
+    pid_namespace: str
+    hostname: str
+    """For people; identity is the id."""
+    slots: int
+    seen_at: StoreTime
+    seen_interval_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What one bounded deletion took: how many tasks, and their runs' output files."""
+
+    tasks: int
+    output_paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks to list; None means any."""
+
+    states: frozenset[TaskState] | None = None
+    queue: str | None = None
+    label: tuple[str, str] | None = None
+    before_id: int | None = None
+    """Only tasks with a smaller id: the next page, as the newest come first."""
+    limit: int = 100

@@ -1,0 +1,93 @@
+"""The state directory's identity: which node this is, whatever the host is called today."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from dispatcher.errors import ConfigError
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def node_id(state_dir: Path) -> str:
+    """Return the node id that a state directory holds; make directory and id where missing.
+
+    Of several processes that do so at once, all get the same id. Raises `ConfigError` when the
+    directory cannot be used or the file holds no id.
+    """
+    known = known_node_id(state_dir)
+    if known is None:
+        prepare(state_dir)
+        _create(state_dir)
+        known = known_node_id(state_dir)
+    if known is None:
+        raise ConfigError(f"{state_dir / 'node-id'}: vanished while it was made")
+    return known
+
+
+def known_node_id(state_dir: Path) -> str | None:
+    """Return the node id that a state directory holds, None if no node was ever started there.
+
+    Raises `ConfigError` when the file cannot be read or holds no id.
+    """
+    file = state_dir / "node-id"
+    try:
+        text = file.read_text("utf-8", "replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}; make it readable for this user") from error
+    if not _UUID.fullmatch(text):
+        raise ConfigError(
+            f"{file}: damaged, it holds {text[:40]!r} instead of a UUID; restore it from a backup,"
+            " or, when nothing that this node started still runs, delete it"
+        )
+    return text
+
+
+def prepare(state_dir: Path) -> None:
+    """Make the state directory, for its owner only, unless it is there.
+
+    Raises `ConfigError` when that is not possible.
+    """
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the state directory {state_dir}: {error.strerror};"
+            " set [node] state_dir to one that this user may write"
+        ) from error
+
+
+def _create(state_dir: Path) -> None:
+    """Write a new id whole and on disk before its name appears; the first to name it wins."""
+    from uuid import uuid4  # noqa: PLC0415 - once in a node's life
+
+    draft = state_dir / f".node-id.{uuid4()}"
+    try:
+        with draft.open("x", encoding="ascii") as file:
+            file.write(f"{uuid4()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            (state_dir / "node-id").hardlink_to(draft)
+        _sync(state_dir)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {state_dir / 'node-id'}: {error.strerror};"
+            " make the state directory writable for this user"
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,210 @@
+"""What a run's end means: its outcome, and what becomes of its task. Pure functions.
+
+One function, `settle`, accounts for every closed run, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from dispatcher import wire
+from dispatcher.model import OpenRun, Outcome, Settlement, TaskState
+from dispatcher.times import StoreTime
+
+#: Outcomes that use up an attempt.
+COUNTED = frozenset(
+    {
+        Outcome.FAILED,
+        Outcome.LOST,
+        Outcome.TIMED_OUT,
+        Outcome.STALLED,
+        Outcome.OOM_KILLED,
+        Outcome.SPAWN_FAILED,
+    }
+)
+
+#: Where a task goes after outcomes that charge no budget.
+UNCOUNTED = {
+    Outcome.SUCCEEDED: TaskState.SUCCEEDED,
+    Outcome.HELD: TaskState.HELD,
+    Outcome.CANCELLED: TaskState.CANCELLED,
+}
+
+#: What the executor ended without being told, as outcomes.
+ENDED_BY: Mapping[str, Outcome] = {
+    wire.EndedBy.ABSENCE: Outcome.ORPHANED,
+    wire.EndedBy.RUN_TIMEOUT: Outcome.TIMED_OUT,
+    wire.EndedBy.SHUTDOWN: Outcome.RELEASED,
+}
+
+#: Exit codes with a meaning of their own, after sysexits.h; a lease lost counts as failed.
+EXIT_CODES: Mapping[int, Outcome] = {
+    wire.ExitCode.OK: Outcome.SUCCEEDED,
+    wire.ExitCode.TEMPORARY: Outcome.DEFERRED,
+    wire.ExitCode.CONFIG: Outcome.HELD,
+}
+
+#: How a run ended, as far as anybody knows: None when no executor knows of it.
+End = wire.Exited | wire.StartFailed | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Budgets and delays of what runs again."""
+
+    max_deferrals: int = 100
+    max_orphans: int = 5
+    backoff_min_ms: int = 10_000
+    backoff_max_ms: int = 900_000
+    cooldown_ms: int = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An outcome and its reason, for people."""
+
+    outcome: Outcome
+    reason: str
+
+
+def backoff_ms(failures: int, retry: RetryPolicy, rng: random.Random) -> int:
+    """Return the delay after the n-th failure: doubling, bounded, in [b/2, b].
+
+    The jitter keeps tasks that failed together from starting together again (R-26).
+    """
+    doublings = min(failures - 1, 62)  # beyond, any bound is long reached
+    bound = min(retry.backoff_max_ms, retry.backoff_min_ms << doublings)
+    return rng.randint(bound // 2, bound)
+
+
+def verdict(run: OpenRun, end: End) -> Verdict:
+    """Return a run's outcome: its ending's reason goes before what the process said."""
+    if run.ending is not None:
+        return Verdict(run.ending, run.ending_reason or run.ending)
+    if isinstance(end, wire.StartFailed):
+        task_fault = end.fault is wire.Fault.TASK
+        return Verdict(Outcome.SPAWN_FAILED if task_fault else Outcome.RELEASED, end.error)
+    if end is not None and end.ended_by is not None:
+        outcome = outcome_of_ending(end.ended_by)
+        if outcome is not None:
+            return Verdict(outcome, f"ended by the executor: {end.ended_by}")
+    if end is not None and end.exit.oom:
+        return Verdict(Outcome.OOM_KILLED, "killed for lack of memory")
+    return _verdict_of_status(*_status(run, end))
+
+
+def outcome_of_ending(ended_by: str) -> Outcome | None:
+    """Return the outcome of an ending that the executor reports; None if it decides nothing."""
+    try:
+        return ENDED_BY.get(ended_by) or Outcome(ended_by)
+    except ValueError:
+        return None
+
+
+def settle(
+    run: OpenRun,
+    end: End,
+    retry: RetryPolicy,
+    *,
+    now: StoreTime,
+    ended_at: StoreTime,
+    rng: random.Random,
+    started: tuple[int, StoreTime] | None = None,
+) -> Settlement:
+    """Account for a run that is over: its outcome, its task's next state and budgets.
+
+    `started` is the leader's pid and start, where they were not recorded before.
+    """
+    judged = verdict(run, end)
+    account = _account(run, judged, retry, now, rng)
+    exit_code, signum = _status(run, end)
+    evidence = end.exit if isinstance(end, wire.Exited) else None
+    return Settlement(
+        run_uid=run.run_uid,
+        outcome=judged.outcome,
+        run_reason=judged.reason,
+        state=account.state,
+        reason=account.reason,
+        run_at=account.run_at,
+        attempts=account.attempts,
+        deferrals=account.deferrals,
+        orphans=account.orphans,
+        exit_code=exit_code,
+        signal=signum,
+        output_tail=(evidence.tail or None) if evidence else None,
+        max_rss_bytes=evidence.max_rss_bytes if evidence else None,
+        cpu_seconds=evidence.cpu_seconds if evidence else None,
+        pid=started[0] if started else None,
+        started_at=started[1] if started else None,
+        ended_at=ended_at,
+    )
+
+
+def postponed(settlement: Settlement, *, until: StoreTime) -> Settlement:
+    """Return the settlement of a released run with its task scheduled ahead, not ready."""
+    return replace(settlement, state=TaskState.SCHEDULED, run_at=until)
+
+
+class _Account(NamedTuple):
+    state: TaskState
+    reason: str
+    attempts: int
+    deferrals: int
+    orphans: int
+    run_at: StoreTime | None = None
+
+
+def _account(
+    run: OpenRun, judged: Verdict, retry: RetryPolicy, now: StoreTime, rng: random.Random
+) -> _Account:
+    outcome, reason = judged.outcome, judged.reason
+    attempts = run.attempts + (outcome in COUNTED)
+    deferrals = run.deferrals + (outcome is Outcome.DEFERRED)
+    orphans = run.orphans + (outcome is Outcome.ORPHANED)
+    delay_ms = None
+    if outcome in COUNTED:
+        reason = f"{reason} (attempt {attempts} of {run.max_attempts})"
+        state = TaskState.FAILED
+        if attempts < run.max_attempts:
+            state, delay_ms = TaskState.SCHEDULED, backoff_ms(attempts, retry, rng)
+            reason = f"back-off after {outcome}: {reason}"
+    elif outcome is Outcome.DEFERRED and deferrals <= retry.max_deferrals:
+        state, delay_ms = TaskState.SCHEDULED, retry.cooldown_ms
+        reason = f"cool-down after deferral {deferrals} of {retry.max_deferrals}: {reason}"
+    elif outcome is Outcome.ORPHANED and orphans <= retry.max_orphans:
+        state, reason = TaskState.READY, f"orphaned: {reason}"
+    elif outcome in {Outcome.DEFERRED, Outcome.ORPHANED}:
+        times = retry.max_deferrals if outcome is Outcome.DEFERRED else retry.max_orphans
+        state, reason = TaskState.HELD, f"{outcome} more than {times} times: {reason}"
+    elif outcome is Outcome.RELEASED:
+        state, reason = TaskState.READY, f"released: {reason}"
+    else:
+        state = UNCOUNTED[outcome]
+    run_at = None if delay_ms is None else StoreTime(now + delay_ms)
+    return _Account(state, reason, attempts, deferrals, orphans, run_at)
+
+
+def _status(run: OpenRun, end: End) -> tuple[int | None, int | None]:
+    """Return exit code and signal: what the executor says now, else what it said before."""
+    if isinstance(end, wire.Exited) and (end.exit.exit_code, end.exit.signal) != (None, None):
+        return end.exit.exit_code, end.exit.signal
+    return run.exit_code, run.signal
+
+
+def _verdict_of_status(exit_code: int | None, signum: int | None) -> Verdict:
+    if signum is not None:
+        return Verdict(Outcome.FAILED, f"killed by {_signal_name(signum)}")
+    if exit_code is None:
+        return Verdict(Outcome.ORPHANED, "nobody saw how it ended")
+    return Verdict(EXIT_CODES.get(exit_code, Outcome.FAILED), f"exit code {exit_code}")
+
+
+def _signal_name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"

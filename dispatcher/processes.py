@@ -1,0 +1,94 @@
+"""What the supervisor sees of the executor: messages out, events in, never a socket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dispatcher import wire
+from dispatcher.model import Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A fresh connection greeted us and named every run it knows: time to reconcile."""
+
+    hello: wire.Hello
+    runs: tuple[wire.Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """No executor answers; its last word stands."""
+
+    reason: str
+
+
+Event = (
+    Connected
+    | Disconnected
+    | wire.Started
+    | wire.StartFailed
+    | wire.Changed
+    | wire.Exited
+    | wire.Stray
+)
+
+
+class Processes(Protocol):
+    """The executor, as far as the deciding part is concerned."""
+
+    @property
+    def answering(self) -> bool:
+        """Whether it greeted us and answers pings: nothing is started or taken back otherwise."""
+
+    def send(self, message: wire.ToExecutor) -> None:
+        """Queue a message; lost when the connection ends, which `Disconnected` reports."""
+
+    def reconnect(self) -> None:
+        """Drop the connection and greet anew: after a commit whose answer is unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartSettings:
+    """What every start on this node shares. Graces in seconds."""
+
+    worker_socket: str
+    kill_grace: float = 10.0
+    exit_grace: float = 10.0
+    leftover_grace: float = 2.0
+
+
+def start_message(claim: Claim, settings: StartSettings, *, epoch: int) -> wire.Start:
+    """Return the message that starts a claim's worker, lock and all in its environment."""
+    return wire.Start(
+        uid=claim.run_uid,
+        epoch=epoch,
+        command=claim.command,
+        env={**claim.env, **worker_environment(claim, settings.worker_socket)},
+        cwd=claim.cwd,
+        payload=claim.payload,
+        output_path=claim.output_path,
+        previous_output_path=claim.previous_output_path,
+        kill_grace=settings.kill_grace,
+        exit_grace=settings.exit_grace,
+        leftover_grace=settings.leftover_grace,
+    )
+
+
+def worker_environment(claim: Claim, worker_socket: str) -> dict[str, str]:
+    """Return the variables by which a worker knows its claim; nothing a task says changes them."""
+    ttl = claim.lease_ttl_ms / 1000
+    return {
+        "DISPATCHER_TASK_ID": str(claim.task_id),
+        "DISPATCHER_RUN_ID": str(claim.run_id),
+        wire.MARKER: claim.run_uid,
+        "DISPATCHER_ATTEMPT": str(claim.attempt),
+        "DISPATCHER_FENCE": str(claim.fence),
+        "DISPATCHER_CLAIM_LOCK": claim.lock,
+        "DISPATCHER_SOCKET": worker_socket,
+        "DISPATCHER_LEASE_TTL": f"{ttl:g}",
+        "DISPATCHER_HEARTBEAT_INTERVAL": f"{ttl / 3:.3f}",
+        "DISPATCHER_QUEUE": claim.queue,
+        "DISPATCHER_LAST_OUTCOME": claim.last_outcome or "",
+    }

@@ -1,0 +1,58 @@
+"""The store's open runs against the executor's: what is true when both are asked at once.
+
+Pure. The same comparison serves a daemon that starts, an executor that was replaced, a connection
+that broke and a commit whose answer was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dispatcher import wire
+from dispatcher.model import OpenRun
+from dispatcher.times import Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """What each side has to do; every step may be repeated."""
+
+    live: tuple[tuple[OpenRun, wire.Run], ...]
+    """Open in the store and alive: go on."""
+    over: tuple[tuple[OpenRun, wire.Exited | None], ...]
+    """Open in the store and no longer alive: settle; None where the executor knows nothing."""
+    surplus: tuple[wire.Run, ...]
+    """Alive and not open in the store: end, then forget. Never adopted."""
+    settled: tuple[wire.Run, ...]
+    """Gone and not open in the store: forget."""
+
+
+def compare(
+    open_runs: Iterable[OpenRun], reported: Iterable[wire.Run], *, at: Instant
+) -> Differences:
+    """Compare the runs that are open in the store with those that an executor named."""
+    unmatched = {report.uid: report for report in reported}
+    live: list[tuple[OpenRun, wire.Run]] = []
+    over: list[tuple[OpenRun, wire.Exited | None]] = []
+    for run in open_runs:
+        report = unmatched.pop(run.run_uid, None)
+        if report is None:
+            over.append((run, None))
+        elif report.state is wire.RunState.GONE:
+            over.append((run, exited(report, at=at)))
+        else:
+            live.append((run, report))
+    rest = tuple(unmatched.values())
+    return Differences(
+        live=tuple(live),
+        over=tuple(over),
+        surplus=tuple(report for report in rest if report.state is not wire.RunState.GONE),
+        settled=tuple(report for report in rest if report.state is wire.RunState.GONE),
+    )
+
+
+def exited(report: wire.Run, *, at: Instant) -> wire.Exited:
+    """Return the exit of a run that was reported gone; without a status if nobody saw it."""
+    vanished = wire.Exit(at=at)
+    return wire.Exited(uid=report.uid, exit=report.exit or vanished, ended_by=report.ended_by)

@@ -1,0 +1,264 @@
+"""What the executor says, written down: starts, changes, exits, and a fresh executor's greeting."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from dispatcher import policy, wire
+from dispatcher.model import OpenRun, Settlement
+from dispatcher.processes import Connected, Disconnected, Event, Processes
+from dispatcher.reconcile import Differences, compare
+from dispatcher.store.api import Store
+from dispatcher.times import Instant, StoreTime, store_time_of
+from dispatcher.turn import Live, Memory, Settings, Turn
+from dispatcher.wire import RunUid
+
+log = structlog.get_logger()
+
+#: Ticks of /proc/PID/stat in a second.
+TICKS = os.sysconf("SC_CLK_TCK")
+
+#: Seconds that a task waits whose previous run still lives here: first, and at most; doubling.
+PREDECESSOR_DELAY = (1.0, 60.0)
+
+
+class Recorder:
+    """Writes what happened to runs, and keeps the memory of the live ones true."""
+
+    def __init__(
+        self,
+        store: Store,
+        processes: Processes,
+        memory: Memory,
+        settings: Settings,
+        *,
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._processes = processes
+        self._memory = memory
+        self._settings = settings
+        self._rng = rng
+        self._postponements: Counter[int] = Counter()
+        self._recordings: dict[type[Event], Callable[[Turn, Any], None]] = {
+            Connected: self._connected,
+            Disconnected: self._disconnected,
+            wire.Started: self._started,
+            wire.StartFailed: self._start_failed,
+            wire.Changed: self._changed,
+            wire.Exited: self._exited,
+            wire.Stray: self._stray,
+        }
+
+    def record(self, turn: Turn, event: Event) -> None:
+        """Write down one event of the executor."""
+        self._recordings[type(event)](turn, event)
+
+    def record_starts(self, turn: Turn) -> None:
+        """Write the starts of this turn that no exit followed."""
+        for uid, event in turn.started.items():
+            begun = store_time_of(Instant(event.at), now=turn.now, at=turn.at)
+            self._store.record_started(uid, pid=event.pid, started_at=begun, now=turn.now)
+            turn.after(partial(self._note_started, uid, event.pid))
+        turn.started = {}
+
+    # Events, in the order in which they came ----------------------------------------------
+
+    def _connected(self, turn: Turn, event: Connected) -> None:
+        """Make store and executor agree: the same at start, after a crash and after a doubt."""
+        runs = self._store.open_runs(self._settings.node_id)
+        found = compare(runs, event.runs, at=turn.at)
+        turn.again = True  # what follows from an agreement is work of its own
+        turn.after(partial(self._remember, event.hello, found))
+        for run, end in found.over:
+            self._close(turn, run, end)
+        for run, report in found.live:
+            self._catch_up(turn, run, report)
+        for report in found.surplus:
+            turn.after(partial(log.warning, "run.unknown", run=report.uid, pid=report.pid))
+            turn.after(partial(self._processes.send, wire.End(uid=report.uid, reason="unknown")))
+        for report in found.settled:
+            turn.after(partial(self._processes.send, wire.Forget(uid=report.uid)))
+
+    def _disconnected(self, turn: Turn, event: Disconnected) -> None:
+        """Start nothing until an executor greets us; what it said last stands."""
+        turn.after(partial(self._lost, event.reason))
+
+    def _started(self, turn: Turn, event: wire.Started) -> None:
+        """Keep a start for `record_starts`, or for the exit that may follow in the same turn."""
+        turn.started[event.uid] = event
+
+    def _start_failed(self, turn: Turn, event: wire.StartFailed) -> None:
+        """Settle a run that never had a process."""
+        run = self._store.open_run(event.uid)
+        if run is not None:
+            self._close(turn, run, event)
+
+    def _changed(self, turn: Turn, event: wire.Changed) -> None:
+        """Note a run that moved and is not gone."""
+        if event.exit is not None:
+            self._leader_exited(turn, event.uid, event.exit)
+        if event.ended_by is not None:
+            self._ended_by_itself(turn, event.uid, event.ended_by)
+        if event.state is wire.RunState.UNKILLABLE:
+            turn.after(partial(self._unkillable, event.uid))
+
+    def _exited(self, turn: Turn, event: wire.Exited) -> None:
+        """Settle a run whose process tree is gone, once; then the executor may forget it."""
+        run = self._store.open_run(event.uid)
+        if run is None:
+            turn.started.pop(event.uid, None)
+            turn.after(partial(self._processes.send, wire.Forget(uid=event.uid)))
+        else:
+            self._close(turn, run, event)
+
+    def _stray(self, turn: Turn, event: wire.Stray) -> None:
+        """Note a process that may be of several runs."""
+        turn.after(
+            partial(
+                log.warning,
+                "worker.stray",
+                pid=event.pid,
+                name=event.name,
+                candidates=event.candidates,
+            )
+        )
+
+    # Writing ------------------------------------------------------------------------------
+
+    def _close(self, turn: Turn, run: OpenRun, end: policy.End) -> None:
+        started = turn.started.pop(run.run_uid, None)
+        settlement = policy.settle(
+            run,
+            end,
+            self._settings.retry,
+            now=turn.now,
+            ended_at=self._ended_at(turn, end),
+            started=self._start_of(turn, started),
+            rng=self._rng,
+        )
+        if isinstance(end, wire.StartFailed) and end.fault is not wire.Fault.TASK:
+            if end.fault is wire.Fault.HOST:
+                turn.paused = True
+                turn.after(partial(self._host_fault, end.error, turn.at))
+            delay = self._postponement(run.task_id)
+            until = StoreTime(turn.now + round(delay * 1000))
+            settlement = policy.postponed(settlement, until=until)
+        self._store.settle(settlement, now=turn.now)
+        turn.closed.add(run.run_uid)
+        turn.after(partial(self._settled, run, settlement, end, started))
+
+    def _catch_up(self, turn: Turn, run: OpenRun, report: wire.Run) -> None:
+        uid = run.run_uid
+        if run.pid is None and report.pid is not None:
+            ticks = report.start_ticks
+            begun = Instant(ticks / TICKS) if ticks is not None else turn.at
+            moment = store_time_of(begun, now=turn.now, at=turn.at)
+            self._store.record_started(uid, pid=report.pid, started_at=moment, now=turn.now)
+        if report.exit is not None:
+            self._leader_exited(turn, uid, report.exit)
+        if report.ended_by is not None:
+            self._ended_by_itself(turn, uid, report.ended_by)
+
+    def _leader_exited(self, turn: Turn, uid: RunUid, end: wire.Exit) -> None:
+        self._store.record_leader_exit(
+            uid, exit_code=end.exit_code, signal=end.signal, now=turn.now
+        )
+        turn.after(partial(self._log, "worker.leader_exited", uid, exit_code=end.exit_code))
+
+    def _ended_by_itself(self, turn: Turn, uid: RunUid, ended_by: str) -> None:
+        outcome = policy.outcome_of_ending(ended_by)
+        if outcome is not None:
+            reason = f"ended by the executor: {ended_by}"
+            self._store.begin_ending(uid, outcome, reason, now=turn.now)
+
+    def _postponement(self, task_id: int) -> float:
+        first, longest = PREDECESSOR_DELAY
+        self._postponements[task_id] += 1
+        return float(min(longest, first * 2 ** min(self._postponements[task_id] - 1, 16)))
+
+    @staticmethod
+    def _ended_at(turn: Turn, end: policy.End) -> StoreTime:
+        if isinstance(end, wire.Exited):
+            return store_time_of(Instant(end.exit.at), now=turn.now, at=turn.at)
+        return turn.now
+
+    @staticmethod
+    def _start_of(turn: Turn, started: wire.Started | None) -> tuple[int, StoreTime] | None:
+        if started is None:
+            return None
+        return started.pid, store_time_of(Instant(started.at), now=turn.now, at=turn.at)
+
+    # After the commit ---------------------------------------------------------------------
+
+    def _remember(self, hello: wire.Hello, found: Differences) -> None:
+        self._memory.hello = hello
+        log.info("executor.connected", executor_pid=hello.pid, epoch=hello.epoch)
+        self._memory.live.clear()
+        for run, report in found.live:
+            live = self._memory.live[run.run_uid] = Live.of(run)
+            live.pid = report.pid
+            live.unkillable = report.state is wire.RunState.UNKILLABLE
+            log.info("run.reconciled", state=report.state, **live.ids())
+
+    def _lost(self, reason: str) -> None:
+        if self._memory.hello is not None:
+            self._memory.hello = None
+            log.warning("executor.lost", reason=reason, runs=len(self._memory.live))
+
+    def _note_started(self, uid: RunUid, pid: int) -> None:
+        live = self._memory.live.get(uid)
+        if live is not None:
+            live.pid = pid
+            self._postponements.pop(live.task_id, None)
+            self._host_recovered()
+            log.info("run.started", **live.ids())
+
+    def _settled(
+        self, run: OpenRun, settlement: Settlement, end: policy.End, started: wire.Started | None
+    ) -> None:
+        live = self._memory.live.pop(run.run_uid, None) or Live.of(run)
+        if started is not None:
+            live.pid = started.pid
+            self._host_recovered()
+        log.info(
+            "run.settled",
+            outcome=settlement.outcome,
+            exit_code=settlement.exit_code,
+            signal=settlement.signal,
+            reason=settlement.run_reason,
+            state=settlement.state,
+            **live.ids(),
+        )
+        if isinstance(end, wire.Exited):
+            if end.exit.leftovers:
+                log.warning("worker.leftover_ended", names=end.exit.leftovers, **live.ids())
+            self._processes.send(wire.Forget(uid=run.run_uid))
+
+    def _host_fault(self, error: str, at: Instant) -> None:
+        seconds = self._memory.pause.begin(error, at=at)
+        if seconds is not None:
+            log.error("node.paused", reason=error, seconds=seconds)
+
+    def _host_recovered(self) -> None:
+        if self._memory.pause.probing:
+            log.info("node.resumed", reason=self._memory.pause.reason)
+            self._memory.pause.end()
+
+    def _unkillable(self, uid: RunUid) -> None:
+        live = self._memory.live.get(uid)
+        if live is not None:
+            live.unkillable = True
+        self._log("worker.unkillable", uid, level="error")
+
+    def _log(self, event: str, uid: RunUid, *, level: str = "info", **facts: object) -> None:
+        live = self._memory.live.get(uid)
+        ids = live.ids() if live is not None else {"run": uid}
+        getattr(log, level)(event, **facts, **ids)

@@ -1,0 +1,181 @@
+"""What may stand in the configuration file: its sections, keys, limits and defaults.
+
+Field names are the file's keys; durations are milliseconds here (`ttl_ms`) and texts with a unit
+there (`ttl = "60s"`). Each key has an example, which mistakes are answered with.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from dispatcher import durations
+from dispatcher.durations import Milliseconds
+
+#: Stands for "follows from other keys" until `__post_init__` has seen those.
+_DERIVED = Milliseconds(-1)
+
+#: A name of a queue or label: it can stand in a table, a file and a command line.
+NAME = r"\A[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,99}\Z"
+
+_MOST = 2**31 - 1
+
+
+def _above_zero(section: Section, *fields: str) -> None:
+    for field in fields:
+        if getattr(section, field) <= 0:
+            raise ValueError(f"{_key(field)}: must be above 0")
+
+
+def _key(field: str) -> str:
+    return field.removesuffix("_ms")
+
+
+Second = Annotated[Milliseconds, Meta(examples=["1s"])]
+TenSeconds = Annotated[Milliseconds, Meta(examples=["10s"])]
+Minute = Annotated[Milliseconds, Meta(examples=["60s"])]
+QuarterHour = Annotated[Milliseconds, Meta(examples=["15m"])]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename=_key):
+    """A table of the file. What is impossible raises ValueError: its key, a colon, the remedy."""
+
+
+class Node(Section, frozen=True):
+    """This host's part: where its files are and how much it runs at once."""
+
+    state_dir: Annotated[str, Meta(examples=["/var/lib/dispatcher"])] | None = None
+    runtime_dir: Annotated[str, Meta(examples=["/run/dispatcher"])] | None = None
+    slots: Annotated[int, Meta(ge=1, le=10_000, examples=[4])] | None = None
+    """None: one for each CPU that this process may use."""
+
+
+class Store(Section, frozen=True):
+    """Where tasks live."""
+
+    url: Annotated[str, Meta(examples=["sqlite:///var/lib/dispatcher/tasks.db"])] | None = None
+    """None: `tasks.db` in the state directory."""
+
+
+class Daemon(Section, frozen=True):
+    """The loop, and what a stop does."""
+
+    drain_timeout_ms: Minute = Milliseconds(60_000)
+    on_stop: Literal["drain", "leave"] | None = None
+    """What SIGTERM does; None: drain with an embedded executor, leave an external one alone."""
+    poll_ms: Second = Milliseconds(1_000)
+
+    def __post_init__(self) -> None:
+        """Refuse a loop without a pause."""
+        _above_zero(self, "poll_ms")
+
+
+class Executor(Section, frozen=True):
+    """Who starts the executor, and how long runs may go on with no daemon."""
+
+    mode: Literal["embedded", "external"] = "embedded"
+    absence_limit: Annotated[str, Meta(examples=["never"])] = "never"
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that is no duration."""
+        try:
+            limit = self.absence_limit_ms
+        except ValueError as error:
+            raise ValueError(f'absence_limit: {error}, or "never"') from None
+        if limit == 0:
+            raise ValueError('absence_limit: must be above 0; write "never" for no limit')
+
+    @property
+    def absence_limit_ms(self) -> Milliseconds | None:
+        """How long runs may go on with no daemon; None: for ever."""
+        return None if self.absence_limit == "never" else durations.parse(self.absence_limit)
+
+
+class Leases(Section, frozen=True):
+    """How long a claim lives without a sign of life, and how a run is ended."""
+
+    ttl_ms: Minute = Milliseconds(60_000)
+    worker_ttl_ms: QuarterHour = Milliseconds(900_000)
+    reap_interval_ms: Annotated[Milliseconds, Meta(examples=["5s"])] = _DERIVED
+    """5 s, or half of the shortest lease where that is less."""
+    kill_grace_ms: TenSeconds = Milliseconds(10_000)
+    exit_grace_ms: TenSeconds = Milliseconds(10_000)
+    leftover_grace_ms: Annotated[Milliseconds, Meta(examples=["2s"])] = Milliseconds(2_000)
+
+    def __post_init__(self) -> None:
+        """Derive the reaper's interval, or refuse one that would find an expiry too late."""
+        _above_zero(self, "ttl_ms", "worker_ttl_ms")
+        shortest, name = min((self.ttl_ms, "ttl"), (self.worker_ttl_ms, "worker_ttl"))
+        most = Milliseconds(max(1, shortest // 2))
+        if self.reap_interval_ms is _DERIVED:
+            derived = Milliseconds(min(5_000, most))
+            msgspec.structs.force_setattr(self, "reap_interval_ms", derived)
+        _above_zero(self, "reap_interval_ms")
+        if self.reap_interval_ms > most:
+            raise ValueError(
+                f"reap_interval: {self.reap_interval_ms} is more than half of"
+                f" {name} ({shortest}); lower it to at most {most}, or leave it out"
+            )
+
+
+class Retry(Section, frozen=True):
+    """How often, and after which delay, a task runs again."""
+
+    max_attempts: Annotated[int, Meta(ge=1, le=_MOST, examples=[3])] = 3
+    max_deferrals: Annotated[int, Meta(ge=0, le=_MOST, examples=[100])] = 100
+    max_orphans: Annotated[int, Meta(ge=0, le=_MOST, examples=[5])] = 5
+    backoff_min_ms: TenSeconds = _DERIVED
+    """10 s, or `backoff_max` where that is less."""
+    backoff_max_ms: QuarterHour = _DERIVED
+    """15 min, or `backoff_min` where that is more."""
+    cooldown_ms: Minute = Milliseconds(60_000)
+
+    def __post_init__(self) -> None:
+        """Let the bound that was left out follow the other; refuse bounds that cross."""
+        least, most = self.backoff_min_ms, self.backoff_max_ms
+        if most is _DERIVED:
+            most = Milliseconds(max(900_000, least))
+        if least is _DERIVED:
+            least = Milliseconds(min(10_000, most))
+        if least > most:
+            raise ValueError(
+                f"backoff_min: {least} is more than backoff_max ({most}); lower it or raise that"
+            )
+        msgspec.structs.force_setattr(self, "backoff_min_ms", least)
+        msgspec.structs.force_setattr(self, "backoff_max_ms", most)
+
+
+class Output(Section, frozen=True):
+    """What is kept of finished work."""
+
+    retention_ms: Annotated[Milliseconds, Meta(examples=["30d"])] = Milliseconds(30 * 86_400_000)
+
+
+class Defaults(Section, frozen=True):
+    """What a task gets that its submitter leaves out."""
+
+    queue: Annotated[str, Meta(pattern=NAME, examples=["default"])] = "default"
+    priority: Annotated[int, Meta(ge=-(2**31), le=_MOST, examples=[0])] = 0
+
+
+class Logs(Section, frozen=True):
+    """How much the daemon says, and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Settings(Section, frozen=True):
+    """The whole file, as it was written."""
+
+    node: Node = Node()
+    store: Store = Store()
+    daemon: Daemon = Daemon()
+    executor: Executor = Executor()
+    leases: Leases = Leases()
+    retry: Retry = Retry()
+    output: Output = Output()
+    defaults: Defaults = Defaults()
+    logs: Logs = Logs()

@@ -1,0 +1,165 @@
+"""The store's contract: every sentence here is a test in tests/contract, on every engine.
+
+All methods but `transaction`, `snapshot`, `identity` and `close` work inside a transaction; they
+take `now`, which `transaction` gave, so that everything one tick writes carries one time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from dispatcher.model import (
+    Claim,
+    NewTask,
+    Node,
+    OpenRun,
+    Outcome,
+    Pruned,
+    Run,
+    Settlement,
+    Submitted,
+    Task,
+    TaskFilter,
+    TaskState,
+)
+from dispatcher.times import StoreTime
+from dispatcher.wire import RunUid
+
+
+class Store(Protocol):
+    """Tasks, runs and nodes, durable.
+
+    Any method raises `StoreUnavailable` when the database does not answer in time (nothing is
+    written: the transaction is rolled back), `StoreUnusable` when it is not what was left, and
+    `StoreRefused` when a write breaks a rule of the schema. After an error a transaction can only
+    roll back: whatever else is asked of it raises the same error.
+    """
+
+    @property
+    def identity(self) -> str:
+        """The store's id (a UUID): made with the database, changed when a backup is restored."""
+
+    def transaction(self) -> AbstractContextManager[StoreTime]:
+        """Open a transaction that may write, and give the store's time.
+
+        Commits at the end, rolls back on any exception. Raises `CommitUnknown` when the commit
+        got no clear answer; the connection is then fresh at the next transaction.
+        """
+
+    def snapshot(self) -> AbstractContextManager[StoreTime]:
+        """Open a transaction for reading alone: it waits for no writer, and none for it."""
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+
+    # Submitting ------------------------------------------------------------------------
+
+    def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
+        """Accept a task: `scheduled` with a delay, else `ready`.
+
+        With a key that a task of the same queue carries already, nothing is written and that
+        task's id comes back.
+        """
+
+    # The daemon's work -----------------------------------------------------------------
+
+    def move_due(self, *, limit: int, now: StoreTime) -> int:
+        """Move at most `limit` scheduled tasks whose time has come to `ready`; return how many."""
+
+    def next_due(self) -> StoreTime | None:
+        """Return the earliest `run_at` of a scheduled task."""
+
+    def ready_queues(self, *, after: str, limit: int) -> list[str]:
+        """Return at most `limit` names of queues with ready tasks.
+
+        In order of their names, from the first behind `after`, and then from the beginning, so
+        that a caller who passes the last queue served goes round fairly. None twice.
+        """
+
+    def claim(
+        self, queue: str, *, limit: int, node: str, output_dir: str, now: StoreTime
+    ) -> list[Claim]:
+        """Claim at most `limit` ready tasks of a queue: highest priority first, then lowest id.
+
+        Mints lock, run uid and fence (+1), opens the run with
+        `output_path = <output_dir>/<uid>.log`, resets every per-run field, and sets the lease
+        to `now` + the task's ttl.
+        """
+
+    def record_started(
+        self, uid: RunUid, *, pid: int, started_at: StoreTime, now: StoreTime
+    ) -> bool:
+        """Write an open run's pid and start; its lease begins anew. False if not open."""
+
+    def record_leader_exit(
+        self, uid: RunUid, *, exit_code: int | None, signal: int | None, now: StoreTime
+    ) -> bool:
+        """Write how an open run's leader ended while its tree is not gone. False if not open."""
+
+    def open_run(self, uid: RunUid) -> OpenRun | None:
+        """Return one run that is not closed, as it is now; None if closed or unknown."""
+
+    def open_runs(self, node: str) -> list[OpenRun]:
+        """Return every open run of a node, oldest first."""
+
+    def endings(self, node: str) -> list[OpenRun]:
+        """Return the node's open runs whose task carries an ending, oldest first."""
+
+    def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
+        """Decide to end an open run, durably, and replace its lock by a value nobody keeps.
+
+        The first ending wins: False, and nothing written, if there is one or the run is closed.
+        """
+
+    def settle(self, settlement: Settlement, *, now: StoreTime) -> bool:
+        """Close a run and move its task, once. False, and nothing written, if closed before.
+
+        Facts that the settlement does not carry (None) stay as they were recorded.
+        """
+
+    def has_unfinished(self) -> bool:
+        """Tell whether any task is ready, scheduled or running."""
+
+    def record_node(self, node: Node) -> None:
+        """Write or overwrite the node's row."""
+
+    # Operators -------------------------------------------------------------------------
+
+    def cancel(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
+        """Cancel a task; return the state it was in before, None if there is no such task.
+
+        One that waits in any way is `cancelled` at once; of a running one the ending
+        `cancelled` is begun (the first ending wins); a finished one stays as it is.
+        """
+
+    def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
+        """Make a `failed`, `cancelled` or `held` task `ready` with all its budgets restored.
+
+        Return the state it was in before, None if there is no such task; any other state: nothing
+        is written.
+        """
+
+    def prune(self, *, before: StoreTime, limit: int) -> Pruned:
+        """Delete at most `limit` tasks finished before a time, oldest first, and their runs."""
+
+    def prunable(self, *, before: StoreTime) -> int:
+        """Return how many tasks finished before a time."""
+
+    # Reading ---------------------------------------------------------------------------
+
+    def task(self, task_id: int) -> Task | None:
+        """Return one task."""
+
+    def tasks(self, wanted: TaskFilter) -> list[Task]:
+        """Return tasks, newest first."""
+
+    def runs(self, task_id: int) -> list[Run]:
+        """Return a task's runs, oldest first; of the open one lease and beats are the live ones."""
+
+    def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
+        """Return how many tasks are in each state, by queue; states without tasks are left out."""
+
+    def nodes(self) -> Sequence[Node]:
+        """Return every node that ever wrote its row."""

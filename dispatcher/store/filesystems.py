@@ -1,0 +1,37 @@
+"""Which filesystems SQLite cannot trust: locks and shared memory of a WAL stop at the host."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+
+_NETWORK = frozenset(
+    {
+        "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs2", "glusterfs",
+        "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb2",
+        "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs",
+    }
+)  # fmt: skip
+
+# Any other fuse.* may be sshfs, s3fs, rclone or worse: nothing tells.
+_LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs"})
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def network_filesystem(path: Path, mountinfo: str) -> str | None:
+    """Return the type of the network filesystem that holds a path; None if it is a local one.
+
+    `path` is absolute and free of symbolic links; `mountinfo` is the text of /proc/self/mountinfo.
+    """
+    kind, depth = "", -1
+    for line in mountinfo.splitlines():
+        mounted, _, source = line.partition(" - ")
+        point = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), mounted.split(" ")[4]))
+        # Of several mounts on one point the last hides the others.
+        if path.is_relative_to(point) and len(point.parts) >= depth:
+            kind, depth = source.split(" ")[0], len(point.parts)
+    network = kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
+    return kind if network else None

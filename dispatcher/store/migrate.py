@@ -1,0 +1,202 @@
+"""The schema, as numbered migrations, and what makes a database a store: version and identity."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from dispatcher.errors import StoreUnusable
+from dispatcher.store.engine import Engine, transaction
+
+# Checks say CASE and OR, not IN: SQLite fills a table from the list for each row that it checks.
+_FIRST = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
+
+CREATE TABLE nodes (
+    id TEXT PRIMARY KEY,
+    boot_id TEXT NOT NULL,
+    pid_namespace TEXT NOT NULL,
+    hostname TEXT NOT NULL,
+    slots BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL,
+    seen_interval_ms BIGINT NOT NULL
+);
+
+CREATE TABLE tasks (
+    id {row_id},
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    priority BIGINT NOT NULL,
+    key TEXT,
+    liveness TEXT NOT NULL,
+    lease_ttl_ms BIGINT NOT NULL,
+    attempt BIGINT NOT NULL DEFAULT 0,
+    max_attempts BIGINT NOT NULL,
+    deferrals BIGINT NOT NULL DEFAULT 0,
+    orphans BIGINT NOT NULL DEFAULT 0,
+    fence BIGINT NOT NULL DEFAULT 0,
+    created_at BIGINT NOT NULL,
+    run_at BIGINT NOT NULL,
+    finished_at BIGINT,
+    lock TEXT,
+    lease_expires_at BIGINT,
+    owner TEXT,
+    run_uid TEXT,
+    takeover_at BIGINT,
+    ending TEXT,
+    ending_reason TEXT,
+    last_heartbeat_at BIGINT,
+    progress DOUBLE PRECISION,
+    note TEXT,
+    cwd TEXT,
+    labels TEXT NOT NULL,
+    env TEXT NOT NULL,
+    command TEXT NOT NULL,
+    payload TEXT,
+
+    CHECK (CASE state
+           WHEN 'ready' THEN finished_at IS NULL
+           WHEN 'running' THEN finished_at IS NULL
+           WHEN 'succeeded' THEN finished_at IS NOT NULL
+           WHEN 'failed' THEN finished_at IS NOT NULL
+           WHEN 'cancelled' THEN finished_at IS NOT NULL
+           WHEN 'scheduled' THEN finished_at IS NULL
+           WHEN 'waiting' THEN finished_at IS NULL
+           WHEN 'held' THEN finished_at IS NULL
+           ELSE FALSE END),
+    CHECK (CASE WHEN state = 'running'
+           THEN lock IS NOT NULL AND lease_expires_at IS NOT NULL AND owner IS NOT NULL
+                AND run_uid IS NOT NULL AND (ending IS NULL) = (ending_reason IS NULL)
+           ELSE lock IS NULL AND lease_expires_at IS NULL AND owner IS NULL
+                AND run_uid IS NULL AND ending IS NULL AND ending_reason IS NULL
+                AND takeover_at IS NULL AND last_heartbeat_at IS NULL
+                AND progress IS NULL AND note IS NULL END),
+    CHECK (ending = 'succeeded' OR ending = 'failed' OR ending = 'lost'
+           OR ending = 'timed_out' OR ending = 'stalled' OR ending = 'oom_killed'
+           OR ending = 'spawn_failed' OR ending = 'deferred' OR ending = 'held'
+           OR ending = 'cancelled' OR ending = 'released' OR ending = 'orphaned'),
+    CHECK (queue <> ''),
+    CHECK (liveness = 'process' OR liveness = 'worker'),
+    CHECK (lease_ttl_ms > 0),
+    CHECK (attempt >= 0),
+    CHECK (max_attempts >= 1),
+    CHECK (deferrals >= 0),
+    CHECK (orphans >= 0),
+    CHECK (fence >= 0),
+    CHECK (progress BETWEEN 0 AND 1)
+);
+
+CREATE INDEX tasks_ready ON tasks (queue, priority DESC, id) WHERE state = 'ready';
+CREATE INDEX tasks_due ON tasks (run_at) WHERE state = 'scheduled';
+CREATE INDEX tasks_running ON tasks (owner) WHERE state = 'running';
+CREATE INDEX tasks_endings ON tasks (owner) WHERE ending IS NOT NULL;
+CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
+CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
+
+CREATE TABLE runs (
+    id {row_id},
+    task_id BIGINT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    uid TEXT NOT NULL UNIQUE,
+    attempt BIGINT NOT NULL,
+    fence BIGINT NOT NULL,
+    lock TEXT NOT NULL,
+    node TEXT NOT NULL,
+    claimed_at BIGINT NOT NULL,
+    started_at BIGINT,
+    ended_at BIGINT,
+    outcome TEXT,
+    reason TEXT,
+    exit_code BIGINT,
+    signal BIGINT,
+    pid BIGINT,
+    last_heartbeat_at BIGINT,
+    lease_expires_at BIGINT,
+    progress DOUBLE PRECISION,
+    note TEXT,
+    declared TEXT,
+    declared_detail TEXT,
+    result TEXT,
+    error TEXT,
+    max_rss_bytes BIGINT,
+    cpu_seconds DOUBLE PRECISION,
+    output_path TEXT NOT NULL,
+    output_tail TEXT,
+
+    UNIQUE (task_id, fence),
+    CHECK (outcome = 'succeeded' OR outcome = 'failed' OR outcome = 'lost'
+           OR outcome = 'timed_out' OR outcome = 'stalled' OR outcome = 'oom_killed'
+           OR outcome = 'spawn_failed' OR outcome = 'deferred' OR outcome = 'held'
+           OR outcome = 'cancelled' OR outcome = 'released' OR outcome = 'orphaned'),
+    CHECK (CASE WHEN outcome IS NULL THEN ended_at IS NULL AND reason IS NULL
+           ELSE ended_at IS NOT NULL AND reason IS NOT NULL END),
+    CHECK (declared = 'succeed' OR declared = 'fail' OR declared = 'defer' OR declared = 'hold'),
+    CHECK (attempt >= 1),
+    CHECK (fence >= 1)
+);
+"""
+
+#: What each version of the schema did to the one before. Append; never edit what was released.
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+
+_META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"
+_WRITE_META = """
+INSERT INTO meta (key, value) VALUES (:key, :value)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value
+"""
+_TABLES = """
+SELECT EXISTS (SELECT 1 FROM tasks), EXISTS (SELECT 1 FROM runs), EXISTS (SELECT 1 FROM nodes)
+"""
+
+
+def create(engine: Engine, migrations: Sequence[str] = MIGRATIONS) -> str:
+    """Make the schema in an empty database; return the new store's identity."""
+    identity = str(uuid.uuid4())
+    with transaction(engine, write=True):
+        _apply(engine, migrations)
+        engine.change(_WRITE_META, {"key": "store_id", "value": identity})
+        engine.change(_WRITE_META, {"key": "schema_version", "value": str(len(migrations))})
+    return identity
+
+
+def adopt(engine: Engine, migrations: Sequence[str] = MIGRATIONS) -> str:
+    """Bring an existing database up to date; return the store's identity.
+
+    Raises `StoreUnusable` when it is no store, misses a table, or a newer dispatcher made it.
+    """
+    with transaction(engine, write=False):
+        version, identity = _read_meta(engine, known=len(migrations))
+        engine.rows(_TABLES)
+    if version < len(migrations):
+        with transaction(engine, write=True):
+            # Somebody else may have been faster.
+            version, identity = _read_meta(engine, known=len(migrations))
+            _apply(engine, migrations[version:])
+            engine.change(_WRITE_META, {"key": "schema_version", "value": str(len(migrations))})
+    return identity
+
+
+def _read_meta(engine: Engine, *, known: int) -> tuple[int, str]:
+    meta: dict[str, str] = dict(engine.rows(_META))
+    version, identity = meta.get("schema_version", ""), meta.get("store_id", "")
+    if not (version.isascii() and version.isdigit() and identity):
+        raise StoreUnusable(
+            f"the store's table `meta` lost its version or identity ({meta}); "
+            "restore the database from a backup"
+        )
+    if int(version) > known:
+        raise StoreUnusable(
+            f"the store was made by a newer dispatcher (schema {version}, this one knows {known}); "
+            "upgrade this dispatcher"
+        )
+    return int(version), identity
+
+
+def _apply(engine: Engine, migrations: Sequence[str]) -> None:
+    for text in migrations:
+        for statement in text.format(row_id=engine.dialect.row_id).split(";"):
+            if statement.strip():
+                engine.change(statement)

@@ -1,0 +1,220 @@
+"""Opening a store by its URL: made when it never existed, refused when it is not what was left."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from dispatcher.errors import ConfigError, StoreUnavailable, StoreUnusable
+from dispatcher.locks import Held, hold
+from dispatcher.store import migrate
+from dispatcher.store.api import Store
+from dispatcher.store.filesystems import MOUNTINFO, network_filesystem
+from dispatcher.store.sql import SqlStore
+from dispatcher.store.sqlite import SqliteEngine
+from dispatcher.times import StoreTime, wall_clock
+
+_SQLITE: Final = "sqlite://"
+_IN_MEMORY: Final = ("", "/:memory:")
+
+
+def open_store(
+    url: str,
+    *,
+    state_dir: Path,
+    patience: float,
+    create: bool = True,
+    clock: Callable[[], StoreTime] = wall_clock,
+    mountinfo: Path = MOUNTINFO,
+) -> Store:
+    """Open the store that `url` names: ``sqlite:///PATH``, or ``sqlite://`` for one in memory.
+
+    `patience` is how many seconds a transaction may wait for other writers; `clock` is the store
+    time of an embedded store. A missing database is made if `create` says so and the state
+    directory does not remember one. Which store it is, is remembered there if nothing is yet;
+    whether it is another than the remembered one, the caller asks with `remembered_identity`.
+
+    Raises `ConfigError` for a URL that names no store, `StoreUnusable` for a database that is not
+    what was left or cannot be made, `StoreUnavailable` for one that does not answer in time.
+    """
+    path = database_path(url)
+    if path is None:
+        engine = SqliteEngine(None, patience=patience, clock=clock)
+        return SqlStore(engine, migrate.create(engine))
+    _refuse_network(path, mountinfo)
+    if _size(path) is None:
+        _refuse_remainders(path, state_dir)
+        if not create:
+            raise StoreUnusable(f"{path} does not exist; the first `dispatcher run` makes it")
+        _create(path.resolve())
+    if _size(path) == 0:
+        raise StoreUnusable(
+            f"{path} is empty, and nothing is made over a file that existed; "
+            "restore it from a backup, or remove it"
+        )
+    engine = SqliteEngine(path, patience=patience, clock=clock)
+    try:
+        store = SqlStore(engine, migrate.adopt(engine))
+        if remembered_identity(state_dir) is None:
+            remember_identity(state_dir, store.identity)
+    except BaseException:
+        engine.close()
+        raise
+    return store
+
+
+def database_path(url: str) -> Path | None:
+    """Return the database file that a store URL names; None if that store is in memory.
+
+    Raises `ConfigError` when the URL names no store.
+    """
+    if url.startswith(("postgresql:", "postgres:")):
+        raise ConfigError("store.url: PostgreSQL is not supported yet by this version")
+    path = url.removeprefix(_SQLITE)
+    if path != url and path in _IN_MEMORY:
+        return None
+    # Others write four slashes for an absolute path and three for a relative one.
+    if path == url or not path.startswith("/") or len(Path(path).parts) < 3:
+        raise ConfigError(
+            f"store.url: {url!r} is not sqlite:// and an absolute path, "
+            "as in sqlite:///var/lib/dispatcher/tasks.db"
+        )
+    return Path("/" + path.lstrip("/"))
+
+
+def lock_database(url: str, *, state_dir: Path) -> Held:
+    """Make this process the one daemon on a database, until it lets go or dies.
+
+    Raises `AlreadyHeld`, which names the other's pid and state directory; `ConfigError` when the
+    URL names no store; `StoreUnusable` when its directory cannot be made.
+    """
+    path = database_path(url)
+    if path is None:
+        return Held(None)
+    path = path.resolve()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _denied(error) from error
+    return hold(Path(f"{path}.lock"), f"the database {path}", holder=f"state directory {state_dir}")
+
+
+def remembered_identity(state_dir: Path) -> str | None:
+    """Return the id of the store that a state directory worked on last; None if on none yet."""
+    try:
+        return _identity_file(state_dir).read_text("utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _denied(error) from error
+
+
+def remember_identity(state_dir: Path, identity: str) -> None:
+    """Write, atomically, which store a state directory works on."""
+    file = _identity_file(state_dir)
+    temporary = file.with_name(f"{file.name}.new-{os.urandom(4).hex()}")
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with temporary.open("x", encoding="utf-8") as out:
+            out.write(f"{identity}\n")
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.rename(file)
+        _sync_directory(state_dir)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise _denied(error) from error
+
+
+def _identity_file(state_dir: Path) -> Path:
+    return state_dir / "store-id"
+
+
+def _size(path: Path) -> int | None:
+    """Return a file's size; None if there is no file. Never opens it: see `sqlite`."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _denied(error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreUnusable(f"{path} is not a file; let store.url name one")
+    return status.st_size
+
+
+def _refuse_network(path: Path, mountinfo: Path) -> None:
+    filesystem = network_filesystem(
+        path.resolve(), mountinfo.read_text("utf-8", errors="surrogateescape")
+    )
+    if filesystem is not None:
+        raise StoreUnusable(
+            f"{path} is on {filesystem}, a network filesystem, where SQLite loses data; "
+            "let store.url name a file on a local disk, or a PostgreSQL server"
+        )
+
+
+def _refuse_remainders(path: Path, state_dir: Path) -> None:
+    """Refuse to make a database where there was one."""
+    wal = Path(f"{path.resolve()}-wal")
+    has_wal, identity = wal.exists(), remembered_identity(state_dir)
+    # Asked last: who made the database meanwhile made it before these.
+    if _size(path) is not None:
+        return
+    if has_wal:
+        # SQLite would replay it into the new database.
+        raise StoreUnusable(
+            f"{path} is missing, and {wal} holds its last commits; "
+            "restore it from a backup, or remove that file to start anew without its tasks"
+        )
+    if identity is not None:
+        raise StoreUnusable(
+            f"{path} is missing, and {_identity_file(state_dir)} remembers its store {identity}; "
+            "restore it from a backup, or remove that file to start anew without its tasks"
+        )
+
+
+def _create(path: Path) -> None:
+    """Make the database beside its place, whole, and link it there; others may be faster."""
+    temporary = path.with_name(f"{path.name}.new-{os.urandom(4).hex()}")
+    wal = Path(f"{temporary}-wal")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.touch(mode=0o600, exist_ok=False)
+        engine = SqliteEngine(temporary, patience=0)
+        try:
+            migrate.create(engine)
+        finally:
+            engine.close()
+        # SQLite removes it once all of it is in the database.
+        if wal.exists():
+            raise StoreUnavailable(f"{path} could not be written; is there room?")
+        with suppress(FileExistsError):
+            path.hardlink_to(temporary)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise _denied(error) from error
+    finally:
+        for file in (temporary, wal, Path(f"{temporary}-shm")):
+            with suppress(OSError):
+                file.unlink()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _denied(error: OSError) -> StoreUnusable:
+    return StoreUnusable(
+        f"{error.filename}: {error.strerror}; "
+        "the store and its state directory need room, and this user's permission to write"
+    )

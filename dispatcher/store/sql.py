@@ -1,0 +1,264 @@
+"""The store: one SQL text, on whatever engine."""
+
+# ruff: noqa: ARG002, D102 -- the methods, their arguments and their contracts are the Protocol's.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Final
+
+from dispatcher.model import (
+    FINISHED,
+    Claim,
+    Liveness,
+    NewTask,
+    Node,
+    OpenRun,
+    Outcome,
+    Pruned,
+    Run,
+    Settlement,
+    Submitted,
+    Task,
+    TaskFilter,
+    TaskState,
+)
+from dispatcher.store import statements
+from dispatcher.store.api import Store
+from dispatcher.store.engine import Engine, Row, transaction
+from dispatcher.store.values import (
+    command_from,
+    node_from,
+    of_filter,
+    of_new_task,
+    of_settlement,
+    open_run_from,
+    run_from,
+    strings_from,
+    task_from,
+)
+from dispatcher.times import StoreTime
+from dispatcher.wire import RunUid
+
+#: States that an operator's `retry` leaves.
+RETRIABLE: Final = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
+
+
+class SqlStore:
+    """The `Store` on an engine whose schema `migrate` has prepared."""
+
+    def __init__(self, engine: Engine, identity: str) -> None:
+        self._engine = engine
+        self._identity = identity
+        dialect = engine.dialect
+        self._ready = statements.READY + dialect.skip_locked
+        self._due = statements.DUE + dialect.skip_locked
+        self._state = statements.STATE + dialect.lock_row
+        self._tasks = statements.TASKS.format(each_label=dialect.each_label)
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    def transaction(self) -> AbstractContextManager[StoreTime]:
+        return transaction(self._engine, write=True)
+
+    def snapshot(self) -> AbstractContextManager[StoreTime]:
+        return transaction(self._engine, write=False)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    # Submitting ------------------------------------------------------------------------
+
+    def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
+        if rows := self._engine.rows(statements.SUBMIT, of_new_task(task, now)):
+            return Submitted(rows[0][0], created=True)
+        ((task_id,),) = self._engine.rows(
+            statements.TASK_WITH_KEY, {"queue": task.queue, "key": task.key}
+        )
+        return Submitted(task_id, created=False)
+
+    # The daemon's work -----------------------------------------------------------------
+
+    def move_due(self, *, limit: int, now: StoreTime) -> int:
+        due = self._engine.rows(self._due, {"limit": limit, "now": now})
+        self._engine.change_each(statements.MAKE_READY, [{"id": task_id} for (task_id,) in due])
+        return len(due)
+
+    def next_due(self) -> StoreTime | None:
+        rows = self._engine.rows(statements.NEXT_DUE)
+        return rows[0][0] if rows else None
+
+    def ready_queues(self, *, after: str, limit: int) -> list[str]:
+        behind = self._engine.rows(statements.READY_QUEUES, {"after": after, "limit": limit})
+        if len(behind) < limit:
+            # From the beginning: what comes twice stands behind `after`, so at this list's end.
+            first = self._engine.rows(statements.READY_QUEUES, {"after": "", "limit": limit})
+            behind += [row for row in first if row not in behind]
+        return [queue for (queue,) in behind[:limit]]
+
+    def claim(
+        self, queue: str, *, limit: int, node: str, output_dir: str, now: StoreTime
+    ) -> list[Claim]:
+        ready = self._engine.rows(self._ready, {"queue": queue, "limit": limit})
+        return [self._claim(row, queue, node, output_dir, now) for row in ready]
+
+    def _claim(self, row: Row, queue: str, node: str, output_dir: str, now: StoreTime) -> Claim:
+        task_id, command, payload, cwd, env, liveness, lease_ttl_ms, attempts, fence = row
+        last_outcome, last_output = self._last_run(task_id, node) if fence else (None, None)
+        uid, lock = _secret(), _secret()
+        values = {
+            "task_id": task_id,
+            "uid": uid,
+            "lock": lock,
+            "attempt": attempts + 1,
+            "fence": fence + 1,
+            "node": node,
+            "now": now,
+            "lease_expires_at": now + lease_ttl_ms,
+            "output_path": f"{output_dir}/{uid}.log",
+        }
+        self._engine.change(statements.CLAIM, values)
+        return Claim(
+            task_id=task_id,
+            run_id=self._engine.insert(statements.OPEN, values),
+            run_uid=RunUid(uid),
+            fence=fence + 1,
+            lock=lock,
+            attempt=attempts + 1,
+            queue=queue,
+            command=command_from(command),
+            payload=payload,
+            cwd=cwd,
+            env=strings_from(env),
+            liveness=Liveness(liveness),
+            lease_ttl_ms=lease_ttl_ms,
+            lease_expires_at=StoreTime(now + lease_ttl_ms),
+            output_path=f"{output_dir}/{uid}.log",
+            last_outcome=last_outcome,
+            previous_output_path=last_output,
+        )
+
+    def _last_run(self, task_id: int, node: str) -> tuple[Outcome | None, str | None]:
+        rows = self._engine.rows(statements.LAST_RUN, {"task_id": task_id})
+        if not rows:
+            return None, None
+        outcome, ran_on, output_path = rows[0]
+        return outcome and Outcome(outcome), output_path if ran_on == node else None
+
+    def record_started(
+        self, uid: RunUid, *, pid: int, started_at: StoreTime, now: StoreTime
+    ) -> bool:
+        values = {"uid": uid, "pid": pid, "started_at": started_at, "now": now}
+        if not self._engine.change(statements.RECORD_STARTED, values):
+            return False
+        self._engine.change(statements.BEGIN_LEASE, values)
+        return True
+
+    def record_leader_exit(
+        self, uid: RunUid, *, exit_code: int | None, signal: int | None, now: StoreTime
+    ) -> bool:
+        values = {"uid": uid, "exit_code": exit_code, "signal": signal}
+        return self._engine.change(statements.RECORD_LEADER_EXIT, values) > 0
+
+    def open_run(self, uid: RunUid) -> OpenRun | None:
+        rows = self._engine.rows(statements.OPEN_RUN, {"uid": uid})
+        return open_run_from(rows[0]) if rows else None
+
+    def open_runs(self, node: str) -> list[OpenRun]:
+        return [
+            open_run_from(row) for row in self._engine.rows(statements.OPEN_RUNS, {"node": node})
+        ]
+
+    def endings(self, node: str) -> list[OpenRun]:
+        return [open_run_from(row) for row in self._engine.rows(statements.ENDINGS, {"node": node})]
+
+    def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
+        values = {
+            "uid": uid,
+            "ending": ending.value,
+            "reason": reason,
+            "lock": _secret(),
+        }
+        return self._engine.change(statements.BEGIN_ENDING, values) > 0
+
+    def settle(self, settlement: Settlement, *, now: StoreTime) -> bool:
+        values = of_settlement(settlement, now)
+        if not self._engine.change(statements.CLOSE, values):
+            return False
+        self._engine.change(statements.MOVE_ON, values)
+        return True
+
+    def has_unfinished(self) -> bool:
+        ((unfinished,),) = self._engine.rows(statements.HAS_UNFINISHED)
+        return bool(unfinished)
+
+    def record_node(self, node: Node) -> None:
+        self._engine.change(statements.RECORD_NODE, asdict(node))
+
+    # Operators -------------------------------------------------------------------------
+
+    def cancel(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
+        rows = self._engine.rows(self._state, {"id": task_id})
+        if not rows:
+            return None
+        state, run_uid = TaskState(rows[0][0]), rows[0][1]
+        if state is TaskState.RUNNING:
+            self.begin_ending(run_uid, Outcome.CANCELLED, reason, now=now)
+        elif state not in FINISHED:
+            self._engine.change(statements.CANCEL, {"id": task_id, "reason": reason, "now": now})
+        return state
+
+    def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
+        rows = self._engine.rows(self._state, {"id": task_id})
+        if not rows:
+            return None
+        state = TaskState(rows[0][0])
+        if state in RETRIABLE:
+            self._engine.change(statements.RETRY, {"id": task_id, "now": now})
+        return state
+
+    def prune(self, *, before: StoreTime, limit: int) -> Pruned:
+        rows = self._engine.rows(statements.PRUNED, {"before": before, "limit": limit})
+        tasks = {task_id for task_id, _ in rows}
+        self._engine.change_each(statements.DELETE, [{"id": task_id} for task_id in tasks])
+        return Pruned(len(tasks), tuple(path for _, path in rows if path is not None))
+
+    def prunable(self, *, before: StoreTime) -> int:
+        ((tasks,),) = self._engine.rows(statements.PRUNABLE, {"before": before})
+        return int(tasks)
+
+    # Reading ---------------------------------------------------------------------------
+
+    def task(self, task_id: int) -> Task | None:
+        rows = self._engine.rows(statements.TASK, {"id": task_id})
+        return task_from(rows[0]) if rows else None
+
+    def tasks(self, wanted: TaskFilter) -> list[Task]:
+        rows = self._engine.rows(self._tasks, of_filter(wanted))
+        return [task_from(row) for row in rows]
+
+    def runs(self, task_id: int) -> list[Run]:
+        rows = self._engine.rows(statements.RUNS, {"task_id": task_id})
+        return [run_from(row) for row in rows]
+
+    def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
+        counts: dict[str, dict[TaskState, int]] = {}
+        for queue, state, tasks in self._engine.rows(statements.COUNTS):
+            counts.setdefault(queue, {})[TaskState(state)] = tasks
+        return counts
+
+    def nodes(self) -> Sequence[Node]:
+        return [node_from(row) for row in self._engine.rows(statements.NODES)]
+
+
+def _secret() -> str:
+    """Return 128 random bits in hex, as `secrets` does, without the 10 ms that its import takes."""
+    return os.urandom(16).hex()
+
+
+fits: type[Store] = SqlStore

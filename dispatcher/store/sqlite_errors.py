@@ -1,0 +1,64 @@
+"""What SQLite's errors mean to the store, and what the user can do about them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from pysqlite3 import dbapi2
+
+from dispatcher.errors import DispatcherError, StoreRefused, StoreUnavailable, StoreUnusable
+
+# SQLite's result codes, by what they ask for.
+BUSY: Final = frozenset({5, 6})  # BUSY, LOCKED
+_FAILED: Final = frozenset({7, 9, 10, 13, 15})  # NOMEM, INTERRUPT, IOERR, FULL, PROTOCOL
+REFUSED: Final = frozenset({18, 19, 20, 25})  # TOOBIG, CONSTRAINT, MISMATCH, RANGE
+_DENIED: Final = frozenset({3, 8, 14, 23})  # PERM, READONLY, CANTOPEN, AUTH
+_ALTERED: Final = frozenset({1, 11, 17, 26})  # ERROR, CORRUPT, SCHEMA, NOTADB
+_CANTOPEN: Final = 14
+FULL: Final = 13
+
+# Raised by the binding of a value that no column can hold.
+_BAD_VALUES: Final = (OverflowError, UnicodeEncodeError)
+ERRORS: Final = (dbapi2.Error, *_BAD_VALUES)
+
+
+def code_of(error: Exception) -> int | None:
+    """Return SQLite's result code of an error; None if SQLite never saw the statement."""
+    return getattr(error, "sqlite_errorcode", None)
+
+
+def translated(error: Exception, path: Path | None, patience: float) -> DispatcherError:
+    """Return the store's error for one of `ERRORS`."""
+    code, name = code_of(error), path or "the database in memory"
+    if code in BUSY:
+        return StoreUnavailable(
+            f"{name}: another process holds the write lock for more than {patience:g} s"
+        )
+    # With permission to open the files, it was descriptors or memory that wanted.
+    if code in _FAILED or (code == _CANTOPEN and (path is None or is_writable(path))):
+        return StoreUnavailable(f"{name}: {error}")
+    if code in _DENIED:
+        return denied(name, error)
+    if code in _ALTERED:
+        return StoreUnusable(
+            f"{name} is damaged, or no database of dispatcher ({error}); "
+            "restore it from a backup, or let store.url name another file"
+        )
+    return StoreRefused(str(error))
+
+
+def denied(name: Path | str, why: object) -> StoreUnusable:
+    """Return the error of a database that this user may not write."""
+    return StoreUnusable(
+        f"{name} cannot be written ({why}); "
+        "give this user write permission on the file and its directory"
+    )
+
+
+def is_writable(path: Path) -> bool:
+    """Tell whether this user may write a database file, and make files beside it."""
+    return os.access(path, os.R_OK | os.W_OK, effective_ids=True) and os.access(
+        path.parent, os.W_OK | os.X_OK, effective_ids=True
+    )

@@ -1,0 +1,208 @@
+"""The store's statements, each one whole. No clock in them, no arithmetic between parameters.
+
+A limit is cast because SQLite plans a statement anew, each time, for a bare parameter there.
+"""
+
+from __future__ import annotations
+
+SUBMIT = """
+INSERT INTO tasks (state, reason, queue, priority, key, liveness, lease_ttl_ms, max_attempts,
+                   created_at, run_at, cwd, labels, env, command, payload)
+VALUES (:state, :reason, :queue, :priority, :key, :liveness, :lease_ttl_ms, :max_attempts,
+        :now, :run_at, :cwd, :labels, :env, :command, :payload)
+ON CONFLICT (queue, key) WHERE key IS NOT NULL DO NOTHING
+RETURNING id
+"""
+
+TASK_WITH_KEY = "SELECT id FROM tasks WHERE queue = :queue AND key = :key"
+
+DUE = """
+SELECT id FROM tasks WHERE state = 'scheduled' AND run_at <= :now
+ORDER BY run_at LIMIT CAST(:limit AS BIGINT)
+"""
+
+MAKE_READY = "UPDATE tasks SET state = 'ready', reason = 'its time has come' WHERE id = :id"
+
+NEXT_DUE = "SELECT run_at FROM tasks WHERE state = 'scheduled' ORDER BY run_at LIMIT 1"
+
+# Jumps from one queue to the next: as many steps as queues, however many rows they have.
+READY_QUEUES = """
+WITH RECURSIVE ready (queue) AS (
+    SELECT (SELECT queue FROM tasks WHERE state = 'ready' AND queue > :after
+            ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT tasks.queue FROM tasks WHERE state = 'ready' AND tasks.queue > ready.queue
+            ORDER BY tasks.queue LIMIT 1)
+    FROM ready WHERE ready.queue IS NOT NULL
+)
+SELECT queue FROM ready WHERE queue IS NOT NULL LIMIT CAST(:limit AS BIGINT)
+"""
+
+READY = """
+SELECT id, command, payload, cwd, env, liveness, lease_ttl_ms, attempt, fence
+FROM tasks WHERE state = 'ready' AND queue = :queue
+ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT)
+"""
+
+LAST_RUN = """
+SELECT outcome, node, output_path FROM runs WHERE task_id = :task_id ORDER BY fence DESC LIMIT 1
+"""
+
+CLAIM = """
+UPDATE tasks SET state = 'running', reason = 'claimed', fence = :fence, lock = :lock,
+    owner = :node, run_uid = :uid, lease_expires_at = :lease_expires_at
+WHERE id = :task_id
+"""
+
+OPEN = """
+INSERT INTO runs (task_id, uid, attempt, fence, lock, node, claimed_at, output_path)
+VALUES (:task_id, :uid, :attempt, :fence, :lock, :node, :now, :output_path)
+"""
+
+RECORD_STARTED = """
+UPDATE runs SET pid = :pid, started_at = :started_at WHERE uid = :uid AND outcome IS NULL
+"""
+
+BEGIN_LEASE = """
+UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms
+WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
+"""
+
+RECORD_LEADER_EXIT = """
+UPDATE runs SET exit_code = :exit_code, signal = :signal WHERE uid = :uid AND outcome IS NULL
+"""
+
+OPEN_RUN = """
+SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
+    tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
+    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
+FROM runs JOIN tasks ON tasks.id = runs.task_id
+WHERE runs.uid = :uid AND runs.outcome IS NULL
+"""
+
+OPEN_RUNS = """
+SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
+    tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
+    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
+FROM tasks JOIN runs ON runs.uid = tasks.run_uid
+WHERE tasks.state = 'running' AND tasks.owner = :node
+ORDER BY runs.id
+"""
+
+ENDINGS = """
+SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
+    tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
+    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
+FROM tasks JOIN runs ON runs.uid = tasks.run_uid
+WHERE tasks.ending IS NOT NULL AND tasks.owner = :node
+ORDER BY runs.id
+"""
+
+BEGIN_ENDING = """
+UPDATE tasks SET ending = :ending, ending_reason = :reason, reason = :reason, lock = :lock
+WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid AND ending IS NULL
+"""
+
+CLOSE = """
+UPDATE runs SET outcome = :outcome, reason = :run_reason, error = :error, ended_at = :ended_at,
+    started_at = COALESCE(:started_at, started_at), pid = COALESCE(:pid, pid),
+    exit_code = COALESCE(:exit_code, exit_code), signal = COALESCE(:signal, signal),
+    output_tail = COALESCE(:output_tail, output_tail),
+    max_rss_bytes = COALESCE(:max_rss_bytes, max_rss_bytes),
+    cpu_seconds = COALESCE(:cpu_seconds, cpu_seconds),
+    (lease_expires_at, last_heartbeat_at, progress, note) =
+        (SELECT lease_expires_at, last_heartbeat_at, progress, note
+         FROM tasks WHERE tasks.id = runs.task_id AND tasks.run_uid = runs.uid)
+WHERE uid = :uid AND outcome IS NULL
+"""
+
+MOVE_ON = """
+UPDATE tasks SET state = :state, reason = :reason, run_at = COALESCE(:run_at, run_at),
+    finished_at = :finished_at, attempt = :attempts, deferrals = :deferrals, orphans = :orphans,
+    lock = NULL, lease_expires_at = NULL, owner = NULL, run_uid = NULL, takeover_at = NULL,
+    ending = NULL, ending_reason = NULL, last_heartbeat_at = NULL, progress = NULL, note = NULL
+WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
+"""
+
+HAS_UNFINISHED = """
+SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'running')
+    OR EXISTS (SELECT 1 FROM tasks WHERE state = 'ready')
+    OR EXISTS (SELECT 1 FROM tasks WHERE state = 'scheduled')
+"""
+
+RECORD_NODE = """
+INSERT INTO nodes (id, boot_id, pid_namespace, hostname, slots, seen_at, seen_interval_ms)
+VALUES (:id, :boot_id, :pid_namespace, :hostname, :slots, :seen_at, :seen_interval_ms)
+ON CONFLICT (id) DO UPDATE SET boot_id = excluded.boot_id,
+    pid_namespace = excluded.pid_namespace, hostname = excluded.hostname, slots = excluded.slots,
+    seen_at = excluded.seen_at, seen_interval_ms = excluded.seen_interval_ms
+"""
+
+STATE = "SELECT state, run_uid FROM tasks WHERE id = :id"
+
+CANCEL = """
+UPDATE tasks SET state = 'cancelled', reason = :reason, finished_at = :now WHERE id = :id
+"""
+
+RETRY = """
+UPDATE tasks SET state = 'ready', reason = 'retried by operator', run_at = :now,
+    finished_at = NULL, attempt = 0, deferrals = 0, orphans = 0
+WHERE id = :id
+"""
+
+PRUNABLE = "SELECT count(*) FROM tasks WHERE finished_at < :before"
+
+PRUNED = """
+SELECT old.id, runs.output_path
+FROM (SELECT id FROM tasks WHERE finished_at < :before
+      ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT)) AS old
+LEFT JOIN runs ON runs.task_id = old.id
+"""
+
+DELETE = "DELETE FROM tasks WHERE id = :id"
+
+# The columns stand in the order of `model.Task`.
+TASK = """
+SELECT id, state, reason, queue, priority, command, payload, cwd, env, key, labels, liveness,
+    lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
+    created_at, run_at, finished_at
+FROM tasks WHERE id = :id
+"""
+
+# A state that is not wanted is NULL, which equals nothing. The casts tell a typed database what a
+# parameter that may be NULL is.
+TASKS = """
+SELECT id, state, reason, queue, priority, command, payload, cwd, env, key, labels, liveness,
+    lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
+    created_at, run_at, finished_at
+FROM tasks
+WHERE state IN (:waiting, :scheduled, :ready, :running, :held, :succeeded, :failed, :cancelled)
+    AND queue = COALESCE(CAST(:queue AS TEXT), queue)
+    AND id < :before_id
+    AND (CAST(:label AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM {each_label} AS label WHERE label.key = :label AND label.value = :labelled))
+ORDER BY id DESC LIMIT CAST(:limit AS BIGINT)
+"""
+
+# The columns stand in the order of `model.Run`. Lease and beats of the open run are its task's.
+RUNS = """
+SELECT runs.id, runs.uid, runs.task_id, runs.attempt, runs.fence, runs.outcome, runs.reason,
+    runs.exit_code, runs.signal, runs.pid, runs.node,
+    runs.claimed_at, runs.started_at, runs.ended_at,
+    COALESCE(tasks.last_heartbeat_at, runs.last_heartbeat_at),
+    COALESCE(tasks.lease_expires_at, runs.lease_expires_at),
+    COALESCE(tasks.progress, runs.progress), COALESCE(tasks.note, runs.note),
+    runs.result, runs.error, runs.output_tail, runs.max_rss_bytes, runs.cpu_seconds,
+    runs.output_path
+FROM runs LEFT JOIN tasks ON tasks.id = runs.task_id AND tasks.run_uid = runs.uid
+WHERE runs.task_id = :task_id
+ORDER BY runs.fence
+"""
+
+COUNTS = "SELECT queue, state, count(*) FROM tasks GROUP BY queue, state ORDER BY queue, state"
+
+# In the order of `model.Node`.
+NODES = """
+SELECT id, boot_id, pid_namespace, hostname, slots, seen_at, seen_interval_ms
+FROM nodes ORDER BY hostname, id
+"""

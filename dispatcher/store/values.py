@@ -1,0 +1,158 @@
+"""The model's values from rows, and the parameters of statements from the model's values."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Final
+
+import msgspec
+
+from dispatcher.errors import StoreRefused
+from dispatcher.model import (
+    FINISHED,
+    Liveness,
+    NewTask,
+    Node,
+    OpenRun,
+    Outcome,
+    Run,
+    Settlement,
+    Task,
+    TaskFilter,
+    TaskState,
+)
+from dispatcher.store.engine import Row, Values
+from dispatcher.times import StoreTime
+
+#: Outcomes of which people ask what went wrong: their reason is the run's error.
+WRONG: Final = frozenset(Outcome) - {
+    Outcome.SUCCEEDED,
+    Outcome.CANCELLED,
+    Outcome.RELEASED,
+    Outcome.DEFERRED,
+    Outcome.HELD,
+}
+
+#: Above every id.
+NO_ID: Final = 2**63 - 1
+
+_TASK: Final = tuple(field.name for field in fields(Task))
+_RUN: Final = tuple(field.name for field in fields(Run))
+_NODE: Final = tuple(field.name for field in fields(Node))
+
+command_from = msgspec.json.Decoder(tuple[str, ...]).decode
+strings_from = msgspec.json.Decoder(dict[str, str]).decode
+
+
+def _json(value: object) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError as error:
+        raise StoreRefused(f"not Unicode text: {error}") from error
+
+
+def of_new_task(task: NewTask, now: StoreTime) -> Values:
+    """Return the parameters of `statements.SUBMIT`. Raises `StoreRefused` on broken Unicode."""
+    return {
+        "state": "scheduled" if task.delay_ms else "ready",
+        "reason": "delayed by its submitter" if task.delay_ms else "submitted",
+        "queue": task.queue,
+        "priority": task.priority,
+        "key": task.key,
+        "liveness": task.liveness.value,
+        "lease_ttl_ms": task.lease_ttl_ms,
+        "max_attempts": task.max_attempts,
+        "now": now,
+        "run_at": now + task.delay_ms,
+        "cwd": task.cwd,
+        "labels": _json(task.labels),
+        "env": _json(task.env),
+        "command": _json(task.command),
+        "payload": task.payload,
+    }
+
+
+def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
+    """Return the parameters of `statements.CLOSE` and `statements.MOVE_ON`."""
+    return {
+        "uid": settlement.run_uid,
+        "outcome": settlement.outcome.value,
+        "run_reason": settlement.run_reason,
+        "error": settlement.run_reason if settlement.outcome in WRONG else None,
+        "ended_at": settlement.ended_at,
+        "started_at": settlement.started_at,
+        "pid": settlement.pid,
+        "exit_code": settlement.exit_code,
+        "signal": settlement.signal,
+        "output_tail": settlement.output_tail,
+        "max_rss_bytes": settlement.max_rss_bytes,
+        "cpu_seconds": settlement.cpu_seconds,
+        "state": settlement.state.value,
+        "reason": settlement.reason,
+        "run_at": settlement.run_at,
+        "finished_at": now if settlement.state in FINISHED else None,
+        "attempts": settlement.attempts,
+        "deferrals": settlement.deferrals,
+        "orphans": settlement.orphans,
+    }
+
+
+def of_filter(wanted: TaskFilter) -> Values:
+    """Return the parameters of `statements.TASKS`."""
+    states = frozenset(TaskState) if wanted.states is None else wanted.states
+    label, labelled = wanted.label or (None, None)
+    return {
+        **{state.value: state.value if state in states else None for state in TaskState},
+        "queue": wanted.queue,
+        "before_id": NO_ID if wanted.before_id is None else wanted.before_id,
+        "label": label,
+        "labelled": labelled,
+        "limit": wanted.limit,
+    }
+
+
+def open_run_from(row: Row) -> OpenRun:
+    """Return the value of a row of `statements.OPEN_RUN` and its kind."""
+    return OpenRun(
+        task_id=row[0],
+        run_id=row[1],
+        run_uid=row[2],
+        fence=row[3],
+        attempt=row[4],
+        queue=row[5],
+        liveness=Liveness(row[6]),
+        lease_ttl_ms=row[7],
+        ending=row[8] and Outcome(row[8]),
+        ending_reason=row[9],
+        pid=row[10],
+        exit_code=row[11],
+        signal=row[12],
+        attempts=row[13],
+        max_attempts=row[14],
+        deferrals=row[15],
+        orphans=row[16],
+    )
+
+
+def task_from(row: Row) -> Task:
+    """Return the value of a row of `statements.TASK` and `TASKS`."""
+    named = dict(zip(_TASK, row, strict=True))
+    named["state"] = TaskState(named["state"])
+    named["command"] = command_from(named["command"])
+    named["env"] = strings_from(named["env"])
+    named["labels"] = strings_from(named["labels"])
+    named["liveness"] = Liveness(named["liveness"])
+    named["ending"] = named["ending"] and Outcome(named["ending"])
+    return Task(**named)
+
+
+def run_from(row: Row) -> Run:
+    """Return the value of a row of `statements.RUNS`."""
+    named = dict(zip(_RUN, row, strict=True))
+    named["outcome"] = named["outcome"] and Outcome(named["outcome"])
+    return Run(**named)
+
+
+def node_from(row: Row) -> Node:
+    """Return the value of a row of `statements.NODES`."""
+    return Node(**dict(zip(_NODE, row, strict=True)))

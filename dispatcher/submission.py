@@ -1,0 +1,171 @@
+"""What may be submitted: a task's options, their limits, and a remedy for each mistake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import msgspec
+
+from dispatcher import durations
+from dispatcher.config import Config
+from dispatcher.errors import InvalidTask
+from dispatcher.model import Liveness, NewTask
+from dispatcher.settings import NAME
+
+#: Bytes of a command with its arguments: what one argument may have, so what every host can exec.
+MAX_COMMAND = 128 * 1024
+
+#: Bytes of a payload.
+MAX_PAYLOAD = 1024 * 1024
+
+#: Bytes of a task's environment as JSON, so that command, payload and it fit one line to the
+#: executor even where every character needs an escape.
+MAX_ENVIRONMENT = 1024 * 1024
+
+#: Bytes of a path: PATH_MAX without its NUL.
+MAX_PATH = 4095
+
+MAX_LABELS = 64
+MAX_DELAY = durations.parse("3650d")
+
+_NAME = re.compile(NAME)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class TaskOptions(TypedDict, total=False):
+    """A task as keyword arguments. Left out or None: the configuration's default."""
+
+    queue: str | None
+    priority: int | None
+    max_attempts: int | None
+    delay_ms: int | None
+    cwd: str | None
+    env: Mapping[str, str] | None
+    payload: str | None
+    key: str | None
+    labels: Mapping[str, str] | None
+    liveness: Liveness | None
+
+
+def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> NewTask:
+    """Return a task with its defaults filled in: the working directory is the caller's.
+
+    Raises `InvalidTask`, which names the option and the remedy.
+    """
+    if isinstance(command, str | bytes):
+        raise InvalidTask('command: must be a list of arguments, for example ["echo", "hello"]')
+    given = {name: value for name, value in options.items() if value is not None}
+    liveness = options.get("liveness") or Liveness.PROCESS
+    leases = config.leases
+    defaults = {
+        "queue": config.defaults.queue,
+        "priority": config.defaults.priority,
+        "max_attempts": config.retry.max_attempts,
+        "lease_ttl_ms": leases.worker_ttl_ms if liveness == Liveness.WORKER else leases.ttl_ms,
+    }
+    given["cwd"] = _directory(options.get("cwd"))
+    task = NewTask(command=tuple(command), **{**defaults, **given})  # type: ignore[arg-type]
+    check(task)
+    return task
+
+
+def check(task: NewTask) -> None:
+    """Raise `InvalidTask` for the first thing that no task may have."""
+    _check_command(task.command)
+    _check_payload(task.payload)
+    _check_environment(task.env)
+    _check_labels(task.labels)
+    _check_number("priority", task.priority, -(2**31), 2**31 - 1)
+    _check_number("max_attempts", task.max_attempts, 1, 2**31 - 1)
+    _check_number("lease_ttl_ms", task.lease_ttl_ms, 1, MAX_DELAY)
+    _check_number("delay_ms", task.delay_ms, 0, MAX_DELAY)
+    _check_name("queue", task.queue)
+    if task.key is not None and not _text("key", task.key, 255):
+        raise InvalidTask("key: is empty; leave it out, or name what must happen only once")
+    if task.cwd is not None:
+        _text("cwd", task.cwd, MAX_PATH)
+        if not task.cwd.startswith("/"):
+            raise InvalidTask(f"cwd: {task.cwd!r} is not absolute; begin it with /")
+
+
+def _directory(cwd: str | None) -> str:
+    try:
+        return str(Path(cwd or "").absolute())
+    except FileNotFoundError:
+        raise InvalidTask("cwd: the present directory was removed; name another") from None
+
+
+def _check_command(command: tuple[str, ...]) -> None:
+    if not command or not command[0]:
+        raise InvalidTask("command: is empty; name a program, for example: -- echo hello")
+    size = sum(_text("command", argument, MAX_COMMAND) + 1 for argument in command)
+    if size > MAX_COMMAND:
+        raise InvalidTask(
+            f"command: {size} bytes are more than {MAX_COMMAND};"
+            " pass what is long as the payload, or in a file"
+        )
+
+
+def _check_payload(payload: str | None) -> None:
+    if payload is None:
+        return
+    _text("payload", payload, MAX_PAYLOAD)
+    try:
+        msgspec.json.decode(payload, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidTask(f"payload: not valid JSON: {error}") from None
+
+
+def _check_environment(env: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        _text("env", name, MAX_ENVIRONMENT)
+        if not _VARIABLE.fullmatch(name):
+            raise InvalidTask(
+                f"env: {name[:80]!r} is no name of a variable; use letters, digits and _"
+            )
+        if name.startswith("DISPATCHER_") and name != "DISPATCHER_CONFIG":
+            raise InvalidTask(f"env: {name} is set by the dispatcher itself; use another name")
+        _text(f"env {name}", value, MAX_ENVIRONMENT)
+    if len(msgspec.json.encode(dict(env))) > MAX_ENVIRONMENT:
+        raise InvalidTask(f"env: more than {MAX_ENVIRONMENT} bytes in all; use the payload")
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise InvalidTask(f"label: {len(labels)} labels are more than {MAX_LABELS}; leave some out")
+    for name, value in labels.items():
+        _check_name("label", name)
+        _text(f"label {name}", value, 255)
+
+
+def _check_name(option: str, name: str) -> None:
+    _text(option, name, 100)
+    if not _NAME.fullmatch(name):
+        raise InvalidTask(
+            f"{option}: {name!r} is no name; use up to 100 letters, digits and _ . : / @ + -"
+        )
+
+
+def _check_number(option: str, number: int, least: int, most: int) -> None:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InvalidTask(f"{option}: must be a whole number, not {number!r}")
+    if not least <= number <= most:
+        raise InvalidTask(f"{option}: must be from {least} to {most}, not {number}")
+
+
+def _text(option: str, text: object, limit: int) -> int:
+    """Return a text's size in bytes, if it can be an argument of a process."""
+    if not isinstance(text, str):
+        raise InvalidTask(f"{option}: must be text, not {type(text).__name__}")
+    if "\0" in text:
+        raise InvalidTask(f"{option}: holds a NUL character, which no process can be given")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidTask(f"{option}: is not UTF-8; encode it so") from None
+    if size > limit:
+        raise InvalidTask(f"{option}: {size} bytes are more than {limit}; shorten it")
+    return size

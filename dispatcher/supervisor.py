@@ -1,0 +1,294 @@
+"""The deciding part: one synchronous tick over what happened and what is due.
+
+A tick is a list of operations in a fixed order, run in one transaction. An operation writes to the
+store and puts on the `Turn` what may only happen after the commit: messages, log lines, changes of
+memory. So a failed commit leaves no trace outside the store, and the tick can be repeated.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from dispatcher import wire
+from dispatcher.claimer import Claimer
+from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
+from dispatcher.model import Node, OpenRun, Outcome
+from dispatcher.processes import Connected, Disconnected, Event, Processes
+from dispatcher.reconcile import exited
+from dispatcher.recorder import Recorder
+from dispatcher.store.api import Store
+from dispatcher.times import Instant
+from dispatcher.turn import Live, Memory, Settings, Turn
+
+log = structlog.get_logger()
+
+#: Scheduled tasks moved to ready in one transaction. Bounds how long a worker waits for its answer.
+DUE_BATCH = 500
+
+#: Seconds until a tick is repeated after the store did not answer: first, and at most.
+STORE_RETRY = (0.05, 1.0)
+
+#: Seconds between writes of the node's row: with claims, and without.
+SEEN_INTERVAL = (5.0, 60.0)
+
+#: Seconds beyond the kill ladder after which a drain leaves behind what does not end.
+DRAIN_PATIENCE = 10.0
+
+Operation = Callable[[Turn], None]
+
+
+class Stop(enum.StrEnum):
+    """How the daemon is asked to go."""
+
+    LEAVE = "leave"
+    """Claim no more and go; workers live on."""
+    DRAIN = "drain"
+    """Claim no more, wait for the workers for a while, end the rest."""
+    HURRY = "hurry"
+    """End every worker at once."""
+
+
+@dataclass(slots=True)
+class Outage:
+    """How long the store has not answered, and when it is asked again."""
+
+    since: Instant
+    delay: float
+    retry_at: Instant
+
+
+class Supervisor:
+    """Claims, starts, ends and settles, on one node."""
+
+    def __init__(
+        self, store: Store, processes: Processes, settings: Settings, *, rng: random.Random
+    ) -> None:
+        self._store = store
+        self._processes = processes
+        self._settings = settings
+        self._memory = Memory()
+        self._recorder = Recorder(store, processes, self._memory, settings, rng=rng)
+        self._claimer = Claimer(store, processes, self._memory, settings)
+        self._inbox: list[Event] = []
+        self._stop: Stop | None = None
+        self._stop_by = Instant(0.0)
+        self._outage: Outage | None = None
+        self._due_at: Instant | None = None
+        self._seen_due = Instant(0.0)
+        self._idle = False
+        self._again = False
+
+    def stop(self, how: Stop, *, at: Instant) -> None:
+        """Take note of a request to go. A second one means: hurry."""
+        self._stop = how if self._stop is None else Stop.HURRY
+        timeout = 0.0 if self._stop is Stop.HURRY else self._settings.drain_timeout
+        self._stop_by = Instant(at + timeout)
+        log.info("daemon.stopping", how=self._stop, runs=len(self._memory.live))
+
+    def tick(self, events: Sequence[Event], *, at: Instant) -> Instant:
+        """Do everything that is due, in one transaction, and say when to be called again.
+
+        What the store did not take is kept, and tried again. Raises `StoreUnusable`.
+        """
+        self._inbox.extend(events)
+        if self._outage is not None and at < self._outage.retry_at:
+            return self._outage.retry_at
+        self._again = False
+        try:
+            self._perform(at)
+        except StoreUnavailable as error:
+            if isinstance(error, CommitUnknown):
+                self._doubt()
+            self._store_silent(str(error), at)
+        else:
+            self._store_answered(at)
+        return self._deadline(at)
+
+    def is_over(self, *, at: Instant) -> bool:
+        """Tell whether nothing is left to do here, or nothing that may be waited for."""
+        if self._stop is None:
+            return self._idle
+        if self._stop is Stop.LEAVE or not self._memory.live:
+            return True
+        start = self._settings.start
+        return at >= self._stop_by + start.kill_grace + start.leftover_grace + DRAIN_PATIENCE
+
+    @property
+    def leaves_nothing_behind(self) -> bool:
+        """Whether no run of ours is open, as far as we know."""
+        return not self._memory.live
+
+    # One transaction for all, or one for each ---------------------------------------------
+
+    def _perform(self, at: Instant) -> None:
+        recorded = [partial(self._recorder.record, event=event) for event in self._inbox]
+        try:
+            self._transact([*recorded, self._recorder.record_starts, *self._duties()], at)
+            self._inbox.clear()
+        except StoreRefused:
+            self._replay(at)
+
+    def _duties(self) -> tuple[Operation, ...]:
+        return self._end_runs, self._move_due, self._fill_slots, self._look_around
+
+    def _transact(self, operations: Sequence[Operation], at: Instant) -> None:
+        with self._store.transaction() as now:
+            turn = Turn(now, at)
+            for operation in operations:
+                operation(turn)
+        self._again = turn.again
+        for effect in turn.effects:
+            effect()
+
+    def _replay(self, at: Instant) -> None:
+        """Find what the store refuses, by one transaction for each operation, and go on."""
+        while self._inbox:
+            event = self._inbox[0]
+            if isinstance(event, Connected):
+                for report in event.runs:
+                    if report.state is wire.RunState.GONE:
+                        self._record_alone(exited(report, at=at), at)
+            self._record_alone(event, at)
+            self._inbox.pop(0)
+        for duty in self._duties():
+            try:
+                self._transact([duty], at)
+            except StoreRefused as error:
+                log.exception("store.refused", operation=duty.__name__, error=str(error))
+
+    def _record_alone(self, event: Event, at: Instant) -> None:
+        """Record one event; if the store refuses it, have its task held for an internal error."""
+        record = partial(self._recorder.record, event=event)
+        try:
+            self._transact([record, self._recorder.record_starts], at)
+        except StoreRefused as error:
+            log.exception("store.refused", operation=type(event).__name__, error=str(error))
+            self._condemn(event, f"internal error: {error}", at)
+
+    def _condemn(self, event: Event, reason: str, at: Instant) -> None:
+        if isinstance(event, Connected | Disconnected | wire.Stray):
+            return
+        with self._store.transaction() as now:
+            self._store.begin_ending(event.uid, Outcome.HELD, reason, now=now)
+        bare = wire.Exited(uid=event.uid, exit=wire.Exit(at=at))
+        if isinstance(event, wire.Exited | wire.StartFailed) and event != bare:
+            self._record_alone(bare, at)
+
+    def _doubt(self) -> None:
+        """Start over from what store and executor say: the tick may have been taken or not."""
+        self._memory.hello = None
+        self._inbox.clear()
+        self._processes.reconnect()
+        log.warning("store.reconciling")
+
+    # Duties of every tick -------------------------------------------------------------------
+
+    def _answers(self) -> bool:
+        return self._memory.hello is not None and self._processes.answering
+
+    def _end_runs(self, turn: Turn) -> None:
+        """Decide what a stop demands; tell the executor every ending it was not told."""
+        hurry = self._stop is Stop.HURRY
+        if self._stop in (Stop.DRAIN, Stop.HURRY) and turn.at >= self._stop_by:
+            for uid, live in self._memory.live.items():
+                if not live.told_to_end and uid not in turn.closed:
+                    reason = "the daemon stops"
+                    self._store.begin_ending(uid, Outcome.RELEASED, reason, now=turn.now)
+        if not self._answers():
+            return
+        for run in self._store.endings(self._settings.node_id):
+            known = self._memory.live.get(run.run_uid)
+            if known is not None and (not known.told_to_end or (hurry and not known.hurried)):
+                turn.after(partial(self._tell_to_end, known, run, at_once=hurry))
+
+    def _tell_to_end(self, live: Live, run: OpenRun, *, at_once: bool) -> None:
+        assert run.ending is not None
+        live.told_to_end, live.hurried = True, at_once
+        self._processes.send(wire.End(uid=run.run_uid, reason=run.ending, at_once=at_once))
+        log.info("run.ending", ending=run.ending, reason=run.ending_reason, **live.ids())
+
+    def _move_due(self, turn: Turn) -> None:
+        moved = self._store.move_due(limit=DUE_BATCH, now=turn.now)
+        due = self._store.next_due()
+        turn.again |= moved == DUE_BATCH
+        due_at = None if due is None else Instant(turn.at + max(0, due - turn.now) / 1000)
+        turn.after(partial(setattr, self, "_due_at", due_at))
+
+    def _fill_slots(self, turn: Turn) -> None:
+        if self._stop is None and self._answers():
+            self._claimer.fill_slots(turn)
+
+    def _look_around(self, turn: Turn) -> None:
+        """Write the node's row when it is time, and see whether anything is left to do."""
+        if self._memory.hello is not None and turn.at >= self._seen_due:
+            interval = SEEN_INTERVAL[0 if self._memory.live else 1]
+            self._store.record_node(self._node(self._memory.hello, turn, interval))
+            turn.after(partial(setattr, self, "_seen_due", Instant(turn.at + interval)))
+        if self._settings.until_idle:
+            idle = self._memory.hello is not None and not self._store.has_unfinished()
+            turn.after(partial(setattr, self, "_idle", idle))
+
+    def _node(self, hello: wire.Hello, turn: Turn, interval: float) -> Node:
+        return Node(
+            id=self._settings.node_id,
+            boot_id=hello.boot_id,
+            pid_namespace=hello.pid_namespace,
+            hostname=self._settings.hostname,
+            slots=self._settings.slots,
+            seen_at=turn.now,
+            seen_interval_ms=round(interval * 1000),
+        )
+
+    # The store's silence, and the next tick -------------------------------------------------
+
+    def _store_silent(self, error: str, at: Instant) -> None:
+        first, longest = STORE_RETRY
+        if self._outage is None:
+            self._outage = Outage(at, first, Instant(at + first))
+            log.warning("store.unavailable", error=error)
+        else:
+            self._outage.delay = min(longest, self._outage.delay * 2)
+            self._outage.retry_at = Instant(at + self._outage.delay)
+
+    def _store_answered(self, at: Instant) -> None:
+        if self._outage is not None:
+            log.info("store.recovered", silent_for_s=round(at - self._outage.since, 3))
+            self._outage = None
+
+    def _deadline(self, at: Instant) -> Instant:
+        if self._outage is not None:
+            return self._outage.retry_at
+        if self._again:
+            return at
+        deadlines = [at + self._settings.poll, self._memory.pause.until, self._stop_by]
+        if self._due_at is not None:
+            deadlines.append(self._due_at)
+        return Instant(min(deadline for deadline in deadlines if deadline > at))
+
+    def status(self, *, at: Instant) -> Mapping[str, object]:
+        """Return what an operator wants to know of this node, as JSON values."""
+        outage = self._outage
+        return {
+            "node": self._settings.node_id,
+            "hostname": self._settings.hostname,
+            "slots": self._settings.slots,
+            "busy": len(self._memory.live),
+            "unkillable": sum(live.unkillable for live in self._memory.live.values()),
+            "executor": self._executor_state(),
+            "executor_pid": self._memory.hello.pid if self._memory.hello else None,
+            "stopping": self._stop,
+            "paused": self._memory.pause.reason,
+            "paused_for_s": round(max(0.0, self._memory.pause.until - at), 3),
+            "store_silent_for_s": round(at - outage.since, 3) if outage is not None else None,
+        }
+
+    def _executor_state(self) -> str:
+        if self._memory.hello is None:
+            return "waiting"
+        return "connected" if self._processes.answering else "silent"

@@ -1,0 +1,97 @@
+"""What the parts of the supervisor share: settings, memory, and one transaction's work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dispatcher import wire
+from dispatcher.model import Claim, OpenRun
+from dispatcher.pause import Pause
+from dispatcher.policy import RetryPolicy
+from dispatcher.processes import StartSettings
+from dispatcher.times import Instant, StoreTime
+from dispatcher.wire import RunUid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the configuration tells the supervisor. Durations in seconds."""
+
+    node_id: str
+    hostname: str
+    slots: int
+    output_dir: str
+    start: StartSettings
+    retry: RetryPolicy
+    poll: float = 1.0
+    drain_timeout: float = 60.0
+    until_idle: bool = False
+    """Stop when no task is ready, scheduled or running."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Live:
+    """An open run of this node, in memory: it holds a slot."""
+
+    task_id: int
+    run_id: int
+    attempt: int
+    fence: int
+    queue: str
+    pid: int | None = None
+    told_to_end: bool = False
+    hurried: bool = False
+    unkillable: bool = False
+
+    @classmethod
+    def of(cls, run: Claim | OpenRun) -> Live:
+        """Return the memory of a claim just made, or of a run found open."""
+        return cls(
+            task_id=run.task_id,
+            run_id=run.run_id,
+            attempt=run.attempt,
+            fence=run.fence,
+            queue=run.queue,
+        )
+
+    def ids(self) -> dict[str, object]:
+        """Return what names this run in every log line."""
+        return {
+            "task_id": self.task_id,
+            "run_id": self.run_id,
+            "attempt": self.attempt,
+            "fence": self.fence,
+            "queue": self.queue,
+            "pid": self.pid,
+        }
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the daemon knows without asking. It changes only after a commit."""
+
+    live: dict[RunUid, Live] = field(default_factory=dict)
+    hello: wire.Hello | None = None
+    """The executor's greeting, once store and executor agree; None while there is none."""
+    pause: Pause = field(default_factory=Pause)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One transaction: its two times, and what follows its commit."""
+
+    now: StoreTime
+    at: Instant
+    started: dict[RunUid, wire.Started] = field(default_factory=dict)
+    """Starts not written yet: one whose exit follows in the same turn needs no write of its own."""
+    closed: set[RunUid] = field(default_factory=set)
+    paused: bool = False
+    """Whether the host was found at fault in this turn: claim nothing."""
+    again: bool = False
+    """Whether more is due at once than one transaction should hold."""
+    effects: list[Callable[[], None]] = field(default_factory=list)
+
+    def after(self, effect: Callable[[], None]) -> None:
+        """Do something outside the store after the commit, in order; not at all without one."""
+        self.effects.append(effect)

@@ -1,0 +1,252 @@
+"""What crosses process borders: messages of daemon and executor, error names, exit codes.
+
+Each message is one JSON object on one line. A message type is its ``type`` key.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NewType
+
+import msgspec
+
+#: Version of the daemon-executor protocol; a daemon speaks this one and the one before.
+VERSION = 1
+
+#: Bytes of one line between daemon and executor: a payload of 1 MiB, escaped, and its command.
+MAX_LINE = 4 * 1024 * 1024
+
+#: Bytes of one line between a worker and the daemon.
+MAX_WORKER_LINE = 64 * 1024
+
+#: 128 random bits in hex: a run's only name between processes.
+RunUid = NewType("RunUid", str)
+
+#: The environment variable by which the executor finds a run's processes again. Not secret.
+MARKER = "DISPATCHER_RUN"
+
+#: The marker of the outer run, in a dispatcher that is itself a task.
+OUTER_MARKER = "DISPATCHER_RUN_OUTER"
+
+#: What a task's environment inherits from the executor's; LC_* beside them.
+ENVIRONMENT_ALLOWED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of every command, and of workers (75, 78, 79); after sysexits.h."""
+
+    OK = 0
+    NOT_SO = 1
+    USAGE = 2
+    STORE_UNAVAILABLE = 69
+    TEMPORARY = 75
+    CONFIG = 78
+    LEASE_LOST = 79
+
+
+class Fault(enum.StrEnum):
+    """Whose fault it is that a run did not start."""
+
+    TASK = "task"
+    HOST = "host"
+    LATE = "late"
+    PREDECESSOR = "predecessor_alive"
+
+
+class RunState(enum.StrEnum):
+    """How far a run is, as the executor says."""
+
+    RUNNING = "running"
+    LEADER_EXITED = "leader_exited"
+    ENDING = "ending"
+    UNKILLABLE = "unkillable"
+    GONE = "gone"
+
+
+class EndedBy(enum.StrEnum):
+    """Endings that the executor begins by itself. Any other ``ended_by`` is the daemon's reason."""
+
+    ABSENCE = "absence"
+    RUN_TIMEOUT = "run_timeout"
+    SHUTDOWN = "shutdown"
+    SWEPT = "swept"
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """How a run's leader ended. Neither code nor signal: nobody saw it (*vanished*)."""
+
+    at: float
+    """Instant at which it was seen."""
+    exit_code: int | None = None
+    signal: int | None = None
+    max_rss_bytes: int | None = None
+    cpu_seconds: float | None = None
+    oom: bool = False
+    leftovers: tuple[str, ...] = ()
+    """Names of processes that outlived the leader and were ended."""
+    tail: str = ""
+    """The last bytes of the output, decoded with replacement."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """A line between daemon and executor."""
+
+
+# From the executor -------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """First line of a connection; the listening worker socket travels with it."""
+
+    version: int
+    node_id: str
+    state_dir: str
+    boot_id: str
+    pid_namespace: str
+    store_id: str
+    epoch: int
+    pid: int
+
+
+class Run(Message, frozen=True, tag="run"):
+    """One run that the executor knows and was not told to forget; between hello and its end."""
+
+    uid: RunUid
+    state: RunState
+    pid: int | None = None
+    start_ticks: int | None = None
+    exit: Exit | None = None
+    ended_by: str | None = None
+
+
+class HelloEnd(Message, frozen=True, tag="hello_end"):
+    """Every run was named."""
+
+
+class Started(Message, frozen=True, tag="started"):
+    """The run's leader lives."""
+
+    uid: RunUid
+    pid: int
+    start_ticks: int
+    at: float
+    """Instant of the start."""
+
+
+class StartFailed(Message, frozen=True, tag="start_failed"):
+    """The run has no process and is already forgotten."""
+
+    uid: RunUid
+    fault: Fault
+    error: str
+    """What is wrong, for people: it names the program, directory or file."""
+    errno: int | None = None
+
+
+class Changed(Message, frozen=True, tag="changed"):
+    """A run moved, and is not gone."""
+
+    uid: RunUid
+    state: RunState
+    exit: Exit | None = None
+    ended_by: str | None = None
+
+
+class Exited(Message, frozen=True, tag="exited"):
+    """A run's whole process tree is confirmed gone."""
+
+    uid: RunUid
+    exit: Exit
+    ended_by: str | None = None
+
+
+class Stray(Message, frozen=True, tag="stray"):
+    """A process that came from one of several runs, nobody can tell which."""
+
+    pid: int
+    name: str
+    candidates: tuple[RunUid, ...]
+
+
+class Pong(Message, frozen=True, tag="pong"):
+    """The answer to a ping."""
+
+    sequence: int
+
+
+# From the daemon ---------------------------------------------------------------------------
+
+
+class Start(Message, frozen=True, tag="start"):
+    """Start a run. Refused when the uid is known, the epoch is old or a deadline has passed."""
+
+    uid: RunUid
+    epoch: int
+    command: tuple[str, ...]
+    env: dict[str, str]
+    output_path: str
+    cwd: str | None = None
+    umask: int = 0o077
+    payload: str | None = None
+    previous_output_path: str | None = None
+    """Output file of the task's previous run on this node: while it is locked, that run lives."""
+    kill_signal: int = 15
+    kill_grace: float = 10.0
+    exit_grace: float = 10.0
+    leftover_grace: float = 2.0
+    deadlines: dict[str, float] = {}
+    """Instant at which the executor ends the run by itself, by `EndedBy`."""
+
+
+class Renew(Message, frozen=True, tag="renew"):
+    """Move kill deadlines, of many runs at once; never back."""
+
+    deadlines: dict[RunUid, dict[str, float]]
+
+
+class End(Message, frozen=True, tag="end"):
+    """End a run's whole tree. Again with `at_once`: without the rest of the grace."""
+
+    uid: RunUid
+    reason: str
+    at_once: bool = False
+
+
+class Forget(Message, frozen=True, tag="forget"):
+    """The run is settled: drop it, unless it still lives."""
+
+    uid: RunUid
+
+
+class Leave(Message, frozen=True, tag="leave"):
+    """Exit as soon as nothing is live or unforgotten."""
+
+
+class Ping(Message, frozen=True, tag="ping"):
+    """Are you there, it asks."""
+
+    sequence: int
+
+
+FromExecutor = Hello | Run | HelloEnd | Started | StartFailed | Changed | Exited | Stray | Pong
+ToExecutor = Start | Renew | End | Forget | Leave | Ping
+
+encode = msgspec.json.Encoder().encode
+decode_from_executor = msgspec.json.Decoder(FromExecutor).decode
+decode_to_executor = msgspec.json.Decoder(ToExecutor).decode
+
+
+# Between worker and daemon -----------------------------------------------------------------
+
+
+class WorkerError(enum.StrEnum):
+    """Names of the answers a worker may get instead of ok."""
+
+    NOT_OWNER = "not_owner"
+    SUPERSEDED = "superseded"
+    NOT_RUNNING = "not_running"
+    UNKNOWN_TASK = "unknown_task"
+    ALREADY_DECLARED = "already_declared"
+    STORE_UNAVAILABLE = "store_unavailable"
+    INVALID = "invalid"
+    UNSUPPORTED = "unsupported"

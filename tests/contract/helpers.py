@@ -1,0 +1,101 @@
+"""What the contract's tests say over and over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dispatcher.model import Claim, NewTask, Outcome, Settlement, TaskState
+from dispatcher.store.api import Store
+from dispatcher.times import StoreTime
+
+NOW = StoreTime(1_700_000_000_000)
+TTL = 60_000
+NODE = "node-1"
+
+
+def later(milliseconds: int) -> StoreTime:
+    """Return the store time that many milliseconds after `NOW`."""
+    return StoreTime(NOW + milliseconds)
+
+
+class OneByOne:
+    """A store each of whose calls is a transaction of its own."""
+
+    def __init__(self, store: Store) -> None:
+        self.raw = store
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the store's method, in a transaction."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.raw.transaction():
+                return getattr(self.raw, name)(*args, **kwargs)
+
+        return call
+
+    def new(self, **wanted: Any) -> int:
+        """Submit a task; return its id."""
+        task_id: int = self.submit(new_task(**wanted), now=NOW).task_id
+        return task_id
+
+    def claimed(self, *, node: str = NODE, **wanted: Any) -> Claim:
+        """Submit a task to a queue of its own and claim it."""
+        self.new(**{"queue": "own", **wanted})
+        (claim,) = self.take(wanted.get("queue", "own"), node=node)
+        return claim
+
+    def take(
+        self, queue: str = "default", *, limit: int = 1, node: str = NODE, now: StoreTime = NOW
+    ) -> list[Claim]:
+        """Claim from a queue."""
+        claims: list[Claim] = self.claim(queue, limit=limit, node=node, output_dir="/out", now=now)
+        return claims
+
+    def end(self, claim: Claim, *, now: StoreTime = NOW, **facts: Any) -> bool:
+        """Settle a claim's run: succeeded, unless the facts say otherwise."""
+        settled: bool = self.settle(settlement(claim, **facts), now=now)
+        return settled
+
+    def finished(self, *, now: StoreTime = NOW, **wanted: Any) -> int:
+        """Bring a task to success; return its id."""
+        claim = self.claimed(**wanted)
+        self.end(claim, now=now)
+        return claim.task_id
+
+    def states(self) -> dict[int, TaskState]:
+        """Return the state of every task."""
+        with self.raw.transaction():
+            return {row[0]: TaskState(row[1]) for row in self.sql("SELECT id, state FROM tasks")}
+
+    def column(self, name: str, task_id: int) -> Any:
+        """Return one column of a task, also one that the store shows to nobody."""
+        with self.raw.transaction():
+            ((value,),) = self.sql(f"SELECT {name} FROM tasks WHERE id = :id", {"id": task_id})
+        return value
+
+    def sql(self, statement: str, values: dict[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Execute a statement in the open transaction."""
+        rows: list[tuple[Any, ...]] = self.raw._engine.rows(statement, values or {})
+        return rows
+
+
+def new_task(**wanted: Any) -> NewTask:
+    """Return a submission of `true`."""
+    return NewTask(**{"command": ("true",), "max_attempts": 3, "lease_ttl_ms": TTL, **wanted})
+
+
+def settlement(claim: Claim, **facts: Any) -> Settlement:
+    """Return a settlement: succeeded, unless the facts say otherwise."""
+    given = {
+        "run_uid": claim.run_uid,
+        "outcome": Outcome.SUCCEEDED,
+        "run_reason": "exit 0",
+        "state": TaskState.SUCCEEDED,
+        "reason": "it succeeded",
+        "run_at": None,
+        "attempts": 0,
+        "deferrals": 0,
+        "orphans": 0,
+        "ended_at": NOW,
+    }
+    return Settlement(**{**given, **facts})

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dispatcher.errors import AlreadyHeld, ConfigError
+from dispatcher.locks import hold
+from dispatcher.store.open import lock_database
+
+HOLD = """
+import sys
+from pathlib import Path
+from dispatcher.locks import hold
+held = hold(Path(sys.argv[1]), "it", holder="state directory /elsewhere")
+sys.stdout.write("held\\n")
+sys.stdout.flush()
+sys.stdin.read()
+"""
+
+
+def test_who_comes_second_learns_who_holds_it(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(AlreadyHeld) as refused:
+            hold(lock, "the state directory")
+        other.kill()
+        other.wait()
+
+        hold(lock, "the state directory").release()
+
+    assert f"pid {other.pid} state directory /elsewhere" in str(refused.value)
+    assert str(refused.value).startswith("the state directory is in use by ")
+
+
+def test_a_lock_is_let_go_by_release_and_by_with(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    held = hold(lock, "it")
+    held.release()
+    held.release()
+    with hold(lock, "it"), pytest.raises(AlreadyHeld):
+        hold(lock, "it")
+    hold(lock, "it").release()
+
+    assert lock.exists()
+
+
+def test_the_file_names_its_latest_holder_alone(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    hold(lock, "it", holder="with a very long name that was here before").release()
+    hold(lock, "it", holder="me").release()
+
+    assert f"pid {os.getpid()} me" == lock.read_text()
+
+
+def test_a_lock_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot lock it: .*/nowhere/lock: No such file"):
+        hold(tmp_path / "nowhere" / "lock", "it")
+
+
+def test_a_refused_lock_leaves_no_descriptor(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with hold(lock, "it"):
+        before = os.listdir("/proc/self/fd")  # noqa: PTH208 - the listing's own descriptor counts
+        for _ in range(10):
+            with pytest.raises(AlreadyHeld):
+                hold(lock, "it")
+        after = os.listdir("/proc/self/fd")  # noqa: PTH208
+
+    assert before == after
+
+
+def test_two_daemons_cannot_have_one_database(tmp_path: Path) -> None:
+    """R-58."""
+    path, link = tmp_path / "new" / "tasks.db", tmp_path / "link.db"
+    link.symlink_to(path)
+    with lock_database(f"sqlite://{path}", state_dir=tmp_path / "one"):
+        with pytest.raises(AlreadyHeld) as refused:
+            lock_database(f"sqlite://{link}", state_dir=tmp_path / "two")
+        again = str(refused.value)
+
+    assert f"the database {path}" in again
+    assert f"pid {os.getpid()} state directory {tmp_path}/one" in again
+    assert [file.name for file in path.parent.iterdir()] == ["tasks.db.lock"]
+
+
+def test_a_store_in_memory_is_nobody_elses(tmp_path: Path) -> None:
+    with (
+        lock_database("sqlite://", state_dir=tmp_path),
+        lock_database("sqlite://", state_dir=tmp_path),
+    ):
+        assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from dispatcher.errors import StoreUnusable
+from dispatcher.store import migrate
+from dispatcher.store.engine import Row, transaction
+from dispatcher.store.sqlite import SqliteEngine
+from dispatcher.times import StoreTime
+
+#: Migrations to come, for what they must never do.
+COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT; CREATE INDEX tasks_colour ON tasks (colour);"
+BROKEN = "ALTER TABLE tasks ADD COLUMN shape TEXT; ALTER TABLE nothing ADD COLUMN shape TEXT;"
+
+
+@contextmanager
+def database(path: Path) -> Iterator[SqliteEngine]:
+    """Open a database file, made empty if missing."""
+    path.touch()
+    with closing(SqliteEngine(path, patience=0)) as engine:
+        yield engine
+
+
+def query(engine: SqliteEngine, statement: str) -> list[Row]:
+    """Return the rows of a statement in a transaction of its own."""
+    with transaction(engine, write=False):
+        return engine.rows(statement)
+
+
+def schema(engine: SqliteEngine) -> set[Row]:
+    """Return what defines the database."""
+    return set(query(engine, "SELECT type, name, sql FROM sqlite_schema"))
+
+
+def version(engine: SqliteEngine) -> str:
+    """Return the schema's version as it was written."""
+    ((number,),) = query(engine, "SELECT value FROM meta WHERE key = 'schema_version'")
+    return str(number)
+
+
+@pytest.mark.parametrize("migrations", [migrate.MIGRATIONS, (*migrate.MIGRATIONS, COLOUR)])
+def test_all_migrations_make_the_fresh_schema(tmp_path: Path, migrations: tuple[str, ...]) -> None:
+    with database(tmp_path / "fresh.db") as fresh, database(tmp_path / "old.db") as old:
+        migrate.create(fresh, migrations)
+        identity = migrate.create(old, migrations[:1])
+        for known in range(1, len(migrations) + 1):
+            assert identity == migrate.adopt(old, migrations[:known])
+
+        assert schema(fresh) == schema(old)
+        assert version(fresh) == version(old) == str(len(migrations))
+
+
+def test_an_upgrade_keeps_what_was_stored(tmp_path: Path) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine)
+        with transaction(engine, write=True):
+            engine.change("INSERT INTO nodes VALUES ('n', 'b', 'p', 'h', 1, 2, 3)")
+
+        migrate.adopt(engine, (*migrate.MIGRATIONS, COLOUR))
+
+        assert query(engine, "SELECT * FROM nodes") == [("n", "b", "p", "h", 1, 2, 3)]
+
+
+def test_an_upgrade_happens_whole_or_not_at_all(tmp_path: Path) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine)
+        before = schema(engine)
+
+        with pytest.raises(StoreUnusable):
+            migrate.adopt(engine, (*migrate.MIGRATIONS, COLOUR, BROKEN))
+
+        assert before == schema(engine)
+        assert version(engine) == "1"
+
+
+def test_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine, (*migrate.MIGRATIONS, COLOUR))
+        before = schema(engine)
+
+        with pytest.raises(StoreUnusable, match=r"newer dispatcher \(schema 2, .* knows 1\); upgr"):
+            migrate.adopt(engine)
+
+        assert before == schema(engine)
+
+
+class Overtaken(SqliteEngine):
+    """An engine that somebody else's upgrade overtakes before its first write."""
+
+    overtake = True
+
+    def begin(self, *, write: bool) -> StoreTime:
+        if write and self.overtake:
+            self.overtake = False
+            with database(self._path) as faster:
+                migrate.adopt(faster, (*migrate.MIGRATIONS, COLOUR))
+        return super().begin(write=write)
+
+
+def test_of_two_upgrades_at_once_one_does_it(tmp_path: Path) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine)
+    with closing(Overtaken(tmp_path / "tasks.db", patience=0)) as slower:
+        migrate.adopt(slower, (*migrate.MIGRATIONS, COLOUR))
+
+        assert version(slower) == "2"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM meta",
+        "DELETE FROM meta WHERE key = 'store_id'",
+        "UPDATE meta SET value = 'one' WHERE key = 'schema_version'",
+        "UPDATE meta SET value = '' WHERE key = 'store_id'",
+    ],
+)
+def test_a_database_without_version_or_identity_is_refused(tmp_path: Path, damage: str) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine)
+        with transaction(engine, write=True):
+            engine.change(damage)
+
+        with pytest.raises(StoreUnusable, match="restore"):
+            migrate.adopt(engine)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.model import Outcome, Pruned, TaskState
+from tests.contract.helpers import NODE, NOW, OneByOne, later
+
+FINISHED = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
+
+
+def task_in(store: OneByOne, state: TaskState) -> int:
+    """Bring a task into a state; its budgets are partly used."""
+    claim = store.claimed()
+    if state is TaskState.RUNNING:
+        return claim.task_id
+    # Nothing submits a task with parents yet.
+    settled = TaskState.HELD if state is TaskState.WAITING else state
+    store.end(claim, state=settled, attempts=1, deferrals=2, orphans=3, now=later(1))
+    with store.raw.transaction():
+        store.sql("UPDATE tasks SET state = :state", {"state": state.value})
+    return claim.task_id
+
+
+# Cancel ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "state", [TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY, TaskState.HELD]
+)
+def test_a_task_that_waits_is_cancelled_at_once(store: OneByOne, state: TaskState) -> None:
+    task_id = task_in(store, state)
+
+    was = store.cancel(task_id, "not needed", now=later(9))
+
+    task = store.task(task_id)
+    assert state is was
+    assert (TaskState.CANCELLED, "not needed", later(9)) == (
+        task.state,
+        task.reason,
+        task.finished_at,
+    )
+
+
+def test_the_ending_of_a_running_task_is_begun(store: OneByOne) -> None:
+    claim = store.claimed()
+
+    was = store.cancel(claim.task_id, "not needed", now=later(9))
+
+    (ending,) = store.endings(NODE)
+    assert TaskState.RUNNING is was
+    assert (ending.ending, ending.ending_reason) == (Outcome.CANCELLED, "not needed")
+    assert claim.lock != store.column("lock", claim.task_id)
+    assert TaskState.RUNNING is store.task(claim.task_id).state
+
+
+def test_a_cancel_does_not_replace_an_ending(store: OneByOne) -> None:
+    claim = store.claimed()
+    store.begin_ending(claim.run_uid, Outcome.LOST, "silent", now=NOW)
+
+    was = store.cancel(claim.task_id, "not needed", now=NOW)
+
+    assert TaskState.RUNNING is was
+    assert Outcome.LOST is store.task(claim.task_id).ending
+
+
+@pytest.mark.parametrize("state", FINISHED)
+def test_a_finished_task_is_not_cancelled(store: OneByOne, state: TaskState) -> None:
+    task_id = task_in(store, state)
+    before = store.task(task_id)
+
+    assert state is store.cancel(task_id, "not needed", now=later(9))
+    assert before == store.task(task_id)
+
+
+def test_an_unknown_task_is_neither_cancelled_nor_retried(store: OneByOne) -> None:
+    assert None is store.cancel(7, "not needed", now=NOW)
+    assert None is store.retry(7, now=NOW)
+
+
+# Retry -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD])
+def test_a_retried_task_is_ready_with_all_its_budgets(store: OneByOne, state: TaskState) -> None:
+    task_id = task_in(store, state)
+
+    was = store.retry(task_id, now=later(9))
+
+    task = store.task(task_id)
+    assert state is was
+    assert (task.state, task.reason) == (TaskState.READY, "retried by operator")
+    assert (task.attempt, task.deferrals, task.orphans) == (0, 0, 0)
+    assert (None, later(9), 1) == (task.finished_at, task.run_at, task.fence)
+    assert [task_id] == [claim.task_id for claim in store.take("own")]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        TaskState.WAITING,
+        TaskState.SCHEDULED,
+        TaskState.READY,
+        TaskState.RUNNING,
+        TaskState.SUCCEEDED,
+    ],
+)
+def test_any_other_task_is_not_retried(store: OneByOne, state: TaskState) -> None:
+    task_id = task_in(store, state)
+    before = store.task(task_id)
+
+    assert state is store.retry(task_id, now=later(9))
+    assert before == store.task(task_id)
+
+
+# Prune -------------------------------------------------------------------------------------
+
+
+def test_the_oldest_finished_tasks_go_first_with_their_runs_and_outputs(store: OneByOne) -> None:
+    young = store.claimed()
+    old = store.claimed()
+    store.end(old, outcome=Outcome.RELEASED, state=TaskState.READY)
+    (again,) = store.take("own")
+    store.end(again, now=later(10))
+    store.end(young, now=later(20))
+
+    pruned = store.prune(before=later(100), limit=1)
+
+    assert Pruned(1, pruned.output_paths) == pruned
+    assert {old.output_path, again.output_path} == set(pruned.output_paths)
+    assert None is store.task(old.task_id)
+    assert store.runs(old.task_id) == []
+    assert len(store.runs(young.task_id)) == 1
+
+
+def test_a_task_that_never_ran_is_pruned_without_output(store: OneByOne) -> None:
+    task_id = store.new()
+    store.cancel(task_id, "not needed", now=NOW)
+
+    assert Pruned(1, ()) == store.prune(before=later(1), limit=10)
+    assert store.states() == {}
+
+
+def test_what_is_not_finished_or_not_old_enough_stays(store: OneByOne) -> None:
+    kept = [store.new(), store.new(delay_ms=1), task_in(store, TaskState.HELD)]
+    kept.append(store.claimed(queue="busy").task_id)
+    kept.append(store.finished(queue="young", now=later(10)))
+
+    assert store.prunable(before=later(10)) == 0
+    assert Pruned(0, ()) == store.prune(before=later(10), limit=100)
+    assert sorted(kept) == sorted(store.states())
+
+
+def test_prunable_counts_what_prune_would_take(store: OneByOne) -> None:
+    for milliseconds in (1, 2, 3):
+        store.finished(queue=f"q{milliseconds}", now=later(milliseconds))
+
+    assert [store.prunable(before=later(ms)) for ms in (1, 3, 4)] == [0, 2, 3]

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.model import Outcome, TaskFilter, TaskState
+from tests.contract.helpers import NOW, TTL, OneByOne, later
+
+
+def test_an_unknown_task_is_none_and_has_no_runs(store: OneByOne) -> None:
+    assert None is store.task(7)
+    assert store.runs(7) == []
+
+
+def test_a_task_is_shown_without_its_lock(store: OneByOne) -> None:
+    claim = store.claimed()
+
+    assert claim.lock not in repr(store.task(claim.task_id))
+    assert claim.lock not in repr(store.runs(claim.task_id))
+
+
+def test_runs_come_oldest_first(store: OneByOne) -> None:
+    first = store.claimed()
+    store.end(first, outcome=Outcome.LOST, state=TaskState.READY)
+    (second,) = store.take("own")
+
+    runs = store.runs(first.task_id)
+
+    assert [first.run_uid, second.run_uid] == [run.uid for run in runs]
+    assert [run.outcome for run in runs] == [Outcome.LOST, None]
+
+
+def test_lease_and_beats_of_the_open_run_are_the_live_ones(store: OneByOne) -> None:
+    first = store.claimed()
+    store.end(first, outcome=Outcome.LOST, state=TaskState.READY)
+    store.take("own", now=later(1))
+    with store.raw.transaction():
+        store.sql("UPDATE tasks SET last_heartbeat_at = 17, progress = 0.5, note = 'half'")
+
+    closed, live = store.runs(first.task_id)
+
+    assert (later(1 + TTL), 17, 0.5, "half") == (
+        live.lease_expires_at,
+        live.last_heartbeat_at,
+        live.progress,
+        live.note,
+    )
+    assert (later(TTL), None, None, None) == (
+        closed.lease_expires_at,
+        closed.last_heartbeat_at,
+        closed.progress,
+        closed.note,
+    )
+
+
+def test_tasks_come_newest_first(store: OneByOne) -> None:
+    ids = [store.new() for _ in range(3)]
+
+    assert ids[::-1] == [task.id for task in store.tasks(TaskFilter())]
+
+
+def test_a_page_ends_at_the_limit_and_the_next_begins_behind_it(store: OneByOne) -> None:
+    ids = [store.new() for _ in range(5)][::-1]
+
+    first = [task.id for task in store.tasks(TaskFilter(limit=2))]
+    second = [task.id for task in store.tasks(TaskFilter(limit=2, before_id=first[-1]))]
+
+    assert (ids[:2], ids[2:4]) == (first, second)
+
+
+def listed(store: OneByOne, **wanted: object) -> list[int]:
+    """Return the ids of the tasks that a filter lists."""
+    return [task.id for task in store.tasks(TaskFilter(**wanted))]
+
+
+def test_tasks_are_listed_by_state(store: OneByOne) -> None:
+    ready, scheduled, running = store.new(), store.new(delay_ms=1), store.claimed().task_id
+
+    assert [ready] == listed(store, states=frozenset({TaskState.READY}))
+    both = frozenset({TaskState.RUNNING, TaskState.SCHEDULED})
+    assert [running, scheduled] == listed(store, states=both)
+    assert listed(store, states=frozenset({TaskState.FAILED})) == []
+    assert listed(store, states=frozenset()) == []
+
+
+def test_tasks_are_listed_by_queue(store: OneByOne) -> None:
+    one = store.new(queue="one")
+    store.new(queue="two")
+
+    assert [one] == listed(store, queue="one")
+    assert listed(store, queue="three") == []
+
+
+@pytest.mark.parametrize("name", ["team", "a.b", '"quoted"', "$", "ü"])
+def test_tasks_are_listed_by_label(store: OneByOne, name: str) -> None:
+    tagged = store.new(labels={name: "x", "other": "y"})
+    store.new(labels={name: "xx"})
+    store.new(labels={"x": name})
+    store.new()
+
+    assert [tagged] == listed(store, label=(name, "x"))
+    assert listed(store, label=(name, "X")) == []
+
+
+def test_filters_narrow_together(store: OneByOne) -> None:
+    wanted = store.new(queue="q", labels={"a": "b"})
+    store.new(queue="q")
+    store.new(labels={"a": "b"})
+    store.new(queue="q", labels={"a": "b"}, delay_ms=1)
+
+    states = frozenset({TaskState.READY})
+    assert [wanted] == listed(store, queue="q", label=("a", "b"), states=states)
+
+
+def test_counts_are_by_queue_and_state_without_zeros(store: OneByOne) -> None:
+    assert store.counts() == {}
+
+    store.new(queue="a")
+    store.new(queue="a")
+    store.new(queue="a", delay_ms=1)
+    store.finished(queue="b")
+
+    expected = {
+        "a": {TaskState.READY: 2, TaskState.SCHEDULED: 1},
+        "b": {TaskState.SUCCEEDED: 1},
+    }
+    assert expected == store.counts()
+
+
+def test_no_node_is_known_at_first(store: OneByOne) -> None:
+    assert list(store.nodes()) == []
+
+
+def test_times_are_those_that_were_passed_in(store: OneByOne) -> None:
+    task = store.task(store.finished(now=later(5)))
+
+    assert (NOW, later(5)) == (task.created_at, task.finished_at)

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.model import Node, Outcome, Run, TaskState
+from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
+
+
+def test_a_settle_closes_the_run_and_moves_the_task(store: OneByOne) -> None:
+    claim = store.claimed()
+    with store.raw.transaction():
+        store.sql("UPDATE tasks SET last_heartbeat_at = 17, progress = 0.25, note = 'quarter'")
+
+    settled = store.end(
+        claim,
+        outcome=Outcome.FAILED,
+        run_reason="exit 3",
+        state=TaskState.SCHEDULED,
+        reason="again in 10 s",
+        run_at=later(10_000),
+        attempts=1,
+        deferrals=2,
+        orphans=3,
+        exit_code=3,
+        signal=None,
+        output_tail="oh no\n",
+        max_rss_bytes=4096,
+        cpu_seconds=1.5,
+        pid=42,
+        started_at=later(1),
+        ended_at=later(8),
+        now=later(9),
+    )
+
+    expected = Run(
+        id=claim.run_id,
+        uid=claim.run_uid,
+        task_id=claim.task_id,
+        attempt=1,
+        fence=1,
+        outcome=Outcome.FAILED,
+        reason="exit 3",
+        exit_code=3,
+        signal=None,
+        pid=42,
+        node=NODE,
+        claimed_at=NOW,
+        started_at=later(1),
+        ended_at=later(8),
+        last_heartbeat_at=17,
+        lease_expires_at=later(TTL),
+        progress=0.25,
+        note="quarter",
+        result=None,
+        error="exit 3",
+        output_tail="oh no\n",
+        max_rss_bytes=4096,
+        cpu_seconds=1.5,
+        output_path=claim.output_path,
+    )
+    task = store.task(claim.task_id)
+    assert settled
+    assert [expected] == store.runs(claim.task_id)
+    assert (task.state, task.reason) == (TaskState.SCHEDULED, "again in 10 s")
+    assert (later(10_000), 1, 2, 3) == (task.run_at, task.attempt, task.deferrals, task.orphans)
+    assert None is task.finished_at
+
+
+def test_a_settled_task_holds_no_claim(store: OneByOne) -> None:
+    claim = store.claimed()
+    store.begin_ending(claim.run_uid, Outcome.CANCELLED, "no", now=NOW)
+    store.end(claim, outcome=Outcome.CANCELLED, state=TaskState.CANCELLED)
+
+    columns = ("lock", "lease_expires_at", "owner", "run_uid", "ending", "ending_reason")
+    assert [store.column(name, claim.task_id) for name in columns] == [None] * 6
+
+
+def test_the_second_settle_writes_nothing(store: OneByOne) -> None:
+    claim = store.claimed()
+    store.end(claim)
+    before = store.task(claim.task_id), store.runs(claim.task_id)
+
+    again = store.end(claim, outcome=Outcome.FAILED, state=TaskState.FAILED, now=later(9))
+
+    assert not again
+    assert before == (store.task(claim.task_id), store.runs(claim.task_id))
+
+
+def test_a_settle_of_an_old_run_cannot_touch_its_successor(store: OneByOne) -> None:
+    old = store.claimed()
+    store.end(old, outcome=Outcome.ORPHANED, state=TaskState.READY)
+    (new,) = store.take("own")
+
+    assert not store.end(old, now=later(1))
+
+    assert TaskState.RUNNING is store.task(old.task_id).state
+    assert new.lock == store.column("lock", old.task_id)
+
+
+def test_facts_that_the_settlement_does_not_carry_stay_as_recorded(store: OneByOne) -> None:
+    claim = store.claimed()
+    store.record_started(claim.run_uid, pid=42, started_at=later(1), now=NOW)
+    store.record_leader_exit(claim.run_uid, exit_code=3, signal=None, now=NOW)
+
+    store.end(claim)
+
+    (run,) = store.runs(claim.task_id)
+    assert (42, later(1), 3) == (run.pid, run.started_at, run.exit_code)
+
+
+def test_without_a_time_the_task_keeps_its_own(store: OneByOne) -> None:
+    claim = store.claimed()
+
+    store.end(claim, outcome=Outcome.RELEASED, state=TaskState.READY, run_at=None)
+
+    assert store.task(claim.task_id).run_at == NOW
+
+
+@pytest.mark.parametrize(
+    ("state", "finished_at"),
+    [
+        (TaskState.SUCCEEDED, later(9)),
+        (TaskState.FAILED, later(9)),
+        (TaskState.CANCELLED, later(9)),
+        (TaskState.READY, None),
+        (TaskState.SCHEDULED, None),
+        (TaskState.HELD, None),
+    ],
+)
+def test_a_task_is_finished_exactly_in_a_final_state(
+    store: OneByOne, state: TaskState, finished_at: int | None
+) -> None:
+    claim = store.claimed()
+
+    store.end(claim, state=state, now=later(9))
+
+    assert finished_at == store.task(claim.task_id).finished_at
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_a_run_has_an_error_when_something_went_wrong(store: OneByOne, outcome: Outcome) -> None:
+    claim = store.claimed()
+
+    store.end(claim, outcome=outcome, run_reason="the reason", state=TaskState.HELD)
+
+    (run,) = store.runs(claim.task_id)
+    fine = outcome.value in ("succeeded", "cancelled", "released", "deferred", "held")
+    assert (outcome, "the reason") == (run.outcome, run.reason)
+    assert (None if fine else "the reason") == run.error
+
+
+# The rest of the daemon's work -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "unfinished"),
+    [
+        (TaskState.READY, True),
+        (TaskState.SCHEDULED, True),
+        (TaskState.HELD, False),
+        (TaskState.SUCCEEDED, False),
+        (TaskState.FAILED, False),
+        (TaskState.CANCELLED, False),
+    ],
+)
+def test_unfinished_is_what_may_still_run_by_itself(
+    store: OneByOne, state: TaskState, *, unfinished: bool
+) -> None:
+    assert not store.has_unfinished()
+
+    claim = store.claimed()
+    assert store.has_unfinished()
+
+    store.end(claim, state=state)
+    assert unfinished is store.has_unfinished()
+
+
+def test_a_nodes_row_is_written_and_overwritten(store: OneByOne) -> None:
+    first = Node(
+        id="n",
+        boot_id="b",
+        pid_namespace="p",
+        hostname="h",
+        slots=4,
+        seen_at=NOW,
+        seen_interval_ms=5_000,
+    )
+    second = Node(
+        id="n",
+        boot_id="b2",
+        pid_namespace="p2",
+        hostname="h2",
+        slots=8,
+        seen_at=later(1),
+        seen_interval_ms=60_000,
+    )
+    store.record_node(first)
+    assert [first] == list(store.nodes())
+
+    store.record_node(second)
+    assert [second] == list(store.nodes())

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.errors import StoreRefused
+from dispatcher.model import Liveness, Submitted, Task, TaskState
+from tests.contract.helpers import NOW, TTL, OneByOne, later, new_task
+
+
+def test_a_task_is_ready_and_carries_all_that_was_asked(store: OneByOne) -> None:
+    task_id = store.new(
+        command=("grep", "-r", "häß\tlich\n"),
+        max_attempts=7,
+        queue="mail",
+        priority=-3,
+        cwd="/srv",
+        env={"A": "1", "B": ""},
+        payload='{"n": 1}',
+        key="once",
+        labels={"team": "x", "a.b": "y"},
+        liveness=Liveness.WORKER,
+    )
+
+    expected = Task(
+        id=task_id,
+        state=TaskState.READY,
+        reason="submitted",
+        queue="mail",
+        priority=-3,
+        command=("grep", "-r", "häß\tlich\n"),
+        payload='{"n": 1}',
+        cwd="/srv",
+        env={"A": "1", "B": ""},
+        key="once",
+        labels={"team": "x", "a.b": "y"},
+        liveness=Liveness.WORKER,
+        lease_ttl_ms=TTL,
+        attempt=0,
+        max_attempts=7,
+        deferrals=0,
+        orphans=0,
+        fence=0,
+        ending=None,
+        created_at=NOW,
+        run_at=NOW,
+        finished_at=None,
+    )
+    assert expected == store.task(task_id)
+
+
+def test_a_task_with_a_delay_is_scheduled(store: OneByOne) -> None:
+    task = store.task(store.new(delay_ms=5_000))
+
+    assert (TaskState.SCHEDULED, later(5_000), NOW) == (task.state, task.run_at, task.created_at)
+    assert task.reason
+
+
+def test_a_second_submit_with_the_key_writes_nothing_and_returns_the_first_id(
+    store: OneByOne,
+) -> None:
+    first = store.submit(new_task(key="k", command=("a",)), now=NOW)
+    second = store.submit(new_task(key="k", command=("b",)), now=later(1))
+
+    assert Submitted(first.task_id, created=True) == first
+    assert Submitted(first.task_id, created=False) == second
+    assert store.task(first.task_id).command == ("a",)
+    assert len(store.states()) == 1
+
+
+def test_a_key_holds_also_when_its_task_has_finished(store: OneByOne) -> None:
+    task_id = store.finished(key="k", queue="q")
+
+    again = store.submit(new_task(key="k", queue="q"), now=NOW)
+
+    assert Submitted(task_id, created=False) == again
+
+
+def test_a_key_is_free_again_when_its_task_was_pruned(store: OneByOne) -> None:
+    first = store.finished(key="k", queue="q")
+    store.prune(before=later(1), limit=10)
+
+    again = store.submit(new_task(key="k", queue="q"), now=NOW)
+
+    assert again.created
+    assert first < again.task_id
+
+
+def test_a_key_is_of_its_queue_alone(store: OneByOne) -> None:
+    one = store.submit(new_task(key="k", queue="one"), now=NOW)
+    two = store.submit(new_task(key="k", queue="two"), now=NOW)
+
+    assert one.created
+    assert two.created
+
+
+def test_tasks_without_a_key_never_meet(store: OneByOne) -> None:
+    assert store.new() != store.new()
+
+
+def test_an_id_is_never_given_twice(store: OneByOne) -> None:
+    newest = store.finished()
+    store.prune(before=later(1), limit=10)
+
+    assert newest < store.new()
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"priority": 2**63},
+        {"payload": "\udc80"},
+        {"command": ("a\udc80",)},
+        {"queue": ""},
+        {"lease_ttl_ms": 0},
+        {"max_attempts": 0},
+        {"priority": object()},
+    ],
+    ids=str,
+)
+def test_what_no_row_can_hold_is_refused_and_nothing_is_written(
+    store: OneByOne, wanted: dict[str, object]
+) -> None:
+    with pytest.raises(StoreRefused):
+        store.new(**wanted)
+
+    assert store.states() == {}

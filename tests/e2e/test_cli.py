@@ -1,0 +1,238 @@
+"""The installed command where no daemon runs."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dispatcher.node import known_node_id
+from tests.e2e.world import DISPATCHER, World
+from tests.eventually import eventually
+
+
+def test_submitting_works_with_no_daemon_and_on_a_fresh_host(world: World) -> None:
+    assert not world.state_dir.exists()
+
+    assert "1\n" == world.cli("submit", "--", "true").stdout
+
+    assert "ready" == world.show(1)["state"]
+    assert 0o700 == world.state_dir.stat().st_mode & 0o777
+    assert "not running" == world.cli("status", "--json").json["daemon"]
+
+
+def test_without_any_file_the_users_own_directories_are_used(world: World) -> None:
+    environ = {"DISPATCHER_CONFIG": "", "XDG_STATE_HOME": str(world.directory / "xdg")}
+
+    world.cli("submit", "--", "true", env=environ)
+
+    assert (world.directory / "xdg" / "dispatcher" / "tasks.db").exists()
+
+
+def test_a_daemon_that_listens_is_woken(world: World) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(world.runtime_dir / "control.sock"))
+        listener.listen()
+        listener.settimeout(10)
+
+        world.submit("true")
+
+        connection, _ = listener.accept()
+        with connection:
+            assert b'{"op":"wake"}\n' == connection.recv(100)
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_daemon_that_does_not_answer_fails_no_submit(world: World, *, listening: bool) -> None:
+    path = world.runtime_dir / "control.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        if listening:
+            listener.listen(0)
+
+        for _ in range(4):  # more than its backlog takes
+            world.submit("true")
+
+        found = world.cli("status", "--json").json["daemon"]
+    assert ("not answering" if listening else "not running") == found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [b"submit", b"--", b"echo", b"\xff"],
+        [b"submit", b"--queue", b"\xff", b"--", b"true"],
+        [b"submit", b"--env", b"A=\xff", b"--", b"true"],
+        [b"submit", b"--label", b"a=\xff", b"--", b"true"],
+        [b"submit", b"--key", b"\xff", b"--", b"true"],
+        [b"submit", b"--payload", b'"\xff"', b"--", b"cat"],
+    ],
+)
+def test_arguments_that_are_not_utf8_are_refused(world: World, arguments: list[bytes]) -> None:
+    told = world.cli(*arguments, exits=2).stderr
+
+    assert "is not UTF-8" in told or "is no name" in told
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+def test_text_survives_every_locale(world: World, locale: str) -> None:
+    environ = {"LC_ALL": locale, "PYTHONIOENCODING": "ascii"}
+
+    world.cli("submit", "--", "echo", "grüße", "€", env=environ)
+
+    assert ["echo", "grüße", "€"] == world.show(1)["command"]
+    assert "gr" in world.cli("show", 1, env=environ).stdout
+
+
+def test_a_variable_of_the_callers_is_taken_by_its_name(world: World) -> None:
+    world.cli("submit", "--env", "TOKEN", "--", "true", env={"TOKEN": "hunter2"})
+
+    assert ["TOKEN"] == world.show(1)["env"]
+    for verb in (["show", 1], ["show", 1, "--json"], ["list"], ["list", "--json"], ["status"]):
+        assert "hunter2" not in world.cli(*verb).stdout
+
+
+def test_many_lines_come_from_a_file_all_or_none(world: World) -> None:
+    file = world.directory / "tasks.jsonl"
+    good = '{"command": ["true"], "max-attempts": 1}\n'
+    file.write_text(good * 1_000 + '{"command": ["true"], "max_atempts": 1}\n')
+    told = world.cli("submit", "--from", file, exits=2).stderr
+    assert "dispatcher: line 1001: max_atempts: unknown key; did you mean 'max_attempts'?\n" == told
+    assert [] == world.cli("list", "--json").json
+    file.write_text(good * 1_000)
+
+    printed = world.cli("submit", "--from", file).stdout
+
+    assert [str(number) for number in range(1, 1_001)] == printed.splitlines()
+
+
+def test_a_removed_working_directory_is_told(world: World) -> None:
+    gone = world.directory / "gone"
+    gone.mkdir()
+    script = f"rmdir {gone} && exec {DISPATCHER} submit -- true"
+
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=gone, env=world.env, capture_output=True, text=True, check=False
+    )
+
+    assert 2 == done.returncode
+    assert "dispatcher: cwd: the present directory was removed; name another\n" == done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error_to_tell(world: World) -> None:
+    (world.directory / "many.jsonl").write_text('{"command": ["true"]}\n' * 5_000)
+    world.cli("submit", "--from", "many.jsonl")
+
+    done = subprocess.run(
+        ["sh", "-c", f"{DISPATCHER} list --json --limit 5000 | head -n 1"],
+        env=world.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ("[\n", "") == (done.stdout, done.stderr)
+
+
+def test_ctrl_c_ends_quietly_with_130(world: World) -> None:
+    process = subprocess.Popen(
+        [DISPATCHER, "submit", "--from", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=world.env,
+    )
+    stdin = f"/proc/{process.pid}/syscall"
+    eventually(lambda: _assert_reads(stdin))
+
+    process.send_signal(signal.SIGINT)
+
+    stdout, stderr = process.communicate(timeout=10)
+    assert (130, b"", b"") == (process.returncode, stdout, stderr.strip())
+
+
+def _assert_reads(file: str) -> None:
+    """See that a process sits in read(2) on its stdin."""
+    call = Path(file).read_text().split()
+    assert call[0] in {"0", "63"}  # read, on x86-64 and on ARM
+    assert "0x0" == call[1]
+
+
+def test_a_terminal_gets_a_table_that_fits_it(world: World) -> None:
+    world.submit("echo", "x" * 300)
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [DISPATCHER, "list"],
+        stdout=follower,
+        env={**world.env, "TERM": "xterm", "COLUMNS": "70"},
+    )
+    os.close(follower)
+    shown = os.read(leader, 10_000).decode()
+    assert 0 == process.wait(10)
+    os.close(leader)
+
+    assert "…" in shown
+    assert "\x1b[" in shown
+
+
+def test_a_closed_stdout_is_survived(world: World) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"exec {DISPATCHER} submit -- true >&-"],
+        env=world.env,
+        capture_output=True,
+        check=False,
+    )
+
+    assert b"" == done.stderr
+    assert "ready" == world.show(1)["state"]
+
+
+def test_check_config_tells_every_mistake_and_exits_78(world: World) -> None:
+    world.configure(leases={"ttll": "1s"}, retry={"max_attempts": 0})
+
+    told = world.cli("check-config", exits=78).stderr.splitlines()
+
+    assert 2 == len(told)
+    assert told[0].endswith("leases.ttll: unknown key; did you mean 'ttl'?")
+    assert "retry.max_attempts: expected an integer >= 1" in told[1]
+    for verb in (["run"], ["submit", "--", "true"], ["executor"], ["list"]):
+        assert told == world.cli(*verb, exits=78).stderr.splitlines()
+
+
+def test_submitting_imports_only_what_it_needs(world: World) -> None:
+    script = (
+        "import sys; from dispatcher.cli import app; code = app.run(['submit', '--', 'true']);"
+        "print(*sorted(name.partition('.')[0] for name in sys.modules));"
+        "print(*sorted(name for name in sys.modules if name.startswith('dispatcher.')))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=world.env, capture_output=True, text=True, check=True
+    )
+
+    _, packages, modules = done.stdout.splitlines()
+    assert set() == {"structlog", "rich", "psutil", "difflib", "asyncio"} & set(packages.split())
+    unwanted = {"daemon", "supervisor", "logs", "executor_client", "channels", "policy", "executor"}
+    assert set() == {f"dispatcher.{name}" for name in unwanted} & set(modules.split())
+
+
+def test_the_executor_gets_its_directories_and_a_node_id(world: World) -> None:
+    process = subprocess.Popen([DISPATCHER, "executor"], env=world.env, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: _assert_executor(process.pid, world))
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _assert_executor(pid: int, world: World) -> None:
+    arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1:-1]
+    node_id = known_node_id(world.state_dir)
+    expected = ["-m", "dispatcher.executor", "--state-dir", str(world.state_dir)]
+    assert [*expected, "--runtime-dir", str(world.runtime_dir), "--node-id", node_id] == arguments

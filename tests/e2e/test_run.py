@@ -1,0 +1,73 @@
+"""The verbs beside a running daemon."""
+
+from __future__ import annotations
+
+from tests.e2e.world import World
+
+
+def test_a_submitted_task_runs_and_every_verb_tells_of_it(world: World) -> None:
+    with world.daemon() as daemon:
+        task_id = world.submit("sh", "-c", "echo hello; exit 0")
+
+        task = world.until(task_id, "succeeded")
+        status = world.cli("status", "--json").json
+
+        assert "hello\n" == world.cli("logs", task_id).stdout
+        assert ["succeeded", 0, "hello\n"] == [
+            task["runs"][0][key] for key in ("outcome", "exit_code", "output_tail")
+        ]
+        assert ("running", daemon.pid, "connected") == tuple(
+            status[key] for key in ("daemon", "daemon_pid", "executor")
+        )
+        assert (4, daemon.expect("daemon.started")["node"]) == (
+            status["node"]["slots"],
+            status["node"]["id"],
+        )
+
+
+def test_a_running_task_is_cancelled(world: World) -> None:
+    with world.daemon():
+        task_id = world.submit("sleep", "1000")
+        world.until(task_id, "running")
+
+        assert f"{task_id} is being ended\n" == world.cli("cancel", task_id).stdout
+
+        (run,) = world.until(task_id, "cancelled")["runs"]
+        assert "cancelled" == run["outcome"]
+
+
+def test_output_that_is_not_text_is_printed_as_it_is(world: World) -> None:
+    with world.daemon():
+        task_id = world.submit("printf", r"a\377\000b")
+        world.until(task_id, "succeeded")
+
+    assert "a\udcff\0b" == world.cli("logs", task_id).stdout
+    assert "a\ufffd" in world.show(task_id)["runs"][0]["output_tail"]
+
+
+def test_drain_ends_when_nothing_is_left_to_do(world: World) -> None:
+    tasks = [world.submit("true") for _ in range(3)] + [world.submit("true", delay="300ms")]
+
+    with world.daemon("--drain") as daemon:
+        assert 0 == daemon.wait(within=20)
+
+    assert ["succeeded"] * 4 == [world.show(task)["state"] for task in tasks]
+
+
+def test_a_second_daemon_is_refused_and_told_who_holds_the_state_directory(world: World) -> None:
+    with world.daemon() as daemon:
+        told = world.cli("run", exits=75).stderr
+
+        assert str(daemon.pid) in told
+
+
+def test_a_world_ends_what_a_killed_daemon_left(world: World) -> None:
+    with world.daemon() as daemon:
+        task_id = world.submit("sleep", "1000")
+        world.until(task_id, "running")
+        daemon.kill()
+    assert world.processes()
+
+    world.sweep()
+
+    assert [] == world.processes()

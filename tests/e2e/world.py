@@ -1,0 +1,281 @@
+"""The installed command in a world of its own: directories, configuration, processes.
+
+Everything a world starts is ended through handles on exactly those processes, and a world that
+leaves one behind fails its test.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.eventually import eventually
+
+DISPATCHER = str(Path(sys.executable).with_name("dispatcher"))
+
+#: Sections of a world's configuration: like the defaults, in a hurry.
+HURRIED: Mapping[str, Mapping[str, object]] = {
+    "node": {"slots": 4},
+    "daemon": {"poll": "200ms", "drain_timeout": "2s"},
+    "leases": {"kill_grace": "500ms", "exit_grace": "500ms", "leftover_grace": "200ms"},
+    "retry": {"backoff_min": "50ms", "backoff_max": "200ms", "cooldown": "100ms"},
+    "logs": {"level": "debug", "format": "json"},
+}
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command that ended left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+    @property
+    def id(self) -> int:
+        """The one task id that was printed."""
+        return int(self.stdout)
+
+
+class Daemon:
+    """A running `dispatcher run`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.killed = False
+        self._log = log
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """Return the whole lines it has logged; with a name, only those of that event."""
+        lines = self._log.read_text("utf-8").splitlines(keepends=True)
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [event for event in events if name in ("", event["event"])]
+
+    def expect(self, name: str, *, within: float = 5.0, **fields: object) -> dict[str, Any]:
+        """Wait for an event with these fields and return it."""
+
+        def probe() -> dict[str, Any]:
+            found = [e for e in self.events(name) if fields.items() <= e.items()]
+            assert found, f"no {name} {fields} in:\n{self.output()}"
+            return found[0]
+
+        return eventually(probe, within=within)
+
+    def output(self) -> str:
+        return self._log.read_text("utf-8", "replace")
+
+    def executor(self) -> psutil.Process:
+        """Return the executor that this daemon is connected to."""
+        return psutil.Process(self.expect("executor.connected")["executor_pid"])
+
+    def signal(self, signum: signal.Signals) -> None:
+        self.process.send_signal(signum)
+
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL it and wait; what it started goes on until the world ends."""
+        self.killed = True
+        self.process.kill()
+        self.process.wait()
+
+    def wait(self, *, within: float = 10.0) -> int:
+        """Wait for its end; return the exit code."""
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {within} s:\n{self.output()}") from None
+
+
+class World:
+    """A state directory, a configuration file, and the command that uses them."""
+
+    def __init__(self, directory: Path, bytecode: Path) -> None:
+        self.directory = directory
+        self.state_dir = directory / "state"
+        self.config_file = directory / "dispatcher.toml"
+        # A socket's path is short, and pytest's are long.
+        self.runtime_dir = Path(tempfile.mkdtemp(prefix="dispatcher-"))
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(directory),
+            "LANG": "C.UTF-8",
+            "DISPATCHER_CONFIG": str(self.config_file),
+            "PYTHONPYCACHEPREFIX": str(bytecode),
+        }
+        self._daemons = 0
+        self._before = {child.pid for child in psutil.Process().children(recursive=True)}
+        # Whoever loses its parent in here becomes our child: nobody gets away.
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self.configure()
+
+    def configure(self, **sections: Mapping[str, object]) -> None:
+        """Write the configuration: the hurried one, with these keys beside or instead."""
+        merged = {name: dict(keys) for name, keys in HURRIED.items()}
+        merged["node"] |= {"state_dir": str(self.state_dir), "runtime_dir": str(self.runtime_dir)}
+        for name, keys in sections.items():
+            merged.setdefault(name, {}).update(keys)
+        lines = []
+        for name, keys in merged.items():
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(keys[key])}" for key in keys), ""]
+        self.config_file.write_text("\n".join(lines), "utf-8")
+
+    # The command --------------------------------------------------------------------------
+
+    def cli(
+        self,
+        *arguments: str | bytes | int | Path,
+        exits: int = 0,
+        stdin: str | bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        within: float = 20.0,
+    ) -> Result:
+        """Run `dispatcher ARGUMENTS` to its end, and expect this exit code."""
+        command = [DISPATCHER, *(a if isinstance(a, str | bytes) else str(a) for a in arguments)]
+        done = subprocess.run(
+            command,
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            env={**self.env, **(env or {})},
+            cwd=cwd or self.directory,
+            timeout=within,
+            check=False,
+        )
+        stdout, stderr = (
+            out.decode(errors="surrogateescape") for out in (done.stdout, done.stderr)
+        )
+        result = Result(done.returncode, stdout, stderr)
+        assert exits == result.exit_code, f"{arguments!r} gave {result}"
+        assert "Traceback" not in result.stderr, result.stderr
+        return result
+
+    def submit(self, *command: str, **options: str | int) -> int:
+        """Submit one command, with options as keywords; return its id."""
+        given = [
+            text
+            for name, value in options.items()
+            for text in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        return self.cli("submit", *given, "--", *command).id
+
+    def show(self, task_id: int) -> dict[str, Any]:
+        shown: dict[str, Any] = self.cli("show", task_id, "--json").json
+        return shown
+
+    def until(self, task_id: int, *states: str, within: float = 10.0) -> dict[str, Any]:
+        """Wait until a task is in one of these states, and return it as shown."""
+
+        def probe() -> dict[str, Any]:
+            task = self.show(task_id)
+            assert task["state"] in states, task
+            return task
+
+        return eventually(probe, within=within, every=0.05)
+
+    # The daemon ---------------------------------------------------------------------------
+
+    @contextmanager
+    def daemon(
+        self, *arguments: str, started: bool = True, env: Mapping[str, str] | None = None
+    ) -> Iterator[Daemon]:
+        """Run `dispatcher run` while the block lasts; wait until it says that it started.
+
+        At the end it is stopped by SIGTERM, unless it ended before, and no process may be left.
+        After a `kill` of the daemon, what it left is ended here.
+        """
+        self._daemons += 1
+        log = self.directory / f"daemon-{self._daemons}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [DISPATCHER, "run", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**self.env, **(env or {})},
+                cwd=self.directory,
+            )
+        daemon = Daemon(process, log)
+        try:
+            if started:
+                daemon.expect("daemon.started", within=10.0)
+            yield daemon
+            if process.poll() is None:
+                daemon.terminate()
+            daemon.wait()
+        except BaseException:
+            daemon.kill()
+            self.sweep()
+            raise
+        if not daemon.killed:
+            self.expect_nobody()
+
+    # Processes ----------------------------------------------------------------------------
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every living process that came from this world; bury the dead ones."""
+        living = []
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess, ChildProcessError):
+                if child.pid in self._before:
+                    continue
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    living.append(child)
+                elif child.ppid() == os.getpid():
+                    os.waitpid(child.pid, os.WNOHANG)
+        return living
+
+    def expect_nobody(self, *, within: float = 5.0) -> None:
+        """Wait until no process is left; if one stays, end it and fail."""
+
+        def probe() -> None:
+            assert [] == [_name(process) for process in self.processes()]
+
+        try:
+            eventually(probe, within=within)
+        finally:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """End every process that is left, again until there is none."""
+
+        def probe() -> None:
+            left = self.processes()
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            assert not left
+
+        eventually(probe, within=10.0)
+
+    def close(self) -> None:
+        self.sweep()
+        shutil.rmtree(self.runtime_dir, ignore_errors=True)
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())}"
+    except psutil.NoSuchProcess:
+        return f"{process.pid} (gone)"

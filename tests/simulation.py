@@ -1,0 +1,216 @@
+"""A supervisor in virtual time: the real store in memory, a fake executor, a clock that jumps."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dispatcher import wire
+from dispatcher.model import NewTask, Run, Task, TaskState
+from dispatcher.policy import RetryPolicy
+from dispatcher.processes import Connected, Disconnected, Event, Processes, StartSettings
+from dispatcher.store.api import Store
+from dispatcher.store.open import open_store
+from dispatcher.supervisor import Supervisor
+from dispatcher.times import Instant, StoreTime
+from dispatcher.turn import Settings
+
+EPOCH = StoreTime(1_800_000_000_000)
+NODE = "5a7c0c3e-0000-4000-8000-000000000001"
+
+SETTINGS = Settings(
+    node_id=NODE,
+    hostname="here",
+    slots=2,
+    output_dir="/output",
+    start=StartSettings(worker_socket="/run/worker.sock"),
+    retry=RetryPolicy(backoff_min_ms=10_000, backoff_max_ms=60_000, cooldown_ms=30_000),
+)
+
+
+class FakeExecutor:
+    """An executor whose runs live in a dict, start at once and end when the test says so."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.runs: dict[wire.RunUid, wire.Run] = {}
+        self.sent: list[wire.ToExecutor] = []
+        self.starts: list[wire.Start] = []
+        self.answering = True
+        self.refusal: wire.StartFailed | None = None
+        self.greetings = 0
+        self._pids = iter(range(1000, 10**9))
+
+    def greet(self) -> None:
+        """Greet the daemon on a fresh connection."""
+        self.greetings += 1
+        hello = wire.Hello(
+            version=wire.VERSION,
+            node_id=NODE,
+            state_dir="/state",
+            boot_id="boot",
+            pid_namespace="pid:[1]",
+            store_id="",
+            epoch=self.greetings,
+            pid=99,
+        )
+        self.events.append(Connected(hello, tuple(self.runs.values())))
+
+    def die(self) -> None:
+        """Lose everything: the next greeting names no run."""
+        self.runs.clear()
+        self.events.append(Disconnected("died"))
+
+    def send(self, message: wire.ToExecutor) -> None:
+        """Do at once what the daemon says."""
+        self.sent.append(message)
+        if isinstance(message, wire.Start):
+            self._start(message)
+        elif isinstance(message, wire.End) and message.uid in self.runs:
+            self.runs[message.uid] = replace_run(
+                self.runs[message.uid], state=wire.RunState.ENDING, ended_by=message.reason
+            )
+        elif isinstance(message, wire.Forget):
+            self.runs.pop(message.uid, None)
+
+    def reconnect(self) -> None:
+        """Greet anew, as asked."""
+        self.events.append(Disconnected("reconnecting"))
+        self.greet()
+
+    def gone(self, uid: wire.RunUid, exit_code: int | None = 0, **facts: Any) -> None:
+        """Let a run's tree be gone."""
+        run = self.runs[uid]
+        end = wire.Exit(at=facts.pop("at", 0.0), exit_code=exit_code, **facts)
+        self.runs[uid] = replace_run(run, state=wire.RunState.GONE, exit=end)
+        self.events.append(wire.Exited(uid=uid, exit=end, ended_by=run.ended_by))
+
+    def _start(self, message: wire.Start) -> None:
+        if self.refusal is not None:
+            self.events.append(
+                wire.StartFailed(
+                    uid=message.uid, fault=self.refusal.fault, error=self.refusal.error
+                )
+            )
+            return
+        self.starts.append(message)
+        pid = next(self._pids)
+        self.runs[message.uid] = wire.Run(
+            uid=message.uid, state=wire.RunState.RUNNING, pid=pid, start_ticks=1
+        )
+        self.events.append(wire.Started(uid=message.uid, pid=pid, start_ticks=1, at=0.0))
+
+
+fits: Processes = FakeExecutor()
+
+
+def replace_run(run: wire.Run, **changes: Any) -> wire.Run:
+    """Return a run's report with some facts changed."""
+    facts = {name: getattr(run, name) for name in run.__struct_fields__}
+    return wire.Run(**{**facts, **changes})
+
+
+@dataclass
+class World:
+    """One node in virtual time."""
+
+    settings: Settings = SETTINGS
+    seed: int = 1
+    elapsed: float = 0.0
+    executor: FakeExecutor = field(default_factory=FakeExecutor)
+
+    def __post_init__(self) -> None:
+        self.store: Store = open_store(
+            "sqlite://", state_dir=Path("/nonexistent"), patience=0.0, clock=self.now
+        )
+        self.supervisor = self.fresh_supervisor()
+        self.deadline = self.at()
+
+    def now(self) -> StoreTime:
+        """Return the store's time."""
+        return StoreTime(EPOCH + round(self.elapsed * 1000))
+
+    def at(self) -> Instant:
+        """Return the host's instant."""
+        return Instant(10_000 + self.elapsed)
+
+    def fresh_supervisor(self, **changes: Any) -> Supervisor:
+        """Return a supervisor that knows nothing yet, as after a restart."""
+        self.settings = replace(self.settings, **changes)
+        rng = random.Random(self.seed)
+        self.supervisor = Supervisor(self.store, self.executor, self.settings, rng=rng)
+        return self.supervisor
+
+    def restart(self, **changes: Any) -> None:
+        """Replace the daemon; the executor greets the new one."""
+        self.executor.events.clear()
+        self.fresh_supervisor(**changes)
+        self.executor.greet()
+        self.settle_down()
+
+    def submit(self, *command: str, **facts: Any) -> int:
+        """Submit a task and return its id."""
+        task = NewTask(
+            command=command or ("true",),
+            **{"max_attempts": 3, "lease_ttl_ms": 60_000, **facts},
+        )
+        with self.store.transaction() as now:
+            return self.store.submit(task, now=now).task_id
+
+    def start(self) -> World:
+        """Let the executor greet the daemon, and tick until nothing more is due."""
+        self.executor.greet()
+        self.settle_down()
+        return self
+
+    def tick(self) -> None:
+        """Tick once, with what the executor said since."""
+        events, self.executor.events = self.executor.events, []
+        self.deadline = self.supervisor.tick(events, at=self.at())
+
+    def settle_down(self) -> None:
+        """Tick until nothing more is due at this instant."""
+        self.tick()
+        while self.executor.events or self.deadline <= self.at():
+            self.tick()
+
+    def run_for(self, seconds: float) -> None:
+        """Let time pass, from deadline to deadline."""
+        end = self.elapsed + seconds
+        while (step := self.deadline - 10_000) <= end:
+            self.elapsed = max(self.elapsed, step)
+            self.settle_down()
+        self.elapsed = end
+        self.settle_down()
+
+    def cancel(self, task_id: int) -> None:
+        """Cancel a task as the command line does."""
+        with self.store.transaction() as now:
+            self.store.cancel(task_id, "cancelled by operator", now=now)
+
+    def task(self, task_id: int) -> Task:
+        """Return a task's row."""
+        with self.store.snapshot():
+            task = self.store.task(task_id)
+        assert task is not None
+        return task
+
+    def state(self, task_id: int) -> TaskState:
+        """Return a task's state."""
+        return self.task(task_id).state
+
+    def runs(self, task_id: int) -> list[Run]:
+        """Return a task's runs."""
+        with self.store.snapshot():
+            return self.store.runs(task_id)
+
+    def uid(self, task_id: int) -> wire.RunUid:
+        """Return the uid of a task's last run."""
+        return self.runs(task_id)[-1].uid
+
+    def gone(self, task_id: int, exit_code: int | None = 0, **facts: Any) -> None:
+        """Let a task's running worker end, and the daemon hear of it."""
+        self.executor.gone(self.uid(task_id), exit_code, at=self.at(), **facts)
+        self.settle_down()

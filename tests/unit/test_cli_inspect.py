@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.model import TaskState
+from tests.command import Command
+
+#: The keys that other programs rely on.
+TASK_KEYS = "id state reason queue priority command attempt max_attempts fence created_at run_at"
+RUN_KEYS = (
+    "id uid attempt fence outcome exit_code signal pid node claimed_at started_at ended_at "
+    "last_heartbeat_at lease_expires_at progress note result error output_tail max_rss_bytes "
+    "cpu_seconds output_path"
+)
+
+ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+def test_show_as_json_has_every_key_of_the_contract(command: Command) -> None:
+    command("submit", "--env", "TOKEN=hunter2", "--", "sh", "-c", "exit 3")
+    lock, file = command.run_once(output=b"hello\n", tail="hello\n")
+
+    result = command("show", 1, "--json")
+
+    task = result.json
+    assert TASK_KEYS.split() == list(task)[:11]
+    assert "runs" == list(task)[-1]
+    assert (1, "failed", "used up its attempts", ["sh", "-c", "exit 3"], 1, 3, 1) == tuple(
+        task[key]
+        for key in ("id", "state", "reason", "command", "attempt", "max_attempts", "fence")
+    )
+    (run,) = task["runs"]
+    assert RUN_KEYS.split() == list(run)
+    assert (1, 1, 1, "failed", 3, None, 4321, "this-node", "hello\n", str(file)) == tuple(
+        run[key]
+        for key in (
+            *("id", "attempt", "fence", "outcome", "exit_code", "signal", "pid", "node"),
+            *("output_tail", "output_path"),
+        )
+    )
+    for time in (task["created_at"], task["run_at"], run["claimed_at"], run["ended_at"]):
+        assert ISO.fullmatch(time)
+    assert lock not in result.stdout
+    assert "hunter2" not in result.stdout
+    assert ["TOKEN"] == task["env"]
+
+
+def test_runs_stand_oldest_first(command: Command) -> None:
+    command("submit", "--", "true")
+    command.run_once(state=TaskState.READY)
+    command.run_once()
+
+    assert [1, 2] == [run["fence"] for run in command("show", 1, "--json").json["runs"]]
+
+
+@pytest.mark.parametrize(
+    ("output", "stored", "shown"),
+    [
+        (b"x" * 5_000 + b"end\n", None, "x" * 4_092 + "end\n"),
+        (b"short", None, "short"),
+        (b"broken \xff\n", None, "broken \ufffd\n"),
+        (b"from the file", "stored", "stored"),
+        (None, "stored", "stored"),
+        (None, None, None),
+    ],
+)
+def test_the_end_of_the_output_comes_from_the_row_else_from_the_file(
+    command: Command, output: bytes | None, stored: str | None, shown: str | None
+) -> None:
+    command("submit", "--", "true")
+    command.run_once(output=output, tail=stored)
+
+    assert shown == command("show", 1, "--json").json["runs"][0]["output_tail"]
+
+
+def test_show_for_people_names_what_matters_and_spells_out_control_characters(
+    command: Command,
+) -> None:
+    command(
+        *("submit", "--env", "TOKEN=hunter2", "--label", "team=data", "--key", "k"),
+        *("--", "printf", "\x1b[31mred"),
+    )
+    lock, _ = command.run_once(output=b"\x1b]0;title\x07ok\n")
+
+    shown = command("show", 1).stdout
+
+    for text in ("failed: used up its attempts", "1 of 3 used", "team=data", "exit code 3", "4321"):
+        assert text in shown
+    assert r"\x1b[31mred" in shown
+    assert r"\x1b]0;title\x07ok" in shown
+    assert "\x1b" not in shown
+    assert "hunter2" not in shown
+    assert lock not in shown
+
+
+@pytest.mark.parametrize("verb", ["show", "logs", "cancel", "retry"])
+def test_an_unknown_id_is_told(command: Command, verb: str) -> None:
+    result = command(verb, 42, exits=1)
+
+    assert "dispatcher: no task 42\n" == result.stderr
+    assert "" == result.stdout
+
+
+def ids(result: Any) -> list[int]:
+    return [task["id"] for task in result.json]
+
+
+def test_list_filters_and_shows_the_newest_first(command: Command) -> None:
+    command("submit", "--queue", "a", "--label", "team=data", "--", "true")
+    command("submit", "--queue", "b", "--delay", "1h", "--", "true")
+    command("submit", "--queue", "b", "--label", "team=web", "--", "true")
+    command("cancel", 3)
+
+    assert [3, 2, 1] == ids(command("list", "--json"))
+    assert [3, 2] == ids(command("list", "--json", "--limit", 2))
+    assert [3, 2] == ids(command("list", "--json", "--queue", "b"))
+    assert [2, 1] == ids(command("list", "--json", "--state", "ready", "--state", "scheduled"))
+    assert [1] == ids(command("list", "--json", "--label", "team=data"))
+    assert [] == ids(command("list", "--json", "--state", "held"))
+
+
+def test_list_as_json_is_show_without_runs_and_payload(command: Command) -> None:
+    command("submit", "--payload", "1", "--", "true")
+
+    (listed,) = command("list", "--json").json
+    shown = command("show", 1, "--json").json
+
+    assert {*listed, "payload", "runs"} == set(shown)
+    assert listed.items() <= shown.items()
+
+
+def test_list_for_people_is_a_table_of_whole_lines(command: Command) -> None:
+    command("submit", "--", "echo", "x" * 300, "two\nlines", "[bold]")
+
+    heading, row = command("list").stdout.splitlines()
+
+    assert ["ID", "STATE", "QUEUE", "PRIORITY", "ATTEMPTS", "REASON", "COMMAND"] == heading.split()
+    assert row.endswith(f"echo {'x' * 300} 'two\\nlines' '[bold]'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--state", "done"], "'done' is not one of 'waiting', 'scheduled', 'ready'"),
+        (["--limit", "0"], "0 is not in the range x>=1"),
+        (["--label", "team"], "label: 'team' has no value; write team=VALUE"),
+        (["--quue", "x"], "No such option '--quue'. Did you mean '--queue'?"),
+    ],
+)
+def test_list_tells_mistakes(command: Command, arguments: list[str], told: str) -> None:
+    assert told in command("list", *arguments, exits=2).stderr
+
+
+def test_logs_prints_the_last_runs_output_or_that_of_the_run_named(command: Command) -> None:
+    command("submit", "--", "true")
+    command.run_once(state=TaskState.READY, output=b"first\n")
+    command.run_once(output=b"second\n")
+
+    assert "second\n" == command("logs", 1).stdout
+    assert "first\n" == command("logs", 1, "--run", 1).stdout
+
+
+def test_logs_falls_back_to_what_the_row_keeps(command: Command) -> None:
+    command("submit", "--", "true")
+    command.run_once(output=None, tail="the end\n")
+
+    result = command("logs", 1)
+
+    assert "the end\n" == result.stdout
+    assert "is gone; this was its end:" in result.stderr
+
+
+def test_logs_says_why_there_is_nothing(command: Command) -> None:
+    command("submit", "--", "true")
+    waiting = command("logs", 1, exits=1).stderr
+    command.run_once(output=None)
+
+    assert "dispatcher: task 1 has not run yet: ready, submitted\n" == waiting
+    assert "is gone, and nothing was kept" in command("logs", 1, exits=1).stderr
+    unknown = command("logs", 1, "--run", 9, exits=1).stderr
+    assert "dispatcher: task 1 has no run 9; its runs: 1\n" == unknown

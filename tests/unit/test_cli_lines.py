@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dispatcher.submission import MAX_ENVIRONMENT, MAX_PAYLOAD
+from tests.command import Command
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+def lines(*tasks: object) -> bytes:
+    return b"".join(json.dumps(task).encode() + b"\n" for task in tasks)
+
+
+def test_lines_are_tasks_in_their_order(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINE", "from me")
+    content = lines(
+        {"command": ["echo", "1"]},
+        {
+            "command": ["echo", "2"],
+            "queue": "q",
+            "priority": -1,
+            "max-attempts": 2,
+            "cwd": "sub",
+            "env": {"A": "b"},
+            "key": "k",
+            "delay": "1.5s",
+            "payload": {"x": [1, 2.50]},
+            "label": {"team": "data"},
+        },
+        {"command": ["echo", "3"], "env": ["MINE", "C=d"], "label": ["a=b"], "key": None},
+    )
+
+    result = command("submit", "--from", "-", stdin=b"\n" + content + b"  \n")
+
+    assert "1\n2\n3\n" == result.stdout
+    with command.client() as client:
+        first, second, third = (client.task(task_id) for task_id in (1, 2, 3))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert ("echo", "1") == first.command
+    assert ("q", -1, 2, "k") == (second.queue, second.priority, second.max_attempts, second.key)
+    assert (f"{Path.cwd()}/sub", {"A": "b"}) == (second.cwd, second.env)
+    assert second.created_at + 1_500 == second.run_at
+    assert {"x": [1, 2.5]} == json.loads(second.payload or "")
+    assert {"team": "data"} == second.labels
+    assert ({"MINE": "from me", "C": "d"}, {"a": "b"}) == (third.env, third.labels)
+
+
+def test_options_of_the_command_line_hold_for_lines_that_leave_them_out(command: Command) -> None:
+    Path("tasks.jsonl").write_bytes(
+        lines({"command": ["a"]}, {"command": ["b"], "queue": "own", "label": {}})
+    )
+
+    command("submit", "--from", "tasks.jsonl", "--queue", "q", "--label", "x=y", "--priority", "3")
+
+    listed = command("list", "--json").json
+    assert [("own", {}, 3), ("q", {"x": "y"}, 3)] == [
+        (task["queue"], task["labels"], task["priority"]) for task in listed
+    ]
+
+
+def test_json_answers_for_every_line(command: Command) -> None:
+    content = lines({"command": ["a"], "key": "k"}, {"command": ["b"], "key": "k"})
+
+    answers = command("submit", "--from", "-", "--json", stdin=content).json
+
+    assert [{"id": 1, "created": True}, {"id": 1, "created": False}] == answers
+
+
+def test_a_file_without_lines_submits_nothing(command: Command) -> None:
+    assert "" == command("submit", "--from", "-", stdin=b"\n").stdout
+    assert [] == command("submit", "--from", "-", "--json", stdin=b"").json
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"comand": ["x"]}, "comand: unknown key; did you mean 'command'?"),
+        ({"command": ["x"], "zzz": 1}, "zzz: unknown key; known are: command, queue, priority"),
+        ({"queue": "q"}, "command: is empty"),
+        ({"command": []}, "command: is empty"),
+        ({"command": "true"}, "command: Expected `array`, got `str`"),
+        ({"command": ["x", 1]}, "command: Expected `str`, got `int` - at `$[1]`"),
+        ({"command": ["x\0"]}, "command: holds a NUL character"),
+        ({"command": ["x"], "priority": "1"}, "priority: Expected `int`, got `str`"),
+        ({"command": ["x"], "priority": 2**31}, "priority: must be from"),
+        ({"command": ["x"], "max_attempts": 0}, "max_attempts: must be from 1"),
+        ({"command": ["x"], "delay": 5}, 'delay: 5 is a plain number; add its unit, e.g. "5s"'),
+        ({"command": ["x"], "delay": "soon"}, "delay: 'soon' is no duration"),
+        ({"command": ["x"], "env": {"A": 1}}, "env: Expected `str`, got `int`"),
+        ({"command": ["x"], "env": ["NOT_SET_HERE"]}, "env: NOT_SET_HERE is not set here"),
+        (
+            {"command": ["x"], "env": {"A": "a" * MAX_ENVIRONMENT}},
+            "env: more than 1048576 bytes in",
+        ),
+        ({"command": ["x"], "env": {"A": "\0"}}, "env A: holds a NUL character"),
+        ({"command": ["x"], "label": ["a"]}, "label: 'a' has no value"),
+        (
+            {"command": ["x"], "label": {str(n): "" for n in range(65)}},
+            "65 labels are more than 64",
+        ),
+        ({"command": ["x"], "cwd": "\0"}, "cwd: holds a NUL character"),
+        ({"command": ["x"], "payload": "x" * MAX_PAYLOAD}, "payload: 1048578 bytes are more than"),
+        (["x"], 'must be a JSON object, for example {"command": ["true"]}'),
+    ],
+)
+def test_a_mistake_in_a_line_names_it_and_nothing_is_submitted(
+    command: Command, line: object, told: str
+) -> None:
+    content = lines({"command": ["true"]}, {"command": ["true"]}, line, {"command": ["true"]})
+
+    result = command("submit", "--from", "-", stdin=content, exits=2)
+
+    assert f"dispatcher: line 3: {told}" in result.stderr or (
+        "line 3: " in result.stderr and told in result.stderr
+    )
+    assert 1 == len(result.stderr.splitlines())
+    assert [] == command("list", "--json").json
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b"{", "line 1: not JSON: Input data was truncated"),
+        (b"{'a': 1}", "line 1: not JSON: JSON is malformed"),
+        (b'{"command": ["\xff"]}', "line 1: command: "),
+        (b'{"command": ["x"], "payload": "\xff"}', "line 1: payload: is not UTF-8"),
+        (b"[" * 100_000, "line 1: "),
+    ],
+)
+def test_a_line_that_is_not_json_is_told(command: Command, line: bytes, told: str) -> None:
+    assert told in command("submit", "--from", "-", stdin=line, exits=2).stderr

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import Command
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+def ids(result: Any) -> list[int]:
+    return [task["id"] for task in result.json]
+
+
+def test_cancel_tells_of_each_task_what_became_of_it(command: Command) -> None:
+    for _ in range(3):
+        command("submit", "--", "true")
+    command.run_once()  # task 1
+    with command.client() as client, client._store.transaction() as now:
+        client._store.claim("default", limit=1, node="n", output_dir="/o", now=now)  # task 2
+
+    result = command("cancel", 1, 2, 3, 9, exits=1)
+
+    assert "2 is being ended\n3 cancelled\n" == result.stdout
+    assert "dispatcher: task 1 has failed already\ndispatcher: no task 9\n" == result.stderr
+    assert "cancelled" == command("show", 2, "--json").json["ending"]
+
+
+def test_cancelling_again_is_fine(command: Command) -> None:
+    command("submit", "--", "true")
+
+    assert [{"id": 1, "was": "ready", "done": True}] == command("cancel", 1, "--json").json
+    assert [{"id": 1, "was": "cancelled", "done": True}] == command("cancel", 1, "--json").json
+
+
+def test_retry_makes_a_failed_task_ready_with_all_its_attempts(command: Command) -> None:
+    command("submit", "--", "true")
+    command.run_once()
+
+    assert "1 ready\n" == command("retry", 1).stdout
+
+    task = command("show", 1, "--json").json
+    assert ("ready", 0) == (task["state"], task["attempt"])
+
+
+def test_retry_refuses_what_is_not_over(command: Command) -> None:
+    command("submit", "--", "true")
+
+    result = command("retry", 1, exits=1)
+
+    told = "dispatcher: task 1 is ready; only failed, cancelled and held ones can be retried\n"
+    assert told == result.stderr
+
+
+def test_prune_deletes_old_tasks_and_their_files_and_no_others(command: Command) -> None:
+    command.configure('[output]\nretention = "1h"')
+    for _ in range(3):
+        command("submit", "--", "true")
+    with command.client() as client, client._store.snapshot() as now:
+        old = now - 2 * 3_600_000
+    _, old_file = command.run_once(ended_at=old)
+    _, new_file = command.run_once()
+
+    assert "deleted: 1 tasks, 1 output files\n" == command("prune").stdout
+
+    assert [3, 2] == ids(command("list", "--json"))
+    assert not old_file.exists()
+    assert new_file.exists()
+
+
+def test_prune_leaves_files_of_other_nodes_alone(command: Command, tmp_path: Path) -> None:
+    command("submit", "--", "true")
+    _, file = command.run_once(ended_at=1)
+    other_node = tmp_path / "other.toml"
+    other_node.write_text(
+        f'[node]\nstate_dir = "{tmp_path}/other"\n'
+        f'[store]\nurl = "sqlite://{command.state_dir}/tasks.db"'
+    )
+
+    pruned = command("prune", "--config", other_node, "--json").json
+
+    assert {"tasks": 1, "output_files": 0} == pruned
+    assert file.exists()

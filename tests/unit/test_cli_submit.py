@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dispatcher.model import Liveness
+from dispatcher.submission import MAX_COMMAND, MAX_PAYLOAD
+from tests.command import Command
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+def test_submit_prints_the_id_alone(command: Command) -> None:
+    first = command("submit", "--", "echo", "hello")
+    second = command("submit", "true")
+
+    assert ("1\n", "") == (first.stdout, first.stderr)
+    assert "2\n" == second.stdout
+
+
+def test_a_task_gets_the_configured_defaults_and_the_callers_directory(command: Command) -> None:
+    command.configure(
+        '[defaults]\nqueue = "slow"\npriority = 7\n'
+        '[retry]\nmax_attempts = 5\n[leases]\nttl = "1.5s"\n'
+    )
+
+    task_id = command("submit", "--", "true").id
+
+    with command.client() as client:
+        task = client.task(task_id)
+    assert task is not None
+    assert ("slow", 7, 5, 1_500) == (
+        task.queue,
+        task.priority,
+        task.max_attempts,
+        task.lease_ttl_ms,
+    )
+    assert (str(Path.cwd()), {}, {}, None) == (task.cwd, task.env, task.labels, task.payload)
+    assert Liveness.PROCESS == task.liveness
+
+
+def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINE", "from me")
+    Path("job.json").write_text('{"job": 1}')
+
+    task_id = command(
+        *("submit", "--queue", "nightly", "--priority", "-3", "--max-attempts", "9"),
+        *("--cwd", "sub", "--env", "A=b=c", "--env", "MINE", "--key", "once", "--delay", "1.5s"),
+        *("--payload", "@job.json", "--label", "team=data", "--label", "empty="),
+        *("--", "sh", "-c", "exit 3", "--", "--queue"),
+    ).id
+
+    with command.client() as client:
+        task = client.task(task_id)
+    assert task is not None
+    assert ("sh", "-c", "exit 3", "--", "--queue") == task.command
+    assert ("nightly", -3, 9, "once") == (task.queue, task.priority, task.max_attempts, task.key)
+    assert f"{Path.cwd()}/sub" == task.cwd
+    assert {"A": "b=c", "MINE": "from me"} == task.env
+    assert {"team": "data", "empty": ""} == task.labels
+    assert '{"job": 1}' == task.payload
+    assert task.created_at + 1_500 == task.run_at
+
+
+def test_what_follows_the_command_is_the_commands(command: Command) -> None:
+    task_id = command("submit", "--queue", "q", "ls", "--json", "-l").id
+
+    assert ["ls", "--json", "-l"] == command("show", task_id, "--json").json["command"]
+
+
+def test_a_payload_comes_from_stdin_or_in_place(command: Command) -> None:
+    from_stdin = command("submit", "--payload", "-", "--", "cat", stdin=b"[1, 2]").id
+    in_place = command("submit", "--payload", '"text"', "--", "cat").id
+
+    assert [1, 2] == command("show", from_stdin, "--json").json["payload"]
+    assert "text" == command("show", in_place, "--json").json["payload"]
+
+
+def test_the_same_key_gives_the_same_task(command: Command) -> None:
+    first = command("submit", "--key", "k", "--", "true").id
+    again = command("submit", "--key", "k", "--json", "--", "false").json
+    elsewhere = command("submit", "--key", "k", "--queue", "other", "--json", "--", "true").json
+
+    assert {"id": first, "created": False} == again
+    assert elsewhere["created"]
+    assert elsewhere["id"] > first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "command: is empty; name a program, for example: -- echo hello"),
+        (["--", ""], "command: is empty"),
+        (["--queue", "a b", "--", "x"], "queue: 'a b' is no name; use up to 100 letters, digits"),
+        (["--queue", "", "--", "x"], "queue: '' is no name"),
+        (["--queue", "q" * 101, "--", "x"], "queue: 101 bytes are more than 100"),
+        (
+            ["--priority", "2147483648", "--", "x"],
+            "priority: must be from -2147483648 to 2147483647",
+        ),
+        (["--priority", "high", "--", "x"], "Invalid value for '--priority'"),
+        (["--max-attempts", "0", "--", "x"], "max_attempts: must be from 1 to"),
+        (["--delay", "5", "--", "x"], '5 is a plain number; add its unit, e.g. "5s"'),
+        (["--delay", "-5s", "--", "x"], "'-5s' is no duration"),
+        (["--delay", "9999d", "--", "x"], "delay_ms: must be from 0 to"),
+        (
+            ["--env", "NOT_SET_HERE", "--", "x"],
+            "env: NOT_SET_HERE is not set here; set it, or write",
+        ),
+        (["--env", "=x", "--", "x"], "env: '' is no name of a variable"),
+        (["--env", "A-B=x", "--", "x"], "env: 'A-B' is no name of a variable; use letters, digits"),
+        (
+            ["--env", "DISPATCHER_FENCE=1", "--", "x"],
+            "env: DISPATCHER_FENCE is set by the dispatcher",
+        ),
+        (["--label", "team", "--", "x"], "label: 'team' has no value; write team=VALUE"),
+        (["--label", "a b=c", "--", "x"], "label: 'a b' is no name"),
+        (["--key", "", "--", "x"], "key: is empty; leave it out"),
+        (["--key", "k" * 256, "--", "x"], "key: 256 bytes are more than 255"),
+        (["--payload", "{", "--", "x"], "payload: not valid JSON: Input data was truncated"),
+        (["--payload", "NaN", "--", "x"], "payload: not valid JSON"),
+        (["--payload", "@none.json", "--", "x"], "payload: none.json: No such file or directory"),
+        (["--cwd", "x" * 4096, "--", "x"], "cwd: "),
+        (["--form", "x"], "No such option '--form'. Did you mean '--from'?"),
+        (["--from", "none.jsonl"], "from: none.jsonl: No such file or directory"),
+        (["--from", "-", "--", "x"], "with --from, command and key stand in the file's lines"),
+        (["--from", "-", "--key", "k"], "with --from, command and key stand in the file's lines"),
+        (
+            ["--", "x" * MAX_COMMAND],
+            f"command: {MAX_COMMAND + 1} bytes are more than {MAX_COMMAND}",
+        ),
+        (["--", *["x" * 1023] * 129], "pass what is long as the payload, or in a file"),
+        (["--", "a\udcff"], "command: is not UTF-8"),
+        (["--env", "A=\udcff", "--", "x"], "env A: is not UTF-8"),
+        (["--label", "a=\udcff", "--", "x"], "label a: is not UTF-8"),
+        (["--cwd", "/\udcff", "--", "x"], "cwd: is not UTF-8"),
+        (["--payload", '"\udcff"', "--", "x"], "payload: is not UTF-8"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_the_remedy_and_nothing_is_submitted(
+    command: Command, arguments: list[str], told: str
+) -> None:
+    result = command("submit", *arguments, exits=2)
+
+    assert "" == result.stdout
+    assert told in result.stderr
+    assert result.stderr.startswith("dispatcher: ")
+    assert 1 == len(result.stderr.splitlines())
+    assert [] == command("list", "--json").json
+
+
+def test_a_refused_secret_is_not_repeated(command: Command) -> None:
+    result = command("submit", "--env", "TOKEN=hunter2\udcff", "--", "true", exits=2)
+
+    assert "hunter2" not in result.stderr
+
+
+@pytest.mark.parametrize("size", [MAX_PAYLOAD, MAX_PAYLOAD + 1])
+@pytest.mark.parametrize("source", ["-", "@payload.json"])
+def test_a_payload_has_at_most_a_mebibyte(command: Command, size: int, source: str) -> None:
+    payload = b'"' + b"x" * (size - 2) + b'"'
+    Path("payload.json").write_bytes(payload)
+    fits = size == MAX_PAYLOAD
+
+    result = command(
+        "submit", "--payload", source, "--", "cat", stdin=payload, exits=0 if fits else 2
+    )
+
+    assert fits or "payload: 1048577 bytes are more than 1048576" in result.stderr
+
+
+def test_a_deeply_nested_payload_is_told(command: Command) -> None:
+    result = command("submit", "--payload", "-", "--", "cat", stdin=b"[" * 100_000, exits=2)
+
+    assert "payload: not valid JSON: maximum recursion depth" in result.stderr

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from dispatcher import errors
+from dispatcher.cli import app
+from dispatcher.cli.status import status_json
+from dispatcher.client import Client, Status
+from dispatcher.config import load
+from dispatcher.errors import StoreUnavailable
+from dispatcher.model import TaskState
+from tests.command import Command
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+def test_status_counts_by_state_and_queue_without_a_daemon(command: Command) -> None:
+    command.configure("slots = 3")
+    command("submit", "--queue", "a", "--", "true")
+    command("submit", "--queue", "b", "--", "true")
+    command("submit", "--queue", "b", "--delay", "1h", "--", "true")
+
+    status = command("status", "--json").json
+
+    assert ("not running", None, "unknown") == (
+        status["daemon"],
+        status["daemon_pid"],
+        status["executor"],
+    )
+    assert {"id": None, "hostname": None, "slots": 3, "seen_at": None} == status["node"]
+    assert [state.value for state in TaskState] == list(status["states"])
+    assert (2, 1, 0) == tuple(status["states"][s] for s in ("ready", "scheduled", "failed"))
+    assert (1, 1) == (status["queues"]["a"]["ready"], status["queues"]["b"]["ready"])
+    assert 1 == status["queues"]["b"]["scheduled"]
+
+
+def test_status_for_people(command: Command) -> None:
+    assert "no tasks" in command("status").stdout
+    command("submit", "--queue", "a", "--", "true")
+
+    shown = command("status").stdout
+
+    assert "daemon    not running\nexecutor  unknown\n" in shown
+    assert re.search(r"QUEUE +READY\na +1\n", shown)
+
+
+def test_status_passes_on_what_the_daemon_says(command: Command) -> None:
+    report = {"ok": True, "pid": 7, "node": "n", "hostname": "h", "slots": 2, "busy": 1}
+    report["executor"] = "connected"
+    found = Status(counts={}, node=None, daemon="running", report=report)
+
+    status = status_json(found, load(str(command.config_file), {}))
+
+    assert ("running", 7, "connected") == tuple(
+        status[key] for key in ("daemon", "daemon_pid", "executor")
+    )
+    assert {"id": "n", "hostname": "h", "slots": 2, "seen_at": None, "busy": 1} == status["node"]
+
+
+def test_check_config_names_the_file_or_every_mistake(command: Command) -> None:
+    assert f"{command.config_file}: ok\n" == command("check-config").stdout
+    assert str(command.state_dir) == command("check-config", "--json").json["state_dir"]
+    command.configure("slotz = 1\n[leases]\nttl = 5")
+
+    result = command("check-config", exits=78)
+
+    first, second = result.stderr.splitlines()
+    assert f"dispatcher: {command.config_file}:3: node.slotz: unknown key; did you mean" in first
+    assert "leases.ttl: 5 is a plain number" in second
+
+
+def test_config_stands_before_or_after_the_verb(command: Command, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.toml", tmp_path / "other.toml"
+    for file in (one, other):
+        file.write_text(f'[node]\nstate_dir = "{tmp_path}"')
+
+    def used(*arguments: object) -> str:
+        return str(command(*arguments, "--json").json["file"])
+
+    assert str(one) == used("--config", one, "check-config")
+    assert str(other) == used("check-config", "--config", other)
+    assert str(other) == used("--config", one, "check-config", "--config", other)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidTask("x"), 2),
+        (errors.ConfigError("x"), 78),
+        (errors.StoreUnusable("x"), 78),
+        (errors.StoreUnavailable("x"), 69),
+        (errors.CommitUnknown("x"), 69),
+        (errors.AlreadyHeld("x"), 75),
+        (errors.DispatcherError("x"), 1),
+        (FileNotFoundError(2, "No such file or directory", "f"), 1),
+        (click.ClickException("x"), 1),
+        (click.UsageError("x"), 2),
+    ],
+)
+def test_each_error_has_its_exit_code_and_one_line(error: Any, code: int) -> None:
+    message, exit_code = app._told(error)
+
+    assert code == exit_code
+    assert 1 == len(message.splitlines())
+
+
+def test_a_store_that_does_not_answer_is_told_after_the_patience(command: Command) -> None:
+    command("submit", "--", "true")
+    config = load(str(command.config_file), {})
+
+    with Client(config) as holder, holder._store.transaction():
+        with Client(config, patience=0.05) as client, pytest.raises(StoreUnavailable):
+            client.submit(command=["true"])
+        assert "ready" == command("show", 1, "--json").json["state"]  # reading waits for nobody
+
+
+def test_a_damaged_database_is_told_without_a_traceback(command: Command) -> None:
+    command("submit", "--", "true")
+    for file in command.state_dir.glob("tasks.db*"):
+        file.unlink()
+    (command.state_dir / "tasks.db").write_bytes(b"no database " * 1_000)
+
+    result = command("list", exits=78)
+
+    assert result.stderr.startswith(f"dispatcher: {command.state_dir}/tasks.db is damaged")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["lst"], "no verb 'lst'; did you mean 'list'? (see: dispatcher --help)"),
+        (["frobnicate"], "no verb 'frobnicate' (see: dispatcher --help)"),
+        (["show"], "Missing argument 'ID' (see: dispatcher show --help)"),
+        (["show", "x"], "Invalid value for 'ID'"),
+        (["show", "0"], "Invalid value for 'ID'"),
+        (["show", str(2**63)], "Invalid value for 'ID'"),
+        (["cancel"], "Missing argument 'ID...'"),
+        (["prune", "--older-than", "1x"], "'1x' is no duration"),
+        (["--config"], "Option '--config' requires an argument"),
+    ],
+)
+def test_usage_mistakes_are_one_line_with_where_to_look(
+    command: Command, arguments: list[str], told: str
+) -> None:
+    result = command(*arguments, exits=2)
+
+    assert told in result.stderr
+    assert 1 == len(result.stderr.splitlines())
+
+
+@pytest.mark.parametrize("verb", [None, *app.VERBS])
+def test_every_verb_has_help_with_an_example(command: Command, verb: str | None) -> None:
+    shown = command(*([verb] if verb else []), "--help").stdout
+
+    assert "Usage: dispatcher" in shown
+    assert f"    dispatcher {verb or 'run'}" in shown or "| dispatcher submit" in shown
+
+
+def test_help_lists_every_verb_and_no_arguments_show_it(command: Command) -> None:
+    result = command(exits=2)
+
+    for verb, (_, _, summary) in app.VERBS.items():
+        assert re.search(rf"^  {verb} +{re.escape(summary[:20])}", result.stderr, re.MULTILINE)
+
+
+def test_json_is_utf8_whatever_the_terminal(command: Command) -> None:
+    command("submit", "--", "echo", "grüße")
+
+    assert "grüße" == json.loads(command("list", "--json").stdout)[0]["command"][1]

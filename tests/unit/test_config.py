@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from dispatcher import config as config_module
+from dispatcher import durations
+from dispatcher.config import Config, load
+from dispatcher.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "dispatcher.toml"
+
+
+def read(file: Path, text: str, environ: dict[str, str] | None = None) -> Config:
+    file.write_text(text, "utf-8")
+    return load(str(file), environ or {})
+
+
+# What is in no file --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_system_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(config_module, "SYSTEM_FILE", tmp_path / "not-there.toml")
+    monkeypatch.setenv("HOME", "/home/somebody")
+
+
+@pytest.mark.usefixtures("no_system_file")
+def test_without_a_file_the_documented_defaults_hold() -> None:
+    config = load(None, {})
+
+    assert config.file is None
+    assert Path("/home/somebody/.local/state/dispatcher") == config.state_dir
+    assert config.state_dir / "run" == config.runtime_dir
+    assert f"sqlite://{config.state_dir}/tasks.db" == config.store_url
+    assert len(os.sched_getaffinity(0)) == config.slots
+    assert (60_000, 1_000) == (config.daemon.drain_timeout_ms, config.daemon.poll_ms)
+    assert ("embedded", None) == (config.executor.mode, config.executor.absence_limit_ms)
+    leases = config.leases
+    assert (60_000, 900_000, 5_000) == (
+        leases.ttl_ms,
+        leases.worker_ttl_ms,
+        leases.reap_interval_ms,
+    )
+    graces = (leases.kill_grace_ms, leases.exit_grace_ms, leases.leftover_grace_ms)
+    assert (10_000, 10_000, 2_000) == graces
+    retry = config.retry
+    assert (3, 100, 5) == (retry.max_attempts, retry.max_deferrals, retry.max_orphans)
+    assert (10_000, 900_000, 60_000) == (
+        retry.backoff_min_ms,
+        retry.backoff_max_ms,
+        retry.cooldown_ms,
+    )
+    assert durations.parse("30d") == config.output.retention_ms
+    assert ("default", 0) == (config.defaults.queue, config.defaults.priority)
+    assert ("info", "auto") == (config.logs.level, config.logs.format)
+
+
+@pytest.mark.usefixtures("no_system_file")
+def test_an_empty_file_is_as_good_as_none(file: Path) -> None:
+    expected = load(None, {})
+
+    config = read(file, "")
+
+    assert file == config.file
+    assert expected.leases == config.leases
+    assert expected.state_dir == config.state_dir
+
+
+def test_the_named_file_goes_before_the_environments_and_that_before_the_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, of_environment, of_system = (tmp_path / f"{name}.toml" for name in "abc")
+    for file in (named, of_environment, of_system):
+        file.write_text("")
+    monkeypatch.setattr(config_module, "SYSTEM_FILE", of_system)
+    environ = {"DISPATCHER_CONFIG": str(of_environment)}
+
+    assert named == load(str(named), environ).file
+    assert of_environment == load(None, environ).file
+    assert of_system == load(None, {"DISPATCHER_CONFIG": ""}).file
+
+
+@pytest.mark.usefixtures("no_system_file")
+@pytest.mark.parametrize("environ", [{}, {"DISPATCHER_CONFIG": "elsewhere.toml"}])
+def test_a_named_file_that_is_missing_is_an_error(environ: dict[str, str]) -> None:
+    named = None if environ else "/not/there.toml"
+
+    with pytest.raises(ConfigError, match=r"(there|elsewhere)\.toml: No such file or directory;"):
+        load(named, environ)
+
+
+def test_a_directory_and_a_file_that_is_not_utf8_are_errors(tmp_path: Path, file: Path) -> None:
+    file.write_bytes(b"# fine\n# \xff\n")
+
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load(str(tmp_path), {})
+    with pytest.raises(ConfigError, match=r"dispatcher\.toml:2: not UTF-8"):
+        load(str(file), {})
+
+
+# Directories ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_system_file")
+@pytest.mark.parametrize(
+    ("environ", "state_dir"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/dispatcher"}, "/var/lib/dispatcher"),
+        ({"STATE_DIRECTORY": "/var/lib/one:/var/lib/two"}, "/var/lib/one"),
+        ({"STATE_DIRECTORY": "/v", "XDG_STATE_HOME": "/x"}, "/v"),
+        ({"XDG_STATE_HOME": "/x"}, "/x/dispatcher"),
+        ({"XDG_STATE_HOME": "relative"}, "/home/somebody/.local/state/dispatcher"),
+    ],
+)
+def test_the_state_directory_follows_the_environment(
+    environ: dict[str, str], state_dir: str
+) -> None:
+    assert Path(state_dir) == load(None, environ).state_dir
+
+
+def test_the_file_goes_before_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    environ = {"STATE_DIRECTORY": "/v", "RUNTIME_DIRECTORY": "/r"}
+
+    config = read(file, '[node]\nstate_dir = "~/s"\nruntime_dir = "/tmp/../tmp/r2"', environ)
+
+    assert Path("/home/somebody/s") == config.state_dir
+    assert Path("/tmp/r2") == config.runtime_dir
+
+
+@pytest.mark.usefixtures("no_system_file")
+def test_the_runtime_directory_is_systemds_else_the_users_else_in_the_state_directory() -> None:
+    state = {"STATE_DIRECTORY": "/v"}
+    name = sha256(b"/v").hexdigest()[:8]
+
+    assert Path("/r") == load(None, {**state, "RUNTIME_DIRECTORY": "/r:/q"}).runtime_dir
+    of_user = load(None, {**state, "XDG_RUNTIME_DIR": "/run/user/7"})
+    assert Path(f"/run/user/7/dispatcher-{name}") == of_user.runtime_dir
+    assert Path("/v/run") == load(None, state).runtime_dir
+    assert Path("/v/run/control.sock") == load(None, state).control_socket
+
+
+def test_every_spelling_of_a_state_directory_has_the_same_runtime_directory(
+    tmp_path: Path, file: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    environ = {"XDG_RUNTIME_DIR": "/run/user/7"}
+
+    real, link = (
+        read(file, f'[node]\nstate_dir = "{tmp_path}/{name}"', environ) for name in ("real", "link")
+    )
+
+    assert real.runtime_dir == link.runtime_dir
+
+
+@pytest.mark.parametrize("longest", [True, False])
+def test_a_socket_path_has_at_most_107_bytes(file: Path, *, longest: bool) -> None:
+    directory = "/" + "x" * (107 - len("//executor.sock") + (not longest))
+    text = f'[node]\nruntime_dir = "{directory}"'
+
+    if longest:
+        assert 107 == len(str(read(file, text).executor_socket))
+    else:
+        with pytest.raises(
+            ConfigError, match=r"108 bytes .* set \[node\] runtime_dir to a shorter"
+        ):
+            read(file, text)
+
+
+@pytest.mark.parametrize("slashes", ["///", "////"])
+def test_a_store_url_names_a_whole_path_with_three_or_four_slashes(
+    file: Path, slashes: str
+) -> None:
+    config = read(file, f'[store]\nurl = "sqlite:{slashes}var/lib/d/tasks.db"')
+
+    assert "sqlite:///var/lib/d/tasks.db" == config.store_url
+
+
+# What follows from other keys ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "reap_interval_ms"),
+    [
+        ('ttl = "4s"', 2_000),
+        ('ttl = "200ms"', 100),
+        ('worker_ttl = "1.5s"', 750),
+        ('ttl = "1ms"', 1),
+        ('ttl = "1h"', 5_000),
+        ('ttl = "4s"\nreap_interval = "2s"', 2_000),
+        ('reap_interval = "50ms"', 50),
+    ],
+)
+def test_the_reaper_looks_twice_in_the_shortest_lease(
+    file: Path, keys: str, reap_interval_ms: int
+) -> None:
+    assert reap_interval_ms == read(file, f"[leases]\n{keys}").leases.reap_interval_ms
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ('backoff_min = "20m"', (1_200_000, 1_200_000)),
+        ('backoff_max = "200ms"', (200, 200)),
+        ('backoff_min = "50ms"\nbackoff_max = "1s"', (50, 1_000)),
+        ('backoff_min = "0s"', (0, 900_000)),
+    ],
+)
+def test_a_bound_of_the_backoff_that_is_left_out_follows_the_other(
+    file: Path, keys: str, expected: tuple[int, int]
+) -> None:
+    retry = read(file, f"[retry]\n{keys}").retry
+
+    assert expected == (retry.backoff_min_ms, retry.backoff_max_ms)
+
+
+@pytest.mark.parametrize(
+    ("text", "on_stop"),
+    [
+        ("", "drain"),
+        ('[executor]\nmode = "external"', "leave"),
+        ('[executor]\nmode = "external"\n[daemon]\non_stop = "drain"', "drain"),
+        ('[daemon]\non_stop = "leave"', "leave"),
+    ],
+)
+def test_what_a_stop_does_follows_from_whose_the_executor_is(
+    file: Path, text: str, on_stop: str
+) -> None:
+    assert on_stop == read(file, text).on_stop
+
+
+def test_an_absence_limit_is_a_duration_or_never(file: Path) -> None:
+    assert read(file, '[executor]\nabsence_limit = "never"').executor.absence_limit_ms is None
+    limit = read(file, '[executor]\nabsence_limit = "1.5s"').executor.absence_limit_ms
+    assert 1_500 == limit

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dispatcher.config import Config, load
+from dispatcher.errors import ConfigError
+
+HOME = {"HOME": "/home/somebody"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "dispatcher.toml"
+
+
+def read(file: Path, text: str, environ: dict[str, str] | None = None) -> Config:
+    file.write_text(text, "utf-8")
+    return load(str(file), environ or {})
+
+
+MISTAKES = [
+    ("[lease]\nttl = '1s'", ":1: lease: unknown section; did you mean 'leases'?"),
+    ("[zzz]", ":1: zzz: unknown section; known here: node, store, daemon, executor, leases"),
+    ("slots = 4", ":1: slots: unknown key; it belongs under [node]"),
+    ("node = 4", ":1: node: is a section; write [node] on a line of its own"),
+    ("[[node]]", "node: is a section"),
+    ("[leases]\nreap_intervall = '1s'", ":2: leases.reap_intervall: unknown key; did you mean 're"),
+    ("[node]\n\nttl = '1s'", ":3: node.ttl: unknown key; it belongs under [leases]"),
+    ("[node]\nqqq = 1", "node.qqq: unknown key; known here: state_dir, runtime_dir, slots"),
+    ("leases.tttl = '1s'", ": leases.tttl: unknown key; did you mean 'ttl'?"),
+    ("[node]\nslots = 0", ":2: node.slots: expected an integer >= 1; write for example: slots = 4"),
+    ("[node]\nslots = -3", "node.slots: expected an integer >= 1"),
+    ("[node]\nslots = 99999", "node.slots: expected an integer <= 10000"),
+    ("[node]\nslots = '4'", "node.slots: expected an integer, got a text in quotes; write for"),
+    ("[node]\nslots = 1.5", "node.slots: expected an integer, got a number with a fraction"),
+    ("[node]\nslots = true", "node.slots: expected an integer, got true or false"),
+    (
+        "[node]\nstate_dir = 4",
+        "expected a text in quotes, got an integer; write for example: state",
+    ),
+    ("[node]\nstate_dir = 'here'", "node.state_dir: 'here' is not an absolute path; begin it with"),
+    ("[node]\nruntime_dir = ''", "node.runtime_dir: '' is not an absolute path"),
+    (
+        "[store]\nurl = 'mysql://h/d'",
+        'store.url: only SQLite is known; write for example: url = "s',
+    ),
+    (
+        "[store]\nurl = 'sqlite:///tasks.db'",
+        "store.url: 'tasks.db' is not the whole path of a file",
+    ),
+    ("[store]\nurl = 'sqlite://'", "store.url: only SQLite is known"),
+    ("[leases]\nttl = 60", ':2: leases.ttl: 60 is a plain number; add its unit, e.g. "60s"'),
+    ("[leases]\nttl = '60'", 'leases.ttl: 60 is a plain number; add its unit, e.g. "60s"'),
+    (
+        "[leases]\nttl = '1 week'",
+        "leases.ttl: '1 week' is no duration; write a number and ms, s, m",
+    ),
+    ("[leases]\nttl = '-5s'", "leases.ttl: '-5s' is no duration"),
+    ("[leases]\nttl = '0.2ms'", "leases.ttl: '0.2ms' is shorter than a millisecond"),
+    ("[leases]\nttl = '99999d'", "leases.ttl: '99999d' is longer than 36500 days"),
+    ("[leases]\nttl = true", "leases.ttl: True is no duration"),
+    ("[leases]\nttl = '0s'", ":2: leases.ttl: must be above 0"),
+    ("[leases]\nworker_ttl = '0s'", "leases.worker_ttl: must be above 0"),
+    ("[leases]\nreap_interval = '0s'", "leases.reap_interval: must be above 0"),
+    ("[daemon]\npoll = '0s'", "daemon.poll: must be above 0"),
+    (
+        "[leases]\nttl = '4s'\nreap_interval = '3s'",
+        ":3: leases.reap_interval: 3s is more than half of ttl (4s); lower it to at most 2s, or",
+    ),
+    (
+        "[leases]\nworker_ttl = '1s'\nreap_interval = '600ms'",
+        "leases.reap_interval: 600ms is more than half of worker_ttl (1s); lower it to at most",
+    ),
+    (
+        "[retry]\nbackoff_min = '20m'\nbackoff_max = '10m'",
+        ":2: retry.backoff_min: 20m is more than backoff_max (10m); lower it or raise that",
+    ),
+    (
+        "[retry]\nmax_attempts = 0",
+        "retry.max_attempts: expected an integer >= 1; write for example",
+    ),
+    ("[retry]\nmax_orphans = -1", "retry.max_orphans: expected an integer >= 0"),
+    ("[executor]\nmode = 'embeded'", "\"external\"; did you mean 'embedded'?"),
+    ("[executor]\nmode = 1", 'executor.mode: 1 is not "embedded" or "external"'),
+    ("[executor]\nabsence_limit = 'nevr'", "executor.absence_limit: 'nevr' is no duration; write"),
+    ("[executor]\nabsence_limit = '0s'", 'absence_limit: must be above 0; write "never" for no li'),
+    ("[daemon]\non_stop = 'stop'", 'daemon.on_stop: \'stop\' is not "drain" or "leave"'),
+    ("[logs]\nlevel = 'trace'", 'logs.level: \'trace\' is not "debug" or "info" or "warning" or'),
+    ("[logs]\nformat = 'jsn'", "did you mean 'json'?"),
+    ("[defaults]\nqueue = 'a b'", "defaults.queue: expected a text in quotes matching"),
+    ("[defaults]\npriority = 3000000000", "defaults.priority: expected an integer <= 2147483647"),
+    ("[node\nslots = 4", "not TOML: Expected ']' at the end of a table declaration (at line 1"),
+    ("[node]\nslots = 4\nslots = 5\n", "not TOML: Cannot overwrite a value (at line 3"),
+    ("[node]\nslots = four", "not TOML: Invalid value (at line 2"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), MISTAKES, ids=[text for text, _ in MISTAKES])
+def test_a_mistake_is_told_with_its_file_place_and_remedy(file: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(file, text, HOME)
+
+    message = str(error.value)
+    assert message.startswith(f"{file}:")
+    assert told in message
+    assert 1 == len(message.splitlines())
+
+
+def test_all_mistakes_are_told_at_once(file: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(file, "[node]\nslots = 0\nslot = 1\n[leases]\nttl = 5\n[zzz]\n", HOME)
+
+    places = [
+        line.removeprefix(f"{file}:").split(": ")[:2] for line in str(error.value).split("\n")
+    ]
+    assert [["2", "node.slots"], ["3", "node.slot"], ["5", "leases.ttl"], ["6", "zzz"]] == places
+
+
+def test_a_password_in_a_store_url_is_not_repeated(file: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(file, '[store]\nurl = "postgresql://user:hunter2@host/db"')
+
+    assert "hunter2" not in str(error.value)

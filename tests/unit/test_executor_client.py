@@ -1,0 +1,252 @@
+"""The daemon's end of the executor's socket, against the other end in the test's hands."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from dispatcher import wire
+from dispatcher.errors import ConfigError
+from dispatcher.executor_client import ExecutorClient
+from dispatcher.processes import Connected, Disconnected
+from dispatcher.times import Instant
+
+UID = wire.RunUid("a" * 32)
+
+
+def hello(**changes: object) -> wire.Hello:
+    facts = {
+        "version": wire.VERSION,
+        "node_id": "me",
+        "state_dir": "/theirs",
+        "boot_id": "b",
+        "pid_namespace": "p",
+        "store_id": "s",
+        "epoch": 1,
+        "pid": 42,
+    }
+    return wire.Hello(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+class Executor:
+    """What listens: each connection's other end, and how often one was asked to be launched."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.ends: list[socket.socket] = []
+        self.launches: list[float] = []
+
+    def connect(self) -> socket.socket:
+        if not self.up:
+            raise FileNotFoundError
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self.ends.append(theirs)
+        return ours
+
+    def ensure_running(self, *, at: Instant) -> None:
+        self.launches.append(at)
+
+    def say(self, *messages: wire.Message, raw: bytes = b"") -> None:
+        lines = b"".join(msgspec.json.encode(message) + b"\n" for message in messages)
+        self.ends[-1].sendall(lines + raw)
+
+    def heard(self) -> bytes:
+        return self.ends[-1].recv(1 << 20)
+
+
+@pytest.fixture
+def executor() -> Iterator[Executor]:
+    executor = Executor()
+    yield executor
+    for end in executor.ends:
+        end.close()
+
+
+@pytest.fixture
+def client(executor: Executor) -> Iterator[ExecutorClient]:
+    client = ExecutorClient(
+        executor.connect,
+        node_id="me",
+        state_dir="/ours",
+        launcher=executor,
+        check=lambda hello, runs: None,
+    )
+    yield client
+    client.close()
+
+
+def at(seconds: float) -> Instant:
+    return Instant(seconds)
+
+
+def connect(client: ExecutorClient, executor: Executor, *, seconds: float = 0.0) -> None:
+    client.keep_up(at=at(seconds))
+    executor.say(hello(), wire.HelloEnd())
+    assert [Connected(hello(), ())] == client.receive(at=at(seconds))
+
+
+def test_a_greeting_is_one_event_with_every_run(client: ExecutorClient, executor: Executor) -> None:
+    run = wire.Run(uid=UID, state=wire.RunState.RUNNING, pid=7)
+
+    client.keep_up(at=at(0))
+    executor.say(hello(), run)
+    assert [] == client.receive(at=at(0))
+    assert not client.answering
+    executor.say(wire.HelloEnd())
+
+    assert [Connected(hello(), (run,))] == client.receive(at=at(0))
+    assert client.answering
+
+
+def test_lines_may_arrive_in_pieces(client: ExecutorClient, executor: Executor) -> None:
+    connect(client, executor)
+    line = msgspec.json.encode(wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0)) + b"\n"
+
+    executor.say(raw=line[:10])
+    assert [] == client.receive(at=at(0))
+    executor.say(raw=line[10:] + line[:5])
+    assert [wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0)] == client.receive(at=at(0))
+
+
+def test_the_worker_socket_comes_with_the_greeting(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    client.keep_up(at=at(0))
+    with socket.socket(socket.AF_UNIX) as listener:
+        line = msgspec.json.encode(hello()) + b"\n"
+        socket.send_fds(executor.ends[-1], [line], [listener.fileno()])
+
+    client.receive(at=at(0))
+    passed = client.take_worker_listener()
+
+    assert passed is not None
+    assert socket.AF_UNIX == passed.family
+    assert client.take_worker_listener() is None
+    passed.close()
+
+
+def test_an_executor_of_another_node_is_refused_with_both_directories(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    client.keep_up(at=at(0))
+    executor.say(hello(node_id="stranger"), wire.HelloEnd())
+
+    with pytest.raises(ConfigError, match=r"/theirs \(node stranger\), ours is /ours"):
+        client.receive(at=at(0))
+
+
+def test_another_protocol_version_is_never_greeted(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    client.keep_up(at=at(0))
+    executor.say(hello(version=wire.VERSION + 1), wire.HelloEnd())
+
+    assert [] == client.receive(at=at(0))
+    assert not client.answering
+
+
+def test_what_came_before_the_end_of_a_connection_is_heard(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    connect(client, executor)
+    exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=0))
+    executor.say(exited)
+    executor.ends[-1].close()
+
+    events = client.receive(at=at(1)) + client.receive(at=at(1))
+
+    assert [exited, Disconnected("connection closed")] == events
+    assert not client.answering
+
+
+def test_junk_ends_the_connection_and_nothing_else(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    connect(client, executor)
+
+    executor.say(raw=b"\x00junk\n")
+    (event,) = client.receive(at=at(1))
+    client.keep_up(at=at(3))
+
+    assert isinstance(event, Disconnected)
+    assert "not understood" in event.reason
+    assert 2 == len(executor.ends)
+
+
+def test_without_an_executor_one_is_launched_and_tried_again_ever_more_slowly(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    executor.up = False
+    now, waits = 0.0, []
+
+    for _ in range(9):
+        due = client.keep_up(at=at(now))
+        waits.append(round(due - now, 3))
+        now = due
+
+    assert [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0, 1.0] == waits
+    assert 9 == len(executor.launches)
+
+
+def test_silence_is_noticed_after_ten_seconds_and_ends_with_a_word(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    connect(client, executor)
+
+    for second in range(16):
+        client.keep_up(at=at(second))
+        client.flush(at=at(second))
+        assert client.answering == (second <= 15)
+    client.keep_up(at=at(15.1))
+    assert not client.answering
+    assert b'{"type":"ping","sequence":1}' in executor.heard()
+    executor.say(wire.Pong(sequence=1))
+    client.receive(at=at(16))
+    client.keep_up(at=at(16))
+
+    assert client.answering
+
+
+def test_our_own_absence_is_not_the_executors_silence(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    connect(client, executor)
+    client.keep_up(at=at(5))
+    client.flush(at=at(5))
+    executor.say(wire.Pong(sequence=1))
+
+    client.receive(at=at(3600))
+    client.keep_up(at=at(3600))
+
+    assert client.answering
+
+
+def test_an_executor_that_does_not_read_is_dropped(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    connect(client, executor)
+    for _ in range(3):
+        client.send(wire.End(uid=UID, reason="x" * 1_000_000))
+        client.flush(at=at(1))
+    assert client.wants_to_write
+
+    client.keep_up(at=at(11.5))
+
+    assert [Disconnected("does not read")] == client.receive(at=at(11.5))
+
+
+def test_a_message_without_a_connection_is_lost_not_kept(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    client.send(wire.Leave())
+
+    connect(client, executor)
+    client.flush(at=at(0))
+
+    with pytest.raises(BlockingIOError):
+        executor.heard()

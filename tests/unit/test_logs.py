@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import errno
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+import dispatcher
+from dispatcher import logs
+from dispatcher.config import Config, load
+
+SOURCES = [*Path(dispatcher.__path__[0]).glob("*.py")]
+
+
+def config(tmp_path: Path, text: str = "") -> Config:
+    file = tmp_path / "dispatcher.toml"
+    file.write_text(text)
+    return load(str(file), {"STATE_DIRECTORY": "/v"})
+
+
+@pytest.fixture(autouse=True)
+def untouched() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+class Stream(io.StringIO):
+    """A stream that may be a terminal, and counts how often it was flushed."""
+
+    def __init__(self, *, terminal: bool = False) -> None:
+        super().__init__()
+        self.terminal = terminal
+        self.flushed = 0
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+
+def test_a_line_is_json_with_its_time_its_level_its_event_and_a_sequence(tmp_path: Path) -> None:
+    stream = Stream()
+    logs.set_up(config(tmp_path), stream=stream, strict=True)
+
+    log = structlog.get_logger().bind(task_id=7, fence=2)
+    log.info("run.started", pid=4)
+    log.warning("worker.unkillable")
+
+    first, second = stream.events()
+    assert ["timestamp", "level", "event", "sequence"] == list(first)[:4]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["timestamp"])
+    assert ("info", "run.started", 7, 2, 4) == tuple(
+        first[key] for key in ("level", "event", "task_id", "fence", "pid")
+    )
+    assert "warning" == second["level"]
+    assert first["sequence"] + 1 == second["sequence"]
+    assert 2 == stream.flushed
+
+
+@pytest.mark.parametrize(
+    ("form", "terminal", "is_json"),
+    [
+        ("auto", False, True),
+        ("auto", True, False),
+        ("json", True, True),
+        ("console", False, False),
+    ],
+)
+def test_a_terminal_is_drawn_for_and_everything_else_gets_json(
+    tmp_path: Path, form: str, *, terminal: bool, is_json: bool
+) -> None:
+    stream = Stream(terminal=terminal)
+    logs.set_up(config(tmp_path, f'[logs]\nformat = "{form}"'), stream=stream, strict=True)
+
+    structlog.get_logger().info("daemon.started", slots=4)
+
+    line = stream.getvalue()
+    assert "daemon.started" in line
+    assert is_json == line.startswith("{")
+    assert (terminal and not is_json) == ("\x1b[" in line)
+
+
+def test_what_is_below_the_level_is_not_written(tmp_path: Path) -> None:
+    stream = Stream()
+    logs.set_up(config(tmp_path, '[logs]\nlevel = "warning"'), stream=stream, strict=True)
+
+    structlog.get_logger().info("run.started")
+    structlog.get_logger().error("node.paused")
+
+    assert ["node.paused"] == [event["event"] for event in stream.events()]
+
+
+def test_a_logger_made_before_follows_a_later_set_up(tmp_path: Path) -> None:
+    log = structlog.get_logger()
+    streams = [Stream(), Stream()]
+
+    for stream in streams:
+        logs.set_up(config(tmp_path), stream=stream)
+        log.info("config.reloaded")
+
+    assert [1, 1] == [len(stream.events()) for stream in streams]
+
+
+def test_an_event_outside_the_catalogue_is_refused_where_strict_and_written_elsewhere(
+    tmp_path: Path,
+) -> None:
+    stream = Stream()
+    logs.set_up(config(tmp_path), stream=stream, strict=True)
+    with pytest.raises(logs.UnknownEvent, match=r"'run\.strated' is not in the catalogue"):
+        structlog.get_logger().info("run.strated")
+
+    logs.set_up(config(tmp_path), stream=stream)
+    structlog.get_logger().info("run.strated")
+
+    assert ["run.strated"] == [event["event"] for event in stream.events()]
+
+
+@pytest.mark.parametrize("name", sorted(logs.SECRET))
+def test_a_secret_is_refused_where_strict_and_left_out_elsewhere(tmp_path: Path, name: str) -> None:
+    stream = Stream()
+    logs.set_up(config(tmp_path), stream=stream, strict=True)
+    with pytest.raises(logs.SecretField, match=name):
+        structlog.get_logger().bind(**{name: "hunter2"}).info("task.claimed")
+
+    logs.set_up(config(tmp_path), stream=stream)
+    structlog.get_logger().bind(**{name: "hunter2"}).info("task.claimed", task_id=1)
+
+    assert "hunter2" not in stream.getvalue()
+    assert 1 == stream.events()[0]["task_id"]
+
+
+def test_any_value_makes_one_line(tmp_path: Path) -> None:
+    stream = Stream()
+    logs.set_up(config(tmp_path), stream=stream, strict=True)
+    values = {"path": Path("/x"), "broken": "a\udcffb", "lines": "a\nb\u2028c", "error": OSError(5)}
+
+    structlog.get_logger().error("store.refused", **values)
+    try:
+        int("deep\ninside")
+    except ValueError:
+        structlog.get_logger().exception("store.refused")
+
+    lines = stream.getvalue().split("\n")
+    assert 3 == len(lines)
+    assert "/x" == json.loads(lines[0])["path"]
+    assert "ValueError: invalid literal" in json.loads(lines[1])["exception"]
+
+
+def test_a_full_disk_under_the_log_does_not_stop_its_writer(tmp_path: Path) -> None:
+    class Full(Stream):
+        def write(self, line: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device", line)
+
+    logs.set_up(config(tmp_path), stream=Full(), strict=True)
+
+    structlog.get_logger().info("daemon.started")
+
+
+def test_every_event_of_the_source_is_in_the_catalogue_and_has_a_sentence() -> None:
+    call = re.compile(r"\blog\.(?:debug|info|warning|error|exception|critical)\(\s*\"([^\"]+)\"")
+    said = {event for file in SOURCES for event in call.findall(file.read_text("utf-8"))}
+
+    assert set() == said - set(logs.CATALOGUE)
+    for event, sentence in logs.CATALOGUE.items():
+        assert re.fullmatch(r"[a-z]+\.[a-z_]+", event)
+        assert sentence.endswith(".")

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from dispatcher.errors import ConfigError
+from dispatcher.node import known_node_id, node_id
+
+
+def test_a_node_id_is_made_once_and_kept(tmp_path: Path) -> None:
+    state_dir = tmp_path / "deep" / "state"
+
+    assert known_node_id(state_dir) is None
+    made = node_id(state_dir)
+
+    assert made == node_id(state_dir) == known_node_id(state_dir)
+    assert [state_dir / "node-id"] == list(state_dir.iterdir())
+    assert 0o700 == state_dir.stat().st_mode & 0o777
+
+
+def test_of_many_that_make_a_node_id_at_once_all_get_the_same(tmp_path: Path) -> None:
+    found: list[str] = []
+    barrier = threading.Barrier(8)
+
+    def make() -> None:
+        barrier.wait()
+        found.append(node_id(tmp_path))
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 8 == len(found)
+    assert 1 == len(set(found))
+
+
+@pytest.mark.parametrize("content", ["", "hello\n", "0" * 36, "\xff\xfe"])
+def test_a_damaged_node_id_is_never_replaced(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "node-id"
+    file.write_text(content, "latin-1")
+
+    with pytest.raises(ConfigError, match=r"node-id: damaged, .*; restore it from a backup"):
+        node_id(tmp_path)
+
+    assert content == file.read_text("latin-1")
+
+
+def test_a_state_directory_that_cannot_be_made_is_told_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ConfigError, match=r"cannot make .*Not a directory; set \[node\] state_dir"):
+        node_id(tmp_path / "file" / "state")
