@@ -38,5 +38,9 @@ layers: $(STAMP)
 pytest: $(STAMP)
 	$(BIN)/pytest --numprocesses 2
 
+bench: $(STAMP)
+	$(BIN)/python bench/noop.py
+	$(BIN)/python bench/claim.py
+
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

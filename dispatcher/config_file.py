@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args, get_origin
 
@@ -14,10 +15,6 @@ from dispatcher import durations
 from dispatcher.durations import Milliseconds
 from dispatcher.errors import ConfigError, did_you_mean
 from dispatcher.settings import Section, Settings
-
-_SECTIONS: Mapping[str, type[Section]] = {
-    field.name: field.type for field in msgspec.structs.fields(Settings)
-}
 
 #: What msgspec calls a type, in the words of somebody who writes TOML.
 _WORDS = {
@@ -50,24 +47,32 @@ def read(file: Path) -> Settings:
         raise ConfigError(f"{file}:{line}: not UTF-8; save the file in that encoding") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not TOML: {error}") from error
-    mistakes = [mistake for name, body in table.items() for mistake in _check(name, body)]
-    if mistakes:
-        raise ConfigError("\n".join(_located(file, text, mistake) for mistake in mistakes))
-    return msgspec.convert(table, Settings, dec_hook=_duration)
+    try:
+        return msgspec.convert(table, Settings, dec_hook=_duration)
+    except msgspec.ValidationError:
+        mistakes = [mistake for name, body in table.items() for mistake in _check(name, body)]
+        told = "\n".join(_located(file, text, mistake) for mistake in mistakes)
+        raise ConfigError(told) from None
+
+
+@cache
+def _sections() -> dict[str, type[Section]]:
+    """Return the section of each name."""
+    return {field.name: field.type for field in msgspec.structs.fields(Settings)}
 
 
 def _check(name: str, body: object) -> Iterator[Mistake]:
     """Yield the mistakes of one entry of the file: keys, else values, else combinations."""
-    if name not in _SECTIONS:
+    if name not in _sections():
         what = "section" if isinstance(body, dict) else "key"
-        yield Mistake(name, "", f"unknown {what}{_nearest(name, _SECTIONS)}")
+        yield Mistake(name, "", f"unknown {what}{_nearest(name, _sections())}")
     elif not isinstance(body, dict):
         yield Mistake(name, "", f"is a section; write [{name}] on a line of its own")
     elif mistakes := list(_check_keys(name, body)):
         yield from mistakes
     else:
         try:
-            msgspec.convert(body, _SECTIONS[name], dec_hook=_duration)
+            msgspec.convert(body, _sections()[name], dec_hook=_duration)
         except msgspec.ValidationError as error:
             key, _, what = str(error).partition(": ")
             yield Mistake(name, key, what)
@@ -87,7 +92,7 @@ def _check_keys(name: str, body: Mapping[str, object]) -> Iterator[Mistake]:
 
 def _kinds(section: str) -> dict[str, object]:
     """Return the type of each key of a section."""
-    fields = msgspec.structs.fields(_SECTIONS[section])
+    fields = msgspec.structs.fields(_sections()[section])
     return {field.encode_name: field.type for field in fields}
 
 
@@ -97,7 +102,7 @@ def _duration(_kind: type, value: object) -> Milliseconds:
 
 def _nearest(word: str, known: Mapping[str, object]) -> str:
     """Say which known word was meant: the same key of another section, or one alike."""
-    for section in _SECTIONS:
+    for section in _sections():
         if word in _kinds(section):
             return f"; it belongs under [{section}]"
     return did_you_mean(word, known) or f"; known here: {', '.join(known)}"

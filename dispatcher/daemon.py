@@ -126,8 +126,10 @@ class Daemon:
         at = self._clock()
         events = self._executor.receive(at=at)
         self._adopt_worker_listener()
-        deadlines = [self._supervisor.tick(events, at=at), self._executor.keep_up(at=at)]
+        deadlines = [self._supervisor.tick(events, at=at)]
         self._executor.flush(at=at)
+        # After what may find the connection broken: it is to be made anew at once.
+        deadlines.append(self._executor.keep_up(at=at))
         for channel in (self._workers, self._control):
             due = channel.keep_up(at=at) if channel is not None else None
             deadlines += [] if due is None else [due]

@@ -15,6 +15,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import TextIO
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -63,6 +64,8 @@ SECRET = frozenset({"lock", "env", "payload"})
 _FIRST = ("timestamp", "level", "event", "sequence")
 
 _numbers = itertools.count(1)
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class UnknownEvent(Exception):
@@ -116,15 +119,13 @@ def _refuse_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _drop_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {key: value for key, value in event.items() if key not in SECRET}
+    for secret in SECRET & event.keys():
+        del event[secret]
+    return event
 
 
 def _as_json() -> list[Processor]:
-    return [
-        structlog.processors.format_exc_info,
-        _order,
-        structlog.processors.JSONRenderer(serializer=json.dumps, default=str),
-    ]
+    return [structlog.processors.format_exc_info, _line]
 
 
 def _drawn(out: TextIO) -> list[Processor]:
@@ -132,8 +133,12 @@ def _drawn(out: TextIO) -> list[Processor]:
     return [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
 
 
-def _order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {**{key: event[key] for key in _FIRST}, **event}
+def _line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    line = {**{key: event[key] for key in _FIRST}, **event}
+    try:
+        return _encode(line).decode()
+    except (UnicodeError, TypeError):  # bytes of a foreign encoding, keys that are no text
+        return json.dumps(line, default=str, skipkeys=True)
 
 
 class _Tolerant:

@@ -87,7 +87,8 @@ def verdict(run: OpenRun, end: End) -> Verdict:
         return Verdict(run.ending, run.ending_reason or run.ending)
     if isinstance(end, wire.StartFailed):
         task_fault = end.fault is wire.Fault.TASK
-        return Verdict(Outcome.SPAWN_FAILED if task_fault else Outcome.RELEASED, end.error)
+        outcome = Outcome.SPAWN_FAILED if task_fault else Outcome.RELEASED
+        return Verdict(outcome, end.error or f"not started: {end.fault}")
     if end is not None and end.ended_by is not None:
         outcome = outcome_of_ending(end.ended_by)
         if outcome is not None:

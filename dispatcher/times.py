@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import NewType
 
@@ -31,8 +32,13 @@ def store_time_of(moment: Instant, *, now: StoreTime, at: Instant) -> StoreTime:
 
 def iso(moment: StoreTime) -> str:
     """Return a store time as ISO 8601 in UTC with milliseconds."""
-    text = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
+    seconds, milliseconds = divmod(moment, 1000)
+    return f"{_whole_seconds(seconds)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=16)  # a busy log names each second many times
+def _whole_seconds(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def boot_id() -> str:

@@ -16,7 +16,6 @@ import signal
 from dataclasses import dataclass, field
 
 from dispatcher import wire
-from dispatcher.executor.kernel import Process
 from dispatcher.times import Instant
 
 NEVER = Instant(math.inf)
@@ -134,9 +133,9 @@ class Run:
         name = min(self.deadlines, key=self.deadlines.__getitem__)
         return name if self.deadlines[name] <= at else None
 
-    def spawned(self, leader: Process) -> None:
-        """The leader lives; an ending may have been asked for before it did."""
-        self.pid, self.start_ticks = leader.pid, leader.start_ticks
+    def spawned(self, pid: int) -> None:
+        """Take note that the leader lives; an ending may have been asked for before it did."""
+        self.pid = pid
         if self.phase is Phase.STARTING:
             self.phase = Phase.RUNNING
 

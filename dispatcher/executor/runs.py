@@ -53,6 +53,7 @@ class Runs:
         self._survivors = Survivors(kernel, outputs)
         self._left: dict[wire.RunUid, Found] | None = None
         self._starts: list[tuple[Run, wire.Start]] = []
+        self._spawned: list[tuple[Run, Instant]] = []
         self._attention: dict[wire.RunUid, Run] = {}
         self._by_handle: dict[int, Run] = {}
         self._without_handle: list[Run] = []
@@ -76,6 +77,8 @@ class Runs:
     @property
     def due(self) -> Instant:
         """When to act even if nothing happens."""
+        if self._spawned or self._attention:
+            return Instant(0.0)
         return min(self._queue[0][0] if self._queue else NEVER, self._survey_at)
 
     def described(self) -> Iterable[wire.Run]:
@@ -193,6 +196,7 @@ class Runs:
         """Do everything that is due: intentions are journaled before, observations after."""
         self._tree.new_tick()
         self._left = None
+        self._tell_started()
         self._note_time(at)
         error = self._journal.flush()
         starts, self._starts = self._starts, []
@@ -267,18 +271,25 @@ class Runs:
             self._journal.note(journal.Forgotten(uid=run.uid))
             self.refuse(start, failure.fault, failure.error, failure.errno)
             return
+        run.spawned(pid)
         run.handle = self._kernel.adopt(pid)
-        leader = self._kernel.look(pid)
-        assert leader is not None  # nobody else reaps it
-        run.spawned(leader)
         if run.handle is None:
             self._without_handle.append(run)
         else:
             self._by_handle[run.handle] = run
-        ticks = leader.start_ticks
-        self._journal.note(journal.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
-        self._send(wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
+        self._spawned.append((run, at))
         self._schedule(run)
+
+    def _tell_started(self) -> None:
+        """Tell of the tick before. At once, looking at it would wait until its exec is over."""
+        for run, at in self._spawned:
+            leader = self._kernel.look(run.pid or 0)
+            assert leader is not None  # nobody else reaps it
+            pid, ticks = leader.pid, leader.start_ticks
+            run.start_ticks = ticks
+            self._journal.note(journal.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
+            self._send(wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
+        self._spawned.clear()
 
     def _advance(self, run: Run, at: Instant) -> None:
         """Take a run as far as it can go now."""

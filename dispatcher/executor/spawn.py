@@ -1,5 +1,8 @@
 """Starting a run's leader, and saying in words whose fault it is when that fails."""
 
+# Strings, not Path: some of this runs for every task, and `./x` must stay `./x`.
+# ruff: noqa: PTH
+
 from __future__ import annotations
 
 import errno
@@ -7,25 +10,15 @@ import fcntl
 import os
 import resource
 import signal
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from dispatcher import wire
 from dispatcher.executor.outputs import OutputLocked, Outputs
 
 #: What the host ran short of, or broke; anything else is the task's own.
 HOST_ERRORS = frozenset(
-    {
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.EAGAIN,
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EIO,
-        errno.EROFS,
-    }
+    getattr(errno, name)
+    for name in ("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "ENOSPC", "EDQUOT", "EIO", "EROFS")
 )
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -44,6 +37,95 @@ class CannotStart(Exception):
         self.errno = number
 
 
+class Spawner:
+    """Starts leaders: own session, built environment, default signals, payload on stdin."""
+
+    def __init__(
+        self, outputs: Outputs, *, environ: Mapping[str, str], open_files: tuple[int, int]
+    ) -> None:
+        """`open_files` are the limits that children get, whatever ours are."""
+        self._outputs = outputs
+        self._environment = inherited(environ)
+        self._limits = (resource.getrlimit(resource.RLIMIT_NOFILE), open_files)
+        self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._ignored = [s for s in signal.valid_signals() if signal.getsignal(s) == signal.SIG_IGN]
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        os.close(self._home)
+        os.close(self._null)
+
+    def start(self, start: wire.Start) -> int:
+        """Return the pid of a started leader; raise CannotStart when there is none."""
+        environment = {**self._environment, **start.env}
+        program = ""
+        stdin = self._null
+        output = self._open_output(start)
+        umask = os.umask(start.umask)
+        try:
+            if start.payload is not None:
+                stdin = payload_file(start.payload)
+            enter(start.cwd or "/")
+            program = find_program(start.command, environment.get("PATH", os.defpath))
+            return self._spawn(program, start.command, environment, (stdin, output))
+        except ValueError as error:  # a NUL in a word, "=" in a variable's name, no command
+            raise CannotStart(wire.Fault.TASK, f"cannot be a command line: {error}") from error
+        except OSError as error:
+            fault = wire.Fault.HOST if error.errno in HOST_ERRORS else wire.Fault.TASK
+            raise CannotStart(fault, explain(error, program, start), error.errno) from error
+        finally:
+            os.fchdir(self._home)
+            os.umask(umask)
+            os.close(output)
+            if stdin != self._null:
+                os.close(stdin)
+
+    def _open_output(self, start: wire.Start) -> int:
+        previous, path = start.previous_output_path, start.output_path
+        try:
+            if previous is None or not self._outputs.is_locked(previous):
+                return self._outputs.open(path)
+            path = previous
+        except OutputLocked:
+            pass
+        except (OSError, ValueError) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            text = f"cannot open the output file: {error}"
+            raise CannotStart(wire.Fault.HOST, text, number) from error
+        text = f"processes of an earlier run still write to {path}"
+        raise CannotStart(wire.Fault.PREDECESSOR, text)
+
+    def _spawn(
+        self,
+        program: str,
+        command: tuple[str, ...],
+        environment: dict[str, str],
+        files: tuple[int, int],
+    ) -> int:
+        stdin, output = files
+        ours, theirs = self._limits
+        if ours != theirs:
+            resource.setrlimit(resource.RLIMIT_NOFILE, theirs)
+        try:
+            return os.posix_spawn(
+                program,
+                command,
+                environment,
+                file_actions=(
+                    (os.POSIX_SPAWN_DUP2, stdin, 0),
+                    (os.POSIX_SPAWN_DUP2, output, 1),
+                    (os.POSIX_SPAWN_DUP2, output, 2),
+                ),
+                setsid=True,
+                setsigmask=(),
+                setsigdef=self._ignored,
+            )
+        finally:
+            if ours != theirs:
+                resource.setrlimit(resource.RLIMIT_NOFILE, ours)
+
+
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what every task inherits of the executor's environment, and its outer markers."""
     kept = {
@@ -57,108 +139,19 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-class Spawner:
-    """Starts leaders: own session, built environment, default signals, payload on stdin."""
-
-    def __init__(
-        self,
-        outputs: Outputs,
-        *,
-        environ: Mapping[str, str],
-        open_files: tuple[int, int],
-    ) -> None:
-        """`open_files` are the limits that children get, whatever ours are."""
-        self._outputs = outputs
-        self._environment = inherited(environ)
-        self._open_files = open_files
-        self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._ignored = [s for s in signal.valid_signals() if signal.getsignal(s) == signal.SIG_IGN]
-
-    def close(self) -> None:
-        """Give the descriptors back."""
-        os.close(self._home)
-        os.close(self._null)
-
-    def start(self, start: wire.Start) -> int:
-        """Return the pid of a started leader; raise CannotStart when there is none."""
-        output = self._open_output(start)
-        try:
-            return self._spawn(start, output)
-        finally:
-            os.close(output)
-
-    def _open_output(self, start: wire.Start) -> int:
-        previous, path = start.previous_output_path, start.output_path
-        try:
-            if previous is not None and self._outputs.is_locked(previous):
-                path = previous
-                raise OutputLocked
-            return self._outputs.open(path)
-        except OutputLocked:
-            raise CannotStart(
-                wire.Fault.PREDECESSOR, f"processes of an earlier run still write to {path}"
-            ) from None
-        except (OSError, ValueError) as error:
-            number = error.errno if isinstance(error, OSError) else None
-            raise CannotStart(
-                wire.Fault.HOST, f"cannot open the output file: {error}", number
-            ) from error
-
-    def _spawn(self, start: wire.Start, output: int) -> int:
-        environment = {**self._environment, **start.env}
-        program = ""
-        try:
-            with self._input(start.payload) as stdin, self._circumstances(start):
-                program = find_program(start.command, environment.get("PATH", os.defpath))
-                return os.posix_spawn(
-                    program,
-                    start.command,
-                    environment,
-                    file_actions=(
-                        (os.POSIX_SPAWN_DUP2, stdin, 0),
-                        (os.POSIX_SPAWN_DUP2, output, 1),
-                        (os.POSIX_SPAWN_DUP2, output, 2),
-                    ),
-                    setsid=True,
-                    setsigmask=(),
-                    setsigdef=self._ignored,
-                )
-        except ValueError as error:  # a NUL in a word, "=" in a variable's name, no command
-            raise CannotStart(wire.Fault.TASK, f"cannot be a command line: {error}") from error
-        except OSError as error:
-            fault = wire.Fault.HOST if error.errno in HOST_ERRORS else wire.Fault.TASK
-            raise CannotStart(fault, explain(error, program, start), error.errno) from error
-
-    @contextmanager
-    def _input(self, payload: str | None) -> Iterator[int]:
-        if payload is None:
-            yield self._null
-            return
-        memory = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            rest = memoryview(payload.encode())
-            while rest:
-                rest = rest[os.write(memory, rest) :]
-            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
-            os.lseek(memory, 0, os.SEEK_SET)
-            yield memory
-        finally:
-            os.close(memory)
-
-    @contextmanager
-    def _circumstances(self, start: wire.Start) -> Iterator[None]:
-        """Set what a child inherits and posix_spawn cannot set; nothing else runs meanwhile."""
-        ours = resource.getrlimit(resource.RLIMIT_NOFILE)
-        umask = os.umask(start.umask)
-        try:
-            enter(start.cwd or "/")
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._open_files)
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, ours)
-            os.fchdir(self._home)
-            os.umask(umask)
+def payload_file(payload: str) -> int:
+    """Return a descriptor of a sealed file in memory that holds the payload, at its start."""
+    file = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        rest = memoryview(payload.encode())
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+        os.lseek(file, 0, os.SEEK_SET)
+    except OSError:
+        os.close(file)
+        raise
+    return file
 
 
 def enter(directory: str) -> None:
@@ -193,34 +186,30 @@ def find_program(command: tuple[str, ...], search: str) -> str:
             unusable = unusable or path
     if unusable:
         raise CannotStart(wire.Fault.TASK, f"not executable: {unusable}", errno.EACCES)
-    raise CannotStart(
-        wire.Fault.TASK, f"no such program: {name!r} (PATH is {search!r})", errno.ENOENT
-    )
+    text = f"no such program: {name!r} (PATH is {search!r})"
+    raise CannotStart(wire.Fault.TASK, text, errno.ENOENT)
 
 
 def explain(error: OSError, program: str, start: wire.Start) -> str:
     """Say what was wrong with a program that could not be executed; `program` names it."""
-    where = os.path.join(start.cwd or "/", program)
-    match error.errno:
-        case errno.E2BIG:
-            size = sum(map(len, (*start.command, *start.env, *start.env.values())))
-            return f"arguments and environment are too large: {size} characters"
-        case errno.ENOEXEC:
-            return f"not in an executable format (a script needs a #! line): {where}"
-        case errno.ENOENT if os.path.exists(where):
-            named = interpreter(where) or "its loader"
-            return f"missing interpreter: {where} needs {named}, which does not exist"
-        case errno.ENOENT | errno.ENOTDIR:
-            return f"no such program: {where}"
-        case errno.EACCES if os.path.isdir(where):
-            return f"not executable: {where} is a directory"
-        case errno.EACCES if os.access(where, os.X_OK) and (named := interpreter(where)):
-            return f"not executable: {named}, the interpreter of {where}"
-        case errno.EACCES if os.path.exists(where):
-            mode = stat.S_IMODE(os.stat(where).st_mode)
-            return f"not executable: {where} (mode {mode:04o})"
-        case _:
-            return f"cannot start {where}: {error.strerror}"
+    path = os.path.join(start.cwd or "/", program)
+    number = error.errno
+    needed = interpreter(path)
+    text = f"cannot start {path}: {error.strerror}"
+    if number == errno.E2BIG:
+        size = sum(map(len, (*start.command, *start.env, *start.env.values())))
+        text = f"arguments and environment are too large: {size} characters"
+    elif number == errno.ENOEXEC:
+        text = f"not in an executable format (a script needs a #! line): {path}"
+    elif number == errno.ENOENT and os.path.exists(path):
+        text = f"missing interpreter: {path} needs {needed or 'a loader'}, which does not exist"
+    elif number in {errno.ENOENT, errno.ENOTDIR}:
+        text = f"no such program: {path}"
+    elif number == errno.EACCES and needed and os.access(path, os.X_OK):
+        text = f"not executable: {needed}, the interpreter of {path}"
+    elif number == errno.EACCES and os.path.exists(path):
+        text = f"not executable: {path}"
+    return text
 
 
 def interpreter(script: str) -> str | None:

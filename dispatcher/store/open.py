@@ -46,16 +46,7 @@ def open_store(
         engine = SqliteEngine(None, patience=patience, clock=clock)
         return SqlStore(engine, migrate.create(engine))
     _refuse_network(path, mountinfo)
-    if _size(path) is None:
-        _refuse_remainders(path, state_dir)
-        if not create:
-            raise StoreUnusable(f"{path} does not exist; the first `dispatcher run` makes it")
-        _create(path.resolve())
-    if _size(path) == 0:
-        raise StoreUnusable(
-            f"{path} is empty, and nothing is made over a file that existed; "
-            "restore it from a backup, or remove it"
-        )
+    _see_that_it_exists(path, state_dir, create=create)
     engine = SqliteEngine(path, patience=patience, clock=clock)
     try:
         store = SqlStore(engine, migrate.adopt(engine))
@@ -156,6 +147,20 @@ def _refuse_network(path: Path, mountinfo: Path) -> None:
         raise StoreUnusable(
             f"{path} is on {filesystem}, a network filesystem, where SQLite loses data; "
             "let store.url name a file on a local disk, or a PostgreSQL server"
+        )
+
+
+def _see_that_it_exists(path: Path, state_dir: Path, *, create: bool) -> None:
+    """Make a database that never was; refuse one that was made and lost."""
+    if _size(path) is None:
+        _refuse_remainders(path, state_dir)
+        if not create:
+            raise StoreUnusable(f"{path} does not exist; the first `dispatcher run` makes it")
+        _create(path.resolve())
+    if _size(path) == 0:
+        raise StoreUnusable(
+            f"{path} is empty, and nothing is made over a file that existed; "
+            "restore it from a backup, or remove it"
         )
 
 

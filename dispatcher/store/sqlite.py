@@ -199,14 +199,11 @@ class SqliteEngine:
             raise
 
     def _recognise(self) -> None:
-        """Refuse another program's database, and after the first time another store's."""
-        tables = self._patiently("SELECT name FROM sqlite_schema")
-        if tables and ("meta",) not in tables:
-            raise StoreUnusable(
-                f"{self._path} is another program's database; let store.url name another file"
-            )
-        identity = tables and self._patiently("SELECT value FROM meta WHERE key = 'store_id'")
-        # A new file may have got the inode of the old one.
+        """Refuse a database without an identity, and after the first time another store's."""
+        identity: list[Row] = []
+        if self._patiently("SELECT 1 FROM sqlite_schema LIMIT 1"):
+            identity = self._patiently("SELECT value FROM meta WHERE key = 'store_id'")
+        # Another file may have got the inode of the one that was there.
         if self._identity and identity != self._identity:
             raise self._replaced()
         self._identity = identity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.errors import StoreRefused
-from dispatcher.model import MOVES, Liveness, Outcome, TaskState
+from dispatcher.model import FINISHED, MOVES, Liveness, Outcome, TaskState
 from tests.contract.helpers import OneByOne
 
 ANY_READY = "UPDATE tasks SET {} WHERE state = 'ready'"
@@ -135,6 +135,17 @@ def test_no_two_runs_share_a_uid_or_a_fence_of_their_task(store: OneByOne, share
 
     with pytest.raises(StoreRefused):
         change(store, ANY_RUN.format(shared))
+
+
+@pytest.mark.parametrize("state", [s for s in TaskState if s is not TaskState.RUNNING])
+def test_a_task_has_a_time_of_finishing_exactly_when_it_is_finished(
+    store: OneByOne, state: TaskState
+) -> None:
+    store.finished()
+    wrong = "NULL" if state in FINISHED else "1"
+
+    with pytest.raises(StoreRefused):
+        change(store, f"UPDATE tasks SET state = '{state}', finished_at = {wrong}")
 
 
 @pytest.mark.parametrize("state", MOVES)

@@ -151,12 +151,21 @@ def test_a_file_put_back_is_used_again(path: Path) -> None:
             assert store.task(1) is not None
 
 
-def test_a_fresh_connection_goes_to_the_same_file_or_to_none(path: Path) -> None:
+def overwritten(path: Path) -> None:
+    """Write another store's database over a file, as a careless restore does."""
+    other = path.parent.parent / "other" / "store" / "tasks.db"
+    opened(other).close()
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("change", [replaced, overwritten])
+def test_a_fresh_connection_goes_to_the_same_store_or_to_none(
+    path: Path, change: Callable[[Path], object]
+) -> None:
     """R-50."""
     with closing(opened(path)) as store:
         break_commit(store, path)
-        path.unlink()
-        replaced(path)
+        change(path)
 
         with pytest.raises(StoreUnusable, match="replaced"), store.transaction():
             pass

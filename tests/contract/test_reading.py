@@ -94,6 +94,7 @@ def test_tasks_are_listed_by_queue(store: OneByOne) -> None:
 def test_tasks_are_listed_by_label(store: OneByOne, name: str) -> None:
     tagged = store.new(labels={name: "x", "other": "y"})
     store.new(labels={name: "xx"})
+    store.new(labels={"another": "x"})
     store.new(labels={"x": name})
     store.new()
 
