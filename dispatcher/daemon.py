@@ -23,7 +23,7 @@ from dispatcher.config import Config
 from dispatcher.errors import ConfigError
 from dispatcher.executor_client import ExecutorClient, connect_to
 from dispatcher.launcher import EmbeddedLauncher
-from dispatcher.locks import hold
+from dispatcher.locks import Held, hold
 from dispatcher.node import node_id
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
@@ -208,6 +208,7 @@ def main(config: Config, *, drain: bool) -> int:
     me = node_id(config.state_dir)
     with ExitStack() as stack:
         stack.enter_context(hold(config.state_dir / "lock", f"state directory {config.state_dir}"))
+        stack.enter_context(_hold_runtime_dir(config))
         stack.enter_context(lock_database(config.store_url, state_dir=config.state_dir))
         store = open_store(config.store_url, state_dir=config.state_dir, patience=STORE_PATIENCE)
         stack.callback(store.close)
@@ -257,10 +258,24 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
     )
 
 
+def _hold_runtime_dir(config: Config) -> Held:
+    """Make the runtime directory and be the one daemon in it: others would take its sockets."""
+    directory = config.runtime_dir
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the runtime directory {directory}: {error.strerror};"
+            " set [node] runtime_dir to one that this user may write"
+        ) from error
+    what = f"runtime directory {directory}"
+    return hold(directory / "daemon.lock", what, holder=f"state directory {config.state_dir}")
+
+
 def _executor_client(config: Config, me: str, store: Store, *, embedded: bool) -> ExecutorClient:
-    runtime_dir = config.runtime_dir
-    runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    launcher = EmbeddedLauncher(state_dir=config.state_dir, runtime_dir=runtime_dir, node_id=me)
+    launcher = EmbeddedLauncher(
+        state_dir=config.state_dir, runtime_dir=config.runtime_dir, node_id=me
+    )
     return ExecutorClient(
         partial(connect_to, str(config.executor_socket)),
         node_id=me,

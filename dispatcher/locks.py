@@ -45,7 +45,7 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"cannot lock {what}: {path}: {error.strerror}") from None
+        raise _cannot_lock(what, path, error) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -54,9 +54,15 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
         raise AlreadyHeld(f"{what} is in use by {name} (lock {path})") from None
     except OSError as error:
         os.close(descriptor)
-        raise ConfigError(f"cannot lock {what}: {path}: {error.strerror}") from None
+        raise _cannot_lock(what, path, error) from None
     # The lock holds also where a full disk forgets the name.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} {holder}".rstrip().encode(), 0)
     return Held(descriptor)
+
+
+def _cannot_lock(what: str, path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot lock {what}: {path}: {error.strerror}; this user must be able to write there"
+    )

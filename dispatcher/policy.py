@@ -86,9 +86,8 @@ def verdict(run: OpenRun, end: End) -> Verdict:
     if run.ending is not None:
         return Verdict(run.ending, run.ending_reason or run.ending)
     if isinstance(end, wire.StartFailed):
-        task_fault = end.fault is wire.Fault.TASK
-        outcome = Outcome.SPAWN_FAILED if task_fault else Outcome.RELEASED
-        return Verdict(outcome, end.error or f"not started: {end.fault}")
+        blamed = Outcome.SPAWN_FAILED if end.fault is wire.Fault.TASK else Outcome.RELEASED
+        return Verdict(blamed, end.error or f"not started: {end.fault}")
     if end is not None and end.ended_by is not None:
         outcome = outcome_of_ending(end.ended_by)
         if outcome is not None:

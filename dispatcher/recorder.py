@@ -115,6 +115,7 @@ class Recorder:
         run = self._store.open_run(event.uid)
         if run is None:
             turn.started.pop(event.uid, None)
+            turn.after(partial(self._memory.surplus.discard, event.uid))
             turn.after(partial(self._processes.send, wire.Forget(uid=event.uid)))
         else:
             self._close(turn, run, event)
@@ -202,6 +203,8 @@ class Recorder:
         self._memory.hello = hello
         log.info("executor.connected", executor_pid=hello.pid, epoch=hello.epoch)
         self._memory.live.clear()
+        self._memory.surplus.clear()
+        self._memory.surplus.update(report.uid for report in found.surplus)
         for run, report in found.live:
             live = self._memory.live[run.run_uid] = Live.of(run)
             live.pid = report.pid

@@ -113,16 +113,16 @@ class Supervisor:
     def is_over(self, *, at: Instant) -> bool:
         """Tell whether nothing is left to do here, or nothing that may be waited for."""
         if self._stop is None:
-            return self._idle
-        if self._stop is Stop.LEAVE or not self._memory.live:
+            return self._idle and self.leaves_nothing_behind
+        if self._stop is Stop.LEAVE or self.leaves_nothing_behind:
             return True
         start = self._settings.start
         return at >= self._stop_by + start.kill_grace + start.leftover_grace + DRAIN_PATIENCE
 
     @property
     def leaves_nothing_behind(self) -> bool:
-        """Whether no run of ours is open, as far as we know."""
-        return not self._memory.live
+        """Whether the executor that is there has no run of ours, alive or unforgotten."""
+        return self._answers() and not self._memory.live and not self._memory.surplus
 
     # One transaction for all, or one for each ---------------------------------------------
 

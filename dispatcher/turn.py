@@ -72,6 +72,8 @@ class Memory:
     """What the daemon knows without asking. It changes only after a commit."""
 
     live: dict[RunUid, Live] = field(default_factory=dict)
+    surplus: set[RunUid] = field(default_factory=set)
+    """Runs of the executor that are not open in the store, until they are gone and forgotten."""
     hello: wire.Hello | None = None
     """The executor's greeting, once store and executor agree; None while there is none."""
     pause: Pause = field(default_factory=Pause)

@@ -56,7 +56,6 @@ CREATE TABLE tasks (
     labels TEXT NOT NULL,
     env TEXT NOT NULL,
     command TEXT NOT NULL,
-    payload TEXT,
 
     CHECK (CASE state
            WHEN 'ready' THEN finished_at IS NULL
@@ -96,6 +95,12 @@ CREATE INDEX tasks_running ON tasks (owner) WHERE state = 'running';
 CREATE INDEX tasks_endings ON tasks (owner) WHERE ending IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
 CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
+
+-- Apart, because a row is rewritten whole at each claim, beat and settle.
+CREATE TABLE payloads (
+    task_id BIGINT PRIMARY KEY REFERENCES tasks (id) ON DELETE CASCADE,
+    payload TEXT NOT NULL
+);
 
 CREATE TABLE runs (
     id {row_id},

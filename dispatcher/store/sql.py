@@ -76,7 +76,11 @@ class SqlStore:
 
     def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
         if rows := self._engine.rows(statements.SUBMIT, of_new_task(task, now)):
-            return Submitted(rows[0][0], created=True)
+            task_id = rows[0][0]
+            if task.payload is not None:
+                values = {"task_id": task_id, "payload": task.payload}
+                self._engine.change(statements.SUBMIT_PAYLOAD, values)
+            return Submitted(task_id, created=True)
         ((task_id,),) = self._engine.rows(
             statements.TASK_WITH_KEY, {"queue": task.queue, "key": task.key}
         )

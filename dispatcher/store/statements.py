@@ -7,12 +7,14 @@ from __future__ import annotations
 
 SUBMIT = """
 INSERT INTO tasks (state, reason, queue, priority, key, liveness, lease_ttl_ms, max_attempts,
-                   created_at, run_at, cwd, labels, env, command, payload)
+                   created_at, run_at, cwd, labels, env, command)
 VALUES (:state, :reason, :queue, :priority, :key, :liveness, :lease_ttl_ms, :max_attempts,
-        :now, :run_at, :cwd, :labels, :env, :command, :payload)
+        :now, :run_at, :cwd, :labels, :env, :command)
 ON CONFLICT (queue, key) WHERE key IS NOT NULL DO NOTHING
 RETURNING id
 """
+
+SUBMIT_PAYLOAD = "INSERT INTO payloads (task_id, payload) VALUES (:task_id, :payload)"
 
 TASK_WITH_KEY = "SELECT id FROM tasks WHERE queue = :queue AND key = :key"
 
@@ -39,7 +41,8 @@ SELECT queue FROM ready WHERE queue IS NOT NULL LIMIT CAST(:limit AS BIGINT)
 """
 
 READY = """
-SELECT id, command, payload, cwd, env, liveness, lease_ttl_ms, attempt, fence
+SELECT id, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
+    lease_ttl_ms, attempt, fence
 FROM tasks WHERE state = 'ready' AND queue = :queue
 ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT)
 """
@@ -163,7 +166,8 @@ DELETE = "DELETE FROM tasks WHERE id = :id"
 
 # The columns stand in the order of `model.Task`.
 TASK = """
-SELECT id, state, reason, queue, priority, command, payload, cwd, env, key, labels, liveness,
+SELECT id, state, reason, queue, priority, command,
+    (SELECT payload FROM payloads WHERE task_id = id), cwd, env, key, labels, liveness,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at
 FROM tasks WHERE id = :id
@@ -172,7 +176,8 @@ FROM tasks WHERE id = :id
 # A state that is not wanted is NULL, which equals nothing. The casts tell a typed database what a
 # parameter that may be NULL is.
 TASKS = """
-SELECT id, state, reason, queue, priority, command, payload, cwd, env, key, labels, liveness,
+SELECT id, state, reason, queue, priority, command,
+    (SELECT payload FROM payloads WHERE task_id = id), cwd, env, key, labels, liveness,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at
 FROM tasks

@@ -68,7 +68,6 @@ def of_new_task(task: NewTask, now: StoreTime) -> Values:
         "labels": _json(task.labels),
         "env": _json(task.env),
         "command": _json(task.command),
-        "payload": task.payload,
     }
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.model import Outcome, Pruned, TaskState
+from dispatcher.store.sql import SqlStore
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
 FINISHED = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
@@ -138,6 +139,16 @@ def test_a_task_that_never_ran_is_pruned_without_output(store: OneByOne) -> None
 
     assert Pruned(1, ()) == store.prune(before=later(1), limit=10)
     assert store.states() == {}
+
+
+def test_a_pruned_task_takes_its_payload_along(store: OneByOne, raw: SqlStore) -> None:
+    task_id = store.new(payload='"long"')
+    store.cancel(task_id, "not needed", now=NOW)
+
+    store.prune(before=later(1), limit=10)
+
+    with raw.snapshot():
+        assert [] == raw._engine.rows("SELECT task_id FROM payloads")
 
 
 def test_what_is_not_finished_or_not_old_enough_stays(store: OneByOne) -> None:
