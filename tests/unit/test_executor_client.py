@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import pytest
@@ -29,6 +29,10 @@ def hello(**changes: object) -> wire.Hello:
         "pid": 42,
     }
     return wire.Hello(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+def accept(hello: wire.Hello, runs: Sequence[wire.Run]) -> None:
+    """Work with every executor."""
 
 
 class Executor:
@@ -74,7 +78,7 @@ def client(executor: Executor) -> Iterator[ExecutorClient]:
         node_id="me",
         state_dir="/ours",
         launcher=executor,
-        check=lambda hello, runs: None,
+        check=accept,
     )
     yield client
     client.close()
