@@ -33,7 +33,9 @@ class Claimer:
     def fill_slots(self, turn: Turn) -> None:
         """Claim for every free slot; only for one while the host's last start failed."""
         memory = self._memory
-        if memory.hello is None or turn.paused or turn.at < memory.pause.until:
+        if memory.hello is None or memory.surplus:
+            return
+        if turn.claimless or turn.at < memory.pause.until:
             return
         held = len(memory.live) - len(turn.closed & memory.live.keys())
         free = min(CLAIM_BATCH, self._settings.slots - held)

@@ -89,6 +89,7 @@ class Recorder:
 
     def _disconnected(self, turn: Turn, event: Disconnected) -> None:
         """Start nothing until an executor greets us; what it said last stands."""
+        turn.claimless = True
         turn.after(partial(self._lost, event.reason))
 
     def _started(self, turn: Turn, event: wire.Started) -> None:
@@ -107,6 +108,9 @@ class Recorder:
             self._leader_exited(turn, event.uid, event.exit)
         if event.ended_by is not None:
             self._ended_by_itself(turn, event.uid, event.ended_by)
+        if event.ended_by == wire.EndedBy.SHUTDOWN:
+            turn.claimless = True
+            turn.after(partial(self._lost, "it is being stopped"))
         if event.state is wire.RunState.UNKILLABLE:
             turn.after(partial(self._unkillable, event.uid))
 
@@ -147,7 +151,7 @@ class Recorder:
         )
         if isinstance(end, wire.StartFailed) and end.fault is not wire.Fault.TASK:
             if end.fault is wire.Fault.HOST:
-                turn.paused = True
+                turn.claimless = True
                 turn.after(partial(self._host_fault, end.error, turn.at))
             delay = self._postponement(run.task_id)
             until = StoreTime(turn.now + round(delay * 1000))
@@ -204,7 +208,9 @@ class Recorder:
         log.info("executor.connected", executor_pid=hello.pid, epoch=hello.epoch)
         self._memory.live.clear()
         self._memory.surplus.clear()
-        self._memory.surplus.update(report.uid for report in found.surplus)
+        self._memory.surplus.update(
+            run.uid for run in found.surplus if run.state is not wire.RunState.UNKILLABLE
+        )
         for run, report in found.live:
             live = self._memory.live[run.run_uid] = Live.of(run)
             live.pid = report.pid
@@ -256,6 +262,7 @@ class Recorder:
             self._memory.pause.end()
 
     def _unkillable(self, uid: RunUid) -> None:
+        self._memory.surplus.discard(uid)
         live = self._memory.live.get(uid)
         if live is not None:
             live.unkillable = True

@@ -73,7 +73,8 @@ class Memory:
 
     live: dict[RunUid, Live] = field(default_factory=dict)
     surplus: set[RunUid] = field(default_factory=set)
-    """Runs of the executor that are not open in the store, until they are gone and forgotten."""
+    """Living runs that the store does not know, until they are gone: nothing starts beside them,
+    as one may be of the task that comes next. Without the unkillable: those may be for ever."""
     hello: wire.Hello | None = None
     """The executor's greeting, once store and executor agree; None while there is none."""
     pause: Pause = field(default_factory=Pause)
@@ -88,8 +89,8 @@ class Turn:
     started: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: one whose exit follows in the same turn needs no write of its own."""
     closed: set[RunUid] = field(default_factory=set)
-    paused: bool = False
-    """Whether the host was found at fault in this turn: claim nothing."""
+    claimless: bool = False
+    """Whether host or executor were found unfit in this turn: claim nothing."""
     again: bool = False
     """Whether more is due at once than one transaction should hold."""
     effects: list[Callable[[], None]] = field(default_factory=list)

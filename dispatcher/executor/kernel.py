@@ -1,21 +1,31 @@
 """What the executor asks of the kernel about processes: one call each, none of them deciding."""
 
+# Strings, not Path: this runs for every task.
+
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import select
 import signal
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 #: The kernel's flag of its own threads, which have no program, no session and no environment.
 _KERNEL_THREAD = 0x00200000
 
+_NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+#: What keeps us from looking, and tells nothing of who is there.
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 #: Bytes per read of a file in /proc: most are smaller.
-_CHUNK = 65536
+_CHUNK = 16384
 
 
 class Process(NamedTuple):
@@ -97,6 +107,10 @@ class Kernel:
         """Close a leader's handle; this also ends waiting for it."""
         os.close(handle)
 
+    def ticks(self) -> int:
+        """Return the present in the unit of `Process.start_ticks`."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _NANOSECONDS_PER_TICK
+
     def exit_of(self, leader: int) -> Status | None:
         """Return how a leader ended, without reaping it; None while it lives."""
         try:
@@ -147,7 +161,7 @@ class Kernel:
     def children(self, pid: int) -> list[int]:
         """Return the children of all threads of `pid`; what it forks meanwhile may be missing."""
         found: list[int] = []
-        with suppress(OSError):
+        with _if_there():
             for task in os.listdir(f"/proc/{pid}/task"):
                 found += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
         return found
@@ -157,10 +171,15 @@ class Kernel:
         return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
     def look(self, pid: int) -> Process | None:
-        """Return what is known of `pid`; None when nobody has it."""
+        """Return what is known of `pid`; None when nobody has it.
+
+        As all that looks at others, it raises OSError when we are short of what looking takes.
+        """
         try:
             stat = _read(f"/proc/{pid}/stat")
-        except OSError:
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise
             return None
         name_end = stat.rindex(b")")
         fields = stat[name_end + 2 :].split()
@@ -189,7 +208,7 @@ class Kernel:
             if now is None or now.start_ticks != process.start_ticks:
                 return False
             signal.pidfd_send_signal(handle, signum)
-        except (ProcessLookupError, PermissionError):
+        except OSError:
             return False
         else:
             return True
@@ -205,7 +224,9 @@ class Kernel:
             found = _read(f"/proc/{process.pid}/environ")
         except PermissionError:
             return b""
-        except OSError:
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise
             found = b""
         if found:
             return found
@@ -214,13 +235,23 @@ class Kernel:
 
     def holds(self, pid: int, file: tuple[int, int]) -> bool:
         """Say whether a process has the file of this device and inode open for writing."""
-        with suppress(OSError):
+        with _if_there():
             for name in os.listdir(f"/proc/{pid}/fd"):
-                with suppress(OSError):
+                with _if_there():
                     there = os.stat(f"/proc/{pid}/fd/{name}")
                     if (there.st_dev, there.st_ino) == file and _writes(pid, name):
                         return True
         return False
+
+
+@contextmanager
+def _if_there() -> Iterator[None]:
+    """Pass over what is not there any more, or not for us to see; not over our own shortage."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise
 
 
 def _writes(pid: int, descriptor: str) -> bool:

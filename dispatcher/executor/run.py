@@ -30,15 +30,15 @@ FIRST_PAUSE = 0.001
 MAX_LEFTOVERS = 20
 
 
-class Phase(enum.Enum):
+class Phase(enum.IntEnum):
     """How far a run is; it only moves forwards."""
 
-    STARTING = enum.auto()
-    RUNNING = enum.auto()
-    LINGERING = enum.auto()
-    ASKED = enum.auto()
-    KILLED = enum.auto()
-    GONE = enum.auto()
+    STARTING = 0
+    RUNNING = 1
+    LINGERING = 2
+    ASKED = 3
+    KILLED = 4
+    GONE = 5
 
 
 #: Seconds at most between two looks at a tree that should become empty.
@@ -114,7 +114,7 @@ class Run:
     @property
     def may_be_ended(self) -> bool:
         """Whether no ending has begun."""
-        return self.phase in {Phase.STARTING, Phase.RUNNING, Phase.LINGERING}
+        return self.phase <= Phase.LINGERING
 
     @property
     def due(self) -> Instant:
@@ -133,9 +133,14 @@ class Run:
         name = min(self.deadlines, key=self.deadlines.__getitem__)
         return name if self.deadlines[name] <= at else None
 
-    def spawned(self, pid: int) -> None:
-        """Take note that the leader lives; an ending may have been asked for before it did."""
-        self.pid = pid
+    @property
+    def is_queued(self) -> bool:
+        """Whether the queue of deadlines has to know it."""
+        return self.phase < Phase.GONE and self.queued_for != NEVER
+
+    def spawned(self, pid: int, start_ticks: int, handle: int | None) -> None:
+        """Take note of the leader; an ending may have been asked for before it lived."""
+        self.pid, self.start_ticks, self.handle = pid, start_ticks, handle
         if self.phase is Phase.STARTING:
             self.phase = Phase.RUNNING
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import heapq
-import signal
 from collections.abc import Callable, Iterable
-
-import msgspec
+from contextlib import suppress
 
 from dispatcher import wire
 from dispatcher.executor import journal
-from dispatcher.executor.journal import Journal, without_tail
-from dispatcher.executor.kernel import Kernel, Process, Usage
+from dispatcher.executor.journal import Journal
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.ladder import Ladder
 from dispatcher.executor.log import Log
 from dispatcher.executor.outputs import Outputs
-from dispatcher.executor.run import MAX_LEFTOVERS, NEVER, Phase, Run
+from dispatcher.executor.run import NEVER, Phase, Run
 from dispatcher.executor.spawn import CannotStart, Spawner
-from dispatcher.executor.sweep import Survivors
-from dispatcher.executor.tree import Found, Tree
 from dispatcher.times import Instant
 
 #: Seconds between two looks at our children while runs live: dead orphans are reaped, new ones
@@ -29,7 +26,7 @@ STALE_DEADLINES = 1000
 
 
 class Runs:
-    """Holds the runs and moves each along its ladder; never waits for any of them."""
+    """Holds the runs, and what each waits for; never waits for any of them."""
 
     def __init__(
         self,
@@ -43,21 +40,18 @@ class Runs:
     ) -> None:
         self._kernel = kernel
         self._spawner = spawner
-        self._outputs = outputs
         self._journal = journal
         self._log = log
         self._send = send
         self._runs: dict[wire.RunUid, Run] = {}
+        self._ladder = Ladder(
+            self._runs, kernel=kernel, outputs=outputs, journal=journal, log=log, send=send
+        )
         self._live = 0
-        self._tree = Tree(kernel, outputs, self._runs, on_stray=self._tell_stray)
-        self._survivors = Survivors(kernel, outputs)
-        self._left: dict[wire.RunUid, Found] | None = None
         self._starts: list[tuple[Run, wire.Start]] = []
-        self._spawned: list[tuple[Run, Instant]] = []
         self._attention: dict[wire.RunUid, Run] = {}
         self._by_handle: dict[int, Run] = {}
         self._without_handle: list[Run] = []
-        self._inherited: list[Run] = []
         self._queue: list[tuple[Instant, wire.RunUid]] = []
         self._survey_at = NEVER
 
@@ -72,14 +66,12 @@ class Runs:
     @property
     def sweeping(self) -> bool:
         """Whether a dead executor's run may still have processes that SIGKILL will end."""
-        return any(not run.unkillable for run in self._inherited)
+        return self._ladder.sweeping
 
     @property
     def due(self) -> Instant:
         """When to act even if nothing happens."""
-        if self._spawned or self._attention:
-            return Instant(0.0)
-        return min(self._queue[0][0] if self._queue else NEVER, self._survey_at)
+        return min(self._queue[0][0], self._survey_at) if self._queue else self._survey_at
 
     def described(self) -> Iterable[wire.Run]:
         """Yield each run as a new daemon must know it."""
@@ -99,16 +91,16 @@ class Runs:
         """Take over the predecessor's runs; what survives of them gets SIGKILL at once."""
         for run in self._journal.predecessors_runs():
             self._runs[run.uid] = run
-            if run.phase is Phase.GONE and run.exit is not None:
-                tail = self._outputs.tail(run.output_path)
-                run.exit = msgspec.structs.replace(run.exit, tail=tail)
-                continue
-            self._live += 1
-            self._inherited.append(run)
-            run.kill(at)
-            self._attention[run.uid] = run
-            self._log("run.inherited", uid=run.uid, pid=run.pid)
+            if self._ladder.inherit(run, at):
+                self._live += 1
+                self._attention[run.uid] = run
         self._compact(at)
+
+    def note_exits(self, ready: Iterable[int], at: Instant) -> None:
+        """Take note of the leaders that have exited, before anything is asked of them."""
+        for descriptor in ready:
+            if run := self._by_handle.get(descriptor):
+                self._note_exit(run, at)
 
     def start(self, start: wire.Start, at: Instant) -> None:
         """Start a run in this tick, unless it is known or too late."""
@@ -186,17 +178,9 @@ class Runs:
 
     # What is done ----------------------------------------------------------------------------
 
-    def note_exits(self, ready: Iterable[int], at: Instant) -> None:
-        """Take note of the leaders that have exited, before anything is asked of them."""
-        for descriptor in ready:
-            if run := self._by_handle.get(descriptor):
-                self._note_exit(run, at)
-
     def act(self, at: Instant) -> None:
         """Do everything that is due: intentions are journaled before, observations after."""
-        self._tree.new_tick()
-        self._left = None
-        self._tell_started()
+        self._ladder.new_tick()
         self._note_time(at)
         error = self._journal.flush()
         starts, self._starts = self._starts, []
@@ -214,8 +198,7 @@ class Runs:
             self._log("journal.write_failed", error=str(error))
 
     def _note_exit(self, run: Run, at: Instant) -> None:
-        assert run.pid is not None
-        status = self._kernel.exit_of(run.pid)
+        status = self._kernel.exit_of(run.pid) if run.pid else None
         if status is None:
             return
         if run.handle is not None:
@@ -240,7 +223,7 @@ class Runs:
                 self._schedule(run)
         if at >= self._survey_at:
             self._survey_at = Instant(at + SURVEY_INTERVAL)
-            self._tree.survey(at)
+            self._ladder.survey(at)
             for run in self._without_handle:
                 self._note_exit(run, at)
             self._without_handle = [run for run in self._without_handle if run.leader_lives]
@@ -251,18 +234,14 @@ class Runs:
             run.queued_for = due
             heapq.heappush(self._queue, (due, run.uid))
             if len(self._queue) > 2 * self._live + STALE_DEADLINES:
-                self._queue = [
-                    (run.queued_for, run.uid)
-                    for run in self._runs.values()
-                    if run.phase is not Phase.GONE and run.queued_for != NEVER
-                ]
+                self._queue = [(r.queued_for, r.uid) for r in self._runs.values() if r.is_queued]
                 heapq.heapify(self._queue)
 
     def _spawn(self, run: Run, start: wire.Start, error: OSError | None, at: Instant) -> None:
+        before = self._kernel.ticks()
         try:
             if error is not None:
-                reason = f"cannot write the journal: {error}"
-                raise CannotStart(wire.Fault.HOST, reason, error.errno)
+                raise CannotStart.without_journal(error)
             pid = self._spawner.start(start)
         except CannotStart as failure:
             del self._runs[run.uid]
@@ -271,113 +250,29 @@ class Runs:
             self._journal.note(journal.Forgotten(uid=run.uid))
             self.refuse(start, failure.fault, failure.error, failure.errno)
             return
-        run.spawned(pid)
-        run.handle = self._kernel.adopt(pid)
+        # Born within one tick, it need not be asked; being asked it would first finish its exec.
+        leader = None
+        if self._kernel.ticks() != before:
+            with suppress(OSError):  # not even a descriptor to look with
+                leader = self._kernel.look(pid)
+        ticks = leader.start_ticks if leader else before
+        run.spawned(pid, ticks, self._kernel.adopt(pid))
         if run.handle is None:
             self._without_handle.append(run)
         else:
             self._by_handle[run.handle] = run
-        self._spawned.append((run, at))
+        self._journal.note(journal.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
+        self._send(wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
         self._schedule(run)
-
-    def _tell_started(self) -> None:
-        """Tell of the tick before. At once, looking at it would wait until its exec is over."""
-        for run, at in self._spawned:
-            leader = self._kernel.look(run.pid or 0)
-            assert leader is not None  # nobody else reaps it
-            pid, ticks = leader.pid, leader.start_ticks
-            run.start_ticks = ticks
-            self._journal.note(journal.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
-            self._send(wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
-        self._spawned.clear()
 
     def _advance(self, run: Run, at: Instant) -> None:
-        """Take a run as far as it can go now."""
-        found = self._find(run, at)
-        if found.clean and not found.processes:
-            self._gone(run, at)
-            return
-        if run.exit is not None and not run.exit_noted:
-            run.exit_noted = True
-            self._journal.note(journal.LeaderExited(uid=run.uid, exit=run.exit))
-            if run.state is wire.RunState.LEADER_EXITED:
-                self._send(wire.Changed(uid=run.uid, state=run.state, exit=run.exit))
-        if at >= run.limit:
-            run.escalate(at)
-            self._log("run.escalated", uid=run.uid, to=run.phase.name)
-            if run.unkillable:
-                self._send(wire.Changed(uid=run.uid, state=run.state))
-                names = [process.name for process in found.processes]
-                self._log("worker.unkillable", uid=run.uid, pid=run.pid, names=names)
-        self._signal(run, found.processes)
-        run.looked(at)
-        self._schedule(run)
-
-    def _find(self, run: Run, at: Instant) -> Found:
-        if not run.inherited:
-            return self._tree.find(run, at)
-        if self._left is None:
-            self._left = self._survivors.find(self._inherited)
-        return self._left[run.uid]
-
-    def _signal(self, run: Run, processes: list[Process]) -> None:
-        if run.asking:
-            signums: tuple[int, ...] = (run.kill_signal, signal.SIGCONT)
-        elif run.phase is Phase.KILLED:
-            signums = (signal.SIGKILL,)
+        if self._ladder.advance(run, at):
+            self._lost_one()
         else:
-            return
-        run.asking = False
-        self._name_ended(run, processes)
-        for signum in signums:
-            if run.holds_leader and run.pid is not None:
-                self._kernel.signal_group(run.pid, signum)
-            for process in processes:
-                # Its group has told it already. SIGKILL does no harm twice, and it may have left.
-                if signum == signal.SIGKILL or not run.holds_leader or process.group != run.pid:
-                    self._kernel.signal(process, signum)
-
-    def _name_ended(self, run: Run, processes: list[Process]) -> None:
-        """Remember what only ended because we ended it."""
-        if run.inherited:
-            if run.exit is None and run.ended_by is None:
-                run.ended_by = wire.EndedBy.SWEPT
-        elif run.exit is not None and run.ended_by is None:
-            names = tuple(process.name for process in processes)
-            if not run.leftovers:
-                self._log("worker.leftover_ended", uid=run.uid, names=names[:MAX_LEFTOVERS])
-            run.leftovers = tuple(dict.fromkeys(run.leftovers + names))[:MAX_LEFTOVERS]
-
-    def _gone(self, run: Run, at: Instant) -> None:
-        usage = Usage()
-        if run.inherited:
-            self._inherited.remove(run)
-        elif run.pid is not None:
-            usage = self._kernel.reap(run.pid)
-            self._tree.forget(run)
-        seen = run.exit or wire.Exit(at=at)
-        whole = wire.Exit(
-            at=seen.at,
-            exit_code=seen.exit_code,
-            signal=seen.signal,
-            max_rss_bytes=usage.max_rss_bytes,
-            cpu_seconds=usage.cpu_seconds,
-            leftovers=run.leftovers,
-            tail=self._outputs.tail(run.output_path),
-        )
-        run.gone(whole)
-        self._lost_one()
-        self._journal.note(
-            journal.Gone(uid=run.uid, exit=without_tail(whole), ended_by=run.ended_by)
-        )
-        self._send(wire.Exited(uid=run.uid, exit=whole, ended_by=run.ended_by))
+            self._schedule(run)
 
     def _lost_one(self) -> None:
         self._live -= 1
         if not self._live:
             self._survey_at = NEVER
             self._queue.clear()
-
-    def _tell_stray(self, process: Process, candidates: tuple[wire.RunUid, ...]) -> None:
-        self._log("worker.stray", pid=process.pid, name=process.name, candidates=candidates)
-        self._send(wire.Stray(pid=process.pid, name=process.name, candidates=candidates))

@@ -31,7 +31,7 @@ PATIENCE = 10.0
 #: Lines handled in a tick: bounds how long a burst of starts can delay the ladder of others.
 LINES_PER_TICK = 32
 
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024
 
 
 class Server:
@@ -90,7 +90,7 @@ class Server:
         """Return the next messages; a peer that talks nonsense is dropped."""
         if self._peer is not None and self._peer.fileno() in ready and not self._lines:
             self._read(self._peer)
-        messages = []
+        messages: list[wire.ToExecutor] = []
         while self._lines and len(messages) < LINES_PER_TICK:
             try:
                 messages.append(wire.decode_to_executor(self._lines.popleft()))
@@ -155,8 +155,8 @@ class Server:
 
     def _drop(self, reason: str) -> None:
         if self._peer is not None:
-            self._hang_up()
             self._log("daemon.dropped", reason=reason)
+            self._hang_up()
 
     def _hang_up(self) -> None:
         if self._peer is not None:

@@ -1,7 +1,6 @@
 """Starting a run's leader, and saying in words whose fault it is when that fails."""
 
 # Strings, not Path: some of this runs for every task, and `./x` must stay `./x`.
-# ruff: noqa: PTH
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
+from typing import Self
 
 from dispatcher import wire
 from dispatcher.executor.outputs import OutputLocked, Outputs
@@ -35,6 +35,11 @@ class CannotStart(Exception):
         self.fault = fault
         self.error = error
         self.errno = number
+
+    @classmethod
+    def without_journal(cls, error: OSError) -> Self:
+        """Say that a run cannot start because nobody would know of it afterwards."""
+        return cls(wire.Fault.HOST, f"cannot write the journal: {error}", error.errno)
 
 
 class Spawner:

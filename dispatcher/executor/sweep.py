@@ -24,6 +24,12 @@ class Survivors:
 
     def find(self, runs: Collection[Run]) -> dict[wire.RunUid, Found]:
         """Return what is left of each run; two scans must agree that there is nothing."""
+        try:
+            return self._find(runs)
+        except OSError:  # not even a descriptor to look with
+            return {run.uid: Found([], clean=False) for run in runs}
+
+    def _find(self, runs: Collection[Run]) -> dict[wire.RunUid, Found]:
         first, first_clean = self._scan(runs)
         second, second_clean = self._scan(runs)
         clean = first_clean and second_clean

@@ -8,6 +8,7 @@ unreaped child its pid cannot be anyone else's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -86,12 +87,13 @@ class Tree:
     def find(self, run: Run, at: Instant) -> Found:
         """Return the run's processes; two clean scans on end must agree that there are none."""
         clean = False
-        for number in range(MOST_SCANS):
-            scan = self._scan(number, at)
-            found = self._lineage(run, self._owned(scan, run))
-            if found or (clean and scan.clean):
-                return Found(found, clean=True)
-            clean = scan.clean
+        with suppress(OSError):  # not even a descriptor to look with
+            for number in range(MOST_SCANS):
+                scan = self._scan(number, at)
+                found = self._lineage(run, self._owned(scan, run))
+                if found or (clean and scan.clean):
+                    return Found(found, clean=True)
+                clean = scan.clean
         return Found([], clean=False)
 
     def survey(self, at: Instant) -> None:
@@ -115,7 +117,7 @@ class Tree:
 
     def _is_live(self, uid: str) -> bool:
         run = self._runs.get(wire.RunUid(uid))
-        return run is not None and run.phase is not Phase.GONE
+        return run is not None and run.phase < Phase.GONE
 
     def _scan(self, number: int, at: Instant) -> Scan:
         while len(self._scans) <= number:
@@ -127,29 +129,34 @@ class Tree:
         pids = self._kernel.orphans()
         known, self._orphans = self._orphans, {}
         for pid in pids:
-            orphan = known.get(pid)
-            process = orphan.process if orphan else self._kernel.look(pid)
-            # Every leader made a session of its own: what is in ours was not born of a run.
-            if process is None or process.session == self._kernel.session:
-                continue
-            if self._kernel.reap_if_dead(pid):
+            try:
+                self._look_at_child(pid, known.get(pid), scan, at)
+            except OSError:  # not even a descriptor to look with
                 scan.clean = False
-                continue
-            orphan = orphan or self._attribute(process, at)
-            if orphan is None:
-                scan.clean = False
-                continue
-            self._orphans[pid] = orphan
-            scan.orphans.append(orphan)
         if self._unread:
             self._unread = {pid: since for pid, since in self._unread.items() if pid in pids}
         return scan
+
+    def _look_at_child(self, pid: int, orphan: Orphan | None, scan: Scan, at: Instant) -> None:
+        process = orphan.process if orphan else self._kernel.look(pid)
+        # Every leader made a session of its own: what is in ours was not born of a run.
+        if process is None or process.session == self._kernel.session:
+            return
+        if self._kernel.reap_if_dead(pid):
+            scan.clean = False
+            return
+        orphan = orphan or self._attribute(process, at)
+        if orphan is None:
+            scan.clean = False
+            return
+        self._orphans[pid] = orphan
+        scan.orphans.append(orphan)
 
     def _attribute(self, process: Process, at: Instant) -> Orphan | None:
         """Find out whose a new orphan is; None when it could not be asked yet."""
         uid = self._seen.get((process.pid, process.start_ticks))
         live = [run for run in self._runs.values() if run.pid and not run.inherited]
-        live = [run for run in live if run.phase is not Phase.GONE]
+        live = [run for run in live if run.phase < Phase.GONE]
         # The leader is not reaped before its run is gone: no other session can have its number.
         uid = uid or _first(live, lambda run: run.pid in {process.session, process.group})
         if uid is None:

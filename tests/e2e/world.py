@@ -198,12 +198,16 @@ class World:
 
     @contextmanager
     def daemon(
-        self, *arguments: str, started: bool = True, env: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        started: bool = True,
+        alone: bool = True,
+        env: Mapping[str, str] | None = None,
     ) -> Iterator[Daemon]:
         """Run `dispatcher run` while the block lasts; wait until it says that it started.
 
-        At the end it is stopped by SIGTERM, unless it ended before, and no process may be left.
-        After a `kill` of the daemon, what it left is ended here.
+        At the end it is stopped by SIGTERM, unless it ended before, and if it was `alone` no
+        process may be left. What a killed daemon leaves goes on.
         """
         self._daemons += 1
         log = self.directory / f"daemon-{self._daemons}.log"
@@ -228,7 +232,7 @@ class World:
             daemon.kill()
             self.sweep()
             raise
-        if not daemon.killed:
+        if alone and not daemon.killed:
             self.expect_nobody()
 
     # Processes ----------------------------------------------------------------------------

@@ -19,15 +19,23 @@ class Daemon:
 
     def __init__(self, runtime_dir: Path, *, greet: bool = True, within: float = 10.0) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.connect(str(runtime_dir / "executor.sock"))
+        try:
+            self.socket.connect(str(runtime_dir / "executor.sock"))
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.settimeout(within)
         self.messages: list[Any] = []
         self.runs: dict[str, wire.Run] = {}
         self.passed: list[int] = []
         self._rest = b""
         if greet:
-            self.hello = self.expect(wire.Hello)
-            self.expect(wire.HelloEnd)
+            self.greeted()
+
+    def greeted(self) -> None:
+        """Hear the executor out: who it is and what runs it knows."""
+        self.hello = self.expect(wire.Hello)
+        self.expect(wire.HelloEnd)
 
     def close(self) -> None:
         self.socket.close()

@@ -1,0 +1,155 @@
+"""Ending runs: what a run's processes get to hear, and when nothing is left of them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from dispatcher import wire
+from dispatcher.executor import journal
+from dispatcher.executor.journal import Journal, without_tail
+from dispatcher.executor.kernel import Kernel, Process, Usage
+from dispatcher.executor.log import Log
+from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.run import MAX_LEFTOVERS, Phase, Run
+from dispatcher.executor.sweep import Survivors
+from dispatcher.executor.tree import Found, Tree
+from dispatcher.times import Instant
+
+
+class Ladder:
+    """Moves runs towards their end, one look at a time, and tells what it sees."""
+
+    def __init__(
+        self,
+        runs: Mapping[wire.RunUid, Run],
+        *,
+        kernel: Kernel,
+        outputs: Outputs,
+        journal: Journal,
+        log: Log,
+        send: Callable[[wire.FromExecutor], None],
+    ) -> None:
+        self._kernel = kernel
+        self._outputs = outputs
+        self._journal = journal
+        self._log = log
+        self._send = send
+        self._tree = Tree(kernel, outputs, runs, on_stray=self._tell_stray)
+        self._survivors = Survivors(kernel, outputs)
+        self._inherited: list[Run] = []
+        self._left: dict[wire.RunUid, Found] | None = None
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether a dead executor's run may still have processes that SIGKILL will end."""
+        return any(not run.unkillable for run in self._inherited)
+
+    def inherit(self, run: Run, at: Instant) -> bool:
+        """Take over a dead executor's run, with SIGKILL; False when it was gone already."""
+        if run.phase is Phase.GONE and run.exit is not None:
+            tail = self._outputs.tail(run.output_path)
+            run.exit = msgspec.structs.replace(run.exit, tail=tail)
+            return False
+        self._log("run.inherited", uid=run.uid, pid=run.pid)
+        self._inherited.append(run)
+        run.kill(at)
+        return True
+
+    def new_tick(self) -> None:
+        """Forget what was seen in the tick before."""
+        self._tree.new_tick()
+        self._left = None
+
+    def survey(self, at: Instant) -> None:
+        """Look at what our children left us."""
+        self._tree.survey(at)
+
+    def advance(self, run: Run, at: Instant) -> bool:
+        """Take a run as far as it can go now; True when it is gone."""
+        found = self._find(run, at)
+        if found.clean and not found.processes:
+            self._gone(run, at)
+            return True
+        if run.exit is not None and not run.exit_noted:
+            run.exit_noted = True
+            self._journal.note(journal.LeaderExited(uid=run.uid, exit=run.exit))
+            if run.state is wire.RunState.LEADER_EXITED:
+                self._send(wire.Changed(uid=run.uid, state=run.state, exit=run.exit))
+        if at >= run.limit:
+            self._escalate(run, found.processes, at)
+        self._signal(run, found.processes)
+        run.looked(at)
+        return False
+
+    def _find(self, run: Run, at: Instant) -> Found:
+        if not run.inherited:
+            return self._tree.find(run, at)
+        if self._left is None:
+            self._left = self._survivors.find(self._inherited)
+        return self._left[run.uid]
+
+    def _escalate(self, run: Run, processes: list[Process], at: Instant) -> None:
+        run.escalate(at)
+        names = [process.name for process in processes[:MAX_LEFTOVERS]]
+        if run.unkillable:
+            self._send(wire.Changed(uid=run.uid, state=run.state))
+            self._log("worker.unkillable", uid=run.uid, pid=run.pid, names=names)
+        else:
+            self._log("run.escalated", uid=run.uid, phase=run.phase.name.lower(), names=names)
+
+    def _signal(self, run: Run, processes: list[Process]) -> None:
+        if run.asking:
+            signums: tuple[int, ...] = (run.kill_signal, signal.SIGCONT)
+        elif run.phase is Phase.KILLED:
+            signums = (signal.SIGKILL,)
+        else:
+            return
+        run.asking = False
+        self._name_ended(run, processes)
+        for signum in signums:
+            if run.holds_leader and run.pid is not None:
+                self._kernel.signal_group(run.pid, signum)
+            for process in processes:
+                # Its group has told it already. SIGKILL does no harm twice, and it may have left.
+                if signum == signal.SIGKILL or not run.holds_leader or process.group != run.pid:
+                    self._kernel.signal(process, signum)
+
+    def _name_ended(self, run: Run, processes: list[Process]) -> None:
+        """Remember what only ended because we ended it."""
+        if run.inherited:
+            if run.exit is None and run.ended_by is None:
+                run.ended_by = wire.EndedBy.SWEPT
+        elif run.exit is not None and run.ended_by is None:
+            names = tuple(process.name for process in processes)
+            if not run.leftovers:
+                self._log("worker.leftover_ended", uid=run.uid, names=names[:MAX_LEFTOVERS])
+            run.leftovers = tuple(dict.fromkeys(run.leftovers + names))[:MAX_LEFTOVERS]
+
+    def _gone(self, run: Run, at: Instant) -> None:
+        usage = Usage()
+        if run.inherited:
+            self._inherited.remove(run)
+        elif run.pid is not None:
+            usage = self._kernel.reap(run.pid)
+            self._tree.forget(run)
+        seen = run.exit or wire.Exit(at=at)
+        whole = wire.Exit(
+            at=seen.at,
+            exit_code=seen.exit_code,
+            signal=seen.signal,
+            max_rss_bytes=usage.max_rss_bytes,
+            cpu_seconds=usage.cpu_seconds,
+            leftovers=run.leftovers,
+            tail=self._outputs.tail(run.output_path),
+        )
+        run.gone(whole)
+        line = journal.Gone(uid=run.uid, exit=without_tail(whole), ended_by=run.ended_by)
+        self._journal.note(line)
+        self._send(wire.Exited(uid=run.uid, exit=whole, ended_by=run.ended_by))
+
+    def _tell_stray(self, process: Process, candidates: tuple[wire.RunUid, ...]) -> None:
+        self._log("worker.stray", pid=process.pid, name=process.name, candidates=candidates)
+        self._send(wire.Stray(pid=process.pid, name=process.name, candidates=candidates))

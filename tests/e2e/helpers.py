@@ -1,0 +1,147 @@
+"""What end-to-end tests share beside the world: commands for workers, and looks at many tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.world import DISPATCHER, Daemon, World
+from tests.eventually import eventually
+
+
+def shell(script: str) -> list[str]:
+    """Return a command that runs a shell script."""
+    return ["sh", "-c", textwrap.dedent(script)]
+
+
+def python(script: str) -> list[str]:
+    """Return a command that runs a Python script, as fast as Python starts."""
+    return [sys.executable, "-I", "-S", "-c", textwrap.dedent(script)]
+
+
+def submit_all(world: World, *tasks: Mapping[str, object]) -> list[int]:
+    """Submit many tasks in one go; return their ids."""
+    lines = "\n".join(json.dumps(task) for task in tasks)
+    return [int(line) for line in world.cli("submit", "--from", "-", stdin=lines).stdout.split()]
+
+
+def listed(world: World) -> dict[int, dict[str, Any]]:
+    """Return every task as `list` shows it, by id."""
+    tasks = world.cli("list", "--json", "--limit", "100000").json
+    return {task["id"]: task for task in reversed(tasks)}
+
+
+def states(world: World) -> list[str]:
+    """Return the state of every task, in the order of their ids."""
+    return [task["state"] for task in listed(world).values()]
+
+
+def stored(world: World, query: str) -> list[tuple[Any, ...]]:
+    """Return rows of the database: for what no command shows, as the locks."""
+    with closing(sqlite3.connect(f"file:{world.state_dir}/tasks.db?mode=ro", uri=True)) as store:
+        return store.execute(query).fetchall()
+
+
+def expect_settled(daemon: Daemon, task_ids: Iterable[int], *, within: float = 10.0) -> None:
+    """Wait until a run of each task was settled."""
+    wanted = set(task_ids)
+
+    def probe() -> None:
+        missing = wanted - {event["task_id"] for event in daemon.events("run.settled")}
+        assert set() == missing, daemon.output()
+
+    eventually(probe, within=within)
+
+
+def expect_file(world: World, name: str, *, lines: int = 0, within: float = 10.0) -> list[str]:
+    """Wait until a file is there, with so many lines; return them."""
+
+    def probe() -> list[str]:
+        file = world.directory / name
+        assert file.exists(), f"no {name}"
+        found = file.read_text().splitlines()
+        assert lines <= len(found), f"{name} has {found}"
+        return found
+
+    return eventually(probe, within=within)
+
+
+def expect_dead(process: psutil.Process, *, within: float = 5.0) -> None:
+    """Wait until a process is gone or a zombie."""
+
+    def probe() -> None:
+        assert not is_alive(process), process
+
+    eventually(probe, within=within)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process runs its program: a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def ordinary_user() -> int:
+    """Return a user without root's privileges and, if we are root, without any process."""
+    if os.geteuid() != 0:
+        return os.geteuid()
+    if shutil.which("setpriv") is None:
+        pytest.skip("we are root, and there is no setpriv to be somebody else")
+    return 200_000 + secrets.randbelow(100_000)
+
+
+def as_user(user: int) -> list[str]:
+    """Return what a command begins with so that this user runs it, who may read everything.
+
+    Python may lie where others cannot go.
+    """
+    if user == os.geteuid():
+        return []
+    readers = "-all,+dac_read_search"
+    privileges = [f"--inh-caps={readers}", f"--ambient-caps={readers}"]
+    return ["setpriv", f"--reuid={user}", "--clear-groups", *privileges]
+
+
+@contextmanager
+def external_executor(
+    world: World, *, prefix: Sequence[str] = (), alone: bool = True
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `dispatcher executor` while the block lasts; at its end SIGTERM ends it and its runs.
+
+    If it was `alone`, no process may be left then.
+    """
+    with (world.directory / "external.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*prefix, DISPATCHER, "executor"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=world.env,
+            cwd=world.directory,
+        )
+    try:
+        yield process
+        if process.poll() is None:
+            process.terminate()
+        process.wait(10)
+    except BaseException:
+        process.kill()
+        process.wait()
+        world.sweep()
+        raise
+    if alone:
+        world.expect_nobody()

@@ -1,0 +1,91 @@
+"""Many small tasks: each runs once, and nothing grows or stays behind."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+from tests.e2e.helpers import listed, shell, stored, submit_all
+from tests.e2e.world import Daemon, World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+#: Bytes by which daemon and executor may grow: SQLite's page cache fills up to two mebibytes.
+GROWTH = (3 * 1024 * 1024, 512 * 1024)
+
+
+class Held(NamedTuple):
+    """What a process holds."""
+
+    descriptors: int
+    memory: int
+    zombies: int
+    children: int
+
+
+def test_two_thousand_tasks_succeed_once_each_and_nothing_grows(world: World) -> None:
+    """R-52: descriptors; and memory, processes and files beside them."""
+    world.configure(logs={"level": "info"})
+    with world.daemon() as daemon:
+        processes = [psutil.Process(daemon.pid), daemon.executor()]
+        _run_many(world, daemon, 500)
+        before = [_held_by(process) for process in processes]
+        _run_many(world, daemon, 1_500)
+        after = [_held_by(process) for process in processes]
+    files = {file.name for file in world.state_dir.iterdir()}
+
+    for then, now, growth in zip(before, after, GROWTH, strict=True):
+        assert (then.descriptors, 0, then.children) == (now.descriptors, now.zombies, now.children)
+        assert now.memory < then.memory + growth
+    tasks = listed(world)
+    assert {("succeeded", 0, 1)} == {(t["state"], t["attempt"], t["fence"]) for t in tasks.values()}
+    ((runs, different),) = stored(world, "SELECT count(*), count(DISTINCT uid) FROM runs")
+    assert (2_000, 2_000, 2_000) == (len(tasks), runs, different)
+    assert 2_000 == len(list((world.state_dir / "output").iterdir()))
+    assert EXPECTED_FILES == files
+
+
+#: What a state directory holds when nobody works in it.
+EXPECTED_FILES = {
+    "executor.journal", "executor.lock", "executor.log", "lock", "node-id", "output", "store-id",
+    "tasks.db", "tasks.db.lock",
+}  # fmt: skip
+
+
+def test_three_hundred_quick_tasks_and_their_orphans_leave_no_zombie(world: World) -> None:
+    """R-30: and each exit code is that of its own process."""
+    world.configure(node={"slots": 16})
+    orphan = "(sleep 0.01 &); exit $((DISPATCHER_TASK_ID % 7 + 1))"
+    with world.daemon() as daemon:
+        ids = submit_all(world, *[{"command": shell(orphan), "max_attempts": 1}] * 300)
+        eventually(lambda: _assert_settled(daemon, 300), within=30.0, every=0.2)
+        executor = daemon.executor()
+        assert [] == executor.children()
+        assert [executor] == psutil.Process(daemon.pid).children()
+        assert executor.status() != psutil.STATUS_ZOMBIE
+        codes = {e["task_id"]: e["exit_code"] for e in daemon.events("run.settled")}
+
+    assert {task_id: task_id % 7 + 1 for task_id in ids} == codes
+
+
+def _run_many(world: World, daemon: Daemon, number: int) -> None:
+    settled = len(daemon.events("run.settled"))
+    submit_all(world, *[{"command": ["true"]}] * number)
+    eventually(lambda: _assert_settled(daemon, settled + number), within=40.0, every=0.25)
+
+
+def _assert_settled(daemon: Daemon, number: int) -> None:
+    assert number == daemon.output().count('"run.settled"'), f"not {number} yet"
+
+
+def _held_by(process: psutil.Process) -> Held:
+    children = process.children()
+    return Held(
+        descriptors=process.num_fds(),
+        memory=process.memory_full_info().uss,
+        zombies=sum(child.status() == psutil.STATUS_ZOMBIE for child in children),
+        children=len(children),
+    )

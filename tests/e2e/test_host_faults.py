@@ -1,0 +1,234 @@
+"""The host runs short of something: the node pauses and says so, no task is charged."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.helpers import (
+    as_user,
+    expect_file,
+    external_executor,
+    is_alive,
+    listed,
+    ordinary_user,
+    python,
+    shell,
+    submit_all,
+)
+from tests.e2e.world import Daemon, World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+#: So low a limit of descriptors that there is not another one; those that are open stay so.
+NO_MORE = 3
+
+
+def test_without_a_free_descriptor_the_node_pauses_and_recovers(world: World) -> None:
+    """R-35."""
+    with world.daemon() as daemon:
+        executor = daemon.executor()
+        with _limit(executor, resource.RLIMIT_NOFILE, NO_MORE):
+            _submit(world, 3)
+            reason = _expect_pause(world, daemon)
+            assert "Too many open files" in reason
+        _expect_recovery(world, daemon)
+
+
+def test_without_a_free_descriptor_a_living_tree_is_not_taken_for_gone(world: World) -> None:
+    """R-13, R-35."""
+    script = """
+        (setsid sh -c 'echo $$ > escaped; exec sleep 1000' &)
+        while [ ! -e go ]; do sleep 0.02; done
+    """
+    with world.daemon() as daemon:
+        executor = daemon.executor()
+        task_id = world.submit(*shell(script))
+        escaped = psutil.Process(int(expect_file(world, "escaped", lines=1)[0]))
+        daemon.expect("run.started", task_id=task_id)
+        with _limit(executor, resource.RLIMIT_NOFILE, NO_MORE):
+            (world.directory / "go").touch()
+            eventually(lambda: _assert_exit_heard(daemon))
+            assert ([], True) == (daemon.events("run.settled"), is_alive(escaped))
+        daemon.expect("run.settled", task_id=task_id, outcome="succeeded")
+        assert not is_alive(escaped)
+
+
+def _assert_exit_heard(daemon: Daemon) -> None:
+    assert daemon.events("worker.leader_exited") or daemon.events("run.settled")
+
+
+def test_with_one_free_descriptor_tasks_still_run(world: World) -> None:
+    with world.daemon() as daemon:
+        executor = daemon.executor()
+        with _limit(executor, resource.RLIMIT_NOFILE, executor.num_fds() + 1):
+            task_id = world.submit("sleep", "0.1")
+            daemon.expect("run.settled", task_id=task_id, outcome="succeeded")
+        assert [] == daemon.events("executor.lost")
+
+
+def test_without_a_free_process_the_node_pauses_and_recovers(world: World) -> None:
+    """R-35."""
+    with _executor_of_an_ordinary_user(world) as executor, world.daemon(alone=False) as daemon:
+        daemon.expect("executor.connected")
+        with _limit(executor, resource.RLIMIT_NPROC, 1):
+            _submit(world, 3)
+            reason = _expect_pause(world, daemon)
+            assert "Resource temporarily unavailable" in reason
+        _expect_recovery(world, daemon)
+
+
+@pytest.mark.parametrize(
+    ("short_of", "said"),
+    [
+        ("files", "cannot open the output file: [Errno 28] No space left on device"),
+        ("bytes", "cannot write the journal: [Errno 28] No space left on device"),
+    ],
+)
+def test_with_a_full_disk_the_node_pauses_and_recovers(
+    world: World, short_of: str, said: str
+) -> None:
+    """R-35."""
+    with _small_disk(world, "state") as disk:
+        world.configure(store={"url": f"sqlite://{world.directory}/elsewhere/tasks.db"})
+        with world.daemon() as daemon:
+            daemon.expect("executor.connected")
+            filler = _fill(disk, short_of)
+            _submit(world, 40)  # what is left of the journal's last block is soon used up
+            reason = _expect_pause(world, daemon)
+            assert reason.startswith(said)
+            for file in filler:
+                file.unlink()
+            _expect_recovery(world, daemon)
+
+
+def test_with_no_room_for_the_database_the_daemon_waits_and_nothing_is_lost(
+    world: World,
+) -> None:
+    """R-35."""
+    with _small_disk(world, "state") as disk, world.daemon() as daemon:
+        first = world.submit(*shell("while [ ! -e go ]; do sleep 0.02; done; exit 7"))
+        daemon.expect("run.started", task_id=first)
+        filler = _fill(disk, "bytes")
+        refused = world.cli("submit", "--payload", f'"{"x" * 100_000}"', "--", "true", exits=69)
+        (world.directory / "go").touch()
+        daemon.expect("store.unavailable")
+        for file in filler:
+            file.unlink()
+        daemon.expect("store.recovered")
+        daemon.expect("run.settled", task_id=first, exit_code=7, attempt=1)
+        assert {first} == set(listed(world))
+
+    assert "full" in refused.stderr
+
+
+def _submit(world: World, number: int) -> None:
+    submit_all(world, *[{"command": ["true"], "max_attempts": 1}] * number)
+
+
+def _expect_pause(world: World, daemon: Daemon) -> str:
+    """Wait for the pause; see that `status` says why, return what the log says."""
+    daemon.expect("node.paused")
+    status = world.cli("status", "--json").json
+    shown = world.cli("status").stdout
+    reasons = [event["reason"] for event in daemon.events("node.paused")]
+    assert ("connected", True) == (status["executor"], status["node"]["paused"] in reasons)
+    assert any(f"paused    {reason}\n" in shown for reason in reasons), shown
+    return str(reasons[0])
+
+
+def _expect_recovery(world: World, daemon: Daemon) -> None:
+    """See that all goes on without being told, and that it cost nobody an attempt."""
+    daemon.expect("node.resumed", within=15.0)
+    eventually(lambda: _assert_all_succeeded(world), within=15.0, every=0.2)
+    assert world.cli("status", "--json").json["node"]["paused"] is None
+    released = daemon.expect("run.settled", outcome="released")
+    task = world.show(released["task_id"])
+    assert ("released", None) == (task["runs"][0]["outcome"], task["runs"][0]["pid"])
+    assert "succeeded" == task["runs"][-1]["outcome"]
+
+
+def _assert_all_succeeded(world: World) -> None:
+    found = {(task["state"], task["attempt"]) for task in listed(world).values()}
+    assert {("succeeded", 0)} == found
+
+
+@contextmanager
+def _limit(process: psutil.Process, which: int, soft: int) -> Iterator[None]:
+    """Lower a limit of a running process for a while."""
+    before = _set_limit(process.pid, which, soft)
+    try:
+        yield
+    finally:
+        _set_limit(process.pid, which, before)
+
+
+def _set_limit(pid: int, which: int, soft: int) -> int:
+    """Change a limit as the process's own user would; return what it was."""
+    prefix = as_user(psutil.Process(pid).uids().real)
+    script = f"""
+        import resource
+        before = resource.prlimit({pid}, {which})
+        resource.prlimit({pid}, {which}, ({soft}, before[1]))
+        print(before[0])
+    """
+    done = subprocess.run([*prefix, *python(script)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@contextmanager
+def _executor_of_an_ordinary_user(world: World) -> Iterator[psutil.Process]:
+    """Run an executor of a user with no other process: root's are not limited."""
+    user = ordinary_user()
+    world.state_dir = world.runtime_dir / "state"  # not below the user's who runs pytest
+    world.configure(executor={"mode": "external"})
+    for directory in (world.runtime_dir, world.state_dir, world.state_dir / "output"):
+        directory.mkdir(exist_ok=True)
+        os.chown(directory, user, -1)
+    with external_executor(world, prefix=as_user(user)) as process:
+        yield psutil.Process(process.pid)
+
+
+@contextmanager
+def _small_disk(world: World, name: str) -> Iterator[Path]:
+    """Mount a disk of its own for the state directory; it has half a mebibyte."""
+    directory = world.directory / name
+    directory.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=512k,nr_inodes=64", "none", str(directory)]
+    mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
+    try:
+        yield directory
+    finally:
+        eventually(lambda: _unmount(directory))
+
+
+def _unmount(directory: Path) -> None:
+    done = subprocess.run(["umount", directory], capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+
+
+def _fill(disk: Path, short_of: str) -> list[Path]:
+    """Take all that is left of the disk's bytes or of its files."""
+    filler = disk / "filler"
+    if short_of == "bytes":
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)) == 4096:
+                    pass
+            except OSError:
+                return [filler]
+    files: list[Path] = []
+    while os.statvfs(disk).f_ffree:
+        files.append(disk / f"filler-{len(files)}")
+        files[-1].touch()
+    return files

@@ -1,0 +1,257 @@
+"""What the daemon refuses to start beside, and to start on: with the reason and the remedy."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pysqlite3 import dbapi2
+
+from tests.e2e.helpers import (
+    as_user,
+    expect_settled,
+    external_executor,
+    ordinary_user,
+    shell,
+    states,
+)
+from tests.e2e.world import DISPATCHER, World
+
+pytestmark = pytest.mark.timeout(90)
+
+
+# Others -----------------------------------------------------------------------------------
+
+
+def test_a_second_daemon_on_a_database_is_refused_and_told_who_holds_it(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with world.daemon() as daemon:
+        holder = world.state_dir
+        world.state_dir = tmp_path_factory.mktemp("other")
+        world.configure(
+            store={"url": f"sqlite://{holder}/tasks.db"},
+            node={"runtime_dir": f"{world.runtime_dir}/other"},
+        )
+        told = world.cli("run", exits=75).stderr
+
+    assert f"the database {holder}/tasks.db is in use by pid {daemon.pid} " in told
+    assert f"state directory {holder}" in told
+
+
+def test_an_executor_of_another_node_is_refused_with_both_state_directories(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world.configure(executor={"mode": "external"})
+    with external_executor(world):
+        with world.daemon(alone=False) as daemon:
+            daemon.expect("executor.connected")
+        theirs, world.state_dir = world.state_dir, tmp_path_factory.mktemp("other")
+        world.configure(executor={"mode": "external"})
+        told = world.cli("run", exits=78).stderr
+
+    assert f"its state directory is {theirs} " in told
+    assert f"ours is {world.state_dir} " in told
+    assert "runtime_dir" in told
+
+
+def test_a_second_node_in_a_runtime_directory_does_not_disturb_the_first(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with world.daemon() as daemon:
+        ours, world.state_dir = world.state_dir, tmp_path_factory.mktemp("other")
+        world.configure()
+        told = world.cli("run", exits=75).stderr
+        world.state_dir = ours
+        world.configure()
+        assert "running" == world.cli("status", "--json").json["daemon"]
+
+    assert f"runtime directory {world.runtime_dir} is in use by pid {daemon.pid} " in told
+    assert f"state directory {ours}" in told
+
+
+def test_a_socket_path_that_is_too_long_is_refused_with_the_remedy(world: World) -> None:
+    world.configure(node={"runtime_dir": f"/tmp/{'x' * 200}"})
+
+    for verb in ("run", "executor"):
+        told = world.cli(verb, exits=78).stderr
+
+        assert "a socket's path at most 107; set [node] runtime_dir to a shorter directory" in told
+
+
+def test_a_runtime_directory_that_cannot_be_made_is_refused_with_the_remedy(world: World) -> None:
+    world.configure(node={"runtime_dir": "/proc/nowhere"})
+
+    told = world.cli("run", exits=78).stderr
+
+    assert "cannot make the runtime directory /proc/nowhere: " in told
+    assert "set [node] runtime_dir to one that this user may write" in told
+
+
+# The database -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def left_behind(
+    tmp_path_factory: pytest.TempPathFactory, bytecode: Path
+) -> Callable[[World], Path]:
+    """Put what a daemon left into a world: a state directory with one succeeded task."""
+    made = World(tmp_path_factory.mktemp("made"), bytecode)
+    made.submit("true")
+    with made.daemon("--drain") as daemon:
+        assert 0 == daemon.wait()
+    made.close()
+
+    def put(world: World) -> Path:
+        shutil.copytree(made.state_dir, world.state_dir)
+        return world.state_dir / "tasks.db"
+
+    return put
+
+
+def _truncate(database: Path) -> None:
+    with database.open("r+b") as file:
+        file.truncate(database.stat().st_size // 2)
+
+
+def _execute(*statements: str) -> Callable[[Path], None]:
+    def execute(database: Path) -> None:
+        with closing(dbapi2.connect(str(database), isolation_level=None)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    return execute
+
+
+def _replace_by_another(database: Path) -> None:
+    database.unlink()
+    _execute("CREATE TABLE songs (title)")(database)
+
+
+#: What may happen to a database, and what is then said.
+DAMAGES: Mapping[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "truncated": (_truncate, ("tasks.db", "malformed", "backup")),
+    "empty": (lambda path: path.write_bytes(b""), ("tasks.db is empty", "restore it")),
+    "garbage": (
+        lambda path: path.write_bytes(b"\xff" * 8192),
+        ("tasks.db", "not a database", "backup"),
+    ),
+    "missing": (Path.unlink, ("tasks.db is missing", "store-id", "restore it from a backup")),
+    "without a table": (
+        _execute("PRAGMA foreign_keys = OFF", "DROP TABLE runs"),
+        ("no such table: runs", "backup"),
+    ),
+    "of a newer version": (
+        _execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'"),
+        ("made by a newer dispatcher (schema 99", "upgrade this dispatcher"),
+    ),
+    "of another program": (_replace_by_another, ("tasks.db", "store.url name another file")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_database_that_is_not_what_was_left_is_refused_and_not_touched(
+    world: World, left_behind: Callable[[World], Path], damage: str
+) -> None:
+    """R-50."""
+    database = left_behind(world)
+    do, said = DAMAGES[damage]
+    do(database)
+    before = database.read_bytes() if database.exists() else None
+
+    told = [world.cli(*verb, exits=78).stderr for verb in (["run"], ["submit", "--", "true"])]
+
+    assert told[0] == told[1]
+    assert [] == [words for words in said if words not in told[0]], told[0]
+    assert before == (database.read_bytes() if database.exists() else None)
+
+
+def test_a_database_replaced_under_a_running_daemon_stops_it_and_costs_nothing_once_put_back(
+    world: World, left_behind: Callable[[World], Path]
+) -> None:
+    """R-50."""
+    database = left_behind(world)
+    world.configure(executor={"mode": "external"})
+    aside = world.directory / "aside"
+    aside.mkdir()
+    with external_executor(world):
+        with world.daemon(alone=False) as daemon:
+            task_id = world.submit(*shell("while [ ! -e go ]; do sleep 0.02; done; exit 7"))
+            daemon.expect("run.started", task_id=task_id)
+            shutil.copy(database, world.directory / "other.db")
+            for file in world.state_dir.glob("tasks.db*"):
+                file.rename(aside / file.name)
+            (world.directory / "other.db").rename(database)
+            assert 78 == daemon.wait()
+        assert "was replaced or removed while in use" in daemon.output()
+        assert "Traceback" not in daemon.output()
+
+        (world.directory / "go").touch()
+        for file in world.state_dir.glob("tasks.db*"):
+            file.unlink()
+        for file in aside.iterdir():
+            file.rename(world.state_dir / file.name)
+        with world.daemon(alone=False) as daemon:
+            daemon.expect("run.settled", task_id=task_id, exit_code=7, fence=1)
+
+
+def test_a_directory_that_may_not_be_written_is_refused_with_the_remedy(
+    world: World, left_behind: Callable[[World], Path]
+) -> None:
+    """R-50."""
+    user = ordinary_user()
+    world.state_dir = world.runtime_dir / "state"  # not below the user's who runs pytest
+    world.configure()
+    left_behind(world)
+    world.runtime_dir.chmod(0o755)
+    for path in (world.state_dir, *world.state_dir.iterdir()):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+    for verb in (["run"], ["submit", "--", "true"]):
+        done = subprocess.run(
+            [*as_user(user), DISPATCHER, *verb],
+            env=world.env,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        assert (78, "") == (done.returncode, done.stdout)
+        assert "ermission denied" in done.stderr
+        assert "writ" in done.stderr, "no remedy"
+        assert str(world.state_dir) in done.stderr
+        assert "Traceback" not in done.stderr
+    world.state_dir.chmod(0o755)
+
+
+def test_a_database_locked_by_another_is_reported_waited_for_and_nothing_is_lost(
+    world: World,
+) -> None:
+    """R-53."""
+    with world.daemon() as daemon:
+        task_id = world.submit(
+            *shell("while [ ! -e go ]; do sleep 0.02; done; exit 7"), max_attempts=1
+        )
+        daemon.expect("run.started", task_id=task_id)
+        database = dbapi2.connect(str(world.state_dir / "tasks.db"), isolation_level=None)
+        with closing(database):
+            database.execute("BEGIN IMMEDIATE")
+            (world.directory / "go").touch()
+            daemon.expect("store.unavailable")
+            refused = world.cli("submit", "--", "true", exits=69)  # it waits for 5 s
+            status = world.cli("status", "--json").json
+        daemon.expect("store.recovered")
+        daemon.expect("run.settled", task_id=task_id, exit_code=7, attempt=1)
+        world.submit("true")
+        expect_settled(daemon, [2])
+
+    assert "locked" in refused.stderr
+    assert ("running", True) == (status["daemon"], status["node"]["store_silent_for_s"] > 3)
+    assert 1 == len(daemon.events("store.unavailable"))
+    assert daemon.events("store.recovered")[0]["silent_for_s"] > 4
+    assert ["failed", "succeeded"] == states(world)

@@ -1,0 +1,182 @@
+"""What a worker finds when it starts: environment, stdin, directory, signals, session, socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.e2e.helpers import expect_file, expect_settled, python, shell, stored, submit_all
+from tests.e2e.world import World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+#: Writes down what the kernel knows of its shell, before anything could change it; the first
+#: attempt fails, the second waits.
+REPORT = shell("""
+    directory=report.$DISPATCHER_ATTEMPT
+    mkdir "$directory"
+    cat > "$directory/stdin"
+    cat /proc/$$/environ > "$directory/environ"
+    cat /proc/$$/stat > "$directory/stat"
+    output=$(readlink /proc/$$/fd/1 /proc/$$/fd/2)
+    echo "$output" > "$directory/output"
+    pwd > "$directory/cwd"
+    stat -c %a "$directory/cwd" > "$directory/mode"
+    mv "$directory" "done.$DISPATCHER_ATTEMPT"
+    [ "$DISPATCHER_ATTEMPT" = 2 ] || exit 1
+    while [ ! -e go ]; do sleep 0.02; done
+""")
+
+#: Of the daemon's own environment: what a worker gets, and what it must not.
+PASSED = {"USER": "somebody", "LC_TIME": "C", "TZ": "UTC", "TMPDIR": "/tmp", "SHELL": "/bin/sh"}
+KEPT = {"API_TOKEN": "hunter2", "DISPATCHER_CLAIM_LOCK": "outer", "NOTIFY_SOCKET": "/run/no"}
+
+#: Signals 32 and 33, in a mask: posix_spawn leaves them ignored, and nobody else uses them.
+LIBRARYS_OWN = 0b11 << 31
+
+#: Sends its heartbeat as a worker would, with no help; prints the answer.
+BEAT = python("""
+    import json, os, socket
+    lines = socket.socket(socket.AF_UNIX)
+    lines.connect(os.environ["DISPATCHER_SOCKET"])
+    beat = {"op": "heartbeat", "lock": os.environ["DISPATCHER_CLAIM_LOCK"],
+            "task_id": int(os.environ["DISPATCHER_TASK_ID"])}
+    lines.sendall(json.dumps(beat).encode() + b"\\n")
+    print(lines.makefile().readline())
+""")
+
+
+def test_a_worker_gets_its_claim_and_the_allowed_variables_and_nothing_else(
+    world: World,
+) -> None:
+    """R-28, R-31: the lock in the environment is the stored one, byte for byte."""
+    mine = {"GREETING": "grüße\n=", "HOME": "/elsewhere", "DISPATCHER_CONFIG": "mine"}
+    with world.daemon(env={**PASSED, **KEPT, "DISPATCHER_RUN": "outer"}) as daemon:
+        (task_id,) = submit_all(
+            world, {"command": REPORT, "env": mine, "queue": "reports", "max_attempts": 2}
+        )
+        expect_file(world, "done.2/environ", within=15.0)
+        rows = stored(world, "SELECT id, uid, lock FROM runs ORDER BY fence")
+        ((lock, uid),) = stored(world, "SELECT lock, run_uid FROM tasks")
+        (world.directory / "go").touch()
+        expect_settled(daemon, [task_id])
+        daemon.expect("run.settled", outcome="succeeded")
+
+    assert (uid, lock) == rows[1][1:]
+    inherited = {name: world.env[name] for name in ("PATH", "LANG")}
+    for attempt, (run_id, run_uid, run_lock) in enumerate(rows, start=1):
+        claim = {
+            "DISPATCHER_TASK_ID": str(task_id),
+            "DISPATCHER_RUN_ID": str(run_id),
+            "DISPATCHER_RUN": run_uid,
+            "DISPATCHER_RUN_OUTER": "outer",
+            "DISPATCHER_ATTEMPT": str(attempt),
+            "DISPATCHER_FENCE": str(attempt),
+            "DISPATCHER_CLAIM_LOCK": run_lock,
+            "DISPATCHER_SOCKET": f"{world.runtime_dir}/worker.sock",
+            "DISPATCHER_LEASE_TTL": "60",
+            "DISPATCHER_HEARTBEAT_INTERVAL": "20.000",
+            "DISPATCHER_QUEUE": "reports",
+            "DISPATCHER_LAST_OUTCOME": ["", "failed"][attempt - 1],
+        }
+        assert {**inherited, **PASSED, **mine, **claim} == _environment(world, attempt)
+
+
+def _environment(world: World, attempt: int) -> Mapping[str, str]:
+    text = (world.directory / f"done.{attempt}" / "environ").read_text()
+    pairs = [variable.partition("=") for variable in text.split("\0") if variable]
+    environment = {name: value for name, _, value in pairs}
+    assert len(pairs) == len(environment), "a variable stands there twice"
+    return environment
+
+
+def test_a_worker_starts_with_payload_and_directory_in_a_session_of_its_own(world: World) -> None:
+    payload = json.dumps({"text": "grüße", "long": "x" * 100_000}, ensure_ascii=False)
+    (world.directory / "payload.json").write_text(payload)
+    cwd = world.directory / "grüße und küsse"
+    cwd.mkdir()
+    with world.daemon() as daemon:
+        task_id = world.submit(*REPORT, payload="@payload.json", cwd=cwd.name, max_attempts=1)
+        expect_settled(daemon, [task_id])
+
+    report = cwd / "done.1"
+    (run,) = world.show(task_id)["runs"]
+    assert payload == (report / "stdin").read_text()
+    assert f"{cwd}\n" == (report / "cwd").read_text()
+    assert "600\n" == (report / "mode").read_text()  # umask 077
+    assert f"{run['output_path']}\n" * 2 == (report / "output").read_text()
+    _, _, stat = (report / "stat").read_text().rpartition(") ")
+    assert [str(run["pid"])] * 2 == stat.split()[2:4]  # process group, session
+
+
+def test_a_worker_starts_with_default_signals_and_limits_and_no_descriptor_of_ours(
+    world: World,
+) -> None:
+    commands = [
+        ["cat", "/proc/self/status"],
+        ["grep", "open files", "/proc/self/limits"],
+        ["ls", "/proc/self/fd"],
+        ["sh", "-c", "readlink /proc/self/fd/0; cat"],
+    ]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    try:
+        with world.daemon() as daemon:
+            ids = submit_all(world, *({"command": command} for command in commands))
+            expect_settled(daemon, ids)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    status, limits, descriptors, stdin = (world.cli("logs", i).stdout for i in ids)
+    facts = dict(line.split(":\t", 1) for line in status.splitlines())
+    masks = [int(facts[name], 16) & ~LIBRARYS_OWN for name in ("SigIgn", "SigBlk", "SigPnd")]
+    assert [0, 0, 0] == masks
+    assert ["Max", "open", "files", str(soft - 1), str(hard), "files"] == limits.split()
+    assert ["0", "1", "2", "3"] == descriptors.split()  # the last is how ls reads the directory
+    assert "/dev/null\n" == stdin
+
+
+def test_a_heartbeat_is_answered_unsupported_and_junk_disturbs_nobody(world: World) -> None:
+    with world.daemon() as daemon:
+        daemon.expect("executor.connected")
+        junk = [_connected(world) for _ in range(3)]
+        junk[0].sendall(os.urandom(1000).replace(b"\n", b"") + b"\n")
+        junk[1].sendall(b"{" * 60_000)
+        eventually(lambda: _assert_dropped(junk[2], b"x" * 70_000))
+        before = daemon.process.poll()
+
+        task_id = world.submit(*BEAT)
+
+        expect_settled(daemon, [task_id])
+        assert (None, None) == (before, daemon.process.poll())
+        for connection in junk:
+            connection.close()
+
+    answer = json.loads(world.cli("logs", task_id).stdout)
+    assert (False, "unsupported") == (answer["ok"], answer["error"])
+    assert answer["message"]
+    (run,) = world.show(task_id)["runs"]
+    assert ("succeeded", None) == (run["outcome"], run["last_heartbeat_at"])
+
+
+def _connected(world: World) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(5)
+    connection.connect(str(world.runtime_dir / "worker.sock"))
+    return connection
+
+
+def _assert_dropped(connection: socket.socket, line: bytes) -> Any:
+    try:
+        connection.sendall(line)
+        answer = connection.recv(1)
+    except OSError:
+        return
+    assert b"" == answer

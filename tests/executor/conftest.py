@@ -1,0 +1,112 @@
+"""An executor in a world of its own, as a process; whatever it started is gone afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crash.family import Family
+from tests.eventually import eventually
+from tests.executor.daemon import Daemon
+
+
+class Home:
+    """A node's directories and the executors that were started on them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state_dir = directory / "state"
+        self.runtime_dir = directory / "run"
+        self.outputs = directory / "output"
+        self.outputs.mkdir()
+        self.log = directory / "executor.log"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._daemons: list[Daemon] = []
+
+    @property
+    def journal(self) -> Path:
+        return self.state_dir / "executor.journal"
+
+    def output(self, name: str = "out") -> Path:
+        return self.outputs / f"{name}.log"
+
+    def executor(self, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start an executor; connections wait until it is ready."""
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dispatcher.executor"]
+                + ["--state-dir", str(self.state_dir), "--runtime-dir", str(self.runtime_dir)]
+                + ["--node-id", "a-node", *options],
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def daemon(self, *, greet: bool = True) -> Daemon:
+        """Connect to the executor that is starting or running."""
+
+        def connect() -> Daemon:
+            try:
+                return Daemon(self.runtime_dir, greet=greet)
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                raise AssertionError from error
+
+        daemon = eventually(connect, within=10)
+        self._daemons.append(daemon)
+        return daemon
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Keep the latest executor from doing anything, as if it were busy."""
+        process = self.processes[-1]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return what the executors have logged under this name."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def close(self) -> None:
+        for daemon in self._daemons:
+            daemon.close()
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    family = Family()
+    directory = Path(tempfile.mkdtemp(prefix="executor-"))
+    home = Home(directory)
+    try:
+        yield home
+    finally:
+        home.close()
+        family.end()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def daemon(home: Home) -> Daemon:
+    """A daemon connected to a fresh executor."""
+    home.executor()
+    return home.daemon()

@@ -1,0 +1,313 @@
+"""Starting a run: what its leader gets, and what is said when there is none (PROTOCOL 2.6)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from dispatcher import wire
+from tests.executor.conftest import Home
+from tests.executor.daemon import Daemon
+
+PYTHON = sys.executable
+
+
+def run(daemon: Daemon, command: list[str], output: Path, **settings: object) -> wire.Exit:
+    uid = daemon.start(command, output, **settings)
+    return daemon.expect(wire.Exited, uid).exit
+
+
+def fails(daemon: Daemon, command: list[str], output: Path, **settings: object) -> wire.StartFailed:
+    uid = daemon.start(command, output, **settings)
+    return daemon.expect(wire.StartFailed, uid)
+
+
+@pytest.mark.parametrize("code", [0, 1, 75, 78, 130, 143, 255])
+def test_r32_the_exit_code_is_told_as_it_was(home: Home, daemon: Daemon, code: int) -> None:
+    assert code == run(daemon, ["sh", "-c", f"exit {code}"], home.output()).exit_code
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_r32_a_signal_is_told_as_a_signal(home: Home, daemon: Daemon, signum: int) -> None:
+    exit_ = run(daemon, ["sh", "-c", f"kill -{signum} $$"], home.output())
+
+    assert (None, signum) == (exit_.exit_code, exit_.signal)
+
+
+def test_started_names_the_leader_by_pid_and_start_ticks(home: Home, daemon: Daemon) -> None:
+    uid = daemon.start(["sleep", "1000"], home.output())
+
+    started = daemon.expect(wire.Started, uid)
+
+    stat = Path(f"/proc/{started.pid}/stat").read_text()
+    assert started.start_ticks == int(stat.rpartition(")")[2].split()[19])
+    assert 1 <= started.at
+
+
+def test_r29_output_is_captured_from_the_first_byte_and_its_end_told(
+    home: Home, daemon: Daemon
+) -> None:
+    program = "import sys; sys.stdout.write('x' * 9000); sys.stdout.flush(); raise ValueError('ü')"
+
+    exit_ = run(daemon, [PYTHON, "-c", program], home.output())
+
+    assert 1 == exit_.exit_code
+    assert "ValueError: ü" in exit_.tail
+    assert len(exit_.tail.encode()) <= 4096
+    assert home.output().read_text().startswith("x" * 9000 + "Traceback")
+    assert 0o600 == home.output().stat().st_mode & 0o777
+
+
+def test_the_tail_is_text_that_any_database_takes(home: Home, daemon: Daemon) -> None:
+    exit_ = run(daemon, ["printf", r"a\0b\377c"], home.output())
+
+    assert "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c" == exit_.tail
+
+
+def test_what_a_run_used_is_told(home: Home, daemon: Daemon) -> None:
+    program = "x = bytearray(200_000_000); x[::4096] = x[::4096]; sum(range(2_000_000))"
+
+    exit_ = run(daemon, [PYTHON, "-c", program], home.output())
+
+    assert exit_.max_rss_bytes is not None
+    assert 200_000_000 <= exit_.max_rss_bytes <= 400_000_000
+    assert exit_.cpu_seconds is not None
+    assert 0.01 <= exit_.cpu_seconds <= 5
+
+
+def test_memory_below_the_executors_own_is_not_told(home: Home, daemon: Daemon) -> None:
+    """A spawned process inherits its parent's high-water mark, which is not its own."""
+    assert run(daemon, ["true"], home.output()).max_rss_bytes is None
+
+
+@pytest.mark.parametrize("payload", ["", '{"ü": 1}\n', "x" * 1_000_000])
+def test_the_payload_is_on_stdin_from_its_start(home: Home, daemon: Daemon, payload: str) -> None:
+    run(daemon, ["cat"], home.output(), payload=payload)
+
+    assert payload == home.output().read_text()
+
+
+def test_the_payload_cannot_be_changed(home: Home, daemon: Daemon) -> None:
+    program = "import os; os.write(os.open('/dev/stdin', os.O_WRONLY), b'more')"
+
+    exit_ = run(daemon, [PYTHON, "-c", program], home.output(), payload="x")
+
+    assert "Operation not permitted" in exit_.tail
+
+
+def test_without_a_payload_stdin_is_empty(home: Home, daemon: Daemon) -> None:
+    run(daemon, ["readlink", "/proc/self/fd/0"], home.output())
+
+    assert "/dev/null\n" == home.output().read_text()
+
+
+def test_r28_the_environment_is_an_allow_list_and_what_the_task_names(home: Home) -> None:
+    mine = {"HOME": "/home/me", "LC_TIME": "de_AT", "SECRET": "s3cret", "PATH": os.environ["PATH"]}
+    home.executor(env={**dict.fromkeys(os.environ, ""), **mine})
+    daemon = home.daemon()
+
+    uid = daemon.start(["env"], home.output(), env={"COLOUR": "blue", "HOME": "/elsewhere"})
+    daemon.expect(wire.Exited, uid)
+
+    got = dict(line.partition("=")[::2] for line in home.output().read_text().splitlines())
+    assert {"COLOUR": "blue", "HOME": "/elsewhere", wire.MARKER: uid} == {
+        name: got[name] for name in ("COLOUR", "HOME", wire.MARKER)
+    }
+    assert "de_AT" == got["LC_TIME"]
+    others = {name for name in got if not name.startswith("LC_")}
+    assert others <= {"COLOUR", wire.MARKER, *wire.ENVIRONMENT_ALLOWED}
+
+
+def test_a_nested_dispatcher_passes_the_outer_markers_through(home: Home) -> None:
+    home.executor(env={wire.MARKER: "outer", wire.OUTER_MARKER: "outermost"})
+    daemon = home.daemon()
+
+    uid = daemon.start(["env"], home.output())
+    daemon.expect(wire.Exited, uid)
+
+    lines = home.output().read_text().splitlines()
+    assert f"{wire.OUTER_MARKER}=outer:outermost" in lines
+    assert f"{wire.MARKER}={uid}" in lines
+
+
+def test_signals_are_default_and_unblocked_in_the_child(home: Home, daemon: Daemon) -> None:
+    run(daemon, ["cat", "/proc/self/status"], home.output())
+
+    status = dict(line.split(":\t") for line in home.output().read_text().splitlines())
+    sets = [int(status[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt")]
+    of_the_c_library = 1 << 31 | 1 << 32  # numbers 32 and 33: posix_spawn itself ignores them
+    assert [0, 0, 0] == [found & ~of_the_c_library for found in sets]
+
+
+def test_the_child_has_three_descriptors_and_its_own_session(home: Home, daemon: Daemon) -> None:
+    program = "import os; print(sorted(os.listdir('/proc/self/fd')), os.getsid(0) == os.getpid())"
+
+    run(daemon, [PYTHON, "-c", program], home.output())
+
+    assert "['0', '1', '2', '3'] True\n" == home.output().read_text()  # 3 is the listing's
+
+
+def test_cwd_and_umask_are_the_tasks(home: Home, daemon: Daemon, tmp_path: Path) -> None:
+    run(daemon, ["sh", "-c", "pwd; umask"], home.output(), cwd=str(tmp_path), umask=0o027)
+    run(daemon, ["sh", "-c", "pwd; umask"], home.output("second"))
+
+    assert f"{tmp_path}\n0027\n" == home.output().read_text()
+    assert "/\n0077\n" == home.output("second").read_text()
+
+
+def test_children_get_the_limits_that_the_executor_was_started_with(home: Home) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (777, hard))
+    try:
+        process = home.executor()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    daemon = home.daemon()
+
+    uid = daemon.start(["sh", "-c", "ulimit -Sn; ulimit -Hn"], home.output())
+    daemon.expect(wire.Exited, uid)
+
+    assert f"777\n{hard}\n" == home.output().read_text()
+    assert (hard, hard) == resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+
+
+def test_the_program_is_found_in_the_childs_path_and_cwd(
+    home: Home, daemon: Daemon, tmp_path: Path
+) -> None:
+    program = tmp_path / "here"
+    program.write_text("#!/bin/sh\necho found\n")
+    program.chmod(0o700)
+    searched = {"PATH": f"/nowhere:{tmp_path}:/bin"}
+
+    by_path = run(daemon, ["here"], home.output("a"), env=searched)
+    by_cwd = run(daemon, ["./here"], home.output("b"), cwd=str(tmp_path))
+    by_empty_entry = run(daemon, ["here"], home.output("c"), cwd=str(tmp_path), env={"PATH": ""})
+
+    assert ["found\n"] * 3 == [by_path.tail, by_cwd.tail, by_empty_entry.tail]
+
+
+def script(path: Path, text: str, mode: int = 0o700) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("case", "words", "number"),
+    [
+        ("unknown", ["no such program: 'no-such-program'", "PATH is '/a:/b'"], errno.ENOENT),
+        ("missing", ["no such program: ", "/missing"], errno.ENOENT),
+        ("cwd", ["no such working directory: /no/such/directory"], errno.ENOENT),
+        ("cwd_file", ["the working directory is not a directory: /dev/null"], errno.ENOTDIR),
+        ("mode", ["not executable: ", "/mode"], errno.EACCES),
+        ("mode_in_path", ["not executable: ", "/mode"], errno.EACCES),
+        ("directory", ["not executable: ", "/etc"], errno.EACCES),
+        ("interpreter", ["missing interpreter: ", "needs /no/such/sh"], errno.ENOENT),
+        ("format", ["not in an executable format", "#! line"], errno.ENOEXEC),
+        ("size", ["arguments and environment are too large", "characters"], errno.E2BIG),
+        ("nul", ["cannot be a command line", "null"], None),
+        ("variable", ["cannot be a command line", "environment variable"], None),
+        ("empty", ["cannot be a command line: it is empty"], None),
+    ],
+)
+def test_r27_what_a_task_did_wrong_is_named(
+    home: Home, daemon: Daemon, tmp_path: Path, case: str, words: list[str], number: int | None
+) -> None:
+    no_mode = script(tmp_path / "mode", "#!/bin/sh\n", 0o600)
+    no_interpreter = script(tmp_path / "interpreter", "#!/no/such/sh -x\n")
+    no_format = script(tmp_path / "format", "echo\n")
+    asked: dict[str, tuple[list[str], dict[str, object]]] = {
+        "unknown": (["no-such-program"], {"env": {"PATH": "/a:/b"}}),
+        "missing": ([str(tmp_path / "missing")], {}),
+        "cwd": (["true"], {"cwd": "/no/such/directory"}),
+        "cwd_file": (["true"], {"cwd": "/dev/null"}),
+        "mode": ([no_mode], {}),
+        "mode_in_path": (["mode"], {"env": {"PATH": str(tmp_path)}}),
+        "directory": (["/etc"], {}),
+        "interpreter": ([no_interpreter], {}),
+        "format": ([no_format], {}),
+        "size": (["true", *["x" * 100_000] * 30], {}),
+        "nul": (["true", "a\0b"], {}),
+        "variable": (["true"], {"env": {"A=B": "c"}}),
+        "empty": ([], {}),
+    }
+    command, settings = asked[case]
+
+    failed = fails(daemon, command, home.output(), **settings)
+
+    assert (wire.Fault.TASK, number) == (failed.fault, failed.errno)
+    for word in words:
+        assert word in failed.error
+    assert 0 == run(daemon, ["true"], home.output("next")).exit_code  # nothing stayed behind
+
+
+def test_r35_a_missing_output_directory_is_the_hosts_fault(home: Home, daemon: Daemon) -> None:
+    failed = fails(daemon, ["true"], home.outputs / "no" / "out.log")
+
+    assert (wire.Fault.HOST, errno.ENOENT) == (failed.fault, failed.errno)
+    assert "cannot open the output file" in failed.error
+
+
+def test_r35_running_out_of_descriptors_is_the_hosts_fault(home: Home, daemon: Daemon) -> None:
+    executor = home.processes[0].pid
+    used = len(os.listdir(f"/proc/{executor}/fd"))
+    limits = resource.prlimit(executor, resource.RLIMIT_NOFILE)
+    resource.prlimit(executor, resource.RLIMIT_NOFILE, (used, limits[1]))
+
+    failed = fails(daemon, ["true"], home.output())
+    resource.prlimit(executor, resource.RLIMIT_NOFILE, limits)
+
+    assert (wire.Fault.HOST, errno.EMFILE) == (failed.fault, failed.errno)
+    assert 0 == run(daemon, ["true"], home.output()).exit_code
+
+
+def test_a_known_uid_is_not_started_again(home: Home, daemon: Daemon) -> None:
+    uid = daemon.start(["sh", "-c", "echo once"], home.output())
+    daemon.expect(wire.Exited, uid)
+
+    daemon.start(["sh", "-c", "echo twice"], home.output(), uid=uid)
+
+    assert [] == [m for m in daemon.ping() if not isinstance(m, wire.Started)]
+    assert "once\n" == home.output().read_text()
+
+
+def test_a_start_of_another_epoch_is_late(home: Home, daemon: Daemon) -> None:
+    failed = fails(daemon, ["true"], home.output(), epoch=daemon.hello.epoch - 1)
+
+    assert wire.Fault.LATE == failed.fault
+    assert not home.output().exists()
+
+
+def test_a_start_after_its_deadline_is_late(home: Home, daemon: Daemon) -> None:
+    failed = fails(daemon, ["true"], home.output(), deadlines={"absence": 1.0})
+
+    assert wire.Fault.LATE == failed.fault
+    assert "absence" in failed.error
+    assert not home.output().exists()
+
+
+def test_nothing_starts_while_the_previous_run_still_writes(home: Home, daemon: Daemon) -> None:
+    """PROTOCOL 2.8: the lock on the output outlives everything but its last holder."""
+    first = daemon.start(["sleep", "1000"], home.output("first"))
+    daemon.expect(wire.Started, first)
+    previous = {"previous_output_path": str(home.output("first"))}
+
+    failed = fails(daemon, ["true"], home.output("second"), **previous)
+    daemon.send(wire.End(uid=first, reason="cancelled", at_once=True))
+    daemon.expect(wire.Exited, first)
+
+    assert wire.Fault.PREDECESSOR == failed.fault
+    assert str(home.output("first")) in failed.error
+    assert 0 == run(daemon, ["true"], home.output("second"), **previous).exit_code
+
+
+def test_a_previous_output_that_is_gone_is_no_obstacle(home: Home, daemon: Daemon) -> None:
+    previous = {"previous_output_path": str(home.output("never"))}
+
+    assert 0 == run(daemon, ["true"], home.output(), **previous).exit_code
