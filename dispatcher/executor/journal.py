@@ -34,6 +34,8 @@ class Header(_Line, frozen=True, tag="header"):
 
 
 class Starting(_Line, frozen=True, tag="starting"):
+    """A run is about to be started: it may have a process from here on."""
+
     uid: wire.RunUid
     output_path: str
     at: float
@@ -41,6 +43,8 @@ class Starting(_Line, frozen=True, tag="starting"):
 
 
 class Started(_Line, frozen=True, tag="started"):
+    """Its leader lives."""
+
     uid: wire.RunUid
     pid: int
     start_ticks: int
@@ -48,23 +52,31 @@ class Started(_Line, frozen=True, tag="started"):
 
 
 class Ending(_Line, frozen=True, tag="ending"):
+    """It is being ended, and why."""
+
     uid: wire.RunUid
     ended_by: str
     at: float
 
 
 class LeaderExited(_Line, frozen=True, tag="leader_exited"):
+    """Its leader ended; others of its tree may live."""
+
     uid: wire.RunUid
     exit: wire.Exit
 
 
 class Gone(_Line, frozen=True, tag="gone"):
+    """Nothing of it is left."""
+
     uid: wire.RunUid
     exit: wire.Exit
     ended_by: str | None = None
 
 
 class Forgotten(_Line, frozen=True, tag="forgotten"):
+    """The daemon has settled it, or it never had a process."""
+
     uid: wire.RunUid
 
 
