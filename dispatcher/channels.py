@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import socket
@@ -16,6 +17,12 @@ import msgspec
 
 from dispatcher import wire
 from dispatcher.times import Instant
+
+#: What keeps us from accepting, whoever it is that waits.
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+#: Seconds until it is tried again after a shortage: a socket would tell at every look.
+SHORTAGE_PAUSE = 0.5
 
 #: Connections that one user may hold open at a channel.
 CONNECTIONS_PER_USER = 256
@@ -62,27 +69,46 @@ class Channel:
         self._only_uids = only_uids
         self._peers: dict[int, _Peer] = {}
         self._by_user: Counter[int] = Counter()
+        self._deaf_until: Instant | None = None
         listener.setblocking(False)
-        selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._listen()
 
     def close(self) -> None:
         """Close every connection and the listening socket."""
         for peer in list(self._peers.values()):
             self._drop(peer)
-        self._selector.unregister(self._listener)
+        if self._deaf_until is None:
+            self._selector.unregister(self._listener)
         self._listener.close()
 
     def keep_up(self, *, at: Instant) -> Instant | None:
-        """Drop who said nothing in time; return when to look again."""
+        """Drop who said nothing in time, listen again after a shortage; return when to look again.
+
+        None: there is nothing to look after.
+        """
+        if self._deaf_until is not None and at >= self._deaf_until:
+            self._deaf_until = None
+            self._listen()
         waiting = [peer for peer in self._peers.values() if not peer.heard]
         for peer in waiting:
             if at - peer.since > FIRST_LINE:
                 self._drop(peer)
-        return min((Instant(p.since + FIRST_LINE) for p in waiting), default=None)
+        deadlines = [Instant(peer.since + FIRST_LINE) for peer in waiting]
+        deadlines += [] if self._deaf_until is None else [self._deaf_until]
+        return min(deadlines, default=None)
+
+    def _listen(self) -> None:
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def _accept(self, at: Instant, _: int) -> None:
-        with suppress(OSError):  # gone already, or no descriptor left: they may try again
+        try:
             connection, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                self._selector.unregister(self._listener)
+                self._deaf_until = Instant(at + SHORTAGE_PAUSE)
+            return
+        with suppress(OSError):  # gone already
             credentials = connection.getsockopt(
                 socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
             )

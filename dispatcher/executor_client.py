@@ -168,7 +168,10 @@ class ExecutorClient:
         first, longest = RECONNECT
         try:
             self._socket = self._connect()
-        except OSError:
+        except OSError as error:
+            if self._launcher is None and not self._delay:
+                reason = f"no executor listens, and it has a unit of its own: {error.strerror}"
+                log.warning("daemon.waiting", reason=reason)
             self._delay = min(longest, self._delay * 2 or first)
             self._retry_at = Instant(at + self._delay)
             if self._launcher is not None:

@@ -43,9 +43,19 @@ class EmbeddedLauncher:
         self._look_after(at)
         if self._child is not None or at < self._retry_at:
             return
+        try:
+            self._child = self._launch()
+        except OSError as error:  # the host's fault, and perhaps a passing one
+            self._wait_longer(at)
+            log.warning("daemon.waiting", reason=f"cannot start an executor: {error}")
+            return
+        self._launched_at = at
+        log.info("executor.started", executor_pid=self._child.pid)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
         with self._log_file.open("ab") as log_file:
-            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and paths
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and paths
                 self._command,
                 cwd="/",
                 env=environment,
@@ -54,18 +64,21 @@ class EmbeddedLauncher:
                 stderr=log_file,
                 start_new_session=True,
             )
-        self._launched_at = at
-        log.info("executor.started", executor_pid=self._child.pid)
 
     def _look_after(self, at: Instant) -> None:
         """Bury an executor that ended, and wait longer each time one would not stay."""
         if self._child is None or self._child.poll() is None:
             return
-        first, longest = RELAUNCH
-        failed_at_once = at - self._launched_at < SETTLED
-        self._delay = min(longest, self._delay * 2 or first) if failed_at_once else 0.0
-        self._retry_at = Instant(at + self._delay)
+        if at - self._launched_at < SETTLED:
+            self._wait_longer(at)
+        else:
+            self._delay, self._retry_at = 0.0, at
         log.warning(
             "executor.exited", executor_pid=self._child.pid, exit_code=self._child.returncode
         )
         self._child = None
+
+    def _wait_longer(self, at: Instant) -> None:
+        first, longest = RELAUNCH
+        self._delay = min(longest, self._delay * 2 or first)
+        self._retry_at = Instant(at + self._delay)

@@ -143,7 +143,7 @@ class Executor:
             case wire.End():
                 self._runs.end(message.uid, message.reason, at, at_once=message.at_once)
             case wire.Forget():
-                self._runs.forget(message.uid)
+                self._runs.forget(message.uid, at)
             case wire.Renew():
                 self._runs.renew(message.deadlines)
             case wire.Ping():
@@ -156,7 +156,7 @@ class Executor:
             error = f"it is of epoch {start.epoch}, this is {self._epoch}"
             self._runs.refuse(start, wire.Fault.LATE, error)
         elif self._stopping:
-            self._runs.refuse(start, wire.Fault.HOST, "the executor is stopping")
+            self._runs.refuse(start, wire.Fault.LATE, "the executor is stopping")
         else:
             self._runs.start(start, at)
 

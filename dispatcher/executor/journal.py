@@ -9,6 +9,8 @@ import errno
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -22,66 +24,31 @@ REWRITE_AFTER = 1024 * 1024
 _APPEND = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 
 
-class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
-    """One line of the journal."""
-
-
-class Header(_Line, frozen=True, tag="header"):
-    """Whose processes the lines are about."""
+class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="header"):
+    """The first line: whose processes the others are about."""
 
     boot_id: str
     pid_namespace: str
 
 
-class Starting(_Line, frozen=True, tag="starting"):
-    """A run is about to be started: it may have a process from here on."""
+class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What happened to a run: each line adds to what those before it told."""
 
+    event: Literal["starting", "started", "ending", "leader_exited", "gone", "forgotten", "known"]
     uid: wire.RunUid
-    output_path: str
     at: float
+    output_path: str | None = None
+    pid: int | None = None
+    start_ticks: int | None = None
+    exit: wire.Exit | None = None
+    ended_by: str | None = None
     held_until: float | None = None
 
 
-class Started(_Line, frozen=True, tag="started"):
-    """Its leader lives."""
+#: What of a line becomes the run's as it stands.
+_KEPT = ("output_path", "pid", "start_ticks", "exit", "ended_by", "held_until")
 
-    uid: wire.RunUid
-    pid: int
-    start_ticks: int
-    at: float
-
-
-class Ending(_Line, frozen=True, tag="ending"):
-    """It is being ended, and why."""
-
-    uid: wire.RunUid
-    ended_by: str
-    at: float
-
-
-class LeaderExited(_Line, frozen=True, tag="leader_exited"):
-    """Its leader ended; others of its tree may live."""
-
-    uid: wire.RunUid
-    exit: wire.Exit
-
-
-class Gone(_Line, frozen=True, tag="gone"):
-    """Nothing of it is left."""
-
-    uid: wire.RunUid
-    exit: wire.Exit
-    ended_by: str | None = None
-
-
-class Forgotten(_Line, frozen=True, tag="forgotten"):
-    """The daemon has settled it, or it never had a process."""
-
-    uid: wire.RunUid
-
-
-Line = Header | Starting | Started | Ending | LeaderExited | Gone | Forgotten
-
+_decode_header = msgspec.json.Decoder(Header).decode
 _decode = msgspec.json.Decoder(Line).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -106,7 +73,7 @@ class Journal:
     def predecessors_runs(self) -> list[Run]:
         """Return the runs of the last executor of this boot and pid namespace."""
         try:
-            with open(self._path, "rb") as file:
+            with Path(self._path).open("rb") as file:
                 return replay(file, self._header)
         except FileNotFoundError:
             return []
@@ -140,26 +107,25 @@ class Journal:
 
     def rewrite(self, runs: Iterable[Run], at: Instant) -> OSError | None:
         """Replace the journal by what it takes to know these runs; return why it could not be."""
-        lines = [
-            _encode(self._header),
-            *(_encode(line) for run in runs for line in lines_of(run, at)),
-        ]
+        lines = [_encode(self._header), *(_encode(summary(run, at)) for run in runs), b""]
+        data = b"\n".join(lines)
         fresh = f"{self._path}.new"
         # Whatever happens: not again before it has grown as much once more.
         self._rewrite_at = self._size + REWRITE_AFTER
         try:
             descriptor = os.open(fresh, _APPEND | os.O_TRUNC, 0o600)
             try:
-                _write(descriptor, b"\n".join(lines) + b"\n")
-                os.rename(fresh, self._path)
+                _write(descriptor, data)
+                Path(fresh).rename(self._path)
             except OSError:
                 os.close(descriptor)
+                Path(fresh).unlink(missing_ok=True)
                 raise
         except OSError as error:
             return error
         self.close()
         self._descriptor = descriptor
-        self._size = sum(map(len, lines)) + len(lines)
+        self._size = len(data)
         self._rewrite_at = self._size + REWRITE_AFTER
         return None
 
@@ -170,58 +136,52 @@ def _write(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def lines_of(run: Run, at: Instant) -> Iterable[Line]:
-    """Yield the shortest lines from which `replay` makes this run again."""
-    yield Starting(uid=run.uid, output_path=run.output_path, at=at, held_until=run.held_until)
-    if run.pid is not None and run.start_ticks is not None:
-        yield Started(uid=run.uid, pid=run.pid, start_ticks=run.start_ticks, at=at)
-    if run.phase is Phase.GONE and run.exit is not None:
-        yield Gone(uid=run.uid, exit=without_tail(run.exit), ended_by=run.ended_by)
-        return
-    if run.ended_by is not None:
-        yield Ending(uid=run.uid, ended_by=run.ended_by, at=at)
-    if run.exit is not None:
-        yield LeaderExited(uid=run.uid, exit=run.exit)
-
-
 def without_tail(exit_: wire.Exit) -> wire.Exit:
     """Return the exit without the output's end, which the output still has."""
     return msgspec.structs.replace(exit_, tail="") if exit_.tail else exit_
 
 
+def summary(run: Run, at: Instant) -> Line:
+    """Return the one line from which `replay` makes this run again."""
+    return Line(
+        event="gone" if run.phase is Phase.GONE else "known",
+        uid=run.uid,
+        at=at,
+        output_path=run.output_path,
+        pid=run.pid,
+        start_ticks=run.start_ticks,
+        exit=without_tail(run.exit) if run.exit else None,
+        ended_by=run.ended_by,
+        held_until=run.held_until,
+    )
+
+
 def replay(file: Iterable[bytes], header: Header) -> list[Run]:
     """Return the runs that a journal tells of; none when it is of other processes than ours."""
-    runs: dict[str, Run] = {}
+    lines = iter(file)
+    try:
+        if _decode_header(next(lines, b"")) != header:
+            return []
+    except msgspec.DecodeError:
+        return []
+    runs: dict[wire.RunUid, Run] = {}
     last = 0.0
-    for number, text in enumerate(file):
+    for text in lines:
         try:
             line = _decode(text)
         except msgspec.DecodeError:
-            line = None  # torn by the death of its writer
-        if number == 0 and line != header:
-            return []
-        match line:
-            case Starting():
-                runs[line.uid] = Run(line.uid, line.output_path, held_until=line.held_until)
-            case Forgotten():
-                runs.pop(line.uid, None)
-            case Started() | Ending() | LeaderExited() | Gone() if line.uid in runs:
-                _apply(runs[line.uid], line)
-        last = max(last, getattr(line, "at", 0.0))
+            continue  # torn by the death of its writer
+        last = max(last, line.at)
+        if line.event == "forgotten":
+            runs.pop(line.uid, None)
+            continue
+        run = runs.setdefault(line.uid, Run(line.uid, output_path=""))
+        for name in _KEPT:
+            if (value := getattr(line, name)) is not None:
+                setattr(run, name, value)
+        if line.event == "gone" and run.exit is not None:
+            run.gone(run.exit)
     for run in runs.values():
         # It was that executor's own: until its last word it had not reaped the leader.
         run.held_until = last if run.held_until is None else run.held_until
     return list(runs.values())
-
-
-def _apply(run: Run, line: Started | Ending | LeaderExited | Gone) -> None:
-    match line:
-        case Started():
-            run.pid, run.start_ticks = line.pid, line.start_ticks
-        case Ending():
-            run.ended_by = line.ended_by
-        case LeaderExited():
-            run.exit = line.exit
-        case Gone():
-            run.ended_by = line.ended_by
-            run.gone(line.exit)

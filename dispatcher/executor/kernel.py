@@ -4,23 +4,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import select
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import NamedTuple
 
 #: The kernel's flag of its own threads, which have no program, no session and no environment.
 _KERNEL_THREAD = 0x00200000
 
-_NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+#: A process is not there. Any other error says nothing of it: we may be out of descriptors.
+_NOBODY = (FileNotFoundError, ProcessLookupError)
 
-#: What keeps us from looking, and tells nothing of who is there.
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
@@ -58,7 +56,10 @@ class Usage(NamedTuple):
 
 
 class Kernel:
-    """The processes below this one, and the one place where it waits."""
+    """The processes below this one, and the one place where it waits.
+
+    OSError of any method: the host is short of something, and nothing is known.
+    """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -111,6 +112,16 @@ class Kernel:
         """Return the present in the unit of `Process.start_ticks`."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _NANOSECONDS_PER_TICK
 
+    def start_ticks(self, leader: int, *, since: int) -> int:
+        """Return when a leader started that was spawned after `since`."""
+        # Born within one tick it need not be asked; being asked it would first finish its exec.
+        if self.ticks() == since:
+            return since
+        with suppress(OSError):
+            found = self.look(leader)
+            return found.start_ticks if found else since
+        return since
+
     def exit_of(self, leader: int) -> Status | None:
         """Return how a leader ended, without reaping it; None while it lives."""
         try:
@@ -161,7 +172,7 @@ class Kernel:
     def children(self, pid: int) -> list[int]:
         """Return the children of all threads of `pid`; what it forks meanwhile may be missing."""
         found: list[int] = []
-        with _if_there():
+        with suppress(*_NOBODY):
             for task in os.listdir(f"/proc/{pid}/task"):
                 found += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
         return found
@@ -171,15 +182,10 @@ class Kernel:
         return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
     def look(self, pid: int) -> Process | None:
-        """Return what is known of `pid`; None when nobody has it.
-
-        As all that looks at others, it raises OSError when we are short of what looking takes.
-        """
+        """Return what is known of `pid`; None when nobody has it."""
         try:
             stat = _read(f"/proc/{pid}/stat")
-        except OSError as error:
-            if error.errno in _SHORTAGES:
-                raise
+        except _NOBODY:
             return None
         name_end = stat.rindex(b")")
         fields = stat[name_end + 2 :].split()
@@ -201,14 +207,14 @@ class Kernel:
         """Signal exactly this process; False, and no signal, when its pid is somebody else's."""
         try:
             handle = os.pidfd_open(process.pid)
-        except OSError:
+        except ProcessLookupError:
             return False
         try:
             now = self.look(process.pid)
             if now is None or now.start_ticks != process.start_ticks:
                 return False
             signal.pidfd_send_signal(handle, signum)
-        except OSError:
+        except (ProcessLookupError, PermissionError):
             return False
         else:
             return True
@@ -224,9 +230,7 @@ class Kernel:
             found = _read(f"/proc/{process.pid}/environ")
         except PermissionError:
             return b""
-        except OSError as error:
-            if error.errno in _SHORTAGES:
-                raise
+        except _NOBODY:
             found = b""
         if found:
             return found
@@ -235,23 +239,13 @@ class Kernel:
 
     def holds(self, pid: int, file: tuple[int, int]) -> bool:
         """Say whether a process has the file of this device and inode open for writing."""
-        with _if_there():
+        with suppress(PermissionError, *_NOBODY):
             for name in os.listdir(f"/proc/{pid}/fd"):
-                with _if_there():
+                with suppress(*_NOBODY):
                     there = os.stat(f"/proc/{pid}/fd/{name}")
                     if (there.st_dev, there.st_ino) == file and _writes(pid, name):
                         return True
         return False
-
-
-@contextmanager
-def _if_there() -> Iterator[None]:
-    """Pass over what is not there any more, or not for us to see; not over our own shortage."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _SHORTAGES:
-            raise
 
 
 def _writes(pid: int, descriptor: str) -> bool:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from dispatcher import wire
-from dispatcher.executor import journal
-from dispatcher.executor.journal import Journal, without_tail
+from dispatcher.executor.journal import Journal, Line, without_tail
 from dispatcher.executor.kernel import Kernel, Process, Usage
 from dispatcher.executor.log import Log
 from dispatcher.executor.outputs import Outputs
@@ -41,6 +40,7 @@ class Ladder:
         self._survivors = Survivors(kernel, outputs)
         self._inherited: list[Run] = []
         self._left: dict[wire.RunUid, Found] | None = None
+        self._shortage: str | None = None
 
     @property
     def sweeping(self) -> bool:
@@ -65,7 +65,11 @@ class Ladder:
 
     def survey(self, at: Instant) -> None:
         """Look at what our children left us."""
-        self._tree.survey(at)
+        try:
+            self._tree.survey(at)
+            self._shortage = None
+        except OSError as error:
+            self._note_shortage(error)
 
     def advance(self, run: Run, at: Instant) -> bool:
         """Take a run as far as it can go now; True when it is gone."""
@@ -75,7 +79,7 @@ class Ladder:
             return True
         if run.exit is not None and not run.exit_noted:
             run.exit_noted = True
-            self._journal.note(journal.LeaderExited(uid=run.uid, exit=run.exit))
+            self._journal.note(Line(event="leader_exited", uid=run.uid, at=at, exit=run.exit))
             if run.state is wire.RunState.LEADER_EXITED:
                 self._send(wire.Changed(uid=run.uid, state=run.state, exit=run.exit))
         if at >= run.limit:
@@ -85,11 +89,21 @@ class Ladder:
         return False
 
     def _find(self, run: Run, at: Instant) -> Found:
-        if not run.inherited:
-            return self._tree.find(run, at)
-        if self._left is None:
-            self._left = self._survivors.find(self._inherited)
-        return self._left[run.uid]
+        try:
+            if not run.inherited:
+                return self._tree.find(run, at)
+            if self._left is None:
+                self._left = self._survivors.find(self._inherited)
+            return self._left[run.uid]
+        except OSError as error:
+            self._note_shortage(error)
+            return Found([], clean=False)  # what could not be looked at is not gone
+
+    def _note_shortage(self, error: OSError) -> None:
+        """Say once what the host cannot give; all is tried again at the next look."""
+        if str(error) != self._shortage:
+            self._shortage = str(error)
+            self._log("host.short", error=self._shortage)
 
     def _escalate(self, run: Run, processes: list[Process], at: Instant) -> None:
         run.escalate(at)
@@ -110,15 +124,24 @@ class Ladder:
         run.asking = False
         self._name_ended(run, processes)
         for signum in signums:
-            if run.holds_leader and run.pid is not None:
-                self._kernel.signal_group(run.pid, signum)
+            group = run.pid if run.holds_leader else None
+            if group is not None:
+                self._kernel.signal_group(group, signum)
             for process in processes:
                 # Its group has told it already. SIGKILL does no harm twice, and it may have left.
-                if signum == signal.SIGKILL or not run.holds_leader or process.group != run.pid:
-                    self._kernel.signal(process, signum)
+                if process.group != group or signum == signal.SIGKILL:
+                    self._signal_one(process, signum)
+
+    def _signal_one(self, process: Process, signum: int) -> None:
+        try:
+            self._kernel.signal(process, signum)
+        except OSError as error:
+            self._note_shortage(error)
 
     def _name_ended(self, run: Run, processes: list[Process]) -> None:
         """Remember what only ended because we ended it."""
+        if not processes:
+            return
         if run.inherited:
             if run.exit is None and run.ended_by is None:
                 run.ended_by = wire.EndedBy.SWEPT
@@ -146,8 +169,8 @@ class Ladder:
             tail=self._outputs.tail(run.output_path),
         )
         run.gone(whole)
-        line = journal.Gone(uid=run.uid, exit=without_tail(whole), ended_by=run.ended_by)
-        self._journal.note(line)
+        kept = without_tail(whole)
+        self._journal.note(Line(event="gone", uid=run.uid, at=at, exit=kept, ended_by=run.ended_by))
         self._send(wire.Exited(uid=run.uid, exit=whole, ended_by=run.ended_by))
 
     def _tell_stray(self, process: Process, candidates: tuple[wire.RunUid, ...]) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 
 from dispatcher import wire
-from dispatcher.executor import journal
-from dispatcher.executor.journal import Journal
+from dispatcher.executor.journal import Journal, Line
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.ladder import Ladder
 from dispatcher.executor.log import Log
@@ -71,6 +69,8 @@ class Runs:
     @property
     def due(self) -> Instant:
         """When to act even if nothing happens."""
+        if self._attention:
+            return Instant(0.0)
         return min(self._queue[0][0], self._survey_at) if self._queue else self._survey_at
 
     def described(self) -> Iterable[wire.Run]:
@@ -121,7 +121,8 @@ class Runs:
         self._live += 1
         self._survey_at = min(self._survey_at, Instant(at + SURVEY_INTERVAL))
         self._starts.append((run, start))
-        self._journal.note(journal.Starting(uid=run.uid, output_path=run.output_path, at=at))
+        path = run.output_path
+        self._journal.note(Line(event="starting", uid=run.uid, at=at, output_path=path))
 
     def refuse(
         self, start: wire.Start, fault: wire.Fault, error: str, number: int | None = None
@@ -138,7 +139,7 @@ class Runs:
         begun = run.may_be_ended and run.leader_lives
         if begun:
             run.ended_by = reason
-            self._journal.note(journal.Ending(uid=uid, ended_by=reason, at=at))
+            self._journal.note(Line(event="ending", uid=uid, at=at, ended_by=reason))
             self._log("run.ending", uid=uid, reason=reason)
         if at_once:
             run.kill(at)
@@ -165,7 +166,7 @@ class Runs:
                     run.deadlines[name] = max(instant, run.deadlines.get(name, instant))
                 self._schedule(run)
 
-    def forget(self, uid: wire.RunUid) -> None:
+    def forget(self, uid: wire.RunUid, at: Instant) -> None:
         """Drop a run that is gone."""
         run = self._runs.get(uid)
         if run is None:
@@ -174,7 +175,7 @@ class Runs:
             self._log("run.forget_refused", uid=uid, state=run.state)
             return
         del self._runs[uid]
-        self._journal.note(journal.Forgotten(uid=uid))
+        self._journal.note(Line(event="forgotten", uid=uid, at=at))
 
     # What is done ----------------------------------------------------------------------------
 
@@ -247,21 +248,16 @@ class Runs:
             del self._runs[run.uid]
             self._attention.pop(run.uid, None)
             self._lost_one()
-            self._journal.note(journal.Forgotten(uid=run.uid))
+            self._journal.note(Line(event="forgotten", uid=run.uid, at=at))
             self.refuse(start, failure.fault, failure.error, failure.errno)
             return
-        # Born within one tick, it need not be asked; being asked it would first finish its exec.
-        leader = None
-        if self._kernel.ticks() != before:
-            with suppress(OSError):  # not even a descriptor to look with
-                leader = self._kernel.look(pid)
-        ticks = leader.start_ticks if leader else before
+        ticks = self._kernel.start_ticks(pid, since=before)
         run.spawned(pid, ticks, self._kernel.adopt(pid))
         if run.handle is None:
             self._without_handle.append(run)
         else:
             self._by_handle[run.handle] = run
-        self._journal.note(journal.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
+        self._journal.note(Line(event="started", uid=run.uid, at=at, pid=pid, start_ticks=ticks))
         self._send(wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
         self._schedule(run)
 

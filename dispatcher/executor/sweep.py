@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Collection
 
 from dispatcher import wire
@@ -14,6 +15,9 @@ from dispatcher.executor.tree import Found, marked
 #: Ticks of a second in /proc; an instant times this is comparable with a start.
 TICKS = os.sysconf("SC_CLK_TCK")
 
+Owners = dict[int, wire.RunUid]
+Everyone = dict[int, Process]
+
 
 class Survivors:
     """Finds the processes of runs that an executor before this one started."""
@@ -24,81 +28,76 @@ class Survivors:
 
     def find(self, runs: Collection[Run]) -> dict[wire.RunUid, Found]:
         """Return what is left of each run; two scans must agree that there is nothing."""
-        try:
-            return self._find(runs)
-        except OSError:  # not even a descriptor to look with
-            return {run.uid: Found([], clean=False) for run in runs}
-
-    def _find(self, runs: Collection[Run]) -> dict[wire.RunUid, Found]:
         first, first_clean = self._scan(runs)
         second, second_clean = self._scan(runs)
-        clean = first_clean and second_clean
         found = {}
         for run in runs:
-            left = {process.pid: process for process in first[run.uid] + second[run.uid]}
+            left = first[run.uid] | second[run.uid]
+            clean = first_clean and second_clean
             if not left and self._outputs.is_locked(run.output_path):
-                left = {process.pid: process for process in self._writers(run)}
-                clean_here = False
-            else:
-                clean_here = clean
-            found[run.uid] = Found(list(left.values()), clean_here)
+                left = self._writers(run)
+                clean = False
+            found[run.uid] = Found(list(left.values()), clean)
         return found
 
-    def _scan(self, runs: Collection[Run]) -> tuple[dict[wire.RunUid, list[Process]], bool]:
+    def _scan(self, runs: Collection[Run]) -> tuple[dict[wire.RunUid, Everyone], bool]:
         everyone = self._everyone()
-        owners: dict[int, wire.RunUid] = {}
-        clean = True
-        for run in runs:
-            owners |= dict.fromkeys(_by_identity(run, everyone), run.uid)
+        owners = self._by_identity(runs, everyone)
         uids = {str(run.uid) for run in runs}
+        clean = True
         for process in everyone.values():
-            if process.pid in owners:
-                continue
-            environment = self._kernel.environment(process)
-            clean = clean and environment is not None
-            for uid in marked(environment or b"") & uids:
-                owners[process.pid] = wire.RunUid(uid)
+            if process.pid not in owners:
+                environment = self._kernel.environment(process)
+                clean = clean and environment is not None
+                for uid in marked(environment or b"") & uids:
+                    owners[process.pid] = wire.RunUid(uid)
         _follow_lineage(owners, everyone)
-        found: dict[wire.RunUid, list[Process]] = {run.uid: [] for run in runs}
+        found: dict[wire.RunUid, Everyone] = {run.uid: {} for run in runs}
         for pid, owner in owners.items():
-            found[owner].append(everyone[pid])
+            found[owner][pid] = everyone[pid]
         return found, clean
 
-    def _everyone(self) -> dict[int, Process]:
+    def _by_identity(self, runs: Collection[Run], everyone: Everyone) -> Owners:
+        """Attribute leaders, and sessions and groups as far as these are surely their own."""
+        members: dict[int, set[Process]] = defaultdict(set)
+        for process in everyone.values():
+            for number in (process.pid, process.session, process.group):
+                members[number].add(process)
+        owners: Owners = {}
+        for run in runs:
+            if run.pid is None:
+                continue
+            leader = self._kernel.look(run.pid)
+            # As long as anyone is in it, a session's number is not given away. So the leader
+            # vouches for all, or one member from when the leader was surely not yet reaped.
+            last = (run.held_until or 0.0) * TICKS
+            if leader is None:
+                is_ours = any(member.start_ticks < last for member in members[run.pid])
+            else:
+                is_ours = leader.start_ticks == run.start_ticks
+            if is_ours:
+                owners |= {member.pid: run.uid for member in members[run.pid]}
+        return owners
+
+    def _everyone(self) -> Everyone:
         looked = map(self._kernel.look, self._kernel.everyone())
         return {p.pid: p for p in looked if p and p.alive and p.pid != self._kernel.pid}
 
-    def _writers(self, run: Run) -> list[Process]:
+    def _writers(self, run: Run) -> Everyone:
         file = self._outputs.identity(run.output_path)
         if file is None:
-            return []
-        return [p for p in self._everyone().values() if self._kernel.holds(p.pid, file)]
+            return {}
+        return {p.pid: p for p in self._everyone().values() if self._kernel.holds(p.pid, file)}
 
 
-def _by_identity(run: Run, everyone: dict[int, Process]) -> list[int]:
-    """Return the leader, and its session and group as far as these are surely still its own."""
-    if run.pid is None:
-        return []
-    leader = everyone.get(run.pid)
-    members = [p for p in everyone.values() if run.pid in {p.session, p.group}]
-    if leader is not None and leader.start_ticks == run.start_ticks:
-        return [run.pid, *(p.pid for p in members)]
-    if leader is not None:
-        return []  # the pid is somebody else's now, and so are session and group
-    # As long as anyone is in it, a session's number is not given away. So one member from when
-    # the leader was not yet reaped vouches for all.
-    last = (run.held_until or 0.0) * TICKS
-    return [p.pid for p in members] if any(p.start_ticks < last for p in members) else []
-
-
-def _follow_lineage(owners: dict[int, wire.RunUid], everyone: dict[int, Process]) -> None:
+def _follow_lineage(owners: Owners, everyone: Everyone) -> None:
     """Let every process belong to whom its parent belongs."""
-    children: dict[int, list[int]] = {}
+    children: dict[int, list[int]] = defaultdict(list)
     for process in everyone.values():
-        children.setdefault(process.parent, []).append(process.pid)
+        children[process.parent].append(process.pid)
     found = list(owners)
     for pid in found:  # it grows while we go through it
-        for child in children.get(pid, ()):
+        for child in children[pid]:
             if child not in owners:
                 owners[child] = owners[pid]
                 found.append(child)

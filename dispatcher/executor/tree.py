@@ -8,7 +8,6 @@ unreaped child its pid cannot be anyone else's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,13 +86,12 @@ class Tree:
     def find(self, run: Run, at: Instant) -> Found:
         """Return the run's processes; two clean scans on end must agree that there are none."""
         clean = False
-        with suppress(OSError):  # not even a descriptor to look with
-            for number in range(MOST_SCANS):
-                scan = self._scan(number, at)
-                found = self._lineage(run, self._owned(scan, run))
-                if found or (clean and scan.clean):
-                    return Found(found, clean=True)
-                clean = scan.clean
+        for number in range(MOST_SCANS):
+            scan = self._scan(number, at)
+            found = self._lineage(run, self._owned(scan, run))
+            if found or (clean and scan.clean):
+                return Found(found, clean=True)
+            clean = scan.clean
         return Found([], clean=False)
 
     def survey(self, at: Instant) -> None:
@@ -129,28 +127,23 @@ class Tree:
         pids = self._kernel.orphans()
         known, self._orphans = self._orphans, {}
         for pid in pids:
-            try:
-                self._look_at_child(pid, known.get(pid), scan, at)
-            except OSError:  # not even a descriptor to look with
+            orphan = known.get(pid)
+            process = orphan.process if orphan else self._kernel.look(pid)
+            # Every leader made a session of its own: what is in ours was not born of a run.
+            if process is None or process.session == self._kernel.session:
+                continue
+            if self._kernel.reap_if_dead(pid):
                 scan.clean = False
+                continue
+            orphan = orphan or self._attribute(process, at)
+            if orphan is None:
+                scan.clean = False
+                continue
+            self._orphans[pid] = orphan
+            scan.orphans.append(orphan)
         if self._unread:
             self._unread = {pid: since for pid, since in self._unread.items() if pid in pids}
         return scan
-
-    def _look_at_child(self, pid: int, orphan: Orphan | None, scan: Scan, at: Instant) -> None:
-        process = orphan.process if orphan else self._kernel.look(pid)
-        # Every leader made a session of its own: what is in ours was not born of a run.
-        if process is None or process.session == self._kernel.session:
-            return
-        if self._kernel.reap_if_dead(pid):
-            scan.clean = False
-            return
-        orphan = orphan or self._attribute(process, at)
-        if orphan is None:
-            scan.clean = False
-            return
-        self._orphans[pid] = orphan
-        scan.orphans.append(orphan)
 
     def _attribute(self, process: Process, at: Instant) -> Orphan | None:
         """Find out whose a new orphan is; None when it could not be asked yet."""

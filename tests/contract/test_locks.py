@@ -70,11 +70,11 @@ def test_a_lock_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> None
 def test_a_refused_lock_leaves_no_descriptor(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with hold(lock, "it"):
-        before = os.listdir("/proc/self/fd")  # noqa: PTH208 - the listing's own descriptor counts
+        before = os.listdir("/proc/self/fd")
         for _ in range(10):
             with pytest.raises(AlreadyHeld):
                 hold(lock, "it")
-        after = os.listdir("/proc/self/fd")  # noqa: PTH208
+        after = os.listdir("/proc/self/fd")
 
     assert before == after
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
@@ -73,6 +74,30 @@ def test_with_one_free_descriptor_tasks_still_run(world: World) -> None:
             task_id = world.submit("sleep", "0.1")
             daemon.expect("run.settled", task_id=task_id, outcome="succeeded")
         assert [] == daemon.events("executor.lost")
+
+
+def test_a_daemon_without_a_free_descriptor_neither_dies_nor_spins(world: World) -> None:
+    with world.daemon() as daemon, closing(socket.socket(socket.AF_UNIX)) as knock:
+        process, executor = psutil.Process(daemon.pid), daemon.executor()
+        with _limit(process, resource.RLIMIT_NOFILE, NO_MORE):
+            executor.kill()
+            reason = daemon.expect("daemon.waiting")["reason"]
+            knock.connect(str(world.runtime_dir / "control.sock"))
+            before = _cpu_seconds(process)
+            eventually(lambda: _assert_waited(daemon, 4))  # 0.7 s, as it waits ever longer
+            assert _cpu_seconds(process) < before + 0.2
+        assert reason.startswith("cannot start an executor: [Errno 24] Too many open files")
+        _submit(world, 1)
+        daemon.expect("run.settled", outcome="succeeded")
+
+
+def _assert_waited(daemon: Daemon, times: int) -> None:
+    assert times <= len(daemon.events("daemon.waiting")), daemon.output()
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def test_without_a_free_process_the_node_pauses_and_recovers(world: World) -> None:

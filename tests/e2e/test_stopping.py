@@ -130,6 +130,7 @@ def test_with_no_external_executor_the_daemon_waits_and_says_so(world: World) ->
         world.submit("true")
         assert "waiting" == world.cli("status", "--json").json["executor"]
         assert "executor  waiting" in world.cli("status").stdout
+        assert "no executor listens" in daemon.expect("daemon.waiting")["reason"]
         assert [] == daemon.events("task.claimed")
         with external_executor(world, alone=False):
             expect_settled(daemon, [1])

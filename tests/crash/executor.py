@@ -1,0 +1,69 @@
+"""`python -m tests.crash.executor --die POINT`: the executor, with one call as its last."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import sys
+
+from dispatcher import times
+from dispatcher.executor.__main__ import _lock, _obey_sigterm
+from dispatcher.executor.executor import Executor, Node
+from dispatcher.executor.journal import Header, Journal
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.log import Log
+from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.server import Server
+from dispatcher.executor.spawn import Spawner
+from tests.crash import sites
+from tests.crash.family import become_subreaper
+from tests.crash.mortal import Fate, Point, kill_this_process
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--state-dir", required=True)
+    parser.add_argument("--runtime-dir", required=True)
+    parser.add_argument("--node-id", required=True)
+    parser.add_argument("--die", required=True, type=Point.parse)
+    options = parser.parse_args(arguments)
+    os.chdir("/")
+    os.umask(0o077)
+    become_subreaper()
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+    locks = [_lock(directory) for directory in (options.state_dir, options.runtime_dir)]
+    fate = Fate(options.die, kill=kill_this_process)
+    compose(options, fate).run()
+    del locks
+
+
+def compose(options: argparse.Namespace, fate: Fate) -> Executor:
+    log = Log(sys.stderr.fileno())
+    namespace = os.readlink("/proc/self/ns/pid")
+    node = Node(options.node_id, options.state_dir, times.boot_id(), namespace)
+    kernel = Kernel()
+    mortal_kernel = sites.mortal_kernel(kernel, fate)
+    outputs = sites.mortal_outputs(Outputs(), fate)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spawner = Spawner(outputs, environ=os.environ, open_files=files)
+    header = Header(boot_id=node.boot_id, pid_namespace=namespace)
+    journal = Journal(f"{options.state_dir}/executor.journal", header)
+    executor = Executor(
+        node,
+        kernel=mortal_kernel,
+        spawner=sites.mortal_spawner(spawner, fate),
+        outputs=outputs,
+        journal=sites.mortal_journal(journal, fate),
+        server=sites.mortal_server(Server(options.runtime_dir, mortal_kernel, log), fate),
+        log=log,
+        embedded=True,
+    )
+    _obey_sigterm(executor, kernel)
+    return executor
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

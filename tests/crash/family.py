@@ -1,0 +1,109 @@
+"""The processes below this one: nobody gets away, the dead are buried, strangers are left alone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from contextlib import suppress
+
+from tests.eventually import eventually
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Family:
+    """What came into being below this process since this object was made."""
+
+    def __init__(self) -> None:
+        become_subreaper()
+        self._strangers = set(_below(os.getpid()))
+
+    def living(self) -> list[int]:
+        """Return every living descendant; bury those of our children that are dead."""
+        found = []
+        for pid in _below(os.getpid()):
+            if pid in self._strangers:
+                continue
+            state = _state(pid)
+            if state not in {"Z", "X", ""}:
+                found.append(pid)
+            elif pid in _children(os.getpid()):
+                bury(pid)
+        return found
+
+    def orphans(self) -> set[int]:
+        """Return our children, dead or alive: what init would have after the executor's death."""
+        return set(_children(os.getpid())) - self._strangers
+
+    def end(self) -> None:
+        """SIGKILL everybody, again until nobody is left."""
+
+        def probe() -> None:
+            left = self.living()
+            for pid in left:
+                _kill(pid)
+            assert not left
+
+        eventually(probe, within=10.0, every=0.002)
+
+    def expect_nobody(self, *, within: float = 2.0) -> None:
+        """Wait until nobody is left; if somebody stays, end it and fail."""
+
+        def probe() -> None:
+            assert [] == [f"{pid} {_command(pid)}" for pid in self.living()]
+
+        try:
+            eventually(probe, within=within, every=0.001)
+        finally:
+            self.end()
+
+
+def become_subreaper() -> None:
+    """From now on whoever loses its parent below us becomes our child."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def bury(pid: int) -> None:
+    """Reap a child if it is dead; somebody else may have done so."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _kill(pid: int) -> None:
+    """SIGKILL a descendant: it cannot have been reaped by anyone but us or its dead parent."""
+    with suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            if pid in _below(os.getpid()):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)
+
+
+def _below(pid: int) -> list[int]:
+    found = _children(pid)
+    for child in found:  # it grows while we go through it
+        found.extend(_children(child))
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    return found
+
+
+def _state(pid: int) -> str:
+    with suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0]
+    return ""
+
+
+def _command(pid: int) -> str:
+    with suppress(OSError), open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as f:
+        return f.read().replace("\0", " ").strip()
+    return "(gone)"

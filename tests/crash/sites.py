@@ -1,0 +1,170 @@
+"""The calls at which daemon and executor leave their process, and how each is done by half."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dispatcher.executor.journal import Journal
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.server import Server
+from dispatcher.executor.spawn import Spawner
+from dispatcher.executor_client import ExecutorClient
+from dispatcher.launcher import EmbeddedLauncher
+from dispatcher.store.api import Store
+from tests.crash.mortal import Act, Fate, Mortal, MortalStore
+
+
+def _half_of_what_the_daemon_says(client: ExecutorClient, *, at: float) -> None:
+    with suppress(OSError):  # nobody is there any more
+        client._socket.send(client._unsent[: len(client._unsent) // 2])
+
+
+def _half_of_what_the_executor_says(server: Server, at: float) -> None:
+    data = bytes(server._sending) or b"\n".join(server._queued)
+    with suppress(OSError):
+        socket.send_fds(server._peer, [data[: len(data) // 2]], server._passing)
+
+
+def _half_of_the_lines(journal: Journal) -> None:
+    data = b"\n".join(journal._lines)
+    os.write(journal._descriptor, data[: len(data) // 2])
+
+
+def _half_of_a_new_journal(journal: Journal, runs: object, at: float) -> None:
+    Path(f"{journal._path}.new").write_bytes(b'{"event":"header"')
+
+
+def _nobody_knocks(server: Server, ready: Collection[int]) -> bool:
+    return server._listener.fileno() not in ready
+
+
+def _nobody_speaks(server: Server, ready: Collection[int]) -> bool:
+    return not server._lines and (server._peer is None or server._peer.fileno() not in ready)
+
+
+def _nothing_to_say(server: Server, at: float) -> bool:
+    return server._peer is None or not (server._queued or server._sending)
+
+
+def _nothing_to_launch(launcher: EmbeddedLauncher, *, at: float) -> bool:
+    child = launcher._child
+    return (child is not None and child.poll() is None) or at < launcher._retry_at
+
+
+_STORE = {
+    name: Act()
+    for name in (
+        "move_due",
+        "claim",
+        "record_started",
+        "record_leader_exit",
+        "begin_ending",
+        "settle",
+        "record_node",
+    )
+}
+
+_CLIENT = {
+    "send": Act(),
+    "receive": Act(),
+    "reconnect": Act(),
+    "flush": Act(_half_of_what_the_daemon_says, idle=lambda client, at: not client.wants_to_write),
+}
+
+_LAUNCHER = {"ensure_running": Act(idle=_nothing_to_launch)}
+
+_KERNEL = {
+    name: Act()
+    for name in ("adopt", "exit_of", "reap", "reap_if_dead", "signal", "signal_group", "release")
+}
+
+_SPAWNER = {"start": Act()}
+
+_OUTPUTS = {"open": Act()}
+
+_JOURNAL = {
+    "note": Act(),
+    "flush": Act(_half_of_the_lines, idle=lambda journal: not journal._lines),
+    "rewrite": Act(_half_of_a_new_journal),
+}
+
+_SERVER = {
+    "open": Act(),
+    "accept": Act(idle=_nobody_knocks),
+    "receive": Act(idle=_nobody_speaks),
+    "send": Act(),
+    "flush": Act(_half_of_what_the_executor_says, idle=_nothing_to_say),
+}
+
+
+def of_daemon() -> dict[str, bool]:
+    """Return every site of the daemon, and whether its calls can be done by half."""
+    return {
+        **_named("store", {"begin": Act(), **_STORE, "commit": Act()}),
+        **_named("client", {"connect": Act(), **_CLIENT}),
+        **_named("launcher", _LAUNCHER),
+    }
+
+
+def of_executor() -> dict[str, bool]:
+    """Return every site of the executor, and whether its calls can be done by half."""
+    return {
+        **_named("kernel", _KERNEL),
+        **_named("spawner", _SPAWNER),
+        **_named("outputs", _OUTPUTS),
+        **_named("journal", _JOURNAL),
+        **_named("server", _SERVER),
+    }
+
+
+def _named(label: str, acts: Mapping[str, Act]) -> dict[str, bool]:
+    return {f"{label}.{name}": act.half is not None for name, act in acts.items()}
+
+
+# The daemon's ------------------------------------------------------------------------------
+
+
+def mortal_store(store: Store, fate: Fate) -> Any:
+    return MortalStore(store, fate, "store", _STORE)
+
+
+def mortal_client(client: ExecutorClient, fate: Fate) -> Any:
+    return Mortal(client, fate, "client", _CLIENT)
+
+
+def mortal_connect(connect: Callable[[], socket.socket], fate: Fate) -> Any:
+    return partial(fate.meet, "client.connect", connect)
+
+
+def mortal_launcher(launcher: EmbeddedLauncher, fate: Fate) -> Any:
+    return Mortal(launcher, fate, "launcher", _LAUNCHER)
+
+
+# The executor's ----------------------------------------------------------------------------
+
+
+def mortal_kernel(kernel: Kernel, fate: Fate) -> Any:
+    return Mortal(kernel, fate, "kernel", _KERNEL)
+
+
+def mortal_spawner(spawner: Spawner, fate: Fate) -> Any:
+    return Mortal(spawner, fate, "spawner", _SPAWNER)
+
+
+def mortal_outputs(outputs: Outputs, fate: Fate) -> Any:
+    return Mortal(outputs, fate, "outputs", _OUTPUTS)
+
+
+def mortal_journal(journal: Journal, fate: Fate) -> Any:
+    return Mortal(journal, fate, "journal", _JOURNAL)
+
+
+def mortal_server(server: Server, fate: Fate) -> Any:
+    return Mortal(server, fate, "server", _SERVER)
