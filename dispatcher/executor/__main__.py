@@ -10,6 +10,8 @@ import resource
 import signal
 import sys
 import traceback
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 from dispatcher import times
@@ -29,8 +31,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 def main() -> int:
     """Run the executor; return its exit code."""
     options = _parser().parse_args()
-    state_dir = os.path.abspath(options.state_dir)
-    runtime_dir = os.path.abspath(options.runtime_dir)
+    state_dir, runtime_dir = (
+        str(Path(d).absolute()) for d in (options.state_dir, options.runtime_dir)
+    )
+    _close_inherited()
     log = Log(sys.stderr.fileno())
     try:
         _check(runtime_dir)
@@ -62,11 +66,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _close_inherited() -> None:
+    """Hold nothing that is not ours: whoever waits for a pipe's end would wait for our end."""
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if descriptor > sys.stderr.fileno():
+            with suppress(OSError):  # the listing's own
+                os.close(descriptor)
+
+
 def _check(runtime_dir: str) -> None:
     for name in ("executor.sock", "worker.sock"):
         if error := too_long(f"{runtime_dir}/{name}"):
             raise ConfigError(error)
-    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         raise ConfigError(
             "this kernel does not list a process's children: CONFIG_PROC_CHILDREN is needed"
         )
@@ -76,7 +88,7 @@ def _lock(directory: str) -> int:
     """Return the descriptor that keeps every other executor out of `directory`."""
     path = f"{directory}/executor.lock"
     try:
-        os.makedirs(directory, 0o700, exist_ok=True)
+        Path(directory).mkdir(0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"cannot use the directory {directory}: {error}") from error
@@ -103,7 +115,7 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
         node_id=options.node_id,
         state_dir=state_dir,
         boot_id=times.boot_id(),
-        pid_namespace=os.readlink("/proc/self/ns/pid"),
+        pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
     )
     kernel, outputs = Kernel(), Outputs()
     executor = Executor(

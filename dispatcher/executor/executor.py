@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from dispatcher import times, wire
 from dispatcher.executor.journal import Journal
@@ -35,8 +36,8 @@ class Node:
 
     def store_id(self) -> str:
         """Return the store that the state directory remembers; empty when it has seen none."""
-        with suppress(OSError), open(f"{self.state_dir}/store-id", encoding="ascii") as file:
-            return file.read().strip()
+        with suppress(OSError):
+            return Path(self.state_dir, "store-id").read_text("ascii").strip()
         return ""
 
 
@@ -156,7 +157,7 @@ class Executor:
             error = f"it is of epoch {start.epoch}, this is {self._epoch}"
             self._runs.refuse(start, wire.Fault.LATE, error)
         elif self._stopping:
-            self._runs.refuse(start, wire.Fault.LATE, "the executor is stopping")
+            self._runs.refuse(start, wire.Fault.HOST, "the executor is stopping")
         else:
             self._runs.start(start, at)
 

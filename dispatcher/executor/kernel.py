@@ -1,7 +1,5 @@
 """What the executor asks of the kernel about processes: one call each, none of them deciding."""
 
-# Strings, not Path: this runs for every task.
-
 from __future__ import annotations
 
 import os

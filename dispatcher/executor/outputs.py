@@ -4,8 +4,6 @@ The lock belongs to the open description that a run's processes share: the kerne
 the last of them, whatever became of their environment, session and parents.
 """
 
-# Strings, not Path: this runs for every task.
-
 from __future__ import annotations
 
 import fcntl

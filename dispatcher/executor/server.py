@@ -9,7 +9,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
@@ -183,8 +183,7 @@ def too_long(path: str) -> str | None:
 
 def listen(path: str) -> socket.socket:
     """Return a listening socket at `path`, for this user only, in place of a dead one's."""
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+    Path(path).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
     umask = os.umask(0o177)

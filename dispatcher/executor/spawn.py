@@ -1,7 +1,5 @@
 """Starting a run's leader, and saying in words whose fault it is when that fails."""
 
-# Strings, not Path: some of this runs for every task, and `./x` must stay `./x`.
-
 from __future__ import annotations
 
 import errno

@@ -40,17 +40,22 @@ class Home:
     def output(self, name: str = "out") -> Path:
         return self.outputs / f"{name}.log"
 
-    def executor(self, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    def executor(
+        self, *options: str, env: dict[str, str] | None = None, inherits: int | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start an executor; connections wait until it is ready."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dispatcher.executor"]
-                + ["--state-dir", str(self.state_dir), "--runtime-dir", str(self.runtime_dir)]
-                + ["--node-id", "a-node", *options],
+                [
+                    *(sys.executable, "-m", "dispatcher.executor"),
+                    *("--state-dir", str(self.state_dir), "--runtime-dir", str(self.runtime_dir)),
+                    *("--node-id", "a-node", *options),
+                ],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
+                pass_fds=() if inherits is None else (inherits,),
             )
         self.processes.append(process)
         return process

@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from dispatcher import wire
 
@@ -43,7 +43,7 @@ class Daemon:
             os.close(descriptor)
         self.passed.clear()
 
-    def __enter__(self) -> Daemon:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -25,7 +25,10 @@ if os.fork() == 0:
             file.write(str(os.getpid()))
         os.rename(pid_file + ".new", pid_file)
         os.execve("/bin/sleep", ["sleep", "1000"], {} if "environment" in ways else os.environ)
+    os.close(written)
+    os.read(report, 1)  # until the exec closes the other end
     os._exit(0)
+os.close(written)
 os.wait()
 while not os.path.exists(pid_file):
     pass

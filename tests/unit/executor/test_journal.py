@@ -1,0 +1,260 @@
+"""The journal: written in one piece or not at all, read back whole (PROTOCOL 2.3)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.executor import journal as module
+from dispatcher.executor.journal import Header, Journal, Line
+from dispatcher.executor.run import Phase, Run
+from dispatcher.times import Instant
+from tests.unit.executor.world import World
+
+HEADER = Header(boot_id="boot", pid_namespace="pids")
+UID = wire.RunUid("run")
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    journal = Journal(str(tmp_path / "journal"), HEADER)
+    journal.rewrite([], Instant(0.0))
+    return journal
+
+
+def starting(uid: str = UID, at: float = 1.0) -> Line:
+    return Line(event="starting", uid=wire.RunUid(uid), at=at, output_path=f"/{uid}.log")
+
+
+def facts(run: Run) -> tuple[object, ...]:
+    return (
+        *(run.uid, run.output_path, run.phase, run.pid, run.start_ticks),
+        *(run.exit, run.ended_by, run.held_until),
+    )
+
+
+EXIT = wire.Exit(at=7.0, exit_code=3, cpu_seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], (Phase.STARTING, None, None, None, None, 1.0)),
+        (
+            [Line(event="started", uid=UID, at=2.0, pid=9, start_ticks=8)],
+            (Phase.STARTING, 9, 8, None, None, 2.0),
+        ),
+        (
+            [Line(event="ending", uid=UID, at=3.0, ended_by="lost")],
+            (Phase.STARTING, None, None, None, "lost", 3.0),
+        ),
+        (
+            [Line(event="leader_exited", uid=UID, at=7.5, exit=EXIT)],
+            (Phase.STARTING, None, None, EXIT, None, 7.5),
+        ),
+        (
+            [Line(event="gone", uid=UID, at=7.5, exit=EXIT, ended_by="absence")],
+            (Phase.GONE, None, None, EXIT, "absence", 7.5),
+        ),
+    ],
+    ids=["starting", "started", "ending", "leader_exited", "gone"],
+)
+def test_what_was_noted_is_known_again_also_after_a_rewrite(
+    journal: Journal, lines: list[Line], expected: tuple[object, ...]
+) -> None:
+    for line in [starting(), *lines]:
+        journal.note(line)
+    assert journal.flush() is None
+
+    (run,) = journal.predecessors_runs()
+    assert (UID, "/run.log", *expected) == facts(run)
+
+    journal.rewrite([run], Instant(99.0))
+    (again,) = journal.predecessors_runs()
+    assert facts(run) == facts(again)  # it is no later that its leader was surely not reaped
+
+
+def test_forgotten_is_unknown(journal: Journal) -> None:
+    for line in (starting(), starting("other"), Line(event="forgotten", uid=UID, at=2.0)):
+        journal.note(line)
+    journal.flush()
+
+    assert ["other"] == [run.uid for run in journal.predecessors_runs()]
+
+
+def test_a_torn_line_anywhere_costs_that_line(journal: Journal, tmp_path: Path) -> None:
+    journal.note(starting("first"))
+    journal.flush()
+    with (tmp_path / "journal").open("a") as file:
+        file.write('{"event":"starting","uid":"tor\n\xff\n{"event":"unheard of","uid":"x"}\n')
+    journal.note(starting("last"))
+    journal.flush()
+
+    assert ["first", "last"] == [run.uid for run in journal.predecessors_runs()]
+
+
+@pytest.mark.parametrize("first", [b"", b"\n", b"{}\n", b'{"event":"header"', b"\xff\n"], ids=repr)
+def test_without_its_header_it_tells_nothing(tmp_path: Path, first: bytes) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(first + b'{"event":"starting","uid":"run","at":1.0}\n')
+
+    assert [] == Journal(str(path), HEADER).predecessors_runs()
+
+
+def test_it_is_compacted_when_it_has_grown(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REWRITE_AFTER", 1000)
+    journal.rewrite([], Instant(0.0))
+    while not journal.wants_rewrite():
+        journal.note(starting())
+        journal.flush()
+    size = (tmp_path / "journal").stat().st_size
+
+    journal.rewrite(journal.predecessors_runs(), Instant(2.0))
+
+    assert 1000 <= size <= 1500
+    assert (tmp_path / "journal").stat().st_size <= 300
+    assert not journal.wants_rewrite()
+    assert [UID] == [run.uid for run in journal.predecessors_runs()]
+    assert ["journal"] == os.listdir(tmp_path)
+
+
+def test_a_line_is_written_whole_or_not_at_all(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk a part may fit."""
+    journal.note(starting("before"))
+    journal.flush()
+    really = os.write
+
+    def half(descriptor: int, data: memoryview) -> int:
+        if len(data) > 20:
+            return really(descriptor, data[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.os, "write", half)
+        journal.note(starting("during"))
+        error = journal.flush()
+    journal.note(starting("after"))
+
+    assert error is not None
+    assert errno.ENOSPC == error.errno
+    assert journal.flush() is None
+    assert ["before", "after"] == [run.uid for run in journal.predecessors_runs()]
+
+
+# What the executor makes of it -----------------------------------------------------------------
+
+
+class Full:
+    """A journal on a disk that is full or not."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.error: OSError | None = OSError(errno.ENOSPC, "No space left on device")
+        self._flush, self._rewrite = journal.flush, journal.rewrite
+        self._journal = journal
+        journal.flush = self.flush  # type: ignore[method-assign]
+        journal.rewrite = self.rewrite  # type: ignore[method-assign]
+
+    def flush(self) -> OSError | None:
+        if self.error is None or not self._journal._lines:
+            return self._flush()
+        self._journal._lines.clear()
+        self._journal._rewrite_at = -1
+        return self.error
+
+    def rewrite(self, *about: object) -> OSError | None:
+        return self.error or self._rewrite(*about)  # type: ignore[arg-type]
+
+
+def test_r35_a_start_that_cannot_be_noted_is_the_hosts_fault(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    Full(world.journal)
+
+    start = wire.Start(uid=UID, epoch=1, command=("x",), env={}, output_path="/x")
+    world.hear(start)
+
+    failed = world.last(wire.StartFailed)
+    assert (wire.Fault.HOST, errno.ENOSPC) == (failed.fault, failed.errno)
+    assert {} == world.kernel.processes
+
+
+def test_what_cannot_be_noted_later_goes_on_in_memory_and_is_made_up_for(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    leader = world.start()
+    disk = Full(world.journal)
+
+    world.end()
+    assert "cancelled" == world.last(wire.Exited).ended_by
+    disk.error = None
+    world.run_for(1)
+    world.start("another")
+
+    kept = {run.uid: run.ended_by for run in world.journal.predecessors_runs()}
+    assert {"run": "cancelled", "another": None} == kept
+    assert leader.pid in world.kernel.reaped
+
+
+def test_a_journal_that_could_not_be_made_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "executor.journal.new").mkdir()
+    world = World(tmp_path)
+    start = wire.Start(uid=UID, epoch=1, command=("x",), env={}, output_path="/x")
+
+    world.hear(start)
+    assert wire.Fault.HOST == world.last(wire.StartFailed).fault
+    (tmp_path / "executor.journal.new").rmdir()
+    world.hear(wire.Ping(sequence=1))
+    world.start()
+
+    assert [UID] == [run.uid for run in world.journal.predecessors_runs()]
+
+
+def test_the_intention_is_on_disk_before_the_act_and_the_fact_before_it_is_told(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    known_at: dict[str, list[str]] = {}
+
+    def written() -> list[str]:
+        return [line.partition('"event":"')[2].partition('"')[0] for line in lines()]
+
+    def lines() -> list[str]:
+        return world.path.read_text().splitlines()[1:]
+
+    spawn, flush, deliver = world.spawner.start, world.server.flush, world.kernel.signal_group
+    world.spawner.start = lambda start: known_at.setdefault("spawn", written()) and spawn(start)  # type: ignore[method-assign]
+    world.kernel.signal_group = lambda pid, signum: (  # type: ignore[method-assign]
+        known_at.setdefault("signal", written()) and deliver(pid, signum)
+    )
+    world.server.flush = lambda at: known_at.update({"flush": written()}) or flush(at)  # type: ignore[method-assign, func-returns-value]
+
+    world.start()
+    assert ["starting"] == known_at["spawn"]
+    assert ["starting", "started"] == known_at["flush"]
+    world.end()
+    assert ["starting", "started", "ending"] == known_at["signal"]
+    assert ["starting", "started", "ending", "gone"] == known_at["flush"]
+
+
+def test_at_most_two_writes_a_tick(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for n in range(20):
+        world.start(str(n))
+    writes = []
+    flush = world.journal.flush
+
+    def counted() -> OSError | None:
+        if world.journal._lines:
+            writes.append(len(world.journal._lines))
+        return flush()
+
+    world.journal.flush = counted  # type: ignore[method-assign]
+    world.hear(*(wire.End(uid=wire.RunUid(str(n)), reason="lost") for n in range(20)))
+
+    assert [20, 20] == writes

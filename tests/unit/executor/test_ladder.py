@@ -1,0 +1,340 @@
+"""The ladder in virtual time: who hears what and when, and when a run is gone (PROTOCOL 2.9-12)."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGTERM, SIGUSR1
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.executor.kernel import Status
+from dispatcher.executor.spawn import CannotStart
+from tests.unit.executor.world import SELF, World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+STUBBORN = frozenset({SIGTERM})
+
+
+def test_signal_grace_kill_at_their_instants(world: World) -> None:
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(kill_grace=10.0)
+    asked_at = world.kernel.now
+
+    world.end()
+    world.run_for(9.9)
+    assert [(asked_at, SIGTERM), (asked_at, SIGCONT)] == leader.heard
+    world.run_for(0.2)
+
+    assert (asked_at + 10, SIGKILL) == pytest.approx(leader.heard[2])
+    exited = world.last(wire.Exited)
+    assert (SIGKILL, "cancelled") == (exited.exit.signal, exited.ended_by)
+    assert 0.5 == exited.exit.cpu_seconds
+
+
+def test_each_process_hears_the_kill_signal_once(world: World) -> None:
+    leader = world.start(kill_signal=int(SIGUSR1))
+    member = world.kernel.born(leader.pid, ignores=frozenset({SIGUSR1}))
+    escaped = world.kernel.born(leader.pid, leads=True)
+
+    world.end()
+
+    assert [SIGUSR1, SIGCONT] == [signum for _, signum in member.heard]
+    assert [SIGUSR1] == [signum for _, signum in escaped.heard]  # it died of it
+
+
+def test_a_leader_that_dies_of_the_signal_waits_for_its_tree(world: World) -> None:
+    leader = world.start(kill_grace=5.0)
+    child = world.kernel.born(leader.pid, ignores=STUBBORN)
+
+    world.end()
+    world.run_for(4.9)
+    assert [] == world.said(wire.Exited)
+    assert world.kernel.processes[leader.pid].status  # not reaped while its group may be signalled
+    world.run_for(0.2)
+
+    exited = world.last(wire.Exited)
+    assert (SIGTERM, "cancelled") == (exited.exit.signal, exited.ended_by)
+    assert SIGKILL == child.heard[-1][1]
+    assert [] == world.said(wire.Changed)
+    assert {child.pid, leader.pid} == set(world.kernel.reaped)
+
+
+def test_new_members_get_sigkill_too(world: World) -> None:
+    leader = world.start()
+    child = world.kernel.born(leader.pid, cannot_die=True, leads=True)
+    world.end(at_once=True)
+    late = world.kernel.born(child.pid)
+
+    world.run_for(0.01)
+    child.cannot_die = False
+    world.run_for(0.2)
+
+    assert SIGKILL == late.heard[0][1]
+    assert 1 == len(world.said(wire.Exited))
+
+
+def test_r14_what_cannot_die_is_unkillable_and_never_gone(world: World) -> None:
+    world.spawner.facts = {"cannot_die": True}
+    leader = world.start(kill_grace=1.0)
+
+    world.end()
+    world.run_for(5.9)
+    assert [] == world.said(wire.Changed)
+    world.run_for(3600)
+
+    assert [wire.RunState.UNKILLABLE] == [m.state for m in world.said(wire.Changed)]
+    assert 1 == world.names().count("worker.unkillable")
+    assert [] == world.said(wire.Exited)
+    assert 360 <= len({at for at, _ in leader.heard}) <= 500  # tried again, each ten seconds
+
+    leader.cannot_die = False
+    world.run_for(10)
+    assert "cancelled" == world.last(wire.Exited).ended_by
+
+
+def test_r14_nothing_is_gone_while_somebody_cannot_be_looked_at(world: World) -> None:
+    leader = world.start(leftover_grace=1000.0)
+    world.kernel.broken = OSError(errno.EMFILE, "Too many open files")
+    world.kernel.dies(leader)
+
+    world.run_for(600)
+    assert [] == world.said(wire.Exited)
+    assert 1 == world.names().count("host.short")
+    world.kernel.broken = None
+    world.run_for(1)
+
+    assert 0 == world.last(wire.Exited).exit.exit_code
+
+
+def test_leftovers_have_their_grace_then_the_ladder(world: World) -> None:
+    leader = world.start(leftover_grace=2.0, kill_grace=3.0)
+    left = world.kernel.born(leader.pid, ignores=STUBBORN, leads=True, environment=b"")
+    began = world.kernel.now
+    world.kernel.dies(leader, Status(exit_code=4))
+
+    world.run_for(10)
+
+    heard = [(round(at - began, 3), signum) for at, signum in left.heard]
+    assert [(2.0, SIGTERM), (2.0, SIGCONT), (5.0, SIGKILL)] == heard
+    changed, exited = world.last(wire.Changed), world.last(wire.Exited)
+    assert (wire.RunState.LEADER_EXITED, 4) == (
+        changed.state,
+        changed.exit and changed.exit.exit_code,
+    )
+    assert (4, None, (f"p{left.pid}",)) == (
+        exited.exit.exit_code,
+        exited.ended_by,
+        exited.exit.leftovers,
+    )
+
+
+def test_a_short_leftover_is_waited_for(world: World) -> None:
+    leader = world.start(leftover_grace=2.0)
+    left = world.kernel.born(leader.pid)
+    world.kernel.dies(leader)
+    world.run_for(1.0)
+
+    world.kernel.dies(left)
+    world.run_for(0.3)
+
+    assert () == world.last(wire.Exited).exit.leftovers
+
+
+def test_an_end_of_leftovers_does_not_change_who_ended_the_leader(world: World) -> None:
+    leader = world.start(leftover_grace=1000.0)
+    world.kernel.born(leader.pid)
+    world.kernel.dies(leader)
+    world.run_for(1)
+
+    world.end()
+    world.run_for(1)
+
+    exited = world.last(wire.Exited)
+    assert (0, None) == (exited.exit.exit_code, exited.ended_by)
+
+
+def test_an_exit_seen_in_the_same_tick_comes_before_an_end(world: World) -> None:
+    leader = world.start()
+    world.kernel.dies(leader)
+
+    world.end()
+
+    exited = world.last(wire.Exited)
+    assert (0, None) == (exited.exit.exit_code, exited.ended_by)
+
+
+def test_an_orphan_that_dies_unseen_may_have_left_another(world: World) -> None:
+    """What is reaped in a scan had children that only the next scan can see."""
+    leader = world.start(leftover_grace=1000.0)
+    between = world.kernel.born(leader.pid, leads=True)
+    hidden = world.kernel.born(between.pid, leads=True)
+    world.kernel.dies(leader)
+    reap_if_dead = world.kernel.reap_if_dead
+
+    def dies_when_asked(orphan: int) -> bool:
+        if orphan == between.pid and between.status is None:
+            world.kernel.dies(between)
+        return reap_if_dead(orphan)
+
+    world.kernel.reap_if_dead = dies_when_asked  # type: ignore[method-assign]
+    world.run_for(1)
+
+    assert [] == world.said(wire.Exited)
+    world.kernel.dies(hidden)
+    world.run_for(1)
+    assert 1 == len(world.said(wire.Exited))
+
+
+def test_an_environment_that_cannot_be_read_yet_is_no_answer(world: World) -> None:
+    """In the middle of an exec it reads as empty: 6 to 12 % of all reads."""
+    first, second = world.start("first"), world.start("second")
+    execing = world.kernel.born(first.pid, leads=True, environment=None)
+    world.kernel.dies(first)
+    world.kernel.dies(second)
+
+    world.run_for(0.5)
+    assert [] == world.said(wire.Exited)
+    execing.environment = b"A=b\0" + wire.MARKER.encode() + b"=first\0"
+    world.run_for(0.1)
+
+    assert ["second"] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_an_environment_that_is_never_readable_makes_a_stray(world: World) -> None:
+    first, second = world.start("first"), world.start("second")
+    silent = world.kernel.born(first.pid, leads=True, environment=None)
+    world.kernel.dies(first)
+
+    world.run_for(1.5)
+    assert ["first"] == [exited.uid for exited in world.said(wire.Exited)]
+    (stray,) = world.said(wire.Stray)
+    assert (silent.pid, ("first", "second")) == (stray.pid, stray.candidates)
+    world.kernel.dies(second)
+    world.run_for(20)
+
+    assert ["first", "second"] == [exited.uid for exited in world.said(wire.Exited)]
+    assert SIGTERM == silent.heard[0][1]
+
+
+def test_a_process_of_our_own_session_is_nobodys(world: World) -> None:
+    """Somebody else in this process may have children: they are not touched, not even reaped."""
+    leader = world.start()
+    ours = world.kernel.born(SELF)
+    dead = world.kernel.born(SELF)
+    world.kernel.dies(dead)
+
+    world.end(at_once=True)
+    world.run_for(5)
+
+    assert 1 == len(world.said(wire.Exited))
+    assert [leader.pid] == world.kernel.reaped
+    assert [] == ours.heard
+
+
+def test_what_was_there_before_every_run_is_nobodys(world: World) -> None:
+    elder = world.kernel.born(SELF, leads=True)
+    world.run_for(1)
+    world.start()
+
+    world.end(at_once=True)
+    world.run_for(5)
+
+    assert 1 == len(world.said(wire.Exited))
+    assert [] == elder.heard + world.said(wire.Stray)
+
+
+def test_lineage_is_remembered(world: World) -> None:
+    """Seen below a living leader, a process is known when it is orphaned without any trace."""
+    other = world.start("other")
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(kill_grace=5.0)
+    between = world.kernel.born(leader.pid, ignores=STUBBORN)
+    hidden = world.kernel.born(between.pid, leads=True, environment=b"", ignores=STUBBORN)
+    world.end()  # now it is looked at
+
+    world.kernel.dies(between)
+    world.run_for(6)
+
+    assert [SIGTERM, SIGCONT, SIGKILL] == [signum for _, signum in hidden.heard]
+    assert [] == world.said(wire.Stray)
+    assert ["run"] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [] == other.heard
+
+
+def test_the_earliest_deadline_ends_a_run_without_being_asked(world: World) -> None:
+    at = world.kernel.now
+    leader = world.start(deadlines={"absence": at + 60, "run_timeout": at + 30})
+
+    world.run_for(29.9)
+    assert [] == leader.heard
+    world.run_for(0.2)
+
+    changed, exited = world.last(wire.Changed), world.last(wire.Exited)
+    assert (wire.RunState.ENDING, "run_timeout") == (changed.state, changed.ended_by)
+    assert (SIGTERM, "run_timeout") == (exited.exit.signal, exited.ended_by)
+
+
+def test_a_renewed_deadline_counts_from_what_was_said_last(world: World) -> None:
+    at = world.kernel.now
+    leader = world.start(deadlines={"absence": at + 10})
+    for later in (20, 15, 30):
+        world.run_for(4)
+        world.hear(wire.Renew(deadlines={wire.RunUid("run"): {"absence": at + later}}))
+
+    world.run_for(17.9)
+    assert [] == leader.heard
+    world.run_for(0.2)
+
+    assert "absence" == world.last(wire.Exited).ended_by
+
+
+def test_a_deadline_ends_leftovers_too(world: World) -> None:
+    """Another host may start the task's next run soon."""
+    deadlines = {"absence": world.kernel.now + 5}
+    leader = world.start(deadlines=deadlines, leftover_grace=1000.0)
+    left = world.kernel.born(leader.pid)
+    world.kernel.dies(leader)
+
+    world.run_for(5.1)
+
+    assert SIGTERM == left.heard[0][1]
+    assert (0, None) == (world.last(wire.Exited).exit.exit_code, world.last(wire.Exited).ended_by)
+
+
+def test_r35_a_refusal_leaves_nothing_behind(world: World) -> None:
+    world.spawner.refusal = CannotStart(wire.Fault.HOST, "no memory", errno.ENOMEM)
+    start = wire.Start(
+        uid=wire.RunUid("run"), epoch=1, command=("x",), env={}, output_path="/x", kill_grace=1.0
+    )
+
+    world.hear(start, wire.End(uid=start.uid, reason="cancelled"))
+    world.server.knocks = True
+    world.run_for(5)
+
+    failed = world.last(wire.StartFailed)
+    assert (wire.Fault.HOST, "no memory", errno.ENOMEM) == (
+        failed.fault,
+        failed.error,
+        failed.errno,
+    )
+    assert [] == world.said(wire.Run) + world.said(wire.Exited)
+    assert [] == world.journal.predecessors_runs()
+
+
+def test_thousands_of_runs_leave_no_deadlines_behind(world: World) -> None:
+    for n in range(3000):
+        leader = world.start(str(n), deadlines={"run_timeout": world.kernel.now + 1e6})
+        world.kernel.dies(leader)
+        world.run_for(0)
+        world.hear(wire.Forget(uid=wire.RunUid(str(n))))
+
+    assert 0 == len(world.executor._runs)
+    assert [] == world.executor._runs._queue
+    assert {} == world.executor._runs._by_handle

@@ -1,0 +1,113 @@
+"""When an executor leaves, and when it stays, in virtual time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+
+from dispatcher import wire
+from tests.unit.executor.world import World
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> World:
+    return World(tmp_path, embedded=True)
+
+
+@pytest.fixture
+def external(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_embedded_it_leaves_ten_seconds_after_daemon_and_runs(embedded: World) -> None:
+    embedded.connect(connected=False)
+
+    assert embedded.run_for(9.9)
+    assert not embedded.run_for(0.2)
+
+
+def test_a_daemon_that_comes_back_keeps_it(embedded: World) -> None:
+    embedded.connect(connected=False)
+    assert embedded.run_for(9)
+    embedded.connect(connected=True)
+    assert embedded.run_for(9)
+    embedded.connect(connected=False)
+
+    assert embedded.run_for(9.9)
+    assert not embedded.run_for(0.2)
+
+
+def test_a_run_that_nobody_forgot_keeps_it(embedded: World) -> None:
+    embedded.kernel.dies(embedded.start())
+    embedded.connect(connected=False)
+    assert embedded.run_for(1000)
+    embedded.hear(wire.Forget(uid=wire.RunUid("run")))
+
+    assert embedded.run_for(9)
+    assert not embedded.run_for(1.1)
+
+
+def test_the_daemons_last_word_lets_it_go_at_once(embedded: World) -> None:
+    embedded.kernel.dies(embedded.start())
+    embedded.hear(wire.Leave())
+    assert embedded.run_for(5)
+
+    embedded.hear(wire.Forget(uid=wire.RunUid("run")))
+
+    assert not embedded.stays
+
+
+def test_a_new_daemon_takes_the_last_word_back(embedded: World) -> None:
+    leader = embedded.start()
+    embedded.hear(wire.Leave())
+    embedded.connect(connected=True)
+    embedded.kernel.dies(leader)
+    embedded.run_for(0)
+
+    embedded.hear(wire.Forget(uid=wire.RunUid("run")))
+
+    assert embedded.run_for(100)
+
+
+def test_external_it_stays(external: World) -> None:
+    external.hear(wire.Leave())
+    external.connect(connected=False)
+
+    assert external.run_for(1000)
+
+
+def test_shut_down_it_ends_all_runs_by_the_ladder_and_leaves(external: World) -> None:
+    """R-34: what was ended because we stopped is said to be so."""
+    polite = external.start("polite")
+    external.spawner.facts = {"ignores": frozenset({SIGTERM})}
+    external.start("stubborn", kill_grace=3.0)
+
+    external.shut_down()
+    assert external.run_for(2.9)
+    assert not external.run_for(0.2)
+
+    assert SIGTERM == polite.heard[0][1]
+    assert {"polite", "stubborn"} == {m.uid for m in external.said(wire.Changed)}
+    assert {"shutdown"} == {m.ended_by for m in external.said(wire.Exited)}
+    assert {"shutdown"} == {run.ended_by for run in external.journal.predecessors_runs()}
+
+
+def test_shutting_down_it_starts_nothing(external: World) -> None:
+    external.spawner.facts = {"ignores": frozenset({SIGTERM})}
+    external.start()
+    external.shut_down()
+    late = wire.Start(uid=wire.RunUid("late"), epoch=1, command=("x",), env={}, output_path="/x")
+
+    external.hear(late)
+
+    assert wire.Fault.HOST == external.last(wire.StartFailed).fault
+
+
+def test_while_runs_live_no_wait_exceeds_a_second(external: World) -> None:
+    """epoll sleeps on a clock that stands still in suspend."""
+    assert external.executor._patience(None) is None
+    external.start()
+
+    assert 1.0 == external.executor._patience(None)

@@ -1,0 +1,135 @@
+"""A peer that does not read, on real sockets with the clock in our hands."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.server import Server, too_long
+from dispatcher.times import Instant
+
+
+class Here:
+    """A server and a peer that has connected to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.kernel = Kernel()
+        self.server = Server(str(directory), self.kernel, self.log)  # type: ignore[arg-type]
+        self.server.open()
+        self.peer = socket.socket(socket.AF_UNIX)
+        self.peer.connect(str(directory / "executor.sock"))
+        assert self.server.accept(self.kernel.wait(1))
+
+    def log(self, event: str, **facts: Any) -> None:
+        self.events.append({"event": event, **facts})
+
+    def say_too_much(self, at: float) -> None:
+        for n in range(10):
+            self.server.send(
+                wire.StartFailed(
+                    uid=wire.RunUid(str(n)), fault=wire.Fault.HOST, error="x" * 100_000
+                )
+            )
+        self.server.flush(Instant(at))
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Here]:
+    here = Here(tmp_path)
+    yield here
+    here.peer.close()
+    here.server.close()
+    here.kernel.close()
+
+
+def test_a_peer_that_reads_nothing_for_ten_seconds_is_dropped(here: Here) -> None:
+    here.say_too_much(at=100.0)
+
+    here.server.flush(Instant(109.9))
+    assert here.server.connected
+    assert Instant(110.0) == here.server.due
+    here.server.flush(Instant(110.0))
+
+    assert not here.server.connected
+    assert [{"event": "daemon.dropped", "reason": "it does not read"}] == here.events
+
+
+def test_a_peer_that_reads_slowly_is_kept_and_gets_everything(here: Here) -> None:
+    here.say_too_much(at=100.0)
+    read = bytearray()
+    at = 100.0
+    while here.server.due < float("inf"):
+        at += 9.0
+        read += here.peer.recv(200_000)
+        here.server.flush(Instant(at))
+    here.peer.setblocking(False)
+    while read.count(b"\n") < 10:
+        read += here.peer.recv(200_000)
+
+    assert here.server.connected
+    assert [str(n) for n in range(10)] == [
+        wire.decode_from_executor(line).uid
+        for line in read.splitlines()  # type: ignore[union-attr]
+    ]
+
+
+def test_a_blocked_peer_wakes_nobody_until_it_reads(here: Here) -> None:
+    here.say_too_much(at=100.0)
+
+    assert [] == here.kernel.wait(0)
+    here.peer.settimeout(0)
+    with suppress(BlockingIOError):
+        while here.peer.recv(1_000_000):
+            pass
+
+    assert [] != here.kernel.wait(1)
+    here.server.flush(Instant(101.0))
+
+
+def test_a_peer_that_vanishes_while_we_write_is_dropped(here: Here) -> None:
+    here.peer.close()
+
+    here.server.send(wire.Pong(sequence=1))
+    here.server.flush(Instant(100.0))
+
+    assert not here.server.connected
+
+
+def test_a_burst_is_heard_in_portions(here: Here) -> None:
+    """So that a thousand starts do not delay the ladder of others."""
+    here.peer.sendall(b"".join(wire.encode(wire.Ping(sequence=n)) + b"\n" for n in range(100)))
+
+    portions = []
+    while here.server.due == 0 or not portions:
+        heard = here.server.receive(here.kernel.wait(1))
+        portions.append([message.sequence for message in heard])  # type: ignore[union-attr]
+
+    assert list(range(100)) == [number for portion in portions for number in portion]
+    assert max(map(len, portions)) <= 32
+
+
+def test_what_is_said_to_nobody_is_not_kept(here: Here) -> None:
+    here.peer.close()
+    here.server.receive(here.kernel.wait(1))
+
+    for n in range(1000):
+        here.server.send(wire.Pong(sequence=n))
+
+    assert [] == here.server._queued
+
+
+def test_a_socket_path_is_judged_by_its_bytes() -> None:
+    assert too_long("/" + "x" * 106) is None
+    assert too_long("/" + "ü" * 53) is None
+    complaint = too_long("/" + "ü" * 54)
+    assert complaint is not None
+    assert "109 bytes" in complaint
+    assert "runtime_dir" in complaint

@@ -1,0 +1,309 @@
+"""An executor in virtual time: a kernel whose processes do what the test says, and no sockets."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dispatcher import wire
+from dispatcher.executor.executor import Executor, Node
+from dispatcher.executor.journal import Header, Journal
+from dispatcher.executor.kernel import Process, Status, Usage
+from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.spawn import CannotStart
+from dispatcher.times import Instant
+
+M = TypeVar("M")
+
+#: The executor's own pid and session.
+SELF = 1
+
+
+@dataclass
+class FakeProcess:
+    """A process that dies of a signal unless it ignores it, or cannot die at all."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    born: int
+    environment: bytes | None = b""
+    ignores: frozenset[int] = frozenset()
+    cannot_die: bool = False
+    status: Status | None = None
+    heard: list[tuple[float, int]] = field(default_factory=list)
+
+
+class FakeKernel:
+    """Processes in a dict; time passes only while somebody waits."""
+
+    pid = SELF
+    session = SELF
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.processes: dict[int, FakeProcess] = {}
+        self.reaped: list[int] = []
+        self.broken: OSError | None = None
+        self._last_pid = 100
+        self._leaders: set[int] = set()
+        self._handles: set[int] = set()
+
+    # What tests do ---------------------------------------------------------------------------
+
+    def born(self, parent: int, *, leads: bool = False, **facts: Any) -> FakeProcess:
+        """Make a child of `parent`; leading, it has a session of its own."""
+        self._last_pid += 1
+        pid = self._last_pid
+        above = self.processes.get(parent)
+        group, session = (above.group, above.session) if above else (SELF, SELF)
+        if leads:
+            group = session = pid
+        process = FakeProcess(pid, parent, group, session, self.ticks(), **facts)
+        self.processes[pid] = process
+        return process
+
+    def dies(self, process: FakeProcess, status: Status | None = None) -> None:
+        """Make a zombie of a process and give its children to the subreaper."""
+        process.status = status or Status(exit_code=0)
+        for child in self.processes.values():
+            if child.parent == process.pid:
+                child.parent = SELF
+        if process.parent != SELF:
+            del self.processes[process.pid]
+
+    # What the executor sees ------------------------------------------------------------------
+
+    def close(self) -> None: ...
+
+    def wait(self, timeout: float | None) -> list[int]:
+        ready = [pid for pid in self._handles if self.processes[pid].status is not None]
+        if not ready:
+            assert timeout is not None, "it would wait for ever"
+            self.now += timeout
+        return ready
+
+    def watch(self, descriptor: int, *, writable: bool = False) -> None: ...
+
+    def watch_edge(self, descriptor: int) -> None: ...
+
+    def ticks(self) -> int:
+        return int(self.now * 100)
+
+    def start_ticks(self, leader: int, *, since: int) -> int:
+        return self.processes[leader].born
+
+    def adopt(self, leader: int) -> int | None:
+        self._leaders.add(leader)
+        self._handles.add(leader)
+        return leader
+
+    def release(self, handle: int) -> None:
+        self._handles.discard(handle)
+
+    def exit_of(self, leader: int) -> Status | None:
+        return self.processes[leader].status
+
+    def reap(self, leader: int) -> Usage:
+        del self.processes[leader]
+        self._leaders.discard(leader)
+        self.reaped.append(leader)
+        return Usage(cpu_seconds=0.5)
+
+    def signal_group(self, leader: int, signum: int) -> None:
+        for process in [p for p in self.processes.values() if p.group == leader]:
+            self._deliver(process, signum)
+
+    def orphans(self) -> list[int]:
+        self._raise()
+        ours = [p.pid for p in self.processes.values() if p.parent == SELF]
+        return [pid for pid in ours if pid not in self._leaders]
+
+    def reap_if_dead(self, orphan: int) -> bool:
+        if self.processes[orphan].status is None:
+            return False
+        del self.processes[orphan]
+        self.reaped.append(orphan)
+        return True
+
+    def children(self, pid: int) -> list[int]:
+        return [p.pid for p in self.processes.values() if p.parent == pid]
+
+    def everyone(self) -> list[int]:
+        return list(self.processes)
+
+    def look(self, pid: int) -> Process | None:
+        self._raise()
+        p = self.processes.get(pid)
+        if p is None:
+            return None
+        return Process(pid, f"p{pid}", p.parent, p.group, p.session, p.born, p.status is None)
+
+    def signal(self, process: Process, signum: int) -> bool:
+        found = self.processes.get(process.pid)
+        if found is None or found.born != process.start_ticks:
+            return False
+        self._deliver(found, signum)
+        return True
+
+    def environment(self, process: Process) -> bytes | None:
+        return self.processes[process.pid].environment
+
+    def holds(self, pid: int, file: tuple[int, int]) -> bool:
+        return False
+
+    def _raise(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+
+    def _deliver(self, process: FakeProcess, signum: int) -> None:
+        if process.status is not None:
+            return
+        process.heard.append((self.now, signum))
+        deadly = signum != signal.SIGCONT and signum not in process.ignores
+        if deadly and not process.cannot_die:
+            self.dies(process, Status(signal=signum))
+
+
+class FakeSpawner:
+    """Starts processes in the fake kernel, or refuses."""
+
+    def __init__(self, kernel: FakeKernel) -> None:
+        self._kernel = kernel
+        self.refusal: CannotStart | None = None
+        self.facts: dict[str, Any] = {}
+
+    def close(self) -> None: ...
+
+    def start(self, start: wire.Start) -> int:
+        if self.refusal is not None:
+            raise self.refusal
+        marker = f"{wire.MARKER}={start.uid}\0".encode()
+        return self._kernel.born(SELF, leads=True, environment=marker, **self.facts).pid
+
+
+class FakeOutputs(Outputs):
+    """Nobody writes anything."""
+
+    def is_locked(self, path: str) -> bool:
+        return False
+
+    def tail(self, path: str) -> str:
+        return ""
+
+
+class FakeServer:
+    """A daemon that is there or not; what it says and hears are lists."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.knocks = False
+        self.inbox: list[wire.ToExecutor] = []
+        self.said: list[Any] = []
+
+    def close(self) -> None: ...
+
+    def open(self) -> None: ...
+
+    @property
+    def due(self) -> Instant:
+        return Instant(0.0 if self.inbox or self.knocks else math.inf)
+
+    def accept(self, ready: Iterable[int]) -> bool:
+        greeted, self.knocks = self.knocks, False
+        return greeted
+
+    def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
+        heard, self.inbox = self.inbox, []
+        return heard
+
+    def send(self, message: wire.FromExecutor) -> None:
+        if self.connected:
+            self.said.append(message)
+
+    def flush(self, at: Instant) -> None: ...
+
+
+class World:
+    """An executor with everything fake but its decisions and its journal."""
+
+    def __init__(self, directory: Path, *, embedded: bool = False) -> None:
+        self.kernel = FakeKernel()
+        self.server = FakeServer()
+        self.spawner = FakeSpawner(self.kernel)
+        self.events: list[dict[str, Any]] = []
+        self.path = directory / "executor.journal"
+        self.journal = Journal(str(self.path), Header(boot_id="boot", pid_namespace="pids"))
+        parts: dict[str, Any] = {
+            "kernel": self.kernel,
+            "spawner": self.spawner,
+            "outputs": FakeOutputs(),
+            "journal": self.journal,
+            "server": self.server,
+            "log": lambda event, **facts: self.events.append({"event": event, **facts}),
+        }
+        self.executor = Executor(
+            Node("node", str(directory), "boot", "pids"),
+            **parts,
+            embedded=embedded,
+            clock=lambda: Instant(self.kernel.now),
+        )
+        self.server.knocks = True
+        self.stays = True
+        self.run_for(0)
+
+    def start(self, uid: str = "run", **settings: Any) -> FakeProcess:
+        """Have a run started; return its leader."""
+        output = f"/{uid}.log"
+        self.hear(
+            wire.Start(
+                uid=wire.RunUid(uid),
+                epoch=1,
+                command=("anything",),
+                env={},
+                output_path=output,
+                **settings,
+            )
+        )
+        return self.kernel.processes[self.last(wire.Started).pid]
+
+    def hear(self, *messages: wire.ToExecutor) -> None:
+        """Let the daemon say something, and the executor act on it."""
+        self.server.inbox += messages
+        self.run_for(0)
+
+    def connect(self, *, connected: bool) -> None:
+        """Let the daemon come or go."""
+        self.server.connected = self.server.knocks = connected
+        self.run_for(0)
+
+    def shut_down(self) -> None:
+        """Do what SIGTERM does."""
+        self.executor.shut_down()
+        self.run_for(0)
+
+    def end(self, uid: str = "run", **more: Any) -> None:
+        self.hear(wire.End(uid=wire.RunUid(uid), reason="cancelled", **more))
+
+    def run_for(self, seconds: float) -> bool:
+        """Let time pass; False when the executor has left."""
+        until = self.kernel.now + seconds
+        while self.stays:
+            self.stays = self.executor.step(timeout=max(0.0, until - self.kernel.now))
+            if self.kernel.now >= until and not self.kernel.wait(0):
+                break
+        return self.stays
+
+    def said(self, kind: type[M]) -> list[M]:
+        return [message for message in self.server.said if isinstance(message, kind)]
+
+    def last(self, kind: type[M]) -> M:
+        return self.said(kind)[-1]
+
+    def names(self) -> list[str]:
+        return [event["event"] for event in self.events]
