@@ -2,8 +2,8 @@
 
     python bench/claim.py [--rows 1000000] [--claims 300] [--dir /var/tmp]
 
-One claim is what the daemon's tick does for one free slot: due tasks, queues, claim, commit. The
-stores take turns, claim by claim, so that a noisy machine disturbs all alike; ratios are of medians.
+One claim is what the daemon does for one free slot: due tasks, queues, claim, commit. The
+stores take turns, claim by claim, so that a noisy machine disturbs all alike. Ratios: of medians.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -35,7 +36,10 @@ MAX_UNSENT = 256 * 1024
 
 _CREDENTIALS = struct.Struct("3i")
 
-Answer = Callable[[bytes], object]
+Reply = Callable[[object], None]
+
+#: Takes a line and how to reply to it: at once, or later.
+Hear = Callable[[bytes, Reply], None]
 
 
 @dataclass(slots=True)
@@ -51,20 +55,20 @@ class _Peer:
 class Channel:
     """Serves one listening socket on somebody else's selector.
 
-    Each whole line goes to `answer`, which returns what is encoded as the reply. Peers of other
-    users than `only_uids` (None: anybody) are closed unheard.
+    Each whole line goes to `hear`, with a function that sends the reply. Peers of other users than
+    `only_uids` (None: anybody) are closed unheard.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        answer: Answer,
+        hear: Hear,
         *,
         selector: selectors.BaseSelector,
         only_uids: frozenset[int] | None,
     ) -> None:
         self._listener = listener
-        self._answer = answer
+        self._hear_line = hear
         self._selector = selector
         self._only_uids = only_uids
         self._peers: dict[int, _Peer] = {}
@@ -148,7 +152,16 @@ class Channel:
         peer.received = bytearray(rest)
         for line in lines:
             peer.heard = True
-            peer.unsent += wire.encode(self._answer(line)) + b"\n"
+            self._hear_line(line, partial(self._answer, peer))
+
+    def _answer(self, peer: _Peer, reply: object) -> None:
+        """Send a reply, unless its peer has gone meanwhile."""
+        if peer.connection.fileno() >= 0:
+            peer.unsent += wire.encode(reply) + b"\n"
+            try:
+                self._reply(peer)
+            except OSError:
+                self._drop(peer)
 
     def _reply(self, peer: _Peer) -> None:
         if peer.unsent:
@@ -187,13 +200,3 @@ def listen(path: Path) -> socket.socket:
         os.umask(mask)
     listener.listen(128)
     return listener
-
-
-def unsupported(line: bytes) -> object:
-    """Answer a worker: this daemon knows no operation yet."""
-    del line
-    return {
-        "ok": False,
-        "error": wire.WorkerError.UNSUPPORTED,
-        "message": "this version of the daemon serves no worker operations; work on",
-    }

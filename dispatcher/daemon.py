@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from dispatcher import channels, logs, wire
-from dispatcher.channels import Channel
+from dispatcher.channels import Channel, Reply
 from dispatcher.config import Config
 from dispatcher.errors import ConfigError
 from dispatcher.executor_client import ExecutorClient, connect_to
@@ -37,6 +37,7 @@ from dispatcher.store.open import (
 from dispatcher.supervisor import Stop, Supervisor
 from dispatcher.times import Instant, instant
 from dispatcher.turn import Settings
+from dispatcher.worker_channel import WorkerChannel
 
 log = structlog.get_logger()
 
@@ -100,6 +101,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._connection: socket.socket | None = None
         self._workers: Channel | None = None
+        self._worker_channel = WorkerChannel()
         self._control: Channel | None = None
         self._deadline = Instant(0.0)
         if signals is not None:
@@ -107,7 +109,7 @@ class Daemon:
         if control is not None:
             only_us = frozenset({os.geteuid(), 0})
             self._control = Channel(
-                control, self._answer_control, selector=self._selector, only_uids=only_us
+                control, self._hear_control, selector=self._selector, only_uids=only_us
             )
 
     def run(self) -> None:
@@ -126,7 +128,7 @@ class Daemon:
         at = self._clock()
         events = self._executor.receive(at=at)
         self._adopt_worker_listener()
-        deadlines = [self._supervisor.tick(events, at=at)]
+        deadlines = [self._supervisor.tick(events, self._worker_channel.take(), at=at)]
         self._executor.flush(at=at)
         # After what may find the connection broken: it is to be made anew at once.
         deadlines.append(self._executor.keep_up(at=at))
@@ -175,7 +177,7 @@ class Daemon:
             if self._workers is not None:
                 self._workers.close()
             self._workers = Channel(
-                listener, channels.unsupported, selector=self._selector, only_uids=None
+                listener, self._worker_channel.hear, selector=self._selector, only_uids=None
             )
 
     def _heed_signals(self, at: Instant, _: int) -> None:
@@ -185,17 +187,20 @@ class Daemon:
                 log.info("daemon.signalled", signal=signum.name)
                 self._supervisor.stop(self._on_stop, at=at)
 
-    def _answer_control(self, line: bytes) -> object:
+    def _hear_control(self, line: bytes, reply: Reply) -> None:
         try:
             request = msgspec.json.decode(line, type=channels.ControlRequest)
         except msgspec.MsgspecError as error:
-            return {"ok": False, "error": wire.WorkerError.INVALID, "message": str(error)}
+            reply({"ok": False, "error": wire.WorkerError.INVALID, "message": str(error)})
+            return
         if request.op == "wake":
-            return {"ok": True}  # whatever arrives turns the loop, and the loop looks
-        if request.op == "status":
-            return {"ok": True, "pid": os.getpid(), **self._supervisor.status(at=self._clock())}
-        message = f"unknown op {request.op!r}; there are wake and status"
-        return {"ok": False, "error": wire.WorkerError.INVALID, "message": message}
+            reply({"ok": True})  # whatever arrives turns the loop, and the loop looks
+        elif request.op == "status":
+            status = self._supervisor.status(at=self._clock())
+            reply({"ok": True, "pid": os.getpid(), **status})
+        else:
+            message = f"unknown op {request.op!r}; there are wake and status"
+            reply({"ok": False, "error": wire.WorkerError.INVALID, "message": message})
 
 
 def main(config: Config, *, drain: bool) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from dispatcher.times import StoreTime
-from dispatcher.wire import RunUid
+from dispatcher.wire import RunUid, WorkerError
 
 
 class TaskState(enum.StrEnum):
@@ -82,6 +82,65 @@ class Liveness(enum.StrEnum):
 
     PROCESS = "process"
     WORKER = "worker"
+
+
+class Declared(enum.StrEnum):
+    """A worker's own word on its outcome, effective when its process is gone."""
+
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    DEFER = "defer"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """One heartbeat: proof of life of a claim's holder."""
+
+    task_id: int
+    lock: str = field(repr=False)
+    progress: float | None = None
+    """From 0 to 1; None: as before."""
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """What a worker says of its own end. Saying the same again is the same declaration."""
+
+    task_id: int
+    lock: str = field(repr=False)
+    word: Declared
+    reason: str | None = None
+    result: str | None = None
+    """JSON text, of `succeed`."""
+    retry: bool = True
+    """Of `fail`: whether another attempt makes sense."""
+    delay_ms: int | None = None
+    """Of `defer`; None: the configured cool-down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The lease was extended, and now ends at `lease_expires_at`."""
+
+    lease_expires_at: StoreTime
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The declaration stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was written, and why; see `wire.WorkerError`."""
+
+    error: WorkerError
+    state: TaskState | None = None
+    """The task's, where there is one."""
+    attempt: int | None = None
+    """The attempt that now runs, or the last one that ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +280,10 @@ class OpenRun:
     max_attempts: int
     deferrals: int
     orphans: int
+    declared: Declared | None = None
+    declared_reason: str | None = None
+    declared_delay_ms: int | None = None
+    declared_retry: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

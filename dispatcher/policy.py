@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dispatcher import wire
-from dispatcher.model import OpenRun, Outcome, Settlement, TaskState
+from dispatcher.model import Declared, OpenRun, Outcome, Settlement, TaskState
 from dispatcher.times import StoreTime
 
 #: Outcomes that use up an attempt.
@@ -46,6 +46,14 @@ EXIT_CODES: Mapping[int, Outcome] = {
     wire.ExitCode.OK: Outcome.SUCCEEDED,
     wire.ExitCode.TEMPORARY: Outcome.DEFERRED,
     wire.ExitCode.CONFIG: Outcome.HELD,
+}
+
+#: What a worker's own word means.
+DECLARED: Mapping[Declared, Outcome] = {
+    Declared.SUCCEED: Outcome.SUCCEEDED,
+    Declared.FAIL: Outcome.FAILED,
+    Declared.DEFER: Outcome.DEFERRED,
+    Declared.HOLD: Outcome.HELD,
 }
 
 #: How a run ended, as far as anybody knows: None when no executor knows of it.
@@ -82,7 +90,9 @@ def backoff_ms(failures: int, retry: RetryPolicy, rng: random.Random) -> int:
 
 
 def verdict(run: OpenRun, end: End) -> Verdict:
-    """Return a run's outcome: its ending's reason goes before what the process said."""
+    """Return a run's outcome: the worker's own word, else its ending, else what the exit says."""
+    if run.declared is not None:
+        return Verdict(DECLARED[run.declared], run.declared_reason or "declared by the worker")
     if run.ending is not None:
         return Verdict(run.ending, run.ending_reason or run.ending)
     if isinstance(end, wire.StartFailed):
@@ -169,11 +179,12 @@ def _account(
     if outcome in COUNTED:
         reason = f"{reason} (attempt {attempts} of {run.max_attempts})"
         state = TaskState.FAILED
-        if attempts < run.max_attempts:
+        if attempts < run.max_attempts and not (run.declared and not run.declared_retry):
             state, delay_ms = TaskState.SCHEDULED, backoff_ms(attempts, retry, rng)
             reason = f"back-off after {outcome}: {reason}"
     elif outcome is Outcome.DEFERRED and deferrals <= retry.max_deferrals:
-        state, delay_ms = TaskState.SCHEDULED, retry.cooldown_ms
+        state = TaskState.SCHEDULED
+        delay_ms = retry.cooldown_ms if run.declared_delay_ms is None else run.declared_delay_ms
         reason = f"cool-down after deferral {deferrals} of {retry.max_deferrals}: {reason}"
     elif outcome is Outcome.ORPHANED and orphans <= retry.max_orphans:
         state, reason = TaskState.READY, f"orphaned: {reason}"

@@ -20,11 +20,12 @@ from dispatcher.claimer import Claimer
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
 from dispatcher.model import Node, OpenRun, Outcome
 from dispatcher.processes import Connected, Disconnected, Event, Processes
+from dispatcher.reaper import Reaper
 from dispatcher.reconcile import exited
 from dispatcher.recorder import Recorder
 from dispatcher.store.api import Store
-from dispatcher.times import Instant
-from dispatcher.turn import Live, Memory, Settings, Turn
+from dispatcher.times import Instant, StoreTime
+from dispatcher.turn import Live, Memory, Request, Settings, Turn
 
 log = structlog.get_logger()
 
@@ -75,6 +76,7 @@ class Supervisor:
         self._memory = Memory()
         self._recorder = Recorder(store, processes, self._memory, settings, rng=rng)
         self._claimer = Claimer(store, processes, self._memory, settings)
+        self._reaper = Reaper(store, self._memory, settings)
         self._inbox: list[Event] = []
         self._stop: Stop | None = None
         self._stop_by = Instant(0.0)
@@ -91,18 +93,23 @@ class Supervisor:
         self._stop_by = Instant(at + timeout)
         log.info("daemon.stopping", how=self._stop, runs=len(self._memory.live))
 
-    def tick(self, events: Sequence[Event], *, at: Instant) -> Instant:
+    def tick(
+        self, events: Sequence[Event], requests: Sequence[Request] = (), *, at: Instant
+    ) -> Instant:
         """Do everything that is due, in one transaction, and say when to be called again.
 
-        What the store did not take is kept, and tried again. Raises `StoreUnusable`.
+        What the store did not take is kept, and tried again; workers are told to ask again.
+        Raises `StoreUnusable`.
         """
         self._inbox.extend(events)
         if self._outage is not None and at < self._outage.retry_at:
+            self._turn_away(requests)
             return self._outage.retry_at
         self._again = False
         try:
-            self._perform(at)
+            self._perform(requests, at)
         except StoreUnavailable as error:
+            self._turn_away(requests)
             if isinstance(error, CommitUnknown):
                 self._doubt()
             self._store_silent(str(error), at)
@@ -126,16 +133,24 @@ class Supervisor:
 
     # One transaction for all, or one for each ---------------------------------------------
 
-    def _perform(self, at: Instant) -> None:
+    def _perform(self, requests: Sequence[Request], at: Instant) -> None:
+        heard = [partial(self._recorder.hear, request=request) for request in requests]
         recorded = [partial(self._recorder.record, event=event) for event in self._inbox]
         try:
-            self._transact([*recorded, self._recorder.record_starts, *self._duties()], at)
+            self._transact([*heard, *recorded, self._recorder.record_starts, *self._duties()], at)
             self._inbox.clear()
         except StoreRefused:
-            self._replay(at)
+            self._replay(requests, at)
 
     def _duties(self) -> tuple[Operation, ...]:
-        return self._end_runs, self._move_due, self._fill_slots, self._look_around
+        return (
+            self._reaper.keep_leases,
+            self._decide_endings,
+            self._tell_endings,
+            self._move_due,
+            self._fill_slots,
+            self._look_around,
+        )
 
     def _transact(self, operations: Sequence[Operation], at: Instant) -> None:
         with self._store.transaction() as now:
@@ -146,8 +161,14 @@ class Supervisor:
         for effect in turn.effects:
             effect()
 
-    def _replay(self, at: Instant) -> None:
+    def _replay(self, requests: Sequence[Request], at: Instant) -> None:
         """Find what the store refuses, by one transaction for each operation, and go on."""
+        for request in requests:
+            try:
+                self._transact([partial(self._recorder.hear, request=request)], at)
+            except StoreRefused as error:
+                log.exception("store.refused", operation="request", error=str(error))
+                self._turn_away([request])
         while self._inbox:
             event = self._inbox[0]
             if isinstance(event, Connected):
@@ -192,16 +213,23 @@ class Supervisor:
     def _answers(self) -> bool:
         return self._memory.hello is not None and self._processes.answering
 
-    def _end_runs(self, turn: Turn) -> None:
-        """Decide what a stop demands; tell the executor every ending it was not told."""
-        hurry = self._stop is Stop.HURRY
+    def _decide_endings(self, turn: Turn) -> None:
+        """Decide what time and a stop demand; none of it while nothing could be ended."""
+        if not self._answers():
+            return
+        self._reaper.end_the_declared(turn)
+        self._reaper.end_the_lost(turn)
         if self._stop in (Stop.DRAIN, Stop.HURRY) and turn.at >= self._stop_by:
             for uid, live in self._memory.live.items():
                 if not live.told_to_end and uid not in turn.closed:
                     reason = "the daemon stops"
                     self._store.begin_ending(uid, Outcome.RELEASED, reason, now=turn.now)
+
+    def _tell_endings(self, turn: Turn) -> None:
+        """Tell the executor every ending that it was not told: ours, and the command line's."""
         if not self._answers():
             return
+        hurry = self._stop is Stop.HURRY
         for run in self._store.endings(self._settings.node_id):
             known = self._memory.live.get(run.run_uid)
             if known is not None and (not known.told_to_end or (hurry and not known.hurried)):
@@ -245,6 +273,11 @@ class Supervisor:
             seen_interval_ms=round(interval * 1000),
         )
 
+    @staticmethod
+    def _turn_away(requests: Sequence[Request]) -> None:
+        for request in requests:
+            request.answer(None, StoreTime(0))
+
     # The store's silence, and the next tick -------------------------------------------------
 
     def _store_silent(self, error: str, at: Instant) -> None:
@@ -266,9 +299,10 @@ class Supervisor:
             return self._outage.retry_at
         if self._again:
             return at
-        deadlines = [at + self._settings.poll, self._memory.pause.until, self._stop_by]
-        if self._due_at is not None:
-            deadlines.append(self._due_at)
+        leases = [live.lease_ttl / 4 for live in self._memory.live.values()]
+        longest = min([self._settings.poll, *leases])
+        deadlines = [at + longest, self._memory.pause.until, self._stop_by]
+        deadlines += [due for due in (self._due_at, self._reaper.due) if due is not None]
         return Instant(min(deadline for deadline in deadlines if deadline > at))
 
     def status(self, *, at: Instant) -> Mapping[str, object]:

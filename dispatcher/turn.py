@@ -6,7 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dispatcher import wire
-from dispatcher.model import Claim, OpenRun
+from dispatcher.model import (
+    Accepted,
+    Beat,
+    Claim,
+    Declaration,
+    Liveness,
+    OpenRun,
+    Refused,
+    Renewed,
+)
 from dispatcher.pause import Pause
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
@@ -39,6 +48,11 @@ class Live:
     attempt: int
     fence: int
     queue: str
+    liveness: Liveness
+    lease_ttl: float
+    """Seconds."""
+    exit_by: Instant | None = None
+    """When a worker that declared its end must be gone by itself."""
     pid: int | None = None
     told_to_end: bool = False
     hurried: bool = False
@@ -53,6 +67,8 @@ class Live:
             attempt=run.attempt,
             fence=run.fence,
             queue=run.queue,
+            liveness=run.liveness,
+            lease_ttl=run.lease_ttl_ms / 1000,
         )
 
     def ids(self) -> dict[str, object]:
@@ -65,6 +81,17 @@ class Live:
             "queue": self.queue,
             "pid": self.pid,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A worker's words, and where the answer goes: after the commit, with the store's time.
+
+    None instead of an answer: the store did not take it, and the worker may ask again.
+    """
+
+    words: Beat | Declaration
+    answer: Callable[[Renewed | Accepted | Refused | None, StoreTime], None]
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ Each message is one JSON object on one line. A message type is its ``type`` key.
 from __future__ import annotations
 
 import enum
-from typing import NewType
+from typing import Annotated, NewType
 
 import msgspec
 
@@ -237,6 +237,56 @@ decode_to_executor = msgspec.json.Decoder(ToExecutor).decode
 
 
 # Between worker and daemon -----------------------------------------------------------------
+
+#: Characters of a note or a reason.
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+
+#: Bytes of a result, as JSON.
+MAX_RESULT = 32 * 1024
+
+
+class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
+    """What a worker asks. The lock is the right to ask it."""
+
+    task_id: int
+    lock: str
+
+
+class Heartbeat(WorkerRequest, frozen=True, tag="heartbeat"):
+    """I live: renew my lease."""
+
+    progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    note: Text | None = None
+
+
+class Succeed(WorkerRequest, frozen=True, tag="succeed"):
+    """I am done, and did it."""
+
+    result: msgspec.Raw | None = None
+
+
+class Fail(WorkerRequest, frozen=True, tag="fail"):
+    """I could not do it."""
+
+    reason: Text
+    retry: bool = True
+
+
+class Defer(WorkerRequest, frozen=True, tag="defer"):
+    """It is too early; try again after so many seconds."""
+
+    delay: Annotated[float, msgspec.Meta(ge=0, le=10**9)] | None = None
+
+
+class Hold(WorkerRequest, frozen=True, tag="hold"):
+    """An operator must act first."""
+
+    reason: Text
+
+
+AnyWorkerRequest = Heartbeat | Succeed | Fail | Defer | Hold
+
+decode_worker_request = msgspec.json.Decoder(AnyWorkerRequest).decode
 
 
 class WorkerError(enum.StrEnum):

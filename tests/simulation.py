@@ -15,7 +15,7 @@ from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.supervisor import Supervisor
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import Settings
+from dispatcher.turn import Request, Settings
 
 EPOCH = StoreTime(1_800_000_000_000)
 NODE = "5a7c0c3e-0000-4000-8000-000000000001"
@@ -119,6 +119,7 @@ class World:
     settings: Settings = SETTINGS
     seed: int = 1
     elapsed: float = 0.0
+    stepped: float = 0.0
     executor: FakeExecutor = field(default_factory=FakeExecutor)
 
     def __post_init__(self) -> None:
@@ -130,7 +131,11 @@ class World:
 
     def now(self) -> StoreTime:
         """Return the store's time."""
-        return StoreTime(EPOCH + round(self.elapsed * 1000))
+        return StoreTime(EPOCH + round((self.elapsed + self.stepped) * 1000))
+
+    def step_clock(self, seconds: float) -> None:
+        """Set the store's clock, as an operator does with the host's."""
+        self.stepped += seconds
 
     def at(self) -> Instant:
         """Return the host's instant."""
@@ -165,10 +170,10 @@ class World:
         self.settle_down()
         return self
 
-    def tick(self) -> None:
-        """Tick once, with what the executor said since."""
+    def tick(self, *requests: Request) -> None:
+        """Tick once, with what the executor said since, and workers now."""
         events, self.executor.events = self.executor.events, []
-        self.deadline = self.supervisor.tick(events, at=self.at())
+        self.deadline = self.supervisor.tick(events, requests, at=self.at())
 
     def settle_down(self) -> None:
         """Tick until nothing more is due at this instant."""

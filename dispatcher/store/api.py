@@ -11,12 +11,17 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from dispatcher.model import (
+    Accepted,
+    Beat,
     Claim,
+    Declaration,
     NewTask,
     Node,
     OpenRun,
     Outcome,
     Pruned,
+    Refused,
+    Renewed,
     Run,
     Settlement,
     Submitted,
@@ -97,6 +102,43 @@ class Store(Protocol):
         self, uid: RunUid, *, exit_code: int | None, signal: int | None, now: StoreTime
     ) -> bool:
         """Write how an open run's leader ended while its tree is not gone. False if not open."""
+
+    # Workers -----------------------------------------------------------------------------
+
+    def heartbeat(self, beat: Beat, *, now: StoreTime) -> Renewed | Refused:
+        """Renew a lease and stamp liveness, together: the lease ends at `now` + the task's ttl.
+
+        Only the whole, current lock of a run that is not ending will do. Else nothing is written:
+        `not_owner` (not this run's lock, or it is ending), `superseded` (an earlier run's lock
+        while a newer one runs), `not_running`, `unknown_task`.
+        """
+
+    def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
+        """Store a worker's word on its outcome, guarded like a heartbeat.
+
+        The same again is accepted, by the run's original lock, also after the settle: a reply was
+        lost. Another one is `already_declared`.
+        """
+
+    def renew(self, node: str, *, now: StoreTime) -> int:
+        """Renew the leases that are the daemon's to renew, of this node; return how many.
+
+        Those of runs with liveness `process`, and of all that are ending, declared, or whose leader
+        has exited.
+        """
+
+    def renew_short(self, node: str, *, gap_ms: int, now: StoreTime) -> int:
+        """Renew this node's leases of which half is shorter than a gap; return how many."""
+
+    def expired(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
+        """Return at most `limit` of this node's `worker` runs whose lease has expired.
+
+        Also an expiry further ahead than twice the ttl has: a clock was wrong. Not those whose
+        lease is the daemon's to renew.
+        """
+
+    def next_expiry(self, node: str) -> StoreTime | None:
+        """Return when the next of this node's `worker` leases expires."""
 
     def open_run(self, uid: RunUid) -> OpenRun | None:
         """Return one run that is not closed, as it is now; None if closed or unknown."""

@@ -78,6 +78,7 @@ UPDATE runs SET exit_code = :exit_code, signal = :signal WHERE uid = :uid AND ou
 OPEN_RUN = """
 SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
     tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
+    runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
 FROM runs JOIN tasks ON tasks.id = runs.task_id
 WHERE runs.uid = :uid AND runs.outcome IS NULL
@@ -86,6 +87,7 @@ WHERE runs.uid = :uid AND runs.outcome IS NULL
 OPEN_RUNS = """
 SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
     tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
+    runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.state = 'running' AND tasks.owner = :node
@@ -95,10 +97,72 @@ ORDER BY runs.id
 ENDINGS = """
 SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
     tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
+    runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.ending IS NOT NULL AND tasks.owner = :node
 ORDER BY runs.id
+"""
+
+# The one renewal: whoever knows the whole current lock moves the expiry and stamps life, together.
+HEARTBEAT = """
+UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms, last_heartbeat_at = :now,
+    progress = COALESCE(:progress, progress), note = COALESCE(:note, note)
+WHERE id = :task_id AND lock = :lock AND ending IS NULL
+RETURNING lease_expires_at
+"""
+
+# What is known of a lock that was refused: the task now, and the run whose lock it was.
+PRESENTED = """
+SELECT tasks.state, tasks.attempt, tasks.run_uid, runs.uid, current.attempt
+FROM tasks
+LEFT JOIN runs ON runs.task_id = tasks.id AND runs.lock = :lock
+LEFT JOIN runs AS current ON current.uid = tasks.run_uid
+WHERE tasks.id = :task_id
+"""
+
+DECLARE = """
+UPDATE runs SET declared = :declared, declared_reason = :reason, declared_delay_ms = :delay_ms,
+    declared_retry = :retry, result = :result
+WHERE uid = (SELECT run_uid FROM tasks WHERE id = :task_id AND lock = :lock AND ending IS NULL)
+    AND declared IS NULL
+"""
+
+DECLARED = """
+SELECT declared, declared_reason, declared_delay_ms, declared_retry, result
+FROM runs WHERE task_id = :task_id AND lock = :lock AND declared IS NOT NULL
+"""
+
+RENEW = """
+UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms
+WHERE state = 'running' AND owner = :node
+    AND (liveness = 'process' OR ending IS NOT NULL OR EXISTS (
+        SELECT 1 FROM runs WHERE runs.uid = tasks.run_uid
+        AND (declared IS NOT NULL OR exit_code IS NOT NULL OR signal IS NOT NULL)))
+"""
+
+RENEW_SHORT = """
+UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms
+WHERE state = 'running' AND owner = :node AND lease_ttl_ms < 2 * CAST(:gap_ms AS BIGINT)
+"""
+
+EXPIRED = """
+SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
+    tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
+    runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
+    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
+FROM tasks JOIN runs ON runs.uid = tasks.run_uid
+WHERE tasks.state = 'running' AND tasks.owner = :node AND tasks.liveness = 'worker'
+    AND (tasks.lease_expires_at <= :now
+        OR tasks.lease_expires_at > :now + 2 * tasks.lease_ttl_ms)
+    AND tasks.ending IS NULL AND runs.declared IS NULL
+    AND runs.exit_code IS NULL AND runs.signal IS NULL
+ORDER BY tasks.lease_expires_at LIMIT :limit
+"""
+
+NEXT_EXPIRY = """
+SELECT min(lease_expires_at) FROM tasks
+WHERE state = 'running' AND owner = :node AND liveness = 'worker' AND ending IS NULL
 """
 
 BEGIN_ENDING = """

@@ -10,6 +10,8 @@ import msgspec
 from dispatcher.errors import StoreRefused
 from dispatcher.model import (
     FINISHED,
+    Declaration,
+    Declared,
     Liveness,
     NewTask,
     Node,
@@ -71,6 +73,19 @@ def of_new_task(task: NewTask, now: StoreTime) -> Values:
     }
 
 
+def of_declaration(declaration: Declaration) -> dict[str, object]:
+    """Return the parameters of `statements.DECLARE`."""
+    return {
+        "task_id": declaration.task_id,
+        "lock": declaration.lock,
+        "declared": declaration.word.value,
+        "reason": declaration.reason,
+        "delay_ms": declaration.delay_ms,
+        "retry": declaration.retry,
+        "result": declaration.result,
+    }
+
+
 def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
     """Return the parameters of `statements.CLOSE` and `statements.MOVE_ON`."""
     return {
@@ -126,10 +141,14 @@ def open_run_from(row: Row) -> OpenRun:
         pid=row[10],
         exit_code=row[11],
         signal=row[12],
-        attempts=row[13],
-        max_attempts=row[14],
-        deferrals=row[15],
-        orphans=row[16],
+        declared=row[13] and Declared(row[13]),
+        declared_reason=row[14],
+        declared_delay_ms=row[15],
+        declared_retry=row[16] is None or bool(row[16]),
+        attempts=row[17],
+        max_attempts=row[18],
+        deferrals=row[19],
+        orphans=row[20],
     )
 
 

@@ -1,0 +1,102 @@
+"""The leases of this node's runs: renewed, found expired, and spared when the fault was ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from dispatcher import policy
+from dispatcher.model import Liveness, OpenRun, Outcome
+from dispatcher.store.api import Store
+from dispatcher.times import Instant, StoreTime
+from dispatcher.turn import Live, Memory, Settings, Turn
+
+log = structlog.get_logger()
+
+#: Expired leases decided on in one transaction. Bounds how long a beat waits for its answer.
+REAP_BATCH = 100
+
+#: Seconds by which store time and CLOCK_BOOTTIME may differ between two commits, beside what the
+#: commit itself took; more is a step of the clock.
+STEP = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    now: StoreTime
+    at: Instant
+
+
+class Reaper:
+    """Decides which leases go on and which runs are lost. Expiry means expiry: it asks no pid."""
+
+    def __init__(self, store: Store, memory: Memory, settings: Settings) -> None:
+        self._store = store
+        self._memory = memory
+        self._settings = settings
+        self._last: _Committed | None = None
+        self._renewed_at = Instant(0.0)
+        self.due: Instant | None = None
+        """When the next lease of a worker expires, as far as we know."""
+
+    def keep_leases(self, turn: Turn) -> None:
+        """Renew what is the daemon's to renew, and what expired only because we were away."""
+        self._spare_after_absence(turn)
+        shortest = min((live.lease_ttl for live in self._memory.live.values()), default=None)
+        if shortest is not None and turn.at >= self._renewed_at + shortest / 3:
+            self._store.renew(self._settings.node_id, now=turn.now)
+            turn.after(partial(setattr, self, "_renewed_at", turn.at))
+        turn.after(partial(setattr, self, "_last", _Committed(turn.now, turn.at)))
+
+    def end_the_lost(self, turn: Turn) -> None:
+        """Begin the ending `lost` of each worker run whose lease has expired."""
+        lives = self._memory.live.values()
+        if not any(live.liveness is Liveness.WORKER for live in lives):
+            turn.after(partial(setattr, self, "due", None))
+            return
+        node = self._settings.node_id
+        expired = self._store.expired(node, limit=REAP_BATCH, now=turn.now)
+        for run in expired:
+            reason = f"its lease of {run.lease_ttl_ms / 1000:g} s expired: no heartbeat"
+            self._store.begin_ending(run.run_uid, Outcome.LOST, reason, now=turn.now)
+            turn.after(partial(self._log_expired, run))
+        turn.again |= len(expired) == REAP_BATCH
+        expiry = self._store.next_expiry(node)
+        due = None if expiry is None else Instant(turn.at + max(0, expiry - turn.now) / 1000)
+        turn.after(partial(setattr, self, "due", due))
+
+    def end_the_declared(self, turn: Turn) -> None:
+        """Begin to end workers that declared their end and did not exit in time."""
+        for uid, live in self._memory.live.items():
+            if live.exit_by is None or turn.at < live.exit_by or uid in turn.closed:
+                continue
+            run = self._store.open_run(uid)
+            if run is not None and run.declared is not None:
+                reason = f"it declared {run.declared} and did not exit"
+                ending = policy.DECLARED[run.declared]
+                self._store.begin_ending(uid, ending, reason, now=turn.now)
+            turn.after(partial(setattr, live, "exit_by", None))
+
+    def _spare_after_absence(self, turn: Turn) -> None:
+        node, gap_ms, what = self._settings.node_id, 0, "daemon.was_away"
+        if self._last is None:
+            seen = [row.seen_at for row in self._store.nodes() if row.id == node]
+            gap_ms = max(0, turn.now - seen[0]) if seen else 0
+        else:
+            passed = turn.at - self._last.at
+            gap_ms = round(passed * 1000)
+            stepped = (turn.now - self._last.now) / 1000 - passed
+            if abs(stepped) > STEP:
+                everything = 2**40
+                gap_ms, what = everything, "clock.stepped"
+        shortest = min((live.lease_ttl for live in self._memory.live.values()), default=0.0)
+        if self._last is None or gap_ms > shortest * 500:
+            spared = self._store.renew_short(node, gap_ms=gap_ms, now=turn.now)
+            if spared:
+                turn.after(partial(log.warning, what, leases=spared, gap_ms=gap_ms))
+
+    def _log_expired(self, run: OpenRun) -> None:
+        live = self._memory.live.get(run.run_uid) or Live.of(run)
+        log.warning("lease.expired", ttl_s=run.lease_ttl_ms / 1000, **live.ids())

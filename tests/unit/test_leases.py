@@ -1,0 +1,314 @@
+"""Leases in virtual time: who renews, who is lost, and who is spared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.errors import StoreUnavailable
+from dispatcher.model import (
+    Accepted,
+    Beat,
+    Declaration,
+    Declared,
+    Liveness,
+    Outcome,
+    Refused,
+    Renewed,
+    TaskState,
+)
+from dispatcher.supervisor import Stop
+from dispatcher.turn import Request
+from tests.simulation import SETTINGS, World
+
+WORKER = {"liveness": Liveness.WORKER, "lease_ttl_ms": 30_000}
+
+
+class Line:
+    """A worker at its socket: says things, remembers the answers."""
+
+    def __init__(self, world: World, task_id: int) -> None:
+        self.world = world
+        self.task_id = task_id
+        self.lock = world.executor.starts[-1].env["DISPATCHER_CLAIM_LOCK"]
+        self.answers: list[Any] = []
+
+    def say(self, words: Beat | Declaration) -> Any:
+        request = Request(words, lambda answer, now: self.answers.append(answer))
+        self.world.tick(request)
+        self.world.settle_down()
+        return self.answers[-1]
+
+    def beat(self, **facts: Any) -> Any:
+        return self.say(Beat(task_id=self.task_id, lock=self.lock, **facts))
+
+    def declare(self, word: Declared, **facts: Any) -> Any:
+        return self.say(Declaration(task_id=self.task_id, lock=self.lock, word=word, **facts))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def started(world: World, **facts: Any) -> Line:
+    task = world.submit("work", **{**WORKER, **facts})
+    world.start()
+    return Line(world, task)
+
+
+def ends(world: World) -> list[str]:
+    return [m.reason for m in world.executor.sent if isinstance(m, wire.End)]
+
+
+def test_a_silent_worker_is_ended_and_its_task_runs_again_with_the_next_fence(
+    world: World,
+) -> None:
+    task = started(world).task_id
+
+    world.run_for(29.9)
+    assert [] == ends(world)
+    world.run_for(0.1)
+    assert ["lost"] == ends(world)
+    world.gone(task, None, signal=15)
+    world.run_for(10)
+
+    row = world.task(task)
+    assert (TaskState.RUNNING, 2, 1) == (row.state, row.fence, row.attempt)
+    assert Outcome.LOST is world.runs(task)[0].outcome
+
+
+def test_a_diligent_worker_lives_ten_leases_AC_9(world: World) -> None:
+    worker = started(world)
+
+    for _ in range(30):
+        world.run_for(10)
+        assert isinstance(worker.beat(), Renewed)
+
+    assert [] == ends(world)
+    assert 1 == len(world.runs(worker.task_id))
+
+
+def test_a_process_needs_no_beats(world: World) -> None:
+    task = world.submit("work", lease_ttl_ms=30_000)
+    world.start()
+
+    world.run_for(3600)
+
+    assert [] == ends(world)
+    expiry = world.runs(task)[0].lease_expires_at
+    assert expiry is not None
+    assert world.now() + 20_000 <= expiry <= world.now() + 30_000
+
+
+def test_a_process_of_a_silent_executor_keeps_its_lease(world: World) -> None:
+    task = world.submit("work", lease_ttl_ms=3_000)
+    world.start()
+
+    world.executor.answering = False
+    world.run_for(60)
+
+    expiry = world.runs(task)[0].lease_expires_at
+    assert expiry is not None
+    assert expiry > world.now()
+
+
+def test_nobody_is_lost_while_nothing_could_be_ended(world: World) -> None:
+    worker = started(world)
+
+    world.executor.answering = False
+    world.run_for(120)
+    assert [] == ends(world)
+    assert TaskState.RUNNING is world.state(worker.task_id)
+    assert isinstance(worker.beat(), Renewed)
+    world.executor.answering = True
+    world.run_for(1)
+
+    assert [] == ends(world)
+
+
+def test_a_beat_in_the_tick_of_its_expiry_wins_AC_8(world: World) -> None:
+    worker = started(world)
+    world.run_for(29.9)
+    world.elapsed += 0.1
+
+    assert isinstance(worker.beat(), Renewed)
+
+    assert [] == ends(world)
+
+
+def test_a_beat_during_the_kill_ladder_gets_not_owner(world: World) -> None:
+    worker = started(world)
+    world.run_for(30)
+
+    answer = worker.beat()
+
+    assert Refused(wire.WorkerError.NOT_OWNER, TaskState.RUNNING, 1) == answer
+
+
+def test_a_worker_from_before_is_superseded_AC_5(world: World) -> None:
+    old = started(world)
+    world.run_for(30)
+    world.gone(old.task_id, None, signal=9)
+    world.run_for(10)
+    before = world.runs(old.task_id)[1]
+
+    answer = old.beat()
+
+    assert wire.WorkerError.SUPERSEDED is answer.error
+    assert before == world.runs(old.task_id)[1]
+
+
+def test_without_the_store_a_worker_is_told_to_ask_again(world: World) -> None:
+    worker = started(world)
+    transaction = world.store.transaction
+
+    def unavailable() -> Any:
+        raise StoreUnavailable("locked")
+
+    world.store.transaction = unavailable  # type: ignore[method-assign]
+    assert worker.beat() is None
+    world.store.transaction = transaction  # type: ignore[method-assign]
+    world.run_for(1)
+
+    assert isinstance(worker.beat(), Renewed)
+
+
+# Absence and clocks ------------------------------------------------------------------------
+
+
+def test_our_own_absence_costs_nobody_a_lease(world: World) -> None:
+    worker = started(world)
+
+    world.elapsed += 100  # the daemon was stopped: no tick in between
+    world.settle_down()
+    assert [] == ends(world)
+    world.run_for(29.9)
+    assert [] == ends(world)
+    world.run_for(0.2)
+
+    assert ["lost"] == ends(world)
+    assert worker.answers == []
+
+
+def test_a_restart_after_a_long_absence_costs_nobody_a_lease(world: World) -> None:
+    started(world)
+    world.run_for(6)  # the node's row is written
+
+    world.elapsed += 100
+    world.restart()
+    assert [] == ends(world)
+    world.run_for(31)
+
+    assert ["lost"] == ends(world)
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+def test_a_step_of_the_clock_costs_nobody_a_lease_and_prolongs_none_R_09(
+    world: World, step: float
+) -> None:
+    worker = started(world)
+    world.run_for(20)
+
+    world.step_clock(step)
+    world.settle_down()
+    assert [] == ends(world)
+    expiry = world.runs(worker.task_id)[0].lease_expires_at
+    assert expiry is not None
+    assert expiry <= world.now() + 2 * 30_000
+    world.run_for(31)
+
+    assert ["lost"] == ends(world)
+
+
+# Declarations ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "facts", "state", "outcome"),
+    [
+        (Declared.SUCCEED, {"result": "1"}, TaskState.SUCCEEDED, Outcome.SUCCEEDED),
+        (Declared.FAIL, {"reason": "no"}, TaskState.SCHEDULED, Outcome.FAILED),
+        (Declared.FAIL, {"reason": "no", "retry": False}, TaskState.FAILED, Outcome.FAILED),
+        (Declared.DEFER, {"delay_ms": 5_000}, TaskState.SCHEDULED, Outcome.DEFERRED),
+        (Declared.HOLD, {"reason": "look"}, TaskState.HELD, Outcome.HELD),
+    ],
+)
+def test_what_was_declared_outranks_the_exit(
+    world: World, word: Declared, facts: dict[str, Any], state: TaskState, outcome: Outcome
+) -> None:
+    worker = started(world)
+
+    assert Accepted() == worker.declare(word, **facts)
+    assert TaskState.RUNNING is world.state(worker.task_id)
+    world.gone(worker.task_id, 1)
+
+    assert (state, outcome) == (
+        world.state(worker.task_id),
+        world.runs(worker.task_id)[0].outcome,
+    )
+
+
+def test_a_deferral_takes_the_delay_that_was_asked_for(world: World) -> None:
+    worker = started(world)
+    worker.declare(Declared.DEFER, delay_ms=5_000)
+    world.gone(worker.task_id, 0)
+
+    assert 5_000 == world.task(worker.task_id).run_at - world.now()
+
+
+def test_who_declared_and_does_not_exit_is_ended_after_its_grace_R_19(world: World) -> None:
+    worker = started(world)
+    worker.declare(Declared.SUCCEED)
+
+    world.run_for(9.9)
+    assert [] == ends(world)
+    world.run_for(0.2)
+    assert ["succeeded"] == ends(world)
+    world.gone(worker.task_id, None, signal=9)
+
+    assert TaskState.SUCCEEDED is world.state(worker.task_id)
+
+
+def test_a_declaration_survives_the_death_of_the_executor(world: World) -> None:
+    worker = started(world)
+    worker.declare(Declared.SUCCEED)
+
+    world.executor.die()
+    world.restart()
+
+    assert TaskState.SUCCEEDED is world.state(worker.task_id)
+
+
+def test_a_declaration_survives_a_restart_and_its_grace_begins_anew(world: World) -> None:
+    worker = started(world)
+    worker.declare(Declared.SUCCEED)
+
+    world.restart()
+    world.run_for(10.1)
+
+    assert ["succeeded"] == ends(world)
+
+
+def test_a_declaration_outranks_a_drain(world: World) -> None:
+    worker = started(world)
+    worker.declare(Declared.FAIL, reason="done for", retry=False)
+
+    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.settle_down()
+    world.gone(worker.task_id, None, signal=15)
+
+    assert TaskState.FAILED is world.state(worker.task_id)
+    assert "done for" in world.task(worker.task_id).reason
+
+
+def test_no_wait_is_longer_than_a_quarter_of_the_shortest_lease() -> None:
+    world = World(settings=replace(SETTINGS, poll=1.0))
+    world.submit("work", liveness=Liveness.WORKER, lease_ttl_ms=400)
+
+    world.start()
+
+    assert world.deadline - world.at() <= 0.1 + 1e-9

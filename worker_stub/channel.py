@@ -1,0 +1,64 @@
+"""Requests over the daemon's worker socket: one JSON object a line each way."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from worker_stub.names import MAX_LINE
+
+
+class Unreachable(Exception):
+    """No daemon answered in time; it may be starting anew: try again."""
+
+
+class Channel:
+    """A connection that is made when it is needed and again when it broke."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: socket.socket | None = None
+
+    def ask(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
+        """Send a request and return its reply. Raises `Unreachable` after so many seconds."""
+        line = json.dumps(request, separators=(",", ":")).encode() + b"\n"
+        if len(line) > MAX_LINE:
+            raise ValueError(f"{len(line)} bytes are more than one line holds ({MAX_LINE})")
+        try:
+            connection = self._connected(within)
+            connection.sendall(line)
+            reply: dict[str, Any] = json.loads(self._line(connection))
+        except (OSError, ValueError) as error:
+            self.close()
+            raise Unreachable(f"{self._path}: {error or 'no answer'}") from error
+        return reply
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self, within: float) -> socket.socket:
+        if self._connection is None:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.settimeout(within)
+                connection.connect(self._path)
+            except OSError:
+                connection.close()
+                raise
+            self._connection = connection
+        self._connection.settimeout(within)
+        return self._connection
+
+    @staticmethod
+    def _line(connection: socket.socket) -> bytes:
+        received = b""
+        while not received.endswith(b"\n"):
+            chunk = connection.recv(MAX_LINE)
+            if not chunk or len(received) > MAX_LINE:
+                raise ConnectionResetError("the daemon closed the connection")
+            received += chunk
+        return received

@@ -1,0 +1,21 @@
+"""The names that worker and daemon share; a contract test compares them with `dispatcher.wire`."""
+
+from __future__ import annotations
+
+#: Exit code of a worker whose claim is no longer its own.
+LEASE_LOST = 79
+
+#: Bytes of one line, each way.
+MAX_LINE = 64 * 1024
+
+TASK_ID = "DISPATCHER_TASK_ID"
+CLAIM_LOCK = "DISPATCHER_CLAIM_LOCK"
+SOCKET = "DISPATCHER_SOCKET"
+LEASE_TTL = "DISPATCHER_LEASE_TTL"
+HEARTBEAT_INTERVAL = "DISPATCHER_HEARTBEAT_INTERVAL"
+
+#: Refusals after which a worker stops: its claim is gone.
+LOST = frozenset({"not_owner", "superseded", "not_running", "unknown_task"})
+
+#: "Try again", never "stop".
+STORE_UNAVAILABLE = "store_unavailable"

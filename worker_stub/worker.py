@@ -1,0 +1,179 @@
+"""A worker's claim, kept alive and ended: `Worker`, a context manager."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, NoReturn, Self
+
+from worker_stub import names
+from worker_stub.channel import Channel, Unreachable
+
+#: Seconds until an unanswered request is sent again: first, and at most.
+RETRY = (0.1, 5.0)
+
+#: Seconds that one request may take, at most; less where the lease is short.
+ANSWER = 10.0
+
+
+@dataclass(frozen=True)
+class Refused(Exception):  # noqa: N818 - it says what happened
+    """The daemon said no. `error` is one of the names of the protocol, `message` what to do."""
+
+    error: str
+    message: str
+
+    @property
+    def lost(self) -> bool:
+        """Whether the claim is gone: stop working, record nothing, exit 79."""
+        return self.error in names.LOST
+
+    def __str__(self) -> str:
+        return f"{self.error}: {self.message}"
+
+
+class Worker:
+    """The claim under which this process runs.
+
+        with Worker() as worker:
+            for step in work:
+                worker.progress(step / len(work))
+
+    Beats come from a thread, so that a blocked main thread keeps its lease; with `beats="calls"`
+    only `heartbeat` beats, so that a wedged worker is found out. The claim lock is taken out of the
+    environment: processes started later do not inherit it.
+
+    A daemon that does not answer never ends the worker, only a refusal does: `on_refused` is
+    called, from the beating thread, or the process exits at once with code 79.
+    """
+
+    def __init__(
+        self,
+        *,
+        beats: Literal["thread", "calls"] = "thread",
+        on_refused: Callable[[Refused], object] | None = None,
+        environ: MutableMapping[str, str] = os.environ,
+    ) -> None:
+        """Raises RuntimeError outside of a dispatcher's run."""
+        missing = [name for name in (names.SOCKET, names.CLAIM_LOCK) if not environ.get(name)]
+        if missing:
+            raise RuntimeError(f"not started by a dispatcher: {', '.join(missing)} is not set")
+        self.task_id = int(environ[names.TASK_ID])
+        self.lease_ttl = float(environ[names.LEASE_TTL])
+        self._interval = float(environ[names.HEARTBEAT_INTERVAL])
+        self._lock = environ.pop(names.CLAIM_LOCK)
+        self._channel = Channel(environ[names.SOCKET])
+        self._on_refused = on_refused or _exit
+        self._beats = beats
+        self._talking = threading.Lock()
+        self._report: dict[str, Any] = {}
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self._beats == "thread":
+            self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(timeout=ANSWER)
+        with self._talking:
+            self._channel.close()
+
+    def progress(self, fraction: float | None = None, note: str | None = None) -> None:
+        """Tell with the next beat how far the work is, from 0 to 1, and what it does."""
+        if fraction is not None:
+            self._report["progress"] = fraction
+        if note is not None:
+            self._report["note"] = note
+
+    def heartbeat(self, progress: float | None = None, note: str | None = None) -> float:
+        """Renew the lease; return the seconds that it now lasts.
+
+        Raises `Refused`, and `Unreachable` when nobody answers: try again.
+        """
+        self.progress(progress, note)
+        report, self._report = self._report, {}
+        reply = self._ask({"op": "heartbeat", **report})
+        return float(reply["lease_expires_in"])
+
+    def succeed(self, result: object = None) -> None:
+        """Declare success, with a result for people and programs. Then exit."""
+        self._declare({"op": "succeed", **({} if result is None else {"result": result})})
+
+    def fail(self, reason: str, *, retry: bool = True) -> None:
+        """Declare failure; without `retry` the task fails for good. Then exit."""
+        self._declare({"op": "fail", "reason": reason, "retry": retry})
+
+    def defer(self, delay: float | None = None) -> None:
+        """Declare that it is too early, by so many seconds. Then exit."""
+        self._declare({"op": "defer", **({} if delay is None else {"delay": delay})})
+
+    def hold(self, reason: str) -> None:
+        """Declare that an operator must act first. Then exit."""
+        self._declare({"op": "hold", "reason": reason})
+
+    # Talking ------------------------------------------------------------------------------
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        full = {"lock": self._lock, "task_id": self.task_id, **request}
+        with self._talking:
+            reply = self._channel.ask(full, within=min(ANSWER, max(0.2, self.lease_ttl / 3)))
+        if reply.get("ok"):
+            return reply
+        error, message = str(reply.get("error")), str(reply.get("message", ""))
+        if error == names.STORE_UNAVAILABLE:
+            raise Unreachable(message)
+        raise Refused(error, message)
+
+    def _declare(self, request: dict[str, Any]) -> None:
+        """Repeat a declaration until it is answered: the same twice is accepted once."""
+        self._retried(lambda: self._ask(request))
+        self._over.set()
+
+    @staticmethod
+    def _retried(ask: Callable[[], object]) -> None:
+        delay, longest = RETRY
+        while True:
+            try:
+                ask()
+            except Unreachable:
+                time.sleep(delay)
+                delay = min(longest, delay * 2)
+            else:
+                return
+
+    def _beat(self) -> None:
+        wait = 0.0
+        delay, longest = RETRY
+        while not self._over.wait(wait):
+            try:
+                wait = min(self._interval, self.heartbeat() / 3)
+                delay = RETRY[0]
+            except Unreachable:
+                wait = delay
+                delay = min(longest, delay * 2, max(0.05, self._interval))
+            except Refused as refusal:
+                if not self._over.is_set():
+                    self._on_refused(refusal)
+                return
+
+
+def _exit(refusal: Refused) -> NoReturn:
+    """Stop at once, from whichever thread: another may own the task already."""
+    sys.stderr.write(f"worker_stub: {refusal}\n")
+    sys.stderr.flush()
+    os._exit(names.LEASE_LOST)
