@@ -48,6 +48,7 @@ class TaskOptions(TypedDict, total=False):
     key: str | None
     labels: Mapping[str, str] | None
     liveness: Liveness | None
+    lease_ttl_ms: int | None
 
 
 def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> NewTask:

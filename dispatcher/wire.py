@@ -262,7 +262,8 @@ class Heartbeat(WorkerRequest, frozen=True, tag="heartbeat"):
 class Succeed(WorkerRequest, frozen=True, tag="succeed"):
     """I am done, and did it."""
 
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    """Any JSON; empty: none."""
 
 
 class Fail(WorkerRequest, frozen=True, tag="fail"):

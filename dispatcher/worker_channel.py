@@ -57,12 +57,11 @@ def understood(line: bytes) -> Beat | Declaration:
                 task_id=said.task_id, lock=said.lock, progress=said.progress, note=said.note
             )
         case wire.Succeed():
-            result = None if said.result is None else bytes(said.result)
-            if result is not None and len(result) > wire.MAX_RESULT:
+            result = bytes(said.result)
+            if len(result) > wire.MAX_RESULT:
                 size = f"{len(result)} bytes are more than {wire.MAX_RESULT}"
                 raise ValueError(f"result: {size}; write it to a file and name that")
-            text = None if result is None else result.decode()
-            return declared(word=Declared.SUCCEED, result=text)
+            return declared(word=Declared.SUCCEED, result=result.decode() or None)
         case wire.Fail():
             return declared(word=Declared.FAIL, reason=said.reason, retry=said.retry)
         case wire.Defer():

@@ -22,7 +22,7 @@ ANSWER = 10.0
 
 
 @dataclass(frozen=True)
-class Refused(Exception):  # noqa: N818 - it says what happened
+class Refused(Exception):
     """The daemon said no. `error` is one of the names of the protocol, `message` what to do."""
 
     error: str
@@ -59,7 +59,7 @@ class Worker:
         on_refused: Callable[[Refused], object] | None = None,
         environ: MutableMapping[str, str] = os.environ,
     ) -> None:
-        """Raises RuntimeError outside of a dispatcher's run."""
+        """Take the claim from the environment; raise RuntimeError where there is none."""
         missing = [name for name in (names.SOCKET, names.CLAIM_LOCK) if not environ.get(name)]
         if missing:
             raise RuntimeError(f"not started by a dispatcher: {', '.join(missing)} is not set")
@@ -107,7 +107,11 @@ class Worker:
         """
         self.progress(progress, note)
         report, self._report = self._report, {}
-        reply = self._ask({"op": "heartbeat", **report})
+        try:
+            reply = self._ask({"op": "heartbeat", **report})
+        except Unreachable:
+            self._report = {**report, **self._report}
+            raise
         return float(reply["lease_expires_in"])
 
     def succeed(self, result: object = None) -> None:

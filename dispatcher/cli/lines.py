@@ -10,7 +10,7 @@ import msgspec
 from dispatcher import durations
 from dispatcher.config import Config
 from dispatcher.errors import InvalidTask, did_you_mean
-from dispatcher.model import NewTask
+from dispatcher.model import Liveness, NewTask
 from dispatcher.submission import TaskOptions, new_task
 
 #: What each key of a line holds.
@@ -23,6 +23,8 @@ _KINDS: Mapping[str, Any] = {
     "env": dict[str, str] | list[str],
     "key": str,
     "delay": object,
+    "liveness": Liveness,
+    "lease_ttl": object,
     "payload": msgspec.Raw,
     "label": dict[str, str] | list[str],
 }
@@ -101,11 +103,11 @@ def _value(key: str, raw: msgspec.Raw) -> Any:
 
 def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:
     """Return a line's fields as what the command line would have made of them."""
-    if "delay" in fields:
+    for key in fields.keys() & {"delay", "lease_ttl"}:
         try:
-            fields["delay_ms"] = durations.parse(fields.pop("delay"))
+            fields[f"{key}_ms"] = durations.parse(fields.pop(key))
         except ValueError as error:
-            raise InvalidTask(f"delay: {error}") from None
+            raise InvalidTask(f"{key}: {error}") from None
     if "payload" in fields:
         try:
             fields["payload"] = bytes(fields["payload"]).decode()

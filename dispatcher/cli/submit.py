@@ -19,7 +19,7 @@ from dispatcher.client import Client
 from dispatcher.config import Config
 from dispatcher.durations import Milliseconds
 from dispatcher.errors import InvalidTask
-from dispatcher.model import NewTask
+from dispatcher.model import Liveness, NewTask
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
 
 
@@ -45,6 +45,15 @@ from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
 )
 @click.option("--key", metavar="TEXT", help="Submit once: the same key again gives the same task.")
 @click.option("--delay", type=Duration(), metavar="DURATION", help='Not before, e.g. "90s", "2h".')
+@click.option(
+    "--liveness",
+    type=click.Choice([kind.value for kind in Liveness]),
+    help="Who renews the lease: the daemon while the process lives, or only the worker's "
+    "own heartbeats [default: process].",
+)
+@click.option(
+    "--lease-ttl", type=Duration(), metavar="DURATION", help="Silence that costs the claim."
+)
 @click.option("--payload", metavar="JSON|@FILE|-", help="JSON for the command's stdin.")
 @click.option("--label", multiple=True, metavar="NAME=VALUE", help="For list --label. Repeatable.")
 @click.option(
@@ -66,6 +75,8 @@ def submit(
     env: tuple[str, ...],
     key: str | None,
     delay: Milliseconds | None,
+    liveness: str | None,
+    lease_ttl: Milliseconds | None,
     payload: str | None,
     label: tuple[str, ...],
     source: str | None,
@@ -85,6 +96,8 @@ def submit(
         env=lines.variables(env, os.environ),
         key=key,
         delay_ms=delay,
+        liveness=None if liveness is None else Liveness(liveness),
+        lease_ttl_ms=lease_ttl,
         payload=_payload(payload),
         labels=lines.pairs("label", label),
     )

@@ -86,9 +86,9 @@ def test_a_beat_assigns_the_expiry_also_when_it_lay_further_ahead(
         lambda lock: lock[:-1],
         lambda lock: lock + "0",
         lambda lock: lock.upper() + "A",
-        lambda lock: "",
+        lambda _: "",
         lambda lock: " " + lock,
-        lambda lock: "%",
+        lambda _: "%",
     ],
 )
 def test_only_the_whole_lock_will_do_AC_2(store: OneByOne, claim: Claim, change: Any) -> None:

@@ -37,7 +37,7 @@ class Line:
         self.answers: list[Any] = []
 
     def say(self, words: Beat | Declaration) -> Any:
-        request = Request(words, lambda answer, now: self.answers.append(answer))
+        request = Request(words, lambda answer, _: self.answers.append(answer))
         self.world.tick(request)
         self.world.settle_down()
         return self.answers[-1]

@@ -1,0 +1,108 @@
+"""The worker's half for shell scripts: wrap a command, or say one thing.
+
+    python -m worker_stub run -- make all      # beats while the command runs
+    python -m worker_stub heartbeat --progress 0.5 --note "half of it"
+    python -m worker_stub succeed --result '{"rows": 3}'
+    python -m worker_stub fail --reason "no such branch" --no-retry
+    python -m worker_stub defer --delay 60
+    python -m worker_stub hold --reason "needs a password"
+
+Exit codes: 0 ok, 2 usage, 69 nobody answered, 79 the claim is no longer ours; `run` exits as its
+command does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from worker_stub import names
+from worker_stub.channel import Unreachable
+from worker_stub.worker import Refused, Worker
+
+UNREACHABLE = 69
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options) if options.verb == "run" else _say(options)
+    except Refused as refusal:
+        _tell(str(refusal))
+        return names.LEASE_LOST if refusal.lost else 1
+    except Unreachable as error:
+        _tell(f"nobody answered: {error}; the claim stands as it did, try again")
+        return UNREACHABLE
+    except (RuntimeError, ValueError) as error:
+        _tell(str(error))
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="worker_stub", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    run = verbs.add_parser("run", help="run a command and beat for it until it ends")
+    run.add_argument("--pass-lock", action="store_true", help="leave the lock to the command")
+    run.add_argument("command", nargs="+", metavar="CMD")
+    heartbeat = verbs.add_parser("heartbeat", help="renew the lease; print its seconds")
+    heartbeat.add_argument("--progress", type=float, metavar="0..1")
+    heartbeat.add_argument("--note", metavar="TEXT")
+    verbs.add_parser("succeed", help="declare success").add_argument("--result", metavar="JSON")
+    fail = verbs.add_parser("fail", help="declare failure")
+    fail.add_argument("--reason", required=True, metavar="TEXT")
+    fail.add_argument("--no-retry", action="store_true", help="for good")
+    defer = verbs.add_parser("defer", help="declare that it is too early")
+    defer.add_argument("--delay", type=float, metavar="SECONDS")
+    hold = verbs.add_parser("hold", help="declare that an operator must act")
+    hold.add_argument("--reason", required=True, metavar="TEXT")
+    return parser
+
+
+def _say(options: argparse.Namespace) -> int:
+    worker = Worker(beats="calls")
+    match options.verb:
+        case "heartbeat":
+            print(worker.heartbeat(options.progress, options.note))
+        case "succeed":
+            worker.succeed(None if options.result is None else json.loads(options.result))
+        case "fail":
+            worker.fail(options.reason, retry=not options.no_retry)
+        case "defer":
+            worker.defer(options.delay)
+        case _:
+            worker.hold(options.reason)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the command as a child in our process group, so that it is ended with us."""
+    lock = os.environ.get(names.CLAIM_LOCK, "")
+    with Worker():
+        environment = dict(os.environ)
+        if options.pass_lock:
+            environment[names.CLAIM_LOCK] = lock
+        child = subprocess.Popen(options.command, env=environment)
+
+        def pass_on(signum: int, _: FrameType | None) -> None:
+            child.send_signal(signum)
+
+        signal.signal(signal.SIGTERM, pass_on)
+        code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"worker_stub: {text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
