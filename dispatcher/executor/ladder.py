@@ -166,7 +166,7 @@ class Ladder:
             max_rss_bytes=usage.max_rss_bytes,
             cpu_seconds=usage.cpu_seconds,
             leftovers=run.leftovers,
-            tail=self._outputs.tail(run.output_path),
+            tail=self._outputs.end(run.output_path),
         )
         run.gone(whole)
         kept = without_tail(whole)

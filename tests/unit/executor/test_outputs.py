@@ -1,0 +1,92 @@
+"""Output files: locked while anyone writes, handed on when they stayed empty."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dispatcher.executor.outputs import OutputLocked, Outputs
+
+
+@pytest.fixture
+def outputs() -> Outputs:
+    return Outputs()
+
+
+def test_a_run_that_wrote_nothing_leaves_its_file_to_the_next(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
+    os.close(outputs.open(first))
+    file = outputs.identity(first)
+
+    assert "" == outputs.end(first)
+    os.close(outputs.open(second))
+
+    assert file == outputs.identity(second)
+    assert ["second.log"] == os.listdir(tmp_path)
+
+
+def test_what_was_written_stays_where_it_is(outputs: Outputs, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    os.close(outputs.open(str(first)))
+    first.write_text("hello\n")
+
+    assert "hello\n" == outputs.end(str(first))
+    os.close(outputs.open(str(second)))
+
+    assert ("hello\n", "") == (first.read_text(), second.read_text())
+
+
+def test_a_file_that_somebody_still_has_open_is_not_handed_on(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
+    held = outputs.open(first)
+
+    outputs.end(first)
+    os.close(outputs.open(second))
+
+    assert outputs.identity(first) != outputs.identity(second)
+    assert outputs.is_locked(first)
+    os.close(held)
+
+
+def test_a_file_that_was_tidied_away_does_no_harm(outputs: Outputs, tmp_path: Path) -> None:
+    first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
+    os.close(outputs.open(first))
+    outputs.end(first)
+    os.unlink(first)
+
+    os.close(outputs.open(second))
+
+    assert outputs.identity(second) is not None
+
+
+def test_the_lock_is_held_as_long_as_anyone_has_the_description(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "run.log")
+    ours = outputs.open(path)
+    theirs = os.dup(ours)
+
+    os.close(ours)
+    with pytest.raises(OutputLocked):
+        outputs.open(path)
+    os.close(theirs)
+
+    assert not outputs.is_locked(path)
+
+
+def test_a_tail_is_the_last_4_kib_as_text_that_any_database_takes(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.log"
+    file.write_bytes(b"x" * 5000 + b"\0\xff end")
+
+    tail = outputs.tail(str(file))
+
+    assert tail.endswith("x\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} end")
+    assert 4096 == len(tail)
