@@ -300,4 +300,3 @@ class WorkerError(enum.StrEnum):
     ALREADY_DECLARED = "already_declared"
     STORE_UNAVAILABLE = "store_unavailable"
     INVALID = "invalid"
-    UNSUPPORTED = "unsupported"

@@ -44,7 +44,8 @@ def test_two_thousand_tasks_succeed_once_each_and_nothing_grows(world: World) ->
     assert {("succeeded", 0, 1)} == {(t["state"], t["attempt"], t["fence"]) for t in tasks.values()}
     ((runs, different),) = stored(world, "SELECT count(*), count(DISTINCT uid) FROM runs")
     assert (2_000, 2_000, 2_000) == (len(tasks), runs, different)
-    assert 2_000 == len(list((world.state_dir / "output").iterdir()))
+    # They printed nothing: each left its file to a later one.
+    assert len(list((world.state_dir / "output").iterdir())) <= 8
     assert EXPECTED_FILES == files
 
 
