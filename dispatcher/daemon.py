@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 import structlog
@@ -27,6 +25,7 @@ from dispatcher.locks import Held, hold
 from dispatcher.node import node_id
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
+from dispatcher.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import (
     lock_database,
@@ -45,39 +44,6 @@ log = structlog.get_logger()
 STORE_PATIENCE = 0.02
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class Signals:
-    """Signals as something to wait on: a handler only leaves its number in a pipe."""
-
-    def __init__(self, handled: Sequence[signal.Signals]) -> None:
-        self._handled = handled
-        self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def __enter__(self) -> Self:
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for signum in self._handled:
-            signal.signal(signum, lambda *_: None)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        signal.set_wakeup_fd(-1)
-        for signum in self._handled:
-            signal.signal(signum, signal.SIG_DFL)
-        os.close(self.reader)
-        os.close(self._writer)
-
-    def arrived(self) -> list[signal.Signals]:
-        """Return the signals that came since the last call."""
-        try:
-            return [signal.Signals(number) for number in os.read(self.reader, 256)]
-        except BlockingIOError:
-            return []
 
 
 class Daemon:
