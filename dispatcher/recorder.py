@@ -12,20 +12,12 @@ from typing import Any
 import structlog
 
 from dispatcher import policy, wire
-from dispatcher.model import (
-    Accepted,
-    Beat,
-    Declaration,
-    OpenRun,
-    Refused,
-    Renewed,
-    Settlement,
-)
+from dispatcher.model import OpenRun, Settlement
 from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.reconcile import Differences, compare
 from dispatcher.store.api import Store
 from dispatcher.times import Instant, StoreTime, store_time_of
-from dispatcher.turn import Live, Memory, Request, Settings, Turn
+from dispatcher.turn import Live, Memory, Settings, Turn
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -64,18 +56,6 @@ class Recorder:
             wire.Exited: self._exited,
             wire.Stray: self._stray,
         }
-
-    def hear(self, turn: Turn, request: Request) -> None:
-        """Write down what a worker says; it is answered after the commit."""
-        words = request.words
-        answer: Renewed | Accepted | Refused
-        if isinstance(words, Beat):
-            answer = self._store.heartbeat(words, now=turn.now)
-            turn.after(partial(self._note_beat, words, answer))
-        else:
-            answer = self._store.declare(words, now=turn.now)
-            turn.after(partial(self._note_declared, words, answer, turn.at))
-        turn.after(partial(request.answer, answer, turn.now))
 
     def record(self, turn: Turn, event: Event) -> None:
         """Write down one event of the executor."""
@@ -243,21 +223,6 @@ class Recorder:
         if self._memory.hello is not None:
             self._memory.hello = None
             log.warning("executor.lost", reason=reason, runs=len(self._memory.live))
-
-    def _note_beat(self, beat: Beat, answer: Renewed | Refused) -> None:
-        if isinstance(answer, Refused):
-            log.warning("lease.refused", task_id=beat.task_id, error=answer.error)
-        else:
-            log.debug("lease.renewed", task_id=beat.task_id)
-
-    def _note_declared(self, words: Declaration, answer: Accepted | Refused, at: Instant) -> None:
-        if isinstance(answer, Refused):
-            log.warning("lease.refused", task_id=words.task_id, error=answer.error)
-            return
-        for live in self._memory.live.values():
-            if live.task_id == words.task_id and live.exit_by is None:
-                live.exit_by = Instant(at + self._settings.start.exit_grace)
-        log.info("run.declared", task_id=words.task_id, declared=words.word)
 
     def _note_started(self, uid: RunUid, pid: int) -> None:
         live = self._memory.live.get(uid)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -18,22 +17,21 @@ import structlog
 from dispatcher import wire
 from dispatcher.claimer import Claimer
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
+from dispatcher.listener import Listener
 from dispatcher.model import Node, OpenRun, Outcome
+from dispatcher.outage import Outage
 from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.reaper import Reaper
 from dispatcher.reconcile import exited
 from dispatcher.recorder import Recorder
 from dispatcher.store.api import Store
-from dispatcher.times import Instant, StoreTime
+from dispatcher.times import Instant
 from dispatcher.turn import Live, Memory, Request, Settings, Turn
 
 log = structlog.get_logger()
 
 #: Scheduled tasks moved to ready in one transaction. Bounds how long a worker waits for its answer.
 DUE_BATCH = 500
-
-#: Seconds until a tick is repeated after the store did not answer: first, and at most.
-STORE_RETRY = (0.05, 1.0)
 
 #: Seconds between writes of the node's row: with claims, and without.
 SEEN_INTERVAL = (5.0, 60.0)
@@ -55,15 +53,6 @@ class Stop(enum.StrEnum):
     """End every worker at once."""
 
 
-@dataclass(slots=True)
-class Outage:
-    """How long the store has not answered, and when it is asked again."""
-
-    since: Instant
-    delay: float
-    retry_at: Instant
-
-
 class Supervisor:
     """Claims, starts, ends and settles, on one node."""
 
@@ -76,11 +65,12 @@ class Supervisor:
         self._memory = Memory()
         self._recorder = Recorder(store, processes, self._memory, settings, rng=rng)
         self._claimer = Claimer(store, processes, self._memory, settings)
+        self._listener = Listener(store, self._memory, settings)
         self._reaper = Reaper(store, self._memory, settings)
         self._inbox: list[Event] = []
         self._stop: Stop | None = None
         self._stop_by = Instant(0.0)
-        self._outage: Outage | None = None
+        self._outage = Outage()
         self._due_at: Instant | None = None
         self._seen_due = Instant(0.0)
         self._idle = False
@@ -102,19 +92,19 @@ class Supervisor:
         Raises `StoreUnusable`.
         """
         self._inbox.extend(events)
-        if self._outage is not None and at < self._outage.retry_at:
-            self._turn_away(requests)
+        if self._outage.retry_at is not None and at < self._outage.retry_at:
+            self._listener.turn_away(requests)
             return self._outage.retry_at
         self._again = False
         try:
             self._perform(requests, at)
         except StoreUnavailable as error:
-            self._turn_away(requests)
+            self._listener.turn_away(requests)
             if isinstance(error, CommitUnknown):
                 self._doubt()
-            self._store_silent(str(error), at)
+            self._outage.begins(str(error), at=at)
         else:
-            self._store_answered(at)
+            self._outage.ends(at=at)
         return self._deadline(at)
 
     def is_over(self, *, at: Instant) -> bool:
@@ -134,7 +124,7 @@ class Supervisor:
     # One transaction for all, or one for each ---------------------------------------------
 
     def _perform(self, requests: Sequence[Request], at: Instant) -> None:
-        heard = [partial(self._recorder.hear, request=request) for request in requests]
+        heard = [partial(self._listener.hear, request=request) for request in requests]
         recorded = [partial(self._recorder.record, event=event) for event in self._inbox]
         try:
             self._transact([*heard, *recorded, self._recorder.record_starts, *self._duties()], at)
@@ -165,10 +155,10 @@ class Supervisor:
         """Find what the store refuses, by one transaction for each operation, and go on."""
         for request in requests:
             try:
-                self._transact([partial(self._recorder.hear, request=request)], at)
+                self._transact([partial(self._listener.hear, request=request)], at)
             except StoreRefused as error:
                 log.exception("store.refused", operation="request", error=str(error))
-                self._turn_away([request])
+                self._listener.turn_away([request])
         while self._inbox:
             event = self._inbox[0]
             if isinstance(event, Connected):
@@ -273,29 +263,10 @@ class Supervisor:
             seen_interval_ms=round(interval * 1000),
         )
 
-    @staticmethod
-    def _turn_away(requests: Sequence[Request]) -> None:
-        for request in requests:
-            request.answer(None, StoreTime(0))
-
-    # The store's silence, and the next tick -------------------------------------------------
-
-    def _store_silent(self, error: str, at: Instant) -> None:
-        first, longest = STORE_RETRY
-        if self._outage is None:
-            self._outage = Outage(at, first, Instant(at + first))
-            log.warning("store.unavailable", error=error)
-        else:
-            self._outage.delay = min(longest, self._outage.delay * 2)
-            self._outage.retry_at = Instant(at + self._outage.delay)
-
-    def _store_answered(self, at: Instant) -> None:
-        if self._outage is not None:
-            log.info("store.recovered", silent_for_s=round(at - self._outage.since, 3))
-            self._outage = None
+    # The next tick ----------------------------------------------------------------------------
 
     def _deadline(self, at: Instant) -> Instant:
-        if self._outage is not None:
+        if self._outage.retry_at is not None:
             return self._outage.retry_at
         if self._again:
             return at
@@ -307,7 +278,6 @@ class Supervisor:
 
     def status(self, *, at: Instant) -> Mapping[str, object]:
         """Return what an operator wants to know of this node, as JSON values."""
-        outage = self._outage
         return {
             "node": self._settings.node_id,
             "hostname": self._settings.hostname,
@@ -319,7 +289,7 @@ class Supervisor:
             "stopping": self._stop,
             "paused": self._memory.pause.reason,
             "paused_for_s": round(max(0.0, self._memory.pause.until - at), 3),
-            "store_silent_for_s": round(at - outage.since, 3) if outage is not None else None,
+            "store_silent_for_s": self._outage.silent_for(at),
         }
 
     def _executor_state(self) -> str:

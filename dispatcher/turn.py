@@ -6,21 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dispatcher import wire
-from dispatcher.model import (
-    Accepted,
-    Beat,
-    Claim,
-    Declaration,
-    Liveness,
-    OpenRun,
-    Refused,
-    Renewed,
-)
+from dispatcher.model import Claim, Liveness, OpenRun
 from dispatcher.pause import Pause
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,4 @@
-"""What crosses process borders: messages of daemon and executor, error names, exit codes.
-
-Each message is one JSON object on one line. A message type is its ``type`` key.
-"""
+"""What crosses process borders: messages, one JSON object a line, error names, exit codes."""
 
 from __future__ import annotations
 
@@ -263,7 +260,6 @@ class Succeed(WorkerRequest, frozen=True, tag="succeed"):
     """I am done, and did it."""
 
     result: msgspec.Raw = msgspec.Raw()
-    """Any JSON; empty: none."""
 
 
 class Fail(WorkerRequest, frozen=True, tag="fail"):

@@ -8,10 +8,11 @@ import msgspec
 
 from dispatcher import wire
 from dispatcher.channels import Reply
-from dispatcher.model import Accepted, Beat, Declaration, Declared, Refused, Renewed
+from dispatcher.model import Declared
 from dispatcher.times import StoreTime
 from dispatcher.turn import Request
 from dispatcher.wire import WorkerError
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 
 _STOP = "another claim may own the task: stop working, record nothing, exit 79"
 

@@ -11,17 +11,12 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from dispatcher.model import (
-    Accepted,
-    Beat,
     Claim,
-    Declaration,
     NewTask,
     Node,
     OpenRun,
     Outcome,
     Pruned,
-    Refused,
-    Renewed,
     Run,
     Settlement,
     Submitted,
@@ -31,6 +26,7 @@ from dispatcher.model import (
 )
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 
 
 class Store(Protocol):

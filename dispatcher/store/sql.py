@@ -7,24 +7,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Final
 
 from dispatcher.model import (
     FINISHED,
-    Accepted,
-    Beat,
     Claim,
-    Declaration,
-    Declared,
     Liveness,
     NewTask,
     Node,
     OpenRun,
     Outcome,
     Pruned,
-    Refused,
-    Renewed,
     Run,
     Settlement,
     Submitted,
@@ -32,13 +26,12 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
-from dispatcher.store import statements
+from dispatcher.store import leases, statements
 from dispatcher.store.api import Store
 from dispatcher.store.engine import Engine, Row, transaction
 from dispatcher.store.values import (
     command_from,
     node_from,
-    of_declaration,
     of_filter,
     of_new_task,
     of_settlement,
@@ -48,7 +41,8 @@ from dispatcher.store.values import (
     task_from,
 )
 from dispatcher.times import StoreTime
-from dispatcher.wire import RunUid, WorkerError
+from dispatcher.wire import RunUid
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 
 #: States that an operator's `retry` leaves.
 RETRIABLE: Final = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
@@ -179,46 +173,10 @@ class SqlStore:
     # Workers -----------------------------------------------------------------------------
 
     def heartbeat(self, beat: Beat, *, now: StoreTime) -> Renewed | Refused:
-        values = {
-            "task_id": beat.task_id,
-            "lock": beat.lock,
-            "progress": beat.progress,
-            "note": beat.note,
-            "now": now,
-        }
-        if rows := self._engine.rows(statements.HEARTBEAT, values):
-            return Renewed(rows[0][0])
-        return self._why_refused(beat.task_id, beat.lock)
+        return leases.heartbeat(self._engine, beat, now)
 
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
-        values = of_declaration(declaration)
-        if self._engine.change(statements.DECLARE, values):
-            return Accepted()
-        said = self._engine.rows(statements.DECLARED, values)
-        if not said:
-            return self._why_refused(declaration.task_id, declaration.lock)
-        word, reason, delay_ms, retry, result = said[0]
-        before = replace(
-            declaration,
-            word=Declared(word),
-            reason=reason,
-            delay_ms=delay_ms,
-            retry=bool(retry),
-            result=result,
-        )
-        return Accepted() if before == declaration else Refused(WorkerError.ALREADY_DECLARED)
-
-    def _why_refused(self, task_id: int, lock: str) -> Refused:
-        """Say why a lock is not the current one; a question, asked only then."""
-        rows = self._engine.rows(statements.PRESENTED, {"task_id": task_id, "lock": lock})
-        if not rows:
-            return Refused(WorkerError.UNKNOWN_TASK)
-        state, attempts, current_uid, presented_uid, current_attempt = rows[0]
-        if state != TaskState.RUNNING:
-            return Refused(WorkerError.NOT_RUNNING, TaskState(state), attempts)
-        earlier = presented_uid is not None and presented_uid != current_uid
-        error = WorkerError.SUPERSEDED if earlier else WorkerError.NOT_OWNER
-        return Refused(error, TaskState.RUNNING, current_attempt)
+        return leases.declare(self._engine, declaration)
 
     def renew(self, node: str, *, now: StoreTime) -> int:
         return self._engine.change(statements.RENEW, {"node": node, "now": now})

@@ -10,7 +10,6 @@ import msgspec
 from dispatcher.errors import StoreRefused
 from dispatcher.model import (
     FINISHED,
-    Declaration,
     Declared,
     Liveness,
     NewTask,
@@ -25,6 +24,7 @@ from dispatcher.model import (
 )
 from dispatcher.store.engine import Row, Values
 from dispatcher.times import StoreTime
+from dispatcher.words import Declaration
 
 #: Outcomes of which people ask what went wrong: their reason is the run's error.
 WRONG: Final = frozenset(Outcome) - {

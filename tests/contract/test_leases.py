@@ -6,19 +6,9 @@ from typing import Any
 
 import pytest
 
-from dispatcher.model import (
-    Accepted,
-    Beat,
-    Claim,
-    Declaration,
-    Declared,
-    Liveness,
-    Outcome,
-    Refused,
-    Renewed,
-    TaskState,
-)
+from dispatcher.model import Claim, Declared, Liveness, Outcome, TaskState
 from dispatcher.wire import WorkerError
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
 
 FAILED = {"outcome": Outcome.FAILED, "state": TaskState.READY}

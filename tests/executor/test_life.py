@@ -195,7 +195,9 @@ def test_a_worker_does_not_see_the_executors_sockets(home: Home, daemon: Daemon)
     pid = daemon.expect(wire.Started, uid).pid
 
     def probe() -> None:
-        held = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+        # Until it has started, the loader has others open.
+        assert ["0", "1", "2"] == sorted(os.listdir(f"/proc/{pid}/fd"))
+        held = [os.readlink(f"/proc/{pid}/fd/{n}") for n in range(3)]
         assert ["/dev/null", str(home.output()), str(home.output())] == sorted(held)
 
     eventually(probe)

@@ -9,19 +9,10 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.errors import StoreUnavailable
-from dispatcher.model import (
-    Accepted,
-    Beat,
-    Declaration,
-    Declared,
-    Liveness,
-    Outcome,
-    Refused,
-    Renewed,
-    TaskState,
-)
+from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.supervisor import Stop
 from dispatcher.turn import Request
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 from tests.simulation import SETTINGS, World
 
 WORKER = {"liveness": Liveness.WORKER, "lease_ttl_ms": 30_000}

@@ -1,0 +1,57 @@
+"""What workers say, written down and answered: heartbeats and declarations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+
+from dispatcher.store.api import Store
+from dispatcher.times import Instant, StoreTime
+from dispatcher.turn import Memory, Request, Settings, Turn
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
+
+log = structlog.get_logger()
+
+
+class Listener:
+    """Passes workers' words to the store, which alone judges whose they are."""
+
+    def __init__(self, store: Store, memory: Memory, settings: Settings) -> None:
+        self._store = store
+        self._memory = memory
+        self._settings = settings
+
+    def hear(self, turn: Turn, request: Request) -> None:
+        """Write down what a worker says; it is answered after the commit."""
+        words = request.words
+        answer: Renewed | Accepted | Refused
+        if isinstance(words, Beat):
+            answer = self._store.heartbeat(words, now=turn.now)
+            turn.after(partial(self._note_beat, words, answer))
+        else:
+            answer = self._store.declare(words, now=turn.now)
+            turn.after(partial(self._note_declared, words, answer, turn.at))
+        turn.after(partial(request.answer, answer, turn.now))
+
+    def _note_beat(self, beat: Beat, answer: Renewed | Refused) -> None:
+        if isinstance(answer, Refused):
+            log.warning("lease.refused", task_id=beat.task_id, error=answer.error)
+        else:
+            log.debug("lease.renewed", task_id=beat.task_id)
+
+    def _note_declared(self, words: Declaration, answer: Accepted | Refused, at: Instant) -> None:
+        if isinstance(answer, Refused):
+            log.warning("lease.refused", task_id=words.task_id, error=answer.error)
+            return
+        for live in self._memory.live.values():
+            if live.task_id == words.task_id and live.exit_by is None:
+                live.exit_by = Instant(at + self._settings.start.exit_grace)
+        log.info("run.declared", task_id=words.task_id, declared=words.word)
+
+    @staticmethod
+    def turn_away(requests: Sequence[Request]) -> None:
+        """Have workers ask again: the store did not take what they said."""
+        for request in requests:
+            request.answer(None, StoreTime(0))

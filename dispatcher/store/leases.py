@@ -1,0 +1,59 @@
+"""The writes that a lock guards: asked and done in one statement; why not, only afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dispatcher.model import Declared, TaskState
+from dispatcher.store import statements
+from dispatcher.store.engine import Engine
+from dispatcher.store.values import of_declaration
+from dispatcher.times import StoreTime
+from dispatcher.wire import WorkerError
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
+
+
+def heartbeat(engine: Engine, beat: Beat, now: StoreTime) -> Renewed | Refused:
+    """Do what `Store.heartbeat` promises."""
+    values = {
+        "task_id": beat.task_id,
+        "lock": beat.lock,
+        "progress": beat.progress,
+        "note": beat.note,
+        "now": now,
+    }
+    if rows := engine.rows(statements.HEARTBEAT, values):
+        return Renewed(rows[0][0])
+    return _why_refused(engine, beat.task_id, beat.lock)
+
+
+def declare(engine: Engine, declaration: Declaration) -> Accepted | Refused:
+    """Do what `Store.declare` promises."""
+    values = of_declaration(declaration)
+    if engine.change(statements.DECLARE, values):
+        return Accepted()
+    said = engine.rows(statements.DECLARED, values)
+    if not said:
+        return _why_refused(engine, declaration.task_id, declaration.lock)
+    word, reason, delay_ms, retry, result = said[0]
+    before = replace(
+        declaration,
+        word=Declared(word),
+        reason=reason,
+        delay_ms=delay_ms,
+        retry=bool(retry),
+        result=result,
+    )
+    return Accepted() if before == declaration else Refused(WorkerError.ALREADY_DECLARED)
+
+
+def _why_refused(engine: Engine, task_id: int, lock: str) -> Refused:
+    rows = engine.rows(statements.PRESENTED, {"task_id": task_id, "lock": lock})
+    if not rows:
+        return Refused(WorkerError.UNKNOWN_TASK)
+    state, attempts, current_uid, presented_uid, current_attempt = rows[0]
+    if state != TaskState.RUNNING:
+        return Refused(WorkerError.NOT_RUNNING, TaskState(state), attempts)
+    earlier = presented_uid is not None and presented_uid != current_uid
+    error = WorkerError.SUPERSEDED if earlier else WorkerError.NOT_OWNER
+    return Refused(error, TaskState.RUNNING, current_attempt)
