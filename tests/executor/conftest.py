@@ -78,7 +78,13 @@ class Home:
         """Keep the latest executor from doing anything, as if it were busy."""
         process = self.processes[-1]
         process.send_signal(signal.SIGSTOP)
+
+        def probe() -> None:
+            stat = Path(f"/proc/{process.pid}/stat").read_text()
+            assert "T" == stat.rpartition(")")[2].split()[0], "it has not stopped yet"
+
         try:
+            eventually(probe)
             yield
         finally:
             process.send_signal(signal.SIGCONT)
