@@ -80,6 +80,7 @@ class Demo:
                 self._say("started it again, to go on until nothing is left to do")
                 self._watch(daemon, advance, lambda settled, _: settled == len(self._files))
                 daemon.wait(PATIENCE)
+                advance(self._counts(self._client.status())[0])
             return self._prove()
 
     # Playing ------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from itertools import pairwise
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.model import Outcome, Run, Task, TaskState
 from dispatcher.policy import COUNTED
-from tests.crash.plays import Part, Played
+from tests.crash.parts import Part
+from tests.crash.plays import Played
 from tests.crash.stage import Stage
 from tests.crash.workers import Diary
 

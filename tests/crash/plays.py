@@ -4,38 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from dispatcher import times
 from dispatcher.model import TaskState
 from dispatcher.supervisor import Stop
 from tests.crash import workers
+from tests.crash.declaring import Declaring
 from tests.crash.mortal import Fate, Point
+from tests.crash.parts import Part, Play
 from tests.crash.stage import Stage
-
-
-@dataclass(frozen=True)
-class Part:
-    """One task: its name, where it must end, and by which outcomes, those lost by us left out."""
-
-    name: str
-    state: TaskState
-    outcomes: str
-    """A regular expression."""
-    endless: bool = False
-    """It runs until somebody ends it."""
-
-
-class Play(Protocol):
-    """Tasks, in the order of their ids, and what an operator does to them."""
-
-    parts: tuple[Part, ...]
-
-    def begin(self, stage: Stage) -> None:
-        """Submit the tasks."""
-
-    def operate(self, stage: Stage) -> bool:
-        """Do what an operator would do now, before every turn; say whether the play goes on."""
 
 
 class Work:
@@ -117,6 +94,7 @@ PLAYS = {
     "work": Work,
     "drain": lambda: Interrupted("daemon"),
     "shutdown": lambda: Interrupted("executor"),
+    "declaring": Declaring,
 }
 
 

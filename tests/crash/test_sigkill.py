@@ -34,8 +34,8 @@ NUMBERS = {
     "journal.flush": 4,
 }
 
-#: The daemon reconnects only after a commit without an answer, and here it decides no ending.
-NOT_IN_WORK = {"client.reconnect", "store.begin_ending"}
+#: The daemon reconnects only after a commit without an answer, decides no ending and hears no worker.
+NOT_IN_WORK = {"client.reconnect", "store.begin_ending", "store.heartbeat", "store.declare"}
 
 
 def points(found: dict[str, bool], *without: str) -> list[str]:

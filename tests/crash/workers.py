@@ -25,6 +25,7 @@ DEFERS_AT_FIRST = 'code=75; case "$DISPATCHER_LAST_OUTCOME" in deferred) code=0;
 ESCAPES = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & code=0"
 STAYS = "exec sleep 1000"
 WAITS = 'until [ -e "$1" ]; do sleep 0.01; done; code=0'
+SHOWS_ITS_LOCK = 'echo $DISPATCHER_CLAIM_LOCK >"$1.new"; mv "$1.new" "$1"; exec sleep 1000'
 STAYS_UNTIL_ALLOWED = '[ -e "$1" ] || exec sleep 1000; code=0'
 
 

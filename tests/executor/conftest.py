@@ -66,7 +66,7 @@ class Home:
         def connect() -> Daemon:
             try:
                 return Daemon(self.runtime_dir, greet=greet)
-            except (FileNotFoundError, ConnectionRefusedError) as error:
+            except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError) as error:
                 raise AssertionError from error
 
         daemon = eventually(connect, within=10)

@@ -30,7 +30,11 @@ class Daemon:
         self.passed: list[int] = []
         self._rest = b""
         if greet:
-            self.greeted()
+            try:
+                self.greeted()
+            except ConnectionResetError:  # a dying executor's backlog took us
+                self.close()
+                raise
 
     def greeted(self) -> None:
         """Hear the executor out: who it is and what runs it knows."""

@@ -1,0 +1,80 @@
+"""A worker that beats, declares its success over the socket, and does not go."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dispatcher.model import TaskState
+from tests.crash import workers
+from tests.crash.parts import Part
+from tests.crash.stage import Stage
+
+
+class Declaring:
+    """The declaration stands whoever dies, or its run is lost and the next one declares."""
+
+    parts = (Part("declares", TaskState.SUCCEEDED, "succeeded", endless=True),)
+
+    def begin(self, stage: Stage) -> None:
+        self._lock = stage.directory / "lock"
+        self._worker = Worker(stage.place.runtime_dir / "worker.sock")
+        stage.submit(workers.SHOWS_ITS_LOCK, str(self._lock))
+
+    def operate(self, stage: Stage) -> bool:
+        if self._worker.done or not self._lock.exists():
+            return not self._worker.done
+        self._worker.go_on(lock=self._lock.read_text("ascii").strip())
+        return True
+
+
+class Worker:
+    """The worker's side of the socket: it repeats itself until it is accepted."""
+
+    def __init__(self, path: Path) -> None:
+        self.done = False
+        self._path = str(path)
+        self._socket: socket.socket | None = None
+        self._heard = b""
+
+    def go_on(self, *, lock: str) -> None:
+        """Say what is to be said, or hear what is answered; never wait."""
+        if self._socket is None:
+            self._speak(lock)
+            return
+        try:
+            chunk = self._socket.recv(65536)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            chunk = b""
+        self._heard += chunk
+        if not chunk or self._heard.count(b"\n") == 2:
+            self._socket.close()
+            self._socket = None
+            # A refusal is of an earlier run's lock: the next one shows its own.
+            self.done = self._accepted()
+
+    def _speak(self, lock: str) -> None:
+        words: list[dict[str, Any]] = [
+            {"op": "heartbeat", "progress": 0.5},
+            {"op": "succeed", "result": {"answer": 42}},
+        ]
+        self._heard = b""
+        speaker = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            speaker.connect(self._path)
+            for word in words:
+                speaker.sendall(json.dumps({**word, "task_id": 1, "lock": lock}).encode() + b"\n")
+        except OSError:
+            speaker.close()
+        else:
+            self._socket = speaker
+
+    def _accepted(self) -> bool:
+        with suppress(IndexError):
+            return json.loads(self._heard.splitlines()[1])["ok"]
+        return False

@@ -1,0 +1,33 @@
+"""What a play is made of: tasks, each with the end it must come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dispatcher.model import TaskState
+from tests.crash.stage import Stage
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task: its name, where it must end, and by which outcomes, those lost by us left out."""
+
+    name: str
+    state: TaskState
+    outcomes: str
+    """A regular expression."""
+    endless: bool = False
+    """It runs until somebody ends it."""
+
+
+class Play(Protocol):
+    """Tasks, in the order of their ids, and what an operator does to them."""
+
+    parts: tuple[Part, ...]
+
+    def begin(self, stage: Stage) -> None:
+        """Submit the tasks."""
+
+    def operate(self, stage: Stage) -> bool:
+        """Do what an operator would do now, before every turn; say whether the play goes on."""
