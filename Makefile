@@ -38,9 +38,15 @@ layers: $(STAMP)
 pytest: $(STAMP)
 	$(BIN)/pytest --numprocesses 2
 
+# Every call instead of a choice of them, many seeds, and random deaths for FUZZ_MINUTES.
+FUZZ_MINUTES ?= 10
+fuzz: $(STAMP)
+	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 tests/crash
+
 bench: $(STAMP)
 	$(BIN)/python bench/noop.py
 	$(BIN)/python bench/claim.py
+	$(BIN)/python bench/store_calls.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

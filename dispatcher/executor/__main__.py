@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,10 @@ from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
 from dispatcher.wire import ExitCode
+
+#: Seconds for which a dead executor's lock may stay: a child of it in the middle of its exec, when
+#: spawning it has long returned, still holds what it will have closed in the end.
+LOCK_PATIENCE = 2.0
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -92,15 +97,24 @@ def _lock(directory: str) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"cannot use the directory {directory}: {error}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise AlreadyHeld(f"another executor, pid {holder}, holds {path}") from None
+    give_up_at = times.instant() + LOCK_PATIENCE
+    while not _try_lock(descriptor):
+        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+        if Path("/proc", holder).exists() or times.instant() > give_up_at:
+            os.close(descriptor)
+            raise AlreadyHeld(f"another executor, pid {holder}, holds {path}")
+        time.sleep(0.01)
     os.ftruncate(descriptor, 0)
     os.write(descriptor, b"%d\n" % os.getpid())
     return descriptor
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log) -> Executor:

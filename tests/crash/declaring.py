@@ -25,10 +25,21 @@ class Declaring:
         stage.submit(workers.SHOWS_ITS_LOCK, str(self._lock))
 
     def operate(self, stage: Stage) -> bool:
-        if self._worker.done or not self._lock.exists():
-            return not self._worker.done
-        self._worker.go_on(lock=self._lock.read_text("ascii").strip())
+        if self._worker.done or stage.task(1).state is TaskState.SUCCEEDED:
+            self._worker.close()  # it may have declared, and died before it heard so
+            return False
+        self.repeat()
         return True
+
+    def repeat(self) -> None:
+        """Let the worker say what it has to say, or hear what is answered."""
+        if self._lock.exists():
+            self._worker.go_on(lock=self._lock.read_text("ascii").strip())
+
+    @property
+    def heard(self) -> bool:
+        """Whether the worker knows that its declaration stands."""
+        return self._worker.done
 
 
 class Worker:
@@ -53,10 +64,14 @@ class Worker:
             chunk = b""
         self._heard += chunk
         if not chunk or self._heard.count(b"\n") == 2:
-            self._socket.close()
-            self._socket = None
+            self.close()
             # A refusal is of an earlier run's lock: the next one shows its own.
             self.done = self._accepted()
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _speak(self, lock: str) -> None:
         words: list[dict[str, Any]] = [

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(600 if FUZZ else 90)
 SHARES = 4
 
 #: Of the calls between the first and the last of a kind, one in so many.
-STRIDE = 5
+STRIDE = 7
 
 
 @pytest.mark.parametrize("share", range(SHARES))

@@ -34,7 +34,7 @@ NUMBERS = {
     "journal.flush": 4,
 }
 
-#: The daemon reconnects only after a commit without an answer, decides no ending and hears no worker.
+#: Without a commit that got no answer, an ending decided here, and a worker that speaks.
 NOT_IN_WORK = {"client.reconnect", "store.begin_ending", "store.heartbeat", "store.declare"}
 
 

@@ -8,6 +8,7 @@ from dispatcher import times, wire
 from dispatcher.executor.run import Phase
 from dispatcher.model import Outcome, TaskState
 from tests.crash import workers
+from tests.crash.declaring import Declaring
 from tests.crash.mortal import AFTER, BEFORE
 from tests.crash.rows import ESCAPES_AND_STAYS, ORPHANED_THEN_7, dying, ends, phases, start, starts
 from tests.crash.stage import Stage
@@ -87,6 +88,32 @@ def test_executor_shut_down_no_daemon_is_released(stage: Stage) -> None:
 
     assert [Outcome.RELEASED, Outcome.SUCCEEDED] == [end[0] for end in ends(stage, task)]
     assert 0 == stage.task(task).orphans
+
+
+@pytest.mark.parametrize("moment", [BEFORE, AFTER])
+def test_declaration_committed_not_answered_is_accepted_when_it_is_repeated(
+    stage: Stage, moment: str
+) -> None:
+    play = Declaring()
+    play.begin(stage)
+    fate = dying("store.commit", moment, when=lambda: fate.calls["store.declare"])
+    start(stage, daemon=fate)
+    while stage.daemon is not None:
+        play.operate(stage)
+        stage.turn()
+    declared = stage.runs(1)[0].result
+
+    stage.settings = stage.place.settings(until_idle=False)
+    while not play.heard:
+        stage.revive()
+        stage.turn()
+        play.repeat()
+    stage.kill_daemon()
+    stage.settings = stage.place.settings()
+
+    assert (moment == AFTER) == (declared is not None)
+    assert [Outcome.SUCCEEDED] == [end[0] for end in ends(stage, 1)]
+    assert '{"answer": 42}' == stage.runs(1)[0].result
 
 
 # Executor, both, host ----------------------------------------------------------------------
