@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
 import socket
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,32 @@ def test_a_second_executor_is_refused_and_told_who_holds_the_lock(
     (refused,) = home.events("executor.refused")
     assert f"pid {home.processes[0].pid}, holds {home.state_dir}/executor.lock" in refused["error"]
     assert [] == [m for m in daemon.ping() if isinstance(m, wire.Exited)]
+
+
+def test_a_dead_executors_lock_is_waited_for(home: Home) -> None:
+    """A child that it was spawning when it died may hold it until its exec is over."""
+    nobody = subprocess.Popen(["true"])
+    nobody.wait()
+    home.state_dir.mkdir()
+    with (home.state_dir / "executor.lock").open("w") as lock:
+        lock.write(f"{nobody.pid}\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = home.executor()
+
+        def waits_for_it() -> None:
+            assert str(home.state_dir / "executor.lock") in open_files(process.pid)
+
+        eventually(waits_for_it)
+    home.daemon().ping()
+
+
+def open_files(pid: int) -> list[str]:
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
 
 
 def test_nor_may_two_share_a_runtime_directory(home: Home, daemon: Daemon) -> None:
