@@ -42,7 +42,7 @@ def main() -> int:
     _close_inherited()
     log = Log(sys.stderr.fileno())
     try:
-        _check(runtime_dir)
+        _check(state_dir, runtime_dir)
         locks = [_lock(directory) for directory in dict.fromkeys((state_dir, runtime_dir))]
         executor = _compose(state_dir, runtime_dir, options, log)
     except ConfigError as error:
@@ -79,10 +79,12 @@ def _close_inherited() -> None:
                 os.close(descriptor)
 
 
-def _check(runtime_dir: str) -> None:
+def _check(state_dir: str, runtime_dir: str) -> None:
     for name in ("executor.sock", "worker.sock"):
         if error := too_long(f"{runtime_dir}/{name}"):
             raise ConfigError(error)
+    if not state_dir.isprintable():
+        raise ConfigError(f"the daemon could not be told this state directory: {state_dir!r}")
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         raise ConfigError(
             "this kernel does not list a process's children: CONFIG_PROC_CHILDREN is needed"
@@ -118,13 +120,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log) -> Executor:
-    os.chdir("/")
-    os.umask(0o077)
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limits = _settle_down()
     node = Node(
         node_id=options.node_id,
         state_dir=state_dir,
@@ -135,7 +131,7 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
     executor = Executor(
         node,
         kernel=kernel,
-        spawner=Spawner(outputs, environ=os.environ, open_files=(soft, hard)),
+        spawner=Spawner(outputs, environ=os.environ, open_files=limits),
         outputs=outputs,
         journal=Journal(
             f"{state_dir}/executor.journal",
@@ -147,6 +143,21 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
     )
     _obey_sigterm(executor, kernel)
     return executor
+
+
+def _settle_down() -> tuple[int, int]:
+    """Become what a parent of workers must be; return the limits that it had and they get."""
+    os.chdir("/")
+    os.umask(0o077)
+    if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise ConfigError("it cannot become the parent of orphans (PR_SET_CHILD_SUBREAPER)")
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would cost all exit codes
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
 
 
 def _obey_sigterm(executor: Executor, kernel: Kernel) -> None:

@@ -36,7 +36,7 @@ class Node:
 
     def store_id(self) -> str:
         """Return the store that the state directory remembers; empty when it has seen none."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             return Path(self.state_dir, "store-id").read_text("ascii").strip()
         return ""
 
@@ -76,7 +76,7 @@ class Executor:
         self._leaving = False
         self._shutdown_wanted = False
         self._stopping = False
-        self._lonely_since: Instant | None = None
+        self._lonely_since: Instant | None = clock()
         self._runs.inherit(clock())
         self._open_when_swept()
 

@@ -99,7 +99,11 @@ class Kernel:
             handle = os.pidfd_open(leader)
         except OSError:
             return None
-        self._poll.register(handle, select.EPOLLIN)
+        try:
+            self._poll.register(handle, select.EPOLLIN)
+        except OSError:
+            os.close(handle)
+            return None
         return handle
 
     def release(self, handle: int) -> None:

@@ -77,8 +77,6 @@ class Run:
     """When the phase ends, whatever the processes do."""
     look_at: Instant = NEVER
     pause: float = FIRST_PAUSE
-    queued_for: Instant = NEVER
-    """The instant for which the run stands in the queue of deadlines."""
 
     @property
     def state(self) -> wire.RunState:
@@ -119,8 +117,6 @@ class Run:
     @property
     def due(self) -> Instant:
         """When the run needs attention even if nothing happens."""
-        if self.phase is Phase.GONE:
-            return NEVER
         first = min(self.limit, self.look_at)
         if self.deadlines and self.may_be_ended:
             return Instant(min(first, *self.deadlines.values()))
@@ -132,11 +128,6 @@ class Run:
             return None
         name = min(self.deadlines, key=self.deadlines.__getitem__)
         return name if self.deadlines[name] <= at else None
-
-    @property
-    def is_queued(self) -> bool:
-        """Whether the queue of deadlines has to know it."""
-        return self.phase < Phase.GONE and self.queued_for != NEVER
 
     def spawned(self, pid: int, start_ticks: int, handle: int | None) -> None:
         """Take note of the leader; an ending may have been asked for before it lived."""
@@ -188,4 +179,5 @@ class Run:
     def _move(self, phase: Phase, limit: Instant) -> None:
         self.phase = phase
         self.limit = limit
+        self.look_at = NEVER
         self.pause = FIRST_PAUSE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable
 
 from dispatcher import wire
@@ -18,9 +17,6 @@ from dispatcher.times import Instant
 #: Seconds between two looks at our children while runs live: dead orphans are reaped, new ones
 #: attributed while their parents are still there. One wake-up a second.
 SURVEY_INTERVAL = 1.0
-
-#: Deadlines of finished runs that may stay queued before they are weeded out.
-STALE_DEADLINES = 1000
 
 
 class Runs:
@@ -45,12 +41,12 @@ class Runs:
         self._ladder = Ladder(
             self._runs, kernel=kernel, outputs=outputs, journal=journal, log=log, send=send
         )
-        self._live = 0
+        self._live: dict[wire.RunUid, Run] = {}
         self._starts: list[tuple[Run, wire.Start]] = []
         self._attention: dict[wire.RunUid, Run] = {}
         self._by_handle: dict[int, Run] = {}
         self._without_handle: list[Run] = []
-        self._queue: list[tuple[Instant, wire.RunUid]] = []
+        self._due = NEVER
         self._survey_at = NEVER
 
     def __len__(self) -> int:
@@ -59,7 +55,7 @@ class Runs:
     @property
     def live(self) -> int:
         """How many runs are not gone."""
-        return self._live
+        return len(self._live)
 
     @property
     def sweeping(self) -> bool:
@@ -71,7 +67,7 @@ class Runs:
         """When to act even if nothing happens."""
         if self._attention:
             return Instant(0.0)
-        return min(self._queue[0][0], self._survey_at) if self._queue else self._survey_at
+        return min(self._due, self._survey_at) if self._live else NEVER
 
     def described(self) -> Iterable[wire.Run]:
         """Yield each run as a new daemon must know it."""
@@ -92,8 +88,7 @@ class Runs:
         for run in self._journal.predecessors_runs():
             self._runs[run.uid] = run
             if self._ladder.inherit(run, at):
-                self._live += 1
-                self._attention[run.uid] = run
+                self._live[run.uid] = self._attention[run.uid] = run
         self._compact(at)
 
     def note_exits(self, ready: Iterable[int], at: Instant) -> None:
@@ -117,8 +112,7 @@ class Runs:
         if name := run.passed_deadline(at):
             self.refuse(start, wire.Fault.LATE, f"its deadline {name} has passed")
             return
-        self._runs[run.uid] = run
-        self._live += 1
+        self._runs[run.uid] = self._live[run.uid] = run
         self._survey_at = min(self._survey_at, Instant(at + SURVEY_INTERVAL))
         self._starts.append((run, start))
         path = run.output_path
@@ -164,7 +158,7 @@ class Runs:
             if run := self._runs.get(uid):
                 for name, instant in moved.items():
                     run.deadlines[name] = max(instant, run.deadlines.get(name, instant))
-                self._schedule(run)
+                self._due = min(self._due, run.due)
 
     def forget(self, uid: wire.RunUid, at: Instant) -> None:
         """Drop a run that is gone."""
@@ -210,33 +204,20 @@ class Runs:
         self._attention[run.uid] = run
 
     def _note_time(self, at: Instant) -> None:
-        while self._queue and self._queue[0][0] <= at:
-            due, uid = heapq.heappop(self._queue)
-            run = self._runs.get(uid)
-            if run is None or run.queued_for != due:
-                continue  # it was put in again, for an earlier instant
-            run.queued_for = NEVER
-            if name := run.passed_deadline(at):
-                self.end_ourselves(uid, name, at)
-            if run.due <= at:
-                self._attention[uid] = run
-            else:
-                self._schedule(run)
+        if at >= self._due:
+            self._due = NEVER
+            for run in self._live.values():
+                if name := run.passed_deadline(at):
+                    self.end_ourselves(run.uid, name, at)
+                if run.due <= at:
+                    self._attention[run.uid] = run
+                self._due = min(self._due, run.due)
         if at >= self._survey_at:
-            self._survey_at = Instant(at + SURVEY_INTERVAL)
+            self._survey_at = Instant(at + SURVEY_INTERVAL) if self._live else NEVER
             self._ladder.survey(at)
             for run in self._without_handle:
                 self._note_exit(run, at)
             self._without_handle = [run for run in self._without_handle if run.leader_lives]
-
-    def _schedule(self, run: Run) -> None:
-        due = run.due
-        if due < run.queued_for:
-            run.queued_for = due
-            heapq.heappush(self._queue, (due, run.uid))
-            if len(self._queue) > 2 * self._live + STALE_DEADLINES:
-                self._queue = [(r.queued_for, r.uid) for r in self._runs.values() if r.is_queued]
-                heapq.heapify(self._queue)
 
     def _spawn(self, run: Run, start: wire.Start, error: OSError | None, at: Instant) -> None:
         before = self._kernel.ticks()
@@ -245,9 +226,8 @@ class Runs:
                 raise CannotStart.without_journal(error)
             pid = self._spawner.start(start)
         except CannotStart as failure:
-            del self._runs[run.uid]
+            del self._runs[run.uid], self._live[run.uid]
             self._attention.pop(run.uid, None)
-            self._lost_one()
             self._journal.note(Line(event="forgotten", uid=run.uid, at=at))
             self.refuse(start, failure.fault, failure.error, failure.errno)
             return
@@ -259,16 +239,10 @@ class Runs:
             self._by_handle[run.handle] = run
         self._journal.note(Line(event="started", uid=run.uid, at=at, pid=pid, start_ticks=ticks))
         self._send(wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
-        self._schedule(run)
+        self._due = min(self._due, run.due)
 
     def _advance(self, run: Run, at: Instant) -> None:
         if self._ladder.advance(run, at):
-            self._lost_one()
+            del self._live[run.uid]
         else:
-            self._schedule(run)
-
-    def _lost_one(self) -> None:
-        self._live -= 1
-        if not self._live:
-            self._survey_at = NEVER
-            self._queue.clear()
+            self._due = min(self._due, run.due)

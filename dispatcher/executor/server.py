@@ -79,11 +79,12 @@ class Server:
         self._drop("another one came")
         try:
             self._peer, _ = self._listener.accept()
-        except OSError:
+            self._peer.setblocking(False)
+            self._kernel.watch(self._peer.fileno())
+        except OSError as error:
+            self._drop(f"cannot be let in: {error.strerror}")
             return False
-        self._peer.setblocking(False)
         self._passing = [self._workers.fileno()]
-        self._kernel.watch(self._peer.fileno())
         return True
 
     def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:

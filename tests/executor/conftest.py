@@ -41,7 +41,7 @@ class Home:
         return self.outputs / f"{name}.log"
 
     def executor(
-        self, *options: str, env: dict[str, str] | None = None, inherits: int | None = None
+        self, *options: str, env: dict[str, str] | None = None, **how: Any
     ) -> subprocess.Popen[bytes]:
         """Start an executor; connections wait until it is ready."""
         with self.log.open("ab") as log:
@@ -55,7 +55,7 @@ class Home:
                 stderr=log,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
-                pass_fds=() if inherits is None else (inherits,),
+                **how,
             )
         self.processes.append(process)
         return process
@@ -66,8 +66,8 @@ class Home:
         def connect() -> Daemon:
             try:
                 return Daemon(self.runtime_dir, greet=greet)
-            except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError) as error:
-                raise AssertionError from error
+            except (FileNotFoundError, ConnectionError) as error:
+                raise AssertionError(str(error)) from error
 
         daemon = eventually(connect, within=10)
         self._daemons.append(daemon)
@@ -78,13 +78,8 @@ class Home:
         """Keep the latest executor from doing anything, as if it were busy."""
         process = self.processes[-1]
         process.send_signal(signal.SIGSTOP)
-
-        def probe() -> None:
-            stat = Path(f"/proc/{process.pid}/stat").read_text()
-            assert "T" == stat.rpartition(")")[2].split()[0], "it has not stopped yet"
-
         try:
-            eventually(probe)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
             yield
         finally:
             process.send_signal(signal.SIGCONT)
@@ -112,6 +107,9 @@ def home() -> Iterator[Home]:
         yield home
     finally:
         home.close()
+        sys.stdout.write(home.log.read_text() if home.log.exists() else "")  # shown with a failure
+        if failed := home.events("executor.failed"):
+            raise AssertionError(failed[0]["error"])
         family.end()
         shutil.rmtree(directory)
 

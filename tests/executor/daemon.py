@@ -29,12 +29,12 @@ class Daemon:
         self.runs: dict[str, wire.Run] = {}
         self.passed: list[int] = []
         self._rest = b""
-        if greet:
-            try:
+        try:
+            if greet:
                 self.greeted()
-            except ConnectionResetError:  # a dying executor's backlog took us
-                self.close()
-                raise
+        except ConnectionError:  # it was a dead executor's door
+            self.close()
+            raise
 
     def greeted(self) -> None:
         """Hear the executor out: who it is and what runs it knows."""

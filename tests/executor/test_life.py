@@ -130,6 +130,24 @@ def test_it_is_deaf_to_the_terminal(home: Home, daemon: Daemon, signum: signal.S
     assert home.processes[0].poll() is None
 
 
+def test_what_its_parent_ignored_and_blocked_is_not_ignored_by_it(home: Home) -> None:
+    """SIGCHLD ignored would throw exit codes away; with SIGTERM blocked it would stay."""
+    both = {signal.SIGCHLD, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, both)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        process = home.executor(restore_signals=False)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    daemon = home.daemon()
+    uid = daemon.start(["sh", "-c", "exit 3"], home.output())
+
+    assert 3 == daemon.expect(wire.Exited, uid).exit.exit_code
+    process.send_signal(signal.SIGTERM)
+    assert 0 == process.wait()
+
+
 def test_r34_sigterm_ends_all_runs_by_the_ladder_and_then_it_leaves(
     home: Home, daemon: Daemon
 ) -> None:
@@ -200,7 +218,7 @@ def test_it_holds_nothing_that_it_inherited(home: Home) -> None:
     """Whoever waits for the end of a pipe would wait as long as the executor lives."""
     reads, writes = os.pipe()
     os.set_inheritable(writes, True)
-    process = home.executor(inherits=writes)
+    process = home.executor(pass_fds=(writes,))
     os.close(writes)
     home.daemon()
 
@@ -219,19 +237,6 @@ def test_its_log_is_json_lines_with_the_time(home: Home, daemon: Daemon) -> None
     assert (uid, "task") == (failed["uid"], failed["fault"])
 
 
-def test_a_worker_does_not_see_the_executors_sockets(home: Home, daemon: Daemon) -> None:
-    uid = daemon.start(["sleep", "1000"], home.output())
-    pid = daemon.expect(wire.Started, uid).pid
-
-    def probe() -> None:
-        # Until it has started, the loader has others open.
-        assert ["0", "1", "2"] == sorted(os.listdir(f"/proc/{pid}/fd"))
-        held = [os.readlink(f"/proc/{pid}/fd/{n}") for n in range(3)]
-        assert ["/dev/null", str(home.output()), str(home.output())] == sorted(held)
-
-    eventually(probe)
-
-
 def test_workers_do_not_notice_a_daemon_that_dies(home: Home, daemon: Daemon) -> None:
     uid = daemon.start(["sleep", "1000"], home.output())
     pid = daemon.expect(wire.Started, uid).pid
@@ -243,3 +248,16 @@ def test_workers_do_not_notice_a_daemon_that_dies(home: Home, daemon: Daemon) ->
     assert lives(pid)
     assert [pid] == children(home.processes[0].pid)
     assert wire.RunState.RUNNING == later.runs[uid].state
+
+
+def test_a_worker_does_not_see_the_executors_sockets(home: Home, daemon: Daemon) -> None:
+    uid = daemon.start(["sleep", "1000"], home.output())
+    pid = daemon.expect(wire.Started, uid).pid
+
+    def probe() -> None:
+        # Until it has started, the loader has others open.
+        assert ["0", "1", "2"] == sorted(os.listdir(f"/proc/{pid}/fd"))
+        held = [os.readlink(f"/proc/{pid}/fd/{n}") for n in range(3)]
+        assert ["/dev/null", str(home.output()), str(home.output())] == sorted(held)
+
+    eventually(probe)

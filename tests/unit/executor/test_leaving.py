@@ -28,6 +28,13 @@ def test_embedded_it_leaves_ten_seconds_after_daemon_and_runs(embedded: World) -
     assert not embedded.run_for(0.2)
 
 
+def test_embedded_it_leaves_when_nobody_ever_came(tmp_path: Path) -> None:
+    world = World(tmp_path, embedded=True, greeted=False)
+
+    assert 10.0 == world.executor._patience(None)
+    assert not world.run_for(10.1)
+
+
 def test_a_daemon_that_comes_back_keeps_it(embedded: World) -> None:
     embedded.connect(connected=False)
     assert embedded.run_for(9)

@@ -232,7 +232,7 @@ class FakeServer:
 class World:
     """An executor with everything fake but its decisions and its journal."""
 
-    def __init__(self, directory: Path, *, embedded: bool = False) -> None:
+    def __init__(self, directory: Path, *, embedded: bool = False, greeted: bool = True) -> None:
         self.kernel = FakeKernel()
         self.server = FakeServer()
         self.spawner = FakeSpawner(self.kernel)
@@ -253,9 +253,10 @@ class World:
             embedded=embedded,
             clock=lambda: Instant(self.kernel.now),
         )
-        self.server.knocks = True
         self.stays = True
-        self.run_for(0)
+        self.server.connected = False
+        if greeted:
+            self.connect(connected=True)
 
     def start(self, uid: str = "run", **settings: Any) -> FakeProcess:
         """Have a run started; return its leader."""

@@ -1,0 +1,159 @@
+"""The executor as an object of this process, beside children that are none of its business."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher import times, wire
+from dispatcher.executor.executor import Executor, Node
+from dispatcher.executor.journal import Header, Journal
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.spawn import Spawner
+from tests.crash.family import Family
+from tests.eventually import eventually
+from tests.executor.workers import lives
+from tests.unit.executor.world import FakeServer
+
+
+class Here:
+    """An executor with the real kernel; its daemon is a list."""
+
+    def __init__(self, directory: Path) -> None:
+        self.family = Family()
+        self.directory = directory
+        self.server = FakeServer()
+        self.kernel = Kernel()
+        outputs = Outputs()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.spawner = Spawner(outputs, environ=os.environ, open_files=limits)
+        self.journal = Journal(str(directory / "journal"), Header(boot_id="b", pid_namespace="p"))
+        parts: dict[str, Any] = {
+            "kernel": self.kernel,
+            "spawner": self.spawner,
+            "outputs": outputs,
+            "journal": self.journal,
+            "server": self.server,
+            "log": lambda event, **facts: None,
+        }
+        self.executor = Executor(Node("node", str(directory), "b", "p"), **parts)
+        self.server.knocks = True
+
+    def start(self, *command: str, uid: str) -> None:
+        self.server.inbox.append(
+            wire.Start(
+                uid=wire.RunUid(uid),
+                epoch=1,
+                command=command,
+                env={wire.MARKER: uid},
+                output_path=str(self.directory / f"{uid}.log"),
+            )
+        )
+
+    def exits(self) -> int:
+        return sum(isinstance(message, wire.Exited) for message in self.server.said)
+
+    def close(self) -> None:
+        self.family.end()
+        for part in (self.kernel, self.spawner, self.journal):
+            part.close()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Here]:
+    here = Here(tmp_path)
+    yield here
+    here.close()
+
+
+def test_r30_nobody_elses_child_is_reaped_while_a_thousand_workers_exit(here: Here) -> None:
+    started, codes = 0, []
+    while started < 1000:
+        unrelated = subprocess.Popen(["sh", "-c", "exit 7"])
+        for _ in range(25):
+            here.start("true", uid=str(started))
+            started += 1
+        while here.exits() < started or lives(unrelated.pid):
+            here.executor.step(timeout=0.1)
+        here.executor._runs._ladder.survey(times.instant())
+        codes.append(unrelated.wait())
+
+    assert [7] * 40 == codes
+    assert 1000 == here.exits()
+    assert {0} == {m.exit.exit_code for m in here.server.said if isinstance(m, wire.Exited)}
+    assert [] == here.kernel.orphans()
+
+
+def test_an_unrelated_child_is_not_ended_with_any_run(here: Here) -> None:
+    unrelated = subprocess.Popen(["sleep", "1000"])
+    here.start("sleep", "1000", uid="run")
+    here.server.inbox.append(wire.End(uid=wire.RunUid("run"), reason="cancelled", at_once=True))
+
+    while not here.exits():
+        here.executor.step(timeout=0.1)
+
+    assert unrelated.poll() is None
+    unrelated.kill()
+    unrelated.wait()
+
+
+def test_start_ticks_are_the_kernels(here: Here) -> None:
+    """They are mostly not asked for: to answer, the kernel would first finish the exec."""
+    for n in range(50):
+        here.start("sleep", "1000", uid=str(n))
+    while len([m for m in here.server.said if isinstance(m, wire.Started)]) < 50:
+        here.executor.step(timeout=0.1)
+
+    told = {m.pid: m.start_ticks for m in here.server.said if isinstance(m, wire.Started)}
+
+    asked = {pid: process.start_ticks for pid in told if (process := here.kernel.look(pid))}
+    assert asked == told
+
+
+def test_r15_a_process_that_took_over_a_pid_hears_nothing(here: Here) -> None:
+    elder = os.posix_spawn("/bin/sleep", ["sleep", "1000"], os.environ)
+    known = here.kernel.look(elder)
+    assert known is not None
+
+    def later() -> None:
+        assert here.kernel.ticks() > known.start_ticks + 1
+
+    eventually(later)
+    os.kill(elder, signal.SIGKILL)
+    os.waitpid(elder, 0)
+    stranger = process_with_pid(elder)
+    if stranger is None:  # only root may choose a pid: the same by other means
+        stranger = os.posix_spawn("/bin/sleep", ["sleep", "1000"], os.environ)
+        known = known._replace(pid=stranger)
+
+    assert not here.kernel.signal(known, signal.SIGKILL)
+
+    assert lives(stranger)
+    current = here.kernel.look(stranger)
+    assert current is not None
+    assert here.kernel.signal(current, signal.SIGKILL)
+    assert signal.SIGKILL == os.waitpid(stranger, 0)[1]
+
+
+def process_with_pid(pid: int) -> int | None:
+    """Start a process that has this very pid; None when we may not."""
+    wanted = (ctypes.c_int * 1)(pid)
+    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
+    # set_tid, set_tid_size, cgroup
+    address = ctypes.addressof(wanted)
+    arguments = struct.pack("11Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, address, 1, 0)
+    clone3 = 435
+    child = ctypes.CDLL(None, use_errno=True).syscall(clone3, arguments, len(arguments))
+    if child == 0:
+        os.execv("/bin/sleep", ["sleep", "1000"])
+    return None if child < 0 else child
