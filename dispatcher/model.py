@@ -9,6 +9,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
@@ -31,7 +32,13 @@ class TaskState(enum.StrEnum):
 MOVES: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
     {
         TaskState.WAITING: frozenset(
-            {TaskState.SCHEDULED, TaskState.READY, TaskState.HELD, TaskState.CANCELLED}
+            {
+                TaskState.SCHEDULED,
+                TaskState.READY,
+                TaskState.HELD,
+                TaskState.FAILED,
+                TaskState.CANCELLED,
+            }
         ),
         TaskState.SCHEDULED: frozenset(
             {TaskState.READY, TaskState.HELD, TaskState.FAILED, TaskState.CANCELLED}
@@ -49,7 +56,9 @@ MOVES: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
                 TaskState.CANCELLED,
             }
         ),
-        TaskState.HELD: frozenset({TaskState.READY, TaskState.SCHEDULED, TaskState.CANCELLED}),
+        TaskState.HELD: frozenset(
+            {TaskState.READY, TaskState.SCHEDULED, TaskState.FAILED, TaskState.CANCELLED}
+        ),
         TaskState.SUCCEEDED: frozenset(),
         TaskState.FAILED: frozenset({TaskState.READY}),
         TaskState.CANCELLED: frozenset({TaskState.READY}),
@@ -111,6 +120,13 @@ class NewTask:
     """Idempotency key, unique per queue while the row exists."""
     labels: Mapping[str, str] = field(default_factory=dict)
     liveness: Liveness = Liveness.PROCESS
+    run_timeout_ms: int | None = None
+    stall_timeout_ms: int | None = None
+    start_timeout_ms: int | None = None
+    queue_timeout_ms: int | None = None
+    total_timeout_ms: int | None = None
+    kill_grace_ms: int | None = None
+    kill_signal: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +164,32 @@ class Task:
     created_at: StoreTime
     run_at: StoreTime
     finished_at: StoreTime | None
+    run_timeout_ms: int | None = None
+    stall_timeout_ms: int | None = None
+    start_timeout_ms: int | None = None
+    queue_timeout_ms: int | None = None
+    total_timeout_ms: int | None = None
+    kill_grace_ms: int | None = None
+    kill_signal: int | None = None
+    fails_at: StoreTime | None = None
+    """When it fails unless it runs (queue time-out) or has ended (total time-out) by then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds a run in time, and how it is ended; None: nothing, or the node's default."""
+
+    run_timeout_ms: int | None = None
+    stall_timeout_ms: int | None = None
+    start_timeout_ms: int | None = None
+    total_at: StoreTime | None = None
+    """When the task's total time-out is over."""
+    kill_grace_ms: int | None = None
+    kill_signal: int | None = None
+
+
+#: Of most runs.
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +247,7 @@ class Claim:
     """Outcome of the task's previous run, whichever node ran it."""
     previous_output_path: str | None
     """Output file of the task's previous run if that was on this node."""
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +277,10 @@ class OpenRun:
     declared_reason: str | None = None
     declared_delay_ms: int | None = None
     declared_retry: bool = True
+    last_heartbeat_at: StoreTime | None = None
+    progressed_at: StoreTime | None = None
+    """When a heartbeat last told of another progress or note than the one before."""
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +321,16 @@ class Node:
     slots: int
     seen_at: StoreTime
     seen_interval_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """A task that failed without a run, because its time was over."""
+
+    task_id: int
+    queue: str
+    timeout: Literal["queue_timeout", "total_timeout"]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ One function, `settle`, accounts for every closed run, whatever ended it.
 from __future__ import annotations
 
 import random
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dispatcher import wire
+from dispatcher.limits import signal_name
 from dispatcher.model import Declared, OpenRun, Outcome, Settlement, TaskState
 from dispatcher.times import StoreTime
 
@@ -208,14 +208,7 @@ def _status(run: OpenRun, end: End) -> tuple[int | None, int | None]:
 
 def _verdict_of_status(exit_code: int | None, signum: int | None) -> Verdict:
     if signum is not None:
-        return Verdict(Outcome.FAILED, f"killed by {_signal_name(signum)}")
+        return Verdict(Outcome.FAILED, f"killed by {signal_name(signum)}")
     if exit_code is None:
         return Verdict(Outcome.ORPHANED, "nobody saw how it ended")
     return Verdict(EXIT_CODES.get(exit_code, Outcome.FAILED), f"exit code {exit_code}")
-
-
-def _signal_name(signum: int) -> str:
-    try:
-        return signal.Signals(signum).name
-    except ValueError:
-        return f"signal {signum}"

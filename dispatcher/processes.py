@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +62,8 @@ class StartSettings:
 
 def start_message(claim: Claim, settings: StartSettings, *, epoch: int) -> wire.Start:
     """Return the message that starts a claim's worker, lock and all in its environment."""
+    limits = claim.limits
+    grace = limits.kill_grace_ms
     return wire.Start(
         uid=claim.run_uid,
         epoch=epoch,
@@ -70,7 +73,8 @@ def start_message(claim: Claim, settings: StartSettings, *, epoch: int) -> wire.
         payload=claim.payload,
         output_path=claim.output_path,
         previous_output_path=claim.previous_output_path,
-        kill_grace=settings.kill_grace,
+        kill_signal=limits.kill_signal or signal.SIGTERM,
+        kill_grace=settings.kill_grace if grace is None else grace / 1000,
         exit_grace=settings.exit_grace,
         leftover_grace=settings.leftover_grace,
     )

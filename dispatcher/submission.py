@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import msgspec
 
-from dispatcher import durations
+from dispatcher import limits
 from dispatcher.config import Config
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask
@@ -29,7 +29,6 @@ MAX_ENVIRONMENT = 1024 * 1024
 MAX_PATH = 4095
 
 MAX_LABELS = 64
-MAX_DELAY = durations.parse("3650d")
 
 _NAME = re.compile(NAME)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -49,6 +48,13 @@ class TaskOptions(TypedDict, total=False):
     labels: Mapping[str, str] | None
     liveness: Liveness | None
     lease_ttl_ms: int | None
+    run_timeout_ms: int | None
+    stall_timeout_ms: int | None
+    start_timeout_ms: int | None
+    queue_timeout_ms: int | None
+    total_timeout_ms: int | None
+    kill_grace_ms: int | None
+    kill_signal: int | None
 
 
 def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> NewTask:
@@ -81,8 +87,9 @@ def check(task: NewTask) -> None:
     _check_labels(task.labels)
     _check_number("priority", task.priority, -(2**31), 2**31 - 1)
     _check_number("max_attempts", task.max_attempts, 1, 2**31 - 1)
-    _check_number("lease_ttl_ms", task.lease_ttl_ms, 1, MAX_DELAY)
-    _check_number("delay_ms", task.delay_ms, 0, MAX_DELAY)
+    _check_number("lease_ttl_ms", task.lease_ttl_ms, 1, limits.LONGEST)
+    _check_number("delay_ms", task.delay_ms, 0, limits.LONGEST)
+    limits.check(task)
     _check_name("queue", task.queue)
     if task.key is not None and not _text("key", task.key, 255):
         raise InvalidTask("key: is empty; leave it out, or name what must happen only once")

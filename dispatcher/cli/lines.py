@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
-from dispatcher import durations
+from dispatcher import durations, limits
 from dispatcher.config import Config
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
@@ -25,9 +25,14 @@ _KINDS: Mapping[str, Any] = {
     "delay": object,
     "liveness": Liveness,
     "lease_ttl": object,
+    **dict.fromkeys(limits.TIMEOUTS, object),
+    "kill_grace": object,
+    "kill_signal": str | int,
     "payload": msgspec.Raw,
     "label": dict[str, str] | list[str],
 }
+
+_DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS})
 
 
 def read(
@@ -103,11 +108,16 @@ def _value(key: str, raw: msgspec.Raw) -> Any:
 
 def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:
     """Return a line's fields as what the command line would have made of them."""
-    for key in fields.keys() & {"delay", "lease_ttl"}:
+    for key in fields.keys() & _DURATIONS:
         try:
             fields[f"{key}_ms"] = durations.parse(fields.pop(key))
         except ValueError as error:
             raise InvalidTask(f"{key}: {error}") from None
+    if "kill_signal" in fields:
+        try:
+            fields["kill_signal"] = limits.signal_number(fields["kill_signal"])
+        except ValueError as error:
+            raise InvalidTask(f"kill_signal: {error}") from None
     if "payload" in fields:
         try:
             fields["payload"] = bytes(fields["payload"]).decode()

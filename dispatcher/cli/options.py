@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 import msgspec
 
-from dispatcher import durations
+from dispatcher import durations, limits
 from dispatcher.client import Client
 from dispatcher.config import Config, load
 from dispatcher.durations import Milliseconds
@@ -67,6 +69,41 @@ class Duration(click.ParamType[Milliseconds]):
             return durations.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Signal(click.ParamType[int]):
+    """A signal by its name or number."""
+
+    name = "signal"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return its number."""
+        try:
+            return limits.signal_number(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_LIMITS = {
+    "run-timeout": "A run longer than this is ended: timed_out.",
+    "stall-timeout": "So is one without new progress or output for so long: stalled.",
+    "start-timeout": "So is one without a first heartbeat: lost. With --liveness worker.",
+    "queue-timeout": "It fails when it was ready for so long and no slot was free.",
+    "total-timeout": "It fails when it is not done so long after this submit.",
+    "kill-grace": "Time between the kill signal and SIGKILL [default: as configured].",
+}
+
+
+def limit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that bound a task in time and say how its runs are ended."""
+    command = click.option(
+        "--kill-signal", type=Signal(), metavar="SIGNAL", help="Asks a run to end [default: TERM]."
+    )(command)
+    for name, text in reversed(_LIMITS.items()):
+        command = click.option(f"--{name}", type=Duration(), metavar="DURATION", help=text)(command)
+    return command
 
 
 def print_json(value: object) -> None:

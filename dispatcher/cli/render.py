@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from dispatcher.durations import Milliseconds
+from dispatcher.limits import TIMEOUTS, signal_name
 from dispatcher.model import Run, Task
 from dispatcher.times import StoreTime, iso
 
@@ -42,6 +44,14 @@ def task_json(task: Task) -> dict[str, Any]:
         "orphans": task.orphans,
         "liveness": task.liveness,
         "lease_ttl_ms": int(task.lease_ttl_ms),
+        "run_timeout_ms": task.run_timeout_ms,
+        "stall_timeout_ms": task.stall_timeout_ms,
+        "start_timeout_ms": task.start_timeout_ms,
+        "queue_timeout_ms": task.queue_timeout_ms,
+        "total_timeout_ms": task.total_timeout_ms,
+        "fails_at": moment(task.fails_at),
+        "kill_grace_ms": task.kill_grace_ms,
+        "kill_signal": task.kill_signal,
         "cwd": task.cwd,
         "env": sorted(task.env),
         "key": task.key,
@@ -81,6 +91,26 @@ def run_json(run: Run) -> dict[str, Any]:
         "cpu_seconds": run.cpu_seconds,
         "output_path": run.output_path,
     }
+
+
+def timeouts_text(task: Task) -> str:
+    """Return a task's time-outs as one would type them, "" where it has none."""
+    given = ((name, getattr(task, f"{name}_ms")) for name in TIMEOUTS)
+    return ", ".join(
+        f"{name.removesuffix('_timeout')} {Milliseconds(value)}"
+        for name, value in given
+        if value is not None
+    )
+
+
+def kill_text(task: Task) -> str:
+    """Return how the task's runs are ended where it says so itself, else ""."""
+    parts = []
+    if task.kill_signal is not None:
+        parts.append(signal_name(task.kill_signal))
+    if task.kill_grace_ms is not None:
+        parts.append(f"SIGKILL after {Milliseconds(task.kill_grace_ms)}")
+    return ", ".join(parts)
 
 
 def moment(time: StoreTime | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import click
 
@@ -13,6 +14,7 @@ from dispatcher.cli.options import (
     configuration,
     examples,
     json_option,
+    limit_options,
     print_json,
 )
 from dispatcher.client import Client
@@ -54,6 +56,7 @@ from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
 @click.option(
     "--lease-ttl", type=Duration(), metavar="DURATION", help="Silence that costs the claim."
 )
+@limit_options
 @click.option("--payload", metavar="JSON|@FILE|-", help="JSON for the command's stdin.")
 @click.option("--label", multiple=True, metavar="NAME=VALUE", help="For list --label. Repeatable.")
 @click.option(
@@ -82,6 +85,8 @@ def submit(
     source: str | None,
     as_json: bool,
     command: tuple[str, ...],
+    kill_signal: int | None,
+    **durations: Milliseconds | None,
 ) -> None:
     """Submit COMMAND as a task and print its id.
 
@@ -100,7 +105,9 @@ def submit(
         lease_ttl_ms=lease_ttl,
         payload=_payload(payload),
         labels=lines.pairs("label", label),
+        kill_signal=kill_signal,
     )
+    options |= cast("TaskOptions", {f"{name}_ms": value for name, value in durations.items()})
     config = configuration()
     tasks = _tasks(config, source, command, options)
     with Client(config) as store:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dispatcher.model import (
     Claim,
+    GivenUp,
     NewTask,
     Node,
     OpenRun,
@@ -72,6 +73,16 @@ class Store(Protocol):
     def next_due(self) -> StoreTime | None:
         """Return the earliest `run_at` of a scheduled task."""
 
+    def give_up(self, *, limit: int, now: StoreTime) -> list[GivenUp]:
+        """Fail at most `limit` tasks whose time is over while they do not run; return them.
+
+        A ready one's queue time-out counts from when it became ready, anew each time; the total
+        time-out from the submit, or from an operator's `retry`, in whatever state it waits.
+        """
+
+    def next_failure(self) -> StoreTime | None:
+        """Return the earliest time at which a task that does not run is over its time."""
+
     def ready_queues(self, *, after: str, limit: int) -> list[str]:
         """Return at most `limit` names of queues with ready tasks.
 
@@ -106,7 +117,8 @@ class Store(Protocol):
 
         Only the whole, current lock of a run that is not ending will do. Else nothing is written:
         `not_owner` (not this run's lock, or it is ending), `superseded` (an earlier run's lock
-        while a newer one runs), `not_running`, `unknown_task`.
+        while a newer one runs), `not_running`, `unknown_task`. Another progress or note than
+        before also stamps `progressed_at`.
         """
 
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:

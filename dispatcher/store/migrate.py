@@ -52,6 +52,16 @@ CREATE TABLE tasks (
     last_heartbeat_at BIGINT,
     progress DOUBLE PRECISION,
     note TEXT,
+    progressed_at BIGINT,
+    run_timeout_ms BIGINT,
+    stall_timeout_ms BIGINT,
+    start_timeout_ms BIGINT,
+    queue_timeout_ms BIGINT,
+    total_timeout_ms BIGINT,
+    total_at BIGINT,
+    fails_at BIGINT,
+    kill_grace_ms BIGINT,
+    kill_signal BIGINT,
     cwd TEXT,
     labels TEXT NOT NULL,
     env TEXT NOT NULL,
@@ -73,7 +83,19 @@ CREATE TABLE tasks (
            ELSE lock IS NULL AND lease_expires_at IS NULL AND owner IS NULL
                 AND run_uid IS NULL AND ending IS NULL AND ending_reason IS NULL
                 AND takeover_at IS NULL AND last_heartbeat_at IS NULL
-                AND progress IS NULL AND note IS NULL END),
+                AND progress IS NULL AND note IS NULL AND progressed_at IS NULL END),
+    CHECK (CASE
+           WHEN state = 'running' OR finished_at IS NOT NULL THEN fails_at IS NULL
+           WHEN state = 'ready' AND queue_timeout_ms IS NOT NULL THEN fails_at IS NOT NULL
+           ELSE fails_at IS NOT DISTINCT FROM total_at END),
+    CHECK ((total_at IS NULL) = (total_timeout_ms IS NULL)),
+    CHECK (run_timeout_ms > 0),
+    CHECK (stall_timeout_ms > 0),
+    CHECK (start_timeout_ms > 0),
+    CHECK (queue_timeout_ms > 0),
+    CHECK (total_timeout_ms > 0),
+    CHECK (kill_grace_ms >= 0),
+    CHECK (kill_signal > 0),
     CHECK (ending = 'succeeded' OR ending = 'failed' OR ending = 'lost'
            OR ending = 'timed_out' OR ending = 'stalled' OR ending = 'oom_killed'
            OR ending = 'spawn_failed' OR ending = 'deferred' OR ending = 'held'
@@ -94,6 +116,7 @@ CREATE INDEX tasks_due ON tasks (run_at) WHERE state = 'scheduled';
 CREATE INDEX tasks_running ON tasks (owner) WHERE state = 'running';
 CREATE INDEX tasks_endings ON tasks (owner) WHERE ending IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX tasks_failing ON tasks (fails_at) WHERE fails_at IS NOT NULL;
 CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
 
 -- Apart, because a row is rewritten whole at each claim, beat and settle.

@@ -13,6 +13,7 @@ from typing import Final
 from dispatcher.model import (
     FINISHED,
     Claim,
+    GivenUp,
     Liveness,
     NewTask,
     Node,
@@ -31,6 +32,8 @@ from dispatcher.store.api import Store
 from dispatcher.store.engine import Engine, Row, transaction
 from dispatcher.store.values import (
     command_from,
+    given_up_from,
+    limits_from,
     node_from,
     of_filter,
     of_new_task,
@@ -57,6 +60,7 @@ class SqlStore:
         dialect = engine.dialect
         self._ready = statements.READY + dialect.skip_locked
         self._due = statements.DUE + dialect.skip_locked
+        self._overdue = statements.OVERDUE + dialect.skip_locked
         self._state = statements.STATE + dialect.lock_row
         self._tasks = statements.TASKS.format(each_label=dialect.each_label)
 
@@ -91,11 +95,24 @@ class SqlStore:
 
     def move_due(self, *, limit: int, now: StoreTime) -> int:
         due = self._engine.rows(self._due, {"limit": limit, "now": now})
-        self._engine.change_each(statements.MAKE_READY, [{"id": task_id} for (task_id,) in due])
+        self._engine.change_each(
+            statements.MAKE_READY, [{"id": task_id, "now": now} for (task_id,) in due]
+        )
         return len(due)
 
     def next_due(self) -> StoreTime | None:
         rows = self._engine.rows(statements.NEXT_DUE)
+        return rows[0][0] if rows else None
+
+    def give_up(self, *, limit: int, now: StoreTime) -> list[GivenUp]:
+        overdue = self._engine.rows(self._overdue, {"limit": limit, "now": now})
+        given_up = [given_up_from(row, now) for row in overdue]
+        values = [{"id": one.task_id, "reason": one.reason, "now": now} for one in given_up]
+        self._engine.change_each(statements.GIVE_UP, values)
+        return given_up
+
+    def next_failure(self) -> StoreTime | None:
+        rows = self._engine.rows(statements.NEXT_FAILURE)
         return rows[0][0] if rows else None
 
     def ready_queues(self, *, after: str, limit: int) -> list[str]:
@@ -113,7 +130,7 @@ class SqlStore:
         return [self._claim(row, queue, node, output_dir, now) for row in ready]
 
     def _claim(self, row: Row, queue: str, node: str, output_dir: str, now: StoreTime) -> Claim:
-        task_id, command, payload, cwd, env, liveness, lease_ttl_ms, attempts, fence = row
+        task_id, command, payload, cwd, env, liveness, lease_ttl_ms, attempts, fence = row[:9]
         last_outcome, last_output = self._last_run(task_id, node) if fence else (None, None)
         uid, lock = _secret(), _secret()
         values = {
@@ -146,6 +163,7 @@ class SqlStore:
             output_path=f"{output_dir}/{uid}.log",
             last_outcome=last_outcome,
             previous_output_path=last_output,
+            limits=limits_from(row[9:]),
         )
 
     def _last_run(self, task_id: int, node: str) -> tuple[Outcome | None, str | None]:

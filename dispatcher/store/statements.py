@@ -7,9 +7,13 @@ from __future__ import annotations
 
 SUBMIT = """
 INSERT INTO tasks (state, reason, queue, priority, key, liveness, lease_ttl_ms, max_attempts,
-                   created_at, run_at, cwd, labels, env, command)
+                   created_at, run_at, cwd, labels, env, command,
+                   run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms,
+                   total_timeout_ms, kill_grace_ms, kill_signal, total_at, fails_at)
 VALUES (:state, :reason, :queue, :priority, :key, :liveness, :lease_ttl_ms, :max_attempts,
-        :now, :run_at, :cwd, :labels, :env, :command)
+        :now, :run_at, :cwd, :labels, :env, :command,
+        :run_timeout_ms, :stall_timeout_ms, :start_timeout_ms, :queue_timeout_ms,
+        :total_timeout_ms, :kill_grace_ms, :kill_signal, :total_at, :fails_at)
 ON CONFLICT (queue, key) WHERE key IS NOT NULL DO NOTHING
 RETURNING id
 """
@@ -23,7 +27,13 @@ SELECT id FROM tasks WHERE state = 'scheduled' AND run_at <= :now
 ORDER BY run_at LIMIT CAST(:limit AS BIGINT)
 """
 
-MAKE_READY = "UPDATE tasks SET state = 'ready', reason = 'its time has come' WHERE id = :id"
+# A ready task fails at the end of its waiting period, or of its total time if that comes first.
+MAKE_READY = """
+UPDATE tasks SET state = 'ready', reason = 'its time has come', fails_at = CASE
+        WHEN queue_timeout_ms IS NULL OR total_at <= :now + queue_timeout_ms THEN total_at
+        ELSE :now + queue_timeout_ms END
+WHERE id = :id
+"""
 
 NEXT_DUE = "SELECT run_at FROM tasks WHERE state = 'scheduled' ORDER BY run_at LIMIT 1"
 
@@ -42,7 +52,8 @@ SELECT queue FROM ready WHERE queue IS NOT NULL LIMIT CAST(:limit AS BIGINT)
 
 READY = """
 SELECT id, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
-    lease_ttl_ms, attempt, fence
+    lease_ttl_ms, attempt, fence, run_timeout_ms, stall_timeout_ms, start_timeout_ms, total_at,
+    kill_grace_ms, kill_signal
 FROM tasks WHERE state = 'ready' AND queue = :queue
 ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT)
 """
@@ -53,7 +64,7 @@ SELECT outcome, node, output_path FROM runs WHERE task_id = :task_id ORDER BY fe
 
 CLAIM = """
 UPDATE tasks SET state = 'running', reason = 'claimed', fence = :fence, lock = :lock,
-    owner = :node, run_uid = :uid, lease_expires_at = :lease_expires_at
+    owner = :node, run_uid = :uid, lease_expires_at = :lease_expires_at, fails_at = NULL
 WHERE id = :task_id
 """
 
@@ -79,7 +90,9 @@ OPEN_RUN = """
 SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
     tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
-    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
+    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
+    tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal
 FROM runs JOIN tasks ON tasks.id = runs.task_id
 WHERE runs.uid = :uid AND runs.outcome IS NULL
 """
@@ -88,7 +101,9 @@ OPEN_RUNS = """
 SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
     tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
-    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
+    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
+    tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.state = 'running' AND tasks.owner = :node
 ORDER BY runs.id
@@ -98,16 +113,21 @@ ENDINGS = """
 SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
     tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
-    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
+    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
+    tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.ending IS NOT NULL AND tasks.owner = :node
 ORDER BY runs.id
 """
 
 # The one renewal: whoever knows the whole current lock moves the expiry and stamps life, together.
+# Only a report that differs from the one before is progress: what repeats itself may be stuck.
 HEARTBEAT = """
 UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms, last_heartbeat_at = :now,
-    progress = COALESCE(:progress, progress), note = COALESCE(:note, note)
+    progress = COALESCE(:progress, progress), note = COALESCE(:note, note),
+    progressed_at = CASE WHEN COALESCE(:progress, progress) IS DISTINCT FROM progress
+        OR COALESCE(:note, note) IS DISTINCT FROM note THEN :now ELSE progressed_at END
 WHERE id = :task_id AND lock = :lock AND ending IS NULL
 RETURNING lease_expires_at
 """
@@ -150,7 +170,9 @@ EXPIRED = """
 SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
     tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
-    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans
+    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
+    tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.state = 'running' AND tasks.owner = :node AND tasks.liveness = 'worker'
     AND (tasks.lease_expires_at <= :now
@@ -187,8 +209,27 @@ MOVE_ON = """
 UPDATE tasks SET state = :state, reason = :reason, run_at = COALESCE(:run_at, run_at),
     finished_at = :finished_at, attempt = :attempts, deferrals = :deferrals, orphans = :orphans,
     lock = NULL, lease_expires_at = NULL, owner = NULL, run_uid = NULL, takeover_at = NULL,
-    ending = NULL, ending_reason = NULL, last_heartbeat_at = NULL, progress = NULL, note = NULL
+    ending = NULL, ending_reason = NULL, last_heartbeat_at = NULL, progress = NULL, note = NULL,
+    progressed_at = NULL, fails_at = CASE
+        WHEN :state = 'scheduled' OR :state = 'held' THEN total_at
+        WHEN :state <> 'ready' THEN NULL
+        WHEN queue_timeout_ms IS NULL OR total_at <= :now + queue_timeout_ms THEN total_at
+        ELSE :now + queue_timeout_ms END
 WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
+"""
+
+NEXT_FAILURE = """
+SELECT fails_at FROM tasks WHERE fails_at IS NOT NULL ORDER BY fails_at LIMIT 1
+"""
+
+OVERDUE = """
+SELECT id, queue, queue_timeout_ms, total_timeout_ms, total_at FROM tasks WHERE fails_at <= :now
+ORDER BY fails_at LIMIT CAST(:limit AS BIGINT)
+"""
+
+GIVE_UP = """
+UPDATE tasks SET state = 'failed', reason = :reason, finished_at = :now, fails_at = NULL
+WHERE id = :id
 """
 
 HAS_UNFINISHED = """
@@ -208,12 +249,16 @@ ON CONFLICT (id) DO UPDATE SET boot_id = excluded.boot_id,
 STATE = "SELECT state, run_uid FROM tasks WHERE id = :id"
 
 CANCEL = """
-UPDATE tasks SET state = 'cancelled', reason = :reason, finished_at = :now WHERE id = :id
+UPDATE tasks SET state = 'cancelled', reason = :reason, finished_at = :now, fails_at = NULL
+WHERE id = :id
 """
 
 RETRY = """
 UPDATE tasks SET state = 'ready', reason = 'retried by operator', run_at = :now,
-    finished_at = NULL, attempt = 0, deferrals = 0, orphans = 0
+    finished_at = NULL, attempt = 0, deferrals = 0, orphans = 0,
+    total_at = :now + total_timeout_ms, fails_at = CASE
+        WHEN queue_timeout_ms IS NULL OR total_timeout_ms <= queue_timeout_ms
+        THEN :now + total_timeout_ms ELSE :now + queue_timeout_ms END
 WHERE id = :id
 """
 
@@ -233,7 +278,9 @@ TASK = """
 SELECT id, state, reason, queue, priority, command,
     (SELECT payload FROM payloads WHERE task_id = id), cwd, env, key, labels, liveness,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
-    created_at, run_at, finished_at
+    created_at, run_at, finished_at,
+    run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
+    kill_grace_ms, kill_signal, fails_at
 FROM tasks WHERE id = :id
 """
 
@@ -243,7 +290,9 @@ TASKS = """
 SELECT id, state, reason, queue, priority, command,
     (SELECT payload FROM payloads WHERE task_id = id), cwd, env, key, labels, liveness,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
-    created_at, run_at, finished_at
+    created_at, run_at, finished_at,
+    run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
+    kill_grace_ms, kill_signal, fails_at
 FROM tasks
 WHERE state IN (:waiting, :scheduled, :ready, :running, :held, :succeeded, :failed, :cancelled)
     AND queue = COALESCE(CAST(:queue AS TEXT), queue)

@@ -7,10 +7,14 @@ from typing import Final
 
 import msgspec
 
+from dispatcher.durations import Milliseconds
 from dispatcher.errors import StoreRefused
 from dispatcher.model import (
     FINISHED,
+    NO_LIMITS,
     Declared,
+    GivenUp,
+    Limits,
     Liveness,
     NewTask,
     Node,
@@ -38,6 +42,8 @@ WRONG: Final = frozenset(Outcome) - {
 #: Above every id.
 NO_ID: Final = 2**63 - 1
 
+_UNLIMITED: Final = (None,) * 6
+
 _TASK: Final = tuple(field.name for field in fields(Task))
 _RUN: Final = tuple(field.name for field in fields(Run))
 _NODE: Final = tuple(field.name for field in fields(Node))
@@ -57,6 +63,7 @@ def of_new_task(task: NewTask, now: StoreTime) -> Values:
     """Return the parameters of `statements.SUBMIT`. Raises `StoreRefused` on broken Unicode."""
     return {
         "state": "scheduled" if task.delay_ms else "ready",
+        **_timeouts(task, now),
         "reason": "delayed by its submitter" if task.delay_ms else "submitted",
         "queue": task.queue,
         "priority": task.priority,
@@ -70,6 +77,22 @@ def of_new_task(task: NewTask, now: StoreTime) -> Values:
         "labels": _json(task.labels),
         "env": _json(task.env),
         "command": _json(task.command),
+    }
+
+
+def _timeouts(task: NewTask, now: StoreTime) -> dict[str, object]:
+    total_at = None if task.total_timeout_ms is None else now + task.total_timeout_ms
+    waits = None if task.delay_ms or task.queue_timeout_ms is None else now + task.queue_timeout_ms
+    return {
+        "run_timeout_ms": task.run_timeout_ms,
+        "stall_timeout_ms": task.stall_timeout_ms,
+        "start_timeout_ms": task.start_timeout_ms,
+        "queue_timeout_ms": task.queue_timeout_ms,
+        "total_timeout_ms": task.total_timeout_ms,
+        "kill_grace_ms": task.kill_grace_ms,
+        "kill_signal": task.kill_signal,
+        "total_at": total_at,
+        "fails_at": min((at for at in (total_at, waits) if at is not None), default=None),
     }
 
 
@@ -101,6 +124,7 @@ def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
         "output_tail": settlement.output_tail,
         "max_rss_bytes": settlement.max_rss_bytes,
         "cpu_seconds": settlement.cpu_seconds,
+        "now": now,
         "state": settlement.state.value,
         "reason": settlement.reason,
         "run_at": settlement.run_at,
@@ -149,7 +173,35 @@ def open_run_from(row: Row) -> OpenRun:
         max_attempts=row[18],
         deferrals=row[19],
         orphans=row[20],
+        last_heartbeat_at=row[21],
+        progressed_at=row[22],
+        limits=limits_from(row[23:29]),
     )
+
+
+def limits_from(row: Row) -> Limits:
+    """Return the value of a run's six limits, as every statement on runs has them."""
+    if row == _UNLIMITED:
+        return NO_LIMITS
+    run, stall, start, total_at, kill_grace, kill_signal = row
+    return Limits(
+        run_timeout_ms=run,
+        stall_timeout_ms=stall,
+        start_timeout_ms=start,
+        total_at=total_at,
+        kill_grace_ms=kill_grace,
+        kill_signal=kill_signal,
+    )
+
+
+def given_up_from(row: Row, now: StoreTime) -> GivenUp:
+    """Return the value of a row of `statements.OVERDUE`: which of its time-outs is over."""
+    task_id, queue, queue_timeout_ms, total_timeout_ms, total_at = row
+    if total_at is not None and total_at <= now:
+        reason = f"total_timeout: not done within {Milliseconds(total_timeout_ms)} of its submit"
+        return GivenUp(task_id=task_id, queue=queue, timeout="total_timeout", reason=reason)
+    reason = f"queue_timeout: not claimed within {Milliseconds(queue_timeout_ms)}"
+    return GivenUp(task_id=task_id, queue=queue, timeout="queue_timeout", reason=reason)
 
 
 def task_from(row: Row) -> Task:

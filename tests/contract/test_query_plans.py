@@ -17,6 +17,8 @@ PLANS = [
     (statements.READY_QUEUES, {"after": "", "limit": 1}, ["tasks_ready"]),
     (statements.DUE, {"now": 1, "limit": 1}, ["tasks_due"]),
     (statements.NEXT_DUE, {}, ["tasks_due"]),
+    (statements.OVERDUE, {"now": 1, "limit": 1}, ["tasks_failing"]),
+    (statements.NEXT_FAILURE, {}, ["tasks_failing"]),
     (statements.OPEN_RUNS, {"node": "n"}, ["tasks_running", "(uid=?)"]),
     (statements.ENDINGS, {"node": "n"}, ["tasks_endings", "(uid=?)"]),
     (statements.OPEN_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
@@ -42,7 +44,15 @@ def test_a_statement_goes_by_its_index_and_sorts_no_table(
 
 
 @pytest.mark.parametrize(
-    "statement", [statements.READY, statements.READY_QUEUES, statements.DUE, statements.PRUNED]
+    "statement",
+    [
+        statements.READY,
+        statements.READY_QUEUES,
+        statements.DUE,
+        statements.OVERDUE,
+        statements.NEXT_FAILURE,
+        statements.PRUNED,
+    ],
 )
 def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
     values = {"queue": "q", "limit": 1, "now": 1, "after": "", "before": 1}
@@ -58,6 +68,9 @@ def a_days_work(store: OneByOne) -> None:
     store.new(delay_ms=1)
     store.move_due(limit=10, now=later(1))
     store.next_due()
+    store.new(queue_timeout_ms=1)
+    store.next_failure()
+    store.give_up(limit=10, now=later(1))
     for queue in store.ready_queues(after="", limit=10):
         for claim in store.take(queue, limit=10):
             store.record_started(claim.run_uid, pid=1, started_at=NOW, now=NOW)

@@ -19,6 +19,13 @@ def test_a_task_is_ready_and_carries_all_that_was_asked(store: OneByOne) -> None
         key="once",
         labels={"team": "x", "a.b": "y"},
         liveness=Liveness.WORKER,
+        run_timeout_ms=1,
+        stall_timeout_ms=2,
+        start_timeout_ms=3,
+        queue_timeout_ms=4,
+        total_timeout_ms=5,
+        kill_grace_ms=0,
+        kill_signal=10,
     )
 
     expected = Task(
@@ -44,6 +51,14 @@ def test_a_task_is_ready_and_carries_all_that_was_asked(store: OneByOne) -> None
         created_at=NOW,
         run_at=NOW,
         finished_at=None,
+        run_timeout_ms=1,
+        stall_timeout_ms=2,
+        start_timeout_ms=3,
+        queue_timeout_ms=4,
+        total_timeout_ms=5,
+        kill_grace_ms=0,
+        kill_signal=10,
+        fails_at=later(4),
     )
     assert expected == store.task(task_id)
 

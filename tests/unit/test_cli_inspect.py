@@ -104,6 +104,31 @@ def test_show_for_people_names_what_matters_and_spells_out_control_characters(
     assert lock not in shown
 
 
+def test_time_outs_and_how_a_run_is_ended_are_shown_where_a_task_has_its_own(
+    command: Command,
+) -> None:
+    command("submit", "--", "true")
+    command(
+        *("submit", "--run-timeout", "90s", "--queue-timeout", "1h", "--kill-grace", "3s"),
+        *("--kill-signal", "40", "--", "true"),
+    )
+
+    plain, bounded = command("show", 1).stdout, command("show", 2).stdout
+    shown = command("show", 2, "--json").json
+
+    assert "time-outs" not in plain
+    assert "time-outs  run 90s, queue 1h" in bounded
+    assert "signal 40, SIGKILL after 3s" in bounded
+    assert (90_000, None, 3_600_000, 3_000, 40) == tuple(
+        shown[key]
+        for key in (
+            *("run_timeout_ms", "stall_timeout_ms", "queue_timeout_ms"),
+            *("kill_grace_ms", "kill_signal"),
+        )
+    )
+    assert f"fails      {shown['fails_at']}" in bounded
+
+
 @pytest.mark.parametrize("verb", ["show", "logs", "cancel", "retry"])
 def test_an_unknown_id_is_told(command: Command, verb: str) -> None:
     result = command(verb, 42, exits=1)

@@ -33,6 +33,12 @@ def test_lines_are_tasks_in_their_order(command: Command, monkeypatch: pytest.Mo
             "env": {"A": "b"},
             "key": "k",
             "delay": "1.5s",
+            "run_timeout": "1s",
+            "stall-timeout": "500ms",
+            "queue_timeout": "1m",
+            "total_timeout": "1h",
+            "kill_grace": "2s",
+            "kill_signal": "INT",
             "payload": {"x": [1, 2.50]},
             "label": {"team": "data"},
         },
@@ -51,6 +57,10 @@ def test_lines_are_tasks_in_their_order(command: Command, monkeypatch: pytest.Mo
     assert ("q", -1, 2, "k") == (second.queue, second.priority, second.max_attempts, second.key)
     assert (f"{Path.cwd()}/sub", {"A": "b"}) == (second.cwd, second.env)
     assert second.created_at + 1_500 == second.run_at
+    assert (1_000, 500, 60_000, 3_600_000, 2_000, 2) == (
+        *(second.run_timeout_ms, second.stall_timeout_ms, second.queue_timeout_ms),
+        *(second.total_timeout_ms, second.kill_grace_ms, second.kill_signal),
+    )
     assert {"x": [1, 2.5]} == json.loads(second.payload or "")
     assert {"team": "data"} == second.labels
     assert ({"MINE": "from me", "C": "d"}, {"a": "b"}) == (third.env, third.labels)
@@ -97,6 +107,11 @@ def test_a_file_without_lines_submits_nothing(command: Command) -> None:
         ({"command": ["x"], "max_attempts": 0}, "max_attempts: must be from 1"),
         ({"command": ["x"], "delay": 5}, 'delay: 5 is a plain number; add its unit, e.g. "5s"'),
         ({"command": ["x"], "delay": "soon"}, "delay: 'soon' is no duration"),
+        ({"command": ["x"], "run_timeout": 5}, "run_timeout: 5 is a plain number; add its unit"),
+        ({"command": ["x"], "start_timeout": "5s"}, "start_timeout: waits for a first heartbeat"),
+        ({"command": ["x"], "kill_signal": "NO"}, "kill_signal: 'NO' is no signal"),
+        ({"command": ["x"], "kill_signal": 0}, "kill_signal: 0 is no signal"),
+        ({"command": ["x"], "kill_signal": 1.5}, "kill_signal: Expected `int | str`"),
         ({"command": ["x"], "env": {"A": 1}}, "env: Expected `str`, got `int`"),
         ({"command": ["x"], "env": ["NOT_SET_HERE"]}, "env: NOT_SET_HERE is not set here"),
         (

@@ -53,6 +53,9 @@ def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.Mon
         *("submit", "--queue", "nightly", "--priority", "-3", "--max-attempts", "9"),
         *("--cwd", "sub", "--env", "A=b=c", "--env", "MINE", "--key", "once", "--delay", "1.5s"),
         *("--payload", "@job.json", "--label", "team=data", "--label", "empty="),
+        *("--liveness", "worker", "--lease-ttl", "6s", "--run-timeout", "10s"),
+        *("--stall-timeout", "4s", "--start-timeout", "5s", "--queue-timeout", "1m"),
+        *("--total-timeout", "1h", "--kill-grace", "0s", "--kill-signal", "usr1"),
         *("--", "sh", "-c", "exit 3", "--", "--queue"),
     ).id
 
@@ -66,6 +69,22 @@ def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.Mon
     assert {"team": "data", "empty": ""} == task.labels
     assert '{"job": 1}' == task.payload
     assert task.created_at + 1_500 == task.run_at
+    assert (10_000, 4_000, 5_000, 60_000, 3_600_000) == (
+        *(task.run_timeout_ms, task.stall_timeout_ms, task.start_timeout_ms),
+        *(task.queue_timeout_ms, task.total_timeout_ms),
+    )
+    assert (task.created_at + 3_600_000, 0, 10) == (
+        *(task.fails_at, task.kill_grace_ms, task.kill_signal),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "number"), [("INT", 2), ("SIGINT", 2), ("sigint", 2), ("2", 2), ("40", 40)]
+)
+def test_a_kill_signal_has_a_name_or_a_number(command: Command, given: str, number: int) -> None:
+    task_id = command("submit", "--kill-signal", given, "--", "true").id
+
+    assert number == command("show", task_id, "--json").json["kill_signal"]
 
 
 def test_what_follows_the_command_is_the_commands(command: Command) -> None:
@@ -113,6 +132,38 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
             ["--env", "NOT_SET_HERE", "--", "x"],
             "env: NOT_SET_HERE is not set here; set it, or write",
         ),
+        (["--run-timeout", "5", "--", "x"], '5 is a plain number; add its unit, e.g. "5s"'),
+        (["--run-timeout", "0s", "--", "x"], "run_timeout: must be above 0; leave it out"),
+        (["--queue-timeout", "9999d", "--", "x"], "queue_timeout: 9999d is longer than 3650d"),
+        (
+            ["--start-timeout", "5s", "--", "x"],
+            "start_timeout: waits for a first heartbeat, which a task with liveness process need",
+        ),
+        (
+            ["--run-timeout", "10s", "--total-timeout", "5s", "--", "x"],
+            "run_timeout: 10s is longer than total_timeout (5s), which would come first; lower it",
+        ),
+        (
+            ["--queue-timeout", "10s", "--total-timeout", "5s", "--", "x"],
+            "queue_timeout: 10s is longer than total_timeout (5s)",
+        ),
+        (
+            ["--stall-timeout", "10s", "--run-timeout", "5s", "--", "x"],
+            "stall_timeout: 10s is longer than run_timeout (5s)",
+        ),
+        (
+            [*("--liveness", "worker", "--lease-ttl", "5s"), "--start-timeout", "10s", "x"],
+            "start_timeout: 10s is longer than lease_ttl (5s)",
+        ),
+        (
+            ["--delay", "5s", "--total-timeout", "5s", "--", "x"],
+            "delay: 5s leaves nothing of total_timeout (5s), which counts from now",
+        ),
+        (["--kill-signal", "HUPP", "--", "x"], "'HUPP' is no signal; `kill -l` lists them, for"),
+        (["--kill-signal", "0", "--", "x"], "'0' is no signal"),
+        (["--kill-signal", "65", "--", "x"], "'65' is no signal"),
+        (["--kill-signal", "SIGSTOP", "--", "x"], "STOP ends nothing; for example INT asks"),
+        (["--kill-grace", "-1s", "--", "x"], "'-1s' is no duration"),
         (["--env", "=x", "--", "x"], "env: '' is no name of a variable"),
         (["--env", "A-B=x", "--", "x"], "env: 'A-B' is no name of a variable; use letters, digits"),
         (

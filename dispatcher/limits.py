@@ -1,0 +1,104 @@
+"""What may bound a task in time, and how its runs are told to end; a remedy for each mistake."""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+from dispatcher import durations
+from dispatcher.durations import Milliseconds
+from dispatcher.errors import InvalidTask
+from dispatcher.model import Liveness, NewTask
+
+#: The longest time-out, delay or lease.
+LONGEST: Final = durations.parse("3650d")
+
+#: Each is from another moment to another one; DESIGN.md's section 4 says which.
+TIMEOUTS: Final = (
+    "run_timeout",
+    "stall_timeout",
+    "start_timeout",
+    "queue_timeout",
+    "total_timeout",
+)
+
+#: What ends later than the other could never come, so that whoever asks for it is mistaken.
+_WITHIN: Final = (
+    ("run_timeout", "total_timeout"),
+    ("queue_timeout", "total_timeout"),
+    ("stall_timeout", "total_timeout"),
+    ("start_timeout", "total_timeout"),
+    ("stall_timeout", "run_timeout"),
+    ("start_timeout", "run_timeout"),
+    ("start_timeout", "lease_ttl"),
+)
+
+
+def check(task: NewTask) -> None:
+    """Raise `InvalidTask` for a time-out, grace or signal that makes no sense."""
+    for name in TIMEOUTS:
+        _check_duration(name, _milliseconds(task, name), least=1)
+    _check_duration("kill_grace", _milliseconds(task, "kill_grace"), least=0)
+    if task.kill_signal is not None:
+        try:
+            signal_number(task.kill_signal)
+        except ValueError as error:
+            raise InvalidTask(f"kill_signal: {error}") from None
+    if task.start_timeout_ms is not None and task.liveness is not Liveness.WORKER:
+        raise InvalidTask(
+            "start_timeout: waits for a first heartbeat, which a task with liveness process"
+            " need not give; add liveness worker, or use run_timeout"
+        )
+    for name, other in _WITHIN:
+        mine, its = _milliseconds(task, name), _milliseconds(task, other)
+        if mine is not None and its is not None and mine > its:
+            raise InvalidTask(
+                f"{name}: {Milliseconds(mine)} is longer than {other} ({Milliseconds(its)}),"
+                f" which would come first; lower it or raise {other}"
+            )
+    total = task.total_timeout_ms
+    if total is not None and task.delay_ms >= total:
+        raise InvalidTask(
+            f"delay: {Milliseconds(task.delay_ms)} leaves nothing of total_timeout"
+            f" ({Milliseconds(total)}), which counts from now; lower it or raise that"
+        )
+
+
+def signal_number(given: object) -> int:
+    """Return the signal of a name ("USR1", "SIGUSR1") or number; ValueError with the remedy."""
+    text = str(given).upper()
+    if text.isascii() and text.isdigit():
+        number = int(text)
+    else:
+        name = text if text.startswith("SIG") else f"SIG{text}"
+        number = int(signal.Signals.__members__.get(name, 0))
+    if isinstance(given, bool) or number not in signal.valid_signals():
+        raise ValueError(f"{given!r} is no signal; `kill -l` lists them, for example INT or 2")
+    if number == signal.SIGSTOP:
+        raise ValueError("STOP ends nothing; for example INT asks, and KILL asks nobody")
+    return number
+
+
+def signal_name(number: int) -> str:
+    """Return a signal as people know it: "SIGUSR1", or "signal 40" for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _milliseconds(task: NewTask, name: str) -> int | None:
+    value: int | None = getattr(task, f"{name}_ms")
+    return value
+
+
+def _check_duration(name: str, value: int | None, *, least: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidTask(f"{name}_ms: must be a whole number, not {value!r}")
+    if value < least:
+        remedy = "above 0; leave it out for none" if least else "0 or more"
+        raise InvalidTask(f"{name}: must be {remedy}")
+    if value > LONGEST:
+        raise InvalidTask(f"{name}: {Milliseconds(value)} is longer than {LONGEST}; lower it")

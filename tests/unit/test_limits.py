@@ -1,0 +1,47 @@
+"""Limits as Python programs give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dispatcher import limits
+from dispatcher.errors import InvalidTask
+from dispatcher.model import Liveness, NewTask
+
+
+def task(**wanted: Any) -> NewTask:
+    return NewTask(**{"command": ("true",), "max_attempts": 1, "lease_ttl_ms": 60_000, **wanted})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"run_timeout_ms": 0}, "run_timeout: must be above 0; leave it out for none"),
+        ({"run_timeout_ms": 1.5}, "run_timeout_ms: must be a whole number, not 1.5"),
+        ({"queue_timeout_ms": True}, "queue_timeout_ms: must be a whole number, not True"),
+        ({"kill_grace_ms": -1}, "kill_grace: must be 0 or more"),
+        ({"kill_signal": 65}, "kill_signal: 65 is no signal"),
+        ({"kill_signal": True}, "kill_signal: True is no signal"),
+        ({"start_timeout_ms": 1}, "start_timeout: waits for a first heartbeat"),
+    ],
+)
+def test_mistakes_are_told_with_their_remedy(wanted: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidTask, match=told):
+        limits.check(task(**wanted))
+
+
+def test_equal_bounds_are_possible() -> None:
+    limits.check(
+        task(
+            liveness=Liveness.WORKER,
+            run_timeout_ms=60_000,
+            stall_timeout_ms=60_000,
+            start_timeout_ms=60_000,
+            queue_timeout_ms=60_000,
+            total_timeout_ms=60_000,
+            kill_grace_ms=0,
+            kill_signal=9,
+        )
+    )
