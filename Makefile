@@ -41,7 +41,7 @@ pytest: $(STAMP)
 # Every call instead of a choice of them, many seeds, and random deaths for FUZZ_MINUTES.
 FUZZ_MINUTES ?= 10
 fuzz: $(STAMP)
-	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 tests/crash
+	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 tests/crash tests/model
 
 bench: $(STAMP)
 	$(BIN)/python bench/noop.py

@@ -1,0 +1,156 @@
+"""The lease protocol in plain Python: what the store must hold, and answer, after each operation.
+
+Nothing here knows SQL, and nothing is copied from the store: it is PROTOCOL.md, section 1, written
+a second time. `protocol.py` compares the two after every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from dispatcher.model import Declared, Liveness, Outcome, TaskState
+from dispatcher.wire import WorkerError
+from dispatcher.words import Declaration, Refused
+
+MAX_ATTEMPTS, MAX_DEFERRALS, MAX_ORPHANS = 2, 1, 1
+
+DECLARED = {
+    Declared.SUCCEED: Outcome.SUCCEEDED,
+    Declared.FAIL: Outcome.FAILED,
+    Declared.DEFER: Outcome.DEFERRED,
+    Declared.HOLD: Outcome.HELD,
+}
+
+EXITS = {0: Outcome.SUCCEEDED, 75: Outcome.DEFERRED, 78: Outcome.HELD}
+
+FINAL = {
+    Outcome.SUCCEEDED: TaskState.SUCCEEDED,
+    Outcome.HELD: TaskState.HELD,
+    Outcome.CANCELLED: TaskState.CANCELLED,
+    Outcome.RELEASED: TaskState.READY,
+}
+
+
+@dataclass
+class RunModel:
+    """One run: what its row says, beside the lock that only its worker knows."""
+
+    uid: str
+    lock: str
+    fence: int
+    attempt: int
+    declared: Declaration | None = None
+    exit_code: int | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def daemons_to_renew(self) -> bool:
+        return self.declared is not None or self.exit_code is not None
+
+
+@dataclass
+class TaskModel:
+    """One task; while it runs, its last run is the current claim."""
+
+    id: int
+    liveness: Liveness
+    ttl: int
+    state: TaskState = TaskState.READY
+    attempts: int = 0
+    deferrals: int = 0
+    orphans: int = 0
+    runs: list[RunModel] = field(default_factory=list)
+    expires: int = 0
+    """Means nothing unless the task runs."""
+    beaten: int | None = None
+    progress: float | None = None
+    ending: Outcome | None = None
+    finished: int | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.state is TaskState.RUNNING
+
+    @property
+    def run(self) -> RunModel:
+        return self.runs[-1]
+
+    def holds(self, lock: str) -> bool:
+        """Tell whether a lock is that of the current claim, and the claim is not ending."""
+        return self.running and self.ending is None and lock == self.run.lock
+
+    def refusal(self, lock: str) -> Refused:
+        """Return why a lock that does not hold is refused."""
+        if not self.running:
+            return Refused(WorkerError.NOT_RUNNING, self.state, self.attempts)
+        earlier = any(lock == run.lock for run in self.runs[:-1])
+        error = WorkerError.SUPERSEDED if earlier else WorkerError.NOT_OWNER
+        return Refused(error, TaskState.RUNNING, self.run.attempt)
+
+    @property
+    def may_expire(self) -> bool:
+        """Tell whether only the worker's beats renew this lease: no one else's, and no ending."""
+        beats = self.running and self.liveness is Liveness.WORKER
+        return beats and self.ending is None and not self.run.daemons_to_renew
+
+    def expired(self, now: int) -> bool:
+        """Tell whether the reaper must find this one: expired, or of a clock that was wrong."""
+        return self.may_expire and not now < self.expires <= now + 2 * self.ttl
+
+    # Operations that change something -----------------------------------------------------
+
+    def claim(self, run: RunModel, now: int) -> None:
+        self.runs.append(run)
+        self.state, self.expires = TaskState.RUNNING, now + self.ttl
+
+    def beat(self, progress: float | None, now: int) -> None:
+        self.expires, self.beaten = now + self.ttl, now
+        self.progress = self.progress if progress is None else progress
+
+    def settle(self, now: int) -> Outcome:
+        """Close the run: declared > ending > exit code > nobody knows."""
+        run = self.run
+        if run.declared is not None:
+            outcome = DECLARED[run.declared.word]
+        elif self.ending is not None:
+            outcome = self.ending
+        elif run.exit_code is not None:
+            outcome = EXITS.get(run.exit_code, Outcome.FAILED)
+        else:
+            outcome = Outcome.ORPHANED
+        run.outcome = outcome
+        self.state = self._next_state(outcome, run.declared)
+        finished = {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED}
+        self.finished = now if self.state in finished else None
+        self.beaten = self.progress = self.ending = None
+        return outcome
+
+    def _next_state(self, outcome: Outcome, declared: Declaration | None) -> TaskState:
+        if outcome in FINAL:
+            return FINAL[outcome]
+        if outcome is Outcome.DEFERRED:
+            self.deferrals += 1
+            return TaskState.HELD if self.deferrals > MAX_DEFERRALS else TaskState.SCHEDULED
+        if outcome is Outcome.ORPHANED:
+            self.orphans += 1
+            return TaskState.HELD if self.orphans > MAX_ORPHANS else TaskState.READY
+        self.attempts += 1
+        for_good = declared is not None and not declared.retry
+        used_up = self.attempts >= MAX_ATTEMPTS
+        return TaskState.FAILED if for_good or used_up else TaskState.SCHEDULED
+
+    def cancel(self, now: int) -> None:
+        if self.running:
+            self.ending = self.ending or Outcome.CANCELLED
+        elif self.state not in {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED}:
+            self.state, self.finished = TaskState.CANCELLED, now
+
+    def retry(self) -> None:
+        if self.state in {TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD}:
+            self.state, self.finished = TaskState.READY, None
+            self.attempts = self.deferrals = self.orphans = 0
+
+
+def same_words(one: Declaration, other: Declaration) -> bool:
+    """Tell whether two declarations say the same, whatever lock they were said under."""
+    return replace(one, lock="") == replace(other, lock="")

@@ -1,0 +1,175 @@
+"""One-line bugs of the lease protocol, each of which the state machine must find.
+
+A plant changes one piece of a statement's text, or one function. The text must be there: a plant
+that fits nowhere any more fails, and is to be planted anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+
+from dispatcher import policy
+from dispatcher.model import Outcome
+from dispatcher.store import leases, sql, statements
+from dispatcher.words import Renewed
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A bug: its name, and how it is put in."""
+
+    name: str
+    put: Callable[[pytest.MonkeyPatch], None]
+
+
+def statement(name: str, sound: str, buggy: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Return what puts a bug into a statement's text."""
+
+    def put(monkeypatch: pytest.MonkeyPatch) -> None:
+        text: str = getattr(statements, name)
+        assert sound in text, f"{name} does not say {sound!r} any more: plant this bug anew"
+        monkeypatch.setattr(statements, name, text.replace(sound, buggy))
+
+    return put
+
+
+def _ok_whatever_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-02, as it was: the helper's answer is ignored, and the worker is told that all is well."""
+    sound = leases.heartbeat
+
+    def heartbeat(engine: Any, beat: Any, now: Any) -> Renewed:
+        answer = sound(engine, beat, now)
+        return answer if isinstance(answer, Renewed) else Renewed(now)
+
+    monkeypatch.setattr(leases, "heartbeat", heartbeat)
+
+
+def _liveness_for_whoever_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repair's gap: the second write, of liveness, asks for no lock."""
+    sound = leases.heartbeat
+    stamp = "UPDATE tasks SET last_heartbeat_at = :now WHERE id = :id AND state = 'running'"
+
+    def heartbeat(engine: Any, beat: Any, now: Any) -> Any:
+        answer = sound(engine, beat, now)
+        engine.change(stamp, {"id": beat.task_id, "now": now})
+        return answer
+
+    monkeypatch.setattr(leases, "heartbeat", heartbeat)
+
+
+def _ending_outranks_the_workers_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = policy.verdict
+
+    def verdict(run: Any, end: Any) -> policy.Verdict:
+        if run.ending is not None:
+            return policy.Verdict(run.ending, "its ending")
+        return sound(run, end)
+
+    monkeypatch.setattr(policy, "verdict", verdict)
+
+
+def _exit_outranks_the_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = policy.verdict
+
+    def verdict(run: Any, end: Any) -> policy.Verdict:
+        if end is not None and end.exit.exit_code == 0 and run.declared is None:
+            return policy.Verdict(Outcome.SUCCEEDED, "exit code 0")
+        return sound(run, end)
+
+    monkeypatch.setattr(policy, "verdict", verdict)
+
+
+def _one_lock_for_all_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-03: the lock was the same for all claims of one dispatcher process."""
+    sound = sql.SqlStore._claim
+
+    def claim(self: Any, row: Any, *rest: Any) -> Any:
+        minted = iter([sql.os.urandom(16).hex(), "1" * 32])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sql, "_secret", partial(next, minted))
+            return sound(self, row, *rest)
+
+    monkeypatch.setattr(sql.SqlStore, "_claim", claim)
+
+
+_LAST_LOCK = "(SELECT lock FROM runs WHERE runs.task_id = :task_id ORDER BY fence LIMIT 1)"
+
+PLANTS = [
+    Plant(
+        "a heartbeat that stamps liveness only",  # the origin of this project: keep it the first
+        statement("HEARTBEAT", "lease_expires_at = :now + lease_ttl_ms, last", "last"),
+    ),
+    Plant(
+        "a heartbeat that extends the lease and stamps nothing",
+        statement("HEARTBEAT", "last_heartbeat_at = :now", "note = note"),
+    ),
+    Plant("a heartbeat that asks for no lock", statement("HEARTBEAT", "AND lock = :lock", "")),
+    Plant("a heartbeat of an ending run", statement("HEARTBEAT", "AND ending IS NULL", "")),
+    Plant(
+        "a heartbeat that takes the later expiry",
+        statement(
+            "HEARTBEAT",
+            "= :now + lease_ttl_ms",
+            "= MAX(lease_expires_at, :now + lease_ttl_ms)",
+        ),
+    ),
+    Plant(
+        "a lock that is compared by its beginning",
+        statement("HEARTBEAT", "lock = :lock", "substr(lock, 1, length(:lock)) = :lock"),
+    ),
+    Plant(
+        "a lock that is compared without regard to case",
+        statement("HEARTBEAT", "lock = :lock", "lower(lock) = lower(:lock)"),
+    ),
+    Plant("ok although refused", _ok_whatever_happened),
+    Plant("liveness for whoever calls", _liveness_for_whoever_calls),
+    Plant("one lock for all claims", _one_lock_for_all_claims),
+    Plant(
+        "a claim that keeps the old lock",
+        statement("CLAIM", "lock = :lock", f"lock = COALESCE({_LAST_LOCK}, :lock)"),
+    ),
+    Plant("a claim that keeps the fence", statement("CLAIM", "fence = :fence", "fence = fence")),
+    Plant(
+        "a run that leaves its beats to the next one (R-04)",
+        statement("MOVE_ON", "last_heartbeat_at = NULL,", ""),
+    ),
+    Plant(
+        "a start that does not begin the lease anew",
+        statement("BEGIN_LEASE", "= :now + lease_ttl_ms", "= lease_expires_at"),
+    ),
+    Plant("an ending that keeps the lock", statement("BEGIN_ENDING", ", lock = :lock", "")),
+    Plant("a second ending that wins", statement("BEGIN_ENDING", "AND ending IS NULL", "")),
+    Plant(
+        "a settle that leaves the run open",
+        statement("CLOSE", "SET outcome = :outcome,", "SET"),
+    ),
+    Plant("a settle that works twice", statement("CLOSE", "AND outcome IS NULL", "")),
+    Plant("a declaration of an ending run", statement("DECLARE", "AND ending IS NULL", "")),
+    Plant("a declaration that asks for no lock", statement("DECLARE", "AND lock = :lock", "")),
+    Plant("a second declaration that wins", statement("DECLARE", "AND declared IS NULL", "")),
+    Plant("a repeated declaration under any lock", statement("DECLARED", "AND lock = :lock", "")),
+    Plant("an expiry of ending runs", statement("EXPIRED", "tasks.ending IS NULL AND", "")),
+    Plant("an expiry of those that declared", statement("EXPIRED", "runs.declared IS NULL", "1")),
+    Plant(
+        "an expiry a moment late", statement("EXPIRED", "expires_at <= :now", "expires_at < :now")
+    ),
+    Plant(
+        "a lease of a wrong clock that lives for hours (R-09)",
+        statement("EXPIRED", "tasks.lease_expires_at > :now + 2 * tasks.lease_ttl_ms", "FALSE"),
+    ),
+    Plant(
+        "a live process that extends a worker's lease (R-07)",
+        statement("RENEW", "liveness = 'process' OR", "TRUE OR"),
+    ),
+    Plant(
+        "superseded for not_owner",
+        statement("PRESENTED", "AND runs.lock = :lock", "AND runs.fence = 1"),
+    ),
+    Plant("an ending that outranks the worker's word", _ending_outranks_the_workers_word),
+    Plant("an exit that outranks the ending", _exit_outranks_the_ending),
+]

@@ -1,0 +1,42 @@
+"""The lease protocol as a whole: no history of operations may break it, and no bug may hide."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from dispatcher.errors import StoreRefused
+from tests.model.plants import PLANTS, Plant
+from tests.model.protocol import LeaseProtocol
+
+FUZZ = "FUZZ" in os.environ
+
+#: The same histories each time, unless we hunt for new ones.
+HISTORIES = settings(
+    derandomize=not FUZZ,
+    max_examples=5_000 if FUZZ else 100,
+    stateful_step_count=100 if FUZZ else 50,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.timeout(3600 if FUZZ else 60)
+def test_no_history_breaks_the_lease_protocol() -> None:
+    run_state_machine_as_test(LeaseProtocol, settings=HISTORIES)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
+def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof that the machine tests something: AC-1, AC-12 and the rest of part A, mutated."""
+    plant.put(monkeypatch)
+    search = settings(HISTORIES, derandomize=True, max_examples=300, phases=[Phase.generate])
+
+    # By the oracle, or because the bug makes a row that the schema does not take.
+    with pytest.raises((AssertionError, StoreRefused)):
+        run_state_machine_as_test(LeaseProtocol, settings=search)
