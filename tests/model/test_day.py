@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from dispatcher.reaper import Reaper
+from dispatcher.supervisor import Supervisor
+from tests.model.day import Day
+from tests.model.plants import statement
+
+FUZZ = "FUZZ" in os.environ
+
+pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("seed", range(200 if FUZZ else 1))
+def test_a_day_of_a_hundred_workers_and_much_trouble(seed: int) -> None:
+    """AC-9, R-07, R-09: the diligent live, the silent are found out in time, nobody has a twin."""
+    day = Day(seed)
+
+    day.run()
+
+    day.judge_the_end()
+    assert len(day.losses) > 100
+    assert day.refused > 100
+    assert day.beats > 10_000
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def _reaps_although_nothing_could_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Supervisor, "_answers", lambda self: self._memory.hello is not None)
+
+
+def _spares_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reaper, "_spare_after_absence", _nothing)
+
+
+def _notices_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.reaper.STEP", 1e9)
+
+
+def _never_looks_for_the_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reaper, "end_the_lost", _nothing)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        _reaps_although_nothing_could_be_ended,
+        _spares_nobody,
+        _notices_no_step,
+        _never_looks_for_the_lost,
+        statement("HEARTBEAT", "lease_expires_at = :now + lease_ttl_ms, last", "last"),
+        statement("RENEW", "liveness = 'process' OR", "TRUE OR"),
+    ],
+)
+def test_a_day_finds_a_planted_bug(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    day = Day(0)
+
+    with pytest.raises(AssertionError):
+        day.run()
