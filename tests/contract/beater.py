@@ -1,0 +1,27 @@
+"""A process that beats when told to, and says what it was answered: run by test_lease_races."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from dispatcher.store.open import open_store
+from dispatcher.times import StoreTime
+from dispatcher.words import Beat, Refused
+
+url, state_dir = sys.argv[1:]
+store = open_store(url, state_dir=Path(state_dir), patience=20)
+sys.stdout.write("ready\n")
+sys.stdout.flush()
+for line in sys.stdin:
+    asked = json.loads(line)
+    for _ in range(asked["dawdle"]):
+        pass
+    beat = Beat(task_id=asked["task_id"], lock=asked["lock"])
+    with store.transaction():
+        answer = store.heartbeat(beat, now=StoreTime(asked["now"]))
+    word = answer.error if isinstance(answer, Refused) else "ok"
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+store.close()
