@@ -6,9 +6,10 @@
     python -m worker_stub fail --reason "no such branch" --no-retry
     python -m worker_stub defer --delay 60
     python -m worker_stub hold --reason "needs a password"
+    python -m worker_stub misbehave --help     # for tests: hang, go silent, escape, flood
 
 Exit codes: 0 ok, 2 usage, 69 nobody answered, 79 the claim is no longer ours; `run` exits as its
-command does.
+command does, `misbehave` as it is told.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from worker_stub import names
+from worker_stub import misbehave, names
 from worker_stub.channel import Unreachable
 from worker_stub.worker import Refused, Worker
 
@@ -33,7 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return _run(options) if options.verb == "run" else _say(options)
+        match options.verb:
+            case "run":
+                return _run(options)
+            case "misbehave":
+                return misbehave.misbehave(options)
+            case _:
+                return _say(options)
     except Refused as refusal:
         _tell(str(refusal))
         return names.LEASE_LOST if refusal.lost else 1
@@ -64,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     defer.add_argument("--delay", type=float, metavar="SECONDS")
     hold = verbs.add_parser("hold", help="declare that an operator must act")
     hold.add_argument("--reason", required=True, metavar="TEXT")
+    bad = verbs.add_parser(
+        "misbehave",
+        help="do what workers should not",
+        description=misbehave.__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    misbehave.add_options(bad)
     return parser
 
 

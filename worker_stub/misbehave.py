@@ -1,0 +1,207 @@
+"""A worker as bad as it is told to be: for tests, for the demo, for whoever wants to see it ended.
+
+    python -m worker_stub misbehave --silent-after 2s            # a wedged worker
+    python -m worker_stub misbehave --hang --ignore-term --escape --clear-env --stamp trail
+    python -m worker_stub misbehave --exit 75 --times 2          # defers twice, then succeeds
+    python -m worker_stub run -- python -m worker_stub misbehave --hang --ignore-term   # but beats
+
+What it is told it does in the order of the options below; then it exits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from worker_stub import names
+from worker_stub.worker import Worker
+
+#: Seconds between two stamps of a process that hangs.
+STAMP_EVERY = 0.05
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_CHUNK = b"All work and no play makes Jack a dull boy.\n" * 1024
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a worker can do wrong, in the order in which it does it."""
+    add = parser.add_argument
+    add("--times", type=int, metavar="N", help="in the first N runs only; later ones just succeed")
+    add("--clear-env", action="store_true", help="run, and fork, with an empty environment")
+    add("--stamp", metavar="FILE", help="append `role pid fence time` at birth and while it hangs")
+    add("--ignore-term", action="store_true", help="ignore SIGTERM, SIGINT and SIGHUP")
+    add("--fork", type=int, nargs="?", const=1, default=0, metavar="N", help="N children, hanging")
+    add("--escape", action="store_true", help="a grandchild: forked twice, another session")
+    add("--keep-lineage", action="store_true", help="the escaped one's parent stays as well")
+    add("--flood", type=_size, default=0, metavar="SIZE", help="write so much output, e.g. 100M")
+    add("--flood-beats", type=int, metavar="N", help="send so many beats and read no answer")
+    add("--close-output", action="store_true", help="close stdin, stdout and stderr, in each")
+    add("--silent-after", type=_duration, metavar="TIME", help="beat for so long, then hang")
+    add("--stop-self", action="store_true", help="SIGSTOP; continued, beat once: 79 if refused")
+    add("--hang", action="store_true", help="never exit")
+    add("--exit", type=int, default=0, metavar="CODE", help="exit so; what it forked stays behind")
+    add("--cleared", dest="fence", help=argparse.SUPPRESS)  # it was: this was the fence in it
+
+
+def misbehave(options: argparse.Namespace) -> int:
+    """Do as told; return the exit code. Raises `Refused` where a beat was."""
+    cleared = options.fence is not None
+    options.fence = options.fence or os.environ.get(names.FENCE, "1")
+    if options.times is not None and int(options.fence) > options.times:
+        return 0
+    if options.clear_env and not cleared:
+        # Only what was there at its exec can be read in /proc; what it forks inherits the nothing.
+        os.execve(sys.executable, [*sys.orig_argv, "--cleared", options.fence], {})  # noqa: S606
+    if options.ignore_term:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
+    stamp = _stamper(options)
+    stamp("leader")
+    _multiply(options, stamp)
+    _flood(options)
+    return _end(options, stamp)
+
+
+def _multiply(options: argparse.Namespace, stamp: Callable[[str], None]) -> None:
+    for _ in range(options.fork):
+        _fork(lambda: _live_on("child", stamp, options))
+    if options.escape:
+        _escape(stamp, options)
+
+
+def _flood(options: argparse.Namespace) -> None:
+    size = options.flood
+    while size > 0:
+        size -= os.write(sys.stdout.fileno(), _CHUNK[:size])
+    if options.flood_beats:
+        request = {
+            "op": "heartbeat",
+            "task_id": int(os.environ[names.TASK_ID]),
+            "lock": os.environ[names.CLAIM_LOCK],
+        }
+        with socket.socket(socket.AF_UNIX) as connection, suppress(ConnectionError):
+            connection.connect(os.environ[names.SOCKET])
+            connection.sendall((json.dumps(request).encode() + b"\n") * options.flood_beats)
+
+
+def _end(options: argparse.Namespace, stamp: Callable[[str], None]) -> int:
+    if options.close_output:
+        _close_output()
+    if options.silent_after is not None:
+        _beat_for(options.silent_after)
+    if options.stop_self:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if names.CLAIM_LOCK in os.environ:
+            Worker(beats="calls").heartbeat()
+    if options.hang or options.silent_after is not None:
+        _hang("leader", stamp)
+    return int(options.exit)
+
+
+# Forking ----------------------------------------------------------------------------------
+
+
+def _fork(work: Callable[[], object]) -> int:
+    """Do some work in a child, which never comes back; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    return pid
+
+
+def _escape(stamp: Callable[[str], None], options: argparse.Namespace) -> None:
+    """Have a grandchild in a session of its own; return once it lives."""
+    told, tells = os.pipe()
+
+    def grandchild() -> None:
+        os.write(tells, b"!")
+        _live_on("grandchild", stamp, options)
+
+    def middle() -> None:
+        os.setsid()
+        _fork(grandchild)
+        if options.keep_lineage:
+            _live_on("parent", stamp, options)
+        os._exit(0)
+
+    pid = _fork(middle)
+    os.read(told, 1)
+    os.close(told)
+    os.close(tells)
+    if not options.keep_lineage:
+        os.waitpid(pid, 0)
+
+
+def _live_on(role: str, stamp: Callable[[str], None], options: argparse.Namespace) -> None:
+    if options.close_output:
+        _close_output()
+    _hang(role, stamp)
+
+
+def _close_output() -> None:
+    with suppress(ValueError, OSError):
+        sys.stdout.flush()
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+
+
+# Living -----------------------------------------------------------------------------------
+
+
+def _stamper(options: argparse.Namespace) -> Callable[[str], None]:
+    """Return what leaves a trace of who lives."""
+
+    def stamp(role: str) -> None:
+        if options.stamp is not None:
+            line = f"{role} {os.getpid()} {options.fence} {time.time():.6f}\n"
+            file = os.open(options.stamp, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.write(file, line.encode())
+            os.close(file)
+
+    return stamp
+
+
+def _hang(role: str, stamp: Callable[[str], None]) -> None:
+    while True:
+        stamp(role)
+        time.sleep(STAMP_EVERY)
+
+
+def _beat_for(seconds: float) -> None:
+    worker = Worker(beats="calls")
+    over = time.monotonic() + seconds
+    while time.monotonic() < over:
+        worker.heartbeat()
+        time.sleep(min(worker.lease_ttl / 3, max(0.0, over - time.monotonic())))
+
+
+# Understanding ----------------------------------------------------------------------------
+
+
+def _duration(text: str) -> float:
+    """Return seconds: "2s", "500ms", "1.5m"."""
+    found = re.fullmatch(r"([0-9.]+)(ms|s|m|h)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write e.g. 2s or 500ms")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _size(text: str) -> int:
+    """Return bytes: "5000", "64K", "100M", "1G"."""
+    found = re.fullmatch(r"([0-9]+)([KMG]?)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write e.g. 64K or 100M")
+    return int(found[1]) * _BYTES[found[2]]
