@@ -163,6 +163,7 @@ class Stray(Message, frozen=True, tag="stray"):
     pid: int
     name: str
     candidates: tuple[RunUid, ...]
+    """The last twenty to start, if there are more."""
 
 
 class Pong(Message, frozen=True, tag="pong"):

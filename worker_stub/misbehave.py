@@ -56,7 +56,9 @@ def misbehave(options: argparse.Namespace) -> int:
     """Do as told; return the exit code. Raises `Refused` where a beat was."""
     cleared = options.fence is not None
     options.fence = options.fence or os.environ.get(names.FENCE, "1")
+    stamp = _stamper(options)
     if options.times is not None and int(options.fence) > options.times:
+        stamp("leader")
         return 0
     if options.clear_env and not cleared:
         # Only what was there at its exec can be read in /proc; what it forks inherits the nothing.
@@ -64,7 +66,6 @@ def misbehave(options: argparse.Namespace) -> int:
     if options.ignore_term:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
-    stamp = _stamper(options)
     stamp("leader")
     _multiply(options, stamp)
     _flood(options)
@@ -126,6 +127,7 @@ def _escape(stamp: Callable[[str], None], options: argparse.Namespace) -> None:
     told, tells = os.pipe()
 
     def grandchild() -> None:
+        stamp("grandchild")
         os.write(tells, b"!")
         _live_on("grandchild", stamp, options)
 

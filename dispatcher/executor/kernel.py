@@ -7,6 +7,7 @@ import resource
 import select
 import signal
 import time
+from collections.abc import Container
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ _READ = os.O_RDONLY | os.O_CLOEXEC
 
 #: Bytes per read of a file in /proc: most are smaller.
 _CHUNK = 16384
+
+
+#: Device and inode.
+File = tuple[int, int]
 
 
 class Process(NamedTuple):
@@ -239,15 +244,16 @@ class Kernel:
         now = self.look(process.pid)
         return b"" if now is None or now.bare or not now.alive else None
 
-    def holds(self, pid: int, file: tuple[int, int]) -> bool:
-        """Say whether a process has the file of this device and inode open for writing."""
+    def written(self, pid: int, files: Container[File]) -> File | None:
+        """Return which of these files a process has open for writing; None: none of them."""
         with suppress(PermissionError, *_NOBODY):
             for name in os.listdir(f"/proc/{pid}/fd"):
                 with suppress(*_NOBODY):
                     there = os.stat(f"/proc/{pid}/fd/{name}")
-                    if (there.st_dev, there.st_ino) == file and _writes(pid, name):
-                        return True
-        return False
+                    file = (there.st_dev, there.st_ino)
+                    if file in files and _writes(pid, name):
+                        return file
+        return None
 
 
 def _writes(pid: int, descriptor: str) -> bool:

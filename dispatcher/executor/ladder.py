@@ -12,7 +12,7 @@ from dispatcher.executor.journal import Journal, Line, without_tail
 from dispatcher.executor.kernel import Kernel, Process, Usage
 from dispatcher.executor.log import Log
 from dispatcher.executor.outputs import Outputs
-from dispatcher.executor.run import MAX_LEFTOVERS, Phase, Run
+from dispatcher.executor.run import MAX_CANDIDATES, MAX_LEFTOVERS, Phase, Run
 from dispatcher.executor.sweep import Survivors
 from dispatcher.executor.tree import Found, Tree
 from dispatcher.times import Instant
@@ -174,5 +174,6 @@ class Ladder:
         self._send(wire.Exited(uid=run.uid, exit=whole, ended_by=run.ended_by))
 
     def _tell_stray(self, process: Process, candidates: tuple[wire.RunUid, ...]) -> None:
+        candidates = candidates[-MAX_CANDIDATES:]
         self._log("worker.stray", pid=process.pid, name=process.name, candidates=candidates)
         self._send(wire.Stray(pid=process.pid, name=process.name, candidates=candidates))

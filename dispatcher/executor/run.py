@@ -29,6 +29,9 @@ FIRST_PAUSE = 0.001
 #: Names of leftovers told with an exit; a worker may leave thousands.
 MAX_LEFTOVERS = 20
 
+#: Runs named with a stray, those that started last.
+MAX_CANDIDATES = 20
+
 
 class Phase(enum.IntEnum):
     """How far a run is; it only moves forwards."""

@@ -30,27 +30,24 @@ class Survivors:
         """Return what is left of each run; two scans must agree that there is nothing."""
         first, first_clean = self._scan(runs)
         second, second_clean = self._scan(runs)
-        found = {}
-        for run in runs:
-            left = first[run.uid] | second[run.uid]
-            clean = first_clean and second_clean
-            if not left and self._outputs.is_locked(run.output_path):
-                left = self._writers(run)
-                clean = False
-            found[run.uid] = Found(list(left.values()), clean)
-        return found
+        clean = first_clean and second_clean
+        found = {
+            run.uid: Found([*(first[run.uid] | second[run.uid]).values()], clean) for run in runs
+        }
+        hidden = [run for run in runs if not found[run.uid].processes]
+        return found | self._writers(hidden)
 
     def _scan(self, runs: Collection[Run]) -> tuple[dict[wire.RunUid, Everyone], bool]:
         everyone = self._everyone()
         owners = self._by_identity(runs, everyone)
-        uids = {str(run.uid) for run in runs}
+        uids = {run.uid for run in runs}
         clean = True
         for process in everyone.values():
             if process.pid not in owners:
                 environment = self._kernel.environment(process)
                 clean = clean and environment is not None
                 for uid in marked(environment or b"") & uids:
-                    owners[process.pid] = wire.RunUid(uid)
+                    owners[process.pid] = uid
         _follow_lineage(owners, everyone)
         found: dict[wire.RunUid, Everyone] = {run.uid: {} for run in runs}
         for pid, owner in owners.items():
@@ -83,11 +80,19 @@ class Survivors:
         looked = map(self._kernel.look, self._kernel.everyone())
         return {p.pid: p for p in looked if p and p.alive and p.pid != self._kernel.pid}
 
-    def _writers(self, run: Run) -> Everyone:
-        file = self._outputs.identity(run.output_path)
-        if file is None:
-            return {}
-        return {p.pid: p for p in self._everyone().values() if self._kernel.holds(p.pid, file)}
+    def _writers(self, runs: Collection[Run]) -> dict[wire.RunUid, Found]:
+        """Return who writes to the outputs that are still locked, of these runs."""
+        locked = {
+            file: run.uid
+            for run in runs
+            if self._outputs.is_locked(run.output_path)
+            and (file := self._outputs.identity(run.output_path))
+        }
+        found = {uid: Found([], clean=False) for uid in locked.values()}
+        for process in self._everyone().values() if locked else ():
+            if file := self._kernel.written(process.pid, locked):
+                found[locked[file]].processes.append(process)
+        return found
 
 
 def _follow_lineage(owners: Owners, everyone: Everyone) -> None:

@@ -7,12 +7,14 @@ unreaped child its pid cannot be anyone else's.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from dispatcher import wire
-from dispatcher.executor.kernel import Kernel, Process
+from dispatcher.executor.kernel import File, Kernel, Process
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.run import Phase, Run
 from dispatcher.times import Instant
@@ -22,6 +24,9 @@ ENVIRONMENT_PATIENCE = 1.0
 
 #: Scans in one tick. Two suffice unless orphans die and are reaped meanwhile.
 MOST_SCANS = 4
+
+#: Pid and start ticks: nobody else ever has both.
+Identity = tuple[int, int]
 
 _MARKERS = (wire.MARKER.encode() + b"=", wire.OUTER_MARKER.encode() + b"=")
 
@@ -33,29 +38,60 @@ class Found(NamedTuple):
     clean: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Orphan:
-    """An attributed child of ours: one owner, or several candidates (a stray)."""
+    """An attributed child of ours: of one run, or of one of several (a stray)."""
 
     process: Process
-    candidates: tuple[wire.RunUid, ...]
+    candidates: set[wire.RunUid]
+    """Runs that it may be of and that are not gone."""
+
+    @property
+    def owner(self) -> wire.RunUid | None:
+        """Whose it is: a stray is the last candidate's."""
+        return next(iter(self.candidates)) if len(self.candidates) == 1 else None
 
 
 @dataclass(slots=True)
 class Scan:
     """One look at our children."""
 
-    orphans: list[Orphan] = field(default_factory=list)
+    owned: defaultdict[wire.RunUid, list[Process]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     clean: bool = True
     """Every orphan was attributed, and none was reaped: that one may just have left us others."""
 
 
-def marked(environment: bytes) -> set[str]:
+class Living:
+    """The runs that an orphan may be of, by what would give it away."""
+
+    def __init__(self, runs: Iterable[Run], outputs: Outputs) -> None:
+        self._outputs = outputs
+        self._runs = [
+            run for run in runs if run.pid and not run.inherited and run.phase < Phase.GONE
+        ]
+        self.by_leader = {run.pid: run.uid for run in self._runs}
+        self.uids = {run.uid for run in self._runs}
+
+    @cached_property
+    def by_output(self) -> dict[File, wire.RunUid]:
+        """The runs by their output files: asked for seldom, and each must be looked up."""
+        identities = [(self._outputs.identity(run.output_path), run.uid) for run in self._runs]
+        return {file: uid for file, uid in identities if file is not None}
+
+    def alive_at(self, ticks: int) -> tuple[wire.RunUid, ...]:
+        """Return who had started by then, the latest last."""
+        return tuple(run.uid for run in self._runs if (run.start_ticks or 0) <= ticks)
+
+
+def marked(environment: bytes) -> set[wire.RunUid]:
     """Return the uids of the runs, inner and outer, that an environment names."""
-    uids: set[str] = set()
+    uids: set[wire.RunUid] = set()
     for variable in environment.split(b"\0"):
         if variable.startswith(_MARKERS):
-            uids.update(variable.partition(b"=")[2].decode(errors="replace").split(":"))
+            names = variable.partition(b"=")[2].decode(errors="replace")
+            uids.update(map(wire.RunUid, names.split(":")))
     return uids
 
 
@@ -75,7 +111,9 @@ class Tree:
         self._runs = runs
         self._on_stray = on_stray
         self._orphans: dict[int, Orphan] = {}
-        self._seen: dict[tuple[int, int], wire.RunUid] = {}
+        self._strays: dict[int, Orphan] = {}
+        self._seen: dict[Identity, wire.RunUid] = {}
+        self._seen_of: defaultdict[wire.RunUid, set[Identity]] = defaultdict(set)
         self._unread: dict[int, Instant] = {}
         self._scans: list[Scan] = []
 
@@ -88,7 +126,9 @@ class Tree:
         clean = False
         for number in range(MOST_SCANS):
             scan = self._scan(number, at)
-            found = self._lineage(run, self._owned(scan, run))
+            # Looked at again: it may have left its group and session since it was attributed.
+            owned = [self._kernel.look(process.pid) for process in scan.owned.get(run.uid, ())]
+            found = self._lineage(run, [process for process in owned if process is not None])
             if found or (clean and scan.clean):
                 return Found(found, clean=True)
             clean = scan.clean
@@ -99,23 +139,15 @@ class Tree:
         self._scan(0, at)
 
     def forget(self, run: Run) -> None:
-        """Drop what was remembered of a run that is gone."""
-        if self._seen:
-            self._seen = {key: uid for key, uid in self._seen.items() if uid != run.uid}
-
-    def _owned(self, scan: Scan, run: Run) -> list[Process]:
-        owned = [o.process.pid for o in scan.orphans if self._owner(o) == run.uid]
-        # Looked at again: it may have left its group and session since it was attributed.
-        return [process for process in map(self._kernel.look, owned) if process is not None]
-
-    def _owner(self, orphan: Orphan) -> wire.RunUid | None:
-        """Return whose it is: a stray is the last candidate's that is not gone."""
-        alive = [uid for uid in orphan.candidates if self._is_live(uid)]
-        return alive[0] if len(alive) == 1 else None
-
-    def _is_live(self, uid: str) -> bool:
-        run = self._runs.get(wire.RunUid(uid))
-        return run is not None and run.phase < Phase.GONE
+        """Drop what was remembered of a run that is gone; what may have been its is another's."""
+        for identity in self._seen_of.pop(run.uid, ()):
+            self._seen.pop(identity, None)
+        for stray in self._strays.values():
+            if run.uid in stray.candidates:
+                stray.candidates.discard(run.uid)
+                if stray.owner is not None:
+                    for scan in self._scans:
+                        scan.owned[stray.owner].append(stray.process)
 
     def _scan(self, number: int, at: Instant) -> Scan:
         while len(self._scans) <= number:
@@ -126,6 +158,7 @@ class Tree:
         scan = Scan()
         pids = self._kernel.orphans()
         known, self._orphans = self._orphans, {}
+        living: Living | None = None
         for pid in pids:
             orphan = known.get(pid)
             process = orphan.process if orphan else self._kernel.look(pid)
@@ -135,41 +168,43 @@ class Tree:
             if self._kernel.reap_if_dead(pid):
                 scan.clean = False
                 continue
-            orphan = orphan or self._attribute(process, at)
+            if orphan is None:
+                living = living or Living(self._runs.values(), self._outputs)
+                orphan = self._attribute(process, living, at)
             if orphan is None:
                 scan.clean = False
                 continue
             self._orphans[pid] = orphan
-            scan.orphans.append(orphan)
+            if orphan.owner is not None:
+                scan.owned[orphan.owner].append(process)
         if self._unread:
             self._unread = {pid: since for pid, since in self._unread.items() if pid in pids}
+        if self._strays:
+            self._strays = {p: stray for p, stray in self._strays.items() if p in self._orphans}
         return scan
 
-    def _attribute(self, process: Process, at: Instant) -> Orphan | None:
+    def _attribute(self, process: Process, living: Living, at: Instant) -> Orphan | None:
         """Find out whose a new orphan is; None when it could not be asked yet."""
         uid = self._seen.get((process.pid, process.start_ticks))
-        live = [run for run in self._runs.values() if run.pid and not run.inherited]
-        live = [run for run in live if run.phase < Phase.GONE]
         # The leader is not reaped before its run is gone: no other session can have its number.
-        uid = uid or _first(live, lambda run: run.pid in {process.session, process.group})
+        uid = uid or living.by_leader.get(process.session) or living.by_leader.get(process.group)
         if uid is None:
             environment = self._kernel.environment(process)
             since = self._unread.setdefault(process.pid, at)
             if environment is None and at - since < ENVIRONMENT_PATIENCE:
                 return None
-            uids = marked(environment or b"")
-            uid = _first(live, lambda run: run.uid in uids)
-        uid = uid or _first(live, lambda run: self._writes_to(process, run))
+            uid = next(iter(living.uids & marked(environment or b"")), None)
+        if uid is None:
+            file = self._kernel.written(process.pid, living.by_output)
+            uid = living.by_output[file] if file is not None else None
         if uid is not None:
-            return Orphan(process, (uid,))
-        alive_then = [run.uid for run in live if (run.start_ticks or 0) <= process.start_ticks]
-        if len(alive_then) > 1:
-            self._on_stray(process, tuple(alive_then))
-        return Orphan(process, tuple(alive_then))
-
-    def _writes_to(self, process: Process, run: Run) -> bool:
-        file = self._outputs.identity(run.output_path)
-        return file is not None and self._kernel.holds(process.pid, file)
+            return Orphan(process, {uid})
+        candidates = living.alive_at(process.start_ticks)
+        orphan = Orphan(process, set(candidates))
+        if len(candidates) > 1:
+            self._strays[process.pid] = orphan
+            self._on_stray(process, candidates)
+        return orphan
 
     def _lineage(self, run: Run, found: list[Process]) -> list[Process]:
         """Return these processes and the living leader, with all their descendants."""
@@ -178,7 +213,9 @@ class Tree:
             found = [*found, leader] if leader else found
         for process in found:  # it grows while we go through it
             found.extend(self._children(process))
-        self._seen |= {(process.pid, process.start_ticks): run.uid for process in found}
+        identities = {(process.pid, process.start_ticks) for process in found}
+        self._seen |= dict.fromkeys(identities, run.uid)
+        self._seen_of[run.uid] |= identities
         return found
 
     def _children(self, parent: Process) -> Iterable[Process]:
@@ -190,7 +227,3 @@ class Tree:
         if now is None or now.start_ticks != parent.start_ticks:
             return ()
         return [child for child in children if child is not None and child.parent == parent.pid]
-
-
-def _first(runs: Iterable[Run], matches: Callable[[Run], bool]) -> wire.RunUid | None:
-    return next((run.uid for run in runs if matches(run)), None)

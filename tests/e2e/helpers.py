@@ -31,6 +31,11 @@ def python(script: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", textwrap.dedent(script)]
 
 
+def misbehaves(*manners: str | int) -> list[str]:
+    """Return a command that misbehaves so: `python -m worker_stub misbehave --help`."""
+    return [sys.executable, "-m", "worker_stub", "misbehave", *map(str, manners)]
+
+
 def submit_all(world: World, *tasks: Mapping[str, object]) -> list[int]:
     """Submit many tasks in one go; return their ids."""
     lines = "\n".join(json.dumps(task) for task in tasks)
@@ -54,12 +59,15 @@ def stored(world: World, query: str) -> list[tuple[Any, ...]]:
         return store.execute(query).fetchall()
 
 
-def expect_settled(daemon: Daemon, task_ids: Iterable[int], *, within: float = 10.0) -> None:
-    """Wait until a run of each task was settled."""
+def expect_settled(
+    daemon: Daemon, task_ids: Iterable[int], *, within: float = 10.0, **fields: object
+) -> None:
+    """Wait until a run of each task was settled, with these fields."""
     wanted = set(task_ids)
 
     def probe() -> None:
-        missing = wanted - {event["task_id"] for event in daemon.events("run.settled")}
+        settled = [e for e in daemon.events("run.settled") if fields.items() <= e.items()]
+        missing = wanted - {event["task_id"] for event in settled}
         assert set() == missing, daemon.output()
 
     eventually(probe, within=within)

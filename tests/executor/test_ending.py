@@ -13,7 +13,18 @@ from dispatcher import times, wire
 from tests.eventually import eventually
 from tests.executor.conftest import Home
 from tests.executor.daemon import Daemon
-from tests.executor.workers import STUBBORN, below, children, escapes, lives, name_of, pid_in
+from tests.executor.workers import (
+    STUBBORN,
+    WITHOUT_MARKER,
+    WITHOUT_TRACE,
+    below,
+    children,
+    cpu_seconds,
+    escapes,
+    lives,
+    name_of,
+    pid_in,
+)
 
 WAYS = ("session", "environment", "output")
 ALL_WAYS = list(chain.from_iterable(combinations(WAYS, n) for n in range(len(WAYS) + 1)))
@@ -133,8 +144,17 @@ def test_at_once_skips_the_rest_of_the_grace(home: Home, daemon: Daemon) -> None
     assert "released" == daemon.expect(wire.Exited, uid).ended_by
 
 
-def test_r20_two_hundred_stubborn_trees_do_not_hold_up_anyone(home: Home, daemon: Daemon) -> None:
-    uids = [daemon.start(STUBBORN, home.output(str(n)), kill_grace=0.5) for n in range(200)]
+@pytest.mark.parametrize(
+    "command",
+    [STUBBORN, WITHOUT_MARKER, WITHOUT_TRACE],
+    ids=["stubborn", "without marker", "without trace"],
+)
+def test_r20_two_hundred_stubborn_trees_do_not_hold_up_anyone(
+    home: Home, daemon: Daemon, command: list[str]
+) -> None:
+    """Nor are they compared each with each: that took seconds of CPU, and tens of them for 400."""
+    executor = home.processes[0].pid
+    uids = [daemon.start(command, home.output(str(n)), kill_grace=0.5) for n in range(200)]
     for uid in uids:
         daemon.expect(wire.Started, uid)
     began = times.instant()
@@ -151,7 +171,8 @@ def test_r20_two_hundred_stubborn_trees_do_not_hold_up_anyone(home: Home, daemon
 
     assert times.instant() - began <= 5.0
     assert max(during) <= 1.0
-    assert [] == children(home.processes[0].pid)
+    assert cpu_seconds(executor) <= 1.5
+    assert [] == children(executor)
 
 
 def test_a_kill_deadline_is_kept_without_any_daemon(home: Home, daemon: Daemon) -> None:

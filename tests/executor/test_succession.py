@@ -16,7 +16,7 @@ from tests.eventually import eventually
 from tests.executor.conftest import Home
 from tests.executor.daemon import Daemon
 from tests.executor.test_ending import ALL_WAYS, WAYS
-from tests.executor.workers import escapes, lives, pid_in
+from tests.executor.workers import WITHOUT_MARKER, cpu_seconds, escapes, lives, pid_in
 
 
 def dies(home: Home) -> None:
@@ -72,6 +72,21 @@ def test_r13_escaped_grandchildren_are_swept_too(
         assert (5, None) == (exit_.exit_code, later.runs[uid].ended_by)
     else:
         assert (None, "swept") == (exit_.exit_code, later.runs[uid].ended_by)
+
+
+def test_two_hundred_survivors_that_only_their_output_gives_away_are_found_together(
+    home: Home, daemon: Daemon
+) -> None:
+    """Each looked for by itself took four seconds of CPU."""
+    uids = [daemon.start(WITHOUT_MARKER, home.output(str(n))) for n in range(200)]
+    for uid in uids:
+        daemon.expect(wire.Started, uid)
+
+    dies(home)
+    later = succeeded(home)
+
+    assert {wire.RunState.GONE} == {later.runs[uid].state for uid in uids}
+    assert cpu_seconds(home.processes[-1].pid) <= 1.5
 
 
 def test_r31_codes_that_were_journaled_are_told_by_the_successor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -72,6 +73,12 @@ def name_of(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return what a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def lives(pid: int) -> bool:
     """Say whether a process runs; a zombie does not."""
     try:
@@ -83,3 +90,13 @@ def lives(pid: int) -> bool:
 
 #: Ignores everything that can be ignored, and has a child that does too.
 STUBBORN = ["sh", "-c", "trap '' TERM HUP INT; sh -c 'sleep 1000 & wait; wait' & wait; wait; wait"]
+
+#: Ignores SIGTERM, and has one that left its session and its environment.
+WITHOUT_MARKER = ["sh", "-c", "trap '' TERM; sleep 1000 & (env -i setsid sleep 1000 &); wait"]
+
+#: The same, and no output either: by nothing can anybody tell whose it is.
+WITHOUT_TRACE = [
+    "sh",
+    "-c",
+    "trap '' TERM; sleep 1000 & (env -i setsid sleep 1000 > /dev/null 2>&1 &); wait",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from dispatcher import wire
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
-from dispatcher.executor.kernel import Process, Status, Usage
+from dispatcher.executor.kernel import File, Process, Status, Usage
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.spawn import CannotStart
 from dispatcher.times import Instant
@@ -154,8 +154,8 @@ class FakeKernel:
     def environment(self, process: Process) -> bytes | None:
         return self.processes[process.pid].environment
 
-    def holds(self, pid: int, file: tuple[int, int]) -> bool:
-        return False
+    def written(self, pid: int, files: Container[File]) -> File | None:
+        return None
 
     def _raise(self) -> None:
         if self.broken is not None:
