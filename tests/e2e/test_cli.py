@@ -153,8 +153,7 @@ def test_ctrl_c_ends_quietly_with_130(world: World) -> None:
 
     process.send_signal(signal.SIGINT)
 
-    process.wait(10)  # before its stdin is closed: an end of input at the same time wins
-    stdout, stderr = process.communicate()
+    stdout, stderr = process.communicate(timeout=10)
     assert (130, b"", b"") == (process.returncode, stdout, stderr.strip())
 
 

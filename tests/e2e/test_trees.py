@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 from datetime import datetime
+from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.helpers import (
+    expect_dead,
     expect_file,
     expect_settled,
+    is_alive,
     misbehaves,
     python,
     shell,
     submit_all,
 )
-from tests.e2e.world import World
+from tests.e2e.world import DISPATCHER, World
+from tests.eventually import eventually
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -105,6 +115,145 @@ def test_r20_two_hundred_stubborn_trees_end_at_once_and_hold_up_nobody(world: Wo
         other = world.submit("true")
         expect_settled(daemon, [*ids, other], within=20)
 
-        last = max(e["sequence"] for e in daemon.events("run.settled") if e["task_id"] in ids)
-        assert daemon.expect("run.started", task_id=other)["sequence"] < last
+        *_, last = daemon.events("run.settled")
+        assert last["task_id"] != other
         assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
+
+
+def test_a_nested_dispatcher_is_ended_with_everything_below_it(world: World) -> None:
+    """R-13: its executor has a session of its own and is a subreaper itself."""
+    inner = world.directory / "inner.toml"
+    runtime_dir = world.runtime_dir / "inner"
+    inner.write_text(
+        f'[node]\nstate_dir = "{world.directory}/inner"\nruntime_dir = "{runtime_dir}"\n'
+    )
+    manners = ("--hang", "--ignore-term", "--escape", "--clear-env", "--stamp", "trail")
+    with world.daemon() as daemon:
+        world.cli("submit", "--config", inner, "--", *misbehaves(*manners))
+        task_id = world.submit(DISPATCHER, "run", "--config", str(inner))
+        expect_tree(world, "trail", 2)
+
+        world.cli("cancel", task_id)
+        expect_settled(daemon, [task_id], outcome="cancelled")
+
+        assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
+
+
+def test_a_helper_that_stays_behind_is_found_and_ended(world: World) -> None:
+    """It left session and output, as daemons do; one in three ignores SIGTERM besides."""
+    daemonises = ("--escape", "--close-output", "--stamp")
+    agent = shell("eval $(ssh-agent) > /dev/null && echo agent $SSH_AGENT_PID 1 0 >> 0")
+    commands = [
+        agent if shutil.which("ssh-agent") else misbehaves(*daemonises, 0),
+        misbehaves(*daemonises, 1),
+        misbehaves(*daemonises, 2, "--ignore-term"),
+    ]
+    with world.daemon() as daemon:
+        for number, command in enumerate(commands):  # one after the other: whose, nobody can doubt
+            task_id = world.submit(*command)
+            expect_settled(daemon, [task_id], outcome="succeeded")
+
+            ended = daemon.expect("worker.leftover_ended", task_id=task_id)
+            helper = trail(world, str(number))[-1][1]
+            assert helper not in {p.pid for p in world.processes()}
+            assert ended["names"] in (["ssh-agent"], ["python"], [Path(sys.executable).name])
+
+
+def test_r19_who_declares_its_end_and_stays_is_ended_before_its_successor_starts(
+    world: World,
+) -> None:
+    stays = shell(f"""
+        [ $DISPATCHER_FENCE = 2 ] && exit 0
+        {sys.executable} -m worker_stub defer --delay 0
+        exec {shlex.join(misbehaves("--hang", "--ignore-term", "--escape", "--stamp", "trail"))}
+    """)
+    with world.daemon() as daemon:
+        task_id = world.submit(*stays)
+        expect_settled(daemon, [task_id], outcome="succeeded")
+
+    deferred, succeeded = world.show(task_id)["runs"]
+    stamps = trail(world, "trail")
+    assert ("deferred", signal.SIGKILL) == (deferred["outcome"], deferred["signal"])
+    assert 2 == len({pid for _, pid, _, _ in stamps})
+    assert max(at for *_, at in stamps) <= seconds(succeeded["started_at"])
+
+
+def test_a_worker_whose_claim_was_taken_while_it_stood_still_exits_79_and_changes_nothing_AC_5(
+    world: World,
+) -> None:
+    """It is out of the executor's reach, as in a container: nobody ended it."""
+    beats = [sys.executable, "-m", "worker_stub", "run", "--", "sleep", "1000"]
+    script = shell(f"""
+        [ $DISPATCHER_FENCE = 2 ] && exec {shlex.join(beats)}
+        env -0 > environ.new; mv environ.new environ; sleep 1000
+    """)
+    with world.daemon() as daemon:
+        task_id = world.submit(*script, liveness="worker", lease_ttl="1s")
+        expect_file(world, "environ")
+        environ = (world.directory / "environ").read_bytes().decode().strip("\0").split("\0")
+        stale = subprocess.Popen(
+            misbehaves("--stop-self", "--hang"),
+            env=dict(variable.split("=", 1) for variable in environ),
+            stderr=subprocess.PIPE,
+        )
+        os.waitid(os.P_PID, stale.pid, os.WSTOPPED | os.WNOWAIT)
+        daemon.expect("run.started", task_id=task_id, fence=2)
+        eventually(lambda: assert_beaten(world, task_id))
+        before = world.show(task_id)
+
+        stale.send_signal(signal.SIGCONT)
+        _, said = stale.communicate(timeout=10)
+
+        after = world.show(task_id)
+        world.cli("cancel", task_id)
+        expect_settled(daemon, [task_id], outcome="cancelled")
+    assert (79, True) == (stale.returncode, b"superseded" in said)
+    same = ("state", "attempt", "fence", "deferrals", "orphans")
+    assert [before.get(key) for key in same] == [after.get(key) for key in same]
+    assert [run["pid"] for run in before["runs"]] == [run["pid"] for run in after["runs"]]
+    assert ["lost", None] == [run["outcome"] for run in after["runs"]]
+
+
+def assert_beaten(world: World, task_id: int) -> None:
+    assert world.show(task_id)["runs"][-1]["last_heartbeat_at"]
+
+
+@pytest.mark.parametrize("moment", ["committed", "signalled", "gone"])
+def test_r21_a_daemon_killed_while_it_ends_a_worker_ends_it_once_when_it_is_back(
+    world: World, moment: str
+) -> None:
+    manners = ("--hang", "--ignore-term", "--escape", "--times", 1, "--stamp", "trail")
+    with world.daemon() as daemon:
+        task_id = world.submit(*misbehaves(*manners), liveness="worker", lease_ttl="1s")
+        tree = [psutil.Process(pid) for _, pid in expect_tree(world, "trail", 2)]
+        executor = psutil.Process(daemon.executor().pid)
+        if moment == "committed":  # nobody reads its `end`, which dies with the connection
+            executor.suspend()
+        daemon.expect("lease.expired")
+        if moment == "gone":
+            daemon.signal(signal.SIGSTOP)
+            for process in tree:
+                expect_dead(process)
+        daemon.kill()
+        assert [moment != "gone"] * 2 == [is_alive(process) for process in tree]
+        executor.resume()
+    with world.daemon() as daemon:
+        expect_settled(daemon, [task_id], outcome="succeeded")
+
+    runs = world.show(task_id)["runs"]
+    stamps = trail(world, "trail")
+    assert [("lost", 1), ("succeeded", 2)] == [(run["outcome"], run["fence"]) for run in runs]
+    first = [at for _, _, fence, at in stamps if fence == 1]
+    assert max(first) <= seconds(runs[1]["started_at"])
+
+
+def expect_tree(world: World, name: str, size: int) -> set[tuple[str, int]]:
+    """Wait until so many processes have stamped a file; return their roles and pids."""
+
+    def probe() -> set[tuple[str, int]]:
+        assert (world.directory / name).exists()
+        tree = {(role, pid) for role, pid, _, _ in trail(world, name)}
+        assert size == len(tree)
+        return tree
+
+    return eventually(probe, within=10)
