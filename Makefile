@@ -47,6 +47,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/noop.py
 	$(BIN)/python bench/claim.py
 	$(BIN)/python bench/store_calls.py
+	$(BIN)/python bench/kill.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

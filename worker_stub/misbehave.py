@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from worker_stub import names
+from worker_stub.channel import Unreachable
 from worker_stub.worker import Worker
 
 #: Seconds between two stamps of a process that hangs.
@@ -102,7 +103,7 @@ def _end(options: argparse.Namespace, stamp: Callable[[str], None]) -> int:
     if options.stop_self:
         os.kill(os.getpid(), signal.SIGSTOP)
         if names.CLAIM_LOCK in os.environ:
-            Worker(beats="calls").heartbeat()
+            _beat(Worker(beats="calls"))
     if options.hang or options.silent_after is not None:
         _hang("leader", stamp)
     return int(options.exit)
@@ -186,8 +187,19 @@ def _beat_for(seconds: float) -> None:
     worker = Worker(beats="calls")
     over = time.monotonic() + seconds
     while time.monotonic() < over:
-        worker.heartbeat()
+        _beat(worker)
         time.sleep(min(worker.lease_ttl / 3, max(0.0, over - time.monotonic())))
+
+
+def _beat(worker: Worker) -> None:
+    """Beat until the daemon answers: that it does not is no reason to stop."""
+    while True:
+        try:
+            worker.heartbeat()
+        except Unreachable:
+            time.sleep(STAMP_EVERY)
+        else:
+            return
 
 
 # Understanding ----------------------------------------------------------------------------

@@ -1,0 +1,62 @@
+"""The main job: a folder's largest files, compressed one gzip task for each."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+FILES = 48
+
+#: Bytes of a file at most: all of them together are compressed within seconds.
+LARGEST = 2 * 1024 * 1024
+
+#: The first so many compress only after a pause: they are running when the daemon is killed.
+SLOW = 3
+
+_COMPRESS = 'exec gzip < "$1" > "$2"'
+
+
+def largest(folder: Path) -> list[Path]:
+    """Return the largest files below a folder that are not too large, largest first."""
+    sizes = []
+    for file in folder.rglob("*"):
+        with suppress(OSError):
+            size = file.lstat().st_size
+            if size <= LARGEST and file.is_file() and not file.is_symlink():
+                sizes.append((size, file))
+    return [file for _, file in sorted(sizes, reverse=True)[:FILES]]
+
+
+class Job:
+    """These files and where their compressed forms go."""
+
+    def __init__(self, files: Sequence[Path], results: Path) -> None:
+        self._files = files
+        self._results = results
+        results.mkdir()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def commands(self) -> Iterator[list[str]]:
+        """Yield the command that compresses each file."""
+        for number, file in enumerate(self._files):
+            script = f"sleep 3; {_COMPRESS}" if number < SLOW else _COMPRESS
+            yield ["sh", "-c", script, "gzip", str(file), str(self._result(number))]
+
+    def intact(self) -> int:
+        """Return how many results pass `gzip -t` and equal their original."""
+        return sum(map(self._is_intact, range(len(self._files))))
+
+    def _is_intact(self, number: int) -> bool:
+        result = self._result(number)
+        tested = subprocess.run(["gzip", "-t", str(result)], check=False, capture_output=True)
+        if tested.returncode != 0:
+            return False
+        return gzip.decompress(result.read_bytes()) == self._files[number].read_bytes()
+
+    def _result(self, number: int) -> Path:
+        return self._results / f"{number:02}-{self._files[number].name}.gz"

@@ -1,0 +1,99 @@
+"""What the demo promised and what came, line by line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from dispatcher import times, wire
+from dispatcher.demo.cast import Part
+from dispatcher.demo.files import Job
+from dispatcher.demo.play import Play
+from dispatcher.model import Outcome, Run, TaskState
+
+#: Seconds in which the executor leaves when there is nothing to do.
+PATIENCE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise."""
+
+    what: str
+    expected: object
+    came: object
+
+    @property
+    def kept(self) -> bool:
+        """Whether it came as promised."""
+        return self.expected == self.came
+
+    def __str__(self) -> str:
+        mark = "[green]ok    [/]" if self.kept else "[red]FAILED[/]"
+        return f"{mark} {self.what}: expected {self.expected}, came {self.came}"
+
+
+def checks(play: Play, job: Job, parts: Sequence[Part], trail: Path) -> Iterator[Check]:
+    """Yield every promise of the demo, compared with what the store and the files say."""
+    files = [play.client.runs(task_id) for task_id in play.files]
+    roles = [play.client.runs(task_id) for task_id in play.roles]
+    every = len(job)
+
+    states = [play.task(task_id).state for task_id in play.files]
+    yield Check("files: succeeded", every, states.count(TaskState.SUCCEEDED))
+    once = [[run.outcome for run in runs].count(Outcome.SUCCEEDED) for runs in files]
+    yield Check("files: with exactly one successful run", every, once.count(1))
+    # A claim that the daemon took with it before anything was started is not a run that was lost.
+    begun = [run for runs in files for run in runs if run.started_at is not None]
+    lost = [run for run in begun if run.outcome != Outcome.SUCCEEDED]
+    yield Check("files: runs that were lost with the daemon", 0, len(lost))
+    yield Check("files: results that pass gzip -t and equal the original", every, job.intact())
+
+    for part, runs in zip(parts, roles, strict=True):
+        wanted = enumerate(part.expected, start=1)
+        yield Check(
+            f"{part.name}: {part.does}",
+            ", ".join(f"{fence} {outcome}" for fence, outcome in wanted),
+            ", ".join(f"{run.fence} {run.outcome}" for run in runs),
+        )
+        if part.name == "stubborn":
+            what = "stubborn: its processes, dead before its second run began"
+            yield Check(what, 2, _dead_before_the_second(runs, trail))
+
+    uids = {run.uid for runs in (*files, *roles) for run in runs}
+    yield Check("processes left", 0, _left(play.executor, uids))
+
+
+def _dead_before_the_second(runs: Sequence[Run], trail: Path) -> int:
+    """Return how many processes of the first run last stamped the trail before the second."""
+    began = runs[1].started_at if len(runs) > 1 else None
+    last: dict[str, float] = {}
+    for line in trail.read_text("utf-8").splitlines():
+        _role, pid, fence, at = line.split()
+        if fence == "1":
+            last[pid] = max(float(at), last.get(pid, 0.0))
+    return sum(began is not None and at * 1000 <= began for at in last.values())
+
+
+def _left(executor: psutil.Process | None, uids: set[wire.RunUid]) -> int:
+    """Count what is left of the runs, and the executor unless it leaves in time."""
+    give_up_at = times.instant() + PATIENCE
+    while (stays := _is_alive(executor)) and times.instant() < give_up_at:
+        time.sleep(0.05)
+    left = int(stays)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            left += process.environ().get(wire.MARKER) in uids
+    return left
+
+
+def _is_alive(process: psutil.Process | None) -> bool:
+    try:
+        return process is not None and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

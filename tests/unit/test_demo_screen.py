@@ -1,0 +1,47 @@
+"""What the demo shows: a table that moves, or a line for each piece of news."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from rich.console import Console
+
+from dispatcher.demo.proof import Check
+from dispatcher.demo.screen import Row, Screen
+
+FIRST = [Row("files", "are compressed", "1 of 8", "", news="0"), Row("silent", "x", "ready", "")]
+THEN = [Row("files", "are compressed", "2 of 8", "", news="0"), Row("silent", "x", "running", "")]
+
+
+def shown(*, terminal: bool) -> str:
+    console = Console(file=StringIO(), force_terminal=terminal, width=80)
+    with Screen(console) as screen:
+        screen.show(FIRST)
+        screen.show(FIRST)
+        screen.say("a sentence")
+        screen.show(THEN)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_without_a_terminal_each_piece_of_news_is_a_line() -> None:
+    assert [
+        "  files: 1 of 8",
+        "  silent: ready",
+        "a sentence",
+        "  silent: running",
+    ] == shown(terminal=False).splitlines()
+
+
+def test_on_a_terminal_the_table_holds_the_latest_of_everything() -> None:
+    last = shown(terminal=True).rpartition("what it does")[2]
+
+    assert ["2 of 8" in last, "running" in last, "1 of 8" in last] == [True, True, False]
+
+
+def test_a_promise_that_was_not_kept_is_said_to_have_failed() -> None:
+    kept, broken = Check("runs", 1, 1), Check("runs", 1, 2)
+
+    assert (True, False) == (kept.kept, broken.kept)
+    assert "FAILED" in str(broken)
+    assert str(broken).endswith("runs: expected 1, came 2")
