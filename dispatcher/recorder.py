@@ -77,7 +77,9 @@ class Recorder:
         found = compare(runs, event.runs, at=turn.at)
         turn.again = True  # what follows from an agreement is work of its own
         turn.after(partial(self._remember, event.hello, found, turn.at))
+        reports = {report.uid: report for report in event.runs}
         for run, end in found.over:
+            self._catch_up_with_start(turn, run, reports.get(run.run_uid))
             self._close(turn, run, end)
         for run, report in found.live:
             self._catch_up(turn, run, report)
@@ -162,15 +164,19 @@ class Recorder:
 
     def _catch_up(self, turn: Turn, run: OpenRun, report: wire.Run) -> None:
         uid = run.run_uid
-        if run.pid is None and report.pid is not None:
-            ticks = report.start_ticks
-            begun = Instant(ticks / TICKS) if ticks is not None else turn.at
-            moment = store_time_of(begun, now=turn.now, at=turn.at)
-            self._store.record_started(uid, pid=report.pid, started_at=moment, now=turn.now)
+        self._catch_up_with_start(turn, run, report)
         if report.exit is not None:
             self._leader_exited(turn, uid, report.exit)
         if report.ended_by is not None:
             self._ended_by_itself(turn, uid, report.ended_by)
+
+    def _catch_up_with_start(self, turn: Turn, run: OpenRun, report: wire.Run | None) -> None:
+        """Record a start that we were not there to hear of."""
+        if report is not None and run.pid is None and report.pid is not None:
+            ticks = report.start_ticks
+            begun = Instant(ticks / TICKS) if ticks is not None else turn.at
+            moment = store_time_of(begun, now=turn.now, at=turn.at)
+            self._store.record_started(run.run_uid, pid=report.pid, started_at=moment, now=turn.now)
 
     def _leader_exited(self, turn: Turn, uid: RunUid, end: wire.Exit) -> None:
         self._store.record_leader_exit(

@@ -129,6 +129,8 @@ def test_exit_while_the_daemon_is_dead_is_settled_with_the_real_code(stage: Stag
 
     assert SETTLED_7 == ends(stage, task)
     assert [1] == stage.diary(task).started()
+    (run,) = stage.runs(task)
+    assert (True, True) == (run.pid is not None, run.started_at is not None)
 
 
 @pytest.mark.parametrize("point", [("store.settle", AFTER), ("store.commit", BEFORE)])
