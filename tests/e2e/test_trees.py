@@ -227,7 +227,7 @@ def test_r21_a_daemon_killed_while_it_ends_a_worker_ends_it_once_when_it_is_back
         task_id = world.submit(*misbehaves(*manners), liveness="worker", lease_ttl="1s")
         tree = [psutil.Process(pid) for _, pid in expect_tree(world, "trail", 2)]
         executor = psutil.Process(daemon.executor().pid)
-        if moment == "committed":  # nobody reads its `end`, which dies with the connection
+        if moment == "committed":  # nobody reads its `end`, which a new connection drops
             executor.suspend()
         daemon.expect("lease.expired")
         if moment == "gone":
@@ -236,8 +236,9 @@ def test_r21_a_daemon_killed_while_it_ends_a_worker_ends_it_once_when_it_is_back
                 expect_dead(process)
         daemon.kill()
         assert [moment != "gone"] * 2 == [is_alive(process) for process in tree]
-        executor.resume()
     with world.daemon() as daemon:
+        world.cli("status")  # so it has connected
+        executor.resume()
         expect_settled(daemon, [task_id], outcome="succeeded")
 
     runs = world.show(task_id)["runs"]
