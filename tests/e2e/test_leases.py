@@ -221,6 +221,18 @@ def test_a_wrapped_command_beats_without_knowing_it(world: World) -> None:
         assert 7 == world.until(bad, "failed")["runs"][0]["exit_code"]
 
 
+def test_a_wrapped_command_gets_the_lock_only_where_that_is_asked_for_R_28(world: World) -> None:
+    wrap = [sys.executable, "-m", "worker_stub", "run"]
+    with world.daemon():
+        without = world.submit(*wrap, "--", "env", **WORKER)
+        with_it = world.submit(*wrap, "--pass-lock", "--", "env", **WORKER)
+        for task_id in (without, with_it):
+            world.until(task_id, "succeeded", within=20)
+
+        assert "DISPATCHER_CLAIM_LOCK" not in world.cli("logs", without).stdout
+        assert "DISPATCHER_CLAIM_LOCK" in world.cli("logs", with_it).stdout
+
+
 def test_a_worker_goes_on_beating_over_a_restart_of_the_daemon(world: World) -> None:
     wrap = [sys.executable, "-m", "worker_stub", "run", "--"]
     with world.daemon() as daemon:
