@@ -213,9 +213,10 @@ class Tree:
             found = [*found, leader] if leader else found
         for process in found:  # it grows while we go through it
             found.extend(self._children(process))
-        identities = {(process.pid, process.start_ticks) for process in found}
-        self._seen |= dict.fromkeys(identities, run.uid)
-        self._seen_of[run.uid] |= identities
+        if found:
+            identities = {(process.pid, process.start_ticks) for process in found}
+            self._seen |= dict.fromkeys(identities, run.uid)
+            self._seen_of[run.uid] |= identities
         return found
 
     def _children(self, parent: Process) -> Iterable[Process]:
