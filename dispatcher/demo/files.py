@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import subprocess
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -56,7 +57,9 @@ class Job:
         tested = subprocess.run(["gzip", "-t", str(result)], check=False, capture_output=True)
         if tested.returncode != 0:
             return False
-        return gzip.decompress(result.read_bytes()) == self._files[number].read_bytes()
+        with suppress(OSError, EOFError, zlib.error):
+            return gzip.decompress(result.read_bytes()) == self._files[number].read_bytes()
+        return False
 
     def _result(self, number: int) -> Path:
         return self._results / f"{number:02}-{self._files[number].name}.gz"
