@@ -223,6 +223,23 @@ def test_an_environment_that_is_never_readable_makes_a_stray(world: World) -> No
     assert SIGTERM == silent.heard[0][1]
 
 
+def test_a_stray_is_ended_when_its_candidates_are_gone_in_the_same_tick(world: World) -> None:
+    """The latest to start are named with it, and the last to be gone takes it along."""
+    leaders = [world.start(f"run-{number}") for number in range(25)]
+    stray = world.kernel.born(leaders[0].pid, leads=True)
+    world.kernel.dies(leaders[0])
+    for leader in leaders[1:]:
+        world.kernel.dies(leader)
+
+    world.run_for(20)
+
+    (told,) = world.said(wire.Stray)
+    assert tuple(f"run-{number}" for number in range(5, 25)) == told.candidates
+    assert SIGTERM == stray.heard[0][1]
+    assert 25 == len(world.said(wire.Exited))
+    assert [] == [p for p in world.kernel.processes.values() if p.pid == stray.pid]
+
+
 def test_a_process_of_our_own_session_is_nobodys(world: World) -> None:
     """Somebody else in this process may have children: they are not touched, not even reaped."""
     leader = world.start()
