@@ -10,6 +10,7 @@ import structlog
 from dispatcher.model import Claim
 from dispatcher.processes import Processes, start_message
 from dispatcher.store.api import Store
+from dispatcher.times import Instant
 from dispatcher.turn import Live, Memory, Settings, Turn
 
 log = structlog.get_logger()
@@ -40,7 +41,7 @@ class Claimer:
         held = len(memory.live) - len(turn.closed & memory.live.keys())
         free = min(CLAIM_BATCH, self._settings.slots - held)
         for claim in self._claims(turn, min(1, free) if memory.pause.probing else free):
-            turn.after(partial(self._start, claim, memory.hello.epoch))
+            turn.after(partial(self._start, claim, memory.hello.epoch, turn.at))
 
     def _claims(self, turn: Turn, free: int) -> Iterator[Claim]:
         """Share the free slots among the queues with ready tasks, from behind the last served."""
@@ -68,7 +69,7 @@ class Claimer:
             now=turn.now,
         )
 
-    def _start(self, claim: Claim, epoch: int) -> None:
+    def _start(self, claim: Claim, epoch: int, at: Instant) -> None:
         live = self._memory.live[claim.run_uid] = Live.of(claim)
         log.info("task.claimed", **live.ids())
-        self._processes.send(start_message(claim, self._settings.start, epoch=epoch))
+        self._processes.send(start_message(claim, self._settings.start, epoch=epoch, at=at))

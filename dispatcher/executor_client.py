@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import errno
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +15,8 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.errors import ConfigError
-from dispatcher.processes import Connected, Disconnected, Event, Processes
-from dispatcher.times import Instant
+from dispatcher.processes import Connected, Disconnected, Event, Processes, Written
+from dispatcher.times import Instant, wall_clock
 
 log = structlog.get_logger()
 
@@ -107,6 +108,14 @@ class ExecutorClient:
         if self._socket is not None:
             self._unsent += wire.encode(message)
             self._unsent += b"\n"
+
+    def written(self, path: str) -> Written:
+        """Look at an output file; a missing one was never written to."""
+        try:
+            found = os.stat(path)  # noqa: PTH116 - as cheap as it gets
+        except OSError:
+            return Written(0, math.inf)
+        return Written(found.st_size, (wall_clock() - found.st_mtime_ns // 1_000_000) / 1000)
 
     def reconnect(self) -> None:
         """Drop the connection; the next greeting comes from a fresh one."""

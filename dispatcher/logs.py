@@ -38,6 +38,7 @@ CATALOGUE: Mapping[str, str] = MappingProxyType(
         "executor.lost": "The connection to the executor ended; its last word stands.",
         "executor.silent": "The executor did not answer in time; nothing is started.",
         "task.claimed": "A task was claimed; its run is opened and about to start.",
+        "task.timed_out": "A task failed without a run: it waited longer than it may.",
         "run.started": "The run's process lives.",
         "run.ending": "It was decided to end a run; its lock is void from here on.",
         "run.settled": "The run's whole process tree is gone, its outcome is written.",

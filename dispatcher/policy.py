@@ -130,7 +130,7 @@ def settle(
     `started` is the leader's pid and start, where they were not recorded before.
     """
     judged = verdict(run, end)
-    account = _account(run, judged, retry, now, rng)
+    account = _within_total(run, judged, _account(run, judged, retry, now, rng), now)
     exit_code, signum = _status(run, end)
     evidence = end.exit if isinstance(end, wire.Exited) else None
     return Settlement(
@@ -154,9 +154,14 @@ def settle(
     )
 
 
-def postponed(settlement: Settlement, *, until: StoreTime) -> Settlement:
+def postponed(
+    settlement: Settlement, *, until: StoreTime, total_at: StoreTime | None
+) -> Settlement:
     """Return the settlement of a released run with its task scheduled ahead, not ready."""
-    return replace(settlement, state=TaskState.SCHEDULED, run_at=until)
+    if settlement.state is not TaskState.READY:
+        return settlement
+    run_at = until if total_at is None else min(until, total_at)
+    return replace(settlement, state=TaskState.SCHEDULED, run_at=run_at)
 
 
 class _Account(NamedTuple):
@@ -197,6 +202,22 @@ def _account(
         state = UNCOUNTED[outcome]
     run_at = None if delay_ms is None else StoreTime(now + delay_ms)
     return _Account(state, reason, attempts, deferrals, orphans, run_at)
+
+
+def _within_total(run: OpenRun, judged: Verdict, account: _Account, now: StoreTime) -> _Account:
+    """Return an account that runs a task again only within its total time-out.
+
+    A delay that goes beyond ends with that time, when what waits is given up.
+    """
+    total_at = run.limits.total_at
+    if total_at is None or account.state not in {TaskState.READY, TaskState.SCHEDULED}:
+        return account
+    if total_at <= now:
+        reason = f"{judged.outcome}: {judged.reason}; total_timeout allows no other attempt"
+        return account._replace(state=TaskState.FAILED, reason=reason, run_at=None)
+    if account.run_at is not None and account.run_at > total_at:
+        return account._replace(run_at=total_at)
+    return account
 
 
 def _status(run: OpenRun, end: End) -> tuple[int | None, int | None]:

@@ -8,6 +8,10 @@ from typing import Protocol
 
 from dispatcher import wire
 from dispatcher.model import Claim
+from dispatcher.times import Instant
+
+#: Seconds by which the executor's deadline for a run is behind the daemon's own decision.
+BACKSTOP = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,14 @@ class Connected:
 
     hello: wire.Hello
     runs: tuple[wire.Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a run has written to its output file: bytes, and seconds since it last did."""
+
+    size: int
+    age: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,9 @@ class Processes(Protocol):
     def reconnect(self) -> None:
         """Drop the connection and greet anew: after a commit whose answer is unknown."""
 
+    def written(self, path: str) -> Written:
+        """Look at an output file; a missing one was never written to."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartSettings:
@@ -60,10 +75,15 @@ class StartSettings:
     leftover_grace: float = 2.0
 
 
-def start_message(claim: Claim, settings: StartSettings, *, epoch: int) -> wire.Start:
+def run_deadline(began: Instant, run_timeout_ms: int) -> dict[str, float]:
+    """Return the kill deadline by which the executor ends a run that its daemon did not."""
+    return {wire.EndedBy.RUN_TIMEOUT: began + run_timeout_ms / 1000 + BACKSTOP}
+
+
+def start_message(claim: Claim, settings: StartSettings, *, epoch: int, at: Instant) -> wire.Start:
     """Return the message that starts a claim's worker, lock and all in its environment."""
     limits = claim.limits
-    grace = limits.kill_grace_ms
+    grace, run_timeout = limits.kill_grace_ms, limits.run_timeout_ms
     return wire.Start(
         uid=claim.run_uid,
         epoch=epoch,
@@ -77,6 +97,7 @@ def start_message(claim: Claim, settings: StartSettings, *, epoch: int) -> wire.
         kill_grace=settings.kill_grace if grace is None else grace / 1000,
         exit_grace=settings.exit_grace,
         leftover_grace=settings.leftover_grace,
+        deadlines={} if run_timeout is None else run_deadline(at, run_timeout),
     )
 
 

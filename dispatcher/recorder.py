@@ -16,6 +16,7 @@ from dispatcher.model import OpenRun, Settlement
 from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.reconcile import Differences, compare
 from dispatcher.store.api import Store
+from dispatcher.timeouts import Timeouts
 from dispatcher.times import Instant, StoreTime, store_time_of
 from dispatcher.turn import Live, Memory, Settings, Turn
 from dispatcher.wire import RunUid
@@ -38,6 +39,7 @@ class Recorder:
         processes: Processes,
         memory: Memory,
         settings: Settings,
+        timeouts: Timeouts,
         *,
         rng: random.Random,
     ) -> None:
@@ -45,6 +47,7 @@ class Recorder:
         self._processes = processes
         self._memory = memory
         self._settings = settings
+        self._timeouts = timeouts
         self._rng = rng
         self._postponements: Counter[int] = Counter()
         self._recordings: dict[type[Event], Callable[[Turn, Any], None]] = {
@@ -66,7 +69,7 @@ class Recorder:
         for uid, event in turn.started.items():
             begun = store_time_of(Instant(event.at), now=turn.now, at=turn.at)
             self._store.record_started(uid, pid=event.pid, started_at=begun, now=turn.now)
-            turn.after(partial(self._note_started, uid, event.pid))
+            turn.after(partial(self._note_started, event, turn.now, turn.at))
         turn.started = {}
 
     # Events, in the order in which they came ----------------------------------------------
@@ -76,7 +79,7 @@ class Recorder:
         runs = self._store.open_runs(self._settings.node_id)
         found = compare(runs, event.runs, at=turn.at)
         turn.again = True  # what follows from an agreement is work of its own
-        turn.after(partial(self._remember, event.hello, found, turn.at))
+        turn.after(partial(self._remember, event.hello, found, turn.now, turn.at))
         reports = {report.uid: report for report in event.runs}
         for run, end in found.over:
             self._catch_up_with_start(turn, run, reports.get(run.run_uid))
@@ -157,7 +160,7 @@ class Recorder:
                 turn.after(partial(self._host_fault, end.error, turn.at))
             delay = self._postponement(run.task_id)
             until = StoreTime(turn.now + round(delay * 1000))
-            settlement = policy.postponed(settlement, until=until)
+            settlement = policy.postponed(settlement, until=until, total_at=run.limits.total_at)
         self._store.settle(settlement, now=turn.now)
         turn.closed.add(run.run_uid)
         turn.after(partial(self._settled, run, settlement, end, started))
@@ -173,9 +176,7 @@ class Recorder:
     def _catch_up_with_start(self, turn: Turn, run: OpenRun, report: wire.Run | None) -> None:
         """Record a start that we were not there to hear of."""
         if report is not None and run.pid is None and report.pid is not None:
-            ticks = report.start_ticks
-            begun = Instant(ticks / TICKS) if ticks is not None else turn.at
-            moment = store_time_of(begun, now=turn.now, at=turn.at)
+            moment = store_time_of(_began(report, turn.at), now=turn.now, at=turn.at)
             self._store.record_started(run.run_uid, pid=report.pid, started_at=moment, now=turn.now)
 
     def _leader_exited(self, turn: Turn, uid: RunUid, end: wire.Exit) -> None:
@@ -209,7 +210,7 @@ class Recorder:
 
     # After the commit ---------------------------------------------------------------------
 
-    def _remember(self, hello: wire.Hello, found: Differences, at: Instant) -> None:
+    def _remember(self, hello: wire.Hello, found: Differences, now: StoreTime, at: Instant) -> None:
         self._memory.hello = hello
         log.info("executor.connected", executor_pid=hello.pid, epoch=hello.epoch)
         self._memory.live.clear()
@@ -222,6 +223,7 @@ class Recorder:
             live.pid = report.pid
             if run.declared is not None:
                 live.exit_by = Instant(at + self._settings.start.exit_grace)
+            self._timeouts.resume(live, run, _began(report, at), now=now, at=at)
             live.unkillable = report.state is wire.RunState.UNKILLABLE
             log.info("run.reconciled", state=report.state, **live.ids())
 
@@ -230,10 +232,11 @@ class Recorder:
             self._memory.hello = None
             log.warning("executor.lost", reason=reason, runs=len(self._memory.live))
 
-    def _note_started(self, uid: RunUid, pid: int) -> None:
-        live = self._memory.live.get(uid)
+    def _note_started(self, event: wire.Started, now: StoreTime, at: Instant) -> None:
+        live = self._memory.live.get(event.uid)
         if live is not None:
-            live.pid = pid
+            live.pid = event.pid
+            self._timeouts.begin(event.uid, live, Instant(event.at), now=now, at=at)
             self._postponements.pop(live.task_id, None)
             self._host_recovered()
             log.info("run.started", **live.ids())
@@ -280,3 +283,8 @@ class Recorder:
         live = self._memory.live.get(uid)
         ids = live.ids() if live is not None else {"run": uid}
         getattr(log, level)(event, **facts, **ids)
+
+
+def _began(report: wire.Run, at: Instant) -> Instant:
+    """Return when a run that the executor reports was started, as its kernel says."""
+    return at if report.start_ticks is None else Instant(report.start_ticks / TICKS)

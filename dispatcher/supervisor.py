@@ -25,6 +25,7 @@ from dispatcher.reaper import Reaper
 from dispatcher.reconcile import exited
 from dispatcher.recorder import Recorder
 from dispatcher.store.api import Store
+from dispatcher.timeouts import Timeouts
 from dispatcher.times import Instant
 from dispatcher.turn import Live, Memory, Request, Settings, Turn
 
@@ -63,7 +64,8 @@ class Supervisor:
         self._processes = processes
         self._settings = settings
         self._memory = Memory()
-        self._recorder = Recorder(store, processes, self._memory, settings, rng=rng)
+        self._timeouts = Timeouts(store, processes, self._memory, settings)
+        self._recorder = Recorder(store, processes, self._memory, settings, self._timeouts, rng=rng)
         self._claimer = Claimer(store, processes, self._memory, settings)
         self._listener = Listener(store, self._memory, settings)
         self._reaper = Reaper(store, self._memory, settings)
@@ -72,6 +74,7 @@ class Supervisor:
         self._stop_by = Instant(0.0)
         self._outage = Outage()
         self._due_at: Instant | None = None
+        self._committed_at: Instant | None = None
         self._seen_due = Instant(0.0)
         self._idle = False
         self._again = False
@@ -113,13 +116,17 @@ class Supervisor:
             return self._idle and self.leaves_nothing_behind
         if self._stop is Stop.LEAVE or self.leaves_nothing_behind:
             return True
-        start = self._settings.start
-        return at >= self._stop_by + start.kill_grace + start.leftover_grace + DRAIN_PATIENCE
+        return at >= self._stop_by + self._longest_ladder() + DRAIN_PATIENCE
 
     @property
     def leaves_nothing_behind(self) -> bool:
         """Whether the executor that is there has no run of ours, alive or unforgotten."""
         return self._answers() and not self._memory.live and not self._memory.surplus
+
+    def _longest_ladder(self) -> float:
+        start = self._settings.start
+        own = (live.limits.kill_grace_ms or 0 for live in self._memory.live.values())
+        return max(start.kill_grace, max(own, default=0) / 1000) + start.leftover_grace
 
     # One transaction for all, or one for each ---------------------------------------------
 
@@ -137,6 +144,7 @@ class Supervisor:
             self._reaper.keep_leases,
             self._decide_endings,
             self._tell_endings,
+            self._timeouts.give_up,
             self._move_due,
             self._fill_slots,
             self._look_around,
@@ -144,10 +152,12 @@ class Supervisor:
 
     def _transact(self, operations: Sequence[Operation], at: Instant) -> None:
         with self._store.transaction() as now:
-            turn = Turn(now, at)
+            gap = 0.0 if self._committed_at is None else at - self._committed_at
+            turn = Turn(now, at, gap)
             for operation in operations:
                 operation(turn)
         self._again = turn.again
+        self._committed_at = at
         for effect in turn.effects:
             effect()
 
@@ -209,6 +219,7 @@ class Supervisor:
             return
         self._reaper.end_the_declared(turn)
         self._reaper.end_the_lost(turn)
+        self._timeouts.end_runs(turn)
         if self._stop in (Stop.DRAIN, Stop.HURRY) and turn.at >= self._stop_by:
             for uid, live in self._memory.live.items():
                 if not live.told_to_end and uid not in turn.closed:
@@ -272,7 +283,7 @@ class Supervisor:
             return at
         leases = [live.lease_ttl / 4 for live in self._memory.live.values()]
         longest = min([self._settings.poll, *leases])
-        deadlines = [at + longest, self._memory.pause.until, self._stop_by]
+        deadlines = [at + longest, self._memory.pause.until, self._stop_by, self._timeouts.due]
         deadlines += [due for due in (self._due_at, self._reaper.due) if due is not None]
         return Instant(min(deadline for deadline in deadlines if deadline > at))
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dispatcher import wire
-from dispatcher.model import Claim, Liveness, OpenRun
+from dispatcher.model import Claim, Limits, Liveness, OpenRun
 from dispatcher.pause import Pause
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
+
+NEVER = Instant(math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,24 @@ class Settings:
     """Stop when no task is ready, scheduled or running."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """The deadlines of a run with time-outs, and what was seen of its progress so far."""
+
+    run_by: Instant
+    start_by: Instant
+    stall_by: Instant
+    total_by: Instant
+    written: int = 0
+    """Bytes of its output."""
+    progressed_at: StoreTime | None = None
+
+    @property
+    def due(self) -> Instant:
+        """When to look at the run again."""
+        return min(self.run_by, self.start_by, self.stall_by, self.total_by)
+
+
 @dataclass(slots=True, kw_only=True)
 class Live:
     """An open run of this node, in memory: it holds a slot."""
@@ -43,6 +64,8 @@ class Live:
     liveness: Liveness
     lease_ttl: float
     """Seconds."""
+    limits: Limits
+    watch: Watch | None = None
     exit_by: Instant | None = None
     """When a worker that declared its end must be gone by itself."""
     pid: int | None = None
@@ -61,6 +84,7 @@ class Live:
             queue=run.queue,
             liveness=run.liveness,
             lease_ttl=run.lease_ttl_ms / 1000,
+            limits=run.limits,
         )
 
     def ids(self) -> dict[str, object]:
@@ -105,6 +129,8 @@ class Turn:
 
     now: StoreTime
     at: Instant
+    gap: float = 0.0
+    """Seconds since the last commit before it."""
     started: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: one whose exit follows in the same turn needs no write of its own."""
     closed: set[RunUid] = field(default_factory=set)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,15 @@ from typing import Any
 from dispatcher import wire
 from dispatcher.model import NewTask, Run, Task, TaskState
 from dispatcher.policy import RetryPolicy
-from dispatcher.processes import Connected, Disconnected, Event, Processes, StartSettings
+from dispatcher.processes import (
+    Connected,
+    Disconnected,
+    Event,
+    Processes,
+    StartSettings,
+    Written,
+)
+from dispatcher.recorder import TICKS
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.supervisor import Supervisor
@@ -41,6 +51,9 @@ class FakeExecutor:
         self.answering = True
         self.refusal: wire.StartFailed | None = None
         self.greetings = 0
+        self.clock: Callable[[], Instant] = lambda: Instant(0.0)
+        self.outputs: dict[str, tuple[int, Instant]] = {}
+        """Bytes of each output, and when it last grew."""
         self._pids = iter(range(1000, 10**9))
 
     def greet(self) -> None:
@@ -75,6 +88,16 @@ class FakeExecutor:
         elif isinstance(message, wire.Forget):
             self.runs.pop(message.uid, None)
 
+    def written(self, path: str) -> Written:
+        """Say what the test let a run write."""
+        size, grown_at = self.outputs.get(path, (0, Instant(-math.inf)))
+        return Written(size, self.clock() - grown_at)
+
+    def write(self, uid: wire.RunUid) -> None:
+        """Let a run write a byte."""
+        path = f"/output/{uid}.log"
+        self.outputs[path] = self.outputs.get(path, (0, None))[0] + 1, self.clock()
+
     def reconnect(self) -> None:
         """Greet anew, as asked."""
         self.events.append(Disconnected("reconnecting"))
@@ -97,10 +120,12 @@ class FakeExecutor:
             return
         self.starts.append(message)
         pid = next(self._pids)
+        at = self.clock()
+        ticks = round(at * TICKS)
         self.runs[message.uid] = wire.Run(
-            uid=message.uid, state=wire.RunState.RUNNING, pid=pid, start_ticks=1
+            uid=message.uid, state=wire.RunState.RUNNING, pid=pid, start_ticks=ticks
         )
-        self.events.append(wire.Started(uid=message.uid, pid=pid, start_ticks=1, at=0.0))
+        self.events.append(wire.Started(uid=message.uid, pid=pid, start_ticks=ticks, at=at))
 
 
 fits: Processes = FakeExecutor()
@@ -126,6 +151,7 @@ class World:
         self.store: Store = open_store(
             "sqlite://", state_dir=Path("/nonexistent"), patience=0.0, clock=self.now
         )
+        self.executor.clock = self.at
         self.supervisor = self.fresh_supervisor()
         self.deadline = self.at()
 

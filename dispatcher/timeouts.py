@@ -1,0 +1,242 @@
+"""Time-outs: of runs, which are ended, and of tasks that wait, which fail without a run.
+
+Which clock, and what an absence of ours means:
+
+- `run_timeout`, `start_timeout` and `stall_timeout` are instants, counted from the start that the
+  executor saw: no step of the wall clock moves them, suspend counts, and they hold over restarts of
+  the daemon. While no executor answers they wait, since nothing could be ended. A `run_timeout`
+  reaches the executor as a kill deadline, two seconds later, for the case that we are dead then.
+- What a worker would have told us is not held against it while we could not hear: after a gap
+  without a commit longer than half of it, and after a restart, `start_timeout` begins anew;
+  `stall_timeout` too, unless the output's age or the last progress in the store say more.
+- `queue_timeout` and `total_timeout` are store times, as `run_at` is: they go on while no daemon
+  runs, and a step of the clock moves them. What was over in our absence is decided when we are
+  back. A run ended for its task's `total_timeout` is one that lives when the daemon does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from dispatcher import wire
+from dispatcher.durations import Milliseconds
+from dispatcher.model import NO_LIMITS, GivenUp, OpenRun, Outcome
+from dispatcher.policy import Verdict
+from dispatcher.processes import Processes, run_deadline
+from dispatcher.store.api import Store
+from dispatcher.times import Instant, StoreTime
+from dispatcher.turn import NEVER, Live, Memory, Settings, Turn, Watch
+from dispatcher.wire import RunUid
+
+log = structlog.get_logger()
+
+#: Tasks given up in one transaction. Bounds how long a worker waits for its answer.
+GIVE_UP_BATCH = 500
+
+#: Seconds beyond the poll without a commit from which we were away.
+AWAY = 1.0
+
+#: Seconds by which a clock may differ from ours; more, and it was set.
+STEP = 1.0
+
+#: Bytes of an output of which nothing is known, so that whatever it has is new.
+_UNKNOWN = -1
+
+
+class Timeouts:
+    """Decides whose time is over: of runs at their own deadlines, of waiting tasks at theirs."""
+
+    def __init__(
+        self, store: Store, processes: Processes, memory: Memory, settings: Settings
+    ) -> None:
+        self._store = store
+        self._processes = processes
+        self._memory = memory
+        self._settings = settings
+        self._look_at = NEVER
+        self._ask_at = Instant(0.0)
+
+    @property
+    def due(self) -> Instant:
+        """When the next time may be over, as far as we know."""
+        return min(self._look_at, self._ask_at)
+
+    # Runs -----------------------------------------------------------------------------------
+
+    def begin(
+        self, uid: RunUid, live: Live, began: Instant, *, now: StoreTime, at: Instant
+    ) -> None:
+        """Watch a run that has just started; call it after the commit."""
+        limits = live.limits
+        if limits is NO_LIMITS:
+            return
+        watch = Watch(
+            run_by=_after(began, limits.run_timeout_ms),
+            start_by=_after(began, limits.start_timeout_ms),
+            stall_by=_after(began, limits.stall_timeout_ms),
+            total_by=_instant(limits.total_at, now, at),
+        )
+        self._watch(live, watch)
+        if limits.run_timeout_ms is not None:
+            # The message that started it could only guess when that would be.
+            deadline = run_deadline(began, limits.run_timeout_ms)
+            self._processes.send(wire.Renew(deadlines={uid: deadline}))
+
+    def resume(
+        self, live: Live, run: OpenRun, began: Instant, *, now: StoreTime, at: Instant
+    ) -> None:
+        """Watch a run that goes on with a daemon that knows nothing yet of its time."""
+        limits = live.limits
+        if limits is NO_LIMITS:
+            return
+        heard = run.last_heartbeat_at is not None
+        watch = Watch(
+            run_by=_after(began, limits.run_timeout_ms),
+            start_by=NEVER if heard else _after(at, limits.start_timeout_ms),
+            stall_by=NEVER if limits.stall_timeout_ms is None else at,
+            total_by=_instant(limits.total_at, now, at),
+            written=_UNKNOWN,
+        )
+        self._watch(live, watch)
+
+    def _watch(self, live: Live, watch: Watch) -> None:
+        live.watch = watch
+        self._look_at = min(self._look_at, watch.due)
+
+    def end_runs(self, turn: Turn) -> None:
+        """Begin the ending of each run whose time is over."""
+        away = turn.gap > self._settings.poll + AWAY
+        if turn.at < self._look_at and not away:
+            return
+        look_at = NEVER
+        for uid, live, before in self._watched(turn):
+            watch = _excused(before, live, turn) if away else before
+            after = self._decide(uid, live, watch, turn) if watch.due <= turn.at else watch
+            if after is not before:
+                turn.after(partial(setattr, live, "watch", after))
+            if after is not None:
+                look_at = min(look_at, after.due)
+        turn.after(partial(setattr, self, "_look_at", look_at))
+
+    def _watched(self, turn: Turn) -> Iterator[tuple[RunUid, Live, Watch]]:
+        for uid, live in self._memory.live.items():
+            if live.watch is not None and not live.told_to_end and uid not in turn.closed:
+                yield uid, live, live.watch
+
+    def _decide(self, uid: RunUid, live: Live, watch: Watch, turn: Turn) -> Watch | None:
+        """End a run if its time is over, else return its next deadlines; None: watch no more."""
+        run = self._store.open_run(uid)
+        if run is None or run.ending or run.declared or _leader_exited(run):
+            return None
+        judged = self._judge(live, run, watch, turn)
+        if isinstance(judged, Watch):
+            return judged
+        self._store.begin_ending(uid, judged.outcome, judged.reason, now=turn.now)
+        return None
+
+    def _judge(self, live: Live, run: OpenRun, watch: Watch, turn: Turn) -> Verdict | Watch:
+        limits = live.limits
+        if limits.total_at is not None and limits.total_at <= turn.now:
+            return Verdict(Outcome.TIMED_OUT, "total_timeout: its time for all attempts is over")
+        if watch.run_by <= turn.at:
+            return Verdict(
+                Outcome.TIMED_OUT, _reason("run_timeout: not done", limits.run_timeout_ms)
+            )
+        if watch.start_by <= turn.at:
+            if run.last_heartbeat_at is None:
+                reason = _reason("start_timeout: no heartbeat", limits.start_timeout_ms)
+                return Verdict(Outcome.LOST, reason)
+            watch = replace(watch, start_by=NEVER)
+        if watch.stall_by <= turn.at:
+            moved = self._look_for_progress(live, run, watch, turn)
+            if moved is None:
+                reason = _reason("stall_timeout: no progress, no output", limits.stall_timeout_ms)
+                return Verdict(Outcome.STALLED, reason)
+            watch = moved
+        return replace(watch, total_by=_instant(limits.total_at, turn.now, turn.at))
+
+    def _look_for_progress(
+        self, live: Live, run: OpenRun, watch: Watch, turn: Turn
+    ) -> Watch | None:
+        """Return when to look again; None if nothing moved since the last look.
+
+        What moved since then did so at most a time-out ago. Where a clock says that it was much
+        longer ago it was set, or we know nothing of the time before: a whole time-out from now.
+        """
+        assert live.limits.stall_timeout_ms is not None
+        stall = live.limits.stall_timeout_ms / 1000
+        output = self._processes.written(f"{self._settings.output_dir}/{run.run_uid}.log")
+        silences = []
+        if output.size != watch.written:
+            silences.append(output.age)
+        if run.progressed_at is not None and run.progressed_at != watch.progressed_at:
+            silences.append((turn.now - run.progressed_at) / 1000)
+        if not silences:
+            return None
+        by = turn.at + stall - max(0.0, min(silences))
+        if by <= turn.at:
+            if watch.written != _UNKNOWN and turn.at - by <= STEP:
+                return None
+            by = turn.at + stall
+        return replace(
+            watch, stall_by=Instant(by), written=output.size, progressed_at=run.progressed_at
+        )
+
+    # Tasks that wait ------------------------------------------------------------------------
+
+    def give_up(self, turn: Turn) -> None:
+        """Fail what waited too long; asked at most once in a poll, and at the next deadline."""
+        if turn.at < self._ask_at:
+            return
+        fails_at = self._store.next_failure()
+        if fails_at is not None and fails_at <= turn.now:
+            given_up = self._store.give_up(limit=GIVE_UP_BATCH, now=turn.now)
+            for one in given_up:
+                turn.after(partial(self._log_given_up, one))
+            turn.again |= len(given_up) == GIVE_UP_BATCH
+            fails_at = self._store.next_failure()
+        poll = Instant(turn.at + self._settings.poll)
+        ask_at = min(poll, _instant(fails_at, turn.now, turn.at))
+        turn.after(partial(setattr, self, "_ask_at", ask_at))
+
+    @staticmethod
+    def _log_given_up(one: GivenUp) -> None:
+        log.warning(
+            "task.timed_out",
+            task_id=one.task_id,
+            queue=one.queue,
+            timeout=one.timeout,
+            reason=one.reason,
+        )
+
+
+def _after(begin: Instant, milliseconds: int | None) -> Instant:
+    return NEVER if milliseconds is None else Instant(begin + milliseconds / 1000)
+
+
+def _instant(moment: StoreTime | None, now: StoreTime, at: Instant) -> Instant:
+    """Return the instant of a store time to come; at once for one that has passed."""
+    return NEVER if moment is None else Instant(at + max(0, moment - now) / 1000)
+
+
+def _reason(what: str, milliseconds: int | None) -> str:
+    return f"{what} within {Milliseconds(milliseconds or 0)}"
+
+
+def _leader_exited(run: OpenRun) -> bool:
+    return run.exit_code is not None or run.signal is not None
+
+
+def _excused(watch: Watch, live: Live, turn: Turn) -> Watch:
+    """Return the deadlines by which a worker must be heard, later where we were away too long."""
+    start_ms, stall_ms = live.limits.start_timeout_ms, live.limits.stall_timeout_ms
+    gap_ms = turn.gap * 1000
+    if start_ms is not None and watch.start_by < NEVER and gap_ms > start_ms / 2:
+        watch = replace(watch, start_by=_after(turn.at, start_ms))
+    if stall_ms is not None and gap_ms > stall_ms / 2:
+        watch = replace(watch, stall_by=_after(turn.at, stall_ms))
+    return watch

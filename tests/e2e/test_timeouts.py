@@ -1,0 +1,222 @@
+"""Time-outs, kill signals and graces on real processes, through the installed command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from datetime import datetime
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.helpers import (
+    expect_dead,
+    expect_file,
+    expect_settled,
+    external_executor,
+    python,
+    shell,
+    submit_all,
+)
+from tests.e2e.world import World
+
+pytestmark = pytest.mark.timeout(90)
+
+WRAP = [sys.executable, "-m", "worker_stub", "run", "--"]
+WORKER = {"liveness": "worker", "lease_ttl": "1s"}
+FOREVER = ["sleep", "1000"]
+
+#: It says which signal asked it to go, in a file and on its output, and goes.
+POLITE = """
+    trap 'echo TERM >> asked; exit 0' TERM
+    trap 'echo USR1 >> asked; exit 0' USR1
+    echo >> ready
+    while :; do sleep 0.02; done
+"""
+
+#: Its main thread takes any hint; a thread that is no daemon does not let it go (R-17).
+BLOCKED = python("""
+    import signal, sys, threading, time
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    open("blocked", "w").close()
+    time.sleep(1000)
+""")
+
+
+def seconds(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def only_run(task: dict[str, Any]) -> dict[str, Any]:
+    (run,) = task["runs"]
+    found: dict[str, Any] = run
+    return found
+
+
+def test_each_time_out_of_a_run_ends_it_with_its_own_outcome(world: World) -> None:
+    """R-06, R-22, R-36."""
+    world.configure(node={"slots": 8})
+    once = {"max_attempts": 1}
+    with world.daemon() as daemon:
+        long, silent, beating, talking, liar = submit_all(
+            world,
+            {"command": FOREVER, "run_timeout": "700ms", **once},
+            {
+                "command": FOREVER,
+                "liveness": "worker",
+                "lease_ttl": "1h",
+                "start_timeout": "600ms",
+                **once,
+            },
+            {"command": [*WRAP, *FOREVER], **WORKER, "stall_timeout": "1.5s", **once},
+            {
+                "command": shell("for n in 1 2 3 4 5 6 7; do echo; sleep 0.3; done"),
+                "stall_timeout": "1.5s",
+                **once,
+            },
+            {"command": shell("echo timed out: stalled, lost; exit 1"), **once},
+        )
+        expect_settled(daemon, [long, silent, beating, talking, liar])
+
+    ends = {}
+    for task_id in (long, silent, beating, talking, liar):
+        task = world.show(task_id)
+        ends[task_id] = task["state"], only_run(task)["outcome"], task["attempt"]
+    assert {
+        long: ("failed", "timed_out", 1),
+        silent: ("failed", "lost", 1),
+        beating: ("failed", "stalled", 1),
+        talking: ("succeeded", "succeeded", 0),
+        liar: ("failed", "failed", 1),
+    } == ends
+    run = only_run(world.show(long))
+    assert "run_timeout: not done within 700ms" in run["error"]
+    assert 0.69 < seconds(run["started_at"], run["ended_at"]) < 5.0
+    run = only_run(world.show(beating))
+    assert seconds(run["started_at"], run["last_heartbeat_at"]) > 0.5
+    assert 1.49 < seconds(run["started_at"], run["ended_at"]) < 6.0
+
+
+def test_the_executor_keeps_the_run_timeout_of_a_dead_daemon(world: World) -> None:
+    with world.daemon() as daemon:
+        task_id = world.submit(*FOREVER, run_timeout="500ms", max_attempts=1)
+        worker = psutil.Process(daemon.expect("run.started", task_id=task_id)["pid"])
+        daemon.kill()
+    expect_dead(worker)
+
+    with world.daemon() as daemon:
+        expect_settled(daemon, [task_id])
+
+    task = world.show(task_id)
+    run = only_run(task)
+    assert ("failed", "timed_out", signal.SIGTERM) == (
+        task["state"],
+        run["outcome"],
+        run["signal"],
+    )
+    assert "ended by the executor: run_timeout" == run["error"]
+    assert 2.4 < seconds(run["started_at"], run["ended_at"]) < 8.0
+
+
+def test_a_task_waits_for_a_slot_only_so_long(world: World) -> None:
+    world.configure(node={"slots": 1})
+    with world.daemon() as daemon:
+        busy = world.submit(*FOREVER)
+        daemon.expect("run.started", task_id=busy)
+        task_id = world.submit("true", queue_timeout="500ms")
+
+        task = world.until(task_id, "failed")
+
+        daemon.expect("task.timed_out", task_id=task_id, timeout="queue_timeout")
+        world.cli("cancel", busy)
+        expect_settled(daemon, [busy])
+
+    assert ("queue_timeout: not claimed within 500ms", []) == (task["reason"], task["runs"])
+    assert 0.49 < seconds(task["created_at"], task["finished_at"]) < 5.0
+
+
+def test_the_total_time_holds_over_all_attempts(world: World) -> None:
+    """R-41."""
+    with world.daemon() as daemon:
+        failing, deferring, running, late = submit_all(
+            world,
+            {"command": ["false"], "max_attempts": 1000, "total_timeout": "1.2s"},
+            {"command": shell("exit 75"), "total_timeout": "1.2s"},
+            {"command": FOREVER, "max_attempts": 5, "total_timeout": "800ms"},
+            {"command": ["false"], "max_attempts": 5, "delay": "400ms", "total_timeout": "500ms"},
+        )
+        tasks = {i: world.until(i, "failed") for i in (failing, deferring, running, late)}
+        expect_settled(daemon, [running])
+
+    for task_id, total in ((failing, 1.2), (deferring, 1.2), (running, 0.8), (late, 0.5)):
+        task = tasks[task_id]
+        assert "total_timeout" in task["reason"]
+        assert total - 0.01 < seconds(task["created_at"], task["finished_at"]) < total + 5.0
+        for run in task["runs"]:
+            assert seconds(task["created_at"], run["claimed_at"]) < total + 0.5
+    assert len(tasks[failing]["runs"]) > 2
+    assert tasks[failing]["attempt"] == len(tasks[failing]["runs"])
+    assert (0, True) == (tasks[deferring]["attempt"], tasks[deferring]["deferrals"] > 2)
+    assert "timed_out" == only_run(tasks[running])["outcome"]
+
+
+def test_a_worker_is_asked_by_its_own_signal_and_waited_for_with_its_own_grace(
+    world: World,
+) -> None:
+    """R-17: for an expiry and a cancel alike."""
+    world.configure(leases={"kill_grace": "1h"})
+    hour = {"kill_signal": "USR1", "max_attempts": 1}
+    with world.daemon() as daemon:
+        timed, cancelled = submit_all(
+            world,
+            {"command": shell(POLITE), "run_timeout": "700ms", **hour},
+            {"command": shell(POLITE), **hour},
+        )
+        blocked, impatient = submit_all(
+            world,
+            {"command": BLOCKED, "kill_grace": "700ms"},
+            {"command": shell("trap '' TERM; echo >> ready; sleep 1000"), "kill_grace": "0s"},
+        )
+        expect_file(world, "ready", lines=3)
+        expect_file(world, "blocked")
+        world.cli("cancel", cancelled, blocked, impatient)
+        expect_settled(daemon, [timed, cancelled, blocked, impatient])
+        took = {
+            task_id: seconds(
+                daemon.expect("run.ending", task_id=task_id)["timestamp"],
+                daemon.expect("run.settled", task_id=task_id)["timestamp"],
+            )
+            for task_id in (blocked, impatient)
+        }
+
+    assert ["USR1", "USR1"] == expect_file(world, "asked", lines=2)
+    assert ["timed_out", "cancelled"] == [
+        only_run(world.show(task_id))["outcome"] for task_id in (timed, cancelled)
+    ]
+    assert signal.SIGKILL == only_run(world.show(blocked))["signal"]
+    assert 0.65 < took[blocked] < 10.0
+    assert took[impatient] < 10.0
+
+
+def test_a_drain_asks_by_the_tasks_own_signal(world: World) -> None:
+    world.configure(leases={"kill_grace": "1h"}, daemon={"drain_timeout": "0s"})
+    with world.daemon():
+        task_id = world.submit(*shell(POLITE), kill_signal="USR1")
+        expect_file(world, "ready")
+
+    assert ["USR1"] == expect_file(world, "asked")
+    assert "released" == only_run(world.show(task_id))["outcome"]
+
+
+def test_an_executor_that_is_stopped_asks_by_the_tasks_own_signal(world: World) -> None:
+    world.configure(leases={"kill_grace": "1h"}, executor={"mode": "external"})
+    with world.daemon(alone=False) as daemon:
+        with external_executor(world, alone=False):
+            task_id = world.submit(*shell(POLITE), kill_signal="USR1")
+            expect_file(world, "ready")
+        expect_settled(daemon, [task_id])
+
+    assert ["USR1"] == expect_file(world, "asked")
+    assert "released" == only_run(world.show(task_id))["outcome"]
