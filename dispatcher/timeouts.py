@@ -34,6 +34,9 @@ from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
 
+#: Runs decided on in one transaction. Bounds how long a beat waits for its answer.
+END_BATCH = 100
+
 #: Tasks given up in one transaction. Bounds how long a worker waits for its answer.
 GIVE_UP_BATCH = 500
 
@@ -112,15 +115,25 @@ class Timeouts:
         away = turn.gap > self._settings.poll + AWAY
         if turn.at < self._look_at and not away:
             return
-        look_at = NEVER
+        budget = END_BATCH
         for uid, live, before in self._watched(turn):
             watch = _excused(before, live, turn) if away else before
-            after = self._decide(uid, live, watch, turn) if watch.due <= turn.at else watch
+            after: Watch | None = watch
+            if watch.due <= turn.at:
+                if budget:
+                    after = self._decide(uid, live, watch, turn)
+                    budget -= 1
+                else:
+                    turn.again = True
             if after is not before:
                 turn.after(partial(setattr, live, "watch", after))
-            if after is not None:
-                look_at = min(look_at, after.due)
-        turn.after(partial(setattr, self, "_look_at", look_at))
+        turn.after(self._plan)
+
+    def _plan(self) -> None:
+        """Find the next deadline of all, of the runs that started in the same turn too."""
+        lives = self._memory.live.values()
+        dues = (live.watch.due for live in lives if live.watch and not live.told_to_end)
+        self._look_at = min(dues, default=NEVER)
 
     def _watched(self, turn: Turn) -> Iterator[tuple[RunUid, Live, Watch]]:
         for uid, live in self._memory.live.items():

@@ -36,6 +36,7 @@ from dispatcher.store.values import (
     limits_from,
     node_from,
     of_filter,
+    of_limits,
     of_new_task,
     of_settlement,
     open_run_from,
@@ -82,6 +83,8 @@ class SqlStore:
     def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
         if rows := self._engine.rows(statements.SUBMIT, of_new_task(task, now)):
             task_id = rows[0][0]
+            if (values := of_limits(task, now)) is not None:
+                self._engine.change(statements.SUBMIT_LIMITS, {"task_id": task_id, **values})
             if task.payload is not None:
                 values = {"task_id": task_id, "payload": task.payload}
                 self._engine.change(statements.SUBMIT_PAYLOAD, values)

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 SUBMIT = """
 INSERT INTO tasks (state, reason, queue, priority, key, liveness, lease_ttl_ms, max_attempts,
-                   created_at, run_at, cwd, labels, env, command,
-                   run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms,
-                   total_timeout_ms, kill_grace_ms, kill_signal, total_at, fails_at)
+                   created_at, run_at, cwd, labels, env, command)
 VALUES (:state, :reason, :queue, :priority, :key, :liveness, :lease_ttl_ms, :max_attempts,
-        :now, :run_at, :cwd, :labels, :env, :command,
-        :run_timeout_ms, :stall_timeout_ms, :start_timeout_ms, :queue_timeout_ms,
-        :total_timeout_ms, :kill_grace_ms, :kill_signal, :total_at, :fails_at)
+        :now, :run_at, :cwd, :labels, :env, :command)
 ON CONFLICT (queue, key) WHERE key IS NOT NULL DO NOTHING
 RETURNING id
+"""
+
+# Apart, because most tasks have none, and each parameter costs each submit.
+SUBMIT_LIMITS = """
+UPDATE tasks SET run_timeout_ms = :run_timeout_ms, stall_timeout_ms = :stall_timeout_ms,
+    start_timeout_ms = :start_timeout_ms, queue_timeout_ms = :queue_timeout_ms,
+    total_timeout_ms = :total_timeout_ms, kill_grace_ms = :kill_grace_ms,
+    kill_signal = :kill_signal, total_at = :total_at, fails_at = :fails_at
+WHERE id = :task_id
 """
 
 SUBMIT_PAYLOAD = "INSERT INTO payloads (task_id, payload) VALUES (:task_id, :payload)"

@@ -63,7 +63,6 @@ def of_new_task(task: NewTask, now: StoreTime) -> Values:
     """Return the parameters of `statements.SUBMIT`. Raises `StoreRefused` on broken Unicode."""
     return {
         "state": "scheduled" if task.delay_ms else "ready",
-        **_timeouts(task, now),
         "reason": "delayed by its submitter" if task.delay_ms else "submitted",
         "queue": task.queue,
         "priority": task.priority,
@@ -80,7 +79,19 @@ def of_new_task(task: NewTask, now: StoreTime) -> Values:
     }
 
 
-def _timeouts(task: NewTask, now: StoreTime) -> dict[str, object]:
+def of_limits(task: NewTask, now: StoreTime) -> dict[str, object] | None:
+    """Return the parameters of `statements.SUBMIT_LIMITS`; None for a task without any."""
+    if (
+        task.run_timeout_ms
+        is task.stall_timeout_ms
+        is task.start_timeout_ms
+        is task.queue_timeout_ms
+        is task.total_timeout_ms
+        is task.kill_grace_ms
+        is task.kill_signal
+        is None
+    ):
+        return None
     total_at = None if task.total_timeout_ms is None else now + task.total_timeout_ms
     waits = None if task.delay_ms or task.queue_timeout_ms is None else now + task.queue_timeout_ms
     return {

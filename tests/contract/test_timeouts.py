@@ -111,21 +111,23 @@ def test_a_cancelled_task_is_not_given_up(store: OneByOne) -> None:
 
 
 def test_a_retried_task_has_its_whole_time_again(store: OneByOne) -> None:
-    total, queue, both, none = (
+    total, queue, both, short, none = (
         settled(store, TaskState.FAILED, now=5, queue=name, **wanted)
         for name, wanted in [
             ("a", {"total_timeout_ms": TOTAL}),
             ("b", {"queue_timeout_ms": QUEUE}),
             ("c", BOTH),
-            ("d", {}),
+            ("d", {**BOTH, "total_timeout_ms": 500}),
+            ("e", {}),
         ]
     )
-    for task_id in (total, queue, both, none):
+    for task_id in (total, queue, both, short, none):
         store.retry(task_id, now=later(50_000))
 
-    assert [later(50_000 + TOTAL), later(50_000 + QUEUE), later(50_000 + QUEUE), None] == [
-        store.task(task_id).fails_at for task_id in (total, queue, both, none)
+    assert [TOTAL, QUEUE, QUEUE, 500] == [
+        store.task(task_id).fails_at - later(50_000) for task_id in (total, queue, both, short)
     ]
+    assert store.task(none).fails_at is None
     (claim,) = store.take("c", now=later(50_001))
     assert later(50_000 + TOTAL) == claim.limits.total_at
 

@@ -94,6 +94,24 @@ def test_a_late_start_begins_the_time_later(world: World) -> None:
     assert {world.uid(task): {"run_timeout": 10_000 + 5 + 9.25}} == renewal.deadlines
 
 
+def test_a_start_in_the_tick_of_anothers_time_out_is_not_forgotten(world: World) -> None:
+    started(world, run_timeout_ms=5_000)
+    world.run_for(1)
+    start = world.executor._start
+    late: list[wire.Start] = []
+    world.executor._start = late.append  # type: ignore[method-assign]
+    world.submit("work", **LONG, run_timeout_ms=3_000)
+    world.settle_down()
+    world.elapsed += 4
+
+    start(late[0])
+    world.settle_down()
+    assert ["timed_out"] == ends(world)
+    world.run_for(3)
+
+    assert ["timed_out", "timed_out"] == ends(world)
+
+
 def test_a_restart_changes_nothing_about_when_it_ends(world: World) -> None:
     started(world, run_timeout_ms=7_250)
     world.run_for(5)
@@ -442,6 +460,19 @@ def test_a_running_task_is_ended_for_good_when_its_total_time_is_over(world: Wor
     assert [Outcome.TIMED_OUT] == outcomes(world, task)
 
 
+def test_the_total_time_is_the_stores_whose_clock_may_be_set(world: World) -> None:
+    started(world, total_timeout_ms=7_250)
+    world.run_for(5)
+
+    world.step_clock(-100)
+    world.settle_down()
+    world.run_for(102.2)
+    assert [] == ends(world)
+    world.run_for(0.05)
+
+    assert ["timed_out"] == ends(world)
+
+
 def test_a_back_off_never_leads_beyond_the_total_time(world: World) -> None:
     task = started(world, total_timeout_ms=14_000)
     world.gone(task, 1)
@@ -511,12 +542,13 @@ def test_a_start_that_is_put_off_stays_within_the_total_time(
     world: World, fault: wire.Fault
 ) -> None:
     world.executor.refusal = wire.StartFailed(uid=wire.RunUid(""), fault=fault, error="not now")
-    task = started(world, total_timeout_ms=1_500)
+    task = started(world, total_timeout_ms=500)  # shorter than the first delay
+    assert 500 == world.task(task).run_at - world.task(task).created_at
 
-    world.run_for(1.6)
+    world.run_for(0.6)
 
     row = world.task(task)
-    assert (TaskState.FAILED, 1_500) == (row.state, (row.finished_at or 0) - row.created_at)
+    assert (TaskState.FAILED, 500) == (row.state, (row.finished_at or 0) - row.created_at)
 
 
 def test_a_start_that_fails_after_its_cancel_is_cancelled(world: World) -> None:
@@ -555,6 +587,21 @@ def test_twenty_that_time_out_together_do_not_start_together_again_R_26() -> Non
     assert starts[-1] <= base
     assert starts[-1] - starts[0] > base / 3
     assert len(set(starts)) > 15
+
+
+def test_many_at_once_are_ended_in_batches_that_leave_room_for_beats() -> None:
+    world = World(settings=replace(RARELY, slots=150))
+    for _ in range(150):
+        world.submit("work", **LONG, run_timeout_ms=5_000)
+    world.start()
+
+    world.elapsed += 5
+    world.tick()
+    assert 100 == len(ends(world))
+    assert world.deadline <= world.at()
+    world.settle_down()
+
+    assert 150 == len(ends(world))
 
 
 @pytest.mark.parametrize(
