@@ -252,6 +252,8 @@ def test_a_database_locked_by_another_is_reported_waited_for_and_nothing_is_lost
 
     assert "locked" in refused.stderr
     assert ("running", True) == (status["daemon"], status["node"]["store_silent_for_s"] > 3)
-    assert 1 == len(daemon.events("store.unavailable"))
-    assert daemon.events("store.recovered")[0]["silent_for_s"] > 4
+    # On a busy host a submit may keep it waiting too: but each outage is told once, and its end.
+    told = [event["event"] for event in daemon.events() if event["event"].startswith("store.")]
+    assert ["store.unavailable", "store.recovered"] * (len(told) // 2) == told
+    assert max(event["silent_for_s"] for event in daemon.events("store.recovered")) > 4
     assert ["failed", "succeeded"] == states(world)
