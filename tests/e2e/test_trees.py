@@ -6,8 +6,10 @@ import os
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -105,15 +107,18 @@ STUBBORN = shell("""
 """)
 
 
-def test_r20_two_hundred_stubborn_trees_end_at_once_and_hold_up_nobody(world: World) -> None:
+def test_r20_two_hundred_stubborn_trees_expire_at_once_and_hold_up_nobody(world: World) -> None:
     world.configure(node={"slots": 202}, leases={"kill_grace": "2s"})
+    task = {"command": STUBBORN, "max_attempts": 1, "liveness": "worker", "lease_ttl": "60s"}
     with world.daemon() as daemon:
-        ids = submit_all(world, *[{"command": STUBBORN, "max_attempts": 1}] * 200)
+        ids = submit_all(world, *[task] * 200)
         expect_file(world, "stubborn", lines=200, within=20)
-        world.cli("cancel", *ids)
+        with closing(sqlite3.connect(world.state_dir / "tasks.db")) as store, store:
+            store.execute("UPDATE tasks SET lease_expires_at = 1")
         daemon.expect("run.ending")
         other = world.submit("true")
-        expect_settled(daemon, [*ids, other], within=20)
+        expect_settled(daemon, ids, outcome="lost", within=20)
+        expect_settled(daemon, [other], outcome="succeeded")
 
         *_, last = daemon.events("run.settled")
         assert last["task_id"] != other
