@@ -190,9 +190,10 @@ class Tree:
         uid = uid or living.by_leader.get(process.session) or living.by_leader.get(process.group)
         if uid is None:
             environment = self._kernel.environment(process)
-            since = self._unread.setdefault(process.pid, at)
-            if environment is None and at - since < ENVIRONMENT_PATIENCE:
-                return None
+            if environment is None:
+                since = self._unread.setdefault(process.pid, at)
+                if at - since < ENVIRONMENT_PATIENCE:
+                    return None
             uid = next(iter(living.uids & marked(environment or b"")), None)
         if uid is None:
             file = self._kernel.written(process.pid, living.by_output)
