@@ -66,10 +66,17 @@ class Claimer:
             limit=limit,
             node=self._settings.node_id,
             output_dir=self._settings.output_dir,
+            confirmation=self._settings.confirmation(turn.now),
             now=turn.now,
         )
 
     def _start(self, claim: Claim, epoch: int, at: Instant) -> None:
         live = self._memory.live[claim.run_uid] = Live.of(claim)
         log.info("task.claimed", **live.ids())
-        self._processes.send(start_message(claim, self._settings.start, epoch=epoch, at=at))
+        deadlines = {}
+        if self._settings.absence_limit is not None:
+            deadlines = self._settings.kill_deadlines(at)
+        message = start_message(
+            claim, self._settings.start, epoch=epoch, at=at, deadlines=deadlines
+        )
+        self._processes.send(message)

@@ -2,10 +2,16 @@
 
 with Client(load()) as client:
     task_id = client.submit(command=["gzip", "big.log"], queue="nightly").task_id
+
+with Client(load()) as client:  # or be the worker oneself
+    claim = client.claim(queue="reviews")
+    client.heartbeat(claim.task_id, progress=0.5)
+    client.complete(claim.task_id, result={"verdict": "fine"})
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,9 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
-from dispatcher import control, submission
+import msgspec
+
+from dispatcher import control, limits, submission
 from dispatcher.config import Config
+from dispatcher.errors import NoLock
 from dispatcher.model import (
+    LOCAL,
+    Claim,
     NewTask,
     Node,
     Pruned,
@@ -29,9 +40,13 @@ from dispatcher.node import known_node_id
 from dispatcher.store.open import open_store
 from dispatcher.submission import TaskOptions
 from dispatcher.times import StoreTime
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, understood
 
 #: Seconds that a call waits for other writers before it raises `StoreUnavailable`.
 PATIENCE = 5.0
+
+#: Scheduled tasks moved to ready before a claim. Bounds how long others wait for the store.
+DUE_BATCH = 500
 
 #: Tasks deleted in one transaction. Bounds how long a prune keeps the daemon waiting.
 PRUNE_BATCH = 500
@@ -60,6 +75,7 @@ class Client:
     def __init__(self, config: Config, *, patience: float = PATIENCE) -> None:
         self._config = config
         self._store = open_store(config.store_url, state_dir=config.state_dir, patience=patience)
+        self._locks: dict[int, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -95,19 +111,20 @@ class Client:
             submission.check(task)
         with self._store.transaction() as now:
             submitted = [self._store.submit(task, now=now) for task in wanted]
-        control.wake(self._config.control_socket)
+        self._wake()
         return submitted
 
     # Operating -------------------------------------------------------------------------
 
     def cancel(self, task_id: int, reason: str = "cancelled by an operator") -> TaskState | None:
-        """Cancel a task; a running one is ended by the daemon.
+        """Cancel a task; a running one is ended by the daemon, a local claim at once.
 
         Return the state it was in, None if there is no such task. A finished one stays as it is.
         """
         with self._store.transaction() as now:
             before = self._store.cancel(task_id, reason, now=now)
-        control.wake(self._config.control_socket)
+            self._settle_abandoned(now)
+        self._wake()
         return before
 
     def retry(self, task_id: int) -> TaskState | None:
@@ -117,7 +134,7 @@ class Client:
         """
         with self._store.transaction() as now:
             before = self._store.retry(task_id, now=now)
-        control.wake(self._config.control_socket)
+        self._wake()
         return before
 
     def prune(self, *, older_than_ms: int) -> Pruned:
@@ -144,6 +161,116 @@ class Client:
         """Tell this node's files from those of others, whose paths mean nothing here."""
         return Path(output_path).parent == self._config.output_dir
 
+    # Being the worker oneself ------------------------------------------------------------
+
+    def claim(
+        self,
+        *,
+        queue: str | None = None,
+        task_id: int | None = None,
+        lease_ttl_ms: int | None = None,
+    ) -> Claim | None:
+        """Claim the next ready task of a queue [default: as configured], or one that is named.
+
+        It is yours until its lease expires: only `heartbeat` renews it, whatever its liveness.
+        The lock is remembered for this client's other calls; another process needs to be given it.
+        With a `lease_ttl_ms` that is the task's lease from now on. None: nothing to claim.
+        """
+        from uuid import uuid4  # noqa: PLC0415 - no submit needs it
+
+        if lease_ttl_ms is not None and not 0 < lease_ttl_ms <= limits.LONGEST:
+            raise ValueError(f"lease_ttl_ms: must be from 1 to {limits.LONGEST:d}")
+        with self._store.transaction() as now:
+            self._settle_abandoned(now)
+            self._store.move_due(limit=DUE_BATCH, now=now)
+            claim = self._store.claim_local(
+                queue or self._config.defaults.queue,
+                owner=f"{LOCAL}{uuid4()}",
+                output_dir=str(self._config.output_dir),
+                task_id=task_id,
+                lease_ttl_ms=lease_ttl_ms,
+                now=now,
+            )
+        if claim is not None:
+            self._locks[claim.task_id] = claim.lock
+        return claim
+
+    def heartbeat(
+        self,
+        task_id: int,
+        *,
+        lock: str | None = None,
+        progress: float | None = None,
+        note: str | None = None,
+    ) -> Renewed | Refused:
+        """Renew the lease of a claim, your own or a worker's.
+
+        The lock is the one given, else the one that this client claimed the task with, else
+        `$DISPATCHER_CLAIM_LOCK`. Raises `NoLock` without any, ValueError for what cannot be said.
+        """
+        beat = self._words("heartbeat", task_id, lock, progress=progress, note=note)
+        assert isinstance(beat, Beat)
+        with self._store.transaction() as now:
+            return self._store.heartbeat(beat, now=now)
+
+    def complete(
+        self, task_id: int, *, lock: str | None = None, result: object = None
+    ) -> Accepted | Refused:
+        """Declare success; a local claim is settled at once, a worker's when its process is gone.
+
+        `result` is anything that can be JSON. For the lock and what is raised see `heartbeat`.
+        """
+        return self._declare(self._words("succeed", task_id, lock, result=result))
+
+    def fail(
+        self, task_id: int, reason: str, *, lock: str | None = None, retry: bool = True
+    ) -> Accepted | Refused:
+        """Declare failure; without `retry` for good. See `complete`."""
+        return self._declare(self._words("fail", task_id, lock, reason=reason, retry=retry))
+
+    def _words(
+        self, op: str, task_id: int, lock: str | None, **facts: object
+    ) -> Beat | Declaration:
+        """Return what would be said over the worker socket, held to the same limits."""
+        if lock is None:
+            lock = self._locks.get(task_id) or os.environ.get("DISPATCHER_CLAIM_LOCK")
+        if not lock:
+            raise NoLock(
+                f"no lock for task {task_id}, so nothing was written: give the lock that `claim`"
+                " printed (--lock, --lock-file or $DISPATCHER_CLAIM_LOCK)"
+            )
+        said = {name: fact for name, fact in facts.items() if fact is not None}
+        try:
+            line = msgspec.json.encode({"op": op, "task_id": task_id, "lock": lock, **said})
+            return understood(line)
+        except (msgspec.MsgspecError, TypeError) as error:
+            raise ValueError(str(error)) from error
+
+    def _declare(self, words: Beat | Declaration) -> Accepted | Refused:
+        assert isinstance(words, Declaration)
+        with self._store.transaction() as now:
+            answer = self._store.declare(words, now=now)
+            self._settle_abandoned(now)
+        self._wake()
+        return answer
+
+    def _settle_abandoned(self, now: StoreTime) -> None:
+        """Settle the claims that nobody else must see to: it needs no daemon."""
+        me = known_node_id(self._config.state_dir) or ""
+        if not self._store.abandoned(me, limit=1, now=now):
+            return
+        from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
+
+        from dispatcher.policy import RetryPolicy  # noqa: PLC0415
+        from dispatcher.takeover import settle_abandoned  # noqa: PLC0415
+
+        retry, rng = RetryPolicy.of(self._config.retry), SystemRandom()
+        while settle_abandoned(self._store, retry, node=me, rng=rng, now=now):
+            pass
+
+    def _wake(self) -> None:
+        control.wake(control.find(self._config))
+
     # Reading ---------------------------------------------------------------------------
 
     def task(self, task_id: int) -> Task | None:
@@ -169,7 +296,7 @@ class Client:
             nodes = {node.id: node for node in self._store.nodes()}
         node = nodes.get(me or "")
         try:
-            report = control.status(self._config.control_socket)
+            report = control.status(control.find(self._config))
         except TimeoutError:
             return Status(counts=counts, node=node, daemon="not answering", report={})
         if report is None:

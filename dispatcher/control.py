@@ -1,4 +1,8 @@
-"""The client's side of the daemon's control socket: one JSON object a line each way."""
+"""The client's side of the daemon's control socket: one JSON object a line each way.
+
+Where it is follows from the environment (`$XDG_RUNTIME_DIR`), and a client's may be another than
+the daemon's: so the daemon says it in the state directory, which both know.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dispatcher.config import Config
+
 if TYPE_CHECKING:
     from socket import socket
 
 #: Seconds that a daemon gets to take a request, and to answer it.
 TIMEOUT = 0.5
+
+
+def announce(config: Config) -> None:
+    """Write, atomically, into the state directory where the daemon listens. Raises OSError."""
+    file = _announcement(config)
+    draft = file.with_name(f"{file.name}.new")
+    draft.write_text(f"{config.control_socket}\n", "utf-8")
+    draft.replace(file)
+
+
+def find(config: Config) -> Path:
+    """Return where the last daemon of this state directory listens, else where one would."""
+    try:
+        return Path(_announcement(config).read_text("utf-8").removesuffix("\n"))
+    except OSError:
+        return config.control_socket
+
+
+def _announcement(config: Config) -> Path:
+    return config.state_dir / "control-socket"
 
 
 def wake(path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from dispatcher import channels, logs, wire
+from dispatcher import channels, control, logs, wire
 from dispatcher.channels import Channel, Reply
 from dispatcher.config import Config
 from dispatcher.errors import ConfigError
@@ -189,9 +189,10 @@ def main(config: Config, *, drain: bool) -> int:
         supervisor = Supervisor(
             store, client, settings(config, me, until_idle=drain), rng=random.SystemRandom()
         )
-        control = channels.listen(config.control_socket)
+        listener = channels.listen(config.control_socket)
+        control.announce(config)
         on_stop = Stop.DRAIN if config.on_stop == "drain" else Stop.LEAVE
-        daemon = Daemon(supervisor, client, signals=signals, control=control, on_stop=on_stop)
+        daemon = Daemon(supervisor, client, signals=signals, control=listener, on_stop=on_stop)
         stack.callback(daemon.close)
         log.info("daemon.started", node=me, pid=os.getpid(), slots=config.slots)
         daemon.run()
@@ -204,7 +205,7 @@ def main(config: Config, *, drain: bool) -> int:
 def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
     """Return what the supervisor needs of the configuration; makes the output directory."""
     config.output_dir.mkdir(mode=0o700, exist_ok=True)
-    leases, retry = config.leases, config.retry
+    leases, absence_ms = config.leases, config.executor.absence_limit_ms
     return Settings(
         node_id=me,
         hostname=socket.gethostname(),
@@ -213,13 +214,10 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
         poll=config.daemon.poll_ms / 1000,
         drain_timeout=config.daemon.drain_timeout_ms / 1000,
         until_idle=until_idle,
-        retry=RetryPolicy(
-            max_deferrals=retry.max_deferrals,
-            max_orphans=retry.max_orphans,
-            backoff_min_ms=retry.backoff_min_ms,
-            backoff_max_ms=retry.backoff_max_ms,
-            cooldown_ms=retry.cooldown_ms,
-        ),
+        retry=RetryPolicy.of(config.retry),
+        reap_interval=leases.reap_interval_ms / 1000,
+        absence_limit=None if absence_ms is None else absence_ms / 1000,
+        takeover_margin=leases.takeover_margin_ms / 1000,
         start=StartSettings(
             worker_socket=str(config.runtime_dir / "worker.sock"),
             kill_grace=leases.kill_grace_ms / 1000,

@@ -17,6 +17,10 @@ class InvalidTask(DispatcherError):
     """What was submitted cannot be a task; exit 2 and say which field."""
 
 
+class NoLock(DispatcherError):
+    """Somebody spoke for a claim without its lock; exit 2 and say how to give it."""
+
+
 class StoreUnavailable(DispatcherError):
     """The store did not answer and nothing was written; keep the workers, try again (exit 69)."""
 

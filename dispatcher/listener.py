@@ -9,7 +9,7 @@ import structlog
 
 from dispatcher.store.api import Store
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import Memory, Request, Settings, Turn
+from dispatcher.turn import Live, Memory, Request, Settings, Turn
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 
 log = structlog.get_logger()
@@ -22,6 +22,7 @@ class Listener:
         self._store = store
         self._memory = memory
         self._settings = settings
+        self._overhear_at = Instant(0.0)
 
     def hear(self, turn: Turn, request: Request) -> None:
         """Write down what a worker says; it is answered after the commit."""
@@ -32,8 +33,26 @@ class Listener:
             turn.after(partial(self._note_beat, words, answer))
         else:
             answer = self._store.declare(words, now=turn.now)
+            turn.abandoned |= isinstance(answer, Accepted) and not self._is_ours(words.task_id)
             turn.after(partial(self._note_declared, words, answer, turn.at))
         turn.after(partial(request.answer, answer, turn.now))
+
+    def overhear(self, turn: Turn) -> None:
+        """Note, once a poll, what workers declared past us: by command line or client."""
+        if not self._memory.live or turn.at < self._overhear_at:
+            return
+        for uid in self._store.declared(self._settings.node_id):
+            live = self._memory.live.get(uid)
+            if live is not None and live.exit_by is None and not live.told_to_end:
+                turn.after(partial(self._expect_exit, live, turn.at))
+        turn.after(partial(setattr, self, "_overhear_at", Instant(turn.at + self._settings.poll)))
+
+    def _is_ours(self, task_id: int) -> bool:
+        return any(live.task_id == task_id for live in self._memory.live.values())
+
+    def _expect_exit(self, live: Live, at: Instant) -> None:
+        live.exit_by = Instant(at + self._settings.start.exit_grace)
+        log.info("run.declared", **live.ids())
 
     def _note_beat(self, beat: Beat, answer: Renewed | Refused) -> None:
         if isinstance(answer, Refused):

@@ -37,6 +37,7 @@ CATALOGUE: Mapping[str, str] = MappingProxyType(
         "executor.answered": "The executor answers again after a silence.",
         "executor.lost": "The connection to the executor ended; its last word stands.",
         "executor.silent": "The executor did not answer in time; nothing is started.",
+        "claim.taken_over": "A claim's owner was silent for too long, or local and done: settled.",
         "task.claimed": "A task was claimed; its run is opened and about to start.",
         "task.timed_out": "A task failed without a run: it waited longer than it may.",
         "run.started": "The run's process lives.",

@@ -224,6 +224,21 @@ class Run:
     output_path: str
 
 
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A node's word that it is there: until when its claims stand if it says no more."""
+
+    until: StoreTime
+    """When its executor begins to end them, and a margin."""
+    kill_grace_ms: int
+    """What ending takes beyond, where a task says nothing else."""
+
+    def takeover_at(self, kill_grace_ms: int | None) -> StoreTime:
+        """Return from when on another node may take the claim of a task with this kill grace."""
+        grace_ms = self.kill_grace_ms if kill_grace_ms is None else kill_grace_ms
+        return StoreTime(self.until + grace_ms)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The exclusive right to run one task until the lease expires, and all it takes to start it."""
@@ -250,6 +265,10 @@ class Claim:
     limits: Limits = NO_LIMITS
 
 
+#: What the owner of a claim begins with that no node made, but somebody's shell or program.
+LOCAL = "local:"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenRun:
     """A run that is not closed, with what it takes to settle it."""
@@ -273,6 +292,8 @@ class OpenRun:
     max_attempts: int
     deferrals: int
     orphans: int
+    owner: str
+    """The node's id, or who claimed it from outside any node."""
     declared: Declared | None = None
     declared_reason: str | None = None
     declared_delay_ms: int | None = None
@@ -281,6 +302,11 @@ class OpenRun:
     progressed_at: StoreTime | None = None
     """When a heartbeat last told of another progress or note than the one before."""
     limits: Limits = NO_LIMITS
+
+    @property
+    def is_local(self) -> bool:
+        """Whether no node runs it, but somebody's shell or program drives it."""
+        return self.owner.startswith(LOCAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from dispatcher import wire
 from dispatcher.limits import signal_name
 from dispatcher.model import Declared, OpenRun, Outcome, Settlement, TaskState
+from dispatcher.settings import Retry
 from dispatcher.times import StoreTime
 
 #: Outcomes that use up an attempt.
@@ -70,6 +71,17 @@ class RetryPolicy:
     backoff_max_ms: int = 900_000
     cooldown_ms: int = 60_000
 
+    @classmethod
+    def of(cls, retry: Retry) -> RetryPolicy:
+        """Return what the configuration says."""
+        return cls(
+            max_deferrals=retry.max_deferrals,
+            max_orphans=retry.max_orphans,
+            backoff_min_ms=retry.backoff_min_ms,
+            backoff_max_ms=retry.backoff_max_ms,
+            cooldown_ms=retry.cooldown_ms,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -104,7 +116,7 @@ def verdict(run: OpenRun, end: End) -> Verdict:
             return Verdict(outcome, f"ended by the executor: {end.ended_by}")
     if end is not None and end.exit.oom:
         return Verdict(Outcome.OOM_KILLED, "killed for lack of memory")
-    return _verdict_of_status(*_status(run, end))
+    return _verdict_of_status(run, *_status(run, end))
 
 
 def outcome_of_ending(ended_by: str) -> Outcome | None:
@@ -227,9 +239,12 @@ def _status(run: OpenRun, end: End) -> tuple[int | None, int | None]:
     return run.exit_code, run.signal
 
 
-def _verdict_of_status(exit_code: int | None, signum: int | None) -> Verdict:
+def _verdict_of_status(run: OpenRun, exit_code: int | None, signum: int | None) -> Verdict:
     if signum is not None:
         return Verdict(Outcome.FAILED, f"killed by {signal_name(signum)}")
+    if exit_code is None and run.is_local:
+        silence = f"its lease of {run.lease_ttl_ms / 1000:g} s expired: no heartbeat"
+        return Verdict(Outcome.LOST, silence)
     if exit_code is None:
         return Verdict(Outcome.ORPHANED, "nobody saw how it ended")
     return Verdict(EXIT_CODES.get(exit_code, Outcome.FAILED), f"exit code {exit_code}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,10 +81,18 @@ def run_deadline(began: Instant, run_timeout_ms: int) -> dict[str, float]:
     return {wire.EndedBy.RUN_TIMEOUT: began + run_timeout_ms / 1000 + BACKSTOP}
 
 
-def start_message(claim: Claim, settings: StartSettings, *, epoch: int, at: Instant) -> wire.Start:
+def start_message(
+    claim: Claim,
+    settings: StartSettings,
+    *,
+    epoch: int,
+    at: Instant,
+    deadlines: Mapping[str, float],
+) -> wire.Start:
     """Return the message that starts a claim's worker, lock and all in its environment."""
     limits = claim.limits
     grace, run_timeout = limits.kill_grace_ms, limits.run_timeout_ms
+    run_by = {} if run_timeout is None else run_deadline(at, run_timeout)
     return wire.Start(
         uid=claim.run_uid,
         epoch=epoch,
@@ -97,7 +106,7 @@ def start_message(claim: Claim, settings: StartSettings, *, epoch: int, at: Inst
         kill_grace=settings.kill_grace if grace is None else grace / 1000,
         exit_grace=settings.exit_grace,
         leftover_grace=settings.leftover_grace,
-        deadlines={} if run_timeout is None else run_deadline(at, run_timeout),
+        deadlines={**deadlines, **run_by},
     )
 
 

@@ -94,6 +94,8 @@ class Reaper:
         shortest = min((live.lease_ttl for live in self._memory.live.values()), default=0.0)
         if self._last is None or gap_ms > shortest * 500:
             spared = self._store.renew_short(node, gap_ms=gap_ms, now=turn.now)
+            if what == "clock.stepped":
+                spared += self._store.renew_local(now=turn.now)
             if spared:
                 turn.after(partial(log.warning, what, leases=spared, gap_ms=gap_ms))
 

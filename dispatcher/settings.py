@@ -22,6 +22,10 @@ NAME = r"\A[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,99}\Z"
 
 _MOST = 2**31 - 1
 
+#: The shortest absence that may end runs: a daemon confirms itself four times in it, and its store
+#: may be slow.
+LEAST_ABSENCE = Milliseconds(1_000)
+
 
 def _above_zero(section: Section, *fields: str) -> None:
     for field in fields:
@@ -84,8 +88,11 @@ class Executor(Section, frozen=True):
             limit = self.absence_limit_ms
         except ValueError as error:
             raise ValueError(f'absence_limit: {error}, or "never"') from None
-        if limit == 0:
-            raise ValueError('absence_limit: must be above 0; write "never" for no limit')
+        if limit is not None and limit < LEAST_ABSENCE:
+            raise ValueError(
+                f"absence_limit: {limit} is less than {LEAST_ABSENCE}, which a healthy daemon may"
+                ' need; raise it, or write "never" for no limit'
+            )
 
     @property
     def absence_limit_ms(self) -> Milliseconds | None:
@@ -100,6 +107,8 @@ class Leases(Section, frozen=True):
     worker_ttl_ms: QuarterHour = Milliseconds(900_000)
     reap_interval_ms: Annotated[Milliseconds, Meta(examples=["5s"])] = _DERIVED
     """5 s, or half of the shortest lease where that is less."""
+    takeover_margin_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
+    """Beyond the time in which a silent node has ended its runs, before another takes them."""
     kill_grace_ms: TenSeconds = Milliseconds(10_000)
     exit_grace_ms: TenSeconds = Milliseconds(10_000)
     leftover_grace_ms: Annotated[Milliseconds, Meta(examples=["2s"])] = Milliseconds(2_000)

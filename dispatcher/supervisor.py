@@ -15,6 +15,7 @@ from functools import partial
 import structlog
 
 from dispatcher import wire
+from dispatcher.absence import Absence
 from dispatcher.claimer import Claimer
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
 from dispatcher.listener import Listener
@@ -69,6 +70,7 @@ class Supervisor:
         self._claimer = Claimer(store, processes, self._memory, settings)
         self._listener = Listener(store, self._memory, settings)
         self._reaper = Reaper(store, self._memory, settings)
+        self._absence = Absence(store, processes, self._memory, settings, rng=rng)
         self._inbox: list[Event] = []
         self._stop: Stop | None = None
         self._stop_by = Instant(0.0)
@@ -142,8 +144,11 @@ class Supervisor:
     def _duties(self) -> tuple[Operation, ...]:
         return (
             self._reaper.keep_leases,
+            self._absence.confirm,
+            self._listener.overhear,
             self._decide_endings,
             self._tell_endings,
+            self._absence.take_over,
             self._timeouts.give_up,
             self._move_due,
             self._fill_slots,
@@ -283,7 +288,8 @@ class Supervisor:
             return at
         leases = [live.lease_ttl / 4 for live in self._memory.live.values()]
         longest = min([self._settings.poll, *leases])
-        deadlines = [at + longest, self._memory.pause.until, self._stop_by, self._timeouts.due]
+        deadlines = [at + longest, self._memory.pause.until, self._stop_by]
+        deadlines += [self._timeouts.due, self._absence.due]
         deadlines += [due for due in (self._due_at, self._reaper.due) if due is not None]
         return Instant(min(deadline for deadline in deadlines if deadline > at))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dispatcher import wire
-from dispatcher.model import Claim, Limits, Liveness, OpenRun
+from dispatcher.model import Claim, Confirmation, Limits, Liveness, OpenRun
 from dispatcher.pause import Pause
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
@@ -16,6 +16,12 @@ from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 
 NEVER = Instant(math.inf)
+
+#: Seconds that an executor waits beyond the limit: a daemon that is back in time gets to say so.
+ABSENCE_SLACK = 2.0
+
+#: Seconds from now that stand for "never": it overrides a limit that was told before.
+UNLIMITED = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,27 @@ class Settings:
     drain_timeout: float = 60.0
     until_idle: bool = False
     """Stop when no task is ready, scheduled or running."""
+    reap_interval: float = 5.0
+    absence_limit: float | None = None
+    """How long runs may go on with no daemon; None: for ever."""
+    takeover_margin: float = 15.0
+
+    def confirmation(self, now: StoreTime) -> Confirmation | None:
+        """Return what is said of claims that are confirmed now; None: they stand for ever.
+
+        Later than `kill_deadlines` by what it takes to end a run, and a margin for the clocks.
+        """
+        if self.absence_limit is None:
+            return None
+        ahead = self.absence_limit + ABSENCE_SLACK + self.takeover_margin
+        until = StoreTime(now + round(ahead * 1000))
+        return Confirmation(until, round(self.start.kill_grace * 1000))
+
+    def kill_deadlines(self, at: Instant) -> dict[str, float]:
+        """Return when the executor ends runs by itself that were confirmed at this instant."""
+        if self.absence_limit is None:
+            return {wire.EndedBy.ABSENCE: at + UNLIMITED}
+        return {wire.EndedBy.ABSENCE: at + self.absence_limit + ABSENCE_SLACK}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +161,8 @@ class Turn:
     started: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: one whose exit follows in the same turn needs no write of its own."""
     closed: set[RunUid] = field(default_factory=set)
+    abandoned: bool = False
+    """Whether a claim was ended that is not this node's: settle it now, not at the next scan."""
     claimless: bool = False
     """Whether host or executor were found unfit in this turn: claim nothing."""
     again: bool = False

@@ -6,25 +6,11 @@ from functools import partial
 
 import msgspec
 
-from dispatcher import wire
 from dispatcher.channels import Reply
-from dispatcher.model import Declared
 from dispatcher.times import StoreTime
 from dispatcher.turn import Request
 from dispatcher.wire import WorkerError
-from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
-
-_STOP = "another claim may own the task: stop working, record nothing, exit 79"
-
-#: What a worker is to do, for each refusal.
-REMEDIES = {
-    WorkerError.NOT_OWNER: f"this is not the lock of the run, or the run is ending; {_STOP}",
-    WorkerError.SUPERSEDED: f"a newer run owns the task; {_STOP}",
-    WorkerError.NOT_RUNNING: f"the task is not running; {_STOP}",
-    WorkerError.UNKNOWN_TASK: "there is no such task; stop working, exit 79",
-    WorkerError.ALREADY_DECLARED: "another outcome was declared before and stands; exit",
-    WorkerError.STORE_UNAVAILABLE: "nothing was written; work on and ask again",
-}
+from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood
 
 
 class WorkerChannel:
@@ -46,30 +32,6 @@ class WorkerChannel:
         """Return what was said since the last call."""
         requests, self._requests = self._requests, []
         return requests
-
-
-def understood(line: bytes) -> Beat | Declaration:
-    """Return what a line asks. Raises `MsgspecError` or ValueError, which say what is wrong."""
-    said: wire.AnyWorkerRequest = wire.decode_worker_request(line)
-    declared = partial(Declaration, task_id=said.task_id, lock=said.lock)
-    match said:
-        case wire.Heartbeat():
-            return Beat(
-                task_id=said.task_id, lock=said.lock, progress=said.progress, note=said.note
-            )
-        case wire.Succeed():
-            result = bytes(said.result)
-            if len(result) > wire.MAX_RESULT:
-                size = f"{len(result)} bytes are more than {wire.MAX_RESULT}"
-                raise ValueError(f"result: {size}; write it to a file and name that")
-            return declared(word=Declared.SUCCEED, result=result.decode() or None)
-        case wire.Fail():
-            return declared(word=Declared.FAIL, reason=said.reason, retry=said.retry)
-        case wire.Defer():
-            delay_ms = None if said.delay is None else round(said.delay * 1000)
-            return declared(word=Declared.DEFER, delay_ms=delay_ms)
-        case wire.Hold():
-            return declared(word=Declared.HOLD, reason=said.reason)
 
 
 def _answer(reply: Reply, answer: Renewed | Accepted | Refused | None, now: StoreTime) -> None:

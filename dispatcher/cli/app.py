@@ -16,6 +16,7 @@ from dispatcher.errors import (
     ConfigError,
     DispatcherError,
     InvalidTask,
+    NoLock,
     StoreUnavailable,
     StoreUnusable,
     did_you_mean,
@@ -40,6 +41,10 @@ VERBS: Mapping[str, Verb] = {
     "status": Verb("status", "status", "Show how daemon, executor and queues stand."),
     "cancel": Verb("operate", "cancel", "Cancel tasks; running ones are ended."),
     "retry": Verb("operate", "retry", "Make failed, cancelled or held tasks ready again."),
+    "claim": Verb("drive", "claim", "Claim a task to work on it from a shell."),
+    "heartbeat": Verb("drive", "heartbeat", "Renew a claim's lease."),
+    "complete": Verb("drive", "complete", "Say that a claimed task is done."),
+    "fail": Verb("drive", "fail", "Say that a claimed task could not be done."),
     "prune": Verb("operate", "prune", "Delete what finished long ago."),
     "check-config": Verb(
         "service", "check_config", "Check the configuration and say every mistake."
@@ -51,6 +56,7 @@ VERBS: Mapping[str, Verb] = {
 #: Exit codes of errors, the first that fits; any other error is "not so".
 EXIT_CODES: Mapping[type[DispatcherError], ExitCode] = {
     InvalidTask: ExitCode.USAGE,
+    NoLock: ExitCode.USAGE,
     ConfigError: ExitCode.CONFIG,
     StoreUnusable: ExitCode.CONFIG,
     StoreUnavailable: ExitCode.STORE_UNAVAILABLE,
@@ -106,7 +112,7 @@ def dispatcher() -> None:
     """Run commands as tasks: one owner each, clean kills, honest recovery.
 
     Exit codes: 0 ok, 1 not so, 2 usage, 69 store unavailable, 75 somebody else holds it, 78 the
-    configuration or the store cannot be used, 130 interrupted.
+    configuration or the store cannot be used, 79 the lease is lost, 130 interrupted.
     """
 
 

@@ -17,7 +17,7 @@ from dispatcher.cli.options import (
 from dispatcher.client import Client
 from dispatcher.durations import Milliseconds
 from dispatcher.errors import DispatcherError
-from dispatcher.model import FINISHED, TaskState
+from dispatcher.model import FINISHED, Task, TaskState
 
 _RETRIED = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
 
@@ -33,13 +33,18 @@ def cancel(*, task_ids: tuple[int, ...], as_json: bool) -> None:
     """
     with client() as store:
         before = {task_id: store.cancel(task_id) for task_id in task_ids}
+        done = {task_id: _ended(store.task(task_id)) for task_id in task_ids}
     wrong = {
         task_id: f"task {task_id} has {state} already"
         for task_id, state in before.items()
         if state in FINISHED - {TaskState.CANCELLED}
     }
-    words = {TaskState.RUNNING: "is being ended"}
-    _report(before, wrong, {state: words.get(state, "cancelled") for state in TaskState}, as_json)
+    _report(before, wrong, done, as_json)
+
+
+def _ended(task: Task | None) -> str:
+    running = task is not None and task.state is TaskState.RUNNING
+    return "is being ended" if running else "cancelled"
 
 
 @click.command(epilog=examples("dispatcher retry 42"))
@@ -55,7 +60,7 @@ def retry(*, task_ids: tuple[int, ...], as_json: bool) -> None:
         for task_id, state in before.items()
         if state is not None and state not in _RETRIED
     }
-    _report(before, wrong, dict.fromkeys(TaskState, "ready"), as_json)
+    _report(before, wrong, dict.fromkeys(task_ids, "ready"), as_json)
 
 
 @click.command(epilog=examples("dispatcher prune", "dispatcher prune --older-than 12h"))
@@ -82,7 +87,7 @@ def prune(*, older_than: Milliseconds | None, as_json: bool) -> None:
 def _report(
     before: dict[int, TaskState | None],
     wrong: dict[int, str],
-    words: dict[TaskState, str],
+    done: dict[int, str],
     as_json: bool,
 ) -> None:
     """Print what was done to each task; raise for those to which nothing could be."""
@@ -97,6 +102,6 @@ def _report(
     else:
         for task_id, state in before.items():
             if task_id not in wrong and state is not None:
-                click.echo(f"{task_id} {words[state]}")
+                click.echo(f"{task_id} {done[task_id]}")
     if wrong:
         raise DispatcherError("\n".join(wrong.values()))

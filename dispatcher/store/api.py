@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dispatcher.model import (
     Claim,
+    Confirmation,
     GivenUp,
     NewTask,
     Node,
@@ -91,13 +92,38 @@ class Store(Protocol):
         """
 
     def claim(
-        self, queue: str, *, limit: int, node: str, output_dir: str, now: StoreTime
+        self,
+        queue: str,
+        *,
+        limit: int,
+        node: str,
+        output_dir: str,
+        confirmation: Confirmation | None = None,
+        now: StoreTime,
     ) -> list[Claim]:
         """Claim at most `limit` ready tasks of a queue: highest priority first, then lowest id.
 
         Mints lock, run uid and fence (+1), opens the run with
         `output_path = <output_dir>/<uid>.log`, resets every per-run field, and sets the lease
-        to `now` + the task's ttl.
+        to `now` + the task's ttl. Unless the claim is confirmed again, another node may take it
+        from the confirmation's `takeover_at` on; None: never.
+        """
+
+    def claim_local(
+        self,
+        queue: str,
+        *,
+        owner: str,
+        output_dir: str,
+        task_id: int | None = None,
+        lease_ttl_ms: int | None = None,
+        now: StoreTime,
+    ) -> Claim | None:
+        """Claim the next ready task of a queue, or one that is named, outside of any node.
+
+        `owner` begins with `model.LOCAL`. Like `claim`, but whatever the task's liveness is, only
+        beats renew the lease, and the instant of takeover is always its expiry. A `lease_ttl_ms`
+        is the task's from then on. None if there is nothing to claim.
         """
 
     def record_started(
@@ -168,6 +194,28 @@ class Store(Protocol):
 
         Facts that the settlement does not carry (None) stay as they were recorded.
         """
+
+    # Takeover ----------------------------------------------------------------------------
+
+    def confirm(self, node: str, confirmation: Confirmation | None) -> int:
+        """Say of all claims of a node when another may take them (None: never); return how many."""
+
+    def abandoned(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
+        """Return at most `limit` runs that may be taken from their owners and settled.
+
+        Of other nodes than this one and of local claims, those whose `takeover_at` has come; and
+        local claims that are ending or declared, or whose expiry is further ahead than twice the
+        ttl.
+        """
+
+    def next_takeover(self, node: str) -> StoreTime | None:
+        """Return the earliest `takeover_at` of claims that are not this node's."""
+
+    def renew_local(self, *, now: StoreTime) -> int:
+        """Renew the leases of all local claims, since a clock was wrong; return how many."""
+
+    def declared(self, node: str) -> list[RunUid]:
+        """Return the node's open runs that declared their end."""
 
     def has_unfinished(self) -> bool:
         """Tell whether any task is ready, scheduled or running."""

@@ -115,6 +115,7 @@ CREATE INDEX tasks_ready ON tasks (queue, priority DESC, id) WHERE state = 'read
 CREATE INDEX tasks_due ON tasks (run_at) WHERE state = 'scheduled';
 CREATE INDEX tasks_running ON tasks (owner) WHERE state = 'running';
 CREATE INDEX tasks_endings ON tasks (owner) WHERE ending IS NOT NULL;
+CREATE INDEX tasks_takeover ON tasks (takeover_at) WHERE takeover_at IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX tasks_failing ON tasks (fails_at) WHERE fails_at IS NOT NULL;
 CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
@@ -167,6 +168,8 @@ CREATE TABLE runs (
     CHECK (attempt >= 1),
     CHECK (fence >= 1)
 );
+
+CREATE INDEX runs_declared ON runs (node) WHERE declared IS NOT NULL AND outcome IS NULL;
 """
 
 #: What each version of the schema did to the one before. Append; never edit what was released.

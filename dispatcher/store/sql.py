@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -13,8 +12,8 @@ from typing import Final
 from dispatcher.model import (
     FINISHED,
     Claim,
+    Confirmation,
     GivenUp,
-    Liveness,
     NewTask,
     Node,
     OpenRun,
@@ -27,13 +26,11 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
-from dispatcher.store import leases, statements
+from dispatcher.store import claims, leases, statements
 from dispatcher.store.api import Store
-from dispatcher.store.engine import Engine, Row, transaction
+from dispatcher.store.engine import Engine, transaction
 from dispatcher.store.values import (
-    command_from,
     given_up_from,
-    limits_from,
     node_from,
     of_filter,
     of_limits,
@@ -41,7 +38,6 @@ from dispatcher.store.values import (
     of_settlement,
     open_run_from,
     run_from,
-    strings_from,
     task_from,
 )
 from dispatcher.times import StoreTime
@@ -60,6 +56,8 @@ class SqlStore:
         self._identity = identity
         dialect = engine.dialect
         self._ready = statements.READY + dialect.skip_locked
+        self._ready_task = statements.READY_TASK + dialect.skip_locked
+        self._abandoned = statements.ABANDONED + dialect.skip_locked
         self._due = statements.DUE + dialect.skip_locked
         self._overdue = statements.OVERDUE + dialect.skip_locked
         self._state = statements.STATE + dialect.lock_row
@@ -127,54 +125,54 @@ class SqlStore:
         return [queue for (queue,) in behind[:limit]]
 
     def claim(
-        self, queue: str, *, limit: int, node: str, output_dir: str, now: StoreTime
+        self,
+        queue: str,
+        *,
+        limit: int,
+        node: str,
+        output_dir: str,
+        confirmation: Confirmation | None = None,
+        now: StoreTime,
     ) -> list[Claim]:
-        ready = self._engine.rows(self._ready, {"queue": queue, "limit": limit})
-        return [self._claim(row, queue, node, output_dir, now) for row in ready]
+        rows = self._engine.rows(self._ready, {"queue": queue, "limit": limit})
+        return [
+            claims.claim(
+                self._engine,
+                ready,
+                owner=node,
+                output_dir=output_dir,
+                takeover_at=ready.takeover_at(confirmation),
+                now=now,
+            )
+            for ready in map(claims.Ready.of, rows)
+        ]
 
-    def _claim(self, row: Row, queue: str, node: str, output_dir: str, now: StoreTime) -> Claim:
-        task_id, command, payload, cwd, env, liveness, lease_ttl_ms, attempts, fence = row[:9]
-        last_outcome, last_output = self._last_run(task_id, node) if fence else (None, None)
-        uid, lock = _secret(), _secret()
-        values = {
-            "task_id": task_id,
-            "uid": uid,
-            "lock": lock,
-            "attempt": attempts + 1,
-            "fence": fence + 1,
-            "node": node,
-            "now": now,
-            "lease_expires_at": now + lease_ttl_ms,
-            "output_path": f"{output_dir}/{uid}.log",
-        }
-        self._engine.change(statements.CLAIM, values)
-        return Claim(
-            task_id=task_id,
-            run_id=self._engine.insert(statements.OPEN, values),
-            run_uid=RunUid(uid),
-            fence=fence + 1,
-            lock=lock,
-            attempt=attempts + 1,
-            queue=queue,
-            command=command_from(command),
-            payload=payload,
-            cwd=cwd,
-            env=strings_from(env),
-            liveness=Liveness(liveness),
-            lease_ttl_ms=lease_ttl_ms,
-            lease_expires_at=StoreTime(now + lease_ttl_ms),
-            output_path=f"{output_dir}/{uid}.log",
-            last_outcome=last_outcome,
-            previous_output_path=last_output,
-            limits=limits_from(row[9:]),
-        )
-
-    def _last_run(self, task_id: int, node: str) -> tuple[Outcome | None, str | None]:
-        rows = self._engine.rows(statements.LAST_RUN, {"task_id": task_id})
-        if not rows:
-            return None, None
-        outcome, ran_on, output_path = rows[0]
-        return outcome and Outcome(outcome), output_path if ran_on == node else None
+    def claim_local(
+        self,
+        queue: str,
+        *,
+        owner: str,
+        output_dir: str,
+        task_id: int | None = None,
+        lease_ttl_ms: int | None = None,
+        now: StoreTime,
+    ) -> Claim | None:
+        if task_id is None:
+            rows = self._engine.rows(self._ready, {"queue": queue, "limit": 1})
+        else:
+            rows = self._engine.rows(self._ready_task, {"task_id": task_id})
+        for row in rows:
+            ready = claims.Ready.of(row)
+            ttl_ms = lease_ttl_ms or ready.lease_ttl_ms
+            return claims.claim(
+                self._engine,
+                ready._replace(lease_ttl_ms=ttl_ms),
+                owner=owner,
+                output_dir=output_dir,
+                takeover_at=StoreTime(now + ttl_ms),
+                now=now,
+            )
+        return None
 
     def record_started(
         self, uid: RunUid, *, pid: int, started_at: StoreTime, now: StoreTime
@@ -231,7 +229,7 @@ class SqlStore:
             "uid": uid,
             "ending": ending.value,
             "reason": reason,
-            "lock": _secret(),
+            "lock": claims.secret(),
         }
         return self._engine.change(statements.BEGIN_ENDING, values) > 0
 
@@ -241,6 +239,30 @@ class SqlStore:
             return False
         self._engine.change(statements.MOVE_ON, values)
         return True
+
+    # Takeover ------------------------------------------------------------------------------
+
+    def confirm(self, node: str, confirmation: Confirmation | None) -> int:
+        values = {"node": node, "until": None, "kill_grace_ms": 0}
+        return self._engine.change(
+            statements.CONFIRM, values if confirmation is None else values | asdict(confirmation)
+        )
+
+    def abandoned(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
+        values = {"node": node, "limit": limit, "now": now}
+        return [open_run_from(row) for row in self._engine.rows(self._abandoned, values)]
+
+    def next_takeover(self, node: str) -> StoreTime | None:
+        ((takeover_at,),) = self._engine.rows(statements.NEXT_TAKEOVER, {"node": node})
+        return None if takeover_at is None else StoreTime(takeover_at)
+
+    def renew_local(self, *, now: StoreTime) -> int:
+        return self._engine.change(statements.RENEW_LOCAL, {"now": now})
+
+    def declared(self, node: str) -> list[RunUid]:
+        return [
+            RunUid(uid) for (uid,) in self._engine.rows(statements.DECLARED_UIDS, {"node": node})
+        ]
 
     def has_unfinished(self) -> bool:
         ((unfinished,),) = self._engine.rows(statements.HAS_UNFINISHED)
@@ -303,11 +325,6 @@ class SqlStore:
 
     def nodes(self) -> Sequence[Node]:
         return [node_from(row) for row in self._engine.rows(statements.NODES)]
-
-
-def _secret() -> str:
-    """Return 128 random bits in hex, as `secrets` does, without the 10 ms that its import takes."""
-    return os.urandom(16).hex()
 
 
 fits: type[Store] = SqlStore

@@ -56,11 +56,18 @@ SELECT queue FROM ready WHERE queue IS NOT NULL LIMIT CAST(:limit AS BIGINT)
 """
 
 READY = """
-SELECT id, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
+SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
     lease_ttl_ms, attempt, fence, run_timeout_ms, stall_timeout_ms, start_timeout_ms, total_at,
     kill_grace_ms, kill_signal
 FROM tasks WHERE state = 'ready' AND queue = :queue
 ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT)
+"""
+
+READY_TASK = """
+SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
+    lease_ttl_ms, attempt, fence, run_timeout_ms, stall_timeout_ms, start_timeout_ms, total_at,
+    kill_grace_ms, kill_signal
+FROM tasks WHERE state = 'ready' AND id = :task_id
 """
 
 LAST_RUN = """
@@ -69,13 +76,14 @@ SELECT outcome, node, output_path FROM runs WHERE task_id = :task_id ORDER BY fe
 
 CLAIM = """
 UPDATE tasks SET state = 'running', reason = 'claimed', fence = :fence, lock = :lock,
-    owner = :node, run_uid = :uid, lease_expires_at = :lease_expires_at, fails_at = NULL
+    owner = :owner, run_uid = :uid, lease_ttl_ms = :lease_ttl_ms,
+    lease_expires_at = :lease_expires_at, takeover_at = :takeover_at, fails_at = NULL
 WHERE id = :task_id
 """
 
 OPEN = """
 INSERT INTO runs (task_id, uid, attempt, fence, lock, node, claimed_at, output_path)
-VALUES (:task_id, :uid, :attempt, :fence, :lock, :node, :now, :output_path)
+VALUES (:task_id, :uid, :attempt, :fence, :lock, :owner, :now, :output_path)
 """
 
 RECORD_STARTED = """
@@ -97,7 +105,7 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node
 FROM runs JOIN tasks ON tasks.id = runs.task_id
 WHERE runs.uid = :uid AND runs.outcome IS NULL
 """
@@ -108,7 +116,7 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.state = 'running' AND tasks.owner = :node
 ORDER BY runs.id
@@ -120,7 +128,7 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.ending IS NOT NULL AND tasks.owner = :node
 ORDER BY runs.id
@@ -128,8 +136,11 @@ ORDER BY runs.id
 
 # The one renewal: whoever knows the whole current lock moves the expiry and stamps life, together.
 # Only a report that differs from the one before is progress: what repeats itself may be stuck.
+# A local claim has no node whose clock `takeover_at` could be: it is the expiry there.
 HEARTBEAT = """
 UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms, last_heartbeat_at = :now,
+    takeover_at = CASE WHEN substr(owner, 1, 6) = 'local:' THEN :now + lease_ttl_ms
+                  ELSE takeover_at END,
     progress = COALESCE(:progress, progress), note = COALESCE(:note, note),
     progressed_at = CASE WHEN COALESCE(:progress, progress) IS DISTINCT FROM progress
         OR COALESCE(:note, note) IS DISTINCT FROM note THEN :now ELSE progressed_at END
@@ -177,7 +188,7 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.state = 'running' AND tasks.owner = :node AND tasks.liveness = 'worker'
     AND (tasks.lease_expires_at <= :now
@@ -190,6 +201,42 @@ ORDER BY tasks.lease_expires_at LIMIT :limit
 NEXT_EXPIRY = """
 SELECT min(lease_expires_at) FROM tasks
 WHERE state = 'running' AND owner = :node AND liveness = 'worker' AND ending IS NULL
+"""
+
+CONFIRM = """
+UPDATE tasks SET takeover_at = :until + COALESCE(kill_grace_ms, :kill_grace_ms)
+WHERE state = 'running' AND owner = :node
+"""
+
+RENEW_LOCAL = """
+UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms, takeover_at = :now + lease_ttl_ms
+WHERE takeover_at IS NOT NULL AND substr(owner, 1, 6) = 'local:'
+"""
+
+# Nobody waits for the end of a local claim's process: its ending or declaration is its end.
+ABANDONED = """
+SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
+    tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
+    runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
+    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
+    tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node
+FROM tasks JOIN runs ON runs.uid = tasks.run_uid
+WHERE tasks.takeover_at IS NOT NULL AND tasks.owner <> :node
+    AND (tasks.takeover_at <= :now
+        OR substr(tasks.owner, 1, 6) = 'local:'
+            AND (tasks.ending IS NOT NULL OR runs.declared IS NOT NULL
+                OR tasks.takeover_at > :now + 2 * tasks.lease_ttl_ms))
+ORDER BY tasks.takeover_at LIMIT CAST(:limit AS BIGINT)
+"""
+
+NEXT_TAKEOVER = """
+SELECT min(takeover_at) FROM tasks WHERE takeover_at IS NOT NULL AND owner <> :node
+"""
+
+# By the index of what is declared and open: asked at each poll.
+DECLARED_UIDS = """
+SELECT uid FROM runs WHERE declared IS NOT NULL AND outcome IS NULL AND node = :node
 """
 
 BEGIN_ENDING = """

@@ -187,6 +187,7 @@ def open_run_from(row: Row) -> OpenRun:
         last_heartbeat_at=row[21],
         progressed_at=row[22],
         limits=limits_from(row[23:29]),
+        owner=row[29],
     )
 
 

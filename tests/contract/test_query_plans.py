@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.model import Outcome, TaskState
+from dispatcher.model import Confirmation, Outcome, TaskState
 from dispatcher.store import statements
 from dispatcher.store.sql import SqlStore
 from tests.contract.helpers import NODE, NOW, OneByOne, later
@@ -23,6 +23,12 @@ PLANS = [
     (statements.ENDINGS, {"node": "n"}, ["tasks_endings", "(uid=?)"]),
     (statements.OPEN_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
     (statements.HAS_UNFINISHED, {}, ["tasks_running", "tasks_ready", "tasks_due"]),
+    (statements.ABANDONED, {"node": "n", "now": 1, "limit": 1}, ["tasks_takeover", "(uid=?)"]),
+    (statements.NEXT_TAKEOVER, {"node": "n"}, ["tasks_takeover"]),
+    (statements.RENEW_LOCAL, {"now": 1}, ["tasks_takeover"]),
+    (statements.CONFIRM, {"node": "n", "until": 1, "kill_grace_ms": 1}, ["tasks_running"]),
+    (statements.DECLARED_UIDS, {"node": "n"}, ["runs_declared"]),
+    (statements.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
     (statements.LAST_RUN, {"task_id": 1}, ["(task_id=?)"]),
     (statements.RUNS, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
     (statements.PRUNABLE, {"before": 1}, ["tasks_finished"]),
@@ -76,6 +82,10 @@ def a_days_work(store: OneByOne) -> None:
             store.record_started(claim.run_uid, pid=1, started_at=NOW, now=NOW)
             store.record_leader_exit(claim.run_uid, exit_code=1, signal=None, now=NOW)
             store.open_runs(NODE)
+            store.confirm(NODE, Confirmation(later(9), kill_grace_ms=1))
+            store.declared(NODE)
+            store.abandoned(NODE, limit=10, now=NOW)
+            store.next_takeover(NODE)
             store.begin_ending(claim.run_uid, Outcome.RELEASED, "drain", now=NOW)
             store.endings(NODE)
             assert store.open_run(claim.run_uid) is not None

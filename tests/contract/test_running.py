@@ -93,6 +93,7 @@ def test_an_open_run_carries_what_it_takes_to_settle_it(store: OneByOne) -> None
         max_attempts=9,
         deferrals=2,
         orphans=3,
+        owner=NODE,
     )
     assert expected == store.open_run(claim.run_uid)
     assert [expected] == store.open_runs(NODE)

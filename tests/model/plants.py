@@ -15,7 +15,7 @@ import pytest
 
 from dispatcher import policy
 from dispatcher.model import Outcome
-from dispatcher.store import leases, sql, statements
+from dispatcher.store import claims, leases, statements
 from dispatcher.words import Renewed
 
 
@@ -86,15 +86,15 @@ def _exit_outranks_the_ending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _one_lock_for_all_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     """R-03: the lock was the same for all claims of one dispatcher process."""
-    sound = sql.SqlStore._claim
+    sound = claims.claim
 
-    def claim(self: Any, row: Any, *rest: Any) -> Any:
-        minted = iter([sql.os.urandom(16).hex(), "1" * 32])
+    def claim(*args: Any, **facts: Any) -> Any:
+        minted = iter([claims.secret(), "1" * 32])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sql, "_secret", partial(next, minted))
-            return sound(self, row, *rest)
+            patch.setattr(claims, "secret", partial(next, minted))
+            return sound(*args, **facts)
 
-    monkeypatch.setattr(sql.SqlStore, "_claim", claim)
+    monkeypatch.setattr(claims, "claim", claim)
 
 
 _LAST_LOCK = "(SELECT lock FROM runs WHERE runs.task_id = :task_id ORDER BY fence LIMIT 1)"

@@ -35,7 +35,7 @@ def test_no_history_breaks_the_lease_protocol() -> None:
 def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof that the machine tests something: AC-1, AC-12 and the rest of part A, mutated."""
     plant.put(monkeypatch)
-    search = settings(HISTORIES, derandomize=True, max_examples=300, phases=[Phase.generate])
+    search = settings(HISTORIES, derandomize=True, max_examples=1_000, phases=[Phase.generate])
 
     # By the oracle, or because the bug makes a row that the schema does not take.
     with pytest.raises((AssertionError, StoreRefused)):

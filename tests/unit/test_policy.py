@@ -37,6 +37,7 @@ RUN = OpenRun(
     max_attempts=3,
     deferrals=0,
     orphans=0,
+    owner="this-node",
 )
 
 

@@ -1,0 +1,102 @@
+"""Who is silent: this node says in time that it is not, and takes the claims of those that are."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import structlog
+
+from dispatcher import wire
+from dispatcher.model import OpenRun, Settlement
+from dispatcher.processes import Processes
+from dispatcher.store.api import Store
+from dispatcher.takeover import TAKEOVER_BATCH, settle_abandoned
+from dispatcher.times import Instant
+from dispatcher.turn import Live, Memory, Settings, Turn
+
+log = structlog.get_logger()
+
+
+class Absence:
+    """Keeps `takeover_at` of this node's claims ahead, and the executor's kill deadlines before it.
+
+    This node's own claims are never taken over here: what became of them only its executor knows,
+    and `reconcile` asks it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        processes: Processes,
+        memory: Memory,
+        settings: Settings,
+        *,
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._processes = processes
+        self._memory = memory
+        self._settings = settings
+        self._rng = rng
+        self._greeted: wire.Hello | None = None
+        self._confirm_at = Instant(0.0)
+        self._scan_at = Instant(0.0)
+
+    @property
+    def due(self) -> Instant:
+        """When to confirm or to look next."""
+        limited = self._settings.absence_limit is not None and self._memory.live
+        return min(self._confirm_at, self._scan_at) if limited else self._scan_at
+
+    def confirm(self, turn: Turn) -> None:
+        """Say that this node is there: in the store, and after the commit to its executor.
+
+        Each quarter of the limit while it has runs; and to each executor that has just greeted us,
+        whose deadlines may be those of another configuration.
+        """
+        memory, limit = self._memory, self._settings.absence_limit
+        fresh = memory.hello is not self._greeted
+        if not fresh and (limit is None or turn.at < self._confirm_at):
+            return
+        if memory.live or memory.hello is None:
+            settings = self._settings
+            self._store.confirm(settings.node_id, settings.confirmation(turn.now))
+        turn.after(partial(self._renew, memory.hello, turn.at))
+
+    def take_over(self, turn: Turn) -> None:
+        """Settle the claims of silent nodes, and the local claims that are over."""
+        if turn.at < self._scan_at and not turn.abandoned:
+            return
+        settings = self._settings
+        taken = settle_abandoned(
+            self._store, settings.retry, node=settings.node_id, rng=self._rng, now=turn.now
+        )
+        for run, settlement in taken:
+            turn.after(partial(self._log_taken, run, settlement))
+        turn.again |= len(taken) == TAKEOVER_BATCH
+        scan_at = turn.at + settings.reap_interval
+        takeover_at = self._store.next_takeover(settings.node_id)
+        if takeover_at is not None:
+            scan_at = min(scan_at, turn.at + max(0, takeover_at - turn.now) / 1000)
+        turn.after(partial(setattr, self, "_scan_at", Instant(scan_at)))
+
+    def _renew(self, hello: wire.Hello | None, at: Instant) -> None:
+        self._greeted = hello
+        if (limit := self._settings.absence_limit) is not None:
+            self._confirm_at = Instant(at + limit / 4)
+        if self._memory.live:
+            deadlines = self._settings.kill_deadlines(at)
+            self._processes.send(wire.Renew(deadlines=dict.fromkeys(self._memory.live, deadlines)))
+
+    @staticmethod
+    def _log_taken(run: OpenRun, settlement: Settlement) -> None:
+        ids = Live.of(run).ids()
+        log.warning("claim.taken_over", owner=run.owner, reason=settlement.run_reason, **ids)
+        log.info(
+            "run.settled",
+            outcome=settlement.outcome,
+            reason=settlement.run_reason,
+            state=settlement.state,
+            **ids,
+        )

@@ -1,0 +1,28 @@
+"""Claims that may be taken from a silent owner, settled: by the daemon, and where none runs.
+
+A local claim has no process that anybody could wait for: what ends it settles it, at once.
+"""
+
+from __future__ import annotations
+
+import random
+
+from dispatcher import policy
+from dispatcher.model import OpenRun, Settlement
+from dispatcher.store.api import Store
+from dispatcher.times import StoreTime
+
+#: Claims taken back in one transaction. Bounds how long a beat waits for its answer.
+TAKEOVER_BATCH = 100
+
+
+def settle_abandoned(
+    store: Store, retry: policy.RetryPolicy, *, node: str, rng: random.Random, now: StoreTime
+) -> list[tuple[OpenRun, Settlement]]:
+    """Settle at most `TAKEOVER_BATCH` of what `Store.abandoned` returns for a node; return it."""
+    taken = []
+    for run in store.abandoned(node, limit=TAKEOVER_BATCH, now=now):
+        settlement = policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)
+        store.settle(settlement, now=now)
+        taken.append((run, settlement))
+    return taken

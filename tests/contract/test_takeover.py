@@ -1,0 +1,243 @@
+"""Local claims and `takeover_at`: AC-1, AC-3, AC-4, AC-8 and R-01, R-02 on the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dispatcher.model import LOCAL, Claim, Confirmation, Declared, Liveness, Outcome, TaskState
+from dispatcher.wire import WorkerError
+from dispatcher.words import Accepted, Beat, Declaration, Renewed
+from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
+
+OWNER = f"{LOCAL}somebody"
+
+
+def take_local(store: OneByOne, **wanted: Any) -> Claim | None:
+    claim: Claim | None = store.claim_local(
+        **{"queue": "own", "owner": OWNER, "output_dir": "/out", "now": NOW, **wanted}
+    )
+    return claim
+
+
+@pytest.fixture
+def claim(store: OneByOne) -> Claim:
+    store.new(queue="own")
+    claim = take_local(store)
+    assert claim is not None
+    return claim
+
+
+def until(milliseconds: int) -> Confirmation:
+    return Confirmation(later(milliseconds), kill_grace_ms=0)
+
+
+def beat(claim: Claim, lock: str | None = None) -> Beat:
+    return Beat(task_id=claim.task_id, lock=claim.lock if lock is None else lock)
+
+
+def abandoned(store: OneByOne, now: int, node: str = NODE) -> list[str]:
+    return [run.run_uid for run in store.abandoned(node, limit=9, now=later(now))]
+
+
+def both_ends(store: OneByOne, claim: Claim) -> tuple[int, int]:
+    expiry = store.column("lease_expires_at", claim.task_id)
+    return expiry - NOW, store.column("takeover_at", claim.task_id) - NOW
+
+
+def test_a_local_claim_is_nobodys_node_and_its_takeover_is_its_expiry(
+    store: OneByOne, claim: Claim
+) -> None:
+    assert (OWNER, TaskState.RUNNING) == (
+        store.column("owner", claim.task_id),
+        store.task(claim.task_id).state,
+    )
+    assert (TTL, TTL) == both_ends(store, claim)
+    assert OWNER == store.runs(claim.task_id)[0].node
+    assert (1, 1, NOW + TTL) == (claim.fence, claim.attempt, claim.lease_expires_at)
+
+
+def test_one_beat_moves_expiry_and_takeover_together_AC_1_R_01(
+    store: OneByOne, claim: Claim
+) -> None:
+    with store.raw.transaction():
+        store.sql("UPDATE tasks SET lease_expires_at = 1, takeover_at = 1 RETURNING id")
+
+    assert Renewed(later(7 + TTL)) == store.heartbeat(beat(claim), now=later(7))
+
+    assert (7 + TTL, 7 + TTL) == both_ends(store, claim)
+    assert [] == abandoned(store, 7)
+
+
+def test_a_beat_for_a_node_leaves_the_nodes_own_clock_alone(store: OneByOne) -> None:
+    claim = store.claimed()
+    store.heartbeat(beat(claim), now=later(7))
+    assert store.column("takeover_at", claim.task_id) is None
+
+    store.confirm(NODE, until(5))
+    store.heartbeat(beat(claim), now=later(8))
+
+    assert later(5) == store.column("takeover_at", claim.task_id)
+
+
+def test_a_wrong_lock_is_not_owner_and_touches_nothing_AC_4_R_02(
+    store: OneByOne, claim: Claim
+) -> None:
+    answer = store.heartbeat(beat(claim, claim.lock[:-1]), now=later(7))
+
+    assert WorkerError.NOT_OWNER is answer.error
+    assert (TTL, TTL) == both_ends(store, claim)
+
+
+def test_the_highest_priority_is_claimed_or_the_task_that_is_named(store: OneByOne) -> None:
+    low, high, other = (
+        store.new(queue=queue, priority=priority)
+        for queue, priority in (("own", 0), ("own", 5), ("other", 0))
+    )
+
+    taken = [take_local(store, task_id=other), take_local(store), take_local(store)]
+
+    assert [other, high, low] == [claim and claim.task_id for claim in taken]
+    assert [None, None, None] == [
+        take_local(store),
+        take_local(store, task_id=low),
+        take_local(store, task_id=99),
+    ]
+
+
+def test_a_ttl_of_the_claims_own_is_the_tasks_from_then_on(store: OneByOne) -> None:
+    store.new(queue="own")
+
+    claim = take_local(store, lease_ttl_ms=7_000)
+
+    assert claim is not None
+    assert (7_000, 7_000) == both_ends(store, claim)
+    assert Renewed(later(7_001)) == store.heartbeat(beat(claim), now=later(1))
+
+
+# What is abandoned ---------------------------------------------------------------------------
+
+
+def test_a_local_claim_is_abandoned_at_its_expiry_and_not_before(
+    store: OneByOne, claim: Claim
+) -> None:
+    assert later(TTL) == store.next_takeover(NODE)
+    assert [] == abandoned(store, TTL - 1)
+    assert [claim.run_uid] == abandoned(store, TTL)
+
+
+def test_a_late_beat_before_the_takeover_revives_a_local_claim_AC_8(
+    store: OneByOne, claim: Claim
+) -> None:
+    assert Renewed(later(2 * TTL)) == store.heartbeat(beat(claim), now=later(TTL))
+
+    assert [] == abandoned(store, TTL)
+
+
+def test_the_reaper_of_a_node_leaves_local_claims_alone(store: OneByOne, claim: Claim) -> None:
+    assert [] == store.expired(NODE, limit=9, now=later(10 * TTL))
+    assert [] == store.open_runs(NODE)
+    assert 0 == store.renew(NODE, now=later(1))
+
+
+@pytest.mark.parametrize("how", ["ended", "declared"])
+def test_a_local_claim_that_is_over_is_abandoned_at_once(
+    store: OneByOne, claim: Claim, how: str
+) -> None:
+    if how == "ended":
+        store.cancel(claim.task_id, "operator", now=NOW)
+    else:
+        said = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
+        assert Accepted() == store.declare(said, now=NOW)
+
+    assert [claim.run_uid] == abandoned(store, 0)
+
+
+def test_a_local_expiry_of_a_wrong_clock_counts_as_expired_R_09(
+    store: OneByOne, claim: Claim
+) -> None:
+    store.heartbeat(beat(claim), now=later(3_600_000))
+
+    assert [claim.run_uid] == abandoned(store, 0)
+    assert 1 == store.renew_local(now=NOW)
+    assert [] == abandoned(store, 0)
+    assert (TTL, TTL) == both_ends(store, claim)
+
+
+def test_a_claim_of_a_node_is_abandoned_for_others_from_its_takeover_on(store: OneByOne) -> None:
+    (claim,) = [store.claimed()]
+    assert [] == abandoned(store, 10**9, node="other")  # NULL: never
+
+    assert 1 == store.confirm(NODE, until(100))
+
+    assert [] == abandoned(store, 99, node="other")
+    assert [claim.run_uid] == abandoned(store, 100, node="other")
+    assert later(100) == store.next_takeover("other")
+
+
+def test_no_node_takes_its_own_claims(store: OneByOne) -> None:
+    store.claimed()
+    store.confirm(NODE, until(100))
+
+    assert [] == abandoned(store, 10**9)
+    assert store.next_takeover(NODE) is None
+
+
+@pytest.mark.parametrize(("kill_grace_ms", "takeover_in"), [(None, 107), (0, 100), (50, 150)])
+def test_a_takeover_waits_for_the_kill_grace_of_its_task(
+    store: OneByOne, kill_grace_ms: int | None, takeover_in: int
+) -> None:
+    store.new(kill_grace_ms=kill_grace_ms)
+    said = Confirmation(later(100), kill_grace_ms=7)
+
+    (claim,) = store.claim(
+        "default", limit=1, node=NODE, output_dir="/out", confirmation=said, now=NOW
+    )
+    assert later(takeover_in) == store.column("takeover_at", claim.task_id)
+
+    store.confirm(NODE, Confirmation(later(200), kill_grace_ms=7))
+    assert later(takeover_in + 100) == store.column("takeover_at", claim.task_id)
+    store.confirm(NODE, None)
+    assert store.column("takeover_at", claim.task_id) is None
+
+
+def test_what_ends_a_node_run_does_not_make_it_abandoned(store: OneByOne) -> None:
+    claim = store.claimed()
+    store.confirm(NODE, until(100))
+    store.begin_ending(claim.run_uid, Outcome.CANCELLED, "operator", now=NOW)
+
+    assert [] == abandoned(store, 99, node="other")
+
+
+def test_confirming_says_nothing_of_other_nodes_and_local_claims(
+    store: OneByOne, claim: Claim
+) -> None:
+    store.claimed(queue="x", node="other")
+
+    assert 0 == store.confirm(NODE, until(1))
+    assert (TTL, TTL) == both_ends(store, claim)
+
+
+def test_a_settled_local_claim_is_a_run_like_any(store: OneByOne, claim: Claim) -> None:
+    store.end(claim, outcome=Outcome.LOST, state=TaskState.READY, attempts=1)
+
+    assert [] == abandoned(store, 10**9)
+    assert store.next_takeover(NODE) is None
+    (again,) = store.take("own")
+    assert (2, Outcome.LOST, None) == (again.fence, again.last_outcome, again.previous_output_path)
+
+
+def test_open_declared_runs_are_found_by_their_node(store: OneByOne, claim: Claim) -> None:
+    ours, silent, other = (
+        store.claimed(queue=queue, node=node, liveness=Liveness.WORKER)
+        for queue, node in (("a", NODE), ("b", NODE), ("c", "other"))
+    )
+    for each in (ours, other, claim):
+        said = Declaration(task_id=each.task_id, lock=each.lock, word=Declared.SUCCEED)
+        store.declare(said, now=NOW)
+
+    assert [ours.run_uid] == store.declared(NODE)
+    store.end(ours)
+    assert [] == store.declared(NODE)
+    assert store.open_run(silent.run_uid) is not None

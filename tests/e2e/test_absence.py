@@ -1,0 +1,130 @@
+"""A daemon that is away: with a limit its executor ends the runs, without one they go on."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import psutil
+import pytest
+
+from tests.e2e.helpers import shell, stored
+from tests.e2e.world import Daemon, World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(60)
+
+#: The shortest limit that may be configured; runs are ended 2 s after it.
+LIMIT = 1.0
+SLACK = 2.0
+
+
+def start(world: World, daemon: Daemon) -> tuple[int, psutil.Process]:
+    """Start a task that the second run of ends at once; return it and its first worker."""
+    command = shell('[ "$DISPATCHER_FENCE" = 2 ] || exec sleep 60')
+    task = world.submit(*command)
+    world.until(task, "running")
+    return task, psutil.Process(daemon.expect("run.started", task_id=task)["pid"])
+
+
+def expect_gone(worker: psutil.Process, *, within: float) -> None:
+    def probe() -> None:
+        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+    eventually(probe, within=within)
+
+
+def judge_orphaned(world: World, task: int) -> None:
+    shown = world.until(task, "succeeded")
+    assert ["orphaned", "succeeded"] == [run["outcome"] for run in shown["runs"]]
+    assert 0 == shown["attempt"]
+    assert "absence" in shown["runs"][0]["error"]
+
+
+def expect_passed(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    eventually(lambda: _require(time.monotonic() > end), within=seconds + 1)
+
+
+@contextmanager
+def stopped(daemon: Daemon) -> Iterator[None]:
+    daemon.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        daemon.signal(signal.SIGCONT)
+
+
+@contextmanager
+def store_held(world: World) -> Iterator[None]:
+    with closing(sqlite3.connect(world.state_dir / "tasks.db", timeout=5)) as store:
+        store.execute("BEGIN IMMEDIATE")
+        yield
+        store.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("how", ["stopped", "stuck in its store"])
+def test_the_runs_of_a_daemon_that_is_away_are_ended_and_run_again(world: World, how: str) -> None:
+    world.configure(executor={"absence_limit": "1s"})
+    with world.daemon() as daemon:
+        task, worker = start(world, daemon)
+
+        with stopped(daemon) if how == "stopped" else store_held(world):
+            began = time.monotonic()
+            expect_gone(worker, within=LIMIT + SLACK + 3)
+            # The last word may have been a quarter of the limit, and one commit, ago.
+            assert LIMIT * 3 / 4 + SLACK - 0.3 < time.monotonic() - began
+
+        judge_orphaned(world, task)
+
+
+def test_the_runs_of_a_daemon_that_was_killed_for_good_are_ended(world: World) -> None:
+    world.configure(executor={"absence_limit": "1s"})
+    with world.daemon() as daemon:
+        task, worker = start(world, daemon)
+        daemon.kill()
+        expect_gone(worker, within=LIMIT + SLACK + 3)
+        assert [("running",)] == stored(world, "SELECT state FROM tasks")  # nobody says more yet
+
+    with world.daemon():
+        judge_orphaned(world, task)
+
+
+def test_without_a_limit_they_go_on_and_are_renewed(world: World) -> None:
+    with world.daemon() as daemon:
+        task = world.submit("sleep", "60", lease_ttl="1s")
+        world.until(task, "running")
+        worker = psutil.Process(daemon.expect("run.started")["pid"])
+
+        with stopped(daemon):
+            expect_passed(LIMIT + SLACK + 0.5)
+        eventually(lambda: _require(_lease_left(world) > 0))
+
+        assert worker.is_running()
+        assert 1 == len(world.show(task)["runs"])
+        world.cli("cancel", task)
+
+
+def test_with_a_limit_and_a_healthy_daemon_nobody_is_ended(world: World) -> None:
+    world.configure(executor={"absence_limit": "2s"})
+    with world.daemon() as daemon:
+        task, worker = start(world, daemon)
+
+        expect_passed(6.5)
+
+        assert worker.is_running()
+        assert [(None,)] == stored(world, "SELECT ending FROM tasks")
+        assert [] == daemon.events("run.ending")
+        world.cli("cancel", task)
+
+
+def _lease_left(world: World) -> float:
+    ((expiry,),) = stored(world, "SELECT lease_expires_at FROM tasks")
+    return float(expiry) / 1000 - time.time()
+
+
+def _require(truth: object) -> None:
+    assert truth

@@ -1,0 +1,187 @@
+"""Locally driven workers through the installed command, and every entry point of a heartbeat."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.client import Client
+from dispatcher.config import load
+from dispatcher.words import Refused
+from tests.e2e.helpers import shell, stored
+from tests.e2e.world import DISPATCHER, World
+from tests.eventually import eventually
+
+
+def test_a_claim_is_renewed_and_completed_from_later_shells_AC_3(world: World) -> None:
+    world.submit("true")
+    world.cli("claim", "--lock-file", "lock")
+    _execute(world, "UPDATE tasks SET lease_expires_at = 1, takeover_at = 1")
+
+    world.cli("heartbeat", "--task", 1, "--lock-file", "lock")
+
+    with world.daemon() as daemon:  # it would take back at once what was not renewed
+        daemon.expect("executor.connected")
+        missing = world.cli("heartbeat", "--task", 1, exits=2).stderr
+        world.cli("complete", "--task", 1, "--lock-file", "lock")
+
+        (run,) = world.show(1)["runs"]
+        assert ("succeeded", 1) == (run["outcome"], run["fence"])
+        assert run["node"].startswith("local:")
+        assert "no lock for task 1" in missing
+
+
+def test_one_shell_drives_a_task_with_what_claim_exports(world: World) -> None:
+    task = world.submit("true")
+    script = """
+        set -e
+        eval "$(dispatcher claim --export)"
+        dispatcher heartbeat --progress 0.5
+        dispatcher complete --result '{"fence": '$DISPATCHER_FENCE'}'
+    """
+    path = f"{Path(DISPATCHER).parent}:{world.env['PATH']}"
+
+    subprocess.run(shell(script), env={**world.env, "PATH": path}, check=True, timeout=20)
+
+    (run,) = world.show(task)["runs"]
+    assert ('{"fence": 1}', 0.5) == (run["result"], run["progress"])
+
+
+def test_a_silent_local_claim_is_lost_and_its_task_run_by_the_daemon(world: World) -> None:
+    world.configure(leases={"reap_interval": "200ms"})
+    task = world.submit("true")
+    lock = world.cli("claim", "--ttl", "1s", "--json").json["lock"]
+    with world.daemon() as daemon:
+        shown = world.until(task, "succeeded")
+
+        assert [("lost", 1), ("succeeded", 2)] == [
+            (run["outcome"], run["fence"]) for run in shown["runs"]
+        ]
+        assert 1 == shown["attempt"]
+        assert (
+            daemon.expect("claim.taken_over", task_id=task, fence=1)["owner"]
+            == (shown["runs"][0]["node"])
+        )
+        refused = world.cli("heartbeat", "--task", task, "--lock", lock, "--json", exits=79).json
+        assert ("not_running", "succeeded") == (refused["error"], refused["state"])
+
+
+# A worker's own run, spoken for over every entry point -------------------------------------
+
+Say = Callable[[str], bool | str]
+
+
+def by_cli(world: World, task: int) -> Say:
+    def say(lock: str) -> bool | str:
+        line = ["heartbeat", "--task", task, "--lock", lock, "--json"]
+        done = subprocess.run(
+            [DISPATCHER, *map(str, line)], env=world.env, capture_output=True, check=False
+        )
+        answer = json.loads(done.stdout)
+        assert (0 if answer["ok"] else 79) == done.returncode
+        return True if answer["ok"] else str(answer["error"])
+
+    return say
+
+
+def by_client(world: World, task: int) -> Say:
+    def say(lock: str) -> bool | str:
+        with Client(load(str(world.config_file))) as client:
+            answer = client.heartbeat(task, lock=lock)
+        return str(answer.error) if isinstance(answer, Refused) else True
+
+    return say
+
+
+def by_socket(world: World, task: int) -> Say:
+    def say(lock: str) -> bool | str:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(world.runtime_dir / "worker.sock"))
+            request = {"op": "heartbeat", "task_id": task, "lock": lock}
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(connection.makefile().readline())
+        return True if answer["ok"] else str(answer["error"])
+
+    return say
+
+
+def test_every_entry_point_is_the_one_operation_AC_7_AC_1_AC_4_R_01(world: World) -> None:
+    with world.daemon():
+        gate = world.directory / "gate"
+        waits = shell(f"while ! [ -e {gate} ]; do sleep 0.05; done")
+        task = world.submit(*waits, lease_ttl="1h")
+        world.until(task, "running")
+        ((lock,),) = stored(world, "SELECT lock FROM tasks")
+        for entry in (by_cli, by_client, by_socket):
+            say = entry(world, task)
+            # A `process` lease is the daemon's to renew in 20 min: what moves it now is the beat.
+            _execute(world, "UPDATE tasks SET lease_expires_at = 1, last_heartbeat_at = NULL")
+            for wrong in (lock[:-1], lock + "0", lock.upper() + "A"):
+                assert "not_owner" == say(wrong), entry.__name__
+            assert [(1, None)] == _lease(world), entry.__name__
+
+            assert say(lock) is True, entry.__name__
+
+            ((expiry, beat),) = _lease(world)
+            assert expiry / 1000 > time.time() + 30, entry.__name__
+            assert beat is not None, entry.__name__
+            assert "unknown_task" == entry(world, task + 9)(lock)
+        gate.touch()
+        assert 1 == len(world.until(task, "succeeded")["runs"])
+        for entry in (by_cli, by_client, by_socket):
+            assert "not_running" == entry(world, task)(lock)
+
+
+def _lease(world: World) -> list[tuple[Any, ...]]:
+    return stored(world, "SELECT lease_expires_at, last_heartbeat_at FROM tasks")
+
+
+def _execute(world: World, statement: str) -> None:
+    with closing(sqlite3.connect(world.state_dir / "tasks.db", timeout=5)) as store, store:
+        store.execute(statement)
+
+
+@pytest.mark.parametrize("verb", ["complete", "fail"])
+def test_a_workers_run_is_declared_by_command_line_and_ended_after_its_grace_R_19(
+    world: World, verb: str
+) -> None:
+    with world.daemon() as daemon:
+        task = world.submit("sleep", "60", max_attempts=1)
+        world.until(task, "running")
+        daemon.expect("run.started")
+        ((lock,),) = stored(world, "SELECT lock FROM tasks")
+
+        more = ["--reason", "no"] if verb == "fail" else []
+        world.cli(verb, "--task", task, "--lock", lock, *more)
+
+        state = {"complete": "succeeded", "fail": "failed"}[verb]
+        assert [state] == [run["outcome"] for run in world.until(task, state)["runs"]]
+        eventually(lambda: _none([p for p in world.processes() if p.name() == "sleep"]))
+
+
+def _none(found: list[Any]) -> None:
+    assert [] == found
+
+
+def test_the_daemon_is_found_from_another_environment(world: World) -> None:
+    """Its runtime directory follows from $XDG_RUNTIME_DIR, which cron and sudo leave out."""
+    xdg = world.runtime_dir / "xdg"
+    xdg.mkdir()
+    text = world.config_file.read_text().replace("runtime_dir", "# runtime_dir")
+    world.config_file.write_text(text)
+    with world.daemon(env={"XDG_RUNTIME_DIR": str(xdg)}) as daemon:
+        daemon.expect("executor.connected")
+
+        status = world.cli("status", "--json").json
+
+        assert ("running", daemon.pid) == (status["daemon"], status["daemon_pid"])
+    assert "not running" == world.cli("status", "--json").json["daemon"]

@@ -1,0 +1,383 @@
+"""Takeover and absence in virtual time: who is silent, and who says in time that it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.errors import StoreUnavailable
+from dispatcher.model import LOCAL, Claim, Confirmation, Declared, Outcome, TaskState
+from dispatcher.times import StoreTime
+from dispatcher.turn import Request
+from dispatcher.wire import WorkerError
+from dispatcher.words import Beat, Declaration, Renewed
+from tests.simulation import NODE, SETTINGS, World
+
+LIMIT = 100.0
+
+#: What stands in `takeover_at` beyond the limit: 2 s, the kill grace and the margin.
+BEYOND = 2 + 10 + 15
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def limited() -> World:
+    return World(settings=replace(SETTINGS, absence_limit=LIMIT))
+
+
+def claim_local(world: World, **facts: Any) -> Claim:
+    world.submit("work", **{"queue": "hand", "lease_ttl_ms": 30_000, **facts})
+    with world.store.transaction() as now:
+        claim = world.store.claim_local("hand", owner=f"{LOCAL}me", output_dir="/o", now=now)
+    assert claim is not None
+    return claim
+
+
+def claim_elsewhere(world: World, *, takeover_in: float | None) -> Claim:
+    world.submit("work", queue="far")
+    with world.store.transaction() as now:
+        (claim,) = world.store.claim("far", limit=1, node="far", output_dir="/o", now=now)
+        if takeover_in is not None:
+            until = StoreTime(now + round(takeover_in * 1000))
+            world.store.confirm("far", Confirmation(until, kill_grace_ms=0))
+    return claim
+
+
+def column(world: World, name: str, task_id: int) -> Any:
+    with world.store.snapshot():
+        engine: Any = world.store
+        query = f"SELECT {name} FROM tasks WHERE id = :id"
+        ((value,),) = engine._engine.rows(query, {"id": task_id})
+    return value
+
+
+def renewals(world: World) -> list[wire.Renew]:
+    return [message for message in world.executor.sent if isinstance(message, wire.Renew)]
+
+
+def outcomes(world: World, task_id: int) -> list[Outcome | None]:
+    return [run.outcome for run in world.runs(task_id)]
+
+
+# Local claims ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", [True, False])
+def test_a_silent_local_claim_is_lost_at_its_expiry_whether_or_not_an_executor_answers(
+    world: World, *, executor: bool
+) -> None:
+    claim = claim_local(world)
+    world.start()
+    world.executor.answering = executor
+
+    world.run_for(29.9)
+    assert [None] == outcomes(world, claim.task_id)
+    world.run_for(0.1)
+
+    task = world.task(claim.task_id)
+    assert [Outcome.LOST] == outcomes(world, claim.task_id)
+    assert (TaskState.SCHEDULED, 1) == (task.state, task.attempt)
+    assert "lease of 30 s expired" in task.reason
+
+
+def test_a_lost_local_claim_runs_again_with_the_next_fence(world: World) -> None:
+    claim = claim_local(world)
+    world.start()
+
+    world.run_for(45)
+
+    assert (TaskState.RUNNING, 2) == (world.state(claim.task_id), world.task(claim.task_id).fence)
+    with world.store.transaction() as now:
+        answer = world.store.heartbeat(Beat(task_id=claim.task_id, lock=claim.lock), now=now)
+    assert getattr(answer, "error", None) is WorkerError.SUPERSEDED
+
+
+def test_a_local_claim_made_between_two_scans_is_found_within_one_AC_11(world: World) -> None:
+    world.start()
+    world.run_for(1)
+    claim = claim_local(world, lease_ttl_ms=1_000)
+
+    world.run_for(SETTINGS.reap_interval + 0.1)
+
+    assert [Outcome.LOST] == outcomes(world, claim.task_id)
+
+
+def test_a_diligent_local_claim_is_never_taken_AC_9(world: World) -> None:
+    claim = claim_local(world)
+    world.start()
+
+    for _ in range(30):
+        world.run_for(10)
+        with world.store.transaction() as now:
+            beat = Beat(task_id=claim.task_id, lock=claim.lock)
+            assert isinstance(world.store.heartbeat(beat, now=now), Renewed)
+
+    assert [None] == outcomes(world, claim.task_id)
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+def test_a_step_of_the_clock_costs_no_local_claim_R_09(world: World, step: float) -> None:
+    claim = claim_local(world)
+    world.start()
+    world.run_for(20)
+
+    world.step_clock(step)
+    world.settle_down()
+    world.run_for(29.9)
+    assert [None] == outcomes(world, claim.task_id)
+    world.run_for(SETTINGS.reap_interval + 0.2)
+
+    assert [Outcome.LOST] == outcomes(world, claim.task_id)
+
+
+def test_what_a_local_claim_declares_over_the_socket_is_settled_in_the_same_tick(
+    world: World,
+) -> None:
+    claim = claim_local(world)
+    world.start()
+    world.run_for(1)
+    said = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
+
+    world.tick(Request(said, lambda *_: None))
+
+    assert TaskState.SUCCEEDED is world.state(claim.task_id)
+
+
+def test_a_cancelled_local_claim_is_settled_without_any_process_R_18(world: World) -> None:
+    claim = claim_local(world)
+    world.start()
+
+    world.cancel(claim.task_id)  # in the store alone, as a client that died before its settle
+    world.run_for(SETTINGS.reap_interval)
+
+    assert [Outcome.CANCELLED] == outcomes(world, claim.task_id)
+    assert TaskState.CANCELLED is world.state(claim.task_id)
+
+
+def test_more_than_one_batch_is_taken_at_once(world: World) -> None:
+    for _ in range(250):
+        claim_local(world)
+    world.start()
+
+    world.run_for(30)
+
+    with world.store.snapshot():
+        assert {TaskState.SCHEDULED: 250} == world.store.counts()["hand"]
+
+
+# Other nodes -------------------------------------------------------------------------------
+
+
+def test_a_silent_nodes_claim_is_orphaned_from_its_takeover_on(world: World) -> None:
+    claim = claim_elsewhere(world, takeover_in=50)
+    world.start()
+
+    world.run_for(49.9)
+    assert [None] == outcomes(world, claim.task_id)
+    world.run_for(0.2)
+
+    task = world.task(claim.task_id)
+    assert Outcome.ORPHANED is outcomes(world, claim.task_id)[0]
+    assert (TaskState.RUNNING, 0, 2) == (task.state, task.attempt, task.fence)
+
+
+def test_a_node_that_need_not_confirm_keeps_its_claim_for_ever(world: World) -> None:
+    claim = claim_elsewhere(world, takeover_in=None)
+    world.start()
+
+    world.run_for(1_000)
+
+    assert [None] == outcomes(world, claim.task_id)
+
+
+@pytest.mark.parametrize(
+    ("declared", "ending", "outcome"),
+    [
+        (True, True, Outcome.SUCCEEDED),
+        (False, True, Outcome.TIMED_OUT),
+        (False, False, Outcome.ORPHANED),
+    ],
+)
+def test_a_takeover_settles_as_declared_else_as_its_ending_else_orphaned(
+    world: World, *, declared: bool, ending: bool, outcome: Outcome
+) -> None:
+    claim = claim_elsewhere(world, takeover_in=1)
+    with world.store.transaction() as now:
+        if declared:
+            said = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
+            world.store.declare(said, now=now)
+        if ending:
+            world.store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=now)
+    world.start()
+
+    world.run_for(1)
+
+    assert outcome is outcomes(world, claim.task_id)[0]
+
+
+# This node's own presence ------------------------------------------------------------------
+
+
+def test_claim_and_start_carry_the_first_deadline(limited: World) -> None:
+    task = limited.submit("work")
+    at, now = limited.at(), limited.now()
+
+    limited.start()
+
+    assert {"absence": at + LIMIT + 2} == limited.executor.starts[0].deadlines
+    assert now + (LIMIT + BEYOND) * 1000 == column(limited, "takeover_at", task)
+
+
+def test_a_healthy_daemon_confirms_its_runs_each_quarter_of_the_limit(limited: World) -> None:
+    task = limited.submit("work")
+    limited.start()
+
+    for _ in range(40):
+        limited.run_for(LIMIT / 4)
+        deadline = renewals(limited)[-1].deadlines[limited.uid(task)]["absence"]
+        assert LIMIT * 0.7 < deadline - limited.at() <= LIMIT + 2
+        takeover_in = column(limited, "takeover_at", task) / 1000 - limited.now() / 1000
+        # Whatever the executor was told: ended, and the margin gone by, before anybody else comes.
+        assert takeover_in >= deadline - limited.at() + 10 + 15 - 0.001
+
+    assert len(renewals(limited)) < 45
+    assert [None] == outcomes(limited, task)
+
+
+def test_a_deadline_counts_from_before_its_transaction(limited: World) -> None:
+    """What a slow commit takes is no time in which anybody confirmed."""
+    limited.submit("work")
+    limited.start()
+    commit = limited.store.transaction
+
+    def slow() -> Any:
+        limited.elapsed += 7
+        return commit()
+
+    limited.run_for(LIMIT / 4 - 1)
+    limited.elapsed += 1
+    at = limited.at()
+    limited.store.transaction = slow  # type: ignore[method-assign]
+    limited.tick()
+
+    (deadlines,) = renewals(limited)[-1].deadlines.values()
+    assert {"absence": at + LIMIT + 2} == deadlines
+
+
+def test_nothing_is_confirmed_that_was_not_committed(limited: World) -> None:
+    limited.submit("work")
+    limited.start()
+    before = len(renewals(limited))
+    transaction = limited.store.transaction
+
+    @contextmanager
+    def failing() -> Iterator[Any]:
+        with transaction() as now:
+            yield now
+            raise StoreUnavailable("the disk is full")
+
+    limited.store.transaction = failing  # type: ignore[method-assign]
+    limited.run_for(2 * LIMIT)
+    assert before == len(renewals(limited))
+    limited.store.transaction = transaction  # type: ignore[method-assign]
+    limited.run_for(2)
+
+    assert before < len(renewals(limited))
+
+
+def test_without_a_limit_nothing_is_written_or_sent(world: World) -> None:
+    task = world.submit("work")
+    world.start()
+    before = len(renewals(world))
+
+    world.run_for(1_000)
+
+    assert {} == world.executor.starts[0].deadlines
+    assert before == len(renewals(world))
+    assert column(world, "takeover_at", task) is None
+
+
+def test_a_restart_without_a_limit_lifts_the_deadlines_of_the_old_one(limited: World) -> None:
+    task = limited.submit("work")
+    limited.start()
+
+    limited.restart(absence_limit=None)
+
+    deadline = renewals(limited)[-1].deadlines[limited.uid(task)]["absence"]
+    assert deadline > limited.at() + 10 * 365 * 86_400
+    assert column(limited, "takeover_at", task) is None
+
+
+def test_a_daemon_that_is_back_confirms_at_once(limited: World) -> None:
+    task = limited.submit("work")
+    limited.start()
+    limited.run_for(LIMIT / 8)
+
+    limited.restart()
+
+    deadline = renewals(limited)[-1].deadlines[limited.uid(task)]["absence"]
+    assert limited.at() + LIMIT + 2 == deadline
+
+
+@pytest.mark.parametrize("step", [0.0, 3600.0])
+def test_nobody_takes_over_its_own_claims_after_standing_still_or_a_step(
+    limited: World, step: float
+) -> None:
+    task = limited.submit("work")
+    limited.start()
+
+    limited.elapsed += 10 * LIMIT
+    limited.step_clock(step)
+    limited.settle_down()
+
+    assert [None] == outcomes(limited, task)
+    assert column(limited, "takeover_at", task) > limited.now()
+
+
+def test_what_the_executor_ended_in_our_absence_is_orphaned_and_runs_again(limited: World) -> None:
+    task = limited.submit("work")
+    limited.start()
+    uid = limited.uid(task)
+    limited.elapsed += 2 * LIMIT
+    limited.executor.events.append(
+        wire.Changed(uid=uid, state=wire.RunState.ENDING, ended_by=wire.EndedBy.ABSENCE)
+    )
+    limited.settle_down()
+    assert TaskState.RUNNING is limited.state(task)
+
+    limited.gone(task, None, signal=15)
+
+    assert [Outcome.ORPHANED, None] == outcomes(limited, task)
+    assert (0, 1) == (limited.task(task).attempt, limited.task(task).orphans)
+
+
+# Declared past the daemon ------------------------------------------------------------------
+
+
+def test_who_declared_by_command_line_gets_its_exit_grace_too_R_19(world: World) -> None:
+    task = world.submit("work")
+    world.start()
+    lock = world.executor.starts[0].env["DISPATCHER_CLAIM_LOCK"]
+    with world.store.transaction() as now:
+        world.store.declare(Declaration(task_id=task, lock=lock, word=Declared.SUCCEED), now=now)
+
+    world.run_for(9.9)
+    assert [] == [m for m in world.executor.sent if isinstance(m, wire.End)]
+    world.run_for(2.0)
+    assert ["succeeded"] == [m.reason for m in world.executor.sent if isinstance(m, wire.End)]
+    world.gone(task, None, signal=9)
+
+    assert TaskState.SUCCEEDED is world.state(task)
+
+
+def test_the_node_of_the_simulation_is_no_local_owner() -> None:
+    assert not NODE.startswith(LOCAL)
