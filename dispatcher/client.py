@@ -45,7 +45,8 @@ from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, unde
 #: Seconds that a call waits for other writers before it raises `StoreUnavailable`.
 PATIENCE = 5.0
 
-#: Scheduled tasks moved to ready before a claim. Bounds how long others wait for the store.
+#: Tasks moved to ready, and as many failed whose time is over, before a claim. Bounds how long
+#: others wait for the store.
 DUE_BATCH = 500
 
 #: Tasks deleted in one transaction. Bounds how long a prune keeps the daemon waiting.
@@ -183,6 +184,7 @@ class Client:
         with self._store.transaction() as now:
             self._settle_abandoned(now)
             self._store.move_due(limit=DUE_BATCH, now=now)
+            self._store.give_up(limit=DUE_BATCH, now=now)
             claim = self._store.claim_local(
                 queue or self._config.defaults.queue,
                 owner=f"{LOCAL}{uuid4()}",

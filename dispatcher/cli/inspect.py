@@ -18,7 +18,7 @@ from dispatcher.cli.options import (
     print_json,
 )
 from dispatcher.errors import DispatcherError
-from dispatcher.model import Run, Task, TaskFilter, TaskState
+from dispatcher.model import LOCAL, Run, Task, TaskFilter, TaskState
 
 
 @click.command(
@@ -107,6 +107,9 @@ def logs(*, task_id: int, run_id: int | None) -> None:
         with Path(chosen.output_path).open("rb") as file:
             shutil.copyfileobj(file, out)
     except FileNotFoundError:
+        if chosen.node.startswith(LOCAL):
+            told = f"run {chosen.id} was driven by hand; what it wrote is where its driver put it"
+            raise DispatcherError(told) from None
         if chosen.output_tail is None:
             raise DispatcherError(f"{chosen.output_path} is gone, and nothing was kept") from None
         click.echo(f"dispatcher: {chosen.output_path} is gone; this was its end:", err=True)

@@ -233,6 +233,18 @@ def test_a_wrapped_command_gets_the_lock_only_where_that_is_asked_for_R_28(world
         assert "DISPATCHER_CLAIM_LOCK" in world.cli("logs", with_it).stdout
 
 
+def test_a_worker_is_told_its_ttl_and_its_interval_AC_11(world: World) -> None:
+    told = 'echo "$DISPATCHER_LEASE_TTL $DISPATCHER_HEARTBEAT_INTERVAL"'
+    with world.daemon():
+        tasks = [
+            world.submit("sh", "-c", told, lease_ttl="9s"),
+            world.submit("sh", "-c", told, liveness="worker"),
+        ]
+        for task_id, expected in zip(tasks, ["9 3.000", "900 300.000"], strict=True):
+            world.until(task_id, "succeeded")
+            assert expected == world.cli("logs", task_id).stdout.strip()
+
+
 def test_a_worker_goes_on_beating_over_a_restart_of_the_daemon(world: World) -> None:
     wrap = [sys.executable, "-m", "worker_stub", "run", "--"]
     with world.daemon() as daemon:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -54,6 +56,26 @@ def test_one_shell_drives_a_task_with_what_claim_exports(world: World) -> None:
 
     (run,) = world.show(task)["runs"]
     assert ('{"fence": 1}', 0.5) == (run["result"], run["progress"])
+
+
+def test_the_workers_half_speaks_for_a_local_claim_too(world: World) -> None:
+    world.submit("true")
+    lines = world.cli("claim", "--export").stdout.splitlines()
+    exported = dict(shlex.split(line)[1].split("=", 1) for line in lines)
+    with world.daemon() as daemon:
+        daemon.expect("executor.connected")
+        for words in (["heartbeat"], ["succeed", "--result", "7"]):
+            subprocess.run(
+                [sys.executable, "-m", "worker_stub", *words],
+                env={**world.env, **exported},
+                stdout=subprocess.DEVNULL,
+                check=True,
+                timeout=20,
+            )
+
+        (run,) = world.until(1, "succeeded")["runs"]
+        assert ("7", "succeeded") == (run["result"], run["outcome"])
+        assert run["last_heartbeat_at"] is not None
 
 
 def test_a_silent_local_claim_is_lost_and_its_task_run_by_the_daemon(world: World) -> None:

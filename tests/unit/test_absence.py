@@ -11,7 +11,16 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.errors import StoreUnavailable
-from dispatcher.model import LOCAL, Claim, Confirmation, Declared, Outcome, TaskState
+from dispatcher.model import (
+    LOCAL,
+    Claim,
+    Confirmation,
+    Declared,
+    Liveness,
+    Node,
+    Outcome,
+    TaskState,
+)
 from dispatcher.times import StoreTime
 from dispatcher.turn import Request
 from dispatcher.wire import WorkerError
@@ -377,6 +386,46 @@ def test_who_declared_by_command_line_gets_its_exit_grace_too_R_19(world: World)
     world.gone(task, None, signal=9)
 
     assert TaskState.SUCCEEDED is world.state(task)
+
+
+# Who a node is -----------------------------------------------------------------------------
+
+
+def test_a_new_hostname_changes_nothing_R_16(world: World) -> None:
+    silent = world.submit("work", liveness=Liveness.WORKER, lease_ttl_ms=30_000)
+    process = world.submit("work", lease_ttl_ms=30_000)
+    world.start()
+
+    world.restart(hostname="another")
+    world.run_for(31)
+
+    assert ["lost"] == [m.reason for m in world.executor.sent if isinstance(m, wire.End)]
+    assert Outcome.LOST is world.task(silent).ending
+    assert [None] == outcomes(world, process)
+
+
+def test_another_node_of_the_same_hostname_is_another_R_16(world: World) -> None:
+    claim = claim_elsewhere(world, takeover_in=None)
+    world.start()
+    with world.store.transaction() as now:
+        far = Node(
+            id="far",
+            boot_id="boot",
+            pid_namespace="pid:[2]",
+            hostname=SETTINGS.hostname,
+            slots=1,
+            seen_at=now,
+            seen_interval_ms=5_000,
+        )
+        world.store.record_node(far)
+    expiry = world.runs(claim.task_id)[0].lease_expires_at
+
+    world.restart()
+    world.run_for(120)
+
+    (run,) = world.runs(claim.task_id)
+    assert (None, expiry) == (run.outcome, run.lease_expires_at)
+    assert [] == [m for m in world.executor.sent if isinstance(m, wire.End)]
 
 
 def test_the_node_of_the_simulation_is_no_local_owner() -> None:

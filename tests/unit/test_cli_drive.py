@@ -189,6 +189,20 @@ def test_a_task_whose_time_has_come_is_claimed_without_any_daemon(command: Comma
     assert 2 == claimed(command, "--queue", "q")["task_id"]
 
 
+def test_a_task_whose_time_is_over_is_claimed_no_more(command: Command) -> None:
+    command("submit", "--queue", "q", "--queue-timeout", "1ms", "--", "true")
+
+    command("claim", "--queue", "q", exits=1)
+
+    assert "failed" == command("show", 2, "--json").json["state"]
+
+
+def test_what_a_local_claim_wrote_is_not_here_and_logs_says_so(command: Command) -> None:
+    claimed(command)
+
+    assert "run 1 was driven by hand" in command("logs", 1, exits=1).stderr
+
+
 # Refusals ----------------------------------------------------------------------------------
 
 
