@@ -51,8 +51,8 @@ def test_two_thousand_tasks_succeed_once_each_and_nothing_grows(world: World) ->
 
 #: What a state directory holds when nobody works in it.
 EXPECTED_FILES = {
-    "executor.journal", "executor.lock", "executor.log", "lock", "node-id", "output", "store-id",
-    "tasks.db", "tasks.db.lock",
+    "control-socket", "executor.journal", "executor.lock", "executor.log", "lock", "node-id",
+    "output", "store-id", "tasks.db", "tasks.db.lock",
 }  # fmt: skip
 
 
