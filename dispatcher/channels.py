@@ -25,21 +25,27 @@ SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 #: Seconds until it is tried again after a shortage: a socket would tell at every look.
 SHORTAGE_PAUSE = 0.5
 
-#: Connections that one user may hold open at a channel.
+#: Connections that one user may hold open at a channel; one more closes the idlest.
 CONNECTIONS_PER_USER = 256
 
-#: Seconds from the connection to its first whole line.
+#: Connections taken in one turn of the loop.
+ACCEPTS = 32
+
+#: Seconds from the connection to its first line that makes sense.
 FIRST_LINE = 5.0
 
-#: Bytes of answers that wait for a peer that does not read; beyond, it is dropped.
-MAX_UNSENT = 256 * 1024
+#: Connections of which the newcomers of a full channel are sure, until their first line comes.
+UNPROVED_SEATS = 32
+
+#: Seconds that an answer may wait for a peer that does not read.
+UNREAD = 10.0
 
 _CREDENTIALS = struct.Struct("3i")
 
 Reply = Callable[[object], None]
 
-#: Takes a line and how to reply to it: at once, or later.
-Hear = Callable[[bytes, Reply], None]
+#: Takes a line and how to reply to it, at once or later; tells whether it makes sense.
+Hear = Callable[[bytes, Reply], bool]
 
 
 @dataclass(slots=True)
@@ -47,16 +53,38 @@ class _Peer:
     connection: socket.socket
     uid: int
     since: Instant
-    heard: bool = False
+    heard_at: Instant
+    proved: bool = False
+    """Whether it has said a line that makes sense."""
+    asking: bool = False
+    """Whether a line of it waits for the reply."""
+    over: bool = False
+    """Whether it will say no more; it may still read."""
+    watched: int = 0
+    """What the selector is to tell of it."""
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
+
+    @property
+    def lines(self) -> bool:
+        """Whether a whole line of it has not been heard yet."""
+        return b"\n" in self.received
+
+    @property
+    def give_up_at(self) -> Instant | None:
+        """When to drop it; None while there is no reason."""
+        if self.unsent:
+            return Instant(self.heard_at + UNREAD)
+        return None if self.proved else Instant(self.since + FIRST_LINE)
 
 
 class Channel:
     """Serves one listening socket on somebody else's selector.
 
-    Each whole line goes to `hear`, with a function that sends the reply. Peers of other users than
-    `only_uids` (None: anybody) are closed unheard.
+    Whole lines go to `hear`, with a function that sends the reply: of each peer one line at a time,
+    and the next only when the last was answered and the answer sent. Nothing is read meanwhile but
+    what one line may hold, so that a flood fills the sender's own socket, and everybody is served
+    in turn. Peers of other users than `only_uids` (None: anybody) are closed unheard.
     """
 
     def __init__(
@@ -73,6 +101,8 @@ class Channel:
         self._only_uids = only_uids
         self._peers: dict[int, _Peer] = {}
         self._by_user: Counter[int] = Counter()
+        self._waiting: dict[int, _Peer] = {}
+        """Those that said more than one line at once, and whose turn it is again."""
         self._deaf_until: Instant | None = None
         listener.setblocking(False)
         self._listen()
@@ -86,97 +116,144 @@ class Channel:
         self._listener.close()
 
     def keep_up(self, *, at: Instant) -> Instant | None:
-        """Drop who said nothing in time, listen again after a shortage; return when to look again.
+        """Hear who waits, drop who keeps us waiting; return when to look again.
 
         None: there is nothing to look after.
         """
         if self._deaf_until is not None and at >= self._deaf_until:
             self._deaf_until = None
             self._listen()
-        waiting = [peer for peer in self._peers.values() if not peer.heard]
-        for peer in waiting:
-            if at - peer.since > FIRST_LINE:
+        waiting, self._waiting = self._waiting, {}
+        for peer in waiting.values():
+            self._proceed(peer)
+        deadlines = [at] if self._waiting else []
+        for peer in list(self._peers.values()):
+            if (give_up_at := peer.give_up_at) is None:
+                continue
+            if at >= give_up_at:
                 self._drop(peer)
-        deadlines = [Instant(peer.since + FIRST_LINE) for peer in waiting]
+            else:
+                deadlines.append(give_up_at)
         deadlines += [] if self._deaf_until is None else [self._deaf_until]
         return min(deadlines, default=None)
+
+    # Peers that come ------------------------------------------------------------------------
 
     def _listen(self) -> None:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def _accept(self, at: Instant, _: int) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                self._selector.unregister(self._listener)
-                self._deaf_until = Instant(at + SHORTAGE_PAUSE)
-            return
-        with suppress(OSError):  # gone already
-            credentials = connection.getsockopt(
-                socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
-            )
-            uid = _CREDENTIALS.unpack(credentials)[1]
-            known = self._only_uids is None or uid in self._only_uids
-            if not known or self._by_user[uid] >= CONNECTIONS_PER_USER:
-                connection.close()
+        for _ in range(ACCEPTS):
+            try:
+                connection, _ = self._listener.accept()
+            except OSError as error:
+                if error.errno in SHORTAGES:
+                    self._selector.unregister(self._listener)
+                    self._deaf_until = Instant(at + SHORTAGE_PAUSE)
                 return
-            connection.setblocking(False)
-            peer = self._peers[connection.fileno()] = _Peer(connection, uid, at)
-            self._by_user[uid] += 1
-            self._selector.register(
-                connection,
-                selectors.EVENT_READ,
-                lambda at, mask: self._serve(peer, at, mask),
-            )
+            with suppress(OSError):  # gone already
+                self._welcome(connection, at)
+
+    def _welcome(self, connection: socket.socket, at: Instant) -> None:
+        credentials = connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+        )
+        uid = _CREDENTIALS.unpack(credentials)[1]
+        if self._only_uids is not None and uid not in self._only_uids:
+            connection.close()
+            return
+        if self._by_user[uid] >= CONNECTIONS_PER_USER:
+            self._drop(self._idlest(uid))
+        connection.setblocking(False)
+        peer = self._peers[connection.fileno()] = _Peer(connection, uid, at, at)
+        self._by_user[uid] += 1
+        self._watch(peer)
+
+    def _idlest(self, uid: int) -> _Peer:
+        """Return whom of a user's to close: who came and said nothing, unless those are few."""
+        theirs = [peer for peer in self._peers.values() if peer.uid == uid]
+        unproved = [peer for peer in theirs if not peer.proved]
+        crowd = unproved if len(unproved) > UNPROVED_SEATS else theirs
+        return min(crowd, key=lambda peer: peer.heard_at)
+
+    def _drop(self, peer: _Peer) -> None:
+        descriptor = peer.connection.fileno()
+        if self._peers.pop(descriptor, None) is not None:
+            self._waiting.pop(descriptor, None)
+            self._by_user[peer.uid] -= 1
+            if peer.watched:
+                self._selector.unregister(peer.connection)
+            peer.connection.close()
+
+    # What they say, and are told ------------------------------------------------------------
 
     def _serve(self, peer: _Peer, at: Instant, mask: int) -> None:
-        del at
         try:
             if mask & selectors.EVENT_READ:
-                self._hear(peer)
-            self._reply(peer)
-        except (BlockingIOError, InterruptedError):
-            return
+                self._receive(peer, at)
+            self._send(peer)
         except OSError:
             self._drop(peer)
+        else:
+            self._proceed(peer)
 
-    def _hear(self, peer: _Peer) -> None:
-        chunk = peer.connection.recv(wire.MAX_WORKER_LINE)
-        if not chunk:
-            raise ConnectionResetError
-        peer.received += chunk
-        *lines, rest = bytes(peer.received).split(b"\n")
-        if len(rest) > wire.MAX_WORKER_LINE or len(peer.unsent) > MAX_UNSENT:
-            raise ConnectionResetError
-        peer.received = bytearray(rest)
-        for line in lines:
-            peer.heard = True
-            self._hear_line(line, partial(self._answer, peer))
+    def _receive(self, peer: _Peer, at: Instant) -> None:
+        with suppress(BlockingIOError, InterruptedError):
+            chunk = peer.connection.recv(wire.MAX_WORKER_LINE)
+            peer.over = not chunk
+            peer.received += chunk
+            peer.heard_at = at
+
+    def _send(self, peer: _Peer) -> None:
+        if peer.unsent:
+            with suppress(BlockingIOError, InterruptedError):
+                del peer.unsent[: peer.connection.send(peer.unsent)]
+
+    def _proceed(self, peer: _Peer) -> None:
+        """Hear a peer's next line, if it is its turn; see to what comes next."""
+        if not peer.asking and not peer.unsent:
+            line, newline, rest = peer.received.partition(b"\n")
+            if len(line) > wire.MAX_WORKER_LINE or (peer.over and not newline):
+                self._drop(peer)
+                return
+            if newline:
+                peer.received, peer.asking = rest, True
+                peer.proved |= self._hear_line(bytes(line), partial(self._answer, peer))
+        self._look_after(peer)
 
     def _answer(self, peer: _Peer, reply: object) -> None:
         """Send a reply, unless its peer has gone meanwhile."""
-        if peer.connection.fileno() >= 0:
-            peer.unsent += wire.encode(reply) + b"\n"
-            try:
-                self._reply(peer)
-            except OSError:
-                self._drop(peer)
+        if peer.connection.fileno() < 0:
+            return
+        peer.asking = False
+        peer.unsent += wire.encode(reply) + b"\n"
+        try:
+            self._send(peer)
+        except OSError:
+            self._drop(peer)
+        else:
+            self._look_after(peer)
 
-    def _reply(self, peer: _Peer) -> None:
-        if peer.unsent:
-            with suppress(BlockingIOError):
-                del peer.unsent[: peer.connection.send(peer.unsent)]
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.unsent else 0)
-        key = self._selector.get_key(peer.connection)
-        if key.events != wanted:
-            self._selector.modify(peer.connection, wanted, key.data)
+    def _look_after(self, peer: _Peer) -> None:
+        """See that we are told of what a peer does next, or that it has its next turn."""
+        if peer.connection.fileno() < 0:
+            return
+        if (peer.lines or peer.over) and not peer.asking and not peer.unsent:
+            self._waiting[peer.connection.fileno()] = peer
+        self._watch(peer)
 
-    def _drop(self, peer: _Peer) -> None:
-        if self._peers.pop(peer.connection.fileno(), None) is not None:
-            self._by_user[peer.uid] -= 1
+    def _watch(self, peer: _Peer) -> None:
+        wanted = 0 if peer.lines or peer.over else selectors.EVENT_READ
+        wanted |= selectors.EVENT_WRITE if peer.unsent else 0
+        if wanted == peer.watched:
+            return
+        if not wanted:
             self._selector.unregister(peer.connection)
-            peer.connection.close()
+        elif peer.watched:
+            self._selector.modify(peer.connection, wanted, partial(self._serve, peer))
+        else:
+            self._selector.register(peer.connection, wanted, partial(self._serve, peer))
+        peer.watched = wanted
 
 
 class ControlRequest(msgspec.Struct):

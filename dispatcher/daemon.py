@@ -35,7 +35,7 @@ from dispatcher.store.open import (
 )
 from dispatcher.supervisor import Stop, Supervisor
 from dispatcher.times import Instant, instant
-from dispatcher.turn import Settings
+from dispatcher.turn import Request, Settings
 from dispatcher.worker_channel import WorkerChannel
 
 log = structlog.get_logger()
@@ -94,13 +94,16 @@ class Daemon:
         at = self._clock()
         events = self._executor.receive(at=at)
         self._adopt_worker_listener()
-        deadlines = [self._supervisor.tick(events, self._worker_channel.take(), at=at)]
+        requests = self._requests(at, hurry=bool(events) or at >= self._deadline)
+        deadlines = [self._supervisor.tick(events, requests, at=at)]
         self._executor.flush(at=at)
         # After what may find the connection broken: it is to be made anew at once.
         deadlines.append(self._executor.keep_up(at=at))
         for channel in (self._workers, self._control):
             due = channel.keep_up(at=at) if channel is not None else None
             deadlines += [] if due is None else [due]
+        if (due := self._requests_due()) is not None:
+            deadlines.append(due)
         self._deadline = min(deadlines)
 
     def say_goodbye(self, *, within: float) -> None:
@@ -146,6 +149,16 @@ class Daemon:
                 listener, self._worker_channel.hear, selector=self._selector, only_uids=None
             )
 
+    def _requests(self, at: Instant, *, hurry: bool) -> Sequence[Request]:
+        """Return what workers said, if it is time; in any case before what the executor says."""
+        due = self._requests_due()
+        if due is None or (at < due and not hurry):
+            return ()
+        return self._worker_channel.take(at=at)
+
+    def _requests_due(self) -> Instant | None:
+        return self._worker_channel.due(shortest=self._supervisor.shortest_lease)
+
     def _heed_signals(self, at: Instant, _: int) -> None:
         assert self._signals is not None
         for signum in self._signals.arrived():
@@ -153,12 +166,12 @@ class Daemon:
                 log.info("daemon.signalled", signal=signum.name)
                 self._supervisor.stop(self._on_stop, at=at)
 
-    def _hear_control(self, line: bytes, reply: Reply) -> None:
+    def _hear_control(self, line: bytes, reply: Reply) -> bool:
         try:
             request = msgspec.json.decode(line, type=channels.ControlRequest)
         except msgspec.MsgspecError as error:
             reply({"ok": False, "error": wire.WorkerError.INVALID, "message": str(error)})
-            return
+            return False
         if request.op == "wake":
             reply({"ok": True})  # whatever arrives turns the loop, and the loop looks
         elif request.op == "status":
@@ -167,6 +180,7 @@ class Daemon:
         else:
             message = f"unknown op {request.op!r}; there are wake and status"
             reply({"ok": False, "error": wire.WorkerError.INVALID, "message": message})
+        return True
 
 
 def main(config: Config, *, drain: bool) -> int:

@@ -8,6 +8,7 @@ memory. So a failed commit leaves no trace outside the store, and the tick can b
 from __future__ import annotations
 
 import enum
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -129,6 +130,11 @@ class Supervisor:
         start = self._settings.start
         own = (live.limits.kill_grace_ms or 0 for live in self._memory.live.values())
         return max(start.kill_grace, max(own, default=0) / 1000) + start.leftover_grace
+
+    @property
+    def shortest_lease(self) -> float:
+        """The ttl in seconds of the shortest living lease, infinite without one."""
+        return min((live.lease_ttl for live in self._memory.live.values()), default=math.inf)
 
     # One transaction for all, or one for each ---------------------------------------------
 

@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
 from dispatcher.channels import Reply
-from dispatcher.times import StoreTime
+from dispatcher.times import Instant, StoreTime
 from dispatcher.turn import Request
 from dispatcher.wire import WorkerError
 from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood
 
+#: Seconds between two takings: what workers say meanwhile shares one commit. A lone worker waits
+#: for nothing, and a flood costs twenty commits a second.
+GROUPING = 0.05
+
 
 class WorkerChannel:
-    """Collects what workers say until the next tick, and words the answers."""
+    """Collects what workers say until a tick takes it, and words the answers."""
 
     def __init__(self) -> None:
         self._requests: list[Request] = []
+        self._senseless: list[Callable[[], None]] = []
+        self._taken_at = Instant(float("-inf"))
 
-    def hear(self, line: bytes, reply: Reply) -> None:
-        """Take one line; what cannot be understood is answered at once."""
+    def hear(self, line: bytes, reply: Reply) -> bool:
+        """Take one line; what cannot be understood is answered at the next taking, with the rest.
+
+        Tells whether it was understood.
+        """
         try:
             words = understood(line)
         except (msgspec.MsgspecError, ValueError) as error:
-            reply({"ok": False, "error": WorkerError.INVALID, "message": str(error)})
-        else:
-            self._requests.append(Request(words, partial(_answer, reply)))
+            answer = {"ok": False, "error": WorkerError.INVALID, "message": str(error)}
+            self._senseless.append(partial(reply, answer))
+            return False
+        self._requests.append(Request(words, partial(_answer, reply)))
+        return True
 
-    def take(self) -> list[Request]:
-        """Return what was said since the last call."""
+    def due(self, *, shortest: float) -> Instant | None:
+        """Return when to take what was said; None if nothing was.
+
+        `shortest` is the shortest living lease, in seconds: no beat waits for an eighth of its own.
+        """
+        if not self._requests and not self._senseless:
+            return None
+        return Instant(self._taken_at + min(GROUPING, shortest / 8))
+
+    def take(self, *, at: Instant) -> list[Request]:
+        """Return what was said since the last taking."""
         requests, self._requests = self._requests, []
+        senseless, self._senseless = self._senseless, []
+        if requests or senseless:
+            self._taken_at = at
+        for reply in senseless:
+            reply()
         return requests
 
 

@@ -1,0 +1,294 @@
+"""Strangers and floods at the worker socket, while two workers beat for their lives beside them.
+
+One beats over a connection of its own each time, as a shell script does, one over the same. Lease
+1 s, a beat each 0.3 s: whoever disturbs them for a second ends them, and fails the test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.helpers import python, stored
+from tests.e2e.world import Daemon, World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+BEATS = """
+    import json, os, socket, time
+    request = {"op": "heartbeat", "lock": os.environ["DISPATCHER_CLAIM_LOCK"],
+               "task_id": int(os.environ["DISPATCHER_TASK_ID"])}
+    line = json.dumps(request).encode() + b"\\n"
+    kept = None
+    while not os.path.exists("stop"):
+        try:
+            stream = kept or socket.socket(socket.AF_UNIX)
+            if stream is not kept:
+                stream.settimeout(5)
+                stream.connect(os.environ["DISPATCHER_SOCKET"])
+            stream.sendall(line)
+            answer = b""
+            while not answer.endswith(b"\\n"):
+                chunk = stream.recv(4096)
+                if not chunk: raise ConnectionResetError
+                answer += chunk
+        except ConnectionError:  # as everybody who asks the daemon: once more
+            kept = None
+            time.sleep(0.05)
+            continue
+        kept = stream if KEEP else None
+        again = b"store_unavailable" in answer
+        assert again or json.loads(answer)["ok"], answer
+        time.sleep(0.05 if again else 0.3)
+"""
+
+#: Bytes by which a daemon's memory may grow under abuse: far less than what it is sent.
+GROWTH = 24 * 1024 * 1024
+
+#: Seconds that each abuse lasts: longer than a lease.
+LASTS = 1.3
+
+
+@dataclass
+class Siege:
+    """A daemon with two workers that beat."""
+
+    world: World
+    daemon: Daemon
+    workers: list[int]
+
+    @property
+    def process(self) -> psutil.Process:
+        return psutil.Process(self.daemon.pid)
+
+    def line(self) -> socket.socket:
+        stream = socket.socket(socket.AF_UNIX)
+        stream.settimeout(5)
+        stream.connect(str(self.world.runtime_dir / "worker.sock"))
+        return stream
+
+    def beat_of(self, number: int, **changes: object) -> bytes:
+        """Return the line with which one of the workers beats."""
+        task_id = self.workers[number]
+        ((lock,),) = stored(self.world, f"SELECT lock FROM tasks WHERE id = {task_id}")
+        request = {"op": "heartbeat", "task_id": task_id, "lock": lock}
+        return json.dumps({**request, **changes}).encode() + b"\n"
+
+
+@pytest.fixture(scope="module")
+def besieged(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterator[Siege]:
+    world = World(tmp_path_factory.mktemp("siege"), bytecode)
+    world.configure(logs={"level": "info"})
+    try:
+        with world.daemon() as daemon:
+            daemon.expect("executor.connected")
+            workers = [
+                world.submit(*python(f"KEEP = {keep}\n{_flush(BEATS)}"), **OPTIONS)
+                for keep in (False, True)
+            ]
+            for worker in workers:
+                world.until(worker, "running")
+            yield Siege(world, daemon, workers)
+            (world.directory / "stop").touch()
+            for worker in workers:
+                (run,) = world.until(worker, "succeeded")["runs"]
+                assert "succeeded" == run["outcome"]
+    finally:
+        world.close()
+
+
+OPTIONS = {"liveness": "worker", "lease_ttl": "1s", "max_attempts": 1}
+
+
+def _flush(text: str) -> str:
+    return "\n".join(line.removeprefix("    ") for line in text.splitlines())
+
+
+@pytest.fixture
+def siege(besieged: Siege) -> Iterator[Siege]:
+    """See that an abuse changes nothing: workers, memory, descriptors."""
+    memory = besieged.process.memory_info().rss
+    descriptors = besieged.process.num_fds()
+    yield besieged
+    for worker in besieged.workers:
+        task = besieged.world.show(worker)
+        said = besieged.world.cli("logs", worker).stdout
+        assert ("running", 1) == (task["state"], len(task["runs"])), (task["reason"], said)
+
+    def calm() -> None:
+        # The workers' own connections come and go.
+        assert besieged.process.num_fds() <= descriptors + 2
+        assert besieged.process.memory_info().rss < memory + GROWTH
+
+    eventually(calm, within=8)
+
+
+def lasting() -> Iterator[None]:
+    """Go on for as long as an abuse lasts."""
+    end = time.monotonic() + LASTS
+    while time.monotonic() < end:
+        yield
+
+
+def answers(stream: socket.socket, lines: int) -> list[dict[str, Any]]:
+    """Read so many answers; no other may be on its way."""
+    received = b""
+    while received.count(b"\n") < lines:
+        chunk = stream.recv(4096)
+        assert chunk, "the daemon hung up"
+        received += chunk
+    return [json.loads(line) for line in received.splitlines()]
+
+
+def refused(stream: socket.socket, data: bytes) -> int:
+    """Send until the daemon drops the line; return how many bytes it took."""
+    sent = 0
+    with suppress(OSError):
+        while True:
+            sent += stream.send(data)
+    return sent
+
+
+def test_junk_is_refused_and_said_to_be_junk(siege: Siege) -> None:
+    junk = [b"", b"{}", b"[1, 2", b"\0" * 100, os.urandom(99).replace(b"\n", b""), b'{"op":"x"}']
+    for _ in lasting():
+        with siege.line() as stream:
+            stream.sendall(b"\n".join(junk) + b"\n")
+            errors = {answer["error"] for answer in answers(stream, len(junk))}
+        assert {"invalid"} == errors
+
+
+def test_half_lines_keep_nobody_waiting(siege: Siege) -> None:
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(siege.line()).sendall(b'{"op": "heartbeat", "task_id": 1, ')
+        for _ in lasting():
+            with siege.line() as stream:
+                stream.sendall(siege.beat_of(0))
+                assert answers(stream, 1)[0]["ok"]
+
+
+def _read(stream: socket.socket, *, within: float) -> bytes:
+    stream.settimeout(within)
+    try:
+        return stream.recv(1)
+    except ConnectionError:
+        return b""
+
+
+def test_a_gigabyte_without_a_newline_is_cut_off_early(siege: Siege) -> None:
+    megabyte = b"x" * 2**20
+    for _ in lasting():
+        with siege.line() as stream:
+            taken = refused(stream, megabyte)
+        assert taken < 2**20  # what a socket holds, and a line's worth
+
+
+def test_five_hundred_idle_connections_keep_nobody_out(siege: Siege) -> None:
+    with ExitStack() as stack:
+        for _ in range(500):
+            stack.enter_context(siege.line())
+        for _ in lasting():
+            with siege.line() as stream:
+                stream.sendall(siege.beat_of(0))
+                assert answers(stream, 1)[0]["ok"]
+
+
+def test_connections_that_were_proved_and_idle_keep_nobody_out(siege: Siege) -> None:
+    with ExitStack() as stack:
+        line = siege.beat_of(0)
+        for _ in range(12):
+            streams = [stack.enter_context(siege.line()) for _ in range(25)]
+            for stream in streams:
+                stream.sendall(line)
+            assert all(answers(stream, 1)[0]["ok"] for stream in streams)
+        for _ in lasting():
+            with siege.line() as stream:
+                stream.sendall(siege.beat_of(0))
+                assert answers(stream, 1)[0]["ok"]
+
+
+@contextmanager
+def flood(siege: Siege, line: bytes, *, connections: int) -> Iterator[None]:
+    """Keep as many lines as sockets hold on their way to the daemon, reading every answer."""
+    block = line * (60_000 // len(line))
+    with ExitStack() as stack:
+        streams = [stack.enter_context(siege.line()) for _ in range(connections)]
+        for stream in streams:
+            stream.setblocking(False)
+
+        def pump() -> None:
+            for stream in streams:
+                with suppress(BlockingIOError):
+                    stream.send(block)
+                with suppress(BlockingIOError):
+                    stream.recv(2**18)
+
+        for _ in lasting():
+            pump()
+        yield
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        lambda siege: siege.beat_of(0),
+        lambda siege: siege.beat_of(0, lock="0" * 32),
+        lambda siege: siege.beat_of(0, op="fail", lock="0" * 32, reason="mine"),
+        lambda siege: b"junk\n",
+    ],
+    ids=["valid", "not owner", "declarations", "junk"],
+)
+def test_a_flood_starves_nobody(siege: Siege, words: Callable[[Siege], bytes]) -> None:
+    """A beat beside it is answered, neither worker loses its lease, the log stays readable."""
+    log = (siege.world.directory / "daemon-1.log").stat
+    size, cpu = log().st_size, sum(siege.process.cpu_times()[:2])
+
+    with flood(siege, words(siege), connections=50), siege.line() as stream:
+        stream.sendall(siege.beat_of(1))
+        assert answers(stream, 1)[0]["ok"]
+
+    assert log().st_size - size < 200_000
+    assert sum(siege.process.cpu_times()[:2]) - cpu < 5
+
+
+def test_a_peer_that_never_reads_its_answers_is_not_heard_for_ever(siege: Siege) -> None:
+    line = siege.beat_of(0)
+    with siege.line() as stream:
+        stream.setblocking(False)
+        sent = 0
+        for _ in lasting():
+            with suppress(BlockingIOError):
+                sent += stream.send(line * 100)
+            time.sleep(0.001)
+
+        assert sent < 2**20
+
+
+def test_a_beat_for_another_task_with_ones_own_lock_is_not_owner(siege: Siege) -> None:
+    theirs = json.loads(siege.beat_of(1))["task_id"]
+    with siege.line() as stream:
+        stream.sendall(siege.beat_of(0, task_id=theirs))
+
+        assert "not_owner" == answers(stream, 1)[0]["error"]
+
+
+def test_who_asks_and_hangs_up_its_side_is_answered(siege: Siege) -> None:
+    """As `nc` does: it sends, closes its half, and reads on."""
+    with siege.line() as stream:
+        stream.sendall(siege.beat_of(0) * 2)
+        stream.shutdown(socket.SHUT_WR)
+
+        assert [True, True] == [answer["ok"] for answer in answers(stream, 2)]
+        assert b"" == _read(stream, within=2)

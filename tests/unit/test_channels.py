@@ -1,0 +1,268 @@
+"""A listening socket's peers, with clocks that the test sets: turns, limits, and being dropped."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from dispatcher import channels
+from dispatcher.channels import FIRST_LINE, UNREAD, Channel, Reply
+from dispatcher.times import Instant
+from dispatcher.worker_channel import GROUPING, WorkerChannel
+from tests.eventually import eventually
+
+NOW = Instant(1000.0)
+
+
+class Server:
+    """A channel and what it heard; it answers when the test says so."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "sock"
+        self.at = NOW
+        self.heard: list[tuple[bytes, Reply]] = []
+        self.sensible = True
+        self.due: Instant | None = None
+        self.selector = selectors.DefaultSelector()
+        self.channel = Channel(
+            channels.listen(self.path), self.hear, selector=self.selector, only_uids=None
+        )
+
+    def hear(self, line: bytes, reply: Reply) -> bool:
+        self.heard.append((line, reply))
+        return self.sensible
+
+    def turn(self) -> None:
+        for key, mask in self.selector.select(0.01):
+            key.data(self.at, mask)
+        self.due = self.channel.keep_up(at=self.at)
+
+    def hears(self, count: int) -> list[bytes]:
+        def probe() -> None:
+            self.turn()
+            assert count <= len(self.heard)
+
+        eventually(probe)
+        return [line for line, _ in self.heard]
+
+    def answer(self, number: int) -> None:
+        self.heard[number][1]({"ok": True})
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    server = Server(Path())
+    yield server
+    server.channel.close()
+    server.selector.close()
+
+
+@pytest.fixture
+def connect(server: Server) -> Iterator[Callable[[], socket.socket]]:
+    with ExitStack() as stack:
+
+        def connected() -> socket.socket:
+            stream = stack.enter_context(socket.socket(socket.AF_UNIX))
+            stream.settimeout(2)
+            stream.connect(str(server.path))
+            server.turn()
+            return stream
+
+        yield connected
+
+
+Connect = Callable[[], socket.socket]
+
+
+def is_dropped(stream: socket.socket) -> bool:
+    try:
+        return stream.recv(1) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_of_each_peer_one_line_is_heard_until_it_was_answered(
+    server: Server, connect: Connect
+) -> None:
+    flood, other = connect(), connect()
+    flood.sendall(b"1\n2\n3\n")
+    server.hears(1)
+    other.sendall(b"a\n")
+
+    assert [b"1", b"a"] == server.hears(2)
+    server.turn()
+    assert 2 == len(server.heard)
+    server.answer(0)
+    server.channel.keep_up(at=server.at)
+
+    assert [b"1", b"a", b"2"] == [line for line, _ in server.heard]
+
+
+def test_what_is_not_heard_stays_in_the_senders_socket(server: Server, connect: Connect) -> None:
+    stream = connect()
+    stream.setblocking(False)
+    sent = 0
+    for _ in range(100):
+        try:
+            sent += stream.send(b"x" * 1000 + b"\n")
+        except BlockingIOError:
+            server.turn()
+
+    assert sent < 2**20
+    assert [b"x" * 1000] == server.hears(1)
+
+
+def test_half_a_line_gets_five_seconds_and_no_more(server: Server, connect: Connect) -> None:
+    stream = connect()
+    stream.sendall(b"half")
+    server.turn()
+    assert NOW + FIRST_LINE == server.due
+
+    server.at = Instant(NOW + FIRST_LINE)
+    server.turn()
+
+    assert is_dropped(stream)
+    assert server.due is None
+
+
+def test_junk_alone_proves_nothing(server: Server, connect: Connect) -> None:
+    server.sensible = False
+    stream = connect()
+    stream.sendall(b"junk\n")
+    server.hears(1)
+    server.answer(0)
+    assert b"ok" in stream.recv(100)
+
+    server.at = Instant(NOW + FIRST_LINE)
+    server.turn()
+
+    assert is_dropped(stream)
+
+
+def test_a_line_too_long_is_cut_off(server: Server, connect: Connect) -> None:
+    stream = connect()
+    stream.setblocking(False)
+
+    def cut_off() -> None:
+        try:
+            stream.send(b"x" * 50_000)
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        server.turn()
+        raise AssertionError
+
+    eventually(cut_off)
+    assert [] == server.heard
+
+
+def test_who_does_not_read_its_answers_is_dropped(server: Server, connect: Connect) -> None:
+    stream = connect()
+    stream.sendall(b"1\n")
+    server.hears(1)
+    server.heard[0][1]({"long": "x" * 10**6})
+    server.turn()
+
+    server.at = Instant(NOW + UNREAD)
+    server.turn()
+
+    while stream.recv(10**6):
+        pass
+    assert server.due is None
+
+
+def test_who_hangs_up_its_side_is_answered_first(server: Server, connect: Connect) -> None:
+    stream = connect()
+    stream.sendall(b"1\n2\n")
+    stream.shutdown(socket.SHUT_WR)
+    server.hears(1)
+    server.turn()
+    server.answer(0)
+    server.hears(2)
+    server.answer(1)
+    server.turn()
+
+    assert b'{"ok":true}\n' * 2 == stream.recv(100)
+    assert is_dropped(stream)
+
+
+def test_a_full_channel_closes_the_idlest_and_keeps_those_that_speak(
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "CONNECTIONS_PER_USER", 10)
+    monkeypatch.setattr(channels, "UNPROVED_SEATS", 2)
+    speaking = connect()
+    speaking.sendall(b"1\n")
+    server.hears(1)
+    idle = []
+    for _ in range(20):
+        server.at = Instant(server.at + 0.001)
+        idle.append(connect())
+
+    speaking.sendall(b"2\n")
+    server.answer(0)
+    server.hears(2)
+
+    assert [True] * 11 == [is_dropped(stream) for stream in idle[:11]]
+    idle[-1].sendall(b"3\n")
+    assert b"3" in server.hears(3)
+
+
+# What workers say ----------------------------------------------------------------------------
+
+
+def line(**words: object) -> bytes:
+    return json.dumps({"op": "heartbeat", "task_id": 1, "lock": "x", **words}).encode()
+
+
+def test_a_lone_beat_waits_for_nothing_and_those_that_follow_share_a_tick() -> None:
+    channel = WorkerChannel()
+    assert channel.due(shortest=60) is None
+    channel.hear(line(), print)
+    due = channel.due(shortest=60)
+    assert due is not None
+    assert due < NOW
+
+    assert 1 == len(channel.take(at=NOW))
+    for _ in range(100):
+        channel.hear(line(), print)
+
+    assert NOW + GROUPING == channel.due(shortest=60)
+    assert 100 == len(channel.take(at=Instant(NOW + GROUPING)))
+    assert channel.due(shortest=60) is None
+
+
+@pytest.mark.parametrize("ttl", [0.08, 0.4, 1.0, 900.0])
+def test_no_beat_waits_longer_than_a_quarter_second_or_an_eighth_of_its_lease(ttl: float) -> None:
+    channel = WorkerChannel()
+    channel.hear(line(), print)
+    channel.take(at=NOW)
+    channel.hear(line(), print)
+
+    due = channel.due(shortest=ttl)
+
+    assert due is not None
+    assert due - NOW <= min(0.25, ttl / 8) + 1e-9
+
+
+def test_what_makes_no_sense_is_answered_with_the_rest() -> None:
+    channel, answers = WorkerChannel(), []
+    assert not channel.hear(os.urandom(8), answers.append)
+    assert not channel.hear(b"", answers.append)
+    assert channel.hear(line(), answers.append)
+    assert [] == answers
+
+    assert 1 == len(channel.take(at=NOW))
+
+    assert ["invalid", "invalid"] == [answer["error"] for answer in answers]
