@@ -19,39 +19,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.helpers import python, stored
+from tests.e2e.beating import LEASE, beating
+from tests.e2e.helpers import stored
 from tests.e2e.world import Daemon, World
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.timeout(90)
-
-BEATS = """
-    import json, os, socket, time
-    request = {"op": "heartbeat", "lock": os.environ["DISPATCHER_CLAIM_LOCK"],
-               "task_id": int(os.environ["DISPATCHER_TASK_ID"])}
-    line = json.dumps(request).encode() + b"\\n"
-    kept = None
-    while not os.path.exists("stop"):
-        try:
-            stream = kept or socket.socket(socket.AF_UNIX)
-            if stream is not kept:
-                stream.settimeout(5)
-                stream.connect(os.environ["DISPATCHER_SOCKET"])
-            stream.sendall(line)
-            answer = b""
-            while not answer.endswith(b"\\n"):
-                chunk = stream.recv(4096)
-                if not chunk: raise ConnectionResetError
-                answer += chunk
-        except ConnectionError:  # as everybody who asks the daemon: once more
-            kept = None
-            time.sleep(0.05)
-            continue
-        kept = stream if KEEP else None
-        again = b"store_unavailable" in answer
-        assert again or json.loads(answer)["ok"], answer
-        time.sleep(0.05 if again else 0.3)
-"""
 
 #: Bytes by which a daemon's memory may grow under abuse: far less than what it is sent.
 GROWTH = 24 * 1024 * 1024
@@ -93,10 +66,7 @@ def besieged(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterat
     try:
         with world.daemon() as daemon:
             daemon.expect("executor.connected")
-            workers = [
-                world.submit(*python(f"KEEP = {keep}\n{_flush(BEATS)}"), **OPTIONS)
-                for keep in (False, True)
-            ]
+            workers = [world.submit(*beating(keep=keep), **LEASE) for keep in (False, True)]
             for worker in workers:
                 world.until(worker, "running")
             yield Siege(world, daemon, workers)
@@ -106,13 +76,6 @@ def besieged(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterat
                 assert "succeeded" == run["outcome"]
     finally:
         world.close()
-
-
-OPTIONS = {"liveness": "worker", "lease_ttl": "1s", "max_attempts": 1}
-
-
-def _flush(text: str) -> str:
-    return "\n".join(line.removeprefix("    ") for line in text.splitlines())
 
 
 @pytest.fixture

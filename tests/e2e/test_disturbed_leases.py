@@ -1,0 +1,193 @@
+"""Leases of real workers while clocks are set, processes stand still and the store is crowded."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dispatcher.errors import StoreUnavailable
+from dispatcher.store.open import open_store
+from tests.contract.helpers import new_task
+from tests.e2e.beating import LEASE, beating
+from tests.e2e.helpers import stored
+from tests.e2e.world import World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+SILENT = ["sleep", "99"]
+
+#: Shifts the wall clock of a Python process by what a file says, in seconds.
+SET_CLOCK = """
+import os, time
+_file, _real = os.environ.get("SHIFTED_BY"), time.time_ns
+def _shifted():
+    with open(_file) as file:
+        return _real() + int(file.read() or 0) * 10**9
+if _file:
+    time.time_ns = _shifted
+"""
+
+
+def stop_file(world: World) -> Path:
+    return world.directory / "stop"
+
+
+def expect_one_run_each(world: World, *tasks: int) -> None:
+    """Let the workers end, and see that none of them was disturbed."""
+    stop_file(world).touch()
+    for task_id in tasks:
+        task = world.until(task_id, "succeeded", "failed", within=20)
+        said = world.cli("logs", task_id).stdout
+        assert ["succeeded"] == [run["outcome"] for run in task["runs"]], said
+        assert 0 == task["attempt"]
+
+
+@contextmanager
+def stopped(process: psutil.Process) -> Iterator[None]:
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def wait(seconds: float) -> None:
+    """Let real time pass, which is what is tried here."""
+    end = time.monotonic() + seconds
+    eventually(lambda: _require(time.monotonic() >= end), within=seconds + 5)
+
+
+def _require(truth: object) -> None:
+    assert truth
+
+
+def rewind(world: World, task_id: int, **columns: object) -> None:
+    """Set a task's lease to one second after the epoch; and its run's columns."""
+    with closing(sqlite3.connect(world.state_dir / "tasks.db", timeout=5)) as store, store:
+        store.execute("UPDATE tasks SET lease_expires_at = 1000 WHERE id = ?", (task_id,))
+        for name, value in columns.items():
+            store.execute(f"UPDATE runs SET {name} = ? WHERE task_id = ?", (value, task_id))
+
+
+def test_a_lease_rewound_by_hand_is_lost_when_no_beat_follows_AC_1_R_07(world: World) -> None:
+    """Whatever pid stands in its row: a live one is no argument, and a stranger is let be."""
+    with world.daemon() as daemon, subprocess.Popen(SILENT) as stranger:
+        task_id = world.submit(*SILENT, liveness="worker", lease_ttl="10m", max_attempts=1)
+        daemon.expect("run.started", task_id=task_id)
+
+        rewind(world, task_id, pid=stranger.pid)
+
+        daemon.expect("lease.expired", task_id=task_id)
+        assert "lost" == world.until(task_id, "failed")["runs"][0]["outcome"]
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_daemon_that_stood_still_past_leases_spares_who_beats_and_finds_who_does_not(
+    world: World,
+) -> None:
+    with world.daemon() as daemon:
+        diligent = [world.submit(*beating(keep=keep), **LEASE) for keep in (False, True)]
+        plain = world.submit("sh", "-c", "while [ ! -e stop ]; do sleep 0.1; done", lease_ttl="1s")
+        for task_id in (*diligent, plain):
+            daemon.expect("run.started", task_id=task_id)
+        silent = world.submit(*SILENT, **LEASE)
+        daemon.expect("run.started", task_id=silent)
+
+        with stopped(psutil.Process(daemon.pid)):
+            wait(3)
+
+        assert "lost" == world.until(silent, "failed")["runs"][0]["outcome"]
+        expect_one_run_each(world, *diligent, plain)
+
+
+def test_an_executor_that_stood_still_past_leases_charges_nobody(world: World) -> None:
+    with world.daemon() as daemon:
+        diligent = world.submit(*beating(), **LEASE)
+        plain = world.submit("sh", "-c", "while [ ! -e stop ]; do sleep 0.1; done", lease_ttl="1s")
+        for task_id in (diligent, plain):
+            daemon.expect("run.started", task_id=task_id)
+
+        with stopped(psutil.Process(daemon.executor().pid)):
+            wait(5)
+
+        assert [] == daemon.events("lease.expired")
+        expect_one_run_each(world, diligent, plain)
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+def test_r09_an_hour_on_the_wall_clock_costs_nobody_a_lease_and_prolongs_none(
+    world: World, step: int
+) -> None:
+    shifted_by = world.directory / "shifted-by"
+    shifted_by.write_text("0")
+    (world.directory / "sitecustomize.py").write_text(SET_CLOCK)
+    env = {"PYTHONPATH": str(world.directory), "SHIFTED_BY": str(shifted_by)}
+    with world.daemon(env=env) as daemon:
+        diligent = world.submit(*beating(), **LEASE)
+        plain = world.submit("sh", "-c", "while [ ! -e stop ]; do sleep 0.1; done", lease_ttl="1s")
+        for task_id in (diligent, plain):
+            daemon.expect("run.started", task_id=task_id)
+
+        swapped = shifted_by.with_suffix(".new")
+        swapped.write_text(str(step))
+        swapped.replace(shifted_by)
+
+        daemon.expect("clock.stepped")
+        silent = world.submit(*SILENT, **LEASE)
+        stepped = (time.time() + step) * 1000
+        for (expiry,) in stored(world, "SELECT lease_expires_at FROM tasks WHERE lock NOTNULL"):
+            assert stepped - 5_000 < expiry <= stepped + 2_000 + 1_000
+        world.until(silent, "failed")
+        wait(1)
+        assert [silent] == [event["task_id"] for event in daemon.events("lease.expired")]
+        expect_one_run_each(world, diligent, plain)
+
+
+def test_r10_fifty_writers_and_a_long_reader_for_ten_leases_cost_nobody_a_lease(
+    world: World,
+) -> None:
+    """The writers are what a crowd of command lines does: each submits, to run in a year."""
+    over = threading.Event()
+    written: list[int] = []
+    url = f"sqlite://{world.state_dir}/tasks.db"
+
+    def write() -> None:
+        with closing(open_store(url, state_dir=world.state_dir, patience=10)) as store:
+            while not over.is_set():
+                try:
+                    with store.transaction() as now:
+                        task = new_task(delay_ms=365 * 86_400_000)
+                        written.append(store.submit(task, now=now).task_id)
+                except StoreUnavailable:
+                    pass
+
+    with world.daemon() as daemon:
+        diligent = [world.submit(*beating(keep=keep), **LEASE) for keep in (False, True)]
+        for task_id in diligent:
+            daemon.expect("run.started", task_id=task_id)
+        writers = [threading.Thread(target=write) for _ in range(50)]
+        with closing(open_store(url, state_dir=world.state_dir, patience=10)) as reader:
+            with reader.snapshot():
+                seen = reader.counts()
+                for writer in writers:
+                    writer.start()
+                wait(10)
+                assert seen == reader.counts()
+            over.set()
+            for writer in writers:
+                writer.join()
+
+        assert [] == daemon.events("lease.expired")
+        assert len(written) > 100
+        expect_one_run_each(world, *diligent)
