@@ -48,6 +48,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/claim.py
 	$(BIN)/python bench/store_calls.py
 	$(BIN)/python bench/kill.py
+	$(BIN)/python bench/leases.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
