@@ -25,7 +25,7 @@ def test_each_manner_has_its_outcome_and_disturbs_nobody(world: World) -> None:
             world,
             {"command": beats, **lease, **once},
             {"command": misbehaves("--flood", "20M"), **once},
-            {"command": misbehaves("--flood-beats", 5000), **once},
+            {"command": misbehaves("--flood-beats", 1000), **once},
             {"command": misbehaves("--silent-after", "1s", "--times", 1), **lease},
             {"command": misbehaves("--exit", 7), "max_attempts": 2},
             {"command": misbehaves("--exit", 75, "--times", 2)},
