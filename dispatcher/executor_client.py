@@ -78,6 +78,7 @@ class ExecutorClient:
         """When the oldest ping left that nothing answered yet."""
         self._pinged_at = Instant(0.0)
         self._sent_at = Instant(0.0)
+        self._heard_at = Instant(0.0)
         self._sequence = 0
         self._silent = False
         self._events: list[Event] = []
@@ -87,6 +88,14 @@ class ExecutorClient:
     def answering(self) -> bool:
         """Whether the executor greeted us and answers pings."""
         return self._greeted and not self._silent
+
+    def has_spoken(self, *, since: Instant) -> bool:
+        """Whether anything came since an instant; if not, a ping leaves with the next flush."""
+        if self._heard_at >= since:
+            return True
+        if self._greeted and self._asked_at is None:
+            self._ping(since)
+        return False
 
     @property
     def connection(self) -> socket.socket | None:
@@ -139,16 +148,19 @@ class ExecutorClient:
             self._drop("does not read", retry_at=at)
             return at
         if self._greeted and at - self._pinged_at >= PING_INTERVAL:
-            self._sequence += 1
-            self._pinged_at = at
-            self._asked_at = self._asked_at or at
-            self.send(wire.Ping(sequence=self._sequence))
+            self._ping(at)
         asked = self._asked_at
         silent = self._greeted and asked is not None and at - asked > SILENCE
         if silent != self._silent:
             self._silent = silent
             log.warning("executor.silent" if silent else "executor.answered")
         return Instant(self._pinged_at + PING_INTERVAL)
+
+    def _ping(self, at: Instant) -> None:
+        self._sequence += 1
+        self._pinged_at = at
+        self._asked_at = self._asked_at or at
+        self.send(wire.Ping(sequence=self._sequence))
 
     def receive(self, *, at: Instant) -> list[Event]:
         """Return what the executor said since the last call."""
@@ -204,7 +216,7 @@ class ExecutorClient:
     def _read(self, connection: socket.socket, at: Instant) -> None:
         try:
             while chunk := self._take(connection):
-                self._asked_at = None
+                self._asked_at, self._heard_at = None, at
                 self._received += chunk
                 if len(chunk) < CHUNK:
                     break

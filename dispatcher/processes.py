@@ -56,6 +56,13 @@ class Processes(Protocol):
     def answering(self) -> bool:
         """Whether it greeted us and answers pings: nothing is started or taken back otherwise."""
 
+    def has_spoken(self, *, since: Instant) -> bool:
+        """Whether it said anything since an instant; if not, it is asked to.
+
+        What it knew before stands before that in its words: silence of a worker whose exit it could
+        not report is told apart in this way.
+        """
+
     def send(self, message: wire.ToExecutor) -> None:
         """Queue a message; lost when the connection ends, which `Disconnected` reports."""
 

@@ -9,6 +9,7 @@ import structlog
 
 from dispatcher import policy
 from dispatcher.model import Liveness, OpenRun, Outcome
+from dispatcher.processes import Processes
 from dispatcher.store.api import Store
 from dispatcher.times import Instant, StoreTime
 from dispatcher.turn import Live, Memory, Settings, Turn
@@ -32,12 +33,17 @@ class _Committed:
 class Reaper:
     """Decides which leases go on and which runs are lost. Expiry means expiry: it asks no pid."""
 
-    def __init__(self, store: Store, memory: Memory, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, processes: Processes, memory: Memory, settings: Settings
+    ) -> None:
         self._store = store
+        self._processes = processes
         self._memory = memory
         self._settings = settings
         self._last: _Committed | None = None
         self._renewed_at = Instant(0.0)
+        self._suspected_at: Instant | None = None
+        """When leases were first seen expired that the executor was not heard on yet."""
         self.due: Instant | None = None
         """When the next lease of a worker expires, as far as we know."""
 
@@ -51,13 +57,19 @@ class Reaper:
         turn.after(partial(setattr, self, "_last", _Committed(turn.now, turn.at)))
 
     def end_the_lost(self, turn: Turn) -> None:
-        """Begin the ending `lost` of each worker run whose lease has expired."""
+        """Begin the ending `lost` of each worker run whose lease has expired.
+
+        Not before the executor has spoken since: a worker that exited does not beat either, and an
+        executor that stands still could not say so.
+        """
         lives = self._memory.live.values()
         if not any(live.liveness is Liveness.WORKER for live in lives):
             turn.after(partial(setattr, self, "due", None))
             return
         node = self._settings.node_id
         expired = self._store.expired(node, limit=REAP_BATCH, now=turn.now)
+        if not self._may_be_judged(expired, turn.at):
+            expired = []
         for run in expired:
             reason = f"its lease of {run.lease_ttl_ms / 1000:g} s expired: no heartbeat"
             self._store.begin_ending(run.run_uid, Outcome.LOST, reason, now=turn.now)
@@ -66,6 +78,13 @@ class Reaper:
         expiry = self._store.next_expiry(node)
         due = None if expiry is None else Instant(turn.at + max(0, expiry - turn.now) / 1000)
         turn.after(partial(setattr, self, "due", due))
+
+    def _may_be_judged(self, expired: list[OpenRun], at: Instant) -> bool:
+        self._suspected_at = (self._suspected_at or at) if expired else None
+        if self._suspected_at is None or not self._processes.has_spoken(since=self._suspected_at):
+            return False
+        self._suspected_at = None
+        return True
 
     def end_the_declared(self, turn: Turn) -> None:
         """Begin to end workers that declared their end and did not exit in time."""

@@ -70,7 +70,7 @@ class Supervisor:
         self._recorder = Recorder(store, processes, self._memory, settings, self._timeouts, rng=rng)
         self._claimer = Claimer(store, processes, self._memory, settings)
         self._listener = Listener(store, self._memory, settings)
-        self._reaper = Reaper(store, self._memory, settings)
+        self._reaper = Reaper(store, processes, self._memory, settings)
         self._absence = Absence(store, processes, self._memory, settings, rng=rng)
         self._inbox: list[Event] = []
         self._stop: Stop | None = None

@@ -49,6 +49,7 @@ class FakeExecutor:
         self.sent: list[wire.ToExecutor] = []
         self.starts: list[wire.Start] = []
         self.answering = True
+        self.mute = False
         self.refusal: wire.StartFailed | None = None
         self.greetings = 0
         self.clock: Callable[[], Instant] = lambda: Instant(0.0)
@@ -75,6 +76,10 @@ class FakeExecutor:
         """Lose everything: the next greeting names no run."""
         self.runs.clear()
         self.events.append(Disconnected("died"))
+
+    def has_spoken(self, *, since: Instant) -> bool:
+        """Answer at once, unless it stands still."""
+        return self.answering and not self.mute
 
     def send(self, message: wire.ToExecutor) -> None:
         """Do at once what the daemon says."""

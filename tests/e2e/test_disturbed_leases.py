@@ -191,3 +191,18 @@ def test_r10_fifty_writers_and_a_long_reader_for_ten_leases_cost_nobody_a_lease(
         assert [] == daemon.events("lease.expired")
         assert len(written) > 100
         expect_one_run_each(world, *diligent)
+
+
+def test_who_ended_while_the_executor_stood_still_is_not_lost_for_its_silence(
+    world: World,
+) -> None:
+    """It stopped beating because it was done; only its parent knew, and could not say so."""
+    with world.daemon() as daemon:
+        done = world.submit(*beating(), **LEASE)
+        daemon.expect("run.started", task_id=done)
+
+        with stopped(psutil.Process(daemon.executor().pid)):
+            stop_file(world).touch()
+            wait(3)
+
+        assert ["succeeded"] == [run["outcome"] for run in world.until(done, "succeeded")["runs"]]

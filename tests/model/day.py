@@ -8,6 +8,7 @@ store is away, the clock is set, the host sleeps. Whatever happens, `judge_*` ho
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -102,6 +103,10 @@ class Day:
         self._order = count()
         self._starts = self._told = 0
 
+    @property
+    def executor_speaks(self) -> bool:
+        return self.world.executor.answering and not self.world.executor.mute
+
     # The calendar ---------------------------------------------------------------------------
 
     @property
@@ -132,26 +137,24 @@ class Day:
 
     def again(self, every: float, trouble: Callable[[], None]) -> None:
         if self.time < self.hours * 3600:
-            if self.daemon_lives and not self.store.away and self.world.executor.answering:
+            if self.daemon_lives and not self.store.away and self.executor_speaks:
                 trouble()
             self.after(self.rng.uniform(0.5, 1.5) * every, partial(self.again, every, trouble))
 
     def _live_until(self, end: float) -> None:
-        while self._calendar and self._calendar[0][0] <= end:
-            when, _, action = heapq.heappop(self._calendar)
-            self._pass_until(max(when, self.time))
-            action()
+        """Go from one thing to the next, be it the daemon's deadline or the calendar's."""
+        while True:
+            planned = min(end, self._calendar[0][0] if self._calendar else end)
+            due = self.world.deadline - 10_000 if self.daemon_lives else math.inf
+            if due <= planned:
+                self.world.elapsed = max(self.time, due)
+                self.world.settle_down()
+            else:
+                self.world.elapsed = max(self.time, planned)
+                if not self._calendar or self._calendar[0][0] > self.time:
+                    return
+                heapq.heappop(self._calendar)[2]()
             self.look()
-        self._pass_until(end)
-        self.look()
-
-    def _pass_until(self, when: float) -> None:
-        """Let the daemon tick at its deadlines, one by one, and see what it did each time."""
-        while self.daemon_lives and (due := self.world.deadline - 10_000) <= when:
-            self.world.elapsed = max(self.time, due)
-            self.world.settle_down()
-            self.look()
-        self.world.elapsed = max(self.time, when)
 
     # Tasks and workers ------------------------------------------------------------------------
 
@@ -249,7 +252,7 @@ class Day:
         if worker.gone:
             return
         worker.gone = True
-        if self.world.executor.answering:
+        if self.executor_speaks:
             self.report(worker, code)
             self.settle_down()
         else:
@@ -304,12 +307,17 @@ class Day:
         self.world.settle_down()
 
     def executor_is_silent(self) -> None:
-        self.world.executor.answering = False
-        self.after(self.rng.choice([10, 600, 5_000]), self.executor_speaks)
+        """For long, which the daemon notices, or for so short a time that it does not."""
+        if self.rng.random() < 0.5:
+            self.world.executor.mute = True
+            self.after(10, self.executor_goes_on)
+        else:
+            self.world.executor.answering = False
+            self.after(self.rng.choice([20, 600, 5_000]), self.executor_goes_on)
 
-    def executor_speaks(self) -> None:
+    def executor_goes_on(self) -> None:
         """With what it has to say of the time when it could not."""
-        self.world.executor.answering = True
+        self.world.executor.answering, self.world.executor.mute = True, False
         self.disturbed = self.time
         for report in self.unreported:
             report()
@@ -333,9 +341,10 @@ class Day:
     def host_sleeps(self) -> None:
         """Everybody's timers stand still; both clocks go on."""
         asleep = self.rng.choice([5.0, 700.0, 7_200.0])
+        awake = [worker for worker in self.workers.values() if worker.until > self.time]
         self.world.elapsed += asleep
         self._calendar = [(when + asleep, n, action) for when, n, action in self._calendar]
-        for worker in self.workers.values():
+        for worker in awake:
             worker.until += asleep
         self.disturbed = self.time
         self.world.settle_down()
@@ -357,7 +366,7 @@ class Day:
         if worker.gone or worker.ended:
             return
         latest = max(worker.heard, self.disturbed) + worker.ttl + POLL
-        able = self.daemon_lives and self.world.executor.answering and not self.store.away
+        able = self.daemon_lives and self.executor_speaks and not self.store.away
         assert self.time <= latest or not able, "nobody ends a silent worker"
         self.after(max(worker.ttl, latest - self.time) + 1, partial(self.judge_silence, worker))
 

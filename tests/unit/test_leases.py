@@ -121,6 +121,31 @@ def test_nobody_is_lost_while_nothing_could_be_ended(world: World) -> None:
     assert [] == ends(world)
 
 
+def test_nobody_is_lost_before_the_executor_spoke_again(world: World) -> None:
+    worker = started(world)
+
+    world.executor.mute = True
+    world.run_for(40)
+    assert [] == ends(world)
+    world.executor.mute = False
+    world.run_for(1)
+
+    assert ["lost"] == ends(world)
+    assert worker.answers == []
+
+
+def test_whose_exit_the_executor_could_not_report_is_not_lost(world: World) -> None:
+    task = started(world).task_id
+
+    world.executor.mute = True
+    world.run_for(40)
+    world.executor.mute = False
+    world.gone(task, 0)
+
+    assert [] == ends(world)
+    assert TaskState.SUCCEEDED is world.state(task)
+
+
 def test_a_beat_in_the_tick_of_its_expiry_wins_AC_8(world: World) -> None:
     worker = started(world)
     world.run_for(29.9)
