@@ -354,6 +354,7 @@ class Day:
 
     def judge_loss(self, worker: Worker) -> None:
         """Only the silent are lost: not before their ttl, and within a poll after it."""
+        assert self.executor_speaks, "nothing could be ended"
         assert worker.beats
         assert worker.way == "silent"
         assert self.time >= worker.until
