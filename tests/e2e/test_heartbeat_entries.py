@@ -23,7 +23,7 @@ import pytest
 from dispatcher.store.open import open_store
 from dispatcher.words import Beat, Renewed
 from tests.e2e.helpers import stored
-from tests.e2e.world import World
+from tests.e2e.world import DISPATCHER, World
 from tests.eventually import eventually
 from worker_stub import Refused, Worker
 from worker_stub.channel import Unreachable
@@ -114,11 +114,25 @@ def by_verb(world: World, task_id: int, lock: str) -> Heard:
     return Heard(error, message)
 
 
+def by_cli(world: World, task_id: int, lock: str) -> Heard:
+    done = subprocess.run(
+        [DISPATCHER, "heartbeat", "--task", str(task_id), "--lock", lock, "--json"],
+        env=world.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    answer = json.loads(done.stdout)
+    assert (0 if answer["ok"] else EXIT) == done.returncode
+    return Heard(None) if answer["ok"] else Heard(answer["error"], answer["message"])
+
+
 ENTRIES: Sequence[Entry] = (
     by_store,
     by_socket,
     by_worker,
     by_verb,
+    by_cli,
 )
 
 
@@ -228,7 +242,7 @@ def test_ac2_ac4_ac7_r02_r03_r11_a_refused_beat_is_told_why_and_writes_nothing(
     assert before == _everything(claims.world)
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry is not by_store])
+@pytest.mark.parametrize("entry", [by_socket, by_worker, by_verb])
 def test_r02_a_beat_that_nobody_hears_is_never_ok(
     claims: Claims, entry: Entry, tmp_path: Path, bytecode: Path
 ) -> None:
