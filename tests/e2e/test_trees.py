@@ -16,6 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dispatcher.model import Outcome
+from dispatcher.store.open import open_store
+from dispatcher.wire import RunUid
 from tests.e2e.helpers import (
     expect_dead,
     expect_file,
@@ -234,7 +237,9 @@ def test_r21_a_daemon_killed_while_it_ends_a_worker_ends_it_once_when_it_is_back
         executor = psutil.Process(daemon.executor().pid)
         if moment == "committed":  # nobody reads its `end`, which a new connection drops
             executor.suspend()
-        daemon.expect("lease.expired")
+            # A daemon whose executor stands still judges no lease: what it would have committed.
+            lose(world, task_id)
+        daemon.expect("run.ending", ending="lost")
         if moment == "gone":
             daemon.signal(signal.SIGSTOP)
             for process in tree:
@@ -251,6 +256,15 @@ def test_r21_a_daemon_killed_while_it_ends_a_worker_ends_it_once_when_it_is_back
     assert [("lost", 1), ("succeeded", 2)] == [(run["outcome"], run["fence"]) for run in runs]
     first = [at for _, _, fence, at in stamps if fence == 1]
     assert max(first) <= seconds(runs[1]["started_at"])
+
+
+def lose(world: World, task_id: int) -> None:
+    """Begin the ending `lost` of a running task, as the reaper does."""
+    uid = RunUid(world.show(task_id)["runs"][-1]["uid"])
+    url = f"sqlite://{world.state_dir}/tasks.db"
+    mine = open_store(url, state_dir=world.state_dir, patience=5)
+    with closing(mine) as store, store.transaction() as now:
+        assert store.begin_ending(uid, Outcome.LOST, "its lease expired", now=now)
 
 
 def expect_tree(world: World, name: str, size: int) -> set[tuple[str, int]]:
