@@ -11,7 +11,6 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from types import MappingProxyType
 from typing import TextIO
 
@@ -68,9 +67,11 @@ CATALOGUE: Mapping[str, str] = MappingProxyType(
 #: Fields that hold secrets wherever they appear.
 SECRET = frozenset({"lock", "env", "payload"})
 
-_FIRST = ("timestamp", "level", "event", "sequence")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _numbers = itertools.count(1)
+
+_processors: list[Processor] = []
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -90,27 +91,32 @@ def set_up(config: Config, *, stream: TextIO | None = None, strict: bool = False
     for a secret; otherwise the event is written, and without the secret. Calling it again replaces
     what held before; the sequence goes on.
     """
-    out = stream or sys.stdout
+    _out.stream = stream or sys.stdout
     form = config.logs.format
-    drawn = form == "console" or (form == "auto" and out.isatty())
-    level = getattr(logging, config.logs.level.upper())
+    drawn = form == "console" or (form == "auto" and _out.stream.isatty())
+    # Changed in place, as each logger keeps what it found at its first line: a tenth of a tick.
+    _processors[:] = [
+        _from(getattr(logging, config.logs.level.upper())),
+        *((_refuse_unknown, _refuse_secrets) if strict else (_drop_secrets,)),
+        *(_drawn() if drawn else (_line,)),
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            _stamp,
-            *((_refuse_unknown, _refuse_secrets) if strict else (_drop_secrets,)),
-            *(_drawn(out) if drawn else _as_json()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=_Tolerant(out)),  # type: ignore[arg-type]
-        cache_logger_on_first_use=False,
+        processors=_processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        logger_factory=lambda *_: _out,
+        cache_logger_on_first_use=True,
     )
 
 
-def _stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    event["timestamp"] = iso(wall_clock())
-    event["sequence"] = next(_numbers)
-    return event
+def _from(lowest: int) -> Processor:
+    below = {name for name in _LEVELS if getattr(logging, name.upper()) < lowest}
+
+    def drop(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if method in below:
+            raise structlog.DropEvent
+        return event
+
+    return drop
 
 
 def _refuse_unknown(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -126,38 +132,58 @@ def _refuse_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _drop_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    for secret in SECRET & event.keys():
-        del event[secret]
+    if not SECRET.isdisjoint(event):
+        for secret in SECRET & event.keys():
+            del event[secret]
     return event
 
 
-def _as_json() -> list[Processor]:
-    return [structlog.processors.format_exc_info, _line]
-
-
-def _drawn(out: TextIO) -> list[Processor]:
+def _drawn() -> list[Processor]:
     plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
+    colors = _out.stream.isatty()
+    return [
+        _stamp,
+        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
+    ]
 
 
-def _line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    line = {**{key: event[key] for key in _FIRST}, **event}
+def _stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    return {
+        "timestamp": iso(wall_clock()),
+        "level": method,
+        "event": event.pop("event"),
+        "sequence": next(_numbers),
+        **event,
+    }
+
+
+def _line(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    line = _stamp(logger, method, event)
+    if "exc_info" in line:
+        line = structlog.processors.format_exc_info(logger, method, line)
     try:
         return _encode(line).decode()
     except (UnicodeError, TypeError):  # bytes of a foreign encoding, keys that are no text
         return json.dumps(line, default=str, skipkeys=True)
 
 
-class _Tolerant:
-    """A stream that a full disk or a closed pipe does not turn against its writer."""
+class _Out:
+    """Writes lines; a full disk or a closed pipe does not turn against their writer.
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
+    The only one: a logger may keep it, and `set_up` still changes where its lines go.
+    """
+
+    def __init__(self) -> None:
+        self.stream: TextIO = sys.stdout
 
     def write(self, line: str) -> None:
-        with suppress(OSError, ValueError):
-            self._out.write(line)
+        try:
+            self.stream.write(line + "\n")
+            self.stream.flush()
+        except (OSError, ValueError):
+            pass
 
-    def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            self._out.flush()
+    debug = info = warning = error = critical = write
+
+
+_out = _Out()

@@ -112,7 +112,10 @@ class Kernel:
         return handle
 
     def release(self, handle: int) -> None:
-        """Close a leader's handle; this also ends waiting for it."""
+        """Close a leader's handle and wait for it no more."""
+        # Closing alone would not do: a child just spawned may not have closed its copy yet, and as
+        # long as it has one this descriptor, which nobody can read any more, is ready.
+        self._poll.unregister(handle)
         os.close(handle)
 
     def ticks(self) -> int:

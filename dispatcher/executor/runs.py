@@ -18,6 +18,10 @@ from dispatcher.times import Instant
 #: attributed while their parents are still there. One wake-up a second.
 SURVEY_INTERVAL = 1.0
 
+#: Seconds for which a start is not told, so that a run that ends at once is told in one go: the
+#: daemon then writes it down once. Nobody waits for a start.
+START_UNTOLD = 0.02
+
 
 class Runs:
     """Holds the runs, and what each waits for; never waits for any of them."""
@@ -46,6 +50,7 @@ class Runs:
         self._attention: dict[wire.RunUid, Run] = {}
         self._by_handle: dict[int, Run] = {}
         self._without_handle: list[Run] = []
+        self._untold: dict[wire.RunUid, wire.Started] = {}
         self._due = NEVER
         self._survey_at = NEVER
 
@@ -67,7 +72,7 @@ class Runs:
         """When to act even if nothing happens."""
         if self._attention:
             return Instant(0.0)
-        return min(self._due, self._survey_at) if self._live else NEVER
+        return min(self._due, self._survey_at, self._tell_at) if self._live else NEVER
 
     def described(self) -> Iterable[wire.Run]:
         """Yield each run as a new daemon must know it."""
@@ -184,6 +189,7 @@ class Runs:
         attention, self._attention = self._attention, {}
         for run in attention.values():
             self._advance(run, at)
+        self._tell_starts(at)
         self._journal.flush()
         if self._journal.wants_rewrite():
             self._compact(at)
@@ -238,10 +244,25 @@ class Runs:
         else:
             self._by_handle[run.handle] = run
         self._journal.note(Line(event="started", uid=run.uid, at=at, pid=pid, start_ticks=ticks))
-        self._send(wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at))
+        self._untold[run.uid] = wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at)
         self._due = min(self._due, run.due)
 
+    def _tell_starts(self, at: Instant) -> None:
+        while at >= self._tell_at:
+            self._tell_start(next(iter(self._untold)))
+
+    @property
+    def _tell_at(self) -> Instant:
+        for oldest in self._untold.values():
+            return Instant(oldest.at + START_UNTOLD)
+        return NEVER
+
+    def _tell_start(self, uid: wire.RunUid) -> None:
+        if started := self._untold.pop(uid, None):
+            self._send(started)
+
     def _advance(self, run: Run, at: Instant) -> None:
+        self._tell_start(run.uid)
         if self._ladder.advance(run, at):
             del self._live[run.uid]
         else:

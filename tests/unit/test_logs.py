@@ -174,3 +174,17 @@ def test_every_event_of_the_source_is_in_the_catalogue_and_has_a_sentence() -> N
     for event, sentence in logs.CATALOGUE.items():
         assert re.fullmatch(r"[a-z]+\.[a-z_]+", event)
         assert sentence.endswith(".")
+
+
+def test_setting_up_again_reaches_loggers_that_were_used_before(tmp_path: Path) -> None:
+    early, late = Stream(), Stream()
+    log = structlog.get_logger()
+    logs.set_up(config(tmp_path), stream=early)
+    log.info("run.started")
+
+    logs.set_up(config(tmp_path, '[logs]\nlevel = "error"'), stream=late)
+    log.info("run.started")
+    log.error("worker.unkillable")
+
+    assert ["run.started"] == [event["event"] for event in early.events()]
+    assert ["worker.unkillable"] == [event["event"] for event in late.events()]

@@ -271,7 +271,7 @@ class World:
                 **settings,
             )
         )
-        return self.kernel.processes[self.last(wire.Started).pid]
+        return next(reversed(self.kernel.processes.values()))
 
     def hear(self, *messages: wire.ToExecutor) -> None:
         """Let the daemon say something, and the executor act on it."""
