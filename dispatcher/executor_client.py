@@ -31,7 +31,7 @@ SILENCE = 10.0
 SEND_PATIENCE = 10.0
 
 #: Bytes of one read.
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 
 
 class Check(Protocol):

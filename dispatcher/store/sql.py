@@ -96,9 +96,9 @@ class SqlStore:
 
     def move_due(self, *, limit: int, now: StoreTime) -> int:
         due = self._engine.rows(self._due, {"limit": limit, "now": now})
-        self._engine.change_each(
-            statements.MAKE_READY, [{"id": task_id, "now": now} for (task_id,) in due]
-        )
+        if due:
+            values = [{"id": task_id, "now": now} for (task_id,) in due]
+            self._engine.change_each(statements.MAKE_READY, values)
         return len(due)
 
     def next_due(self) -> StoreTime | None:
