@@ -117,12 +117,8 @@ class SqlStore:
         return rows[0][0] if rows else None
 
     def ready_queues(self, *, after: str, limit: int) -> list[str]:
-        behind = self._engine.rows(statements.READY_QUEUES, {"after": after, "limit": limit})
-        if len(behind) < limit:
-            # From the beginning: what comes twice stands behind `after`, so at this list's end.
-            first = self._engine.rows(statements.READY_QUEUES, {"after": "", "limit": limit})
-            behind += [row for row in first if row not in behind]
-        return [queue for (queue,) in behind[:limit]]
+        rows = self._engine.rows(statements.READY_QUEUES, {"after": after, "limit": limit})
+        return [queue for (queue,) in rows]
 
     def claim(
         self,

@@ -44,15 +44,26 @@ NEXT_DUE = "SELECT run_at FROM tasks WHERE state = 'scheduled' ORDER BY run_at L
 
 # Jumps from one queue to the next: as many steps as queues, however many rows they have.
 READY_QUEUES = """
-WITH RECURSIVE ready (queue) AS (
+WITH RECURSIVE behind (queue) AS (
     SELECT (SELECT queue FROM tasks WHERE state = 'ready' AND queue > :after
             ORDER BY queue LIMIT 1)
     UNION ALL
-    SELECT (SELECT tasks.queue FROM tasks WHERE state = 'ready' AND tasks.queue > ready.queue
+    SELECT (SELECT tasks.queue FROM tasks WHERE state = 'ready' AND tasks.queue > behind.queue
             ORDER BY tasks.queue LIMIT 1)
-    FROM ready WHERE ready.queue IS NOT NULL
+    FROM behind WHERE behind.queue IS NOT NULL
+), first (queue) AS (
+    SELECT (SELECT queue FROM tasks WHERE state = 'ready' AND queue <= :after
+            ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT tasks.queue FROM tasks
+            WHERE state = 'ready' AND tasks.queue > first.queue AND tasks.queue <= :after
+            ORDER BY tasks.queue LIMIT 1)
+    FROM first WHERE first.queue IS NOT NULL
 )
-SELECT queue FROM ready WHERE queue IS NOT NULL LIMIT CAST(:limit AS BIGINT)
+SELECT queue FROM behind WHERE queue IS NOT NULL
+UNION ALL
+SELECT queue FROM first WHERE queue IS NOT NULL
+LIMIT CAST(:limit AS BIGINT)
 """
 
 READY = """
