@@ -1,0 +1,43 @@
+"""When the daemon hears of a start: late enough that a run which ends at once is told in one go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.executor.runs import START_UNTOLD
+from tests.unit.executor.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_start_is_told_in_time(world: World) -> None:
+    world.start("first")
+    world.run_for(START_UNTOLD / 2)
+    world.start("second")
+    assert [] == world.said(wire.Started)
+
+    world.run_for(START_UNTOLD * 0.6)
+    assert ["first"] == [started.uid for started in world.said(wire.Started)]
+
+    world.run_for(START_UNTOLD)
+    assert ["first", "second"] == [started.uid for started in world.said(wire.Started)]
+
+
+def test_a_run_that_ends_at_once_is_told_in_one_go_start_first(world: World) -> None:
+    other = world.start("other")
+    leader = world.start("short")
+    world.kernel.dies(leader)
+    world.run_for(0)
+
+    told = [m for m in world.server.said if isinstance(m, wire.Started | wire.Exited)]
+    assert [(wire.Started, "short"), (wire.Exited, "short")] == [(type(m), m.uid) for m in told]
+
+    world.kernel.dies(other)
+    world.run_for(1)
+    assert 1 == sum(started.uid == "short" for started in world.said(wire.Started))
