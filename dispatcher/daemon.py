@@ -189,8 +189,8 @@ def main(config: Config, *, drain: bool) -> int:
     Return the exit code. Raises `AlreadyHeld`, `ConfigError`, `StoreUnavailable` and
     `StoreUnusable`.
     """
-    logs.set_up(config)
     me = node_id(config.state_dir)
+    logs.set_up(config, node=me)
     with ExitStack() as stack:
         stack.enter_context(hold(config.state_dir / "lock", f"state directory {config.state_dir}"))
         stack.enter_context(_hold_runtime_dir(config))
@@ -208,7 +208,7 @@ def main(config: Config, *, drain: bool) -> int:
         on_stop = Stop.DRAIN if config.on_stop == "drain" else Stop.LEAVE
         daemon = Daemon(supervisor, client, signals=signals, control=listener, on_stop=on_stop)
         stack.callback(daemon.close)
-        log.info("daemon.started", node=me, pid=os.getpid(), slots=config.slots)
+        log.info("daemon.started", pid=os.getpid(), slots=config.slots)
         daemon.run()
         if embedded and supervisor.leaves_nothing_behind:
             daemon.say_goodbye(within=1.0)

@@ -84,8 +84,12 @@ class SecretField(Exception):
     """An event with a field that holds a secret; leave the field out."""
 
 
-def set_up(config: Config, *, stream: TextIO | None = None, strict: bool = False) -> None:
+def set_up(
+    config: Config, *, node: str = "", stream: TextIO | None = None, strict: bool = False
+) -> None:
     """Send every event of the configured level and above to `stream` (stdout), flushed by line.
+
+    Each JSON line names the `node`, so that the lines of several hosts can be put together.
 
     `strict`, for tests, raises `UnknownEvent` for an event outside the catalogue and `SecretField`
     for a secret; otherwise the event is written, and without the secret. Calling it again replaces
@@ -98,7 +102,7 @@ def set_up(config: Config, *, stream: TextIO | None = None, strict: bool = False
     _processors[:] = [
         _from(getattr(logging, config.logs.level.upper())),
         *((_refuse_unknown, _refuse_secrets) if strict else (_drop_secrets,)),
-        *(_drawn() if drawn else (_line,)),
+        *(_drawn() if drawn else (_line_of(node),)),
     ]
     structlog.configure(
         processors=_processors,
@@ -157,14 +161,19 @@ def _stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     }
 
 
-def _line(logger: WrappedLogger, method: str, event: EventDict) -> str:
-    line = _stamp(logger, method, event)
-    if "exc_info" in line:
-        line = structlog.processors.format_exc_info(logger, method, line)
-    try:
-        return _encode(line).decode()
-    except (UnicodeError, TypeError):  # bytes of a foreign encoding, keys that are no text
-        return json.dumps(line, default=str, skipkeys=True)
+def _line_of(node: str) -> Processor:
+    whose = {"node": node} if node else {}
+
+    def line(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        fields = {**_stamp(logger, method, event), **whose}
+        if "exc_info" in fields:
+            fields = dict(structlog.processors.format_exc_info(logger, method, fields))
+        try:
+            return _encode(fields).decode()
+        except (UnicodeError, TypeError):  # bytes of a foreign encoding, keys that are no text
+            return json.dumps(fields, default=str, skipkeys=True)
+
+    return line
 
 
 class _Out:

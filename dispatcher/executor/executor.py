@@ -99,7 +99,7 @@ class Executor:
     def tick(self, ready: Iterable[int], at: Instant) -> None:
         """Hear everybody, then do all that is due."""
         self._runs.note_exits(ready, at)
-        if self._server.accept(ready):
+        if self._server.accept(ready, at):
             self._greet()
         for message in self._server.receive(ready):
             self._obey(message, at)

@@ -91,6 +91,10 @@ class Kernel:
         except FileExistsError:
             self._poll.modify(descriptor, events)
 
+    def ignore(self, descriptor: int) -> None:
+        """Wait for `descriptor` no more."""
+        self._poll.unregister(descriptor)
+
     def watch_edge(self, descriptor: int) -> None:
         """Wait for news on `descriptor`, which nobody will read."""
         self._poll.register(descriptor, select.EPOLLIN | select.EPOLLET)

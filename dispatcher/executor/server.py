@@ -28,6 +28,10 @@ BACKLOG = 4096
 #: Seconds for which a peer may leave unread what we have for it.
 PATIENCE = 10.0
 
+#: Seconds until a daemon that could not be let in is tried again: meanwhile it would tell at every
+#: look that it waits.
+SHORTAGE_PAUSE = 0.5
+
 #: Lines handled in a tick: bounds how long a burst of starts can delay the ladder of others.
 LINES_PER_TICK = 32
 
@@ -49,6 +53,7 @@ class Server:
         self._sending = memoryview(b"")
         self._passing: list[int] = []
         self._stuck_since: Instant | None = None
+        self._deaf_until = NEVER
 
     def close(self) -> None:
         """Close everything; the sockets' files stay for the successor to replace."""
@@ -66,14 +71,19 @@ class Server:
         """When to flush even if nothing happens."""
         if self._lines:
             return Instant(0.0)
-        return NEVER if self._stuck_since is None else Instant(self._stuck_since + PATIENCE)
+        if self._stuck_since is None:
+            return self._deaf_until
+        return Instant(min(self._stuck_since + PATIENCE, self._deaf_until))
 
     def open(self) -> None:
         """From now on let daemons in; those that came earlier have waited."""
+        self._deaf_until = NEVER
         self._kernel.watch(self._listener.fileno())
 
-    def accept(self, ready: Iterable[int]) -> bool:
+    def accept(self, ready: Iterable[int], at: Instant) -> bool:
         """Let a new daemon in and the old one out; say whether there is a new one."""
+        if at >= self._deaf_until:
+            self.open()
         if self._listener.fileno() not in ready:
             return False
         self._drop("another one came")
@@ -82,7 +92,10 @@ class Server:
             self._peer.setblocking(False)
             self._kernel.watch(self._peer.fileno())
         except OSError as error:
-            self._drop(f"cannot be let in: {error.strerror}")
+            self._log("daemon.shut_out", reason=error.strerror)
+            self._hang_up()
+            self._kernel.ignore(self._listener.fileno())
+            self._deaf_until = Instant(at + SHORTAGE_PAUSE)
             return False
         self._passing = [self._workers.fileno()]
         return True

@@ -21,6 +21,12 @@ HOST_ERRORS = frozenset(
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
+#: Bytes of one argument or variable, with its end, that the kernel takes: 32 pages.
+MOST_BYTES_OF_ONE = 32 * resource.getpagesize()
+
+#: Bytes of all of them together, where a quarter of the stack is not less.
+MOST_BYTES = 6 * 1024 * 1024
+
 #: Bytes of a script read to name its interpreter: what the kernel itself looks at.
 _SHEBANG_BYTES = 256
 
@@ -200,8 +206,7 @@ def explain(error: OSError, program: str, start: wire.Start) -> str:
     needed = interpreter(path)
     text = f"cannot start {path}: {error.strerror}"
     if number == errno.E2BIG:
-        size = sum(map(len, (*start.command, *start.env, *start.env.values())))
-        text = f"arguments and environment are too large: {size} characters"
+        text = too_large(start)
     elif number == errno.ENOEXEC:
         text = f"not in an executable format (a script needs a #! line): {path}"
     elif number == errno.ENOENT and os.path.exists(path):
@@ -213,6 +218,23 @@ def explain(error: OSError, program: str, start: wire.Start) -> str:
     elif number == errno.EACCES and os.path.exists(path):
         text = f"not executable: {path}"
     return text
+
+
+def too_large(start: wire.Start) -> str:
+    """Say which of the kernel's two limits a command line broke (execve(2), "Limits on size")."""
+    variables = [f"{name}={value}" for name, value in start.env.items()]
+    sizes = {
+        **{word: f"argument {number}" for number, word in enumerate(start.command)},
+        **{text: f"variable {text.partition('=')[0]}" for text in variables},
+    }
+    longest = max(sizes, key=lambda text: len(text.encode()))
+    size = len(longest.encode())
+    if size >= MOST_BYTES_OF_ONE:
+        return f"{sizes[longest]} is too large: {size} bytes, one may have {MOST_BYTES_OF_ONE - 1}"
+    total = sum(len(text.encode()) + 1 for text in (*start.command, *variables))
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    most = MOST_BYTES if stack == resource.RLIM_INFINITY else min(MOST_BYTES, stack // 4)
+    return f"arguments and environment are too large: {total} bytes, they may have about {most}"
 
 
 def interpreter(script: str) -> str | None:

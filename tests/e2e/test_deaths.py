@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.e2e.helpers import (
     listed,
     python,
     shell,
+    stored,
     submit_all,
 )
 from tests.e2e.world import Daemon, World
@@ -205,3 +207,22 @@ def _assert_connected(daemon: Daemon) -> None:
 
 def _moment(text: Any) -> float:
     return datetime.fromisoformat(text).timestamp()
+
+
+def test_r49_a_storm_of_kills_leaves_the_database_whole(world: World) -> None:
+    task_ids = submit_all(world, *[{"command": ["true"], "queue": f"q{n % 3}"} for n in range(150)])
+    for _ in range(6):
+        with world.daemon() as daemon:
+            eventually(partial(_expect_more_than, 5, daemon))
+            daemon.kill()
+        assert [("ok",)] == stored(world, "PRAGMA integrity_check")
+    with world.daemon("--drain") as daemon:
+        assert 0 == daemon.wait(within=30)
+
+    assert [("ok",)] == stored(world, "PRAGMA integrity_check")
+    assert {"succeeded"} == {task["state"] for task in listed(world).values()}
+    assert set(task_ids) == set(listed(world))
+
+
+def _expect_more_than(number: int, daemon: Daemon) -> None:
+    assert len(daemon.events("run.settled")) > number

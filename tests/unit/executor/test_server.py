@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,8 +26,9 @@ class Here:
         self.server = Server(str(directory), self.kernel, self.log)  # type: ignore[arg-type]
         self.server.open()
         self.peer = socket.socket(socket.AF_UNIX)
-        self.peer.connect(str(directory / "executor.sock"))
-        assert self.server.accept(self.kernel.wait(1))
+        self.peer_path = str(directory / "executor.sock")
+        self.peer.connect(self.peer_path)
+        assert self.server.accept(self.kernel.wait(1), Instant(0.0))
 
     def log(self, event: str, **facts: Any) -> None:
         self.events.append({"event": event, **facts})
@@ -133,3 +135,23 @@ def test_a_socket_path_is_judged_by_its_bytes() -> None:
     assert complaint is not None
     assert "109 bytes" in complaint
     assert "runtime_dir" in complaint
+
+
+def test_a_daemon_that_cannot_be_let_in_is_tried_again_and_the_loop_rests(here: Here) -> None:
+    """Without a free descriptor the one who waits at the door would tell so at every look."""
+    here.peer.close()
+    here.server.receive(here.kernel.wait(1))
+    with socket.socket(socket.AF_UNIX) as late:
+        late.connect(here.peer_path)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            assert not here.server.accept(here.kernel.wait(1), Instant(50.0))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert [] == here.kernel.wait(0)
+        assert Instant(50.5) == here.server.due
+
+        assert not here.server.accept([], Instant(50.5))
+        assert here.server.accept(here.kernel.wait(1), Instant(50.5))
+    assert ["daemon.shut_out"] == [e["event"] for e in here.events if "shut" in e["event"]]

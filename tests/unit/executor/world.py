@@ -214,7 +214,7 @@ class FakeServer:
     def due(self) -> Instant:
         return Instant(0.0 if self.inbox or self.knocks else math.inf)
 
-    def accept(self, ready: Iterable[int]) -> bool:
+    def accept(self, ready: Iterable[int], at: Instant) -> bool:
         greeted, self.knocks = self.knocks, False
         return greeted
 
