@@ -3,13 +3,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test format lint types layers pytest fuzz bench clean
+.PHONY: help demo test format lint types layers pytest docs fuzz bench clean
 
 help:
 	@echo "make demo    set up and watch the main job on the embedded store"
 	@echo "make test    set up and run every check: format, lint, types, layers, tests"
 	@echo "make fuzz    hours of crashes and random histories (FUZZ_MINUTES=10)"
 	@echo "make bench   speed, as ratios against a C loop in the same run"
+	@echo "make docs    write anew the pages and files that are made from the code"
 	@echo "make clean   remove what these made"
 
 $(STAMP): pyproject.toml
@@ -42,6 +43,9 @@ pytest: $(STAMP)
 FUZZ_MINUTES ?= 10
 fuzz: $(STAMP)
 	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 tests/crash tests/model
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)
 	$(BIN)/python bench/noop.py

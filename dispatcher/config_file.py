@@ -55,6 +55,12 @@ def read(file: Path) -> Settings:
         raise ConfigError(told) from None
 
 
+def given_by(file: Path) -> frozenset[tuple[str, str]]:
+    """Return which keys, each with its section, a file that was read without mistakes gives."""
+    table = tomllib.loads(file.read_bytes().decode("utf-8"))
+    return frozenset((section, key) for section, body in table.items() for key in body)
+
+
 @cache
 def _sections() -> dict[str, type[Section]]:
     """Return the section of each name."""
@@ -116,7 +122,7 @@ def _explain(key: str, value: object, kind: object, complaint: str) -> str:
     if not complaint.startswith("Expected "):
         return complaint
     plain = re.sub(r"`(\w+)( \| null)?`", lambda found: _WORDS.get(found[1], found[1]), complaint)
-    return f"{plain[0].lower()}{plain[1:]}; write for example: {key} = {_example(kind)}"
+    return f"{plain[0].lower()}{plain[1:]}; write for example: {key} = {example_of(kind)}"
 
 
 def _choices(kind: object) -> list[str]:
@@ -126,7 +132,7 @@ def _choices(kind: object) -> list[str]:
     return [choice for part in parts for choice in _choices(part)]
 
 
-def _example(kind: object) -> str:
+def example_of(kind: object) -> str:
     """Return a right value, as its type carries one, in the form of the file."""
     metas = (part for arg in (kind, *get_args(kind)) for part in get_args(arg))
     example = next(

@@ -1,7 +1,8 @@
 """What may stand in the configuration file: its sections, keys, limits and defaults.
 
 Field names are the file's keys; durations are milliseconds here (`ttl_ms`) and texts with a unit
-there (`ttl = "60s"`). Each key has an example, which mistakes are answered with.
+there (`ttl = "60s"`). The text under a key is what `dispatcher.reference` tells users of it; its
+example is what mistakes are answered with.
 """
 
 from __future__ import annotations
@@ -51,25 +52,33 @@ class Node(Section, frozen=True):
     """This host's part: where its files are and how much it runs at once."""
 
     state_dir: Annotated[str, Meta(examples=["/var/lib/dispatcher"])] | None = None
+    """Where this node keeps its identity, its lock, the runs' output and, by default, the database.
+    Left out: `$STATE_DIRECTORY` as systemd sets it, else `dispatcher` under `$XDG_STATE_HOME`,
+    else `~/.local/state/dispatcher`."""
     runtime_dir: Annotated[str, Meta(examples=["/run/dispatcher"])] | None = None
+    """Where the sockets are: a short path. Left out: `$RUNTIME_DIRECTORY` as systemd sets it, else
+    `dispatcher-<hash of state_dir>` under `$XDG_RUNTIME_DIR`, else `run` in the state directory."""
     slots: Annotated[int, Meta(ge=1, le=10_000, examples=[4])] | None = None
-    """None: one for each CPU that this process may use."""
+    """How many workers run here at once. Left out: one for each CPU that the daemon may use."""
 
 
 class Store(Section, frozen=True):
     """Where tasks live."""
 
     url: Annotated[str, Meta(examples=["sqlite:///var/lib/dispatcher/tasks.db"])] | None = None
-    """None: `tasks.db` in the state directory."""
+    """The database, on a local disk. Left out: `tasks.db` in the state directory."""
 
 
 class Daemon(Section, frozen=True):
     """The loop, and what a stop does."""
 
     drain_timeout_ms: Minute = Milliseconds(60_000)
-    on_stop: Literal["drain", "leave"] | None = None
-    """What SIGTERM does; None: drain with an embedded executor, leave an external one alone."""
+    """How long a daemon that drains waits for its workers before it ends them."""
+    on_stop: Annotated[Literal["drain", "leave"], Meta(examples=["leave"])] | None = None
+    """What SIGTERM does: `drain` waits for the workers, `leave` lets them run on. Left out: drain
+    with an embedded executor, leave with an external one."""
     poll_ms: Second = Milliseconds(1_000)
+    """How often the store is looked at although nobody woke the daemon."""
 
     def __post_init__(self) -> None:
         """Refuse a loop without a pause."""
@@ -79,8 +88,12 @@ class Daemon(Section, frozen=True):
 class Executor(Section, frozen=True):
     """Who starts the executor, and how long runs may go on with no daemon."""
 
-    mode: Literal["embedded", "external"] = "embedded"
-    absence_limit: Annotated[str, Meta(examples=["never"])] = "never"
+    mode: Annotated[Literal["embedded", "external"], Meta(examples=["external"])] = "embedded"
+    """Whether the daemon starts an executor where none runs (`embedded`), or waits for the one that
+    has a unit of its own (`external`)."""
+    absence_limit: Annotated[str, Meta(examples=["5m"])] = "never"
+    """How long runs may go on with no daemon able to confirm their claims; after that the executor
+    ends them. A duration, or `never`."""
 
     def __post_init__(self) -> None:
         """Refuse a limit that is no duration."""
@@ -104,14 +117,20 @@ class Leases(Section, frozen=True):
     """How long a claim lives without a sign of life, and how a run is ended."""
 
     ttl_ms: Minute = Milliseconds(60_000)
+    """The lease of a task with liveness `process`, which the daemon renews while it lives."""
     worker_ttl_ms: QuarterHour = Milliseconds(900_000)
+    """The lease of a task with liveness `worker`: so long may it be silent."""
     reap_interval_ms: Annotated[Milliseconds, Meta(examples=["5s"])] = _DERIVED
-    """5 s, or half of the shortest lease where that is less."""
+    """How often abandoned claims are looked for. Left out: 5 s, or half of the shortest lease where
+    that is less."""
     takeover_margin_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
-    """Beyond the time in which a silent node has ended its runs, before another takes them."""
+    """How long after a silent node must have ended its runs others wait before they take them."""
     kill_grace_ms: TenSeconds = Milliseconds(10_000)
+    """Time between the kill signal and SIGKILL, for tasks that do not say their own."""
     exit_grace_ms: TenSeconds = Milliseconds(10_000)
+    """How long a worker that declared its outcome may take to exit."""
     leftover_grace_ms: Annotated[Milliseconds, Meta(examples=["2s"])] = Milliseconds(2_000)
+    """How long processes may outlive the one that was started."""
 
     def __post_init__(self) -> None:
         """Derive the reaper's interval, or refuse one that would find an expiry too late."""
@@ -133,13 +152,18 @@ class Retry(Section, frozen=True):
     """How often, and after which delay, a task runs again."""
 
     max_attempts: Annotated[int, Meta(ge=1, le=_MOST, examples=[3])] = 3
+    """Attempts after which a task is failed."""
     max_deferrals: Annotated[int, Meta(ge=0, le=_MOST, examples=[100])] = 100
+    """Deferrals (exit code 75) after which a task is held."""
     max_orphans: Annotated[int, Meta(ge=0, le=_MOST, examples=[5])] = 5
+    """Runs lost by us, as at a crash, after which a task is held."""
     backoff_min_ms: TenSeconds = _DERIVED
-    """10 s, or `backoff_max` where that is less."""
+    """The back-off after a first failure; it doubles with each one, and half of it is random. Left
+    out: 10 s, or `backoff_max` where that is less."""
     backoff_max_ms: QuarterHour = _DERIVED
-    """15 min, or `backoff_min` where that is more."""
+    """The longest back-off. Left out: 15 min, or `backoff_min` where that is more."""
     cooldown_ms: Minute = Milliseconds(60_000)
+    """The delay after a deferral that names none."""
 
     def __post_init__(self) -> None:
         """Let the bound that was left out follow the other; refuse bounds that cross."""
@@ -160,20 +184,27 @@ class Output(Section, frozen=True):
     """What is kept of finished work."""
 
     retention_ms: Annotated[Milliseconds, Meta(examples=["30d"])] = Milliseconds(30 * 86_400_000)
+    """How long finished tasks, their runs and their output are kept."""
 
 
 class Defaults(Section, frozen=True):
     """What a task gets that its submitter leaves out."""
 
     queue: Annotated[str, Meta(pattern=NAME, examples=["default"])] = "default"
+    """The queue of a task that names none."""
     priority: Annotated[int, Meta(ge=-(2**31), le=_MOST, examples=[0])] = 0
+    """The priority of a task that names none; higher ones are claimed first."""
 
 
 class Logs(Section, frozen=True):
     """How much the daemon says, and in which form."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "console"] = "auto"
+    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(examples=["warning"])] = (
+        "info"
+    )
+    """The least that is said."""
+    format: Annotated[Literal["auto", "json", "console"], Meta(examples=["json"])] = "auto"
+    """JSON lines, or lines drawn for people; `auto` draws on a terminal only."""
 
 
 class Settings(Section, frozen=True):

@@ -47,8 +47,9 @@ VERBS: Mapping[str, Verb] = {
     "fail": Verb("drive", "fail", "Say that a claimed task could not be done."),
     "prune": Verb("operate", "prune", "Delete what finished long ago."),
     "check-config": Verb(
-        "service", "check_config", "Check the configuration and say every mistake."
+        "configure", "check_config", "Check the configuration and say every mistake."
     ),
+    "config": Verb("configure", "config", "Print what the configuration holds, and why."),
     "demo": Verb("demo", "demo", "Watch the main job on real files, with a kill in the middle."),
     "executor": Verb("service", "executor", "Run the executor (mode external; its own unit)."),
 }

@@ -1,4 +1,4 @@
-"""`dispatcher run`, `executor` and `check-config`: what units and their authors call."""
+"""`dispatcher run` and `executor`: what units call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from dispatcher.cli.options import config_option, configuration, examples, json_option, print_json
+from dispatcher.cli.options import config_option, configuration, examples
 from dispatcher.node import node_id
 
 
@@ -47,24 +47,3 @@ def executor() -> None:
         *("--node-id", me),
     ]
     os.execv(sys.executable, command)  # noqa: S606 - the same interpreter, no shell
-
-
-@click.command("check-config", epilog=examples("dispatcher check-config --config new.toml"))
-@json_option
-@config_option
-def check_config(*, as_json: bool) -> None:
-    """Read the configuration, say every mistake with its remedy, and exit 78 if there is one."""
-    config = configuration()
-    source = str(config.file) if config.file is not None else None
-    if as_json:
-        print_json(
-            {
-                "file": source,
-                "state_dir": str(config.state_dir),
-                "runtime_dir": str(config.runtime_dir),
-                "store_url": config.store_url,
-                "slots": config.slots,
-            }
-        )
-    else:
-        click.echo(f"{source or 'built-in defaults'}: ok")

@@ -80,6 +80,21 @@ def test_check_config_names_the_file_or_every_mistake(command: Command) -> None:
     assert "leases.ttl: 5 is a plain number" in second
 
 
+def test_config_tells_what_holds_and_why(command: Command) -> None:
+    command.configure("slots = 3")
+
+    shown = command("config")
+    assert re.search(r"\nnode.slots +3 +file\n", shown.stdout)
+    assert re.search(r'\nleases.ttl +"1m" +default\n', shown.stdout)
+    values = command("config", "--json").json
+    assert {"value": 3, "from": "file"} == values["node.slots"]
+    assert {"value": "1m", "from": "default"} == values["leases.ttl"]
+    assert {"value": "5s", "from": "derived"} == values["leases.reap_interval"]
+    assert "#slots = 4\n" in command("config", "--commented").stdout
+    assert "properties" in command("config", "--schema").json
+    assert "ask for one" in command("config", "--schema", "--commented", exits=2).stderr
+
+
 def test_config_stands_before_or_after_the_verb(command: Command, tmp_path: Path) -> None:
     one, other = tmp_path / "one.toml", tmp_path / "other.toml"
     for file in (one, other):

@@ -1,0 +1,215 @@
+"""What the configuration file may say, for people and editors: made from `dispatcher.settings`.
+
+The text of a key is the one that stands under it there, so that no second copy can grow old.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import msgspec
+
+from dispatcher.config import Config
+from dispatcher.config_file import example_of, given_by
+from dispatcher.durations import Milliseconds
+from dispatcher.settings import Section, Settings
+
+#: Columns of a comment in the file that is printed.
+_WIDTH = 96
+
+_DURATION = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"}
+
+
+_FILE = """\
+# The configuration of the dispatcher. Every key is here with its default, or with an example where
+# the default follows from something else. Durations carry their unit: "200ms", "15m", "30d".
+# Try a change with: dispatcher check-config --config THIS_FILE"""
+
+_PAGE = """\
+# Configuration
+
+<!-- Made by `make docs` from dispatcher/settings.py: change the texts there. -->
+
+One TOML file: `--config PATH`, else `$DISPATCHER_CONFIG`, else `/etc/dispatcher/dispatcher.toml`;
+without any the defaults below hold. An unknown key or an impossible value is an error that names
+file, line, key and remedy (exit code 78); `dispatcher check-config` looks for them. Durations carry
+their unit: `"200ms"`, `"15m"`, `"30d"`.
+
+`dispatcher config` prints what holds and where it came from, `dispatcher config --commented` a file
+with every key to start from, and `dispatcher config --schema` the JSON schema for editors."""
+
+
+class Key(NamedTuple):
+    """One key of the file."""
+
+    section: str
+    name: str
+    field: str
+    """The attribute of the section's type."""
+    text: str
+    default: str | None
+    """As the file would say it; None where it follows from something else."""
+    example: str
+
+
+def every_key() -> Iterator[Key]:
+    """Yield every key in the order of the file."""
+    for section in msgspec.structs.fields(Settings):
+        kind: type[Section] = section.type
+        texts = _texts(kind)
+        for field in msgspec.structs.fields(kind):
+            yield Key(
+                section=section.name,
+                name=field.encode_name,
+                field=field.name,
+                text=texts[field.name],
+                default=None if _follows(field.default) else written(field.default),
+                example=example_of(field.type),
+            )
+
+
+def section_text(name: str) -> str:
+    """Return what a section is about, in a sentence."""
+    kind = next(field.type for field in msgspec.structs.fields(Settings) if field.name == name)
+    return inspect.getdoc(kind) or ""
+
+
+def written(value: object) -> str:
+    """Return a value in the form of the file."""
+    if isinstance(value, Milliseconds):
+        return f'"{value}"'
+    return str(value) if isinstance(value, int) else f'"{value}"'
+
+
+def commented_file() -> str:
+    """Return a configuration file that changes nothing: every key, explained and commented out."""
+    lines = [_FILE]
+    section = ""
+    for key in every_key():
+        if key.section != section:
+            section = key.section
+            lines += ["", f"# {section_text(section)}", f"[{section}]"]
+        lines += ["", *textwrap.wrap(_plain(key.text), _WIDTH, **_COMMENT)]
+        lines.append(f"#{key.name} = {key.default or key.example}")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """Return the page of the documentation that names every key."""
+    lines = [_PAGE]
+    section = ""
+    for key in every_key():
+        if key.section != section:
+            section = key.section
+            lines += ["", f"## `[{section}]`", "", section_text(section), ""]
+            lines += ["| key | default | |", "|---|---|---|"]
+        default = f"`{key.default}`" if key.default else f"(e.g. `{key.example}`)"
+        lines.append(f"| `{key.name}` | {default} | {_flat(key.text)} |")
+    return "\n".join(lines) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of the file, for editors."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key in every_key():
+        section = sections.setdefault(
+            key.section,
+            {
+                "type": "object",
+                "description": section_text(key.section),
+                "additionalProperties": False,
+                "properties": {},
+            },
+        )
+        described = _kind(key)
+        described["description"] = _flat(key.text)
+        if key.default is not None:
+            described["default"] = tomllib.loads(f"x = {key.default}")["x"]
+        section["properties"][key.name] = described
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Configuration of the dispatcher",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": sections,
+    }
+
+
+def _kind(key: Key) -> dict[str, Any]:
+    """Return the schema of a key's values; that it may be left out is no value."""
+    section = next(f.type for f in msgspec.structs.fields(Settings) if f.name == key.section)
+    field = next(f for f in msgspec.structs.fields(section) if f.name == key.field)
+    made: dict[str, Any] = msgspec.json.schema(field.type, schema_hook=lambda _: dict(_DURATION))
+    return next((kind for kind in made.get("anyOf", ()) if kind != {"type": "null"}), made)
+
+
+class Effective(NamedTuple):
+    """A key's value, durations as text, and where it comes from: file, default or derived."""
+
+    key: Key
+    value: str | int
+    source: str
+
+
+def effective(config: Config) -> Iterator[Effective]:
+    """Yield what holds for each key."""
+    given = given_by(config.file) if config.file is not None else frozenset()
+    resolved = {
+        ("node", "state_dir"): str(config.state_dir),
+        ("node", "runtime_dir"): str(config.runtime_dir),
+        ("node", "slots"): config.slots,
+        ("store", "url"): config.store_url,
+        ("daemon", "on_stop"): config.on_stop,
+    }
+    for key in every_key():
+        place = (key.section, key.name)
+        value = resolved.get(place)
+        if value is None:
+            value = getattr(getattr(config, key.section), key.field)
+            value = str(value) if isinstance(value, Milliseconds) else value
+        if place in given:
+            yield Effective(key, value, "file")
+        else:
+            yield Effective(key, value, "default" if key.default else "derived")
+
+
+_COMMENT: dict[str, Any] = {
+    "initial_indent": "# ",
+    "subsequent_indent": "# ",
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}
+
+
+def _follows(default: object) -> bool:
+    return default is None or (isinstance(default, Milliseconds) and default < 0)
+
+
+def _plain(text: str) -> str:
+    return _flat(text).replace("`", "")
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+@cache
+def _texts(kind: type[Section]) -> dict[str, str]:
+    """Return the text under each field of a section's type."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    body = tree.body[0].body  # type: ignore[attr-defined]
+    found = {}
+    for field, text in pairwise(body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                value=ast.Constant(value=str(words))
+            ):
+                found[name] = words
+    return found

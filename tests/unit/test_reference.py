@@ -1,0 +1,96 @@
+"""What is made from the code: complete, true, and not older than the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dispatcher import reference
+from dispatcher.config import Config, load
+from dispatcher.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def _generated() -> dict[Path, str]:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.generated())
+
+
+def test_generated_files_are_not_older_than_the_code() -> None:
+    for path, text in _generated().items():
+        assert text == path.read_text("utf-8"), f"{path.name} is old: run make docs"
+
+
+def test_every_key_is_explained_and_has_an_example() -> None:
+    for key in reference.every_key():
+        assert key.text.strip().endswith((".", ")")), key
+        assert key.example, key
+
+
+def test_the_commented_file_names_every_key_once_and_changes_nothing(tmp_path: Path) -> None:
+    text = reference.commented_file()
+    file = tmp_path / "dispatcher.toml"
+    file.write_text(text)
+    environ = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
+
+    assert msgspec.structs.replace(load(str(file), environ), file=None) == _of("", tmp_path)
+    uncommented = tomllib.loads(
+        "\n".join(line.removeprefix("#") for line in text.splitlines() if line[:2] != "# ")
+    )
+    named = [(section, key) for section, keys in uncommented.items() for key in keys]
+    assert [(key.section, key.name) for key in reference.every_key()] == named
+
+
+def test_every_example_and_default_is_accepted(tmp_path: Path) -> None:
+    for key in reference.every_key():
+        for value in filter(None, (key.default, key.example)):
+            _of(f"[{key.section}]\n{key.name} = {value}\n", tmp_path)
+
+
+def test_the_schema_knows_what_the_file_may_say() -> None:
+    schema = reference.schema()
+
+    assert list(Settings.__struct_fields__) == list(schema["properties"])
+    leases = schema["properties"]["leases"]
+    assert leases["additionalProperties"] is False
+    assert ("1m", "string") == tuple(leases["properties"]["ttl"][k] for k in ("default", "type"))
+    assert "default" not in leases["properties"]["reap_interval"]
+    assert ["drain", "leave"] == schema["properties"]["daemon"]["properties"]["on_stop"]["enum"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        ("[leases]\nttl = '5s'", "leases.ttl", ('"5s"', "file")),
+        ("[leases]\nttl = '5s'", "leases.worker_ttl", ('"15m"', "default")),
+        ("[leases]\nttl = '5s'", "leases.reap_interval", ('"2500ms"', "derived")),
+        ("", "node.state_dir", ('"/var/lib/dispatcher"', "derived")),
+        ("[executor]\nmode = 'external'", "daemon.on_stop", ('"leave"', "derived")),
+    ],
+)
+def test_each_value_says_where_it_comes_from(
+    tmp_path: Path, text: str, key: str, expected: tuple[str, str]
+) -> None:
+    found = {
+        f"{known.section}.{known.name}": (reference.written(value), source)
+        for known, value, source in reference.effective(_of(text, tmp_path, keep_file=True))
+    }
+
+    assert expected == found[key]
+
+
+def _of(text: str, directory: Path, *, keep_file: bool = False) -> Config:
+    file = directory / "one.toml"
+    file.write_text(text)
+    environ = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
+    config = load(str(file), environ)
+    return config if keep_file else msgspec.structs.replace(config, file=None)
