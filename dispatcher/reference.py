@@ -161,7 +161,7 @@ class Effective(NamedTuple):
 def effective(config: Config) -> Iterator[Effective]:
     """Yield what holds for each key."""
     given = given_by(config.file) if config.file is not None else frozenset()
-    resolved = {
+    resolved: dict[tuple[str, str], Any] = {
         ("node", "state_dir"): str(config.state_dir),
         ("node", "runtime_dir"): str(config.runtime_dir),
         ("node", "slots"): config.slots,
