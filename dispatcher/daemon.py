@@ -8,14 +8,14 @@ import selectors
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from dispatcher import channels, control, logs, wire
+from dispatcher import channels, control, logs, notify, wire
 from dispatcher.channels import Channel, Reply
 from dispatcher.config import Config
 from dispatcher.errors import ConfigError
@@ -23,6 +23,7 @@ from dispatcher.executor_client import ExecutorClient, connect_to
 from dispatcher.launcher import EmbeddedLauncher
 from dispatcher.locks import Held, hold
 from dispatcher.node import node_id
+from dispatcher.notify import Notifier
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
 from dispatcher.signals import Signals
@@ -43,6 +44,9 @@ log = structlog.get_logger()
 #: Seconds that a transaction may wait for the database before the loop goes back to the sockets.
 STORE_PATIENCE = 0.02
 
+#: Seconds between two looks at what the service manager is told.
+STATUS_INTERVAL = 1.0
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -57,12 +61,15 @@ class Daemon:
         signals: Signals | None = None,
         control: socket.socket | None = None,
         on_stop: Stop = Stop.DRAIN,
+        notifier: Notifier | None = None,
         clock: Callable[[], Instant] = instant,
     ) -> None:
         self._supervisor = supervisor
         self._executor = executor
         self._signals = signals
         self._on_stop = on_stop
+        self._notifier = notifier
+        self._told_at = Instant(0.0)
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._connection: socket.socket | None = None
@@ -102,6 +109,8 @@ class Daemon:
         for channel in (self._workers, self._control):
             due = channel.keep_up(at=at) if channel is not None else None
             deadlines += [] if due is None else [due]
+        if self._notifier is not None:
+            deadlines.append(self._tell_manager(self._notifier, at))
         if (due := self._requests_due()) is not None:
             deadlines.append(due)
         self._deadline = min(deadlines)
@@ -122,6 +131,19 @@ class Daemon:
                 channel.close()
         self._executor.close()
         self._selector.close()
+
+    def _tell_manager(self, notifier: Notifier, at: Instant) -> Instant:
+        """Tell the service manager how we are, after a turn; return when to tell it again."""
+        notifier.alive(at=at)
+        if at - self._told_at >= STATUS_INTERVAL:
+            self._told_at = at
+            status = self._supervisor.status(at=at)
+            notifier.status(notify.in_a_line(status))
+            if status["store_silent_for_s"] is None:
+                notifier.ready()
+            if status["stopping"]:
+                notifier.stays(at=at)
+        return Instant(at + min(STATUS_INTERVAL, notifier.interval or STATUS_INTERVAL))
 
     # Sockets ------------------------------------------------------------------------------
 
@@ -164,6 +186,8 @@ class Daemon:
         for signum in self._signals.arrived():
             if signum in STOP_SIGNALS:
                 log.info("daemon.signalled", signal=signum.name)
+                if self._notifier is not None:
+                    self._notifier.stopping()
                 self._supervisor.stop(self._on_stop, at=at)
 
     def _hear_control(self, line: bytes, reply: Reply) -> bool:
@@ -206,7 +230,15 @@ def main(config: Config, *, drain: bool) -> int:
         listener = channels.listen(config.control_socket)
         control.announce(config)
         on_stop = Stop.DRAIN if config.on_stop == "drain" else Stop.LEAVE
-        daemon = Daemon(supervisor, client, signals=signals, control=listener, on_stop=on_stop)
+        notifier = stack.enter_context(closing(Notifier(os.environ)))
+        daemon = Daemon(
+            supervisor,
+            client,
+            signals=signals,
+            control=listener,
+            on_stop=on_stop,
+            notifier=notifier if notifier.wanted else None,
+        )
         stack.callback(daemon.close)
         log.info("daemon.started", pid=os.getpid(), slots=config.slots)
         daemon.run()

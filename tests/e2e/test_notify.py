@@ -1,0 +1,85 @@
+"""What a service manager hears of the daemon (sd_notify(3)), on a socket of ours."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from tests.e2e.helpers import shell
+from tests.e2e.world import World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Manager:
+    """Hears what the daemon says; says back nothing, as systemd."""
+
+    def __init__(self, world: World) -> None:
+        path = f"{world.runtime_dir}/manager"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket.bind(path)
+        self.said: list[str] = []
+        self.env = {"NOTIFY_SOCKET": path}
+
+    def expect(self, *words: str, within: float = 10.0) -> None:
+        def probe() -> None:
+            with suppress(BlockingIOError):
+                while True:
+                    self.said.append(self.socket.recv(4096).decode())
+            rest = iter(self.said)
+            missing = [w for w in words if not any(said.startswith(w) for said in rest)]
+            assert not missing, f"{missing} not in this order in {self.said}"
+
+        eventually(probe, within=within)
+
+
+@pytest.fixture
+def manager(world: World) -> Iterator[Manager]:
+    manager = Manager(world)
+    yield manager
+    manager.socket.close()
+
+
+def test_ready_status_watchdog_stopping(world: World, manager: Manager) -> None:
+    world.configure(node={"slots": 2})
+    world.submit(*shell("while [ ! -e go ]; do sleep 0.02; done"))
+    with world.daemon(env=manager.env | {"WATCHDOG_USEC": "900000"}) as daemon:
+        manager.expect("READY=1", "STATUS=1 of 2 slots busy", "WATCHDOG=1", "WATCHDOG=1")
+
+        daemon.signal(signal.SIGTERM)
+        manager.expect("STOPPING=1", "STATUS=stopping (drain); 1 of 2", "EXTEND_TIMEOUT_USEC=")
+        (world.directory / "go").touch()
+        assert 0 == daemon.wait()
+
+
+def test_a_stopped_loop_gives_no_sign_of_life(world: World, manager: Manager) -> None:
+    """R-60: what hangs must not look healthy."""
+    with world.daemon(env=manager.env | {"WATCHDOG_USEC": "300000"}) as daemon:
+        manager.expect("READY=1", "WATCHDOG=1")
+        daemon.signal(signal.SIGSTOP)
+        try:
+            eventually(lambda: _expect_stopped(daemon.process.pid))
+            manager.expect("READY=1")
+            heard = len(manager.said)
+            with pytest.raises(AssertionError):
+                manager.expect(*["WATCHDOG=1"] * (len(manager.said) + 1), within=1.0)
+            assert heard == len(manager.said)
+        finally:
+            daemon.signal(signal.SIGCONT)
+        manager.expect(*["WATCHDOG=1"] * (heard + 1))
+
+
+def test_it_says_that_it_waits_for_the_executor(world: World, manager: Manager) -> None:
+    world.configure(executor={"mode": "external"})
+    with world.daemon(env=manager.env):
+        manager.expect("STATUS=waits for the executor; 0 of", "READY=1")
+
+
+def _expect_stopped(pid: int) -> None:
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+        assert "T" == stat.read().rpartition(")")[2].split()[0]

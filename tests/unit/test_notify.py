@@ -1,0 +1,128 @@
+"""systemd's notify protocol, against a socket of ours (sd_notify(3))."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dispatcher.notify import Notifier, in_a_line
+from dispatcher.times import Instant
+
+
+class Manager:
+    """A service manager's socket."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address.replace("@", "\0", 1))
+        self.environ = {"NOTIFY_SOCKET": address}
+
+    def heard(self) -> list[str]:
+        found = []
+        while True:
+            try:
+                found.append(self.socket.recv(4096, socket.MSG_DONTWAIT).decode())
+            except BlockingIOError:
+                return found
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    address = str(tmp_path / "notify") if request.param == "path" else f"@test-{tmp_path}"[:100]
+    manager = Manager(address)
+    with closing(manager.socket):
+        yield manager
+
+
+def test_ready_is_said_once_and_again_after_a_reload(manager: Manager) -> None:
+    with closing(Notifier(manager.environ)) as notifier:
+        notifier.ready()
+        notifier.ready()
+        assert ["READY=1"] == manager.heard()
+
+        notifier.reloading()
+        notifier.ready()
+        reloading, ready = manager.heard()
+        assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert "READY=1" == ready
+
+
+def test_a_status_is_said_when_it_changes(manager: Manager) -> None:
+    with closing(Notifier(manager.environ)) as notifier:
+        for text in ("0 of 2", "0 of 2", "1 of 2"):
+            notifier.status(text)
+    assert ["STATUS=0 of 2", "STATUS=1 of 2"] == manager.heard()
+
+
+def test_signs_of_life_come_a_third_of_the_interval_apart(manager: Manager) -> None:
+    manager.environ |= {"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}
+    with closing(Notifier(manager.environ)) as notifier:
+        assert 1.0 == notifier.interval
+        for at in (100.0, 100.5, 101.0, 101.9, 102.0):
+            notifier.alive(at=Instant(at))
+    assert ["WATCHDOG=1"] * 3 == manager.heard()
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "x"},
+        {"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"},
+    ],
+)
+def test_no_watchdog_no_sign_of_life(manager: Manager, environ: dict[str, str]) -> None:
+    with closing(Notifier(manager.environ | environ)) as notifier:
+        assert notifier.interval is None
+        notifier.alive(at=Instant(100.0))
+    assert [] == manager.heard()
+
+
+def test_a_long_stop_is_extended_now_and_then(manager: Manager) -> None:
+    with closing(Notifier(manager.environ)) as notifier:
+        notifier.stopping()
+        for at in (100.0, 101.0, 109.9, 110.0):
+            notifier.stays(at=Instant(at))
+    assert ["STOPPING=1", *["EXTEND_TIMEOUT_USEC=30000000"] * 2] == manager.heard()
+
+
+def test_without_a_manager_nothing_happens(tmp_path: Path) -> None:
+    for environ in ({}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}):
+        with closing(Notifier(environ)) as notifier:
+            notifier.ready()
+            notifier.status("fine")
+            assert notifier.wanted is bool(environ)
+
+
+def test_the_worst_stands_first_in_the_line() -> None:
+    fine: dict[str, object] = {
+        "busy": 1,
+        "slots": 2,
+        "stopping": None,
+        "paused": None,
+        "unkillable": 0,
+        "executor": "connected",
+        "store_silent_for_s": None,
+    }
+    assert "1 of 2 slots busy" == in_a_line(fine)
+    assert "waits for the executor; 1 of 2 slots busy" == in_a_line(fine | {"executor": "waiting"})
+    worst = in_a_line(
+        {
+            **fine,
+            "stopping": "drain",
+            "paused": "no memory",
+            "unkillable": 1,
+            "executor": "silent",
+            "store_silent_for_s": 3.0,
+        }
+    )
+    assert worst == (
+        "the store does not answer; the executor does not answer; 1 runs cannot be killed;"
+        " paused: no memory; stopping (drain); 1 of 2 slots busy"
+    )
