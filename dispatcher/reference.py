@@ -88,8 +88,11 @@ def written(value: object) -> str:
     return str(value) if isinstance(value, int) else f'"{value}"'
 
 
-def commented_file() -> str:
-    """Return a configuration file that changes nothing: every key, explained and commented out."""
+def commented_file(*, external: bool = False) -> str:
+    """Return a configuration file that changes nothing: every key, explained and commented out.
+
+    Or only what the systemd units need: an `external` executor.
+    """
     lines = [_FILE]
     section = ""
     for key in every_key():
@@ -97,7 +100,10 @@ def commented_file() -> str:
             section = key.section
             lines += ["", f"# {section_text(section)}", f"[{section}]"]
         lines += ["", *textwrap.wrap(_plain(key.text), _WIDTH, **_COMMENT)]
-        lines.append(f"#{key.name} = {key.default or key.example}")
+        if external and key.field == "mode":
+            lines.append('mode = "external"')
+        else:
+            lines.append(f"#{key.name} = {key.default or key.example}")
     return "\n".join(lines) + "\n"
 
 

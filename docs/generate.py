@@ -32,7 +32,7 @@ def generated() -> Mapping[Path, str]:
         ROOT / "docs" / "configuration.md": reference.page(),
         ROOT / "docs" / "events.md": _EVENTS + events,
         ROOT / "docs" / "dispatcher.schema.json": schema,
-        ROOT / "systemd" / "dispatcher.toml": reference.commented_file(),
+        ROOT / "systemd" / "dispatcher.toml": reference.commented_file(external=True),
     }
 
 

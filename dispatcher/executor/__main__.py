@@ -24,6 +24,7 @@ from dispatcher.executor.log import Log
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
+from dispatcher.notify import Notifier
 from dispatcher.wire import ExitCode
 
 #: Seconds for which a dead executor's lock may stay: a child of it in the middle of its exec, when
@@ -128,6 +129,7 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
         pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
     )
     kernel, outputs = Kernel(), Outputs()
+    notifier = Notifier({} if options.embedded else os.environ)  # embedded, the daemon speaks
     executor = Executor(
         node,
         kernel=kernel,
@@ -140,6 +142,7 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
         server=Server(runtime_dir, kernel, log),
         log=log,
         embedded=options.embedded,
+        notifier=notifier if notifier.wanted else None,
     )
     _obey_sigterm(executor, kernel)
     return executor

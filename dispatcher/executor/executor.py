@@ -16,6 +16,7 @@ from dispatcher.executor.run import NEVER
 from dispatcher.executor.runs import Runs
 from dispatcher.executor.server import Server
 from dispatcher.executor.spawn import Spawner
+from dispatcher.notify import Notifier
 from dispatcher.times import Instant
 
 #: Seconds for which an embedded executor with no run waits for a daemon: a restart takes less.
@@ -55,6 +56,7 @@ class Executor:
         server: Server,
         log: Log,
         embedded: bool = False,
+        notifier: Notifier | None = None,
         clock: Callable[[], Instant] = times.instant,
     ) -> None:
         self._node = node
@@ -62,6 +64,7 @@ class Executor:
         self._server = server
         self._log = log
         self._embedded = embedded
+        self._notifier = notifier
         self._clock = clock
         self._runs = Runs(
             kernel=kernel,
@@ -90,6 +93,8 @@ class Executor:
         ready = self._kernel.wait(self._patience(timeout))
         at = self._clock()
         self.tick(ready, at)
+        if self._notifier is not None:
+            self._tell_manager(self._notifier, at)
         return not self._may_leave(at)
 
     def shut_down(self) -> None:
@@ -105,11 +110,21 @@ class Executor:
             self._obey(message, at)
         if self._shutdown_wanted and not self._stopping:
             self._stopping = True
+            if self._notifier is not None:
+                self._notifier.stopping()
             self._log("executor.stopping", runs=self._runs.live)
             self._runs.end_all(wire.EndedBy.SHUTDOWN, at)
         self._runs.act(at)
         self._server.flush(at)
         self._open_when_swept()
+
+    def _tell_manager(self, notifier: Notifier, at: Instant) -> None:
+        notifier.alive(at=at)
+        notifier.status(f"{self._runs.live} runs" + ("" if self._open else ", sweeping"))
+        if self._open:
+            notifier.ready()
+        if self._stopping:
+            notifier.stays(at=at)
 
     def _open_when_swept(self) -> None:
         if not self._open and not self._runs.sweeping:
@@ -168,6 +183,8 @@ class Executor:
         wait = max(0.0, due - self._clock())
         if self._runs.live:
             wait = min(wait, LONGEST_WAIT)
+        if self._notifier is not None and self._notifier.interval is not None:
+            wait = min(wait, self._notifier.interval)
         if timeout is not None:
             wait = min(wait, timeout)
         return None if wait == NEVER else wait

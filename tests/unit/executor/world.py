@@ -232,7 +232,14 @@ class FakeServer:
 class World:
     """An executor with everything fake but its decisions and its journal."""
 
-    def __init__(self, directory: Path, *, embedded: bool = False, greeted: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        embedded: bool = False,
+        greeted: bool = True,
+        notifier: Any = None,
+    ) -> None:
         self.kernel = FakeKernel()
         self.server = FakeServer()
         self.spawner = FakeSpawner(self.kernel)
@@ -251,6 +258,7 @@ class World:
             Node("node", str(directory), "boot", "pids"),
             **parts,
             embedded=embedded,
+            notifier=notifier,
             clock=lambda: Instant(self.kernel.now),
         )
         self.stays = True
