@@ -41,8 +41,8 @@ def _half_of_a_new_journal(journal: Journal, runs: object, at: float) -> None:
     Path(f"{journal._path}.new").write_bytes(b'{"event":"header"')
 
 
-def _nobody_knocks(server: Server, ready: Collection[int]) -> bool:
-    return server._listener.fileno() not in ready
+def _nobody_knocks(server: Server, ready: Collection[int], at: float) -> bool:
+    return server._listener.fileno() not in ready and at < server._deaf_until
 
 
 def _nobody_speaks(server: Server, ready: Collection[int]) -> bool:
