@@ -219,6 +219,7 @@ class Run:
     result: str | None
     error: str | None
     output_tail: str | None
+    """The end of what it wrote, "" where that is nothing; None where nobody knows."""
     max_rss_bytes: int | None
     cpu_seconds: float | None
     output_path: str

@@ -157,7 +157,7 @@ def settle(
         orphans=account.orphans,
         exit_code=exit_code,
         signal=signum,
-        output_tail=(evidence.tail or None) if evidence else None,
+        output_tail=evidence.tail if evidence else None,
         max_rss_bytes=evidence.max_rss_bytes if evidence else None,
         cpu_seconds=evidence.cpu_seconds if evidence else None,
         pid=started[0] if started else None,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from pathlib import Path
 
 import click
 
@@ -17,6 +15,8 @@ from dispatcher.cli.options import (
     one_id,
     print_json,
 )
+from dispatcher.cli.output import Output
+from dispatcher.client import Client
 from dispatcher.errors import DispatcherError
 from dispatcher.model import LOCAL, Run, Task, TaskFilter, TaskState
 
@@ -89,32 +89,65 @@ def show(*, task_id: int, as_json: bool) -> None:
             _print_runs(runs)
 
 
-@click.command(epilog=examples("dispatcher logs 42", "dispatcher logs 42 --run 57"))
+@click.command(
+    epilog=examples(
+        "dispatcher logs 42",
+        "dispatcher logs 42 --run 57",
+        "dispatcher logs -f 42   # until it ends",
+    )
+)
 @one_id
 @click.option("--run", "run_id", type=int, metavar="N", help="Id of the run [default: the last].")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on as the output grows, through later runs, until the task is at rest.",
+)
 @config_option
-def logs(*, task_id: int, run_id: int | None) -> None:
+def logs(*, task_id: int, run_id: int | None, follow: bool) -> None:
     """Print what a task's run wrote to its stdout and stderr."""
-    task, runs = _look_up(task_id)
+    with client() as store:
+        run = _run(store, task_id, run_id)
+        if follow:
+            from dispatcher.cli.follow import follow as go_on  # noqa: PLC0415 - who looks on
+
+            go_on(store, task_id, run)
+            return
+    with Output(run.output_path) as output:
+        if not output.exists():
+            _print_end(run)
+        while chunk := output.read():
+            sys.stdout.buffer.write(chunk)
+        if output.dropped:
+            lost = f"{output.dropped} bytes of it were dropped to keep the budget"
+            click.echo(f"dispatcher: {lost}", err=True)
+    sys.stdout.buffer.flush()
+
+
+def _run(store: Client, task_id: int, run_id: int | None) -> Run:
+    task, runs = store.task(task_id), store.runs(task_id)
+    if task is None:
+        raise DispatcherError(f"no task {task_id}")
     if not runs:
         raise DispatcherError(f"task {task_id} has not run yet: {task.state}, {task.reason}")
     chosen = {run.id: run for run in runs}.get(runs[-1].id if run_id is None else run_id)
     if chosen is None:
         known = ", ".join(str(run.id) for run in runs)
         raise DispatcherError(f"task {task_id} has no run {run_id}; its runs: {known}")
-    out = sys.stdout.buffer
-    try:
-        with Path(chosen.output_path).open("rb") as file:
-            shutil.copyfileobj(file, out)
-    except FileNotFoundError:
-        if chosen.node.startswith(LOCAL):
-            told = f"run {chosen.id} was driven by hand; what it wrote is where its driver put it"
-            raise DispatcherError(told) from None
-        if chosen.output_tail is None:
-            raise DispatcherError(f"{chosen.output_path} is gone, and nothing was kept") from None
-        click.echo(f"dispatcher: {chosen.output_path} is gone; this was its end:", err=True)
-        out.write(chosen.output_tail.encode())
-    out.flush()
+    if chosen.node.startswith(LOCAL):
+        told = f"run {chosen.id} was driven by hand; what it wrote is where its driver put it"
+        raise DispatcherError(told)
+    return chosen
+
+
+def _print_end(run: Run) -> None:
+    """Print what the store kept of an output file that is gone."""
+    if run.output_tail is None:
+        raise DispatcherError(f"{run.output_path} is gone, and nothing was kept")
+    if run.output_tail:  # a run that wrote nothing leaves no file, and nothing is missing
+        click.echo(f"dispatcher: {run.output_path} is gone; this was its end:", err=True)
+        sys.stdout.buffer.write(run.output_tail.encode())
 
 
 def _look_up(task_id: int) -> tuple[Task, list[Run]]:

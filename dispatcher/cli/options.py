@@ -96,7 +96,7 @@ _LIMITS = {
 }
 
 
-def limit_options(command: Callable[..., None]) -> Callable[..., None]:
+def limit_options(command: Callable[..., int]) -> Callable[..., int]:
     """Add the options that bound a task in time and say how its runs are ended."""
     command = click.option(
         "--kill-signal", type=Signal(), metavar="SIGNAL", help="Asks a run to end [default: TERM]."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import cast
 
 import click
@@ -23,6 +24,7 @@ from dispatcher.durations import Milliseconds
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
+from dispatcher.wire import ExitCode
 
 
 @click.command(
@@ -31,6 +33,7 @@ from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
         "dispatcher submit -- gzip -k big.log",
         "dispatcher submit --queue nightly --delay 2h --max-attempts 5 -- ./backup.sh",
         "dispatcher submit --env HOME --env LEVEL=3 --payload @job.json -- python job.py",
+        "dispatcher submit --wait -- make test && echo it is green",
         "dispatcher submit --key report-2026-08 -- ./report.sh   # twice: still one task",
         """echo '{"command": ["true"], "queue": "ci"}' | dispatcher submit --from -""",
     ),
@@ -66,6 +69,7 @@ from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
     help="Submit many, all or none: one JSON object a line with these option names, "
     '"command" a list. Options given here hold for lines that leave them out.',
 )
+@click.option("--wait", is_flag=True, help="Wait until all are done; exit 1 unless all succeeded.")
 @json_option
 @config_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -83,11 +87,12 @@ def submit(
     payload: str | None,
     label: tuple[str, ...],
     source: str | None,
+    wait: bool,
     as_json: bool,
     command: tuple[str, ...],
     kill_signal: int | None,
     **durations: Milliseconds | None,
-) -> None:
+) -> int:
     """Submit COMMAND as a task and print its id.
 
     It works without a daemon: the task waits for one. What the command prints is kept, see
@@ -112,11 +117,22 @@ def submit(
     tasks = _tasks(config, source, command, options)
     with Client(config) as store:
         submitted = store.submit_many(tasks)
-    if as_json:
-        answers = [{"id": one.task_id, "created": one.created} for one in submitted]
-        print_json(answers if source is not None else answers[0])
-    elif submitted:
-        click.echo("\n".join(str(one.task_id) for one in submitted))
+        if as_json:
+            answers = [{"id": one.task_id, "created": one.created} for one in submitted]
+            print_json(answers if source is not None else answers[0])
+        elif submitted:
+            click.echo("\n".join(str(one.task_id) for one in submitted))
+        if wait and not _wait(store, [one.task_id for one in submitted]):
+            return ExitCode.NOT_SO
+    return ExitCode.OK
+
+
+def _wait(store: Client, task_ids: list[int]) -> bool:
+    """Wait for tasks with a progress bar on a terminal; say whether all succeeded."""
+    from dispatcher.cli.follow import wait_for  # noqa: PLC0415 - who looks on
+
+    with click.progressbar(length=len(task_ids), label="done", file=sys.stderr) as bar:
+        return wait_for(store, task_ids, lambda done: bar.update(done - bar.pos))
 
 
 def _tasks(

@@ -1,0 +1,80 @@
+"""Reading a run's output file as it grows, holes and successors included."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+#: Bytes of one read.
+CHUNK = 64 * 1024
+
+
+class Output:
+    """One run's output, from its beginning; used as a context manager.
+
+    What the budget punched out of the file is skipped and counted. A run that wrote nothing hands
+    its file on to a later run (ADR 6), whose words are not this run's.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file: int | None = None
+        self._offset = 0
+        self.dropped = 0
+        """Bytes that were not there any more when they were to be read."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def exists(self) -> bool:
+        """Say whether there is anything to read from, now or later."""
+        return self._file is not None or os.path.exists(self._path)  # noqa: PTH110 - as read
+
+    def read(self) -> bytes:
+        """Return what was written since the last call, at most `CHUNK` bytes; b"" when nothing."""
+        if self._file is None:
+            with suppress(FileNotFoundError):
+                self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        if self._file is None:
+            return b""
+        self._skip_hole(self._file)
+        chunk = os.pread(self._file, CHUNK, self._offset)
+        if chunk and self._offset == 0 and not self._is_still_ours(self._file):
+            self._close()
+            return b""
+        self._offset += len(chunk)
+        return chunk
+
+    def _skip_hole(self, file: int) -> None:
+        try:
+            data = os.lseek(file, self._offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nothing but a hole, or nothing at all, to the end
+                raise
+            data = os.fstat(file).st_size
+        if data > self._offset:
+            self.dropped += data - self._offset
+            self._offset = data
+
+    def _is_still_ours(self, file: int) -> bool:
+        """Look whether the file was handed on before its first byte was written."""
+        with suppress(FileNotFoundError):
+            there, here = os.stat(self._path), os.fstat(file)  # noqa: PTH116 - beside fstat
+            return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+        return False
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -1,0 +1,121 @@
+"""`logs -f` and `submit --wait`, through the installed command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.helpers import shell
+from tests.e2e.world import DISPATCHER, World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@contextmanager
+def following(world: World, task_id: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    out = world.directory / "followed"
+    with out.open("wb") as stdout:
+        process = subprocess.Popen(
+            [DISPATCHER, "logs", "-f", str(task_id)],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            env=world.env,
+        )
+    try:
+        yield process, out
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def expect_text(file: Path, text: str) -> None:
+    def probe() -> None:
+        assert text == file.read_text()
+
+    eventually(probe)
+
+
+def test_a_follower_sees_what_is_written_as_it_is_written_and_later_runs_too(world: World) -> None:
+    """R-67: nothing lost, nothing twice, across runs."""
+    world.configure(retry={"backoff_min": "10ms", "backoff_max": "20ms"})
+    task_id = world.submit(
+        *shell("""
+            echo one of $DISPATCHER_ATTEMPT
+            while [ ! -e go.$DISPATCHER_ATTEMPT ]; do sleep 0.02; done
+            echo two of $DISPATCHER_ATTEMPT
+            [ $DISPATCHER_ATTEMPT = 2 ]
+        """)
+    )
+    with world.daemon() as daemon:
+        daemon.expect("run.started")
+        with following(world, task_id) as (process, out):
+            expect_text(out, "one of 1\n")
+            (world.directory / "go.1").touch()
+            expect_text(out, "one of 1\ntwo of 1\none of 2\n")
+            (world.directory / "go.2").touch()
+            assert 0 == process.wait(timeout=10)
+            assert "one of 1\ntwo of 1\none of 2\ntwo of 2\n" == out.read_text()
+            assert process.stderr is not None
+            assert b"attempt 2:" in process.stderr.read()
+
+
+def test_a_follower_skips_what_was_punched_out_and_says_so(world: World) -> None:
+    task_id = world.submit(
+        *shell(
+            "head -c 200000 /dev/zero | tr '\\0' a; while [ ! -e go ]; do sleep 0.02; done; echo z"
+        )
+    )
+    with world.daemon() as daemon:
+        daemon.expect("run.started")
+        path = Path(world.show(task_id)["runs"][0]["output_path"])
+
+        def probe() -> None:
+            assert 200_000 == path.stat().st_size
+
+        eventually(probe)
+        subprocess.run(
+            ["fallocate", "--punch-hole", "--offset", "0", "--length", "131072", path], check=True
+        )
+        (world.directory / "go").touch()
+        with following(world, task_id) as (process, out):
+            assert 0 == process.wait(timeout=10)
+            assert "a" * (200_000 - 131_072) + "z\n" == out.read_text()
+            assert process.stderr is not None
+            assert b"131072 bytes were dropped" in process.stderr.read()
+        read = world.cli("logs", task_id)
+        assert ("a" * (200_000 - 131_072) + "z\n", True) == (
+            read.stdout,
+            "131072 bytes of it were dropped" in read.stderr,
+        )
+
+
+def test_waiting_tells_by_the_exit_code_whether_all_succeeded(world: World) -> None:
+    with world.daemon():
+        good = world.cli("submit", "--wait", "--", "true")
+        assert "succeeded" == world.show(int(good.stdout))["state"]
+        bad = world.cli("submit", "--wait", "--max-attempts", "1", "--", "false", exits=1)
+        assert "failed" == world.show(int(bad.stdout))["state"]
+        lines = '{"command": ["true"]}\n' * 20
+        many = world.cli("submit", "--wait", "--from", "-", stdin=lines)
+        assert 20 == len(many.stdout.split())
+        assert all("succeeded" == world.show(int(line))["state"] for line in many.stdout.split())
+
+
+def test_the_words_of_a_run_that_got_an_empty_file_are_not_the_former_ones(world: World) -> None:
+    """ADR 6: a run that wrote nothing hands its file on; whoever still follows it must notice."""
+    silent = world.submit("true")
+    with world.daemon():
+        world.until(silent, "succeeded")
+        path = Path(world.show(silent)["runs"][0]["output_path"])
+        talkative = world.submit("echo", "mine")
+        world.until(talkative, "succeeded")
+
+        assert "mine\n" == world.cli("logs", talkative).stdout
+        assert not path.exists() or os.stat(path).st_size == 0
+        assert "" == world.cli("logs", silent).stdout
