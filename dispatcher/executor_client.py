@@ -178,6 +178,8 @@ class ExecutorClient:
         except BlockingIOError:
             return
         except OSError as error:
+            # It does not listen any more; what it said before it went is still to be heard.
+            self._read(self._socket, at)
             self._drop(os.strerror(error.errno or errno.EPIPE), retry_at=at)
             return
         self._sent_at = at

@@ -42,7 +42,8 @@ class Work:
         stage.submit(workers.ESCAPES)
 
     def operate(self, stage: Stage) -> bool:
-        if not self._cancelled and stage.diary(self._to_cancel).started():
+        # The one run that is long enough for its start to be written by itself.
+        if not self._cancelled and any(run.pid for run in stage.runs(self._to_cancel)):
             self._cancelled = True
             stage.cancel(self._to_cancel)
         return not self._cancelled

@@ -113,7 +113,7 @@ def _unstartable(here: Path) -> list[tuple[dict[str, Any], str]]:
         ({"command": ["./garbage"]},
          f"not in an executable format (a script needs a #! line): {here}/./garbage"),
         ({"command": ["true"], "env": fits | does_not},
-         "arguments and environment are too large: "),
+         "variable TOO_LARGE is too large: "),
     ]  # fmt: skip
 
 

@@ -168,6 +168,25 @@ def test_what_came_before_the_end_of_a_connection_is_heard(
     assert not client.answering
 
 
+def test_the_last_words_are_heard_although_it_cannot_be_written_to(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    """An executor that is stopped says how its runs ended, and goes while we talk to it."""
+    client.keep_up(at=Instant(0.0))
+    executor.say(hello(), wire.HelloEnd())
+    client.receive(at=Instant(0.1))
+    exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=0))
+    executor.say(exited)
+    executor.ends[-1].close()
+
+    client.send(wire.End(uid=UID, reason="released"))
+    client.flush(at=Instant(0.2))
+
+    heard, gone = client.receive(at=Instant(0.3))
+    assert exited == heard
+    assert isinstance(gone, Disconnected)
+
+
 def test_junk_ends_the_connection_and_nothing_else(
     client: ExecutorClient, executor: Executor
 ) -> None:
