@@ -85,8 +85,13 @@ class Listener:
         if self._refusals <= TOLD_PER_SECOND:
             log.warning("lease.refused", task_id=words.task_id, error=answer.error)
 
-    @staticmethod
-    def turn_away(requests: Sequence[Request]) -> None:
-        """Have workers ask again: the store did not take what they said."""
+    def turn_away(self, requests: Sequence[Request], *, at: Instant) -> None:
+        """Have workers ask again: the store did not take what they said.
+
+        Who beat is remembered, whatever the lock: it is not their fault that nobody wrote it down.
+        """
         for request in requests:
+            for live in self._memory.live.values():
+                if live.task_id == request.words.task_id:
+                    live.turned_away_at = at
             request.answer(None, StoreTime(0))

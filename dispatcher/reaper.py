@@ -68,6 +68,7 @@ class Reaper:
             return
         node = self._settings.node_id
         expired = self._store.expired(node, limit=REAP_BATCH, now=turn.now)
+        expired = [run for run in expired if not self._was_turned_away(run, turn.at)]
         if not self._may_be_judged(expired, turn.at):
             expired = []
         for run in expired:
@@ -78,6 +79,13 @@ class Reaper:
         expiry = self._store.next_expiry(node)
         due = None if expiry is None else Instant(turn.at + max(0, expiry - turn.now) / 1000)
         turn.after(partial(setattr, self, "due", due))
+
+    def _was_turned_away(self, run: OpenRun, at: Instant) -> bool:
+        """Say whether its worker spoke while the store was busy, and may be about to again."""
+        live = self._memory.live.get(run.run_uid)
+        if live is None or live.turned_away_at is None:
+            return False
+        return at - live.turned_away_at < live.lease_ttl / 2
 
     def _may_be_judged(self, expired: list[OpenRun], at: Instant) -> bool:
         self._suspected_at = (self._suspected_at or at) if expired else None

@@ -99,13 +99,13 @@ class Supervisor:
         """
         self._inbox.extend(events)
         if self._outage.retry_at is not None and at < self._outage.retry_at:
-            self._listener.turn_away(requests)
+            self._listener.turn_away(requests, at=at)
             return self._outage.retry_at
         self._again = False
         try:
             self._perform(requests, at)
         except StoreUnavailable as error:
-            self._listener.turn_away(requests)
+            self._listener.turn_away(requests, at=at)
             if isinstance(error, CommitUnknown):
                 self._doubt()
             self._outage.begins(str(error), at=at)
@@ -179,7 +179,7 @@ class Supervisor:
                 self._transact([partial(self._listener.hear, request=request)], at)
             except StoreRefused as error:
                 log.exception("store.refused", operation="request", error=str(error))
-                self._listener.turn_away([request])
+                self._listener.turn_away([request], at=at)
         while self._inbox:
             event = self._inbox[0]
             if isinstance(event, Connected):

@@ -96,6 +96,8 @@ class Live:
     exit_by: Instant | None = None
     """When a worker that declared its end must be gone by itself."""
     pid: int | None = None
+    turned_away_at: Instant | None = None
+    """When its worker last spoke and the store did not take it."""
     told_to_end: bool = False
     hurried: bool = False
     unkillable: bool = False

@@ -193,6 +193,33 @@ def test_without_the_store_a_worker_is_told_to_ask_again(world: World) -> None:
     assert isinstance(worker.beat(), Renewed)
 
 
+def test_a_worker_that_was_turned_away_is_not_lost_for_it_R_10(world: World) -> None:
+    """It spoke in time; that the store was busy just then is not its fault."""
+    worker = started(world)
+    transaction = world.store.transaction
+
+    def turned_away() -> None:
+        def unavailable() -> Any:
+            raise StoreUnavailable("locked")
+
+        world.store.transaction = unavailable  # type: ignore[method-assign]
+        assert worker.beat() is None
+        world.store.transaction = transaction  # type: ignore[method-assign]
+
+    world.run_for(29)
+    turned_away()
+    world.run_for(10)
+    assert [] == ends(world)
+    assert isinstance(worker.beat(), Renewed)
+
+    world.run_for(29)
+    turned_away()
+    world.run_for(14.9)
+    assert [] == ends(world)
+    world.run_for(1.2)  # now it is silent
+    assert ["lost"] == ends(world)
+
+
 # Absence and clocks ------------------------------------------------------------------------
 
 
