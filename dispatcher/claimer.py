@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -47,17 +48,32 @@ class Claimer:
         """Share the free slots among the queues with ready tasks, from behind the last served."""
         if free <= 0:
             return
-        queues = self._store.ready_queues(after=self._last_queue, limit=free)
+        room = self._room(turn)
+        full = {queue for queue, left in room.items() if left <= 0}
+        # With as many more as may be full: those in front must not hide the others.
+        found = self._store.ready_queues(after=self._last_queue, limit=free + len(full))
+        queues = [queue for queue in found if queue not in full][:free]
         while queues and free:
             unexhausted = []
             for position, queue in enumerate(queues):
-                share = -(-free // (len(queues) - position))
+                fair = -(-free // (len(queues) - position))
+                share = min(fair, room.get(queue, fair))
                 claims = self._claim(turn, queue, share)
                 free -= len(claims)
-                if len(claims) == share:
+                if queue in room:
+                    room[queue] -= len(claims)
+                if len(claims) == share and room.get(queue, free) > 0:
                     unexhausted.append(queue)
                 yield from claims
             queues = unexhausted
+
+    def _room(self, turn: Turn) -> dict[str, int]:
+        """Return how many tasks more each queue with a limit may have running on this node."""
+        if not self._settings.concurrency:
+            return {}
+        lives = self._memory.live.items()
+        running = Counter(live.queue for uid, live in lives if uid not in turn.closed)
+        return {queue: most - running[queue] for queue, most in self._settings.concurrency.items()}
 
     def _claim(self, turn: Turn, queue: str, limit: int) -> list[Claim]:
         turn.after(partial(setattr, self, "_last_queue", queue))

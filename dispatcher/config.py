@@ -17,6 +17,7 @@ from dispatcher.settings import (
     Leases,
     Logs,
     Output,
+    Queue,
     Retry,
     Settings,
 )
@@ -43,6 +44,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry
     output: Output
     defaults: Defaults
+    queues: Mapping[str, Queue]
     logs: Logs
 
     @property
@@ -96,6 +98,7 @@ def _resolve(settings: Settings, file: Path | None, environ: Mapping[str, str]) 
             retry=settings.retry,
             output=settings.output,
             defaults=settings.defaults,
+            queues=settings.queues,
             logs=settings.logs,
         )
     except ValueError as error:

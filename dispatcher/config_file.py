@@ -14,7 +14,7 @@ import msgspec
 from dispatcher import durations
 from dispatcher.durations import Milliseconds
 from dispatcher.errors import ConfigError, did_you_mean
-from dispatcher.settings import Section, Settings
+from dispatcher.settings import NAME, Section, Settings
 
 #: What msgspec calls a type, in the words of somebody who writes TOML.
 _WORDS = {
@@ -28,7 +28,10 @@ _WORDS = {
 
 
 class Mistake(NamedTuple):
-    """What is wrong with one key of a section, or with the section where the key is empty."""
+    """What is wrong with one key of a section, or with the section where the key is empty.
+
+    The section of a table with a name of its own is its whole path: `queues.builds`.
+    """
 
     section: str
     key: str
@@ -58,34 +61,64 @@ def read(file: Path) -> Settings:
 def given_by(file: Path) -> frozenset[tuple[str, str]]:
     """Return which keys, each with its section, a file that was read without mistakes gives."""
     table = tomllib.loads(file.read_bytes().decode("utf-8"))
-    return frozenset((section, key) for section, body in table.items() for key in body)
+    given = set()
+    for section, body in table.items():
+        given |= {(section, key) for key in body}
+        if section in named_tables():
+            given |= {(f"{section}.{name}", key) for name, keys in body.items() for key in keys}
+    return frozenset(given)
 
 
 @cache
-def _sections() -> dict[str, type[Section]]:
-    """Return the section of each name."""
-    return {field.name: field.type for field in msgspec.structs.fields(Settings)}
+def sections() -> dict[str, type[Section]]:
+    """Return the section of each name that stands in the file as it is."""
+    every = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    return {name: kind for name, kind in every.items() if name not in named_tables()}
+
+
+@cache
+def named_tables() -> dict[str, type[Section]]:
+    """Return what stands under `[section.NAME]`, for sections whose tables their writer names."""
+    every = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    return {name: get_args(kind)[1] for name, kind in every.items() if get_origin(kind) is dict}
 
 
 def _check(name: str, body: object) -> Iterator[Mistake]:
     """Yield the mistakes of one entry of the file: keys, else values, else combinations."""
-    if name not in _sections():
+    known = {**sections(), **named_tables()}
+    if name not in known:
         what = "section" if isinstance(body, dict) else "key"
-        yield Mistake(name, "", f"unknown {what}{_nearest(name, _sections())}")
+        yield Mistake(name, "", f"unknown {what}{_nearest(name, known)}")
     elif not isinstance(body, dict):
-        yield Mistake(name, "", f"is a section; write [{name}] on a line of its own")
-    elif mistakes := list(_check_keys(name, body)):
-        yield from mistakes
+        header = f"[{name}.NAME]" if name in named_tables() else f"[{name}]"
+        yield Mistake(name, "", f"is a section; write {header} on a line of its own")
+    elif name in sections():
+        yield from _check_table(name, body, sections()[name])
     else:
-        try:
-            msgspec.convert(body, _sections()[name], dec_hook=_duration)
-        except msgspec.ValidationError as error:
-            key, _, what = str(error).partition(": ")
-            yield Mistake(name, key, what)
+        for own, table in body.items():
+            if not isinstance(table, dict):
+                what = f"is no table; write [{name}.NAME], and under it the keys of that one"
+                yield Mistake(name, own, what)
+            elif not re.fullmatch(NAME, own):
+                what = "is no name; use up to 100 letters, digits and _ . : / @ + -"
+                yield Mistake(f"{name}.{own}", "", what)
+            else:
+                yield from _check_table(f"{name}.{own}", table, named_tables()[name])
 
 
-def _check_keys(name: str, body: Mapping[str, object]) -> Iterator[Mistake]:
-    kinds = _kinds(name)
+def _check_table(name: str, body: Mapping[str, object], kind: type[Section]) -> Iterator[Mistake]:
+    if mistakes := list(_check_keys(name, body, kind)):
+        yield from mistakes
+        return
+    try:
+        msgspec.convert(body, kind, dec_hook=_duration)
+    except msgspec.ValidationError as error:
+        key, _, what = str(error).partition(": ")
+        yield Mistake(name, key if what else "", what or str(error))
+
+
+def _check_keys(name: str, body: Mapping[str, object], kind: type[Section]) -> Iterator[Mistake]:
+    kinds = _kinds(kind)
     for key, value in body.items():
         if key not in kinds:
             yield Mistake(name, key, f"unknown key{_nearest(key, kinds)}")
@@ -96,10 +129,9 @@ def _check_keys(name: str, body: Mapping[str, object]) -> Iterator[Mistake]:
             yield Mistake(name, key, _explain(key, value, kinds[key], str(error)))
 
 
-def _kinds(section: str) -> dict[str, object]:
+def _kinds(section: type[Section]) -> dict[str, object]:
     """Return the type of each key of a section."""
-    fields = msgspec.structs.fields(_sections()[section])
-    return {field.encode_name: field.type for field in fields}
+    return {field.encode_name: field.type for field in msgspec.structs.fields(section)}
 
 
 def _duration(_kind: type, value: object) -> Milliseconds:
@@ -108,8 +140,9 @@ def _duration(_kind: type, value: object) -> Milliseconds:
 
 def _nearest(word: str, known: Mapping[str, object]) -> str:
     """Say which known word was meant: the same key of another section, or one alike."""
-    for section in _sections():
-        if word in _kinds(section):
+    named = {f"{name}.NAME": kind for name, kind in named_tables().items()}
+    for section, kind in {**sections(), **named}.items():
+        if word in _kinds(kind):
             return f"; it belongs under [{section}]"
     return did_you_mean(word, known) or f"; known here: {', '.join(known)}"
 
@@ -138,7 +171,22 @@ def example_of(kind: object) -> str:
     example = next(
         part.examples[0] for part in metas if isinstance(part, msgspec.Meta) and part.examples
     )
-    return f'"{example}"' if isinstance(example, str) else str(example)
+    return written(example)
+
+
+def written(value: object) -> str:
+    """Return a value in the form of the file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and not isinstance(value, Milliseconds):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, Mapping):
+        entries = (f"{written(str(key))} = {written(part)}" for key, part in value.items())
+        return f"{{ {', '.join(entries)} }}"
+    # A basic string of TOML takes what a string of JSON does.
+    return msgspec.json.encode(str(value)).decode()
 
 
 def _located(file: Path, text: str, mistake: Mistake) -> str:
@@ -152,12 +200,21 @@ def _line(text: str, mistake: Mistake) -> int | None:
     """Return the line that a mistake stands on; None where it is written in an unusual form."""
     section = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*\"?([\w-]+)\"?\s*\]", line):
-            section = header[1]
-            if section == mistake.section and not mistake.key:
+        if header := re.match(r"\s*\[[^\[\]]+\]", line):
+            section = _path(header[0])
+            if section == ".".join(filter(None, (mistake.section, mistake.key))):
                 return number
         elif entry := re.match(r"\s*\"?([\w-]+)\"?\s*=", line):
             place = (section, entry[1]) if section else (entry[1], "")
             if place == (mistake.section, mistake.key):
                 return number
     return None
+
+
+def _path(header: str) -> str:
+    """Return what a line like `[queues."a.b"]` begins, as the path of its mistakes."""
+    names, table = [], tomllib.loads(header)
+    while table:
+        [(name, table)] = table.items()
+        names.append(name)
+    return ".".join(names)

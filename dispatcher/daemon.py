@@ -264,6 +264,11 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
         reap_interval=leases.reap_interval_ms / 1000,
         absence_limit=None if absence_ms is None else absence_ms / 1000,
         takeover_margin=leases.takeover_margin_ms / 1000,
+        concurrency={
+            name: queue.concurrency
+            for name, queue in config.queues.items()
+            if queue.concurrency is not None
+        },
         start=StartSettings(
             worker_socket=str(config.runtime_dir / "worker.sock"),
             kill_grace=leases.kill_grace_ms / 1000,

@@ -49,19 +49,26 @@ def check(task: NewTask) -> None:
             "start_timeout: waits for a first heartbeat, which a task with liveness process"
             " need not give; add liveness worker, or use run_timeout"
         )
-    for name, other in _WITHIN:
-        mine, its = _milliseconds(task, name), _milliseconds(task, other)
-        if mine is not None and its is not None and mine > its:
-            raise InvalidTask(
-                f"{name}: {Milliseconds(mine)} is longer than {other} ({Milliseconds(its)}),"
-                f" which would come first; lower it or raise {other}"
-            )
+    if told := contradiction(task):
+        raise InvalidTask(told)
     total = task.total_timeout_ms
     if total is not None and task.delay_ms >= total:
         raise InvalidTask(
             f"delay: {Milliseconds(task.delay_ms)} leaves nothing of total_timeout"
             f" ({Milliseconds(total)}), which counts from now; lower it or raise that"
         )
+
+
+def contradiction(wanted: object) -> str | None:
+    """Say which time-out of a task, or of the defaults for some, could never come; None: none."""
+    for name, other in _WITHIN:
+        mine, its = _milliseconds(wanted, name), _milliseconds(wanted, other)
+        if mine is not None and its is not None and mine > its:
+            return (
+                f"{name}: {Milliseconds(mine)} is longer than {other} ({Milliseconds(its)}),"
+                f" which would come first; lower it or raise {other}"
+            )
+    return None
 
 
 def signal_number(given: object) -> int:
@@ -87,8 +94,8 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _milliseconds(task: NewTask, name: str) -> int | None:
-    value: int | None = getattr(task, f"{name}_ms")
+def _milliseconds(wanted: object, name: str) -> int | None:
+    value: int | None = getattr(wanted, f"{name}_ms")
     return value
 
 

@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dispatcher.config import Config
-from dispatcher.config_file import example_of, given_by
+from dispatcher.config_file import example_of, given_by, named_tables, sections, written
 from dispatcher.durations import Milliseconds
-from dispatcher.settings import Section, Settings
+from dispatcher.settings import NAME, Section, Settings
 
 #: Columns of a comment in the file that is printed.
 _WIDTH = 96
+
+#: Stands for the name of a table whose writer names it.
+_NAME = "NAME"
 
 _DURATION = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"}
 
@@ -61,31 +64,33 @@ class Key(NamedTuple):
 
 def every_key() -> Iterator[Key]:
     """Yield every key in the order of the file."""
-    for section in msgspec.structs.fields(Settings):
-        kind: type[Section] = section.type
+    for section, kind in _kinds().items():
         texts = _texts(kind)
         for field in msgspec.structs.fields(kind):
             yield Key(
-                section=section.name,
+                section=section,
                 name=field.encode_name,
                 field=field.name,
                 text=texts[field.name],
-                default=None if _follows(field.default) else written(field.default),
+                default=None if _follows(field) else written(field.default),
                 example=example_of(field.type),
             )
 
 
+def _kinds() -> dict[str, type[Section]]:
+    """Return the sections by what stands in brackets above them: `node`, `queues.NAME`."""
+    kinds: dict[str, type[Section]] = {}
+    for field in msgspec.structs.fields(Settings):
+        if field.name in named_tables():
+            kinds[f"{field.name}.{_NAME}"] = named_tables()[field.name]
+        else:
+            kinds[field.name] = sections()[field.name]
+    return kinds
+
+
 def section_text(name: str) -> str:
     """Return what a section is about, in a sentence."""
-    kind = next(field.type for field in msgspec.structs.fields(Settings) if field.name == name)
-    return inspect.getdoc(kind) or ""
-
-
-def written(value: object) -> str:
-    """Return a value in the form of the file."""
-    if isinstance(value, Milliseconds):
-        return f'"{value}"'
-    return str(value) if isinstance(value, int) else f'"{value}"'
+    return _flat(inspect.getdoc(_kinds()[name]) or "")
 
 
 def commented_file(*, external: bool = False) -> str:
@@ -98,7 +103,9 @@ def commented_file(*, external: bool = False) -> str:
     for key in every_key():
         if key.section != section:
             section = key.section
-            lines += ["", f"# {section_text(section)}", f"[{section}]"]
+            lines += ["", *textwrap.wrap(section_text(section), _WIDTH, **_COMMENT)]
+            # Nobody's name: such a table would be one more queue.
+            lines.append(f"#[{section}]" if section.endswith(_NAME) else f"[{section}]")
         lines += ["", *textwrap.wrap(_plain(key.text), _WIDTH, **_COMMENT)]
         if external and key.field == "mode":
             lines.append('mode = "external"')
@@ -123,9 +130,9 @@ def page() -> str:
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of the file, for editors."""
-    sections: dict[str, dict[str, Any]] = {}
+    properties: dict[str, dict[str, Any]] = {}
     for key in every_key():
-        section = sections.setdefault(
+        section = properties.setdefault(
             key.section,
             {
                 "type": "object",
@@ -139,19 +146,25 @@ def schema() -> dict[str, Any]:
         if key.default is not None:
             described["default"] = tomllib.loads(f"x = {key.default}")["x"]
         section["properties"][key.name] = described
+    for name in named_tables():
+        properties[name] = {
+            "type": "object",
+            "propertyNames": {"pattern": NAME.replace(r"\A", "^").replace(r"\Z", "$")},
+            "additionalProperties": properties.pop(f"{name}.{_NAME}"),
+        }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Configuration of the dispatcher",
         "type": "object",
         "additionalProperties": False,
-        "properties": sections,
+        "properties": {name: properties[name] for name in Settings.__struct_fields__},
     }
 
 
 def _kind(key: Key) -> dict[str, Any]:
     """Return the schema of a key's values; that it may be left out is no value."""
-    section = next(f.type for f in msgspec.structs.fields(Settings) if f.name == key.section)
-    field = next(f for f in msgspec.structs.fields(section) if f.name == key.field)
+    fields = msgspec.structs.fields(_kinds()[key.section])
+    field = next(field for field in fields if field.name == key.field)
     made: dict[str, Any] = msgspec.json.schema(field.type, schema_hook=lambda _: dict(_DURATION))
     return next((kind for kind in made.get("anyOf", ()) if kind != {"type": "null"}), made)
 
@@ -160,7 +173,7 @@ class Effective(NamedTuple):
     """A key's value, durations as text, and where it comes from: file, default or derived."""
 
     key: Key
-    value: str | int
+    value: Any
     source: str
 
 
@@ -175,15 +188,25 @@ def effective(config: Config) -> Iterator[Effective]:
         ("daemon", "on_stop"): config.on_stop,
     }
     for key in every_key():
+        section, _, named = key.section.partition(".")
+        if named:
+            for name, table in getattr(config, section).items():
+                own = key._replace(section=f"{section}.{name}")
+                if (own.section, own.name) in given:
+                    yield Effective(own, _plain_value(getattr(table, key.field)), "file")
+            continue
         place = (key.section, key.name)
         value = resolved.get(place)
         if value is None:
-            value = getattr(getattr(config, key.section), key.field)
-            value = str(value) if isinstance(value, Milliseconds) else value
+            value = _plain_value(getattr(getattr(config, key.section), key.field))
         if place in given:
             yield Effective(key, value, "file")
         else:
             yield Effective(key, value, "default" if key.default else "derived")
+
+
+def _plain_value(value: object) -> object:
+    return str(value) if isinstance(value, Milliseconds) else value
 
 
 _COMMENT: dict[str, Any] = {
@@ -194,8 +217,10 @@ _COMMENT: dict[str, Any] = {
 }
 
 
-def _follows(default: object) -> bool:
-    return default is None or (isinstance(default, Milliseconds) and default < 0)
+def _follows(field: Any) -> bool:
+    default = field.default
+    nothing = default is None or default is msgspec.NODEFAULT
+    return nothing or (isinstance(default, Milliseconds) and default < 0)
 
 
 def _plain(text: str) -> str:
@@ -208,10 +233,11 @@ def _flat(text: str) -> str:
 
 @cache
 def _texts(kind: type[Section]) -> dict[str, str]:
-    """Return the text under each field of a section's type."""
+    """Return the text under each field of a section's type, and of what it is made from."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     body = tree.body[0].body  # type: ignore[attr-defined]
-    found = {}
+    base = kind.__base__
+    found = {} if base is Section or base is None else dict(_texts(base))
     for field, text in pairwise(body):
         match field, text:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from dispatcher import durations
+from dispatcher import durations, limits
 from dispatcher.durations import Milliseconds
 
 #: Stands for "follows from other keys" until `__post_init__` has seen those.
@@ -196,6 +196,57 @@ class Defaults(Section, frozen=True):
     """The priority of a task that names none; higher ones are claimed first."""
 
 
+class TaskDefaults(Section, frozen=True):
+    """What tasks of a queue get that their submitters leave out."""
+
+    priority: Annotated[int, Meta(ge=-(2**31), le=_MOST, examples=[10])] | None = None
+    """Higher ones are claimed first, within their queue."""
+    max_attempts: Annotated[int, Meta(ge=1, le=_MOST, examples=[5])] | None = None
+    """Attempts after which a task is failed."""
+    liveness: Annotated[Literal["process", "worker"], Meta(examples=["worker"])] | None = None
+    """Who renews the lease: the daemon while the process lives, or only the worker's heartbeats."""
+    lease_ttl_ms: QuarterHour | None = None
+    """The lease. Left out: as `[leases]` says for the task's liveness."""
+    run_timeout_ms: Annotated[Milliseconds, Meta(examples=["2h"])] | None = None
+    """A run longer than this is ended: `timed_out`."""
+    stall_timeout_ms: QuarterHour | None = None
+    """So is one without new progress or output for so long: `stalled`."""
+    start_timeout_ms: Minute | None = None
+    """So is one without a first heartbeat: `lost`. Only for tasks with liveness `worker`."""
+    queue_timeout_ms: Annotated[Milliseconds, Meta(examples=["1d"])] | None = None
+    """A task fails when it was ready for so long and no slot was free."""
+    total_timeout_ms: Annotated[Milliseconds, Meta(examples=["2d"])] | None = None
+    """A task fails when it is not done so long after its submit."""
+    kill_grace_ms: TenSeconds | None = None
+    """Time between the kill signal and SIGKILL."""
+    kill_signal: Annotated[str, Meta(examples=["INT"])] | None = None
+    """The signal that asks a run to end. Left out: `TERM`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no task could have."""
+        times = ("lease_ttl_ms", *(f"{name}_ms" for name in limits.TIMEOUTS))
+        _above_zero(self, *(name for name in times if getattr(self, name) is not None))
+        for name in (*times, "kill_grace_ms"):
+            if (given := getattr(self, name) or 0) > limits.LONGEST:
+                raise ValueError(f"{_key(name)}: {given} is longer than {limits.LONGEST}; lower it")
+        if self.kill_signal is not None:
+            try:
+                limits.signal_number(self.kill_signal)
+            except ValueError as error:
+                raise ValueError(f"kill_signal: {error}") from None
+        if told := limits.contradiction(self):
+            raise ValueError(told)
+
+
+class Queue(TaskDefaults, frozen=True):
+    """One queue: how many of its tasks run at once, and what they get that their submitters leave
+    out. A queue needs no entry here: any name may be submitted to.
+    """
+
+    concurrency: Annotated[int, Meta(ge=1, le=10_000, examples=[2])] | None = None
+    """How many of its tasks run at once on this node. Left out: as many as there are slots."""
+
+
 class Logs(Section, frozen=True):
     """How much the daemon says, and in which form."""
 
@@ -218,4 +269,5 @@ class Settings(Section, frozen=True):
     retry: Retry = Retry()
     output: Output = Output()
     defaults: Defaults = Defaults()
+    queues: dict[Annotated[str, Meta(pattern=NAME)], Queue] = {}
     logs: Logs = Logs()

@@ -13,7 +13,7 @@ from dispatcher import limits
 from dispatcher.config import Config
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask
-from dispatcher.settings import NAME
+from dispatcher.settings import NAME, TaskDefaults
 
 #: Bytes of a command with its arguments: what one argument may have, so what every host can exec.
 MAX_COMMAND = 128 * 1024
@@ -65,18 +65,33 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     if isinstance(command, str | bytes):
         raise InvalidTask('command: must be a list of arguments, for example ["echo", "hello"]')
     given = {name: value for name, value in options.items() if value is not None}
-    liveness = options.get("liveness") or Liveness.PROCESS
+    wanted = {"queue": config.defaults.queue, **given}
+    if (queue := config.queues.get(wanted["queue"])) is not None:  # type: ignore[call-overload]
+        wanted = {**_defaults(queue), **wanted}
+    liveness = wanted.setdefault("liveness", Liveness.PROCESS)
     leases = config.leases
-    defaults = {
-        "queue": config.defaults.queue,
+    wanted = {
         "priority": config.defaults.priority,
         "max_attempts": config.retry.max_attempts,
         "lease_ttl_ms": leases.worker_ttl_ms if liveness == Liveness.WORKER else leases.ttl_ms,
+        **wanted,
     }
-    given["cwd"] = _directory(options.get("cwd"))
-    task = NewTask(command=tuple(command), **{**defaults, **given})  # type: ignore[arg-type]
+    if liveness == Liveness.PROCESS and options.get("start_timeout_ms") is None:
+        wanted.pop("start_timeout_ms", None)
+    wanted["cwd"] = _directory(options.get("cwd"))
+    task = NewTask(command=tuple(command), **wanted)  # type: ignore[arg-type]
     check(task)
     return task
+
+
+def _defaults(given: TaskDefaults) -> dict[str, object]:
+    """Return what the configuration gives tasks of some kind, in the names of `TaskOptions`."""
+    named = {name: getattr(given, name) for name in TaskDefaults.__struct_fields__}
+    if given.liveness is not None:
+        named["liveness"] = Liveness(given.liveness)
+    if given.kill_signal is not None:
+        named["kill_signal"] = limits.signal_number(given.kill_signal)
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def check(task: NewTask) -> None:

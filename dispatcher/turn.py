@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dispatcher import wire
@@ -42,6 +42,8 @@ class Settings:
     absence_limit: float | None = None
     """How long runs may go on with no daemon; None: for ever."""
     takeover_margin: float = 15.0
+    concurrency: Mapping[str, int] = field(default_factory=dict)
+    """How many tasks of a queue run here at once, for queues with a limit."""
 
     def confirmation(self, now: StoreTime) -> Confirmation | None:
         """Return what is said of claims that are confirmed now; None: they stand for ever.

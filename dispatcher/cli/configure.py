@@ -42,6 +42,7 @@ def check_config(*, as_json: bool) -> None:
 def config(*, commented: bool, schema: bool, as_json: bool) -> None:
     """Print the value of every key, and whether the file gives it, or the default, or the host."""
     from dispatcher import reference  # noqa: PLC0415 - nobody else's import time
+    from dispatcher.config_file import written  # noqa: PLC0415
 
     if commented and schema:
         raise click.UsageError("--commented and --schema are two things; ask for one")
@@ -59,7 +60,7 @@ def config(*, commented: bool, schema: bool, as_json: bool) -> None:
                 }
             )
         else:
-            rows = [(f"{k.section}.{k.name}", reference.written(v), why) for k, v, why in values]
+            rows = [(f"{k.section}.{k.name}", written(v), why) for k, v, why in values]
             from dispatcher.cli.tables import print_table  # noqa: PLC0415 - rich, for people
 
             print_table(("key", "value", "from"), rows)

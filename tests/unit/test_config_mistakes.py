@@ -91,6 +91,40 @@ MISTAKES = [
     ("[logs]\nformat = 'jsn'", "did you mean 'json'?"),
     ("[defaults]\nqueue = 'a b'", "defaults.queue: expected a text in quotes matching"),
     ("[defaults]\npriority = 3000000000", "defaults.priority: expected an integer <= 2147483647"),
+    ("[queues]\nconcurrency = 3", ":2: queues.concurrency: is no table; write [queues.NAME], and"),
+    ("queues = 3", ":1: queues: is a section; write [queues.NAME] on a line of its own"),
+    (
+        "[queues.a]\n[queues.b]\nconcurency = 3",
+        ":3: queues.b.concurency: unknown key; did you mean 'c",
+    ),
+    ("[queues.a]\nslots = 3", ":2: queues.a.slots: unknown key; it belongs under [node]"),
+    (
+        "[defaults]\nlease_ttl = '1s'",
+        ":2: defaults.lease_ttl: unknown key; it belongs under [queues.N",
+    ),
+    (
+        "[queues.a]\nconcurrency = 0",
+        ":2: queues.a.concurrency: expected an integer >= 1; write for",
+    ),
+    (
+        "[queues.'a.b']\nlease_ttl = 5",
+        ":2: queues.a.b.lease_ttl: 5 is a plain number; add its unit",
+    ),
+    ("[queues.'a b']\nconcurrency = 1", ":1: queues.a b: is no name; use up to 100 letters"),
+    ("[queues.a]\nlease_ttl = '0s'", ":2: queues.a.lease_ttl: must be above 0"),
+    (
+        "[queues.a]\nrun_timeout = '9999d'",
+        "queues.a.run_timeout: 9999d is longer than 3650d; lower",
+    ),
+    (
+        "[queues.a]\nkill_signal = 'TREM'",
+        "queues.a.kill_signal: 'TREM' is no signal; `kill -l` lists",
+    ),
+    ("[queues.a]\nliveness = 'proces'", "did you mean 'process'?"),
+    (
+        "[queues.a]\nstall_timeout = '2h'\nrun_timeout = '1h'",
+        ":2: queues.a.stall_timeout: 2h is longer than run_timeout (1h), which would come first",
+    ),
     ("[node\nslots = 4", "not TOML: Expected ']' at the end of a table declaration (at line 1"),
     ("[node]\nslots = 4\nslots = 5\n", "not TOML: Cannot overwrite a value (at line 3"),
     ("[node]\nslots = four", "not TOML: Invalid value (at line 2"),

@@ -11,6 +11,7 @@ import pytest
 
 from dispatcher import reference
 from dispatcher.config import Config, load
+from dispatcher.config_file import named_tables, written
 from dispatcher.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -46,8 +47,10 @@ def test_the_commented_file_names_every_key_once_and_changes_nothing(tmp_path: P
     uncommented = tomllib.loads(
         "\n".join(line.removeprefix("#") for line in text.splitlines() if line[:2] != "# ")
     )
-    named = [(section, key) for section, keys in uncommented.items() for key in keys]
-    assert [(key.section, key.name) for key in reference.every_key()] == named
+    for name in named_tables():
+        uncommented |= {f"{name}.{own}": keys for own, keys in uncommented.pop(name).items()}
+    named = {(section, key) for section, keys in uncommented.items() for key in keys}
+    assert {(key.section, key.name) for key in reference.every_key()} == named
 
 
 def test_every_example_and_default_is_accepted(tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_each_value_says_where_it_comes_from(
     tmp_path: Path, text: str, key: str, expected: tuple[str, str]
 ) -> None:
     found = {
-        f"{known.section}.{known.name}": (reference.written(value), source)
+        f"{known.section}.{known.name}": (written(value), source)
         for known, value, source in reference.effective(_of(text, tmp_path, keep_file=True))
     }
 

@@ -1,0 +1,121 @@
+"""What `[queues.NAME]` says: how many run at once, and what their tasks get."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.config import Config, load
+from dispatcher.model import Liveness, TaskState
+from dispatcher.submission import new_task
+from tests.simulation import SETTINGS, World
+
+FILE = """
+[defaults]
+priority = 1
+[queues.builds]
+priority = 5
+max_attempts = 7
+lease_ttl = "2m"
+run_timeout = "1h"
+kill_grace = "3s"
+kill_signal = "INT"
+[queues.agents]
+liveness = "worker"
+start_timeout = "10s"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    file = tmp_path / "dispatcher.toml"
+    file.write_text(FILE)
+    return load(str(file), {"HOME": "/home/somebody"})
+
+
+def world(slots: int, **concurrency: int) -> World:
+    return World(settings=replace(SETTINGS, slots=slots, concurrency=concurrency)).start()
+
+
+def running(world: World, *tasks: int) -> list[int]:
+    return [task for task in tasks if world.state(task) is TaskState.RUNNING]
+
+
+def test_no_more_of_a_queue_run_than_its_limit_and_the_next_follows_an_end() -> None:
+    one = world(4, builds=2)
+    builds = [one.submit(queue="builds") for _ in range(4)]
+    one.run_for(2)
+
+    assert builds[:2] == running(one, *builds)
+    one.gone(builds[0])
+    assert builds[1:3] == running(one, *builds)
+
+
+def test_a_full_queue_hides_no_other_one() -> None:
+    one = world(3, a=1, b=1)
+    tasks = {name: [one.submit(queue=name) for _ in range(3)] for name in "abc"}
+    one.run_for(2)
+    assert [1, 1, 1] == [len(running(one, *tasks[name])) for name in "abc"]
+
+    one.gone(running(one, *tasks["c"])[0])
+    assert [1, 1, 1] == [len(running(one, *tasks[name])) for name in "abc"]
+
+
+def test_slots_that_a_limit_leaves_go_to_the_other_queues() -> None:
+    one = world(6, a=1)
+    tasks = {name: [one.submit(queue=name) for _ in range(6)] for name in "ab"}
+    one.run_for(2)
+
+    assert [1, 5] == [len(running(one, *tasks[name])) for name in "ab"]
+
+
+def test_a_limit_holds_after_a_restart() -> None:
+    one = world(4, builds=1)
+    builds = [one.submit(queue="builds") for _ in range(3)]
+    one.run_for(2)
+    one.restart()
+    one.run_for(2)
+
+    assert builds[:1] == running(one, *builds)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"queue": "other"}, {"priority": 1, "max_attempts": 3, "lease_ttl_ms": 60_000}),
+        (
+            {"queue": "builds"},
+            {
+                "priority": 5,
+                "max_attempts": 7,
+                "lease_ttl_ms": 120_000,
+                "run_timeout_ms": 3_600_000,
+                "kill_grace_ms": 3_000,
+                "kill_signal": 2,
+            },
+        ),
+        ({"queue": "builds", "priority": 0, "kill_signal": 1}, {"priority": 0, "kill_signal": 1}),
+        (
+            {"queue": "agents"},
+            {
+                "liveness": Liveness.WORKER,
+                "lease_ttl_ms": 900_000,
+                "start_timeout_ms": 10_000,
+                "priority": 1,
+            },
+        ),
+        (
+            {"queue": "agents", "liveness": Liveness.PROCESS},
+            {"liveness": Liveness.PROCESS, "lease_ttl_ms": 60_000, "start_timeout_ms": None},
+        ),
+    ],
+)
+def test_what_a_submitter_leaves_out_the_queue_gives_and_then_the_defaults(
+    config: Config, options: Any, expected: dict[str, object]
+) -> None:
+    task = new_task(config, ["true"], options)
+
+    assert expected == {name: getattr(task, name) for name in expected}
