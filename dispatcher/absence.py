@@ -13,7 +13,7 @@ from dispatcher.processes import Processes
 from dispatcher.store.api import Store
 from dispatcher.takeover import TAKEOVER_BATCH, settle_abandoned
 from dispatcher.times import Instant
-from dispatcher.turn import Live, Memory, Settings, Turn
+from dispatcher.turn import Live, Memory, Turn
 
 log = structlog.get_logger()
 
@@ -30,14 +30,12 @@ class Absence:
         store: Store,
         processes: Processes,
         memory: Memory,
-        settings: Settings,
         *,
         rng: random.Random,
     ) -> None:
         self._store = store
         self._processes = processes
         self._memory = memory
-        self._settings = settings
         self._rng = rng
         self._greeted: wire.Hello | None = None
         self._confirm_at = Instant(0.0)
@@ -46,7 +44,7 @@ class Absence:
     @property
     def due(self) -> Instant:
         """When to confirm or to look next."""
-        limited = self._settings.absence_limit is not None and self._memory.live
+        limited = self._memory.settings.absence_limit is not None and self._memory.live
         return min(self._confirm_at, self._scan_at) if limited else self._scan_at
 
     def confirm(self, turn: Turn) -> None:
@@ -55,12 +53,12 @@ class Absence:
         Each quarter of the limit while it has runs; and to each executor that has just greeted us,
         whose deadlines may be those of another configuration.
         """
-        memory, limit = self._memory, self._settings.absence_limit
+        memory, limit = self._memory, self._memory.settings.absence_limit
         fresh = memory.hello is not self._greeted
         if not fresh and (limit is None or turn.at < self._confirm_at):
             return
         if memory.live or memory.hello is None:
-            settings = self._settings
+            settings = self._memory.settings
             self._store.confirm(settings.node_id, settings.confirmation(turn.now))
         turn.after(partial(self._renew, memory.hello, turn.at))
 
@@ -68,7 +66,7 @@ class Absence:
         """Settle the claims of silent nodes, and the local claims that are over."""
         if turn.at < self._scan_at and not turn.abandoned:
             return
-        settings = self._settings
+        settings = self._memory.settings
         taken = settle_abandoned(
             self._store, settings.retry, node=settings.node_id, rng=self._rng, now=turn.now
         )
@@ -83,10 +81,10 @@ class Absence:
 
     def _renew(self, hello: wire.Hello | None, at: Instant) -> None:
         self._greeted = hello
-        if (limit := self._settings.absence_limit) is not None:
+        if (limit := self._memory.settings.absence_limit) is not None:
             self._confirm_at = Instant(at + limit / 4)
         if self._memory.live:
-            deadlines = self._settings.kill_deadlines(at)
+            deadlines = self._memory.settings.kill_deadlines(at)
             self._processes.send(wire.Renew(deadlines=dict.fromkeys(self._memory.live, deadlines)))
 
     @staticmethod

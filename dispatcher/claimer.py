@@ -12,7 +12,7 @@ from dispatcher.model import Claim
 from dispatcher.processes import Processes, start_message
 from dispatcher.store.api import Store
 from dispatcher.times import Instant
-from dispatcher.turn import Live, Memory, Settings, Turn
+from dispatcher.turn import Live, Memory, Turn
 
 log = structlog.get_logger()
 
@@ -23,13 +23,10 @@ CLAIM_BATCH = 200
 class Claimer:
     """Claims as many tasks as there are free slots, queue after queue in turn."""
 
-    def __init__(
-        self, store: Store, processes: Processes, memory: Memory, settings: Settings
-    ) -> None:
+    def __init__(self, store: Store, processes: Processes, memory: Memory) -> None:
         self._store = store
         self._processes = processes
         self._memory = memory
-        self._settings = settings
         self._last_queue = ""
 
     def fill_slots(self, turn: Turn) -> None:
@@ -40,7 +37,7 @@ class Claimer:
         if turn.claimless or turn.at < memory.pause.until:
             return
         held = len(memory.live) - len(turn.closed & memory.live.keys())
-        free = min(CLAIM_BATCH, self._settings.slots - held)
+        free = min(CLAIM_BATCH, self._memory.settings.slots - held)
         for claim in self._claims(turn, min(1, free) if memory.pause.probing else free):
             turn.after(partial(self._start, claim, memory.hello.epoch, turn.at))
 
@@ -69,20 +66,23 @@ class Claimer:
 
     def _room(self, turn: Turn) -> dict[str, int]:
         """Return how many tasks more each queue with a limit may have running on this node."""
-        if not self._settings.concurrency:
+        if not self._memory.settings.concurrency:
             return {}
         lives = self._memory.live.items()
         running = Counter(live.queue for uid, live in lives if uid not in turn.closed)
-        return {queue: most - running[queue] for queue, most in self._settings.concurrency.items()}
+        return {
+            queue: most - running[queue]
+            for queue, most in self._memory.settings.concurrency.items()
+        }
 
     def _claim(self, turn: Turn, queue: str, limit: int) -> list[Claim]:
         turn.after(partial(setattr, self, "_last_queue", queue))
         return self._store.claim(
             queue,
             limit=limit,
-            node=self._settings.node_id,
-            output_dir=self._settings.output_dir,
-            confirmation=self._settings.confirmation(turn.now),
+            node=self._memory.settings.node_id,
+            output_dir=self._memory.settings.output_dir,
+            confirmation=self._memory.settings.confirmation(turn.now),
             now=turn.now,
         )
 
@@ -90,9 +90,9 @@ class Claimer:
         live = self._memory.live[claim.run_uid] = Live.of(claim)
         log.info("task.claimed", **live.ids())
         deadlines = {}
-        if self._settings.absence_limit is not None:
-            deadlines = self._settings.kill_deadlines(at)
+        if self._memory.settings.absence_limit is not None:
+            deadlines = self._memory.settings.kill_deadlines(at)
         message = start_message(
-            claim, self._settings.start, epoch=epoch, at=at, deadlines=deadlines
+            claim, self._memory.settings.start, epoch=epoch, at=at, deadlines=deadlines
         )
         self._processes.send(message)

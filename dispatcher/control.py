@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Seconds that a daemon gets to take a request, and to answer it.
 TIMEOUT = 0.5
 
+#: Seconds that it gets to read its configuration: its turn may wait for the store before.
+RELOAD_TIMEOUT = 5.0
+
 
 def announce(config: Config) -> None:
     """Write, atomically, into the state directory where the daemon listens. Raises OSError."""
@@ -58,9 +61,22 @@ def status(path: Path) -> dict[str, Any] | None:
 
     Raises TimeoutError when one runs and does not answer.
     """
+    return _ask(path, b'{"op":"status"}\n', within=TIMEOUT)
+
+
+def reload(path: Path) -> dict[str, Any] | None:
+    """Let a running daemon read its file again and return its answer, None if none runs.
+
+    Raises TimeoutError when one runs and does not answer.
+    """
+    return _ask(path, b'{"op":"reload"}\n', within=RELOAD_TIMEOUT)
+
+
+def _ask(path: Path, request: bytes, *, within: float) -> dict[str, Any] | None:
     try:
         with _connect(path) as connection:
-            connection.sendall(b'{"op":"status"}\n')
+            connection.settimeout(within)
+            connection.sendall(request)
             line = connection.makefile("rb").readline()
     except (BlockingIOError, ConnectionResetError, BrokenPipeError, TimeoutError) as error:
         raise TimeoutError(f"{path}: no answer") from error

@@ -8,7 +8,7 @@ import selectors
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from dispatcher.node import node_id
 from dispatcher.notify import Notifier
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
+from dispatcher.reload import Reloaded, reload
 from dispatcher.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import (
@@ -62,6 +63,7 @@ class Daemon:
         control: socket.socket | None = None,
         on_stop: Stop = Stop.DRAIN,
         notifier: Notifier | None = None,
+        reconfigure: Callable[[], Reloaded] | None = None,
         clock: Callable[[], Instant] = instant,
     ) -> None:
         self._supervisor = supervisor
@@ -69,6 +71,7 @@ class Daemon:
         self._signals = signals
         self._on_stop = on_stop
         self._notifier = notifier
+        self._reconfigure = reconfigure
         self._told_at = Instant(0.0)
         self._clock = clock
         self._selector = selectors.DefaultSelector()
@@ -189,6 +192,26 @@ class Daemon:
                 if self._notifier is not None:
                     self._notifier.stopping()
                 self._supervisor.stop(self._on_stop, at=at)
+            elif signum is signal.SIGHUP:
+                log.info("daemon.signalled", signal=signum.name)
+                with suppress(ConfigError):  # it is told, and the old configuration holds
+                    self._reload()
+
+    def _reload(self) -> Reloaded:
+        """Read the configuration again, between two ticks. Raises `ConfigError` once it is told."""
+        if self._reconfigure is None:
+            raise ConfigError("this daemon was given no file to read again; start another one")
+        if self._notifier is not None:
+            self._notifier.reloading()
+            self._told_at = Instant(0.0)  # so that the turn's end says that we are ready
+        try:
+            reloaded = self._reconfigure()
+        except ConfigError as error:
+            log.error("config.refused", mistakes=str(error).splitlines())  # noqa: TRY400 - no bug
+            raise
+        self._on_stop = Stop.DRAIN if reloaded.config.on_stop == "drain" else Stop.LEAVE
+        log.info("config.reloaded", **_told(reloaded))
+        return reloaded
 
     def _hear_control(self, line: bytes, reply: Reply) -> bool:
         try:
@@ -201,8 +224,13 @@ class Daemon:
         elif request.op == "status":
             status = self._supervisor.status(at=self._clock())
             reply({"ok": True, "pid": os.getpid(), **status})
+        elif request.op == "reload":
+            try:
+                reply({"ok": True, **_told(self._reload())})
+            except ConfigError as error:
+                reply({"ok": False, "error": "config_refused", "message": str(error)})
         else:
-            message = f"unknown op {request.op!r}; there are wake and status"
+            message = f"unknown op {request.op!r}; there are wake, status and reload"
             reply({"ok": False, "error": wire.WorkerError.INVALID, "message": message})
         return True
 
@@ -229,6 +257,16 @@ def main(config: Config, *, drain: bool) -> int:
         )
         listener = channels.listen(config.control_socket)
         control.announce(config)
+        holds = config
+
+        def reconfigure() -> Reloaded:
+            nonlocal holds
+            reloaded = reload(holds, os.environ)
+            supervisor.reconfigure(settings(reloaded.config, me, until_idle=drain))
+            logs.set_up(reloaded.config, node=me)
+            holds = reloaded.config
+            return reloaded
+
         on_stop = Stop.DRAIN if config.on_stop == "drain" else Stop.LEAVE
         notifier = stack.enter_context(closing(Notifier(os.environ)))
         daemon = Daemon(
@@ -238,6 +276,7 @@ def main(config: Config, *, drain: bool) -> int:
             control=listener,
             on_stop=on_stop,
             notifier=notifier if notifier.wanted else None,
+            reconfigure=reconfigure,
         )
         stack.callback(daemon.close)
         log.info("daemon.started", pid=os.getpid(), slots=config.slots)
@@ -276,6 +315,14 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
             leftover_grace=leases.leftover_grace_ms / 1000,
         ),
     )
+
+
+def _told(reloaded: Reloaded) -> dict[str, object]:
+    """Return what a reload changed, and what it did not, as JSON values."""
+    return {
+        "changed": {key: change._asdict() for key, change in reloaded.changed.items()},
+        "kept": {key: change._asdict() for key, change in reloaded.kept.items()},
+    }
 
 
 def _hold_runtime_dir(config: Config) -> Held:

@@ -9,7 +9,7 @@ import structlog
 
 from dispatcher.store.api import Store
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import Live, Memory, Request, Settings, Turn
+from dispatcher.turn import Live, Memory, Request, Turn
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 
 log = structlog.get_logger()
@@ -23,10 +23,9 @@ TOLD_PER_SECOND = 10
 class Listener:
     """Passes workers' words to the store, which alone judges whose they are."""
 
-    def __init__(self, store: Store, memory: Memory, settings: Settings) -> None:
+    def __init__(self, store: Store, memory: Memory) -> None:
         self._store = store
         self._memory = memory
-        self._settings = settings
         self._overhear_at = Instant(0.0)
         self._told_since = Instant(0.0)
         self._refusals = 0
@@ -48,17 +47,19 @@ class Listener:
         """Note, once a poll, what workers declared past us: by command line or client."""
         if not self._memory.live or turn.at < self._overhear_at:
             return
-        for uid in self._store.declared(self._settings.node_id):
+        for uid in self._store.declared(self._memory.settings.node_id):
             live = self._memory.live.get(uid)
             if live is not None and live.exit_by is None and not live.told_to_end:
                 turn.after(partial(self._expect_exit, live, turn.at))
-        turn.after(partial(setattr, self, "_overhear_at", Instant(turn.at + self._settings.poll)))
+        turn.after(
+            partial(setattr, self, "_overhear_at", Instant(turn.at + self._memory.settings.poll))
+        )
 
     def _is_ours(self, task_id: int) -> bool:
         return any(live.task_id == task_id for live in self._memory.live.values())
 
     def _expect_exit(self, live: Live, at: Instant) -> None:
-        live.exit_by = Instant(at + self._settings.start.exit_grace)
+        live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
         log.info("run.declared", **live.ids())
 
     def _note_beat(self, beat: Beat, answer: Renewed | Refused, at: Instant) -> None:
@@ -73,7 +74,7 @@ class Listener:
             return
         for live in self._memory.live.values():
             if live.task_id == words.task_id and live.exit_by is None:
-                live.exit_by = Instant(at + self._settings.start.exit_grace)
+                live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
         log.info("run.declared", task_id=words.task_id, declared=words.word)
 
     def _note_refusal(self, words: Beat | Declaration, answer: Refused, at: Instant) -> None:

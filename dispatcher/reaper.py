@@ -12,7 +12,7 @@ from dispatcher.model import Liveness, OpenRun, Outcome
 from dispatcher.processes import Processes
 from dispatcher.store.api import Store
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import Live, Memory, Settings, Turn
+from dispatcher.turn import Live, Memory, Turn
 
 log = structlog.get_logger()
 
@@ -33,13 +33,10 @@ class _Committed:
 class Reaper:
     """Decides which leases go on and which runs are lost. Expiry means expiry: it asks no pid."""
 
-    def __init__(
-        self, store: Store, processes: Processes, memory: Memory, settings: Settings
-    ) -> None:
+    def __init__(self, store: Store, processes: Processes, memory: Memory) -> None:
         self._store = store
         self._processes = processes
         self._memory = memory
-        self._settings = settings
         self._last: _Committed | None = None
         self._renewed_at = Instant(0.0)
         self._suspected_at: Instant | None = None
@@ -52,7 +49,7 @@ class Reaper:
         self._spare_after_absence(turn)
         shortest = min((live.lease_ttl for live in self._memory.live.values()), default=None)
         if shortest is not None and turn.at >= self._renewed_at + shortest / 3:
-            self._store.renew(self._settings.node_id, now=turn.now)
+            self._store.renew(self._memory.settings.node_id, now=turn.now)
             turn.after(partial(setattr, self, "_renewed_at", turn.at))
         turn.after(partial(setattr, self, "_last", _Committed(turn.now, turn.at)))
 
@@ -66,7 +63,7 @@ class Reaper:
         if not any(live.liveness is Liveness.WORKER for live in lives):
             turn.after(partial(setattr, self, "due", None))
             return
-        node = self._settings.node_id
+        node = self._memory.settings.node_id
         expired = self._store.expired(node, limit=REAP_BATCH, now=turn.now)
         expired = [run for run in expired if not self._was_turned_away(run, turn.at)]
         if not self._may_be_judged(expired, turn.at):
@@ -107,7 +104,7 @@ class Reaper:
             turn.after(partial(setattr, live, "exit_by", None))
 
     def _spare_after_absence(self, turn: Turn) -> None:
-        node, gap_ms, what = self._settings.node_id, 0, "daemon.was_away"
+        node, gap_ms, what = self._memory.settings.node_id, 0, "daemon.was_away"
         if self._last is None:
             seen = [row.seen_at for row in self._store.nodes() if row.id == node]
             gap_ms = max(0, turn.now - seen[0]) if seen else 0

@@ -18,7 +18,7 @@ from dispatcher.reconcile import Differences, compare
 from dispatcher.store.api import Store
 from dispatcher.timeouts import Timeouts
 from dispatcher.times import Instant, StoreTime, store_time_of
-from dispatcher.turn import Live, Memory, Settings, Turn
+from dispatcher.turn import Live, Memory, Turn
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -38,7 +38,6 @@ class Recorder:
         store: Store,
         processes: Processes,
         memory: Memory,
-        settings: Settings,
         timeouts: Timeouts,
         *,
         rng: random.Random,
@@ -46,7 +45,6 @@ class Recorder:
         self._store = store
         self._processes = processes
         self._memory = memory
-        self._settings = settings
         self._timeouts = timeouts
         self._rng = rng
         self._postponements: Counter[int] = Counter()
@@ -76,7 +74,7 @@ class Recorder:
 
     def _connected(self, turn: Turn, event: Connected) -> None:
         """Make store and executor agree: the same at start, after a crash and after a doubt."""
-        runs = self._store.open_runs(self._settings.node_id)
+        runs = self._store.open_runs(self._memory.settings.node_id)
         found = compare(runs, event.runs, at=turn.at)
         turn.again = True  # what follows from an agreement is work of its own
         turn.after(partial(self._remember, event.hello, found, turn.now, turn.at))
@@ -148,7 +146,7 @@ class Recorder:
         settlement = policy.settle(
             run,
             end,
-            self._settings.retry,
+            self._memory.settings.retry,
             now=turn.now,
             ended_at=self._ended_at(turn, end),
             started=self._start_of(turn, started),
@@ -222,7 +220,7 @@ class Recorder:
             live = self._memory.live[run.run_uid] = Live.of(run)
             live.pid = report.pid
             if run.declared is not None:
-                live.exit_by = Instant(at + self._settings.start.exit_grace)
+                live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
             self._timeouts.resume(live, run, _began(report, at), now=now, at=at)
             live.unkillable = report.state is wire.RunState.UNKILLABLE
             log.info("run.reconciled", state=report.state, **live.ids())

@@ -64,14 +64,13 @@ class Supervisor:
     ) -> None:
         self._store = store
         self._processes = processes
-        self._settings = settings
-        self._memory = Memory()
-        self._timeouts = Timeouts(store, processes, self._memory, settings)
-        self._recorder = Recorder(store, processes, self._memory, settings, self._timeouts, rng=rng)
-        self._claimer = Claimer(store, processes, self._memory, settings)
-        self._listener = Listener(store, self._memory, settings)
-        self._reaper = Reaper(store, processes, self._memory, settings)
-        self._absence = Absence(store, processes, self._memory, settings, rng=rng)
+        self._memory = Memory(settings)
+        self._timeouts = Timeouts(store, processes, self._memory)
+        self._recorder = Recorder(store, processes, self._memory, self._timeouts, rng=rng)
+        self._claimer = Claimer(store, processes, self._memory)
+        self._listener = Listener(store, self._memory)
+        self._reaper = Reaper(store, processes, self._memory)
+        self._absence = Absence(store, processes, self._memory, rng=rng)
         self._inbox: list[Event] = []
         self._stop: Stop | None = None
         self._stop_by = Instant(0.0)
@@ -82,10 +81,15 @@ class Supervisor:
         self._idle = False
         self._again = False
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Go by other settings from the next tick on. Node, output and executor stay the same."""
+        self._memory.settings = settings
+        self._seen_due = Instant(0.0)
+
     def stop(self, how: Stop, *, at: Instant) -> None:
         """Take note of a request to go. A second one means: hurry."""
         self._stop = how if self._stop is None else Stop.HURRY
-        timeout = 0.0 if self._stop is Stop.HURRY else self._settings.drain_timeout
+        timeout = 0.0 if self._stop is Stop.HURRY else self._memory.settings.drain_timeout
         self._stop_by = Instant(at + timeout)
         log.info("daemon.stopping", how=self._stop, runs=len(self._memory.live))
 
@@ -127,7 +131,7 @@ class Supervisor:
         return self._answers() and not self._memory.live and not self._memory.surplus
 
     def _longest_ladder(self) -> float:
-        start = self._settings.start
+        start = self._memory.settings.start
         own = (live.limits.kill_grace_ms or 0 for live in self._memory.live.values())
         return max(start.kill_grace, max(own, default=0) / 1000) + start.leftover_grace
 
@@ -242,7 +246,7 @@ class Supervisor:
         if not self._answers():
             return
         hurry = self._stop is Stop.HURRY
-        for run in self._store.endings(self._settings.node_id):
+        for run in self._store.endings(self._memory.settings.node_id):
             known = self._memory.live.get(run.run_uid)
             if known is not None and (not known.told_to_end or (hurry and not known.hurried)):
                 turn.after(partial(self._tell_to_end, known, run, at_once=hurry))
@@ -270,17 +274,17 @@ class Supervisor:
             interval = SEEN_INTERVAL[0 if self._memory.live else 1]
             self._store.record_node(self._node(self._memory.hello, turn, interval))
             turn.after(partial(setattr, self, "_seen_due", Instant(turn.at + interval)))
-        if self._settings.until_idle:
+        if self._memory.settings.until_idle:
             idle = self._memory.hello is not None and not self._store.has_unfinished()
             turn.after(partial(setattr, self, "_idle", idle))
 
     def _node(self, hello: wire.Hello, turn: Turn, interval: float) -> Node:
         return Node(
-            id=self._settings.node_id,
+            id=self._memory.settings.node_id,
             boot_id=hello.boot_id,
             pid_namespace=hello.pid_namespace,
-            hostname=self._settings.hostname,
-            slots=self._settings.slots,
+            hostname=self._memory.settings.hostname,
+            slots=self._memory.settings.slots,
             seen_at=turn.now,
             seen_interval_ms=round(interval * 1000),
         )
@@ -293,7 +297,7 @@ class Supervisor:
         if self._again:
             return at
         leases = [live.lease_ttl / 4 for live in self._memory.live.values()]
-        longest = min([self._settings.poll, *leases])
+        longest = min([self._memory.settings.poll, *leases])
         deadlines = [at + longest, self._memory.pause.until, self._stop_by]
         deadlines += [self._timeouts.due, self._absence.due]
         deadlines += [due for due in (self._due_at, self._reaper.due) if due is not None]
@@ -302,9 +306,9 @@ class Supervisor:
     def status(self, *, at: Instant) -> Mapping[str, object]:
         """Return what an operator wants to know of this node, as JSON values."""
         return {
-            "node": self._settings.node_id,
-            "hostname": self._settings.hostname,
-            "slots": self._settings.slots,
+            "node": self._memory.settings.node_id,
+            "hostname": self._memory.settings.hostname,
+            "slots": self._memory.settings.slots,
             "busy": len(self._memory.live),
             "unkillable": sum(live.unkillable for live in self._memory.live.values()),
             "executor": self._executor_state(),

@@ -29,7 +29,7 @@ from dispatcher.policy import Verdict
 from dispatcher.processes import Processes, run_deadline
 from dispatcher.store.api import Store
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import NEVER, Live, Memory, Settings, Turn, Watch
+from dispatcher.turn import NEVER, Live, Memory, Turn, Watch
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -53,13 +53,10 @@ _UNKNOWN = -1
 class Timeouts:
     """Decides whose time is over: of runs at their own deadlines, of waiting tasks at theirs."""
 
-    def __init__(
-        self, store: Store, processes: Processes, memory: Memory, settings: Settings
-    ) -> None:
+    def __init__(self, store: Store, processes: Processes, memory: Memory) -> None:
         self._store = store
         self._processes = processes
         self._memory = memory
-        self._settings = settings
         self._look_at = NEVER
         self._ask_at = Instant(0.0)
 
@@ -112,7 +109,7 @@ class Timeouts:
 
     def end_runs(self, turn: Turn) -> None:
         """Begin the ending of each run whose time is over."""
-        away = turn.gap > self._settings.poll + AWAY
+        away = turn.gap > self._memory.settings.poll + AWAY
         if turn.at < self._look_at and not away:
             return
         budget = END_BATCH
@@ -182,7 +179,7 @@ class Timeouts:
         """
         assert live.limits.stall_timeout_ms is not None
         stall = live.limits.stall_timeout_ms / 1000
-        output = self._processes.written(f"{self._settings.output_dir}/{run.run_uid}.log")
+        output = self._processes.written(f"{self._memory.settings.output_dir}/{run.run_uid}.log")
         silences = []
         if output.size != watch.written:
             silences.append(output.age)
@@ -212,7 +209,7 @@ class Timeouts:
                 turn.after(partial(self._log_given_up, one))
             turn.again |= len(given_up) == GIVE_UP_BATCH
             fails_at = self._store.next_failure()
-        poll = Instant(turn.at + self._settings.poll)
+        poll = Instant(turn.at + self._memory.settings.poll)
         ask_at = min(poll, _instant(fails_at, turn.now, turn.at))
         turn.after(partial(setattr, self, "_ask_at", ask_at))
 

@@ -143,8 +143,10 @@ class Request:
 
 @dataclass(slots=True)
 class Memory:
-    """What the daemon knows without asking. It changes only after a commit."""
+    """What the daemon knows without asking. It changes only after a commit, and between ticks."""
 
+    settings: Settings
+    """The one place where they stand, so that no tick goes by two of them."""
     live: dict[RunUid, Live] = field(default_factory=dict)
     surplus: set[RunUid] = field(default_factory=set)
     """Living runs that the store does not know, until they are gone: nothing starts beside them,

@@ -50,6 +50,7 @@ VERBS: Mapping[str, Verb] = {
         "configure", "check_config", "Check the configuration and say every mistake."
     ),
     "config": Verb("configure", "config", "Print what the configuration holds, and why."),
+    "reload": Verb("service", "reload", "Let the running daemon read its configuration again."),
     "demo": Verb("demo", "demo", "Watch the main job on real files, with a kill in the middle."),
     "executor": Verb("service", "executor", "Run the executor (mode external; its own unit)."),
 }

@@ -1,4 +1,4 @@
-"""`dispatcher run` and `executor`: what units call."""
+"""`dispatcher run`, `reload` and `executor`: what units call."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ import sys
 
 import click
 
-from dispatcher.cli.options import config_option, configuration, examples
+from dispatcher import control
+from dispatcher.cli.options import (
+    config_option,
+    configuration,
+    examples,
+    json_option,
+    print_json,
+)
+from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.node import node_id
+from dispatcher.wire import ExitCode
 
 
 @click.command(
@@ -29,6 +38,35 @@ def run(*, drain: bool) -> int:
     from dispatcher import daemon  # noqa: PLC0415 - nobody else's import time
 
     return daemon.main(config, drain=drain)
+
+
+@click.command("reload", epilog=examples("dispatcher reload"))
+@json_option
+@config_option
+def reload(*, as_json: bool) -> int:
+    """Let the running daemon read its configuration again, and print what changed.
+
+    With a mistake in the file the old configuration holds on; exit code 78.
+    """
+    config = configuration()
+    try:
+        answer = control.reload(control.find(config))
+    except TimeoutError:
+        raise DispatcherError("the daemon does not answer; see: dispatcher status") from None
+    if answer is None:
+        raise DispatcherError("no daemon runs here; it reads its file when it starts")
+    if not answer["ok"]:
+        raise ConfigError(answer["message"])
+    if as_json:
+        print_json({"changed": answer["changed"], "kept": answer["kept"]})
+        return ExitCode.OK
+    for key, change in answer["changed"].items():
+        click.echo(f"{key}: {change['old'] or '(none)'} -> {change['new'] or '(none)'}")
+    for key, change in answer["kept"].items():
+        click.echo(f"{key}: still {change['old']}; restart the daemon for {change['new']}")
+    if not answer["changed"] and not answer["kept"]:
+        click.echo("nothing changed")
+    return ExitCode.OK
 
 
 @click.command(epilog=examples("dispatcher executor --config /etc/dispatcher/dispatcher.toml"))

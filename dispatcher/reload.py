@@ -1,0 +1,89 @@
+"""Reading the configuration again: what changed, what may change while the daemon runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from dispatcher.config import Config, load
+from dispatcher.config_file import written
+from dispatcher.durations import Milliseconds
+from dispatcher.settings import Section
+
+#: What other processes go by as long as this one lives; with the attributes of `Config`.
+KEPT: Mapping[str, tuple[str, ...]] = {
+    "node.state_dir": ("state_dir",),
+    "node.runtime_dir": ("runtime_dir",),
+    "store.url": ("store_url",),
+    "executor.mode": ("executor",),
+    "executor.absence_limit": ("executor",),
+}
+
+#: Keys whose values may hold secrets.
+_SECRET = frozenset({"env"})
+
+
+class Change(NamedTuple):
+    """One key, as the file would say it; None: left out."""
+
+    old: str | None
+    new: str | None
+
+
+class Reloaded(NamedTuple):
+    """A configuration read again."""
+
+    config: Config
+    """What holds from now on: the new one, but for what is kept."""
+    changed: Mapping[str, Change]
+    kept: Mapping[str, Change]
+    """What the file says otherwise now, and only a new start takes up."""
+
+
+def reload(old: Config, environ: Mapping[str, str]) -> Reloaded:
+    """Read the configuration's file again. Raises `ConfigError`; the old one holds then."""
+    new = load(str(old.file) if old.file is not None else None, environ)
+    before, after = dict(_keys(old)), dict(_keys(new))
+    changes = {
+        key: Change(_shown(key, before), _shown(key, after))
+        for key in (*before, *(key for key in after if key not in before))
+        if before.get(key) != after.get(key)
+    }
+    stays = {field for fields in KEPT.values() for field in fields}
+    return Reloaded(
+        msgspec.structs.replace(new, **{field: getattr(old, field) for field in stays}),
+        {key: change for key, change in changes.items() if key not in KEPT},
+        {key: change for key, change in changes.items() if key in KEPT},
+    )
+
+
+def _keys(config: Config) -> Iterator[tuple[str, object]]:
+    """Yield every key that says something, with its value."""
+    yield "node.state_dir", str(config.state_dir)
+    yield "node.runtime_dir", str(config.runtime_dir)
+    yield "node.slots", config.slots
+    yield "store.url", config.store_url
+    for name in config.__struct_fields__:
+        part = getattr(config, name)
+        tables = part if isinstance(part, Mapping) else {"": part}
+        for own, table in tables.items():
+            if isinstance(table, Section):
+                yield from _of_table(f"{name}.{own}" if own else name, table)
+
+
+def _of_table(path: str, table: Section) -> Iterator[tuple[str, object]]:
+    for field in msgspec.structs.fields(table):
+        value = getattr(table, field.name)
+        if value is not None:
+            yield f"{path}.{field.encode_name}", value
+
+
+def _shown(key: str, values: Mapping[str, object]) -> str | None:
+    value = values.get(key)
+    if value is None:
+        return None
+    if key.rpartition(".")[2] in _SECRET:
+        return "(not shown)"
+    return str(value) if isinstance(value, str | Milliseconds) else written(value)

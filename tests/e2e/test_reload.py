@@ -1,0 +1,91 @@
+"""SIGHUP and `dispatcher reload`: the file is read again, whole or not at all (R-64)."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.e2e.helpers import listed, shell, states, stored, submit_all
+from tests.e2e.test_notify import Manager, manager  # noqa: F401 - a fixture
+from tests.e2e.world import World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def test_r64_reload_under_load_is_whole_or_nothing(
+    world: World,
+    manager: Manager,  # noqa: F811 - the fixture
+) -> None:
+    world.configure(node={"slots": 1})
+    submit_all(world, *[{"command": ["sleep", "0.05"], "max_attempts": 1}] * 40)
+    with world.daemon(env=manager.env) as daemon:
+        daemon.expect("run.settled")
+        good = world.config_file.read_text()
+
+        # The first half of it is right, and would give more slots.
+        world.config_file.write_text(good.replace("slots = 1", "slots = 7") + "[leasse]\n")
+        daemon.signal(signal.SIGHUP)
+        [mistake] = daemon.expect("config.refused")["mistakes"]
+        assert "leasse: unknown section; did you mean 'leases'?" in mistake
+        assert [] == daemon.events("config.reloaded")
+
+        world.configure(node={"slots": 4}, leases={"ttl": "5s"})
+        daemon.signal(signal.SIGHUP)
+        told = daemon.expect("config.reloaded")
+        assert {
+            "node.slots": {"old": "1", "new": "4"},
+            "leases.ttl": {"old": "1m", "new": "5s"},
+            "leases.reap_interval": {"old": "5s", "new": "2500ms"},
+        } == told["changed"]
+        assert {} == told["kept"]
+        for slots in (2, 3, 4) * 3:
+            _replace_file(world, good.replace("slots = 1", f"slots = {slots}"))
+            daemon.signal(signal.SIGHUP)
+        eventually(lambda: _all_succeeded(world), within=15)
+        manager.expect("READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1")
+        assert not [e for e in daemon.events() if e["level"] == "error"][1:]
+
+    assert [(1, 1)] * 40 == stored(world, "SELECT fence, attempt + 1 FROM tasks ORDER BY id")
+
+
+def _replace_file(world: World, text: str) -> None:
+    """Write the file as editors do: nobody reads a half of it."""
+    draft = world.config_file.with_suffix(".new")
+    draft.write_text(text)
+    draft.replace(world.config_file)
+
+
+def _all_succeeded(world: World) -> None:
+    assert {"succeeded"} == set(states(world)), listed(world)
+
+
+def test_reload_prints_what_changed_what_was_kept_and_every_mistake(world: World) -> None:
+    assert "no daemon runs here" in world.cli("reload", exits=1).stderr
+    with world.daemon() as daemon:
+        assert "nothing changed\n" == world.cli("reload").stdout
+
+        queue = {"concurrency": 1, "priority": 9}
+        other = f"sqlite://{world.directory}/other.db"
+        world.configure(store={"url": other}, logs={"level": "info"}, **{"queues.builds": queue})
+        assert {
+            "logs.level: debug -> info",
+            "queues.builds.priority: (none) -> 9",
+            "queues.builds.concurrency: (none) -> 1",
+            f"store.url: still sqlite://{world.state_dir}/tasks.db; restart the daemon for {other}",
+        } == set(world.cli("reload").stdout.splitlines())
+
+        world.configure(**{"queues.builds": {"concurency": 1}})
+        refused = world.cli("reload", exits=78).stderr
+        assert "queues.builds.concurency: unknown key; did you mean 'concurrency'?" in refused
+
+        world.configure(**{"queues.builds": queue})
+        world.cli("reload")
+        builds = submit_all(world, *[{"command": shell("sleep 0.3"), "queue": "builds"}] * 3)
+        others = submit_all(world, {"command": ["true"]})
+        world.until(others[0], "succeeded")
+        seen = listed(world)
+        assert 1 == sum(seen[build]["state"] == "running" for build in builds)
+        world.until(builds[2], "succeeded")
+        assert daemon.process.poll() is None
