@@ -11,6 +11,7 @@ with Client(load()) as client:  # or be the worker oneself
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -180,7 +181,7 @@ class Client:
         from uuid import uuid4  # noqa: PLC0415 - no submit needs it
 
         if lease_ttl_ms is not None and not 0 < lease_ttl_ms <= limits.LONGEST:
-            raise ValueError(f"lease_ttl_ms: must be from 1 to {limits.LONGEST:d}")
+            raise ValueError(f"lease_ttl: must be from 1ms to {limits.LONGEST}")
         with self._store.transaction() as now:
             self._settle_abandoned(now)
             self._store.move_due(limit=DUE_BATCH, now=now)
@@ -210,6 +211,8 @@ class Client:
         The lock is the one given, else the one that this client claimed the task with, else
         `$DISPATCHER_CLAIM_LOCK`. Raises `NoLock` without any, ValueError for what cannot be said.
         """
+        if progress is not None and not math.isfinite(progress):  # JSON would make it null
+            raise ValueError(f"progress: must be from 0 to 1, not {progress}")
         beat = self._words("heartbeat", task_id, lock, progress=progress, note=note)
         assert isinstance(beat, Beat)
         with self._store.transaction() as now:

@@ -11,6 +11,7 @@ import msgspec
 
 from dispatcher import limits
 from dispatcher.config import Config
+from dispatcher.durations import Milliseconds
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask
 from dispatcher.settings import NAME, TaskDefaults
@@ -102,8 +103,8 @@ def check(task: NewTask) -> None:
     _check_labels(task.labels)
     _check_number("priority", task.priority, -(2**31), 2**31 - 1)
     _check_number("max_attempts", task.max_attempts, 1, 2**31 - 1)
-    _check_number("lease_ttl_ms", task.lease_ttl_ms, 1, limits.LONGEST)
-    _check_number("delay_ms", task.delay_ms, 0, limits.LONGEST)
+    _check_number("lease_ttl", task.lease_ttl_ms, Milliseconds(1), limits.LONGEST)
+    _check_number("delay", task.delay_ms, Milliseconds(0), limits.LONGEST)
     limits.check(task)
     _check_name("queue", task.queue)
     if task.key is not None and not _text("key", task.key, 255):
@@ -176,7 +177,7 @@ def _check_number(option: str, number: int, least: int, most: int) -> None:
     if not isinstance(number, int) or isinstance(number, bool):
         raise InvalidTask(f"{option}: must be a whole number, not {number!r}")
     if not least <= number <= most:
-        raise InvalidTask(f"{option}: must be from {least} to {most}, not {number}")
+        raise InvalidTask(f"{option}: must be from {least} to {most}, not {type(most)(number)}")
 
 
 def _text(option: str, text: object, limit: int) -> int:

@@ -237,7 +237,8 @@ decode_to_executor = msgspec.json.Decoder(ToExecutor).decode
 # Between worker and daemon -----------------------------------------------------------------
 
 #: Characters of a note or a reason.
-Text = Annotated[str, msgspec.Meta(max_length=4096)]
+MAX_TEXT = 4096
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 
 #: Bytes of a result, as JSON.
 MAX_RESULT = 32 * 1024
@@ -246,7 +247,7 @@ MAX_RESULT = 32 * 1024
 class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
     """What a worker asks. The lock is the right to ask it."""
 
-    task_id: int
+    task_id: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     lock: str
 
 

@@ -104,7 +104,11 @@ def _run(options: argparse.Namespace) -> int:
         environment = dict(os.environ)
         if options.pass_lock:
             environment[names.CLAIM_LOCK] = lock
-        child = subprocess.Popen(options.command, env=environment)
+        try:
+            child = subprocess.Popen(options.command, env=environment)
+        except OSError as error:  # exit as a shell does
+            _tell(f"{options.command[0]}: {error.strerror}")
+            return 127 if isinstance(error, FileNotFoundError) else 126
 
         def pass_on(signum: int, _: FrameType | None) -> None:
             child.send_signal(signum)

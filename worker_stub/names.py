@@ -8,6 +8,9 @@ LEASE_LOST = 79
 #: Bytes of one line, each way.
 MAX_LINE = 64 * 1024
 
+#: Characters of a note.
+MAX_TEXT = 4096
+
 TASK_ID = "DISPATCHER_TASK_ID"
 FENCE = "DISPATCHER_FENCE"
 CLAIM_LOCK = "DISPATCHER_CLAIM_LOCK"
@@ -20,3 +23,6 @@ LOST = frozenset({"not_owner", "superseded", "not_running", "unknown_task"})
 
 #: "Try again", never "stop".
 STORE_UNAVAILABLE = "store_unavailable"
+
+#: What was said makes no sense; the claim stands as it did.
+INVALID = "invalid"

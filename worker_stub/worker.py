@@ -94,10 +94,17 @@ class Worker:
             self._channel.close()
 
     def progress(self, fraction: float | None = None, note: str | None = None) -> None:
-        """Tell with the next beat how far the work is, from 0 to 1, and what it does."""
+        """Tell with the next beat how far the work is, from 0 to 1, and what it does.
+
+        Raises ValueError for another number, and for a note of more than 4096 characters.
+        """
         if fraction is not None:
+            if not 0 <= fraction <= 1:
+                raise ValueError(f"progress: must be from 0 to 1, not {fraction}")
             self._report["progress"] = fraction
         if note is not None:
+            if len(note) > names.MAX_TEXT:
+                raise ValueError(f"note: {len(note)} characters are more than {names.MAX_TEXT}")
             self._report["note"] = note
 
     def heartbeat(self, progress: float | None = None, note: str | None = None) -> float:
@@ -171,6 +178,10 @@ class Worker:
                 wait = delay
                 delay = min(longest, delay * 2, max(0.05, self._interval))
             except Refused as refusal:
+                if refusal.error == names.INVALID:  # what was told, not the claim: beat without it
+                    _complain(refusal)
+                    wait = delay
+                    continue
                 if not self._over.is_set():
                     self._on_refused(refusal)
                 return
@@ -178,6 +189,10 @@ class Worker:
 
 def _exit(refusal: Refused) -> NoReturn:
     """Stop at once, from whichever thread: another may own the task already."""
+    _complain(refusal)
+    os._exit(names.LEASE_LOST)
+
+
+def _complain(refusal: Refused) -> None:
     sys.stderr.write(f"worker_stub: {refusal}\n")
     sys.stderr.flush()
-    os._exit(names.LEASE_LOST)

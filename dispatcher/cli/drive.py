@@ -295,12 +295,19 @@ def _kept(lock_file: str | None) -> Iterator[Callable[[str], None]]:
     if lock_file is None:
         yield lambda _: None
         return
+    if Path(lock_file).is_dir():
+        raise click.UsageError(f"--lock-file: {lock_file} is a directory; name a file")
     draft = Path(f"{lock_file}.new-{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def keep(lock: str) -> None:
-        os.write(descriptor, f"{lock}\n".encode())
-        draft.replace(lock_file)
+        try:
+            os.write(descriptor, f"{lock}\n".encode())
+            draft.replace(lock_file)
+        except OSError as error:
+            raise DispatcherError(
+                f"{lock_file}: {error.strerror}; the task is claimed, its lock is {lock}"
+            ) from error
 
     try:
         yield keep

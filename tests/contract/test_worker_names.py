@@ -14,7 +14,9 @@ import worker_stub
 from dispatcher import wire
 from dispatcher.processes import worker_environment
 from tests.contract.helpers import OneByOne
+from tests.eventually import eventually
 from worker_stub import Refused, Worker, names
+from worker_stub.__main__ import main
 
 ENVIRONMENT = {
     names.TASK_ID: "7",
@@ -35,6 +37,24 @@ class Answering:
     def ask(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
         self.heard.append(wire.decode_worker_request(wire.encode(request)))
         return self.answer
+
+    def close(self) -> None: ...
+
+
+class Picky:
+    """The daemon's half of a channel that understands no notes."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+
+    def ask(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
+        self.requests.append(request)
+        if "note" in request:
+            return {"ok": False, "error": "invalid", "message": "what?"}
+        return {"ok": True, "lease_expires_in": 60.0}
+
+    def assert_heard(self, count: int) -> None:
+        assert count <= len(self.requests)
 
     def close(self) -> None: ...
 
@@ -93,8 +113,65 @@ def test_the_environment_holds_what_the_worker_looks_for(store: OneByOne) -> Non
     assert set() == {*ENVIRONMENT, names.FENCE} - environment.keys()
 
 
+@pytest.mark.parametrize("progress", [1.0000000002, -0.1, float("nan")])
+def test_a_progress_that_nobody_would_take_is_refused_where_it_is_told(progress: float) -> None:
+    channel = Answering()
+    mistaken = worker(channel)
+
+    for tell in (mistaken.progress, mistaken.heartbeat):
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            tell(progress)
+    with pytest.raises(ValueError, match="4096"):
+        mistaken.progress(note="x" * 4097)
+
+    mistaken.heartbeat()
+    assert [wire.Heartbeat(task_id=7, lock="lock")] == channel.heard
+
+
+def test_a_beating_thread_whose_words_make_no_sense_goes_on_without_them() -> None:
+    """Only a claim that is gone ends a worker; a note that nobody can read does not."""
+    channel = Picky()
+    refusals: list[Refused] = []
+    beating = Worker(beats="thread", environ=dict(ENVIRONMENT), on_refused=refusals.append)
+    beating._channel = channel  # type: ignore[assignment]
+    beating.progress(note="\ud800")
+
+    with beating:
+        eventually(lambda: channel.assert_heard(2))
+
+    assert [] == refusals
+    assert [True, False] == ["note" in request for request in channel.requests]
+
+
+@pytest.mark.parametrize(("program", "code"), [("/nowhere/program", 127), ("/", 126)])
+def test_a_command_that_cannot_be_run_is_told_and_exits_as_in_a_shell(
+    program: str,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+    assert code == main(["run", "--", program])
+
+    assert f"worker_stub: {program}: " in capsys.readouterr().err
+
+
 def test_numbers_are_the_same() -> None:
     assert (wire.ExitCode.LEASE_LOST, wire.MAX_WORKER_LINE) == (names.LEASE_LOST, names.MAX_LINE)
+    assert wire.MAX_TEXT == names.MAX_TEXT
+
+
+@pytest.mark.parametrize("task_id", [2**63, -(2**63) - 1, 2**70])
+def test_an_id_that_no_task_can_have_makes_no_sense(task_id: int) -> None:
+    """It must not reach the store, whose "try again" would never end."""
+    line = wire.encode({"op": "heartbeat", "lock": "x", "task_id": 7}).replace(
+        b"7", b"%d" % task_id
+    )
+
+    with pytest.raises(msgspec.ValidationError, match="task_id"):
+        wire.decode_worker_request(line)
 
 
 def test_it_needs_nothing_but_the_standard_library() -> None:

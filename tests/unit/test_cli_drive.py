@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,46 @@ def test_a_lock_file_that_cannot_be_written_claims_nothing(
     command("claim", "--lock-file", tmp_path / "nowhere" / "lock", exits=1)
 
     assert "ready" == command("show", 1, "--json").json["state"]
+
+
+def test_a_directory_is_no_lock_file_and_claims_nothing(command: Command, tmp_path: Path) -> None:
+    told = command("claim", "--lock-file", tmp_path, exits=2).stderr
+
+    assert "is a directory" in told
+    assert "ready" == command("show", 1, "--json").json["state"]
+
+
+def test_a_lock_that_cannot_be_kept_after_all_is_told_and_not_lost(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", full)
+        told = command("claim", "--lock-file", tmp_path / "lock", exits=1).stderr
+
+    assert "No space left on device" in told
+    command("heartbeat", "--task", 1, "--lock", told.split()[-1])
+
+
+@pytest.mark.parametrize("progress", ["nan", "inf", "-inf"])
+def test_what_is_no_number_is_no_progress(command: Command, progress: str) -> None:
+    facts = claimed(command)
+
+    command("heartbeat", "--task", 1, "--lock", facts["lock"], "--progress", progress, exits=2)
+    with command.client() as client, pytest.raises(ValueError, match="progress"):
+        client.heartbeat(1, lock=facts["lock"], progress=float(progress))
+
+    assert command("show", 1, "--json").json["runs"][0]["last_heartbeat_at"] is None
+
+
+@pytest.mark.parametrize("ttl", ["0s", "3651d"])
+def test_a_lease_that_no_task_may_have_is_told_in_the_words_of_the_option(
+    command: Command, ttl: str
+) -> None:
+    for verb in (["claim", "--ttl", ttl], ["submit", "--lease-ttl", ttl, "--", "true"]):
+        assert "lease_ttl: must be from 1ms to 3650d" in command(*verb, exits=2).stderr
 
 
 def test_a_lock_file_that_is_not_there_is_told(command: Command, tmp_path: Path) -> None:
@@ -389,6 +431,6 @@ def test_a_client_refuses_what_no_worker_could_say(command: Command) -> None:
             client.heartbeat(1, progress=2.0)
         with pytest.raises(ValueError, match="result"):
             client.complete(1, result="x" * 40_000)
-        with pytest.raises(ValueError, match="lease_ttl_ms"):
+        with pytest.raises(ValueError, match="lease_ttl"):
             client.claim(lease_ttl_ms=0)
         assert client.claim(task_id=1) is None
