@@ -143,6 +143,7 @@ def test_executor_killed_survivors_are_ended_before_hello_and_run_again(
 
 
 def test_host_rebooted_is_orphaned_at_once(stage: Stage) -> None:
+    """R-63."""
     gate = stage.directory / "gate"
     task = stage.submit(workers.STAYS_UNTIL_ALLOWED, str(gate))
     start(stage)

@@ -638,6 +638,28 @@ def test_what_is_held_stays_held_without_a_total_time_R_38() -> None:
     assert TaskState.HELD is world.state(task)
 
 
+def test_who_used_up_the_deferrals_stays_held_until_an_operator_acts_R_38() -> None:
+    """Neither restarts nor other limits nor time let it run again."""
+    settings = replace(SETTINGS, retry=replace(SETTINGS.retry, max_deferrals=1))
+    world = World(settings=settings)
+    task = started(world)
+    for _ in range(2):
+        world.gone(task, 75)
+        world.run_for(60)
+    assert TaskState.HELD is world.state(task)
+
+    for slots in range(1, 4):
+        world.restart(slots=slots, retry=SETTINGS.retry)
+        world.run_for(1_000)
+    assert TaskState.HELD is world.state(task)
+    assert [Outcome.DEFERRED] * 2 == outcomes(world, task)
+
+    with world.store.transaction() as now:
+        world.store.retry(task, now=now)
+    world.run_for(1)
+    assert TaskState.RUNNING is world.state(task)
+
+
 # How it is ended ---------------------------------------------------------------------------------
 
 
