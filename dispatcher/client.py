@@ -24,12 +24,13 @@ import msgspec
 
 from dispatcher import control, limits, submission
 from dispatcher.config import Config
-from dispatcher.errors import NoLock
+from dispatcher.errors import DispatcherError, NoLock
 from dispatcher.model import (
     LOCAL,
     Claim,
     NewTask,
     Node,
+    PausedQueue,
     Pruned,
     Run,
     Submitted,
@@ -60,6 +61,8 @@ class Status:
 
     counts: Mapping[str, Mapping[TaskState, int]]
     """How many tasks are in each state, by queue."""
+    paused: Sequence[PausedQueue] = ()
+    """Queues from which nobody claims."""
     node: Node | None
     """This node's row; None if no daemon ever ran here."""
     daemon: Literal["running", "not running", "not answering"]
@@ -139,6 +142,39 @@ class Client:
         self._wake()
         return before
 
+    def hold(self, task_id: int, reason: str = "held by an operator") -> TaskState | None:
+        """Park a task until it is released; a running one is ended first, a local claim at once.
+
+        Return the state it was in, None if there is no such task. A finished one stays as it is.
+        """
+        with self._store.transaction() as now:
+            before = self._store.hold(task_id, reason, now=now)
+            self._settle_abandoned(now)
+        self._wake()
+        return before
+
+    def release(self, task_id: int) -> TaskState | None:
+        """Make a held task ready, with the attempts it has left. See `retry` for all of them.
+
+        Return the state it was in, None if there is no such task. In any other state it stays.
+        """
+        with self._store.transaction() as now:
+            before = self._store.release(task_id, now=now)
+        self._wake()
+        return before
+
+    def pause(self, queue: str, reason: str = "paused by an operator") -> bool:
+        """Let nothing of a queue be claimed any more; False when it was so already."""
+        with self._store.transaction() as now:
+            return self._store.pause(queue, reason, now=now)
+
+    def resume(self, queue: str) -> bool:
+        """Let tasks of a queue be claimed again; False when it was so already."""
+        with self._store.transaction():
+            resumed = self._store.resume(queue)
+        self._wake()
+        return resumed
+
     def prune(self, *, older_than_ms: int) -> Pruned:
         """Delete tasks that finished so long ago, with their runs and this node's output files."""
         tasks = 0
@@ -182,12 +218,16 @@ class Client:
 
         if lease_ttl_ms is not None and not 0 < lease_ttl_ms <= limits.LONGEST:
             raise ValueError(f"lease_ttl: must be from 1ms to {limits.LONGEST}")
+        wanted = queue or self._config.defaults.queue
         with self._store.transaction() as now:
+            for paused in self._store.paused_queues():
+                if task_id is None and paused.queue == wanted:
+                    raise DispatcherError(f"queue {wanted} is paused: {paused.reason}")
             self._settle_abandoned(now)
             self._store.move_due(limit=DUE_BATCH, now=now)
             self._store.give_up(limit=DUE_BATCH, now=now)
             claim = self._store.claim_local(
-                queue or self._config.defaults.queue,
+                wanted,
                 owner=f"{LOCAL}{uuid4()}",
                 output_dir=str(self._config.output_dir),
                 task_id=task_id,
@@ -299,11 +339,14 @@ class Client:
         with self._store.snapshot():
             counts = self._store.counts()
             nodes = {node.id: node for node in self._store.nodes()}
+            paused = tuple(self._store.paused_queues())
         node = nodes.get(me or "")
         try:
             report = control.status(control.find(self._config))
         except TimeoutError:
-            return Status(counts=counts, node=node, daemon="not answering", report={})
+            return Status(
+                counts=counts, paused=paused, node=node, daemon="not answering", report={}
+            )
         if report is None:
-            return Status(counts=counts, node=node, daemon="not running", report={})
-        return Status(counts=counts, node=node, daemon="running", report=report)
+            return Status(counts=counts, paused=paused, node=node, daemon="not running", report={})
+        return Status(counts=counts, paused=paused, node=node, daemon="running", report=report)

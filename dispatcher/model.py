@@ -240,6 +240,15 @@ class Confirmation:
         return StoreTime(self.until + grace_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class PausedQueue:
+    """A queue from which nobody claims until an operator resumes it."""
+
+    queue: str
+    reason: str
+    paused_at: StoreTime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The exclusive right to run one task until the lease expires, and all it takes to start it."""

@@ -33,7 +33,7 @@ def cancel(*, task_ids: tuple[int, ...], as_json: bool) -> None:
     """
     with client() as store:
         before = {task_id: store.cancel(task_id) for task_id in task_ids}
-        done = {task_id: _ended(store.task(task_id)) for task_id in task_ids}
+        done = {task_id: _ended(store.task(task_id), "cancelled") for task_id in task_ids}
     wrong = {
         task_id: f"task {task_id} has {state} already"
         for task_id, state in before.items()
@@ -42,9 +42,9 @@ def cancel(*, task_ids: tuple[int, ...], as_json: bool) -> None:
     _report(before, wrong, done, as_json)
 
 
-def _ended(task: Task | None) -> str:
+def _ended(task: Task | None, word: str) -> str:
     running = task is not None and task.state is TaskState.RUNNING
-    return "is being ended" if running else "cancelled"
+    return "is being ended" if running else word
 
 
 @click.command(epilog=examples("dispatcher retry 42"))
@@ -59,6 +59,43 @@ def retry(*, task_ids: tuple[int, ...], as_json: bool) -> None:
         task_id: f"task {task_id} is {state}; only failed, cancelled and held ones can be retried"
         for task_id, state in before.items()
         if state is not None and state not in _RETRIED
+    }
+    _report(before, wrong, dict.fromkeys(task_ids, "ready"), as_json)
+
+
+@click.command(epilog=examples("dispatcher hold 42", 'dispatcher hold 42 --reason "disk is full"'))
+@many_ids
+@click.option("--reason", default="held by an operator", show_default=True, metavar="TEXT")
+@json_option
+@config_option
+def hold(*, task_ids: tuple[int, ...], reason: str, as_json: bool) -> None:
+    """Park tasks until they are released. Running ones are ended: their whole process tree.
+
+    What has ended already stays as it is, exit code 1.
+    """
+    with client() as store:
+        before = {task_id: store.hold(task_id, reason) for task_id in task_ids}
+        done = {task_id: _ended(store.task(task_id), "held") for task_id in task_ids}
+    wrong = {
+        task_id: f"task {task_id} has {state} already"
+        for task_id, state in before.items()
+        if state in FINISHED
+    }
+    _report(before, wrong, done, as_json)
+
+
+@click.command(epilog=examples("dispatcher release 42"))
+@many_ids
+@json_option
+@config_option
+def release(*, task_ids: tuple[int, ...], as_json: bool) -> None:
+    """Make held tasks ready, with the attempts they have left; `retry` gives all of them back."""
+    with client() as store:
+        before = {task_id: store.release(task_id) for task_id in task_ids}
+    wrong = {
+        task_id: f"task {task_id} is {state}; only held ones can be released"
+        for task_id, state in before.items()
+        if state is not None and state is not TaskState.HELD
     }
     _report(before, wrong, dict.fromkeys(task_ids, "ready"), as_json)
 

@@ -46,6 +46,7 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
             **report,
         },
         "states": states,
+        "paused_queues": {one.queue: one.reason for one in found.paused},
         "queues": {
             queue: {state: counts.get(state, 0) for state in TaskState}
             for queue, counts in found.counts.items()
@@ -62,6 +63,8 @@ def _print(found: dict[str, Any]) -> None:
     click.echo(f"slots     {busy}{node['slots']}")
     if node.get("paused"):
         click.echo(f"paused    {render.plain(node['paused'])}")
+    for queue, reason in found["paused_queues"].items():
+        click.echo(f"queue     {queue} is paused: {render.plain(reason)}")
     if not found["queues"]:
         click.echo("no tasks")
         return

@@ -18,6 +18,7 @@ from dispatcher.model import (
     Node,
     OpenRun,
     Outcome,
+    PausedQueue,
     Pruned,
     Run,
     Settlement,
@@ -238,6 +239,28 @@ class Store(Protocol):
         Return the state it was in before, None if there is no such task; any other state: nothing
         is written.
         """
+
+    def hold(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
+        """Park a task until it is released; return the state it was in, None if there is none.
+
+        Of a running one the ending `held` is begun (the first ending wins); a finished one, and one
+        that is held already, stays as it is.
+        """
+
+    def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
+        """Make a `held` task `ready`, with the budgets it had; return the state it was in before.
+
+        None if there is no such task; any other state: nothing is written.
+        """
+
+    def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
+        """Let nobody claim from a queue; False when it was paused already."""
+
+    def resume(self, queue: str) -> bool:
+        """Let tasks of a queue be claimed again; False when it was not paused."""
+
+    def paused_queues(self) -> list[PausedQueue]:
+        """Return the queues that are paused, by name."""
 
     def prune(self, *, before: StoreTime, limit: int) -> Pruned:
         """Delete at most `limit` tasks finished before a time, oldest first, and their runs."""

@@ -120,6 +120,12 @@ CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL
 CREATE INDEX tasks_failing ON tasks (fails_at) WHERE fails_at IS NOT NULL;
 CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
 
+CREATE TABLE paused_queues (
+    queue TEXT PRIMARY KEY,
+    reason TEXT NOT NULL,
+    paused_at BIGINT NOT NULL
+);
+
 -- Apart, because a row is rewritten whole at each claim, beat and settle.
 CREATE TABLE payloads (
     task_id BIGINT PRIMARY KEY REFERENCES tasks (id) ON DELETE CASCADE,
@@ -181,7 +187,8 @@ INSERT INTO meta (key, value) VALUES (:key, :value)
 ON CONFLICT (key) DO UPDATE SET value = excluded.value
 """
 _TABLES = """
-SELECT EXISTS (SELECT 1 FROM tasks), EXISTS (SELECT 1 FROM runs), EXISTS (SELECT 1 FROM nodes)
+SELECT EXISTS (SELECT 1 FROM tasks), EXISTS (SELECT 1 FROM runs), EXISTS (SELECT 1 FROM nodes),
+    EXISTS (SELECT 1 FROM paused_queues)
 """
 
 

@@ -18,6 +18,7 @@ from dispatcher.model import (
     Node,
     OpenRun,
     Outcome,
+    PausedQueue,
     Pruned,
     Run,
     Settlement,
@@ -288,6 +289,36 @@ class SqlStore:
         if state in RETRIABLE:
             self._engine.change(statements.RETRY, {"id": task_id, "now": now})
         return state
+
+    def hold(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
+        rows = self._engine.rows(self._state, {"id": task_id})
+        if not rows:
+            return None
+        state, run_uid = TaskState(rows[0][0]), rows[0][1]
+        if state is TaskState.RUNNING:
+            self.begin_ending(run_uid, Outcome.HELD, reason, now=now)
+        elif state not in FINISHED | {TaskState.HELD}:
+            self._engine.change(statements.HOLD, {"id": task_id, "reason": reason})
+        return state
+
+    def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
+        rows = self._engine.rows(self._state, {"id": task_id})
+        if not rows:
+            return None
+        state = TaskState(rows[0][0])
+        if state is TaskState.HELD:
+            self._engine.change(statements.RELEASE, {"id": task_id, "now": now})
+        return state
+
+    def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
+        values = {"queue": queue, "reason": reason, "now": now}
+        return self._engine.change(statements.PAUSE, values) > 0
+
+    def resume(self, queue: str) -> bool:
+        return self._engine.change(statements.RESUME, {"queue": queue}) > 0
+
+    def paused_queues(self) -> list[PausedQueue]:
+        return [PausedQueue(*row) for row in self._engine.rows(statements.PAUSED_QUEUES)]
 
     def prune(self, *, before: StoreTime, limit: int) -> Pruned:
         rows = self._engine.rows(statements.PRUNED, {"before": before, "limit": limit})

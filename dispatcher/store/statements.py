@@ -60,9 +60,11 @@ WITH RECURSIVE behind (queue) AS (
             ORDER BY tasks.queue LIMIT 1)
     FROM first WHERE first.queue IS NOT NULL
 )
-SELECT queue FROM behind WHERE queue IS NOT NULL
+SELECT queue FROM behind
+WHERE queue IS NOT NULL AND queue NOT IN (SELECT queue FROM paused_queues)
 UNION ALL
-SELECT queue FROM first WHERE queue IS NOT NULL
+SELECT queue FROM first
+WHERE queue IS NOT NULL AND queue NOT IN (SELECT queue FROM paused_queues)
 LIMIT CAST(:limit AS BIGINT)
 """
 
@@ -324,6 +326,26 @@ UPDATE tasks SET state = 'ready', reason = 'retried by operator', run_at = :now,
         THEN :now + total_timeout_ms ELSE :now + queue_timeout_ms END
 WHERE id = :id
 """
+
+HOLD = """
+UPDATE tasks SET state = 'held', reason = :reason, fails_at = total_at WHERE id = :id
+"""
+
+RELEASE = """
+UPDATE tasks SET state = 'ready', reason = 'released by operator', run_at = :now, fails_at = CASE
+        WHEN queue_timeout_ms IS NULL OR total_at <= :now + queue_timeout_ms THEN total_at
+        ELSE :now + queue_timeout_ms END
+WHERE id = :id
+"""
+
+PAUSE = """
+INSERT INTO paused_queues (queue, reason, paused_at) VALUES (:queue, :reason, :now)
+ON CONFLICT (queue) DO NOTHING
+"""
+
+RESUME = "DELETE FROM paused_queues WHERE queue = :queue"
+
+PAUSED_QUEUES = "SELECT queue, reason, paused_at FROM paused_queues ORDER BY queue"
 
 PRUNABLE = "SELECT count(*) FROM tasks WHERE finished_at < :before"
 

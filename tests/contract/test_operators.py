@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.model import Outcome, Pruned, TaskState
+from dispatcher.model import Outcome, PausedQueue, Pruned, TaskState
 from dispatcher.store.sql import SqlStore
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
@@ -166,3 +166,81 @@ def test_prunable_counts_what_prune_would_take(store: OneByOne) -> None:
         store.finished(queue=f"q{milliseconds}", now=later(milliseconds))
 
     assert [store.prunable(before=later(ms)) for ms in (1, 3, 4)] == [0, 2, 3]
+
+
+# Hold, release ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY])
+def test_a_task_that_waits_is_held_and_released_with_the_budgets_it_had(
+    store: OneByOne, state: TaskState
+) -> None:
+    task_id = task_in(store, state)
+    before = store.task(task_id)
+
+    assert state is store.hold(task_id, "disk is full", now=later(5))
+    held = store.task(task_id)
+    assert (TaskState.HELD, "disk is full") == (held.state, held.reason)
+    assert [] == store.claim("default", limit=1, node=NODE, output_dir="/o", now=later(6))
+
+    assert TaskState.HELD is store.release(task_id, now=later(7))
+    freed = store.task(task_id)
+    assert (TaskState.READY, later(7)) == (freed.state, freed.run_at)
+    assert (before.attempt, before.deferrals, before.orphans) == (
+        freed.attempt,
+        freed.deferrals,
+        freed.orphans,
+    )
+
+
+def test_of_a_running_task_the_ending_held_is_begun(store: OneByOne) -> None:
+    claim = store.claimed()
+
+    assert TaskState.RUNNING is store.hold(claim.task_id, "look at it", now=later(9))
+
+    (ending,) = store.endings(NODE)
+    assert (ending.ending, ending.ending_reason) == (Outcome.HELD, "look at it")
+    assert claim.lock != store.column("lock", claim.task_id)
+
+
+@pytest.mark.parametrize("state", [*FINISHED, TaskState.HELD])
+def test_what_is_over_or_held_already_is_not_held(store: OneByOne, state: TaskState) -> None:
+    task_id = task_in(store, state)
+    before = store.task(task_id)
+
+    assert state is store.hold(task_id, "no", now=later(9))
+    assert before == store.task(task_id)
+
+
+@pytest.mark.parametrize("state", [*FINISHED, TaskState.READY, TaskState.SCHEDULED])
+def test_only_what_is_held_is_released(store: OneByOne, state: TaskState) -> None:
+    task_id = task_in(store, state)
+    before = store.task(task_id)
+
+    assert state is store.release(task_id, now=later(9))
+    assert before == store.task(task_id)
+
+
+def test_nobody_is_held_or_released(store: OneByOne) -> None:
+    assert store.hold(99, "no", now=NOW) is None
+    assert store.release(99, now=NOW) is None
+
+
+# Pause, resume -----------------------------------------------------------------------------------
+
+
+def test_from_a_paused_queue_nobody_claims_until_it_is_resumed(store: OneByOne) -> None:
+    for queue in ("a", "b", "c"):
+        store.new(queue=queue)
+
+    assert store.pause("b", "upgrade", now=later(1))
+    assert not store.pause("b", "again", now=later(2))
+    assert [PausedQueue("b", "upgrade", later(1))] == store.paused_queues()
+    assert ["a", "c"] == store.ready_queues(after="", limit=9)
+    assert ["c", "a"] == store.ready_queues(after="b", limit=9)
+    assert ["a"] == store.ready_queues(after="c", limit=1)
+
+    assert store.resume("b")
+    assert not store.resume("b")
+    assert ["c", "a", "b"] == store.ready_queues(after="b", limit=9)
+    assert [] == store.paused_queues()

@@ -1,0 +1,113 @@
+"""`hold`, `release`, `pause`, `resume` and `why`, without a daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dispatcher.cli.why import explain
+from dispatcher.client import Status
+from dispatcher.model import PausedQueue, Task, TaskState
+from dispatcher.times import StoreTime
+from tests.command import Command
+
+FINE = {"busy": 0, "slots": 2, "executor": "connected", "stopping": None, "paused": None}
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+def test_a_task_is_held_with_a_reason_and_released(command: Command) -> None:
+    command("submit", "--", "true")
+
+    assert "1 held\n" == command("hold", 1, "--reason", "disk is full").stdout
+    told = command("why", 1).stdout
+    assert told.startswith("task 1 is held: disk is full\n")
+    assert "dispatcher release 1" in told
+    assert "1 ready\n" == command("release", 1).stdout
+    wrong = command("release", 1, exits=1).stderr
+    assert "task 1 is ready; only held ones can be released" in wrong
+    assert "no task 9" in command("hold", 9, exits=1).stderr
+
+
+def test_what_is_over_is_not_held(command: Command) -> None:
+    command("submit", "--", "true")
+    command("cancel", 1)
+
+    assert "task 1 has cancelled already" in command("hold", 1, exits=1).stderr
+
+
+def test_a_queue_is_paused_and_resumed_and_everybody_says_so(command: Command) -> None:
+    command("submit", "--queue", "ci", "--", "true")
+
+    assert "ci paused\n" == command("pause", "ci", "--reason", "upgrade").stdout
+    assert "ci was paused already\n" == command("pause", "ci").stdout
+    assert {"ci": "upgrade"} == command("status", "--json").json["paused_queues"]
+    assert "queue     ci is paused: upgrade" in command("status").stdout
+    assert "its queue ci is paused since" in command("why", 1).stdout
+    assert "queue ci is paused: upgrade" in command("claim", "--queue", "ci", exits=1).stderr
+    assert "ci resumed\n" == command("resume", "ci").stdout
+    assert "ci was not paused\n" == command("resume", "ci").stdout
+    assert "is no name of a queue" in command("pause", "a b", exits=2).stderr
+
+
+def test_why_as_json(command: Command) -> None:
+    command("submit", "--", "true")
+
+    told = command("why", 1, "--json").json
+
+    assert (1, "ready") == (told["id"], told["state"])
+    assert ["the daemon is not running: dispatcher run"] == told["because"]
+    assert "no task 9" in command("why", 9, exits=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "report", "expected"),
+    [
+        (TaskState.READY, {}, []),
+        (TaskState.READY, {"busy": 2}, ["all 2 slots are busy"]),
+        (TaskState.READY, {"stopping": "drain"}, ["the daemon is stopping (drain)"]),
+        (TaskState.READY, {"paused": "no memory"}, ["this node is paused: no memory"]),
+        (
+            TaskState.READY,
+            {"executor": "waiting"},
+            ["the executor is waiting: nothing is started or ended without it"],
+        ),
+        (TaskState.SCHEDULED, {}, ["it is due at 1970-01-01T00:00:05.000Z"]),
+        (TaskState.SUCCEEDED, {"stopping": "drain"}, []),
+        (
+            TaskState.FAILED,
+            {},
+            ["it never ran", "dispatcher retry 7 gives it all its attempts again"],
+        ),
+    ],
+)
+def test_why_names_what_stands_in_the_way(
+    state: TaskState, report: dict[str, object], expected: list[str]
+) -> None:
+    status = Status(counts={}, node=None, daemon="running", report=FINE | report)
+
+    assert expected == list(explain(task(state), [], status))
+
+
+def test_a_time_out_that_waits_is_told() -> None:
+    waiting = task(TaskState.READY, fails_at=StoreTime(9_000))
+    paused = (PausedQueue("q", "upgrade", StoreTime(1_000)),)
+    status = Status(counts={}, paused=paused, node=None, daemon="running", report=FINE)
+
+    assert [
+        "its queue q is paused since 1970-01-01T00:00:01.000Z: upgrade",
+        "it fails at 1970-01-01T00:00:09.000Z if it has not been claimed by then",
+    ] == list(explain(waiting, [], status))
+
+
+def task(state: TaskState, **facts: object) -> Task:
+    """Return a task of which only what `explain` looks at means anything."""
+    values = dict.fromkeys(Task.__dataclass_fields__)
+    values |= {"id": 7, "state": state, "queue": "q", "run_at": StoreTime(5_000)}
+    return Task(**{**values, **facts})  # type: ignore[arg-type]
