@@ -17,6 +17,7 @@ from dispatcher.settings import (
     Leases,
     Logs,
     Output,
+    Profile,
     Queue,
     Retry,
     Settings,
@@ -45,6 +46,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     output: Output
     defaults: Defaults
     queues: Mapping[str, Queue]
+    profiles: Mapping[str, Profile]
     logs: Logs
 
     @property
@@ -99,6 +101,7 @@ def _resolve(settings: Settings, file: Path | None, environ: Mapping[str, str]) 
             output=settings.output,
             defaults=settings.defaults,
             queues=settings.queues,
+            profiles=settings.profiles,
             logs=settings.logs,
         )
     except ValueError as error:

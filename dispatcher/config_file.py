@@ -150,6 +150,8 @@ def _nearest(word: str, known: Mapping[str, object]) -> str:
 def _explain(key: str, value: object, kind: object, complaint: str) -> str:
     """Return what is wrong with a value, and what would be right."""
     if choices := _choices(kind):
+        if isinstance(value, dict):
+            value = next((part for part in value.values() if part not in choices), value)
         listed = " or ".join(f'"{choice}"' for choice in choices)
         return f"{value!r} is not {listed}{did_you_mean(str(value), choices)}"
     if not complaint.startswith("Expected "):

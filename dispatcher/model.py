@@ -118,6 +118,10 @@ class NewTask:
     """JSON text, given to the worker on stdin."""
     key: str | None = None
     """Idempotency key, unique per queue while the row exists."""
+    profile: str | None = None
+    """What it was submitted as."""
+    rules: Mapping[str, str] = field(default_factory=dict)
+    """Its profile's rules, fixed at submit: outcomes by exit code, and what `lost` counts as."""
     labels: Mapping[str, str] = field(default_factory=dict)
     liveness: Liveness = Liveness.PROCESS
     run_timeout_ms: int | None = None
@@ -171,6 +175,7 @@ class Task:
     total_timeout_ms: int | None = None
     kill_grace_ms: int | None = None
     kill_signal: int | None = None
+    profile: str | None = None
     fails_at: StoreTime | None = None
     """When it fails unless it runs (queue time-out) or has ended (total time-out) by then."""
 
@@ -312,6 +317,8 @@ class OpenRun:
     progressed_at: StoreTime | None = None
     """When a heartbeat last told of another progress or note than the one before."""
     limits: Limits = NO_LIMITS
+    rules: Mapping[str, str] = field(default_factory=dict)
+    """As in `NewTask`."""
 
     @property
     def is_local(self) -> bool:

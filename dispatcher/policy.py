@@ -189,6 +189,9 @@ def _account(
     run: OpenRun, judged: Verdict, retry: RetryPolicy, now: StoreTime, rng: random.Random
 ) -> _Account:
     outcome, reason = judged.outcome, judged.reason
+    # What is charged: a profile may have a lost lease cost no attempt, but not nothing.
+    if outcome is Outcome.LOST:
+        outcome = Outcome(run.rules.get("lost", outcome))
     attempts = run.attempts + (outcome in COUNTED)
     deferrals = run.deferrals + (outcome is Outcome.DEFERRED)
     orphans = run.orphans + (outcome is Outcome.ORPHANED)
@@ -247,4 +250,6 @@ def _verdict_of_status(run: OpenRun, exit_code: int | None, signum: int | None) 
         return Verdict(Outcome.LOST, silence)
     if exit_code is None:
         return Verdict(Outcome.ORPHANED, "nobody saw how it ended")
+    if (ruled := run.rules.get(str(exit_code))) is not None:
+        return Verdict(Outcome(ruled), f"exit code {exit_code}, by its profile")
     return Verdict(EXIT_CODES.get(exit_code, Outcome.FAILED), f"exit code {exit_code}")

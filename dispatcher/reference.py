@@ -27,6 +27,9 @@ _WIDTH = 96
 #: Stands for the name of a table whose writer names it.
 _NAME = "NAME"
 
+#: What the file that comes with the units says.
+_PACKAGED = {"mode": '"external"', "allow_commands": "false"}
+
 _DURATION = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"}
 
 
@@ -96,7 +99,7 @@ def section_text(name: str) -> str:
 def commented_file(*, external: bool = False) -> str:
     """Return a configuration file that changes nothing: every key, explained and commented out.
 
-    Or only what the systemd units need: an `external` executor.
+    Or only what the systemd units need: an `external` executor, and no commands but profiles.
     """
     lines = [_FILE]
     section = ""
@@ -107,8 +110,8 @@ def commented_file(*, external: bool = False) -> str:
             # Nobody's name: such a table would be one more queue.
             lines.append(f"#[{section}]" if section.endswith(_NAME) else f"[{section}]")
         lines += ["", *textwrap.wrap(_plain(key.text), _WIDTH, **_COMMENT)]
-        if external and key.field == "mode":
-            lines.append('mode = "external"')
+        if external and key.name in _PACKAGED:
+            lines.append(f"{key.name} = {_PACKAGED[key.name]}")
         else:
             lines.append(f"#{key.name} = {key.default or key.example}")
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from dispatcher import durations, limits
+from dispatcher import durations, limits, template
 from dispatcher.durations import Milliseconds
 
 #: Stands for "follows from other keys" until `__post_init__` has seen those.
@@ -194,6 +194,9 @@ class Defaults(Section, frozen=True):
     """The queue of a task that names none."""
     priority: Annotated[int, Meta(ge=-(2**31), le=_MOST, examples=[0])] = 0
     """The priority of a task that names none; higher ones are claimed first."""
+    allow_commands: Annotated[bool, Meta(examples=[False])] = True
+    """Whether a submit may name its own command, and not only a profile. It guards against
+    mistakes: whoever may write the database may run anything as the daemon's user."""
 
 
 class TaskDefaults(Section, frozen=True):
@@ -247,6 +250,54 @@ class Queue(TaskDefaults, frozen=True):
     """How many of its tasks run at once on this node. Left out: as many as there are slots."""
 
 
+#: What an exit code may mean, by a profile's word.
+Meaning = Literal["succeeded", "failed", "deferred", "held"]
+
+
+class Profile(TaskDefaults, frozen=True, kw_only=True):
+    """A kind of task, submitted by its name: its command, and what its tasks get.
+
+    Everything of it is fixed at submit: a task does not change when this file does.
+    """
+
+    command: Annotated[
+        tuple[str, ...], Meta(min_length=1, examples=[["convert", "{input}", "-resize", "{size}"]])
+    ]
+    """The program and its arguments. `{key}` stands for a top-level key of the payload: a text, a
+    number, true or false; it stays within its argument, and no shell sees it. Write `{{` for a
+    brace."""
+    queue: Annotated[str, Meta(pattern=NAME, examples=["images"])] | None = None
+    """The queue of its tasks. Left out: as `[defaults]` says."""
+    cwd: Annotated[str, Meta(examples=["/srv/images"])] | None = None
+    """Where it runs. Left out: where it was submitted."""
+    env: Annotated[dict[str, str], Meta(examples=[{"LEVEL": "3"}])] | None = None
+    """Variables for the command, before those of the submitter."""
+    exit_codes: (
+        Annotated[dict[str, Meaning], Meta(examples=[{"3": "deferred", "4": "held"}])] | None
+    ) = None
+    """What exit codes mean: `succeeded`, `failed`, `deferred` or `held`. Others keep their meaning.
+    With `"0" = "failed"` only a worker that declares it succeeds."""
+    lost: Annotated[Literal["attempt", "orphan"], Meta(examples=["orphan"])] = "attempt"
+    """What a lost lease costs: one of `max_attempts`, or one of `[retry] max_orphans`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no task could have, and a command or code that cannot be."""
+        super().__post_init__()
+        try:
+            template.check(self.command)
+        except ValueError as error:
+            raise ValueError(f"command: {error}") from None
+        if not self.command[0]:
+            raise ValueError("command: its program is empty; name one")
+        for code in self.exit_codes or ():
+            if not (
+                code.isascii() and code.isdigit() and int(code) <= 255 and str(int(code)) == code
+            ):
+                raise ValueError(f"exit_codes: {code!r} is no exit code; write one from 0 to 255")
+        if self.cwd is not None and not self.cwd.startswith("/"):
+            raise ValueError(f"cwd: {self.cwd!r} is not absolute; begin it with /")
+
+
 class Logs(Section, frozen=True):
     """How much the daemon says, and in which form."""
 
@@ -270,4 +321,5 @@ class Settings(Section, frozen=True):
     output: Output = Output()
     defaults: Defaults = Defaults()
     queues: dict[Annotated[str, Meta(pattern=NAME)], Queue] = {}
+    profiles: dict[Annotated[str, Meta(pattern=NAME)], Profile] = {}
     logs: Logs = Logs()

@@ -9,10 +9,10 @@ from typing import TypedDict
 
 import msgspec
 
-from dispatcher import limits
+from dispatcher import limits, template
 from dispatcher.config import Config
 from dispatcher.durations import Milliseconds
-from dispatcher.errors import InvalidTask
+from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
 from dispatcher.settings import NAME, TaskDefaults
 
@@ -38,6 +38,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class TaskOptions(TypedDict, total=False):
     """A task as keyword arguments. Left out or None: the configuration's default."""
 
+    profile: str | None
     queue: str | None
     priority: int | None
     max_attempts: int | None
@@ -66,6 +67,10 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     if isinstance(command, str | bytes):
         raise InvalidTask('command: must be a list of arguments, for example ["echo", "hello"]')
     given = {name: value for name, value in options.items() if value is not None}
+    if (name := given.pop("profile", None)) is not None:
+        command, given = _of_profile(config, str(name), command, given)
+    elif not config.defaults.allow_commands:
+        raise InvalidTask(f"command: only profiles may be run here{_known(config)}; add --profile")
     wanted = {"queue": config.defaults.queue, **given}
     if (queue := config.queues.get(wanted["queue"])) is not None:  # type: ignore[call-overload]
         wanted = {**_defaults(queue), **wanted}
@@ -79,10 +84,35 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     }
     if liveness == Liveness.PROCESS and options.get("start_timeout_ms") is None:
         wanted.pop("start_timeout_ms", None)
-    wanted["cwd"] = _directory(options.get("cwd"))
+    wanted["cwd"] = _directory(given.get("cwd"))  # type: ignore[arg-type]
     task = NewTask(command=tuple(command), **wanted)  # type: ignore[arg-type]
     check(task)
     return task
+
+
+def _of_profile(
+    config: Config, name: str, command: Sequence[str], options: Mapping[str, object]
+) -> tuple[Sequence[str], dict[str, object]]:
+    """Return a profile's command for a payload, and the options with what the profile gives."""
+    if command:
+        raise InvalidTask(f"command: profile {name!r} brings its own; leave the command out")
+    if (profile := config.profiles.get(name)) is None:
+        near = did_you_mean(name, config.profiles) or _known(config)
+        raise InvalidTask(f"profile: there is no {name!r}{near}")
+    payload = options.get("payload")
+    _check_payload(payload)  # type: ignore[arg-type]
+    wanted = {"queue": profile.queue, "cwd": profile.cwd, **_defaults(profile), **options}
+    wanted["env"] = {**(profile.env or {}), **options.get("env", {})}  # type: ignore[dict-item]
+    wanted["profile"] = name
+    wanted["rules"] = {**(profile.exit_codes or {})} | (
+        {"lost": "orphaned"} if profile.lost == "orphan" else {}
+    )
+    filled = template.fill(profile.command, payload)  # type: ignore[arg-type]
+    return filled, {key: value for key, value in wanted.items() if value is not None}
+
+
+def _known(config: Config) -> str:
+    return f"; known are: {', '.join(config.profiles) or 'none'}"
 
 
 def _defaults(given: TaskDefaults) -> dict[str, object]:

@@ -16,6 +16,7 @@ from dispatcher.submission import TaskOptions, new_task
 #: What each key of a line holds.
 _KINDS: Mapping[str, Any] = {
     "command": list[str],
+    "profile": str,
     "queue": str,
     "priority": int,
     "max_attempts": int,

@@ -52,6 +52,7 @@ def task_json(task: Task) -> dict[str, Any]:
         "fails_at": moment(task.fails_at),
         "kill_grace_ms": task.kill_grace_ms,
         "kill_signal": task.kill_signal,
+        "profile": task.profile,
         "cwd": task.cwd,
         "env": sorted(task.env),
         "key": task.key,

@@ -38,6 +38,7 @@ from dispatcher.wire import ExitCode
         """echo '{"command": ["true"], "queue": "ci"}' | dispatcher submit --from -""",
     ),
 )
+@click.option("--profile", metavar="NAME", help="Run a profile of the configuration, no COMMAND.")
 @click.option("--queue", metavar="NAME", help="Queue [default: as configured].")
 @click.option("--priority", type=int, metavar="N", help="Higher runs first [default: 0].")
 @click.option("--max-attempts", type=int, metavar="N", help="Attempts before it is failed.")
@@ -75,6 +76,7 @@ from dispatcher.wire import ExitCode
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def submit(
     *,
+    profile: str | None,
     queue: str | None,
     priority: int | None,
     max_attempts: int | None,
@@ -99,6 +101,7 @@ def submit(
     `dispatcher logs`.
     """
     options = TaskOptions(
+        profile=profile,
         queue=queue,
         priority=priority,
         max_attempts=max_attempts,

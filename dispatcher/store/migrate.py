@@ -62,6 +62,8 @@ CREATE TABLE tasks (
     fails_at BIGINT,
     kill_grace_ms BIGINT,
     kill_signal BIGINT,
+    profile TEXT,
+    rules TEXT,
     cwd TEXT,
     labels TEXT NOT NULL,
     env TEXT NOT NULL,

@@ -36,6 +36,7 @@ from dispatcher.store.values import (
     of_filter,
     of_limits,
     of_new_task,
+    of_profile,
     of_settlement,
     open_run_from,
     run_from,
@@ -84,6 +85,8 @@ class SqlStore:
             task_id = rows[0][0]
             if (values := of_limits(task, now)) is not None:
                 self._engine.change(statements.SUBMIT_LIMITS, {"task_id": task_id, **values})
+            if task.profile is not None:
+                self._engine.change(statements.SUBMIT_PROFILE, of_profile(task_id, task))
             if task.payload is not None:
                 values = {"task_id": task_id, "payload": task.payload}
                 self._engine.change(statements.SUBMIT_PAYLOAD, values)

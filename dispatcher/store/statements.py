@@ -23,6 +23,8 @@ UPDATE tasks SET run_timeout_ms = :run_timeout_ms, stall_timeout_ms = :stall_tim
 WHERE id = :task_id
 """
 
+SUBMIT_PROFILE = "UPDATE tasks SET profile = :profile, rules = :rules WHERE id = :task_id"
+
 SUBMIT_PAYLOAD = "INSERT INTO payloads (task_id, payload) VALUES (:task_id, :payload)"
 
 TASK_WITH_KEY = "SELECT id FROM tasks WHERE queue = :queue AND key = :key"
@@ -118,7 +120,8 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
+    tasks.rules
 FROM runs JOIN tasks ON tasks.id = runs.task_id
 WHERE runs.uid = :uid AND runs.outcome IS NULL
 """
@@ -129,7 +132,8 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
+    tasks.rules
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.state = 'running' AND tasks.owner = :node
 ORDER BY runs.id
@@ -141,7 +145,8 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
+    tasks.rules
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.ending IS NOT NULL AND tasks.owner = :node
 ORDER BY runs.id
@@ -201,7 +206,8 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
+    tasks.rules
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.state = 'running' AND tasks.owner = :node AND tasks.liveness = 'worker'
     AND (tasks.lease_expires_at <= :now
@@ -233,7 +239,8 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
+    tasks.rules
 FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.takeover_at IS NOT NULL AND tasks.owner <> :node
     AND (tasks.takeover_at <= :now
@@ -365,7 +372,7 @@ SELECT id, state, reason, queue, priority, command,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
-    kill_grace_ms, kill_signal, fails_at
+    kill_grace_ms, kill_signal, profile, fails_at
 FROM tasks WHERE id = :id
 """
 
@@ -377,7 +384,7 @@ SELECT id, state, reason, queue, priority, command,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
-    kill_grace_ms, kill_signal, fails_at
+    kill_grace_ms, kill_signal, profile, fails_at
 FROM tasks
 WHERE state IN (:waiting, :scheduled, :ready, :running, :held, :succeeded, :failed, :cancelled)
     AND queue = COALESCE(CAST(:queue AS TEXT), queue)

@@ -107,6 +107,15 @@ def of_limits(task: NewTask, now: StoreTime) -> dict[str, object] | None:
     }
 
 
+def of_profile(task_id: int, task: NewTask) -> Values:
+    """Return the parameters of `statements.SUBMIT_PROFILE`."""
+    return {
+        "task_id": task_id,
+        "profile": task.profile,
+        "rules": _json(task.rules) if task.rules else None,
+    }
+
+
 def of_declaration(declaration: Declaration) -> dict[str, object]:
     """Return the parameters of `statements.DECLARE`."""
     return {
@@ -188,6 +197,7 @@ def open_run_from(row: Row) -> OpenRun:
         progressed_at=row[22],
         limits=limits_from(row[23:29]),
         owner=row[29],
+        rules=strings_from(row[30]) if row[30] else {},
     )
 
 

@@ -96,7 +96,7 @@ def test_a_file_without_lines_submits_nothing(command: Command) -> None:
     ("line", "told"),
     [
         ({"comand": ["x"]}, "comand: unknown key; did you mean 'command'?"),
-        ({"command": ["x"], "zzz": 1}, "zzz: unknown key; known are: command, queue, priority"),
+        ({"command": ["x"], "zzz": 1}, "zzz: unknown key; known are: command, profile, queue"),
         ({"queue": "q"}, "command: is empty"),
         ({"command": []}, "command: is empty"),
         ({"command": "true"}, "command: Expected `array`, got `str`"),

@@ -1,0 +1,64 @@
+"""A profile's command: arguments with `{key}` in them, filled from a payload's top-level keys.
+
+Each argument stays one argument, whatever is filled in; no shell ever sees it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from dispatcher.errors import InvalidTask, did_you_mean
+
+_PART = re.compile(r"(?P<literal>\{\{|\}\})|\{(?P<key>[A-Za-z_][A-Za-z0-9_-]*)\}|(?P<wrong>[{}])")
+
+
+def check(template: Sequence[str]) -> None:
+    """Raise ValueError for a brace that is neither doubled nor part of a `{key}`."""
+    for argument in template:
+        if any(found["wrong"] for found in _PART.finditer(argument)):
+            raise ValueError(f"{argument!r} has a lone brace; write {{key}}, or {{{{ for a brace")
+
+
+def keys(template: Sequence[str]) -> Iterator[str]:
+    """Yield the keys that a payload must have."""
+    for argument in template:
+        yield from (found["key"] for found in _PART.finditer(argument) if found["key"])
+
+
+def fill(template: Sequence[str], payload: str | None) -> tuple[str, ...]:
+    """Return the command for a payload, JSON text. Raises `InvalidTask`, which names the key.
+
+    Texts are filled in as they are; numbers, true and false as the payload writes them.
+    """
+    values = _scalars(payload, sorted(set(keys(template))))
+    return tuple(_PART.sub(lambda found: _part(found, values), argument) for argument in template)
+
+
+def _part(found: re.Match[str], values: dict[str, str]) -> str:
+    return values[found["key"]] if found["key"] else found[0][0]
+
+
+def _scalars(payload: str | None, wanted: Sequence[str]) -> dict[str, str]:
+    if not wanted:
+        return {}
+    try:
+        given = msgspec.json.decode(payload or "{}", type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError):
+        raise InvalidTask(
+            f"payload: must be a JSON object, as the command needs {', '.join(wanted)} of it"
+        ) from None
+    values = {}
+    for key in wanted:
+        if key not in given:
+            near = did_you_mean(key, given)
+            raise InvalidTask(f"payload: has no {key!r}, which the command needs{near}")
+        text = bytes(given[key]).decode()
+        if text == "null" or text[0] in "[{":
+            raise InvalidTask(
+                f"payload: {key!r} must be a text, a number, true or false to be an argument"
+            )
+        values[key] = msgspec.json.decode(text, type=str) if text[0] == '"' else text
+    return values

@@ -1,0 +1,78 @@
+"""Profiles, as operators use them: R-32, R-33 and R-40 by kind of task."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.world import World
+
+pytestmark = pytest.mark.timeout(60)
+
+PROFILES = """
+[profiles.exits]
+command = ["sh", "-c", "exit $0", "{code}"]
+max_attempts = 1
+exit_codes = { "3" = "deferred", "4" = "held", "5" = "succeeded", "6" = "failed", "75" = "failed" }
+[profiles.explicit]
+command = ["sh", "-c", "exit 0"]
+max_attempts = 1
+exit_codes = { "0" = "failed" }
+[profiles.spared]
+command = ["sleep", "30"]
+max_attempts = 1
+liveness = "worker"
+lease_ttl = "400ms"
+kill_grace = "0s"
+lost = "orphan"
+"""
+
+
+def test_r32_r33_r40_what_an_end_means_is_the_profiles(world: World) -> None:
+    world.configure(retry={"max_orphans": 1, "cooldown": "1h"}, defaults={"allow_commands": False})
+    world.config_file.write_text(world.config_file.read_text() + PROFILES)
+    refused = world.cli("submit", "--", "true", exits=2).stderr
+    assert "only profiles may be run here; known are: exits, explicit, spared" in refused
+
+    exits = {
+        code: world.cli("submit", "--profile", "exits", "--payload", f'{{"code": {code}}}').id
+        for code in (0, 3, 4, 5, 6, 75, 78)
+    }
+    line = '{"profile": "explicit"}'
+    explicit = world.cli("submit", "--from", "-", stdin=line).id
+    spared = world.cli("submit", "--profile", "spared").id
+    # Fixed at submit: what the file says later changes no task.
+    kept = world.config_file.read_text()
+    world.config_file.write_text(kept.replace('"4" = "held"', '"4" = "succeeded"'))
+    with world.daemon() as daemon:
+        found = {
+            code: world.until(task, "succeeded", "failed", "held", "scheduled")["state"]
+            for code, task in exits.items()
+        }
+        assert {
+            0: "succeeded",
+            3: "scheduled",
+            4: "held",
+            5: "succeeded",
+            6: "failed",
+            75: "failed",
+            78: "held",
+        } == found
+        assert "explicit" == world.until(explicit, "failed")["profile"]
+        task = world.until(spared, "held", "failed")
+        assert ("held", 0, ["lost", "lost"]) == (
+            task["state"],
+            task["attempt"],
+            [run["outcome"] for run in task["runs"]],
+        )
+        assert "more than 1 times" in task["reason"]
+        assert daemon.process.poll() is None
+
+
+def test_a_profiles_command_meets_no_shell(world: World) -> None:
+    world.config_file.write_text(
+        world.config_file.read_text() + '[profiles.say]\ncommand = ["printf", "%s|", "{text}"]\n'
+    )
+    payload = '{"text": "a b $(id) \\"; \'x\'"}'
+    with world.daemon():
+        task = world.cli("submit", "--profile", "say", "--payload", payload, "--wait").id
+    assert "a b $(id) \"; 'x'|" == world.cli("logs", task).stdout
