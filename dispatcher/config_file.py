@@ -11,10 +11,11 @@ from typing import Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from dispatcher import durations
+from dispatcher import durations, sizes
 from dispatcher.durations import Milliseconds
 from dispatcher.errors import ConfigError, did_you_mean
 from dispatcher.settings import NAME, Section, Settings
+from dispatcher.sizes import Bytes
 
 #: What msgspec calls a type, in the words of somebody who writes TOML.
 _WORDS = {
@@ -51,7 +52,7 @@ def read(file: Path) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not TOML: {error}") from error
     try:
-        return msgspec.convert(table, Settings, dec_hook=_duration)
+        return msgspec.convert(table, Settings, dec_hook=_quantity)
     except msgspec.ValidationError:
         mistakes = [mistake for name, body in table.items() for mistake in _check(name, body)]
         told = "\n".join(_located(file, text, mistake) for mistake in mistakes)
@@ -111,7 +112,7 @@ def _check_table(name: str, body: Mapping[str, object], kind: type[Section]) -> 
         yield from mistakes
         return
     try:
-        msgspec.convert(body, kind, dec_hook=_duration)
+        msgspec.convert(body, kind, dec_hook=_quantity)
     except msgspec.ValidationError as error:
         key, _, what = str(error).partition(": ")
         yield Mistake(name, key if what else "", what or str(error))
@@ -124,7 +125,7 @@ def _check_keys(name: str, body: Mapping[str, object], kind: type[Section]) -> I
             yield Mistake(name, key, f"unknown key{_nearest(key, kinds)}")
             continue
         try:
-            msgspec.convert(value, kinds[key], dec_hook=_duration)
+            msgspec.convert(value, kinds[key], dec_hook=_quantity)
         except msgspec.ValidationError as error:
             yield Mistake(name, key, _explain(key, value, kinds[key], str(error)))
 
@@ -134,8 +135,8 @@ def _kinds(section: type[Section]) -> dict[str, object]:
     return {field.encode_name: field.type for field in msgspec.structs.fields(section)}
 
 
-def _duration(_kind: type, value: object) -> Milliseconds:
-    return durations.parse(value)
+def _quantity(kind: type, value: object) -> Milliseconds | Bytes:
+    return sizes.parse(value) if kind is Bytes else durations.parse(value)
 
 
 def _nearest(word: str, known: Mapping[str, object]) -> str:
@@ -180,7 +181,7 @@ def written(value: object) -> str:
     """Return a value in the form of the file."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int) and not isinstance(value, Milliseconds):
+    if isinstance(value, int) and not isinstance(value, Milliseconds | Bytes):
         return str(value)
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(written, value))}]"

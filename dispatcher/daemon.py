@@ -313,6 +313,7 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
             kill_grace=leases.kill_grace_ms / 1000,
             exit_grace=leases.exit_grace_ms / 1000,
             leftover_grace=leases.leftover_grace_ms / 1000,
+            output_budget=int(config.output.run_budget),
         ),
     )
 

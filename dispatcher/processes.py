@@ -81,6 +81,8 @@ class StartSettings:
     kill_grace: float = 10.0
     exit_grace: float = 10.0
     leftover_grace: float = 2.0
+    output_budget: int | None = None
+    """Bytes kept of a run's output; None: all."""
 
 
 def run_deadline(began: Instant, run_timeout_ms: int) -> dict[str, float]:
@@ -108,6 +110,7 @@ def start_message(
         cwd=claim.cwd,
         payload=claim.payload,
         output_path=claim.output_path,
+        output_budget=settings.output_budget,
         previous_output_path=claim.previous_output_path,
         kill_signal=limits.kill_signal or signal.SIGTERM,
         kill_grace=settings.kill_grace if grace is None else grace / 1000,

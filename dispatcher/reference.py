@@ -20,6 +20,7 @@ from dispatcher.config import Config
 from dispatcher.config_file import example_of, given_by, named_tables, sections, written
 from dispatcher.durations import Milliseconds
 from dispatcher.settings import NAME, Section, Settings
+from dispatcher.sizes import Bytes
 
 #: Columns of a comment in the file that is printed.
 _WIDTH = 96
@@ -31,6 +32,8 @@ _NAME = "NAME"
 _PACKAGED = {"mode": '"external"', "allow_commands": "false"}
 
 _DURATION = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"}
+
+_SIZE = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(KiB|MiB|GiB|TiB)$"}
 
 
 _FILE = """\
@@ -168,8 +171,12 @@ def _kind(key: Key) -> dict[str, Any]:
     """Return the schema of a key's values; that it may be left out is no value."""
     fields = msgspec.structs.fields(_kinds()[key.section])
     field = next(field for field in fields if field.name == key.field)
-    made: dict[str, Any] = msgspec.json.schema(field.type, schema_hook=lambda _: dict(_DURATION))
+    made: dict[str, Any] = msgspec.json.schema(field.type, schema_hook=_quantity)
     return next((kind for kind in made.get("anyOf", ()) if kind != {"type": "null"}), made)
+
+
+def _quantity(kind: type) -> dict[str, Any]:
+    return dict(_SIZE if kind is Bytes else _DURATION)
 
 
 class Effective(NamedTuple):
@@ -209,7 +216,7 @@ def effective(config: Config) -> Iterator[Effective]:
 
 
 def _plain_value(value: object) -> object:
-    return str(value) if isinstance(value, Milliseconds) else value
+    return str(value) if isinstance(value, Milliseconds | Bytes) else value
 
 
 _COMMENT: dict[str, Any] = {

@@ -11,6 +11,7 @@ from dispatcher.config import Config, load
 from dispatcher.config_file import written
 from dispatcher.durations import Milliseconds
 from dispatcher.settings import Section
+from dispatcher.sizes import Bytes
 
 #: What other processes go by as long as this one lives; with the attributes of `Config`.
 KEPT: Mapping[str, tuple[str, ...]] = {
@@ -86,4 +87,4 @@ def _shown(key: str, values: Mapping[str, object]) -> str | None:
         return None
     if key.rpartition(".")[2] in _SECRET:
         return "(not shown)"
-    return str(value) if isinstance(value, str | Milliseconds) else written(value)
+    return str(value) if isinstance(value, str | Milliseconds | Bytes) else written(value)

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from dispatcher import durations, limits, template
 from dispatcher.durations import Milliseconds
+from dispatcher.sizes import Bytes
 
 #: Stands for "follows from other keys" until `__post_init__` has seen those.
 _DERIVED = Milliseconds(-1)
@@ -26,6 +27,10 @@ _MOST = 2**31 - 1
 #: The shortest absence that may end runs: a daemon confirms itself four times in it, and its store
 #: may be slow.
 LEAST_ABSENCE = Milliseconds(1_000)
+
+
+#: The smallest budget of a run's output: punching works in blocks.
+LEAST_BUDGET = Bytes(64 << 10)
 
 
 def _above_zero(section: Section, *fields: str) -> None:
@@ -181,10 +186,18 @@ class Retry(Section, frozen=True):
 
 
 class Output(Section, frozen=True):
-    """What is kept of finished work."""
+    """How much of the runs' output is kept, and how long."""
 
     retention_ms: Annotated[Milliseconds, Meta(examples=["30d"])] = Milliseconds(30 * 86_400_000)
     """How long finished tasks, their runs and their output are kept."""
+    run_budget: Annotated[Bytes, Meta(examples=["64MiB"])] = Bytes(64 << 20)
+    """How much of one run's output is kept: its end. Of a run that writes more, the oldest output
+    is dropped while it runs; until the next look, up to two seconds later, it may be over."""
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that holds less than the end that is kept with the run."""
+        if self.run_budget < LEAST_BUDGET:
+            raise ValueError(f"run_budget: {self.run_budget} is less than {LEAST_BUDGET}; raise it")
 
 
 class Defaults(Section, frozen=True):

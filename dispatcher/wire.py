@@ -185,6 +185,8 @@ class Start(Message, frozen=True, tag="start"):
     output_path: str
     cwd: str | None = None
     umask: int = 0o077
+    output_budget: int | None = None
+    """Bytes of the output that are kept, the last ones; None: all."""
     payload: str | None = None
     previous_output_path: str | None = None
     """Output file of the task's previous run on this node: while it is locked, that run lives."""

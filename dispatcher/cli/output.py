@@ -50,22 +50,26 @@ class Output:
             return b""
         self._skip_hole(self._file)
         chunk = os.pread(self._file, CHUNK, self._offset)
+        while chunk and self._skip_hole(self._file):  # punched out meanwhile, it may read as zeros
+            chunk = os.pread(self._file, CHUNK, self._offset)
         if chunk and self._offset == 0 and not self._is_still_ours(self._file):
             self._close()
             return b""
         self._offset += len(chunk)
         return chunk
 
-    def _skip_hole(self, file: int) -> None:
+    def _skip_hole(self, file: int) -> bool:
+        """Go on to the next data; say whether there was a hole before it."""
         try:
             data = os.lseek(file, self._offset, os.SEEK_DATA)
         except OSError as error:
             if error.errno != errno.ENXIO:  # nothing but a hole, or nothing at all, to the end
                 raise
             data = os.fstat(file).st_size
-        if data > self._offset:
-            self.dropped += data - self._offset
-            self._offset = data
+        skipped = max(0, data - self._offset)
+        self.dropped += skipped
+        self._offset += skipped
+        return skipped > 0
 
     def _is_still_ours(self, file: int) -> bool:
         """Look whether the file was handed on before its first byte was written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from dispatcher import wire
+from dispatcher.executor.budget import Budgets
 from dispatcher.executor.journal import Journal, Line
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.ladder import Ladder
@@ -51,6 +52,7 @@ class Runs:
         self._by_handle: dict[int, Run] = {}
         self._without_handle: list[Run] = []
         self._untold: dict[wire.RunUid, wire.Started] = {}
+        self._budgets = Budgets(log)
         self._due = NEVER
         self._survey_at = NEVER
 
@@ -72,7 +74,11 @@ class Runs:
         """When to act even if nothing happens."""
         if self._attention:
             return Instant(0.0)
-        return min(self._due, self._survey_at, self._tell_at) if self._live else NEVER
+        return (
+            min(self._due, self._survey_at, self._tell_at, self._budgets.due)
+            if self._live
+            else NEVER
+        )
 
     def described(self) -> Iterable[wire.Run]:
         """Yield each run as a new daemon must know it."""
@@ -218,6 +224,8 @@ class Runs:
                 if run.due <= at:
                     self._attention[run.uid] = run
                 self._due = min(self._due, run.due)
+        if at >= self._budgets.due:
+            self._budgets.keep(at)
         if at >= self._survey_at:
             self._survey_at = Instant(at + SURVEY_INTERVAL) if self._live else NEVER
             self._ladder.survey(at)
@@ -244,6 +252,8 @@ class Runs:
         else:
             self._by_handle[run.handle] = run
         self._journal.note(Line(event="started", uid=run.uid, at=at, pid=pid, start_ticks=ticks))
+        if start.output_budget is not None:
+            self._budgets.watch(run.uid, run.output_path, start.output_budget, at)
         self._untold[run.uid] = wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at)
         self._due = min(self._due, run.due)
 
@@ -265,5 +275,6 @@ class Runs:
         self._tell_start(run.uid)
         if self._ladder.advance(run, at):
             del self._live[run.uid]
+            self._budgets.drop(run.uid)
         else:
             self._due = min(self._due, run.due)

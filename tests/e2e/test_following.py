@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,3 +120,44 @@ def test_the_words_of_a_run_that_got_an_empty_file_are_not_the_former_ones(world
         assert "mine\n" == world.cli("logs", talkative).stdout
         assert not path.exists() or os.stat(path).st_size == 0
         assert "" == world.cli("logs", silent).stdout
+
+
+def test_r67_a_flood_stays_near_its_budget_and_the_follower_says_what_it_lost(
+    world: World,
+) -> None:
+    """A follower that is slower than the flood; the first line is read before anything is lost."""
+    budget, flood = 5 << 20, 300 << 20
+    world.configure(output={"run_budget": "5MiB"})
+    task_id = world.submit(
+        *shell(f"""
+            echo first
+            while [ ! -e go ]; do sleep 0.02; done
+            head -c {flood} /dev/zero | tr '\\0' x
+            touch flooded
+            while [ ! -e end ]; do sleep 0.02; done
+        """)
+    )
+    with world.daemon() as daemon:
+        daemon.expect("run.started")
+        (output,) = (world.state_dir / "output").iterdir()
+        with following(world, task_id) as (process, out):
+            expect_text(out, "first\n")
+            process.send_signal(signal.SIGSTOP)
+            (world.directory / "go").touch()
+
+            def within_budget() -> None:
+                assert (world.directory / "flooded").exists()
+                assert output.stat().st_blocks * 512 <= budget + 65536
+
+            eventually(within_budget)
+            process.send_signal(signal.SIGCONT)
+            (world.directory / "end").touch()
+            _, errors = process.communicate(timeout=20)
+
+    written = len(b"first\n") + flood
+    dropped = sum(int(line.split()[1]) for line in errors.splitlines() if b"were dropped" in line)
+    followed = out.read_bytes()
+    assert written == output.stat().st_size
+    assert written - dropped == len(followed)
+    assert budget <= len(followed) <= budget + 65536
+    assert not followed.removeprefix(b"first\n").strip(b"x")
