@@ -289,7 +289,13 @@ def main(config: Config, *, drain: bool) -> int:
 
 def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
     """Return what the supervisor needs of the configuration; makes the output directory."""
-    config.output_dir.mkdir(mode=0o700, exist_ok=True)
+    try:
+        config.output_dir.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the output directory {config.output_dir}: {error.strerror};"
+            " move away what is there, or set [node] state_dir to another directory"
+        ) from error
     leases, absence_ms = config.leases, config.executor.absence_limit_ms
     return Settings(
         node_id=me,

@@ -35,7 +35,14 @@ _ID = click.IntRange(1, 2**63 - 1)
 
 one_id = click.argument("task_id", metavar="ID", type=_ID)
 
-many_ids = click.argument("task_ids", metavar="ID...", type=_ID, nargs=-1, required=True)
+many_ids = click.argument(
+    "task_ids",
+    metavar="ID...",
+    type=_ID,
+    nargs=-1,
+    required=True,
+    callback=lambda _ctx, _param, ids: tuple(dict.fromkeys(ids)),  # twice named is meant once
+)
 
 
 def examples(*lines: str) -> str:

@@ -257,3 +257,13 @@ def test_a_database_locked_by_another_is_reported_waited_for_and_nothing_is_lost
     assert ["store.unavailable", "store.recovered"] * (len(told) // 2) == told
     assert max(event["silent_for_s"] for event in daemon.events("store.recovered")) > 4
     assert ["failed", "succeeded"] == states(world)
+
+
+def test_a_file_in_place_of_the_output_directory_is_named_with_the_remedy(world: World) -> None:
+    world.state_dir.mkdir(exist_ok=True)
+    (world.state_dir / "output").write_text("not a directory")
+
+    told = world.cli("run", exits=78).stderr
+
+    assert f"cannot make the output directory {world.state_dir}/output: " in told
+    assert "move away what is there" in told

@@ -88,3 +88,10 @@ def test_prune_leaves_files_of_other_nodes_alone(command: Command, tmp_path: Pat
 
     assert {"tasks": 1, "output_files": 0} == pruned
     assert file.exists()
+
+
+def test_an_id_that_is_named_twice_is_meant_once(command: Command) -> None:
+    command("submit", "--", "true")
+    command("cancel", 1)
+
+    assert "1 ready\n" == command("retry", 1, 1).stdout
