@@ -150,7 +150,7 @@ def test_a_nested_dispatcher_is_ended_with_everything_below_it(world: World) -> 
 def test_a_helper_that_stays_behind_is_found_and_ended(world: World) -> None:
     """It left session and output, as daemons do; one in three ignores SIGTERM besides."""
     daemonises = ("--escape", "--close-output", "--stamp")
-    agent = shell("eval $(ssh-agent) > /dev/null && echo agent $SSH_AGENT_PID 1 0 >> 0")
+    agent = shell("eval $(ssh-agent -a agent) > /dev/null && echo agent $SSH_AGENT_PID 1 0 >> 0")
     commands = [
         agent if shutil.which("ssh-agent") else misbehaves(*daemonises, 0),
         misbehaves(*daemonises, 1),
