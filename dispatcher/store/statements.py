@@ -1,4 +1,4 @@
-"""The store's statements, each one whole. No clock in them, no arithmetic between parameters.
+"""The store's statements. No clock in them, no arithmetic between parameters.
 
 A limit is cast because SQLite plans a statement anew, each time, for a bare parameter there.
 """
@@ -70,19 +70,18 @@ WHERE queue IS NOT NULL AND queue NOT IN (SELECT queue FROM paused_queues)
 LIMIT CAST(:limit AS BIGINT)
 """
 
-READY = """
+# What a claim takes with it of a ready task, in the order of `SqlStore`.
+_READY = """
 SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
     lease_ttl_ms, attempt, fence, run_timeout_ms, stall_timeout_ms, start_timeout_ms, total_at,
     kill_grace_ms, kill_signal
-FROM tasks WHERE state = 'ready' AND queue = :queue
+"""
+
+READY = f"""{_READY}FROM tasks WHERE state = 'ready' AND queue = :queue
 ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT)
 """
 
-READY_TASK = """
-SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
-    lease_ttl_ms, attempt, fence, run_timeout_ms, stall_timeout_ms, start_timeout_ms, total_at,
-    kill_grace_ms, kill_signal
-FROM tasks WHERE state = 'ready' AND id = :task_id
+READY_TASK = f"""{_READY}FROM tasks WHERE state = 'ready' AND id = :task_id
 """
 
 LAST_RUN = """
@@ -114,7 +113,8 @@ RECORD_LEADER_EXIT = """
 UPDATE runs SET exit_code = :exit_code, signal = :signal WHERE uid = :uid AND outcome IS NULL
 """
 
-OPEN_RUN = """
+# What `values.open_run_from` reads, in its order.
+_OPEN = """
 SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
     tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
@@ -122,32 +122,18 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
     tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
     tasks.rules
-FROM runs JOIN tasks ON tasks.id = runs.task_id
+"""
+
+OPEN_RUN = f"""{_OPEN}FROM runs JOIN tasks ON tasks.id = runs.task_id
 WHERE runs.uid = :uid AND runs.outcome IS NULL
 """
 
-OPEN_RUNS = """
-SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
-    tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
-    runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
-    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
-    tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
-    tasks.rules
-FROM tasks JOIN runs ON runs.uid = tasks.run_uid
+OPEN_RUNS = f"""{_OPEN}FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.state = 'running' AND tasks.owner = :node
 ORDER BY runs.id
 """
 
-ENDINGS = """
-SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
-    tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
-    runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
-    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
-    tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
-    tasks.rules
-FROM tasks JOIN runs ON runs.uid = tasks.run_uid
+ENDINGS = f"""{_OPEN}FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.ending IS NOT NULL AND tasks.owner = :node
 ORDER BY runs.id
 """
@@ -200,15 +186,7 @@ UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms
 WHERE state = 'running' AND owner = :node AND lease_ttl_ms < 2 * CAST(:gap_ms AS BIGINT)
 """
 
-EXPIRED = """
-SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
-    tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
-    runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
-    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
-    tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
-    tasks.rules
-FROM tasks JOIN runs ON runs.uid = tasks.run_uid
+EXPIRED = f"""{_OPEN}FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.state = 'running' AND tasks.owner = :node AND tasks.liveness = 'worker'
     AND (tasks.lease_expires_at <= :now
         OR tasks.lease_expires_at > :now + 2 * tasks.lease_ttl_ms)
@@ -233,15 +211,7 @@ WHERE takeover_at IS NOT NULL AND substr(owner, 1, 6) = 'local:'
 """
 
 # Nobody waits for the end of a local claim's process: its ending or declaration is its end.
-ABANDONED = """
-SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
-    tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
-    runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
-    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
-    tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
-    tasks.rules
-FROM tasks JOIN runs ON runs.uid = tasks.run_uid
+ABANDONED = f"""{_OPEN}FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.takeover_at IS NOT NULL AND tasks.owner <> :node
     AND (tasks.takeover_at <= :now
         OR substr(tasks.owner, 1, 6) = 'local:'
