@@ -10,18 +10,13 @@ from contextlib import ExitStack
 from functools import partial
 
 from dispatcher import channels, config, logs
-from dispatcher.daemon import (
-    STOP_SIGNALS,
-    STORE_PATIENCE,
-    Daemon,
-    Signals,
-    _check_store,
-    settings,
-)
+from dispatcher.daemon import STORE_PATIENCE, _check_store, settings
 from dispatcher.executor_client import ExecutorClient, connect_to
 from dispatcher.launcher import EmbeddedLauncher
 from dispatcher.locks import hold
+from dispatcher.loop import STOP_SIGNALS, Loop
 from dispatcher.node import node_id
+from dispatcher.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import lock_database, open_store
 from dispatcher.supervisor import Stop, Supervisor
@@ -54,10 +49,10 @@ def run(given: config.Config, fate: Fate) -> None:
             rng=random.SystemRandom(),
         )
         control = channels.listen(given.control_socket)
-        daemon = Daemon(supervisor, client, signals=signals, control=control, on_stop=Stop.DRAIN)
-        stack.callback(daemon.close)
-        daemon.run()
-        daemon.say_goodbye(within=1.0)
+        loop = Loop(supervisor, client, signals=signals, control=control, on_stop=Stop.DRAIN)
+        stack.callback(loop.close)
+        loop.run()
+        loop.say_goodbye(within=1.0)
 
 
 def executor_client(given: config.Config, me: str, store: Store, fate: Fate) -> ExecutorClient:

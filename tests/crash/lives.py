@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher import times
-from dispatcher.daemon import Daemon, _check_store
+from dispatcher.daemon import _check_store
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
@@ -22,6 +22,7 @@ from dispatcher.executor.run import NEVER
 from dispatcher.executor.server import Server
 from dispatcher.executor.spawn import Spawner
 from dispatcher.executor_client import ExecutorClient, connect_to
+from dispatcher.loop import Loop
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
 from dispatcher.store.open import open_store
@@ -108,7 +109,7 @@ class DaemonLife:
             settings,
             rng=random.Random(1),
         )
-        self.daemon = Daemon(self.supervisor, client)
+        self.daemon = Loop(self.supervisor, client)
 
     def fileno(self) -> int:
         """Return what to wait on."""

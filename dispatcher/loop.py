@@ -1,0 +1,224 @@
+"""The loop: waits for something to happen or to be due, hears it, ticks, says what follows."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from dispatcher import channels, notify, wire
+from dispatcher.channels import Channel, Reply
+from dispatcher.errors import ConfigError
+from dispatcher.executor_client import ExecutorClient
+from dispatcher.notify import Notifier
+from dispatcher.reload import Reloaded
+from dispatcher.signals import Signals
+from dispatcher.supervisor import Stop, Supervisor
+from dispatcher.times import Instant, instant
+from dispatcher.turn import Request
+from dispatcher.worker_channel import WorkerChannel
+
+log = structlog.get_logger()
+
+#: Seconds between two looks at what the service manager is told.
+STATUS_INTERVAL = 1.0
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Loop:
+    """One loop: wait for something, hear it, tick, say what follows."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        executor: ExecutorClient,
+        *,
+        signals: Signals | None = None,
+        control: socket.socket | None = None,
+        on_stop: Stop = Stop.DRAIN,
+        notifier: Notifier | None = None,
+        reconfigure: Callable[[], Reloaded] | None = None,
+        clock: Callable[[], Instant] = instant,
+    ) -> None:
+        self._supervisor = supervisor
+        self._executor = executor
+        self._signals = signals
+        self._on_stop = on_stop
+        self._notifier = notifier
+        self._reconfigure = reconfigure
+        self._told_at = Instant(0.0)
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._connection: socket.socket | None = None
+        self._workers: Channel | None = None
+        self._worker_channel = WorkerChannel()
+        self._control: Channel | None = None
+        self._deadline = Instant(0.0)
+        if signals is not None:
+            self._selector.register(signals.reader, selectors.EVENT_READ, self._heed_signals)
+        if control is not None:
+            only_us = frozenset({os.geteuid(), 0})
+            self._control = Channel(
+                control, self._hear_control, selector=self._selector, only_uids=only_us
+            )
+
+    def run(self) -> None:
+        """Turn the loop until there is nothing more to do."""
+        while not self._supervisor.is_over(at=self._clock()):
+            self.step()
+
+    def step(self, *, longest: float = 60.0) -> None:
+        """Wait at most so many seconds for something to happen or to be due, and do it."""
+        self._watch_executor()
+        at = self._clock()
+        timeout = max(0.0, min(longest, self._deadline - at))
+        for key, mask in self._selector.select(timeout):
+            if key.data is not None:
+                key.data(self._clock(), mask)
+        at = self._clock()
+        events = self._executor.receive(at=at)
+        self._adopt_worker_listener()
+        requests = self._requests(at, hurry=bool(events) or at >= self._deadline)
+        deadlines = [self._supervisor.tick(events, requests, at=at)]
+        self._executor.flush(at=at)
+        # After what may find the connection broken: it is to be made anew at once.
+        deadlines.append(self._executor.keep_up(at=at))
+        for channel in (self._workers, self._control):
+            due = channel.keep_up(at=at) if channel is not None else None
+            deadlines += [] if due is None else [due]
+        if self._notifier is not None:
+            deadlines.append(self._tell_manager(self._notifier, at))
+        if (due := self._requests_due()) is not None:
+            deadlines.append(due)
+        self._deadline = min(deadlines)
+
+    def say_goodbye(self, *, within: float) -> None:
+        """Let an embedded executor go once nothing of ours is left with it."""
+        self._executor.send(wire.Leave())
+        give_up_at = self._clock() + within
+        while self._executor.wants_to_write and self._clock() < give_up_at:
+            self._watch_executor()
+            self._selector.select(0.1)
+            self._executor.flush(at=self._clock())
+
+    def close(self) -> None:
+        """Close every socket. Workers and executor go on."""
+        for channel in (self._workers, self._control):
+            if channel is not None:
+                channel.close()
+        self._executor.close()
+        self._selector.close()
+
+    def _tell_manager(self, notifier: Notifier, at: Instant) -> Instant:
+        """Tell the service manager how we are, after a turn; return when to tell it again."""
+        notifier.alive(at=at)
+        if at - self._told_at >= STATUS_INTERVAL:
+            self._told_at = at
+            status = self._supervisor.status(at=at)
+            notifier.status(notify.in_a_line(status))
+            if status["store_silent_for_s"] is None:
+                notifier.ready()
+            if status["stopping"]:
+                notifier.stays(at=at)
+        return Instant(at + min(STATUS_INTERVAL, notifier.interval or STATUS_INTERVAL))
+
+    # Sockets ------------------------------------------------------------------------------
+
+    def _watch_executor(self) -> None:
+        """Wait on the executor's present connection, and for room in it while something waits."""
+        connection = self._executor.connection
+        if connection is not self._connection:
+            # A closed socket has left the epoll set by itself; only the selector's book has it.
+            if self._connection is not None:
+                self._selector.unregister(self._connection)
+            if connection is not None:
+                self._selector.register(connection, selectors.EVENT_READ)
+            self._connection = connection
+        if connection is not None:
+            writing = selectors.EVENT_WRITE if self._executor.wants_to_write else 0
+            if self._selector.get_key(connection).events != selectors.EVENT_READ | writing:
+                self._selector.modify(connection, selectors.EVENT_READ | writing)
+
+    def _adopt_worker_listener(self) -> None:
+        listener = self._executor.take_worker_listener()
+        if listener is not None:
+            if self._workers is not None:
+                self._workers.close()
+            self._workers = Channel(
+                listener, self._worker_channel.hear, selector=self._selector, only_uids=None
+            )
+
+    def _requests(self, at: Instant, *, hurry: bool) -> Sequence[Request]:
+        """Return what workers said, if it is time; in any case before what the executor says."""
+        due = self._requests_due()
+        if due is None or (at < due and not hurry):
+            return ()
+        return self._worker_channel.take(at=at)
+
+    def _requests_due(self) -> Instant | None:
+        return self._worker_channel.due(shortest=self._supervisor.shortest_lease)
+
+    def _heed_signals(self, at: Instant, _: int) -> None:
+        assert self._signals is not None
+        for signum in self._signals.arrived():
+            if signum in STOP_SIGNALS:
+                log.info("daemon.signalled", signal=signum.name)
+                if self._notifier is not None:
+                    self._notifier.stopping()
+                self._supervisor.stop(self._on_stop, at=at)
+            elif signum is signal.SIGHUP:
+                log.info("daemon.signalled", signal=signum.name)
+                with suppress(ConfigError):  # it is told, and the old configuration holds
+                    self._reload()
+
+    def _reload(self) -> Reloaded:
+        """Read the configuration again, between two ticks. Raises `ConfigError` once it is told."""
+        if self._reconfigure is None:
+            raise ConfigError("this daemon was given no file to read again; start another one")
+        if self._notifier is not None:
+            self._notifier.reloading()
+            self._told_at = Instant(0.0)  # so that the turn's end says that we are ready
+        try:
+            reloaded = self._reconfigure()
+        except ConfigError as error:
+            log.error("config.refused", mistakes=str(error).splitlines())  # noqa: TRY400 - no bug
+            raise
+        self._on_stop = Stop.DRAIN if reloaded.config.on_stop == "drain" else Stop.LEAVE
+        log.info("config.reloaded", **_told(reloaded))
+        return reloaded
+
+    def _hear_control(self, line: bytes, reply: Reply) -> bool:
+        try:
+            request = msgspec.json.decode(line, type=channels.ControlRequest)
+        except msgspec.MsgspecError as error:
+            reply({"ok": False, "error": wire.WorkerError.INVALID, "message": str(error)})
+            return False
+        if request.op == "wake":
+            reply({"ok": True})  # whatever arrives turns the loop, and the loop looks
+        elif request.op == "status":
+            status = self._supervisor.status(at=self._clock())
+            reply({"ok": True, "pid": os.getpid(), **status})
+        elif request.op == "reload":
+            try:
+                reply({"ok": True, **_told(self._reload())})
+            except ConfigError as error:
+                reply({"ok": False, "error": "config_refused", "message": str(error)})
+        else:
+            message = f"unknown op {request.op!r}; there are wake, status and reload"
+            reply({"ok": False, "error": wire.WorkerError.INVALID, "message": message})
+        return True
+
+
+def _told(reloaded: Reloaded) -> dict[str, object]:
+    """Return what a reload changed, and what it did not, as JSON values."""
+    return {
+        "changed": {key: change._asdict() for key, change in reloaded.changed.items()},
+        "kept": {key: change._asdict() for key, change in reloaded.kept.items()},
+    }
