@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,40 +126,33 @@ class Client:
 
         Return the state it was in, None if there is no such task. A finished one stays as it is.
         """
-        with self._store.transaction() as now:
-            before = self._store.cancel(task_id, reason, now=now)
-            self._settle_abandoned(now)
-        self._wake()
-        return before
+        return self._move(lambda now: self._store.cancel(task_id, reason, now=now))
 
     def retry(self, task_id: int) -> TaskState | None:
         """Make a failed, cancelled or held task ready again, with all its attempts.
 
         Return the state it was in, None if there is no such task. In any other state it stays.
         """
-        with self._store.transaction() as now:
-            before = self._store.retry(task_id, now=now)
-        self._wake()
-        return before
+        return self._move(lambda now: self._store.retry(task_id, now=now))
 
     def hold(self, task_id: int, reason: str = "held by an operator") -> TaskState | None:
         """Park a task until it is released; a running one is ended first, a local claim at once.
 
         Return the state it was in, None if there is no such task. A finished one stays as it is.
         """
-        with self._store.transaction() as now:
-            before = self._store.hold(task_id, reason, now=now)
-            self._settle_abandoned(now)
-        self._wake()
-        return before
+        return self._move(lambda now: self._store.hold(task_id, reason, now=now))
 
     def release(self, task_id: int) -> TaskState | None:
         """Make a held task ready, with the attempts it has left. See `retry` for all of them.
 
         Return the state it was in, None if there is no such task. In any other state it stays.
         """
+        return self._move(lambda now: self._store.release(task_id, now=now))
+
+    def _move(self, move: Callable[[StoreTime], TaskState | None]) -> TaskState | None:
         with self._store.transaction() as now:
-            before = self._store.release(task_id, now=now)
+            before = move(now)
+            self._settle_abandoned(now)
         self._wake()
         return before
 

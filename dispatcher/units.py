@@ -1,0 +1,29 @@
+"""Quantities as people write them: a number and its unit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+
+def read(text: object, units: Mapping[str, int], *, kind: str, usual: str) -> float:
+    """Return a quantity in units of 1; raise ValueError with the remedy if the text names none.
+
+    `units` says how much each unit is, smallest first; `usual` is the one that an example has.
+    """
+    if re.fullmatch(r"-?[0-9.]+", str(text)):
+        raise ValueError(f'{text} is a plain number; add its unit, e.g. "{text}{usual}"')
+    *others, last = units
+    form = rf"([0-9]+(?:\.[0-9]+)?)({'|'.join(units)})"
+    found = re.fullmatch(form, text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError(f"{text!r} is no {kind}; write a number and {', '.join(others)} or {last}")
+    return float(found[1]) * units[found[2]]
+
+
+def written(amount: int, units: Mapping[str, int]) -> str | None:
+    """Return a quantity in the largest unit that keeps it whole; None if there is none."""
+    for unit, size in reversed(list(units.items())):
+        if amount >= size and amount % size == 0:
+            return f"{amount // size}{unit}"
+    return None
