@@ -215,7 +215,8 @@ class Client:
         with self._store.transaction() as now:
             for paused in self._store.paused_queues():
                 if task_id is None and paused.queue == wanted:
-                    raise DispatcherError(f"queue {wanted} is paused: {paused.reason}")
+                    told = f"queue {wanted} is paused: {paused.reason}"
+                    raise DispatcherError(f"{told}; `dispatcher resume {wanted}` ends that")
             self._settle_abandoned(now)
             self._store.move_due(limit=DUE_BATCH, now=now)
             self._store.give_up(limit=DUE_BATCH, now=now)

@@ -45,18 +45,28 @@ def read(file: Path) -> Settings:
         text = file.read_bytes().decode("utf-8")
         table = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}; name a file that can be read") from error
+        remedy = "let --config or $DISPATCHER_CONFIG name a file that this user may read"
+        raise ConfigError(f"{file}: {error.strerror}; {remedy}") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{file}:{line}: not UTF-8; save the file in that encoding") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not TOML: {error}") from error
+        raise ConfigError(_not_toml(file, str(error))) from error
     try:
         return msgspec.convert(table, Settings, dec_hook=_quantity)
     except msgspec.ValidationError:
         mistakes = [mistake for name, body in table.items() for mistake in _check(name, body)]
         told = "\n".join(_located(file, text, mistake) for mistake in mistakes)
         raise ConfigError(told) from None
+
+
+def _not_toml(file: Path, complaint: str) -> str:
+    """Return what a parser complains of, its line and column where those of all mistakes stand."""
+    what, _, place = complaint.rstrip(")").partition(" (at ")
+    if at := re.fullmatch(r"line (\d+), column (\d+)", place):
+        remedy = "; a text stands in quotes" if what == "Invalid value" else ""
+        return f"{file}:{at[1]}:{at[2]}: not TOML: {what}{remedy}"
+    return f"{file}: not TOML: {complaint}"
 
 
 def given_by(file: Path) -> frozenset[tuple[str, str]]:
@@ -114,6 +124,10 @@ def _check_table(name: str, body: Mapping[str, object], kind: type[Section]) -> 
     try:
         msgspec.convert(body, kind, dec_hook=_quantity)
     except msgspec.ValidationError as error:
+        if missing := re.search("missing required field `(.*)`", str(error)):
+            example = f"{missing[1]} = {example_of(_kinds(kind)[missing[1]])}"
+            yield Mistake(name, "", f"needs a {missing[1]}; write for example: {example}")
+            return
         key, _, what = str(error).partition(": ")
         yield Mistake(name, key if what else "", what or str(error))
 

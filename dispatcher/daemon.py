@@ -168,8 +168,8 @@ def _check_store(
     alive = [run.uid for run in runs if run.state is not wire.RunState.GONE]
     if alive:
         raise ConfigError(
-            f"the store is {store.identity}, but {len(alive)} runs of the store {remembered}"
-            f" still live on this node (executor {hello.pid}); point store.url at that store"
+            f"the store is {store.identity}, but runs of the store {remembered} still live on this"
+            f" node ({len(alive)}, executor pid {hello.pid}); point store.url at that store"
             " until they are done, or end them with a SIGTERM to the executor"
         )
     remember_identity(state_dir, store.identity)

@@ -17,6 +17,13 @@ class InvalidTask(DispatcherError):
     """What was submitted cannot be a task; exit 2 and say which field."""
 
 
+class NoTask(DispatcherError):
+    """There is no task with this id, or there is none any more; exit 1."""
+
+    def __init__(self, task_id: int) -> None:
+        super().__init__(f"no task {task_id}; `dispatcher list` shows those there are")
+
+
 class NoLock(DispatcherError):
     """Somebody spoke for a claim without its lock; exit 2 and say how to give it."""
 

@@ -51,14 +51,17 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     except BlockingIOError:
         name = os.pread(descriptor, 4096, 0).decode(errors="replace") or "another process"
         os.close(descriptor)
-        raise AlreadyHeld(f"{what} is in use by {name} (lock {path})") from None
+        raise AlreadyHeld(
+            f"{what} is in use by {name} (lock {path}); stop that one, or configure another place"
+        ) from None
     except OSError as error:
         os.close(descriptor)
         raise _cannot_lock(what, path, error) from None
     # The lock holds also where a full disk forgets the name.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} {holder}".rstrip().encode(), 0)
+        name = ", ".join(filter(None, (f"pid {os.getpid()}", holder)))
+        os.pwrite(descriptor, name.encode(), 0)
     return Held(descriptor)
 
 

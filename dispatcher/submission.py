@@ -136,7 +136,7 @@ def check(task: NewTask) -> None:
     _check_number("lease_ttl", task.lease_ttl_ms, Milliseconds(1), limits.LONGEST)
     _check_number("delay", task.delay_ms, Milliseconds(0), limits.LONGEST)
     limits.check(task)
-    _check_name("queue", task.queue)
+    check_name("queue", task.queue)
     if task.key is not None and not _text("key", task.key, 255):
         raise InvalidTask("key: is empty; leave it out, or name what must happen only once")
     if task.cwd is not None:
@@ -155,7 +155,7 @@ def _directory(cwd: str | None) -> str:
 def _check_command(command: tuple[str, ...]) -> None:
     if not command or not command[0]:
         raise InvalidTask("command: is empty; name a program, for example: -- echo hello")
-    size = sum(_text("command", argument, MAX_COMMAND) + 1 for argument in command)
+    size = sum(_size("command", argument) + 1 for argument in command)
     if size > MAX_COMMAND:
         raise InvalidTask(
             f"command: {size} bytes are more than {MAX_COMMAND};"
@@ -166,11 +166,16 @@ def _check_command(command: tuple[str, ...]) -> None:
 def _check_payload(payload: str | None) -> None:
     if payload is None:
         return
-    _text("payload", payload, MAX_PAYLOAD)
+    if (size := _size("payload", payload)) > MAX_PAYLOAD:
+        raise InvalidTask(
+            f"payload: {size} bytes are more than {MAX_PAYLOAD}; name a file in it that holds them"
+        )
     try:
         msgspec.json.decode(payload, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidTask(f"payload: not valid JSON: {error}") from None
+        raise InvalidTask(
+            f"""payload: not valid JSON: {error}; write for example: '{{"month": "2026-08"}}'"""
+        ) from None
 
 
 def _check_environment(env: Mapping[str, str]) -> None:
@@ -191,11 +196,12 @@ def _check_labels(labels: Mapping[str, str]) -> None:
     if len(labels) > MAX_LABELS:
         raise InvalidTask(f"label: {len(labels)} labels are more than {MAX_LABELS}; leave some out")
     for name, value in labels.items():
-        _check_name("label", name)
+        check_name("label", name)
         _text(f"label {name}", value, 255)
 
 
-def _check_name(option: str, name: str) -> None:
+def check_name(option: str, name: str) -> None:
+    """Raise `InvalidTask` for what is no name of a queue, or of a label."""
     _text(option, name, 100)
     if not _NAME.fullmatch(name):
         raise InvalidTask(
@@ -211,15 +217,19 @@ def _check_number(option: str, number: int, least: int, most: int) -> None:
 
 
 def _text(option: str, text: object, limit: int) -> int:
-    """Return a text's size in bytes, if it can be an argument of a process."""
+    """Return a text's size in bytes, if it can be an argument of a process and is not too long."""
+    size = _size(option, text)
+    if size > limit:
+        raise InvalidTask(f"{option}: {size} bytes are more than {limit}; shorten it")
+    return size
+
+
+def _size(option: str, text: object) -> int:
     if not isinstance(text, str):
         raise InvalidTask(f"{option}: must be text, not {type(text).__name__}")
     if "\0" in text:
         raise InvalidTask(f"{option}: holds a NUL character, which no process can be given")
     try:
-        size = len(text.encode())
+        return len(text.encode())
     except UnicodeEncodeError:
         raise InvalidTask(f"{option}: is not UTF-8; encode it so") from None
-    if size > limit:
-        raise InvalidTask(f"{option}: {size} bytes are more than {limit}; shorten it")
-    return size

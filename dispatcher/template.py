@@ -44,16 +44,17 @@ def _part(found: re.Match[str], values: dict[str, str]) -> str:
 def _scalars(payload: str | None, wanted: Sequence[str]) -> dict[str, str]:
     if not wanted:
         return {}
+    needed = f"with {', '.join(wanted)}, which the command needs"
+    if payload is None:
+        raise InvalidTask(f"payload: is missing; give a JSON object {needed}")
     try:
-        given = msgspec.json.decode(payload or "{}", type=dict[str, msgspec.Raw])
+        given = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError):
-        raise InvalidTask(
-            f"payload: must be a JSON object, as the command needs {', '.join(wanted)} of it"
-        ) from None
+        raise InvalidTask(f"payload: is no JSON object; give one {needed}") from None
     values = {}
     for key in wanted:
         if key not in given:
-            near = did_you_mean(key, given)
+            near = did_you_mean(key, given) or "; add it"
             raise InvalidTask(f"payload: has no {key!r}, which the command needs{near}")
         text = bytes(given[key]).decode()
         if text == "null" or text[0] in "[{":

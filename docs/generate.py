@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from dispatcher import logs, reference
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.mistakes.table import CANNOT_START, MISTAKES  # noqa: E402 - below the project's root
 
 _EVENTS = """\
 # Log events
@@ -24,6 +29,50 @@ and numbers with their unit in the name. An event keeps its name and meaning bet
 """
 
 
+_MISTAKES = """\
+# Mistakes
+
+<!-- Made by `make docs` from tests/mistakes: a test makes each mistake and compares. -->
+
+What people get wrong, and what they are told: one line for each mistake on stderr, which names the
+thing and the remedy, and an exit code: 1 not so, 2 usage, 69 the store does not answer, 75 somebody
+else holds it, 78 the configuration or the store cannot be used, 79 the lease is lost.
+"""
+
+_CANNOT_START = """
+## Commands that cannot be started
+
+They are accepted, since only the host that runs them can tell; the run ends as `spawn_failed`,
+which costs an attempt, and its reason stands in `show`, `why` and `list`.
+
+| mistake | reason |
+|---|---|
+"""
+
+
+def _mistakes() -> str:
+    """Return the page of mistakes."""
+    page = _MISTAKES
+    for group, mistakes in MISTAKES.items():
+        rows = [
+            f"| {one.name} | {'<br>'.join(map(_cell, one.told.splitlines()))} | {one.exits} |"
+            for one in mistakes
+        ]
+        page += f"\n## {group}\n\n" + "\n".join(
+            ("| mistake | told | exit |", "|---|---|---|", *rows)
+        )
+        page += "\n"
+    rows = [f"| {one.name} | {_cell(one.told)} |\n" for one in CANNOT_START]
+    return page + _CANNOT_START + "".join(rows)
+
+
+def _cell(text: str) -> str:
+    """Return a message as code in a cell of a table; what is long for length's sake is cut."""
+    shown = re.sub("x{50,}", "x…x", text).replace("|", "\\|")
+    fence = "``" if "`" in shown else "`"
+    return f"{fence}{shown}{fence}"
+
+
 def generated() -> Mapping[Path, str]:
     """Return what each generated file has to hold."""
     schema = json.dumps(reference.schema(), indent=2) + "\n"
@@ -31,6 +80,7 @@ def generated() -> Mapping[Path, str]:
     return {
         ROOT / "docs" / "configuration.md": reference.page(),
         ROOT / "docs" / "events.md": _EVENTS + events,
+        ROOT / "docs" / "mistakes.md": _mistakes(),
         ROOT / "docs" / "dispatcher.schema.json": schema,
         ROOT / "systemd" / "dispatcher.toml": reference.commented_file(external=True),
     }

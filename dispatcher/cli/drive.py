@@ -18,6 +18,7 @@ import msgspec
 from dispatcher import control, wire
 from dispatcher.cli import render
 from dispatcher.cli.options import (
+    ID,
     Duration,
     client,
     config_option,
@@ -29,7 +30,7 @@ from dispatcher.cli.options import (
 from dispatcher.client import Client
 from dispatcher.config import Config
 from dispatcher.durations import Milliseconds
-from dispatcher.errors import DispatcherError, NoLock
+from dispatcher.errors import DispatcherError, NoLock, NoTask, did_you_mean
 from dispatcher.model import Claim
 from dispatcher.processes import worker_environment
 from dispatcher.wire import ExitCode, WorkerError
@@ -40,7 +41,7 @@ _LOCK = "DISPATCHER_CLAIM_LOCK"
 task_option = click.option(
     "--task",
     "task_id",
-    type=click.IntRange(1, 2**63 - 1),
+    type=ID,
     required=True,
     envvar="DISPATCHER_TASK_ID",
     show_envvar=True,
@@ -55,7 +56,9 @@ def _read_lock(_: click.Context, __: click.Parameter, path: str | None) -> str |
     try:
         return Path(path).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise NoLock(f"no lock: cannot read {path}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "not a text"
+        remedy = "name the file that `claim --lock-file` wrote"
+        raise NoLock(f"no lock: cannot read {path}: {why}; {remedy}") from error
 
 
 def lock_options(function: Any) -> Any:
@@ -81,7 +84,7 @@ def lock_options(function: Any) -> Any:
 @click.option(
     "--task",
     "task_id",
-    type=click.IntRange(1, 2**63 - 1),
+    type=ID,
     metavar="ID",
     help="The task of this id.",
 )
@@ -215,7 +218,9 @@ def _json(text: str) -> msgspec.Raw:
     try:
         return msgspec.json.decode(text, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        raise click.UsageError(f"--result: not JSON: {error}") from error
+        raise click.UsageError(
+            f"""--result: not JSON: {error}; write for example: '{{"rows": 3}}'"""
+        ) from error
 
 
 def _tell(task_id: int, answer: Renewed | Accepted | Refused, *, as_json: bool) -> int:
@@ -253,10 +258,13 @@ def _tell(task_id: int, answer: Renewed | Accepted | Refused, *, as_json: bool) 
 
 def _why_not(store: Client, config: Config, queue: str | None, task_id: int | None) -> str:
     if task_id is None:
-        return f"nothing to claim in queue {queue or config.defaults.queue!r}"
+        wanted, known = queue or config.defaults.queue, store.status().counts
+        near = "" if wanted in known else did_you_mean(wanted, known)
+        listed = f"; see: dispatcher list --queue {wanted}" if wanted in known else ""
+        return f"nothing to claim in queue {wanted!r}{near or listed}"
     task = store.task(task_id)
     if task is None:
-        return f"no task {task_id}"
+        return str(NoTask(task_id))
     return f"task {task_id} is {task.state}: {task.reason}; only a ready one can be claimed"
 
 

@@ -17,7 +17,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.output import Output
 from dispatcher.client import Client
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import LOCAL, Run, Task, TaskFilter, TaskState
 
 
@@ -128,9 +128,12 @@ def logs(*, task_id: int, run_id: int | None, follow: bool) -> None:
 def _run(store: Client, task_id: int, run_id: int | None) -> Run:
     task, runs = store.task(task_id), store.runs(task_id)
     if task is None:
-        raise DispatcherError(f"no task {task_id}")
+        raise NoTask(task_id)
     if not runs:
-        raise DispatcherError(f"task {task_id} has not run yet: {task.state}, {task.reason}")
+        raise DispatcherError(
+            f"task {task_id} has not run yet: {task.state}, {task.reason};"
+            f" `dispatcher why {task_id}` says what it waits for"
+        )
     chosen = {run.id: run for run in runs}.get(runs[-1].id if run_id is None else run_id)
     if chosen is None:
         known = ", ".join(str(run.id) for run in runs)
@@ -154,7 +157,7 @@ def _look_up(task_id: int) -> tuple[Task, list[Run]]:
     with client() as store:
         task, runs = store.task(task_id), store.runs(task_id)
     if task is None:
-        raise DispatcherError(f"no task {task_id}")
+        raise NoTask(task_id)
     return task, runs
 
 

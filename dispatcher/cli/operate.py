@@ -16,7 +16,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.client import Client
 from dispatcher.durations import Milliseconds
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import FINISHED, Task, TaskState
 
 _RETRIED = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
@@ -35,7 +35,7 @@ def cancel(*, task_ids: tuple[int, ...], as_json: bool) -> None:
         before = {task_id: store.cancel(task_id) for task_id in task_ids}
         done = {task_id: _ended(store.task(task_id), "cancelled") for task_id in task_ids}
     wrong = {
-        task_id: f"task {task_id} has {state} already"
+        task_id: f"task {task_id} has {state} already; there is nothing to cancel"
         for task_id, state in before.items()
         if state in FINISHED - {TaskState.CANCELLED}
     }
@@ -77,7 +77,7 @@ def hold(*, task_ids: tuple[int, ...], reason: str, as_json: bool) -> None:
         before = {task_id: store.hold(task_id, reason) for task_id in task_ids}
         done = {task_id: _ended(store.task(task_id), "held") for task_id in task_ids}
     wrong = {
-        task_id: f"task {task_id} has {state} already"
+        task_id: f"task {task_id} has {state} already; there is nothing to hold"
         for task_id, state in before.items()
         if state in FINISHED
     }
@@ -128,7 +128,7 @@ def _report(
     as_json: bool,
 ) -> None:
     """Print what was done to each task; raise for those to which nothing could be."""
-    wrong |= {task_id: f"no task {task_id}" for task_id, state in before.items() if state is None}
+    wrong |= {task_id: str(NoTask(task_id)) for task_id, state in before.items() if state is None}
     if as_json:
         print_json(
             [

@@ -31,14 +31,21 @@ config_option = click.option(
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
-_ID = click.IntRange(1, 2**63 - 1)
 
-one_id = click.argument("task_id", metavar="ID", type=_ID)
+class TaskId(click.IntRange):
+    """A task's number."""
+
+    name = "task id"
+
+
+ID = TaskId(1, 2**63 - 1)
+
+one_id = click.argument("task_id", metavar="ID", type=ID)
 
 many_ids = click.argument(
     "task_ids",
     metavar="ID...",
-    type=_ID,
+    type=ID,
     nargs=-1,
     required=True,
     callback=lambda _ctx, _param, ids: tuple(dict.fromkeys(ids)),  # twice named is meant once

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
 from dispatcher.cli.options import client, config_option, examples
-from dispatcher.errors import InvalidTask
-from dispatcher.settings import NAME
+from dispatcher.submission import check_name
 
 _many_queues = click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
 
@@ -23,8 +20,7 @@ def pause(*, queues: tuple[str, ...], reason: str) -> None:
     It holds for every node, and until `resume`. `status` and `why` say it.
     """
     for queue in queues:
-        if not re.fullmatch(NAME, queue):
-            raise InvalidTask(f"{queue!r} is no name of a queue")
+        check_name("queue", queue)
     with client() as store:
         for queue in queues:
             new = store.pause(queue, reason)

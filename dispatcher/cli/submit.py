@@ -165,5 +165,5 @@ def _content(option: str, source: str, *, limit: int = -2) -> bytes:
         with click.open_file(source, "rb") as file:
             content: bytes = file.read(limit + 1)
     except OSError as error:
-        raise InvalidTask(f"{option}: {source}: {error.strerror}") from None
+        raise InvalidTask(f"{option}: {source}: {error.strerror}; name a file to read") from None
     return content

@@ -17,7 +17,7 @@ from dispatcher.cli.options import (
     print_json,
 )
 from dispatcher.client import Status
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import NoTask
 from dispatcher.model import LOCAL, Run, Task, TaskState
 
 
@@ -30,7 +30,7 @@ def why(*, task_id: int, as_json: bool) -> None:
     with client() as store:
         task, runs, status = store.task(task_id), store.runs(task_id), store.status()
     if task is None:
-        raise DispatcherError(f"no task {task_id}")
+        raise NoTask(task_id)
     told = list(explain(task, runs, status))
     if as_json:
         print_json({"id": task.id, "state": task.state, "reason": task.reason, "because": told})

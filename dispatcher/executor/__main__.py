@@ -99,13 +99,19 @@ def _lock(directory: str) -> int:
         Path(directory).mkdir(0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"cannot use the directory {directory}: {error}") from error
+        raise ConfigError(
+            f"cannot use the directory {directory}: {error.strerror};"
+            " this user must be able to write there"
+        ) from error
     give_up_at = times.instant() + LOCK_PATIENCE
     while not _try_lock(descriptor):
         holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
         if Path("/proc", holder).exists() or times.instant() > give_up_at:
             os.close(descriptor)
-            raise AlreadyHeld(f"another executor, pid {holder}, holds {path}")
+            raise AlreadyHeld(
+                f"another executor, pid {holder}, holds {path};"
+                " one is enough, and stopping it ends its runs"
+            )
         time.sleep(0.01)
     os.ftruncate(descriptor, 0)
     os.write(descriptor, b"%d\n" % os.getpid())

@@ -201,7 +201,7 @@ def find_program(command: tuple[str, ...], search: str) -> str:
 
 def explain(error: OSError, program: str, start: wire.Start) -> str:
     """Say what was wrong with a program that could not be executed; `program` names it."""
-    path = os.path.join(start.cwd or "/", program)
+    path = os.path.join(start.cwd or "/", program.removeprefix("./"))
     number = error.errno
     needed = interpreter(path)
     text = f"cannot start {path}: {error.strerror}"
@@ -213,6 +213,8 @@ def explain(error: OSError, program: str, start: wire.Start) -> str:
         text = f"missing interpreter: {path} needs {needed or 'a loader'}, which does not exist"
     elif number in {errno.ENOENT, errno.ENOTDIR}:
         text = f"no such program: {path}"
+    elif number == errno.EACCES and os.path.isdir(path):
+        text = f"not a program but a directory: {path}"
     elif number == errno.EACCES and needed and os.access(path, os.X_OK):
         text = f"not executable: {needed}, the interpreter of {path}"
     elif number == errno.EACCES and os.path.exists(path):

@@ -204,34 +204,36 @@ def create(engine: Engine, migrations: Sequence[str] = MIGRATIONS) -> str:
     return identity
 
 
-def adopt(engine: Engine, migrations: Sequence[str] = MIGRATIONS) -> str:
+def adopt(
+    engine: Engine, migrations: Sequence[str] = MIGRATIONS, *, name: str = "the store"
+) -> str:
     """Bring an existing database up to date; return the store's identity.
 
     Raises `StoreUnusable` when it is no store, misses a table, or a newer dispatcher made it.
     """
     with transaction(engine, write=False):
-        version, identity = _read_meta(engine, known=len(migrations))
+        version, identity = _read_meta(engine, name, known=len(migrations))
         engine.rows(_TABLES)
     if version < len(migrations):
         with transaction(engine, write=True):
             # Somebody else may have been faster.
-            version, identity = _read_meta(engine, known=len(migrations))
+            version, identity = _read_meta(engine, name, known=len(migrations))
             _apply(engine, migrations[version:])
             engine.change(_WRITE_META, {"key": "schema_version", "value": str(len(migrations))})
     return identity
 
 
-def _read_meta(engine: Engine, *, known: int) -> tuple[int, str]:
+def _read_meta(engine: Engine, name: str, *, known: int) -> tuple[int, str]:
     meta: dict[str, str] = dict(engine.rows(_META))
     version, identity = meta.get("schema_version", ""), meta.get("store_id", "")
     if not (version.isascii() and version.isdigit() and identity):
         raise StoreUnusable(
-            f"the store's table `meta` lost its version or identity ({meta}); "
+            f"{name}: the table `meta` lost its version or identity ({meta}); "
             "restore the database from a backup"
         )
     if int(version) > known:
         raise StoreUnusable(
-            f"the store was made by a newer dispatcher (schema {version}, this one knows {known}); "
+            f"{name} was made by a newer dispatcher (schema {version}, this one knows {known}); "
             "upgrade this dispatcher"
         )
     return int(version), identity

@@ -49,7 +49,7 @@ def open_store(
     _see_that_it_exists(path, state_dir, create=create)
     engine = SqliteEngine(path, patience=patience, clock=clock)
     try:
-        store = SqlStore(engine, migrate.adopt(engine))
+        store = SqlStore(engine, migrate.adopt(engine, name=str(path)))
         if remembered_identity(state_dir) is None:
             remember_identity(state_dir, store.identity)
     except BaseException:
@@ -146,7 +146,7 @@ def _refuse_network(path: Path, mountinfo: Path) -> None:
     if filesystem is not None:
         raise StoreUnusable(
             f"{path} is on {filesystem}, a network filesystem, where SQLite loses data; "
-            "let store.url name a file on a local disk, or a PostgreSQL server"
+            "let store.url name a file on a local disk"
         )
 
 
@@ -198,16 +198,22 @@ def _create(path: Path) -> None:
             engine.close()
         # SQLite removes it once all of it is in the database.
         if wal.exists():
-            raise StoreUnavailable(f"{path} could not be written; is there room?")
+            raise _no_room(path)
         with suppress(FileExistsError):
             path.hardlink_to(temporary)
         _sync_directory(path.parent)
+    except StoreUnavailable as error:
+        raise _no_room(path) from error
     except OSError as error:
         raise _denied(error) from error
     finally:
         for file in (temporary, wal, Path(f"{temporary}-shm")):
             with suppress(OSError):
                 file.unlink()
+
+
+def _no_room(path: Path) -> StoreUnavailable:
+    return StoreUnavailable(f"{path} could not be made; is there room on its disk?")
 
 
 def _sync_directory(directory: Path) -> None:

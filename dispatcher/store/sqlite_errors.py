@@ -34,11 +34,12 @@ def translated(error: Exception, path: Path | None, patience: float) -> Dispatch
     code, name = code_of(error), path or "the database in memory"
     if code in BUSY:
         return StoreUnavailable(
-            f"{name}: another process holds the write lock for more than {patience:g} s"
+            f"{name}: another process has held the write lock for more than {patience:g} s; "
+            f"try again, or look for it: fuser -v {name}"
         )
     # With permission to open the files, it was descriptors or memory that wanted.
     if code in _FAILED or (code == _CANTOPEN and (path is None or is_writable(path))):
-        return StoreUnavailable(f"{name}: {error}")
+        return StoreUnavailable(f"{name}: {error}; is there room on its disk, and memory?")
     if code in _DENIED:
         return denied(name, error)
     if code in _ALTERED:

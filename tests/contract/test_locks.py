@@ -38,7 +38,7 @@ def test_who_comes_second_learns_who_holds_it(tmp_path: Path) -> None:
 
         hold(lock, "the state directory").release()
 
-    assert f"pid {other.pid} state directory /elsewhere" in str(refused.value)
+    assert f"pid {other.pid}, state directory /elsewhere" in str(refused.value)
     assert str(refused.value).startswith("the state directory is in use by ")
 
 
@@ -59,7 +59,7 @@ def test_the_file_names_its_latest_holder_alone(tmp_path: Path) -> None:
     hold(lock, "it", holder="with a very long name that was here before").release()
     hold(lock, "it", holder="me").release()
 
-    assert f"pid {os.getpid()} me" == lock.read_text()
+    assert f"pid {os.getpid()}, me" == lock.read_text()
 
 
 def test_a_lock_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_two_daemons_cannot_have_one_database(tmp_path: Path) -> None:
         again = str(refused.value)
 
     assert f"the database {path}" in again
-    assert f"pid {os.getpid()} state directory {tmp_path}/one" in again
+    assert f"pid {os.getpid()}, state directory {tmp_path}/one" in again
     assert [file.name for file in path.parent.iterdir()] == ["tasks.db.lock"]
 
 

@@ -96,8 +96,8 @@ def test_what_is_over_stays_so_and_the_exit_code_says_it(world: World) -> None:
     told = world.cli("cancel", succeeded, failed, 99, exits=1).stderr
     refused = world.cli("retry", succeeded, exits=1).stderr
 
-    assert f"dispatcher: task {succeeded} has succeeded already\n" in told
-    assert f"dispatcher: task {failed} has failed already\n" in told
-    assert "dispatcher: no task 99\n" in told
+    assert f"dispatcher: task {succeeded} has succeeded already; " in told
+    assert f"dispatcher: task {failed} has failed already; " in told
+    assert "dispatcher: no task 99; " in told
     assert f"task {succeeded} is succeeded; only failed, cancelled and held ones" in refused
     assert ["succeeded", "failed"] == [world.show(i)["state"] for i in (succeeded, failed)]

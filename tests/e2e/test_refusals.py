@@ -39,7 +39,7 @@ def test_a_second_daemon_on_a_database_is_refused_and_told_who_holds_it(
         )
         told = world.cli("run", exits=75).stderr
 
-    assert f"the database {holder}/tasks.db is in use by pid {daemon.pid} " in told
+    assert f"the database {holder}/tasks.db is in use by pid {daemon.pid}, " in told
     assert f"state directory {holder}" in told
 
 
@@ -70,7 +70,7 @@ def test_a_second_node_in_a_runtime_directory_does_not_disturb_the_first(
         world.configure()
         assert "running" == world.cli("status", "--json").json["daemon"]
 
-    assert f"runtime directory {world.runtime_dir} is in use by pid {daemon.pid} " in told
+    assert f"runtime directory {world.runtime_dir} is in use by pid {daemon.pid}, " in told
     assert f"state directory {ours}" in told
 
 

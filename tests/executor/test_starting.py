@@ -208,7 +208,7 @@ def script(path: Path, text: str, mode: int = 0o700) -> str:
         ("cwd_file", ["the working directory is not a directory: /dev/null"], errno.ENOTDIR),
         ("mode", ["not executable: ", "/mode"], errno.EACCES),
         ("mode_in_path", ["not executable: ", "/mode"], errno.EACCES),
-        ("directory", ["not executable: ", "/etc"], errno.EACCES),
+        ("directory", ["not a program but a directory: ", "/etc"], errno.EACCES),
         ("interpreter", ["missing interpreter: ", "needs /no/such/sh"], errno.ENOENT),
         ("format", ["not in an executable format", "#! line"], errno.ENOEXEC),
         ("size", ["argument 1 is too large", "one may have 131071"], errno.E2BIG),

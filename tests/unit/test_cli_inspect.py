@@ -133,7 +133,7 @@ def test_time_outs_and_how_a_run_is_ended_are_shown_where_a_task_has_its_own(
 def test_an_unknown_id_is_told(command: Command, verb: str) -> None:
     result = command(verb, 42, exits=1)
 
-    assert "dispatcher: no task 42\n" == result.stderr
+    assert result.stderr.startswith("dispatcher: no task 42; ")
     assert "" == result.stdout
 
 
@@ -211,7 +211,7 @@ def test_logs_says_why_there_is_nothing(command: Command) -> None:
     waiting = command("logs", 1, exits=1).stderr
     command.run_once(output=None)
 
-    assert "dispatcher: task 1 has not run yet: ready, submitted\n" == waiting
+    assert waiting.startswith("dispatcher: task 1 has not run yet: ready, submitted; ")
     assert "is gone, and nothing was kept" in command("logs", 1, exits=1).stderr
     unknown = command("logs", 1, "--run", 9, exits=1).stderr
     assert "dispatcher: task 1 has no run 9; its runs: 1\n" == unknown

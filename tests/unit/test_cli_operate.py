@@ -29,7 +29,10 @@ def test_cancel_tells_of_each_task_what_became_of_it(command: Command) -> None:
     result = command("cancel", 1, 2, 3, 9, exits=1)
 
     assert "2 is being ended\n3 cancelled\n" == result.stdout
-    assert "dispatcher: task 1 has failed already\ndispatcher: no task 9\n" == result.stderr
+    assert (
+        "dispatcher: task 1 has failed already; there is nothing to cancel\n"
+        "dispatcher: no task 9; `dispatcher list` shows those there are\n"
+    ) == result.stderr
     assert "cancelled" == command("show", 2, "--json").json["ending"]
 
 

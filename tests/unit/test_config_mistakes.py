@@ -125,9 +125,9 @@ MISTAKES = [
         "[queues.a]\nstall_timeout = '2h'\nrun_timeout = '1h'",
         ":2: queues.a.stall_timeout: 2h is longer than run_timeout (1h), which would come first",
     ),
-    ("[node\nslots = 4", "not TOML: Expected ']' at the end of a table declaration (at line 1"),
-    ("[node]\nslots = 4\nslots = 5\n", "not TOML: Cannot overwrite a value (at line 3"),
-    ("[node]\nslots = four", "not TOML: Invalid value (at line 2"),
+    ("[node\nslots = 4", ":1:6: not TOML: Expected ']' at the end of a table declaration"),
+    ("[node]\nslots = 4\nslots = 5\n", ":3:10: not TOML: Cannot overwrite a value"),
+    ("[node]\nslots = four", ":2:9: not TOML: Invalid value; a text stands in quotes"),
 ]
 
 

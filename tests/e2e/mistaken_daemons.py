@@ -1,0 +1,160 @@
+"""Mistakes that only real processes can make: two daemons, another's executor, other users."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.e2e.helpers import as_user, external_executor, ordinary_user
+from tests.e2e.mistaken import as_installed
+from tests.e2e.world import DISPATCHER, Result, World
+
+
+def told(world: World, text: str) -> str:
+    """Return what was said as the table has it; `world` is the one that spoke."""
+    return as_installed(
+        text,
+        {
+            world.config_file: "/etc/dispatcher/dispatcher.toml",
+            world.directory / "other": "/srv/other",
+            world.directory / "state": "/var/lib/dispatcher",
+            world.runtime_dir: "/run/dispatcher",
+            world.directory: "/home/me",
+        },
+    )
+
+
+def second_daemon(world: World) -> Result:
+    """`run` beside a running one."""
+    with world.daemon():
+        return world.cli("run", exits=75)
+
+
+def second_on_database(world: World) -> Result:
+    """`run` with a state directory of its own, on a database that a daemon has."""
+    with world.daemon():
+        _move(
+            world,
+            store={"url": f"sqlite://{world.directory}/state/tasks.db"},
+            node={"runtime_dir": f"{world.runtime_dir}/other"},
+        )
+        return world.cli("run", exits=75)
+
+
+def second_in_runtime_dir(world: World) -> Result:
+    """`run` with a state directory of its own, in the runtime directory of another daemon."""
+    with world.daemon():
+        _move(world)
+        return world.cli("run", exits=75)
+
+
+def other_executor(world: World) -> Result:
+    """`run` where the executor of another node listens."""
+    world.configure(executor={"mode": "external"})
+    with external_executor(world):
+        with world.daemon(alone=False) as daemon:
+            daemon.expect("executor.connected")
+        _move(world, executor={"mode": "external"})
+        return world.cli("run", exits=78)
+
+
+def second_executor(world: World) -> Result:
+    """`executor` beside a running one."""
+    world.configure(executor={"mode": "external"})
+    with external_executor(world):
+        with world.daemon(alone=False) as daemon:
+            daemon.expect("executor.connected")
+        refused = world.cli("executor", exits=75)
+    return Result(refused.exit_code, "", json.loads(refused.stderr)["error"])
+
+
+def other_store(world: World) -> Result:
+    """`run` on another store while runs of the one before live."""
+    world.configure(executor={"mode": "external"})
+    with external_executor(world):
+        with world.daemon(alone=False) as daemon:
+            daemon.expect("run.started", task_id=world.submit("sleep", "60"))
+        _move(world)
+        world.submit("true")
+        world.state_dir = world.directory / "state"
+        world.configure(
+            executor={"mode": "external"},
+            store={"url": f"sqlite://{world.directory}/other/tasks.db"},
+        )
+        return world.cli("run", exits=78)
+
+
+def reload_mistake(world: World) -> Result:
+    """`reload` with a mistake in the file."""
+    with world.daemon():
+        file = world.config_file
+        file.write_text(file.read_text().replace("slots = 4", "slots = 0"))
+        return world.cli("reload", exits=78)
+
+
+def no_runtime_dir(world: World) -> Result:
+    """`run` with a runtime directory that cannot be made."""
+    world.configure(node={"runtime_dir": "/proc/dispatcher"})
+    return world.cli("run", exits=78)
+
+
+def output_file(world: World) -> Result:
+    """`run` where a file stands in place of the output directory."""
+    world.state_dir.mkdir()
+    (world.state_dir / "output").touch()
+    return world.cli("run", exits=78)
+
+
+def other_owner(world: World) -> Result:
+    """`run` with a runtime directory that belongs to somebody else."""
+    user = ordinary_user()
+    with tempfile.TemporaryDirectory() as state_dir, _closed(world.runtime_dir):
+        os.chown(state_dir, user, -1)
+        world.state_dir = Path(state_dir)
+        world.configure()
+        done = subprocess.run(
+            [*as_user(user), DISPATCHER, "run"],
+            env=world.env,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def _closed(directory: Path) -> Iterator[None]:
+    directory.chmod(0o555)
+    try:
+        yield
+    finally:
+        directory.chmod(0o700)
+
+
+def _move(world: World, **sections: Mapping[str, object]) -> None:
+    """Give the world another state directory."""
+    world.state_dir = world.directory / "other"
+    world.configure(**sections)
+
+
+SCENES: Mapping[str, Callable[[World], Result]] = {
+    scene.__name__.replace("_", " "): scene
+    for scene in (
+        second_daemon,
+        second_on_database,
+        second_in_runtime_dir,
+        other_executor,
+        second_executor,
+        other_store,
+        reload_mistake,
+        no_runtime_dir,
+        output_file,
+        other_owner,
+    )
+}

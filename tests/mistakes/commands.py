@@ -1,0 +1,53 @@
+"""Commands that are accepted and cannot be started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.mistakes.kinds import CannotStart
+
+CANNOT_START: Sequence[CannotStart] = (
+    CannotStart(
+        name="a program that is not installed",
+        submitted="-- no-such-program",
+        told="no such program: 'no-such-program' (PATH is '/usr/local/bin:/usr/bin:/bin')",
+    ),
+    CannotStart(
+        name="a script that is not there",
+        submitted="-- ./nowhere.sh",
+        told="no such program: /home/me/nowhere.sh",
+    ),
+    CannotStart(
+        name="a script that is not executable",
+        submitted="-- ./plain.sh",
+        told="not executable: /home/me/plain.sh",
+    ),
+    CannotStart(
+        name="a script whose interpreter is not installed",
+        submitted="-- ./strange.sh",
+        told=(
+            "missing interpreter: /home/me/strange.sh needs /opt/strange/bin/run, "
+            "which does not exist"
+        ),
+    ),
+    CannotStart(
+        name="a script without a `#!` line",
+        submitted="-- ./bare.sh",
+        told="not in an executable format (a script needs a #! line): /home/me/bare.sh",
+    ),
+    CannotStart(
+        name="a directory",
+        submitted="-- ./folder",
+        told="not a program but a directory: /home/me/folder",
+    ),
+    CannotStart(
+        name="a working directory that is gone",
+        submitted="--cwd gone -- true",
+        told="no such working directory: /home/me/gone",
+    ),
+    CannotStart(
+        name="a file as working directory",
+        submitted="--cwd plain.sh -- true",
+        told="the working directory is not a directory: /home/me/plain.sh",
+    ),
+)

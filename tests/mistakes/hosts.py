@@ -1,0 +1,263 @@
+"""What is wrong with the store, the disk, the user, or other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tests.mistakes.kinds import Mistake
+
+GROUPS: Mapping[str, Sequence[Mistake]] = {
+    "The store": (
+        Mistake(
+            name="a truncated database",
+            typed="list",
+            before=("submit -- true",),
+            scene="truncated",
+            told=(
+                "/var/lib/dispatcher/tasks.db is damaged, or no database of dispatcher "
+                "(database disk image is malformed); restore it from a backup, or let "
+                "store.url name another file"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="an empty file in its place",
+            typed="list",
+            before=("submit -- true",),
+            scene="emptied",
+            told=(
+                "/var/lib/dispatcher/tasks.db is empty, and nothing is made over a file that "
+                "existed; restore it from a backup, or remove it"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a file of another program",
+            typed="list",
+            before=("submit -- true",),
+            scene="replaced",
+            told=(
+                "/var/lib/dispatcher/tasks.db is damaged, or no database of dispatcher (no "
+                "such table: meta); restore it from a backup, or let store.url name another "
+                "file"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a database that vanished",
+            typed="list",
+            before=("submit -- true",),
+            scene="removed",
+            told=(
+                "/var/lib/dispatcher/tasks.db is missing, and /var/lib/dispatcher/store-id "
+                "remembers its store 00000000-…; restore it from a backup, or remove that file "
+                "to start anew without its tasks"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a database of a newer version",
+            typed="list",
+            before=("submit -- true",),
+            scene="newer",
+            told=(
+                "/var/lib/dispatcher/tasks.db was made by a newer dispatcher (schema 99, this "
+                "one knows 1); upgrade this dispatcher"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a database on a network filesystem",
+            typed="list",
+            scene="network filesystem",
+            told=(
+                "/var/lib/dispatcher/tasks.db is on nfs4, a network filesystem, where SQLite "
+                "loses data; let store.url name a file on a local disk"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a directory in place of the database",
+            typed="list",
+            scene="directory",
+            told="/var/lib/dispatcher/tasks.db is not a file; let store.url name one",
+            exits=78,
+        ),
+        Mistake(
+            name="a database that another program keeps locked",
+            typed="submit -- true",
+            before=("submit -- true",),
+            scene="locked",
+            told=(
+                "/var/lib/dispatcher/tasks.db: another process has held the write lock for "
+                "more than 5 s; try again, or look for it: fuser -v "
+                "/var/lib/dispatcher/tasks.db"
+            ),
+            exits=69,
+        ),
+        Mistake(
+            name="a database that this user may not write",
+            typed="submit -- true",
+            before=("submit -- true",),
+            scene="read-only",
+            told=(
+                "/var/lib/dispatcher/tasks.db cannot be written (permission denied); give this "
+                "user write permission on the file and its directory"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a state directory that this user may not make",
+            typed="submit -- true",
+            scene="forbidden",
+            told=(
+                "/var/lib/dispatcher: Permission denied; the store and its state directory "
+                "need room, and this user's permission to write"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a full disk",
+            typed="submit --payload - -- true",
+            before=("submit -- true",),
+            stdin=b'"' + b"x" * 1000000 + b'"',
+            scene="full disk",
+            told=(
+                "/var/lib/dispatcher/tasks.db: database or disk is full; is there room on its "
+                "disk, and memory?"
+            ),
+            exits=69,
+        ),
+        Mistake(
+            name="a full disk at the first start",
+            typed="submit -- true",
+            scene="tiny disk",
+            told="/var/lib/dispatcher/tasks.db could not be made; is there room on its disk?",
+            exits=69,
+        ),
+        Mistake(
+            name="a damaged node-id",
+            typed="status",
+            before=("submit -- true",),
+            scene="damaged node-id",
+            told=(
+                "/var/lib/dispatcher/node-id: damaged, it holds 'node 1' instead of a UUID; "
+                "restore it from a backup, or, when nothing that this node started still runs, "
+                "delete it"
+            ),
+            exits=78,
+        ),
+    ),
+    "Daemon and executor": (
+        Mistake(
+            name="reload where no daemon runs",
+            typed="reload",
+            told="no daemon runs here; it reads its file when it starts",
+            exits=1,
+        ),
+        Mistake(
+            name="a second daemon on a state directory",
+            typed="run",
+            scene="second daemon",
+            told=(
+                "state directory /var/lib/dispatcher is in use by pid 4711 (lock "
+                "/var/lib/dispatcher/lock); stop that one, or configure another place"
+            ),
+            exits=75,
+        ),
+        Mistake(
+            name="a second daemon on a database",
+            typed="run",
+            scene="second on database",
+            told=(
+                "the database /var/lib/dispatcher/tasks.db is in use by pid 4711, state "
+                "directory /var/lib/dispatcher (lock /var/lib/dispatcher/tasks.db.lock); stop "
+                "that one, or configure another place"
+            ),
+            exits=75,
+        ),
+        Mistake(
+            name="a second daemon in a runtime directory",
+            typed="run",
+            scene="second in runtime dir",
+            told=(
+                "runtime directory /run/dispatcher is in use by pid 4711, state directory "
+                "/var/lib/dispatcher (lock /run/dispatcher/daemon.lock); stop that one, or "
+                "configure another place"
+            ),
+            exits=75,
+        ),
+        Mistake(
+            name="a second executor",
+            typed="executor",
+            scene="second executor",
+            told=(
+                "another executor, pid 4711, holds /var/lib/dispatcher/executor.lock; one is "
+                "enough, and stopping it ends its runs"
+            ),
+            exits=75,
+        ),
+        Mistake(
+            name="the executor of another node",
+            typed="run",
+            scene="other executor",
+            told=(
+                "the executor at this socket is of another node: its state directory is "
+                "/var/lib/dispatcher (node 00000000-…), ours is /srv/other (node 00000000-…); "
+                "give each its own [node] runtime_dir"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="another store while runs of the one before live",
+            typed="run",
+            scene="other store",
+            told=(
+                "the store is 00000000-…, but runs of the store 00000000-… still live on this "
+                "node (1, executor pid 4711); point store.url at that store until they are "
+                "done, or end them with a SIGTERM to the executor"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a mistake in the file that is read again",
+            typed="reload",
+            scene="reload mistake",
+            told=(
+                "/etc/dispatcher/dispatcher.toml:2: node.slots: expected an integer >= 1; "
+                "write for example: slots = 4"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a runtime directory that cannot be made",
+            typed="run",
+            scene="no runtime dir",
+            told=(
+                "cannot make the runtime directory /proc/dispatcher: No such file or "
+                "directory; set [node] runtime_dir to one that this user may write"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a runtime directory of another user",
+            typed="run",
+            scene="other owner",
+            told=(
+                "cannot lock runtime directory /run/dispatcher: /run/dispatcher/daemon.lock: "
+                "Permission denied; this user must be able to write there"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a file in place of the output directory",
+            typed="run",
+            scene="output file",
+            told=(
+                "cannot make the output directory /var/lib/dispatcher/output: File exists; "
+                "move away what is there, or set [node] state_dir to another directory"
+            ),
+            exits=78,
+        ),
+    ),
+}

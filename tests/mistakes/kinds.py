@@ -1,0 +1,44 @@
+"""What stands in the table of mistakes.
+
+Messages are written as on an installed host: the configuration is /etc/dispatcher/dispatcher.toml,
+the state directory /var/lib/dispatcher, the runtime directory /run/dispatcher, the directory that a
+command is typed in /home/me, every process has the pid 4711, and every UUID is 00000000-….
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """One mistake, how it is made, and what is said."""
+
+    name: str
+    """What was done, in words; unique."""
+    typed: str
+    """What stands after `dispatcher`, as a shell splits it."""
+    told: str
+    """What stderr holds then, each line without the `dispatcher: ` that begins it."""
+    exits: int
+    config: str = ""
+    """The configuration file."""
+    before: Sequence[str] = ()
+    """Command lines that went well before it."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What files in the present directory hold."""
+    stdin: bytes = b""
+    scene: str = ""
+    """What stands around it that no command line makes: a function of tests/e2e/mistaken.py."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CannotStart:
+    """A task that is accepted, and whose command then cannot be started."""
+
+    name: str
+    submitted: str
+    """What stands after `dispatcher submit`."""
+    told: str
+    """The reason of the run, as `show` and `why` print it."""

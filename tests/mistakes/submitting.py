@@ -1,0 +1,231 @@
+"""Mistakes of who submits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tests.mistakes.kinds import Mistake
+
+GROUPS: Mapping[str, Sequence[Mistake]] = {
+    "Profiles": (
+        Mistake(
+            name="a profile that does not exist",
+            typed="submit --profile reprot",
+            config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
+            told="profile: there is no 'reprot'; did you mean 'report'?",
+            exits=2,
+        ),
+        Mistake(
+            name="a payload without a key that the command needs",
+            typed='submit --profile report --payload \'{"mnth": "2026-08"}\'',
+            config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
+            told="payload: has no 'month', which the command needs; did you mean 'mnth'?",
+            exits=2,
+        ),
+        Mistake(
+            name="no payload at all",
+            typed="submit --profile report",
+            config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
+            told="payload: is missing; give a JSON object with month, which the command needs",
+            exits=2,
+        ),
+        Mistake(
+            name="a payload that is no object",
+            typed="submit --profile report --payload '[1]'",
+            config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
+            told="payload: is no JSON object; give one with month, which the command needs",
+            exits=2,
+        ),
+        Mistake(
+            name="a list where an argument belongs",
+            typed="submit --profile report --payload '{\"month\": [8]}'",
+            config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
+            told="payload: 'month' must be a text, a number, true or false to be an argument",
+            exits=2,
+        ),
+        Mistake(
+            name="a command beside a profile",
+            typed="submit --profile report -- true",
+            config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
+            told="command: profile 'report' brings its own; leave the command out",
+            exits=2,
+        ),
+        Mistake(
+            name="a command where only profiles may run",
+            typed="submit -- true",
+            config=(
+                '[defaults]\nallow_commands = false\n\n[profiles.report]\ncommand = ["report", '
+                '"--month", "{month}"]\n'
+            ),
+            told="command: only profiles may be run here; known are: report; add --profile",
+            exits=2,
+        ),
+    ),
+    "Submitting": (
+        Mistake(
+            name="a verb misspelt",
+            typed="sumbit -- true",
+            told="no verb 'sumbit'; did you mean 'submit'? (see: dispatcher --help)",
+            exits=2,
+        ),
+        Mistake(
+            name="no command",
+            typed="submit",
+            told="command: is empty; name a program, for example: -- echo hello",
+            exits=2,
+        ),
+        Mistake(
+            name="an option misspelt",
+            typed="submit --que ci -- true",
+            told=(
+                "No such option '--que'. (Did you mean one of: '--env', '--key', '--queue'?) "
+                "(see: dispatcher submit --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a command that is too long",
+            typed="submit -- echo " + "x" * 140000,
+            told=(
+                "command: 140006 bytes are more than 131072; pass what is long as the payload, "
+                "or in a file"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a payload that is not JSON",
+            typed="submit --payload {month:8} -- true",
+            told=(
+                "payload: not valid JSON: JSON is malformed: expected '\"' (byte 1); write for "
+                'example: \'{"month": "2026-08"}\''
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a payload file that does not exist",
+            typed="submit --payload @job.json -- true",
+            told="payload: job.json: No such file or directory; name a file to read",
+            exits=2,
+        ),
+        Mistake(
+            name="a payload that is not UTF-8",
+            typed="submit --payload - -- true",
+            stdin=b'"gr\xfc\xdfe"',
+            told="payload: is not UTF-8; encode it so",
+            exits=2,
+        ),
+        Mistake(
+            name="a payload above its limit",
+            typed="submit --payload - -- true",
+            stdin=b'"' + b"x" * 1048577 + b'"',
+            told=(
+                "payload: 1048577 bytes are more than 1048576; name a file in it that holds them"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a queue with a blank in its name",
+            typed="submit --queue 'my queue' -- true",
+            told="queue: 'my queue' is no name; use up to 100 letters, digits and _ . : / @ + -",
+            exits=2,
+        ),
+        Mistake(
+            name="a label without a value",
+            typed="submit --label team -- true",
+            told="label: 'team' has no value; write team=VALUE",
+            exits=2,
+        ),
+        Mistake(
+            name="a variable that is not set",
+            typed="submit --env NOT_SET_HERE -- true",
+            told="env: NOT_SET_HERE is not set here; set it, or write NOT_SET_HERE=VALUE",
+            exits=2,
+        ),
+        Mistake(
+            name="a variable that the dispatcher sets",
+            typed="submit --env DISPATCHER_FENCE=1 -- true",
+            told="env: DISPATCHER_FENCE is set by the dispatcher itself; use another name",
+            exits=2,
+        ),
+        Mistake(
+            name="no attempt at all",
+            typed="submit --max-attempts 0 -- true",
+            told="max_attempts: must be from 1 to 2147483647, not 0",
+            exits=2,
+        ),
+        Mistake(
+            name="a negative delay",
+            typed="submit --delay -5s -- true",
+            told=(
+                "Invalid value for '--delay': '-5s' is no duration; write a number and ms, s, "
+                "m, h or d (see: dispatcher submit --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a number without its unit",
+            typed="submit --run-timeout 90 -- true",
+            told=(
+                "Invalid value for '--run-timeout': 90 is a plain number; add its unit, e.g. "
+                '"90s" (see: dispatcher submit --help)'
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a delay beyond the time for it all",
+            typed="submit --delay 2h --total-timeout 1h -- true",
+            told=(
+                "delay: 2h leaves nothing of total_timeout (1h), which counts from now; lower "
+                "it or raise that"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a first heartbeat of who need not beat",
+            typed="submit --start-timeout 1m -- true",
+            told=(
+                "start_timeout: waits for a first heartbeat, which a task with liveness "
+                "process need not give; add liveness worker, or use run_timeout"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a liveness that does not exist",
+            typed="submit --liveness proces -- true",
+            told=(
+                "Invalid value for '--liveness': 'proces' is not one of 'process', 'worker' "
+                "(see: dispatcher submit --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a broken line among many",
+            typed="submit --from -",
+            stdin=b'{"command": ["true"]}\n{"command": ["true"}\n',
+            told="line 2: not JSON: JSON is malformed: expected ',' or ']' (byte 19)",
+            exits=2,
+        ),
+        Mistake(
+            name="an unknown key in a line",
+            typed="submit --from -",
+            stdin=b'{"comand": ["true"]}\n',
+            told="line 1: comand: unknown key; did you mean 'command'?",
+            exits=2,
+        ),
+        Mistake(
+            name="a command beside the lines",
+            typed="submit --from - -- true",
+            told=(
+                "with --from, command and key stand in the file's lines (see: dispatcher "
+                "submit --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="an empty key",
+            typed="submit --key '' -- true",
+            told="key: is empty; leave it out, or name what must happen only once",
+            exits=2,
+        ),
+    ),
+}

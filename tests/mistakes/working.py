@@ -1,0 +1,320 @@
+"""Mistakes with tasks, claims and locks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tests.mistakes.kinds import Mistake
+
+GROUPS: Mapping[str, Sequence[Mistake]] = {
+    "Tasks and their states": (
+        Mistake(
+            name="a task that does not exist",
+            typed="show 42",
+            told="no task 42; `dispatcher list` shows those there are",
+            exits=1,
+        ),
+        Mistake(
+            name="logs of a task that does not exist",
+            typed="logs 42",
+            told="no task 42; `dispatcher list` shows those there are",
+            exits=1,
+        ),
+        Mistake(
+            name="no number of a task",
+            typed="show first",
+            told=(
+                "Invalid value for 'ID': 'first' is not a valid task id (see: dispatcher show "
+                "--help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="logs of a task that has not run",
+            typed="logs 1",
+            before=("submit -- true",),
+            told=(
+                "task 1 has not run yet: ready, submitted; `dispatcher why 1` says what it "
+                "waits for"
+            ),
+            exits=1,
+        ),
+        Mistake(
+            name="a run that does not exist",
+            typed="logs 1 --run 7",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "complete --task 1 --lock-file lock.txt",
+            ),
+            told="task 1 has no run 7; its runs: 1",
+            exits=1,
+        ),
+        Mistake(
+            name="logs of a run driven by hand",
+            typed="logs 1",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "complete --task 1 --lock-file lock.txt",
+            ),
+            told="run 1 was driven by hand; what it wrote is where its driver put it",
+            exits=1,
+        ),
+        Mistake(
+            name="cancel what has succeeded",
+            typed="cancel 1",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "complete --task 1 --lock-file lock.txt",
+            ),
+            told="task 1 has succeeded already; there is nothing to cancel",
+            exits=1,
+        ),
+        Mistake(
+            name="cancel one that does not exist",
+            typed="cancel 42",
+            told="no task 42; `dispatcher list` shows those there are",
+            exits=1,
+        ),
+        Mistake(
+            name="hold what has failed",
+            typed="hold 1",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "fail --task 1 --lock-file lock.txt --reason broken --no-retry",
+            ),
+            told="task 1 has failed already; there is nothing to hold",
+            exits=1,
+        ),
+        Mistake(
+            name="release what is not held",
+            typed="release 1",
+            before=("submit -- true",),
+            told="task 1 is ready; only held ones can be released",
+            exits=1,
+        ),
+        Mistake(
+            name="retry what is ready",
+            typed="retry 1",
+            before=("submit -- true",),
+            told="task 1 is ready; only failed, cancelled and held ones can be retried",
+            exits=1,
+        ),
+        Mistake(
+            name="a state that does not exist",
+            typed="list --state done",
+            told=(
+                "Invalid value for '--state': 'done' is not one of 'waiting', 'scheduled', "
+                "'ready', 'running', 'held', 'succeeded', 'failed', 'cancelled' (see: "
+                "dispatcher list --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a label filter without a value",
+            typed="list --label team",
+            told="label: 'team' has no value; write team=VALUE",
+            exits=2,
+        ),
+        Mistake(
+            name="pause without a queue",
+            typed="pause",
+            told="Missing argument 'QUEUE...' (see: dispatcher pause --help)",
+            exits=2,
+        ),
+        Mistake(
+            name="pause what is no name of a queue",
+            typed="pause 'my queue'",
+            told="queue: 'my queue' is no name; use up to 100 letters, digits and _ . : / @ + -",
+            exits=2,
+        ),
+    ),
+    "Claims and locks": (
+        Mistake(
+            name="nothing to claim",
+            typed="claim",
+            told="nothing to claim in queue 'default'",
+            exits=1,
+        ),
+        Mistake(
+            name="claim from a queue misspelt",
+            typed="claim --queue reviws",
+            before=("submit --queue reviews -- true",),
+            told="nothing to claim in queue 'reviws'; did you mean 'reviews'?",
+            exits=1,
+        ),
+        Mistake(
+            name="claim from a paused queue",
+            typed="claim --queue ci",
+            before=("pause ci --reason upgrade",),
+            told="queue ci is paused: upgrade; `dispatcher resume ci` ends that",
+            exits=1,
+        ),
+        Mistake(
+            name="claim what has another owner",
+            typed="claim --task 1",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+            ),
+            told="task 1 is running: claimed; only a ready one can be claimed",
+            exits=1,
+        ),
+        Mistake(
+            name="claim what does not exist",
+            typed="claim --task 42",
+            told="no task 42; `dispatcher list` shows those there are",
+            exits=1,
+        ),
+        Mistake(
+            name="a task and a queue",
+            typed="claim --task 1 --queue ci",
+            told=(
+                "--task names a task of any queue; leave --queue out (see: dispatcher claim --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="no lock",
+            typed="heartbeat --task 1",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+            ),
+            told=(
+                "no lock for task 1, so nothing was written: give the lock that `claim` "
+                "printed (--lock, --lock-file or $DISPATCHER_CLAIM_LOCK)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="no task",
+            typed="heartbeat --lock-file lock.txt",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+            ),
+            told=(
+                "Missing option '--task' (env var: 'DISPATCHER_TASK_ID') (see: dispatcher "
+                "heartbeat --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a file for the lock that does not exist",
+            typed="heartbeat --task 1 --lock-file lock.txt",
+            before=("submit -- true",),
+            told=(
+                "no lock: cannot read lock.txt: No such file or directory; name the file that "
+                "`claim --lock-file` wrote"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a wrong lock",
+            typed="heartbeat --task 1 --lock 00000000000000000000000000000000",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+            ),
+            told=(
+                "not_owner: this is not the lock of the run, or the run is ending; another "
+                "claim may own the task: stop working, record nothing, exit 79 (task 1: "
+                "running, attempt 1)"
+            ),
+            exits=79,
+        ),
+        Mistake(
+            name="a heartbeat after the claim was lost",
+            typed="heartbeat --task 1 --lock-file lock.txt",
+            config='[retry]\nbackoff_min = "1h"\nbackoff_max = "1h"\n',
+            before=(
+                "submit -- true",
+                "claim --ttl 1ms --lock-file lock.txt",
+                "cancel 1",
+            ),
+            told=(
+                "not_running: the task is not running; another claim may own the task: stop "
+                "working, record nothing, exit 79 (task 1: cancelled, attempt 0)"
+            ),
+            exits=79,
+        ),
+        Mistake(
+            name="a heartbeat for who has it now",
+            typed="heartbeat --task 1 --lock-file lock.txt",
+            before=(
+                "submit -- true",
+                "claim --ttl 1ms --lock-file lock.txt",
+                "hold 1",
+                "release 1",
+                "claim --lock-file other.txt",
+            ),
+            told=(
+                "superseded: a newer run owns the task; another claim may own the task: stop "
+                "working, record nothing, exit 79 (task 1: running, attempt 1)"
+            ),
+            exits=79,
+        ),
+        Mistake(
+            name="a heartbeat for no task",
+            typed="heartbeat --task 42 --lock x",
+            told="unknown_task: there is no such task; stop working, exit 79 (task 42)",
+            exits=79,
+        ),
+        Mistake(
+            name="another word after the first",
+            typed="fail --task 1 --lock-file lock.txt --reason late",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "complete --task 1 --lock-file lock.txt",
+            ),
+            told=(
+                "already_declared: another outcome was declared before and stands; exit (task 1)"
+            ),
+            exits=1,
+        ),
+        Mistake(
+            name="progress beyond the end",
+            typed="heartbeat --task 1 --lock-file lock.txt --progress 1.5",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+            ),
+            told=(
+                "Invalid value for '--progress': 1.5 is not in the range 0<=x<=1 (see: "
+                "dispatcher heartbeat --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a result that is not JSON",
+            typed="complete --task 1 --lock-file lock.txt --result done",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+            ),
+            told=(
+                "--result: not JSON: JSON is malformed: invalid character (byte 0); write for "
+                "example: '{\"rows\": 3}' (see: dispatcher complete --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a result above its limit",
+            typed="complete --task 1 --lock-file lock.txt --result '\"" + "x" * 40000 + "\"'",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+            ),
+            told=(
+                "result: 40002 bytes are more than 32768; write it to a file and name that "
+                "(see: dispatcher complete --help)"
+            ),
+            exits=2,
+        ),
+    ),
+}
