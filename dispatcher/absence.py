@@ -87,8 +87,8 @@ class Absence:
             deadlines = self._memory.settings.kill_deadlines(at)
             self._processes.send(wire.Renew(deadlines=dict.fromkeys(self._memory.live, deadlines)))
 
-    @staticmethod
-    def _log_taken(run: OpenRun, settlement: Settlement) -> None:
+    def _log_taken(self, run: OpenRun, settlement: Settlement) -> None:
+        self._memory.figures.settled[settlement.outcome] += 1
         ids = Live.of(run).ids()
         log.warning("claim.taken_over", owner=run.owner, reason=settlement.run_reason, **ids)
         log.info(

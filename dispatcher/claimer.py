@@ -88,6 +88,8 @@ class Claimer:
 
     def _start(self, claim: Claim, epoch: int, at: Instant) -> None:
         live = self._memory.live[claim.run_uid] = Live.of(claim)
+        self._memory.figures.claims += 1
+        self._memory.figures.claimed_at = at
         log.info("task.claimed", **live.ids())
         deadlines = {}
         if self._memory.settings.absence_limit is not None:

@@ -15,7 +15,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
@@ -29,8 +28,7 @@ from dispatcher.model import (
     LOCAL,
     Claim,
     NewTask,
-    Node,
-    PausedQueue,
+    Outcome,
     Pruned,
     Run,
     Submitted,
@@ -39,6 +37,7 @@ from dispatcher.model import (
     TaskState,
 )
 from dispatcher.node import known_node_id
+from dispatcher.standing import Standing, Status
 from dispatcher.store.open import open_store
 from dispatcher.submission import TaskOptions
 from dispatcher.times import StoreTime
@@ -53,21 +52,6 @@ DUE_BATCH = 500
 
 #: Tasks deleted in one transaction. Bounds how long a prune keeps the daemon waiting.
 PRUNE_BATCH = 500
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """How things stand."""
-
-    counts: Mapping[str, Mapping[TaskState, int]]
-    """How many tasks are in each state, by queue."""
-    paused: Sequence[PausedQueue] = ()
-    """Queues from which nobody claims."""
-    node: Node | None
-    """This node's row; None if no daemon ever ran here."""
-    daemon: Literal["running", "not running", "not answering"]
-    report: Mapping[str, Any]
-    """What a running daemon says of itself."""
 
 
 class Client:
@@ -328,19 +312,31 @@ class Client:
             return self._store.tasks(wanted or TaskFilter())
 
     def status(self) -> Status:
-        """Return counts, this node's row, and what a running daemon says of itself."""
-        me = known_node_id(self._config.state_dir)
+        """Return how things stand, with what takes a look at every task."""
         with self._store.snapshot():
-            counts = self._store.counts()
+            counts, leases = self._store.counts(), self._store.leases()
+            ready_since = self._store.ready_since()
+        standing = self.standing()
+        return Status(counts=counts, ready_since=ready_since, leases=leases, standing=standing)
+
+    def standing(self) -> Standing:
+        """Return how this node stands, and what a running daemon says of itself."""
+        me = known_node_id(self._config.state_dir)
+        with self._store.snapshot() as now:
             nodes = {node.id: node for node in self._store.nodes()}
             paused = tuple(self._store.paused_queues())
-        node = nodes.get(me or "")
+        report: Mapping[str, Any] | None = {}
+        daemon: Literal["running", "not running", "not answering"] = "running"
         try:
             report = control.status(control.find(self._config))
         except TimeoutError:
-            return Status(
-                counts=counts, paused=paused, node=node, daemon="not answering", report={}
-            )
+            daemon = "not answering"
         if report is None:
-            return Status(counts=counts, paused=paused, node=node, daemon="not running", report={})
-        return Status(counts=counts, paused=paused, node=node, daemon="running", report=report)
+            daemon = "not running"
+        node = nodes.get(me or "")
+        return Standing(now=now, paused=paused, node=node, daemon=daemon, report=report or {})
+
+    def outcomes(self) -> Mapping[Outcome, int]:
+        """Return how many closed runs of each outcome are kept."""
+        with self._store.snapshot():
+            return self._store.outcomes()

@@ -16,6 +16,7 @@ from dispatcher.settings import (
     Executor,
     Leases,
     Logs,
+    Metrics,
     Output,
     Profile,
     Queue,
@@ -48,6 +49,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     queues: Mapping[str, Queue]
     profiles: Mapping[str, Profile]
     logs: Logs
+    metrics: Metrics
 
     @property
     def on_stop(self) -> Literal["drain", "leave"]:
@@ -103,6 +105,7 @@ def _resolve(settings: Settings, file: Path | None, environ: Mapping[str, str]) 
             queues=settings.queues,
             profiles=settings.profiles,
             logs=settings.logs,
+            metrics=settings.metrics,
         )
     except ValueError as error:
         raise ConfigError(f"{file or 'built-in defaults'}: {error}") from error

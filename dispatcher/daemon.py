@@ -34,6 +34,7 @@ from dispatcher.store.open import (
     remembered_identity,
 )
 from dispatcher.supervisor import Stop, Supervisor
+from dispatcher.textfile import Textfile
 from dispatcher.turn import Settings
 
 log = structlog.get_logger()
@@ -84,6 +85,7 @@ def main(config: Config, *, drain: bool) -> int:
             on_stop=on_stop,
             notifier=notifier if notifier.wanted else None,
             reconfigure=reconfigure,
+            textfile=partial(Textfile, config=config),
         )
         stack.callback(loop.close)
         log.info("daemon.started", pid=os.getpid(), slots=config.slots)

@@ -60,6 +60,8 @@ CATALOGUE: Mapping[str, str] = MappingProxyType(
         "store.refused": "One operation broke a rule of the schema and was left out.",
         "store.reconciling": "A commit got no clear answer; the store decides what happened.",
         "clock.stepped": "The wall clock jumped; live leases are renewed instead of reaped.",
+        "metrics.unwritten": "The file of metrics cannot be written; told once until it changes.",
+        "metrics.written": "The file of metrics is written again.",
         "config.reloaded": "The configuration was read again: what changed, and what was kept.",
         "config.refused": "The file has mistakes; the configuration that held before still does.",
     }

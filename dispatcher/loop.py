@@ -20,6 +20,7 @@ from dispatcher.notify import Notifier
 from dispatcher.reload import Reloaded
 from dispatcher.signals import Signals
 from dispatcher.supervisor import Stop, Supervisor
+from dispatcher.textfile import Textfile
 from dispatcher.times import Instant, instant
 from dispatcher.turn import Request
 from dispatcher.worker_channel import WorkerChannel
@@ -45,6 +46,7 @@ class Loop:
         on_stop: Stop = Stop.DRAIN,
         notifier: Notifier | None = None,
         reconfigure: Callable[[], Reloaded] | None = None,
+        textfile: Callable[[selectors.BaseSelector], Textfile] | None = None,
         clock: Callable[[], Instant] = instant,
     ) -> None:
         self._supervisor = supervisor
@@ -56,6 +58,7 @@ class Loop:
         self._told_at = Instant(0.0)
         self._clock = clock
         self._selector = selectors.DefaultSelector()
+        self._textfile = textfile and textfile(self._selector)
         self._connection: socket.socket | None = None
         self._workers: Channel | None = None
         self._worker_channel = WorkerChannel()
@@ -87,6 +90,7 @@ class Loop:
         self._adopt_worker_listener()
         requests = self._requests(at, hurry=bool(events) or at >= self._deadline)
         deadlines = [self._supervisor.tick(events, requests, at=at)]
+        self._supervisor.figures.ticks.observe(self._clock() - at)
         self._executor.flush(at=at)
         # After what may find the connection broken: it is to be made anew at once.
         deadlines.append(self._executor.keep_up(at=at))
@@ -97,6 +101,10 @@ class Loop:
             deadlines.append(self._tell_manager(self._notifier, at))
         if (due := self._requests_due()) is not None:
             deadlines.append(due)
+        if self._textfile is not None:
+            if at >= self._textfile.due:
+                self._textfile.keep_up(at=at)
+            deadlines.append(self._textfile.due)
         self._deadline = min(deadlines)
 
     def say_goodbye(self, *, within: float) -> None:
@@ -113,6 +121,8 @@ class Loop:
         for channel in (self._workers, self._control):
             if channel is not None:
                 channel.close()
+        if self._textfile is not None:
+            self._textfile.close()
         self._executor.close()
         self._selector.close()
 
@@ -191,6 +201,8 @@ class Loop:
             log.error("config.refused", mistakes=str(error).splitlines())  # noqa: TRY400 - no bug
             raise
         self._on_stop = Stop.DRAIN if reloaded.config.on_stop == "drain" else Stop.LEAVE
+        if self._textfile is not None:
+            self._textfile.configure(reloaded.config)
         log.info("config.reloaded", **_told(reloaded))
         return reloaded
 

@@ -254,6 +254,18 @@ class PausedQueue:
     paused_at: StoreTime
 
 
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """How the leases of the running tasks stand; times are None where there is none."""
+
+    running: int
+    next_expiry: StoreTime | None
+    oldest_renewal: StoreTime | None
+    """When the lease that was not renewed for longest was."""
+    oldest_heartbeat: StoreTime | None
+    """The same of heartbeats, among the runs that sent one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The exclusive right to run one task until the lease expires, and all it takes to start it."""

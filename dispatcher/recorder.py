@@ -161,7 +161,7 @@ class Recorder:
             settlement = policy.postponed(settlement, until=until, total_at=run.limits.total_at)
         self._store.settle(settlement, now=turn.now)
         turn.closed.add(run.run_uid)
-        turn.after(partial(self._settled, run, settlement, end, started))
+        turn.after(partial(self._settled, run, settlement, end, started, turn.at))
 
     def _catch_up(self, turn: Turn, run: OpenRun, report: wire.Run) -> None:
         uid = run.run_uid
@@ -240,9 +240,17 @@ class Recorder:
             log.info("run.started", **live.ids())
 
     def _settled(
-        self, run: OpenRun, settlement: Settlement, end: policy.End, started: wire.Started | None
+        self,
+        run: OpenRun,
+        settlement: Settlement,
+        end: policy.End,
+        started: wire.Started | None,
+        at: Instant,
     ) -> None:
         live = self._memory.live.pop(run.run_uid, None) or Live.of(run)
+        self._memory.figures.settled[settlement.outcome] += 1
+        if live.told_to_end_at is not None:
+            self._memory.figures.kills.observe(at - live.told_to_end_at)
         if started is not None:
             live.pid = started.pid
             self._host_recovered()

@@ -29,6 +29,9 @@ _MOST = 2**31 - 1
 LEAST_ABSENCE = Milliseconds(1_000)
 
 
+#: The shortest interval between two writes of the metrics' file.
+LEAST_METRICS_INTERVAL = Milliseconds(1_000)
+
 #: The smallest budget of a run's output: punching works in blocks.
 LEAST_BUDGET = Bytes(64 << 10)
 
@@ -322,6 +325,34 @@ class Logs(Section, frozen=True):
     """JSON lines, or lines drawn for people; `auto` draws on a terminal only."""
 
 
+class Metrics(Section, frozen=True):
+    """A file of figures for Prometheus' node exporter; `dispatcher metrics` prints the same."""
+
+    textfile: Annotated[str, Meta(examples=["/var/lib/node_exporter/dispatcher.prom"])] | None = (
+        None
+    )
+    """Where to write them, readable for everybody; the node exporter reads files that end with
+    `.prom`. Under systemd the unit also needs a `ReadWritePaths=` for its directory. Left out: no
+    file."""
+    interval_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
+    """How often it is written, by a process that takes about a quarter of a second to do so."""
+
+    def __post_init__(self) -> None:
+        """Refuse a file that nobody would read, and writing all the time."""
+        if self.textfile is not None and not (
+            self.textfile.startswith("/") and self.textfile.endswith(".prom")
+        ):
+            raise ValueError(
+                f"textfile: {self.textfile!r} is not an absolute path that ends with .prom, which"
+                ' the node exporter needs; write for example "/var/lib/node_exporter/dispatcher'
+                '.prom"'
+            )
+        if self.interval_ms < LEAST_METRICS_INTERVAL:
+            raise ValueError(
+                f"interval: {self.interval_ms} is less than {LEAST_METRICS_INTERVAL}; raise it"
+            )
+
+
 class Settings(Section, frozen=True):
     """The whole file, as it was written."""
 
@@ -336,3 +367,4 @@ class Settings(Section, frozen=True):
     queues: dict[Annotated[str, Meta(pattern=NAME)], Queue] = {}
     profiles: dict[Annotated[str, Meta(pattern=NAME)], Profile] = {}
     logs: Logs = Logs()
+    metrics: Metrics = Metrics()

@@ -19,6 +19,7 @@ from dispatcher import wire
 from dispatcher.absence import Absence
 from dispatcher.claimer import Claimer
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
+from dispatcher.figures import Figures
 from dispatcher.listener import Listener
 from dispatcher.model import Node, OpenRun, Outcome
 from dispatcher.outage import Outage
@@ -136,6 +137,11 @@ class Supervisor:
         return max(start.kill_grace, max(own, default=0) / 1000) + start.leftover_grace
 
     @property
+    def figures(self) -> Figures:
+        """What this daemon has counted and measured so far."""
+        return self._memory.figures
+
+    @property
     def shortest_lease(self) -> float:
         """The ttl in seconds of the shortest living lease, infinite without one."""
         return min((live.lease_ttl for live in self._memory.live.values()), default=math.inf)
@@ -234,6 +240,7 @@ class Supervisor:
             return
         self._reaper.end_the_declared(turn)
         self._reaper.end_the_lost(turn)
+        self._memory.figures.reaped_at = turn.at
         self._timeouts.end_runs(turn)
         if self._stop in (Stop.DRAIN, Stop.HURRY) and turn.at >= self._stop_by:
             for uid, live in self._memory.live.items():
@@ -249,11 +256,11 @@ class Supervisor:
         for run in self._store.endings(self._memory.settings.node_id):
             known = self._memory.live.get(run.run_uid)
             if known is not None and (not known.told_to_end or (hurry and not known.hurried)):
-                turn.after(partial(self._tell_to_end, known, run, at_once=hurry))
+                turn.after(partial(self._tell_to_end, known, run, turn.at, at_once=hurry))
 
-    def _tell_to_end(self, live: Live, run: OpenRun, *, at_once: bool) -> None:
+    def _tell_to_end(self, live: Live, run: OpenRun, at: Instant, *, at_once: bool) -> None:
         assert run.ending is not None
-        live.told_to_end, live.hurried = True, at_once
+        live.told_to_end_at, live.hurried = live.told_to_end_at or at, at_once
         self._processes.send(wire.End(uid=run.run_uid, reason=run.ending, at_once=at_once))
         log.info("run.ending", ending=run.ending, reason=run.ending_reason, **live.ids())
 
@@ -313,13 +320,23 @@ class Supervisor:
             "unkillable": sum(live.unkillable for live in self._memory.live.values()),
             "executor": self._executor_state(),
             "executor_pid": self._memory.hello.pid if self._memory.hello else None,
+            "executor_release": self._memory.hello.release if self._memory.hello else None,
+            "release": wire.RELEASE,
             "stopping": self._stop,
             "paused": self._memory.pause.reason,
             "paused_for_s": round(max(0.0, self._memory.pause.until - at), 3),
             "store_silent_for_s": self._outage.silent_for(at),
+            "tick_age_s": _since(self._committed_at, at),
+            "reap_age_s": _since(self._memory.figures.reaped_at, at),
+            "claim_age_s": _since(self._memory.figures.claimed_at, at),
+            "figures": self._memory.figures.report(),
         }
 
     def _executor_state(self) -> str:
         if self._memory.hello is None:
             return "waiting"
         return "connected" if self._processes.answering else "silent"
+
+
+def _since(moment: Instant | None, at: Instant) -> float | None:
+    return None if moment is None else round(at - moment, 3)

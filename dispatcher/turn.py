@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dispatcher import wire
+from dispatcher.figures import Figures
 from dispatcher.model import Claim, Confirmation, Limits, Liveness, OpenRun
 from dispatcher.pause import Pause
 from dispatcher.policy import RetryPolicy
@@ -100,7 +101,7 @@ class Live:
     pid: int | None = None
     turned_away_at: Instant | None = None
     """When its worker last spoke and the store did not take it."""
-    told_to_end: bool = False
+    told_to_end_at: Instant | None = None
     hurried: bool = False
     unkillable: bool = False
 
@@ -117,6 +118,11 @@ class Live:
             lease_ttl=run.lease_ttl_ms / 1000,
             limits=run.limits,
         )
+
+    @property
+    def told_to_end(self) -> bool:
+        """Whether the executor was told to end it."""
+        return self.told_to_end_at is not None
 
     def ids(self) -> dict[str, object]:
         """Return what names this run in every log line."""
@@ -154,6 +160,7 @@ class Memory:
     hello: wire.Hello | None = None
     """The executor's greeting, once store and executor agree; None while there is none."""
     pause: Pause = field(default_factory=Pause)
+    figures: Figures = field(default_factory=Figures)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,9 @@ from typing import Annotated, NewType
 
 import msgspec
 
+#: This release. Daemon and executor say theirs, as an upgrade leaves the old ones running.
+RELEASE = "0.1.0"
+
 #: Version of the daemon-executor protocol; a daemon speaks this one and the one before.
 VERSION = 1
 
@@ -103,6 +106,8 @@ class Hello(Message, frozen=True, tag="hello"):
     store_id: str
     epoch: int
     pid: int
+    release: str = ""
+    """Of the executor's code; empty: older than the question."""
 
 
 class Run(Message, frozen=True, tag="run"):

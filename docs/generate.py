@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from dispatcher import logs, reference
+from dispatcher import logs, metrics, reference
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -81,6 +81,7 @@ def generated() -> Mapping[Path, str]:
         ROOT / "docs" / "configuration.md": reference.page(),
         ROOT / "docs" / "events.md": _EVENTS + events,
         ROOT / "docs" / "mistakes.md": _mistakes(),
+        ROOT / "docs" / "metrics.md": metrics.page(),
         ROOT / "docs" / "dispatcher.schema.json": schema,
         ROOT / "systemd" / "dispatcher.toml": reference.commented_file(external=True),
     }

@@ -21,7 +21,7 @@ from dispatcher.errors import (
     StoreUnusable,
     did_you_mean,
 )
-from dispatcher.wire import ExitCode
+from dispatcher.wire import RELEASE, ExitCode
 
 
 class Verb(NamedTuple):
@@ -40,6 +40,7 @@ VERBS: Mapping[str, Verb] = {
     "why": Verb("why", "why", "Say why a task is where it is, and what happens next."),
     "logs": Verb("inspect", "logs", "Print what a task's run wrote."),
     "status": Verb("status", "status", "Show how daemon, executor and queues stand."),
+    "metrics": Verb("metrics", "metrics", "Print figures for Prometheus."),
     "cancel": Verb("operate", "cancel", "Cancel tasks; running ones are ended."),
     "retry": Verb("operate", "retry", "Make failed, cancelled or held tasks ready again."),
     "hold": Verb("operate", "hold", "Park tasks until they are released."),
@@ -114,6 +115,7 @@ class Verbs(click.Group):
         "dispatcher logs 1",
     ),
 )
+@click.version_option(RELEASE, prog_name="dispatcher", message="%(prog)s %(version)s")
 @config_option
 def dispatcher() -> None:
     """Run commands as tasks: one owner each, clean kills, honest recovery.

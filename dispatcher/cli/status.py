@@ -8,9 +8,10 @@ import click
 
 from dispatcher.cli import render
 from dispatcher.cli.options import config_option, configuration, examples, json_option, print_json
-from dispatcher.client import Client, Status
+from dispatcher.client import Client
 from dispatcher.config import Config
 from dispatcher.model import TaskState
+from dispatcher.standing import Status
 
 
 @click.command(epilog=examples("dispatcher status", "dispatcher status --json | jq .states"))
@@ -29,13 +30,14 @@ def status(*, as_json: bool) -> None:
 
 def status_json(found: Status, config: Config) -> dict[str, Any]:
     """Return the status with every key that other programs rely on."""
-    report = {name: value for name, value in found.report.items() if name != "ok"}
-    node = found.node
+    standing, node = found.standing, found.standing.node
+    unshown = {"ok", "figures"}
+    report = {name: value for name, value in standing.report.items() if name not in unshown}
     states = {
         state: sum(queue.get(state, 0) for queue in found.counts.values()) for state in TaskState
     }
     return {
-        "daemon": found.daemon,
+        "daemon": standing.daemon,
         "daemon_pid": report.pop("pid", None),
         "executor": report.pop("executor", "unknown"),
         "node": {
@@ -46,7 +48,7 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
             **report,
         },
         "states": states,
-        "paused_queues": {one.queue: one.reason for one in found.paused},
+        "paused_queues": {one.queue: one.reason for one in standing.paused},
         "queues": {
             queue: {state: counts.get(state, 0) for state in TaskState}
             for queue, counts in found.counts.items()

@@ -16,9 +16,9 @@ from dispatcher.cli.options import (
     one_id,
     print_json,
 )
-from dispatcher.client import Status
 from dispatcher.errors import NoTask
 from dispatcher.model import LOCAL, Run, Task, TaskState
+from dispatcher.standing import Standing
 
 
 @click.command(epilog=examples("dispatcher why 42"))
@@ -28,7 +28,7 @@ from dispatcher.model import LOCAL, Run, Task, TaskState
 def why(*, task_id: int, as_json: bool) -> None:
     """Say why a task is where it is, and what has to happen before it goes on."""
     with client() as store:
-        task, runs, status = store.task(task_id), store.runs(task_id), store.status()
+        task, runs, status = store.task(task_id), store.runs(task_id), store.standing()
     if task is None:
         raise NoTask(task_id)
     told = list(explain(task, runs, status))
@@ -40,7 +40,7 @@ def why(*, task_id: int, as_json: bool) -> None:
             click.echo(f"  {render.plain(line)}")
 
 
-def explain(task: Task, runs: list[Run], status: Status) -> Iterator[str]:
+def explain(task: Task, runs: list[Run], status: Standing) -> Iterator[str]:
     """Yield what stands between a task and its next state, the nearest first."""
     if task.state is TaskState.RUNNING:
         yield from _of_running(task, runs[-1] if runs else None, status)
@@ -57,7 +57,7 @@ def explain(task: Task, runs: list[Run], status: Status) -> Iterator[str]:
         yield f"it fails at {render.moment(task.fails_at)} if it has not been claimed by then"
 
 
-def _of_running(task: Task, run: Run | None, status: Status) -> Iterator[str]:
+def _of_running(task: Task, run: Run | None, status: Standing) -> Iterator[str]:
     if run is None:
         return
     if run.node.startswith(LOCAL):
@@ -71,7 +71,7 @@ def _of_running(task: Task, run: Run | None, status: Status) -> Iterator[str]:
     yield from _of_daemon(status)
 
 
-def _of_waiting(task: Task, status: Status) -> Iterator[str]:
+def _of_waiting(task: Task, status: Standing) -> Iterator[str]:
     for paused in status.paused:
         if paused.queue == task.queue:
             since = render.moment(paused.paused_at)
@@ -82,7 +82,7 @@ def _of_waiting(task: Task, status: Status) -> Iterator[str]:
         yield f"all {report['slots']} slots are busy"
 
 
-def _of_daemon(status: Status) -> Iterator[str]:
+def _of_daemon(status: Standing) -> Iterator[str]:
     if status.daemon != "running":
         yield f"the daemon is {status.daemon}: dispatcher run"
         return

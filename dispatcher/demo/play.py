@@ -10,12 +10,13 @@ from pathlib import Path
 
 import psutil
 
-from dispatcher.client import Client, Status
+from dispatcher.client import Client
 from dispatcher.config import load
 from dispatcher.demo.cast import Part
 from dispatcher.demo.files import SLOW, Job
 from dispatcher.demo.screen import Row, Screen
 from dispatcher.model import Run, Task, TaskState
+from dispatcher.standing import Status
 from dispatcher.submission import TaskOptions
 
 CONFIG = """\
@@ -131,7 +132,7 @@ class Play:
             raise
 
     def _note_executor(self, status: Status) -> None:
-        pid = status.report.get("executor_pid")
+        pid = status.standing.report.get("executor_pid")
         if self.executor is None and isinstance(pid, int):
             with suppress(psutil.NoSuchProcess):
                 self.executor = psutil.Process(pid)

@@ -145,6 +145,7 @@ class Executor:
                 store_id=node.store_id(),
                 epoch=self._epoch,
                 pid=self._kernel.pid,
+                release=wire.RELEASE,
             )
         )
         for run in self._runs.described():

@@ -14,6 +14,7 @@ from dispatcher.model import (
     Claim,
     Confirmation,
     GivenUp,
+    Leases,
     NewTask,
     Node,
     OpenRun,
@@ -281,6 +282,15 @@ class Store(Protocol):
 
     def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
         """Return how many tasks are in each state, by queue; states without tasks are left out."""
+
+    def ready_since(self) -> Mapping[str, StoreTime]:
+        """Return since when the ready task of each queue that has waited longest is ready."""
+
+    def outcomes(self) -> Mapping[Outcome, int]:
+        """Return how many closed runs of each outcome are kept; outcomes of none are left out."""
+
+    def leases(self) -> Leases:
+        """Return how the leases of all running tasks stand, local claims included."""
 
     def nodes(self) -> Sequence[Node]:
         """Return every node that ever wrote its row."""

@@ -14,6 +14,7 @@ from dispatcher.model import (
     Claim,
     Confirmation,
     GivenUp,
+    Leases,
     NewTask,
     Node,
     OpenRun,
@@ -352,6 +353,17 @@ class SqlStore:
         for queue, state, tasks in self._engine.rows(statements.COUNTS):
             counts.setdefault(queue, {})[TaskState(state)] = tasks
         return counts
+
+    def ready_since(self) -> Mapping[str, StoreTime]:
+        return dict(self._engine.rows(statements.READY_SINCE))
+
+    def outcomes(self) -> Mapping[Outcome, int]:
+        rows = self._engine.rows(statements.OUTCOMES)
+        return {Outcome(outcome): runs for outcome, runs in rows}
+
+    def leases(self) -> Leases:
+        (row,) = self._engine.rows(statements.LEASES)
+        return Leases(*row)
 
     def nodes(self) -> Sequence[Node]:
         return [node_from(row) for row in self._engine.rows(statements.NODES)]

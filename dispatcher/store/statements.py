@@ -248,7 +248,8 @@ WHERE uid = :uid AND outcome IS NULL
 """
 
 MOVE_ON = """
-UPDATE tasks SET state = :state, reason = :reason, run_at = COALESCE(:run_at, run_at),
+UPDATE tasks SET state = :state, reason = :reason,
+    run_at = CASE WHEN :state = 'ready' THEN :now ELSE COALESCE(:run_at, run_at) END,
     finished_at = :finished_at, attempt = :attempts, deferrals = :deferrals, orphans = :orphans,
     lock = NULL, lease_expires_at = NULL, owner = NULL, run_uid = NULL, takeover_at = NULL,
     ending = NULL, ending_reason = NULL, last_heartbeat_at = NULL, progress = NULL, note = NULL,
@@ -380,6 +381,17 @@ ORDER BY runs.fence
 """
 
 COUNTS = "SELECT queue, state, count(*) FROM tasks GROUP BY queue, state ORDER BY queue, state"
+
+# Whatever makes a task ready leaves in `run_at` since when.
+READY_SINCE = "SELECT queue, min(run_at) FROM tasks WHERE state = 'ready' GROUP BY queue"
+
+OUTCOMES = "SELECT outcome, count(*) FROM runs WHERE outcome IS NOT NULL GROUP BY outcome"
+
+# In the order of `model.Leases`.
+LEASES = """
+SELECT count(*), min(lease_expires_at), min(lease_expires_at - lease_ttl_ms), min(last_heartbeat_at)
+FROM tasks WHERE state = 'running'
+"""
 
 # In the order of `model.Node`.
 NODES = """

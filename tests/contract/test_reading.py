@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.model import Outcome, TaskFilter, TaskState
-from tests.contract.helpers import NOW, TTL, OneByOne, later
+from dispatcher.model import Leases, Outcome, TaskFilter, TaskState
+from dispatcher.words import Beat
+from tests.contract.helpers import NOW, TTL, OneByOne, later, new_task
 
 
 def test_an_unknown_task_is_none_and_has_no_runs(store: OneByOne) -> None:
@@ -125,6 +126,41 @@ def test_counts_are_by_queue_and_state_without_zeros(store: OneByOne) -> None:
         "b": {TaskState.SUCCEEDED: 1},
     }
     assert expected == store.counts()
+
+
+def test_a_queue_is_ready_since_its_oldest_ready_task_is(store: OneByOne) -> None:
+    assert store.ready_since() == {}
+
+    claim = store.claimed(queue="a")
+    store.take("a", now=later(1))
+    released = {"outcome": Outcome.RELEASED, "state": TaskState.READY}
+    store.end(claim, now=later(5_000), **released)
+    store.submit(new_task(queue="a"), now=later(7_000))
+    store.submit(new_task(queue="b"), now=later(8_000))
+    store.submit(new_task(queue="c", delay_ms=1), now=NOW)
+
+    # Not since its submit, nor since it was due: it ran meanwhile.
+    assert {"a": later(5_000), "b": later(8_000)} == store.ready_since()
+
+
+def test_closed_runs_are_counted_by_outcome(store: OneByOne) -> None:
+    store.finished()
+    store.finished()
+    store.claimed()
+
+    assert {Outcome.SUCCEEDED: 2} == store.outcomes()
+
+
+def test_leases_tell_the_oldest_renewal_the_oldest_beat_and_the_next_expiry(
+    store: OneByOne,
+) -> None:
+    assert Leases(0, None, None, None) == store.leases()
+
+    one = store.claimed(lease_ttl_ms=10_000)
+    store.claimed(lease_ttl_ms=90_000)
+    store.heartbeat(Beat(task_id=one.task_id, lock=one.lock), now=later(2_000))
+
+    assert Leases(2, later(12_000), NOW, later(2_000)) == store.leases()
 
 
 def test_no_node_is_known_at_first(store: OneByOne) -> None:

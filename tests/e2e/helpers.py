@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -153,3 +154,40 @@ def external_executor(
         raise
     if alone:
         world.expect_nobody()
+
+
+@contextmanager
+def small_disk(world: World, name: str) -> Iterator[Path]:
+    """Mount a disk of its own for a directory of the world; it has half a mebibyte."""
+    directory = world.directory / name
+    directory.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=512k,nr_inodes=64", "none", str(directory)]
+    mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
+    try:
+        yield directory
+    finally:
+        eventually(lambda: _unmount(directory))
+
+
+def _unmount(directory: Path) -> None:
+    done = subprocess.run(["umount", directory], capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+
+
+def fill(disk: Path, short_of: str) -> list[Path]:
+    """Take all that is left of the disk's bytes or of its files."""
+    filler = disk / "filler"
+    if short_of == "bytes":
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)) == 4096:
+                    pass
+            except OSError:
+                return [filler]
+    files: list[Path] = []
+    while os.statvfs(disk).f_ffree:
+        files.append(disk / f"filler-{len(files)}")
+        files[-1].touch()
+    return files

@@ -8,7 +8,6 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import psutil
 import pytest
@@ -17,11 +16,13 @@ from tests.e2e.helpers import (
     as_user,
     expect_file,
     external_executor,
+    fill,
     is_alive,
     listed,
     ordinary_user,
     python,
     shell,
+    small_disk,
     submit_all,
 )
 from tests.e2e.world import Daemon, World
@@ -122,11 +123,11 @@ def test_with_a_full_disk_the_node_pauses_and_recovers(
     world: World, short_of: str, said: str
 ) -> None:
     """R-35."""
-    with _small_disk(world, "state") as disk:
+    with small_disk(world, "state") as disk:
         world.configure(store={"url": f"sqlite://{world.directory}/elsewhere/tasks.db"})
         with world.daemon() as daemon:
             daemon.expect("executor.connected")
-            filler = _fill(disk, short_of)
+            filler = fill(disk, short_of)
             _submit(world, 40)  # what is left of the journal's last block is soon used up
             reason = _expect_pause(world, daemon)
             assert reason.startswith(said)
@@ -139,10 +140,10 @@ def test_with_no_room_for_the_database_the_daemon_waits_and_nothing_is_lost(
     world: World,
 ) -> None:
     """R-35."""
-    with _small_disk(world, "state") as disk, world.daemon() as daemon:
+    with small_disk(world, "state") as disk, world.daemon() as daemon:
         first = world.submit(*shell("while [ ! -e go ]; do sleep 0.02; done; exit 7"))
         daemon.expect("run.started", task_id=first)
-        filler = _fill(disk, "bytes")
+        filler = fill(disk, "bytes")
         refused = world.cli("submit", "--payload", f'"{"x" * 100_000}"', "--", "true", exits=69)
         (world.directory / "go").touch()
         daemon.expect("store.unavailable")
@@ -220,40 +221,3 @@ def _executor_of_an_ordinary_user(world: World) -> Iterator[psutil.Process]:
         os.chown(directory, user, -1)
     with external_executor(world, prefix=as_user(user)) as process:
         yield psutil.Process(process.pid)
-
-
-@contextmanager
-def _small_disk(world: World, name: str) -> Iterator[Path]:
-    """Mount a disk of its own for the state directory; it has half a mebibyte."""
-    directory = world.directory / name
-    directory.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=512k,nr_inodes=64", "none", str(directory)]
-    mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
-    try:
-        yield directory
-    finally:
-        eventually(lambda: _unmount(directory))
-
-
-def _unmount(directory: Path) -> None:
-    done = subprocess.run(["umount", directory], capture_output=True, text=True, check=False)
-    assert 0 == done.returncode, done.stderr
-
-
-def _fill(disk: Path, short_of: str) -> list[Path]:
-    """Take all that is left of the disk's bytes or of its files."""
-    filler = disk / "filler"
-    if short_of == "bytes":
-        with filler.open("wb", buffering=0) as file:
-            try:
-                while file.write(bytes(4096)) == 4096:
-                    pass
-            except OSError:
-                return [filler]
-    files: list[Path] = []
-    while os.statvfs(disk).f_ffree:
-        files.append(disk / f"filler-{len(files)}")
-        files[-1].touch()
-    return files

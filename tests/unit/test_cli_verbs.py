@@ -11,10 +11,12 @@ import pytest
 from dispatcher import errors
 from dispatcher.cli import app
 from dispatcher.cli.status import status_json
-from dispatcher.client import Client, Status
+from dispatcher.client import Client
 from dispatcher.config import load
 from dispatcher.errors import StoreUnavailable
-from dispatcher.model import TaskState
+from dispatcher.model import Leases, TaskState
+from dispatcher.standing import Standing, Status
+from dispatcher.times import StoreTime
 from tests.command import Command
 
 
@@ -58,7 +60,9 @@ def test_status_for_people(command: Command) -> None:
 def test_status_passes_on_what_the_daemon_says(command: Command) -> None:
     report = {"ok": True, "pid": 7, "node": "n", "hostname": "h", "slots": 2, "busy": 1}
     report["executor"] = "connected"
-    found = Status(counts={}, node=None, daemon="running", report=report)
+    standing = Standing(now=StoreTime(0), paused=(), node=None, daemon="running", report=report)
+    nothing = Leases(0, None, None, None)
+    found = Status(standing=standing, counts={}, ready_since={}, leases=nothing)
 
     status = status_json(found, load(str(command.config_file), {}))
 

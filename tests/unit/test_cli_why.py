@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli.why import explain
-from dispatcher.client import Status
 from dispatcher.model import PausedQueue, Task, TaskState
+from dispatcher.standing import Standing
 from dispatcher.times import StoreTime
 from tests.command import Command
 
@@ -90,7 +90,9 @@ def test_why_as_json(command: Command) -> None:
 def test_why_names_what_stands_in_the_way(
     state: TaskState, report: dict[str, object], expected: list[str]
 ) -> None:
-    status = Status(counts={}, node=None, daemon="running", report=FINE | report)
+    status = Standing(
+        now=StoreTime(0), paused=(), node=None, daemon="running", report=FINE | report
+    )
 
     assert expected == list(explain(task(state), [], status))
 
@@ -98,7 +100,7 @@ def test_why_names_what_stands_in_the_way(
 def test_a_time_out_that_waits_is_told() -> None:
     waiting = task(TaskState.READY, fails_at=StoreTime(9_000))
     paused = (PausedQueue("q", "upgrade", StoreTime(1_000)),)
-    status = Status(counts={}, paused=paused, node=None, daemon="running", report=FINE)
+    status = Standing(now=StoreTime(0), paused=paused, node=None, daemon="running", report=FINE)
 
     assert [
         "its queue q is paused since 1970-01-01T00:00:01.000Z: upgrade",

@@ -125,6 +125,11 @@ MISTAKES = [
         "[queues.a]\nstall_timeout = '2h'\nrun_timeout = '1h'",
         ":2: queues.a.stall_timeout: 2h is longer than run_timeout (1h), which would come first",
     ),
+    (
+        "[metrics]\ntextfile = '/tmp/figures.txt'",
+        ":2: metrics.textfile: '/tmp/figures.txt' is not an absolute path that ends with .prom",
+    ),
+    ("[metrics]\ninterval = '10ms'", ":2: metrics.interval: 10ms is less than 1s; raise it"),
     ("[node\nslots = 4", ":1:6: not TOML: Expected ']' at the end of a table declaration"),
     ("[node]\nslots = 4\nslots = 5\n", ":3:10: not TOML: Cannot overwrite a value"),
     ("[node]\nslots = four", ":2:9: not TOML: Invalid value; a text stands in quotes"),

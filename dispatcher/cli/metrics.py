@@ -1,0 +1,59 @@
+"""`dispatcher metrics`: figures for Prometheus."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from dispatcher.cli.options import client, config_option, examples
+from dispatcher.errors import DispatcherError
+
+
+@click.command(
+    epilog=examples(
+        "dispatcher metrics",
+        "dispatcher metrics --textfile /var/lib/node_exporter/dispatcher.prom",
+    )
+)
+@click.option(
+    "--textfile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PATH",
+    help="Write them to this file, whole or not at all, for the node exporter.",
+)
+@config_option
+def metrics(*, textfile: Path | None) -> None:
+    """Print figures in the Prometheus text format; docs/metrics.md says what each means.
+
+    Without a daemon only those that the store knows, and dispatcher_up is 0.
+    """
+    with client() as store:
+        status, outcomes = store.status(), store.outcomes()
+    from dispatcher.metrics import exposition  # noqa: PLC0415 - nobody else's import time
+
+    text = exposition(status, outcomes)
+    if textfile is None:
+        click.echo(text, nl=False)
+    else:
+        _replace(textfile, text)
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file that others read at any moment, in one step, readable for everybody."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        try:
+            draft.write_text(text, "utf-8")
+            draft.chmod(0o644)  # the node exporter is somebody else
+            draft.replace(file)
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise DispatcherError(
+            f"cannot write {file}: {error.strerror}; its directory must be there, have room, and"
+            " let this user write"
+        ) from error

@@ -1,0 +1,60 @@
+"""What a daemon counts and measures while it lives: plain numbers, shown by `dispatcher metrics`.
+
+They begin at zero with each daemon, as Prometheus expects of counters.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dispatcher.model import Outcome
+from dispatcher.times import Instant
+
+#: Upper bounds in seconds: of a tick, and of what passes between the decision to end a run and the
+#: moment at which its whole tree is gone.
+TICK_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+KILL_BOUNDS = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 300.0)
+
+
+class Histogram:
+    """How often a duration was how long."""
+
+    __slots__ = ("_bounds", "_counts", "_total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._total += seconds
+
+    def report(self) -> dict[str, object]:
+        """Return upper bounds, how many were in each interval and above the last, and the sum."""
+        return {"bounds": self._bounds, "counts": self._counts, "sum": round(self._total, 6)}
+
+
+@dataclass(slots=True)
+class Figures:
+    """One daemon's figures. The last instants are None until it happened once."""
+
+    ticks: Histogram = field(default_factory=lambda: Histogram(TICK_BOUNDS))
+    kills: Histogram = field(default_factory=lambda: Histogram(KILL_BOUNDS))
+    claims: int = 0
+    settled: Counter[Outcome] = field(default_factory=Counter)
+    reaped_at: Instant | None = None
+    claimed_at: Instant | None = None
+
+    def report(self) -> dict[str, object]:
+        """Return what is counted, as JSON values."""
+        return {
+            "claims": self.claims,
+            "settled": {outcome: self.settled[outcome] for outcome in Outcome},
+            "ticks": self.ticks.report(),
+            "kills": self.kills.report(),
+        }

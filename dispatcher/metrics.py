@@ -1,0 +1,250 @@
+"""The figures that `dispatcher metrics` shows, in the Prometheus text format.
+
+Names follow prometheus.io/docs/practices/naming: base units, `_total` for what only grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
+
+from dispatcher.model import Outcome, TaskState
+from dispatcher.standing import Standing, Status
+
+
+class Metric(NamedTuple):
+    """One family of figures; `docs/metrics.md` is made from these."""
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram"]
+    labels: tuple[str, ...]
+    source: Literal["store", "daemon"]
+    text: str
+
+
+METRICS: Sequence[Metric] = (
+    Metric(
+        "dispatcher_up", "gauge", (), "store",
+        "1 when a daemon of this state directory answers; else 0, and its own figures are missing.",
+    ),
+    Metric(
+        "dispatcher_tasks", "gauge", ("queue", "state"), "store",
+        "Tasks by queue and state; finished ones until they are pruned.",
+    ),
+    Metric(
+        "dispatcher_oldest_ready_seconds", "gauge", ("queue",), "store",
+        "How long the ready task that waits longest has been ready.",
+    ),
+    Metric(
+        "dispatcher_queue_paused", "gauge", ("queue",), "store",
+        "1 for each queue that an operator paused.",
+    ),
+    Metric(
+        "dispatcher_runs_stored", "gauge", ("outcome",), "store",
+        "Closed runs in the store by outcome: falls when old tasks are pruned. For rates take"
+        " dispatcher_runs_total.",
+    ),
+    Metric(
+        "dispatcher_lease_age_seconds", "gauge", (), "store",
+        "Since the lease that was not renewed for longest was, among running tasks.",
+    ),
+    Metric(
+        "dispatcher_lease_remaining_seconds", "gauge", (), "store",
+        "Until the next lease of a running task expires; below 0 it should have been reaped.",
+    ),
+    Metric(
+        "dispatcher_heartbeat_age_seconds", "gauge", (), "store",
+        "Since the oldest last heartbeat, among running tasks that sent one.",
+    ),
+    Metric(
+        "dispatcher_info", "gauge", ("release", "executor_release"), "daemon",
+        "Always 1: the releases that run.",
+    ),
+    Metric(
+        "dispatcher_slots", "gauge", (), "daemon", "How many runs this node has at once at most.",
+    ),
+    Metric("dispatcher_slots_used", "gauge", (), "daemon", "Slots with a run in them."),
+    Metric(
+        "dispatcher_unkillable_runs", "gauge", (), "daemon",
+        "Runs whose processes survived SIGKILL; they keep their slots.",
+    ),
+    Metric(
+        "dispatcher_executor_connected", "gauge", (), "daemon",
+        "1 while the executor answers; nothing is started or ended otherwise.",
+    ),
+    Metric(
+        "dispatcher_node_paused", "gauge", (), "daemon",
+        "1 while nothing is claimed because this host could not start a process.",
+    ),
+    Metric(
+        "dispatcher_store_silent_seconds", "gauge", (), "daemon",
+        "Since the store last answered the daemon; 0 while it does.",
+    ),
+    Metric(
+        "dispatcher_last_tick_timestamp_seconds", "gauge", (), "daemon",
+        "When the loop last committed.",
+    ),
+    Metric(
+        "dispatcher_last_reap_timestamp_seconds", "gauge", (), "daemon",
+        "When the reaper last looked at the leases.",
+    ),
+    Metric(
+        "dispatcher_last_claim_timestamp_seconds", "gauge", (), "daemon",
+        "When this daemon last claimed a task.",
+    ),
+    Metric(
+        "dispatcher_claims_total", "counter", (), "daemon",
+        "Tasks claimed since the daemon started.",
+    ),
+    Metric(
+        "dispatcher_runs_total", "counter", ("outcome",), "daemon",
+        "Runs settled by this daemon since it started. Claims made by hand are settled by whoever"
+        " ends them.",
+    ),
+    Metric(
+        "dispatcher_kill_duration_seconds", "histogram", (), "daemon",
+        "From the decision to end a run to the end of its whole process tree; graces included.",
+    ),
+    Metric(
+        "dispatcher_tick_duration_seconds", "histogram", (), "daemon",
+        "How long the loop's turns took, their transactions included.",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One figure of a family, or one histogram's report."""
+
+    name: str
+    value: float | Mapping[str, Any]
+    labels: tuple[str, ...] = ()
+
+
+def exposition(status: Status, outcomes: Mapping[Outcome, int]) -> str:
+    """Return everything that is known in the text format; what is not known is left out."""
+    # Imported here, as it brings an HTTP server along.
+    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families([*_of_store(status, outcomes), *_of_daemon(status.standing)]))
+    return generate_latest(registry).decode()
+
+
+class _Families:
+    """Samples, put together by name as the library wants them."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+
+    def describe(self) -> Sequence[Any]:
+        return ()
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import (  # noqa: PLC0415
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
+
+        kinds: Mapping[str, Any] = {
+            "gauge": GaugeMetricFamily,
+            "counter": CounterMetricFamily,
+            "histogram": HistogramMetricFamily,
+        }
+        for metric in METRICS:
+            family = kinds[metric.kind](metric.name, metric.text, labels=metric.labels)
+            for sample in self._samples:
+                if sample.name != metric.name:
+                    continue
+                if isinstance(sample.value, Mapping):
+                    family.add_metric(sample.labels, *_buckets(sample.value))
+                else:
+                    family.add_metric(sample.labels, sample.value)
+            if family.samples:
+                yield family
+
+
+def _buckets(report: Mapping[str, Any]) -> tuple[list[tuple[str, float]], float]:
+    bounds = [*map(str, report["bounds"]), "+Inf"]
+    return list(zip(bounds, accumulate(report["counts"]), strict=True)), report["sum"]
+
+
+def _of_store(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sample]:
+    standing, leases = status.standing, status.leases
+    yield Sample("dispatcher_up", float(standing.daemon == "running"))
+    for queue, counts in status.counts.items():
+        for state in TaskState:
+            yield Sample("dispatcher_tasks", counts.get(state, 0), (queue, state))
+    for queue, since in status.ready_since.items():
+        waited = (standing.now - since) / 1000
+        yield Sample("dispatcher_oldest_ready_seconds", waited, (queue,))
+    for paused in standing.paused:
+        yield Sample("dispatcher_queue_paused", 1, (paused.queue,))
+    for outcome in Outcome:
+        yield Sample("dispatcher_runs_stored", outcomes.get(outcome, 0), (outcome,))
+    if leases.oldest_renewal is not None and leases.next_expiry is not None:
+        age = (standing.now - leases.oldest_renewal) / 1000
+        yield Sample("dispatcher_lease_age_seconds", age)
+        left = (leases.next_expiry - standing.now) / 1000
+        yield Sample("dispatcher_lease_remaining_seconds", left)
+    if leases.oldest_heartbeat is not None:
+        age = (standing.now - leases.oldest_heartbeat) / 1000
+        yield Sample("dispatcher_heartbeat_age_seconds", age)
+
+
+def _of_daemon(standing: Standing) -> Iterator[Sample]:
+    report = standing.report
+    if "figures" not in report:  # none runs, or an older one
+        return
+    releases = (report["release"], report["executor_release"] or "")
+    yield Sample("dispatcher_info", 1, releases)
+    yield Sample("dispatcher_slots", report["slots"])
+    yield Sample("dispatcher_slots_used", report["busy"])
+    yield Sample("dispatcher_unkillable_runs", report["unkillable"])
+    connected = report["executor"] == "connected"
+    yield Sample("dispatcher_executor_connected", float(connected))
+    yield Sample("dispatcher_node_paused", float(report["paused"] is not None))
+    yield Sample("dispatcher_store_silent_seconds", report["store_silent_for_s"] or 0)
+    for what in ("tick", "reap", "claim"):
+        if (age := report[f"{what}_age_s"]) is not None:
+            moment = round(standing.now / 1000 - age, 3)
+            yield Sample(f"dispatcher_last_{what}_timestamp_seconds", moment)
+    figures = report["figures"]
+    yield Sample("dispatcher_claims_total", figures["claims"])
+    for outcome, runs in figures["settled"].items():
+        yield Sample("dispatcher_runs_total", runs, (outcome,))
+    yield Sample("dispatcher_kill_duration_seconds", figures["kills"])
+    yield Sample("dispatcher_tick_duration_seconds", figures["ticks"])
+
+
+def page() -> str:
+    """Return `docs/metrics.md`."""
+    rows = (
+        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels)} | {metric.source} |"
+        f" {metric.text} |\n"
+        for metric in METRICS
+    )
+    return _PAGE + "".join(rows)
+
+
+_PAGE = """\
+# Metrics
+
+<!-- Made by `make docs` from dispatcher/metrics.py: change the texts there. -->
+
+`dispatcher metrics` prints them in the Prometheus text format; `dispatcher metrics --textfile PATH`
+writes them, whole or not at all, for the node exporter's textfile collector. With
+`[metrics] textfile` in the configuration the daemon has that done each `[metrics] interval`, by a
+process of its own, so that no disk holds up the loop; what keeps it from being written is told once
+(`metrics.unwritten`) until it changes. The node exporter's `node_textfile_mtime_seconds` says how
+old the file is: look at it too, as a daemon that is gone writes no 0.
+
+What comes from the store is known without a daemon; the rest is what the running daemon has counted
+and measured since it started, on this node.
+
+| metric | kind | labels | from | means |
+|---|---|---|---|---|
+"""
