@@ -1,0 +1,81 @@
+"""The writer of the metrics' file: one at a time, and its troubles told once."""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+import structlog
+
+from dispatcher.config import load
+from dispatcher.textfile import SLOW, TELL_AGAIN, Textfile
+from dispatcher.times import Instant
+
+
+class World:
+    """A textfile whose writers are shells, and the loop's selector."""
+
+    def __init__(self, directory: Path, selector: selectors.BaseSelector) -> None:
+        file = directory / "dispatcher.toml"
+        file.write_text("[metrics]\ntextfile = '/exported/dispatcher.prom'\ninterval = '10s'")
+        self.selector = selector
+        config = load(str(file), {"STATE_DIRECTORY": str(directory)})
+        self.textfile = Textfile(selector, config=config)
+
+    def writes(self, script: str, *, at: float, ends: bool = True) -> None:
+        self.textfile._command[:-1] = ["sh", "-c", script]
+        self.textfile.keep_up(at=Instant(at))
+        if ends:
+            ((key, mask),) = self.selector.select(10)
+            key.data(Instant(at), mask)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with selectors.DefaultSelector() as selector:
+        world = World(tmp_path, selector)
+        with closing(world.textfile):
+            yield world
+
+
+def test_what_keeps_it_from_being_written_is_told_once_until_it_changes(world: World) -> None:
+    with structlog.testing.capture_logs() as logs:
+        for at in (0, 10, 20, TELL_AGAIN, TELL_AGAIN + 10):
+            world.writes("echo dispatcher: no room >&2; exit 1", at=at)
+        world.writes("exit 3", at=5_000)
+        world.writes("exit 0", at=5_010)
+        world.writes("exit 0", at=5_020)
+
+    told = [(log["event"], log.get("reason")) for log in logs]
+    unwritten = "metrics.unwritten"
+    assert [
+        (unwritten, "no room"),
+        (unwritten, "no room"),
+        (unwritten, "exit code 3"),
+        ("metrics.written", None),
+    ] == told
+    assert world.textfile.due == 5_030
+
+
+def test_beside_a_writer_that_hangs_there_is_no_other_one(world: World) -> None:
+    before = set(psutil.Process().children())
+    with structlog.testing.capture_logs() as logs:
+        world.writes("exec sleep 1000", at=0, ends=False)
+        (writer,) = set(psutil.Process().children()) - before
+        world.writes("exit 0", at=10, ends=False)
+        assert ([], {writer}) == (logs, set(psutil.Process().children()) - before)
+        world.writes("exit 0", at=SLOW, ends=False)
+
+    assert ["the last writer has not ended within 60 s"] == [log["reason"] for log in logs]
+    world.textfile.close()
+    assert not writer.is_running()
+
+
+def test_without_a_file_nothing_is_ever_due(tmp_path: Path) -> None:
+    config = load(None, {"STATE_DIRECTORY": str(tmp_path)})
+    with selectors.DefaultSelector() as selector:
+        assert Textfile(selector, config=config).due == float("inf")
