@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,7 @@ from dispatcher.model import (
 from dispatcher.node import known_node_id
 from dispatcher.standing import Standing, Status
 from dispatcher.store.open import open_store
+from dispatcher.store.search import each_task
 from dispatcher.submission import TaskOptions
 from dispatcher.times import StoreTime
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, understood
@@ -93,13 +94,21 @@ class Client:
         """Accept one task, as a value or as keyword arguments. Raises `InvalidTask`."""
         return self.submit_many([task or submission.new_task(self._config, command, options)])[0]
 
-    def submit_many(self, tasks: Iterable[NewTask]) -> list[Submitted]:
-        """Accept all tasks or, when anything is wrong with one, none. Raises `InvalidTask`."""
+    def submit_many(
+        self, tasks: Iterable[NewTask], *, tell: Callable[[int], object] = bool
+    ) -> list[Submitted]:
+        """Accept all tasks or, when anything is wrong with one, none. Raises `InvalidTask`.
+
+        `tell` is called as it goes on, with how many are done.
+        """
         wanted = list(tasks)
         for task in wanted:
             submission.check(task)
+        submitted = []
         with self._store.transaction() as now:
-            submitted = [self._store.submit(task, now=now) for task in wanted]
+            for task in wanted:
+                submitted.append(self._store.submit(task, now=now))
+                tell(len(submitted))
         self._wake()
         return submitted
 
@@ -152,13 +161,22 @@ class Client:
         self._wake()
         return resumed
 
-    def prune(self, *, older_than_ms: int) -> Pruned:
-        """Delete tasks that finished so long ago, with their runs and this node's output files."""
+    def prunable(self, *, older_than_ms: int) -> int:
+        """Return how many tasks finished so long ago."""
+        with self._store.snapshot() as now:
+            return self._store.prunable(before=StoreTime(now - older_than_ms))
+
+    def prune(self, *, older_than_ms: int, tell: Callable[[int], object] = bool) -> Pruned:
+        """Delete tasks that finished so long ago, with their runs and this node's output files.
+
+        `tell` is called as it goes on, with how many are gone.
+        """
         tasks = 0
         removed: list[str] = []
         while (batch := self._prune_batch(older_than_ms)).tasks:
             tasks += batch.tasks
             removed += batch.output_paths
+            tell(tasks)
         return Pruned(tasks, tuple(removed))
 
     def _prune_batch(self, older_than_ms: int) -> Pruned:
@@ -306,10 +324,18 @@ class Client:
         with self._store.snapshot():
             return self._store.runs(task_id)
 
+    def now(self) -> StoreTime:
+        """Return the store's time."""
+        with self._store.snapshot() as now:
+            return now
+
     def tasks(self, wanted: TaskFilter | None = None) -> list[Task]:
-        """Return the tasks that a filter lets through, newest first."""
-        with self._store.snapshot():
-            return self._store.tasks(wanted or TaskFilter())
+        """Return the tasks that a filter lets through, newest first or as it says."""
+        return list(self.each_task(wanted or TaskFilter()))
+
+    def each_task(self, wanted: TaskFilter) -> Iterator[Task]:
+        """Yield the same, reading a bounded part of the table at a time."""
+        return each_task(self._store, wanted)
 
     def status(self) -> Status:
         """Return how things stand, with what takes a look at every task."""

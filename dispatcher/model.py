@@ -403,6 +403,15 @@ class TaskFilter:
     states: frozenset[TaskState] | None = None
     queue: str | None = None
     label: tuple[str, str] | None = None
+    profile: str | None = None
+    text: str | None = None
+    """A part of the command, its arguments put together with spaces."""
+    since: StoreTime | None = None
+    """Submitted then or later."""
+    until: StoreTime | None = None
+    """Submitted before."""
+    after_id: int | None = None
     before_id: int | None = None
     """Only tasks with a smaller id: the next page, as the newest come first."""
+    oldest_first: bool = False
     limit: int = 100

@@ -41,6 +41,15 @@ def iso(moment: StoreTime) -> str:
     return f"{_whole_seconds(seconds)}.{milliseconds:03}Z"
 
 
+def from_iso(text: str) -> StoreTime:
+    """Return the store time of an ISO 8601 date or time, of this host's zone unless it names one.
+
+    Raises ValueError.
+    """
+    moment = datetime.fromisoformat(text)
+    return StoreTime(round(moment.timestamp() * 1000))
+
+
 @lru_cache(maxsize=16)  # a busy log names each second many times
 def _whole_seconds(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import click
@@ -72,6 +76,10 @@ EXIT_CODES: Mapping[type[DispatcherError], ExitCode] = {
 }
 
 
+#: What goes wrong with a file that was open already: stdout's.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
 class Verbs(click.Group):
     """The verbs, each imported when it is called: a submit loads nothing of the daemon's."""
 
@@ -133,6 +141,8 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code: int | None = dispatcher.main(arguments, prog_name="dispatcher", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except Abort:
         return 130
     except NoArgsIsHelpError as error:
@@ -140,10 +150,41 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.USAGE
     except (ClickException, DispatcherError, OSError) as error:
         message, failure = _told(error)
+        _say(message)
+        if isinstance(error, OSError) and error.filename is None:
+            _forget_stdout()
+        return failure
+    except Exception as error:
+        # Whoever reads a service's journal wants all of it.
+        if os.environ.get("DISPATCHER_TRACEBACK") or {"run", "executor"} & set(arguments):
+            raise
+        _say(f"{_where(error)}; a bug: DISPATCHER_TRACEBACK=1 shows all of it")
+        return ExitCode.NOT_SO
+    return code or ExitCode.OK
+
+
+def _forget_stdout() -> None:
+    """Drop what could not be written: the interpreter would try again at its end."""
+    with suppress(OSError, ValueError, AttributeError):  # where it is no file there is no end
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+def _say(message: str) -> None:
+    """Say it on stderr, if anybody hears it."""
+    with suppress(OSError):
         for line in message.splitlines():
             click.echo(f"dispatcher: {line}", err=True)
-        return failure
-    return code or ExitCode.OK
+
+
+def _where(error: Exception) -> str:
+    """Return what went wrong and the place in the code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = trace and f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+    return f"{type(error).__name__}: {error} ({place})"
 
 
 def _told(error: ClickException | DispatcherError | OSError) -> tuple[str, int]:
@@ -156,4 +197,7 @@ def _told(error: ClickException | DispatcherError | OSError) -> tuple[str, int]:
     if isinstance(error, DispatcherError):
         fitting = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
         return str(error), next(fitting, ExitCode.NOT_SO)
-    return f"{error.filename or 'error'}: {error.strerror}", ExitCode.NOT_SO
+    told = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {told}", ExitCode.NOT_SO
+    return f"cannot write: {told}" if error.errno in _FULL else told, ExitCode.NOT_SO

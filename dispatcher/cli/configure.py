@@ -61,6 +61,6 @@ def config(*, commented: bool, schema: bool, as_json: bool) -> None:
             )
         else:
             rows = [(f"{k.section}.{k.name}", written(v), why) for k, v, why in values]
-            from dispatcher.cli.tables import print_table  # noqa: PLC0415 - rich, for people
+            from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
             print_table(("key", "value", "from"), rows)

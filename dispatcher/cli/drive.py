@@ -26,6 +26,7 @@ from dispatcher.cli.options import (
     examples,
     json_option,
     print_json,
+    reason_option,
 )
 from dispatcher.client import Client
 from dispatcher.config import Config
@@ -182,7 +183,7 @@ def complete(
 )
 @task_option
 @lock_options
-@click.option("--reason", metavar="TEXT", required=True, help="Why, for people.")
+@reason_option()
 @click.option("--no-retry", is_flag=True, help="For good, whatever attempts are left.")
 @json_option
 @config_option

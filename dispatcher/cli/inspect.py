@@ -3,90 +3,149 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 import click
 
 from dispatcher.cli import lines, render
 from dispatcher.cli.options import (
+    Moment,
+    absolute_option,
     client,
     config_option,
     examples,
     json_option,
     one_id,
     print_json,
+    print_json_line,
 )
 from dispatcher.cli.output import Output
 from dispatcher.client import Client
+from dispatcher.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import LOCAL, Run, Task, TaskFilter, TaskState
+from dispatcher.times import StoreTime
 
 
 @click.command(
     "list",
     epilog=examples(
         "dispatcher list --state running --state ready",
-        "dispatcher list --queue nightly --label team=data --limit 20",
+        "dispatcher list --queue nightly --label team=data --since 2h",
+        "dispatcher list --state failed --since 2026-08-01 --until 2026-08-02T06:00",
+        'dispatcher list --text "gzip -k" --limit 20',
         "dispatcher list --state failed --json | jq '.[].id'",
+        "dispatcher list --limit 1000000 --json-lines | grep big.log",
     ),
 )
 @click.option(
     "--state",
     multiple=True,
     type=click.Choice([state.value for state in TaskState]),
-    help="Only this state. Repeatable.",
+    metavar="STATE",
+    help=f"Only this state. Repeatable. {', '.join(TaskState)}.",
 )
 @click.option("--queue", metavar="NAME", help="Only this queue.")
+@click.option("--profile", metavar="NAME", help="Only tasks of this profile.")
 @click.option("--label", metavar="NAME=VALUE", help="Only tasks with this label.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--text", metavar="TEXT", help="Only commands that have this in them.")
+@click.option("--since", type=Moment(), metavar="TIME", help='Submitted since, e.g. "2h" ago.')
+@click.option("--until", type=Moment(), metavar="TIME", help='Before, e.g. "2026-08-01T06:00".')
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default="100",
+    metavar="N",
+    help="At most so many.",
+)
+@click.option("--oldest-first", is_flag=True, help="Start with the oldest, not the newest.")
+@absolute_option
 @json_option
+@click.option("--json-lines", is_flag=True, help="Print JSON, a line for each task.")
 @config_option
 def list_tasks(
-    *, state: tuple[str, ...], queue: str | None, label: str | None, limit: int, as_json: bool
+    *,
+    state: tuple[str, ...],
+    queue: str | None,
+    profile: str | None,
+    label: str | None,
+    text: str | None,
+    since: int | None,
+    until: int | None,
+    limit: int,
+    oldest_first: bool,
+    absolute: bool,
+    as_json: bool,
+    json_lines: bool,
 ) -> None:
-    """List tasks, newest first."""
-    wanted = TaskFilter(
-        states=frozenset(map(TaskState, state)) or None,
-        queue=queue,
-        label=next(iter(lines.pairs("label", [label]).items())) if label else None,
-        limit=limit,
-    )
-    with client() as store:
-        tasks = store.tasks(wanted)
-    if as_json:
-        print_json([render.task_json(task) for task in tasks])
-        return
-    from dispatcher.cli.tables import print_table  # noqa: PLC0415 - rich
+    """List tasks, the newest first.
 
-    print_table(
-        ("ID", "STATE", "QUEUE", "PRIORITY", "ATTEMPTS", "REASON", "COMMAND"),
+    A date or time that names no zone is one of yours; what is printed is UTC.
+    """
+    with client() as store:
+        now = store.now()
+        wanted = TaskFilter(
+            states=frozenset(map(TaskState, state)) or None,
+            queue=queue,
+            profile=profile,
+            label=next(iter(lines.pairs("label", [label]).items())) if label else None,
+            text=text,
+            since=_moment(since, now),
+            until=_moment(until, now),
+            oldest_first=oldest_first,
+            limit=limit,
+        )
+        tasks = store.each_task(wanted)
+        if json_lines:
+            for task in tasks:
+                print_json_line(render.task_json(task))
+        elif as_json:
+            print_json([render.task_json(task) for task in tasks])
+        else:
+            _print_tasks(tasks, now=None if absolute else now)
+
+
+def _moment(given: int | None, now: StoreTime) -> StoreTime | None:
+    """Return a time that was given as such, or as how long ago it was."""
+    if isinstance(given, Milliseconds):
+        return StoreTime(now - given)
+    return None if given is None else StoreTime(given)
+
+
+def _print_tasks(tasks: Iterable[Task], *, now: StoreTime | None) -> None:
+    from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
+
+    rows = (
         (
-            (
-                task.id,
-                task.state,
-                task.queue,
-                task.priority,
-                f"{task.attempt}/{task.max_attempts}",
-                render.plain(task.reason),
-                render.command_text(task.command),
-            )
-            for task in tasks
-        ),
+            task.id,
+            task.state,
+            task.queue,
+            f"{task.attempt}/{task.max_attempts}",
+            render.time(task.created_at, now),
+            render.plain(task.reason),
+            render.command_text(task.command),
+        )
+        for task in tasks
     )
+    headings = ("ID", "STATE", "QUEUE", "ATTEMPTS", "SUBMITTED", "REASON", "COMMAND")
+    print_table(headings, rows, spare=("ATTEMPTS", "SUBMITTED", "QUEUE"))
 
 
 @click.command(epilog=examples("dispatcher show 42", "dispatcher show 42 --json | jq .state"))
 @one_id
+@absolute_option
 @json_option
 @config_option
-def show(*, task_id: int, as_json: bool) -> None:
+def show(*, task_id: int, absolute: bool, as_json: bool) -> None:
     """Show a task with all its runs, oldest first."""
-    task, runs = _look_up(task_id)
+    task, runs, now = _look_up(task_id)
     if as_json:
         print_json(render.task_with_runs_json(task, runs))
     else:
-        _print_task(task)
+        _print_task(task, now=None if absolute else now)
         if runs:
-            _print_runs(runs)
+            _print_runs(runs, now=None if absolute else now)
 
 
 @click.command(
@@ -153,28 +212,30 @@ def _print_end(run: Run) -> None:
         sys.stdout.buffer.write(run.output_tail.encode())
 
 
-def _look_up(task_id: int) -> tuple[Task, list[Run]]:
+def _look_up(task_id: int) -> tuple[Task, list[Run], StoreTime]:
     with client() as store:
-        task, runs = store.task(task_id), store.runs(task_id)
+        task, runs, now = store.task(task_id), store.runs(task_id), store.now()
     if task is None:
         raise NoTask(task_id)
-    return task, runs
+    return task, runs, now
 
 
-def _print_task(task: Task) -> None:
+def _print_task(task: Task, *, now: StoreTime | None) -> None:
+    due = task.run_at if task.state is TaskState.SCHEDULED else None
     facts = {
         "state": f"{task.state}: {task.reason}",
         "command": render.command_text(task.command),
         "queue": f"{task.queue}, priority {task.priority}",
         "attempts": f"{task.attempt} of {task.max_attempts} used",
-        "created": render.moment(task.created_at),
-        "due": render.moment(task.run_at) if task.state is TaskState.SCHEDULED else None,
+        "submitted": render.time(task.created_at, now),
+        "due": render.time(due, now),
         "time-outs": render.timeouts_text(task),
-        "fails": render.moment(task.fails_at),
+        "fails": render.time(task.fails_at, now),
         "ended by": render.kill_text(task),
-        "finished": render.moment(task.finished_at),
+        "finished": render.time(task.finished_at, now),
         "directory": task.cwd,
         "variables": " ".join(sorted(task.env)),
+        "profile": task.profile,
         "key": task.key,
         "labels": render.pairs_text(task.labels),
     }
@@ -184,8 +245,8 @@ def _print_task(task: Task) -> None:
             click.echo(f"  {name:<10} {render.plain(value)}")
 
 
-def _print_runs(runs: list[Run]) -> None:
-    from dispatcher.cli.tables import print_table  # noqa: PLC0415 - rich
+def _print_runs(runs: list[Run], *, now: StoreTime | None) -> None:
+    from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
     click.echo()
     print_table(
@@ -196,12 +257,13 @@ def _print_runs(runs: list[Run]) -> None:
                 run.attempt,
                 run.outcome or "running",
                 run.pid,
-                render.moment(run.started_at),
+                render.time(run.started_at, now),
                 render.duration(run.started_at, run.ended_at),
                 render.plain(run.reason or ""),
             )
             for run in runs
         ),
+        spare=("PID", "ATTEMPT"),
     )
     last = render.tail(runs[-1])
     if last:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -37,14 +37,21 @@ _DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS})
 
 
 def read(
-    content: bytes, config: Config, options: TaskOptions, environ: Mapping[str, str]
+    content: bytes,
+    config: Config,
+    options: TaskOptions,
+    environ: Mapping[str, str],
+    *,
+    tell: Callable[[int], object] = bool,
 ) -> list[NewTask]:
     """Return a task for each line that is not blank; `options` hold where a line says nothing.
 
-    Raises `InvalidTask`, which names the first line with a mistake.
+    `tell` is called with each line's number. Raises `InvalidTask`, which names the first line with
+    a mistake.
     """
     tasks = []
     for number, line in enumerate(content.split(b"\n"), start=1):
+        tell(number)
         if not line.strip():
             continue
         try:

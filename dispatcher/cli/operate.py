@@ -13,7 +13,9 @@ from dispatcher.cli.options import (
     json_option,
     many_ids,
     print_json,
+    reason_option,
 )
+from dispatcher.cli.progress import bar
 from dispatcher.client import Client
 from dispatcher.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask
@@ -65,7 +67,7 @@ def retry(*, task_ids: tuple[int, ...], as_json: bool) -> None:
 
 @click.command(epilog=examples("dispatcher hold 42", 'dispatcher hold 42 --reason "disk is full"'))
 @many_ids
-@click.option("--reason", default="held by an operator", show_default=True, metavar="TEXT")
+@reason_option("held by an operator")
 @json_option
 @config_option
 def hold(*, task_ids: tuple[int, ...], reason: str, as_json: bool) -> None:
@@ -113,8 +115,8 @@ def prune(*, older_than: Milliseconds | None, as_json: bool) -> None:
     """Delete tasks that finished long ago, with their runs and output files."""
     config = configuration()
     age = config.output.retention_ms if older_than is None else older_than
-    with Client(config) as store:
-        pruned = store.prune(older_than_ms=age)
+    with Client(config) as store, bar("deleted", store.prunable(older_than_ms=age)) as tell:
+        pruned = store.prune(older_than_ms=age, tell=tell)
     if as_json:
         print_json({"tasks": pruned.tasks, "output_files": len(pruned.output_paths)})
     else:

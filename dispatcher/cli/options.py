@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import click
 import msgspec
@@ -11,6 +12,7 @@ from dispatcher import durations, limits
 from dispatcher.client import Client
 from dispatcher.config import Config, load
 from dispatcher.durations import Milliseconds
+from dispatcher.times import from_iso
 
 _NAMED = "dispatcher.config"
 
@@ -31,6 +33,10 @@ config_option = click.option(
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+absolute_option = click.option(
+    "--absolute", is_flag=True, help="Print times in UTC instead of how long ago they were."
+)
+
 
 class TaskId(click.IntRange):
     """A task's number."""
@@ -50,6 +56,23 @@ many_ids = click.argument(
     required=True,
     callback=lambda _ctx, _param, ids: tuple(dict.fromkeys(ids)),  # twice named is meant once
 )
+
+
+def _why(_: click.Context, __: click.Parameter, text: str) -> str:
+    if not text.strip():
+        raise click.UsageError("--reason: is empty; say why, for who reads it in `show` and `why`")
+    return text
+
+
+def reason_option(default: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option that says why, for people; without a default it is required."""
+    return click.option(
+        "--reason",
+        metavar="TEXT",
+        callback=_why,
+        help="Why, for people.",
+        **({"required": True} if default is None else {"default": default, "show_default": True}),
+    )
 
 
 def examples(*lines: str) -> str:
@@ -85,6 +108,28 @@ class Duration(click.ParamType[Milliseconds]):
             self.fail(str(error), param, ctx)
 
 
+class Moment(click.ParamType[int]):
+    """A time: so long ago, as `Milliseconds`, or a date, as `StoreTime`."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return the one or the other."""
+        if isinstance(value, int):
+            return value
+        try:
+            return durations.parse(value)
+        except ValueError:
+            pass
+        try:
+            return from_iso(str(value))
+        except (ValueError, OverflowError):
+            remedy = 'write how long ago, e.g. "2h", or a date, e.g. "2026-08-01T06:00"'
+            self.fail(f"{value!r} is no time; {remedy}", param, ctx)
+
+
 class Signal(click.ParamType[int]):
     """A signal by its name or number."""
 
@@ -118,6 +163,11 @@ def limit_options(command: Callable[..., int]) -> Callable[..., int]:
     for name, text in reversed(_LIMITS.items()):
         command = click.option(f"--{name}", type=Duration(), metavar="DURATION", help=text)(command)
     return command
+
+
+def print_json_line(value: object) -> None:
+    """Print a value as a line of JSON."""
+    click.echo(msgspec.json.encode(value))
 
 
 def print_json(value: object) -> None:

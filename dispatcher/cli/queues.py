@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dispatcher.cli.options import client, config_option, examples
+from dispatcher.cli.options import client, config_option, examples, reason_option
 from dispatcher.submission import check_name
 
 _many_queues = click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
@@ -12,7 +12,7 @@ _many_queues = click.argument("queues", metavar="QUEUE...", nargs=-1, required=T
 
 @click.command(epilog=examples("dispatcher pause nightly", "dispatcher pause ci --reason upgrade"))
 @_many_queues
-@click.option("--reason", default="paused by an operator", show_default=True, metavar="TEXT")
+@reason_option("paused by an operator")
 @config_option
 def pause(*, queues: tuple[str, ...], reason: str) -> None:
     """Let nothing of these queues be claimed. What runs goes on; submitting stays possible.

@@ -20,6 +20,9 @@ from dispatcher.times import StoreTime, iso
 #: Bytes of a run's output that are shown with it.
 TAIL = 4096
 
+#: Seconds and the names of what people count times in, the longest first.
+_SPANS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
 #: What a terminal would act on instead of showing it: all control characters but tab and newline.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -117,6 +120,23 @@ def kill_text(task: Task) -> str:
 def moment(time: StoreTime | None) -> str | None:
     """Return a time as ISO 8601, None where there is none."""
     return None if time is None else iso(time)
+
+
+def time(time: StoreTime | None, now: StoreTime | None) -> str:
+    """Return a time for people: how long before or after `now`, or else as such."""
+    return (moment(time) or "") if now is None else ago(time, now)
+
+
+def ago(time: StoreTime | None, now: StoreTime) -> str:
+    """Return a time as people say it: "3 min ago", "in 2 h"; "" where there is none."""
+    if time is None:
+        return ""
+    seconds = abs(now - time) // 1000
+    if seconds == 0:
+        return "now"
+    size, unit = next((size, unit) for size, unit in _SPANS if seconds >= size)
+    span = f"{seconds // size} {unit}"
+    return f"{span} ago" if time < now else f"in {span}"
 
 
 def tail(run: Run) -> str | None:

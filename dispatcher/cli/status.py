@@ -70,7 +70,7 @@ def _print(found: dict[str, Any]) -> None:
     if not found["queues"]:
         click.echo("no tasks")
         return
-    from dispatcher.cli.tables import print_table  # noqa: PLC0415 - rich
+    from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
     click.echo()
     shown = [state for state in TaskState if found["states"][state]]

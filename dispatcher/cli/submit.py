@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import cast
 
 import click
@@ -22,9 +21,12 @@ from dispatcher.client import Client
 from dispatcher.config import Config
 from dispatcher.durations import Milliseconds
 from dispatcher.errors import InvalidTask
-from dispatcher.model import Liveness, NewTask
+from dispatcher.model import Liveness, NewTask, Submitted
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
 from dispatcher.wire import ExitCode
+
+#: Tasks from which on it takes long enough to show how far it is.
+_MANY = 1_000
 
 
 @click.command(
@@ -119,7 +121,7 @@ def submit(
     config = configuration()
     tasks = _tasks(config, source, command, options)
     with Client(config) as store:
-        submitted = store.submit_many(tasks)
+        submitted = _submitted(store, tasks)
         if as_json:
             answers = [{"id": one.task_id, "created": one.created} for one in submitted]
             print_json(answers if source is not None else answers[0])
@@ -130,12 +132,22 @@ def submit(
     return ExitCode.OK
 
 
-def _wait(store: Client, task_ids: list[int]) -> bool:
-    """Wait for tasks with a progress bar on a terminal; say whether all succeeded."""
-    from dispatcher.cli.follow import wait_for  # noqa: PLC0415 - who looks on
+def _submitted(store: Client, tasks: list[NewTask]) -> list[Submitted]:
+    if len(tasks) < _MANY:
+        return store.submit_many(tasks)
+    from dispatcher.cli.progress import bar  # noqa: PLC0415 - who submits many
 
-    with click.progressbar(length=len(task_ids), label="done", file=sys.stderr) as bar:
-        return wait_for(store, task_ids, lambda done: bar.update(done - bar.pos))
+    with bar("submitted", len(tasks)) as tell:
+        return store.submit_many(tasks, tell=tell)
+
+
+def _wait(store: Client, task_ids: list[int]) -> bool:
+    """Wait for tasks; say whether all succeeded."""
+    from dispatcher.cli.follow import wait_for  # noqa: PLC0415 - who looks on
+    from dispatcher.cli.progress import bar  # noqa: PLC0415
+
+    with bar("done", len(task_ids)) as tell:
+        return wait_for(store, task_ids, tell)
 
 
 def _tasks(
@@ -146,7 +158,13 @@ def _tasks(
         return [new_task(config, command, options)]
     if command or options.get("key") is not None:
         raise click.UsageError("with --from, command and key stand in the file's lines")
-    return lines.read(_content("from", source), config, options, os.environ)
+    content = _content("from", source)
+    if (many := content.count(b"\n")) < _MANY:
+        return lines.read(content, config, options, os.environ)
+    from dispatcher.cli.progress import bar  # noqa: PLC0415 - who submits many
+
+    with bar("read", many) as tell:
+        return lines.read(content, config, options, os.environ, tell=tell)
 
 
 def _payload(given: str | None) -> str | None:

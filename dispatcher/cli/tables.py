@@ -1,43 +1,120 @@
-"""Tables for people. The only place that imports rich, which costs a submit's whole time."""
+"""Tables for people: on a terminal they fit its width, elsewhere each line is whole and plain."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+_GAP = "  "
 
-#: Columns where nobody's terminal says how wide it is: a pipe wants whole lines.
-_PIPE_WIDTH = 10_000
+#: Columns of a terminal that the widest cells keep at least, as long as others can be left out.
+_READABLE = 16
 
-_STYLES = {
-    "succeeded": "green",
-    "failed": "red",
-    "cancelled": "dim",
-    "held": "yellow",
-    "running": "cyan",
-    "scheduled": "blue",
+_BOLD = "1"
+
+#: The colours of the words that name a state or an outcome.
+_COLOURS = {
+    "succeeded": "32",
+    "failed": "31",
+    "lost": "31",
+    "timed_out": "31",
+    "stalled": "31",
+    "oom_killed": "31",
+    "spawn_failed": "31",
+    "cancelled": "2",
+    "held": "33",
+    "running": "36",
+    "scheduled": "34",
 }
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under headings; on a terminal they fit its width, the last column gives way."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        last = heading == headings[-1]
-        table.add_column(heading, no_wrap=True, overflow="ellipsis", ratio=1 if last else None)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    console = Console(width=width, highlight=False, soft_wrap=False)
-    with console.capture() as captured:
-        console.print(table)
-    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
-    sys.stdout.flush()
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()
+) -> None:
+    """Print rows under headings.
+
+    On a terminal that is too narrow the columns `spare` are left out, the first of them first, and
+    then the widest cells are cut.
+    """
+    cells = [list(headings), *([_text(value) for value in row] for row in rows)]
+    columns = list(range(len(headings)))
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    if sys.stdout is not None and sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns
+        widest = _cut(widths, columns, room)
+        for heading in spare:
+            if widest >= min(_READABLE, max(widths[column] for column in columns)):
+                break
+            columns.remove(headings.index(heading))
+            widest = _cut(widths, columns, room)
+        widths = [min(one, widest) for one in widths]
+    paint = _painted if is_colourful() else _unpainted
+    lines = [
+        _GAP.join(
+            paint(_fit(row[column], widths[column]), row[column], number) for column in columns
+        )
+        for number, row in enumerate(cells)
+    ]
+    if sys.stdout is not None:
+        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in lines))
+        sys.stdout.flush()
 
 
-def _cell(value: object) -> Text:
-    text = "" if value is None else str(value)
-    return Text(text, style=_STYLES.get(text, ""))
+def is_colourful() -> bool:
+    """Say whether whoever reads stdout sees colours, and wants them (https://no-color.org)."""
+    return (
+        sys.stdout is not None
+        and sys.stdout.isatty()
+        and not os.environ.get("NO_COLOR")
+        and (os.environ.get("TERM") or "dumb") != "dumb"
+    )
+
+
+def width(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return len(text) if text.isascii() else sum(map(_width_of, text))
+
+
+def _width_of(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in {"Cf", "Me", "Mn"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
+
+
+def _cut(widths: Sequence[int], columns: Sequence[int], room: int) -> int:
+    """Return the width to which cells have to be cut for the columns to fit."""
+    room -= len(_GAP) * (len(columns) - 1)
+    taken = sorted(widths[column] for column in columns)
+    for number, one in enumerate(taken):
+        share = room // (len(taken) - number)
+        if one > share:
+            return max(1, share)
+        room -= one
+    return max(taken)
+
+
+def _fit(text: str, columns: int) -> str:
+    """Return a text cut or filled up to so many columns."""
+    missing = columns - width(text)
+    if missing < 0:
+        while width(text) > columns - 1:
+            text = text[: min(len(text) - 1, columns - 1)]
+        text += "…"
+        missing = columns - width(text)
+    return text + " " * missing
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value).replace("\n", "\\n")
+
+
+def _painted(fitted: str, text: str, number: int) -> str:
+    colour = _COLOURS.get(text) if number else _BOLD
+    return f"\x1b[{colour}m{fitted}\x1b[0m" if colour else fitted
+
+
+def _unpainted(fitted: str, _text: str, _number: int) -> str:
+    return fitted

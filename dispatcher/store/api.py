@@ -275,7 +275,16 @@ class Store(Protocol):
         """Return one task."""
 
     def tasks(self, wanted: TaskFilter) -> list[Task]:
-        """Return tasks, newest first."""
+        """Return tasks, newest first or as wanted.
+
+        Looks at every row between `after_id` and `before_id` until there are enough: bound it.
+        """
+
+    def ids(self) -> range:
+        """Return the ids from the first task's to the last one's."""
+
+    def submitted_from(self, task_id: int) -> tuple[int, StoreTime] | None:
+        """Return id and time of submission of the first task from an id on, None without one."""
 
     def runs(self, task_id: int) -> list[Run]:
         """Return a task's runs, oldest first; of the open one lease and beats are the live ones."""

@@ -64,7 +64,10 @@ class SqlStore:
         self._due = statements.DUE + dialect.skip_locked
         self._overdue = statements.OVERDUE + dialect.skip_locked
         self._state = statements.STATE + dialect.lock_row
-        self._tasks = statements.TASKS.format(each_label=dialect.each_label)
+        self._tasks = {
+            False: statements.TASKS.format(each_label=dialect.each_label),
+            True: statements.TASKS_OLDEST_FIRST.format(each_label=dialect.each_label),
+        }
 
     @property
     def identity(self) -> str:
@@ -341,8 +344,17 @@ class SqlStore:
         return task_from(rows[0]) if rows else None
 
     def tasks(self, wanted: TaskFilter) -> list[Task]:
-        rows = self._engine.rows(self._tasks, of_filter(wanted))
+        rows = self._engine.rows(self._tasks[wanted.oldest_first], of_filter(wanted))
         return [task_from(row) for row in rows]
+
+    def ids(self) -> range:
+        first = self._engine.rows(statements.FIRST_ID)
+        last = self._engine.rows(statements.LAST_ID)
+        return range(first[0][0], last[0][0] + 1) if first and last else range(0)
+
+    def submitted_from(self, task_id: int) -> tuple[int, StoreTime] | None:
+        rows = self._engine.rows(statements.SUBMITTED_FROM, {"id": task_id})
+        return (rows[0][0], rows[0][1]) if rows else None
 
     def runs(self, task_id: int) -> list[Run]:
         rows = self._engine.rows(statements.RUNS, {"task_id": task_id})

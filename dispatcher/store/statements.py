@@ -348,8 +348,8 @@ FROM tasks WHERE id = :id
 """
 
 # A state that is not wanted is NULL, which equals nothing. The casts tell a typed database what a
-# parameter that may be NULL is.
-TASKS = """
+# parameter that may be NULL is. What stands between two arguments of a command is never in one.
+_TASKS = """
 SELECT id, state, reason, queue, priority, command,
     (SELECT payload FROM payloads WHERE task_id = id), cwd, env, key, labels, liveness,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
@@ -359,11 +359,24 @@ SELECT id, state, reason, queue, priority, command,
 FROM tasks
 WHERE state IN (:waiting, :scheduled, :ready, :running, :held, :succeeded, :failed, :cancelled)
     AND queue = COALESCE(CAST(:queue AS TEXT), queue)
-    AND id < :before_id
+    AND id > :after_id AND id < :before_id
+    AND created_at >= :since AND created_at < :until
+    AND (CAST(:profile AS TEXT) IS NULL OR profile = :profile)
+    AND (CAST(:text AS TEXT) IS NULL OR replace(replace(command, '","', ' '), :text, '')
+        <> replace(command, '","', ' '))
     AND (CAST(:label AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM {each_label} AS label WHERE label.key = :label AND label.value = :labelled))
-ORDER BY id DESC LIMIT CAST(:limit AS BIGINT)
 """
+
+TASKS = f"{_TASKS}ORDER BY id DESC LIMIT CAST(:limit AS BIGINT)"
+
+TASKS_OLDEST_FIRST = f"{_TASKS}ORDER BY id LIMIT CAST(:limit AS BIGINT)"
+
+FIRST_ID = "SELECT id FROM tasks ORDER BY id LIMIT 1"
+
+LAST_ID = "SELECT id FROM tasks ORDER BY id DESC LIMIT 1"
+
+SUBMITTED_FROM = "SELECT id, created_at FROM tasks WHERE id >= :id ORDER BY id LIMIT 1"
 
 # The columns stand in the order of `model.Run`. Lease and beats of the open run are its task's.
 RUNS = """

@@ -162,6 +162,11 @@ def of_filter(wanted: TaskFilter) -> Values:
     return {
         **{state.value: state.value if state in states else None for state in TaskState},
         "queue": wanted.queue,
+        "profile": wanted.profile,
+        "text": None if wanted.text is None else _json(wanted.text)[1:-1],
+        "since": 0 if wanted.since is None else wanted.since,
+        "until": NO_ID if wanted.until is None else wanted.until,
+        "after_id": -1 if wanted.after_id is None else wanted.after_id,
         "before_id": NO_ID if wanted.before_id is None else wanted.before_id,
         "label": label,
         "labelled": labelled,

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from dispatcher.model import Confirmation, Outcome, TaskState
+from dispatcher.model import Confirmation, Outcome, TaskFilter, TaskState
 from dispatcher.store import statements
 from dispatcher.store.sql import SqlStore
+from dispatcher.store.values import of_filter
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
 PLANS = [
@@ -33,6 +34,7 @@ PLANS = [
     (statements.RUNS, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
     (statements.PRUNABLE, {"before": 1}, ["tasks_finished"]),
     (statements.PRUNED, {"before": 1, "limit": 1}, ["tasks_finished", "(task_id=?)"]),
+    (statements.SUBMITTED_FROM, {"id": 1}, ["PRIMARY KEY"]),
     (statements.TASK_WITH_KEY, {"queue": "q", "key": "k"}, ["tasks_key"]),
 ]
 
@@ -65,6 +67,19 @@ def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
     with raw.transaction():
         plan = [row[3] for row in raw._engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 
+    assert [step for step in plan if "TEMP B-TREE" in step] == []
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+def test_looking_for_tasks_reads_no_row_outside_its_bounds(
+    raw: SqlStore, *, oldest_first: bool
+) -> None:
+    values = of_filter(TaskFilter(queue="q", since=NOW, label=("a", "b")))
+    with raw.transaction():
+        statement = f"EXPLAIN QUERY PLAN {raw._tasks[oldest_first]}"
+        plan = [row[3] for row in raw._engine.rows(statement, values)]
+
+    assert "SEARCH tasks USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plan
     assert [step for step in plan if "TEMP B-TREE" in step] == []
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.model import Leases, Outcome, TaskFilter, TaskState
+from dispatcher.store import search
 from dispatcher.words import Beat
 from tests.contract.helpers import NOW, TTL, OneByOne, later, new_task
 
@@ -101,6 +102,48 @@ def test_tasks_are_listed_by_label(store: OneByOne, name: str) -> None:
 
     assert [tagged] == listed(store, label=(name, "x"))
     assert listed(store, label=(name, "X")) == []
+
+
+def test_tasks_are_listed_by_profile_by_text_and_by_time(store: OneByOne) -> None:
+    store.submit(new_task(command=["echo", "a b"]), now=later(1))
+    store.submit(new_task(command=["echo", "a", 'b"\\', "ü"], profile="p"), now=later(2))
+
+    assert [2] == listed(store, profile="p")
+    assert [2, 1] == listed(store, text="o a b")
+    assert [2] == listed(store, text='b"\\ ü')
+    assert listed(store, text="%") == []
+    assert [2] == listed(store, since=later(2))
+    assert [1] == listed(store, until=later(2))
+    assert [1, 2] == listed(store, oldest_first=True)
+
+
+def test_tasks_are_found_part_by_part_wherever_they_stand(
+    store: OneByOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "WINDOW", 3)
+    hour = search.STEP_BACK
+    ids = [store.submit(new_task(), now=later(number * hour)).task_id for number in range(20)]
+    for gone in (1, 7, 8, 9, 10, 11, 20):
+        with store.raw.transaction():
+            store.sql("DELETE FROM tasks WHERE id = :id", {"id": gone})
+    there = [task_id for task_id in ids if task_id not in {1, 7, 8, 9, 10, 11, 20}]
+
+    def found(**wanted: object) -> list[int]:
+        return [task.id for task in search.each_task(store.raw, TaskFilter(**wanted))]
+
+    assert there[::-1] == found()
+    assert there[::-1][:4] == found(limit=4)
+    assert there[:4] == found(limit=4, oldest_first=True)
+    assert [14, 13, 12, 6] == found(since=later(5 * hour), until=later(14 * hour))
+    assert [15, 14] == found(after_id=13, before_id=16)
+    assert found(after_id=13, before_id=13) == []
+    assert found(since=later(30 * hour)) == found(until=later(-30 * hour)) == []
+
+
+def test_a_search_in_nothing_finds_nothing(store: OneByOne) -> None:
+    wanted = TaskFilter(since=NOW, until=NOW)
+
+    assert list(search.each_task(store.raw, wanted)) == []
 
 
 def test_filters_narrow_together(store: OneByOne) -> None:

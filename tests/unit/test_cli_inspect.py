@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dispatcher.cli import render
 from dispatcher.model import TaskState
+from dispatcher.times import StoreTime
 from tests.command import Command
 
 #: The keys that other programs rely on.
@@ -126,7 +129,8 @@ def test_time_outs_and_how_a_run_is_ended_are_shown_where_a_task_has_its_own(
             *("kill_grace_ms", "kill_signal"),
         )
     )
-    assert f"fails      {shown['fails_at']}" in bounded
+    assert "fails      in 59 min" in bounded
+    assert f"fails      {shown['fails_at']}" in command("show", 2, "--absolute").stdout
 
 
 @pytest.mark.parametrize("verb", ["show", "logs", "cancel", "retry"])
@@ -170,13 +174,76 @@ def test_list_for_people_is_a_table_of_whole_lines(command: Command) -> None:
 
     heading, row = command("list").stdout.splitlines()
 
-    assert ["ID", "STATE", "QUEUE", "PRIORITY", "ATTEMPTS", "REASON", "COMMAND"] == heading.split()
+    assert ["ID", "STATE", "QUEUE", "ATTEMPTS", "SUBMITTED", "REASON", "COMMAND"] == heading.split()
     assert row.endswith(f"echo {'x' * 300} 'two\\nlines' '[bold]'")
+
+
+def test_list_filters_by_profile_and_by_what_stands_in_the_command(command: Command) -> None:
+    command.configure('[profiles.zip]\ncommand = ["gzip", "-k", "{file}"]')
+    command("submit", "--profile", "zip", "--payload", '{"file": "big.log"}')
+    command("submit", "--", "sh", "-c", "echo 'big \"log\"'; gzip -k x")
+
+    assert [1] == ids(command("list", "--json", "--profile", "zip"))
+    assert [2, 1] == ids(command("list", "--json", "--text", "gzip -k"))
+    assert [1] == ids(command("list", "--json", "--text", "k big.log"))
+    assert [2] == ids(command("list", "--json", "--text", 'big "log"'))
+    assert [] == ids(command("list", "--json", "--text", '","'))
+
+
+def test_list_takes_times_as_dates_and_as_how_long_ago_they_were(command: Command) -> None:
+    for _ in range(3):
+        command("submit", "--", "true")
+    with command.client() as client, client._store.transaction() as now:
+        engine = client._store._engine  # type: ignore[attr-defined]
+        for task_id, hours in ((1, 48), (2, 3), (3, 0)):
+            then = {"id": task_id, "then": now - hours * 3_600_000}
+            engine.change("UPDATE tasks SET created_at = :then WHERE id = :id", then)
+    three_hours_ago = command("show", 2, "--json").json["created_at"]
+
+    assert [3] == ids(command("list", "--json", "--since", "2h"))
+    assert [2, 1] == ids(command("list", "--json", "--until", "2h"))
+    assert [2] == ids(command("list", "--json", "--since", "2d", "--until", "90m", "--limit", 1))
+    assert [3, 2] == ids(command("list", "--json", "--since", three_hours_ago))
+    assert [1] == ids(command("list", "--json", "--until", three_hours_ago))
+    assert [] == ids(command("list", "--json", "--until", "2001-01-01"))
+    shown = command("list").stdout
+    assert ["now", "3 h ago", "2 d ago"] == re.findall(r"now|\d \w ago", shown)
+    assert three_hours_ago in command("list", "--absolute").stdout
+
+
+def test_list_starts_with_the_oldest_when_asked_and_prints_json_by_the_line(
+    command: Command,
+) -> None:
+    for _ in range(3):
+        command("submit", "--", "true")
+
+    printed = command("list", "--oldest-first", "--limit", 2, "--json-lines").stdout
+
+    assert [1, 2] == [json.loads(line)["id"] for line in printed.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "now"),
+        (-59, "59 s ago"),
+        (-60, "1 min ago"),
+        (-3_599, "59 min ago"),
+        (7_200, "in 2 h"),
+        (-86_400 * 400, "400 d ago"),
+    ],
+)
+def test_times_are_said_as_people_do(seconds: int, said: str) -> None:
+    now = StoreTime(2_000_000_000_000)
+
+    assert said == render.ago(StoreTime(now + seconds * 1000), now)
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["--since", "yesterday"], "'yesterday' is no time; write how long ago, e.g. \"2h\""),
+        (["--since", "3"], "'3' is no time"),
         (["--state", "done"], "'done' is not one of 'waiting', 'scheduled', 'ready'"),
         (["--limit", "0"], "0 is not in the range x>=1"),
         (["--label", "team"], "label: 'team' has no value; write team=VALUE"),

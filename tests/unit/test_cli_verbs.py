@@ -155,6 +155,40 @@ def test_a_damaged_database_is_told_without_a_traceback(command: Command) -> Non
     assert result.stderr.startswith(f"dispatcher: {command.state_dir}/tasks.db is damaged")
 
 
+def test_a_bug_is_one_line_that_says_where(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def buggy() -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("dispatcher.cli.inspect.client", buggy)
+
+    told = command("list", exits=1).stderr
+
+    assert re.fullmatch(
+        r"dispatcher: KeyError: 'surprise' \(test_cli_verbs.py:\d+\); a bug: .*\n", told
+    )
+    monkeypatch.setenv("DISPATCHER_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        command("list")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["hold", 1], ["pause", "ci"], ["fail", "--task", 1, "--lock", "x"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_empty_reason_is_refused_and_nothing_is_done(
+    command: Command, arguments: list[object]
+) -> None:
+    command("submit", "--", "true")
+
+    told = command(*arguments, "--reason", " ", exits=2).stderr
+
+    assert "--reason: is empty; say why" in told
+    assert "ready" == command("show", 1, "--json").json["state"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

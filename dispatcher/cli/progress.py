@@ -1,0 +1,87 @@
+"""A bar on stderr while long work goes on: only where that is a terminal, and only when it is long.
+
+Rich draws it, and is imported when the first bar is drawn: whoever waits has the time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from dispatcher.times import Instant, instant
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+#: Seconds of work that nobody needs to be told of, and between two pictures of a bar.
+_PATIENCE = 0.5
+_FRAME = 0.1
+
+#: Called with how much is done, and of how much where that has changed.
+Tell = Callable[..., None]
+
+
+@contextmanager
+def bar(what: str, total: int) -> Iterator[Tell]:
+    """Give a function that shows how much of some work is done; the bar goes when the work ends."""
+    shown = _Bar(what, total)
+    try:
+        yield shown.tell if _is_watched() else _unheard
+    finally:
+        shown.close()
+
+
+def _is_watched() -> bool:
+    dumb = (os.environ.get("TERM") or "dumb") == "dumb"
+    return not dumb and sys.stderr is not None and sys.stderr.isatty()
+
+
+def _unheard(_done: int, _total: int | None = None) -> None:
+    pass
+
+
+class _Bar:
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = total
+        self._next = Instant(instant() + _PATIENCE)
+        self._drawn: Progress | None = None
+
+    def tell(self, done: int, total: int | None = None) -> None:
+        now = instant()
+        if now < self._next:
+            return
+        self._next = Instant(now + _FRAME)
+        if self._drawn is None:
+            self._drawn = _drawn(self._what, self._total)
+        (task,) = self._drawn.task_ids
+        self._drawn.update(task, completed=done, total=total, refresh=True)
+
+    def close(self) -> None:
+        if self._drawn is not None:
+            self._drawn.stop()
+
+
+def _drawn(what: str, total: int) -> Progress:
+    from rich.console import Console  # noqa: PLC0415 - only who waits pays for it
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    drawn = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
+    drawn.add_task(what, total=total)
+    drawn.start()
+    return drawn

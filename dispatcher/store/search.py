@@ -1,0 +1,61 @@
+"""Looking through the tasks without keeping anybody waiting: a bounded part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dispatcher.model import Task, TaskFilter
+from dispatcher.store.api import Store
+from dispatcher.times import StoreTime
+
+#: Ids between which one query looks. Bounds how long it holds its snapshot: 20 ms.
+WINDOW = 10_000
+
+#: Milliseconds by which the clock may have been set back between two submits.
+STEP_BACK = 3_600_000
+
+
+def each_task(store: Store, wanted: TaskFilter) -> Iterator[Task]:
+    """Yield the tasks that a filter lets through; each part of them is a snapshot of its own."""
+    with store.snapshot():
+        ids = _between(store, wanted)
+    starts = range(ids.start, ids.stop, WINDOW)
+    left = wanted.limit
+    for start in starts if wanted.oldest_first else reversed(starts):
+        stop = min(start + WINDOW, ids.stop)
+        window = replace(wanted, after_id=start - 1, before_id=stop, limit=left)
+        with store.snapshot():
+            page = store.tasks(window)
+        yield from page
+        left -= len(page)
+        if left <= 0:
+            return
+
+
+def _between(store: Store, wanted: TaskFilter) -> range:
+    """Return the ids between which the wanted tasks stand; ids and times grow together."""
+    ids = store.ids()
+    start, stop = ids.start, ids.stop
+    if wanted.since is not None:
+        start = _first_from(store, StoreTime(wanted.since - STEP_BACK), ids)
+    if wanted.until is not None:
+        stop = _first_from(store, StoreTime(wanted.until + STEP_BACK), ids)
+    if wanted.after_id is not None:
+        start = max(start, wanted.after_id + 1)
+    if wanted.before_id is not None:
+        stop = min(stop, wanted.before_id)
+    return range(start, max(start, stop))
+
+
+def _first_from(store: Store, time: StoreTime, ids: range) -> int:
+    """Return the id from which on tasks were submitted at a time or later."""
+    low, high = ids.start, ids.stop
+    while low < high:
+        middle = (low + high) // 2
+        found = store.submitted_from(middle)
+        if found is None or found[1] >= time:
+            high = middle
+        else:
+            low = found[0] + 1
+    return low

@@ -1,0 +1,206 @@
+"""Every exit code of the command line, each with one line on stderr and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from tests.e2e.helpers import ordinary_user
+from tests.e2e.world import DISPATCHER, World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(60)
+
+
+#: Keeps the store locked until its stdin ends.
+HOLDER = """
+import sys
+from dispatcher.client import Client
+from dispatcher.config import load
+with Client(load()) as client, client._store.transaction():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def failed(world: World) -> None:
+    """One task that nobody has tried, and a lock file that is somebody's old one."""
+    world.submit("true")
+    (world.directory / "old.lock").write_text("not-the-lock\n")
+
+
+def misconfigured(world: World) -> None:
+    world.config_file.write_text("[node]\nslotz = 1\n")
+
+
+def damaged(world: World) -> None:
+    world.submit("true")
+    for file in world.state_dir.glob("tasks.db*"):
+        file.unlink()
+    (world.state_dir / "tasks.db").write_bytes(b"no database " * 1_000)
+
+
+def no_room(world: World) -> None:
+    """The state directory would lie in a file."""
+    world.state_dir.write_text("")
+
+
+def nothing(_: World) -> None:
+    """Nothing but the configuration."""
+
+
+CODES: list[tuple[int, Callable[[World], None], list[str | int], str]] = [
+    (0, nothing, ["list"], ""),
+    (0, nothing, ["status"], ""),
+    (0, nothing, ["prune"], ""),
+    (0, nothing, ["--help"], ""),
+    (1, nothing, ["show", 7], "no task 7"),
+    (1, nothing, ["claim"], "nothing to claim"),
+    (1, nothing, ["reload"], "no daemon runs here"),
+    (1, failed, ["logs", 1], "task 1 has not run yet"),
+    (1, failed, ["release", 1], "only held ones can be released"),
+    (1, failed, ["claim", "--lock-file", "/nowhere/x"], "No such file or directory"),
+    (2, nothing, ["lst"], "did you mean 'list'?"),
+    (2, nothing, ["list", "--since", "soon"], "'soon' is no time"),
+    (2, nothing, ["submit"], "command"),
+    (2, nothing, ["submit", "--from", "/"], "Is a directory"),
+    (2, nothing, ["submit", "--payload", "@/nowhere", "--", "true"], "No such file"),
+    (2, failed, ["fail", "--task", 1, "--lock", "x", "--reason", ""], "say why"),
+    (2, failed, ["heartbeat", "--task", 1], "no lock"),
+    (78, misconfigured, ["list"], "did you mean 'slots'?"),
+    (78, misconfigured, ["run"], "did you mean 'slots'?"),
+    (78, damaged, ["submit", "--", "true"], "is damaged"),
+    (78, no_room, ["submit", "--", "true"], "Not a directory"),
+    (78, no_room, ["run"], "state directory"),
+    (79, failed, ["complete", "--task", 1, "--lock-file", "old.lock"], "not_running"),
+    (79, failed, ["heartbeat", "--task", 99, "--lock-file", "old.lock"], "unknown_task"),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "arguments", "told"),
+    CODES,
+    ids=lambda part: " ".join(map(str, part)) if isinstance(part, list) else None,
+)
+def test_each_exit_code_is_the_listed_one_and_is_told_in_a_line(
+    world: World,
+    code: int,
+    given: Callable[[World], None],
+    arguments: list[str | int],
+    told: str,
+) -> None:
+    given(world)
+
+    result = world.cli(*arguments, exits=code)
+
+    assert told in result.stderr
+    assert (1 if told else 0) == len(result.stderr.splitlines())
+
+
+def test_a_store_that_somebody_keeps_locked_is_69_and_a_second_daemon_is_75(world: World) -> None:
+    with world.daemon() as daemon:
+        again = world.cli("run", exits=75).stderr
+        assert f"{world.state_dir}" in again
+        assert str(daemon.pid) in again
+
+        holder = subprocess.Popen(
+            [
+                *(sys.executable, "-c"),
+                HOLDER,
+            ],
+            env=world.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert holder.stdout is not None
+            assert b"held\n" == holder.stdout.readline()
+            assert "store" in world.cli("submit", "--", "true", exits=69).stderr
+        finally:
+            holder.communicate()
+
+
+@pytest.mark.parametrize("verb", ["list", "submit", "status", "run", "executor", "prune"])
+def test_a_database_that_one_may_not_open_is_told(world: World, verb: str) -> None:
+    world.submit("true")
+    arguments = ["--", "true"] if verb == "submit" else []
+
+    done = denied(world, [verb, *arguments])
+
+    assert 78 == done.returncode, done
+    assert "ermission denied" in done.stderr
+    assert str(world.state_dir) in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+
+
+def denied(world: World, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the command where the state directory is somebody else's, and root is nobody special."""
+    prefix: list[str] = []
+    if os.geteuid() == 0:
+        other = ordinary_user()
+        for path in (world.state_dir, *world.state_dir.iterdir()):
+            os.chown(path, other, other)
+        weak = "-dac_override,-dac_read_search,-fowner"
+        prefix = ["setpriv", f"--bounding-set={weak}", f"--inh-caps={weak}"]
+    else:
+        world.state_dir.chmod(0)
+    try:
+        return subprocess.run(
+            [*prefix, DISPATCHER, *arguments],
+            env=world.env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        world.state_dir.chmod(0o700)
+
+
+@pytest.mark.parametrize("verb", ["list", "list --json", "show 1", "status", "config", "--help"])
+def test_a_full_disk_and_a_closed_stdout_are_told_or_survived(world: World, verb: str) -> None:
+    world.submit("true")
+
+    def shell(redirected: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", f"exec {DISPATCHER} {verb} {redirected}"],
+            env=world.env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    full, closed = shell("> /dev/full"), shell(">&-")
+
+    assert (1, "dispatcher: cannot write: No space left on device\n") == (
+        full.returncode,
+        full.stderr,
+    )
+    assert (0, "") == (closed.returncode, closed.stderr)
+
+
+def test_ctrl_c_ends_what_waits_with_130(world: World) -> None:
+    process = subprocess.Popen(
+        [DISPATCHER, "submit", "--wait", "--", "true"],
+        env=world.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one thread
+    )
+    eventually(lambda: _assert_sleeps(process.pid))
+
+    process.send_signal(signal.SIGINT)
+
+    stdout, stderr = process.communicate(timeout=10)
+    assert (130, b"1\n", b"") == (process.returncode, stdout, stderr.strip())
+
+
+def _assert_sleeps(pid: int) -> None:
+    """See that a process sits in its poll's sleep: clock_nanosleep, on x86-64 and on ARM."""
+    with open(f"/proc/{pid}/syscall") as file:
+        assert file.read().split()[0] in {"230", "115"}

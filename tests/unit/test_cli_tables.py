@@ -1,0 +1,113 @@
+"""Tables: whole where nobody looks, and legible on every terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import pytest
+
+from dispatcher.cli import tables
+
+HEADINGS = ("ID", "STATE", "ATTEMPTS", "REASON", "COMMAND")
+ROWS = [
+    (1, "succeeded", "0/3", "exit code 0", "true"),
+    (
+        12345,
+        "failed",
+        "3/3",
+        "used up its attempts, all three of them",
+        "sh -c 'exit 1; # no'",
+    ),
+    (7, "held", "0/3", None, "two\nlines"),
+]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def printed(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    columns: int | None = None,
+    rows: list[tuple[object, ...]] = ROWS,
+    **environ: str,
+) -> str:
+    stdout = io.StringIO() if columns is None else Terminal()
+    for name in ("NO_COLOR", "TERM", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"COLUMNS": str(columns or 80), "TERM": "xterm", **environ}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    tables.print_table(HEADINGS, rows, spare=("ATTEMPTS",))
+    return stdout.getvalue()
+
+
+def test_in_a_pipe_lines_are_whole_and_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [
+        "ID     STATE      ATTEMPTS  REASON                                   COMMAND",
+        "1      succeeded  0/3       exit code 0                              true",
+        "12345  failed     3/3       used up its attempts, all three of them  sh -c 'exit 1; # no'",
+        "7      held       0/3                                                two\\nlines",
+    ] == printed(monkeypatch).splitlines()
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_on_a_terminal_every_line_fits_and_ids_and_states_are_whole(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    lines = printed(monkeypatch, columns=columns, NO_COLOR="1").splitlines()
+
+    assert all(len(line) <= columns for line in lines)
+    shown = [line.split()[:2] for line in lines]
+    assert [["ID", "STATE"], ["1", "succeeded"], ["12345", "failed"], ["7", "held"]] == shown
+
+
+def test_a_narrow_terminal_leaves_out_what_can_be_spared_before_it_cuts_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "ATTEMPTS" in printed(monkeypatch, columns=80, NO_COLOR="1")
+    narrow = printed(monkeypatch, columns=58, NO_COLOR="1")
+    assert "ATTEMPTS" not in narrow
+    assert "used up its attemp…  sh -c 'exit 1; # n…" in narrow
+
+
+@pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}])
+def test_colours_are_for_terminals_that_show_them_and_people_who_want_them(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]
+) -> None:
+    assert "\x1b[32msucceeded\x1b[0m" in printed(monkeypatch, columns=120)
+    assert "\x1b" not in printed(monkeypatch, columns=120, **environ)
+
+
+def test_wide_characters_are_counted_as_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[tuple[object, ...]] = [
+        (1, "held", "0/3", "日本語" * 9, "x"),
+        (2, "held", "0/3", "e\u0301te", "x"),
+    ]
+
+    _, wide, accented = printed(monkeypatch, columns=50, rows=rows, NO_COLOR="1").splitlines()
+
+    assert 6 + 22 == tables.width("日本語" + "a" * 22)
+    assert tables.width(wide) <= 50
+    assert "…" in wide
+    assert tables.width(wide) == tables.width(accented)
+
+
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+
+    tables.print_table(HEADINGS, ROWS)
+
+
+def test_a_table_needs_no_rich() -> None:
+    """It costs 60 ms."""
+    script = (
+        "import sys; from dispatcher.cli.tables import print_table;"
+        "print_table(['A'], [['b']]); sys.exit('rich' in sys.modules)"
+    )
+
+    assert 0 == os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", script)
