@@ -55,7 +55,9 @@ def main(config: Config, *, drain: bool) -> int:
         stack.enter_context(hold(config.state_dir / "lock", f"state directory {config.state_dir}"))
         stack.enter_context(_hold_runtime_dir(config))
         stack.enter_context(lock_database(config.store_url, state_dir=config.state_dir))
-        store = open_store(config.store_url, state_dir=config.state_dir, patience=STORE_PATIENCE)
+        store = open_store(
+            config.store_url, state_dir=config.state_dir, patience=STORE_PATIENCE, upgrade=True
+        )
         stack.callback(store.close)
         signals = stack.enter_context(Signals((*STOP_SIGNALS, signal.SIGHUP)))
         embedded = config.executor.mode == "embedded"

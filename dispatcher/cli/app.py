@@ -60,6 +60,8 @@ VERBS: Mapping[str, Verb] = {
         "configure", "check_config", "Check the configuration and say every mistake."
     ),
     "config": Verb("configure", "config", "Print what the configuration holds, and why."),
+    "migrate": Verb("migrate", "migrate", "Bring the database up to date."),
+    "doctor": Verb("doctor", "doctor", "Look for what is wrong with this host and its store."),
     "reload": Verb("service", "reload", "Let the running daemon read its configuration again."),
     "demo": Verb("demo", "demo", "Watch the main job on real files, with a kill in the middle."),
     "executor": Verb("service", "executor", "Run the executor (mode external; its own unit)."),

@@ -205,22 +205,38 @@ def create(engine: Engine, migrations: Sequence[str] = MIGRATIONS) -> str:
 
 
 def adopt(
-    engine: Engine, migrations: Sequence[str] = MIGRATIONS, *, name: str = "the store"
+    engine: Engine,
+    migrations: Sequence[str] = MIGRATIONS,
+    *,
+    name: str = "the store",
+    upgrade: bool = True,
 ) -> str:
-    """Bring an existing database up to date; return the store's identity.
+    """Take an existing database for what it is; return the store's identity.
 
-    Raises `StoreUnusable` when it is no store, misses a table, or a newer dispatcher made it.
+    An older schema is brought up to date if `upgrade` says so. Raises `StoreUnusable` otherwise,
+    when it is no store, misses a table, or a newer dispatcher made it.
     """
     with transaction(engine, write=False):
         version, identity = _read_meta(engine, name, known=len(migrations))
         engine.rows(_TABLES)
     if version < len(migrations):
+        if not upgrade:
+            raise StoreUnusable(
+                f"{name} was made by an older dispatcher (schema {version}, this one works with"
+                f" {len(migrations)}); start the daemon anew, or run: dispatcher migrate"
+            )
         with transaction(engine, write=True):
             # Somebody else may have been faster.
             version, identity = _read_meta(engine, name, known=len(migrations))
             _apply(engine, migrations[version:])
             engine.change(_WRITE_META, {"key": "schema_version", "value": str(len(migrations))})
     return identity
+
+
+def version_of(engine: Engine) -> tuple[int, str]:
+    """Return the version of a database's schema, which may be a newer one, and its identity."""
+    with transaction(engine, write=False):
+        return _read_meta(engine, "the store", known=2**31)
 
 
 def _read_meta(engine: Engine, name: str, *, known: int) -> tuple[int, str]:

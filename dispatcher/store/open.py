@@ -28,6 +28,7 @@ def open_store(
     state_dir: Path,
     patience: float,
     create: bool = True,
+    upgrade: bool = False,
     clock: Callable[[], StoreTime] = wall_clock,
     mountinfo: Path = MOUNTINFO,
 ) -> Store:
@@ -35,8 +36,10 @@ def open_store(
 
     `patience` is how many seconds a transaction may wait for other writers; `clock` is the store
     time of an embedded store. A missing database is made if `create` says so and the state
-    directory does not remember one. Which store it is, is remembered there if nothing is yet;
-    whether it is another than the remembered one, the caller asks with `remembered_identity`.
+    directory does not remember one. An older schema is brought up to date if `upgrade` says so: for
+    who holds `lock_database`, as a daemon may work with the old one. Which store it is, is
+    remembered there if nothing is yet; whether it is another than the remembered one, the caller
+    asks with `remembered_identity`.
 
     Raises `ConfigError` for a URL that names no store, `StoreUnusable` for a database that is not
     what was left or cannot be made, `StoreUnavailable` for one that does not answer in time.
@@ -49,13 +52,17 @@ def open_store(
     _see_that_it_exists(path, state_dir, create=create)
     engine = SqliteEngine(path, patience=patience, clock=clock)
     try:
-        store = SqlStore(engine, migrate.adopt(engine, name=str(path)))
+        store = SqlStore(engine, _adopt(engine, path, upgrade=upgrade))
         if remembered_identity(state_dir) is None:
             remember_identity(state_dir, store.identity)
     except BaseException:
         engine.close()
         raise
     return store
+
+
+def _adopt(engine: SqliteEngine, path: Path, *, upgrade: bool) -> str:
+    return migrate.adopt(engine, migrate.MIGRATIONS, name=str(path), upgrade=upgrade)
 
 
 def database_path(url: str) -> Path | None:

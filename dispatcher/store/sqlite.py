@@ -47,6 +47,12 @@ _PRAGMAS: Final = (
 )
 
 
+def library_version() -> tuple[int, ...]:
+    """Return the version of the SQLite library."""
+    version: tuple[int, ...] = dbapi2.sqlite_version_info
+    return version
+
+
 def check_library(version: tuple[int, ...] = dbapi2.sqlite_version_info) -> None:
     """Raise `StoreUnusable` when the SQLite library is older than what is safe."""
     if version < OLDEST_LIBRARY:

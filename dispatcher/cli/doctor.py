@@ -1,0 +1,57 @@
+"""`dispatcher doctor`: a look at everything that may be wrong, with what to do."""
+
+from __future__ import annotations
+
+import click
+
+from dispatcher.cli import render
+from dispatcher.cli.options import (
+    config_option,
+    configuration,
+    examples,
+    json_option,
+    print_json,
+)
+from dispatcher.doctor import Finding, Level, bad, findings
+from dispatcher.errors import ConfigError
+from dispatcher.wire import ExitCode
+
+
+@click.command(epilog=examples("dispatcher doctor", "dispatcher doctor --json | jq '.[].level'"))
+@json_option
+@config_option
+def doctor(*, as_json: bool) -> int:
+    """Look for what is wrong with this host, its store and its processes; exit 1 if anything is.
+
+    Nothing is changed; it may be asked while the daemon works. The whole database is read, which
+    takes about a second for each gigabyte. Run it as the daemon's user.
+    """
+    try:
+        found = list(findings(configuration()))
+    except ConfigError as error:
+        found = [bad("configuration", line, "mend it") for line in str(error).splitlines()]
+    if as_json:
+        print_json([_json(finding) for finding in found])
+    else:
+        for finding in found:
+            click.echo(_line(finding))
+    is_bad = any(finding.level is Level.BAD for finding in found)
+    return ExitCode.NOT_SO if is_bad else ExitCode.OK
+
+
+def _json(finding: Finding) -> dict[str, str | None]:
+    return {
+        "check": finding.check,
+        "level": finding.level,
+        "said": finding.said,
+        "remedy": finding.remedy,
+    }
+
+
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.BAD: "red"}
+
+
+def _line(finding: Finding) -> str:
+    level = click.style(f"{finding.level:<8}", fg=_COLOURS[finding.level])
+    remedy = f"; {finding.remedy}" if finding.remedy else ""
+    return f"{level} {finding.check:<16} {render.plain(finding.said)}{render.plain(remedy)}"

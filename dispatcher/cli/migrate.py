@@ -1,0 +1,60 @@
+"""`dispatcher migrate`: the database's schema, brought up to date when nobody works with it."""
+
+from __future__ import annotations
+
+import click
+
+from dispatcher.cli.options import (
+    config_option,
+    configuration,
+    examples,
+    json_option,
+    print_json,
+)
+from dispatcher.client import PATIENCE
+from dispatcher.config import Config
+from dispatcher.store.examine import examine
+from dispatcher.store.open import database_path, lock_database, open_store
+from dispatcher.wire import ExitCode
+
+
+@click.command(epilog=examples("dispatcher migrate --check", "dispatcher migrate"))
+@click.option("--check", is_flag=True, help="Change nothing; exit 1 when there is something to do.")
+@json_option
+@config_option
+def migrate(*, check: bool, as_json: bool) -> int:
+    """Bring the database up to date with this dispatcher.
+
+    A daemon does so when it starts; other verbs refuse an older database, as a daemon of the older
+    version may be at work on it. Make a copy first: there is no way back to the older version.
+    """
+    config = configuration()
+    before, wanted = _schema(config)
+    if not check:
+        with lock_database(config.store_url, state_dir=config.state_dir):
+            open_store(
+                config.store_url, state_dir=config.state_dir, patience=PATIENCE, upgrade=True
+            ).close()
+    pending = check and before != wanted
+    if as_json:
+        after = before if check else wanted
+        print_json({"before": before, "now": after, "wanted": wanted})
+    elif before == wanted:
+        click.echo(f"schema {wanted}: up to date")
+    else:
+        was = "no database yet" if before is None else f"schema {before}"
+        click.echo(f"{was}; {'to do' if pending else 'now'}: schema {wanted}")
+    return ExitCode.NOT_SO if pending else ExitCode.OK
+
+
+def _schema(config: Config) -> tuple[int | None, int]:
+    """Return the database's schema, None where there is none yet, and the one that is wanted."""
+    from dispatcher.store.migrate import MIGRATIONS  # noqa: PLC0415 - read when it is asked for
+
+    path = database_path(config.store_url)
+    if path is None or not path.exists():
+        return None, len(MIGRATIONS)
+    found = examine(path, patience=PATIENCE, whole=False)
+    if found.schema > found.known:  # which says so, and what to do
+        open_store(config.store_url, state_dir=config.state_dir, patience=PATIENCE).close()
+    return found.schema, found.known

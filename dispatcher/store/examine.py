@@ -1,0 +1,51 @@
+"""A look at a database that changes nothing: what schema it has, whether it is whole."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from dispatcher.errors import StoreUnusable
+from dispatcher.store import migrate
+from dispatcher.store.engine import transaction
+from dispatcher.store.sqlite import SqliteEngine
+
+#: Findings of a damaged database that are told.
+MOST_PROBLEMS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """What a database is."""
+
+    schema: int
+    known: int
+    """The schema that this dispatcher works with."""
+    identity: str
+    problems: tuple[str, ...]
+    """What is damaged; empty also where nobody looked."""
+
+
+def examine(path: Path, *, patience: float, whole: bool) -> Examined:
+    """Look at an existing database; `whole` reads all of it, while others go on.
+
+    Through a connection, as `sqlite` says why. Raises `StoreUnavailable` and `StoreUnusable`.
+    """
+    with closing(SqliteEngine(path, patience=patience)) as engine:
+        schema, identity = migrate.version_of(engine)
+        return Examined(
+            schema=schema,
+            known=len(migrate.MIGRATIONS),
+            identity=identity,
+            problems=_problems(engine) if whole else (),
+        )
+
+
+def _problems(engine: SqliteEngine) -> tuple[str, ...]:
+    try:
+        with transaction(engine, write=False):
+            rows = engine.rows(f"PRAGMA integrity_check({MOST_PROBLEMS})")
+    except StoreUnusable as error:  # so damaged that not even this is possible
+        return (str(error).partition("; ")[0],)
+    return tuple(row[0] for row in rows if row[0] != "ok")

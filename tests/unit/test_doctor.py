@@ -1,0 +1,181 @@
+"""`dispatcher doctor`: each thing that may be wrong is found, and nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from dispatcher import doctor, wire
+from dispatcher.config import load
+from dispatcher.doctor import Finding, Level, findings
+from dispatcher.store import migrate
+from tests.command import Command
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+@pytest.fixture
+def used(command: Command) -> Command:
+    """A store with a task in it."""
+    command("submit", "--", "true")
+    return command
+
+
+def found(command: Command, check: str) -> Finding:
+    """Return the one finding of a check."""
+    (finding,) = [one for one in findings(load(str(command.config_file))) if one.check == check]
+    return finding
+
+
+def test_on_a_healthy_host_nothing_is_bad(used: Command) -> None:
+    told = used("doctor").stdout.splitlines()
+
+    assert [] == [line for line in told if line.startswith("bad")]
+    assert "ok       integrity        every page was read, and is whole" in told
+    assert (
+        "warning  daemon           none runs; dispatcher run, or systemctl start dispatcher" in told
+    )
+
+
+def test_as_json(used: Command) -> None:
+    told = {one["check"]: one for one in used("doctor", "--json").json}
+
+    assert {"configuration", "host", "sqlite", "store", "daemon", "room"} <= told.keys()
+    assert {"check", "level", "said", "remedy"} == told["store"].keys()
+    assert ("ok", None) == (told["store"]["level"], told["store"]["remedy"])
+
+
+def test_before_the_first_use_it_makes_nothing(command: Command) -> None:
+    told = command("doctor").stdout
+
+    assert f"{command.state_dir} is not there; dispatcher run makes it" in told
+    assert not command.state_dir.exists()
+
+
+def test_a_look_changes_nothing(used: Command) -> None:
+    database = used.state_dir / "tasks.db"
+    before = (database.read_bytes(), sorted(os.listdir(used.state_dir)))
+
+    used("doctor")
+
+    assert before == (database.read_bytes(), sorted(os.listdir(used.state_dir)))
+
+
+def test_each_mistake_of_the_configuration_is_a_line(command: Command) -> None:
+    command.configure("slotz = 1\n[leases]\nttl = 5")
+
+    told = command("doctor", exits=1).stdout.splitlines()
+
+    assert ["bad      configuration"] * 2 == [line[:22] for line in told]
+
+
+def test_a_state_directory_that_others_may_enter(used: Command) -> None:
+    used.state_dir.chmod(0o755)
+
+    finding = found(used, "state directory")
+
+    assert (Level.WARNING, True) == (finding.level, "mode 0755: others may enter" in finding.said)
+    assert f"chmod 700 {used.state_dir}" in str(finding.remedy)
+
+
+def test_a_damaged_node_id(used: Command) -> None:
+    (used.state_dir / "node-id").write_text("me")
+
+    told = used("doctor", exits=1).stdout
+
+    assert "damaged, it holds 'me' instead of a UUID; restore it from a backup" in told
+
+
+def test_r54_a_database_on_a_network_filesystem(used: Command, tmp_path: Path) -> None:
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text("22 1 254:0 / / rw - nfs4 server:/export rw\n")
+    config = load(str(used.config_file))
+
+    finding = {one.check: one for one in findings(config, mountinfo=mountinfo)}["filesystem"]
+
+    assert Level.BAD is finding.level
+    assert "is on nfs4, a network filesystem, where SQLite loses data" in finding.said
+    assert Level.OK is found(used, "filesystem").level
+
+
+def test_r49_a_damaged_page_that_no_start_reads_is_found(used: Command) -> None:
+    lines = "\n".join('{"command": ["echo", "%s"]}' % ("x" * 3000) for _ in range(40))
+    used("submit", "--from", "-", stdin=lines.encode())
+    database = used.state_dir / "tasks.db"
+    with database.open("r+b") as file:
+        file.seek(30 * 4096)
+        file.write(bytes(range(256)) * 16)
+    used("show", 1)  # works: it does not come by there
+
+    told = used("doctor", exits=1).stdout
+
+    assert "bad      integrity " in told
+    assert "; stop the daemon and restore a backup" in told
+
+
+def test_a_store_that_is_missing_or_another_one(used: Command) -> None:
+    identity = used.state_dir / "store-id"
+    identity.write_text("another\n")
+    told = used("doctor", exits=1).stdout
+    assert "and this state directory worked with another; let store.url name that one" in told
+
+    (used.state_dir / "tasks.db").unlink()
+    assert "tasks.db is missing, and it was there" in used("doctor", exits=1).stdout
+
+
+def test_a_file_that_is_no_database(used: Command) -> None:
+    (used.state_dir / "tasks.db").write_text("hello" * 1000)
+
+    told = used("doctor", exits=1).stdout
+
+    assert "is damaged, or no database of dispatcher (file is not a database); restore it" in told
+
+
+@pytest.mark.parametrize(
+    ("known", "said"), [(2, "schema 1, older than 2; start"), (0, "schema 1, newer than 0; upg")]
+)
+def test_a_schema_of_another_release(
+    used: Command, known: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "MIGRATIONS", ("",) * known)
+
+    assert said in used("doctor", exits=1).stdout
+
+
+def test_little_room_and_none(used: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ENOUGH_ROOM", 1 << 60)
+    assert Level.WARNING is found(used, "room").level
+    assert "or: dispatcher prune" in str(found(used, "room").remedy)
+
+    monkeypatch.setattr(doctor, "LEAST_ROOM", 1 << 60)
+    assert (Level.BAD, 1) == (found(used, "room").level, used("doctor", exits=1).exit_code)
+
+
+def test_a_process_of_another_release_is_named() -> None:
+    of_before = doctor._of_release("executor", 4711, "0.0.9", "restart it")
+    of_now = doctor._of_release("executor", 2**22 + 1, wire.RELEASE, "restart it")
+
+    said = f"pid 4711 answers and runs release 0.0.9, not {wire.RELEASE}"
+    assert Finding("executor", Level.WARNING, said, "restart it") == of_before
+    assert Level.OK is of_now.level
+
+
+def test_a_process_older_than_the_files_runs_what_was_there_before() -> None:
+    assert doctor._started_before_install(1, lambda _: 0.0)
+    assert not doctor._started_before_install(1, lambda _: time.time())
+
+
+def test_fewer_descriptors_than_slots_need() -> None:
+    (few,) = doctor._descriptors(os.getpid(), 10**9)
+    (enough,) = doctor._descriptors(os.getpid(), 1)
+
+    assert (Level.BAD, Level.OK) == (few.level, enough.level)
+    assert "LimitNOFILE=" in str(few.remedy)
