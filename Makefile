@@ -3,10 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test format lint types layers pytest docs fuzz bench clean
+.PHONY: help demo picture test format lint types layers pytest docs fuzz bench clean
 
 help:
 	@echo "make demo    set up and watch the main job on the embedded store"
+	@echo "make picture draw anew the picture of the demo that the README shows"
 	@echo "make test    set up and run every check: format, lint, types, layers, tests"
 	@echo "make fuzz    hours of crashes and random histories (FUZZ_MINUTES=10)"
 	@echo "make bench   speed, as ratios against a C loop in the same run"
@@ -21,6 +22,10 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/dispatcher demo
+
+# What the README shows.
+picture: $(STAMP)
+	$(BIN)/dispatcher demo --svg docs/demo.svg
 
 test: format lint types layers pytest
 

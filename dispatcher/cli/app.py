@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from click.exceptions import Abort, ClickException, NoArgsIsHelpError, UsageError
@@ -26,6 +26,9 @@ from dispatcher.errors import (
     did_you_mean,
 )
 from dispatcher.wire import RELEASE, ExitCode
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class Verb(NamedTuple):
@@ -65,6 +68,16 @@ VERBS: Mapping[str, Verb] = {
     "reload": Verb("service", "reload", "Let the running daemon read its configuration again."),
     "demo": Verb("demo", "demo", "Watch the main job on real files, with a kill in the middle."),
     "executor": Verb("service", "executor", "Run the executor (mode external; its own unit)."),
+    "completion": Verb("completion", "completion", "Let a shell complete what is typed."),
+}
+
+#: Under which heading the list of verbs shows them; what stands in none comes last.
+GROUPS: Mapping[str, Sequence[str]] = {
+    "Tasks": ("submit", "list", "show", "why", "logs", "cancel", "retry", "hold", "release"),
+    "Queues": ("pause", "resume"),
+    "Being the worker": ("claim", "heartbeat", "complete", "fail"),
+    "The service": ("run", "executor", "reload", "status", "metrics", "doctor", "prune"),
+    "Configuration": ("check-config", "config"),
 }
 
 #: Exit codes of errors, the first that fits; any other error is "not so".
@@ -103,14 +116,27 @@ class Verbs(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of verbs without importing them."""
         del ctx
-        with formatter.section("Verbs"):
-            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
+        wide = max(map(len, VERBS))
+        rest = dict(VERBS)
+        for heading, names in (*GROUPS.items(), ("More", tuple(VERBS))):
+            shown = [(f"{name:{wide}}", rest.pop(name).help) for name in names if name in rest]
+            with formatter.section(heading):
+                formatter.write_dl(shown)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the verbs that begin so, without importing them, and this command's options."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - one pressed a key
+
+        fitting = (name for name in VERBS if name.startswith(incomplete))
+        verbs = [CompletionItem(name, help=VERBS[name].help) for name in fitting]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the verb, or say which one was meant."""
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
+        known = ctx.resilient_parsing or not args or args[0] in VERBS
+        if not known and not args[0].startswith("-"):
             raise UsageError(f"no verb {args[0]!r}{did_you_mean(args[0], VERBS)}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -18,13 +18,26 @@ from dispatcher.demo.screen import Screen
 from dispatcher.wire import ExitCode
 
 
-@click.command(epilog=examples("dispatcher demo", "dispatcher demo /usr/share/doc"))
+@click.command(
+    epilog=examples(
+        "dispatcher demo",
+        "dispatcher demo /usr/share/doc",
+        "dispatcher demo --svg demo.svg   # a picture of it",
+    )
+)
 @click.argument(
     "folder",
     required=False,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
 )
-def demo(folder: Path | None) -> int:
+@click.option(
+    "--svg",
+    "picture",
+    metavar="PATH",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all that was shown there, as a picture.",
+)
+def demo(folder: Path | None, picture: Path | None) -> int:
     """Watch the main job, workers that misbehave, and a kill in the middle.
 
     One gzip task for each of the 48 largest files of FOLDER (default: Python's standard library),
@@ -53,4 +66,6 @@ def demo(folder: Path | None) -> int:
             for check in checks(play, job, parts, trail):
                 screen.say(str(check))
                 kept.append(check.kept)
+        if picture is not None:
+            picture.write_text(screen.picture(), "utf-8")
     return ExitCode.OK if all(kept) else ExitCode.NOT_SO

@@ -25,6 +25,7 @@ from dispatcher.cli.options import (
     configuration,
     examples,
     json_option,
+    offered,
     print_json,
     reason_option,
 )
@@ -81,7 +82,12 @@ def lock_options(function: Any) -> Any:
         "dispatcher claim --task 42 --ttl 30m --lock-file lock.txt --json",
     )
 )
-@click.option("--queue", metavar="NAME", help="Queue [default: as configured].")
+@click.option(
+    "--queue",
+    metavar="NAME",
+    shell_complete=offered("queues"),
+    help="Queue [default: as configured].",
+)
 @click.option(
     "--task",
     "task_id",

@@ -15,6 +15,7 @@ from dispatcher.cli.options import (
     config_option,
     examples,
     json_option,
+    offered,
     one_id,
     print_json,
     print_json_line,
@@ -45,8 +46,13 @@ from dispatcher.times import StoreTime
     metavar="STATE",
     help=f"Only this state. Repeatable. {', '.join(TaskState)}.",
 )
-@click.option("--queue", metavar="NAME", help="Only this queue.")
-@click.option("--profile", metavar="NAME", help="Only tasks of this profile.")
+@click.option("--queue", metavar="NAME", shell_complete=offered("queues"), help="Only this queue.")
+@click.option(
+    "--profile",
+    metavar="NAME",
+    shell_complete=offered("profiles"),
+    help="Only tasks of this profile.",
+)
 @click.option("--label", metavar="NAME=VALUE", help="Only tasks with this label.")
 @click.option("--text", metavar="TEXT", help="Only commands that have this in them.")
 @click.option("--since", type=Moment(), metavar="TIME", help='Submitted since, e.g. "2h" ago.')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -13,6 +13,9 @@ from dispatcher.client import Client
 from dispatcher.config import Config, load
 from dispatcher.durations import Milliseconds
 from dispatcher.times import from_iso
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _NAMED = "dispatcher.config"
 
@@ -38,10 +41,28 @@ absolute_option = click.option(
 )
 
 
+def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Return what gives a shell the names that fit: of "queues", "profiles" or "tasks"."""
+
+    def complete(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
+        from dispatcher.cli.completion import offer  # noqa: PLC0415 - for who presses the key
+
+        with ctx.scope(cleanup=False):
+            return offer(what, begun)
+
+    return complete
+
+
 class TaskId(click.IntRange):
     """A task's number."""
 
     name = "task id"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the newest tasks' ids that begin so."""
+        return offered("tasks")(ctx, param, incomplete)
 
 
 ID = TaskId(1, 2**63 - 1)

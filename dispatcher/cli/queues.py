@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
-from dispatcher.cli.options import client, config_option, examples, reason_option
+from dispatcher.cli.options import client, config_option, examples, offered, reason_option
 from dispatcher.submission import check_name
 
-_many_queues = click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
+_many_queues = click.argument(
+    "queues", metavar="QUEUE...", nargs=-1, required=True, shell_complete=offered("queues")
+)
 
 
 @click.command(epilog=examples("dispatcher pause nightly", "dispatcher pause ci --reason upgrade"))

@@ -15,6 +15,7 @@ from dispatcher.cli.options import (
     examples,
     json_option,
     limit_options,
+    offered,
     print_json,
 )
 from dispatcher.client import Client
@@ -40,8 +41,18 @@ _MANY = 1_000
         """echo '{"command": ["true"], "queue": "ci"}' | dispatcher submit --from -""",
     ),
 )
-@click.option("--profile", metavar="NAME", help="Run a profile of the configuration, no COMMAND.")
-@click.option("--queue", metavar="NAME", help="Queue [default: as configured].")
+@click.option(
+    "--profile",
+    metavar="NAME",
+    shell_complete=offered("profiles"),
+    help="Run a profile of the configuration, no COMMAND.",
+)
+@click.option(
+    "--queue",
+    metavar="NAME",
+    shell_complete=offered("queues"),
+    help="Queue [default: as configured].",
+)
 @click.option("--priority", type=int, metavar="N", help="Higher runs first [default: 0].")
 @click.option("--max-attempts", type=int, metavar="N", help="Attempts before it is failed.")
 @click.option("--cwd", metavar="DIR", help="Where it runs [default: here].")

@@ -146,9 +146,10 @@ class Play:
 
     def _rows(self, status: Status) -> list[Row]:
         settled, running = self._counts(status)
-        state = f"{settled} of {len(self.files)} settled, {running} running"
+        state = f"{settled} of {len(self.files)} settled"
         quarter = str(4 * settled // len(self.files))
-        rows = [Row("files", "are compressed, each once", state, "", news=quarter)]
+        now = f"{running} running" if running else ""
+        rows = [Row("files", "are compressed, each once", state, now, news=quarter)]
         for part, task_id in zip(self._parts, self.roles, strict=True):
             runs = ", ".join(map(_so_far, self.client.runs(task_id)))
             rows.append(Row(part.name, part.does, self.task(task_id).state, runs))

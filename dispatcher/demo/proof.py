@@ -34,8 +34,9 @@ class Check:
         return self.expected == self.came
 
     def __str__(self) -> str:
-        mark = "[green]ok    [/]" if self.kept else "[red]FAILED[/]"
-        return f"{mark} {self.what}: expected {self.expected}, came {self.came}"
+        if self.kept:
+            return f"[green]ok    [/] {self.what}: {self.came}, as promised"
+        return f"[red]FAILED[/] {self.what}: promised {self.expected}, came {self.came}"
 
 
 def checks(play: Play, job: Job, parts: Sequence[Part], trail: Path) -> Iterator[Check]:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
+
+#: Columns of the picture: the longest promise fits, and it is legible as wide as a page.
+_PICTURE_WIDTH = 106
+
+_COLOURS = (
+    (r"\bsucceeded\b", "green"),
+    (r"\b(failed|lost|spawn_failed)\b", "red"),
+    (r"\b(deferred|scheduled)\b", "yellow"),
+    (r"\b(running|fence \d+ runs)\b", "cyan"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,8 @@ class Screen:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._told: dict[str, str] = {}
+        self._rows: Sequence[Row] = ()
+        self._scenes: list[str | Sequence[Row]] = []
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -52,6 +68,7 @@ class Screen:
 
     def show(self, rows: Sequence[Row]) -> None:
         """Show how things stand now."""
+        self._rows = rows
         if self._live is not None:
             self._live.update(_table(rows), refresh=True)
             return
@@ -59,15 +76,39 @@ class Screen:
             news = row.news or str(row)
             if self._told.get(row.name) != news:
                 self._told[row.name] = news
-                self.say(str(row))
+                self._print(str(row))
 
     def say(self, text: str) -> None:
         """Say a sentence, above the table."""
+        if self._rows and self._rows not in self._scenes:
+            self._scenes.append(self._rows)
+        self._scenes.append(text)
+        self._print(text)
+
+    def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
+
+    def picture(self) -> str:
+        """Return as SVG all that was said, with the tables that stood there when it was."""
+        console = Console(
+            file=StringIO(), record=True, width=_PICTURE_WIDTH, force_terminal=True, no_color=False
+        )
+        for scene in self._scenes:
+            console.print(scene if isinstance(scene, str) else _table(scene), highlight=False)
+        drawn = console.export_svg(title="dispatcher demo", unique_id="demo")
+        # A picture in a page may load nothing: the page's own monospaced font stands in.
+        return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table("task", "what it does", "state", "its runs so far")
+    table = Table("task", "what it does", "state", "its runs so far", box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(row.name, row.does, row.state, row.runs)
+        table.add_row(row.name, row.does, _coloured(row.state), _coloured(row.runs))
     return table
+
+
+def _coloured(words: str) -> Text:
+    text = Text(words)
+    for pattern, colour in _COLOURS:
+        text.highlight_regex(pattern, colour)
+    return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -80,6 +81,20 @@ def test_every_verb_and_option_that_the_pages_name_exists(world: World) -> None:
     for verb, options in named.items():
         known = world.cli(verb, "--help").stdout
         assert not [option for option in options if option not in known], verb
+
+
+def test_the_configuration_in_the_readme_is_right_and_its_profile_can_be_submitted(
+    world: World,
+) -> None:
+    text = (ROOT / "README.md").read_text()
+    (file,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (submit,) = re.findall(r"^\$ dispatcher (submit --profile .*)$", text, re.MULTILINE)
+    world.config_file.write_text(file.replace("/var/lib/dispatcher", str(world.state_dir)))
+
+    world.cli("check-config")
+    world.cli(*shlex.split(submit))
+
+    assert ["gzip", "-9", "big.log"] == world.show(1)["command"]
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import StringIO
+from xml.etree import ElementTree as ET
 
 from rich.console import Console
 
@@ -39,9 +40,27 @@ def test_on_a_terminal_the_table_holds_the_latest_of_everything() -> None:
     assert ["2 of 8" in last, "running" in last, "1 of 8" in last] == [True, True, False]
 
 
+def test_the_picture_shows_what_was_said_and_the_table_that_stood_there_then() -> None:
+    with Screen(Console(file=StringIO())) as screen:
+        screen.say("first")
+        screen.show(FIRST)
+        screen.show(THEN)
+        screen.say("in the middle")
+        screen.say("[green]ok[/] last")
+    picture = screen.picture()
+
+    words = "".join(ET.fromstring(picture).itertext()).replace("\xa0", " ")
+    places = [words.index(word) for word in ("first", "2 of 8", "in the middle", "ok last")]
+    assert sorted(places) == places
+    assert "1 of 8" not in words
+    assert 1 == words.count("2 of 8")
+    assert "url(http" not in picture
+    assert picture == screen.picture()
+
+
 def test_a_promise_that_was_not_kept_is_said_to_have_failed() -> None:
     kept, broken = Check("runs", 1, 1), Check("runs", 1, 2)
 
     assert (True, False) == (kept.kept, broken.kept)
     assert "FAILED" in str(broken)
-    assert str(broken).endswith("runs: expected 1, came 2")
+    assert str(broken).endswith("runs: promised 1, came 2")

@@ -1,0 +1,92 @@
+"""What a shell offers when somebody presses the tab key."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.world import DISPATCHER, World
+
+
+def asked(world: World, words: list[str], shell: str = "bash") -> list[str]:
+    """Return what is offered for the last of these words; nothing may be said on stderr."""
+    environ = {"_DISPATCHER_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(words)}
+    environ["COMP_CWORD"] = words[-1] if shell == "fish" else str(len(words) - 1)
+    done = subprocess.run(
+        [DISPATCHER], env={**world.env, **environ}, capture_output=True, text=True, check=True
+    )
+    assert "" == done.stderr
+    return [line for line in done.stdout.splitlines() if line]
+
+
+def test_verbs_options_and_states_are_offered(world: World) -> None:
+    assert ["plain,run", "plain,retry", "plain,release", "plain,resume", "plain,reload"] == asked(
+        world, ["dispatcher", "r"]
+    )
+    assert ["plain,--state"] == asked(world, ["dispatcher", "list", "--st"])
+    expected = ["plain,scheduled", "plain,succeeded"]
+    assert expected == asked(world, ["dispatcher", "list", "--state", "s"])
+
+
+def test_queues_profiles_and_tasks_are_offered(world: World) -> None:
+    world.configure(**{"queues.ci": {"concurrency": 1}, "profiles.zip": {"command": ["gzip"]}})
+    world.submit("sleep", "5", queue="nightly")
+    world.submit("true")
+
+    assert ["plain,ci"] == asked(world, ["dispatcher", "pause", "c"])
+    expected = ["plain,ci", "plain,default", "plain,nightly"]
+    assert expected == asked(world, ["dispatcher", "list", "--queue", ""])
+    assert ["plain,zip"] == asked(world, ["dispatcher", "submit", "--profile", ""])
+    assert ["plain,2\tready: true", "plain,1\tready: sleep 5"] == asked(
+        world, ["dispatcher", "show", ""], "fish"
+    )
+    assert ["plain,1"] == asked(world, ["dispatcher", "logs", "-f", "1"])
+
+
+@pytest.mark.parametrize("trouble", ["no store", "no such file", "a mistake", "damaged"])
+def test_in_trouble_nothing_is_offered_said_or_made(world: World, trouble: str) -> None:
+    if trouble == "no such file":
+        world.config_file.unlink()
+    elif trouble == "a mistake":
+        world.config_file.write_text("[nod")
+    elif trouble == "damaged":
+        world.submit("true")
+        for file in world.state_dir.glob("tasks.db*"):
+            file.write_bytes(b"no database " * 1_000)
+
+    assert [] == asked(world, ["dispatcher", "list", "--queue", ""])
+    assert [] == asked(world, ["dispatcher", "show", ""])
+    assert (trouble == "damaged") == world.state_dir.exists()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_lines_for_a_shell_work_in_it(world: World, shell: str) -> None:
+    script = world.cli("completion", shell).stdout
+
+    assert f"_DISPATCHER_COMPLETE={shell}_complete" in script
+    if shutil.which(shell) is not None:
+        checked = subprocess.run([shell, "-n"], input=script, text=True, check=False)
+        assert 0 == checked.returncode
+
+
+def test_bash_completes_a_state(world: World) -> None:
+    script = """
+        eval "$(dispatcher completion bash)"
+        COMP_WORDS=(dispatcher list --state f) COMP_CWORD=3
+        _dispatcher_completion dispatcher
+        echo "${COMPREPLY[@]}"
+    """
+    path = f"{Path(DISPATCHER).parent}:{world.env['PATH']}"
+
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={**world.env, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert ("failed\n", "") == (done.stdout, done.stderr)
