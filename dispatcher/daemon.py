@@ -94,6 +94,7 @@ def main(config: Config, *, drain: bool) -> int:
         loop.run()
         if embedded and supervisor.leaves_nothing_behind:
             loop.say_goodbye(within=1.0)
+        logs.last_words()
         log.info("daemon.stopped")
     return wire.ExitCode.OK
 

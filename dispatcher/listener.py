@@ -15,11 +15,6 @@ from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 log = structlog.get_logger()
 
 
-#: Refusals told one by one in a second; the rest only as a number. A refused worker says one thing
-#: and stops: more of them than this is a flood, which must not become one of log lines.
-TOLD_PER_SECOND = 10
-
-
 class Listener:
     """Passes workers' words to the store, which alone judges whose they are."""
 
@@ -27,8 +22,6 @@ class Listener:
         self._store = store
         self._memory = memory
         self._overhear_at = Instant(0.0)
-        self._told_since = Instant(0.0)
-        self._refusals = 0
 
     def hear(self, turn: Turn, request: Request) -> None:
         """Write down what a worker says; it is answered after the commit."""
@@ -36,7 +29,7 @@ class Listener:
         answer: Renewed | Accepted | Refused
         if isinstance(words, Beat):
             answer = self._store.heartbeat(words, now=turn.now)
-            turn.after(partial(self._note_beat, words, answer, turn.at))
+            turn.after(partial(self._note_beat, words, answer))
         else:
             answer = self._store.declare(words, now=turn.now)
             turn.abandoned |= isinstance(answer, Accepted) and not self._is_ours(words.task_id)
@@ -62,29 +55,24 @@ class Listener:
         live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
         log.info("run.declared", **live.ids())
 
-    def _note_beat(self, beat: Beat, answer: Renewed | Refused, at: Instant) -> None:
+    def _note_beat(self, beat: Beat, answer: Renewed | Refused) -> None:
         if isinstance(answer, Refused):
-            self._note_refusal(beat, answer, at)
+            self._note_refusal(beat, answer)
         else:
             log.debug("lease.renewed", task_id=beat.task_id)
 
     def _note_declared(self, words: Declaration, answer: Accepted | Refused, at: Instant) -> None:
         if isinstance(answer, Refused):
-            self._note_refusal(words, answer, at)
+            self._note_refusal(words, answer)
             return
         for live in self._memory.live.values():
             if live.task_id == words.task_id and live.exit_by is None:
                 live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
         log.info("run.declared", task_id=words.task_id, declared=words.word)
 
-    def _note_refusal(self, words: Beat | Declaration, answer: Refused, at: Instant) -> None:
-        if at >= self._told_since + 1.0:
-            if self._refusals > TOLD_PER_SECOND:
-                log.warning("lease.refused", more=self._refusals - TOLD_PER_SECOND)
-            self._told_since, self._refusals = at, 0
-        self._refusals += 1
-        if self._refusals <= TOLD_PER_SECOND:
-            log.warning("lease.refused", task_id=words.task_id, error=answer.error)
+    @staticmethod
+    def _note_refusal(words: Beat | Declaration, answer: Refused) -> None:
+        log.warning("lease.refused", task_id=words.task_id, error=answer.error)
 
     def turn_away(self, requests: Sequence[Request], *, at: Instant) -> None:
         """Have workers ask again: the store did not take what they said.

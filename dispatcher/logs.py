@@ -1,7 +1,8 @@
-"""The structured log: set up in one place, with the catalogue of everything it may say.
+"""The daemon's log: set up in one place, by the catalogue of everything that it may say.
 
-JSON lines on stdout, drawn for people on a terminal. An event is a stable `noun.verb_past` of the
-catalogue; what happened to whom stands in fields, numbers with their unit in the name.
+JSON lines on stdout, behind their priority where that is systemd's journal, drawn for people on a
+terminal. An event is a stable `noun.verb_past` of the catalogue; what happened to whom stands in
+fields, numbers with their unit in the name.
 """
 
 from __future__ import annotations
@@ -9,68 +10,22 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import sys
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Mapping
 from typing import TextIO
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from dispatcher import catalogue, journald, times
 from dispatcher.config import Config
-from dispatcher.times import iso, wall_clock
-
-#: Every event and what it says, in one sentence.
-CATALOGUE: Mapping[str, str] = MappingProxyType(
-    {
-        "daemon.started": "The daemon holds its locks, the store answered, the loop turns.",
-        "daemon.signalled": "A signal arrived that stops the daemon or makes it read its file.",
-        "daemon.stopping": "The daemon was asked to stop: it claims nothing more.",
-        "daemon.stopped": "The daemon's last word.",
-        "daemon.waiting": "The daemon waits for something that it needs, and says for what.",
-        "executor.started": "The daemon started an executor, since none was listening.",
-        "executor.connected": "An executor greeted the daemon and named its runs.",
-        "executor.incompatible": "The executor speaks another version; nothing new is started.",
-        "executor.exited": "An executor that the daemon had started ended.",
-        "executor.answered": "The executor answers again after a silence.",
-        "executor.lost": "The connection to the executor ended; its last word stands.",
-        "executor.silent": "The executor did not answer in time; nothing is started.",
-        "claim.taken_over": "A claim's owner was silent for too long, or local and done: settled.",
-        "task.claimed": "A task was claimed; its run is opened and about to start.",
-        "task.timed_out": "A task failed without a run: it waited longer than it may.",
-        "run.started": "The run's process lives.",
-        "run.ending": "It was decided to end a run; its lock is void from here on.",
-        "run.settled": "The run's whole process tree is gone, its outcome is written.",
-        "run.reconciled": "What the executor knows of a run was brought together with the store.",
-        "run.unknown": "The executor has a run that the store does not know; it is ended.",
-        "run.declared": "A worker said how it ends; effective when its process is gone.",
-        "lease.renewed": "A worker's heartbeat renewed its lease (debug).",
-        "lease.refused": "A worker spoke for a claim that is not its own; nothing was written.",
-        "lease.expired": "A worker did not beat in time; its run is being ended.",
-        "daemon.was_away": "Leases expired while the daemon was away: renewed once, not reaped.",
-        "worker.leader_exited": "A worker's first process exited; others of its tree may live.",
-        "worker.leftover_ended": "Processes outlived their worker's first process and were ended.",
-        "worker.stray": "A process was found that several runs may have started.",
-        "worker.unkillable": "A process survived SIGKILL; its slot and claim stay held.",
-        "node.paused": "This host cannot start processes; nothing is claimed for a while.",
-        "node.resumed": "This host can start processes again.",
-        "store.unavailable": "The store did not answer; nothing was written, workers go on.",
-        "store.recovered": "The store answers again.",
-        "store.refused": "One operation broke a rule of the schema and was left out.",
-        "store.reconciling": "A commit got no clear answer; the store decides what happened.",
-        "clock.stepped": "The wall clock jumped; live leases are renewed instead of reaped.",
-        "metrics.unwritten": "The file of metrics cannot be written; told once until it changes.",
-        "metrics.written": "The file of metrics is written again.",
-        "config.reloaded": "The configuration was read again: what changed, and what was kept.",
-        "config.refused": "The file has mistakes; the configuration that held before still does.",
-    }
-)
+from dispatcher.repeats import Repeats
+from dispatcher.times import Instant, iso, wall_clock
 
 #: Fields that hold secrets wherever they appear.
 SECRET = frozenset({"lock", "env", "payload"})
-
-_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _numbers = itertools.count(1)
 
@@ -79,8 +34,12 @@ _processors: list[Processor] = []
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
-class UnknownEvent(Exception):
-    """An event that is not in the catalogue; add it there with its sentence."""
+#: What was said lately of what may repeat: one for the process, as its loop asks what has ceased.
+repeats = Repeats()
+
+
+class NotInCatalogue(Exception):
+    """A line that the catalogue does not describe; add the event, or its field, there."""
 
 
 class SecretField(Exception):
@@ -88,24 +47,32 @@ class SecretField(Exception):
 
 
 def set_up(
-    config: Config, *, node: str = "", stream: TextIO | None = None, strict: bool = False
+    config: Config,
+    *,
+    node: str = "",
+    stream: TextIO | None = None,
+    strict: bool = False,
+    environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], Instant] = times.instant,
 ) -> None:
     """Send every event of the configured level and above to `stream` (stdout), flushed by line.
 
     Each JSON line names the `node`, so that the lines of several hosts can be put together.
 
-    `strict`, for tests, raises `UnknownEvent` for an event outside the catalogue and `SecretField`
-    for a secret; otherwise the event is written, and without the secret. Calling it again replaces
-    what held before; the sequence goes on.
+    `strict`, for tests, raises `NotInCatalogue` for a line that is not as its entry says and
+    `SecretField` for a secret; otherwise it is written, and without the secret. Calling it again
+    replaces what held before; the sequence goes on.
     """
     _out.stream = stream or sys.stdout
     form = config.logs.format
     drawn = form == "console" or (form == "auto" and _out.stream.isatty())
+    prefixed = form == "auto" and journald.leads_to(_descriptor(_out.stream), environ)
     # Changed in place, as each logger keeps what it found at its first line: a tenth of a tick.
     _processors[:] = [
-        _from(getattr(logging, config.logs.level.upper())),
-        *((_refuse_unknown, _refuse_secrets) if strict else (_drop_secrets,)),
+        _gate(getattr(logging, config.logs.level.upper()), clock),
+        *((_refuse_secrets, _refuse_unknown) if strict else (_drop_secrets,)),
         *(_drawn() if drawn else (_line_of(node),)),
+        *((_prefixed,) if prefixed else ()),
     ]
     structlog.configure(
         processors=_processors,
@@ -115,20 +82,74 @@ def set_up(
     )
 
 
-def _from(lowest: int) -> Processor:
-    below = {name for name in _LEVELS if getattr(logging, name.upper()) < lowest}
+def tell_ceased(at: Instant) -> None:
+    """Say which repetitions have ended: when `repeats.due`."""
+    _tell(repeats.ceased(at))
 
-    def drop(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        if method in below:
-            raise structlog.DropEvent
+
+def last_words() -> None:
+    """Say what was left out and not told yet: the process ends."""
+    _tell(repeats.last_words())
+
+
+def _tell(ended: Iterable[Mapping[str, object]]) -> None:
+    for facts in ended:
+        structlog.get_logger().info("error.ceased", **facts)
+
+
+def _descriptor(stream: TextIO) -> int:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):  # a stream in memory, or a closed one
+        return -1
+
+
+def _gate(lowest: int, clock: Callable[[], Instant]) -> Processor:
+    """Return what stops a line that is below the level, or repeats too often.
+
+    By its event: most have no gate, and all that is done for their lines is to find that out.
+    """
+    gates: dict[str, Callable[[EventDict], None]] = {}
+    for name, event in catalogue.DAEMON.items():
+        if getattr(logging, event.level.upper()) < lowest:
+            gates[name] = _drop
+        elif event.same_by is not None:
+            gates[name] = _at_times(event.same_by, clock)
+
+    def pass_through(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        if event["event"] in gates:
+            gates[event["event"]](event)
         return event
 
-    return drop
+    return pass_through
 
 
-def _refuse_unknown(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    if event["event"] not in CATALOGUE:
-        raise UnknownEvent(f"{event['event']!r} is not in the catalogue of dispatcher/logs.py")
+def _drop(_event: EventDict) -> None:
+    raise structlog.DropEvent
+
+
+def _at_times(
+    same_by: tuple[str, ...], clock: Callable[[], Instant]
+) -> Callable[[EventDict], None]:
+    def gate(event: EventDict) -> None:
+        left_out = repeats.admit(event["event"], same_by, event, clock())
+        if left_out is None:
+            raise structlog.DropEvent
+        if left_out:
+            event["left_out"] = left_out
+
+    return gate
+
+
+def _refuse_unknown(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    name = event["event"]
+    if name not in catalogue.DAEMON:
+        raise NotInCatalogue(f"{name!r} is not in the catalogue, dispatcher/catalogue.py")
+    written = {"timestamp": "", "sequence": 0, "level": method, **event}
+    if "exc_info" in written:
+        written["exception"] = str(written.pop("exc_info"))
+    if mistakes := catalogue.DAEMON[name].mistakes(written):
+        raise NotInCatalogue(f"{name!r} {'; '.join(mistakes)}")
     return event
 
 
@@ -143,6 +164,10 @@ def _drop_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
         for secret in SECRET & event.keys():
             del event[secret]
     return event
+
+
+def _prefixed(_logger: WrappedLogger, method: str, line: str) -> str:
+    return journald.PREFIX[method] + line
 
 
 def _drawn() -> list[Processor]:

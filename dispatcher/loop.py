@@ -12,7 +12,7 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from dispatcher import channels, notify, wire
+from dispatcher import channels, logs, notify, wire
 from dispatcher.channels import Channel, Reply
 from dispatcher.errors import ConfigError
 from dispatcher.executor_client import ExecutorClient
@@ -97,6 +97,9 @@ class Loop:
         for channel in (self._workers, self._control):
             due = channel.keep_up(at=at) if channel is not None else None
             deadlines += [] if due is None else [due]
+        if at >= logs.repeats.due:
+            logs.tell_ceased(at)
+        deadlines.append(logs.repeats.due)
         if self._notifier is not None:
             deadlines.append(self._tell_manager(self._notifier, at))
         if (due := self._requests_due()) is not None:

@@ -8,24 +8,28 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from dispatcher import logs, metrics, reference
+from dispatcher import catalogue, metrics, reference, repeats
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.mistakes.table import CANNOT_START, MISTAKES  # noqa: E402 - below the project's root
 
-_EVENTS = """\
+_EVENTS = f"""\
 # Log events
 
-<!-- Made by `make docs` from dispatcher/logs.py: change the texts there. -->
+<!-- Made by `make docs` from dispatcher/catalogue.py: change the texts there. -->
 
-Each line of the log is one JSON object: `timestamp`, `level`, `event`, `sequence` (a gap is a lost
-line), `node`, and what the event is about: `task_id`, `run_id`, `attempt`, `fence`, `queue`, `pid`,
-and numbers with their unit in the name. An event keeps its name and meaning between releases.
+Each line of a log is one JSON object: `timestamp`, `level`, `event`, `sequence` (from 1 in each
+process; a gap is a lost line), `node`, and the fields below, numbers with their unit in the name.
+An event keeps its name and meaning between releases, and no line holds a lock, an environment or a
+payload. On a terminal the daemon's lines are drawn for people; in systemd's journal each has its
+priority (`journalctl -p warning`).
 
-| event | means |
-|---|---|
+Events with a ↻ may repeat for as long as something is wrong. After {repeats.BURST} lines of the
+same, at most one in {repeats.INTERVAL:g} s is written, with the number `left_out` before it; when
+none has come for that long, `error.ceased` says so.
+
 """
 
 
@@ -73,15 +77,28 @@ def _cell(text: str) -> str:
     return f"{fence}{shown}{fence}"
 
 
+def _table(title: str, entries: Mapping[str, catalogue.Event]) -> str:
+    head = f"## {title}\n\n| event | level | means | fields |\n|---|---|---|---|\n"
+    return head + "".join(_row(name, event) for name, event in sorted(entries.items()))
+
+
+def _row(name: str, event: catalogue.Event) -> str:
+    always = [f"`{field}`" for field in event.fields]
+    perhaps = [f"`{field}`?" for field in event.perhaps if field not in event.fields]
+    repeats_ = " ↻" if event.same_by is not None else ""
+    return f"| `{name}`{repeats_} | {event.level} | {event.says} | {' '.join(always + perhaps)} |\n"
+
+
 def generated() -> Mapping[Path, str]:
     """Return what each generated file has to hold."""
     schema = json.dumps(reference.schema(), indent=2) + "\n"
-    events = "".join(f"| `{name}` | {text} |\n" for name, text in sorted(logs.CATALOGUE.items()))
+    daemon = _table("The daemon's", catalogue.DAEMON)
+    executor = _table("The executor's", catalogue.EXECUTOR)
     return {
         ROOT / "docs" / "configuration.md": reference.page(),
-        ROOT / "docs" / "events.md": _EVENTS + events,
         ROOT / "docs" / "mistakes.md": _mistakes(),
         ROOT / "docs" / "metrics.md": metrics.page(),
+        ROOT / "docs" / "events.md": f"{_EVENTS}{daemon}\n{executor}",
         ROOT / "docs" / "dispatcher.schema.json": schema,
         ROOT / "systemd" / "dispatcher.toml": reference.commented_file(external=True),
     }

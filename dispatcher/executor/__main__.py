@@ -41,7 +41,7 @@ def main() -> int:
         str(Path(d).absolute()) for d in (options.state_dir, options.runtime_dir)
     )
     _close_inherited()
-    log = Log(sys.stderr.fileno())
+    log = Log(sys.stderr.fileno(), node=options.node_id)
     try:
         _check(state_dir, runtime_dir)
         locks = [_lock(directory) for directory in dict.fromkeys((state_dir, runtime_dir))]
@@ -58,6 +58,7 @@ def main() -> int:
     except Exception:  # noqa: BLE001 - the one place: say it, and let the successor sweep
         log("executor.failed", error=traceback.format_exc())
         return ExitCode.NOT_SO
+    log.last_words()
     log("executor.left", pid=os.getpid())
     del locks
     return ExitCode.OK

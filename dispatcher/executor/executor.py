@@ -116,6 +116,8 @@ class Executor:
             self._runs.end_all(wire.EndedBy.SHUTDOWN, at)
         self._runs.act(at)
         self._server.flush(at)
+        if at >= self._log.due:
+            self._log.tell_ceased(at)
         self._open_when_swept()
 
     def _tell_manager(self, notifier: Notifier, at: Instant) -> None:
@@ -178,7 +180,7 @@ class Executor:
             self._runs.start(start, at)
 
     def _patience(self, timeout: float | None) -> float | None:
-        due = min(self._runs.due, self._server.due)
+        due = min(self._runs.due, self._server.due, self._log.due)
         if self._embedded and self._lonely_since is not None:
             due = min(due, Instant(self._lonely_since + LONELY_FOR))
         wait = max(0.0, due - self._clock())

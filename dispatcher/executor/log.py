@@ -1,23 +1,74 @@
-"""The executor's log: JSON lines, each with a stable `event` and the ids it is about."""
+"""The executor's log: lines in the form of the daemon's, by the same catalogue."""
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import msgspec
 
-from dispatcher import times
+from dispatcher import journald, times
+from dispatcher.catalogue import EXECUTOR, Event
+from dispatcher.repeats import Repeats
+from dispatcher.times import Instant
 
 
 class Log:
     """Writes one line per event to a descriptor; a full disk costs the line, never the caller."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        *,
+        node: str = "",
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], Instant] = times.instant,
+    ) -> None:
         self._descriptor = descriptor
+        self._whose = {"node": node} if node else {}
+        self._prefixes = journald.PREFIX if journald.leads_to(descriptor, environ) else {}
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._repeats = Repeats()
 
     def __call__(self, event: str, **facts: object) -> None:
-        """Write `event`, a ``noun.verb_past``, with its facts."""
-        line = {"time": times.iso(times.wall_clock()), "event": event, **facts}
+        """Write `event`, one of the catalogue, with its facts, unless it repeats too often."""
+        known = EXECUTOR.get(event, _UNKNOWN)
+        if known.same_by is not None:
+            left_out = self._repeats.admit(event, known.same_by, facts, self._clock())
+            if left_out is None:
+                return
+            if left_out:
+                facts["left_out"] = left_out
+        line = {
+            "timestamp": times.iso(times.wall_clock()),
+            "level": known.level,
+            "event": event,
+            "sequence": next(self._numbers),
+            **facts,
+            **self._whose,
+        }
         with suppress(OSError):
-            os.write(self._descriptor, msgspec.json.encode(line) + b"\n")
+            prefix = self._prefixes.get(known.level, "").encode()
+            os.write(self._descriptor, prefix + msgspec.json.encode(line) + b"\n")
+
+    @property
+    def due(self) -> Instant:
+        """When to `tell_ceased`."""
+        return self._repeats.due
+
+    def tell_ceased(self, at: Instant) -> None:
+        """Say which repetitions have ended."""
+        for facts in self._repeats.ceased(at):
+            self("error.ceased", **facts)
+
+    def last_words(self) -> None:
+        """Say what was left out and not told yet: the process ends."""
+        for facts in self._repeats.last_words():
+            self("error.ceased", **facts)
+
+
+#: A line is better than a crash; tests find it.
+_UNKNOWN = Event("An event outside the catalogue.", "error")

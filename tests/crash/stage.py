@@ -20,6 +20,7 @@ from tests.crash.family import Family, bury
 from tests.crash.lives import DaemonLife, ExecutorLife, Place, descriptors
 from tests.crash.mortal import Died, Fate
 from tests.crash.workers import Diary
+from tests.heard import Heard
 
 #: Where files cost nothing: no power fails here, and nothing else needs a disk.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
@@ -122,7 +123,9 @@ class Stage:
 
     def start_executor(self, fate: Fate | None = None) -> None:
         """Let an executor begin; it may die of what it finds."""
-        self.executor = ExecutorLife(self.place, fate or Fate(), self._hear, boot_id=self.boot_id)
+        self.executor = ExecutorLife(
+            self.place, fate or Fate(), Heard(self.trace), boot_id=self.boot_id
+        )
         self._act(self.executor.begin)
 
     def kill_daemon(self) -> None:

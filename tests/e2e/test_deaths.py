@@ -126,6 +126,7 @@ def test_after_a_kill_survivors_are_ended_before_the_rerun_and_nothing_is_charge
         if killed == "the executor":
             executor.kill()
             _expect_all_succeed(world, daemon, ids)
+            daemon.expect("executor.exited", executor_pid=executor.pid)
         else:
             daemon.kill()
             executor.kill()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterable
-from datetime import datetime
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from dispatcher.logs import CATALOGUE
+from dispatcher.model import NewTask
+from dispatcher.store.open import open_store
 from tests.e2e.helpers import expect_settled, listed, shell, stored, submit_all
+from tests.e2e.lines import expect_in_form, secrets_of
 from tests.e2e.world import Daemon, World
 
 pytestmark = pytest.mark.timeout(90)
@@ -23,6 +25,7 @@ WAIT = "while [ ! -e go ]; do sleep 0.02; done"
 def history(world: World) -> list[Daemon]:
     """Two daemons' lives with everything in them that can be had in two seconds."""
     (world.directory / "payload").write_text('"payload-secret"')
+    worker_stub = [sys.executable, "-m", "worker_stub"]
     daemons = []
     with world.daemon() as daemon:
         daemons.append(daemon)
@@ -34,6 +37,8 @@ def history(world: World) -> list[Daemon]:
             {"command": shell("exit 75"), "max_attempts": 1},
             {"command": shell("(sleep 1000 &); exit 78"), "env": {"TOKEN": "env-secret"}},
             {"command": ["cat"], "payload": "payload-secret"},
+            {"command": [*worker_stub, "heartbeat"]},
+            {"command": [*worker_stub, "succeed"]},
         )
         expect_settled(daemon, ids)
         cancelled, killed, alive = submit_all(
@@ -55,18 +60,18 @@ def history(world: World) -> list[Daemon]:
     return daemons
 
 
-def test_every_line_of_a_daemon_is_a_json_object_of_the_catalogue_and_none_shows_a_secret(
+def test_r28_r67_every_line_is_of_the_catalogue_and_nothing_written_shows_a_secret(
     world: World, history: list[Daemon]
 ) -> None:
-    """R-28, R-67."""
+    """Every world's lines are looked at at its end (tests/e2e/lines.py): here, that it looks."""
     for daemon in history:
         events = daemon.events()
         assert len(events) == daemon.output().count("\n")
         assert list(range(1, len(events) + 1)) == [event["sequence"] for event in events]
-        for event in events:
-            _assert_in_form(event)
-    seen = {event["event"] for daemon in history for event in daemon.events()}
-    assert RICH <= seen
+    assert set() == RICH - {event["event"] for daemon in history for event in daemon.events()}
+    executors = (world.state_dir / "executor.log").read_text().splitlines()
+    assert set() == RICH_OF_EXECUTORS - {json.loads(line)["event"] for line in executors}
+    expect_in_form(world.directory)
 
     locks = [lock for (lock,) in stored(world, "SELECT lock FROM runs")]
     assert len(set(locks)) == len(locks) > 10
@@ -84,21 +89,15 @@ RICH = {
     "daemon.started", "daemon.stopping", "daemon.stopped", "executor.started",
     "executor.connected", "executor.lost", "task.claimed", "run.started",
     "run.ending", "run.settled", "run.reconciled", "worker.leftover_ended",
+    "daemon.signalled", "lease.renewed", "run.declared",
+}  # fmt: skip
+RICH_OF_EXECUTORS = {
+    "executor.started", "executor.left", "daemon.greeted", "daemon.dropped", "run.ending",
+    "run.start_failed", "run.escalated", "run.inherited", "worker.leftover_ended",
 }  # fmt: skip
 
 #: A payload is shown with its task, on purpose; `cat` wrote it to its output itself.
 ALLOWED = {("show --json", "payload-secret"), ("show", "payload-secret")}
-
-
-def _assert_in_form(event: dict[str, Any]) -> None:
-    assert event["event"] in CATALOGUE
-    assert event["level"] in ("debug", "info", "warning", "error")
-    assert event["timestamp"].endswith("Z")
-    assert datetime.fromisoformat(event["timestamp"]).tzinfo is not None
-    noun = event["event"].partition(".")[0]
-    if noun in ("task", "run"):
-        missing = {"task_id", "run_id", "attempt", "fence", "queue", "pid"} - event.keys()
-        assert set() == missing, event
 
 
 def _everything_written(world: World, history: Iterable[Daemon]) -> dict[str, str]:
@@ -118,3 +117,47 @@ def _everything_written(world: World, history: Iterable[Daemon]) -> dict[str, st
         assert json.loads(shown)["id"] == task_id
         texts["show --json"] = texts.get("show --json", "") + shown
     return texts
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"event": "run.strated"}, "not in the catalogue"),
+        ({"event": "daemon.stopped", "level": "error"}, "is error, not info"),
+        ({"event": "daemon.stopped", "sequence": 3}, "lines lost"),
+        ({"event": "daemon.stopped", "surprise": 1}, "has surprise"),
+        ({"event": "daemon.signalled"}, "lacks signal"),
+        ({"event": "daemon.signalled", "signal": "{lock}"}, "shows"),
+        ({"event": "daemon.signalled", "signal": "{env}"}, "shows"),
+        ({"event": "daemon.signalled", "signal": "{payload}"}, "shows"),
+    ],
+)
+def test_a_line_out_of_form_or_with_a_secret_is_found(
+    finished: Path, line: dict[str, object], told: str
+) -> None:
+    secrets = dict(zip(("lock", "env", "payload"), secrets_of(finished / "tasks.db"), strict=True))
+    right = {"timestamp": "", "level": "info", "sequence": 1}
+    text = json.dumps({**right, **line}).replace("{lock}", secrets["lock"])
+    text = text.replace("{env}", secrets["env"]).replace("{payload}", secrets["payload"])
+    (finished / "daemon-1.log").write_text(text + "\n")
+
+    with pytest.raises(AssertionError, match=told):
+        expect_in_form(finished)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A store with one claimed task that has an environment and a payload."""
+    store = open_store(f"sqlite://{tmp_path}/tasks.db", state_dir=tmp_path, patience=1.0)
+    task = NewTask(
+        command=("true",),
+        max_attempts=1,
+        lease_ttl_ms=1000,
+        env={"TOKEN": "env-secret"},
+        payload='{"key": "payload-secret"}',
+    )
+    with store.transaction() as now:
+        store.submit(task, now=now)
+        [_] = store.claim("default", limit=1, node="n", output_dir="/o", confirmation=None, now=now)
+    store.close()
+    return tmp_path

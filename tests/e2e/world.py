@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from tests.e2e.lines import expect_in_form
 from tests.eventually import eventually
 
 DISPATCHER = str(Path(sys.executable).with_name("dispatcher"))
@@ -276,6 +277,7 @@ class World:
     def close(self) -> None:
         self.sweep()
         shutil.rmtree(self.runtime_dir, ignore_errors=True)
+        expect_in_form(self.directory)
 
 
 def _name(process: psutil.Process) -> str:

@@ -23,6 +23,7 @@ from dispatcher.executor.spawn import Spawner
 from tests.crash.family import Family
 from tests.eventually import eventually
 from tests.executor.workers import lives
+from tests.heard import Heard
 from tests.unit.executor.world import FakeServer
 
 
@@ -44,7 +45,7 @@ class Here:
             "outputs": outputs,
             "journal": self.journal,
             "server": self.server,
-            "log": lambda event, **facts: None,
+            "log": Heard([]),
         }
         self.executor = Executor(Node("node", str(directory), "b", "p"), **parts)
         self.server.knocks = True

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher import wire
+from dispatcher.catalogue import EXECUTOR
 from tests.eventually import eventually
 from tests.executor.conftest import Home
 from tests.executor.daemon import Daemon
@@ -227,13 +228,13 @@ def test_it_holds_nothing_that_it_inherited(home: Home) -> None:
     assert process.poll() is None
 
 
-def test_its_log_is_json_lines_with_the_time(home: Home, daemon: Daemon) -> None:
+def test_its_log_is_json_lines_of_the_catalogue(home: Home, daemon: Daemon) -> None:
     uid = daemon.start(["nonsense!"], home.output())
     daemon.expect(wire.StartFailed, uid)
 
     (failed,) = home.events("run.start_failed")
 
-    assert {"time", "event", "uid", "fault", "error"} == set(failed)
+    assert [] == EXECUTOR["run.start_failed"].mistakes(failed)
     assert (uid, "task") == (failed["uid"], failed["fault"])
 
 

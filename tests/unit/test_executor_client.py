@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from dispatcher import wire
 from dispatcher.errors import ConfigError
@@ -150,8 +151,10 @@ def test_another_protocol_version_is_never_greeted(
     client.keep_up(at=at(0))
     executor.say(hello(version=wire.VERSION + 1), wire.HelloEnd())
 
-    assert [] == client.receive(at=at(0))
+    with capture_logs() as said:
+        assert [] == client.receive(at=at(0))
     assert not client.answering
+    assert "executor.incompatible" == said[-1]["event"]
 
 
 def test_what_came_before_the_end_of_a_connection_is_heard(
@@ -230,9 +233,11 @@ def test_silence_is_noticed_after_ten_seconds_and_ends_with_a_word(
     assert b'{"type":"ping","sequence":1}' in executor.heard()
     executor.say(wire.Pong(sequence=1))
     client.receive(at=at(16))
-    client.keep_up(at=at(16))
+    with capture_logs() as said:
+        client.keep_up(at=at(16))
 
     assert client.answering
+    assert ["executor.answered"] == [line["event"] for line in said]
 
 
 def test_our_own_absence_is_not_the_executors_silence(

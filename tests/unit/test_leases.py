@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from dispatcher import wire
 from dispatcher.errors import StoreUnavailable
@@ -227,8 +228,10 @@ def test_our_own_absence_costs_nobody_a_lease(world: World) -> None:
     worker = started(world)
 
     world.elapsed += 100  # the daemon was stopped: no tick in between
-    world.settle_down()
+    with capture_logs() as said:
+        world.settle_down()
     assert [] == ends(world)
+    assert ["daemon.was_away"] == [line["event"] for line in said if "gap_ms" in line]
     world.run_for(29.9)
     assert [] == ends(world)
     world.run_for(0.2)

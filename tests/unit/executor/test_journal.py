@@ -208,6 +208,7 @@ def test_a_journal_that_could_not_be_made_is_tried_again(tmp_path: Path) -> None
 
     world.hear(start)
     assert wire.Fault.HOST == world.last(wire.StartFailed).fault
+    assert "journal.write_failed" in {event["event"] for event in world.events}
     (tmp_path / "executor.journal.new").rmdir()
     world.hear(wire.Ping(sequence=1))
     world.start()

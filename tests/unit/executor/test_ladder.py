@@ -345,6 +345,14 @@ def test_r35_a_refusal_leaves_nothing_behind(world: World) -> None:
     assert [] == world.journal.predecessors_runs()
 
 
+def test_a_living_run_is_not_forgotten_whoever_asks(world: World) -> None:
+    world.start()
+    world.hear(wire.Forget(uid=wire.RunUid("run")))
+
+    assert ["running"] == [e["state"] for e in world.events if e["event"] == "run.forget_refused"]
+    assert ["run"] == [run.uid for run in world.journal.predecessors_runs()]
+
+
 def test_runs_leave_nothing_behind(world: World) -> None:
     for n in range(100):
         leader = world.start(str(n), deadlines={"run_timeout": world.kernel.now + 1e6})

@@ -99,6 +99,7 @@ def test_shut_down_it_ends_all_runs_by_the_ladder_and_leaves(external: World) ->
     assert {"polite", "stubborn"} == {m.uid for m in external.said(wire.Changed)}
     assert {"shutdown"} == {m.ended_by for m in external.said(wire.Exited)}
     assert {"shutdown"} == {run.ended_by for run in external.journal.predecessors_runs()}
+    assert [2] == [e["runs"] for e in external.events if e["event"] == "executor.stopping"]
 
 
 def test_shutting_down_it_starts_nothing(external: World) -> None:

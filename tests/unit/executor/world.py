@@ -16,6 +16,7 @@ from dispatcher.executor.kernel import File, Process, Status, Usage
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.spawn import CannotStart
 from dispatcher.times import Instant
+from tests.heard import Heard
 
 M = TypeVar("M")
 
@@ -252,7 +253,7 @@ class World:
             "outputs": FakeOutputs(),
             "journal": self.journal,
             "server": self.server,
-            "log": lambda event, **facts: self.events.append({"event": event, **facts}),
+            "log": Heard(self.events),
         }
         self.executor = Executor(
             Node("node", str(directory), "boot", "pids"),

@@ -1,0 +1,354 @@
+"""Every event of the two logs: what it says, how grave it is, what its line carries.
+
+An event that is not here, or a line that does not match, fails the tests. docs/events.md is made
+from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+import msgspec
+
+Level = Literal["debug", "info", "warning", "error"]
+
+#: What a field may hold, as `msgspec.convert` checks it.
+Fields = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the catalogue."""
+
+    says: str
+    """What happened, in one sentence."""
+    level: Level = "info"
+    fields: Fields = field(default_factory=dict)
+    """What every line of it carries."""
+    perhaps: Fields = field(default_factory=dict)
+    """What some lines carry beside."""
+    same_by: tuple[str, ...] | None = None
+    """The fields by which two of these lines tell of the same: repeated, they are left out and
+    counted (`dispatcher.repeats`). None: every line is written."""
+
+    def mistakes(self, line: Mapping[str, object]) -> list[str]:
+        """Return what a line has that it should not, or has not; nothing when it is right."""
+        wanted = {**_EVERY_LINE, **self.fields}
+        allowed = {**wanted, **_SOME_LINES, **self.perhaps}
+        found = [f"lacks {name}" for name in wanted if name not in line]
+        if line.get("level", self.level) != self.level:
+            found.append(f"is {line['level']}, not {self.level}")
+        for name, value in line.items():
+            try:
+                msgspec.convert(value, allowed[name])
+            except KeyError:
+                found.append(f"has {name}, which its entry does not name")
+            except msgspec.ValidationError as error:
+                found.append(f"{name}: {error}")
+        return found
+
+
+_EVERY_LINE: Fields = {"timestamp": str, "level": str, "event": str, "sequence": int}
+_SOME_LINES: Fields = {"node": str, "left_out": int, "exception": str}
+
+#: What names a run in every line about one.
+RUN: Fields = {
+    "task_id": int,
+    "run_id": int,
+    "attempt": int,
+    "fence": int,
+    "queue": str,
+    "pid": int | None,
+}
+
+#: What ends a repetition, in either log.
+_CEASED = Event(
+    "What was repeated and left out did not come for a minute: how often since its last line.",
+    fields={"of": str, "same": dict[str, object], "left_out": int},
+)
+
+#: What the daemon logs.
+DAEMON: Mapping[str, Event] = MappingProxyType(
+    {
+        "daemon.started": Event(
+            "The daemon holds its locks, the store answered, the loop turns.",
+            fields={"pid": int, "slots": int},
+        ),
+        "daemon.signalled": Event(
+            "A signal arrived that stops the daemon or makes it read its file.",
+            fields={"signal": str},
+        ),
+        "daemon.stopping": Event(
+            "The daemon was asked to stop: it claims nothing more.",
+            fields={"how": str, "runs": int},
+        ),
+        "daemon.stopped": Event("The daemon's last word."),
+        "daemon.waiting": Event(
+            "The daemon waits for something that it needs, and says for what.",
+            "warning",
+            fields={"reason": str},
+            same_by=("reason",),
+        ),
+        "daemon.was_away": Event(
+            "Leases expired while the daemon was away: renewed once, not reaped.",
+            "warning",
+            fields={"leases": int, "gap_ms": int},
+            same_by=(),
+        ),
+        "executor.started": Event(
+            "The daemon started an executor, since none was listening.",
+            fields={"executor_pid": int},
+            same_by=(),
+        ),
+        "executor.connected": Event(
+            "An executor greeted the daemon and named its runs.",
+            fields={"executor_pid": int, "epoch": int},
+            same_by=(),
+        ),
+        "executor.incompatible": Event(
+            "The executor speaks another version; nothing new is started.",
+            "error",
+            fields={"version": int, "wanted": int},
+            same_by=(),
+        ),
+        "executor.exited": Event(
+            "An executor that the daemon had started ended.",
+            "warning",
+            fields={"executor_pid": int, "exit_code": int},
+            same_by=("exit_code",),
+        ),
+        "executor.lost": Event(
+            "The connection to the executor ended; its last word stands.",
+            "warning",
+            fields={"reason": str, "runs": int},
+            same_by=("reason",),
+        ),
+        "executor.silent": Event(
+            "The executor did not answer in time; nothing is started.", "warning", same_by=()
+        ),
+        "executor.answered": Event(
+            "The executor answers again after a silence.", "warning", same_by=()
+        ),
+        "claim.taken_over": Event(
+            "A claim's owner was silent for too long, or local and done: settled.",
+            "warning",
+            fields={**RUN, "owner": str, "reason": str},
+        ),
+        "task.claimed": Event(
+            "A task was claimed; its run is opened and about to start.", fields=RUN
+        ),
+        "task.timed_out": Event(
+            "A task failed without a run: it waited longer than it may.",
+            "warning",
+            fields={"task_id": int, "queue": str, "timeout": str, "reason": str},
+        ),
+        "run.started": Event("The run's process lives.", fields=RUN),
+        "run.ending": Event(
+            "It was decided to end a run; its lock is void from here on.",
+            fields={**RUN, "ending": str, "reason": str | None},
+        ),
+        "run.settled": Event(
+            "The run's whole process tree is gone, its outcome is written.",
+            fields={**RUN, "outcome": str, "reason": str, "state": str},
+            perhaps={"exit_code": int | None, "signal": int | None},
+        ),
+        "run.reconciled": Event(
+            "What the executor knows of a run was brought together with the store.",
+            fields={**RUN, "state": str},
+        ),
+        "run.unknown": Event(
+            "The executor has a run that the store does not know; it is ended.",
+            "warning",
+            fields={"run": str, "pid": int | None},
+        ),
+        "run.declared": Event(
+            "A worker said how it ends; effective when its process is gone.",
+            fields={"task_id": int},
+            perhaps={**RUN, "declared": str},
+        ),
+        "lease.renewed": Event(
+            "A worker's heartbeat renewed its lease.", "debug", fields={"task_id": int}
+        ),
+        "lease.refused": Event(
+            "A worker spoke for a claim that is not its own; nothing was written.",
+            "warning",
+            fields={"task_id": int, "error": str},
+            same_by=("error",),
+        ),
+        "lease.expired": Event(
+            "A worker did not beat in time; its run is being ended.",
+            "warning",
+            fields={**RUN, "ttl_s": float},
+        ),
+        "worker.leader_exited": Event(
+            "A worker's first process exited; others of its tree may live.",
+            fields={"exit_code": int | None},
+            perhaps={**RUN, "run": str},
+        ),
+        "worker.leftover_ended": Event(
+            "Processes outlived their worker's first process and were ended.",
+            "warning",
+            fields={**RUN, "names": list[str]},
+        ),
+        "worker.stray": Event(
+            "A process was found that several runs may have started.",
+            "warning",
+            fields={"pid": int, "name": str, "candidates": list[str]},
+        ),
+        "worker.unkillable": Event(
+            "A process survived SIGKILL; its slot and claim stay held.",
+            "error",
+            perhaps={**RUN, "run": str},
+        ),
+        "node.paused": Event(
+            "This host cannot start processes; nothing is claimed for a while.",
+            "error",
+            fields={"reason": str, "seconds": float},
+            same_by=("reason",),
+        ),
+        "node.resumed": Event(
+            "This host can start processes again.",
+            fields={"reason": str},
+            same_by=("reason",),
+        ),
+        "store.unavailable": Event(
+            "The store did not answer; nothing was written, workers go on.",
+            "warning",
+            fields={"error": str},
+            same_by=(),
+        ),
+        "store.recovered": Event(
+            "The store answers again.", fields={"silent_for_s": float}, same_by=()
+        ),
+        "store.refused": Event(
+            "One operation broke a rule of the schema and was left out.",
+            "error",
+            fields={"operation": str, "error": str},
+            same_by=("operation",),
+        ),
+        "store.reconciling": Event(
+            "A commit got no clear answer; the store decides what happened.",
+            "warning",
+            same_by=(),
+        ),
+        "clock.stepped": Event(
+            "The wall clock jumped; live leases are renewed instead of reaped.",
+            "warning",
+            fields={"leases": int, "gap_ms": int},
+            same_by=(),
+        ),
+        "metrics.unwritten": Event(
+            "The file of metrics cannot be written; told once until it changes.",
+            "warning",
+            fields={"path": str, "reason": str},
+            same_by=("reason",),
+        ),
+        "metrics.written": Event(
+            "The file of metrics is written again.", fields={"path": str}, same_by=()
+        ),
+        "config.reloaded": Event(
+            "The configuration was read again: what changed, and what was kept.",
+            fields={"changed": dict[str, object], "kept": dict[str, object]},
+        ),
+        "config.refused": Event(
+            "The file has mistakes; the configuration that held before still does.",
+            "error",
+            fields={"mistakes": list[str]},
+        ),
+        "error.ceased": _CEASED,
+    }
+)
+
+#: What the executor logs.
+EXECUTOR: Mapping[str, Event] = MappingProxyType(
+    {
+        "executor.started": Event(
+            "The executor holds its locks and looks after what its predecessor left.",
+            fields={"pid": int, "state_dir": str, "embedded": bool},
+        ),
+        "executor.refused": Event(
+            "The executor cannot run here, and says why.", "error", fields={"error": str}
+        ),
+        "executor.stopping": Event("SIGTERM: every run is being ended.", fields={"runs": int}),
+        "executor.left": Event("The executor's last word.", fields={"pid": int}),
+        "executor.failed": Event(
+            "A bug ended the executor; the next one sweeps.", "error", fields={"error": str}
+        ),
+        "daemon.greeted": Event(
+            "A daemon connected and was told every run.",
+            fields={"epoch": int, "runs": int},
+            same_by=(),
+        ),
+        "daemon.dropped": Event(
+            "The connection to the daemon ended; the runs go on.",
+            fields={"reason": str},
+            same_by=("reason",),
+        ),
+        "daemon.shut_out": Event(
+            "A daemon could not be let in, for want of descriptors.",
+            "warning",
+            fields={"reason": str},
+            same_by=("reason",),
+        ),
+        "run.start_failed": Event(
+            "A run could not be started, and whose fault that is.",
+            "warning",
+            fields={"uid": str, "fault": str, "error": str},
+        ),
+        "run.ending": Event(
+            "A run is being ended: the kill signal is next.",
+            fields={"uid": str, "reason": str},
+        ),
+        "run.escalated": Event(
+            "What should have ended did not in time; the next step follows.",
+            fields={"uid": str, "phase": str, "names": list[str]},
+        ),
+        "run.inherited": Event(
+            "A run of a dead executor has no end on record; what is left of it gets SIGKILL.",
+            "warning",
+            fields={"uid": str, "pid": int | None},
+        ),
+        "run.forget_refused": Event(
+            "The daemon would forget a run that still lives.",
+            "warning",
+            fields={"uid": str, "state": str},
+        ),
+        "worker.leftover_ended": Event(
+            "Processes outlived their worker's first process and are being ended.",
+            "warning",
+            fields={"uid": str, "names": list[str]},
+        ),
+        "worker.stray": Event(
+            "A process was found that several runs may have started.",
+            "warning",
+            fields={"pid": int, "name": str, "candidates": list[str]},
+        ),
+        "worker.unkillable": Event(
+            "A process survived SIGKILL; its slot and claim stay held.",
+            "error",
+            fields={"uid": str, "pid": int | None, "names": list[str]},
+        ),
+        "output.uncapped": Event(
+            "A run's output cannot be kept within its budget.",
+            "warning",
+            fields={"path": str, "reason": str},
+            same_by=("reason",),
+        ),
+        "host.short": Event(
+            "The host lacks what it takes to look at processes; they are looked at again.",
+            "warning",
+            fields={"error": str},
+            same_by=("error",),
+        ),
+        "journal.write_failed": Event(
+            "The journal could not be written anew; it goes on as it was.",
+            "error",
+            fields={"error": str},
+            same_by=("error",),
+        ),
+        "error.ceased": _CEASED,
+    }
+)

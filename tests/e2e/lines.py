@@ -1,0 +1,96 @@
+"""What every world's daemons and executors logged: in form, in order, and without a secret.
+
+Each end-to-end test shows it beside what it is about: a world asks it at its end (R-28, R-67).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from dispatcher.catalogue import DAEMON, EXECUTOR, Event
+
+#: Shorter texts of an environment or payload are found by chance.
+LEAST_SECRET = 8
+
+
+def expect_in_form(directory: Path) -> None:
+    """Fail unless every line below a world's directory is as the catalogue says, and tells nothing.
+
+    Of a process's lines none is missing between its first and its last.
+    """
+    daemons = sorted(directory.glob("daemon-*.log"))
+    executors = [*directory.rglob("executor.log"), *directory.glob("external*.log")]
+    for file in daemons:
+        _expect_lines(file, DAEMON, begins="daemon.started")
+    for file in executors:
+        _expect_lines(file, EXECUTOR, begins="executor.")
+    secrets = [secret for base in directory.rglob("tasks.db") for secret in secrets_of(base)]
+    for file in (*daemons, *executors, *directory.rglob("executor.journal")):
+        text = file.read_text("utf-8", "replace")
+        shown = [secret for secret in secrets if secret in text]
+        assert [] == shown, f"{file.name} shows {shown}"
+
+
+def _expect_lines(file: Path, entries: Mapping[str, Event], *, begins: str) -> None:
+    before = 0
+    for line in file.read_text("utf-8", "replace").splitlines(keepends=True):
+        if not line.startswith("{") or not line.endswith("\n"):
+            assert "Traceback" not in line, f"{file.name}: {line}"
+            continue  # a mistake told to people, or what a process that was killed had begun
+        event: dict[str, Any] = json.loads(line)
+        assert event["event"] in entries, f"{file.name}: not in the catalogue: {line}"
+        mistakes = entries[event["event"]].mistakes(event)
+        assert [] == mistakes, f"{file.name}: {mistakes} in {line}"
+        if event["sequence"] != before + 1:
+            # Several executors write to one file, each from 1; who finds the lock taken in between.
+            assert begins.startswith("executor"), f"{file.name}: lines lost before {line}"
+            assert 1 in (event["sequence"], before), f"{file.name}: lines lost before {line}"
+        before = event["sequence"]
+
+
+def secrets_of(database: Path) -> Iterator[str]:
+    """Yield the locks of a store, and what is long enough of its environments and payloads.
+
+    What a task shows itself is none: its command, its directory. A store that is damaged or in
+    another's hands has none that can be known.
+    """
+    with (
+        tempfile.TemporaryDirectory() as aside,  # to open it leaves files beside it
+        suppress(sqlite3.DatabaseError),
+        closing(sqlite3.connect(_copied(database, Path(aside)))) as store,
+    ):
+        for (lock,) in store.execute(
+            "SELECT lock FROM runs WHERE lock IS NOT NULL"
+            " UNION SELECT lock FROM tasks WHERE lock IS NOT NULL"
+        ).fetchall():
+            yield lock
+        for command, cwd, env, payload in store.execute(
+            "SELECT command, cwd, env, payload FROM tasks"
+            " LEFT JOIN payloads ON payloads.task_id = tasks.id"
+        ).fetchall():
+            texts = [*json.loads(env or "{}").values(), *_texts(json.loads(payload or "null"))]
+            for text in texts:
+                if len(text) >= LEAST_SECRET and text not in command and text not in (cwd or ""):
+                    yield text
+
+
+def _copied(database: Path, to: Path) -> Path:
+    for file in database.parent.glob(f"{database.name}*"):
+        if file.is_file() and not file.name.endswith(".lock"):
+            shutil.copy(file, to)
+    return to / database.name
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)

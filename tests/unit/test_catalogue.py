@@ -1,0 +1,71 @@
+"""The catalogue of log events against the source and the tests, in both directions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import dispatcher
+from dispatcher.catalogue import DAEMON, EXECUTOR, Event
+
+PRODUCT = Path(dispatcher.__path__[0])
+TESTS = Path(__file__).parent.parent
+
+#: Neither mentions events by name to say them.
+APART = {"catalogue.py", "lines.py"}
+
+#: What no test brings about, and why.
+UNSEEN: Mapping[str, str] = {
+    "output.uncapped": "it takes a filesystem that cannot punch holes",
+}
+
+
+def literals(files: Iterator[Path]) -> set[str]:
+    """Return every text in a program, but for docstrings' insides."""
+    trees = (ast.parse(file.read_text("utf-8")) for file in files)
+    constants = (
+        node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)
+    )
+    return {node.value for node in constants if isinstance(node.value, str)}
+
+
+def sources(*, executor: bool) -> Iterator[Path]:
+    for file in PRODUCT.rglob("*.py"):
+        of_executor = file.relative_to(PRODUCT).parts[0] == "executor"
+        if of_executor == executor and file.name not in APART:
+            yield file
+
+
+BOTH = [pytest.param(DAEMON, False, id="daemon"), pytest.param(EXECUTOR, True, id="executor")]
+
+
+@pytest.mark.parametrize(("entries", "executor"), BOTH)
+def test_r67_every_entry_is_said_somewhere_and_everything_said_has_an_entry(
+    entries: Mapping[str, Event], *, executor: bool
+) -> None:
+    call = re.compile(r"\b(?:log(?:\.\w+)?|self\._log|self)\(\s*\"([a-z]+\.[a-z_]+)\"")
+    said = {name for file in sources(executor=executor) for name in call.findall(file.read_text())}
+
+    assert set() == said - entries.keys(), "no entry"
+    assert set() == entries.keys() - literals(sources(executor=executor)), "never said"
+
+
+@pytest.mark.parametrize(("entries", "executor"), BOTH)
+def test_an_entry_is_a_noun_and_a_past_verb_with_a_sentence(
+    entries: Mapping[str, Event], *, executor: bool
+) -> None:
+    for name, event in entries.items():
+        assert re.fullmatch(r"[a-z]+\.[a-z_]+", name)
+        assert event.says.endswith("."), name
+        assert set(event.same_by or ()) <= event.fields.keys(), name
+
+
+def test_r67_every_event_is_expected_by_a_test_or_named_here_with_the_reason() -> None:
+    expected = literals(file for file in TESTS.rglob("*.py") if file != Path(__file__))
+
+    assert set() == (DAEMON.keys() | EXECUTOR.keys()) - expected - UNSEEN.keys()
+    assert set() == UNSEEN.keys() & expected, "there is a test now"

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+
+from dispatcher.repeats import BURST, INTERVAL, MOST, Repeats
+from dispatcher.times import Instant
+
+HOUR = 3600
+
+
+def lines(repeats: Repeats, *, seconds: int, every: float = 1.0, error: str = "e") -> list[int]:
+    """Let an error come again and again; return what each of its lines said was left out."""
+    said = []
+    for number in range(int(seconds / every)):
+        left_out = repeats.admit("x.failed", ("error",), {"error": error}, Instant(number * every))
+        if left_out is not None:
+            said.append(left_out)
+    return said
+
+
+def test_r51_an_error_that_repeats_costs_a_line_a_minute_after_a_first_burst() -> None:
+    said = lines(Repeats(), seconds=HOUR, every=0.1)
+
+    assert [0] * BURST == said[:BURST]
+    assert BURST + HOUR / INTERVAL >= len(said) >= BURST + HOUR / INTERVAL - 2
+    told = len(said) + sum(said)
+    assert 36_000 - INTERVAL * 10 <= told <= 36_000, "each was written, or counted"
+
+
+def test_errors_that_differ_do_not_hide_each_other() -> None:
+    repeats = Repeats()
+    lines(repeats, seconds=HOUR)
+
+    assert 0 == repeats.admit("x.failed", ("error",), {"error": "other"}, Instant(HOUR))
+    assert 0 == repeats.admit("y.failed", (), {"error": "e"}, Instant(HOUR))
+
+
+def test_when_it_stops_that_is_said_once_with_what_was_left_out() -> None:
+    repeats = Repeats()
+    assert math.inf == repeats.due
+    lines(repeats, seconds=BURST + 5)
+
+    last = BURST + 4
+    assert BURST + INTERVAL <= repeats.due <= last + INTERVAL
+    assert [] == list(repeats.ceased(Instant(repeats.due)))
+    assert last + INTERVAL == repeats.due
+    assert [{"of": "x.failed", "same": {"error": "e"}, "left_out": 5}] == list(
+        repeats.ceased(Instant(repeats.due))
+    )
+    assert math.inf == repeats.due
+    assert [0] * BURST == lines(repeats, seconds=BURST), "a new burst"
+
+
+def test_what_comes_seldom_is_never_left_out() -> None:
+    assert [0] * 60 == lines(Repeats(), seconds=60 * 61, every=61)
+
+
+def test_what_was_left_out_is_told_at_the_end_of_the_process() -> None:
+    repeats = Repeats()
+    lines(repeats, seconds=BURST + 5)
+
+    assert [5] == [facts["left_out"] for facts in repeats.last_words()]
+    assert [] == list(repeats.last_words())
+
+
+def test_memory_is_bounded_however_many_differ() -> None:
+    repeats = Repeats()
+    for number in range(10 * MOST):
+        repeats.admit("x.failed", ("error",), {"error": number}, Instant(0.0))
+
+    assert MOST == len(repeats)
