@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import partial
 
 import structlog
@@ -13,6 +13,7 @@ from dispatcher.processes import Processes, start_message
 from dispatcher.store.api import Store
 from dispatcher.times import Instant
 from dispatcher.turn import Live, Memory, Turn
+from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
 
@@ -68,12 +69,20 @@ class Claimer:
         """Return how many tasks more each queue with a limit may have running on this node."""
         if not self._memory.settings.concurrency:
             return {}
-        lives = self._memory.live.items()
-        running = Counter(live.queue for uid, live in lives if uid not in turn.closed)
+        running = self._running(turn.closed)
         return {
             queue: most - running[queue]
             for queue, most in self._memory.settings.concurrency.items()
         }
+
+    def full_queues(self) -> dict[str, int]:
+        """Return the queues that have as many running as they may here, and that limit."""
+        limits = self._memory.settings.concurrency.items()
+        running = self._running() if limits else Counter()
+        return {queue: most for queue, most in limits if running[queue] >= most}
+
+    def _running(self, closed: Container[RunUid] = ()) -> Counter[str]:
+        return Counter(live.queue for uid, live in self._memory.live.items() if uid not in closed)
 
     def _claim(self, turn: Turn, queue: str, limit: int) -> list[Claim]:
         turn.after(partial(setattr, self, "_last_queue", queue))

@@ -47,8 +47,11 @@ class Figures:
     kills: Histogram = field(default_factory=lambda: Histogram(KILL_BOUNDS))
     claims: int = 0
     settled: Counter[Outcome] = field(default_factory=Counter)
+    began_at: Instant | None = None
     reaped_at: Instant | None = None
     claimed_at: Instant | None = None
+    started_at: Instant | None = None
+    """When a worker last started."""
 
     def report(self) -> dict[str, object]:
         """Return what is counted, as JSON values."""

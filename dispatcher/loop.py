@@ -57,6 +57,7 @@ class Loop:
         self._reconfigure = reconfigure
         self._told_at = Instant(0.0)
         self._clock = clock
+        supervisor.figures.began_at = clock()
         self._selector = selectors.DefaultSelector()
         self._textfile = textfile and textfile(self._selector)
         self._connection: socket.socket | None = None

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from dispatcher.model import Outcome, TaskState
-from dispatcher.standing import Standing, Status
+from dispatcher.standing import Obstacle, Status
 
 
 class Metric(NamedTuple):
@@ -36,6 +36,15 @@ METRICS: Sequence[Metric] = (
     Metric(
         "dispatcher_oldest_ready_seconds", "gauge", ("queue",), "store",
         "How long the ready task that waits longest has been ready.",
+    ),
+    Metric(
+        "dispatcher_waiting_tasks", "gauge", ("obstacle",), "store",
+        "Tasks that do not run and are not over, by what stands nearest in their way, as"
+        " `dispatcher why` says it.",
+    ),
+    Metric(
+        "dispatcher_stuck", "gauge", (), "daemon",
+        "1 while ready tasks wait though slots are free and nobody wanted it so; alert on this.",
     ),
     Metric(
         "dispatcher_queue_paused", "gauge", ("queue",), "store",
@@ -129,7 +138,7 @@ def exposition(status: Status, outcomes: Mapping[Outcome, int]) -> str:
     from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families([*_of_store(status, outcomes), *_of_daemon(status.standing)]))
+    registry.register(_Families([*_of_store(status, outcomes), *_of_daemon(status)]))
     return generate_latest(registry).decode()
 
 
@@ -181,6 +190,9 @@ def _of_store(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sampl
     for queue, since in status.ready_since.items():
         waited = (standing.now - since) / 1000
         yield Sample("dispatcher_oldest_ready_seconds", waited, (queue,))
+    waiting = status.waiting()
+    for obstacle in Obstacle:
+        yield Sample("dispatcher_waiting_tasks", waiting.get(obstacle, 0), (obstacle,))
     for paused in standing.paused:
         yield Sample("dispatcher_queue_paused", 1, (paused.queue,))
     for outcome in Outcome:
@@ -195,12 +207,13 @@ def _of_store(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sampl
         yield Sample("dispatcher_heartbeat_age_seconds", age)
 
 
-def _of_daemon(standing: Standing) -> Iterator[Sample]:
-    report = standing.report
+def _of_daemon(status: Status) -> Iterator[Sample]:
+    standing, report = status.standing, status.standing.report
     if "figures" not in report:  # none runs, or an older one
         return
     releases = (report["release"], report["executor_release"] or "")
     yield Sample("dispatcher_info", 1, releases)
+    yield Sample("dispatcher_stuck", float(status.stuck() is not None))
     yield Sample("dispatcher_slots", report["slots"])
     yield Sample("dispatcher_slots_used", report["busy"])
     yield Sample("dispatcher_unkillable_runs", report["unkillable"])

@@ -236,7 +236,7 @@ class Recorder:
             live.pid = event.pid
             self._timeouts.begin(event.uid, live, Instant(event.at), now=now, at=at)
             self._postponements.pop(live.task_id, None)
-            self._host_recovered()
+            self._host_recovered(at)
             log.info("run.started", **live.ids())
 
     def _settled(
@@ -253,7 +253,7 @@ class Recorder:
             self._memory.figures.kills.observe(at - live.told_to_end_at)
         if started is not None:
             live.pid = started.pid
-            self._host_recovered()
+            self._host_recovered(at)
         log.info(
             "run.settled",
             outcome=settlement.outcome,
@@ -273,7 +273,8 @@ class Recorder:
         if seconds is not None:
             log.error("node.paused", reason=error, seconds=seconds)
 
-    def _host_recovered(self) -> None:
+    def _host_recovered(self, at: Instant) -> None:
+        self._memory.figures.started_at = at
         if self._memory.pause.probing:
             log.info("node.resumed", reason=self._memory.pause.reason)
             self._memory.pause.end()

@@ -263,7 +263,8 @@ class Queue(TaskDefaults, frozen=True):
     """
 
     concurrency: Annotated[int, Meta(ge=1, le=10_000, examples=[2])] | None = None
-    """How many of its tasks run at once on this node. Left out: as many as there are slots."""
+    """How many of its tasks run at once on this node. Left out: as many as there are slots. Claims
+    made by hand (`dispatcher claim`) do not count: they take no slot."""
 
 
 #: What an exit code may mean, by a profile's word.

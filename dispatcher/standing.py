@@ -1,13 +1,64 @@
-"""How a node and its queues stand: what the store knows, and what a running daemon says."""
+"""How a node and its queues stand, and what keeps tasks from running.
+
+Judged from what the store knows and what a running daemon says; nothing is asked here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import enum
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dispatcher.model import Leases, Node, PausedQueue, TaskState
-from dispatcher.times import StoreTime
+from dispatcher.model import Leases, Node, PausedQueue, Task, TaskState
+from dispatcher.times import StoreTime, iso
+
+#: Seconds for which a ready task waits, and nothing starts, though slots are free, before it is
+#: called stuck: longer than a daemon takes to start, or an executor to be found silent.
+STUCK_AFTER = 30.0
+
+
+class Obstacle(enum.StrEnum):
+    """Why a task is not running and not over: a closed list. `why`, `list` and `status` name it."""
+
+    PARENTS_UNFINISHED = "parents_unfinished"
+    HELD = "held"
+    NOT_DUE = "not_due"
+    QUEUE_PAUSED = "queue_paused"
+    DAEMON_NOT_RUNNING = "daemon_not_running"
+    DAEMON_NOT_ANSWERING = "daemon_not_answering"
+    DAEMON_STOPPING = "daemon_stopping"
+    STORE_SILENT = "store_silent"
+    EXECUTOR_MISSING = "executor_missing"
+    EXECUTOR_SILENT = "executor_silent"
+    UNKNOWN_RUNS = "unknown_runs"
+    NODE_PAUSED = "node_paused"
+    QUEUE_FULL = "queue_full"
+    SLOTS_FULL = "slots_full"
+    TURN_COMES = "turn_comes"
+
+
+#: What nobody asked for: a node with one of these is degraded.
+FAULTS = frozenset(
+    {
+        Obstacle.STORE_SILENT,
+        Obstacle.EXECUTOR_MISSING,
+        Obstacle.EXECUTOR_SILENT,
+        Obstacle.UNKNOWN_RUNS,
+        Obstacle.NODE_PAUSED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One obstacle, in words."""
+
+    obstacle: Obstacle
+    text: str
+    until: StoreTime | None = None
+    """When it ends by itself; None: somebody or something else ends it, as the text says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +74,96 @@ class Standing:
     report: Mapping[str, Any]
     """What a running daemon says of itself: `Supervisor.status`."""
 
+    def before(self, task: Task) -> list[Reason]:
+        """Return all that stands before a task that is not running, the nearest first."""
+        if task.state is TaskState.SCHEDULED:
+            text = f"it is due at {iso(task.run_at)}"
+            ahead = Reason(Obstacle.NOT_DUE, text, task.run_at)
+            return [ahead, *self.before_queue(task.queue, turn=False)]
+        if task.state is TaskState.READY:
+            return self.before_queue(task.queue)
+        return [Reason(AT_REST[task.state], _TEXTS[task.state])] if task.state in _TEXTS else []
+
+    def before_queue(self, queue: str, *, turn: bool = True) -> list[Reason]:
+        """Return what stands before the ready tasks of a queue; if nothing does, their turn."""
+        found = [*self._of_queue(queue), *self.of_daemon(), *self.faults(), *self._of_room(queue)]
+        if not found and turn:
+            found.append(Reason(Obstacle.TURN_COMES, "nothing stands in its way: its turn comes"))
+        return found
+
+    def faults(self) -> Iterator[Reason]:
+        """Yield what is wrong with this node, as its daemon says."""
+        report = self.report
+        if self.daemon != "running" or not report:
+            return
+        if (silent := report.get("store_silent_for_s")) is not None:
+            text = f"the store has not answered the daemon for {silent} s"
+            yield Reason(Obstacle.STORE_SILENT, text)
+        if (executor := report.get("executor", "connected")) != "connected":
+            kind = Obstacle.EXECUTOR_SILENT if executor == "silent" else Obstacle.EXECUTOR_MISSING
+            text = f"the executor is {_EXECUTOR[kind]}: nothing is started or ended without it"
+            yield Reason(kind, text)
+        if unknown := report.get("unknown_runs"):
+            text = f"{unknown} runs that the store does not know are being ended first"
+            yield Reason(Obstacle.UNKNOWN_RUNS, text)
+        if report.get("paused"):
+            yield self._pause(report["paused"], report.get("paused_for_s") or 0)
+
+    def _of_queue(self, queue: str) -> Iterator[Reason]:
+        for paused in self.paused:
+            if paused.queue == queue:
+                text = (
+                    f"its queue {queue} is paused since {iso(paused.paused_at)}: {paused.reason};"
+                    f" dispatcher resume {queue}"
+                )
+                yield Reason(Obstacle.QUEUE_PAUSED, text)
+
+    def of_daemon(self) -> Iterator[Reason]:
+        """Yield whether no daemon is there that would claim."""
+        if self.daemon == "not running":
+            text = "the daemon is not running: dispatcher run"
+            yield Reason(Obstacle.DAEMON_NOT_RUNNING, text)
+        elif self.daemon == "not answering":
+            text = "the daemon is not answering: dispatcher doctor"
+            yield Reason(Obstacle.DAEMON_NOT_ANSWERING, text)
+        elif stopping := self.report.get("stopping"):
+            text = f"the daemon is stopping ({stopping}): the next one goes on"
+            yield Reason(Obstacle.DAEMON_STOPPING, text)
+
+    def _pause(self, why: str, seconds: float) -> Reason:
+        text = f"this node is paused: {why}"
+        if seconds <= 0:
+            return Reason(Obstacle.NODE_PAUSED, f"{text}; until a worker starts, one at a time")
+        until = StoreTime(self.now + round(seconds * 1000))
+        return Reason(Obstacle.NODE_PAUSED, f"{text}; one task is tried at {iso(until)}", until)
+
+    def _of_room(self, queue: str) -> Iterator[Reason]:
+        if (most := self.report.get("full_queues", {}).get(queue)) is not None:
+            text = (
+                f"its queue {queue} has {most} running here, as many as [queues.{queue}]"
+                " concurrency allows; claims made by hand do not count"
+            )
+            yield Reason(Obstacle.QUEUE_FULL, text)
+        if self.is_full:
+            text = f"all {self.report['slots']} slots are busy"
+            yield Reason(Obstacle.SLOTS_FULL, text)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a daemon runs and no slot of it is free."""
+        report = self.report
+        return bool(report) and int(report.get("busy", 0)) >= int(report.get("slots", 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Ready tasks that nothing lets run, though there is room for them."""
+
+    tasks: int
+    waited: float
+    """Seconds."""
+    reason: Reason
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
@@ -34,3 +175,55 @@ class Status:
     ready_since: Mapping[str, StoreTime]
     """Since when the ready task of each queue that has waited longest is ready."""
     leases: Leases
+
+    def waiting(self) -> Mapping[Obstacle, int]:
+        """Return how many tasks are not running by the nearest obstacle; none are left out."""
+        found: Counter[Obstacle] = Counter()
+        for queue, counts in self.counts.items():
+            for state, obstacle in AT_REST.items():
+                found[obstacle] += counts.get(state, 0)
+            if ready := counts.get(TaskState.READY, 0):
+                found[self.standing.before_queue(queue)[0].obstacle] += ready
+        return {obstacle: found[obstacle] for obstacle in Obstacle if found[obstacle]}
+
+    def stuck(self) -> Stuck | None:
+        """Return the ready tasks that ought to run; None if there is no room, or none waits long.
+
+        A queue that is paused or full, and a daemon that is stopped, are as somebody wanted them.
+        """
+        standing = self.standing
+        if standing.daemon != "running" or standing.is_full or self._quiet() < STUCK_AFTER:
+            return None
+        tasks, longest, because = 0, 0.0, None
+        for queue, since in self.ready_since.items():
+            waited = (standing.now - since) / 1000
+            reason = standing.before_queue(queue)[0]
+            if waited < STUCK_AFTER or reason.obstacle not in FAULTS | {Obstacle.TURN_COMES}:
+                continue
+            tasks += self.counts.get(queue, {}).get(TaskState.READY, 0)
+            if waited >= longest:
+                longest, because = waited, reason
+        return None if because is None else Stuck(tasks, round(longest, 1), because)
+
+    def _quiet(self) -> float:
+        """Return for how many seconds this daemon has started nothing."""
+        ages = (self.standing.report.get(name) for name in ("uptime_s", "start_age_s"))
+        return min((age for age in ages if age is not None), default=0.0)
+
+
+#: What keeps a task from running that is not ready, by its state.
+AT_REST: Mapping[TaskState, Obstacle] = {
+    TaskState.WAITING: Obstacle.PARENTS_UNFINISHED,
+    TaskState.HELD: Obstacle.HELD,
+    TaskState.SCHEDULED: Obstacle.NOT_DUE,
+}
+
+_TEXTS: Mapping[TaskState, str] = {
+    TaskState.WAITING: "it waits for tasks that must be done before it",
+    TaskState.HELD: "it waits for an operator",
+}
+
+_EXECUTOR: Mapping[Obstacle, str] = {
+    Obstacle.EXECUTOR_SILENT: "silent",
+    Obstacle.EXECUTOR_MISSING: "missing, and the daemon waits for it",
+}

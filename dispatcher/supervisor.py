@@ -322,6 +322,8 @@ class Supervisor:
             "executor_pid": self._memory.hello.pid if self._memory.hello else None,
             "executor_release": self._memory.hello.release if self._memory.hello else None,
             "release": wire.RELEASE,
+            "unknown_runs": len(self._memory.surplus),
+            "full_queues": self._claimer.full_queues(),
             "stopping": self._stop,
             "paused": self._memory.pause.reason,
             "paused_for_s": round(max(0.0, self._memory.pause.until - at), 3),
@@ -329,6 +331,8 @@ class Supervisor:
             "tick_age_s": _since(self._committed_at, at),
             "reap_age_s": _since(self._memory.figures.reaped_at, at),
             "claim_age_s": _since(self._memory.figures.claimed_at, at),
+            "start_age_s": _since(self._memory.figures.started_at, at),
+            "uptime_s": _since(self._memory.figures.began_at, at),
             "figures": self._memory.figures.report(),
         }
 

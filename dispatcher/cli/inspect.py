@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import click
 
@@ -25,6 +26,7 @@ from dispatcher.client import Client
 from dispatcher.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import LOCAL, Run, Task, TaskFilter, TaskState
+from dispatcher.standing import AT_REST, Obstacle, Standing
 from dispatcher.times import StoreTime
 
 
@@ -103,13 +105,27 @@ def list_tasks(
             limit=limit,
         )
         tasks = store.each_task(wanted)
+        obstacle = _obstacles(store.standing())
         if json_lines:
             for task in tasks:
-                print_json_line(render.task_json(task))
+                print_json_line({**render.task_json(task), "obstacle": obstacle(task)})
         elif as_json:
-            print_json([render.task_json(task) for task in tasks])
+            print_json([{**render.task_json(task), "obstacle": obstacle(task)} for task in tasks])
         else:
-            _print_tasks(tasks, now=None if absolute else now)
+            _print_tasks(tasks, obstacle, now=None if absolute else now)
+
+
+def _obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
+    """Return what tells the nearest obstacle of a task; all ready ones of a queue have the same."""
+
+    @cache
+    def of_queue(queue: str) -> Obstacle:
+        return standing.before_queue(queue)[0].obstacle
+
+    def obstacle(task: Task) -> Obstacle | None:
+        return of_queue(task.queue) if task.state is TaskState.READY else AT_REST.get(task.state)
+
+    return obstacle
 
 
 def _moment(given: int | None, now: StoreTime) -> StoreTime | None:
@@ -119,7 +135,9 @@ def _moment(given: int | None, now: StoreTime) -> StoreTime | None:
     return None if given is None else StoreTime(given)
 
 
-def _print_tasks(tasks: Iterable[Task], *, now: StoreTime | None) -> None:
+def _print_tasks(
+    tasks: Iterable[Task], obstacle: Callable[[Task], Obstacle | None], *, now: StoreTime | None
+) -> None:
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
     rows = (
@@ -129,13 +147,20 @@ def _print_tasks(tasks: Iterable[Task], *, now: StoreTime | None) -> None:
             task.queue,
             f"{task.attempt}/{task.max_attempts}",
             render.time(task.created_at, now),
-            render.plain(task.reason),
+            _why(task, obstacle(task)),
             render.command_text(task.command),
         )
         for task in tasks
     )
     headings = ("ID", "STATE", "QUEUE", "ATTEMPTS", "SUBMITTED", "REASON", "COMMAND")
     print_table(headings, rows, spare=("ATTEMPTS", "SUBMITTED", "QUEUE"))
+
+
+def _why(task: Task, obstacle: Obstacle | None) -> str:
+    """Return why a task is where it is; of a ready one also what keeps it from running."""
+    if task.state is not TaskState.READY or obstacle is None:
+        return render.plain(task.reason)
+    return render.plain(f"{obstacle.replace('_', ' ')}; {task.reason}")
 
 
 @click.command(epilog=examples("dispatcher show 42", "dispatcher show 42 --json | jq .state"))

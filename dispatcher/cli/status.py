@@ -11,7 +11,8 @@ from dispatcher.cli.options import config_option, configuration, examples, json_
 from dispatcher.client import Client
 from dispatcher.config import Config
 from dispatcher.model import TaskState
-from dispatcher.standing import Status
+from dispatcher.standing import Standing, Status, Stuck
+from dispatcher.times import StoreTime
 
 
 @click.command(epilog=examples("dispatcher status", "dispatcher status --json | jq .states"))
@@ -36,7 +37,18 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
     states = {
         state: sum(queue.get(state, 0) for queue in found.counts.values()) for state in TaskState
     }
+    degraded = _degraded(standing)
+    stuck = found.stuck()
     return {
+        "health": _health(standing, degraded=degraded, stuck=stuck),
+        "degraded": degraded,
+        "stuck": stuck
+        and {
+            "tasks": stuck.tasks,
+            "waited_s": stuck.waited,
+            "obstacle": stuck.reason.obstacle,
+            "text": stuck.reason.text,
+        },
         "daemon": standing.daemon,
         "daemon_pid": report.pop("pid", None),
         "executor": report.pop("executor", "unknown"),
@@ -47,13 +59,38 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
             "seen_at": render.moment(node.seen_at if node else None),
             **report,
         },
+        "leases": {
+            "running": found.leases.running,
+            "oldest_renewal_age_s": _age(found.leases.oldest_renewal, standing.now),
+            "oldest_heartbeat_age_s": _age(found.leases.oldest_heartbeat, standing.now),
+            "next_expiry_at": render.moment(found.leases.next_expiry),
+        },
         "states": states,
+        "waiting": found.waiting(),
         "paused_queues": {one.queue: one.reason for one in standing.paused},
         "queues": {
             queue: {state: counts.get(state, 0) for state in TaskState}
             for queue, counts in found.counts.items()
         },
     }
+
+
+def _health(standing: Standing, *, degraded: list[str], stuck: Stuck | None) -> str:
+    if standing.daemon != "running":
+        return standing.daemon
+    return "stuck" if stuck else "degraded" if degraded else "ok"
+
+
+def _degraded(standing: Standing) -> list[str]:
+    """Return what is wrong with this node, though its daemon runs."""
+    told = [reason.text for reason in standing.faults()]
+    if unkillable := standing.report.get("unkillable"):
+        told.append(f"{unkillable} runs survived SIGKILL and keep their slots")
+    return told
+
+
+def _age(moment: StoreTime | None, now: StoreTime) -> float | None:
+    return None if moment is None else max(0.0, (now - moment) / 1000)
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -63,8 +100,15 @@ def _print(found: dict[str, Any]) -> None:
     click.echo(f"node      {node['id'] or 'none yet'} ({node['hostname'] or 'never started'})")
     busy = f"{node['busy']} of " if "busy" in node else ""
     click.echo(f"slots     {busy}{node['slots']}")
-    if node.get("paused"):
-        click.echo(f"paused    {render.plain(node['paused'])}")
+    for text in found["degraded"]:
+        click.echo(f"degraded  {render.plain(text)}")
+    if stuck := found["stuck"]:
+        tasks = f"{stuck['tasks']} ready tasks wait for up to {stuck['waited_s']:.0f} s"
+        click.echo(f"stuck     {tasks} though slots are free: {render.plain(stuck['text'])}")
+    _print_ages(found)
+    if found["waiting"]:
+        waiting = (f"{tasks} {obstacle}" for obstacle, tasks in found["waiting"].items())
+        click.echo(f"waiting   {', '.join(waiting)}")
     for queue, reason in found["paused_queues"].items():
         click.echo(f"queue     {queue} is paused: {render.plain(reason)}")
     if not found["queues"]:
@@ -78,3 +122,16 @@ def _print(found: dict[str, Any]) -> None:
         ("QUEUE", *(state.upper() for state in shown)),
         ((queue, *(counts[s] for s in shown)) for queue, counts in found["queues"].items()),
     )
+
+
+def _print_ages(found: dict[str, Any]) -> None:
+    """Print when what goes round last did, and how old the leases are."""
+    node, leases = found["node"], found["leases"]
+    ages = ((what, node.get(f"{what}_age_s")) for what in ("tick", "reap", "claim", "start"))
+    if last := [f"{what} {age:.1f} s" for what, age in ages if age is not None]:
+        click.echo(f"last      {', '.join(last)} ago")
+    if leases["running"]:
+        told = [f"oldest renewal {leases['oldest_renewal_age_s']:.1f} s"]
+        if (beat := leases["oldest_heartbeat_age_s"]) is not None:
+            told.append(f"oldest heartbeat {beat:.1f} s")
+        click.echo(f"leases    {leases['running']}, {', '.join(told)} ago")

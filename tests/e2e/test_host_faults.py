@@ -167,7 +167,9 @@ def _expect_pause(world: World, daemon: Daemon) -> str:
     shown = world.cli("status").stdout
     reasons = [event["reason"] for event in daemon.events("node.paused")]
     assert ("connected", True) == (status["executor"], status["node"]["paused"] in reasons)
-    assert any(f"paused    {reason}\n" in shown for reason in reasons), shown
+    degraded = "degraded  this node is paused: "
+    assert any(f"{degraded}{reason};" in shown for reason in reasons), shown
+    assert "degraded" == status["health"]
     return str(reasons[0])
 
 

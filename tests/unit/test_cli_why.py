@@ -69,16 +69,13 @@ def test_why_as_json(command: Command) -> None:
 @pytest.mark.parametrize(
     ("state", "report", "expected"),
     [
-        (TaskState.READY, {}, []),
         (TaskState.READY, {"busy": 2}, ["all 2 slots are busy"]),
-        (TaskState.READY, {"stopping": "drain"}, ["the daemon is stopping (drain)"]),
-        (TaskState.READY, {"paused": "no memory"}, ["this node is paused: no memory"]),
-        (
-            TaskState.READY,
-            {"executor": "waiting"},
-            ["the executor is waiting: nothing is started or ended without it"],
-        ),
         (TaskState.SCHEDULED, {}, ["it is due at 1970-01-01T00:00:05.000Z"]),
+        (
+            TaskState.SCHEDULED,
+            {"busy": 2},
+            ["it is due at 1970-01-01T00:00:05.000Z", "all 2 slots are busy"],
+        ),
         (TaskState.SUCCEEDED, {"stopping": "drain"}, []),
         (
             TaskState.FAILED,
@@ -103,7 +100,7 @@ def test_a_time_out_that_waits_is_told() -> None:
     status = Standing(now=StoreTime(0), paused=paused, node=None, daemon="running", report=FINE)
 
     assert [
-        "its queue q is paused since 1970-01-01T00:00:01.000Z: upgrade",
+        "its queue q is paused since 1970-01-01T00:00:01.000Z: upgrade; dispatcher resume q",
         "it fails at 1970-01-01T00:00:09.000Z if it has not been claimed by then",
     ] == list(explain(waiting, [], status))
 

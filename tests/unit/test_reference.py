@@ -13,6 +13,7 @@ from dispatcher import reference
 from dispatcher.config import Config, load
 from dispatcher.config_file import named_tables, written
 from dispatcher.settings import Settings
+from dispatcher.standing import Obstacle
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,3 +100,9 @@ def _of(text: str, directory: Path, *, keep_file: bool = False) -> Config:
     environ = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
     config = load(str(file), environ)
     return config if keep_file else msgspec.structs.replace(config, file=None)
+
+
+def test_every_obstacle_is_in_the_page_for_operators() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+
+    assert [] == [obstacle for obstacle in Obstacle if f"`{obstacle}`" not in page]

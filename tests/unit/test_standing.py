@@ -1,0 +1,373 @@
+"""Why tasks are not running, and what counts as stuck, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.cli.status import status_json
+from dispatcher.config import load
+from dispatcher.model import TaskState
+from dispatcher.standing import STUCK_AFTER, Obstacle, Standing, Status
+from dispatcher.supervisor import Stop
+from tests.command import Command
+from tests.simulation import SETTINGS, World
+
+
+def standing_of(
+    world: World, daemon: Literal["running", "not running", "not answering"] = "running"
+) -> Standing:
+    """Return how the node stands: of the store, and of the supervisor if it answers."""
+    report = world.supervisor.status(at=world.at()) if daemon == "running" else {}
+    with world.store.snapshot() as now:
+        paused = tuple(world.store.paused_queues())
+    return Standing(now=now, paused=paused, node=None, daemon=daemon, report=report)
+
+
+def status_of(world: World) -> Status:
+    standing = standing_of(world)
+    with world.store.snapshot():
+        return Status(
+            standing=standing,
+            counts=world.store.counts(),
+            ready_since=world.store.ready_since(),
+            leases=world.store.leases(),
+        )
+
+
+def shown(world: World, tmp_path: Path) -> dict[str, Any]:
+    file = tmp_path / "dispatcher.toml"
+    file.write_text(f'[node]\nstate_dir = "{tmp_path}"')
+    return status_json(status_of(world), load(str(file), {}))
+
+
+def begun(**changes: Any) -> World:
+    """Return a world whose daemon has just begun, and found its executor."""
+    world = World(settings=replace(SETTINGS, **changes))
+    world.supervisor.figures.began_at = world.at()
+    return world.start()
+
+
+# R-43: one scene for each obstacle ------------------------------------------------------------
+
+Scene = tuple[World, int]
+
+
+def held() -> Scene:
+    world = begun()
+    task = world.submit(delay_ms=5_000)
+    with world.store.transaction() as now:
+        world.store.hold(task, "disk is full", now=now)
+    return world, task
+
+
+def not_due() -> Scene:
+    world = begun()
+    task = world.submit(delay_ms=5_000)
+    world.settle_down()
+    return world, task
+
+
+def queue_paused() -> Scene:
+    world = begun()
+    with world.store.transaction() as now:
+        world.store.pause("default", "upgrade", now=now)
+    task = world.submit()
+    world.settle_down()
+    return world, task
+
+
+def any_daemon() -> Scene:
+    world = World()
+    return world, world.submit()
+
+
+def daemon_stopping() -> Scene:
+    world = begun()
+    world.submit()
+    world.settle_down()
+    world.supervisor.stop(Stop.DRAIN, at=world.at())
+    task = world.submit()
+    world.settle_down()
+    return world, task
+
+
+def store_silent() -> Scene:
+    world = begun()
+    world.supervisor._outage.begins("locked", at=world.at())
+    return world, world.submit()
+
+
+def executor_missing() -> Scene:
+    world = World()
+    task = world.submit()
+    world.settle_down()
+    return world, task
+
+
+def executor_silent() -> Scene:
+    world = begun()
+    world.executor.answering = False
+    task = world.submit()
+    world.settle_down()
+    return world, task
+
+
+def unknown_runs() -> Scene:
+    world = World()
+    uid = wire.RunUid("f" * 32)
+    world.executor.runs[uid] = wire.Run(uid=uid, state=wire.RunState.RUNNING, pid=5, start_ticks=1)
+    world.start()
+    task = world.submit()
+    world.settle_down()
+    return world, task
+
+
+def node_paused() -> Scene:
+    world = begun()
+    fault = wire.StartFailed(uid=wire.RunUid(""), fault=wire.Fault.HOST, error="no descriptors")
+    world.executor.refusal = fault
+    tasks = [world.submit() for _ in range(4)]
+    world.settle_down()
+    return world, tasks[-1]
+
+
+def queue_full() -> Scene:
+    world = begun(concurrency={"default": 1})
+    world.submit()
+    task = world.submit()
+    world.settle_down()
+    return world, task
+
+
+def slots_full() -> Scene:
+    world = begun(slots=1)
+    world.submit()
+    task = world.submit()
+    world.settle_down()
+    return world, task
+
+
+def turn_comes() -> Scene:
+    world = begun()
+    return world, world.submit()
+
+
+SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
+    Obstacle.HELD: (held, "it waits for an operator"),
+    Obstacle.NOT_DUE: (not_due, "it is due at 2027-01-15T08:00:05.000Z"),
+    Obstacle.QUEUE_PAUSED: (
+        queue_paused,
+        (
+            "its queue default is paused since 2027-01-15T08:00:00.000Z: upgrade;"
+            " dispatcher resume default"
+        ),
+    ),
+    Obstacle.DAEMON_STOPPING: (
+        daemon_stopping,
+        "the daemon is stopping (drain): the next one goes on",
+    ),
+    Obstacle.STORE_SILENT: (store_silent, "the store has not answered the daemon for 0.0 s"),
+    Obstacle.EXECUTOR_MISSING: (
+        executor_missing,
+        (
+            "the executor is missing, and the daemon waits for it: nothing is started or ended"
+            " without it"
+        ),
+    ),
+    Obstacle.EXECUTOR_SILENT: (
+        executor_silent,
+        "the executor is silent: nothing is started or ended without it",
+    ),
+    Obstacle.UNKNOWN_RUNS: (
+        unknown_runs,
+        "1 runs that the store does not know are being ended first",
+    ),
+    Obstacle.NODE_PAUSED: (
+        node_paused,
+        "this node is paused: no descriptors; one task is tried at 2027-01-15T08:00:01.000Z",
+    ),
+    Obstacle.QUEUE_FULL: (
+        queue_full,
+        (
+            "its queue default has 1 running here, as many as [queues.default] concurrency allows;"
+            " claims made by hand do not count"
+        ),
+    ),
+    Obstacle.SLOTS_FULL: (slots_full, "all 1 slots are busy"),
+    Obstacle.TURN_COMES: (turn_comes, "nothing stands in its way: its turn comes"),
+}
+
+#: Seconds until those end that end by themselves.
+ENDS_IN = {Obstacle.NOT_DUE: 5_000, Obstacle.NODE_PAUSED: 1_000}
+
+
+@pytest.mark.parametrize("obstacle", SCENES, ids=str)
+def test_r43_what_keeps_a_task_from_running_is_named(obstacle: Obstacle) -> None:
+    scene, text = SCENES[obstacle]
+    world, task = scene()
+
+    first = standing_of(world).before(world.task(task))[0]
+
+    assert (obstacle, text) == (first.obstacle, first.text)
+    ends = ENDS_IN.get(obstacle)
+    assert first.until == (None if ends is None else world.now() + ends)
+    assert obstacle in status_of(world).waiting()
+
+
+@pytest.mark.parametrize(
+    ("daemon", "obstacle"),
+    [
+        ("not running", Obstacle.DAEMON_NOT_RUNNING),
+        ("not answering", Obstacle.DAEMON_NOT_ANSWERING),
+    ],
+)
+def test_r43_a_daemon_that_is_not_there_is_named(
+    daemon: Literal["not running", "not answering"], obstacle: Obstacle
+) -> None:
+    world, task = any_daemon()
+
+    (reason,) = standing_of(world, daemon).before(world.task(task))
+
+    assert (obstacle, True) == (reason.obstacle, reason.text.startswith(f"the daemon is {daemon}"))
+
+
+def test_r43_unfinished_parents_are_named() -> None:
+    world = begun()
+    task = replace(world.task(world.submit()), state=TaskState.WAITING)
+
+    (reason,) = standing_of(world).before(task)
+
+    assert Obstacle.PARENTS_UNFINISHED is reason.obstacle
+
+
+def test_r43_every_obstacle_has_its_test() -> None:
+    elsewhere = {
+        Obstacle.DAEMON_NOT_RUNNING,
+        Obstacle.DAEMON_NOT_ANSWERING,
+        Obstacle.PARENTS_UNFINISHED,
+    }
+
+    assert set(Obstacle) == SCENES.keys() | elsewhere
+
+
+def test_a_task_that_runs_or_is_over_has_no_obstacle() -> None:
+    world = begun()
+    task = world.submit()
+    world.settle_down()
+    assert [] == standing_of(world).before(world.task(task))
+
+    world.gone(task)
+    assert [] == standing_of(world).before(world.task(task))
+
+
+def test_all_obstacles_are_told_the_nearest_first() -> None:
+    world, task = queue_full()
+    with world.store.transaction() as now:
+        world.store.pause("default", "upgrade", now=now)
+    world.executor.answering = False
+
+    told = [reason.obstacle for reason in standing_of(world).before(world.task(task))]
+
+    assert [Obstacle.QUEUE_PAUSED, Obstacle.EXECUTOR_SILENT, Obstacle.QUEUE_FULL] == told
+
+
+def test_a_claim_by_hand_takes_neither_a_slot_nor_a_place_in_its_queue() -> None:
+    world = begun(slots=1, concurrency={"default": 1})
+    world.submit()
+    with world.store.transaction() as now:
+        assert world.store.claim_local("default", owner="local:x", output_dir="/o", now=now)
+    task = world.submit()
+    world.settle_down()
+
+    assert TaskState.RUNNING is world.state(task)
+
+
+def test_r43_list_why_and_status_name_the_same_obstacle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = Command(tmp_path, capsys, monkeypatch)
+    command("submit", "--queue", "a", "--", "true")
+    command("submit", "--queue", "b", "--", "true")
+    command("submit", "--queue", "b", "--delay", "1h", "--", "true")
+    command("pause", "a")
+
+    listed = {task["id"]: task["obstacle"] for task in command("list", "--json").json}
+    why = [command("why", n, "--json").json["obstacles"][0] for n in (1, 2, 3)]
+
+    expected = ["queue_paused", "daemon_not_running", "not_due"]
+    assert expected == [listed[n] for n in (1, 2, 3)] == [one["obstacle"] for one in why]
+    assert dict.fromkeys(expected, 1) == command("status", "--json").json["waiting"]
+    assert "waiting   1 not_due, 1 queue_paused, 1 daemon_not_running\n" in command("status").stdout
+    assert why[2]["until"] == command("show", 3, "--json").json["run_at"]
+    assert "daemon not running; submitted" in command("list").stdout
+
+
+# R-65: what is called stuck -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scene", [queue_full, slots_full, queue_paused, held, not_due])
+def test_r65_what_is_full_or_parked_is_no_alert(scene: Callable[[], Scene], tmp_path: Path) -> None:
+    world, _ = scene()
+    world.elapsed += 3600
+    found = shown(world, tmp_path)
+
+    assert ("ok", None, []) == tuple(found[key] for key in ("health", "stuck", "degraded"))
+
+
+def test_r65_a_broken_spawn_is_an_alert_with_its_reason(tmp_path: Path) -> None:
+    """R-35: the node is degraded at once, and tasks that waited too long are called stuck."""
+    world, _ = node_paused()
+
+    early = shown(world, tmp_path)
+    world.run_for(STUCK_AFTER + 1)
+    late = shown(world, tmp_path)
+
+    assert ("degraded", None) == (early["health"], early["stuck"])
+    assert early["degraded"][0].startswith("this node is paused: no descriptors; one task is tried")
+    assert ("stuck", "node_paused") == (late["health"], late["stuck"]["obstacle"])
+    assert "no descriptors" in late["stuck"]["text"]
+    assert late["stuck"]["waited_s"] >= STUCK_AFTER
+    assert late["stuck"]["tasks"] == late["waiting"]["node_paused"]
+
+    world.executor.refusal = None
+    world.run_for(60)
+    assert ("ok", 0) == (shown(world, tmp_path)["health"], late["states"]["failed"])
+
+
+def test_r65_a_daemon_that_has_just_begun_is_not_blamed_for_what_waited_before(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    world.submit()
+    world.elapsed += 3600
+    world.fresh_supervisor().figures.began_at = world.at()
+
+    assert "degraded" == shown(world, tmp_path)["health"]
+    world.elapsed += STUCK_AFTER
+    found = shown(world, tmp_path)
+    assert ("stuck", "executor_missing") == (found["health"], found["stuck"]["obstacle"])
+
+
+def test_r65_status_tells_the_last_turns_and_the_ages_of_leases(tmp_path: Path) -> None:
+    world = begun()
+    world.submit(lease_ttl_ms=600_000)
+    world.settle_down()
+    world.run_for(7)
+
+    found = shown(world, tmp_path)
+
+    ages = {name: found["node"][f"{name}_age_s"] for name in ("tick", "reap", "claim", "start")}
+    assert {"tick": 0, "reap": 0, "claim": 7, "start": 7} == ages
+    assert (1, 7, None) == tuple(
+        found["leases"][key]
+        for key in ("running", "oldest_renewal_age_s", "oldest_heartbeat_age_s")
+    )
+    world.executor.answering = False
+    world.run_for(5)
+    assert 5 == shown(world, tmp_path)["node"]["reap_age_s"]  # nothing is reaped meanwhile
