@@ -195,7 +195,7 @@ class Output(Section, frozen=True):
     """How long finished tasks, their runs and their output are kept."""
     run_budget: Annotated[Bytes, Meta(examples=["64MiB"])] = Bytes(64 << 20)
     """How much of one run's output is kept: its end. Of a run that writes more, the oldest output
-    is dropped while it runs; until the next look, up to two seconds later, it may be over."""
+    is dropped while it runs; until the next look, an eighth of a second later, it may be over."""
 
     def __post_init__(self) -> None:
         """Refuse a budget that holds less than the end that is kept with the run."""

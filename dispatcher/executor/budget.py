@@ -5,37 +5,29 @@ The kernel writes the files, so a file may exceed its budget by what is written 
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dispatcher import wire
+from dispatcher.executor.growth import Growth
 from dispatcher.executor.log import Log
 from dispatcher.executor.run import NEVER
+from dispatcher.holes import BLOCK, UNSUPPORTED, punch
 from dispatcher.times import Instant
 
-#: Seconds between two looks at a file that grows, and at one that does not.
-SHORTEST_PAUSE = 0.1
-LONGEST_PAUSE = 2.0
+#: Seconds between two looks: at a flood, and at a file that hardly grows.
+SHORTEST_PAUSE = 0.02
+LONGEST_PAUSE = 0.125
 
-#: Part of a budget by which a file must grow between two looks to be looked at often.
-FAST = 16
+#: Seconds between two looks at files of which nobody tells us when they grow.
+UNTOLD_PAUSE = 0.5
+
+#: Part of a budget that a file may grow by, at the pace it had, until the next look.
+PART = 4
 
 #: Bytes punched out at a time: bounds how long a flood can keep the loop.
 MOST_PUNCHED = 1 << 28
-
-#: Only whole blocks are given back; what is kept of a file begins at a multiple of this.
-BLOCK = 4096
-
-#: FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h.
-_PUNCH = 0x01 | 0x02
-
-_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
-
-_fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
-_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 @dataclass(slots=True)
@@ -43,18 +35,26 @@ class _File:
     path: str
     budget: int
     look_at: Instant
-    pause: float = SHORTEST_PAUSE
+    looked_at: Instant
     size: int = 0
     kept_from: int = 0
     """What is before it was punched out."""
+    asked: int | None = None
+    """The number under which we are told of its next write."""
 
 
 class Budgets:
-    """Looks at the output files of live runs, each as often as it grows."""
+    """Looks at the output files of live runs, each as often as it grows, and not while it is quiet.
 
-    def __init__(self, log: Log) -> None:
+    Those that hardly grow are looked at together: as few wake-ups for many as for one.
+    """
+
+    def __init__(self, log: Log, watch: Callable[[int], None]) -> None:
+        """`watch` gets a descriptor that is `heed`ed when it has something to say."""
         self._log = log
+        self._growth = Growth(watch)
         self._files: dict[wire.RunUid, _File] = {}
+        self._asked: dict[int, _File] = {}
         self._supported = True
         self.due = NEVER
         """When to look again."""
@@ -62,35 +62,60 @@ class Budgets:
     def watch(self, uid: wire.RunUid, path: str, budget: int, at: Instant) -> None:
         """Keep a run's file within its budget from now on."""
         if self._supported:
-            self._files[uid] = _File(path, budget, Instant(at + SHORTEST_PAUSE))
-            self.due = min(self.due, Instant(at + SHORTEST_PAUSE))
+            look_at = _together(at, LONGEST_PAUSE)
+            self._files[uid] = _File(path, budget, look_at=look_at, looked_at=at)
+            self.due = min(self.due, look_at)
 
     def drop(self, uid: wire.RunUid) -> None:
         """Bring a run's file within its budget once more: nobody writes to it any longer."""
         if file := self._files.pop(uid, None):
+            if file.asked is not None:
+                del self._asked[file.asked]
+                self._growth.withdraw(file.asked)
             while self._look(file):
                 pass
+
+    def heed(self, ready: Iterable[int], at: Instant) -> None:
+        """Take note of quiet files that were written to."""
+        if self._growth.descriptor in ready:
+            for number in self._growth.answers():
+                if file := self._asked.pop(number, None):
+                    file.asked = None
+                    file.look_at = file.looked_at = self.due = at
 
     def keep(self, at: Instant) -> None:
         """Look at the files whose time has come."""
         self.due = NEVER
         for file in list(self._files.values()):
             if file.look_at <= at:
-                before = file.size
-                again = self._look(file)
-                grew = file.size - before > file.budget // FAST
-                file.pause = SHORTEST_PAUSE if grew or again else min(2 * file.pause, LONGEST_PAUSE)
-                file.look_at = Instant(at + file.pause)
+                self._keep(file, at)
             self.due = min(self.due, file.look_at)
-        if not self._files:
-            self.due = NEVER
+
+    def _keep(self, file: _File, at: Instant) -> None:
+        before, since = file.size, max(at - file.looked_at, SHORTEST_PAUSE)
+        again = self._look(file)
+        grown = file.size - before
+        if not again and grown <= 0:
+            file.look_at = self._ask(file, at)
+        elif again or grown / since >= file.budget / PART / SHORTEST_PAUSE:
+            file.look_at = Instant(at + SHORTEST_PAUSE)
+        else:
+            slow = at + file.budget / PART * since / grown
+            file.look_at = Instant(min(slow, _together(at, LONGEST_PAUSE)))
+        file.looked_at = at
+
+    def _ask(self, file: _File, at: Instant) -> Instant:
+        """Ask to be told of a quiet file's next write; return when to look without it."""
+        file.asked = self._growth.ask(file.path)
+        if file.asked is None:
+            return _together(at, UNTOLD_PAUSE)
+        self._asked[file.asked] = file
+        # What was written since the look, and before the question, is told by nobody.
+        return at if self._size(file) != file.size else NEVER
 
     def _look(self, file: _File) -> bool:
         """Punch out what is too much; say whether there is more of it than is done at a time."""
-        try:
-            size = os.stat(file.path).st_size
-        except OSError:  # somebody tidied up
-            return False
+        size = self._size(file)
         if size < file.size:  # truncated by its writer
             file.kept_from = 0
         file.size = size
@@ -101,11 +126,18 @@ class Budgets:
         try:
             punch(file.path, file.kept_from, length)
         except OSError as error:
-            if error.errno in _UNSUPPORTED:
+            if error.errno in UNSUPPORTED:
                 self._give_up(file.path)
             return False
         file.kept_from += length
         return surplus > length
+
+    @staticmethod
+    def _size(file: _File) -> int:
+        try:
+            return os.stat(file.path).st_size
+        except OSError:  # somebody tidied up
+            return file.size
 
     def _give_up(self, path: str) -> None:
         self._supported = False
@@ -113,13 +145,5 @@ class Budgets:
         self._log("output.uncapped", path=path, reason="its filesystem cannot punch holes")
 
 
-def punch(path: str, offset: int, length: int) -> None:
-    """Give back the blocks of a part of a file; its size stays. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        if _fallocate(descriptor, _PUNCH, offset, length) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)
+def _together(at: Instant, pause: float) -> Instant:
+    return Instant((at // pause + 1) * pause)

@@ -52,7 +52,7 @@ class Runs:
         self._by_handle: dict[int, Run] = {}
         self._without_handle: list[Run] = []
         self._untold: dict[wire.RunUid, wire.Started] = {}
-        self._budgets = Budgets(log)
+        self._budgets = Budgets(log, kernel.watch)
         self._due = NEVER
         self._survey_at = NEVER
 
@@ -104,6 +104,7 @@ class Runs:
 
     def note_exits(self, ready: Iterable[int], at: Instant) -> None:
         """Take note of the leaders that have exited, before anything is asked of them."""
+        self._budgets.heed(ready, at)
         for descriptor in ready:
             if run := self._by_handle.get(descriptor):
                 self._note_exit(run, at)

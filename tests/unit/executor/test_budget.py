@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
-from dispatcher.executor.budget import LONGEST_PAUSE, MOST_PUNCHED, SHORTEST_PAUSE, Budgets
+import pytest
+
+from dispatcher import holes
+from dispatcher.executor import budget as module
+from dispatcher.executor.budget import (
+    LONGEST_PAUSE,
+    MOST_PUNCHED,
+    SHORTEST_PAUSE,
+    UNTOLD_PAUSE,
+    Budgets,
+)
 from dispatcher.executor.log import Log
 from dispatcher.executor.run import NEVER
 from dispatcher.times import Instant
@@ -16,7 +27,8 @@ BUDGET = 1 << 20
 
 
 def make(tmp_path: Path) -> tuple[Budgets, Path]:
-    budgets = Budgets(Log(os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)))
+    watched: list[int] = []
+    budgets = Budgets(Log(os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)), watched.append)
     path = tmp_path / "run.log"
     path.touch()
     budgets.watch(UID, str(path), BUDGET, Instant(0.0))
@@ -57,18 +69,119 @@ def test_what_is_within_the_budget_is_not_touched(tmp_path: Path) -> None:
     assert b"x" * BUDGET == path.read_bytes()
 
 
-def test_a_quiet_file_is_looked_at_ever_less_and_a_growing_one_often(tmp_path: Path) -> None:
+def told(budgets: Budgets, at: Instant) -> None:
+    """Let the budgets hear what the kernel has to tell."""
+    budgets.heed([budgets._growth.descriptor], at)
+
+
+def test_a_quiet_file_is_not_looked_at_until_its_first_write(tmp_path: Path) -> None:
     budgets, path = make(tmp_path)
-    at, pauses = budgets.due, []
-    for _ in range(6):
-        budgets.keep(at)
-        pauses.append(round(budgets.due - at, 3))
-        at = budgets.due
-    append(path, BUDGET)
+    budgets.keep(budgets.due)
+    assert budgets.due == NEVER
+
+    append(path, 3 * BUDGET)
+    at = Instant(50.0)
+    told(budgets, at)
+    assert at == budgets.due
     budgets.keep(at)
 
-    assert [0.2, 0.4, 0.8, 1.6, LONGEST_PAUSE, LONGEST_PAUSE] == pauses
+    assert on_disk(path) <= BUDGET + 65536
     assert SHORTEST_PAUSE == round(budgets.due - at, 3)
+
+
+def test_each_time_that_it_was_quiet_its_first_write_is_told_again(tmp_path: Path) -> None:
+    budgets, path = make(tmp_path)
+    budgets.keep(budgets.due)
+    for at in map(Instant, (50.0, 60.0, 70.0)):
+        append(path, 10)
+        told(budgets, at)
+        budgets.keep(at)
+        budgets.keep(budgets.due)
+        assert budgets.due == NEVER
+
+
+def test_what_is_written_while_we_ask_to_be_told_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets, path = make(tmp_path)
+    ask = budgets._growth.ask
+
+    def slow(name: str) -> int | None:
+        append(path, 10)
+        return ask(name)
+
+    monkeypatch.setattr(budgets._growth, "ask", slow)
+    at = budgets.due
+    budgets.keep(at)
+
+    assert at == budgets.due
+
+
+def test_a_file_is_looked_at_the_sooner_the_faster_it_grows(tmp_path: Path) -> None:
+    budgets, path = make(tmp_path)
+    pauses = []
+    for size in (BUDGET // 1000, BUDGET // 2, 4 * BUDGET):
+        at = budgets.due
+        append(path, size)
+        budgets.keep(at)
+        pauses.append(round(budgets.due - at, 4))
+
+    assert [LONGEST_PAUSE, LONGEST_PAUSE / 2, SHORTEST_PAUSE] == pauses
+
+
+def test_where_nobody_tells_of_a_write_a_quiet_file_is_looked_at_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host has only so many watches to give."""
+    budgets, path = make(tmp_path)
+    monkeypatch.setattr(budgets._growth, "ask", lambda _: None)
+    budgets.keep(budgets.due)
+    assert UNTOLD_PAUSE == budgets.due
+
+    append(path, 3 * BUDGET)
+    budgets.keep(budgets.due)
+
+    assert on_disk(path) <= BUDGET + 65536
+
+
+def test_of_a_run_that_is_gone_nothing_is_asked_any_longer(tmp_path: Path) -> None:
+    budgets, path = make(tmp_path)
+    budgets.keep(budgets.due)
+    budgets.drop(UID)
+
+    append(path, 10)
+    told(budgets, Instant(50.0))
+
+    assert budgets.due == NEVER
+    assert not budgets._asked
+
+
+def test_where_no_holes_can_be_punched_it_is_said_once_and_nothing_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, *_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+
+    monkeypatch.setattr(module, "punch", refuse)
+    monkeypatch.setattr(holes, "punch", refuse)
+    budgets, path = make(tmp_path)
+    append(path, 3 * BUDGET)
+    budgets.keep(budgets.due)
+    budgets.keep(Instant(60.0))
+    budgets.drop(UID)
+
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert "output.uncapped" in line
+    assert 3 * BUDGET <= on_disk(path)
+    assert "cannot punch holes" in str(holes.unsupported(str(tmp_path)))
+    assert ["log", "run.log"] == sorted(file.name for file in tmp_path.iterdir())
+
+
+def test_where_holes_can_be_punched_the_trial_says_nothing_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    assert None is holes.unsupported(str(tmp_path))
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_a_run_that_is_gone_ends_within_its_budget_and_is_looked_at_no_more(
