@@ -145,6 +145,10 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "warning",
             fields={"task_id": int, "queue": str, "timeout": str, "reason": str},
         ),
+        "task.pruned": Event(
+            "Tasks that finished before the retention were deleted, with their runs.",
+            fields={"tasks": int},
+        ),
         "run.started": Event("The run's process lives.", fields=RUN),
         "run.ending": Event(
             "It was decided to end a run; its lock is void from here on.",
@@ -248,6 +252,20 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         ),
         "metrics.written": Event(
             "The file of metrics is written again.", fields={"path": str}, same_by=()
+        ),
+        "output.uncapped": Event(
+            "Where output is written no part of a file can be dropped: `run_budget` is not kept.",
+            "warning",
+            fields={"reason": str},
+        ),
+        "output.removed": Event(
+            "Output of runs that are over was removed.",
+            fields={"reason": str, "files": int, "freed_bytes": int},
+        ),
+        "output.overflowed": Event(
+            "Output or the disk is over its bound, and nothing is left that may be removed.",
+            "warning",
+            fields={"reason": str, "output_bytes": int, "free_bytes": int, "message": str},
         ),
         "config.reloaded": Event(
             "The configuration was read again: what changed, and what was kept.",

@@ -22,6 +22,7 @@ from dispatcher.locks import Held, hold
 from dispatcher.loop import STOP_SIGNALS, Loop
 from dispatcher.node import node_id
 from dispatcher.notify import Notifier
+from dispatcher.outputs import Bounds, Outputs
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
 from dispatcher.reload import Reloaded, reload
@@ -62,9 +63,9 @@ def main(config: Config, *, drain: bool) -> int:
         signals = stack.enter_context(Signals((*STOP_SIGNALS, signal.SIGHUP)))
         embedded = config.executor.mode == "embedded"
         client = _executor_client(config, me, store, embedded=embedded)
-        supervisor = Supervisor(
-            store, client, settings(config, me, until_idle=drain), rng=random.SystemRandom()
-        )
+        wanted = settings(config, me, until_idle=drain)
+        outputs = Outputs(wanted.output_dir, _bounds(config))
+        supervisor = Supervisor(store, client, wanted, rng=random.SystemRandom(), files=outputs)
         listener = channels.listen(config.control_socket)
         control.announce(config)
         holds = config
@@ -73,6 +74,7 @@ def main(config: Config, *, drain: bool) -> int:
             nonlocal holds
             reloaded = reload(holds, os.environ)
             supervisor.reconfigure(settings(reloaded.config, me, until_idle=drain))
+            outputs.bounds = _bounds(reloaded.config)
             logs.set_up(reloaded.config, node=me)
             holds = reloaded.config
             return reloaded
@@ -86,6 +88,7 @@ def main(config: Config, *, drain: bool) -> int:
             control=listener,
             on_stop=on_stop,
             notifier=notifier if notifier.wanted else None,
+            outputs=outputs,
             reconfigure=reconfigure,
             textfile=partial(Textfile, config=config),
         )
@@ -109,6 +112,7 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
             " move away what is there, or set [node] state_dir to another directory"
         ) from error
     leases, absence_ms = config.leases, config.executor.absence_limit_ms
+    retention_ms = config.output.retention_ms
     return Settings(
         node_id=me,
         hostname=socket.gethostname(),
@@ -120,6 +124,7 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
         retry=RetryPolicy.of(config.retry),
         reap_interval=leases.reap_interval_ms / 1000,
         absence_limit=None if absence_ms is None else absence_ms / 1000,
+        retention=None if retention_ms is None else retention_ms / 1000,
         takeover_margin=leases.takeover_margin_ms / 1000,
         concurrency={
             name: queue.concurrency
@@ -134,6 +139,11 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
             output_budget=int(config.output.run_budget),
         ),
     )
+
+
+def _bounds(config: Config) -> Bounds:
+    output = config.output
+    return Bounds(int(output.total_budget), int(output.free_floor), output.retention_ms)
 
 
 def _hold_runtime_dir(config: Config) -> Held:

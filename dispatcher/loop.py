@@ -17,6 +17,7 @@ from dispatcher.channels import Channel, Reply
 from dispatcher.errors import ConfigError
 from dispatcher.executor_client import ExecutorClient
 from dispatcher.notify import Notifier
+from dispatcher.outputs import Outputs
 from dispatcher.reload import Reloaded
 from dispatcher.signals import Signals
 from dispatcher.supervisor import Stop, Supervisor
@@ -45,6 +46,7 @@ class Loop:
         control: socket.socket | None = None,
         on_stop: Stop = Stop.DRAIN,
         notifier: Notifier | None = None,
+        outputs: Outputs | None = None,
         reconfigure: Callable[[], Reloaded] | None = None,
         textfile: Callable[[selectors.BaseSelector], Textfile] | None = None,
         clock: Callable[[], Instant] = instant,
@@ -54,6 +56,7 @@ class Loop:
         self._signals = signals
         self._on_stop = on_stop
         self._notifier = notifier
+        self._outputs = outputs
         self._reconfigure = reconfigure
         self._told_at = Instant(0.0)
         self._clock = clock
@@ -98,6 +101,11 @@ class Loop:
         for channel in (self._workers, self._control):
             due = channel.keep_up(at=at) if channel is not None else None
             deadlines += [] if due is None else [due]
+        if self._outputs is not None:
+            if at >= self._outputs.due:
+                open_runs = self._supervisor.open_runs
+                self._outputs.keep_up(open_runs, busy=bool(open_runs), at=at)
+            deadlines.append(self._outputs.wake_at)
         if at >= logs.repeats.due:
             logs.tell_ceased(at)
         deadlines.append(logs.repeats.due)
@@ -219,8 +227,9 @@ class Loop:
         if request.op == "wake":
             reply({"ok": True})  # whatever arrives turns the loop, and the loop looks
         elif request.op == "status":
+            output = {} if self._outputs is None else {"output": self._outputs.report()}
             status = self._supervisor.status(at=self._clock())
-            reply({"ok": True, "pid": os.getpid(), **status})
+            reply({"ok": True, "pid": os.getpid(), **status, **output})
         elif request.op == "reload":
             try:
                 reply({"ok": True, **_told(self._reload())})

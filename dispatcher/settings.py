@@ -35,6 +35,9 @@ LEAST_METRICS_INTERVAL = Milliseconds(1_000)
 #: The smallest budget of a run's output: punching works in blocks.
 LEAST_BUDGET = Bytes(64 << 10)
 
+#: The shortest retention: whoever waits for a task looks twice a second.
+LEAST_RETENTION = Milliseconds(1_000)
+
 
 def _above_zero(section: Section, *fields: str) -> None:
     for field in fields:
@@ -191,16 +194,43 @@ class Retry(Section, frozen=True):
 class Output(Section, frozen=True):
     """How much of the runs' output is kept, and how long."""
 
-    retention_ms: Annotated[Milliseconds, Meta(examples=["30d"])] = Milliseconds(30 * 86_400_000)
-    """How long finished tasks, their runs and their output are kept."""
+    retention: Annotated[str, Meta(examples=["30d"])] = "30d"
+    """How long finished tasks, their runs and their output are kept; then the daemon deletes them.
+    A duration, or `never`."""
     run_budget: Annotated[Bytes, Meta(examples=["64MiB"])] = Bytes(64 << 20)
     """How much of one run's output is kept: its end. Of a run that writes more, the oldest output
     is dropped while it runs; until the next look, an eighth of a second later, it may be over."""
+    total_budget: Annotated[Bytes, Meta(examples=["10GiB"])] = Bytes(10 << 30)
+    """How much disk all output on this node may take. Beyond it the oldest output of runs that are
+    over is removed, whole; what runs now is not touched."""
+    free_floor: Annotated[Bytes, Meta(examples=["512MiB"])] = Bytes(512 << 20)
+    """How much of the disk stays free: below it output is removed in the same way, whoever filled
+    the disk. The default is room for what eight runs may write between two looks, and for the
+    database. `0KiB`: no floor."""
 
     def __post_init__(self) -> None:
-        """Refuse a budget that holds less than the end that is kept with the run."""
+        """Refuse budgets that hold less than they must, and a retention that is no duration."""
         if self.run_budget < LEAST_BUDGET:
             raise ValueError(f"run_budget: {self.run_budget} is less than {LEAST_BUDGET}; raise it")
+        if self.total_budget < self.run_budget:
+            raise ValueError(
+                f"total_budget: {self.total_budget} is less than run_budget ({self.run_budget});"
+                " raise it or lower that"
+            )
+        try:
+            retention = self.retention_ms
+        except ValueError as error:
+            raise ValueError(f'retention: {error}, or "never"') from None
+        if retention is not None and retention < LEAST_RETENTION:
+            raise ValueError(
+                f"retention: {retention} is less than {LEAST_RETENTION}, so that nobody could see"
+                ' how a task ended; raise it, or write "never"'
+            )
+
+    @property
+    def retention_ms(self) -> Milliseconds | None:
+        """How long what is finished is kept; None: for ever."""
+        return None if self.retention == "never" else durations.parse(self.retention)
 
 
 class Defaults(Section, frozen=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -27,6 +27,7 @@ from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.reaper import Reaper
 from dispatcher.reconcile import exited
 from dispatcher.recorder import Recorder
+from dispatcher.retention import Files, Retention
 from dispatcher.store.api import Store
 from dispatcher.timeouts import Timeouts
 from dispatcher.times import Instant
@@ -61,7 +62,13 @@ class Supervisor:
     """Claims, starts, ends and settles, on one node."""
 
     def __init__(
-        self, store: Store, processes: Processes, settings: Settings, *, rng: random.Random
+        self,
+        store: Store,
+        processes: Processes,
+        settings: Settings,
+        *,
+        rng: random.Random,
+        files: Files | None = None,
     ) -> None:
         self._store = store
         self._processes = processes
@@ -72,6 +79,7 @@ class Supervisor:
         self._listener = Listener(store, self._memory)
         self._reaper = Reaper(store, processes, self._memory)
         self._absence = Absence(store, processes, self._memory, rng=rng)
+        self._retention = Retention(store, self._memory, files)
         self._inbox: list[Event] = []
         self._stop: Stop | None = None
         self._stop_by = Instant(0.0)
@@ -131,6 +139,11 @@ class Supervisor:
         """Whether the executor that is there has no run of ours, alive or unforgotten."""
         return self._answers() and not self._memory.live and not self._memory.surplus
 
+    @property
+    def open_runs(self) -> Collection[wire.RunUid] | None:
+        """The runs of this node that are not closed; None while that is not known."""
+        return None if self._memory.hello is None else self._memory.live.keys()
+
     def _longest_ladder(self) -> float:
         start = self._memory.settings.start
         own = (live.limits.kill_grace_ms or 0 for live in self._memory.live.values())
@@ -168,6 +181,7 @@ class Supervisor:
             self._timeouts.give_up,
             self._move_due,
             self._fill_slots,
+            self._retention.keep,
             self._look_around,
         )
 
@@ -306,7 +320,7 @@ class Supervisor:
         leases = [live.lease_ttl / 4 for live in self._memory.live.values()]
         longest = min([self._memory.settings.poll, *leases])
         deadlines = [at + longest, self._memory.pause.until, self._stop_by]
-        deadlines += [self._timeouts.due, self._absence.due]
+        deadlines += [self._timeouts.due, self._absence.due, self._retention.due]
         deadlines += [due for due in (self._due_at, self._reaper.due) if due is not None]
         return Instant(min(deadline for deadline in deadlines if deadline > at))
 

@@ -43,6 +43,8 @@ class Settings:
     absence_limit: float | None = None
     """How long runs may go on with no daemon; None: for ever."""
     takeover_margin: float = 15.0
+    retention: float | None = None
+    """How long what is finished is kept; None: for ever."""
     concurrency: Mapping[str, int] = field(default_factory=dict)
     """How many tasks of a queue run here at once, for queues with a limit."""
 

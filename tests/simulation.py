@@ -21,6 +21,7 @@ from dispatcher.processes import (
     Written,
 )
 from dispatcher.recorder import TICKS
+from dispatcher.retention import Files
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.supervisor import Supervisor
@@ -151,6 +152,7 @@ class World:
     elapsed: float = 0.0
     stepped: float = 0.0
     executor: FakeExecutor = field(default_factory=FakeExecutor)
+    files: Files | None = None
 
     def __post_init__(self) -> None:
         self.store: Store = open_store(
@@ -176,7 +178,9 @@ class World:
         """Return a supervisor that knows nothing yet, as after a restart."""
         self.settings = replace(self.settings, **changes)
         rng = random.Random(self.seed)
-        self.supervisor = Supervisor(self.store, self.executor, self.settings, rng=rng)
+        self.supervisor = Supervisor(
+            self.store, self.executor, self.settings, rng=rng, files=self.files
+        )
         return self.supervisor
 
     def restart(self, **changes: Any) -> None:

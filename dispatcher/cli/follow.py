@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import click
 
-from dispatcher.cli.output import Output
+from dispatcher.cli.output import Output, print_end
 from dispatcher.client import Client
 from dispatcher.model import FINISHED, Run, TaskState
 
@@ -65,13 +65,20 @@ def _print(store: Client, task_id: int, run: Run) -> None:
                 lost, output.dropped = output.dropped, 0
                 click.echo(f"dispatcher: {lost} bytes were dropped to keep the budget", err=True)
             if over:
+                ended = _look_up(store, task_id, run)
+                if ended is not None and ended.output_tail and not output.exists():
+                    print_end(ended)
                 return
             time.sleep(FILE_POLL)
 
 
 def _is_over(store: Client, task_id: int, run: Run) -> bool:
-    now = next((one for one in store.runs(task_id) if one.id == run.id), None)
+    now = _look_up(store, task_id, run)
     return now is None or now.outcome is not None
+
+
+def _look_up(store: Client, task_id: int, run: Run) -> Run | None:
+    return next((one for one in store.runs(task_id) if one.id == run.id), None)
 
 
 def _next_run(store: Client, task_id: int, run: Run) -> Run | None:

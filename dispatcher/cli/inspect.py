@@ -21,7 +21,7 @@ from dispatcher.cli.options import (
     print_json,
     print_json_line,
 )
-from dispatcher.cli.output import Output
+from dispatcher.cli.output import Output, print_end
 from dispatcher.client import Client
 from dispatcher.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask
@@ -206,7 +206,7 @@ def logs(*, task_id: int, run_id: int | None, follow: bool) -> None:
             return
     with Output(run.output_path) as output:
         if not output.exists():
-            _print_end(run)
+            print_end(run)
         while chunk := output.read():
             sys.stdout.buffer.write(chunk)
         if output.dropped:
@@ -232,15 +232,6 @@ def _run(store: Client, task_id: int, run_id: int | None) -> Run:
         told = f"run {chosen.id} was driven by hand; what it wrote is where its driver put it"
         raise DispatcherError(told)
     return chosen
-
-
-def _print_end(run: Run) -> None:
-    """Print what the store kept of an output file that is gone."""
-    if run.output_tail is None:
-        raise DispatcherError(f"{run.output_path} is gone, and nothing was kept")
-    if run.output_tail:  # a run that wrote nothing leaves no file, and nothing is missing
-        click.echo(f"dispatcher: {run.output_path} is gone; this was its end:", err=True)
-        sys.stdout.buffer.write(run.output_tail.encode())
 
 
 def _look_up(task_id: int) -> tuple[Task, list[Run], StoreTime]:
@@ -298,5 +289,6 @@ def _print_runs(runs: list[Run], *, now: StoreTime | None) -> None:
     )
     last = render.tail(runs[-1])
     if last:
-        click.echo(f"\nlast output of run {runs[-1].id}:")
+        gone = " (the rest was removed)" if render.output_is_gone(runs[-1]) else ""
+        click.echo(f"\nlast output of run {runs[-1].id}{gone}:")
         click.echo(render.plain(last).rstrip("\n"))

@@ -115,6 +115,9 @@ def prune(*, older_than: Milliseconds | None, as_json: bool) -> None:
     """Delete tasks that finished long ago, with their runs and output files."""
     config = configuration()
     age = config.output.retention_ms if older_than is None else older_than
+    if age is None:
+        told = '[output] retention is "never": say how old, e.g. --older-than 30d'
+        raise click.UsageError(told)
     with Client(config) as store, bar("deleted", store.prunable(older_than_ms=age)) as tell:
         pruned = store.prune(older_than_ms=age, tell=tell)
     if as_json:

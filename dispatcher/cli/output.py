@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+import click
+
+from dispatcher.errors import DispatcherError
+from dispatcher.model import Run
+
 #: Bytes of one read.
 CHUNK = 64 * 1024
+
+
+def print_end(run: Run) -> None:
+    """Print what the store kept of an output file that is gone. Raises `DispatcherError`."""
+    if run.output_tail is None:
+        raise DispatcherError(f"{run.output_path} is gone, and nothing was kept")
+    if run.output_tail:  # a run that wrote nothing leaves no file, and nothing is missing
+        why = "is gone, to keep [output] total_budget or free_floor, or by hand"
+        click.echo(f"dispatcher: {run.output_path} {why}; this was its end:", err=True)
+        sys.stdout.buffer.write(run.output_tail.encode())
+        sys.stdout.buffer.flush()
 
 
 class Output:

@@ -94,6 +94,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "max_rss_bytes": run.max_rss_bytes,
         "cpu_seconds": run.cpu_seconds,
         "output_path": run.output_path,
+        "output_is_gone": output_is_gone(run),
     }
 
 
@@ -147,6 +148,20 @@ def tail(run: Run) -> str | None:
         file.seek(-min(TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
         return file.read(TAIL).decode(errors="replace")
     return None
+
+
+def output_is_gone(run: Run) -> bool:
+    """Say whether a run that is over had output of which there is no file any more."""
+    return bool(run.outcome and run.output_tail) and not os.path.exists(run.output_path)  # noqa: PTH110
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people: three digits and a unit."""
+    value, units = float(count), iter(("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
+    unit = next(units)
+    while value >= 1000:
+        value, unit = value / 1024, next(units)
+    return f"{value:.3g} {unit}"
 
 
 def command_text(command: tuple[str, ...]) -> str:

@@ -109,6 +109,10 @@ def _print(found: dict[str, Any]) -> None:
     if found["waiting"]:
         waiting = (f"{tasks} {obstacle}" for obstacle, tasks in found["waiting"].items())
         click.echo(f"waiting   {', '.join(waiting)}")
+    if output := node.get("output"):
+        click.echo(f"output    {_output_text(output)}")
+        for trouble in output["trouble"]:
+            click.echo(f"          {render.plain(trouble)}")
     for queue, reason in found["paused_queues"].items():
         click.echo(f"queue     {queue} is paused: {render.plain(reason)}")
     if not found["queues"]:
@@ -122,6 +126,12 @@ def _print(found: dict[str, Any]) -> None:
         ("QUEUE", *(state.upper() for state in shown)),
         ((queue, *(counts[s] for s in shown)) for queue, counts in found["queues"].items()),
     )
+
+
+def _output_text(output: dict[str, Any]) -> str:
+    taken = "not looked at yet" if output["bytes"] is None else render.size(output["bytes"])
+    free = "" if output["free_bytes"] is None else f", {render.size(output['free_bytes'])} free"
+    return f"{taken} of {render.size(output['budget_bytes'])}{free}"
 
 
 def _print_ages(found: dict[str, Any]) -> None:

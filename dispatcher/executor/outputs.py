@@ -54,7 +54,8 @@ class Outputs:
     def is_locked(self, path: str) -> bool:
         """Say whether a run's processes still have `path` open; a missing file is no run."""
         try:
-            os.close(self._lock(os.open(path, os.O_WRONLY | os.O_CLOEXEC)))
+            # Shared: so does the daemon try it before it removes a file.
+            os.close(self._lock(os.open(path, os.O_WRONLY | os.O_CLOEXEC), fcntl.LOCK_SH))
         except FileNotFoundError:
             return False
         except OutputLocked:
@@ -81,9 +82,9 @@ class Outputs:
             return None
         return (found.st_dev, found.st_ino)
 
-    def _lock(self, descriptor: int) -> int:
+    def _lock(self, descriptor: int, kind: int = fcntl.LOCK_EX) -> int:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             raise OutputLocked from None

@@ -6,7 +6,7 @@ take `now`, which `transaction` gave, so that everything one tick writes carries
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -265,6 +265,9 @@ class Store(Protocol):
 
     def prune(self, *, before: StoreTime, limit: int) -> Pruned:
         """Delete at most `limit` tasks finished before a time, oldest first, and their runs."""
+
+    def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:
+        """Return which of these runs have a row."""
 
     def prunable(self, *, before: StoreTime) -> int:
         """Return how many tasks finished before a time."""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Final
@@ -332,6 +332,9 @@ class SqlStore:
         tasks = {task_id for task_id, _ in rows}
         self._engine.change_each(statements.DELETE, [{"id": task_id} for task_id in tasks])
         return Pruned(len(tasks), tuple(path for _, path in rows if path is not None))
+
+    def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:
+        return {uid for uid in uids if self._engine.rows(statements.RUN_IS_KNOWN, {"uid": uid})}
 
     def prunable(self, *, before: StoreTime) -> int:
         ((tasks,),) = self._engine.rows(statements.PRUNABLE, {"before": before})

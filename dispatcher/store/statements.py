@@ -334,6 +334,8 @@ FROM (SELECT id FROM tasks WHERE finished_at < :before
 LEFT JOIN runs ON runs.task_id = old.id
 """
 
+RUN_IS_KNOWN = "SELECT 1 FROM runs WHERE uid = :uid"
+
 DELETE = "DELETE FROM tasks WHERE id = :id"
 
 # The columns stand in the order of `model.Task`.

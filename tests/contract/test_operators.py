@@ -161,6 +161,17 @@ def test_what_is_not_finished_or_not_old_enough_stays(store: OneByOne) -> None:
     assert sorted(kept) == sorted(store.states())
 
 
+def test_of_runs_the_store_says_which_it_knows_open_or_closed(store: OneByOne) -> None:
+    open_one, closed = store.claimed(), store.claimed()
+    store.end(closed, now=later(1))
+    gone = store.claimed()
+    store.end(gone, now=NOW)
+    store.prune(before=later(1), limit=10)
+
+    asked = [open_one.run_uid, closed.run_uid, gone.run_uid, "f" * 32]
+    assert {open_one.run_uid, closed.run_uid} == store.known_runs(asked)
+
+
 def test_prunable_counts_what_prune_would_take(store: OneByOne) -> None:
     for milliseconds in (1, 2, 3):
         store.finished(queue=f"q{milliseconds}", now=later(milliseconds))

@@ -125,14 +125,18 @@ def test_the_words_of_a_run_that_got_an_empty_file_are_not_the_former_ones(world
 def test_r67_a_flood_stays_near_its_budget_and_the_follower_says_what_it_lost(
     world: World,
 ) -> None:
-    """A follower that is slower than the flood; the first line is read before anything is lost."""
-    budget, flood = 5 << 20, 300 << 20
-    world.configure(output={"run_budget": "5MiB"})
+    """A follower that is slower than the flood; the first line is read before anything is lost.
+
+    The flood begins after a silence. What may be over at the worst moment is what a CPU writes
+    until a busy host lets the executor look: with the looks of a quiet file it would be all of it.
+    """
+    budget, flood, near = 10 << 20, 1 << 30, 300 << 20
+    world.configure(output={"run_budget": "10MiB"})
     task_id = world.submit(
         *shell(f"""
             echo first
             while [ ! -e go ]; do sleep 0.02; done
-            head -c {flood} /dev/zero | tr '\\0' x
+            head -c {flood} /dev/zero
             touch flooded
             while [ ! -e end ]; do sleep 0.02; done
         """)
@@ -144,12 +148,16 @@ def test_r67_a_flood_stays_near_its_budget_and_the_follower_says_what_it_lost(
             expect_text(out, "first\n")
             process.send_signal(signal.SIGSTOP)
             (world.directory / "go").touch()
+            most = 0
 
             def within_budget() -> None:
+                nonlocal most
+                taken = output.stat().st_blocks * 512
+                most = max(most, taken)
                 assert (world.directory / "flooded").exists()
-                assert output.stat().st_blocks * 512 <= budget + 65536
+                assert taken <= budget + 65536
 
-            eventually(within_budget)
+            eventually(within_budget, within=20, every=0.005)
             process.send_signal(signal.SIGCONT)
             (world.directory / "end").touch()
             _, errors = process.communicate(timeout=20)
@@ -160,4 +168,5 @@ def test_r67_a_flood_stays_near_its_budget_and_the_follower_says_what_it_lost(
     assert written == output.stat().st_size
     assert written - dropped == len(followed)
     assert budget <= len(followed) <= budget + 65536
-    assert not followed.removeprefix(b"first\n").strip(b"x")
+    assert not followed.removeprefix(b"first\n").strip(b"\0")
+    assert budget < most < near

@@ -17,7 +17,7 @@ TASK_KEYS = "id state reason queue priority command attempt max_attempts fence c
 RUN_KEYS = (
     "id uid attempt fence outcome exit_code signal pid node claimed_at started_at ended_at "
     "last_heartbeat_at lease_expires_at progress note result error output_tail max_rss_bytes "
-    "cpu_seconds output_path"
+    "cpu_seconds output_path output_is_gone"
 )
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -271,7 +271,9 @@ def test_logs_falls_back_to_what_the_row_keeps(command: Command) -> None:
     result = command("logs", 1)
 
     assert "the end\n" == result.stdout
-    assert "is gone; this was its end:" in result.stderr
+    assert "is gone, to keep [output] total_budget or free_floor, or by hand" in result.stderr
+    assert "last output of run 1 (the rest was removed):\nthe end" in command("show", 1).stdout
+    assert command("show", 1, "--json").json["runs"][0]["output_is_gone"]
 
 
 def test_logs_says_why_there_is_nothing(command: Command) -> None:

@@ -78,6 +78,14 @@ def test_prune_deletes_old_tasks_and_their_files_and_no_others(command: Command)
     assert new_file.exists()
 
 
+def test_prune_with_a_retention_of_never_wants_to_be_told_how_old(command: Command) -> None:
+    command.configure('[output]\nretention = "never"')
+
+    told = command("prune", exits=2).stderr
+    assert '[output] retention is "never": say how old, e.g. --older-than 30d' in told
+    assert "deleted: 0 tasks" in command("prune", "--older-than", "1h").stdout
+
+
 def test_prune_leaves_files_of_other_nodes_alone(command: Command, tmp_path: Path) -> None:
     command("submit", "--", "true")
     _, file = command.run_once(ended_at=1)

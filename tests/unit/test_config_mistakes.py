@@ -64,6 +64,16 @@ MISTAKES = [
     ("[leases]\nttl = '0s'", ":2: leases.ttl: must be above 0"),
     ("[leases]\nworker_ttl = '0s'", "leases.worker_ttl: must be above 0"),
     ("[leases]\nreap_interval = '0s'", "leases.reap_interval: must be above 0"),
+    (
+        "[output]\nrun_budget = '2GiB'\ntotal_budget = '1GiB'",
+        ":3: output.total_budget: 1GiB is less than run_budget (2GiB); raise it or lower that",
+    ),
+    ("[output]\nretention = 'forever'", "output.retention: 'forever' is no duration; write a num"),
+    (
+        "[output]\nretention = '0s'",
+        "output.retention: 0ms is less than 1s, so that nobody could se",
+    ),
+    ("[output]\nfree_floor = '5%'", "output.free_floor: '5%' is no size; write a number and KiB"),
     ("[daemon]\npoll = '0s'", "daemon.poll: must be above 0"),
     (
         "[leases]\nttl = '4s'\nreap_interval = '3s'",

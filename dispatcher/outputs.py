@@ -1,0 +1,316 @@
+"""The output directory as a whole: within its budget, and no fuller than the disk allows.
+
+The executor keeps the file of a run that lives within that run's own budget; here files of runs
+that are over are removed, the oldest first. It is the daemon's work, as it knows what is over, and
+it is done in small pieces between its turns: a look at the directory's time and the disk's room
+each second, a walk only when one of them says so, and so seldom that walks cost at most a
+five-hundredth of a CPU.
+
+An output file is also the lock by which a twin is prevented. A file is not removed while the store
+has its run open, nor while any process still holds its lock. The lock is tried as a shared one, as
+the executor does with a former run's: neither takes the other for a survivor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import heapq
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import NamedTuple
+
+import structlog
+
+from dispatcher import holes, times
+from dispatcher.times import Instant, StoreTime
+from dispatcher.wire import RunUid
+
+log = structlog.get_logger()
+
+#: Seconds between two looks at the directory's time and the disk's room, when awake anyway, and at
+#: most; and between two pieces of work.
+LOOK_INTERVAL = 1.0
+LONGEST_LOOK_INTERVAL = 10.0
+STEP = 0.025
+
+#: Files looked at, and removed, in a piece of work: some 3 ms, more on a busy disk. Bounds how long
+#: a beat waits for it.
+WALKED = 500
+REMOVED = 8
+
+#: Seconds between two walks for each file of the last: one costs 5 µs.
+WALK_PAUSE = 0.0025
+
+#: Seconds after which the directory is walked although nothing happened: files grow old.
+LONGEST_WALK_INTERVAL = 86_400.0
+
+#: Files that a walk remembers as the oldest, and those that may belong to no run.
+OLDEST = 1_000
+SUSPECTS = 10_000
+
+#: Seconds between two warnings while nothing more can be removed.
+WARN_INTERVAL = 3_600.0
+
+_NAME = re.compile(r"([0-9a-f]{32})\.log")
+
+
+class Bounds(NamedTuple):
+    """What the configuration wants, in bytes and milliseconds."""
+
+    total_budget: int
+    free_floor: int
+    retention_ms: int | None = None
+
+
+class _Doomed(NamedTuple):
+    path: str
+    reason: str
+
+
+class _Walk:
+    """One walk over the directory, a piece at a time."""
+
+    def __init__(self, directory: str, old_before_ns: int, spared: Container[str]) -> None:
+        self._entries: Iterator[os.DirEntry[str]] = os.scandir(directory)
+        self._old_before_ns = old_before_ns
+        self._spared = spared
+        self._oldest: list[tuple[int, str, int]] = []
+        self.files = 0
+        self.bytes = 0
+        self.removable = 0
+        """Files of runs that are over."""
+        self.suspects: deque[RunUid] = deque(maxlen=SUSPECTS)
+
+    def go_on(self, live: Container[RunUid]) -> bool:
+        """Look at some more files; say whether there are others."""
+        entries = list(islice(self._entries, WALKED))
+        for entry in entries:
+            with suppress(OSError):  # gone meanwhile
+                self._see(entry, live)
+        return len(entries) == WALKED
+
+    def oldest(self) -> list[tuple[str, int]]:
+        """Return path and bytes of the files that may be removed, the oldest first."""
+        return [(path, size) for _, path, size in sorted(self._oldest, reverse=True)]
+
+    def _see(self, entry: os.DirEntry[str], live: Container[RunUid]) -> None:
+        found = entry.stat(follow_symlinks=False)
+        size = found.st_blocks * 512
+        self.files += 1
+        self.bytes += size
+        name = _NAME.fullmatch(entry.name)
+        if name is None or name[1] in live:
+            return
+        if found.st_mtime_ns < self._old_before_ns:
+            self.suspects.append(RunUid(name[1]))
+        if size and entry.path not in self._spared:
+            self.removable += 1
+            keep = heapq.heappush if len(self._oldest) < OLDEST else heapq.heappushpop
+            keep(self._oldest, (-found.st_mtime_ns, entry.path, size))
+
+
+class Outputs:
+    """Looks after the files of one output directory; `keep_up` is called when it is `due`."""
+
+    def __init__(
+        self,
+        directory: str,
+        bounds: Bounds,
+        *,
+        free: Callable[[str], int] | None = None,
+        wall_clock: Callable[[], StoreTime] = times.wall_clock,
+    ) -> None:
+        """`free` returns how many bytes of a directory's disk may still be written."""
+        self._directory = directory
+        self.bounds = bounds
+        self._free = free or _free
+        self._wall_clock = wall_clock
+        self._walk: _Walk | None = None
+        self._walk_at = Instant(0.0)
+        self._walk_by = Instant(0.0)
+        self._walked: _Walk | None = None
+        self._changed_ns = 0
+        self._doomed: deque[_Doomed] = deque()
+        self._removed: Counter[str] = Counter()
+        self._freed: Counter[str] = Counter()
+        self._spared: set[str] = set()
+        self._suspects: deque[RunUid] = deque()
+        self._trouble: str | None = None
+        self._warn_at = Instant(0.0)
+        self._uncapped = holes.unsupported(directory)
+        if self._uncapped is not None:
+            log.warning("output.uncapped", reason=self._uncapped)
+        self.due = Instant(0.0)
+        """From when on there is something to do."""
+        self.wake_at = Instant(0.0)
+        """When to be awake for it."""
+
+    def report(self) -> dict[str, object]:
+        """Return how the output stands, for an operator, as JSON values."""
+        free: int | None = None
+        with suppress(OSError):
+            free = self._free(self._directory)
+        return {
+            "bytes": self._walked and self._walked.bytes,
+            "budget_bytes": self.bounds.total_budget,
+            "free_bytes": free,
+            "floor_bytes": self.bounds.free_floor,
+            "trouble": [text for text in (self._uncapped, self._trouble) if text is not None],
+        }
+
+    def keep_up(self, live: Container[RunUid] | None, *, busy: bool, at: Instant) -> None:
+        """Do a piece of what is to be done.
+
+        `live` are the runs that are open, None while nobody knows; `busy`: there are some.
+        """
+        if live is None:
+            self.due, self.wake_at = at, Instant(at + LONGEST_LOOK_INTERVAL)
+            return
+        with suppress(OSError):  # the directory is missing: starts say so
+            self._do_some(live, busy=busy, at=at)
+        working = self._walk is not None or self._doomed
+        self.due = Instant(at + (STEP if working else LOOK_INTERVAL))
+        self.wake_at = self.due if working else Instant(at + LONGEST_LOOK_INTERVAL)
+
+    # What the store has to say -------------------------------------------------------------
+
+    def suspects(self, *, limit: int) -> Sequence[RunUid]:
+        """Return some runs whose files are older than the retention: the store may not know them.
+
+        They are returned until they are `judged`.
+        """
+        return tuple(islice(self._suspects, limit))
+
+    def judged(self, suspects: Sequence[RunUid], unknown: Iterable[RunUid]) -> None:
+        """Remove the files of those that no store knows."""
+        for _ in suspects:
+            self._suspects.popleft()
+        self.discard((f"{self._directory}/{uid}.log" for uid in unknown), "no run")
+
+    def discard(self, paths: Iterable[str], reason: str) -> None:
+        """Remove files of this directory soon; paths of other nodes mean nothing here."""
+        ours = (path for path in paths if os.path.dirname(path) == self._directory)  # noqa: PTH120
+        self._doomed.extend(_Doomed(path, reason) for path in ours)
+        self.due = self.wake_at = Instant(0.0)
+
+    # Pieces of work ------------------------------------------------------------------------
+
+    def _do_some(self, live: Container[RunUid], *, busy: bool, at: Instant) -> None:
+        if self._doomed:
+            self._remove_some()
+        elif self._walk is not None:
+            if not self._walk.go_on(live):
+                self._judge(self._walk, at)
+                self._walk = None
+        elif self._wants_walk(at, busy=busy):
+            retention_ms = self.bounds.retention_ms
+            old = 0 if retention_ms is None else self._wall_clock() - retention_ms
+            self._walk = _Walk(self._directory, old * 1_000_000, self._spared)
+            self._spared = set()
+
+    def _wants_walk(self, at: Instant, *, busy: bool) -> bool:
+        if at < self._walk_at:
+            return False
+        changed_ns, self._changed_ns = self._changed_ns, _changed_ns(self._directory)
+        return (
+            busy
+            or changed_ns != self._changed_ns
+            or at >= self._walk_by
+            or self._free(self._directory) < self.bounds.free_floor
+        )
+
+    def _judge(self, walk: _Walk, at: Instant) -> None:
+        """Choose what is removed, now that all of it was seen."""
+        self._walked = walk
+        self._walk_at = Instant(at + walk.files * WALK_PAUSE)
+        self._walk_by = Instant(at + LONGEST_WALK_INTERVAL)
+        self._suspects = walk.suspects
+        surplus = walk.bytes - self.bounds.total_budget
+        missing = self.bounds.free_floor - self._free(self._directory)
+        excess = max(surplus, missing)
+        reason = "total_budget" if surplus >= missing else "free_floor"
+        oldest = walk.oldest()
+        for path, size in oldest:
+            if excess <= 0:
+                break
+            excess -= size
+            self._doomed.append(_Doomed(path, reason))
+        if excess > 0 and walk.removable == len(oldest):
+            self._complain(reason, walk, at)
+        else:
+            self._trouble = None
+
+    def _complain(self, reason: str, walk: _Walk, at: Instant) -> None:
+        """Say that all is done that may be done, and that it is not enough."""
+        free, bounds = self._free(self._directory), self.bounds
+        if reason == "total_budget":
+            told = f"output takes {_mib(walk.bytes)} of {_mib(bounds.total_budget)}"
+        else:
+            told = f"{_mib(free)} of the disk are free, {_mib(bounds.free_floor)} are wanted"
+        self._trouble = f"{told}, and no run that is over has output left to remove"
+        if at >= self._warn_at:
+            self._warn_at = Instant(at + WARN_INTERVAL)
+            log.warning(
+                "output.overflowed",
+                reason=reason,
+                output_bytes=walk.bytes,
+                free_bytes=free,
+                message=self._trouble,
+            )
+
+    def _remove_some(self) -> None:
+        for _ in range(min(REMOVED, len(self._doomed))):
+            path, reason = self._doomed.popleft()
+            size = remove(path)
+            if size is None:
+                self._spared.add(path)
+            elif size >= 0:
+                self._removed[reason] += 1
+                self._freed[reason] += size
+        if not self._doomed:
+            for reason, files in self._removed.items():
+                freed = self._freed[reason]
+                log.info("output.removed", reason=reason, files=files, freed_bytes=freed)
+            self._removed.clear()
+            self._freed.clear()
+
+
+def remove(path: str) -> int | None:
+    """Remove the output file of a run that is over; return the bytes of disk that it took.
+
+    None when a process still has it open as its run's output, and it stays. -1: it was not there,
+    or cannot be removed. An empty file is not asked: whoever starts a run may be renaming it.
+    """
+    try:
+        found = os.lstat(path)
+        if found.st_size:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                os.unlink(path)  # noqa: PTH108 - as it is named
+            finally:
+                os.close(descriptor)
+        else:
+            os.unlink(path)  # noqa: PTH108
+    except BlockingIOError:
+        return None
+    except OSError:
+        return -1
+    return found.st_blocks * 512
+
+
+def _changed_ns(directory: str) -> int:
+    return os.stat(directory).st_mtime_ns  # noqa: PTH116 - a Path for each look
+
+
+def _free(directory: str) -> int:
+    room = os.statvfs(directory)
+    return room.f_bavail * room.f_frsize
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"

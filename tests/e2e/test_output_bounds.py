@@ -1,0 +1,79 @@
+"""Output within its bounds and no longer than it is wanted, through the installed command."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.helpers import shell, stored
+from tests.e2e.world import World
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def writes(size: int) -> list[str]:
+    """Return a command that writes so many bytes and then a last word."""
+    return shell(f"head -c {size} /dev/zero | tr '\\0' x; echo; echo the end")
+
+
+def output_of(world: World, task_id: int) -> Path:
+    return Path(world.show(task_id)["runs"][0]["output_path"])
+
+
+def test_beyond_the_total_budget_the_oldest_output_goes_and_every_command_says_so(
+    world: World,
+) -> None:
+    world.configure(output={"run_budget": "1MiB", "total_budget": "2MiB"})
+    old = world.submit(*writes(900_000))
+    with world.daemon() as daemon:
+        world.until(old, "succeeded")
+        alive = world.submit(
+            *shell("head -c 900000 /dev/zero; while [ ! -e go ]; do sleep 0.02; done")
+        )
+        young = world.submit(*writes(900_000))
+        world.until(young, "succeeded")
+        removed = daemon.expect("output.removed", within=10)
+        assert ("total_budget", 1) == (removed["reason"], removed["files"])
+
+        assert not output_of(world, old).exists()
+        assert 900_000 == os.stat(output_of(world, alive)).st_size
+        logs = world.cli("logs", old)
+        assert logs.stdout.endswith("x\nthe end\n")
+        assert "is gone, to keep [output] total_budget" in logs.stderr
+        followed = world.cli("logs", "-f", old)
+        assert (logs.stdout, logs.stderr) == (followed.stdout, followed.stderr)
+        assert "(the rest was removed):" in world.cli("show", old).stdout
+
+        world.configure(output={"run_budget": "64KiB", "total_budget": "256KiB"})
+        world.cli("reload")
+        warned = daemon.expect("output.overflowed", within=10)
+        assert "total_budget" == warned["reason"]
+        assert "no run that is over has output left to remove" in world.cli("status").stdout
+        assert 900_000 == os.stat(output_of(world, alive)).st_size
+        (world.directory / "go").touch()
+        assert "succeeded" == world.until(alive, "succeeded")["state"]
+
+
+def test_r56_finished_tasks_go_by_themselves_and_so_does_output_without_a_run(
+    world: World,
+) -> None:
+    world.configure(output={"retention": "1s"})
+    stray = world.state_dir / "output" / f"{'f' * 32}.log"
+    stray.parent.mkdir(parents=True)
+    stray.write_text("left by a crash")
+    os.utime(stray, (1, 1))
+    with world.daemon() as daemon:
+        task_id = world.submit("echo", "hello")
+        kept = world.submit(*shell("echo I live; while [ ! -e go ]; do sleep 0.02; done"))
+        daemon.expect("task.pruned", tasks=1)
+        daemon.expect("output.removed", reason="retention", files=1, within=10)
+        daemon.expect("output.removed", reason="no run", files=1, within=10)
+
+        world.cli("show", task_id, exits=1)
+        (left,) = stray.parent.iterdir()
+        assert left == output_of(world, kept)
+        assert "running" == world.show(kept)["state"]
+        assert [(1,)] == stored(world, "SELECT count(*) FROM runs")
+        (world.directory / "go").touch()
