@@ -309,6 +309,8 @@ def _changed_ns(directory: str) -> int:
 
 def _free(directory: str) -> int:
     room = os.statvfs(directory)
+    if room.f_blocks == 0:  # a filesystem that does not say
+        return 1 << 62
     return room.f_bavail * room.f_frsize
 
 

@@ -6,7 +6,7 @@ The kernel writes the files, so a file may exceed its budget by what is written 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dispatcher import wire
@@ -49,10 +49,10 @@ class Budgets:
     Those that hardly grow are looked at together: as few wake-ups for many as for one.
     """
 
-    def __init__(self, log: Log, watch: Callable[[int], None]) -> None:
-        """`watch` gets a descriptor that is `heed`ed when it has something to say."""
+    def __init__(self, log: Log, growth: Growth) -> None:
+        """`heed` is called when `growth` has something to say."""
         self._log = log
-        self._growth = Growth(watch)
+        self._growth = growth
         self._files: dict[wire.RunUid, _File] = {}
         self._asked: dict[int, _File] = {}
         self._supported = True

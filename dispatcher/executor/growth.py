@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable
 
 #: IN_CLOEXEC | IN_NONBLOCK; IN_MODIFY | IN_ONESHOT: sys/inotify.h.
 _NEW = os.O_CLOEXEC | os.O_NONBLOCK
@@ -20,12 +19,14 @@ _libc = ctypes.CDLL(None)
 class Growth:
     """Tells which of the files that it was asked about were written to since."""
 
-    def __init__(self, watch: Callable[[int], None]) -> None:
-        """`watch` gets the descriptor on which to wait."""
-        self.descriptor = _libc.inotify_init1(_NEW)
-        """Below 0 when the host has none to give: nothing is told then."""
+    def __init__(self) -> None:
+        self.descriptor: int = _libc.inotify_init1(_NEW)
+        """To wait on; below 0 when the host has none to give: nothing is told then."""
+
+    def close(self) -> None:
+        """Give the descriptor back."""
         if self.descriptor >= 0:
-            watch(self.descriptor)
+            os.close(self.descriptor)
 
     def ask(self, path: str) -> int | None:
         """Ask to be told of the next write; return the question's number, None if it cannot be."""

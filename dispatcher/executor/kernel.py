@@ -11,6 +11,8 @@ from collections.abc import Container
 from contextlib import suppress
 from typing import NamedTuple
 
+from dispatcher.executor.growth import Growth
+
 #: The kernel's flag of its own threads, which have no program, no session and no environment.
 _KERNEL_THREAD = 0x00200000
 
@@ -71,10 +73,14 @@ class Kernel:
         # Orphans are handed to the main thread; kept open because it is read at every exit.
         self._children = os.open(f"/proc/self/task/{self.pid}/children", _READ)
         self._leaders: set[bytes] = set()
+        self.growth = Growth()
+        if self.growth.descriptor >= 0:
+            self.watch(self.growth.descriptor)
 
     def close(self) -> None:
         """Give the descriptors back; the processes are not touched."""
         self._poll.close()
+        self.growth.close()
         os.close(self._children)
 
     # Waiting -------------------------------------------------------------------------------

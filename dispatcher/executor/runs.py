@@ -52,7 +52,7 @@ class Runs:
         self._by_handle: dict[int, Run] = {}
         self._without_handle: list[Run] = []
         self._untold: dict[wire.RunUid, wire.Started] = {}
-        self._budgets = Budgets(log, kernel.watch)
+        self._budgets = Budgets(log, kernel.growth)
         self._due = NEVER
         self._survey_at = NEVER
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from dispatcher.executor.budget import (
     UNTOLD_PAUSE,
     Budgets,
 )
+from dispatcher.executor.growth import Growth
 from dispatcher.executor.log import Log
 from dispatcher.executor.run import NEVER
 from dispatcher.times import Instant
@@ -26,9 +28,16 @@ UID = RunUid("a")
 BUDGET = 1 << 20
 
 
-def make(tmp_path: Path) -> tuple[Budgets, Path]:
-    watched: list[int] = []
-    budgets = Budgets(Log(os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)), watched.append)
+@pytest.fixture
+def growth() -> Iterator[Growth]:
+    """What tells of writes; a user has few of them, so it is given back."""
+    growth = Growth()
+    yield growth
+    growth.close()
+
+
+def make(tmp_path: Path, growth: Growth) -> tuple[Budgets, Path]:
+    budgets = Budgets(Log(os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)), growth)
     path = tmp_path / "run.log"
     path.touch()
     budgets.watch(UID, str(path), BUDGET, Instant(0.0))
@@ -46,8 +55,10 @@ def on_disk(path: Path) -> int:
     return path.stat().st_blocks * 512
 
 
-def test_r67_the_oldest_bytes_are_punched_out_and_offsets_stay(tmp_path: Path) -> None:
-    budgets, path = make(tmp_path)
+def test_r67_the_oldest_bytes_are_punched_out_and_offsets_stay(
+    tmp_path: Path, growth: Growth
+) -> None:
+    budgets, path = make(tmp_path, growth)
     append(path, 3 * BUDGET)
     append(path, BUDGET, b"y")
 
@@ -60,8 +71,8 @@ def test_r67_the_oldest_bytes_are_punched_out_and_offsets_stay(tmp_path: Path) -
     assert on_disk(path) <= BUDGET + 65536
 
 
-def test_what_is_within_the_budget_is_not_touched(tmp_path: Path) -> None:
-    budgets, path = make(tmp_path)
+def test_what_is_within_the_budget_is_not_touched(tmp_path: Path, growth: Growth) -> None:
+    budgets, path = make(tmp_path, growth)
     append(path, BUDGET)
 
     budgets.keep(budgets.due)
@@ -74,8 +85,10 @@ def told(budgets: Budgets, at: Instant) -> None:
     budgets.heed([budgets._growth.descriptor], at)
 
 
-def test_a_quiet_file_is_not_looked_at_until_its_first_write(tmp_path: Path) -> None:
-    budgets, path = make(tmp_path)
+def test_a_quiet_file_is_not_looked_at_until_its_first_write(
+    tmp_path: Path, growth: Growth
+) -> None:
+    budgets, path = make(tmp_path, growth)
     budgets.keep(budgets.due)
     assert budgets.due == NEVER
 
@@ -89,8 +102,10 @@ def test_a_quiet_file_is_not_looked_at_until_its_first_write(tmp_path: Path) -> 
     assert SHORTEST_PAUSE == round(budgets.due - at, 3)
 
 
-def test_each_time_that_it_was_quiet_its_first_write_is_told_again(tmp_path: Path) -> None:
-    budgets, path = make(tmp_path)
+def test_each_time_that_it_was_quiet_its_first_write_is_told_again(
+    tmp_path: Path, growth: Growth
+) -> None:
+    budgets, path = make(tmp_path, growth)
     budgets.keep(budgets.due)
     for at in map(Instant, (50.0, 60.0, 70.0)):
         append(path, 10)
@@ -101,9 +116,9 @@ def test_each_time_that_it_was_quiet_its_first_write_is_told_again(tmp_path: Pat
 
 
 def test_what_is_written_while_we_ask_to_be_told_is_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Growth
 ) -> None:
-    budgets, path = make(tmp_path)
+    budgets, path = make(tmp_path, growth)
     ask = budgets._growth.ask
 
     def slow(name: str) -> int | None:
@@ -117,8 +132,8 @@ def test_what_is_written_while_we_ask_to_be_told_is_seen(
     assert at == budgets.due
 
 
-def test_a_file_is_looked_at_the_sooner_the_faster_it_grows(tmp_path: Path) -> None:
-    budgets, path = make(tmp_path)
+def test_a_file_is_looked_at_the_sooner_the_faster_it_grows(tmp_path: Path, growth: Growth) -> None:
+    budgets, path = make(tmp_path, growth)
     pauses = []
     for size in (BUDGET // 1000, BUDGET // 2, 4 * BUDGET):
         at = budgets.due
@@ -130,10 +145,10 @@ def test_a_file_is_looked_at_the_sooner_the_faster_it_grows(tmp_path: Path) -> N
 
 
 def test_where_nobody_tells_of_a_write_a_quiet_file_is_looked_at_now_and_then(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Growth
 ) -> None:
     """A host has only so many watches to give."""
-    budgets, path = make(tmp_path)
+    budgets, path = make(tmp_path, growth)
     monkeypatch.setattr(budgets._growth, "ask", lambda _: None)
     budgets.keep(budgets.due)
     assert UNTOLD_PAUSE == budgets.due
@@ -144,10 +159,11 @@ def test_where_nobody_tells_of_a_write_a_quiet_file_is_looked_at_now_and_then(
     assert on_disk(path) <= BUDGET + 65536
 
 
-def test_of_a_run_that_is_gone_nothing_is_asked_any_longer(tmp_path: Path) -> None:
-    budgets, path = make(tmp_path)
+def test_of_a_run_that_is_gone_nothing_is_asked_any_longer(tmp_path: Path, growth: Growth) -> None:
+    budgets, path = make(tmp_path, growth)
     budgets.keep(budgets.due)
     budgets.drop(UID)
+    assert "inotify wd" not in Path(f"/proc/self/fdinfo/{growth.descriptor}").read_text()
 
     append(path, 10)
     told(budgets, Instant(50.0))
@@ -157,14 +173,14 @@ def test_of_a_run_that_is_gone_nothing_is_asked_any_longer(tmp_path: Path) -> No
 
 
 def test_where_no_holes_can_be_punched_it_is_said_once_and_nothing_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Growth
 ) -> None:
     def refuse(path: str, *_: int) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
 
     monkeypatch.setattr(module, "punch", refuse)
     monkeypatch.setattr(holes, "punch", refuse)
-    budgets, path = make(tmp_path)
+    budgets, path = make(tmp_path, growth)
     append(path, 3 * BUDGET)
     budgets.keep(budgets.due)
     budgets.keep(Instant(60.0))
@@ -185,9 +201,9 @@ def test_where_holes_can_be_punched_the_trial_says_nothing_and_leaves_nothing(
 
 
 def test_a_run_that_is_gone_ends_within_its_budget_and_is_looked_at_no_more(
-    tmp_path: Path,
+    tmp_path: Path, growth: Growth
 ) -> None:
-    budgets, path = make(tmp_path)
+    budgets, path = make(tmp_path, growth)
     append(path, 3 * BUDGET)
 
     budgets.drop(UID)
@@ -197,8 +213,8 @@ def test_a_run_that_is_gone_ends_within_its_budget_and_is_looked_at_no_more(
     assert budgets.due == NEVER
 
 
-def test_one_look_punches_no_more_than_so_much(tmp_path: Path) -> None:
-    budgets, path = make(tmp_path)
+def test_one_look_punches_no_more_than_so_much(tmp_path: Path, growth: Growth) -> None:
+    budgets, path = make(tmp_path, growth)
     os.truncate(path, 2 * MOST_PUNCHED)
     append(path, BUDGET)
     with path.open("r+b") as file:
@@ -216,8 +232,10 @@ def test_one_look_punches_no_more_than_so_much(tmp_path: Path) -> None:
         assert bytes(4) == file.read(4)
 
 
-def test_a_file_that_its_writer_truncates_is_kept_within_its_budget_again(tmp_path: Path) -> None:
-    budgets, path = make(tmp_path)
+def test_a_file_that_its_writer_truncates_is_kept_within_its_budget_again(
+    tmp_path: Path, growth: Growth
+) -> None:
+    budgets, path = make(tmp_path, growth)
     append(path, 3 * BUDGET)
     budgets.keep(budgets.due)
     os.truncate(path, 0)
@@ -229,8 +247,8 @@ def test_a_file_that_its_writer_truncates_is_kept_within_its_budget_again(tmp_pa
     assert on_disk(path) <= BUDGET + 65536
 
 
-def test_a_file_that_somebody_removed_harms_nobody(tmp_path: Path) -> None:
-    budgets, path = make(tmp_path)
+def test_a_file_that_somebody_removed_harms_nobody(tmp_path: Path, growth: Growth) -> None:
+    budgets, path = make(tmp_path, growth)
     path.unlink()
 
     budgets.keep(budgets.due)

@@ -40,6 +40,20 @@ class FakeProcess:
     heard: list[tuple[float, int]] = field(default_factory=list)
 
 
+class FakeGrowth:
+    """A host that has no descriptor left to tell of writes with."""
+
+    descriptor = -1
+
+    def ask(self, path: str) -> int | None:
+        return None
+
+    def withdraw(self, number: int) -> None: ...
+
+    def answers(self) -> list[int]:
+        return []
+
+
 class FakeKernel:
     """Processes in a dict; time passes only while somebody waits."""
 
@@ -51,6 +65,7 @@ class FakeKernel:
         self.processes: dict[int, FakeProcess] = {}
         self.reaped: list[int] = []
         self.broken: OSError | None = None
+        self.growth = FakeGrowth()
         self._last_pid = 100
         self._leaders: set[int] = set()
         self._handles: set[int] = set()
