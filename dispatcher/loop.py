@@ -102,10 +102,7 @@ class Loop:
             due = channel.keep_up(at=at) if channel is not None else None
             deadlines += [] if due is None else [due]
         if self._outputs is not None:
-            if at >= self._outputs.due:
-                open_runs = self._supervisor.open_runs
-                self._outputs.keep_up(open_runs, busy=bool(open_runs), at=at)
-            deadlines.append(self._outputs.wake_at)
+            deadlines.append(self._look_after(self._outputs, at))
         if at >= logs.repeats.due:
             logs.tell_ceased(at)
         deadlines.append(logs.repeats.due)
@@ -137,6 +134,13 @@ class Loop:
             self._textfile.close()
         self._executor.close()
         self._selector.close()
+
+    def _look_after(self, outputs: Outputs, at: Instant) -> Instant:
+        """Do a piece of what the output directory needs; return when to be awake for the next."""
+        if at >= outputs.due:
+            open_runs = self._supervisor.open_runs
+            outputs.keep_up(open_runs, busy=bool(open_runs), at=at)
+        return outputs.wake_at
 
     def _tell_manager(self, notifier: Notifier, at: Instant) -> Instant:
         """Tell the service manager how we are, after a turn; return when to tell it again."""
