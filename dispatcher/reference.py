@@ -28,8 +28,14 @@ _WIDTH = 96
 #: Stands for the name of a table whose writer names it.
 _NAME = "NAME"
 
-#: What the file that comes with the units says.
-_PACKAGED = {"mode": '"external"', "allow_commands": "false"}
+#: What the file that comes with the units says. The directories are those that systemd tells the
+#: units: the command line of an operator, whom it tells nothing, must mean the same store.
+_PACKAGED = {
+    "state_dir": '"/var/lib/dispatcher"',
+    "runtime_dir": '"/run/dispatcher"',
+    "mode": '"external"',
+    "allow_commands": "false",
+}
 
 _DURATION = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"}
 

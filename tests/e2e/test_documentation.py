@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from dispatcher.cli.app import VERBS
+from dispatcher.cli import app
+from tests.e2e.consoles import Typed, blocks, configure, type_all
 from tests.e2e.world import World
 
 pytestmark = pytest.mark.timeout(60)
@@ -67,34 +69,66 @@ def test_the_shell_examples_work(world: World) -> None:
     assert ("succeeded", "half way") == (run["outcome"], run["note"]), run
 
 
-def test_every_verb_and_option_that_the_pages_name_exists(world: World) -> None:
+def test_every_verb_and_option_that_the_pages_name_exists(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     named: dict[str, set[str]] = {}
     for page in PAGES:
         for command in re.findall(r"(?:^|[`$(] ?)dispatcher ([a-z-]+[^`\n#|)]*)", page.read_text()):
             verb, *words = command.split()
-            if verb in VERBS:
+            if verb in app.VERBS:
                 before = words[: words.index("--")] if "--" in words else words
                 named.setdefault(verb, set()).update(
                     word.split("=")[0] for word in before if word.startswith("--")
                 )
     assert len(named) > 10
     for verb, options in named.items():
-        known = world.cli(verb, "--help").stdout
+        assert 0 == app.run([verb, "--help"])
+        known = capsys.readouterr().out
         assert not [option for option in options if option not in known], verb
 
 
-def test_the_configuration_in_the_readme_is_right_and_its_profile_can_be_submitted(
-    world: World,
-) -> None:
-    text = (ROOT / "README.md").read_text()
-    (file,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    (submit,) = re.findall(r"^\$ dispatcher (submit --profile .*)$", text, re.MULTILINE)
-    world.config_file.write_text(file.replace("/var/lib/dispatcher", str(world.state_dir)))
+#: Blocks that are not typed here, by their first line, and why.
+NOT_TYPED: Mapping[str, str] = {
+    "$ make demo     # sets up, compresses files beside workers that misbehave, "
+    "kills the daemon half-way, proves it all": "the suite itself; test_demo.py plays it",
+    "# python3 -m venv /opt/dispatcher && /opt/dispatcher/bin/pip install .": "root, systemd",
+    "# sudo -u dispatcher dispatcher status": "root, systemd",
+    "# systemctl stop dispatcher dispatcher-executor": "root, systemd",
+}
 
-    world.cli("check-config")
-    world.cli(*shlex.split(submit))
+#: Pages whose reader has a daemon that runs.
+WITH_DAEMON = frozenset({"operations.md"})
 
-    assert ["gzip", "-9", "big.log"] == world.show(1)["command"]
+#: What the reader has done before a block, by its first line.
+DONE_BEFORE: Mapping[str, str] = {
+    '$ eval "$(dispatcher claim --queue reviews --ttl 30m --export)"': (
+        "dispatcher submit --queue reviews -- true"
+    ),
+    "$ dispatcher check-config": "echo hello > big.log",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_console_block_prints_what_the_page_shows(world: World, page: Path) -> None:
+    consoles = [block for block in blocks(page) if block.language == "console"]
+    if all(block.name in NOT_TYPED for block in consoles):
+        return
+    daemon = world.daemon() if page.name in WITH_DAEMON else nullcontext()
+    with daemon:
+        for block in blocks(page):
+            if block.language == "toml":
+                configure(world, block.text)
+            elif block.name not in NOT_TYPED:
+                before = DONE_BEFORE.get(block.name)
+                typed = [Typed(before)] if before else []
+                type_all(world, [*typed, *block.typed()], {"PATH": PATH})
+
+
+def test_what_is_not_typed_stands_on_a_page() -> None:
+    there = {block.name for page in PAGES for block in blocks(page)}
+
+    assert not [name for name in (*NOT_TYPED, *DONE_BEFORE) if name not in there]
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:

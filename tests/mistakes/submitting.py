@@ -222,6 +222,24 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=2,
         ),
         Mistake(
+            name="a priority in words",
+            typed="submit --priority high -- true",
+            told=(
+                "Invalid value for '--priority': 'high' is not a valid integer (see: "
+                "dispatcher submit --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a signal misspelt",
+            typed="submit --kill-signal TREM -- true",
+            told=(
+                "Invalid value for '--kill-signal': 'TREM' is no signal; `kill -l` lists them, "
+                "for example INT or 2 (see: dispatcher submit --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
             name="an empty key",
             typed="submit --key '' -- true",
             told="key: is empty; leave it out, or name what must happen only once",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tests.mistakes import commands, configuration, hosts, submitting, working
+from tests.mistakes import claims, commands, configuration, hosts, submitting, tasks
 from tests.mistakes.kinds import CannotStart, Mistake
 
 MISTAKES: Mapping[str, Sequence[Mistake]] = {
     **configuration.GROUPS,
     **submitting.GROUPS,
-    **working.GROUPS,
+    **tasks.GROUPS,
+    **claims.GROUPS,
     **hosts.GROUPS,
 }
 

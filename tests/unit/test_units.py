@@ -57,6 +57,13 @@ def test_the_packaged_configuration_is_the_one_the_units_need() -> None:
     assert Path("/run/dispatcher") / "executor.sock" == config.executor_socket
 
 
+def test_an_operators_shell_means_the_same_store_as_the_units() -> None:
+    told = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
+    file = str(UNITS / "dispatcher.toml")
+
+    assert load(file, told) == load(file, {"HOME": "/root", "XDG_RUNTIME_DIR": "/run/user/0"})
+
+
 def test_the_executor_has_the_time_to_end_its_runs() -> None:
     leases = load(str(UNITS / "dispatcher.toml"), {"STATE_DIRECTORY": "/v"}).leases
     service = unit("dispatcher-executor.service")

@@ -1,0 +1,150 @@
+"""Mistakes with tasks and their states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tests.mistakes.kinds import Mistake
+
+GROUPS: Mapping[str, Sequence[Mistake]] = {
+    "Tasks and their states": (
+        Mistake(
+            name="a task that does not exist",
+            typed="show 42",
+            told="no task 42; `dispatcher list` shows those there are",
+            exits=1,
+        ),
+        Mistake(
+            name="logs of a task that does not exist",
+            typed="logs 42",
+            told="no task 42; `dispatcher list` shows those there are",
+            exits=1,
+        ),
+        Mistake(
+            name="no number of a task",
+            typed="show first",
+            told=(
+                "Invalid value for 'ID': 'first' is not a valid task id (see: dispatcher show "
+                "--help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="logs of a task that has not run",
+            typed="logs 1",
+            before=("submit -- true",),
+            told=(
+                "task 1 has not run yet: ready, submitted; `dispatcher why 1` says what it "
+                "waits for"
+            ),
+            exits=1,
+        ),
+        Mistake(
+            name="a run that does not exist",
+            typed="logs 1 --run 7",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "complete --task 1 --lock-file lock.txt",
+            ),
+            told="task 1 has no run 7; its runs: 1",
+            exits=1,
+        ),
+        Mistake(
+            name="logs of a run driven by hand",
+            typed="logs 1",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "complete --task 1 --lock-file lock.txt",
+            ),
+            told="run 1 was driven by hand; what it wrote is where its driver put it",
+            exits=1,
+        ),
+        Mistake(
+            name="cancel what has succeeded",
+            typed="cancel 1",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "complete --task 1 --lock-file lock.txt",
+            ),
+            told="task 1 has succeeded already; there is nothing to cancel",
+            exits=1,
+        ),
+        Mistake(
+            name="cancel one that does not exist",
+            typed="cancel 42",
+            told="no task 42; `dispatcher list` shows those there are",
+            exits=1,
+        ),
+        Mistake(
+            name="hold what has failed",
+            typed="hold 1",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "fail --task 1 --lock-file lock.txt --reason broken --no-retry",
+            ),
+            told="task 1 has failed already; there is nothing to hold",
+            exits=1,
+        ),
+        Mistake(
+            name="release what is not held",
+            typed="release 1",
+            before=("submit -- true",),
+            told="task 1 is ready; only held ones can be released",
+            exits=1,
+        ),
+        Mistake(
+            name="retry what is ready",
+            typed="retry 1",
+            before=("submit -- true",),
+            told="task 1 is ready; only failed, cancelled and held ones can be retried",
+            exits=1,
+        ),
+        Mistake(
+            name="a state that does not exist",
+            typed="list --state done",
+            told=(
+                "Invalid value for '--state': 'done' is not one of 'waiting', 'scheduled', "
+                "'ready', 'running', 'held', 'succeeded', 'failed', 'cancelled' (see: "
+                "dispatcher list --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a label filter without a value",
+            typed="list --label team",
+            told="label: 'team' has no value; write team=VALUE",
+            exits=2,
+        ),
+        Mistake(
+            name="a time in other words",
+            typed="list --since yesterday",
+            told=(
+                "Invalid value for '--since': 'yesterday' is no time; write how long ago, e.g. "
+                '"2h", or a date, e.g. "2026-08-01T06:00" (see: dispatcher list --help)'
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a word too many",
+            typed="show 1 2",
+            told="Got unexpected extra argument (2) (see: dispatcher show --help)",
+            exits=2,
+        ),
+        Mistake(
+            name="pause without a queue",
+            typed="pause",
+            told="Missing argument 'QUEUE...' (see: dispatcher pause --help)",
+            exits=2,
+        ),
+        Mistake(
+            name="pause what is no name of a queue",
+            typed="pause 'my queue'",
+            told="queue: 'my queue' is no name; use up to 100 letters, digits and _ . : / @ + -",
+            exits=2,
+        ),
+    ),
+}
