@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher.errors import ConfigError
+from dispatcher.errors import ConfigError, StoreUnavailable
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -16,7 +17,7 @@ def node_id(state_dir: Path) -> str:
     """Return the node id that a state directory holds; make directory and id where missing.
 
     Of several processes that do so at once, all get the same id. Raises `ConfigError` when the
-    directory cannot be used or the file holds no id.
+    directory cannot be used or the file holds no id, `StoreUnavailable` when its disk is full.
     """
     known = known_node_id(state_dir)
     if known is None:
@@ -76,10 +77,10 @@ def _create(state_dir: Path) -> None:
             (state_dir / "node-id").hardlink_to(draft)
         _sync(state_dir)
     except OSError as error:
-        raise ConfigError(
-            f"cannot write {state_dir / 'node-id'}: {error.strerror};"
-            " make the state directory writable for this user"
-        ) from error
+        told = f"cannot write {state_dir / 'node-id'}: {error.strerror}"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:  # it may pass: no mistake of anybody's
+            raise StoreUnavailable(f"{told}; make room on its disk") from error
+        raise ConfigError(f"{told}; make the state directory writable for this user") from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)

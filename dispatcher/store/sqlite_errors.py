@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,10 @@ _DENIED: Final = frozenset({3, 8, 14, 23})  # PERM, READONLY, CANTOPEN, AUTH
 _ALTERED: Final = frozenset({1, 11, 17, 26})  # ERROR, CORRUPT, SCHEMA, NOTADB
 _CANTOPEN: Final = 14
 FULL: Final = 13
+
+#: Bytes of free space below which a failure is put down to a full disk; a WAL's index grows by
+#: 32 KiB.
+LEAST_ROOM: Final = 128 * 1024
 
 # Raised by the binding of a value that no column can hold.
 _BAD_VALUES: Final = (OverflowError, UnicodeEncodeError)
@@ -39,7 +44,7 @@ def translated(error: Exception, path: Path | None, patience: float) -> Dispatch
         )
     # With permission to open the files, it was descriptors or memory that wanted.
     if code in _FAILED or (code == _CANTOPEN and (path is None or is_writable(path))):
-        return StoreUnavailable(f"{name}: {error}; is there room on its disk, and memory?")
+        return StoreUnavailable(f"{name}: {error}; {_remedy(path)}")
     if code in _DENIED:
         return denied(name, error)
     if code in _ALTERED:
@@ -48,6 +53,16 @@ def translated(error: Exception, path: Path | None, patience: float) -> Dispatch
             "restore it from a backup, or let store.url name another file"
         )
     return StoreRefused(str(error))
+
+
+def _remedy(path: Path | None) -> str:
+    """Say what to do about a failure whose cause SQLite does not tell, as far as anybody can."""
+    with suppress(OSError):
+        room = os.statvfs(path.parent if path is not None else "/")
+        # What SQLite calls an I/O error is often a file beside the database that could not grow.
+        if path is not None and (room.f_bavail * room.f_frsize < LEAST_ROOM or not room.f_favail):
+            return "make room on its disk, which is full"
+    return "is there room on its disk, and memory?"
 
 
 def denied(name: Path | str, why: object) -> StoreUnusable:

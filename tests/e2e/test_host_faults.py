@@ -156,6 +156,25 @@ def test_with_no_room_for_the_database_the_daemon_waits_and_nothing_is_lost(
     assert "full" in refused.stderr
 
 
+def test_a_daemon_that_starts_on_a_full_disk_says_what_to_do(world: World) -> None:
+    """R-35."""
+    with small_disk(world, "state") as disk:
+        task_id = world.submit("true")
+        (filler,) = fill(disk, "bytes")
+        first = world.cli("run", exits=69).stderr
+        filler.unlink()
+        world.cli("run", "--drain")
+        assert "succeeded" == world.show(task_id)["state"]
+        (filler,) = fill(disk, "bytes")
+        later = world.cli("run", exits=69).stderr
+        filler.unlink()
+
+    assert "node-id: No space left on device; make room on its disk" in first
+    assert (
+        f"{world.state_dir}/tasks.db: disk I/O error; make room on its disk, which is full" in later
+    )
+
+
 def _submit(world: World, number: int) -> None:
     submit_all(world, *[{"command": ["true"], "max_attempts": 1}] * number)
 

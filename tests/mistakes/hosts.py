@@ -123,8 +123,8 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             stdin=b'"' + b"x" * 1000000 + b'"',
             scene="full disk",
             told=(
-                "/var/lib/dispatcher/tasks.db: database or disk is full; is there room on its "
-                "disk, and memory?"
+                "/var/lib/dispatcher/tasks.db: database or disk is full; make room on its disk, "
+                "which is full"
             ),
             exits=69,
         ),

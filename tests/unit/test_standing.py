@@ -320,6 +320,16 @@ def test_r65_what_is_full_or_parked_is_no_alert(scene: Callable[[], Scene], tmp_
     assert ("ok", None, []) == tuple(found[key] for key in ("health", "stuck", "degraded"))
 
 
+def test_r65_a_fault_beside_full_slots_is_degraded_and_not_stuck(tmp_path: Path) -> None:
+    world, _ = slots_full()
+    world.executor.answering = False
+    world.elapsed += 3600
+
+    found = shown(world, tmp_path)
+
+    assert ("degraded", None) == (found["health"], found["stuck"])
+
+
 def test_r65_a_broken_spawn_is_an_alert_with_its_reason(tmp_path: Path) -> None:
     """R-35: the node is degraded at once, and tasks that waited too long are called stuck."""
     world, _ = node_paused()
