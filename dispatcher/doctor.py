@@ -39,6 +39,9 @@ ENOUGH_ROOM = 512 << 20
 OWN_DESCRIPTORS = 64
 DESCRIPTORS_PER_RUN = 4
 
+#: Seconds by which a process's start may seem earlier: it counts from the boot, in whole seconds.
+BOOT_ROUNDING = 2.0
+
 #: FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h.
 _PUNCH = 0x01 | 0x02
 
@@ -192,7 +195,7 @@ def _punching(config: Config) -> Iterator[Finding]:
     try:
         descriptor = os.open(place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        remedy = "nothing, unless the log says output.uncapped: it could not be tried"
+        remedy = "look at the growth of what runs write: it could not be tried here"
         yield warning("output budget", f"{said}: {error.strerror}", remedy)
         return
     try:
@@ -327,7 +330,7 @@ def _started_before_install(pid: int, started: Callable[[int], float] | None = N
 
     installed = Path(wire.__file__).stat().st_ctime
     try:
-        return (started or _create_time)(pid) < installed
+        return (started or _create_time)(pid) < installed - BOOT_ROUNDING
     except psutil.Error:
         return False
 

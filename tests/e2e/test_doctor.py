@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+from dispatcher import wire
+from tests.e2e.helpers import external_executor
 from tests.e2e.world import World
 
 pytestmark = pytest.mark.timeout(60)
 
 
-def looked(world: World, *, exits: int = 0) -> dict[str, tuple[str, str]]:
-    told = world.cli("doctor", "--json", exits=exits).json
+def looked(
+    world: World, *, exits: int = 0, env: Mapping[str, str] | None = None
+) -> dict[str, tuple[str, str]]:
+    told = world.cli("doctor", "--json", exits=exits, env=env).json
     return {one["check"]: (one["level"], one["said"]) for one in told}
 
 
@@ -38,6 +45,31 @@ def test_daemon_and_executor_are_asked_how_they_are(world: World) -> None:
         world.cli("cancel", task_id)
         daemon.expect("run.settled", task_id=task_id, outcome="cancelled")
         assert 1 == len(daemon.events("executor.connected"))  # nobody came in between
+
+
+def test_an_upgrade_under_a_running_executor_is_told(world: World) -> None:
+    """The daemon was started anew since, the executor was not: its workers live on."""
+    world.configure(executor={"mode": "external"})
+    installed = world.directory / "installed"
+    new = {"PYTHONPATH": str(installed)}
+    with external_executor(world, alone=False):
+        with world.daemon(alone=False) as old:
+            old.expect("executor.connected")
+            shutil.copytree(Path(wire.__file__).parent, installed / "dispatcher")
+            upgraded = installed / "dispatcher" / "wire.py"
+            upgraded.write_text(upgraded.read_text().replace(wire.RELEASE, "9.9.9", 1))
+            before = looked(world, env=new)
+        with world.daemon(env=new, alone=False) as daemon:
+            daemon.expect("executor.connected")
+            after = looked(world, env=new)
+    runs = f"answers and runs release {wire.RELEASE}, not 9.9.9"
+    assert [("warning", True)] * 2 == [
+        (before[check][0], runs in before[check][1]) for check in ("daemon", "executor")
+    ]
+    assert (("ok", True), ("warning", True)) == (
+        (after["daemon"][0], "release 9.9.9" in after["daemon"][1]),
+        (after["executor"][0], runs in after["executor"][1]),
+    )
 
 
 def test_a_missing_executor_is_named(world: World) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,7 @@ def test_json_is_utf8_whatever_the_terminal(command: Command) -> None:
     command("submit", "--", "echo", "grüße")
 
     assert "grüße" == json.loads(command("list", "--json").stdout)[0]["command"][1]
+
+
+def test_the_version_is_that_of_the_package(command: Command) -> None:
+    assert f"dispatcher {metadata.version('dispatcher')}\n" == command("--version").stdout
