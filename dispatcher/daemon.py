@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from dispatcher import channels, control, logs, wire
+from dispatcher import channels, control, environment_file, logs, wire
 from dispatcher.config import Config
 from dispatcher.errors import ConfigError
 from dispatcher.executor_client import ExecutorClient, connect_to
@@ -25,7 +25,7 @@ from dispatcher.notify import Notifier
 from dispatcher.outputs import Bounds, Outputs
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
-from dispatcher.reload import Reloaded, reload
+from dispatcher.reload import Reloaded, reload, with_environments
 from dispatcher.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import (
@@ -63,20 +63,22 @@ def main(config: Config, *, drain: bool) -> int:
         signals = stack.enter_context(Signals((*STOP_SIGNALS, signal.SIGHUP)))
         embedded = config.executor.mode == "embedded"
         client = _executor_client(config, me, store, embedded=embedded)
-        wanted = settings(config, me, until_idle=drain)
-        outputs = Outputs(wanted.output_dir, _bounds(config))
-        supervisor = Supervisor(store, client, wanted, rng=random.SystemRandom(), files=outputs)
+        holds, goes_by = config, settings(config, me, until_idle=drain)
+        outputs = Outputs(goes_by.output_dir, _bounds(config))
+        supervisor = Supervisor(store, client, goes_by, rng=random.SystemRandom(), files=outputs)
         listener = channels.listen(config.control_socket)
         control.announce(config)
-        holds = config
 
         def reconfigure() -> Reloaded:
-            nonlocal holds
+            nonlocal holds, goes_by
             reloaded = reload(holds, os.environ)
-            supervisor.reconfigure(settings(reloaded.config, me, until_idle=drain))
+            follows = settings(reloaded.config, me, until_idle=drain)
+            environments = goes_by.start.environments, follows.start.environments
+            reloaded = with_environments(reloaded, *environments)
+            supervisor.reconfigure(follows)
             outputs.bounds = _bounds(reloaded.config)
             logs.set_up(reloaded.config, node=me)
-            holds = reloaded.config
+            holds, goes_by = reloaded.config, follows
             return reloaded
 
         on_stop = Stop.DRAIN if config.on_stop == "drain" else Stop.LEAVE
@@ -137,6 +139,7 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
             exit_grace=leases.exit_grace_ms / 1000,
             leftover_grace=leases.leftover_grace_ms / 1000,
             output_budget=int(config.output.run_budget),
+            environments=environment_file.read_all(config),
         ),
     )
 

@@ -290,6 +290,7 @@ class Claim:
     previous_output_path: str | None
     """Output file of the task's previous run if that was on this node."""
     limits: Limits = NO_LIMITS
+    profile: str | None = None
 
 
 #: What the owner of a claim begins with that no node made, but somebody's shell or program.

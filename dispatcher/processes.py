@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatcher import wire
@@ -83,6 +83,8 @@ class StartSettings:
     leftover_grace: float = 2.0
     output_budget: int | None = None
     """Bytes kept of a run's output; None: all."""
+    environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    """Secrets for the tasks of a profile: in memory, and in what they are started with."""
 
 
 def run_deadline(began: Instant, run_timeout_ms: int) -> dict[str, float]:
@@ -106,7 +108,11 @@ def start_message(
         uid=claim.run_uid,
         epoch=epoch,
         command=claim.command,
-        env={**claim.env, **worker_environment(claim, settings.worker_socket)},
+        env={
+            **settings.environments.get(claim.profile or "", {}),
+            **claim.env,
+            **worker_environment(claim, settings.worker_socket),
+        },
         cwd=claim.cwd,
         payload=claim.payload,
         output_path=claim.output_path,

@@ -60,6 +60,20 @@ def reload(old: Config, environ: Mapping[str, str]) -> Reloaded:
     )
 
 
+def with_environments(
+    reloaded: Reloaded,
+    before: Mapping[str, Mapping[str, str]],
+    after: Mapping[str, Mapping[str, str]],
+) -> Reloaded:
+    """Return it with the profiles whose `env_file` holds something else now: that, not what."""
+    changed = {
+        f"profiles.{name}.env_file": Change("(not shown)", "(not shown)")
+        for name in before
+        if name in after and before[name] != after[name]
+    }
+    return reloaded._replace(changed={**changed, **reloaded.changed})
+
+
 def _keys(config: Config) -> Iterator[tuple[str, object]]:
     """Yield every key that says something, with its value."""
     yield "node.state_dir", str(config.state_dir)

@@ -319,6 +319,11 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
     """Where it runs. Left out: where it was submitted."""
     env: Annotated[dict[str, str], Meta(examples=[{"LEVEL": "3"}])] | None = None
     """Variables for the command, before those of the submitter."""
+    env_file: Annotated[str, Meta(examples=["/etc/dispatcher/images.env"])] | None = None
+    """A file of `NAME=VALUE` lines with secrets for the command, beneath `env`. Values may stand in
+    '...' or "..."; # begins a comment. It is read when the daemon starts and at each reload, and a
+    task gets what holds when it starts: nothing of it is stored or shown. With `-` before its path
+    it may be missing."""
     exit_codes: (
         Annotated[dict[str, Meaning], Meta(examples=[{"3": "deferred", "4": "held"}])] | None
     ) = None
@@ -341,8 +346,9 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
                 code.isascii() and code.isdigit() and int(code) <= 255 and str(int(code)) == code
             ):
                 raise ValueError(f"exit_codes: {code!r} is no exit code; write one from 0 to 255")
-        if self.cwd is not None and not self.cwd.startswith("/"):
-            raise ValueError(f"cwd: {self.cwd!r} is not absolute; begin it with /")
+        for key, path in (("cwd", self.cwd), ("env_file", (self.env_file or "/").lstrip("-"))):
+            if path is not None and not path.startswith("/"):
+                raise ValueError(f"{key}: {path!r} is not absolute; begin it with /")
 
 
 class Logs(Section, frozen=True):

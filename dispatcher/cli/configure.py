@@ -12,7 +12,10 @@ from dispatcher.cli.options import config_option, configuration, examples, json_
 @config_option
 def check_config(*, as_json: bool) -> None:
     """Read the configuration, say every mistake with its remedy, and exit 78 if there is one."""
+    from dispatcher import environment_file  # noqa: PLC0415 - nobody else's import time
+
     config = configuration()
+    environment_file.read_all(config)
     source = str(config.file) if config.file is not None else None
     if as_json:
         print_json(

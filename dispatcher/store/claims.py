@@ -31,12 +31,13 @@ class Ready(NamedTuple):
     lease_ttl_ms: int
     attempts: int
     fence: int
+    profile: str | None
     limits: Limits
 
     @classmethod
     def of(cls, row: Row) -> Ready:
         """Return a row by name."""
-        return cls(*row[:10], limits=limits_from(row[10:]))  # type: ignore[misc]
+        return cls(*row[:11], limits=limits_from(row[11:]))  # type: ignore[misc]
 
     def takeover_at(self, confirmation: Confirmation | None) -> StoreTime | None:
         """Return from when on another node may take the claim; None: never."""
@@ -92,6 +93,7 @@ def claim(
         last_outcome=last_outcome,
         previous_output_path=last_output,
         limits=ready.limits,
+        profile=ready.profile,
     )
 
 

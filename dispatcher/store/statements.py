@@ -73,8 +73,8 @@ LIMIT CAST(:limit AS BIGINT)
 # What a claim takes with it of a ready task, in the order of `SqlStore`.
 _READY = """
 SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
-    lease_ttl_ms, attempt, fence, run_timeout_ms, stall_timeout_ms, start_timeout_ms, total_at,
-    kill_grace_ms, kill_signal
+    lease_ttl_ms, attempt, fence, profile, run_timeout_ms, stall_timeout_ms, start_timeout_ms,
+    total_at, kill_grace_ms, kill_signal
 """
 
 READY = f"""{_READY}FROM tasks WHERE state = 'ready' AND queue = :queue

@@ -76,3 +76,44 @@ def test_a_profiles_command_meets_no_shell(world: World) -> None:
     with world.daemon():
         task = world.cli("submit", "--profile", "say", "--payload", payload, "--wait").id
     assert "a b $(id) \"; 'x'|" == world.cli("logs", task).stdout
+
+
+def test_the_secrets_of_an_env_file_reach_the_worker_and_nothing_else(world: World) -> None:
+    secrets = world.directory / "p.env"
+    world.config_file.write_text(
+        world.config_file.read_text()
+        + f"""[profiles.p]
+command = ["sh", "-c", 'echo "$SECRET $BOTH $OWN $DISPATCHER_FENCE" > $1', "-", "{{to}}"]
+env = {{ BOTH = "of env" }}
+env_file = "{secrets}"
+"""
+    )
+    submit = ("submit", "--profile", "p", "--env", "OWN=own", "--payload")
+    mistake = f"profiles.p.env_file: {secrets} is missing; make it, or write -{secrets} if it may"
+    for verb in ("run", "check-config"):
+        assert mistake in world.cli(verb, exits=78).stderr
+
+    secrets.write_text("SECRET=hunter2-first\nBOTH=hunter2-both\n")
+    with world.daemon() as daemon:
+        first = world.cli(*submit, '{"to": "first"}', "--wait").id
+        secrets.write_text("SECRET='hunter2-second")
+        refused = world.cli("reload", exits=78).stderr
+        assert f"{secrets}:1: the quote does not end" in refused
+        kept = world.cli(*submit, '{"to": "kept"}', "--wait").id
+        secrets.write_text("SECRET='hunter2-second'\n")
+        assert "profiles.p.env_file: (not shown) -> (not shown)" in world.cli("reload").stdout
+        second = world.cli(*submit, '{"to": "second"}', "--wait").id
+
+    written = {name: (world.directory / name).read_text() for name in ("first", "kept", "second")}
+    assert {
+        "first": "hunter2-first of env own 1\n",
+        "kept": "hunter2-first of env own 1\n",
+        "second": "hunter2-second of env own 1\n",
+    } == written
+    told = [world.cli(*verb).stdout for verb in (["config"], ["config", "--json"], ["status"])]
+    told += [world.cli("show", task, "--json").stdout for task in (first, kept, second)]
+    told += [daemon.output(), refused]
+    assert [] == [text for text in told if "hunter2" in text]
+    files = [file for file in world.state_dir.rglob("*") if file.is_file()]
+    assert world.state_dir / "tasks.db" in files
+    assert [] == [file for file in files if b"hunter2" in file.read_bytes()]

@@ -1,0 +1,113 @@
+"""The variables that profiles get from files: `NAME=VALUE` lines, as systemd's EnvironmentFile has.
+
+Their values are secrets: they go from the file to the worker, by way of the daemon's memory alone,
+and no message of ours repeats one.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dispatcher.config import Config
+from dispatcher.errors import ConfigError
+
+#: Bytes of one file; beyond, no process could be given it.
+MOST_BYTES = 128 * 1024
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BLANK = re.compile(r"[ \t\r]*(?:[#;][^\n]*)?(?:\n|\Z)")
+_ENTRY = re.compile(
+    r"""[ \t]*(?P<name>[^=\n]*?)[ \t]*=[ \t]*
+    (?:'(?P<single>[^']*)'|"(?P<double>(?:[^"\\]|\\.)*)"|(?P<plain>[^\n'"\\]*?))
+    [ \t\r]*(?:\n|\Z)""",
+    re.VERBOSE | re.DOTALL,
+)
+_ESCAPE = re.compile(r'\\(["\\$`])|\\\n')
+
+
+def read_all(config: Config) -> dict[str, dict[str, str]]:
+    """Return the variables of each profile that has a file.
+
+    Raises `ConfigError`, a line for each file with a mistake: where, what, and the remedy.
+    """
+    found, mistakes = {}, []
+    for name, profile in config.profiles.items():
+        if profile.env_file is not None:
+            try:
+                found[name] = read(profile.env_file)
+            except ValueError as error:
+                mistakes.append(f"{config.file}: profiles.{name}.env_file: {error}")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return found
+
+
+def read(named: str) -> dict[str, str]:
+    """Return the variables of a file; of none where it is missing and its name begins with `-`.
+
+    Raises ValueError, which names file, line, what is wrong and the remedy, and no value.
+    """
+    path = Path(named.removeprefix("-"))
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        text = content.decode()
+    except FileNotFoundError:
+        if named.startswith("-"):
+            return {}
+        raise ValueError(f"{path} is missing; make it, or write -{path} if it may be") from None
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error.strerror}; let the daemon read it"
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8; encode it so") from None
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{path} has more than {MOST_BYTES} bytes; no process could be given it")
+    return _parse(path, text)
+
+
+def _parse(path: Path, text: str) -> dict[str, str]:
+    variables: dict[str, str] = {}
+    at = 0
+    while at < len(text):
+        if blank := _BLANK.match(text, at):
+            at = blank.end()
+            continue
+        where = f"{path}:{text.count(chr(10), 0, at) + 1}"
+        entry = _ENTRY.match(text, at)
+        if entry is None:
+            raise ValueError(f"{where}: {_what_is_wrong(text[at:].partition(chr(10))[0])}")
+        name = entry["name"]
+        _check(where, name, text[entry.start() : entry.end()])
+        variables[name] = _value(entry)
+        at = entry.end()
+    return variables
+
+
+def _value(entry: re.Match[str]) -> str:
+    if entry["double"] is not None:
+        return _ESCAPE.sub(lambda found: found[1] or "", entry["double"])
+    return str(entry["plain"] if entry["single"] is None else entry["single"])
+
+
+def _check(where: str, name: str, line: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{where}: what stands before = is no name of a variable; use letters,"
+            " digits and _, and no export"
+        )
+    if name.startswith("DISPATCHER_"):
+        raise ValueError(f"{where}: {name} is set by the dispatcher itself; use another name")
+    if "\0" in line:
+        raise ValueError(f"{where}: {name} holds a NUL character, which no process can be given")
+
+
+def _what_is_wrong(line: str) -> str:
+    if "=" not in line:
+        return "has no =; write NAME=VALUE, or begin a comment with #"
+    value = line.partition("=")[2].strip()
+    if value[:1] in ("'", '"'):
+        return "the quote does not end, or something follows it; quote the whole value once"
+    return "a quote or \\ stands in a value without quotes; put the whole value in '...'"

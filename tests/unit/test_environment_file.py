@@ -1,0 +1,85 @@
+"""`env_file` of a profile: what a file says, what is wrong with it, and that no message tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dispatcher import environment_file
+from dispatcher.config import Config, load
+from dispatcher.errors import ConfigError
+
+
+def config(file: Path, named: str) -> Config:
+    toml = file.with_name("dispatcher.toml")
+    toml.write_text(f"[profiles.p]\ncommand = ['a']\nenv_file = '{named}'\n")
+    return load(str(toml), {"HOME": "/home/somebody"})
+
+
+@pytest.mark.parametrize(
+    ("text", "variables"),
+    [
+        ("", {}),
+        ("# a comment\n; another\n\n  \n", {}),
+        ("A=1\nB = two words  \n", {"A": "1", "B": "two words"}),
+        ("A=x # no comment\r\n", {"A": "x # no comment"}),
+        ("A='it is \\n $B #1'\n", {"A": "it is \\n $B #1"}),
+        ('A="a \\"b\\" \\\\ \\$ \\n"', {"A": 'a "b" \\ $ \\n'}),
+        ("A='one\ntwo'\nB=3", {"A": "one\ntwo", "B": "3"}),
+        ('A="one \\\ntwo"\n', {"A": "one two"}),
+        ("A=\nB=''\n", {"A": "", "B": ""}),
+        ("A=a=b\nA=later\n", {"A": "later"}),
+        ("A=$(id) $HOME\n", {"A": "$(id) $HOME"}),
+    ],
+)
+def test_what_a_line_says(tmp_path: Path, text: str, variables: dict[str, str]) -> None:
+    file = tmp_path / "p.env"
+    file.write_text(text, newline="")
+
+    assert {"p": variables} == environment_file.read_all(config(file, str(file)))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"A=1\n\nhunter2\n", ":3: has no =; write NAME=VALUE"),
+        (b"A='1\n2'\nB-C=hunter2\n", ":3: what stands before = is no name of a variable"),
+        (b"export A=hunter2\n", ":1: what stands before = is no name of a variable"),
+        (b"=hunter2\n", ":1: what stands before ="),
+        (b"A='hunter2\n", ":1: the quote does not end, or something follows it"),
+        (b'A="hunter2"x\n', ":1: the quote does not end, or something follows it"),
+        (b"A=hunter2's\n", ":1: a quote or \\ stands in a value without quotes; put the whole"),
+        (b"A=hunter2\\\n", ":1: a quote or \\ stands in a value without quotes"),
+        (b"DISPATCHER_FENCE=hunter2\n", ":1: DISPATCHER_FENCE is set by the dispatcher itself"),
+        (b"A=hunter2\0\n", ":1: A holds a NUL character"),
+        (b"A=hunter2\xff\n", " is not UTF-8; encode it so"),
+        (b"A=" + b"hunter2" * 20_000, " has more than 131072 bytes"),
+    ],
+)
+def test_r64_a_mistake_names_file_line_and_remedy_and_no_value(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    file = tmp_path / "p.env"
+    file.write_bytes(content)
+
+    with pytest.raises(ConfigError) as error:
+        environment_file.read_all(config(file, str(file)))
+
+    assert f"dispatcher.toml: profiles.p.env_file: {file}{told}" in str(error.value)
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_missing_file_is_a_mistake_unless_it_may_be(tmp_path: Path) -> None:
+    file = tmp_path / "p.env"
+    with pytest.raises(ConfigError, match=rf"{file} is missing; make it, or write -{file} if it"):
+        environment_file.read_all(config(file, str(file)))
+
+    assert {"p": {}} == environment_file.read_all(config(file, f"-{file}"))
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        environment_file.read_all(config(file, f"-{tmp_path}"))
+
+
+def test_its_path_is_absolute(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r":3: profiles\.p\.env_file: 'p\.env' is not absolute"):
+        config(tmp_path / "x", "-p.env")
