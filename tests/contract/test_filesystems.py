@@ -39,7 +39,7 @@ MOUNTS = r"""
         ("/ceph/tasks.db", "ceph"),
     ],
 )
-def test_a_network_filesystem_is_named(path: str, kind: str) -> None:
+def test_r54_a_network_filesystem_is_named(path: str, kind: str) -> None:
     assert kind == network_filesystem(Path(path), MOUNTS)
 
 

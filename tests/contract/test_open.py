@@ -280,8 +280,7 @@ def test_a_file_in_the_place_of_a_directory_is_refused_in_words(tmp_path: Path) 
 # Network filesystems -----------------------------------------------------------------------
 
 
-def test_a_network_filesystem_is_refused_and_named(tmp_path: Path, state_dir: Path) -> None:
-    """R-54."""
+def test_r54_a_network_filesystem_is_refused_and_named(tmp_path: Path, state_dir: Path) -> None:
     mountinfo = tmp_path / "mountinfo"
     mountinfo.write_text(
         "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"

@@ -42,8 +42,7 @@ def expect_text(file: Path, text: str) -> None:
     eventually(probe)
 
 
-def test_a_follower_sees_what_is_written_as_it_is_written_and_later_runs_too(world: World) -> None:
-    """R-67: nothing lost, nothing twice, across runs."""
+def test_r67_a_follower_loses_nothing_and_sees_nothing_twice_across_runs(world: World) -> None:
     world.configure(retry={"backoff_min": "10ms", "backoff_max": "20ms"})
     task_id = world.submit(
         *shell("""

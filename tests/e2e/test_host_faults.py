@@ -34,8 +34,7 @@ pytestmark = pytest.mark.timeout(90)
 NO_MORE = 3
 
 
-def test_without_a_free_descriptor_the_node_pauses_and_recovers(world: World) -> None:
-    """R-35."""
+def test_r35_without_a_free_descriptor_the_node_pauses_and_recovers(world: World) -> None:
     with world.daemon() as daemon:
         executor = daemon.executor()
         with _limit(executor, resource.RLIMIT_NOFILE, NO_MORE):
@@ -45,8 +44,8 @@ def test_without_a_free_descriptor_the_node_pauses_and_recovers(world: World) ->
         _expect_recovery(world, daemon)
 
 
-def test_without_a_free_descriptor_a_living_tree_is_not_taken_for_gone(world: World) -> None:
-    """R-13, R-35."""
+def test_r35_without_a_free_descriptor_a_living_tree_is_not_taken_for_gone(world: World) -> None:
+    """R-13."""
     script = """
         (setsid sh -c 'echo $$ > escaped; exec sleep 1000' &)
         while [ ! -e go ]; do sleep 0.02; done
@@ -101,8 +100,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def test_without_a_free_process_the_node_pauses_and_recovers(world: World) -> None:
-    """R-35."""
+def test_r35_without_a_free_process_the_node_pauses_and_recovers(world: World) -> None:
     with _executor_of_an_ordinary_user(world) as executor, world.daemon(alone=False) as daemon:
         daemon.expect("executor.connected")
         with _limit(executor, resource.RLIMIT_NPROC, 1):
@@ -119,10 +117,9 @@ def test_without_a_free_process_the_node_pauses_and_recovers(world: World) -> No
         ("bytes", "cannot write the journal: [Errno 28] No space left on device"),
     ],
 )
-def test_with_a_full_disk_the_node_pauses_and_recovers(
+def test_r35_with_a_full_disk_the_node_pauses_and_recovers(
     world: World, short_of: str, said: str
 ) -> None:
-    """R-35."""
     with small_disk(world, "state") as disk:
         world.configure(store={"url": f"sqlite://{world.directory}/elsewhere/tasks.db"})
         with world.daemon() as daemon:
@@ -136,10 +133,9 @@ def test_with_a_full_disk_the_node_pauses_and_recovers(
             _expect_recovery(world, daemon)
 
 
-def test_with_no_room_for_the_database_the_daemon_waits_and_nothing_is_lost(
+def test_r35_with_no_room_for_the_database_the_daemon_waits_and_nothing_is_lost(
     world: World,
 ) -> None:
-    """R-35."""
     with small_disk(world, "state") as disk, world.daemon() as daemon:
         first = world.submit(*shell("while [ ! -e go ]; do sleep 0.02; done; exit 7"))
         daemon.expect("run.started", task_id=first)

@@ -50,8 +50,7 @@ EXITS: Mapping[str, End] = {
 }
 
 
-def test_exit_codes_and_signals_give_exactly_their_outcomes(world: World) -> None:
-    """R-32, R-36."""
+def test_r32_r36_exit_codes_and_signals_give_exactly_their_outcomes(world: World) -> None:
     world.configure(retry={"cooldown": "1h"})
     ids = submit_all(world, *({"command": shell(s), "max_attempts": 1} for s in EXITS))
 

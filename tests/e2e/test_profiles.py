@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.e2e.world import World
 
 pytestmark = pytest.mark.timeout(60)
 
-PROFILES = """
+PROFILES = f"""
 [profiles.exits]
-command = ["sh", "-c", "exit $0", "{code}"]
+command = ["sh", "-c", "exit $0", "{{code}}"]
 max_attempts = 1
-exit_codes = { "3" = "deferred", "4" = "held", "5" = "succeeded", "6" = "failed", "75" = "failed" }
+[profiles.exits.exit_codes]
+3 = "deferred"
+4 = "held"
+5 = "succeeded"
+6 = "failed"
+75 = "failed"
 [profiles.explicit]
 command = ["sh", "-c", "exit 0"]
 max_attempts = 1
-exit_codes = { "0" = "failed" }
+exit_codes = {{ "0" = "failed" }}
+[profiles.declares]
+command = ["{sys.executable}", "-m", "worker_stub", "succeed"]
+max_attempts = 1
+exit_codes = {{ "0" = "failed" }}
+[profiles.charged]
+command = ["sleep", "30"]
+max_attempts = 1
+liveness = "worker"
+lease_ttl = "400ms"
+kill_grace = "0s"
 [profiles.spared]
 command = ["sleep", "30"]
 max_attempts = 1
@@ -31,7 +48,7 @@ def test_r32_r33_r40_what_an_end_means_is_the_profiles(world: World) -> None:
     world.configure(retry={"max_orphans": 1, "cooldown": "1h"}, defaults={"allow_commands": False})
     world.config_file.write_text(world.config_file.read_text() + PROFILES)
     refused = world.cli("submit", "--", "true", exits=2).stderr
-    assert "only profiles may be run here; known are: exits, explicit, spared" in refused
+    assert "only profiles may be run here; known are: exits, explicit, declares" in refused
 
     exits = {
         code: world.cli("submit", "--profile", "exits", "--payload", f'{{"code": {code}}}').id
@@ -39,10 +56,11 @@ def test_r32_r33_r40_what_an_end_means_is_the_profiles(world: World) -> None:
     }
     line = '{"profile": "explicit"}'
     explicit = world.cli("submit", "--from", "-", stdin=line).id
-    spared = world.cli("submit", "--profile", "spared").id
+    declares = world.cli("submit", "--profile", "declares").id
+    charged, spared = (world.cli("submit", "--profile", p).id for p in ("charged", "spared"))
     # Fixed at submit: what the file says later changes no task.
     kept = world.config_file.read_text()
-    world.config_file.write_text(kept.replace('"4" = "held"', '"4" = "succeeded"'))
+    world.config_file.write_text(kept.replace('4 = "held"', '4 = "succeeded"'))
     with world.daemon() as daemon:
         found = {
             code: world.until(task, "succeeded", "failed", "held", "scheduled")["state"]
@@ -58,6 +76,9 @@ def test_r32_r33_r40_what_an_end_means_is_the_profiles(world: World) -> None:
             78: "held",
         } == found
         assert "explicit" == world.until(explicit, "failed")["profile"]
+        assert "declared by the worker" == world.until(declares, "succeeded")["reason"]
+        task = world.until(charged, "failed")
+        assert (1, ["lost"]) == (task["attempt"], [run["outcome"] for run in task["runs"]])
         task = world.until(spared, "held", "failed")
         assert ("held", 0, ["lost", "lost"]) == (
             task["state"],
@@ -95,11 +116,11 @@ env_file = "{secrets}"
 
     secrets.write_text("SECRET=hunter2-first\nBOTH=hunter2-both\n")
     with world.daemon() as daemon:
-        first = world.cli(*submit, '{"to": "first"}', "--wait").id
+        world.cli(*submit, '{"to": "first"}', "--wait")
         secrets.write_text("SECRET='hunter2-second")
         refused = world.cli("reload", exits=78).stderr
         assert f"{secrets}:1: the quote does not end" in refused
-        kept = world.cli(*submit, '{"to": "kept"}', "--wait").id
+        world.cli(*submit, '{"to": "kept"}', "--wait")
         secrets.write_text("SECRET='hunter2-second'\n")
         assert "profiles.p.env_file: (not shown) -> (not shown)" in world.cli("reload").stdout
         second = world.cli(*submit, '{"to": "second"}', "--wait").id
@@ -110,9 +131,8 @@ env_file = "{secrets}"
         "kept": "hunter2-first of env own 1\n",
         "second": "hunter2-second of env own 1\n",
     } == written
-    told = [world.cli(*verb).stdout for verb in (["config"], ["config", "--json"], ["status"])]
-    told += [world.cli("show", task, "--json").stdout for task in (first, kept, second)]
-    told += [daemon.output(), refused]
+    told = [world.cli("config").stdout, world.cli("show", second, "--json").stdout, refused]
+    told += [daemon.output(), world.cli("list", "--json").stdout]
     assert [] == [text for text in told if "hunter2" in text]
     files = [file for file in world.state_dir.rglob("*") if file.is_file()]
     assert world.state_dir / "tasks.db" in files

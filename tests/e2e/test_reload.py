@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 
 import pytest
 
 from tests.e2e.helpers import listed, shell, states, stored, submit_all
 from tests.e2e.test_notify import Manager, manager  # noqa: F401 - a fixture
-from tests.e2e.world import World
+from tests.e2e.world import Daemon, World
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.timeout(60)
@@ -19,7 +20,7 @@ def test_r64_reload_under_load_is_whole_or_nothing(
     manager: Manager,  # noqa: F811 - the fixture
 ) -> None:
     world.configure(node={"slots": 1})
-    submit_all(world, *[{"command": ["sleep", "0.05"], "max_attempts": 1}] * 40)
+    submit_all(world, *[{"command": ["sleep", "0.1"], "max_attempts": 1}] * 60)
     with world.daemon(env=manager.env) as daemon:
         daemon.expect("run.settled")
         good = world.config_file.read_text()
@@ -40,14 +41,24 @@ def test_r64_reload_under_load_is_whole_or_nothing(
             "leases.reap_interval": {"old": "5s", "new": "2500ms"},
         } == told["changed"]
         assert {} == told["kept"]
-        for slots in (2, 3, 4) * 3:
-            _replace_file(world, good.replace("slots = 1", f"slots = {slots}"))
+        for number in range(50):
+            text = good.replace("slots = 1", f"slots = {2 + number % 3}")
+            broken = number % 5 == 3
+            _replace_file(world, text + "[leasse]\n" if broken else text)
+            name = "config.refused" if broken else "config.reloaded"
+            before = daemon.output().count(name)
             daemon.signal(signal.SIGHUP)
+            eventually(partial(_expect_more, daemon, name, before))
+        assert daemon.events("run.settled")[-1]["sequence"] > told["sequence"], "it flowed"
         eventually(lambda: _all_succeeded(world), within=15)
         manager.expect("READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1")
-        assert not [e for e in daemon.events() if e["level"] == "error"][1:]
+        assert {"config.refused"} == {e["event"] for e in daemon.events() if e["level"] == "error"}
 
-    assert [(1, 1)] * 40 == stored(world, "SELECT fence, attempt + 1 FROM tasks ORDER BY id")
+    assert [(1, 1)] * 60 == stored(world, "SELECT fence, attempt + 1 FROM tasks ORDER BY id")
+
+
+def _expect_more(daemon: Daemon, name: str, before: int) -> None:
+    assert daemon.output().count(name) > before
 
 
 def _replace_file(world: World, text: str) -> None:
