@@ -197,6 +197,10 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "warning",
             fields={**RUN, "names": list[str]},
         ),
+        "worker.leftover_reported": Event(
+            "Processes outlived their worker's first process; as its profile says, they go on.",
+            fields={**RUN, "names": list[str]},
+        ),
         "worker.stray": Event(
             "A process was found that several runs may have started.",
             "warning",
@@ -337,6 +341,10 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
         "worker.leftover_ended": Event(
             "Processes outlived their worker's first process and are being ended.",
             "warning",
+            fields={"uid": str, "names": list[str]},
+        ),
+        "worker.leftover_reported": Event(
+            "Processes outlived their worker's first process and are left alone.",
             fields={"uid": str, "names": list[str]},
         ),
         "worker.stray": Event(

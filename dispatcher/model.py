@@ -121,7 +121,8 @@ class NewTask:
     profile: str | None = None
     """What it was submitted as."""
     rules: Mapping[str, str] = field(default_factory=dict)
-    """Its profile's rules, fixed at submit: outcomes by exit code, and what `lost` counts as."""
+    """Its profile's rules, fixed at submit: outcomes by exit code, what `lost` counts as, what
+    becomes of `leftovers`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     liveness: Liveness = Liveness.PROCESS
     run_timeout_ms: int | None = None
@@ -228,6 +229,8 @@ class Run:
     max_rss_bytes: int | None
     cpu_seconds: float | None
     output_path: str
+    left_alone: tuple[str, ...] = ()
+    """Names of processes that outlived it and go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +294,8 @@ class Claim:
     """Output file of the task's previous run if that was on this node."""
     limits: Limits = NO_LIMITS
     profile: str | None = None
+    reports_leftovers: bool = False
+    """Whether what outlives the leader is named, not ended."""
 
 
 #: What the owner of a claim begins with that no node made, but somebody's shell or program.
@@ -363,6 +368,8 @@ class Settlement:
     pid: int | None = None
     started_at: StoreTime | None = None
     ended_at: StoreTime
+    left_alone: tuple[str, ...] = ()
+    """Names of processes that outlived it and go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,6 +163,7 @@ def settle(
         pid=started[0] if started else None,
         started_at=started[1] if started else None,
         ended_at=ended_at,
+        left_alone=evidence.left_alone if evidence else (),
     )
 
 

@@ -122,6 +122,7 @@ def start_message(
         kill_grace=settings.kill_grace if grace is None else grace / 1000,
         exit_grace=settings.exit_grace,
         leftover_grace=settings.leftover_grace,
+        report_leftovers=claim.reports_leftovers,
         deadlines={**deadlines, **run_by},
     )
 

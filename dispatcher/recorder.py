@@ -266,6 +266,8 @@ class Recorder:
         if isinstance(end, wire.Exited):
             if end.exit.leftovers:
                 log.warning("worker.leftover_ended", names=end.exit.leftovers, **live.ids())
+            if end.exit.left_alone:
+                log.info("worker.leftover_reported", names=end.exit.left_alone, **live.ids())
             self._processes.send(wire.Forget(uid=run.run_uid))
 
     def _host_fault(self, error: str, at: Instant) -> None:

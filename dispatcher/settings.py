@@ -329,6 +329,11 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
     ) = None
     """What exit codes mean: `succeeded`, `failed`, `deferred` or `held`. Others keep their meaning.
     With `"0" = "failed"` only a worker that declares it succeeds."""
+    leftovers: Annotated[Literal["end", "report"], Meta(examples=["report"])] = "end"
+    """What becomes of processes that outlive the one that was started by `[leases]
+    leftover_grace`: they are ended, or only named (`show`, `worker.leftover_reported`) and left to
+    themselves, as a build server that several users share. The next start does not wait for
+    those."""
     lost: Annotated[Literal["attempt", "orphan"], Meta(examples=["orphan"])] = "attempt"
     """What a lost lease costs: one of `max_attempts`, or one of `[retry] max_orphans`."""
 

@@ -104,9 +104,11 @@ def _of_profile(
     wanted = {"queue": profile.queue, "cwd": profile.cwd, **_defaults(profile), **options}
     wanted["env"] = {**(profile.env or {}), **options.get("env", {})}  # type: ignore[dict-item]
     wanted["profile"] = name
-    wanted["rules"] = {**(profile.exit_codes or {})} | (
-        {"lost": "orphaned"} if profile.lost == "orphan" else {}
-    )
+    wanted["rules"] = {
+        **(profile.exit_codes or {}),
+        **({"lost": "orphaned"} if profile.lost == "orphan" else {}),
+        **({"leftovers": "report"} if profile.leftovers == "report" else {}),
+    }
     filled = template.fill(profile.command, payload)  # type: ignore[arg-type]
     return filled, {key: value for key, value in wanted.items() if value is not None}
 

@@ -84,6 +84,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     oom: bool = False
     leftovers: tuple[str, ...] = ()
     """Names of processes that outlived the leader and were ended."""
+    left_alone: tuple[str, ...] = ()
+    """Names of processes that outlived the leader and go on."""
     tail: str = ""
     """The last bytes of the output, decoded with replacement."""
 
@@ -199,6 +201,8 @@ class Start(Message, frozen=True, tag="start"):
     kill_grace: float = 10.0
     exit_grace: float = 10.0
     leftover_grace: float = 2.0
+    report_leftovers: bool = False
+    """Name what outlives the leader by that, and leave it alone."""
     deadlines: dict[str, float] = {}
     """Instant at which the executor ends the run by itself, by `EndedBy`."""
 

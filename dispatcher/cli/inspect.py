@@ -287,6 +287,10 @@ def _print_runs(runs: list[Run], *, now: StoreTime | None) -> None:
         ),
         spare=("PID", "ATTEMPT"),
     )
+    for run in runs:
+        if run.left_alone:
+            names = render.plain(", ".join(run.left_alone))
+            click.echo(f"\nrun {run.id} left processes that go on: {names}")
     last = render.tail(runs[-1])
     if last:
         gone = " (the rest was removed)" if render.output_is_gone(runs[-1]) else ""

@@ -95,6 +95,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "cpu_seconds": run.cpu_seconds,
         "output_path": run.output_path,
         "output_is_gone": output_is_gone(run),
+        "left_alone": run.left_alone,
     }
 
 

@@ -82,7 +82,11 @@ class Ladder:
             self._journal.note(Line(event="leader_exited", uid=run.uid, at=at, exit=run.exit))
             if run.state is wire.RunState.LEADER_EXITED:
                 self._send(wire.Changed(uid=run.uid, state=run.state, exit=run.exit))
-        if at >= run.limit:
+        if at >= run.limit and run.phase is Phase.LINGERING and run.report_leftovers:
+            if found.clean:
+                self._leave_alone(run, found.processes, at)
+                return True
+        elif at >= run.limit:
             self._escalate(run, found.processes, at)
         self._signal(run, found.processes)
         run.looked(at)
@@ -151,7 +155,14 @@ class Ladder:
                 self._log("worker.leftover_ended", uid=run.uid, names=names[:MAX_LEFTOVERS])
             run.leftovers = tuple(dict.fromkeys(run.leftovers + names))[:MAX_LEFTOVERS]
 
-    def _gone(self, run: Run, at: Instant) -> None:
+    def _leave_alone(self, run: Run, processes: list[Process], at: Instant) -> None:
+        """Count a run as gone whose leader is, and name who else of its tree goes on."""
+        names = tuple(dict.fromkeys(process.name for process in processes))[:MAX_LEFTOVERS]
+        self._log("worker.leftover_reported", uid=run.uid, names=names)
+        self._tree.leave_alone(run)
+        self._gone(run, at, left_alone=names)
+
+    def _gone(self, run: Run, at: Instant, left_alone: tuple[str, ...] = ()) -> None:
         usage = Usage()
         if run.inherited:
             self._inherited.remove(run)
@@ -166,6 +177,7 @@ class Ladder:
             max_rss_bytes=usage.max_rss_bytes,
             cpu_seconds=usage.cpu_seconds,
             leftovers=run.leftovers,
+            left_alone=left_alone,
             tail=self._outputs.end(run.output_path),
         )
         run.gone(whole)

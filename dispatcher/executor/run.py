@@ -63,6 +63,7 @@ class Run:
     kill_signal: int = signal.SIGTERM
     kill_grace: float = 0.0
     leftover_grace: float = 0.0
+    report_leftovers: bool = False
     deadlines: dict[str, float] = field(default_factory=dict)
     exit: wire.Exit | None = None
     """The leader's end; whole, with what the tree used, only once the run is gone."""

@@ -119,6 +119,7 @@ class Runs:
             kill_signal=start.kill_signal,
             kill_grace=start.kill_grace,
             leftover_grace=start.leftover_grace,
+            report_leftovers=start.report_leftovers,
             deadlines=dict(start.deadlines),
         )
         if name := run.passed_deadline(at):

@@ -25,6 +25,9 @@ ENVIRONMENT_PATIENCE = 1.0
 #: Scans in one tick. Two suffice unless orphans die and are reaped meanwhile.
 MOST_SCANS = 4
 
+#: Runs whose leftovers were left alone and are known as such: those that ended last.
+MOST_LEFT = 10_000
+
 #: Pid and start ticks: nobody else ever has both.
 Identity = tuple[int, int]
 
@@ -116,6 +119,7 @@ class Tree:
         self._seen_of: defaultdict[wire.RunUid, set[Identity]] = defaultdict(set)
         self._unread: dict[int, Instant] = {}
         self._scans: list[Scan] = []
+        self._left: dict[int, wire.RunUid] = {}
 
     def new_tick(self) -> None:
         """Forget the scans of the tick before: all that is decided in one tick shares two."""
@@ -137,6 +141,13 @@ class Tree:
     def survey(self, at: Instant) -> None:
         """Reap dead orphans and attribute new ones while what tells their owner is still there."""
         self._scan(0, at)
+
+    def leave_alone(self, run: Run) -> None:
+        """Take what is left of a run, and what it will start, for nobody's from now on."""
+        if run.pid is not None:
+            self._left[run.pid] = run.uid
+        if len(self._left) > MOST_LEFT:
+            del self._left[next(iter(self._left))]
 
     def forget(self, run: Run) -> None:
         """Drop what was remembered of a run that is gone; what may have been its is another's."""
@@ -188,13 +199,18 @@ class Tree:
         uid = self._seen.get((process.pid, process.start_ticks))
         # The leader is not reaped before its run is gone: no other session can have its number.
         uid = uid or living.by_leader.get(process.session) or living.by_leader.get(process.group)
+        if uid is None and (process.session in self._left or process.group in self._left):
+            return Orphan(process, set())
         if uid is None:
             environment = self._kernel.environment(process)
             if environment is None:
                 since = self._unread.setdefault(process.pid, at)
                 if at - since < ENVIRONMENT_PATIENCE:
                     return None
-            uid = next(iter(living.uids & marked(environment or b"")), None)
+            uids = marked(environment or b"")
+            uid = next(iter(living.uids & uids), None)
+            if uid is None and not uids.isdisjoint(self._left.values()):
+                return Orphan(process, set())
         if uid is None:
             file = self._kernel.written(process.pid, living.by_output)
             uid = living.by_output[file] if file is not None else None

@@ -32,12 +32,13 @@ class Ready(NamedTuple):
     attempts: int
     fence: int
     profile: str | None
+    rules: str | None
     limits: Limits
 
     @classmethod
     def of(cls, row: Row) -> Ready:
         """Return a row by name."""
-        return cls(*row[:11], limits=limits_from(row[11:]))  # type: ignore[misc]
+        return cls(*row[:12], limits=limits_from(row[12:]))  # type: ignore[misc]
 
     def takeover_at(self, confirmation: Confirmation | None) -> StoreTime | None:
         """Return from when on another node may take the claim; None: never."""
@@ -94,6 +95,7 @@ def claim(
         previous_output_path=last_output,
         limits=ready.limits,
         profile=ready.profile,
+        reports_leftovers=ready.rules is not None and "leftovers" in strings_from(ready.rules),
     )
 
 

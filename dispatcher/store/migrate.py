@@ -164,6 +164,7 @@ CREATE TABLE runs (
     cpu_seconds DOUBLE PRECISION,
     output_path TEXT NOT NULL,
     output_tail TEXT,
+    left_alone TEXT,
 
     UNIQUE (task_id, fence),
     CHECK (outcome = 'succeeded' OR outcome = 'failed' OR outcome = 'lost'

@@ -35,6 +35,7 @@ from dispatcher.store.values import (
     given_up_from,
     node_from,
     of_filter,
+    of_left_alone,
     of_limits,
     of_new_task,
     of_profile,
@@ -242,6 +243,8 @@ class SqlStore:
         if not self._engine.change(statements.CLOSE, values):
             return False
         self._engine.change(statements.MOVE_ON, values)
+        if settlement.left_alone:
+            self._engine.change(statements.LEAVE_ALONE, of_left_alone(settlement))
         return True
 
     # Takeover ------------------------------------------------------------------------------

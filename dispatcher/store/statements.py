@@ -73,8 +73,8 @@ LIMIT CAST(:limit AS BIGINT)
 # What a claim takes with it of a ready task, in the order of `SqlStore`.
 _READY = """
 SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
-    lease_ttl_ms, attempt, fence, profile, run_timeout_ms, stall_timeout_ms, start_timeout_ms,
-    total_at, kill_grace_ms, kill_signal
+    lease_ttl_ms, attempt, fence, profile, rules, run_timeout_ms, stall_timeout_ms,
+    start_timeout_ms, total_at, kill_grace_ms, kill_signal
 """
 
 READY = f"""{_READY}FROM tasks WHERE state = 'ready' AND queue = :queue
@@ -85,7 +85,8 @@ READY_TASK = f"""{_READY}FROM tasks WHERE state = 'ready' AND id = :task_id
 """
 
 LAST_RUN = """
-SELECT outcome, node, output_path FROM runs WHERE task_id = :task_id ORDER BY fence DESC LIMIT 1
+SELECT outcome, CASE WHEN left_alone IS NULL THEN node END, output_path
+FROM runs WHERE task_id = :task_id ORDER BY fence DESC LIMIT 1
 """
 
 CLAIM = """
@@ -247,6 +248,8 @@ UPDATE runs SET outcome = :outcome, reason = :run_reason, error = :error, ended_
 WHERE uid = :uid AND outcome IS NULL
 """
 
+LEAVE_ALONE = "UPDATE runs SET left_alone = :names WHERE uid = :uid"
+
 MOVE_ON = """
 UPDATE tasks SET state = :state, reason = :reason,
     run_at = CASE WHEN :state = 'ready' THEN :now ELSE COALESCE(:run_at, run_at) END,
@@ -389,7 +392,7 @@ SELECT runs.id, runs.uid, runs.task_id, runs.attempt, runs.fence, runs.outcome, 
     COALESCE(tasks.lease_expires_at, runs.lease_expires_at),
     COALESCE(tasks.progress, runs.progress), COALESCE(tasks.note, runs.note),
     runs.result, runs.error, runs.output_tail, runs.max_rss_bytes, runs.cpu_seconds,
-    runs.output_path
+    runs.output_path, runs.left_alone
 FROM runs LEFT JOIN tasks ON tasks.id = runs.task_id AND tasks.run_uid = runs.uid
 WHERE runs.task_id = :task_id
 ORDER BY runs.fence

@@ -155,6 +155,11 @@ def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
     }
 
 
+def of_left_alone(settlement: Settlement) -> Values:
+    """Return the parameters of `statements.LEAVE_ALONE`."""
+    return {"uid": settlement.run_uid, "names": _json(settlement.left_alone)}
+
+
 def of_filter(wanted: TaskFilter) -> Values:
     """Return the parameters of `statements.TASKS`."""
     states = frozenset(TaskState) if wanted.states is None else wanted.states
@@ -247,6 +252,7 @@ def run_from(row: Row) -> Run:
     """Return the value of a row of `statements.RUNS`."""
     named = dict(zip(_RUN, row, strict=True))
     named["outcome"] = named["outcome"] and Outcome(named["outcome"])
+    named["left_alone"] = command_from(named["left_alone"]) if named["left_alone"] else ()
     return Run(**named)
 
 

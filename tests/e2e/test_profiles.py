@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.e2e.helpers import expect_settled, submit_all
 from tests.e2e.world import World
 
 pytestmark = pytest.mark.timeout(60)
@@ -137,3 +138,34 @@ env_file = "{secrets}"
     files = [file for file in world.state_dir.rglob("*") if file.is_file()]
     assert world.state_dir / "tasks.db" in files
     assert [] == [file for file in files if b"hunter2" in file.read_bytes()]
+
+
+def test_what_a_profile_reports_goes_on_and_the_next_start_does_not_wait_for_it(
+    world: World,
+) -> None:
+    script = "sh -c 'echo $$ >> servers; exec sleep 1000' & sleep 0.1; exit 1"
+    world.config_file.write_text(
+        world.config_file.read_text()
+        + f"""[profiles.builds]
+command = ["sh", "-c", "{script}"]
+leftovers = "report"
+"""
+    )
+    with world.daemon(alone=False) as daemon:
+        task_id = world.cli("submit", "--profile", "builds").id
+        first = daemon.expect("worker.leftover_reported", task_id=task_id, attempt=1)
+        second = daemon.expect("worker.leftover_reported", task_id=task_id, attempt=2)
+        assert ["sleep"] == first["names"] == second["names"]
+        task = world.until(task_id, "failed", "scheduled", "running")
+        outcomes = [run["outcome"] for run in task["runs"][:2]]
+        assert ["failed", "failed"] == outcomes, "not released for a predecessor"
+        assert ["sleep"] == task["runs"][0]["left_alone"]
+        assert "left processes that go on: sleep" in world.cli("show", task_id).stdout
+        other = submit_all(world, {"command": ["true"]})
+        expect_settled(daemon, other, outcome="succeeded")
+        world.until(task_id, "failed")
+    servers = [int(pid) for pid in (world.directory / "servers").read_text().split()]
+    assert 3 == len(servers)
+    living = {process.pid for process in world.processes()}
+    assert len(living & set(servers)) == 3, "none was signalled, and the daemon's end left them"
+    assert [] == daemon.events("worker.leftover_ended")

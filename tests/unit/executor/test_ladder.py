@@ -363,3 +363,39 @@ def test_runs_leave_nothing_behind(world: World) -> None:
     runs = world.executor._runs
     assert (0, 0, {}) == (len(runs), runs.live, runs._by_handle)
     assert world.executor._patience(None) is None
+
+
+def test_what_outlives_the_leader_is_left_alone_where_the_start_says_so(world: World) -> None:
+    leader = world.start(report_leftovers=True, leftover_grace=2.0)
+    server = world.kernel.born(leader.pid)
+    world.kernel.dies(leader)
+    world.run_for(1.9)
+    assert [] == world.said(wire.Exited)
+    world.run_for(0.4)
+
+    assert ((), 1) == (world.last(wire.Exited).exit.leftovers, len(world.said(wire.Exited)))
+    assert 1 == len(world.last(wire.Exited).exit.left_alone)
+    assert [] == server.heard
+
+    # Nothing of it becomes another run's, though that one lived when it was started.
+    other = world.start("other", leftover_grace=0.0)
+    helper = world.kernel.born(server.pid)
+    stranger = world.kernel.born(server.pid, leads=True, environment=b"DISPATCHER_RUN=run\0")
+    world.kernel.dies(server)
+    world.run_for(2)
+    world.kernel.dies(other)
+    world.run_for(5)
+    assert ("other", ()) == (world.last(wire.Exited).uid, world.last(wire.Exited).exit.leftovers)
+    assert [] == world.said(wire.Stray)
+    assert [] == helper.heard + stranger.heard
+
+
+def test_an_end_that_was_asked_for_reports_nobody(world: World) -> None:
+    world.spawner.facts = {"ignores": frozenset({SIGTERM})}
+    leader = world.start(report_leftovers=True, kill_grace=1.0)
+    child = world.kernel.born(leader.pid, ignores=frozenset({SIGTERM}))
+    world.end()
+    world.run_for(3)
+
+    assert [SIGKILL] == [signum for _, signum in child.heard if signum == SIGKILL][:1]
+    assert () == world.last(wire.Exited).exit.left_alone
