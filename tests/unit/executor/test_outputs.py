@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -78,6 +79,17 @@ def test_the_lock_is_held_as_long_as_anyone_has_the_description(
     os.close(theirs)
 
     assert not outputs.is_locked(path)
+
+
+def test_a_daemon_that_tries_the_lock_before_it_removes_a_file_is_no_survivor(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "run.log")
+    os.close(outputs.open(path))
+    with open(path, "rb") as daemons:
+        fcntl.flock(daemons, fcntl.LOCK_SH)
+
+        assert not outputs.is_locked(path)
 
 
 def test_a_tail_is_the_last_4_kib_as_text_that_any_database_takes(
