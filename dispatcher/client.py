@@ -324,6 +324,11 @@ class Client:
         with self._store.snapshot():
             return self._store.runs(task_id)
 
+    def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
+        """Return how many tasks are in each state, by queue."""
+        with self._store.snapshot():
+            return self._store.counts()
+
     def now(self) -> StoreTime:
         """Return the store's time."""
         with self._store.snapshot() as now:

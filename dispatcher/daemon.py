@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from dispatcher.store.open import (
 )
 from dispatcher.supervisor import Stop, Supervisor
 from dispatcher.textfile import Textfile
+from dispatcher.times import Instant
 from dispatcher.turn import Settings
 
 log = structlog.get_logger()
@@ -44,8 +45,12 @@ log = structlog.get_logger()
 STORE_PATIENCE = 0.02
 
 
-def main(config: Config, *, drain: bool) -> int:
+def main(
+    config: Config, *, drain: bool, onlooker: Callable[[Instant], Instant] | None = None
+) -> int:
     """Run the daemon until it is told to stop, or with `drain` until nothing is left to run.
+
+    An `onlooker` is called in each turn of the loop, and returns when it wants the next one.
 
     Return the exit code. Raises `AlreadyHeld`, `ConfigError`, `StoreUnavailable` and
     `StoreUnusable`.
@@ -93,6 +98,7 @@ def main(config: Config, *, drain: bool) -> int:
             outputs=outputs,
             reconfigure=reconfigure,
             textfile=partial(Textfile, config=config),
+            onlooker=onlooker,
         )
         stack.callback(loop.close)
         log.info("daemon.started", pid=os.getpid(), slots=config.slots)

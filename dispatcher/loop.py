@@ -49,6 +49,7 @@ class Loop:
         outputs: Outputs | None = None,
         reconfigure: Callable[[], Reloaded] | None = None,
         textfile: Callable[[selectors.BaseSelector], Textfile] | None = None,
+        onlooker: Callable[[Instant], Instant] | None = None,
         clock: Callable[[], Instant] = instant,
     ) -> None:
         self._supervisor = supervisor
@@ -58,6 +59,7 @@ class Loop:
         self._notifier = notifier
         self._outputs = outputs
         self._reconfigure = reconfigure
+        self._onlooker = onlooker
         self._told_at = Instant(0.0)
         self._clock = clock
         supervisor.figures.began_at = clock()
@@ -114,6 +116,8 @@ class Loop:
             if at >= self._textfile.due:
                 self._textfile.keep_up(at=at)
             deadlines.append(self._textfile.due)
+        if self._onlooker is not None:
+            deadlines.append(self._onlooker(at))
         self._deadline = min(deadlines)
 
     def say_goodbye(self, *, within: float) -> None:

@@ -76,7 +76,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "Tasks": ("submit", "list", "show", "why", "logs", "cancel", "retry", "hold", "release"),
     "Queues": ("pause", "resume"),
     "Being the worker": ("claim", "heartbeat", "complete", "fail"),
-    "The service": ("run", "executor", "reload", "status", "metrics", "doctor", "prune"),
+    "The service": ("run", "executor", "reload", "status", "metrics", "doctor", "prune", "migrate"),
     "Configuration": ("check-config", "config"),
 }
 

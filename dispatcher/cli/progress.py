@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dispatcher.times import Instant, instant
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 #: Seconds of work that nobody needs to be told of, and between two pictures of a bar.
 _PATIENCE = 0.5
@@ -29,12 +29,13 @@ def bar(what: str, total: int) -> Iterator[Tell]:
     """Give a function that shows how much of some work is done; the bar goes when the work ends."""
     shown = _Bar(what, total)
     try:
-        yield shown.tell if _is_watched() else _unheard
+        yield shown.tell if is_watched() else _unheard
     finally:
         shown.close()
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
+    """Say whether stderr is a terminal that can draw."""
     dumb = (os.environ.get("TERM") or "dumb") == "dumb"
     return not dumb and sys.stderr is not None and sys.stderr.isatty()
 
@@ -49,23 +50,26 @@ class _Bar:
         self._total = total
         self._next = Instant(instant() + _PATIENCE)
         self._drawn: Progress | None = None
+        self._task: TaskID
 
     def tell(self, done: int, total: int | None = None) -> None:
         now = instant()
         if now < self._next:
             return
         self._next = Instant(now + _FRAME)
+        self._total = total or self._total
         if self._drawn is None:
-            self._drawn = _drawn(self._what, self._total)
-        (task,) = self._drawn.task_ids
-        self._drawn.update(task, completed=done, total=total, refresh=True)
+            self._drawn = _drawn()
+            self._task = self._drawn.add_task(self._what, completed=done, total=self._total)
+            self._drawn.start()
+        self._drawn.update(self._task, completed=done, total=self._total, refresh=True)
 
     def close(self) -> None:
         if self._drawn is not None:
             self._drawn.stop()
 
 
-def _drawn(what: str, total: int) -> Progress:
+def _drawn() -> Progress:
     from rich.console import Console  # noqa: PLC0415 - only who waits pays for it
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -81,7 +85,10 @@ def _drawn(what: str, total: int) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    drawn = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
-    drawn.add_task(what, total=total)
-    drawn.start()
-    return drawn
+    return Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,  # that may be a pipe, and what is in it is not for the terminal
+    )

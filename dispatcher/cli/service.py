@@ -15,6 +15,7 @@ from dispatcher.cli.options import (
     json_option,
     print_json,
 )
+from dispatcher.cli.progress import is_watched
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.node import node_id
 from dispatcher.wire import ExitCode
@@ -37,7 +38,12 @@ def run(*, drain: bool) -> int:
     config = configuration()
     from dispatcher import daemon  # noqa: PLC0415 - nobody else's import time
 
-    return daemon.main(config, drain=drain)
+    if not drain or not is_watched():
+        return daemon.main(config, drain=drain)
+    from dispatcher.cli.draining import shown  # noqa: PLC0415 - who looks on
+
+    with shown(config) as onlooker:
+        return daemon.main(config, drain=True, onlooker=onlooker)
 
 
 @click.command("reload", epilog=examples("dispatcher reload"))

@@ -1,0 +1,69 @@
+"""What a terminal shows while `run --drain` works: how much is done, below the log's lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+from dispatcher.cli.progress import Tell, bar
+from dispatcher.client import Client
+from dispatcher.config import Config
+from dispatcher.errors import DispatcherError
+from dispatcher.model import FINISHED, TaskState
+from dispatcher.times import Instant, instant
+
+#: Seconds between two looks at least; and a look may take this part of the daemon's time.
+INTERVAL = 0.25
+SHARE = 0.1
+
+
+@contextmanager
+def shown(config: Config) -> Iterator[Callable[[Instant], Instant]]:
+    """Give a function for each turn of the loop, which returns when it wants to be called again."""
+    with Client(config) as store, bar("done", 0) as tell:
+        stdout = sys.stdout
+        if stdout is not None and stdout.isatty():
+            sys.stdout = _Above(stdout)
+        try:
+            yield _Onlooker(store, tell)
+        finally:
+            sys.stdout = stdout
+
+
+class _Onlooker:
+    def __init__(self, store: Client, tell: Tell) -> None:
+        self._store = store
+        self._tell = tell
+        self._due = Instant(0.0)
+        self._before: int | None = None
+
+    def __call__(self, at: Instant) -> Instant:
+        if at >= self._due:
+            with suppress(DispatcherError):  # the daemon tells what is wrong with the store
+                self._look()
+            self._due = Instant(at + max(INTERVAL, (instant() - at) / SHARE))
+        return self._due
+
+    def _look(self) -> None:
+        counts = self._store.counts().values()
+        finished = sum(queue.get(state, 0) for queue in counts for state in FINISHED)
+        held = sum(queue.get(TaskState.HELD, 0) for queue in counts)
+        everything = sum(sum(queue.values()) for queue in counts)
+        if self._before is None:
+            self._before = finished + held
+        self._tell(finished + held - self._before, everything - self._before)
+
+
+class _Above:
+    """A terminal on which each line takes the bar's place, which is drawn anew below it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(f"\r\x1b[2K{text}")
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)

@@ -1,0 +1,86 @@
+"""Bars: who sees them, when, and of what."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from dispatcher.cli import progress
+from tests.command import Command
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def reconfigure(self, **_: object) -> None:
+        pass
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Make stderr a terminal, and everything long; no fixture, since pytest sets stderr later."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "_FRAME", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    return terminal
+
+
+def test_a_bar_shows_how_much_of_how_much_and_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = watched(monkeypatch)
+    with progress.bar("eaten", 4) as tell:
+        tell(1)
+        tell(3, 5)
+
+    shown = terminal.getvalue()
+    assert [("1", "4"), ("3", "5")] == sorted(set(re.findall(r"eaten .*?(\d)/(\d)", shown)))
+    assert shown.endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize("trouble", ["short", "dumb", "pipe", "nobody"])
+def test_nothing_is_shown_where_it_would_not_help(
+    monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    terminal = watched(monkeypatch)
+    if trouble == "short":
+        monkeypatch.setattr(progress, "_PATIENCE", 60.0)
+    elif trouble == "dumb":
+        monkeypatch.setenv("TERM", "dumb")
+    elif trouble == "pipe":
+        monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())
+    else:
+        monkeypatch.setattr(sys, "stderr", None)
+
+    with progress.bar("eaten", 4) as tell:
+        tell(1)
+
+    assert "" == terminal.getvalue()
+    if trouble == "pipe":
+        assert "" == pipe.getvalue()
+
+
+def test_submitting_many_and_pruning_show_their_bars(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = Command(tmp_path, capsys, monkeypatch)
+    terminal = watched(monkeypatch)
+    lines = tmp_path / "many.jsonl"
+    lines.write_text('{"command": ["true"]}\n' * 1_200)
+
+    printed = command("submit", "--from", lines).stdout
+    command("cancel", *range(1, 601))
+    command("prune", "--older-than", "0ms")
+
+    assert 1_200 == len(printed.splitlines())
+    for bar in (r"read .*\d/1200", r"submitted .*\d/1200", "deleted .*500/600"):
+        assert re.search(bar, terminal.getvalue())
