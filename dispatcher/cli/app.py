@@ -163,19 +163,22 @@ def dispatcher() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; whatever goes wrong is said on stderr."""
-    # Names and outputs of others may hold anything; a message must not fail on them.
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, and nobody wants to know
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - as long as we live
+        # Names and outputs of others may hold anything; a message must not fail on them.
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         code: int | None = dispatcher.main(arguments, prog_name="dispatcher", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except Abort:
         return 130
     except NoArgsIsHelpError as error:
         error.show()
         return ExitCode.USAGE
+    except BrokenPipeError:  # who read it has seen enough
+        _forget_stdout()
+        return ExitCode.NOT_SO
     except (ClickException, DispatcherError, OSError) as error:
         message, failure = _told(error)
         _say(message)
@@ -184,7 +187,8 @@ def run(arguments: Sequence[str]) -> int:
         return failure
     except Exception as error:
         # Whoever reads a service's journal wants all of it.
-        if os.environ.get("DISPATCHER_TRACEBACK") or {"run", "executor"} & set(arguments):
+        verb = next((word for word in arguments if word in VERBS), None)
+        if os.environ.get("DISPATCHER_TRACEBACK") or verb in {"run", "executor"}:
             raise
         _say(f"{_where(error)}; a bug: DISPATCHER_TRACEBACK=1 shows all of it")
         return ExitCode.NOT_SO

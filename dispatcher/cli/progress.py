@@ -37,7 +37,7 @@ def bar(what: str, total: int) -> Iterator[Tell]:
 def is_watched() -> bool:
     """Say whether stderr is a terminal that can draw."""
     dumb = (os.environ.get("TERM") or "dumb") == "dumb"
-    return not dumb and sys.stderr is not None and sys.stderr.isatty()
+    return not dumb and sys.stderr.isatty()
 
 
 def _unheard(_done: int, _total: int | None = None) -> None:

@@ -42,7 +42,7 @@ def print_table(
     cells = [list(headings), *([_text(value) for value in row] for row in rows)]
     columns = list(range(len(headings)))
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
-    if sys.stdout is not None and sys.stdout.isatty():
+    if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns
         widest = _cut(widths, columns, room)
         for heading in spare:
@@ -58,16 +58,14 @@ def print_table(
         )
         for number, row in enumerate(cells)
     ]
-    if sys.stdout is not None:
-        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in lines))
-        sys.stdout.flush()
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in lines))
+    sys.stdout.flush()
 
 
 def is_colourful() -> bool:
     """Say whether whoever reads stdout sees colours, and wants them (https://no-color.org)."""
     return (
-        sys.stdout is not None
-        and sys.stdout.isatty()
+        sys.stdout.isatty()
         and not os.environ.get("NO_COLOR")
         and (os.environ.get("TERM") or "dumb") != "dumb"
     )

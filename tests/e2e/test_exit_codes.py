@@ -162,9 +162,12 @@ def denied(world: World, arguments: list[str]) -> subprocess.CompletedProcess[st
         world.state_dir.chmod(0o700)
 
 
-@pytest.mark.parametrize("verb", ["list", "list --json", "show 1", "status", "config", "--help"])
+@pytest.mark.parametrize(
+    "verb", ["list", "list --json-lines", "show 1", "logs 1", "status", "config", "--help"]
+)
 def test_a_full_disk_and_a_closed_stdout_are_told_or_survived(world: World, verb: str) -> None:
-    world.submit("true")
+    world.submit("echo", "x")
+    world.cli("run", "--drain")
 
     def shell(redirected: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -175,13 +178,14 @@ def test_a_full_disk_and_a_closed_stdout_are_told_or_survived(world: World, verb
             check=False,
         )
 
-    full, closed = shell("> /dev/full"), shell(">&-")
+    full, closed, left = shell("> /dev/full"), shell(">&-"), shell("2>&1 | true")
 
     assert (1, "dispatcher: cannot write: No space left on device\n") == (
         full.returncode,
         full.stderr,
     )
     assert (0, "") == (closed.returncode, closed.stderr)
+    assert ("", "") == (left.stdout, left.stderr)
 
 
 def test_ctrl_c_ends_what_waits_with_130(world: World) -> None:

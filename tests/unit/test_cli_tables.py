@@ -97,12 +97,6 @@ def test_wide_characters_are_counted_as_wide(monkeypatch: pytest.MonkeyPatch) ->
     assert tables.width(wide) == tables.width(accented)
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)
-
-    tables.print_table(HEADINGS, ROWS)
-
-
 def test_a_table_needs_no_rich() -> None:
     """It costs 60 ms."""
     script = (
