@@ -6,7 +6,7 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -103,22 +103,26 @@ class Loop:
         for channel in (self._workers, self._control):
             due = channel.keep_up(at=at) if channel is not None else None
             deadlines += [] if due is None else [due]
-        if self._outputs is not None:
-            deadlines.append(self._look_after(self._outputs, at))
-        if at >= logs.repeats.due:
-            logs.tell_ceased(at)
-        deadlines.append(logs.repeats.due)
-        if self._notifier is not None:
-            deadlines.append(self._tell_manager(self._notifier, at))
         if (due := self._requests_due()) is not None:
             deadlines.append(due)
+        deadlines += self._beside(at)
+        self._deadline = min(deadlines)
+
+    def _beside(self, at: Instant) -> Iterator[Instant]:
+        """Do what is due beside the tasks; yield when to be awake for the next of each."""
+        if self._outputs is not None:
+            yield self._look_after(self._outputs, at)
+        if at >= logs.repeats.due:
+            logs.tell_ceased(at)
+        yield logs.repeats.due
+        if self._notifier is not None:
+            yield self._tell_manager(self._notifier, at)
         if self._textfile is not None:
             if at >= self._textfile.due:
                 self._textfile.keep_up(at=at)
-            deadlines.append(self._textfile.due)
+            yield self._textfile.due
         if self._onlooker is not None:
-            deadlines.append(self._onlooker(at))
-        self._deadline = min(deadlines)
+            yield self._onlooker(at)
 
     def say_goodbye(self, *, within: float) -> None:
         """Let an embedded executor go once nothing of ours is left with it."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from typing import TextIO
 
 from dispatcher.cli.progress import Tell, bar
@@ -19,21 +20,27 @@ INTERVAL = 0.25
 SHARE = 0.1
 
 
+#: Seconds that a look waits for the store at most; the daemon waits as long.
+PATIENCE = 0.02
+
+
 @contextmanager
 def shown(config: Config) -> Iterator[Callable[[Instant], Instant]]:
     """Give a function for each turn of the loop, which returns when it wants to be called again."""
-    with Client(config) as store, bar("done", 0) as tell:
+    with ExitStack() as stack, bar("done", 0) as tell:
+        # In the first turn: the daemon has opened the store then, and knows that it can be used.
+        opened = cache(lambda: stack.enter_context(Client(config, patience=PATIENCE)))
         stdout = sys.stdout
-        if stdout is not None and stdout.isatty():
+        if stdout.isatty():
             sys.stdout = _Above(stdout)
         try:
-            yield _Onlooker(store, tell)
+            yield _Onlooker(opened, tell)
         finally:
             sys.stdout = stdout
 
 
 class _Onlooker:
-    def __init__(self, store: Client, tell: Tell) -> None:
+    def __init__(self, store: Callable[[], Client], tell: Tell) -> None:
         self._store = store
         self._tell = tell
         self._due = Instant(0.0)
@@ -41,13 +48,16 @@ class _Onlooker:
 
     def __call__(self, at: Instant) -> Instant:
         if at >= self._due:
+            self._due = Instant(at + INTERVAL)
             with suppress(DispatcherError):  # the daemon tells what is wrong with the store
-                self._look()
-            self._due = Instant(at + max(INTERVAL, (instant() - at) / SHARE))
+                store, began = self._store(), instant()
+                counts = store.counts()
+                took = instant() - began
+                self._show(counts.values())
+                self._due = Instant(at + max(INTERVAL, took / SHARE))
         return self._due
 
-    def _look(self) -> None:
-        counts = self._store.counts().values()
+    def _show(self, counts: Collection[Mapping[TaskState, int]]) -> None:
         finished = sum(queue.get(state, 0) for queue in counts for state in FINISHED)
         held = sum(queue.get(TaskState.HELD, 0) for queue in counts)
         everything = sum(sum(queue.values()) for queue in counts)

@@ -43,7 +43,7 @@ def on_a_terminal(
 def test_a_drain_shows_how_much_is_done_below_the_log(world: World) -> None:
     world.configure(logs={"format": "console", "level": "info"}, node={"slots": 1})
     for _ in range(3):
-        world.submit("sleep", "0.6")
+        world.submit("sleep", "0.8")
 
     code, shown = on_a_terminal(world, "run", "--drain")
 
