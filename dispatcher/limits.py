@@ -1,7 +1,11 @@
-"""What may bound a task in time, and how its runs are told to end; a remedy for each mistake."""
+"""What may bound a task in time, how its runs are told to end, what its variables may be called.
+
+A remedy for each mistake, whether it stands in the configuration or in a submit.
+"""
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import Final
 
@@ -9,6 +13,8 @@ from dispatcher import durations
 from dispatcher.durations import Milliseconds
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 #: The longest time-out, delay or lease.
 LONGEST: Final = durations.parse("3650d")
@@ -84,6 +90,14 @@ def signal_number(given: object) -> int:
     if number == signal.SIGSTOP:
         raise ValueError("STOP ends nothing; for example INT asks, and KILL asks nobody")
     return number
+
+
+def check_variable(name: str) -> None:
+    """Raise ValueError, with the remedy, for what no task may call a variable."""
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError(f"{name[:80]!r} is no name of a variable; use letters, digits and _")
+    if name.startswith("DISPATCHER_") and name != "DISPATCHER_CONFIG":
+        raise ValueError(f"{name} is set by the dispatcher itself; use another name")
 
 
 def signal_name(number: int) -> str:

@@ -354,6 +354,11 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
         for key, path in (("cwd", self.cwd), ("env_file", (self.env_file or "/").lstrip("-"))):
             if path is not None and not path.startswith("/"):
                 raise ValueError(f"{key}: {path!r} is not absolute; begin it with /")
+        for name in self.env or ():
+            try:
+                limits.check_variable(name)
+            except ValueError as error:
+                raise ValueError(f"env: {error}") from None
 
 
 class Logs(Section, frozen=True):

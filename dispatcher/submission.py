@@ -32,7 +32,6 @@ MAX_PATH = 4095
 MAX_LABELS = 64
 
 _NAME = re.compile(NAME)
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class TaskOptions(TypedDict, total=False):
@@ -183,12 +182,10 @@ def _check_payload(payload: str | None) -> None:
 def _check_environment(env: Mapping[str, str]) -> None:
     for name, value in env.items():
         _text("env", name, MAX_ENVIRONMENT)
-        if not _VARIABLE.fullmatch(name):
-            raise InvalidTask(
-                f"env: {name[:80]!r} is no name of a variable; use letters, digits and _"
-            )
-        if name.startswith("DISPATCHER_") and name != "DISPATCHER_CONFIG":
-            raise InvalidTask(f"env: {name} is set by the dispatcher itself; use another name")
+        try:
+            limits.check_variable(name)
+        except ValueError as error:
+            raise InvalidTask(f"env: {error}") from None
         _text(f"env {name}", value, MAX_ENVIRONMENT)
     if len(msgspec.json.encode(dict(env))) > MAX_ENVIRONMENT:
         raise InvalidTask(f"env: more than {MAX_ENVIRONMENT} bytes in all; use the payload")

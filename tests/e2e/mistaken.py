@@ -194,6 +194,9 @@ def _network(place: Place) -> Iterator[None]:
 # The database -----------------------------------------------------------------------------
 
 
+_SCHEMA = "UPDATE meta SET value = '{}' WHERE key = 'schema_version'"
+
+
 def _execute(path: Path, statement: str) -> None:
     with closing(dbapi2.connect(str(path), isolation_level=None)) as connection:
         connection.execute(statement)
@@ -236,9 +239,8 @@ SCENES: Mapping[str, Callable[[Place], AbstractContextManager[None]]] = {
     "emptied": _first(lambda path: os.truncate(path, 0)),
     "removed": _first(Path.unlink),
     "replaced": _first(_replace),
-    "newer": _first(
-        lambda path: _execute(path, "UPDATE meta SET value = '99' WHERE key = 'schema_version'")
-    ),
+    "newer": _first(lambda path: _execute(path, _SCHEMA.format(99))),
+    "older": _first(lambda path: _execute(path, _SCHEMA.format(0))),
     "directory": _first(lambda path: path.mkdir(parents=True)),
     "damaged node-id": _first(lambda path: path.with_name("node-id").write_text("node 1\n")),
 }

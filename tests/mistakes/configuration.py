@@ -262,6 +262,37 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="a variable of a profile that the dispatcher sets",
+            typed="check-config",
+            config='[profiles.report]\ncommand = ["report"]\nenv = { DISPATCHER_FENCE = "1" }\n',
+            told=(
+                "/etc/dispatcher/dispatcher.toml:3: profiles.report.env: DISPATCHER_FENCE is set "
+                "by the dispatcher itself; use another name"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="less output in all than for one run",
+            typed="check-config",
+            config='[output]\ntotal_budget = "1MiB"\n',
+            told=(
+                "/etc/dispatcher/dispatcher.toml:2: output.total_budget: 1MiB is less than "
+                "run_budget (64MiB); raise it or lower that"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a file of figures that the node exporter would not read",
+            typed="check-config",
+            config='[metrics]\ntextfile = "/var/lib/figures.txt"\n',
+            told=(
+                "/etc/dispatcher/dispatcher.toml:2: metrics.textfile: '/var/lib/figures.txt' is "
+                "not an absolute path that ends with .prom, which the node exporter needs; "
+                'write for example "/var/lib/node_exporter/dispatcher.prom"'
+            ),
+            exits=78,
+        ),
+        Mistake(
             name="a lone brace in a profile's command",
             typed="check-config",
             config='[profiles.report]\ncommand = ["report", "{month"]\n',

@@ -67,6 +67,17 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="a database of an older version",
+            typed="list",
+            before=("submit -- true",),
+            scene="older",
+            told=(
+                "/var/lib/dispatcher/tasks.db was made by an older dispatcher (schema 0, this "
+                "one works with 1); start the daemon anew, or run: dispatcher migrate"
+            ),
+            exits=78,
+        ),
+        Mistake(
             name="a database on a network filesystem",
             typed="list",
             scene="network filesystem",
