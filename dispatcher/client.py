@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import msgspec
 
@@ -37,12 +37,14 @@ from dispatcher.model import (
     TaskState,
 )
 from dispatcher.node import known_node_id
-from dispatcher.standing import Standing, Status
 from dispatcher.store.open import open_store
 from dispatcher.store.search import each_task
 from dispatcher.submission import TaskOptions
 from dispatcher.times import StoreTime
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, understood
+
+if TYPE_CHECKING:
+    from dispatcher.standing import Standing, Status
 
 #: Seconds that a call waits for other writers before it raises `StoreUnavailable`.
 PATIENCE = 5.0
@@ -344,6 +346,8 @@ class Client:
 
     def status(self) -> Status:
         """Return how things stand, with what takes a look at every task."""
+        from dispatcher.standing import Status  # noqa: PLC0415 - no submit needs it
+
         with self._store.snapshot():
             counts, leases = self._store.counts(), self._store.leases()
             ready_since = self._store.ready_since()
@@ -352,6 +356,8 @@ class Client:
 
     def standing(self) -> Standing:
         """Return how this node stands, and what a running daemon says of itself."""
+        from dispatcher.standing import Standing  # noqa: PLC0415 - no submit needs it
+
         me = known_node_id(self._config.state_dir)
         with self._store.snapshot() as now:
             nodes = {node.id: node for node in self._store.nodes()}

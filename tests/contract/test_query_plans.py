@@ -29,6 +29,8 @@ PLANS = [
     (statements.RENEW_LOCAL, {"now": 1}, ["tasks_takeover"]),
     (statements.CONFIRM, {"node": "n", "until": 1, "kill_grace_ms": 1}, ["tasks_running"]),
     (statements.DECLARED_UIDS, {"node": "n"}, ["runs_declared"]),
+    (statements.LEASES, {}, ["tasks_running"]),
+    (statements.READY_SINCE, {}, ["tasks_ready"]),
     (statements.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
     (statements.LAST_RUN, {"task_id": 1}, ["(task_id=?)"]),
     (statements.RUNS, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
