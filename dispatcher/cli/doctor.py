@@ -12,7 +12,8 @@ from dispatcher.cli.options import (
     json_option,
     print_json,
 )
-from dispatcher.doctor import Finding, Level, bad, findings
+from dispatcher.doctor.finding import Finding, Level, bad
+from dispatcher.doctor.looks import findings
 from dispatcher.errors import ConfigError
 from dispatcher.wire import ExitCode
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import doctor, wire
+from dispatcher import wire
 from dispatcher.config import load
-from dispatcher.doctor import Finding, Level, findings
+from dispatcher.doctor import looks, processes
+from dispatcher.doctor.finding import Finding, Level
+from dispatcher.doctor.looks import findings
 from dispatcher.store import migrate
 from tests.command import Command
 
@@ -151,17 +153,17 @@ def test_a_schema_of_another_release(
 
 
 def test_little_room_and_none(used: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "ENOUGH_ROOM", 1 << 60)
+    monkeypatch.setattr(looks, "ENOUGH_ROOM", 1 << 60)
     assert Level.WARNING is found(used, "room").level
     assert "or: dispatcher prune" in str(found(used, "room").remedy)
 
-    monkeypatch.setattr(doctor, "LEAST_ROOM", 1 << 60)
+    monkeypatch.setattr(looks, "LEAST_ROOM", 1 << 60)
     assert (Level.BAD, 1) == (found(used, "room").level, used("doctor", exits=1).exit_code)
 
 
 def test_a_process_of_another_release_is_named() -> None:
-    of_before = doctor._of_release("executor", 4711, "0.0.9", "restart it")
-    of_now = doctor._of_release("executor", 2**22 + 1, wire.RELEASE, "restart it")
+    of_before = processes._of_release("executor", 4711, "0.0.9", "restart it")
+    of_now = processes._of_release("executor", 2**22 + 1, wire.RELEASE, "restart it")
 
     said = f"pid 4711 answers and runs release 0.0.9, not {wire.RELEASE}"
     assert Finding("executor", Level.WARNING, said, "restart it") == of_before
@@ -169,13 +171,13 @@ def test_a_process_of_another_release_is_named() -> None:
 
 
 def test_a_process_older_than_the_files_runs_what_was_there_before() -> None:
-    assert doctor._started_before_install(1, lambda _: 0.0)
-    assert not doctor._started_before_install(1, lambda _: time.time())
+    assert processes._started_before_install(1, lambda _: 0.0)
+    assert not processes._started_before_install(1, lambda _: time.time())
 
 
 def test_fewer_descriptors_than_slots_need() -> None:
-    (few,) = doctor._descriptors(os.getpid(), 10**9)
-    (enough,) = doctor._descriptors(os.getpid(), 1)
+    (few,) = processes._descriptors(os.getpid(), 10**9)
+    (enough,) = processes._descriptors(os.getpid(), 1)
 
     assert (Level.BAD, Level.OK) == (few.level, enough.level)
     assert "LimitNOFILE=" in str(few.remedy)

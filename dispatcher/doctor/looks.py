@@ -6,20 +6,18 @@ Nothing is changed, and the database is only looked at through a connection: see
 from __future__ import annotations
 
 import ctypes
-import enum
 import errno
 import os
 import platform
-import resource
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dispatcher import control, wire
+from dispatcher import wire
 from dispatcher.config import MAX_SOCKET_PATH, Config
+from dispatcher.doctor.finding import Finding, bad, ok, told, warning
+from dispatcher.doctor.processes import processes
 from dispatcher.errors import DispatcherError
 from dispatcher.node import known_node_id
 from dispatcher.store.examine import examine
@@ -34,50 +32,8 @@ PATIENCE = 5.0
 LEAST_ROOM = 16 << 20
 ENOUGH_ROOM = 512 << 20
 
-#: Descriptors that the executor has open for itself, and for each run: pidfd, notify socket, and
-#: what a start needs for a moment.
-OWN_DESCRIPTORS = 64
-DESCRIPTORS_PER_RUN = 4
-
-#: Seconds by which a process's start may seem earlier: it counts from the boot, in whole seconds.
-BOOT_ROUNDING = 2.0
-
 #: FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h.
 _PUNCH = 0x01 | 0x02
-
-
-class Level(enum.StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report."""
-
-    check: str
-    level: Level
-    said: str
-    remedy: str | None = None
-    """What to do; None where nothing needs to be done."""
-
-
-def ok(check: str, said: str) -> Finding:
-    """Return what is as it should be."""
-    return Finding(check, Level.OK, said)
-
-
-def warning(check: str, said: str, remedy: str) -> Finding:
-    """Return what works, and may not for long or not as expected."""
-    return Finding(check, Level.WARNING, said, remedy)
-
-
-def bad(check: str, said: str, remedy: str) -> Finding:
-    """Return what keeps the dispatcher from working."""
-    return Finding(check, Level.BAD, said, remedy)
 
 
 def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding]:
@@ -91,13 +47,7 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     yield from _sockets(config)
     yield from _filesystem(config, mountinfo)
     yield from _store(config)
-    yield from _processes(config)
-
-
-def _told(check: str, error: Exception) -> Finding:
-    """Return what an error says, whose messages end with the remedy."""
-    said, _, remedy = str(error).partition("; ")
-    return bad(check, said, remedy or "see docs/operations.md")
+    yield from processes(config)
 
 
 # The host -----------------------------------------------------------------------------------
@@ -115,7 +65,7 @@ def _host() -> Iterator[Finding]:
     try:
         check_library()
     except DispatcherError as error:
-        yield _told("sqlite", error)
+        yield told("sqlite", error)
     else:
         yield ok("sqlite", f"{version}, at least {'.'.join(map(str, OLDEST_LIBRARY))}")
     unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -155,7 +105,7 @@ def _node(config: Config) -> Iterator[Finding]:
     try:
         node = known_node_id(config.state_dir)
     except DispatcherError as error:
-        yield _told("node id", error)
+        yield told("node id", error)
         return
     yield ok("node id", node or "none yet: the first start makes it")
 
@@ -259,7 +209,7 @@ def _store(config: Config) -> Iterator[Finding]:
             return
         found = examine(path, patience=PATIENCE, whole=True)
     except (DispatcherError, OSError) as error:
-        yield _told("store", error)
+        yield told("store", error)
         return
     said = f"{path}, schema {found.schema}"
     if found.schema < found.known:
@@ -281,74 +231,3 @@ def _store(config: Config) -> Iterator[Finding]:
         )
     else:
         yield ok("store identity", found.identity)
-
-
-# Processes ----------------------------------------------------------------------------------
-
-
-def _processes(config: Config) -> Iterator[Finding]:
-    try:
-        report = control.status(control.find(config))
-    except TimeoutError:
-        remedy = "see its log; if its loop hangs, restart it: workers go on"
-        yield bad("daemon", "one runs and does not answer", remedy)
-        return
-    if report is None:
-        yield warning("daemon", "none runs", "dispatcher run, or systemctl start dispatcher")
-        yield ok("executor", "not asked: it answers only a daemon")
-        return
-    yield _of_release("daemon", report["pid"], report.get("release"), "restart it: workers go on")
-    yield from _executor(report)
-    pid = report.get("executor_pid") or report["pid"]
-    yield from _descriptors(pid, int(report["slots"]))
-
-
-def _executor(report: Mapping[str, Any]) -> Iterator[Finding]:
-    if report["executor"] != "connected":
-        remedy = "see executor.log in the state directory, or journalctl -u dispatcher-executor"
-        yield bad("executor", f"the daemon says: {report['executor']}", remedy)
-        return
-    remedy = "restart it when no work is running: its end ends all runs"
-    yield _of_release("executor", report["executor_pid"], report.get("executor_release"), remedy)
-
-
-def _of_release(
-    check: str, pid: int, release: str | None, remedy: str, installed: str = wire.RELEASE
-) -> Finding:
-    """Tell whether a process runs the code that is installed now."""
-    if release != installed:
-        said = f"pid {pid} answers and runs release {release or 'of before'}, not {installed}"
-        return warning(check, said, remedy)
-    if _started_before_install(pid):
-        return warning(check, f"pid {pid} answers and runs what was installed before", remedy)
-    return ok(check, f"pid {pid} answers, release {release}")
-
-
-def _started_before_install(pid: int, started: Callable[[int], float] | None = None) -> bool:
-    """Tell whether a process is older than this package's files; False where nobody knows."""
-    import psutil  # noqa: PLC0415 - no other check needs it
-
-    installed = Path(wire.__file__).stat().st_ctime
-    try:
-        return (started or _create_time)(pid) < installed - BOOT_ROUNDING
-    except psutil.Error:
-        return False
-
-
-def _create_time(pid: int) -> float:
-    import psutil  # noqa: PLC0415
-
-    return float(psutil.Process(pid).create_time())
-
-
-def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
-    needed = OWN_DESCRIPTORS + DESCRIPTORS_PER_RUN * slots
-    try:
-        _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    except OSError:  # somebody else's process
-        return
-    said = f"{'no limit' if most < 0 else most} for the executor, {needed} for {slots} slots"
-    if 0 <= most < needed:
-        yield bad("descriptors", said, "raise LimitNOFILE= or `ulimit -Hn`, or lower [node] slots")
-    else:
-        yield ok("descriptors", said)

@@ -1,0 +1,89 @@
+"""Daemon and executor: whether they answer, what code they run, what they may open."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dispatcher import control, wire
+from dispatcher.config import Config
+from dispatcher.doctor.finding import Finding, bad, ok, warning
+
+#: Descriptors that the executor has open for itself, and for each run: pidfd, notify socket, and
+#: what a start needs for a moment.
+OWN_DESCRIPTORS = 64
+DESCRIPTORS_PER_RUN = 4
+
+#: Seconds by which a process's start may seem earlier: it counts from the boot, in whole seconds.
+BOOT_ROUNDING = 2.0
+
+
+def processes(config: Config) -> Iterator[Finding]:
+    """Ask the daemon, which alone may talk to the executor: one more connection ends the first."""
+    try:
+        report = control.status(control.find(config))
+    except TimeoutError:
+        remedy = "see its log; if its loop hangs, restart it: workers go on"
+        yield bad("daemon", "one runs and does not answer", remedy)
+        return
+    if report is None:
+        yield warning("daemon", "none runs", "dispatcher run, or systemctl start dispatcher")
+        yield ok("executor", "not asked: it answers only a daemon")
+        return
+    yield _of_release("daemon", report["pid"], report.get("release"), "restart it: workers go on")
+    yield from _executor(report)
+    pid = report.get("executor_pid") or report["pid"]
+    yield from _descriptors(pid, int(report["slots"]))
+
+
+def _executor(report: Mapping[str, Any]) -> Iterator[Finding]:
+    if report["executor"] != "connected":
+        remedy = "see executor.log in the state directory, or journalctl -u dispatcher-executor"
+        yield bad("executor", f"the daemon says: {report['executor']}", remedy)
+        return
+    remedy = "restart it when no work is running: its end ends all runs"
+    yield _of_release("executor", report["executor_pid"], report.get("executor_release"), remedy)
+
+
+def _of_release(
+    check: str, pid: int, release: str | None, remedy: str, installed: str = wire.RELEASE
+) -> Finding:
+    """Tell whether a process runs the code that is installed now."""
+    if release != installed:
+        said = f"pid {pid} answers and runs release {release or 'of before'}, not {installed}"
+        return warning(check, said, remedy)
+    if _started_before_install(pid):
+        return warning(check, f"pid {pid} answers and runs what was installed before", remedy)
+    return ok(check, f"pid {pid} answers, release {release}")
+
+
+def _started_before_install(pid: int, started: Callable[[int], float] | None = None) -> bool:
+    """Tell whether a process is older than this package's files; False where nobody knows."""
+    import psutil  # noqa: PLC0415 - no other check needs it
+
+    installed = Path(wire.__file__).stat().st_ctime
+    try:
+        return (started or _create_time)(pid) < installed - BOOT_ROUNDING
+    except psutil.Error:
+        return False
+
+
+def _create_time(pid: int) -> float:
+    import psutil  # noqa: PLC0415
+
+    return float(psutil.Process(pid).create_time())
+
+
+def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
+    needed = OWN_DESCRIPTORS + DESCRIPTORS_PER_RUN * slots
+    try:
+        _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    except OSError:  # somebody else's process
+        return
+    said = f"{'no limit' if most < 0 else most} for the executor, {needed} for {slots} slots"
+    if 0 <= most < needed:
+        yield bad("descriptors", said, "raise LimitNOFILE= or `ulimit -Hn`, or lower [node] slots")
+    else:
+        yield ok("descriptors", said)
