@@ -47,6 +47,11 @@ class Ladder:
         """Whether a dead executor's run may still have processes that SIGKILL will end."""
         return any(not run.unkillable for run in self._inherited)
 
+    @property
+    def has_left(self) -> bool:
+        """Whether processes that were left alone may die as our children."""
+        return self._tree.has_left
+
     def inherit(self, run: Run, at: Instant) -> bool:
         """Take over a dead executor's run, with SIGKILL; False when it was gone already."""
         if run.phase is Phase.GONE and run.exit is not None:

@@ -74,11 +74,9 @@ class Runs:
         """When to act even if nothing happens."""
         if self._attention:
             return Instant(0.0)
-        return (
-            min(self._due, self._survey_at, self._tell_at, self._budgets.due)
-            if self._live
-            else NEVER
-        )
+        if self._live:
+            return min(self._due, self._survey_at, self._tell_at, self._budgets.due)
+        return self._survey_at if self._ladder.has_left else NEVER
 
     def described(self) -> Iterable[wire.Run]:
         """Yield each run as a new daemon must know it."""
@@ -229,8 +227,9 @@ class Runs:
         if at >= self._budgets.due:
             self._budgets.keep(at)
         if at >= self._survey_at:
-            self._survey_at = Instant(at + SURVEY_INTERVAL) if self._live else NEVER
             self._ladder.survey(at)
+            watched = self._live or self._ladder.has_left
+            self._survey_at = Instant(at + SURVEY_INTERVAL) if watched else NEVER
             for run in self._without_handle:
                 self._note_exit(run, at)
             self._without_handle = [run for run in self._without_handle if run.leader_lives]

@@ -149,6 +149,11 @@ class Tree:
         if len(self._left) > MOST_LEFT:
             del self._left[next(iter(self._left))]
 
+    @property
+    def has_left(self) -> bool:
+        """Whether a process that was left alone is our child: it is reaped when it dies."""
+        return bool(self._left and self._orphans)
+
     def forget(self, run: Run) -> None:
         """Drop what was remembered of a run that is gone; what may have been its is another's."""
         for identity in self._seen_of.pop(run.uid, ()):

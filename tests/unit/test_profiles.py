@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ cwd = "/srv"
 env = { LEVEL = "3", MODE = "fast" }
 exit_codes = { "3" = "deferred", "0" = "failed" }
 lost = "orphan"
+leftovers = "report"
+kill_signal = "INT"
 """
 
 
@@ -45,10 +48,9 @@ def test_a_profile_gives_command_and_defaults_and_its_queue_gives_the_rest(confi
     assert ("images", 5, 2, "/srv") == (task.queue, task.priority, task.max_attempts, task.cwd)
     assert {"LEVEL": "3", "MODE": "slow"} == task.env
     assert payload == task.payload
-    assert ("resize", {"3": "deferred", "0": "failed", "lost": "orphaned"}) == (
-        task.profile,
-        task.rules,
-    )
+    assert ("resize", signal.SIGINT) == (task.profile, task.kill_signal)
+    codes = {"3": "deferred", "0": "failed"}
+    assert {**codes, "lost": "orphaned", "leftovers": "report"} == task.rules
     task = new_task(config, (), {**options, "queue": "other", "cwd": "/tmp", "max_attempts": 9})
     assert ("other", 0, 9, "/tmp") == (task.queue, task.priority, task.max_attempts, task.cwd)
 

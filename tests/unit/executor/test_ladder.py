@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGTERM, SIGUSR1
 
@@ -399,3 +400,16 @@ def test_an_end_that_was_asked_for_reports_nobody(world: World) -> None:
 
     assert [SIGKILL] == [signum for _, signum in child.heard if signum == SIGKILL][:1]
     assert () == world.last(wire.Exited).exit.left_alone
+
+
+def test_what_was_left_alone_is_reaped_when_it_dies_though_nothing_runs(world: World) -> None:
+    leader = world.start(report_leftovers=True)
+    server = world.kernel.born(leader.pid)
+    world.kernel.dies(leader)
+    world.run_for(5)
+    assert [] == server.heard
+
+    world.kernel.dies(server)
+    world.run_for(2)
+    assert server.pid in world.kernel.reaped
+    assert math.inf == world.executor._runs.due, "and then nothing is looked at"
