@@ -150,6 +150,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"tasks": int},
         ),
         "run.started": Event("The run's process lives.", fields=RUN),
+        "run.extended": Event("A worker asked for more time and has it.", "debug", fields=RUN),
         "run.ending": Event(
             "It was decided to end a run; its lock is void from here on.",
             fields={**RUN, "ending": str, "reason": str | None},

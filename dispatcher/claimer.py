@@ -11,7 +11,7 @@ import structlog
 from dispatcher.model import Claim
 from dispatcher.processes import Processes, start_message
 from dispatcher.store.api import Store
-from dispatcher.times import Instant
+from dispatcher.times import Instant, StoreTime
 from dispatcher.turn import Live, Memory, Turn
 from dispatcher.wire import RunUid
 
@@ -40,7 +40,7 @@ class Claimer:
         held = len(memory.live) - len(turn.closed & memory.live.keys())
         free = min(CLAIM_BATCH, self._memory.settings.slots - held)
         for claim in self._claims(turn, min(1, free) if memory.pause.probing else free):
-            turn.after(partial(self._start, claim, memory.hello.epoch, turn.at))
+            turn.after(partial(self._start, claim, memory.hello.epoch, turn.now, turn.at))
 
     def _claims(self, turn: Turn, free: int) -> Iterator[Claim]:
         """Share the free slots among the queues with ready tasks, from behind the last served."""
@@ -95,7 +95,7 @@ class Claimer:
             now=turn.now,
         )
 
-    def _start(self, claim: Claim, epoch: int, at: Instant) -> None:
+    def _start(self, claim: Claim, epoch: int, now: StoreTime, at: Instant) -> None:
         live = self._memory.live[claim.run_uid] = Live.of(claim)
         self._memory.figures.claims += 1
         self._memory.figures.claimed_at = at
@@ -104,6 +104,6 @@ class Claimer:
         if self._memory.settings.absence_limit is not None:
             deadlines = self._memory.settings.kill_deadlines(at)
         message = start_message(
-            claim, self._memory.settings.start, epoch=epoch, at=at, deadlines=deadlines
+            claim, self._memory.settings.start, epoch=epoch, now=now, at=at, deadlines=deadlines
         )
         self._processes.send(message)

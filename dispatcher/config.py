@@ -132,11 +132,11 @@ def _runtime_dir(settings: Settings, state_dir: Path, environ: Mapping[str, str]
         chosen = Path(base) / f"dispatcher-{_hash_of(state_dir)}"
     else:
         chosen = state_dir / "run"
-    longest = os.fsencode(chosen / "executor.sock")
+    longest = os.fsencode(chosen / "notify" / ("0" * 32))  # of a run's uid
     if len(longest) > MAX_SOCKET_PATH:
         raise ValueError(
-            f"node.runtime_dir: {chosen}/executor.sock has {len(longest)} bytes and a socket's path"
-            f" at most {MAX_SOCKET_PATH}; set [node] runtime_dir to a shorter directory"
+            f"node.runtime_dir: {chosen}/notify/<run uid> has {len(longest)} bytes and a socket's"
+            f" path at most {MAX_SOCKET_PATH}; set [node] runtime_dir to a shorter directory"
         )
     return chosen
 

@@ -7,10 +7,11 @@ from functools import partial
 
 import structlog
 
+from dispatcher import wire
 from dispatcher.store.api import Store
 from dispatcher.times import Instant, StoreTime
 from dispatcher.turn import Live, Memory, Request, Turn
-from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
+from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed, meant
 
 log = structlog.get_logger()
 
@@ -30,11 +31,20 @@ class Listener:
         if isinstance(words, Beat):
             answer = self._store.heartbeat(words, now=turn.now)
             turn.after(partial(self._note_beat, words, answer))
+        elif isinstance(words, Note):
+            answer = self._store.note(words, now=turn.now)
+            turn.after(partial(self._note_refused, words, answer))
         else:
             answer = self._store.declare(words, now=turn.now)
             turn.abandoned |= isinstance(answer, Accepted) and not self._is_ours(words.task_id)
             turn.after(partial(self._note_declared, words, answer, turn.at))
         turn.after(partial(request.answer, answer, turn.now))
+
+    def hear_notice(self, turn: Turn, notice: wire.Notice) -> None:
+        """Hear what a worker said by systemd's protocol, to which there is no answer."""
+        if (whose := self._store.lock_of(notice.uid)) is not None:
+            for words in meant(notice, *whose):
+                self.hear(turn, Request(words, _unanswered))
 
     def overhear(self, turn: Turn) -> None:
         """Note, once a poll, what workers declared past us: by command line or client."""
@@ -61,6 +71,10 @@ class Listener:
         else:
             log.debug("lease.renewed", task_id=beat.task_id)
 
+    def _note_refused(self, words: Note, answer: Accepted | Refused) -> None:
+        if isinstance(answer, Refused):
+            self._note_refusal(words, answer)
+
     def _note_declared(self, words: Declaration, answer: Accepted | Refused, at: Instant) -> None:
         if isinstance(answer, Refused):
             self._note_refusal(words, answer)
@@ -71,7 +85,7 @@ class Listener:
         log.info("run.declared", task_id=words.task_id, declared=words.word)
 
     @staticmethod
-    def _note_refusal(words: Beat | Declaration, answer: Refused) -> None:
+    def _note_refusal(words: Beat | Note | Declaration, answer: Refused) -> None:
         log.warning("lease.refused", task_id=words.task_id, error=answer.error)
 
     def turn_away(self, requests: Sequence[Request], *, at: Instant) -> None:
@@ -84,3 +98,7 @@ class Listener:
                 if live.task_id == request.words.task_id:
                     live.turned_away_at = at
             request.answer(None, StoreTime(0))
+
+
+def _unanswered(_answer: Renewed | Accepted | Refused | None, _now: StoreTime) -> None:
+    """Tell nobody: whoever spoke by systemd's protocol waits for nothing."""

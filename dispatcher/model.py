@@ -125,6 +125,8 @@ class NewTask:
     becomes of `leftovers`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     liveness: Liveness = Liveness.PROCESS
+    notify: bool = False
+    """Whether its runs get a socket of systemd's protocol; with liveness `worker` all do."""
     run_timeout_ms: int | None = None
     stall_timeout_ms: int | None = None
     start_timeout_ms: int | None = None
@@ -176,6 +178,7 @@ class Task:
     total_timeout_ms: int | None = None
     kill_grace_ms: int | None = None
     kill_signal: int | None = None
+    notify: bool = False
     profile: str | None = None
     fails_at: StoreTime | None = None
     """When it fails unless it runs (queue time-out) or has ended (total time-out) by then."""
@@ -292,10 +295,17 @@ class Claim:
     """Outcome of the task's previous run, whichever node ran it."""
     previous_output_path: str | None
     """Output file of the task's previous run if that was on this node."""
+    notify: bool = False
     limits: Limits = NO_LIMITS
     profile: str | None = None
     reports_leftovers: bool = False
     """Whether what outlives the leader is named, not ended."""
+
+    @property
+    def watchdog(self) -> float | None:
+        """Seconds within which systemd's protocol asks for a sign of life; None: no such socket."""
+        wanted = self.notify or self.liveness is Liveness.WORKER
+        return self.lease_ttl_ms / 1000 if wanted else None
 
 
 #: What the owner of a claim begins with that no node made, but somebody's shell or program.

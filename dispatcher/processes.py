@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatcher import wire
-from dispatcher.model import Claim
-from dispatcher.times import Instant
-
-#: Seconds by which the executor's deadline for a run is behind the daemon's own decision.
-BACKSTOP = 2.0
+from dispatcher.model import Claim, Limits
+from dispatcher.times import Instant, StoreTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,7 @@ Event = (
     | wire.StartFailed
     | wire.Changed
     | wire.Exited
+    | wire.Notice
     | wire.Stray
 )
 
@@ -87,9 +85,18 @@ class StartSettings:
     """Secrets for the tasks of a profile: in memory, and in what they are started with."""
 
 
-def run_deadline(began: Instant, run_timeout_ms: int) -> dict[str, float]:
+def run_deadline(run_by: Instant) -> dict[str, float]:
     """Return the kill deadline by which the executor ends a run that its daemon did not."""
-    return {wire.EndedBy.RUN_TIMEOUT: began + run_timeout_ms / 1000 + BACKSTOP}
+    return {wire.EndedBy.RUN_TIMEOUT: run_by + wire.BACKSTOP}
+
+
+def longest(limits: Limits, began: Instant, *, now: StoreTime, at: Instant) -> Instant | None:
+    """Return the instant to which a worker may move its run time-out; None: it has none."""
+    if limits.run_timeout_ms is None:
+        return None
+    if limits.total_at is not None:
+        return Instant(at + max(0, limits.total_at - now) / 1000)
+    return Instant(began + 2 * limits.run_timeout_ms / 1000)
 
 
 def start_message(
@@ -97,13 +104,14 @@ def start_message(
     settings: StartSettings,
     *,
     epoch: int,
+    now: StoreTime,
     at: Instant,
     deadlines: Mapping[str, float],
 ) -> wire.Start:
     """Return the message that starts a claim's worker, lock and all in its environment."""
     limits = claim.limits
     grace, run_timeout = limits.kill_grace_ms, limits.run_timeout_ms
-    run_by = {} if run_timeout is None else run_deadline(at, run_timeout)
+    run_by = {} if run_timeout is None else run_deadline(Instant(at + run_timeout / 1000))
     return wire.Start(
         uid=claim.run_uid,
         epoch=epoch,
@@ -124,6 +132,8 @@ def start_message(
         leftover_grace=settings.leftover_grace,
         report_leftovers=claim.reports_leftovers,
         deadlines={**deadlines, **run_by},
+        watchdog=claim.watchdog,
+        longest=longest(limits, at, now=now, at=at),
     )
 
 

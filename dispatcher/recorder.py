@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from dispatcher import policy, wire
+from dispatcher.listener import Listener
 from dispatcher.model import OpenRun, Settlement
 from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.reconcile import Differences, compare
@@ -39,6 +40,7 @@ class Recorder:
         processes: Processes,
         memory: Memory,
         timeouts: Timeouts,
+        listener: Listener,
         *,
         rng: random.Random,
     ) -> None:
@@ -46,6 +48,7 @@ class Recorder:
         self._processes = processes
         self._memory = memory
         self._timeouts = timeouts
+        self._listener = listener
         self._rng = rng
         self._postponements: Counter[int] = Counter()
         self._recordings: dict[type[Event], Callable[[Turn, Any], None]] = {
@@ -55,6 +58,7 @@ class Recorder:
             wire.StartFailed: self._start_failed,
             wire.Changed: self._changed,
             wire.Exited: self._exited,
+            wire.Notice: self._notice,
             wire.Stray: self._stray,
         }
 
@@ -126,6 +130,14 @@ class Recorder:
             turn.after(partial(self._processes.send, wire.Forget(uid=event.uid)))
         else:
             self._close(turn, run, event)
+
+    def _notice(self, turn: Turn, event: wire.Notice) -> None:
+        """Take what a worker told the executor as if it had told us."""
+        self._listener.hear_notice(turn, event)
+        if event.until is not None:
+            self._timeouts.extend(turn, event.uid, Instant(event.until))
+        noted = wire.Noted(uid=event.uid, serial=event.serial)
+        turn.after(partial(self._processes.send, noted))
 
     def _stray(self, turn: Turn, event: wire.Stray) -> None:
         """Note a process that may be of several runs."""
@@ -219,6 +231,7 @@ class Recorder:
         for run, report in found.live:
             live = self._memory.live[run.run_uid] = Live.of(run)
             live.pid = report.pid
+            live.asks_until = None if report.until is None else Instant(report.until)
             if run.declared is not None:
                 live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
             self._timeouts.resume(live, run, _began(report, at), now=now, at=at)

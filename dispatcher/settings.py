@@ -254,6 +254,9 @@ class TaskDefaults(Section, frozen=True):
     """Attempts after which a task is failed."""
     liveness: Annotated[Literal["process", "worker"], Meta(examples=["worker"])] | None = None
     """Who renews the lease: the daemon while the process lives, or only the worker's heartbeats."""
+    notify: Annotated[bool, Meta(examples=[True])] | None = None
+    """Whether its runs get a socket of systemd's notify protocol (`$NOTIFY_SOCKET`) whatever their
+    liveness. With liveness `worker` all do."""
     lease_ttl_ms: QuarterHour | None = None
     """The lease. Left out: as `[leases]` says for the task's liveness."""
     run_timeout_ms: Annotated[Milliseconds, Meta(examples=["2h"])] | None = None

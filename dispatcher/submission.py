@@ -48,6 +48,7 @@ class TaskOptions(TypedDict, total=False):
     key: str | None
     labels: Mapping[str, str] | None
     liveness: Liveness | None
+    notify: bool | None
     lease_ttl_ms: int | None
     run_timeout_ms: int | None
     stall_timeout_ms: int | None
@@ -132,6 +133,8 @@ def check(task: NewTask) -> None:
     _check_payload(task.payload)
     _check_environment(task.env)
     _check_labels(task.labels)
+    if not isinstance(task.notify, bool):
+        raise InvalidTask(f"notify: must be true or false, not {task.notify!r}")
     _check_number("priority", task.priority, -(2**31), 2**31 - 1)
     _check_number("max_attempts", task.max_attempts, 1, 2**31 - 1)
     _check_number("lease_ttl", task.lease_ttl_ms, Milliseconds(1), limits.LONGEST)

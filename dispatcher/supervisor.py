@@ -74,9 +74,11 @@ class Supervisor:
         self._processes = processes
         self._memory = Memory(settings)
         self._timeouts = Timeouts(store, processes, self._memory)
-        self._recorder = Recorder(store, processes, self._memory, self._timeouts, rng=rng)
-        self._claimer = Claimer(store, processes, self._memory)
         self._listener = Listener(store, self._memory)
+        self._recorder = Recorder(
+            store, processes, self._memory, self._timeouts, self._listener, rng=rng
+        )
+        self._claimer = Claimer(store, processes, self._memory)
         self._reaper = Reaper(store, processes, self._memory)
         self._absence = Absence(store, processes, self._memory, rng=rng)
         self._retention = Retention(store, self._memory, files)

@@ -26,7 +26,7 @@ from dispatcher import wire
 from dispatcher.durations import Milliseconds
 from dispatcher.model import NO_LIMITS, GivenUp, OpenRun, Outcome
 from dispatcher.policy import Verdict
-from dispatcher.processes import Processes, run_deadline
+from dispatcher.processes import Processes, longest, run_deadline
 from dispatcher.store.api import Store
 from dispatcher.times import Instant, StoreTime
 from dispatcher.turn import NEVER, Live, Memory, Turn, Watch
@@ -74,17 +74,18 @@ class Timeouts:
         limits = live.limits
         if limits is NO_LIMITS:
             return
+        run_by = _after(began, limits.run_timeout_ms)
         watch = Watch(
-            run_by=_after(began, limits.run_timeout_ms),
+            run_by=run_by,
             start_by=_after(began, limits.start_timeout_ms),
             stall_by=_after(began, limits.stall_timeout_ms),
             total_by=_instant(limits.total_at, now, at),
+            longest=longest(limits, began, now=now, at=at) or NEVER,
         )
         self._watch(live, watch)
         if limits.run_timeout_ms is not None:
             # The message that started it could only guess when that would be.
-            deadline = run_deadline(began, limits.run_timeout_ms)
-            self._processes.send(wire.Renew(deadlines={uid: deadline}))
+            self._processes.send(wire.Renew(deadlines={uid: run_deadline(run_by)}))
 
     def resume(
         self, live: Live, run: OpenRun, began: Instant, *, now: StoreTime, at: Instant
@@ -99,12 +100,29 @@ class Timeouts:
             start_by=NEVER if heard else _after(at, limits.start_timeout_ms),
             stall_by=NEVER if limits.stall_timeout_ms is None else at,
             total_by=_instant(limits.total_at, now, at),
+            longest=longest(limits, began, now=now, at=at) or NEVER,
             written=_UNKNOWN,
         )
         self._watch(live, watch)
 
+    def extend(self, turn: Turn, uid: RunUid, until: Instant) -> None:
+        """Let a worker move its own run time-out: to the total one, else to twice its length."""
+        turn.extended.add(uid)
+        turn.after(partial(self._extend, uid, until))
+
+    def _extend(self, uid: RunUid, until: Instant) -> None:
+        live = self._memory.live.get(uid)
+        if live is None:
+            return
+        live.asks_until = max(until, live.asks_until or until)
+        if live.watch is None or (moved := live.watch.extended(until)) is live.watch:
+            return
+        live.watch = moved
+        self._processes.send(wire.Renew(deadlines={uid: run_deadline(moved.run_by)}))
+        log.debug("run.extended", **live.ids())
+
     def _watch(self, live: Live, watch: Watch) -> None:
-        live.watch = watch
+        live.watch = watch = watch.extended(live.asks_until) if live.asks_until else watch
         self._look_at = min(self._look_at, watch.due)
 
     def end_runs(self, turn: Turn) -> None:
@@ -139,6 +157,8 @@ class Timeouts:
 
     def _decide(self, uid: RunUid, live: Live, watch: Watch, turn: Turn) -> Watch | None:
         """End a run if its time is over, else return its next deadlines; None: watch no more."""
+        if uid in turn.extended:
+            return watch
         run = self._store.open_run(uid)
         if run is None or run.ending or run.declared or _leader_exited(run):
             return None
@@ -153,9 +173,9 @@ class Timeouts:
         if limits.total_at is not None and limits.total_at <= turn.now:
             return Verdict(Outcome.TIMED_OUT, "total_timeout: its time for all attempts is over")
         if watch.run_by <= turn.at:
-            return Verdict(
-                Outcome.TIMED_OUT, _reason("run_timeout: not done", limits.run_timeout_ms)
-            )
+            reason = _reason("run_timeout: not done", limits.run_timeout_ms)
+            reason += ", nor by when it asked for" if live.asks_until else ""
+            return Verdict(Outcome.TIMED_OUT, reason)
         if watch.start_by <= turn.at:
             if run.last_heartbeat_at is None:
                 reason = _reason("start_timeout: no heartbeat", limits.start_timeout_ms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dispatcher import wire
 from dispatcher.figures import Figures
@@ -14,7 +14,7 @@ from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
-from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
+from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
 NEVER = Instant(math.inf)
 
@@ -74,6 +74,8 @@ class Watch:
     start_by: Instant
     stall_by: Instant
     total_by: Instant
+    longest: Instant = NEVER
+    """To when the worker itself may move `run_by`."""
     written: int = 0
     """Bytes of its output."""
     progressed_at: StoreTime | None = None
@@ -82,6 +84,11 @@ class Watch:
     def due(self) -> Instant:
         """When to look at the run again."""
         return min(self.run_by, self.start_by, self.stall_by, self.total_by)
+
+    def extended(self, until: Instant) -> Watch:
+        """Return it with the time that the worker asked for, as far as it may have it."""
+        run_by = min(until, self.longest)
+        return self if run_by <= self.run_by else replace(self, run_by=run_by)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,6 +105,8 @@ class Live:
     """Seconds."""
     limits: Limits
     watch: Watch | None = None
+    asks_until: Instant | None = None
+    """Until when its worker asked to go on, beyond its run time-out."""
     exit_by: Instant | None = None
     """When a worker that declared its end must be gone by itself."""
     pid: int | None = None
@@ -145,7 +154,7 @@ class Request:
     None instead of an answer: the store did not take it, and the worker may ask again.
     """
 
-    words: Beat | Declaration
+    words: Beat | Note | Declaration
     answer: Callable[[Renewed | Accepted | Refused | None, StoreTime], None]
 
 
@@ -175,6 +184,8 @@ class Turn:
     """Seconds since the last commit before it."""
     started: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: one whose exit follows in the same turn needs no write of its own."""
+    extended: set[RunUid] = field(default_factory=set)
+    """Runs that asked for more time: their deadlines move after the commit."""
     closed: set[RunUid] = field(default_factory=set)
     abandoned: bool = False
     """Whether a claim was ended that is not this node's: settle it now, not at the next scan."""

@@ -11,13 +11,17 @@ import msgspec
 RELEASE = "0.1.0"
 
 #: Version of the daemon-executor protocol; a daemon speaks this one and the one before.
-VERSION = 1
+#: 2: sockets of systemd's protocol for workers. An executor of version 1 makes none.
+VERSION = 2
 
 #: Bytes of one line between daemon and executor: a payload of 1 MiB, escaped, and its command.
 MAX_LINE = 4 * 1024 * 1024
 
 #: Bytes of one line between a worker and the daemon.
 MAX_WORKER_LINE = 64 * 1024
+
+#: Seconds by which the executor's deadline for a run is behind the daemon's own decision.
+BACKSTOP = 2.0
 
 #: 128 random bits in hex: a run's only name between processes.
 RunUid = NewType("RunUid", str)
@@ -121,6 +125,8 @@ class Run(Message, frozen=True, tag="run"):
     start_ticks: int | None = None
     exit: Exit | None = None
     ended_by: str | None = None
+    until: float | None = None
+    """Instant until which its worker asked to go on, beyond its run time-out."""
 
 
 class HelloEnd(Message, frozen=True, tag="hello_end"):
@@ -164,6 +170,22 @@ class Exited(Message, frozen=True, tag="exited"):
     ended_by: str | None = None
 
 
+class Notice(Message, frozen=True, tag="notice"):
+    """What a worker said by systemd's protocol since its last notice; again until it is noted.
+
+    With a hello it comes before the runs are named: what was said before an exit stands before it.
+    """
+
+    uid: RunUid
+    serial: int
+    beat: bool = False
+    note: str | None = None
+    failed: bool = False
+    """It gave itself up."""
+    until: float | None = None
+    """Instant until which it asks to go on, beyond its run time-out."""
+
+
 class Stray(Message, frozen=True, tag="stray"):
     """A process that came from one of several runs, nobody can tell which."""
 
@@ -205,6 +227,10 @@ class Start(Message, frozen=True, tag="start"):
     """Name what outlives the leader by that, and leave it alone."""
     deadlines: dict[str, float] = {}
     """Instant at which the executor ends the run by itself, by `EndedBy`."""
+    watchdog: float | None = None
+    """Seconds within which systemd's protocol asks for a sign of life; None: no socket for it."""
+    longest: float | None = None
+    """Instant to which the worker itself may move its run time-out; None: it has none."""
 
 
 class Renew(Message, frozen=True, tag="renew"):
@@ -219,6 +245,13 @@ class End(Message, frozen=True, tag="end"):
     uid: RunUid
     reason: str
     at_once: bool = False
+
+
+class Noted(Message, frozen=True, tag="noted"):
+    """A notice, and those before it, were written down, or refused."""
+
+    uid: RunUid
+    serial: int
 
 
 class Forget(Message, frozen=True, tag="forget"):
@@ -237,8 +270,10 @@ class Ping(Message, frozen=True, tag="ping"):
     sequence: int
 
 
-FromExecutor = Hello | Run | HelloEnd | Started | StartFailed | Changed | Exited | Stray | Pong
-ToExecutor = Start | Renew | End | Forget | Leave | Ping
+FromExecutor = (
+    Hello | Run | HelloEnd | Started | StartFailed | Changed | Exited | Notice | Stray | Pong
+)
+ToExecutor = Start | Renew | End | Noted | Forget | Leave | Ping
 
 encode = msgspec.json.Encoder().encode
 decode_from_executor = msgspec.json.Decoder(FromExecutor).decode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -32,6 +33,15 @@ class Beat:
     progress: float | None = None
     """From 0 to 1; None: as before."""
     note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What a claim's holder is at, and no proof of life."""
+
+    task_id: int
+    lock: str = field(repr=False)
+    note: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,3 +105,14 @@ def understood(line: bytes) -> Beat | Declaration:
             return declared(word=Declared.DEFER, delay_ms=delay_ms)
         case wire.Hold():
             return declared(word=Declared.HOLD, reason=said.reason)
+
+
+def meant(notice: wire.Notice, task_id: int, lock: str) -> Iterator[Beat | Note | Declaration]:
+    """Yield what a notice of systemd's protocol says, in our words, of a claim."""
+    if notice.beat:
+        yield Beat(task_id=task_id, lock=lock, note=notice.note)
+    elif notice.note is not None:
+        yield Note(task_id=task_id, lock=lock, note=notice.note)
+    if notice.failed:
+        reason = "it gave itself up: WATCHDOG=trigger"
+        yield Declaration(task_id=task_id, lock=lock, word=Declared.FAIL, reason=reason)

@@ -25,6 +25,7 @@ _KINDS: Mapping[str, Any] = {
     "key": str,
     "delay": object,
     "liveness": Liveness,
+    "notify": bool,
     "lease_ttl": object,
     **dict.fromkeys(limits.TIMEOUTS, object),
     "kill_grace": object,

@@ -46,6 +46,7 @@ def task_json(task: Task) -> dict[str, Any]:
         "deferrals": task.deferrals,
         "orphans": task.orphans,
         "liveness": task.liveness,
+        "notify": task.notify,
         "lease_ttl_ms": int(task.lease_ttl_ms),
         "run_timeout_ms": task.run_timeout_ms,
         "stall_timeout_ms": task.stall_timeout_ms,

@@ -35,6 +35,7 @@ _MANY = 1_000
     epilog=examples(
         "dispatcher submit -- gzip -k big.log",
         "dispatcher submit --queue nightly --delay 2h --max-attempts 5 -- ./backup.sh",
+        "dispatcher submit --liveness worker --lease-ttl 30s -- ./speaks-systemds-watchdog",
         "dispatcher submit --env HOME --env LEVEL=3 --payload @job.json -- python job.py",
         "dispatcher submit --wait -- make test && echo it is green",
         "dispatcher submit --key report-2026-08 -- ./report.sh   # twice: still one task",
@@ -71,6 +72,12 @@ _MANY = 1_000
     "own heartbeats [default: process].",
 )
 @click.option(
+    "--notify/--no-notify",
+    default=None,
+    help="A socket of systemd's notify protocol for the command; with --liveness worker it has one "
+    "anyway.",
+)
+@click.option(
     "--lease-ttl", type=Duration(), metavar="DURATION", help="Silence that costs the claim."
 )
 @limit_options
@@ -98,6 +105,7 @@ def submit(
     key: str | None,
     delay: Milliseconds | None,
     liveness: str | None,
+    notify: bool | None,
     lease_ttl: Milliseconds | None,
     payload: str | None,
     label: tuple[str, ...],
@@ -123,6 +131,7 @@ def submit(
         key=key,
         delay_ms=delay,
         liveness=None if liveness is None else Liveness(liveness),
+        notify=notify,
         lease_ttl_ms=lease_ttl,
         payload=_payload(payload),
         labels=lines.pairs("label", label),

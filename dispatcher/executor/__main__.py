@@ -21,6 +21,7 @@ from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
+from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
@@ -82,9 +83,8 @@ def _close_inherited() -> None:
 
 
 def _check(state_dir: str, runtime_dir: str) -> None:
-    for name in ("executor.sock", "worker.sock"):
-        if error := too_long(f"{runtime_dir}/{name}"):
-            raise ConfigError(error)
+    if error := too_long(f"{runtime_dir}/notify/{'0' * 32}"):  # the longest: of a run's uid
+        raise ConfigError(error)
     if not state_dir.isprintable():
         raise ConfigError(f"the daemon could not be told this state directory: {state_dir!r}")
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
@@ -136,6 +136,11 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
         pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
     )
     kernel, outputs = Kernel(), Outputs()
+    server = Server(runtime_dir, kernel, log)
+    try:
+        notices = Notices(runtime_dir, kernel, server)
+    except OSError as error:
+        raise ConfigError(f"cannot use the directory {runtime_dir}/notify: {error}") from error
     notifier = Notifier({} if options.embedded else os.environ)  # embedded, the daemon speaks
     executor = Executor(
         node,
@@ -146,7 +151,8 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
             f"{state_dir}/executor.journal",
             Header(boot_id=node.boot_id, pid_namespace=node.pid_namespace),
         ),
-        server=Server(runtime_dir, kernel, log),
+        server=server,
+        notices=notices,
         log=log,
         embedded=options.embedded,
         notifier=notifier if notifier.wanted else None,

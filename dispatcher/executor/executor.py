@@ -11,6 +11,7 @@ from dispatcher import times, wire
 from dispatcher.executor.journal import Journal
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
+from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.runs import Runs
@@ -54,6 +55,7 @@ class Executor:
         outputs: Outputs,
         journal: Journal,
         server: Server,
+        notices: Notices,
         log: Log,
         embedded: bool = False,
         notifier: Notifier | None = None,
@@ -62,6 +64,7 @@ class Executor:
         self._node = node
         self._kernel = kernel
         self._server = server
+        self._notices = notices
         self._log = log
         self._embedded = embedded
         self._notifier = notifier
@@ -71,6 +74,7 @@ class Executor:
             spawner=spawner,
             outputs=outputs,
             journal=journal,
+            notices=notices,
             log=log,
             send=server.send,
         )
@@ -104,6 +108,8 @@ class Executor:
     def tick(self, ready: Iterable[int], at: Instant) -> None:
         """Hear everybody, then do all that is due."""
         self._runs.note_exits(ready, at)
+        for uid, until in self._notices.hear(ready, at):
+            self._runs.extend(uid, until)
         if self._server.accept(ready, at):
             self._greet()
         for message in self._server.receive(ready):
@@ -115,6 +121,7 @@ class Executor:
             self._log("executor.stopping", runs=self._runs.live)
             self._runs.end_all(wire.EndedBy.SHUTDOWN, at)
         self._runs.act(at)
+        self._notices.tell(at)
         self._server.flush(at)
         if at >= self._log.due:
             self._log.tell_ceased(at)
@@ -150,6 +157,7 @@ class Executor:
                 release=wire.RELEASE,
             )
         )
+        self._notices.greet()
         for run in self._runs.described():
             self._server.send(run)
         self._server.send(wire.HelloEnd())
@@ -163,6 +171,8 @@ class Executor:
                 self._runs.end(message.uid, message.reason, at, at_once=message.at_once)
             case wire.Forget():
                 self._runs.forget(message.uid, at)
+            case wire.Noted():
+                self._notices.noted(message.uid, message.serial)
             case wire.Renew():
                 self._runs.renew(message.deadlines)
             case wire.Ping():
@@ -180,7 +190,7 @@ class Executor:
             self._runs.start(start, at)
 
     def _patience(self, timeout: float | None) -> float | None:
-        due = min(self._runs.due, self._server.due, self._log.due)
+        due = min(self._runs.due, self._notices.due, self._server.due, self._log.due)
         if self._embedded and self._lonely_since is not None:
             due = min(due, Instant(self._lonely_since + LONELY_FOR))
         wait = max(0.0, due - self._clock())

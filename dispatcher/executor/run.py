@@ -65,6 +65,10 @@ class Run:
     leftover_grace: float = 0.0
     report_leftovers: bool = False
     deadlines: dict[str, float] = field(default_factory=dict)
+    longest: float | None = None
+    """Instant to which the worker itself may move its run time-out; None: it has none."""
+    until: float | None = None
+    """Instant until which it asked to go on."""
     exit: wire.Exit | None = None
     """The leader's end; whole, with what the tree used, only once the run is gone."""
     ended_by: str | None = None

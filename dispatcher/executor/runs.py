@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from dispatcher import wire
 from dispatcher.executor.budget import Budgets
 from dispatcher.executor.journal import Journal, Line
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.ladder import Ladder
 from dispatcher.executor.log import Log
+from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.run import NEVER, Phase, Run
 from dispatcher.executor.spawn import CannotStart, Spawner
@@ -34,12 +37,14 @@ class Runs:
         spawner: Spawner,
         outputs: Outputs,
         journal: Journal,
+        notices: Notices,
         log: Log,
         send: Callable[[wire.FromExecutor], None],
     ) -> None:
         self._kernel = kernel
         self._spawner = spawner
         self._journal = journal
+        self._notices = notices
         self._log = log
         self._send = send
         self._runs: dict[wire.RunUid, Run] = {}
@@ -88,6 +93,7 @@ class Runs:
                 start_ticks=run.start_ticks,
                 exit=run.exit,
                 ended_by=run.ended_by,
+                until=run.until,
             )
 
     # What is asked ---------------------------------------------------------------------------
@@ -119,6 +125,7 @@ class Runs:
             leftover_grace=start.leftover_grace,
             report_leftovers=start.report_leftovers,
             deadlines=dict(start.deadlines),
+            longest=start.longest,
         )
         if name := run.passed_deadline(at):
             self.refuse(start, wire.Fault.LATE, f"its deadline {name} has passed")
@@ -171,6 +178,13 @@ class Runs:
                     run.deadlines[name] = max(instant, run.deadlines.get(name, instant))
                 self._due = min(self._due, run.due)
 
+    def extend(self, uid: wire.RunUid, until: Instant) -> None:
+        """Let a worker move its own run time-out, as far as it may."""
+        run = self._runs.get(uid)
+        if run is not None and run.longest is not None:
+            run.until = min(run.longest, max(until, run.until or until))
+            self.renew({uid: {wire.EndedBy.RUN_TIMEOUT: run.until + wire.BACKSTOP}})
+
     def forget(self, uid: wire.RunUid, at: Instant) -> None:
         """Drop a run that is gone."""
         run = self._runs.get(uid)
@@ -180,6 +194,7 @@ class Runs:
             self._log("run.forget_refused", uid=uid, state=run.state)
             return
         del self._runs[uid]
+        self._notices.forget(uid)
         self._journal.note(Line(event="forgotten", uid=uid, at=at))
 
     # What is done ----------------------------------------------------------------------------
@@ -239,8 +254,9 @@ class Runs:
         try:
             if error is not None:
                 raise CannotStart.without_journal(error)
-            pid = self._spawner.start(start)
+            pid = self._spawner.start(self._with_socket(start))
         except CannotStart as failure:
+            self._notices.forget(run.uid)
             del self._runs[run.uid], self._live[run.uid]
             self._attention.pop(run.uid, None)
             self._journal.note(Line(event="forgotten", uid=run.uid, at=at))
@@ -258,6 +274,17 @@ class Runs:
         self._untold[run.uid] = wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at)
         self._due = min(self._due, run.due)
 
+    def _with_socket(self, start: wire.Start) -> wire.Start:
+        """Return a start whose worker finds a socket to speak systemd's protocol to, if it may."""
+        if start.watchdog is None:
+            return start
+        try:
+            found = self._notices.open(start.uid, start.watchdog)
+        except OSError as error:
+            text = f"cannot make its notify socket: {error}"
+            raise CannotStart(wire.Fault.HOST, text, error.errno) from error
+        return msgspec.structs.replace(start, env={**start.env, **found})
+
     def _tell_starts(self, at: Instant) -> None:
         while at >= self._tell_at:
             self._tell_start(next(iter(self._untold)))
@@ -274,7 +301,10 @@ class Runs:
 
     def _advance(self, run: Run, at: Instant) -> None:
         self._tell_start(run.uid)
+        if run.exit is not None:
+            self._notices.hear_last(run.uid, at)
         if self._ladder.advance(run, at):
+            self._notices.close(run.uid)
             del self._live[run.uid]
             self._budgets.drop(run.uid)
         else:

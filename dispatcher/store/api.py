@@ -30,7 +30,7 @@ from dispatcher.model import (
 )
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
-from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
+from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
 
 class Store(Protocol):
@@ -148,6 +148,15 @@ class Store(Protocol):
         while a newer one runs), `not_running`, `unknown_task`. Another progress or note than
         before also stamps `progressed_at`.
         """
+
+    def note(self, note: Note, *, now: StoreTime) -> Accepted | Refused:
+        """Write what a worker is at, guarded like a heartbeat; renew nothing, stamp no liveness.
+
+        Another note than before stamps `progressed_at`.
+        """
+
+    def lock_of(self, uid: RunUid) -> tuple[int, str] | None:
+        """Return the task of a run and the lock that its claim had; None for no such run."""
 
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
         """Store a worker's word on its outcome, guarded like a heartbeat.

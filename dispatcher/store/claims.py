@@ -33,12 +33,13 @@ class Ready(NamedTuple):
     fence: int
     profile: str | None
     rules: str | None
+    notify: int
     limits: Limits
 
     @classmethod
     def of(cls, row: Row) -> Ready:
         """Return a row by name."""
-        return cls(*row[:12], limits=limits_from(row[12:]))  # type: ignore[misc]
+        return cls(*row[:13], limits=limits_from(row[13:]))  # type: ignore[misc]
 
     def takeover_at(self, confirmation: Confirmation | None) -> StoreTime | None:
         """Return from when on another node may take the claim; None: never."""
@@ -93,6 +94,7 @@ def claim(
         output_path=f"{output_dir}/{uid}.log",
         last_outcome=last_outcome,
         previous_output_path=last_output,
+        notify=bool(ready.notify),
         limits=ready.limits,
         profile=ready.profile,
         reports_leftovers=ready.rules is not None and "leftovers" in strings_from(ready.rules),

@@ -10,7 +10,7 @@ from dispatcher.store.engine import Engine
 from dispatcher.store.values import of_declaration
 from dispatcher.times import StoreTime
 from dispatcher.wire import WorkerError
-from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
+from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
 
 def heartbeat(engine: Engine, beat: Beat, now: StoreTime) -> Renewed | Refused:
@@ -25,6 +25,14 @@ def heartbeat(engine: Engine, beat: Beat, now: StoreTime) -> Renewed | Refused:
     if rows := engine.rows(statements.HEARTBEAT, values):
         return Renewed(rows[0][0])
     return _why_refused(engine, beat.task_id, beat.lock)
+
+
+def note(engine: Engine, said: Note, now: StoreTime) -> Accepted | Refused:
+    """Do what `Store.note` promises."""
+    values = {"task_id": said.task_id, "lock": said.lock, "note": said.note, "now": now}
+    if engine.change(statements.NOTE, values):
+        return Accepted()
+    return _why_refused(engine, said.task_id, said.lock)
 
 
 def declare(engine: Engine, declaration: Declaration) -> Accepted | Refused:

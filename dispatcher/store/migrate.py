@@ -62,6 +62,7 @@ CREATE TABLE tasks (
     fails_at BIGINT,
     kill_grace_ms BIGINT,
     kill_signal BIGINT,
+    notify BOOLEAN NOT NULL DEFAULT FALSE,
     profile TEXT,
     rules TEXT,
     cwd TEXT,

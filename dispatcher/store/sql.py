@@ -46,7 +46,7 @@ from dispatcher.store.values import (
 )
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
-from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
+from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
 #: States that an operator's `retry` leaves.
 RETRIABLE: Final = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
@@ -90,6 +90,8 @@ class SqlStore:
             task_id = rows[0][0]
             if (values := of_limits(task, now)) is not None:
                 self._engine.change(statements.SUBMIT_LIMITS, {"task_id": task_id, **values})
+            if task.notify:
+                self._engine.change(statements.SUBMIT_NOTIFY, {"task_id": task_id})
             if task.profile is not None:
                 self._engine.change(statements.SUBMIT_PROFILE, of_profile(task_id, task))
             if task.payload is not None:
@@ -198,6 +200,13 @@ class SqlStore:
 
     def heartbeat(self, beat: Beat, *, now: StoreTime) -> Renewed | Refused:
         return leases.heartbeat(self._engine, beat, now)
+
+    def note(self, note: Note, *, now: StoreTime) -> Accepted | Refused:
+        return leases.note(self._engine, note, now)
+
+    def lock_of(self, uid: RunUid) -> tuple[int, str] | None:
+        rows = self._engine.rows(statements.LOCK_OF, {"uid": uid})
+        return rows[0] if rows else None
 
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
         return leases.declare(self._engine, declaration)

@@ -23,6 +23,8 @@ UPDATE tasks SET run_timeout_ms = :run_timeout_ms, stall_timeout_ms = :stall_tim
 WHERE id = :task_id
 """
 
+SUBMIT_NOTIFY = "UPDATE tasks SET notify = TRUE WHERE id = :task_id"
+
 SUBMIT_PROFILE = "UPDATE tasks SET profile = :profile, rules = :rules WHERE id = :task_id"
 
 SUBMIT_PAYLOAD = "INSERT INTO payloads (task_id, payload) VALUES (:task_id, :payload)"
@@ -73,7 +75,7 @@ LIMIT CAST(:limit AS BIGINT)
 # What a claim takes with it of a ready task, in the order of `SqlStore`.
 _READY = """
 SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
-    lease_ttl_ms, attempt, fence, profile, rules, run_timeout_ms, stall_timeout_ms,
+    lease_ttl_ms, attempt, fence, profile, rules, notify, run_timeout_ms, stall_timeout_ms,
     start_timeout_ms, total_at, kill_grace_ms, kill_signal
 """
 
@@ -152,6 +154,15 @@ UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms, last_heartbeat_at = :no
 WHERE id = :task_id AND lock = :lock AND ending IS NULL
 RETURNING lease_expires_at
 """
+
+# A note alone proves no life: it moves no expiry and stamps no liveness.
+NOTE = """
+UPDATE tasks SET note = :note,
+    progressed_at = CASE WHEN :note IS DISTINCT FROM note THEN :now ELSE progressed_at END
+WHERE id = :task_id AND lock = :lock AND ending IS NULL
+"""
+
+LOCK_OF = "SELECT task_id, lock FROM runs WHERE uid = :uid"
 
 # What is known of a lock that was refused: the task now, and the run whose lock it was.
 PRESENTED = """
@@ -348,7 +359,7 @@ SELECT id, state, reason, queue, priority, command,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
-    kill_grace_ms, kill_signal, profile, fails_at
+    kill_grace_ms, kill_signal, notify, profile, fails_at
 FROM tasks WHERE id = :id
 """
 
@@ -360,7 +371,7 @@ SELECT id, state, reason, queue, priority, command,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
-    kill_grace_ms, kill_signal, profile, fails_at
+    kill_grace_ms, kill_signal, notify, profile, fails_at
 FROM tasks
 WHERE state IN (:waiting, :scheduled, :ready, :running, :held, :succeeded, :failed, :cancelled)
     AND queue = COALESCE(CAST(:queue AS TEXT), queue)

@@ -244,6 +244,7 @@ def task_from(row: Row) -> Task:
     named["env"] = strings_from(named["env"])
     named["labels"] = strings_from(named["labels"])
     named["liveness"] = Liveness(named["liveness"])
+    named["notify"] = bool(named["notify"])
     named["ending"] = named["ending"] and Outcome(named["ending"])
     return Task(**named)
 

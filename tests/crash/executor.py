@@ -14,6 +14,7 @@ from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
+from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server
 from dispatcher.executor.spawn import Spawner
@@ -51,13 +52,15 @@ def compose(options: argparse.Namespace, fate: Fate) -> Executor:
     spawner = Spawner(outputs, environ=os.environ, open_files=files)
     header = Header(boot_id=node.boot_id, pid_namespace=namespace)
     journal = Journal(f"{options.state_dir}/executor.journal", header)
+    server = Server(options.runtime_dir, mortal_kernel, log)
     executor = Executor(
         node,
         kernel=mortal_kernel,
         spawner=sites.mortal_spawner(spawner, fate),
         outputs=outputs,
         journal=sites.mortal_journal(journal, fate),
-        server=sites.mortal_server(Server(options.runtime_dir, mortal_kernel, log), fate),
+        server=sites.mortal_server(server, fate),
+        notices=Notices(options.runtime_dir, mortal_kernel, server),
         log=log,
         embedded=True,
     )

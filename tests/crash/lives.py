@@ -17,6 +17,7 @@ from dispatcher.daemon import _check_store
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.server import Server
@@ -162,6 +163,7 @@ class ExecutorLife:
             "spawner": sites.mortal_spawner(self._spawner, fate),
             "journal": sites.mortal_journal(self._journal, fate),
             "server": sites.mortal_server(self._server, fate),
+            "notices": Notices(str(place.runtime_dir), kernel, self._server),
         }
 
     def begin(self) -> None:

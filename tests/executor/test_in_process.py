@@ -18,6 +18,7 @@ from dispatcher import times, wire
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.spawn import Spawner
 from tests.crash.family import Family
@@ -45,6 +46,7 @@ class Here:
             "outputs": outputs,
             "journal": self.journal,
             "server": self.server,
+            "notices": Notices(str(directory), self.kernel, self.server),
             "log": Heard([]),
         }
         self.executor = Executor(Node("node", str(directory), "b", "p"), **parts)

@@ -65,7 +65,7 @@ def test_status_passes_on_what_the_daemon_says(command: Command) -> None:
     nothing = Leases(0, None, None, None)
     found = Status(standing=standing, counts={}, ready_since={}, leases=nothing)
 
-    status = status_json(found, load(str(command.config_file), {}))
+    status = status_json(found, load(str(command.config_file)))
 
     assert ("running", 7, "connected") == tuple(
         status[key] for key in ("daemon", "daemon_pid", "executor")
@@ -137,7 +137,7 @@ def test_each_error_has_its_exit_code_and_one_line(error: Any, code: int) -> Non
 
 def test_a_store_that_does_not_answer_is_told_after_the_patience(command: Command) -> None:
     command("submit", "--", "true")
-    config = load(str(command.config_file), {})
+    config = load(str(command.config_file))
 
     with Client(config) as holder, holder._store.transaction():
         with Client(config, patience=0.05) as client, pytest.raises(StoreUnavailable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import select
 import signal
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from dispatcher import wire
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import File, Process, Status, Usage
+from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.spawn import CannotStart
 from dispatcher.times import Instant
@@ -69,6 +71,7 @@ class FakeKernel:
         self._last_pid = 100
         self._leaders: set[int] = set()
         self._handles: set[int] = set()
+        self._watched: set[int] = set()
 
     # What tests do ---------------------------------------------------------------------------
 
@@ -99,12 +102,17 @@ class FakeKernel:
 
     def wait(self, timeout: float | None) -> list[int]:
         ready = [pid for pid in self._handles if self.processes[pid].status is not None]
+        ready += select.select(self._watched, (), (), 0)[0]
         if not ready:
             assert timeout is not None, "it would wait for ever"
             self.now += timeout
         return ready
 
-    def watch(self, descriptor: int, *, writable: bool = False) -> None: ...
+    def watch(self, descriptor: int, *, writable: bool = False) -> None:
+        self._watched.add(descriptor)
+
+    def ignore(self, descriptor: int) -> None:
+        self._watched.remove(descriptor)
 
     def watch_edge(self, descriptor: int) -> None: ...
 
@@ -255,6 +263,7 @@ class World:
         embedded: bool = False,
         greeted: bool = True,
         notifier: Any = None,
+        runtime_dir: Path | None = None,
     ) -> None:
         self.kernel = FakeKernel()
         self.server = FakeServer()
@@ -268,6 +277,7 @@ class World:
             "outputs": FakeOutputs(),
             "journal": self.journal,
             "server": self.server,
+            "notices": Notices(str(runtime_dir or directory), self.kernel, self.server),
             "log": Heard(self.events),
         }
         self.executor = Executor(

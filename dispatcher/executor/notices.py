@@ -1,0 +1,277 @@
+"""systemd's own protocol for workers, sd_notify(3): a socket for each run, and the latest state.
+
+The address is the identity: whoever can send to a run's socket speaks for the run. So senders that
+are gone before they are read, shells around the program and containers need no look at any pid. No
+room is given for descriptors, so the kernel closes those that are passed, at once: that is what
+`systemd-notify` waits for (BARRIER=1).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dispatcher import wire
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.run import NEVER
+from dispatcher.times import Instant
+
+#: Bytes of one message: what systemd itself takes (NOTIFY_BUFFER_MAX).
+MOST_BYTES = 4096
+
+#: Messages read of one run in so many seconds. Who sends more waits: its own socket is full then.
+READS = 16
+WINDOW = 0.1
+
+#: Messages read of a run whose leader has exited, at once: what it said last stands before its end.
+LAST_READS = 64
+
+#: Seconds between two tellings: what is said meanwhile shares one commit. A lone worker waits for
+#: nothing, and no beat for more than an eighth of its lease.
+GROUPING = 0.05
+
+_LONG_AGO = Instant(0.0)
+
+#: Digits of a number that is believed.
+_MOST_DIGITS = 18
+
+
+class Peer(Protocol):
+    """The daemon, if one is there."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is."""
+
+    def send(self, message: wire.FromExecutor) -> None:
+        """Queue a message."""
+
+
+@dataclass(slots=True, eq=False)
+class _Speaker:
+    uid: wire.RunUid
+    socket: socket.socket
+    path: str
+    grouping: float
+    open: bool = True
+    serial: int = 0
+    untold: wire.Notice | None = None
+    unnoted: wire.Notice | None = None
+    """What was told and not confirmed: told again to the next daemon."""
+    window_ends: Instant = _LONG_AGO
+    read: int = 0
+    """Messages in this window."""
+
+    @property
+    def wants_to_tell(self) -> bool:
+        """Whether there is news that cannot wait for the daemon's word on the last."""
+        return self.untold is not None and (
+            self.unnoted is None or self.untold.failed or self.untold.until is not None
+        )
+
+
+class Notices:
+    """Hears the runs that have such a socket; each floods nobody but itself."""
+
+    def __init__(self, runtime_dir: str, kernel: Kernel, peer: Peer) -> None:
+        """Make the directory of the sockets, and remove those of a dead executor.
+
+        OSError: it cannot be made.
+        """
+        self._directory = Path(runtime_dir, "notify")
+        self._kernel = kernel
+        self._peer = peer
+        self._speakers: dict[wire.RunUid, _Speaker] = {}
+        self._by_descriptor: dict[int, _Speaker] = {}
+        self._resting: dict[wire.RunUid, _Speaker] = {}
+        self._news: dict[wire.RunUid, _Speaker] = {}
+        self._told_at = Instant(0.0)
+        self._directory.mkdir(exist_ok=True)
+        # Not to be listed: who is let into the runtime directory must know whose socket it wants.
+        self._directory.chmod(0o711)
+        for leftover in self._directory.iterdir():
+            with suppress(OSError):
+                leftover.unlink()
+
+    @property
+    def due(self) -> Instant:
+        """When to hear or tell even if nothing happens."""
+        due = min((speaker.window_ends for speaker in self._resting.values()), default=NEVER)
+        if self._news and self._peer.connected:
+            due = min(due, self._tell_at)
+        return due
+
+    def open(self, uid: wire.RunUid, watchdog: float) -> dict[str, str]:
+        """Make a run's socket; return what its worker finds in its environment. Raises OSError.
+
+        There is no `WATCHDOG_PID`: the program that is to beat may be a child of the one started.
+        """
+        path = str(self._directory / uid)
+        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            receiver.setblocking(False)
+            # Its directories say who gets here; a worker may have become another user.
+            umask = os.umask(0o111)
+            try:
+                receiver.bind(path)
+            finally:
+                os.umask(umask)
+            self._kernel.watch(receiver.fileno())
+        except OSError:
+            receiver.close()
+            raise
+        speaker = _Speaker(uid, receiver, path, min(GROUPING, watchdog / 8))
+        self._speakers[uid] = self._by_descriptor[receiver.fileno()] = speaker
+        return {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": str(max(1, round(watchdog * 1e6)))}
+
+    def close(self, uid: wire.RunUid) -> None:
+        """Nobody is left who could speak: remove the run's socket. Idempotent."""
+        speaker = self._speakers.get(uid)
+        if speaker is None or not speaker.open:
+            return
+        speaker.open = False
+        if self._resting.pop(uid, None) is None:
+            self._kernel.ignore(speaker.socket.fileno())
+        del self._by_descriptor[speaker.socket.fileno()]
+        speaker.socket.close()
+        with suppress(OSError):
+            Path(speaker.path).unlink()
+
+    def forget(self, uid: wire.RunUid) -> None:
+        """Drop what a run said: it is settled, or never began."""
+        self.close(uid)
+        self._speakers.pop(uid, None)
+        self._news.pop(uid, None)
+
+    # Hearing ---------------------------------------------------------------------------------
+
+    def hear(self, ready: Iterable[int], at: Instant) -> Iterator[tuple[wire.RunUid, Instant]]:
+        """Read what came; yield the runs that ask to go on, and until when."""
+        for speaker in [s for s in self._resting.values() if s.window_ends <= at]:
+            try:
+                self._kernel.watch(speaker.socket.fileno())
+            except OSError:  # the host is short of something
+                speaker.window_ends = Instant(at + WINDOW)
+            else:
+                del self._resting[speaker.uid]
+        for descriptor in ready:
+            if heard := self._by_descriptor.get(descriptor):
+                yield from self._read(heard, self._allowed(heard, at), at)
+                if heard.read >= READS:
+                    self._kernel.ignore(descriptor)
+                    self._resting[heard.uid] = heard
+
+    def hear_last(self, uid: wire.RunUid, at: Instant) -> None:
+        """Read what a run said before its end, and tell it before that is told."""
+        speaker = self._speakers.get(uid)
+        if speaker is None or not speaker.open:
+            return
+        for _ in self._read(speaker, LAST_READS, at):
+            pass  # it has ended: there is no more time to ask for
+        if speaker.untold is not None and self._peer.connected:
+            self._tell(speaker, speaker.untold)
+
+    @staticmethod
+    def _allowed(speaker: _Speaker, at: Instant) -> int:
+        if at >= speaker.window_ends:
+            speaker.window_ends, speaker.read = Instant(at + WINDOW), 0
+        return READS - speaker.read
+
+    def _read(
+        self, speaker: _Speaker, most: int, at: Instant
+    ) -> Iterator[tuple[wire.RunUid, Instant]]:
+        for _ in range(most):
+            try:
+                said = speaker.socket.recv(MOST_BYTES + 1)
+            except OSError:  # there is no more
+                return
+            speaker.read += 1
+            notice = understood(said, speaker.uid, speaker.serial + 1, at)
+            if notice is not None:
+                speaker.serial += 1
+                speaker.untold = merged(speaker.untold, notice)
+                if speaker.wants_to_tell:
+                    self._news[speaker.uid] = speaker
+                if notice.until is not None:
+                    yield speaker.uid, Instant(notice.until)
+
+    # Telling ---------------------------------------------------------------------------------
+
+    def greet(self) -> None:
+        """Tell a new daemon whatever none has confirmed."""
+        for speaker in self._speakers.values():
+            if speaker.unnoted is not None:
+                speaker.untold = merged(speaker.unnoted, speaker.untold or speaker.unnoted)
+                speaker.unnoted = None
+            if speaker.untold is not None:
+                self._tell(speaker, speaker.untold)
+
+    def tell(self, at: Instant) -> None:
+        """Tell the news, if it is time."""
+        if self._news and self._peer.connected and at >= self._tell_at:
+            self._told_at = at
+            for speaker in list(self._news.values()):
+                if speaker.untold is not None:
+                    self._tell(speaker, speaker.untold)
+
+    def noted(self, uid: wire.RunUid, serial: int) -> None:
+        """Drop what a daemon has written down; tell it what came since."""
+        speaker = self._speakers.get(uid)
+        if speaker is None or speaker.unnoted is None or speaker.unnoted.serial != serial:
+            return
+        speaker.unnoted = None
+        if speaker.untold is not None:
+            self._news[uid] = speaker
+
+    @property
+    def _tell_at(self) -> Instant:
+        grouping = min((speaker.grouping for speaker in self._news.values()), default=0.0)
+        return Instant(self._told_at + grouping)
+
+    def _tell(self, speaker: _Speaker, news: wire.Notice) -> None:
+        self._news.pop(speaker.uid, None)
+        speaker.untold, speaker.unnoted = None, merged(speaker.unnoted, news)
+        self._peer.send(news)
+
+
+def understood(said: bytes, uid: wire.RunUid, serial: int, at: Instant) -> wire.Notice | None:
+    """Return what a message says that concerns us; None: nothing, or it is too long."""
+    if len(said) > MOST_BYTES:
+        return None
+    beat = failed = False
+    note: str | None = None
+    until: float | None = None
+    for line in said.split(b"\n"):
+        name, _, value = line.partition(b"=")
+        match name, value:
+            case ((b"WATCHDOG" | b"READY"), b"1"):
+                beat = True
+            case b"WATCHDOG", b"trigger":
+                failed = True
+            case b"STATUS", _:
+                note = value.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+            case b"EXTEND_TIMEOUT_USEC", _ if value.isdigit() and len(value) <= _MOST_DIGITS:
+                until = at + int(value) / 1e6
+    if not beat and not failed and note is None and until is None:
+        return None
+    return wire.Notice(uid=uid, serial=serial, beat=beat, failed=failed, note=note, until=until)
+
+
+def merged(before: wire.Notice | None, after: wire.Notice) -> wire.Notice:
+    """Return one notice that says what both say; of two notes the later."""
+    if before is None:
+        return after
+    untils = [until for until in (before.until, after.until) if until is not None]
+    return wire.Notice(
+        uid=after.uid,
+        serial=after.serial,
+        beat=before.beat or after.beat,
+        note=before.note if after.note is None else after.note,
+        failed=before.failed or after.failed,
+        until=max(untils, default=None),
+    )
