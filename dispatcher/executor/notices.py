@@ -25,8 +25,8 @@ from dispatcher.times import Instant
 MOST_BYTES = 4096
 
 #: Messages read of one run in so many seconds. Who sends more waits: its own socket is full then.
-READS = 16
-WINDOW = 0.1
+READS = 32
+WINDOW = 0.05
 
 #: Messages read of a run whose leader has exited, at once: what it said last stands before its end.
 LAST_READS = 64
