@@ -69,6 +69,19 @@ def test_the_shell_examples_work(world: World) -> None:
     assert ("succeeded", "half way") == (run["outcome"], run["note"]), run
 
 
+@pytest.mark.skipif(
+    not shutil.which("systemd-notify"), reason="there is no systemd-notify (package systemd)"
+)
+def test_a_program_that_speaks_systemds_watchdog_needs_no_change(world: World) -> None:
+    with world.daemon():
+        task_id = world.submit(
+            "bash", "-c", example("bash"), liveness="worker", lease_ttl="20s", env=f"PATH={PATH}"
+        )
+        (run,) = world.until(task_id, "succeeded", "failed")["runs"]
+    assert ("succeeded", "part 3 of 3") == (run["outcome"], run["note"]), run
+    assert run["last_heartbeat_at"] is not None
+
+
 def test_every_verb_and_option_that_the_pages_name_exists(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

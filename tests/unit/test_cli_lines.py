@@ -41,6 +41,7 @@ def test_lines_are_tasks_in_their_order(command: Command, monkeypatch: pytest.Mo
             "kill_signal": "INT",
             "payload": {"x": [1, 2.50]},
             "label": {"team": "data"},
+            "notify": True,
         },
         {"command": ["echo", "3"], "env": ["MINE", "C=d"], "label": ["a=b"], "key": None},
     )
@@ -52,6 +53,7 @@ def test_lines_are_tasks_in_their_order(command: Command, monkeypatch: pytest.Mo
         first, second, third = (client.task(task_id) for task_id in (1, 2, 3))
     assert first is not None
     assert second is not None
+    assert second.notify
     assert third is not None
     assert ("echo", "1") == first.command
     assert ("q", -1, 2, "k") == (second.queue, second.priority, second.max_attempts, second.key)

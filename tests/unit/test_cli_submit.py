@@ -53,7 +53,7 @@ def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.Mon
         *("submit", "--queue", "nightly", "--priority", "-3", "--max-attempts", "9"),
         *("--cwd", "sub", "--env", "A=b=c", "--env", "MINE", "--key", "once", "--delay", "1.5s"),
         *("--payload", "@job.json", "--label", "team=data", "--label", "empty="),
-        *("--liveness", "worker", "--lease-ttl", "6s", "--run-timeout", "10s"),
+        *("--liveness", "worker", "--lease-ttl", "6s", "--notify", "--run-timeout", "10s"),
         *("--stall-timeout", "4s", "--start-timeout", "5s", "--queue-timeout", "1m"),
         *("--total-timeout", "1h", "--kill-grace", "0s", "--kill-signal", "usr1"),
         *("--", "sh", "-c", "exit 3", "--", "--queue"),
@@ -63,6 +63,7 @@ def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.Mon
         task = client.task(task_id)
     assert task is not None
     assert ("sh", "-c", "exit 3", "--", "--queue") == task.command
+    assert task.notify
     assert ("nightly", -3, 9, "once") == (task.queue, task.priority, task.max_attempts, task.key)
     assert f"{Path.cwd()}/sub" == task.cwd
     assert {"A": "b=c", "MINE": "from me"} == task.env

@@ -38,6 +38,7 @@ def test_a_client_takes_keywords_or_a_task(command: Command) -> None:
         ({"command": ()}, "command: is empty"),
         ({"command": ("x", 5)}, "command: must be text, not int"),
         ({"max_attempts": True}, "max_attempts: must be a whole number, not True"),
+        ({"notify": "yes"}, "notify: must be true or false, not 'yes'"),
         ({"delay_ms": -1}, "delay: must be from 0ms"),
         ({"lease_ttl_ms": 0}, "lease_ttl: must be from 1ms"),
         ({"cwd": "here"}, "cwd: 'here' is not absolute"),

@@ -25,6 +25,7 @@ kill_grace = "3s"
 kill_signal = "INT"
 [queues.agents]
 liveness = "worker"
+notify = true
 start_timeout = "10s"
 """
 
@@ -102,14 +103,20 @@ def test_a_limit_holds_after_a_restart() -> None:
             {"queue": "agents"},
             {
                 "liveness": Liveness.WORKER,
+                "notify": True,
                 "lease_ttl_ms": 900_000,
                 "start_timeout_ms": 10_000,
                 "priority": 1,
             },
         ),
         (
-            {"queue": "agents", "liveness": Liveness.PROCESS},
-            {"liveness": Liveness.PROCESS, "lease_ttl_ms": 60_000, "start_timeout_ms": None},
+            {"queue": "agents", "liveness": Liveness.PROCESS, "notify": False},
+            {
+                "liveness": Liveness.PROCESS,
+                "notify": False,
+                "lease_ttl_ms": 60_000,
+                "start_timeout_ms": None,
+            },
         ),
     ],
 )
