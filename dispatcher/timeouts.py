@@ -107,7 +107,7 @@ class Timeouts:
 
     def extend(self, turn: Turn, uid: RunUid, until: Instant) -> None:
         """Let a worker move its own run time-out: to the total one, else to twice its length."""
-        turn.extended.add(uid)
+        turn.extended[uid] = until
         turn.after(partial(self._extend, uid, until))
 
     def _extend(self, uid: RunUid, until: Instant) -> None:
@@ -157,8 +157,7 @@ class Timeouts:
 
     def _decide(self, uid: RunUid, live: Live, watch: Watch, turn: Turn) -> Watch | None:
         """End a run if its time is over, else return its next deadlines; None: watch no more."""
-        if uid in turn.extended:
-            return watch
+        watch = watch.extended(turn.extended.get(uid, watch.run_by))
         run = self._store.open_run(uid)
         if run is None or run.ending or run.declared or _leader_exited(run):
             return None

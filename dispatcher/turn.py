@@ -184,8 +184,8 @@ class Turn:
     """Seconds since the last commit before it."""
     started: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: one whose exit follows in the same turn needs no write of its own."""
-    extended: set[RunUid] = field(default_factory=set)
-    """Runs that asked for more time: their deadlines move after the commit."""
+    extended: dict[RunUid, Instant] = field(default_factory=dict)
+    """Until when runs ask to go on: what memory knows of it only after the commit."""
     closed: set[RunUid] = field(default_factory=set)
     abandoned: bool = False
     """Whether a claim was ended that is not this node's: settle it now, not at the next scan."""

@@ -124,6 +124,8 @@ class Notices:
             self._kernel.watch(receiver.fileno())
         except OSError:
             receiver.close()
+            with suppress(OSError):
+                Path(path).unlink()
             raise
         speaker = _Speaker(uid, receiver, path, min(GROUPING, watchdog / 8))
         self._speakers[uid] = self._by_descriptor[receiver.fileno()] = speaker

@@ -41,7 +41,11 @@ def test_submitting_works_with_no_daemon_and_on_a_fresh_host(world: World) -> No
 
 
 def test_without_any_file_the_users_own_directories_are_used(world: World) -> None:
-    environ = {"DISPATCHER_CONFIG": "", "XDG_STATE_HOME": str(world.directory / "xdg")}
+    environ = {
+        "DISPATCHER_CONFIG": "",
+        "XDG_STATE_HOME": str(world.directory / "xdg"),
+        "XDG_RUNTIME_DIR": str(world.runtime_dir),
+    }
 
     world.cli("submit", "--", "true", env=environ)
 

@@ -235,6 +235,19 @@ def test_more_time_asked_for_while_the_daemon_stood_still_holds() -> None:
     assert "timed_out" == world.task(task_id).ending
 
 
+def test_asking_again_and_again_is_no_way_to_go_on_for_ever() -> None:
+    """Also at the very moment at which the time is over."""
+    world, task_id = started(**PROCESS, run_timeout_ms=10_000)
+    for serial in range(1, 23):
+        world.executor.events.append(
+            wire.Notice(uid=world.uid(task_id), serial=serial, until=Instant(world.at() + 60))
+        )
+        world.elapsed += 1
+        world.settle_down()
+
+    assert "timed_out" == world.task(task_id).ending
+
+
 def test_more_time_holds_over_a_restart_of_the_daemon() -> None:
     world, task_id = started(**PROCESS, run_timeout_ms=10_000)
     say(world, task_id, until=Instant(world.at() + 15))

@@ -23,7 +23,7 @@ class World:
         file = directory / "dispatcher.toml"
         file.write_text("[metrics]\ntextfile = '/exported/dispatcher.prom'\ninterval = '10s'")
         self.selector = selector
-        config = load(str(file), {"STATE_DIRECTORY": str(directory)})
+        config = load(str(file), {"STATE_DIRECTORY": str(directory), "RUNTIME_DIRECTORY": "/r"})
         self.textfile = Textfile(selector, config=config)
 
     def writes(self, script: str, *, at: float, ends: bool = True) -> None:
@@ -76,6 +76,6 @@ def test_beside_a_writer_that_hangs_there_is_no_other_one(world: World) -> None:
 
 
 def test_without_a_file_nothing_is_ever_due(tmp_path: Path) -> None:
-    config = load(None, {"STATE_DIRECTORY": str(tmp_path)})
+    config = load(None, {"STATE_DIRECTORY": str(tmp_path), "RUNTIME_DIRECTORY": "/r"})
     with selectors.DefaultSelector() as selector:
         assert Textfile(selector, config=config).due == float("inf")
