@@ -1,0 +1,203 @@
+"""The executor's ear for systemd's own protocol, in virtual time on real sockets."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.executor.notices import GROUPING, READS, WINDOW, Notices, merged, understood
+from dispatcher.times import Instant
+from tests.unit.executor.world import FakeKernel, FakeServer, World
+
+NOW = Instant(1000.0)
+RUN = wire.RunUid("run")
+
+
+class Ear:
+    """Notices whose daemon is a list, and what a worker sends to."""
+
+    def __init__(self, directory: Path) -> None:
+        self.kernel = FakeKernel()
+        self.daemon = FakeServer()
+        self.directory = directory
+        kernel: Any = self.kernel
+        self.notices = Notices(str(directory), kernel, self.daemon)
+
+    def open(self, watchdog: float = 60.0, uid: wire.RunUid = RUN) -> socket.socket:
+        out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        out.connect(self.notices.open(uid, watchdog)["NOTIFY_SOCKET"])
+        return out
+
+    def hear(self, at: Instant = NOW) -> list[tuple[wire.RunUid, Instant]]:
+        """Hear what is ready, and tell what is due."""
+        asked = list(self.notices.hear(self.kernel.wait(0), at))
+        self.notices.tell(at)
+        return asked
+
+    def told(self) -> list[wire.Notice]:
+        said, self.daemon.said = self.daemon.said, []
+        return said
+
+    def note(self) -> None:
+        for notice in self.told():
+            self.notices.noted(notice.uid, notice.serial)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A path that is short enough for sockets."""
+    directory = Path(tempfile.mkdtemp(prefix="ear-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def ear(directory: Path) -> Iterator[Ear]:
+    ear = Ear(directory)
+    yield ear
+    ear.notices.forget(RUN)
+
+
+@pytest.mark.parametrize(
+    ("said", "facts"),
+    [
+        (b"WATCHDOG=1", {"beat": True}),
+        (b"READY=1\nMAINPID=12", {"beat": True}),
+        (b"WATCHDOG=1\nSTATUS=a=b\n", {"beat": True, "note": "a=b"}),
+        (b"STATUS=", {"note": ""}),
+        (b"WATCHDOG=trigger", {"failed": True}),
+        (b"EXTEND_TIMEOUT_USEC=2500000", {"until": NOW + 2.5}),
+        (b"WATCHDOG=0", None),
+        (b"READY=0\nSTOPPING=1\nRELOADING=1\nFDSTORE=1\nERRNO=2\nBARRIER=1\nWATCHDOG_USEC=1", None),
+        (b"EXTEND_TIMEOUT_USEC=1.5", None),
+        ("EXTEND_TIMEOUT_USEC=\N{SUPERSCRIPT TWO}".encode(), None),
+        (b"WATCHDOG=1\r\n", None),
+        (b"", None),
+    ],
+    ids=str,
+)
+def test_what_is_understood(said: bytes, facts: dict[str, Any] | None) -> None:
+    expected = None if facts is None else wire.Notice(uid=RUN, serial=3, **facts)
+
+    assert expected == understood(said, RUN, 3, NOW)
+
+
+def test_of_two_notices_the_later_note_and_the_longer_time_count() -> None:
+    first = wire.Notice(uid=RUN, serial=1, beat=True, note="a", until=20.0)
+    second = wire.Notice(uid=RUN, serial=2, failed=True, until=10.0)
+    third = wire.Notice(uid=RUN, serial=3, note="b")
+
+    assert wire.Notice(uid=RUN, serial=3, beat=True, note="b", failed=True, until=20.0) == merged(
+        merged(merged(None, first), second), third
+    )
+
+
+@pytest.mark.parametrize(("watchdog", "pause"), [(60.0, GROUPING), (0.08, 0.01)])
+def test_a_lone_beat_waits_for_nothing_and_the_next_for_no_eighth_of_its_lease(
+    ear: Ear, watchdog: float, pause: float
+) -> None:
+    with ear.open(watchdog) as out:
+        out.send(b"WATCHDOG=1")
+        ear.hear()
+        assert [1] == [notice.serial for notice in ear.daemon.said]
+        ear.note()
+        out.send(b"WATCHDOG=1")
+        ear.hear(Instant(NOW + pause / 2))
+        assert [] == ear.told()
+        assert pytest.approx(NOW + pause) == ear.notices.due
+        ear.hear(ear.notices.due)
+        assert [2] == [notice.serial for notice in ear.told()]
+
+
+def test_what_follows_waits_until_the_last_was_noted_unless_it_is_urgent(ear: Ear) -> None:
+    with ear.open() as out:
+        out.send(b"WATCHDOG=1")
+        ear.hear()
+        (first,) = ear.told()
+        for number in range(5):
+            out.send(b"WATCHDOG=1\nSTATUS=%d" % number)
+            ear.hear(Instant(NOW + 1 + number))
+        assert [] == ear.told()
+        out.send(b"EXTEND_TIMEOUT_USEC=1000000")
+        assert [(RUN, Instant(NOW + 11))] == ear.hear(Instant(NOW + 10))
+        (urgent,) = ear.told()
+        assert ("4", NOW + 11, True) == (urgent.note, urgent.until, urgent.beat)
+        out.send(b"STATUS=5")
+        ear.notices.noted(RUN, first.serial)  # of two: the later one is not noted yet
+        ear.hear(Instant(NOW + 20))
+        assert [] == ear.told()
+        ear.notices.noted(RUN, urgent.serial)
+        ear.hear(Instant(NOW + 20))
+        assert [("5", False)] == [(notice.note, notice.beat) for notice in ear.told()]
+
+
+def test_nothing_is_told_to_nobody_and_all_to_the_next(ear: Ear) -> None:
+    ear.daemon.connected = False
+    with ear.open() as out:
+        out.send(b"WATCHDOG=1\nSTATUS=one")
+        ear.hear()
+        assert ear.notices.due > NOW + 60  # nobody is woken for it
+        ear.daemon.connected = True
+        ear.notices.greet()
+        (told,) = ear.told()
+        assert (True, "one") == (told.beat, told.note)
+
+
+def test_a_flood_is_read_now_and_then_and_the_rest_waits_in_its_own_socket(ear: Ear) -> None:
+    other = wire.RunUid("other")
+    with ear.open() as loud, ear.open(uid=other) as soft:
+        loud.setblocking(False)
+        for _ in range(READS):
+            loud.send(b"WATCHDOG=1")
+            ear.hear()
+        assert pytest.approx(NOW + WINDOW) == ear.notices.due
+        loud.send(b"STATUS=one more")
+        soft.send(b"WATCHDOG=1")
+        ear.hear()
+        ear.notices.greet()
+        assert {(RUN, None), (other, None)} == {(told.uid, told.note) for told in ear.told()}
+        ear.hear(Instant(NOW + WINDOW))  # it is listened to again
+        ear.hear(Instant(NOW + WINDOW))
+        ear.notices.greet()
+        assert (RUN, "one more") in {(told.uid, told.note) for told in ear.told()}
+        ear.notices.forget(other)
+
+
+def test_a_socket_that_rests_can_be_closed(ear: Ear) -> None:
+    with ear.open() as out:
+        out.setblocking(False)
+        for _ in range(READS):
+            out.send(b"x")
+            ear.hear()
+        assert ear.notices.due < NOW + 1
+        ear.notices.close(RUN)
+        ear.notices.close(RUN)
+        assert [] == list((ear.directory / "notify").iterdir())
+        assert ear.notices.due > NOW + 60
+        with pytest.raises(ConnectionRefusedError):
+            out.send(b"x")
+
+
+def test_the_last_words_of_a_run_are_told_before_its_end(directory: Path) -> None:
+    """Also those that came after the wait from which the end is known."""
+    world = World(directory)
+    leader = world.start(str(RUN), watchdog=60.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+        out.connect(str(directory / "notify" / RUN))
+        world.kernel._watched.clear()
+        out.send(b"WATCHDOG=trigger\nSTATUS=bye")
+    world.kernel._watched.clear()
+    world.kernel.ignore = lambda _descriptor: None  # type: ignore[method-assign]
+    world.kernel.dies(leader)
+    world.run_for(1)
+
+    told = [type(message) for message in world.server.said]
+    assert [wire.Notice, wire.Exited] == told[-2:]
+    assert (True, "bye") == ((last := world.last(wire.Notice)).failed, last.note)
