@@ -25,6 +25,20 @@ pytestmark = [
 #: A worker that is alive by its own word alone, until the file `enough` is there.
 BEATS = 'while [ ! -e "$R/enough" ]; do systemd-notify WATCHDOG=1; sleep 0.3; done'
 
+#: One that sends whatever it can, 253 descriptors with every message of two, for itself alone.
+FLOODS = """
+    import array, os, socket
+    out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    out.connect(os.environ["NOTIFY_SOCKET"])
+    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [1] * 253))]
+    while not os.path.exists(os.environ["R"] + "/enough"):
+        out.send(b"WATCHDOG=1\\nSTATUS=" + b"x" * 4000)
+        try:
+            out.sendmsg([b"x" * 65536], passed)
+        except OSError:  # a user may have so many on their way
+            pass
+"""
+
 WORKER = {"liveness": "worker", "lease_ttl": "1s"}
 
 
@@ -47,13 +61,17 @@ def namespaces() -> bool:
 
 
 def test_whoever_speaks_by_systemd_notify_keeps_a_lease_of_a_second(world: World) -> None:
-    """A shell loop, senders that are gone, another user, a container; and who is silent is lost."""
+    """A shell loop, senders that are gone, another user, a container, each beside a flood.
+
+    And who is silent is lost.
+    """
     world.configure(node={"slots": 8})
     env = ("env", f"D={world.directory}", f"R={world.runtime_dir}")
     workers = {"a loop": shell(BEATS)}
     # Nobody waits for these senders to be read, nor do they live then.
     gone = 'while [ ! -e "$R/enough" ]; do systemd-notify --no-block WATCHDOG=1; sleep 0.3; done'
     workers["senders that are gone"] = shell(gone)
+    workers["a flood"] = python(FLOODS)
     if os.geteuid() == 0:
         user = ordinary_user()
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "sh", "-c"]
