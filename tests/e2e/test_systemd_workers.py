@@ -157,6 +157,7 @@ def test_what_workers_say_of_themselves_is_shown_and_done(world: World) -> None:
 
         (gave_up,) = world.until(gives_up, "failed")["runs"]
         (extended,) = world.until(extends, "failed")["runs"]
+        daemon.expect("run.extended", task_id=extends)
         expect_settled(daemon, [told], outcome="cancelled")
     assert ("failed", True) == (gave_up["outcome"], "WATCHDOG=trigger" in gave_up["error"])
     began, ended = (moment_of(extended[name]) for name in ("started_at", "ended_at"))

@@ -216,7 +216,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             told="/etc/dispatcher/dispatcher.toml: node.runtime_dir: /tmp/"
             + "x" * 100
             + (
-                "/executor.sock has 119 bytes and a socket's path at most 107; set [node] "
+                "/notify/<run uid> has 145 bytes and a socket's path at most 107; set [node] "
                 "runtime_dir to a shorter directory"
             ),
             exits=78,

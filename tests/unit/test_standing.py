@@ -43,7 +43,7 @@ def status_of(world: World) -> Status:
 def shown(world: World, tmp_path: Path) -> dict[str, Any]:
     file = tmp_path / "dispatcher.toml"
     file.write_text(f'[node]\nstate_dir = "{tmp_path}"')
-    return status_json(status_of(world), load(str(file), {}))
+    return status_json(status_of(world), load(str(file), {"RUNTIME_DIRECTORY": "/r"}))
 
 
 def begun(**changes: Any) -> World:
