@@ -1,11 +1,12 @@
-"""An executor's log that is a list."""
+"""Logs that are lists, and as the catalogue says all the same."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dispatcher.catalogue import EXECUTOR
+from dispatcher.catalogue import DAEMON, EXECUTOR
 from dispatcher.times import Instant
 
 
@@ -22,3 +23,15 @@ class Heard:
         line = {"timestamp": "", "level": entry.level, "event": event, "sequence": 1, **facts}
         assert [] == entry.mistakes(line), line
         self._events.append({"event": event, **facts})
+
+
+def expect_catalogued(captured: Iterable[Mapping[str, Any]]) -> None:
+    """Fail for a line of a daemon that `capture_logs` kept and the catalogue does not describe."""
+    for entry in captured:
+        if "log_level" not in entry:  # not a daemon's
+            continue
+        line = {"timestamp": "", "sequence": 1, "level": entry["log_level"], **entry}
+        del line["log_level"]
+        if "exc_info" in line:
+            line["exception"] = str(line.pop("exc_info"))
+        assert [] == DAEMON[entry["event"]].mistakes(line), entry

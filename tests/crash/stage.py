@@ -20,7 +20,7 @@ from tests.crash.family import Family, bury
 from tests.crash.lives import DaemonLife, ExecutorLife, Place, descriptors
 from tests.crash.mortal import Died, Fate
 from tests.crash.workers import Diary
-from tests.heard import Heard
+from tests.heard import Heard, expect_catalogued
 
 #: Where files cost nothing: no power fails here, and nothing else needs a disk.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
@@ -70,6 +70,7 @@ class Stage:
             shutil.rmtree(self.directory, ignore_errors=True)
         if kind is None:
             assert descriptors() <= self._descriptors, "descriptors were left open"
+            expect_catalogued(self.trace)
 
     def open_store(self) -> None:
         """Open the store as a command does; close it with `stage.store.close()`."""
