@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-
+import msgspec
 import pytest
-import structlog
+
+from dispatcher import logs
+from dispatcher.config import load
+from dispatcher.settings import Logs
 
 
 @pytest.fixture
-def quiet() -> Iterator[None]:
-    """Log nothing: a day of workers would tell of each."""
-    critical = structlog.make_filtering_bound_logger(logging.CRITICAL)
-    structlog.configure(wrapper_class=critical)
-    yield
-    structlog.reset_defaults()
+def quiet(catalogued: None) -> None:
+    """Log next to nothing: a day of workers would tell of each."""
+    config = load(None, {"STATE_DIRECTORY": "/v"})
+    logs.set_up(msgspec.structs.replace(config, logs=Logs(level="error")), strict=True)
