@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher.client import Client
-from dispatcher.config import load
+from dispatcher.config.config import load
 
 TREE = """
 trap '' TERM

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import msgspec
 
-from dispatcher import control, limits, submission
-from dispatcher.config import Config
+from dispatcher import control, submission
+from dispatcher.config import limits
+from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
 from dispatcher.model import (
     LOCAL,
@@ -305,7 +306,7 @@ class Client:
         from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
 
         from dispatcher.policy import RetryPolicy  # noqa: PLC0415
-        from dispatcher.takeover import settle_abandoned  # noqa: PLC0415
+        from dispatcher.supervisor.takeover import settle_abandoned  # noqa: PLC0415
 
         retry, rng = RetryPolicy.of(self._config.retry), SystemRandom()
         while settle_abandoned(self._store, retry, node=me, rng=rng, now=now):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dispatcher.config import Config
+from dispatcher.config.config import Config
 
 if TYPE_CHECKING:
     from socket import socket

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dispatcher import wire
-from dispatcher.limits import signal_name
+from dispatcher.config.limits import signal_name
+from dispatcher.config.settings import Retry
 from dispatcher.model import Declared, OpenRun, Outcome, Settlement, TaskState
-from dispatcher.settings import Retry
 from dispatcher.times import StoreTime
 
 #: Outcomes that use up an attempt.

@@ -9,12 +9,12 @@ from typing import TypedDict
 
 import msgspec
 
-from dispatcher import limits, template
-from dispatcher.config import Config
-from dispatcher.durations import Milliseconds
+from dispatcher.config import limits, template
+from dispatcher.config.config import Config
+from dispatcher.config.durations import Milliseconds
+from dispatcher.config.settings import NAME, TaskDefaults
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
-from dispatcher.settings import NAME, TaskDefaults
 
 #: Bytes of a command with its arguments: what one argument may have, so what every host can exec.
 MAX_COMMAND = 128 * 1024

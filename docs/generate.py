@@ -8,7 +8,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from dispatcher import catalogue, metrics, reference, repeats
+from dispatcher import metrics
+from dispatcher.config import reference
+from dispatcher.logs import catalogue, repeats
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -18,7 +20,7 @@ from tests.mistakes.table import CANNOT_START, MISTAKES  # noqa: E402 - below th
 _EVENTS = f"""\
 # Log events
 
-<!-- Made by `make docs` from dispatcher/catalogue.py: change the texts there. -->
+<!-- Made by `make docs` from dispatcher/logs/catalogue.py: change the texts there. -->
 
 Each line of a log is one JSON object: `timestamp`, `level`, `event`, `sequence` (from 1 in each
 process; a gap is a lost line), `node`, and the fields below, numbers with their unit in the name.

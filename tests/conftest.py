@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from dispatcher import logs
-from dispatcher.config import load
+from dispatcher.config.config import load
+from dispatcher.logs import logs
 
 
 @pytest.fixture(autouse=True)

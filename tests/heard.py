@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dispatcher.catalogue import DAEMON, EXECUTOR
+from dispatcher.logs.catalogue import DAEMON, EXECUTOR
 from dispatcher.times import Instant
 
 

@@ -20,13 +20,13 @@ from dispatcher.processes import (
     StartSettings,
     Written,
 )
-from dispatcher.recorder import TICKS
-from dispatcher.retention import Files
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
-from dispatcher.supervisor import Supervisor
+from dispatcher.supervisor.recorder import TICKS
+from dispatcher.supervisor.retention import Files
+from dispatcher.supervisor.supervisor import Supervisor
+from dispatcher.supervisor.turn import Request, Settings
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import Request, Settings
 
 EPOCH = StoreTime(1_800_000_000_000)
 NODE = "5a7c0c3e-0000-4000-8000-000000000001"

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem, ShellComplete, get_completion
 from dispatcher.cli.options import configuration, examples
 from dispatcher.cli.render import command_text
 from dispatcher.client import Client
-from dispatcher.config import Config
+from dispatcher.config.config import Config
 from dispatcher.model import Task, TaskFilter
 from dispatcher.store.open import database_path
 

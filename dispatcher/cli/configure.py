@@ -12,7 +12,7 @@ from dispatcher.cli.options import config_option, configuration, examples, json_
 @config_option
 def check_config(*, as_json: bool) -> None:
     """Read the configuration, say every mistake with its remedy, and exit 78 if there is one."""
-    from dispatcher import environment_file  # noqa: PLC0415 - nobody else's import time
+    from dispatcher.config import environment_file  # noqa: PLC0415 - nobody else's import time
 
     config = configuration()
     environment_file.read_all(config)
@@ -44,8 +44,8 @@ def check_config(*, as_json: bool) -> None:
 @config_option
 def config(*, commented: bool, schema: bool, as_json: bool) -> None:
     """Print the value of every key, and whether the file gives it, or the default, or the host."""
-    from dispatcher import reference  # noqa: PLC0415 - nobody else's import time
-    from dispatcher.config_file import written  # noqa: PLC0415
+    from dispatcher.config import reference  # noqa: PLC0415 - nobody else's import time
+    from dispatcher.config.file import written  # noqa: PLC0415
 
     if commented and schema:
         raise click.UsageError("--commented and --schema are two things; ask for one")

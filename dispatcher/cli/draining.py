@@ -10,7 +10,7 @@ from typing import TextIO
 
 from dispatcher.cli.progress import Tell, bar
 from dispatcher.client import Client
-from dispatcher.config import Config
+from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError
 from dispatcher.model import FINISHED, TaskState
 from dispatcher.times import Instant, instant

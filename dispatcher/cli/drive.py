@@ -30,8 +30,8 @@ from dispatcher.cli.options import (
     reason_option,
 )
 from dispatcher.client import Client
-from dispatcher.config import Config
-from dispatcher.durations import Milliseconds
+from dispatcher.config.config import Config
+from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoLock, NoTask, did_you_mean
 from dispatcher.model import Claim
 from dispatcher.processes import worker_environment

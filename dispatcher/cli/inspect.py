@@ -23,7 +23,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.output import Output, print_end
 from dispatcher.client import Client
-from dispatcher.durations import Milliseconds
+from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import LOCAL, Run, Task, TaskFilter, TaskState
 from dispatcher.standing import AT_REST, Obstacle, Standing

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import msgspec
 
-from dispatcher import durations, limits
-from dispatcher.config import Config
+from dispatcher.config import durations, limits
+from dispatcher.config.config import Config
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
 from dispatcher.submission import TaskOptions, new_task

@@ -12,7 +12,7 @@ from dispatcher.cli.options import (
     print_json,
 )
 from dispatcher.client import PATIENCE
-from dispatcher.config import Config
+from dispatcher.config.config import Config
 from dispatcher.store.examine import examine
 from dispatcher.store.open import database_path, lock_database, open_store
 from dispatcher.wire import ExitCode

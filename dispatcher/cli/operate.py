@@ -17,7 +17,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.progress import bar
 from dispatcher.client import Client
-from dispatcher.durations import Milliseconds
+from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import FINISHED, Task, TaskState
 

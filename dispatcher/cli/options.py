@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from dispatcher import durations, limits
 from dispatcher.client import Client
-from dispatcher.config import Config, load
-from dispatcher.durations import Milliseconds
+from dispatcher.config import durations, limits
+from dispatcher.config.config import Config, load
+from dispatcher.config.durations import Milliseconds
 from dispatcher.times import from_iso
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-_NAMED = "dispatcher.config"
+_NAMED = "dispatcher.config.config"
 
 
 def _remember(ctx: click.Context, _: click.Parameter, path: str | None) -> None:

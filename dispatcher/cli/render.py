@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from dispatcher.durations import Milliseconds
-from dispatcher.limits import TIMEOUTS, signal_name
+from dispatcher.config.durations import Milliseconds
+from dispatcher.config.limits import TIMEOUTS, signal_name
 from dispatcher.model import Run, Task
 from dispatcher.times import StoreTime, iso
 

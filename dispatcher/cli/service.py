@@ -36,7 +36,7 @@ def run(*, drain: bool) -> int:
     It starts an executor unless the configuration says that one runs by itself.
     """
     config = configuration()
-    from dispatcher import daemon  # noqa: PLC0415 - nobody else's import time
+    from dispatcher.daemon import daemon  # noqa: PLC0415 - nobody else's import time
 
     if not drain or not is_watched():
         return daemon.main(config, drain=drain)

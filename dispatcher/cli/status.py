@@ -9,7 +9,7 @@ import click
 from dispatcher.cli import render
 from dispatcher.cli.options import config_option, configuration, examples, json_option, print_json
 from dispatcher.client import Client
-from dispatcher.config import Config
+from dispatcher.config.config import Config
 from dispatcher.model import TaskState
 from dispatcher.standing import Standing, Status, Stuck
 from dispatcher.times import StoreTime

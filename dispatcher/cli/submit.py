@@ -19,8 +19,8 @@ from dispatcher.cli.options import (
     print_json,
 )
 from dispatcher.client import Client
-from dispatcher.config import Config
-from dispatcher.durations import Milliseconds
+from dispatcher.config.config import Config
+from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask, Submitted
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from dispatcher.client import Client
-from dispatcher.config import load
+from dispatcher.config.config import load
 from dispatcher.demo.cast import Part
 from dispatcher.demo.files import SLOW, Job
 from dispatcher.demo.screen import Row, Screen

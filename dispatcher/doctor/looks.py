@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dispatcher import wire
-from dispatcher.config import MAX_SOCKET_PATH, Config
+from dispatcher.config.config import MAX_SOCKET_PATH, Config
 from dispatcher.doctor.finding import Finding, bad, ok, told, warning
 from dispatcher.doctor.processes import processes
 from dispatcher.errors import DispatcherError

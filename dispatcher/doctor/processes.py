@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher import control, wire
-from dispatcher.config import Config
+from dispatcher.config.config import Config
 from dispatcher.doctor.finding import Finding, bad, ok, warning
 
 #: Descriptors that the executor has open for itself, and for each run: pidfd, notify socket, and

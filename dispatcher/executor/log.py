@@ -9,9 +9,10 @@ from contextlib import suppress
 
 import msgspec
 
-from dispatcher import journald, times
-from dispatcher.catalogue import EXECUTOR, Event
-from dispatcher.repeats import Repeats
+from dispatcher import times
+from dispatcher.logs import journald
+from dispatcher.logs.catalogue import EXECUTOR, Event
+from dispatcher.logs.repeats import Repeats
 from dispatcher.times import Instant
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from dispatcher.durations import Milliseconds
+from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import StoreRefused
 from dispatcher.model import (
     FINISHED,

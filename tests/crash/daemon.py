@@ -9,17 +9,19 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 
-from dispatcher import channels, config, logs
-from dispatcher.daemon import STORE_PATIENCE, _check_store, settings
-from dispatcher.executor_client import ExecutorClient, connect_to
-from dispatcher.launcher import EmbeddedLauncher
+from dispatcher.config import config
+from dispatcher.daemon import channels
+from dispatcher.daemon.daemon import STORE_PATIENCE, _check_store, settings
+from dispatcher.daemon.executor_client import ExecutorClient, connect_to
+from dispatcher.daemon.launcher import EmbeddedLauncher
+from dispatcher.daemon.loop import STOP_SIGNALS, Loop
 from dispatcher.locks import hold
-from dispatcher.loop import STOP_SIGNALS, Loop
+from dispatcher.logs import logs
 from dispatcher.node import node_id
 from dispatcher.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import lock_database, open_store
-from dispatcher.supervisor import Stop, Supervisor
+from dispatcher.supervisor.supervisor import Stop, Supervisor
 from tests.crash import sites
 from tests.crash.mortal import Fate, Point, kill_this_process
 

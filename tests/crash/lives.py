@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher import times
-from dispatcher.daemon import _check_store
+from dispatcher.daemon.daemon import _check_store
+from dispatcher.daemon.executor_client import ExecutorClient, connect_to
+from dispatcher.daemon.loop import Loop
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
@@ -22,14 +24,12 @@ from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.server import Server
 from dispatcher.executor.spawn import Spawner
-from dispatcher.executor_client import ExecutorClient, connect_to
-from dispatcher.loop import Loop
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
 from dispatcher.store.open import open_store
-from dispatcher.supervisor import Supervisor
+from dispatcher.supervisor.supervisor import Supervisor
+from dispatcher.supervisor.turn import Settings
 from dispatcher.times import Instant
-from dispatcher.turn import Settings
 from tests.crash import sites
 from tests.crash.mortal import Fate
 

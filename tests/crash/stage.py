@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from dispatcher import times
 from dispatcher.model import NewTask, Run, Task, TaskFilter, TaskState
 from dispatcher.store.open import open_store
-from dispatcher.turn import Settings
+from dispatcher.supervisor.turn import Settings
 from tests.crash.family import Family, bury
 from tests.crash.lives import DaemonLife, ExecutorLife, Place, descriptors
 from tests.crash.mortal import Died, Fate

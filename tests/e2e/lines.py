@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from dispatcher.catalogue import DAEMON, EXECUTOR, Event
+from dispatcher.logs.catalogue import DAEMON, EXECUTOR, Event
 
 #: Shorter texts of an environment or payload are found by chance.
 LEAST_SECRET = 8

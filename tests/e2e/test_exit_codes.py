@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(60)
 HOLDER = """
 import sys
 from dispatcher.client import Client
-from dispatcher.config import load
+from dispatcher.config.config import load
 with Client(load()) as client, client._store.transaction():
     print("held", flush=True)
     sys.stdin.read()

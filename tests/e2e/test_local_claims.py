@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dispatcher.client import Client
-from dispatcher.config import load
+from dispatcher.config.config import load
 from dispatcher.words import Refused
 from tests.e2e.helpers import shell, stored
 from tests.e2e.world import DISPATCHER, World

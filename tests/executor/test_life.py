@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher import wire
-from dispatcher.catalogue import EXECUTOR
+from dispatcher.logs.catalogue import EXECUTOR
 from tests.eventually import eventually
 from tests.executor.conftest import Home
 from tests.executor.daemon import Daemon

@@ -3,9 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from dispatcher import logs
-from dispatcher.config import load
-from dispatcher.settings import Logs
+from dispatcher.config.config import load
+from dispatcher.config.settings import Logs
+from dispatcher.logs import logs
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from dispatcher import wire
 from dispatcher.errors import StoreUnavailable
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.store.api import Store
+from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
-from dispatcher.turn import Request
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 from tests.simulation import SETTINGS, World

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dispatcher.reaper import Reaper
-from dispatcher.supervisor import Supervisor
+from dispatcher.supervisor.reaper import Reaper
+from dispatcher.supervisor.supervisor import Supervisor
 from tests.model.day import Day
 from tests.model.plants import statement
 
@@ -42,7 +42,7 @@ def _spares_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _notices_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.reaper.STEP", 1e9)
+    monkeypatch.setattr("dispatcher.supervisor.reaper.STEP", 1e9)
 
 
 def _never_looks_for_the_lost(monkeypatch: pytest.MonkeyPatch) -> None:

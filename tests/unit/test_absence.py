@@ -21,8 +21,8 @@ from dispatcher.model import (
     Outcome,
     TaskState,
 )
+from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
-from dispatcher.turn import Request
 from dispatcher.wire import WorkerError
 from dispatcher.words import Beat, Declaration, Renewed
 from tests.simulation import NODE, SETTINGS, World

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dispatcher
-from dispatcher.catalogue import DAEMON, EXECUTOR, Event
+from dispatcher.logs.catalogue import DAEMON, EXECUTOR, Event
 
 PRODUCT = Path(dispatcher.__path__[0])
 TESTS = Path(__file__).parent.parent

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import channels
-from dispatcher.channels import FIRST_LINE, UNREAD, Channel, Reply
+from dispatcher.daemon import channels
+from dispatcher.daemon.channels import FIRST_LINE, UNREAD, Channel, Reply
+from dispatcher.daemon.worker_channel import GROUPING, WorkerChannel
 from dispatcher.times import Instant
-from dispatcher.worker_channel import GROUPING, WorkerChannel
 from tests.eventually import eventually
 
 NOW = Instant(1000.0)

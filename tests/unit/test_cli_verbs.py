@@ -13,7 +13,7 @@ from dispatcher import errors
 from dispatcher.cli import app
 from dispatcher.cli.status import status_json
 from dispatcher.client import Client
-from dispatcher.config import load
+from dispatcher.config.config import load
 from dispatcher.errors import StoreUnavailable
 from dispatcher.model import Leases, TaskState
 from dispatcher.standing import Standing, Status

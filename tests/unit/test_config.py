@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import config as config_module
-from dispatcher import durations
-from dispatcher.config import Config, load
+from dispatcher.config import config as config_module
+from dispatcher.config import durations
+from dispatcher.config.config import Config, load
 from dispatcher.errors import ConfigError
 
 

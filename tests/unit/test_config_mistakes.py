@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.config import Config, load
+from dispatcher.config.config import Config, load
 from dispatcher.errors import ConfigError
 
 HOME = {"HOME": "/home/somebody"}

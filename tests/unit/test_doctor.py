@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher import wire
-from dispatcher.config import load
+from dispatcher.config.config import load
 from dispatcher.doctor import looks, processes
 from dispatcher.doctor.finding import Finding, Level
 from dispatcher.doctor.looks import findings

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher import durations
-from dispatcher.durations import Milliseconds
+from dispatcher.config import durations
+from dispatcher.config.durations import Milliseconds
 
 
 @pytest.mark.parametrize(

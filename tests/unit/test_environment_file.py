@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import environment_file
-from dispatcher.config import Config, load
+from dispatcher.config import environment_file
+from dispatcher.config.config import Config, load
 from dispatcher.errors import ConfigError
 
 

@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from dispatcher import wire
+from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.errors import ConfigError
-from dispatcher.executor_client import ExecutorClient
 from dispatcher.processes import Connected, Disconnected
 from dispatcher.times import Instant
 

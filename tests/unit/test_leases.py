@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from dispatcher import wire
 from dispatcher.errors import StoreUnavailable
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
-from dispatcher.supervisor import Stop
-from dispatcher.turn import Request
+from dispatcher.supervisor.supervisor import Stop
+from dispatcher.supervisor.turn import Request
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 from tests.simulation import SETTINGS, World
 

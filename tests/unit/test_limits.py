@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher import limits
+from dispatcher.config import limits
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import structlog
 
-from dispatcher import logs
-from dispatcher.config import Config, load
-from dispatcher.repeats import BURST, INTERVAL
+from dispatcher.config.config import Config, load
+from dispatcher.logs import logs
+from dispatcher.logs.repeats import BURST, INTERVAL
 from dispatcher.times import Instant
 
 RUN = {"task_id": 7, "run_id": 1, "attempt": 1, "fence": 2, "queue": "q"}

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dispatcher import figures, wire
+from dispatcher import wire
 from dispatcher.metrics import METRICS, exposition
 from dispatcher.model import Leases, Outcome, PausedQueue, TaskState
 from dispatcher.standing import Standing, Status
+from dispatcher.supervisor import figures
 from dispatcher.times import StoreTime
 from tests.command import Command
 from tests.simulation import EPOCH, World

@@ -12,8 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from dispatcher import holes, outputs
-from dispatcher.outputs import LONGEST_LOOK_INTERVAL, LOOK_INTERVAL, Bounds, Outputs
+from dispatcher import holes
+from dispatcher.daemon import outputs
+from dispatcher.daemon.outputs import LONGEST_LOOK_INTERVAL, LOOK_INTERVAL, Bounds, Outputs
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
 

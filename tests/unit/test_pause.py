@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.pause import Pause
+from dispatcher.supervisor.pause import Pause
 from dispatcher.times import Instant
 
 

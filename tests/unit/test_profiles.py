@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dispatcher import template
-from dispatcher.config import Config, load
+from dispatcher.config import template
+from dispatcher.config.config import Config, load
 from dispatcher.errors import ConfigError, InvalidTask
 from dispatcher.submission import new_task
 

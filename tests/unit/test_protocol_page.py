@@ -8,7 +8,8 @@ from typing import get_args
 
 import msgspec
 
-from dispatcher import channels, wire, words
+from dispatcher import wire, words
+from dispatcher.daemon import channels
 from dispatcher.processes import worker_environment
 from dispatcher.wire import ExitCode, WorkerError
 from worker_stub import worker

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.config import Config, load
+from dispatcher.config.config import Config, load
 from dispatcher.model import Liveness, TaskState
 from dispatcher.submission import new_task
 from tests.simulation import SETTINGS, World

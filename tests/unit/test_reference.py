@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dispatcher import reference
-from dispatcher.config import Config, load
-from dispatcher.config_file import named_tables, written
-from dispatcher.settings import Settings
+from dispatcher.config import reference
+from dispatcher.config.config import Config, load
+from dispatcher.config.file import named_tables, written
+from dispatcher.config.settings import Settings
 from dispatcher.standing import Obstacle
 
 ROOT = Path(__file__).parents[2]
@@ -106,3 +106,13 @@ def test_every_obstacle_is_in_the_page_for_operators() -> None:
     page = (ROOT / "docs" / "operations.md").read_text("utf-8")
 
     assert [] == [obstacle for obstacle in Obstacle if f"`{obstacle}`" not in page]
+
+
+def test_every_room_of_the_code_stands_in_the_architecture() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    product = ROOT / "dispatcher"
+    inside = ("daemon", "supervisor", "config", "logs", "executor", ".")
+    rooms = [room.name for where in inside for room in (product / where).glob("[a-z]*.py")]
+    rooms += [f"{room.parent.name}/" for room in product.glob("*/__init__.py")]
+
+    assert [] == [room for room in rooms if f"`{room}`" not in page]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from dispatcher.repeats import BURST, INTERVAL, MOST, Repeats
+from dispatcher.logs.repeats import BURST, INTERVAL, MOST, Repeats
 from dispatcher.times import Instant
 
 HOUR = 3600

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from dispatcher import logs, wire
-from dispatcher.config import load
+from dispatcher import wire
+from dispatcher.config.config import load
 from dispatcher.errors import StoreUnavailable
+from dispatcher.logs import logs
+from dispatcher.logs.repeats import BURST
 from dispatcher.model import TaskState
-from dispatcher.repeats import BURST
 from tests.simulation import SETTINGS, World
 from tests.unit.test_supervisor import Unwell
 

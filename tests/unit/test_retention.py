@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from dispatcher.model import Liveness, NewTask, TaskState
-from dispatcher.retention import BATCH_PAUSE, LOOK_INTERVAL, PRUNE_BATCH, Files
 from dispatcher.store.sql import SqlStore
+from dispatcher.supervisor.retention import BATCH_PAUSE, LOOK_INTERVAL, PRUNE_BATCH, Files
 from dispatcher.wire import RunUid
 from dispatcher.words import Beat, Renewed
 from tests.simulation import SETTINGS, World

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher import sizes
+from dispatcher.config import sizes
 
 
 @pytest.mark.parametrize(

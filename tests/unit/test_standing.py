@@ -11,10 +11,10 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.cli.status import status_json
-from dispatcher.config import load
+from dispatcher.config.config import load
 from dispatcher.model import TaskState
 from dispatcher.standing import STUCK_AFTER, Obstacle, Standing, Status
-from dispatcher.supervisor import Stop
+from dispatcher.supervisor.supervisor import Stop
 from tests.command import Command
 from tests.simulation import SETTINGS, World
 

@@ -13,7 +13,7 @@ from dispatcher import wire
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
 from dispatcher.model import Outcome, TaskState
 from dispatcher.store.api import Store
-from dispatcher.supervisor import Stop
+from dispatcher.supervisor.supervisor import Stop
 from dispatcher.times import StoreTime
 from tests.simulation import SETTINGS, World
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 import structlog
 
-from dispatcher.config import load
-from dispatcher.textfile import SLOW, TELL_AGAIN, Textfile
+from dispatcher.config.config import load
+from dispatcher.daemon.textfile import SLOW, TELL_AGAIN, Textfile
 from dispatcher.times import Instant
 
 

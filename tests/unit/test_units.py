@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.config import load
+from dispatcher.config.config import load
 from dispatcher.executor.run import UNKILLABLE_AFTER
 from dispatcher.wire import ExitCode
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dispatcher.catalogue import EXECUTOR
 from dispatcher.executor.log import Log
-from dispatcher.repeats import BURST, INTERVAL
+from dispatcher.logs.catalogue import EXECUTOR
+from dispatcher.logs.repeats import BURST, INTERVAL
 from dispatcher.times import Instant
 
 

@@ -15,10 +15,10 @@ from contextlib import suppress
 
 import structlog
 
-from dispatcher.config import Config
-from dispatcher.launcher import NOT_INHERITED
+from dispatcher.config.config import Config
+from dispatcher.daemon.launcher import NOT_INHERITED
+from dispatcher.supervisor.turn import NEVER
 from dispatcher.times import Instant
-from dispatcher.turn import NEVER
 
 log = structlog.get_logger()
 

@@ -19,9 +19,10 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from dispatcher import catalogue, journald, times
-from dispatcher.config import Config
-from dispatcher.repeats import Repeats
+from dispatcher import times
+from dispatcher.config.config import Config
+from dispatcher.logs import catalogue, journald
+from dispatcher.logs.repeats import Repeats
 from dispatcher.times import Instant, iso, wall_clock
 
 #: Fields that hold secrets wherever they appear.
@@ -144,7 +145,7 @@ def _at_times(
 def _refuse_unknown(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     name = event["event"]
     if name not in catalogue.DAEMON:
-        raise NotInCatalogue(f"{name!r} is not in the catalogue, dispatcher/catalogue.py")
+        raise NotInCatalogue(f"{name!r} is not in the catalogue, dispatcher/logs/catalogue.py")
     written = {"timestamp": "", "sequence": 0, "level": method, **event}
     if "exc_info" in written:
         written["exception"] = str(written.pop("exc_info"))

@@ -13,19 +13,23 @@ from pathlib import Path
 
 import structlog
 
-from dispatcher import channels, control, environment_file, logs, wire
-from dispatcher.config import Config
+from dispatcher import control, wire
+from dispatcher.config import environment_file
+from dispatcher.config.config import Config
+from dispatcher.config.reload import Reloaded, reload, with_environments
+from dispatcher.daemon import channels
+from dispatcher.daemon.executor_client import ExecutorClient, connect_to
+from dispatcher.daemon.launcher import EmbeddedLauncher
+from dispatcher.daemon.loop import STOP_SIGNALS, Loop
+from dispatcher.daemon.outputs import Bounds, Outputs
+from dispatcher.daemon.textfile import Textfile
 from dispatcher.errors import ConfigError
-from dispatcher.executor_client import ExecutorClient, connect_to
-from dispatcher.launcher import EmbeddedLauncher
 from dispatcher.locks import Held, hold
-from dispatcher.loop import STOP_SIGNALS, Loop
+from dispatcher.logs import logs
 from dispatcher.node import node_id
 from dispatcher.notify import Notifier
-from dispatcher.outputs import Bounds, Outputs
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
-from dispatcher.reload import Reloaded, reload, with_environments
 from dispatcher.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import (
@@ -34,10 +38,9 @@ from dispatcher.store.open import (
     remember_identity,
     remembered_identity,
 )
-from dispatcher.supervisor import Stop, Supervisor
-from dispatcher.textfile import Textfile
+from dispatcher.supervisor.supervisor import Stop, Supervisor
+from dispatcher.supervisor.turn import Settings
 from dispatcher.times import Instant
-from dispatcher.turn import Settings
 
 log = structlog.get_logger()
 

@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from dispatcher import durations, sizes
-from dispatcher.durations import Milliseconds
+from dispatcher.config import durations, sizes
+from dispatcher.config.durations import Milliseconds
+from dispatcher.config.settings import NAME, Section, Settings
+from dispatcher.config.sizes import Bytes
 from dispatcher.errors import ConfigError, did_you_mean
-from dispatcher.settings import NAME, Section, Settings
-from dispatcher.sizes import Bytes
 
 #: What msgspec calls a type, in the words of somebody who writes TOML.
 _WORDS = {

@@ -1,4 +1,4 @@
-"""What the configuration file may say, for people and editors: made from `dispatcher.settings`.
+"""What the configuration file may say, for people and editors: made from `config.settings`.
 
 The text of a key is the one that stands under it there, so that no second copy can grow old.
 """
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dispatcher.config import Config
-from dispatcher.config_file import example_of, given_by, named_tables, sections, written
-from dispatcher.durations import Milliseconds
-from dispatcher.settings import NAME, Section, Settings
-from dispatcher.sizes import Bytes
+from dispatcher.config.config import Config
+from dispatcher.config.durations import Milliseconds
+from dispatcher.config.file import example_of, given_by, named_tables, sections, written
+from dispatcher.config.settings import NAME, Section, Settings
+from dispatcher.config.sizes import Bytes
 
 #: Columns of a comment in the file that is printed.
 _WIDTH = 96
@@ -50,7 +50,7 @@ _FILE = """\
 _PAGE = """\
 # Configuration
 
-<!-- Made by `make docs` from dispatcher/settings.py: change the texts there. -->
+<!-- Made by `make docs` from dispatcher/config/settings.py: change the texts there. -->
 
 One TOML file: `--config PATH`, else `$DISPATCHER_CONFIG`, else `/etc/dispatcher/dispatcher.toml`;
 without any the defaults below hold. An unknown key or an impossible value is an error that names

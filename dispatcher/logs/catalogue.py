@@ -32,7 +32,7 @@ class Event:
     """What some lines carry beside."""
     same_by: tuple[str, ...] | None = None
     """The fields by which two of these lines tell of the same: repeated, they are left out and
-    counted (`dispatcher.repeats`). None: every line is written."""
+    counted (`dispatcher.logs.repeats`). None: every line is written."""
 
     def mistakes(self, line: Mapping[str, object]) -> list[str]:
         """Return what a line has that it should not, or has not; nothing when it is right."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dispatcher import wire
-from dispatcher.figures import Figures
 from dispatcher.model import Claim, Confirmation, Limits, Liveness, OpenRun
-from dispatcher.pause import Pause
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
+from dispatcher.supervisor.figures import Figures
+from dispatcher.supervisor.pause import Pause
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed

@@ -11,9 +11,9 @@ from dispatcher import wire
 from dispatcher.model import OpenRun, Settlement
 from dispatcher.processes import Processes
 from dispatcher.store.api import Store
-from dispatcher.takeover import TAKEOVER_BATCH, settle_abandoned
+from dispatcher.supervisor.takeover import TAKEOVER_BATCH, settle_abandoned
+from dispatcher.supervisor.turn import Live, Memory, Turn
 from dispatcher.times import Instant
-from dispatcher.turn import Live, Memory, Turn
 
 log = structlog.get_logger()
 

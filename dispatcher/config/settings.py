@@ -1,7 +1,7 @@
 """What may stand in the configuration file: its sections, keys, limits and defaults.
 
 Field names are the file's keys; durations are milliseconds here (`ttl_ms`) and texts with a unit
-there (`ttl = "60s"`). The text under a key is what `dispatcher.reference` tells users of it; its
+there (`ttl = "60s"`). The text under a key is what `config.reference` tells users of it; its
 example is what mistakes are answered with.
 """
 
@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from dispatcher import durations, limits, template
-from dispatcher.durations import Milliseconds
-from dispatcher.sizes import Bytes
+from dispatcher.config import durations, limits, template
+from dispatcher.config.durations import Milliseconds
+from dispatcher.config.sizes import Bytes
 
 #: Stands for "follows from other keys" until `__post_init__` has seen those.
 _DERIVED = Milliseconds(-1)

@@ -11,8 +11,8 @@ from dispatcher import policy
 from dispatcher.model import Liveness, OpenRun, Outcome
 from dispatcher.processes import Processes
 from dispatcher.store.api import Store
+from dispatcher.supervisor.turn import Live, Memory, Turn
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import Live, Memory, Turn
 
 log = structlog.get_logger()
 

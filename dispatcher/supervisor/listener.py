@@ -9,8 +9,8 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.store.api import Store
+from dispatcher.supervisor.turn import Live, Memory, Request, Turn
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import Live, Memory, Request, Turn
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed, meant
 
 log = structlog.get_logger()

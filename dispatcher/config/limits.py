@@ -9,8 +9,8 @@ import re
 import signal
 from typing import Final
 
-from dispatcher import durations
-from dispatcher.durations import Milliseconds
+from dispatcher.config import durations
+from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask
 

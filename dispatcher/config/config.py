@@ -9,8 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from dispatcher.errors import ConfigError
-from dispatcher.settings import (
+from dispatcher.config.settings import (
     Daemon,
     Defaults,
     Executor,
@@ -23,6 +22,7 @@ from dispatcher.settings import (
     Retry,
     Settings,
 )
+from dispatcher.errors import ConfigError
 
 #: Where the configuration is looked for when nobody names a file.
 SYSTEM_FILE = Path("/etc/dispatcher/dispatcher.toml")
@@ -81,7 +81,7 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
     chosen = named or environ.get("DISPATCHER_CONFIG")
     if not chosen and not SYSTEM_FILE.exists():
         return _resolve(Settings(), None, environ)
-    from dispatcher import config_file  # noqa: PLC0415 - a TOML parser, for those who have a file
+    from dispatcher.config import file as config_file  # noqa: PLC0415 - a TOML parser, for those who have a file
 
     file = Path(chosen).absolute() if chosen else SYSTEM_FILE
     return _resolve(config_file.read(file), file, environ)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from dispatcher.config import Config, load
-from dispatcher.config_file import written
-from dispatcher.durations import Milliseconds
-from dispatcher.settings import Section
-from dispatcher.sizes import Bytes
+from dispatcher.config.config import Config, load
+from dispatcher.config.durations import Milliseconds
+from dispatcher.config.file import written
+from dispatcher.config.settings import Section
+from dispatcher.config.sizes import Bytes
 
 #: What other processes go by as long as this one lives; with the attributes of `Config`.
 KEPT: Mapping[str, tuple[str, ...]] = {

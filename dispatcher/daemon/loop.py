@@ -12,19 +12,21 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from dispatcher import channels, logs, notify, wire
-from dispatcher.channels import Channel, Reply
+from dispatcher import notify, wire
+from dispatcher.config.reload import Reloaded
+from dispatcher.daemon import channels
+from dispatcher.daemon.channels import Channel, Reply
+from dispatcher.daemon.executor_client import ExecutorClient
+from dispatcher.daemon.outputs import Outputs
+from dispatcher.daemon.textfile import Textfile
+from dispatcher.daemon.worker_channel import WorkerChannel
 from dispatcher.errors import ConfigError
-from dispatcher.executor_client import ExecutorClient
+from dispatcher.logs import logs
 from dispatcher.notify import Notifier
-from dispatcher.outputs import Outputs
-from dispatcher.reload import Reloaded
 from dispatcher.signals import Signals
-from dispatcher.supervisor import Stop, Supervisor
-from dispatcher.textfile import Textfile
+from dispatcher.supervisor.supervisor import Stop, Supervisor
+from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, instant
-from dispatcher.turn import Request
-from dispatcher.worker_channel import WorkerChannel
 
 log = structlog.get_logger()
 

@@ -12,14 +12,14 @@ from typing import Any
 import structlog
 
 from dispatcher import policy, wire
-from dispatcher.listener import Listener
 from dispatcher.model import OpenRun, Settlement
 from dispatcher.processes import Connected, Disconnected, Event, Processes
-from dispatcher.reconcile import Differences, compare
 from dispatcher.store.api import Store
-from dispatcher.timeouts import Timeouts
+from dispatcher.supervisor.listener import Listener
+from dispatcher.supervisor.reconcile import Differences, compare
+from dispatcher.supervisor.timeouts import Timeouts
+from dispatcher.supervisor.turn import Live, Memory, Turn
 from dispatcher.times import Instant, StoreTime, store_time_of
-from dispatcher.turn import Live, Memory, Turn
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()

@@ -7,9 +7,9 @@ from functools import partial
 
 import msgspec
 
-from dispatcher.channels import Reply
+from dispatcher.daemon.channels import Reply
+from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import Request
 from dispatcher.wire import WorkerError
 from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood
 

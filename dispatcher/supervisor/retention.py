@@ -9,8 +9,8 @@ from typing import Protocol
 import structlog
 
 from dispatcher.store.api import Store
+from dispatcher.supervisor.turn import NEVER, Memory, Turn
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import NEVER, Memory, Turn
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()

@@ -23,13 +23,13 @@ from functools import partial
 import structlog
 
 from dispatcher import wire
-from dispatcher.durations import Milliseconds
+from dispatcher.config.durations import Milliseconds
 from dispatcher.model import NO_LIMITS, GivenUp, OpenRun, Outcome
 from dispatcher.policy import Verdict
 from dispatcher.processes import Processes, longest, run_deadline
 from dispatcher.store.api import Store
+from dispatcher.supervisor.turn import NEVER, Live, Memory, Turn, Watch
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import NEVER, Live, Memory, Turn, Watch
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dispatcher.config import Config
+from dispatcher.config.config import Config
 from dispatcher.errors import ConfigError
 
 #: Bytes of one file; beyond, no process could be given it.

@@ -16,22 +16,22 @@ from functools import partial
 import structlog
 
 from dispatcher import wire
-from dispatcher.absence import Absence
-from dispatcher.claimer import Claimer
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
-from dispatcher.figures import Figures
-from dispatcher.listener import Listener
 from dispatcher.model import Node, OpenRun, Outcome
-from dispatcher.outage import Outage
 from dispatcher.processes import Connected, Disconnected, Event, Processes
-from dispatcher.reaper import Reaper
-from dispatcher.reconcile import exited
-from dispatcher.recorder import Recorder
-from dispatcher.retention import Files, Retention
 from dispatcher.store.api import Store
-from dispatcher.timeouts import Timeouts
+from dispatcher.supervisor.absence import Absence
+from dispatcher.supervisor.claimer import Claimer
+from dispatcher.supervisor.figures import Figures
+from dispatcher.supervisor.listener import Listener
+from dispatcher.supervisor.outage import Outage
+from dispatcher.supervisor.reaper import Reaper
+from dispatcher.supervisor.reconcile import exited
+from dispatcher.supervisor.recorder import Recorder
+from dispatcher.supervisor.retention import Files, Retention
+from dispatcher.supervisor.timeouts import Timeouts
+from dispatcher.supervisor.turn import Live, Memory, Request, Settings, Turn
 from dispatcher.times import Instant
-from dispatcher.turn import Live, Memory, Request, Settings, Turn
 
 log = structlog.get_logger()
 

@@ -11,8 +11,8 @@ import structlog
 from dispatcher.model import Claim
 from dispatcher.processes import Processes, start_message
 from dispatcher.store.api import Store
+from dispatcher.supervisor.turn import Live, Memory, Turn
 from dispatcher.times import Instant, StoreTime
-from dispatcher.turn import Live, Memory, Turn
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()

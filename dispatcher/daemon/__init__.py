@@ -1,0 +1,1 @@
+"""The daemon's outside: composition, loop, sockets, the way to its executor, service manager."""
