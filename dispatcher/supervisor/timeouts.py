@@ -115,15 +115,15 @@ class Timeouts:
         if live is None:
             return
         live.asks_until = max(until, live.asks_until or until)
-        if live.watch is None or (moved := live.watch.extended(until)) is live.watch:
-            return
-        live.watch = moved
-        self._processes.send(wire.Renew(deadlines={uid: run_deadline(moved.run_by)}))
-        log.debug("run.extended", **live.ids())
+        if live.watch is not None:
+            self._watch(live, live.watch)
 
     def _watch(self, live: Live, watch: Watch) -> None:
-        live.watch = watch = watch.extended(live.asks_until) if live.asks_until else watch
-        self._look_at = min(self._look_at, watch.due)
+        """Go by these deadlines, and what the worker asked for; the executor saw to its own."""
+        live.watch = watch if live.asks_until is None else watch.extended(live.asks_until)
+        if live.watch is not watch:
+            log.debug("run.extended", **live.ids())
+        self._look_at = min(self._look_at, live.watch.due)
 
     def end_runs(self, turn: Turn) -> None:
         """Begin the ending of each run whose time is over."""

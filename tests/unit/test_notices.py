@@ -199,15 +199,6 @@ def test_more_time_is_given_as_far_as_it_goes(
     )
 
 
-def test_more_time_reaches_the_executor_too() -> None:
-    world, task_id = started(**PROCESS, run_timeout_ms=60_000)
-    uid = world.uid(task_id)
-    say(world, task_id, until=Instant(world.at() + 80))
-    renewals = [sent for sent in world.executor.sent if isinstance(sent, wire.Renew)]
-
-    assert {uid: {"run_timeout": world.at() + 80 + wire.BACKSTOP}} == renewals[-1].deadlines
-
-
 def test_more_time_asked_for_with_the_first_word_holds() -> None:
     """The executor may tell of it before it tells of the start."""
     world = World().start()
