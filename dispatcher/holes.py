@@ -25,34 +25,45 @@ def punch(path: str, offset: int, length: int) -> None:
     """Give back the blocks of a part of a file; its size stays. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        if _fallocate(descriptor, _PUNCH, offset, length) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
+        _punch(descriptor, offset, length)
     finally:
         with suppress(OSError):
             os.close(descriptor)
 
 
+def _punch(descriptor: int, offset: int, length: int) -> None:
+    if _fallocate(descriptor, _PUNCH, offset, length) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def tried(directory: str) -> OSError | None:
+    """Punch a hole into a file made for that, nameless where it may be; return what failed."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    path = f"{directory}/holes-{os.getpid()}"
+    try:
+        try:
+            descriptor = os.open(directory, os.O_TMPFILE | flags, 0o600)
+        except OSError:  # some filesystems, of those without holes too, know only files with names
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | flags, 0o600)
+            Path(path).unlink()
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(bytes(2 * BLOCK))
+            _punch(descriptor, 0, BLOCK)
+    except OSError as error:
+        return error
+    return None
+
+
 def unsupported(directory: str) -> str | None:
     """Say why no run's output in a directory can be kept within its budget; None: it can.
 
-    Tried on a file of its own. What stands in the way of trying is not said here.
+    What stands in the way of trying is not said here.
     """
-    path = f"{directory}/holes-{os.getpid()}"
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    except OSError:
+    error = tried(directory)
+    if error is None or error.errno not in UNSUPPORTED:
         return None
-    try:
-        os.write(descriptor, bytes(2 * BLOCK))
-        punch(path, 0, BLOCK)
-    except OSError as error:
-        if error.errno in UNSUPPORTED:
-            return (
-                f"the filesystem of {directory} cannot punch holes, so no run's output is kept"
-                " within [output] run_budget; set [node] state_dir to ext4, xfs, btrfs or tmpfs"
-            )
-    finally:
-        os.close(descriptor)
-        Path(path).unlink()
-    return None
+    return (
+        f"the filesystem of {directory} cannot punch holes, so no run's output is kept"
+        " within [output] run_budget; set [node] state_dir to ext4, xfs, btrfs or tmpfs"
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import ConfigError
 
@@ -98,8 +99,10 @@ def _check(where: str, name: str, line: str) -> None:
             f"{where}: what stands before = is no name of a variable; use letters,"
             " digits and _, and no export"
         )
-    if name.startswith("DISPATCHER_"):
-        raise ValueError(f"{where}: {name} is set by the dispatcher itself; use another name")
+    try:
+        limits.check_variable(name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     if "\0" in line:
         raise ValueError(f"{where}: {name} holds a NUL character, which no process can be given")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from dispatcher import wire
+from dispatcher import holes, wire
 from dispatcher.config.config import load
 from dispatcher.doctor import looks, processes
 from dispatcher.doctor.finding import Finding, Level
@@ -86,6 +88,20 @@ def test_a_state_directory_that_others_may_enter(used: Command) -> None:
 
     assert (Level.WARNING, True) == (finding.level, "mode 0755: others may enter" in finding.said)
     assert f"chmod 700 {used.state_dir}" in str(finding.remedy)
+
+
+def test_a_filesystem_without_holes(used: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Level.OK is found(used, "output budget").level
+
+    def refuse(*_: int) -> int:
+        ctypes.set_errno(errno.EOPNOTSUPP)
+        return -1
+
+    monkeypatch.setattr(holes, "_fallocate", refuse)
+    finding = found(used, "output budget")
+
+    assert (Level.WARNING, True) == (finding.level, "not supported" in finding.said)
+    assert "ext4, xfs, btrfs or tmpfs" in str(finding.remedy)
 
 
 def test_a_damaged_node_id(used: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from dispatcher import holes
-from dispatcher.executor import budget as module
 from dispatcher.executor.budget import (
     LONGEST_PAUSE,
     MOST_PUNCHED,
@@ -175,11 +175,11 @@ def test_of_a_run_that_is_gone_nothing_is_asked_any_longer(tmp_path: Path, growt
 def test_where_no_holes_can_be_punched_it_is_said_once_and_nothing_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Growth
 ) -> None:
-    def refuse(path: str, *_: int) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+    def refuse(*_: int) -> int:
+        ctypes.set_errno(errno.EOPNOTSUPP)
+        return -1
 
-    monkeypatch.setattr(module, "punch", refuse)
-    monkeypatch.setattr(holes, "punch", refuse)
+    monkeypatch.setattr(holes, "_fallocate", refuse)
     budgets, path = make(tmp_path, growth)
     append(path, 3 * BUDGET)
     budgets.keep(budgets.due)
