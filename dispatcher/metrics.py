@@ -92,6 +92,14 @@ METRICS: Sequence[Metric] = (
         "Since the store last answered the daemon; 0 while it does.",
     ),
     Metric(
+        "dispatcher_output_bytes", "gauge", (), "daemon",
+        "On disk in the output directory, when it was last looked through.",
+    ),
+    Metric(
+        "dispatcher_output_free_bytes", "gauge", (), "daemon",
+        "Free on the filesystem of the output directory.",
+    ),
+    Metric(
         "dispatcher_last_tick_timestamp_seconds", "gauge", (), "daemon",
         "When the loop last committed.",
     ),
@@ -221,6 +229,9 @@ def _of_daemon(status: Status) -> Iterator[Sample]:
     yield Sample("dispatcher_executor_connected", float(connected))
     yield Sample("dispatcher_node_paused", float(report["paused"] is not None))
     yield Sample("dispatcher_store_silent_seconds", report["store_silent_for_s"] or 0)
+    for what, name in (("bytes", "output_bytes"), ("free_bytes", "output_free_bytes")):
+        if (size := report.get("output", {}).get(what)) is not None:
+            yield Sample(f"dispatcher_{name}", size)
     for what in ("tick", "reap", "claim"):
         if (age := report[f"{what}_age_s"]) is not None:
             moment = round(standing.now / 1000 - age, 3)

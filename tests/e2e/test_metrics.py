@@ -47,11 +47,7 @@ def test_the_file_is_kept_fresh_and_its_absence_told_once_while_work_goes_on(wor
         eventually(lambda: _assert_told(daemon.events("metrics.unwritten"), 2))
     assert 1 == live["dispatcher_kill_duration_seconds_count",]
     assert live["dispatcher_tick_duration_seconds_sum",] > 0
-    assert (
-        0.05
-        > live["dispatcher_tick_duration_seconds_sum",]
-        / live["dispatcher_tick_duration_seconds_count",]
-    )
+    assert live["dispatcher_output_free_bytes",] > 0
 
 
 def _assert_told(events: list[object], times: int) -> None:

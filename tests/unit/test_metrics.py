@@ -101,7 +101,7 @@ def test_every_figure_is_shown_when_there_is_something_to_show() -> None:
             paused=(PausedQueue("q", "upgrade", NOW),),
             node=None,
             daemon="running",
-            report=status.standing.report,
+            report={**status.standing.report, "output": {"bytes": 70, "free_bytes": 4096}},
         ),
         counts={"q": {TaskState.READY: 1}},
         ready_since={"q": StoreTime(NOW - 2_500)},
@@ -120,6 +120,9 @@ def test_every_figure_is_shown_when_there_is_something_to_show() -> None:
     assert (1, 0.5, 2) == tuple(
         found[f"dispatcher_{what}_seconds",]
         for what in ("lease_age", "lease_remaining", "heartbeat_age")
+    )
+    assert (70, 4096) == tuple(
+        found[f"dispatcher_output_{what}",] for what in ("bytes", "free_bytes")
     )
     assert 1 == found["dispatcher_info", "", wire.RELEASE]
 
