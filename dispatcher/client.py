@@ -372,7 +372,15 @@ class Client:
         if report is None:
             daemon = "not running"
         node = nodes.get(me or "")
-        return Standing(now=now, paused=paused, node=node, daemon=daemon, report=report or {})
+        queues = self._config.queues.items()
+        return Standing(
+            now=now,
+            paused=paused,
+            node=node,
+            daemon=daemon,
+            report=report or {},
+            by_hand={name for name, queue in queues if queue.concurrency == 0},
+        )
 
     def outcomes(self) -> Mapping[Outcome, int]:
         """Return how many closed runs of each outcome are kept."""

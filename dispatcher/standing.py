@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,6 +73,8 @@ class Standing:
     daemon: Literal["running", "not running", "not answering"]
     report: Mapping[str, Any]
     """What a running daemon says of itself: `Supervisor.status`."""
+    by_hand: Container[str] = ()
+    """Queues that the configuration leaves to claims by hand; a running daemon knows it better."""
 
     def before(self, task: Task) -> list[Reason]:
         """Return all that stands before a task that is not running, the nearest first."""
@@ -86,7 +88,9 @@ class Standing:
 
     def before_queue(self, queue: str, *, turn: bool = True) -> list[Reason]:
         """Return what stands before the ready tasks of a queue; if nothing does, their turn."""
-        found = [*self._of_queue(queue), *self.of_daemon(), *self.faults(), *self._of_room(queue)]
+        found = [*self._of_queue(queue)]
+        if not self._is_by_hand(queue):  # else no daemon has any part in it
+            found += [*self.of_daemon(), *self.faults(), *self._of_room(queue)]
         if not found and turn:
             found.append(Reason(Obstacle.TURN_COMES, "nothing stands in its way: its turn comes"))
         return found
@@ -117,6 +121,17 @@ class Standing:
                     f" dispatcher resume {queue}"
                 )
                 yield Reason(Obstacle.QUEUE_PAUSED, text)
+        if self._is_by_hand(queue):
+            text = (
+                f"its queue {queue} is for claims by hand here ([queues.{queue}] concurrency = 0):"
+                f" dispatcher claim --queue {queue}"
+            )
+            yield Reason(Obstacle.QUEUE_FULL, text)
+
+    def _is_by_hand(self, queue: str) -> bool:
+        if self.report:
+            return bool(self.report.get("full_queues", {}).get(queue) == 0)
+        return queue in self.by_hand
 
     def of_daemon(self) -> Iterator[Reason]:
         """Yield whether no daemon is there that would claim."""

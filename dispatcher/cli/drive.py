@@ -113,6 +113,9 @@ def claim(
 
     Nothing is started. Beat with `dispatcher heartbeat` before it expires, else the task runs
     again; then say `complete` or `fail`. Exit code 1: there is nothing to claim.
+
+    A daemon runs what is ready at once. To have a queue for yourself beside it, write
+    `concurrency = 0` under `[queues.NAME]`; `pause` would keep you out too.
     """
     if queue is not None and task_id is not None:
         raise click.UsageError("--task names a task of any queue; leave --queue out")

@@ -28,7 +28,11 @@ from dispatcher.wire import ExitCode
         "dispatcher run --config /etc/dispatcher/dispatcher.toml",
     )
 )
-@click.option("--drain", is_flag=True, help="Exit 0 when no task is ready, scheduled or running.")
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="Exit 0 when no task is ready, scheduled or running, but in queues for claims by hand.",
+)
 @config_option
 def run(*, drain: bool) -> int:
     """Run the daemon in the foreground: it claims tasks, runs them and settles them.

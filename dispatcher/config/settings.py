@@ -295,9 +295,10 @@ class Queue(TaskDefaults, frozen=True):
     out. A queue needs no entry here: any name may be submitted to.
     """
 
-    concurrency: Annotated[int, Meta(ge=1, le=10_000, examples=[2])] | None = None
+    concurrency: Annotated[int, Meta(ge=0, le=10_000, examples=[2])] | None = None
     """How many of its tasks run at once on this node. Left out: as many as there are slots. Claims
-    made by hand (`dispatcher claim`) do not count: they take no slot."""
+    made by hand (`dispatcher claim`) do not count: they take no slot. With `0` this node's daemon
+    claims nothing from it: a queue for claims by hand, for which `run --drain` does not wait."""
 
 
 #: What an exit code may mean, by a profile's word.

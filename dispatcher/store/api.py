@@ -228,8 +228,8 @@ class Store(Protocol):
     def declared(self, node: str) -> list[RunUid]:
         """Return the node's open runs that declared their end."""
 
-    def has_unfinished(self) -> bool:
-        """Tell whether any task is ready, scheduled or running."""
+    def has_unfinished(self, *, but: Iterable[str] = ()) -> bool:
+        """Tell whether any task is ready, scheduled or running, `but` those of some queues."""
 
     def record_node(self, node: Node) -> None:
         """Write or overwrite the node's row."""

@@ -280,8 +280,9 @@ class SqlStore:
             RunUid(uid) for (uid,) in self._engine.rows(statements.DECLARED_UIDS, {"node": node})
         ]
 
-    def has_unfinished(self) -> bool:
-        ((unfinished,),) = self._engine.rows(statements.HAS_UNFINISHED)
+    def has_unfinished(self, *, but: Iterable[str] = ()) -> bool:
+        values = {"but": "".join(f" {queue} " for queue in but)}
+        ((unfinished,),) = self._engine.rows(statements.HAS_UNFINISHED, values)
         return bool(unfinished)
 
     def record_node(self, node: Node) -> None:

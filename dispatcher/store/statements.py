@@ -289,10 +289,13 @@ UPDATE tasks SET state = 'failed', reason = :reason, finished_at = :now, fails_a
 WHERE id = :id
 """
 
-HAS_UNFINISHED = """
-SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'running')
-    OR EXISTS (SELECT 1 FROM tasks WHERE state = 'ready')
-    OR EXISTS (SELECT 1 FROM tasks WHERE state = 'scheduled')
+# `but` has a space before and after each name, and no name has one.
+_BUT = "replace(:but, ' ' || queue || ' ', '') = :but"
+
+HAS_UNFINISHED = f"""
+SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'running' AND {_BUT})
+    OR EXISTS (SELECT 1 FROM tasks WHERE state = 'ready' AND {_BUT})
+    OR EXISTS (SELECT 1 FROM tasks WHERE state = 'scheduled' AND {_BUT})
 """
 
 RECORD_NODE = """

@@ -298,7 +298,8 @@ class Supervisor:
             self._store.record_node(self._node(self._memory.hello, turn, interval))
             turn.after(partial(setattr, self, "_seen_due", Instant(turn.at + interval)))
         if self._memory.settings.until_idle:
-            idle = self._memory.hello is not None and not self._store.has_unfinished()
+            by_hand = self._memory.settings.by_hand
+            idle = self._memory.hello is not None and not self._store.has_unfinished(but=by_hand)
             turn.after(partial(setattr, self, "_idle", idle))
 
     def _node(self, hello: wire.Hello, turn: Turn, interval: float) -> Node:

@@ -38,7 +38,7 @@ class Settings:
     poll: float = 1.0
     drain_timeout: float = 60.0
     until_idle: bool = False
-    """Stop when no task is ready, scheduled or running."""
+    """Stop when no task is ready, scheduled or running, but in queues for claims by hand."""
     reap_interval: float = 5.0
     absence_limit: float | None = None
     """How long runs may go on with no daemon; None: for ever."""
@@ -47,6 +47,11 @@ class Settings:
     """How long what is finished is kept; None: for ever."""
     concurrency: Mapping[str, int] = field(default_factory=dict)
     """How many tasks of a queue run here at once, for queues with a limit."""
+
+    @property
+    def by_hand(self) -> tuple[str, ...]:
+        """The queues from which nothing is claimed here."""
+        return tuple(queue for queue, most in self.concurrency.items() if most == 0)
 
     def confirmation(self, now: StoreTime) -> Confirmation | None:
         """Return what is said of claims that are confirmed now; None: they stand for ever.

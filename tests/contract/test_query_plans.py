@@ -23,7 +23,7 @@ PLANS = [
     (statements.OPEN_RUNS, {"node": "n"}, ["tasks_running", "(uid=?)"]),
     (statements.ENDINGS, {"node": "n"}, ["tasks_endings", "(uid=?)"]),
     (statements.OPEN_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
-    (statements.HAS_UNFINISHED, {}, ["tasks_running", "tasks_ready", "tasks_due"]),
+    (statements.HAS_UNFINISHED, {"but": ""}, ["tasks_running", "tasks_ready", "tasks_due"]),
     (statements.ABANDONED, {"node": "n", "now": 1, "limit": 1}, ["tasks_takeover", "(uid=?)"]),
     (statements.NEXT_TAKEOVER, {"node": "n"}, ["tasks_takeover"]),
     (statements.RENEW_LOCAL, {"now": 1}, ["tasks_takeover"]),

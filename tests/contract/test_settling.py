@@ -175,6 +175,17 @@ def test_unfinished_is_what_may_still_run_by_itself(
     assert unfinished is store.has_unfinished()
 
 
+def test_unfinished_may_leave_out_queues(store: OneByOne) -> None:
+    store.new(queue="a")
+    store.new(queue="b", delay_ms=1)
+
+    assert store.has_unfinished(but=["a"])
+    assert store.has_unfinished(but=["ab", "b"])
+    assert not store.has_unfinished(but=["a", "b"])
+    store.take("a")
+    assert not store.has_unfinished(but=["b", "a"])
+
+
 def test_a_nodes_row_is_written_and_overwritten(store: OneByOne) -> None:
     first = Node(
         id="n",

@@ -209,3 +209,41 @@ def test_the_daemon_is_found_from_another_environment(world: World) -> None:
 
         assert ("running", daemon.pid) == (status["daemon"], status["daemon_pid"])
     assert "not running" == world.cli("status", "--json").json["daemon"]
+
+
+def test_a_queue_for_claims_by_hand_is_left_alone_by_a_running_daemon(world: World) -> None:
+    """Also what was claimed and lost, at a drain, and as long as the configuration says so."""
+    world.configure(leases={"reap_interval": "200ms"}, **{"queues.reviews": {"concurrency": 0}})
+    task = world.submit("true", queue="reviews")
+    with world.daemon() as daemon:
+        other = world.submit("true")
+        world.until(other, "succeeded")
+        lock = world.cli("claim", "--queue", "reviews", "--ttl", "300ms", "--json").json["lock"]
+        daemon.expect("claim.taken_over", task_id=task)
+        world.until(task, "ready")
+        told = world.cli("why", task).stdout
+        assert "its queue reviews is for claims by hand here" in told
+        assert "dispatcher claim --queue reviews" in told
+        status = world.cli("status", "--json").json
+        assert ("ok", {"queue_full": 1}) == (status["health"], status["waiting"])
+        lock = world.cli("claim", "--queue", "reviews", "--json").json["lock"]
+        world.cli("complete", "--task", task, "--lock", lock)
+        runs = world.show(task)["runs"]
+        assert ["lost", "succeeded"] == [run["outcome"] for run in runs]
+        assert all(run["node"].startswith("local:") for run in runs)
+
+        later = world.submit("true", queue="reviews")
+        world.configure()
+        world.cli("reload")
+        world.until(later, "succeeded")
+        world.configure(**{"queues.reviews": {"concurrency": 0}})
+        world.cli("reload")
+        last = world.submit("true", queue="reviews")
+        world.until(world.submit("true"), "succeeded")
+        assert "ready" == world.show(last)["state"]
+
+    assert "is for claims by hand here" in world.cli("why", last).stdout
+    world.cli("claim", "--task", last)
+    world.submit("true", queue="reviews", delay="1h")
+    with world.daemon("--drain") as daemon:
+        assert 0 == daemon.wait()

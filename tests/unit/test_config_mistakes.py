@@ -113,8 +113,8 @@ MISTAKES = [
         ":2: defaults.lease_ttl: unknown key; it belongs under [queues.N",
     ),
     (
-        "[queues.a]\nconcurrency = 0",
-        ":2: queues.a.concurrency: expected an integer >= 1; write for",
+        "[queues.a]\nconcurrency = -1",
+        ":2: queues.a.concurrency: expected an integer >= 0; write for",
     ),
     (
         "[queues.'a.b']\nlease_ttl = 5",

@@ -65,6 +65,21 @@ def test_a_full_queue_hides_no_other_one() -> None:
     assert [1, 1, 1] == [len(running(one, *tasks[name])) for name in "abc"]
 
 
+def test_of_a_queue_for_claims_by_hand_nothing_runs_and_no_drain_waits_for_it() -> None:
+    settings = replace(SETTINGS, slots=2, concurrency={"a": 0}, until_idle=True)
+    one = World(settings=settings).start()
+    by_hand = [one.submit(queue="a") for _ in range(3)]
+    other = one.submit(queue="b")
+    one.run_for(2)
+
+    assert [other] == running(one, *by_hand, other)
+    assert not one.supervisor.is_over(at=one.at())
+    one.gone(other)
+    one.run_for(2)
+    assert one.supervisor.is_over(at=one.at())
+    assert [TaskState.READY] * 3 == [one.state(task) for task in by_hand]
+
+
 def test_slots_that_a_limit_leaves_go_to_the_other_queues() -> None:
     one = world(6, a=1)
     tasks = {name: [one.submit(queue=name) for _ in range(6)] for name in "ab"}

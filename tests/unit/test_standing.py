@@ -207,6 +207,27 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
 ENDS_IN = {Obstacle.NOT_DUE: 5_000, Obstacle.NODE_PAUSED: 1_000}
 
 
+def test_a_queue_for_claims_by_hand_is_told_as_such_and_never_stuck() -> None:
+    told = (
+        "its queue default is for claims by hand here ([queues.default] concurrency = 0):"
+        " dispatcher claim --queue default"
+    )
+    world = begun(concurrency={"default": 0})
+    task = world.task(world.submit())
+    world.run_for(STUCK_AFTER * 2)
+    world.executor.answering = False
+    world.settle_down()
+
+    running, absent = standing_of(world), standing_of(world, "not running")
+
+    for standing in (running, replace(absent, by_hand={"default"})):
+        assert [(Obstacle.QUEUE_FULL, told)] == [
+            (one.obstacle, one.text) for one in standing.before(task)
+        ]
+    assert {Obstacle.QUEUE_FULL: 1} == status_of(world).waiting()
+    assert status_of(world).stuck() is None
+
+
 @pytest.mark.parametrize("obstacle", SCENES, ids=str)
 def test_r43_what_keeps_a_task_from_running_is_named(obstacle: Obstacle) -> None:
     scene, text = SCENES[obstacle]
