@@ -161,7 +161,7 @@ def schema() -> dict[str, Any]:
     for name in named_tables():
         properties[name] = {
             "type": "object",
-            "propertyNames": {"pattern": NAME.replace(r"\A", "^").replace(r"\Z", "$")},
+            "propertyNames": {"pattern": _for_editors(NAME)},
             "additionalProperties": properties.pop(f"{name}.{_NAME}"),
         }
     return {
@@ -178,7 +178,15 @@ def _kind(key: Key) -> dict[str, Any]:
     fields = msgspec.structs.fields(_kinds()[key.section])
     field = next(field for field in fields if field.name == key.field)
     made: dict[str, Any] = msgspec.json.schema(field.type, schema_hook=_quantity)
-    return next((kind for kind in made.get("anyOf", ()) if kind != {"type": "null"}), made)
+    kind = next((kind for kind in made.get("anyOf", ()) if kind != {"type": "null"}), made)
+    if "pattern" in kind:
+        kind["pattern"] = _for_editors(kind["pattern"])
+    return kind
+
+
+def _for_editors(pattern: str) -> str:
+    """Return a pattern that holds for the whole text as ECMA 262 writes it, not as Python does."""
+    return pattern.replace(r"\A", "^").replace(r"\Z", "$")
 
 
 def _quantity(kind: type) -> dict[str, Any]:

@@ -290,12 +290,13 @@ WHERE id = :id
 """
 
 # `but` has a space before and after each name, and no name has one.
-_BUT = "replace(:but, ' ' || queue || ' ', '') = :but"
-
-HAS_UNFINISHED = f"""
-SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'running' AND {_BUT})
-    OR EXISTS (SELECT 1 FROM tasks WHERE state = 'ready' AND {_BUT})
-    OR EXISTS (SELECT 1 FROM tasks WHERE state = 'scheduled' AND {_BUT})
+HAS_UNFINISHED = """
+SELECT EXISTS (SELECT 1 FROM tasks
+        WHERE state = 'running' AND replace(:but, ' ' || queue || ' ', '') = :but)
+    OR EXISTS (SELECT 1 FROM tasks
+        WHERE state = 'ready' AND replace(:but, ' ' || queue || ' ', '') = :but)
+    OR EXISTS (SELECT 1 FROM tasks
+        WHERE state = 'scheduled' AND replace(:but, ' ' || queue || ' ', '') = :but)
 """
 
 RECORD_NODE = """

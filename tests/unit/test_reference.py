@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +15,7 @@ import pytest
 from dispatcher.config import reference
 from dispatcher.config.config import Config, load
 from dispatcher.config.file import named_tables, written
-from dispatcher.config.settings import Settings
+from dispatcher.config.settings import NAME, Settings
 from dispatcher.standing import Obstacle
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +74,37 @@ def test_the_schema_knows_what_the_file_may_say() -> None:
     assert ("1m", "string") == tuple(leases["properties"]["ttl"][k] for k in ("default", "type"))
     assert "default" not in leases["properties"]["reap_interval"]
     assert ["drain", "leave"] == schema["properties"]["daemon"]["properties"]["on_stop"]["enum"]
+
+
+#: What a pattern of Python's may hold and one of ECMA 262, which schemas have, may not: anchors and
+#: classes of other names, named groups and references, flags, comments, conditions, atomic groups
+#: and possessive repeats, braces and brackets that mean something else.
+NOT_ECMA = re.compile(
+    r"\\[AZzaGhHRXQE]|\(\?P|\(\?[aiLmsux-]|\(\?#|\(\?\(|\(\?>|[*+?}]\+|\{,|\[\[:|\[\^?\]"
+)
+
+
+def _with_patterns(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield every part of a schema that has a pattern."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            yield schema
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _with_patterns(part)
+
+
+def test_patterns_in_the_schema_are_those_of_editors_and_fit_their_own_examples() -> None:
+    found = list(_with_patterns(reference.schema()))
+
+    assert len(found) > 20
+    for part in found:
+        assert not NOT_ECMA.search(part["pattern"]), part
+        assert part["pattern"][0] + part["pattern"][-1] == "^$", part
+        for value in (*part.get("examples", ()), *filter(None, [part.get("default")])):
+            assert re.search(part["pattern"], value), part
+    assert NOT_ECMA.search(NAME), "what is a name, as it is written for Python"
 
 
 @pytest.mark.parametrize(
