@@ -24,12 +24,24 @@ TIMEOUT = 0.5
 RELOAD_TIMEOUT = 5.0
 
 
-def announce(config: Config) -> None:
-    """Write, atomically, into the state directory where the daemon listens. Raises OSError."""
+def announce(config: Config) -> OSError | None:
+    """Write, atomically, into the state directory where the daemon listens; return what failed.
+
+    Then nothing is said there: clients look where their own environment says.
+    """
+    if find(config) == config.control_socket and _announcement(config).exists():
+        return None  # nothing to write, which a full disk would not take
     file = _announcement(config)
     draft = file.with_name(f"{file.name}.new")
-    draft.write_text(f"{config.control_socket}\n", "utf-8")
-    draft.replace(file)
+    try:
+        draft.write_text(f"{config.control_socket}\n", "utf-8")
+        draft.replace(file)
+    except OSError as error:
+        for misleading in (draft, file):
+            with suppress(OSError):
+                misleading.unlink()
+        return error
+    return None
 
 
 def find(config: Config) -> Path:

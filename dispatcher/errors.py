@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
+
+#: What a full disk answers.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class DispatcherError(Exception):
@@ -46,6 +50,17 @@ class StoreRefused(DispatcherError):
 
 class AlreadyHeld(DispatcherError):
     """Somebody else holds the lock; exit 75 and name the holder."""
+
+
+def cannot_write(told: str, error: OSError, remedy: str) -> DispatcherError:
+    """Return the error of a place that the daemon needs to write, and cannot.
+
+    `StoreUnavailable` of a full disk: that may pass, and a service manager tries again. Otherwise
+    `ConfigError`, with the `remedy`.
+    """
+    if error.errno in FULL:
+        return StoreUnavailable(f"{told}: {error.strerror}; make room on its disk")
+    return ConfigError(f"{told}: {error.strerror}; {remedy}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dispatcher.errors import AlreadyHeld, ConfigError
+from dispatcher.errors import AlreadyHeld, DispatcherError, cannot_write
 
 
 class Held:
@@ -40,7 +40,7 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     """Lock a file, made if missing, and write into it who we are: our pid and `holder`.
 
     Raises `AlreadyHeld`, which names `what` and its holder, without waiting; `ConfigError` when
-    the file cannot be written.
+    the file cannot be written, `StoreUnavailable` when its disk is full.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -65,7 +65,6 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     return Held(descriptor)
 
 
-def _cannot_lock(what: str, path: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot lock {what}: {path}: {error.strerror}; this user must be able to write there"
-    )
+def _cannot_lock(what: str, path: Path, error: OSError) -> DispatcherError:
+    remedy = "this user must be able to write there"
+    return cannot_write(f"cannot lock {what}: {path}", error, remedy)

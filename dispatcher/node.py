@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher.errors import ConfigError, StoreUnavailable
+from dispatcher.errors import ConfigError, cannot_write
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -52,15 +51,14 @@ def known_node_id(state_dir: Path) -> str | None:
 def prepare(state_dir: Path) -> None:
     """Make the state directory, for its owner only, unless it is there.
 
-    Raises `ConfigError` when that is not possible.
+    Raises `ConfigError` when that is not possible, `StoreUnavailable` when its disk is full.
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"cannot make the state directory {state_dir}: {error.strerror};"
-            " set [node] state_dir to one that this user may write"
-        ) from error
+        told = f"cannot make the state directory {state_dir}"
+        remedy = "set [node] state_dir to one that this user may write"
+        raise cannot_write(told, error, remedy) from error
 
 
 def _create(state_dir: Path) -> None:
@@ -77,10 +75,9 @@ def _create(state_dir: Path) -> None:
             (state_dir / "node-id").hardlink_to(draft)
         _sync(state_dir)
     except OSError as error:
-        told = f"cannot write {state_dir / 'node-id'}: {error.strerror}"
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:  # it may pass: no mistake of anybody's
-            raise StoreUnavailable(f"{told}; make room on its disk") from error
-        raise ConfigError(f"{told}; make the state directory writable for this user") from error
+        told = f"cannot write {state_dir / 'node-id'}"
+        remedy = "make the state directory writable for this user"
+        raise cannot_write(told, error, remedy) from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)

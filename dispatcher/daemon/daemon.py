@@ -23,7 +23,7 @@ from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.daemon.loop import STOP_SIGNALS, Loop
 from dispatcher.daemon.outputs import Bounds, Outputs
 from dispatcher.daemon.textfile import Textfile
-from dispatcher.errors import ConfigError
+from dispatcher.errors import ConfigError, cannot_write
 from dispatcher.locks import Held, hold
 from dispatcher.logs import logs
 from dispatcher.node import node_id
@@ -71,11 +71,13 @@ def main(
         signals = stack.enter_context(Signals((*STOP_SIGNALS, signal.SIGHUP)))
         embedded = config.executor.mode == "embedded"
         client = _executor_client(config, me, store, embedded=embedded)
+        _make_output_dir(config)
         holds, goes_by = config, settings(config, me, until_idle=drain)
         outputs = Outputs(goes_by.output_dir, _bounds(config))
         supervisor = Supervisor(store, client, goes_by, rng=random.SystemRandom(), files=outputs)
-        listener = channels.listen(config.control_socket)
-        control.announce(config)
+        listener = _listen(config.control_socket)
+        if (unsaid := control.announce(config)) is not None:
+            log.warning("control.unannounced", reason=str(unsaid))
 
         def reconfigure() -> Reloaded:
             nonlocal holds, goes_by
@@ -114,14 +116,7 @@ def main(
 
 
 def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
-    """Return what the supervisor needs of the configuration; makes the output directory."""
-    try:
-        config.output_dir.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot make the output directory {config.output_dir}: {error.strerror};"
-            " move away what is there, or set [node] state_dir to another directory"
-        ) from error
+    """Return what the supervisor needs of the configuration."""
     leases, absence_ms = config.leases, config.executor.absence_limit_ms
     retention_ms = config.output.retention_ms
     return Settings(
@@ -158,16 +153,32 @@ def _bounds(config: Config) -> Bounds:
     return Bounds(int(output.total_budget), int(output.free_floor), output.retention_ms)
 
 
+def _make_output_dir(config: Config) -> None:
+    try:
+        config.output_dir.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        told = f"cannot make the output directory {config.output_dir}"
+        remedy = "move away what is there, or set [node] state_dir to another directory"
+        raise cannot_write(told, error, remedy) from error
+
+
+def _listen(path: Path) -> socket.socket:
+    try:
+        return channels.listen(path)
+    except OSError as error:
+        told, remedy = f"cannot listen at {path}", "move away what is there"
+        raise cannot_write(told, error, remedy) from error
+
+
 def _hold_runtime_dir(config: Config) -> Held:
     """Make the runtime directory and be the one daemon in it: others would take its sockets."""
     directory = config.runtime_dir
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"cannot make the runtime directory {directory}: {error.strerror};"
-            " set [node] runtime_dir to one that this user may write"
-        ) from error
+        told = f"cannot make the runtime directory {directory}"
+        remedy = "set [node] runtime_dir to one that this user may write"
+        raise cannot_write(told, error, remedy) from error
     what = f"runtime directory {directory}"
     return hold(directory / "daemon.lock", what, holder=f"state directory {config.state_dir}")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from dispatcher import times
-from dispatcher.errors import AlreadyHeld, ConfigError
+from dispatcher.errors import AlreadyHeld, ConfigError, StoreUnavailable, cannot_write
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
@@ -50,6 +50,9 @@ def main() -> int:
     except ConfigError as error:
         log("executor.refused", error=str(error))
         return ExitCode.CONFIG
+    except StoreUnavailable as error:
+        log("executor.refused", error=str(error))
+        return ExitCode.STORE_UNAVAILABLE
     except AlreadyHeld as error:
         log("executor.refused", error=str(error))
         return ExitCode.TEMPORARY
@@ -100,10 +103,8 @@ def _lock(directory: str) -> int:
         Path(directory).mkdir(0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(
-            f"cannot use the directory {directory}: {error.strerror};"
-            " this user must be able to write there"
-        ) from error
+        told, remedy = f"cannot use {path}", "this user must be able to write there"
+        raise cannot_write(told, error, remedy) from error
     give_up_at = times.instant() + LOCK_PATIENCE
     while not _try_lock(descriptor):
         holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
@@ -114,8 +115,9 @@ def _lock(directory: str) -> int:
                 " one is enough, and stopping it ends its runs"
             )
         time.sleep(0.01)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, b"%d\n" % os.getpid())
+    with suppress(OSError):  # the lock holds also where a full disk forgets the name
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())
     return descriptor
 
 
@@ -136,11 +138,12 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
         pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
     )
     kernel, outputs = Kernel(), Outputs()
-    server = Server(runtime_dir, kernel, log)
     try:
+        server = Server(runtime_dir, kernel, log)
         notices = Notices(runtime_dir, kernel, server)
     except OSError as error:
-        raise ConfigError(f"cannot use the directory {runtime_dir}/notify: {error}") from error
+        told, remedy = f"cannot listen in {runtime_dir}", "this user must be able to write there"
+        raise cannot_write(told, error, remedy) from error
     notifier = Notifier({} if options.embedded else os.environ)  # embedded, the daemon speaks
     executor = Executor(
         node,

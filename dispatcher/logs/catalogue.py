@@ -92,6 +92,12 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"reason": str},
             same_by=("reason",),
         ),
+        "control.unannounced": Event(
+            "Where this daemon listens could not be written into the state directory: it is found"
+            " only by clients whose configuration and environment say the same place.",
+            "warning",
+            fields={"reason": str},
+        ),
         "daemon.was_away": Event(
             "Leases expired while the daemon was away: renewed once, not reaped.",
             "warning",

@@ -9,7 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from dispatcher.errors import ConfigError, StoreUnavailable, StoreUnusable
+from dispatcher.errors import (
+    FULL,
+    ConfigError,
+    DispatcherError,
+    StoreUnavailable,
+    StoreUnusable,
+)
 from dispatcher.locks import Held, hold
 from dispatcher.store import migrate
 from dispatcher.store.api import Store
@@ -126,7 +132,7 @@ def remember_identity(state_dir: Path, identity: str) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise _denied(error) from error
+        raise _denied(error, file) from error
 
 
 def _identity_file(state_dir: Path) -> Path:
@@ -231,8 +237,10 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _denied(error: OSError) -> StoreUnusable:
+def _denied(error: OSError, path: Path | None = None) -> DispatcherError:
+    told = f"{error.filename or path}: {error.strerror}"
+    if error.errno in FULL:
+        return StoreUnavailable(f"{told}; make room on its disk")
     return StoreUnusable(
-        f"{error.filename}: {error.strerror}; "
-        "the store and its state directory need room, and this user's permission to write"
+        f"{told}; the store and its state directory need this user's permission to write"
     )

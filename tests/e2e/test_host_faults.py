@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -169,6 +171,50 @@ def test_a_daemon_that_starts_on_a_full_disk_says_what_to_do(world: World) -> No
     assert (
         f"{world.state_dir}/tasks.db: disk I/O error; make room on its disk, which is full" in later
     )
+
+
+def test_a_daemon_killed_and_started_on_a_full_disk_goes_on_when_room_is_made(world: World) -> None:
+    """R-35."""
+    with small_disk(world, "state") as disk:
+        with world.daemon() as killed:
+            task_id = world.submit(*shell("while [ ! -e go ]; do sleep 0.02; done; exit 7"))
+            killed.expect("run.started", task_id=task_id)
+            killed.kill()
+        (disk / "control-socket").write_text("/of/another/environment\n")
+        (filler,) = fill(disk, "bytes")
+        with world.daemon() as daemon:
+            assert "No space left" in daemon.expect("control.unannounced")["reason"]
+            (world.directory / "go").touch()
+            filler.unlink()
+            daemon.expect("run.settled", task_id=task_id, exit_code=7, attempt=1)
+
+
+def test_whatever_a_start_cannot_write_on_a_full_disk_is_named_and_tried_again(
+    world: World,
+) -> None:
+    """R-35: exit code 69, and nothing that a service manager would give up."""
+    made = {"run": ("lock", "output", "store-id"), "executor": ("executor.lock",)}
+    with small_disk(world, "state") as disk:
+        world.configure(store={"url": f"sqlite://{world.directory}/elsewhere/tasks.db"})
+        world.submit("true")
+        world.cli("run", "--drain")
+        for verb, names in made.items():
+            for name in names:
+                _remove(disk / name)
+                filler = fill(disk, "files")
+                said = world.cli(verb, exits=69).stderr
+                assert str(disk / name) in said
+                assert "No space left on device; make room on its disk" in said
+                for file in filler:
+                    file.unlink()
+                world.cli("run", "--drain")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _submit(world: World, number: int) -> None:

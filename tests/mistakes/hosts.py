@@ -123,7 +123,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             scene="forbidden",
             told=(
                 "/var/lib/dispatcher: Permission denied; the store and its state directory "
-                "need room, and this user's permission to write"
+                "need this user's permission to write"
             ),
             exits=78,
         ),

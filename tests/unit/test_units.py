@@ -20,11 +20,11 @@ NAMES = ("dispatcher.service", "dispatcher-executor.service")
 PROGRAM = "/usr/local/bin/dispatcher"
 
 
-def unit(name: str) -> configparser.SectionProxy:
+def unit(name: str, section: str = "Service") -> configparser.SectionProxy:
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(UNITS / name)
-    return parser["Service"]
+    return parser[section]
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
@@ -73,6 +73,12 @@ def test_the_executor_has_the_time_to_end_its_runs() -> None:
     # Or the daemon's restart would end the workers, and the executor's own death leave them.
     assert "mixed" == service["KillMode"]
     assert "yes" == service["RuntimeDirectoryPreserve"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_r35_what_may_mend_itself_is_started_again_however_often_it_failed(name: str) -> None:
+    assert "always" == unit(name)["Restart"]
+    assert "0" == unit(name, "Unit")["StartLimitIntervalSec"]
 
 
 @pytest.mark.parametrize("name", NAMES)
