@@ -99,6 +99,13 @@ class Notifier:
             self._status = ""
 
 
+_EXECUTOR = {
+    "waiting": "waits for the executor",
+    "silent": "the executor does not answer",
+    "incompatible": "the executor speaks another version",
+}
+
+
 def in_a_line(status: Mapping[str, object]) -> str:
     """Return how the daemon stands, of `Supervisor.status`: worst first."""
     said = [f"{status['busy']} of {status['slots']} slots busy"]
@@ -109,8 +116,7 @@ def in_a_line(status: Mapping[str, object]) -> str:
     if status["unkillable"]:
         said.insert(0, f"{status['unkillable']} runs cannot be killed")
     if status["executor"] != "connected":
-        waits = status["executor"] == "waiting"
-        said.insert(0, "waits for the executor" if waits else "the executor does not answer")
+        said.insert(0, _EXECUTOR[str(status["executor"])])
     if status["store_silent_for_s"] is not None:
         said.insert(0, "the store does not answer")
     return "; ".join(said)

@@ -54,6 +54,14 @@ class Processes(Protocol):
     def answering(self) -> bool:
         """Whether it greeted us and answers pings: nothing is started or taken back otherwise."""
 
+    @property
+    def incompatible(self) -> wire.Hello | None:
+        """The greeting of an executor that speaks another version, as long as it is there."""
+
+    @property
+    def heard_at(self) -> Instant:
+        """When it last said anything."""
+
     def has_spoken(self, *, since: Instant) -> bool:
         """Whether it said anything since an instant; if not, it is asked to.
 

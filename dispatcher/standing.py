@@ -32,6 +32,7 @@ class Obstacle(enum.StrEnum):
     STORE_SILENT = "store_silent"
     EXECUTOR_MISSING = "executor_missing"
     EXECUTOR_SILENT = "executor_silent"
+    EXECUTOR_INCOMPATIBLE = "executor_incompatible"
     UNKNOWN_RUNS = "unknown_runs"
     NODE_PAUSED = "node_paused"
     QUEUE_FULL = "queue_full"
@@ -45,6 +46,7 @@ FAULTS = frozenset(
         Obstacle.STORE_SILENT,
         Obstacle.EXECUTOR_MISSING,
         Obstacle.EXECUTOR_SILENT,
+        Obstacle.EXECUTOR_INCOMPATIBLE,
         Obstacle.UNKNOWN_RUNS,
         Obstacle.NODE_PAUSED,
     }
@@ -103,15 +105,26 @@ class Standing:
         if (silent := report.get("store_silent_for_s")) is not None:
             text = f"the store has not answered the daemon for {silent} s"
             yield Reason(Obstacle.STORE_SILENT, text)
-        if (executor := report.get("executor", "connected")) != "connected":
-            kind = Obstacle.EXECUTOR_SILENT if executor == "silent" else Obstacle.EXECUTOR_MISSING
-            text = f"the executor is {_EXECUTOR[kind]}: nothing is started or ended without it"
-            yield Reason(kind, text)
+        yield from self._of_executor(report)
         if unknown := report.get("unknown_runs"):
             text = f"{unknown} runs that the store does not know are being ended first"
             yield Reason(Obstacle.UNKNOWN_RUNS, text)
         if report.get("paused"):
             yield self._pause(report["paused"], report.get("paused_for_s") or 0)
+
+    def _of_executor(self, report: Mapping[str, Any]) -> Iterator[Reason]:
+        without = "nothing is started or ended without it"
+        if (other := report.get("executor_incompatible")) is not None:
+            text = (
+                f"the executor, pid {other['pid']}, speaks version {other['version']},"
+                f" {other['wanted']} is wanted: {without}; restart it when nothing runs"
+            )
+            yield Reason(Obstacle.EXECUTOR_INCOMPATIBLE, text)
+        elif (executor := report.get("executor", "connected")) == "silent":
+            yield Reason(Obstacle.EXECUTOR_SILENT, f"the executor is silent: {without}")
+        elif executor != "connected":
+            text = f"the executor is missing, and the daemon waits for it: {without}"
+            yield Reason(Obstacle.EXECUTOR_MISSING, text)
 
     def _of_queue(self, queue: str) -> Iterator[Reason]:
         for paused in self.paused:
@@ -236,9 +249,4 @@ AT_REST: Mapping[TaskState, Obstacle] = {
 _TEXTS: Mapping[TaskState, str] = {
     TaskState.WAITING: "it waits for tasks that must be done before it",
     TaskState.HELD: "it waits for an operator",
-}
-
-_EXECUTOR: Mapping[Obstacle, str] = {
-    Obstacle.EXECUTOR_SILENT: "silent",
-    Obstacle.EXECUTOR_MISSING: "missing, and the daemon waits for it",
 }

@@ -50,6 +50,8 @@ class FakeExecutor:
         self.sent: list[wire.ToExecutor] = []
         self.starts: list[wire.Start] = []
         self.answering = True
+        self.incompatible: wire.Hello | None = None
+        self.heard_at = Instant(0.0)
         self.mute = False
         self.refusal: wire.StartFailed | None = None
         self.greetings = 0
@@ -61,8 +63,12 @@ class FakeExecutor:
     def greet(self) -> None:
         """Greet the daemon on a fresh connection."""
         self.greetings += 1
-        hello = wire.Hello(
-            version=wire.VERSION,
+        self.events.append(Connected(self.hello(), tuple(self.runs.values())))
+
+    def hello(self, *, version: int = wire.VERSION) -> wire.Hello:
+        """Return what it greets with."""
+        return wire.Hello(
+            version=version,
             node_id=NODE,
             state_dir="/state",
             boot_id="boot",
@@ -71,7 +77,6 @@ class FakeExecutor:
             epoch=self.greetings,
             pid=99,
         )
-        self.events.append(Connected(hello, tuple(self.runs.values())))
 
     def die(self) -> None:
         """Lose everything: the next greeting names no run."""

@@ -70,6 +70,7 @@ class ExecutorClient:
         self._received = bytearray()
         self._unsent = bytearray()
         self._hello: wire.Hello | None = None
+        self._incompatible: wire.Hello | None = None
         self._runs: list[wire.Run] = []
         self._greeted = False
         self._retry_at = Instant(0.0)
@@ -88,6 +89,16 @@ class ExecutorClient:
     def answering(self) -> bool:
         """Whether the executor greeted us and answers pings."""
         return self._greeted and not self._silent
+
+    @property
+    def incompatible(self) -> wire.Hello | None:
+        """The greeting of an executor that speaks another version, as long as it is there."""
+        return self._incompatible
+
+    @property
+    def heard_at(self) -> Instant:
+        """When it last said anything."""
+        return self._heard_at
 
     def has_spoken(self, *, since: Instant) -> bool:
         """Whether anything came since an instant; if not, a ping leaves with the next flush."""
@@ -211,6 +222,7 @@ class ExecutorClient:
         self._received.clear()
         self._unsent.clear()
         self._hello, self._runs, self._greeted, self._silent = None, [], False, False
+        self._incompatible = None
         self._asked_at, self._retry_at = None, retry_at
 
     # Listening ----------------------------------------------------------------------------
@@ -279,6 +291,7 @@ class ExecutorClient:
                 f" (node {self._node_id}); give each its own [node] runtime_dir"
             )
         if hello.version not in {wire.VERSION, wire.VERSION - 1}:
+            self._incompatible = hello
             log.error("executor.incompatible", version=hello.version, wanted=wire.VERSION)
             return
         self._hello = hello

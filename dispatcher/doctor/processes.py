@@ -9,6 +9,7 @@ from typing import Any
 
 from dispatcher import control, wire
 from dispatcher.config.config import Config
+from dispatcher.daemon.executor_client import PING_INTERVAL
 from dispatcher.doctor.finding import Finding, bad, ok, warning
 
 #: Descriptors that the executor has open for itself, and for each run: pidfd, notify socket, and
@@ -18,6 +19,10 @@ DESCRIPTORS_PER_RUN = 4
 
 #: Seconds by which a process's start may seem earlier: it counts from the boot, in whole seconds.
 BOOT_ROUNDING = 2.0
+
+
+#: Seconds that an executor gets to answer before it is worth a word.
+ANSWERED_WITHIN = 1.0
 
 
 def processes(config: Config) -> Iterator[Finding]:
@@ -33,18 +38,37 @@ def processes(config: Config) -> Iterator[Finding]:
         yield ok("executor", "not asked: it answers only a daemon")
         return
     yield _of_release("daemon", report["pid"], report.get("release"), "restart it: workers go on")
-    yield from _executor(report)
+    yield from _executor(config, report)
     pid = report.get("executor_pid") or report["pid"]
     yield from _descriptors(pid, int(report["slots"]))
 
 
-def _executor(report: Mapping[str, Any]) -> Iterator[Finding]:
-    if report["executor"] != "connected":
-        remedy = "see executor.log in the state directory, or journalctl -u dispatcher-executor"
-        yield bad("executor", f"the daemon says: {report['executor']}", remedy)
-        return
-    remedy = "restart it when no work is running: its end ends all runs"
-    yield _of_release("executor", report["executor_pid"], report.get("executor_release"), remedy)
+def _executor(config: Config, report: Mapping[str, Any]) -> Iterator[Finding]:
+    pid, heard = report["executor_pid"], report.get("executor_heard_s")
+    restart = "restart it when no work is running: its end ends all runs"
+    if (other := report.get("executor_incompatible")) is not None:
+        said = f"pid {other['pid']} speaks version {other['version']}, {other['wanted']} is wanted"
+        yield bad("executor", said, restart)
+    elif report["executor"] == "waiting":
+        remedy = f"see {config.state_dir}/executor.log: the daemon starts one again and again"
+        if config.executor.mode == "external":
+            remedy = "start it: dispatcher executor (or systemctl start dispatcher-executor)"
+        yield bad("executor", "none is there, and the daemon waits for it", remedy)
+    elif report["executor"] == "silent":
+        yield bad("executor", f"pid {pid} is silent{_ago(heard)}", _look_at(pid))
+    elif heard is not None and heard > PING_INTERVAL + ANSWERED_WITHIN:
+        said = f"pid {pid} was asked each {PING_INTERVAL:g} s and is silent{_ago(heard)}"
+        yield warning("executor", said, _look_at(pid))
+    else:
+        yield _of_release("executor", pid, report.get("executor_release"), restart)
+
+
+def _ago(heard: float | None) -> str:
+    return "" if heard is None else f": it answered {heard:.0f} s ago"
+
+
+def _look_at(pid: int) -> str:
+    return f"see whether it is stopped, or waits for a disk: ps -o pid,stat,wchan {pid}"
 
 
 def _of_release(

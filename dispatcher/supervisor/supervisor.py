@@ -337,6 +337,8 @@ class Supervisor:
             "unkillable": sum(live.unkillable for live in self._memory.live.values()),
             "executor": self._executor_state(),
             "executor_pid": self._memory.hello.pid if self._memory.hello else None,
+            "executor_heard_s": self._executor_heard(at),
+            "executor_incompatible": self._incompatible(),
             "executor_release": self._memory.hello.release if self._memory.hello else None,
             "release": wire.RELEASE,
             "unknown_runs": len(self._memory.surplus),
@@ -355,8 +357,16 @@ class Supervisor:
 
     def _executor_state(self) -> str:
         if self._memory.hello is None:
-            return "waiting"
+            return "waiting" if self._processes.incompatible is None else "incompatible"
         return "connected" if self._processes.answering else "silent"
+
+    def _executor_heard(self, at: Instant) -> float | None:
+        return _since(self._processes.heard_at if self._memory.hello else None, at)
+
+    def _incompatible(self) -> Mapping[str, int] | None:
+        if (hello := self._processes.incompatible) is None:
+            return None
+        return {"pid": hello.pid, "version": hello.version, "wanted": wire.VERSION}
 
 
 def _since(moment: Instant | None, at: Instant) -> float | None:

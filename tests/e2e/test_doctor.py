@@ -75,4 +75,5 @@ def test_an_upgrade_under_a_running_executor_is_told(world: World) -> None:
 def test_a_missing_executor_is_named(world: World) -> None:
     world.configure(executor={"mode": "external"})
     with world.daemon():
-        assert ("bad", "the daemon says: waiting") == looked(world, exits=1)["executor"]
+        said = "none is there, and the daemon waits for it"
+        assert ("bad", said) == looked(world, exits=1)["executor"]

@@ -186,6 +186,57 @@ def test_a_process_of_another_release_is_named() -> None:
     assert Level.OK is of_now.level
 
 
+@pytest.mark.parametrize(
+    ("mode", "changes", "level", "said", "remedy"),
+    [
+        ("external", {"executor": "waiting"}, Level.BAD, "none is there", "start it: dispatcher"),
+        ("embedded", {"executor": "waiting"}, Level.BAD, "none is there", "executor.log"),
+        (
+            "embedded",
+            {"executor_incompatible": {"pid": 4711, "version": 2, "wanted": 4}},
+            Level.BAD,
+            "pid 4711 speaks version 2, 4 is wanted",
+            "restart it when no work is running",
+        ),
+        (
+            "embedded",
+            {"executor": "silent", "executor_heard_s": 15.2},
+            Level.BAD,
+            "is silent: it answered 15 s ago",
+            "ps -o pid,stat,wchan",
+        ),
+        (
+            "embedded",
+            {"executor_heard_s": 11.3},
+            Level.WARNING,
+            "was asked each 5 s and is silent: it answered 11 s ago",
+            "ps -o pid,stat,wchan",
+        ),
+        ("embedded", {"executor_heard_s": 5.1}, Level.OK, "answers, release", "None"),
+    ],
+)
+def test_how_the_executor_is_says_the_daemon(
+    command: Command, mode: str, changes: dict[str, object], level: Level, said: str, remedy: str
+) -> None:
+    command.configure(f'[executor]\nmode = "{mode}"')
+    report = {
+        "executor": "connected",
+        "executor_pid": 2**22 + 1,
+        "executor_release": wire.RELEASE,
+        "executor_heard_s": 0.2,
+        "executor_incompatible": None,
+        **changes,
+    }
+
+    (finding,) = processes._executor(load(str(command.config_file)), report)
+
+    assert (level, True, True) == (
+        finding.level,
+        said in finding.said,
+        remedy in str(finding.remedy),
+    ), finding
+
+
 def test_a_process_older_than_the_files_runs_what_was_there_before() -> None:
     assert processes._started_before_install(1, lambda _: 0.0)
     assert not processes._started_before_install(1, lambda _: time.time())

@@ -155,6 +155,19 @@ def test_another_protocol_version_is_never_greeted(
         assert [] == client.receive(at=at(0))
     assert not client.answering
     assert "executor.incompatible" == said[-1]["event"]
+    assert wire.VERSION + 1 == (client.incompatible or hello()).version
+
+
+def test_an_executor_of_another_version_is_no_more_once_its_connection_ended(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    client.keep_up(at=at(0))
+    executor.say(hello(version=wire.VERSION + 1), wire.HelloEnd())
+    client.receive(at=at(0))
+    executor.ends[-1].close()
+    client.receive(at=at(1))
+
+    assert None is client.incompatible
 
 
 def test_what_came_before_the_end_of_a_connection_is_heard(

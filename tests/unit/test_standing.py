@@ -118,6 +118,14 @@ def executor_silent() -> Scene:
     return world, task
 
 
+def executor_incompatible() -> Scene:
+    world = World()
+    world.executor.incompatible = world.executor.hello(version=2)
+    task = world.submit()
+    world.settle_down()
+    return world, task
+
+
 def unknown_runs() -> Scene:
     world = World()
     uid = wire.RunUid("f" * 32)
@@ -183,6 +191,13 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
     Obstacle.EXECUTOR_SILENT: (
         executor_silent,
         "the executor is silent: nothing is started or ended without it",
+    ),
+    Obstacle.EXECUTOR_INCOMPATIBLE: (
+        executor_incompatible,
+        (
+            f"the executor, pid 99, speaks version 2, {wire.VERSION} is wanted: nothing is"
+            " started or ended without it; restart it when nothing runs"
+        ),
     ),
     Obstacle.UNKNOWN_RUNS: (
         unknown_runs,
@@ -383,6 +398,22 @@ def test_r65_a_daemon_that_has_just_begun_is_not_blamed_for_what_waited_before(
     world.elapsed += STUCK_AFTER
     found = shown(world, tmp_path)
     assert ("stuck", "executor_missing") == (found["health"], found["stuck"]["obstacle"])
+
+
+def test_r65_status_tells_when_the_executor_was_heard_and_whether_it_is_of_another_version(
+    tmp_path: Path,
+) -> None:
+    world = begun()
+    world.executor.heard_at = world.at()
+    world.elapsed += 11
+
+    assert 11.0 == shown(world, tmp_path)["node"]["executor_heard_s"]
+    world, _ = executor_incompatible()
+    found = shown(world, tmp_path)
+    assert ("incompatible", "degraded") == (found["executor"], found["health"])
+    assert {"pid": 99, "version": 2, "wanted": wire.VERSION} == found["node"][
+        "executor_incompatible"
+    ]
 
 
 def test_r65_status_tells_the_last_turns_and_the_ages_of_leases(tmp_path: Path) -> None:
