@@ -37,6 +37,10 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
     states = {
         state: sum(queue.get(state, 0) for queue in found.counts.values()) for state in TaskState
     }
+    ticked_ago = report.get("tick_age_s")
+    seen_at = node.seen_at if node else None
+    if ticked_ago is not None:  # fresher than the node's row, which is seldom written
+        seen_at = StoreTime(standing.now - round(ticked_ago * 1000))
     degraded = _degraded(standing)
     stuck = found.stuck()
     return {
@@ -56,7 +60,7 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
             "id": report.pop("node", node and node.id),
             "hostname": report.pop("hostname", node and node.hostname),
             "slots": report.pop("slots", node.slots if node else config.slots),
-            "seen_at": render.moment(node.seen_at if node else None),
+            "seen_at": render.moment(seen_at),
             **report,
         },
         "leases": {

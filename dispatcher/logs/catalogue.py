@@ -99,7 +99,8 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"reason": str},
         ),
         "daemon.was_away": Event(
-            "Leases expired while the daemon was away: renewed once, not reaped.",
+            "Leases expired while the daemon was away: renewed once, not reaped. After a start"
+            " `gap_ms` is at most so much: with runs, 5 s more than it was away.",
             "warning",
             fields={"leases": int, "gap_ms": int},
             same_by=(),

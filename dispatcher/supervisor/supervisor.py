@@ -41,6 +41,9 @@ DUE_BATCH = 500
 #: Seconds between writes of the node's row: with claims, and without.
 SEEN_INTERVAL = (5.0, 60.0)
 
+#: When the node's row was written that never was.
+NOT_YET = Instant(-math.inf)
+
 #: Seconds beyond the kill ladder after which a drain leaves behind what does not end.
 DRAIN_PATIENCE = 10.0
 
@@ -88,14 +91,14 @@ class Supervisor:
         self._outage = Outage()
         self._due_at: Instant | None = None
         self._committed_at: Instant | None = None
-        self._seen_due = Instant(0.0)
+        self._seen_at = NOT_YET
         self._idle = False
         self._again = False
 
     def reconfigure(self, settings: Settings) -> None:
         """Go by other settings from the next tick on. Node, output and executor stay the same."""
         self._memory.settings = settings
-        self._seen_due = Instant(0.0)
+        self._seen_at = NOT_YET
 
     def stop(self, how: Stop, *, at: Instant) -> None:
         """Take note of a request to go. A second one means: hurry."""
@@ -293,10 +296,10 @@ class Supervisor:
 
     def _look_around(self, turn: Turn) -> None:
         """Write the node's row when it is time, and see whether anything is left to do."""
-        if self._memory.hello is not None and turn.at >= self._seen_due:
-            interval = SEEN_INTERVAL[0 if self._memory.live else 1]
+        interval = SEEN_INTERVAL[0 if self._memory.live else 1]
+        if self._memory.hello is not None and turn.at >= self._seen_at + interval:
             self._store.record_node(self._node(self._memory.hello, turn, interval))
-            turn.after(partial(setattr, self, "_seen_due", Instant(turn.at + interval)))
+            turn.after(partial(setattr, self, "_seen_at", turn.at))
         if self._memory.settings.until_idle:
             by_hand = self._memory.settings.by_hand
             idle = self._memory.hello is not None and not self._store.has_unfinished(but=by_hand)

@@ -224,6 +224,24 @@ def test_a_worker_that_was_turned_away_is_not_lost_for_it_R_10(world: World) -> 
 # Absence and clocks ------------------------------------------------------------------------
 
 
+def test_r65_an_absence_is_told_as_at_most_the_nodes_interval_longer_than_it_was(
+    world: World,
+) -> None:
+    world.run_for(12)  # idle, it writes that it is there each minute
+    started(world)
+    world.run_for(14)
+
+    world.elapsed += 100
+    world.fresh_supervisor()
+    with capture_logs() as said:
+        world.settle_down()
+        world.executor.greet()
+        world.settle_down()
+
+    (gap,) = [line["gap_ms"] for line in said if line["event"] == "daemon.was_away"]
+    assert 100_000 <= gap <= 105_000 + 1_000
+
+
 def test_our_own_absence_costs_nobody_a_lease(world: World) -> None:
     worker = started(world)
 

@@ -15,6 +15,7 @@ from dispatcher.config.config import load
 from dispatcher.model import TaskState
 from dispatcher.standing import STUCK_AFTER, Obstacle, Standing, Status
 from dispatcher.supervisor.supervisor import Stop
+from dispatcher.times import StoreTime, iso
 from tests.command import Command
 from tests.simulation import SETTINGS, World
 
@@ -414,6 +415,16 @@ def test_r65_status_tells_when_the_executor_was_heard_and_whether_it_is_of_anoth
     assert {"pid": 99, "version": 2, "wanted": wire.VERSION} == found["node"][
         "executor_incompatible"
     ]
+
+
+def test_r65_a_node_was_seen_when_its_daemon_last_ticked(tmp_path: Path) -> None:
+    world = begun()
+    world.settle_down()
+    world.run_for(49)
+    world.elapsed += 0.5
+
+    now = standing_of(world).now
+    assert iso(StoreTime(now - 500)) == shown(world, tmp_path)["node"]["seen_at"]
 
 
 def test_r65_status_tells_the_last_turns_and_the_ages_of_leases(tmp_path: Path) -> None:
