@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from dispatcher import holes, wire
+from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.doctor.finding import Finding, bad, ok, told, warning
 from dispatcher.doctor.processes import processes
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import FULL, DispatcherError
 from dispatcher.node import known_node_id
 from dispatcher.store.examine import examine
 from dispatcher.store.filesystems import MOUNTINFO, network_filesystem
@@ -39,6 +40,7 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     yield from _node(config)
     yield from _rooms(config)
     yield from _punching(config)
+    yield from _secrets(config)
     yield from _sockets(config)
     yield from _filesystem(config, mountinfo)
     yield from _store(config)
@@ -142,9 +144,33 @@ def _punching(config: Config) -> Iterator[Finding]:
     elif error.errno in holes.UNSUPPORTED:
         remedy = "put [node] state_dir on ext4, xfs, btrfs or tmpfs; else output grows unbounded"
         yield warning("output budget", f"{said}: {error.strerror}", remedy)
+    elif not place.is_dir():
+        yield bad("output", f"{place} is not a directory", "move it away: dispatcher run makes one")
+    elif error.errno in FULL:
+        remedy = f"make room on the filesystem of {place}"
+        yield bad("output", f"nothing can be written in {place}: {error.strerror}", remedy)
     else:
-        remedy = "look at the growth of what runs write: it could not be tried here"
-        yield warning("output budget", f"{said}: {error.strerror}", remedy)
+        remedy = "chown it to the daemon's user, or run this as that user"
+        yield bad("output", f"nothing can be written in {place}: {error.strerror}", remedy)
+
+
+def _secrets(config: Config) -> Iterator[Finding]:
+    """Look at the files of profiles' secrets as the daemon does, and at who else may read them."""
+    try:
+        environment_file.read_all(config)
+    except DispatcherError as error:
+        for mistake in str(error).splitlines():
+            yield told("env_file", DispatcherError(mistake))
+    named = (profile.env_file for profile in config.profiles.values())
+    for path in sorted({name.removeprefix("-") for name in named if name is not None}):
+        with suppress(OSError):  # it is missing, or told above
+            mode = stat.S_IMODE(Path(path).stat().st_mode)
+            said = f"{path}, mode {mode:04o}"
+            if mode & 0o007:
+                remedy = f"chmod o= {path}: it holds secrets"
+                yield warning("env_file", f"{said}: every user may open it", remedy)
+            else:
+                yield ok("env_file", said)
 
 
 def _sockets(config: Config) -> Iterator[Finding]:

@@ -104,6 +104,50 @@ def test_a_filesystem_without_holes(used: Command, monkeypatch: pytest.MonkeyPat
     assert "ext4, xfs, btrfs or tmpfs" in str(finding.remedy)
 
 
+def test_what_keeps_a_start_from_the_output_directory_is_bad(
+    used: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = used.state_dir / "output"
+    output.touch()
+
+    finding = found(used, "output")
+
+    assert (Level.BAD, f"{output} is not a directory") == (finding.level, finding.said)
+    output.unlink()
+    for number, remedy in ((errno.ENOSPC, "make room"), (errno.EROFS, "chown it")):
+        why = OSError(number, os.strerror(number))
+        monkeypatch.setattr(holes, "tried", lambda _, why=why: why)
+        finding = found(used, "output")
+        assert (Level.BAD, True) == (finding.level, remedy in str(finding.remedy))
+        assert os.strerror(number) in finding.said
+
+
+@pytest.mark.parametrize(
+    ("mode", "level"),
+    [(0o600, Level.OK), (0o640, Level.OK), (0o644, Level.WARNING), (0o666, Level.WARNING)],
+)
+def test_secrets_that_every_user_may_read(used: Command, mode: int, level: Level) -> None:
+    secrets = used.state_dir / "secrets"
+    secrets.write_text("TOKEN=x\n")
+    secrets.chmod(mode)
+    used.configure(f'[profiles.deploy]\ncommand = ["true"]\nenv_file = "{secrets}"')
+
+    finding = found(used, "env_file")
+
+    assert (level, True) == (finding.level, f"mode {mode:04o}" in finding.said)
+
+
+def test_secrets_with_which_no_daemon_starts(used: Command) -> None:
+    secrets = used.state_dir / "secrets"
+    used.configure(f'[profiles.deploy]\ncommand = ["true"]\nenv_file = "{secrets}"')
+
+    finding = found(used, "env_file")
+
+    assert Level.BAD is finding.level
+    assert f"profiles.deploy.env_file: {secrets} is missing" in finding.said
+    assert "make it" in str(finding.remedy)
+
+
 def test_a_damaged_node_id(used: Command) -> None:
     (used.state_dir / "node-id").write_text("me")
 
