@@ -287,7 +287,7 @@ class Client:
         try:
             line = msgspec.json.encode({"op": op, "task_id": task_id, "lock": lock, **said})
             return understood(line)
-        except (msgspec.MsgspecError, TypeError) as error:
+        except (msgspec.MsgspecError, TypeError, RecursionError) as error:
             raise ValueError(str(error)) from error
 
     def _declare(self, words: Beat | Declaration) -> Accepted | Refused:

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 import msgspec
 
+from dispatcher.complaints import NO_NAME, UNREADABLE, in_words
 from dispatcher.config import limits, template
 from dispatcher.config.config import Config
 from dispatcher.config.durations import Milliseconds
@@ -176,9 +177,9 @@ def _check_payload(payload: str | None) -> None:
         )
     try:
         msgspec.json.decode(payload, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InvalidTask(
-            f"""payload: not valid JSON: {error}; write for example: '{{"month": "2026-08"}}'"""
+            f"""payload: {in_words(error)}; write for example: '{{"month": "2026-08"}}'"""
         ) from None
 
 
@@ -207,7 +208,7 @@ def check_name(option: str, name: str) -> None:
     _text(option, name, 100)
     if not _NAME.fullmatch(name):
         raise InvalidTask(
-            f"{option}: {name!r} is no name; use up to 100 letters, digits and _ . : / @ + -"
+            f"{option}: {name!r} {NO_NAME}"
         )
 
 

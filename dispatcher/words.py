@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from dispatcher import wire
+from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.model import Declared, TaskState
 from dispatcher.times import StoreTime
 from dispatcher.wire import WorkerError
+
+_OPS = ("heartbeat", "succeed", "fail", "defer", "hold")
 
 _STOP = "another claim may own the task: stop working, record nothing, exit 79"
 
@@ -84,8 +87,13 @@ class Refused:
 
 
 def understood(line: bytes) -> Beat | Declaration:
-    """Return what a line asks. Raises `MsgspecError` or ValueError, which say what is wrong."""
-    said: wire.AnyWorkerRequest = wire.decode_worker_request(line)
+    """Return what a line asks. Raises ValueError, which says what is wrong."""
+    if not line.strip():
+        raise ValueError('the line is empty; write one JSON object, {"op": …}')
+    try:
+        said: wire.AnyWorkerRequest = wire.decode_worker_request(line)
+    except UNREADABLE as error:
+        raise ValueError(in_words(error, choices=_OPS)) from None
     declared = partial(Declaration, task_id=said.task_id, lock=said.lock)
     match said:
         case wire.Heartbeat():

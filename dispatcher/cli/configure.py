@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from dispatcher.cli.options import config_option, configuration, examples, json_option, print_json
+from dispatcher.config.config import Mistaken
+from dispatcher.errors import ConfigError
 
 
 @click.command("check-config", epilog=examples("dispatcher check-config --config new.toml"))
@@ -14,8 +16,13 @@ def check_config(*, as_json: bool) -> None:
     """Read the configuration, say every mistake with its remedy, and exit 78 if there is one."""
     from dispatcher.config import environment_file  # noqa: PLC0415 - nobody else's import time
 
-    config = configuration()
-    environment_file.read_all(config)
+    mistakes: list[str] = []
+    try:
+        config = configuration()
+    except Mistaken as error:
+        config, mistakes = error.rest, [*error.mistakes]
+    if mistakes := mistakes + environment_file.mistakes(config):
+        raise ConfigError("\n".join(mistakes))
     source = str(config.file) if config.file is not None else None
     if as_json:
         print_json(

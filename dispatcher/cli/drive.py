@@ -30,6 +30,7 @@ from dispatcher.cli.options import (
     reason_option,
 )
 from dispatcher.client import Client
+from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config.config import Config
 from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoLock, NoTask, did_you_mean
@@ -227,9 +228,9 @@ def _lock(given: str | None, from_file: str | None) -> str | None:
 def _json(text: str) -> msgspec.Raw:
     try:
         return msgspec.json.decode(text, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise click.UsageError(
-            f"""--result: not JSON: {error}; write for example: '{{"rows": 3}}'"""
+            f"""--result: {in_words(error)}; write for example: '{{"rows": 3}}'"""
         ) from error
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
+from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config import durations, limits
 from dispatcher.config.config import Config
 from dispatcher.errors import InvalidTask, did_you_mean
@@ -92,8 +93,8 @@ def _fields(line: bytes) -> dict[str, Any]:
         raw = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:
         raise InvalidTask('must be a JSON object, for example {"command": ["true"]}') from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidTask(f"not JSON: {error}") from None
+    except UNREADABLE as error:
+        raise InvalidTask(in_words(error)) from None
     fields = {}
     for written, value in raw.items():
         key = written.replace("-", "_")
@@ -109,10 +110,14 @@ def _known() -> str:
 
 
 def _value(key: str, raw: msgspec.Raw) -> Any:
+    value = None
     try:
-        return msgspec.json.decode(raw, type=_KINDS[key])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidTask(f"{key}: {error}") from None
+        if _KINDS[key] is msgspec.Raw:
+            return raw
+        value = msgspec.json.decode(raw)
+        return msgspec.convert(value, _KINDS[key])
+    except UNREADABLE as error:
+        raise InvalidTask(f"{key}: {in_words(error, value, choices=list(Liveness))}") from None
 
 
 def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:

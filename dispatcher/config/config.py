@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ from dispatcher.config.settings import (
     Settings,
 )
 from dispatcher.errors import ConfigError
+
+_T = TypeVar("_T")
 
 #: Where the configuration is looked for when nobody names a file.
 SYSTEM_FILE = Path("/etc/dispatcher/dispatcher.toml")
@@ -72,43 +74,71 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return self.runtime_dir / "executor.sock"
 
 
+class Mistaken(ConfigError):
+    """A file with mistakes; each is a line. Where the daemon and its store are may be known yet."""
+
+    def __init__(self, mistakes: Sequence[str], rest: Config) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+        self.rest = rest
+        """What the file says beside its mistakes, with defaults in their place."""
+
+
 def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration: of the file named, else $DISPATCHER_CONFIG's, else the system's.
 
-    Without any file the defaults hold. Raises `ConfigError` with a line for each mistake, also
-    when a file that was named cannot be read.
+    Without any file the defaults hold. Raises `ConfigError` when a file that was named cannot be
+    read, and `Mistaken` when it has mistakes.
     """
     chosen = named or environ.get("DISPATCHER_CONFIG")
-    if not chosen and not SYSTEM_FILE.exists():
-        return _resolve(Settings(), None, environ)
-    from dispatcher.config import file as config_file  # noqa: PLC0415 - a TOML parser, for those who have a file
+    file: Path | None = None
+    settings = Settings()
+    mistakes: list[str] = []
+    if chosen or SYSTEM_FILE.exists():
+        from dispatcher.config import file as config_file  # noqa: PLC0415 - a TOML parser, for those who have a file
 
-    file = Path(chosen).absolute() if chosen else SYSTEM_FILE
-    return _resolve(config_file.read(file), file, environ)
+        file = Path(chosen).absolute() if chosen else SYSTEM_FILE
+        settings, mistakes = config_file.read(file)
+    config, impossible = _resolve(settings, file, environ)
+    mistakes += [f"{file or 'built-in defaults'}: {what}" for what in impossible]
+    if mistakes:
+        raise Mistaken(mistakes, config)
+    return config
 
 
-def _resolve(settings: Settings, file: Path | None, environ: Mapping[str, str]) -> Config:
-    try:
-        state_dir = _state_dir(settings, environ)
-        return Config(
-            file=file,
-            state_dir=state_dir,
-            runtime_dir=_runtime_dir(settings, state_dir, environ),
-            store_url=_store_url(settings, state_dir),
-            slots=settings.node.slots or len(os.sched_getaffinity(0)),
-            daemon=settings.daemon,
-            executor=settings.executor,
-            leases=settings.leases,
-            retry=settings.retry,
-            output=settings.output,
-            defaults=settings.defaults,
-            queues=settings.queues,
-            profiles=settings.profiles,
-            logs=settings.logs,
-            metrics=settings.metrics,
-        )
-    except ValueError as error:
-        raise ConfigError(f"{file or 'built-in defaults'}: {error}") from error
+def _resolve(
+    settings: Settings, file: Path | None, environ: Mapping[str, str]
+) -> tuple[Config, list[str]]:
+    """Return the configuration, and what of it is impossible: that stands for nothing then."""
+    mistakes: list[str] = []
+
+    def tried(find: Callable[[], _T], instead: _T) -> _T:
+        try:
+            return find()
+        except ValueError as error:
+            mistakes.append(str(error))
+            return instead
+
+    nowhere = Path("/")
+    state_dir = tried(lambda: _state_dir(settings, environ), nowhere)
+    config = Config(
+        file=file,
+        state_dir=state_dir,
+        runtime_dir=tried(lambda: _runtime_dir(settings, state_dir, environ), nowhere),
+        store_url=tried(lambda: _store_url(settings, state_dir), ""),
+        slots=settings.node.slots or len(os.sched_getaffinity(0)),
+        daemon=settings.daemon,
+        executor=settings.executor,
+        leases=settings.leases,
+        retry=settings.retry,
+        output=settings.output,
+        defaults=settings.defaults,
+        queues=settings.queues,
+        profiles=settings.profiles,
+        logs=settings.logs,
+        metrics=settings.metrics,
+    )
+    return config, mistakes
 
 
 def _state_dir(settings: Settings, environ: Mapping[str, str]) -> Path:

@@ -32,16 +32,26 @@ def read_all(config: Config) -> dict[str, dict[str, str]]:
 
     Raises `ConfigError`, a line for each file with a mistake: where, what, and the remedy.
     """
-    found, mistakes = {}, []
+    found, wrong = _read_all(config)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return found
+
+
+def mistakes(config: Config) -> list[str]:
+    """Return a line for each file with a mistake."""
+    return _read_all(config)[1]
+
+
+def _read_all(config: Config) -> tuple[dict[str, dict[str, str]], list[str]]:
+    found, wrong = {}, []
     for name, profile in config.profiles.items():
         if profile.env_file is not None:
             try:
                 found[name] = read(profile.env_file)
             except ValueError as error:
-                mistakes.append(f"{config.file}: profiles.{name}.env_file: {error}")
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
-    return found
+                wrong.append(f"{config.file}: profiles.{name}.env_file: {error}")
+    return found, wrong
 
 
 def read(named: str) -> dict[str, str]:

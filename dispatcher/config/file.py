@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
+from dispatcher.complaints import NO_NAME, in_words
 from dispatcher.config import durations, sizes
 from dispatcher.config.durations import Milliseconds
 from dispatcher.config.settings import NAME, Section, Settings
 from dispatcher.config.sizes import Bytes
 from dispatcher.errors import ConfigError, did_you_mean
-
-#: What msgspec calls a type, in the words of somebody who writes TOML.
-_WORDS = {
-    "int": "an integer",
-    "str": "a text in quotes",
-    "float": "a number with a fraction",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "a table",
-}
 
 
 class Mistake(NamedTuple):
@@ -39,8 +30,11 @@ class Mistake(NamedTuple):
     what: str
 
 
-def read(file: Path) -> Settings:
-    """Return what a file says. Raises `ConfigError`, one line for each mistake."""
+def read(file: Path) -> tuple[Settings, list[str]]:
+    """Return what a file says, with a line for each mistake: what has one counts as left out.
+
+    Raises `ConfigError` for a file that cannot be read, or is not TOML.
+    """
     try:
         text = file.read_bytes().decode("utf-8")
         table = tomllib.loads(text)
@@ -53,11 +47,39 @@ def read(file: Path) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_not_toml(file, str(error))) from error
     try:
-        return msgspec.convert(table, Settings, dec_hook=_quantity)
+        return msgspec.convert(table, Settings, dec_hook=_quantity), []
     except msgspec.ValidationError:
         mistakes = [mistake for name, body in table.items() for mistake in _check(name, body)]
-        told = "\n".join(_located(file, text, mistake) for mistake in mistakes)
-        raise ConfigError(told) from None
+    good = _without(mistakes, table)
+    told = [_located(file, text, mistake) for mistake in mistakes]
+    return msgspec.convert(good, Settings, dec_hook=_quantity), told
+
+
+def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's tables without the keys that are mistaken, or else without the table."""
+    wrong = {(mistake.section, mistake.key) for mistake in mistakes}
+
+    def good(name: str, body: object, kind: type[Section]) -> Mapping[str, Any] | None:
+        if not isinstance(body, dict) or (name, "") in wrong:
+            return None
+        keys = {key: value for key, value in body.items() if (name, key) not in wrong}
+        try:
+            msgspec.convert(keys, kind, dec_hook=_quantity)
+        except msgspec.ValidationError:
+            return None
+        return keys
+
+    found: dict[str, Any] = {}
+    for name, kind in sections().items():
+        found[name] = good(name, table.get(name), kind) or {}
+    for name, kind in named_tables().items():
+        own = table.get(name)
+        tables = own.items() if isinstance(own, dict) else ()
+        found[name] = {}
+        for each, body in tables:
+            if (keys := good(f"{name}.{each}", body, kind)) is not None:
+                found[name][each] = keys
+    return found
 
 
 def _not_toml(file: Path, complaint: str) -> str:
@@ -95,7 +117,7 @@ def named_tables() -> dict[str, type[Section]]:
 
 
 def _check(name: str, body: object) -> Iterator[Mistake]:
-    """Yield the mistakes of one entry of the file: keys, else values, else combinations."""
+    """Yield the mistakes of one entry of the file: its keys, values and combinations."""
     known = {**sections(), **named_tables()}
     if name not in known:
         what = "section" if isinstance(body, dict) else "key"
@@ -111,25 +133,29 @@ def _check(name: str, body: object) -> Iterator[Mistake]:
                 what = f"is no table; write [{name}.NAME], and under it the keys of that one"
                 yield Mistake(name, own, what)
             elif not re.fullmatch(NAME, own):
-                what = "is no name; use up to 100 letters, digits and _ . : / @ + -"
-                yield Mistake(f"{name}.{own}", "", what)
+                yield Mistake(f"{name}.{own}", "", NO_NAME)
             else:
                 yield from _check_table(f"{name}.{own}", table, named_tables()[name])
 
 
 def _check_table(name: str, body: Mapping[str, object], kind: type[Section]) -> Iterator[Mistake]:
-    if mistakes := list(_check_keys(name, body, kind)):
-        yield from mistakes
-        return
+    mistakes = list(_check_keys(name, body, kind))
+    yield from mistakes
+    wrong = {mistake.key for mistake in mistakes}
+    good = {key: value for key, value in body.items() if key not in wrong}
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.encode_name not in good:
+            if field.encode_name not in wrong:
+                example = f"write for example: {field.encode_name} = {example_of(field.type)}"
+                yield Mistake(name, "", f"needs a {field.encode_name}; {example}")
+            good[field.encode_name] = _example(field.type)
     try:
-        msgspec.convert(body, kind, dec_hook=_quantity)
+        msgspec.convert(good, kind, dec_hook=_quantity)
     except msgspec.ValidationError as error:
-        if missing := re.search("missing required field `(.*)`", str(error)):
-            example = f"{missing[1]} = {example_of(_kinds(kind)[missing[1]])}"
-            yield Mistake(name, "", f"needs a {missing[1]}; write for example: {example}")
-            return
-        key, _, what = str(error).partition(": ")
-        yield Mistake(name, key if what else "", what or str(error))
+        for told in str(error).split("\n"):
+            key, _, what = told.partition(": ")
+            if not any(re.search(rf"\b{re.escape(other)}\b", what) for other in wrong):
+                yield Mistake(name, key, what)
 
 
 def _check_keys(name: str, body: Mapping[str, object], kind: type[Section]) -> Iterator[Mistake]:
@@ -141,7 +167,7 @@ def _check_keys(name: str, body: Mapping[str, object], kind: type[Section]) -> I
         try:
             msgspec.convert(value, kinds[key], dec_hook=_quantity)
         except msgspec.ValidationError as error:
-            yield Mistake(name, key, _explain(key, value, kinds[key], str(error)))
+            yield Mistake(name, key, _explain(key, value, kinds[key], error))
 
 
 def _kinds(section: type[Section]) -> dict[str, object]:
@@ -162,17 +188,17 @@ def _nearest(word: str, known: Mapping[str, object]) -> str:
     return did_you_mean(word, known) or f"; known here: {', '.join(known)}"
 
 
-def _explain(key: str, value: object, kind: object, complaint: str) -> str:
+def _explain(key: str, value: object, kind: object, error: msgspec.ValidationError) -> str:
     """Return what is wrong with a value, and what would be right."""
     if choices := _choices(kind):
         if isinstance(value, dict):
             value = next((part for part in value.values() if part not in choices), value)
         listed = " or ".join(f'"{choice}"' for choice in choices)
         return f"{value!r} is not {listed}{did_you_mean(str(value), choices)}"
-    if not complaint.startswith("Expected "):
-        return complaint
-    plain = re.sub(r"`(\w+)( \| null)?`", lambda found: _WORDS.get(found[1], found[1]), complaint)
-    return f"{plain[0].lower()}{plain[1:]}; write for example: {key} = {example_of(kind)}"
+    told = in_words(error, value, table="a table")
+    if not str(error).startswith("Expected ") or told.endswith(NO_NAME):
+        return told
+    return f"{told}; write for example: {key} = {example_of(kind)}"
 
 
 def _choices(kind: object) -> list[str]:
@@ -184,11 +210,14 @@ def _choices(kind: object) -> list[str]:
 
 def example_of(kind: object) -> str:
     """Return a right value, as its type carries one, in the form of the file."""
+    return written(_example(kind))
+
+
+def _example(kind: object) -> Any:
     metas = (part for arg in (kind, *get_args(kind)) for part in get_args(arg))
-    example = next(
+    return next(
         part.examples[0] for part in metas if isinstance(part, msgspec.Meta) and part.examples
     )
-    return written(example)
 
 
 def written(value: object) -> str:

@@ -7,6 +7,7 @@ example is what mistakes are answered with.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
@@ -39,10 +40,10 @@ LEAST_BUDGET = Bytes(64 << 10)
 LEAST_RETENTION = Milliseconds(1_000)
 
 
-def _above_zero(section: Section, *fields: str) -> None:
+def _above_zero(section: Section, *fields: str) -> Iterator[str]:
     for field in fields:
         if getattr(section, field) <= 0:
-            raise ValueError(f"{_key(field)}: must be above 0")
+            yield f"{_key(field)}: must be above 0"
 
 
 def _key(field: str) -> str:
@@ -56,7 +57,16 @@ QuarterHour = Annotated[Milliseconds, Meta(examples=["15m"])]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename=_key):
-    """A table of the file. What is impossible raises ValueError: its key, a colon, the remedy."""
+    """A table of the file. What is impossible raises ValueError, a line for each mistake."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is impossible."""
+        if told := list(self.mistakes()):
+            raise ValueError("\n".join(told))
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield what is impossible: its key, a colon, what is wrong and the remedy."""
+        yield from ()
 
 
 class Node(Section, frozen=True):
@@ -91,9 +101,9 @@ class Daemon(Section, frozen=True):
     poll_ms: Second = Milliseconds(1_000)
     """How often the store is looked at although nobody woke the daemon."""
 
-    def __post_init__(self) -> None:
+    def mistakes(self) -> Iterator[str]:
         """Refuse a loop without a pause."""
-        _above_zero(self, "poll_ms")
+        yield from _above_zero(self, "poll_ms")
 
 
 class Executor(Section, frozen=True):
@@ -106,14 +116,15 @@ class Executor(Section, frozen=True):
     """How long runs may go on with no daemon able to confirm their claims; after that the executor
     ends them. A duration, or `never`."""
 
-    def __post_init__(self) -> None:
+    def mistakes(self) -> Iterator[str]:
         """Refuse a limit that is no duration."""
         try:
             limit = self.absence_limit_ms
         except ValueError as error:
-            raise ValueError(f'absence_limit: {error}, or "never"') from None
+            yield f'absence_limit: {error}, or "never"'
+            return
         if limit is not None and limit < LEAST_ABSENCE:
-            raise ValueError(
+            yield (
                 f"absence_limit: {limit} is less than {LEAST_ABSENCE}, which a healthy daemon may"
                 ' need; raise it, or write "never" for no limit'
             )
@@ -144,19 +155,26 @@ class Leases(Section, frozen=True):
     """How long processes may outlive the one that was started."""
 
     def __post_init__(self) -> None:
-        """Derive the reaper's interval, or refuse one that would find an expiry too late."""
-        _above_zero(self, "ttl_ms", "worker_ttl_ms")
-        shortest, name = min((self.ttl_ms, "ttl"), (self.worker_ttl_ms, "worker_ttl"))
-        most = Milliseconds(max(1, shortest // 2))
+        """Derive the reaper's interval where none is given."""
         if self.reap_interval_ms is _DERIVED:
-            derived = Milliseconds(min(5_000, most))
+            derived = Milliseconds(min(5_000, self._most()[0]))
             msgspec.structs.force_setattr(self, "reap_interval_ms", derived)
-        _above_zero(self, "reap_interval_ms")
-        if self.reap_interval_ms > most:
-            raise ValueError(
+        super().__post_init__()
+
+    def mistakes(self) -> Iterator[str]:
+        """Refuse a reaper that would find an expiry too late."""
+        yield from _above_zero(self, "ttl_ms", "worker_ttl_ms", "reap_interval_ms")
+        most, name, shortest = self._most()
+        if self.reap_interval_ms > most and shortest > 0:
+            yield (
                 f"reap_interval: {self.reap_interval_ms} is more than half of"
                 f" {name} ({shortest}); lower it to at most {most}, or leave it out"
             )
+
+    def _most(self) -> tuple[Milliseconds, str, Milliseconds]:
+        """Return the longest interval of the reaper, and because of which lease."""
+        shortest, name = min((self.ttl_ms, "ttl"), (self.worker_ttl_ms, "worker_ttl"))
+        return Milliseconds(max(1, shortest // 2)), name, shortest
 
 
 class Retry(Section, frozen=True):
@@ -177,18 +195,21 @@ class Retry(Section, frozen=True):
     """The delay after a deferral that names none."""
 
     def __post_init__(self) -> None:
-        """Let the bound that was left out follow the other; refuse bounds that cross."""
+        """Let the bound that was left out follow the other."""
         least, most = self.backoff_min_ms, self.backoff_max_ms
         if most is _DERIVED:
             most = Milliseconds(max(900_000, least))
         if least is _DERIVED:
             least = Milliseconds(min(10_000, most))
-        if least > most:
-            raise ValueError(
-                f"backoff_min: {least} is more than backoff_max ({most}); lower it or raise that"
-            )
         msgspec.structs.force_setattr(self, "backoff_min_ms", least)
         msgspec.structs.force_setattr(self, "backoff_max_ms", most)
+        super().__post_init__()
+
+    def mistakes(self) -> Iterator[str]:
+        """Refuse bounds that cross."""
+        least, most = self.backoff_min_ms, self.backoff_max_ms
+        if least > most:
+            yield f"backoff_min: {least} is more than backoff_max ({most}); lower it or raise that"
 
 
 class Output(Section, frozen=True):
@@ -208,21 +229,22 @@ class Output(Section, frozen=True):
     the disk. The default is room for what eight runs may write between two looks, and for the
     database. `0KiB`: no floor."""
 
-    def __post_init__(self) -> None:
+    def mistakes(self) -> Iterator[str]:
         """Refuse budgets that hold less than they must, and a retention that is no duration."""
         if self.run_budget < LEAST_BUDGET:
-            raise ValueError(f"run_budget: {self.run_budget} is less than {LEAST_BUDGET}; raise it")
+            yield f"run_budget: {self.run_budget} is less than {LEAST_BUDGET}; raise it"
         if self.total_budget < self.run_budget:
-            raise ValueError(
+            yield (
                 f"total_budget: {self.total_budget} is less than run_budget ({self.run_budget});"
                 " raise it or lower that"
             )
         try:
             retention = self.retention_ms
         except ValueError as error:
-            raise ValueError(f'retention: {error}, or "never"') from None
+            yield f'retention: {error}, or "never"'
+            return
         if retention is not None and retention < LEAST_RETENTION:
-            raise ValueError(
+            yield (
                 f"retention: {retention} is less than {LEAST_RETENTION}, so that nobody could see"
                 ' how a task ended; raise it, or write "never"'
             )
@@ -274,20 +296,20 @@ class TaskDefaults(Section, frozen=True):
     kill_signal: Annotated[str, Meta(examples=["INT"])] | None = None
     """The signal that asks a run to end. Left out: `TERM`."""
 
-    def __post_init__(self) -> None:
+    def mistakes(self) -> Iterator[str]:
         """Refuse what no task could have."""
         times = ("lease_ttl_ms", *(f"{name}_ms" for name in limits.TIMEOUTS))
-        _above_zero(self, *(name for name in times if getattr(self, name) is not None))
+        yield from _above_zero(self, *(name for name in times if getattr(self, name) is not None))
         for name in (*times, "kill_grace_ms"):
             if (given := getattr(self, name) or 0) > limits.LONGEST:
-                raise ValueError(f"{_key(name)}: {given} is longer than {limits.LONGEST}; lower it")
+                yield f"{_key(name)}: {given} is longer than {limits.LONGEST}; lower it"
         if self.kill_signal is not None:
             try:
                 limits.signal_number(self.kill_signal)
             except ValueError as error:
-                raise ValueError(f"kill_signal: {error}") from None
+                yield f"kill_signal: {error}"
         if told := limits.contradiction(self):
-            raise ValueError(told)
+            yield told
 
 
 class Queue(TaskDefaults, frozen=True):
@@ -341,28 +363,28 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
     lost: Annotated[Literal["attempt", "orphan"], Meta(examples=["orphan"])] = "attempt"
     """What a lost lease costs: one of `max_attempts`, or one of `[retry] max_orphans`."""
 
-    def __post_init__(self) -> None:
+    def mistakes(self) -> Iterator[str]:
         """Refuse what no task could have, and a command or code that cannot be."""
-        super().__post_init__()
+        yield from super().mistakes()
         try:
             template.check(self.command)
         except ValueError as error:
-            raise ValueError(f"command: {error}") from None
+            yield f"command: {error}"
         if not self.command[0]:
-            raise ValueError("command: its program is empty; name one")
+            yield "command: its program is empty; name one"
         for code in self.exit_codes or ():
             if not (
                 code.isascii() and code.isdigit() and int(code) <= 255 and str(int(code)) == code
             ):
-                raise ValueError(f"exit_codes: {code!r} is no exit code; write one from 0 to 255")
+                yield f"exit_codes: {code!r} is no exit code; write one from 0 to 255"
         for key, path in (("cwd", self.cwd), ("env_file", (self.env_file or "/").lstrip("-"))):
             if path is not None and not path.startswith("/"):
-                raise ValueError(f"{key}: {path!r} is not absolute; begin it with /")
+                yield f"{key}: {path!r} is not absolute; begin it with /"
         for name in self.env or ():
             try:
                 limits.check_variable(name)
             except ValueError as error:
-                raise ValueError(f"env: {error}") from None
+                yield f"env: {error}"
 
 
 class Logs(Section, frozen=True):
@@ -388,18 +410,18 @@ class Metrics(Section, frozen=True):
     interval_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
     """How often it is written, by a process that takes about a quarter of a second to do so."""
 
-    def __post_init__(self) -> None:
+    def mistakes(self) -> Iterator[str]:
         """Refuse a file that nobody would read, and writing all the time."""
         if self.textfile is not None and not (
             self.textfile.startswith("/") and self.textfile.endswith(".prom")
         ):
-            raise ValueError(
+            yield (
                 f"textfile: {self.textfile!r} is not an absolute path that ends with .prom, which"
                 ' the node exporter needs; write for example "/var/lib/node_exporter/dispatcher'
                 '.prom"'
             )
         if self.interval_ms < LEAST_METRICS_INTERVAL:
-            raise ValueError(
+            yield (
                 f"interval: {self.interval_ms} is less than {LEAST_METRICS_INTERVAL}; raise it"
             )
 

@@ -40,6 +40,13 @@ UNPROVED_SEATS = 32
 #: Seconds that an answer may wait for a peer that does not read.
 UNREAD = 10.0
 
+_TOO_LONG = {
+    "ok": False,
+    "error": wire.WorkerError.INVALID,
+    "message": f"the line is longer than {wire.MAX_WORKER_LINE} bytes; write what is long to a file"
+    " and name that, over a new connection",
+}
+
 _CREDENTIALS = struct.Struct("3i")
 
 Reply = Callable[[object], None]
@@ -213,7 +220,11 @@ class Channel:
         """Hear a peer's next line, if it is its turn; see to what comes next."""
         if not peer.asking and not peer.unsent:
             line, newline, rest = peer.received.partition(b"\n")
-            if len(line) > wire.MAX_WORKER_LINE or (peer.over and not newline):
+            if len(line) > wire.MAX_WORKER_LINE:
+                self._answer(peer, _TOO_LONG)  # what fits its empty socket; nothing is kept
+                self._drop(peer)
+                return
+            if peer.over and not newline:
                 self._drop(peer)
                 return
             if newline:

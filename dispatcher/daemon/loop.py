@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from dispatcher import notify, wire
+from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config.reload import Reloaded
 from dispatcher.daemon import channels
 from dispatcher.daemon.channels import Channel, Reply
@@ -235,8 +236,9 @@ class Loop:
     def _hear_control(self, line: bytes, reply: Reply) -> bool:
         try:
             request = msgspec.json.decode(line, type=channels.ControlRequest)
-        except msgspec.MsgspecError as error:
-            reply({"ok": False, "error": wire.WorkerError.INVALID, "message": str(error)})
+        except UNREADABLE as error:
+            message = in_words(error)
+            reply({"ok": False, "error": wire.WorkerError.INVALID, "message": message})
             return False
         if request.op == "wake":
             reply({"ok": True})  # whatever arrives turns the loop, and the loop looks

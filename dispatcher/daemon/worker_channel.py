@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
-
 from dispatcher.daemon.channels import Reply
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, StoreTime
@@ -33,7 +31,7 @@ class WorkerChannel:
         """
         try:
             words = understood(line)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except ValueError as error:
             answer = {"ok": False, "error": WorkerError.INVALID, "message": str(error)}
             self._senseless.append(partial(reply, answer))
             return False

@@ -125,6 +125,7 @@ def refused(stream: socket.socket, data: bytes) -> int:
 
 def test_junk_is_refused_and_said_to_be_junk(siege: Siege) -> None:
     junk = [b"", b"{}", b"[1, 2", b"\0" * 100, os.urandom(99).replace(b"\n", b""), b'{"op":"x"}']
+    junk.append(b'{"x":' + b"[" * 60_000)
     for _ in lasting():
         with siege.line() as stream:
             stream.sendall(b"\n".join(junk) + b"\n")

@@ -173,7 +173,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "claim --lock-file lock.txt",
             ),
             told=(
-                "--result: not JSON: JSON is malformed: invalid character (byte 0); write for "
+                "--result: not JSON: invalid character (byte 0); write for "
                 "example: '{\"rows\": 3}' (see: dispatcher complete --help)"
             ),
             exits=2,

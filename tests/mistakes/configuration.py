@@ -293,6 +293,26 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="a profile with mistakes of every kind, and a file that is missing",
+            typed="check-config",
+            config=(
+                '[profiles.report]\ncommand = ["report"]\ncwd = "here"\n'
+                'exit_codes = { "3" = "hld" }\n'
+                'env = { LEVEL = 3 }\n[profiles.b]\ncommand = ["b"]\nenv_file = "/nowhere.env"\n'
+            ),
+            told=(
+                "/etc/dispatcher/dispatcher.toml:4: profiles.report.exit_codes: 'hld' is not "
+                '"succeeded" or "failed" or "deferred" or "held"; did you mean \'held\'?\n'
+                "/etc/dispatcher/dispatcher.toml:5: profiles.report.env: LEVEL: expected a text in "
+                'quotes, got an integer; write for example: env = { "LEVEL" = "3" }\n'
+                "/etc/dispatcher/dispatcher.toml:3: profiles.report.cwd: 'here' is not absolute; "
+                "begin it with /\n"
+                "/etc/dispatcher/dispatcher.toml: profiles.b.env_file: /nowhere.env is missing; "
+                "make it, or write -/nowhere.env if it may be"
+            ),
+            exits=78,
+        ),
+        Mistake(
             name="a lone brace in a profile's command",
             typed="check-config",
             config='[profiles.report]\ncommand = ["report", "{month"]\n',

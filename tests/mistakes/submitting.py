@@ -96,7 +96,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a payload that is not JSON",
             typed="submit --payload {month:8} -- true",
             told=(
-                "payload: not valid JSON: JSON is malformed: expected '\"' (byte 1); write for "
+                "payload: not JSON: expected '\"' (byte 1); write for "
                 'example: \'{"month": "2026-08"}\''
             ),
             exits=2,
@@ -202,7 +202,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a broken line among many",
             typed="submit --from -",
             stdin=b'{"command": ["true"]}\n{"command": ["true"}\n',
-            told="line 2: not JSON: JSON is malformed: expected ',' or ']' (byte 19)",
+            told="line 2: not JSON: expected ',' or ']' (byte 19)",
             exits=2,
         ),
         Mistake(

@@ -167,6 +167,23 @@ def test_a_line_too_long_is_cut_off(server: Server, connect: Connect) -> None:
     assert [] == server.heard
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n{}\n"])
+def test_a_line_too_long_is_told_so_before_it_is_cut_off(
+    server: Server, connect: Connect, end: bytes
+) -> None:
+    stream = connect()
+    stream.sendall(b"x" * 70_001 + end)
+
+    for _ in range(4):
+        server.turn()
+
+    answer = json.loads(stream.recv(4096))
+    assert (False, "invalid") == (answer["ok"], answer["error"])
+    assert "longer than 65536 bytes; write what is long to a file" in answer["message"]
+    assert is_dropped(stream)
+    assert [] == server.heard
+
+
 def test_who_does_not_read_its_answers_is_dropped(server: Server, connect: Connect) -> None:
     stream = connect()
     stream.sendall(b"1\n")

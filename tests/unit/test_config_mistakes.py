@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from dispatcher.config.config import Config, load
+from dispatcher.config.config import Config, Mistaken, load
 from dispatcher.errors import ConfigError
 
 HOME = {"HOME": "/home/somebody"}
@@ -99,7 +100,7 @@ MISTAKES = [
     ("[daemon]\non_stop = 'stop'", 'daemon.on_stop: \'stop\' is not "drain" or "leave"'),
     ("[logs]\nlevel = 'trace'", 'logs.level: \'trace\' is not "debug" or "info" or "warning" or'),
     ("[logs]\nformat = 'jsn'", "did you mean 'json'?"),
-    ("[defaults]\nqueue = 'a b'", "defaults.queue: expected a text in quotes matching"),
+    ("[defaults]\nqueue = 'a b'", "defaults.queue: 'a b' is no name; use up to 100"),
     ("[defaults]\npriority = 3000000000", "defaults.priority: expected an integer <= 2147483647"),
     ("[queues]\nconcurrency = 3", ":2: queues.concurrency: is no table; write [queues.NAME], and"),
     ("queues = 3", ":1: queues: is a section; write [queues.NAME] on a line of its own"),
@@ -165,6 +166,59 @@ def test_all_mistakes_are_told_at_once(file: Path) -> None:
         line.removeprefix(f"{file}:").split(": ")[:2] for line in str(error.value).split("\n")
     ]
     assert [["2", "node.slots"], ["3", "node.slot"], ["5", "leases.ttl"], ["6", "zzz"]] == places
+
+
+MANY = """\
+[node]
+slots = 0
+state_dir = "here"
+[store]
+url = "mysql://h/d"
+[leases]
+ttl = "0s"
+worker_ttl = 5
+[profiles.a]
+command = ["x", "{"]
+cwd = "here"
+exit_codes = { "300" = "held", "9" = "hld" }
+env = { A = "a", LEVEL = 3 }
+env_file = "there"
+[profiles.b]
+queue = "a b"
+cwd = "here"
+"""
+
+
+def test_mistakes_of_every_kind_are_told_in_one_round(file: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(file, MANY, HOME)
+
+    lines = (line.removeprefix(f"{file}:") for line in error.value.args[0].split("\n"))
+    places = {found.groups() for line in lines if (found := re.match(r"(\d*):? ([\w.]+): ", line))}
+    assert {
+        ("2", "node.slots"),
+        ("7", "leases.ttl"),
+        ("8", "leases.worker_ttl"),
+        ("10", "profiles.a.command"),
+        ("11", "profiles.a.cwd"),
+        ("12", "profiles.a.exit_codes"),
+        ("13", "profiles.a.env"),
+        ("14", "profiles.a.env_file"),
+        ("15", "profiles.b"),
+        ("16", "profiles.b.queue"),
+        ("17", "profiles.b.cwd"),
+        ("", "node.state_dir"),
+        ("", "store.url"),
+    } == places
+    assert "env: LEVEL: expected a text in quotes, got an integer; write" in str(error.value)
+
+
+def test_what_a_file_says_beside_its_mistakes_is_known(file: Path) -> None:
+    with pytest.raises(Mistaken) as error:
+        read(file, "[node]\nslots = 7\n[leases]\nttl = 5\n[queues.a]\nx = 1\n[queues.b]\n", HOME)
+
+    rest = error.value.rest
+    assert (7, 60_000, ["a", "b"]) == (rest.slots, rest.leases.ttl_ms, list(rest.queues))
 
 
 def test_a_password_in_a_store_url_is_not_repeated(file: Path) -> None:
