@@ -207,9 +207,7 @@ def check_name(option: str, name: str) -> None:
     """Raise `InvalidTask` for what is no name of a queue, or of a label."""
     _text(option, name, 100)
     if not _NAME.fullmatch(name):
-        raise InvalidTask(
-            f"{option}: {name!r} {NO_NAME}"
-        )
+        raise InvalidTask(f"{option}: {name!r} {NO_NAME}")
 
 
 def _check_number(option: str, number: int, least: int, most: int) -> None:

@@ -421,9 +421,7 @@ class Metrics(Section, frozen=True):
                 '.prom"'
             )
         if self.interval_ms < LEAST_METRICS_INTERVAL:
-            yield (
-                f"interval: {self.interval_ms} is less than {LEAST_METRICS_INTERVAL}; raise it"
-            )
+            yield (f"interval: {self.interval_ms} is less than {LEAST_METRICS_INTERVAL}; raise it")
 
 
 class Settings(Section, frozen=True):
