@@ -24,6 +24,9 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 #: Bytes of one argument or variable, with its end, that the kernel takes: 32 pages.
 MOST_BYTES_OF_ONE = 32 * resource.getpagesize()
 
+#: Characters of a PATH that are shown where a program is not in it.
+MOST_OF_PATH = 80
+
 #: Bytes of all of them together, where a quarter of the stack is not less.
 MOST_BYTES = 6 * 1024 * 1024
 
@@ -195,7 +198,8 @@ def find_program(command: tuple[str, ...], search: str) -> str:
             unusable = unusable or path
     if unusable:
         raise CannotStart(wire.Fault.TASK, f"not executable: {unusable}", errno.EACCES)
-    text = f"no such program: {name!r} (PATH is {search!r})"
+    shown = search if len(search) <= MOST_OF_PATH else f"{search[:MOST_OF_PATH]}…"
+    text = f"no such program: {name!r} (not in PATH {shown!r})"
     raise CannotStart(wire.Fault.TASK, text, errno.ENOENT)
 
 

@@ -83,7 +83,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         ),
         "daemon.stopping": Event(
             "The daemon was asked to stop: it claims nothing more.",
-            fields={"how": str, "runs": int},
+            fields={"how": str, "runs": int, "timeout_s": float, "message": str},
         ),
         "daemon.stopped": Event("The daemon's last word."),
         "daemon.waiting": Event(

@@ -28,6 +28,9 @@ from dispatcher.times import Instant, iso, wall_clock
 #: Fields that hold secrets wherever they appear.
 SECRET = frozenset({"lock", "env", "payload"})
 
+#: What names a run for people, in this order.
+WHOM = ("task_id", "run_id", "attempt")
+
 _numbers = itertools.count(1)
 
 _processors: list[Processor] = []
@@ -175,9 +178,17 @@ def _drawn() -> list[Processor]:
     plain = structlog.dev.plain_traceback
     colors = _out.stream.isatty()
     return [
-        _stamp,
-        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
+        _arranged,
+        structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain),
     ]
+
+
+def _arranged(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Return it for people: first whom it happened to, and nothing that says nothing."""
+    fields = _stamp(logger, method, event)
+    del fields["sequence"]
+    whom = {name: fields.pop(name) for name in WHOM if name in fields}
+    return {name: value for name, value in {**whom, **fields}.items() if value is not None}
 
 
 def _stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -103,9 +103,16 @@ class Supervisor:
     def stop(self, how: Stop, *, at: Instant) -> None:
         """Take note of a request to go. A second one means: hurry."""
         self._stop = how if self._stop is None else Stop.HURRY
-        timeout = 0.0 if self._stop is Stop.HURRY else self._memory.settings.drain_timeout
+        drains = self._stop is Stop.DRAIN
+        timeout = self._memory.settings.drain_timeout if drains else 0.0
         self._stop_by = Instant(at + timeout)
-        log.info("daemon.stopping", how=self._stop, runs=len(self._memory.live))
+        runs = len(self._memory.live)
+        message = {
+            Stop.LEAVE: f"leaves at once; {runs} runs go on",
+            Stop.DRAIN: f"waits up to {timeout:g} s for {runs} runs; once more ends them at once",
+            Stop.HURRY: f"ends {runs} runs at once",
+        }[self._stop]
+        log.info("daemon.stopping", how=self._stop, runs=runs, timeout_s=timeout, message=message)
 
     def tick(
         self, events: Sequence[Event], requests: Sequence[Request] = (), *, at: Instant

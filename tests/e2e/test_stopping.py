@@ -43,7 +43,11 @@ def test_sigterm_drains_waits_for_workers_and_releases_the_rest_uncharged(world:
         daemon.expect("run.started", task_id=quick)
         expect_file(world, "stubborn")
         daemon.terminate()
-        daemon.expect("daemon.stopping", how="drain", runs=2)
+        said = daemon.expect("daemon.stopping", how="drain", runs=2)
+        assert (2.0, "waits up to 2 s for 2 runs; once more ends them at once") == (
+            said["timeout_s"],
+            said["message"],
+        )
         late = world.submit("true")
         (world.directory / "go").touch()
         assert 0 == daemon.wait()

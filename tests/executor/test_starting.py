@@ -202,7 +202,8 @@ def script(path: Path, text: str, mode: int = 0o700) -> str:
 @pytest.mark.parametrize(
     ("case", "words", "number"),
     [
-        ("unknown", ["no such program: 'no-such-program'", "PATH is '/a:/b'"], errno.ENOENT),
+        ("unknown", ["no such program: 'no-such-program'", "not in PATH '/a:/b'"], errno.ENOENT),
+        ("long_path", ["no such program: 'no-such-program'", f"'{'/a:' * 26}/a…')"], errno.ENOENT),
         ("missing", ["no such program: ", "/missing"], errno.ENOENT),
         ("cwd", ["no such working directory: /no/such/directory"], errno.ENOENT),
         ("cwd_file", ["the working directory is not a directory: /dev/null"], errno.ENOTDIR),
@@ -226,6 +227,7 @@ def test_r27_what_a_task_did_wrong_is_named(
     no_format = script(tmp_path / "format", "echo\n")
     asked: dict[str, tuple[list[str], dict[str, object]]] = {
         "unknown": (["no-such-program"], {"env": {"PATH": "/a:/b"}}),
+        "long_path": (["no-such-program"], {"env": {"PATH": "/a:" * 500}}),
         "missing": ([str(tmp_path / "missing")], {}),
         "cwd": (["true"], {"cwd": "/no/such/directory"}),
         "cwd_file": (["true"], {"cwd": "/dev/null"}),

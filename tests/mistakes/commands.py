@@ -10,7 +10,7 @@ CANNOT_START: Sequence[CannotStart] = (
     CannotStart(
         name="a program that is not installed",
         submitted="-- no-such-program",
-        told="no such program: 'no-such-program' (PATH is '/usr/local/bin:/usr/bin:/bin')",
+        told="no such program: 'no-such-program' (not in PATH '/usr/local/bin:/usr/bin:/bin')",
     ),
     CannotStart(
         name="a script that is not there",

@@ -85,6 +85,24 @@ def test_a_terminal_is_drawn_for_and_everything_else_gets_json(
     assert (terminal and not is_json) == ("\x1b[" in line)
 
 
+def test_for_people_whom_it_happened_to_comes_first_and_what_says_nothing_is_left_out(
+    tmp_path: Path,
+) -> None:
+    drawn, told = Stream(terminal=True), Stream()
+    facts = {"outcome": "lost", "state": "ready", "exit_code": None, "reason": "none", **RUN}
+    for stream in (drawn, told):
+        logs.set_up(config(tmp_path), stream=stream, strict=True)
+        structlog.get_logger().info("run.settled", pid=None, **facts)
+
+    line = re.sub(r"\x1b\[[0-9;]*m", "", drawn.getvalue())
+    assert line.rstrip().endswith(
+        "task_id=7 run_id=1 attempt=1 outcome=lost state=ready reason=none fence=2 queue=q"
+    )
+    (event,) = told.events()
+    assert {"exit_code": None, "pid": None}.items() <= event.items()
+    assert ["timestamp", "level", "event", "sequence", "pid"] == list(event)[:5]
+
+
 def test_in_the_journal_each_line_begins_with_its_priority(tmp_path: Path) -> None:
     with (tmp_path / "stdout").open("w+") as stream:
         found = os.fstat(stream.fileno())
