@@ -55,16 +55,13 @@ def _executor(config: Config, report: Mapping[str, Any]) -> Iterator[Finding]:
             remedy = "start it: dispatcher executor (or systemctl start dispatcher-executor)"
         yield bad("executor", "none is there, and the daemon waits for it", remedy)
     elif report["executor"] == "silent":
-        yield bad("executor", f"pid {pid} is silent{_ago(heard)}", _look_at(pid))
+        said = f"pid {pid} is silent: it answered {heard or 0:.0f} s ago"
+        yield bad("executor", said, _look_at(pid))
     elif heard is not None and heard > PING_INTERVAL + ANSWERED_WITHIN:
-        said = f"pid {pid} was asked each {PING_INTERVAL:g} s and is silent{_ago(heard)}"
+        said = f"pid {pid} answered {heard:.0f} s ago, and is asked each {PING_INTERVAL:g} s"
         yield warning("executor", said, _look_at(pid))
     else:
         yield _of_release("executor", pid, report.get("executor_release"), restart)
-
-
-def _ago(heard: float | None) -> str:
-    return "" if heard is None else f": it answered {heard:.0f} s ago"
 
 
 def _look_at(pid: int) -> str:

@@ -108,9 +108,9 @@ class Supervisor:
         self._stop_by = Instant(at + timeout)
         runs = len(self._memory.live)
         message = {
-            Stop.LEAVE: f"leaves at once; {runs} runs go on",
-            Stop.DRAIN: f"waits up to {timeout:g} s for {runs} runs; once more ends them at once",
-            Stop.HURRY: f"ends {runs} runs at once",
+            Stop.LEAVE: "leaves at once; what runs goes on",
+            Stop.DRAIN: f"waits up to {timeout:g} s for what runs; once more ends it at once",
+            Stop.HURRY: "ends what runs at once",
         }[self._stop]
         log.info("daemon.stopping", how=self._stop, runs=runs, timeout_s=timeout, message=message)
 

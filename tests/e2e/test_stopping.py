@@ -44,7 +44,7 @@ def test_sigterm_drains_waits_for_workers_and_releases_the_rest_uncharged(world:
         expect_file(world, "stubborn")
         daemon.terminate()
         said = daemon.expect("daemon.stopping", how="drain", runs=2)
-        assert (2.0, "waits up to 2 s for 2 runs; once more ends them at once") == (
+        assert (2.0, "waits up to 2 s for what runs; once more ends it at once") == (
             said["timeout_s"],
             said["message"],
         )

@@ -253,7 +253,7 @@ def test_a_process_of_another_release_is_named() -> None:
             "embedded",
             {"executor_heard_s": 11.3},
             Level.WARNING,
-            "was asked each 5 s and is silent: it answered 11 s ago",
+            "answered 11 s ago, and is asked each 5 s",
             "ps -o pid,stat,wchan",
         ),
         ("embedded", {"executor_heard_s": 5.1}, Level.OK, "answers, release", "None"),
