@@ -88,12 +88,10 @@ def test_r43_an_executor_of_another_version_is_named_until_it_is_started_anew(
             assert 0 == daemon.expect("executor.incompatible")["version"]
             said = f"pid {old.pid} speaks version 0, {wire.VERSION} is wanted"
             assert ("bad", said) == looked(world, exits=1)["executor"]
-            assert "incompatible" == world.cli("status", "--json").json["executor"]
             (obstacle,) = world.cli("why", task_id, "--json").json["obstacles"]
             assert "executor_incompatible" == obstacle["obstacle"]
         with external_executor(world, alone=False):
             daemon.expect("run.settled", task_id=task_id, outcome="succeeded")
-            assert "ok" == looked(world)["executor"][0]
 
 
 def test_a_missing_executor_is_named(world: World) -> None:
