@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.e2e.helpers import as_user, external_executor, ordinary_user
+from tests.e2e.helpers import as_user, external_executor, fill, ordinary_user, small_disk
 from tests.e2e.mistaken import as_installed
 from tests.e2e.world import DISPATCHER, Result, World
 
@@ -110,6 +110,19 @@ def output_file(world: World) -> Result:
     return world.cli("run", exits=78)
 
 
+def socket_taken(world: World) -> Result:
+    """`run` where a directory stands in place of the control socket."""
+    (world.runtime_dir / "control.sock").mkdir(parents=True)
+    return world.cli("run", exits=78)
+
+
+def full_at_start(world: World) -> Result:
+    """`run` where the disk has no room for the first file."""
+    with small_disk(world, "state") as disk:
+        fill(disk, "files")
+        return world.cli("run", exits=69)
+
+
 def other_owner(world: World) -> Result:
     """`run` with a runtime directory that belongs to somebody else."""
     user = ordinary_user()
@@ -155,6 +168,8 @@ SCENES: Mapping[str, Callable[[World], Result]] = {
         reload_mistake,
         no_runtime_dir,
         output_file,
+        socket_taken,
+        full_at_start,
         other_owner,
     )
 }

@@ -261,6 +261,26 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="a directory in place of the control socket",
+            typed="run",
+            scene="socket taken",
+            told=(
+                "cannot listen at /run/dispatcher/control.sock: Is a directory; move away what "
+                "is there"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a daemon that starts on a full disk",
+            typed="run",
+            scene="full at start",
+            told=(
+                "cannot write /var/lib/dispatcher/node-id: No space left on device; make room "
+                "on its disk"
+            ),
+            exits=69,
+        ),
+        Mistake(
             name="a file in place of the output directory",
             typed="run",
             scene="output file",
