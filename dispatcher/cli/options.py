@@ -10,8 +10,9 @@ import msgspec
 
 from dispatcher.client import Client
 from dispatcher.config import durations, limits
-from dispatcher.config.config import Config, load
+from dispatcher.config.config import Config, Mistaken, load
 from dispatcher.config.durations import Milliseconds
+from dispatcher.errors import ConfigError
 from dispatcher.times import from_iso
 
 if TYPE_CHECKING:
@@ -102,14 +103,33 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def configuration() -> Config:
-    """Return the configuration that the command line asks for. Raises `ConfigError`."""
-    return load(click.get_current_context().meta.get(_NAMED))
+def configuration(*, whole: bool = True) -> Config:
+    """Return the configuration that the command line asks for. Raises `ConfigError`.
+
+    Unless it must be `whole`, mistakes are only said where the file still tells which daemon and
+    store are meant: that daemon works on with what it read before, and should be reached.
+    """
+    try:
+        return load(click.get_current_context().meta.get(_NAMED))
+    except ConfigError as error:
+        if whole or isinstance(error.__cause__, OSError):
+            raise
+        if not isinstance(error, Mistaken) or not error.says_where:
+            raise ConfigError(f"{error}\n{_MEANWHILE}") from error
+        for line in (*error.mistakes, "going on with what can be read of it"):
+            click.echo(f"dispatcher: {line}", err=True)
+        return error.rest
+
+
+_MEANWHILE = (
+    "until that is mended, a file with only [node] state_dir in it (and [store] url, if it has one)"
+    " reaches the daemon: --config PATH"
+)
 
 
 def client() -> Client:
-    """Open the store of that configuration."""
-    return Client(configuration())
+    """Open the store of that configuration, for what needs no more of it than where it is."""
+    return Client(configuration(whole=False))
 
 
 class Duration(click.ParamType[Milliseconds]):

@@ -20,7 +20,7 @@ from dispatcher.times import StoreTime
 @config_option
 def status(*, as_json: bool) -> None:
     """Show how daemon, executor and queues stand."""
-    config = configuration()
+    config = configuration(whole=False)
     with Client(config) as store:
         found = status_json(store.status(), config)
     if as_json:

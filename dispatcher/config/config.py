@@ -75,13 +75,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mistaken(ConfigError):
-    """A file with mistakes; each is a line. Where the daemon and its store are may be known yet."""
+    """A file has mistakes; go on with the rest, or say them and exit 78."""
 
-    def __init__(self, mistakes: Sequence[str], rest: Config) -> None:
+    def __init__(self, mistakes: Sequence[str], rest: Config, *, says_where: bool) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = mistakes
         self.rest = rest
         """What the file says beside its mistakes, with defaults in their place."""
+        self.says_where = says_where
+        """Whether that is sure to mean the same daemon and store."""
 
 
 def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
@@ -94,15 +96,16 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
     file: Path | None = None
     settings = Settings()
     mistakes: list[str] = []
+    says_where = True
     if chosen or SYSTEM_FILE.exists():
         from dispatcher.config import file as config_file  # noqa: PLC0415 - a TOML parser, for those who have a file
 
         file = Path(chosen).absolute() if chosen else SYSTEM_FILE
-        settings, mistakes = config_file.read(file)
+        settings, mistakes, says_where = config_file.read(file)
     config, impossible = _resolve(settings, file, environ)
     mistakes += [f"{file or 'built-in defaults'}: {what}" for what in impossible]
     if mistakes:
-        raise Mistaken(mistakes, config)
+        raise Mistaken(mistakes, config, says_where=says_where and not impossible)
     return config
 
 

@@ -14,7 +14,7 @@ import msgspec
 from dispatcher.complaints import NO_NAME, in_words
 from dispatcher.config import durations, sizes
 from dispatcher.config.durations import Milliseconds
-from dispatcher.config.settings import NAME, Section, Settings
+from dispatcher.config.settings import NAME, Node, Section, Settings, Store
 from dispatcher.config.sizes import Bytes
 from dispatcher.errors import ConfigError, did_you_mean
 
@@ -30,8 +30,18 @@ class Mistake(NamedTuple):
     what: str
 
 
-def read(file: Path) -> tuple[Settings, list[str]]:
-    """Return what a file says, with a line for each mistake: what has one counts as left out.
+class Read(NamedTuple):
+    """What a file says, where what is mistaken counts as left out."""
+
+    settings: Settings
+    mistakes: list[str]
+    """A line for each."""
+    says_where: bool
+    """Whether no mistake can concern where the state directory, the sockets and the store are."""
+
+
+def read(file: Path) -> Read:
+    """Return what a file says, and every mistake.
 
     Raises `ConfigError` for a file that cannot be read, or is not TOML.
     """
@@ -47,12 +57,21 @@ def read(file: Path) -> tuple[Settings, list[str]]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_not_toml(file, str(error))) from error
     try:
-        return msgspec.convert(table, Settings, dec_hook=_quantity), []
+        return Read(msgspec.convert(table, Settings, dec_hook=_quantity), [], says_where=True)
     except msgspec.ValidationError:
         mistakes = [mistake for name, body in table.items() for mistake in _check(name, body)]
     good = _without(mistakes, table)
     told = [_located(file, text, mistake) for mistake in mistakes]
-    return msgspec.convert(good, Settings, dec_hook=_quantity), told
+    says_where = not any(map(_concerns_places, mistakes))
+    return Read(msgspec.convert(good, Settings, dec_hook=_quantity), told, says_where)
+
+
+def _concerns_places(mistake: Mistake) -> bool:
+    """Say whether a mistake is in the sections of places, or may be what should stand in them."""
+    section = mistake.section.partition(".")[0]
+    places = {**_kinds(Node), **_kinds(Store)}
+    others = (sections().keys() | named_tables().keys()) - {"node", "store"}
+    return section not in others or mistake.key in places
 
 
 def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str, Any]:

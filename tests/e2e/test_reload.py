@@ -101,3 +101,28 @@ def test_reload_prints_what_changed_what_was_kept_and_every_mistake(world: World
         assert 1 == sum(seen[build]["state"] == "running" for build in builds)
         world.until(builds[2], "succeeded")
         assert daemon.process.poll() is None
+
+
+def test_a_broken_file_takes_no_verb_away_that_only_looks_or_stops(world: World) -> None:
+    with world.daemon():
+        first, second = (world.submit("sleep", "60") for _ in range(2))
+        world.until(second, "running")
+        with world.config_file.open("a") as file:
+            file.write("[leasse]\n")
+        world.cli("status", exits=78)
+        text = world.config_file.read_text().replace("[leasse]\n", "")
+        world.config_file.write_text(text.replace("poll = ", "pol = "))
+
+        told = world.cli("status")
+        assert "daemon    running" in told.stdout
+        assert "daemon.pol: unknown key; did you mean 'poll'?" in told.stderr
+        assert "going on with what can be read of it" in told.stderr
+        world.cli("cancel", first)
+        world.until(first, "cancelled")
+        world.cli("hold", second)
+        world.until(second, "held")
+        for verb in ("why", "logs", "show"):
+            world.cli(verb, first)
+        assert 2 == len(world.cli("list", "--json").json)
+        world.cli("submit", "--", "true", exits=78)
+        world.cli("claim", exits=78)

@@ -118,6 +118,53 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
     ),
+    "A broken file beside a daemon that works on with the old one": (
+        Mistake(
+            name="a verb that only needs to know where the store is",
+            typed="cancel 42",
+            config='[leases]\nttl = 60\n',
+            told=(
+                '/etc/dispatcher/dispatcher.toml:2: leases.ttl: 60 is a plain number; add its '
+                'unit, e.g. "60s"\n'
+                "going on with what can be read of it\n"
+                "no task 42; `dispatcher list` shows those there are"
+            ),
+            exits=1,
+        ),
+        Mistake(
+            name="one that needs all of it",
+            typed="submit -- true",
+            config='[leases]\nttl = 60\n',
+            told=(
+                '/etc/dispatcher/dispatcher.toml:2: leases.ttl: 60 is a plain number; add its '
+                'unit, e.g. "60s"'
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="where the store is cannot be told",
+            typed="status",
+            config='[nod]\nstate_dir = "/elsewhere"\n',
+            told=(
+                "/etc/dispatcher/dispatcher.toml:1: nod: unknown section; did you mean 'node'?\n"
+                "until that is mended, a file with only [node] state_dir in it (and [store] url, "
+                "if it has one) reaches the daemon: --config PATH"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="it is not TOML at all",
+            typed="status",
+            config="[node\n",
+            told=(
+                "/etc/dispatcher/dispatcher.toml:1:6: not TOML: Expected ']' at the end of a "
+                "table declaration\n"
+                "until that is mended, a file with only [node] state_dir in it (and [store] url, "
+                "if it has one) reaches the daemon: --config PATH"
+            ),
+            exits=78,
+        ),
+    ),
     "Values and combinations": (
         Mistake(
             name="a text where a number belongs",
