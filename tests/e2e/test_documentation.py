@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli import app
+from dispatcher.client import Client
 from tests.e2e.consoles import Typed, blocks, configure, type_all
 from tests.e2e.world import World
 
@@ -58,6 +60,30 @@ def test_the_examples_for_workers_work(
         (run,) = world.until(task_id, "succeeded", "failed")["runs"]
 
     assert ("succeeded", result) == (run["outcome"], run["result"]), run
+
+
+def test_the_example_for_the_python_client_works(world: World) -> None:
+    found = re.search(r"```python\n(.*?)```", (ROOT / "docs/client.md").read_text(), re.DOTALL)
+    assert found is not None
+    done = subprocess.run(
+        [sys.executable, "-c", found[1]],
+        env=world.env,
+        cwd=world.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    expected = "submitted ready\ndone by ['succeeded']\nfailed 0\n"
+    assert (expected, "") == (done.stdout, done.stderr)
+
+
+def test_every_method_of_the_python_client_is_named_and_no_other() -> None:
+    table = (ROOT / "docs/client.md").read_text().partition("| methods |")[2]
+    rows = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+    assert {name for name in vars(Client) if name[0] != "_"} - {"close", "now"} == named
 
 
 def test_the_shell_examples_work(world: World) -> None:
