@@ -122,9 +122,9 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a verb that only needs to know where the store is",
             typed="cancel 42",
-            config='[leases]\nttl = 60\n',
+            config="[leases]\nttl = 60\n",
             told=(
-                '/etc/dispatcher/dispatcher.toml:2: leases.ttl: 60 is a plain number; add its '
+                "/etc/dispatcher/dispatcher.toml:2: leases.ttl: 60 is a plain number; add its "
                 'unit, e.g. "60s"\n'
                 "going on with what can be read of it\n"
                 "no task 42; `dispatcher list` shows those there are"
@@ -134,9 +134,9 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="one that needs all of it",
             typed="submit -- true",
-            config='[leases]\nttl = 60\n',
+            config="[leases]\nttl = 60\n",
             told=(
-                '/etc/dispatcher/dispatcher.toml:2: leases.ttl: 60 is a plain number; add its '
+                "/etc/dispatcher/dispatcher.toml:2: leases.ttl: 60 is a plain number; add its "
                 'unit, e.g. "60s"'
             ),
             exits=78,
