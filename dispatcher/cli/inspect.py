@@ -21,7 +21,7 @@ from dispatcher.cli.options import (
     print_json,
     print_json_line,
 )
-from dispatcher.cli.output import Output, print_end
+from dispatcher.cli.output import Output, dropped, print_end
 from dispatcher.client import Client
 from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask
@@ -291,6 +291,8 @@ def _print_runs(runs: list[Run], *, now: StoreTime | None) -> None:
         if run.left_alone:
             names = render.plain(", ".join(run.left_alone))
             click.echo(f"\nrun {run.id} left processes that go on: {names}")
+        if lost := dropped(run.output_path):
+            click.echo(f"\nrun {run.id}: {lost} bytes of its output were dropped, the oldest")
     last = render.tail(runs[-1])
     if last:
         gone = " (the rest was removed)" if render.output_is_gone(runs[-1]) else ""

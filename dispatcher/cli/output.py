@@ -29,11 +29,33 @@ def print_end(run: Run) -> None:
         sys.stdout.buffer.flush()
 
 
+def dropped(path: str) -> int:
+    """Return how many bytes the budget took from the beginning of a file; 0 if it is not here."""
+    with suppress(OSError):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _data_from(file, 0)
+        finally:
+            os.close(file)
+    return 0
+
+
+def _data_from(file: int, offset: int) -> int:
+    """Return where the first data at or behind an offset is; the file's size if there is none."""
+    try:
+        return os.lseek(file, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # nothing but a hole, or nothing at all, to the end
+            raise
+        return os.fstat(file).st_size
+
+
 class Output:
     """One run's output, from its beginning; used as a context manager.
 
-    What the budget punched out of the file is skipped and counted. A run that wrote nothing hands
-    its file on to a later run (ADR 6), whose words are not this run's.
+    What the budget punched out of the file is skipped and counted, with the rest of the line that
+    it tore, unless that is longer than `CHUNK`: no half line is glued to another. A run that wrote
+    nothing hands its file on to a later run (ADR 6), whose words are not this run's.
     """
 
     def __init__(self, path: str) -> None:
@@ -41,7 +63,11 @@ class Output:
         self._file: int | None = None
         self._offset = 0
         self.dropped = 0
-        """Bytes that were not there any more when they were to be read."""
+        """Bytes that were not there any more when they were to be read, and torn lines' rests."""
+        self._torn = False
+        """Whether what comes next begins within a line."""
+        self._at_line_start = True
+        """Whether what was given last ended a line."""
 
     def __enter__(self) -> Self:
         return self
@@ -73,19 +99,26 @@ class Output:
             self._close()
             return b""
         self._offset += len(chunk)
-        return chunk
+        if not chunk:
+            return b""
+        whole = self._from_next_line(chunk)
+        self._at_line_start = chunk.endswith(b"\n")
+        return whole or self.read()
+
+    def _from_next_line(self, chunk: bytes) -> bytes:
+        """Return what was read without the rest of a torn line, but with the end of a begun one."""
+        torn, self._torn = self._torn, False
+        end = chunk.find(b"\n") if torn else -1
+        rest = 0 if end < 0 else end + self._at_line_start
+        self.dropped += rest
+        return chunk[rest:]
 
     def _skip_hole(self, file: int) -> bool:
         """Go on to the next data; say whether there was a hole before it."""
-        try:
-            data = os.lseek(file, self._offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # nothing but a hole, or nothing at all, to the end
-                raise
-            data = os.fstat(file).st_size
-        skipped = max(0, data - self._offset)
+        skipped = max(0, _data_from(file, self._offset) - self._offset)
         self.dropped += skipped
         self._offset += skipped
+        self._torn |= skipped > 0
         return skipped > 0
 
     def _is_still_ours(self, file: int) -> bool:

@@ -93,6 +93,7 @@ def test_a_follower_skips_what_was_punched_out_and_says_so(world: World) -> None
             read.stdout,
             "131072 bytes of it were dropped" in read.stderr,
         )
+        assert "131072 bytes of its output were dropped" in world.cli("show", task_id).stdout
 
 
 def test_waiting_tells_by_the_exit_code_whether_all_succeeded(world: World) -> None:

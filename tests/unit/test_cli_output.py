@@ -1,0 +1,72 @@
+"""Output of which the budget dropped a part: no half line is glued to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dispatcher.cli.output import CHUNK, Output, dropped
+from dispatcher.holes import BLOCK, punch
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "run.log"
+
+
+def read_all(output: Output) -> bytes:
+    return b"".join(iter(output.read, b""))
+
+
+def test_what_begins_within_a_line_goes_on_at_the_next_one(file: Path) -> None:
+    lines = [b"%07d\n" % n + b"x" * 20 + b"\n" for n in range(2000)]
+    content = b"".join(lines)
+    file.write_bytes(content)
+    punch(str(file), 0, 3 * BLOCK)
+
+    with Output(str(file)) as output:
+        read = read_all(output)
+
+        rest = content[3 * BLOCK :]
+        assert rest[rest.index(b"\n") + 1 :] == read
+        assert len(content) - len(read) == output.dropped
+    assert 3 * BLOCK == dropped(str(file))
+
+
+def test_a_line_that_a_follower_has_begun_is_ended_and_the_next_whole_one_follows(
+    file: Path,
+) -> None:
+    file.write_bytes(b"a" * (BLOCK - 5) + b"\nhalf")
+    with Output(str(file)) as output:
+        assert read_all(output).endswith(b"\nhalf")
+        with file.open("ab") as more:
+            more.write(b" a line\n" + b"b" * (2 * BLOCK) + b"\nwhole\n")
+        punch(str(file), 0, 2 * BLOCK)
+
+        assert b"\nwhole\n" == read_all(output)
+
+
+def test_a_line_that_ends_with_what_was_read_is_no_end_of_the_output(file: Path) -> None:
+    file.write_bytes(b"x" * (BLOCK + CHUNK - 1) + b"\n" + b"more\n")
+    punch(str(file), 0, BLOCK)
+
+    with Output(str(file)) as output:
+        assert b"more\n" == read_all(output)
+
+
+def test_a_line_longer_than_a_read_is_given_as_it_is(file: Path) -> None:
+    file.write_bytes(b"x" * (BLOCK + CHUNK) + b"\nmore\n")
+    punch(str(file), 0, BLOCK)
+
+    with Output(str(file)) as output:
+        assert b"x" * CHUNK + b"\nmore\n" == read_all(output)
+
+
+def test_of_a_file_without_holes_nothing_is_left_out(file: Path) -> None:
+    assert 0 == dropped(str(file))
+    file.write_bytes(b"a\nb")
+
+    with Output(str(file)) as output:
+        assert (b"a\nb", 0) == (read_all(output), output.dropped)
+    assert 0 == dropped(str(file))
