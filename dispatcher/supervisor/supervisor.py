@@ -28,6 +28,7 @@ from dispatcher.supervisor.outage import Outage
 from dispatcher.supervisor.reaper import Reaper
 from dispatcher.supervisor.reconcile import exited
 from dispatcher.supervisor.recorder import Recorder
+from dispatcher.supervisor.report import of_executor, of_memory, since
 from dispatcher.supervisor.retention import Files, Retention
 from dispatcher.supervisor.timeouts import Timeouts
 from dispatcher.supervisor.turn import Live, Memory, Request, Settings, Turn
@@ -340,44 +341,10 @@ class Supervisor:
     def status(self, *, at: Instant) -> Mapping[str, object]:
         """Return what an operator wants to know of this node, as JSON values."""
         return {
-            "node": self._memory.settings.node_id,
-            "hostname": self._memory.settings.hostname,
-            "slots": self._memory.settings.slots,
-            "busy": len(self._memory.live),
-            "unkillable": sum(live.unkillable for live in self._memory.live.values()),
-            "executor": self._executor_state(),
-            "executor_pid": self._memory.hello.pid if self._memory.hello else None,
-            "executor_heard_s": self._executor_heard(at),
-            "executor_incompatible": self._incompatible(),
-            "executor_release": self._memory.hello.release if self._memory.hello else None,
-            "release": wire.RELEASE,
-            "unknown_runs": len(self._memory.surplus),
+            **of_memory(self._memory, at),
+            **of_executor(self._memory.hello, self._processes, at),
             "full_queues": self._claimer.full_queues(),
             "stopping": self._stop,
-            "paused": self._memory.pause.reason,
-            "paused_for_s": round(max(0.0, self._memory.pause.until - at), 3),
             "store_silent_for_s": self._outage.silent_for(at),
-            "tick_age_s": _since(self._committed_at, at),
-            "reap_age_s": _since(self._memory.figures.reaped_at, at),
-            "claim_age_s": _since(self._memory.figures.claimed_at, at),
-            "start_age_s": _since(self._memory.figures.started_at, at),
-            "uptime_s": _since(self._memory.figures.began_at, at),
-            "figures": self._memory.figures.report(),
+            "tick_age_s": since(self._committed_at, at),
         }
-
-    def _executor_state(self) -> str:
-        if self._memory.hello is None:
-            return "waiting" if self._processes.incompatible is None else "incompatible"
-        return "connected" if self._processes.answering else "silent"
-
-    def _executor_heard(self, at: Instant) -> float | None:
-        return _since(self._processes.heard_at if self._memory.hello else None, at)
-
-    def _incompatible(self) -> Mapping[str, int] | None:
-        if (hello := self._processes.incompatible) is None:
-            return None
-        return {"pid": hello.pid, "version": hello.version, "wanted": wire.VERSION}
-
-
-def _since(moment: Instant | None, at: Instant) -> float | None:
-    return None if moment is None else round(at - moment, 3)

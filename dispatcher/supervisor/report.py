@@ -1,0 +1,55 @@
+"""What a daemon says of itself when `status` asks, as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dispatcher import wire
+from dispatcher.processes import Processes
+from dispatcher.supervisor.turn import Memory
+from dispatcher.times import Instant
+
+
+def of_memory(memory: Memory, at: Instant) -> Mapping[str, object]:
+    """Return how its slots are used, and when what last happened."""
+    figures, pause = memory.figures, memory.pause
+    return {
+        "node": memory.settings.node_id,
+        "hostname": memory.settings.hostname,
+        "release": wire.RELEASE,
+        "slots": memory.settings.slots,
+        "busy": len(memory.live),
+        "unkillable": sum(live.unkillable for live in memory.live.values()),
+        "unknown_runs": len(memory.surplus),
+        "paused": pause.reason,
+        "paused_for_s": round(max(0.0, pause.until - at), 3),
+        "reap_age_s": since(figures.reaped_at, at),
+        "claim_age_s": since(figures.claimed_at, at),
+        "start_age_s": since(figures.started_at, at),
+        "uptime_s": since(figures.began_at, at),
+        "figures": figures.report(),
+    }
+
+
+def of_executor(
+    hello: wire.Hello | None, processes: Processes, at: Instant
+) -> Mapping[str, object]:
+    """Return how its executor is: the one that greeted, or none."""
+    stranger = processes.incompatible
+    if hello is None:
+        state = "waiting" if stranger is None else "incompatible"
+    else:
+        state = "connected" if processes.answering else "silent"
+    return {
+        "executor": state,
+        "executor_pid": hello and hello.pid,
+        "executor_release": hello and hello.release,
+        "executor_heard_s": hello and since(processes.heard_at, at),
+        "executor_incompatible": stranger
+        and {"pid": stranger.pid, "version": stranger.version, "wanted": wire.VERSION},
+    }
+
+
+def since(moment: Instant | None, at: Instant) -> float | None:
+    """Return the seconds that have passed; None: it never happened."""
+    return None if moment is None else round(at - moment, 3)
