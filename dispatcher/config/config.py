@@ -103,6 +103,9 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
         file = Path(chosen).absolute() if chosen else SYSTEM_FILE
         settings, mistakes, says_where = config_file.read(file)
     config, impossible = _resolve(settings, file, environ)
+    if not says_where and settings.node.runtime_dir is None:
+        # It follows from what may be mistaken.
+        impossible = [what for what in impossible if not what.startswith("node.runtime_dir")]
     mistakes += [f"{file or 'built-in defaults'}: {what}" for what in impossible]
     if mistakes:
         raise Mistaken(mistakes, config, says_where=says_where and not impossible)

@@ -220,8 +220,9 @@ def test_check_config_tells_every_mistake_and_exits_78(world: World) -> None:
     assert 2 == len(told)
     assert told[0].endswith("leases.ttll: unknown key; did you mean 'ttl'?")
     assert "retry.max_attempts: expected an integer >= 1" in told[1]
-    for verb in (["run"], ["submit", "--", "true"], ["executor"], ["list"]):
+    for verb in (["run"], ["submit", "--", "true"], ["executor"], ["claim"]):
         assert told == world.cli(*verb, exits=78).stderr.splitlines()
+    assert told == world.cli("list").stderr.splitlines()[:2]
 
 
 def test_submitting_imports_only_what_it_needs(world: World) -> None:

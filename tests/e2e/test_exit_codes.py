@@ -73,7 +73,7 @@ CODES: list[tuple[int, Callable[[World], None], list[str | int], str]] = [
     (2, nothing, ["submit", "--payload", "@/nowhere", "--", "true"], "No such file"),
     (2, failed, ["fail", "--task", 1, "--lock", "x", "--reason", ""], "say why"),
     (2, failed, ["heartbeat", "--task", 1], "no lock"),
-    (78, misconfigured, ["list"], "did you mean 'slots'?"),
+    (78, misconfigured, ["submit", "--", "true"], "did you mean 'slots'?"),
     (78, misconfigured, ["run"], "did you mean 'slots'?"),
     (78, damaged, ["submit", "--", "true"], "is damaged"),
     (78, no_room, ["submit", "--", "true"], "Not a directory"),
