@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import click
 
+from dispatcher.cli import render
 from dispatcher.cli.output import Output, print_end
 from dispatcher.client import Client
-from dispatcher.model import FINISHED, Run, TaskState
+from dispatcher.model import FINISHED, Run, Task, TaskState
 
 #: Seconds between two looks at a file, and at the store.
 FILE_POLL = 0.1
@@ -19,38 +20,50 @@ STORE_POLL = 0.5
 #: Tasks asked after in one look.
 _BATCH = 500
 
-#: Where nothing happens before somebody acts.
-_AT_REST = FINISHED | {TaskState.HELD}
+
+def is_at_rest(task: Task | None) -> bool:
+    """Say whether nothing happens to a task before somebody acts."""
+    return task is None or task.state in FINISHED or task.state is TaskState.HELD
 
 
 def follow(store: Client, task_id: int, first: Run) -> None:
     """Print a run's output as it grows, and that of every later run, until the task rests."""
     run: Run | None = first
     while run is not None:
+        click.echo(f"dispatcher: run {run.id}, attempt {run.attempt}:", err=True)
         _print(store, task_id, run)
-        run = _next_run(store, task_id, run)
-        if run is not None:
-            click.echo(f"dispatcher: run {run.id}, attempt {run.attempt}:", err=True)
+        run = _next_run(store, task_id, run.fence)
 
 
-def wait_for(store: Client, task_ids: Sequence[int], tell: Callable[[int], None]) -> bool:
-    """Wait until all tasks rest; tell how many do; say whether all of them succeeded."""
-    waiting, good = list(dict.fromkeys(task_ids)), True
+def await_run(store: Client, task_id: int) -> None:
+    """Wait, and say so, until a task has its first run or rests without one."""
+    task = store.task(task_id)
+    if task is not None and not is_at_rest(task) and not store.runs(task_id):
+        told = f"task {task_id} has not run yet: {task.state}, {render.plain(task.reason)}"
+        click.echo(f"dispatcher: {told}; waiting until it does", err=True)
+        _next_run(store, task_id)
+
+
+def each_at_rest(
+    store: Client, task_ids: Iterable[int], tell: Callable[[int], None]
+) -> Iterator[tuple[int, Task | None]]:
+    """Yield each task when it rests, None for one that is gone; tell how many do."""
+    waiting = list(dict.fromkeys(task_ids))
+    total = len(waiting)
     while waiting:
         asked, rest = waiting[:_BATCH], waiting[_BATCH:]
         open_ = []
         for task_id in asked:
             task = store.task(task_id)
-            if task is not None and task.state not in _AT_REST:
-                open_.append(task_id)
+            if is_at_rest(task):
+                yield task_id, task
             else:
-                good &= task is not None and task.state is TaskState.SUCCEEDED
+                open_.append(task_id)
         moved = len(open_) < len(asked)
         waiting = rest + open_ if moved else open_ + rest
-        tell(len(task_ids) - len(waiting))
+        tell(total - len(waiting))
         if waiting and not moved:
             time.sleep(STORE_POLL)
-    return good
 
 
 def _print(store: Client, task_id: int, run: Run) -> None:
@@ -81,14 +94,14 @@ def _look_up(store: Client, task_id: int, run: Run) -> Run | None:
     return next((one for one in store.runs(task_id) if one.id == run.id), None)
 
 
-def _next_run(store: Client, task_id: int, run: Run) -> Run | None:
-    """Wait for the run after this one; None when the task rests without one."""
+def _next_run(store: Client, task_id: int, fence: int = 0) -> Run | None:
+    """Wait for the run after the one of this fence; None when the task rests without one."""
     while True:
         task = store.task(task_id)
-        later = [one for one in store.runs(task_id) if one.fence > run.fence]
+        later = [one for one in store.runs(task_id) if one.fence > fence]
         if later:
             return later[0]
-        if task is None or task.state in _AT_REST:
+        if is_at_rest(task):
             return None
         time.sleep(STORE_POLL)
 

@@ -198,12 +198,14 @@ def show(*, task_id: int, absolute: bool, as_json: bool) -> None:
 def logs(*, task_id: int, run_id: int | None, follow: bool) -> None:
     """Print what a task's run wrote to its stdout and stderr."""
     with client() as store:
-        run = _run(store, task_id, run_id)
         if follow:
-            from dispatcher.cli.follow import follow as go_on  # noqa: PLC0415 - who looks on
+            from dispatcher.cli import follow as looking_on  # noqa: PLC0415 - who looks on
 
-            go_on(store, task_id, run)
+            if run_id is None:
+                looking_on.await_run(store, task_id)
+            looking_on.follow(store, task_id, _run(store, task_id, run_id))
             return
+        run = _run(store, task_id, run_id)
     with Output(run.output_path) as output:
         if not output.exists():
             print_end(run)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import cast
+import sys
+from typing import Any, cast
 
 import click
 
@@ -90,7 +91,11 @@ _MANY = 1_000
     help="Submit many, all or none: one JSON object a line with these option names, "
     '"command" a list. Options given here hold for lines that leave them out.',
 )
-@click.option("--wait", is_flag=True, help="Wait until all are done; exit 1 unless all succeeded.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait until all are done; say what failed, and exit 1 unless all succeeded.",
+)
 @json_option
 @config_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -142,14 +147,13 @@ def submit(
     tasks = _tasks(config, source, command, options)
     with Client(config) as store:
         submitted = _submitted(store, tasks)
-        if as_json:
-            answers = [{"id": one.task_id, "created": one.created} for one in submitted]
-            print_json(answers if source is not None else answers[0])
-        elif submitted:
+        if submitted and not as_json:
             click.echo("\n".join(str(one.task_id) for one in submitted))
-        if wait and not _wait(store, [one.task_id for one in submitted]):
-            return ExitCode.NOT_SO
-    return ExitCode.OK
+        facts = [{"id": one.task_id, "created": one.created} for one in submitted]
+        good = not wait or _wait(store, facts)
+    if as_json:
+        print_json(facts if source is not None else facts[0])
+    return ExitCode.OK if good else ExitCode.NOT_SO
 
 
 def _submitted(store: Client, tasks: list[NewTask]) -> list[Submitted]:
@@ -161,13 +165,15 @@ def _submitted(store: Client, tasks: list[NewTask]) -> list[Submitted]:
         return store.submit_many(tasks, tell=tell)
 
 
-def _wait(store: Client, task_ids: list[int]) -> bool:
-    """Wait for tasks; say whether all succeeded."""
-    from dispatcher.cli.follow import wait_for  # noqa: PLC0415 - who looks on
-    from dispatcher.cli.progress import bar  # noqa: PLC0415
+def _wait(store: Client, facts: list[dict[str, Any]]) -> bool:
+    """Wait for tasks, and add to their facts what became of them; say whether all succeeded."""
+    from dispatcher.cli import waiting  # noqa: PLC0415 - who looks on
 
-    with bar("done", len(task_ids)) as tell:
-        return wait_for(store, task_ids, tell)
+    sys.stdout.flush()
+    rested = waiting.wait_for(store, [one["id"] for one in facts])
+    for one in facts:
+        one.update(waiting.outcome_json(store, rested[one["id"]]))
+    return all(one["state"] == "succeeded" for one in facts)
 
 
 def _tasks(

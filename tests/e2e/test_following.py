@@ -62,7 +62,30 @@ def test_r67_a_follower_loses_nothing_and_sees_nothing_twice_across_runs(world: 
             assert 0 == process.wait(timeout=10)
             assert "one of 1\ntwo of 1\none of 2\ntwo of 2\n" == out.read_text()
             assert process.stderr is not None
-            assert b"attempt 2:" in process.stderr.read()
+            heads = process.stderr.read().decode().splitlines()
+            assert [f"dispatcher: run {n}, attempt {n}:" for n in (1, 2)] == heads
+
+
+def test_a_follower_of_what_has_not_run_yet_says_so_and_waits(world: World) -> None:
+    task_id = world.submit("echo", "here")
+
+    with following(world, task_id) as (process, out):
+        assert process.stderr is not None
+        told = process.stderr.readline().decode()
+        with world.daemon():
+            assert 0 == process.wait(timeout=10)
+
+        waits = "task 1 has not run yet: ready, submitted; waiting until it does"
+        assert f"dispatcher: {waits}\n" == told
+        assert b"dispatcher: run 1, attempt 1:\n" == process.stderr.read()
+        assert "here\n" == out.read_text()
+
+
+def test_a_follower_of_what_never_ran_and_rests_does_not_wait(world: World) -> None:
+    task_id = world.submit("true")
+    world.cli("cancel", task_id)
+
+    assert "has not run yet: cancelled" in world.cli("logs", "-f", task_id, exits=1).stderr
 
 
 def test_a_follower_skips_what_was_punched_out_and_says_so(world: World) -> None:
@@ -100,8 +123,17 @@ def test_waiting_tells_by_the_exit_code_whether_all_succeeded(world: World) -> N
     with world.daemon():
         good = world.cli("submit", "--wait", "--", "true")
         assert "succeeded" == world.show(int(good.stdout))["state"]
-        bad = world.cli("submit", "--wait", "--max-attempts", "1", "--", "false", exits=1)
+        fail = ("--max-attempts", "1", "--", "sh", "-c", "exit 7")
+        bad = world.cli("submit", "--wait", *fail, exits=1)
         assert "failed" == world.show(int(bad.stdout))["state"]
+        why = "exit code 7 (attempt 1 of 1)"
+        assert f"dispatcher: task 2 failed: {why}; dispatcher logs 2\n" == bad.stderr
+        told = world.cli("submit", "--wait", "--json", *fail, exits=1).json
+        assert {"id": 3, "state": "failed", "outcome": "failed", "exit_code": 7} == {
+            key: told[key] for key in ("id", "state", "outcome", "exit_code")
+        }
+        assert told["created"]
+        assert "exit code 7" in told["reason"]
         lines = '{"command": ["true"]}\n' * 20
         many = world.cli("submit", "--wait", "--from", "-", stdin=lines)
         assert 20 == len(many.stdout.split())

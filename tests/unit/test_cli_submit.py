@@ -231,3 +231,24 @@ def test_a_deeply_nested_payload_is_told(command: Command) -> None:
     result = command("submit", "--payload", "-", "--", "cat", stdin=b"[" * 100_000, exits=2)
 
     assert "payload: is nested too deeply; write" in result.stderr
+
+
+def test_waiting_says_what_became_of_those_that_did_not_succeed(command: Command) -> None:
+    lines = b'{"command": ["true"], "key": "%d"}\n'
+    command("submit", "--from", "-", stdin=b"".join(lines % n for n in range(3)))
+    command("hold", 1, "--reason", "disk is full")
+    command("cancel", 2)
+    command("claim", "--task", 3, "--lock-file", "lock")
+    command("complete", "--task", 3, "--lock-file", "lock")
+
+    again = ("submit", "--wait", "--from", "-")
+    waited = command(*again, exits=1, stdin=b"".join(lines % n for n in range(3)))
+
+    assert [
+        "dispatcher: task 1 held: disk is full; dispatcher why 1",
+        "dispatcher: task 2 cancelled: cancelled by an operator; dispatcher why 2",
+    ] == waited.stderr.splitlines()
+    good = command(*again, "--json", stdin=lines % 2).json
+    assert [("succeeded", "succeeded", None)] == [
+        (one["state"], one["outcome"], one["exit_code"]) for one in good
+    ]

@@ -1,0 +1,73 @@
+"""What `submit --wait` tells of the tasks that it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from dispatcher.cli import render
+from dispatcher.cli.follow import each_at_rest, is_at_rest
+from dispatcher.cli.progress import bar
+from dispatcher.client import Client
+from dispatcher.model import LOCAL, Run, Task, TaskState
+
+#: Tasks that are named when many go on.
+_NAMED = 20
+
+
+def wait_for(store: Client, task_ids: Sequence[int]) -> dict[int, Task | None]:
+    """Wait until all tasks rest, and say of each that did not succeed what became of it.
+
+    Return them as they are then; one that was deleted meanwhile is None. Raises `click.Abort` on
+    Ctrl-C, having said what goes on.
+    """
+    is_idle = all(is_at_rest(store.task(task_id)) for task_id in task_ids)
+    if not is_idle and store.standing().daemon == "not running":
+        _say("no daemon runs here; it waits: dispatcher run")
+    rested: dict[int, Task | None] = {}
+    try:
+        with bar("done", len(task_ids)) as tell:
+            rested.update(each_at_rest(store, task_ids, tell))
+    except KeyboardInterrupt:
+        _say(_going_on([task_id for task_id in dict.fromkeys(task_ids) if task_id not in rested]))
+        raise click.Abort from None
+    for task_id, task in rested.items():
+        if task is None:
+            _say(f"task {task_id} is gone: it was deleted")
+        elif task.state is not TaskState.SUCCEEDED:
+            _say(f"task {task_id} {task.state}: {task.reason}; {_look(task, _last(store, task))}")
+    return rested
+
+
+def outcome_json(store: Client, task: Task | None) -> dict[str, Any]:
+    """Return what became of a task, and of its last run, as `--wait --json` shows it."""
+    run = None if task is None else _last(store, task)
+    return {
+        "state": task and task.state,
+        "outcome": run and run.outcome,
+        "exit_code": run and run.exit_code,
+        "reason": task and task.reason,
+    }
+
+
+def _last(store: Client, task: Task) -> Run | None:
+    return next(reversed(store.runs(task.id)), None)
+
+
+def _look(task: Task, run: Run | None) -> str:
+    """Return what to type next."""
+    wrote = task.state is TaskState.FAILED and run is not None and not run.node.startswith(LOCAL)
+    return f"dispatcher {'logs' if wrote else 'why'} {task.id}"
+
+
+def _going_on(task_ids: Sequence[int]) -> str:
+    named = task_ids[:_NAMED]
+    what = f"task {named[0]} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
+    ids, more = " ".join(map(str, named)), " ..." if len(named) < len(task_ids) else ""
+    return f"{what}; dispatcher cancel {ids}{more} ends {'it' if len(task_ids) == 1 else 'them'}"
+
+
+def _say(told: str) -> None:
+    click.echo(f"dispatcher: {render.plain(told)}", err=True)
