@@ -174,7 +174,7 @@ def show(*, task_id: int, absolute: bool, as_json: bool) -> None:
     if as_json:
         print_json(render.task_with_runs_json(task, runs))
     else:
-        _print_task(task, now=None if absolute else now)
+        _print_task(task, runs[-1] if runs else None, now=None if absolute else now)
         if runs:
             _print_runs(runs, now=None if absolute else now)
 
@@ -244,7 +244,7 @@ def _look_up(task_id: int) -> tuple[Task, list[Run], StoreTime]:
     return task, runs, now
 
 
-def _print_task(task: Task, *, now: StoreTime | None) -> None:
+def _print_task(task: Task, last: Run | None, *, now: StoreTime | None) -> None:
     due = task.run_at if task.state is TaskState.SCHEDULED else None
     facts = {
         "state": f"{task.state}: {task.reason}",
@@ -262,6 +262,10 @@ def _print_task(task: Task, *, now: StoreTime | None) -> None:
         "profile": task.profile,
         "key": task.key,
         "labels": render.pairs_text(task.labels),
+        "payload": render.short(task.payload),
+        "progress": last and render.progress_text(last),
+        "heartbeat": last and render.time(last.last_heartbeat_at, now),
+        "result": last and render.short(last.result),
     }
     click.echo(f"task {task.id}")
     for name, value in facts.items():
@@ -281,8 +285,8 @@ def _print_runs(runs: list[Run], *, now: StoreTime | None) -> None:
                 run.attempt,
                 run.outcome or "running",
                 run.pid,
-                render.time(run.started_at, now),
-                render.duration(run.started_at, run.ended_at),
+                render.time(render.began(run), now),
+                render.duration(render.began(run), run.ended_at),
                 render.plain(run.reason or ""),
             )
             for run in runs

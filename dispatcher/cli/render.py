@@ -14,11 +14,14 @@ import msgspec
 
 from dispatcher.config.durations import Milliseconds
 from dispatcher.config.limits import TIMEOUTS, signal_name
-from dispatcher.model import Run, Task
+from dispatcher.model import LOCAL, Run, Task
 from dispatcher.times import StoreTime, iso
 
 #: Bytes of a run's output that are shown with it.
 TAIL = 4096
+
+#: Characters of a text that are shown among others; `show --json` has all of it.
+SHORT = 120
 
 #: Seconds and the names of what people count times in, the longest first.
 _SPANS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -66,8 +69,13 @@ def task_json(task: Task) -> dict[str, Any]:
 
 def task_with_runs_json(task: Task, runs: list[Run]) -> dict[str, Any]:
     """Return a task as `show --json` shows it: with its payload, and its runs, oldest first."""
-    payload = None if task.payload is None else msgspec.Raw(task.payload.encode())
-    return {**task_json(task), "payload": payload, "runs": [run_json(run) for run in runs]}
+    runs_json = [run_json(run) for run in runs]
+    return {**task_json(task), "payload": _raw(task.payload), "runs": runs_json}
+
+
+def _raw(text: str | None) -> msgspec.Raw | None:
+    """Return a text that is JSON as what it says."""
+    return None if text is None else msgspec.Raw(text.encode())
 
 
 def run_json(run: Run) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "lease_expires_at": moment(run.lease_expires_at),
         "progress": run.progress,
         "note": run.note,
-        "result": run.result,
+        "result": _raw(run.result),
         "error": run.error,
         "output_tail": tail(run),
         "max_rss_bytes": run.max_rss_bytes,
@@ -98,6 +106,24 @@ def run_json(run: Run) -> dict[str, Any]:
         "output_is_gone": output_is_gone(run),
         "left_alone": run.left_alone,
     }
+
+
+def progress_text(run: Run) -> str:
+    """Return how far a worker said that it is, and with what: '50 % "halfway"'; else ""."""
+    share = None if run.progress is None else f"{run.progress * 100:.3g} %"
+    note = None if run.note is None else f'"{run.note}"'
+    return " ".join(part for part in (share, note) if part is not None)
+
+
+def short(text: str | None) -> str:
+    """Return no more of a text than one reads at a glance, on one line."""
+    line = plain(text or "").replace("\n", "\\n")
+    return line if len(line) <= SHORT else line[: SHORT - 1] + "…"
+
+
+def began(run: Run) -> StoreTime | None:
+    """Return when a run's work began: one that is driven by hand, with its claim."""
+    return run.claimed_at if run.node.startswith(LOCAL) else run.started_at
 
 
 def timeouts_text(task: Task) -> str:

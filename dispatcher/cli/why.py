@@ -75,11 +75,20 @@ def _of_running(task: Task, run: Run | None, status: Standing) -> Iterator[str]:
         return
     if run.node.startswith(LOCAL):
         yield f"it was claimed by hand; its lease expires at {render.moment(run.lease_expires_at)}"
+        yield from _told(run, status)
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
     if task.ending is not None:
         yield f"it is being ended ({task.ending}): its processes have until the kill grace is over"
     else:
         yield f"its lease expires at {render.moment(run.lease_expires_at)} unless it is renewed"
+    yield from _told(run, status)
     yield from (reason.text for reason in status.of_daemon())
     yield from (reason.text for reason in status.faults())
+
+
+def _told(run: Run, status: Standing) -> Iterator[str]:
+    """Yield what its worker said of itself, if anything."""
+    if run.last_heartbeat_at is not None:
+        said, when = render.progress_text(run), render.ago(run.last_heartbeat_at, status.now)
+        yield f"its last heartbeat came {when}" + (f"; it said: {said}" if said else "")

@@ -39,17 +39,17 @@ def example(language: str) -> str:
 @pytest.mark.parametrize(
     ("language", "program", "result"),
     [
-        ("python", "python", '{"lines":42}'),
+        ("python", "python", {"lines": 42}),
         pytest.param(
             "javascript",
             "node",
-            '{"by":"node"}',
+            {"by": "node"},
             marks=pytest.mark.skipif(not shutil.which("node"), reason="node is not installed"),
         ),
     ],
 )
 def test_the_examples_for_workers_work(
-    world: World, language: str, program: str, result: str
+    world: World, language: str, program: str, result: dict[str, object]
 ) -> None:
     script = world.directory / "example"
     script.write_text(example(language))

@@ -55,7 +55,7 @@ def test_one_shell_drives_a_task_with_what_claim_exports(world: World) -> None:
     subprocess.run(shell(script), env={**world.env, "PATH": path}, check=True, timeout=20)
 
     (run,) = world.show(task)["runs"]
-    assert ('{"fence": 1}', 0.5) == (run["result"], run["progress"])
+    assert ({"fence": 1}, 0.5) == (run["result"], run["progress"])
 
 
 def test_the_workers_half_speaks_for_a_local_claim_too(world: World) -> None:
@@ -74,7 +74,7 @@ def test_the_workers_half_speaks_for_a_local_claim_too(world: World) -> None:
             )
 
         (run,) = world.until(1, "succeeded")["runs"]
-        assert ("7", "succeeded") == (run["result"], run["outcome"])
+        assert (7, "succeeded") == (run["result"], run["outcome"])
         assert run["last_heartbeat_at"] is not None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,28 @@ def test_what_a_local_claim_wrote_is_not_here_and_logs_says_so(command: Command)
 # Refusals ----------------------------------------------------------------------------------
 
 
+def test_what_a_worker_said_of_itself_is_shown_to_people(command: Command) -> None:
+    command("submit", "--payload", '{"rows": [1,\n2]}', "--", "true")
+    lock = claimed(command, "--task", 2)["lock"]
+    before = command("show", 2).stdout
+    assert "heartbeat" not in before
+    assert "heartbeat" not in command("why", 2).stdout
+    command("heartbeat", "--task", 2, "--lock", lock, "--progress", "0.5", "--note", "halfway")
+
+    why, running = command("why", 2).stdout, command("show", 2).stdout
+    command("complete", "--task", 2, "--lock", lock, "--result", f'"{"x" * 500}"')
+    done = command("show", 2).stdout
+
+    assert re.search(r'its last heartbeat came .*; it said: 50 % "halfway"', why)
+    assert '  progress   50 % "halfway"\n' in running
+    assert re.search(r"  heartbeat  (now|. s ago)\n", running)
+    assert r'  payload    {"rows": [1,\n2]}' in running
+    assert re.search(r'  result     "x{118}…\n', done)
+    # A claim by hand began with the claim: the table has STARTED, and then TOOK.
+    assert re.search(r"running +(now|. s ago)", running)
+    assert re.search(r"succeeded +(now|. s ago) +\d\.\ds", done)
+
+
 @pytest.mark.parametrize("verb", [["heartbeat"], ["complete"], ["fail", "--reason", "x"]])
 @pytest.mark.parametrize(
     ("error", "exits"),
@@ -331,7 +354,7 @@ def test_a_completed_local_claim_is_settled_at_once_without_a_daemon(command: Co
     task = command("show", 1, "--json").json
     (run,) = task["runs"]
     assert ("succeeded", "succeeded", 0) == (task["state"], run["outcome"], task["attempt"])
-    assert ('{"rows": 3}', 0.5, "half") == (run["result"], run["progress"], run["note"])
+    assert ({"rows": 3}, 0.5, "half") == (run["result"], run["progress"], run["note"])
     command("complete", "--task", 1, "--lock", lock, "--result", '{"rows": 3}')  # a lost reply
     other = command("complete", "--task", 1, "--lock", lock, "--json", exits=1).json
     assert "already_declared" == other["error"]
