@@ -161,8 +161,8 @@ class Task:
     labels: Mapping[str, str]
     liveness: Liveness
     lease_ttl_ms: int
-    attempt: int
-    """Attempts used up."""
+    attempts_used: int
+    """Of `max_attempts`: by runs whose outcome counts."""
     max_attempts: int
     deferrals: int
     orphans: int

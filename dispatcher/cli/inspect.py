@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
+from itertools import chain, islice
 
 import click
 
@@ -14,6 +16,7 @@ from dispatcher.cli.options import (
     absolute_option,
     client,
     config_option,
+    configuration,
     examples,
     json_option,
     offered,
@@ -24,10 +27,13 @@ from dispatcher.cli.options import (
 from dispatcher.cli.output import Output, dropped, print_end
 from dispatcher.client import Client
 from dispatcher.config.durations import Milliseconds
-from dispatcher.errors import DispatcherError, NoTask
+from dispatcher.errors import DispatcherError, NoTask, did_you_mean
 from dispatcher.model import LOCAL, Run, Task, TaskFilter, TaskState
 from dispatcher.standing import AT_REST, Obstacle, Standing
 from dispatcher.times import StoreTime
+
+#: Characters of a reason in a list, where one would else make every line as long; `show` has all.
+REASON = 80
 
 
 @click.command(
@@ -104,15 +110,43 @@ def list_tasks(
             oldest_first=oldest_first,
             limit=limit,
         )
-        tasks = store.each_task(wanted)
+        tasks = iter(store.each_task(replace(wanted, limit=limit + 1)))
+        first = list(islice(tasks, 1))
+        shown = chain(first, islice(tasks, limit - 1))
         obstacle = _obstacles(store.standing())
         if json_lines:
-            for task in tasks:
+            for task in shown:
                 print_json_line({**render.task_json(task), "obstacle": obstacle(task)})
         elif as_json:
-            print_json([{**render.task_json(task), "obstacle": obstacle(task)} for task in tasks])
-        else:
-            _print_tasks(tasks, obstacle, now=None if absolute else now)
+            print_json([{**render.task_json(task), "obstacle": obstacle(task)} for task in shown])
+        elif first:
+            _print_tasks(shown, obstacle, now=None if absolute else now)
+        if not first:
+            click.echo(f"dispatcher: no tasks{_of_queue(store, queue)}", err=True)
+        elif next(tasks, None) is not None:
+            click.echo(f"dispatcher: {limit}{_of_all(store, wanted)}", err=True)
+
+
+def _of_queue(store: Client, queue: str | None) -> str:
+    """Return in which queue nothing was found, and which one was meant if there is none."""
+    if queue is None:
+        return ""
+    known = {*store.counts(), *configuration().queues}
+    return f" in queue {queue!r}" + ("" if queue in known else did_you_mean(queue, known))
+
+
+def _of_all(store: Client, wanted: TaskFilter) -> str:
+    """Say of how many these are the first: counted only where the store keeps count."""
+    counted = replace(TaskFilter(), states=wanted.states, queue=wanted.queue)
+    if replace(wanted, limit=counted.limit, oldest_first=False) != counted:
+        return " shown, and there are more; --limit N shows more"
+    total = sum(
+        count
+        for queue, states in store.counts().items()
+        for state, count in states.items()
+        if wanted.queue in (None, queue) and (wanted.states is None or state in wanted.states)
+    )
+    return f" of {total}; --limit N shows more"
 
 
 def _obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
@@ -145,22 +179,22 @@ def _print_tasks(
             task.id,
             task.state,
             task.queue,
-            f"{task.attempt}/{task.max_attempts}",
+            f"{task.attempts_used}/{task.max_attempts}",
             render.time(task.created_at, now),
             _why(task, obstacle(task)),
             render.command_text(task.command),
         )
         for task in tasks
     )
-    headings = ("ID", "STATE", "QUEUE", "ATTEMPTS", "SUBMITTED", "REASON", "COMMAND")
-    print_table(headings, rows, spare=("ATTEMPTS", "SUBMITTED", "QUEUE"))
+    headings = ("ID", "STATE", "QUEUE", "ATTEMPTS USED", "SUBMITTED", "REASON", "COMMAND")
+    print_table(headings, rows, spare=("ATTEMPTS USED", "SUBMITTED", "QUEUE"))
 
 
 def _why(task: Task, obstacle: Obstacle | None) -> str:
     """Return why a task is where it is; of a ready one also what keeps it from running."""
     if task.state is not TaskState.READY or obstacle is None:
-        return render.plain(task.reason)
-    return render.plain(f"{obstacle.replace('_', ' ')}; {task.reason}")
+        return render.short(task.reason, REASON)
+    return render.short(f"{obstacle.replace('_', ' ')}; {task.reason}", REASON)
 
 
 @click.command(epilog=examples("dispatcher show 42", "dispatcher show 42 --json | jq .state"))
@@ -250,7 +284,7 @@ def _print_task(task: Task, last: Run | None, *, now: StoreTime | None) -> None:
         "state": f"{task.state}: {task.reason}",
         "command": render.command_text(task.command),
         "queue": f"{task.queue}, priority {task.priority}",
-        "attempts": f"{task.attempt} of {task.max_attempts} used",
+        "attempts": f"{task.attempts_used} of {task.max_attempts} used",
         "submitted": render.time(task.created_at, now),
         "due": render.time(due, now),
         "time-outs": render.timeouts_text(task),
@@ -270,7 +304,7 @@ def _print_task(task: Task, last: Run | None, *, now: StoreTime | None) -> None:
     click.echo(f"task {task.id}")
     for name, value in facts.items():
         if value:
-            click.echo(f"  {name:<10} {render.plain(value)}")
+            click.echo(f"  {name:<10} {render.line(value)}")
 
 
 def _print_runs(runs: list[Run], *, now: StoreTime | None) -> None:

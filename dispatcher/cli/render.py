@@ -26,7 +26,8 @@ SHORT = 120
 #: Seconds and the names of what people count times in, the longest first.
 _SPANS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
-#: What a terminal would act on instead of showing it: all control characters but tab and newline.
+#: What a terminal would act on instead of showing it: all control characters
+#: but tab and newline, which output may have.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -39,7 +40,7 @@ def task_json(task: Task) -> dict[str, Any]:
         "queue": task.queue,
         "priority": task.priority,
         "command": task.command,
-        "attempt": task.attempt,
+        "attempts_used": task.attempts_used,
         "max_attempts": task.max_attempts,
         "fence": task.fence,
         "created_at": iso(task.created_at),
@@ -101,7 +102,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "error": run.error,
         "output_tail": tail(run),
         "max_rss_bytes": run.max_rss_bytes,
-        "cpu_seconds": run.cpu_seconds,
+        "cpu_seconds": run.cpu_seconds and round(run.cpu_seconds, 6),
         "output_path": run.output_path,
         "output_is_gone": output_is_gone(run),
         "left_alone": run.left_alone,
@@ -115,10 +116,10 @@ def progress_text(run: Run) -> str:
     return " ".join(part for part in (share, note) if part is not None)
 
 
-def short(text: str | None) -> str:
+def short(text: str | None, most: int = SHORT) -> str:
     """Return no more of a text than one reads at a glance, on one line."""
-    line = plain(text or "").replace("\n", "\\n")
-    return line if len(line) <= SHORT else line[: SHORT - 1] + "…"
+    whole = line(text or "")
+    return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 
 def began(run: Run) -> StoreTime | None:
@@ -194,12 +195,17 @@ def size(count: int) -> str:
 
 def command_text(command: tuple[str, ...]) -> str:
     """Return a command as one would type it."""
-    return plain(shlex.join(command)).replace("\n", "\\n")
+    return line(shlex.join(command))
 
 
 def plain(text: str) -> str:
     """Return a text with its control characters spelt out."""
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def line(text: str) -> str:
+    """Return a text on one line, with tabs and newlines spelt out as well."""
+    return plain(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def duration(start: StoreTime | None, end: StoreTime | None) -> str:

@@ -106,7 +106,7 @@ def _fit(text: str, columns: int) -> str:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else str(value).replace("\n", "\\n")
+    return "" if value is None else str(value).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _painted(fitted: str, text: str, number: int) -> str:

@@ -60,7 +60,7 @@ def test_a_claim_opens_a_run_and_makes_the_task_running(store: OneByOne) -> None
     assert (NODE, NOW, claim.output_path) == (run.node, run.claimed_at, run.output_path)
     assert (run.outcome, run.started_at, run.ended_at) == (None, None, None)
     assert later(TTL) == run.lease_expires_at
-    assert (task.state, task.fence, task.attempt) == (TaskState.RUNNING, 1, 0)
+    assert (task.state, task.fence, task.attempts_used) == (TaskState.RUNNING, 1, 0)
     assert task.reason
 
 

@@ -90,7 +90,7 @@ def test_a_retried_task_is_ready_with_all_its_budgets(store: OneByOne, state: Ta
     task = store.task(task_id)
     assert state is was
     assert (task.state, task.reason) == (TaskState.READY, "retried by operator")
-    assert (task.attempt, task.deferrals, task.orphans) == (0, 0, 0)
+    assert (task.attempts_used, task.deferrals, task.orphans) == (0, 0, 0)
     assert (None, later(9), 1) == (task.finished_at, task.run_at, task.fence)
     assert [task_id] == [claim.task_id for claim in store.take("own")]
 
@@ -197,8 +197,8 @@ def test_a_task_that_waits_is_held_and_released_with_the_budgets_it_had(
     assert TaskState.HELD is store.release(task_id, now=later(7))
     freed = store.task(task_id)
     assert (TaskState.READY, later(7)) == (freed.state, freed.run_at)
-    assert (before.attempt, before.deferrals, before.orphans) == (
-        freed.attempt,
+    assert (before.attempts_used, before.deferrals, before.orphans) == (
+        freed.attempts_used,
         freed.deferrals,
         freed.orphans,
     )

@@ -62,7 +62,12 @@ def test_a_settle_closes_the_run_and_moves_the_task(store: OneByOne) -> None:
     assert settled
     assert [expected] == store.runs(claim.task_id)
     assert (task.state, task.reason) == (TaskState.SCHEDULED, "again in 10 s")
-    assert (later(10_000), 1, 2, 3) == (task.run_at, task.attempt, task.deferrals, task.orphans)
+    assert (later(10_000), 1, 2, 3) == (
+        task.run_at,
+        task.attempts_used,
+        task.deferrals,
+        task.orphans,
+    )
     assert None is task.finished_at
 
 

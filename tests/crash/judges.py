@@ -61,7 +61,7 @@ def judge_task(task: Task, runs: list[Run]) -> None:
     assert len(runs) == task.fence
     assert (task.state is TaskState.SUCCEEDED) == (outcomes.count(Outcome.SUCCEEDED) == 1)
     assert outcomes.count(Outcome.SUCCEEDED) <= 1, f"succeeded twice: {task}"
-    assert task.attempt == sum(outcome in COUNTED for outcome in outcomes), "attempts"
+    assert task.attempts_used == sum(outcome in COUNTED for outcome in outcomes), "attempts"
     assert task.deferrals == outcomes.count(Outcome.DEFERRED), "deferrals"
     assert task.orphans == outcomes.count(Outcome.ORPHANED), "orphans"
     assert [run.attempt for run in runs] == sorted(run.attempt for run in runs)

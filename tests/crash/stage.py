@@ -220,7 +220,9 @@ class Stage:
         """Return everything that was said, for a failure's message."""
         lines = [" ".join(f"{k}={v}" for k, v in line.items()) for line in self.trace]
         for task in self.tasks():
-            lines.append(f"task {task.id} {task.state}, attempt {task.attempt}: {task.reason}")
+            lines.append(
+                f"task {task.id} {task.state}, attempt {task.attempts_used}: {task.reason}"
+            )
             lines += [
                 f"  fence {run.fence} {run.outcome} {run.exit_code} {run.signal} {run.reason}"
                 for run in self.runs(task.id)

@@ -99,7 +99,7 @@ def judge_uncharged(stage: Stage, tasks: list[int]) -> None:
     judge_stage(stage)
     with telling(stage):
         for task in map(stage.task, tasks):
-            assert (TaskState.SUCCEEDED, 0, 0) == (task.state, task.attempt, task.orphans)
+            assert (TaskState.SUCCEEDED, 0, 0) == (task.state, task.attempts_used, task.orphans)
             outcomes = {run.outcome for run in stage.runs(task.id)}
             assert outcomes <= {Outcome.SUCCEEDED, Outcome.RELEASED}
 

@@ -73,7 +73,7 @@ def test_executor_ended_a_run_by_itself_no_daemon_is_settled_as_it_says(
     gate.touch()
 
     assert [outcome, Outcome.SUCCEEDED] == [end[0] for end in ends(stage, task)]
-    assert attempts == stage.task(task).attempt
+    assert attempts == stage.task(task).attempts_used
 
 
 def test_executor_shut_down_no_daemon_is_released(stage: Stage) -> None:
@@ -139,7 +139,7 @@ def test_executor_killed_survivors_are_ended_before_hello_and_run_again(
 
     assert [] == stage.family.living()
     assert [Outcome.ORPHANED, Outcome.SUCCEEDED] == [end[0] for end in ends(stage, task)]
-    assert (0, 1) == (stage.task(task).attempt, stage.task(task).orphans)
+    assert (0, 1) == (stage.task(task).attempts_used, stage.task(task).orphans)
 
 
 def test_host_rebooted_is_orphaned_at_once(stage: Stage) -> None:
@@ -152,7 +152,7 @@ def test_host_rebooted_is_orphaned_at_once(stage: Stage) -> None:
     gate.touch()
 
     assert [Outcome.ORPHANED, Outcome.SUCCEEDED] == [end[0] for end in ends(stage, task)]
-    assert 0 == stage.task(task).attempt
+    assert 0 == stage.task(task).attempts_used
 
 
 def test_host_rebooted_during_an_ending_has_its_outcome(stage: Stage) -> None:

@@ -32,7 +32,7 @@ def test_claim_committed_start_not_sent_is_orphaned_uncounted(stage: Stage) -> N
 
     assert ORPHANED_THEN_7 == ends(stage, task)
     assert [2] == stage.diary(task).started()
-    assert (1, 1) == (stage.task(task).attempt, stage.task(task).orphans)
+    assert (1, 1) == (stage.task(task).attempts_used, stage.task(task).orphans)
 
 
 def test_start_sent_not_read_daemon_dead_is_dropped_unread_and_orphaned(stage: Stage) -> None:
@@ -99,7 +99,7 @@ def test_exit_seen_not_journaled_executor_dead_is_orphaned_its_code_lost(stage: 
 
     assert ORPHANED_THEN_7 == ends(stage, task)
     assert [1, 2] == stage.diary(task).started()
-    assert (1, 1) == (stage.task(task).attempt, stage.task(task).orphans)
+    assert (1, 1) == (stage.task(task).attempts_used, stage.task(task).orphans)
 
 
 def test_exit_journaled_not_delivered_is_settled_with_the_real_code(stage: Stage) -> None:

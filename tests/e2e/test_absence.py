@@ -40,7 +40,7 @@ def expect_gone(worker: psutil.Process, *, within: float) -> None:
 def judge_orphaned(world: World, task: int) -> None:
     shown = world.until(task, "succeeded")
     assert ["orphaned", "succeeded"] == [run["outcome"] for run in shown["runs"]]
-    assert 0 == shown["attempt"]
+    assert 0 == shown["attempts_used"]
     assert "absence" in shown["runs"][0]["error"]
 
 

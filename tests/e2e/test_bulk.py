@@ -41,7 +41,9 @@ def test_two_thousand_tasks_succeed_once_each_and_nothing_grows(world: World) ->
         assert (then.descriptors, 0, then.children) == (now.descriptors, now.zombies, now.children)
         assert now.memory < then.memory + growth
     tasks = listed(world)
-    assert {("succeeded", 0, 1)} == {(t["state"], t["attempt"], t["fence"]) for t in tasks.values()}
+    assert {("succeeded", 0, 1)} == {
+        (t["state"], t["attempts_used"], t["fence"]) for t in tasks.values()
+    }
     ((runs, different),) = stored(world, "SELECT count(*), count(DISTINCT uid) FROM runs")
     assert (2_000, 2_000, 2_000) == (len(tasks), runs, different)
     # They printed nothing: each left its file to a later one.

@@ -55,7 +55,7 @@ def test_a_running_task_is_ended_with_its_whole_tree_after_the_grace(world: Worl
     assert ending["sequence"] < settled["sequence"]
     task = world.show(task_id)
     (run,) = task["runs"]
-    assert ("cancelled", 0) == (task["state"], task["attempt"])
+    assert ("cancelled", 0) == (task["state"], task["attempts_used"])
     assert ("cancelled", signal.SIGKILL) == (run["outcome"], run["signal"])
 
 

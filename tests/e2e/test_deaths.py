@@ -137,7 +137,7 @@ def test_after_a_kill_survivors_are_ended_before_the_rerun_and_nothing_is_charge
     assert [] == [process for process in survivors if is_alive(process)]
     for task_id in ids:
         task = world.show(task_id)
-        assert (0, 1) == (task["attempt"], task["orphans"])
+        assert (0, 1) == (task["attempts_used"], task["orphans"])
         assert ["orphaned", "succeeded"] == [run["outcome"] for run in task["runs"]]
         assert "alone, and four at once\n" == task["runs"][1]["output_tail"]
 
@@ -168,7 +168,7 @@ def test_what_a_dead_daemon_asked_and_nobody_read_never_runs(world: World) -> No
 
     task = world.show(task_id)
     assert ["orphaned", "succeeded"] == [run["outcome"] for run in task["runs"]]
-    assert (0, ["2"]) == (task["attempt"], expect_file(world, "ran"))
+    assert (0, ["2"]) == (task["attempts_used"], expect_file(world, "ran"))
 
 
 def test_a_run_that_a_restored_database_does_not_know_is_ended_and_never_adopted(

@@ -49,7 +49,7 @@ def expect_one_run_each(world: World, *tasks: int) -> None:
         task = world.until(task_id, "succeeded", "failed", within=20)
         said = world.cli("logs", task_id).stdout
         assert ["succeeded"] == [run["outcome"] for run in task["runs"]], said
-        assert 0 == task["attempt"]
+        assert 0 == task["attempts_used"]
 
 
 @contextmanager

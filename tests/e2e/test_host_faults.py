@@ -246,7 +246,7 @@ def _expect_recovery(world: World, daemon: Daemon) -> None:
 
 
 def _assert_all_succeeded(world: World) -> None:
-    found = {(task["state"], task["attempt"]) for task in listed(world).values()}
+    found = {(task["state"], task["attempts_used"]) for task in listed(world).values()}
     assert {("succeeded", 0)} == found
 
 

@@ -87,7 +87,7 @@ if FENCE == "1":
         assert [("lost", 1), ("succeeded", 2)] == [
             (run["outcome"], run["fence"]) for run in task["runs"]
         ]
-        assert 1 == task["attempt"]
+        assert 1 == task["attempts_used"]
         started = daemon.expect("run.started", fence=1)
         expired = daemon.expect("lease.expired", fence=1)
         # The lease began in the transaction, a moment before the line was written.
@@ -185,7 +185,7 @@ def test_what_a_worker_declares_outranks_its_exit_code(world: World) -> None:
 
         (run,) = world.show(fine)["runs"]
         assert ({"n": 3}, 9) == (run["result"], run["exit_code"])
-        assert 1 == world.show(bad)["attempt"]
+        assert 1 == world.show(bad)["attempts_used"]
         assert "held" == world.until(stuck, "held")["state"]
 
 
@@ -274,7 +274,7 @@ def test_an_executor_that_is_stopped_for_long_costs_nobody_a_lease(world: World)
 
         for task_id in (beating, plain):
             task = world.until(task_id, "succeeded", within=20)
-            assert (1, 0) == (len(task["runs"]), task["attempt"])
+            assert (1, 0) == (len(task["runs"]), task["attempts_used"])
 
 
 def _alive(world: World, name: str) -> list[psutil.Process]:

@@ -88,7 +88,7 @@ def test_a_silent_local_claim_is_lost_and_its_task_run_by_the_daemon(world: Worl
         assert [("lost", 1), ("succeeded", 2)] == [
             (run["outcome"], run["fence"]) for run in shown["runs"]
         ]
-        assert 1 == shown["attempt"]
+        assert 1 == shown["attempts_used"]
         assert (
             daemon.expect("claim.taken_over", task_id=task, fence=1)["owner"]
             == (shown["runs"][0]["node"])

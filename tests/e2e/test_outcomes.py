@@ -61,7 +61,7 @@ def test_r32_r36_exit_codes_and_signals_give_exactly_their_outcomes(world: World
         task = world.show(task_id)
         (run,) = task["runs"]
         codes = (run["outcome"], run["exit_code"], run["signal"])
-        found[script] = End(task["state"], *codes, task["attempt"], task["reason"])
+        found[script] = End(task["state"], *codes, task["attempts_used"], task["reason"])
     assert EXITS == found
 
 
@@ -142,7 +142,7 @@ def test_a_failed_attempt_is_repeated_after_its_back_off_until_the_attempts_are_
         assert 0 == daemon.wait()
 
     task = world.show(task_id)
-    assert ("failed", 3, 3) == (task["state"], task["attempt"], task["fence"])
+    assert ("failed", 3, 3) == (task["state"], task["attempts_used"], task["fence"])
     assert "exit code 13 (attempt 3 of 3)" == task["reason"]
     assert [(1, 11), (2, 12), (3, 13)] == [(r["attempt"], r["exit_code"]) for r in task["runs"]]
 

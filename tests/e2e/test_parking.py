@@ -23,7 +23,7 @@ def test_r18_a_held_task_has_no_process_left_and_runs_again_when_it_is_released(
         (run,) = held["runs"]
         assert ("held", 0, "held by an operator") == (
             run["outcome"],
-            held["attempt"],
+            held["attempts_used"],
             held["reason"],
         )
 

@@ -79,11 +79,11 @@ def test_r32_r33_r40_what_an_end_means_is_the_profiles(world: World) -> None:
         assert "explicit" == world.until(explicit, "failed")["profile"]
         assert "declared by the worker" == world.until(declares, "succeeded")["reason"]
         task = world.until(charged, "failed")
-        assert (1, ["lost"]) == (task["attempt"], [run["outcome"] for run in task["runs"]])
+        assert (1, ["lost"]) == (task["attempts_used"], [run["outcome"] for run in task["runs"]])
         task = world.until(spared, "held", "failed")
         assert ("held", 0, ["lost", "lost"]) == (
             task["state"],
-            task["attempt"],
+            task["attempts_used"],
             [run["outcome"] for run in task["runs"]],
         )
         assert "more than 1 times" in task["reason"]

@@ -54,7 +54,7 @@ def test_sigterm_drains_waits_for_workers_and_releases_the_rest_uncharged(world:
         world.expect_nobody(within=1.0)
 
     assert daemon.expect("run.settled", task_id=quick)["outcome"] == "succeeded"
-    found = {i: (t["state"], t["attempt"], t["fence"]) for i, t in listed(world).items()}
+    found = {i: (t["state"], t["attempts_used"], t["fence"]) for i, t in listed(world).items()}
     assert {
         quick: ("succeeded", 0, 1),
         slow: ("ready", 0, 1),
@@ -98,7 +98,7 @@ def test_a_second_sigterm_hurries(world: World) -> None:
     (run,) = task["runs"]
     assert ("ready", 0, "released", signal.SIGKILL) == (
         task["state"],
-        task["attempt"],
+        task["attempts_used"],
         run["outcome"],
         run["signal"],
     )
@@ -161,7 +161,7 @@ def test_sigterm_to_the_executor_ends_its_runs_as_released(world: World) -> None
     for task_id in ids:
         task = world.show(task_id)
         # While it waits for the stubborn one, it starts nothing new, and says so.
-        assert (True, 0) == (task["state"] in ("ready", "scheduled"), task["attempt"])
+        assert (True, 0) == (task["state"] in ("ready", "scheduled"), task["attempts_used"])
         assert {"released"} == {run["outcome"] for run in task["runs"]}
 
 

@@ -83,7 +83,7 @@ def test_each_time_out_of_a_run_ends_it_with_its_own_outcome(world: World) -> No
     ends = {}
     for task_id in (long, silent, beating, talking, liar):
         task = world.show(task_id)
-        ends[task_id] = task["state"], only_run(task)["outcome"], task["attempt"]
+        ends[task_id] = task["state"], only_run(task)["outcome"], task["attempts_used"]
     assert {
         long: ("failed", "timed_out", 1),
         silent: ("failed", "lost", 1),
@@ -157,8 +157,8 @@ def test_the_total_time_holds_over_all_attempts(world: World) -> None:
         for run in task["runs"]:
             assert seconds(task["created_at"], run["claimed_at"]) < total + 0.5
     assert len(tasks[failing]["runs"]) > 2
-    assert tasks[failing]["attempt"] == len(tasks[failing]["runs"])
-    assert (0, True) == (tasks[deferring]["attempt"], tasks[deferring]["deferrals"] > 2)
+    assert tasks[failing]["attempts_used"] == len(tasks[failing]["runs"])
+    assert (0, True) == (tasks[deferring]["attempts_used"], tasks[deferring]["deferrals"] > 2)
     assert "timed_out" == only_run(tasks[running])["outcome"]
 
 

@@ -216,7 +216,7 @@ def test_a_worker_whose_claim_was_taken_while_it_stood_still_exits_79_and_change
         world.cli("cancel", task_id)
         expect_settled(daemon, [task_id], outcome="cancelled")
     assert (79, True) == (stale.returncode, b"superseded" in said)
-    same = ("state", "attempt", "fence", "deferrals", "orphans")
+    same = ("state", "attempts_used", "fence", "deferrals", "orphans")
     assert [before.get(key) for key in same] == [after.get(key) for key in same]
     assert [run["pid"] for run in before["runs"]] == [run["pid"] for run in after["runs"]]
     assert ["lost", None] == [run["outcome"] for run in after["runs"]]

@@ -390,7 +390,7 @@ class Day:
             assert task.reason
             assert list(range(1, len(runs) + 1)) == [run.fence for run in runs]
             assert all(run.outcome is not None for run in runs)
-            assert task.attempt <= task.max_attempts
+            assert task.attempts_used <= task.max_attempts
             for run in runs:
                 lost = run.outcome is Outcome.LOST
                 assert not lost or self.workers[run.uid].way == "silent"

@@ -94,7 +94,7 @@ def test_a_silent_local_claim_is_lost_at_its_expiry_whether_or_not_an_executor_a
 
     task = world.task(claim.task_id)
     assert [Outcome.LOST] == outcomes(world, claim.task_id)
-    assert (TaskState.SCHEDULED, 1) == (task.state, task.attempt)
+    assert (TaskState.SCHEDULED, 1) == (task.state, task.attempts_used)
     assert "lease of 30 s expired" in task.reason
 
 
@@ -196,7 +196,7 @@ def test_a_silent_nodes_claim_is_orphaned_from_its_takeover_on(world: World) -> 
 
     task = world.task(claim.task_id)
     assert Outcome.ORPHANED is outcomes(world, claim.task_id)[0]
-    assert (TaskState.RUNNING, 0, 2) == (task.state, task.attempt, task.fence)
+    assert (TaskState.RUNNING, 0, 2) == (task.state, task.attempts_used, task.fence)
 
 
 def test_a_node_that_need_not_confirm_keeps_its_claim_for_ever(world: World) -> None:
@@ -366,7 +366,7 @@ def test_what_the_executor_ended_in_our_absence_is_orphaned_and_runs_again(limit
     limited.gone(task, None, signal=15)
 
     assert [Outcome.ORPHANED, None] == outcomes(limited, task)
-    assert (0, 1) == (limited.task(task).attempt, limited.task(task).orphans)
+    assert (0, 1) == (limited.task(task).attempts_used, limited.task(task).orphans)
 
 
 # Declared past the daemon ------------------------------------------------------------------

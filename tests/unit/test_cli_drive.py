@@ -353,7 +353,7 @@ def test_a_completed_local_claim_is_settled_at_once_without_a_daemon(command: Co
 
     task = command("show", 1, "--json").json
     (run,) = task["runs"]
-    assert ("succeeded", "succeeded", 0) == (task["state"], run["outcome"], task["attempt"])
+    assert ("succeeded", "succeeded", 0) == (task["state"], run["outcome"], task["attempts_used"])
     assert ({"rows": 3}, 0.5, "half") == (run["result"], run["progress"], run["note"])
     command("complete", "--task", 1, "--lock", lock, "--result", '{"rows": 3}')  # a lost reply
     other = command("complete", "--task", 1, "--lock", lock, "--json", exits=1).json
@@ -371,7 +371,7 @@ def test_a_failed_local_claim_uses_an_attempt_up(
     command("fail", "--task", 1, "--lock", lock, "--reason", "no such branch", *more)
 
     task = command("show", 1, "--json").json
-    assert (state, 1) == (task["state"], task["attempt"])
+    assert (state, 1) == (task["state"], task["attempts_used"])
     assert "no such branch" in task["reason"]
 
 

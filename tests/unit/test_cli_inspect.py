@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from dispatcher.times import StoreTime
 from tests.command import Command
 
 #: The keys that other programs rely on.
-TASK_KEYS = "id state reason queue priority command attempt max_attempts fence created_at run_at"
+TASK_KEYS = (
+    "id state reason queue priority command attempts_used max_attempts fence created_at run_at"
+)
 RUN_KEYS = (
     "id uid attempt fence outcome exit_code signal pid node claimed_at started_at ended_at "
     "last_heartbeat_at lease_expires_at progress note result error output_tail max_rss_bytes "
@@ -41,7 +44,7 @@ def test_show_as_json_has_every_key_of_the_contract(command: Command) -> None:
     assert "runs" == list(task)[-1]
     assert (1, "failed", "used up its attempts", ["sh", "-c", "exit 3"], 1, 3, 1) == tuple(
         task[key]
-        for key in ("id", "state", "reason", "command", "attempt", "max_attempts", "fence")
+        for key in ("id", "state", "reason", "command", "attempts_used", "max_attempts", "fence")
     )
     (run,) = task["runs"]
     assert RUN_KEYS.split() == list(run)
@@ -175,7 +178,8 @@ def test_list_for_people_is_a_table_of_whole_lines(command: Command) -> None:
 
     heading, row = command("list").stdout.splitlines()
 
-    assert ["ID", "STATE", "QUEUE", "ATTEMPTS", "SUBMITTED", "REASON", "COMMAND"] == heading.split()
+    headings = "ID STATE QUEUE ATTEMPTS USED SUBMITTED REASON COMMAND"
+    assert headings.split() == heading.split()
     assert row.endswith(f"echo {'x' * 300} 'two\\nlines' '[bold]'")
 
 
@@ -285,3 +289,71 @@ def test_logs_says_why_there_is_nothing(command: Command) -> None:
     assert "is gone, and nothing was kept" in command("logs", 1, exits=1).stderr
     unknown = command("logs", 1, "--run", 9, exits=1).stderr
     assert "dispatcher: task 1 has no run 9; its runs: 1\n" == unknown
+
+
+def test_list_says_on_stderr_that_there_is_more(command: Command) -> None:
+    lines = b'{"command": ["true"], "queue": "a"}\n' * 4 + b'{"command": ["false"]}\n'
+    command("submit", "--from", "-", stdin=lines)
+
+    two, json_lines = command("list", "--limit", 2), command("list", "--limit", 3, "--json-lines")
+    found = command("list", "--text", "true", "--limit", 2)
+    in_queue = command("list", "--queue", "a", "--state", "ready", "--limit", 1, "--json")
+
+    assert (3, "dispatcher: 2 of 5; --limit N shows more\n") == (
+        len(two.stdout.splitlines()),
+        two.stderr,
+    )
+    assert (3, "dispatcher: 3 of 5; --limit N shows more\n") == (
+        len(json_lines.stdout.splitlines()),
+        json_lines.stderr,
+    )
+    more = "dispatcher: 2 shown, and there are more; --limit N shows more\n"
+    assert (3, more) == (len(found.stdout.splitlines()), found.stderr)
+    assert (1, "dispatcher: 1 of 4; --limit N shows more\n") == (
+        len(in_queue.json),
+        in_queue.stderr,
+    )
+    assert "" == command("list", "--limit", 5).stderr
+
+
+def test_an_empty_list_says_so_on_stderr_and_names_the_queue_that_was_meant(
+    command: Command,
+) -> None:
+    nothing = command("list")
+    command("submit", "--queue", "nightly", "--", "true")
+
+    misspelt = command("list", "--queue", "nightl", "--json")
+    none_failed = command("list", "--queue", "nightly", "--state", "failed")
+
+    assert ("", "dispatcher: no tasks\n") == (nothing.stdout, nothing.stderr)
+    assert [] == misspelt.json
+    meant = "dispatcher: no tasks in queue 'nightl'; did you mean 'nightly'?\n"
+    assert meant == misspelt.stderr
+    assert "dispatcher: no tasks in queue 'nightly'\n" == none_failed.stderr
+
+
+def test_a_long_reason_is_cut_in_a_list_and_whole_in_show(command: Command) -> None:
+    command("submit", "--", "true")
+    command("hold", 1, "--reason", f"not in {':/bin' * 60}\tend")
+
+    assert max(map(len, command("list").stdout.splitlines())) < 160
+    assert "bin\\tend" in command("show", 1).stdout
+
+
+def test_tabs_and_newlines_do_not_break_a_table(command: Command) -> None:
+    command("submit", "--label", "a=b\tc", "--", "printf", "one\ttwo\nthree")
+
+    assert r"printf 'one\ttwo\nthree'" in command("list").stdout
+    assert r"  command    printf 'one\ttwo\nthree'" in command("show", 1).stdout
+    assert r"a=b\tc" in command("show", 1).stdout
+
+
+def test_cpu_seconds_are_rounded_to_what_was_measured(command: Command) -> None:
+    command("submit", "--", "true")
+    command.run_once()
+    with command.client() as client:
+        (run,) = client.runs(1)
+
+    run = replace(run, cpu_seconds=0.0009149999999999999)
+
+    assert 0.000915 == render.run_json(run)["cpu_seconds"]

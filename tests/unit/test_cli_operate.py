@@ -50,7 +50,7 @@ def test_retry_makes_a_failed_task_ready_with_all_its_attempts(command: Command)
     assert "1 ready\n" == command("retry", 1).stdout
 
     task = command("show", 1, "--json").json
-    assert ("ready", 0) == (task["state"], task["attempt"])
+    assert ("ready", 0) == (task["state"], task["attempts_used"])
 
 
 def test_retry_refuses_what_is_not_over(command: Command) -> None:

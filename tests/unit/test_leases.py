@@ -69,7 +69,7 @@ def test_a_silent_worker_is_ended_and_its_task_runs_again_with_the_next_fence(
     world.run_for(10)
 
     row = world.task(task)
-    assert (TaskState.RUNNING, 2, 1) == (row.state, row.fence, row.attempt)
+    assert (TaskState.RUNNING, 2, 1) == (row.state, row.fence, row.attempts_used)
     assert Outcome.LOST is world.runs(task)[0].outcome
 
 

@@ -142,4 +142,4 @@ def test_r51_a_host_that_starts_nothing_is_told_at_most_once_a_minute(said: Stri
 
     assert len(events(said, "node.paused")) <= BURST + 120
     assert world.runs(1), "it was tried"
-    assert 0 == world.task(1).attempt
+    assert 0 == world.task(1).attempts_used

@@ -90,13 +90,13 @@ def test_deferrals_and_attempts_are_counted_apart(world: World) -> None:
     world.gone(task, 75)
     assert (TaskState.SCHEDULED, 0, 1) == (
         world.state(task),
-        world.task(task).attempt,
+        world.task(task).attempts_used,
         world.task(task).deferrals,
     )
     world.run_for(30)
     world.gone(task, 78)
 
-    assert (TaskState.HELD, 0) == (world.state(task), world.task(task).attempt)
+    assert (TaskState.HELD, 0) == (world.state(task), world.task(task).attempts_used)
 
 
 def test_no_more_tasks_are_claimed_than_there_are_slots_R_45(world: World) -> None:
@@ -215,7 +215,7 @@ def test_a_run_that_no_executor_knows_is_orphaned_and_costs_no_attempt_R_22(worl
 
     assert Outcome.ORPHANED == world.runs(task)[0].outcome
     row = world.task(task)
-    assert (TaskState.RUNNING, 0, 1, 2) == (row.state, row.attempt, row.orphans, row.fence)
+    assert (TaskState.RUNNING, 0, 1, 2) == (row.state, row.attempts_used, row.orphans, row.fence)
 
 
 def test_a_run_that_the_store_does_not_know_is_ended_and_never_adopted(world: World) -> None:
@@ -258,7 +258,7 @@ def test_a_fault_of_the_host_charges_no_task_and_pauses_the_node_R_35(world: Wor
     world.run_for(90)
 
     assert [1, 1, 0] == claims
-    assert [0, 0, 0] == [world.task(task).attempt for task in tasks]
+    assert [0, 0, 0] == [world.task(task).attempts_used for task in tasks]
     assert all(run.outcome is Outcome.RELEASED for run in world.runs(tasks[0])[:-1])
     assert len(world.runs(tasks[0])) + len(world.runs(tasks[1])) < 14  # paused ever longer
     assert world.supervisor.status(at=world.at())["paused"] is None
@@ -279,7 +279,7 @@ def test_a_task_whose_predecessor_lives_waits_ever_longer(world: World) -> None:
     world.executor.refusal = None
     world.run_for(60)
 
-    assert (TaskState.RUNNING, 0) == (world.state(task), world.task(task).attempt)
+    assert (TaskState.RUNNING, 0) == (world.state(task), world.task(task).attempts_used)
 
 
 def test_a_spawn_that_the_task_is_to_blame_for_uses_up_an_attempt_R_27(world: World) -> None:
@@ -292,7 +292,7 @@ def test_a_spawn_that_the_task_is_to_blame_for_uses_up_an_attempt_R_27(world: Wo
 
     (run,) = world.runs(task)
     assert (Outcome.SPAWN_FAILED, "no such program: 'nonsense'") == (run.outcome, run.error)
-    assert 1 == world.task(task).attempt
+    assert 1 == world.task(task).attempts_used
 
 
 def test_what_the_executor_ended_by_itself_gets_the_outcome_of_its_reason(world: World) -> None:
@@ -332,7 +332,7 @@ def test_a_drain_waits_and_then_releases_R_34(world: World) -> None:
 
     assert world.supervisor.is_over(at=world.at())
     row = world.task(tasks[1])
-    assert (TaskState.READY, 0, 0) == (row.state, row.attempt, row.orphans)
+    assert (TaskState.READY, 0, 0) == (row.state, row.attempts_used, row.orphans)
 
 
 def test_a_second_request_hurries(world: World) -> None:
@@ -458,7 +458,7 @@ def test_a_commit_without_an_answer_is_reconciled(
     world.run_for(2)
 
     assert TaskState.SUCCEEDED == world.state(task)
-    assert 0 == world.task(task).attempt
+    assert 0 == world.task(task).attempts_used
     assert 1 == [run.outcome for run in world.runs(task)].count(Outcome.SUCCEEDED)
     assert {} == world.executor.runs
 

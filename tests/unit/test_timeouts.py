@@ -51,7 +51,7 @@ def test_a_run_is_ended_at_its_own_instant_and_tried_again(world: World) -> None
     world.gone(task, None, signal=15)
 
     row = world.task(task)
-    assert (TaskState.SCHEDULED, 1) == (row.state, row.attempt)
+    assert (TaskState.SCHEDULED, 1) == (row.state, row.attempts_used)
     assert "timed_out: run_timeout: not done within 7250ms (attempt 1 of 3)" in row.reason
     assert [Outcome.TIMED_OUT] == outcomes(world, task)
     world.run_for(10)
@@ -227,7 +227,7 @@ def test_timed_beats_alone_are_no_progress_R_06(world: World) -> None:
     assert ["stalled"] == ends(world)
     world.gone(worker.task_id, None, signal=9)
     assert [Outcome.STALLED] == outcomes(world, worker.task_id)
-    assert 1 == world.task(worker.task_id).attempt
+    assert 1 == world.task(worker.task_id).attempts_used
 
 
 @pytest.mark.parametrize("report", ["progress", "note"])
@@ -341,7 +341,7 @@ def test_a_worker_that_never_begins_is_lost_long_before_its_lease_R_22(world: Wo
 
     assert [Outcome.LOST] == outcomes(world, worker.task_id)
     assert "start_timeout: no heartbeat within 5250ms" in world.task(worker.task_id).reason
-    assert 1 == world.task(worker.task_id).attempt
+    assert 1 == world.task(worker.task_id).attempts_used
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -455,7 +455,7 @@ def test_a_running_task_is_ended_for_good_when_its_total_time_is_over(world: Wor
     world.gone(task, None, signal=15)
 
     row = world.task(task)
-    assert (TaskState.FAILED, 1, 3) == (row.state, row.attempt, row.max_attempts)
+    assert (TaskState.FAILED, 1, 3) == (row.state, row.attempts_used, row.max_attempts)
     assert "total_timeout allows no other attempt" in row.reason
     assert [Outcome.TIMED_OUT] == outcomes(world, task)
 
@@ -534,7 +534,7 @@ def test_endless_deferrals_end_with_the_total_time_R_41(world: World) -> None:
         world.run_for(30)
 
     row = world.task(task)
-    assert (TaskState.FAILED, 0, 4) == (row.state, row.attempt, row.deferrals)
+    assert (TaskState.FAILED, 0, 4) == (row.state, row.attempts_used, row.deferrals)
 
 
 @pytest.mark.parametrize("fault", [wire.Fault.HOST, wire.Fault.PREDECESSOR])
@@ -623,7 +623,7 @@ def test_every_time_out_counts_until_the_attempts_are_used_up_R_40(
         world.run_for(10)
 
     assert [outcome] * 2 == outcomes(world, task)
-    assert (TaskState.FAILED, 2) == (world.state(task), world.task(task).attempt)
+    assert (TaskState.FAILED, 2) == (world.state(task), world.task(task).attempts_used)
 
 
 def test_what_is_held_stays_held_without_a_total_time_R_38() -> None:
