@@ -226,7 +226,7 @@ def test_a_queue_for_claims_by_hand_is_left_alone_by_a_running_daemon(world: Wor
         assert "dispatcher claim --queue reviews" in told
         status = world.cli("status", "--json").json
         assert ("ok", {"queue_full": 1}) == (status["health"], status["waiting"])
-        lock = world.cli("claim", "--queue", "reviews", "--json").json["lock"]
+        lock = world.cli("claim", "--queue", "reviews", "--ttl", "1m", "--json").json["lock"]
         world.cli("complete", "--task", task, "--lock", lock)
         runs = world.show(task)["runs"]
         assert ["lost", "succeeded"] == [run["outcome"] for run in runs]
