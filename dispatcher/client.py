@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
 from dispatcher.model import (
+    FINISHED,
     LOCAL,
     Claim,
     NewTask,
@@ -164,28 +165,36 @@ class Client:
         self._wake()
         return resumed
 
-    def prunable(self, *, older_than_ms: int) -> int:
-        """Return how many tasks finished so long ago."""
+    def prunable(self, *, older_than_ms: int, states: Collection[TaskState] = FINISHED) -> int:
+        """Return how many tasks in these states finished so long ago."""
         with self._store.snapshot() as now:
-            return self._store.prunable(before=StoreTime(now - older_than_ms))
+            return self._store.prunable(before=StoreTime(now - older_than_ms), states=states)
 
-    def prune(self, *, older_than_ms: int, tell: Callable[[int], object] = bool) -> Pruned:
-        """Delete tasks that finished so long ago, with their runs and this node's output files.
+    def prune(
+        self,
+        *,
+        older_than_ms: int,
+        states: Collection[TaskState] = FINISHED,
+        tell: Callable[[int], object] = bool,
+    ) -> Pruned:
+        """Delete tasks in these states that finished so long ago, with their runs.
+
+        Their output files go too, where they are this node's.
 
         `tell` is called as it goes on, with how many are gone.
         """
         tasks = 0
         removed: list[str] = []
-        while (batch := self._prune_batch(older_than_ms)).tasks:
+        while (batch := self._prune_batch(older_than_ms, states)).tasks:
             tasks += batch.tasks
             removed += batch.output_paths
             tell(tasks)
         return Pruned(tasks, tuple(removed))
 
-    def _prune_batch(self, older_than_ms: int) -> Pruned:
+    def _prune_batch(self, older_than_ms: int, states: Collection[TaskState]) -> Pruned:
         with self._store.transaction() as now:
             before = StoreTime(now - older_than_ms)
-            batch = self._store.prune(before=before, limit=PRUNE_BATCH)
+            batch = self._store.prune(before=before, limit=PRUNE_BATCH, states=states)
             # Before the commit: afterwards nobody would know of a file that is still there.
             ours = [path for path in batch.output_paths if self._is_ours(path)]
             for path in ours:

@@ -180,7 +180,8 @@ def run(arguments: Sequence[str]) -> int:
         _forget_stdout()
         return ExitCode.NOT_SO
     except (ClickException, DispatcherError, OSError) as error:
-        message, failure = _told(error)
+        verb = next((word for word in arguments if word in VERBS), None)
+        message, failure = _told(error, verb)
         _say(message)
         if isinstance(error, OSError) and error.filename is None:
             _forget_stdout()
@@ -219,10 +220,14 @@ def _where(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({place})"
 
 
-def _told(error: ClickException | DispatcherError | OSError) -> tuple[str, int]:
-    """Return what to say of an error, and the exit code."""
+def _told(
+    error: ClickException | DispatcherError | OSError, verb: str | None = None
+) -> tuple[str, int]:
+    """Return what to say of a verb's error, and the exit code."""
     if isinstance(error, UsageError):
-        path = error.ctx.command_path if error.ctx is not None else "dispatcher"
+        path = " ".join(filter(None, ("dispatcher", verb)))
+        if error.ctx is not None:
+            path = error.ctx.command_path
         return f"{error.format_message().rstrip('.')} (see: {path} --help)", ExitCode.USAGE
     if isinstance(error, ClickException):
         return error.format_message(), error.exit_code

@@ -45,7 +45,7 @@ def completion(shell: str) -> None:
 
 
 def offer(what: str, begun: str) -> list[CompletionItem]:
-    """Return the "queues", "profiles" or "tasks" whose names begin so."""
+    """Return the "queues", "paused" ones, "profiles" or "tasks" whose names begin so."""
     try:
         found = list(_OFFERS[what](configuration()))
     except Exception:  # noqa: BLE001 - a key was pressed; an error belongs to the command
@@ -75,8 +75,14 @@ def _newest(config: Config, limit: int) -> list[Task]:
         return store.tasks(TaskFilter(limit=limit))
 
 
+def _paused(config: Config) -> _Offers:
+    with Client(config, patience=PATIENCE) as store:
+        return [(paused.queue, paused.reason) for paused in store.standing().paused]
+
+
 _OFFERS: Mapping[str, Callable[[Config], _Offers]] = {
     "queues": _queues,
+    "paused": _paused,
     "profiles": _profiles,
     "tasks": _tasks,
 }

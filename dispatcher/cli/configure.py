@@ -70,7 +70,10 @@ def config(*, commented: bool, schema: bool, as_json: bool) -> None:
                 }
             )
         else:
-            rows = [(f"{k.section}.{k.name}", written(v), why) for k, v, why in values]
+            rows = [
+                (f"{k.section}.{k.name}", "(none)" if v is None else written(v), why)
+                for k, v, why in values
+            ]
             from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
             print_table(("key", "value", "from"), rows)

@@ -35,6 +35,9 @@ _KINDS: Mapping[str, Any] = {
     "label": dict[str, str] | list[str],
 }
 
+#: What `list --json` calls a key.
+_ALSO = {"labels": "label"}
+
 _DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS})
 
 
@@ -97,7 +100,7 @@ def _fields(line: bytes) -> dict[str, Any]:
         raise InvalidTask(in_words(error)) from None
     fields = {}
     for written, value in raw.items():
-        key = written.replace("-", "_")
+        key = _ALSO.get(key := written.replace("-", "_"), key)
         if key not in _KINDS:
             raise InvalidTask(f"{written}: unknown key{did_you_mean(key, _KINDS) or _known()}")
         if bytes(value) != b"null":

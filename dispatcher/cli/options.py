@@ -43,7 +43,7 @@ absolute_option = click.option(
 
 
 def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Return what gives a shell the names that fit: of "queues", "profiles" or "tasks"."""
+    """Return what gives a shell the names that fit: of what `completion.offer` knows."""
 
     def complete(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
         from dispatcher.cli.completion import offer  # noqa: PLC0415 - for who presses the key

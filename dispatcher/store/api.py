@@ -6,11 +6,12 @@ take `now`, which `transaction` gave, so that everything one tick writes carries
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from dispatcher.model import (
+    FINISHED,
     Claim,
     Confirmation,
     GivenUp,
@@ -272,14 +273,19 @@ class Store(Protocol):
     def paused_queues(self) -> list[PausedQueue]:
         """Return the queues that are paused, by name."""
 
-    def prune(self, *, before: StoreTime, limit: int) -> Pruned:
-        """Delete at most `limit` tasks finished before a time, oldest first, and their runs."""
+    def prune(
+        self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
+    ) -> Pruned:
+        """Delete at most `limit` tasks in these states, and their runs.
+
+        Only those that finished before a time; the oldest first.
+        """
 
     def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:
         """Return which of these runs have a row."""
 
-    def prunable(self, *, before: StoreTime) -> int:
-        """Return how many tasks finished before a time."""
+    def prunable(self, *, before: StoreTime, states: Collection[TaskState] = FINISHED) -> int:
+        """Return how many tasks in these states finished before a time."""
 
     # Reading ---------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Final
@@ -35,6 +35,7 @@ from dispatcher.store.values import (
     given_up_from,
     node_from,
     of_filter,
+    of_finished,
     of_left_alone,
     of_limits,
     of_new_task,
@@ -340,8 +341,11 @@ class SqlStore:
     def paused_queues(self) -> list[PausedQueue]:
         return [PausedQueue(*row) for row in self._engine.rows(statements.PAUSED_QUEUES)]
 
-    def prune(self, *, before: StoreTime, limit: int) -> Pruned:
-        rows = self._engine.rows(statements.PRUNED, {"before": before, "limit": limit})
+    def prune(
+        self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
+    ) -> Pruned:
+        wanted = {"before": before, "limit": limit, **of_finished(states)}
+        rows = self._engine.rows(statements.PRUNED, wanted)
         tasks = {task_id for task_id, _ in rows}
         self._engine.change_each(statements.DELETE, [{"id": task_id} for task_id in tasks])
         return Pruned(len(tasks), tuple(path for _, path in rows if path is not None))
@@ -349,8 +353,9 @@ class SqlStore:
     def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:
         return {uid for uid in uids if self._engine.rows(statements.RUN_IS_KNOWN, {"uid": uid})}
 
-    def prunable(self, *, before: StoreTime) -> int:
-        ((tasks,),) = self._engine.rows(statements.PRUNABLE, {"before": before})
+    def prunable(self, *, before: StoreTime, states: Collection[TaskState] = FINISHED) -> int:
+        wanted = {"before": before, **of_finished(states)}
+        ((tasks,),) = self._engine.rows(statements.PRUNABLE, wanted)
         return int(tasks)
 
     # Reading ---------------------------------------------------------------------------

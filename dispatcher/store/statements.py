@@ -343,11 +343,16 @@ RESUME = "DELETE FROM paused_queues WHERE queue = :queue"
 
 PAUSED_QUEUES = "SELECT queue, reason, paused_at FROM paused_queues ORDER BY queue"
 
-PRUNABLE = "SELECT count(*) FROM tasks WHERE finished_at < :before"
+# A state that is not wanted is NULL, which equals nothing.
+PRUNABLE = """
+SELECT count(*) FROM tasks
+WHERE finished_at < :before AND state IN (:succeeded, :failed, :cancelled)
+"""
 
 PRUNED = """
 SELECT old.id, runs.output_path
-FROM (SELECT id FROM tasks WHERE finished_at < :before
+FROM (SELECT id FROM tasks
+      WHERE finished_at < :before AND state IN (:succeeded, :failed, :cancelled)
       ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT)) AS old
 LEFT JOIN runs ON runs.task_id = old.id
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Final
 
@@ -153,6 +154,11 @@ def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
         "deferrals": settlement.deferrals,
         "orphans": settlement.orphans,
     }
+
+
+def of_finished(states: Collection[TaskState]) -> dict[str, object]:
+    """Return the parameters that name states of finished tasks; None for one not wanted."""
+    return {state.value: state.value if state in states else None for state in FINISHED}
 
 
 def of_left_alone(settlement: Settlement) -> Values:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dispatcher.model import Confirmation, Outcome, TaskFilter, TaskState
+from dispatcher.model import FINISHED, Confirmation, Outcome, TaskFilter, TaskState
 from dispatcher.store import statements
 from dispatcher.store.sql import SqlStore
-from dispatcher.store.values import of_filter
+from dispatcher.store.values import of_filter, of_finished
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
 PLANS = [
@@ -34,8 +34,12 @@ PLANS = [
     (statements.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
     (statements.LAST_RUN, {"task_id": 1}, ["(task_id=?)"]),
     (statements.RUNS, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
-    (statements.PRUNABLE, {"before": 1}, ["tasks_finished"]),
-    (statements.PRUNED, {"before": 1, "limit": 1}, ["tasks_finished", "(task_id=?)"]),
+    (statements.PRUNABLE, {"before": 1, **of_finished(FINISHED)}, ["tasks_finished"]),
+    (
+        statements.PRUNED,
+        {"before": 1, "limit": 1, **of_finished(FINISHED)},
+        ["tasks_finished", "(task_id=?)"],
+    ),
     (statements.SUBMITTED_FROM, {"id": 1}, ["PRIMARY KEY"]),
     (statements.TASK_WITH_KEY, {"queue": "q", "key": "k"}, ["tasks_key"]),
 ]
@@ -65,7 +69,7 @@ def test_a_statement_goes_by_its_index_and_sorts_no_table(
     ],
 )
 def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
-    values = {"queue": "q", "limit": 1, "now": 1, "after": "", "before": 1}
+    values = {"queue": "q", "limit": 1, "now": 1, "after": "", "before": 1, **of_finished(FINISHED)}
     with raw.transaction():
         plan = [row[3] for row in raw._engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 

@@ -86,6 +86,26 @@ def test_prune_with_a_retention_of_never_wants_to_be_told_how_old(command: Comma
     assert "deleted: 0 tasks" in command("prune", "--older-than", "1h").stdout
 
 
+def test_prune_may_be_tried_and_bound_to_states(command: Command) -> None:
+    for _ in range(3):
+        command("submit", "--", "true")
+    command.run_once(ended_at=1)
+    command("cancel", 2)
+
+    refused = command("prune", "--older-than", "0s", exits=2).stderr
+    tried = command("prune", "--older-than", "0s", "--dry-run").stdout
+    tried_json = command("prune", "--dry-run", "--state", "cancelled", "--json").json
+    kept = ids(command("list", "--json"))
+    gone = command("prune", "--older-than", "0s", "--state", "cancelled").stdout
+
+    assert "deletes all that has finished; name what, e.g. --state succeeded" in refused
+    assert "would delete: 2 tasks, with their runs and output files\n" == tried
+    assert {"dry_run": True, "tasks": 0} == tried_json
+    assert [3, 2, 1] == kept
+    assert "deleted: 1 tasks, 0 output files\n" == gone
+    assert [3, 1] == ids(command("list", "--json"))
+
+
 def test_prune_leaves_files_of_other_nodes_alone(command: Command, tmp_path: Path) -> None:
     command("submit", "--", "true")
     _, file = command.run_once(ended_at=1)

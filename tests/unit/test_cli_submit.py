@@ -252,3 +252,9 @@ def test_waiting_says_what_became_of_those_that_did_not_succeed(command: Command
     assert [("succeeded", "succeeded", None)] == [
         (one["state"], one["outcome"], one["exit_code"]) for one in good
     ]
+
+
+def test_a_line_may_say_labels_as_list_does(command: Command) -> None:
+    command("submit", "--from", "-", stdin=b'{"command": ["true"], "labels": {"team": "data"}}')
+
+    assert {"team": "data"} == command("show", 1, "--json").json["labels"]

@@ -91,6 +91,7 @@ def test_config_tells_what_holds_and_why(command: Command) -> None:
     shown = command("config")
     assert re.search(r"\nnode.slots +3 +file\n", shown.stdout)
     assert re.search(r'\nleases.ttl +"1m" +default\n', shown.stdout)
+    assert re.search(r"\nmetrics.textfile +\(none\) +d", shown.stdout)
     values = command("config", "--json").json
     assert {"value": 3, "from": "file"} == values["node.slots"]
     assert {"value": "1m", "from": "default"} == values["leases.ttl"]
@@ -201,7 +202,11 @@ def test_an_empty_reason_is_refused_and_nothing_is_done(
         (["show", str(2**63)], "Invalid value for 'ID'"),
         (["cancel"], "Missing argument 'ID...'"),
         (["prune", "--older-than", "1x"], "'1x' is no duration"),
-        (["--config"], "Option '--config' requires an argument"),
+        (["--config"], "Option '--config' requires an argument (see: dispatcher --help)"),
+        (
+            ["fail", "--task", "1", "--reason"],
+            "Option '--reason' requires an argument (see: dispatcher fail --help)",
+        ),
     ],
 )
 def test_usage_mistakes_are_one_line_with_where_to_look(

@@ -56,6 +56,15 @@ def test_a_queue_is_paused_and_resumed_and_everybody_says_so(command: Command) -
     assert "queue: 'a b' is no name; use up to 100" in command("pause", "a b", exits=2).stderr
 
 
+def test_pausing_and_resuming_as_json(command: Command) -> None:
+    paused = [command("pause", "a", "b", "--json").json, command("pause", "b", "--json").json]
+    resumed = command("resume", "a", "c", "--json").json
+
+    assert [{"queue": "a", "done": True}, {"queue": "b", "done": True}] == paused[0]
+    assert [{"queue": "b", "done": False}] == paused[1]
+    assert [{"queue": "a", "done": True}, {"queue": "c", "done": False}] == resumed
+
+
 def test_why_as_json(command: Command) -> None:
     command("submit", "--", "true")
 
