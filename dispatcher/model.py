@@ -233,7 +233,7 @@ class Run:
     cpu_seconds: float | None
     output_path: str
     left_alone: tuple[str, ...] = ()
-    """Names of processes that outlived it and go on."""
+    """Processes that outlived it and go on, as "name (pid)"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +379,7 @@ class Settlement:
     started_at: StoreTime | None = None
     ended_at: StoreTime
     left_alone: tuple[str, ...] = ()
-    """Names of processes that outlived it and go on."""
+    """Processes that outlived it and go on, as "name (pid)"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     leftovers: tuple[str, ...] = ()
     """Names of processes that outlived the leader and were ended."""
     left_alone: tuple[str, ...] = ()
-    """Names of processes that outlived the leader and go on."""
+    """Processes that outlived the leader and go on, as "name (pid)"."""
     tail: str = ""
     """The last bytes of the output, decoded with replacement."""
 

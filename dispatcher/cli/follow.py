@@ -26,12 +26,16 @@ def is_at_rest(task: Task | None) -> bool:
     return task is None or task.state in FINISHED or task.state is TaskState.HELD
 
 
-def follow(store: Client, task_id: int, first: Run) -> None:
-    """Print a run's output as it grows, and that of every later run, until the task rests."""
+def follow(store: Client, task_id: int, first: Run, *, tail: int | None = None) -> None:
+    """Print a run's output as it grows, and that of every later run, until the task rests.
+
+    With a `tail` it begins with so many lines of the first run's.
+    """
     run: Run | None = first
     while run is not None:
         click.echo(f"dispatcher: run {run.id}, attempt {run.attempt}:", err=True)
-        _print(store, task_id, run)
+        _print(store, task_id, run, tail)
+        tail = None
         run = _next_run(store, task_id, run.fence)
 
 
@@ -66,8 +70,8 @@ def each_at_rest(
             time.sleep(STORE_POLL)
 
 
-def _print(store: Client, task_id: int, run: Run) -> None:
-    with Output(run.output_path) as output:
+def _print(store: Client, task_id: int, run: Run, tail: int | None) -> None:
+    with Output(run.output_path, tail=tail) as output:
         is_over = _each(STORE_POLL, lambda: _is_over(store, task_id, run))
         while True:
             over = next(is_over)

@@ -217,11 +217,18 @@ def show(*, task_id: int, absolute: bool, as_json: bool) -> None:
     epilog=examples(
         "dispatcher logs 42",
         "dispatcher logs 42 --run 57",
+        "dispatcher logs 42 --tail 20",
         "dispatcher logs -f 42   # until it ends",
     )
 )
 @one_id
 @click.option("--run", "run_id", type=int, metavar="N", help="Id of the run [default: the last].")
+@click.option(
+    "--tail",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Begin with the last N lines.",
+)
 @click.option(
     "-f",
     "--follow",
@@ -229,7 +236,7 @@ def show(*, task_id: int, absolute: bool, as_json: bool) -> None:
     help="Go on as the output grows, through later runs, until the task is at rest.",
 )
 @config_option
-def logs(*, task_id: int, run_id: int | None, follow: bool) -> None:
+def logs(*, task_id: int, run_id: int | None, tail: int | None, follow: bool) -> None:
     """Print what a task's run wrote to its stdout and stderr."""
     with client() as store:
         if follow:
@@ -237,10 +244,10 @@ def logs(*, task_id: int, run_id: int | None, follow: bool) -> None:
 
             if run_id is None:
                 looking_on.await_run(store, task_id)
-            looking_on.follow(store, task_id, _run(store, task_id, run_id))
+            looking_on.follow(store, task_id, _run(store, task_id, run_id), tail=tail)
             return
         run = _run(store, task_id, run_id)
-    with Output(run.output_path) as output:
+    with Output(run.output_path, tail=tail) as output:
         if not output.exists():
             print_end(run)
         while chunk := output.read():

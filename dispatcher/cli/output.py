@@ -58,10 +58,12 @@ class Output:
     nothing hands its file on to a later run (ADR 6), whose words are not this run's.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, tail: int | None = None) -> None:
+        """Read from the beginning, or, of what is there at the first look, from the last lines."""
         self._path = path
+        self._tail = tail
         self._file: int | None = None
-        self._offset = 0
+        self._start = self._offset = 0
         self.dropped = 0
         """Bytes that were not there any more when they were to be read, and torn lines' rests."""
         self._torn = False
@@ -89,13 +91,15 @@ class Output:
         if self._file is None:
             with suppress(FileNotFoundError):
                 self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            if self._file is not None and self._tail is not None:
+                self._start = self._offset = _start_of_tail(self._file, self._tail)
         if self._file is None:
             return b""
         self._skip_hole(self._file)
         chunk = os.pread(self._file, CHUNK, self._offset)
         while chunk and self._skip_hole(self._file):  # punched out meanwhile, it may read as zeros
             chunk = os.pread(self._file, CHUNK, self._offset)
-        if chunk and self._offset == 0 and not self._is_still_ours(self._file):
+        if chunk and self._offset == self._start and not self._is_still_ours(self._file):
             self._close()
             return b""
         self._offset += len(chunk)
@@ -132,3 +136,19 @@ class Output:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _start_of_tail(file: int, lines: int) -> int:
+    """Return where the last lines of a file begin, reading it from its end."""
+    size = position = os.fstat(file).st_size
+    while position > 0:
+        block = os.pread(file, min(CHUNK, position), position - min(CHUNK, position))
+        position -= len(block)
+        at = len(block)
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            if position + at + 1 == size:  # the end of the last line begins none
+                continue
+            lines -= 1
+            if lines == 0:
+                return position + at + 1
+    return 0

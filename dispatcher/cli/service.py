@@ -31,7 +31,8 @@ from dispatcher.wire import ExitCode
 @click.option(
     "--drain",
     is_flag=True,
-    help="Exit 0 when no task is ready, scheduled or running, but in queues for claims by hand.",
+    help="Exit 0 when no task is ready, scheduled or running, but in queues that are paused or for "
+    "claims by hand.",
 )
 @config_option
 def run(*, drain: bool) -> int:

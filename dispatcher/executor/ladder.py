@@ -162,7 +162,7 @@ class Ladder:
 
     def _leave_alone(self, run: Run, processes: list[Process], at: Instant) -> None:
         """Count a run as gone whose leader is, and name who else of its tree goes on."""
-        names = tuple(dict.fromkeys(process.name for process in processes))[:MAX_LEFTOVERS]
+        names = tuple(f"{one.name} ({one.pid})" for one in processes)[:MAX_LEFTOVERS]
         self._log("worker.leftover_reported", uid=run.uid, names=names)
         self._tree.leave_alone(run)
         self._gone(run, at, left_alone=names)

@@ -225,6 +225,11 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"reason": str, "seconds": float},
             same_by=("reason",),
         ),
+        "queue.left_paused": Event(
+            "A drain ends, and tasks are left: their queue is paused until an operator resumes it.",
+            "warning",
+            fields={"queues": list[str]},
+        ),
         "node.resumed": Event(
             "This host can start processes again.",
             fields={"reason": str},

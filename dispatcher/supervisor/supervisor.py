@@ -309,9 +309,18 @@ class Supervisor:
             self._store.record_node(self._node(self._memory.hello, turn, interval))
             turn.after(partial(setattr, self, "_seen_at", turn.at))
         if self._memory.settings.until_idle:
-            by_hand = self._memory.settings.by_hand
-            idle = self._memory.hello is not None and not self._store.has_unfinished(but=by_hand)
+            idle = self._memory.hello is not None and self._waits_for_people_only(turn)
             turn.after(partial(setattr, self, "_idle", idle))
+
+    def _waits_for_people_only(self, turn: Turn) -> bool:
+        """Say whether no task goes on by itself; of paused queues that have some, once."""
+        by_hand = self._memory.settings.by_hand
+        paused = [one.queue for one in self._store.paused_queues()]
+        if self._store.has_unfinished(but=[*by_hand, *paused]):
+            return False
+        if paused and not self._idle and self._store.has_unfinished(but=by_hand):
+            turn.after(partial(log.warning, "queue.left_paused", queues=paused))
+        return True
 
     def _node(self, hello: wire.Hello, turn: Turn, interval: float) -> Node:
         return Node(

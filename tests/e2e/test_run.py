@@ -45,6 +45,18 @@ def test_output_that_is_not_text_is_printed_as_it_is(world: World) -> None:
     assert "a\ufffd" in world.show(task_id)["runs"][0]["output_tail"]
 
 
+def test_a_drain_does_not_wait_for_a_paused_queue_and_says_what_it_leaves(world: World) -> None:
+    left, done = world.submit("true", queue="nightly"), world.submit("true")
+    world.cli("pause", "nightly")
+
+    with world.daemon("--drain") as daemon:
+        assert 0 == daemon.wait()
+        assert ["nightly"] == daemon.expect("queue.left_paused")["queues"]
+        assert 1 == len(daemon.events("queue.left_paused"))
+
+    assert ("ready", "succeeded") == (world.show(left)["state"], world.show(done)["state"])
+
+
 def test_drain_ends_when_nothing_is_left_to_do(world: World) -> None:
     tasks = [world.submit("true") for _ in range(3)] + [world.submit("true", delay="300ms")]
 

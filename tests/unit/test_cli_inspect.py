@@ -357,3 +357,22 @@ def test_cpu_seconds_are_rounded_to_what_was_measured(command: Command) -> None:
     run = replace(run, cpu_seconds=0.0009149999999999999)
 
     assert 0.000915 == render.run_json(run)["cpu_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (b"one\ntwo\nthree\n", b"two\nthree\n"),
+        (b"one\ntwo\nthree", b"two\nthree"),
+        (b"one\n\n\n", b"\n\n"),
+        (b"one\n", b"one\n"),
+        (b"", b""),
+        (b"x" * 100_000 + b"\n" + b"y" * 100_000 + b"\nz\n", b"y" * 100_000 + b"\nz\n"),
+    ],
+)
+def test_logs_from_the_last_lines_on(command: Command, written: bytes, shown: bytes) -> None:
+    command("submit", "--", "true")
+    command.run_once(output=written)
+
+    assert shown.decode() == command("logs", 1, "--tail", 2).stdout
+    assert shown.decode() == command("logs", 1, "--tail", 2, "-f").stdout
