@@ -158,7 +158,7 @@ def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
 
 def of_finished(states: Collection[TaskState]) -> dict[str, object]:
     """Return the parameters that name states of finished tasks; None for one not wanted."""
-    return {state.value: state.value if state in states else None for state in FINISHED}
+    return {state.value: state.value if state in states else None for state in sorted(FINISHED)}
 
 
 def of_left_alone(settlement: Settlement) -> Values:
