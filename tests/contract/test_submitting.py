@@ -42,7 +42,7 @@ def test_a_task_is_ready_and_carries_all_that_was_asked(store: OneByOne) -> None
         labels={"team": "x", "a.b": "y"},
         liveness=Liveness.WORKER,
         lease_ttl_ms=TTL,
-        attempt=0,
+        attempts_used=0,
         max_attempts=7,
         deferrals=0,
         orphans=0,

@@ -56,7 +56,7 @@ def nothing(_: World) -> None:
 
 
 CODES: list[tuple[int, Callable[[World], None], list[str | int], str]] = [
-    (0, nothing, ["list"], ""),
+    (0, nothing, ["list"], "no tasks"),
     (0, nothing, ["status"], ""),
     (0, nothing, ["prune"], ""),
     (0, nothing, ["--help"], ""),

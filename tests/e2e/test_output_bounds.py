@@ -44,7 +44,8 @@ def test_beyond_the_total_budget_the_oldest_output_goes_and_every_command_says_s
         assert logs.stdout.endswith("x\nthe end\n")
         assert "is gone, to keep [output] total_budget" in logs.stderr
         followed = world.cli("logs", "-f", old)
-        assert (logs.stdout, logs.stderr) == (followed.stdout, followed.stderr)
+        head = "dispatcher: run 1, attempt 1:\n"
+        assert (logs.stdout, head + logs.stderr) == (followed.stdout, followed.stderr)
         assert "(the rest was removed):" in world.cli("show", old).stdout
 
         world.configure(output={"run_budget": "64KiB", "total_budget": "256KiB"})
