@@ -67,7 +67,8 @@ class Client:
     """
 
     def __init__(self, config: Config, *, patience: float = PATIENCE) -> None:
-        self._config = config
+        self.config = config
+        """What it goes by."""
         self._store = open_store(config.store_url, state_dir=config.state_dir, patience=patience)
         self._locks: dict[int, str] = {}
 
@@ -96,7 +97,7 @@ class Client:
         **options: Unpack[TaskOptions],
     ) -> Submitted:
         """Accept one task, as a value or as keyword arguments. Raises `InvalidTask`."""
-        return self.submit_many([task or submission.new_task(self._config, command, options)])[0]
+        return self.submit_many([task or submission.new_task(self.config, command, options)])[0]
 
     def submit_many(
         self, tasks: Iterable[NewTask], *, tell: Callable[[int], object] = bool
@@ -204,7 +205,7 @@ class Client:
 
     def _is_ours(self, output_path: str) -> bool:
         """Tell this node's files from those of others, whose paths mean nothing here."""
-        return Path(output_path).parent == self._config.output_dir
+        return Path(output_path).parent == self.config.output_dir
 
     # Being the worker oneself ------------------------------------------------------------
 
@@ -225,7 +226,7 @@ class Client:
 
         if lease_ttl_ms is not None and not 0 < lease_ttl_ms <= limits.LONGEST:
             raise ValueError(f"lease_ttl: must be from 1ms to {limits.LONGEST}")
-        wanted = queue or self._config.defaults.queue
+        wanted = queue or self.config.defaults.queue
         with self._store.transaction() as now:
             for paused in self._store.paused_queues():
                 if task_id is None and paused.queue == wanted:
@@ -237,7 +238,7 @@ class Client:
             claim = self._store.claim_local(
                 wanted,
                 owner=f"{LOCAL}{uuid4()}",
-                output_dir=str(self._config.output_dir),
+                output_dir=str(self.config.output_dir),
                 task_id=task_id,
                 lease_ttl_ms=lease_ttl_ms,
                 now=now,
@@ -309,7 +310,7 @@ class Client:
 
     def _settle_abandoned(self, now: StoreTime) -> None:
         """Settle the claims that nobody else must see to: it needs no daemon."""
-        me = known_node_id(self._config.state_dir) or ""
+        me = known_node_id(self.config.state_dir) or ""
         if not self._store.abandoned(me, limit=1, now=now):
             return
         from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
@@ -317,12 +318,12 @@ class Client:
         from dispatcher.policy import RetryPolicy  # noqa: PLC0415
         from dispatcher.supervisor.takeover import settle_abandoned  # noqa: PLC0415
 
-        retry, rng = RetryPolicy.of(self._config.retry), SystemRandom()
+        retry, rng = RetryPolicy.of(self.config.retry), SystemRandom()
         while settle_abandoned(self._store, retry, node=me, rng=rng, now=now):
             pass
 
     def _wake(self) -> None:
-        control.wake(control.find(self._config))
+        control.wake(control.find(self.config))
 
     # Reading ---------------------------------------------------------------------------
 
@@ -368,20 +369,20 @@ class Client:
         """Return how this node stands, and what a running daemon says of itself."""
         from dispatcher.standing import Standing  # noqa: PLC0415 - no submit needs it
 
-        me = known_node_id(self._config.state_dir)
+        me = known_node_id(self.config.state_dir)
         with self._store.snapshot() as now:
             nodes = {node.id: node for node in self._store.nodes()}
             paused = tuple(self._store.paused_queues())
         report: Mapping[str, Any] | None = {}
         daemon: Literal["running", "not running", "not answering"] = "running"
         try:
-            report = control.status(control.find(self._config))
+            report = control.status(control.find(self.config))
         except TimeoutError:
             daemon = "not answering"
         if report is None:
             daemon = "not running"
         node = nodes.get(me or "")
-        queues = self._config.queues.items()
+        queues = self.config.queues.items()
         return Standing(
             now=now,
             paused=paused,

@@ -16,7 +16,6 @@ from dispatcher.cli.options import (
     absolute_option,
     client,
     config_option,
-    configuration,
     examples,
     json_option,
     offered,
@@ -131,7 +130,7 @@ def _of_queue(store: Client, queue: str | None) -> str:
     """Return in which queue nothing was found, and which one was meant if there is none."""
     if queue is None:
         return ""
-    known = {*store.counts(), *configuration().queues}
+    known = {*store.counts(), *store.config.queues}
     return f" in queue {queue!r}" + ("" if queue in known else did_you_mean(queue, known))
 
 

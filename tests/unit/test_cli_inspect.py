@@ -332,6 +332,16 @@ def test_an_empty_list_says_so_on_stderr_and_names_the_queue_that_was_meant(
     assert "dispatcher: no tasks in queue 'nightly'\n" == none_failed.stderr
 
 
+def test_an_empty_list_says_so_though_the_configuration_has_a_mistake(command: Command) -> None:
+    command("submit", "--queue", "nightly", "--", "true")
+    command.configure("[queues.mornings]\nconcurrency = -1")
+
+    misspelt = command("list", "--queue", "nightl")
+
+    meant = "dispatcher: no tasks in queue 'nightl'; did you mean 'nightly'?"
+    assert meant == misspelt.stderr.splitlines()[-1]
+
+
 def test_a_long_reason_is_cut_in_a_list_and_whole_in_show(command: Command) -> None:
     command("submit", "--", "true")
     command("hold", 1, "--reason", f"not in {':/bin' * 60}\tend")
