@@ -111,15 +111,15 @@ while not os.path.exists("stop"):
 """
     with world.daemon():
         command = script(world, beats)
-        task_id = world.submit(*command, liveness="worker", lease_ttl="5s")
+        task_id = world.submit(*command, liveness="worker", lease_ttl="20s")
         world.until(task_id, "running")
         eventually(lambda: _require(answers(world, task_id)))
         for _ in range(5):
             with sqlite3.connect(world.state_dir / "tasks.db") as store:
                 # Just ahead: the reaper would be right to take what has expired already.
-                store.execute("UPDATE tasks SET lease_expires_at = lease_expires_at - 4000")
+                store.execute("UPDATE tasks SET lease_expires_at = lease_expires_at - 15000")
             store.close()
-            eventually(lambda: _require(_lease_left(world, task_id) > 2.5))
+            eventually(lambda: _require(_lease_left(world, task_id) > 15))
         Path(world.directory, "stop").touch()
 
         assert 1 == len(world.until(task_id, "succeeded")["runs"])

@@ -116,6 +116,8 @@ def test_r20_two_hundred_stubborn_trees_expire_at_once_and_hold_up_nobody(world:
     with world.daemon() as daemon:
         ids = submit_all(world, *[task] * 200)
         expect_file(world, "stubborn", lines=200, within=20)
+        for task_id in ids:  # a lease begins anew when the start is told
+            daemon.expect("run.started", task_id=task_id)
         with closing(sqlite3.connect(world.state_dir / "tasks.db")) as store, store:
             store.execute("UPDATE tasks SET lease_expires_at = 1")
         daemon.expect("run.ending")
