@@ -5,7 +5,8 @@ Whatever goes wrong, nothing is offered and nothing is said: somebody is in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
@@ -24,6 +25,7 @@ PATIENCE = 0.2
 _OFFERED = 50
 _ASKED = 500
 
+_T = TypeVar("_T")
 _Offers = Iterable[tuple[str, str]]
 
 
@@ -67,17 +69,22 @@ def _tasks(config: Config) -> _Offers:
         yield str(task.id), f"{task.state}: {command_text(task.command)[:40]}"
 
 
-def _newest(config: Config, limit: int) -> list[Task]:
-    path = database_path(config.store_url)
-    if path is not None and not path.exists():  # pressing a key makes no store
-        return []
-    with Client(config, patience=PATIENCE) as store:
-        return store.tasks(TaskFilter(limit=limit))
+def _newest(config: Config, limit: int) -> Sequence[Task]:
+    return _in_store(config, lambda store: store.tasks(TaskFilter(limit=limit)))
 
 
 def _paused(config: Config) -> _Offers:
+    paused = _in_store(config, lambda store: store.standing().paused)
+    return [(one.queue, one.reason) for one in paused]
+
+
+def _in_store(config: Config, look: Callable[[Client], Sequence[_T]]) -> Sequence[_T]:
+    """Return what a look finds; nothing where there is no store: pressing a key makes none."""
+    path = database_path(config.store_url)
+    if path is not None and not path.exists():
+        return []
     with Client(config, patience=PATIENCE) as store:
-        return [(paused.queue, paused.reason) for paused in store.standing().paused]
+        return look(store)
 
 
 _OFFERS: Mapping[str, Callable[[Config], _Offers]] = {

@@ -39,6 +39,8 @@ def test_queues_profiles_and_tasks_are_offered(world: World) -> None:
     assert ["plain,ci"] == asked(world, ["dispatcher", "pause", "c"])
     expected = ["plain,ci", "plain,default", "plain,nightly"]
     assert expected == asked(world, ["dispatcher", "list", "--queue", ""])
+    world.cli("pause", "nightly")
+    assert ["plain,nightly"] == asked(world, ["dispatcher", "resume", ""])
     assert ["plain,zip"] == asked(world, ["dispatcher", "submit", "--profile", ""])
     assert ["plain,2\tready: true", "plain,1\tready: sleep 5"] == asked(
         world, ["dispatcher", "show", ""], "fish"
@@ -59,6 +61,7 @@ def test_in_trouble_nothing_is_offered_said_or_made(world: World, trouble: str) 
 
     assert [] == asked(world, ["dispatcher", "list", "--queue", ""])
     assert [] == asked(world, ["dispatcher", "show", ""])
+    assert [] == asked(world, ["dispatcher", "resume", ""])
     assert (trouble == "damaged") == world.state_dir.exists()
 
 
