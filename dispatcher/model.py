@@ -293,8 +293,8 @@ class Claim:
     output_path: str
     last_outcome: Outcome | None
     """Outcome of the task's previous run, whichever node ran it."""
-    previous_output_path: str | None
-    """Output file of the task's previous run if that was on this node."""
+    earlier_output_paths: tuple[str, ...] = ()
+    """Output files of the task's runs on this node that may still live, the latest first."""
     notify: bool = False
     limits: Limits = NO_LIMITS
     profile: str | None = None

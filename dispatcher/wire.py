@@ -127,6 +127,8 @@ class Run(Message, frozen=True, tag="run"):
     ended_by: str | None = None
     until: float | None = None
     """Instant until which its worker asked to go on, beyond its run time-out."""
+    reason: str = ""
+    """Why an `unkillable` run is not gone."""
 
 
 class HelloEnd(Message, frozen=True, tag="hello_end"):
@@ -160,6 +162,8 @@ class Changed(Message, frozen=True, tag="changed"):
     state: RunState
     exit: Exit | None = None
     ended_by: str | None = None
+    reason: str = ""
+    """Why an `unkillable` run is not gone: who survived SIGKILL, or what cannot be seen."""
 
 
 class Exited(Message, frozen=True, tag="exited"):
@@ -218,7 +222,9 @@ class Start(Message, frozen=True, tag="start"):
     """Bytes of the output that are kept, the last ones; None: all."""
     payload: str | None = None
     previous_output_path: str | None = None
-    """Output file of the task's previous run on this node: while it is locked, that run lives."""
+    earlier_output_paths: tuple[str, ...] = ()
+    """Output files of the task's runs on this node, the latest and those before: while one is
+    locked, that run may live and this one does not start."""
     kill_signal: int = 15
     kill_grace: float = 10.0
     exit_grace: float = 10.0
@@ -245,6 +251,8 @@ class End(Message, frozen=True, tag="end"):
     uid: RunUid
     reason: str
     at_once: bool = False
+    longest_grace: float | None = None
+    """Seconds of kill grace at most; None: as the run's own says."""
 
 
 class Noted(Message, frozen=True, tag="noted"):

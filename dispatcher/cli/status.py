@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import click
@@ -13,6 +14,9 @@ from dispatcher.config.config import Config
 from dispatcher.model import TaskState
 from dispatcher.standing import Standing, Status, Stuck
 from dispatcher.times import StoreTime
+
+#: Tasks that keep a slot after SIGKILL and are named one by one.
+MOST_HELD = 5
 
 
 @click.command(epilog=examples("dispatcher status", "dispatcher status --json | jq .states"))
@@ -88,8 +92,11 @@ def _health(standing: Standing, *, degraded: list[str], stuck: Stuck | None) -> 
 def _degraded(standing: Standing) -> list[str]:
     """Return what is wrong with this node, though its daemon runs."""
     told = [reason.text for reason in standing.faults()]
-    if unkillable := standing.report.get("unkillable"):
-        told.append(f"{unkillable} runs survived SIGKILL and keep their slots")
+    held = standing.report.get("unkillable_because", {})
+    for task_id, why in islice(held.items(), MOST_HELD):
+        told.append(f"task {task_id} is not proved gone after SIGKILL and keeps its slot: {why}")
+    if len(held) > MOST_HELD:
+        told.append(f"{len(held) - MOST_HELD} more tasks keep their slots in the same way")
     return told
 
 

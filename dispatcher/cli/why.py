@@ -82,6 +82,8 @@ def _of_running(task: Task, run: Run | None, status: Standing) -> Iterator[str]:
         yield f"it is being ended ({task.ending}): its processes have until the kill grace is over"
     else:
         yield f"its lease expires at {render.moment(run.lease_expires_at)} unless it is renewed"
+    if why := status.report.get("unkillable_because", {}).get(str(task.id)):
+        yield f"it is not proved gone after SIGKILL, and keeps its slot: {why}"
     yield from _told(run, status)
     yield from (reason.text for reason in status.of_daemon())
     yield from (reason.text for reason in status.faults())

@@ -25,6 +25,7 @@ from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
+from dispatcher.marks import CANNOT_MARK
 from dispatcher.notify import Notifier
 from dispatcher.wire import ExitCode
 
@@ -145,10 +146,13 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
         told, remedy = f"cannot listen in {runtime_dir}", "this user must be able to write there"
         raise cannot_write(told, error, remedy) from error
     notifier = Notifier({} if options.embedded else os.environ)  # embedded, the daemon speaks
+    spawner = Spawner(outputs, environ=os.environ, open_files=limits)
+    if not spawner.marks:
+        log("mark.unavailable", reason=CANNOT_MARK)
     executor = Executor(
         node,
         kernel=kernel,
-        spawner=Spawner(outputs, environ=os.environ, open_files=limits),
+        spawner=spawner,
         outputs=outputs,
         journal=Journal(
             f"{state_dir}/executor.journal",

@@ -168,7 +168,13 @@ class Executor:
             case wire.Start():
                 self._start(message, at)
             case wire.End():
-                self._runs.end(message.uid, message.reason, at, at_once=message.at_once)
+                self._runs.end(
+                    message.uid,
+                    message.reason,
+                    at,
+                    at_once=message.at_once,
+                    longest_grace=message.longest_grace,
+                )
             case wire.Forget():
                 self._runs.forget(message.uid, at)
             case wire.Noted():

@@ -43,10 +43,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exit: wire.Exit | None = None
     ended_by: str | None = None
     held_until: float | None = None
+    marked: bool | None = None
 
 
 #: What of a line becomes the run's as it stands.
-_KEPT = ("output_path", "pid", "start_ticks", "exit", "ended_by", "held_until")
+_KEPT = ("output_path", "pid", "start_ticks", "exit", "ended_by", "held_until", "marked")
 
 _decode_header = msgspec.json.Decoder(Header).decode
 _decode = msgspec.json.Decoder(Line).decode
@@ -153,6 +154,7 @@ def summary(run: Run, at: Instant) -> Line:
         exit=without_tail(run.exit) if run.exit else None,
         ended_by=run.ended_by,
         held_until=run.held_until,
+        marked=run.marked or None,
     )
 
 

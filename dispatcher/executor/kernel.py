@@ -11,39 +11,15 @@ from collections.abc import Container
 from contextlib import suppress
 from typing import NamedTuple
 
+from dispatcher import marks
+from dispatcher.executor import procfs
 from dispatcher.executor.growth import Growth
-
-#: The kernel's flag of its own threads, which have no program, no session and no environment.
-_KERNEL_THREAD = 0x00200000
-
-#: A process is not there. Any other error says nothing of it: we may be out of descriptors.
-_NOBODY = (FileNotFoundError, ProcessLookupError)
+from dispatcher.executor.procfs import File, Process
 
 _NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
-_READ = os.O_RDONLY | os.O_CLOEXEC
-
-#: Bytes per read of a file in /proc: most are smaller.
+#: Bytes per read of a list of children.
 _CHUNK = 16384
-
-
-#: Device and inode.
-File = tuple[int, int]
-
-
-class Process(NamedTuple):
-    """A process as the kernel showed it; pid and start ticks together are its identity."""
-
-    pid: int
-    name: str
-    parent: int
-    group: int
-    session: int
-    start_ticks: int
-    alive: bool
-    """False for what runs no program any more: a zombie; or ever: a thread of the kernel."""
-    bare: bool = False
-    """Its environment is empty, for certain."""
 
 
 class Status(NamedTuple):
@@ -71,7 +47,7 @@ class Kernel:
         self.session = os.getsid(0)
         self._poll = select.epoll()
         # Orphans are handed to the main thread; kept open because it is read at every exit.
-        self._children = os.open(f"/proc/self/task/{self.pid}/children", _READ)
+        self._children = os.open(f"/proc/self/task/{self.pid}/children", os.O_RDONLY | os.O_CLOEXEC)
         self._leaders: set[bytes] = set()
         self.growth = Growth()
         if self.growth.descriptor >= 0:
@@ -190,38 +166,20 @@ class Kernel:
             return True
 
     def children(self, pid: int) -> list[int]:
-        """Return the children of all threads of `pid`; what it forks meanwhile may be missing."""
-        found: list[int] = []
-        with suppress(*_NOBODY):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                found += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
-        return found
+        """Return the children of `pid`: see `procfs.children`."""
+        return procfs.children(pid)
 
     def everyone(self) -> list[int]:
-        """Return the pids of all processes that we may see."""
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        """Return the pids of all processes that /proc lists for this user."""
+        return procfs.everyone()
 
     def look(self, pid: int) -> Process | None:
         """Return what is known of `pid`; None when nobody has it."""
-        try:
-            stat = _read(f"/proc/{pid}/stat")
-        except _NOBODY:
-            return None
-        name_end = stat.rindex(b")")
-        fields = stat[name_end + 2 :].split()
-        threads = int(fields[17])
-        return Process(
-            pid=pid,
-            name=stat[stat.index(b"(") + 1 : name_end].decode(errors="replace"),
-            parent=int(fields[1]),
-            group=int(fields[2]),
-            session=int(fields[3]),
-            start_ticks=int(fields[19]),
-            # A zombie with more threads is one whose main thread alone has ended.
-            alive=(fields[0] not in {b"Z", b"X"} or threads > 1)
-            and not int(fields[6]) & _KERNEL_THREAD,
-            bare=fields[47] == fields[48] != b"0",
-        )
+        return procfs.look(pid)
+
+    def mark(self, pid: int) -> int | None:
+        """Return a process's mark, 0 if it has none; None: the kernel does not show it."""
+        return marks.read_mark(pid)
 
     def signal(self, process: Process, signum: int) -> bool:
         """Signal exactly this process; False, and no signal, when its pid is somebody else's."""
@@ -230,8 +188,7 @@ class Kernel:
         except ProcessLookupError:
             return False
         try:
-            now = self.look(process.pid)
-            if now is None or now.start_ticks != process.start_ticks:
+            if not self._is_still(process):
                 return False
             signal.pidfd_send_signal(handle, signum)
         except (ProcessLookupError, PermissionError):
@@ -241,50 +198,24 @@ class Kernel:
         finally:
             os.close(handle)
 
-    def environment(self, process: Process) -> bytes | None:
-        """Return a process's environment, empty when it is secret; None: ask again.
-
-        In the middle of an exec it reads as empty, which is no answer.
-        """
+    def may_signal(self, pid: int) -> bool:
+        """Say whether a process exists that is this user's, as far as signals are concerned."""
         try:
-            found = _read(f"/proc/{process.pid}/environ")
-        except PermissionError:
-            return b""
-        except _NOBODY:
-            found = b""
-        if found:
-            return found
+            os.kill(pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def _is_still(self, process: Process) -> bool:
+        if process.opaque:  # its start is secret; that its parent has not reaped it is not
+            return process.pid in self.children(process.parent)
         now = self.look(process.pid)
-        return b"" if now is None or now.bare or not now.alive else None
+        return now is not None and now.start_ticks == process.start_ticks
+
+    def environment(self, process: Process) -> bytes | None:
+        """Return a process's environment: see `procfs.environment`."""
+        return procfs.environment(process)
 
     def written(self, pid: int, files: Container[File]) -> File | None:
-        """Return which of these files a process has open for writing; None: none of them."""
-        with suppress(PermissionError, *_NOBODY):
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                with suppress(*_NOBODY):
-                    there = os.stat(f"/proc/{pid}/fd/{name}")
-                    file = (there.st_dev, there.st_ino)
-                    if file in files and _writes(pid, name):
-                        return file
-        return None
-
-
-def _writes(pid: int, descriptor: str) -> bool:
-    for line in _read(f"/proc/{pid}/fdinfo/{descriptor}").splitlines():
-        if line.startswith(b"flags:"):
-            return int(line.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
-    return False
-
-
-def _read(path: str) -> bytes:
-    descriptor = os.open(path, _READ)
-    try:
-        found = os.read(descriptor, _CHUNK)
-        if len(found) < 4000:  # less than the page that the kernel fills at a time
-            return found
-        chunks = [found]
-        while chunk := os.read(descriptor, _CHUNK):
-            chunks.append(chunk)
-        return b"".join(chunks)
-    finally:
-        os.close(descriptor)
+        """Return which of these files a process writes to: see `procfs.written`."""
+        return procfs.written(pid, files)

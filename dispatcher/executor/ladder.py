@@ -9,12 +9,13 @@ import msgspec
 
 from dispatcher import wire
 from dispatcher.executor.journal import Journal, Line, without_tail
-from dispatcher.executor.kernel import Kernel, Process, Usage
+from dispatcher.executor.kernel import Kernel, Usage
 from dispatcher.executor.log import Log
 from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.procfs import Process
 from dispatcher.executor.run import MAX_CANDIDATES, MAX_LEFTOVERS, Phase, Run
 from dispatcher.executor.sweep import Survivors
-from dispatcher.executor.tree import Found, Tree
+from dispatcher.executor.tree import Absent, Look, Present, Tree, Unknown
 from dispatcher.times import Instant
 
 
@@ -39,7 +40,7 @@ class Ladder:
         self._tree = Tree(kernel, outputs, runs, on_stray=self._tell_stray)
         self._survivors = Survivors(kernel, outputs)
         self._inherited: list[Run] = []
-        self._left: dict[wire.RunUid, Found] | None = None
+        self._survived: dict[wire.RunUid, Look] | None = None
         self._shortage: str | None = None
 
     @property
@@ -66,7 +67,7 @@ class Ladder:
     def new_tick(self) -> None:
         """Forget what was seen in the tick before."""
         self._tree.new_tick()
-        self._left = None
+        self._survived = None
 
     def survey(self, at: Instant) -> None:
         """Look at what our children left us."""
@@ -78,8 +79,8 @@ class Ladder:
 
     def advance(self, run: Run, at: Instant) -> bool:
         """Take a run as far as it can go now; True when it is gone."""
-        found = self._find(run, at)
-        if found.clean and not found.processes:
+        seen = self._look(run, at)
+        if isinstance(seen, Absent):
             self._gone(run, at)
             return True
         if run.exit is not None and not run.exit_noted:
@@ -88,25 +89,25 @@ class Ladder:
             if run.state is wire.RunState.LEADER_EXITED:
                 self._send(wire.Changed(uid=run.uid, state=run.state, exit=run.exit))
         if at >= run.limit and run.phase is Phase.LINGERING and run.report_leftovers:
-            if found.clean:
-                self._leave_alone(run, found.processes, at)
+            if isinstance(seen, Present):
+                self._leave_alone(run, seen.processes, at)
                 return True
         elif at >= run.limit:
-            self._escalate(run, found.processes, at)
-        self._signal(run, found.processes)
+            self._escalate(run, seen, at)
+        self._signal(run, seen.processes if isinstance(seen, Present) else [])
         run.looked(at)
         return False
 
-    def _find(self, run: Run, at: Instant) -> Found:
+    def _look(self, run: Run, at: Instant) -> Look:
         try:
             if not run.inherited:
-                return self._tree.find(run, at)
-            if self._left is None:
-                self._left = self._survivors.find(self._inherited)
-            return self._left[run.uid]
+                return self._tree.look(run, at)
+            if self._survived is None:
+                self._survived = self._survivors.look(self._inherited)
+            return self._survived[run.uid]
         except OSError as error:
             self._note_shortage(error)
-            return Found([], clean=False)  # what could not be looked at is not gone
+            return Unknown(f"the host cannot show it: {error}")
 
     def _note_shortage(self, error: OSError) -> None:
         """Say once what the host cannot give; all is tried again at the next look."""
@@ -114,14 +115,16 @@ class Ladder:
             self._shortage = str(error)
             self._log("host.short", error=self._shortage)
 
-    def _escalate(self, run: Run, processes: list[Process], at: Instant) -> None:
+    def _escalate(self, run: Run, seen: Present | Unknown, at: Instant) -> None:
         run.escalate(at)
+        processes = seen.processes if isinstance(seen, Present) else []
         names = [process.name for process in processes[:MAX_LEFTOVERS]]
-        if run.unkillable:
-            self._send(wire.Changed(uid=run.uid, state=run.state))
-            self._log("worker.unkillable", uid=run.uid, pid=run.pid, names=names)
-        else:
+        if not run.unkillable:
             self._log("run.escalated", uid=run.uid, phase=run.phase.name.lower(), names=names)
+            return
+        run.why_held = seen.why if isinstance(seen, Unknown) else _survivors(processes)
+        self._send(wire.Changed(uid=run.uid, state=run.state, reason=run.why_held))
+        self._log("worker.unkillable", uid=run.uid, pid=run.pid, reason=run.why_held)
 
     def _signal(self, run: Run, processes: list[Process]) -> None:
         if run.asking:
@@ -194,3 +197,8 @@ class Ladder:
         candidates = candidates[-MAX_CANDIDATES:]
         self._log("worker.stray", pid=process.pid, name=process.name, candidates=candidates)
         self._send(wire.Stray(pid=process.pid, name=process.name, candidates=candidates))
+
+
+def _survivors(processes: list[Process]) -> str:
+    shown = ", ".join(f"{one.name} ({one.pid})" for one in processes[:MAX_LEFTOVERS])
+    return f"it survived SIGKILL: {shown}"

@@ -75,8 +75,13 @@ class Run:
     """Who began the ending, when the leader still lived then."""
     leftovers: tuple[str, ...] = ()
     unkillable: bool = False
+    """SIGKILL was sent, and for long its tree has not been proved gone."""
+    why_held: str = ""
+    """Why it is `unkillable`: who survived, or what cannot be seen."""
     held_until: float | None = None
     """Of a dead executor's run: the last instant at which its leader was surely not reaped."""
+    marked: bool = False
+    """Its processes carry its mark."""
     exit_noted: bool = False
     """The leader's end was journaled, because it was not yet the run's."""
     asking: bool = False

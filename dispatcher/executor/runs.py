@@ -94,6 +94,7 @@ class Runs:
                 exit=run.exit,
                 ended_by=run.ended_by,
                 until=run.until,
+                reason=run.why_held,
             )
 
     # What is asked ---------------------------------------------------------------------------
@@ -126,6 +127,7 @@ class Runs:
             report_leftovers=start.report_leftovers,
             deadlines=dict(start.deadlines),
             longest=start.longest,
+            marked=self._spawner.marks,
         )
         if name := run.passed_deadline(at):
             self.refuse(start, wire.Fault.LATE, f"its deadline {name} has passed")
@@ -133,8 +135,14 @@ class Runs:
         self._runs[run.uid] = self._live[run.uid] = run
         self._survey_at = min(self._survey_at, Instant(at + SURVEY_INTERVAL))
         self._starts.append((run, start))
-        path = run.output_path
-        self._journal.note(Line(event="starting", uid=run.uid, at=at, output_path=path))
+        starting = Line(
+            event="starting",
+            uid=run.uid,
+            at=at,
+            output_path=run.output_path,
+            marked=run.marked or None,
+        )
+        self._journal.note(starting)
 
     def refuse(
         self, start: wire.Start, fault: wire.Fault, error: str, number: int | None = None
@@ -143,11 +151,21 @@ class Runs:
         self._log("run.start_failed", uid=start.uid, fault=fault, error=error)
         self._send(wire.StartFailed(uid=start.uid, fault=fault, error=error, errno=number))
 
-    def end(self, uid: wire.RunUid, reason: str, at: Instant, *, at_once: bool = False) -> bool:
+    def end(
+        self,
+        uid: wire.RunUid,
+        reason: str,
+        at: Instant,
+        *,
+        at_once: bool = False,
+        longest_grace: float | None = None,
+    ) -> bool:
         """Begin to end a run; say whether that is what ends its leader."""
         run = self._runs.get(uid)
         if run is None or not (run.may_be_ended or (at_once and run.phase is Phase.ASKED)):
             return False
+        if longest_grace is not None:
+            run.kill_grace = min(run.kill_grace, longest_grace)
         begun = run.may_be_ended and run.leader_lives
         if begun:
             run.ended_by = reason

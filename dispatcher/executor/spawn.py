@@ -7,11 +7,13 @@ import fcntl
 import os
 import resource
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self
 
 from dispatcher import wire
 from dispatcher.executor.outputs import OutputLocked, Outputs
+from dispatcher.marks import can_mark, mark_of
 
 #: What the host ran short of, or broke; anything else is the task's own.
 HOST_ERRORS = frozenset(
@@ -58,7 +60,10 @@ class Spawner:
         """`open_files` are the limits that children get, whatever ours are."""
         self._outputs = outputs
         self._environment = inherited(environ)
-        self._limits = (resource.getrlimit(resource.RLIMIT_NOFILE), open_files)
+        self._open_files = (resource.getrlimit(resource.RLIMIT_NOFILE), open_files)
+        self._real_time = resource.getrlimit(resource.RLIMIT_RTTIME)
+        self.marks = can_mark()
+        """Whether leaders get a mark; without, they are found by what they did not drop."""
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._ignored = [s for s in signal.valid_signals() if signal.getsignal(s) == signal.SIG_IGN]
@@ -80,7 +85,7 @@ class Spawner:
                 stdin = payload_file(start.payload)
             enter(start.cwd or "/")
             program = find_program(start.command, environment.get("PATH", os.defpath))
-            return self._spawn(program, start.command, environment, (stdin, output))
+            return self._spawn(start.uid, program, start.command, environment, (stdin, output))
         except ValueError as error:  # a NUL in a word, "=" in a variable's name, no command
             raise CannotStart(wire.Fault.TASK, f"cannot be a command line: {error}") from error
         except OSError as error:
@@ -94,11 +99,13 @@ class Spawner:
                 os.close(stdin)
 
     def _open_output(self, start: wire.Start) -> int:
-        previous, path = start.previous_output_path, start.output_path
+        path = start.output_path
         try:
-            if previous is None or not self._outputs.is_locked(previous):
+            earlier = filter(None, (start.previous_output_path, *start.earlier_output_paths))
+            locked = next(filter(self._outputs.is_locked, earlier), None)
+            if locked is None:
                 return self._outputs.open(path)
-            path = previous
+            path = locked
         except OutputLocked:
             pass
         except (OSError, ValueError) as error:
@@ -110,16 +117,14 @@ class Spawner:
 
     def _spawn(
         self,
+        uid: wire.RunUid,
         program: str,
         command: tuple[str, ...],
         environment: dict[str, str],
         files: tuple[int, int],
     ) -> int:
         stdin, output = files
-        ours, theirs = self._limits
-        if ours != theirs:
-            resource.setrlimit(resource.RLIMIT_NOFILE, theirs)
-        try:
+        with self._lent_limits(uid):
             return os.posix_spawn(
                 program,
                 command,
@@ -133,7 +138,22 @@ class Spawner:
                 setsigmask=(),
                 setsigdef=self._ignored,
             )
+
+    @contextmanager
+    def _lent_limits(self, uid: wire.RunUid) -> Iterator[None]:
+        """Take on the limits that a leader is born with: its mark, and its open files."""
+        ours, theirs = self._open_files
+        soft, hard = self._real_time
+        mark = mark_of(uid) if self.marks else 0
+        if mark:
+            resource.setrlimit(resource.RLIMIT_RTTIME, (mark, hard))
+        if ours != theirs:
+            resource.setrlimit(resource.RLIMIT_NOFILE, theirs)
+        try:
+            yield
         finally:
+            if mark:
+                resource.setrlimit(resource.RLIMIT_RTTIME, (soft, hard))
             if ours != theirs:
                 resource.setrlimit(resource.RLIMIT_NOFILE, ours)
 

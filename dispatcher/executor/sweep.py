@@ -1,22 +1,34 @@
-"""What a dead executor's runs left behind: looked for among all processes, as none is our child."""
+"""What a dead executor's runs left behind, found among all processes: none of them is our child."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from dispatcher import wire
-from dispatcher.executor.kernel import Kernel, Process
+from dispatcher.executor.attribution import by_mark, markers
+from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.procfs import Process
 from dispatcher.executor.run import Run
-from dispatcher.executor.tree import Found, marked
+from dispatcher.executor.tree import ABSENT, Look, Present, Unknown
 
 #: Ticks of a second in /proc; an instant times this is comparable with a start.
 TICKS = os.sysconf("SC_CLK_TCK")
 
 Owners = dict[int, wire.RunUid]
 Everyone = dict[int, Process]
+
+
+@dataclass(slots=True)
+class _Scan:
+    found: dict[wire.RunUid, Everyone]
+    unread: list[str] = field(default_factory=list)
+    """Processes that may be of runs without a mark."""
+    hidden: dict[wire.RunUid, str] = field(default_factory=dict)
+    """Runs whose leader may still be there, and why nobody can say."""
 
 
 class Survivors:
@@ -26,35 +38,42 @@ class Survivors:
         self._kernel = kernel
         self._outputs = outputs
 
-    def find(self, runs: Collection[Run]) -> dict[wire.RunUid, Found]:
-        """Return what is left of each run; two scans must agree that there is nothing."""
-        first, first_clean = self._scan(runs)
-        second, second_clean = self._scan(runs)
-        clean = first_clean and second_clean
-        found = {
-            run.uid: Found([*(first[run.uid] | second[run.uid]).values()], clean) for run in runs
-        }
-        hidden = [run for run in runs if not found[run.uid].processes]
-        return found | self._writers(hidden)
+    def look(self, runs: Collection[Run]) -> dict[wire.RunUid, Look]:
+        """Look at what is left of each run; two scans must agree that there is nothing."""
+        first, second = self._scan(runs), self._scan(runs)
+        looks: dict[wire.RunUid, Look] = {}
+        for run in runs:
+            processes = first.found[run.uid] | second.found[run.uid]
+            unread = () if run.marked else (first.unread + second.unread)[:1]
+            if processes:
+                looks[run.uid] = Present([*processes.values()])
+            elif why := second.hidden.get(run.uid) or "".join(unread):
+                looks[run.uid] = Unknown(why)
+            else:
+                looks[run.uid] = ABSENT
+        return looks | self._writers([run for run in runs if looks[run.uid] is ABSENT])
 
-    def _scan(self, runs: Collection[Run]) -> tuple[dict[wire.RunUid, Everyone], bool]:
+    def _scan(self, runs: Collection[Run]) -> _Scan:
         everyone = self._everyone()
-        owners = self._by_identity(runs, everyone)
-        uids = {run.uid for run in runs}
-        clean = True
+        scan = _Scan({run.uid: {} for run in runs})
+        owners = self._by_identity(runs, everyone, scan)
+        marks = by_mark(scan.found)
         for process in everyone.values():
-            if process.pid not in owners:
+            mark = self._kernel.mark(process.pid) or 0
+            if (uid := marks.get(mark)) is not None:
+                owners[process.pid] = uid
+            elif process.pid not in owners:
                 environment = self._kernel.environment(process)
-                clean = clean and environment is not None
-                for uid in marked(environment or b"") & uids:
+                if environment is None:
+                    scan.unread.append(f"{process.name} ({process.pid}) cannot be read yet")
+                for uid in markers(environment or b"") & scan.found.keys():
                     owners[process.pid] = uid
         _follow_lineage(owners, everyone)
-        found: dict[wire.RunUid, Everyone] = {run.uid: {} for run in runs}
         for pid, owner in owners.items():
-            found[owner][pid] = everyone[pid]
-        return found, clean
+            scan.found[owner][pid] = everyone[pid]
+        return scan
 
-    def _by_identity(self, runs: Collection[Run], everyone: Everyone) -> Owners:
+    def _by_identity(self, runs: Collection[Run], everyone: Everyone, scan: _Scan) -> Owners:
         """Attribute leaders, and sessions and groups as far as these are surely their own."""
         members: dict[int, set[Process]] = defaultdict(set)
         for process in everyone.values():
@@ -69,9 +88,11 @@ class Survivors:
             # vouches for all, or one member from when the leader was surely not yet reaped.
             last = (run.held_until or 0.0) * TICKS
             if leader is None:
-                is_ours = any(member.start_ticks < last for member in members[run.pid])
+                is_ours = any(0 <= one.start_ticks < last for one in members[run.pid])
             else:
                 is_ours = leader.start_ticks == run.start_ticks
+                if leader.opaque and self._kernel.may_signal(leader.pid):
+                    scan.hidden[run.uid] = f"/proc does not show who has its first pid {run.pid}"
             if is_ours:
                 owners |= {member.pid: run.uid for member in members[run.pid]}
         return owners
@@ -80,7 +101,7 @@ class Survivors:
         looked = map(self._kernel.look, self._kernel.everyone())
         return {p.pid: p for p in looked if p and p.alive and p.pid != self._kernel.pid}
 
-    def _writers(self, runs: Collection[Run]) -> dict[wire.RunUid, Found]:
+    def _writers(self, runs: Collection[Run]) -> dict[wire.RunUid, Look]:
         """Return who writes to the outputs that are still locked, of these runs."""
         locked = {
             file: run.uid
@@ -88,11 +109,12 @@ class Survivors:
             if self._outputs.is_locked(run.output_path)
             and (file := self._outputs.identity(run.output_path))
         }
-        found = {uid: Found([], clean=False) for uid in locked.values()}
+        found: dict[wire.RunUid, list[Process]] = {uid: [] for uid in locked.values()}
         for process in self._everyone().values() if locked else ():
             if file := self._kernel.written(process.pid, locked):
-                found[locked[file]].processes.append(process)
-        return found
+                found[locked[file]].append(process)
+        held = "its output file is locked, and no process is seen that writes to it"
+        return {uid: Present(some) if some else Unknown(held) for uid, some in found.items()}
 
 
 def _follow_lineage(owners: Owners, everyone: Everyone) -> None:

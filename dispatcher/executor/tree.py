@@ -1,8 +1,11 @@
-"""Which processes belong to which run.
+"""The processes of the runs that this executor started.
 
 Our children are the leaders and, because this process is a subreaper, every orphan of their trees.
 A leader's descendants are its run's by lineage. An orphan is attributed once; as long as it is our
 unreaped child its pid cannot be anyone else's.
+
+Why an empty scan proves something: once its leader is dead, the topmost living process of a run
+is our child. Our list of children loses only what we reap, and grows at its end.
 """
 
 from __future__ import annotations
@@ -10,42 +13,57 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import NamedTuple
 
 from dispatcher import wire
-from dispatcher.executor.kernel import File, Kernel, Process
+from dispatcher.executor.attribution import Attribution, NotReadYet, Suspects
+from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.outputs import Outputs
-from dispatcher.executor.run import Phase, Run
+from dispatcher.executor.procfs import Process
+from dispatcher.executor.run import Run
 from dispatcher.times import Instant
 
-#: Seconds for which an unreadable environment is asked again. An exec takes milliseconds.
+#: Seconds for which an unreadable environment is read again. An exec takes milliseconds.
 ENVIRONMENT_PATIENCE = 1.0
 
-#: Scans in one tick. Two suffice unless orphans die and are reaped meanwhile.
+#: Scans in one tick. Two suffice unless orphans of the same run die and are reaped meanwhile.
 MOST_SCANS = 4
 
-#: Runs whose leftovers were left alone and are known as such: those that ended last.
-MOST_LEFT = 10_000
+_JUST_DIED = "one of its processes has just died, and may have left others"
 
 #: Pid and start ticks: nobody else ever has both.
 Identity = tuple[int, int]
 
-_MARKERS = (wire.MARKER.encode() + b"=", wire.OUTER_MARKER.encode() + b"=")
 
-
-class Found(NamedTuple):
-    """The processes of a run. Nothing, and clean: the tree is gone."""
+@dataclass(frozen=True, slots=True)
+class Present:
+    """These processes of the run live."""
 
     processes: list[Process]
-    clean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The run has no process left: proved, not merely not seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Nothing of the run was seen, and that proves nothing."""
+
+    why: str
+
+
+#: The three answers of a look at a run's tree (PROTOCOL 2.10).
+Look = Present | Absent | Unknown
+
+ABSENT = Absent()
 
 
 @dataclass(slots=True, eq=False)
 class Orphan:
-    """An attributed child of ours: of one run, or of one of several (a stray)."""
+    """An attributed child of ours: of one run, of one of several (a stray), or of none."""
 
-    process: Process
+    pid: int
     candidates: set[wire.RunUid]
     """Runs that it may be of and that are not gone."""
 
@@ -59,43 +77,14 @@ class Orphan:
 class Scan:
     """One look at our children."""
 
-    owned: defaultdict[wire.RunUid, list[Process]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    clean: bool = True
-    """Every orphan was attributed, and none was reaped: that one may just have left us others."""
+    owned: defaultdict[wire.RunUid, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Pids of living orphans, by run."""
+    unclear: dict[wire.RunUid, str] = field(default_factory=dict)
+    """Why this scan proves nothing about a run."""
 
-
-class Living:
-    """The runs that an orphan may be of, by what would give it away."""
-
-    def __init__(self, runs: Iterable[Run], outputs: Outputs) -> None:
-        self._outputs = outputs
-        self._runs = [
-            run for run in runs if run.pid and not run.inherited and run.phase < Phase.GONE
-        ]
-        self.by_leader = {run.pid: run.uid for run in self._runs}
-        self.uids = {run.uid for run in self._runs}
-
-    @cached_property
-    def by_output(self) -> dict[File, wire.RunUid]:
-        """The runs by their output files: asked for seldom, and each must be looked up."""
-        identities = [(self._outputs.identity(run.output_path), run.uid) for run in self._runs]
-        return {file: uid for file, uid in identities if file is not None}
-
-    def alive_at(self, ticks: int) -> tuple[wire.RunUid, ...]:
-        """Return who had started by then, the latest last."""
-        return tuple(run.uid for run in self._runs if (run.start_ticks or 0) <= ticks)
-
-
-def marked(environment: bytes) -> set[wire.RunUid]:
-    """Return the uids of the runs, inner and outer, that an environment names."""
-    uids: set[wire.RunUid] = set()
-    for variable in environment.split(b"\0"):
-        if variable.startswith(_MARKERS):
-            names = variable.partition(b"=")[2].decode(errors="replace")
-            uids.update(map(wire.RunUid, names.split(":")))
-    return uids
+    def doubt(self, candidates: Iterable[wire.RunUid], why: str) -> None:
+        """Note that a run may have a process which this scan does not show."""
+        self.unclear |= dict.fromkeys(candidates, why)
 
 
 class Tree:
@@ -113,30 +102,35 @@ class Tree:
         self._outputs = outputs
         self._runs = runs
         self._on_stray = on_stray
+        self._attribution = Attribution(kernel, outputs, self)
         self._orphans: dict[int, Orphan] = {}
         self._strays: dict[int, Orphan] = {}
         self._seen: dict[Identity, wire.RunUid] = {}
         self._seen_of: defaultdict[wire.RunUid, set[Identity]] = defaultdict(set)
         self._unread: dict[int, Instant] = {}
         self._scans: list[Scan] = []
-        self._left: dict[int, wire.RunUid] = {}
 
     def new_tick(self) -> None:
         """Forget the scans of the tick before: all that is decided in one tick shares two."""
         self._scans.clear()
 
-    def find(self, run: Run, at: Instant) -> Found:
-        """Return the run's processes; two clean scans on end must agree that there are none."""
-        clean = False
+    def look(self, run: Run, at: Instant) -> Look:
+        """Look at a run's tree; two clear scans in a row must agree that nothing is left."""
+        clear, why = False, ""
         for number in range(MOST_SCANS):
             scan = self._scan(number, at)
-            # Looked at again: it may have left its group and session since it was attributed.
-            owned = [self._kernel.look(process.pid) for process in scan.owned.get(run.uid, ())]
-            found = self._lineage(run, [process for process in owned if process is not None])
-            if found or (clean and scan.clean):
-                return Found(found, clean=True)
-            clean = scan.clean
-        return Found([], clean=False)
+            found = self._lineage(run, [*self._own_children(scan.owned[run.uid])])
+            if found:
+                return Present(found)
+            why = scan.unclear.get(run.uid, "")
+            if clear and not why:
+                break
+            clear = not why
+        else:
+            return Unknown(why or "its processes come and go")
+        if run.leader_lives:
+            return Unknown(f"its first process ({run.pid}) exists and is not shown")
+        return ABSENT
 
     def survey(self, at: Instant) -> None:
         """Reap dead orphans and attribute new ones while what tells their owner is still there."""
@@ -144,15 +138,16 @@ class Tree:
 
     def leave_alone(self, run: Run) -> None:
         """Take what is left of a run, and what it will start, for nobody's from now on."""
-        if run.pid is not None:
-            self._left[run.pid] = run.uid
-        if len(self._left) > MOST_LEFT:
-            del self._left[next(iter(self._left))]
+        self._attribution.left_alone.add(run)
 
     @property
     def has_left(self) -> bool:
         """Whether a process that was left alone is our child: it is reaped when it dies."""
-        return bool(self._left and self._orphans)
+        return bool(self._attribution.left_alone and self._orphans)
+
+    def owner(self, process: Process) -> wire.RunUid | None:
+        """Return the run that a process was seen below."""
+        return self._seen.get((process.pid, process.start_ticks))
 
     def forget(self, run: Run) -> None:
         """Drop what was remembered of a run that is gone; what may have been its is another's."""
@@ -163,7 +158,7 @@ class Tree:
                 stray.candidates.discard(run.uid)
                 if stray.owner is not None:
                     for scan in self._scans:
-                        scan.owned[stray.owner].append(stray.process)
+                        scan.owned[stray.owner].append(stray.pid)
 
     def _scan(self, number: int, at: Instant) -> Scan:
         while len(self._scans) <= number:
@@ -174,72 +169,72 @@ class Tree:
         scan = Scan()
         pids = self._kernel.orphans()
         known, self._orphans = self._orphans, {}
-        living: Living | None = None
+        suspects: Suspects | None = None
         for pid in pids:
             orphan = known.get(pid)
-            process = orphan.process if orphan else self._kernel.look(pid)
-            # Every leader made a session of its own: what is in ours was not born of a run.
-            if process is None or process.session == self._kernel.session:
-                continue
+            if orphan is None:
+                suspects = suspects or Suspects(self._runs.values(), self._outputs)
+                orphan = self._meet(pid, suspects, scan, at)
+                if orphan is None:
+                    continue
             if self._kernel.reap_if_dead(pid):
-                scan.clean = False
-                continue
-            if orphan is None:
-                living = living or Living(self._runs.values(), self._outputs)
-                orphan = self._attribute(process, living, at)
-            if orphan is None:
-                scan.clean = False
+                scan.doubt(orphan.candidates, _JUST_DIED)
                 continue
             self._orphans[pid] = orphan
             if orphan.owner is not None:
-                scan.owned[orphan.owner].append(process)
+                scan.owned[orphan.owner].append(pid)
         if self._unread:
             self._unread = {pid: since for pid, since in self._unread.items() if pid in pids}
         if self._strays:
             self._strays = {p: stray for p, stray in self._strays.items() if p in self._orphans}
         return scan
 
-    def _attribute(self, process: Process, living: Living, at: Instant) -> Orphan | None:
-        """Find out whose a new orphan is; None when it could not be asked yet."""
-        uid = self._seen.get((process.pid, process.start_ticks))
-        # The leader is not reaped before its run is gone: no other session can have its number.
-        uid = uid or living.by_leader.get(process.session) or living.by_leader.get(process.group)
-        if uid is None and (process.session in self._left or process.group in self._left):
-            return Orphan(process, set())
-        if uid is None:
-            environment = self._kernel.environment(process)
-            if environment is None:
-                since = self._unread.setdefault(process.pid, at)
-                if at - since < ENVIRONMENT_PATIENCE:
-                    return None
-            uids = marked(environment or b"")
-            uid = next(iter(living.uids & uids), None)
-            if uid is None and not uids.isdisjoint(self._left.values()):
-                return Orphan(process, set())
-        if uid is None:
-            file = self._kernel.written(process.pid, living.by_output)
-            uid = living.by_output[file] if file is not None else None
-        if uid is not None:
-            return Orphan(process, {uid})
-        candidates = living.alive_at(process.start_ticks)
-        orphan = Orphan(process, set(candidates))
-        if len(candidates) > 1:
-            self._strays[process.pid] = orphan
+    def _meet(self, pid: int, suspects: Suspects, scan: Scan, at: Instant) -> Orphan | None:
+        """Attribute a new orphan; None if it is not of any run, or cannot be read yet."""
+        mark = self._kernel.mark(pid)
+        marked = suspects.by_mark.get(mark or 0)
+        if marked is not None and self._kernel.reap_if_dead(pid):  # most of a storm of forks
+            scan.doubt((marked,), _JUST_DIED)
+            return None
+        process = self._kernel.look(pid)
+        # Every leader made a session of its own: what is in ours was not born of a run.
+        if process is None or process.session == self._kernel.session:
+            return None
+        try:
+            candidates = self._attribution.candidates(
+                process, mark, suspects, patient=process.alive and self._may_wait(pid, at)
+            )
+        except NotReadYet:
+            self._unread.setdefault(pid, at)
+            scan.doubt(suspects.alive_at(process), f"{process.name} ({pid}) cannot be read yet")
+            return None
+        orphan = Orphan(pid, set(candidates))
+        if len(candidates) > 1 and process.alive:
+            self._strays[pid] = orphan
             self._on_stray(process, candidates)
         return orphan
+
+    def _may_wait(self, pid: int, at: Instant) -> bool:
+        return at - self._unread.get(pid, at) < ENVIRONMENT_PATIENCE
 
     def _lineage(self, run: Run, found: list[Process]) -> list[Process]:
         """Return these processes and the living leader, with all their descendants."""
         if run.leader_lives and run.pid is not None:
-            leader = self._kernel.look(run.pid)
-            found = [*found, leader] if leader else found
+            found += self._own_children([run.pid])
         for process in found:  # it grows while we go through it
             found.extend(self._children(process))
         if found:
-            identities = {(process.pid, process.start_ticks) for process in found}
+            # An opaque process has no identity that would outlive its pid.
+            identities = {(p.pid, p.start_ticks) for p in found if not p.opaque}
             self._seen |= dict.fromkeys(identities, run.uid)
             self._seen_of[run.uid] |= identities
         return found
+
+    def _own_children(self, pids: Iterable[int]) -> Iterable[Process]:
+        """Look at children of ours: they may have left their group and session since."""
+        for pid in pids:
+            if (process := self._kernel.look(pid)) is not None:
+                yield process._replace(parent=self._kernel.pid)
 
     def _children(self, parent: Process) -> Iterable[Process]:
         children = [self._kernel.look(pid) for pid in self._kernel.children(parent.pid)]
@@ -249,4 +244,8 @@ class Tree:
         now = self._kernel.look(parent.pid)
         if now is None or now.start_ticks != parent.start_ticks:
             return ()
-        return [child for child in children if child is not None and child.parent == parent.pid]
+        return [
+            child._replace(parent=parent.pid)
+            for child in children
+            if child is not None and (child.opaque or child.parent == parent.pid)
+        ]

@@ -215,8 +215,9 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"pid": int, "name": str, "candidates": list[str]},
         ),
         "worker.unkillable": Event(
-            "A process survived SIGKILL; its slot and claim stay held.",
+            "A run is not proved gone after SIGKILL; its slot and claim stay held.",
             "error",
+            fields={"reason": str},
             perhaps={**RUN, "run": str},
         ),
         "node.paused": Event(
@@ -366,15 +367,20 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
             fields={"pid": int, "name": str, "candidates": list[str]},
         ),
         "worker.unkillable": Event(
-            "A process survived SIGKILL; its slot and claim stay held.",
+            "A run is not proved gone after SIGKILL; its slot and claim stay held.",
             "error",
-            fields={"uid": str, "pid": int | None, "names": list[str]},
+            fields={"uid": str, "pid": int | None, "reason": str},
         ),
         "output.uncapped": Event(
             "A run's output cannot be kept within its budget.",
             "warning",
             fields={"path": str, "reason": str},
             same_by=("reason",),
+        ),
+        "mark.unavailable": Event(
+            "Runs get no mark here; what escapes of them is found by its environment or output.",
+            "warning",
+            fields={"reason": str},
         ),
         "host.short": Event(
             "The host lacks what it takes to look at processes; they are looked at again.",

@@ -110,6 +110,9 @@ class Store(Protocol):
         `output_path = <output_dir>/<uid>.log`, resets every per-run field, and sets the lease
         to `now` + the task's ttl. Unless the claim is confirmed again, another node may take it
         from the confirmation's `takeover_at` on; None: never.
+
+        The claim names the outputs of the task's runs on this node that may have had a process, the
+        latest first; those whose leftovers were left alone are not among them.
         """
 
     def claim_local(

@@ -58,9 +58,11 @@ def claim(
     now: StoreTime,
 ) -> Claim:
     """Claim a ready task for an owner, and open its run."""
-    last_outcome, last_output = (None, None)
+    last_outcome: Outcome | None = None
+    earlier: tuple[str, ...] = ()
     if ready.fence:
-        last_outcome, last_output = _last_run(engine, ready.task_id, owner)
+        last_outcome = _last_outcome(engine, ready.task_id)
+        earlier = _earlier_outputs(engine, ready.task_id, owner)
     uid, lock = secret(), secret()
     values = {
         "task_id": ready.task_id,
@@ -93,7 +95,7 @@ def claim(
         lease_expires_at=StoreTime(now + ready.lease_ttl_ms),
         output_path=f"{output_dir}/{uid}.log",
         last_outcome=last_outcome,
-        previous_output_path=last_output,
+        earlier_output_paths=earlier,
         notify=bool(ready.notify),
         limits=ready.limits,
         profile=ready.profile,
@@ -101,9 +103,12 @@ def claim(
     )
 
 
-def _last_run(engine: Engine, task_id: int, owner: str) -> tuple[Outcome | None, str | None]:
-    rows = engine.rows(statements.LAST_RUN, {"task_id": task_id})
-    if not rows:
-        return None, None
-    outcome, ran_on, output_path = rows[0]
-    return outcome and Outcome(outcome), output_path if ran_on == owner else None
+def _last_outcome(engine: Engine, task_id: int) -> Outcome | None:
+    rows = engine.rows(statements.LAST_OUTCOME, {"task_id": task_id})
+    return Outcome(rows[0][0]) if rows and rows[0][0] else None
+
+
+def _earlier_outputs(engine: Engine, task_id: int, owner: str) -> tuple[str, ...]:
+    """Return the outputs of a task's runs here whose locks say whether one of them lives."""
+    values = {"task_id": task_id, "owner": owner}
+    return tuple(path for (path,) in engine.rows(statements.EARLIER_OUTPUTS, values))

@@ -86,9 +86,16 @@ ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT)
 READY_TASK = f"""{_READY}FROM tasks WHERE state = 'ready' AND id = :task_id
 """
 
-LAST_RUN = """
-SELECT outcome, CASE WHEN left_alone IS NULL THEN node END, output_path
-FROM runs WHERE task_id = :task_id ORDER BY fence DESC LIMIT 1
+LAST_OUTCOME = """
+SELECT outcome FROM runs WHERE task_id = :task_id ORDER BY fence DESC LIMIT 1
+"""
+
+# Without those that surely never had a process, and those whose leftovers may go on.
+EARLIER_OUTPUTS = """
+SELECT output_path FROM runs
+WHERE task_id = :task_id AND node = :owner AND left_alone IS NULL
+    AND (pid IS NOT NULL OR (outcome <> 'released' AND outcome <> 'spawn_failed'))
+ORDER BY fence DESC
 """
 
 CLAIM = """

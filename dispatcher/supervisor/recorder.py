@@ -90,7 +90,9 @@ class Recorder:
             self._catch_up(turn, run, report)
         for report in found.surplus:
             turn.after(partial(log.warning, "run.unknown", run=report.uid, pid=report.pid))
-            turn.after(partial(self._processes.send, wire.End(uid=report.uid, reason="unknown")))
+            grace = self._memory.settings.start.kill_grace
+            order = wire.End(uid=report.uid, reason="unknown", longest_grace=grace)
+            turn.after(partial(self._processes.send, order))
         for report in found.settled:
             turn.after(partial(self._processes.send, wire.Forget(uid=report.uid)))
 
@@ -119,7 +121,7 @@ class Recorder:
             turn.claimless = True
             turn.after(partial(self._lost, "it is being stopped"))
         if event.state is wire.RunState.UNKILLABLE:
-            turn.after(partial(self._unkillable, event.uid))
+            turn.after(partial(self._unkillable, event.uid, event.reason))
 
     def _exited(self, turn: Turn, event: wire.Exited) -> None:
         """Settle a run whose process tree is gone, once; then the executor may forget it."""
@@ -235,7 +237,8 @@ class Recorder:
             if run.declared is not None:
                 live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
             self._timeouts.resume(live, run, _began(report, at), now=now, at=at)
-            live.unkillable = report.state is wire.RunState.UNKILLABLE
+            if report.state is wire.RunState.UNKILLABLE:
+                live.unkillable = report.reason
             log.info("run.reconciled", state=report.state, **live.ids())
 
     def _lost(self, reason: str) -> None:
@@ -294,12 +297,12 @@ class Recorder:
             log.info("node.resumed", reason=self._memory.pause.reason)
             self._memory.pause.end()
 
-    def _unkillable(self, uid: RunUid) -> None:
+    def _unkillable(self, uid: RunUid, reason: str) -> None:
         self._memory.surplus.discard(uid)
         live = self._memory.live.get(uid)
         if live is not None:
-            live.unkillable = True
-        self._log("worker.unkillable", uid, level="error")
+            live.unkillable = reason
+        self._log("worker.unkillable", uid, level="error", reason=reason)
 
     def _log(self, event: str, uid: RunUid, *, level: str = "info", **facts: object) -> None:
         live = self._memory.live.get(uid)

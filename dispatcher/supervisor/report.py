@@ -19,7 +19,12 @@ def of_memory(memory: Memory, at: Instant) -> Mapping[str, object]:
         "release": wire.RELEASE,
         "slots": memory.settings.slots,
         "busy": len(memory.live),
-        "unkillable": sum(live.unkillable for live in memory.live.values()),
+        "unkillable": sum(live.unkillable is not None for live in memory.live.values()),
+        "unkillable_because": {
+            str(live.task_id): live.unkillable
+            for live in memory.live.values()
+            if live.unkillable is not None
+        },
         "unknown_runs": len(memory.surplus),
         "paused": pause.reason,
         "paused_for_s": round(max(0.0, pause.until - at), 3),

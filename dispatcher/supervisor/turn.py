@@ -119,7 +119,8 @@ class Live:
     """When its worker last spoke and the store did not take it."""
     told_to_end_at: Instant | None = None
     hurried: bool = False
-    unkillable: bool = False
+    unkillable: str | None = None
+    """Why it is not gone although SIGKILL was sent; None: nothing says so."""
 
     @classmethod
     def of(cls, run: Claim | OpenRun) -> Live:

@@ -35,7 +35,7 @@ def test_a_claim_carries_all_it_takes_to_start_the_task(store: OneByOne) -> None
         lease_expires_at=later(5 + TTL),
         output_path=f"/out/{claim.run_uid}.log",
         last_outcome=None,
-        previous_output_path=None,
+        earlier_output_paths=(),
     )
     assert expected == claim
 
@@ -116,20 +116,27 @@ def test_a_second_claim_has_a_new_lock_the_next_fence_and_knows_the_last_run(
     assert first.lock != second.lock
     assert first.run_uid != second.run_uid
     assert Outcome.LOST is second.last_outcome
-    assert (first.output_path if node == NODE else None) == second.previous_output_path
+    assert ((first.output_path,) if node == NODE else ()) == second.earlier_output_paths
 
 
-def test_the_last_run_is_the_latest_of_several(store: OneByOne) -> None:
+def test_a_claim_names_every_earlier_run_that_may_have_had_a_process(store: OneByOne) -> None:
+    """A refused start has no process and no output: it hides nothing of the runs before it."""
     first = store.claimed()
-    store.end(first, outcome=Outcome.LOST, state=TaskState.READY)
+    store.end(first, outcome=Outcome.FAILED, state=TaskState.READY, pid=11)
     (second,) = store.take("own")
-    store.end(second, outcome=Outcome.RELEASED, state=TaskState.READY)
+    store.end(second, outcome=Outcome.ORPHANED, state=TaskState.READY)
+    (refused,) = store.take("own")
+    store.end(refused, outcome=Outcome.RELEASED, state=TaskState.READY)
+    (unstartable,) = store.take("own")
+    store.end(unstartable, outcome=Outcome.SPAWN_FAILED, state=TaskState.READY)
+    (drained,) = store.take("own")
+    store.end(drained, outcome=Outcome.RELEASED, state=TaskState.READY, pid=12)
 
-    (third,) = store.take("own")
+    (last,) = store.take("own")
 
-    assert (Outcome.RELEASED, second.output_path) == (
-        third.last_outcome,
-        third.previous_output_path,
+    assert (Outcome.RELEASED, (drained.output_path, second.output_path, first.output_path)) == (
+        last.last_outcome,
+        last.earlier_output_paths,
     )
 
 

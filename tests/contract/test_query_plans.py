@@ -32,7 +32,8 @@ PLANS = [
     (statements.LEASES, {}, ["tasks_running"]),
     (statements.READY_SINCE, {}, ["tasks_ready"]),
     (statements.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
-    (statements.LAST_RUN, {"task_id": 1}, ["(task_id=?)"]),
+    (statements.LAST_OUTCOME, {"task_id": 1}, ["(task_id=?)"]),
+    (statements.EARLIER_OUTPUTS, {"task_id": 1, "owner": "n"}, ["(task_id=?)"]),
     (statements.RUNS, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
     (statements.PRUNABLE, {"before": 1, **of_finished(FINISHED)}, ["tasks_finished"]),
     (

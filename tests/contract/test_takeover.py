@@ -225,7 +225,7 @@ def test_a_settled_local_claim_is_a_run_like_any(store: OneByOne, claim: Claim) 
     assert [] == abandoned(store, 10**9)
     assert store.next_takeover(NODE) is None
     (again,) = store.take("own")
-    assert (2, Outcome.LOST, None) == (again.fence, again.last_outcome, again.previous_output_path)
+    assert (2, Outcome.LOST, ()) == (again.fence, again.last_outcome, again.earlier_output_paths)
 
 
 def test_open_declared_runs_are_found_by_their_node(store: OneByOne, claim: Claim) -> None:

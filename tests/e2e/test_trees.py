@@ -41,6 +41,7 @@ EVASIONS = {
     "escapes": (("--escape",), 2),
     "escapes without an environment": (("--escape", "--clear-env"), 2),
     "escapes without an output": (("--escape", "--close-output"), 2),
+    "escapes without either": (("--escape", "--clear-env", "--close-output"), 2),
     "escapes without either, below a parent": (
         ("--escape", "--clear-env", "--close-output", "--keep-lineage"),
         3,

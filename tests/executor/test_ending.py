@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 from itertools import chain, combinations
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher import times, wire
+from dispatcher.marks import mark_of
 from tests.eventually import eventually
 from tests.executor.conftest import Home
 from tests.executor.daemon import Daemon
@@ -26,7 +28,7 @@ from tests.executor.workers import (
     pid_in,
 )
 
-WAYS = ("session", "environment", "output")
+WAYS = ("mark", "session", "environment", "output")
 ALL_WAYS = list(chain.from_iterable(combinations(WAYS, n) for n in range(len(WAYS) + 1)))
 
 
@@ -334,3 +336,33 @@ def test_a_subreaper_below_us_hides_nothing(home: Home, daemon: Daemon, tmp_path
     daemon.expect(wire.Exited, uid)
 
     assert not lives(hidden)
+
+
+def test_where_a_hard_limit_forbids_marks_it_is_reported_and_the_rest_still_holds(
+    home: Home, tmp_path: Path
+) -> None:
+    executor = home.executor(
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_RTTIME, (10**6, 10**6))
+    )
+    daemon = home.daemon()
+    (reported,) = home.events("mark.unavailable")
+    uid = daemon.start(escapes(tmp_path / "pid", "session"), home.output())
+    grandchild = pid_in(tmp_path / "pid")
+
+    daemon.send(wire.End(uid=uid, reason="cancelled", at_once=True))
+    daemon.expect(wire.Exited, uid)
+
+    assert "RLIMIT_RTTIME" in reported["reason"]
+    assert not lives(grandchild)
+    assert executor.poll() is None
+
+
+def test_an_executor_keeps_its_own_limit_whatever_it_lends_its_leaders(
+    home: Home, daemon: Daemon
+) -> None:
+    before = resource.prlimit(home.processes[0].pid, resource.RLIMIT_RTTIME)
+    uid = daemon.start(["sleep", "1000"], home.output())
+    leader = daemon.expect(wire.Started, uid).pid
+
+    assert mark_of(uid) == resource.prlimit(leader, resource.RLIMIT_RTTIME)[0]
+    assert before == resource.prlimit(home.processes[0].pid, resource.RLIMIT_RTTIME)

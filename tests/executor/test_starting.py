@@ -297,11 +297,14 @@ def test_a_start_after_its_deadline_is_late(home: Home, daemon: Daemon) -> None:
     assert not home.output().exists()
 
 
-def test_nothing_starts_while_the_previous_run_still_writes(home: Home, daemon: Daemon) -> None:
-    """PROTOCOL 2.8: the lock on the output outlives everything but its last holder."""
+def test_nothing_starts_while_any_earlier_run_still_writes(home: Home, daemon: Daemon) -> None:
+    """PROTOCOL 2.8: the lock on an output outlives everything but its last holder."""
     first = daemon.start(["sleep", "1000"], home.output("first"))
     daemon.expect(wire.Started, first)
-    previous = {"previous_output_path": str(home.output("first"))}
+    previous = {
+        "previous_output_path": str(home.output("latest")),
+        "earlier_output_paths": (str(home.output("between")), str(home.output("first"))),
+    }
 
     failed = fails(daemon, ["true"], home.output("second"), **previous)
     daemon.send(wire.End(uid=first, reason="cancelled", at_once=True))

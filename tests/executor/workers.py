@@ -11,12 +11,14 @@ from tests.eventually import eventually
 #: Forks twice and leaves everything behind by which it could be found, as far as it is told to.
 #: Its middle process waits to be orphaned too, so that nothing is seen of it but its child.
 _ESCAPES = """
-import os, sys
+import os, resource, sys
 pid_file, ways = sys.argv[1], sys.argv[2].split(",")
 report, written = os.pipe()
 if os.fork() == 0:
     if "session" in ways:
         os.setsid()
+    if "mark" in ways:
+        resource.setrlimit(resource.RLIMIT_RTTIME, (resource.RLIM_INFINITY,) * 2)
     if os.fork() == 0:
         if "output" in ways:
             null = os.open(os.devnull, os.O_RDWR)
@@ -40,7 +42,7 @@ os.execve("/bin/sleep", ["sleep", "2000"], os.environ)
 
 
 def escapes(pid_file: Path, *ways: str) -> list[str]:
-    """Return a command whose grandchild hides: `session`, `environment`, `output`.
+    """Return a command whose grandchild hides: `mark`, `session`, `environment`, `output`.
 
     With `leader` the leader exits with 5 once the grandchild is there; else it stays.
     """

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from dispatcher.doctor.finding import Finding, Level
 from dispatcher.doctor.looks import findings
 from dispatcher.store import migrate
 from tests.command import Command
+from tests.eventually import eventually
 
 
 @pytest.fixture
@@ -292,3 +295,22 @@ def test_fewer_descriptors_than_slots_need() -> None:
 
     assert (Level.BAD, Level.OK) == (few.level, enough.level)
     assert "LimitNOFILE=" in str(few.remedy)
+
+
+def test_an_executor_that_cannot_mark_its_runs_is_worth_a_warning() -> None:
+    limited = subprocess.Popen(["prlimit", "--rttime=1000:1000", "sleep", "1000"])
+    try:
+        (fine,) = processes._marks(os.getpid())
+        (warned,) = eventually(lambda: at_level(processes._marks(limited.pid), Level.WARNING))
+    finally:
+        limited.kill()
+        limited.wait()
+
+    assert Level.OK == fine.level
+    assert "LimitRTTIME" in (warned.remedy or "")
+
+
+def at_level(found: Iterator[Finding], level: Level) -> list[Finding]:
+    findings = list(found)
+    assert [level] == [finding.level for finding in findings]
+    return findings

@@ -413,3 +413,119 @@ def test_what_was_left_alone_is_reaped_when_it_dies_though_nothing_runs(world: W
     world.run_for(2)
     assert server.pid in world.kernel.reaped
     assert math.inf == world.executor._runs.due, "and then nothing is looked at"
+
+
+def test_a_mark_is_read_before_everything_else_that_may_be_anothers(world: World) -> None:
+    """Neither environment, session, output nor parents are left of it."""
+    uid, other = "a" * 32, "b" * 32
+    bystander = world.start(other)
+    leader = world.start(uid, leftover_grace=1.0)
+    between = world.kernel.born(leader.pid, leads=True)
+    hidden = world.kernel.born(between.pid, leads=True, environment=b"")
+    world.kernel.dies(between)
+    world.kernel.dies(leader)
+
+    world.run_for(5)
+
+    assert SIGTERM == hidden.heard[0][1]
+    assert (uid, (f"p{hidden.pid}",)) == (
+        world.last(wire.Exited).uid,
+        world.last(wire.Exited).exit.leftovers,
+    )
+    assert [] == world.said(wire.Stray) + bystander.heard
+
+
+def test_another_runs_daemon_with_a_remembered_pid_is_not_taken_for_a_leftover(
+    world: World,
+) -> None:
+    """What was left alone is known by its mark; its pids may be anybody's by now."""
+    first, second = "a" * 32, "b" * 32
+    leader = world.start(first, report_leftovers=True)
+    left = world.kernel.born(leader.pid)
+    world.kernel.dies(leader)
+    world.run_for(5)
+    other = world.start(second, leftover_grace=1.0)
+    daemon = world.kernel.born(other.pid, environment=b"")
+    daemon.session = daemon.group = leader.pid  # the first leader's number came round
+    world.kernel.dies(other)
+    world.run_for(5)
+
+    assert SIGTERM == daemon.heard[0][1]
+    assert [second] == [m.uid for m in world.said(wire.Exited) if m.exit.leftovers]
+    assert [] == left.heard
+
+
+def test_a_leader_that_proc_does_not_show_is_signalled_and_never_taken_for_gone(
+    world: World,
+) -> None:
+    """R-15, hidepid: it is our unreaped child, whatever /proc says."""
+    world.spawner.facts = {"hidden": True, "ignores": frozenset({SIGTERM})}
+    leader = world.start("a" * 32, kill_grace=1.0)
+
+    world.end("a" * 32)
+    world.run_for(0.5)
+    assert [SIGTERM, SIGCONT] == [signum for _, signum in leader.heard]
+    assert [] == world.said(wire.Exited)
+    world.run_for(2)
+
+    assert SIGKILL == world.last(wire.Exited).exit.signal
+
+
+def test_a_child_that_proc_does_not_show_is_signalled_with_its_run(world: World) -> None:
+    leader = world.start("a" * 32)
+    hidden = world.kernel.born(leader.pid, leads=True, hidden=True, ignores=frozenset({SIGTERM}))
+
+    world.end("a" * 32, at_once=True)
+    world.run_for(1)
+
+    assert SIGKILL == hidden.heard[-1][1]
+    assert 1 == len(world.said(wire.Exited))
+
+
+def test_what_cannot_be_read_of_one_process_keeps_no_other_run(world: World) -> None:
+    """A storm of forks in one run: its neighbours are settled as if it were not there."""
+    storm, quiet = world.start("a" * 32), world.start("b" * 32)
+    forked = iter(range(10**6))
+    orphans = world.kernel.orphans
+
+    def storms() -> list[int]:
+        for _ in range(3):
+            between = world.kernel.born(storm.pid)
+            world.kernel.born(between.pid, leads=True, environment=None)
+            world.kernel.dies(between)
+            youngest = max(world.kernel.processes)
+            if next(forked) % 3:
+                world.kernel.dies(world.kernel.processes[youngest])
+        return orphans()
+
+    world.kernel.orphans = storms  # type: ignore[method-assign]
+    world.kernel.dies(quiet)
+    world.run_for(0)
+
+    assert ["b" * 32] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_without_marks_the_rest_still_gives_a_process_away(world: World) -> None:
+    world.spawner.marks = False
+    world.start("b" * 32)
+    leader = world.start("a" * 32, leftover_grace=1.0)
+    marked = b"DISPATCHER_RUN=" + b"a" * 32
+    escaped = world.kernel.born(leader.pid, leads=True, environment=marked)
+    world.kernel.dies(leader)
+
+    world.run_for(5)
+
+    assert SIGTERM == escaped.heard[0][1]
+    assert [] == world.said(wire.Stray)
+
+
+def test_what_is_not_proved_gone_after_sigkill_is_reported_with_its_reason(world: World) -> None:
+    world.spawner.facts = {"cannot_die": True}
+    leader = world.start("a" * 32, kill_grace=0.0)
+    world.end("a" * 32)
+    world.run_for(10)
+
+    reasons = [m.reason for m in world.said(wire.Changed)]
+    assert [f"it survived SIGKILL: p{leader.pid} ({leader.pid})"] == reasons
+    world.connect(connected=True)
+    assert reasons == [m.reason for m in world.said(wire.Run)]

@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 from dispatcher import wire
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
-from dispatcher.executor.kernel import File, Process, Status, Usage
+from dispatcher.executor.kernel import Status, Usage
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.procfs import UNKNOWN_START, File, Process
 from dispatcher.executor.spawn import CannotStart
+from dispatcher.marks import mark_of
 from dispatcher.times import Instant
 from tests.heard import Heard
 
@@ -36,6 +38,9 @@ class FakeProcess:
     session: int
     born: int
     environment: bytes | None = b""
+    mark: int | None = 0
+    hidden: bool = False
+    """/proc shows it to nobody, as under hidepid."""
     ignores: frozenset[int] = frozenset()
     cannot_die: bool = False
     status: Status | None = None
@@ -81,6 +86,7 @@ class FakeKernel:
         pid = self._last_pid
         above = self.processes.get(parent)
         group, session = (above.group, above.session) if above else (SELF, SELF)
+        facts.setdefault("mark", above.mark if above else 0)
         if leads:
             group = session = pid
         process = FakeProcess(pid, parent, group, session, self.ticks(), **facts)
@@ -161,16 +167,27 @@ class FakeKernel:
     def everyone(self) -> list[int]:
         return list(self.processes)
 
+    def mark(self, pid: int) -> int | None:
+        found = self.processes.get(pid)
+        return None if found is not None and found.hidden else found.mark if found else 0
+
+    def may_signal(self, pid: int) -> bool:
+        return pid in self.processes
+
     def look(self, pid: int) -> Process | None:
         self._raise()
         p = self.processes.get(pid)
         if p is None:
             return None
+        if p.hidden:
+            return Process(pid, f"pid {pid}", 0, p.group, p.session, UNKNOWN_START, True)
         return Process(pid, f"p{pid}", p.parent, p.group, p.session, p.born, p.status is None)
 
     def signal(self, process: Process, signum: int) -> bool:
         found = self.processes.get(process.pid)
-        if found is None or found.born != process.start_ticks:
+        if found is None or (
+            found.parent != process.parent if process.opaque else found.born != process.start_ticks
+        ):
             return False
         self._deliver(found, signum)
         return True
@@ -200,6 +217,7 @@ class FakeSpawner:
     def __init__(self, kernel: FakeKernel) -> None:
         self._kernel = kernel
         self.refusal: CannotStart | None = None
+        self.marks = True
         self.facts: dict[str, Any] = {}
 
     def close(self) -> None: ...
@@ -208,7 +226,8 @@ class FakeSpawner:
         if self.refusal is not None:
             raise self.refusal
         marker = f"{wire.MARKER}={start.uid}\0".encode()
-        return self._kernel.born(SELF, leads=True, environment=marker, **self.facts).pid
+        facts = {"mark": mark_of(start.uid) if self.marks else 0, **self.facts}
+        return self._kernel.born(SELF, leads=True, environment=marker, **facts).pid
 
 
 class FakeOutputs(Outputs):

@@ -1,0 +1,172 @@
+"""Whose a process is: by its mark, then by what else gives it away.
+
+The mark needs nothing of what a program can drop by accident (environment, session, output,
+parents), so it is asked first. The rest serves programs that set that limit themselves, and
+hosts where it cannot be set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
+from typing import Protocol
+
+from dispatcher import wire
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.procfs import File, Process
+from dispatcher.executor.run import Phase, Run
+from dispatcher.marks import mark_of
+
+#: Runs whose leftovers were left alone and are known as such: those that ended last.
+MOST_LEFT = 10_000
+
+#: One: it is of this run. Several: it is a stray. None: it is of no run.
+Runs = tuple[wire.RunUid, ...]
+
+_MARKERS = (wire.MARKER.encode() + b"=", wire.OUTER_MARKER.encode() + b"=")
+
+
+class Remembered(Protocol):
+    """Processes that were attributed before."""
+
+    def owner(self, process: Process) -> wire.RunUid | None:
+        """Return the run that a process was seen below."""
+
+
+class LeftAlone:
+    """Runs that are gone, and whose leftovers go on as their profile says: nobody's processes."""
+
+    def __init__(self) -> None:
+        self._leaders: dict[wire.RunUid, int] = {}
+        self._by_mark: dict[int, wire.RunUid] = {}
+        self._by_leader: dict[int, wire.RunUid] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._leaders)
+
+    def add(self, run: Run) -> None:
+        """Take what is left of a run, and what it will start, for nobody's from now on."""
+        if run.pid is None:
+            return
+        if len(self._leaders) >= MOST_LEFT:
+            self._drop(next(iter(self._leaders)))
+        self._leaders[run.uid] = run.pid
+        self._by_leader[run.pid] = self._by_mark[mark_of(run.uid)] = run.uid
+
+    def _drop(self, uid: wire.RunUid) -> None:
+        leader = self._leaders.pop(uid)
+        if self._by_leader.get(leader) == uid:
+            del self._by_leader[leader]
+        self._by_mark.pop(mark_of(uid), None)
+
+    def has_mark(self, mark: int) -> bool:
+        """Whether a mark is that of a run that was left alone."""
+        return mark != 0 and mark in self._by_mark
+
+    def has_member(self, process: Process) -> bool:
+        """Whether a process is in the session or group of one; another's may be by now."""
+        return process.session in self._by_leader or process.group in self._by_leader
+
+    def has_any(self, uids: Collection[wire.RunUid]) -> bool:
+        """Whether any of these runs was left alone."""
+        return not self._leaders.keys().isdisjoint(uids)
+
+
+class Suspects:
+    """The runs that a new orphan may be of, by what would give it away."""
+
+    def __init__(self, runs: Iterable[Run], outputs: Outputs) -> None:
+        self._outputs = outputs
+        self._runs = [
+            run for run in runs if run.pid and not run.inherited and run.phase < Phase.GONE
+        ]
+        self.by_leader = {run.pid: run.uid for run in self._runs}
+        self.by_mark = by_mark(run.uid for run in self._runs)
+        self.uids = {run.uid for run in self._runs}
+
+    @cached_property
+    def by_output(self) -> dict[File, wire.RunUid]:
+        """The runs by their output files: asked for seldom, and each must be looked up."""
+        identities = [(self._outputs.identity(run.output_path), run.uid) for run in self._runs]
+        return {file: uid for file, uid in identities if file is not None}
+
+    def alive_at(self, process: Process) -> tuple[wire.RunUid, ...]:
+        """Return the runs that may have started a process, the latest last."""
+        return tuple(
+            run.uid
+            for run in self._runs
+            if process.opaque or (run.start_ticks or 0) <= process.start_ticks
+        )
+
+
+def by_mark(uids: Iterable[wire.RunUid]) -> Mapping[int, wire.RunUid]:
+    """Return runs by their marks, those without left out."""
+    return {mark: uid for uid in uids if (mark := mark_of(uid))}
+
+
+def markers(environment: bytes) -> set[wire.RunUid]:
+    """Return the uids of the runs, inner and outer, that an environment names."""
+    uids: set[wire.RunUid] = set()
+    for variable in environment.split(b"\0"):
+        if variable.startswith(_MARKERS):
+            names = variable.partition(b"=")[2].decode(errors="replace")
+            uids.update(map(wire.RunUid, names.split(":")))
+    return uids
+
+
+class NotReadYet(Exception):
+    """A process is in the middle of an exec: read it again later."""
+
+
+class Attribution:
+    """Finds out whose a new orphan is."""
+
+    def __init__(self, kernel: Kernel, outputs: Outputs, remembered: Remembered) -> None:
+        self._kernel = kernel
+        self._outputs = outputs
+        self._remembered = remembered
+        self.left_alone = LeftAlone()
+
+    def candidates(
+        self, process: Process, mark: int | None, suspects: Suspects, *, patient: bool
+    ) -> Runs:
+        """Return the runs that a process may be of: one, several (a stray), or none.
+
+        Raises `NotReadYet` while its environment is no answer, and `patient` says to wait.
+        """
+        found = self._by_mark(mark or 0, suspects)
+        if found is None:
+            found = self._by_kin(process, suspects)
+        if found is None:
+            found = self._by_traces(process, suspects, patient=patient)
+        return suspects.alive_at(process) if found is None else found
+
+    def _by_mark(self, mark: int, suspects: Suspects) -> Runs | None:
+        uid = suspects.by_mark.get(mark)
+        if uid is None:
+            return () if self.left_alone.has_mark(mark) else None
+        return (uid,)
+
+    def _by_kin(self, process: Process, suspects: Suspects) -> Runs | None:
+        uid = (
+            self._remembered.owner(process)
+            # The leader is not reaped before its run is gone: no other session has its number.
+            or suspects.by_leader.get(process.session)
+            or suspects.by_leader.get(process.group)
+        )
+        if uid is None:
+            return () if self.left_alone.has_member(process) else None
+        return (uid,)
+
+    def _by_traces(self, process: Process, suspects: Suspects, *, patient: bool) -> Runs | None:
+        environment = self._kernel.environment(process)
+        if environment is None and patient:
+            raise NotReadYet
+        named = markers(environment or b"")
+        uid = next(iter(suspects.uids & named), None)
+        if uid is None and self.left_alone.has_any(named):
+            return ()
+        if uid is None and (file := self._kernel.written(process.pid, suspects.by_output)):
+            uid = suspects.by_output[file]
+        return None if uid is None else (uid,)
