@@ -69,13 +69,15 @@ class Ladder:
         self._tree.new_tick()
         self._survived = None
 
-    def survey(self, at: Instant) -> None:
-        """Look at what our children left us."""
+    def survey(self, at: Instant) -> int:
+        """Look at what our children left us; return how many dead orphans were reaped."""
         try:
-            self._tree.survey(at)
-            self._shortage = None
+            reaped = self._tree.survey(at)
         except OSError as error:
             self._note_shortage(error)
+            return 0
+        self._shortage = None
+        return reaped
 
     def advance(self, run: Run, at: Instant) -> bool:
         """Take a run as far as it can go now; True when it is gone."""

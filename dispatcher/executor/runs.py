@@ -22,6 +22,11 @@ from dispatcher.times import Instant
 #: attributed while their parents are still there. One wake-up a second.
 SURVEY_INTERVAL = 1.0
 
+#: The same while orphans die in numbers, and how many that is: a storm of forks must not leave
+#: the host without pids.
+STORM_INTERVAL = 0.05
+STORM = 50
+
 #: Seconds for which a start is not told, so that a run that ends at once is told in one go: the
 #: daemon then writes it down once. Nobody waits for a start.
 START_UNTOLD = 0.02
@@ -260,9 +265,9 @@ class Runs:
         if at >= self._budgets.due:
             self._budgets.keep(at)
         if at >= self._survey_at:
-            self._ladder.survey(at)
+            interval = STORM_INTERVAL if self._ladder.survey(at) > STORM else SURVEY_INTERVAL
             watched = self._live or self._ladder.has_left
-            self._survey_at = Instant(at + SURVEY_INTERVAL) if watched else NEVER
+            self._survey_at = Instant(at + interval) if watched else NEVER
             for run in self._without_handle:
                 self._note_exit(run, at)
             self._without_handle = [run for run in self._without_handle if run.leader_lives]

@@ -81,10 +81,16 @@ class Scan:
     """Pids of living orphans, by run."""
     unclear: dict[wire.RunUid, str] = field(default_factory=dict)
     """Why this scan proves nothing about a run."""
+    reaped: int = 0
 
     def doubt(self, candidates: Iterable[wire.RunUid], why: str) -> None:
         """Note that a run may have a process which this scan does not show."""
         self.unclear |= dict.fromkeys(candidates, why)
+
+    def note_reaped(self, candidates: Iterable[wire.RunUid]) -> None:
+        """Note that a run's process died: what it left us may be missing in this scan."""
+        self.reaped += 1
+        self.doubt(candidates, _JUST_DIED)
 
 
 class Tree:
@@ -132,9 +138,12 @@ class Tree:
             return Unknown(f"its first process ({run.pid}) exists and is not shown")
         return ABSENT
 
-    def survey(self, at: Instant) -> None:
-        """Reap dead orphans and attribute new ones while what tells their owner is still there."""
-        self._scan(0, at)
+    def survey(self, at: Instant) -> int:
+        """Reap dead orphans, and attribute new ones while what gives them away is still there.
+
+        Return how many were dead.
+        """
+        return self._scan(0, at).reaped
 
     def leave_alone(self, run: Run) -> None:
         """Take what is left of a run, and what it will start, for nobody's from now on."""
@@ -178,7 +187,7 @@ class Tree:
                 if orphan is None:
                     continue
             if self._kernel.reap_if_dead(pid):
-                scan.doubt(orphan.candidates, _JUST_DIED)
+                scan.note_reaped(orphan.candidates)
                 continue
             self._orphans[pid] = orphan
             if orphan.owner is not None:
@@ -194,7 +203,7 @@ class Tree:
         mark = self._kernel.mark(pid)
         marked = suspects.by_mark.get(mark or 0)
         if marked is not None and self._kernel.reap_if_dead(pid):  # most of a storm of forks
-            scan.doubt((marked,), _JUST_DIED)
+            scan.note_reaped((marked,))
             return None
         process = self._kernel.look(pid)
         # Every leader made a session of its own: what is in ours was not born of a run.

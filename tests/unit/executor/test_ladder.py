@@ -529,3 +529,25 @@ def test_what_is_not_proved_gone_after_sigkill_is_reported_with_its_reason(world
     assert [f"it survived SIGKILL: p{leader.pid} ({leader.pid})"] == reasons
     world.connect(connected=True)
     assert reasons == [m.reason for m in world.said(wire.Run)]
+
+
+def test_dead_orphans_are_reaped_the_sooner_the_more_there_are(world: World) -> None:
+    """A storm of forks must not leave the host without pids."""
+    storm = world.start("a" * 32)
+
+    def leaves(dead: int) -> None:
+        for _ in range(dead):
+            between = world.kernel.born(storm.pid)
+            orphan = world.kernel.born(between.pid, leads=True)
+            world.kernel.dies(between)
+            world.kernel.dies(orphan)
+
+    leaves(60)
+    world.run_for(1.0)
+    leaves(60)
+    world.run_for(0.1)
+    assert 120 == len(world.kernel.reaped)
+    leaves(3)
+    world.run_for(0.1)
+
+    assert 120 == len(world.kernel.reaped), "few can wait for a second"
