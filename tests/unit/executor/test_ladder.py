@@ -551,3 +551,22 @@ def test_dead_orphans_are_reaped_the_sooner_the_more_there_are(world: World) -> 
     world.run_for(0.1)
 
     assert 120 == len(world.kernel.reaped), "few can wait for a second"
+
+
+def test_what_was_left_alone_is_known_by_its_mark_when_nothing_else_is_left(world: World) -> None:
+    leader = world.start("a" * 32, report_leftovers=True)
+    server = world.kernel.born(leader.pid)
+    world.kernel.dies(leader)
+    world.run_for(5)
+    other = world.start("b" * 32, leftover_grace=0.0)
+    helper = world.kernel.born(server.pid, leads=True, environment=b"")
+    world.kernel.dies(server)
+    world.run_for(2)
+    world.kernel.dies(other)
+    world.run_for(5)
+
+    assert ("b" * 32, ()) == (
+        world.last(wire.Exited).uid,
+        world.last(wire.Exited).exit.leftovers,
+    )
+    assert [] == helper.heard + world.said(wire.Stray)

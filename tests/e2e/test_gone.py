@@ -1,0 +1,195 @@
+"""A run is gone when that is proved: no start beside what may live, whatever gives it away."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.helpers import expect_dead, expect_file, expect_settled, is_alive, python, shell
+from tests.e2e.world import World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+#: Leaves everything by which a process can be found but its mark, and writes who it is.
+ESCAPES = """
+    (env -i setsid sh -c 'exec <&- >/dev/null 2>&1; echo $$ > escaped.new
+        mv escaped.new escaped; exec sleep 1000' &)
+    while [ ! -e escaped ]; do sleep 0.01; done
+"""
+
+
+def escaped(world: World) -> psutil.Process:
+    return psutil.Process(int(expect_file(world, "escaped")[0]))
+
+
+def test_a_refused_start_hides_no_earlier_run_that_may_still_write(world: World) -> None:
+    """Fences 3 to 5 started while the output of fence 1 was locked: only the last run was asked."""
+    world.configure(retry={"backoff_min": "3s", "backoff_max": "3s"})
+    with world.daemon() as daemon:
+        task_id = world.submit(*shell("echo x; exit 1"), max_attempts=5)
+        expect_settled(daemon, [task_id], outcome="failed")
+        (first,) = world.show(task_id)["runs"]
+        output = world.state_dir / "output" / f"{first['uid']}.log"
+        holder = subprocess.Popen(["flock", "--no-fork", str(output), "sleep", "1000"])
+        try:
+            for fence in (2, 3):
+                settled = daemon.expect("run.settled", task_id=task_id, fence=fence, within=20)
+                assert "released" == settled["outcome"]
+                assert str(output) in settled["reason"]
+        finally:
+            holder.kill()
+            holder.wait()
+        eventually(lambda: assert_started_again(world, task_id), within=20)
+
+    runs = world.show(task_id)["runs"]
+    assert [1, 1] == [run["attempt"] for run in runs if run["outcome"] != "released"][:1] * 2
+    assert {"released"} == {run["outcome"] for run in runs if run["started_at"] is None}
+
+
+def assert_started_again(world: World, task_id: int) -> None:
+    runs = world.show(task_id)["runs"]
+    assert 2 <= len([run for run in runs if run["started_at"] is not None])
+
+
+def test_an_escapee_with_nothing_but_its_mark_ends_with_its_run_and_is_no_stray(
+    world: World,
+) -> None:
+    """R-13: another run lives, so that nothing but the mark says whose it is."""
+    with world.daemon() as daemon:
+        other = world.submit("sleep", "1000")
+        daemon.expect("run.started", task_id=other)
+        task_id = world.submit(*shell(ESCAPES + "exit 1"), max_attempts=1)
+        process = escaped(world)
+        expect_settled(daemon, [task_id], outcome="failed")
+
+        assert not is_alive(process)
+        assert [] == daemon.events("worker.stray")
+        ended = daemon.expect("worker.leftover_ended", task_id=task_id)
+        assert ["sleep"] == ended["names"]
+        world.cli("cancel", other)
+        expect_settled(daemon, [other])
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [
+        pytest.param(ESCAPES, id="nothing but its mark is left"),
+        pytest.param(
+            """
+            (env -i setsid sh -c 'flock -u 1; echo $$ > escaped.new
+                mv escaped.new escaped; exec sleep 1000' &)
+            while [ ! -e escaped ]; do sleep 0.01; done
+            """,
+            id="it unlocked its output",
+        ),
+    ],
+)
+def test_a_survivor_of_daemon_and_executor_is_swept_by_its_mark_before_the_next_run(
+    world: World, drops: str
+) -> None:
+    """R-13, R-48: an idle journal is old, the leader is gone, and a session says nothing."""
+    script = shell(f"[ $DISPATCHER_FENCE = 2 ] && {{ {ALIVE}; exit; }}; {drops} sleep 1000")
+    with world.daemon() as daemon:
+        task_id = world.submit(*script)
+        process = escaped(world)
+        executor = daemon.executor()
+        daemon.kill()
+        executor.kill()
+    assert is_alive(process)
+    with world.daemon() as daemon:
+        expect_settled(daemon, [task_id], outcome="succeeded", within=20)
+
+    runs = world.show(task_id)["runs"]
+    assert ["orphaned", "succeeded"] == [run["outcome"] for run in runs]
+    assert "gone\n" == runs[1]["output_tail"]
+    expect_dead(process)
+
+
+#: Says whether the one that escaped from fence 1 still lives.
+ALIVE = "grep -sq '^State:.[^Z]' /proc/$(cat escaped)/status && echo alive || echo gone"
+
+
+def test_what_set_the_limit_itself_is_found_by_the_rest(world: World) -> None:
+    program = python("""
+        import os, resource, time
+        resource.setrlimit(resource.RLIMIT_RTTIME, (1_000_000, 1_000_000))
+        if os.fork() == 0:
+            os.setsid()
+            open("escaped.new", "w").write(str(os.getpid()))
+            os.rename("escaped.new", "escaped")
+            time.sleep(1000)
+        while not os.path.exists("escaped"):
+            time.sleep(0.01)
+    """)
+    with world.daemon() as daemon:
+        task_id = world.submit(*program, max_attempts=1)
+        process = escaped(world)
+        expect_settled(daemon, [task_id], outcome="succeeded")
+
+        assert not is_alive(process)
+
+
+def test_a_run_that_is_not_proved_gone_says_why_and_keeps_its_slot(world: World) -> None:
+    """The lock on its output is held by somebody whom no listing shows as a writer (R-14)."""
+    with world.daemon() as daemon:
+        task_id = world.submit("sleep", "1000")
+        daemon.expect("run.started", task_id=task_id)
+        (run,) = world.show(task_id)["runs"]
+        output = world.state_dir / "output" / f"{run['uid']}.log"
+        held = world.directory / "held"
+        reader = subprocess.Popen([sys.executable, "-c", HOLDS_LOCK, str(output), str(held)])
+        executor = daemon.executor()
+        daemon.kill()
+        executor.kill()
+        psutil.Process(run["pid"]).kill()
+        expect_file(world, "held")
+    try:
+        with world.daemon() as daemon:
+            reason = daemon.expect("run.reconciled", state="unkillable", within=20)
+            told = world.cli("why", task_id).stdout
+            degraded = world.cli("status", "--json").json["degraded"]
+            reader.kill()
+            expect_settled(daemon, [task_id], within=30)
+            world.cli("cancel", task_id)
+            expect_settled(daemon, [task_id], outcome="cancelled")
+    finally:
+        reader.kill()
+        reader.wait()
+
+    assert task_id == reason["task_id"]
+    assert "its output file is locked" in told
+    assert [True] == ["its output file is locked" in text for text in degraded]
+
+
+#: Waits for a lock on a file that it only reads.
+HOLDS_LOCK = """
+import fcntl, signal, sys
+file = open(sys.argv[1])
+fcntl.flock(file, fcntl.LOCK_EX)
+open(sys.argv[2], "w").close()
+signal.pause()
+"""
+
+
+def test_a_leader_below_the_marks_of_another_dispatcher_keeps_its_own(world: World) -> None:
+    """A nested dispatcher marks its own runs; the outer one still finds them by lineage."""
+    inner = Path(world.directory / "inner.toml")
+    runtime_dir = world.runtime_dir / "inner"
+    inner.write_text(
+        f'[node]\nstate_dir = "{world.directory}/inner"\nruntime_dir = "{runtime_dir}"\n'
+    )
+    with world.daemon() as daemon:
+        world.cli("submit", "--config", inner, "--", *shell(ESCAPES + "sleep 1000"))
+        task_id = world.submit(sys.executable, "-m", "dispatcher", "run", "--config", str(inner))
+        process = escaped(world)
+
+        world.cli("cancel", task_id)
+        expect_settled(daemon, [task_id], outcome="cancelled", within=20)
+
+        expect_dead(process)
+        assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
