@@ -3,12 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo picture test format lint types layers pytest docs fuzz bench clean
+.PHONY: help demo picture test format lint types layers pytest test-system docs fuzz bench clean
 
 help:
 	@echo "make demo    set up and watch the main job on the embedded store"
 	@echo "make picture draw anew the picture of the demo that the README shows"
 	@echo "make test    set up and run every check: format, lint, types, layers, tests"
+	@echo "make test-system  what needs root: other users, mounts, namespaces; minutes"
 	@echo "make fuzz    hours of crashes and random histories (FUZZ_MINUTES=10)"
 	@echo "make bench   speed, as ratios against a C loop in the same run"
 	@echo "make docs    write anew the pages and files that are made from the code"
@@ -43,6 +44,12 @@ layers: $(STAMP)
 
 pytest: $(STAMP)
 	$(BIN)/pytest --numprocesses 2
+
+# What the tests in namespaces run beside what every Linux has. -rs: why a test was skipped.
+test-system: $(STAMP)
+	@command -v ssh-agent >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+		|| apt-get install --yes --quiet openssh-client
+	$(BIN)/pytest -rsP tests/system
 
 # Every call instead of a choice of them, many seeds, and random deaths for FUZZ_MINUTES.
 FUZZ_MINUTES ?= 10

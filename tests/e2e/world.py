@@ -125,6 +125,8 @@ class World:
             "DISPATCHER_CONFIG": str(self.config_file),
             "PYTHONPYCACHEPREFIX": str(bytecode),
         }
+        self.prefix: tuple[str, ...] = ()
+        """What every command begins with: who runs it, and where."""
         self._daemons = 0
         self._before = {child.pid for child in psutil.Process().children(recursive=True)}
         # Whoever loses its parent in here becomes our child: nobody gets away.
@@ -154,7 +156,8 @@ class World:
         within: float = 20.0,
     ) -> Result:
         """Run `dispatcher ARGUMENTS` to its end, and expect this exit code."""
-        command = [DISPATCHER, *(a if isinstance(a, str | bytes) else str(a) for a in arguments)]
+        words = (a if isinstance(a, str | bytes) else str(a) for a in arguments)
+        command = [*self.prefix, DISPATCHER, *words]
         done = subprocess.run(
             command,
             input=stdin.encode() if isinstance(stdin, str) else stdin,
@@ -213,8 +216,8 @@ class World:
         self._daemons += 1
         log = self.directory / f"daemon-{self._daemons}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                [DISPATCHER, "run", *arguments],
+            process = self.process_of(
+                [*self.prefix, DISPATCHER, "run", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -237,6 +240,10 @@ class World:
             self.expect_nobody()
 
     # Processes ----------------------------------------------------------------------------
+
+    def process_of(self, command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        """Start a command; what is returned is signalled, and waited for, as its process."""
+        return subprocess.Popen(command, **how)
 
     def processes(self) -> list[psutil.Process]:
         """Return every living process that came from this world; bury the dead ones."""

@@ -1,0 +1,15 @@
+"""One run that forks without end is nobody else's trouble."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.storms import neighbours_of_a_storm
+from tests.e2e.world import World
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def test_what_runs_beside_a_fork_storm_is_settled_and_never_called_unkillable(world: World) -> None:
+    with world.daemon() as daemon:
+        neighbours_of_a_storm(world, daemon, 6)

@@ -1,0 +1,75 @@
+"""What needs a namespace, a mount or another user: `make test-system`, as root.
+
+Elsewhere every test is skipped with what it lacks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.users import belongs_to_a_user
+from tests.e2e.world import World
+from tests.system.places import Elsewhere, Namespace
+
+#: Makes every kind of namespace that these tests use, and mounts in it.
+_TRIAL = ("unshare", "--pid", "--fork", "--mount-proc", "true")
+
+
+def lacking() -> str | None:
+    """Return what is missing on this host, if anything."""
+    if os.geteuid() != 0:
+        return "needs root: it makes namespaces, mounts in them and becomes another user"
+    for program in ("unshare", "nsenter", "setpriv"):
+        if shutil.which(program) is None:
+            return f"there is no {program} (Debian: apt install util-linux)"
+    trial = subprocess.run(_TRIAL, capture_output=True, text=True, check=False)
+    return f"no namespaces here: {trial.stderr.strip()}" if trial.returncode else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def privileged() -> None:
+    if (reason := lacking()) is not None:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bytecode")
+
+
+@pytest.fixture
+def world(tmp_path: Path, bytecode: Path) -> Iterator[World]:
+    world = World(tmp_path, bytecode)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+@pytest.fixture
+def users_world(world: World) -> World:
+    """The world of an ordinary user who has no other process."""
+    belongs_to_a_user(world)
+    return world
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    with Namespace() as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, bytecode: Path, namespace: Namespace) -> Iterator[Elsewhere]:
+    """A world in a pid namespace whose init reaps."""
+    world = Elsewhere(tmp_path, bytecode, namespace)
+    try:
+        yield world
+    finally:
+        world.close()

@@ -1,0 +1,111 @@
+"""What a user may not read of a process does not make it gone.
+
+An ordinary user's `ssh-agent` shows them little of itself; with `hidepid` nothing at all.
+"""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import pytest
+
+from tests.e2e.helpers import expect_file, expect_settled, is_alive, shell
+from tests.e2e.users import AGENT, LOOKS_FOR_A_TWIN, needs_guarded_agent
+from tests.e2e.world import World
+from tests.eventually import eventually
+from tests.system.places import sees_proc
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(autouse=True)
+def guarded_agent() -> None:
+    needs_guarded_agent()
+
+
+def agent_of(world: World) -> psutil.Process:
+    return psutil.Process(int(expect_file(world, "agent", lines=1)[0]))
+
+
+def agents(world: World) -> list[psutil.Process]:
+    return [process for process in world.processes() if process.name() == "ssh-agent"]
+
+
+def test_hidepid_2_a_leader_that_cannot_be_read_is_ended_before_its_run_is_settled(
+    users_world: World,
+) -> None:
+    world = users_world
+    sees_proc(world, "hidepid=2")
+    with world.daemon() as daemon:
+        task_id = world.submit("ssh-agent", "-D", "-a", "sock")
+        leader = psutil.Process(daemon.expect("run.started", task_id=task_id)["pid"])
+        eventually(lambda: expect_listening(world))
+
+        world.cli("cancel", task_id)
+        daemon.expect("run.settled", task_id=task_id, outcome="cancelled", within=20)
+
+        assert not is_alive(leader), "settled while its leader lived"
+        run = world.show(task_id)["runs"][0]
+        assert (run["exit_code"], run["signal"]) != (None, None), "nobody saw its end"
+
+        world.cli("retry", task_id)
+        daemon.expect("run.started", task_id=task_id, fence=2)
+        eventually(lambda: expect_listening(world))
+        assert 1 == len(agents(world)), "a twin"
+        world.cli("cancel", task_id)
+        daemon.expect("run.settled", task_id=task_id, fence=2, within=20)
+        assert [] == agents(world)
+
+
+def expect_listening(world: World) -> None:
+    assert os.path.exists(world.directory / "sock")
+    assert agents(world)
+
+
+def test_hidepid_1_a_process_that_cannot_be_read_holds_up_no_other_run(users_world: World) -> None:
+    world = users_world
+    world.configure(node={"slots": 8})
+    sees_proc(world, "hidepid=1")
+    with world.daemon() as daemon:
+        lasting = world.submit("sleep", "1000")
+        task_id = world.submit(*shell(f"{AGENT}; sleep 3"))
+        agent = agent_of(world)
+        quiet = [world.submit("true") for _ in range(3)]
+
+        expect_settled(daemon, quiet, outcome="succeeded", within=20)
+        daemon.expect("worker.leader_exited", task_id=task_id, within=20)
+        more = world.submit("true")
+        expect_settled(daemon, [more], outcome="succeeded", within=20)
+        eventually(lambda: expect_ended_or_a_reason(world, task_id, agent), within=20)
+        world.cli("cancel", lasting)
+        expect_settled(daemon, [lasting, task_id], within=20)
+
+        assert not is_alive(agent), "settled, and it lives"
+        assert [] == daemon.events("worker.unkillable")
+
+
+def expect_ended_or_a_reason(world: World, task_id: int, agent: psutil.Process) -> None:
+    """Wait until a run is settled and all of it gone, or `why` names who may still be of it."""
+    if world.show(task_id)["state"] == "succeeded":
+        assert not is_alive(agent)
+        return
+    told = " ".join(world.cli("why", task_id, "--json").json["because"])
+    assert str(agent.pid) in told, told
+
+
+def test_an_agent_is_ended_with_its_run_though_another_may_be_its_own(users_world: World) -> None:
+    world = users_world
+    with world.daemon() as daemon:
+        lasting = world.submit("sleep", "1000")
+        daemon.expect("run.started", task_id=lasting)
+        task_id = world.submit(
+            *shell(f"{LOOKS_FOR_A_TWIN}{AGENT}; sleep 1.5; exit 1"), max_attempts=2
+        )
+
+        expect_settled(daemon, [task_id], outcome="succeeded", within=20)
+        assert not (world.directory / "twin").exists(), "it lived beside the retry"
+        assert [] == agents(world)
+        assert [] == daemon.events("worker.stray")
+        world.cli("cancel", lasting)
+        expect_settled(daemon, [lasting], outcome="cancelled")
