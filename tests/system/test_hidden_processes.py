@@ -64,7 +64,7 @@ def expect_listening(world: World) -> None:
 
 
 def test_hidepid_1_a_process_that_cannot_be_read_holds_up_no_other_run(users_world: World) -> None:
-    """Nothing tells whose it is: it is a stray, named, and ended with the last of its candidates."""
+    """Nothing tells whose it is: a stray, named, and ended with the last of its candidates."""
     world = users_world
     world.configure(node={"slots": 8})
     sees_proc(world, "hidepid=1")
