@@ -115,7 +115,7 @@ class Kernel:
             return since
         with suppress(OSError):
             found = self.look(leader)
-            return found.start_ticks if found else since
+            return since if found is None or found.opaque else found.start_ticks
         return since
 
     def exit_of(self, leader: int) -> Status | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dispatcher import wire
@@ -52,6 +53,20 @@ class Survivors:
             else:
                 looks[run.uid] = ABSENT
         return looks | self._writers([run for run in runs if looks[run.uid] is ABSENT])
+
+    def unlisted(self, known: Collection[wire.RunUid], output_dir: str) -> list[wire.RunUid]:
+        """Return this node's runs that have processes and are not known: their journal was lost.
+
+        The names of the output files say which marks are this node's.
+        """
+        marks = {self._kernel.mark(process.pid) or 0 for process in self._everyone().values()}
+        marks -= {0, *by_mark(known)}
+        if not marks:
+            return []
+        with suppress(FileNotFoundError):
+            uids = (wire.RunUid(name.removesuffix(".log")) for name in os.listdir(output_dir))
+            return [uid for mark, uid in by_mark(uids).items() if mark in marks]
+        return []
 
     def _scan(self, runs: Collection[Run]) -> _Scan:
         everyone = self._everyone()
