@@ -106,9 +106,7 @@ class Client:
 
         `tell` is called as it goes on, with how many are done.
         """
-        wanted = list(tasks)
-        for task in wanted:
-            submission.check(task)
+        wanted = [submission.checked(task) for task in tasks]
         submitted = []
         with self._store.transaction() as now:
             for task in wanted:

@@ -47,7 +47,8 @@ def in_words(
     complaint, _, path = str(error).partition(" - at `")
     if not isinstance(error, msgspec.ValidationError):
         return f"not JSON: {_of_syntax(complaint)}"
-    names, value = _place(path.partition("`")[0], complaint, value)
+    path = path.removeprefix("key` in `").partition("`")[0]
+    names, value = _place(path, complaint, value)
     if missing := re.fullmatch("Object missing required field `(.*)`", complaint):
         return ": ".join((*names, missing[1], "is missing"))
     if choice := re.fullmatch("Invalid (?:enum )?value '(.*)'", complaint):

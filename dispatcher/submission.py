@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict, get_args
 
 import msgspec
 
@@ -13,7 +14,7 @@ from dispatcher.complaints import NO_NAME, UNREADABLE, in_words
 from dispatcher.config import limits, template
 from dispatcher.config.config import Config
 from dispatcher.config.durations import Milliseconds
-from dispatcher.config.settings import NAME, TaskDefaults
+from dispatcher.config.settings import NAME, Meaning, TaskDefaults
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
 
@@ -33,6 +34,11 @@ MAX_PATH = 4095
 MAX_LABELS = 64
 
 _NAME = re.compile(NAME)
+
+_FIELDS = tuple(field.name for field in fields(NewTask))
+
+#: What a profile's rules say beside what exit codes mean.
+_RULES = frozenset({("lost", "orphaned"), ("leftovers", "report")})
 
 
 class TaskOptions(TypedDict, total=False):
@@ -57,7 +63,8 @@ class TaskOptions(TypedDict, total=False):
     queue_timeout_ms: int | None
     total_timeout_ms: int | None
     kill_grace_ms: int | None
-    kill_signal: int | None
+    kill_signal: int | str | None
+    """Its name ("INT", "SIGINT") or number."""
 
 
 def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> NewTask:
@@ -65,8 +72,9 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
 
     Raises `InvalidTask`, which names the option and the remedy.
     """
-    if isinstance(command, str | bytes):
+    if isinstance(command, str | bytes) or not isinstance(command, Iterable):
         raise InvalidTask('command: must be a list of arguments, for example ["echo", "hello"]')
+    options = {**options, **_typed(options, TaskOptions)}
     given = {name: value for name, value in options.items() if value is not None}
     if (name := given.pop("profile", None)) is not None:
         command, given = _of_profile(config, str(name), command, given)
@@ -86,9 +94,9 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     if liveness == Liveness.PROCESS and options.get("start_timeout_ms") is None:
         wanted.pop("start_timeout_ms", None)
     wanted["cwd"] = _directory(given.get("cwd"))  # type: ignore[arg-type]
-    task = NewTask(command=tuple(command), **wanted)  # type: ignore[arg-type]
-    check(task)
-    return task
+    if (signal := wanted.get("kill_signal")) is not None:
+        wanted["kill_signal"] = _signal_number(signal)
+    return checked(NewTask(command=tuple(command), **wanted))  # type: ignore[arg-type]
 
 
 def _of_profile(
@@ -123,19 +131,33 @@ def _defaults(given: TaskDefaults) -> dict[str, object]:
     named = {name: getattr(given, name) for name in TaskDefaults.__struct_fields__}
     if given.liveness is not None:
         named["liveness"] = Liveness(given.liveness)
-    if given.kill_signal is not None:
-        named["kill_signal"] = limits.signal_number(given.kill_signal)
     return {name: value for name, value in named.items() if value is not None}
 
 
-def check(task: NewTask) -> None:
-    """Raise `InvalidTask` for the first thing that no task may have."""
+def checked(task: NewTask) -> NewTask:
+    """Return a task whose values have their types: what is stored must reach the executor whole.
+
+    Raises `InvalidTask` for the first thing that no task may have.
+    """
+    task = _typed({name: getattr(task, name) for name in _FIELDS}, NewTask)
+    _check(task)
+    return task
+
+
+def _typed(given: Mapping[str, object], kind: type[Any]) -> Any:
+    """Return what was given as a value of a kind. Raises `InvalidTask`, which names the field."""
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidTask(in_words(error, given, choices=list(Liveness))) from None
+
+
+def _check(task: NewTask) -> None:
     _check_command(task.command)
     _check_payload(task.payload)
     _check_environment(task.env)
     _check_labels(task.labels)
-    if not isinstance(task.notify, bool):
-        raise InvalidTask(f"notify: must be true or false, not {task.notify!r}")
+    _check_rules(task.rules)
     _check_number("priority", task.priority, -(2**31), 2**31 - 1)
     _check_number("max_attempts", task.max_attempts, 1, 2**31 - 1)
     _check_number("lease_ttl", task.lease_ttl_ms, Milliseconds(1), limits.LONGEST)
@@ -144,10 +166,19 @@ def check(task: NewTask) -> None:
     check_name("queue", task.queue)
     if task.key is not None and not _text("key", task.key, 255):
         raise InvalidTask("key: is empty; leave it out, or name what must happen only once")
+    if task.profile is not None:
+        _text("profile", task.profile, 255)
     if task.cwd is not None:
         _text("cwd", task.cwd, MAX_PATH)
         if not task.cwd.startswith("/"):
             raise InvalidTask(f"cwd: {task.cwd!r} is not absolute; begin it with /")
+
+
+def _signal_number(given: object) -> int:
+    try:
+        return limits.signal_number(given)
+    except ValueError as error:
+        raise InvalidTask(f"kill_signal: {error}") from None
 
 
 def _directory(cwd: str | None) -> str:
@@ -203,6 +234,13 @@ def _check_labels(labels: Mapping[str, str]) -> None:
         _text(f"label {name}", value, 255)
 
 
+def _check_rules(rules: Mapping[str, str]) -> None:
+    for name, word in rules.items():
+        _text("rules", name, 100)
+        if (name, word) not in _RULES and word not in get_args(Meaning):
+            raise InvalidTask(f"rules: {name}: {word!r} is no rule; leave rules to profiles")
+
+
 def check_name(option: str, name: str) -> None:
     """Raise `InvalidTask` for what is no name of a queue, or of a label."""
     _text(option, name, 100)
@@ -211,13 +249,11 @@ def check_name(option: str, name: str) -> None:
 
 
 def _check_number(option: str, number: int, least: int, most: int) -> None:
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise InvalidTask(f"{option}: must be a whole number, not {number!r}")
     if not least <= number <= most:
         raise InvalidTask(f"{option}: must be from {least} to {most}, not {type(most)(number)}")
 
 
-def _text(option: str, text: object, limit: int) -> int:
+def _text(option: str, text: str, limit: int) -> int:
     """Return a text's size in bytes, if it can be an argument of a process and is not too long."""
     size = _size(option, text)
     if size > limit:
@@ -225,9 +261,7 @@ def _text(option: str, text: object, limit: int) -> int:
     return size
 
 
-def _size(option: str, text: object) -> int:
-    if not isinstance(text, str):
-        raise InvalidTask(f"{option}: must be text, not {type(text).__name__}")
+def _size(option: str, text: str) -> int:
     if "\0" in text:
         raise InvalidTask(f"{option}: holds a NUL character, which no process can be given")
     try:

@@ -130,11 +130,6 @@ def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:
             fields[f"{key}_ms"] = durations.parse(fields.pop(key))
         except ValueError as error:
             raise InvalidTask(f"{key}: {error}") from None
-    if "kill_signal" in fields:
-        try:
-            fields["kill_signal"] = limits.signal_number(fields["kill_signal"])
-        except ValueError as error:
-            raise InvalidTask(f"kill_signal: {error}") from None
     if "payload" in fields:
         try:
             fields["payload"] = bytes(fields["payload"]).decode()

@@ -116,8 +116,6 @@ def _milliseconds(wanted: object, name: str) -> int | None:
 def _check_duration(name: str, value: int | None, *, least: int) -> None:
     if value is None:
         return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidTask(f"{name}_ms: must be a whole number, not {value!r}")
     if value < least:
         remedy = "above 0; leave it out for none" if least else "0 or more"
         raise InvalidTask(f"{name}: must be {remedy}")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,26 @@ def test_a_client_takes_keywords_or_a_task(command: Command) -> None:
     ("fields", "told"),
     [
         ({"command": ()}, "command: is empty"),
-        ({"command": ("x", 5)}, "command: must be text, not int"),
-        ({"max_attempts": True}, "max_attempts: must be a whole number, not True"),
-        ({"notify": "yes"}, "notify: must be true or false, not 'yes'"),
+        ({"command": ("x", 5)}, "command: item 2: expected a text in quotes, got an integer"),
+        ({"command": "x"}, "command: expected a list, got a text in quotes"),
+        ({"max_attempts": True}, "max_attempts: expected an integer, got true or false"),
+        ({"notify": "yes"}, "notify: expected true or false, got a text in quotes"),
+        ({"kill_signal": "INT"}, "kill_signal: expected an integer, got a text in quotes"),
+        ({"kill_signal": 65}, "kill_signal: 65 is no signal"),
+        ({"run_timeout_ms": 1.5}, "run_timeout_ms: expected an integer, got a number with"),
+        ({"queue_timeout_ms": True}, "queue_timeout_ms: expected an integer, got true or false"),
+        ({"priority": math.nan}, "priority: expected an integer, got a number with a fraction"),
+        ({"priority": 2**70}, "priority: must be from -2147483648 to 2147483647"),
+        ({"lease_ttl_ms": math.inf}, "lease_ttl_ms: expected an integer, got a number with"),
+        ({"liveness": "sometimes"}, "liveness: 'sometimes' is not process or worker"),
+        ({"env": {"A": 1}}, "env: A: expected a text in quotes, got an integer"),
+        ({"env": {1: "A"}}, "env: expected a text in quotes, got an integer"),
+        ({"env": None}, "env: expected an object, got null"),
+        ({"env": {"A": "\ud800"}}, "env A: is not UTF-8"),
+        ({"payload": b"{}"}, "payload: expected a text in quotes, got bytes"),
+        ({"profile": 5}, "profile: expected a text in quotes, got an integer"),
+        ({"profile": "a\0b"}, "profile: holds a NUL character"),
+        ({"rules": {"3": "forgiven"}}, "rules: 3: 'forgiven' is no rule; leave rules to profiles"),
         ({"delay_ms": -1}, "delay: must be from 0ms"),
         ({"lease_ttl_ms": 0}, "lease_ttl: must be from 1ms"),
         ({"cwd": "here"}, "cwd: 'here' is not absolute"),
@@ -57,6 +76,45 @@ def test_a_client_refuses_what_no_task_may_have_and_submits_none_of_many(
 def test_a_command_is_a_list_and_no_string(command: Command) -> None:
     with command.client() as client, pytest.raises(InvalidTask, match="must be a list"):
         client.submit(command="echo hello")
+
+
+def test_what_a_task_holds_has_its_type_whatever_it_was_given_as(command: Command) -> None:
+    """A signal's name among numbers would end the executor's connection at every start."""
+    with command.client() as client:
+        client.submit(command=["true"], kill_signal="INT", liveness="worker")  # type: ignore[typeddict-item]
+        client.submit(new_task(kill_signal=signal.SIGINT, command=["true"], liveness="worker"))
+        tasks = client.tasks()
+
+    assert [(2, Liveness.WORKER, ("true",))] * 2 == [
+        (task.kill_signal, task.liveness, task.command) for task in tasks
+    ]
+    assert [int, int] == [type(task.kill_signal) for task in tasks]
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"kill_signal": "TREM"}, "kill_signal: 'TREM' is no signal"),
+        ({"kill_signal": 2.0}, "kill_signal: expected an integer or a text in quotes"),
+        ({"env": 5}, "env: expected an object, got an integer"),
+        ({"queue": []}, "queue: expected a text in quotes, got a list"),
+        ({"cwd": 5}, "cwd: expected a text in quotes, got an integer"),
+        ({"profile": 5}, "profile: expected a text in quotes, got an integer"),
+        ({"command": 5}, "command: must be a list of arguments"),
+    ],
+)
+def test_a_keyword_of_a_wrong_type_is_refused_by_its_name(
+    command: Command, option: Mapping[str, Any], told: str
+) -> None:
+    with command.client() as client:
+        with pytest.raises(InvalidTask, match=told):
+            client.submit(**{"command": ["true"], **option})
+        assert [] == client.tasks()
+
+
+def test_a_keyword_that_nobody_knows_is_a_type_error(command: Command) -> None:
+    with command.client() as client, pytest.raises(TypeError, match="kill_singal"):
+        client.submit(command=["true"], kill_singal=2)  # type: ignore[call-arg]
 
 
 def test_a_failure_amid_many_submits_none(command: Command) -> None:
