@@ -7,6 +7,8 @@ from typing import Annotated, NewType
 
 import msgspec
 
+from dispatcher.complaints import UNREADABLE, in_words
+
 #: This release. Daemon and executor say theirs, as an upgrade leaves the old ones running.
 RELEASE = "0.1.0"
 
@@ -25,6 +27,10 @@ BACKSTOP = 2.0
 
 #: 128 random bits in hex: a run's only name between processes.
 RunUid = NewType("RunUid", str)
+
+#: What a number may be, so that kernel and database take it.
+Pid = Annotated[int, msgspec.Meta(gt=0, le=2**22)]
+Ticks = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 #: The environment variable by which the executor finds a run's processes again. Not secret.
 MARKER = "DISPATCHER_RUN"
@@ -81,9 +87,9 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
 
     at: float
     """Instant at which it was seen."""
-    exit_code: int | None = None
-    signal: int | None = None
-    max_rss_bytes: int | None = None
+    exit_code: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
+    signal: Annotated[int, msgspec.Meta(ge=1, le=127)] | None = None
+    max_rss_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     cpu_seconds: float | None = None
     oom: bool = False
     leftovers: tuple[str, ...] = ()
@@ -121,8 +127,8 @@ class Run(Message, frozen=True, tag="run"):
 
     uid: RunUid
     state: RunState
-    pid: int | None = None
-    start_ticks: int | None = None
+    pid: Pid | None = None
+    start_ticks: Ticks | None = None
     exit: Exit | None = None
     ended_by: str | None = None
     until: float | None = None
@@ -139,8 +145,8 @@ class Started(Message, frozen=True, tag="started"):
     """The run's leader lives."""
 
     uid: RunUid
-    pid: int
-    start_ticks: int
+    pid: Pid
+    start_ticks: Ticks
     at: float
     """Instant of the start."""
 
@@ -211,13 +217,13 @@ class Pong(Message, frozen=True, tag="pong"):
 class Start(Message, frozen=True, tag="start"):
     """Start a run. Refused when the uid is known, the epoch is old or a deadline has passed."""
 
-    uid: RunUid
+    uid: Annotated[RunUid, msgspec.Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]
     epoch: int
-    command: tuple[str, ...]
+    command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     env: dict[str, str]
     output_path: str
     cwd: str | None = None
-    umask: int = 0o077
+    umask: Annotated[int, msgspec.Meta(ge=0, le=0o777)] = 0o077
     output_budget: int | None = None
     """Bytes of the output that are kept, the last ones; None: all."""
     payload: str | None = None
@@ -225,7 +231,7 @@ class Start(Message, frozen=True, tag="start"):
     earlier_output_paths: tuple[str, ...] = ()
     """Output files of the task's runs on this node, the latest and those before: while one is
     locked, that run may live and this one does not start."""
-    kill_signal: int = 15
+    kill_signal: Annotated[int, msgspec.Meta(ge=1, le=64)] = 15
     kill_grace: float = 10.0
     exit_grace: float = 10.0
     leftover_grace: float = 2.0
@@ -286,6 +292,29 @@ ToExecutor = Start | Renew | End | Noted | Forget | Leave | Ping
 encode = msgspec.json.Encoder().encode
 decode_from_executor = msgspec.json.Decoder(FromExecutor).decode
 decode_to_executor = msgspec.json.Decoder(ToExecutor).decode
+
+
+def as_utf8(text: str) -> str:
+    """Return a text that a message can carry: the name of a file may be none."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def unreadable(start: Start) -> str | None:
+    """Return why no executor could read this start; None: it can.
+
+    A line that it refuses would end the connection.
+    """
+    try:
+        line = encode(start)
+        decode_to_executor(line)
+    except UNREADABLE as error:
+        return in_words(error)
+    if len(line) <= MAX_LINE:
+        return None
+    return (
+        f"command, payload and environment, with what the profile adds, are {len(line)} bytes"
+        f" as JSON, more than {MAX_LINE}; pass what is long in a file"
+    )
 
 
 # Between worker and daemon -----------------------------------------------------------------

@@ -10,10 +10,10 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from dispatcher import wire
+from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.errors import ConfigError
 from dispatcher.processes import Connected, Disconnected, Event, Processes, Written
 from dispatcher.times import Instant, wall_clock
@@ -124,8 +124,17 @@ class ExecutorClient:
         return listener
 
     def send(self, message: wire.ToExecutor) -> None:
-        """Queue a message for `flush`; without a connection it is lost, as `Disconnected` said."""
-        if self._socket is not None:
+        """Queue a message for `flush`; without a connection it is lost, as `Disconnected` said.
+
+        A start that no executor could read has failed: `receive` returns that.
+        """
+        if self._socket is None:
+            return
+        if isinstance(message, wire.Start) and (why := wire.unreadable(message)) is not None:
+            text = f"cannot be started: {why}"
+            failed = wire.StartFailed(uid=message.uid, fault=wire.Fault.TASK, error=text)
+            self._events.append(failed)
+        else:
             self._unsent += wire.encode(message)
             self._unsent += b"\n"
 
@@ -165,7 +174,7 @@ class ExecutorClient:
         if silent != self._silent:
             self._silent = silent
             log.warning("executor.silent" if silent else "executor.answered")
-        return Instant(self._pinged_at + PING_INTERVAL)
+        return at if self._events else Instant(self._pinged_at + PING_INTERVAL)
 
     def _ping(self, at: Instant) -> None:
         self._sequence += 1
@@ -243,8 +252,12 @@ class ExecutorClient:
         try:
             for message in self._messages():
                 self._hear(message)
-        except msgspec.MsgspecError as error:
-            self._drop(f"not understood: {error}", retry_at=Instant(at + RECONNECT[1]))
+        except UNREADABLE as error:
+            self._drop(f"not understood: {in_words(error)}", retry_at=Instant(at + RECONNECT[1]))
+            return
+        if len(self._received) > wire.MAX_LINE:
+            reason = f"a line of more than {wire.MAX_LINE} bytes"
+            self._drop(reason, retry_at=Instant(at + RECONNECT[1]))
             return
         if ended:
             self._drop("connection closed", retry_at=at)

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import msgspec
 
-from dispatcher import times
+from dispatcher import times, wire
 from dispatcher.logs import journald
 from dispatcher.logs.catalogue import EXECUTOR, Event
 from dispatcher.logs.repeats import Repeats
@@ -48,7 +48,7 @@ class Log:
             "level": known.level,
             "event": event,
             "sequence": next(self._numbers),
-            **facts,
+            **{name: wire.as_utf8(f) if isinstance(f, str) else f for name, f in facts.items()},
             **self._whose,
         }
         with suppress(OSError):

@@ -153,6 +153,7 @@ class Runs:
         self, start: wire.Start, fault: wire.Fault, error: str, number: int | None = None
     ) -> None:
         """Say that a run has no process."""
+        error = wire.as_utf8(error)
         self._log("run.start_failed", uid=start.uid, fault=fault, error=error)
         self._send(wire.StartFailed(uid=start.uid, fault=fault, error=error, errno=number))
 

@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-import msgspec
-
 from dispatcher import wire
+from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.run import NEVER
@@ -108,8 +107,8 @@ class Server:
         while self._lines and len(messages) < LINES_PER_TICK:
             try:
                 messages.append(wire.decode_to_executor(self._lines.popleft()))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                self._drop(f"not a message: {error}")
+            except UNREADABLE as error:
+                self._drop(f"not a message: {in_words(error)}")
         return messages
 
     def send(self, message: wire.FromExecutor) -> None:
