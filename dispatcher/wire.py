@@ -219,7 +219,7 @@ class Start(Message, frozen=True, tag="start"):
 
     uid: Annotated[RunUid, msgspec.Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]
     epoch: int
-    command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    command: tuple[str, ...]
     env: dict[str, str]
     output_path: str
     cwd: str | None = None

@@ -26,7 +26,6 @@ def expect_connected_once(daemon: Daemon) -> None:
     [
         ("kill_signal", "INT", "kill_signal: expected an integer, got a text in quotes"),
         ("kill_signal", 2**40, "kill_signal: expected an integer <= 64"),
-        ("command", "[]", "command: expected a list that is not empty"),
     ],
 )
 def test_a_row_that_cannot_be_started_fails_and_its_neighbours_run(

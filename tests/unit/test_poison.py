@@ -36,7 +36,6 @@ def start(**facts: Any) -> wire.Start:
     [
         ({"kill_signal": "INT"}, "kill_signal: expected an integer, got a text in quotes"),
         ({"kill_signal": 2**70}, "kill_signal: expected an integer <= 64"),
-        ({"command": ()}, "command: expected a list that is not empty"),
         ({"command": ("x", None)}, "command: item 2: expected a text in quotes, got null"),
         ({"env": {"A": 1}}, "env: expected a text in quotes, got an integer"),
         ({"env": {"A": "\ud800"}}, "is not UTF-8"),
