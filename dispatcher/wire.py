@@ -30,7 +30,9 @@ RunUid = NewType("RunUid", str)
 
 #: What a number may be, so that kernel and database take it.
 Pid = Annotated[int, msgspec.Meta(gt=0, le=2**22)]
-Ticks = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Ticks = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+Moment = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
+"""An instant at which something was seen: three centuries of uptime."""
 
 #: The environment variable by which the executor finds a run's processes again. Not secret.
 MARKER = "DISPATCHER_RUN"
@@ -85,7 +87,7 @@ class EndedBy(enum.StrEnum):
 class Exit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a run's leader ended. Neither code nor signal: nobody saw it (*vanished*)."""
 
-    at: float
+    at: Moment
     """Instant at which it was seen."""
     exit_code: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
     signal: Annotated[int, msgspec.Meta(ge=1, le=127)] | None = None
@@ -147,7 +149,7 @@ class Started(Message, frozen=True, tag="started"):
     uid: RunUid
     pid: Pid
     start_ticks: Ticks
-    at: float
+    at: Moment
     """Instant of the start."""
 
 

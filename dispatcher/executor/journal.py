@@ -1,27 +1,40 @@
 """What a successor must know: intentions before acting, observations before they are told.
 
 JSON lines, appended without fsync: another boot discards them. No lock, environment or payload.
+What a successor cannot read costs that line and no more: it is counted, and the rest holds.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, BinaryIO, Literal
 
 import msgspec
 
 from dispatcher import wire
-from dispatcher.executor.run import Phase, Run
+from dispatcher.complaints import UNREADABLE
+from dispatcher.errors import ConfigError
+from dispatcher.executor.run import NEVER, Phase, Run
 from dispatcher.times import Instant
 
 #: Bytes beyond what the last rewrite left, after which the journal is rewritten.
 REWRITE_AFTER = 1024 * 1024
 
-_APPEND = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+#: Seconds until a rewrite that failed is tried again: after a full disk a successor must soon be
+#: able to know what could not be noted.
+RETRY = 1.0
+
+#: Bytes of a line, and of a whole journal: far more than any has, so that damage is soon read.
+MOST_OF_LINE = 64 * 1024
+MOST = 64 * 1024 * 1024
+
+_NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="header"):
@@ -35,15 +48,24 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What happened to a run: each line adds to what those before it told."""
 
     event: Literal["starting", "started", "ending", "leader_exited", "gone", "forgotten", "known"]
-    uid: wire.RunUid
-    at: float
-    output_path: str | None = None
-    pid: int | None = None
-    start_ticks: int | None = None
+    uid: Annotated[wire.RunUid, msgspec.Meta(min_length=1, max_length=64)]
+    at: wire.Moment
+    output_path: Annotated[str, msgspec.Meta(pattern="^[^\0]*$")] | None = None
+    pid: wire.Pid | None = None
+    start_ticks: wire.Ticks | None = None
     exit: wire.Exit | None = None
     ended_by: str | None = None
-    held_until: float | None = None
+    held_until: wire.Moment | None = None
     marked: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What of a predecessor's journal could not be read."""
+
+    lines: int
+    first: int
+    """The number of the first of them, from 1: the header."""
 
 
 #: What of a line becomes the run's as it stands.
@@ -58,12 +80,17 @@ class Journal:
     """Collects lines during a tick and writes them in one piece."""
 
     def __init__(self, path: str, header: Header) -> None:
-        self._path = path
+        self.path = path
+        self.damage: Damage | None = None
+        """What of the predecessor's could not be read."""
         self._header = header
         self._descriptor: int | None = None
         self._lines: list[bytes] = []
         self._size = 0
         self._rewrite_at = 0
+        self._behind = False
+        """Whether something could not be noted."""
+        self._retry_at = Instant(0.0)
 
     def close(self) -> None:
         """Give the descriptor back; what was not flushed is lost."""
@@ -72,12 +99,19 @@ class Journal:
             self._descriptor = None
 
     def predecessors_runs(self) -> list[Run]:
-        """Return the runs of the last executor of this boot and pid namespace."""
+        """Return what can be known of the runs of the last executor of this boot and pid namespace.
+
+        `damage` says what cannot. Without the header nobody knows in which namespace their pids
+        were, so they have none. Raises `ConfigError`, which names a file that cannot be read.
+        """
         try:
-            with Path(self._path).open("rb") as file:
-                return replay(file, self._header)
+            with opened(self.path) as file:
+                runs, self.damage = replay(_lines(file), self._header)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise _refused(self.path, f"cannot be read: {error.strerror}") from error
+        return runs
 
     def note(self, line: Line) -> None:
         """Have a line written with the next flush."""
@@ -97,27 +131,29 @@ class Journal:
             # Half a line would swallow the next one.
             with suppress(OSError):
                 os.truncate(self._descriptor, self._size)
-            self._rewrite_at = -1
+            self._behind = True
             return error
         self._size += len(data)
         return None
 
-    def wants_rewrite(self) -> bool:
-        """Say whether the journal has grown enough to be compacted, or lacks something."""
-        return self._descriptor is None or self._size > self._rewrite_at
+    @property
+    def due(self) -> Instant:
+        """When to rewrite: it has grown enough to be compacted, or it lacks something."""
+        wanted = self._descriptor is None or self._behind or self._size > self._rewrite_at
+        return self._retry_at if wanted else NEVER
 
     def rewrite(self, runs: Iterable[Run], at: Instant) -> OSError | None:
         """Replace the journal by what it takes to know these runs; return why it could not be."""
         lines = [_encode(self._header), *(_encode(summary(run, at)) for run in runs), b""]
         data = b"\n".join(lines)
-        fresh = f"{self._path}.new"
-        # Whatever happens: not again before it has grown as much once more.
-        self._rewrite_at = self._size + REWRITE_AFTER
+        fresh = f"{self.path}.new"
+        self._retry_at = Instant(at + RETRY)
         try:
-            descriptor = os.open(fresh, _APPEND | os.O_TRUNC, 0o600)
+            Path(fresh).unlink(missing_ok=True)
+            descriptor = os.open(fresh, _NEW, 0o600)
             try:
                 _write(descriptor, data)
-                Path(fresh).rename(self._path)
+                Path(fresh).rename(self.path)
             except OSError:
                 os.close(descriptor)
                 Path(fresh).unlink(missing_ok=True)
@@ -128,6 +164,7 @@ class Journal:
         self._descriptor = descriptor
         self._size = len(data)
         self._rewrite_at = self._size + REWRITE_AFTER
+        self._behind, self._retry_at = False, at
         return None
 
 
@@ -158,32 +195,74 @@ def summary(run: Run, at: Instant) -> Line:
     )
 
 
-def replay(file: Iterable[bytes], header: Header) -> list[Run]:
-    """Return the runs that a journal tells of; none when it is of other processes than ours."""
-    lines = iter(file)
+def opened(path: str) -> BinaryIO:
+    """Open a journal to be read, and nothing that would keep us waiting.
+
+    Raises `ConfigError`, which names the file and the remedy, and FileNotFoundError.
+    """
     try:
-        if _decode_header(next(lines, b"")) != header:
-            return []
-    except msgspec.DecodeError:
-        return []
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _refused(path, f"cannot be read: {error.strerror}") from error
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= MOST:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(found.st_mode):
+        raise _refused(path, f"has {found.st_size} bytes, more than any journal")
+    raise _refused(path, "is no regular file")
+
+
+def _refused(path: str, wrong: str) -> ConfigError:
+    remedy = "let the executor's user read it or, when none of its runs lives, move it away"
+    return ConfigError(f"the journal {path} {wrong}; {remedy}")
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield each line; of one that is longer than any, its beginning."""
+    while line := file.readline(MOST_OF_LINE):
+        rest = line
+        while len(rest) == MOST_OF_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(MOST_OF_LINE)
+        yield line
+
+
+def replay(lines: Iterable[bytes], header: Header) -> tuple[list[Run], Damage | None]:
+    """Return the runs that a journal tells of, none when it is of another boot; and its damage."""
     runs: dict[wire.RunUid, Run] = {}
-    last = 0.0
-    for text in lines:
+    last, damaged, first, text = 0.0, 0, 0, b""
+    for number, text in enumerate(lines, start=1):
         try:
-            line = _decode(text)
-        except msgspec.DecodeError:
-            continue  # torn by the death of its writer
-        last = max(last, line.at)
-        if line.event == "forgotten":
-            runs.pop(line.uid, None)
-            continue
-        run = runs.setdefault(line.uid, Run(line.uid, output_path=""))
-        for name in _KEPT:
-            if (value := getattr(line, name)) is not None:
-                setattr(run, name, value)
-        if line.event == "gone" and run.exit is not None:
-            run.gone(run.exit)
+            if number > 1:
+                last = max(last, _apply(_decode(text), runs))
+            elif _decode_header(text) != header:
+                return [], None
+        except UNREADABLE:
+            torn = number > 1 and len(text) < MOST_OF_LINE and not text.endswith(b"\n")
+            if not torn:  # by the death of its writer
+                damaged, first = damaged + 1, first or number
+    if not text:
+        damaged = first = 1
     for run in runs.values():
+        if first == 1:
+            run.pid = run.start_ticks = None
         # It was that executor's own: until its last word it had not reaped the leader.
         run.held_until = last if run.held_until is None else run.held_until
-    return list(runs.values())
+    return list(runs.values()), Damage(damaged, first) if damaged else None
+
+
+def _apply(line: Line, runs: dict[wire.RunUid, Run]) -> Instant:
+    """Add to the runs what a line tells; return when it was written."""
+    at = Instant(line.at)
+    if line.event == "forgotten":
+        runs.pop(line.uid, None)
+        return at
+    run = runs.setdefault(line.uid, Run(line.uid, output_path=""))
+    for name in _KEPT:
+        if (value := getattr(line, name)) is not None:
+            setattr(run, name, value)
+    if line.event == "gone" and run.exit is not None:
+        run.gone(run.exit)
+    return at

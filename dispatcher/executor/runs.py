@@ -84,9 +84,10 @@ class Runs:
         """When to act even if nothing happens."""
         if self._attention:
             return Instant(0.0)
+        due = self._journal.due
         if self._live:
-            return min(self._due, self._survey_at, self._tell_at, self._budgets.due)
-        return self._survey_at if self._ladder.has_left else NEVER
+            return min(due, self._due, self._survey_at, self._tell_at, self._budgets.due)
+        return min(due, self._survey_at) if self._ladder.has_left else due
 
     def described(self) -> Iterable[wire.Run]:
         """Yield each run as a new daemon must know it."""
@@ -110,6 +111,9 @@ class Runs:
             self._runs[run.uid] = run
             if self._ladder.inherit(run, at):
                 self._live[run.uid] = self._attention[run.uid] = run
+        if (damage := self._journal.damage) is not None:
+            path, lines, first = self._journal.path, damage.lines, damage.first
+            self._log("journal.damaged", path=path, lines=lines, first=first)
         self._compact(at)
 
     def note_exits(self, ready: Iterable[int], at: Instant) -> None:
@@ -236,7 +240,7 @@ class Runs:
             self._advance(run, at)
         self._tell_starts(at)
         self._journal.flush()
-        if self._journal.wants_rewrite():
+        if at >= self._journal.due:
             self._compact(at)
 
     def _compact(self, at: Instant) -> None:

@@ -388,8 +388,14 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
             fields={"error": str},
             same_by=("error",),
         ),
+        "journal.damaged": Event(
+            "Lines of the predecessor's journal could not be read and were skipped: how many, and"
+            " the number of the first; 1 is the header.",
+            "error",
+            fields={"path": str, "lines": int, "first": int},
+        ),
         "journal.write_failed": Event(
-            "The journal could not be written anew; it goes on as it was.",
+            "The journal could not be written anew; it goes on as it was, and this is tried again.",
             "error",
             fields={"error": str},
             same_by=("error",),

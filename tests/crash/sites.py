@@ -38,7 +38,7 @@ def _half_of_the_lines(journal: Journal) -> None:
 
 
 def _half_of_a_new_journal(journal: Journal, runs: object, at: float) -> None:
-    Path(f"{journal._path}.new").write_bytes(b'{"event":"header"')
+    Path(f"{journal.path}.new").write_bytes(b'{"event":"header"')
 
 
 def _nobody_knocks(server: Server, ready: Collection[int], at: float) -> bool:

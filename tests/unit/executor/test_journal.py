@@ -10,8 +10,8 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.executor import journal as module
-from dispatcher.executor.journal import Header, Journal, Line
-from dispatcher.executor.run import Phase, Run
+from dispatcher.executor.journal import RETRY, Header, Journal, Line
+from dispatcher.executor.run import NEVER, Phase, Run
 from dispatcher.times import Instant
 from tests.unit.executor.world import World
 
@@ -86,23 +86,16 @@ def test_forgotten_is_unknown(journal: Journal) -> None:
     assert ["other"] == [run.uid for run in journal.predecessors_runs()]
 
 
-def test_a_torn_line_anywhere_costs_that_line(journal: Journal, tmp_path: Path) -> None:
-    journal.note(starting("first"))
-    journal.flush()
-    with (tmp_path / "journal").open("a") as file:
-        file.write('{"event":"starting","uid":"tor\n\xff\n{"event":"unheard of","uid":"x"}\n')
-    journal.note(starting("last"))
+def test_a_header_of_another_boot_is_no_damage_and_there_is_nothing_to_know(
+    journal: Journal, tmp_path: Path
+) -> None:
+    journal.note(starting())
     journal.flush()
 
-    assert ["first", "last"] == [run.uid for run in journal.predecessors_runs()]
+    after = Journal(str(tmp_path / "journal"), Header(boot_id="next", pid_namespace="pids"))
 
-
-@pytest.mark.parametrize("first", [b"", b"\n", b"{}\n", b'{"event":"header"', b"\xff\n"], ids=repr)
-def test_without_its_header_it_tells_nothing(tmp_path: Path, first: bytes) -> None:
-    path = tmp_path / "journal"
-    path.write_bytes(first + b'{"event":"starting","uid":"run","at":1.0}\n')
-
-    assert [] == Journal(str(path), HEADER).predecessors_runs()
+    assert [] == after.predecessors_runs()
+    assert after.damage is None
 
 
 def test_it_is_compacted_when_it_has_grown(
@@ -110,7 +103,7 @@ def test_it_is_compacted_when_it_has_grown(
 ) -> None:
     monkeypatch.setattr(module, "REWRITE_AFTER", 1000)
     journal.rewrite([], Instant(0.0))
-    while not journal.wants_rewrite():
+    while journal.due == NEVER:
         journal.note(starting())
         journal.flush()
     size = (tmp_path / "journal").stat().st_size
@@ -119,7 +112,7 @@ def test_it_is_compacted_when_it_has_grown(
 
     assert 1000 <= size <= 1500
     assert (tmp_path / "journal").stat().st_size <= 300
-    assert not journal.wants_rewrite()
+    assert NEVER == journal.due
     assert [UID] == [run.uid for run in journal.predecessors_runs()]
     assert ["journal"] == os.listdir(tmp_path)
 
@@ -152,53 +145,77 @@ def test_a_line_is_written_whole_or_not_at_all(
 # What the executor makes of it -----------------------------------------------------------------
 
 
-class Full:
-    """A journal on a disk that is full or not."""
+class Disk:
+    """Where the journal lies: full, or not."""
 
-    def __init__(self, journal: Journal) -> None:
-        self.error: OSError | None = OSError(errno.ENOSPC, "No space left on device")
-        self._flush, self._rewrite = journal.flush, journal.rewrite
-        self._journal = journal
-        journal.flush = self.flush  # type: ignore[method-assign]
-        journal.rewrite = self.rewrite  # type: ignore[method-assign]
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = True
+        self._really = os.write
+        monkeypatch.setattr(module.os, "write", self._write)
 
-    def flush(self) -> OSError | None:
-        if self.error is None or not self._journal._lines:
-            return self._flush()
-        self._journal._lines.clear()
-        self._journal._rewrite_at = -1
-        return self.error
-
-    def rewrite(self, *about: object) -> OSError | None:
-        return self.error or self._rewrite(*about)  # type: ignore[arg-type]
+    def _write(self, descriptor: int, data: memoryview) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._really(descriptor, data)
 
 
-def test_r35_a_start_that_cannot_be_noted_is_the_hosts_fault(tmp_path: Path) -> None:
+def test_r35_a_start_that_cannot_be_noted_is_the_hosts_fault_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World(tmp_path)
-    Full(world.journal)
+    disk = Disk(monkeypatch)
 
     start = wire.Start(uid=UID, epoch=1, command=("x",), env={}, output_path="/x")
     world.hear(start)
+    disk.full = False
 
     failed = world.last(wire.StartFailed)
     assert (wire.Fault.HOST, errno.ENOSPC) == (failed.fault, failed.errno)
     assert {} == world.kernel.processes
+    world.start("next")
+    assert ["next"] == [run.uid for run in world.journal.predecessors_runs()]
 
 
-def test_what_cannot_be_noted_later_goes_on_in_memory_and_is_made_up_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [0, 1], ids=["idle", "busy"])
+def test_what_could_not_be_noted_is_made_up_for_as_soon_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """A successor that had to go by the old lines would lose the exit code."""
     world = World(tmp_path)
     leader = world.start()
-    disk = Full(world.journal)
+    for _ in range(others):
+        world.start("another")
+    disk = Disk(monkeypatch)
 
     world.end()
+    world.run_for(10)
     assert "cancelled" == world.last(wire.Exited).ended_by
-    disk.error = None
-    world.run_for(1)
-    world.start("another")
+    assert None is world.journal.predecessors_runs()[0].ended_by
+    disk.full = False
+    world.run_for(RETRY)
 
-    kept = {run.uid: run.ended_by for run in world.journal.predecessors_runs()}
-    assert {"run": "cancelled", "another": None} == kept
+    known = world.journal.predecessors_runs()
+    assert (Phase.GONE, "cancelled") == (known[0].phase, known[0].ended_by)
+    assert 1 + others == len(known)
     assert leader.pid in world.kernel.reaped
+    assert NEVER == world.journal.due
+
+
+def test_a_full_disk_is_tried_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    world.start()
+    Disk(monkeypatch)
+    world.end()
+    tried: list[float] = []
+    rewrite = world.journal.rewrite
+    world.journal.rewrite = lambda runs, at: tried.append(at) or rewrite(runs, at)  # type: ignore[method-assign, func-returns-value]
+    before = world.kernel.now
+
+    world.run_for(5)
+
+    assert [1, 2, 3, 4, 5] == [round(at - before) for at in tried]
 
 
 def test_a_journal_that_could_not_be_made_is_tried_again(tmp_path: Path) -> None:
@@ -210,10 +227,27 @@ def test_a_journal_that_could_not_be_made_is_tried_again(tmp_path: Path) -> None
     assert wire.Fault.HOST == world.last(wire.StartFailed).fault
     assert "journal.write_failed" in {event["event"] for event in world.events}
     (tmp_path / "executor.journal.new").rmdir()
-    world.hear(wire.Ping(sequence=1))
+    world.run_for(RETRY)
     world.start()
 
     assert [UID] == [run.uid for run in world.journal.predecessors_runs()]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_what_lies_where_the_new_journal_is_to_be_is_not_written_to(
+    tmp_path: Path, kind: str
+) -> None:
+    """A FIFO that nobody reads would hold up every worker."""
+    foreign = tmp_path / "foreign"
+    foreign.write_text("theirs")
+    fresh = tmp_path / "executor.journal.new"
+    os.mkfifo(fresh) if kind == "fifo" else fresh.symlink_to(foreign)
+
+    world = World(tmp_path)
+    world.start()
+
+    assert [UID] == [run.uid for run in world.journal.predecessors_runs()]
+    assert "theirs" == foreign.read_text()
 
 
 def test_the_intention_is_on_disk_before_the_act_and_the_fact_before_it_is_told(
