@@ -64,6 +64,7 @@ class Client:
 
     Any method raises `StoreUnavailable` when the store does not answer within `patience` seconds,
     and `StoreUnusable` when it is not what was left. What makes work wakes the daemon, if one runs.
+    In a child that was forked since, any but `close` raises `DispatcherError`: open another there.
     """
 
     def __init__(self, config: Config, *, patience: float = PATIENCE) -> None:

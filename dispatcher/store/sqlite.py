@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 from pysqlite3 import dbapi2
 
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnusable
+from dispatcher.store import forks
 from dispatcher.store.engine import NONE, Dialect, Row, Values
 from dispatcher.store.sqlite_errors import (
     BUSY,
@@ -102,12 +103,19 @@ class SqliteEngine:
         self._files = () if path is None else _files(path)
         self._patience = patience
         self._clock = clock
-        self._closed = False
+        self._closed = self._forsaken = False
         self._inodes: list[tuple[int, int]] = []
         self._identity: list[Row] = []
         self._connection: Any = None
         self._cursor: Any = _OUTSIDE
         self._connect()
+        forks.forsake_in_children(self)
+
+    def forsake(self) -> None:
+        forks.keep_for_ever(self._connection)
+        self._connection = None
+        self._forsaken = True
+        self._cursor = _Refusing(self._refusal())
 
     def begin(self, *, write: bool) -> StoreTime:
         if self._connection is None:
@@ -175,6 +183,8 @@ class SqliteEngine:
     def _connect(self) -> None:
         if self._closed:
             raise RuntimeError("the store is closed")
+        if self._forsaken:
+            raise self._refusal()
         before = self._stat()[:1]
         if self._inodes and before != self._inodes[:1]:
             raise self._replaced()
@@ -255,6 +265,9 @@ class SqliteEngine:
                 continue
             found.append((status.st_dev, status.st_ino))
         return found
+
+    def _refusal(self) -> DispatcherError:
+        return forks.refusal(self._path or "the database in memory")
 
     def _replaced(self) -> StoreUnusable:
         return StoreUnusable(

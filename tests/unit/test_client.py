@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from dispatcher.errors import InvalidTask
-from dispatcher.model import Liveness, NewTask
+from dispatcher.client import Client
+from dispatcher.errors import DispatcherError, InvalidTask
+from dispatcher.model import Liveness, NewTask, TaskFilter
 from tests.command import Command
 
 
@@ -131,3 +134,71 @@ def test_a_failure_amid_many_submits_none(command: Command) -> None:
         with pytest.raises(RuntimeError, match="power cut"):
             client.submit_many([new_task(), new_task(), new_task(queue="third")])
         assert [] == client.tasks()
+
+
+CALLS: Mapping[str, Callable[[Client], object]] = {
+    "submit": lambda client: client.submit(command=["true"]),
+    "submit_many": lambda client: client.submit_many([new_task()]),
+    "cancel": lambda client: client.cancel(1),
+    "retry": lambda client: client.retry(1),
+    "hold": lambda client: client.hold(1),
+    "release": lambda client: client.release(1),
+    "pause": lambda client: client.pause("q"),
+    "resume": lambda client: client.resume("q"),
+    "prunable": lambda client: client.prunable(older_than_ms=0),
+    "prune": lambda client: client.prune(older_than_ms=0),
+    "claim": lambda client: client.claim(),
+    "heartbeat": lambda client: client.heartbeat(1, lock="l"),
+    "complete": lambda client: client.complete(1, lock="l"),
+    "fail": lambda client: client.fail(1, "why", lock="l"),
+    "task": lambda client: client.task(1),
+    "runs": lambda client: client.runs(1),
+    "counts": lambda client: client.counts(),
+    "now": lambda client: client.now(),
+    "tasks": lambda client: client.tasks(),
+    "each_task": lambda client: list(client.each_task(TaskFilter())),
+    "status": lambda client: client.status(),
+    "standing": lambda client: client.standing(),
+    "outcomes": lambda client: client.outcomes(),
+}
+
+
+def refusals(client: Client) -> Mapping[str, str]:
+    """Call every method in this process; return what those say that refuse."""
+    told = {}
+    for name, call in CALLS.items():
+        try:
+            call(client)
+        except DispatcherError as error:
+            told[name] = str(error)
+    client.close()
+    client.close()
+    return told
+
+
+def test_every_method_of_a_client_refuses_in_a_forked_child_and_close_is_harmless(
+    command: Command,
+) -> None:
+    with command.client() as client:
+        client.submit(command=["true"])
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                os.write(writing, msgspec.json.encode(refusals(client)))
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with open(reading, "rb") as answer:
+            told = msgspec.json.decode(answer.read(), type=dict[str, str])
+        os.waitpid(child, 0)
+
+        assert CALLS.keys() == {name for name, text in told.items() if "before a fork" in text}
+        assert 2 == client.submit(command=["true"]).task_id
+        assert [2, 1] == [task.id for task in client.tasks()]
+
+
+def test_the_table_of_methods_that_refuse_after_a_fork_is_whole() -> None:
+    public = {name for name, value in vars(Client).items() if callable(value) and name[0] != "_"}
+
+    assert public - {"close"} == CALLS.keys()
