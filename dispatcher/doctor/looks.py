@@ -17,11 +17,11 @@ from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.doctor.finding import Finding, bad, ok, told, warning
 from dispatcher.doctor.processes import processes
-from dispatcher.errors import FULL, DispatcherError
+from dispatcher.errors import FULL, DispatcherError, StoreUnusable
 from dispatcher.node import known_node_id
 from dispatcher.store.examine import examine
-from dispatcher.store.filesystems import MOUNTINFO, network_filesystem
-from dispatcher.store.open import database_path, remembered_identity
+from dispatcher.store.filesystems import MOUNTINFO
+from dispatcher.store.open import database_path, refuse_place, remembered_identity
 from dispatcher.store.sqlite import OLDEST_LIBRARY, check_library, library_version
 
 #: Seconds that the store gets to answer.
@@ -43,7 +43,6 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     yield from _secrets(config)
     yield from _sockets(config)
     yield from _filesystem(config, mountinfo)
-    yield from _store(config)
     yield from processes(config)
 
 
@@ -191,15 +190,13 @@ def _filesystem(config: Config, mountinfo: Path) -> Iterator[Finding]:
     path = database_path(config.store_url)
     if path is None:
         return
-    kind = network_filesystem(path.resolve(), mountinfo.read_text("utf-8", "surrogateescape"))
-    if kind is None:
-        yield ok("filesystem", f"{path.parent} is on a local one")
+    try:
+        refuse_place(path, mountinfo)
+    except StoreUnusable as error:
+        yield told("filesystem", error)
     else:
-        yield bad(
-            "filesystem",
-            f"{path} is on {kind}, a network filesystem, where SQLite loses data",
-            "let store.url name a file on a local disk",
-        )
+        yield ok("filesystem", f"{path.parent} is on a local one")
+        yield from _store(config)
 
 
 def _store(config: Config) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Which filesystems SQLite cannot trust: locks and shared memory of a WAL stop at the host."""
+"""Where SQLite cannot be trusted with a file: locks and shared memory of a WAL stop at the host."""
 
 from __future__ import annotations
 
@@ -28,10 +28,20 @@ def network_filesystem(path: Path, mountinfo: str) -> str | None:
     """
     kind, depth = "", -1
     for line in mountinfo.splitlines():
-        mounted, _, source = line.partition(" - ")
-        point = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), mounted.split(" ")[4]))
+        point, source = _point(line), line.partition(" - ")[2]
         # Of several mounts on one point the last hides the others.
         if path.is_relative_to(point) and len(point.parts) >= depth:
             kind, depth = source.split(" ")[0], len(point.parts)
     network = kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
     return kind if network else None
+
+
+def is_mounted_alone(path: Path, mountinfo: str) -> bool:
+    """Tell whether a file is mounted without its directory, and so apart from what is beside it."""
+    return any(path == _point(line) for line in mountinfo.splitlines())
+
+
+def _point(line: str) -> Path:
+    """Return where a line of mountinfo says that something is mounted."""
+    escaped = line.partition(" - ")[0].split(" ")[4]
+    return Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), escaped))

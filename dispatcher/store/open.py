@@ -19,7 +19,8 @@ from dispatcher.errors import (
 from dispatcher.locks import Held, hold
 from dispatcher.store import migrate
 from dispatcher.store.api import Store
-from dispatcher.store.filesystems import MOUNTINFO, network_filesystem
+from dispatcher.store.filesystems import MOUNTINFO, is_mounted_alone, network_filesystem
+from dispatcher.store.names import DRAFT
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.times import StoreTime, wall_clock
@@ -54,7 +55,7 @@ def open_store(
     if path is None:
         engine = SqliteEngine(None, patience=patience, clock=clock)
         return SqlStore(engine, migrate.create(engine))
-    _refuse_network(path, mountinfo)
+    refuse_place(path, mountinfo)
     _see_that_it_exists(path, state_dir, create=create)
     engine = SqliteEngine(path, patience=patience, clock=clock)
     try:
@@ -152,14 +153,18 @@ def _size(path: Path) -> int | None:
     return status.st_size
 
 
-def _refuse_network(path: Path, mountinfo: Path) -> None:
-    filesystem = network_filesystem(
-        path.resolve(), mountinfo.read_text("utf-8", errors="surrogateescape")
-    )
-    if filesystem is not None:
+def refuse_place(path: Path, mountinfo: Path = MOUNTINFO) -> None:
+    """Raise `StoreUnusable` where SQLite would lose data."""
+    real, mounts = path.resolve(), mountinfo.read_text("utf-8", errors="surrogateescape")
+    if (filesystem := network_filesystem(real, mounts)) is not None:
         raise StoreUnusable(
             f"{path} is on {filesystem}, a network filesystem, where SQLite loses data; "
             "let store.url name a file on a local disk"
+        )
+    if is_mounted_alone(real, mounts):
+        raise StoreUnusable(
+            f"{path} is mounted without its directory, and so without its newest commits, which are"
+            " in another file; mount the directory that it is in"
         )
 
 
@@ -199,7 +204,7 @@ def _refuse_remainders(path: Path, state_dir: Path) -> None:
 
 def _create(path: Path) -> None:
     """Make the database beside its place, whole, and link it there; others may be faster."""
-    temporary = path.with_name(f"{path.name}.new-{os.urandom(4).hex()}")
+    temporary = path.with_name(f"{path.name}{DRAFT}{os.urandom(4).hex()}")
     wal = Path(f"{temporary}-wal")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

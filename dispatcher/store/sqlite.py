@@ -19,6 +19,7 @@ from pysqlite3 import dbapi2
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnusable
 from dispatcher.store import forks
 from dispatcher.store.engine import NONE, Dialect, Row, Values
+from dispatcher.store.names import refuse_second_name
 from dispatcher.store.sqlite_errors import (
     BUSY,
     ERRORS,
@@ -185,6 +186,8 @@ class SqliteEngine:
             raise RuntimeError("the store is closed")
         if self._forsaken:
             raise self._refusal()
+        if self._path is not None:
+            refuse_second_name(self._path)
         before = self._stat()[:1]
         if self._inodes and before != self._inodes[:1]:
             raise self._replaced()

@@ -97,6 +97,7 @@ def as_installed(text: str, paths: Mapping[Path, str]) -> str:
     for path, named in paths.items():
         said = said.replace(str(path), named)
     said = re.sub(r"\bpid \d+", "pid 4711", said)
+    said = re.sub(r"-inum \d+", "-inum 4711", said)
     said = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*Z?", "2026-08-01T12:00:00Z", said)
     return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "0" * 8 + "-…", said)
 
@@ -241,6 +242,7 @@ SCENES: Mapping[str, Callable[[Place], AbstractContextManager[None]]] = {
     "replaced": _first(_replace),
     "newer": _first(lambda path: _execute(path, _SCHEMA.format(99))),
     "older": _first(lambda path: _execute(path, _SCHEMA.format(0))),
+    "second name": _first(lambda path: path.with_name("again.db").hardlink_to(path)),
     "directory": _first(lambda path: path.mkdir(parents=True)),
     "damaged node-id": _first(lambda path: path.with_name("node-id").write_text("node 1\n")),
 }

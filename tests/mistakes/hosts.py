@@ -88,6 +88,18 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="a database with two names",
+            typed="list",
+            before=("submit -- true",),
+            scene="second name",
+            told=(
+                "/var/lib/dispatcher/tasks.db has 2 names (hard links), and commits made by one "
+                "are lost to who works by the other; keep the name that the daemon uses and "
+                "remove the others, which this finds: find / -xdev -inum 4711"
+            ),
+            exits=78,
+        ),
+        Mistake(
             name="a directory in place of the database",
             typed="list",
             scene="directory",

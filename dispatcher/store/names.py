@@ -1,0 +1,40 @@
+"""A database has one name: SQLite finds the newest commits by it, and daemons find each other.
+
+With one name in one directory, the files beside a database are the same for everybody who reaches
+it, by whatever symbolic links and mounted directories. By a second hard link they are others.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from dispatcher.errors import StoreUnusable
+
+#: What the name of a database ends with, before random digits, until it is whole.
+DRAFT: Final = ".new-"
+
+
+def refuse_second_name(path: Path) -> None:
+    """Raise `StoreUnusable` when a database file has another name too. It is never opened here."""
+    real = path.resolve()
+    try:
+        found = real.stat()
+    except OSError:  # whoever opens it says what is wrong
+        return
+    if found.st_nlink > 1 and not _has_one_without_drafts(real):
+        raise StoreUnusable(
+            f"{path} has {found.st_nlink} names (hard links), and commits made by one are lost to"
+            " who works by the other; keep the name that the daemon uses and remove the others,"
+            f" which this finds: find / -xdev -inum {found.st_ino}"
+        )
+
+
+def _has_one_without_drafts(real: Path) -> bool:
+    """Remove the name under which it was made, in case its maker died before it could."""
+    for draft in real.parent.glob(f"{real.name}{DRAFT}*"):
+        with suppress(OSError):
+            if draft.samefile(real):
+                draft.unlink()
+    return real.stat().st_nlink == 1
