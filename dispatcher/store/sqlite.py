@@ -182,12 +182,7 @@ class SqliteEngine:
             self._connection = None
 
     def _connect(self) -> None:
-        if self._closed:
-            raise RuntimeError("the store is closed")
-        if self._forsaken:
-            raise self._refusal()
-        if self._path is not None:
-            refuse_second_name(self._path)
+        self._refuse_misuse()
         before = self._stat()[:1]
         if self._inodes and before != self._inodes[:1]:
             raise self._replaced()
@@ -217,6 +212,14 @@ class SqliteEngine:
         except DispatcherError:
             self._drop()
             raise
+
+    def _refuse_misuse(self) -> None:
+        if self._closed:
+            raise RuntimeError("the store is closed")
+        if self._forsaken:
+            raise self._refusal()
+        if self._path is not None:
+            refuse_second_name(self._path)
 
     def _recognise(self) -> None:
         """Refuse a database without an identity, and after the first time another store's."""
