@@ -14,14 +14,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import msgspec
 
-from dispatcher import control, submission
+from dispatcher import control, output_files, submission
 from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
@@ -179,7 +178,7 @@ class Client:
     ) -> Pruned:
         """Delete tasks in these states that finished so long ago, with their runs.
 
-        Their output files go too, where they are this node's.
+        Their output files go too, where they are this node's and no process has them open.
 
         `tell` is called as it goes on, with how many are gone.
         """
@@ -187,20 +186,17 @@ class Client:
         removed: list[str] = []
         while (batch := self._prune_batch(older_than_ms, states)).tasks:
             tasks += batch.tasks
-            removed += batch.output_paths
+            for path in filter(self._is_ours, batch.output_paths):
+                size = output_files.remove(path)
+                if size is not None and size >= 0:
+                    removed.append(path)
             tell(tasks)
         return Pruned(tasks, tuple(removed))
 
     def _prune_batch(self, older_than_ms: int, states: Collection[TaskState]) -> Pruned:
         with self._store.transaction() as now:
             before = StoreTime(now - older_than_ms)
-            batch = self._store.prune(before=before, limit=PRUNE_BATCH, states=states)
-            # Before the commit: afterwards nobody would know of a file that is still there.
-            ours = [path for path in batch.output_paths if self._is_ours(path)]
-            for path in ours:
-                with suppress(OSError):
-                    Path(path).unlink(missing_ok=True)
-        return Pruned(batch.tasks, tuple(ours))
+            return self._store.prune(before=before, limit=PRUNE_BATCH, states=states)
 
     def _is_ours(self, output_path: str) -> bool:
         """Tell this node's files from those of others, whose paths mean nothing here."""

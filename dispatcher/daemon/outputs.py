@@ -7,13 +7,11 @@ each second, a walk only when one of them says so, and so seldom that walks cost
 five-hundredth of a CPU.
 
 An output file is also the lock by which a twin is prevented. A file is not removed while the store
-has its run open, nor while any process still holds its lock. The lock is tried as a shared one, as
-the executor does with a former run's: neither takes the other for a survivor.
+has its run open, nor while any process still holds its lock: `output_files` sees to that.
 """
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import os
 import re
@@ -25,7 +23,7 @@ from typing import NamedTuple
 
 import structlog
 
-from dispatcher import holes, times
+from dispatcher import holes, output_files, times
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
 
@@ -265,7 +263,7 @@ class Outputs:
     def _remove_some(self) -> None:
         for _ in range(min(REMOVED, len(self._doomed))):
             path, reason = self._doomed.popleft()
-            size = remove(path)
+            size = output_files.remove(path)
             if size is None:
                 self._spared.add(path)
             elif size >= 0:
@@ -277,30 +275,6 @@ class Outputs:
                 log.info("output.removed", reason=reason, files=files, freed_bytes=freed)
             self._removed.clear()
             self._freed.clear()
-
-
-def remove(path: str) -> int | None:
-    """Remove the output file of a run that is over; return the bytes of disk that it took.
-
-    None when a process still has it open as its run's output, and it stays. -1: it was not there,
-    or cannot be removed. An empty file is not asked: whoever starts a run may be renaming it.
-    """
-    try:
-        found = os.lstat(path)
-        if found.st_size:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                os.unlink(path)  # noqa: PTH108 - as it is named
-            finally:
-                os.close(descriptor)
-        else:
-            os.unlink(path)  # noqa: PTH108
-    except BlockingIOError:
-        return None
-    except OSError:
-        return -1
-    return found.st_blocks * 512
 
 
 def _changed_ns(directory: str) -> int:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dispatcher.errors import CommitUnknown
 from tests.command import Command
+from tests.contract.sqlite_files import file_size_limit
 
 
 @pytest.fixture
@@ -76,6 +79,30 @@ def test_prune_deletes_old_tasks_and_their_files_and_no_others(command: Command)
     assert [3, 2] == ids(command("list", "--json"))
     assert not old_file.exists()
     assert new_file.exists()
+
+
+def test_prune_removes_no_output_that_a_process_still_has_locked(command: Command) -> None:
+    command("submit", "--", "true")
+    _, file = command.run_once(ended_at=1, output=b"said")
+    with file.open("ab") as survivors:
+        fcntl.flock(survivors, fcntl.LOCK_EX)
+
+        assert "deleted: 1 tasks, 0 output files\n" == command("prune").stdout
+
+    assert b"said" == file.read_bytes()
+    assert [] == ids(command("list", "--json"))
+
+
+def test_prune_removes_no_output_before_its_rows_are_gone_for_certain(command: Command) -> None:
+    command("submit", "--", "true")
+    _, file = command.run_once(ended_at=1, output=b"said")
+    with command.client() as client:
+        with file_size_limit(0), pytest.raises(CommitUnknown):
+            client.prune(older_than_ms=0)
+
+        assert b"said" == file.read_bytes()
+        assert (str(file),) == client.prune(older_than_ms=0).output_paths
+    assert not file.exists()
 
 
 def test_prune_with_a_retention_of_never_wants_to_be_told_how_old(command: Command) -> None:

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from dispatcher import holes
+from dispatcher import holes, output_files
 from dispatcher.daemon import outputs
 from dispatcher.daemon.outputs import LONGEST_LOOK_INTERVAL, LOOK_INTERVAL, Bounds, Outputs
 from dispatcher.times import Instant, StoreTime
@@ -214,7 +214,7 @@ def test_a_link_in_place_of_an_output_file_is_not_followed(place: Place, tmp_pat
     link = place.directory / f"{uid(1)}.log"
     link.symlink_to(kept)
 
-    outputs.remove(str(link))
+    output_files.remove(str(link))
 
     assert b"precious" == kept.read_bytes()
 

@@ -1,0 +1,50 @@
+"""Output files of runs: whether a process still writes to one, and the one way to remove them.
+
+An output file is also the lock by which a twin is prevented: as long as a process has it open as
+its run's output, it stays. The lock is tried as a shared one, as the executor does with a former
+run's: nobody takes the other for a survivor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+
+def remove(path: str) -> int | None:
+    """Remove the output file of a run that is over; return the bytes of disk that it took.
+
+    None when a process still has it open as its run's output, and it stays. -1: it was not there,
+    or cannot be removed. An empty file is not asked: whoever starts a run may be renaming it.
+    Whoever deletes the run's row does so before, and commits: what a crash leaves then is a file
+    without a run, which the daemon finds by its age.
+    """
+    try:
+        found = os.lstat(path)
+        if found.st_size:
+            descriptor = _locked(path)
+            try:
+                os.unlink(path)  # noqa: PTH108 - as it is named
+            finally:
+                os.close(descriptor)
+        else:
+            os.unlink(path)  # noqa: PTH108
+    except BlockingIOError:
+        return None
+    except OSError:
+        return -1
+    return found.st_blocks * 512
+
+
+def _locked(path: str) -> int:
+    """Return a descriptor that shares the lock. Raises BlockingIOError when a run's process has it.
+
+    Other errors are of the file: it is missing, or may not be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
