@@ -16,11 +16,9 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
-import msgspec
-
-from dispatcher import control, output_files, submission
+from dispatcher import control, doubts, output_files, submission
 from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
@@ -42,7 +40,7 @@ from dispatcher.store.open import open_store
 from dispatcher.store.search import each_task
 from dispatcher.submission import TaskOptions
 from dispatcher.times import StoreTime
-from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, understood
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, spoken
 
 if TYPE_CHECKING:
     from dispatcher.standing import Standing, Status
@@ -61,9 +59,11 @@ PRUNE_BATCH = 500
 class Client:
     """A connection to the store of one configuration; closed by `with` or `close`.
 
-    Any method raises `StoreUnavailable` when the store does not answer within `patience` seconds,
-    and `StoreUnusable` when it is not what was left. What makes work wakes the daemon, if one runs.
-    In a child that was forked since, any but `close` raises `DispatcherError`: open another there.
+    Any method raises `StoreUnavailable` when the store does not answer within `patience` seconds
+    (nothing was written), `StoreUnusable` when it is not what was left, and `CommitUnknown` when
+    nobody can tell whether the change was made: its text says what to do. What makes work wakes the
+    daemon, if one runs. In a child that was forked since, any but `close` raises `DispatcherError`:
+    open another there.
     """
 
     def __init__(self, config: Config, *, patience: float = PATIENCE) -> None:
@@ -104,14 +104,23 @@ class Client:
     ) -> list[Submitted]:
         """Accept all tasks or, when anything is wrong with one, none. Raises `InvalidTask`.
 
-        `tell` is called as it goes on, with how many are done.
+        `tell` is called as it goes on, with how many are done. Where each has a key, a commit
+        without an answer is looked up by the keys.
         """
         wanted = [submission.checked(task) for task in tasks]
-        submitted = []
-        with self._store.transaction() as now:
+
+        def accept(now: StoreTime) -> list[Submitted]:
+            submitted = []
             for task in wanted:
                 submitted.append(self._store.submit(task, now=now))
                 tell(len(submitted))
+            return submitted
+
+        keyed = bool(wanted) and all(task.key is not None for task in wanted)
+        told = "see `dispatcher list` first; a --key makes it safe"
+        if keyed:
+            told = "submit it again, with the same key"
+        submitted = doubts.change(self._store, accept, remedy=told, harmless_twice=keyed)
         self._wake()
         return submitted
 
@@ -122,45 +131,51 @@ class Client:
 
         Return the state it was in, None if there is no such task. A finished one stays as it is.
         """
-        return self._move(lambda now: self._store.cancel(task_id, reason, now=now))
+        return self._move(task_id, lambda now: self._store.cancel(task_id, reason, now=now))
 
     def retry(self, task_id: int) -> TaskState | None:
         """Make a failed, cancelled or held task ready again, with all its attempts.
 
         Return the state it was in, None if there is no such task. In any other state it stays.
         """
-        return self._move(lambda now: self._store.retry(task_id, now=now))
+        return self._move(task_id, lambda now: self._store.retry(task_id, now=now))
 
     def hold(self, task_id: int, reason: str = "held by an operator") -> TaskState | None:
         """Park a task until it is released; a running one is ended first, a local claim at once.
 
         Return the state it was in, None if there is no such task. A finished one stays as it is.
         """
-        return self._move(lambda now: self._store.hold(task_id, reason, now=now))
+        return self._move(task_id, lambda now: self._store.hold(task_id, reason, now=now))
 
     def release(self, task_id: int) -> TaskState | None:
         """Make a held task ready, with the attempts it has left. See `retry` for all of them.
 
         Return the state it was in, None if there is no such task. In any other state it stays.
         """
-        return self._move(lambda now: self._store.release(task_id, now=now))
+        return self._move(task_id, lambda now: self._store.release(task_id, now=now))
 
-    def _move(self, move: Callable[[StoreTime], TaskState | None]) -> TaskState | None:
-        with self._store.transaction() as now:
+    def _move(
+        self, task_id: int, move: Callable[[StoreTime], TaskState | None]
+    ) -> TaskState | None:
+        def do(now: StoreTime) -> TaskState | None:
             before = move(now)
             self._settle_abandoned(now)
+            return before
+
+        told = f"see `dispatcher show {task_id}`"
+        before = doubts.change(self._store, doubts.first_answer(do), remedy=told)
         self._wake()
         return before
 
     def pause(self, queue: str, reason: str = "paused by an operator") -> bool:
         """Let nothing of a queue be claimed any more; False when it was so already."""
-        with self._store.transaction() as now:
-            return self._store.pause(queue, reason, now=now)
+        pause = doubts.first_answer(lambda now: self._store.pause(queue, reason, now=now))
+        return doubts.change(self._store, pause, remedy="pause it again")
 
     def resume(self, queue: str) -> bool:
         """Let tasks of a queue be claimed again; False when it was so already."""
-        with self._store.transaction():
-            resumed = self._store.resume(queue)
+        resume = doubts.first_answer(lambda _: self._store.resume(queue))
+        resumed = doubts.change(self._store, resume, remedy="resume it again")
         self._wake()
         return resumed
 
@@ -194,9 +209,12 @@ class Client:
         return Pruned(tasks, tuple(removed))
 
     def _prune_batch(self, older_than_ms: int, states: Collection[TaskState]) -> Pruned:
-        with self._store.transaction() as now:
+        def delete(now: StoreTime) -> Pruned:
             before = StoreTime(now - older_than_ms)
             return self._store.prune(before=before, limit=PRUNE_BATCH, states=states)
+
+        told = "prune again; output that has lost its runs goes when it is old enough"
+        return doubts.change(self._store, delete, remedy=told, harmless_twice=False)
 
     def _is_ours(self, output_path: str) -> bool:
         """Tell this node's files from those of others, whose paths mean nothing here."""
@@ -222,7 +240,11 @@ class Client:
         if lease_ttl_ms is not None and not 0 < lease_ttl_ms <= limits.LONGEST:
             raise ValueError(f"lease_ttl: must be from 1ms to {limits.LONGEST}")
         wanted = queue or self.config.defaults.queue
-        with self._store.transaction() as now:
+        made: list[Claim] = []
+
+        def take(now: StoreTime) -> Claim | None:
+            if made and self._store.open_run(made[0].run_uid) is not None:
+                return made[0]  # the first time, and the commit's answer was lost
             for paused in self._store.paused_queues():
                 if task_id is None and paused.queue == wanted:
                     told = f"queue {wanted} is paused: {paused.reason}"
@@ -238,6 +260,11 @@ class Client:
                 lease_ttl_ms=lease_ttl_ms,
                 now=now,
             )
+            made.extend([claim] if claim is not None else [])
+            return claim
+
+        told = "claim again; what was claimed now is `lost` when its lease expires"
+        claim = doubts.change(self._store, take, remedy=told)
         if claim is not None:
             self._locks[claim.task_id] = claim.lock
         return claim
@@ -259,8 +286,11 @@ class Client:
             raise ValueError(f"progress: must be from 0 to 1, not {progress}")
         beat = self._words("heartbeat", task_id, lock, progress=progress, note=note)
         assert isinstance(beat, Beat)
-        with self._store.transaction() as now:
-            return self._store.heartbeat(beat, now=now)
+        return doubts.change(
+            self._store,
+            lambda now: self._store.heartbeat(beat, now=now),
+            remedy="work on and beat again",
+        )
 
     def complete(
         self, task_id: int, *, lock: str | None = None, result: object = None
@@ -288,18 +318,18 @@ class Client:
                 f"no lock for task {task_id}, so nothing was written: give the lock that `claim`"
                 " printed (--lock, --lock-file or $DISPATCHER_CLAIM_LOCK)"
             )
-        said = {name: fact for name, fact in facts.items() if fact is not None}
-        try:
-            line = msgspec.json.encode({"op": op, "task_id": task_id, "lock": lock, **said})
-            return understood(line)
-        except (msgspec.MsgspecError, TypeError, RecursionError) as error:
-            raise ValueError(str(error)) from error
+        return spoken(op, task_id, lock, **facts)
 
     def _declare(self, words: Beat | Declaration) -> Accepted | Refused:
         assert isinstance(words, Declaration)
-        with self._store.transaction() as now:
+
+        def declare(now: StoreTime) -> Accepted | Refused:
             answer = self._store.declare(words, now=now)
             self._settle_abandoned(now)
+            return answer
+
+        told = "declare the same again, which does no harm"
+        answer = doubts.change(self._store, declare, remedy=told)
         self._wake()
         return answer
 
@@ -352,40 +382,15 @@ class Client:
 
     def status(self) -> Status:
         """Return how things stand, with what takes a look at every task."""
-        from dispatcher.standing import Status  # noqa: PLC0415 - no submit needs it
+        from dispatcher import overview  # noqa: PLC0415 - no submit needs it
 
-        with self._store.snapshot():
-            counts, leases = self._store.counts(), self._store.leases()
-            ready_since = self._store.ready_since()
-        standing = self.standing()
-        return Status(counts=counts, ready_since=ready_since, leases=leases, standing=standing)
+        return overview.status(self._store, self.config)
 
     def standing(self) -> Standing:
         """Return how this node stands, and what a running daemon says of itself."""
-        from dispatcher.standing import Standing  # noqa: PLC0415 - no submit needs it
+        from dispatcher import overview  # noqa: PLC0415 - no submit needs it
 
-        me = known_node_id(self.config.state_dir)
-        with self._store.snapshot() as now:
-            nodes = {node.id: node for node in self._store.nodes()}
-            paused = tuple(self._store.paused_queues())
-        report: Mapping[str, Any] | None = {}
-        daemon: Literal["running", "not running", "not answering"] = "running"
-        try:
-            report = control.status(control.find(self.config))
-        except TimeoutError:
-            daemon = "not answering"
-        if report is None:
-            daemon = "not running"
-        node = nodes.get(me or "")
-        queues = self.config.queues.items()
-        return Standing(
-            now=now,
-            paused=paused,
-            node=node,
-            daemon=daemon,
-            report=report or {},
-            by_hand={name for name, queue in queues if queue.concurrency == 0},
-        )
+        return overview.standing(self._store, self.config)
 
     def outcomes(self) -> Mapping[Outcome, int]:
         """Return how many closed runs of each outcome are kept."""

@@ -36,8 +36,8 @@ class StoreUnavailable(DispatcherError):
     """The store did not answer and nothing was written; keep the workers, try again (exit 69)."""
 
 
-class CommitUnknown(StoreUnavailable):
-    """The store may or may not have committed; reconcile before anything else."""
+class CommitUnknown(DispatcherError):
+    """The store may or may not have committed; look before anything is done again (exit 74)."""
 
 
 class StoreUnusable(DispatcherError):

@@ -51,6 +51,7 @@ class ExitCode(enum.IntEnum):
     NOT_SO = 1
     USAGE = 2
     STORE_UNAVAILABLE = 69
+    COMMIT_UNKNOWN = 74
     TEMPORARY = 75
     CONFIG = 78
     LEASE_LOST = 79

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
+
 from dispatcher import wire
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.model import Declared, TaskState
@@ -23,7 +25,7 @@ REMEDIES = {
     WorkerError.NOT_RUNNING: f"the task is not running; {_STOP}",
     WorkerError.UNKNOWN_TASK: "there is no such task; stop working, exit 79",
     WorkerError.ALREADY_DECLARED: "another outcome was declared before and stands; exit",
-    WorkerError.STORE_UNAVAILABLE: "nothing was written; work on and ask again",
+    WorkerError.STORE_UNAVAILABLE: "nothing is known to be written; work on and ask again",
 }
 
 
@@ -84,6 +86,16 @@ class Refused:
     """The task's, where there is one."""
     attempt: int | None = None
     """The attempt that now runs, or the last one that ran."""
+
+
+def spoken(op: str, task_id: int, lock: str, **facts: object) -> Beat | Declaration:
+    """Return what would be said over the worker socket, held to the same limits. Or ValueError."""
+    said = {name: fact for name, fact in facts.items() if fact is not None}
+    try:
+        line = msgspec.json.encode({"op": op, "task_id": task_id, "lock": lock, **said})
+        return understood(line)
+    except (msgspec.MsgspecError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def understood(line: bytes) -> Beat | Declaration:

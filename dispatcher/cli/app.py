@@ -17,6 +17,7 @@ from click.exceptions import Abort, ClickException, NoArgsIsHelpError, UsageErro
 from dispatcher.cli.options import config_option, examples
 from dispatcher.errors import (
     AlreadyHeld,
+    CommitUnknown,
     ConfigError,
     DispatcherError,
     InvalidTask,
@@ -87,6 +88,7 @@ EXIT_CODES: Mapping[type[DispatcherError], ExitCode] = {
     ConfigError: ExitCode.CONFIG,
     StoreUnusable: ExitCode.CONFIG,
     StoreUnavailable: ExitCode.STORE_UNAVAILABLE,
+    CommitUnknown: ExitCode.COMMIT_UNKNOWN,
     AlreadyHeld: ExitCode.TEMPORARY,
 }
 
@@ -156,8 +158,9 @@ class Verbs(click.Group):
 def dispatcher() -> None:
     """Run commands as tasks: one owner each, clean kills, honest recovery.
 
-    Exit codes: 0 ok, 1 not so, 2 usage, 69 store unavailable, 75 somebody else holds it, 78 the
-    configuration or the store cannot be used, 79 the lease is lost, 130 interrupted.
+    Exit codes: 0 ok, 1 not so, 2 usage, 69 store unavailable (nothing was written), 74 nobody knows
+    whether it was written, 75 somebody else holds it, 78 the configuration or the store cannot be
+    used, 79 the lease is lost, 130 interrupted.
     """
 
 

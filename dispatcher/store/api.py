@@ -51,7 +51,8 @@ class Store(Protocol):
         """Open a transaction that may write, and give the store's time.
 
         Commits at the end, rolls back on any exception. Raises `CommitUnknown` when the commit
-        got no clear answer; the connection is then fresh at the next transaction.
+        got no clear answer; the connection is then fresh at the next transaction. That is no
+        `StoreUnavailable`: whoever catches one alone may do the same again.
         """
 
     def snapshot(self) -> AbstractContextManager[StoreTime]:

@@ -11,6 +11,7 @@ from typing import Final
 
 from dispatcher.errors import (
     FULL,
+    CommitUnknown,
     ConfigError,
     DispatcherError,
     StoreUnavailable,
@@ -220,7 +221,7 @@ def _create(path: Path) -> None:
         with suppress(FileExistsError):
             path.hardlink_to(temporary)
         _sync_directory(path.parent)
-    except StoreUnavailable as error:
+    except (StoreUnavailable, CommitUnknown) as error:
         raise _no_room(path) from error
     except OSError as error:
         raise _denied(error) from error

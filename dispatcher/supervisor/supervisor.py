@@ -130,7 +130,7 @@ class Supervisor:
         self._again = False
         try:
             self._perform(requests, at)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, CommitUnknown) as error:
             self._listener.turn_away(requests, at=at)
             if isinstance(error, CommitUnknown):
                 self._doubt()

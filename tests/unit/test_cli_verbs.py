@@ -121,7 +121,7 @@ def test_config_stands_before_or_after_the_verb(command: Command, tmp_path: Path
         (errors.ConfigError("x"), 78),
         (errors.StoreUnusable("x"), 78),
         (errors.StoreUnavailable("x"), 69),
-        (errors.CommitUnknown("x"), 69),
+        (errors.CommitUnknown("x"), 74),
         (errors.AlreadyHeld("x"), 75),
         (errors.DispatcherError("x"), 1),
         (FileNotFoundError(2, "No such file or directory", "f"), 1),

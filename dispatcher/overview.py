@@ -1,0 +1,48 @@
+"""How things stand: the store and a running daemon, asked together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from dispatcher import control
+from dispatcher.config.config import Config
+from dispatcher.node import known_node_id
+from dispatcher.standing import Standing, Status
+from dispatcher.store.api import Store
+
+
+def status(store: Store, config: Config) -> Status:
+    """Return how things stand, with what takes a look at every task."""
+    with store.snapshot():
+        counts, leases = store.counts(), store.leases()
+        ready_since = store.ready_since()
+    return Status(
+        counts=counts, ready_since=ready_since, leases=leases, standing=standing(store, config)
+    )
+
+
+def standing(store: Store, config: Config) -> Standing:
+    """Return how this node stands, and what a running daemon says of itself."""
+    me = known_node_id(config.state_dir)
+    with store.snapshot() as now:
+        nodes = {node.id: node for node in store.nodes()}
+        paused = tuple(store.paused_queues())
+    report: Mapping[str, Any] | None = {}
+    daemon: Literal["running", "not running", "not answering"] = "running"
+    try:
+        report = control.status(control.find(config))
+    except TimeoutError:
+        daemon = "not answering"
+    if report is None:
+        daemon = "not running"
+    node = nodes.get(me or "")
+    queues = config.queues.items()
+    return Standing(
+        now=now,
+        paused=paused,
+        node=node,
+        daemon=daemon,
+        report=report or {},
+        by_hand={name for name, queue in queues if queue.concurrency == 0},
+    )

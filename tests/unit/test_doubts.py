@@ -1,0 +1,179 @@
+"""A commit without an answer is never called "nothing was written": R-35, R-56."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.cli import lines
+from dispatcher.client import Client
+from dispatcher.errors import CommitUnknown, StoreUnavailable
+from dispatcher.model import TaskState
+from dispatcher.words import Accepted, Renewed
+from tests.command import Command
+from tests.contract.sqlite_files import file_size_limit
+from tests.unit.test_supervisor import Unwell
+
+UNKNOWN = "the commit got no clear answer"
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+@pytest.fixture
+def client(command: Command) -> Iterator[Client]:
+    with command.client() as client:
+        client._store = Unwell(client._store)  # type: ignore[assignment]
+        yield client
+
+
+def fail(client: Client, *failures: tuple[Exception, bool]) -> None:
+    """Let the next transactions fail so, committed or not."""
+    store: Any = client._store
+    store.failures = [*failures]
+
+
+def doubt(client: Client, *, committed: bool) -> None:
+    fail(client, (CommitUnknown(UNKNOWN), committed))
+
+
+either = pytest.mark.parametrize("committed", [True, False])
+
+
+def test_an_unknown_commit_is_no_silence_of_the_store() -> None:
+    assert not issubclass(CommitUnknown, StoreUnavailable)
+
+
+@either
+def test_a_submit_with_a_key_is_looked_up_and_made_once(client: Client, *, committed: bool) -> None:
+    doubt(client, committed=committed)
+
+    submitted = client.submit(command=["true"], key="report")
+
+    assert [submitted.task_id] == [task.id for task in client.tasks()]
+
+
+@either
+def test_a_submit_without_a_key_is_not_repeated_and_the_remedy_is_told(
+    client: Client, *, committed: bool
+) -> None:
+    doubt(client, committed=committed)
+
+    with pytest.raises(CommitUnknown, match=r"it was done, or it was not: see `dispatcher list`"):
+        client.submit(command=["true"])
+
+    assert committed is bool(client.tasks())
+
+
+def test_many_are_looked_up_only_where_each_has_a_key(client: Client) -> None:
+    def many(*keys: str | None) -> list[Any]:
+        text = "\n".join(
+            '{"command": ["true"]' + (f', "key": "{key}"' if key else "") + "}" for key in keys
+        )
+        return lines.read(text.encode(), client.config, {}, {})
+
+    doubt(client, committed=False)
+    with pytest.raises(CommitUnknown):
+        client.submit_many(many("a", None))
+    doubt(client, committed=True)
+    submitted = client.submit_many(many("a", "b"))
+
+    assert [2, 1] == [task.id for task in client.tasks()]
+    assert [1, 2] == [one.task_id for one in submitted]
+
+
+@either
+def test_a_claim_without_an_answer_is_found_by_its_run(client: Client, *, committed: bool) -> None:
+    client.submit(command=["true"])
+    doubt(client, committed=committed)
+
+    claim = client.claim()
+
+    assert claim is not None
+    assert 1 == claim.fence
+    assert isinstance(client.heartbeat(claim.task_id), Renewed)
+
+
+MOVES: list[tuple[str, Callable[[Client], object], object]] = [
+    ("cancel", lambda client: client.cancel(1), TaskState.READY),
+    ("hold", lambda client: client.hold(1), TaskState.READY),
+    ("retry", lambda client: client.retry(2), TaskState.CANCELLED),
+    ("release", lambda client: client.release(3), TaskState.HELD),
+    ("pause", lambda client: client.pause("default"), True),
+    ("resume", lambda client: client.resume("other"), True),
+]
+
+
+@either
+@pytest.mark.parametrize(("name", "move", "before"), MOVES, ids=[move[0] for move in MOVES])
+def test_what_may_be_said_twice_is_and_tells_how_it_was_before(
+    client: Client, name: str, move: Callable[[Client], object], before: object, *, committed: bool
+) -> None:
+    for _ in range(3):
+        client.submit(command=["true"])
+    client.cancel(2)
+    client.hold(3)
+    client.pause("other")
+    doubt(client, committed=committed)
+
+    first, second = move(client), move(client)
+
+    assert before == first
+    assert before != second, f"{name} was not done"
+
+
+@either
+def test_beats_and_declarations_are_repeated(client: Client, *, committed: bool) -> None:
+    client.submit(command=["true"])
+    assert client.claim() is not None
+
+    doubt(client, committed=committed)
+    assert isinstance(client.heartbeat(1), Renewed)
+    doubt(client, committed=committed)
+    assert Accepted() == client.complete(1)
+
+    assert ["succeeded"] == [run.outcome for run in client.runs(1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda client: client.submit(command=["true"], key="k"), "with the same key"),
+        (lambda client: client.cancel(1), "`dispatcher show 1`"),
+        (lambda client: client.pause("q"), "pause it again"),
+        (lambda client: client.resume("q"), "resume it again"),
+        (lambda client: client.claim(), "`lost` when its lease expires"),
+        (lambda client: client.heartbeat(1, lock="l"), "beat again"),
+        (lambda client: client.complete(1, lock="l"), "declare the same again"),
+        (lambda client: client.prune(older_than_ms=0), "prune again"),
+    ],
+)
+def test_a_doubt_that_stays_is_told_with_what_to_do(
+    client: Client, change: Callable[[Client], object], remedy: str
+) -> None:
+    client.submit(command=["true"])
+    fail(client, (CommitUnknown(UNKNOWN), True), (StoreUnavailable("locked"), False))
+
+    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; so it was done, or it was not") as told:
+        change(client)
+
+    assert remedy in str(told.value)
+
+
+def test_the_command_line_tells_it_with_an_exit_code_of_its_own(
+    command: Command, client: Client
+) -> None:
+    client.submit(command=["true"])
+
+    with file_size_limit(0):  # of the commit's files none can grow
+        told = command("submit", "--", "true", exits=74).stderr
+
+    assert UNKNOWN in told
+    assert "see `dispatcher list` first; a --key makes it safe" in told
