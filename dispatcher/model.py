@@ -193,7 +193,6 @@ class Limits:
     start_timeout_ms: int | None = None
     total_at: StoreTime | None = None
     """When the task's total time-out is over."""
-    kill_grace_ms: int | None = None
     kill_signal: int | None = None
 
 
@@ -234,21 +233,6 @@ class Run:
     output_path: str
     left_alone: tuple[str, ...] = ()
     """Processes that outlived it and go on, as "name (pid)"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmation:
-    """A node's word that it is there: until when its claims stand if it says no more."""
-
-    until: StoreTime
-    """When its executor begins to end them, and a margin."""
-    kill_grace_ms: int
-    """What ending takes beyond, where a task says nothing else."""
-
-    def takeover_at(self, kill_grace_ms: int | None) -> StoreTime:
-        """Return from when on another node may take the claim of a task with this kill grace."""
-        grace_ms = self.kill_grace_ms if kill_grace_ms is None else kill_grace_ms
-        return StoreTime(self.until + grace_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +281,8 @@ class Claim:
     """Output files of the task's runs on this node that may still live, the latest first."""
     notify: bool = False
     limits: Limits = NO_LIMITS
+    kill_grace_ms: int | None = None
+    """Between the kill signal and SIGKILL: as it was at the claim, whatever a reload says since."""
     profile: str | None = None
     reports_leftovers: bool = False
     """Whether what outlives the leader is named, not ended."""
@@ -345,6 +331,9 @@ class OpenRun:
     progressed_at: StoreTime | None = None
     """When a heartbeat last told of another progress or note than the one before."""
     limits: Limits = NO_LIMITS
+    kill_grace_ms: int | None = None
+    """As in `Claim`."""
+    output_path: str = ""
     rules: Mapping[str, str] = field(default_factory=dict)
     """As in `NewTask`."""
 

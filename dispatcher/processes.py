@@ -118,7 +118,7 @@ def start_message(
 ) -> wire.Start:
     """Return the message that starts a claim's worker, lock and all in its environment."""
     limits = claim.limits
-    grace, run_timeout = limits.kill_grace_ms, limits.run_timeout_ms
+    grace, run_timeout = claim.kill_grace_ms, limits.run_timeout_ms
     run_by = {} if run_timeout is None else run_deadline(Instant(at + run_timeout / 1000))
     return wire.Start(
         uid=claim.run_uid,

@@ -13,7 +13,6 @@ from typing import Protocol
 from dispatcher.model import (
     FINISHED,
     Claim,
-    Confirmation,
     GivenUp,
     Leases,
     NewTask,
@@ -102,15 +101,18 @@ class Store(Protocol):
         limit: int,
         node: str,
         output_dir: str,
-        confirmation: Confirmation | None = None,
+        kill_grace_ms: int | None = None,
+        until: StoreTime | None = None,
         now: StoreTime,
     ) -> list[Claim]:
         """Claim at most `limit` ready tasks of a queue: highest priority first, then lowest id.
 
         Mints lock, run uid and fence (+1), opens the run with
         `output_path = <output_dir>/<uid>.log`, resets every per-run field, and sets the lease
-        to `now` + the task's ttl. Unless the claim is confirmed again, another node may take it
-        from the confirmation's `takeover_at` on; None: never.
+        to `now` + the task's ttl. `kill_grace_ms` is the node's, for tasks without one of their
+        own: what holds is fixed with the run, so that a reload changes nothing of it. Unless the
+        claim is confirmed again, another node may take it once `until` and the run's kill grace
+        are over; None: never.
 
         The claim names the outputs of the task's runs on this node that may have had a process, the
         latest first; those whose leftovers were left alone are not among them.
@@ -213,8 +215,11 @@ class Store(Protocol):
 
     # Takeover ----------------------------------------------------------------------------
 
-    def confirm(self, node: str, confirmation: Confirmation | None) -> int:
-        """Say of all claims of a node when another may take them (None: never); return how many."""
+    def confirm(self, node: str, until: StoreTime | None) -> int:
+        """Say until when all claims of a node stand (None: for ever); return how many there are.
+
+        Another may take each once that and the kill grace fixed with its run are over.
+        """
 
     def abandoned(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
         """Return at most `limit` runs that may be taken from their owners and settled.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from dispatcher.model import Claim, Confirmation, Limits, Liveness, Outcome
+from dispatcher.model import Claim, Limits, Liveness, Outcome
 from dispatcher.store import statements
 from dispatcher.store.engine import Engine, Row
 from dispatcher.store.values import command_from, limits_from, strings_from
@@ -34,18 +35,27 @@ class Ready(NamedTuple):
     profile: str | None
     rules: str | None
     notify: int
+    kill_grace_ms: int | None
     limits: Limits
 
     @classmethod
     def of(cls, row: Row) -> Ready:
         """Return a row by name."""
-        return cls(*row[:13], limits=limits_from(row[13:]))  # type: ignore[misc]
+        return cls(*row[:14], limits=limits_from(row[14:]))  # type: ignore[misc]
 
-    def takeover_at(self, confirmation: Confirmation | None) -> StoreTime | None:
+    def takeover_at(self, until: StoreTime | None) -> StoreTime | None:
         """Return from when on another node may take the claim; None: never."""
-        if confirmation is None:
-            return None
-        return confirmation.takeover_at(self.limits.kill_grace_ms)
+        return None if until is None else StoreTime(until + (self.kill_grace_ms or 0))
+
+
+def each_ready(rows: Iterable[Row], kill_grace_ms: int | None) -> Iterator[Ready]:
+    """Yield rows by name, with the node's kill grace where the task has none of its own."""
+    for ready in map(Ready.of, rows):
+        yield (
+            ready
+            if ready.kill_grace_ms is not None
+            else ready._replace(kill_grace_ms=kill_grace_ms)
+        )
 
 
 def claim(
@@ -75,6 +85,7 @@ def claim(
         "lease_ttl_ms": ready.lease_ttl_ms,
         "lease_expires_at": now + ready.lease_ttl_ms,
         "takeover_at": takeover_at,
+        "kill_grace_ms": ready.kill_grace_ms,
         "output_path": f"{output_dir}/{uid}.log",
     }
     engine.change(statements.CLAIM, values)
@@ -98,6 +109,7 @@ def claim(
         earlier_output_paths=earlier,
         notify=bool(ready.notify),
         limits=ready.limits,
+        kill_grace_ms=ready.kill_grace_ms,
         profile=ready.profile,
         reports_leftovers=ready.rules is not None and "leftovers" in strings_from(ready.rules),
     )

@@ -182,8 +182,16 @@ CREATE TABLE runs (
 CREATE INDEX runs_declared ON runs (node) WHERE declared IS NOT NULL AND outcome IS NULL;
 """
 
+# Of runs that were open before, the built-in default is assumed where their task has none.
+_KILL_GRACE = """
+ALTER TABLE runs ADD COLUMN kill_grace_ms BIGINT CHECK (kill_grace_ms >= 0);
+UPDATE runs SET kill_grace_ms = COALESCE(
+    (SELECT tasks.kill_grace_ms FROM tasks WHERE tasks.id = runs.task_id), 10000)
+WHERE outcome IS NULL;
+"""
+
 #: What each version of the schema did to the one before. Append; never edit what was released.
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _KILL_GRACE)
 
 _META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"
 _WRITE_META = """

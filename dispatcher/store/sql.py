@@ -12,7 +12,6 @@ from typing import Final
 from dispatcher.model import (
     FINISHED,
     Claim,
-    Confirmation,
     GivenUp,
     Leases,
     NewTask,
@@ -139,7 +138,8 @@ class SqlStore:
         limit: int,
         node: str,
         output_dir: str,
-        confirmation: Confirmation | None = None,
+        kill_grace_ms: int | None = None,
+        until: StoreTime | None = None,
         now: StoreTime,
     ) -> list[Claim]:
         rows = self._engine.rows(self._ready, {"queue": queue, "limit": limit})
@@ -149,10 +149,10 @@ class SqlStore:
                 ready,
                 owner=node,
                 output_dir=output_dir,
-                takeover_at=ready.takeover_at(confirmation),
+                takeover_at=ready.takeover_at(until),
                 now=now,
             )
-            for ready in map(claims.Ready.of, rows)
+            for ready in claims.each_ready(rows, kill_grace_ms)
         ]
 
     def claim_local(
@@ -259,11 +259,8 @@ class SqlStore:
 
     # Takeover ------------------------------------------------------------------------------
 
-    def confirm(self, node: str, confirmation: Confirmation | None) -> int:
-        values = {"node": node, "until": None, "kill_grace_ms": 0}
-        return self._engine.change(
-            statements.CONFIRM, values if confirmation is None else values | asdict(confirmation)
-        )
+    def confirm(self, node: str, until: StoreTime | None) -> int:
+        return self._engine.change(statements.CONFIRM, {"node": node, "until": until})
 
     def abandoned(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
         values = {"node": node, "limit": limit, "now": now}

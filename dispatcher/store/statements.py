@@ -75,8 +75,8 @@ LIMIT CAST(:limit AS BIGINT)
 # What a claim takes with it of a ready task, in the order of `SqlStore`.
 _READY = """
 SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
-    lease_ttl_ms, attempt, fence, profile, rules, notify, run_timeout_ms, stall_timeout_ms,
-    start_timeout_ms, total_at, kill_grace_ms, kill_signal
+    lease_ttl_ms, attempt, fence, profile, rules, notify, kill_grace_ms, run_timeout_ms,
+    stall_timeout_ms, start_timeout_ms, total_at, kill_signal
 """
 
 READY = f"""{_READY}FROM tasks WHERE state = 'ready' AND queue = :queue
@@ -106,8 +106,8 @@ WHERE id = :task_id
 """
 
 OPEN = """
-INSERT INTO runs (task_id, uid, attempt, fence, lock, node, claimed_at, output_path)
-VALUES (:task_id, :uid, :attempt, :fence, :lock, :owner, :now, :output_path)
+INSERT INTO runs (task_id, uid, attempt, fence, lock, node, claimed_at, output_path, kill_grace_ms)
+VALUES (:task_id, :uid, :attempt, :fence, :lock, :owner, :now, :output_path, :kill_grace_ms)
 """
 
 RECORD_STARTED = """
@@ -130,8 +130,8 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
-    tasks.start_timeout_ms, tasks.total_at, tasks.kill_grace_ms, tasks.kill_signal, runs.node,
-    tasks.rules
+    tasks.start_timeout_ms, tasks.total_at, tasks.kill_signal, runs.kill_grace_ms, runs.node,
+    tasks.rules, runs.output_path
 """
 
 OPEN_RUN = f"""{_OPEN}FROM runs JOIN tasks ON tasks.id = runs.task_id
@@ -220,7 +220,8 @@ WHERE state = 'running' AND owner = :node AND liveness = 'worker' AND ending IS 
 """
 
 CONFIRM = """
-UPDATE tasks SET takeover_at = :until + COALESCE(kill_grace_ms, :kill_grace_ms)
+UPDATE tasks SET takeover_at = :until
+    + COALESCE((SELECT kill_grace_ms FROM runs WHERE uid = tasks.run_uid), 0)
 WHERE state = 'running' AND owner = :node
 """
 

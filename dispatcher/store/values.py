@@ -43,7 +43,7 @@ WRONG: Final = frozenset(Outcome) - {
 #: Above every id.
 NO_ID: Final = 2**63 - 1
 
-_UNLIMITED: Final = (None,) * 6
+_UNLIMITED: Final = (None,) * 5
 
 _TASK: Final = tuple(field.name for field in fields(Task))
 _RUN: Final = tuple(field.name for field in fields(Run))
@@ -211,23 +211,24 @@ def open_run_from(row: Row) -> OpenRun:
         orphans=row[20],
         last_heartbeat_at=row[21],
         progressed_at=row[22],
-        limits=limits_from(row[23:29]),
+        limits=limits_from(row[23:28]),
+        kill_grace_ms=row[28],
         owner=row[29],
         rules=strings_from(row[30]) if row[30] else {},
+        output_path=row[31],
     )
 
 
 def limits_from(row: Row) -> Limits:
-    """Return the value of a run's six limits, as every statement on runs has them."""
+    """Return the value of a run's five limits, as every statement on runs has them."""
     if row == _UNLIMITED:
         return NO_LIMITS
-    run, stall, start, total_at, kill_grace, kill_signal = row
+    run, stall, start, total_at, kill_signal = row
     return Limits(
         run_timeout_ms=run,
         stall_timeout_ms=stall,
         start_timeout_ms=start,
         total_at=total_at,
-        kill_grace_ms=kill_grace,
         kill_signal=kill_signal,
     )
 

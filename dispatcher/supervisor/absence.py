@@ -59,7 +59,7 @@ class Absence:
             return
         if memory.live or memory.hello is None:
             settings = self._memory.settings
-            self._store.confirm(settings.node_id, settings.confirmation(turn.now))
+            self._store.confirm(settings.node_id, settings.stands_until(turn.now))
         turn.after(partial(self._renew, memory.hello, turn.at))
 
     def take_over(self, turn: Turn) -> None:

@@ -91,7 +91,8 @@ class Claimer:
             limit=limit,
             node=self._memory.settings.node_id,
             output_dir=self._memory.settings.output_dir,
-            confirmation=self._memory.settings.confirmation(turn.now),
+            kill_grace_ms=round(self._memory.settings.start.kill_grace * 1000),
+            until=self._memory.settings.stands_until(turn.now),
             now=turn.now,
         )
 

@@ -159,8 +159,8 @@ class Supervisor:
 
     def _longest_ladder(self) -> float:
         start = self._memory.settings.start
-        own = (live.limits.kill_grace_ms or 0 for live in self._memory.live.values())
-        return max(start.kill_grace, max(own, default=0) / 1000) + start.leftover_grace
+        graces = (live.kill_grace or 0.0 for live in self._memory.live.values())
+        return max(graces, default=start.kill_grace) + start.leftover_grace
 
     @property
     def figures(self) -> Figures:

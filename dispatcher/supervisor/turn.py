@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dispatcher import wire
-from dispatcher.model import Claim, Confirmation, Limits, Liveness, OpenRun
+from dispatcher.model import Claim, Limits, Liveness, OpenRun
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
 from dispatcher.supervisor.figures import Figures
@@ -53,16 +53,15 @@ class Settings:
         """The queues from which nothing is claimed here."""
         return tuple(queue for queue, most in self.concurrency.items() if most == 0)
 
-    def confirmation(self, now: StoreTime) -> Confirmation | None:
-        """Return what is said of claims that are confirmed now; None: they stand for ever.
+    def stands_until(self, now: StoreTime) -> StoreTime | None:
+        """Return until when claims stand that are confirmed now; None: for ever.
 
-        Later than `kill_deadlines` by what it takes to end a run, and a margin for the clocks.
+        Later than `kill_deadlines` by a margin for the clocks; each run's kill grace comes on top.
         """
         if self.absence_limit is None:
             return None
         ahead = self.absence_limit + ABSENCE_SLACK + self.takeover_margin
-        until = StoreTime(now + round(ahead * 1000))
-        return Confirmation(until, round(self.start.kill_grace * 1000))
+        return StoreTime(now + round(ahead * 1000))
 
     def kill_deadlines(self, at: Instant) -> dict[str, float]:
         """Return when the executor ends runs by itself that were confirmed at this instant."""
@@ -109,6 +108,8 @@ class Live:
     lease_ttl: float
     """Seconds."""
     limits: Limits
+    kill_grace: float | None = None
+    """Seconds; None of a run that was opened by hand."""
     watch: Watch | None = None
     asks_until: Instant | None = None
     """Until when its worker asked to go on, beyond its run time-out."""
@@ -134,6 +135,7 @@ class Live:
             liveness=run.liveness,
             lease_ttl=run.lease_ttl_ms / 1000,
             limits=run.limits,
+            kill_grace=None if run.kill_grace_ms is None else run.kill_grace_ms / 1000,
         )
 
     @property

@@ -16,6 +16,9 @@ from dispatcher.times import StoreTime
 COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT; CREATE INDEX tasks_colour ON tasks (colour);"
 BROKEN = "ALTER TABLE tasks ADD COLUMN shape TEXT; ALTER TABLE nothing ADD COLUMN shape TEXT;"
 
+#: The version that this dispatcher works with.
+NOW = len(migrate.MIGRATIONS)
+
 
 @contextmanager
 def database(path: Path) -> Iterator[SqliteEngine]:
@@ -74,7 +77,7 @@ def test_an_upgrade_happens_whole_or_not_at_all(tmp_path: Path) -> None:
             migrate.adopt(engine, (*migrate.MIGRATIONS, COLOUR, BROKEN))
 
         assert before == schema(engine)
-        assert version(engine) == "1"
+        assert version(engine) == str(NOW)
 
 
 def test_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -82,7 +85,9 @@ def test_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> None:
         migrate.create(engine, (*migrate.MIGRATIONS, COLOUR))
         before = schema(engine)
 
-        with pytest.raises(StoreUnusable, match=r"newer dispatcher \(schema 2, .* knows 1\); upgr"):
+        with pytest.raises(
+            StoreUnusable, match=rf"newer .*schema {NOW + 1}, .* knows {NOW}\); upgr"
+        ):
             migrate.adopt(engine)
 
         assert before == schema(engine)
@@ -107,7 +112,7 @@ def test_of_two_upgrades_at_once_one_does_it(tmp_path: Path) -> None:
     with closing(Overtaken(tmp_path / "tasks.db", patience=0)) as slower:
         migrate.adopt(slower, (*migrate.MIGRATIONS, COLOUR))
 
-        assert version(slower) == "2"
+        assert version(slower) == str(NOW + 1)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +132,32 @@ def test_a_database_without_version_or_identity_is_refused(tmp_path: Path, damag
 
         with pytest.raises(StoreUnusable, match="restore"):
             migrate.adopt(engine)
+
+
+def test_a_run_that_was_open_before_kill_graces_were_kept_has_its_tasks_or_the_default(
+    tmp_path: Path,
+) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine, migrate.MIGRATIONS[:1])
+        with transaction(engine, write=True):
+            for number, (grace, outcome) in enumerate(
+                (("NULL", "NULL"), ("7", "NULL"), ("7", "'failed'")), start=1
+            ):
+                engine.change(
+                    "INSERT INTO tasks (id, state, reason, queue, priority, liveness, lease_ttl_ms,"
+                    " max_attempts, created_at, run_at, labels, env, command, kill_grace_ms)"
+                    f" VALUES ({number}, 'ready', '', 'q', 0, 'process', 1, 1, 1, 1, '', '', '',"
+                    f" {grace})"
+                )
+                engine.change(
+                    "INSERT INTO runs (task_id, uid, attempt, fence, lock, node, claimed_at,"
+                    " output_path, outcome, ended_at, reason)"
+                    f" VALUES ({number}, '{number}', 1, 1, '', 'n', 1, '', {outcome},"
+                    f" {'NULL' if outcome == 'NULL' else '1'},"
+                    f" {'NULL' if outcome == 'NULL' else chr(39) * 2})"
+                )
+
+        migrate.adopt(engine)
+
+        kept = query(engine, "SELECT kill_grace_ms FROM runs ORDER BY id")
+        assert [(10_000,), (7,), (None,)] == kept

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.model import FINISHED, Confirmation, Outcome, TaskFilter, TaskState
+from dispatcher.model import FINISHED, Outcome, TaskFilter, TaskState
 from dispatcher.store import statements
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.values import of_filter, of_finished
@@ -27,7 +27,7 @@ PLANS = [
     (statements.ABANDONED, {"node": "n", "now": 1, "limit": 1}, ["tasks_takeover", "(uid=?)"]),
     (statements.NEXT_TAKEOVER, {"node": "n"}, ["tasks_takeover"]),
     (statements.RENEW_LOCAL, {"now": 1}, ["tasks_takeover"]),
-    (statements.CONFIRM, {"node": "n", "until": 1, "kill_grace_ms": 1}, ["tasks_running"]),
+    (statements.CONFIRM, {"node": "n", "until": 1}, ["tasks_running", "(uid=?)"]),
     (statements.DECLARED_UIDS, {"node": "n"}, ["runs_declared"]),
     (statements.LEASES, {}, ["tasks_running"]),
     (statements.READY_SINCE, {}, ["tasks_ready"]),
@@ -104,7 +104,7 @@ def a_days_work(store: OneByOne) -> None:
             store.record_started(claim.run_uid, pid=1, started_at=NOW, now=NOW)
             store.record_leader_exit(claim.run_uid, exit_code=1, signal=None, now=NOW)
             store.open_runs(NODE)
-            store.confirm(NODE, Confirmation(later(9), kill_grace_ms=1))
+            store.confirm(NODE, later(9))
             store.declared(NODE)
             store.abandoned(NODE, limit=10, now=NOW)
             store.next_takeover(NODE)

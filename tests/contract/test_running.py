@@ -94,6 +94,7 @@ def test_an_open_run_carries_what_it_takes_to_settle_it(store: OneByOne) -> None
         deferrals=2,
         orphans=3,
         owner=NODE,
+        output_path=claim.output_path,
     )
     assert expected == store.open_run(claim.run_uid)
     assert [expected] == store.open_runs(NODE)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.model import LOCAL, Claim, Confirmation, Declared, Liveness, Outcome, TaskState
+from dispatcher.model import LOCAL, Claim, Declared, Liveness, Outcome, TaskState
 from dispatcher.wire import WorkerError
 from dispatcher.words import Accepted, Beat, Declaration, Renewed
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
@@ -27,10 +27,6 @@ def claim(store: OneByOne) -> Claim:
     claim = take_local(store)
     assert claim is not None
     return claim
-
-
-def until(milliseconds: int) -> Confirmation:
-    return Confirmation(later(milliseconds), kill_grace_ms=0)
 
 
 def beat(claim: Claim, lock: str | None = None) -> Beat:
@@ -75,7 +71,7 @@ def test_a_beat_for_a_node_leaves_the_nodes_own_clock_alone(store: OneByOne) -> 
     store.heartbeat(beat(claim), now=later(7))
     assert store.column("takeover_at", claim.task_id) is None
 
-    store.confirm(NODE, until(5))
+    store.confirm(NODE, later(5))
     store.heartbeat(beat(claim), now=later(8))
 
     assert later(5) == store.column("takeover_at", claim.task_id)
@@ -169,7 +165,7 @@ def test_a_claim_of_a_node_is_abandoned_for_others_from_its_takeover_on(store: O
     (claim,) = [store.claimed()]
     assert [] == abandoned(store, 10**9, node="other")  # NULL: never
 
-    assert 1 == store.confirm(NODE, until(100))
+    assert 1 == store.confirm(NODE, later(100))
 
     assert [] == abandoned(store, 99, node="other")
     assert [claim.run_uid] == abandoned(store, 100, node="other")
@@ -178,33 +174,58 @@ def test_a_claim_of_a_node_is_abandoned_for_others_from_its_takeover_on(store: O
 
 def test_no_node_takes_its_own_claims(store: OneByOne) -> None:
     store.claimed()
-    store.confirm(NODE, until(100))
+    store.confirm(NODE, later(100))
 
     assert [] == abandoned(store, 10**9)
     assert store.next_takeover(NODE) is None
 
 
-@pytest.mark.parametrize(("kill_grace_ms", "takeover_in"), [(None, 107), (0, 100), (50, 150)])
-def test_a_takeover_waits_for_the_kill_grace_of_its_task(
-    store: OneByOne, kill_grace_ms: int | None, takeover_in: int
+@pytest.mark.parametrize(("own", "holds"), [(None, 7), (0, 0), (50, 50)])
+def test_the_kill_grace_at_the_claim_holds_for_the_run_whatever_is_configured_later(
+    store: OneByOne, own: int | None, holds: int
 ) -> None:
-    store.new(kill_grace_ms=kill_grace_ms)
-    said = Confirmation(later(100), kill_grace_ms=7)
+    store.new(kill_grace_ms=own)
 
     (claim,) = store.claim(
-        "default", limit=1, node=NODE, output_dir="/out", confirmation=said, now=NOW
+        "default",
+        limit=1,
+        node=NODE,
+        output_dir="/out",
+        kill_grace_ms=7,
+        until=later(100),
+        now=NOW,
     )
-    assert later(takeover_in) == store.column("takeover_at", claim.task_id)
+    assert later(100 + holds) == store.column("takeover_at", claim.task_id)
+    assert (holds, holds) == (claim.kill_grace_ms, store.open_run(claim.run_uid).kill_grace_ms)
+    assert own == store.task(claim.task_id).kill_grace_ms
 
-    store.confirm(NODE, Confirmation(later(200), kill_grace_ms=7))
-    assert later(takeover_in + 100) == store.column("takeover_at", claim.task_id)
+    store.confirm(NODE, later(200))
+    assert later(200 + holds) == store.column("takeover_at", claim.task_id)
     store.confirm(NODE, None)
     assert store.column("takeover_at", claim.task_id) is None
 
 
+def test_the_next_run_of_a_task_has_the_kill_grace_that_is_configured_then(store: OneByOne) -> None:
+    def claimed(kill_grace_ms: int) -> Claim:
+        (claim,) = store.claim(
+            "default",
+            limit=1,
+            node=NODE,
+            output_dir="/out",
+            kill_grace_ms=kill_grace_ms,
+            now=NOW,
+        )
+        return claim
+
+    store.new()
+    store.end(claimed(7), outcome=Outcome.RELEASED, state=TaskState.READY)
+
+    assert 9 == claimed(9).kill_grace_ms
+
+
 def test_what_ends_a_node_run_does_not_make_it_abandoned(store: OneByOne) -> None:
     claim = store.claimed()
-    store.confirm(NODE, until(100))
+    store.confirm(NODE, later(100))
     store.begin_ending(claim.run_uid, Outcome.CANCELLED, "operator", now=NOW)
 
     assert [] == abandoned(store, 99, node="other")
@@ -215,7 +236,7 @@ def test_confirming_says_nothing_of_other_nodes_and_local_claims(
 ) -> None:
     store.claimed(queue="x", node="other")
 
-    assert 0 == store.confirm(NODE, until(1))
+    assert 0 == store.confirm(NODE, later(1))
     assert (TTL, TTL) == both_ends(store, claim)
 
 

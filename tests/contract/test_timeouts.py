@@ -184,7 +184,6 @@ def test_a_claim_and_its_open_run_carry_their_limits(store: OneByOne) -> None:
         stall_timeout_ms=2,
         start_timeout_ms=3,
         total_at=later(TOTAL),
-        kill_grace_ms=0,
         kill_signal=10,
     )
     assert limits == claim.limits

@@ -158,6 +158,6 @@ def finished(tmp_path: Path) -> Path:
     )
     with store.transaction() as now:
         store.submit(task, now=now)
-        [_] = store.claim("default", limit=1, node="n", output_dir="/o", confirmation=None, now=now)
+        [_] = store.claim("default", limit=1, node="n", output_dir="/o", now=now)
     store.close()
     return tmp_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dispatcher.store.migrate import MIGRATIONS
 from tests.mistakes.kinds import Mistake
 
 GROUPS: Mapping[str, Sequence[Mistake]] = {
@@ -62,7 +63,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             scene="newer",
             told=(
                 "/var/lib/dispatcher/tasks.db was made by a newer dispatcher (schema 99, this "
-                "one knows 1); upgrade this dispatcher"
+                f"one knows {len(MIGRATIONS)}); upgrade this dispatcher"
             ),
             exits=78,
         ),
@@ -73,7 +74,8 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             scene="older",
             told=(
                 "/var/lib/dispatcher/tasks.db was made by an older dispatcher (schema 0, this "
-                "one works with 1); start the daemon anew, or run: dispatcher migrate"
+                f"one works with {len(MIGRATIONS)}); start the daemon anew, or run: dispatcher "
+                "migrate"
             ),
             exits=78,
         ),

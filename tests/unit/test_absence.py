@@ -14,7 +14,6 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.model import (
     LOCAL,
     Claim,
-    Confirmation,
     Declared,
     Liveness,
     Node,
@@ -57,7 +56,7 @@ def claim_elsewhere(world: World, *, takeover_in: float | None) -> Claim:
         (claim,) = world.store.claim("far", limit=1, node="far", output_dir="/o", now=now)
         if takeover_in is not None:
             until = StoreTime(now + round(takeover_in * 1000))
-            world.store.confirm("far", Confirmation(until, kill_grace_ms=0))
+            world.store.confirm("far", until)
     return claim
 
 
@@ -280,6 +279,26 @@ def test_a_deadline_counts_from_before_its_transaction(limited: World) -> None:
 
     (deadlines,) = renewals(limited)[-1].deadlines.values()
     assert {"absence": at + LIMIT + 2} == deadlines
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_run_is_confirmed_with_the_kill_grace_that_its_executor_was_told(
+    limited: World, *, restarted: bool
+) -> None:
+    """A reload to a shorter one must not let others start while it is still being ended."""
+    task = limited.submit("work")
+    limited.start()
+    shorter = replace(limited.settings.start, kill_grace=0.0)
+    if restarted:
+        limited.restart(start=shorter)
+    else:
+        limited.supervisor.reconfigure(replace(limited.settings, start=shorter))
+
+    limited.run_for(LIMIT / 4)
+
+    told = [start.kill_grace for start in limited.executor.starts]
+    ahead = (column(limited, "takeover_at", task) - limited.now()) / 1000
+    assert ([10.0], LIMIT + BEYOND) == (told, ahead)
 
 
 def test_nothing_is_confirmed_that_was_not_committed(limited: World) -> None:

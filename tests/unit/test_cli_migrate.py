@@ -10,6 +10,9 @@ from dispatcher.locks import hold
 from dispatcher.store import migrate
 from tests.command import Command
 
+#: The schema that this dispatcher works with, and one that comes after it.
+NOW = len(migrate.MIGRATIONS)
+NEXT = NOW + 1
 COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT;"
 
 
@@ -32,22 +35,25 @@ def test_an_older_database_is_refused_with_what_to_do(newer: Command) -> None:
     for typed in (("list",), ("submit", "--", "true"), ("status",)):
         told = newer(*typed, exits=78).stderr
 
-        assert "tasks.db was made by an older dispatcher (schema 1, this one works with 2)" in told
+        assert (
+            f"tasks.db was made by an older dispatcher (schema {NOW}, this one works with {NEXT})"
+            in told
+        )
         assert "start the daemon anew, or run: dispatcher migrate" in told
 
 
 def test_a_check_says_what_would_be_done_and_does_nothing(newer: Command) -> None:
-    assert "schema 1; to do: schema 2\n" == newer("migrate", "--check", exits=1).stdout
+    assert f"schema {NOW}; to do: schema {NEXT}\n" == newer("migrate", "--check", exits=1).stdout
     told = newer("migrate", "--check", "--json", exits=1).json
-    assert {"before": 1, "now": 1, "wanted": 2} == told
+    assert {"before": NOW, "now": NOW, "wanted": NEXT} == told
 
 
 def test_an_older_database_is_brought_up_to_date_and_keeps_its_tasks(newer: Command) -> None:
-    assert "schema 1; now: schema 2\n" == newer("migrate").stdout
+    assert f"schema {NOW}; now: schema {NEXT}\n" == newer("migrate").stdout
 
     assert [1] == [task["id"] for task in newer("list", "--json").json]
-    assert "schema 2: up to date\n" == newer("migrate", "--check").stdout
-    assert "schema 2: up to date\n" == newer("migrate").stdout
+    assert f"schema {NEXT}: up to date\n" == newer("migrate", "--check").stdout
+    assert f"schema {NEXT}: up to date\n" == newer("migrate").stdout
 
 
 def test_nothing_is_migrated_under_a_daemon(newer: Command) -> None:
@@ -55,20 +61,22 @@ def test_nothing_is_migrated_under_a_daemon(newer: Command) -> None:
         told = newer("migrate", exits=75).stderr
 
     assert "tasks.db is in use by pid " in told
-    assert "schema 1; to do: schema 2\n" == newer("migrate", "--check", exits=1).stdout
+    assert f"schema {NOW}; to do: schema {NEXT}\n" == newer("migrate", "--check", exits=1).stdout
 
 
 def test_a_newer_database_is_refused(newer: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     newer("migrate")
-    monkeypatch.setattr(migrate, "MIGRATIONS", migrate.MIGRATIONS[:1])
+    monkeypatch.setattr(migrate, "MIGRATIONS", migrate.MIGRATIONS[:NOW])
 
     for typed in (("migrate",), ("migrate", "--check"), ("list",)):
         told = newer(*typed, exits=78).stderr
-        assert "made by a newer dispatcher (schema 2, this one knows 1); upgrade" in told
+        assert f"made by a newer dispatcher (schema {NEXT}, this one knows {NOW}); upgrade" in told
 
 
 def test_where_there_was_no_database_there_is_one_then(command: Command) -> None:
-    assert "no database yet; to do: schema 1\n" == command("migrate", "--check", exits=1).stdout
+    assert (
+        f"no database yet; to do: schema {NOW}\n" == command("migrate", "--check", exits=1).stdout
+    )
     assert not command.state_dir.exists()
-    assert "no database yet; now: schema 1\n" == command("migrate").stdout
+    assert f"no database yet; now: schema {NOW}\n" == command("migrate").stdout
     assert "no tasks" in command("status").stdout

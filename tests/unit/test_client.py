@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import math
-import signal
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -692,3 +692,17 @@ def test_a_stop_waits_as_long_as_the_most_patient_of_its_runs(world: World) -> N
     world.run_for(SETTINGS.start.leftover_grace + 10.1)
 
     assert world.supervisor.is_over(at=world.at())
+
+
+def test_a_stop_waits_as_long_as_the_executor_was_told_whatever_was_reloaded_since(
+    world: World,
+) -> None:
+    world.fresh_supervisor(start=replace(SETTINGS.start, kill_grace=100.0))
+    started(world)
+    world.supervisor.reconfigure(SETTINGS)
+
+    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.settle_down()
+    world.run_for(100)
+
+    assert not world.supervisor.is_over(at=world.at())
