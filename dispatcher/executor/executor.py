@@ -79,6 +79,7 @@ class Executor:
             send=server.send,
         )
         self._epoch = 0
+        self._asked: int | None = None
         self._open = False
         self._leaving = False
         self._shutdown_wanted = False
@@ -94,9 +95,11 @@ class Executor:
 
     def step(self, timeout: float | None = None) -> bool:
         """Wait once, at most `timeout` seconds, and act once; False when it is time to leave."""
-        ready = self._kernel.wait(self._patience(timeout))
+        self._kernel.wait(self._patience(timeout))
         at = self._clock()
-        self.tick(ready, at)
+        # Looked at after the clock was read: all that came before this instant is found, also where
+        # a stop in between (SIGSTOP, a freezer, suspend) made the wait return empty-handed.
+        self.tick(self._kernel.wait(0), at)
         if self._notifier is not None:
             self._tell_manager(self._notifier, at)
         return not self._may_leave(at)
@@ -120,8 +123,9 @@ class Executor:
                 self._notifier.stopping()
             self._log("executor.stopping", runs=self._runs.live)
             self._runs.end_all(wire.EndedBy.SHUTDOWN, at)
-        self._runs.act(at)
+        self._runs.act(at, heard=self._server.heard_all)
         self._notices.tell(at)
+        self._answer()
         self._server.flush(at)
         if at >= self._log.due:
             self._log.tell_ceased(at)
@@ -142,7 +146,7 @@ class Executor:
 
     def _greet(self) -> None:
         self._epoch += 1
-        self._leaving = False
+        self._leaving, self._asked = False, None
         node = self._node
         self._server.send(
             wire.Hello(
@@ -182,9 +186,17 @@ class Executor:
             case wire.Renew():
                 self._runs.renew(message.deadlines)
             case wire.Ping():
-                self._server.send(wire.Pong(sequence=message.sequence))
+                self._runs.note_unwatched(at)
+                self._asked = message.sequence
             case wire.Leave():
                 self._leaving = True
+
+    def _answer(self) -> None:
+        """Answer a ping after all that was known when it came: the daemon judges by that order."""
+        if self._asked is not None:
+            self._notices.tell_all()
+            self._server.send(wire.Pong(sequence=self._asked))
+            self._asked = None
 
     def _start(self, start: wire.Start, at: Instant) -> None:
         if start.epoch != self._epoch:

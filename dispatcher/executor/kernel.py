@@ -22,6 +22,10 @@ _NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _CHUNK = 16384
 
 
+#: Descriptors that one look may find ready: more than there are runs.
+_MOST_READY = 4096
+
+
 class Status(NamedTuple):
     """How a process ended. Neither: somebody else reaped it."""
 
@@ -62,8 +66,12 @@ class Kernel:
     # Waiting -------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> list[int]:
-        """Return the descriptors that have something to say, waiting for one."""
-        return [descriptor for descriptor, _ in self._poll.poll(timeout)]
+        """Return the descriptors that have something to say, waiting for one.
+
+        With a time-out of 0 it returns whatever waits. With another it may return nothing although
+        something waits: when it was stopped meanwhile, and its time was over then.
+        """
+        return [descriptor for descriptor, _ in self._poll.poll(timeout, _MOST_READY)]
 
     def watch(self, descriptor: int, *, writable: bool = False) -> None:
         """Wait for `descriptor` too; once more changes what for."""

@@ -19,6 +19,7 @@ from typing import Protocol
 from dispatcher import wire
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.run import NEVER
+from dispatcher.outbox import merged
 from dispatcher.times import Instant
 
 #: Bytes of one message: what systemd itself takes (NOTIFY_BUFFER_MAX).
@@ -28,8 +29,9 @@ MOST_BYTES = 4096
 READS = 32
 WINDOW = 0.05
 
-#: Messages read of a run whose leader has exited, at once: what it said last stands before its end.
-LAST_READS = 64
+#: Messages read at once of a run whose leader has exited or whose time is over: what it said stands
+#: before its end. More than its socket holds where systemd has set `net.unix.max_dgram_qlen`.
+LAST_READS = 1024
 
 #: Seconds between two tellings: what is said meanwhile shares one commit. A lone worker waits for
 #: nothing, and no beat for more than an eighth of its lease.
@@ -168,15 +170,18 @@ class Notices:
                     self._kernel.ignore(descriptor)
                     self._resting[heard.uid] = heard
 
-    def hear_last(self, uid: wire.RunUid, at: Instant) -> None:
-        """Read what a run said before its end, and tell it before that is told."""
+    def hear_last(self, uid: wire.RunUid, at: Instant) -> list[Instant]:
+        """Read what a run said before its end is told or begun, and tell it before that.
+
+        Return until when it asked to go on.
+        """
         speaker = self._speakers.get(uid)
         if speaker is None or not speaker.open:
-            return
-        for _ in self._read(speaker, LAST_READS, at):
-            pass  # it has ended: there is no more time to ask for
+            return []
+        untils = [until for _, until in self._read(speaker, LAST_READS, at)]
         if speaker.untold is not None and self._peer.connected:
             self._tell(speaker, speaker.untold)
+        return untils
 
     @staticmethod
     def _allowed(speaker: _Speaker, at: Instant) -> int:
@@ -210,6 +215,11 @@ class Notices:
             if speaker.unnoted is not None:
                 speaker.untold = merged(speaker.unnoted, speaker.untold or speaker.unnoted)
                 speaker.unnoted = None
+        self.tell_all()
+
+    def tell_all(self) -> None:
+        """Tell whatever was heard, without waiting for more or for a word on the last."""
+        for speaker in self._speakers.values():
             if speaker.untold is not None:
                 self._tell(speaker, speaker.untold)
 
@@ -262,18 +272,3 @@ def understood(said: bytes, uid: wire.RunUid, serial: int, at: Instant) -> wire.
     if not beat and not failed and note is None and until is None:
         return None
     return wire.Notice(uid=uid, serial=serial, beat=beat, failed=failed, note=note, until=until)
-
-
-def merged(before: wire.Notice | None, after: wire.Notice) -> wire.Notice:
-    """Return one notice that says what both say; of two notes the later."""
-    if before is None:
-        return after
-    untils = [until for until in (before.until, after.until) if until is not None]
-    return wire.Notice(
-        uid=after.uid,
-        serial=after.serial,
-        beat=before.beat or after.beat,
-        note=before.note if after.note is None else after.note,
-        failed=before.failed or after.failed,
-        until=max(untils, default=None),
-    )

@@ -120,8 +120,17 @@ class Runs:
         """Take note of the leaders that have exited, before anything is asked of them."""
         self._budgets.heed(ready, at)
         for descriptor in ready:
-            if run := self._by_handle.get(descriptor):
-                self._note_exit(run, at)
+            run = self._by_handle.get(descriptor)
+            if run is not None and not self._note_exit(run, at):
+                # Dead, and held by a tracer: its handle would tell so at every look until then.
+                self._drop_handle(run)
+                self._without_handle.append(run)
+
+    def note_unwatched(self, at: Instant) -> None:
+        """Take note of exits that no handle tells of."""
+        for run in self._without_handle:
+            self._note_exit(run, at)
+        self._without_handle = [run for run in self._without_handle if run.leader_lives]
 
     def start(self, start: wire.Start, at: Instant) -> None:
         """Start a run in this tick, unless it is known or too late."""
@@ -227,10 +236,13 @@ class Runs:
 
     # What is done ----------------------------------------------------------------------------
 
-    def act(self, at: Instant) -> None:
-        """Do everything that is due: intentions are journaled before, observations after."""
+    def act(self, at: Instant, *, heard: bool) -> None:
+        """Do everything that is due: intentions are journaled before, observations after.
+
+        `heard` is whether all was heard that the daemon had said: it may have moved deadlines.
+        """
         self._ladder.new_tick()
-        self._note_time(at)
+        self._note_time(at, heard=heard)
         error = self._journal.flush()
         starts, self._starts = self._starts, []
         for run, start in starts:
@@ -247,25 +259,27 @@ class Runs:
         if error := self._journal.rewrite(self._runs.values(), at):
             self._log("journal.write_failed", error=str(error))
 
-    def _note_exit(self, run: Run, at: Instant) -> None:
+    def _note_exit(self, run: Run, at: Instant) -> bool:
         status = self._kernel.exit_of(run.pid) if run.pid else None
         if status is None:
-            return
+            return False
+        self._drop_handle(run)
+        run.leader_exited(wire.Exit(at=at, exit_code=status.exit_code, signal=status.signal), at)
+        self._attention[run.uid] = run
+        return True
+
+    def _drop_handle(self, run: Run) -> None:
         if run.handle is not None:
             del self._by_handle[run.handle]
             self._kernel.release(run.handle)
             run.handle = None
-        run.leader_exited(wire.Exit(at=at, exit_code=status.exit_code, signal=status.signal), at)
-        self._attention[run.uid] = run
 
-    def _note_time(self, at: Instant) -> None:
+    def _note_time(self, at: Instant, *, heard: bool) -> None:
         if at >= self._due:
             self._due = NEVER
             for run in self._live.values():
-                if name := run.passed_deadline(at):
-                    self.end_ourselves(run.uid, name, at)
                 if run.due <= at:
-                    self._attention[run.uid] = run
+                    self._judge(run, at, heard=heard)
                 self._due = min(self._due, run.due)
         if at >= self._budgets.due:
             self._budgets.keep(at)
@@ -273,9 +287,19 @@ class Runs:
             interval = STORM_INTERVAL if self._ladder.survey(at) > STORM else SURVEY_INTERVAL
             watched = self._live or self._ladder.has_left
             self._survey_at = Instant(at + interval) if watched else NEVER
-            for run in self._without_handle:
-                self._note_exit(run, at)
-            self._without_handle = [run for run in self._without_handle if run.leader_lives]
+            self.note_unwatched(at)
+
+    def _judge(self, run: Run, at: Instant, *, heard: bool) -> None:
+        """Apply what is due to a run, after what it did and said by now."""
+        if run.leader_lives:
+            self._note_exit(run, at)
+        if heard and run.passed_deadline(at):
+            for until in self._notices.hear_last(run.uid, at):
+                self.extend(run.uid, until)
+            if name := run.passed_deadline(at):
+                self.end_ourselves(run.uid, name, at)
+        if min(run.limit, run.look_at) <= at:
+            self._attention[run.uid] = run
 
     def _spawn(self, run: Run, start: wire.Start, error: OSError | None, at: Instant) -> None:
         before = self._kernel.ticks()

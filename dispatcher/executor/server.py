@@ -16,6 +16,7 @@ from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.run import NEVER
+from dispatcher.outbox import Outbox
 from dispatcher.times import Instant
 
 #: Bytes of a unix socket's path: Linux has 108, one of them ends it.
@@ -48,11 +49,13 @@ class Server:
         self._peer: socket.socket | None = None
         self._rest = b""
         self._lines: deque[bytes] = deque()
-        self._queued: list[bytes] = []
+        self._outbox = Outbox()
         self._sending = memoryview(b"")
         self._passing: list[int] = []
         self._stuck_since: Instant | None = None
         self._deaf_until = NEVER
+        self.heard_all = True
+        """Whether nothing that the daemon had said was left when it was last listened to."""
 
     def close(self) -> None:
         """Close everything; the sockets' files stay for the successor to replace."""
@@ -101,20 +104,22 @@ class Server:
 
     def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
         """Return the next messages; a peer that talks nonsense is dropped."""
-        if self._peer is not None and self._peer.fileno() in ready and not self._lines:
-            self._read(self._peer)
+        speaks = self._peer is not None and self._peer.fileno() in ready
+        if self._peer is not None and speaks and not self._lines:
+            speaks = self._read(self._peer)
         messages: list[wire.ToExecutor] = []
         while self._lines and len(messages) < LINES_PER_TICK:
             try:
                 messages.append(wire.decode_to_executor(self._lines.popleft()))
             except UNREADABLE as error:
                 self._drop(f"not a message: {in_words(error)}")
+        self.heard_all = not speaks and not self._lines
         return messages
 
     def send(self, message: wire.FromExecutor) -> None:
         """Queue a message; with nobody there it is dropped, as the next hello says it all."""
         if self._peer is not None:
-            self._queued.append(wire.encode(message))
+            self._outbox.put(message)
 
     def flush(self, at: Instant) -> None:
         """Send what the peer takes without waiting; drop it when it has taken nothing for long."""
@@ -122,7 +127,7 @@ class Server:
             return
         was_stuck = self._stuck_since is not None
         try:
-            while self._queued or self._sending:
+            while self._outbox or self._sending:
                 self._send_some(self._peer)
         except BlockingIOError:
             if self._stuck_since is None:
@@ -138,8 +143,7 @@ class Server:
 
     def _send_some(self, peer: socket.socket) -> None:
         if not self._sending:
-            self._sending = memoryview(b"\n".join(self._queued) + b"\n")
-            self._queued.clear()
+            self._sending = memoryview(self._outbox.take())
         if self._passing:  # descriptors travel with the first bytes of the hello
             sent = socket.send_fds(peer, [self._sending], self._passing)
             self._passing = []
@@ -148,23 +152,25 @@ class Server:
         self._sending = self._sending[sent:]
         self._stuck_since = None
 
-    def _read(self, peer: socket.socket) -> None:
+    def _read(self, peer: socket.socket) -> bool:
+        """Read a piece; say whether there may be more."""
         try:
             chunk = peer.recv(_CHUNK)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self._drop(f"cannot be read: {error.strerror}")
-            return
+            return False
         if not chunk:
             self._drop("it closed")
-            return
+            return False
         lines = (self._rest + chunk).split(b"\n")
         self._rest = lines.pop()
         if any(len(line) > wire.MAX_LINE for line in (*lines, self._rest)):
             self._drop(f"a line of more than {wire.MAX_LINE} bytes")
-            return
+            return False
         self._lines.extend(lines)
+        return len(chunk) == _CHUNK
 
     def _drop(self, reason: str) -> None:
         if self._peer is not None:
@@ -177,7 +183,7 @@ class Server:
         self._peer = None
         self._rest = b""
         self._lines.clear()
-        self._queued.clear()
+        self._outbox.clear()
         self._sending = memoryview(b"")
         self._passing = []
         self._stuck_since = None

@@ -27,7 +27,7 @@ def _half_of_what_the_daemon_says(client: ExecutorClient, *, at: float) -> None:
 
 
 def _half_of_what_the_executor_says(server: Server, at: float) -> None:
-    data = bytes(server._sending) or b"\n".join(server._queued)
+    data = bytes(server._sending) or server._outbox.encoded()
     with suppress(OSError):
         socket.send_fds(server._peer, [data[: len(data) // 2]], server._passing)
 
@@ -50,7 +50,7 @@ def _nobody_speaks(server: Server, ready: Collection[int]) -> bool:
 
 
 def _nothing_to_say(server: Server, at: float) -> bool:
-    return server._peer is None or not (server._queued or server._sending)
+    return server._peer is None or not (server._outbox or server._sending)
 
 
 def _nothing_to_launch(launcher: EmbeddedLauncher, *, at: float) -> bool:

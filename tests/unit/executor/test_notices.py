@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.notices import GROUPING, READS, WINDOW, Notices, merged, understood
+from dispatcher.executor.notices import GROUPING, READS, WINDOW, Notices, understood
+from dispatcher.outbox import merged
 from dispatcher.times import Instant
 from tests.unit.executor.world import FakeKernel, FakeServer, World
 

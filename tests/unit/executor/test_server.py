@@ -114,8 +114,35 @@ def test_a_burst_is_heard_in_portions(here: Here) -> None:
         heard = here.server.receive(here.kernel.wait(1))
         portions.append([message.sequence for message in heard])  # type: ignore[union-attr]
 
+        assert here.server.heard_all == (99 in portions[-1])
+
     assert list(range(100)) == [number for portion in portions for number in portion]
     assert max(map(len, portions)) <= 32
+
+
+def test_more_than_a_read_takes_is_not_all_that_was_said(here: Here) -> None:
+    line = wire.encode(wire.Forget(uid=wire.RunUid("x" * 200_000))) + b"\n"
+    here.peer.settimeout(5)
+    assert here.peer.send(line) > 100_000
+
+    heard = [here.server.receive(here.kernel.wait(0)) or here.server.heard_all for _ in range(5)]
+
+    assert [False, True] == [heard[0], heard[-1]]
+
+
+def test_what_waits_for_a_peer_that_does_not_read_is_bounded_by_its_runs(here: Here) -> None:
+    here.say_too_much(at=100.0)
+    sizes = []
+    for number in range(3000):
+        uid = wire.RunUid(str(number % 3))
+        here.server.send(wire.Notice(uid=uid, serial=number, beat=True, until=1.0))
+        here.server.send(wire.Changed(uid=uid, state=wire.RunState.ENDING, ended_by="absence"))
+        here.server.send(wire.Pong(sequence=number))
+        here.server.flush(Instant(101.0))
+        sizes.append(len(here.server._outbox.encoded()))
+
+    assert here.server.connected
+    assert max(sizes) < 1000
 
 
 def test_what_is_said_to_nobody_is_not_kept(here: Here) -> None:
@@ -125,7 +152,7 @@ def test_what_is_said_to_nobody_is_not_kept(here: Here) -> None:
     for n in range(1000):
         here.server.send(wire.Pong(sequence=n))
 
-    assert [] == here.server._queued
+    assert not here.server._outbox
 
 
 def test_a_socket_path_is_judged_by_its_bytes() -> None:

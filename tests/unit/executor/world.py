@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import select
 import signal
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from dispatcher.executor.kernel import Status, Usage
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.procfs import UNKNOWN_START, File, Process
+from dispatcher.executor.server import LINES_PER_TICK
 from dispatcher.executor.spawn import CannotStart
 from dispatcher.marks import mark_of
 from dispatcher.times import Instant
@@ -26,6 +27,9 @@ M = TypeVar("M")
 
 #: The executor's own pid and session.
 SELF = 1
+
+#: Stands for the descriptors by which a daemon speaks or knocks.
+DAEMON = -1
 
 
 @dataclass
@@ -43,6 +47,8 @@ class FakeProcess:
     """/proc shows it to nobody, as under hidepid."""
     ignores: frozenset[int] = frozenset()
     cannot_die: bool = False
+    held: bool = False
+    """A tracer keeps its end from everybody else."""
     status: Status | None = None
     heard: list[tuple[float, int]] = field(default_factory=list)
 
@@ -73,6 +79,11 @@ class FakeKernel:
         self.reaped: list[int] = []
         self.broken: OSError | None = None
         self.growth = FakeGrowth()
+        self.stop: tuple[float, Callable[[], object]] | None = None
+        """How long the next wait lasts whatever comes, and what happens then: it finds nothing."""
+        self.daemon_speaks: Callable[[], bool] = lambda: False
+        self.looks = 0
+        self.short_of_handles = False
         self._last_pid = 100
         self._leaders: set[int] = set()
         self._handles: set[int] = set()
@@ -107,8 +118,15 @@ class FakeKernel:
     def close(self) -> None: ...
 
     def wait(self, timeout: float | None) -> list[int]:
+        self.looks += 1
+        if self.stop is not None and timeout:
+            (seconds, happens), self.stop = self.stop, None
+            self.now += seconds
+            happens()
+            return []
         ready = [pid for pid in self._handles if self.processes[pid].status is not None]
         ready += select.select(self._watched, (), (), 0)[0]
+        ready += [DAEMON] if self.daemon_speaks() else []
         if not ready:
             assert timeout is not None, "it would wait for ever"
             self.now += timeout
@@ -130,6 +148,8 @@ class FakeKernel:
 
     def adopt(self, leader: int) -> int | None:
         self._leaders.add(leader)
+        if self.short_of_handles:
+            return None
         self._handles.add(leader)
         return leader
 
@@ -137,7 +157,8 @@ class FakeKernel:
         self._handles.discard(handle)
 
     def exit_of(self, leader: int) -> Status | None:
-        return self.processes[leader].status
+        process = self.processes[leader]
+        return None if process.held else process.status
 
     def reap(self, leader: int) -> Usage:
         del self.processes[leader]
@@ -246,6 +267,7 @@ class FakeServer:
     def __init__(self) -> None:
         self.connected = True
         self.knocks = False
+        self.heard_all = True
         self.inbox: list[wire.ToExecutor] = []
         self.said: list[Any] = []
 
@@ -255,14 +277,24 @@ class FakeServer:
 
     @property
     def due(self) -> Instant:
-        return Instant(0.0 if self.inbox or self.knocks else math.inf)
+        return Instant(0.0 if self.speaks else math.inf)
+
+    @property
+    def speaks(self) -> bool:
+        return bool(self.inbox) or self.knocks
 
     def accept(self, ready: Iterable[int], at: Instant) -> bool:
+        if DAEMON not in ready:
+            return False
         greeted, self.knocks = self.knocks, False
+        self.connected |= greeted
         return greeted
 
     def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
-        heard, self.inbox = self.inbox, []
+        if DAEMON not in ready:
+            return []
+        heard, self.inbox = self.inbox[:LINES_PER_TICK], self.inbox[LINES_PER_TICK:]
+        self.heard_all = not self.inbox
         return heard
 
     def send(self, message: wire.FromExecutor) -> None:
@@ -286,6 +318,7 @@ class World:
     ) -> None:
         self.kernel = FakeKernel()
         self.server = FakeServer()
+        self.kernel.daemon_speaks = lambda: self.server.speaks
         self.spawner = FakeSpawner(self.kernel)
         self.events: list[dict[str, Any]] = []
         self.path = directory / "executor.journal"
@@ -340,6 +373,12 @@ class World:
         """Do what SIGTERM does."""
         self.executor.shut_down()
         self.run_for(0)
+
+    def stand_still(self, seconds: float, happens: Callable[[], object] = lambda: None) -> None:
+        """Let the executor be stopped while it waits, and what happens meanwhile happen."""
+        self.kernel.stop = seconds, happens
+        self.run_for(0.001)
+        assert self.kernel.stop is None
 
     def end(self, uid: str = "run", **more: Any) -> None:
         self.hear(wire.End(uid=wire.RunUid(uid), reason="cancelled", **more))
