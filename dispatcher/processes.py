@@ -59,6 +59,10 @@ class Processes(Protocol):
         """The greeting of an executor that speaks another version, as long as it is there."""
 
     @property
+    def last_error(self) -> str | None:
+        """Why no executor stays, as the last one said; None: one is there, or nobody knows."""
+
+    @property
     def heard_at(self) -> Instant:
         """When it last said anything."""
 

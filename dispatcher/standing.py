@@ -123,8 +123,10 @@ class Standing:
         elif (executor := report.get("executor", "connected")) == "silent":
             yield Reason(Obstacle.EXECUTOR_SILENT, f"the executor is silent: {without}")
         elif executor != "connected":
-            text = f"the executor is missing, and the daemon waits for it: {without}"
-            yield Reason(Obstacle.EXECUTOR_MISSING, text)
+            text = "the executor is missing, and the daemon waits for it"
+            if (last_error := report.get("executor_error")) is not None:
+                text = f"no executor stays, as the last one said: {last_error}"
+            yield Reason(Obstacle.EXECUTOR_MISSING, f"{text}: {without}")
 
     def _of_queue(self, queue: str) -> Iterator[Reason]:
         for paused in self.paused:

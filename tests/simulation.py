@@ -51,6 +51,7 @@ class FakeExecutor:
         self.starts: list[wire.Start] = []
         self.answering = True
         self.incompatible: wire.Hello | None = None
+        self.last_error: str | None = None
         self.heard_at = Instant(0.0)
         self.mute = False
         self.refusal: wire.StartFailed | None = None

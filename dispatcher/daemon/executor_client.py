@@ -47,6 +47,10 @@ class Launcher(Protocol):
     def ensure_running(self, *, at: Instant) -> None:
         """Start one, unless one that was started before still runs."""
 
+    @property
+    def last_error(self) -> str | None:
+        """Why the last one did not stay, as it said; None: it stayed, or said nothing."""
+
 
 class ExecutorClient:
     """One connection at a time to the executor of this node; made anew whenever it ends."""
@@ -94,6 +98,11 @@ class ExecutorClient:
     def incompatible(self) -> wire.Hello | None:
         """The greeting of an executor that speaks another version, as long as it is there."""
         return self._incompatible
+
+    @property
+    def last_error(self) -> str | None:
+        """Why no executor stays, as the last one said; None: one is there, or nobody knows."""
+        return None if self._greeted or self._launcher is None else self._launcher.last_error
 
     @property
     def heard_at(self) -> Instant:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import structlog
 
+from dispatcher.complaints import UNREADABLE
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
@@ -19,8 +22,19 @@ RELAUNCH = (0.1, 5.0)
 #: Seconds after which a start counts as good, and the next failure as the first.
 SETTLED = 10.0
 
+#: Bytes of the end of its log in which an executor's last word is looked for, and characters of
+#: it that are shown.
+LAST_WORDS = 16 * 1024
+MOST_SHOWN = 500
+
 #: What systemd says to the daemon alone.
 NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
+
+
+class _Said(msgspec.Struct):
+    """A line of the executor's log."""
+
+    error: str = ""
 
 
 class EmbeddedLauncher:
@@ -33,7 +47,10 @@ class EmbeddedLauncher:
             *("--node-id", node_id),
         ]
         self._log_file = state_dir / "executor.log"
+        self._log_began = 0
         self._child: subprocess.Popen[bytes] | None = None
+        self.last_error: str | None = None
+        """Why the last one did not stay, as it said; None: it stayed, or said nothing."""
         self._launched_at = Instant(0.0)
         self._delay = 0.0
         self._retry_at = Instant(0.0)
@@ -47,14 +64,16 @@ class EmbeddedLauncher:
             self._child = self._launch()
         except OSError as error:  # the host's fault, and perhaps a passing one
             self._wait_longer(at)
-            log.warning("daemon.waiting", reason=f"cannot start an executor: {error}")
+            self.last_error = f"cannot start an executor: {error}"
+            log.warning("daemon.waiting", reason=self.last_error)
             return
         self._launched_at = at
         log.info("executor.started", executor_pid=self._child.pid)
 
     def _launch(self) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
-        with self._log_file.open("ab") as log_file:
+        with open(self._log_file, "ab", opener=_at_once) as log_file:
+            self._log_began = log_file.tell()
             return subprocess.Popen(  # noqa: S603 - our own interpreter and paths
                 self._command,
                 cwd="/",
@@ -71,14 +90,42 @@ class EmbeddedLauncher:
             return
         if at - self._launched_at < SETTLED:
             self._wait_longer(at)
+            self.last_error = self._last_word()
         else:
-            self._delay, self._retry_at = 0.0, at
+            self._delay, self._retry_at, self.last_error = 0.0, at, None
         log.warning(
-            "executor.exited", executor_pid=self._child.pid, exit_code=self._child.returncode
+            "executor.exited",
+            executor_pid=self._child.pid,
+            exit_code=self._child.returncode,
+            reason=self.last_error,
         )
         self._child = None
+
+    def _last_word(self) -> str | None:
+        """Return the error that the executor's log ends with, or what Python wrote there."""
+        try:
+            with self._log_file.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_began, end - LAST_WORDS))
+                said = file.read(LAST_WORDS).strip()
+        except OSError:
+            return None
+        line = said.rpartition(b"\n")[2]
+        with suppress(*UNREADABLE):
+            return _shown(msgspec.json.decode(line, type=_Said).error)
+        return _shown(line.decode(errors="replace"))
 
     def _wait_longer(self, at: Instant) -> None:
         first, longest = RELAUNCH
         self._delay = min(longest, self._delay * 2 or first)
         self._retry_at = Instant(at + self._delay)
+
+
+def _shown(error: str) -> str | None:
+    """Return the last line of an error: of a traceback that is what went wrong."""
+    return error.strip().rpartition("\n")[2][:MOST_SHOWN] or None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a log; a FIFO that nobody reads is an error, and nothing to wait for."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)

@@ -18,6 +18,7 @@ from dispatcher.config.config import Config
 from dispatcher.doctor.finding import Finding, bad, ok, told, warning
 from dispatcher.doctor.processes import processes
 from dispatcher.errors import FULL, DispatcherError, StoreUnusable
+from dispatcher.executor import journal
 from dispatcher.node import known_node_id
 from dispatcher.store.examine import examine
 from dispatcher.store.filesystems import MOUNTINFO
@@ -38,6 +39,7 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     yield from _host()
     yield from _state_dir(config)
     yield from _node(config)
+    yield from _journal(config)
     yield from _rooms(config)
     yield from _punching(config)
     yield from _secrets(config)
@@ -104,6 +106,18 @@ def _node(config: Config) -> Iterator[Finding]:
         yield told("node id", error)
         return
     yield ok("node id", node or "none yet: the first start makes it")
+
+
+def _journal(config: Config) -> Iterator[Finding]:
+    """See whether an executor could read what its predecessor left."""
+    path = config.state_dir / "executor.journal"
+    try:
+        with journal.opened(str(path)):
+            yield ok("journal", f"{path} can be read")
+    except FileNotFoundError:
+        yield ok("journal", "none yet: the executor makes it")
+    except DispatcherError as error:
+        yield told("journal", error)
 
 
 def _rooms(config: Config) -> Iterator[Finding]:

@@ -53,10 +53,14 @@ def _executor(config: Config, report: Mapping[str, Any]) -> Iterator[Finding]:
         said = f"pid {other['pid']} speaks version {other['version']}, {other['wanted']} is wanted"
         yield bad("executor", said, restart)
     elif report["executor"] == "waiting":
+        said = "none is there, and the daemon waits for it"
         remedy = f"see {config.state_dir}/executor.log: the daemon starts one again and again"
         if config.executor.mode == "external":
             remedy = "start it: dispatcher executor (or systemctl start dispatcher-executor)"
-        yield bad("executor", "none is there, and the daemon waits for it", remedy)
+        elif (last_error := report.get("executor_error")) is not None:
+            why, _, what = last_error.partition("; ")
+            said, remedy = f"none stays: {why}", what or remedy
+        yield bad("executor", said, remedy)
     elif report["executor"] == "silent":
         said = f"pid {pid} is silent: it answered {heard or 0:.0f} s ago"
         yield bad("executor", said, _look_at(pid))

@@ -122,10 +122,11 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             same_by=(),
         ),
         "executor.exited": Event(
-            "An executor that the daemon had started ended.",
+            "An executor that the daemon had started ended, and what it said of that if it did not"
+            " stay.",
             "warning",
-            fields={"executor_pid": int, "exit_code": int},
-            same_by=("exit_code",),
+            fields={"executor_pid": int, "exit_code": int, "reason": str | None},
+            same_by=("exit_code", "reason"),
         ),
         "executor.lost": Event(
             "The connection to the executor ended; its last word stands.",

@@ -50,6 +50,7 @@ def of_executor(
         "executor_pid": hello and hello.pid,
         "executor_release": hello and hello.release,
         "executor_heard_s": hello and since(processes.heard_at, at),
+        "executor_error": processes.last_error,
         "executor_incompatible": stranger
         and {"pid": stranger.pid, "version": stranger.version, "wanted": wire.VERSION},
     }

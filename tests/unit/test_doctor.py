@@ -242,6 +242,20 @@ def test_a_process_of_another_release_is_named() -> None:
         ("embedded", {"executor": "waiting"}, Level.BAD, "none is there", "executor.log"),
         (
             "embedded",
+            {"executor": "waiting", "executor_error": "the journal is a FIFO; move it away"},
+            Level.BAD,
+            "none stays: the journal is a FIFO",
+            "move it away",
+        ),
+        (
+            "embedded",
+            {"executor": "waiting", "executor_error": "KeyError: 5"},
+            Level.BAD,
+            "none stays: KeyError: 5",
+            "executor.log",
+        ),
+        (
+            "embedded",
             {"executor_incompatible": {"pid": 4711, "version": 2, "wanted": 4}},
             Level.BAD,
             "pid 4711 speaks version 2, 4 is wanted",

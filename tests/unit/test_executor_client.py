@@ -41,6 +41,7 @@ class Executor:
 
     def __init__(self) -> None:
         self.up = True
+        self.last_error: str | None = None
         self.ends: list[socket.socket] = []
         self.launches: list[float] = []
 
@@ -230,6 +231,17 @@ def test_without_an_executor_one_is_launched_and_tried_again_ever_more_slowly(
 
     assert [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0, 1.0] == waits
     assert 9 == len(executor.launches)
+
+
+def test_why_no_executor_stays_is_known_until_one_greets(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    executor.last_error = "the journal is a directory"
+
+    assert "the journal is a directory" == client.last_error
+    connect(client, executor)
+
+    assert client.last_error is None
 
 
 def test_silence_is_noticed_after_ten_seconds_and_ends_with_a_word(

@@ -417,6 +417,17 @@ def test_r65_status_tells_when_the_executor_was_heard_and_whether_it_is_of_anoth
     ]
 
 
+def test_why_no_executor_stays_is_told_as_the_last_one_said(tmp_path: Path) -> None:
+    world, _ = executor_missing()
+    world.executor.last_error = "the journal /x is no regular file; move it away"
+
+    found = shown(world, tmp_path)
+
+    told = "no executor stays, as the last one said: the journal /x is no regular file"
+    assert told in found["degraded"][0]
+    assert world.executor.last_error == found["node"]["executor_error"]
+
+
 def test_r65_a_node_was_seen_when_its_daemon_last_ticked(tmp_path: Path) -> None:
     world = begun()
     world.settle_down()

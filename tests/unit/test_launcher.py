@@ -1,0 +1,114 @@
+"""The embedded executor's launcher: how soon it tries again, and what it makes of a refusal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from dispatcher.daemon.launcher import MOST_SHOWN, RELAUNCH, SETTLED, EmbeddedLauncher
+from dispatcher.times import Instant
+
+
+class Launch:
+    """A launcher whose executors are programs of ours that end at once, and the time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log = directory / "executor.log"
+        self.launcher = EmbeddedLauncher(state_dir=directory, runtime_dir=directory, node_id="n")
+        self.now = 1000.0
+        self.says("")
+
+    def says(self, text: str, *, code: int = 78) -> None:
+        said = text.encode(errors="surrogateescape")
+        script = f"import sys; sys.stderr.buffer.write({said!r}); sys.exit({code})"
+        self.launcher._command = [sys.executable, "-I", "-S", "-c", script]
+
+    def once(self, *, lives: float = 0.0) -> list[Any]:
+        """Have one launched, and look again when it has ended, so many seconds after its start."""
+        self.launcher.ensure_running(at=Instant(self.now))
+        child = self.launcher._child
+        assert child is not None
+        child.wait()
+        self.now += lives
+        with capture_logs() as said:
+            self.launcher._look_after(Instant(self.now))
+        return said
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    launch = Launch(tmp_path)
+    yield launch
+    if (child := launch.launcher._child) is not None:
+        child.kill()
+        child.wait()
+
+
+def test_one_that_does_not_stay_is_started_again_ever_more_slowly(launch: Launch) -> None:
+    """No loop of executors, however long nobody mends what it refuses."""
+    waits = []
+    for _ in range(9):
+        launch.once()
+        waits.append(round(launch.launcher._retry_at - launch.now, 3))
+        launch.launcher.ensure_running(at=Instant(launch.now + waits[-1] - 0.01))
+        assert launch.launcher._child is None
+        launch.now += waits[-1]
+
+    assert [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0] == waits
+    assert RELAUNCH == (waits[0], waits[-1])
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ('{"event":"executor.refused","error":"the journal /x is no file; move it"}\n', "the jour"),
+        (
+            '{"event":"executor.failed","error":"Traceback:\\n  line\\nKeyError: 5\\n"}\n',
+            "KeyError",
+        ),
+        ("Traceback:\n  line\nModuleNotFoundError: No module named 'x'\n", "ModuleNotFoundError: "),
+        ('{"event":"daemon.greeted","epoch":1}\n', None),
+        ("", None),
+        ("\udcff\n", "�"),
+        ("x" * 100_000, "x" * MOST_SHOWN),
+    ],
+)
+def test_its_last_word_is_kept_and_logged(launch: Launch, said: str, error: str | None) -> None:
+    launch.log.write_text('{"event":"executor.refused","error":"of an earlier one"}\n')
+    launch.says(said)
+
+    (line,) = launch.once()
+
+    assert ("executor.exited", 78) == (line["event"], line["exit_code"])
+    assert line["reason"] == launch.launcher.last_error
+    assert (error is None) == (launch.launcher.last_error is None)
+    assert (launch.launcher.last_error or "").startswith(error or "")
+
+
+def test_one_that_stayed_a_while_refused_nothing(launch: Launch) -> None:
+    launch.says("an error\n")
+    launch.once()
+    assert "an error" == launch.launcher.last_error
+
+    launch.now += 5
+    launch.once(lives=SETTLED)
+
+    assert launch.launcher.last_error is None
+
+
+def test_a_log_that_cannot_be_opened_at_once_is_named_and_keeps_nobody_waiting(
+    launch: Launch,
+) -> None:
+    os.mkfifo(launch.log)
+
+    with capture_logs() as said:
+        launch.launcher.ensure_running(at=Instant(launch.now))
+
+    assert ["daemon.waiting"] == [line["event"] for line in said]
+    assert str(launch.log) in str(launch.launcher.last_error)
