@@ -15,9 +15,12 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from dispatcher import wire
 from dispatcher.times import Instant
+
+log = structlog.get_logger()
 
 #: What keeps us from accepting, whoever it is that waits.
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -51,14 +54,16 @@ _CREDENTIALS = struct.Struct("3i")
 
 Reply = Callable[[object], None]
 
-#: Takes a line and how to reply to it, at once or later; tells whether it makes sense.
-Hear = Callable[[bytes, Reply], bool]
+#: Takes a line, how to reply to it, at once or later, and the pid of who said it; tells whether it
+#: makes sense.
+Hear = Callable[[bytes, Reply, int], bool]
 
 
 @dataclass(slots=True)
 class _Peer:
     connection: socket.socket
     uid: int
+    pid: int
     since: Instant
     heard_at: Instant
     proved: bool = False
@@ -91,7 +96,7 @@ class Channel:
     Whole lines go to `hear`, with a function that sends the reply: of each peer one line at a time,
     and the next only when the last was answered and the answer sent. Nothing is read meanwhile but
     what one line may hold, so that a flood fills the sender's own socket, and everybody is served
-    in turn. Peers of other users than `only_uids` (None: anybody) are closed unheard.
+    in turn. Peers of other users than `only_uids` are closed unheard, and logged.
     """
 
     def __init__(
@@ -100,7 +105,7 @@ class Channel:
         hear: Hear,
         *,
         selector: selectors.BaseSelector,
-        only_uids: frozenset[int] | None,
+        only_uids: frozenset[int],
     ) -> None:
         self._listener = listener
         self._hear_line = hear
@@ -162,17 +167,15 @@ class Channel:
                 self._welcome(connection, at)
 
     def _welcome(self, connection: socket.socket, at: Instant) -> None:
-        credentials = connection.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
-        )
-        uid = _CREDENTIALS.unpack(credentials)[1]
-        if self._only_uids is not None and uid not in self._only_uids:
+        pid, uid = credentials(connection)
+        if uid not in self._only_uids:
+            log.warning("peer.refused", uid=uid, pid=pid, allowed=sorted(self._only_uids))
             connection.close()
             return
         if self._by_user[uid] >= CONNECTIONS_PER_USER:
             self._drop(self._idlest(uid))
         connection.setblocking(False)
-        peer = self._peers[connection.fileno()] = _Peer(connection, uid, at, at)
+        peer = self._peers[connection.fileno()] = _Peer(connection, uid, pid, at, at)
         self._by_user[uid] += 1
         self._watch(peer)
 
@@ -229,7 +232,8 @@ class Channel:
                 return
             if newline:
                 peer.received, peer.asking = rest, True
-                peer.proved |= self._hear_line(bytes(line), partial(self._answer, peer))
+                reply = partial(self._answer, peer)
+                peer.proved |= self._hear_line(bytes(line), reply, peer.pid)
         self._look_after(peer)
 
     def _answer(self, peer: _Peer, reply: object) -> None:
@@ -271,6 +275,13 @@ class ControlRequest(msgspec.Struct):
     """What the command line asks of a running daemon."""
 
     op: str
+
+
+def credentials(connection: socket.socket) -> tuple[int, int]:
+    """Return pid and uid of a peer when it connected, as the kernel says."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(found)
+    return pid, uid
 
 
 def listen(path: Path) -> socket.socket:

@@ -14,6 +14,7 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.complaints import UNREADABLE, in_words
+from dispatcher.daemon.channels import credentials
 from dispatcher.errors import ConfigError
 from dispatcher.processes import Connected, Disconnected, Event, Processes, Written
 from dispatcher.times import Instant, wall_clock
@@ -121,6 +122,11 @@ class ExecutorClient:
     def connection(self) -> socket.socket | None:
         """The present connection, to wait on."""
         return self._socket
+
+    @property
+    def uid(self) -> int:
+        """The user that the executor at the present connection, and so every run of it, is."""
+        return os.geteuid() if self._socket is None else credentials(self._socket)[1]
 
     @property
     def wants_to_write(self) -> bool:

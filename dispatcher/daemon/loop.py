@@ -188,8 +188,13 @@ class Loop:
         if listener is not None:
             if self._workers is not None:
                 self._workers.close()
+            # A run's uid is its executor's, which may be another one than ours.
+            runs_or_ours = frozenset({self._executor.uid, os.geteuid(), 0})
             self._workers = Channel(
-                listener, self._worker_channel.hear, selector=self._selector, only_uids=None
+                listener,
+                self._worker_channel.hear,
+                selector=self._selector,
+                only_uids=runs_or_ours,
             )
 
     def _requests(self, at: Instant, *, hurry: bool) -> Sequence[Request]:
@@ -233,7 +238,7 @@ class Loop:
         log.info("config.reloaded", **_told(reloaded))
         return reloaded
 
-    def _hear_control(self, line: bytes, reply: Reply) -> bool:
+    def _hear_control(self, line: bytes, reply: Reply, _pid: int) -> bool:
         try:
             request = msgspec.json.decode(line, type=channels.ControlRequest)
         except UNREADABLE as error:

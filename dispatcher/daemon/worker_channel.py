@@ -24,7 +24,7 @@ class WorkerChannel:
         self._senseless: list[Callable[[], None]] = []
         self._taken_at = Instant(float("-inf"))
 
-    def hear(self, line: bytes, reply: Reply) -> bool:
+    def hear(self, line: bytes, reply: Reply, pid: int | None = None) -> bool:
         """Take one line; what cannot be understood is answered at the next taking, with the rest.
 
         Tells whether it was understood.
@@ -35,7 +35,7 @@ class WorkerChannel:
             answer = {"ok": False, "error": WorkerError.INVALID, "message": str(error)}
             self._senseless.append(partial(reply, answer))
             return False
-        self._requests.append(Request(words, partial(_answer, reply)))
+        self._requests.append(Request(words, partial(_answer, reply), pid))
         return True
 
     def due(self, *, shortest: float) -> Instant | None:

@@ -180,7 +180,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         "run.declared": Event(
             "A worker said how it ends; effective when its process is gone.",
             fields={"task_id": int},
-            perhaps={**RUN, "declared": str},
+            perhaps={**RUN, "declared": str, "peer_pid": int},
         ),
         "lease.renewed": Event(
             "A worker's heartbeat renewed its lease.", "debug", fields={"task_id": int}
@@ -189,7 +189,15 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "A worker spoke for a claim that is not its own; nothing was written.",
             "warning",
             fields={"task_id": int, "error": str},
+            perhaps={"peer_pid": int},
             same_by=("error",),
+        ),
+        "peer.refused": Event(
+            "A process of another user connected to a socket of the daemon and was not heard: only"
+            " the users of the daemon and of its runs are, and root.",
+            "warning",
+            fields={"uid": int, "pid": int, "allowed": list[int]},
+            same_by=("uid",),
         ),
         "lease.expired": Event(
             "A worker did not beat in time; its run is being ended.",

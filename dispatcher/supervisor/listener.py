@@ -30,14 +30,14 @@ class Listener:
         answer: Renewed | Accepted | Refused
         if isinstance(words, Beat):
             answer = self._store.heartbeat(words, now=turn.now)
-            turn.after(partial(self._note_beat, words, answer))
+            turn.after(partial(self._note_beat, request, answer))
         elif isinstance(words, Note):
             answer = self._store.note(words, now=turn.now)
-            turn.after(partial(self._note_refused, words, answer))
+            turn.after(partial(self._note_refused, request, answer))
         else:
             answer = self._store.declare(words, now=turn.now)
             turn.abandoned |= isinstance(answer, Accepted) and not self._is_ours(words.task_id)
-            turn.after(partial(self._note_declared, words, answer, turn.at))
+            turn.after(partial(self._note_declared, request, words, answer, turn.at))
         turn.after(partial(request.answer, answer, turn.now))
 
     def hear_notice(self, turn: Turn, notice: wire.Notice) -> None:
@@ -65,28 +65,32 @@ class Listener:
         live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
         log.info("run.declared", **live.ids())
 
-    def _note_beat(self, beat: Beat, answer: Renewed | Refused) -> None:
+    def _note_beat(self, request: Request, answer: Renewed | Refused) -> None:
         if isinstance(answer, Refused):
-            self._note_refusal(beat, answer)
+            self._note_refusal(request, answer)
         else:
-            log.debug("lease.renewed", task_id=beat.task_id)
+            log.debug("lease.renewed", task_id=request.words.task_id)
 
-    def _note_refused(self, words: Note, answer: Accepted | Refused) -> None:
+    def _note_refused(self, request: Request, answer: Accepted | Refused) -> None:
         if isinstance(answer, Refused):
-            self._note_refusal(words, answer)
+            self._note_refusal(request, answer)
 
-    def _note_declared(self, words: Declaration, answer: Accepted | Refused, at: Instant) -> None:
+    def _note_declared(
+        self, request: Request, words: Declaration, answer: Accepted | Refused, at: Instant
+    ) -> None:
         if isinstance(answer, Refused):
-            self._note_refusal(words, answer)
+            self._note_refusal(request, answer)
             return
         for live in self._memory.live.values():
             if live.task_id == words.task_id and live.exit_by is None:
                 live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
-        log.info("run.declared", task_id=words.task_id, declared=words.word)
+        task_id, word = words.task_id, words.word
+        log.info("run.declared", task_id=task_id, declared=word, **_peer(request))
 
     @staticmethod
-    def _note_refusal(words: Beat | Note | Declaration, answer: Refused) -> None:
-        log.warning("lease.refused", task_id=words.task_id, error=answer.error)
+    def _note_refusal(request: Request, answer: Refused) -> None:
+        task_id = request.words.task_id
+        log.warning("lease.refused", task_id=task_id, error=answer.error, **_peer(request))
 
     def turn_away(self, requests: Sequence[Request], *, at: Instant) -> None:
         """Have workers ask again: the store did not take what they said.
@@ -102,3 +106,8 @@ class Listener:
 
 def _unanswered(_answer: Renewed | Accepted | Refused | None, _now: StoreTime) -> None:
     """Tell nobody: whoever spoke by systemd's protocol waits for nothing."""
+
+
+def _peer(request: Request) -> dict[str, int]:
+    """Return who said it, where that is known, as a field of the log."""
+    return {} if request.pid is None else {"peer_pid": request.pid}

@@ -164,6 +164,8 @@ class Request:
 
     words: Beat | Note | Declaration
     answer: Callable[[Renewed | Accepted | Refused | None, StoreTime], None]
+    pid: int | None = None
+    """Of who said it; None: it came by the executor."""
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from dispatcher.daemon import channels
 from dispatcher.daemon.channels import FIRST_LINE, UNREAD, Channel, Reply
@@ -28,15 +29,20 @@ class Server:
         self.path = directory / "sock"
         self.at = NOW
         self.heard: list[tuple[bytes, Reply]] = []
+        self.pids: list[int] = []
         self.sensible = True
         self.due: Instant | None = None
         self.selector = selectors.DefaultSelector()
         self.channel = Channel(
-            channels.listen(self.path), self.hear, selector=self.selector, only_uids=None
+            channels.listen(self.path),
+            self.hear,
+            selector=self.selector,
+            only_uids=frozenset({os.geteuid()}),
         )
 
-    def hear(self, line: bytes, reply: Reply) -> bool:
+    def hear(self, line: bytes, reply: Reply, pid: int) -> bool:
         self.heard.append((line, reply))
+        self.pids.append(pid)
         return self.sensible
 
     def turn(self) -> None:
@@ -283,3 +289,37 @@ def test_what_makes_no_sense_is_answered_with_the_rest() -> None:
     assert 1 == len(channel.take(at=NOW))
 
     assert ["invalid", "invalid"] == [answer["error"] for answer in answers]
+
+
+def test_another_user_is_closed_unheard_and_its_uid_and_pid_are_logged(
+    server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = os.geteuid() + 1
+    monkeypatch.setattr(channels, "credentials", lambda _: (4711, stranger))
+
+    with capture_logs() as said:
+        stream = connect()
+        server.turn()
+
+    assert b"" == stream.recv(100)
+    assert [("peer.refused", stranger, 4711)] == [
+        (event["event"], event["uid"], event["pid"]) for event in said
+    ]
+    assert [] == server.heard
+
+
+def test_who_said_a_line_is_known_by_its_pid(
+    server: Server, connect: Callable[[], socket.socket]
+) -> None:
+    connect().sendall(line() + b"\n")
+
+    server.hears(1)
+
+    assert [os.getpid()] == server.pids
+
+
+def test_a_request_carries_the_pid_of_who_said_it() -> None:
+    channel = WorkerChannel()
+    channel.hear(line(), print, 4711)
+
+    assert [4711] == [request.pid for request in channel.take(at=NOW)]
