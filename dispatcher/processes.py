@@ -63,14 +63,18 @@ class Processes(Protocol):
         """Why no executor stays, as the last one said; None: one is there, or nobody knows."""
 
     @property
+    def silent(self) -> bool:
+        """Whether it holds our connection, greeted or not, and has said nothing for too long."""
+
+    @property
     def heard_at(self) -> Instant:
         """When it last said anything."""
 
     def has_spoken(self, *, since: Instant) -> bool:
-        """Whether it said anything since an instant; if not, it is asked to.
+        """Whether it answered what was asked after an instant; if not, it is asked.
 
-        What it knew before stands before that in its words: silence of a worker whose exit it could
-        not report is told apart in this way.
+        What it knew then stands before the answer: a worker whose exit it could not report is told
+        apart in this way from one that is late.
         """
 
     def send(self, message: wire.ToExecutor) -> None:

@@ -52,8 +52,10 @@ class FakeExecutor:
         self.answering = True
         self.incompatible: wire.Hello | None = None
         self.last_error: str | None = None
+        self.silent = False
         self.heard_at = Instant(0.0)
         self.mute = False
+        self.answered = Instant(-math.inf)
         self.refusal: wire.StartFailed | None = None
         self.greetings = 0
         self.clock: Callable[[], Instant] = lambda: Instant(0.0)
@@ -85,8 +87,8 @@ class FakeExecutor:
         self.events.append(Disconnected("died"))
 
     def has_spoken(self, *, since: Instant) -> bool:
-        """Answer at once, unless it stands still."""
-        return self.answering and not self.mute
+        """Answer at once, unless it stands still: then it last answered what was asked before."""
+        return self.answering and (not self.mute or self.answered >= since)
 
     def send(self, message: wire.ToExecutor) -> None:
         """Do at once what the daemon says."""
@@ -159,6 +161,8 @@ class World:
     stepped: float = 0.0
     executor: FakeExecutor = field(default_factory=FakeExecutor)
     files: Files | None = None
+    heard: bool = True
+    """Whether the daemon has heard all that waits."""
 
     def __post_init__(self) -> None:
         self.store: Store = open_store(
@@ -214,7 +218,7 @@ class World:
     def tick(self, *requests: Request) -> None:
         """Tick once, with what the executor said since, and workers now."""
         events, self.executor.events = self.executor.events, []
-        self.deadline = self.supervisor.tick(events, requests, at=self.at())
+        self.deadline = self.supervisor.tick(events, requests, heard=self.heard, at=self.at())
 
     def settle_down(self) -> None:
         """Tick until nothing more is due at this instant."""

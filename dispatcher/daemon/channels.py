@@ -34,6 +34,9 @@ CONNECTIONS_PER_USER = 256
 #: Connections taken in one turn of the loop.
 ACCEPTS = 32
 
+#: Connections and lines that may have waited at once: what the executor lets wait at its door.
+MOST_WAITING = 4096
+
 #: Seconds from the connection to its first line that makes sense.
 FIRST_LINE = 5.0
 
@@ -116,6 +119,10 @@ class Channel:
         self._waiting: dict[int, _Peer] = {}
         """Those that said more than one line at once, and whose turn it is again."""
         self._deaf_until: Instant | None = None
+        self._fresh = 1
+        """Connections taken in this turn, whose words are heard in the next; one stands for all
+        that came before us."""
+        self._in_a_row = 0
         listener.setblocking(False)
         self._listen()
 
@@ -126,6 +133,22 @@ class Channel:
         if self._deaf_until is None:
             self._selector.unregister(self._listener)
         self._listener.close()
+
+    @property
+    def deaf(self) -> bool:
+        """Whether connections wait that cannot be taken."""
+        return self._deaf_until is not None
+
+    def is_behind(self) -> bool:
+        """Say, once a turn, whether somebody waits to be heard who may have come before it.
+
+        No more once so many were heard without a pause that whoever waited at first is among them:
+        a flood keeps nobody's time from passing.
+        """
+        waiting = self._fresh + sum(peer.lines for peer in self._peers.values())
+        self._fresh = 0
+        self._in_a_row = self._in_a_row + waiting if waiting else 0
+        return 0 < self._in_a_row <= MOST_WAITING
 
     def keep_up(self, *, at: Instant) -> Instant | None:
         """Hear who waits, drop who keeps us waiting; return when to look again.
@@ -163,6 +186,7 @@ class Channel:
                     self._selector.unregister(self._listener)
                     self._deaf_until = Instant(at + SHORTAGE_PAUSE)
                 return
+            self._fresh += 1
             with suppress(OSError):  # gone already
                 self._welcome(connection, at)
 

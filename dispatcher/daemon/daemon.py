@@ -108,8 +108,7 @@ def main(
         stack.callback(loop.close)
         log.info("daemon.started", pid=os.getpid(), slots=config.slots)
         loop.run()
-        if embedded and supervisor.leaves_nothing_behind:
-            loop.say_goodbye(within=1.0)
+        loop.take_leave(for_good=embedded and supervisor.leaves_nothing_behind, within=1.0)
         logs.last_words()
         log.info("daemon.stopped")
     return wire.ExitCode.OK

@@ -16,6 +16,7 @@ from dispatcher import wire
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.daemon.channels import credentials
 from dispatcher.errors import ConfigError
+from dispatcher.outbox import Outbox
 from dispatcher.processes import Connected, Disconnected, Event, Processes, Written
 from dispatcher.times import Instant, wall_clock
 
@@ -27,6 +28,9 @@ RECONNECT = (0.02, 1.0)
 #: Seconds between pings, and without any word before the executor counts as silent.
 PING_INTERVAL = 5.0
 SILENCE = 10.0
+
+#: Seconds without listening after which a silence is not the executor's: more than a turn takes.
+LISTENING_GAP = PING_INTERVAL + 1.0
 
 #: Seconds without reading anything of ours after which the executor is dropped.
 SEND_PATIENCE = 10.0
@@ -73,6 +77,7 @@ class ExecutorClient:
         self._check = check
         self._socket: socket.socket | None = None
         self._received = bytearray()
+        self._outbox = Outbox()
         self._unsent = bytearray()
         self._hello: wire.Hello | None = None
         self._incompatible: wire.Hello | None = None
@@ -80,8 +85,14 @@ class ExecutorClient:
         self._greeted = False
         self._retry_at = Instant(0.0)
         self._delay = 0.0
+        self._at = Instant(0.0)
+        """When we last listened."""
         self._asked_at: Instant | None = None
-        """When the oldest ping left that nothing answered yet."""
+        """When the ping left that is not answered yet."""
+        self._answered = Instant(0.0)
+        """When the last one left that was answered: what was known then is known here."""
+        self._waits_since: Instant | None = None
+        """Since when we listen for a word that it owes us."""
         self._pinged_at = Instant(0.0)
         self._sent_at = Instant(0.0)
         self._heard_at = Instant(0.0)
@@ -106,16 +117,24 @@ class ExecutorClient:
         return None if self._greeted or self._launcher is None else self._launcher.last_error
 
     @property
+    def silent(self) -> bool:
+        """Whether it holds our connection, and has said nothing for too long."""
+        return self._silent
+
+    @property
     def heard_at(self) -> Instant:
         """When it last said anything."""
         return self._heard_at
 
     def has_spoken(self, *, since: Instant) -> bool:
-        """Whether anything came since an instant; if not, a ping leaves with the next flush."""
-        if self._heard_at >= since:
+        """Whether it answered a ping of after an instant; if not, one leaves with the next flush.
+
+        Other words prove nothing: they may have waited here since before.
+        """
+        if self._answered >= since:
             return True
         if self._greeted and self._asked_at is None:
-            self._ping(since)
+            self._ping(self._at)
         return False
 
     @property
@@ -131,7 +150,7 @@ class ExecutorClient:
     @property
     def wants_to_write(self) -> bool:
         """Whether something waits for the connection to become writable."""
-        return bool(self._unsent)
+        return bool(self._unsent or self._outbox)
 
     def take_worker_listener(self) -> socket.socket | None:
         """Return the listening worker socket that came with a new greeting, once; it is yours."""
@@ -150,8 +169,7 @@ class ExecutorClient:
             failed = wire.StartFailed(uid=message.uid, fault=wire.Fault.TASK, error=text)
             self._events.append(failed)
         else:
-            self._unsent += wire.encode(message)
-            self._unsent += b"\n"
+            self._outbox.put(message)
 
     def written(self, path: str) -> Written:
         """Look at an output file; a missing one was never written to."""
@@ -182,23 +200,32 @@ class ExecutorClient:
         if self._unsent and at - self._sent_at > SEND_PATIENCE:
             self._drop("does not read", retry_at=at)
             return at
-        if self._greeted and at - self._pinged_at >= PING_INTERVAL:
+        if self._greeted and self._asked_at is None and at - self._pinged_at >= PING_INTERVAL:
             self._ping(at)
-        asked = self._asked_at
-        silent = self._greeted and asked is not None and at - asked > SILENCE
+        self._judge_silence(at)
+        if self._events:
+            return at
+        next_ping = self._pinged_at + PING_INTERVAL
+        return Instant(next_ping if next_ping > at else at + PING_INTERVAL)
+
+    def _judge_silence(self, at: Instant) -> None:
+        waits, stranger = self._waits_since, self._incompatible
+        silent = waits is not None and stranger is None and at - waits > SILENCE
         if silent != self._silent:
             self._silent = silent
             log.warning("executor.silent" if silent else "executor.answered")
-        return at if self._events else Instant(self._pinged_at + PING_INTERVAL)
 
     def _ping(self, at: Instant) -> None:
         self._sequence += 1
-        self._pinged_at = at
-        self._asked_at = self._asked_at or at
+        self._pinged_at = self._asked_at = at
+        self._waits_since = self._waits_since or at
         self.send(wire.Ping(sequence=self._sequence))
 
     def receive(self, *, at: Instant) -> list[Event]:
         """Return what the executor said since the last call."""
+        if self._waits_since is not None and at - self._at > LISTENING_GAP:
+            self._waits_since = at  # it could have said what it liked
+        self._at = at
         if self._socket is not None:
             self._read(self._socket, at)
         events, self._events = self._events, []
@@ -206,7 +233,12 @@ class ExecutorClient:
 
     def flush(self, *, at: Instant) -> None:
         """Send as much of what is queued as the socket takes."""
-        if self._socket is None or not self._unsent:
+        if self._socket is None:
+            return
+        if not self._unsent:
+            self._unsent += self._outbox.take()
+            self._sent_at = at
+        if not self._unsent:
             return
         try:
             sent = self._socket.send(self._unsent)
@@ -236,7 +268,7 @@ class ExecutorClient:
                 self._launcher.ensure_running(at=at)
             return
         self._delay = 0.0
-        self._pinged_at = self._sent_at = at
+        self._pinged_at = self._sent_at = self._waits_since = at
 
     def _drop(self, reason: str, *, retry_at: Instant) -> None:
         if self._socket is not None:
@@ -244,17 +276,19 @@ class ExecutorClient:
             self._socket = None
             self._events.append(Disconnected(reason))
         self._received.clear()
+        self._outbox.clear()
         self._unsent.clear()
         self._hello, self._runs, self._greeted, self._silent = None, [], False, False
         self._incompatible = None
-        self._asked_at, self._retry_at = None, retry_at
+        self._asked_at, self._waits_since, self._retry_at = None, None, retry_at
 
     # Listening ----------------------------------------------------------------------------
 
     def _read(self, connection: socket.socket, at: Instant) -> None:
+        heard = False
         try:
             while chunk := self._take(connection):
-                self._asked_at, self._heard_at = None, at
+                heard, self._heard_at = True, at
                 self._received += chunk
                 if len(chunk) < CHUNK:
                     break
@@ -274,6 +308,8 @@ class ExecutorClient:
             reason = f"a line of more than {wire.MAX_LINE} bytes"
             self._drop(reason, retry_at=Instant(at + RECONNECT[1]))
             return
+        if heard:
+            self._waits_since = None if self._greeted and self._asked_at is None else at
         if ended:
             self._drop("connection closed", retry_at=at)
 
@@ -307,7 +343,8 @@ class ExecutorClient:
             case wire.HelloEnd():
                 self._agree()
             case wire.Pong():
-                pass
+                if self._asked_at is not None and message.sequence == self._sequence:
+                    self._answered, self._asked_at = self._asked_at, None
             case _:
                 self._events.append(message)
 
@@ -329,6 +366,7 @@ class ExecutorClient:
             runs, self._runs = tuple(self._runs), []
             self._check(self._hello, runs)
             self._greeted = True
+            self._answered = self._pinged_at  # when we connected, before it looked at its runs
             self._events.append(Connected(self._hello, runs))
 
 

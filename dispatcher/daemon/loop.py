@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import signal
 import socket
@@ -73,6 +74,7 @@ class Loop:
         self._worker_channel = WorkerChannel()
         self._control: Channel | None = None
         self._deadline = Instant(0.0)
+        self._at = clock()
         if signals is not None:
             self._selector.register(signals.reader, selectors.EVENT_READ, self._heed_signals)
         if control is not None:
@@ -83,22 +85,26 @@ class Loop:
 
     def run(self) -> None:
         """Turn the loop until there is nothing more to do."""
-        while not self._supervisor.is_over(at=self._clock()):
+        while not self._supervisor.is_over(at=self._at):
             self.step()
 
     def step(self, *, longest: float = 60.0) -> None:
         """Wait at most so many seconds for something to happen or to be due, and do it."""
         self._watch_executor()
-        at = self._clock()
-        timeout = max(0.0, min(longest, self._deadline - at))
-        for key, mask in self._selector.select(timeout):
+        self._selector.select(max(0.0, min(longest, self._deadline - self._clock())))
+        self._at = at = self._clock()
+        # Looked at after the clock was read: all that came before this instant is found, also where
+        # a stop in between (SIGSTOP, a freezer, suspend) made the wait return empty-handed.
+        for key, mask in self._selector.select(0):
             if key.data is not None:
-                key.data(self._clock(), mask)
-        at = self._clock()
+                key.data(at, mask)
         events = self._executor.receive(at=at)
         self._adopt_worker_listener()
         requests = self._requests(at, hurry=bool(events) or at >= self._deadline)
-        deadlines = [self._supervisor.tick(events, requests, at=at)]
+        behind = self._workers is not None and self._workers.is_behind()
+        heard = not (behind or self._is_deaf() or self._requests_due() is not None)
+        deadlines = [self._supervisor.tick(events, requests, heard=heard, at=at)]
+        deadlines += [at] if behind else []
         self._supervisor.figures.ticks.observe(self._clock() - at)
         self._executor.flush(at=at)
         # After what may find the connection broken: it is to be made anew at once.
@@ -127,13 +133,20 @@ class Loop:
         if self._onlooker is not None:
             yield self._onlooker(at)
 
-    def say_goodbye(self, *, within: float) -> None:
-        """Let an embedded executor go once nothing of ours is left with it."""
-        self._executor.send(wire.Leave())
+    def take_leave(self, *, for_good: bool, within: float) -> None:
+        """Send what the executor has not been sent yet, in so many seconds at most.
+
+        For good: let an embedded one go, since nothing of ours is left with it.
+        """
+        if for_good:
+            self._executor.send(wire.Leave())
         give_up_at = self._clock() + within
-        while self._executor.wants_to_write and self._clock() < give_up_at:
-            self._watch_executor()
-            self._selector.select(0.1)
+        self._executor.flush(at=self._clock())
+        while self._executor.wants_to_write and (left := give_up_at - self._clock()) > 0:
+            room = select.poll()
+            if self._executor.connection is not None:
+                room.register(self._executor.connection, select.POLLOUT)
+            room.poll(left * 1000)
             self._executor.flush(at=self._clock())
 
     def close(self) -> None:
@@ -196,6 +209,9 @@ class Loop:
                 selector=self._selector,
                 only_uids=runs_or_ours,
             )
+
+    def _is_deaf(self) -> bool:
+        return self._workers is not None and self._workers.deaf
 
     def _requests(self, at: Instant, *, hurry: bool) -> Sequence[Request]:
         """Return what workers said, if it is time; in any case before what the executor says."""

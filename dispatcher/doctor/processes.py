@@ -61,6 +61,9 @@ def _executor(config: Config, report: Mapping[str, Any]) -> Iterator[Finding]:
             why, _, what = last_error.partition("; ")
             said, remedy = f"none stays: {why}", what or remedy
         yield bad("executor", said, remedy)
+    elif report["executor"] == "silent" and pid is None:
+        said = "one holds the daemon's connection, and has not greeted it"
+        yield bad("executor", said, _look_at(f"$(cat {config.state_dir}/executor.lock)"))
     elif report["executor"] == "silent":
         said = f"pid {pid} is silent: it answered {heard or 0:.0f} s ago"
         yield bad("executor", said, _look_at(pid))
@@ -71,7 +74,7 @@ def _executor(config: Config, report: Mapping[str, Any]) -> Iterator[Finding]:
         yield _of_release("executor", pid, report.get("executor_release"), restart)
 
 
-def _look_at(pid: int) -> str:
+def _look_at(pid: int | str) -> str:
     return f"see whether it is stopped, or waits for a disk: ps -o pid,stat,wchan {pid}"
 
 

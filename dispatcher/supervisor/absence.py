@@ -64,7 +64,7 @@ class Absence:
 
     def take_over(self, turn: Turn) -> None:
         """Settle the claims of silent nodes, and the local claims that are over."""
-        if turn.at < self._scan_at and not turn.abandoned:
+        if not turn.abandoned and (turn.at < self._scan_at or not turn.heard):
             return
         settings = self._memory.settings
         taken = settle_abandoned(

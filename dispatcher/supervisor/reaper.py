@@ -13,6 +13,7 @@ from dispatcher.processes import Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.turn import Live, Memory, Turn
 from dispatcher.times import Instant, StoreTime
+from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
 
@@ -39,14 +40,18 @@ class Reaper:
         self._memory = memory
         self._last: _Committed | None = None
         self._renewed_at = Instant(0.0)
-        self._suspected_at: Instant | None = None
-        """When leases were first seen expired that the executor was not heard on yet."""
+        self._suspected: dict[RunUid, Instant] = {}
+        """When each lease was first seen expired on which the executor was not heard yet."""
+        self._deaf_since: Instant | None = None
+        """Since when workers may wait at a door that an executor has not opened to us."""
         self.due: Instant | None = None
         """When the next lease of a worker expires, as far as we know."""
 
     def keep_leases(self, turn: Turn) -> None:
         """Renew what is the daemon's to renew, and what expired only because we were away."""
         self._spare_after_absence(turn)
+        if self._memory.hello is None and self._deaf_since is None:
+            turn.after(partial(setattr, self, "_deaf_since", turn.at))
         shortest = min((live.lease_ttl for live in self._memory.live.values()), default=None)
         if shortest is not None and turn.at >= self._renewed_at + shortest / 3:
             self._store.renew(self._memory.settings.node_id, now=turn.now)
@@ -59,6 +64,7 @@ class Reaper:
         Not before the executor has spoken since: a worker that exited does not beat either, and an
         executor that stands still could not say so.
         """
+        self._spare_after_deafness(turn)
         lives = self._memory.live.values()
         if not any(live.liveness is Liveness.WORKER for live in lives):
             turn.after(partial(setattr, self, "due", None))
@@ -66,13 +72,12 @@ class Reaper:
         node = self._memory.settings.node_id
         expired = self._store.expired(node, limit=REAP_BATCH, now=turn.now)
         expired = [run for run in expired if not self._was_turned_away(run, turn.at)]
-        if not self._may_be_judged(expired, turn.at):
-            expired = []
-        for run in expired:
+        lost = self._may_be_judged(expired, turn)
+        for run in lost:
             reason = f"its lease of {run.lease_ttl_ms / 1000:g} s expired: no heartbeat"
             self._store.begin_ending(run.run_uid, Outcome.LOST, reason, now=turn.now)
             turn.after(partial(self._log_expired, run))
-        turn.again |= len(expired) == REAP_BATCH
+        turn.again |= len(lost) == REAP_BATCH
         expiry = self._store.next_expiry(node)
         due = None if expiry is None else Instant(turn.at + max(0, expiry - turn.now) / 1000)
         turn.after(partial(setattr, self, "due", due))
@@ -84,17 +89,24 @@ class Reaper:
             return False
         return at - live.turned_away_at < live.lease_ttl / 2
 
-    def _may_be_judged(self, expired: list[OpenRun], at: Instant) -> bool:
-        self._suspected_at = (self._suspected_at or at) if expired else None
-        if self._suspected_at is None or not self._processes.has_spoken(since=self._suspected_at):
-            return False
-        self._suspected_at = None
-        return True
+    def _may_be_judged(self, expired: list[OpenRun], turn: Turn) -> list[OpenRun]:
+        """Return those of whom the executor has spoken since they were first seen expired."""
+        suspected, judged = {}, []
+        for run in expired:
+            since = self._suspected.get(run.run_uid, turn.at)
+            if self._processes.has_spoken(since=since):
+                judged.append(run)
+            else:
+                suspected[run.run_uid] = since
+        turn.after(partial(setattr, self, "_suspected", suspected))
+        return judged
 
     def end_the_declared(self, turn: Turn) -> None:
         """Begin to end workers that declared their end and did not exit in time."""
         for uid, live in self._memory.live.items():
             if live.exit_by is None or turn.at < live.exit_by or uid in turn.closed:
+                continue
+            if not self._processes.has_spoken(since=live.exit_by):
                 continue
             run = self._store.open_run(uid)
             if run is not None and run.declared is not None:
@@ -102,6 +114,16 @@ class Reaper:
                 ending = policy.DECLARED[run.declared]
                 self._store.begin_ending(uid, ending, reason, now=turn.now)
             turn.after(partial(setattr, live, "exit_by", None))
+
+    def _spare_after_deafness(self, turn: Turn) -> None:
+        """Renew once what expired while its beats waited at a door that was not open to us."""
+        if self._deaf_since is None:
+            return
+        gap_ms = round((turn.at - self._deaf_since) * 1000)
+        spared = self._store.renew_short(self._memory.settings.node_id, gap_ms=gap_ms, now=turn.now)
+        turn.after(partial(setattr, self, "_deaf_since", None))
+        if spared:
+            turn.after(partial(log.warning, "daemon.was_away", leases=spared, gap_ms=gap_ms))
 
     def _spare_after_absence(self, turn: Turn) -> None:
         node, gap_ms, what = self._memory.settings.node_id, 0, "daemon.was_away"

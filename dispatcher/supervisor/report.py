@@ -41,10 +41,12 @@ def of_executor(
 ) -> Mapping[str, object]:
     """Return how its executor is: the one that greeted, or none."""
     stranger = processes.incompatible
-    if hello is None:
-        state = "waiting" if stranger is None else "incompatible"
+    if stranger is not None:
+        state = "incompatible"
+    elif processes.silent or (hello is not None and not processes.answering):
+        state = "silent"
     else:
-        state = "connected" if processes.answering else "silent"
+        state = "waiting" if hello is None else "connected"
     return {
         "executor": state,
         "executor_pid": hello and hello.pid,

@@ -95,6 +95,7 @@ class Supervisor:
         self._seen_at = NOT_YET
         self._idle = False
         self._again = False
+        self._heard = True
 
     def reconfigure(self, settings: Settings) -> None:
         """Go by other settings from the next tick on. Node, output and executor stay the same."""
@@ -116,18 +117,24 @@ class Supervisor:
         log.info("daemon.stopping", how=self._stop, runs=runs, timeout_s=timeout, message=message)
 
     def tick(
-        self, events: Sequence[Event], requests: Sequence[Request] = (), *, at: Instant
+        self,
+        events: Sequence[Event],
+        requests: Sequence[Request] = (),
+        *,
+        heard: bool = True,
+        at: Instant,
     ) -> Instant:
         """Do everything that is due, in one transaction, and say when to be called again.
 
-        What the store did not take is kept, and tried again; workers are told to ask again.
+        `heard` is whether these are all that waited: no run is ended for its time otherwise. What
+        the store did not take is kept, and tried again; workers are told to ask again.
         Raises `StoreUnusable`.
         """
         self._inbox.extend(events)
         if self._outage.retry_at is not None and at < self._outage.retry_at:
             self._listener.turn_away(requests, at=at)
             return self._outage.retry_at
-        self._again = False
+        self._again, self._heard = False, heard
         try:
             self._perform(requests, at)
         except (StoreUnavailable, CommitUnknown) as error:
@@ -145,7 +152,10 @@ class Supervisor:
             return self._idle and self.leaves_nothing_behind
         if self._stop is Stop.LEAVE or self.leaves_nothing_behind:
             return True
-        return at >= self._stop_by + self._longest_ladder() + DRAIN_PATIENCE
+        patience = Instant(self._stop_by + self._longest_ladder() + DRAIN_PATIENCE)
+        if at < patience:
+            return False
+        return not self._answers() or self._processes.has_spoken(since=patience)
 
     @property
     def leaves_nothing_behind(self) -> bool:
@@ -201,7 +211,7 @@ class Supervisor:
     def _transact(self, operations: Sequence[Operation], at: Instant) -> None:
         with self._store.transaction() as now:
             gap = 0.0 if self._committed_at is None else at - self._committed_at
-            turn = Turn(now, at, gap)
+            turn = Turn(now, at, gap, self._heard)
             for operation in operations:
                 operation(turn)
         self._again = turn.again
@@ -262,18 +272,25 @@ class Supervisor:
         return self._memory.hello is not None and self._processes.answering
 
     def _decide_endings(self, turn: Turn) -> None:
-        """Decide what time and a stop demand; none of it while nothing could be ended."""
-        if not self._answers():
+        """Decide what time and a stop demand; none of it while nothing could be ended.
+
+        Each by its own deadline, and after a word of the executor's since then: what ended before
+        ended by itself.
+        """
+        if not self._answers() or not turn.heard:
             return
         self._reaper.end_the_declared(turn)
         self._reaper.end_the_lost(turn)
         self._memory.figures.reaped_at = turn.at
         self._timeouts.end_runs(turn)
-        if self._stop in (Stop.DRAIN, Stop.HURRY) and turn.at >= self._stop_by:
+        if self._stop in (Stop.DRAIN, Stop.HURRY) and self._is_past(self._stop_by, turn):
             for uid, live in self._memory.live.items():
                 if not live.told_to_end and uid not in turn.closed:
                     reason = "the daemon stops"
                     self._store.begin_ending(uid, Outcome.RELEASED, reason, now=turn.now)
+
+    def _is_past(self, deadline: Instant, turn: Turn) -> bool:
+        return turn.at >= deadline and self._processes.has_spoken(since=deadline)
 
     def _tell_endings(self, turn: Turn) -> None:
         """Tell the executor every ending that it was not told: ours, and the command line's."""

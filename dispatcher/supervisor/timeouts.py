@@ -4,7 +4,8 @@ Which clock, and what an absence of ours means:
 
 - `run_timeout`, `start_timeout` and `stall_timeout` are instants, counted from the start that the
   executor saw: no step of the wall clock moves them, suspend counts, and they hold over restarts of
-  the daemon. While no executor answers they wait, since nothing could be ended. A `run_timeout`
+  the daemon. While no executor answers they wait, since nothing could be ended; and each for its
+  word since then, since a run that ended in time is not late. A `run_timeout`
   reaches the executor as a kill deadline, two seconds later, for the case that we are dead then.
 - What a worker would have told us is not held against it while we could not hear: after a gap
   without a commit longer than half of it, and after a restart, `start_timeout` begins anew;
@@ -134,7 +135,7 @@ class Timeouts:
         for uid, live, before in self._watched(turn):
             watch = _excused(before, live, turn) if away else before
             after: Watch | None = watch
-            if watch.due <= turn.at:
+            if watch.due <= turn.at and self._processes.has_spoken(since=watch.due):
                 if budget:
                     after = self._decide(uid, live, watch, turn)
                     budget -= 1

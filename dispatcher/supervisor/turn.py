@@ -192,6 +192,8 @@ class Turn:
     at: Instant
     gap: float = 0.0
     """Seconds since the last commit before it."""
+    heard: bool = True
+    """Whether all was heard that had been said by then: nothing is decided by time otherwise."""
     started: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: one whose exit follows in the same turn needs no write of its own."""
     extended: dict[RunUid, Instant] = field(default_factory=dict)

@@ -54,7 +54,7 @@ def run(given: config.Config, fate: Fate) -> None:
         loop = Loop(supervisor, client, signals=signals, control=control, on_stop=Stop.DRAIN)
         stack.callback(loop.close)
         loop.run()
-        loop.say_goodbye(within=1.0)
+        loop.take_leave(for_good=True, within=1.0)
 
 
 def executor_client(given: config.Config, me: str, store: Store, fate: Fate) -> ExecutorClient:

@@ -128,8 +128,7 @@ class DaemonLife:
 
     def take_leave(self) -> None:
         """Do what `dispatcher run` does at its end."""
-        if self.supervisor.leaves_nothing_behind:
-            self.daemon.say_goodbye(within=1.0)
+        self.daemon.take_leave(for_good=self.supervisor.leaves_nothing_behind, within=1.0)
         self.close()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import selectors
 import socket
 from collections.abc import Callable, Iterator
@@ -45,10 +46,13 @@ class Server:
         self.pids.append(pid)
         return self.sensible
 
-    def turn(self) -> None:
+    def turn(self) -> bool:
+        """Take a turn of the loop; say whether all was heard that had been said before it."""
         for key, mask in self.selector.select(0.01):
             key.data(self.at, mask)
+        behind = self.channel.is_behind() or self.channel.deaf
         self.due = self.channel.keep_up(at=self.at)
+        return not behind
 
     def hears(self, count: int) -> list[bytes]:
         def probe() -> None:
@@ -323,3 +327,74 @@ def test_a_request_carries_the_pid_of_who_said_it() -> None:
     channel.hear(line(), print, 4711)
 
     assert [4711] == [request.pid for request in channel.take(at=NOW)]
+
+
+def knock(server: Server, stack: ExitStack, count: int, line: bytes = b"beat\n") -> None:
+    """Let so many connect and speak, while nobody looks."""
+    for _ in range(count):
+        stream = stack.enter_context(socket.socket(socket.AF_UNIX))
+        stream.connect(str(server.path))
+        stream.sendall(line)
+
+
+def test_nobody_who_waited_at_the_door_is_unheard_when_all_is_heard(server: Server) -> None:
+    with ExitStack() as stack:
+        knock(server, stack, 3 * channels.ACCEPTS + 5)
+
+        turns = [server.turn()]
+        while not turns[-1]:
+            turns.append(server.turn())
+
+        assert 3 * channels.ACCEPTS + 5 == len(server.heard)
+        assert 4 < len(turns) < 10
+
+
+def test_what_one_says_in_many_lines_is_heard_before_all_is_heard(server: Server) -> None:
+    with ExitStack() as stack:
+        knock(server, stack, 1, b"one\ntwo\nthree\n")
+
+        answered = 0
+        while not server.turn():
+            while answered < len(server.heard):
+                server.answer(answered)
+                answered += 1
+
+        assert [b"one", b"two", b"three"] == [line for line, _ in server.heard]
+
+
+def test_a_flood_of_connections_stops_nobodys_clock(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waited when it began has been heard by then."""
+    monkeypatch.setattr(channels, "MOST_WAITING", 100)
+    with ExitStack() as stack:
+        knock(server, stack, 1)
+        turns = 0
+        while not server.turn():
+            knock(server, stack, 10)
+            turns += 1
+
+        assert 100 / channels.ACCEPTS <= turns < 20
+        assert b"beat" == server.heard[0][0]
+
+
+def test_who_cannot_be_let_in_is_not_heard_and_the_loop_rests(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.turn()
+    with ExitStack() as stack:
+        knock(server, stack, 1)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            assert not server.turn()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert not server.turn()
+        assert server.due == server.at + channels.SHORTAGE_PAUSE
+        server.at = server.due
+
+        server.turn()
+        assert not server.turn()
+        assert [b"beat"] == server.hears(1)
+        assert server.turn()

@@ -303,3 +303,126 @@ def test_a_message_without_a_connection_is_lost_not_kept(
 
     with pytest.raises(BlockingIOError):
         executor.heard()
+
+
+def test_a_connection_that_is_never_greeted_is_silent_and_costs_no_turns(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    """It waits in the backlog of an executor that is stopped."""
+    due = client.keep_up(at=at(0))
+
+    with capture_logs() as said:
+        for turn in range(1, 20):
+            assert due > turn - 1
+            client.receive(at=at(turn))
+            due = client.keep_up(at=at(turn))
+            assert client.silent == (turn > 10)
+
+    assert not client.answering
+    assert ["executor.silent"] == [line["event"] for line in said]
+    assert 1 == len(executor.ends)
+    executor.say(hello(), wire.HelloEnd())
+    client.receive(at=at(20))
+    client.keep_up(at=at(20))
+    assert client.answering
+
+
+def test_one_that_speaks_another_version_is_not_silent_and_costs_no_turns(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    client.keep_up(at=at(0))
+    executor.say(hello(version=wire.VERSION + 1), wire.HelloEnd())
+
+    for turn in range(1, 30):
+        client.receive(at=at(turn))
+        assert client.keep_up(at=at(turn)) > turn
+
+    assert not client.silent
+    assert client.incompatible is not None
+
+
+def test_one_that_does_not_answer_costs_no_turns(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    connect(client, executor)
+
+    for turn in range(1, 60):
+        client.receive(at=at(turn))
+        assert client.keep_up(at=at(turn)) > turn
+        client.flush(at=at(turn))
+
+    assert client.silent
+    assert 1 == executor.heard().count(b"ping")
+
+
+def test_the_silence_of_two_that_stood_still_together_is_nobodys(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    connect(client, executor)
+    client.keep_up(at=at(5))
+    client.flush(at=at(5))
+
+    client.receive(at=at(3600))
+    client.keep_up(at=at(3600))
+    assert client.answering
+    for turn in range(3601, 3612):
+        client.receive(at=at(turn))
+        client.keep_up(at=at(turn))
+
+    assert client.silent
+
+
+def test_an_executor_that_went_silent_after_a_word_is_found_so(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    connect(client, executor)
+    client.keep_up(at=at(5))
+    client.flush(at=at(5))
+    executor.say(wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0))
+
+    for turn in range(6, 18):
+        client.receive(at=at(turn))
+        client.keep_up(at=at(turn))
+
+    assert client.silent
+
+
+def test_only_the_answer_to_what_was_asked_since_proves_that_it_has_spoken(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    """What else comes may have waited in the socket since before."""
+    connect(client, executor, seconds=1)
+    assert client.has_spoken(since=at(1))
+
+    client.receive(at=at(8))
+    assert not client.has_spoken(since=at(6))
+    executor.say(wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0), wire.Pong(sequence=0))
+    client.receive(at=at(9))
+    assert not client.has_spoken(since=at(6))
+    client.flush(at=at(9))
+    assert b'{"type":"ping","sequence":1}\n' == executor.heard()
+    executor.say(wire.Pong(sequence=1))
+    client.receive(at=at(10))
+
+    assert client.has_spoken(since=at(6))
+    assert client.has_spoken(since=at(8))
+    assert not client.has_spoken(since=at(9))
+
+
+def test_what_waits_for_an_executor_that_does_not_read_is_bounded_by_its_runs(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    connect(client, executor)
+    client.send(wire.End(uid=UID, reason="x" * 10_000_000))
+    client.flush(at=at(1))
+    before = len(client._unsent)
+
+    for turn in range(3000):
+        uid = wire.RunUid(str(turn % 3))
+        client.send(wire.Renew(deadlines={uid: {"absence": float(turn)}}))
+        client.send(wire.Noted(uid=uid, serial=turn))
+        client.flush(at=at(2))
+    assert client.wants_to_write
+
+    assert before >= len(client._unsent)
+    assert len(client._outbox.encoded()) < 1000

@@ -1,0 +1,166 @@
+"""The daemon's loop over real sockets, with a wait that finds nothing as after a stop."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.daemon import channels
+from dispatcher.daemon.executor_client import ExecutorClient
+from dispatcher.daemon.loop import Loop
+from dispatcher.supervisor.figures import Figures
+from dispatcher.times import Instant
+from tests.unit.test_executor_client import accept, hello
+
+#: More than are let in at once.
+WORKERS = 2 * channels.ACCEPTS + 8
+
+UID = wire.RunUid("a" * 32)
+
+
+class Supervisor:
+    """Notes what each tick is given; workers are answered at once."""
+
+    shortest_lease = 5.0
+    open_runs = None
+
+    def __init__(self) -> None:
+        self.figures = Figures()
+        self.ticks: list[tuple[list[str], int, bool]] = []
+
+    def tick(self, events: Any, requests: Any, *, heard: bool, at: Instant) -> Instant:
+        self.ticks.append(([type(event).__name__ for event in events], len(requests), heard))
+        for request in requests:
+            request.answer(None, at)
+        return Instant(at + 1)
+
+
+class Daemon:
+    """A loop, and the other end of its connection to the executor."""
+
+    def __init__(self, clock: Any) -> None:
+        ours, self.executor = socket.socketpair()
+        ours.setblocking(False)
+        self.client = ExecutorClient(
+            lambda: ours, node_id="me", state_dir="/ours", launcher=None, check=accept
+        )
+        self.supervisor = Supervisor()
+        supervisor: Any = self.supervisor
+        self.loop = Loop(supervisor, self.client, clock=clock)
+
+    def close(self) -> None:
+        self.loop.close()
+        self.executor.close()
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    now = [1000.0]
+
+    class Stopped(selectors.DefaultSelector):
+        """One whose process is stopped in each wait: it is late, and finds nothing."""
+
+        def select(self, timeout: float | None = None) -> Any:
+            if timeout:
+                now[0] += 10
+                return []
+            return super().select(timeout)
+
+    monkeypatch.setattr(selectors, "DefaultSelector", Stopped)
+    daemon = Daemon(lambda: Instant(now[0]))
+    daemon.loop.step()
+    yield daemon
+    daemon.close()
+
+
+def greet(daemon: Daemon, listener: socket.socket) -> None:
+    said = b"".join(wire.encode(message) + b"\n" for message in (hello(), wire.HelloEnd()))
+    socket.send_fds(daemon.executor, [said], [listener.fileno()])
+
+
+def beat(number: int) -> bytes:
+    request = {"op": "heartbeat", "task_id": number, "lock": "x"}
+    return json.dumps(request).encode() + b"\n"
+
+
+def test_all_who_waited_at_the_door_are_heard_before_anything_is_judged(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    with ExitStack() as stack:
+        listener = stack.enter_context(channels.listen(Path("sock")))
+        for number in range(WORKERS):
+            worker = stack.enter_context(socket.socket(socket.AF_UNIX))
+            worker.connect("sock")
+            worker.sendall(beat(number))
+        greet(daemon, listener)
+        daemon.supervisor.ticks.clear()
+
+        while not (ticks := daemon.supervisor.ticks) or not ticks[-1][2]:
+            daemon.loop.step()
+
+        assert ["Connected"] == ticks[0][0]
+        assert WORKERS == sum(requests for _, requests, _ in ticks)
+        assert [True] == [heard for *_, heard in ticks if heard]
+
+
+def test_a_beat_that_waits_for_its_grouping_is_heard_before_anything_is_judged(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        greet(daemon, stack.enter_context(channels.listen(Path("sock"))))
+        workers = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)]
+        for worker in workers:
+            worker.connect("sock")
+        for _ in range(3):
+            daemon.loop.step(longest=0)
+        assert ([], 0, True) == daemon.supervisor.ticks[-1]
+
+        for number, worker in enumerate(workers):
+            worker.sendall(beat(number))
+            daemon.loop.step(longest=0)
+        daemon.loop.step()
+
+        assert [([], 1, True), ([], 0, False), ([], 1, True)] == daemon.supervisor.ticks[-3:]
+
+
+def test_what_the_executor_was_not_sent_yet_is_sent_before_the_daemon_leaves(
+    daemon: Daemon,
+) -> None:
+    daemon.client.send(wire.End(uid=UID, reason="x" * 3_000_000))
+    daemon.client.send(wire.Forget(uid=UID))
+    heard = bytearray()
+
+    def read() -> None:
+        while chunk := daemon.executor.recv(100_000):
+            heard.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    daemon.loop.take_leave(for_good=True, within=10)
+    daemon.loop.close()
+    reader.join()
+
+    said = [wire.decode_to_executor(line) for line in heard.splitlines()]
+    assert [wire.End, wire.Forget, wire.Leave] == [type(message) for message in said]
+
+
+def test_an_executor_that_does_not_read_keeps_no_daemon_from_leaving() -> None:
+    daemon = Daemon(iter(Instant(n / 10) for n in range(1000)).__next__)
+    daemon.loop.step()
+    daemon.client.send(wire.End(uid=UID, reason="x" * 3_000_000))
+
+    daemon.loop.take_leave(for_good=False, within=0.5)
+
+    assert daemon.client.wants_to_write
+    daemon.close()
