@@ -224,17 +224,18 @@ class Loop:
         return self._worker_channel.due(shortest=self._supervisor.shortest_lease)
 
     def _heed_signals(self, at: Instant, _: int) -> None:
+        """Heed the signals of a turn: those that stop, however many came together, ask it once."""
         assert self._signals is not None
-        for signum in self._signals.arrived():
-            if signum in STOP_SIGNALS:
-                log.info("daemon.signalled", signal=signum.name)
-                if self._notifier is not None:
-                    self._notifier.stopping()
-                self._supervisor.stop(self._on_stop, at=at)
-            elif signum is signal.SIGHUP:
-                log.info("daemon.signalled", signal=signum.name)
-                with suppress(ConfigError):  # it is told, and the old configuration holds
-                    self._reload()
+        arrived = self._signals.arrived()
+        for signum in arrived:
+            log.info("daemon.signalled", signal=signum.name)
+        if signal.SIGHUP in arrived:
+            with suppress(ConfigError):  # it is told, and the old configuration holds
+                self._reload()
+        if not frozenset(STOP_SIGNALS).isdisjoint(arrived):
+            if self._notifier is not None:
+                self._notifier.stopping()
+            self._supervisor.stop(self._on_stop, at=at)
 
     def _reload(self) -> Reloaded:
         """Read the configuration again, between two ticks. Raises `ConfigError` once it is told."""
