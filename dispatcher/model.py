@@ -102,6 +102,26 @@ class Declared(enum.StrEnum):
     HOLD = "hold"
 
 
+class Intent(enum.StrEnum):
+    """An operator's word on a running task: where it goes once its run is settled."""
+
+    CANCEL = "cancel"
+    HOLD = "hold"
+    RELEASE = "release"
+    RETRY = "retry"
+
+
+#: Where an operator's word moves a task.
+INTENDED: Mapping[Intent, TaskState] = MappingProxyType(
+    {
+        Intent.CANCEL: TaskState.CANCELLED,
+        Intent.HOLD: TaskState.HELD,
+        Intent.RELEASE: TaskState.READY,
+        Intent.RETRY: TaskState.READY,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
     """What a submitter asks for."""
@@ -182,6 +202,9 @@ class Task:
     profile: str | None = None
     fails_at: StoreTime | None = None
     """When it fails unless it runs (queue time-out) or has ended (total time-out) by then."""
+    intent: Intent | None = None
+    """Where an operator wants it to go once its run is settled."""
+    intent_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +217,13 @@ class Limits:
     total_at: StoreTime | None = None
     """When the task's total time-out is over."""
     kill_signal: int | None = None
+
+    def deadline(self, begun_at: StoreTime) -> StoreTime | None:
+        """Return when the time of a run is over that began then, in the store's time."""
+        if self.run_timeout_ms is None:
+            return self.total_at
+        run_by = StoreTime(begun_at + self.run_timeout_ms)
+        return run_by if self.total_at is None else min(run_by, self.total_at)
 
 
 #: Of most runs.
@@ -336,6 +366,26 @@ class OpenRun:
     output_path: str = ""
     rules: Mapping[str, str] = field(default_factory=dict)
     """As in `NewTask`."""
+    intent: Intent | None = None
+    intent_reason: str | None = None
+    lease_expires_at: StoreTime | None = None
+    deadline_at: StoreTime | None = None
+    """Of a local claim: when its time is over, whatever its beats say; None: never."""
+
+    @property
+    def leader_exited(self) -> bool:
+        """Whether its leader's end was seen, and only what it left is waited for."""
+        return self.exit_code is not None or self.signal is not None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its end has begun: decided, declared, or its leader's."""
+        return self.ending is not None or self.declared is not None or self.leader_exited
+
+    @property
+    def ran_out_of_time(self) -> bool:
+        """Whether its lease went up to its deadline and could go no further."""
+        return self.deadline_at is not None and self.lease_expires_at == self.deadline_at
 
     @property
     def is_local(self) -> bool:
@@ -356,6 +406,8 @@ class Settlement:
     """Why the task is where it goes, for people."""
     run_at: StoreTime | None
     """When the task may be claimed again; None where it may not, or at once."""
+    total_anew: bool = False
+    """Whether its total time-out begins anew, as after a `retry`."""
     attempts: int
     deferrals: int
     orphans: int

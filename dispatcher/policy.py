@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dispatcher import wire
+from dispatcher.config.durations import Milliseconds
 from dispatcher.config.limits import signal_name
 from dispatcher.config.settings import Retry
-from dispatcher.model import Declared, OpenRun, Outcome, Settlement, TaskState
+from dispatcher.model import INTENDED, Declared, Intent, OpenRun, Outcome, Settlement, TaskState
 from dispatcher.times import StoreTime
 
 #: Outcomes that use up an attempt.
@@ -34,6 +35,9 @@ UNCOUNTED = {
     Outcome.HELD: TaskState.HELD,
     Outcome.CANCELLED: TaskState.CANCELLED,
 }
+
+#: Where a task's total time-out goes on.
+WAITING = frozenset({TaskState.READY, TaskState.SCHEDULED, TaskState.HELD})
 
 #: What the executor ended without being told, as outcomes.
 ENDED_BY: Mapping[str, Outcome] = {
@@ -142,7 +146,8 @@ def settle(
     `started` is the leader's pid and start, where they were not recorded before.
     """
     judged = verdict(run, end)
-    account = _within_total(run, judged, _account(run, judged, retry, now, rng), now)
+    account = _account(run, judged, retry, now, rng)
+    account = _within_total(run, judged, _as_intended(run, judged, account), now)
     exit_code, signum = _status(run, end)
     evidence = end.exit if isinstance(end, wire.Exited) else None
     return Settlement(
@@ -152,6 +157,7 @@ def settle(
         state=account.state,
         reason=account.reason,
         run_at=account.run_at,
+        total_anew=account.total_anew,
         attempts=account.attempts,
         deferrals=account.deferrals,
         orphans=account.orphans,
@@ -173,7 +179,8 @@ def postponed(
     """Return the settlement of a released run with its task scheduled ahead, not ready."""
     if settlement.state is not TaskState.READY:
         return settlement
-    run_at = until if total_at is None else min(until, total_at)
+    within = total_at is not None and not settlement.total_anew
+    run_at = min(until, total_at) if within and total_at is not None else until
     return replace(settlement, state=TaskState.SCHEDULED, run_at=run_at)
 
 
@@ -184,6 +191,7 @@ class _Account(NamedTuple):
     deferrals: int
     orphans: int
     run_at: StoreTime | None = None
+    total_anew: bool = False
 
 
 def _account(
@@ -220,13 +228,30 @@ def _account(
     return _Account(state, reason, attempts, deferrals, orphans, run_at)
 
 
+def _as_intended(run: OpenRun, judged: Verdict, account: _Account) -> _Account:
+    """Return an account that moves the task where an operator said, with the same budgets charged.
+
+    What has succeeded is done, and nothing is left to cancel, to hold or to run again.
+    """
+    if run.intent is None or judged.outcome is Outcome.SUCCEEDED:
+        return account
+    moved = account._replace(
+        state=INTENDED[run.intent], reason=run.intent_reason or "", run_at=None
+    )
+    if run.intent is Intent.RETRY:
+        return moved._replace(attempts=0, deferrals=0, orphans=0, total_anew=True)
+    if run.intent is Intent.RELEASE and account.state is TaskState.FAILED:
+        return account
+    return moved
+
+
 def _within_total(run: OpenRun, judged: Verdict, account: _Account, now: StoreTime) -> _Account:
     """Return an account that runs a task again only within its total time-out.
 
     A delay that goes beyond ends with that time, when what waits is given up.
     """
-    total_at = run.limits.total_at
-    if total_at is None or account.state not in {TaskState.READY, TaskState.SCHEDULED}:
+    total_at = None if account.total_anew else run.limits.total_at
+    if total_at is None or account.state not in WAITING:
         return account
     if total_at <= now:
         reason = f"{judged.outcome}: {judged.reason}; total_timeout allows no other attempt"
@@ -246,6 +271,8 @@ def _status(run: OpenRun, end: End) -> tuple[int | None, int | None]:
 def _verdict_of_status(run: OpenRun, exit_code: int | None, signum: int | None) -> Verdict:
     if signum is not None:
         return Verdict(Outcome.FAILED, f"killed by {signal_name(signum)}")
+    if exit_code is None and run.ran_out_of_time:
+        return Verdict(Outcome.TIMED_OUT, _time_over(run))
     if exit_code is None and run.is_local:
         silence = f"its lease of {run.lease_ttl_ms / 1000:g} s expired: no heartbeat"
         return Verdict(Outcome.LOST, silence)
@@ -254,3 +281,9 @@ def _verdict_of_status(run: OpenRun, exit_code: int | None, signum: int | None) 
     if (ruled := run.rules.get(str(exit_code))) is not None:
         return Verdict(Outcome(ruled), f"exit code {exit_code}, by its profile")
     return Verdict(EXIT_CODES.get(exit_code, Outcome.FAILED), f"exit code {exit_code}")
+
+
+def _time_over(run: OpenRun) -> str:
+    if run.deadline_at == run.limits.total_at:
+        return "total_timeout: its time for all attempts is over"
+    return f"run_timeout: not done within {Milliseconds(run.limits.run_timeout_ms or 0)}"

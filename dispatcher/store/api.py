@@ -112,7 +112,7 @@ class Store(Protocol):
         to `now` + the task's ttl. `kill_grace_ms` is the node's, for tasks without one of their
         own: what holds is fixed with the run, so that a reload changes nothing of it. Unless the
         claim is confirmed again, another node may take it once `until` and the run's kill grace
-        are over; None: never.
+        are over; None: never. Nothing of a paused queue.
 
         The claim names the outputs of the task's runs on this node that may have had a process, the
         latest first; those whose leftovers were left alone are not among them.
@@ -132,7 +132,9 @@ class Store(Protocol):
 
         `owner` begins with `model.LOCAL`. Like `claim`, but whatever the task's liveness is, only
         beats renew the lease, and the instant of takeover is always its expiry. A `lease_ttl_ms`
-        is the task's from then on. None if there is nothing to claim.
+        is the task's from then on. No beat moves the expiry beyond the claim's deadline: the run
+        time-out counts from the claim, the total one as ever, the earlier is the deadline. None if
+        there is nothing to claim; of a paused queue there never is, nor is a task that is named.
         """
 
     def record_started(
@@ -150,10 +152,11 @@ class Store(Protocol):
     def heartbeat(self, beat: Beat, *, now: StoreTime) -> Renewed | Refused:
         """Renew a lease and stamp liveness, together: the lease ends at `now` + the task's ttl.
 
-        Only the whole, current lock of a run that is not ending will do. Else nothing is written:
-        `not_owner` (not this run's lock, or it is ending), `superseded` (an earlier run's lock
-        while a newer one runs), `not_running`, `unknown_task`. Another progress or note than
-        before also stamps `progressed_at`.
+        Only the whole, current lock of a run that is not ending will do, and of a local claim only
+        before its deadline. Else nothing is written: `not_owner` (not this run's lock, it is
+        ending, or its deadline has passed), `superseded` (an earlier run's lock while a newer one
+        runs), `not_running`, `unknown_task`. Another progress or note than before also stamps
+        `progressed_at`.
         """
 
     def note(self, note: Note, *, now: StoreTime) -> Accepted | Refused:
@@ -210,7 +213,8 @@ class Store(Protocol):
     def settle(self, settlement: Settlement, *, now: StoreTime) -> bool:
         """Close a run and move its task, once. False, and nothing written, if closed before.
 
-        Facts that the settlement does not carry (None) stay as they were recorded.
+        Facts that the settlement does not carry (None) stay as they were recorded. An operator's
+        intent ends with it: `policy.settle` has moved the task accordingly.
         """
 
     # Takeover ----------------------------------------------------------------------------
@@ -233,7 +237,10 @@ class Store(Protocol):
         """Return the earliest `takeover_at` of claims that are not this node's."""
 
     def renew_local(self, *, now: StoreTime) -> int:
-        """Renew the leases of all local claims, since a clock was wrong; return how many."""
+        """Renew the leases of all local claims, since a clock was wrong; return how many.
+
+        None beyond its deadline.
+        """
 
     def declared(self, node: str) -> list[RunUid]:
         """Return the node's open runs that declared their end."""
@@ -245,36 +252,43 @@ class Store(Protocol):
         """Write or overwrite the node's row."""
 
     # Operators -------------------------------------------------------------------------
+    #
+    # What an operator says of a running task is kept with it as its intent until the run is
+    # settled, and says where the task goes then, whatever the run's outcome is. The last one holds.
 
     def cancel(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
         """Cancel a task; return the state it was in before, None if there is no such task.
 
-        One that waits in any way is `cancelled` at once; of a running one the ending
-        `cancelled` is begun (the first ending wins); a finished one stays as it is.
+        One that waits in any way is `cancelled` at once; a finished one stays as it is. Of a
+        running one the intent is kept, and the ending `cancelled` begun: the first ending wins,
+        and none is begun once the leader has exited.
         """
 
     def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         """Make a `failed`, `cancelled` or `held` task `ready` with all its budgets restored.
 
-        Return the state it was in before, None if there is no such task; any other state: nothing
-        is written.
+        Of a running one whose end has begun (an ending, a declaration, its leader's exit) the
+        intent is kept. Return the state it was in before, None if there is no such task; any other
+        state: nothing is written.
         """
 
     def hold(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
         """Park a task until it is released; return the state it was in, None if there is none.
 
-        Of a running one the ending `held` is begun (the first ending wins); a finished one, and one
-        that is held already, stays as it is.
+        Of a running one the intent is kept, and the ending `held` begun as `cancel` does it; a
+        finished one, and one that is held already, stays as it is.
         """
 
     def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         """Make a `held` task `ready`, with the budgets it had; return the state it was in before.
 
-        None if there is no such task; any other state: nothing is written.
+        Not one without an attempt left. Of a running one that would be held when its run is
+        settled the intent is kept. None if there is no such task; any other state: nothing is
+        written.
         """
 
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
-        """Let nobody claim from a queue; False when it was paused already."""
+        """Let nobody claim from a queue, in whatever way; False when it was paused already."""
 
     def resume(self, queue: str) -> bool:
         """Let tasks of a queue be claimed again; False when it was not paused."""

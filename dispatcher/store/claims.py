@@ -47,6 +47,11 @@ class Ready(NamedTuple):
         """Return from when on another node may take the claim; None: never."""
         return None if until is None else StoreTime(until + (self.kill_grace_ms or 0))
 
+    def expiry(self, now: StoreTime, deadline_at: StoreTime | None) -> StoreTime:
+        """Return when the lease of a claim made now expires."""
+        expires_at = StoreTime(now + self.lease_ttl_ms)
+        return expires_at if deadline_at is None else min(expires_at, deadline_at)
+
 
 def each_ready(rows: Iterable[Row], kill_grace_ms: int | None) -> Iterator[Ready]:
     """Yield rows by name, with the node's kill grace where the task has none of its own."""
@@ -65,15 +70,17 @@ def claim(
     owner: str,
     output_dir: str,
     takeover_at: StoreTime | None,
+    deadline_at: StoreTime | None = None,
     now: StoreTime,
 ) -> Claim:
-    """Claim a ready task for an owner, and open its run."""
+    """Claim a ready task for an owner, and open its run. No lease goes beyond its deadline."""
     last_outcome: Outcome | None = None
     earlier: tuple[str, ...] = ()
     if ready.fence:
         last_outcome = _last_outcome(engine, ready.task_id)
         earlier = _earlier_outputs(engine, ready.task_id, owner)
     uid, lock = secret(), secret()
+    expires_at = ready.expiry(now, deadline_at)
     values = {
         "task_id": ready.task_id,
         "uid": uid,
@@ -83,9 +90,10 @@ def claim(
         "owner": owner,
         "now": now,
         "lease_ttl_ms": ready.lease_ttl_ms,
-        "lease_expires_at": now + ready.lease_ttl_ms,
+        "lease_expires_at": expires_at,
         "takeover_at": takeover_at,
         "kill_grace_ms": ready.kill_grace_ms,
+        "deadline_at": deadline_at,
         "output_path": f"{output_dir}/{uid}.log",
     }
     engine.change(statements.CLAIM, values)
@@ -103,7 +111,7 @@ def claim(
         env=strings_from(ready.env),
         liveness=Liveness(ready.liveness),
         lease_ttl_ms=ready.lease_ttl_ms,
-        lease_expires_at=StoreTime(now + ready.lease_ttl_ms),
+        lease_expires_at=expires_at,
         output_path=f"{output_dir}/{uid}.log",
         last_outcome=last_outcome,
         earlier_output_paths=earlier,
@@ -112,6 +120,30 @@ def claim(
         kill_grace_ms=ready.kill_grace_ms,
         profile=ready.profile,
         reports_leftovers=ready.rules is not None and "leftovers" in strings_from(ready.rules),
+    )
+
+
+def claim_by_hand(
+    engine: Engine,
+    ready: Ready,
+    *,
+    owner: str,
+    output_dir: str,
+    lease_ttl_ms: int | None,
+    now: StoreTime,
+) -> Claim:
+    """Claim a ready task outside of any node: whose clock is the lease, within its deadline."""
+    if lease_ttl_ms is not None:
+        ready = ready._replace(lease_ttl_ms=lease_ttl_ms)
+    deadline_at = ready.limits.deadline(now)
+    return claim(
+        engine,
+        ready,
+        owner=owner,
+        output_dir=output_dir,
+        takeover_at=ready.expiry(now, deadline_at),
+        deadline_at=deadline_at,
+        now=now,
     )
 
 

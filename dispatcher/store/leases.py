@@ -35,9 +35,9 @@ def note(engine: Engine, said: Note, now: StoreTime) -> Accepted | Refused:
     return _why_refused(engine, said.task_id, said.lock)
 
 
-def declare(engine: Engine, declaration: Declaration) -> Accepted | Refused:
+def declare(engine: Engine, declaration: Declaration, now: StoreTime) -> Accepted | Refused:
     """Do what `Store.declare` promises."""
-    values = of_declaration(declaration)
+    values = of_declaration(declaration, now)
     if engine.change(statements.DECLARE, values):
         return Accepted()
     said = engine.rows(statements.DECLARED, values)

@@ -190,8 +190,19 @@ UPDATE runs SET kill_grace_ms = COALESCE(
 WHERE outcome IS NULL;
 """
 
+# What an operator said of a running task, and until when a claim made by hand may go on.
+_INTENT = """
+ALTER TABLE tasks ADD COLUMN intent TEXT
+    CHECK (intent = 'cancel' OR intent = 'hold' OR intent = 'release' OR intent = 'retry')
+    CHECK (intent IS NULL OR state = 'running');
+ALTER TABLE tasks ADD COLUMN intent_reason TEXT
+    CHECK ((intent_reason IS NULL) = (intent IS NULL));
+ALTER TABLE tasks ADD COLUMN deadline_at BIGINT
+    CHECK (deadline_at IS NULL OR (state = 'running' AND lease_expires_at <= deadline_at));
+"""
+
 #: What each version of the schema did to the one before. Append; never edit what was released.
-MIGRATIONS: tuple[str, ...] = (_FIRST, _KILL_GRACE)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _KILL_GRACE, _INTENT)
 
 _META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"
 _WRITE_META = """

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Final
 
 from dispatcher.model import (
     FINISHED,
@@ -27,7 +26,7 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
-from dispatcher.store import claims, leases, statements
+from dispatcher.store import claims, leases, operators, statements
 from dispatcher.store.api import Store
 from dispatcher.store.engine import Engine, transaction
 from dispatcher.store.values import (
@@ -48,9 +47,6 @@ from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
-#: States that an operator's `retry` leaves.
-RETRIABLE: Final = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
-
 
 class SqlStore:
     """The `Store` on an engine whose schema `migrate` has prepared."""
@@ -64,7 +60,6 @@ class SqlStore:
         self._abandoned = statements.ABANDONED + dialect.skip_locked
         self._due = statements.DUE + dialect.skip_locked
         self._overdue = statements.OVERDUE + dialect.skip_locked
-        self._state = statements.STATE + dialect.lock_row
         self._tasks = {
             False: statements.TASKS.format(each_label=dialect.each_label),
             True: statements.TASKS_OLDEST_FIRST.format(each_label=dialect.each_label),
@@ -170,14 +165,12 @@ class SqlStore:
         else:
             rows = self._engine.rows(self._ready_task, {"task_id": task_id})
         for row in rows:
-            ready = claims.Ready.of(row)
-            ttl_ms = lease_ttl_ms or ready.lease_ttl_ms
-            return claims.claim(
+            return claims.claim_by_hand(
                 self._engine,
-                ready._replace(lease_ttl_ms=ttl_ms),
+                claims.Ready.of(row),
                 owner=owner,
                 output_dir=output_dir,
-                takeover_at=StoreTime(now + ttl_ms),
+                lease_ttl_ms=lease_ttl_ms,
                 now=now,
             )
         return None
@@ -210,7 +203,7 @@ class SqlStore:
         return rows[0] if rows else None
 
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
-        return leases.declare(self._engine, declaration)
+        return leases.declare(self._engine, declaration, now)
 
     def renew(self, node: str, *, now: StoreTime) -> int:
         return self._engine.change(statements.RENEW, {"node": node, "now": now})
@@ -240,18 +233,14 @@ class SqlStore:
         return [open_run_from(row) for row in self._engine.rows(statements.ENDINGS, {"node": node})]
 
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
-        values = {
-            "uid": uid,
-            "ending": ending.value,
-            "reason": reason,
-            "lock": claims.secret(),
-        }
-        return self._engine.change(statements.BEGIN_ENDING, values) > 0
+        return operators.begin_ending(self._engine, uid, ending, reason)
 
     def settle(self, settlement: Settlement, *, now: StoreTime) -> bool:
         values = of_settlement(settlement, now)
         if not self._engine.change(statements.CLOSE, values):
             return False
+        if settlement.total_anew:
+            self._engine.change(statements.BEGIN_TOTAL_ANEW, values)
         self._engine.change(statements.MOVE_ON, values)
         if settlement.left_alone:
             self._engine.change(statements.LEAVE_ALONE, of_left_alone(settlement))
@@ -289,44 +278,16 @@ class SqlStore:
     # Operators -------------------------------------------------------------------------
 
     def cancel(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
-        rows = self._engine.rows(self._state, {"id": task_id})
-        if not rows:
-            return None
-        state, run_uid = TaskState(rows[0][0]), rows[0][1]
-        if state is TaskState.RUNNING:
-            self.begin_ending(run_uid, Outcome.CANCELLED, reason, now=now)
-        elif state not in FINISHED:
-            self._engine.change(statements.CANCEL, {"id": task_id, "reason": reason, "now": now})
-        return state
+        return operators.cancel(self._engine, task_id, reason, now)
 
     def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
-        rows = self._engine.rows(self._state, {"id": task_id})
-        if not rows:
-            return None
-        state = TaskState(rows[0][0])
-        if state in RETRIABLE:
-            self._engine.change(statements.RETRY, {"id": task_id, "now": now})
-        return state
+        return operators.retry(self._engine, task_id, now)
 
     def hold(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
-        rows = self._engine.rows(self._state, {"id": task_id})
-        if not rows:
-            return None
-        state, run_uid = TaskState(rows[0][0]), rows[0][1]
-        if state is TaskState.RUNNING:
-            self.begin_ending(run_uid, Outcome.HELD, reason, now=now)
-        elif state not in FINISHED | {TaskState.HELD}:
-            self._engine.change(statements.HOLD, {"id": task_id, "reason": reason})
-        return state
+        return operators.hold(self._engine, task_id, reason)
 
     def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
-        rows = self._engine.rows(self._state, {"id": task_id})
-        if not rows:
-            return None
-        state = TaskState(rows[0][0])
-        if state is TaskState.HELD:
-            self._engine.change(statements.RELEASE, {"id": task_id, "now": now})
-        return state
+        return operators.release(self._engine, task_id, now)
 
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         values = {"queue": queue, "reason": reason, "now": now}

@@ -72,18 +72,20 @@ WHERE queue IS NOT NULL AND queue NOT IN (SELECT queue FROM paused_queues)
 LIMIT CAST(:limit AS BIGINT)
 """
 
-# What a claim takes with it of a ready task, in the order of `SqlStore`.
+# What a claim takes with it of a ready task, in the order of `claims.Ready`; whoever claims, of
+# queues that are not paused.
 _READY = """
 SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
     lease_ttl_ms, attempt, fence, profile, rules, notify, kill_grace_ms, run_timeout_ms,
     stall_timeout_ms, start_timeout_ms, total_at, kill_signal
+FROM tasks WHERE state = 'ready' AND queue NOT IN (SELECT queue FROM paused_queues)
 """
 
-READY = f"""{_READY}FROM tasks WHERE state = 'ready' AND queue = :queue
+READY = f"""{_READY}AND queue = :queue
 ORDER BY priority DESC, id LIMIT CAST(:limit AS BIGINT)
 """
 
-READY_TASK = f"""{_READY}FROM tasks WHERE state = 'ready' AND id = :task_id
+READY_TASK = f"""{_READY}AND id = :task_id
 """
 
 LAST_OUTCOME = """
@@ -101,7 +103,8 @@ ORDER BY fence DESC
 CLAIM = """
 UPDATE tasks SET state = 'running', reason = 'claimed', fence = :fence, lock = :lock,
     owner = :owner, run_uid = :uid, lease_ttl_ms = :lease_ttl_ms,
-    lease_expires_at = :lease_expires_at, takeover_at = :takeover_at, fails_at = NULL
+    lease_expires_at = :lease_expires_at, takeover_at = :takeover_at,
+    deadline_at = :deadline_at, fails_at = NULL
 WHERE id = :task_id
 """
 
@@ -131,7 +134,8 @@ SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks
     tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
     tasks.start_timeout_ms, tasks.total_at, tasks.kill_signal, runs.kill_grace_ms, runs.node,
-    tasks.rules, runs.output_path
+    tasks.rules, runs.output_path, tasks.intent, tasks.intent_reason, tasks.lease_expires_at,
+    tasks.deadline_at
 """
 
 OPEN_RUN = f"""{_OPEN}FROM runs JOIN tasks ON tasks.id = runs.task_id
@@ -150,15 +154,20 @@ ORDER BY runs.id
 
 # The one renewal: whoever knows the whole current lock moves the expiry and stamps life, together.
 # Only a report that differs from the one before is progress: what repeats itself may be stuck.
-# A local claim has no node whose clock `takeover_at` could be: it is the expiry there.
+# A local claim has no node whose clock `takeover_at` could be: it is the expiry there. It alone
+# has a deadline, which no beat moves.
 HEARTBEAT = """
-UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms, last_heartbeat_at = :now,
-    takeover_at = CASE WHEN substr(owner, 1, 6) = 'local:' THEN :now + lease_ttl_ms
-                  ELSE takeover_at END,
+UPDATE tasks SET last_heartbeat_at = :now,
+    lease_expires_at = CASE WHEN deadline_at < :now + lease_ttl_ms THEN deadline_at
+                       ELSE :now + lease_ttl_ms END,
+    takeover_at = CASE WHEN substr(owner, 1, 6) <> 'local:' THEN takeover_at
+                  WHEN deadline_at < :now + lease_ttl_ms THEN deadline_at
+                  ELSE :now + lease_ttl_ms END,
     progress = COALESCE(:progress, progress), note = COALESCE(:note, note),
     progressed_at = CASE WHEN COALESCE(:progress, progress) IS DISTINCT FROM progress
         OR COALESCE(:note, note) IS DISTINCT FROM note THEN :now ELSE progressed_at END
 WHERE id = :task_id AND lock = :lock AND ending IS NULL
+    AND (deadline_at IS NULL OR deadline_at > :now)
 RETURNING lease_expires_at
 """
 
@@ -167,6 +176,7 @@ NOTE = """
 UPDATE tasks SET note = :note,
     progressed_at = CASE WHEN :note IS DISTINCT FROM note THEN :now ELSE progressed_at END
 WHERE id = :task_id AND lock = :lock AND ending IS NULL
+    AND (deadline_at IS NULL OR deadline_at > :now)
 """
 
 LOCK_OF = "SELECT task_id, lock FROM runs WHERE uid = :uid"
@@ -183,7 +193,8 @@ WHERE tasks.id = :task_id
 DECLARE = """
 UPDATE runs SET declared = :declared, declared_reason = :reason, declared_delay_ms = :delay_ms,
     declared_retry = :retry, result = :result
-WHERE uid = (SELECT run_uid FROM tasks WHERE id = :task_id AND lock = :lock AND ending IS NULL)
+WHERE uid = (SELECT run_uid FROM tasks WHERE id = :task_id AND lock = :lock AND ending IS NULL
+             AND (deadline_at IS NULL OR deadline_at > :now))
     AND declared IS NULL
 """
 
@@ -226,7 +237,11 @@ WHERE state = 'running' AND owner = :node
 """
 
 RENEW_LOCAL = """
-UPDATE tasks SET lease_expires_at = :now + lease_ttl_ms, takeover_at = :now + lease_ttl_ms
+UPDATE tasks SET
+    lease_expires_at = CASE WHEN deadline_at < :now + lease_ttl_ms THEN deadline_at
+                       ELSE :now + lease_ttl_ms END,
+    takeover_at = CASE WHEN deadline_at < :now + lease_ttl_ms THEN deadline_at
+                  ELSE :now + lease_ttl_ms END
 WHERE takeover_at IS NOT NULL AND substr(owner, 1, 6) = 'local:'
 """
 
@@ -269,13 +284,19 @@ WHERE uid = :uid AND outcome IS NULL
 
 LEAVE_ALONE = "UPDATE runs SET left_alone = :names WHERE uid = :uid"
 
+# An operator's retry of a run that was still ending.
+BEGIN_TOTAL_ANEW = """
+UPDATE tasks SET total_at = :now + total_timeout_ms
+WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
+"""
+
 MOVE_ON = """
 UPDATE tasks SET state = :state, reason = :reason,
     run_at = CASE WHEN :state = 'ready' THEN :now ELSE COALESCE(:run_at, run_at) END,
     finished_at = :finished_at, attempt = :attempts, deferrals = :deferrals, orphans = :orphans,
     lock = NULL, lease_expires_at = NULL, owner = NULL, run_uid = NULL, takeover_at = NULL,
-    ending = NULL, ending_reason = NULL, last_heartbeat_at = NULL, progress = NULL, note = NULL,
-    progressed_at = NULL, fails_at = CASE
+    ending = NULL, ending_reason = NULL, intent = NULL, intent_reason = NULL, deadline_at = NULL,
+    last_heartbeat_at = NULL, progress = NULL, note = NULL, progressed_at = NULL, fails_at = CASE
         WHEN :state = 'scheduled' OR :state = 'held' THEN total_at
         WHEN :state <> 'ready' THEN NULL
         WHEN queue_timeout_ms IS NULL OR total_at <= :now + queue_timeout_ms THEN total_at
@@ -317,6 +338,11 @@ ON CONFLICT (id) DO UPDATE SET boot_id = excluded.boot_id,
 
 STATE = "SELECT state, run_uid FROM tasks WHERE id = :id"
 
+INTEND = """
+UPDATE tasks SET intent = :intent, intent_reason = :reason
+WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
+"""
+
 CANCEL = """
 UPDATE tasks SET state = 'cancelled', reason = :reason, finished_at = :now, fails_at = NULL
 WHERE id = :id
@@ -339,7 +365,7 @@ RELEASE = """
 UPDATE tasks SET state = 'ready', reason = 'released by operator', run_at = :now, fails_at = CASE
         WHEN queue_timeout_ms IS NULL OR total_at <= :now + queue_timeout_ms THEN total_at
         ELSE :now + queue_timeout_ms END
-WHERE id = :id
+WHERE id = :id AND attempt < max_attempts
 """
 
 PAUSE = """
@@ -376,7 +402,7 @@ SELECT id, state, reason, queue, priority, command,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
-    kill_grace_ms, kill_signal, notify, profile, fails_at
+    kill_grace_ms, kill_signal, notify, profile, fails_at, intent, intent_reason
 FROM tasks WHERE id = :id
 """
 
@@ -388,7 +414,7 @@ SELECT id, state, reason, queue, priority, command,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
-    kill_grace_ms, kill_signal, notify, profile, fails_at
+    kill_grace_ms, kill_signal, notify, profile, fails_at, intent, intent_reason
 FROM tasks
 WHERE state IN (:waiting, :scheduled, :ready, :running, :held, :succeeded, :failed, :cancelled)
     AND queue = COALESCE(CAST(:queue AS TEXT), queue)

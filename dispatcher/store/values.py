@@ -15,6 +15,7 @@ from dispatcher.model import (
     NO_LIMITS,
     Declared,
     GivenUp,
+    Intent,
     Limits,
     Liveness,
     NewTask,
@@ -117,9 +118,10 @@ def of_profile(task_id: int, task: NewTask) -> Values:
     }
 
 
-def of_declaration(declaration: Declaration) -> dict[str, object]:
+def of_declaration(declaration: Declaration, now: StoreTime) -> dict[str, object]:
     """Return the parameters of `statements.DECLARE`."""
     return {
+        "now": now,
         "task_id": declaration.task_id,
         "lock": declaration.lock,
         "declared": declaration.word.value,
@@ -216,6 +218,10 @@ def open_run_from(row: Row) -> OpenRun:
         owner=row[29],
         rules=strings_from(row[30]) if row[30] else {},
         output_path=row[31],
+        intent=row[32] and Intent(row[32]),
+        intent_reason=row[33],
+        lease_expires_at=row[34],
+        deadline_at=row[35],
     )
 
 
@@ -253,6 +259,7 @@ def task_from(row: Row) -> Task:
     named["liveness"] = Liveness(named["liveness"])
     named["notify"] = bool(named["notify"])
     named["ending"] = named["ending"] and Outcome(named["ending"])
+    named["intent"] = named["intent"] and Intent(named["intent"])
     return Task(**named)
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dispatcher.model import Liveness, OpenRun, Outcome, TaskState
+from dispatcher.model import Intent, Liveness, OpenRun, Outcome, TaskState
 from dispatcher.wire import RunUid
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
 
@@ -74,6 +74,7 @@ def test_an_open_run_carries_what_it_takes_to_settle_it(store: OneByOne) -> None
     store.record_started(claim.run_uid, pid=42, started_at=NOW, now=NOW)
     store.record_leader_exit(claim.run_uid, exit_code=None, signal=9, now=NOW)
     store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "ran for 1 h", now=NOW)
+    store.hold(claim.task_id, "look at it", now=NOW)
 
     expected = OpenRun(
         task_id=claim.task_id,
@@ -95,6 +96,9 @@ def test_an_open_run_carries_what_it_takes_to_settle_it(store: OneByOne) -> None
         orphans=3,
         owner=NODE,
         output_path=claim.output_path,
+        intent=Intent.HOLD,
+        intent_reason="look at it",
+        lease_expires_at=later(TTL),
     )
     assert expected == store.open_run(claim.run_uid)
     assert [expected] == store.open_runs(NODE)

@@ -65,6 +65,8 @@ class TaskModel:
     beaten: int | None = None
     progress: float | None = None
     ending: Outcome | None = None
+    intent: str | None = None
+    """What an operator said last, while it runs."""
     finished: int | None = None
 
     @property
@@ -108,22 +110,33 @@ class TaskModel:
         self.progress = self.progress if progress is None else progress
 
     def settle(self, now: int) -> Outcome:
-        """Close the run: declared > ending > exit code > nobody knows."""
-        run = self.run
-        if run.declared is not None:
-            outcome = DECLARED[run.declared.word]
-        elif self.ending is not None:
-            outcome = self.ending
-        elif run.exit_code is not None:
-            outcome = EXITS.get(run.exit_code, Outcome.FAILED)
-        else:
-            outcome = Outcome.ORPHANED
-        run.outcome = outcome
-        self.state = self._next_state(outcome, run.declared)
+        """Close the run, charge its outcome, and move the task: where an operator said, if any."""
+        outcome = self.run.outcome = self._outcome()
+        self.state = self._next_state(outcome, self.run.declared)
+        if self.intent is not None and outcome is not Outcome.SUCCEEDED:
+            self.state = self._intended(self.intent)
         finished = {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED}
         self.finished = now if self.state in finished else None
-        self.beaten = self.progress = self.ending = None
+        self.beaten = self.progress = self.ending = self.intent = None
         return outcome
+
+    def _outcome(self) -> Outcome:
+        """Return declared > ending > exit code > nobody knows."""
+        run = self.run
+        if run.declared is not None:
+            return DECLARED[run.declared.word]
+        if self.ending is not None:
+            return self.ending
+        if run.exit_code is not None:
+            return EXITS.get(run.exit_code, Outcome.FAILED)
+        return Outcome.ORPHANED
+
+    def _intended(self, intent: str) -> TaskState:
+        if intent == "retry":
+            self.attempts = self.deferrals = self.orphans = 0
+        if intent == "release" and self.state is TaskState.FAILED:
+            return TaskState.FAILED
+        return {"cancel": TaskState.CANCELLED, "hold": TaskState.HELD}.get(intent, TaskState.READY)
 
     def _next_state(self, outcome: Outcome, declared: Declaration | None) -> TaskState:
         if outcome in FINAL:
@@ -139,16 +152,39 @@ class TaskModel:
         used_up = self.attempts >= MAX_ATTEMPTS
         return TaskState.FAILED if for_good or used_up else TaskState.SCHEDULED
 
+    @property
+    def is_ending(self) -> bool:
+        return self.running and (self.ending is not None or self.run.daemons_to_renew)
+
     def cancel(self, now: int) -> None:
         if self.running:
-            self.ending = self.ending or Outcome.CANCELLED
+            self._end("cancel", Outcome.CANCELLED)
         elif self.state not in {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED}:
             self.state, self.finished = TaskState.CANCELLED, now
 
+    def hold(self) -> None:
+        if self.running:
+            self._end("hold", Outcome.HELD)
+        elif self.state in {TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY}:
+            self.state = TaskState.HELD
+
+    def _end(self, intent: str, ending: Outcome) -> None:
+        self.intent = intent
+        if self.run.exit_code is None:
+            self.ending = self.ending or ending
+
     def retry(self) -> None:
-        if self.state in {TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD}:
+        if self.is_ending:
+            self.intent = "retry"
+        elif self.state in {TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD}:
             self.state, self.finished = TaskState.READY, None
             self.attempts = self.deferrals = self.orphans = 0
+
+    def release(self) -> None:
+        if self.state is TaskState.HELD and self.attempts < MAX_ATTEMPTS:
+            self.state = TaskState.READY
+        elif self.is_ending and (self.intent or self._outcome()) in {"hold", "release", "held"}:
+            self.intent = "release"
 
 
 def same_words(one: Declaration, other: Declaration) -> bool:

@@ -7,7 +7,8 @@ store is compared with the oracle. The invariants, by name in DESIGN.md and PROT
 - a refused word writes nothing; ok exactly when the expiry is now + ttl afterwards;
 - the fence grows by one with each claim; exactly one open run while running; a run closes once;
 - expiry means expiry, and no lease reaches further than now + 2 ttl once the reaper has looked;
-- declared > ending > exit code.
+- declared > ending > exit code;
+- an operator's last word on a running task says where it goes, whatever its run's outcome charges.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ WORDS = st.sampled_from(Declared)
 ENDINGS = st.sampled_from(
     [Outcome.LOST, Outcome.TIMED_OUT, Outcome.RELEASED, Outcome.CANCELLED, Outcome.ORPHANED]
 )
+VERBS = st.sampled_from(["cancel", "hold", "release", "retry", "retry", "prune", "restart"])
 EXIT_CODES = st.sampled_from([None, 0, 1, 75, 78, 79])
 
 
@@ -296,7 +298,7 @@ class LeaseProtocol(Twins):
             self.tasks[task_id].state = TaskState.READY
 
     @precondition(any_run)
-    @rule(number=TASK, verb=st.sampled_from(["cancel", "retry", "retry", "prune", "restart"]))
+    @rule(number=TASK, verb=VERBS)
     def operate(self, number: int, verb: str) -> None:
         task = self.pick(number)
         match verb:
@@ -306,6 +308,12 @@ class LeaseProtocol(Twins):
             case "retry":
                 assert task.state is self.ask("retry", task.id, now=self.now())
                 task.retry()
+            case "hold":
+                assert task.state is self.ask("hold", task.id, "operator", now=self.now())
+                task.hold()
+            case "release":
+                assert task.state is self.ask("release", task.id, now=self.now())
+                task.release()
             case "prune":
                 self.prune()
             case _:

@@ -8,7 +8,7 @@ import pytest
 from dispatcher.supervisor.reaper import Reaper
 from dispatcher.supervisor.supervisor import Supervisor
 from tests.model.day import Day
-from tests.model.plants import statement
+from tests.model.plants import PLANTS, statement
 
 FUZZ = "FUZZ" in os.environ
 
@@ -56,7 +56,7 @@ def _never_looks_for_the_lost(monkeypatch: pytest.MonkeyPatch) -> None:
         _spares_nobody,
         _notices_no_step,
         _never_looks_for_the_lost,
-        statement("HEARTBEAT", "lease_expires_at = :now + lease_ttl_ms, last", "last"),
+        PLANTS[0].put,  # a heartbeat that stamps liveness only
         statement("RENEW", "liveness = 'process' OR", "TRUE OR"),
     ],
 )

@@ -103,7 +103,7 @@ class Twins(RuleBasedStateMachine):
     def every_task_is_as_the_protocol_says(self) -> None:
         columns = (
             "id, state, fence, attempt, deferrals, orphans, lease_expires_at, last_heartbeat_at,"
-            " progress, ending, finished_at, owner, run_uid, lock"
+            " progress, ending, intent, finished_at, owner, run_uid, lock"
         )
         expected, found = {}, {}
         for row in self.rows("tasks", columns):
@@ -118,7 +118,7 @@ class Twins(RuleBasedStateMachine):
             expected[task.id] = (
                 *(task.state, len(task.runs), task.attempts, task.deferrals, task.orphans),
                 *(task.expires if task.running else None, task.beaten, task.progress),
-                *(task.ending, task.finished),
+                *(task.ending, task.intent, task.finished),
                 *((NODE, task.run.uid) if task.running else (None, None)),
             )
         assert expected == found

@@ -11,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher import wire
-from dispatcher.model import MOVES, Liveness, OpenRun, Outcome, Settlement, TaskState
-from dispatcher.policy import COUNTED, End, RetryPolicy, backoff_ms, settle, verdict
+from dispatcher.model import (
+    INTENDED,
+    MOVES,
+    Declared,
+    Intent,
+    Limits,
+    Liveness,
+    OpenRun,
+    Outcome,
+    Settlement,
+    TaskState,
+)
+from dispatcher.policy import COUNTED, End, RetryPolicy, backoff_ms, postponed, settle, verdict
 from dispatcher.times import StoreTime
 
 NOW = StoreTime(1_000_000)
@@ -173,3 +184,102 @@ def test_every_closed_run_is_accounted_for_once_R_39(run: OpenRun, end: End) -> 
     assert settlement.run_reason
     assert (settlement.state is TaskState.SCHEDULED) == (settlement.run_at is not None)
     assert settlement.attempts <= run.max_attempts
+
+
+# An operator's word ------------------------------------------------------------------------------
+
+
+ENDED = {
+    Outcome.FAILED: exited(exit_code=1),
+    Outcome.DEFERRED: exited(exit_code=75),
+    Outcome.HELD: exited(exit_code=78),
+    Outcome.ORPHANED: None,
+    Outcome.SPAWN_FAILED: wire.StartFailed(uid=UID, fault=wire.Fault.TASK, error="no such"),
+    Outcome.RELEASED: wire.StartFailed(uid=UID, fault=wire.Fault.HOST, error="no memory"),
+}
+
+
+@pytest.mark.parametrize("outcome", [one for one in Outcome if one is not Outcome.SUCCEEDED])
+@pytest.mark.parametrize("intent", Intent)
+def test_a_task_goes_where_an_operator_said_and_is_charged_as_its_run_ended(
+    intent: Intent, outcome: Outcome
+) -> None:
+    ending = None if outcome in ENDED else outcome
+    run = replace(
+        RUN, ending=ending, ending_reason="why", intent=intent, intent_reason="an operator"
+    )
+    unsaid = settled(replace(run, intent=None, intent_reason=None), ENDED.get(outcome, exited()))
+
+    found = settled(run, ENDED.get(outcome, exited()))
+
+    assert (outcome, INTENDED[intent]) == (found.outcome, found.state)
+    assert ("an operator", None) == (found.reason, found.run_at)
+    charged = (found.attempts, found.deferrals, found.orphans)
+    anew = intent is Intent.RETRY
+    assert ((0, 0, 0) if anew else (unsaid.attempts, unsaid.deferrals, unsaid.orphans)) == charged
+    assert anew == found.total_anew
+
+
+@pytest.mark.parametrize("intent", Intent)
+def test_no_word_undoes_what_has_succeeded(intent: Intent) -> None:
+    run = replace(RUN, intent=intent, intent_reason="an operator")
+
+    for done in (
+        settled(run, exited(exit_code=0)),
+        settled(replace(run, declared=Declared.SUCCEED, ending=Outcome.CANCELLED), exited()),
+    ):
+        assert (Outcome.SUCCEEDED, TaskState.SUCCEEDED) == (done.outcome, done.state)
+
+
+def test_nothing_is_released_that_has_no_attempt_left() -> None:
+    run = replace(RUN, max_attempts=1, intent=Intent.RELEASE, intent_reason="an operator")
+
+    found = settled(run, exited(exit_code=1))
+
+    assert (TaskState.FAILED, "exit code 1 (attempt 1 of 1)") == (found.state, found.reason)
+
+
+@pytest.mark.parametrize(
+    ("intent", "state"),
+    [
+        (Intent.HOLD, TaskState.FAILED),
+        (Intent.RELEASE, TaskState.FAILED),
+        (Intent.CANCEL, TaskState.CANCELLED),
+        (Intent.RETRY, TaskState.READY),
+    ],
+)
+def test_where_the_total_time_is_over_only_a_retry_runs_it_again(
+    intent: Intent, state: TaskState
+) -> None:
+    run = replace(RUN, limits=Limits(total_at=NOW), intent=intent, intent_reason="an operator")
+
+    assert state is settled(run, exited(exit_code=1)).state
+
+
+def test_a_retried_start_that_failed_waits_and_its_total_time_begins_anew() -> None:
+    limits = Limits(total_at=StoreTime(NOW - 1))
+    run = replace(RUN, limits=limits, intent=Intent.RETRY, intent_reason="an operator")
+    until = StoreTime(NOW + 1_000)
+
+    found = postponed(settled(run, ENDED[Outcome.RELEASED]), until=until, total_at=limits.total_at)
+
+    assert (TaskState.SCHEDULED, until, True) == (found.state, found.run_at, found.total_anew)
+
+
+@pytest.mark.parametrize(
+    ("total_at", "reason"),
+    [(None, "run_timeout: not done within 3s"), (NOW, "total_timeout: its time for all")],
+)
+def test_a_local_claim_that_ran_out_of_time_timed_out(
+    total_at: StoreTime | None, reason: str
+) -> None:
+    limits = Limits(run_timeout_ms=3_000, total_at=total_at)
+    run = replace(RUN, owner="local:me", lease_expires_at=NOW, deadline_at=NOW, limits=limits)
+
+    found = settled(run, None)
+
+    assert Outcome.TIMED_OUT is found.outcome
+    assert found.run_reason.startswith(reason)
+    assert 1 == found.attempts
+    silent = replace(run, lease_expires_at=StoreTime(NOW - 1))
+    assert Outcome.LOST is settled(silent, None).outcome

@@ -1,0 +1,91 @@
+"""What operators say of tasks: done at once, or kept with a running one until it is settled."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dispatcher import policy
+from dispatcher.model import FINISHED, Intent, OpenRun, Outcome, TaskState
+from dispatcher.store import statements
+from dispatcher.store.claims import secret
+from dispatcher.store.engine import Engine
+from dispatcher.store.values import open_run_from
+from dispatcher.times import StoreTime
+from dispatcher.wire import RunUid
+
+#: States that an operator's `retry` leaves.
+RETRIABLE: Final = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
+
+
+def cancel(engine: Engine, task_id: int, reason: str, now: StoreTime) -> TaskState | None:
+    """Do what `Store.cancel` promises."""
+    state, run = _find(engine, task_id)
+    if run is not None:
+        _end(engine, run, Intent.CANCEL, Outcome.CANCELLED, reason)
+    elif state not in FINISHED:
+        engine.change(statements.CANCEL, {"id": task_id, "reason": reason, "now": now})
+    return state
+
+
+def hold(engine: Engine, task_id: int, reason: str) -> TaskState | None:
+    """Do what `Store.hold` promises."""
+    state, run = _find(engine, task_id)
+    if run is not None:
+        _end(engine, run, Intent.HOLD, Outcome.HELD, reason)
+    elif state not in FINISHED | {TaskState.HELD}:
+        engine.change(statements.HOLD, {"id": task_id, "reason": reason})
+    return state
+
+
+def retry(engine: Engine, task_id: int, now: StoreTime) -> TaskState | None:
+    """Do what `Store.retry` promises."""
+    state, run = _find(engine, task_id)
+    if state in RETRIABLE:
+        engine.change(statements.RETRY, {"id": task_id, "now": now})
+    elif run is not None and run.is_ending:
+        _intend(engine, run, Intent.RETRY, "retried by operator")
+    return state
+
+
+def release(engine: Engine, task_id: int, now: StoreTime) -> TaskState | None:
+    """Do what `Store.release` promises."""
+    state, run = _find(engine, task_id)
+    if state is TaskState.HELD:
+        engine.change(statements.RELEASE, {"id": task_id, "now": now})
+    elif run is not None and run.is_ending and _would_be_held(run):
+        _intend(engine, run, Intent.RELEASE, "released by operator")
+    return state
+
+
+def begin_ending(engine: Engine, uid: RunUid, ending: Outcome, reason: str) -> bool:
+    """Do what `Store.begin_ending` promises."""
+    values = {"uid": uid, "ending": ending.value, "reason": reason, "lock": secret()}
+    return engine.change(statements.BEGIN_ENDING, values) > 0
+
+
+def _find(engine: Engine, task_id: int) -> tuple[TaskState | None, OpenRun | None]:
+    """Return a task's state, and its run while it runs; nobody else changes it meanwhile."""
+    rows = engine.rows(statements.STATE + engine.dialect.lock_row, {"id": task_id})
+    if not rows:
+        return None, None
+    state, uid = rows[0]
+    runs = engine.rows(statements.OPEN_RUN, {"uid": uid})
+    return TaskState(state), open_run_from(runs[0]) if runs else None
+
+
+def _would_be_held(run: OpenRun) -> bool:
+    if run.intent is not None:
+        return run.intent in {Intent.HOLD, Intent.RELEASE}
+    return policy.verdict(run, None).outcome is Outcome.HELD
+
+
+def _end(engine: Engine, run: OpenRun, intent: Intent, ending: Outcome, reason: str) -> None:
+    """Keep where a running task goes, and begin to end its run; what has exited keeps its code."""
+    _intend(engine, run, intent, reason)
+    if not run.leader_exited:
+        begin_ending(engine, run.run_uid, ending, reason)
+
+
+def _intend(engine: Engine, run: OpenRun, intent: Intent, reason: str) -> None:
+    values = {"uid": run.run_uid, "intent": intent.value, "reason": reason}
+    engine.change(statements.INTEND, values)
