@@ -24,10 +24,13 @@ from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
 from dispatcher.model import (
     FINISHED,
+    INTENDED,
     LOCAL,
     Claim,
+    Intent,
     NewTask,
     Outcome,
+    PausedQueue,
     Pruned,
     Run,
     Submitted,
@@ -36,6 +39,7 @@ from dispatcher.model import (
     TaskState,
 )
 from dispatcher.node import known_node_id
+from dispatcher.outlook import Asked, Outlook, outlook
 from dispatcher.store.open import open_store
 from dispatcher.store.search import each_task
 from dispatcher.submission import TaskOptions
@@ -131,41 +135,73 @@ class Client:
 
         Return the state it was in, None if there is no such task. A finished one stays as it is.
         """
-        return self._move(task_id, lambda now: self._store.cancel(task_id, reason, now=now))
+        return self.ask(Intent.CANCEL, task_id, reason).was
 
     def retry(self, task_id: int) -> TaskState | None:
         """Make a failed, cancelled or held task ready again, with all its attempts.
 
-        Return the state it was in, None if there is no such task. In any other state it stays.
+        One whose run is ending becomes so once it has ended. Return the state it was in, None if
+        there is no such task. In any other state it stays.
         """
-        return self._move(task_id, lambda now: self._store.retry(task_id, now=now))
+        return self.ask(Intent.RETRY, task_id).was
 
     def hold(self, task_id: int, reason: str = "held by an operator") -> TaskState | None:
         """Park a task until it is released; a running one is ended first, a local claim at once.
 
         Return the state it was in, None if there is no such task. A finished one stays as it is.
         """
-        return self._move(task_id, lambda now: self._store.hold(task_id, reason, now=now))
+        return self.ask(Intent.HOLD, task_id, reason).was
 
     def release(self, task_id: int) -> TaskState | None:
         """Make a held task ready, with the attempts it has left. See `retry` for all of them.
 
-        Return the state it was in, None if there is no such task. In any other state it stays.
+        One that is going to be held becomes so once its run has ended. Return the state it was in,
+        None if there is no such task. In any other state it stays, and where no attempt is left.
         """
-        return self._move(task_id, lambda now: self._store.release(task_id, now=now))
+        return self.ask(Intent.RELEASE, task_id).was
 
-    def _move(
-        self, task_id: int, move: Callable[[StoreTime], TaskState | None]
-    ) -> TaskState | None:
-        def do(now: StoreTime) -> TaskState | None:
-            before = move(now)
+    def ask(self, intent: Intent, task_id: int, reason: str | None = None) -> Asked:
+        """Do what `cancel`, `hold`, `release` and `retry` do; return what becomes of the task."""
+        why = reason or f"{INTENDED[intent]} by an operator"
+
+        def do(now: StoreTime) -> Asked:
             self._settle_abandoned(now)
-            return before
+            match intent:
+                case Intent.CANCEL:
+                    was = self._store.cancel(task_id, why, now=now)
+                case Intent.HOLD:
+                    was = self._store.hold(task_id, why, now=now)
+                case Intent.RELEASE:
+                    was = self._store.release(task_id, now=now)
+                case Intent.RETRY:
+                    was = self._store.retry(task_id, now=now)
+            self._settle_abandoned(now)
+            ahead = self._outlook(task_id, now) if was is TaskState.RUNNING else None
+            return Asked(intent, task_id, was, self._store.task(task_id), ahead)
 
         told = f"see `dispatcher show {task_id}`"
-        before = doubts.change(self._store, doubts.first_answer(do), remedy=told)
+        asked = doubts.change(self._store, doubts.first_answer(do), remedy=told)
         self._wake()
-        return before
+        return asked
+
+    def outlook(self, task_id: int) -> Outlook | None:
+        """Return how a task's run ends that is ending, and where the task goes then; None: none is.
+
+        What is asked of the task meanwhile changes it.
+        """
+        with self._store.snapshot() as now:
+            return self._outlook(task_id, now)
+
+    def _outlook(self, task_id: int, now: StoreTime) -> Outlook | None:
+        runs = self._store.runs(task_id)
+        run = self._store.open_run(runs[-1].uid) if runs else None
+        if run is None or not run.is_ending:
+            return None
+        from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
+
+        from dispatcher.policy import RetryPolicy  # noqa: PLC0415
+
+        return outlook(run, RetryPolicy.of(self.config.retry), now=now, rng=SystemRandom())
 
     def pause(self, queue: str, reason: str = "paused by an operator") -> bool:
         """Let nothing of a queue be claimed any more; False when it was so already."""
@@ -233,7 +269,9 @@ class Client:
 
         It is yours until its lease expires: only `heartbeat` renews it, whatever its liveness.
         The lock is remembered for this client's other calls; another process needs to be given it.
-        With a `lease_ttl_ms` that is the task's lease from now on. None: nothing to claim.
+        With a `lease_ttl_ms` that is the task's lease from now on. No beat renews it beyond the
+        task's run and total time-outs, counted from now and from its submit. None: nothing to
+        claim. Raises `DispatcherError` where a paused queue keeps everybody out.
         """
         from uuid import uuid4  # noqa: PLC0415 - no submit needs it
 
@@ -242,13 +280,9 @@ class Client:
         wanted = queue or self.config.defaults.queue
         made: list[Claim] = []
 
-        def take(now: StoreTime) -> Claim | None:
+        def take(now: StoreTime) -> Claim | PausedQueue | None:
             if made and self._store.open_run(made[0].run_uid) is not None:
                 return made[0]  # the first time, and the commit's answer was lost
-            for paused in self._store.paused_queues():
-                if task_id is None and paused.queue == wanted:
-                    told = f"queue {wanted} is paused: {paused.reason}"
-                    raise DispatcherError(f"{told}; `dispatcher resume {wanted}` ends that")
             self._settle_abandoned(now)
             self._store.move_due(limit=DUE_BATCH, now=now)
             self._store.give_up(limit=DUE_BATCH, now=now)
@@ -261,13 +295,25 @@ class Client:
                 now=now,
             )
             made.extend([claim] if claim is not None else [])
-            return claim
+            return claim or self._paused(wanted, task_id)
 
         told = "claim again; what was claimed now is `lost` when its lease expires"
         claim = doubts.change(self._store, take, remedy=told)
+        if isinstance(claim, PausedQueue):
+            told = f"queue {claim.queue} is paused: {claim.reason}"
+            raise DispatcherError(f"{told}; `dispatcher resume {claim.queue}` ends that")
         if claim is not None:
             self._locks[claim.task_id] = claim.lock
         return claim
+
+    def _paused(self, queue: str, task_id: int | None) -> PausedQueue | None:
+        """Return the paused queue that keeps a task, or any of a queue, from being claimed."""
+        if task_id is not None:
+            task = self._store.task(task_id)
+            if task is None or task.state is not TaskState.READY:
+                return None
+            queue = task.queue
+        return next((one for one in self._store.paused_queues() if one.queue == queue), None)
 
     def heartbeat(
         self,

@@ -296,6 +296,7 @@ def _print_task(task: Task, last: Run | None, *, now: StoreTime | None) -> None:
         "time-outs": render.timeouts_text(task),
         "fails": render.time(task.fails_at, now),
         "ended by": render.kill_text(task),
+        "intent": task.intent and f"{task.intent}: {task.intent_reason}",
         "finished": render.time(task.finished_at, now),
         "directory": task.cwd,
         "variables": " ".join(sorted(task.env)),

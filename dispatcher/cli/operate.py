@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from dispatcher.cli.answers import report
 from dispatcher.cli.options import (
     Duration,
     client,
@@ -19,10 +20,7 @@ from dispatcher.cli.progress import bar
 from dispatcher.client import Client
 from dispatcher.config.durations import Milliseconds
 from dispatcher.config.settings import LEAST_RETENTION
-from dispatcher.errors import DispatcherError, NoTask
-from dispatcher.model import FINISHED, Task, TaskState
-
-_RETRIED = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
+from dispatcher.model import FINISHED, Intent, TaskState
 
 
 @click.command(epilog=examples("dispatcher cancel 42", "dispatcher cancel 42 43 44"))
@@ -32,22 +30,12 @@ _RETRIED = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
 def cancel(*, task_ids: tuple[int, ...], as_json: bool) -> None:
     """Cancel tasks. Running ones are ended: their whole process tree.
 
-    A cancelled task stays cancelled; one that succeeded or failed before stays so, exit code 1.
+    One whose run is ending already is cancelled once it has ended. A cancelled task stays
+    cancelled; one that succeeded or failed before stays so, exit code 1.
     """
     with client() as store:
-        before = {task_id: store.cancel(task_id) for task_id in task_ids}
-        done = {task_id: _ended(store.task(task_id), "cancelled") for task_id in task_ids}
-    wrong = {
-        task_id: f"task {task_id} has {state} already; there is nothing to cancel"
-        for task_id, state in before.items()
-        if state in FINISHED - {TaskState.CANCELLED}
-    }
-    _report(before, wrong, done, as_json)
-
-
-def _ended(task: Task | None, word: str) -> str:
-    running = task is not None and task.state is TaskState.RUNNING
-    return "is being ended" if running else word
+        asked = [store.ask(Intent.CANCEL, task_id) for task_id in task_ids]
+        report(store, asked, as_json=as_json)
 
 
 @click.command(epilog=examples("dispatcher retry 42"))
@@ -55,15 +43,13 @@ def _ended(task: Task | None, word: str) -> str:
 @json_option
 @config_option
 def retry(*, task_ids: tuple[int, ...], as_json: bool) -> None:
-    """Make failed, cancelled or held tasks ready again, with all their attempts."""
+    """Make failed, cancelled or held tasks ready again, with all their attempts.
+
+    One whose run is ending becomes ready once it has ended.
+    """
     with client() as store:
-        before = {task_id: store.retry(task_id) for task_id in task_ids}
-    wrong = {
-        task_id: f"task {task_id} is {state}; only failed, cancelled and held ones can be retried"
-        for task_id, state in before.items()
-        if state is not None and state not in _RETRIED
-    }
-    _report(before, wrong, dict.fromkeys(task_ids, "ready"), as_json)
+        asked = [store.ask(Intent.RETRY, task_id) for task_id in task_ids]
+        report(store, asked, as_json=as_json)
 
 
 @click.command(epilog=examples("dispatcher hold 42", 'dispatcher hold 42 --reason "disk is full"'))
@@ -74,17 +60,12 @@ def retry(*, task_ids: tuple[int, ...], as_json: bool) -> None:
 def hold(*, task_ids: tuple[int, ...], reason: str, as_json: bool) -> None:
     """Park tasks until they are released. Running ones are ended: their whole process tree.
 
-    What has ended already stays as it is, exit code 1.
+    One whose run is ending already is held once it has ended. What has ended stays as it is, exit
+    code 1.
     """
     with client() as store:
-        before = {task_id: store.hold(task_id, reason) for task_id in task_ids}
-        done = {task_id: _ended(store.task(task_id), "held") for task_id in task_ids}
-    wrong = {
-        task_id: f"task {task_id} has {state} already; there is nothing to hold"
-        for task_id, state in before.items()
-        if state in FINISHED
-    }
-    _report(before, wrong, done, as_json)
+        asked = [store.ask(Intent.HOLD, task_id, reason) for task_id in task_ids]
+        report(store, asked, as_json=as_json)
 
 
 @click.command(epilog=examples("dispatcher release 42"))
@@ -92,15 +73,13 @@ def hold(*, task_ids: tuple[int, ...], reason: str, as_json: bool) -> None:
 @json_option
 @config_option
 def release(*, task_ids: tuple[int, ...], as_json: bool) -> None:
-    """Make held tasks ready, with the attempts they have left; `retry` gives all of them back."""
+    """Make held tasks ready, with the attempts they have left; `retry` gives all of them back.
+
+    One that is going to be held becomes ready once its run has ended.
+    """
     with client() as store:
-        before = {task_id: store.release(task_id) for task_id in task_ids}
-    wrong = {
-        task_id: f"task {task_id} is {state}; only held ones can be released"
-        for task_id, state in before.items()
-        if state is not None and state is not TaskState.HELD
-    }
-    _report(before, wrong, dict.fromkeys(task_ids, "ready"), as_json)
+        asked = [store.ask(Intent.RELEASE, task_id) for task_id in task_ids]
+        report(store, asked, as_json=as_json)
 
 
 @click.command(
@@ -156,26 +135,3 @@ def prune(
         print_json({"tasks": pruned.tasks, "output_files": len(pruned.output_paths)})
     else:
         click.echo(f"deleted: {pruned.tasks} tasks, {len(pruned.output_paths)} output files")
-
-
-def _report(
-    before: dict[int, TaskState | None],
-    wrong: dict[int, str],
-    done: dict[int, str],
-    as_json: bool,
-) -> None:
-    """Print what was done to each task; raise for those to which nothing could be."""
-    wrong |= {task_id: str(NoTask(task_id)) for task_id, state in before.items() if state is None}
-    if as_json:
-        print_json(
-            [
-                {"id": task_id, "was": state, "done": task_id not in wrong}
-                for task_id, state in before.items()
-            ]
-        )
-    else:
-        for task_id, state in before.items():
-            if task_id not in wrong and state is not None:
-                click.echo(f"{task_id} {done[task_id]}")
-    if wrong:
-        raise DispatcherError("\n".join(wrong.values()))

@@ -47,6 +47,8 @@ def task_json(task: Task) -> dict[str, Any]:
         "run_at": iso(task.run_at),
         "finished_at": moment(task.finished_at),
         "ending": task.ending,
+        "intent": task.intent,
+        "intent_reason": task.intent_reason,
         "deferrals": task.deferrals,
         "orphans": task.orphans,
         "liveness": task.liveness,

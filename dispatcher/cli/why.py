@@ -17,6 +17,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.errors import NoTask
 from dispatcher.model import LOCAL, Run, Task, TaskState
+from dispatcher.outlook import Outlook
 from dispatcher.standing import Standing
 
 
@@ -28,9 +29,10 @@ def why(*, task_id: int, as_json: bool) -> None:
     """Say why a task is where it is, and what has to happen before it goes on."""
     with client() as store:
         task, runs, status = store.task(task_id), store.runs(task_id), store.standing()
+        ahead = store.outlook(task_id)
     if task is None:
         raise NoTask(task_id)
-    told = list(explain(task, runs, status))
+    told = list(explain(task, runs, status, ahead))
     if as_json:
         reasons = [
             {
@@ -55,10 +57,15 @@ def why(*, task_id: int, as_json: bool) -> None:
             click.echo(f"  {render.plain(line)}")
 
 
-def explain(task: Task, runs: list[Run], status: Standing) -> Iterator[str]:
-    """Yield what stands between a task and its next state, the nearest first."""
+def explain(
+    task: Task, runs: list[Run], status: Standing, ahead: Outlook | None = None
+) -> Iterator[str]:
+    """Yield what stands between a task and its next state, the nearest first.
+
+    `ahead` is what becomes of its run if that is ending.
+    """
     if task.state is TaskState.RUNNING:
-        yield from _of_running(task, runs[-1] if runs else None, status)
+        yield from _of_running(task, runs[-1] if runs else None, status, ahead)
     elif task.state is TaskState.HELD:
         yield f"it waits for you: dispatcher release {task.id}, retry {task.id} or cancel {task.id}"
     elif task.state is TaskState.FAILED:
@@ -70,7 +77,9 @@ def explain(task: Task, runs: list[Run], status: Standing) -> Iterator[str]:
         yield f"it fails at {render.moment(task.fails_at)} if it has not been claimed by then"
 
 
-def _of_running(task: Task, run: Run | None, status: Standing) -> Iterator[str]:
+def _of_running(
+    task: Task, run: Run | None, status: Standing, ahead: Outlook | None
+) -> Iterator[str]:
     if run is None:
         return
     if run.node.startswith(LOCAL):
@@ -80,6 +89,9 @@ def _of_running(task: Task, run: Run | None, status: Standing) -> Iterator[str]:
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
     if task.ending is not None:
         yield f"it is being ended ({task.ending}): its processes have until the kill grace is over"
+    if ahead is not None:
+        then = f"its run ends as {ahead.outcome}; then the task is {ahead.state}: {ahead.reason}"
+        yield f"{then} (dispatcher {task.intent})" if task.intent else then
     else:
         yield f"its lease expires at {render.moment(run.lease_expires_at)} unless it is renewed"
     if why := status.report.get("unkillable_because", {}).get(str(task.id)):

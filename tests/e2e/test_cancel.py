@@ -45,7 +45,10 @@ def test_a_running_task_is_ended_with_its_whole_tree_after_the_grace(world: Worl
         task_id = world.submit(*STUBBORN, max_attempts=1)
         tree = [psutil.Process(int(pid)) for pid in expect_file(world, "stubborn", lines=2)]
 
-        assert f"{task_id} is being ended\n" == world.cli("cancel", task_id).stdout
+        assert (
+            f"{task_id} is being ended; then it is cancelled\n"
+            == world.cli("cancel", task_id).stdout
+        )
 
         settled = daemon.expect("run.settled", task_id=task_id)
         for process in tree:

@@ -17,7 +17,7 @@ def test_r18_a_held_task_has_no_process_left_and_runs_again_when_it_is_released(
     task_id = world.submit(*shell("echo $$ >pid; [ $DISPATCHER_FENCE = 2 ] || sleep 1000"))
     with world.daemon():
         pid = int(expect_file(world, "pid")[0])
-        assert f"{task_id} is being ended\n" == world.cli("hold", task_id).stdout
+        assert f"{task_id} is being ended; then it is held\n" == world.cli("hold", task_id).stdout
         held = world.until(task_id, "held")
         assert not psutil.pid_exists(pid)
         (run,) = held["runs"]

@@ -30,7 +30,10 @@ def test_a_running_task_is_cancelled(world: World) -> None:
         task_id = world.submit("sleep", "1000")
         world.until(task_id, "running")
 
-        assert f"{task_id} is being ended\n" == world.cli("cancel", task_id).stdout
+        assert (
+            f"{task_id} is being ended; then it is cancelled\n"
+            == world.cli("cancel", task_id).stdout
+        )
 
         (run,) = world.until(task_id, "cancelled")["runs"]
         assert "cancelled" == run["outcome"]

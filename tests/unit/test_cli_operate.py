@@ -31,8 +31,10 @@ def test_cancel_tells_of_each_task_what_became_of_it(command: Command) -> None:
 
     result = command("cancel", 1, 2, 3, 9, exits=1)
 
-    assert "2 is being ended\n3 cancelled\n" == result.stdout
+    assert "2 is being ended; then it is cancelled\n3 cancelled\n" == result.stdout
     assert (
+        "dispatcher: the daemon is not running: dispatcher run; what still runs goes on, and is"
+        " ended when it is back\n"
         "dispatcher: task 1 has failed already; there is nothing to cancel\n"
         "dispatcher: no task 9; `dispatcher list` shows those there are\n"
     ) == result.stderr
@@ -42,8 +44,9 @@ def test_cancel_tells_of_each_task_what_became_of_it(command: Command) -> None:
 def test_cancelling_again_is_fine(command: Command) -> None:
     command("submit", "--", "true")
 
-    assert [{"id": 1, "was": "ready", "done": True}] == command("cancel", 1, "--json").json
-    assert [{"id": 1, "was": "cancelled", "done": True}] == command("cancel", 1, "--json").json
+    done = {"id": 1, "done": True, "ending": None, "then": None}
+    assert [{**done, "was": "ready"}] == command("cancel", 1, "--json").json
+    assert [{**done, "was": "cancelled"}] == command("cancel", 1, "--json").json
 
 
 def test_retry_makes_a_failed_task_ready_with_all_its_attempts(command: Command) -> None:

@@ -1,0 +1,109 @@
+"""What operators read of what they asked of tasks: what was done, or what happens next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import click
+
+from dispatcher.cli import render
+from dispatcher.cli.options import print_json
+from dispatcher.client import Client
+from dispatcher.errors import DispatcherError, NoTask
+from dispatcher.model import FINISHED, INTENDED, Intent, Task, TaskState
+from dispatcher.outlook import Asked, Outlook
+from dispatcher.standing import Obstacle
+
+#: Who would do the rest, and is not there.
+_NOBODY = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING})
+
+
+_ONLY = {
+    Intent.CANCEL: "there is nothing to cancel",
+    Intent.HOLD: "there is nothing to hold",
+    Intent.RELEASE: "only held ones can be released",
+    Intent.RETRY: "only failed, cancelled and held ones can be retried",
+}
+
+
+def report(store: Client, answers: Sequence[Asked], *, as_json: bool) -> None:
+    """Print what becomes of each task; raise for those that stay as they were."""
+    refused = {one.task_id: why for one in answers if (why := _refusal(one)) is not None}
+    done = [one for one in answers if one.task_id not in refused]
+    if as_json:
+        print_json([_json(one, done=one.task_id not in refused) for one in answers])
+    else:
+        for one in done:
+            click.echo(f"{one.task_id} {_text(one)}")
+    for line in _left_to_a_daemon(store, done):
+        click.echo(f"dispatcher: {render.plain(line)}", err=True)
+    if refused:
+        raise DispatcherError("\n".join(refused.values()))
+
+
+def _json(one: Asked, *, done: bool) -> dict[str, object]:
+    return {
+        "id": one.task_id,
+        "was": one.was,
+        "done": done,
+        "ending": one.ahead and one.ahead.outcome,
+        "then": one.ahead and one.ahead.state,
+    }
+
+
+def _text(one: Asked) -> str:
+    """Return what was done, or what will be."""
+    assert one.task is not None
+    return one.task.state if one.ahead is None else f"is {_course(one.ahead)}"
+
+
+def _course(ahead: Outlook) -> str:
+    known = "" if ahead.outcome.value == ahead.state.value else f" as {ahead.outcome}"
+    return f"being ended{known}; then it is {ahead.state}"
+
+
+def _refusal(one: Asked) -> str | None:
+    """Return why nothing was done, or nothing comes of it; None: it was, or it will be."""
+    if one.was is None or one.task is None:
+        return str(NoTask(one.task_id))
+    if one.was is TaskState.RUNNING:
+        return _refusal_of_running(one, one.task)
+    if one.intent in {Intent.CANCEL, Intent.HOLD}:
+        over = one.was in FINISHED and one.was is not INTENDED[one.intent]
+        return f"task {one.task_id} has {one.was} already; {_ONLY[one.intent]}" if over else None
+    if one.intent is Intent.RELEASE and one.was is one.task.state is TaskState.HELD:
+        return f"task {one.task_id} is {one.was}; {_none_left(one)}"
+    fits = {TaskState.HELD}
+    if one.intent is Intent.RETRY:
+        fits |= {TaskState.FAILED, TaskState.CANCELLED}
+    return None if one.was in fits else f"task {one.task_id} is {one.was}; {_ONLY[one.intent]}"
+
+
+def _refusal_of_running(one: Asked, task: Task) -> str | None:
+    if one.ahead is None:  # it runs on, or was driven by hand and is settled
+        still = task.state is TaskState.RUNNING
+        return f"task {one.task_id} is running; {_ONLY[one.intent]}" if still else None
+    if task.intent is one.intent and one.ahead.state is INTENDED[one.intent]:
+        return None
+    why = _ONLY[one.intent]
+    if task.intent is one.intent and one.ahead.state is TaskState.FAILED:
+        why = _none_left(one)
+    return f"task {one.task_id} is {_course(one.ahead)}; {why}"
+
+
+def _none_left(one: Asked) -> str:
+    return f"no attempt is left; `dispatcher retry {one.task_id}` gives all of them back"
+
+
+def _left_to_a_daemon(store: Client, done: Sequence[Asked]) -> Iterator[str]:
+    """Yield, where no daemon is there to do the rest, that it is so and what happens next."""
+    if any(one.ahead is not None for one in done):
+        next_ = "what still runs goes on, and is ended when it is back"
+        reasons = [*store.standing().of_daemon()]
+    else:
+        ready = [one.task.queue for one in done if one.task and one.task.state is TaskState.READY]
+        next_ = "what is ready waits until it is back"
+        reasons = store.standing().before_queue(ready[0]) if ready else []
+    for reason in reasons:
+        if reason.obstacle in _NOBODY:
+            yield f"{reason.text}; {next_}"

@@ -1,0 +1,50 @@
+"""What becomes of a run whose end has begun, and of its task: said before it has happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dispatcher.model import Intent, OpenRun, Outcome, Task, TaskState
+from dispatcher.times import StoreTime
+
+if TYPE_CHECKING:
+    import random
+
+    from dispatcher.policy import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How a run ends that is ending, and where its task goes then, as far as anybody knows."""
+
+    outcome: Outcome
+    state: TaskState
+    reason: str
+    """Why the task goes there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an operator asked of a task, and what becomes of it."""
+
+    intent: Intent
+    task_id: int
+    was: TaskState | None
+    """Before; None: there is no such task."""
+    task: Task | None
+    """Now."""
+    ahead: Outlook | None
+    """What is ahead of it if its run is ending."""
+
+
+def outlook(
+    run: OpenRun, retry: RetryPolicy, *, now: StoreTime, rng: random.Random
+) -> Outlook | None:
+    """Return what would be settled if the run were gone now; None: nothing ends it yet."""
+    from dispatcher import policy  # noqa: PLC0415 - no submit needs it
+
+    if not run.is_ending:
+        return None
+    settled = policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)
+    return Outlook(settled.outcome, settled.state, settled.reason)
