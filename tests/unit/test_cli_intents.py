@@ -1,0 +1,230 @@
+"""What operators read of a task whose run is ending."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.model import Claim, Declared, Intent, Outcome, TaskState
+from dispatcher.words import Declaration
+from tests.command import Command
+
+NO_DAEMON = "dispatcher: the daemon is not running: dispatcher run; "
+ENDED_LATER = f"{NO_DAEMON}what still runs goes on, and is ended when it is back\n"
+READY_LATER = f"{NO_DAEMON}what is ready waits until it is back\n"
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+def claimed(command: Command, *options: object) -> Claim:
+    """Submit a task and claim it for a node."""
+    command("submit", *options, "--", "true")
+    with command.client() as client, client._store.transaction() as now:
+        (claim,) = client._store.claim("default", limit=1, node="n", output_dir="/o", now=now)
+    return claim
+
+
+def ending(command: Command, *options: object) -> Claim:
+    """Have a run end because it took too long."""
+    claim = claimed(command, *options)
+    with command.client() as client, client._store.transaction() as now:
+        client._store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=now)
+    return claim
+
+
+def declaring(command: Command, word: Declared) -> Claim:
+    """Have a run end because it said so."""
+    claim = claimed(command)
+    words = Declaration(task_id=claim.task_id, lock=claim.lock, word=word)
+    with command.client() as client, client._store.transaction() as now:
+        client._store.declare(words, now=now)
+    return claim
+
+
+@pytest.mark.parametrize(
+    ("typed", "text", "then"),
+    [
+        (["cancel"], "is being ended as timed_out; then it is cancelled", "cancelled"),
+        (["hold", "--reason", "x"], "is being ended as timed_out; then it is held", "held"),
+        (["retry"], "is being ended as timed_out; then it is ready", "ready"),
+    ],
+)
+def test_what_happens_to_a_task_that_is_being_ended_is_told_exactly(
+    command: Command, typed: list[str], text: str, then: str
+) -> None:
+    ending(command)
+
+    said = command(*typed, 1)
+    as_json = command(*typed, 1, "--json")
+
+    assert (f"1 {text}\n", ENDED_LATER) == (said.stdout, said.stderr)
+    expected = {"id": 1, "was": "running", "done": True, "ending": "timed_out", "then": then}
+    assert [expected] == as_json.json
+    assert ENDED_LATER == as_json.stderr
+
+
+def test_show_list_and_why_say_it_too(command: Command) -> None:
+    ending(command)
+    before = command("why", 1).stdout
+    command("hold", 1, "--reason", "look at it")
+
+    shown, why = command("show", 1, "--json").json, command("why", 1).stdout
+
+    assert "its run ends as timed_out; then the task is scheduled: back-off after timed" in before
+    assert ("timed_out", "hold", "look at it") == (
+        shown["ending"],
+        shown["intent"],
+        shown["intent_reason"],
+    )
+    assert "its run ends as timed_out; then the task is held: look at it (dispatcher hold)" in why
+    assert "  intent     hold: look at it\n" in command("show", 1).stdout
+    assert "hold" == command("list", "--json").json[0]["intent"]
+    assert "its lease expires" not in why
+
+
+def test_a_declared_run_is_ended_as_it_declared(command: Command) -> None:
+    declaring(command, Declared.DEFER)
+
+    assert "1 is being ended as deferred; then it is cancelled\n" == command("cancel", 1).stdout
+
+
+@pytest.mark.parametrize("verb", ["cancel", "hold"])
+def test_what_has_declared_its_success_is_refused(command: Command, verb: str) -> None:
+    declaring(command, Declared.SUCCEED)
+
+    told = command(verb, 1, exits=1).stderr
+    (as_json,) = command(verb, 1, "--json", exits=1).json
+
+    nothing = f"then it is succeeded; there is nothing to {verb}\n"
+    assert f"dispatcher: task 1 is being ended; {nothing}" in told
+    assert (False, "succeeded") == (as_json["done"], as_json["then"])
+
+
+def test_what_is_not_ending_is_neither_retried_nor_released(command: Command) -> None:
+    claimed(command)
+
+    told = [command(verb, 1, exits=1).stderr for verb in ("retry", "release")]
+
+    only = "dispatcher: task 1 is running; only "
+    assert [
+        f"{only}failed, cancelled and held ones can be retried\n",
+        f"{only}held ones can be released\n",
+    ] == told
+
+
+def test_a_release_of_what_will_not_be_held_is_refused_with_what_happens(command: Command) -> None:
+    ending(command)
+
+    told = command("release", 1, exits=1).stderr
+
+    assert told == (
+        "dispatcher: task 1 is being ended as timed_out; then it is scheduled;"
+        " only held ones can be released\n"
+    )
+
+
+def test_a_release_without_an_attempt_left_is_refused_with_the_remedy(command: Command) -> None:
+    ending(command, "--max-attempts", 1)
+    command("hold", 1)
+
+    told = command("release", 1, exits=1).stderr
+
+    remedy = "no attempt is left; `dispatcher retry 1` gives all of them back\n"
+    assert f"dispatcher: task 1 is being ended as timed_out; then it is failed; {remedy}" == told
+    command("retry", 1)
+
+
+def test_held_without_an_attempt_left_it_is_not_released_either(command: Command) -> None:
+    command("submit", "--max-attempts", 1, "--", "true")
+    command.run_once(state=TaskState.HELD, outcome=Outcome.TIMED_OUT)
+
+    told = command("release", 1, exits=1).stderr
+
+    assert "task 1 is held; no attempt is left; `dispatcher retry 1` gives" in told
+    assert "1 ready\n" == command("retry", 1).stdout
+
+
+def test_what_is_ready_waits_for_a_daemon_and_that_is_said(command: Command) -> None:
+    command("submit", "--", "true")
+
+    held = command("hold", 1)
+    released = command("release", 1)
+    cancelled = command("cancel", 1)
+    retried = command("retry", 1)
+
+    assert ["", "", ""] == [held.stderr, cancelled.stderr, command("cancel", 1).stderr]
+    assert [READY_LATER] * 2 == [released.stderr, retried.stderr]
+
+
+def test_the_python_client_tells_the_same(command: Command) -> None:
+    ending(command)
+    with command.client() as client:
+        before = client.outlook(1)
+
+        asked = client.ask(Intent.CANCEL, 1)
+
+        assert before is not None
+        assert (Outcome.TIMED_OUT, TaskState.SCHEDULED) == (before.outcome, before.state)
+        assert asked.ahead == client.outlook(1)
+        assert asked.ahead is not None
+        assert (TaskState.RUNNING, TaskState.CANCELLED) == (asked.was, asked.ahead.state)
+        assert "cancelled by an operator" == asked.ahead.reason
+        assert TaskState.RUNNING is client.hold(1)
+        assert client.ask(Intent.CANCEL, 9).was is None
+
+
+# Claims by hand --------------------------------------------------------------------------------
+
+
+def test_nobody_claims_a_named_task_of_a_paused_queue(command: Command) -> None:
+    command("submit", "--queue", "ci", "--", "true")
+    command("pause", "ci", "--reason", "upgrade")
+
+    told = command("claim", "--task", 1, exits=1).stderr
+
+    assert "queue ci is paused: upgrade; `dispatcher resume ci` ends that" in told
+    assert "ready" == command("show", 1, "--json").json["state"]
+
+
+def passed(command: Command, milliseconds: int) -> None:
+    """Let time pass for the claims made by hand: all that is theirs moves back."""
+    statement = """UPDATE tasks SET deadline_at = deadline_at - :ms, total_at = total_at - :ms,
+        takeover_at = takeover_at - :ms, lease_expires_at = lease_expires_at - :ms"""
+    with command.client() as client, client._store.transaction():
+        client._store._engine.change(statement, {"ms": milliseconds})  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("limit", ["run", "total"])
+@pytest.mark.parametrize("words", [["complete"], ["heartbeat"], ["fail", "--reason", "x"]])
+def test_after_its_time_a_claim_by_hand_is_timed_out_whatever_it_says(
+    command: Command, limit: str, words: list[str]
+) -> None:
+    command("submit", f"--{limit}-timeout", "3s", "--max-attempts", 2, "--", "true")
+    claim: Any = command("claim", "--ttl", "1h", "--json").json
+    passed(command, 6_000)
+
+    told = command(*words, "--task", 1, "--lock", claim["lock"], exits=79).stderr
+    command("cancel", 1, exits=1 if limit == "total" else 0)  # any verb settles what is over
+
+    shown = command("show", 1, "--json").json
+    (run,) = shown["runs"]
+    assert "not_owner" in told
+    assert ("timed_out", 1) == (run["outcome"], shown["attempts_used"])
+    assert f"{limit}_timeout: " in run["error"]
+    assert ("failed" if limit == "total" else "cancelled") == shown["state"]
+
+
+def test_the_expiry_of_a_claim_by_hand_is_told_within_its_time(command: Command) -> None:
+    command("submit", "--run-timeout", "3s", "--", "true")
+    claim: Any = command("claim", "--ttl", "1h", "--json").json
+
+    said = command("heartbeat", "--task", 1, "--lock", claim["lock"], "--json").json
+
+    assert claim["lease_expires_at"] == said["lease_expires_at"]
