@@ -109,6 +109,7 @@ def main(
         log.info("daemon.started", pid=os.getpid(), slots=config.slots)
         loop.run()
         loop.take_leave(for_good=embedded and supervisor.leaves_nothing_behind, within=1.0)
+        supervisor.log_left_behind()
         logs.last_words()
         log.info("daemon.stopped")
     return wire.ExitCode.OK

@@ -59,14 +59,14 @@ def main() -> int:
         return ExitCode.TEMPORARY
     log("executor.started", pid=os.getpid(), state_dir=state_dir, embedded=options.embedded)
     try:
-        executor.run()
+        nothing_stays = executor.run()
     except Exception:  # noqa: BLE001 - the one place: say it, and let the successor sweep
         log("executor.failed", error=traceback.format_exc())
         return ExitCode.NOT_SO
     log.last_words()
     log("executor.left", pid=os.getpid())
     del locks
-    return ExitCode.OK
+    return ExitCode.OK if nothing_stays else ExitCode.NOT_SO
 
 
 def _parser() -> argparse.ArgumentParser:

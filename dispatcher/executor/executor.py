@@ -23,6 +23,9 @@ from dispatcher.times import Instant
 #: Seconds for which an embedded executor with no run waits for a daemon: a restart takes less.
 LONELY_FOR = 10.0
 
+#: Seconds for which an executor that is being stopped waits for runs that survived SIGKILL.
+STOP_PATIENCE = 10.0
+
 #: Seconds of the longest wait while runs live: epoll sleeps on a clock that stops in suspend.
 LONGEST_WAIT = 1.0
 
@@ -84,14 +87,16 @@ class Executor:
         self._leaving = False
         self._shutdown_wanted = False
         self._stopping = False
+        self._stuck_since: Instant | None = None
         self._lonely_since: Instant | None = clock()
         self._runs.inherit(clock())
         self._open_when_swept()
 
-    def run(self) -> None:
-        """Work until it is time to leave."""
+    def run(self) -> bool:
+        """Work until it is time to leave; say whether no process of a run stays."""
         while self.step():
             pass
+        return not self._runs.live
 
     def step(self, timeout: float | None = None) -> bool:
         """Wait once, at most `timeout` seconds, and act once; False when it is time to leave."""
@@ -221,7 +226,7 @@ class Executor:
         return None if wait == NEVER else wait
 
     def _may_leave(self, at: Instant) -> bool:
-        if self._stopping and not self._runs.live:
+        if self._stopping and (not self._runs.live or self._gives_up(at)):
             return True
         if not self._embedded or self._runs or self._server.connected:
             self._lonely_since = None
@@ -229,3 +234,16 @@ class Executor:
         if self._lonely_since is None:
             self._lonely_since = at
         return self._leaving or at - self._lonely_since >= LONELY_FOR
+
+    def _gives_up(self, at: Instant) -> bool:
+        """Say whether SIGKILL has not ended what is left for long enough; then log what stays."""
+        stuck = self._runs.unkillable
+        if len(stuck) < self._runs.live:
+            self._stuck_since = None
+            return False
+        self._stuck_since = at if self._stuck_since is None else self._stuck_since
+        if at - self._stuck_since < STOP_PATIENCE:
+            return False
+        for run in stuck:
+            self._log("run.left_behind", uid=run.uid, pid=run.pid)
+        return True

@@ -75,6 +75,11 @@ class Runs:
         return len(self._live)
 
     @property
+    def unkillable(self) -> list[Run]:
+        """The runs of which something survived SIGKILL."""
+        return [run for run in self._live.values() if run.unkillable]
+
+    @property
     def sweeping(self) -> bool:
         """Whether a dead executor's run may still have processes that SIGKILL will end."""
         return self._ladder.sweeping

@@ -85,6 +85,12 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "The daemon was asked to stop: it claims nothing more.",
             fields={"how": str, "runs": int, "timeout_s": float, "message": str},
         ),
+        "run.left_behind": Event(
+            "The daemon stops after waiting in vain for a run to end; the executor goes on ending"
+            " it.",
+            "error",
+            fields=RUN,
+        ),
         "daemon.stopped": Event("The daemon's last word."),
         "daemon.waiting": Event(
             "The daemon waits for something that it needs, and says for what.",
@@ -318,6 +324,12 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
             "The executor cannot run here, and says why.", "error", fields={"error": str}
         ),
         "executor.stopping": Event("SIGTERM: every run is being ended.", fields={"runs": int}),
+        "run.left_behind": Event(
+            "The executor was stopped and leaves a run of which something survives SIGKILL; the"
+            " next one goes on ending it. Exit code 1.",
+            "error",
+            fields={"uid": str, "pid": int | None},
+        ),
         "executor.left": Event("The executor's last word.", fields={"pid": int}),
         "executor.failed": Event(
             "A bug ended the executor; the next one sweeps.", "error", fields={"error": str}

@@ -103,8 +103,9 @@ class Supervisor:
         self._seen_at = NOT_YET
 
     def stop(self, how: Stop, *, at: Instant) -> None:
-        """Take note of a request to go. A second one means: hurry."""
-        self._stop = how if self._stop is None else Stop.HURRY
+        """Take note of a request to go. A second one hurries a drain; to leave needs no hurry."""
+        if self._stop is not Stop.LEAVE:
+            self._stop = how if self._stop is None else Stop.HURRY
         drains = self._stop is Stop.DRAIN
         timeout = self._memory.settings.drain_timeout if drains else 0.0
         self._stop_by = Instant(at + timeout)
@@ -161,6 +162,12 @@ class Supervisor:
     def leaves_nothing_behind(self) -> bool:
         """Whether the executor that is there has no run of ours, alive or unforgotten."""
         return self._answers() and not self._memory.live and not self._memory.surplus
+
+    def log_left_behind(self) -> None:
+        """Log each run that a drain waited for in vain."""
+        if self._stop in (Stop.DRAIN, Stop.HURRY):
+            for live in self._memory.live.values():
+                log.error("run.left_behind", **live.ids())
 
     @property
     def open_runs(self) -> Collection[wire.RunUid] | None:

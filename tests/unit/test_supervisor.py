@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from dispatcher import wire
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
@@ -15,6 +16,7 @@ from dispatcher.model import Outcome, TaskState
 from dispatcher.store.api import Store
 from dispatcher.supervisor.supervisor import Stop
 from dispatcher.times import StoreTime
+from tests.heard import expect_catalogued
 from tests.simulation import SETTINGS, World
 
 
@@ -360,6 +362,21 @@ def test_a_drain_gives_up_on_what_does_not_end(world: World) -> None:
 
     assert world.supervisor.is_over(at=world.at())
     assert not world.supervisor.leaves_nothing_behind
+
+
+@pytest.mark.parametrize(("how", "named"), [(Stop.LEAVE, 0), (Stop.HURRY, 1)])
+def test_a_drain_names_what_it_leaves_behind_and_who_leaves_does_not(
+    world: World, how: Stop, named: int
+) -> None:
+    world.submit("sleep")
+    world.start()
+    world.supervisor.stop(how, at=world.at())
+
+    with capture_logs() as said:
+        world.supervisor.log_left_behind()
+
+    assert ["run.left_behind"] * named == [line["event"] for line in said]
+    expect_catalogued(said)
 
 
 def test_to_leave_touches_no_worker(world: World) -> None:

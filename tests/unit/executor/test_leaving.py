@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 
 import pytest
 
 from dispatcher import wire
+from dispatcher.executor.executor import STOP_PATIENCE
+from dispatcher.executor.run import UNKILLABLE_AFTER
 from tests.unit.executor.world import World
 
 
@@ -100,6 +102,47 @@ def test_shut_down_it_ends_all_runs_by_the_ladder_and_leaves(external: World) ->
     assert {"shutdown"} == {m.ended_by for m in external.said(wire.Exited)}
     assert {"shutdown"} == {run.ended_by for run in external.journal.predecessors_runs()}
     assert [2] == [e["runs"] for e in external.events if e["event"] == "executor.stopping"]
+
+
+def test_shut_down_it_leaves_behind_what_survives_sigkill_and_says_what_stays(
+    external: World,
+) -> None:
+    external.spawner.facts = {"ignores": frozenset({SIGTERM, SIGKILL})}
+    leader = external.start("stuck", kill_grace=3.0)
+
+    external.shut_down()
+    assert external.run_for(3 + UNKILLABLE_AFTER + STOP_PATIENCE - 0.1)
+    assert "run.left_behind" not in external.names()
+    assert not external.run_for(0.2)
+
+    left = [event for event in external.events if event["event"] == "run.left_behind"]
+    assert [("stuck", leader.pid)] == [(event["uid"], event["pid"]) for event in left]
+    assert not external.executor.run()  # which is exit code 1
+    assert ["stuck"] == [run.uid for run in external.journal.predecessors_runs()]
+
+
+def test_shut_down_it_waits_for_what_may_still_end(external: World) -> None:
+    """As long as a run is on its ladder, however long its grace is, and once more for each."""
+    external.spawner.facts = {"ignores": frozenset({SIGTERM, SIGKILL})}
+    stuck = external.start("stuck", kill_grace=0.0)
+    external.spawner.facts = {"ignores": frozenset({SIGTERM})}
+    external.start("patient", kill_grace=100.0)
+
+    external.shut_down()
+    assert external.run_for(99)
+    assert external.run_for(10)  # the patient one is gone, and the other has its time
+    external.kernel.dies(stuck)
+
+    assert not external.run_for(11)
+    assert "run.left_behind" not in external.names()
+
+
+def test_an_unkillable_run_alone_makes_nobody_leave(external: World) -> None:
+    external.spawner.facts = {"ignores": frozenset({SIGTERM, SIGKILL})}
+    external.start("stuck", kill_grace=0.0)
+    external.end("stuck", at_once=True)
+
+    assert external.run_for(100)
 
 
 def test_shutting_down_it_starts_nothing(external: World) -> None:
