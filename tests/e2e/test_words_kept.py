@@ -1,0 +1,178 @@
+"""What an operator says while a run is ending, or while no daemon is there, is kept."""
+
+from __future__ import annotations
+
+import signal
+
+import psutil
+import pytest
+
+from tests.e2e.helpers import expect_file, external_executor, is_alive, python, shell
+from tests.e2e.world import Daemon, World
+
+pytestmark = pytest.mark.timeout(90)
+
+#: It takes no hint; a while after it was asked, it goes.
+LINGERS = """
+    trap '' TERM
+    echo $$ >> pids
+    while [ ! -e go ]; do sleep 0.05; done
+"""
+
+#: It says over its socket that it is to run later, and stays.
+DEFERS = python("""
+    import json, os, signal, socket, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(os.environ["DISPATCHER_SOCKET"])
+        task_id, lock = int(os.environ["DISPATCHER_TASK_ID"]), os.environ["DISPATCHER_CLAIM_LOCK"]
+        words = {"op": "defer", "task_id": task_id, "lock": lock}
+        connection.sendall(json.dumps(words).encode() + b"\\n")
+        answer = json.loads(connection.makefile().readline())
+    with open("deferred", "w") as file:
+        file.write(f"{answer['ok']}\\n")
+    while not os.path.exists("go"):
+        time.sleep(0.05)
+""")
+
+
+def timing_out(world: World, daemon: Daemon, **options: int) -> int:
+    """Return a task whose run is being ended for its run time-out, and takes no hint."""
+    task = world.submit(*shell(LINGERS), run_timeout="300ms", kill_grace="1h", **options)
+    daemon.expect("run.ending", task_id=task, ending="timed_out")
+    return task
+
+
+@pytest.mark.parametrize(("verb", "state"), [("cancel", "cancelled"), ("hold", "held")])
+def test_a_task_whose_run_is_being_ended_goes_where_an_operator_said(
+    world: World, verb: str, state: str
+) -> None:
+    with world.daemon() as daemon:
+        task = timing_out(world, daemon)
+
+        told = world.cli(verb, task).stdout
+        why = world.cli("why", task).stdout
+        (world.directory / "go").touch()
+
+        shown = world.until(task, state)
+        assert f"{task} is being ended as timed_out; then it is {state}\n" == told
+        assert f"its run ends as timed_out; then the task is {state}: {state} by an oper" in why
+        daemon.expect("run.settled", task_id=task, outcome="timed_out", state=state)
+        assert 0 == len(daemon.events("task.claimed")[1:])
+    (run,) = shown["runs"]
+    assert ("timed_out", 1, f"{state} by an operator") == (
+        run["outcome"],
+        shown["attempts_used"],
+        shown["reason"],
+    )
+
+
+def test_a_daemon_that_starts_meanwhile_keeps_the_word_too(world: World) -> None:
+    with world.daemon(alone=False) as daemon:
+        task = timing_out(world, daemon)
+        daemon.kill()
+
+    told = world.cli("cancel", task)
+    assert f"{task} is being ended as timed_out; then it is cancelled\n" == told.stdout
+    assert (
+        "dispatcher: the daemon is not running: dispatcher run; what still runs goes on, and is"
+        " ended when it is back\n"
+    ) == told.stderr
+
+    with world.daemon():
+        (world.directory / "go").touch()
+        (run,) = world.until(task, "cancelled")["runs"]
+    assert "timed_out" == run["outcome"]
+
+
+def test_a_cancel_of_a_run_that_goes_on_is_kept_for_the_next_daemon(world: World) -> None:
+    with world.daemon(alone=False) as daemon:
+        task = world.submit("sleep", "1000")
+        pid = daemon.expect("run.started", task_id=task)["pid"]
+        daemon.kill()
+    worker = psutil.Process(pid)
+
+    told = world.cli("cancel", task, "--json")
+    assert is_alive(worker)
+
+    with world.daemon():
+        world.until(task, "cancelled")
+    assert [{"id": task, "was": "running", "done": True}] == [
+        {name: one[name] for name in ("id", "was", "done")} for one in told.json
+    ]
+    assert "the daemon is not running" in told.stderr
+    assert not is_alive(worker)
+
+
+def test_after_a_declared_deferral_a_cancel_holds(world: World) -> None:
+    world.configure(leases={"exit_grace": "1h"})
+    with world.daemon() as daemon:
+        task = world.submit(*DEFERS, kill_grace="1h")
+        assert ["True"] == expect_file(world, "deferred")
+
+        told = world.cli("cancel", task).stdout
+        daemon.expect("run.ending", task_id=task)  # at once, not after its exit grace
+        (world.directory / "go").touch()
+
+        shown = world.until(task, "cancelled")
+    assert f"{task} is being ended as deferred; then it is cancelled\n" == told
+    assert (["deferred"], 1) == ([run["outcome"] for run in shown["runs"]], shown["deferrals"])
+
+
+def test_a_hold_that_is_released_and_a_cancel_that_is_retried_run_again(world: World) -> None:
+    with world.daemon() as daemon:
+        held, cancelled = timing_out(world, daemon), timing_out(world, daemon, max_attempts=1)
+
+        for verb, task in (("hold", held), ("cancel", cancelled)):
+            world.cli(verb, task)
+        told = [world.cli("release", held).stdout, world.cli("retry", cancelled).stdout]
+        (world.directory / "go").touch()
+
+        for task, used in ((held, 1), (cancelled, 0)):
+            shown = world.until(task, "succeeded")
+            assert ["timed_out", "succeeded"] == [run["outcome"] for run in shown["runs"]]
+            assert used == shown["attempts_used"]
+    then = "is being ended as timed_out; then it is ready\n"
+    assert [f"{held} {then}", f"{cancelled} {then}"] == told
+
+
+def test_nobody_is_let_into_a_paused_queue_by_a_task_s_number(world: World) -> None:
+    task = world.submit("true", queue="ci")
+    world.cli("pause", "ci", "--reason", "upgrade")
+
+    told = world.cli("claim", "--task", task, exits=1).stderr
+
+    assert "queue ci is paused: upgrade; `dispatcher resume ci` ends that" in told
+    world.cli("resume", "ci")
+    world.cli("claim", "--task", task)
+
+
+def test_the_time_of_a_claim_by_hand_is_over_in_the_sight_of_a_daemon(world: World) -> None:
+    world.configure(**{"queues.reviews": {"concurrency": 0}})
+    task = world.submit("true", queue="reviews", run_timeout="500ms", max_attempts=1)
+    claim = world.cli("claim", "--task", task, "--ttl", "1h", "--json").json
+    with world.daemon() as daemon:
+        daemon.expect("claim.taken_over", task_id=task)
+        told = world.cli("complete", "--task", task, "--lock", claim["lock"], exits=79).stderr
+
+    (run,) = world.show(task)["runs"]
+    assert ("timed_out", "run_timeout: not done within 500ms") == (run["outcome"], run["error"])
+    assert "not_running" in told
+
+
+def test_two_signals_that_arrive_together_are_one_request_to_leave(world: World) -> None:
+    world.configure(executor={"mode": "external"}, daemon={"on_stop": "leave"})
+    with external_executor(world), world.daemon(alone=False) as daemon:
+        task = world.submit("sleep", "1000")
+        worker = psutil.Process(daemon.expect("run.started", task_id=task)["pid"])
+        daemon.signal(signal.SIGSTOP)
+        daemon.terminate()
+        daemon.signal(signal.SIGINT)
+        daemon.signal(signal.SIGCONT)
+
+        assert 0 == daemon.wait()
+
+        assert ["leave"] == [event["how"] for event in daemon.events("daemon.stopping")]
+        assert {"SIGTERM", "SIGINT"} == {e["signal"] for e in daemon.events("daemon.signalled")}
+        assert is_alive(worker)
+        assert "running" == world.show(task)["state"]
