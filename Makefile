@@ -51,10 +51,10 @@ test-system: $(STAMP)
 		|| apt-get install --yes --quiet openssh-client
 	$(BIN)/pytest -rsP tests/system
 
-# Every call instead of a choice of them, many seeds, and random deaths for FUZZ_MINUTES.
+# Every call instead of a choice of them, many seeds, random deaths and rounds for FUZZ_MINUTES.
 FUZZ_MINUTES ?= 10
 fuzz: $(STAMP)
-	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 tests/crash tests/model
+	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 tests/crash tests/model tests/rounds
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

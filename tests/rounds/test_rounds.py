@@ -1,0 +1,48 @@
+"""Random rounds: nobody twice, nobody left, no code but the real one, whoever is killed or stopped.
+
+Normally those of a few seeds; with FUZZ=1 for FUZZ_MINUTES (10). One again:
+`python -m tests.rounds --seed 4711`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from dispatcher import times
+from tests.rounds.figures import Figures
+from tests.rounds.play import play
+
+FUZZ = "FUZZ" in os.environ
+MINUTES = float(os.environ.get("FUZZ_MINUTES", "10"))
+
+pytestmark = pytest.mark.timeout(MINUTES * 60 + 300 if FUZZ else 300)
+
+#: Chosen so that each kind of fault is in one of them.
+SEEDS = ((1, 3), (5, 8))
+
+
+def seeds(share: int) -> Iterator[int]:
+    if not FUZZ:
+        yield from SEEDS[share]
+        return
+    ends_at = times.instant() + MINUTES * 60
+    while times.instant() < ends_at:
+        yield random.randrange(2**32)
+
+
+@pytest.mark.parametrize("share", range(len(SEEDS)))
+def test_whoever_is_killed_or_stopped_no_task_has_two_trees_and_no_run_a_wrong_code(
+    share: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = Figures()
+    for seed in seeds(share):
+        seen, verdict = play(seed)
+        figures.count(seen, verdict)
+        told = [f"seed {seed}: {'; '.join(map(str, seen.faults))}", *verdict.complaints]
+        assert not verdict.complaints, "\n".join(told)
+    with capsys.disabled():
+        print(f"\n{figures}" if FUZZ else "", end="")  # noqa: T201
