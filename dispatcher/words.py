@@ -20,7 +20,9 @@ _STOP = "another claim may own the task: stop working, record nothing, exit 79"
 
 #: What a worker is to do, for each refusal.
 REMEDIES = {
-    WorkerError.NOT_OWNER: f"this is not the lock of the run, or the run is ending; {_STOP}",
+    WorkerError.NOT_OWNER: (
+        f"this is not the lock of the run, or the run is ending or out of time; {_STOP}"
+    ),
     WorkerError.SUPERSEDED: f"a newer run owns the task; {_STOP}",
     WorkerError.NOT_RUNNING: f"the task is not running; {_STOP}",
     WorkerError.UNKNOWN_TASK: "there is no such task; stop working, exit 79",

@@ -96,8 +96,8 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "claim --lock-file lock.txt",
             ),
             told=(
-                "not_owner: this is not the lock of the run, or the run is ending; another "
-                "claim may own the task: stop working, record nothing, exit 79 (task 1: "
+                "not_owner: this is not the lock of the run, or the run is ending or out of time; "
+                "another claim may own the task: stop working, record nothing, exit 79 (task 1: "
                 "running, attempt 1)"
             ),
             exits=79,
@@ -113,7 +113,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             ),
             told=(
                 "not_running: the task is not running; another claim may own the task: stop "
-                "working, record nothing, exit 79 (task 1: cancelled, attempt 0)"
+                "working, record nothing, exit 79 (task 1: cancelled, attempt 1)"
             ),
             exits=79,
         ),
@@ -129,7 +129,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             ),
             told=(
                 "superseded: a newer run owns the task; another claim may own the task: stop "
-                "working, record nothing, exit 79 (task 1: running, attempt 1)"
+                "working, record nothing, exit 79 (task 1: running, attempt 2)"
             ),
             exits=79,
         ),
