@@ -12,7 +12,7 @@ import pytest
 
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, InvalidTask
-from dispatcher.model import Liveness, NewTask, TaskFilter
+from dispatcher.model import Intent, Liveness, NewTask, TaskFilter
 from tests.command import Command
 
 
@@ -147,6 +147,8 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "resume": lambda client: client.resume("q"),
     "prunable": lambda client: client.prunable(older_than_ms=0),
     "prune": lambda client: client.prune(older_than_ms=0),
+    "ask": lambda client: client.ask(Intent.CANCEL, 1),
+    "outlook": lambda client: client.outlook(1),
     "claim": lambda client: client.claim(),
     "heartbeat": lambda client: client.heartbeat(1, lock="l"),
     "complete": lambda client: client.complete(1, lock="l"),

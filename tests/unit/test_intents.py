@@ -8,11 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from dispatcher import wire
-from dispatcher.model import Confirmation, Declared, Intent, Outcome, TaskState
+from dispatcher.model import Declared, Intent, Outcome, TaskState
 from dispatcher.policy import RetryPolicy
 from dispatcher.supervisor.supervisor import Stop
 from dispatcher.supervisor.takeover import settle_abandoned
 from dispatcher.supervisor.turn import Request
+from dispatcher.times import StoreTime
 from dispatcher.words import Declaration
 from tests.simulation import World
 
@@ -68,7 +69,7 @@ def by_reconcile_that_knows_the_exit(world: World, task: int) -> None:
 def by_another_node(world: World, _: int) -> None:
     """Lane 2, of a shared store: this node is silent."""
     with world.store.transaction() as now:
-        world.store.confirm(world.settings.node_id, Confirmation(now, kill_grace_ms=0))
+        world.store.confirm(world.settings.node_id, StoreTime(now - 3_600_000))
         taken = settle_abandoned(
             world.store, RetryPolicy(), node="another", rng=random.Random(0), now=now
         )
