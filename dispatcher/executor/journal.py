@@ -83,6 +83,8 @@ class Journal:
         self.path = path
         self.damage: Damage | None = None
         """What of the predecessor's could not be read."""
+        self.found = True
+        """Whether there was one."""
         self._header = header
         self._descriptor: int | None = None
         self._lines: list[bytes] = []
@@ -108,6 +110,7 @@ class Journal:
             with opened(self.path) as file:
                 runs, self.damage = replay(_lines(file), self._header)
         except FileNotFoundError:
+            self.found = False
             return []
         except OSError as error:
             raise _refused(self.path, f"cannot be read: {error.strerror}") from error

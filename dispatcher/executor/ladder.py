@@ -32,6 +32,7 @@ class Ladder:
         log: Log,
         send: Callable[[wire.FromExecutor], None],
     ) -> None:
+        self._runs = runs
         self._kernel = kernel
         self._outputs = outputs
         self._journal = journal
@@ -63,6 +64,10 @@ class Ladder:
         self._inherited.append(run)
         run.kill(at)
         return True
+
+    def unlisted(self, output_dir: str) -> list[wire.RunUid]:
+        """Return the runs of this node that have processes and that nobody knows."""
+        return self._survivors.unlisted(self._runs, output_dir)
 
     def new_tick(self) -> None:
         """Forget what was seen in the tick before."""

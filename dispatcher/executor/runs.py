@@ -110,16 +110,26 @@ class Runs:
 
     # What is asked ---------------------------------------------------------------------------
 
-    def inherit(self, at: Instant) -> None:
-        """Take over the predecessor's runs; what survives of them gets SIGKILL at once."""
+    def inherit(self, at: Instant, output_dir: str) -> None:
+        """Take over the predecessor's runs; what survives of them gets SIGKILL at once.
+
+        Where its journal was damaged or lost, the runs of this node that carry a mark count too.
+        """
         for run in self._journal.predecessors_runs():
-            self._runs[run.uid] = run
-            if self._ladder.inherit(run, at):
-                self._live[run.uid] = self._attention[run.uid] = run
+            self._inherit(run, at)
         if (damage := self._journal.damage) is not None:
             path, lines, first = self._journal.path, damage.lines, damage.first
             self._log("journal.damaged", path=path, lines=lines, first=first)
+        if damage is not None or not self._journal.found:
+            for uid in self._ladder.unlisted(output_dir):
+                path = f"{output_dir}/{uid}.log"
+                self._inherit(Run(uid, path, held_until=at, marked=True), at)
         self._compact(at)
+
+    def _inherit(self, run: Run, at: Instant) -> None:
+        self._runs[run.uid] = run
+        if self._ladder.inherit(run, at):
+            self._live[run.uid] = self._attention[run.uid] = run
 
     def note_exits(self, ready: Iterable[int], at: Instant) -> None:
         """Take note of the leaders that have exited, before anything is asked of them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -54,7 +54,7 @@ class Survivors:
                 looks[run.uid] = ABSENT
         return looks | self._writers([run for run in runs if looks[run.uid] is ABSENT])
 
-    def unlisted(self, known: Collection[wire.RunUid], output_dir: str) -> list[wire.RunUid]:
+    def unlisted(self, known: Iterable[wire.RunUid], output_dir: str) -> list[wire.RunUid]:
         """Return this node's runs that have processes and are not known: their journal was lost.
 
         The names of the output files say which marks are this node's.

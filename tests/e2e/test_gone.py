@@ -193,3 +193,25 @@ def test_a_leader_below_the_marks_of_another_dispatcher_keeps_its_own(world: Wor
 
         expect_dead(process)
         assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
+
+
+@pytest.mark.parametrize("left", ["nothing", "only damage"])
+def test_a_survivor_that_no_journal_names_is_swept_by_its_mark(world: World, left: str) -> None:
+    script = shell(f"[ $DISPATCHER_FENCE = 2 ] && {{ {ALIVE}; exit; }}; {ESCAPES} sleep 1000")
+    with world.daemon() as daemon:
+        task_id = world.submit(*script)
+        process = escaped(world)
+        executor = daemon.executor()
+        daemon.kill()
+        executor.kill()
+    journal = world.state_dir / "executor.journal"
+    journal.unlink()
+    if left == "only damage":
+        journal.write_bytes(b"\xff\xff\n")
+    with world.daemon() as daemon:
+        expect_settled(daemon, [task_id], outcome="succeeded", within=20)
+
+    runs = world.show(task_id)["runs"]
+    assert ["orphaned", "succeeded"] == [run["outcome"] for run in runs]
+    assert "gone\n" == runs[1]["output_tail"]
+    expect_dead(process)
