@@ -8,7 +8,7 @@ import resource
 import signal
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,17 @@ from tests.crash.family import Family
 from tests.eventually import eventually
 from tests.executor.workers import lives
 from tests.heard import Heard
-from tests.unit.executor.world import FakeServer
+from tests.unit.executor.world import DAEMON, FakeServer
+
+
+class DirectServer(FakeServer):
+    """A daemon that no descriptor announces: the kernel is real here."""
+
+    def accept(self, ready: Iterable[int], at: times.Instant) -> bool:
+        return super().accept((DAEMON,), at)
+
+    def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
+        return super().receive((DAEMON,))
 
 
 class Here:
@@ -34,7 +44,7 @@ class Here:
     def __init__(self, directory: Path) -> None:
         self.family = Family()
         self.directory = directory
-        self.server = FakeServer()
+        self.server = DirectServer()
         self.kernel = Kernel()
         outputs = Outputs()
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
