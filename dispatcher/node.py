@@ -1,13 +1,22 @@
-"""The state directory's identity: which node this is, whatever the host is called today."""
+"""The state directory's identity: which node this is, whatever the host is called today.
+
+An executor holds its node's name on this host, so that a copy of its state directory, which has the
+same identity and a journal of the same processes, is no node beside it.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import socket
+import struct
 from contextlib import suppress
 from pathlib import Path
 
 from dispatcher.errors import ConfigError, cannot_write
+
+#: Pid, uid and gid of a socket's other end.
+_CREDENTIALS = struct.Struct("3i")
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -89,3 +98,65 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hold_name(node: str, state_dir: Path) -> socket.socket | None:
+    """Be this node's executor on this host until the socket is closed; None: another one still is.
+
+    Raises `ConfigError` when that one serves another state directory.
+    """
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        held.bind(_name(node))
+    except OSError:
+        held.close()
+        refuse_copy(node, state_dir)
+        return None
+    held.listen()
+    return held
+
+
+def refuse_copy(node: str, state_dir: Path) -> None:
+    """Raise `ConfigError` when an executor of this node serves another state directory here."""
+    pid = _holder(node)
+    served = None if pid is None else _state_dir_of(pid)
+    if pid is not None and served is not None:
+        expect_same(node, state_dir, served, pid)
+
+
+def expect_same(node: str, state_dir: Path, served: Path, executor: int) -> None:
+    """Raise `ConfigError` when the directory that this node's executor serves is not ours."""
+    with suppress(OSError):
+        if state_dir == served or state_dir.samefile(served):
+            return
+    raise ConfigError(
+        f"the state directory {state_dir} is a copy of {served}, or was moved from there, and the"
+        f" executor of that one is running (pid {executor}): both say that they are node {node}. To"
+        f" use the copy beside it, delete {state_dir}/node-id and {state_dir}/executor.journal;"
+        " or stop that executor, which ends its runs"
+    )
+
+
+def _name(node: str) -> str:
+    return f"\0dispatcher-executor-{node}"
+
+
+def _holder(node: str) -> int | None:
+    """Return the pid of whoever holds a node's name; None when nobody does, or it is not known."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(_name(node))
+        except OSError:
+            return None
+        credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(credentials)[0])
+
+
+def _state_dir_of(executor: int) -> Path | None:
+    """Return the state directory that an executor was started on, as its command line says."""
+    try:
+        words = Path(f"/proc/{executor}/cmdline").read_bytes().split(b"\0")
+        return Path(os.fsdecode(words[words.index(b"--state-dir") + 1]))
+    except (OSError, ValueError):
+        return None

@@ -26,7 +26,7 @@ from dispatcher.daemon.textfile import Textfile
 from dispatcher.errors import ConfigError, cannot_write
 from dispatcher.locks import Held, hold
 from dispatcher.logs import logs
-from dispatcher.node import node_id
+from dispatcher.node import node_id, refuse_copy
 from dispatcher.notify import Notifier
 from dispatcher.policy import RetryPolicy
 from dispatcher.processes import StartSettings
@@ -62,6 +62,7 @@ def main(
     logs.set_up(config, node=me)
     with ExitStack() as stack:
         stack.enter_context(hold(config.state_dir / "lock", f"state directory {config.state_dir}"))
+        refuse_copy(me, config.state_dir)
         stack.enter_context(_hold_runtime_dir(config))
         stack.enter_context(lock_database(config.store_url, state_dir=config.state_dir))
         store = open_store(

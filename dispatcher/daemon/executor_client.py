@@ -8,6 +8,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -16,6 +17,7 @@ from dispatcher import wire
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.daemon.channels import credentials
 from dispatcher.errors import ConfigError
+from dispatcher.node import expect_same
 from dispatcher.outbox import Outbox
 from dispatcher.processes import Connected, Disconnected, Event, Processes, Written
 from dispatcher.times import Instant, wall_clock
@@ -355,6 +357,7 @@ class ExecutorClient:
                 f" {hello.state_dir} (node {hello.node_id}), ours is {self._state_dir}"
                 f" (node {self._node_id}); give each its own [node] runtime_dir"
             )
+        expect_same(self._node_id, Path(self._state_dir), Path(hello.state_dir), hello.pid)
         if hello.version not in {wire.VERSION, wire.VERSION - 1}:
             self._incompatible = hello
             log.error("executor.incompatible", version=hello.version, wanted=wire.VERSION)

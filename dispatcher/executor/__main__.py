@@ -8,6 +8,7 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -26,6 +27,7 @@ from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
 from dispatcher.marks import CANNOT_MARK
+from dispatcher.node import hold_name
 from dispatcher.notify import Notifier
 from dispatcher.wire import ExitCode
 
@@ -47,6 +49,7 @@ def main() -> int:
     try:
         _check(state_dir, runtime_dir)
         locks = [_lock(directory) for directory in dict.fromkeys((state_dir, runtime_dir))]
+        name = _hold_name(options.node_id, Path(state_dir))
         executor = _compose(state_dir, runtime_dir, options, log)
     except ConfigError as error:
         log("executor.refused", error=str(error))
@@ -65,7 +68,7 @@ def main() -> int:
         return ExitCode.NOT_SO
     log.last_words()
     log("executor.left", pid=os.getpid())
-    del locks
+    del locks, name
     return ExitCode.OK if nothing_stays else ExitCode.NOT_SO
 
 
@@ -120,6 +123,16 @@ def _lock(directory: str) -> int:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, b"%d\n" % os.getpid())
     return descriptor
+
+
+def _hold_name(node: str, state_dir: Path) -> socket.socket:
+    """Return what keeps other executors of this node off this host: they would sweep our runs."""
+    give_up_at = times.instant() + LOCK_PATIENCE
+    while (held := hold_name(node, state_dir)) is None:
+        if times.instant() > give_up_at:
+            raise AlreadyHeld(f"another executor of node {node} runs on this host; one is enough")
+        time.sleep(0.01)
+    return held
 
 
 def _try_lock(descriptor: int) -> bool:

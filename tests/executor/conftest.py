@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ class Home:
     """A node's directories and the executors that were started on them."""
 
     def __init__(self, directory: Path) -> None:
+        self.node_id = secrets.token_hex(16)  # each test's own: a node has one executor on a host
         self.state_dir = directory / "state"
         self.runtime_dir = directory / "run"
         self.outputs = directory / "output"
@@ -49,7 +51,7 @@ class Home:
                 [
                     *(sys.executable, "-m", "dispatcher.executor"),
                     *("--state-dir", str(self.state_dir), "--runtime-dir", str(self.runtime_dir)),
-                    *("--node-id", "a-node", *options),
+                    *("--node-id", self.node_id, *options),
                 ],
                 stdin=subprocess.DEVNULL,
                 stderr=log,

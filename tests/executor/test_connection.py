@@ -22,7 +22,7 @@ def test_the_hello_says_whose_executor_this_is(home: Home) -> None:
 
     hello = home.daemon().hello
 
-    assert (wire.VERSION, "a-node", str(home.state_dir)) == (
+    assert (wire.VERSION, home.node_id, str(home.state_dir)) == (
         hello.version,
         hello.node_id,
         hello.state_dir,

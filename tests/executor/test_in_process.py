@@ -8,7 +8,7 @@ import resource
 import signal
 import struct
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,7 @@ from tests.crash.family import Family
 from tests.eventually import eventually
 from tests.executor.workers import lives
 from tests.heard import Heard
-from tests.unit.executor.world import DAEMON, FakeServer
-
-
-class DirectServer(FakeServer):
-    """A daemon that no descriptor announces: the kernel is real here."""
-
-    def accept(self, ready: Iterable[int], at: times.Instant) -> bool:
-        return super().accept((DAEMON,), at)
-
-    def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
-        return super().receive((DAEMON,))
+from tests.unit.executor.world import FakeServer
 
 
 class Here:
@@ -44,7 +34,8 @@ class Here:
     def __init__(self, directory: Path) -> None:
         self.family = Family()
         self.directory = directory
-        self.server = DirectServer()
+        self.server = FakeServer()
+        self.server.descriptor = None
         self.kernel = Kernel()
         outputs = Outputs()
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)

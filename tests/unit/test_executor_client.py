@@ -22,7 +22,7 @@ def hello(**changes: object) -> wire.Hello:
     facts = {
         "version": wire.VERSION,
         "node_id": "me",
-        "state_dir": "/theirs",
+        "state_dir": "/ours",
         "boot_id": "b",
         "pid_namespace": "p",
         "store_id": "s",
@@ -140,9 +140,19 @@ def test_an_executor_of_another_node_is_refused_with_both_directories(
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.keep_up(at=at(0))
-    executor.say(hello(node_id="stranger"), wire.HelloEnd())
+    executor.say(hello(node_id="stranger", state_dir="/theirs"), wire.HelloEnd())
 
     with pytest.raises(ConfigError, match=r"/theirs \(node stranger\), ours is /ours"):
+        client.receive(at=at(0))
+
+
+def test_an_executor_of_a_copied_state_directory_is_refused_with_both(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    client.keep_up(at=at(0))
+    executor.say(hello(state_dir="/theirs"), wire.HelloEnd())
+
+    with pytest.raises(ConfigError, match=r"/ours is a copy of /theirs, .* \(pid 42\)"):
         client.receive(at=at(0))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.errors import ConfigError
-from dispatcher.node import known_node_id, node_id
+from dispatcher.node import expect_same, hold_name, known_node_id, node_id, refuse_copy
 
 
 def test_a_node_id_is_made_once_and_kept(tmp_path: Path) -> None:
@@ -54,3 +54,41 @@ def test_a_state_directory_that_cannot_be_made_is_told_with_the_remedy(tmp_path:
 
     with pytest.raises(ConfigError, match=r"cannot make .*Not a directory; set \[node\] state_dir"):
         node_id(tmp_path / "file" / "state")
+
+
+def test_a_node_has_one_executor_on_a_host_whichever_directory_it_serves(tmp_path: Path) -> None:
+    me = node_id(tmp_path / "one")
+    held = hold_name(me, tmp_path / "one")
+    assert held is not None
+
+    with held:
+        # Not the words of an executor: what this process serves nobody can tell.
+        assert hold_name(me, tmp_path / "one") is None
+        refuse_copy(me, tmp_path / "two")
+    successor = hold_name(me, tmp_path / "one")
+
+    assert successor is not None
+    successor.close()
+
+
+@pytest.mark.parametrize("ours", ["one", "link", "one/../one"])
+def test_a_directory_is_the_same_by_whatever_name(tmp_path: Path, ours: str) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "link").symlink_to("one")
+
+    expect_same("me", tmp_path / ours, tmp_path / "one", 42)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_copy_is_refused_with_both_directories_and_what_to_do(
+    tmp_path: Path, there: bool
+) -> None:
+    (tmp_path / "copy").mkdir()
+    if there:
+        (tmp_path / "one").mkdir()
+
+    with pytest.raises(ConfigError) as refusal:
+        expect_same("me", tmp_path / "copy", tmp_path / "one", 42)
+
+    for word in (f"{tmp_path}/copy is a copy of {tmp_path}/one", "pid 42", "copy/node-id"):
+        assert word in str(refusal.value)

@@ -265,6 +265,8 @@ class FakeServer:
     """A daemon that is there or not; what it says and hears are lists."""
 
     def __init__(self) -> None:
+        self.descriptor: int | None = DAEMON
+        """By which a look finds that it speaks; None: it is listened to without one."""
         self.connected = True
         self.knocks = False
         self.heard_all = True
@@ -284,18 +286,21 @@ class FakeServer:
         return bool(self.inbox) or self.knocks
 
     def accept(self, ready: Iterable[int], at: Instant) -> bool:
-        if DAEMON not in ready:
+        if not self._is_among(ready):
             return False
         greeted, self.knocks = self.knocks, False
         self.connected |= greeted
         return greeted
 
     def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
-        if DAEMON not in ready:
+        if not self._is_among(ready):
             return []
         heard, self.inbox = self.inbox[:LINES_PER_TICK], self.inbox[LINES_PER_TICK:]
         self.heard_all = not self.inbox
         return heard
+
+    def _is_among(self, ready: Iterable[int]) -> bool:
+        return self.descriptor is None or self.descriptor in ready
 
     def send(self, message: wire.FromExecutor) -> None:
         if self.connected:

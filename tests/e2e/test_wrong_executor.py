@@ -1,0 +1,154 @@
+"""Whose executor is it? Other versions, another node's, and the double of a copied directory."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dispatcher import wire
+from tests.e2e.helpers import external_executor, is_alive, shell
+from tests.e2e.world import World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def installed(world: World, version: int) -> tuple[str, ...]:
+    """Install a release that speaks another version of the protocol; return how to run it."""
+    directory = world.directory / f"version-{version}"
+    shutil.copytree(Path(wire.__file__).parent, directory / "dispatcher")
+    code = directory / "dispatcher" / "wire.py"
+    ours, theirs = f"\nVERSION = {wire.VERSION}\n", f"\nVERSION = {version}\n"
+    code.write_text(code.read_text().replace(ours, theirs))
+    return ("env", f"PYTHONPATH={directory}")
+
+
+def cpu(process: psutil.Process) -> float:
+    used = process.cpu_times()
+    return used.user + used.system
+
+
+def wait(seconds: float) -> None:
+    """Let real time pass, which is what is tried here."""
+    end = time.monotonic() + seconds
+
+    def probe() -> None:
+        assert time.monotonic() >= end
+
+    eventually(probe, within=seconds + 5)
+
+
+@contextmanager
+def copied(world: World) -> Iterator[Path]:
+    """Go on with a copy of the state directory, in a runtime directory of its own."""
+    original = world.state_dir
+    world.state_dir = shutil.copytree(original, world.directory / "copy")
+    runtime_dir = Path(shutil.copytree(world.runtime_dir, f"{world.runtime_dir}c", ignore=_all))
+    world.configure(node={"runtime_dir": str(runtime_dir)})
+    try:
+        yield original
+    finally:
+        world.state_dir = original
+        world.configure()
+        shutil.rmtree(runtime_dir)
+
+
+def _all(_: str, names: list[str]) -> list[str]:
+    return names
+
+
+def test_an_executor_of_the_version_before_is_worked_with(world: World) -> None:
+    world.configure(executor={"mode": "external"})
+    before = installed(world, wire.VERSION - 1)
+    with external_executor(world, prefix=before), world.daemon(alone=False):
+        task = world.submit(*shell("exit 3"), max_attempts=1)
+
+        assert 3 == world.until(task, "failed")["runs"][0]["exit_code"]
+
+
+@pytest.mark.parametrize("version", [wire.VERSION - 2, wire.VERSION + 1])
+def test_an_executor_of_another_version_is_named_and_costs_no_cpu(
+    world: World, version: int
+) -> None:
+    world.configure(executor={"mode": "external"})
+    other = installed(world, version)
+    with external_executor(world, prefix=other) as executor, world.daemon(alone=False) as daemon:
+        task = world.submit("true")
+        assert version == daemon.expect("executor.incompatible")["version"]
+        process = psutil.Process(daemon.pid)
+        spent, began = cpu(process), time.monotonic()
+
+        wait(8)  # longer than the interval of pings, after which it once turned without a pause
+
+        assert cpu(process) - spent < (time.monotonic() - began) / 4
+        status = world.cli("status", "--json").json
+        said = f"the executor, pid {executor.pid}, speaks version {version}"
+        assert ("incompatible", "degraded") == (status["executor"], status["health"])
+        assert [True] * 2 == [said in status["degraded"][0], said in world.cli("why", task).stdout]
+
+
+def test_a_copied_state_directory_is_refused_and_ends_nothing_of_the_original(
+    world: World,
+) -> None:
+    """Its journal names runs that live: they are the original's, not left by a dead executor."""
+    with world.daemon() as daemon:
+        task = world.submit("sleep", "60")
+        worker = psutil.Process(daemon.expect("run.started", task_id=task)["pid"])
+        executor = daemon.executor()
+
+        with copied(world) as original:
+            refused = world.cli("run", exits=78).stderr
+            assert [True] * 3 == [
+                word in refused for word in (f"pid {executor.pid}", str(world.state_dir), "node-id")
+            ]
+            assert "is a copy" in world.cli("executor", exits=78).stderr
+
+        assert original == world.state_dir
+        assert is_alive(worker)
+        assert 1 == len(world.show(task)["runs"])
+        world.cli("cancel", task)
+        world.until(task, "cancelled")
+
+
+def test_a_copied_state_directory_without_its_node_id_is_a_node_of_its_own(world: World) -> None:
+    with world.daemon() as daemon:
+        task = world.submit("sleep", "60")
+        worker = psutil.Process(daemon.expect("run.started", task_id=task)["pid"])
+
+        with copied(world):
+            for name in ("node-id", "executor.journal"):
+                (world.state_dir / name).unlink()
+            with world.daemon(alone=False):
+                other = world.submit("true")
+                world.until(other, "succeeded")
+
+        assert is_alive(worker)
+        world.cli("cancel", task)
+        world.until(task, "cancelled")
+
+
+def test_a_copy_in_the_same_runtime_directory_is_refused_by_the_greeting(world: World) -> None:
+    world.configure(executor={"mode": "external"})
+    with external_executor(world):
+        with world.daemon(alone=False) as daemon:
+            task = world.submit("sleep", "60")
+            worker = psutil.Process(daemon.expect("run.started", task_id=task)["pid"])
+        original = world.state_dir
+        world.state_dir = shutil.copytree(original, world.directory / "copy")
+        world.configure(executor={"mode": "external"})
+
+        refused = world.cli("run", exits=78).stderr
+
+        assert str(world.state_dir) in refused
+        assert is_alive(worker)
+        world.state_dir = original
+        world.configure(executor={"mode": "external"})
+        with world.daemon(alone=False):
+            world.cli("cancel", task)
+            world.until(task, "cancelled")
