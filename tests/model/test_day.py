@@ -34,7 +34,7 @@ def _nothing(*_: object) -> None:
 
 def _reaps_whatever_the_executor_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Supervisor, "_answers", lambda self: self._memory.hello is not None)
-    monkeypatch.setattr(Reaper, "_may_be_judged", lambda self, expired, at: True)
+    monkeypatch.setattr(Reaper, "_may_be_judged", lambda self, expired, turn: expired)
 
 
 def _spares_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
