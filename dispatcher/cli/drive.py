@@ -113,7 +113,8 @@ def claim(
     """Claim a ready task and print its lock: it is yours until its lease expires.
 
     Nothing is started. Beat with `dispatcher heartbeat` before it expires, else the task runs
-    again; then say `complete` or `fail`. Exit code 1: there is nothing to claim.
+    again; then say `complete` or `fail`. No beat renews it beyond the task's run time-out, counted
+    from this claim, and its total one. Exit code 1: there is nothing to claim.
 
     A daemon runs what is ready at once. To have a queue for yourself beside it, write
     `concurrency = 0` under `[queues.NAME]`; `pause` would keep you out too.

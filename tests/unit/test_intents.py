@@ -86,9 +86,21 @@ def by_replay(world: World, task: int) -> None:
     by_its_exit(world, task)
 
 
+def by_an_exit_that_the_store_refuses(world: World, task: int) -> None:
+    """Its task would be held for an internal error, if nothing had been said."""
+    world.gone(task, None, signal=9, max_rss_bytes=2**70)
+
+
 @pytest.mark.parametrize(
     "settle",
-    [by_its_exit, by_reconcile, by_reconcile_that_knows_the_exit, by_another_node, by_replay],
+    [
+        by_its_exit,
+        by_reconcile,
+        by_reconcile_that_knows_the_exit,
+        by_another_node,
+        by_replay,
+        by_an_exit_that_the_store_refuses,
+    ],
 )
 @pytest.mark.parametrize(("intent", "state"), WORDS)
 def test_whatever_settles_a_run_its_task_goes_where_an_operator_said(
@@ -240,6 +252,20 @@ def test_a_retry_of_an_ending_run_begins_the_total_time_anew() -> None:
 
     assert TaskState.RUNNING is world.state(task)
     assert [1, 2] == [run.fence for run in world.runs(task)]
+
+
+def test_a_held_run_that_is_released_before_it_is_gone_goes_on_uncharged() -> None:
+    world = World()
+    task = world.submit("sleep", max_attempts=1)
+    world.start()
+
+    say(world, task, Intent.HOLD)
+    world.settle_down()
+    say(world, task, Intent.RELEASE)
+    world.gone(task, None, signal=15)
+
+    assert (TaskState.RUNNING, 0) == (world.state(task), world.task(task).attempts_used)
+    assert Outcome.HELD is world.runs(task)[0].outcome
 
 
 def test_a_cancelled_run_that_is_retried_before_it_is_gone_runs_as_if_new() -> None:
