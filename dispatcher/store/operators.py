@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from dispatcher import policy
 from dispatcher.model import FINISHED, Intent, OpenRun, Outcome, TaskState
 from dispatcher.store import statements
 from dispatcher.store.claims import secret
@@ -76,7 +75,9 @@ def _find(engine: Engine, task_id: int) -> tuple[TaskState | None, OpenRun | Non
 def _would_be_held(run: OpenRun) -> bool:
     if run.intent is not None:
         return run.intent in {Intent.HOLD, Intent.RELEASE}
-    return policy.verdict(run, None).outcome is Outcome.HELD
+    from dispatcher.policy import verdict  # noqa: PLC0415 - no submit needs it
+
+    return verdict(run, None).outcome is Outcome.HELD
 
 
 def _end(engine: Engine, run: OpenRun, intent: Intent, ending: Outcome, reason: str) -> None:
