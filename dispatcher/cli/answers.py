@@ -72,7 +72,7 @@ def _refusal(one: Asked) -> str | None:
         over = one.was in FINISHED and one.was is not INTENDED[one.intent]
         return f"task {one.task_id} has {one.was} already; {_ONLY[one.intent]}" if over else None
     if one.intent is Intent.RELEASE and one.was is one.task.state is TaskState.HELD:
-        return f"task {one.task_id} is {one.was}; {_none_left(one)}"
+        return f"task {one.task_id} is {one.was} with no attempt left; {_retry(one.task_id)}"
     fits = {TaskState.HELD}
     if one.intent is Intent.RETRY:
         fits |= {TaskState.FAILED, TaskState.CANCELLED}
@@ -85,14 +85,14 @@ def _refusal_of_running(one: Asked, task: Task) -> str | None:
         return f"task {one.task_id} is running; {_ONLY[one.intent]}" if still else None
     if task.intent is one.intent and one.ahead.state is INTENDED[one.intent]:
         return None
-    why = _ONLY[one.intent]
+    course, why = _course(one.ahead), _ONLY[one.intent]
     if task.intent is one.intent and one.ahead.state is TaskState.FAILED:
-        why = _none_left(one)
-    return f"task {one.task_id} is {_course(one.ahead)}; {why}"
+        course, why = f"{course}: {one.ahead.reason}", _retry(one.task_id)
+    return f"task {one.task_id} is {course}; {why}"
 
 
-def _none_left(one: Asked) -> str:
-    return f"no attempt is left; `dispatcher retry {one.task_id}` gives all of them back"
+def _retry(task_id: int) -> str:
+    return f"`dispatcher retry {task_id}` gives all its attempts back"
 
 
 def _left_to_a_daemon(store: Client, done: Sequence[Asked]) -> Iterator[str]:

@@ -136,8 +136,11 @@ def test_a_release_without_an_attempt_left_is_refused_with_the_remedy(command: C
 
     told = command("release", 1, exits=1).stderr
 
-    remedy = "no attempt is left; `dispatcher retry 1` gives all of them back\n"
-    assert f"dispatcher: task 1 is being ended as timed_out; then it is failed; {remedy}" == told
+    remedy = "`dispatcher retry 1` gives all its attempts back"
+    assert told == (
+        "dispatcher: task 1 is being ended as timed_out; then it is failed: too long"
+        f" (attempt 1 of 1); {remedy}\n"
+    )
     command("retry", 1)
 
 
@@ -147,8 +150,16 @@ def test_held_without_an_attempt_left_it_is_not_released_either(command: Command
 
     told = command("release", 1, exits=1).stderr
 
-    assert "task 1 is held; no attempt is left; `dispatcher retry 1` gives" in told
+    assert "task 1 is held with no attempt left; `dispatcher retry 1` gives" in told
     assert "1 ready\n" == command("retry", 1).stdout
+
+
+def test_a_hold_beyond_the_total_time_is_refused_with_what_happens(command: Command) -> None:
+    ending(command, "--total-timeout", "1ms")
+
+    told = command("hold", 1, exits=1).stderr
+
+    assert "then it is failed: timed_out: too long; total_timeout allows no other attempt" in told
 
 
 def test_what_is_ready_waits_for_a_daemon_and_that_is_said(command: Command) -> None:
