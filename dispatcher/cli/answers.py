@@ -87,7 +87,7 @@ def _refusal_of_running(one: Asked, task: Task) -> str | None:
         return None
     course, why = _course(one.ahead), _ONLY[one.intent]
     if task.intent is one.intent and one.ahead.state is TaskState.FAILED:
-        course, why = f"{course}: {one.ahead.reason}", _retry(one.task_id)
+        course, why = f"{course}: {render.line(one.ahead.reason)}", _retry(one.task_id)
     return f"task {one.task_id} is {course}; {why}"
 
 

@@ -7,7 +7,7 @@ that fits nowhere any more fails, and is to be planted anew.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -101,15 +101,6 @@ def _word_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "_as_intended", lambda run, judged, account: account)
 
 
-def _word_that_undoes_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = policy._as_intended
-
-    def as_intended(run: Any, judged: Any, account: Any) -> Any:
-        return sound(run, replace(judged, outcome=Outcome.FAILED), account)
-
-    monkeypatch.setattr(policy, "_as_intended", as_intended)
-
-
 _RENEWS = "ELSE :now + lease_ttl_ms END,\n    takeover_at"
 _LAST_LOCK = "(SELECT lock FROM runs WHERE runs.task_id = :task_id ORDER BY fence LIMIT 1)"
 
@@ -187,7 +178,6 @@ PLANTS = [
     Plant("an ending that outranks the worker's word", _ending_outranks_the_workers_word),
     Plant("an exit that outranks the ending", _exit_outranks_the_ending),
     Plant("an operator's word that is forgotten", _word_that_is_forgotten),
-    Plant("an operator's word that undoes a success", _word_that_undoes_a_success),
     Plant(
         "an operator's first word that holds",
         statement("INTEND", "intent = :intent", "intent = COALESCE(intent, :intent)"),
