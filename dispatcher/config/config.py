@@ -126,11 +126,14 @@ def _resolve(
             return instead
 
     nowhere = Path("/")
-    state_dir = tried(lambda: _state_dir(settings, environ), nowhere)
+    state_dir = tried(lambda: _sendable("node.state_dir", _state_dir(settings, environ)), nowhere)
     config = Config(
         file=file,
         state_dir=state_dir,
-        runtime_dir=tried(lambda: _runtime_dir(settings, state_dir, environ), nowhere),
+        runtime_dir=tried(
+            lambda: _sendable("node.runtime_dir", _runtime_dir(settings, state_dir, environ)),
+            nowhere,
+        ),
         store_url=tried(lambda: _store_url(settings, state_dir), ""),
         slots=settings.node.slots or len(os.sched_getaffinity(0)),
         daemon=settings.daemon,
@@ -175,6 +178,16 @@ def _runtime_dir(settings: Settings, state_dir: Path, environ: Mapping[str, str]
             f" path at most {MAX_SOCKET_PATH}; set [node] runtime_dir to a shorter directory"
         )
     return chosen
+
+
+def _sendable(key: str, directory: Path) -> Path:
+    """Return a directory if messages, logs and store can carry its name."""
+    if str(directory).isprintable():
+        return directory
+    raise ValueError(
+        f"{key}: {str(directory)!r} is not printable UTF-8, and no message could carry it;"
+        f" set [node] {key.removeprefix('node.')} to another directory"
+    )
 
 
 def _systemd_directory(environ: Mapping[str, str], name: str) -> Path | None:

@@ -147,6 +147,27 @@ def test_the_runtime_directory_is_systemds_else_the_users_else_in_the_state_dire
     assert Path("/v/run/control.sock") == load(None, state).control_socket
 
 
+@pytest.mark.usefixtures("no_system_file")
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"HOME": "/h\udcff"}, r"node\.state_dir: '/h\\udcff.* set \[node\] state_dir to another"),
+        ({"HOME": "/h", "XDG_STATE_HOME": "/s\n"}, r"node\.state_dir: '/s\\n/dispatcher' is not"),
+        (
+            {"HOME": "/h", "XDG_RUNTIME_DIR": "/r\udcff"},
+            r"node\.runtime_dir: .* runtime_dir to ano",
+        ),
+    ],
+)
+def test_a_directory_whose_name_no_message_could_carry_is_refused(
+    environ: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", environ["HOME"])
+
+    with pytest.raises(ConfigError, match=told):
+        load(None, environ)
+
+
 def test_every_spelling_of_a_state_directory_has_the_same_runtime_directory(
     tmp_path: Path, file: Path
 ) -> None:
