@@ -73,6 +73,15 @@ def second_executor(world: World) -> Result:
     return Result(refused.exit_code, "", json.loads(refused.stderr)["error"])
 
 
+def journal_directory(world: World) -> Result:
+    """`executor` where a directory has its journal's name."""
+    journal = world.state_dir / "executor.journal"
+    journal.mkdir(parents=True)
+    refused = world.cli("executor", exits=78)
+    journal.rmdir()
+    return Result(refused.exit_code, "", json.loads(refused.stderr)["error"])
+
+
 def other_store(world: World) -> Result:
     """`run` on another store while runs of the one before live."""
     world.configure(executor={"mode": "external"})
@@ -164,6 +173,7 @@ SCENES: Mapping[str, Callable[[World], Result]] = {
         second_in_runtime_dir,
         other_executor,
         second_executor,
+        journal_directory,
         other_store,
         reload_mistake,
         no_runtime_dir,

@@ -223,6 +223,16 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=75,
         ),
         Mistake(
+            name="a directory in place of the executor's journal",
+            typed="executor",
+            scene="journal directory",
+            told=(
+                "the journal /var/lib/dispatcher/executor.journal is no regular file; let the "
+                "executor's user read it or, when none of its runs lives, move it away"
+            ),
+            exits=78,
+        ),
+        Mistake(
             name="the executor of another node",
             typed="run",
             scene="other executor",
