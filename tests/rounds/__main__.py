@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.rounds.figures import Figures
@@ -23,12 +24,13 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     first = random.randrange(2**32) if options.seed is None else options.seed
     figures = Figures()
-    for seed in range(first, first + options.rounds):
-        seen, verdict = play(seed, keep=options.keep)
-        figures.count(seen, verdict)
-        print(f"seed {seed}: {'; '.join(map(str, seen.faults))}", flush=True)
-        for complaint in verdict.complaints:
-            print(f"  {complaint}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="rounds-") as bytecode:
+        for seed in range(first, first + options.rounds):
+            seen, verdict = play(seed, Path(bytecode), keep=options.keep)
+            figures.count(seen, verdict)
+            print(f"seed {seed}: {'; '.join(map(str, seen.faults))}", flush=True)
+            for complaint in verdict.complaints:
+                print(f"  {complaint}", flush=True)
     print(figures)
     return int(figures.failed > 0)
 

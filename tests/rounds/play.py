@@ -12,10 +12,10 @@ from tests.rounds.node import Node
 from tests.rounds.round import Round, Seen
 
 
-def play(seed: int, *, keep: Path | None = None) -> tuple[Seen, Verdict]:
+def play(seed: int, bytecode: Path, *, keep: Path | None = None) -> tuple[Seen, Verdict]:
     """Play a round; return what was seen and what is wrong with it. Its files go, if nothing is."""
     directory = Path(tempfile.mkdtemp(prefix="round-"))
-    world = World(directory, Path(tempfile.gettempdir()) / "dispatcher-rounds-bytecode")
+    world = World(directory, bytecode)
     verdict = Verdict(others=["it did not end"])
     try:
         with Node(world) as node:

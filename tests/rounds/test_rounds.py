@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -36,11 +37,11 @@ def seeds(share: int) -> Iterator[int]:
 
 @pytest.mark.parametrize("share", range(len(SEEDS)))
 def test_whoever_is_killed_or_stopped_no_task_has_two_trees_and_no_run_a_wrong_code(
-    share: int, capsys: pytest.CaptureFixture[str]
+    share: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = Figures()
     for seed in seeds(share):
-        seen, verdict = play(seed)
+        seen, verdict = play(seed, tmp_path)
         figures.count(seen, verdict)
         told = [f"seed {seed}: {'; '.join(map(str, seen.faults))}", *verdict.complaints]
         assert not verdict.complaints, "\n".join(told)
