@@ -35,8 +35,8 @@ _SETTINGS: dict[str, dict[str, object]] = {
     "retry": {"backoff_min": "50ms", "backoff_max": "200ms", "cooldown": "100ms"},
 }
 
-#: In every second round; shorter than the longest stop.
-ABSENCE_LIMIT = "2s"
+#: In every second round; with the 2 s that the executor adds, shorter than the longest stop.
+ABSENCE_LIMIT = "1s"
 
 _TASKS = "SELECT id, state, reason FROM tasks ORDER BY id"
 _RUNS = (
@@ -125,6 +125,8 @@ class Round:
             if role == fault.target and lives(int(pid), int(ticks))
         ]
         if not workers:
+            if not self._is_settled():
+                self._later(LOOK_EVERY, self._befall_worker, fault)
             return
         worker = self._chance.choice(workers)
         if fault.kills:
@@ -165,6 +167,9 @@ class Round:
             return False
         self._node.expect_alive()
         self._looks_at = times.instant() + LOOK_EVERY
+        return self._is_settled()
+
+    def _is_settled(self) -> bool:
         with suppress(sqlite3.OperationalError):  # the daemon has it
             return {state for _, state, _ in stored(self._world, _TASKS)} <= OVER
         return False
