@@ -99,6 +99,11 @@ class Round:
         self._read()
         return seen
 
+    def unsettled(self) -> list[str]:
+        """Return the tasks that are not over, and why."""
+        tasks = stored(self._world, _TASKS)
+        return [f"task {t} is {state}: {reason}" for t, state, reason in tasks if state not in OVER]
+
     # What happens -------------------------------------------------------------------------
 
     def _befall(self, fault: Fault) -> None:

@@ -20,7 +20,7 @@ from tests.rounds.play import play
 FUZZ = "FUZZ" in os.environ
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "10"))
 
-pytestmark = pytest.mark.timeout(MINUTES * 60 + 300 if FUZZ else 300)
+pytestmark = pytest.mark.timeout(MINUTES * 60 + 600 if FUZZ else 600)
 
 #: Chosen so that between them everybody is killed, and everybody stopped.
 SEEDS = ((5, 10), (66, 322))

@@ -1,6 +1,6 @@
 """What needs a namespace, a mount or another user: `make test-system`, as root.
 
-Elsewhere every test is skipped with what it lacks.
+Where something is lacking, a test is skipped with what it lacks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def lacking() -> str | None:
     return f"no namespaces here: {trial.stderr.strip()}" if trial.returncode else None
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def privileged() -> None:
     if (reason := lacking()) is not None:
         pytest.skip(reason)
@@ -53,14 +53,14 @@ def world(tmp_path: Path, bytecode: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def users_world(world: World) -> World:
+def users_world(privileged: None, world: World) -> World:
     """The world of an ordinary user who has no other process."""
     belongs_to_a_user(world)
     return world
 
 
 @pytest.fixture
-def namespace() -> Iterator[Namespace]:
+def namespace(privileged: None) -> Iterator[Namespace]:
     with Namespace() as namespace:
         yield namespace
 

@@ -65,7 +65,7 @@ def expect_nobody_has(namespace: Namespace, pid: int) -> None:
 
 
 @pytest.fixture
-def small() -> Iterator[Namespace]:
+def small(privileged: None) -> Iterator[Namespace]:
     with Namespace(pid_max=FEW_PIDS) as namespace:
         yield namespace
 

@@ -20,6 +20,7 @@ SMALL = 700
 ROUNDS = 4
 
 
+@pytest.mark.usefixtures("privileged")
 @pytest.mark.parametrize("pid_max", [None, SMALL], ids=["many-pids", "few-pids"])
 def test_rounds_in_a_pid_namespace_leave_nobody_and_double_nothing(pid_max: int | None) -> None:
     with Namespace(pid_max=pid_max) as namespace:
