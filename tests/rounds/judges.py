@@ -63,7 +63,7 @@ def wrong_codes(seen: Seen) -> Iterator[str]:
             yield f"{known}; it exited with {real}"
         if real is None or (pid, ticks) in seen.workers_killed:
             continue
-        if any(claimed_at <= killed <= ended_at for killed in seen.executors_killed):
+        if any(claimed_at <= at <= (ended_at or at) for at in seen.executors_killed):
             continue
         if deaf and outcome in _ENDED_BY_US:
             continue
