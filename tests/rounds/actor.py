@@ -4,7 +4,8 @@ Whatever it does, it says so in files that all workers of a round append to, one
 
     births   task fence role pid start-ticks time     at the begin
     stamps   task fence time                          as long as it lives
-    ends     task fence pid start-ticks code deaf     before it exits by itself; 1: ignores TERM
+    ends     task fence pid start-ticks code deaf time
+                                                      before it exits by itself; 1: ignores TERM
     twins    task fence pid                           when a process of an earlier run lives
 """
 
@@ -113,7 +114,7 @@ class Actor:
         code = self.options.code
         if code == 75 and os.environ.get("DISPATCHER_LAST_OUTCOME") == "deferred":
             code = 0
-        self.write("ends", self.pid, self.ticks, code, int(self.options.ignore_term))
+        self.write("ends", self.pid, self.ticks, code, int(self.options.ignore_term), now())
         os._exit(code)
 
 

@@ -13,6 +13,10 @@ _OUTCOMES = {0: "succeeded", 3: "failed", 75: "deferred"}
 #: How a run ends that we end; who ignores SIGTERM may exit by itself meanwhile.
 _ENDED_BY_US = {"lost", "timed_out", "orphaned"}
 
+#: Milliseconds before its lease expires within which a worker that ends may be lost all the same:
+#: between its last word and its exit the host may give it no time.
+_ENDS_LATE = 250
+
 #: With this the SDK exits, in the middle of whatever it was, when a beat is refused.
 _REFUSED = 79
 
@@ -55,26 +59,31 @@ def overlaps(seen: Seen) -> Iterator[str]:
 
 def wrong_codes(seen: Seen) -> Iterator[str]:
     """Yield runs of which something else is known than what their leader exited with."""
-    ends = {(int(w[0]), int(w[1])): tuple(map(int, w[2:])) for w in seen.files["ends"]}
-    for task, fence, _, outcome, code, signum, claimed_at, ended_at in seen.runs:
-        pid, ticks, real, deaf = ends.get((task, fence), (0, 0, None, False))
+    ends = {(int(w[0]), int(w[1])): [*map(float, w[2:])] for w in seen.files["ends"]}
+    for task, fence, outcome, code, signum, claimed_at, ended_at, expires_at in seen.runs:
         known = f"task {task}, run {fence}: {outcome}, code {code}, signal {signum}"
+        if (task, fence) not in ends:
+            if code not in {None, _REFUSED}:
+                yield f"{known}; it did not exit by itself"
+            continue
+        pid, ticks, real, deaf, at = ends[task, fence]
         if code not in {None, real, _REFUSED}:
-            yield f"{known}; it exited with {real}"
-        if real is None or (pid, ticks) in seen.workers_killed:
+            yield f"{known}; it exited with {real:.0f}"
+        may_be_ended = deaf and outcome in _ENDED_BY_US
+        may_be_lost = outcome == "lost" and seen.began_at + 1000 * at + _ENDS_LATE > expires_at
+        may_be_killed = (pid, ticks) in seen.workers_killed
+        if may_be_ended or may_be_lost or may_be_killed:
             continue
-        if any(claimed_at <= at <= (ended_at or at) for at in seen.executors_killed):
-            continue
-        if deaf and outcome in _ENDED_BY_US:
+        if any(claimed_at <= death <= (ended_at or death) for death in seen.executors_killed):
             continue
         if (code, outcome) != (real, _OUTCOMES[real]):
-            yield f"{known}; it exited with {real}, and its executor lived"
+            yield f"{known}; it exited with {real:.0f}, and its executor lived"
 
 
 def others(seen: Seen) -> Iterator[str]:
     """Yield what else is wrong: fences, states, reasons, the database."""
     fences: dict[int, list[int]] = defaultdict(list)
-    for task, fence, _, outcome, *_ in seen.runs:
+    for task, fence, outcome, *_ in seen.runs:
         fences[task].append(fence)
         if outcome is None:
             yield f"task {task}: run {fence} is open"

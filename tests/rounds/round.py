@@ -40,8 +40,8 @@ ABSENCE_LIMIT = "1s"
 
 _TASKS = "SELECT id, state, reason FROM tasks ORDER BY id"
 _RUNS = (
-    "SELECT task_id, fence, uid, outcome, exit_code, signal, claimed_at, ended_at FROM runs"
-    " ORDER BY task_id, fence"
+    "SELECT task_id, fence, outcome, exit_code, signal, claimed_at, ended_at, lease_expires_at"
+    " FROM runs ORDER BY task_id, fence"
 )
 
 
@@ -61,6 +61,8 @@ class Seen:
     left: list[str] = field(default_factory=list)
     until_normal: list[float] = field(default_factory=list)
     integrity: str = ""
+    began_at: float = 0.0
+    """When this host started, in the store's time."""
 
 
 class Round:
@@ -188,6 +190,7 @@ class Round:
         seen = self.seen
         seen.tasks, seen.runs = stored(self._world, _TASKS), stored(self._world, _RUNS)
         seen.files = {name: self._file(name) for name in ("births", "stamps", "ends", "twins")}
+        seen.began_at = times.wall_clock() - 1000 * times.instant()
         seen.executors_killed = self._node.executors_killed
         seen.until_normal = self._node.until_normal()
         with closing(sqlite3.connect(self._world.state_dir / "tasks.db")) as store:

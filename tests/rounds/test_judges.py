@@ -22,13 +22,13 @@ RIGHT = Seen(
     faults=[],
     tasks=[(1, "succeeded", "exit code 0")],
     runs=[
-        (1, 1, "a", "failed", 3, None, 1_000, 2_000),
-        (1, 2, "b", "succeeded", 0, None, 3_000, 4_000),
+        (1, 1, "failed", 3, None, 1_000, 2_000, 61_000),
+        (1, 2, "succeeded", 0, None, 3_000, 4_000, 63_000),
     ],
     files={
         "births": [["1", "1", "leader", "10", "5", "1.0"], ["1", "2", "leader", "11", "6", "3.0"]],
         "stamps": [["1", "1", "1.5"], ["1", "2", "3.5"]],
-        "ends": [["1", "1", "10", "5", "3", "0"], ["1", "2", "11", "6", "0", "0"]],
+        "ends": [["1", "1", "10", "5", "3", "0", "1.6"], ["1", "2", "11", "6", "0", "0", "3.6"]],
         "twins": [],
     },
     integrity="ok",
@@ -40,7 +40,7 @@ def with_file(name: str, *lines: str) -> Seen:
 
 
 def with_first_run(outcome: str, code: int | None, signum: int | None = None) -> Seen:
-    first = (1, 1, "a", outcome, code, signum, 1_000, 2_000)
+    first = (1, 1, outcome, code, signum, 1_000, 2_000, 61_000)
     return replace(RIGHT, runs=[first, RIGHT.runs[1]])
 
 
@@ -69,6 +69,7 @@ def test_an_earlier_run_that_lives_beside_a_later_one_is_an_overlap(seen: Seen) 
         with_first_run("succeeded", 3),
         with_first_run("orphaned", None),
         with_first_run("timed_out", 3),
+        with_first_run("lost", 3),
     ],
 )
 def test_a_code_or_an_outcome_that_was_not_the_workers_is_wrong(seen: Seen) -> None:
@@ -83,9 +84,15 @@ def test_a_code_may_be_lost_with_the_executor_but_not_be_another() -> None:
     assert judge(with_a_death(with_first_run("failed", 4))).wrong_codes
 
 
+def test_a_worker_that_ended_when_its_lease_did_may_be_lost() -> None:
+    first = (1, 1, "lost", 3, None, 1_000, 2_000, 1_700)
+
+    assert [] == judge(replace(RIGHT, runs=[first, RIGHT.runs[1]])).wrong_codes
+
+
 def test_a_run_too_few_an_open_one_and_a_second_start_are_complaints() -> None:
     assert judge(replace(RIGHT, runs=RIGHT.runs[1:])).others
-    assert judge(replace(RIGHT, runs=[(1, 1, "a", None, None, None, 1_000, None)])).others
+    assert judge(replace(RIGHT, runs=[(1, 1, None, None, None, 1_000, None, 61_000)])).others
     assert judge(replace(RIGHT, tasks=[(1, "ready", "was submitted")])).others
     births = ("1 1 leader 10 5 1.0", "1 1 leader 12 5 1.1", "1 2 leader 11 6 3.0")
     assert judge(with_file("births", *births)).others
