@@ -39,8 +39,8 @@ def frozen(processes: Sequence[psutil.Process]) -> Iterator[None]:
     root = next((path for path in _CGROUPS if (path / "cgroup.controllers").exists()), None)
     if root is None or not os.access(root, os.W_OK):
         pytest.skip("no cgroup v2 that may be written to: nobody can be frozen")
-    group = Path(tempfile.mkdtemp(prefix="dispatcher-frozen-", dir=root))
     homes = {process.pid: _group_of(process, root) for process in processes}
+    group = Path(tempfile.mkdtemp(prefix="dispatcher-frozen-", dir=root))
     try:
         for process in processes:
             _move(process.pid, group)
