@@ -20,7 +20,10 @@ from tests.crash.family import bury
 from tests.e2e.world import World
 from tests.eventually import eventually
 
-_REAPER = str(Path(__file__).parents[1] / "reaper.py")
+_INIT = str(Path(__file__).with_name("init.py"))
+
+#: Seconds for what comes at once on a host that is not busy.
+PATIENCE = 20.0
 
 #: The first kernel whose pid namespaces have a `pid_max` each; before, it is everybody's.
 PID_MAX_OF_ITS_OWN = (6, 14)
@@ -44,21 +47,27 @@ class Namespace:
     def __init__(self, *, pid_max: int | None = None) -> None:
         if pid_max is not None and _kernel() < PID_MAX_OF_ITS_OWN:
             pytest.skip(f"before Linux {PID_MAX_OF_ITS_OWN} a namespace has no pid_max of its own")
-        isolated = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-        self._unshare = subprocess.Popen([*isolated, sys.executable, "-I", "-S", _REAPER])
-        self._init = eventually(self._find_init)
-        self.prefix = ("nsenter", f"--target={self._init.pid}", "--pid", "--mount")
-        if pid_max is not None:
-            self._run("sh", "-c", f"echo {pid_max} > /proc/sys/kernel/pid_max")
-            self._run("sh", "-c", _TAKES_LOW_PIDS)
+        self._pid_max = pid_max
 
     def __enter__(self) -> Self:
+        isolated = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+        self._unshare = subprocess.Popen([*isolated, sys.executable, "-I", "-S", _INIT])
+        try:
+            self._init = eventually(self._find_init, within=PATIENCE)
+            self.prefix = ("nsenter", f"--target={self._init.pid}", "--pid", "--mount")
+            if self._pid_max is not None:
+                self._run("sh", "-c", f"echo {self._pid_max} > /proc/sys/kernel/pid_max")
+                self._run("sh", "-c", _TAKES_LOW_PIDS)
+        except BaseException:
+            self._unshare.kill()
+            self._unshare.wait()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._unshare.kill()  # which kills its child, init; the kernel ends all others
         self._unshare.wait()
-        eventually(lambda: expect_gone(self._init), within=10)
+        eventually(lambda: expect_gone(self._init), within=PATIENCE)
 
     def processes(self) -> list[psutil.Process]:
         """Return everybody in it but its init."""
@@ -82,7 +91,7 @@ class Namespace:
         children = psutil.Process(self._unshare.pid).children()
         assert children, "unshare has not forked yet"
         # Before its exec it still is unshare, and sees our /proc.
-        assert _REAPER in children[0].cmdline(), children[0]
+        assert _INIT in children[0].cmdline(), children[0]
         return children[0]
 
     def _run(self, *command: str) -> None:
@@ -96,7 +105,7 @@ class Entered(subprocess.Popen[bytes]):
 
     def __init__(self, command: list[str], **how: Any) -> None:
         super().__init__(command, **how)
-        self.command = eventually(self._find_command)
+        self.command = eventually(self._find_command, within=PATIENCE)
 
     def send_signal(self, signum: int) -> None:
         if self.poll() is None and self.command is not None:
