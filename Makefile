@@ -51,10 +51,12 @@ test-system: $(STAMP)
 		|| apt-get install --yes --quiet openssh-client
 	$(BIN)/pytest -rsP tests/system
 
-# Every call instead of a choice of them, many seeds, random deaths and rounds for FUZZ_MINUTES.
+# Every call instead of a choice of them, many seeds, and random deaths and rounds for
+# FUZZ_MINUTES each.
 FUZZ_MINUTES ?= 10
 fuzz: $(STAMP)
-	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 tests/crash tests/model tests/rounds
+	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 tests/crash tests/model
+	$(BIN)/python -m tests.rounds --minutes $(FUZZ_MINUTES)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
