@@ -38,7 +38,6 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
-from dispatcher.node import known_node_id
 from dispatcher.outlook import Asked, Outlook, outlook
 from dispatcher.store.open import open_store
 from dispatcher.store.search import each_task
@@ -381,8 +380,7 @@ class Client:
 
     def _settle_abandoned(self, now: StoreTime) -> None:
         """Settle the claims that nobody else must see to: it needs no daemon."""
-        me = known_node_id(self.config.state_dir) or ""
-        if not self._store.abandoned(me, limit=1, now=now):
+        if not self._store.abandoned(limit=1, now=now):
             return
         from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
 
@@ -390,7 +388,7 @@ class Client:
         from dispatcher.supervisor.takeover import settle_abandoned  # noqa: PLC0415
 
         retry, rng = RetryPolicy.of(self.config.retry), SystemRandom()
-        while settle_abandoned(self._store, retry, node=me, rng=rng, now=now):
+        while settle_abandoned(self._store, retry, rng=rng, now=now):
             pass
 
     def _wake(self) -> None:

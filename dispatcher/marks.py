@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+
+from dispatcher.wire import RunUid
 
 #: Above every limit that anybody sets; the bits below carry the uid.
 _FLAG = 1 << 62
@@ -35,6 +38,11 @@ def mark_of(uid: str) -> int:
         return _FLAG | (int(uid, 16) & _UID_BITS)
     except ValueError:
         return 0
+
+
+def by_mark(uids: Iterable[RunUid]) -> Mapping[int, RunUid]:
+    """Return runs by their marks, those without left out."""
+    return {mark: uid for uid in uids if (mark := mark_of(uid))}
 
 
 def mark_in(limit: int) -> int:

@@ -36,6 +36,17 @@ def remove(path: str) -> int | None:
     return found.st_blocks * 512
 
 
+def is_held(path: str) -> bool:
+    """Tell whether a process still has a file open as its run's output. Raises OSError: unknown."""
+    try:
+        os.close(_locked(path))
+    except BlockingIOError:
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return False
+
+
 def _locked(path: str) -> int:
     """Return a descriptor that shares the lock. Raises BlockingIOError when a run's process has it.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatcher import wire
 from dispatcher.model import Claim, Limits
 from dispatcher.times import Instant, StoreTime
+from dispatcher.wire import RunUid
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,13 @@ class Processes(Protocol):
 
     def written(self, path: str) -> Written:
         """Look at an output file; a missing one was never written to."""
+
+    def survivors(self, runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
+        """Look on this host for processes of runs that the executor does not know.
+
+        Runs come with the paths of their outputs; those are returned of which something lives, or
+        may live, with what was found. Nothing lives of the others.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

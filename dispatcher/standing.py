@@ -160,6 +160,11 @@ class Standing:
             text = f"the daemon is stopping ({stopping}): the next one goes on"
             yield Reason(Obstacle.DAEMON_STOPPING, text)
 
+    @property
+    def stranded(self) -> Mapping[int, str]:
+        """What keeps tasks running for whose runs no executor answers, by the task's id."""
+        return {int(task_id): why for task_id, why in self.report.get("stranded", {}).items()}
+
     def _pause(self, why: str, seconds: float) -> Reason:
         text = f"this node is paused: {why}"
         if seconds <= 0:

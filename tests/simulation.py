@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,9 @@ class FakeExecutor:
         self.clock: Callable[[], Instant] = lambda: Instant(0.0)
         self.outputs: dict[str, tuple[int, Instant]] = {}
         """Bytes of each output, and when it last grew."""
+        self.alive: dict[wire.RunUid, str] = {}
+        """What of runs that it does not know lives on its host."""
+        self.looks = 0
         self._pids = iter(range(1000, 10**9))
 
     def greet(self) -> None:
@@ -106,6 +109,11 @@ class FakeExecutor:
         """Say what the test let a run write."""
         size, grown_at = self.outputs.get(path, (0, Instant(-math.inf)))
         return Written(size, self.clock() - grown_at)
+
+    def survivors(self, runs: Mapping[wire.RunUid, Collection[str]]) -> Mapping[wire.RunUid, str]:
+        """Say what the test lets live on this host."""
+        self.looks += 1
+        return {uid: self.alive[uid] for uid in runs if uid in self.alive}
 
     def write(self, uid: wire.RunUid) -> None:
         """Let a run write a byte."""

@@ -87,7 +87,9 @@ def _of_running(
         yield from _told(run, status)
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
-    if task.ending is not None:
+    if (living := status.stranded.get(task.id)) is not None:
+        yield f"no executor answers for it, and it is settled once nothing of it lives: {living}"
+    elif task.ending is not None:
         yield f"it is being ended ({task.ending}): its processes have until the kill grace is over"
     if ahead is not None:
         then = f"its run ends as {ahead.outcome}; then the task is {ahead.state}: {ahead.reason}"

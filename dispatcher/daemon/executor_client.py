@@ -7,7 +7,7 @@ import errno
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,11 +16,13 @@ import structlog
 from dispatcher import wire
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.daemon.channels import credentials
+from dispatcher.daemon.survivors import survivors
 from dispatcher.errors import ConfigError
 from dispatcher.node import expect_same
 from dispatcher.outbox import Outbox
 from dispatcher.processes import Connected, Disconnected, Event, Processes, Written
 from dispatcher.times import Instant, wall_clock
+from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
 
@@ -180,6 +182,10 @@ class ExecutorClient:
         except OSError:
             return Written(0, math.inf)
         return Written(found.st_size, (wall_clock() - found.st_mtime_ns // 1_000_000) / 1000)
+
+    def survivors(self, runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
+        """Look on this host for processes of runs that no executor knows."""
+        return survivors(runs)
 
     def reconnect(self) -> None:
         """Drop the connection; the next greeting comes from a fresh one."""

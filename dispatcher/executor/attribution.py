@@ -7,7 +7,7 @@ hosts where it cannot be set.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.procfs import File, Process
 from dispatcher.executor.run import Phase, Run
-from dispatcher.marks import mark_of
+from dispatcher.marks import by_mark, mark_of
 
 #: Runs whose leftovers were left alone and are known as such: those that ended last.
 MOST_LEFT = 10_000
@@ -98,11 +98,6 @@ class Suspects:
             for run in self._runs
             if process.opaque or (run.start_ticks or 0) <= process.start_ticks
         )
-
-
-def by_mark(uids: Iterable[wire.RunUid]) -> Mapping[int, wire.RunUid]:
-    """Return runs by their marks, those without left out."""
-    return {mark: uid for uid in uids if (mark := mark_of(uid))}
 
 
 def markers(environment: bytes) -> set[wire.RunUid]:

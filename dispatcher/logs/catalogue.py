@@ -147,7 +147,8 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "The executor answers again after a silence.", "warning", same_by=()
         ),
         "claim.taken_over": Event(
-            "A claim's owner was silent for too long, or local and done: settled.",
+            "No executor answers for a claim and nothing of it lives here, or it is local and over:"
+            " settled.",
             "warning",
             fields={**RUN, "owner": str, "reason": str},
         ),
@@ -182,6 +183,12 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "The executor has a run that the store does not know; it is ended.",
             "warning",
             fields={"run": str, "pid": int | None},
+        ),
+        "run.stranded": Event(
+            "No executor answers for an open run, and something of it may live on this host: it"
+            " stays until that is gone.",
+            "warning",
+            fields={**RUN, "owner": str, "reason": str},
         ),
         "run.declared": Event(
             "A worker said how it ends; effective when its process is gone.",

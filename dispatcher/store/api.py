@@ -225,16 +225,22 @@ class Store(Protocol):
         Another may take each once that and the kill grace fixed with its run are over.
         """
 
-    def abandoned(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
-        """Return at most `limit` runs that may be taken from their owners and settled.
+    def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:
+        """Return at most `limit` local claims that are over and may be settled.
 
-        Of other nodes than this one and of local claims, those whose `takeover_at` has come; and
-        local claims that are ending or declared, or whose expiry is further ahead than twice the
-        ttl.
+        Those whose `takeover_at` has come, that are ending or declared, or whose expiry is further
+        ahead than twice the ttl.
         """
 
-    def next_takeover(self, node: str) -> StoreTime | None:
-        """Return the earliest `takeover_at` of claims that are not this node's."""
+    def stranded(self, node: str, *, now: StoreTime) -> list[OpenRun]:
+        """Return the runs of other nodes that may be settled once nothing of them lives here.
+
+        Those whose `takeover_at` has come; in an embedded store all, oldest first: its only node is
+        the one that asks, and a restored or moved database has runs of those that it had before.
+        """
+
+    def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
+        """Return the earliest `takeover_at` to come of claims that are not this node's."""
 
     def renew_local(self, *, now: StoreTime) -> int:
         """Renew the leases of all local claims, since a clock was wrong; return how many.

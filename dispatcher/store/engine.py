@@ -30,6 +30,8 @@ class Dialect:
     """What a SELECT ends with that goes on to change the row it found."""
     skip_locked: str
     """The same, passing over the rows that others have locked."""
+    shared: bool
+    """Whether nodes on other hosts may work with it."""
     each_label: str
     """The JSON object `labels` as a table with the columns `key` and `value`."""
 

@@ -58,6 +58,8 @@ class SqlStore:
         self._ready = statements.READY + dialect.skip_locked
         self._ready_task = statements.READY_TASK + dialect.skip_locked
         self._abandoned = statements.ABANDONED + dialect.skip_locked
+        self._stranded = statements.STRANDED + dialect.skip_locked
+        self._alone = not dialect.shared
         self._due = statements.DUE + dialect.skip_locked
         self._overdue = statements.OVERDUE + dialect.skip_locked
         self._tasks = {
@@ -251,12 +253,17 @@ class SqlStore:
     def confirm(self, node: str, until: StoreTime | None) -> int:
         return self._engine.change(statements.CONFIRM, {"node": node, "until": until})
 
-    def abandoned(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
-        values = {"node": node, "limit": limit, "now": now}
+    def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:
+        values = {"limit": limit, "now": now}
         return [open_run_from(row) for row in self._engine.rows(self._abandoned, values)]
 
-    def next_takeover(self, node: str) -> StoreTime | None:
-        ((takeover_at,),) = self._engine.rows(statements.NEXT_TAKEOVER, {"node": node})
+    def stranded(self, node: str, *, now: StoreTime) -> list[OpenRun]:
+        values = {"node": node, "alone": self._alone, "now": now}
+        return [open_run_from(row) for row in self._engine.rows(self._stranded, values)]
+
+    def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
+        values = {"node": node, "now": now}
+        ((takeover_at,),) = self._engine.rows(statements.NEXT_TAKEOVER, values)
         return None if takeover_at is None else StoreTime(takeover_at)
 
     def renew_local(self, *, now: StoreTime) -> int:

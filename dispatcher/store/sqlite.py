@@ -89,6 +89,7 @@ class SqliteEngine:
         row_id="INTEGER PRIMARY KEY AUTOINCREMENT",
         lock_row="",
         skip_locked="",
+        shared=False,
         each_label="json_each(labels)",
     )
 

@@ -245,18 +245,23 @@ UPDATE tasks SET
 WHERE takeover_at IS NOT NULL AND substr(owner, 1, 6) = 'local:'
 """
 
+# Claims of other nodes. Where no node can be but this one (`alone`) nobody will confirm them.
+STRANDED = f"""{_OPEN}FROM tasks JOIN runs ON runs.uid = tasks.run_uid
+WHERE tasks.state = 'running' AND tasks.owner <> :node AND substr(tasks.owner, 1, 6) <> 'local:'
+    AND (CAST(:alone AS BOOLEAN) OR tasks.takeover_at <= :now)
+ORDER BY runs.id
+"""
+
 # Nobody waits for the end of a local claim's process: its ending or declaration is its end.
 ABANDONED = f"""{_OPEN}FROM tasks JOIN runs ON runs.uid = tasks.run_uid
-WHERE tasks.takeover_at IS NOT NULL AND tasks.owner <> :node
-    AND (tasks.takeover_at <= :now
-        OR substr(tasks.owner, 1, 6) = 'local:'
-            AND (tasks.ending IS NOT NULL OR runs.declared IS NOT NULL
-                OR tasks.takeover_at > :now + 2 * tasks.lease_ttl_ms))
+WHERE tasks.takeover_at IS NOT NULL AND substr(tasks.owner, 1, 6) = 'local:'
+    AND (tasks.takeover_at <= :now OR tasks.takeover_at > :now + 2 * tasks.lease_ttl_ms
+        OR tasks.ending IS NOT NULL OR runs.declared IS NOT NULL)
 ORDER BY tasks.takeover_at LIMIT CAST(:limit AS BIGINT)
 """
 
 NEXT_TAKEOVER = """
-SELECT min(takeover_at) FROM tasks WHERE takeover_at IS NOT NULL AND owner <> :node
+SELECT min(takeover_at) FROM tasks WHERE takeover_at > :now AND owner <> :node
 """
 
 # By the index of what is declared and open: asked at each poll.

@@ -5,17 +5,13 @@ from __future__ import annotations
 import random
 from functools import partial
 
-import structlog
-
 from dispatcher import wire
-from dispatcher.model import OpenRun, Settlement
 from dispatcher.processes import Processes
 from dispatcher.store.api import Store
+from dispatcher.supervisor.stranded import Stranded, log_taken
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH, settle_abandoned
-from dispatcher.supervisor.turn import Live, Memory, Turn
+from dispatcher.supervisor.turn import Memory, Turn
 from dispatcher.times import Instant
-
-log = structlog.get_logger()
 
 
 class Absence:
@@ -30,10 +26,12 @@ class Absence:
         store: Store,
         processes: Processes,
         memory: Memory,
+        stranded: Stranded,
         *,
         rng: random.Random,
     ) -> None:
         self._store = store
+        self._stranded = stranded
         self._processes = processes
         self._memory = memory
         self._rng = rng
@@ -63,20 +61,21 @@ class Absence:
         turn.after(partial(self._renew, memory.hello, turn.at))
 
     def take_over(self, turn: Turn) -> None:
-        """Settle the claims of silent nodes, and the local claims that are over."""
+        """Settle the local claims that are over, and the claims of silent nodes."""
         if not turn.abandoned and (turn.at < self._scan_at or not turn.heard):
             return
         settings = self._memory.settings
-        taken = settle_abandoned(
-            self._store, settings.retry, node=settings.node_id, rng=self._rng, now=turn.now
-        )
+        taken = settle_abandoned(self._store, settings.retry, rng=self._rng, now=turn.now)
         for run, settlement in taken:
-            turn.after(partial(self._log_taken, run, settlement))
-        turn.again |= len(taken) == TAKEOVER_BATCH
-        scan_at = turn.at + settings.reap_interval
-        takeover_at = self._store.next_takeover(settings.node_id)
+            turn.after(partial(log_taken, self._memory, run, settlement))
+        more = len(taken) == TAKEOVER_BATCH
+        if turn.at >= self._scan_at:
+            more |= self._stranded.settle(turn)
+        turn.again |= more
+        scan_at = turn.at if more else turn.at + settings.reap_interval
+        takeover_at = self._store.next_takeover(settings.node_id, now=turn.now)
         if takeover_at is not None:
-            scan_at = min(scan_at, turn.at + max(0, takeover_at - turn.now) / 1000)
+            scan_at = min(scan_at, turn.at + (takeover_at - turn.now) / 1000)
         turn.after(partial(setattr, self, "_scan_at", Instant(scan_at)))
 
     def _renew(self, hello: wire.Hello | None, at: Instant) -> None:
@@ -86,15 +85,3 @@ class Absence:
         if self._memory.live:
             deadlines = self._memory.settings.kill_deadlines(at)
             self._processes.send(wire.Renew(deadlines=dict.fromkeys(self._memory.live, deadlines)))
-
-    def _log_taken(self, run: OpenRun, settlement: Settlement) -> None:
-        self._memory.figures.settled[settlement.outcome] += 1
-        ids = Live.of(run).ids()
-        log.warning("claim.taken_over", owner=run.owner, reason=settlement.run_reason, **ids)
-        log.info(
-            "run.settled",
-            outcome=settlement.outcome,
-            reason=settlement.run_reason,
-            state=settlement.state,
-            **ids,
-        )

@@ -17,6 +17,7 @@ from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.listener import Listener
 from dispatcher.supervisor.reconcile import Differences, compare
+from dispatcher.supervisor.stranded import Stranded
 from dispatcher.supervisor.timeouts import Timeouts
 from dispatcher.supervisor.turn import Live, Memory, Turn
 from dispatcher.times import Instant, StoreTime, store_time_of
@@ -42,6 +43,7 @@ class Recorder:
         timeouts: Timeouts,
         listener: Listener,
         *,
+        stranded: Stranded,
         rng: random.Random,
     ) -> None:
         self._store = store
@@ -49,6 +51,7 @@ class Recorder:
         self._memory = memory
         self._timeouts = timeouts
         self._listener = listener
+        self._stranded = stranded
         self._rng = rng
         self._postponements: Counter[int] = Counter()
         self._recordings: dict[type[Event], Callable[[Turn, Any], None]] = {
@@ -83,7 +86,11 @@ class Recorder:
         turn.again = True  # what follows from an agreement is work of its own
         turn.after(partial(self._remember, event.hello, found, turn.now, turn.at))
         reports = {report.uid: report for report in event.runs}
+        unknown = [run for run, end in found.over if end is None]
+        living = self._stranded.living(turn, unknown)
         for run, end in found.over:
+            if run.run_uid in living:
+                continue
             self._catch_up_with_start(turn, run, reports.get(run.run_uid))
             self._close(turn, run, end)
         for run, report in found.live:
@@ -232,6 +239,7 @@ class Recorder:
         )
         for run, report in found.live:
             live = self._memory.live[run.run_uid] = Live.of(run)
+            self._memory.stranded.pop(run.run_uid, None)
             live.pid = report.pid
             live.asks_until = None if report.until is None else Instant(report.until)
             if run.declared is not None:

@@ -26,6 +26,7 @@ def of_memory(memory: Memory, at: Instant) -> Mapping[str, object]:
             if live.unkillable is not None
         },
         "unknown_runs": len(memory.surplus),
+        "stranded": {str(one.task_id): one.why for one in memory.stranded.values()},
         "paused": pause.reason,
         "paused_for_s": round(max(0.0, pause.until - at), 3),
         "reap_age_s": since(figures.reaped_at, at),

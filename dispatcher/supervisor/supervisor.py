@@ -30,6 +30,7 @@ from dispatcher.supervisor.reconcile import exited
 from dispatcher.supervisor.recorder import Recorder
 from dispatcher.supervisor.report import of_executor, of_memory, since
 from dispatcher.supervisor.retention import Files, Retention
+from dispatcher.supervisor.stranded import Stranded
 from dispatcher.supervisor.timeouts import Timeouts
 from dispatcher.supervisor.turn import Live, Memory, Request, Settings, Turn
 from dispatcher.times import Instant
@@ -79,12 +80,19 @@ class Supervisor:
         self._memory = Memory(settings)
         self._timeouts = Timeouts(store, processes, self._memory)
         self._listener = Listener(store, self._memory)
+        stranded = Stranded(store, processes, self._memory, rng=rng)
         self._recorder = Recorder(
-            store, processes, self._memory, self._timeouts, self._listener, rng=rng
+            store,
+            processes,
+            self._memory,
+            self._timeouts,
+            self._listener,
+            stranded=stranded,
+            rng=rng,
         )
         self._claimer = Claimer(store, processes, self._memory)
         self._reaper = Reaper(store, processes, self._memory)
-        self._absence = Absence(store, processes, self._memory, rng=rng)
+        self._absence = Absence(store, processes, self._memory, stranded, rng=rng)
         self._retention = Retention(store, self._memory, files)
         self._inbox: list[Event] = []
         self._stop: Stop | None = None
@@ -172,7 +180,8 @@ class Supervisor:
     @property
     def open_runs(self) -> Collection[wire.RunUid] | None:
         """The runs of this node that are not closed; None while that is not known."""
-        return None if self._memory.hello is None else self._memory.live.keys()
+        memory = self._memory
+        return None if memory.hello is None else memory.live.keys() | memory.stranded.keys()
 
     def _longest_ladder(self) -> float:
         start = self._memory.settings.start

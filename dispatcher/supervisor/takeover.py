@@ -17,11 +17,11 @@ TAKEOVER_BATCH = 100
 
 
 def settle_abandoned(
-    store: Store, retry: policy.RetryPolicy, *, node: str, rng: random.Random, now: StoreTime
+    store: Store, retry: policy.RetryPolicy, *, rng: random.Random, now: StoreTime
 ) -> list[tuple[OpenRun, Settlement]]:
-    """Settle at most `TAKEOVER_BATCH` of what `Store.abandoned` returns for a node; return it."""
+    """Settle at most `TAKEOVER_BATCH` of what `Store.abandoned` returns; return it."""
     taken = []
-    for run in store.abandoned(node, limit=TAKEOVER_BATCH, now=now):
+    for run in store.abandoned(limit=TAKEOVER_BATCH, now=now):
         settlement = policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)
         store.settle(settlement, now=now)
         taken.append((run, settlement))

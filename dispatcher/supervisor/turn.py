@@ -156,6 +156,14 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
+class Survival:
+    """What keeps a run open for which no executor answers."""
+
+    task_id: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A worker's words, and where the answer goes: after the commit, with the store's time.
 
@@ -178,6 +186,8 @@ class Memory:
     surplus: set[RunUid] = field(default_factory=set)
     """Living runs that the store does not know, until they are gone: nothing starts beside them,
     as one may be of the task that comes next. Without the unkillable: those may be for ever."""
+    stranded: dict[RunUid, Survival] = field(default_factory=dict)
+    """Open runs for which no executor answers, and of which something may live on this host."""
     hello: wire.Hello | None = None
     """The executor's greeting, once store and executor agree; None while there is none."""
     pause: Pause = field(default_factory=Pause)

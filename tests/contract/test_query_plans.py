@@ -24,8 +24,9 @@ PLANS = [
     (statements.ENDINGS, {"node": "n"}, ["tasks_endings", "(uid=?)"]),
     (statements.OPEN_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
     (statements.HAS_UNFINISHED, {"but": ""}, ["tasks_running", "tasks_ready", "tasks_due"]),
-    (statements.ABANDONED, {"node": "n", "now": 1, "limit": 1}, ["tasks_takeover", "(uid=?)"]),
-    (statements.NEXT_TAKEOVER, {"node": "n"}, ["tasks_takeover"]),
+    (statements.ABANDONED, {"now": 1, "limit": 1}, ["tasks_takeover", "(uid=?)"]),
+    (statements.STRANDED, {"node": "n", "alone": True, "now": 1}, ["tasks_running", "(uid=?)"]),
+    (statements.NEXT_TAKEOVER, {"node": "n", "now": 1}, ["tasks_takeover"]),
     (statements.RENEW_LOCAL, {"now": 1}, ["tasks_takeover"]),
     (statements.CONFIRM, {"node": "n", "until": 1}, ["tasks_running", "(uid=?)"]),
     (statements.DECLARED_UIDS, {"node": "n"}, ["runs_declared"]),
@@ -106,8 +107,9 @@ def a_days_work(store: OneByOne) -> None:
             store.open_runs(NODE)
             store.confirm(NODE, later(9))
             store.declared(NODE)
-            store.abandoned(NODE, limit=10, now=NOW)
-            store.next_takeover(NODE)
+            store.abandoned(limit=10, now=NOW)
+            store.stranded(NODE, now=NOW)
+            store.next_takeover(NODE, now=NOW)
             store.begin_ending(claim.run_uid, Outcome.RELEASED, "drain", now=NOW)
             store.endings(NODE)
             assert store.open_run(claim.run_uid) is not None

@@ -33,8 +33,19 @@ def beat(claim: Claim, lock: str | None = None) -> Beat:
     return Beat(task_id=claim.task_id, lock=claim.lock if lock is None else lock)
 
 
-def abandoned(store: OneByOne, now: int, node: str = NODE) -> list[str]:
-    return [run.run_uid for run in store.abandoned(node, limit=9, now=later(now))]
+def abandoned(store: OneByOne, now: int) -> list[str]:
+    return [run.run_uid for run in store.abandoned(limit=9, now=later(now))]
+
+
+def stranded(store: OneByOne, now: int, node: str = NODE) -> list[str]:
+    return [run.run_uid for run in store.stranded(node, now=later(now))]
+
+
+@pytest.fixture
+def shared(store: OneByOne) -> OneByOne:
+    """A store with which nodes on other hosts may work."""
+    store.raw._alone = False
+    return store
 
 
 def both_ends(store: OneByOne, claim: Claim) -> tuple[int, int]:
@@ -118,7 +129,7 @@ def test_a_ttl_of_the_claims_own_is_the_tasks_from_then_on(store: OneByOne) -> N
 def test_a_local_claim_is_abandoned_at_its_expiry_and_not_before(
     store: OneByOne, claim: Claim
 ) -> None:
-    assert later(TTL) == store.next_takeover(NODE)
+    assert later(TTL) == store.next_takeover(NODE, now=NOW)
     assert [] == abandoned(store, TTL - 1)
     assert [claim.run_uid] == abandoned(store, TTL)
 
@@ -161,23 +172,41 @@ def test_a_local_expiry_of_a_wrong_clock_counts_as_expired_R_09(
     assert (TTL, TTL) == both_ends(store, claim)
 
 
-def test_a_claim_of_a_node_is_abandoned_for_others_from_its_takeover_on(store: OneByOne) -> None:
-    (claim,) = [store.claimed()]
-    assert [] == abandoned(store, 10**9, node="other")  # NULL: never
+def test_a_claim_of_a_node_is_stranded_for_others_from_its_takeover_on(shared: OneByOne) -> None:
+    claim = shared.claimed()
+    assert [] == stranded(shared, 10**9, node="other")  # NULL: never
 
-    assert 1 == store.confirm(NODE, later(100))
+    assert 1 == shared.confirm(NODE, later(100))
 
-    assert [] == abandoned(store, 99, node="other")
-    assert [claim.run_uid] == abandoned(store, 100, node="other")
-    assert later(100) == store.next_takeover("other")
+    assert [] == stranded(shared, 99, node="other")
+    assert [claim.run_uid] == stranded(shared, 100, node="other")
+    assert later(100) == shared.next_takeover("other", now=NOW)
+    assert shared.next_takeover("other", now=later(100)) is None  # it has come
+
+
+def test_in_an_embedded_store_all_claims_of_other_nodes_are_stranded(
+    store: OneByOne, claim: Claim
+) -> None:
+    ours, older, newer = (
+        store.claimed(queue=queue, node=node)
+        for queue, node in (("a", NODE), ("b", "before"), ("c", "long before"))
+    )
+    store.confirm("before", later(10**9))
+
+    assert [older.run_uid, newer.run_uid] == stranded(store, 0)
+    assert [ours.run_uid, newer.run_uid] == stranded(store, 0, node="before")
+    store.end(older)
+    assert [newer.run_uid] == stranded(store, 0)
+    assert [] == abandoned(store, 0)
 
 
 def test_no_node_takes_its_own_claims(store: OneByOne) -> None:
     store.claimed()
     store.confirm(NODE, later(100))
 
+    assert [] == stranded(store, 10**9)
     assert [] == abandoned(store, 10**9)
-    assert store.next_takeover(NODE) is None
+    assert store.next_takeover(NODE, now=NOW) is None
 
 
 @pytest.mark.parametrize(("own", "holds"), [(None, 7), (0, 0), (50, 50)])
@@ -223,12 +252,13 @@ def test_the_next_run_of_a_task_has_the_kill_grace_that_is_configured_then(store
     assert 9 == claimed(9).kill_grace_ms
 
 
-def test_what_ends_a_node_run_does_not_make_it_abandoned(store: OneByOne) -> None:
-    claim = store.claimed()
-    store.confirm(NODE, later(100))
-    store.begin_ending(claim.run_uid, Outcome.CANCELLED, "operator", now=NOW)
+def test_what_ends_a_node_run_does_not_make_it_stranded(shared: OneByOne) -> None:
+    claim = shared.claimed()
+    shared.confirm(NODE, later(100))
+    shared.begin_ending(claim.run_uid, Outcome.CANCELLED, "operator", now=NOW)
 
-    assert [] == abandoned(store, 99, node="other")
+    assert [] == stranded(shared, 99, node="other")
+    assert [] == abandoned(shared, 99)
 
 
 def test_confirming_says_nothing_of_other_nodes_and_local_claims(
@@ -244,7 +274,7 @@ def test_a_settled_local_claim_is_a_run_like_any(store: OneByOne, claim: Claim) 
     store.end(claim, outcome=Outcome.LOST, state=TaskState.READY, attempts=1)
 
     assert [] == abandoned(store, 10**9)
-    assert store.next_takeover(NODE) is None
+    assert store.next_takeover(NODE, now=NOW) is None
     (again,) = store.take("own")
     assert (2, Outcome.LOST, ()) == (again.fence, again.last_outcome, again.earlier_output_paths)
 

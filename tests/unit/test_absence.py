@@ -38,6 +38,14 @@ def world() -> World:
 
 
 @pytest.fixture
+def shared(world: World) -> World:
+    """A world whose store nodes on other hosts share."""
+    store: Any = world.store
+    store._alone = False
+    return world
+
+
+@pytest.fixture
 def limited() -> World:
     return World(settings=replace(SETTINGS, absence_limit=LIMIT))
 
@@ -185,7 +193,8 @@ def test_more_than_one_batch_is_taken_at_once(world: World) -> None:
 # Other nodes -------------------------------------------------------------------------------
 
 
-def test_a_silent_nodes_claim_is_orphaned_from_its_takeover_on(world: World) -> None:
+def test_a_silent_nodes_claim_is_orphaned_from_its_takeover_on(shared: World) -> None:
+    world = shared
     claim = claim_elsewhere(world, takeover_in=50)
     world.start()
 
@@ -198,7 +207,8 @@ def test_a_silent_nodes_claim_is_orphaned_from_its_takeover_on(world: World) -> 
     assert (TaskState.RUNNING, 0, 2) == (task.state, task.attempts_used, task.fence)
 
 
-def test_a_node_that_need_not_confirm_keeps_its_claim_for_ever(world: World) -> None:
+def test_a_node_that_need_not_confirm_keeps_its_claim_for_ever(shared: World) -> None:
+    world = shared
     claim = claim_elsewhere(world, takeover_in=None)
     world.start()
 
@@ -423,7 +433,8 @@ def test_a_new_hostname_changes_nothing_R_16(world: World) -> None:
     assert [None] == outcomes(world, process)
 
 
-def test_another_node_of_the_same_hostname_is_another_R_16(world: World) -> None:
+def test_another_node_of_the_same_hostname_is_another_R_16(shared: World) -> None:
+    world = shared
     claim = claim_elsewhere(world, takeover_in=None)
     world.start()
     with world.store.transaction() as now:

@@ -1,0 +1,95 @@
+"""Open runs for which no executor answers: settled once nothing of them lives on this host.
+
+They are of other nodes, whose claims were taken over or came with a database that was restored or
+moved; or of this node, whose executor does not know them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping
+from functools import partial
+
+import structlog
+
+from dispatcher import policy
+from dispatcher.model import OpenRun, Settlement
+from dispatcher.processes import Processes
+from dispatcher.store.api import Store
+from dispatcher.supervisor.takeover import TAKEOVER_BATCH
+from dispatcher.supervisor.turn import Live, Memory, Survival, Turn
+from dispatcher.wire import RunUid
+
+log = structlog.get_logger()
+
+
+class Stranded:
+    """Has this host looked at for what lives of such runs, and settles those that are over."""
+
+    def __init__(
+        self, store: Store, processes: Processes, memory: Memory, *, rng: random.Random
+    ) -> None:
+        self._store = store
+        self._processes = processes
+        self._memory = memory
+        self._rng = rng
+
+    def living(self, turn: Turn, runs: Collection[OpenRun]) -> Mapping[RunUid, str]:
+        """Return which of these runs must stay open, and why: something of them may live."""
+        if not runs:
+            return {}
+        output_dir = self._memory.settings.output_dir
+        # A state directory that was moved took the files along.
+        outputs = {
+            run.run_uid: (run.output_path, f"{output_dir}/{run.run_uid}.log") for run in runs
+        }
+        living = self._processes.survivors(outputs)
+        for run in runs:
+            if run.run_uid in living:
+                turn.after(partial(self._remember, run, living[run.run_uid]))
+        return living
+
+    def settle(self, turn: Turn) -> bool:
+        """Settle those of which nothing lives any more; say whether there are more of them."""
+        settings = self._memory.settings
+        runs = {run.run_uid: run for run in self._store.stranded(settings.node_id, now=turn.now)}
+        for uid in self._memory.stranded.keys() - runs.keys():
+            if (run := self._store.open_run(uid)) is not None:
+                runs[uid] = run
+            else:
+                turn.after(partial(self._forget, uid))
+        living = self.living(turn, runs.values())
+        over = [run for uid, run in runs.items() if uid not in living]
+        for run in over[:TAKEOVER_BATCH]:
+            settlement = policy.settle(
+                run, None, settings.retry, now=turn.now, ended_at=turn.now, rng=self._rng
+            )
+            self._store.settle(settlement, now=turn.now)
+            turn.after(partial(self._settled, run, settlement))
+        return len(over) > TAKEOVER_BATCH
+
+    def _remember(self, run: OpenRun, why: str) -> None:
+        if run.run_uid not in self._memory.stranded:
+            log.warning("run.stranded", owner=run.owner, reason=why, **Live.of(run).ids())
+        self._memory.stranded[run.run_uid] = Survival(run.task_id, why)
+
+    def _forget(self, uid: RunUid) -> None:
+        self._memory.stranded.pop(uid, None)
+
+    def _settled(self, run: OpenRun, settlement: Settlement) -> None:
+        self._forget(run.run_uid)
+        log_taken(self._memory, run, settlement)
+
+
+def log_taken(memory: Memory, run: OpenRun, settlement: Settlement) -> None:
+    """Count and log the settle of a claim that had no executor to say how it ended."""
+    memory.figures.settled[settlement.outcome] += 1
+    ids = Live.of(run).ids()
+    log.warning("claim.taken_over", owner=run.owner, reason=settlement.run_reason, **ids)
+    log.info(
+        "run.settled",
+        outcome=settlement.outcome,
+        reason=settlement.run_reason,
+        state=settlement.state,
+        **ids,
+    )

@@ -1,0 +1,188 @@
+"""Open runs for which no executor answers, in virtual time: nothing starts beside what may live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from dispatcher import wire
+from dispatcher.model import Claim, Declared, Liveness, Outcome, TaskState
+from dispatcher.words import Declaration
+from tests.simulation import SETTINGS, World
+
+ALIVE = "a process on this host still has its output open"
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def claimed_before(world: World, **facts: Any) -> Claim:
+    """Claim a task as the node did from which this database came."""
+    world.submit("work", **{"queue": "far", **facts})
+    with world.store.transaction() as now:
+        (claim,) = world.store.claim("far", limit=1, node="far", output_dir="/far", now=now)
+    return claim
+
+
+def outcomes(world: World, task_id: int) -> list[Outcome | None]:
+    return [run.outcome for run in world.runs(task_id)]
+
+
+def test_runs_of_another_node_in_an_embedded_store_are_orphaned_at_once_and_it_is_logged(
+    world: World,
+) -> None:
+    claims = [claimed_before(world) for _ in range(250)]
+
+    with capture_logs() as said:
+        world.start()
+
+    assert {Outcome.ORPHANED} == {outcomes(world, claim.task_id)[0] for claim in claims}
+    assert TaskState.RUNNING is world.state(claims[0].task_id)
+    taken = [line for line in said if line["event"] == "claim.taken_over"]
+    assert (250, {"far"}) == (len(taken), {line["owner"] for line in taken})
+
+
+def test_as_long_as_something_of_it_lives_a_run_stays_with_a_visible_reason(world: World) -> None:
+    claim = claimed_before(world)
+    world.executor.alive[claim.run_uid] = ALIVE
+
+    with capture_logs() as said:
+        world.start()
+        world.run_for(100)
+
+    assert [None] == outcomes(world, claim.task_id)
+    assert {str(claim.task_id): ALIVE} == world.supervisor.status(at=world.at())["stranded"]
+    warned = [line for line in said if line["event"] == "run.stranded"]
+    assert [("far", ALIVE, claim.task_id)] == [
+        (line["owner"], line["reason"], line["task_id"]) for line in warned
+    ]
+
+    del world.executor.alive[claim.run_uid]
+    world.run_for(SETTINGS.reap_interval)
+
+    assert Outcome.ORPHANED is outcomes(world, claim.task_id)[0]
+    assert (TaskState.RUNNING, 2) == (world.state(claim.task_id), world.task(claim.task_id).fence)
+    assert {} == world.supervisor.status(at=world.at())["stranded"]
+
+
+def test_what_lives_of_one_run_keeps_no_other(world: World) -> None:
+    living, over = claimed_before(world), claimed_before(world)
+    world.executor.alive[living.run_uid] = ALIVE
+    world.start()
+
+    assert [None] == outcomes(world, living.task_id)
+    assert Outcome.ORPHANED is outcomes(world, over.task_id)[0]
+
+
+def test_it_is_looked_at_only_at_each_scan(world: World) -> None:
+    claim = claimed_before(world)
+    with world.store.transaction() as now:
+        world.store.confirm("far", now)  # whose takeover has come
+    world.executor.alive[claim.run_uid] = ALIVE
+    world.start()
+    looks = world.executor.looks
+
+    world.run_for(10 * SETTINGS.reap_interval)
+
+    assert 10 == world.executor.looks - looks
+
+
+@pytest.mark.parametrize(
+    ("declared", "ending", "outcome"),
+    [
+        (True, True, Outcome.SUCCEEDED),
+        (False, True, Outcome.TIMED_OUT),
+        (False, False, Outcome.ORPHANED),
+    ],
+)
+def test_it_is_settled_as_declared_else_as_its_ending_else_orphaned(
+    world: World, *, declared: bool, ending: bool, outcome: Outcome
+) -> None:
+    claim = claimed_before(world)
+    with world.store.transaction() as now:
+        if declared:
+            said = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
+            world.store.declare(said, now=now)
+        if ending:
+            world.store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=now)
+
+    world.start()
+
+    assert outcome is outcomes(world, claim.task_id)[0]
+
+
+def test_a_cancel_meanwhile_holds_when_it_is_gone(world: World) -> None:
+    claim = claimed_before(world)
+    world.executor.alive[claim.run_uid] = ALIVE
+    world.start()
+
+    world.cancel(claim.task_id)
+    world.run_for(100)
+    assert TaskState.RUNNING is world.state(claim.task_id)
+    world.executor.alive.clear()
+    world.run_for(SETTINGS.reap_interval)
+
+    assert TaskState.CANCELLED is world.state(claim.task_id)
+
+
+# This node's own, which its executor does not know --------------------------------------------
+
+
+@pytest.mark.parametrize("liveness", list(Liveness))
+def test_a_run_of_this_node_that_its_executor_lost_stays_as_long_as_it_lives(
+    world: World, liveness: Liveness
+) -> None:
+    """A cloned state directory, an executor in another pid namespace, a lost journal."""
+    task = world.submit("work", liveness=liveness, lease_ttl_ms=600_000)
+    world.start()
+    uid = world.uid(task)
+    world.executor.alive[uid] = ALIVE
+    world.executor.die()
+    world.executor.greet()
+    world.settle_down()
+
+    world.run_for(100)
+    assert (TaskState.RUNNING, [None]) == (world.state(task), outcomes(world, task))
+    assert {str(task): ALIVE} == world.supervisor.status(at=world.at())["stranded"]
+    assert {uid} == set(world.supervisor.open_runs or ())  # nobody removes its output
+    world.executor.alive.clear()
+    world.run_for(SETTINGS.reap_interval)
+
+    assert [Outcome.ORPHANED, None] == outcomes(world, task)
+
+
+def test_one_that_the_executor_knows_again_goes_on(world: World) -> None:
+    task = world.submit("work")
+    world.start()
+    known = dict(world.executor.runs)
+    world.executor.alive[world.uid(task)] = ALIVE
+    world.executor.die()
+    world.executor.greet()
+    world.settle_down()
+
+    world.executor.runs = known
+    world.executor.greet()
+    world.executor.alive.clear()
+    world.run_for(100)
+
+    assert {} == world.supervisor.status(at=world.at())["stranded"]
+    world.gone(task, 0)
+    assert [Outcome.SUCCEEDED] == outcomes(world, task)
+
+
+def test_it_holds_no_slot_and_keeps_no_other_task_waiting(world: World) -> None:
+    for claim in [claimed_before(world) for _ in range(SETTINGS.slots)]:
+        world.executor.alive[claim.run_uid] = ALIVE
+    task = world.submit("work")
+    world.start()
+
+    assert TaskState.RUNNING is world.state(task)
+    assert [task] == [
+        int(start.env["DISPATCHER_TASK_ID"])
+        for start in world.executor.sent
+        if isinstance(start, wire.Start)
+    ]
