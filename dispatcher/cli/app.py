@@ -65,6 +65,8 @@ VERBS: Mapping[str, Verb] = {
     ),
     "config": Verb("configure", "config", "Print what the configuration holds, and why."),
     "migrate": Verb("migrate", "migrate", "Bring the database up to date."),
+    "backup": Verb("backup", "backup", "Copy the database while everything runs."),
+    "restore": Verb("backup", "restore", "Put a backup in the place of the database."),
     "doctor": Verb("doctor", "doctor", "Look for what is wrong with this host and its store."),
     "reload": Verb("service", "reload", "Let the running daemon read its configuration again."),
     "demo": Verb("demo", "demo", "Watch the main job on real files, with a kill in the middle."),
@@ -77,7 +79,18 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "Tasks": ("submit", "list", "show", "why", "logs", "cancel", "retry", "hold", "release"),
     "Queues": ("pause", "resume"),
     "Being the worker": ("claim", "heartbeat", "complete", "fail"),
-    "The service": ("run", "executor", "reload", "status", "metrics", "doctor", "prune", "migrate"),
+    "The service": (
+        "run",
+        "executor",
+        "reload",
+        "status",
+        "metrics",
+        "doctor",
+        "prune",
+        "migrate",
+        "backup",
+        "restore",
+    ),
     "Configuration": ("check-config", "config"),
 }
 

@@ -239,7 +239,9 @@ def _store(config: Config) -> Iterator[Finding]:
     else:
         yield ok("store", said)
     if found.problems:
-        yield bad("integrity", "; ".join(found.problems), "stop the daemon and restore a backup")
+        yield bad(
+            "integrity", "; ".join(found.problems), "stop the daemon, then: dispatcher restore FILE"
+        )
     else:
         yield ok("integrity", "every page was read, and is whole")
     if remembered is not None and remembered != found.identity:

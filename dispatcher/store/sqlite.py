@@ -113,6 +113,11 @@ class SqliteEngine:
         self._connect()
         forks.forsake_in_children(self)
 
+    @property
+    def connection(self) -> Any:
+        """SQLite's own, for what only SQLite can do."""
+        return self._connection
+
     def forsake(self) -> None:
         forks.keep_for_ever(self._connection)
         self._connection = None
@@ -201,6 +206,8 @@ class SqliteEngine:
             for pragma in _PRAGMAS:
                 self._patiently(pragma)
             self._recognise()
+            if before != self._stat()[:1]:  # a WAL would get the name of the other one's
+                raise self._replaced()
             if self._patiently("PRAGMA journal_mode = WAL") not in ([("wal",)], [("memory",)]):
                 raise StoreUnusable(f"{self._path}: SQLite cannot keep a WAL here")
             # From the first read on the WAL is there.

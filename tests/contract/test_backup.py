@@ -1,0 +1,385 @@
+"""A database copied while others write, and a copy put in its place: R-51, R-52, R-57."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pysqlite3 import dbapi2
+
+from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
+from dispatcher.model import Claim, Outcome, TaskState
+from dispatcher.store import migrate
+from dispatcher.store.backup import BackedUp, back_up
+from dispatcher.store.examine import examine
+from dispatcher.store.restore import LEAP, Restored, restore
+from dispatcher.store.sql import SqlStore
+from dispatcher.store.sqlite import SqliteEngine
+from dispatcher.times import StoreTime, from_iso
+from dispatcher.wire import WorkerError
+from dispatcher.words import Beat
+from tests.contract.helpers import NODE, NOW, OneByOne, new_task
+from tests.contract.sqlite_files import file_size_limit, files, meddle, opened
+from tests.contract.test_forks import program
+
+WHEN = StoreTime(from_iso("2026-08-01T06:00:00Z"))
+KEPT = "tasks.db.before-20260801T060000Z"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return tmp_path / "backup" / "copy.db"
+
+
+@pytest.fixture
+def saved(path: Path, copy: Path) -> Path:
+    """A backup of a database with one task."""
+    make(path, copy)
+    return copy
+
+
+def make(path: Path, copy: Path, *, overwrite: bool = False) -> BackedUp:
+    copy.parent.mkdir(exist_ok=True)
+    return back_up(path, copy, overwrite=overwrite, patience=1.0)
+
+
+def put_back(path: Path, copy: Path, *traces: str) -> Restored:
+    return restore(path, copy, traces=traces, now=WHEN)
+
+
+def ids(path: Path) -> list[int]:
+    with closing(dbapi2.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return [row[0] for row in connection.execute("SELECT id FROM tasks ORDER BY id")]
+
+
+def submit(path: Path, tasks: int = 1) -> list[int]:
+    with closing(opened(path)) as store:
+        return [OneByOne(store).new() for _ in range(tasks)]
+
+
+def claimed(store: SqlStore) -> Claim:
+    (claim,) = OneByOne(store).take()
+    return claim
+
+
+# Backing up --------------------------------------------------------------------------------
+
+
+def test_a_backup_holds_what_was_committed_and_is_one_private_whole_file(
+    path: Path, copy: Path
+) -> None:
+    with closing(opened(path)) as store:  # all of it in the WAL
+        OneByOne(store).new()
+
+        done = make(path, copy)
+
+        assert (2, store.identity, len(migrate.MIGRATIONS)) == (
+            done.tasks,
+            done.identity,
+            done.schema,
+        )
+    assert [1, 2] == ids(copy)
+    assert ["copy.db"] == [file.name for file in copy.parent.iterdir()]
+    assert (0o600, done.bytes) == (copy.stat().st_mode & 0o777, copy.stat().st_size)
+    assert () == examine(copy, patience=0, whole=True).problems
+
+
+def test_a_backup_waits_for_no_writer_and_none_for_it_and_holds_nothing_uncommitted(
+    path: Path, copy: Path
+) -> None:
+    with closing(opened(path)) as store:
+        with store.transaction():
+            store.submit(new_task(), now=NOW)
+            make(path, copy)
+            store.submit(new_task(), now=NOW)
+
+        assert ([1], 3) == (ids(copy), len(OneByOne(store).ids()))
+
+
+def test_a_backup_drops_no_lock_of_a_store_that_the_same_process_has_open(
+    path: Path, copy: Path
+) -> None:
+    """R-52: what opens and closes the file by other means would let another process in."""
+    with closing(opened(path)) as store, store.transaction():
+        store.submit(new_task(), now=NOW)
+        make(path, copy)
+        other = "import sys; from pathlib import Path; from dispatcher.store.sqlite import *\n"
+        other += "SqliteEngine(Path(sys.argv[1]), patience=0).begin(write=True)"
+        done = subprocess.run(
+            [sys.executable, "-c", other, str(path)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert "another process has held the write lock" in done.stderr
+
+
+def test_a_file_is_overwritten_only_when_told_and_never_by_half(path: Path, saved: Path) -> None:
+    before = files(saved)
+    with pytest.raises(DispatcherError, match=r"copy\.db exists; .* --overwrite"):
+        make(path, saved)
+    with file_size_limit(8192), pytest.raises(StoreUnavailable):
+        make(path, saved, overwrite=True)
+    assert before == files(saved)
+
+    submit(path)
+    assert 2 == make(path, saved, overwrite=True).tasks
+    assert [1, 2] == ids(saved)
+
+
+@pytest.mark.parametrize("name", ["tasks.db", "tasks.db-wal", "link.db"])
+def test_the_database_is_never_its_own_backup(path: Path, name: str) -> None:
+    path.with_name("link.db").symlink_to(path)
+    with closing(opened(path)) as store:
+        OneByOne(store).new()
+        with pytest.raises(DispatcherError, match="is the database itself"):
+            make(path, path.with_name(name), overwrite=True)
+        assert 3 == OneByOne(store).new()
+
+
+def test_a_damaged_database_is_not_backed_up_in_silence(path: Path, saved: Path) -> None:
+    damage(path)
+
+    with pytest.raises(StoreUnusable, match=r"tasks\.db is damaged"):
+        make(path, saved, overwrite=True)
+
+    assert [1] == ids(saved)
+    assert ["copy.db"] == [file.name for file in saved.parent.iterdir()]
+
+
+def damage(path: Path) -> None:
+    """Write over what an index holds: the file opens, and is not whole."""
+    with path.open("r+b") as file:
+        file.seek(4096 * 20)
+        file.write(b"\xff" * 4096)
+
+
+def test_nothing_is_no_backup(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreUnusable, match="does not exist; there is nothing to back up"):
+        make(tmp_path / "missing.db", path, overwrite=True)
+
+
+# Restoring ---------------------------------------------------------------------------------
+
+
+def test_a_restored_database_is_another_store_with_the_tasks_of_the_backup(
+    path: Path, saved: Path
+) -> None:
+    submit(path, 2)
+    with closing(opened(path)) as store:
+        before = store.identity
+
+    done = put_back(path, saved)
+
+    assert {"tasks.db", KEPT} == set(files(path))
+    assert ([1], [1, 2, 3]) == (ids(path), ids(path.with_name(KEPT)))
+    with closing(opened(path)) as store:
+        assert done.identity == store.identity != before
+    assert (1, 0, 4, path.with_name(KEPT)) == (done.tasks, done.running, done.next_id, done.kept)
+    assert 0o600 == path.stat().st_mode & 0o777
+
+
+def test_no_id_is_given_twice_and_every_fence_is_beyond_those_that_were(
+    path: Path, saved: Path
+) -> None:
+    submit(path, 4)  # 2 to 5 are of after the backup
+    with closing(opened(path)) as store:
+        old = claimed(store)
+        assert (1, 1) == (old.task_id, old.fence)
+
+    put_back(path, saved)
+
+    with closing(opened(path)) as store:
+        new = claimed(store)
+        assert (1, LEAP + 1) == (new.task_id, new.fence)
+        assert new.run_id > old.run_id
+        assert 6 == OneByOne(store).new()
+        refused = OneByOne(store).heartbeat(Beat(task_id=1, lock=old.lock), now=NOW)
+        assert WorkerError.NOT_OWNER is refused.error
+
+
+def test_the_same_backup_restored_again_repeats_neither(path: Path, saved: Path) -> None:
+    put_back(path, saved)
+    submit(path, 2)
+    with closing(opened(path)) as store:
+        assert LEAP + 1 == claimed(store).fence
+
+    put_back(path, saved)
+
+    with closing(opened(path)) as store:
+        assert 2 * LEAP + 1 == claimed(store).fence
+        assert 4 == OneByOne(store).new()
+    again = path.with_name(f"{KEPT}-again")
+    assert [1, 2, 3] == ids(again)
+
+
+@pytest.mark.parametrize("harm", ["damaged", "garbage", "missing", "all but its WAL"])
+def test_where_the_database_before_cannot_be_asked_ids_leap(
+    path: Path, saved: Path, harm: str
+) -> None:
+    wal = path.with_name("tasks.db-wal")
+    if harm == "damaged":
+        os.truncate(path, 5000)
+    elif harm == "garbage":
+        path.write_bytes(b"garbage " * 1000)
+        wal.write_bytes(b"its WAL")
+    elif harm == "all but its WAL":
+        wal.write_bytes(b"its WAL")
+        path.unlink()
+    else:
+        path.unlink()
+    before = files(path)
+
+    done = put_back(path, saved)
+
+    assert LEAP + 2 == done.next_id
+    assert [LEAP + 2] == submit(path)
+    kept = {name.replace("tasks.db", KEPT): content for name, content in before.items()}
+    assert kept.items() <= files(path).items()
+    assert (done.kept is None) is (harm == "missing")
+
+
+def test_traces_of_runs_that_nobody_knows_make_ids_leap(path: Path, saved: Path) -> None:
+    with closing(opened(path)) as store:
+        known = claimed(store).run_uid
+
+    assert 2 == put_back(path, saved, f"{known}.log", "notes.txt").next_id
+    done = put_back(path, saved, f"{known}.log", '{"uid":"' + "5f" * 16 + '"}')
+
+    assert LEAP + 2 == done.next_id
+
+
+def test_a_run_that_was_open_stays_so_for_the_daemon_to_judge(path: Path, copy: Path) -> None:
+    with closing(opened(path)) as store:
+        claim = claimed(store)
+        make(path, copy)
+
+    assert 1 == put_back(path, copy).running
+
+    with closing(opened(path)) as store:
+        each = OneByOne(store)
+        assert [claim.run_uid] == [run.run_uid for run in each.open_runs(NODE)]
+        assert each.end(claim, outcome=Outcome.ORPHANED, state=TaskState.READY)
+        assert LEAP + 2 == claimed(store).fence
+
+
+def test_an_older_backup_is_brought_up_to_date(path: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.db"
+    old.touch()
+    with closing(SqliteEngine(old, patience=0)) as engine:
+        migrate.create(engine, migrate.MIGRATIONS[:1])
+
+    put_back(path, old)
+
+    assert len(migrate.MIGRATIONS) == examine(path, patience=0, whole=False).schema
+    with closing(SqliteEngine(old, patience=0)) as engine:
+        assert 1 == migrate.version_of(engine)[0]
+
+
+def test_a_backup_on_a_disk_that_nobody_can_write_is_restored(path: Path, saved: Path) -> None:
+    script = f"""
+from pathlib import Path
+from dispatcher.store.restore import restore
+restore(Path({str(path)!r}), Path({str(saved)!r}), traces=(), now={WHEN})
+"""
+    mount = f"mount --bind -o ro {saved.parent} {saved.parent}"
+    remount = f"mount -o remount,bind,ro {saved.parent}"
+    mounted = f'{mount} && {remount} && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mounted, "-", sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert path.with_name(KEPT).exists()
+
+
+def test_a_copy_with_its_wal_beside_it_is_restored_with_it(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "copied" / "tasks.db"
+    other.parent.mkdir()
+    with closing(opened(path)) as store:
+        OneByOne(store).new()
+        for tail in ("", "-wal"):
+            Path(f"{other}{tail}").write_bytes(Path(f"{path}{tail}").read_bytes())
+
+    assert 2 == put_back(path, other).tasks
+
+
+# What is refused changes nothing -----------------------------------------------------------
+
+
+def nothing(copy: Path) -> None:
+    copy.unlink()
+
+
+def songs(copy: Path) -> None:
+    copy.unlink()
+    meddle(copy, "CREATE TABLE songs (title TEXT)")
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (nothing, r"copy\.db is not there, or no file; name a backup"),
+    "empty": (lambda copy: os.truncate(copy, 0), r"copy\.db is damaged, or no .*; name another"),
+    "garbage": (
+        lambda copy: copy.write_bytes(b"garbage " * 1000),
+        r"copy\.db is damaged, or no database of dispatcher .*; name another backup",
+    ),
+    "another program's": (songs, r"copy\.db is damaged, or no .*; name another backup"),
+    "damaged within": (damage, r"copy\.db is damaged.*; name another backup"),
+    "of a newer version": (
+        lambda copy: meddle(copy, "UPDATE meta SET value = '99' WHERE key = 'schema_version'"),
+        r"copy\.db was made by a newer dispatcher \(schema 99, .*; upgrade this dispatcher",
+    ),
+}
+
+
+@pytest.mark.parametrize(("harm", "told"), BAD.values(), ids=BAD.keys())
+def test_what_is_no_whole_store_is_refused_and_changes_nothing(
+    path: Path, saved: Path, harm: Callable[[Path], object], told: str
+) -> None:
+    harm(saved)
+    before = files(path)
+
+    with pytest.raises(DispatcherError, match=told):
+        put_back(path, saved)
+
+    assert before == files(path)
+
+
+def test_a_database_that_another_process_has_open_is_not_replaced(path: Path, saved: Path) -> None:
+    with program("holder.py", path) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StoreUnavailable, match=r"open in another process; .*fuser -v"):
+            put_back(path, saved)
+
+    assert {"tasks.db"} == {name for name in files(path) if name in {"tasks.db", KEPT}}
+    assert [1, 2] == [*ids(path), *submit(path)]
+
+
+def test_the_database_is_not_restored_from_itself(path: Path) -> None:
+    with pytest.raises(DispatcherError, match="is the database itself"):
+        put_back(path, path)
+
+
+def test_a_symbolic_link_to_the_database_stays_one(path: Path, saved: Path) -> None:
+    link = path.parent.parent / "link.db"
+    link.symlink_to(path)
+
+    done = put_back(link, saved)
+
+    assert link.is_symlink()
+    assert path.with_name(KEPT) == done.kept
+    assert [1] == ids(path)

@@ -1,0 +1,58 @@
+"""`dispatcher backup` beside a daemon at work, and `dispatcher restore` in its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.e2e.world import World
+
+
+def test_a_backup_is_made_beside_a_daemon_and_a_restore_is_refused_with_its_name(
+    world: World, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.db"
+    with world.daemon() as daemon:
+        done = world.submit("true")
+        world.until(done, "succeeded")
+
+        made = world.cli("backup", copy, "--json").json
+        assert (str(copy), 1, copy.stat().st_size) == (made["file"], made["tasks"], made["bytes"])
+        refused = world.cli("backup", copy, exits=1).stderr
+        assert f"{copy} exists; name another file, or add --overwrite" in refused
+        refused = world.cli("restore", copy, exits=75).stderr
+        assert f"is in use by pid {daemon.pid}, state directory {world.state_dir}" in refused
+
+        world.until(world.submit("true"), "succeeded")
+    assert 2 == len(world.cli("list", "--json").json)
+
+
+def test_a_restored_store_runs_what_ran_then_once_and_gives_no_id_or_fence_again(
+    world: World, tmp_path: Path
+) -> None:
+    copy, diary = tmp_path / "copy.db", tmp_path / "diary"
+    note = f"echo $DISPATCHER_TASK_ID $DISPATCHER_FENCE >> {diary}"
+    with world.daemon() as daemon:
+        running = world.submit("sh", "-c", f"{note}; while [ -e {copy}.wait ]; do sleep 0.05; done")
+        Path(f"{copy}.wait").touch()
+        daemon.expect("run.started")
+        world.cli("backup", copy)
+        lost = world.submit("sh", "-c", note)
+        world.until(lost, "succeeded")
+        Path(f"{copy}.wait").unlink()
+        world.until(running, "succeeded")
+
+    told = world.cli("restore", copy).stdout
+
+    assert f"{world.state_dir}/tasks.db: 1 tasks, the next one is {lost + 1}" in told
+    assert "what was there is kept: " in told
+    assert "1 were running: " in told
+    with world.daemon():
+        again = world.until(running, "succeeded")
+        new = world.submit("sh", "-c", note)
+        world.until(new, "succeeded")
+    assert ["orphaned", "succeeded"] == [run["outcome"] for run in again["runs"]]
+    assert lost + 1 == new
+    assert [
+        *(f"{running} 1", f"{lost} 1"),
+        *(f"{running} 1000002", f"{new} 1"),
+    ] == diary.read_text().splitlines()
