@@ -32,8 +32,8 @@ def test_a_restored_store_runs_what_ran_then_once_and_gives_no_id_or_fence_again
     copy, diary = tmp_path / "copy.db", tmp_path / "diary"
     note = f"echo $DISPATCHER_TASK_ID $DISPATCHER_FENCE >> {diary}"
     with world.daemon() as daemon:
-        running = world.submit("sh", "-c", f"{note}; while [ -e {copy}.wait ]; do sleep 0.05; done")
         Path(f"{copy}.wait").touch()
+        running = world.submit("sh", "-c", f"{note}; while [ -e {copy}.wait ]; do sleep 0.05; done")
         daemon.expect("run.started")
         world.cli("backup", copy)
         lost = world.submit("sh", "-c", note)

@@ -23,9 +23,8 @@ def asked(world: World, words: list[str], shell: str = "bash") -> list[str]:
 
 
 def test_verbs_options_and_states_are_offered(world: World) -> None:
-    assert ["plain,run", "plain,retry", "plain,release", "plain,resume", "plain,reload"] == asked(
-        world, ["dispatcher", "r"]
-    )
+    verbs = ("run", "retry", "release", "resume", "restore", "reload")
+    assert [f"plain,{verb}" for verb in verbs] == asked(world, ["dispatcher", "r"])
     assert ["plain,--state"] == asked(world, ["dispatcher", "list", "--st"])
     expected = ["plain,scheduled", "plain,succeeded"]
     assert expected == asked(world, ["dispatcher", "list", "--state", "s"])

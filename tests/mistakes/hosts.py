@@ -102,6 +102,38 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="a backup into a file that exists",
+            typed="backup copy.db",
+            before=("submit -- true",),
+            files={"copy.db": b"of yesterday"},
+            told="/home/me/copy.db exists; name another file, or add --overwrite",
+            exits=1,
+        ),
+        Mistake(
+            name="a backup where no task was ever submitted",
+            typed="backup copy.db",
+            told=("/var/lib/dispatcher/tasks.db does not exist; there is nothing to back up yet"),
+            exits=78,
+        ),
+        Mistake(
+            name="a restore from a file that is not there",
+            typed="restore copy.db",
+            before=("submit -- true",),
+            told="/home/me/copy.db is not there, or no file; name a backup",
+            exits=1,
+        ),
+        Mistake(
+            name="a restore from a file of another program",
+            typed="restore copy.db",
+            before=("submit -- true",),
+            files={"copy.db": b"no database" * 100},
+            told=(
+                "/home/me/copy.db is damaged, or no database of dispatcher (file is not a "
+                "database); name another backup"
+            ),
+            exits=78,
+        ),
+        Mistake(
             name="a directory in place of the database",
             typed="list",
             scene="directory",
