@@ -163,8 +163,8 @@ def heartbeat(
 ) -> int:
     """Renew a claim's lease, and print until when.
 
-    Exit codes: 0 renewed, 69 the store did not answer: try again, 79 the claim is no longer yours:
-    stop working on it.
+    Exit codes: 0 renewed, 69 the store did not answer and 74 nobody knows whether it took it: try
+    again, 79 the claim is no longer yours: stop working on it.
     """
     with client() as store:
         answer = _said(

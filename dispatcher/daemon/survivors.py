@@ -41,7 +41,8 @@ def _signs(processes: list[str], paths: Collection[str]) -> Iterator[str]:
             if output_files.is_held(path):
                 yield f"a process on this host still has its output open: fuser -v {path}"
         except OSError as error:
-            yield f"nobody can tell whether it lives: {path}: {error.strerror}"
+            told = f"nobody can tell whether it lives: {path}: {error.strerror}"
+            yield f"{told}; let this user open it"
 
 
 def _marked(uids: Collection[RunUid]) -> defaultdict[RunUid, list[str]]:

@@ -183,7 +183,7 @@ def test_r49_a_damaged_page_that_no_start_reads_is_found(used: Command) -> None:
     told = used("doctor", exits=1).stdout
 
     assert "bad      integrity " in told
-    assert "; stop the daemon and restore a backup" in told
+    assert "; stop the daemon, then: dispatcher restore FILE" in told
 
 
 def test_a_store_that_is_missing_or_another_one(used: Command) -> None:

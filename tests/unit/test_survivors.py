@@ -78,7 +78,8 @@ def test_a_file_that_cannot_be_looked_at_leaves_it_unknown(output: Path) -> None
     told = look(output)
 
     assert told is not None
-    assert told.startswith("nobody can tell whether it lives: ")
+    assert told.startswith(f"nobody can tell whether it lives: {output}: ")
+    assert told.endswith("; let this user open it")
 
 
 def test_a_process_with_the_mark_is_named_and_one_with_another_is_not() -> None:
