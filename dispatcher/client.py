@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 from dispatcher import control, doubts, output_files, submission
+from dispatcher.calendar import Calendar
 from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
@@ -415,6 +416,11 @@ class Client:
         """Return the store's time."""
         with self._store.snapshot() as now:
             return now
+
+    def calendar(self) -> Calendar:
+        """Return what turns the store's times into dates: its clock goes on when yours is set."""
+        with self._store.snapshot():
+            return self._store.calendar()
 
     def tasks(self, wanted: TaskFilter | None = None) -> list[Task]:
         """Return the tasks that a filter lets through, newest first or as it says."""

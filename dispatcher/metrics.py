@@ -234,7 +234,7 @@ def _of_daemon(status: Status) -> Iterator[Sample]:
             yield Sample(f"dispatcher_{name}", size)
     for what in ("tick", "reap", "claim"):
         if (age := report[f"{what}_age_s"]) is not None:
-            moment = round(standing.now / 1000 - age, 3)
+            moment = round(standing.calendar.date(standing.now) / 1000 - age, 3)
             yield Sample(f"dispatcher_last_{what}_timestamp_seconds", moment)
     figures = report["figures"]
     yield Sample("dispatcher_claims_total", figures["claims"])

@@ -25,7 +25,8 @@ def status(store: Store, config: Config) -> Status:
 def standing(store: Store, config: Config) -> Standing:
     """Return how this node stands, and what a running daemon says of itself."""
     me = known_node_id(config.state_dir)
-    with store.snapshot() as now:
+    with store.snapshot():
+        calendar = store.calendar()
         nodes = {node.id: node for node in store.nodes()}
         paused = tuple(store.paused_queues())
     report: Mapping[str, Any] | None = {}
@@ -39,7 +40,7 @@ def standing(store: Store, config: Config) -> Standing:
     node = nodes.get(me or "")
     queues = config.queues.items()
     return Standing(
-        now=now,
+        calendar=calendar,
         paused=paused,
         node=node,
         daemon=daemon,

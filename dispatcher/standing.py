@@ -11,12 +11,18 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dispatcher.calendar import Calendar
+from dispatcher.config.durations import Milliseconds
 from dispatcher.model import Leases, Node, PausedQueue, Task, TaskState
-from dispatcher.times import StoreTime, iso
+from dispatcher.times import StoreTime
 
 #: Seconds for which a ready task waits, and nothing starts, though slots are free, before it is
 #: called stuck: longer than a daemon takes to start, or an executor to be found silent.
 STUCK_AFTER = 30.0
+
+
+#: Milliseconds for which it is told that the host's clock was set.
+DAY = 86_400_000
 
 
 class Obstacle(enum.StrEnum):
@@ -53,6 +59,19 @@ FAULTS = frozenset(
 )
 
 
+def set_lately(calendar: Calendar) -> str | None:
+    """Say that the host's clock was set within the last day; None if it was not."""
+    step = calendar.last_step(within_ms=DAY)
+    if step is None:
+        return None
+    way = "ahead" if step.step_ms > 0 else "back"
+    size = Milliseconds(round(abs(step.step_ms), -3))
+    return (
+        f"the host's clock was set {way} by {size} at {calendar.iso(step.since)};"
+        " no lease, delay or time-out changed for it"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """One obstacle, in words."""
@@ -67,7 +86,8 @@ class Reason:
 class Standing:
     """What keeps this node from running tasks, or does not."""
 
-    now: StoreTime
+    calendar: Calendar
+    """Of the store, with its time when it was asked."""
     paused: Sequence[PausedQueue]
     """Queues from which nobody claims."""
     node: Node | None
@@ -78,10 +98,15 @@ class Standing:
     by_hand: Container[str] = ()
     """Queues that the configuration leaves to claims by hand; a running daemon knows it better."""
 
+    @property
+    def now(self) -> StoreTime:
+        """The store's time when it was asked."""
+        return self.calendar.now
+
     def before(self, task: Task) -> list[Reason]:
         """Return all that stands before a task that is not running, the nearest first."""
         if task.state is TaskState.SCHEDULED:
-            text = f"it is due at {iso(task.run_at)}"
+            text = f"it is due at {self.calendar.iso(task.run_at)}"
             ahead = Reason(Obstacle.NOT_DUE, text, task.run_at)
             return [ahead, *self.before_queue(task.queue, turn=False)]
         if task.state is TaskState.READY:
@@ -131,8 +156,9 @@ class Standing:
     def _of_queue(self, queue: str) -> Iterator[Reason]:
         for paused in self.paused:
             if paused.queue == queue:
+                since = self.calendar.iso(paused.paused_at)
                 text = (
-                    f"its queue {queue} is paused since {iso(paused.paused_at)}: {paused.reason};"
+                    f"its queue {queue} is paused since {since}: {paused.reason};"
                     f" dispatcher resume {queue}"
                 )
                 yield Reason(Obstacle.QUEUE_PAUSED, text)
@@ -170,7 +196,8 @@ class Standing:
         if seconds <= 0:
             return Reason(Obstacle.NODE_PAUSED, f"{text}; until a worker starts, one at a time")
         until = StoreTime(self.now + round(seconds * 1000))
-        return Reason(Obstacle.NODE_PAUSED, f"{text}; one task is tried at {iso(until)}", until)
+        text = f"{text}; one task is tried at {self.calendar.iso(until)}"
+        return Reason(Obstacle.NODE_PAUSED, text, until)
 
     def _of_room(self, queue: str) -> Iterator[Reason]:
         if (most := self.report.get("full_queues", {}).get(queue)) is not None:

@@ -1,15 +1,22 @@
-"""Two clocks with two types that do not mix, and the boot they belong to."""
+"""Three kinds of time with three types that do not mix, and the clocks of a host."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import NewType
 
-#: Milliseconds since the epoch, as the store says.
+#: Milliseconds since the epoch, as the store says: what is decided goes by it.
 StoreTime = NewType("StoreTime", int)
+
+#: Milliseconds since the epoch, as a host's clock says or said: what people read and write.
+WallTime = NewType("WallTime", int)
 
 #: Seconds on this host's CLOCK_BOOTTIME: it never steps, and it goes on in suspend.
 Instant = NewType("Instant", float)
@@ -20,9 +27,9 @@ def instant() -> Instant:
     return Instant(time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
-def wall_clock() -> StoreTime:
-    """Return the host's wall clock: the store time of an embedded store, and of no other."""
-    return StoreTime(time.time_ns() // 1_000_000)
+def wall_clock() -> WallTime:
+    """Return what the host's clock shows. Anybody may set it: decide nothing by it."""
+    return WallTime(time.time_ns() // 1_000_000)
 
 
 def monotonic_us() -> int:
@@ -35,19 +42,19 @@ def store_time_of(moment: Instant, *, now: StoreTime, at: Instant) -> StoreTime:
     return StoreTime(now - round(max(0.0, at - moment) * 1000))
 
 
-def iso(moment: StoreTime) -> str:
-    """Return a store time as ISO 8601 in UTC with milliseconds."""
+def iso(moment: WallTime) -> str:
+    """Return a time as ISO 8601 in UTC with milliseconds."""
     seconds, milliseconds = divmod(moment, 1000)
     return f"{_whole_seconds(seconds)}.{milliseconds:03}Z"
 
 
-def from_iso(text: str) -> StoreTime:
-    """Return the store time of an ISO 8601 date or time, of this host's zone unless it names one.
+def from_iso(text: str) -> WallTime:
+    """Return the time of an ISO 8601 date or time, of this host's zone unless it names one.
 
     Raises ValueError.
     """
     moment = datetime.fromisoformat(text)
-    return StoreTime(round(moment.timestamp() * 1000))
+    return WallTime(round(moment.timestamp() * 1000))
 
 
 @lru_cache(maxsize=16)  # a busy log names each second many times
@@ -60,6 +67,46 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
+def reckoning() -> str:
+    """Return what names the boot clock of this process: the boot, and its time namespace.
+
+    Two instants may be compared only within one of them.
+    """
+    namespace = ""
+    with suppress(OSError):  # before Linux 5.6 there is but one
+        namespace = os.readlink("/proc/self/ns/time")  # noqa: PTH115 - no path, but a name
+    return f"{boot_id()} {namespace}".rstrip()
+
+
 def pause(seconds: float) -> None:
     """Wait. For the store's own short retries only: everybody else returns a deadline."""
     time.sleep(seconds)
+
+
+#: Readings of both clocks are of one moment if they are no more than these seconds apart.
+_TOGETHER = 0.01
+_READINGS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class HostClock:
+    """The two clocks of a host."""
+
+    wall: Callable[[], WallTime]
+    instant: Callable[[], Instant]
+    reckoning: Callable[[], str]
+
+    def both(self) -> tuple[WallTime, Instant] | None:
+        """Read both clocks at one moment; None while this process is interrupted again and again.
+
+        Otherwise a process that is stopped between the two would take that for a step.
+        """
+        for _ in range(_READINGS):
+            before, wall, after = self.instant(), self.wall(), self.instant()
+            if after - before <= _TOGETHER:
+                return wall, after
+        return None
+
+
+#: The clocks of this host.
+HOST_CLOCK = HostClock(wall_clock, instant, reckoning)

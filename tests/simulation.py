@@ -26,7 +26,7 @@ from dispatcher.supervisor.recorder import TICKS
 from dispatcher.supervisor.retention import Files
 from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.supervisor.turn import Request, Settings
-from dispatcher.times import Instant, StoreTime
+from dispatcher.times import HostClock, Instant, StoreTime, WallTime
 
 EPOCH = StoreTime(1_800_000_000_000)
 NODE = "5a7c0c3e-0000-4000-8000-000000000001"
@@ -167,6 +167,7 @@ class World:
     seed: int = 1
     elapsed: float = 0.0
     stepped: float = 0.0
+    boot: str = "boot"
     executor: FakeExecutor = field(default_factory=FakeExecutor)
     files: Files | None = None
     heard: bool = True
@@ -174,7 +175,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.store: Store = open_store(
-            "sqlite://", state_dir=Path("/nonexistent"), patience=0.0, clock=self.now
+            "sqlite://", state_dir=Path("/nonexistent"), patience=0.0, clock=self.clock()
         )
         self.executor.clock = self.at
         self.supervisor = self.fresh_supervisor()
@@ -182,10 +183,18 @@ class World:
 
     def now(self) -> StoreTime:
         """Return the store's time."""
-        return StoreTime(EPOCH + round((self.elapsed + self.stepped) * 1000))
+        return StoreTime(EPOCH + round(self.at() * 1000) - 10_000_000)
+
+    def clock(self) -> HostClock:
+        """Return the host's clocks."""
+        return HostClock(self.wall, self.at, lambda: self.boot)
+
+    def wall(self) -> WallTime:
+        """Return what the host's clock shows."""
+        return WallTime(self.now() + round(self.stepped * 1000))
 
     def step_clock(self, seconds: float) -> None:
-        """Set the store's clock, as an operator does with the host's."""
+        """Set the host's clock, as an operator does."""
         self.stepped += seconds
 
     def at(self) -> Instant:

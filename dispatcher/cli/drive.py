@@ -16,7 +16,7 @@ import click
 import msgspec
 
 from dispatcher import control, wire
-from dispatcher.cli import render
+from dispatcher.calendar import Calendar
 from dispatcher.cli.options import (
     ID,
     Duration,
@@ -123,11 +123,12 @@ def claim(
         raise click.UsageError("--task names a task of any queue; leave --queue out")
     config = configuration()
     with _kept(lock_file) as keep, Client(config) as store:
+        calendar = store.calendar()
         claimed = _said(store.claim, queue=queue, task_id=task_id, lease_ttl_ms=ttl)
         if claimed is None:
             raise DispatcherError(_why_not(store, config, queue, task_id))
         keep(claimed.lock)
-    facts = _facts(claimed)
+    facts = _facts(claimed, calendar)
     if lock_file is not None:
         facts |= {"lock": None, "lock_file": lock_file}
     if export:
@@ -167,10 +168,11 @@ def heartbeat(
     again, 79 the claim is no longer yours: stop working on it.
     """
     with client() as store:
+        calendar = store.calendar()
         answer = _said(
             store.heartbeat, task_id, lock=_lock(lock, locked), progress=progress, note=note
         )
-    return _tell(task_id, answer, as_json=as_json)
+    return _tell(task_id, answer, calendar, as_json=as_json)
 
 
 @click.command(epilog=examples("""dispatcher complete --task 42 --result '{"rows": 3}'"""))
@@ -235,11 +237,17 @@ def _json(text: str) -> msgspec.Raw:
         ) from error
 
 
-def _tell(task_id: int, answer: Renewed | Accepted | Refused, *, as_json: bool) -> int:
+def _tell(
+    task_id: int,
+    answer: Renewed | Accepted | Refused,
+    calendar: Calendar | None = None,
+    *,
+    as_json: bool,
+) -> int:
     """Print an answer; return the exit code."""
     match answer:
         case Renewed():
-            until = render.moment(answer.lease_expires_at)
+            until = calendar and calendar.iso(answer.lease_expires_at)
             facts: dict[str, object] = {"ok": True, "lease_expires_at": until}
             words = f"{task_id} renewed until {until}"
         case Accepted():
@@ -280,7 +288,7 @@ def _why_not(store: Client, config: Config, queue: str | None, task_id: int | No
     return f"task {task_id} is {task.state}: {task.reason}; only a ready one can be claimed"
 
 
-def _facts(claimed: Claim) -> dict[str, Any]:
+def _facts(claimed: Claim, calendar: Calendar) -> dict[str, Any]:
     payload = None if claimed.payload is None else msgspec.Raw(claimed.payload.encode())
     return {
         "task_id": claimed.task_id,
@@ -290,7 +298,7 @@ def _facts(claimed: Claim) -> dict[str, Any]:
         "run_id": claimed.run_id,
         "queue": claimed.queue,
         "lease_ttl_ms": int(claimed.lease_ttl_ms),
-        "lease_expires_at": render.moment(claimed.lease_expires_at),
+        "lease_expires_at": calendar.iso(claimed.lease_expires_at),
         "command": claimed.command,
         "payload": payload,
         "cwd": claimed.cwd,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain, islice
+from typing import Any
 
 import click
 
+from dispatcher.calendar import Calendar
 from dispatcher.cli import lines, render
 from dispatcher.cli.options import (
     Moment,
@@ -29,10 +31,13 @@ from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask, did_you_mean
 from dispatcher.model import LOCAL, Run, Task, TaskFilter, TaskState
 from dispatcher.standing import AT_REST, Obstacle, Standing
-from dispatcher.times import StoreTime
+from dispatcher.times import StoreTime, WallTime
 
 #: Characters of a reason in a list, where one would else make every line as long; `show` has all.
 REASON = 80
+
+#: Prints a time as one wants it.
+_Date = Callable[[StoreTime | None], str]
 
 
 @click.command(
@@ -97,15 +102,15 @@ def list_tasks(
     A date or time that names no zone is one of yours; what is printed is UTC.
     """
     with client() as store:
-        now = store.now()
+        calendar = store.calendar()
         wanted = TaskFilter(
             states=frozenset(map(TaskState, state)) or None,
             queue=queue,
             profile=profile,
             label=next(iter(lines.pairs("label", [label]).items())) if label else None,
             text=text,
-            since=_moment(since, now),
-            until=_moment(until, now),
+            since=_moment(since, calendar),
+            until=_moment(until, calendar),
             oldest_first=oldest_first,
             limit=limit,
         )
@@ -113,17 +118,24 @@ def list_tasks(
         first = list(islice(tasks, 1))
         shown = chain(first, islice(tasks, limit - 1))
         obstacle = _obstacles(store.standing())
+        as_mapping = partial(_task_json, obstacle=obstacle, calendar=calendar)
         if json_lines:
             for task in shown:
-                print_json_line({**render.task_json(task), "obstacle": obstacle(task)})
+                print_json_line(as_mapping(task))
         elif as_json:
-            print_json([{**render.task_json(task), "obstacle": obstacle(task)} for task in shown])
+            print_json(list(map(as_mapping, shown)))
         elif first:
-            _print_tasks(shown, obstacle, now=None if absolute else now)
+            _print_tasks(shown, obstacle, calendar, absolute=absolute)
         if not first:
             click.echo(f"dispatcher: no tasks{_of_queue(store, queue)}", err=True)
         elif next(tasks, None) is not None:
             click.echo(f"dispatcher: {limit}{_of_all(store, wanted)}", err=True)
+
+
+def _task_json(
+    task: Task, *, obstacle: Callable[[Task], Obstacle | None], calendar: Calendar
+) -> dict[str, Any]:
+    return {**render.task_json(task, calendar), "obstacle": obstacle(task)}
 
 
 def _of_queue(store: Client, queue: str | None) -> str:
@@ -161,15 +173,19 @@ def _obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
     return obstacle
 
 
-def _moment(given: int | None, now: StoreTime) -> StoreTime | None:
-    """Return a time that was given as such, or as how long ago it was."""
+def _moment(given: int | None, calendar: Calendar) -> StoreTime | None:
+    """Return a time that was given as a date, or as how long ago it was."""
     if isinstance(given, Milliseconds):
-        return StoreTime(now - given)
-    return None if given is None else StoreTime(given)
+        return StoreTime(calendar.now - given)
+    return None if given is None else calendar.moment(WallTime(given))
 
 
 def _print_tasks(
-    tasks: Iterable[Task], obstacle: Callable[[Task], Obstacle | None], *, now: StoreTime | None
+    tasks: Iterable[Task],
+    obstacle: Callable[[Task], Obstacle | None],
+    calendar: Calendar,
+    *,
+    absolute: bool,
 ) -> None:
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
@@ -179,7 +195,7 @@ def _print_tasks(
             task.state,
             task.queue,
             f"{task.attempts_used}/{task.max_attempts}",
-            render.time(task.created_at, now),
+            render.time(task.created_at, calendar, absolute=absolute),
             _why(task, obstacle(task)),
             render.command_text(task.command),
         )
@@ -203,13 +219,14 @@ def _why(task: Task, obstacle: Obstacle | None) -> str:
 @config_option
 def show(*, task_id: int, absolute: bool, as_json: bool) -> None:
     """Show a task with all its runs, oldest first."""
-    task, runs, now = _look_up(task_id)
+    task, runs, calendar = _look_up(task_id)
     if as_json:
-        print_json(render.task_with_runs_json(task, runs))
+        print_json(render.task_with_runs_json(task, runs, calendar))
     else:
-        _print_task(task, runs[-1] if runs else None, now=None if absolute else now)
+        date = partial(render.time, calendar=calendar, absolute=absolute)
+        _print_task(task, runs[-1] if runs else None, date)
         if runs:
-            _print_runs(runs, now=None if absolute else now)
+            _print_runs(runs, date)
 
 
 @click.command(
@@ -276,28 +293,28 @@ def _run(store: Client, task_id: int, run_id: int | None) -> Run:
     return chosen
 
 
-def _look_up(task_id: int) -> tuple[Task, list[Run], StoreTime]:
+def _look_up(task_id: int) -> tuple[Task, list[Run], Calendar]:
     with client() as store:
-        task, runs, now = store.task(task_id), store.runs(task_id), store.now()
+        task, runs, calendar = store.task(task_id), store.runs(task_id), store.calendar()
     if task is None:
         raise NoTask(task_id)
-    return task, runs, now
+    return task, runs, calendar
 
 
-def _print_task(task: Task, last: Run | None, *, now: StoreTime | None) -> None:
+def _print_task(task: Task, last: Run | None, date: _Date) -> None:
     due = task.run_at if task.state is TaskState.SCHEDULED else None
     facts = {
         "state": f"{task.state}: {task.reason}",
         "command": render.command_text(task.command),
         "queue": f"{task.queue}, priority {task.priority}",
         "attempts": f"{task.attempts_used} of {task.max_attempts} used",
-        "submitted": render.time(task.created_at, now),
-        "due": render.time(due, now),
+        "submitted": date(task.created_at),
+        "due": date(due),
         "time-outs": render.timeouts_text(task),
-        "fails": render.time(task.fails_at, now),
+        "fails": date(task.fails_at),
         "ended by": render.kill_text(task),
         "intent": task.intent and f"{task.intent}: {task.intent_reason}",
-        "finished": render.time(task.finished_at, now),
+        "finished": date(task.finished_at),
         "directory": task.cwd,
         "variables": " ".join(sorted(task.env)),
         "profile": task.profile,
@@ -305,7 +322,7 @@ def _print_task(task: Task, last: Run | None, *, now: StoreTime | None) -> None:
         "labels": render.pairs_text(task.labels),
         "payload": render.short(task.payload),
         "progress": last and render.progress_text(last),
-        "heartbeat": last and render.time(last.last_heartbeat_at, now),
+        "heartbeat": last and date(last.last_heartbeat_at),
         "result": last and render.short(last.result),
     }
     click.echo(f"task {task.id}")
@@ -314,7 +331,7 @@ def _print_task(task: Task, last: Run | None, *, now: StoreTime | None) -> None:
             click.echo(f"  {name:<10} {render.line(value)}")
 
 
-def _print_runs(runs: list[Run], *, now: StoreTime | None) -> None:
+def _print_runs(runs: list[Run], date: _Date) -> None:
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
     click.echo()
@@ -326,7 +343,7 @@ def _print_runs(runs: list[Run], *, now: StoreTime | None) -> None:
                 run.attempt,
                 run.outcome or "running",
                 run.pid,
-                render.time(render.began(run), now),
+                date(render.began(run)),
                 render.duration(render.began(run), run.ended_at),
                 render.plain(run.reason or ""),
             )

@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
+from dispatcher.calendar import Calendar
 from dispatcher.config.durations import Milliseconds
 from dispatcher.config.limits import TIMEOUTS, signal_name
 from dispatcher.model import LOCAL, Run, Task
-from dispatcher.times import StoreTime, iso
+from dispatcher.times import StoreTime
 
 #: Bytes of a run's output that are shown with it.
 TAIL = 4096
@@ -31,7 +32,7 @@ _SPANS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def task_json(task: Task) -> dict[str, Any]:
+def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
     """Return a task as `list --json` shows it: of its environment only the names."""
     return {
         "id": task.id,
@@ -43,9 +44,9 @@ def task_json(task: Task) -> dict[str, Any]:
         "attempts_used": task.attempts_used,
         "max_attempts": task.max_attempts,
         "fence": task.fence,
-        "created_at": iso(task.created_at),
-        "run_at": iso(task.run_at),
-        "finished_at": moment(task.finished_at),
+        "created_at": calendar.iso(task.created_at),
+        "run_at": calendar.iso(task.run_at),
+        "finished_at": moment(task.finished_at, calendar),
         "ending": task.ending,
         "intent": task.intent,
         "intent_reason": task.intent_reason,
@@ -59,7 +60,7 @@ def task_json(task: Task) -> dict[str, Any]:
         "start_timeout_ms": task.start_timeout_ms,
         "queue_timeout_ms": task.queue_timeout_ms,
         "total_timeout_ms": task.total_timeout_ms,
-        "fails_at": moment(task.fails_at),
+        "fails_at": moment(task.fails_at, calendar),
         "kill_grace_ms": task.kill_grace_ms,
         "kill_signal": task.kill_signal,
         "profile": task.profile,
@@ -70,10 +71,10 @@ def task_json(task: Task) -> dict[str, Any]:
     }
 
 
-def task_with_runs_json(task: Task, runs: list[Run]) -> dict[str, Any]:
+def task_with_runs_json(task: Task, runs: list[Run], calendar: Calendar) -> dict[str, Any]:
     """Return a task as `show --json` shows it: with its payload, and its runs, oldest first."""
-    runs_json = [run_json(run) for run in runs]
-    return {**task_json(task), "payload": _raw(task.payload), "runs": runs_json}
+    runs_json = [run_json(run, calendar) for run in runs]
+    return {**task_json(task, calendar), "payload": _raw(task.payload), "runs": runs_json}
 
 
 def _raw(text: str | None) -> msgspec.Raw | None:
@@ -81,7 +82,7 @@ def _raw(text: str | None) -> msgspec.Raw | None:
     return None if text is None else msgspec.Raw(text.encode())
 
 
-def run_json(run: Run) -> dict[str, Any]:
+def run_json(run: Run, calendar: Calendar) -> dict[str, Any]:
     """Return a run with every key that other programs rely on."""
     return {
         "id": run.id,
@@ -93,11 +94,11 @@ def run_json(run: Run) -> dict[str, Any]:
         "signal": run.signal,
         "pid": run.pid,
         "node": run.node,
-        "claimed_at": iso(run.claimed_at),
-        "started_at": moment(run.started_at),
-        "ended_at": moment(run.ended_at),
-        "last_heartbeat_at": moment(run.last_heartbeat_at),
-        "lease_expires_at": moment(run.lease_expires_at),
+        "claimed_at": calendar.iso(run.claimed_at),
+        "started_at": moment(run.started_at, calendar),
+        "ended_at": moment(run.ended_at, calendar),
+        "last_heartbeat_at": moment(run.last_heartbeat_at, calendar),
+        "lease_expires_at": moment(run.lease_expires_at, calendar),
         "progress": run.progress,
         "note": run.note,
         "result": _raw(run.result),
@@ -149,14 +150,14 @@ def kill_text(task: Task) -> str:
     return ", ".join(parts)
 
 
-def moment(time: StoreTime | None) -> str | None:
-    """Return a time as ISO 8601, None where there is none."""
-    return None if time is None else iso(time)
+def moment(time: StoreTime | None, calendar: Calendar) -> str | None:
+    """Return the date of a time as ISO 8601, None where there is none."""
+    return None if time is None else calendar.iso(time)
 
 
-def time(time: StoreTime | None, now: StoreTime | None) -> str:
-    """Return a time for people: how long before or after `now`, or else as such."""
-    return (moment(time) or "") if now is None else ago(time, now)
+def time(time: StoreTime | None, calendar: Calendar, *, absolute: bool) -> str:
+    """Return a time for people: how long before or after now, or its date."""
+    return (moment(time, calendar) or "") if absolute else ago(time, calendar.now)
 
 
 def ago(time: StoreTime | None, now: StoreTime) -> str:

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from dispatcher.calendar import Calendar
 from dispatcher.cli import render
 from dispatcher.cli.options import config_option, configuration, examples, json_option, print_json
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.model import TaskState
-from dispatcher.standing import Standing, Status, Stuck
+from dispatcher.standing import DAY, Standing, Status, Stuck, set_lately
 from dispatcher.times import StoreTime
 
 #: Tasks that keep a slot after SIGKILL and are named one by one.
@@ -64,15 +65,16 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
             "id": report.pop("node", node and node.id),
             "hostname": report.pop("hostname", node and node.hostname),
             "slots": report.pop("slots", node.slots if node else config.slots),
-            "seen_at": render.moment(seen_at),
+            "seen_at": render.moment(seen_at, standing.calendar),
             **report,
         },
         "leases": {
             "running": found.leases.running,
             "oldest_renewal_age_s": _age(found.leases.oldest_renewal, standing.now),
             "oldest_heartbeat_age_s": _age(found.leases.oldest_heartbeat, standing.now),
-            "next_expiry_at": render.moment(found.leases.next_expiry),
+            "next_expiry_at": render.moment(found.leases.next_expiry, standing.calendar),
         },
+        "clock": _clock(standing.calendar),
         "states": states,
         "waiting": found.waiting(),
         "paused_queues": {one.queue: one.reason for one in standing.paused},
@@ -80,6 +82,17 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
             queue: {state: counts.get(state, 0) for state in TaskState}
             for queue, counts in found.counts.items()
         },
+    }
+
+
+def _clock(calendar: Calendar) -> dict[str, Any]:
+    """Return how the host's clock stands against the store's, and its last step of a day."""
+    step = calendar.last_step(within_ms=DAY)
+    return {
+        "ahead_ms": calendar.ahead_ms,
+        "stepped_at": step and calendar.iso(step.since),
+        "step_ms": step and step.step_ms,
+        "text": set_lately(calendar),
     }
 
 
@@ -118,6 +131,8 @@ def _print(found: dict[str, Any]) -> None:
     if stuck := found["stuck"]:
         tasks = f"{stuck['tasks']} ready tasks wait for up to {stuck['waited_s']:.0f} s"
         click.echo(f"stuck     {tasks} though slots are free: {render.plain(stuck['text'])}")
+    if found["clock"]["text"]:
+        click.echo(f"clock     {found['clock']['text']}")
     _print_ages(found)
     if found["waiting"]:
         waiting = (f"{tasks} {obstacle}" for obstacle, tasks in found["waiting"].items())

@@ -38,7 +38,7 @@ def why(*, task_id: int, as_json: bool) -> None:
             {
                 "obstacle": reason.obstacle,
                 "text": reason.text,
-                "until": render.moment(reason.until),
+                "until": render.moment(reason.until, status.calendar),
             }
             for reason in status.before(task)
         ]
@@ -74,7 +74,8 @@ def explain(
     else:
         yield from (reason.text for reason in status.before(task))
     if task.fails_at is not None:
-        yield f"it fails at {render.moment(task.fails_at)} if it has not been claimed by then"
+        fails_at = render.moment(task.fails_at, status.calendar)
+        yield f"it fails at {fails_at} if it has not been claimed by then"
 
 
 def _of_running(
@@ -82,8 +83,9 @@ def _of_running(
 ) -> Iterator[str]:
     if run is None:
         return
+    expires_at = render.moment(run.lease_expires_at, status.calendar)
     if run.node.startswith(LOCAL):
-        yield f"it was claimed by hand; its lease expires at {render.moment(run.lease_expires_at)}"
+        yield f"it was claimed by hand; its lease expires at {expires_at}"
         yield from _told(run, status)
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
@@ -95,7 +97,7 @@ def _of_running(
         then = f"its run ends as {ahead.outcome}; then the task is {ahead.state}: {ahead.reason}"
         yield f"{then} (dispatcher {task.intent})" if task.intent else then
     else:
-        yield f"its lease expires at {render.moment(run.lease_expires_at)} unless it is renewed"
+        yield f"its lease expires at {expires_at} unless it is renewed"
     if why := status.report.get("unkillable_because", {}).get(str(task.id)):
         yield f"it is not proved gone after SIGKILL, and keeps its slot: {why}"
     yield from _told(run, status)

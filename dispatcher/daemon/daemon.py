@@ -151,7 +151,7 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
 
 def _bounds(config: Config) -> Bounds:
     output = config.output
-    return Bounds(int(output.total_budget), int(output.free_floor), output.retention_ms)
+    return Bounds(int(output.total_budget), int(output.free_floor))
 
 
 def _make_output_dir(config: Config) -> None:

@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import structlog
 
-from dispatcher import holes, output_files, times
-from dispatcher.times import Instant, StoreTime
+from dispatcher import holes, output_files
+from dispatcher.times import Instant, WallTime
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -61,7 +61,6 @@ class Bounds(NamedTuple):
 
     total_budget: int
     free_floor: int
-    retention_ms: int | None = None
 
 
 class _Doomed(NamedTuple):
@@ -120,13 +119,12 @@ class Outputs:
         bounds: Bounds,
         *,
         free: Callable[[str], int] | None = None,
-        wall_clock: Callable[[], StoreTime] = times.wall_clock,
     ) -> None:
         """`free` returns how many bytes of a directory's disk may still be written."""
         self._directory = directory
         self.bounds = bounds
         self._free = free or _free
-        self._wall_clock = wall_clock
+        self._old_before = WallTime(0)
         self._walk: _Walk | None = None
         self._walk_at = Instant(0.0)
         self._walk_by = Instant(0.0)
@@ -176,6 +174,10 @@ class Outputs:
 
     # What the store has to say -------------------------------------------------------------
 
+    def expire(self, before: WallTime) -> None:
+        """Take note that files last written before this date are older than the retention."""
+        self._old_before = before
+
     def suspects(self, *, limit: int) -> Sequence[RunUid]:
         """Return some runs whose files are older than the retention: the store may not know them.
 
@@ -205,9 +207,7 @@ class Outputs:
                 self._judge(self._walk, at)
                 self._walk = None
         elif self._wants_walk(at, busy=busy):
-            retention_ms = self.bounds.retention_ms
-            old = 0 if retention_ms is None else self._wall_clock() - retention_ms
-            self._walk = _Walk(self._directory, old * 1_000_000, self._spared)
+            self._walk = _Walk(self._directory, self._old_before * 1_000_000, self._spared)
             self._spared = set()
 
     def _wants_walk(self, at: Instant, *, busy: bool) -> bool:

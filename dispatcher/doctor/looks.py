@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dispatcher import holes, wire
+from dispatcher.calendar import Calendar
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.doctor.finding import Finding, bad, ok, told, warning
@@ -20,6 +21,7 @@ from dispatcher.doctor.processes import processes
 from dispatcher.errors import FULL, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.node import known_node_id
+from dispatcher.standing import set_lately
 from dispatcher.store.examine import examine
 from dispatcher.store.filesystems import MOUNTINFO
 from dispatcher.store.open import database_path, refuse_place, remembered_identity
@@ -238,6 +240,8 @@ def _store(config: Config) -> Iterator[Finding]:
         yield bad("store", f"{said}, newer than {found.known}", "upgrade this dispatcher")
     else:
         yield ok("store", said)
+    if found.calendar is not None:
+        yield _clock(found.calendar)
     if found.problems:
         yield bad(
             "integrity", "; ".join(found.problems), "stop the daemon, then: dispatcher restore FILE"
@@ -252,3 +256,9 @@ def _store(config: Config) -> Iterator[Finding]:
         )
     else:
         yield ok("store identity", found.identity)
+
+
+def _clock(calendar: Calendar) -> Finding:
+    if (said := set_lately(calendar)) is None:
+        return ok("clock", "the host's clock was not set within a day")
+    return warning("clock", said, "see that time is kept, e.g. timedatectl timesync-status")

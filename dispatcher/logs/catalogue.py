@@ -279,9 +279,9 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             same_by=(),
         ),
         "clock.stepped": Event(
-            "The wall clock jumped; live leases are renewed instead of reaped.",
+            "The host's clock was set, by `gap_ms`; negative is back. Nothing is due for it.",
             "warning",
-            fields={"leases": int, "gap_ms": int},
+            fields={"gap_ms": int, "message": str},
             same_by=(),
         ),
         "metrics.unwritten": Event(

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from dispatcher.calendar import Calendar
 from dispatcher.model import (
     FINISHED,
     Claim,
@@ -59,6 +60,18 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
+
+    # The host's clock ------------------------------------------------------------------
+
+    def watch_clock(self) -> int:
+        """Write down that the host's clock was set, if it was; return by how many milliseconds.
+
+        Once for each step, and nothing for less than a second. The store's time is never moved by
+        it, nor by any step within a boot; over a boot it follows the host's clock, but not back.
+        """
+
+    def calendar(self) -> Calendar:
+        """Return how the host's clock stands, and how it stood."""
 
     # Submitting ------------------------------------------------------------------------
 
@@ -241,12 +254,6 @@ class Store(Protocol):
 
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         """Return the earliest `takeover_at` to come of claims that are not this node's."""
-
-    def renew_local(self, *, now: StoreTime) -> int:
-        """Renew the leases of all local claims, since a clock was wrong; return how many.
-
-        None beyond its deadline.
-        """
 
     def declared(self, node: str) -> list[RunUid]:
         """Return the node's open runs that declared their end."""

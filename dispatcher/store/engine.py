@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dispatcher.times import StoreTime
-
 Values = Mapping[str, object]
 Row = tuple[Any, ...]
 
@@ -48,8 +46,8 @@ class Engine(Protocol):
     def dialect(self) -> Dialect:
         """The words of this database."""
 
-    def begin(self, *, write: bool) -> StoreTime:
-        """Begin a transaction and return the store's time."""
+    def begin(self, *, write: bool) -> None:
+        """Begin a transaction."""
 
     def commit(self) -> None:
         """Commit. Raises `CommitUnknown` when that got no clear answer."""
@@ -74,11 +72,11 @@ class Engine(Protocol):
 
 
 @contextmanager
-def transaction(engine: Engine, *, write: bool) -> Iterator[StoreTime]:
+def transaction(engine: Engine, *, write: bool) -> Iterator[None]:
     """Commit what happens inside, or roll all of it back on any exception."""
-    now = engine.begin(write=write)
+    engine.begin(write=write)
     try:
-        yield now
+        yield
     except BaseException:
         engine.rollback()
         raise

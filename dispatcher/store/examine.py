@@ -6,8 +6,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from dispatcher.calendar import Calendar
 from dispatcher.errors import StoreUnusable
 from dispatcher.store import migrate
+from dispatcher.store.clock import Clock
 from dispatcher.store.engine import transaction
 from dispatcher.store.sqlite import SqliteEngine
 
@@ -23,6 +25,8 @@ class Examined:
     known: int
     """The schema that this dispatcher works with."""
     identity: str
+    calendar: Calendar | None
+    """How the host's clock stands; None in a database of another schema."""
     problems: tuple[str, ...]
     """What is damaged; empty also where nobody looked."""
 
@@ -34,12 +38,21 @@ def examine(path: Path, *, patience: float, whole: bool) -> Examined:
     """
     with closing(SqliteEngine(path, patience=patience)) as engine:
         schema, identity = migrate.version_of(engine)
+        known = len(migrate.MIGRATIONS)
         return Examined(
             schema=schema,
-            known=len(migrate.MIGRATIONS),
+            known=known,
             identity=identity,
+            calendar=_calendar(engine) if schema == known else None,
             problems=_problems(engine) if whole else (),
         )
+
+
+def _calendar(engine: SqliteEngine) -> Calendar:
+    clock = Clock()
+    with transaction(engine, write=False):
+        clock.begin(engine, write=False)
+        return clock.calendar(engine)
 
 
 def _problems(engine: SqliteEngine) -> tuple[str, ...]:

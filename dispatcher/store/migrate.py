@@ -201,8 +201,22 @@ ALTER TABLE tasks ADD COLUMN deadline_at BIGINT
     CHECK (deadline_at IS NULL OR (state = 'running' AND lease_expires_at <= deadline_at));
 """
 
+# In a reckoning store time is its boot clock + `boot_ms`, the host's clock `ahead_ms` ahead of it.
+_CLOCK = """
+CREATE TABLE clock_settings (
+    id {row_id},
+    since BIGINT NOT NULL,
+    reckoning TEXT NOT NULL,
+    boot_ms BIGINT NOT NULL,
+    ahead_ms BIGINT NOT NULL,
+    step_ms BIGINT NOT NULL,
+
+    CHECK (reckoning <> '')
+);
+"""
+
 #: What each version of the schema did to the one before. Append; never edit what was released.
-MIGRATIONS: tuple[str, ...] = (_FIRST, _KILL_GRACE, _INTENT)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _KILL_GRACE, _INTENT, _CLOCK)
 
 _META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"
 _WRITE_META = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,11 +19,12 @@ from dispatcher.errors import (
 from dispatcher.locks import Held, hold
 from dispatcher.store import migrate
 from dispatcher.store.api import Store
+from dispatcher.store.clock import Clock
 from dispatcher.store.filesystems import MOUNTINFO, is_mounted_alone, network_filesystem
 from dispatcher.store.names import DRAFT
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
-from dispatcher.times import StoreTime, wall_clock
+from dispatcher.times import HOST_CLOCK, HostClock
 
 _SQLITE: Final = "sqlite://"
 _IN_MEMORY: Final = ("", "/:memory:")
@@ -37,13 +37,13 @@ def open_store(
     patience: float,
     create: bool = True,
     upgrade: bool = False,
-    clock: Callable[[], StoreTime] = wall_clock,
+    clock: HostClock = HOST_CLOCK,
     mountinfo: Path = MOUNTINFO,
 ) -> Store:
     """Open the store that `url` names: ``sqlite:///PATH``, or ``sqlite://`` for one in memory.
 
-    `patience` is how many seconds a transaction may wait for other writers; `clock` is the store
-    time of an embedded store. A missing database is made if `create` says so and the state
+    `patience` is how many seconds a transaction may wait for other writers; `clock` is the
+    host's. A missing database is made if `create` says so and the state
     directory does not remember one. An older schema is brought up to date if `upgrade` says so: for
     who holds `lock_database`, as a daemon may work with the old one. Which store it is, is
     remembered there if nothing is yet; whether it is another than the remembered one, the caller
@@ -54,13 +54,13 @@ def open_store(
     """
     path = database_path(url)
     if path is None:
-        engine = SqliteEngine(None, patience=patience, clock=clock)
-        return SqlStore(engine, migrate.create(engine))
+        engine = SqliteEngine(None, patience=patience)
+        return SqlStore(engine, migrate.create(engine), Clock(clock))
     refuse_place(path, mountinfo)
     _see_that_it_exists(path, state_dir, create=create)
-    engine = SqliteEngine(path, patience=patience, clock=clock)
+    engine = SqliteEngine(path, patience=patience)
     try:
-        store = SqlStore(engine, _adopt(engine, path, upgrade=upgrade))
+        store = SqlStore(engine, _adopt(engine, path, upgrade=upgrade), Clock(clock))
         if remembered_identity(state_dir) is None:
             remember_identity(state_dir, store.identity)
     except BaseException:

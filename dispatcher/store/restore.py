@@ -19,7 +19,7 @@ from dispatcher.store.engine import Engine, transaction
 from dispatcher.store.names import refuse_second_name
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_errors import BUSY, code_of
-from dispatcher.times import StoreTime, iso
+from dispatcher.times import WallTime, iso
 
 #: What fences are advanced by, and ids where nobody knows how far they were: more than any task
 #: runs, and any node accepts, between a backup and its restore.
@@ -67,7 +67,7 @@ class _Seen:
     """Whether it could be asked."""
 
 
-def restore(database: Path, file: Path, *, traces: Iterable[str], now: StoreTime) -> Restored:
+def restore(database: Path, file: Path, *, traces: Iterable[str], now: WallTime) -> Restored:
     """Put a backup in the place of a database, which is kept beside it under a dated name.
 
     For who holds `lock_database`. It becomes a store of its own, whose ids and fences are beyond
@@ -172,7 +172,7 @@ def _advance(engine: Engine, name: str, seq: int) -> None:
     engine.change(_ADVANCE_SEQUENCE, {"name": name, "seq": seq})
 
 
-def _set_aside(database: Path, now: StoreTime) -> Path | None:
+def _set_aside(database: Path, now: WallTime) -> Path | None:
     """Give the present database, and what SQLite would take for its part, a dated name."""
     there = [tail for tail in ("-wal", "-shm", "") if Path(f"{database}{tail}").exists()]
     dated = re.sub(r"[-:]|\..*", "", iso(now))

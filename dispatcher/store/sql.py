@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 
+from dispatcher.calendar import Calendar
 from dispatcher.model import (
     FINISHED,
     Claim,
@@ -28,6 +29,7 @@ from dispatcher.model import (
 )
 from dispatcher.store import claims, leases, operators, statements
 from dispatcher.store.api import Store
+from dispatcher.store.clock import Clock
 from dispatcher.store.engine import Engine, transaction
 from dispatcher.store.values import (
     given_up_from,
@@ -51,9 +53,10 @@ from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 class SqlStore:
     """The `Store` on an engine whose schema `migrate` has prepared."""
 
-    def __init__(self, engine: Engine, identity: str) -> None:
+    def __init__(self, engine: Engine, identity: str, clock: Clock) -> None:
         self._engine = engine
         self._identity = identity
+        self._clock = clock
         dialect = engine.dialect
         self._ready = statements.READY + dialect.skip_locked
         self._ready_task = statements.READY_TASK + dialect.skip_locked
@@ -71,11 +74,21 @@ class SqlStore:
     def identity(self) -> str:
         return self._identity
 
-    def transaction(self) -> AbstractContextManager[StoreTime]:
-        return transaction(self._engine, write=True)
+    @contextmanager
+    def transaction(self) -> Iterator[StoreTime]:
+        with transaction(self._engine, write=True):
+            yield self._clock.begin(self._engine, write=True)
 
-    def snapshot(self) -> AbstractContextManager[StoreTime]:
-        return transaction(self._engine, write=False)
+    @contextmanager
+    def snapshot(self) -> Iterator[StoreTime]:
+        with transaction(self._engine, write=False):
+            yield self._clock.begin(self._engine, write=False)
+
+    def watch_clock(self) -> int:
+        return self._clock.watch(self._engine)
+
+    def calendar(self) -> Calendar:
+        return self._clock.calendar(self._engine)
 
     def close(self) -> None:
         self._engine.close()
@@ -265,9 +278,6 @@ class SqlStore:
         values = {"node": node, "now": now}
         ((takeover_at,),) = self._engine.rows(statements.NEXT_TAKEOVER, values)
         return None if takeover_at is None else StoreTime(takeover_at)
-
-    def renew_local(self, *, now: StoreTime) -> int:
-        return self._engine.change(statements.RENEW_LOCAL, {"now": now})
 
     def declared(self, node: str) -> list[RunUid]:
         return [

@@ -9,7 +9,7 @@ descriptor of a file drops all POSIX locks that the process has on it, SQLite's 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -30,7 +30,7 @@ from dispatcher.store.sqlite_errors import (
     is_writable,
     translated,
 )
-from dispatcher.times import StoreTime, instant, pause, wall_clock
+from dispatcher.times import instant, pause
 
 #: The first SQLite without the bug that corrupts a database when its WAL is reset.
 OLDEST_LIBRARY: Final = (3, 51, 3)
@@ -82,7 +82,7 @@ _OUTSIDE: Final = _Refusing(RuntimeError("no transaction is open"))
 class SqliteEngine:
     """A connection to an existing database file, or to a database in memory (`path` None).
 
-    `patience` is how long, in seconds, `begin` waits for other writers; `clock` is the store's.
+    `patience` is how long, in seconds, `begin` waits for other writers.
     """
 
     dialect = Dialect(
@@ -98,13 +98,11 @@ class SqliteEngine:
         path: Path | None,
         *,
         patience: float,
-        clock: Callable[[], StoreTime] = wall_clock,
     ) -> None:
         check_library()
         self._path = path
         self._files = () if path is None else _files(path)
         self._patience = patience
-        self._clock = clock
         self._closed = self._forsaken = False
         self._inodes: list[tuple[int, int]] = []
         self._identity: list[Row] = []
@@ -124,14 +122,13 @@ class SqliteEngine:
         self._forsaken = True
         self._cursor = _Refusing(self._refusal())
 
-    def begin(self, *, write: bool) -> StoreTime:
+    def begin(self, *, write: bool) -> None:
         if self._connection is None:
             self._connect()
         elif self._inodes != self._stat():
             raise self._replaced()
         self._patiently("BEGIN IMMEDIATE" if write else "BEGIN")
         self._cursor = self._connection.cursor()
-        return self._clock()
 
     def commit(self) -> None:
         try:

@@ -236,15 +236,6 @@ UPDATE tasks SET takeover_at = :until
 WHERE state = 'running' AND owner = :node
 """
 
-RENEW_LOCAL = """
-UPDATE tasks SET
-    lease_expires_at = CASE WHEN deadline_at < :now + lease_ttl_ms THEN deadline_at
-                       ELSE :now + lease_ttl_ms END,
-    takeover_at = CASE WHEN deadline_at < :now + lease_ttl_ms THEN deadline_at
-                  ELSE :now + lease_ttl_ms END
-WHERE takeover_at IS NOT NULL AND substr(owner, 1, 6) = 'local:'
-"""
-
 # Claims of other nodes. Where no node can be but this one (`alone`) nobody will confirm them.
 STRANDED = f"""{_OPEN}FROM tasks JOIN runs ON runs.uid = tasks.run_uid
 WHERE tasks.state = 'running' AND tasks.owner <> :node AND substr(tasks.owner, 1, 6) <> 'local:'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -12,23 +11,13 @@ from dispatcher.model import Liveness, OpenRun, Outcome
 from dispatcher.processes import Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.turn import Live, Memory, Turn
-from dispatcher.times import Instant, StoreTime
+from dispatcher.times import Instant
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
 
 #: Expired leases decided on in one transaction. Bounds how long a beat waits for its answer.
 REAP_BATCH = 100
-
-#: Seconds by which store time and CLOCK_BOOTTIME may differ between two commits, beside what the
-#: commit itself took; more is a step of the clock.
-STEP = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Committed:
-    now: StoreTime
-    at: Instant
 
 
 class Reaper:
@@ -38,7 +27,8 @@ class Reaper:
         self._store = store
         self._processes = processes
         self._memory = memory
-        self._last: _Committed | None = None
+        self._kept_at: Instant | None = None
+        """When leases were last looked after; None: not since this daemon started."""
         self._renewed_at = Instant(0.0)
         self._suspected: dict[RunUid, Instant] = {}
         """When each lease was first seen expired on which the executor was not heard yet."""
@@ -56,7 +46,7 @@ class Reaper:
         if shortest is not None and turn.at >= self._renewed_at + shortest / 3:
             self._store.renew(self._memory.settings.node_id, now=turn.now)
             turn.after(partial(setattr, self, "_renewed_at", turn.at))
-        turn.after(partial(setattr, self, "_last", _Committed(turn.now, turn.at)))
+        turn.after(partial(setattr, self, "_kept_at", turn.at))
 
     def end_the_lost(self, turn: Turn) -> None:
         """Begin the ending `lost` of each worker run whose lease has expired.
@@ -126,24 +116,17 @@ class Reaper:
             turn.after(partial(log.warning, "daemon.was_away", leases=spared, gap_ms=gap_ms))
 
     def _spare_after_absence(self, turn: Turn) -> None:
-        node, gap_ms, what = self._memory.settings.node_id, 0, "daemon.was_away"
-        if self._last is None:
+        node = self._memory.settings.node_id
+        if self._kept_at is None:
             seen = [row.seen_at for row in self._store.nodes() if row.id == node]
             gap_ms = max(0, turn.now - seen[0]) if seen else 0
         else:
-            passed = turn.at - self._last.at
-            gap_ms = round(passed * 1000)
-            stepped = (turn.now - self._last.now) / 1000 - passed
-            if abs(stepped) > STEP:
-                everything = 2**40
-                gap_ms, what = everything, "clock.stepped"
+            gap_ms = round((turn.at - self._kept_at) * 1000)
         shortest = min((live.lease_ttl for live in self._memory.live.values()), default=0.0)
-        if self._last is None or gap_ms > shortest * 500:
+        if self._kept_at is None or gap_ms > shortest * 500:
             spared = self._store.renew_short(node, gap_ms=gap_ms, now=turn.now)
-            if what == "clock.stepped":
-                spared += self._store.renew_local(now=turn.now)
             if spared:
-                turn.after(partial(log.warning, what, leases=spared, gap_ms=gap_ms))
+                turn.after(partial(log.warning, "daemon.was_away", leases=spared, gap_ms=gap_ms))
 
     def _log_expired(self, run: OpenRun) -> None:
         live = self._memory.live.get(run.run_uid) or Live.of(run)

@@ -10,7 +10,7 @@ import structlog
 
 from dispatcher.store.api import Store
 from dispatcher.supervisor.turn import NEVER, Memory, Turn
-from dispatcher.times import Instant, StoreTime
+from dispatcher.times import Instant, StoreTime, WallTime
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -27,6 +27,9 @@ LOOK_INTERVAL = 60.0
 
 class Files(Protocol):
     """The output directory, as far as the deciding part is concerned."""
+
+    def expire(self, before: WallTime) -> None:
+        """Take note that files last written before this date are older than the retention."""
 
     def suspects(self, *, limit: int) -> Sequence[RunUid]:
         """Return some runs with files older than the retention, until they are `judged`."""
@@ -58,11 +61,20 @@ class Retention:
         return NEVER if self._memory.settings.retention is None else self._look_at
 
     def keep(self, turn: Turn) -> None:
-        """Delete some of what is too old, if it is time."""
+        """Delete some of what is too old, if it is time.
+
+        Nothing for an hour after a boot, whose clock may be wrong and then moves store time ahead.
+        """
         retention = self._memory.settings.retention
         if retention is None or turn.at < self._look_at:
             return
+        calendar = self._store.calendar()
+        if calendar.is_fresh:
+            turn.after(partial(setattr, self, "_look_at", Instant(turn.at + LOOK_INTERVAL)))
+            return
         before = StoreTime(turn.now - round(retention * 1000))
+        if self._files is not None:
+            turn.after(partial(self._files.expire, calendar.date(before)))
         pruned = self._store.prune(before=before, limit=PRUNE_BATCH)
         more = self._ask_after_files(turn) or pruned.tasks == PRUNE_BATCH
         pause = BATCH_PAUSE if more else min(LOOK_INTERVAL, retention / 4)

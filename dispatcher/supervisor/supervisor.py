@@ -22,6 +22,7 @@ from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
 from dispatcher.supervisor.claimer import Claimer
+from dispatcher.supervisor.clock import ClockWatch
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.listener import Listener
 from dispatcher.supervisor.outage import Outage
@@ -93,6 +94,7 @@ class Supervisor:
         self._claimer = Claimer(store, processes, self._memory)
         self._reaper = Reaper(store, processes, self._memory)
         self._absence = Absence(store, processes, self._memory, stranded, rng=rng)
+        self._clock = ClockWatch(store)
         self._retention = Retention(store, self._memory, files)
         self._inbox: list[Event] = []
         self._stop: Stop | None = None
@@ -211,6 +213,7 @@ class Supervisor:
 
     def _duties(self) -> tuple[Operation, ...]:
         return (
+            self._clock.watch,
             self._reaper.keep_leases,
             self._absence.confirm,
             self._listener.overhear,

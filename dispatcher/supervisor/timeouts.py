@@ -11,8 +11,8 @@ Which clock, and what an absence of ours means:
   without a commit longer than half of it, and after a restart, `start_timeout` begins anew;
   `stall_timeout` too, unless the output's age or the last progress in the store say more.
 - `queue_timeout` and `total_timeout` are store times, as `run_at` is: they go on while no daemon
-  runs, and a step of the clock moves them. What was over in our absence is decided when we are
-  back. A run ended for its task's `total_timeout` is one that lives when the daemon does.
+  runs, and no step of the host's clock moves them. What was over in our absence is decided when
+  we are back. A run ended for its task's `total_timeout` is one that lives when the daemon does.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from dispatcher.errors import StoreUnusable
 from dispatcher.store import migrate
 from dispatcher.store.engine import Row, transaction
 from dispatcher.store.sqlite import SqliteEngine
-from dispatcher.times import StoreTime
 
 #: Migrations to come, for what they must never do.
 COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT; CREATE INDEX tasks_colour ON tasks (colour);"
@@ -98,12 +97,12 @@ class Overtaken(SqliteEngine):
 
     overtake = True
 
-    def begin(self, *, write: bool) -> StoreTime:
+    def begin(self, *, write: bool) -> None:
         if write and self.overtake:
             self.overtake = False
             with database(self._path) as faster:
                 migrate.adopt(faster, (*migrate.MIGRATIONS, COLOUR))
-        return super().begin(write=write)
+        super().begin(write=write)
 
 
 def test_of_two_upgrades_at_once_one_does_it(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dispatcher.store.open import (
     remember_identity,
     remembered_identity,
 )
-from dispatcher.times import StoreTime
+from dispatcher.times import HostClock, Instant, WallTime
 from tests.contract.sqlite_files import file_size_limit, opened
 
 
@@ -132,7 +132,8 @@ def test_a_store_that_cannot_be_written_whole_is_not_made(tmp_path: Path, room: 
 
 
 def test_the_embedded_stores_clock_is_the_callers(tmp_path: Path) -> None:
-    store = open_store("sqlite://", state_dir=tmp_path, patience=0, clock=lambda: StoreTime(42))
+    clock = HostClock(lambda: WallTime(42), lambda: Instant(7.0), lambda: "boot")
+    store = open_store("sqlite://", state_dir=tmp_path, patience=0, clock=clock)
     with closing(store), store.transaction() as now:
         assert now == 42
 

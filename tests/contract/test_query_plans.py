@@ -27,7 +27,6 @@ PLANS = [
     (statements.ABANDONED, {"now": 1, "limit": 1}, ["tasks_takeover", "(uid=?)"]),
     (statements.STRANDED, {"node": "n", "alone": True, "now": 1}, ["tasks_running", "(uid=?)"]),
     (statements.NEXT_TAKEOVER, {"node": "n", "now": 1}, ["tasks_takeover"]),
-    (statements.RENEW_LOCAL, {"now": 1}, ["tasks_takeover"]),
     (statements.CONFIRM, {"node": "n", "until": 1}, ["tasks_running", "(uid=?)"]),
     (statements.DECLARED_UIDS, {"node": "n"}, ["runs_declared"]),
     (statements.LEASES, {}, ["tasks_running"]),

@@ -167,9 +167,6 @@ def test_a_local_expiry_of_a_wrong_clock_counts_as_expired_R_09(
     store.heartbeat(beat(claim), now=later(3_600_000))
 
     assert [claim.run_uid] == abandoned(store, 0)
-    assert 1 == store.renew_local(now=NOW)
-    assert [] == abandoned(store, 0)
-    assert (TTL, TTL) == both_ends(store, claim)
 
 
 def test_a_claim_of_a_node_is_stranded_for_others_from_its_takeover_on(shared: OneByOne) -> None:

@@ -18,24 +18,12 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.store.open import open_store
 from tests.contract.helpers import new_task
 from tests.e2e.beating import LEASE, beating
-from tests.e2e.helpers import stored
 from tests.e2e.world import World
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.timeout(90)
 
 SILENT = ["sleep", "99"]
-
-#: Shifts the wall clock of a Python process by what a file says, in seconds.
-SET_CLOCK = """
-import os, time
-_file, _real = os.environ.get("SHIFTED_BY"), time.time_ns
-def _shifted():
-    with open(_file) as file:
-        return _real() + int(file.read() or 0) * 10**9
-if _file:
-    time.time_ns = _shifted
-"""
 
 
 def stop_file(world: World) -> Path:
@@ -122,35 +110,6 @@ def test_an_executor_that_stood_still_past_leases_charges_nobody(world: World) -
             wait(5)
 
         assert [] == daemon.events("lease.expired")
-        expect_one_run_each(world, diligent, plain)
-
-
-@pytest.mark.parametrize("step", [3600, -3600])
-def test_r09_an_hour_on_the_wall_clock_costs_nobody_a_lease_and_prolongs_none(
-    world: World, step: int
-) -> None:
-    shifted_by = world.directory / "shifted-by"
-    shifted_by.write_text("0")
-    (world.directory / "sitecustomize.py").write_text(SET_CLOCK)
-    env = {"PYTHONPATH": str(world.directory), "SHIFTED_BY": str(shifted_by)}
-    with world.daemon(env=env) as daemon:
-        diligent = world.submit(*beating(), **LEASE)
-        plain = world.submit("sh", "-c", "while [ ! -e stop ]; do sleep 0.1; done", lease_ttl="1s")
-        for task_id in (diligent, plain):
-            daemon.expect("run.started", task_id=task_id)
-
-        swapped = shifted_by.with_suffix(".new")
-        swapped.write_text(str(step))
-        swapped.replace(shifted_by)
-
-        daemon.expect("clock.stepped")
-        silent = world.submit(*SILENT, **LEASE)
-        stepped = (time.time() + step) * 1000
-        for (expiry,) in stored(world, "SELECT lease_expires_at FROM tasks WHERE lock NOTNULL"):
-            assert stepped - 5_000 < expiry <= stepped + 2_000 + 1_000
-        world.until(silent, "failed")
-        wait(1)
-        assert [silent] == [event["task_id"] for event in daemon.events("lease.expired")]
         expect_one_run_each(world, diligent, plain)
 
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
+from dispatcher.store.clock import Clock
 from dispatcher.supervisor.reaper import Reaper
 from dispatcher.supervisor.supervisor import Supervisor
+from dispatcher.times import StoreTime
 from tests.model.day import Day
 from tests.model.plants import PLANTS, statement
 
@@ -41,8 +43,8 @@ def _spares_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reaper, "_spare_after_absence", _nothing)
 
 
-def _notices_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.supervisor.reaper.STEP", 1e9)
+def _goes_by_the_hosts_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clock, "_at", lambda self, instant: StoreTime(self._host.wall()))
 
 
 def _never_looks_for_the_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +56,7 @@ def _never_looks_for_the_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         _reaps_whatever_the_executor_says,
         _spares_nobody,
-        _notices_no_step,
+        _goes_by_the_hosts_clock,
         _never_looks_for_the_lost,
         PLANTS[0].put,  # a heartbeat that stamps liveness only
         statement("RENEW", "liveness = 'process' OR", "TRUE OR"),

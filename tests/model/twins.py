@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from dispatcher.model import TaskState
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
-from dispatcher.times import StoreTime
+from dispatcher.times import HostClock, Instant, StoreTime, WallTime
 from tests.model.oracle import TaskModel
 
 NODE = "node-1"
@@ -42,7 +42,7 @@ class Twins(RuleBasedStateMachine):
 
     def opened(self) -> SqlStore:
         url = f"sqlite://{self.directory}/tasks.db"
-        store = open_store(url, state_dir=self.directory, patience=1.0, clock=self.now)
+        store = open_store(url, state_dir=self.directory, patience=1.0, clock=self.host)
         assert isinstance(store, SqlStore)
         return store
 
@@ -52,6 +52,12 @@ class Twins(RuleBasedStateMachine):
 
     def now(self) -> StoreTime:
         return StoreTime(self.clock)
+
+    @property
+    def host(self) -> HostClock:
+        return HostClock(
+            lambda: WallTime(self.clock), lambda: Instant(self.clock / 1000), lambda: "boot"
+        )
 
     # Asking both ----------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ def test_a_step_of_the_clock_costs_no_local_claim_R_09(world: World, step: float
 
     world.step_clock(step)
     world.settle_down()
-    world.run_for(29.9)
+    world.run_for(9.9)
     assert [None] == outcomes(world, claim.task_id)
     world.run_for(SETTINGS.reap_interval + 0.2)
 

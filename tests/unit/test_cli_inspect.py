@@ -363,10 +363,11 @@ def test_cpu_seconds_are_rounded_to_what_was_measured(command: Command) -> None:
     command.run_once()
     with command.client() as client:
         (run,) = client.runs(1)
+        calendar = client.calendar()
 
     run = replace(run, cpu_seconds=0.0009149999999999999)
 
-    assert 0.000915 == render.run_json(run)["cpu_seconds"]
+    assert 0.000915 == render.run_json(run, calendar)["cpu_seconds"]
 
 
 @pytest.mark.parametrize(

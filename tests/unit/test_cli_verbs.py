@@ -10,6 +10,7 @@ import click
 import pytest
 
 from dispatcher import errors
+from dispatcher.calendar import Calendar
 from dispatcher.cli import app
 from dispatcher.cli.status import status_json
 from dispatcher.client import Client
@@ -26,6 +27,10 @@ def command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Command:
     return Command(tmp_path, capsys, monkeypatch)
+
+
+#: The beginning of all times.
+START = Calendar(StoreTime(0), 0)
 
 
 def test_status_counts_by_state_and_queue_without_a_daemon(command: Command) -> None:
@@ -61,7 +66,7 @@ def test_status_for_people(command: Command) -> None:
 def test_status_passes_on_what_the_daemon_says(command: Command) -> None:
     report = {"ok": True, "pid": 7, "node": "n", "hostname": "h", "slots": 2, "busy": 1}
     report["executor"] = "connected"
-    standing = Standing(now=StoreTime(0), paused=(), node=None, daemon="running", report=report)
+    standing = Standing(calendar=START, paused=(), node=None, daemon="running", report=report)
     nothing = Leases(0, None, None, None)
     found = Status(standing=standing, counts={}, ready_since={}, leases=nothing)
 

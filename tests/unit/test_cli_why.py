@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.calendar import Calendar
 from dispatcher.cli.why import explain
 from dispatcher.model import PausedQueue, Task, TaskState
 from dispatcher.standing import Standing
 from dispatcher.times import StoreTime
 from tests.command import Command
 
+#: The beginning of all times.
+START = Calendar(StoreTime(0), 0)
 FINE = {"busy": 0, "slots": 2, "executor": "connected", "stopping": None, "paused": None}
 
 
@@ -97,7 +100,11 @@ def test_why_names_what_stands_in_the_way(
     state: TaskState, report: dict[str, object], expected: list[str]
 ) -> None:
     status = Standing(
-        now=StoreTime(0), paused=(), node=None, daemon="running", report=FINE | report
+        calendar=START,
+        paused=(),
+        node=None,
+        daemon="running",
+        report=FINE | report,
     )
 
     assert expected == list(explain(task(state), [], status))
@@ -106,7 +113,7 @@ def test_why_names_what_stands_in_the_way(
 def test_a_time_out_that_waits_is_told() -> None:
     waiting = task(TaskState.READY, fails_at=StoreTime(9_000))
     paused = (PausedQueue("q", "upgrade", StoreTime(1_000)),)
-    status = Standing(now=StoreTime(0), paused=paused, node=None, daemon="running", report=FINE)
+    status = Standing(calendar=START, paused=paused, node=None, daemon="running", report=FINE)
 
     assert [
         "its queue q is paused since 1970-01-01T00:00:01.000Z: upgrade; dispatcher resume q",

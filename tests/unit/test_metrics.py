@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher import wire
+from dispatcher.calendar import Calendar
 from dispatcher.metrics import METRICS, exposition
 from dispatcher.model import Leases, Outcome, PausedQueue, TaskState
 from dispatcher.standing import Standing, Status
@@ -22,9 +23,9 @@ NOW = StoreTime(1_000_000)
 
 def status_of(world: World, **facts: object) -> Status:
     """Return what the client would: of the store, and of the supervisor."""
-    with world.store.snapshot() as now:
+    with world.store.snapshot():
         standing = Standing(
-            now=now,
+            calendar=world.store.calendar(),
             paused=tuple(world.store.paused_queues()),
             node=None,
             daemon="running",
@@ -97,7 +98,7 @@ def test_every_figure_is_shown_when_there_is_something_to_show() -> None:
     status = status_of(world)
     status = Status(
         standing=Standing(
-            now=NOW,
+            calendar=Calendar(NOW, 0),
             paused=(PausedQueue("q", "upgrade", NOW),),
             node=None,
             daemon="running",

@@ -15,14 +15,14 @@ from structlog.typing import EventDict
 from dispatcher import holes, output_files
 from dispatcher.daemon import outputs
 from dispatcher.daemon.outputs import LONGEST_LOOK_INTERVAL, LOOK_INTERVAL, Bounds, Outputs
-from dispatcher.times import Instant, StoreTime
+from dispatcher.times import Instant, WallTime
 from dispatcher.wire import RunUid
 
 KIB = 1 << 10
 WANTED = Bounds(total_budget=100 * KIB, free_floor=0)
 
 #: The host's wall clock, ms; files are so many seconds older than that.
-NOW = StoreTime(1_800_000_000_000)
+NOW = WallTime(1_800_000_000_000)
 
 
 def uid(number: int) -> RunUid:
@@ -40,9 +40,7 @@ class Place:
     bounds: Bounds = WANTED
 
     def __post_init__(self) -> None:
-        self.outputs = Outputs(
-            str(self.directory), self.bounds, free=lambda _: self.free, wall_clock=lambda: NOW
-        )
+        self.outputs = Outputs(str(self.directory), self.bounds, free=lambda _: self.free)
 
     def file(self, number: int, size: int = 40 * KIB, age: float = 0.0) -> Path:
         """Make a run's file; the higher its number, the younger."""
@@ -222,7 +220,8 @@ def test_a_link_in_place_of_an_output_file_is_not_followed(place: Place, tmp_pat
 def test_files_older_than_the_retention_are_suspects_and_go_when_no_store_knows_them(
     place: Place, said: list[EventDict]
 ) -> None:
-    place.outputs.bounds = Bounds(1 << 40, 0, retention_ms=10_000_000)
+    place.outputs.bounds = Bounds(1 << 40, 0)
+    place.outputs.expire(WallTime(NOW - 10_000_000))
     for number, age in enumerate((20_000, 20_000, 5_000, 20_000)):
         place.file(number, age=age)
     place.live = {uid(3)}

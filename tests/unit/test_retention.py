@@ -9,6 +9,7 @@ from typing import Any, cast
 from dispatcher.model import Liveness, NewTask, TaskState
 from dispatcher.store.sql import SqlStore
 from dispatcher.supervisor.retention import BATCH_PAUSE, LOOK_INTERVAL, PRUNE_BATCH, Files
+from dispatcher.times import WallTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Beat, Renewed
 from tests.simulation import SETTINGS, World
@@ -24,6 +25,10 @@ class FakeFiles:
     def __init__(self) -> None:
         self.discarded: list[tuple[str, str]] = []
         self.old: list[RunUid] = []
+        self.expired_before: WallTime | None = None
+
+    def expire(self, before: WallTime) -> None:
+        self.expired_before = before
 
     def suspects(self, *, limit: int) -> Sequence[RunUid]:
         return self.old[:limit]

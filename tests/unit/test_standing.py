@@ -15,7 +15,7 @@ from dispatcher.config.config import load
 from dispatcher.model import TaskState
 from dispatcher.standing import STUCK_AFTER, Obstacle, Standing, Status
 from dispatcher.supervisor.supervisor import Stop
-from dispatcher.times import StoreTime, iso
+from dispatcher.times import WallTime, iso
 from tests.command import Command
 from tests.simulation import SETTINGS, World
 
@@ -25,9 +25,10 @@ def standing_of(
 ) -> Standing:
     """Return how the node stands: of the store, and of the supervisor if it answers."""
     report = world.supervisor.status(at=world.at()) if daemon == "running" else {}
-    with world.store.snapshot() as now:
+    with world.store.snapshot():
+        calendar = world.store.calendar()
         paused = tuple(world.store.paused_queues())
-    return Standing(now=now, paused=paused, node=None, daemon=daemon, report=report)
+    return Standing(calendar=calendar, paused=paused, node=None, daemon=daemon, report=report)
 
 
 def status_of(world: World) -> Status:
@@ -435,7 +436,7 @@ def test_r65_a_node_was_seen_when_its_daemon_last_ticked(tmp_path: Path) -> None
     world.elapsed += 0.5
 
     now = standing_of(world).now
-    assert iso(StoreTime(now - 500)) == shown(world, tmp_path)["node"]["seen_at"]
+    assert iso(WallTime(now - 500)) == shown(world, tmp_path)["node"]["seen_at"]
 
 
 def test_r65_status_tells_the_last_turns_and_the_ages_of_leases(tmp_path: Path) -> None:

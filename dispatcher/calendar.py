@@ -1,0 +1,67 @@
+"""What the host's clock showed at each store time: for what people read and write, no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dispatcher.times import StoreTime, WallTime, iso
+
+#: Milliseconds.
+HOUR = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How the host's clock stood from a store time on."""
+
+    since: StoreTime
+    ahead_ms: int
+    """By how much the host's clock was ahead of store time; negative: behind it."""
+    step_ms: int
+    """By how much it had just been set; 0: a boot began, or the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """Store times as dates, and back."""
+
+    now: StoreTime
+    ahead_ms: int
+    """By how much the host's clock is ahead of store time now."""
+    settings: tuple[Setting, ...] = ()
+    """Those that are remembered, oldest first."""
+
+    def date(self, moment: StoreTime) -> WallTime:
+        """Return what the host's clock showed at a time, or will show if nobody sets it."""
+        if moment > self.now or not self.settings:
+            return WallTime(moment + self.ahead_ms)
+        held = [one for one in self.settings if one.since <= moment] or self.settings[:1]
+        return WallTime(moment + held[-1].ahead_ms)
+
+    def moment(self, date: WallTime) -> StoreTime:
+        """Return the last store time at which the host's clock showed a date or an earlier one."""
+        for one in reversed(self.settings):
+            if date - one.ahead_ms >= one.since:
+                return StoreTime(date - one.ahead_ms)
+        oldest = self.settings[0].ahead_ms if self.settings else self.ahead_ms
+        return StoreTime(date - oldest)
+
+    def iso(self, moment: StoreTime) -> str:
+        """Return the date of a time as ISO 8601 in UTC with milliseconds."""
+        return iso(self.date(moment))
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether a boot began, or the host's clock was set by much, within the last hour.
+
+        It may be set again. The store's own beginning does not count.
+        """
+        return any(
+            self.now - one.since < HOUR and (not one.step_ms or abs(one.step_ms) > HOUR)
+            for one in self.settings[1:]
+        )
+
+    def last_step(self, *, within_ms: int) -> Setting | None:
+        """Return the last step of the host's clock if it is not longer ago."""
+        steps = [one for one in self.settings if one.step_ms]
+        return steps[-1] if steps and self.now - steps[-1].since <= within_ms else None

@@ -1,0 +1,147 @@
+"""Real processes on a host whose clock is set: the daemon's, and those of the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.beating import LEASE, beating
+from tests.e2e.helpers import python, stored
+from tests.e2e.test_disturbed_leases import SILENT, expect_one_run_each, wait
+from tests.e2e.world import World
+
+pytestmark = pytest.mark.timeout(90)
+
+DAY = 86_400
+
+PLAIN = ["sh", "-c", "while [ ! -e stop ]; do sleep 0.1; done"]
+
+#: Shifts the wall clock of a Python process by what a file says, in seconds.
+_SET_CLOCK = """
+import os, time
+_file, _real = os.environ.get("SHIFTED_BY"), time.time_ns
+def _shifted():
+    with open(_file) as file:
+        return _real() + int(file.read() or 0) * 10**9
+if _file:
+    time.time_ns = _shifted
+"""
+
+
+class HostClock:
+    """What the host's clock is to all commands that are given this environment."""
+
+    def __init__(self, world: World) -> None:
+        self._file: Path = world.directory / "shifted-by"
+        self.set(0)
+        (world.directory / "sitecustomize.py").write_text(_SET_CLOCK)
+        self.env: Mapping[str, str] = {
+            "PYTHONPATH": str(world.directory),
+            "SHIFTED_BY": str(self._file),
+        }
+
+    def set(self, seconds: int) -> None:
+        """Set it so many seconds ahead of the true time."""
+        swapped = self._file.with_suffix(".new")
+        swapped.write_text(str(seconds))
+        swapped.replace(self._file)
+
+
+@pytest.fixture
+def clock(world: World) -> HostClock:
+    clock = HostClock(world)
+    world.env = {**world.env, **clock.env}
+    return clock
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+def test_r09_an_hour_on_the_wall_clock_costs_nobody_a_lease_and_prolongs_none(
+    world: World, clock: HostClock, step: int
+) -> None:
+    with world.daemon() as daemon:
+        diligent = world.submit(*beating(), **LEASE)
+        plain = world.submit(*PLAIN, lease_ttl="1s")
+        for task_id in (diligent, plain):
+            daemon.expect("run.started", task_id=task_id)
+
+        clock.set(step)
+
+        told = daemon.expect("clock.stepped")
+        assert step * 1000 == pytest.approx(told["gap_ms"], abs=1_000)
+        silent = world.submit(*SILENT, **LEASE)
+        now = time.time() * 1000
+        for (expiry,) in stored(world, "SELECT lease_expires_at FROM tasks WHERE lock NOTNULL"):
+            assert expiry <= now + 2_000 + 1_000
+        world.until(silent, "failed")
+        wait(1)
+        assert [silent] == [event["task_id"] for event in daemon.events("lease.expired")]
+        expect_one_run_each(world, diligent, plain)
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+def test_a_clock_set_while_no_daemon_runs_costs_no_worker_its_lease(
+    world: World, clock: HostClock, step: int
+) -> None:
+    with world.daemon(alone=False) as daemon:
+        diligent = world.submit(*beating(), liveness="worker", lease_ttl="30s", max_attempts=1)
+        silent = world.submit(*PLAIN, liveness="worker", lease_ttl="30s", max_attempts=1)
+        for task_id in (diligent, silent):
+            daemon.expect("run.started", task_id=task_id)
+        daemon.kill()
+
+    clock.set(step)
+
+    with world.daemon() as daemon:
+        daemon.expect("clock.stepped")
+        wait(4)
+        assert [] == daemon.events("lease.expired")
+        expect_one_run_each(world, diligent, silent)
+
+
+def test_forty_days_ahead_for_a_while_delete_and_fail_nothing(
+    world: World, clock: HostClock
+) -> None:
+    world.configure(**{"queues.hand": {"concurrency": 0}, "output": {"retention": "30d"}})
+    with world.daemon() as daemon:
+        done = world.submit("echo", "kept")
+        world.until(done, "succeeded")
+        hour = {"total_timeout": "1h", "queue_timeout": "1h", "queue": "hand"}
+        waiting, claimed = world.submit("true", **hour), world.submit("true", **hour)
+        later = world.submit("true", delay="1h")
+
+        clock.set(40 * DAY)
+        daemon.expect("clock.stepped")
+        assert "deleted: 0 tasks" in world.cli("prune", "--older-than", "30d").stdout
+        world.cli("claim", "--task", claimed, "--ttl", "30m")
+        told = "the host's clock was set ahead by 40d at "
+        assert told in world.cli("status").stdout
+        assert told in world.cli("doctor").stdout
+        wait(2)
+        clock.set(0)
+        wait(1)
+
+        gaps = [event["gap_ms"] for event in daemon.events("clock.stepped")]
+        assert [40 * DAY * 1000, -40 * DAY * 1000] == pytest.approx(gaps, abs=1_000)
+        states = [world.show(task)["state"] for task in (done, waiting, claimed, later)]
+        assert ["succeeded", "ready", "running", "scheduled"] == states
+        assert "kept\n" == world.cli("logs", done).stdout
+        world.cli("cancel", claimed)
+
+
+def test_a_day_back_puts_no_back_off_and_no_delay_off(world: World, clock: HostClock) -> None:
+    world.configure(retry={"backoff_min": "2s", "backoff_max": "2s"})
+    with world.daemon() as daemon:
+        failing = world.submit(*python("raise SystemExit(1)"), max_attempts=2)
+        delayed = world.submit("true", delay="2s")
+        daemon.expect("run.settled", task_id=failing, within=20)
+
+        clock.set(-DAY)
+
+        daemon.expect("clock.stepped")
+        later = world.submit("true", delay="1s")
+        world.until(failing, "failed", within=30)
+        for task_id in (delayed, later):
+            world.until(task_id, "succeeded", within=30)
