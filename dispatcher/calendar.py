@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dispatcher.times import StoreTime, WallTime, iso
@@ -39,12 +40,14 @@ class Calendar:
         return WallTime(moment + held[-1].ahead_ms)
 
     def moment(self, date: WallTime) -> StoreTime:
-        """Return the last store time at which the host's clock showed a date or an earlier one."""
+        """Return the last store time at which the host's clock showed a date, or skipped it."""
+        until, moment = math.inf, float(date - self.ahead_ms)
         for one in reversed(self.settings):
-            if date - one.ahead_ms >= one.since:
-                return StoreTime(date - one.ahead_ms)
-        oldest = self.settings[0].ahead_ms if self.settings else self.ahead_ms
-        return StoreTime(date - oldest)
+            moment = min(date - one.ahead_ms, until)
+            if moment >= one.since:
+                break
+            until = one.since
+        return StoreTime(round(moment))
 
     def iso(self, moment: StoreTime) -> str:
         """Return the date of a time as ISO 8601 in UTC with milliseconds."""

@@ -114,6 +114,7 @@ class Client:
         wanted = [submission.checked(task) for task in tasks]
 
         def accept(now: StoreTime) -> list[Submitted]:
+            self._store.watch_clock()
             submitted = []
             for task in wanted:
                 submitted.append(self._store.submit(task, now=now))
@@ -165,6 +166,7 @@ class Client:
         why = reason or f"{INTENDED[intent]} by an operator"
 
         def do(now: StoreTime) -> Asked:
+            self._store.watch_clock()
             self._settle_abandoned(now)
             match intent:
                 case Intent.CANCEL:
@@ -283,6 +285,7 @@ class Client:
         def take(now: StoreTime) -> Claim | PausedQueue | None:
             if made and self._store.open_run(made[0].run_uid) is not None:
                 return made[0]  # the first time, and the commit's answer was lost
+            self._store.watch_clock()
             self._settle_abandoned(now)
             self._store.move_due(limit=DUE_BATCH, now=now)
             self._store.give_up(limit=DUE_BATCH, now=now)

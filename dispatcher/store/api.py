@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from dispatcher.calendar import Calendar
+from dispatcher.calendar import Calendar, Setting
 from dispatcher.model import (
     FINISHED,
     Claim,
@@ -63,11 +63,11 @@ class Store(Protocol):
 
     # The host's clock ------------------------------------------------------------------
 
-    def watch_clock(self) -> int:
-        """Write down that the host's clock was set, if it was; return by how many milliseconds.
+    def watch_clock(self) -> Setting:
+        """Return how the host's clock was set last; write it down if nobody has.
 
-        Once for each step, and nothing for less than a second. The store's time is never moved by
-        it, nor by any step within a boot; over a boot it follows the host's clock, but not back.
+        Less than a second is no step. None within a boot moves the store's time. Over a boot that
+        follows the host's clock, but never back.
         """
 
     def calendar(self) -> Calendar:

@@ -7,6 +7,7 @@ that every process of this boot has the same one, and no step of the host's cloc
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Final
 
 from dispatcher.calendar import Calendar, Setting
@@ -20,7 +21,8 @@ STEP: Final = 1_000
 KEPT: Final = 1_000
 
 _RECKONED = """
-SELECT boot_ms, ahead_ms FROM clock_settings WHERE reckoning = :reckoning ORDER BY id DESC LIMIT 1
+SELECT boot_ms, since, ahead_ms, step_ms FROM clock_settings WHERE reckoning = :reckoning
+ORDER BY id DESC LIMIT 1
 """
 
 _SETTINGS = "SELECT since, ahead_ms, step_ms FROM clock_settings ORDER BY id"
@@ -49,8 +51,8 @@ class Clock:
         self._reckoning = ""
         self._boot_ms = 0
         """Store time without the boot clock."""
-        self._ahead_ms = 0
-        """By how much the host's clock was last known to be ahead of store time."""
+        self._setting = Setting(StoreTime(0), 0, 0)
+        """The last that is known."""
         self._is_stored = False
         """Whether both were read from the store: what was only written may be rolled back."""
 
@@ -60,56 +62,53 @@ class Clock:
             return self._begin_boot(engine, write=write)
         return self._at(self._host.instant())
 
-    def watch(self, engine: Engine) -> int:
-        """Write down that the host's clock was set, if it was; return by how many milliseconds."""
-        now, ahead_ms = self._look()
-        step_ms = ahead_ms - self._ahead_ms
-        if step_ms:
-            self._set(engine, now, ahead_ms=ahead_ms, step_ms=step_ms)
-        return step_ms
+    def watch(self, engine: Engine) -> Setting:
+        """Return how the host's clock was set last; write it down if nobody has."""
+        if self._look().step_ms:
+            self._recall(engine)
+            if (found := self._look()).step_ms:
+                self._set(engine, found)
+        return self._setting
 
     def calendar(self, engine: Engine) -> Calendar:
         """Return how the host's clock stands, and how it stood."""
-        now, ahead_ms = self._look()
-        return Calendar(now, ahead_ms, tuple(Setting(*row) for row in engine.rows(_SETTINGS)))
+        found = self._look()
+        settings = tuple(Setting(*row) for row in engine.rows(_SETTINGS))
+        return Calendar(found.since, found.ahead_ms, settings)
 
     def _at(self, instant: Instant) -> StoreTime:
         return StoreTime(round(instant * 1000) + self._boot_ms)
 
-    def _look(self) -> tuple[StoreTime, int]:
-        """Return store time, and by how much the host's clock is ahead of it: as known, or set."""
+    def _look(self) -> Setting:
+        """Return how the host's clock stands now; the step is 0 if it is as it was known."""
+        known_ms = self._setting.ahead_ms
         read = self._host.both()
         if read is None:
-            return self._at(self._host.instant()), self._ahead_ms
-        now = self._at(read[1])
-        ahead_ms = read[0] - now
-        return now, ahead_ms if abs(ahead_ms - self._ahead_ms) > STEP else self._ahead_ms
+            return Setting(self._at(self._host.instant()), known_ms, 0)
+        wall, now = read[0], self._at(read[1])
+        step_ms = wall - now - known_ms
+        if abs(step_ms) <= STEP:
+            step_ms = 0
+        return Setting(now, known_ms + step_ms, step_ms)
 
     def _recall(self, engine: Engine) -> bool:
         self._reckoning = self._reckoning or self._host.reckoning()
         rows = engine.rows(_RECKONED, {"reckoning": self._reckoning})
-        if rows:
-            self._boot_ms, self._ahead_ms = rows[0]
-            self._is_stored = True
+        for boot_ms, *setting in rows:
+            self._boot_ms, self._setting, self._is_stored = boot_ms, Setting(*setting), True
         return bool(rows)
 
     def _begin_boot(self, engine: Engine, *, write: bool) -> StoreTime:
         wall, instant = self._host.both() or (self._host.wall(), self._host.instant())
         known = [time for row in engine.rows(_KNOWN_BEFORE) for time in row if time is not None]
         now = StoreTime(max([wall, *known]))
-        self._boot_ms, self._ahead_ms = now - round(instant * 1000), wall - now
+        self._boot_ms, self._setting = now - round(instant * 1000), Setting(now, wall - now, 0)
         if write:
-            self._set(engine, now, ahead_ms=self._ahead_ms, step_ms=0)
+            self._set(engine, self._setting)
         return now
 
-    def _set(self, engine: Engine, now: StoreTime, *, ahead_ms: int, step_ms: int) -> None:
-        values = {
-            "since": now,
-            "reckoning": self._reckoning,
-            "boot_ms": self._boot_ms,
-            "ahead_ms": ahead_ms,
-            "step_ms": step_ms,
-        }
+    def _set(self, engine: Engine, setting: Setting) -> None:
+        values = {"reckoning": self._reckoning, "boot_ms": self._boot_ms, **asdict(setting)}
         engine.change(_SET, values)
         engine.change(_DROP_OLD, {"kept": KEPT})
-        self._is_stored = False
+        self._setting, self._is_stored = setting, False

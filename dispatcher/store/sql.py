@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from dispatcher.calendar import Calendar
+from dispatcher.calendar import Calendar, Setting
 from dispatcher.model import (
     FINISHED,
     Claim,
@@ -84,7 +84,7 @@ class SqlStore:
         with transaction(self._engine, write=False):
             yield self._clock.begin(self._engine, write=False)
 
-    def watch_clock(self) -> int:
+    def watch_clock(self) -> Setting:
         return self._clock.watch(self._engine)
 
     def calendar(self) -> Calendar:

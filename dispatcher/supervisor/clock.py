@@ -6,21 +6,36 @@ from functools import partial
 
 import structlog
 
+from dispatcher.calendar import Setting
 from dispatcher.store.api import Store
-from dispatcher.supervisor.turn import Turn
+from dispatcher.supervisor.turn import Memory, Turn
 
 log = structlog.get_logger()
 
 
 class ClockWatch:
-    """Notices in each tick that the host's clock was set."""
+    """Notices in each tick that the host's clock was set, also by a command that saw it first."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, memory: Memory) -> None:
         self._store = store
+        self._memory = memory
+        self._known: Setting | None = None
 
     def watch(self, turn: Turn) -> None:
-        """Remember that it was set, for all who turn store times into dates, and log it."""
-        if gap_ms := self._store.watch_clock():
+        """Have it remembered, for all who turn store times into dates, and log it."""
+        setting = self._store.watch_clock()
+        if setting == self._known:
+            return
+        turn.after(partial(setattr, self, "_known", setting))
+        if gap_ms := self._gap(setting):
             way = "ahead" if gap_ms > 0 else "back"
             message = f"the host's clock was set {way}; no lease, delay or time-out changed for it"
             turn.after(partial(log.warning, "clock.stepped", gap_ms=gap_ms, message=message))
+
+    def _gap(self, setting: Setting) -> int:
+        """Return by how much it was set since we last knew it; at start, since our last sign."""
+        if self._known is not None:
+            return setting.ahead_ms - self._known.ahead_ms
+        node = self._memory.settings.node_id
+        seen_at = max((row.seen_at for row in self._store.nodes() if row.id == node), default=0)
+        return setting.step_ms if setting.since >= seen_at else 0

@@ -94,7 +94,7 @@ class Supervisor:
         self._claimer = Claimer(store, processes, self._memory)
         self._reaper = Reaper(store, processes, self._memory)
         self._absence = Absence(store, processes, self._memory, stranded, rng=rng)
-        self._clock = ClockWatch(store)
+        self._clock = ClockWatch(store, self._memory)
         self._retention = Retention(store, self._memory, files)
         self._inbox: list[Event] = []
         self._stop: Stop | None = None

@@ -70,8 +70,9 @@ def now(host: Host) -> int:
 
 
 def watched(host: Host) -> int:
+    """Return the last step that a new process knows of."""
     with closing(host.opened()) as store, store.transaction():
-        return store.watch_clock()
+        return store.watch_clock().step_ms
 
 
 def calendar(host: Host) -> Calendar:
@@ -124,54 +125,66 @@ def test_no_step_of_the_hosts_clock_moves_store_time(host: Host, step: int) -> N
 
 
 @pytest.mark.parametrize("step", [40 * DAY, -DAY])
-def test_a_step_is_told_once_with_its_size_whoever_watches(host: Host, step: int) -> None:
+def test_a_step_is_written_down_once_whoever_watches(host: Host, step: int) -> None:
     now(host)
     assert 0 == watched(host)
 
     host.shown += step
     assert step == watched(host)
     host.passes(60_000)
-    assert 0 == watched(host)
+    assert step == watched(host)
     host.shown -= step
     assert -step == watched(host)
 
     assert [0, step, -step] == [one.step_ms for one in calendar(host).settings]
 
 
-def test_one_watcher_sees_several_steps_in_a_row(host: Host) -> None:
+def test_all_who_watch_know_it_and_the_first_writes_it_down(host: Host) -> None:
+    with closing(host.opened()) as daemon, closing(host.opened()) as command:
+        for shown in (0, DAY, DAY):
+            host.shown = NOW + shown
+            for store in (command, daemon):
+                with store.transaction():
+                    setting = store.watch_clock()
+                assert (NOW, shown, shown) == (setting.since, setting.ahead_ms, setting.step_ms)
+
+    assert [0, DAY] == [one.step_ms for one in calendar(host).settings]
+
+
+def test_several_steps_in_a_row_are_all_remembered(host: Host) -> None:
     now(host)
     with closing(host.opened()) as store:
-        told = []
         for step in (HOUR, HOUR, -2 * HOUR, 0):
             host.shown += step
             for _ in range(2):
                 with store.transaction():
-                    told.append(store.watch_clock())
+                    store.watch_clock()
 
-    assert [HOUR, 0, HOUR, 0, -2 * HOUR, 0, 0, 0] == told
+    assert [0, HOUR, HOUR, -2 * HOUR] == [one.step_ms for one in calendar(host).settings]
 
 
-def test_small_corrections_are_told_when_they_have_become_a_second(host: Host) -> None:
+def test_small_corrections_are_a_step_when_they_have_become_a_second(host: Host) -> None:
     now(host)
-    told = []
+    steps = []
     for _ in range(4):
         host.shown += 300
-        told.append(watched(host))
+        steps.append(watched(host))
 
-    assert [0, 0, 0, 1_200] == told
+    assert [0, 0, 0, 1_200] == steps
 
 
-def test_a_step_whose_commit_failed_is_told_again(host: Host) -> None:
+def test_a_step_whose_commit_failed_is_written_down_the_next_time(host: Host) -> None:
     with closing(host.opened()) as store:
         with store.transaction():
             pass
         host.shown += DAY
-        assert failing(store, store.watch_clock) == DAY
+        assert failing(store, lambda: store.watch_clock().step_ms) == DAY
+        assert [0] == [one.step_ms for one in calendar(host).settings]
 
-        with store.transaction():
-            assert store.watch_clock() == DAY
-        with store.transaction():
-            assert store.watch_clock() == 0
+        for _ in range(2):
+            with store.transaction():
+                assert store.watch_clock().step_ms == DAY
+    assert [0, DAY] == [one.step_ms for one in calendar(host).settings]
 
 
 def test_a_boot_whose_first_commit_failed_is_begun_again(host: Host) -> None:
@@ -262,6 +275,25 @@ def test_what_was_shown_stays_and_what_comes_goes_by_the_present_clock(host: Hos
     assert [NOW, NOW + HOUR - 1, *(moment + DAY for moment in moments[2:])] == dates
     assert moments == [known.moment(date) for date in dates]
     assert "2023-11-14T22:13:20.000Z" == known.iso(StoreTime(NOW))
+
+
+def test_a_date_that_a_step_ahead_skipped_is_the_steps(host: Host) -> None:
+    now(host)
+    host.passes(HOUR)
+    host.shown += DAY
+    watched(host)
+
+    assert NOW + HOUR == calendar(host).moment(WallTime(NOW + DAY))
+
+
+def test_of_a_date_that_was_shown_twice_the_later_one_is_meant(host: Host) -> None:
+    now(host)
+    host.passes(3 * HOUR)
+    host.shown -= 2 * HOUR
+    watched(host)
+    host.passes(HOUR)
+
+    assert NOW + 4 * HOUR == calendar(host).moment(WallTime(NOW + 2 * HOUR))
 
 
 def test_a_step_that_nobody_has_watched_yet_counts_for_what_comes(host: Host) -> None:

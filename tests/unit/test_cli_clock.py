@@ -73,7 +73,6 @@ def test_dates_are_those_that_the_hosts_clock_showed_and_will_show(
     command("submit", "--", "true")
     command("cancel", 1)
     clock.by = step
-    notice(command)
     command("submit", "--delay", "1d", "--", "true")
 
     old, new = command("show", 1, "--json").json, command("show", 2, "--json").json
@@ -82,6 +81,22 @@ def test_dates_are_those_that_the_hosts_clock_showed_and_will_show(
     assert clock.shows() == new["created_at"][:16]
     clock.by += DAY
     assert clock.shows() == new["run_at"][:16]
+
+
+def test_a_list_since_a_date_goes_by_the_dates_that_it_shows(
+    command: Command, clock: Clock
+) -> None:
+    command("submit", "--", "true")
+    clock.by = 40 * DAY
+    command("submit", "--", "true")
+
+    dates = [task["created_at"] for task in command("list", "--oldest-first", "--json").json]
+    assert dates == sorted(dates)
+    since = command("list", "--since", f"{dates[1][:10]}T00:00Z", "--json").json
+    until = command("list", "--until", f"{dates[1][:10]}T00:00Z", "--json").json
+    recent = command("list", "--since", "1h", "--json").json
+    found = tuple([task["id"] for task in some] for some in (since, until, recent))
+    assert ([2], [1], [2, 1]) == found
 
 
 def test_status_and_doctor_show_a_step_for_a_day(command: Command, clock: Clock) -> None:

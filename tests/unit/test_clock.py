@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -10,11 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from dispatcher import wire
+from dispatcher.errors import StoreUnavailable
 from dispatcher.model import LOCAL, Declared, Liveness, Outcome, TaskState
 from dispatcher.store.sql import SqlStore
 from dispatcher.supervisor.retention import LOOK_INTERVAL
 from dispatcher.supervisor.turn import Request
-from dispatcher.times import WallTime
+from dispatcher.times import StoreTime, WallTime
 from dispatcher.words import Beat, Declaration, Renewed
 from tests.simulation import EPOCH, SETTINGS, World
 from tests.unit.test_retention import FakeFiles
@@ -293,6 +295,48 @@ def test_a_step_in_the_daemons_absence_is_logged_when_it_is_back(
 
     assert [-3_600_000] == gaps(said)
     assert [] == [line for line in said if line["event"] == "daemon.was_away"]
+
+
+def test_a_step_that_a_command_saw_first_is_logged_by_the_daemon_and_by_no_later_one(
+    world: World, said: list[dict[str, Any]]
+) -> None:
+    world.run_for(60)
+    for steps in (1, 2):
+        for _ in range(steps):
+            world.step_clock(HOUR)
+            with world.store.transaction():
+                world.store.watch_clock()
+        world.run_for(60)
+    world.restart()
+    world.step_clock(-HOUR)
+    with world.store.transaction():
+        world.store.watch_clock()
+    world.restart()
+    world.run_for(60)
+    world.restart()
+
+    assert [3_600_000, 7_200_000, -3_600_000] == gaps(said)
+
+
+def test_a_step_is_logged_when_its_commit_succeeds(
+    world: World, said: list[dict[str, Any]]
+) -> None:
+    transaction = world.store.transaction
+
+    @contextmanager
+    def failing() -> Iterator[StoreTime]:
+        with transaction() as now:
+            yield now
+            raise StoreUnavailable
+
+    world.store.transaction = failing  # type: ignore[method-assign]
+    world.step_clock(HOUR)
+    world.run_for(5)
+    assert [] == gaps(said)
+    world.store.transaction = transaction  # type: ignore[method-assign]
+    world.run_for(5)
+
+    assert [3_600_000] == gaps(said)
 
 
 def test_corrections_of_less_than_a_second_are_no_step(

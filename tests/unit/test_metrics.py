@@ -91,6 +91,16 @@ def test_a_day_in_figures() -> None:
     assert 51 == found["dispatcher_lease_remaining_seconds",]
 
 
+def test_what_last_happened_is_told_by_the_clock_that_prometheus_knows() -> None:
+    world = World().start()
+    world.step_clock(86_400)
+    world.run_for(1)
+
+    found = shown(exposition(status_of(world), {}))
+
+    assert world.wall() / 1000 == found["dispatcher_last_tick_timestamp_seconds",]
+
+
 def test_every_figure_is_shown_when_there_is_something_to_show() -> None:
     world = World().start()
     world.submit()
