@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dispatcher.store.migrate import MIGRATIONS
 from tests.mistakes.kinds import Mistake
 
-#: The version of the schema that this dispatcher works with.
 
 GROUPS: Mapping[str, Sequence[Mistake]] = {
     "The store": (
