@@ -142,10 +142,12 @@ class Channel:
     def is_behind(self) -> bool:
         """Say, once a turn, whether somebody waits to be heard who may have come before it.
 
+        Whoever does not read its answers waits for itself.
         No more once so many were heard without a pause that whoever waited at first is among them:
         a flood keeps nobody's time from passing.
         """
-        waiting = self._fresh + sum(peer.lines for peer in self._peers.values())
+        speak = sum(peer.lines and not peer.unsent for peer in self._peers.values())
+        waiting = self._fresh + speak
         self._fresh = 0
         self._in_a_row = self._in_a_row + waiting if waiting else 0
         return 0 < self._in_a_row <= MOST_WAITING

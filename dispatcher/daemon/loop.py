@@ -102,9 +102,10 @@ class Loop:
         self._adopt_worker_listener()
         requests = self._requests(at, hurry=bool(events) or at >= self._deadline)
         behind = self._workers is not None and self._workers.is_behind()
-        heard = not (behind or self._is_deaf() or self._requests_due() is not None)
+        grouping = self._requests_due() is not None
+        heard = not (behind or grouping or self._is_deaf())
         deadlines = [self._supervisor.tick(events, requests, heard=heard, at=at)]
-        deadlines += [at] if behind else []
+        deadlines += [at] if behind and not grouping else []
         self._supervisor.figures.ticks.observe(self._clock() - at)
         self._executor.flush(at=at)
         # After what may find the connection broken: it is to be made anew at once.

@@ -144,7 +144,8 @@ class Runs:
     def note_unwatched(self, at: Instant) -> None:
         """Take note of exits that no handle tells of."""
         for run in self._without_handle:
-            self._note_exit(run, at)
+            if run.leader_lives:
+                self._note_exit(run, at)
         self._without_handle = [run for run in self._without_handle if run.leader_lives]
 
     def start(self, start: wire.Start, at: Instant) -> None:

@@ -362,6 +362,16 @@ def test_what_one_says_in_many_lines_is_heard_before_all_is_heard(server: Server
         assert [b"one", b"two", b"three"] == [line for line, _ in server.heard]
 
 
+def test_who_does_not_read_its_answers_keeps_nobody_waiting(server: Server) -> None:
+    with ExitStack() as stack:
+        knock(server, stack, 1, b"one\ntwo\n")
+        server.hears(1)
+        server.heard[0][1]({"ok": "x" * 10_000_000})
+
+        assert server.turn()
+        assert [b"one"] == [line for line, _ in server.heard]
+
+
 def test_a_flood_of_connections_stops_nobodys_clock(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,8 @@ def test_a_run_whose_handle_nobody_could_open_has_its_code_too(world: World) -> 
     world.run_for(0.6)
 
     assert 0.6 < SURVEY_INTERVAL
-    exited = world.last(wire.Exited)
+    world.run_for(3 * SURVEY_INTERVAL)
+    (exited,) = world.said(wire.Exited)
     assert (3, None) == (exited.exit.exit_code, exited.ended_by)
 
 
