@@ -18,7 +18,7 @@ def test_an_agent_is_ended_before_its_task_runs_again_though_it_may_be_anothers(
     belongs_to_a_user(world)
     with world.daemon() as daemon:
         lasting = world.submit("sleep", "1000")
-        daemon.expect("run.started", task_id=lasting)
+        daemon.expect("run.started", task_id=lasting, within=20)
         task_id = world.submit(*shell(f"{LOOKS_FOR_A_TWIN}{AGENT}\nexit 1"), max_attempts=2)
 
         expect_settled(daemon, [task_id], outcome="succeeded", within=20)

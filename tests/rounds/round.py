@@ -160,8 +160,9 @@ class Round:
         """Wait for something; meanwhile do what is due, and be the init that reaps."""
 
         def probe() -> None:
-            due = [act for at, act in self._due if at <= times.instant()]
-            self._due = [(at, act) for at, act in self._due if at > times.instant()]
+            now = times.instant()
+            due = [act for at, act in self._due if at <= now]
+            self._due = [(at, act) for at, act in self._due if at > now]
             for act in due:
                 act()
             self._node.family.living()

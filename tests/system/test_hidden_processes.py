@@ -39,7 +39,7 @@ def test_hidepid_2_a_leader_that_cannot_be_read_is_ended_before_its_run_is_settl
     sees_proc(world, "hidepid=2")
     with world.daemon() as daemon:
         task_id = world.submit("ssh-agent", "-D", "-a", "sock")
-        leader = psutil.Process(daemon.expect("run.started", task_id=task_id)["pid"])
+        leader = psutil.Process(daemon.expect("run.started", task_id=task_id, within=20)["pid"])
         eventually(lambda: expect_listening(world))
 
         world.cli("cancel", task_id)
@@ -50,7 +50,7 @@ def test_hidepid_2_a_leader_that_cannot_be_read_is_ended_before_its_run_is_settl
         assert (run["exit_code"], run["signal"]) != (None, None), "nobody saw its end"
 
         world.cli("retry", task_id)
-        daemon.expect("run.started", task_id=task_id, fence=2)
+        daemon.expect("run.started", task_id=task_id, fence=2, within=20)
         eventually(lambda: expect_listening(world))
         assert 1 == len(agents(world)), "a twin"
         world.cli("cancel", task_id)
@@ -94,7 +94,7 @@ def test_an_agent_is_ended_with_its_run_though_another_may_be_its_own(users_worl
     world = users_world
     with world.daemon() as daemon:
         lasting = world.submit("sleep", "1000")
-        daemon.expect("run.started", task_id=lasting)
+        daemon.expect("run.started", task_id=lasting, within=20)
         task_id = world.submit(
             *shell(f"{LOOKS_FOR_A_TWIN}{AGENT}; sleep 1.5; exit 1"), max_attempts=2
         )

@@ -38,7 +38,7 @@ def test_a_child_in_the_session_of_a_reaped_leader_is_swept_before_its_task_runs
     world, namespace = elsewhere, elsewhere.namespace
     with world.daemon() as daemon:
         task_id = world.submit(*shell(LEAVES_A_CHILD))
-        started = daemon.expect("run.started", task_id=task_id)
+        started = daemon.expect("run.started", task_id=task_id, within=20)
         (world.directory / "go").touch()  # its child starts after the last line of the journal
         child = int(expect_file(world, "child", lines=1)[0])
         kill_both(namespace, daemon)
@@ -53,7 +53,7 @@ def test_a_child_in_the_session_of_a_reaped_leader_is_swept_before_its_task_runs
 
 
 def kill_both(namespace: Namespace, daemon: Daemon) -> None:
-    executor = namespace.process(daemon.expect("executor.connected")["executor_pid"])
+    executor = namespace.process(daemon.expect("executor.connected", within=20)["executor_pid"])
     assert executor is not None
     executor.suspend()  # or it would see its daemon go
     daemon.kill()
@@ -127,8 +127,8 @@ def test_a_daemon_with_the_pid_of_a_run_that_left_a_server_behind_ends_with_its_
     )
     with world.daemon(alone=False) as daemon:
         serving = world.cli("submit", "--profile", "server").id
-        daemon.expect("worker.leftover_reported", task_id=serving)
-        leader = daemon.expect("run.started", task_id=serving)["pid"]
+        daemon.expect("worker.leftover_reported", task_id=serving, within=20)
+        leader = daemon.expect("run.started", task_id=serving, within=20)["pid"]
         expect_nobody_has(namespace, leader)
         (server,) = sleepers(namespace)
 
@@ -137,7 +137,7 @@ def test_a_daemon_with_the_pid_of_a_run_that_left_a_server_behind_ends_with_its_
 
         assert namespace.process(leader) is None, "its daemon outlived it"
         assert [server] == sleepers(namespace)
-        ended = daemon.expect("worker.leftover_ended", task_id=task_id)
+        ended = daemon.expect("worker.leftover_ended", task_id=task_id, within=20)
         assert ["sleep"] == ended["names"]
 
 
