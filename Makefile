@@ -45,11 +45,11 @@ layers: $(STAMP)
 pytest: $(STAMP)
 	$(BIN)/pytest --numprocesses 2
 
-# What the tests in namespaces run beside what every Linux has. -rs: why a test was skipped.
+# What the tests in namespaces run beside what every Linux has. -rs: why one was skipped, P: figures.
 test-system: $(STAMP)
 	@command -v ssh-agent >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
 		|| apt-get install --yes --quiet openssh-client
-	$(BIN)/pytest -rsP tests/system
+	$(BIN)/pytest -rfEsP tests/system
 
 # Every call instead of a choice of them, many seeds, and random deaths and rounds for
 # FUZZ_MINUTES each.

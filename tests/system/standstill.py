@@ -20,10 +20,11 @@ _CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 
 @contextmanager
 def stopped(processes: Sequence[psutil.Process]) -> Iterator[None]:
-    """Stop processes while the block lasts; they go on in the same order."""
+    """Stop processes while the block lasts; they go on in the same order. Some may end before."""
     try:
         for process in processes:
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
         for process in processes:
             eventually(lambda process=process: _expect_stopped(process))
         yield
@@ -39,11 +40,14 @@ def frozen(processes: Sequence[psutil.Process]) -> Iterator[None]:
     root = next((path for path in _CGROUPS if (path / "cgroup.controllers").exists()), None)
     if root is None or not os.access(root, os.W_OK):
         pytest.skip("no cgroup v2 that may be written to: nobody can be frozen")
-    homes = {process.pid: _group_of(process, root) for process in processes}
+    homes = {}
+    for process in processes:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            homes[process.pid] = _group_of(process, root)
     group = Path(tempfile.mkdtemp(prefix="dispatcher-frozen-", dir=root))
     try:
-        for process in processes:
-            _move(process.pid, group)
+        for pid in homes:
+            _move(pid, group)
         (group / "cgroup.freeze").write_text("1")
         eventually(lambda: _expect_frozen(group))
         yield
@@ -76,4 +80,5 @@ def _expect_frozen(group: Path) -> None:
 
 
 def _expect_stopped(process: psutil.Process) -> None:
-    assert process.status() in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
+    with suppress(psutil.NoSuchProcess):
+        assert process.status() in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
