@@ -89,7 +89,7 @@ class Executor:
         self._stopping = False
         self._stuck_since: Instant | None = None
         self._lonely_since: Instant | None = clock()
-        self._runs.inherit(clock(), f"{node.state_dir}/output")
+        self._runs.inherit(clock(), node.state_dir)
         self._open_when_swept()
 
     def run(self) -> bool:

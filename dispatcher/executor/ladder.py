@@ -65,9 +65,9 @@ class Ladder:
         run.kill(at)
         return True
 
-    def unlisted(self, output_dir: str) -> list[wire.RunUid]:
+    def unlisted(self, state_dir: str) -> list[wire.RunUid]:
         """Return the runs of this node that have processes and that nobody knows."""
-        return self._survivors.unlisted(self._runs, output_dir)
+        return self._survivors.unlisted(self._runs, state_dir)
 
     def new_tick(self) -> None:
         """Forget what was seen in the tick before."""

@@ -110,7 +110,7 @@ class Runs:
 
     # What is asked ---------------------------------------------------------------------------
 
-    def inherit(self, at: Instant, output_dir: str) -> None:
+    def inherit(self, at: Instant, state_dir: str) -> None:
         """Take over the predecessor's runs; what survives of them gets SIGKILL at once.
 
         Where its journal was damaged or lost, the runs of this node that carry a mark count too.
@@ -121,8 +121,8 @@ class Runs:
             path, lines, first = self._journal.path, damage.lines, damage.first
             self._log("journal.damaged", path=path, lines=lines, first=first)
         if damage is not None or not self._journal.found:
-            for uid in self._ladder.unlisted(output_dir):
-                path = f"{output_dir}/{uid}.log"
+            for uid in self._ladder.unlisted(state_dir):
+                path = f"{state_dir}/output/{uid}.log"
                 self._inherit(Run(uid, path, held_until=at, marked=True), at)
         self._compact(at)
 

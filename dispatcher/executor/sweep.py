@@ -55,18 +55,22 @@ class Survivors:
                 looks[run.uid] = ABSENT
         return looks | self._writers([run for run in runs if looks[run.uid] is ABSENT])
 
-    def unlisted(self, known: Iterable[wire.RunUid], output_dir: str) -> list[wire.RunUid]:
+    def unlisted(self, known: Iterable[wire.RunUid], state_dir: str) -> list[wire.RunUid]:
         """Return this node's runs that have processes and are not known: their journal was lost.
 
-        The names of the output files say which marks are this node's.
+        The names of the output files say which marks are this node's. Files older than the node
+        are not: the state directory was copied from another node, whose runs are not ours to end.
         """
         marks = {self._kernel.mark(process.pid) or 0 for process in self._everyone().values()}
         marks -= {0, *by_mark(known)}
         if not marks:
             return []
         with suppress(FileNotFoundError):
-            uids = (wire.RunUid(name.removesuffix(".log")) for name in os.listdir(output_dir))
-            return [uid for mark, uid in by_mark(uids).items() if mark in marks]
+            born = os.stat(f"{state_dir}/node-id").st_mtime_ns
+            outputs = f"{state_dir}/output"
+            uids = (wire.RunUid(name.removesuffix(".log")) for name in os.listdir(outputs))
+            found = [uid for mark, uid in by_mark(uids).items() if mark in marks]
+            return [uid for uid in found if os.stat(f"{outputs}/{uid}.log").st_mtime_ns >= born]
         return []
 
     def _scan(self, runs: Collection[Run]) -> _Scan:

@@ -32,7 +32,7 @@ def declaration(claim: Claim) -> Declaration:
 
 
 def abandoned(store: OneByOne, at: int) -> list[OpenRun]:
-    found: list[OpenRun] = store.abandoned(NODE, limit=9, now=later(at))
+    found: list[OpenRun] = store.abandoned(limit=9, now=later(at))
     return found
 
 
@@ -51,7 +51,7 @@ def test_the_lease_ends_with_the_time_of_the_claim(
     claim = taken(store, at=1_000, **limits)
 
     assert later(deadline) == claim.lease_expires_at
-    assert later(deadline) == store.next_takeover(NODE)
+    assert later(deadline) == store.next_takeover(NODE, now=later(1_000))
     assert [] == abandoned(store, deadline - 1)
     (run,) = abandoned(store, deadline)
     assert (later(deadline), True) == (run.deadline_at, run.ran_out_of_time)
@@ -87,15 +87,6 @@ def test_a_moment_before_the_deadline_it_may_be_declared(store: OneByOne) -> Non
     claim = taken(store, run_timeout_ms=3_000)
 
     assert Accepted() == store.declare(declaration(claim), now=later(2_999))
-
-
-def test_leases_renewed_for_a_wrong_clock_stay_within_the_deadline(store: OneByOne) -> None:
-    short, free = taken(store, run_timeout_ms=3_000), taken(store)
-
-    assert 2 == store.renew_local(now=later(1_000))
-
-    expiries = [store.column("takeover_at", claim.task_id) for claim in (short, free)]
-    assert [later(3_000), later(1_000 + TTL)] == expiries
 
 
 def test_a_claim_of_a_node_has_no_deadline_but_its_daemon(store: OneByOne, raw: Store) -> None:

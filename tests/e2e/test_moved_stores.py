@@ -68,7 +68,7 @@ def test_a_run_of_the_node_before_stays_as_long_as_its_worker_lives_and_then_run
     task, worker = leave_a_worker(world)
     move(world, tmp_path, whole=False)
 
-    see_it_settled(world, task, worker, "still has its output open: fuser -v")
+    see_it_settled(world, task, worker, "its processes live on this host: sleep")
 
 
 def test_so_does_one_of_a_cloned_state_directory_without_its_journal(
@@ -77,7 +77,7 @@ def test_so_does_one_of_a_cloned_state_directory_without_its_journal(
     task, worker = leave_a_worker(world)
     move(world, tmp_path, whole=True)
 
-    see_it_settled(world, task, worker, "still has its output open: fuser -v")
+    see_it_settled(world, task, worker, "its processes live on this host: sleep")
 
 
 def test_a_run_of_which_nothing_lives_runs_again_at_once(world: World, tmp_path: Path) -> None:

@@ -94,11 +94,15 @@ def test_reload_prints_what_changed_what_was_kept_and_every_mistake(world: World
 
         world.configure(**{"queues.builds": queue})
         world.cli("reload")
-        builds = submit_all(world, *[{"command": shell("sleep 0.3"), "queue": "builds"}] * 3)
+        builds = submit_all(
+            world,
+            *[{"command": shell("until [ -e go ]; do sleep 0.05; done"), "queue": "builds"}] * 3,
+        )
         others = submit_all(world, {"command": ["true"]})
         world.until(others[0], "succeeded")
         seen = listed(world)
         assert 1 == sum(seen[build]["state"] == "running" for build in builds)
+        (world.directory / "go").touch()
         world.until(builds[2], "succeeded")
         assert daemon.process.poll() is None
 

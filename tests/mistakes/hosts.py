@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dispatcher.store.migrate import MIGRATIONS
 from tests.mistakes.kinds import Mistake
 
-
 GROUPS: Mapping[str, Sequence[Mistake]] = {
     "The store": (
         Mistake(

@@ -157,6 +157,7 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "runs": lambda client: client.runs(1),
     "counts": lambda client: client.counts(),
     "now": lambda client: client.now(),
+    "calendar": lambda client: client.calendar(),
     "tasks": lambda client: client.tasks(),
     "each_task": lambda client: list(client.each_task(TaskFilter())),
     "status": lambda client: client.status(),

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 import pytest
 
 from dispatcher import wire
 from dispatcher.model import Declared, Intent, Outcome, TaskState
-from dispatcher.policy import RetryPolicy
 from dispatcher.supervisor.supervisor import Stop
-from dispatcher.supervisor.takeover import settle_abandoned
 from dispatcher.supervisor.turn import Request
-from dispatcher.times import StoreTime
 from dispatcher.words import Declaration
 from tests.simulation import World
 
@@ -67,13 +63,10 @@ def by_reconcile_that_knows_the_exit(world: World, task: int) -> None:
 
 
 def by_another_node(world: World, _: int) -> None:
-    """Lane 2, of a shared store: this node is silent."""
-    with world.store.transaction() as now:
-        world.store.confirm(world.settings.node_id, StoreTime(now - 3_600_000))
-        taken = settle_abandoned(
-            world.store, RetryPolicy(), node="another", rng=random.Random(0), now=now
-        )
-    assert 1 == len(taken)
+    """The database was moved to another state directory, and nothing of the run lives here."""
+    with world.store.transaction():
+        world.store._engine.change("UPDATE tasks SET owner = 'far' WHERE owner IS NOT NULL")
+        world.store._engine.change("UPDATE runs SET node = 'far'")
     world.executor.runs.clear()
     world.restart()
 

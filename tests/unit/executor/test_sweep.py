@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,10 +75,14 @@ def test_a_leader_that_proc_does_not_show_is_not_proved_gone(
 def test_runs_that_no_journal_names_are_known_by_their_outputs_and_marks(
     kernel: FakeKernel, survivors: Survivors, tmp_path: Path
 ) -> None:
-    for uid in (OURS, OTHERS):
-        (tmp_path / f"{uid}.log").touch()
-    kernel.born(INIT, leads=True, mark=mark_of(OURS))
-    kernel.born(INIT, leads=True, mark=mark_of("c" * 32))  # another dispatcher's
+    copied = tmp_path / "output" / f"{OTHERS}.log"
+    copied.parent.mkdir()
+    copied.touch()
+    os.utime(copied, (1, 1))
+    (tmp_path / "node-id").touch()
+    (tmp_path / "output" / f"{OURS}.log").touch()
+    for uid in (OURS, OTHERS, "c" * 32):  # the second ran before this node was made elsewhere
+        kernel.born(INIT, leads=True, mark=mark_of(uid))
 
     assert [OURS] == survivors.unlisted([], str(tmp_path))
     assert [] == survivors.unlisted([OURS], str(tmp_path))
