@@ -154,7 +154,6 @@ PLANTS = [
         statement("CLOSE", "SET outcome = :outcome,", "SET"),
     ),
     Plant("a settle that works twice", statement("CLOSE", "AND outcome IS NULL", "")),
-    Plant("a declaration of an ending run", statement("DECLARE", "AND ending IS NULL", "")),
     Plant("a declaration that asks for no lock", statement("DECLARE", "AND lock = :lock", "")),
     Plant("a second declaration that wins", statement("DECLARE", "AND declared IS NULL", "")),
     Plant("a repeated declaration under any lock", statement("DECLARED", "AND lock = :lock", "")),
