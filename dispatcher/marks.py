@@ -63,12 +63,9 @@ def read_mark(pid: int) -> int | None:
         return _read_limits(pid)
 
 
-def can_mark(pid: int = 0) -> bool:
-    """Say whether a process, by default this one, may set marks: a low hard limit forbids it.
-
-    Raises OSError when another user's process is asked about.
-    """
-    hard = resource.prlimit(pid, resource.RLIMIT_RTTIME)[1]
+def can_mark() -> bool:
+    """Say whether this process may set marks: a low hard limit forbids it."""
+    hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
     return hard == resource.RLIM_INFINITY or hard >= _FLAG | _UID_BITS
 
 

@@ -66,6 +66,7 @@ def _joined(before: wire.Message, after: M) -> M:
                 state=after.state,
                 exit=after.exit or before.exit,
                 ended_by=after.ended_by or before.ended_by,
+                reason=after.reason or before.reason,
             )
         case wire.Notice(), wire.Notice():
             joined = merged(before, after)
@@ -73,7 +74,13 @@ def _joined(before: wire.Message, after: M) -> M:
             joined = wire.Renew(deadlines=_later(before.deadlines, after.deadlines))
         case wire.End(), wire.End():
             at_once = before.at_once or after.at_once
-            joined = wire.End(uid=after.uid, reason=after.reason, at_once=at_once)
+            graces = [end.longest_grace for end in (before, after) if end.longest_grace is not None]
+            joined = wire.End(
+                uid=after.uid,
+                reason=after.reason,
+                at_once=at_once,
+                longest_grace=min(graces, default=None),
+            )
         case _:
             joined = after
     return cast("M", joined)

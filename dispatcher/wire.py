@@ -13,8 +13,9 @@ from dispatcher.complaints import UNREADABLE, in_words
 RELEASE = "0.1.0"
 
 #: Version of the daemon-executor protocol; a daemon speaks this one and the one before.
-#: 2: sockets of systemd's protocol for workers. An executor of version 1 makes none.
-VERSION = 2
+#: 2: sockets of systemd's protocol for workers. 3: marks, the outputs of all earlier runs, and the
+#: reason of an unkillable run. An executor of version 2 knows none of these.
+VERSION = 3
 
 #: Bytes of one line between daemon and executor: a payload of 1 MiB, escaped, and its command.
 MAX_LINE = 4 * 1024 * 1024
@@ -123,6 +124,8 @@ class Hello(Message, frozen=True, tag="hello"):
     pid: int
     release: str = ""
     """Of the executor's code; empty: older than the question."""
+    marks: bool = False
+    """Whether the processes of its runs carry their mark."""
 
 
 class Run(Message, frozen=True, tag="run"):

@@ -25,6 +25,7 @@ from dispatcher.daemon.worker_channel import WorkerChannel
 from dispatcher.errors import ConfigError
 from dispatcher.logs import logs
 from dispatcher.notify import Notifier
+from dispatcher.processes import Event
 from dispatcher.signals import Signals
 from dispatcher.supervisor.supervisor import Stop, Supervisor
 from dispatcher.supervisor.turn import Request
@@ -74,6 +75,10 @@ class Loop:
         self._worker_channel = WorkerChannel()
         self._control: Channel | None = None
         self._deadline = Instant(0.0)
+        self._again = False
+        """Whether something waits to be read, so that the next turn waits for nothing."""
+        self._held: list[Event] = []
+        """What the executor reported before everything was read that workers had said."""
         self._at = clock()
         if signals is not None:
             self._selector.register(signals.reader, selectors.EVENT_READ, self._heed_signals)
@@ -91,28 +96,35 @@ class Loop:
     def step(self, *, longest: float = 60.0) -> None:
         """Wait at most so many seconds for something to happen or to be due, and do it."""
         self._watch_executor()
-        self._selector.select(max(0.0, min(longest, self._deadline - self._clock())))
+        wait = 0.0 if self._again else max(0.0, min(longest, self._deadline - self._clock()))
+        self._selector.select(wait)
         self._at = at = self._clock()
+        events = self._held + self._executor.receive(at=at)
+        self._adopt_worker_listener()
         # Looked at after the clock was read: all that came before this instant is found, also where
-        # a stop in between (SIGSTOP, a freezer, suspend) made the wait return empty-handed.
+        # a stop in between (SIGSTOP, a freezer, suspend) made the wait return empty-handed. And
+        # after the executor was read: what a worker said before its exit has come by now.
         for key, mask in self._selector.select(0):
             if key.data is not None:
                 key.data(at, mask)
-        events = self._executor.receive(at=at)
-        self._adopt_worker_listener()
-        requests = self._requests(at, hurry=bool(events) or at >= self._deadline)
         behind = self._workers is not None and self._workers.is_behind()
+        requests = self._requests(at, hurry=bool(events) or at >= self._deadline)
         grouping = self._requests_due() is not None
+        # A worker's word counts before its exit, so exits wait until all words are read.
+        self._held, events = (events, []) if behind else ([], events)
         heard = not (behind or grouping or self._is_deaf())
         deadlines = [self._supervisor.tick(events, requests, heard=heard, at=at)]
-        deadlines += [at] if behind and not grouping else []
+        self._again = behind and not grouping
         self._supervisor.figures.ticks.observe(self._clock() - at)
         self._executor.flush(at=at)
         # After what may find the connection broken: it is to be made anew at once.
         deadlines.append(self._executor.keep_up(at=at))
         for channel in (self._workers, self._control):
             due = channel.keep_up(at=at) if channel is not None else None
-            deadlines += [] if due is None else [due]
+            if due is not None and due <= at:
+                self._again = True  # no deadline: what is read now may share a commit
+            elif due is not None:
+                deadlines.append(due)
         if (due := self._requests_due()) is not None:
             deadlines.append(due)
         deadlines += self._beside(at)

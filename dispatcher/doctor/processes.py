@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from dispatcher import control, wire
 from dispatcher.config.config import Config
 from dispatcher.daemon.executor_client import PING_INTERVAL
 from dispatcher.doctor.finding import Finding, bad, ok, warning
-from dispatcher.marks import CANNOT_MARK, can_mark
+from dispatcher.marks import CANNOT_MARK
 
 #: Descriptors that the executor has open for itself, and for each run: pidfd, notify socket, and
 #: what a start needs for a moment.
@@ -43,7 +42,7 @@ def processes(config: Config) -> Iterator[Finding]:
     yield from _executor(config, report)
     pid = report.get("executor_pid") or report["pid"]
     yield from _descriptors(pid, int(report["slots"]))
-    yield from _marks(pid)
+    yield from _marks(report)
 
 
 def _executor(config: Config, report: Mapping[str, Any]) -> Iterator[Finding]:
@@ -120,10 +119,12 @@ def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
         yield ok("descriptors", said)
 
 
-def _marks(pid: int) -> Iterator[Finding]:
-    with suppress(OSError):  # somebody else's process
-        if can_mark(pid):
-            yield ok("marks", "the processes of each run carry its mark")
-        else:
-            said = "runs have no mark: what escapes is found by its environment or output alone"
-            yield warning("marks", said, CANNOT_MARK)
+def _marks(report: Mapping[str, Any]) -> Iterator[Finding]:
+    marks = report.get("executor_marks")
+    if marks:
+        yield ok("marks", "the processes of each run carry its mark")
+    elif marks is not None:
+        said = "runs have no mark: what escapes is found by its environment or output alone"
+        older = "restart the executor when no work is running: its release marks no runs"
+        same = report.get("executor_release") == wire.RELEASE
+        yield warning("marks", said, CANNOT_MARK if same else older)

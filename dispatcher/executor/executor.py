@@ -164,6 +164,7 @@ class Executor:
                 epoch=self._epoch,
                 pid=self._kernel.pid,
                 release=wire.RELEASE,
+                marks=self._runs.marks,
             )
         )
         self._notices.greet()

@@ -70,6 +70,11 @@ class Runs:
         return len(self._runs)
 
     @property
+    def marks(self) -> bool:
+        """Whether the processes of new runs carry their mark."""
+        return self._spawner.marks
+
+    @property
     def live(self) -> int:
         """How many runs are not gone."""
         return len(self._live)
@@ -161,7 +166,7 @@ class Runs:
             report_leftovers=start.report_leftovers,
             deadlines=dict(start.deadlines),
             longest=start.longest,
-            marked=self._spawner.marks,
+            marked=self.marks,
         )
         if name := run.passed_deadline(at):
             self.refuse(start, wire.Fault.LATE, f"its deadline {name} has passed")

@@ -52,6 +52,7 @@ def of_executor(
         "executor": state,
         "executor_pid": hello and hello.pid,
         "executor_release": hello and hello.release,
+        "executor_marks": hello and hello.marks,
         "executor_heard_s": hello and since(processes.heard_at, at),
         "executor_error": processes.last_error,
         "executor_incompatible": stranger

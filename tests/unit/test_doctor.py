@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,6 @@ from dispatcher.doctor.finding import Finding, Level
 from dispatcher.doctor.looks import findings
 from dispatcher.store import migrate
 from tests.command import Command
-from tests.eventually import eventually
 
 
 @pytest.fixture
@@ -313,20 +310,22 @@ def test_fewer_descriptors_than_slots_need() -> None:
     assert "LimitNOFILE=" in str(few.remedy)
 
 
-def test_an_executor_that_cannot_mark_its_runs_is_worth_a_warning() -> None:
-    limited = subprocess.Popen(["prlimit", "--rttime=1000:1000", "sleep", "1000"])
-    try:
-        (fine,) = processes._marks(os.getpid())
-        (warned,) = eventually(lambda: at_level(processes._marks(limited.pid), Level.WARNING))
-    finally:
-        limited.kill()
-        limited.wait()
+@pytest.mark.parametrize(
+    ("facts", "level", "remedy"),
+    [
+        ({"executor_marks": True}, Level.OK, ""),
+        ({"executor_marks": False, "executor_release": wire.RELEASE}, Level.WARNING, "LimitRTTIME"),
+        ({"executor_marks": False, "executor_release": "0.0.9"}, Level.WARNING, "restart"),
+    ],
+)
+def test_an_executor_that_does_not_mark_its_runs_is_worth_a_warning(
+    facts: dict[str, object], level: Level, remedy: str
+) -> None:
+    (found,) = processes._marks(facts)
 
-    assert Level.OK == fine.level
-    assert "LimitRTTIME" in (warned.remedy or "")
+    assert level is found.level
+    assert remedy in (found.remedy or "")
 
 
-def at_level(found: Iterator[Finding], level: Level) -> list[Finding]:
-    findings = list(found)
-    assert [level] == [finding.level for finding in findings]
-    return findings
+def test_nothing_is_known_of_marks_without_an_executor() -> None:
+    assert [] == list(processes._marks({"executor_marks": None}))

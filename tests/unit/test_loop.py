@@ -108,7 +108,7 @@ def test_all_who_waited_at_the_door_are_heard_before_anything_is_judged(
         while not (ticks := daemon.supervisor.ticks) or not ticks[-1][2]:
             daemon.loop.step()
 
-        assert ["Connected"] == ticks[0][0]
+        assert ["Connected"] == ticks[-1][0], "what was said before is read before"
         assert WORKERS == sum(requests for _, requests, _ in ticks)
         assert [True] == [heard for *_, heard in ticks if heard]
 
@@ -164,3 +164,58 @@ def test_an_executor_that_does_not_read_keeps_no_daemon_from_leaving() -> None:
 
     assert daemon.client.wants_to_write
     daemon.close()
+
+
+def joined(daemon: Daemon, stack: ExitStack) -> None:
+    """Let the executor greet the daemon, and pass it the workers' door."""
+    greet(daemon, stack.enter_context(channels.listen(Path("sock"))))
+    while not any("Connected" in events for events, *_ in daemon.supervisor.ticks):
+        daemon.loop.step()
+    daemon.supervisor.ticks.clear()
+
+
+def speak(stack: ExitStack, number: int) -> None:
+    worker = stack.enter_context(socket.socket(socket.AF_UNIX))
+    worker.connect("sock")
+    worker.sendall(beat(number))
+
+
+def test_an_exit_waits_until_what_its_worker_said_before_was_read(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PROTOCOL 1.5: declarations come before exits, also when both were waiting."""
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        joined(daemon, stack)
+        speak(stack, 1)
+        exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=1))
+        daemon.executor.sendall(wire.encode(exited) + b"\n")
+
+        while not any("Exited" in events for events, *_ in daemon.supervisor.ticks):
+            daemon.loop.step()
+
+        *before, (events, requests, _) = daemon.supervisor.ticks
+        assert 1 == sum(count for _, count, _ in before) + requests
+        assert ["Exited"] == events
+
+
+def test_words_that_come_one_by_one_over_new_connections_share_a_commit(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PROTOCOL 1.3: whoever connects anew for each beat costs no commit for each."""
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        joined(daemon, stack)
+        speak(stack, 1)
+        while not any(requests for _, requests, _ in daemon.supervisor.ticks):
+            daemon.loop.step()
+        daemon.supervisor.ticks.clear()
+
+        for number in range(5):
+            speak(stack, number)
+            daemon.loop.step(longest=0)  # lets it in, and reads who came before
+        assert [0] * 5 == [requests for _, requests, _ in daemon.supervisor.ticks]
+        while not daemon.supervisor.ticks[-1][1]:
+            daemon.loop.step()
+
+        assert 5 == daemon.supervisor.ticks[-1][1]
