@@ -169,7 +169,7 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
         outputs=outputs,
         journal=Journal(
             f"{state_dir}/executor.journal",
-            Header(boot_id=node.boot_id, pid_namespace=node.pid_namespace),
+            Header(boot_id=node.boot_id, pid_namespace=node.pid_namespace, node_id=node.node_id),
         ),
         server=server,
         notices=notices,

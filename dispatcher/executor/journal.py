@@ -42,6 +42,13 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
 
     boot_id: str
     pid_namespace: str
+    node_id: str = ""
+    """Empty: of an executor that did not write it yet."""
+
+    def is_of(self, other: Header) -> bool:
+        """Whether the processes of a journal may be those of another one's executor."""
+        same = (self.boot_id, self.pid_namespace) == (other.boot_id, other.pid_namespace)
+        return same and self.node_id in {"", other.node_id}
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -240,7 +247,7 @@ def replay(lines: Iterable[bytes], header: Header) -> tuple[list[Run], Damage | 
         try:
             if number > 1:
                 last = max(last, _apply(_decode(text), runs))
-            elif _decode_header(text) != header:
+            elif not _decode_header(text).is_of(header):
                 return [], None
         except UNREADABLE:
             torn = number > 1 and len(text) < MOST_OF_LINE and not text.endswith(b"\n")

@@ -18,6 +18,9 @@ from dispatcher.executor.procfs import File, Process
 
 _NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
+#: How an executor is started: ``python -m`` and this.
+EXECUTOR = b"dispatcher.executor"
+
 #: Bytes per read of a list of children.
 _CHUNK = 16384
 
@@ -205,6 +208,10 @@ class Kernel:
             return True
         finally:
             os.close(handle)
+
+    def is_executor(self, pid: int) -> bool:
+        """Say whether a process runs this program, as its command line has it."""
+        return procfs.runs_module(pid, EXECUTOR)
 
     def may_signal(self, pid: int) -> bool:
         """Say whether a process exists that is this user's, as far as signals are concerned."""

@@ -132,6 +132,13 @@ def _writes(pid: int, descriptor: str) -> bool:
     return False
 
 
+def runs_module(pid: int, module: bytes) -> bool:
+    """Say whether a process was started as ``python -m MODULE``."""
+    with suppress(*_NOT_SHOWN):
+        return module in read(f"/proc/{pid}/cmdline").split(b"\0")[:8]
+    return False
+
+
 def read(path: str) -> bytes:
     """Return a whole file of /proc. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -58,20 +58,31 @@ class Survivors:
     def unlisted(self, known: Iterable[wire.RunUid], state_dir: str) -> list[wire.RunUid]:
         """Return this node's runs that have processes and are not known: their journal was lost.
 
-        The names of the output files say which marks are this node's. Files older than the node
-        are not: the state directory was copied from another node, whose runs are not ours to end.
+        The names of the output files say which marks are this node's. But files may be copies,
+        beside an original that works on: files older than this node are another's, and so is what
+        another executor that lives is the ancestor of.
         """
-        marks = {self._kernel.mark(process.pid) or 0 for process in self._everyone().values()}
-        marks -= {0, *by_mark(known)}
-        if not marks:
-            return []
-        with suppress(FileNotFoundError):
-            born = os.stat(f"{state_dir}/node-id").st_mtime_ns
-            outputs = f"{state_dir}/output"
-            uids = (wire.RunUid(name.removesuffix(".log")) for name in os.listdir(outputs))
-            found = [uid for mark, uid in by_mark(uids).items() if mark in marks]
-            return [uid for uid in found if os.stat(f"{outputs}/{uid}.log").st_mtime_ns >= born]
-        return []
+        runs = by_mark(set(_younger_outputs(state_dir)) - set(known))
+        everyone = self._everyone()
+        spared = self._below_others(everyone, runs)
+        marks = {self._kernel.mark(pid) for pid in everyone if pid not in spared}
+        return [uid for mark, uid in runs.items() if mark in marks]
+
+    def _below_others(self, everyone: Everyone, runs: Collection[int]) -> Owners:
+        """Return what another dispatcher's executor is the ancestor of.
+
+        Not another's: one that we run below, and one that runs in a run of these marks.
+        """
+        ours, pid = {self._kernel.pid}, self._kernel.pid
+        while (process := self._kernel.look(pid)) is not None and process.parent not in ours:
+            ours.add(pid := process.parent)
+        found = {
+            pid: wire.RunUid("")
+            for pid in everyone.keys() - ours
+            if self._kernel.is_executor(pid) and self._kernel.mark(pid) not in runs
+        }
+        _follow_lineage(found, everyone)
+        return found
 
     def _scan(self, runs: Collection[Run]) -> _Scan:
         everyone = self._everyone()
@@ -135,6 +146,15 @@ class Survivors:
                 found[locked[file]].append(process)
         held = "its output file is locked, and no process is seen that writes to it"
         return {uid: Present(some) if some else Unknown(held) for uid, some in found.items()}
+
+
+def _younger_outputs(state_dir: str) -> Iterable[wire.RunUid]:
+    """Yield the runs whose outputs are not older than this node."""
+    with suppress(FileNotFoundError):
+        born = os.stat(f"{state_dir}/node-id").st_mtime_ns
+        for output in os.scandir(f"{state_dir}/output"):
+            if output.stat(follow_symlinks=False).st_mtime_ns >= born:
+                yield wire.RunUid(output.name.removesuffix(".log"))
 
 
 def _follow_lineage(owners: Owners, everyone: Everyone) -> None:

@@ -116,17 +116,26 @@ def test_a_copied_state_directory_is_refused_and_ends_nothing_of_the_original(
         world.until(task, "cancelled")
 
 
-def test_a_copied_state_directory_without_its_node_id_is_a_node_of_its_own(world: World) -> None:
+@pytest.mark.parametrize(
+    "removed", [("node-id", "executor.journal"), ("node-id",), ("executor.journal",)]
+)
+def test_a_copied_state_directory_ends_nothing_of_the_original(
+    world: World, removed: tuple[str, ...]
+) -> None:
+    """Its journal names the original's processes, and its outputs are named like their runs."""
     with world.daemon() as daemon:
         task = world.submit("sleep", "60")
         worker = psutil.Process(daemon.expect("run.started", task_id=task)["pid"])
 
         with copied(world):
-            for name in ("node-id", "executor.journal"):
+            for name in removed:
                 (world.state_dir / name).unlink()
-            with world.daemon(alone=False):
-                other = world.submit("true")
-                world.until(other, "succeeded")
+            if "node-id" in removed:
+                with world.daemon(alone=False):
+                    other = world.submit("true")
+                    world.until(other, "succeeded")
+            else:
+                assert "is a copy of" in world.cli("run", exits=78).stderr
 
         assert is_alive(worker)
         world.cli("cancel", task)

@@ -87,3 +87,20 @@ def test_runs_that_no_journal_names_are_known_by_their_outputs_and_marks(
     assert [OURS] == survivors.unlisted([], str(tmp_path))
     assert [] == survivors.unlisted([OURS], str(tmp_path))
     assert [] == survivors.unlisted([], str(tmp_path / "none"))
+
+
+def test_what_another_living_executor_started_is_not_ours_whatever_our_outputs_say(
+    kernel: FakeKernel, survivors: Survivors, tmp_path: Path
+) -> None:
+    """A copied output directory without a journal: its second owner killed the first one's runs."""
+    (tmp_path / "output").mkdir()
+    (tmp_path / "node-id").touch()
+    (tmp_path / "output" / f"{OURS}.log").touch()
+    other = kernel.born(INIT, leads=True)
+    kernel.executors.add(other.pid)
+    worker = kernel.born(other.pid, leads=True, mark=mark_of(OURS))
+    kernel.born(worker.pid, leads=True, mark=mark_of(OURS))
+
+    assert [] == survivors.unlisted([], str(tmp_path))
+    worker.parent = INIT  # the other one died
+    assert [OURS] == survivors.unlisted([], str(tmp_path))

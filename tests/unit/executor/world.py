@@ -77,6 +77,7 @@ class FakeKernel:
         self.now = 1000.0
         self.processes: dict[int, FakeProcess] = {}
         self.reaped: list[int] = []
+        self.executors: set[int] = set()
         self.broken: OSError | None = None
         self.growth = FakeGrowth()
         self.stop: tuple[float, Callable[[], object]] | None = None
@@ -191,6 +192,9 @@ class FakeKernel:
     def mark(self, pid: int) -> int | None:
         found = self.processes.get(pid)
         return None if found is not None and found.hidden else found.mark if found else 0
+
+    def is_executor(self, pid: int) -> bool:
+        return pid in self.executors
 
     def may_signal(self, pid: int) -> bool:
         return pid in self.processes
