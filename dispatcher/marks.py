@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from dispatcher.wire import RunUid
 
@@ -27,6 +29,12 @@ CANNOT_MARK = (
 )
 
 _LIMIT_LINE = b"Max realtime timeout"
+
+#: Lists of processes that `read_marks` takes until all of one were there to be read.
+MOST_LISTS = 20
+
+#: Pids that are asked for one by one where /proc hides processes: 0.3 s.
+MOST_PROBED = 1 << 18
 
 #: Bytes of /proc/PID/limits: about 1,300.
 _MOST_BYTES = 8192
@@ -51,22 +59,92 @@ def mark_in(limit: int) -> int:
 
 
 def read_mark(pid: int) -> int | None:
-    """Return the mark of a process, alive or a zombie; 0 if it has none, or no longer exists.
+    """Return the mark of a process, alive or a zombie; 0 if it has none.
 
-    None: the kernel does not show it to this user.
+    None: the kernel does not show it to this user. Raises ProcessLookupError when nobody has the
+    pid.
     """
     try:
         return mark_in(resource.prlimit(pid, resource.RLIMIT_RTTIME)[0])
-    except ProcessLookupError:
-        return 0
     except PermissionError:
         return _read_limits(pid)
 
 
-def can_mark() -> bool:
-    """Say whether this process may set marks: a low hard limit forbids it."""
-    hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
-    return hard == resource.RLIM_INFINITY or hard >= _FLAG | _UID_BITS
+def read_marks() -> tuple[dict[int, int], bool]:
+    """Return the marks of all processes that have one, by pid; and whether none can be missing.
+
+    A process that forks and exits, again and again, is always a pid further. It is listed all the
+    same: so a list of which each process was still there to be read misses nobody.
+    """
+    read: dict[int, int | None] = {}
+    for _ in range(MOST_LISTS):
+        gone = False
+        pids, whole = _pids()
+        for pid in pids - read.keys():
+            try:
+                read[pid] = read_mark(pid)
+            except ProcessLookupError:
+                gone = True
+        if not gone:
+            break
+    return {pid: mark for pid, mark in read.items() if mark}, whole and not gone
+
+
+def _pids() -> tuple[set[int], bool]:
+    """Return the pids of all processes, and whether /proc lists or lets us find them all."""
+    pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
+    if not _proc_hides():
+        return pids, True
+    # What it hides are other users' processes, and ours that are not dumpable (hidepid). Their
+    # pids are found by asking for each that was given out.
+    last = int(Path("/proc/loadavg").read_text("ascii").split()[-1])
+    most = max(last, *pids)
+    probed = range(1, min(most, MOST_PROBED) + 1)
+    return pids | {pid for pid in probed if pid not in pids and _exists(pid)}, most <= MOST_PROBED
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.getsid(pid)
+    except OSError:
+        return False
+    return True
+
+
+def lives(pid: int) -> bool:
+    """Say whether a process has not exited yet, also where /proc does not show it. A zombie has."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        exited = select.poll()
+        exited.register(handle, select.POLLIN)
+        return not exited.poll(0)
+    finally:
+        os.close(handle)
+
+
+def _proc_hides() -> bool:
+    """Say whether /proc is mounted so that it does not list every process for this user."""
+    if os.geteuid() == 0:
+        return False
+    with suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+            before, _, after = line.partition(b" - ")
+            if before.split()[4] == b"/proc" and b"hidepid=" in after:
+                return b"hidepid=0" not in after and b"hidepid=off" not in after
+    return False
+
+
+def why_unmarked() -> str | None:
+    """Return why this process must not set marks; None: it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_RTTIME)
+    if mark_in(soft):
+        return "it is part of another dispatcher's run, whose mark its own runs keep"
+    if hard != resource.RLIM_INFINITY and hard < _FLAG | _UID_BITS:
+        return CANNOT_MARK
+    return None
 
 
 def _read_limits(pid: int) -> int | None:

@@ -142,7 +142,10 @@ def _name(node: str) -> str:
 
 
 def _holder(node: str) -> int | None:
-    """Return the pid of whoever holds a node's name; None when nobody does, or it is not known."""
+    """Return the pid of this user's process, or root's, that holds a node's name; None: none known.
+
+    A stranger may hold any name: that says nothing.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.setblocking(False)
         try:
@@ -150,7 +153,8 @@ def _holder(node: str) -> int | None:
         except OSError:
             return None
         credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return int(_CREDENTIALS.unpack(credentials)[0])
+        pid, uid, _ = _CREDENTIALS.unpack(credentials)
+        return pid if uid in {os.geteuid(), 0} else None
 
 
 def _state_dir_of(executor: int) -> Path | None:

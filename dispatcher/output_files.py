@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
+
+#: Nothing that waits: no FIFO, no lease of a file server.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def remove(path: str) -> int | None:
@@ -52,10 +56,24 @@ def _locked(path: str) -> int:
 
     Other errors are of the file: it is missing, or may not be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        descriptor = os.open(path, _READ)
+    except PermissionError:
+        _make_readable(path)
+        descriptor = os.open(path, _READ)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _make_readable(path: str) -> None:
+    """Give us back a file of ours whose mode its worker has changed. Raises OSError."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.chmod(f"/proc/self/fd/{descriptor}", 0o600)  # noqa: PTH101 - the file, not its name
+    finally:
+        os.close(descriptor)

@@ -5,7 +5,6 @@ Neither needs the executor that started them, its journal, or the same pid names
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -19,23 +18,20 @@ NAMED = 3
 
 
 def survivors(runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
-    """Return of which runs something lives here, or may, and what; they come with their outputs.
-
-    Two looks find nothing where nothing is: what forks in the middle of one is seen in the other.
-    """
+    """Return of which runs something lives here, or may, and what; they come with their outputs."""
+    processes, whole = _marked(runs)
     found: dict[RunUid, str] = {}
-    for _ in range(2):
-        left = {uid: paths for uid, paths in runs.items() if uid not in found}
-        processes = _marked(left)
-        for uid, paths in left.items():
-            if said := next(_signs(processes[uid], paths), None):
-                found[uid] = said
+    for uid, paths in runs.items():
+        if said := next(_signs(processes[uid], paths, whole=whole), None):
+            found[uid] = said
     return found
 
 
-def _signs(processes: list[str], paths: Collection[str]) -> Iterator[str]:
+def _signs(processes: list[str], paths: Collection[str], *, whole: bool) -> Iterator[str]:
     if processes:
         yield f"its processes live on this host: {', '.join(processes[:NAMED])}"
+    if not whole:
+        yield "nobody can tell whether it lives: processes come and go while they are looked at"
     for path in paths:
         try:
             if output_files.is_held(path):
@@ -45,19 +41,23 @@ def _signs(processes: list[str], paths: Collection[str]) -> Iterator[str]:
             yield f"{told}; let this user open it"
 
 
-def _marked(uids: Collection[RunUid]) -> defaultdict[RunUid, list[str]]:
+def _marked(uids: Collection[RunUid]) -> tuple[defaultdict[RunUid, list[str]], bool]:
+    """Return the living processes of runs by name; and whether none can be missing."""
     wanted = marks.by_mark(uids)
     found: defaultdict[RunUid, list[str]] = defaultdict(list)
-    if wanted:
-        for name in os.listdir("/proc"):  # noqa: PTH208 - thousands of them
-            if name.isdigit() and (uid := wanted.get(marks.read_mark(int(name)) or 0)) is not None:
-                with suppress(OSError):  # it is gone
-                    found[uid] += _living(int(name))
-    return found
+    if not wanted:
+        return found, True
+    read, whole = marks.read_marks()
+    for pid, mark in read.items():
+        if (uid := wanted.get(mark)) is not None:
+            found[uid] += _living(pid)
+    return found, whole
 
 
 def _living(pid: int) -> list[str]:
-    """Return a process by name, unless it is one that nobody has reaped yet."""
-    name, _, fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")
-    state, threads = fields.split()[0], int(fields.split()[17])
-    return [] if state in "ZX" and threads <= 1 else [f"{name.partition(' (')[2]} ({pid})"]
+    """Return a process by name, unless it has exited."""
+    if not marks.lives(pid):
+        return []
+    with suppress(OSError):  # it is hidden from this user
+        return [f"{Path(f'/proc/{pid}/comm').read_text('utf-8', 'replace').strip()} ({pid})"]
+    return [f"pid {pid}"]

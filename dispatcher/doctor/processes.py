@@ -11,7 +11,6 @@ from dispatcher import control, wire
 from dispatcher.config.config import Config
 from dispatcher.daemon.executor_client import PING_INTERVAL
 from dispatcher.doctor.finding import Finding, bad, ok, warning
-from dispatcher.marks import CANNOT_MARK
 
 #: Descriptors that the executor has open for itself, and for each run: pidfd, notify socket, and
 #: what a start needs for a moment.
@@ -127,4 +126,6 @@ def _marks(report: Mapping[str, Any]) -> Iterator[Finding]:
         said = "runs have no mark: what escapes is found by its environment or output alone"
         older = "restart the executor when no work is running: its release marks no runs"
         same = report.get("executor_release") == wire.RELEASE
-        yield warning("marks", said, CANNOT_MARK if same else older)
+        yield warning(
+            "marks", said, "see why: mark.unavailable in the executor's log" if same else older
+        )

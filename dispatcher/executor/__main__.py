@@ -26,7 +26,6 @@ from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
-from dispatcher.marks import CANNOT_MARK
 from dispatcher.node import hold_name
 from dispatcher.notify import Notifier
 from dispatcher.wire import ExitCode
@@ -125,12 +124,13 @@ def _lock(directory: str) -> int:
     return descriptor
 
 
-def _hold_name(node: str, state_dir: Path) -> socket.socket:
-    """Return what keeps other executors of this node off this host: they would sweep our runs."""
+def _hold_name(node: str, state_dir: Path) -> socket.socket | None:
+    """Return what keeps copies of this node off this host: they would sweep our runs.
+
+    None: somebody else has taken the name and keeps nobody out by it. The locks hold all the same.
+    """
     give_up_at = times.instant() + LOCK_PATIENCE
-    while (held := hold_name(node, state_dir)) is None:
-        if times.instant() > give_up_at:
-            raise AlreadyHeld(f"another executor of node {node} runs on this host; one is enough")
+    while (held := hold_name(node, state_dir)) is None and times.instant() <= give_up_at:
         time.sleep(0.01)
     return held
 
@@ -160,8 +160,8 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
         raise cannot_write(told, error, remedy) from error
     notifier = Notifier({} if options.embedded else os.environ)  # embedded, the daemon speaks
     spawner = Spawner(outputs, environ=os.environ, open_files=limits)
-    if not spawner.marks:
-        log("mark.unavailable", reason=CANNOT_MARK)
+    if spawner.why_unmarked is not None:
+        log("mark.unavailable", reason=spawner.why_unmarked)
     executor = Executor(
         node,
         kernel=kernel,

@@ -21,6 +21,9 @@ from dispatcher.marks import by_mark, mark_of
 #: Runs whose leftovers were left alone and are known as such: those that ended last.
 MOST_LEFT = 10_000
 
+#: The pid of who gets every orphan, also a stranger's.
+INIT = 1
+
 #: One: it is of this run. Several: it is a stray. None: it is of no run.
 Runs = tuple[wire.RunUid, ...]
 
@@ -135,7 +138,10 @@ class Attribution:
             found = self._by_kin(process, suspects)
         if found is None:
             found = self._by_traces(process, suspects, patient=patient)
-        return suspects.alive_at(process) if found is None else found
+        if found is not None:
+            return found
+        # As the init of a container it is given orphans that no run has started.
+        return () if self._kernel.pid == INIT else suspects.alive_at(process)
 
     def _by_mark(self, mark: int, suspects: Suspects) -> Runs | None:
         uid = suspects.by_mark.get(mark)

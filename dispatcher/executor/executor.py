@@ -80,6 +80,7 @@ class Executor:
             notices=notices,
             log=log,
             send=server.send,
+            output_dir=f"{node.state_dir}/output",
         )
         self._epoch = 0
         self._asked: int | None = None
@@ -89,7 +90,7 @@ class Executor:
         self._stopping = False
         self._stuck_since: Instant | None = None
         self._lonely_since: Instant | None = clock()
-        self._runs.inherit(clock(), node.state_dir)
+        self._runs.inherit(clock())
         self._open_when_swept()
 
     def run(self) -> bool:

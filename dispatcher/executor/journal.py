@@ -90,8 +90,6 @@ class Journal:
         self.path = path
         self.damage: Damage | None = None
         """What of the predecessor's could not be read."""
-        self.found = True
-        """Whether there was one."""
         self._header = header
         self._descriptor: int | None = None
         self._lines: list[bytes] = []
@@ -117,7 +115,6 @@ class Journal:
             with opened(self.path) as file:
                 runs, self.damage = replay(_lines(file), self._header)
         except FileNotFoundError:
-            self.found = False
             return []
         except OSError as error:
             raise _refused(self.path, f"cannot be read: {error.strerror}") from error

@@ -18,9 +18,6 @@ from dispatcher.executor.procfs import File, Process
 
 _NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
-#: How an executor is started: ``python -m`` and this.
-EXECUTOR = b"dispatcher.executor"
-
 #: Bytes per read of a list of children.
 _CHUNK = 16384
 
@@ -190,7 +187,14 @@ class Kernel:
 
     def mark(self, pid: int) -> int | None:
         """Return a process's mark, 0 if it has none; None: the kernel does not show it."""
-        return marks.read_mark(pid)
+        try:
+            return marks.read_mark(pid)
+        except ProcessLookupError:
+            return 0
+
+    def marks(self) -> tuple[dict[int, int], bool]:
+        """Return the marks of all processes by pid, and whether none can be missing."""
+        return marks.read_marks()
 
     def signal(self, process: Process, signum: int) -> bool:
         """Signal exactly this process; False, and no signal, when its pid is somebody else's."""
@@ -209,10 +213,6 @@ class Kernel:
         finally:
             os.close(handle)
 
-    def is_executor(self, pid: int) -> bool:
-        """Say whether a process runs this program, as its command line has it."""
-        return procfs.runs_module(pid, EXECUTOR)
-
     def may_signal(self, pid: int) -> bool:
         """Say whether a process exists that is this user's, as far as signals are concerned."""
         try:
@@ -222,6 +222,8 @@ class Kernel:
         return True
 
     def _is_still(self, process: Process) -> bool:
+        if process.opaque and process.mark:
+            return self.mark(process.pid) == process.mark
         if process.opaque:  # its start is secret; that its parent has not reaped it is not
             return process.pid in self.children(process.parent)
         now = self.look(process.pid)

@@ -32,7 +32,6 @@ class Ladder:
         log: Log,
         send: Callable[[wire.FromExecutor], None],
     ) -> None:
-        self._runs = runs
         self._kernel = kernel
         self._outputs = outputs
         self._journal = journal
@@ -64,10 +63,6 @@ class Ladder:
         self._inherited.append(run)
         run.kill(at)
         return True
-
-    def unlisted(self, state_dir: str) -> list[wire.RunUid]:
-        """Return the runs of this node that have processes and that nobody knows."""
-        return self._survivors.unlisted(self._runs, state_dir)
 
     def new_tick(self) -> None:
         """Forget what was seen in the tick before."""

@@ -10,6 +10,8 @@ import fcntl
 import os
 from contextlib import suppress
 
+from dispatcher import output_files
+
 #: Bytes of the end of the output that are kept with the exit: a traceback, not a log.
 TAIL_BYTES = 4096
 
@@ -47,20 +49,17 @@ class Outputs:
         if not tail and len(self._empty) < MOST_EMPTY:
             with suppress(OSError, OutputLocked):
                 # Whoever still has it open would write into another run's output.
-                os.close(self._lock(os.open(path, os.O_WRONLY | os.O_CLOEXEC)))
+                flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK
+                os.close(self._lock(os.open(path, flags)))
                 self._empty.append(path)
         return tail
 
     def is_locked(self, path: str) -> bool:
-        """Say whether a run's processes still have `path` open; a missing file is no run."""
-        try:
-            # Shared: so does the daemon try it before it removes a file.
-            os.close(self._lock(os.open(path, os.O_WRONLY | os.O_CLOEXEC), fcntl.LOCK_SH))
-        except FileNotFoundError:
-            return False
-        except OutputLocked:
-            return True
-        return False
+        """Say whether a run's processes still have `path` open; a missing file is no run.
+
+        Raises OSError when nobody can tell.
+        """
+        return output_files.is_held(path)
 
     def tail(self, path: str) -> str:
         """Return the end of the output as text that any database takes."""
@@ -82,9 +81,9 @@ class Outputs:
             return None
         return (found.st_dev, found.st_ino)
 
-    def _lock(self, descriptor: int, kind: int = fcntl.LOCK_EX) -> int:
+    def _lock(self, descriptor: int) -> int:
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             raise OutputLocked from None

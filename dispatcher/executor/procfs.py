@@ -7,6 +7,8 @@ from collections.abc import Container
 from contextlib import suppress
 from typing import NamedTuple
 
+from dispatcher.marks import lives
+
 #: The kernel's flag of its own threads, which have no program, no session and no environment.
 _KERNEL_THREAD = 0x00200000
 
@@ -40,6 +42,8 @@ class Process(NamedTuple):
     """False for what runs no program any more: a zombie; or ever: a thread of the kernel."""
     bare: bool = False
     """Its environment is empty, for certain."""
+    mark: int = 0
+    """By which it was found, if it was."""
 
     @property
     def opaque(self) -> bool:
@@ -76,7 +80,7 @@ def _opaque(pid: int) -> Process | None:
         group, session = os.getpgid(pid), os.getsid(pid)
     except OSError:
         return None
-    return Process(pid, f"pid {pid}", 0, group, session, UNKNOWN_START, alive=True)
+    return Process(pid, f"pid {pid}", 0, group, session, UNKNOWN_START, alive=lives(pid))
 
 
 def children(pid: int) -> list[int]:
@@ -129,13 +133,6 @@ def _writes(pid: int, descriptor: str) -> bool:
     for line in read(f"/proc/{pid}/fdinfo/{descriptor}").splitlines():
         if line.startswith(b"flags:"):
             return int(line.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
-    return False
-
-
-def runs_module(pid: int, module: bytes) -> bool:
-    """Say whether a process was started as ``python -m MODULE``."""
-    with suppress(*_NOT_SHOWN):
-        return module in read(f"/proc/{pid}/cmdline").split(b"\0")[:8]
     return False
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from dispatcher import wire
 from dispatcher.executor.budget import Budgets
-from dispatcher.executor.journal import Journal, Line
+from dispatcher.executor.journal import Journal, Line, summary
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.ladder import Ladder
 from dispatcher.executor.log import Log
@@ -45,7 +45,9 @@ class Runs:
         notices: Notices,
         log: Log,
         send: Callable[[wire.FromExecutor], None],
+        output_dir: str,
     ) -> None:
+        self._output_dir = output_dir
         self._kernel = kernel
         self._spawner = spawner
         self._journal = journal
@@ -72,7 +74,7 @@ class Runs:
     @property
     def marks(self) -> bool:
         """Whether the processes of new runs carry their mark."""
-        return self._spawner.marks
+        return self._spawner.why_unmarked is None
 
     @property
     def live(self) -> int:
@@ -115,20 +117,13 @@ class Runs:
 
     # What is asked ---------------------------------------------------------------------------
 
-    def inherit(self, at: Instant, state_dir: str) -> None:
-        """Take over the predecessor's runs; what survives of them gets SIGKILL at once.
-
-        Where its journal was damaged or lost, the runs of this node that carry a mark count too.
-        """
+    def inherit(self, at: Instant) -> None:
+        """Take over the predecessor's runs; what survives of them gets SIGKILL at once."""
         for run in self._journal.predecessors_runs():
             self._inherit(run, at)
         if (damage := self._journal.damage) is not None:
             path, lines, first = self._journal.path, damage.lines, damage.first
             self._log("journal.damaged", path=path, lines=lines, first=first)
-        if damage is not None or not self._journal.found:
-            for uid in self._ladder.unlisted(state_dir):
-                path = f"{state_dir}/output/{uid}.log"
-                self._inherit(Run(uid, path, held_until=at, marked=True), at)
         self._compact(at)
 
     def _inherit(self, run: Run, at: Instant) -> None:
@@ -200,9 +195,17 @@ class Runs:
         at_once: bool = False,
         longest_grace: float | None = None,
     ) -> bool:
-        """Begin to end a run; say whether that is what ends its leader."""
+        """Begin to end a run; say whether that is what ends its leader.
+
+        One that nobody here knows is a dead executor's whose journal was lost: its daemon does.
+        """
         run = self._runs.get(uid)
-        if run is None or not (run.may_be_ended or (at_once and run.phase is Phase.ASKED)):
+        if run is None:
+            run = Run(uid, f"{self._output_dir}/{uid}.log", held_until=at, marked=True)
+            self._inherit(run, at)
+            self._journal.note(summary(run, at))
+            return False
+        if not (run.may_be_ended or (at_once and run.phase is Phase.ASKED)):
             return False
         if longest_grace is not None:
             run.kill_grace = min(run.kill_grace, longest_grace)

@@ -7,13 +7,14 @@ import fcntl
 import os
 import resource
 import signal
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
 from dispatcher import wire
 from dispatcher.executor.outputs import OutputLocked, Outputs
-from dispatcher.marks import can_mark, mark_of
+from dispatcher.marks import mark_of, why_unmarked
 
 #: What the host ran short of, or broke; anything else is the task's own.
 HOST_ERRORS = frozenset(
@@ -62,8 +63,8 @@ class Spawner:
         self._environment = inherited(environ)
         self._open_files = (resource.getrlimit(resource.RLIMIT_NOFILE), open_files)
         self._real_time = resource.getrlimit(resource.RLIMIT_RTTIME)
-        self.marks = can_mark()
-        """Whether leaders get a mark; without, they are found by what they did not drop."""
+        self.why_unmarked = why_unmarked()
+        """Why leaders get no mark; they are found by what they did not drop then. None: they do."""
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._ignored = [s for s in signal.valid_signals() if signal.getsignal(s) == signal.SIG_IGN]
@@ -101,11 +102,8 @@ class Spawner:
     def _open_output(self, start: wire.Start) -> int:
         path = start.output_path
         try:
-            earlier = filter(None, (start.previous_output_path, *start.earlier_output_paths))
-            locked = next(filter(self._outputs.is_locked, earlier), None)
-            if locked is None:
-                return self._outputs.open(path)
-            path = locked
+            self._refuse_predecessor(start)
+            return self._outputs.open(path)
         except OutputLocked:
             pass
         except (OSError, ValueError) as error:
@@ -114,6 +112,18 @@ class Spawner:
             raise CannotStart(wire.Fault.HOST, text, number) from error
         text = f"processes of an earlier run still write to {path}"
         raise CannotStart(wire.Fault.PREDECESSOR, text)
+
+    def _refuse_predecessor(self, start: wire.Start) -> None:
+        """Raise CannotStart unless every earlier run of the task is known to be gone."""
+        for path in filter(None, (start.previous_output_path, *start.earlier_output_paths)):
+            try:
+                held = self._outputs.is_locked(path)
+            except (OSError, ValueError) as error:
+                text = f"nobody can tell whether an earlier run lives: {path}: {error}"
+                raise CannotStart(wire.Fault.PREDECESSOR, text) from error
+            if held:
+                text = f"processes of an earlier run still write to {path}"
+                raise CannotStart(wire.Fault.PREDECESSOR, text)
 
     def _spawn(
         self,
@@ -144,18 +154,27 @@ class Spawner:
         """Take on the limits that a leader is born with: its mark, and its open files."""
         ours, theirs = self._open_files
         soft, hard = self._real_time
-        mark = mark_of(uid) if self.marks else 0
-        if mark:
-            resource.setrlimit(resource.RLIMIT_RTTIME, (mark, hard))
-        if ours != theirs:
-            resource.setrlimit(resource.RLIMIT_NOFILE, theirs)
+        mark = 0 if self.why_unmarked else mark_of(uid)
         try:
+            if mark:
+                _set_limit(resource.RLIMIT_RTTIME, (mark, hard))
+            if ours != theirs:
+                _set_limit(resource.RLIMIT_NOFILE, theirs)
             yield
         finally:
             if mark:
-                resource.setrlimit(resource.RLIMIT_RTTIME, (soft, hard))
+                _set_limit(resource.RLIMIT_RTTIME, (soft, hard))
             if ours != theirs:
-                resource.setrlimit(resource.RLIMIT_NOFILE, ours)
+                _set_limit(resource.RLIMIT_NOFILE, ours)
+
+
+def _set_limit(what: int, limits: tuple[int, int]) -> None:
+    """Set a limit of our own; CannotStart when somebody has lowered it for us meanwhile."""
+    try:
+        resource.setrlimit(what, limits)
+    except ValueError as error:
+        text = f"cannot set a resource limit of the executor: {error}"
+        raise CannotStart(wire.Fault.HOST, text, errno.EPERM) from error
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
@@ -266,9 +285,16 @@ def too_large(start: wire.Start) -> str:
 def interpreter(script: str) -> str | None:
     """Return what the #! line of a file names; None when it has none."""
     try:
-        with open(script, "rb") as file:
-            first, _, _ = file.read(_SHEBANG_BYTES).partition(b"\n")
+        descriptor = os.open(script, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        # A FIFO, or a device, has no first line that one may wait for.
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        first, _, _ = (os.read(descriptor, _SHEBANG_BYTES) if regular else b"").partition(b"\n")
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     words = first[2:].split() if first.startswith(b"#!") else []
     return words[0].decode(errors="replace") if words else None

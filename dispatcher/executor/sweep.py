@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from dispatcher import wire
 from dispatcher.executor.attribution import markers
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.outputs import Outputs
-from dispatcher.executor.procfs import Process
+from dispatcher.executor.procfs import File, Process
 from dispatcher.executor.run import Run
 from dispatcher.executor.tree import ABSENT, Look, Present, Unknown
 from dispatcher.marks import by_mark
@@ -27,6 +26,8 @@ Everyone = dict[int, Process]
 @dataclass(slots=True)
 class _Scan:
     found: dict[wire.RunUid, Everyone]
+    whole: bool
+    """Whether no process with a mark can be missing."""
     unread: list[str] = field(default_factory=list)
     """Processes that may be of runs without a mark."""
     hidden: dict[wire.RunUid, str] = field(default_factory=dict)
@@ -51,49 +52,25 @@ class Survivors:
                 looks[run.uid] = Present([*processes.values()])
             elif why := second.hidden.get(run.uid) or "".join(unread):
                 looks[run.uid] = Unknown(why)
+            elif not (first.whole and second.whole):
+                looks[run.uid] = Unknown("processes come and go while they are looked at")
             else:
                 looks[run.uid] = ABSENT
         return looks | self._writers([run for run in runs if looks[run.uid] is ABSENT])
 
-    def unlisted(self, known: Iterable[wire.RunUid], state_dir: str) -> list[wire.RunUid]:
-        """Return this node's runs that have processes and are not known: their journal was lost.
-
-        The names of the output files say which marks are this node's. But files may be copies,
-        beside an original that works on: files older than this node are another's, and so is what
-        another executor that lives is the ancestor of.
-        """
-        runs = by_mark(set(_younger_outputs(state_dir)) - set(known))
-        everyone = self._everyone()
-        spared = self._below_others(everyone, runs)
-        marks = {self._kernel.mark(pid) for pid in everyone if pid not in spared}
-        return [uid for mark, uid in runs.items() if mark in marks]
-
-    def _below_others(self, everyone: Everyone, runs: Collection[int]) -> Owners:
-        """Return what another dispatcher's executor is the ancestor of.
-
-        Not another's: one that we run below, and one that runs in a run of these marks.
-        """
-        ours, pid = {self._kernel.pid}, self._kernel.pid
-        while (process := self._kernel.look(pid)) is not None and process.parent not in ours:
-            ours.add(pid := process.parent)
-        found = {
-            pid: wire.RunUid("")
-            for pid in everyone.keys() - ours
-            if self._kernel.is_executor(pid) and self._kernel.mark(pid) not in runs
-        }
-        _follow_lineage(found, everyone)
-        return found
-
     def _scan(self, runs: Collection[Run]) -> _Scan:
+        marks, whole = self._kernel.marks()
         everyone = self._everyone()
-        scan = _Scan({run.uid: {} for run in runs})
+        scan = _Scan({run.uid: {} for run in runs}, whole)
         owners = self._by_identity(runs, everyone, scan)
-        marks = by_mark(scan.found)
+        marked = by_mark(scan.found)
+        for pid, mark in marks.items():
+            process = self._kernel.look(pid) if mark in marked else None
+            if process is not None and process.alive:  # /proc may list no such process
+                everyone[pid] = process._replace(mark=mark)
+                owners[pid] = marked[mark]
         for process in everyone.values():
-            mark = self._kernel.mark(process.pid) or 0
-            if (uid := marks.get(mark)) is not None:
-                owners[process.pid] = uid
-            elif process.pid not in owners:
+            if process.pid not in owners:
                 environment = self._kernel.environment(process)
                 if environment is None:
                     scan.unread.append(f"{process.name} ({process.pid}) cannot be read yet")
@@ -134,27 +111,24 @@ class Survivors:
 
     def _writers(self, runs: Collection[Run]) -> dict[wire.RunUid, Look]:
         """Return who writes to the outputs that are still locked, of these runs."""
-        locked = {
-            file: run.uid
-            for run in runs
-            if self._outputs.is_locked(run.output_path)
-            and (file := self._outputs.identity(run.output_path))
-        }
+        locked: dict[File, wire.RunUid] = {}
+        unknown: dict[wire.RunUid, Look] = {}
+        for run in runs:
+            try:
+                held = self._outputs.is_locked(run.output_path)
+            except OSError as error:
+                unknown[run.uid] = Unknown(f"{run.output_path}: {error.strerror}")
+            else:
+                if held and (file := self._outputs.identity(run.output_path)):
+                    locked[file] = run.uid
         found: dict[wire.RunUid, list[Process]] = {uid: [] for uid in locked.values()}
         for process in self._everyone().values() if locked else ():
             if file := self._kernel.written(process.pid, locked):
                 found[locked[file]].append(process)
-        held = "its output file is locked, and no process is seen that writes to it"
-        return {uid: Present(some) if some else Unknown(held) for uid, some in found.items()}
-
-
-def _younger_outputs(state_dir: str) -> Iterable[wire.RunUid]:
-    """Yield the runs whose outputs are not older than this node."""
-    with suppress(FileNotFoundError):
-        born = os.stat(f"{state_dir}/node-id").st_mtime_ns
-        for output in os.scandir(f"{state_dir}/output"):
-            if output.stat(follow_symlinks=False).st_mtime_ns >= born:
-                yield wire.RunUid(output.name.removesuffix(".log"))
+        seen = "its output file is locked, and no process is seen that writes to it"
+        return unknown | {
+            uid: Present(some) if some else Unknown(seen) for uid, some in found.items()
+        }
 
 
 def _follow_lineage(owners: Owners, everyone: Everyone) -> None:

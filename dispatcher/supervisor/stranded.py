@@ -12,8 +12,8 @@ from functools import partial
 
 import structlog
 
-from dispatcher import policy
-from dispatcher.model import OpenRun, Settlement
+from dispatcher import policy, wire
+from dispatcher.model import OpenRun, Outcome, Settlement
 from dispatcher.processes import Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH
@@ -72,6 +72,10 @@ class Stranded:
         if run.run_uid not in self._memory.stranded:
             log.warning("run.stranded", owner=run.owner, reason=why, **Live.of(run).ids())
         self._memory.stranded[run.run_uid] = Survival(run.task_id, why)
+        if run.owner == self._memory.settings.node_id:
+            # Of a dead executor of ours, whose journal was lost: its successor ends what it finds.
+            end = wire.End(uid=run.run_uid, reason=run.ending or Outcome.ORPHANED, at_once=True)
+            self._processes.send(end)
 
     def _forget(self, uid: RunUid) -> None:
         self._memory.stranded.pop(uid, None)

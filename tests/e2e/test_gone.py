@@ -215,3 +215,47 @@ def test_a_survivor_that_no_journal_names_is_swept_by_its_mark(world: World, lef
     assert ["orphaned", "succeeded"] == [run["outcome"] for run in runs]
     assert "gone\n" == runs[1]["output_tail"]
     expect_dead(process)
+
+
+#: Forks and exits, again and again: what is listed is gone when it is looked at.
+HANDS_ON = """
+import os, time
+null = os.open(os.devnull, os.O_RDWR)
+for descriptor in (0, 1, 2):
+    os.dup2(null, descriptor)
+for _ in range(30_000):
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.path.exists("enough"):
+        break
+    with open("beats", "ab") as beats:
+        beats.write(b".")
+    time.sleep(0.001)
+"""
+
+
+def test_a_survivor_that_hands_itself_on_is_swept_before_the_next_run(world: World) -> None:
+    """R-13: a list of processes that one of them outran proves nothing."""
+    (world.directory / "hands_on.py").write_text(HANDS_ON)
+    script = shell(f"""
+        if [ $DISPATCHER_FENCE = 2 ]; then
+            before=$(wc -c < beats); sleep 1; after=$(wc -c < beats)
+            touch enough; [ $before = $after ] && echo gone || echo alive; exit
+        fi
+        (env -i {sys.executable} -I -S hands_on.py &)
+        sleep 1000
+    """)
+    with world.daemon() as daemon:
+        task_id = world.submit(*script)
+        expect_file(world, "beats")
+        executor = daemon.executor()
+        daemon.kill()
+        executor.kill()
+    try:
+        with world.daemon() as daemon:
+            expect_settled(daemon, [task_id], outcome="succeeded", within=40)
+    finally:
+        (world.directory / "enough").touch()
+
+    assert "gone\n" == world.show(task_id)["runs"][1]["output_tail"]

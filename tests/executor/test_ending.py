@@ -227,14 +227,23 @@ def test_renew_may_add_a_deadline(home: Home, daemon: Daemon) -> None:
     assert "absence" == daemon.expect(wire.Exited, uid).ended_by
 
 
-def test_an_end_after_the_exit_or_of_nobody_is_nothing(home: Home, daemon: Daemon) -> None:
+def test_an_end_after_the_exit_is_nothing(home: Home, daemon: Daemon) -> None:
     uid = daemon.start(["true"], home.output())
     daemon.expect(wire.Exited, uid)
 
     daemon.send(wire.End(uid=uid, reason="lost"))
-    daemon.send(wire.End(uid=wire.RunUid("nobody"), reason="lost"))
 
     assert [] == [m for m in daemon.ping() if not isinstance(m, wire.Started)]
+
+
+def test_an_end_of_a_run_that_it_does_not_know_is_answered_once_nothing_of_it_is_left(
+    home: Home, daemon: Daemon
+) -> None:
+    daemon.send(wire.End(uid=wire.RunUid("d" * 32), reason="orphaned"))
+
+    exited = daemon.expect(wire.Exited, "d" * 32)
+
+    assert (None, None) == (exited.exit.exit_code, exited.ended_by)
 
 
 def test_a_run_that_lives_is_not_forgotten(home: Home, daemon: Daemon) -> None:

@@ -6,6 +6,7 @@ An ordinary user's `ssh-agent` shows them little of itself; with `hidepid` nothi
 from __future__ import annotations
 
 import os
+import sys
 
 import psutil
 import pytest
@@ -105,3 +106,47 @@ def test_an_agent_is_ended_with_its_run_though_another_may_be_its_own(users_worl
         assert [] == daemon.events("worker.stray")
         world.cli("cancel", lasting)
         expect_settled(daemon, [lasting], outcome="cancelled")
+
+
+#: Nobody may look into it, its outputs are closed, and its session is its own.
+NOT_DUMPABLE = """
+import ctypes, os, time
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+null = os.open(os.devnull, os.O_RDWR)
+for descriptor in (0, 1, 2):
+    os.dup2(null, descriptor)
+os.setsid()
+open("there", "w").close()
+for _ in range(6000):
+    with open("beats", "ab") as beats:
+        beats.write(b".")
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("option", ["hidepid=1", "hidepid=2"])
+def test_a_survivor_that_proc_hides_is_swept_before_its_task_runs_again(
+    users_world: World, option: str
+) -> None:
+    """ProtectProc=invisible, as the units have it: its mark is still read by prlimit(2)."""
+    world = users_world
+    sees_proc(world, option)
+    (world.directory / "hidden.py").write_text(NOT_DUMPABLE)
+    script = shell(f"""
+        if [ $DISPATCHER_FENCE = 2 ]; then
+            before=$(wc -c < beats); sleep 1; after=$(wc -c < beats)
+            [ $before = $after ] && echo gone || echo alive; exit
+        fi
+        (env -i {sys.executable} -I -S hidden.py &)
+        sleep 1000
+    """)
+    with world.daemon() as daemon:
+        task_id = world.submit(*script)
+        expect_file(world, "there")
+        executor = daemon.executor()
+        daemon.kill()
+        executor.kill()
+    with world.daemon() as daemon:
+        expect_settled(daemon, [task_id], outcome="succeeded", within=40)
+
+    assert "gone\n" == world.show(task_id)["runs"][1]["output_tail"]

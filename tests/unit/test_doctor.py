@@ -314,7 +314,11 @@ def test_fewer_descriptors_than_slots_need() -> None:
     ("facts", "level", "remedy"),
     [
         ({"executor_marks": True}, Level.OK, ""),
-        ({"executor_marks": False, "executor_release": wire.RELEASE}, Level.WARNING, "LimitRTTIME"),
+        (
+            {"executor_marks": False, "executor_release": wire.RELEASE},
+            Level.WARNING,
+            "mark.unavailable",
+        ),
         ({"executor_marks": False, "executor_release": "0.0.9"}, Level.WARNING, "restart"),
     ],
 )

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dispatcher.marks import can_mark, mark_in, mark_of, read_mark
+from dispatcher.marks import mark_in, mark_of, read_mark, why_unmarked
 
 UID = "0123456789abcdef" * 2
 
@@ -30,9 +30,10 @@ def test_an_ordinary_limit_is_no_mark(limit: int) -> None:
 def test_a_process_and_what_it_left_behind_when_it_died_carry_the_mark() -> None:
     """A zombie still has it, so that what it may have left is looked for in the right run."""
     soft, hard = resource.getrlimit(resource.RLIMIT_RTTIME)
-    assert can_mark()
+    assert why_unmarked() is None
     resource.setrlimit(resource.RLIMIT_RTTIME, (mark_of(UID), hard))
     try:
+        assert "another dispatcher" in str(why_unmarked())
         child = subprocess.Popen(["env", "-i", sys.executable, "-c", "input()"], stdin=-1)
     finally:
         resource.setrlimit(resource.RLIMIT_RTTIME, (soft, hard))
@@ -44,5 +45,6 @@ def test_a_process_and_what_it_left_behind_when_it_died_carry_the_mark() -> None
     dead = read_mark(child.pid)
     child.wait()
 
-    assert (mark_of(UID), mark_of(UID), 0) == (alive, dead, read_mark(child.pid))
-    assert 0 == read_mark(os.getpid())
+    assert (mark_of(UID), mark_of(UID), 0) == (alive, dead, read_mark(os.getpid()))
+    with pytest.raises(ProcessLookupError):
+        read_mark(child.pid)

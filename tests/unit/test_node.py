@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
+from dispatcher import node
 from dispatcher.errors import ConfigError
 from dispatcher.node import expect_same, hold_name, known_node_id, node_id, refuse_copy
 
@@ -92,3 +94,25 @@ def test_a_copy_is_refused_with_both_directories_and_what_to_do(
 
     for word in (f"{tmp_path}/copy is a copy of {tmp_path}/one", "pid 42", "copy/node-id"):
         assert word in str(refusal.value)
+
+
+def test_a_stranger_who_holds_the_name_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any user may bind any abstract name, and the node's id is no secret."""
+    me = node_id(tmp_path / "one")
+    held = hold_name(me, tmp_path / "one")
+    assert held is not None
+    monkeypatch.setattr(node, "_CREDENTIALS", Strange())
+    with held:
+        refuse_copy(me, tmp_path / "two")
+        assert hold_name(me, tmp_path / "two") is None
+
+
+class Strange:
+    """Credentials of a user who is neither this one nor root."""
+
+    size = 12
+
+    def unpack(self, _: bytes) -> tuple[int, int, int]:
+        return os.getpid(), 4712, 4712

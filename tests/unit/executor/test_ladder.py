@@ -12,6 +12,7 @@ import pytest
 from dispatcher import wire
 from dispatcher.executor.kernel import Status
 from dispatcher.executor.spawn import CannotStart
+from dispatcher.marks import mark_of
 from tests.unit.executor.world import SELF, World
 
 
@@ -506,7 +507,7 @@ def test_what_cannot_be_read_of_one_process_keeps_no_other_run(world: World) -> 
 
 
 def test_without_marks_the_rest_still_gives_a_process_away(world: World) -> None:
-    world.spawner.marks = False
+    world.spawner.why_unmarked = "a hard limit"
     world.start("b" * 32)
     leader = world.start("a" * 32, leftover_grace=1.0)
     marked = b"DISPATCHER_RUN=" + b"a" * 32
@@ -570,3 +571,32 @@ def test_what_was_left_alone_is_known_by_its_mark_when_nothing_else_is_left(worl
         world.last(wire.Exited).exit.leftovers,
     )
     assert [] == helper.heard + world.said(wire.Stray)
+
+
+def test_as_the_init_of_a_container_it_ends_no_stranger_that_it_is_given(world: World) -> None:
+    """R-15: every orphan of its pid namespace becomes its child."""
+    world.kernel.pid = 1  # type: ignore[misc]
+    leader = world.start("a" * 32)
+    stranger = world.kernel.born(SELF, leads=True, environment=b"")
+    escaped = world.kernel.born(leader.pid, leads=True, environment=b"")
+
+    world.end("a" * 32, at_once=True)
+    world.run_for(5)
+
+    assert [] == stranger.heard + world.said(wire.Stray)
+    assert SIGKILL == escaped.heard[-1][1]
+
+
+def test_a_run_that_only_its_daemon_knows_is_swept_and_reported_gone(world: World) -> None:
+    """Its journal was lost; what no daemon of this node names is nobody's to end."""
+    uid, other = "a" * 32, "b" * 32
+    survivor = world.kernel.born(2, leads=True, mark=mark_of(uid))
+    stranger = world.kernel.born(2, leads=True, mark=mark_of(other))
+
+    world.end(uid)
+    world.run_for(1)
+
+    assert [SIGKILL] == [signum for _, signum in survivor.heard][:1]
+    assert [] == stranger.heard
+    exited = world.last(wire.Exited)
+    assert (uid, "swept", None) == (exited.uid, exited.ended_by, exited.exit.exit_code)

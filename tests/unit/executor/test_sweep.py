@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 
 from dispatcher import wire
@@ -72,35 +69,40 @@ def test_a_leader_that_proc_does_not_show_is_not_proved_gone(
     assert [] == hidden.heard
 
 
-def test_runs_that_no_journal_names_are_known_by_their_outputs_and_marks(
-    kernel: FakeKernel, survivors: Survivors, tmp_path: Path
+def test_a_process_that_proc_hides_is_known_and_signalled_by_its_mark(
+    kernel: FakeKernel, survivors: Survivors
 ) -> None:
-    copied = tmp_path / "output" / f"{OTHERS}.log"
-    copied.parent.mkdir()
-    copied.touch()
-    os.utime(copied, (1, 1))
-    (tmp_path / "node-id").touch()
-    (tmp_path / "output" / f"{OURS}.log").touch()
-    for uid in (OURS, OTHERS, "c" * 32):  # the second ran before this node was made elsewhere
-        kernel.born(INIT, leads=True, mark=mark_of(uid))
+    """hidepid, and a program that is not dumpable: prlimit(2) shows its mark all the same."""
+    hidden = kernel.born(INIT, leads=True, hidden=True, mark=mark_of(OURS))
 
-    assert [OURS] == survivors.unlisted([], str(tmp_path))
-    assert [] == survivors.unlisted([OURS], str(tmp_path))
-    assert [] == survivors.unlisted([], str(tmp_path / "none"))
+    look = survivors.look([inherited()])[OURS]
+
+    assert isinstance(look, Present)
+    assert [(hidden.pid, mark_of(OURS))] == [(one.pid, one.mark) for one in look.processes]
 
 
-def test_what_another_living_executor_started_is_not_ours_whatever_our_outputs_say(
-    kernel: FakeKernel, survivors: Survivors, tmp_path: Path
+def test_nothing_is_proved_while_processes_come_and_go(
+    kernel: FakeKernel, survivors: Survivors
 ) -> None:
-    """A copied output directory without a journal: its second owner killed the first one's runs."""
-    (tmp_path / "output").mkdir()
-    (tmp_path / "node-id").touch()
-    (tmp_path / "output" / f"{OURS}.log").touch()
-    other = kernel.born(INIT, leads=True)
-    kernel.executors.add(other.pid)
-    worker = kernel.born(other.pid, leads=True, mark=mark_of(OURS))
-    kernel.born(worker.pid, leads=True, mark=mark_of(OURS))
+    """A survivor that forks and exits, again and again, is always a pid further."""
+    kernel.calm = False
+    assert isinstance(survivors.look([inherited()])[OURS], Unknown)
 
-    assert [] == survivors.unlisted([], str(tmp_path))
-    worker.parent = INIT  # the other one died
-    assert [OURS] == survivors.unlisted([], str(tmp_path))
+    kernel.calm = True
+    assert ABSENT is survivors.look([inherited()])[OURS]
+
+
+def test_an_output_that_cannot_be_asked_keeps_its_run_and_no_other(kernel: FakeKernel) -> None:
+    class Refusing(FakeOutputs):
+        def is_locked(self, path: str) -> bool:
+            if path == "/a.log":
+                raise PermissionError(13, "Permission denied")
+            return False
+
+    survivor = kernel.born(INIT, leads=True, mark=mark_of(OTHERS))
+    other = Run(OTHERS, "/b.log", held_until=1000.0, marked=True)
+    looks = Survivors(kernel, Refusing()).look([inherited(), other])  # type: ignore[arg-type]
+
+    assert Unknown("/a.log: Permission denied") == looks[OURS]
+    assert isinstance(looks[OTHERS], Present)
+    assert [survivor.pid] == [process.pid for process in looks[OTHERS].processes]

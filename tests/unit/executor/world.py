@@ -26,7 +26,7 @@ from tests.heard import Heard
 M = TypeVar("M")
 
 #: The executor's own pid and session.
-SELF = 1
+SELF = 50
 
 #: Stands for the descriptors by which a daemon speaks or knocks.
 DAEMON = -1
@@ -77,7 +77,8 @@ class FakeKernel:
         self.now = 1000.0
         self.processes: dict[int, FakeProcess] = {}
         self.reaped: list[int] = []
-        self.executors: set[int] = set()
+        self.calm = True
+        """Whether no process comes and goes while all are looked at."""
         self.broken: OSError | None = None
         self.growth = FakeGrowth()
         self.stop: tuple[float, Callable[[], object]] | None = None
@@ -193,8 +194,9 @@ class FakeKernel:
         found = self.processes.get(pid)
         return None if found is not None and found.hidden else found.mark if found else 0
 
-    def is_executor(self, pid: int) -> bool:
-        return pid in self.executors
+    def marks(self) -> tuple[dict[int, int], bool]:
+        marks = {p.pid: p.mark for p in self.processes.values() if p.mark}
+        return marks, self.calm
 
     def may_signal(self, pid: int) -> bool:
         return pid in self.processes
@@ -210,12 +212,18 @@ class FakeKernel:
 
     def signal(self, process: Process, signum: int) -> bool:
         found = self.processes.get(process.pid)
-        if found is None or (
-            found.parent != process.parent if process.opaque else found.born != process.start_ticks
-        ):
+        if found is None or not self._is_still(found, process):
             return False
         self._deliver(found, signum)
         return True
+
+    @staticmethod
+    def _is_still(found: FakeProcess, process: Process) -> bool:
+        if process.opaque and process.mark:
+            return found.mark == process.mark
+        if process.opaque:
+            return found.parent == process.parent
+        return found.born == process.start_ticks
 
     def environment(self, process: Process) -> bytes | None:
         return self.processes[process.pid].environment
@@ -242,7 +250,7 @@ class FakeSpawner:
     def __init__(self, kernel: FakeKernel) -> None:
         self._kernel = kernel
         self.refusal: CannotStart | None = None
-        self.marks = True
+        self.why_unmarked: str | None = None
         self.facts: dict[str, Any] = {}
 
     def close(self) -> None: ...
@@ -251,7 +259,7 @@ class FakeSpawner:
         if self.refusal is not None:
             raise self.refusal
         marker = f"{wire.MARKER}={start.uid}\0".encode()
-        facts = {"mark": mark_of(start.uid) if self.marks else 0, **self.facts}
+        facts = {"mark": 0 if self.why_unmarked else mark_of(start.uid), **self.facts}
         return self._kernel.born(SELF, leads=True, environment=marker, **facts).pid
 
 
