@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import resource
 import select
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,8 +70,12 @@ def read_mark(pid: int) -> int | None:
         return _read_limits(pid)
 
 
-def read_marks() -> tuple[dict[int, int], bool]:
+def read_marks(
+    found: Callable[[int, int], object] | None = None,
+) -> tuple[dict[int, int], bool]:
     """Return the marks of all processes that have one, by pid; and whether none can be missing.
+
+    `found` is called with each pid and its mark at once: the process may soon be gone.
 
     A process that forks and exits, again and again, is always a pid further. It is listed all the
     same: so a list of which each process was still there to be read misses nobody.
@@ -80,11 +84,14 @@ def read_marks() -> tuple[dict[int, int], bool]:
     for _ in range(MOST_LISTS):
         gone = False
         pids, whole = _pids()
-        for pid in pids - read.keys():
+        for pid in sorted(pids - read.keys(), reverse=True):  # the youngest lives, if any does
             try:
-                read[pid] = read_mark(pid)
+                mark = read[pid] = read_mark(pid)
             except ProcessLookupError:
                 gone = True
+            else:
+                if mark and found is not None:
+                    found(pid, mark)
         if not gone:
             break
     return {pid: mark for pid, mark in read.items() if mark}, whole and not gone

@@ -18,11 +18,15 @@ NAMED = 3
 
 
 def survivors(runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
-    """Return of which runs something lives here, or may, and what; they come with their outputs."""
-    processes, whole = _marked(runs)
+    """Return of which runs something lives here, or may, and what; they come with their outputs.
+
+    A process that was there at the first of two looks and is dead may have left another behind.
+    """
+    first, second = _Look(runs), _Look(runs)
     found: dict[RunUid, str] = {}
     for uid, paths in runs.items():
-        if said := next(_signs(processes[uid], paths, whole=whole), None):
+        whole = second.whole and second.dead[uid] <= first.dead[uid]
+        if said := next(_signs(second.living[uid], paths, whole=whole), None):
             found[uid] = said
     return found
 
@@ -41,23 +45,31 @@ def _signs(processes: list[str], paths: Collection[str], *, whole: bool) -> Iter
             yield f"{told}; let this user open it"
 
 
-def _marked(uids: Collection[RunUid]) -> tuple[defaultdict[RunUid, list[str]], bool]:
-    """Return the living processes of runs by name; and whether none can be missing."""
-    wanted = marks.by_mark(uids)
-    found: defaultdict[RunUid, list[str]] = defaultdict(list)
-    if not wanted:
-        return found, True
-    read, whole = marks.read_marks()
-    for pid, mark in read.items():
-        if (uid := wanted.get(mark)) is not None:
-            found[uid] += _living(pid)
-    return found, whole
+class _Look:
+    """The processes of runs, found by their marks."""
+
+    def __init__(self, uids: Collection[RunUid]) -> None:
+        self.living: defaultdict[RunUid, list[str]] = defaultdict(list)
+        self.dead: defaultdict[RunUid, set[int]] = defaultdict(set)
+        self.whole = True
+        """Whether no process can be missing."""
+        wanted = marks.by_mark(uids)
+        read: Mapping[int, int] = {}
+        if wanted:
+            read, self.whole = marks.read_marks()
+        for pid, mark in read.items():
+            if (uid := wanted.get(mark)) is None:
+                continue
+            if name := _living(pid):
+                self.living[uid].append(name)
+            else:
+                self.dead[uid].add(pid)
 
 
-def _living(pid: int) -> list[str]:
-    """Return a process by name, unless it has exited."""
+def _living(pid: int) -> str | None:
+    """Return a process by name, None if it has exited."""
     if not marks.lives(pid):
-        return []
+        return None
     with suppress(OSError):  # it is hidden from this user
-        return [f"{Path(f'/proc/{pid}/comm').read_text('utf-8', 'replace').strip()} ({pid})"]
-    return [f"pid {pid}"]
+        return f"{Path(f'/proc/{pid}/comm').read_text('utf-8', 'replace').strip()} ({pid})"
+    return f"pid {pid}"

@@ -7,7 +7,7 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -192,9 +192,20 @@ class Kernel:
         except ProcessLookupError:
             return 0
 
-    def marks(self) -> tuple[dict[int, int], bool]:
-        """Return the marks of all processes by pid, and whether none can be missing."""
-        return marks.read_marks()
+    def kill_marked(
+        self, wanted: Container[int], killed: Callable[[int], object]
+    ) -> tuple[dict[int, int], bool]:
+        """Send SIGKILL to each process with one of these marks, at once where it is found.
+
+        `killed` is called with each mark that was. Return the marks of all processes by pid, and
+        whether none can be missing.
+        """
+
+        def found(pid: int, mark: int) -> None:
+            if mark in wanted and self.signal(procfs.hidden(pid, mark), signal.SIGKILL):
+                killed(mark)
+
+        return marks.read_marks(found)
 
     def signal(self, process: Process, signum: int) -> bool:
         """Signal exactly this process; False, and no signal, when its pid is somebody else's."""

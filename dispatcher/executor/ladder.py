@@ -176,6 +176,8 @@ class Ladder:
         usage = Usage()
         if run.inherited:
             self._inherited.remove(run)
+            if run.uid in self._survivors.ended and run.exit is None and run.ended_by is None:
+                run.ended_by = wire.EndedBy.SWEPT
         elif run.pid is not None:
             usage = self._kernel.reap(run.pid)
             self._tree.forget(run)

@@ -74,6 +74,11 @@ def look(pid: int) -> Process | None:
     )
 
 
+def hidden(pid: int, mark: int) -> Process:
+    """Return a process of which the mark alone is known."""
+    return Process(pid, f"pid {pid}", 0, 0, 0, UNKNOWN_START, alive=True, mark=mark)
+
+
 def _opaque(pid: int) -> Process | None:
     # These two system calls need no right: they tell a hidden process from none (R-15).
     try:

@@ -28,6 +28,8 @@ class _Scan:
     found: dict[wire.RunUid, Everyone]
     whole: bool
     """Whether no process with a mark can be missing."""
+    dead: defaultdict[wire.RunUid, set[int]] = field(default_factory=lambda: defaultdict(set))
+    """Pids of those that had a mark and are dead: just now they may have left others behind."""
     unread: list[str] = field(default_factory=list)
     """Processes that may be of runs without a mark."""
     hidden: dict[wire.RunUid, str] = field(default_factory=dict)
@@ -40,6 +42,8 @@ class Survivors:
     def __init__(self, kernel: Kernel, outputs: Outputs) -> None:
         self._kernel = kernel
         self._outputs = outputs
+        self.ended: set[wire.RunUid] = set()
+        """Runs of which a process was ended at once where it was found."""
 
     def look(self, runs: Collection[Run]) -> dict[wire.RunUid, Look]:
         """Look at what is left of each run; two scans must agree that there is nothing."""
@@ -52,23 +56,27 @@ class Survivors:
                 looks[run.uid] = Present([*processes.values()])
             elif why := second.hidden.get(run.uid) or "".join(unread):
                 looks[run.uid] = Unknown(why)
-            elif not (first.whole and second.whole):
+            elif not second.whole or second.dead[run.uid] - first.dead[run.uid]:
                 looks[run.uid] = Unknown("processes come and go while they are looked at")
             else:
                 looks[run.uid] = ABSENT
         return looks | self._writers([run for run in runs if looks[run.uid] is ABSENT])
 
     def _scan(self, runs: Collection[Run]) -> _Scan:
-        marks, whole = self._kernel.marks()
+        marked = by_mark(run.uid for run in runs)
+        marks, whole = self._kernel.kill_marked(marked, lambda mark: self.ended.add(marked[mark]))
         everyone = self._everyone()
         scan = _Scan({run.uid: {} for run in runs}, whole)
         owners = self._by_identity(runs, everyone, scan)
-        marked = by_mark(scan.found)
         for pid, mark in marks.items():
-            process = self._kernel.look(pid) if mark in marked else None
+            if (uid := marked.get(mark)) is None:
+                continue
+            process = self._kernel.look(pid)
             if process is not None and process.alive:  # /proc may list no such process
                 everyone[pid] = process._replace(mark=mark)
-                owners[pid] = marked[mark]
+                owners[pid] = uid
+            else:
+                scan.dead[uid].add(pid)
         for process in everyone.values():
             if process.pid not in owners:
                 environment = self._kernel.environment(process)

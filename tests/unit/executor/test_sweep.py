@@ -35,7 +35,7 @@ def inherited(*, marked: bool = True, **facts: object) -> Run:
 def test_a_survivor_without_anything_but_its_mark_is_found(
     kernel: FakeKernel, survivors: Survivors
 ) -> None:
-    survivor = kernel.born(INIT, leads=True, mark=mark_of(OURS))
+    survivor = kernel.born(INIT, leads=True, mark=mark_of(OURS), cannot_die=True)
     kernel.born(INIT, leads=True, mark=mark_of(OTHERS), environment=None)
 
     look = survivors.look([inherited(pid=50, start_ticks=1)])[OURS]
@@ -73,7 +73,7 @@ def test_a_process_that_proc_hides_is_known_and_signalled_by_its_mark(
     kernel: FakeKernel, survivors: Survivors
 ) -> None:
     """hidepid, and a program that is not dumpable: prlimit(2) shows its mark all the same."""
-    hidden = kernel.born(INIT, leads=True, hidden=True, mark=mark_of(OURS))
+    hidden = kernel.born(INIT, leads=True, hidden=True, mark=mark_of(OURS), cannot_die=True)
 
     look = survivors.look([inherited()])[OURS]
 
@@ -99,7 +99,7 @@ def test_an_output_that_cannot_be_asked_keeps_its_run_and_no_other(kernel: FakeK
                 raise PermissionError(13, "Permission denied")
             return False
 
-    survivor = kernel.born(INIT, leads=True, mark=mark_of(OTHERS))
+    survivor = kernel.born(INIT, leads=True, mark=mark_of(OTHERS), cannot_die=True)
     other = Run(OTHERS, "/b.log", held_until=1000.0, marked=True)
     looks = Survivors(kernel, Refusing()).look([inherited(), other])  # type: ignore[arg-type]
 

@@ -194,7 +194,13 @@ class FakeKernel:
         found = self.processes.get(pid)
         return None if found is not None and found.hidden else found.mark if found else 0
 
-    def marks(self) -> tuple[dict[int, int], bool]:
+    def kill_marked(
+        self, wanted: Container[int], killed: Callable[[int], object]
+    ) -> tuple[dict[int, int], bool]:
+        for process in list(self.processes.values()):
+            if process.mark and process.mark in wanted and process.status is None:
+                killed(process.mark)
+                self._deliver(process, signal.SIGKILL)
         marks = {p.pid: p.mark for p in self.processes.values() if p.mark}
         return marks, self.calm
 
