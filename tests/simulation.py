@@ -59,8 +59,9 @@ class FakeExecutor:
         self.refusal: wire.StartFailed | None = None
         self.greetings = 0
         self.clock: Callable[[], Instant] = lambda: Instant(0.0)
-        self.outputs: dict[str, tuple[int, Instant]] = {}
-        """Bytes of each output, and when it last grew."""
+        self.wall: Callable[[], WallTime] = lambda: WallTime(0)
+        self.outputs: dict[str, tuple[int, WallTime]] = {}
+        """Bytes of each output, and when it last grew, by the host's clock."""
         self.alive: dict[wire.RunUid, str] = {}
         """What of runs that it does not know lives on its host."""
         self.looks = 0
@@ -107,8 +108,10 @@ class FakeExecutor:
 
     def written(self, path: str) -> Written:
         """Say what the test let a run write."""
-        size, grown_at = self.outputs.get(path, (0, Instant(-math.inf)))
-        return Written(size, self.clock() - grown_at)
+        if path not in self.outputs:
+            return Written(0, math.inf)
+        size, grown_at = self.outputs[path]
+        return Written(size, (self.wall() - grown_at) / 1000)
 
     def survivors(self, runs: Mapping[wire.RunUid, Collection[str]]) -> Mapping[wire.RunUid, str]:
         """Say what the test lets live on this host."""
@@ -118,7 +121,7 @@ class FakeExecutor:
     def write(self, uid: wire.RunUid) -> None:
         """Let a run write a byte."""
         path = f"/output/{uid}.log"
-        self.outputs[path] = self.outputs.get(path, (0, None))[0] + 1, self.clock()
+        self.outputs[path] = self.outputs.get(path, (0, None))[0] + 1, self.wall()
 
     def reconnect(self) -> None:
         """Greet anew, as asked."""
@@ -177,7 +180,7 @@ class World:
         self.store: Store = open_store(
             "sqlite://", state_dir=Path("/nonexistent"), patience=0.0, clock=self.clock()
         )
-        self.executor.clock = self.at
+        self.executor.clock, self.executor.wall = self.at, self.wall
         self.supervisor = self.fresh_supervisor()
         self.deadline = self.at()
 

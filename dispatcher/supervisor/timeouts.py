@@ -10,6 +10,8 @@ Which clock, and what an absence of ours means:
 - What a worker would have told us is not held against it while we could not hear: after a gap
   without a commit longer than half of it, and after a restart, `start_timeout` begins anew;
   `stall_timeout` too, unless the output's age or the last progress in the store say more.
+- Growth of an output counts from when it was first seen. Its file's time is the host's clock, which
+  may be set: only a daemon that has just come, and saw nothing itself, goes by it.
 - `queue_timeout` and `total_timeout` are store times, as `run_at` is: they go on while no daemon
   runs, and no step of the host's clock moves them. What was over in our absence is decided when
   we are back. A run ended for its task's `total_timeout` is one that lives when the daemon does.
@@ -25,9 +27,9 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.config.durations import Milliseconds
-from dispatcher.model import NO_LIMITS, GivenUp, OpenRun, Outcome
+from dispatcher.model import NO_LIMITS, GivenUp, Limits, OpenRun, Outcome
 from dispatcher.policy import Verdict
-from dispatcher.processes import Processes, longest, run_deadline
+from dispatcher.processes import Processes, Written, longest, run_deadline
 from dispatcher.store.api import Store
 from dispatcher.supervisor.turn import NEVER, Live, Memory, Turn, Watch
 from dispatcher.times import Instant, StoreTime
@@ -44,11 +46,10 @@ GIVE_UP_BATCH = 500
 #: Seconds beyond the poll without a commit from which we were away.
 AWAY = 1.0
 
-#: Seconds by which a clock may differ from ours; more, and it was set.
-STEP = 1.0
-
-#: Bytes of an output of which nothing is known, so that whatever it has is new.
-_UNKNOWN = -1
+#: Looks at an output in a stall time-out, and the least seconds between two. So late may its growth
+#: be seen.
+LOOKS = 8
+LEAST_LOOK = 1.0
 
 
 class Timeouts:
@@ -80,6 +81,7 @@ class Timeouts:
             run_by=run_by,
             start_by=_after(began, limits.start_timeout_ms),
             stall_by=_after(began, limits.stall_timeout_ms),
+            look_by=_next_look(limits, began),
             total_by=_instant(limits.total_at, now, at),
             longest=longest(limits, began, now=now, at=at) or NEVER,
         )
@@ -96,13 +98,19 @@ class Timeouts:
         if limits is NO_LIMITS:
             return
         heard = run.last_heartbeat_at is not None
+        output = self._written(run.run_uid)
+        silences = [output.age]
+        if run.progressed_at is not None:
+            silences.append((now - run.progressed_at) / 1000)
         watch = Watch(
             run_by=_after(began, limits.run_timeout_ms),
             start_by=NEVER if heard else _after(at, limits.start_timeout_ms),
-            stall_by=NEVER if limits.stall_timeout_ms is None else at,
+            stall_by=_silent_until(limits, min(silences), at),
+            look_by=_next_look(limits, at),
             total_by=_instant(limits.total_at, now, at),
             longest=longest(limits, began, now=now, at=at) or NEVER,
-            written=_UNKNOWN,
+            written=output.size,
+            progressed_at=run.progressed_at,
         )
         self._watch(live, watch)
 
@@ -134,6 +142,7 @@ class Timeouts:
         budget = END_BATCH
         for uid, live, before in self._watched(turn):
             watch = _excused(before, live, turn) if away else before
+            watch = self._look(uid, live, watch, turn.at)
             after: Watch | None = watch
             if watch.due <= turn.at and self._processes.has_spoken(since=watch.due):
                 if budget:
@@ -182,39 +191,25 @@ class Timeouts:
                 return Verdict(Outcome.LOST, reason)
             watch = replace(watch, start_by=NEVER)
         if watch.stall_by <= turn.at:
-            moved = self._look_for_progress(live, run, watch, turn)
-            if moved is None:
+            watch = _progressed(run, watch, turn)
+            if watch.stall_by <= turn.at:
                 reason = _reason("stall_timeout: no progress, no output", limits.stall_timeout_ms)
                 return Verdict(Outcome.STALLED, reason)
-            watch = moved
         return replace(watch, total_by=_instant(limits.total_at, turn.now, turn.at))
 
-    def _look_for_progress(
-        self, live: Live, run: OpenRun, watch: Watch, turn: Turn
-    ) -> Watch | None:
-        """Return when to look again; None if nothing moved since the last look.
+    # Output ---------------------------------------------------------------------------------
 
-        What moved since then did so at most a time-out ago. Where a clock says that it was much
-        longer ago it was set, or we know nothing of the time before: a whole time-out from now.
-        """
-        assert live.limits.stall_timeout_ms is not None
-        stall = live.limits.stall_timeout_ms / 1000
-        output = self._processes.written(f"{self._memory.settings.output_dir}/{run.run_uid}.log")
-        silences = []
-        if output.size != watch.written:
-            silences.append(output.age)
-        if run.progressed_at is not None and run.progressed_at != watch.progressed_at:
-            silences.append((turn.now - run.progressed_at) / 1000)
-        if not silences:
-            return None
-        by = turn.at + stall - max(0.0, min(silences))
-        if by <= turn.at:
-            if watch.written != _UNKNOWN and turn.at - by <= STEP:
-                return None
-            by = turn.at + stall
-        return replace(
-            watch, stall_by=Instant(by), written=output.size, progressed_at=run.progressed_at
-        )
+    def _look(self, uid: RunUid, live: Live, watch: Watch, at: Instant) -> Watch:
+        """Look, if it is time, whether an output has grown since the last look."""
+        if at < min(watch.look_by, watch.stall_by):
+            return watch
+        watch = replace(watch, look_by=_next_look(live.limits, at))
+        if (size := self._written(uid).size) == watch.written:
+            return watch
+        return replace(watch, stall_by=_after(at, live.limits.stall_timeout_ms), written=size)
+
+    def _written(self, uid: RunUid) -> Written:
+        return self._processes.written(f"{self._memory.settings.output_dir}/{uid}.log")
 
     # Tasks that wait ------------------------------------------------------------------------
 
@@ -255,6 +250,32 @@ def _instant(moment: StoreTime | None, now: StoreTime, at: Instant) -> Instant:
 
 def _reason(what: str, milliseconds: int | None) -> str:
     return f"{what} within {Milliseconds(milliseconds or 0)}"
+
+
+def _silent_until(limits: Limits, silence: float, at: Instant) -> Instant:
+    """Return when a run that was found after a silence is stalled.
+
+    Where it would be so already a clock was set, or we know nothing of the time before: then a
+    whole time-out from now.
+    """
+    by = _after(at, limits.stall_timeout_ms)
+    said = Instant(by - max(0.0, silence))
+    return said if said > at else by
+
+
+def _next_look(limits: Limits, at: Instant) -> Instant:
+    if limits.stall_timeout_ms is None:
+        return NEVER
+    return Instant(at + max(LEAST_LOOK, limits.stall_timeout_ms / 1000 / LOOKS))
+
+
+def _progressed(run: OpenRun, watch: Watch, turn: Turn) -> Watch:
+    """Return when a run is stalled that reported progress, if it did since that was asked last."""
+    if run.progressed_at is None or run.progressed_at == watch.progressed_at:
+        return watch
+    silence = (turn.now - run.progressed_at) / 1000
+    by = Instant(_after(turn.at, run.limits.stall_timeout_ms) - max(0.0, silence))
+    return replace(watch, stall_by=max(by, watch.stall_by), progressed_at=run.progressed_at)
 
 
 def _leader_exited(run: OpenRun) -> bool:

@@ -77,6 +77,8 @@ class Watch:
     run_by: Instant
     start_by: Instant
     stall_by: Instant
+    look_by: Instant
+    """When to look at the output again, for the case that it grows."""
     total_by: Instant
     longest: Instant = NEVER
     """To when the worker itself may move `run_by`."""
@@ -87,7 +89,7 @@ class Watch:
     @property
     def due(self) -> Instant:
         """When to look at the run again."""
-        return min(self.run_by, self.start_by, self.stall_by, self.total_by)
+        return min(self.run_by, self.start_by, self.stall_by, self.look_by, self.total_by)
 
     def extended(self, until: Instant) -> Watch:
         """Return it with the time that the worker asked for, as far as it may have it."""

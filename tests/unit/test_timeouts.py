@@ -10,6 +10,7 @@ import pytest
 from dispatcher import wire
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.supervisor.supervisor import Stop
+from dispatcher.supervisor.timeouts import LOOKS
 from tests.simulation import SETTINGS, World
 from tests.unit.test_leases import Line, ends
 
@@ -244,7 +245,7 @@ def test_another_report_is_progress_from_its_own_instant_on(world: World, report
     assert ["stalled"] == ends(world)
 
 
-def test_a_growing_output_is_progress_from_its_own_instant_on(world: World) -> None:
+def test_a_growing_output_is_progress_from_when_it_was_seen_on(world: World) -> None:
     task = started(world, stall_timeout_ms=10_000)
 
     for _ in range(5):
@@ -252,27 +253,42 @@ def test_a_growing_output_is_progress_from_its_own_instant_on(world: World) -> N
         world.executor.write(world.uid(task))
     world.run_for(9.99)
     assert [] == ends(world)
-    world.run_for(0.01)
+    world.run_for(0.01 + 10 / LOOKS)
 
     assert ["stalled"] == ends(world)
 
 
-def test_the_output_is_looked_at_only_when_the_time_may_be_over(world: World) -> None:
-    task = started(world, stall_timeout_ms=10_000, lease_ttl_ms=1_000)
-    looks = []
+@pytest.mark.parametrize("step", [8.5, 9.999, 3_600, -8.5, -3_600])
+def test_no_step_of_the_clock_makes_an_output_old_or_young(world: World, step: float) -> None:
+    task = started(world, stall_timeout_ms=10_000)
+    world.run_for(9)
+    world.executor.write(world.uid(task))
+    world.run_for(0.5)
+
+    world.step_clock(step)  # before it was seen that it grew
+    world.run_for(9.4)
+    assert [] == ends(world)
+    world.run_for(0.2 + 10 / LOOKS)
+
+    assert ["stalled"] == ends(world)
+
+
+@pytest.mark.parametrize(("stall", "looks"), [(40.0, [5.0, 10.0, 15.0]), (4.0, [1.0, 2.0, 3.0])])
+def test_the_output_is_looked_at_some_times_in_a_time_out_and_not_all_the_time(
+    world: World, stall: float, looks: list[float]
+) -> None:
+    started(world, stall_timeout_ms=round(stall * 1000), lease_ttl_ms=1_000)
+    looked = []
     written = world.executor.written
 
     def counted(path: str) -> Any:
-        looks.append((world.elapsed, path))
+        looked.append(world.elapsed)
         return written(path)
 
     world.executor.written = counted  # type: ignore[method-assign]
-    world.run_for(9)
-    world.executor.write(world.uid(task))
-    world.run_for(10)
+    world.run_for(looks[-1] + 0.1)
 
-    path = f"/output/{world.uid(task)}.log"
-    assert [(10.0, path), (19.0, path)] == looks
+    assert looks == looked
 
 
 def test_a_clock_that_was_set_makes_no_progress_old(world: World) -> None:
