@@ -272,17 +272,18 @@ class Store(Protocol):
     def cancel(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
         """Cancel a task; return the state it was in before, None if there is no such task.
 
-        One that waits in any way is `cancelled` at once; a finished one stays as it is. Of a
-        running one the intent is kept, and the ending `cancelled` begun: the first ending wins,
-        and none is begun once the leader has exited.
+        One that waits in any way is `cancelled` at once; a finished one stays as it is, as does
+        one whose run has declared its success or exited so. Of any other running one the intent is
+        kept, and the ending `cancelled` begun: the first ending wins, and none is begun once the
+        leader has exited.
         """
 
     def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         """Make a `failed`, `cancelled` or `held` task `ready` with all its budgets restored.
 
-        Of a running one whose end has begun (an ending, a declaration, its leader's exit) the
-        intent is kept. Return the state it was in before, None if there is no such task; any other
-        state: nothing is written.
+        Of a running one whose end has begun (an ending, a declaration, its leader's exit), and is
+        no success, the intent is kept. Return the state it was in before, None if there is no such
+        task; any other state: nothing is written.
         """
 
     def hold(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:

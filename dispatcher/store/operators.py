@@ -1,4 +1,8 @@
-"""What operators say of tasks: done at once, or kept with a running one until it is settled."""
+"""What operators say of tasks: done at once, or kept with a running one until it is settled.
+
+A word that changes nothing, as the run that it is about has succeeded, leaves nothing either: no
+intent, and no ending for what the worker still does.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,7 @@ def retry(engine: Engine, task_id: int, now: StoreTime) -> TaskState | None:
     state, run = _find(engine, task_id)
     if state in RETRIABLE:
         engine.change(statements.RETRY, {"id": task_id, "now": now})
-    elif run is not None and run.is_ending:
+    elif run is not None and run.is_ending and _outcome(run) is not Outcome.SUCCEEDED:
         _intend(engine, run, Intent.RETRY, "retried by operator")
     return state
 
@@ -72,16 +76,23 @@ def _find(engine: Engine, task_id: int) -> tuple[TaskState | None, OpenRun | Non
     return TaskState(state), open_run_from(runs[0]) if runs else None
 
 
+def _outcome(run: OpenRun) -> Outcome:
+    """Return how a run has ended or ends, as far as anybody knows."""
+    from dispatcher.policy import verdict  # noqa: PLC0415 - no submit needs it
+
+    return verdict(run, None).outcome
+
+
 def _would_be_held(run: OpenRun) -> bool:
     if run.intent is not None:
         return run.intent in {Intent.HOLD, Intent.RELEASE}
-    from dispatcher.policy import verdict  # noqa: PLC0415 - no submit needs it
-
-    return verdict(run, None).outcome is Outcome.HELD
+    return _outcome(run) is Outcome.HELD
 
 
 def _end(engine: Engine, run: OpenRun, intent: Intent, ending: Outcome, reason: str) -> None:
     """Keep where a running task goes, and begin to end its run; what has exited keeps its code."""
+    if _outcome(run) is Outcome.SUCCEEDED:
+        return
     _intend(engine, run, intent, reason)
     if not run.leader_exited:
         begin_ending(engine, run.run_uid, ending, reason)

@@ -19,7 +19,14 @@ def said(store: OneByOne, claim: Claim) -> tuple[Intent | None, str | None]:
 
 def begin_to_end(store: OneByOne, claim: Claim, how: str) -> None:
     """Bring a run to where its end has begun, in each of the ways."""
-    if how == "declared":
+    if how == "declared success":
+        words = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
+        assert Accepted() == store.declare(words, now=NOW)
+    elif how == "exited with 0":
+        assert store.record_leader_exit(claim.run_uid, exit_code=0, signal=None, now=NOW)
+    elif how == "exited as its rules call a success":
+        assert store.record_leader_exit(claim.run_uid, exit_code=3, signal=None, now=NOW)
+    elif how == "declared":
         words = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.DEFER)
         assert Accepted() == store.declare(words, now=NOW)
     elif how == "leader exited":
@@ -59,6 +66,34 @@ def test_an_ending_stands_and_none_is_begun_once_the_leader_has_exited(
     store.cancel(claim.task_id, "not needed", now=later(1))
 
     assert ending is store.task(claim.task_id).ending
+
+
+@pytest.mark.parametrize(
+    "how", ["declared success", "exited with 0", "exited as its rules call a success"]
+)
+@pytest.mark.parametrize("verb", ["cancel", "hold", "retry", "release"])
+def test_of_what_has_succeeded_nothing_is_intended_and_nothing_ended(
+    store: OneByOne, how: str, verb: str
+) -> None:
+    claim = store.claimed(profile="p", rules={"3": "succeeded"})
+    begin_to_end(store, claim, how)
+    before = store.task(claim.task_id), store.open_runs(NODE)
+
+    why = ("not needed",) if verb in {"cancel", "hold"} else ()
+    assert TaskState.RUNNING is getattr(store, verb)(claim.task_id, *why, now=later(1))
+
+    assert before == (store.task(claim.task_id), store.open_runs(NODE))
+    assert [] == store.endings(NODE)
+
+
+def test_an_exit_0_in_an_ending_is_no_success_and_the_intent_is_kept(store: OneByOne) -> None:
+    claim = store.claimed()
+    begin_to_end(store, claim, "ending")
+    begin_to_end(store, claim, "exited with 0")
+
+    store.cancel(claim.task_id, "not needed", now=later(1))
+
+    assert (Intent.CANCEL, "not needed") == said(store, claim)
 
 
 def test_the_last_word_holds(store: OneByOne) -> None:

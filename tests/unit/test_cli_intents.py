@@ -96,8 +96,11 @@ def test_a_declared_run_is_ended_as_it_declared(command: Command) -> None:
 
 
 @pytest.mark.parametrize("verb", ["cancel", "hold"])
-def test_what_has_declared_its_success_is_refused(command: Command, verb: str) -> None:
+def test_what_has_declared_its_success_is_refused_and_left_alone(
+    command: Command, verb: str
+) -> None:
     declaring(command, Declared.SUCCEED)
+    before = command("show", 1, "--json").json
 
     told = command(verb, 1, exits=1).stderr
     (as_json,) = command(verb, 1, "--json", exits=1).json
@@ -105,6 +108,19 @@ def test_what_has_declared_its_success_is_refused(command: Command, verb: str) -
     nothing = f"then it is succeeded; there is nothing to {verb}\n"
     assert f"dispatcher: task 1 is being ended; {nothing}" in told
     assert (False, "succeeded") == (as_json["done"], as_json["then"])
+    assert (None, None) == (before["intent"], before["ending"])
+    assert before == command("show", 1, "--json").json
+    assert "by an operator" not in command("why", 1).stdout
+
+
+def test_a_retry_of_it_is_refused_too(command: Command) -> None:
+    declaring(command, Declared.SUCCEED)
+
+    told = command("retry", 1, exits=1).stderr
+
+    only = "only failed, cancelled and held ones can be retried"
+    assert f"dispatcher: task 1 is being ended; then it is succeeded; {only}\n" in told
+    assert "dispatcher retry" not in command("why", 1).stdout
 
 
 def test_what_is_not_ending_is_neither_retried_nor_released(command: Command) -> None:
