@@ -146,10 +146,11 @@ class Supervisor:
             self._listener.turn_away(requests, at=at)
             return self._outage.retry_at
         self._again, self._heard = False, heard
+        unanswered = list(requests)
         try:
-            self._perform(requests, at)
+            self._perform(unanswered, at)
         except (StoreUnavailable, CommitUnknown) as error:
-            self._listener.turn_away(requests, at=at)
+            self._listener.turn_away(unanswered, at=at)
             if isinstance(error, CommitUnknown):
                 self._doubt()
             self._outage.begins(str(error), at=at)
@@ -202,14 +203,16 @@ class Supervisor:
 
     # One transaction for all, or one for each ---------------------------------------------
 
-    def _perform(self, requests: Sequence[Request], at: Instant) -> None:
-        heard = [partial(self._listener.hear, request=request) for request in requests]
+    def _perform(self, unanswered: list[Request], at: Instant) -> None:
+        """Do all of it; each request leaves the list with its answer."""
+        heard = [partial(self._listener.hear, request=request) for request in unanswered]
         recorded = [partial(self._recorder.record, event=event) for event in self._inbox]
         try:
             self._transact([*heard, *recorded, self._recorder.record_starts, *self._duties()], at)
             self._inbox.clear()
+            unanswered.clear()
         except StoreRefused:
-            self._replay(requests, at)
+            self._replay(unanswered, at)
 
     def _duties(self) -> tuple[Operation, ...]:
         return (
@@ -238,14 +241,16 @@ class Supervisor:
         for effect in turn.effects:
             effect()
 
-    def _replay(self, requests: Sequence[Request], at: Instant) -> None:
+    def _replay(self, unanswered: list[Request], at: Instant) -> None:
         """Find what the store refuses, by one transaction for each operation, and go on."""
-        for request in requests:
+        while unanswered:
+            request = unanswered[0]
             try:
                 self._transact([partial(self._listener.hear, request=request)], at)
             except StoreRefused as error:
                 log.exception("store.refused", operation="request", error=str(error))
                 self._listener.turn_away([request], at=at)
+            unanswered.pop(0)
         while self._inbox:
             event = self._inbox[0]
             if isinstance(event, Connected):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,7 +16,10 @@ from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
 from dispatcher.model import Outcome, TaskState
 from dispatcher.store.api import Store
 from dispatcher.supervisor.supervisor import Stop
+from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
+from dispatcher.wire import WorkerError
+from dispatcher.words import Beat, Refused
 from tests.heard import expect_catalogued
 from tests.simulation import SETTINGS, World
 
@@ -519,6 +523,27 @@ def test_one_offender_is_held_also_when_it_ended_in_our_absence(
     world.gone(other, 0)
 
     assert (TaskState.HELD, TaskState.SUCCEEDED) == (world.state(offender), world.state(other))
+
+
+@pytest.mark.parametrize("committed", range(5))
+@pytest.mark.parametrize("error", [StoreUnavailable("locked"), CommitUnknown("no answer")])
+def test_each_request_is_answered_once_wherever_the_store_fails(
+    world: World, unwell: Unwell, error: Exception, committed: int
+) -> None:
+    """The store refuses the tick, takes some of its operations, and then is silent."""
+    world.start()
+    answers: list[list[object]] = [[], [], []]
+    beats = [
+        Request(Beat(task_id=number, lock="x"), lambda answer, _, heard=heard: heard.append(answer))
+        for number, heard in enumerate(answers, 1)
+    ]
+
+    none: Any = (None, True)
+    unwell.failures = [(StoreRefused("CHECK failed"), False), *[none] * committed, (error, False)]
+    world.tick(*beats)
+
+    refused = Refused(WorkerError.UNKNOWN_TASK)
+    assert [[refused] if number < committed else [None] for number in range(3)] == answers
 
 
 def test_a_day_of_a_hundred_slots_takes_seconds() -> None:
