@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
-from dispatcher.errors import CommitUnknown, StoreUnavailable
+from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable, StoreUnusable
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
 
@@ -19,17 +18,22 @@ def change(
     """Do something in a transaction, and return what it returned.
 
     Where the commit got no clear answer it is done once more, if that does no harm. Raises
-    `CommitUnknown` with the `remedy` where that is not possible either; any other error means that
-    nothing was written.
+    `CommitUnknown` with the `remedy` where that is not possible either, whatever kept it from being
+    so: no failure of a second time proves anything of the first. Any other error means that nothing
+    was written.
     """
     try:
         return _transact(store, do)
     except CommitUnknown as error:
-        if harmless_twice:
-            with suppress(CommitUnknown, StoreUnavailable):
-                return _transact(store, do)
-        told = f"{error}; so it was done, or it was not: {remedy}"
-        raise CommitUnknown(told) from error
+        doubt, told = error, f"{error}; so it was done, or it was not: {remedy}"
+    if harmless_twice:
+        try:
+            return _transact(store, do)
+        except (StoreUnusable, StoreRefused) as error:
+            told += f"; asked again: {error}"
+        except (CommitUnknown, StoreUnavailable):
+            pass
+    raise CommitUnknown(told) from doubt
 
 
 def first_answer(do: Callable[[StoreTime], T]) -> Callable[[StoreTime], T]:

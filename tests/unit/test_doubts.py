@@ -10,7 +10,7 @@ import pytest
 
 from dispatcher.cli import lines
 from dispatcher.client import Client
-from dispatcher.errors import CommitUnknown, StoreUnavailable
+from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable, StoreUnusable
 from dispatcher.model import TaskState
 from dispatcher.words import Accepted, Renewed
 from tests.command import Command
@@ -165,6 +165,29 @@ def test_a_doubt_that_stays_is_told_with_what_to_do(
         change(client)
 
     assert remedy in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("again", "told"),
+    [
+        (CommitUnknown(UNKNOWN), "`dispatcher show 1`"),
+        (StoreUnavailable("locked"), "`dispatcher show 1`"),
+        (StoreUnusable("damaged; restore it"), "`dispatcher show 1`; asked again: damaged; rest"),
+        (StoreRefused("CHECK failed"), "`dispatcher show 1`; asked again: CHECK failed"),
+    ],
+)
+@either
+def test_nothing_that_fails_the_second_time_ends_the_doubt_of_the_first(
+    client: Client, again: Exception, told: str, *, committed: bool
+) -> None:
+    client.submit(command=["true"])
+    fail(client, (CommitUnknown(UNKNOWN), committed), (again, False))
+
+    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; so it was done, or it was not: ") as known:
+        client.cancel(1)
+
+    assert told in str(known.value)
+    assert committed is (client.task(1).state is TaskState.CANCELLED)  # type: ignore[union-attr]
 
 
 def test_the_command_line_tells_it_with_an_exit_code_of_its_own(
