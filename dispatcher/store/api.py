@@ -67,7 +67,8 @@ class Store(Protocol):
         """Return how the host's clock was set last; write it down if nobody has.
 
         Less than a second is no step. None within a boot moves the store's time. Over a boot that
-        follows the host's clock, but never back.
+        follows the host's clock, but never back behind the last setting, the nodes, the newest task
+        and run, what finished last and the last beat of what runs.
         """
 
     def calendar(self) -> Calendar:

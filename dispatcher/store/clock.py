@@ -1,8 +1,9 @@
 """The store time of an embedded store: it follows the boot clock, which nobody can set.
 
-When a boot is first seen the host's clock is believed, unless it is behind the store time that was
-known before. From then on store time is the boot clock and a constant that stands in the store, so
-that every process of this boot has the same one, and no step of the host's clock moves it.
+When a boot is first seen the host's clock is believed, unless it is behind the store time that the
+rows of before it know. From then on store time is the boot clock and a constant that stands in the
+store, so that every process of this boot has the same one, and no step of the host's clock moves
+it.
 """
 
 from __future__ import annotations
@@ -27,9 +28,17 @@ ORDER BY id DESC LIMIT 1
 
 _SETTINGS = "SELECT since, ahead_ms, step_ms FROM clock_settings ORDER BY id"
 
-# A node's row is fresher than the last setting. Before the first setting it went by another clock.
-_KNOWN_BEFORE = """
-SELECT since, (SELECT max(seen_at) FROM nodes) FROM clock_settings ORDER BY id DESC LIMIT 1
+# Rows are fresher than the last setting: those of nodes where a daemon ran, else those of the
+# newest task and run, of what finished last, and the beats of what runs. Each is found by an index.
+# Before the first setting all went by another clock.
+_LATEST_ROWS = """
+SELECT since,
+    (SELECT max(seen_at) FROM nodes),
+    (SELECT created_at FROM tasks ORDER BY id DESC LIMIT 1),
+    (SELECT max(finished_at) FROM tasks WHERE finished_at IS NOT NULL),
+    (SELECT max(last_heartbeat_at) FROM tasks WHERE state = 'running'),
+    (SELECT COALESCE(ended_at, claimed_at) FROM runs ORDER BY id DESC LIMIT 1)
+FROM clock_settings ORDER BY id DESC LIMIT 1
 """
 
 _SET = """
@@ -100,7 +109,7 @@ class Clock:
 
     def _begin_boot(self, engine: Engine, *, write: bool) -> StoreTime:
         wall, instant = self._host.both() or (self._host.wall(), self._host.instant())
-        known = [time for row in engine.rows(_KNOWN_BEFORE) for time in row if time is not None]
+        known = [time for row in engine.rows(_LATEST_ROWS) for time in row if time is not None]
         now = StoreTime(max([wall, *known]))
         self._boot_ms, self._setting = now - round(instant * 1000), Setting(now, wall - now, 0)
         if write:

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from dispatcher.calendar import HOUR, Calendar
 from dispatcher.errors import StoreUnavailable
-from dispatcher.model import Node
+from dispatcher.model import Node, Outcome, TaskState
 from dispatcher.store import clock, migrate
 from dispatcher.store.engine import transaction
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.times import HostClock, Instant, StoreTime, WallTime
+from dispatcher.words import Beat, Renewed
+from tests.contract.helpers import new_task, settlement
 
 DAY = 24 * HOUR
 NOW = 1_700_000_000_000
@@ -230,6 +234,61 @@ def test_over_a_boot_store_time_follows_the_hosts_clock_but_never_back(
     host.passes(1_000)
     assert begins + 1_000 == now(host)
     assert shows - begins == calendar(host).ahead_ms
+
+
+def submits(store: SqlStore) -> None:
+    with store.transaction() as now:
+        store.submit(new_task(lease_ttl_ms=DAY), now=now)
+
+
+def claims(store: SqlStore) -> None:
+    with store.transaction() as now:
+        store.claim_local("default", owner="local:me", output_dir="/out", now=now)
+
+
+def beats(store: SqlStore) -> None:
+    with store.transaction() as now:
+        (row,) = store._engine.rows("SELECT lock FROM tasks WHERE state = 'running'")
+        assert isinstance(store.heartbeat(Beat(task_id=1, lock=row[0]), now=now), Renewed)
+
+
+def cancels(store: SqlStore) -> None:
+    with store.transaction() as now:
+        assert store.cancel(1, "not needed", now=now) is TaskState.READY
+
+
+def settles(store: SqlStore) -> None:
+    """Settle a run after which the task runs again, so that only the run knows when."""
+    with store.transaction() as now:
+        (row,) = store._engine.rows("SELECT run_uid FROM tasks WHERE state = 'running'")
+        facts = {"outcome": Outcome.RELEASED, "state": TaskState.READY}
+        claim: Any = SimpleNamespace(run_uid=row[0])
+        assert store.settle(settlement(claim, ended_at=now, **facts), now=now)
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        [submits],
+        [submits, claims],
+        [submits, claims, beats],
+        [submits, submits, cancels],
+        [submits, claims, settles],
+    ],
+)
+def test_it_never_goes_back_behind_what_was_written_last_though_no_daemon_ran(
+    host: Host, done: list[Callable[[SqlStore], None]]
+) -> None:
+    now(host)
+    with closing(host.opened()) as store:
+        for do in done:
+            host.passes(HOUR)
+            do(store)
+    known = NOW + len(done) * HOUR
+
+    host.boots(shows=NOW - DAY)
+
+    assert known == now(host)
 
 
 def test_two_that_see_a_boot_first_agree(host: Host) -> None:
