@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 from dispatcher import control, doubts, output_files, submission
 from dispatcher.calendar import Calendar
-from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
 from dispatcher.model import (
@@ -206,7 +205,11 @@ class Client:
         return outlook(run, RetryPolicy.of(self.config.retry), now=now, rng=SystemRandom())
 
     def pause(self, queue: str, reason: str = "paused by an operator") -> bool:
-        """Let nothing of a queue be claimed any more; False when it was so already."""
+        """Let nothing of a queue be claimed any more; False when it was so already.
+
+        Raises `InvalidTask` for what no queue is called.
+        """
+        submission.check_queue(queue)
         pause = doubts.first_answer(lambda now: self._store.pause(queue, reason, now=now))
         return doubts.change(self._store, pause, remedy="pause it again")
 
@@ -273,13 +276,13 @@ class Client:
         The lock is remembered for this client's other calls; another process needs to be given it.
         With a `lease_ttl_ms` that is the task's lease from now on. No beat renews it beyond the
         task's run and total time-outs, counted from now and from its submit. None: nothing to
-        claim. Raises `DispatcherError` where a paused queue keeps everybody out.
+        claim. Raises `DispatcherError` where a paused queue keeps everybody out, `InvalidTask` for
+        what no queue is called and no lease may be.
         """
         from uuid import uuid4  # noqa: PLC0415 - no submit needs it
 
-        if lease_ttl_ms is not None and not 0 < lease_ttl_ms <= limits.LONGEST:
-            raise ValueError(f"lease_ttl: must be from 1ms to {limits.LONGEST}")
-        wanted = queue or self.config.defaults.queue
+        wanted = self.config.defaults.queue if queue is None else queue
+        submission.check_claim(wanted, lease_ttl_ms)
         made: list[Claim] = []
 
         def take(now: StoreTime) -> Claim | PausedQueue | None:

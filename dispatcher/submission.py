@@ -241,6 +241,20 @@ def _check_rules(rules: Mapping[str, str]) -> None:
             raise InvalidTask(f"rules: {name}: {word!r} is no rule; leave rules to profiles")
 
 
+def check_claim(queue: str, lease_ttl_ms: int | None) -> None:
+    """Raise `InvalidTask` for what no queue is called, or no claim may have as its lease."""
+    check_queue(queue)
+    if lease_ttl_ms is not None:
+        _typed({"lease_ttl_ms": lease_ttl_ms}, TaskOptions)
+        _check_number("lease_ttl", lease_ttl_ms, Milliseconds(1), limits.LONGEST)
+
+
+def check_queue(queue: str) -> None:
+    """Raise `InvalidTask` for what no queue is called, whatever its type."""
+    _typed({"queue": queue}, TaskOptions)
+    check_name("queue", queue)
+
+
 def check_name(option: str, name: str) -> None:
     """Raise `InvalidTask` for what is no name of a queue, or of a label."""
     _text(option, name, 100)

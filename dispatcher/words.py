@@ -96,8 +96,23 @@ def spoken(op: str, task_id: int, lock: str, **facts: object) -> Beat | Declarat
     try:
         line = msgspec.json.encode({"op": op, "task_id": task_id, "lock": lock, **said})
         return understood(line)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{_unencodable({'lock': lock, **said})}: {in_words(error)}") from None
     except (msgspec.MsgspecError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
+
+
+def _unencodable(said: dict[str, object]) -> str:
+    """Return the names of the facts that hold a text which is not UTF-8."""
+    return ", ".join(name for name, fact in said.items() if not _is_utf8(fact))
+
+
+def _is_utf8(fact: object) -> bool:
+    try:
+        msgspec.json.encode(fact)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def understood(line: bytes) -> Beat | Declaration:

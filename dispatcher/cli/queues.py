@@ -15,7 +15,7 @@ from dispatcher.cli.options import (
     print_json,
     reason_option,
 )
-from dispatcher.submission import check_name
+from dispatcher.submission import check_queue
 
 
 def _many(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -35,7 +35,7 @@ def pause(*, queues: tuple[str, ...], reason: str, as_json: bool) -> None:
     It holds for every node, and until `resume`. `status` and `why` say it.
     """
     for queue in queues:
-        check_name("queue", queue)
+        check_queue(queue)
     with client() as store:
         changed = {queue: store.pause(queue, reason) for queue in queues}
     _report(changed, ("paused", "was paused already"), as_json=as_json)

@@ -9,6 +9,7 @@ from typing import Final
 
 from pysqlite3 import dbapi2
 
+from dispatcher.complaints import in_words
 from dispatcher.errors import DispatcherError, StoreRefused, StoreUnavailable, StoreUnusable
 
 # SQLite's result codes, by what they ask for.
@@ -52,6 +53,8 @@ def translated(error: Exception, path: Path | None, patience: float) -> Dispatch
             f"{name} is damaged, or no database of dispatcher ({error}); "
             "restore it from a backup, or let store.url name another file"
         )
+    if isinstance(error, UnicodeEncodeError):
+        return StoreRefused(f"a text {in_words(error)}")
     return StoreRefused(str(error))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.errors import NoLock, StoreUnavailable
+from dispatcher.errors import InvalidTask, NoLock, StoreUnavailable
 from dispatcher.model import TaskState
 from dispatcher.store.sql import SqlStore
 from dispatcher.wire import WorkerError
@@ -454,6 +454,6 @@ def test_a_client_refuses_what_no_worker_could_say(command: Command) -> None:
             client.heartbeat(1, progress=2.0)
         with pytest.raises(ValueError, match="result"):
             client.complete(1, result="x" * 40_000)
-        with pytest.raises(ValueError, match="lease_ttl"):
+        with pytest.raises(InvalidTask, match="lease_ttl"):
             client.claim(lease_ttl_ms=0)
         assert client.claim(task_id=1) is None

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from dispatcher.client import Client
-from dispatcher.errors import DispatcherError, InvalidTask
+from dispatcher.errors import DispatcherError, InvalidTask, StoreRefused
 from dispatcher.model import Intent, Liveness, NewTask, TaskFilter
 from tests.command import Command
 
@@ -113,6 +113,75 @@ def test_a_keyword_of_a_wrong_type_is_refused_by_its_name(
         with pytest.raises(InvalidTask, match=told):
             client.submit(**{"command": ["true"], **option})
         assert [] == client.tasks()
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda client: client.pause("a b"), "queue: 'a b' is no name; use up to"),
+        (lambda client: client.pause(""), "queue: '' is no name; use up to"),
+        (lambda client: client.pause("\ud800"), "queue: is not UTF-8; encode it so"),
+        (lambda client: client.pause(5), "queue: expected a text in quotes, got an integer"),
+        (lambda client: client.claim(queue="a b"), "queue: 'a b' is no name; use up to"),
+        (lambda client: client.claim(queue=""), "queue: '' is no name; use up to"),
+        (lambda client: client.claim(lease_ttl_ms=1.5), "lease_ttl_ms: expected an integer, got"),
+        (lambda client: client.claim(lease_ttl_ms=2.0), "lease_ttl_ms: expected an integer, got"),
+        (lambda client: client.claim(lease_ttl_ms=True), "lease_ttl_ms: expected an integer, got"),
+        (lambda client: client.claim(lease_ttl_ms=math.nan), "lease_ttl_ms: expected an integer"),
+        (lambda client: client.claim(lease_ttl_ms=0), "lease_ttl: must be from 1ms to 3650d"),
+        (lambda client: client.claim(lease_ttl_ms=2**62), "lease_ttl: must be from 1ms to 3650d"),
+    ],
+)
+def test_what_can_be_no_queue_or_lease_is_refused_and_nothing_written(
+    command: Command, call: Callable[[Client], object], told: str
+) -> None:
+    with command.client() as client:
+        client.submit(command=["true"])
+
+        with pytest.raises(InvalidTask, match=told):
+            call(client)
+
+        assert "ready" == client.task(1).state  # type: ignore[union-attr]
+        with client._store.snapshot():
+            assert [] == client._store.paused_queues()
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda client: client.heartbeat(1, lock="\ud800"), "lock: is not UTF-8; encode it so"),
+        (lambda client: client.complete(1, lock="\ud800"), "lock: is not UTF-8; encode it so"),
+        (lambda client: client.heartbeat(1, lock="l", note="\ud800"), "note: is not UTF-8"),
+        (lambda client: client.fail(1, "\ud800", lock="l"), "reason: is not UTF-8"),
+        (lambda client: client.complete(1, lock="l", result=["\ud800"]), "result: is not UTF-8"),
+    ],
+)
+def test_words_that_are_not_utf_8_are_refused_by_their_name(
+    command: Command, call: Callable[[Client], object], told: str
+) -> None:
+    with command.client() as client, pytest.raises(ValueError, match=told) as refused:
+        call(client)
+
+    assert ValueError is refused.type
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.hold(1, "\ud800"),
+        lambda client: client.pause("q", "\ud800"),
+        lambda client: client.resume("\ud800"),
+        lambda client: client.tasks(TaskFilter(queue="\ud800")),
+    ],
+)
+def test_a_text_that_no_store_can_hold_is_refused_in_plain_words(
+    command: Command, call: Callable[[Client], object]
+) -> None:
+    with command.client() as client:
+        client.submit(command=["true"])
+
+        with pytest.raises(StoreRefused, match="a text is not UTF-8; encode it so"):
+            call(client)
 
 
 def test_a_keyword_that_nobody_knows_is_a_type_error(command: Command) -> None:
