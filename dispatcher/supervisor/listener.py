@@ -53,7 +53,7 @@ class Listener:
         for uid in self._store.declared(self._memory.settings.node_id):
             live = self._memory.live.get(uid)
             if live is not None and live.exit_by is None and not live.told_to_end:
-                turn.after(partial(self._expect_exit, live, turn.at))
+                turn.after(partial(self._note_overheard, live, turn.at))
         turn.after(
             partial(setattr, self, "_overhear_at", Instant(turn.at + self._memory.settings.poll))
         )
@@ -61,9 +61,16 @@ class Listener:
     def _is_ours(self, task_id: int) -> bool:
         return any(live.task_id == task_id for live in self._memory.live.values())
 
-    def _expect_exit(self, live: Live, at: Instant) -> None:
+    def _expect_exit(self, live: Live, at: Instant) -> bool:
+        """Give a run that has declared its end the time to exit; False: it had that before."""
+        if live.exit_by is not None:
+            return False
         live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
-        log.info("run.declared", **live.ids())
+        return True
+
+    def _note_overheard(self, live: Live, at: Instant) -> None:
+        if self._expect_exit(live, at):
+            log.info("run.declared", **live.ids())
 
     def _note_beat(self, request: Request, answer: Renewed | Refused) -> None:
         if isinstance(answer, Refused):
@@ -81,11 +88,11 @@ class Listener:
         if isinstance(answer, Refused):
             self._note_refusal(request, answer)
             return
-        for live in self._memory.live.values():
-            if live.task_id == words.task_id and live.exit_by is None:
-                live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
         task_id, word = words.task_id, words.word
-        log.info("run.declared", task_id=task_id, declared=word, **_peer(request))
+        ours = (live for live in self._memory.live.values() if live.task_id == task_id)
+        live = next(ours, None)
+        if live is None or self._expect_exit(live, at):
+            log.info("run.declared", task_id=task_id, declared=word, **_peer(request))
 
     @staticmethod
     def _note_refusal(request: Request, answer: Refused) -> None:

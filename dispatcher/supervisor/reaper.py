@@ -94,7 +94,9 @@ class Reaper:
     def end_the_declared(self, turn: Turn) -> None:
         """Begin to end workers that declared their end and did not exit in time."""
         for uid, live in self._memory.live.items():
-            if live.exit_by is None or turn.at < live.exit_by or uid in turn.closed:
+            if live.exit_by is None or turn.at < live.exit_by:
+                continue
+            if live.told_to_end or uid in turn.closed:
                 continue
             if not self._processes.has_spoken(since=live.exit_by):
                 continue
@@ -103,7 +105,6 @@ class Reaper:
                 reason = f"it declared {run.declared} and did not exit"
                 ending = policy.DECLARED[run.declared]
                 self._store.begin_ending(uid, ending, reason, now=turn.now)
-            turn.after(partial(setattr, live, "exit_by", None))
 
     def _spare_after_deafness(self, turn: Turn) -> None:
         """Renew once what expired while its beats waited at a door that was not open to us."""

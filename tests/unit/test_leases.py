@@ -9,12 +9,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from dispatcher import wire
-from dispatcher.errors import StoreUnavailable
+from dispatcher.errors import StoreRefused, StoreUnavailable
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.supervisor.supervisor import Stop
 from dispatcher.supervisor.turn import Request
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 from tests.simulation import SETTINGS, World
+from tests.unit.test_supervisor import Unwell
 
 WORKER = {"liveness": Liveness.WORKER, "lease_ttl_ms": 30_000}
 
@@ -322,6 +323,52 @@ def test_a_deferral_takes_the_delay_that_was_asked_for(world: World) -> None:
     world.gone(worker.task_id, 0)
 
     assert 5_000 == world.task(worker.task_id).run_at - world.now()
+
+
+def declarations(said: list[Any]) -> list[int]:
+    return [line["task_id"] for line in said if line["event"] == "run.declared"]
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.5, 10.0])
+def test_a_declaration_is_logged_once_though_it_is_overheard_repeated_and_ended(
+    world: World, grace: float
+) -> None:
+    start = replace(world.settings.start, exit_grace=grace)
+    world.fresh_supervisor(start=start)
+    worker = started(world)
+    world.run_for(3)  # the next tick looks for what was declared past the daemon
+
+    with capture_logs() as said:
+        for _ in range(2):
+            assert Accepted() == worker.declare(Declared.SUCCEED)
+        world.run_for(12)
+        assert Accepted() == worker.declare(Declared.SUCCEED)
+        world.run_for(12)
+
+    assert [worker.task_id] == declarations(said)
+    assert ["succeeded"] == ends(world)
+
+
+def test_one_that_was_overheard_is_logged_once_though_its_end_is_told_late(world: World) -> None:
+    """The ending is committed, and the store is silent before the executor is told of it."""
+    worker = started(world)
+    store: Any = Unwell(world.store)
+    with store.transaction() as now:
+        words = Declaration(task_id=worker.task_id, lock=worker.lock, word=Declared.SUCCEED)
+        assert Accepted() == store.declare(words, now=now)
+    grace = world.settings.start.exit_grace
+
+    with capture_logs() as said:
+        world.run_for(2)
+        world.supervisor._store = store
+        world.elapsed += grace
+        decided: Any = [(None, True)] * 5
+        silent = [(StoreUnavailable("locked"), False)] * 8
+        store.failures = [(StoreRefused("CHECK failed"), False), *decided, *silent]
+        world.run_for(3 * grace)
+
+    assert [worker.task_id] == declarations(said)
+    assert (["succeeded"], []) == (ends(world), store.failures)
 
 
 def test_who_declared_and_does_not_exit_is_ended_after_its_grace_R_19(world: World) -> None:
