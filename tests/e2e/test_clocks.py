@@ -57,6 +57,23 @@ def clock(world: World) -> HostClock:
     return clock
 
 
+#: What it writes looks as it does after a step ahead of nearly its `stall_timeout`, each time.
+WRITES = python("""
+    import os, time
+    for _ in range(10):
+        print("x", flush=True)
+        long_ago = time.time() - 2.9
+        os.utime(1, (long_ago, long_ago))
+        time.sleep(0.5)
+""")
+
+
+def test_who_writes_is_not_stalled_whatever_its_outputs_time_says(world: World) -> None:
+    with world.daemon():
+        task = world.submit(*WRITES, stall_timeout="3s", max_attempts=1)
+        world.until(task, "succeeded")
+
+
 @pytest.mark.parametrize("step", [3600, -3600])
 def test_r09_an_hour_on_the_wall_clock_costs_nobody_a_lease_and_prolongs_none(
     world: World, clock: HostClock, step: int

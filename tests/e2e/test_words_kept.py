@@ -36,6 +36,24 @@ DEFERS = python("""
 """)
 
 
+#: It says over its socket that it has succeeded, and cleans up until it may go.
+CLEANS_UP = python("""
+    import json, os, signal, socket, time
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(os.environ["DISPATCHER_SOCKET"])
+        task_id, lock = int(os.environ["DISPATCHER_TASK_ID"]), os.environ["DISPATCHER_CLAIM_LOCK"]
+        words = {"op": "succeed", "task_id": task_id, "lock": lock}
+        connection.sendall(json.dumps(words).encode() + b"\\n")
+        answer = json.loads(connection.makefile().readline())
+    with open("declared", "w") as file:
+        file.write(f"{answer['ok']}\\n")
+    while not os.path.exists("go"):
+        time.sleep(0.05)
+    with open("cleaned", "w") as file:
+        file.write("up\\n")
+""")
+
+
 def timing_out(world: World, daemon: Daemon, **options: int) -> int:
     """Return a task whose run is being ended for its run time-out, and takes no hint."""
     task = world.submit(*shell(LINGERS), run_timeout="300ms", kill_grace="1h", **options)
@@ -117,6 +135,28 @@ def test_after_a_declared_deferral_a_cancel_holds(world: World) -> None:
         shown = world.until(task, "cancelled")
     assert f"{task} is being ended as deferred; then it is cancelled\n" == told
     assert (["deferred"], 1) == ([run["outcome"] for run in shown["runs"]], shown["deferrals"])
+
+
+def test_a_word_that_is_refused_leaves_a_worker_that_has_succeeded_alone(world: World) -> None:
+    world.configure(leases={"exit_grace": "1h"})
+    with world.daemon() as daemon:
+        task = world.submit(*CLEANS_UP)
+        assert ["True"] == expect_file(world, "declared")
+
+        told = [world.cli(verb, task, exits=1).stderr for verb in ("cancel", "hold", "retry")]
+        why = world.cli("why", task).stdout
+        follower = world.submit("true")
+        world.until(follower, "succeeded")  # the daemon has turned since
+        (world.directory / "go").touch()
+        shown = world.until(task, "succeeded")
+
+        assert [] == daemon.events("run.ending")
+    (run,) = shown["runs"]
+    assert ["up"] == expect_file(world, "cleaned")
+    assert ("succeeded", 0, None) == (run["outcome"], run["exit_code"], shown["intent"])
+    assert [True] * 3 == ["then it is succeeded; " in line for line in told]
+    assert "an operator" not in why
+    assert "dispatcher retry" not in why
 
 
 def test_a_hold_that_is_released_and_a_cancel_that_is_retried_run_again(world: World) -> None:
