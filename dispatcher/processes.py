@@ -23,10 +23,12 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a run has written to its output file: bytes, and seconds since it last did."""
+    """What a run has written to its output file."""
 
     size: int
+    """Bytes."""
     age: float
+    """Seconds since it last did, by the host's clock, which may have been set since."""
 
 
 @dataclass(frozen=True, slots=True)

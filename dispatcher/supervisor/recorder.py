@@ -232,6 +232,7 @@ class Recorder:
     def _remember(self, hello: wire.Hello, found: Differences, now: StoreTime, at: Instant) -> None:
         self._memory.hello = hello
         log.info("executor.connected", executor_pid=hello.pid, epoch=hello.epoch)
+        watched = {uid: live.watch for uid, live in self._memory.live.items()}
         self._memory.live.clear()
         self._memory.surplus.clear()
         self._memory.surplus.update(
@@ -244,6 +245,7 @@ class Recorder:
             live.asks_until = None if report.until is None else Instant(report.until)
             if run.declared is not None:
                 live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
+            live.watch = watched.get(run.run_uid)
             self._timeouts.resume(live, run, _began(report, at), now=now, at=at)
             if report.state is wire.RunState.UNKILLABLE:
                 live.unkillable = report.reason

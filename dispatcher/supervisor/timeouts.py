@@ -19,6 +19,7 @@ Which clock, and what an absence of ours means:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -93,24 +94,21 @@ class Timeouts:
     def resume(
         self, live: Live, run: OpenRun, began: Instant, *, now: StoreTime, at: Instant
     ) -> None:
-        """Watch a run that goes on with a daemon that knows nothing yet of its time."""
+        """Watch a run that goes on. Of its time a daemon that has just come knows nothing yet."""
         limits = live.limits
         if limits is NO_LIMITS:
             return
         heard = run.last_heartbeat_at is not None
-        output = self._written(run.run_uid)
-        silences = [output.age]
-        if run.progressed_at is not None:
-            silences.append((now - run.progressed_at) / 1000)
+        found = live.watch or self._found(run, now, at)
         watch = Watch(
             run_by=_after(began, limits.run_timeout_ms),
             start_by=NEVER if heard else _after(at, limits.start_timeout_ms),
-            stall_by=_silent_until(limits, min(silences), at),
+            stall_by=found.stall_by if found.stall_by > at else _after(at, limits.stall_timeout_ms),
             look_by=_next_look(limits, at),
             total_by=_instant(limits.total_at, now, at),
             longest=longest(limits, began, now=now, at=at) or NEVER,
-            written=output.size,
-            progressed_at=run.progressed_at,
+            written=found.written,
+            progressed_at=found.progressed_at,
         )
         self._watch(live, watch)
 
@@ -197,7 +195,7 @@ class Timeouts:
                 return Verdict(Outcome.STALLED, reason)
         return replace(watch, total_by=_instant(limits.total_at, turn.now, turn.at))
 
-    # Output ---------------------------------------------------------------------------------
+    # Progress -------------------------------------------------------------------------------
 
     def _look(self, uid: RunUid, live: Live, watch: Watch, at: Instant) -> Watch:
         """Look, if it is time, whether an output has grown since the last look."""
@@ -207,6 +205,22 @@ class Timeouts:
         if (size := self._written(uid).size) == watch.written:
             return watch
         return replace(watch, stall_by=_after(at, live.limits.stall_timeout_ms), written=size)
+
+    def _found(self, run: OpenRun, now: StoreTime, at: Instant) -> Watch:
+        """Return what a daemon that has just come finds of a run's progress, for what it is worth.
+
+        Where a clock was set, or nothing is known of the time before, it may seem stalled already.
+        """
+        output, silence = self._written(run.run_uid), math.inf
+        if run.progressed_at is not None:
+            silence = (now - run.progressed_at) / 1000
+        silence = max(0.0, min(silence, output.age))
+        stall_ms = run.limits.stall_timeout_ms
+        return Watch(
+            stall_by=NEVER if stall_ms is None else Instant(_after(at, stall_ms) - silence),
+            written=output.size,
+            progressed_at=run.progressed_at,
+        )
 
     def _written(self, uid: RunUid) -> Written:
         return self._processes.written(f"{self._memory.settings.output_dir}/{uid}.log")
@@ -250,17 +264,6 @@ def _instant(moment: StoreTime | None, now: StoreTime, at: Instant) -> Instant:
 
 def _reason(what: str, milliseconds: int | None) -> str:
     return f"{what} within {Milliseconds(milliseconds or 0)}"
-
-
-def _silent_until(limits: Limits, silence: float, at: Instant) -> Instant:
-    """Return when a run that was found after a silence is stalled.
-
-    Where it would be so already a clock was set, or we know nothing of the time before: then a
-    whole time-out from now.
-    """
-    by = _after(at, limits.stall_timeout_ms)
-    said = Instant(by - max(0.0, silence))
-    return said if said > at else by
 
 
 def _next_look(limits: Limits, at: Instant) -> Instant:

@@ -74,12 +74,12 @@ class Settings:
 class Watch:
     """The deadlines of a run with time-outs, and what was seen of its progress so far."""
 
-    run_by: Instant
-    start_by: Instant
-    stall_by: Instant
-    look_by: Instant
+    run_by: Instant = NEVER
+    start_by: Instant = NEVER
+    stall_by: Instant = NEVER
+    look_by: Instant = NEVER
     """When to look at the output again, for the case that it grows."""
-    total_by: Instant
+    total_by: Instant = NEVER
     longest: Instant = NEVER
     """To when the worker itself may move `run_by`."""
     written: int = 0

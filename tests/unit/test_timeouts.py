@@ -273,6 +273,23 @@ def test_no_step_of_the_clock_makes_an_output_old_or_young(world: World, step: f
     assert ["stalled"] == ends(world)
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_nor_does_one_while_the_executor_is_connected_anew(world: World, *, seen: bool) -> None:
+    task = started(world, stall_timeout_ms=10_000)
+    world.run_for(9.5)
+    world.executor.write(world.uid(task))
+    world.run_for(0.6 if seen else 0.4)
+
+    world.step_clock(9)
+    world.executor.reconnect()
+    world.settle_down()
+    world.run_for(8.9)
+    assert [] == ends(world)
+    world.run_for(1.2 + 10 / LOOKS)
+
+    assert ["stalled"] == ends(world)
+
+
 @pytest.mark.parametrize(("stall", "looks"), [(40.0, [5.0, 10.0, 15.0]), (4.0, [1.0, 2.0, 3.0])])
 def test_the_output_is_looked_at_some_times_in_a_time_out_and_not_all_the_time(
     world: World, stall: float, looks: list[float]
