@@ -1,7 +1,8 @@
 """The client's side of the daemon's control socket: one JSON object a line each way.
 
 Where it is follows from the environment (`$XDG_RUNTIME_DIR`), and a client's may be another than
-the daemon's: so the daemon says it in the state directory, which both know.
+the daemon's: so the daemon says it in the state directory, which both know. It names that directory
+by device and inode, so that clients of a copy do not take the original's daemon for theirs.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ def announce(config: Config) -> OSError | None:
 
     Then nothing is said there: clients look where their own environment says.
     """
-    if find(config) == config.control_socket and _announcement(config).exists():
-        return None  # nothing to write, which a full disk would not take
     file = _announcement(config)
     draft = file.with_name(f"{file.name}.new")
     try:
-        draft.write_text(f"{config.control_socket}\n", "utf-8")
-        draft.replace(file)
+        said = f"{_directory(config)} {config.control_socket}\n"
+        if _said(config) != said:  # a full disk would not take it
+            draft.write_text(said, "utf-8")
+            draft.replace(file)
     except OSError as error:
         for misleading in (draft, file):
             with suppress(OSError):
@@ -45,11 +46,22 @@ def announce(config: Config) -> OSError | None:
 
 
 def find(config: Config) -> Path:
-    """Return where the last daemon of this state directory listens, else where one would."""
+    """Return where the last daemon of this very state directory listens, else where one would."""
+    directory, _, socket = _said(config).removesuffix("\n").partition(" ")
+    return Path(socket) if socket and directory == _directory(config) else config.control_socket
+
+
+def _said(config: Config) -> str:
     try:
-        return Path(_announcement(config).read_text("utf-8").removesuffix("\n"))
+        return _announcement(config).read_text("utf-8", "replace")
     except OSError:
-        return config.control_socket
+        return ""
+
+
+def _directory(config: Config) -> str:
+    """Return what no copy of the state directory has, and every path to it and mount of it."""
+    found = config.state_dir.stat()
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def _announcement(config: Config) -> Path:

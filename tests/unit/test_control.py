@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+
+import pytest
 
 from dispatcher import control
 from dispatcher.config.config import Config, load
@@ -36,6 +39,38 @@ def test_where_it_cannot_be_said_nobody_is_sent_to_the_wrong_place(tmp_path: Pat
     assert error is not None
     assert "control-socket.new" in str(error)
     assert now.control_socket == control.find(now)
+
+
+def test_clients_of_a_copied_state_directory_do_not_take_the_originals_daemon_for_theirs(
+    tmp_path: Path,
+) -> None:
+    control.announce(configured(tmp_path, "daemons"))
+    (tmp_path / "copy").mkdir()
+    shutil.copytree(tmp_path / "state", tmp_path / "copy/state")
+    clients = configured(tmp_path / "copy", "copys")
+
+    assert clients.control_socket == control.find(clients)
+    assert None is control.announce(clients)
+    assert clients.control_socket == control.find(configured(tmp_path / "copy", "others"))
+
+
+def test_a_state_directory_is_the_same_by_another_path_and_another_name(tmp_path: Path) -> None:
+    daemons = configured(tmp_path, "daemons")
+    control.announce(daemons)
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert daemons.control_socket == control.find(configured(tmp_path / "link", "clients"))
+
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "state").rename(tmp_path / "moved/state")
+    assert daemons.control_socket == control.find(configured(tmp_path / "moved", "clients"))
+
+
+@pytest.mark.parametrize("said", ["", "/run/old/control.sock\n", "1:2 /run/x/control.sock\n", "\0"])
+def test_what_names_no_directory_or_another_one_is_ignored(tmp_path: Path, said: str) -> None:
+    config = configured(tmp_path, "run")
+    (tmp_path / "state/control-socket").write_text(said)
+
+    assert config.control_socket == control.find(config)
 
 
 def take_the_drafts_place(directory: Path) -> None:
