@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from dispatcher import owners
 from dispatcher.errors import AlreadyHeld, DispatcherError, cannot_write
 
 
@@ -43,6 +44,8 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     the file cannot be written, `StoreUnavailable` when its disk is full.
     """
     try:
+        with suppress(FileExistsError):
+            owners.make(path, like=path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _cannot_lock(what, path, error) from None

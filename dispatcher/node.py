@@ -13,6 +13,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
+from dispatcher import owners
 from dispatcher.errors import ConfigError, cannot_write
 
 #: Pid, uid and gid of a socket's other end.
@@ -77,6 +78,7 @@ def _create(state_dir: Path) -> None:
     draft = state_dir / f".node-id.{uuid4()}"
     try:
         with draft.open("x", encoding="ascii") as file:
+            owners.give(file.fileno(), state_dir)
             file.write(f"{uuid4()}\n")
             file.flush()
             os.fsync(file.fileno())

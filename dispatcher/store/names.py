@@ -16,6 +16,11 @@ from dispatcher.errors import StoreUnusable
 DRAFT: Final = ".new-"
 
 
+def beside(file: Path) -> tuple[Path, ...]:
+    """Return what SQLite takes for a part of a database file, whoever left it there."""
+    return tuple(Path(f"{file}{tail}") for tail in ("-wal", "-shm", "-journal"))
+
+
 def refuse_second_name(path: Path) -> None:
     """Raise `StoreUnusable` when a database file has another name too. It is never opened here."""
     real = path.resolve()

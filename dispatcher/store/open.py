@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from dispatcher import owners
 from dispatcher.errors import (
     FULL,
     CommitUnknown,
@@ -21,7 +22,7 @@ from dispatcher.store import migrate
 from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
 from dispatcher.store.filesystems import MOUNTINFO, is_mounted_alone, network_filesystem
-from dispatcher.store.names import DRAFT
+from dispatcher.store.names import DRAFT, beside
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.times import HOST_CLOCK, HostClock
@@ -126,6 +127,7 @@ def remember_identity(state_dir: Path, identity: str) -> None:
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with temporary.open("x", encoding="utf-8") as out:
+            owners.give(out.fileno(), state_dir)
             out.write(f"{identity}\n")
             out.flush()
             os.fsync(out.fileno())
@@ -206,10 +208,10 @@ def _refuse_remainders(path: Path, state_dir: Path) -> None:
 def _create(path: Path) -> None:
     """Make the database beside its place, whole, and link it there; others may be faster."""
     temporary = path.with_name(f"{path.name}{DRAFT}{os.urandom(4).hex()}")
-    wal = Path(f"{temporary}-wal")
+    wal, *others = beside(temporary)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.touch(mode=0o600, exist_ok=False)
+        owners.make(temporary, like=path.parent)
         engine = SqliteEngine(temporary, patience=0)
         try:
             migrate.create(engine)
@@ -226,7 +228,7 @@ def _create(path: Path) -> None:
     except OSError as error:
         raise _denied(error) from error
     finally:
-        for file in (temporary, wal, Path(f"{temporary}-shm")):
+        for file in (temporary, wal, *others):
             with suppress(OSError):
                 file.unlink()
 
