@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from dispatcher.cli.options import examples
+from dispatcher.cli.options import FILE, examples
 from dispatcher.demo.cast import cast
 from dispatcher.demo.files import SLOW, Job, largest
 from dispatcher.demo.play import DemoFailed, Play
@@ -34,7 +34,7 @@ from dispatcher.wire import ExitCode
     "--svg",
     "picture",
     metavar="PATH",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Write all that was shown there, as a picture.",
 )
 def demo(folder: Path | None, picture: Path | None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from dispatcher.cli.options import client, config_option, examples
+from dispatcher.cli.options import FILE, client, config_option, examples
 from dispatcher.errors import DispatcherError
 
 
@@ -20,7 +20,7 @@ from dispatcher.errors import DispatcherError
 )
 @click.option(
     "--textfile",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="PATH",
     help="Write them to this file, whole or not at all, for the node exporter.",
 )

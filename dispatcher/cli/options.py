@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,6 +54,24 @@ def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[C
             return offer(what, begun)
 
     return complete
+
+
+class FilePath(click.Path):
+    """A file's path, which is not "": what a script's unset variable gives."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Refuse the empty one, which Python takes for the present directory."""
+        if not os.fspath(value):
+            self.fail("it is empty; name a file", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = FilePath(dir_okay=False, path_type=Path)
 
 
 class TaskId(click.IntRange):
