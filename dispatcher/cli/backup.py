@@ -9,6 +9,7 @@ import click
 
 from dispatcher.cli import render
 from dispatcher.cli.options import (
+    FILE,
     config_option,
     configuration,
     examples,
@@ -17,7 +18,12 @@ from dispatcher.cli.options import (
 )
 from dispatcher.client import PATIENCE
 from dispatcher.config.config import Config
-from dispatcher.store.open import database_path, lock_database, refuse_place
+from dispatcher.store.open import (
+    database_path,
+    lock_database,
+    refuse_place,
+    remembered_identity,
+)
 from dispatcher.times import wall_clock
 
 
@@ -27,7 +33,7 @@ from dispatcher.times import wall_clock
         "dispatcher backup --overwrite /srv/backup/last-night.db",
     )
 )
-@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", metavar="FILE", type=FILE)
 @click.option("--overwrite", is_flag=True, help="Replace FILE, once the copy is whole.")
 @json_option
 @config_option
@@ -57,7 +63,7 @@ def backup(*, file: Path, overwrite: bool, as_json: bool) -> None:
 
 
 @click.command(epilog=examples("dispatcher restore /srv/backup/tasks.db"))
-@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", metavar="FILE", type=FILE)
 @json_option
 @config_option
 def restore(*, file: Path, as_json: bool) -> None:
@@ -74,7 +80,13 @@ def restore(*, file: Path, as_json: bool) -> None:
     database = _database(config)
     refuse_place(database)
     with lock_database(config.store_url, state_dir=config.state_dir):
-        done = put_back(database, file.absolute(), traces=_traces(config), now=wall_clock())
+        done = put_back(
+            database,
+            file.absolute(),
+            traces=_traces(config),
+            remembered=remembered_identity(config.state_dir),
+            now=wall_clock(),
+        )
     kept = None if done.kept is None else str(done.kept)
     if as_json:
         print_json(

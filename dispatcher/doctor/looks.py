@@ -22,7 +22,7 @@ from dispatcher.errors import FULL, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.node import known_node_id
 from dispatcher.standing import set_lately
-from dispatcher.store.examine import examine
+from dispatcher.store.examine import Examined, examine
 from dispatcher.store.filesystems import MOUNTINFO
 from dispatcher.store.open import database_path, refuse_place, remembered_identity
 from dispatcher.store.sqlite import OLDEST_LIBRARY, check_library, library_version
@@ -248,14 +248,20 @@ def _store(config: Config) -> Iterator[Finding]:
         )
     else:
         yield ok("integrity", "every page was read, and is whole")
-    if remembered is not None and remembered != found.identity:
-        yield bad(
+    yield _identity(found, remembered)
+
+
+def _identity(found: Examined, remembered: str | None) -> Finding:
+    if remembered in (None, found.identity):
+        return ok("store identity", found.identity)
+    if remembered not in found.lineage:
+        return bad(
             "store identity",
             f"it is {found.identity}, and this state directory worked with {remembered}",
             "let store.url name that one; or, when none of its runs live, start the daemon",
         )
-    else:
-        yield ok("store identity", found.identity)
+    said = f"restored in the place of {remembered}; the next start of the daemon remembers it"
+    return ok("store identity", f"{found.identity}, {said}")
 
 
 def _clock(calendar: Calendar) -> Finding:

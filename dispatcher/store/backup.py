@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pysqlite3 import dbapi2
 
-from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
+from dispatcher import owners
+from dispatcher.errors import FULL, DispatcherError, StoreUnavailable, StoreUnusable
+from dispatcher.locks import hold
 from dispatcher.store import migrate
-from dispatcher.store.names import DRAFT
+from dispatcher.store.names import DRAFT, beside
 from dispatcher.store.sqlite import SqliteEngine
-from dispatcher.store.sqlite_errors import code_of, translated
+from dispatcher.store.sqlite_errors import BUSY, code_of, translated
+
+#: Seconds that others get to close a database that is to be replaced.
+PATIENCE: Final = 1.0
 
 #: Findings of a damaged copy that are told.
 MOST_PROBLEMS = 3
@@ -35,16 +40,17 @@ def back_up(database: Path, file: Path, *, overwrite: bool, patience: float) -> 
     """Copy a database as of one moment into a file: checked, and whole from when it has its name.
 
     Through a connection, as `sqlite` says why. Raises `DispatcherError` when the file exists and
-    is not to be overwritten, `StoreUnusable` when the database or the copy is damaged.
+    is not to be overwritten, or is no database that nobody has open, `StoreUnusable` when the
+    database or the copy is damaged.
     """
+    file, own = file.resolve(), database.resolve()
     if not database.exists():
         raise StoreUnusable(f"{database} does not exist; there is nothing to back up yet")
-    for own in (database, *(Path(f"{database.resolve()}{tail}") for tail in ("-wal", "-shm"))):
-        if file.exists() and own.exists() and file.samefile(own):
-            raise DispatcherError(f"{file} is the database itself; name another file")
+    if file in (own, *beside(own)) or (file.exists() and file.samefile(own)):
+        raise DispatcherError(f"{file} is the database itself; name another file")
     if file.exists() and not overwrite:
         raise DispatcherError(f"{file} exists; name another file, or add --overwrite")
-    with draft_of(file) as draft:
+    with _to_be_replaced(file), draft_of(file) as draft:
         with closing(SqliteEngine(database, patience=patience)) as engine:
             schema, identity = migrate.version_of(engine)
             copy(engine.connection, draft, database)
@@ -56,16 +62,91 @@ def back_up(database: Path, file: Path, *, overwrite: bool, patience: float) -> 
 
 
 @contextmanager
-def draft_of(file: Path) -> Iterator[Path]:
-    """Give an empty private file beside another; whatever is left of it goes in the end."""
-    draft = file.with_name(f"{file.name}{DRAFT}{os.urandom(4).hex()}")
-    draft.touch(mode=0o600, exist_ok=False)
+def _to_be_replaced(file: Path) -> Iterator[None]:
+    """Hold what has a backup's name: nothing, or a database of ours, all of it in its one file.
+
+    What else lies there is not ours to overwrite; and a part of another database beside it would
+    be taken for a part of the backup.
+    """
+    with ExitStack() as stack:
+        if file.exists():
+            lock = Path(f"{file}.lock")
+            if lock.exists():
+                stack.enter_context(hold(lock, f"the database {file}"))
+            try:
+                take(stack.enter_context(connected(file)), file)
+            except dbapi2.Error as error:
+                raise DispatcherError(
+                    f"{file} is not overwritten, as it is no database of dispatcher that can be"
+                    f" written ({error}); remove it, or name another file"
+                ) from error
+        for left in beside(file):
+            if left.exists():
+                raise DispatcherError(
+                    f"{left} is left of another database, and SQLite would take it for a part of"
+                    " the backup; remove it, or name another file"
+                )
+        yield
+
+
+def connected(file: Path) -> closing[Any]:
+    """Open a database to `take` it; the errors are SQLite's."""
+    return closing(
+        dbapi2.connect(f"{file.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=PATIENCE)
+    )
+
+
+def take(connection: Any, file: Path) -> None:
+    """Keep everybody from a database of ours, and bring all of it into its one file.
+
+    Raises `StoreUnavailable` when another process has it open, else SQLite's errors: of a file
+    that is none, which stays as it is.
+    """
     try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("SELECT count(*) FROM meta")
+        connection.execute("PRAGMA journal_mode = DELETE")  # and the WAL into the file
+        connection.execute("BEGIN EXCLUSIVE")
+        for left in beside(file):
+            left.unlink(missing_ok=True)
+    except dbapi2.Error as error:
+        if code_of(error) in BUSY:
+            raise StoreUnavailable(
+                f"{file} is open in another process; end that one first: fuser -v {file}"
+            ) from error
+        raise
+
+
+@contextmanager
+def draft_of(file: Path) -> Iterator[Path]:
+    """Give an empty private file beside another; whatever is left of it goes in the end.
+
+    Root's has the owner of the file that it replaces, or of the directory. No error names it.
+    """
+    draft = file.with_name(f"{file.name}{DRAFT}{os.urandom(4).hex()}")
+    try:
+        with _written(file):
+            owners.make(draft, like=file if file.exists() else file.parent)
         yield draft
+    except (StoreUnavailable, StoreUnusable) as error:
+        if str(draft) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(draft), str(file))) from error
     finally:
-        for name in (draft, *(Path(f"{draft}{tail}") for tail in ("-wal", "-shm", "-journal"))):
+        for name in (draft, *beside(draft)):
             with suppress(OSError):
                 name.unlink()
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        told = f"cannot write {file.name} in {file.parent}: {error.strerror}"
+        if error.errno in FULL:
+            raise StoreUnavailable(f"{told}; make room on its disk") from error
+        raise DispatcherError(f"{told}; this needs a directory that this user may write") from error
 
 
 def copy(source: Any, draft: Path, name: Path) -> None:
@@ -109,9 +190,10 @@ def count(file: Path) -> int:
 
 def put_in_place(draft: Path, file: Path) -> None:
     """Give a draft that nobody has open its name, once it is on disk."""
-    _sync(draft, os.O_RDONLY)
-    draft.rename(file)
-    _sync(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    with _written(file):
+        _sync(draft, os.O_RDONLY)
+        draft.rename(file)
+        _sync(file.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _sync(path: Path, flags: int) -> None:

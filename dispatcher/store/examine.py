@@ -11,6 +11,7 @@ from dispatcher.errors import StoreUnusable
 from dispatcher.store import migrate
 from dispatcher.store.clock import Clock
 from dispatcher.store.engine import transaction
+from dispatcher.store.lineage import LINEAGE, lineage
 from dispatcher.store.sqlite import SqliteEngine
 
 #: Findings of a damaged database that are told.
@@ -25,6 +26,8 @@ class Examined:
     known: int
     """The schema that this dispatcher works with."""
     identity: str
+    lineage: frozenset[str]
+    """Itself, and the stores in whose place it was restored."""
     calendar: Calendar | None
     """How the host's clock stands; None in a database of another schema."""
     problems: tuple[str, ...]
@@ -38,11 +41,14 @@ def examine(path: Path, *, patience: float, whole: bool) -> Examined:
     """
     with closing(SqliteEngine(path, patience=patience)) as engine:
         schema, identity = migrate.version_of(engine)
+        with transaction(engine, write=False):
+            stores = lineage(engine.rows(LINEAGE))
         known = len(migrate.MIGRATIONS)
         return Examined(
             schema=schema,
             known=known,
             identity=identity,
+            lineage=stores,
             calendar=_calendar(engine) if schema == known else None,
             problems=_problems(engine) if whole else (),
         )

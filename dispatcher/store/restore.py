@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from pysqlite3 import dbapi2
 
-from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
+from dispatcher.errors import DispatcherError, StoreUnusable
 from dispatcher.store import migrate
-from dispatcher.store.backup import copy, draft_of, opened, put_in_place
+from dispatcher.store.backup import connected, copy, draft_of, opened, put_in_place, take
 from dispatcher.store.engine import Engine, transaction
-from dispatcher.store.names import refuse_second_name
+from dispatcher.store.lineage import LINEAGE, lineage, succeed
+from dispatcher.store.names import beside, refuse_second_name
 from dispatcher.store.sqlite import SqliteEngine
-from dispatcher.store.sqlite_errors import BUSY, code_of
-from dispatcher.times import WallTime, iso
+from dispatcher.times import WallTime, from_iso, iso
 
-#: What fences are advanced by, and ids where nobody knows how far they were: more than any task
-#: runs, and any node accepts, between a backup and its restore.
+#: The least that fences are advanced by, and ids where nobody knows how far they were: more than
+#: any task runs, and any node accepts, between a backup and its restore.
 LEAP: Final = 10**6
 
-#: Seconds that others get to close the database.
-PATIENCE: Final = 1.0
+_2020: Final = WallTime(from_iso("2020-01-01T00:00:00Z"))
 
 _UID = re.compile(r"[0-9a-f]{32}")
 
@@ -36,7 +34,6 @@ _FENCE = "SELECT max(fence) FROM tasks"
 _ADVANCE_FENCES = "UPDATE tasks SET fence = fence + CAST(:leap AS BIGINT)"
 _FORGET_SEQUENCE = "DELETE FROM sqlite_sequence WHERE name = :name"
 _ADVANCE_SEQUENCE = "INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"
-_NEW_IDENTITY = "UPDATE meta SET value = :identity WHERE key = 'store_id'"
 _RUN_IS_KNOWN = "SELECT 1 FROM runs WHERE uid = ?"
 _COUNTS = "SELECT count(*), count(CASE WHEN state = 'running' THEN 1 END) FROM tasks"
 
@@ -63,17 +60,38 @@ class _Seen:
     runs: int = 0
     fence: int = 0
     knows: Callable[[str], bool] = lambda _: False
+    stores: frozenset[str] = frozenset()
+    """The store that it is, and those in whose place that was restored."""
     whole: bool = False
-    """Whether it could be asked."""
+    """Whether it could be asked, and all of it is there."""
 
 
-def restore(database: Path, file: Path, *, traces: Iterable[str], now: WallTime) -> Restored:
+def leap(now: WallTime) -> int:
+    """Return by how much to go on where nobody knows how far a store was: by time.
+
+    The seconds since 2020, so that two restores of one backup do not repeat each other either,
+    whose stores may both be lost: unless more was given than one a second, or the clock was back.
+    """
+    return max(LEAP, (now - _2020) // 1000)
+
+
+def restore(
+    database: Path,
+    file: Path,
+    *,
+    traces: Iterable[str],
+    remembered: str | None = None,
+    now: WallTime,
+) -> Restored:
     """Put a backup in the place of a database, which is kept beside it under a dated name.
 
     For who holds `lock_database`. It becomes a store of its own, whose ids and fences are beyond
-    those of the backup and of the database before; where that cannot be asked, or `traces` (texts
-    that name runs: of outputs, of a journal) name one that neither knows, beyond any that are
-    likely. Raises `StoreUnusable` when the file is no whole store, or a newer dispatcher's,
+    those of the backup and of the database before. Ids go on from there only if that one knows
+    all that were given: it is whole, of the backup's lineage and that of the store that the state
+    directory `remembered`, not behind the backup, and it or the backup knows the runs that
+    `traces` name (texts of outputs, of a journal). Else they `leap`, as fences always do.
+
+    Raises `StoreUnusable` when the file is no whole store, or a newer dispatcher's,
     `StoreUnavailable` when another process has the database open.
     """
     refuse_second_name(database)
@@ -83,18 +101,10 @@ def restore(database: Path, file: Path, *, traces: Iterable[str], now: WallTime)
     if database.exists() and file.samefile(database):
         raise DispatcherError(f"{file} is the database itself; name a backup")
     with draft_of(database) as draft:
-        try:
-            _read(file, draft)
-            with closing(SqliteEngine(draft, patience=0.0)) as engine:
-                migrate.adopt(engine, name=str(file))
-        except StoreUnusable as error:
-            told, _, remedy = str(error).replace(str(draft), str(file)).rpartition("; ")
-            if not remedy.startswith("upgrade"):
-                remedy = "name another backup"
-            raise StoreUnusable(f"{told}; {remedy}") from error
+        _read(file, draft)
         with _alone_with(database) as before:
             with closing(SqliteEngine(draft, patience=0.0)) as engine:
-                identity, next_id = _renew(engine, before, traces)
+                identity, next_id = _renew(engine, before, traces, remembered, leap(now))
                 with transaction(engine, write=False):
                     ((tasks, running),) = engine.rows(_COUNTS)
             kept = _set_aside(database, now)
@@ -103,9 +113,22 @@ def restore(database: Path, file: Path, *, traces: Iterable[str], now: WallTime)
 
 
 def _read(file: Path, draft: Path) -> None:
+    """Make a draft of a backup, checked and up to date."""
+    try:
+        _copy(file, draft)
+        with closing(SqliteEngine(draft, patience=0.0)) as engine:
+            migrate.adopt(engine, name=str(file))
+    except StoreUnusable as error:
+        told, _, remedy = str(error).replace(str(draft), str(file)).rpartition("; ")
+        if not remedy.startswith("upgrade"):
+            remedy = "name another backup"
+        raise StoreUnusable(f"{told}; {remedy}") from error
+
+
+def _copy(file: Path, draft: Path) -> None:
     """Copy a backup and check it; it may be on a disk that nobody can write."""
-    wal = Path(f"{file}-wal")
-    alone = not wal.exists() or wal.stat().st_size == 0
+    wal, _, journal = beside(file)
+    alone = not any(part.exists() and part.stat().st_size for part in (wal, journal))
     with opened(file.absolute(), "ro&immutable=1" if alone else "ro") as source:
         copy(source, draft, file)
 
@@ -116,21 +139,12 @@ def _alone_with(database: Path) -> Iterator[_Seen]:
     if not database.exists():
         yield _Seen()
         return
-    connection = dbapi2.connect(
-        f"{database.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=PATIENCE
-    )
-    with closing(connection):
+    with connected(database) as connection:
         try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode = DELETE")  # and the WAL into the file
-            connection.execute("BEGIN EXCLUSIVE")
-            seen = _seen(connection)
-        except dbapi2.Error as error:
-            if code_of(error) in BUSY:
-                raise StoreUnavailable(
-                    f"{database} is open in another process; "
-                    f"end that one first: fuser -v {database}"
-                ) from error
+            take(connection, database)
+            checked = connection.execute("PRAGMA quick_check(1)").fetchall()
+            seen = replace(_seen(connection), whole=checked == [("ok",)])
+        except dbapi2.Error:
             seen = _Seen()
         yield seen
 
@@ -147,23 +161,36 @@ def _seen(connection: Any) -> _Seen:
         runs=number(_RUN_SEQUENCE),
         fence=number(_FENCE),
         knows=knows,
-        whole=True,
+        stores=lineage(connection.execute(LINEAGE)),
     )
 
 
-def _renew(engine: SqliteEngine, before: _Seen, traces: Iterable[str]) -> tuple[str, int]:
+def _renew(
+    engine: SqliteEngine,
+    before: _Seen,
+    traces: Iterable[str],
+    remembered: str | None,
+    leaps_by: int,
+) -> tuple[str, int]:
     """Make a draft another store; return its identity, and the next task's id."""
-    own, identity = _seen(engine.connection), str(uuid.uuid4())
+    own = _seen(engine.connection)
+    worked = own.stores | ({remembered} if remembered is not None else set())
     traced = {uid for text in traces for uid in _UID.findall(text)}
-    unknown = any(not own.knows(uid) and not before.knows(uid) for uid in traced)
-    leap = LEAP if unknown or not before.whole else 0
+    known = (
+        before.whole
+        and worked <= before.stores
+        and (own.tasks <= before.tasks and own.runs <= before.runs)
+        and all(own.knows(uid) or before.knows(uid) for uid in traced)
+    )
+    by = 0 if known else leaps_by
     with transaction(engine, write=True):
-        engine.change(_NEW_IDENTITY, {"identity": identity})
-        # Beyond those of an earlier restore from the same backup, too.
-        engine.change(_ADVANCE_FENCES, {"leap": (before.fence // LEAP + 1) * LEAP})
-        last = max(own.tasks, before.tasks) + leap
+        identity = succeed(engine, worked | before.stores)
+        # Beyond those of the database before too, wherever the clock was when that was restored.
+        beyond = before.fence + (0 if known else LEAP)
+        engine.change(_ADVANCE_FENCES, {"leap": max(leaps_by, beyond)})
+        last = max(own.tasks, before.tasks) + by
         _advance(engine, "tasks", last)
-        _advance(engine, "runs", max(own.runs, before.runs) + leap)
+        _advance(engine, "runs", max(own.runs, before.runs) + by)
     return identity, last + 1
 
 
@@ -174,7 +201,8 @@ def _advance(engine: Engine, name: str, seq: int) -> None:
 
 def _set_aside(database: Path, now: WallTime) -> Path | None:
     """Give the present database, and what SQLite would take for its part, a dated name."""
-    there = [tail for tail in ("-wal", "-shm", "") if Path(f"{database}{tail}").exists()]
+    names = (*beside(database), database)  # it last: without it, none of them is in use
+    there = [name.name.removeprefix(database.name) for name in names if name.exists()]
     dated = re.sub(r"[-:]|\..*", "", iso(now))
     kept = database.with_name(f"{database.name}.before-{dated}Z")
     while any(Path(f"{kept}{tail}").exists() for tail in there):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,23 +14,29 @@ from typing import Any
 import pytest
 from pysqlite3 import dbapi2
 
-from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
+from dispatcher.errors import AlreadyHeld, DispatcherError, StoreUnavailable, StoreUnusable
 from dispatcher.model import Claim, Outcome, TaskState
 from dispatcher.store import migrate
 from dispatcher.store.backup import BackedUp, back_up
 from dispatcher.store.examine import examine
+from dispatcher.store.names import DRAFT
+from dispatcher.store.open import lock_database
 from dispatcher.store.restore import LEAP, Restored, restore
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
-from dispatcher.times import StoreTime, from_iso
+from dispatcher.times import WallTime, from_iso
 from dispatcher.wire import WorkerError
 from dispatcher.words import Beat
 from tests.contract.helpers import NODE, NOW, OneByOne, new_task
 from tests.contract.sqlite_files import file_size_limit, files, meddle, opened
 from tests.contract.test_forks import program
 
-WHEN = StoreTime(from_iso("2026-08-01T06:00:00Z"))
+WHEN = WallTime(from_iso("2026-08-01T06:00:00Z"))
 KEPT = "tasks.db.before-20260801T060000Z"
+
+#: The seconds from 2020 until then.
+SINCE_2020 = 207_727_200
+DAY_MS = 86_400_000
 
 
 @pytest.fixture
@@ -49,8 +56,10 @@ def make(path: Path, copy: Path, *, overwrite: bool = False) -> BackedUp:
     return back_up(path, copy, overwrite=overwrite, patience=1.0)
 
 
-def put_back(path: Path, copy: Path, *traces: str) -> Restored:
-    return restore(path, copy, traces=traces, now=WHEN)
+def put_back(
+    path: Path, copy: Path, *traces: str, remembered: str | None = None, now: int = WHEN
+) -> Restored:
+    return restore(path, copy, traces=traces, remembered=remembered, now=WallTime(now))
 
 
 def ids(path: Path) -> list[int]:
@@ -126,8 +135,9 @@ def test_a_file_is_overwritten_only_when_told_and_never_by_half(path: Path, save
     before = files(saved)
     with pytest.raises(DispatcherError, match=r"copy\.db exists; .* --overwrite"):
         make(path, saved)
-    with file_size_limit(8192), pytest.raises(StoreUnavailable):
+    with file_size_limit(65536), pytest.raises(StoreUnavailable, match=r"copy\.db: ") as full:
         make(path, saved, overwrite=True)
+    assert DRAFT not in str(full.value)
     assert before == files(saved)
 
     submit(path)
@@ -135,7 +145,7 @@ def test_a_file_is_overwritten_only_when_told_and_never_by_half(path: Path, save
     assert [1, 2] == ids(saved)
 
 
-@pytest.mark.parametrize("name", ["tasks.db", "tasks.db-wal", "link.db"])
+@pytest.mark.parametrize("name", ["tasks.db", "tasks.db-wal", "tasks.db-journal", "link.db"])
 def test_the_database_is_never_its_own_backup(path: Path, name: str) -> None:
     path.with_name("link.db").symlink_to(path)
     with closing(opened(path)) as store:
@@ -143,6 +153,84 @@ def test_the_database_is_never_its_own_backup(path: Path, name: str) -> None:
         with pytest.raises(DispatcherError, match="is the database itself"):
             make(path, path.with_name(name), overwrite=True)
         assert 3 == OneByOne(store).new()
+
+
+def test_what_another_store_left_beside_a_file_is_no_part_of_the_backup(
+    path: Path, saved: Path
+) -> None:
+    submit(saved, 5)
+    with closing(opened(saved)) as store:
+        OneByOne(store).new()
+        left = files(saved)
+    for name, content in left.items():  # as kill -9 leaves them
+        saved.with_name(name).write_bytes(content)
+    assert {"copy.db", "copy.db-wal", "copy.db-shm"} == set(left)
+    submit(path, 2)
+
+    assert 3 == make(path, saved, overwrite=True).tasks
+
+    assert ["copy.db"] == list(files(saved))
+    assert [1, 2, 3] == ids(saved)
+    assert () == examine(saved, patience=0, whole=True).problems
+
+
+@pytest.mark.parametrize("tail", ["-wal", "-journal"])
+def test_no_backup_is_made_beside_what_sqlite_would_take_for_a_part_of_it(
+    path: Path, copy: Path, tail: str
+) -> None:
+    copy.parent.mkdir()
+    Path(f"{copy}{tail}").write_bytes(b"of another database")
+
+    with pytest.raises(DispatcherError, match=rf"copy\.db{tail} is left of .*; remove it, or name"):
+        make(path, copy)
+
+    assert [f"copy.db{tail}"] == list(files(copy))
+
+
+@pytest.mark.parametrize("harm", ["a configuration", "another program's", "empty"])
+def test_what_is_no_database_of_ours_is_not_overwritten(path: Path, saved: Path, harm: str) -> None:
+    if harm == "another program's":
+        songs(saved)
+    else:
+        saved.write_text("[node]\nslots = 4\n" * 50 if harm == "a configuration" else "")
+    before = files(saved)
+
+    with pytest.raises(DispatcherError, match=r"no database of dispatcher .*; remove it, or name"):
+        make(path, saved, overwrite=True)
+
+    assert before == files(saved)
+
+
+def test_a_database_at_work_is_not_overwritten(path: Path, saved: Path) -> None:
+    with program("holder.py", saved) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StoreUnavailable, match=r"copy\.db is open in another process; .*fuser"):
+            make(path, saved, overwrite=True)
+    state = saved.parent / "state"
+    with lock_database(f"sqlite://{saved}", state_dir=state):  # of a daemon that has it not open
+        told = rf"copy\.db is in use by pid {os.getpid()}, state directory {state}"
+        with pytest.raises(AlreadyHeld, match=told):
+            make(path, saved, overwrite=True)
+
+    assert [1] == ids(saved)
+
+
+def test_a_symbolic_link_to_a_backup_stays_one(path: Path, saved: Path) -> None:
+    link = path.parent.parent / "newest.db"
+    link.symlink_to(saved)
+    submit(path)
+
+    make(path, link, overwrite=True)
+
+    assert link.is_symlink()
+    assert [1, 2] == ids(saved)
+
+
+def test_where_no_file_can_be_made_the_directory_is_named(path: Path, tmp_path: Path) -> None:
+    told = rf"cannot write copy\.db in {tmp_path}/missing: No such file or directory; "
+    with pytest.raises(DispatcherError, match=told) as failed:
+        back_up(path, tmp_path / "missing/copy.db", overwrite=False, patience=1.0)
+    assert DRAFT not in str(failed.value)
 
 
 def test_a_damaged_database_is_not_backed_up_in_silence(path: Path, saved: Path) -> None:
@@ -199,7 +287,7 @@ def test_no_id_is_given_twice_and_every_fence_is_beyond_those_that_were(
 
     with closing(opened(path)) as store:
         new = claimed(store)
-        assert (1, LEAP + 1) == (new.task_id, new.fence)
+        assert (1, SINCE_2020 + 1) == (new.task_id, new.fence)
         assert new.run_id > old.run_id
         assert 6 == OneByOne(store).new()
         refused = OneByOne(store).heartbeat(Beat(task_id=1, lock=old.lock), now=NOW)
@@ -210,12 +298,12 @@ def test_the_same_backup_restored_again_repeats_neither(path: Path, saved: Path)
     put_back(path, saved)
     submit(path, 2)
     with closing(opened(path)) as store:
-        assert LEAP + 1 == claimed(store).fence
+        assert SINCE_2020 + 1 == claimed(store).fence
 
     put_back(path, saved)
 
     with closing(opened(path)) as store:
-        assert 2 * LEAP + 1 == claimed(store).fence
+        assert SINCE_2020 + 2 == claimed(store).fence
         assert 4 == OneByOne(store).new()
     again = path.with_name(f"{KEPT}-again")
     assert [1, 2, 3] == ids(again)
@@ -225,7 +313,7 @@ def test_the_same_backup_restored_again_repeats_neither(path: Path, saved: Path)
 def test_where_the_database_before_cannot_be_asked_ids_leap(
     path: Path, saved: Path, harm: str
 ) -> None:
-    wal = path.with_name("tasks.db-wal")
+    wal, journal = path.with_name("tasks.db-wal"), path.with_name("tasks.db-journal")
     if harm == "damaged":
         os.truncate(path, 5000)
     elif harm == "garbage":
@@ -233,6 +321,7 @@ def test_where_the_database_before_cannot_be_asked_ids_leap(
         wal.write_bytes(b"its WAL")
     elif harm == "all but its WAL":
         wal.write_bytes(b"its WAL")
+        journal.write_bytes(b"and its journal")
         path.unlink()
     else:
         path.unlink()
@@ -240,11 +329,84 @@ def test_where_the_database_before_cannot_be_asked_ids_leap(
 
     done = put_back(path, saved)
 
-    assert LEAP + 2 == done.next_id
-    assert [LEAP + 2] == submit(path)
+    assert SINCE_2020 + 2 == done.next_id
+    assert [SINCE_2020 + 2] == submit(path)
     kept = {name.replace("tasks.db", KEPT): content for name, content in before.items()}
     assert kept.items() <= files(path).items()
     assert (done.kept is None) is (harm == "missing")
+
+
+def test_a_damaged_database_is_not_believed_how_far_it_was(path: Path, saved: Path) -> None:
+    submit(path, 2)
+    damage(path)
+
+    assert 3 + SINCE_2020 + 1 == put_back(path, saved).next_id
+
+
+@pytest.mark.parametrize("there", ["a new one", "one as old as the backup", "the one before"])
+def test_where_the_database_before_does_not_know_all_that_was_given_ids_leap(
+    path: Path, saved: Path, there: str
+) -> None:
+    """Made by a mere look at a lost state directory, put back by hand, or not the last that ran."""
+    submit(path, 3)
+    remembered = "of another" if there == "the one before" else None
+    if there == "a new one":
+        shutil.rmtree(path.parent.parent / "state")
+        path.unlink()
+        submit(path, 2)
+    elif there == "one as old as the backup":
+        submit(path, 2)
+        newer = path.with_name("newer.db")
+        make(path, newer)
+        shutil.copy(saved, path)
+        saved = newer
+
+    done = put_back(path, saved, remembered=remembered)
+
+    last = {"a new one": 2, "one as old as the backup": 6, "the one before": 4}[there]
+    assert last + SINCE_2020 + 1 == done.next_id
+
+
+def test_a_backup_put_back_twice_after_all_was_lost_repeats_no_id_and_no_fence(
+    path: Path, saved: Path
+) -> None:
+    given = []
+    for days in range(2):
+        shutil.rmtree(path.parent.parent / "state")
+        path.unlink()
+        put_back(path, saved, now=WHEN + days * DAY_MS)
+        with closing(opened(path)) as store:
+            given.append((claimed(store).fence, OneByOne(store).new()))
+
+    assert [
+        (SINCE_2020 + 1, SINCE_2020 + 2),
+        (SINCE_2020 + 86_400 + 1, SINCE_2020 + 86_400 + 2),
+    ] == given
+
+
+@pytest.mark.parametrize("date", ["1970-01-01T00:00:00Z", "2020-01-12T00:00:00Z"])
+def test_a_clock_that_was_never_set_makes_a_leap_of_a_million(
+    path: Path, saved: Path, date: str
+) -> None:
+    path.unlink()
+
+    assert LEAP + 2 == put_back(path, saved, now=from_iso(date)).next_id
+    with closing(opened(path)) as store:
+        assert LEAP + 1 == claimed(store).fence
+
+
+def test_restored_once_and_again_ids_go_on_from_the_last_whichever_backup_it_was(
+    path: Path, saved: Path
+) -> None:
+    later = saved.with_name("later.db")
+    put_back(path, saved)
+    submit(path, 2)  # 2 and 3
+    make(path, later)
+    submit(path)
+
+    assert 5 == put_back(path, saved).next_id
+    assert 5 == put_back(path, later).next_id
+    assert 5 == put_back(path, saved).next_id
 
 
 def test_traces_of_runs_that_nobody_knows_make_ids_leap(path: Path, saved: Path) -> None:
@@ -254,7 +416,7 @@ def test_traces_of_runs_that_nobody_knows_make_ids_leap(path: Path, saved: Path)
     assert 2 == put_back(path, saved, f"{known}.log", "notes.txt").next_id
     done = put_back(path, saved, f"{known}.log", '{"uid":"' + "5f" * 16 + '"}')
 
-    assert LEAP + 2 == done.next_id
+    assert SINCE_2020 + 2 == done.next_id
 
 
 def test_a_run_that_was_open_stays_so_for_the_daemon_to_judge(path: Path, copy: Path) -> None:
@@ -268,7 +430,7 @@ def test_a_run_that_was_open_stays_so_for_the_daemon_to_judge(path: Path, copy: 
         each = OneByOne(store)
         assert [claim.run_uid] == [run.run_uid for run in each.open_runs(NODE)]
         assert each.end(claim, outcome=Outcome.ORPHANED, state=TaskState.READY)
-        assert LEAP + 2 == claimed(store).fence
+        assert SINCE_2020 + 2 == claimed(store).fence
 
 
 def test_an_older_backup_is_brought_up_to_date(path: Path, tmp_path: Path) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.world import World
+
+#: From 2020 on, as fences of a restored store count.
+SECONDS_UNTIL_2026 = 189_388_800
 
 
 def test_a_backup_is_made_beside_a_daemon_and_a_restore_is_refused_with_its_name(
@@ -50,9 +57,52 @@ def test_a_restored_store_runs_what_ran_then_once_and_gives_no_id_or_fence_again
         again = world.until(running, "succeeded")
         new = world.submit("sh", "-c", note)
         world.until(new, "succeeded")
+    fence = again["runs"][1]["fence"]
     assert ["orphaned", "succeeded"] == [run["outcome"] for run in again["runs"]]
     assert lost + 1 == new
     assert [
         *(f"{running} 1", f"{lost} 1"),
-        *(f"{running} 1000002", f"{new} 1"),
+        *(f"{running} {fence}", f"{new} 1"),
     ] == diary.read_text().splitlines()
+    assert SECONDS_UNTIL_2026 < fence
+
+
+def test_after_a_lost_state_directory_a_look_at_the_new_one_hides_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.db"
+    world.submit("true")
+    world.cli("backup", copy)
+    shutil.rmtree(world.state_dir)
+    world.cli("status")
+
+    restored = world.cli("restore", copy, "--json").json
+
+    assert SECONDS_UNTIL_2026 < restored["next_id"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_in_a_service_users_directory_is_that_users(
+    world: World, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.db"
+    world.submit("true")
+    world.cli("backup", copy)
+    shutil.rmtree(world.state_dir)
+    world.state_dir.mkdir(mode=0o700)
+    os.chown(world.state_dir, 12345, 12346)
+
+    world.cli("restore", copy)  # with no database there
+    world.cli("restore", copy)
+    world.cli("list")
+    world.cli("run", "--drain")
+
+    made = {file.name: file.stat() for file in world.state_dir.iterdir() if file.is_file()}
+    assert {"tasks.db", "tasks.db.lock", "store-id", "node-id"} <= made.keys()
+    private = {name for name in made if name.startswith(("tasks.db", "store-id", "node-id"))}
+    assert {(12345, 12346)} == {(made[name].st_uid, made[name].st_gid) for name in private}
+
+
+@pytest.mark.parametrize("typed", ["backup", "restore", "metrics --textfile", "demo --svg"])
+def test_an_empty_name_is_no_file(world: World, typed: str) -> None:
+    assert "it is empty; name a file" in world.cli(*typed.split(), "", exits=2).stderr

@@ -110,6 +110,35 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=1,
         ),
         Mistake(
+            name="a backup over a file that is none",
+            typed="backup --overwrite dispatcher.toml",
+            before=("submit -- true",),
+            files={"dispatcher.toml": b"[node]\nslots = 4\n"},
+            told=(
+                "/home/me/dispatcher.toml is not overwritten, as it is no database of dispatcher "
+                "that can be written (file is not a database); remove it, or name another file"
+            ),
+            exits=1,
+        ),
+        Mistake(
+            name="a backup into a directory that is not there",
+            typed="backup missing/copy.db",
+            before=("submit -- true",),
+            told=(
+                "cannot write copy.db in /home/me/missing: No such file or directory; this needs a "
+                "directory that this user may write"
+            ),
+            exits=1,
+        ),
+        Mistake(
+            name="a backup without a name",
+            typed="backup ''",
+            told=(
+                "Invalid value for 'FILE': it is empty; name a file (see: dispatcher backup --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
             name="a backup where no task was ever submitted",
             typed="backup copy.db",
             told=("/var/lib/dispatcher/tasks.db does not exist; there is nothing to back up yet"),

@@ -193,6 +193,20 @@ def test_a_store_that_is_missing_or_another_one(used: Command) -> None:
     assert "tasks.db is missing, and it was there" in used("doctor", exits=1).stdout
 
 
+def test_a_store_restored_as_it_is_told_is_not_bad(used: Command, tmp_path: Path) -> None:
+    used("backup", tmp_path / "copy.db")
+    identity = "5f3d2c1b-of-a-store-that-is-lost"
+    (used.state_dir / "store-id").write_text(f"{identity}\n")
+    (used.state_dir / "tasks.db").write_text("damaged")
+
+    for _ in range(2):  # of which the state directory knows none before a daemon starts
+        used("restore", tmp_path / "copy.db")
+
+    told = used("doctor").stdout
+    assert f", restored in the place of {identity}; the next start of the daemon reme" in told
+    assert Level.OK is found(used, "store identity").level
+
+
 def test_a_file_that_is_no_database(used: Command) -> None:
     (used.state_dir / "tasks.db").write_text("hello" * 1000)
 
