@@ -226,7 +226,7 @@ def _create(path: Path) -> None:
     except (StoreUnavailable, CommitUnknown) as error:
         raise _no_room(path) from error
     except OSError as error:
-        raise _denied(error) from error
+        raise _denied(error, path) from error
     finally:
         for file in (temporary, wal, *others):
             with suppress(OSError):
@@ -246,7 +246,10 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _denied(error: OSError, path: Path | None = None) -> DispatcherError:
-    told = f"{error.filename or path}: {error.strerror}"
+    named = error.filename
+    if path is not None and (named is None or DRAFT in str(named)):
+        named = path
+    told = f"{named}: {error.strerror}"
     if error.errno in FULL:
         return StoreUnavailable(f"{told}; make room on its disk")
     return StoreUnusable(

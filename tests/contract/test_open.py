@@ -13,6 +13,7 @@ import pytest
 
 from dispatcher.errors import ConfigError, StoreUnavailable, StoreUnusable
 from dispatcher.store import open as opening
+from dispatcher.store.names import DRAFT
 from dispatcher.store.open import (
     database_path,
     open_store,
@@ -300,3 +301,12 @@ def test_r54_a_network_filesystem_is_refused_and_named(tmp_path: Path, state_dir
 
 def test_the_mounts_of_this_process_are_looked_at() -> None:
     assert Path("/proc/self/mountinfo") == opening.MOUNTINFO
+
+
+def test_no_message_names_the_draft_of_a_database(tmp_path: Path) -> None:
+    path = tmp_path / ("t" * 250)  # with more than that its name would be too long
+
+    with pytest.raises(StoreUnusable, match=f"{path}: File name too long; ") as failed:
+        opened(path)
+
+    assert DRAFT not in str(failed.value)
