@@ -34,7 +34,9 @@ from dispatcher.times import wall_clock
     )
 )
 @click.argument("file", metavar="FILE", type=FILE)
-@click.option("--overwrite", is_flag=True, help="Replace FILE, once the copy is whole.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace FILE, an older backup, once the copy is whole."
+)
 @json_option
 @config_option
 def backup(*, file: Path, overwrite: bool, as_json: bool) -> None:
