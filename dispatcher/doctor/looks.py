@@ -260,8 +260,8 @@ def _identity(found: Examined, remembered: str | None) -> Finding:
             f"it is {found.identity}, and this state directory worked with {remembered}",
             "let store.url name that one; or, when none of its runs live, start the daemon",
         )
-    said = f"restored in the place of {remembered}; the next start of the daemon remembers it"
-    return ok("store identity", f"{found.identity}, {said}")
+    said = f"{found.identity}, restored in the place of {remembered}"
+    return ok("store identity", f"{said}; the next daemon takes it once none of its runs live")
 
 
 def _clock(calendar: Calendar) -> Finding:

@@ -203,7 +203,7 @@ def test_a_store_restored_as_it_is_told_is_not_bad(used: Command, tmp_path: Path
         used("restore", tmp_path / "copy.db")
 
     told = used("doctor").stdout
-    assert f", restored in the place of {identity}; the next start of the daemon reme" in told
+    assert f", restored in the place of {identity}; the next daemon takes it" in told
     assert Level.OK is found(used, "store identity").level
 
 
