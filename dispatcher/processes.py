@@ -63,7 +63,7 @@ class Processes(Protocol):
 
     @property
     def last_error(self) -> str | None:
-        """Why no executor stays, as the last one said; None: one is there, or nobody knows."""
+        """The last error of an executor that exited; None: one is there, or none is known."""
 
     @property
     def silent(self) -> bool:

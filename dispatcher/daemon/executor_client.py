@@ -117,7 +117,7 @@ class ExecutorClient:
 
     @property
     def last_error(self) -> str | None:
-        """Why no executor stays, as the last one said; None: one is there, or nobody knows."""
+        """The last error of an executor that exited; None: one is there, or none is known."""
         return None if self._greeted or self._launcher is None else self._launcher.last_error
 
     @property
@@ -358,17 +358,27 @@ class ExecutorClient:
 
     def _greet(self, hello: wire.Hello) -> None:
         if hello.node_id != self._node_id:
-            raise ConfigError(
-                f"the executor at this socket is of another node: its state directory is"
-                f" {hello.state_dir} (node {hello.node_id}), ours is {self._state_dir}"
-                f" (node {self._node_id}); give each its own [node] runtime_dir"
-            )
+            raise ConfigError(self._stranger(hello))
         expect_same(self._node_id, Path(self._state_dir), Path(hello.state_dir), hello.pid)
         if hello.version not in {wire.VERSION, wire.VERSION - 1}:
             self._incompatible = hello
             log.error("executor.incompatible", version=hello.version, wanted=wire.VERSION)
             return
         self._hello = hello
+
+    def _stranger(self, hello: wire.Hello) -> str:
+        """Return what to do about an executor of another node."""
+        if hello.state_dir == self._state_dir:
+            return (
+                f"the executor at this socket (pid {hello.pid}, node {hello.node_id}) has lost its"
+                f" state directory: {self._state_dir} was made anew (node {self._node_id}); end"
+                f" that executor, which ends its runs: kill {hello.pid}"
+            )
+        return (
+            f"the executor at this socket is of another node: its state directory is"
+            f" {hello.state_dir} (node {hello.node_id}), ours is {self._state_dir}"
+            f" (node {self._node_id}); give each its own [node] runtime_dir"
+        )
 
     def _agree(self) -> None:
         if self._hello is not None:

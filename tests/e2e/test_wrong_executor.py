@@ -142,6 +142,20 @@ def test_a_copied_state_directory_ends_nothing_of_the_original(
         world.until(task, "cancelled")
 
 
+def test_an_executor_whose_state_directory_was_removed_is_named_with_its_pid(world: World) -> None:
+    world.configure(executor={"mode": "external"})
+    with external_executor(world) as executor:
+        with world.daemon(alone=False) as daemon:
+            daemon.expect("executor.connected")
+        shutil.rmtree(world.state_dir)
+
+        refused = world.cli("run", exits=78).stderr
+
+        assert f"(pid {executor.pid}, node " in refused
+        assert f"has lost its state directory: {world.state_dir} was made anew" in refused
+        assert refused.endswith(f"which ends its runs: kill {executor.pid}\n")
+
+
 def test_a_copy_in_the_same_runtime_directory_is_refused_by_the_greeting(world: World) -> None:
     world.configure(executor={"mode": "external"})
     with external_executor(world):

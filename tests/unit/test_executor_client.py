@@ -146,6 +146,17 @@ def test_an_executor_of_another_node_is_refused_with_both_directories(
         client.receive(at=at(0))
 
 
+def test_an_executor_whose_state_directory_was_lost_is_refused_with_its_pid(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    client.keep_up(at=at(0))
+    executor.say(hello(node_id="of before", state_dir="/ours"), wire.HelloEnd())
+
+    lost = r"\(pid 42, node of before\) has lost its state directory: /ours .* kill 42$"
+    with pytest.raises(ConfigError, match=lost):
+        client.receive(at=at(0))
+
+
 def test_an_executor_of_a_copied_state_directory_is_refused_with_both(
     client: ExecutorClient, executor: Executor
 ) -> None:
