@@ -386,4 +386,5 @@ class WorkerError(enum.StrEnum):
     UNKNOWN_TASK = "unknown_task"
     ALREADY_DECLARED = "already_declared"
     STORE_UNAVAILABLE = "store_unavailable"
+    NOT_ALLOWED = "not_allowed"
     INVALID = "invalid"

@@ -27,7 +27,13 @@ REMEDIES = {
     WorkerError.NOT_RUNNING: f"the task is not running; {_STOP}",
     WorkerError.UNKNOWN_TASK: "there is no such task; stop working, exit 79",
     WorkerError.ALREADY_DECLARED: "another outcome was declared before and stands; exit",
-    WorkerError.STORE_UNAVAILABLE: "nothing is known to be written; work on and ask again",
+    WorkerError.STORE_UNAVAILABLE: (
+        "it is not known whether this was written; work on and ask again"
+    ),
+    WorkerError.NOT_ALLOWED: (
+        "only the users of the daemon and of its runs, and root, may use this socket; stop"
+        " working, record nothing, exit 79"
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from typing import Any
 
 from worker_stub.names import MAX_LINE
@@ -27,7 +28,8 @@ class Channel:
             raise ValueError(f"{len(line)} bytes are more than one line holds ({MAX_LINE})")
         try:
             connection = self._connected(within)
-            connection.sendall(line)
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may have refused us before
+                connection.sendall(line)
             reply: dict[str, Any] = json.loads(self._line(connection))
         except (OSError, ValueError) as error:
             self.close()

@@ -18,8 +18,8 @@ SOCKET = "DISPATCHER_SOCKET"
 LEASE_TTL = "DISPATCHER_LEASE_TTL"
 HEARTBEAT_INTERVAL = "DISPATCHER_HEARTBEAT_INTERVAL"
 
-#: Refusals after which a worker stops: its claim is gone.
-LOST = frozenset({"not_owner", "superseded", "not_running", "unknown_task"})
+#: Refusals after which a worker stops: its claim is gone, or it may not use the socket.
+LOST = frozenset({"not_owner", "superseded", "not_running", "unknown_task", "not_allowed"})
 
 #: "Try again", never "stop".
 STORE_UNAVAILABLE = "store_unavailable"

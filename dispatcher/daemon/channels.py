@@ -99,7 +99,8 @@ class Channel:
     Whole lines go to `hear`, with a function that sends the reply: of each peer one line at a time,
     and the next only when the last was answered and the answer sent. Nothing is read meanwhile but
     what one line may hold, so that a flood fills the sender's own socket, and everybody is served
-    in turn. Peers of other users than `only_uids` are closed unheard, and logged.
+    in turn. Peers of other users than `only_uids` are logged and closed; `refusal` is all they get,
+    and nothing is read from them.
     """
 
     def __init__(
@@ -109,11 +110,13 @@ class Channel:
         *,
         selector: selectors.BaseSelector,
         only_uids: frozenset[int],
+        refusal: bytes = b"",
     ) -> None:
         self._listener = listener
         self._hear_line = hear
         self._selector = selector
         self._only_uids = only_uids
+        self._refusal = refusal
         self._peers: dict[int, _Peer] = {}
         self._by_user: Counter[int] = Counter()
         self._waiting: dict[int, _Peer] = {}
@@ -196,7 +199,8 @@ class Channel:
         pid, uid = credentials(connection)
         if uid not in self._only_uids:
             log.warning("peer.refused", uid=uid, pid=pid, allowed=sorted(self._only_uids))
-            connection.close()
+            with connection:
+                connection.send(self._refusal, socket.MSG_DONTWAIT)
             return
         if self._by_user[uid] >= CONNECTIONS_PER_USER:
             self._drop(self._idlest(uid))

@@ -21,7 +21,7 @@ from dispatcher.daemon.channels import Channel, Reply
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.outputs import Outputs
 from dispatcher.daemon.textfile import Textfile
-from dispatcher.daemon.worker_channel import WorkerChannel
+from dispatcher.daemon.worker_channel import NOT_ALLOWED, WorkerChannel
 from dispatcher.errors import ConfigError
 from dispatcher.logs import logs
 from dispatcher.notify import Notifier
@@ -221,6 +221,7 @@ class Loop:
                 self._worker_channel.hear,
                 selector=self._selector,
                 only_uids=runs_or_ours,
+                refusal=NOT_ALLOWED,
             )
 
     def _is_deaf(self) -> bool:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from dispatcher.daemon.channels import Reply
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, StoreTime
-from dispatcher.wire import WorkerError
+from dispatcher.wire import WorkerError, encode
 from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood
 
 #: Seconds between two takings: what workers say meanwhile shares one commit. A lone worker waits
 #: for nothing, and a flood costs twenty commits a second.
 GROUPING = 0.05
+
+#: The one line that a process of another user receives.
+NOT_ALLOWED: Final = (
+    encode(
+        {
+            "ok": False,
+            "error": WorkerError.NOT_ALLOWED,
+            "message": REMEDIES[WorkerError.NOT_ALLOWED],
+        }
+    )
+    + b"\n"
+)
 
 
 class WorkerChannel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 
 import worker_stub
 from dispatcher import wire
+from dispatcher.daemon.worker_channel import NOT_ALLOWED
 from dispatcher.processes import worker_environment
 from tests.contract.helpers import OneByOne
 from tests.eventually import eventually
 from worker_stub import Refused, Worker, names
 from worker_stub.__main__ import main
+from worker_stub.channel import Channel
 
 ENVIRONMENT = {
     names.TASK_ID: "7",
@@ -104,6 +107,7 @@ def test_every_refusal_is_either_lost_or_not_and_one_means_try_again(
         "store_unavailable": "again",
         "already_declared": False,
         "invalid": False,
+        "not_allowed": True,
     }[error] == found
 
 
@@ -141,6 +145,41 @@ def test_a_beating_thread_whose_words_make_no_sense_goes_on_without_them() -> No
 
     assert [] == refusals
     assert [True, False] == ["note" in request for request in channel.requests]
+
+
+def test_a_refusal_that_closed_the_connection_before_a_word_was_sent_is_read_and_final(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "socket")
+    refusals: list[Refused] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        channel = Closing(path, listener)
+        beating = Worker(beats="thread", environ=dict(ENVIRONMENT), on_refused=refusals.append)
+        beating._channel = channel
+
+        with beating:
+            eventually(lambda: _is_refused(refusals))
+
+
+class Closing(Channel):
+    """A channel whose daemon refuses and closes each connection at once."""
+
+    def __init__(self, path: str, listener: socket.socket) -> None:
+        super().__init__(path)
+        self._listener = listener
+
+    def _connected(self, within: float) -> socket.socket:
+        connection = super()._connected(within)
+        refused, _ = self._listener.accept()
+        with refused:
+            refused.sendall(NOT_ALLOWED)
+        return connection
+
+
+def _is_refused(refusals: list[Refused]) -> None:
+    assert [("not_allowed", True)] == [(one.error, one.lost) for one in refusals]
 
 
 @pytest.mark.parametrize(("program", "code"), [("/nowhere/program", 127), ("/", 126)])

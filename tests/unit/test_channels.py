@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from dispatcher.daemon import channels
 from dispatcher.daemon.channels import FIRST_LINE, UNREAD, Channel, Reply
-from dispatcher.daemon.worker_channel import GROUPING, WorkerChannel
+from dispatcher.daemon.worker_channel import GROUPING, NOT_ALLOWED, WorkerChannel
 from dispatcher.times import Instant
 from tests.eventually import eventually
 
@@ -39,6 +39,7 @@ class Server:
             self.hear,
             selector=self.selector,
             only_uids=frozenset({os.geteuid()}),
+            refusal=NOT_ALLOWED,
         )
 
     def hear(self, line: bytes, reply: Reply, pid: int) -> bool:
@@ -295,7 +296,7 @@ def test_what_makes_no_sense_is_answered_with_the_rest() -> None:
     assert ["invalid", "invalid"] == [answer["error"] for answer in answers]
 
 
-def test_another_user_is_closed_unheard_and_its_uid_and_pid_are_logged(
+def test_another_user_is_refused_and_closed_unheard_and_its_uid_and_pid_are_logged(
     server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stranger = os.geteuid() + 1
@@ -305,7 +306,7 @@ def test_another_user_is_closed_unheard_and_its_uid_and_pid_are_logged(
         stream = connect()
         server.turn()
 
-    assert b"" == stream.recv(100)
+    assert NOT_ALLOWED == stream.recv(1000)
     assert [("peer.refused", stranger, 4711)] == [
         (event["event"], event["uid"], event["pid"]) for event in said
     ]
