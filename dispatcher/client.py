@@ -135,7 +135,7 @@ class Client:
 
         Return the state it was in, None if there is no such task. A finished one stays as it is.
         """
-        return self.ask(Intent.CANCEL, task_id, reason).was
+        return self.ask(task_id, Intent.CANCEL, reason).was
 
     def retry(self, task_id: int) -> TaskState | None:
         """Make a failed, cancelled or held task ready again, with all its attempts.
@@ -143,14 +143,14 @@ class Client:
         One whose run is ending becomes so once it has ended. Return the state it was in, None if
         there is no such task. In any other state it stays.
         """
-        return self.ask(Intent.RETRY, task_id).was
+        return self.ask(task_id, Intent.RETRY).was
 
     def hold(self, task_id: int, reason: str = "held by an operator") -> TaskState | None:
         """Park a task until it is released; a running one is ended first, a local claim at once.
 
         Return the state it was in, None if there is no such task. A finished one stays as it is.
         """
-        return self.ask(Intent.HOLD, task_id, reason).was
+        return self.ask(task_id, Intent.HOLD, reason).was
 
     def release(self, task_id: int) -> TaskState | None:
         """Make a held task ready, with the attempts it has left. See `retry` for all of them.
@@ -158,10 +158,14 @@ class Client:
         One that is going to be held becomes so once its run has ended. Return the state it was in,
         None if there is no such task. In any other state it stays, and where no attempt is left.
         """
-        return self.ask(Intent.RELEASE, task_id).was
+        return self.ask(task_id, Intent.RELEASE).was
 
-    def ask(self, intent: Intent, task_id: int, reason: str | None = None) -> Asked:
-        """Do what `cancel`, `hold`, `release` and `retry` do; return what becomes of the task."""
+    def ask(self, task_id: int, intent: Intent | str, reason: str | None = None) -> Asked:
+        """Do what `cancel`, `hold`, `release` and `retry` do; return what becomes of the task.
+
+        `intent` is an `Intent` or its word. Raises ValueError for another.
+        """
+        intent = _intent(intent)
         why = reason or f"{INTENDED[intent]} by an operator"
 
         def do(now: StoreTime) -> Asked:
@@ -186,7 +190,7 @@ class Client:
         return asked
 
     def outlook(self, task_id: int) -> Outlook | None:
-        """Return how a task's run ends that is ending, and where the task goes then; None: none is.
+        """Return the outcome of a run that is ending, and its task's next state; None: none is.
 
         What is asked of the task meanwhile changes it.
         """
@@ -452,3 +456,10 @@ class Client:
         """Return how many closed runs of each outcome are kept."""
         with self._store.snapshot():
             return self._store.outcomes()
+
+
+def _intent(word: Intent | str) -> Intent:
+    try:
+        return Intent(word)
+    except ValueError:
+        raise ValueError(f"intent: must be one of {', '.join(Intent)}, not {word!r}") from None

@@ -34,7 +34,7 @@ def cancel(*, task_ids: tuple[int, ...], as_json: bool) -> None:
     cancelled; one that succeeded or failed before stays so, exit code 1.
     """
     with client() as store:
-        asked = [store.ask(Intent.CANCEL, task_id) for task_id in task_ids]
+        asked = [store.ask(task_id, Intent.CANCEL) for task_id in task_ids]
         report(store, asked, as_json=as_json)
 
 
@@ -48,7 +48,7 @@ def retry(*, task_ids: tuple[int, ...], as_json: bool) -> None:
     One whose run is ending becomes ready once it has ended.
     """
     with client() as store:
-        asked = [store.ask(Intent.RETRY, task_id) for task_id in task_ids]
+        asked = [store.ask(task_id, Intent.RETRY) for task_id in task_ids]
         report(store, asked, as_json=as_json)
 
 
@@ -64,7 +64,7 @@ def hold(*, task_ids: tuple[int, ...], reason: str, as_json: bool) -> None:
     code 1.
     """
     with client() as store:
-        asked = [store.ask(Intent.HOLD, task_id, reason) for task_id in task_ids]
+        asked = [store.ask(task_id, Intent.HOLD, reason) for task_id in task_ids]
         report(store, asked, as_json=as_json)
 
 
@@ -78,7 +78,7 @@ def release(*, task_ids: tuple[int, ...], as_json: bool) -> None:
     One that is going to be held becomes ready once its run has ended.
     """
     with client() as store:
-        asked = [store.ask(Intent.RELEASE, task_id) for task_id in task_ids]
+        asked = [store.ask(task_id, Intent.RELEASE) for task_id in task_ids]
         report(store, asked, as_json=as_json)
 
 

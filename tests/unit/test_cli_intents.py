@@ -135,6 +135,16 @@ def test_what_is_not_ending_is_neither_retried_nor_released(command: Command) ->
     ] == told
 
 
+@pytest.mark.parametrize("wrong", ["Cancel", "kill", "", 1, None])
+def test_the_python_client_refuses_a_word_that_is_no_intent(command: Command, wrong: Any) -> None:
+    claimed(command)
+    with command.client() as client:
+        with pytest.raises(ValueError, match="must be one of cancel, hold, release, retry, not "):
+            client.ask(1, wrong)
+
+        assert client.outlook(1) is None
+
+
 def test_a_release_of_what_will_not_be_held_is_refused_with_what_happens(command: Command) -> None:
     ending(command)
 
@@ -195,7 +205,7 @@ def test_the_python_client_tells_the_same(command: Command) -> None:
     with command.client() as client:
         before = client.outlook(1)
 
-        asked = client.ask(Intent.CANCEL, 1)
+        asked = client.ask(1, "cancel")
 
         assert before is not None
         assert (Outcome.TIMED_OUT, TaskState.SCHEDULED) == (before.outcome, before.state)
@@ -204,7 +214,7 @@ def test_the_python_client_tells_the_same(command: Command) -> None:
         assert (TaskState.RUNNING, TaskState.CANCELLED) == (asked.was, asked.ahead.state)
         assert "cancelled by an operator" == asked.ahead.reason
         assert TaskState.RUNNING is client.hold(1)
-        assert client.ask(Intent.CANCEL, 9).was is None
+        assert client.ask(9, Intent.CANCEL).was is None
 
 
 # Claims by hand --------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "resume": lambda client: client.resume("q"),
     "prunable": lambda client: client.prunable(older_than_ms=0),
     "prune": lambda client: client.prune(older_than_ms=0),
-    "ask": lambda client: client.ask(Intent.CANCEL, 1),
+    "ask": lambda client: client.ask(1, Intent.CANCEL),
     "outlook": lambda client: client.outlook(1),
     "claim": lambda client: client.claim(),
     "heartbeat": lambda client: client.heartbeat(1, lock="l"),
