@@ -10,6 +10,9 @@ from dispatcher.times import StoreTime, WallTime, iso
 #: Milliseconds.
 HOUR = 3_600_000
 
+#: What a step of the host's clock means.
+UNCHANGED = "no lease, delay or time-out changed for it, except what fell due since the boot"
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import resource
 import select
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -142,6 +143,38 @@ def _proc_hides() -> bool:
             if before.split()[4] == b"/proc" and b"hidepid=" in after:
                 return b"hidepid=0" not in after and b"hidepid=off" not in after
     return False
+
+
+class Carriers:
+    """The processes on this host that carry the marks of runs."""
+
+    def __init__(self, uids: Iterable[RunUid]) -> None:
+        self.living: defaultdict[RunUid, list[str]] = defaultdict(list)
+        """As "name (pid)"."""
+        self.dead: defaultdict[RunUid, set[int]] = defaultdict(set)
+        """Zombies, and what has just died: it may have left others behind."""
+        self.whole = True
+        """Whether no process can be missing."""
+        wanted = by_mark(uids)
+        read: Mapping[int, int] = {}
+        if wanted:
+            read, self.whole = read_marks()
+        for pid, mark in read.items():
+            if (uid := wanted.get(mark)) is None:
+                continue
+            if name := _name_of(pid):
+                self.living[uid].append(name)
+            else:
+                self.dead[uid].add(pid)
+
+
+def _name_of(pid: int) -> str | None:
+    """Return a process by name, None if it has exited."""
+    if not lives(pid):
+        return None
+    with suppress(OSError):  # it is hidden from this user
+        return f"{Path(f'/proc/{pid}/comm').read_text('utf-8', 'replace').strip()} ({pid})"
+    return f"pid {pid}"
 
 
 def why_unmarked() -> str | None:

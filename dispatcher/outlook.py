@@ -1,4 +1,4 @@
-"""What becomes of a run whose end has begun, and of its task: said before it has happened."""
+"""The outcome of a run that is ending, and its task's next state."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """How a run ends that is ending, and where its task goes then, as far as anybody knows."""
+    """The outcome of a run that is ending, and its task's next state, as far as anybody knows."""
 
     outcome: Outcome
     state: TaskState
     reason: str
     """Why the task goes there."""
+    declared: bool = False
+    """Whether its worker declared the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +49,5 @@ def outlook(
     if not run.is_ending:
         return None
     settled = policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)
-    return Outlook(settled.outcome, settled.state, settled.reason)
+    declared = run.declared is not None
+    return Outlook(settled.outcome, settled.state, settled.reason, declared)

@@ -39,6 +39,9 @@ UNCOUNTED = {
 #: Where a task's total time-out goes on.
 WAITING = frozenset({TaskState.READY, TaskState.SCHEDULED, TaskState.HELD})
 
+#: Why a run or its task ended that may have no more time.
+TOTAL_OVER = "total_timeout is over"
+
 #: What the executor ended without being told, as outcomes.
 ENDED_BY: Mapping[str, Outcome] = {
     wire.EndedBy.ABSENCE: Outcome.ORPHANED,
@@ -254,7 +257,9 @@ def _within_total(run: OpenRun, judged: Verdict, account: _Account, now: StoreTi
     if total_at is None or account.state not in WAITING:
         return account
     if total_at <= now:
-        reason = f"{judged.outcome}: {judged.reason}; total_timeout allows no other attempt"
+        reason = TOTAL_OVER
+        if judged.reason != TOTAL_OVER:
+            reason = f"{judged.outcome}: {judged.reason}; {TOTAL_OVER}"
         return account._replace(state=TaskState.FAILED, reason=reason, run_at=None)
     if account.run_at is not None and account.run_at > total_at:
         return account._replace(run_at=total_at)
@@ -285,5 +290,5 @@ def _verdict_of_status(run: OpenRun, exit_code: int | None, signum: int | None) 
 
 def _time_over(run: OpenRun) -> str:
     if run.deadline_at == run.limits.total_at:
-        return "total_timeout: its time for all attempts is over"
+        return TOTAL_OVER
     return f"run_timeout: not done within {Milliseconds(run.limits.run_timeout_ms or 0)}"

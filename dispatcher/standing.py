@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dispatcher.calendar import Calendar
+from dispatcher.calendar import UNCHANGED, Calendar
 from dispatcher.config.durations import Milliseconds
 from dispatcher.model import Leases, Node, PausedQueue, Task, TaskState
 from dispatcher.times import StoreTime
@@ -66,10 +66,7 @@ def set_lately(calendar: Calendar) -> str | None:
         return None
     way = "ahead" if step.step_ms > 0 else "back"
     size = Milliseconds(round(abs(step.step_ms), -3))
-    return (
-        f"the host's clock was set {way} by {size} at {calendar.iso(step.since)};"
-        " no lease, delay or time-out changed for it"
-    )
+    return f"the host's clock was set {way} by {size} at {calendar.iso(step.since)}; {UNCHANGED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +135,22 @@ class Standing:
             yield self._pause(report["paused"], report.get("paused_for_s") or 0)
 
     def _of_executor(self, report: Mapping[str, Any]) -> Iterator[Reason]:
-        without = "nothing is started or ended without it"
+        nothing = "nothing starts or ends"
         if (other := report.get("executor_incompatible")) is not None:
             text = (
                 f"the executor, pid {other['pid']}, speaks version {other['version']},"
-                f" {other['wanted']} is wanted: {without}; restart it when nothing runs"
+                f" {other['wanted']} is wanted; {nothing} until you restart it, when nothing runs"
             )
             yield Reason(Obstacle.EXECUTOR_INCOMPATIBLE, text)
         elif (executor := report.get("executor", "connected")) == "silent":
-            yield Reason(Obstacle.EXECUTOR_SILENT, f"the executor is silent: {without}")
+            yield Reason(
+                Obstacle.EXECUTOR_SILENT, f"the executor is silent; {nothing} until it answers"
+            )
         elif executor != "connected":
             text = "the executor is missing, and the daemon waits for it"
             if (last_error := report.get("executor_error")) is not None:
-                text = f"no executor stays, as the last one said: {last_error}"
-            yield Reason(Obstacle.EXECUTOR_MISSING, f"{text}: {without}")
+                text = f"the executor exits: {last_error}"
+            yield Reason(Obstacle.EXECUTOR_MISSING, f"{text}; {nothing} until it runs")
 
     def _of_queue(self, queue: str) -> Iterator[Reason]:
         for paused in self.paused:
@@ -185,6 +184,14 @@ class Standing:
         elif stopping := self.report.get("stopping"):
             text = f"the daemon is stopping ({stopping}): the next one goes on"
             yield Reason(Obstacle.DAEMON_STOPPING, text)
+
+    @property
+    def missing(self) -> Literal["daemon", "executor"] | None:
+        """Who would end a run and does not: an end that has not begun waits for it."""
+        if self.daemon != "running":
+            return "daemon"
+        away = self.report.get("executor", "connected") != "connected"
+        return "executor" if away else None
 
     @property
     def stranded(self) -> Mapping[int, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
@@ -10,13 +10,15 @@ from dispatcher.cli import render
 from dispatcher.cli.options import print_json
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, NoTask
-from dispatcher.model import FINISHED, INTENDED, Intent, Task, TaskState
+from dispatcher.model import FINISHED, INTENDED, Intent, Outcome, Task, TaskState
 from dispatcher.outlook import Asked, Outlook
-from dispatcher.standing import Obstacle
+from dispatcher.standing import Obstacle, Standing
 
 #: Who would do the rest, and is not there.
 _NOBODY = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING})
 
+#: Words that end a run.
+_ENDS = frozenset({Intent.CANCEL, Intent.HOLD})
 
 _ONLY = {
     Intent.CANCEL: "there is nothing to cancel",
@@ -30,31 +32,43 @@ def report(store: Client, answers: Sequence[Asked], *, as_json: bool) -> None:
     """Print what becomes of each task; raise for those that stay as they were."""
     refused = {one.task_id: why for one in answers if (why := _refusal(one)) is not None}
     done = [one for one in answers if one.task_id not in refused]
+    standing = store.standing() if any(map(_is_left, done)) else None
+    stranded = standing.stranded if standing else {}
     if as_json:
-        print_json([_json(one, done=one.task_id not in refused) for one in answers])
+        print_json([_json(one, stranded, done=one.task_id not in refused) for one in answers])
     else:
         for one in done:
-            click.echo(f"{one.task_id} {_text(one)}")
-    for line in _left_to_a_daemon(store, done):
+            click.echo(f"{one.task_id} {render.plain(_text(one, stranded.get(one.task_id)))}")
+    for line in _left_to_a_daemon(standing, done) if standing else ():
         click.echo(f"dispatcher: {render.plain(line)}", err=True)
     if refused:
         raise DispatcherError("\n".join(refused.values()))
 
 
-def _json(one: Asked, *, done: bool) -> dict[str, object]:
+def _is_left(one: Asked) -> bool:
+    """Whether something is left to do after the change."""
+    return one.ahead is not None or (one.task is not None and one.task.state is TaskState.READY)
+
+
+def _json(one: Asked, stranded: Mapping[int, str], *, done: bool) -> dict[str, object]:
     return {
         "id": one.task_id,
         "was": one.was,
         "done": done,
         "ending": one.ahead and one.ahead.outcome,
         "then": one.ahead and one.ahead.state,
+        "stranded": stranded.get(one.task_id) if one.ahead else None,
     }
 
 
-def _text(one: Asked) -> str:
-    """Return what was done, or what will be."""
+def _text(one: Asked, living: str | None) -> str:
+    """Return what was done, or what will be; `living` keeps a stranded run open."""
     assert one.task is not None
-    return one.task.state if one.ahead is None else f"is {_course(one.ahead)}"
+    if one.ahead is None:
+        return one.task.state
+    if living is None:
+        return f"is {_course(one.ahead)}"
+    return f"is stranded, and no executor ends it: {living}; then it is {one.ahead.state}"
 
 
 def _course(ahead: Outlook) -> str:
@@ -68,7 +82,7 @@ def _refusal(one: Asked) -> str | None:
         return str(NoTask(one.task_id))
     if one.was is TaskState.RUNNING:
         return _refusal_of_running(one, one.task)
-    if one.intent in {Intent.CANCEL, Intent.HOLD}:
+    if one.intent in _ENDS:
         over = one.was in FINISHED and one.was is not INTENDED[one.intent]
         return f"task {one.task_id} has {one.was} already; {_ONLY[one.intent]}" if over else None
     if one.intent is Intent.RELEASE and one.was is one.task.state is TaskState.HELD:
@@ -85,6 +99,9 @@ def _refusal_of_running(one: Asked, task: Task) -> str | None:
         return f"task {one.task_id} is running; {_ONLY[one.intent]}" if still else None
     if task.intent is one.intent and one.ahead.state is INTENDED[one.intent]:
         return None
+    if one.ahead.outcome is Outcome.SUCCEEDED and one.intent in _ENDS:
+        succeeded = "declared success" if one.ahead.declared else "exited with success"
+        return f"task {one.task_id} has {succeeded}; it cannot be {INTENDED[one.intent]}"
     course, why = _course(one.ahead), _ONLY[one.intent]
     if task.intent is one.intent and one.ahead.state is TaskState.FAILED:
         course, why = f"{course}: {render.line(one.ahead.reason)}", _retry(one.task_id)
@@ -95,15 +112,15 @@ def _retry(task_id: int) -> str:
     return f"`dispatcher retry {task_id}` gives all its attempts back"
 
 
-def _left_to_a_daemon(store: Client, done: Sequence[Asked]) -> Iterator[str]:
+def _left_to_a_daemon(standing: Standing, done: Sequence[Asked]) -> Iterator[str]:
     """Yield, where no daemon is there to do the rest, that it is so and what happens next."""
     if any(one.ahead is not None for one in done):
-        next_ = "what still runs goes on, and is ended when it is back"
-        reasons = [*store.standing().of_daemon()]
+        next_ = "a run that is not being ended yet goes on until it is back"
+        reasons = [*standing.of_daemon()]
     else:
         ready = [one.task.queue for one in done if one.task and one.task.state is TaskState.READY]
         next_ = "what is ready waits until it is back"
-        reasons = store.standing().before_queue(ready[0]) if ready else []
+        reasons = standing.before_queue(ready[0]) if ready else []
     for reason in reasons:
         if reason.obstacle in _NOBODY:
             yield f"{reason.text}; {next_}"

@@ -36,6 +36,7 @@ from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoLock, NoTask, did_you_mean
 from dispatcher.model import Claim
 from dispatcher.processes import worker_environment
+from dispatcher.times import StoreTime
 from dispatcher.wire import ExitCode, WorkerError
 from dispatcher.words import REMEDIES, Accepted, Refused, Renewed
 
@@ -129,6 +130,7 @@ def claim(
             raise DispatcherError(_why_not(store, config, queue, task_id))
         keep(claimed.lock)
     facts = _facts(claimed, calendar)
+    _warn_of_end(claimed.lease_expires_at, claimed.lease_ttl_ms, calendar)
     if lock_file is not None:
         facts |= {"lock": None, "lock_file": lock_file}
     if export:
@@ -172,6 +174,9 @@ def heartbeat(
         answer = _said(
             store.heartbeat, task_id, lock=_lock(lock, locked), progress=progress, note=note
         )
+        task = store.task(task_id)
+    if isinstance(answer, Renewed) and task is not None:
+        _warn_of_end(answer.lease_expires_at, task.lease_ttl_ms, calendar)
     return _tell(task_id, answer, calendar, as_json=as_json)
 
 
@@ -213,6 +218,14 @@ def fail(
     with client() as store:
         answer = _said(store.fail, task_id, reason, lock=_lock(lock, locked), retry=not no_retry)
     return _tell(task_id, answer, as_json=as_json)
+
+
+def _warn_of_end(expires_at: StoreTime, lease_ttl_ms: int, calendar: Calendar) -> None:
+    """Report that a lease ends early; the calendar was read before the lease began."""
+    if expires_at - calendar.now < lease_ttl_ms:
+        until = calendar.iso(expires_at)
+        told = f"its run or total time-out ends at {until}; no heartbeat renews the lease beyond"
+        click.echo(f"dispatcher: {told}", err=True)
 
 
 def _said(say: Any, *args: Any, **kwargs: Any) -> Any:

@@ -111,7 +111,7 @@ def _degraded(standing: Standing) -> list[str]:
     if len(held) > MOST_HELD:
         told.append(f"{len(held) - MOST_HELD} more tasks keep their slots in the same way")
     for task_id, why in standing.stranded.items():
-        told.append(f"no executor answers for task {task_id}, which stays running: {why}")
+        told.append(f"no executor ends task {task_id}, which stays running: {why}")
     return told
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import click
 
+from dispatcher import marks
 from dispatcher.cli import render
 from dispatcher.cli.options import (
     client,
@@ -52,7 +53,8 @@ def why(*, task_id: int, as_json: bool) -> None:
             }
         )
     else:
-        click.echo(f"task {task.id} is {task.state}: {render.plain(task.reason)}")
+        reason = "" if ahead is not None else f": {render.plain(task.reason)}"
+        click.echo(f"task {task.id} is {task.state}{reason}")
         for line in told:
             click.echo(f"  {render.plain(line)}")
 
@@ -90,12 +92,9 @@ def _of_running(
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
     if (living := status.stranded.get(task.id)) is not None:
-        yield f"no executor answers for it, and it is settled once nothing of it lives: {living}"
-    elif task.ending is not None:
-        yield f"it is being ended ({task.ending}): its processes have until the kill grace is over"
+        yield f"no executor ends it, and it is settled once nothing of it lives: {living}"
     if ahead is not None:
-        then = f"its run ends as {ahead.outcome}; then the task is {ahead.state}: {ahead.reason}"
-        yield f"{then} (dispatcher {task.intent})" if task.intent else then
+        yield from _of_ending(task, run, status, ahead)
     else:
         yield f"its lease expires at {expires_at} unless it is renewed"
     if why := status.report.get("unkillable_because", {}).get(str(task.id)):
@@ -103,6 +102,29 @@ def _of_running(
     yield from _told(run, status)
     yield from (reason.text for reason in status.of_daemon())
     yield from (reason.text for reason in status.faults())
+
+
+def _of_ending(task: Task, run: Run, status: Standing, ahead: Outlook) -> Iterator[str]:
+    """Yield how its run is ending, what still lives of it, and what comes then."""
+    if ahead.declared:
+        begun, grace = f"it declared {ahead.outcome}", "the exit grace, then they are ended"
+    elif task.ending is not None:
+        begun, grace = f"it ends as {ahead.outcome}", ""
+    else:
+        begun = f"its leader has exited, so it ends as {ahead.outcome}"
+        grace = "the leftover grace, then they are ended"
+    if task.ending is not None:
+        grace = "the kill grace, then SIGKILL"
+    course = f"its processes have {grace}"
+    if task.id in status.stranded:
+        course = "nothing ends its processes"
+    elif task.ending is not None and status.missing is not None:
+        course = f"if it is not being ended yet, it goes on until the {status.missing} is back"
+    then = f"then the task is {ahead.state}" + (f": {ahead.reason}" if ahead.reason else "")
+    then += f" (dispatcher {task.intent})" if task.intent else ""
+    yield f"{begun}; {course}; {then}"
+    if living := marks.Carriers([run.uid]).living[run.uid]:
+        yield f"of it still live: {', '.join(living)}"
 
 
 def _told(run: Run, status: Standing) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from dispatcher.doctor.finding import Finding, bad, ok, warning
 #: what a start needs for a moment.
 OWN_DESCRIPTORS = 64
 DESCRIPTORS_PER_RUN = 4
+
+#: Stranded runs that are named one by one.
+MOST_STRANDED = 5
 
 #: Seconds by which a process's start may seem earlier: it counts from the boot, in whole seconds.
 BOOT_ROUNDING = 2.0
@@ -42,6 +46,7 @@ def processes(config: Config) -> Iterator[Finding]:
     pid = report.get("executor_pid") or report["pid"]
     yield from _descriptors(pid, int(report["slots"]))
     yield from _marks(report)
+    yield from _stranded(report)
 
 
 def _executor(config: Config, report: Mapping[str, Any]) -> Iterator[Finding]:
@@ -116,6 +121,17 @@ def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
         yield bad("descriptors", said, "raise LimitNOFILE= or `ulimit -Hn`, or lower [node] slots")
     else:
         yield ok("descriptors", said)
+
+
+def _stranded(report: Mapping[str, Any]) -> Iterator[Finding]:
+    stranded = report.get("stranded", {})
+    for task_id, why in islice(stranded.items(), MOST_STRANDED):
+        living, _, remedy = why.partition("; ")
+        said = f"no executor ends task {task_id}: {living}"
+        yield warning("stranded run", said, remedy or f"dispatcher why {task_id}")
+    if len(stranded) > MOST_STRANDED:
+        said = f"{len(stranded) - MOST_STRANDED} more runs that no executor ends"
+        yield warning("stranded run", said, "dispatcher status names them")
 
 
 def _marks(report: Mapping[str, Any]) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import structlog
 
-from dispatcher.calendar import Setting
+from dispatcher.calendar import UNCHANGED, Setting
 from dispatcher.store.api import Store
 from dispatcher.supervisor.turn import Memory, Turn
 
@@ -29,7 +29,7 @@ class ClockWatch:
         turn.after(partial(setattr, self, "_known", setting))
         if gap_ms := self._gap(setting):
             way = "ahead" if gap_ms > 0 else "back"
-            message = f"the host's clock was set {way}; no lease, delay or time-out changed for it"
+            message = f"the host's clock was set {way}; {UNCHANGED}"
             turn.after(partial(log.warning, "clock.stepped", gap_ms=gap_ms, message=message))
 
     def _gap(self, setting: Setting) -> int:

@@ -29,7 +29,7 @@ import structlog
 from dispatcher import wire
 from dispatcher.config.durations import Milliseconds
 from dispatcher.model import NO_LIMITS, GivenUp, Limits, OpenRun, Outcome
-from dispatcher.policy import Verdict
+from dispatcher.policy import TOTAL_OVER, Verdict
 from dispatcher.processes import Processes, Written, longest, run_deadline
 from dispatcher.store.api import Store
 from dispatcher.supervisor.turn import NEVER, Live, Memory, Turn, Watch
@@ -178,7 +178,7 @@ class Timeouts:
     def _judge(self, live: Live, run: OpenRun, watch: Watch, turn: Turn) -> Verdict | Watch:
         limits = live.limits
         if limits.total_at is not None and limits.total_at <= turn.now:
-            return Verdict(Outcome.TIMED_OUT, "total_timeout: its time for all attempts is over")
+            return Verdict(Outcome.TIMED_OUT, TOTAL_OVER)
         if watch.run_by <= turn.at:
             reason = _reason("run_timeout: not done", limits.run_timeout_ms)
             reason += ", nor by when it asked for" if live.asks_until else ""

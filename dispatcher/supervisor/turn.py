@@ -138,6 +138,7 @@ class Live:
             lease_ttl=run.lease_ttl_ms / 1000,
             limits=run.limits,
             kill_grace=None if run.kill_grace_ms is None else run.kill_grace_ms / 1000,
+            pid=run.pid if isinstance(run, OpenRun) else None,
         )
 
     @property

@@ -38,12 +38,12 @@ def move(world: World, tmp_path: Path, *, whole: bool) -> None:
 def see_it_settled(world: World, task: int, worker: psutil.Process, reason: str) -> None:
     with world.daemon() as daemon:
         told = daemon.expect("run.stranded", task_id=task)
-        assert reason in told["reason"]
+        assert (f"{reason} ({worker.pid})" in told["reason"], worker.pid) == (True, told["pid"])
         other = world.until(world.submit("true"), "succeeded")
         assert "running" == world.show(task)["state"]
         status = world.cli("status", "--json").json
         assert "degraded" == status["health"]
-        assert f"no executor answers for task {task}" in status["degraded"][0]
+        assert f"no executor ends task {task}" in status["degraded"][0]
         assert reason in world.cli("why", task).stdout
 
         worker.kill()
@@ -78,6 +78,25 @@ def test_so_does_one_of_a_cloned_state_directory_without_its_journal(
     move(world, tmp_path, whole=True)
 
     see_it_settled(world, task, worker, "its processes live on this host: sleep")
+
+
+def test_a_word_on_a_stranded_run_and_doctor_name_what_has_to_be_ended(
+    world: World, tmp_path: Path
+) -> None:
+    task, worker = leave_a_worker(world)
+    move(world, tmp_path, whole=False)
+    living = f"its processes live on this host: sleep ({worker.pid}); end them, or wait until they"
+
+    with world.daemon() as daemon:
+        daemon.expect("run.stranded", task_id=task, pid=worker.pid)
+        doctor = world.cli("doctor").stdout
+        told = world.cli("hold", task).stdout
+
+        assert f"warning  stranded run     no executor ends task {task}: {living} exit\n" in doctor
+        ends = f"{task} is stranded, and no executor ends it: {living} exit; then it is held\n"
+        assert ends == told
+        worker.kill()
+        world.until(task, "held")
 
 
 def test_a_run_of_which_nothing_lives_runs_again_at_once(world: World, tmp_path: Path) -> None:

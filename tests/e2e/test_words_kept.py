@@ -74,7 +74,12 @@ def test_a_task_whose_run_is_being_ended_goes_where_an_operator_said(
 
         shown = world.until(task, state)
         assert f"{task} is being ended as timed_out; then it is {state}\n" == told
-        assert f"its run ends as timed_out; then the task is {state}: {state} by an oper" in why
+        assert (
+            f"then SIGKILL; then the task is {state}: {state} by an operator (dispatcher {verb})"
+            in why
+        )
+        assert "  it ends as timed_out; its processes have the kill grace, " in why
+        assert "  of it still live: sh (" in why
         daemon.expect("run.settled", task_id=task, outcome="timed_out", state=state)
         assert 0 == len(daemon.events("task.claimed")[1:])
     (run,) = shown["runs"]
@@ -93,8 +98,8 @@ def test_a_daemon_that_starts_meanwhile_keeps_the_word_too(world: World) -> None
     told = world.cli("cancel", task)
     assert f"{task} is being ended as timed_out; then it is cancelled\n" == told.stdout
     assert (
-        "dispatcher: the daemon is not running: dispatcher run; what still runs goes on, and is"
-        " ended when it is back\n"
+        "dispatcher: the daemon is not running: dispatcher run; a run that is not being ended"
+        " yet goes on until it is back\n"
     ) == told.stderr
 
     with world.daemon():

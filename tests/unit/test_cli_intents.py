@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dispatcher import control
+from dispatcher.marks import mark_of
 from dispatcher.model import Claim, Declared, Intent, Outcome, TaskState
 from dispatcher.words import Declaration
 from tests.command import Command
+from tests.eventually import eventually
 
 NO_DAEMON = "dispatcher: the daemon is not running: dispatcher run; "
-ENDED_LATER = f"{NO_DAEMON}what still runs goes on, and is ended when it is back\n"
+ENDED_LATER = f"{NO_DAEMON}a run that is not being ended yet goes on until it is back\n"
 READY_LATER = f"{NO_DAEMON}what is ready waits until it is back\n"
 
 
@@ -66,6 +71,7 @@ def test_what_happens_to_a_task_that_is_being_ended_is_told_exactly(
 
     assert (f"1 {text}\n", ENDED_LATER) == (said.stdout, said.stderr)
     expected = {"id": 1, "was": "running", "done": True, "ending": "timed_out", "then": then}
+    expected |= {"stranded": None}
     assert [expected] == as_json.json
     assert ENDED_LATER == as_json.stderr
 
@@ -77,13 +83,16 @@ def test_show_list_and_why_say_it_too(command: Command) -> None:
 
     shown, why = command("show", 1, "--json").json, command("why", 1).stdout
 
-    assert "its run ends as timed_out; then the task is scheduled: back-off after timed" in before
+    goes_on = "if it is not being ended yet, it goes on until the daemon is back"
+    begins = f"it ends as timed_out; {goes_on}"
+    assert f"  {begins}; then the task is scheduled: back-off after timed" in before
+    assert "task 1 is running\n" in before
     assert ("timed_out", "hold", "look at it") == (
         shown["ending"],
         shown["intent"],
         shown["intent_reason"],
     )
-    assert "its run ends as timed_out; then the task is held: look at it (dispatcher hold)" in why
+    assert f"  {begins}; then the task is held: look at it (dispatcher hold)\n" in why
     assert "  intent     hold: look at it\n" in command("show", 1).stdout
     assert "hold" == command("list", "--json").json[0]["intent"]
     assert "its lease expires" not in why
@@ -105,8 +114,8 @@ def test_what_has_declared_its_success_is_refused_and_left_alone(
     told = command(verb, 1, exits=1).stderr
     (as_json,) = command(verb, 1, "--json", exits=1).json
 
-    nothing = f"then it is succeeded; there is nothing to {verb}\n"
-    assert f"dispatcher: task 1 is being ended; {nothing}" in told
+    never = {"cancel": "cancelled", "hold": "held"}[verb]
+    assert f"dispatcher: task 1 has declared success; it cannot be {never}\n" == told
     assert (False, "succeeded") == (as_json["done"], as_json["then"])
     assert (None, None) == (before["intent"], before["ending"])
     assert before == command("show", 1, "--json").json
@@ -143,6 +152,85 @@ def test_the_python_client_refuses_a_word_that_is_no_intent(command: Command, wr
             client.ask(1, wrong)
 
         assert client.outlook(1) is None
+
+
+def test_why_names_what_was_declared_before_a_word_ended_the_run(command: Command) -> None:
+    declaring(command, Declared.DEFER)
+    command("cancel", 1)
+    command("retry", 1)
+
+    told = command("why", 1).stdout
+
+    goes_on = "if it is not being ended yet, it goes on until the daemon is back"
+    then = "then the task is ready: retried by operator (dispatcher retry)"
+    assert f"  it declared deferred; {goes_on}; {then}\n" in told
+
+
+@pytest.mark.parametrize(
+    ("ends", "report", "told"),
+    [
+        (
+            ending,
+            {},
+            "it ends as timed_out; its processes have the kill grace, then SIGKILL; then ",
+        ),
+        (
+            lambda command: declaring(command, Declared.SUCCEED),
+            {},
+            "it declared succeeded; its processes have the exit grace, then they are ended; then ",
+        ),
+        (
+            ending,
+            {"executor": "waiting"},
+            "if it is not being ended yet, it goes on until the executor is back; then ",
+        ),
+    ],
+)
+def test_why_names_the_grace_of_what_ends_or_who_is_missing_for_it(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: Callable[[Command], Claim],
+    report: dict[str, object],
+    told: str,
+) -> None:
+    ends(command)
+    monkeypatch.setattr(control, "status", lambda _: {"slots": 1, **report})
+
+    assert told in command("why", 1).stdout
+
+
+def test_why_names_which_processes_of_an_ending_run_live(command: Command) -> None:
+    claim = ending(command)
+    mark = f"--rttime={mark_of(claim.run_uid)}:unlimited"
+    living = subprocess.Popen(["prlimit", mark, "sleep", "1000"])
+    try:
+        eventually(lambda: _is_named(command, living.pid))
+    finally:
+        living.kill()
+        living.wait()
+
+
+def _is_named(command: Command, pid: int) -> None:
+    assert f"  of it still live: sleep ({pid})\n" in command("why", 1).stdout
+
+
+def test_a_word_on_a_stranded_run_names_what_has_to_be_ended(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody signals it, so no verb promises that."""
+    claimed(command)
+    living = "its processes live on this host: sleep (20816); end them, or wait until they exit"
+    monkeypatch.setattr(control, "status", lambda _: {"stranded": {"1": living}})
+
+    said = command("cancel", 1)
+    (as_json,) = command("cancel", 1, "--json").json
+    why = command("why", 1).stdout
+
+    told = f"1 is stranded, and no executor ends it: {living}; then it is cancelled\n"
+    assert (told, "") == (said.stdout, said.stderr)
+    assert (living, "cancelled") == (as_json["stranded"], as_json["then"])
+    assert f"no executor ends it, and it is settled once nothing of it lives: {living}\n" in why
+    assert "nothing ends its processes; then the task is cancelled: cancelled by an op" in why
 
 
 def test_a_release_of_what_will_not_be_held_is_refused_with_what_happens(command: Command) -> None:
@@ -185,7 +273,7 @@ def test_a_hold_beyond_the_total_time_is_refused_with_what_happens(command: Comm
 
     told = command("hold", 1, exits=1).stderr
 
-    assert "then it is failed: timed_out: too long; total_timeout allows no other attempt" in told
+    assert "then it is failed: timed_out: too long; total_timeout is over" in told
 
 
 def test_what_is_ready_waits_for_a_daemon_and_that_is_said(command: Command) -> None:
@@ -254,7 +342,8 @@ def test_after_its_time_a_claim_by_hand_is_timed_out_whatever_it_says(
     (run,) = shown["runs"]
     assert "not_owner" in told
     assert ("timed_out", 1) == (run["outcome"], shown["attempts_used"])
-    assert f"{limit}_timeout: " in run["error"]
+    why = {"run": "run_timeout: not done within 3s", "total": "total_timeout is over"}
+    assert why[limit] == run["error"]
     assert ("failed" if limit == "total" else "cancelled") == shown["state"]
 
 
@@ -262,6 +351,18 @@ def test_the_expiry_of_a_claim_by_hand_is_told_within_its_time(command: Command)
     command("submit", "--run-timeout", "3s", "--", "true")
     claim: Any = command("claim", "--ttl", "1h", "--json").json
 
-    said = command("heartbeat", "--task", 1, "--lock", claim["lock"], "--json").json
+    beat = command("heartbeat", "--task", 1, "--lock", claim["lock"], "--json")
 
-    assert claim["lease_expires_at"] == said["lease_expires_at"]
+    expires_at = claim["lease_expires_at"]
+    assert expires_at == beat.json["lease_expires_at"]
+    ends = f"dispatcher: its run or total time-out ends at {expires_at}"
+    assert f"{ends}; no heartbeat renews the lease beyond\n" == beat.stderr
+
+
+def test_a_lease_that_its_time_outs_do_not_end_early_is_told_without_them(command: Command) -> None:
+    command("submit", "--run-timeout", "3h", "--", "true")
+    claim = command("claim", "--ttl", "1h", "--json")
+
+    beat = command("heartbeat", "--task", 1, "--lock", claim.json["lock"])
+
+    assert ["", ""] == [claim.stderr, beat.stderr]

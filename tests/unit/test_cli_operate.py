@@ -33,8 +33,8 @@ def test_cancel_tells_of_each_task_what_became_of_it(command: Command) -> None:
 
     assert "2 is being ended; then it is cancelled\n3 cancelled\n" == result.stdout
     assert (
-        "dispatcher: the daemon is not running: dispatcher run; what still runs goes on, and is"
-        " ended when it is back\n"
+        "dispatcher: the daemon is not running: dispatcher run; a run that is not being ended"
+        " yet goes on until it is back\n"
         "dispatcher: task 1 has failed already; there is nothing to cancel\n"
         "dispatcher: no task 9; `dispatcher list` shows those there are\n"
     ) == result.stderr
@@ -44,7 +44,7 @@ def test_cancel_tells_of_each_task_what_became_of_it(command: Command) -> None:
 def test_cancelling_again_is_fine(command: Command) -> None:
     command("submit", "--", "true")
 
-    done = {"id": 1, "done": True, "ending": None, "then": None}
+    done = {"id": 1, "done": True, "ending": None, "then": None, "stranded": None}
     assert [{**done, "was": "ready"}] == command("cancel", 1, "--json").json
     assert [{**done, "was": "cancelled"}] == command("cancel", 1, "--json").json
 

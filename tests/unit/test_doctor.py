@@ -324,6 +324,18 @@ def test_fewer_descriptors_than_slots_need() -> None:
     assert "LimitNOFILE=" in str(few.remedy)
 
 
+def test_stranded_runs_are_named_with_the_remedy_and_many_are_counted() -> None:
+    living = "its processes live on this host: sleep (20816)"
+    stranded = {str(task_id): f"{living}; end them" for task_id in range(1, 8)}
+
+    first, *_, last = found = list(processes._stranded({"stranded": stranded}))
+
+    said = f"no executor ends task 1: {living}"
+    assert Finding("stranded run", Level.WARNING, said, "end them") == first
+    assert (6, "2 more runs that no executor ends") == (len(found), last.said)
+    assert [] == list(processes._stranded({"stranded": {}}))
+
+
 @pytest.mark.parametrize(
     ("facts", "level", "remedy"),
     [

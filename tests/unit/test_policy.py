@@ -268,7 +268,7 @@ def test_a_retried_start_that_failed_waits_and_its_total_time_begins_anew() -> N
 
 @pytest.mark.parametrize(
     ("total_at", "reason"),
-    [(None, "run_timeout: not done within 3s"), (NOW, "total_timeout: its time for all")],
+    [(None, "run_timeout: not done within 3s"), (NOW, "total_timeout is over")],
 )
 def test_a_local_claim_that_ran_out_of_time_timed_out(
     total_at: StoreTime | None, reason: str

@@ -186,19 +186,19 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
     Obstacle.EXECUTOR_MISSING: (
         executor_missing,
         (
-            "the executor is missing, and the daemon waits for it: nothing is started or ended"
-            " without it"
+            "the executor is missing, and the daemon waits for it; nothing starts or ends until it"
+            " runs"
         ),
     ),
     Obstacle.EXECUTOR_SILENT: (
         executor_silent,
-        "the executor is silent: nothing is started or ended without it",
+        "the executor is silent; nothing starts or ends until it answers",
     ),
     Obstacle.EXECUTOR_INCOMPATIBLE: (
         executor_incompatible,
         (
-            f"the executor, pid 99, speaks version 2, {wire.VERSION} is wanted: nothing is"
-            " started or ended without it; restart it when nothing runs"
+            f"the executor, pid 99, speaks version 2, {wire.VERSION} is wanted; nothing starts or"
+            " ends until you restart it, when nothing runs"
         ),
     ),
     Obstacle.UNKNOWN_RUNS: (
@@ -418,14 +418,14 @@ def test_r65_status_tells_when_the_executor_was_heard_and_whether_it_is_of_anoth
     ]
 
 
-def test_why_no_executor_stays_is_told_as_the_last_one_said(tmp_path: Path) -> None:
+def test_an_executor_that_exits_is_named_with_its_last_error(tmp_path: Path) -> None:
     world, _ = executor_missing()
     world.executor.last_error = "the journal /x is no regular file; move it away"
 
     found = shown(world, tmp_path)
 
-    told = "no executor stays, as the last one said: the journal /x is no regular file"
-    assert told in found["degraded"][0]
+    told = f"the executor exits: {world.executor.last_error}; nothing starts or ends until it runs"
+    assert [told] == found["degraded"]
     assert world.executor.last_error == found["node"]["executor_error"]
 
 

@@ -48,6 +48,8 @@ def test_runs_of_another_node_in_an_embedded_store_are_orphaned_at_once_and_it_i
 
 def test_as_long_as_something_of_it_lives_a_run_stays_with_a_visible_reason(world: World) -> None:
     claim = claimed_before(world)
+    with world.store.transaction() as now:
+        world.store.record_started(claim.run_uid, pid=4711, started_at=now, now=now)
     world.executor.alive[claim.run_uid] = ALIVE
 
     with capture_logs() as said:
@@ -57,8 +59,8 @@ def test_as_long_as_something_of_it_lives_a_run_stays_with_a_visible_reason(worl
     assert [None] == outcomes(world, claim.task_id)
     assert {str(claim.task_id): ALIVE} == world.supervisor.status(at=world.at())["stranded"]
     warned = [line for line in said if line["event"] == "run.stranded"]
-    assert [("far", ALIVE, claim.task_id)] == [
-        (line["owner"], line["reason"], line["task_id"]) for line in warned
+    assert [("far", ALIVE, claim.task_id, 4711)] == [
+        (line["owner"], line["reason"], line["task_id"], line["pid"]) for line in warned
     ]
 
     del world.executor.alive[claim.run_uid]

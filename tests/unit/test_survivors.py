@@ -60,7 +60,8 @@ def test_an_output_that_is_locked_is_a_sign_of_life_at_either_path(
 
         told = look(tmp_path / "moved-away.log", output)
 
-    assert f"a process on this host still has its output open: fuser -v {output}" == told
+    told_of = f"a process on this host still has its output open (fuser -v {output})"
+    assert f"{told_of}; end them, or wait until they exit" == told
     assert look(output) is None
 
 
@@ -78,7 +79,7 @@ def test_a_file_that_cannot_be_looked_at_leaves_it_unknown(output: Path) -> None
     told = look(output)
 
     assert told is not None
-    assert told.startswith(f"nobody can tell whether it lives: {output}: ")
+    assert told.startswith(f"it may live, as its output {output} cannot be opened: ")
     assert told.endswith("; let this user open it")
 
 
@@ -88,7 +89,7 @@ def test_a_process_with_the_mark_is_named_and_one_with_another_is_not() -> None:
 
         assert told is not None
         assert told.startswith("its processes live on this host: ")
-        assert told.endswith(f" ({running.pid})")
+        assert told.endswith(f" ({running.pid}); end them, or wait until they exit")
     assert look() is None
 
 

@@ -489,7 +489,7 @@ def test_a_running_task_is_ended_for_good_when_its_total_time_is_over(world: Wor
 
     row = world.task(task)
     assert (TaskState.FAILED, 1, 3) == (row.state, row.attempts_used, row.max_attempts)
-    assert "total_timeout allows no other attempt" in row.reason
+    assert "total_timeout is over" == row.reason
     assert [Outcome.TIMED_OUT] == outcomes(world, task)
 
 
