@@ -107,8 +107,10 @@ def restore(*, file: Path, as_json: bool) -> None:
     if kept is not None:
         click.echo(f"what was there is kept: {render.plain(kept)}")
     if done.running:
+        were = "was" if done.running == 1 else "were"
         click.echo(
-            f"{done.running} were running: the daemon settles them when nothing of them lives"
+            f"{done.running} {were} running: the daemon settles its runs once nothing of them"
+            " lives; a claim by hand keeps its lock"
         )
 
 

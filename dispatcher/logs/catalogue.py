@@ -128,8 +128,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             same_by=(),
         ),
         "executor.exited": Event(
-            "An executor that the daemon had started ended, and what it said of that if it did not"
-            " stay.",
+            "An executor that the daemon had started ended, and its last error.",
             "warning",
             fields={"executor_pid": int, "exit_code": int, "reason": str | None},
             same_by=("exit_code", "reason"),
@@ -147,8 +146,8 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "The executor answers again after a silence.", "warning", same_by=()
         ),
         "claim.taken_over": Event(
-            "No executor answers for a claim and nothing of it lives here, or it is local and over:"
-            " settled.",
+            "A claim was settled: no executor answers for it and nothing of it lives here, or a"
+            " claim by hand has expired.",
             "warning",
             fields={**RUN, "owner": str, "reason": str},
         ),
@@ -186,7 +185,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         ),
         "run.stranded": Event(
             "No executor answers for an open run, and something of it may live on this host: it"
-            " stays until that is gone.",
+            " stays until that is gone. `pid` is the leader's, where the store has it.",
             "warning",
             fields={**RUN, "owner": str, "reason": str},
         ),

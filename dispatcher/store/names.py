@@ -30,9 +30,9 @@ def refuse_second_name(path: Path) -> None:
         return
     if found.st_nlink > 1 and not _has_one_without_drafts(real):
         raise StoreUnusable(
-            f"{path} has {found.st_nlink} names (hard links), and commits made by one are lost to"
-            " who works by the other; keep the name that the daemon uses and remove the others,"
-            f" which this finds: find / -xdev -inum {found.st_ino}"
+            f"{path} has {found.st_nlink} names (hard links), and a commit made through one name is"
+            " lost to users of the other; keep the name that the daemon uses and remove the others;"
+            f" find them with: find / -xdev -inum {found.st_ino}"
         )
 
 

@@ -95,9 +95,9 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             before=("submit -- true",),
             scene="second name",
             told=(
-                "/var/lib/dispatcher/tasks.db has 2 names (hard links), and commits made by one "
-                "are lost to who works by the other; keep the name that the daemon uses and "
-                "remove the others, which this finds: find / -xdev -inum 4711"
+                "/var/lib/dispatcher/tasks.db has 2 names (hard links), and a commit made through "
+                "one name is lost to users of the other; keep the name that the daemon uses and "
+                "remove the others; find them with: find / -xdev -inum 4711"
             ),
             exits=78,
         ),
