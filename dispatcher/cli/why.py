@@ -16,10 +16,15 @@ from dispatcher.cli.options import (
     one_id,
     print_json,
 )
+from dispatcher.config.durations import Milliseconds
+from dispatcher.config.settings import Leases
 from dispatcher.errors import NoTask
 from dispatcher.model import LOCAL, Run, Task, TaskState
 from dispatcher.outlook import Outlook
 from dispatcher.standing import Standing
+
+#: Of a configuration that names none.
+LEASES = Leases()
 
 
 @click.command(epilog=examples("dispatcher why 42"))
@@ -30,10 +35,10 @@ def why(*, task_id: int, as_json: bool) -> None:
     """Say why a task is where it is, and what has to happen before it goes on."""
     with client() as store:
         task, runs, status = store.task(task_id), store.runs(task_id), store.standing()
-        ahead = store.outlook(task_id)
+        ahead, leases = store.outlook(task_id), store.config.leases
     if task is None:
         raise NoTask(task_id)
-    told = list(explain(task, runs, status, ahead))
+    told = list(explain(task, runs, status, ahead, leases))
     if as_json:
         reasons = [
             {
@@ -60,14 +65,18 @@ def why(*, task_id: int, as_json: bool) -> None:
 
 
 def explain(
-    task: Task, runs: list[Run], status: Standing, ahead: Outlook | None = None
+    task: Task,
+    runs: list[Run],
+    status: Standing,
+    ahead: Outlook | None = None,
+    leases: Leases = LEASES,
 ) -> Iterator[str]:
     """Yield what stands between a task and its next state, the nearest first.
 
-    `ahead` is what becomes of its run if that is ending.
+    `ahead` is what becomes of its run if that is ending, within the graces of `leases`.
     """
     if task.state is TaskState.RUNNING:
-        yield from _of_running(task, runs[-1] if runs else None, status, ahead)
+        yield from _of_running(task, runs[-1] if runs else None, status, ahead, leases)
     elif task.state is TaskState.HELD:
         yield f"it waits for you: dispatcher release {task.id}, retry {task.id} or cancel {task.id}"
     elif task.state is TaskState.FAILED:
@@ -81,7 +90,7 @@ def explain(
 
 
 def _of_running(
-    task: Task, run: Run | None, status: Standing, ahead: Outlook | None
+    task: Task, run: Run | None, status: Standing, ahead: Outlook | None, leases: Leases
 ) -> Iterator[str]:
     if run is None:
         return
@@ -94,7 +103,7 @@ def _of_running(
     if (living := status.stranded.get(task.id)) is not None:
         yield f"no executor ends it, and it is settled once nothing of it lives: {living}"
     if ahead is not None:
-        yield from _of_ending(task, run, status, ahead)
+        yield from _of_ending(task, run, status, ahead, leases)
     else:
         yield f"its lease expires at {expires_at} unless it is renewed"
     if why := status.report.get("unkillable_because", {}).get(str(task.id)):
@@ -104,17 +113,19 @@ def _of_running(
     yield from (reason.text for reason in status.faults())
 
 
-def _of_ending(task: Task, run: Run, status: Standing, ahead: Outlook) -> Iterator[str]:
+def _of_ending(
+    task: Task, run: Run, status: Standing, ahead: Outlook, leases: Leases
+) -> Iterator[str]:
     """Yield how its run is ending, what still lives of it, and what comes then."""
     if ahead.declared:
-        begun, grace = f"it declared {ahead.outcome}", "the exit grace, then they are ended"
-    elif task.ending is not None:
-        begun, grace = f"it ends as {ahead.outcome}", ""
+        begun, grace = f"it declared {ahead.outcome}", f"{leases.exit_grace_ms} to exit"
     else:
-        begun = f"its leader has exited, so it ends as {ahead.outcome}"
-        grace = "the leftover grace, then they are ended"
+        begun = f"it ends as {ahead.outcome}"
+        grace = f"the leftover grace of {leases.leftover_grace_ms}, as its leader has exited"
     if task.ending is not None:
-        grace = "the kill grace, then SIGKILL"
+        own = task.kill_grace_ms
+        kill_grace = leases.kill_grace_ms if own is None else Milliseconds(own)
+        grace = f"the kill grace of {kill_grace}, then SIGKILL"
     course = f"its processes have {grace}"
     if task.id in status.stranded:
         course = "nothing ends its processes"

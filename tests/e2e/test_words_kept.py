@@ -78,7 +78,7 @@ def test_a_task_whose_run_is_being_ended_goes_where_an_operator_said(
             f"then SIGKILL; then the task is {state}: {state} by an operator (dispatcher {verb})"
             in why
         )
-        assert "  it ends as timed_out; its processes have the kill grace, " in why
+        assert "  it ends as timed_out; its processes have the kill grace of " in why
         assert "  of it still live: sh (" in why
         daemon.expect("run.settled", task_id=task, outcome="timed_out", state=state)
         assert 0 == len(daemon.events("task.claimed")[1:])

@@ -44,6 +44,14 @@ def ending(command: Command, *options: object) -> Claim:
     return claim
 
 
+def exited(command: Command) -> Claim:
+    """Have a run end because its leader exited."""
+    claim = claimed(command)
+    with command.client() as client, client._store.transaction() as now:
+        client._store.record_leader_exit(claim.run_uid, exit_code=3, signal=None, now=now)
+    return claim
+
+
 def declaring(command: Command, word: Declared) -> Claim:
     """Have a run end because it said so."""
     claim = claimed(command)
@@ -172,12 +180,17 @@ def test_why_names_what_was_declared_before_a_word_ended_the_run(command: Comman
         (
             ending,
             {},
-            "it ends as timed_out; its processes have the kill grace, then SIGKILL; then ",
+            "it ends as timed_out; its processes have the kill grace of 10s, then SIGKILL; then ",
         ),
         (
             lambda command: declaring(command, Declared.SUCCEED),
             {},
-            "it declared succeeded; its processes have the exit grace, then they are ended; then ",
+            "it declared succeeded; its processes have 10s to exit; then ",
+        ),
+        (
+            exited,
+            {},
+            "it ends as failed; its processes have the leftover grace of 2s, as its leader has ",
         ),
         (
             ending,
