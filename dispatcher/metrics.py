@@ -81,7 +81,7 @@ METRICS: Sequence[Metric] = (
     ),
     Metric(
         "dispatcher_executor_connected", "gauge", (), "daemon",
-        "1 while the executor answers; nothing is started or ended otherwise.",
+        "1 while the executor answers; nothing starts or ends otherwise.",
     ),
     Metric(
         "dispatcher_node_paused", "gauge", (), "daemon",

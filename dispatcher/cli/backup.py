@@ -74,7 +74,7 @@ def restore(*, file: Path, as_json: bool) -> None:
     What was there stays beside it under a dated name. What the backup does not know was done is
     done again: it becomes another store, and ids of tasks and fences go on beyond those that were
     given, so that none means two things. What ran when it was made is settled by the next daemon,
-    once nothing of it lives on this host.
+    once nothing of it lives on this host; a claim by hand keeps its lock.
     """
     from dispatcher.store.restore import restore as put_back  # noqa: PLC0415 - who asks for it
 
