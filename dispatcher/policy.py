@@ -197,13 +197,25 @@ class _Account(NamedTuple):
     total_anew: bool = False
 
 
+def has_attempt_left(run: OpenRun) -> bool:
+    """Return whether a task has an attempt left once its run is settled with its verdict."""
+    counted = _charged(run, verdict(run, None).outcome) in COUNTED
+    return run.attempts + counted < run.max_attempts
+
+
+def _charged(run: OpenRun, outcome: Outcome) -> Outcome:
+    """Return the outcome whose budget a run is charged to.
+
+    A profile may have a lost lease cost no attempt, but not nothing (R-40).
+    """
+    return Outcome(run.rules.get("lost", outcome)) if outcome is Outcome.LOST else outcome
+
+
 def _account(
     run: OpenRun, judged: Verdict, retry: RetryPolicy, now: StoreTime, rng: random.Random
 ) -> _Account:
     outcome, reason = judged.outcome, judged.reason
-    # What is charged: a profile may have a lost lease cost no attempt, but not nothing (R-40).
-    if outcome is Outcome.LOST:
-        outcome = Outcome(run.rules.get("lost", outcome))
+    outcome = _charged(run, outcome)
     attempts = run.attempts + (outcome in COUNTED)
     deferrals = run.deferrals + (outcome is Outcome.DEFERRED)
     orphans = run.orphans + (outcome is Outcome.ORPHANED)

@@ -55,7 +55,7 @@ def release(engine: Engine, task_id: int, now: StoreTime) -> TaskState | None:
     state, run = _find(engine, task_id)
     if state is TaskState.HELD:
         engine.change(statements.RELEASE, {"id": task_id, "now": now})
-    elif run is not None and run.is_ending and _would_be_held(run):
+    elif run is not None and run.is_ending and _can_be_released(run):
         _intend(engine, run, Intent.RELEASE, "released by operator")
     return state
 
@@ -83,7 +83,12 @@ def _outcome(run: OpenRun) -> Outcome:
     return verdict(run, None).outcome
 
 
-def _would_be_held(run: OpenRun) -> bool:
+def _can_be_released(run: OpenRun) -> bool:
+    """Whether a run's task would be held once it is settled, with an attempt left."""
+    from dispatcher.policy import has_attempt_left  # noqa: PLC0415 - no submit needs it
+
+    if not has_attempt_left(run):
+        return False
     if run.intent is not None:
         return run.intent in {Intent.HOLD, Intent.RELEASE}
     return _outcome(run) is Outcome.HELD

@@ -163,6 +163,15 @@ def test_what_has_no_attempt_left_is_not_released(store: OneByOne) -> None:
     assert TaskState.READY is store.task(claim.task_id).state
 
 
+def test_a_hold_of_the_last_attempt_is_not_released(store: OneByOne) -> None:
+    claim = store.claimed(max_attempts=1)
+    begin_to_end(store, claim, "ending")  # timed_out, which is charged
+    store.hold(claim.task_id, "look first", now=NOW)
+
+    assert TaskState.RUNNING is store.release(claim.task_id, now=later(1))
+    assert (Intent.HOLD, "look first") == said(store, claim)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -265,9 +265,11 @@ def test_a_release_without_an_attempt_left_is_refused_with_the_remedy(command: C
 
     remedy = "`dispatcher retry 1` gives all its attempts back"
     assert told == (
-        "dispatcher: task 1 is being ended as timed_out; then it is failed: too long"
-        f" (attempt 1 of 1); {remedy}\n"
+        "dispatcher: task 1 is being ended as timed_out; then it is held, with no attempt left;"
+        f" {remedy}\n"
     )
+    with command.client() as client:
+        assert Intent.HOLD is client.task(1).intent
     command("retry", 1)
 
 
