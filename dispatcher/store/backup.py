@@ -57,7 +57,7 @@ def back_up(database: Path, file: Path, *, overwrite: bool, patience: float) -> 
         found = BackedUp(
             identity=identity, schema=schema, tasks=count(draft), bytes=draft.stat().st_size
         )
-        put_in_place(draft, file)
+        put_in_place(draft, file, replace=True)
     return found
 
 
@@ -142,6 +142,8 @@ def draft_of(file: Path) -> Iterator[Path]:
 def _written(file: Path) -> Iterator[None]:
     try:
         yield
+    except FileExistsError:
+        raise
     except OSError as error:
         told = f"cannot write {file.name} in {file.parent}: {error.strerror}"
         if error.errno in FULL:
@@ -188,11 +190,18 @@ def count(file: Path) -> int:
     return int(tasks)
 
 
-def put_in_place(draft: Path, file: Path) -> None:
-    """Give a draft that nobody has open its name, once it is on disk."""
+def put_in_place(draft: Path, file: Path, *, replace: bool) -> None:
+    """Give a draft that nobody has open its name, once it is on disk.
+
+    Raises `FileExistsError` when something has that name and is not to be replaced.
+    """
     with _written(file):
         _sync(draft, os.O_RDONLY)
-        draft.rename(file)
+        if replace:
+            draft.rename(file)
+        else:
+            file.hardlink_to(draft)
+            draft.unlink()
         _sync(file.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 

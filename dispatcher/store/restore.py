@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pysqlite3 import dbapi2
 
-from dispatcher.errors import DispatcherError, StoreUnusable
+from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
 from dispatcher.store import migrate
 from dispatcher.store.backup import connected, copy, draft_of, opened, put_in_place, take
 from dispatcher.store.engine import Engine, transaction
@@ -108,7 +108,13 @@ def restore(
                 with transaction(engine, write=False):
                     ((tasks, running),) = engine.rows(_COUNTS)
             kept = _set_aside(database, now)
-            put_in_place(draft, database)
+            try:
+                put_in_place(draft, database, replace=False)
+            except FileExistsError as error:
+                raise StoreUnavailable(
+                    f"another process has just made {database}; run dispatcher restore again"
+                    + (f"; what was there is kept: {kept}" if kept else "")
+                ) from error
     return Restored(identity=identity, tasks=tasks, running=running, next_id=next_id, kept=kept)
 
 

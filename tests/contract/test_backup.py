@@ -17,7 +17,7 @@ from pysqlite3 import dbapi2
 from dispatcher.errors import AlreadyHeld, DispatcherError, StoreUnavailable, StoreUnusable
 from dispatcher.model import Claim, Outcome, TaskState
 from dispatcher.store import migrate
-from dispatcher.store.backup import BackedUp, back_up
+from dispatcher.store.backup import BackedUp, back_up, put_in_place
 from dispatcher.store.examine import examine
 from dispatcher.store.names import DRAFT
 from dispatcher.store.open import lock_database
@@ -529,6 +529,26 @@ def test_a_database_that_another_process_has_open_is_not_replaced(path: Path, sa
 
     assert {"tasks.db"} == {name for name in files(path) if name in {"tasks.db", KEPT}}
     assert [1, 2] == [*ids(path), *submit(path)]
+
+
+def test_a_database_that_is_made_meanwhile_is_not_overwritten(
+    path: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after_another_submit(draft: Path, file: Path, *, replace: bool) -> None:
+        monkeypatch.undo()
+        made.extend(submit(path))
+        put_in_place(draft, file, replace=replace)
+
+    path.unlink()  # as on another host
+    (tmp_path / "state" / "store-id").unlink()
+    made: list[int] = []
+    monkeypatch.setattr("dispatcher.store.restore.put_in_place", after_another_submit)
+
+    with pytest.raises(StoreUnavailable, match=r"run dispatcher restore again$"):
+        put_back(path, saved)
+
+    assert made == ids(path)
+    assert [] == list(path.parent.glob(f"*{DRAFT}*"))
 
 
 def test_the_database_is_not_restored_from_itself(path: Path) -> None:
