@@ -90,14 +90,23 @@ class Loop:
 
     def run(self) -> None:
         """Turn the loop until there is nothing more to do."""
-        while not self._supervisor.is_over(at=self._at):
+        while not self.is_over:
             self.step()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do here, or nothing that may be waited for."""
+        return not self._held and self._supervisor.is_over(at=self._at)
+
+    @property
+    def due(self) -> Instant:
+        """When the next turn begins at the latest."""
+        return self._at if self._again else self._deadline
 
     def step(self, *, longest: float = 60.0) -> None:
         """Wait at most so many seconds for something to happen or to be due, and do it."""
         self._watch_executor()
-        wait = 0.0 if self._again else max(0.0, min(longest, self._deadline - self._clock()))
-        self._selector.select(wait)
+        self._selector.select(max(0.0, min(longest, self.due - self._clock())))
         self._at = at = self._clock()
         events = self._held + self._executor.receive(at=at)
         self._adopt_worker_listener()

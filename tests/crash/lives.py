@@ -119,12 +119,12 @@ class DaemonLife:
 
     @property
     def due(self) -> Instant:
-        return self.daemon._deadline
+        return self.daemon.due
 
     def step(self) -> bool:
         """Let it act once; False when it has nothing more to do."""
         self.daemon.step(longest=0.0)
-        return not self.supervisor.is_over(at=times.instant())
+        return not self.daemon.is_over
 
     def take_leave(self) -> None:
         """Do what `dispatcher run` does at its end."""
