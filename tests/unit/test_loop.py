@@ -35,7 +35,11 @@ class Supervisor:
 
     def __init__(self) -> None:
         self.figures = Figures()
+        self.is_done = False
         self.ticks: list[tuple[list[str], int, bool]] = []
+
+    def is_over(self, *, at: Instant) -> bool:
+        return self.is_done
 
     def tick(self, events: Any, requests: Any, *, heard: bool, at: Instant) -> Instant:
         self.ticks.append(([type(event).__name__ for event in events], len(requests), heard))
@@ -197,6 +201,24 @@ def test_an_exit_waits_until_what_its_worker_said_before_was_read(
         *before, (events, requests, _) = daemon.supervisor.ticks
         assert 1 == sum(count for _, count, _ in before) + requests
         assert ["Exited"] == events
+
+
+def test_the_daemon_stays_while_an_exit_waits(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        joined(daemon, stack)
+        speak(stack, 1)
+        exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=1))
+        daemon.executor.sendall(wire.encode(exited) + b"\n")
+        daemon.loop.step()
+        assert [[]] == [events for events, *_ in daemon.supervisor.ticks], "it waits"
+
+        daemon.supervisor.is_done = True
+        daemon.loop.run()
+
+        assert "Exited" in [event for events, *_ in daemon.supervisor.ticks for event in events]
 
 
 def test_words_that_come_one_by_one_over_new_connections_share_a_commit(
