@@ -304,7 +304,7 @@ def test_the_mounts_of_this_process_are_looked_at() -> None:
 
 
 def test_no_message_names_the_draft_of_a_database(tmp_path: Path) -> None:
-    path = tmp_path / ("t" * 250)  # with more than that its name would be too long
+    path = tmp_path / "store" / ("t" * 250)  # with more than that its name would be too long
 
     with pytest.raises(StoreUnusable, match=f"{path}: File name too long; ") as failed:
         opened(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.e2e.helpers import is_alive
 from tests.e2e.world import World
 from tests.eventually import eventually
 
@@ -71,13 +72,20 @@ def test_a_run_of_the_node_before_stays_as_long_as_its_worker_lives_and_then_run
     see_it_settled(world, task, worker, "its processes live on this host: sleep")
 
 
-def test_so_does_one_of_a_cloned_state_directory_without_its_journal(
+def test_the_worker_of_a_node_whose_journal_is_lost_is_ended_before_its_task_runs_again(
     world: World, tmp_path: Path
 ) -> None:
     task, worker = leave_a_worker(world)
     move(world, tmp_path, whole=True)
 
-    see_it_settled(world, task, worker, "its processes live on this host: sleep")
+    with world.daemon() as daemon:
+        daemon.expect("run.started", task_id=task, fence=2)
+        assert not is_alive(worker)
+
+        first, _ = world.show(task)["runs"]
+        assert "orphaned" == first["outcome"]
+        world.cli("cancel", task)
+        world.until(task, "cancelled")
 
 
 def test_a_word_on_a_stranded_run_and_doctor_name_what_has_to_be_ended(
