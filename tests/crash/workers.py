@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Descriptor 9 is the diary. The lock on it is inherited by the whole tree of a run: if it is
-# taken, a process of an earlier run is still there. The diary is appended to, line by line.
+# taken (1; a sweep may kill flock before its shell), a process of an earlier run is still there.
+# The diary is appended to, line by line.
 _BEGIN = """
 exec 9>>"$0"
-flock -n 9 || echo "twin $DISPATCHER_FENCE" >&9
+flock -n 9; [ $? -ne 1 ] || echo "twin $DISPATCHER_FENCE" >&9
 echo "start $DISPATCHER_FENCE" >&9
 """
 _END = """
