@@ -184,6 +184,13 @@ def speak(stack: ExitStack, number: int) -> None:
     worker.sendall(beat(number))
 
 
+def exit_after_a_word(daemon: Daemon, stack: ExitStack) -> None:
+    """Let a worker say something, and the executor report its exit, before either is read."""
+    speak(stack, 1)
+    exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=1))
+    daemon.executor.sendall(wire.encode(exited) + b"\n")
+
+
 def test_an_exit_waits_until_what_its_worker_said_before_was_read(
     daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,9 +198,7 @@ def test_an_exit_waits_until_what_its_worker_said_before_was_read(
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
         joined(daemon, stack)
-        speak(stack, 1)
-        exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=1))
-        daemon.executor.sendall(wire.encode(exited) + b"\n")
+        exit_after_a_word(daemon, stack)
 
         while not any("Exited" in events for events, *_ in daemon.supervisor.ticks):
             daemon.loop.step()
@@ -209,9 +214,7 @@ def test_the_daemon_stays_while_an_exit_waits(
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
         joined(daemon, stack)
-        speak(stack, 1)
-        exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=1))
-        daemon.executor.sendall(wire.encode(exited) + b"\n")
+        exit_after_a_word(daemon, stack)
         daemon.loop.step()
         assert [[]] == [events for events, *_ in daemon.supervisor.ticks], "it waits"
 
