@@ -104,6 +104,11 @@ class ExecutorClient:
         self._silent = False
         self._events: list[Event] = []
         self._worker_listener: socket.socket | None = None
+        self._before_close: Callable[[], None] = lambda: None
+
+    def call_before_close(self, action: Callable[[], None]) -> None:
+        """Have `action` called before a connection is closed: its number may be another's next."""
+        self._before_close = action
 
     @property
     def answering(self) -> bool:
@@ -193,9 +198,7 @@ class ExecutorClient:
 
     def close(self) -> None:
         """Close what is open."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._close_socket()
         if self._worker_listener is not None:
             self._worker_listener.close()
 
@@ -280,8 +283,7 @@ class ExecutorClient:
 
     def _drop(self, reason: str, *, retry_at: Instant) -> None:
         if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+            self._close_socket()
             self._events.append(Disconnected(reason))
         self._received.clear()
         self._outbox.clear()
@@ -289,6 +291,12 @@ class ExecutorClient:
         self._hello, self._runs, self._greeted, self._silent = None, [], False, False
         self._incompatible = None
         self._asked_at, self._waits_since, self._retry_at = None, None, retry_at
+
+    def _close_socket(self) -> None:
+        if self._socket is not None:
+            self._before_close()
+            self._socket.close()
+            self._socket = None
 
     # Listening ----------------------------------------------------------------------------
 

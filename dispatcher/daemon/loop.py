@@ -71,6 +71,7 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self._textfile = textfile and textfile(self._selector)
         self._connection: socket.socket | None = None
+        executor.call_before_close(self._unwatch_executor)
         self._workers: Channel | None = None
         self._worker_channel = WorkerChannel()
         self._control: Channel | None = None
@@ -206,17 +207,19 @@ class Loop:
     def _watch_executor(self) -> None:
         """Wait on the executor's present connection, and for room in it while something waits."""
         connection = self._executor.connection
-        if connection is not self._connection:
-            # A closed socket has left the epoll set by itself; only the selector's book has it.
-            if self._connection is not None:
-                self._selector.unregister(self._connection)
-            if connection is not None:
-                self._selector.register(connection, selectors.EVENT_READ)
+        if connection is not None and self._connection is None:
+            self._selector.register(connection, selectors.EVENT_READ)
             self._connection = connection
         if connection is not None:
             writing = selectors.EVENT_WRITE if self._executor.wants_to_write else 0
             if self._selector.get_key(connection).events != selectors.EVENT_READ | writing:
                 self._selector.modify(connection, selectors.EVENT_READ | writing)
+
+    def _unwatch_executor(self) -> None:
+        """Forget a connection before it is closed: the next socket may get its number."""
+        if self._connection is not None:
+            self._selector.unregister(self._connection)
+            self._connection = None
 
     def _adopt_worker_listener(self) -> None:
         listener = self._executor.take_worker_listener()

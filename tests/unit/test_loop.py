@@ -54,12 +54,18 @@ class Daemon:
     def __init__(self, clock: Any) -> None:
         ours, self.executor = socket.socketpair()
         ours.setblocking(False)
+        self.waiting = [ours]
         self.client = ExecutorClient(
-            lambda: ours, node_id="me", state_dir="/ours", launcher=None, check=accept
+            self.connect, node_id="me", state_dir="/ours", launcher=None, check=accept
         )
         self.supervisor = Supervisor()
         supervisor: Any = self.supervisor
         self.loop = Loop(supervisor, self.client, clock=clock)
+
+    def connect(self) -> socket.socket:
+        if not self.waiting:
+            raise ConnectionRefusedError
+        return self.waiting.pop()
 
     def close(self) -> None:
         self.loop.close()
@@ -115,6 +121,33 @@ def test_all_who_waited_at_the_door_are_heard_before_anything_is_judged(
         assert ["Connected"] == ticks[-1][0], "what was said before is read before"
         assert WORKERS == sum(requests for _, requests, _ in ticks)
         assert [True] == [heard for *_, heard in ticks if heard]
+
+
+def test_a_worker_may_get_the_number_of_a_connection_that_just_ended(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A KeyError ended the daemon: the executor left in the turn in which a worker came."""
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        listener = stack.enter_context(channels.listen(Path("sock")))
+        greet(daemon, listener)
+        while daemon.loop.step() or daemon.loop._workers is None:
+            pass
+        connection = daemon.client.connection
+        assert connection is not None
+        number = connection.fileno()
+        while stack.enter_context(open("filler", "w")).fileno() < number:
+            pass  # so that the number will be the lowest that is free
+        worker = stack.enter_context(socket.socket(socket.AF_UNIX))
+        worker.connect("sock")
+        worker.sendall(beat(1))
+        daemon.executor.close()
+
+        while not any(requests for _, requests, _ in daemon.supervisor.ticks):
+            daemon.loop.step()
+
+        assert number in daemon.loop._workers._peers, "the case that is meant"
+        assert "Disconnected" in [name for names, *_ in daemon.supervisor.ticks for name in names]
 
 
 def test_a_beat_that_waits_for_its_grouping_is_heard_before_anything_is_judged(
