@@ -46,6 +46,7 @@ from dispatcher.times import StoreTime
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, spoken
 
 if TYPE_CHECKING:
+    from dispatcher.policy import RetryPolicy
     from dispatcher.standing import Standing, Status
 
 #: Seconds that a call waits for other writers before it raises `StoreUnavailable`.
@@ -177,7 +178,7 @@ class Client:
                 case Intent.HOLD:
                     was = self._store.hold(task_id, why, now=now)
                 case Intent.RELEASE:
-                    was = self._store.release(task_id, now=now)
+                    was = self._store.release(task_id, policy=self._policy(), now=now)
                 case Intent.RETRY:
                     was = self._store.retry(task_id, now=now)
             self._settle_abandoned(now)
@@ -204,9 +205,12 @@ class Client:
             return None
         from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
 
-        from dispatcher.policy import RetryPolicy  # noqa: PLC0415
+        return outlook(run, self._policy(), now=now, rng=SystemRandom())
 
-        return outlook(run, RetryPolicy.of(self.config.retry), now=now, rng=SystemRandom())
+    def _policy(self) -> RetryPolicy:
+        from dispatcher.policy import RetryPolicy  # noqa: PLC0415 - no submit needs it
+
+        return RetryPolicy.of(self.config.retry)
 
     def pause(self, queue: str, reason: str = "paused by an operator") -> bool:
         """Let nothing of a queue be claimed any more; False when it was so already.

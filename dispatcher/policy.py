@@ -176,6 +176,12 @@ def settle(
     )
 
 
+def next_state(run: OpenRun, retry: RetryPolicy, *, now: StoreTime) -> TaskState:
+    """Return the state that a task would be in if its run were gone now."""
+    nobody_sees_the_delay = random.Random(0)  # noqa: S311
+    return settle(run, None, retry, now=now, ended_at=now, rng=nobody_sees_the_delay).state
+
+
 def postponed(
     settlement: Settlement, *, until: StoreTime, total_at: StoreTime | None
 ) -> Settlement:
@@ -195,12 +201,6 @@ class _Account(NamedTuple):
     orphans: int
     run_at: StoreTime | None = None
     total_anew: bool = False
-
-
-def has_attempt_left(run: OpenRun) -> bool:
-    """Return whether a task has an attempt left once its run is settled with its verdict."""
-    counted = _charged(run, verdict(run, None).outcome) in COUNTED
-    return run.attempts + counted < run.max_attempts
 
 
 def _charged(run: OpenRun, outcome: Outcome) -> Outcome:
@@ -255,7 +255,7 @@ def _as_intended(run: OpenRun, judged: Verdict, account: _Account) -> _Account:
     )
     if run.intent is Intent.RETRY:
         return moved._replace(attempts=0, deferrals=0, orphans=0, total_anew=True)
-    if run.intent is Intent.RELEASE and account.state is TaskState.FAILED:
+    if run.intent is Intent.RELEASE and account.attempts >= run.max_attempts:
         return account
     return moved
 

@@ -58,6 +58,10 @@ class Processes(Protocol):
         """Whether it greeted us and answers pings: nothing is started or taken back otherwise."""
 
     @property
+    def greeting(self) -> wire.Hello | None:
+        """The greeting of the present connection, the very one that its `Connected` carries."""
+
+    @property
     def incompatible(self) -> wire.Hello | None:
         """The greeting of an executor that speaks another version, as long as it is there."""
 

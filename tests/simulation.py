@@ -50,6 +50,7 @@ class FakeExecutor:
         self.sent: list[wire.ToExecutor] = []
         self.starts: list[wire.Start] = []
         self.answering = True
+        self.greeting: wire.Hello | None = None
         self.incompatible: wire.Hello | None = None
         self.last_error: str | None = None
         self.silent = False
@@ -70,7 +71,8 @@ class FakeExecutor:
     def greet(self) -> None:
         """Greet the daemon on a fresh connection."""
         self.greetings += 1
-        self.events.append(Connected(self.hello(), tuple(self.runs.values())))
+        self.greeting = self.hello()
+        self.events.append(Connected(self.greeting, tuple(self.runs.values())))
 
     def hello(self, *, version: int = wire.VERSION) -> wire.Hello:
         """Return what it greets with."""
@@ -88,6 +90,7 @@ class FakeExecutor:
     def die(self) -> None:
         """Lose everything: the next greeting names no run."""
         self.runs.clear()
+        self.greeting = None
         self.events.append(Disconnected("died"))
 
     def has_spoken(self, *, since: Instant) -> bool:

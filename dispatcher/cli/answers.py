@@ -104,8 +104,9 @@ def _refusal_of_running(one: Asked, task: Task) -> str | None:
         return f"task {one.task_id} has {succeeded}; it cannot be {INTENDED[one.intent]}"
     course, why = _course(one.ahead), _ONLY[one.intent]
     if one.intent is Intent.RELEASE and one.ahead.state is TaskState.HELD:
-        course, why = f"{course}, with no attempt left", _retry(one.task_id)
-    elif task.intent is one.intent and one.ahead.state is TaskState.FAILED:
+        course += f", and cannot be released: {render.line(one.ahead.not_released or '')}"
+        why = _retry(one.task_id)
+    elif one.intent is Intent.HOLD and one.ahead.state is TaskState.FAILED:
         course, why = f"{course}: {render.line(one.ahead.reason)}", _retry(one.task_id)
     return f"task {one.task_id} is {course}; {why}"
 

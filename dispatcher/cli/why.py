@@ -78,7 +78,8 @@ def explain(
     if task.state is TaskState.RUNNING:
         yield from _of_running(task, runs[-1] if runs else None, status, ahead, leases)
     elif task.state is TaskState.HELD:
-        yield f"it waits for you: dispatcher release {task.id}, retry {task.id} or cancel {task.id}"
+        release = f"release {task.id}, " if task.attempts_used < task.max_attempts else ""
+        yield f"it waits for you: dispatcher {release}retry {task.id} or cancel {task.id}"
     elif task.state is TaskState.FAILED:
         yield f"dispatcher logs {task.id} shows what its last run wrote" if runs else "it never ran"
         yield f"dispatcher retry {task.id} gives it all its attempts again"

@@ -116,6 +116,11 @@ class ExecutorClient:
         return self._greeted and not self._silent
 
     @property
+    def greeting(self) -> wire.Hello | None:
+        """The greeting of the present connection; None: it has not come, or not whole."""
+        return self._hello if self._greeted else None
+
+    @property
     def incompatible(self) -> wire.Hello | None:
         """The greeting of an executor that speaks another version, as long as it is there."""
         return self._incompatible

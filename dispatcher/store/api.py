@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.model import (
@@ -32,6 +32,9 @@ from dispatcher.model import (
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
+
+if TYPE_CHECKING:
+    from dispatcher.policy import RetryPolicy
 
 
 class Store(Protocol):
@@ -294,12 +297,12 @@ class Store(Protocol):
         finished one, and one that is held already, stays as it is.
         """
 
-    def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
+    def release(self, task_id: int, *, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
         """Make a `held` task `ready`, with the budgets it had; return the state it was in before.
 
         Not one without an attempt left. Of a running one that would be held when its run is
-        settled the intent is kept. None if there is no such task; any other state: nothing is
-        written.
+        settled by `policy`, and could be released then, the intent is kept. None if there is no
+        such task; any other state: nothing is written.
         """
 
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:

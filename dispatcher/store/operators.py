@@ -6,7 +6,8 @@ intent, and no ending for what the worker still does.
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from dispatcher.model import FINISHED, Intent, OpenRun, Outcome, TaskState
 from dispatcher.store import statements
@@ -15,6 +16,9 @@ from dispatcher.store.engine import Engine
 from dispatcher.store.values import open_run_from
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
+
+if TYPE_CHECKING:
+    from dispatcher.policy import RetryPolicy
 
 #: States that an operator's `retry` leaves.
 RETRIABLE: Final = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
@@ -30,10 +34,12 @@ def cancel(engine: Engine, task_id: int, reason: str, now: StoreTime) -> TaskSta
     return state
 
 
-def hold(engine: Engine, task_id: int, reason: str) -> TaskState | None:
+def hold(engine: Engine, task_id: int, reason: str, now: StoreTime) -> TaskState | None:
     """Do what `Store.hold` promises."""
     state, run = _find(engine, task_id)
     if run is not None:
+        if run.is_ending and not _can_be_held(run, now):
+            return state
         _end(engine, run, Intent.HOLD, Outcome.HELD, reason)
     elif state not in FINISHED | {TaskState.HELD}:
         engine.change(statements.HOLD, {"id": task_id, "reason": reason})
@@ -50,12 +56,12 @@ def retry(engine: Engine, task_id: int, now: StoreTime) -> TaskState | None:
     return state
 
 
-def release(engine: Engine, task_id: int, now: StoreTime) -> TaskState | None:
+def release(engine: Engine, task_id: int, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
     """Do what `Store.release` promises."""
     state, run = _find(engine, task_id)
     if state is TaskState.HELD:
         engine.change(statements.RELEASE, {"id": task_id, "now": now})
-    elif run is not None and run.is_ending and _can_be_released(run):
+    elif run is not None and run.is_ending and _can_be_released(run, policy, now):
         _intend(engine, run, Intent.RELEASE, "released by operator")
     return state
 
@@ -83,15 +89,21 @@ def _outcome(run: OpenRun) -> Outcome:
     return verdict(run, None).outcome
 
 
-def _can_be_released(run: OpenRun) -> bool:
-    """Whether a run's task would be held once it is settled, with an attempt left."""
-    from dispatcher.policy import has_attempt_left  # noqa: PLC0415 - no submit needs it
+def _can_be_held(run: OpenRun, now: StoreTime) -> bool:
+    """Whether the task of a run that is ending may still wait: its total time-out is not over."""
+    from dispatcher.policy import RetryPolicy, next_state  # noqa: PLC0415 - no submit needs it
 
-    if not has_attempt_left(run):
-        return False
-    if run.intent is not None:
-        return run.intent in {Intent.HOLD, Intent.RELEASE}
-    return _outcome(run) is Outcome.HELD
+    held = replace(run, intent=Intent.HOLD)  # which goes by no policy
+    return next_state(held, RetryPolicy(), now=now) is TaskState.HELD
+
+
+def _can_be_released(run: OpenRun, policy: RetryPolicy, now: StoreTime) -> bool:
+    """Whether a run's task would be held once it is settled, and ready if it is released."""
+    from dispatcher.policy import next_state  # noqa: PLC0415 - no submit needs it
+
+    held = next_state(run, policy, now=now) is TaskState.HELD
+    released = replace(run, intent=Intent.RELEASE)
+    return held and next_state(released, policy, now=now) is TaskState.READY
 
 
 def _end(engine: Engine, run: OpenRun, intent: Intent, ending: Outcome, reason: str) -> None:

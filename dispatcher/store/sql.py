@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from dispatcher.calendar import Calendar, Setting
 from dispatcher.model import (
@@ -48,6 +49,9 @@ from dispatcher.store.values import (
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
+
+if TYPE_CHECKING:
+    from dispatcher.policy import RetryPolicy
 
 
 class SqlStore:
@@ -301,10 +305,10 @@ class SqlStore:
         return operators.retry(self._engine, task_id, now)
 
     def hold(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
-        return operators.hold(self._engine, task_id, reason)
+        return operators.hold(self._engine, task_id, reason, now)
 
-    def release(self, task_id: int, *, now: StoreTime) -> TaskState | None:
-        return operators.release(self._engine, task_id, now)
+    def release(self, task_id: int, *, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
+        return operators.release(self._engine, task_id, policy, now)
 
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         values = {"queue": queue, "reason": reason, "now": now}

@@ -293,7 +293,10 @@ class Supervisor:
     # Duties of every tick -------------------------------------------------------------------
 
     def _answers(self) -> bool:
-        return self._memory.hello is not None and self._processes.answering
+        """Whether the executor answers by whose greeting we go: not one whose runs are unread."""
+        hello = self._memory.hello
+        same = hello is not None and hello is self._processes.greeting
+        return same and self._processes.answering
 
     def _decide_endings(self, turn: Turn) -> None:
         """Decide what time and a stop demand; none of it while nothing could be ended.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from dispatcher.errors import StoreRefused
 from dispatcher.model import Claim, Declared, Intent, Outcome, TaskState
+from dispatcher.policy import RetryPolicy, next_state
 from dispatcher.words import Accepted, Declaration
 from tests.contract.helpers import NODE, NOW, OneByOne, later
+
+POLICY = RetryPolicy(max_deferrals=1, max_orphans=1)
 
 
 def said(store: OneByOne, claim: Claim) -> tuple[Intent | None, str | None]:
@@ -46,7 +50,8 @@ def test_of_a_run_whose_end_has_begun_the_intent_is_kept(
     begin_to_end(store, claim, how)
     why = () if verb == "retry" else ("not needed",)
 
-    assert TaskState.RUNNING is getattr(store, verb)(claim.task_id, *why, now=later(1))
+    given = {"policy": POLICY} if verb == "release" else {}
+    assert TaskState.RUNNING is getattr(store, verb)(claim.task_id, *why, now=later(1), **given)
 
     assert (intent, why[0] if why else "retried by operator") == said(store, claim)
     (run,) = store.open_runs(NODE)
@@ -80,7 +85,8 @@ def test_of_what_has_succeeded_nothing_is_intended_and_nothing_ended(
     before = store.task(claim.task_id), store.open_runs(NODE)
 
     why = ("not needed",) if verb in {"cancel", "hold"} else ()
-    assert TaskState.RUNNING is getattr(store, verb)(claim.task_id, *why, now=later(1))
+    given = {"policy": POLICY} if verb == "release" else {}
+    assert TaskState.RUNNING is getattr(store, verb)(claim.task_id, *why, now=later(1), **given)
 
     assert before == (store.task(claim.task_id), store.open_runs(NODE))
     assert [] == store.endings(NODE)
@@ -101,7 +107,8 @@ def test_the_last_word_holds(store: OneByOne) -> None:
     kept = []
 
     for verb, *why in (("cancel", "a"), ("retry",), ("hold", "b"), ("release",), ("cancel", "c")):
-        getattr(store, verb)(claim.task_id, *why, now=NOW)
+        given = {"policy": POLICY} if verb == "release" else {}
+        getattr(store, verb)(claim.task_id, *why, now=NOW, **given)
         kept.append(said(store, claim)[0])
 
     assert [Intent.CANCEL, Intent.RETRY, Intent.HOLD, Intent.RELEASE, Intent.CANCEL] == kept
@@ -113,7 +120,7 @@ def test_of_a_run_that_goes_on_nothing_is_retried_or_released(store: OneByOne) -
     before = store.task(claim.task_id)
 
     assert TaskState.RUNNING is store.retry(claim.task_id, now=NOW)
-    assert TaskState.RUNNING is store.release(claim.task_id, now=NOW)
+    assert TaskState.RUNNING is store.release(claim.task_id, policy=POLICY, now=NOW)
     assert before == store.task(claim.task_id)
 
 
@@ -125,7 +132,7 @@ def test_only_what_would_be_held_is_released(store: OneByOne) -> None:
     store.record_leader_exit(exited.run_uid, exit_code=78, signal=None, now=NOW)
 
     for claim in (timed_out, declared, exited):
-        assert TaskState.RUNNING is store.release(claim.task_id, now=NOW)
+        assert TaskState.RUNNING is store.release(claim.task_id, policy=POLICY, now=NOW)
 
     kept = [said(store, claim)[0] for claim in (timed_out, declared, exited)]
     assert [None, Intent.RELEASE, Intent.RELEASE] == kept
@@ -157,7 +164,7 @@ def test_what_has_no_attempt_left_is_not_released(store: OneByOne) -> None:
     claim = store.claimed(max_attempts=1)
     store.end(claim, outcome=Outcome.TIMED_OUT, state=TaskState.HELD, attempts=1)
 
-    assert TaskState.HELD is store.release(claim.task_id, now=later(1))
+    assert TaskState.HELD is store.release(claim.task_id, policy=POLICY, now=later(1))
     assert TaskState.HELD is store.task(claim.task_id).state
     store.retry(claim.task_id, now=later(2))
     assert TaskState.READY is store.task(claim.task_id).state
@@ -168,8 +175,44 @@ def test_a_hold_of_the_last_attempt_is_not_released(store: OneByOne) -> None:
     begin_to_end(store, claim, "ending")  # timed_out, which is charged
     store.hold(claim.task_id, "look first", now=NOW)
 
-    assert TaskState.RUNNING is store.release(claim.task_id, now=later(1))
+    assert TaskState.RUNNING is store.release(claim.task_id, policy=POLICY, now=later(1))
     assert (Intent.HOLD, "look first") == said(store, claim)
+
+
+def test_a_release_is_of_any_task_that_is_going_to_be_held_with_attempts_left(
+    store: OneByOne,
+) -> None:
+    """It was refused where no deferral was left; and with `--no-retry`, but the hold was gone."""
+    deferred, no_retry, patient = store.claimed(), store.claimed(), store.claimed()
+    for claim, word in (
+        (deferred, Declaration(task_id=0, lock="", word=Declared.DEFER)),
+        (no_retry, Declaration(task_id=0, lock="", word=Declared.FAIL, retry=False)),
+        (patient, Declaration(task_id=0, lock="", word=Declared.DEFER)),
+    ):
+        words = replace(word, task_id=claim.task_id, lock=claim.lock)
+        assert isinstance(store.declare(words, now=NOW), Accepted)
+    store.hold(no_retry.task_id, "look first", now=NOW)
+
+    no_deferral = RetryPolicy(max_deferrals=0)
+    store.release(deferred.task_id, policy=no_deferral, now=NOW)
+    store.release(no_retry.task_id, policy=POLICY, now=NOW)
+    store.release(patient.task_id, policy=POLICY, now=NOW)
+
+    kept = [said(store, claim)[0] for claim in (deferred, no_retry, patient)]
+    assert [Intent.RELEASE, Intent.RELEASE, None] == kept
+    runs = [store.open_run(claim.run_uid) for claim in (deferred, no_retry)]
+    assert all(run is not None for run in runs)
+    assert [TaskState.READY] * 2 == [
+        next_state(run, no_deferral, now=NOW) for run in runs if run is not None
+    ]
+
+
+def test_a_hold_beyond_the_total_time_out_leaves_nothing(store: OneByOne) -> None:
+    claim = store.claimed(total_timeout_ms=1_000)
+    begin_to_end(store, claim, "ending")
+
+    assert TaskState.RUNNING is store.hold(claim.task_id, "look first", now=later(2_000))
+    assert (None, None) == said(store, claim)
 
 
 @pytest.mark.parametrize(

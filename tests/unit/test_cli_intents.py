@@ -265,8 +265,8 @@ def test_a_release_without_an_attempt_left_is_refused_with_the_remedy(command: C
 
     remedy = "`dispatcher retry 1` gives all its attempts back"
     assert told == (
-        "dispatcher: task 1 is being ended as timed_out; then it is held, with no attempt left;"
-        f" {remedy}\n"
+        "dispatcher: task 1 is being ended as timed_out; then it is held, and cannot be released:"
+        f" no attempt is left; {remedy}\n"
     )
     with command.client() as client:
         assert Intent.HOLD is client.task(1).intent

@@ -251,6 +251,23 @@ def test_nothing_is_claimed_while_no_executor_answers(world: World) -> None:
     assert TaskState.RUNNING == world.state(task)
 
 
+def test_nothing_is_claimed_for_an_executor_whose_greeting_is_not_read_yet(world: World) -> None:
+    """Such a claim was settled by that greeting, which did not name it, as `orphaned`."""
+    world.start()
+    world.executor.die()
+    world.executor.greet()
+    held, world.executor.events = world.executor.events, []
+    task = world.submit("true")
+
+    world.tick()
+    assert TaskState.READY == world.state(task)
+    world.executor.events = held
+    world.run_for(1)
+
+    assert TaskState.RUNNING == world.state(task)
+    assert 1 == len(world.executor.starts)
+
+
 def test_a_fault_of_the_host_charges_no_task_and_pauses_the_node_R_35(world: World) -> None:
     tasks = [world.submit("true") for _ in range(3)]
     world.executor.refusal = wire.StartFailed(
