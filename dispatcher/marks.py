@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from dispatcher.hidden import HiddenPids, proc_hides
 from dispatcher.wire import RunUid
 
 #: Above every limit that anybody sets; the bits below carry the uid.
@@ -33,9 +34,6 @@ _LIMIT_LINE = b"Max realtime timeout"
 
 #: Lists of processes that `read_marks` takes until all of one were there to be read.
 MOST_LISTS = 20
-
-#: Pids that are asked for one by one where /proc hides processes: 0.3 s.
-MOST_PROBED = 1 << 18
 
 #: Bytes of /proc/PID/limits: about 1,300.
 _MOST_BYTES = 8192
@@ -82,9 +80,12 @@ def read_marks(
     same: so a list of which each process was still there to be read misses nobody.
     """
     read: dict[int, int | None] = {}
+    hidden = HiddenPids() if proc_hides() else None
     for _ in range(MOST_LISTS):
         gone = False
-        pids, whole = _pids()
+        pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
+        if hidden is not None:
+            pids |= hidden.look()
         for pid in sorted(pids - read.keys(), reverse=True):  # the youngest lives, if any does
             try:
                 mark = read[pid] = read_mark(pid)
@@ -95,28 +96,7 @@ def read_marks(
                     found(pid, mark)
         if not gone:
             break
-    return {pid: mark for pid, mark in read.items() if mark}, whole and not gone
-
-
-def _pids() -> tuple[set[int], bool]:
-    """Return the pids of all processes, and whether /proc lists or lets us find them all."""
-    pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
-    if not _proc_hides():
-        return pids, True
-    # What it hides are other users' processes, and ours that are not dumpable (hidepid). Their
-    # pids are found by asking for each that was given out.
-    last = int(Path("/proc/loadavg").read_text("ascii").split()[-1])
-    most = max(last, *pids)
-    probed = range(1, min(most, MOST_PROBED) + 1)
-    return pids | {pid for pid in probed if pid not in pids and _exists(pid)}, most <= MOST_PROBED
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.getsid(pid)
-    except OSError:
-        return False
-    return True
+    return {pid: mark for pid, mark in read.items() if mark}, not gone
 
 
 def lives(pid: int) -> bool:
@@ -131,18 +111,6 @@ def lives(pid: int) -> bool:
         return not exited.poll(0)
     finally:
         os.close(handle)
-
-
-def _proc_hides() -> bool:
-    """Say whether /proc is mounted so that it does not list every process for this user."""
-    if os.geteuid() == 0:
-        return False
-    with suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-            before, _, after = line.partition(b" - ")
-            if before.split()[4] == b"/proc" and b"hidepid=" in after:
-                return b"hidepid=0" not in after and b"hidepid=off" not in after
-    return False
 
 
 class Carriers:

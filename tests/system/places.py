@@ -56,8 +56,8 @@ class Namespace:
             self._init = eventually(self._find_init, within=PATIENCE)
             self.prefix = ("nsenter", f"--target={self._init.pid}", "--pid", "--mount")
             if self._pid_max is not None:
-                self._run("sh", "-c", f"echo {self._pid_max} > /proc/sys/kernel/pid_max")
-                self._run("sh", "-c", _TAKES_LOW_PIDS)
+                self.run("sh", "-c", f"echo {self._pid_max} > /proc/sys/kernel/pid_max")
+                self.run("sh", "-c", _TAKES_LOW_PIDS)
         except BaseException:
             self._unshare.kill()
             self._unshare.wait()
@@ -94,7 +94,8 @@ class Namespace:
         assert _INIT in children[0].cmdline(), children[0]
         return children[0]
 
-    def _run(self, *command: str) -> None:
+    def run(self, *command: str) -> None:
+        """Run a command in it to its end, as root."""
         subprocess.run([*self.prefix, *command], check=True)
 
 

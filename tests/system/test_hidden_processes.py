@@ -124,6 +124,18 @@ for _ in range(6000):
 """
 
 
+def leaves_hidden_survivor() -> list[str]:
+    """Return a command that starts hidden.py; its second run reports whether that still lives."""
+    return shell(f"""
+        if [ $DISPATCHER_FENCE = 2 ]; then
+            before=$(wc -c < beats); sleep 1; after=$(wc -c < beats)
+            [ $before = $after ] && echo gone || echo alive; exit
+        fi
+        (env -i {sys.executable} -I -S hidden.py &)
+        sleep 1000
+    """)
+
+
 @pytest.mark.parametrize("option", ["hidepid=1", "hidepid=2"])
 def test_a_survivor_that_proc_hides_is_swept_before_its_task_runs_again(
     users_world: World, option: str
@@ -132,16 +144,8 @@ def test_a_survivor_that_proc_hides_is_swept_before_its_task_runs_again(
     world = users_world
     sees_proc(world, option)
     (world.directory / "hidden.py").write_text(NOT_DUMPABLE)
-    script = shell(f"""
-        if [ $DISPATCHER_FENCE = 2 ]; then
-            before=$(wc -c < beats); sleep 1; after=$(wc -c < beats)
-            [ $before = $after ] && echo gone || echo alive; exit
-        fi
-        (env -i {sys.executable} -I -S hidden.py &)
-        sleep 1000
-    """)
     with world.daemon() as daemon:
-        task_id = world.submit(*script)
+        task_id = world.submit(*leaves_hidden_survivor())
         expect_file(world, "there")
         executor = daemon.executor()
         daemon.kill()

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.helpers import expect_file, python, shell
+from tests.e2e.users import belongs_to_a_user
 from tests.e2e.world import Daemon
 from tests.eventually import eventually
 from tests.system.places import Elsewhere, Namespace
+from tests.system.test_hidden_processes import NOT_DUMPABLE, leaves_hidden_survivor
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -115,6 +117,31 @@ while True:
     os.close(told)
     os.waitpid(child, 0)
 """
+
+
+def test_a_hidden_survivor_is_swept_after_the_pids_have_come_round(
+    tmp_path: Path, bytecode: Path, privileged: None
+) -> None:
+    """Pids were asked for up to the last one that was given out: a twin ran beside it."""
+    with Namespace(pid_max=1200) as namespace:
+        world = Elsewhere(tmp_path, bytecode, namespace)
+        belongs_to_a_user(world)
+        try:
+            namespace.run("mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc")
+            namespace.run("sh", "-c", "until [ $(sh -c 'echo $$') -gt 900 ]; do :; done")
+            (world.directory / "hidden.py").write_text(NOT_DUMPABLE)
+            with world.daemon(alone=False) as daemon:
+                task_id = world.submit(*leaves_hidden_survivor())
+                expect_file(world, "there")
+                kill_both(namespace, daemon)
+            namespace.run("sh", "-c", "until [ $(sh -c 'echo $$') -lt 500 ]; do :; done")
+            with world.daemon(alone=False) as daemon:
+                daemon.expect(
+                    "run.settled", task_id=task_id, fence=2, outcome="succeeded", within=40
+                )
+            assert "gone\n" == world.show(task_id)["runs"][1]["output_tail"]
+        finally:
+            world.close()
 
 
 def test_a_daemon_with_the_pid_of_a_run_that_left_a_server_behind_ends_with_its_own_run(
