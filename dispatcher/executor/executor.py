@@ -121,6 +121,7 @@ class Executor:
             self._runs.extend(uid, until)
         if self._server.accept(ready, at):
             self._greet()
+            self._runs.await_word(at)
         for message in self._server.receive(ready):
             self._obey(message, at)
         if self._shutdown_wanted and not self._stopping:

@@ -31,6 +31,11 @@ STORM = 50
 #: daemon then writes it down once. Nobody waits for a start.
 START_UNTOLD = 0.02
 
+#: Seconds that a daemon which has just connected is given to confirm runs before its absence is
+#: judged: it may have waited at the door while this process was stopped. Given again only after a
+#: start or a confirmation.
+FIRST_WORD = 2.0
+
 
 class Runs:
     """Holds the runs, and what each waits for; never waits for any of them."""
@@ -67,6 +72,7 @@ class Runs:
         self._budgets = Budgets(log, kernel.growth)
         self._due = NEVER
         self._survey_at = NEVER
+        self._awaits_word = False
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -166,6 +172,7 @@ class Runs:
         if name := run.passed_deadline(at):
             self.refuse(start, wire.Fault.LATE, f"its deadline {name} has passed")
             return
+        self._awaits_word = False
         self._runs[run.uid] = self._live[run.uid] = run
         self._survey_at = min(self._survey_at, Instant(at + SURVEY_INTERVAL))
         self._starts.append((run, start))
@@ -231,8 +238,20 @@ class Runs:
         for uid in self._runs:
             self.end_ourselves(uid, reason, at)
 
+    def await_word(self, at: Instant) -> None:
+        """Judge no absence before the daemon that has just connected could speak."""
+        if not self._awaits_word:
+            self._awaits_word = True
+            for run in self._live.values():
+                if (deadline := run.deadlines.get(wire.EndedBy.ABSENCE)) is not None:
+                    run.deadlines[wire.EndedBy.ABSENCE] = max(deadline, at + FIRST_WORD)
+
     def renew(self, deadlines: dict[wire.RunUid, dict[str, float]]) -> None:
-        """Move kill deadlines, never back."""
+        """Move kill deadlines, never back, as the daemon says."""
+        self._awaits_word = False
+        self._move(deadlines)
+
+    def _move(self, deadlines: dict[wire.RunUid, dict[str, float]]) -> None:
         for uid, moved in deadlines.items():
             if run := self._runs.get(uid):
                 for name, instant in moved.items():
@@ -244,7 +263,7 @@ class Runs:
         run = self._runs.get(uid)
         if run is not None and run.longest is not None:
             run.until = min(run.longest, max(until, run.until or until))
-            self.renew({uid: {wire.EndedBy.RUN_TIMEOUT: run.until + wire.BACKSTOP}})
+            self._move({uid: {wire.EndedBy.RUN_TIMEOUT: run.until + wire.BACKSTOP}})
 
     def forget(self, uid: wire.RunUid, at: Instant) -> None:
         """Drop a run that is gone."""

@@ -53,6 +53,8 @@ class Server:
         self._sending = memoryview(b"")
         self._passing: list[int] = []
         self._stuck_since: Instant | None = None
+        self._listens = True
+        """Whether the peer may still be written to: one that left may have left messages."""
         self._deaf_until = NEVER
         self.heard_all = True
         """Whether nothing that the daemon had said was left when it was last listened to."""
@@ -118,7 +120,7 @@ class Server:
 
     def send(self, message: wire.FromExecutor) -> None:
         """Queue a message; with nobody there it is dropped, as the next hello says it all."""
-        if self._peer is not None:
+        if self._peer is not None and self._listens:
             self._outbox.put(message)
 
     def flush(self, at: Instant) -> None:
@@ -135,8 +137,11 @@ class Server:
                 self._kernel.watch(self._peer.fileno(), writable=True)
             elif at - self._stuck_since >= PATIENCE:
                 self._drop("it does not read")
-        except OSError as error:
-            self._drop(f"cannot be written to: {error.strerror}")
+        except OSError:
+            # It has left. What it said before, starts among it, is still read, to its end.
+            self._listens = False
+            self._forget_unsent()
+            self._kernel.watch(self._peer.fileno())
         else:
             if was_stuck:
                 self._kernel.watch(self._peer.fileno())
@@ -181,8 +186,12 @@ class Server:
         if self._peer is not None:
             self._peer.close()
         self._peer = None
+        self._listens = True
         self._rest = b""
         self._lines.clear()
+        self._forget_unsent()
+
+    def _forget_unsent(self) -> None:
         self._outbox.clear()
         self._sending = memoryview(b"")
         self._passing = []

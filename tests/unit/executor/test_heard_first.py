@@ -84,6 +84,31 @@ def test_a_run_that_was_confirmed_while_we_stood_still_goes_on(world: World, bef
     assert "absence" == world.last(wire.Exited).ended_by
 
 
+def test_a_daemon_that_waited_at_the_door_may_confirm_before_its_absence_is_judged(
+    world: World,
+) -> None:
+    """It knows by the greeting what to confirm, and that came in the turn of the judgement."""
+    leader = limited(world, "absence", 4)
+
+    world.stand_still(6, lambda: setattr(world.server, "knocks", True))
+    world.server.inbox.append(renewal(world, 4))
+    world.run_for(3.9)
+    assert [] == leader.heard
+    world.run_for(0.2)
+
+    assert "absence" == world.last(wire.Exited).ended_by
+
+
+def test_daemons_that_come_again_and_again_and_confirm_nothing_save_nobody(world: World) -> None:
+    leader = limited(world, "absence", 4)
+
+    for _ in range(7):
+        world.run_for(1)
+        world.server.knocks = True
+
+    assert SIGTERM == leader.heard[0][1]
+
+
 def test_a_run_that_nobody_confirmed_is_ended_though_we_stood_still(world: World) -> None:
     leader = limited(world, "absence", 4)
 

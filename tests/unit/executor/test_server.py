@@ -101,8 +101,23 @@ def test_a_peer_that_vanishes_while_we_write_is_dropped(here: Here) -> None:
 
     here.server.send(wire.Pong(sequence=1))
     here.server.flush(Instant(100.0))
+    here.server.receive(here.kernel.wait(1))
 
     assert not here.server.connected
+
+
+def test_what_a_peer_said_before_it_left_is_heard_to_its_end(here: Here) -> None:
+    """130 starts of a daemon that left: 66 were thrown away at the first answer that failed."""
+    here.peer.sendall(b"".join(wire.encode(wire.Ping(sequence=n)) + b"\n" for n in range(130)))
+    here.peer.close()
+
+    heard: list[wire.ToExecutor] = []
+    while here.server.connected:
+        heard += here.server.receive(here.kernel.wait(1))
+        here.server.send(wire.Pong(sequence=len(heard)))
+        here.server.flush(Instant(100.0))
+
+    assert [wire.Ping(sequence=n) for n in range(130)] == heard
 
 
 def test_a_burst_is_heard_in_portions(here: Here) -> None:
