@@ -33,6 +33,9 @@ RECONNECT = (0.02, 1.0)
 PING_INTERVAL = 5.0
 SILENCE = 10.0
 
+#: The same until its greeting, which is the first thing that it does.
+SILENCE_BEFORE_GREETING = 2.0
+
 #: Seconds without listening after which a silence is not the executor's: more than a turn takes.
 LISTENING_GAP = PING_INTERVAL + 1.0
 
@@ -226,7 +229,8 @@ class ExecutorClient:
 
     def _judge_silence(self, at: Instant) -> None:
         waits, stranger = self._waits_since, self._incompatible
-        silent = waits is not None and stranger is None and at - waits > SILENCE
+        patience = SILENCE if self._greeted else SILENCE_BEFORE_GREETING
+        silent = waits is not None and stranger is None and at - waits > patience
         if silent != self._silent:
             self._silent = silent
             log.warning("executor.silent" if silent else "executor.answered")

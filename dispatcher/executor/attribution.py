@@ -68,7 +68,7 @@ class LeftAlone:
         return mark != 0 and mark in self._by_mark
 
     def has_member(self, process: Process) -> bool:
-        """Whether a process is in the session or group of one; another's may be by now."""
+        """Whether a process is in the session or group of one; another's may be by now, so last."""
         return process.session in self._by_leader or process.group in self._by_leader
 
     def has_any(self, uids: Collection[wire.RunUid]) -> bool:
@@ -89,10 +89,10 @@ class Suspects:
         self.uids = {run.uid for run in self._runs}
 
     @cached_property
-    def by_output(self) -> dict[File, wire.RunUid]:
+    def by_output(self) -> dict[File, Run]:
         """The runs by their output files: asked for seldom, and each must be looked up."""
-        identities = [(self._outputs.identity(run.output_path), run.uid) for run in self._runs]
-        return {file: uid for file, uid in identities if file is not None}
+        identities = [(self._outputs.identity(run.output_path), run) for run in self._runs]
+        return {file: run for file, run in identities if file is not None}
 
     def alive_at(self, process: Process) -> tuple[wire.RunUid, ...]:
         """Return the runs that may have started a process, the latest last."""
@@ -138,6 +138,8 @@ class Attribution:
             found = self._by_kin(process, suspects)
         if found is None:
             found = self._by_traces(process, suspects, patient=patient)
+        if found is None and self.left_alone.has_member(process):
+            found = ()
         if found is not None:
             return found
         # As the init of a container it is given orphans that no run has started.
@@ -156,9 +158,7 @@ class Attribution:
             or suspects.by_leader.get(process.session)
             or suspects.by_leader.get(process.group)
         )
-        if uid is None:
-            return () if self.left_alone.has_member(process) else None
-        return (uid,)
+        return None if uid is None else (uid,)
 
     def _by_traces(self, process: Process, suspects: Suspects, *, patient: bool) -> Runs | None:
         environment = self._kernel.environment(process)
@@ -168,6 +168,8 @@ class Attribution:
         uid = next(iter(suspects.uids & named), None)
         if uid is None and self.left_alone.has_any(named):
             return ()
-        if uid is None and (file := self._kernel.written(process.pid, suspects.by_output)):
-            uid = suspects.by_output[file]
+        if uid is None:
+            files = {file: run.output_path for file, run in suspects.by_output.items()}
+            if file := self._kernel.written(process.pid, files):
+                uid = suspects.by_output[file].uid
         return None if uid is None else (uid,)

@@ -7,7 +7,7 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -244,6 +244,6 @@ class Kernel:
         """Return a process's environment: see `procfs.environment`."""
         return procfs.environment(process)
 
-    def written(self, pid: int, files: Container[File]) -> File | None:
+    def written(self, pid: int, files: Mapping[File, str]) -> File | None:
         """Return which of these files a process writes to: see `procfs.written`."""
         return procfs.written(pid, files)

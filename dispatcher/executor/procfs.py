@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -122,23 +122,39 @@ def environment(process: Process) -> bytes | None:
     return b"" if now is None or now.opaque or now.bare or not now.alive else None
 
 
-def written(pid: int, files: Container[File]) -> File | None:
-    """Return which of these files a process has open for writing; None: none that we can see."""
+def written(pid: int, files: Mapping[File, str]) -> File | None:
+    """Return which of these files a process has open for writing; None: none that we can see.
+
+    They come with their paths. Any other file is not touched: its filesystem may never answer.
+    """
+    looks = {str(inode) for _, inode in files} | {os.path.basename(path) for path in files.values()}
     with suppress(*_NOT_SHOWN):
         for name in os.listdir(f"/proc/{pid}/fd"):
             with suppress(*_NOT_SHOWN):
+                if looks.isdisjoint(_looks(pid, name)):
+                    continue
                 there = os.stat(f"/proc/{pid}/fd/{name}")
                 file = (there.st_dev, there.st_ino)
-                if file in files and _writes(pid, name):
+                if file in files:
                     return file
     return None
 
 
-def _writes(pid: int, descriptor: str) -> bool:
-    for line in read(f"/proc/{pid}/fdinfo/{descriptor}").splitlines():
-        if line.startswith(b"flags:"):
-            return int(line.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
-    return False
+def _looks(pid: int, descriptor: str) -> set[str]:
+    """Return by what a descriptor that is open for writing may be known: its inode, its name.
+
+    Neither asks its filesystem. The inode is there since Linux 5.14, and may be another one than
+    stat(2) reports (overlayfs); the name is of no use once the file was renamed.
+    """
+    facts = dict(
+        line.decode().split(":", 1)
+        for line in read(f"/proc/{pid}/fdinfo/{descriptor}").splitlines()
+        if line.startswith((b"flags:", b"ino:"))
+    )
+    if int(facts["flags"], 8) & os.O_ACCMODE == os.O_RDONLY:
+        return set()
+    path = os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(" (deleted)")
+    return {facts.get("ino", "").strip(), os.path.basename(path)}
 
 
 def read(path: str) -> bytes:

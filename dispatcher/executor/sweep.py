@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from dispatcher import wire
@@ -30,8 +30,8 @@ class _Scan:
     """Whether no process with a mark can be missing."""
     dead: defaultdict[wire.RunUid, set[int]] = field(default_factory=lambda: defaultdict(set))
     """Pids of those that had a mark and are dead: just now they may have left others behind."""
-    unread: list[str] = field(default_factory=list)
-    """Processes that may be of runs without a mark."""
+    unread: list[Process] = field(default_factory=list)
+    """Processes that may be of runs without a mark, if they are as young."""
     hidden: dict[wire.RunUid, str] = field(default_factory=dict)
     """Runs whose leader may still be there, and why nobody can say."""
 
@@ -51,10 +51,9 @@ class Survivors:
         looks: dict[wire.RunUid, Look] = {}
         for run in runs:
             processes = first.found[run.uid] | second.found[run.uid]
-            unread = () if run.marked else (first.unread + second.unread)[:1]
             if processes:
                 looks[run.uid] = Present([*processes.values()])
-            elif why := second.hidden.get(run.uid) or "".join(unread):
+            elif why := second.hidden.get(run.uid) or _unread(run, first.unread + second.unread):
                 looks[run.uid] = Unknown(why)
             elif not second.whole or second.dead[run.uid] - first.dead[run.uid]:
                 looks[run.uid] = Unknown("processes come and go while they are looked at")
@@ -81,7 +80,7 @@ class Survivors:
             if process.pid not in owners:
                 environment = self._kernel.environment(process)
                 if environment is None:
-                    scan.unread.append(f"{process.name} ({process.pid}) cannot be read yet")
+                    scan.unread.append(process)
                 for uid in markers(environment or b"") & scan.found.keys():
                     owners[process.pid] = uid
         _follow_lineage(owners, everyone)
@@ -119,7 +118,7 @@ class Survivors:
 
     def _writers(self, runs: Collection[Run]) -> dict[wire.RunUid, Look]:
         """Return who writes to the outputs that are still locked, of these runs."""
-        locked: dict[File, wire.RunUid] = {}
+        locked: dict[File, Run] = {}
         unknown: dict[wire.RunUid, Look] = {}
         for run in runs:
             try:
@@ -128,15 +127,25 @@ class Survivors:
                 unknown[run.uid] = Unknown(f"{run.output_path}: {error.strerror}")
             else:
                 if held and (file := self._outputs.identity(run.output_path)):
-                    locked[file] = run.uid
-        found: dict[wire.RunUid, list[Process]] = {uid: [] for uid in locked.values()}
+                    locked[file] = run
+        found: dict[wire.RunUid, list[Process]] = {run.uid: [] for run in locked.values()}
+        paths = {file: run.output_path for file, run in locked.items()}
         for process in self._everyone().values() if locked else ():
-            if file := self._kernel.written(process.pid, locked):
-                found[locked[file]].append(process)
+            if file := self._kernel.written(process.pid, paths):
+                found[locked[file].uid].append(process)
         seen = "its output file is locked, and no process is seen that writes to it"
         return unknown | {
             uid: Present(some) if some else Unknown(seen) for uid, some in found.items()
         }
+
+
+def _unread(run: Run, processes: Iterable[Process]) -> str | None:
+    """Return why a process that cannot be read may be of a run; None: none may."""
+    for process in processes:
+        young = process.opaque or process.start_ticks >= (run.start_ticks or 0)
+        if young and not run.marked:
+            return f"{process.name} ({process.pid}) cannot be read yet"
+    return None
 
 
 def _follow_lineage(owners: Owners, everyone: Everyone) -> None:

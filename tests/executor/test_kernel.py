@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,38 @@ from dispatcher.executor.kernel import Kernel
 def kernel() -> Iterator[Kernel]:
     with closing(Kernel()) as kernel:
         yield kernel
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_who_writes_to_an_output_is_found_and_no_other_filesystem_is_asked(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, renamed: bool
+) -> None:
+    """A file on a dead mount made everybody's look fail, or the executor hang."""
+    output, other = tmp_path / "uid.log", tmp_path / "on a dead mount"
+    with output.open("ab") as ours, other.open("ab") as dead, output.open() as reads:
+        command = ["sleep", "1000"]
+        writer = subprocess.Popen(command, stdout=ours, stderr=dead, stdin=reads)
+        reader = subprocess.Popen(command, stdout=dead, stderr=dead, stdin=reads)
+    found = output.stat()
+    file = (found.st_dev, found.st_ino)
+    if renamed:
+        output.rename(tmp_path / "moved.log")
+    stat = os.stat
+
+    def asked(path: str) -> os.stat_result:
+        if os.readlink(path) == str(other):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return stat(path)
+
+    monkeypatch.setattr("dispatcher.executor.procfs.os.stat", asked)
+    try:
+        assert file == kernel.written(writer.pid, {file: str(output)})
+        assert kernel.written(reader.pid, {file: str(output)}) is None
+    finally:
+        monkeypatch.undo()
+        for process in (writer, reader):
+            process.kill()
+            process.wait()
 
 
 def test_a_released_handle_is_quiet_though_somebody_still_has_a_copy(kernel: Kernel) -> None:

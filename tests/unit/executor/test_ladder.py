@@ -573,6 +573,23 @@ def test_what_was_left_alone_is_known_by_its_mark_when_nothing_else_is_left(worl
     assert [] == helper.heard + world.said(wire.Stray)
 
 
+def test_a_session_number_of_what_was_left_alone_may_be_another_runs_by_now(world: World) -> None:
+    """The daemon has no mark, as it set that limit itself; its environment names its run."""
+    serving = world.start("a" * 32, report_leftovers=True)
+    world.kernel.born(serving.pid, leads=True)
+    world.kernel.dies(serving)
+    world.run_for(5)
+    other = world.start("b" * 32, leftover_grace=0.0)
+    environment = b"DISPATCHER_RUN=" + b"b" * 32 + b"\0"
+    daemon = world.kernel.born(other.pid, mark=0, environment=environment)
+    daemon.session = daemon.group = serving.pid
+    world.kernel.dies(other)
+    world.run_for(5)
+
+    assert SIGTERM == daemon.heard[0][1]
+    assert 1 == len(world.last(wire.Exited).exit.leftovers)
+
+
 def test_as_the_init_of_a_container_it_ends_no_stranger_that_it_is_given(world: World) -> None:
     """R-15: every orphan of its pid namespace becomes its child."""
     world.kernel.pid = 1  # type: ignore[misc]

@@ -56,6 +56,15 @@ def test_what_cannot_be_read_of_a_stranger_does_not_keep_a_marked_run(
     assert Unknown(f"p{stranger.pid} ({stranger.pid}) cannot be read yet") == unmarked
 
 
+def test_a_stranger_that_is_older_than_a_run_is_none_of_its_processes(
+    kernel: FakeKernel, survivors: Survivors
+) -> None:
+    kernel.born(INIT, leads=True, environment=None)
+    unmarked = inherited(pid=50, start_ticks=kernel.ticks() + 1, marked=False)
+
+    assert ABSENT is survivors.look([unmarked])[OURS]
+
+
 def test_a_leader_that_proc_does_not_show_is_not_proved_gone(
     kernel: FakeKernel, survivors: Survivors
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import select
 import signal
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -234,7 +234,7 @@ class FakeKernel:
     def environment(self, process: Process) -> bytes | None:
         return self.processes[process.pid].environment
 
-    def written(self, pid: int, files: Container[File]) -> File | None:
+    def written(self, pid: int, files: Mapping[File, str]) -> File | None:
         return None
 
     def _raise(self) -> None:
