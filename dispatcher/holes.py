@@ -23,7 +23,8 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 def punch(path: str, offset: int, length: int) -> None:
     """Give back the blocks of a part of a file; its size stays. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO would wait
+    descriptor = os.open(path, flags)
     try:
         _punch(descriptor, offset, length)
     finally:

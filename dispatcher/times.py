@@ -64,7 +64,12 @@ def _whole_seconds(seconds: int) -> str:
 
 def boot_id() -> str:
     """Return the id of this boot: instants of another boot mean nothing in this one."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    path = Path("/proc/sys/kernel/random/boot_id")
+    try:
+        return path.read_text("ascii").strip()
+    except OSError as error:
+        remedy = "mount /proc whole, without subset=pid"
+        raise OSError(error.errno, f"{error.strerror}; {remedy}", str(path)) from error
 
 
 def reckoning() -> str:

@@ -190,6 +190,7 @@ def _settle_down() -> tuple[int, int]:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # of a lease that somebody breaks
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would cost all exit codes
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from dispatcher.executor.outputs import OutputLocked, Outputs
+from dispatcher.holes import BLOCK, punch
 
 
 @pytest.fixture
@@ -53,6 +55,53 @@ def test_a_file_that_somebody_still_has_open_is_not_handed_on(
     assert outputs.identity(first) != outputs.identity(second)
     assert outputs.is_locked(first)
     os.close(held)
+
+
+@pytest.mark.parametrize("mode", [os.O_RDONLY, os.O_WRONLY | os.O_APPEND])
+def test_a_file_that_somebody_opened_by_its_name_is_not_handed_on(
+    outputs: Outputs, tmp_path: Path, mode: int
+) -> None:
+    """A `tail -f` of the former run, or a process of it that goes on and dropped the lock."""
+    first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
+    os.close(outputs.open(first))
+    outputs.end(first)
+    other = os.open(first, mode)
+
+    os.close(outputs.open(second))
+
+    assert outputs.identity(first) == (os.fstat(other).st_dev, os.fstat(other).st_ino)
+    assert outputs.identity(first) != outputs.identity(second)
+    os.close(other)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
+def test_only_a_regular_file_is_opened_and_nobody_waits(
+    outputs: Outputs, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "run.log"
+    match kind:
+        case "fifo":
+            os.mkfifo(path)
+        case "link":
+            path.symlink_to(tmp_path / "elsewhere")
+        case _:
+            path.mkdir()
+
+    with pytest.raises(OSError, match=r"No such device|symbolic links|directory"):
+        outputs.open(str(path))
+    assert "" == outputs.tail(str(path))
+    with suppress(OSError):
+        punch(str(path), 0, BLOCK)
+
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_program_finds_its_output_as_it_expects_it(outputs: Outputs, tmp_path: Path) -> None:
+    descriptor = outputs.open(str(tmp_path / "run.log"))
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    os.close(descriptor)
+
+    assert os.O_APPEND == flags & (os.O_APPEND | os.O_NONBLOCK)
 
 
 def test_a_file_that_was_tidied_away_does_no_harm(outputs: Outputs, tmp_path: Path) -> None:
