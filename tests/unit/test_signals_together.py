@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,7 +19,7 @@ from tests.simulation import World
 
 
 def loop_of(world: World, signals: Signals, how: Stop) -> Loop:
-    executor = cast("ExecutorClient", None)
+    executor = cast("ExecutorClient", SimpleNamespace(call_before_close=lambda _: None))
     return Loop(world.supervisor, executor, signals=signals, on_stop=how)
 
 
