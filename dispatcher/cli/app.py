@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -106,6 +107,11 @@ EXIT_CODES: Mapping[type[DispatcherError], ExitCode] = {
 }
 
 
+#: Verbs that run until they are stopped. They leave also where the reader of stderr has stopped:
+#: after so many seconds, without their last message.
+SERVICES = frozenset({"run", "executor"})
+LAST_MESSAGE_WITHIN = 2
+
 #: What goes wrong with a file that was open already: stdout's.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
@@ -184,6 +190,7 @@ def run(arguments: Sequence[str]) -> int:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - as long as we live
         # Names and outputs of others may hold anything; a message must not fail on them.
         getattr(sys, name).reconfigure(errors="backslashreplace")
+    verb = next((word for word in arguments if word in VERBS), None)
     try:
         code: int | None = dispatcher.main(arguments, prog_name="dispatcher", standalone_mode=False)
         sys.stdout.flush()
@@ -196,20 +203,27 @@ def run(arguments: Sequence[str]) -> int:
         _forget_stdout()
         return ExitCode.NOT_SO
     except (ClickException, DispatcherError, OSError) as error:
-        verb = next((word for word in arguments if word in VERBS), None)
         message, failure = _told(error, verb)
+        _bound_last_message(verb, failure)
         _say(message)
         if isinstance(error, OSError) and error.filename is None:
             _forget_stdout()
         return failure
     except Exception as error:
         # Whoever reads a service's journal wants all of it.
-        verb = next((word for word in arguments if word in VERBS), None)
-        if os.environ.get("DISPATCHER_TRACEBACK") or verb in {"run", "executor"}:
+        if os.environ.get("DISPATCHER_TRACEBACK") or verb in SERVICES:
+            _bound_last_message(verb, ExitCode.NOT_SO)
             raise
         _say(f"{_where(error)}; a bug: DISPATCHER_TRACEBACK=1 shows all of it")
         return ExitCode.NOT_SO
     return code or ExitCode.OK
+
+
+def _bound_last_message(verb: str | None, code: int) -> None:
+    """Let a service exit with `code` also while its last write waits for the reader of stderr."""
+    if verb in SERVICES:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
+        signal.alarm(LAST_MESSAGE_WITHIN)
 
 
 def _forget_stdout() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
-from typing import TextIO
 
 from dispatcher.cli.progress import Tell, bar
 from dispatcher.client import Client
@@ -30,13 +28,7 @@ def shown(config: Config) -> Iterator[Callable[[Instant], Instant]]:
     with ExitStack() as stack, bar("done", 0) as tell:
         # In the first turn: the daemon has opened the store then, and knows that it can be used.
         opened = cache(lambda: stack.enter_context(Client(config, patience=PATIENCE)))
-        stdout = sys.stdout
-        if stdout.isatty():
-            sys.stdout = _Above(stdout)
-        try:
-            yield _Onlooker(opened, tell)
-        finally:
-            sys.stdout = stdout
+        yield _Onlooker(opened, tell)
 
 
 class _Onlooker:
@@ -64,16 +56,3 @@ class _Onlooker:
         if self._before is None:
             self._before = finished + held
         self._tell(finished + held - self._before, everything - self._before)
-
-
-class _Above:
-    """A terminal on which each line takes the bar's place, which is drawn anew below it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        return self._stream.write(f"\r\x1b[2K{text}")
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)

@@ -6,6 +6,7 @@ Rich draws it, and is imported when the first bar is drawn: whoever waits has th
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ class _Bar:
 
     def tell(self, done: int, total: int | None = None) -> None:
         now = instant()
-        if now < self._next:
+        if now < self._next or not _has_room(sys.stderr.fileno()):
             return
         self._next = Instant(now + _FRAME)
         self._total = total or self._total
@@ -65,8 +66,15 @@ class _Bar:
         self._drawn.update(self._task, completed=done, total=self._total, refresh=True)
 
     def close(self) -> None:
-        if self._drawn is not None:
+        if self._drawn is not None and _has_room(sys.stderr.fileno()):
             self._drawn.stop()
+
+
+def _has_room(descriptor: int) -> bool:
+    """Say whether a terminal takes what is drawn: after Ctrl-S it does not, and we do not wait."""
+    room = select.poll()
+    room.register(descriptor, select.POLLOUT)
+    return bool(room.poll(0))
 
 
 def _drawn() -> Progress:

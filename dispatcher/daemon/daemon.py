@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -47,6 +48,12 @@ log = structlog.get_logger()
 #: Seconds that a transaction may wait for the database before the loop goes back to the sockets.
 STORE_PATIENCE = 0.02
 
+#: Seconds that a slow reader of the log is given for the last lines.
+LAST_LINES_WITHIN = 1.0
+
+#: What removes the line of a terminal that the cursor is in: ECMA-48, EL.
+CLEAR_LINE = "\r\x1b[2K"
+
 
 def main(
     config: Config, *, drain: bool, onlooker: Callable[[Instant], Instant] | None = None
@@ -59,8 +66,12 @@ def main(
     `StoreUnusable`.
     """
     me = node_id(config.state_dir)
-    logs.set_up(config, node=me)
+    # What draws a bar on this terminal redraws it below each line that takes its place.
+    before_line = CLEAR_LINE if onlooker is not None and sys.stdout.isatty() else ""
+    set_up_logs = partial(logs.set_up, node=me, before_line=before_line)
+    set_up_logs(config)
     with ExitStack() as stack:
+        stack.callback(logs.close, within=LAST_LINES_WITHIN)
         stack.enter_context(hold(config.state_dir / "lock", f"state directory {config.state_dir}"))
         refuse_copy(me, config.state_dir)
         stack.enter_context(_hold_runtime_dir(config))
@@ -88,7 +99,7 @@ def main(
             reloaded = with_environments(reloaded, *environments)
             supervisor.reconfigure(follows)
             outputs.bounds = _bounds(reloaded.config)
-            logs.set_up(reloaded.config, node=me)
+            set_up_logs(reloaded.config)
             holds, goes_by = reloaded.config, follows
             return reloaded
 

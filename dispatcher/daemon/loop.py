@@ -144,9 +144,6 @@ class Loop:
         """Do what is due beside the tasks; yield when to be awake for the next of each."""
         if self._outputs is not None:
             yield self._look_after(self._outputs, at)
-        if at >= logs.repeats.due:
-            logs.tell_ceased(at)
-        yield logs.repeats.due
         if self._notifier is not None:
             yield self._tell_manager(self._notifier, at)
         if self._textfile is not None:
@@ -155,6 +152,9 @@ class Loop:
             yield self._textfile.due
         if self._onlooker is not None:
             yield self._onlooker(at)
+        if at >= logs.due():
+            logs.keep_up(at)
+        yield logs.due()  # last: each line before may have met a reader that stopped
 
     def take_leave(self, *, for_good: bool, within: float) -> None:
         """Send what the executor has not been sent yet, in so many seconds at most.

@@ -34,6 +34,9 @@ from dispatcher.wire import ExitCode
 #: spawning it has long returned, still holds what it will have closed in the end.
 LOCK_PATIENCE = 2.0
 
+#: Seconds that a slow reader of the log is given for the last lines.
+LAST_LINES_WITHIN = 1.0
+
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -45,6 +48,13 @@ def main() -> int:
     )
     _close_inherited()
     log = Log(sys.stderr.fileno(), node=options.node_id)
+    try:
+        return _run(state_dir, runtime_dir, options, log)
+    finally:
+        log.close(within=LAST_LINES_WITHIN)
+
+
+def _run(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log) -> int:
     try:
         _check(state_dir, runtime_dir)
         locks = [_lock(directory) for directory in dict.fromkeys((state_dir, runtime_dir))]

@@ -135,7 +135,7 @@ class Executor:
         self._answer()
         self._server.flush(at)
         if at >= self._log.due:
-            self._log.tell_ceased(at)
+            self._log.keep_up(at)
         self._open_when_swept()
 
     def _tell_manager(self, notifier: Notifier, at: Instant) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 import msgspec
 
@@ -13,11 +12,15 @@ from dispatcher import times, wire
 from dispatcher.logs import journald
 from dispatcher.logs.catalogue import EXECUTOR, Event
 from dispatcher.logs.repeats import Repeats
+from dispatcher.logs.writer import NonBlockingWriter
 from dispatcher.times import Instant
 
 
 class Log:
-    """Writes one line per event to a descriptor; a full disk costs the line, never the caller."""
+    """Writes one line per event to a descriptor.
+
+    A full disk, or a reader that has stopped, costs lines; it never holds up the caller.
+    """
 
     def __init__(
         self,
@@ -27,7 +30,7 @@ class Log:
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], Instant] = times.instant,
     ) -> None:
-        self._descriptor = descriptor
+        self._writer = NonBlockingWriter(descriptor, report=self._report_dropped, clock=clock)
         self._whose = {"node": node} if node else {}
         self._prefixes = journald.PREFIX if journald.leads_to(descriptor, environ) else {}
         self._clock = clock
@@ -51,24 +54,32 @@ class Log:
             **{name: wire.as_utf8(f) if isinstance(f, str) else f for name, f in facts.items()},
             **self._whose,
         }
-        with suppress(OSError):
-            prefix = self._prefixes.get(known.level, "").encode()
-            os.write(self._descriptor, prefix + msgspec.json.encode(line) + b"\n")
+        prefix = self._prefixes.get(known.level, "").encode()
+        self._writer.write(prefix + msgspec.json.encode(line) + b"\n")
 
     @property
     def due(self) -> Instant:
-        """When to `tell_ceased`."""
-        return self._repeats.due
+        """When to `keep_up`."""
+        return min(self._repeats.due, self._writer.due)
 
-    def tell_ceased(self, at: Instant) -> None:
-        """Say which repetitions have ended."""
-        for facts in self._repeats.ceased(at):
-            self("error.ceased", **facts)
+    def keep_up(self, at: Instant) -> None:
+        """Write what the reader had no room for, and report which repetitions have ended."""
+        self._writer.retry()
+        if at >= self._repeats.due:
+            for facts in self._repeats.ceased(at):
+                self("error.ceased", **facts)
 
     def last_words(self) -> None:
-        """Say what was left out and not told yet: the process ends."""
+        """Report what was left out and not reported yet: the process ends."""
         for facts in self._repeats.last_words():
             self("error.ceased", **facts)
+
+    def close(self, *, within: float) -> None:
+        """Give the reader so many seconds to take what it had no room for."""
+        self._writer.close(within=within)
+
+    def _report_dropped(self, lines: int) -> None:
+        self("log.dropped", lines=lines)
 
 
 #: A line is better than a crash; tests find it.

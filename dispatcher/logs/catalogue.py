@@ -70,6 +70,14 @@ _CEASED = Event(
     fields={"of": str, "same": dict[str, object], "left_out": int},
 )
 
+#: What follows a reader's standstill, in either log.
+_DROPPED = Event(
+    "The reader of this log had stopped, and more lines came than were queued for it (1 MiB): so"
+    " many are missing between the line before and this one.",
+    "warning",
+    fields={"lines": int},
+)
+
 #: What the daemon logs.
 DAEMON: Mapping[str, Event] = MappingProxyType(
     {
@@ -316,6 +324,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"mistakes": list[str]},
         ),
         "error.ceased": _CEASED,
+        "log.dropped": _DROPPED,
     }
 )
 
@@ -428,5 +437,6 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
             same_by=("error",),
         ),
         "error.ceased": _CEASED,
+        "log.dropped": _DROPPED,
     }
 )

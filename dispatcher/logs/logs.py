@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,7 @@ from dispatcher import times
 from dispatcher.config.config import Config
 from dispatcher.logs import catalogue, journald
 from dispatcher.logs.repeats import Repeats
+from dispatcher.logs.writer import NonBlockingWriter
 from dispatcher.times import Instant, iso, wall_clock
 
 #: Fields that hold secrets wherever they appear.
@@ -56,10 +58,14 @@ def set_up(
     node: str = "",
     stream: TextIO | None = None,
     strict: bool = False,
+    before_line: str = "",
     environ: Mapping[str, str] = os.environ,
     clock: Callable[[], Instant] = times.instant,
 ) -> None:
-    """Send every event of the configured level and above to `stream` (stdout), flushed by line.
+    """Send every event of the configured level and above to `stream` (stdout), line by line.
+
+    A reader of `stream` that has stopped costs lines (`log.dropped`), never time.
+    `before_line` is what a terminal needs before each line, to remove what is drawn in its place.
 
     Each JSON line names the `node`, so that the lines of several hosts can be put together.
 
@@ -67,7 +73,7 @@ def set_up(
     `SecretField` for a secret; otherwise it is written, and without the secret. Calling it again
     replaces what held before; the sequence goes on.
     """
-    _out.stream = stream or sys.stdout
+    _out.lead_to(stream or sys.stdout, before_line=before_line, clock=clock)
     form = config.logs.format
     drawn = form == "console" or (form == "auto" and _out.stream.isatty())
     prefixed = form == "auto" and journald.leads_to(_descriptor(_out.stream), environ)
@@ -86,14 +92,26 @@ def set_up(
     )
 
 
-def tell_ceased(at: Instant) -> None:
-    """Say which repetitions have ended: when `repeats.due`."""
-    _tell(repeats.ceased(at))
+def due() -> Instant:
+    """Return when to `keep_up`."""
+    return min(repeats.due, _out.due)
+
+
+def keep_up(at: Instant) -> None:
+    """Write what a reader had no room for, and report which repetitions have ended."""
+    _out.retry()
+    if at >= repeats.due:
+        _tell(repeats.ceased(at))
 
 
 def last_words() -> None:
-    """Say what was left out and not told yet: the process ends."""
+    """Report what was left out and not reported yet: the process ends."""
     _tell(repeats.last_words())
+
+
+def close(*, within: float) -> None:
+    """Give the reader so many seconds to take what it had no room for."""
+    _out.close(within=within)
 
 
 def _tell(ended: Iterable[Mapping[str, object]]) -> None:
@@ -217,22 +235,56 @@ def _line_of(node: str) -> Processor:
 
 
 class _Out:
-    """Writes lines; a full disk or a closed pipe does not turn against their writer.
+    """Writes lines; a full disk, a closed pipe or a stopped reader does not hold up their writer.
 
     The only one: a logger may keep it, and `set_up` still changes where its lines go.
     """
 
     def __init__(self) -> None:
         self.stream: TextIO = sys.stdout
+        self._before_line = ""
+        self._writer: NonBlockingWriter | None = None
+        """None for a stream without a descriptor, which is in memory."""
+
+    def lead_to(self, stream: TextIO, *, before_line: str, clock: Callable[[], Instant]) -> None:
+        self._before_line = before_line
+        if self._writer is not None and stream is self.stream:
+            return
+        self.close(within=0)
+        self.stream = stream
+        if (descriptor := _descriptor(stream)) >= 0:
+            stream.flush()
+            self._writer = NonBlockingWriter(descriptor, report=_report_dropped, clock=clock)
+
+    @property
+    def due(self) -> Instant:
+        return Instant(math.inf) if self._writer is None else self._writer.due
+
+    def retry(self) -> None:
+        if self._writer is not None:
+            self._writer.retry()
+
+    def close(self, *, within: float) -> None:
+        if self._writer is not None:
+            self._writer.close(within=within)
+            self._writer = None
 
     def write(self, line: str) -> None:
+        text = f"{self._before_line}{line}\n"
+        if self._writer is not None:
+            self._writer.write(text.encode(self.stream.encoding, "backslashreplace"))
+            return
         try:
-            self.stream.write(line + "\n")
+            self.stream.write(text)
             self.stream.flush()
         except (OSError, ValueError):
             pass
 
     debug = info = warning = error = critical = write
+
+
+def _report_dropped(lines: int) -> None:
+    structlog.get_logger().warning("log.dropped", lines=lines)
 
 
 _out = _Out()

@@ -151,9 +151,9 @@ def test_r51_what_repeats_is_held_back_by_the_catalogue_alone(tmp_path: Path) ->
     assert 1000 - BURST == stream.events()[-1]["left_out"]
 
     log.warning("lease.refused", task_id=1, error="not_owner")
-    logs.tell_ceased(Instant(INTERVAL + 1))
+    logs.keep_up(Instant(INTERVAL + 1))
     assert "lease.refused" == stream.events()[-1]["event"]
-    logs.tell_ceased(Instant(2 * INTERVAL))
+    logs.keep_up(Instant(2 * INTERVAL))
     ceased = stream.events()[-1]
     assert ("error.ceased", "lease.refused", {"error": "not_owner"}, 1) == tuple(
         ceased[name] for name in ("event", "of", "same", "left_out")
@@ -264,3 +264,24 @@ def test_setting_up_again_reaches_loggers_that_were_used_before(tmp_path: Path) 
 
     assert ["run.started"] == [event["event"] for event in early.events()]
     assert ["worker.unkillable"] == [event["event"] for event in late.events()]
+
+
+def test_what_a_stopped_reader_missed_is_counted_when_it_is_back(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with open(write, "w", encoding="utf-8") as stream:
+        logs.set_up(config(tmp_path), stream=stream, strict=True, clock=lambda: Instant(0.0))
+        for _ in range(6000):
+            structlog.get_logger().info("daemon.signalled", signal="x" * 200)
+        os.set_blocking(read, False)
+        taken = b""
+        while logs.due() < float("inf"):
+            taken += os.read(read, 1 << 16)
+            logs.keep_up(Instant(1.0))
+        taken += os.read(read, 1 << 16)
+        logs.close(within=0)
+    os.close(read)
+
+    *kept, dropped = (json.loads(line) for line in taken.splitlines())
+    assert ("log.dropped", "warning") == (dropped["event"], dropped["level"])
+    assert 6000 == len(kept) + dropped["lines"]
+    assert kept[-1]["sequence"] + dropped["lines"] + 1 == dropped["sequence"]

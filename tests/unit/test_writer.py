@@ -1,0 +1,158 @@
+"""Log lines for a reader that stops: queued, then dropped and counted; never waited for."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import socket
+import termios
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dispatcher.logs import writer
+from dispatcher.logs.writer import MOST_QUEUED, RETRY, NonBlockingWriter
+from dispatcher.times import Instant
+
+LINE = b"x" * 999 + b"\n"
+
+
+class Reader:
+    """A descriptor with its other end, and a writer to it whose time is the test's."""
+
+    def __init__(self, write: int, read: int) -> None:
+        self.write, self.read = write, read
+        self.now = Instant(0.0)
+        self.dropped: list[int] = []
+        self.writer = NonBlockingWriter(write, report=self.report, clock=lambda: self.now)
+
+    def report(self, lines: int) -> None:
+        self.dropped.append(lines)
+        self.writer.write(b"dropped %d\n" % lines)
+
+    def take(self) -> bytes:
+        """Read all that is there, as a reader that is back does."""
+        os.set_blocking(self.read, False)
+        taken = b""
+        while True:
+            try:
+                taken += os.read(self.read, 1 << 16)
+            except BlockingIOError:
+                return taken
+
+
+@pytest.fixture(params=["pipe", "fifo", "terminal", "stream socket", "another user's pipe"])
+def reader(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Reader]:
+    kept: list[socket.socket] = []
+    match request.param:
+        case "fifo":
+            os.mkfifo(tmp_path / "fifo")
+            read = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+            write = os.open(tmp_path / "fifo", os.O_WRONLY)
+        case "terminal":
+            read, write = pty.openpty()
+            tty.setraw(write)
+        case "stream socket":
+            kept = list(socket.socketpair())
+            read, write = (end.fileno() for end in kept)
+        case "another user's pipe":
+            read, write = os.pipe()
+            monkeypatch.setattr(writer, "_reopened", _refused)
+        case _:
+            read, write = os.pipe()
+    found = Reader(write, read)
+    yield found
+    found.writer.close(within=0)
+    if kept:
+        for end in kept:
+            end.close()
+    else:
+        os.close(read)
+        os.close(write)
+
+
+def _refused(_descriptor: int) -> int:
+    raise PermissionError
+
+
+def test_a_reader_that_stops_costs_lines_and_gets_their_number_when_it_is_back(
+    reader: Reader,
+) -> None:
+    for number in range(4000):  # 4 MB: more than any of them holds, and more than is queued
+        reader.writer.write(b"%06d" % number + LINE)
+
+    assert reader.now + RETRY == reader.writer.due
+    taken = reader.take()
+    while reader.writer.due < float("inf"):
+        reader.writer.retry()
+        taken += reader.take()
+
+    [dropped] = reader.dropped
+    *kept, last = taken.splitlines()
+    assert b"dropped %d" % dropped == last
+    assert 4000 == len(kept) + dropped
+    assert [b"%06d" % number for number in range(len(kept))] == [line[:6] for line in kept]
+    assert MOST_QUEUED - 2000 < len(taken)
+
+
+def test_what_is_queued_follows_in_order_with_the_next_line(reader: Reader) -> None:
+    written = 0
+    while reader.writer.due == float("inf"):
+        reader.writer.write(b"%06d" % written + LINE)
+        written += 1
+    taken = reader.take()
+
+    reader.writer.write(b"%06d" % written + LINE)
+
+    taken += reader.take()
+    assert [b"%06d" % n for n in range(written + 1)] == [line[:6] for line in taken.splitlines()]
+    assert not reader.dropped
+
+
+def test_a_terminal_stopped_by_ctrl_s_holds_nobody_up() -> None:
+    leader, follower = pty.openpty()
+    terminal = Reader(follower, leader)
+    termios.tcflow(follower, termios.TCOOFF)
+
+    terminal.writer.write(b"hello\n")
+    assert b"" == terminal.take()
+
+    termios.tcflow(follower, termios.TCOON)
+    terminal.writer.retry()
+    assert b"hello\r\n" == terminal.take()
+    terminal.writer.close(within=0)
+    os.close(leader)
+    os.close(follower)
+
+
+def test_the_descriptor_that_others_share_keeps_its_mode(reader: Reader) -> None:
+    before = fcntl.fcntl(reader.write, fcntl.F_GETFL)
+    reader.writer.write(LINE)
+    reader.writer.close(within=0)
+    assert before == fcntl.fcntl(reader.write, fcntl.F_GETFL)
+
+
+def test_at_the_end_a_reader_gets_what_it_takes_in_time(reader: Reader) -> None:
+    for _ in range(4000):
+        reader.writer.write(LINE)
+    times = iter([Instant(0.0), Instant(0.0), Instant(1.0)])
+    reader.writer._clock = lambda: next(times, Instant(2.0))
+
+    reader.writer.close(within=0.01)  # and it returns
+
+
+def test_a_full_disk_or_a_closed_pipe_costs_the_line() -> None:
+    read, write = os.pipe()
+    closed = Reader(write, read)
+    os.close(read)
+    closed.writer.write(LINE)
+    assert float("inf") == closed.writer.due
+    full = os.open("/dev/full", os.O_WRONLY)
+    NonBlockingWriter(full, report=closed.report).write(LINE)
+    os.close(full)
+    os.close(write)
