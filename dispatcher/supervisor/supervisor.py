@@ -104,6 +104,9 @@ class Supervisor:
         self._committed_at: Instant | None = None
         self._seen_at = NOT_YET
         self._idle = False
+        self._nothing_open = False
+        """Whether a stop waits for no run: the store has none of this node, and no executor is there
+        that might."""
         self._again = False
         self._heard = True
 
@@ -162,7 +165,7 @@ class Supervisor:
         """Tell whether nothing is left to do here, or nothing that may be waited for."""
         if self._stop is None:
             return self._idle and self.leaves_nothing_behind
-        if self._stop is Stop.LEAVE or self.leaves_nothing_behind:
+        if self._stop is Stop.LEAVE or self.leaves_nothing_behind or self._nothing_open:
             return True
         patience = Instant(self._stop_by + self._longest_ladder() + DRAIN_PATIENCE)
         if at < patience:
@@ -352,6 +355,10 @@ class Supervisor:
         if self._memory.hello is not None and turn.at >= self._seen_at + interval:
             self._store.record_node(self._node(self._memory.hello, turn, interval))
             turn.after(partial(setattr, self, "_seen_at", turn.at))
+        if self._stop is not None:
+            absent = self._memory.hello is None and self._processes.greeting is None
+            nothing = absent and not self._store.open_runs(self._memory.settings.node_id)
+            turn.after(partial(setattr, self, "_nothing_open", nothing))
         if self._memory.settings.until_idle:
             idle = self._memory.hello is not None and self._waits_for_people_only(turn)
             turn.after(partial(setattr, self, "_idle", idle))

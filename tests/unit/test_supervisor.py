@@ -372,6 +372,34 @@ def test_a_second_request_hurries(world: World) -> None:
     assert end in world.executor.sent
 
 
+def test_a_stop_waits_for_no_executor_while_nothing_runs(world: World) -> None:
+    """It waited 75 s for one that could not start, with nothing running."""
+    world.submit("sleep")
+    world.executor.events.clear()
+    world.executor.greeting = None
+    world.tick()
+
+    world.supervisor.stop(Stop.DRAIN, at=world.at())
+    world.tick()
+
+    assert world.supervisor.is_over(at=world.at())
+
+
+def test_a_stop_waits_for_the_executor_of_what_runs(world: World) -> None:
+    world.submit("sleep")
+    world.start()
+    runs = dict(world.executor.runs)
+    world.executor.die()
+    world.supervisor.stop(Stop.DRAIN, at=world.at())
+    world.run_for(1)
+
+    assert not world.supervisor.is_over(at=world.at())
+    world.executor.runs = runs
+    world.executor.greet()
+    world.run_for(1)
+    assert not world.supervisor.is_over(at=world.at()), "it is back, and what runs is waited for"
+
+
 def test_a_drain_gives_up_on_what_does_not_end(world: World) -> None:
     world.submit("sleep")
     world.start()
