@@ -216,6 +216,10 @@ class Standing:
         if self.is_full:
             text = f"all {self.report['slots']} slots are busy"
             yield Reason(Obstacle.SLOTS_FULL, text)
+        elif (most := self.report.get("bears")) is not None and self.report["busy"] >= most:
+            because = self.report["bears_because"]
+            text = f"this host bears {most} runs at once: {because}; one more is tried now and then"
+            yield Reason(Obstacle.SLOTS_FULL, text)
 
     @property
     def is_full(self) -> bool:

@@ -31,15 +31,15 @@ class Claimer:
         self._last_queue = ""
 
     def fill_slots(self, turn: Turn) -> None:
-        """Claim for every free slot; only for one while the host's last start failed."""
+        """Claim for every free slot, as far as the host bears so many."""
         memory = self._memory
         if memory.hello is None or memory.surplus:
             return
-        if turn.claimless or turn.at < memory.pause.until:
+        if turn.claimless:
             return
         held = len(memory.live) - len(turn.closed & memory.live.keys())
-        free = min(CLAIM_BATCH, self._memory.settings.slots - held)
-        for claim in self._claims(turn, min(1, free) if memory.pause.probing else free):
+        most = min(memory.settings.slots, memory.pause.room(turn.at))
+        for claim in self._claims(turn, min(CLAIM_BATCH, int(most) - held)):
             turn.after(partial(self._start, claim, memory.hello.epoch, turn.now, turn.at))
 
     def _claims(self, turn: Turn, free: int) -> Iterator[Claim]:

@@ -1,7 +1,13 @@
-"""The node's pause: nothing is claimed for a while, because the host could not start a worker."""
+"""The node's pause: nothing is claimed for a while, because the host could not start a worker.
+
+What the host bears is found as TCP finds the room of a network (RFC 5681): after the pause one run
+may live, and one more with every good start. Beyond the number that lived when a start failed, one
+more is tried at a time, and when that fails, the next time after twice as long.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dispatcher.times import Instant
@@ -15,29 +21,60 @@ NEVER = Instant(0.0)
 
 @dataclass(slots=True)
 class Pause:
-    """A fault of the host, and until when it keeps the node from claiming.
-
-    After the pause one task is tried; only a worker that starts ends it for good.
-    """
+    """A fault of the host, until when it keeps the node from claiming, and how many it bears."""
 
     reason: str | None = None
+    """None once a worker has started."""
     until: Instant = NEVER
+    borne: int | None = None
+    """How many runs lived when a start failed; None: the host bears as many as there are slots."""
+    fault: str = ""
+    """Of the last start that failed."""
+    next_trial_at: Instant = NEVER
+    """When one more than that is tried again."""
+    _room: int = 1
     _seconds: float = 0.0
+    _trial_seconds: float = 0.0
 
-    @property
-    def probing(self) -> bool:
-        """Whether the last start failed for the host's fault: claim no more than one."""
-        return self.reason is not None
+    def begin(self, reason: str, *, living: int, at: Instant) -> float | None:
+        """Pause, each time twice as long; return the seconds, None if nothing pauses.
 
-    def begin(self, reason: str, *, at: Instant) -> float | None:
-        """Pause, each time twice as long; return the seconds, None if paused already."""
+        `living` is how many runs are known to have started and live.
+        """
         if self.reason is not None and at < self.until:
             return None
-        first, longest = PAUSE
-        self._seconds = min(longest, self._seconds * 2 or first)
+        self.fault = reason
+        if self.borne is not None and self.reason is None and living + 1 >= self.borne:
+            self.borne = self._room = max(1, living)
+            self._trial_seconds = _doubled(self._trial_seconds)
+            self.next_trial_at = Instant(at + self._trial_seconds)
+            return None
+        self._seconds = _doubled(self._seconds)
         self.reason, self.until = reason, Instant(at + self._seconds)
+        self.borne = max(1, living)
+        self._room = 1
         return self._seconds
 
-    def end(self) -> None:
-        """Forget the fault: a worker started."""
+    def started(self, *, claimed: int, slots: int) -> None:
+        """End the pause, and let one run more live at once; `claimed` is how many are or start."""
         self.reason, self.until, self._seconds = None, NEVER, 0.0
+        if self.borne is None:
+            return
+        if claimed > self.borne:
+            self.borne, self.next_trial_at = claimed, NEVER
+        self._room = min(self._room + 1, self.borne)
+        if self.borne >= slots:
+            self.borne, self._trial_seconds = None, 0.0
+
+    def room(self, at: Instant) -> float:
+        """Return how many runs may live at once."""
+        if self.reason is not None:
+            return int(at >= self.until)
+        if self.borne is None:
+            return math.inf
+        return self._room + (self._room == self.borne and at >= self.next_trial_at)
+
+
+def _doubled(seconds: float) -> float:
+    first, longest = PAUSE
+    return min(longest, seconds * 2 or first)

@@ -262,7 +262,7 @@ class Recorder:
             live.pid = event.pid
             self._timeouts.begin(event.uid, live, Instant(event.at), now=now, at=at)
             self._postponements.pop(live.task_id, None)
-            self._host_recovered(at)
+            self._host_recovered(len(self._memory.live), at)
             log.info("run.started", **live.ids())
 
     def _settled(
@@ -273,13 +273,14 @@ class Recorder:
         started: wire.Started | None,
         at: Instant,
     ) -> None:
+        claimed = len(self._memory.live)
         live = self._memory.live.pop(run.run_uid, None) or Live.of(run)
         self._memory.figures.settled[settlement.outcome] += 1
         if live.told_to_end_at is not None:
             self._memory.figures.kills.observe(at - live.told_to_end_at)
         if started is not None:
             live.pid = started.pid
-            self._host_recovered(at)
+            self._host_recovered(claimed, at)
         log.info(
             "run.settled",
             outcome=settlement.outcome,
@@ -297,15 +298,16 @@ class Recorder:
             self._processes.send(wire.Forget(uid=run.run_uid))
 
     def _host_fault(self, error: str, at: Instant) -> None:
-        seconds = self._memory.pause.begin(error, at=at)
+        seconds = self._memory.pause.begin(error, living=self._memory.living, at=at)
         if seconds is not None:
             log.error("node.paused", reason=error, seconds=seconds)
 
-    def _host_recovered(self, at: Instant) -> None:
+    def _host_recovered(self, claimed: int, at: Instant) -> None:
         self._memory.figures.started_at = at
-        if self._memory.pause.probing:
-            log.info("node.resumed", reason=self._memory.pause.reason)
-            self._memory.pause.end()
+        pause = self._memory.pause
+        if pause.reason is not None:
+            log.info("node.resumed", reason=pause.reason)
+        pause.started(claimed=claimed, slots=self._memory.settings.slots)
 
     def _unkillable(self, uid: RunUid, reason: str) -> None:
         self._memory.surplus.discard(uid)

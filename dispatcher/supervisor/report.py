@@ -29,6 +29,8 @@ def of_memory(memory: Memory, at: Instant) -> Mapping[str, object]:
         "stranded": {str(one.task_id): one.why for one in memory.stranded.values()},
         "paused": pause.reason,
         "paused_for_s": round(max(0.0, pause.until - at), 3),
+        "bears": pause.borne,
+        "bears_because": pause.fault if pause.borne is not None else None,
         "reap_age_s": since(figures.reaped_at, at),
         "claim_age_s": since(figures.claimed_at, at),
         "start_age_s": since(figures.started_at, at),

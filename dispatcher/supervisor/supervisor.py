@@ -105,8 +105,7 @@ class Supervisor:
         self._seen_at = NOT_YET
         self._idle = False
         self._nothing_open = False
-        """Whether a stop waits for no run: the store has none of this node, and no executor is there
-        that might."""
+        """Whether the store has no open run of this node, and no executor is there that may."""
         self._again = False
         self._heard = True
 
@@ -393,7 +392,8 @@ class Supervisor:
             return at
         leases = [live.lease_ttl / 4 for live in self._memory.live.values()]
         longest = min([self._memory.settings.poll, *leases])
-        deadlines = [at + longest, self._memory.pause.until, self._stop_by]
+        pause = self._memory.pause
+        deadlines = [at + longest, pause.until, pause.next_trial_at, self._stop_by]
         deadlines += [self._timeouts.due, self._absence.due, self._retention.due]
         deadlines += [due for due in (self._due_at, self._reaper.due) if due is not None]
         return Instant(min(deadline for deadline in deadlines if deadline > at))

@@ -196,6 +196,11 @@ class Memory:
     pause: Pause = field(default_factory=Pause)
     figures: Figures = field(default_factory=Figures)
 
+    @property
+    def living(self) -> int:
+        """How many runs are known to have started and live."""
+        return sum(live.pid is not None for live in self.live.values())
+
 
 @dataclass(slots=True)
 class Turn:

@@ -1,6 +1,11 @@
-"""The node's pause, by argument."""
+"""The node's pause, and how many runs its host bears, by argument."""
 
 from __future__ import annotations
+
+import math
+import random
+
+import pytest
 
 from dispatcher.supervisor.pause import Pause
 from dispatcher.times import Instant
@@ -10,7 +15,7 @@ def test_each_pause_is_twice_as_long_up_to_a_minute_R_35() -> None:
     pause, at, lengths = Pause(), Instant(0.0), []
 
     for _ in range(8):
-        lengths.append(pause.begin("no memory", at=at))
+        lengths.append(pause.begin("no memory", living=0, at=at))
         at = pause.until
 
     assert [1, 2, 4, 8, 16, 32, 60, 60] == lengths
@@ -19,15 +24,63 @@ def test_each_pause_is_twice_as_long_up_to_a_minute_R_35() -> None:
 def test_many_faults_at_once_are_one_pause() -> None:
     pause = Pause()
 
-    assert 1.0 == pause.begin("no memory", at=Instant(0.0))
-    assert pause.begin("no memory", at=Instant(0.5)) is None
+    assert 1.0 == pause.begin("no memory", living=0, at=Instant(0.0))
+    assert pause.begin("no memory", living=0, at=Instant(0.5)) is None
+    assert 0 == pause.room(Instant(0.5))
 
 
-def test_a_good_start_ends_it_for_good() -> None:
-    pause = Pause()
-    pause.begin("no memory", at=Instant(0.0))
+def test_with_each_good_start_one_more_may_live_until_all_slots_are_used() -> None:
+    pause, at = Pause(), Instant(10.0)
+    pause.begin("no memory", living=0, at=Instant(0.0))
 
-    pause.end()
+    rooms = []
+    for claimed in range(1, 5):
+        rooms.append(pause.room(at))
+        pause.started(claimed=claimed, slots=4)
 
-    assert not pause.probing
-    assert 1.0 == pause.begin("no memory", at=Instant(100.0))
+    assert (None, None, math.inf) == (pause.reason, pause.borne, pause.room(at))
+    assert [1, 2, 3, 4] == rooms
+    assert 1.0 == pause.begin("no memory", living=2, at=at), "the next one is the first again"
+
+
+def test_beyond_what_the_host_bore_one_is_tried_after_longer_and_longer() -> None:
+    pause, at = Pause(), Instant(0.0)
+    pause.begin("no descriptors", living=2, at=at)
+    at = pause.until
+    pause.started(claimed=1, slots=10)
+
+    waits = []
+    for _ in range(8):
+        at = max(at, pause.next_trial_at)
+        assert 3 == pause.room(at)
+        assert pause.begin("no descriptors", living=2, at=at) is None, "those that live go on"
+        waits.append(pause.next_trial_at - at)
+        assert 2 == pause.room(at)
+
+    assert [1, 2, 4, 8, 16, 32, 60, 60] == waits
+
+
+@pytest.mark.parametrize("bears", [1, 3, 10])
+@pytest.mark.parametrize("slots", [12, 200])
+def test_a_host_that_bears_few_is_used_and_hardly_ever_asked_for_more(
+    bears: int, slots: int
+) -> None:
+    """371 starts had failed in 120 s: each good one was followed by a burst of bad ones."""
+    pause, rng = Pause(), random.Random(1)
+    running: list[float] = []
+    good = bad = 0
+    for tick in range(12_000):
+        at = Instant(tick / 100)
+        running = [end for end in running if end > at]
+        for _ in range(int(min(slots, pause.room(at))) - len(running)):
+            if len(running) < bears:
+                running.append(at + rng.uniform(0.02, 2))
+                pause.started(claimed=len(running), slots=slots)
+                good += 1
+            else:
+                pause.begin("no descriptors", living=len(running), at=at)
+                bad += 1
+                break
+
+    assert bad <= 12
+    assert good >= 0.8 * bears * 120 / 1.01
