@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from contextlib import suppress
 from pathlib import Path
 
 #: Only whole blocks are given back.
@@ -21,21 +20,21 @@ _fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-def punch(path: str, offset: int, length: int) -> None:
+def punch(descriptor: int, offset: int, length: int) -> None:
     """Give back the blocks of a part of a file; its size stays. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO would wait
-    descriptor = os.open(path, flags)
-    try:
-        _punch(descriptor, offset, length)
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)
-
-
-def _punch(descriptor: int, offset: int, length: int) -> None:
     if _fallocate(descriptor, _PUNCH, offset, length) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def next_data(descriptor: int, offset: int) -> int | None:
+    """Return where the next bytes are that are in no hole; None: there are none."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        return offset  # a filesystem that knows no holes
 
 
 def tried(directory: str) -> OSError | None:
@@ -50,7 +49,7 @@ def tried(directory: str) -> OSError | None:
             Path(path).unlink()
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             file.write(bytes(2 * BLOCK))
-            _punch(descriptor, 0, BLOCK)
+            punch(descriptor, 0, BLOCK)
     except OSError as error:
         return error
     return None

@@ -58,6 +58,10 @@ class Processes(Protocol):
         """Whether it greeted us and answers pings: nothing is started or taken back otherwise."""
 
     @property
+    def missing(self) -> bool:
+        """Whether none listens, and none could be started."""
+
+    @property
     def greeting(self) -> wire.Hello | None:
         """The greeting of the present connection, the very one that its `Connected` carries."""
 

@@ -51,6 +51,7 @@ class FakeExecutor:
         self.starts: list[wire.Start] = []
         self.answering = True
         self.greeting: wire.Hello | None = None
+        self.missing = False
         self.incompatible: wire.Hello | None = None
         self.last_error: str | None = None
         self.silent = False

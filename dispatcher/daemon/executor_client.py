@@ -119,6 +119,12 @@ class ExecutorClient:
         return self._greeted and not self._silent
 
     @property
+    def missing(self) -> bool:
+        """Whether none listens: one of its own unit, or one that we start and that exits."""
+        refused = self._delay > 0 if self._launcher is None else self.last_error is not None
+        return self._socket is None and refused
+
+    @property
     def greeting(self) -> wire.Hello | None:
         """The greeting of the present connection; None: it has not come, or not whole."""
         return self._hello if self._greeted else None

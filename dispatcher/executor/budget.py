@@ -5,15 +5,15 @@ The kernel writes the files, so a file may exceed its budget by what is written 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dispatcher import wire
 from dispatcher.executor.growth import Growth
 from dispatcher.executor.log import Log
+from dispatcher.executor.outputs import OutputFile
 from dispatcher.executor.run import NEVER
-from dispatcher.holes import BLOCK, UNSUPPORTED, punch
+from dispatcher.holes import BLOCK, UNSUPPORTED, next_data, punch
 from dispatcher.times import Instant
 
 #: Seconds between two looks: at a flood, and at a file that hardly grows.
@@ -29,10 +29,13 @@ PART = 4
 #: Bytes punched out at a time: bounds how long a flood can keep the loop.
 MOST_PUNCHED = 1 << 28
 
+#: Such pieces that are punched out at the end of a run; the output directory's budget has the rest.
+MOST_LAST_LOOKS = 16
+
 
 @dataclass(slots=True)
 class _File:
-    path: str
+    output: OutputFile
     budget: int
     look_at: Instant
     looked_at: Instant
@@ -54,32 +57,39 @@ class Budgets:
         self._log = log
         self._growth = growth
         self._files: dict[wire.RunUid, _File] = {}
-        self._asked: dict[int, _File] = {}
+        self._asked: dict[int, list[_File]] = {}
+        """By the number of the question. A worker may have made one file of two outputs."""
         self._supported = True
         self.due = NEVER
         """When to look again."""
 
-    def watch(self, uid: wire.RunUid, path: str, budget: int, at: Instant) -> None:
+    def watch(self, uid: wire.RunUid, output: OutputFile, budget: int, at: Instant) -> None:
         """Keep a run's file within its budget from now on."""
         if self._supported:
             look_at = _together(at, LONGEST_PAUSE)
-            self._files[uid] = _File(path, budget, look_at=look_at, looked_at=at)
+            self._files[uid] = _File(output, budget, look_at=look_at, looked_at=at)
             self.due = min(self.due, look_at)
 
     def drop(self, uid: wire.RunUid) -> None:
         """Bring a run's file within its budget once more: nobody writes to it any longer."""
         if file := self._files.pop(uid, None):
             if file.asked is not None:
-                del self._asked[file.asked]
-                self._growth.withdraw(file.asked)
-            while self._look(file):
-                pass
+                self._withdraw(file, file.asked)
+            for _ in range(MOST_LAST_LOOKS):
+                if not self._look(file):
+                    break
+
+    def _withdraw(self, file: _File, number: int) -> None:
+        self._asked[number].remove(file)
+        if not self._asked[number]:
+            del self._asked[number]
+            self._growth.withdraw(number)
 
     def heed(self, ready: Iterable[int], at: Instant) -> None:
         """Take note of quiet files that were written to."""
         if self._growth.descriptor in ready:
             for number in self._growth.answers():
-                if file := self._asked.pop(number, None):
+                for file in self._asked.pop(number, ()):
                     file.asked = None
                     file.look_at = file.looked_at = self.due = at
 
@@ -106,38 +116,35 @@ class Budgets:
 
     def _ask(self, file: _File, at: Instant) -> Instant:
         """Ask to be told of a quiet file's next write; return when to look without it."""
-        file.asked = self._growth.ask(file.path)
+        file.asked = self._growth.ask(f"/proc/self/fd/{file.output.descriptor}")
         if file.asked is None:
             return _together(at, UNTOLD_PAUSE)
-        self._asked[file.asked] = file
+        self._asked.setdefault(file.asked, []).append(file)
         # What was written since the look, and before the question, is told by nobody.
-        return at if self._size(file) != file.size else NEVER
+        return at if file.output.size() != file.size else NEVER
 
     def _look(self, file: _File) -> bool:
         """Punch out what is too much; say whether there is more of it than is done at a time."""
-        size = self._size(file)
+        size = file.output.size()
         if size < file.size:  # truncated by its writer
             file.kept_from = 0
         file.size = size
-        surplus = (size - file.budget) // BLOCK * BLOCK - file.kept_from
-        if surplus <= 0 or not self._supported:
+        end = (size - file.budget) // BLOCK * BLOCK
+        if file.kept_from >= end or not self._supported:
             return False
-        length = min(surplus, MOST_PUNCHED)
+        # What is a hole already costs nothing, however large: a file may have 8 EiB of it.
+        found = next_data(file.output.descriptor, file.kept_from)
+        start = end if found is None else max(file.kept_from, found // BLOCK * BLOCK)
+        file.kept_from = min(start + MOST_PUNCHED, end)
+        if start >= end:
+            return False
         try:
-            punch(file.path, file.kept_from, length)
+            punch(file.output.descriptor, start, file.kept_from - start)
         except OSError as error:
             if error.errno in UNSUPPORTED:
-                self._give_up(file.path)
+                self._give_up(file.output.path)
             return False
-        file.kept_from += length
-        return surplus > length
-
-    @staticmethod
-    def _size(file: _File) -> int:
-        try:
-            return os.stat(file.path).st_size
-        except OSError:  # somebody tidied up
-            return file.size
+        return file.kept_from < end
 
     def _give_up(self, path: str) -> None:
         self._supported = False

@@ -30,8 +30,29 @@ class OutputLocked(Exception):
     """Processes of another run write to this file; start nothing beside them."""
 
 
+class OutputFile:
+    """A run's output by a descriptor of our own, whatever becomes of its name, mode and lock."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+
+    def size(self) -> int:
+        """Return its size in bytes."""
+        return os.fstat(self.descriptor).st_size
+
+    def tail(self) -> str:
+        """Return its end as text that any database takes."""
+        end = os.pread(self.descriptor, TAIL_BYTES, max(0, self.size() - TAIL_BYTES))
+        return end.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.descriptor)
+
+
 class Outputs:
-    """Opens, probes and reads output files by path.
+    """Opens and probes output files; keeps those of the runs that were started here.
 
     A run that wrote nothing leaves no file: it is given to a later run under its new name, unless
     somebody still has it open. That is cheaper than a fresh one, up to forty times where many files
@@ -41,22 +62,35 @@ class Outputs:
 
     def __init__(self) -> None:
         self._empty: list[str] = []
+        self._files: dict[str, OutputFile] = {}
 
     def open(self, path: str) -> int:
-        """Return a locked descriptor that appends to `path`.
+        """Return a locked descriptor that appends to `path`, and keep one of our own.
 
         Raises OutputLocked when a run has it, OSError when it is no regular file or cannot be
         opened.
         """
-        if self._empty:
-            with suppress(OSError):  # somebody tidied up
-                os.rename(empty := self._empty.pop(), path)
-                descriptor = _opened(path)
-                if not _is_open_elsewhere(descriptor):
-                    return self._lock(descriptor)
-                os.close(descriptor)
-                os.rename(path, empty)  # it stays with whoever reads it, or may yet write to it
-        return self._lock(_opened(path, os.O_CREAT))
+        descriptor = self._reused(path) if self._empty else None
+        if descriptor is None:
+            descriptor = _opened(path, os.O_CREAT)
+        self._lock(descriptor)
+        try:
+            # By its inode, as its name is whoever's by now; not a copy, which would keep the lock.
+            own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._files[path] = OutputFile(path, own)
+        return descriptor
+
+    def file(self, path: str) -> OutputFile:
+        """Return the output of a run that was started here. Raises KeyError for any other."""
+        return self._files[path]
+
+    def close(self, path: str) -> None:
+        """Give back what is kept of an output, once nobody asks for it any more."""
+        if file := self._files.pop(path, None):
+            file.close()
 
     def end(self, path: str) -> str:
         """Return the output's tail once its run is gone; a file that stayed empty is kept."""
@@ -64,9 +98,22 @@ class Outputs:
         if not tail and len(self._empty) < MOST_EMPTY:
             with suppress(OSError, OutputLocked):
                 # Whoever still has it open would write into another run's output.
-                os.close(self._lock(os.open(path, os.O_WRONLY | _NEVER_WAITS)))
-                self._empty.append(path)
+                descriptor = self._lock(_opened(path))
+                if os.fstat(descriptor).st_size == 0:
+                    self._empty.append(path)
+                os.close(descriptor)
         return tail
+
+    def _reused(self, path: str) -> int | None:
+        """Return a descriptor of an empty file that nobody else has, under its new name."""
+        with suppress(OSError):  # somebody tidied up
+            os.rename(empty := self._empty.pop(), path)
+            descriptor = _opened(path)
+            if not _is_open_elsewhere(descriptor):
+                return descriptor
+            os.close(descriptor)
+            os.rename(path, empty)  # it stays with whoever reads it, or may yet write to it
+        return None
 
     def is_locked(self, path: str) -> bool:
         """Say whether a run's processes still have `path` open; a missing file is no run.
@@ -78,13 +125,13 @@ class Outputs:
     def tail(self, path: str) -> str:
         """Return the end of the output as text that any database takes."""
         with suppress(OSError):
-            if size := os.stat(path).st_size:
-                descriptor = os.open(path, os.O_RDONLY | _NEVER_WAITS)
-                try:
-                    end = os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
-                finally:
-                    os.close(descriptor)
-                return end.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+            if file := self._files.get(path):
+                return file.tail()
+            file = OutputFile(path, os.open(path, os.O_RDONLY | _NEVER_WAITS))
+            try:
+                return file.tail()
+            finally:
+                file.close()
         return ""
 
     def identity(self, path: str) -> tuple[int, int] | None:

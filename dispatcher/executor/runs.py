@@ -55,6 +55,7 @@ class Runs:
         self._output_dir = output_dir
         self._kernel = kernel
         self._spawner = spawner
+        self._outputs = outputs
         self._journal = journal
         self._notices = notices
         self._log = log
@@ -352,6 +353,7 @@ class Runs:
             pid = self._spawner.start(self._with_socket(start))
         except CannotStart as failure:
             self._notices.forget(run.uid)
+            self._outputs.close(run.output_path)
             del self._runs[run.uid], self._live[run.uid]
             self._attention.pop(run.uid, None)
             self._journal.note(Line(event="forgotten", uid=run.uid, at=at))
@@ -365,7 +367,8 @@ class Runs:
             self._by_handle[run.handle] = run
         self._journal.note(Line(event="started", uid=run.uid, at=at, pid=pid, start_ticks=ticks))
         if start.output_budget is not None:
-            self._budgets.watch(run.uid, run.output_path, start.output_budget, at)
+            output = self._outputs.file(run.output_path)
+            self._budgets.watch(run.uid, output, start.output_budget, at)
         self._untold[run.uid] = wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at)
         self._due = min(self._due, run.due)
 
@@ -402,5 +405,6 @@ class Runs:
             self._notices.close(run.uid)
             del self._live[run.uid]
             self._budgets.drop(run.uid)
+            self._outputs.close(run.output_path)
         else:
             self._due = min(self._due, run.due)

@@ -105,7 +105,7 @@ class Supervisor:
         self._seen_at = NOT_YET
         self._idle = False
         self._nothing_open = False
-        """Whether the store has no open run of this node, and no executor is there that may."""
+        """Whether the store has no open run of this node, and no executor comes that may."""
         self._again = False
         self._heard = True
 
@@ -355,8 +355,8 @@ class Supervisor:
             self._store.record_node(self._node(self._memory.hello, turn, interval))
             turn.after(partial(setattr, self, "_seen_at", turn.at))
         if self._stop is not None:
-            absent = self._memory.hello is None and self._processes.greeting is None
-            nothing = absent and not self._store.open_runs(self._memory.settings.node_id)
+            missing = self._memory.hello is None and self._processes.missing
+            nothing = missing and not self._store.open_runs(self._memory.settings.node_id)
             turn.after(partial(setattr, self, "_nothing_open", nothing))
         if self._memory.settings.until_idle:
             idle = self._memory.hello is not None and self._waits_for_people_only(turn)

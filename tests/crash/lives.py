@@ -148,7 +148,8 @@ class ExecutorLife:
         self._before: set[tuple[int, int, int]] = set()
         self._trace = trace
         kernel = sites.mortal_kernel(self.kernel, fate)
-        outputs = sites.mortal_outputs(Outputs(), fate)
+        self._outputs = Outputs()
+        outputs = sites.mortal_outputs(self._outputs, fate)
         files = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._spawner = Spawner(outputs, environ=os.environ, open_files=files)
         namespace = os.readlink("/proc/self/ns/pid")
@@ -205,6 +206,8 @@ class ExecutorLife:
                     os.close(run.handle)
         for part in (self._server, self._journal, self.kernel, self._spawner):
             part.close()
+        for path in list(self._outputs._files):
+            self._outputs.close(path)
         if self.fate.dead:
             # What its last call had opened and kept nowhere yet.
             for descriptor, *_ in descriptors() - self._before:

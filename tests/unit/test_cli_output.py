@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli.output import CHUNK, Output, dropped
-from dispatcher.holes import BLOCK, punch
+from dispatcher.holes import BLOCK
+from tests.holes import punch_out
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def test_what_begins_within_a_line_goes_on_at_the_next_one(file: Path) -> None:
     lines = [b"%07d\n" % n + b"x" * 20 + b"\n" for n in range(2000)]
     content = b"".join(lines)
     file.write_bytes(content)
-    punch(str(file), 0, 3 * BLOCK)
+    punch_out(str(file), 0, 3 * BLOCK)
 
     with Output(str(file)) as output:
         read = read_all(output)
@@ -42,14 +43,14 @@ def test_a_line_that_a_follower_has_begun_is_ended_and_the_next_whole_one_follow
         assert read_all(output).endswith(b"\nhalf")
         with file.open("ab") as more:
             more.write(b" a line\n" + b"b" * (2 * BLOCK) + b"\nwhole\n")
-        punch(str(file), 0, 2 * BLOCK)
+        punch_out(str(file), 0, 2 * BLOCK)
 
         assert b"\nwhole\n" == read_all(output)
 
 
 def test_a_line_that_ends_with_what_was_read_is_no_end_of_the_output(file: Path) -> None:
     file.write_bytes(b"x" * (BLOCK + CHUNK - 1) + b"\n" + b"more\n")
-    punch(str(file), 0, BLOCK)
+    punch_out(str(file), 0, BLOCK)
 
     with Output(str(file)) as output:
         assert b"more\n" == read_all(output)
@@ -57,7 +58,7 @@ def test_a_line_that_ends_with_what_was_read_is_no_end_of_the_output(file: Path)
 
 def test_a_line_longer_than_a_read_is_given_as_it_is(file: Path) -> None:
     file.write_bytes(b"x" * (BLOCK + CHUNK) + b"\nmore\n")
-    punch(str(file), 0, BLOCK)
+    punch_out(str(file), 0, BLOCK)
 
     with Output(str(file)) as output:
         assert b"x" * CHUNK + b"\nmore\n" == read_all(output)

@@ -375,11 +375,12 @@ def test_a_second_request_hurries(world: World) -> None:
 def test_a_stop_waits_for_no_executor_while_nothing_runs(world: World) -> None:
     """It waited 75 s for one that could not start, with nothing running."""
     world.submit("sleep")
-    world.executor.events.clear()
-    world.executor.greeting = None
     world.tick()
-
     world.supervisor.stop(Stop.DRAIN, at=world.at())
+    world.tick()
+    assert not world.supervisor.is_over(at=world.at()), "one that comes may have what is to forget"
+
+    world.executor.missing = True
     world.tick()
 
     assert world.supervisor.is_over(at=world.at())

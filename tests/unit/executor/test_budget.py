@@ -20,6 +20,7 @@ from dispatcher.executor.budget import (
 )
 from dispatcher.executor.growth import Growth
 from dispatcher.executor.log import Log
+from dispatcher.executor.outputs import OutputFile
 from dispatcher.executor.run import NEVER
 from dispatcher.times import Instant
 from dispatcher.wire import RunUid
@@ -40,8 +41,14 @@ def make(tmp_path: Path, growth: Growth) -> tuple[Budgets, Path]:
     budgets = Budgets(Log(os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)), growth)
     path = tmp_path / "run.log"
     path.touch()
-    budgets.watch(UID, str(path), BUDGET, Instant(0.0))
+    watch(budgets, UID, path)
     return budgets, path
+
+
+def watch(budgets: Budgets, uid: RunUid, path: Path) -> OutputFile:
+    output = OutputFile(str(path), os.open(path, os.O_RDWR))
+    budgets.watch(uid, output, BUDGET, Instant(0.0))
+    return output
 
 
 def append(path: Path, size: int, byte: bytes = b"x") -> None:
@@ -218,6 +225,7 @@ def test_one_look_punches_no_more_than_so_much(tmp_path: Path, growth: Growth) -
     os.truncate(path, 2 * MOST_PUNCHED)
     append(path, BUDGET)
     with path.open("r+b") as file:
+        file.write(b"early")
         file.seek(MOST_PUNCHED)
         file.write(b"late")
 
@@ -230,6 +238,53 @@ def test_one_look_punches_no_more_than_so_much(tmp_path: Path, growth: Growth) -
     with path.open("rb") as file:
         file.seek(MOST_PUNCHED)
         assert bytes(4) == file.read(4)
+
+
+@pytest.mark.parametrize("size", [1 << 40, 1 << 43])
+def test_a_hole_costs_nothing_however_large_it_is(
+    tmp_path: Path, growth: Growth, size: int
+) -> None:
+    """`truncate -s 7E /proc/self/fd/1`: 256 MiB at a time, it would have taken days."""
+    budgets, path = make(tmp_path, growth)
+    append(path, BUDGET)
+    os.truncate(path, size)
+    append(path, BUDGET)
+
+    budgets.keep(budgets.due)
+    budgets.keep(budgets.due)
+
+    assert on_disk(path) <= BUDGET + 65536
+    assert budgets.due == NEVER
+
+
+def test_what_has_no_name_any_more_is_kept_within_its_budget_too(
+    tmp_path: Path, growth: Growth
+) -> None:
+    budgets, path = make(tmp_path, growth)
+    with path.open("ab") as file:
+        path.unlink()
+        file.write(b"x" * 3 * BUDGET)
+        file.flush()
+        budgets.keep(budgets.due)
+
+        assert os.fstat(file.fileno()).st_blocks * 512 <= BUDGET + 65536
+
+
+def test_two_outputs_that_are_one_file_are_both_looked_after(
+    tmp_path: Path, growth: Growth
+) -> None:
+    """A worker may link its output to another's; the second was a KeyError."""
+    budgets, path = make(tmp_path, growth)
+    watch(budgets, RunUid("b"), path)
+    budgets.keep(budgets.due)
+    budgets.drop(UID)
+    append(path, 3 * BUDGET)
+    told(budgets, Instant(50.0))
+    budgets.keep(Instant(50.0))
+    assert on_disk(path) <= BUDGET + 65536
+    budgets.drop(RunUid("b"))
+
+    assert not budgets._asked
 
 
 def test_a_file_that_its_writer_truncates_is_kept_within_its_budget_again(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher.executor.outputs import OutputLocked, Outputs
-from dispatcher.holes import BLOCK, punch
+from dispatcher.holes import BLOCK
+from tests.holes import punch_out
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def test_a_run_that_wrote_nothing_leaves_its_file_to_the_next(
     file = outputs.identity(first)
 
     assert "" == outputs.end(first)
+    outputs.close(first)
     os.close(outputs.open(second))
 
     assert file == outputs.identity(second)
@@ -65,6 +67,7 @@ def test_a_file_that_somebody_opened_by_its_name_is_not_handed_on(
     first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
     os.close(outputs.open(first))
     outputs.end(first)
+    outputs.close(first)
     other = os.open(first, mode)
 
     os.close(outputs.open(second))
@@ -91,7 +94,7 @@ def test_only_a_regular_file_is_opened_and_nobody_waits(
         outputs.open(str(path))
     assert "" == outputs.tail(str(path))
     with suppress(OSError):
-        punch(str(path), 0, BLOCK)
+        punch_out(str(path), 0, BLOCK)
 
     assert not (tmp_path / "elsewhere").exists()
 
@@ -102,6 +105,24 @@ def test_a_program_finds_its_output_as_it_expects_it(outputs: Outputs, tmp_path:
     os.close(descriptor)
 
     assert os.O_APPEND == flags & (os.O_APPEND | os.O_NONBLOCK)
+
+
+def test_the_tail_is_of_the_file_that_was_opened_whatever_has_its_name(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    """A worker may unlink its output, move another in its place, or take away its own right."""
+    path = tmp_path / "run.log"
+    with os.fdopen(outputs.open(str(path)), "wb") as worker:
+        worker.write(b"hello\n")
+    path.unlink()
+    path.write_bytes(b"another")
+    path.chmod(0)
+
+    assert "hello\n" == outputs.end(str(path))
+    outputs.close(str(path))
+    os.close(outputs.open(str(tmp_path / "second.log")))
+
+    assert b"" == (tmp_path / "second.log").read_bytes()
 
 
 def test_a_file_that_was_tidied_away_does_no_harm(outputs: Outputs, tmp_path: Path) -> None:

@@ -1,0 +1,15 @@
+"""Holes in files, made by path."""
+
+from __future__ import annotations
+
+import os
+
+from dispatcher.holes import punch
+
+
+def punch_out(path: str, offset: int, length: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        punch(descriptor, offset, length)
+    finally:
+        os.close(descriptor)
