@@ -12,6 +12,7 @@ from typing import Self
 import click
 
 from dispatcher.errors import DispatcherError
+from dispatcher.holes import BLOCK
 from dispatcher.model import Run
 
 #: Bytes of one read.
@@ -139,10 +140,11 @@ class Output:
 
 
 def _start_of_tail(file: int, lines: int) -> int:
-    """Return where the last lines of a file begin, reading it from its end."""
+    """Return where the last lines of a file begin, reading it from its end, but no hole."""
     size = position = os.fstat(file).st_size
-    while position > 0:
-        block = os.pread(file, min(CHUNK, position), position - min(CHUNK, position))
+    while (position := _end_of_data(file, position)) > 0:
+        start = max(0, position - 1) // CHUNK * CHUNK
+        block = os.pread(file, position - start, start)
         position -= len(block)
         at = len(block)
         while (at := block.rfind(b"\n", 0, at)) >= 0:
@@ -152,3 +154,17 @@ def _start_of_tail(file: int, lines: int) -> int:
             if lines == 0:
                 return position + at + 1
     return 0
+
+
+def _end_of_data(file: int, before: int) -> int:
+    """Return where the last data before an offset ends, in whole blocks; 0 if there is none."""
+    if before == 0 or _data_from(file, before - 1) < before:
+        return before
+    low, high = 0, -(-before // BLOCK)
+    while low < high:
+        middle = (low + high) // 2
+        if _data_from(file, middle * BLOCK) >= before:
+            high = middle
+        else:
+            low = middle + 1
+    return min(before, high * BLOCK)

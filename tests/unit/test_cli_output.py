@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from dispatcher.cli.output import CHUNK, Output, dropped
+from dispatcher.cli.output import CHUNK, Output, _start_of_tail, dropped
 from dispatcher.holes import BLOCK
 from tests.holes import punch_out
 
@@ -71,3 +72,29 @@ def test_of_a_file_without_holes_nothing_is_left_out(file: Path) -> None:
     with Output(str(file)) as output:
         assert (b"a\nb", 0) == (read_all(output), output.dropped)
     assert 0 == dropped(str(file))
+
+
+@pytest.mark.parametrize("gap", [BLOCK, 10 * CHUNK, 1 << 40])
+@pytest.mark.parametrize("lines", [1, 3, 5, 9])
+def test_the_last_lines_are_found_across_holes_however_large(
+    file: Path, monkeypatch: pytest.MonkeyPatch, gap: int, lines: int
+) -> None:
+    """3 GiB with holes took six seconds: they were read."""
+    starts = [0]
+    with file.open("wb") as writer:
+        for _ in range(6):
+            writer.seek(gap, os.SEEK_CUR)
+            writer.write(b"x" * 2 * BLOCK + b"\n")
+            starts.append(writer.tell())
+    reads = []
+    pread = os.pread
+
+    def counted(descriptor: int, size: int, offset: int) -> bytes:
+        reads.append(offset)
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr("dispatcher.cli.output.os.pread", counted)
+    with file.open("rb") as reader:
+        assert starts[max(0, 6 - lines)] == _start_of_tail(reader.fileno(), lines)
+
+    assert len(reads) <= 20
