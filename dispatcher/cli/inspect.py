@@ -36,6 +36,9 @@ from dispatcher.times import StoreTime, WallTime
 #: Characters of a reason in a list, where one would else make every line as long; `show` has all.
 REASON = 80
 
+#: Lines of a run's output that `show` ends with.
+LAST_LINES = 10
+
 #: Prints a time as one wants it.
 _Date = Callable[[StoreTime | None], str]
 
@@ -361,4 +364,5 @@ def _print_runs(runs: list[Run], date: _Date) -> None:
     if last:
         gone = " (the rest was removed)" if render.output_is_gone(runs[-1]) else ""
         click.echo(f"\nlast output of run {runs[-1].id}{gone}:")
-        click.echo(render.plain(last).rstrip("\n"))
+        for line in render.as_on_a_terminal(last)[-LAST_LINES:]:
+            click.echo(render.plain(line))

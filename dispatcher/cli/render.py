@@ -206,6 +206,17 @@ def plain(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def as_on_a_terminal(text: str) -> list[str]:
+    """Return the lines of a text as a terminal shows them: a carriage return begins one anew."""
+    lines = []
+    for written in text.rstrip("\r\n").split("\n"):
+        shown = ""
+        for part in written.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown)
+    return lines
+
+
 def line(text: str) -> str:
     """Return a text on one line, with tabs and newlines spelt out as well."""
     return plain(text).replace("\n", "\\n").replace("\t", "\\t")

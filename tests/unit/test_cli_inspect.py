@@ -387,3 +387,26 @@ def test_logs_from_the_last_lines_on(command: Command, written: bytes, shown: by
 
     assert shown.decode() == command("logs", 1, "--tail", 2).stdout
     assert shown.decode() == command("logs", 1, "--tail", 2, "-f").stdout
+
+
+@pytest.mark.parametrize(
+    ("written", "lines"),
+    [
+        ("a\nb\n", ["a", "b"]),
+        ("10 %\r50 %\r100 %\n", ["100 %"]),
+        ("100 %\rok\n", ["ok0 %"]),  # as a terminal shows it
+        ("a\r\nb\r\n", ["a", "b"]),
+        ("", [""]),
+    ],
+)
+def test_output_is_shown_as_a_terminal_leaves_it(written: str, lines: list[str]) -> None:
+    assert lines == render.as_on_a_terminal(written)
+
+
+def test_show_ends_with_the_last_ten_lines(command: Command) -> None:
+    command("submit", "--", "true")
+    command.run_once(output_tail="".join(f"step {n}\r\n" for n in range(30)))
+
+    assert command("show", 1).stdout.endswith(
+        "step 20\n" + "".join(f"step {n}\n" for n in range(21, 30))
+    )
