@@ -23,7 +23,10 @@ class Channel:
 
     def ask(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
         """Send a request and return its reply. Raises `Unreachable` after so many seconds."""
-        line = json.dumps(request, separators=(",", ":")).encode() + b"\n"
+        try:
+            line = json.dumps(request, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"what is said cannot be JSON: {error}") from None
         if len(line) > MAX_LINE:
             raise ValueError(f"{len(line)} bytes are more than one line holds ({MAX_LINE})")
         try:

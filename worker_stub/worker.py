@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
@@ -21,12 +20,13 @@ RETRY = (0.1, 5.0)
 ANSWER = 10.0
 
 
-@dataclass(frozen=True)
 class Refused(Exception):
     """The daemon said no. `error` is one of the names of the protocol, `message` what to do."""
 
-    error: str
-    message: str
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(error, message)
+        self.error = error
+        self.message = message
 
     @property
     def lost(self) -> bool:
