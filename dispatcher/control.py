@@ -7,19 +7,25 @@ by device and inode, so that clients of a copy do not take the original's daemon
 
 from __future__ import annotations
 
+import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dispatcher.config.config import Config
+from dispatcher.complaints import UNREADABLE
+from dispatcher.config.config import MAX_SOCKET_PATH, Config, is_sendable
 
 if TYPE_CHECKING:
     from socket import socket
 
 #: Seconds that a daemon gets to take a request, and to answer it.
 TIMEOUT = 0.5
+
+#: Bytes of what a daemon says of where it listens, and more.
+_MOST_SAID = 4096
 
 #: Seconds that it gets to read its configuration: its turn may wait for the store before.
 RELOAD_TIMEOUT = 5.0
@@ -48,14 +54,22 @@ def announce(config: Config) -> OSError | None:
 def find(config: Config) -> Path:
     """Return where the last daemon of this very state directory listens, else where one would."""
     directory, _, socket = _said(config).removesuffix("\n").partition(" ")
-    return Path(socket) if socket and directory == _directory(config) else config.control_socket
+    said = is_sendable(socket) and len(socket.encode()) <= MAX_SOCKET_PATH
+    if said and socket.startswith("/") and directory == _directory(config):
+        return Path(socket)
+    return config.control_socket
 
 
 def _said(config: Config) -> str:
-    try:
-        return _announcement(config).read_text("utf-8", "replace")
-    except OSError:
-        return ""
+    """Return what the file says; "" of anything else in its place: no client waits for it."""
+    with suppress(OSError, ValueError):
+        descriptor = os.open(_announcement(config), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return os.read(descriptor, _MOST_SAID).decode()
+        finally:
+            os.close(descriptor)
+    return ""
 
 
 def _directory(config: Config) -> str:
@@ -108,7 +122,10 @@ def _ask(path: Path, request: bytes, *, within: float) -> dict[str, Any] | None:
         return None
     if not line.endswith(b"\n"):
         raise TimeoutError(f"{path}: no answer")
-    return msgspec.json.decode(line, type=dict[str, Any])
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except UNREADABLE as error:  # it is somebody else who listens there
+        raise TimeoutError(f"{path}: no answer of a daemon") from error
 
 
 def _connect(path: Path) -> socket:

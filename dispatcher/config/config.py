@@ -180,9 +180,14 @@ def _runtime_dir(settings: Settings, state_dir: Path, environ: Mapping[str, str]
     return chosen
 
 
+def is_sendable(path: str) -> bool:
+    """Say whether messages, logs and store can carry a path."""
+    return path.isprintable()
+
+
 def _sendable(key: str, directory: Path) -> Path:
     """Return a directory if messages, logs and store can carry its name."""
-    if str(directory).isprintable():
+    if is_sendable(str(directory)):
         return directory
     raise ValueError(
         f"{key}: {str(directory)!r} is not printable UTF-8, and no message could carry it;"
@@ -231,5 +236,10 @@ def _store_url(settings: Settings, state_dir: Path) -> str:
         raise ValueError(
             f"store.url: {path!r} is not the whole path of a file;"
             ' write for example: url = "sqlite:///var/lib/dispatcher/tasks.db"'
+        )
+    if not is_sendable(path):
+        raise ValueError(
+            f"store.url: {path!r} is not printable UTF-8, and no message could carry it;"
+            " let it name another file"
         )
     return f"sqlite:///{path.lstrip('/')}"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -39,6 +44,58 @@ def test_where_it_cannot_be_said_nobody_is_sent_to_the_wrong_place(tmp_path: Pat
     assert error is not None
     assert "control-socket.new" in str(error)
     assert now.control_socket == control.find(now)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"\xff\xfe garbage",
+        b"\x00" * 5000,
+        b"%s relative",
+        b"%s /a\x00b",
+        b"%s /a\xff",
+        b"%s /a\nb",
+        b"%s /" + b"x" * 107,
+    ],
+    ids=lambda said: repr(said)[:20],
+)
+def test_garbage_in_its_place_sends_nobody_anywhere(tmp_path: Path, said: bytes) -> None:
+    config = configured(tmp_path, "run")
+    found = config.state_dir.stat()
+    said = said.replace(b"%s", b"%d:%d" % (found.st_dev, found.st_ino))
+    (config.state_dir / "control-socket").write_bytes(said + b"\n")
+
+    assert config.control_socket == control.find(config)
+    control.wake(control.find(config))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=lambda make: make.__name__)
+def test_nobody_waits_for_what_is_no_file_in_its_place(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    config = configured(tmp_path, "run")
+    make(config.state_dir / "control-socket")
+
+    assert config.control_socket == control.find(config)
+
+
+def test_who_listens_there_and_is_no_daemon_gives_no_answer() -> None:
+    with (
+        TemporaryDirectory() as short,
+        socket.socket(socket.AF_UNIX) as stranger,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        path = Path(short) / "control.sock"
+        stranger.bind(str(path))
+        stranger.listen()
+        asked = pool.submit(control.status, path)
+        connection, _ = stranger.accept()
+        with connection:
+            connection.sendall(b"220 mail.example ESMTP\n")
+
+            with pytest.raises(TimeoutError, match="no answer of a daemon"):
+                asked.result()
 
 
 def test_clients_of_a_copied_state_directory_do_not_take_the_originals_daemon_for_theirs(
