@@ -11,7 +11,6 @@ with Client(load()) as client:  # or be the worker oneself
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -342,8 +341,6 @@ class Client:
         The lock is the one given, else the one that this client claimed the task with, else
         `$DISPATCHER_CLAIM_LOCK`. Raises `NoLock` without any, ValueError for what cannot be said.
         """
-        if progress is not None and not math.isfinite(progress):  # JSON would make it null
-            raise ValueError(f"progress: must be from 0 to 1, not {progress}")
         beat = self._words("heartbeat", task_id, lock, progress=progress, note=note)
         assert isinstance(beat, Beat)
         return doubts.change(
@@ -425,6 +422,12 @@ class Client:
         """Return how many tasks are in each state, by queue."""
         with self._store.snapshot():
             return self._store.counts()
+
+    def queues(self) -> frozenset[str]:
+        """Return the queues that tasks are in, and those that the configuration names."""
+        named = {self.config.defaults.queue, *self.config.queues}
+        named |= {one.queue for one in self.config.profiles.values() if one.queue is not None}
+        return frozenset({*self.counts(), *named})
 
     def now(self) -> StoreTime:
         """Return the store's time."""

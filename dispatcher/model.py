@@ -162,6 +162,8 @@ class Submitted:
 
     task_id: int
     created: bool
+    differs: tuple[str, ...] = ()
+    """Of a task that its key had brought before: which of `command` and `payload` were others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

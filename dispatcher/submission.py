@@ -160,7 +160,7 @@ def _check(task: NewTask) -> None:
     _check_rules(task.rules)
     _check_number("priority", task.priority, -(2**31), 2**31 - 1)
     _check_number("max_attempts", task.max_attempts, 1, 2**31 - 1)
-    _check_number("lease_ttl", task.lease_ttl_ms, Milliseconds(1), limits.LONGEST)
+    _check_number("lease_ttl", task.lease_ttl_ms, limits.LEAST_LEASE, limits.LONGEST)
     _check_number("delay", task.delay_ms, Milliseconds(0), limits.LONGEST)
     limits.check(task)
     check_name("queue", task.queue)
@@ -172,6 +172,8 @@ def _check(task: NewTask) -> None:
         _text("cwd", task.cwd, MAX_PATH)
         if not task.cwd.startswith("/"):
             raise InvalidTask(f"cwd: {task.cwd!r} is not absolute; begin it with /")
+        if limits.CONTROL.search(task.cwd):
+            raise InvalidTask(f"cwd: {limits.no_directory(task.cwd)}")
 
 
 def _signal_number(given: object) -> int:
@@ -216,14 +218,19 @@ def _check_payload(payload: str | None) -> None:
 
 def _check_environment(env: Mapping[str, str]) -> None:
     for name, value in env.items():
-        _text("env", name, MAX_ENVIRONMENT)
-        try:
-            limits.check_variable(name)
-        except ValueError as error:
-            raise InvalidTask(f"env: {error}") from None
+        check_variable(name)
         _text(f"env {name}", value, MAX_ENVIRONMENT)
     if len(msgspec.json.encode(dict(env))) > MAX_ENVIRONMENT:
         raise InvalidTask(f"env: more than {MAX_ENVIRONMENT} bytes in all; use the payload")
+
+
+def check_variable(name: str) -> None:
+    """Raise `InvalidTask` for what no task may call a variable."""
+    _text("env", name, MAX_ENVIRONMENT)
+    try:
+        limits.check_variable(name)
+    except ValueError as error:
+        raise InvalidTask(f"env: {error}") from None
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:
@@ -246,7 +253,7 @@ def check_claim(queue: str, lease_ttl_ms: int | None) -> None:
     check_queue(queue)
     if lease_ttl_ms is not None:
         _typed({"lease_ttl_ms": lease_ttl_ms}, TaskOptions)
-        _check_number("lease_ttl", lease_ttl_ms, Milliseconds(1), limits.LONGEST)
+        _check_number("lease_ttl", lease_ttl_ms, limits.LEAST_LEASE, limits.LONGEST)
 
 
 def check_queue(queue: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -100,12 +101,27 @@ def spoken(op: str, task_id: int, lock: str, **facts: object) -> Beat | Declarat
     """Return what would be said over the worker socket, held to the same limits. Or ValueError."""
     said = {name: fact for name, fact in facts.items() if fact is not None}
     try:
+        for name, fact in said.items():
+            _refuse_unbounded(name, fact)
         line = msgspec.json.encode({"op": op, "task_id": task_id, "lock": lock, **said})
         return understood(line)
     except UnicodeEncodeError as error:
         raise ValueError(f"{_unencodable({'lock': lock, **said})}: {in_words(error)}") from None
     except (msgspec.MsgspecError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
+
+
+def _refuse_unbounded(name: str, fact: object) -> None:
+    """Raise ValueError for a number that JSON has no word for: it would become null."""
+    parts = [fact if isinstance(fact, msgspec.Raw) else msgspec.to_builtins(fact)]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, float) and not math.isfinite(part):
+            raise ValueError(f"{name}: must be finite, as JSON has no other number, not {part}")
+        if isinstance(part, dict):
+            parts += (*part, *part.values())
+        elif isinstance(part, list | tuple):
+            parts += part
 
 
 def _unencodable(said: dict[str, object]) -> str:

@@ -14,6 +14,8 @@ import click
 from dispatcher.calendar import Calendar
 from dispatcher.cli import lines, render
 from dispatcher.cli.options import (
+    COUNT,
+    TEXT,
     Moment,
     absolute_option,
     client,
@@ -61,20 +63,27 @@ _Date = Callable[[StoreTime | None], str]
     metavar="STATE",
     help=f"Only this state. Repeatable. {', '.join(TaskState)}.",
 )
-@click.option("--queue", metavar="NAME", shell_complete=offered("queues"), help="Only this queue.")
+@click.option(
+    "--queue",
+    type=TEXT,
+    metavar="NAME",
+    shell_complete=offered("queues"),
+    help="Only this queue.",
+)
 @click.option(
     "--profile",
+    type=TEXT,
     metavar="NAME",
     shell_complete=offered("profiles"),
     help="Only tasks of this profile.",
 )
-@click.option("--label", metavar="NAME=VALUE", help="Only tasks with this label.")
-@click.option("--text", metavar="TEXT", help="Only commands that have this in them.")
+@click.option("--label", type=TEXT, metavar="NAME=VALUE", help="Only tasks with this label.")
+@click.option("--text", type=TEXT, metavar="TEXT", help="Only commands that have this in them.")
 @click.option("--since", type=Moment(), metavar="TIME", help='Submitted since, e.g. "2h" ago.')
 @click.option("--until", type=Moment(), metavar="TIME", help='Before, e.g. "2026-08-01T06:00".')
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=100,
     show_default="100",
     metavar="N",
@@ -110,7 +119,7 @@ def list_tasks(
             states=frozenset(map(TaskState, state)) or None,
             queue=queue,
             profile=profile,
-            label=next(iter(lines.pairs("label", [label]).items())) if label else None,
+            label=None if label is None else next(iter(lines.pairs("label", [label]).items())),
             text=text,
             since=_moment(since, calendar),
             until=_moment(until, calendar),
@@ -145,7 +154,7 @@ def _of_queue(store: Client, queue: str | None) -> str:
     """Return in which queue nothing was found, and which one was meant if there is none."""
     if queue is None:
         return ""
-    known = {*store.counts(), *store.config.queues}
+    known = store.queues()
     return f" in queue {queue!r}" + ("" if queue in known else did_you_mean(queue, known))
 
 
@@ -244,7 +253,7 @@ def show(*, task_id: int, absolute: bool, as_json: bool) -> None:
 @click.option("--run", "run_id", type=int, metavar="N", help="Id of the run [default: the last].")
 @click.option(
     "--tail",
-    type=click.IntRange(min=1),
+    type=COUNT,
     metavar="N",
     help="Begin with the last N lines.",
 )

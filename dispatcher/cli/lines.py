@@ -12,7 +12,7 @@ from dispatcher.config import durations, limits
 from dispatcher.config.config import Config
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
-from dispatcher.submission import TaskOptions, new_task
+from dispatcher.submission import TaskOptions, check_variable, new_task
 
 #: What each key of a line holds.
 _KINDS: Mapping[str, Any] = {
@@ -84,6 +84,7 @@ def variables(texts: Iterable[str], environ: Mapping[str, str]) -> dict[str, str
     found = {}
     for text in texts:
         name, separator, value = text.partition("=")
+        check_variable(name)
         if not separator and name not in environ:
             raise InvalidTask(f"env: {name} is not set here; set it, or write {name}=VALUE")
         found[name] = value if separator else environ[name]

@@ -71,6 +71,28 @@ class FilePath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Text(click.ParamType[str]):
+    """A text that a database can hold: what no UTF-8 is comes as lone surrogates."""
+
+    name = "text"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Refuse what is not UTF-8."""
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail("is not UTF-8; encode it so", param, ctx)
+        return text
+
+
+TEXT = Text()
+
+#: How many of something are wanted.
+COUNT = click.IntRange(1, 10**9)
+
 FILE = FilePath(dir_okay=False, path_type=Path)
 
 
@@ -110,6 +132,7 @@ def reason_option(default: str | None = None) -> Callable[[Callable[..., Any]], 
     """Return the option that says why, for people; without a default it is required."""
     return click.option(
         "--reason",
+        type=TEXT,
         metavar="TEXT",
         callback=_why,
         help="Why, for people.",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import click
 
 from dispatcher.cli.options import (
+    TEXT,
     client,
     config_option,
     examples,
@@ -15,12 +16,18 @@ from dispatcher.cli.options import (
     print_json,
     reason_option,
 )
+from dispatcher.errors import did_you_mean
 from dispatcher.submission import check_queue
 
 
 def _many(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.argument(
-        "queues", metavar="QUEUE...", nargs=-1, required=True, shell_complete=offered(what)
+        "queues",
+        type=TEXT,
+        metavar="QUEUE...",
+        nargs=-1,
+        required=True,
+        shell_complete=offered(what),
     )
 
 
@@ -37,6 +44,11 @@ def pause(*, queues: tuple[str, ...], reason: str, as_json: bool) -> None:
     for queue in queues:
         check_queue(queue)
     with client() as store:
+        known = store.queues()
+        for queue in queues:
+            if queue not in known:
+                near = did_you_mean(queue, known) or "; it holds for those that come"
+                click.echo(f"dispatcher: no task is in queue {queue!r}{near}", err=True)
         changed = {queue: store.pause(queue, reason) for queue in queues}
     _report(changed, ("paused", "was paused already"), as_json=as_json)
 

@@ -30,6 +30,9 @@ from dispatcher.wire import ExitCode
 #: Tasks from which on it takes long enough to show how far it is.
 _MANY = 1_000
 
+#: Tasks with a key of these and another command that are named on stderr; the rest is counted.
+_MOST_WARNINGS = 10
+
 
 @click.command(
     context_settings={"allow_interspersed_args": False},
@@ -147,9 +150,12 @@ def submit(
     tasks = _tasks(config, source, command, options)
     with Client(config) as store:
         submitted = _submitted(store, tasks)
+        _warn_of_others(submitted)
         if submitted and not as_json:
             click.echo("\n".join(str(one.task_id) for one in submitted))
-        facts = [{"id": one.task_id, "created": one.created} for one in submitted]
+        facts: list[dict[str, Any]] = [
+            {"id": one.task_id, "created": one.created, "differs": one.differs} for one in submitted
+        ]
         good = not wait or _wait(store, facts)
     if as_json:
         print_json(facts if source is not None else facts[0])
@@ -163,6 +169,16 @@ def _submitted(store: Client, tasks: list[NewTask]) -> list[Submitted]:
 
     with bar("submitted", len(tasks)) as tell:
         return store.submit_many(tasks, tell=tell)
+
+
+def _warn_of_others(submitted: list[Submitted]) -> None:
+    """Report which tasks have a key of these, and another command or payload."""
+    others = [one for one in submitted if one.differs]
+    for one in others[:_MOST_WARNINGS]:
+        told = f"task {one.task_id} has this key already, with another {' and '.join(one.differs)}"
+        click.echo(f"dispatcher: {told}; nothing was submitted: new work needs a new key", err=True)
+    if rest := others[_MOST_WARNINGS:]:
+        click.echo(f"dispatcher: and so have {len(rest)} more; --json names each", err=True)
 
 
 def _wait(store: Client, facts: list[dict[str, Any]]) -> bool:

@@ -54,8 +54,8 @@ def read(file: Path) -> Read:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{file}:{line}: not UTF-8; save the file in that encoding") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(_not_toml(file, str(error))) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(_not_toml(file, error)) from error
     try:
         return Read(msgspec.convert(table, Settings, dec_hook=_quantity), [], says_where=True)
     except msgspec.ValidationError:
@@ -101,8 +101,13 @@ def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _not_toml(file: Path, complaint: str) -> str:
+def _not_toml(file: Path, error: Exception) -> str:
     """Return what a parser complains of, its line and column where those of all mistakes stand."""
+    if isinstance(error, RecursionError):
+        return f"{file}: is nested too deeply; no key has a list within a list"
+    if not isinstance(error, tomllib.TOMLDecodeError):  # Python reads no number of 5,000 digits
+        return f"{file}: a number is too long; shorten it"
+    complaint = str(error)
     what, _, place = complaint.rstrip(")").partition(" (at ")
     if at := re.fullmatch(r"line (\d+), column (\d+)", place):
         remedy = "; a text stands in quotes" if what == "Invalid value" else ""

@@ -16,8 +16,14 @@ from dispatcher.model import Liveness, NewTask
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+#: What no path may hold that a line of a log, or of a table, is to carry.
+CONTROL: Final = re.compile(r"[\0-\x1f\x7f]")
+
 #: The longest time-out, delay or lease.
 LONGEST: Final = durations.parse("3650d")
+
+#: The shortest lease: it is renewed three times in its length, and each renewal is a transaction.
+LEAST_LEASE: Final = durations.parse("200ms")
 
 #: Each is from another moment to another one; DESIGN.md's section 4 says which.
 TIMEOUTS: Final = (
@@ -98,6 +104,11 @@ def check_variable(name: str) -> None:
         raise ValueError(f"{name[:80]!r} is no name of a variable; use letters, digits and _")
     if name.startswith("DISPATCHER_") and name != "DISPATCHER_CONFIG":
         raise ValueError(f"{name} is set by the dispatcher itself; use another name")
+
+
+def no_directory(path: str) -> str:
+    """Return what is wrong with a path that holds a `CONTROL` character, and the remedy."""
+    return f"{path!r} holds a line break or another control character; rename it, or name another"
 
 
 def signal_name(number: int) -> str:

@@ -46,6 +46,12 @@ def _above_zero(section: Section, *fields: str) -> Iterator[str]:
             yield f"{_key(field)}: must be above 0"
 
 
+def _leases(section: Section, *fields: str) -> Iterator[str]:
+    for field in fields:
+        if (given := getattr(section, field)) is not None and given < limits.LEAST_LEASE:
+            yield f"{_key(field)}: {given} is less than {limits.LEAST_LEASE}; raise it"
+
+
 def _key(field: str) -> str:
     return field.removesuffix("_ms")
 
@@ -136,7 +142,9 @@ class Executor(Section, frozen=True):
 
 
 class Leases(Section, frozen=True):
-    """How long a claim lives without a sign of life, and how a run is ended."""
+    """How long a claim lives without a sign of life, and how a run is ended. No lease is shorter
+    than 200 ms: each renewal is a transaction.
+    """
 
     ttl_ms: Minute = Milliseconds(60_000)
     """The lease of a task with liveness `process`, which the daemon renews while it lives."""
@@ -163,7 +171,8 @@ class Leases(Section, frozen=True):
 
     def mistakes(self) -> Iterator[str]:
         """Refuse a reaper that would find an expiry too late."""
-        yield from _above_zero(self, "ttl_ms", "worker_ttl_ms", "reap_interval_ms")
+        yield from _leases(self, "ttl_ms", "worker_ttl_ms")
+        yield from _above_zero(self, "reap_interval_ms")
         most, name, shortest = self._most()
         if self.reap_interval_ms > most and shortest > 0:
             yield (
@@ -174,7 +183,7 @@ class Leases(Section, frozen=True):
     def _most(self) -> tuple[Milliseconds, str, Milliseconds]:
         """Return the longest interval of the reaper, and because of which lease."""
         shortest, name = min((self.ttl_ms, "ttl"), (self.worker_ttl_ms, "worker_ttl"))
-        return Milliseconds(max(1, shortest // 2)), name, shortest
+        return Milliseconds(max(limits.LEAST_LEASE, shortest) // 2), name, shortest
 
 
 class Retry(Section, frozen=True):
@@ -298,9 +307,10 @@ class TaskDefaults(Section, frozen=True):
 
     def mistakes(self) -> Iterator[str]:
         """Refuse what no task could have."""
-        times = ("lease_ttl_ms", *(f"{name}_ms" for name in limits.TIMEOUTS))
+        times = [f"{name}_ms" for name in limits.TIMEOUTS]
+        yield from _leases(self, "lease_ttl_ms")
         yield from _above_zero(self, *(name for name in times if getattr(self, name) is not None))
-        for name in (*times, "kill_grace_ms"):
+        for name in ("lease_ttl_ms", *times, "kill_grace_ms"):
             if (given := getattr(self, name) or 0) > limits.LONGEST:
                 yield f"{_key(name)}: {given} is longer than {limits.LONGEST}; lower it"
         if self.kill_signal is not None:
@@ -380,6 +390,8 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
         for key, path in (("cwd", self.cwd), ("env_file", (self.env_file or "/").lstrip("-"))):
             if path is not None and not path.startswith("/"):
                 yield f"{key}: {path!r} is not absolute; begin it with /"
+            elif path is not None and limits.CONTROL.search(path):
+                yield f"{key}: {limits.no_directory(path)}"
         for name in self.env or ():
             try:
                 limits.check_variable(name)

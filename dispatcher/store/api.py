@@ -83,7 +83,7 @@ class Store(Protocol):
         """Accept a task: `scheduled` with a delay, else `ready`.
 
         With a key that a task of the same queue carries already, nothing is written and that
-        task's id comes back.
+        task's id comes back, with what of the command and the payload differs.
         """
 
     # The daemon's work -----------------------------------------------------------------

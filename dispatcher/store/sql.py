@@ -33,6 +33,7 @@ from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
 from dispatcher.store.engine import Engine, transaction
 from dispatcher.store.values import (
+    command_from,
     given_up_from,
     node_from,
     of_filter,
@@ -112,10 +113,12 @@ class SqlStore:
                 values = {"task_id": task_id, "payload": task.payload}
                 self._engine.change(statements.SUBMIT_PAYLOAD, values)
             return Submitted(task_id, created=True)
-        ((task_id,),) = self._engine.rows(
+        ((task_id, command, payload),) = self._engine.rows(
             statements.TASK_WITH_KEY, {"queue": task.queue, "key": task.key}
         )
-        return Submitted(task_id, created=False)
+        first = {"command": command_from(command), "payload": payload}
+        differs = tuple(name for name in first if first[name] != getattr(task, name))
+        return Submitted(task_id, created=False, differs=differs)
 
     # The daemon's work -----------------------------------------------------------------
 

@@ -53,9 +53,16 @@ def translated(error: Exception, path: Path | None, patience: float) -> Dispatch
             f"{name} is damaged, or no database of dispatcher ({error}); "
             "restore it from a backup, or let store.url name another file"
         )
+    return StoreRefused(_bad_value(error))
+
+
+def _bad_value(error: Exception) -> str:
+    """Return what is wrong with a value that SQLite refused, or was not even asked."""
     if isinstance(error, UnicodeEncodeError):
-        return StoreRefused(f"a text {in_words(error)}")
-    return StoreRefused(str(error))
+        return f"a text {in_words(error)}"
+    if isinstance(error, OverflowError):
+        return "a number is too large: no more is stored than 64 bits hold"
+    return str(error)
 
 
 def _remedy(path: Path | None) -> str:

@@ -29,7 +29,11 @@ SUBMIT_PROFILE = "UPDATE tasks SET profile = :profile, rules = :rules WHERE id =
 
 SUBMIT_PAYLOAD = "INSERT INTO payloads (task_id, payload) VALUES (:task_id, :payload)"
 
-TASK_WITH_KEY = "SELECT id FROM tasks WHERE queue = :queue AND key = :key"
+TASK_WITH_KEY = """
+SELECT tasks.id, tasks.command, payloads.payload
+FROM tasks LEFT JOIN payloads ON payloads.task_id = tasks.id
+WHERE tasks.queue = :queue AND tasks.key = :key
+"""
 
 DUE = """
 SELECT id FROM tasks WHERE state = 'scheduled' AND run_at <= :now

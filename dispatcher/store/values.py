@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from dispatcher.complaints import in_words
 from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import StoreRefused
 from dispatcher.model import (
@@ -58,7 +59,7 @@ def _json(value: object) -> str:
     try:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError as error:
-        raise StoreRefused(f"not Unicode text: {error}") from error
+        raise StoreRefused(f"a text {in_words(error)}") from error
 
 
 def of_new_task(task: NewTask, now: StoreTime) -> Values:

@@ -74,7 +74,7 @@ def test_a_second_submit_with_the_key_writes_nothing_and_returns_the_first_id(
     store: OneByOne,
 ) -> None:
     first = store.submit(new_task(key="k", command=("a",)), now=NOW)
-    second = store.submit(new_task(key="k", command=("b",)), now=later(1))
+    second = store.submit(new_task(key="k", command=("a",)), now=later(1))
 
     assert Submitted(first.task_id, created=True) == first
     assert Submitted(first.task_id, created=False) == second
@@ -98,6 +98,19 @@ def test_a_key_is_free_again_when_its_task_was_pruned(store: OneByOne) -> None:
 
     assert again.created
     assert first < again.task_id
+
+
+def test_a_key_brings_back_what_differs_from_its_first_task(store: OneByOne) -> None:
+    store.submit(new_task(key="k", payload="1"), now=NOW)
+
+    for wanted, differs in (
+        ({"payload": "1", "priority": 5}, ()),
+        ({"payload": "1", "command": ("false",)}, ("command",)),
+        ({"payload": "2"}, ("payload",)),
+        ({"command": ("false",)}, ("command", "payload")),
+    ):
+        again = store.submit(new_task(key="k", **wanted), now=NOW)
+        assert (False, differs) == (again.created, again.differs), wanted
 
 
 def test_a_key_is_of_its_queue_alone(store: OneByOne) -> None:

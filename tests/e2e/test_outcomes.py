@@ -149,7 +149,7 @@ def test_a_failed_attempt_is_repeated_after_its_back_off_until_the_attempts_are_
 
 def test_every_attempt_gets_the_whole_time_however_short_the_lease(world: World) -> None:
     """R-24."""
-    world.configure(leases={"ttl": "100ms", "kill_grace": "10s"})
+    world.configure(leases={"ttl": "200ms", "kill_grace": "10s"})
     script = """
         [ $DISPATCHER_ATTEMPT = 1 ] && exit 1
         trap 'sleep 0.3; echo cleaned up; exit 3' TERM

@@ -31,6 +31,11 @@ def test_r64_reload_under_load_is_whole_or_nothing(
         [mistake] = daemon.expect("config.refused")["mistakes"]
         assert "leasse: unknown section; did you mean 'leases'?" in mistake
         assert [] == daemon.events("config.reloaded")
+        world.config_file.write_text(f"{good}x = {'[' * 5_000}{']' * 5_000}\n")
+        before = daemon.output().count("config.refused")
+        daemon.signal(signal.SIGHUP)
+        eventually(partial(_expect_more, daemon, "config.refused", before))
+        assert "is nested too deeply" in daemon.events("config.refused")[-1]["mistakes"][0]
 
         world.configure(node={"slots": 4}, leases={"ttl": "5s"})
         daemon.signal(signal.SIGHUP)

@@ -103,17 +103,16 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=79,
         ),
         Mistake(
-            name="a heartbeat after the claim was lost",
+            name="a heartbeat after the task was cancelled",
             typed="heartbeat --task 1 --lock-file lock.txt",
-            config='[retry]\nbackoff_min = "1h"\nbackoff_max = "1h"\n',
             before=(
                 "submit -- true",
-                "claim --ttl 1ms --lock-file lock.txt",
+                "claim --lock-file lock.txt",
                 "cancel 1",
             ),
             told=(
                 "not_running: the task is not running; another claim may own the task: stop "
-                "working, record nothing, exit 79 (task 1: cancelled, attempt 1)"
+                "working, record nothing, exit 79 (task 1: cancelled, attempt 0)"
             ),
             exits=79,
         ),
@@ -122,14 +121,14 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="heartbeat --task 1 --lock-file lock.txt",
             before=(
                 "submit -- true",
-                "claim --ttl 1ms --lock-file lock.txt",
+                "claim --lock-file lock.txt",
                 "hold 1",
                 "release 1",
                 "claim --lock-file other.txt",
             ),
             told=(
                 "superseded: a newer run owns the task; another claim may own the task: stop "
-                "working, record nothing, exit 79 (task 1: running, attempt 2)"
+                "working, record nothing, exit 79 (task 1: running, attempt 1)"
             ),
             exits=79,
         ),

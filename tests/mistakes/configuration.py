@@ -269,6 +269,23 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="lists within lists without an end",
+            typed="check-config",
+            config="x = " + "[" * 5000 + "\n",
+            told=(
+                "/etc/dispatcher/dispatcher.toml: is nested too deeply; no key has a list within a "
+                "list"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a lease that is shorter than any may be",
+            typed="check-config",
+            config='[leases]\nttl = "1ms"\n',
+            told="/etc/dispatcher/dispatcher.toml:2: leases.ttl: 1ms is less than 200ms; raise it",
+            exits=78,
+        ),
+        Mistake(
             name="a reaper slower than the leases",
             typed="check-config",
             config='[leases]\nttl = "4s"\nreap_interval = "3s"\n',

@@ -240,6 +240,18 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=2,
         ),
         Mistake(
+            name="a lease that is too short",
+            typed="submit --lease-ttl 1ms -- true",
+            told="lease_ttl: must be from 200ms to 3650d, not 1ms",
+            exits=2,
+        ),
+        Mistake(
+            name="a variable without a name",
+            typed="submit --env '' -- true",
+            told="env: '' is no name of a variable; use letters, digits and _",
+            exits=2,
+        ),
+        Mistake(
             name="an empty key",
             typed="submit --key '' -- true",
             told="key: is empty; leave it out, or name what must happen only once",

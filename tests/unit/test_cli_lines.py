@@ -86,7 +86,10 @@ def test_json_answers_for_every_line(command: Command) -> None:
 
     answers = command("submit", "--from", "-", "--json", stdin=content).json
 
-    assert [{"id": 1, "created": True}, {"id": 1, "created": False}] == answers
+    assert [
+        {"id": 1, "created": True, "differs": []},
+        {"id": 1, "created": False, "differs": ["command"]},
+    ] == answers
 
 
 def test_a_file_without_lines_submits_nothing(command: Command) -> None:

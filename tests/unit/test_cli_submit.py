@@ -104,10 +104,10 @@ def test_a_payload_comes_from_stdin_or_in_place(command: Command) -> None:
 
 def test_the_same_key_gives_the_same_task(command: Command) -> None:
     first = command("submit", "--key", "k", "--", "true").id
-    again = command("submit", "--key", "k", "--json", "--", "false").json
+    again = command("submit", "--key", "k", "--json", "--", "true").json
     elsewhere = command("submit", "--key", "k", "--queue", "other", "--json", "--", "true").json
 
-    assert {"id": first, "created": False} == again
+    assert {"id": first, "created": False, "differs": []} == again
     assert elsewhere["created"]
     assert elsewhere["id"] > first
 
@@ -258,3 +258,62 @@ def test_a_line_may_say_labels_as_list_does(command: Command) -> None:
     command("submit", "--from", "-", stdin=b'{"command": ["true"], "labels": {"team": "data"}}')
 
     assert {"team": "data"} == command("show", 1, "--json").json["labels"]
+
+
+def test_a_key_with_another_command_or_payload_is_told_and_the_first_task_stays(
+    command: Command,
+) -> None:
+    first = command("submit", "--key", "k", "--payload", "1", "--", "echo", "a").id
+    same = command("submit", "--key", "k", "--payload", "1", "--", "echo", "a")
+    others = {
+        "command": ("--payload", "1", "--", "echo", "b"),
+        "payload": ("--payload", "2", "--", "echo", "a"),
+        "command and payload": ("--", "echo", "b"),
+    }
+
+    assert ("1\n", "") == (same.stdout, same.stderr)
+    for what, words in others.items():
+        other = command("submit", "--key", "k", *words)
+        told = f"task 1 has this key already, with another {what}; nothing was submitted"
+        assert ("1\n", f"dispatcher: {told}: new work needs a new key\n") == (
+            other.stdout,
+            other.stderr,
+        )
+    as_json = command("submit", "--key", "k", "--json", "--", "true").json
+    assert {"id": first, "created": False, "differs": ["command", "payload"]} == as_json
+    assert ["echo", "a"] == command("show", first, "--json").json["command"]
+
+
+def test_of_many_keys_with_other_commands_ten_are_named_and_the_rest_counted(
+    command: Command,
+) -> None:
+    def lines(word: str) -> bytes:
+        return b"".join(
+            b'{"command": ["%s"], "key": "%d"}\n' % (word.encode(), n) for n in range(12)
+        )
+
+    command("submit", "--from", "-", stdin=lines("true"))
+
+    told = command("submit", "--from", "-", stdin=lines("false")).stderr.splitlines()
+
+    assert 11 == len(told)
+    assert "task 10 has this key already" in told[9]
+    assert "dispatcher: and so have 2 more; --json names each" == told[10]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--env", ""], "env: '' is no name of a variable; use letters, digits and _"),
+        (["--env", "=3"], "env: '' is no name of a variable; use letters, digits and _"),
+        (["--cwd", "/a\nb"], r"cwd: '/a\nb' holds a line break or another control character"),
+        (["--label", "a=\udcff"], "label a: is not UTF-8; encode it so"),
+        (["--queue", "\udcff"], "queue: is not UTF-8; encode it so"),
+        (["--lease-ttl", "199ms"], "lease_ttl: must be from 200ms to 3650d, not 199ms"),
+    ],
+)
+def test_what_no_task_may_have_is_refused_in_words(
+    command: Command, words: list[str], told: str
+) -> None:
+    assert told in command("submit", *words, "--", "true", exits=2).stderr
+    assert [] == command("list", "--json").json

@@ -223,6 +223,34 @@ def test_usage_mistakes_are_one_line_with_where_to_look(
     assert 1 == len(result.stderr.splitlines())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list", "--queue"],
+        ["list", "--profile"],
+        ["list", "--text"],
+        ["list", "--label"],
+        ["claim", "--queue"],
+        ["pause"],
+        ["pause", "ci", "--reason"],
+        ["resume"],
+        ["hold", "1", "--reason"],
+        ["heartbeat", "--task", "1", "--lock", "x", "--note"],
+        ["fail", "--task", "1", "--lock", "x", "--reason"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_utf8_is_a_usage_mistake_wherever_it_stands(
+    command: Command, words: list[str]
+) -> None:
+    assert "is not UTF-8; encode it so" in command(*words, "a=\udcff", exits=2).stderr
+
+
+@pytest.mark.parametrize("words", [["list", "--limit"], ["logs", "1", "--tail"]])
+def test_a_count_beyond_all_bounds_is_a_usage_mistake(command: Command, words: list[str]) -> None:
+    assert "is not in the range" in command(*words, 99999999999999999999, exits=2).stderr
+
+
 @pytest.mark.parametrize("verb", [None, *app.VERBS])
 def test_every_verb_has_help_with_an_example(command: Command, verb: str | None) -> None:
     shown = command(*([verb] if verb else []), "--help").stdout

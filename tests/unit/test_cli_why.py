@@ -45,6 +45,21 @@ def test_what_is_over_is_not_held(command: Command) -> None:
     assert "task 1 has cancelled already" in command("hold", 1, exits=1).stderr
 
 
+def test_the_pause_of_a_queue_that_nobody_knows_says_so_and_holds(command: Command) -> None:
+    command.configure('[queues.nightly]\n[profiles.shrink]\ncommand = ["true"]\nqueue = "files"\n')
+    command("submit", "--queue", "ci", "--", "true")
+    for known in ("ci", "nightly", "files", "default"):
+        assert "" == command("pause", known).stderr
+
+    paused = command("pause", "nihgtly", "zzz")
+
+    assert "nihgtly paused\nzzz paused\n" == paused.stdout
+    assert (
+        "dispatcher: no task is in queue 'nihgtly'; did you mean 'nightly'?\n"
+        "dispatcher: no task is in queue 'zzz'; it holds for those that come\n"
+    ) == paused.stderr
+
+
 def test_a_queue_is_paused_and_resumed_and_everybody_says_so(command: Command) -> None:
     command("submit", "--queue", "ci", "--", "true")
 

@@ -62,7 +62,7 @@ def test_a_client_takes_keywords_or_a_task(command: Command) -> None:
         ({"profile": "a\0b"}, "profile: holds a NUL character"),
         ({"rules": {"3": "forgiven"}}, "rules: 3: 'forgiven' is no rule; leave rules to profiles"),
         ({"delay_ms": -1}, "delay: must be from 0ms"),
-        ({"lease_ttl_ms": 0}, "lease_ttl: must be from 1ms"),
+        ({"lease_ttl_ms": 199}, "lease_ttl: must be from 200ms"),
         ({"cwd": "here"}, "cwd: 'here' is not absolute"),
         ({"labels": {"a": "x" * 256}}, "label a: 256 bytes are more than 255"),
     ],
@@ -128,8 +128,8 @@ def test_a_keyword_of_a_wrong_type_is_refused_by_its_name(
         (lambda client: client.claim(lease_ttl_ms=2.0), "lease_ttl_ms: expected an integer, got"),
         (lambda client: client.claim(lease_ttl_ms=True), "lease_ttl_ms: expected an integer, got"),
         (lambda client: client.claim(lease_ttl_ms=math.nan), "lease_ttl_ms: expected an integer"),
-        (lambda client: client.claim(lease_ttl_ms=0), "lease_ttl: must be from 1ms to 3650d"),
-        (lambda client: client.claim(lease_ttl_ms=2**62), "lease_ttl: must be from 1ms to 3650d"),
+        (lambda client: client.claim(lease_ttl_ms=199), "lease_ttl: must be from 200ms to 3650d"),
+        (lambda client: client.claim(lease_ttl_ms=2**62), "lease_ttl: must be from 200ms to 3650d"),
     ],
 )
 def test_what_can_be_no_queue_or_lease_is_refused_and_nothing_written(
@@ -154,9 +154,13 @@ def test_what_can_be_no_queue_or_lease_is_refused_and_nothing_written(
         (lambda client: client.heartbeat(1, lock="l", note="\ud800"), "note: is not UTF-8"),
         (lambda client: client.fail(1, "\ud800", lock="l"), "reason: is not UTF-8"),
         (lambda client: client.complete(1, lock="l", result=["\ud800"]), "result: is not UTF-8"),
+        (lambda client: client.complete(1, lock="l", result=math.inf), "result: must be finite"),
+        (lambda client: client.complete(1, lock="l", result={"a": [math.nan]}), "result: must be"),
+        (lambda client: client.complete(1, lock="l", result={1: -math.inf}), "result: must be"),
+        (lambda client: client.heartbeat(1, lock="l", progress=math.nan), "progress: must be"),
     ],
 )
-def test_words_that_are_not_utf_8_are_refused_by_their_name(
+def test_words_that_no_json_can_hold_are_refused_by_their_name(
     command: Command, call: Callable[[Client], object], told: str
 ) -> None:
     with command.client() as client, pytest.raises(ValueError, match=told) as refused:
@@ -225,6 +229,7 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "task": lambda client: client.task(1),
     "runs": lambda client: client.runs(1),
     "counts": lambda client: client.counts(),
+    "queues": lambda client: client.queues(),
     "now": lambda client: client.now(),
     "calendar": lambda client: client.calendar(),
     "tasks": lambda client: client.tasks(),

@@ -215,7 +215,6 @@ def test_a_store_url_names_a_whole_path_with_three_or_four_slashes(
         ('ttl = "4s"', 2_000),
         ('ttl = "200ms"', 100),
         ('worker_ttl = "1.5s"', 750),
-        ('ttl = "1ms"', 1),
         ('ttl = "1h"', 5_000),
         ('ttl = "4s"\nreap_interval = "2s"', 2_000),
         ('reap_interval = "50ms"', 50),

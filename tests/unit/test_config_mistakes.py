@@ -52,6 +52,13 @@ MISTAKES = [
         "store.url: 'tasks.db' is not the whole path of a file",
     ),
     ("[store]\nurl = 'sqlite://'", "store.url: only SQLite is known"),
+    (f"x = {'[' * 5_000}{']' * 5_000}", ": is nested too deeply; no key has a list within a list"),
+    (f"[node]\nslots = {'9' * 5_000}", ": a number is too long; shorten it"),
+    ("[store]\nurl = 'sqlite:///a\u00a0/b.db'", "store.url: 'a\\xa0/b.db' is not printable UTF-8"),
+    (
+        '[profiles.a]\ncommand = ["true"]\ncwd = "/a\\nb"',
+        ":3: profiles.a.cwd: '/a\\nb' holds a line break or another control character; rename it",
+    ),
     ("[leases]\nttl = 60", ':2: leases.ttl: 60 is a plain number; add its unit, e.g. "60s"'),
     ("[leases]\nttl = '60'", 'leases.ttl: 60 is a plain number; add its unit, e.g. "60s"'),
     (
@@ -62,8 +69,8 @@ MISTAKES = [
     ("[leases]\nttl = '0.2ms'", "leases.ttl: '0.2ms' is shorter than a millisecond"),
     ("[leases]\nttl = '99999d'", "leases.ttl: '99999d' is longer than 36500 days"),
     ("[leases]\nttl = true", "leases.ttl: True is no duration"),
-    ("[leases]\nttl = '0s'", ":2: leases.ttl: must be above 0"),
-    ("[leases]\nworker_ttl = '0s'", "leases.worker_ttl: must be above 0"),
+    ("[leases]\nttl = '199ms'", ":2: leases.ttl: 199ms is less than 200ms; raise it"),
+    ("[leases]\nworker_ttl = '0s'", "leases.worker_ttl: 0ms is less than 200ms; raise it"),
     ("[leases]\nreap_interval = '0s'", "leases.reap_interval: must be above 0"),
     (
         "[output]\nrun_budget = '2GiB'\ntotal_budget = '1GiB'",
@@ -122,7 +129,7 @@ MISTAKES = [
         ":2: queues.a.b.lease_ttl: 5 is a plain number; add its unit",
     ),
     ("[queues.'a b']\nconcurrency = 1", ":1: queues.a b: is no name; use up to 100 letters"),
-    ("[queues.a]\nlease_ttl = '0s'", ":2: queues.a.lease_ttl: must be above 0"),
+    ("[queues.a]\nlease_ttl = '199ms'", ":2: queues.a.lease_ttl: 199ms is less than 200ms"),
     (
         "[queues.a]\nrun_timeout = '9999d'",
         "queues.a.run_timeout: 9999d is longer than 3650d; lower",
