@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 
+from dispatcher import utf8
+
 
 def main() -> int:
     """Run the command line that this process was given; return its exit code."""
+    utf8.insist()
     # What imports make stays: looking through it for garbage is a tenth of a submit's time.
     gc.disable()
     try:

@@ -76,6 +76,8 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
         raise InvalidTask('command: must be a list of arguments, for example ["echo", "hello"]')
     options = {**options, **_typed(options, TaskOptions)}
     given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(payload := given.get("payload"), str):
+        given["payload"] = payload.removeprefix("\ufeff")  # what some editors begin a file with
     if (name := given.pop("profile", None)) is not None:
         command, given = _of_profile(config, str(name), command, given)
     elif not config.defaults.allow_commands:

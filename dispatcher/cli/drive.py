@@ -243,7 +243,7 @@ def _lock(given: str | None, from_file: str | None) -> str | None:
 
 def _json(text: str) -> msgspec.Raw:
     try:
-        return msgspec.json.decode(text, type=msgspec.Raw)
+        return msgspec.json.decode(text.removeprefix("\ufeff"), type=msgspec.Raw)
     except UNREADABLE as error:
         raise click.UsageError(
             f"""--result: {in_words(error)}; write for example: '{{"rows": 3}}'"""

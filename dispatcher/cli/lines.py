@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -55,7 +56,7 @@ def read(
     a mistake.
     """
     tasks = []
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    for number, line in enumerate(content.removeprefix(BOM_UTF8).split(b"\n"), start=1):
         tell(number)
         if not line.strip():
             continue

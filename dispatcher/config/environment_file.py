@@ -63,7 +63,7 @@ def read(named: str) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         if named.startswith("-"):
             return {}

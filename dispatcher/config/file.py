@@ -46,7 +46,7 @@ def read(file: Path) -> Read:
     Raises `ConfigError` for a file that cannot be read, or is not TOML.
     """
     try:
-        text = file.read_bytes().decode("utf-8")
+        text = _text(file)
         table = tomllib.loads(text)
     except OSError as error:
         remedy = "let --config or $DISPATCHER_CONFIG name a file that this user may read"
@@ -64,6 +64,11 @@ def read(file: Path) -> Read:
     told = [_located(file, text, mistake) for mistake in mistakes]
     says_where = not any(map(_concerns_places, mistakes))
     return Read(msgspec.convert(good, Settings, dec_hook=_quantity), told, says_where)
+
+
+def _text(file: Path) -> str:
+    """Return what a file holds, without the mark that some editors begin it with."""
+    return file.read_bytes().decode("utf-8-sig")
 
 
 def _concerns_places(mistake: Mistake) -> bool:
@@ -117,7 +122,7 @@ def _not_toml(file: Path, error: Exception) -> str:
 
 def given_by(file: Path) -> frozenset[tuple[str, str]]:
     """Return which keys, each with its section, a file that was read without mistakes gives."""
-    table = tomllib.loads(file.read_bytes().decode("utf-8"))
+    table = tomllib.loads(_text(file))
     given = set()
     for section, body in table.items():
         given |= {(section, key) for key in body}

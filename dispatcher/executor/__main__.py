@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from dispatcher import times
+from dispatcher import times, utf8
 from dispatcher.errors import AlreadyHeld, ConfigError, StoreUnavailable, cannot_write
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
@@ -42,6 +42,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 def main() -> int:
     """Run the executor; return its exit code."""
+    utf8.insist()
     options = _parser().parse_args()
     state_dir, runtime_dir = (
         str(Path(d).absolute()) for d in (options.state_dir, options.runtime_dir)

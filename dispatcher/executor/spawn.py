@@ -252,6 +252,9 @@ def explain(error: OSError, program: str, start: wire.Start) -> str:
         text = too_large(start)
     elif number == errno.ENOEXEC:
         text = f"not in an executable format (a script needs a #! line): {path}"
+    elif number == errno.ENOENT and needed and needed.endswith("\r"):
+        remedy = f"save it with line ends of Unix, for example: sed -i 's/\\r$//' {path}"
+        text = f"its first line ends with a carriage return: {path} needs {needed!r}; {remedy}"
     elif number == errno.ENOENT and os.path.exists(path):
         text = f"missing interpreter: {path} needs {needed or 'a loader'}, which does not exist"
     elif number in {errno.ENOENT, errno.ENOTDIR}:
@@ -296,5 +299,6 @@ def interpreter(script: str) -> str | None:
         return None
     finally:
         os.close(descriptor)
-    words = first[2:].split() if first.startswith(b"#!") else []
-    return words[0].decode(errors="replace") if words else None
+    # As the kernel does it: only blanks part words, and a carriage return is a part of one.
+    words = first[2:].replace(b"\t", b" ").split(b" ") if first.startswith(b"#!") else []
+    return next((word.decode(errors="replace") for word in words if word), None)

@@ -53,6 +53,38 @@ BEAT = python("""
 """)
 
 
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"LANG": "C"},
+        {"LC_ALL": "POSIX"},
+        # As with a locale of another encoding, of which no test machine is sure to have one.
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=str,
+)
+def test_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitter(
+    world: World, locale: dict[str, str]
+) -> None:
+    """R-28."""
+    here = world.directory / "grüße"
+    here.mkdir()
+    report = shell(
+        'printf %s "$0" > argument; printf %s "$GREETING" > variable; cat /proc/$$/environ > all'
+    )
+    with world.daemon(env=locale) as daemon:
+        variable = ("--env", "GREETING=grüße €", "--cwd", "grüße")
+        task_id = world.cli(
+            "submit", *variable, "--", *report, "ä€\N{GRINNING FACE}", env=locale
+        ).id
+        daemon.expect("run.settled", task_id=task_id, outcome="succeeded")
+
+    assert "ä€\N{GRINNING FACE}".encode() == (here / "argument").read_bytes()
+    assert "grüße €".encode() == (here / "variable").read_bytes()
+    theirs = {entry.split(b"=")[0] for entry in (here / "all").read_bytes().split(b"\0")}
+    assert (b"LC_CTYPE" in theirs, b"LC_ALL" in theirs) == (False, "LC_ALL" in locale)
+
+
 def test_a_worker_gets_its_claim_and_the_allowed_variables_and_nothing_else(
     world: World,
 ) -> None:

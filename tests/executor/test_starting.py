@@ -211,6 +211,7 @@ def script(path: Path, text: str, mode: int = 0o700) -> str:
         ("mode_in_path", ["not executable: ", "/mode"], errno.EACCES),
         ("directory", ["not a program but a directory: ", "/etc"], errno.EACCES),
         ("interpreter", ["missing interpreter: ", "needs /no/such/sh"], errno.ENOENT),
+        ("windows", ["ends with a carriage return: ", r"needs '/bin/sh\r'; save"], errno.ENOENT),
         ("format", ["not in an executable format", "#! line"], errno.ENOEXEC),
         ("size", ["argument 1 is too large", "one may have 131071"], errno.E2BIG),
         ("sizes", ["arguments and environment are too large", "they may have"], errno.E2BIG),
@@ -224,6 +225,7 @@ def test_r27_what_a_task_did_wrong_is_named(
 ) -> None:
     no_mode = script(tmp_path / "mode", "#!/bin/sh\n", 0o600)
     no_interpreter = script(tmp_path / "interpreter", "#!/no/such/sh -x\n")
+    windows = script(tmp_path / "windows", "#! /bin/sh\r\necho\r\n")
     no_format = script(tmp_path / "format", "echo\n")
     asked: dict[str, tuple[list[str], dict[str, object]]] = {
         "unknown": (["no-such-program"], {"env": {"PATH": "/a:/b"}}),
@@ -235,6 +237,7 @@ def test_r27_what_a_task_did_wrong_is_named(
         "mode_in_path": (["mode"], {"env": {"PATH": str(tmp_path)}}),
         "directory": (["/etc"], {}),
         "interpreter": ([no_interpreter], {}),
+        "windows": ([windows], {}),
         "format": ([no_format], {}),
         "size": (["true", "x" * 200_000], {}),
         "sizes": (["true", *["x" * 100_000] * 30], {}),

@@ -31,6 +31,14 @@ CANNOT_START: Sequence[CannotStart] = (
         ),
     ),
     CannotStart(
+        name="a script with line ends of Windows",
+        submitted="-- ./windows.sh",
+        told=(
+            "its first line ends with a carriage return: /home/me/windows.sh needs '/bin/sh\\r'; "
+            "save it with line ends of Unix, for example: sed -i 's/\\r$//' /home/me/windows.sh"
+        ),
+    ),
+    CannotStart(
         name="a script without a `#!` line",
         submitted="-- ./bare.sh",
         told="not in an executable format (a script needs a #! line): /home/me/bare.sh",

@@ -92,6 +92,29 @@ def test_json_answers_for_every_line(command: Command) -> None:
     ] == answers
 
 
+def test_the_mark_that_an_editor_begins_a_file_with_is_no_part_of_it(command: Command) -> None:
+    command.configure(
+        f'[profiles.say]\ncommand = ["echo", "{{what}}"]\nenv_file = "{Path.cwd()}/env"'
+    )
+    text = command.config_file.read_text("utf-8")
+    command.config_file.write_text(text, "utf-8-sig")
+    Path("env").write_text("A=1\n", "utf-8-sig")
+    Path("job.json").write_text('{"what": "hello"}\n', "utf-8-sig")
+    Path("lines").write_text('{"command": ["true"]}\n', "utf-8-sig")
+
+    assert f"{command.config_file}: ok\n" == command("check-config").stdout
+    first = command("submit", "--profile", "say", "--payload", "@job.json").id
+    second = command("submit", "--from", "lines").id
+
+    shown = command("show", first, "--json").json
+    assert (["echo", "hello"], {"what": "hello"}) == (shown["command"], shown["payload"])
+    assert ["true"] == command("show", second, "--json").json["command"]
+    with command.client() as client:
+        task = client.task(first)
+    assert task is not None
+    assert '{"what": "hello"}' == (task.payload or "").strip()
+
+
 def test_a_file_without_lines_submits_nothing(command: Command) -> None:
     assert "" == command("submit", "--from", "-", stdin=b"\n").stdout
     assert [] == command("submit", "--from", "-", "--json", stdin=b"").json
