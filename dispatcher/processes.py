@@ -115,6 +115,8 @@ class StartSettings:
     leftover_grace: float = 2.0
     output_budget: int | None = None
     """Bytes kept of a run's output; None: all."""
+    configuration: Mapping[str, str] = field(default_factory=dict)
+    """Variables that lead a worker's own calls to this dispatcher's store."""
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
     """Secrets for the tasks of a profile: in memory, and in what they are started with."""
 
@@ -146,15 +148,14 @@ def start_message(
     limits = claim.limits
     grace, run_timeout = claim.kill_grace_ms, limits.run_timeout_ms
     run_by = {} if run_timeout is None else run_deadline(Instant(at + run_timeout / 1000))
+    own = {**settings.environments.get(claim.profile or "", {}), **claim.env}
+    # A task that names another configuration means all of that one.
+    place = {} if "DISPATCHER_CONFIG" in own else settings.configuration
     return wire.Start(
         uid=claim.run_uid,
         epoch=epoch,
         command=claim.command,
-        env={
-            **settings.environments.get(claim.profile or "", {}),
-            **claim.env,
-            **worker_environment(claim, settings.worker_socket),
-        },
+        env={**place, **own, **worker_environment(claim, settings.worker_socket)},
         cwd=claim.cwd,
         payload=claim.payload,
         output_path=claim.output_path,

@@ -322,7 +322,8 @@ def _facts(claimed: Claim, calendar: Calendar) -> dict[str, Any]:
 def _print_exports(claimed: Claim, config: Config, *, locked: bool) -> None:
     """Print what a worker finds in its environment, but the marker of a run that we started."""
     socket = control.find(config).with_name("worker.sock")
-    for name, value in worker_environment(claimed, str(socket)).items():
+    variables = {**config.environment, **worker_environment(claimed, str(socket))}
+    for name, value in variables.items():
         if name != wire.MARKER and (locked or name != _LOCK):
             click.echo(f"export {name}={shlex.quote(value)}")
 

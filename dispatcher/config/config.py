@@ -29,6 +29,13 @@ _T = TypeVar("_T")
 #: Where the configuration is looked for when nobody names a file.
 SYSTEM_FILE = Path("/etc/dispatcher/dispatcher.toml")
 
+#: The variable that names the configuration file.
+_FILE = "DISPATCHER_CONFIG"
+
+#: Those that name the directories of that file, where the file leaves them to others.
+_STATE = "DISPATCHER_STATE_DIR"
+_RUNTIME = "DISPATCHER_RUNTIME_DIR"
+
 #: Bytes of a unix socket's path: what `sockaddr_un` holds, without its NUL.
 MAX_SOCKET_PATH = 107
 
@@ -57,6 +64,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def on_stop(self) -> Literal["drain", "leave"]:
         """What SIGTERM to the daemon does."""
         return self.daemon.on_stop or ("drain" if self.executor.mode == "embedded" else "leave")
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables by which another process finds the same store, whatever its own are."""
+        file = {} if self.file is None else {_FILE: str(self.file)}
+        return {**file, _STATE: str(self.state_dir), _RUNTIME: str(self.runtime_dir)}
 
     @property
     def output_dir(self) -> Path:
@@ -92,7 +105,9 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
     Without any file the defaults hold. Raises `ConfigError` when a file that was named cannot be
     read, and `Mistaken` when it has mistakes.
     """
-    chosen = named or environ.get("DISPATCHER_CONFIG")
+    chosen = named or environ.get(_FILE)
+    if named and Path(named).absolute() != Path(environ.get(_FILE) or SYSTEM_FILE).absolute():
+        environ = {name: environ[name] for name in environ if name not in {_STATE, _RUNTIME}}
     file: Path | None = None
     settings = Settings()
     mistakes: list[str] = []
@@ -151,10 +166,10 @@ def _resolve(
 
 
 def _state_dir(settings: Settings, environ: Mapping[str, str]) -> Path:
-    if settings.node.state_dir is not None:
-        return _absolute("node.state_dir", settings.node.state_dir)
-    if given := _systemd_directory(environ, "STATE_DIRECTORY"):
+    if given := _given("node.state_dir", settings.node.state_dir, environ.get(_STATE, "")):
         return given
+    if made := _systemd_directory(environ, "STATE_DIRECTORY"):
+        return made
     base = environ.get("XDG_STATE_HOME", "")
     # The XDG specification: a relative path is to be ignored.
     home = Path(base) if base.startswith("/") else _home() / ".local" / "state"
@@ -163,10 +178,10 @@ def _state_dir(settings: Settings, environ: Mapping[str, str]) -> Path:
 
 def _runtime_dir(settings: Settings, state_dir: Path, environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_RUNTIME_DIR", "")
-    if settings.node.runtime_dir is not None:
-        chosen = _absolute("node.runtime_dir", settings.node.runtime_dir)
-    elif given := _systemd_directory(environ, "RUNTIME_DIRECTORY"):
+    if given := _given("node.runtime_dir", settings.node.runtime_dir, environ.get(_RUNTIME, "")):
         chosen = given
+    elif made := _systemd_directory(environ, "RUNTIME_DIRECTORY"):
+        chosen = made
     elif base.startswith("/"):
         chosen = Path(base) / f"dispatcher-{_hash_of(state_dir)}"
     else:
@@ -193,6 +208,16 @@ def _sendable(key: str, directory: Path) -> Path:
         f"{key}: {str(directory)!r} is not printable UTF-8, and no message could carry it;"
         f" set [node] {key.removeprefix('node.')} to another directory"
     )
+
+
+def _given(key: str, written: str | None, told: str) -> Path | None:
+    """Return a directory as the file has it, or else the dispatcher that started this process.
+
+    What the file puts under ~ is another one for whoever has another home.
+    """
+    if told.startswith("/") and (written is None or written.startswith("~")):
+        return Path(told)
+    return None if written is None else _absolute(key, written)
 
 
 def _systemd_directory(environ: Mapping[str, str], name: str) -> Path | None:

@@ -80,11 +80,12 @@ class Node(Section, frozen=True):
 
     state_dir: Annotated[str, Meta(examples=["/var/lib/dispatcher"])] | None = None
     """Where this node keeps its identity, its lock, the runs' output and, by default, the database.
-    Left out: `$STATE_DIRECTORY` as systemd sets it, else `dispatcher` under `$XDG_STATE_HOME`,
-    else `~/.local/state/dispatcher`."""
+    Left out: `$DISPATCHER_STATE_DIR` as its workers have it, else `$STATE_DIRECTORY` as systemd
+    sets it, else `dispatcher` under `$XDG_STATE_HOME`, else `~/.local/state/dispatcher`."""
     runtime_dir: Annotated[str, Meta(examples=["/run/dispatcher"])] | None = None
-    """Where the sockets are: a short path. Left out: `$RUNTIME_DIRECTORY` as systemd sets it, else
-    `dispatcher-<hash of state_dir>` under `$XDG_RUNTIME_DIR`, else `run` in the state directory."""
+    """Where the sockets are: a short path. Left out: `$DISPATCHER_RUNTIME_DIR` as its workers have
+    it, else `$RUNTIME_DIRECTORY` as systemd sets it, else `dispatcher-<hash of state_dir>` under
+    `$XDG_RUNTIME_DIR`, else `run` in the state directory."""
     slots: Annotated[int, Meta(ge=1, le=10_000, examples=[4])] | None = None
     """How many workers run here at once. Left out: one for each CPU that the daemon may use."""
 

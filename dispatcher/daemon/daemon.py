@@ -155,6 +155,7 @@ def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
             exit_grace=leases.exit_grace_ms / 1000,
             leftover_grace=leases.leftover_grace_ms / 1000,
             output_budget=int(config.output.run_budget),
+            configuration=config.environment,
             environments=environment_file.read_all(config),
         ),
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.helpers import expect_file, expect_settled, python, shell, stored, submit_all
-from tests.e2e.world import World
+from tests.e2e.world import DISPATCHER, World
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -83,6 +83,37 @@ def test_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitter(
     assert "grüße €".encode() == (here / "variable").read_bytes()
     theirs = {entry.split(b"=")[0] for entry in (here / "all").read_bytes().split(b"\0")}
     assert (b"LC_CTYPE" in theirs, b"LC_ALL" in theirs) == (False, "LC_ALL" in locale)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["a file", "no file"])
+def test_a_call_inside_a_task_reaches_the_dispatcher_that_runs_it(
+    world: World, named: bool
+) -> None:
+    """R-28: whatever home the task has, and where the daemon has its state directory from."""
+    world.configure(executor={"mode": "embedded"})
+    lines = world.config_file.read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith(("state_dir", "runtime_dir")))
+    world.config_file.write_text(text)
+    daemons = {
+        "DISPATCHER_CONFIG": str(world.config_file) if named else "",
+        "STATE_DIRECTORY": str(world.state_dir),
+        "RUNTIME_DIRECTORY": str(world.runtime_dir),
+    }
+    nested = f"{DISPATCHER} heartbeat --note alive && {DISPATCHER} submit -- echo nested"
+    with world.daemon(env=daemons) as daemon:
+        outer = world.cli(
+            "submit",
+            "--env",
+            f"HOME={world.directory}/elsewhere",
+            "--",
+            *shell(nested),
+            env=daemons,
+        ).id
+        daemon.expect("run.settled", task_id=outer, outcome="succeeded")
+        daemon.expect("run.settled", task_id=outer + 1, outcome="succeeded")
+
+    assert "alive" == world.cli("show", outer, "--json", env=daemons).json["runs"][0]["note"]
+    assert not (world.directory / "elsewhere").exists()
 
 
 def test_a_worker_gets_its_claim_and_the_allowed_variables_and_nothing_else(

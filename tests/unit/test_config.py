@@ -125,6 +125,40 @@ def test_the_state_directory_follows_the_environment(
     assert Path(state_dir) == load(None, environ).state_dir
 
 
+@pytest.mark.usefixtures("no_system_file")
+@pytest.mark.parametrize(
+    ("state_dir", "found"), [("", "/s"), ('"~/s"', "/s"), ('"/mine"', "/mine")]
+)
+def test_a_worker_finds_the_state_directory_that_the_file_leaves_to_others(
+    file: Path, state_dir: str, found: str
+) -> None:
+    file.write_text(f"[node]\nstate_dir = {state_dir}" if state_dir else "")
+    theirs = {
+        "DISPATCHER_CONFIG": str(file),
+        "DISPATCHER_STATE_DIR": "/s",
+        "DISPATCHER_RUNTIME_DIR": "/r",
+    }
+
+    config = load(None, theirs)
+
+    assert Path(found) == config.state_dir == load(str(file), theirs).state_dir
+    assert {**theirs, "DISPATCHER_STATE_DIR": found} == config.environment
+
+
+@pytest.mark.usefixtures("no_system_file")
+def test_the_state_directory_of_one_file_is_not_that_of_another(file: Path) -> None:
+    file.write_text("")
+    other = file.with_name("other.toml")
+    other.write_text("")
+    theirs = {"DISPATCHER_CONFIG": str(file), "DISPATCHER_STATE_DIR": "/s", "STATE_DIRECTORY": "/v"}
+
+    assert Path("/v") == load(str(other), theirs).state_dir
+    assert Path("/v") == load(None, {**theirs, "DISPATCHER_STATE_DIR": "s"}).state_dir
+    assert {"DISPATCHER_STATE_DIR": "/v", "DISPATCHER_RUNTIME_DIR": "/v/run"} == load(
+        None, {"STATE_DIRECTORY": "/v"}
+    ).environment
+
+
 def test_the_file_goes_before_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     environ = {"STATE_DIRECTORY": "/v", "RUNTIME_DIRECTORY": "/r"}
