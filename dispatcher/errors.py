@@ -8,6 +8,11 @@ from collections.abc import Iterable
 #: What a full disk answers.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+#: What a host answers that is full, short of something, or broken: nobody's mistake, and it passes.
+HOST_TROUBLE = FULL | frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.EROFS}
+)
+
 
 class DispatcherError(Exception):
     """Something the user can act on: print the message, exit with the type's exit code."""
@@ -36,6 +41,10 @@ class StoreUnavailable(DispatcherError):
     """The store did not answer and nothing was written; keep the workers, try again (exit 69)."""
 
 
+class HostTrouble(StoreUnavailable):
+    """The same, and not the store alone: the host, or a filesystem; try again (exit 75)."""
+
+
 class CommitUnknown(DispatcherError):
     """The store may or may not have committed; look before anything is done again (exit 74)."""
 
@@ -55,12 +64,22 @@ class AlreadyHeld(DispatcherError):
 def cannot_write(told: str, error: OSError, remedy: str) -> DispatcherError:
     """Return the error of a place that the daemon needs to write, and cannot.
 
-    `StoreUnavailable` of a full disk: that may pass, and a service manager tries again. Otherwise
-    `ConfigError`, with the `remedy`.
+    `StoreUnavailable` of a host in trouble: that may pass, and a service manager tries again.
+    Otherwise `ConfigError`, with the `remedy`.
     """
-    if error.errno in FULL:
-        return StoreUnavailable(f"{told}: {error.strerror}; make room on its disk")
-    return ConfigError(f"{told}: {error.strerror}; {remedy}")
+    told = f"{told}: {error.strerror}"
+    return in_trouble(told, error.errno) or ConfigError(f"{told}; {remedy}")
+
+
+def in_trouble(told: str, number: int | None) -> StoreUnavailable | None:
+    """Return the error of what a host in trouble answered; None of any other answer."""
+    if number in FULL:
+        return StoreUnavailable(f"{told}; make room on its disk")
+    if number == errno.EROFS:
+        return HostTrouble(f"{told}; mount it for writing, and try again")
+    if number in HOST_TROUBLE:
+        return HostTrouble(f"{told}; try again when the host is well")
+    return None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -42,8 +42,8 @@ _MISTAKES = """\
 
 What people get wrong, and what they are told: one line for each mistake on stderr, which names the
 thing and the remedy, and an exit code: 1 not so, 2 usage, 69 the store does not answer, 74 nobody
-knows whether it was written, 75 somebody else holds it, 78 the configuration or the store cannot be
-used, 79 the lease is lost.
+knows whether it was written, 75 somebody else holds it or the host is in trouble: try again, 78 the
+configuration or the store cannot be used, 79 the lease is lost.
 """
 
 _CANNOT_START = """

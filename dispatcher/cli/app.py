@@ -21,6 +21,7 @@ from dispatcher.errors import (
     CommitUnknown,
     ConfigError,
     DispatcherError,
+    HostTrouble,
     InvalidTask,
     NoLock,
     StoreUnavailable,
@@ -101,6 +102,7 @@ EXIT_CODES: Mapping[type[DispatcherError], ExitCode] = {
     NoLock: ExitCode.USAGE,
     ConfigError: ExitCode.CONFIG,
     StoreUnusable: ExitCode.CONFIG,
+    HostTrouble: ExitCode.TEMPORARY,
     StoreUnavailable: ExitCode.STORE_UNAVAILABLE,
     CommitUnknown: ExitCode.COMMIT_UNKNOWN,
     AlreadyHeld: ExitCode.TEMPORARY,
@@ -178,8 +180,8 @@ def dispatcher() -> None:
     """Run commands as tasks: one owner each, clean kills, honest recovery.
 
     Exit codes: 0 ok, 1 not so, 2 usage, 69 store unavailable (nothing was written), 74 nobody knows
-    whether it was written, 75 somebody else holds it, 78 the configuration or the store cannot be
-    used, 79 the lease is lost, 130 interrupted.
+    whether it was written, 75 somebody else holds it or the host is in trouble: try again, 78 the
+    configuration or the store cannot be used, 79 the lease is lost, 130 interrupted.
     """
 
 

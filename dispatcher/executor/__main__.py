@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from dispatcher import times, utf8
-from dispatcher.errors import AlreadyHeld, ConfigError, StoreUnavailable, cannot_write
+from dispatcher.errors import AlreadyHeld, ConfigError, HostTrouble, StoreUnavailable, cannot_write
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
@@ -64,12 +64,12 @@ def _run(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log
     except ConfigError as error:
         log("executor.refused", error=str(error))
         return ExitCode.CONFIG
+    except (AlreadyHeld, HostTrouble) as error:
+        log("executor.refused", error=str(error))
+        return ExitCode.TEMPORARY
     except StoreUnavailable as error:
         log("executor.refused", error=str(error))
         return ExitCode.STORE_UNAVAILABLE
-    except AlreadyHeld as error:
-        log("executor.refused", error=str(error))
-        return ExitCode.TEMPORARY
     log("executor.started", pid=os.getpid(), state_dir=state_dir, embedded=options.embedded)
     try:
         nothing_stays = executor.run()

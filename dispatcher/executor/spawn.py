@@ -13,14 +13,9 @@ from contextlib import contextmanager
 from typing import Self
 
 from dispatcher import wire
+from dispatcher.errors import HOST_TROUBLE
 from dispatcher.executor.outputs import OutputLocked, Outputs
 from dispatcher.marks import mark_of, why_unmarked
-
-#: What the host ran short of, or broke; anything else is the task's own.
-HOST_ERRORS = frozenset(
-    getattr(errno, name)
-    for name in ("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "ENOSPC", "EDQUOT", "EIO", "EROFS")
-)
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -90,7 +85,7 @@ class Spawner:
         except ValueError as error:  # a NUL in a word, "=" in a variable's name, no command
             raise CannotStart(wire.Fault.TASK, f"cannot be a command line: {error}") from error
         except OSError as error:
-            fault = wire.Fault.HOST if error.errno in HOST_ERRORS else wire.Fault.TASK
+            fault = wire.Fault.HOST if error.errno in HOST_TROUBLE else wire.Fault.TASK
             raise CannotStart(fault, explain(error, program, start), error.errno) from error
         finally:
             os.fchdir(self._home)
@@ -210,7 +205,7 @@ def enter(directory: str) -> None:
     try:
         os.chdir(directory)
     except OSError as error:
-        if error.errno in HOST_ERRORS:
+        if error.errno in HOST_TROUBLE:
             raise
         words = {
             errno.ENOENT: "no such working directory",

@@ -10,12 +10,12 @@ from typing import Final
 
 from dispatcher import owners
 from dispatcher.errors import (
-    FULL,
     CommitUnknown,
     ConfigError,
     DispatcherError,
     StoreUnavailable,
     StoreUnusable,
+    in_trouble,
 )
 from dispatcher.locks import Held, hold
 from dispatcher.store import migrate
@@ -250,8 +250,6 @@ def _denied(error: OSError, path: Path | None = None) -> DispatcherError:
     if path is not None and (named is None or DRAFT in str(named)):
         named = path
     told = f"{named}: {error.strerror}"
-    if error.errno in FULL:
-        return StoreUnavailable(f"{told}; make room on its disk")
-    return StoreUnusable(
+    return in_trouble(told, error.errno) or StoreUnusable(
         f"{told}; the store and its state directory need this user's permission to write"
     )

@@ -29,6 +29,7 @@ from dispatcher.store.sqlite_errors import (
     denied,
     is_writable,
     translated,
+    unseen,
 )
 from dispatcher.times import instant, pause
 
@@ -267,13 +268,18 @@ class SqliteEngine:
         return failure
 
     def _stat(self) -> list[tuple[int, int]]:
-        """Return what identifies the files at their paths; of a missing file nothing."""
+        """Return what identifies the files at their paths; of a missing file nothing.
+
+        Raises what `unseen` makes of what cannot be looked at.
+        """
         found = []
         for file in self._files:
             try:
                 status = os.stat(file)  # noqa: PTH116 -- in each transaction, three times
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
+            except OSError as error:  # nothing is known of it, so also not that it is gone
+                raise unseen(self._path, error) from error
             found.append((status.st_dev, status.st_ino))
         return found
 

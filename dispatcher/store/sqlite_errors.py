@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Final
 from pysqlite3 import dbapi2
 
 from dispatcher.complaints import in_words
-from dispatcher.errors import DispatcherError, StoreRefused, StoreUnavailable, StoreUnusable
+from dispatcher.errors import (
+    DispatcherError,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnusable,
+    in_trouble,
+)
 
 # SQLite's result codes, by what they ask for.
 BUSY: Final = frozenset({5, 6})  # BUSY, LOCKED
@@ -45,9 +52,10 @@ def translated(error: Exception, path: Path | None, patience: float) -> Dispatch
         )
     # With permission to open the files, it was descriptors or memory that wanted.
     if code in _FAILED or (code == _CANTOPEN and (path is None or is_writable(path))):
-        return StoreUnavailable(f"{name}: {error}; {_remedy(path)}")
+        told = f"{name}: {error}"
+        return _on_read_only(told, path) or StoreUnavailable(f"{told}; {_remedy(path)}")
     if code in _DENIED:
-        return denied(name, error)
+        return denied(path, error)
     if code in _ALTERED:
         return StoreUnusable(
             f"{name} is damaged, or no database of dispatcher ({error}); "
@@ -75,12 +83,28 @@ def _remedy(path: Path | None) -> str:
     return "is there room on its disk, and memory?"
 
 
-def denied(name: Path | str, why: object) -> StoreUnusable:
-    """Return the error of a database that this user may not write."""
-    return StoreUnusable(
-        f"{name} cannot be written ({why}); "
-        "give this user write permission on the file and its directory"
+def denied(path: Path | None, why: object) -> DispatcherError:
+    """Return the error of a database that this user may not write, or now nobody."""
+    told = f"{path or 'the database in memory'} cannot be written ({why})"
+    return _on_read_only(told, path) or StoreUnusable(
+        f"{told}; give this user write permission on the file and its directory"
     )
+
+
+def unseen(path: Path | None, error: OSError) -> DispatcherError:
+    """Return the error of a database of which nobody can tell whether it is still there."""
+    told = f"{path}: {error.strerror}"
+    return in_trouble(told, error.errno) or StoreUnusable(
+        f"{told}; give this user permission to enter its directory"
+    )
+
+
+def _on_read_only(told: str, path: Path | None) -> StoreUnavailable | None:
+    """Return the error of a database whose filesystem takes no writes; None where it does."""
+    with suppress(OSError):
+        if path is not None and os.statvfs(path.resolve().parent).f_flag & os.ST_RDONLY:
+            return in_trouble(f"{told}: {os.strerror(errno.EROFS)}", errno.EROFS)
+    return None
 
 
 def is_writable(path: Path) -> bool:

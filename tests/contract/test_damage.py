@@ -44,6 +44,27 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
+def test_a_directory_that_nobody_may_enter_any_more_is_told_as_that(path: Path) -> None:
+    """R-50: nothing is known of the files then, so also not that they are gone."""
+    with closing(opened(path)) as store:
+        before = os.geteuid()
+        path.parent.chmod(0o000)
+        try:
+            os.seteuid(before or 65_534)
+            with pytest.raises(StoreUnusable) as refused, store.transaction():
+                pass
+        finally:
+            os.seteuid(before)
+            path.parent.chmod(0o700)
+
+        assert (
+            f"{path}: Permission denied; give this user permission to enter its directory"
+            == str(refused.value)
+        )
+        with store.transaction() as now:
+            store.submit(new_task(), now=now)
+
+
 # R-50, R-51, R-52: damage ------------------------------------------------------------------
 
 

@@ -176,6 +176,18 @@ def _disk(place: Place, size: str) -> Iterator[None]:
         eventually(lambda: _unmount(place.state_dir))
 
 
+@contextmanager
+def _read_only_disk(place: Place) -> Iterator[None]:
+    with _disk(place, "4m"):
+        remount(place.state_dir, "ro")
+        yield
+
+
+def remount(directory: Path, option: str) -> None:
+    """Mount a directory's disk with another option."""
+    subprocess.run(["mount", "-o", f"remount,{option}", str(directory)], check=True)
+
+
 def _unmount(directory: Path) -> None:
     done = subprocess.run(["umount", directory], capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stderr
@@ -233,6 +245,7 @@ SCENES: Mapping[str, Callable[[Place], AbstractContextManager[None]]] = {
     "read-only": _read_only,
     "forbidden": _forbidden,
     "full disk": lambda place: _disk(place, "400k"),
+    "read-only filesystem": _read_only_disk,
     "tiny disk": lambda place: _disk(place, "32k"),
     "network filesystem": _network,
     "locked": _locked,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.helpers import as_user, external_executor, fill, ordinary_user, small_disk
-from tests.e2e.mistaken import as_installed
+from tests.e2e.mistaken import as_installed, remount
 from tests.e2e.world import DISPATCHER, Result, World
 
 
@@ -132,6 +132,13 @@ def full_at_start(world: World) -> Result:
         return world.cli("run", exits=69)
 
 
+def read_only_at_start(world: World) -> Result:
+    """`run` where nothing can be written."""
+    with small_disk(world, "state") as disk:
+        remount(disk, "ro")
+        return world.cli("run", exits=75)
+
+
 def other_owner(world: World) -> Result:
     """`run` with a runtime directory that belongs to somebody else."""
     user = ordinary_user()
@@ -180,6 +187,7 @@ SCENES: Mapping[str, Callable[[World], Result]] = {
         output_file,
         socket_taken,
         full_at_start,
+        read_only_at_start,
         other_owner,
     )
 }

@@ -193,6 +193,17 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="a filesystem that takes no writes",
+            typed="submit -- true",
+            before=("submit -- true",),
+            scene="read-only filesystem",
+            told=(
+                "/var/lib/dispatcher/tasks.db cannot be written (permission denied): Read-only "
+                "file system; mount it for writing, and try again"
+            ),
+            exits=75,
+        ),
+        Mistake(
             name="a state directory that this user may not make",
             typed="submit -- true",
             scene="forbidden",
@@ -364,6 +375,16 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "on its disk"
             ),
             exits=69,
+        ),
+        Mistake(
+            name="a filesystem that takes no writes, for the daemon",
+            typed="run",
+            scene="read only at start",
+            told=(
+                "cannot write /var/lib/dispatcher/node-id: Read-only file system; mount it for "
+                "writing, and try again"
+            ),
+            exits=75,
         ),
         Mistake(
             name="a file in place of the output directory",
