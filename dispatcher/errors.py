@@ -86,5 +86,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a message that names the known word nearest to a mistaken one, or ""."""
     from difflib import get_close_matches  # noqa: PLC0415 - only mistakes pay for it
 
-    near = get_close_matches(word, list(known), n=1)
+    near = get_close_matches(word, list(map(str, known)), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

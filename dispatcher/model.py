@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from dispatcher.times import StoreTime
-from dispatcher.wire import RunUid
+from dispatcher.wire import KillMode, RunUid
 
 
 class TaskState(enum.StrEnum):
@@ -154,6 +154,7 @@ class NewTask:
     total_timeout_ms: int | None = None
     kill_grace_ms: int | None = None
     kill_signal: int | None = None
+    kill_mode: KillMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,7 @@ class Task:
     total_timeout_ms: int | None = None
     kill_grace_ms: int | None = None
     kill_signal: int | None = None
+    kill_mode: KillMode | None = None
     notify: bool = False
     profile: str | None = None
     fails_at: StoreTime | None = None
@@ -315,6 +317,7 @@ class Claim:
     limits: Limits = NO_LIMITS
     kill_grace_ms: int | None = None
     """Between the kill signal and SIGKILL: as it was at the claim, whatever a reload says since."""
+    kill_mode: KillMode = KillMode.TREE
     profile: str | None = None
     reports_leftovers: bool = False
     """Whether what outlives the leader is named, not ended."""

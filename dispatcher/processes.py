@@ -163,6 +163,7 @@ def start_message(
         previous_output_path=next(iter(claim.earlier_output_paths), None),
         earlier_output_paths=claim.earlier_output_paths[1:],
         kill_signal=limits.kill_signal or signal.SIGTERM,
+        kill_mode=claim.kill_mode,
         kill_grace=settings.kill_grace if grace is None else grace / 1000,
         exit_grace=settings.exit_grace,
         leftover_grace=settings.leftover_grace,

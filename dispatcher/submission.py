@@ -17,6 +17,7 @@ from dispatcher.config.durations import Milliseconds
 from dispatcher.config.settings import NAME, Meaning, TaskDefaults
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
+from dispatcher.wire import KillMode
 
 #: Bytes of a command with its arguments: what one argument may have, so what every host can exec.
 MAX_COMMAND = 128 * 1024
@@ -36,6 +37,9 @@ MAX_LABELS = 64
 _NAME = re.compile(NAME)
 
 _FIELDS = tuple(field.name for field in fields(NewTask))
+
+#: Fields that are one of some words.
+_WORDS: Mapping[str, list[str]] = {"liveness": list(Liveness), "kill_mode": list(KillMode)}
 
 #: What a profile's rules say beside what exit codes mean.
 _RULES = frozenset({("lost", "orphaned"), ("leftovers", "report")})
@@ -65,6 +69,7 @@ class TaskOptions(TypedDict, total=False):
     kill_grace_ms: int | None
     kill_signal: int | str | None
     """Its name ("INT", "SIGINT") or number."""
+    kill_mode: KillMode | None
 
 
 def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> NewTask:
@@ -133,6 +138,8 @@ def _defaults(given: TaskDefaults) -> dict[str, object]:
     named = {name: getattr(given, name) for name in TaskDefaults.__struct_fields__}
     if given.liveness is not None:
         named["liveness"] = Liveness(given.liveness)
+    if given.kill_mode is not None:
+        named["kill_mode"] = KillMode(given.kill_mode)
     return {name: value for name, value in named.items() if value is not None}
 
 
@@ -151,7 +158,12 @@ def _typed(given: Mapping[str, object], kind: type[Any]) -> Any:
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        raise InvalidTask(in_words(error, given, choices=list(Liveness))) from None
+        raise InvalidTask(in_words(error, given, choices=_choices(error))) from None
+
+
+def _choices(error: msgspec.ValidationError) -> list[str]:
+    """Return the words that a field may be which an error is about."""
+    return next((words for name, words in _WORDS.items() if f".{name}`" in str(error)), [])
 
 
 def _check(task: NewTask) -> None:

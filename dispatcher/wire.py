@@ -67,6 +67,16 @@ class Fault(enum.StrEnum):
     PREDECESSOR = "predecessor_alive"
 
 
+class KillMode(enum.StrEnum):
+    """Who gets the kill signal: all processes of a run, or only the one that was started.
+
+    The grace, and the SIGKILL after it, are the whole tree's in either case.
+    """
+
+    TREE = "tree"
+    LEADER = "leader"
+
+
 class RunState(enum.StrEnum):
     """How far a run is, as the executor says."""
 
@@ -238,6 +248,8 @@ class Start(Message, frozen=True, tag="start"):
     """Output files of the task's runs on this node, the latest and those before: while one is
     locked, that run may live and this one does not start."""
     kill_signal: Annotated[int, msgspec.Meta(ge=1, le=64)] = 15
+    kill_mode: KillMode = KillMode.TREE
+    """An executor that is older than this field signals the tree."""
     kill_grace: float = 10.0
     exit_grace: float = 10.0
     leftover_grace: float = 2.0

@@ -14,6 +14,7 @@ from dispatcher.config.config import Config
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
 from dispatcher.submission import TaskOptions, check_variable, new_task
+from dispatcher.wire import KillMode
 
 #: What each key of a line holds.
 _KINDS: Mapping[str, Any] = {
@@ -32,6 +33,7 @@ _KINDS: Mapping[str, Any] = {
     **dict.fromkeys(limits.TIMEOUTS, object),
     "kill_grace": object,
     "kill_signal": str | int,
+    "kill_mode": KillMode,
     "payload": msgspec.Raw,
     "label": dict[str, str] | list[str],
 }
@@ -122,7 +124,8 @@ def _value(key: str, raw: msgspec.Raw) -> Any:
         value = msgspec.json.decode(raw)
         return msgspec.convert(value, _KINDS[key])
     except UNREADABLE as error:
-        raise InvalidTask(f"{key}: {in_words(error, value, choices=list(Liveness))}") from None
+        choices = list(_KINDS[key]) if isinstance(_KINDS[key], type(Liveness)) else ()
+        raise InvalidTask(f"{key}: {in_words(error, value, choices=choices)}") from None
 
 
 def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:

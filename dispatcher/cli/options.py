@@ -16,6 +16,7 @@ from dispatcher.config.config import Config, Mistaken, load
 from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import ConfigError
 from dispatcher.times import from_iso
+from dispatcher.wire import KillMode
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -241,6 +242,12 @@ _LIMITS = {
 
 def limit_options(command: Callable[..., int]) -> Callable[..., int]:
     """Add the options that bound a task in time and say how its runs are ended."""
+    command = click.option(
+        "--kill-mode",
+        type=click.Choice([mode.value for mode in KillMode]),
+        help="Who gets it: all processes of the run, or only the one that was started; what is "
+        "left after the grace gets SIGKILL [default: tree].",
+    )(command)
     command = click.option(
         "--kill-signal", type=Signal(), metavar="SIGNAL", help="Asks a run to end [default: TERM]."
     )(command)

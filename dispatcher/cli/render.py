@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from dispatcher.config.durations import Milliseconds
 from dispatcher.config.limits import TIMEOUTS, signal_name
 from dispatcher.model import LOCAL, Run, Task
 from dispatcher.times import StoreTime
+from dispatcher.wire import KillMode
 
 #: Bytes of a run's output that are shown with it.
 TAIL = 4096
@@ -63,6 +65,7 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         "fails_at": moment(task.fails_at, calendar),
         "kill_grace_ms": task.kill_grace_ms,
         "kill_signal": task.kill_signal,
+        "kill_mode": task.kill_mode,
         "profile": task.profile,
         "cwd": task.cwd,
         "env": sorted(task.env),
@@ -143,7 +146,9 @@ def timeouts_text(task: Task) -> str:
 def kill_text(task: Task) -> str:
     """Return how the task's runs are ended where it says so itself, else ""."""
     parts = []
-    if task.kill_signal is not None:
+    if task.kill_mode is KillMode.LEADER:
+        parts.append(f"{signal_name(task.kill_signal or SIGTERM)} to the first process alone")
+    elif task.kill_signal is not None:
         parts.append(signal_name(task.kill_signal))
     if task.kill_grace_ms is not None:
         parts.append(f"SIGKILL after {Milliseconds(task.kill_grace_ms)}")

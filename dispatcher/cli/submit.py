@@ -25,7 +25,7 @@ from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask, Submitted
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
-from dispatcher.wire import ExitCode
+from dispatcher.wire import ExitCode, KillMode
 
 #: Tasks from which on it takes long enough to show how far it is.
 _MANY = 1_000
@@ -122,6 +122,7 @@ def submit(
     as_json: bool,
     command: tuple[str, ...],
     kill_signal: int | None,
+    kill_mode: str | None,
     **durations: Milliseconds | None,
 ) -> int:
     """Submit COMMAND as a task and print its id.
@@ -144,6 +145,7 @@ def submit(
         payload=_payload(payload),
         labels=lines.pairs("label", label),
         kill_signal=kill_signal,
+        kill_mode=None if kill_mode is None else KillMode(kill_mode),
     )
     options |= cast("TaskOptions", {f"{name}_ms": value for name, value in durations.items()})
     config = configuration()

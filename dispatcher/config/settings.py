@@ -305,6 +305,10 @@ class TaskDefaults(Section, frozen=True):
     """Time between the kill signal and SIGKILL."""
     kill_signal: Annotated[str, Meta(examples=["INT"])] | None = None
     """The signal that asks a run to end. Left out: `TERM`."""
+    kill_mode: Annotated[Literal["tree", "leader"], Meta(examples=["leader"])] | None = None
+    """Who gets it: all processes of the run (`tree`), or only the one that was started (`leader`),
+    for a master that ends its own workers. What is left after the grace gets SIGKILL in either
+    case. Left out: `tree`."""
 
     def mistakes(self) -> Iterator[str]:
         """Refuse what no task could have."""

@@ -150,6 +150,11 @@ class Kernel:
         rss = usage.ru_maxrss * 1024 if usage.ru_maxrss > ours else None
         return Usage(max_rss_bytes=rss, cpu_seconds=usage.ru_utime + usage.ru_stime)
 
+    def signal_leader(self, leader: int, signum: int) -> None:
+        """Signal an unreaped leader alone."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(leader, signum)
+
     def signal_group(self, leader: int, signum: int) -> None:
         """Signal the process group of an unreaped leader: nobody else can have its pid."""
         with suppress(ProcessLookupError, PermissionError):

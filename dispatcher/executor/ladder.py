@@ -135,9 +135,13 @@ class Ladder:
             signums = (signal.SIGKILL,)
         else:
             return
+        alone = run.asking and run.asks_leader_alone
         run.asking = False
         self._name_ended(run, processes)
         for signum in signums:
+            if alone and run.pid is not None:
+                self._kernel.signal_leader(run.pid, signum)
+                continue
             group = run.pid if run.holds_leader else None
             if group is not None:
                 self._kernel.signal_group(group, signum)

@@ -61,6 +61,7 @@ class Run:
     handle: int | None = None
     """The leader's pidfd, until it was seen to exit."""
     kill_signal: int = signal.SIGTERM
+    kill_mode: wire.KillMode = wire.KillMode.TREE
     kill_grace: float = 0.0
     leftover_grace: float = 0.0
     report_leftovers: bool = False
@@ -121,6 +122,11 @@ class Run:
         """Whether the leader is ours and not reaped, so that nobody else can have its pid."""
         stolen = self.exit is not None and self.exit.exit_code is None and self.exit.signal is None
         return not self.inherited and not stolen
+
+    @property
+    def asks_leader_alone(self) -> bool:
+        """Whether the kill signal is for the leader, who ends the others; without it, for them."""
+        return self.kill_mode is wire.KillMode.LEADER and self.leader_lives
 
     @property
     def may_be_ended(self) -> bool:

@@ -163,6 +163,7 @@ class Runs:
             uid=start.uid,
             output_path=start.output_path,
             kill_signal=start.kill_signal,
+            kill_mode=start.kill_mode,
             kill_grace=start.kill_grace,
             leftover_grace=start.leftover_grace,
             report_leftovers=start.report_leftovers,

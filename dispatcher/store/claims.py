@@ -11,7 +11,7 @@ from dispatcher.store import statements
 from dispatcher.store.engine import Engine, Row
 from dispatcher.store.values import command_from, limits_from, strings_from
 from dispatcher.times import StoreTime
-from dispatcher.wire import RunUid
+from dispatcher.wire import KillMode, RunUid
 
 
 def secret() -> str:
@@ -36,12 +36,13 @@ class Ready(NamedTuple):
     rules: str | None
     notify: int
     kill_grace_ms: int | None
+    kill_mode: str | None
     limits: Limits
 
     @classmethod
     def of(cls, row: Row) -> Ready:
         """Return a row by name."""
-        return cls(*row[:14], limits=limits_from(row[14:]))  # type: ignore[misc]
+        return cls(*row[:15], limits=limits_from(row[15:]))  # type: ignore[misc]
 
     def takeover_at(self, until: StoreTime | None) -> StoreTime | None:
         """Return from when on another node may take the claim; None: never."""
@@ -118,6 +119,7 @@ def claim(
         notify=bool(ready.notify),
         limits=ready.limits,
         kill_grace_ms=ready.kill_grace_ms,
+        kill_mode=KillMode(ready.kill_mode or KillMode.TREE),
         profile=ready.profile,
         reports_leftovers=ready.rules is not None and "leftovers" in strings_from(ready.rules),
     )

@@ -215,8 +215,13 @@ CREATE TABLE clock_settings (
 );
 """
 
+# Who of a run's processes gets the kill signal; all where it says nothing.
+_KILL_MODE = """
+ALTER TABLE tasks ADD COLUMN kill_mode TEXT CHECK (kill_mode = 'tree' OR kill_mode = 'leader');
+"""
+
 #: What each version of the schema did to the one before. Append; never edit what was released.
-MIGRATIONS: tuple[str, ...] = (_FIRST, _KILL_GRACE, _INTENT, _CLOCK)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _KILL_GRACE, _INTENT, _CLOCK, _KILL_MODE)
 
 _META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"
 _WRITE_META = """

@@ -19,7 +19,7 @@ SUBMIT_LIMITS = """
 UPDATE tasks SET run_timeout_ms = :run_timeout_ms, stall_timeout_ms = :stall_timeout_ms,
     start_timeout_ms = :start_timeout_ms, queue_timeout_ms = :queue_timeout_ms,
     total_timeout_ms = :total_timeout_ms, kill_grace_ms = :kill_grace_ms,
-    kill_signal = :kill_signal, total_at = :total_at, fails_at = :fails_at
+    kill_signal = :kill_signal, kill_mode = :kill_mode, total_at = :total_at, fails_at = :fails_at
 WHERE id = :task_id
 """
 
@@ -80,8 +80,8 @@ LIMIT CAST(:limit AS BIGINT)
 # queues that are not paused.
 _READY = """
 SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
-    lease_ttl_ms, attempt, fence, profile, rules, notify, kill_grace_ms, run_timeout_ms,
-    stall_timeout_ms, start_timeout_ms, total_at, kill_signal
+    lease_ttl_ms, attempt, fence, profile, rules, notify, kill_grace_ms, kill_mode,
+    run_timeout_ms, stall_timeout_ms, start_timeout_ms, total_at, kill_signal
 FROM tasks WHERE state = 'ready' AND queue NOT IN (SELECT queue FROM paused_queues)
 """
 
@@ -402,7 +402,7 @@ SELECT id, state, reason, queue, priority, command,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
-    kill_grace_ms, kill_signal, notify, profile, fails_at, intent, intent_reason
+    kill_grace_ms, kill_signal, kill_mode, notify, profile, fails_at, intent, intent_reason
 FROM tasks WHERE id = :id
 """
 
@@ -414,7 +414,7 @@ SELECT id, state, reason, queue, priority, command,
     lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
-    kill_grace_ms, kill_signal, notify, profile, fails_at, intent, intent_reason
+    kill_grace_ms, kill_signal, kill_mode, notify, profile, fails_at, intent, intent_reason
 FROM tasks
 WHERE state IN (:waiting, :scheduled, :ready, :running, :held, :succeeded, :failed, :cancelled)
     AND queue = COALESCE(CAST(:queue AS TEXT), queue)

@@ -31,6 +31,7 @@ from dispatcher.model import (
 )
 from dispatcher.store.engine import Row, Values
 from dispatcher.times import StoreTime
+from dispatcher.wire import KillMode
 from dispatcher.words import Declaration
 
 #: Outcomes of which people ask what went wrong: their reason is the run's error.
@@ -84,7 +85,7 @@ def of_new_task(task: NewTask, now: StoreTime) -> Values:
 
 def of_limits(task: NewTask, now: StoreTime) -> dict[str, object] | None:
     """Return the parameters of `statements.SUBMIT_LIMITS`; None for a task without any."""
-    if (
+    if task.kill_mode is None and (
         task.run_timeout_ms
         is task.stall_timeout_ms
         is task.start_timeout_ms
@@ -105,6 +106,7 @@ def of_limits(task: NewTask, now: StoreTime) -> dict[str, object] | None:
         "total_timeout_ms": task.total_timeout_ms,
         "kill_grace_ms": task.kill_grace_ms,
         "kill_signal": task.kill_signal,
+        "kill_mode": task.kill_mode,
         "total_at": total_at,
         "fails_at": min((at for at in (total_at, waits) if at is not None), default=None),
     }
@@ -258,6 +260,7 @@ def task_from(row: Row) -> Task:
     named["env"] = strings_from(named["env"])
     named["labels"] = strings_from(named["labels"])
     named["liveness"] = Liveness(named["liveness"])
+    named["kill_mode"] = named["kill_mode"] and KillMode(named["kill_mode"])
     named["notify"] = bool(named["notify"])
     named["ending"] = named["ending"] and Outcome(named["ending"])
     named["intent"] = named["intent"] and Intent(named["intent"])

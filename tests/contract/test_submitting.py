@@ -4,6 +4,7 @@ import pytest
 
 from dispatcher.errors import StoreRefused
 from dispatcher.model import Liveness, Submitted, Task, TaskState
+from dispatcher.wire import KillMode
 from tests.contract.helpers import NOW, TTL, OneByOne, later, new_task
 
 
@@ -26,6 +27,7 @@ def test_a_task_is_ready_and_carries_all_that_was_asked(store: OneByOne) -> None
         total_timeout_ms=5,
         kill_grace_ms=0,
         kill_signal=10,
+        kill_mode=KillMode.LEADER,
     )
 
     expected = Task(
@@ -58,6 +60,7 @@ def test_a_task_is_ready_and_carries_all_that_was_asked(store: OneByOne) -> None
         total_timeout_ms=5,
         kill_grace_ms=0,
         kill_signal=10,
+        kill_mode=KillMode.LEADER,
         fails_at=later(4),
     )
     assert expected == store.task(task_id)

@@ -95,6 +95,26 @@ def test_the_kill_signal_comes_first_and_is_the_tasks(home: Home, daemon: Daemon
     assert "cancelled" == exited.ended_by
 
 
+def test_a_master_ends_its_own_workers_where_the_signal_is_for_it_alone(
+    home: Home, daemon: Daemon
+) -> None:
+    worker = "trap 'echo worker heard' TERM; echo ready; while [ ! -e go ]; do sleep 0.02; done"
+    master = f"trap 'touch go' TERM; sh -c \"{worker}\" & child=$!; wait; wait $child; exit 4"
+    command = ["sh", "-c", f"cd {home.outputs}; {master}"]
+    uid = daemon.start(command, home.output(), kill_mode=wire.KillMode.LEADER, kill_grace=60.0)
+
+    def ready() -> None:
+        assert home.output().exists()
+        assert "ready\n" == home.output().read_text()
+
+    eventually(ready)
+    daemon.send(wire.End(uid=uid, reason="cancelled"))
+    exited = daemon.expect(wire.Exited, uid)
+
+    assert (4, None) == (exited.exit.exit_code, exited.exit.signal)
+    assert "ready\n" == home.output().read_text()
+
+
 def test_r17_a_worker_that_ignores_the_signal_is_killed_after_its_grace(
     home: Home, daemon: Daemon
 ) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
 from dispatcher.submission import MAX_COMMAND, MAX_PAYLOAD
+from dispatcher.wire import KillMode
 from tests.command import Command
 
 
@@ -299,6 +301,33 @@ def test_of_many_keys_with_other_commands_ten_are_named_and_the_rest_counted(
     assert 11 == len(told)
     assert "task 10 has this key already" in told[9]
     assert "dispatcher: and so have 2 more; --json names each" == told[10]
+
+
+def test_a_kill_mode_is_the_tasks_and_is_shown(command: Command) -> None:
+    command.configure('[profiles.serve]\ncommand = ["true"]\nkill_mode = "leader"')
+    line = b'{"command": ["true"], "kill_mode": "leader"}'
+    ids = [
+        command("submit", "--kill-mode", "leader", "--kill-signal", "INT", "--", "true").id,
+        command("submit", "--profile", "serve").id,
+        command("submit", "--from", "-", stdin=line).id,
+    ]
+
+    for task_id in ids:
+        assert "leader" == command("show", task_id, "--json").json["kill_mode"]
+    assert "ended by   SIGINT to the first process alone" in command("show", ids[0]).stdout
+    assert "ended by   SIGTERM to the first process alone" in command("show", ids[1]).stdout
+    with command.client() as client:
+        claimed = client.claim(task_id=ids[0])
+        assert claimed is not None
+        assert KillMode.LEADER is claimed.kill_mode
+    other = line.replace(b"leader", b"laeder")
+    told = command("submit", "--from", "-", stdin=other, exits=2).stderr
+    assert "line 1: kill_mode: 'laeder' is not tree or leader; did you mean 'leader'?" in told
+
+
+def test_a_wrong_kill_mode_of_a_program_is_told(command: Command) -> None:
+    with command.client() as client, pytest.raises(InvalidTask, match="kill_mode: 'x' is not tree"):
+        client.submit(command=["true"], kill_mode="x")  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize(

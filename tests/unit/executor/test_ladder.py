@@ -51,6 +51,36 @@ def test_each_process_hears_the_kill_signal_once(world: World) -> None:
     assert [SIGUSR1] == [signum for _, signum in escaped.heard]  # it died of it
 
 
+def test_with_kill_mode_leader_only_the_leader_hears_the_signal_and_all_get_sigkill(
+    world: World,
+) -> None:
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(kill_grace=10.0, kill_mode=wire.KillMode.LEADER)
+    member = world.kernel.born(leader.pid)
+    escaped = world.kernel.born(leader.pid, leads=True)
+
+    world.end()
+    world.run_for(9.9)
+    assert [SIGTERM, SIGCONT] == [signum for _, signum in leader.heard]
+    assert [] == member.heard + escaped.heard
+    world.run_for(0.2)
+
+    for process in (leader, member, escaped):
+        assert SIGKILL == process.heard[-1][1]
+    assert "cancelled" == world.last(wire.Exited).ended_by
+
+
+def test_with_kill_mode_leader_what_a_dead_leader_left_is_asked_as_always(world: World) -> None:
+    leader = world.start(kill_mode=wire.KillMode.LEADER, leftover_grace=1.0)
+    left = world.kernel.born(leader.pid, leads=True)
+    world.kernel.dies(leader)
+
+    world.run_for(1.5)
+
+    assert [SIGTERM] == [signum for _, signum in left.heard]  # it died of it
+    assert 1 == len(world.last(wire.Exited).exit.leftovers)
+
+
 def test_a_leader_that_dies_of_the_signal_waits_for_its_tree(world: World) -> None:
     leader = world.start(kill_grace=5.0)
     child = world.kernel.born(leader.pid, ignores=STUBBORN)

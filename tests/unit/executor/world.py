@@ -168,6 +168,9 @@ class FakeKernel:
         self.reaped.append(leader)
         return Usage(cpu_seconds=0.5)
 
+    def signal_leader(self, leader: int, signum: int) -> None:
+        self._deliver(self.processes[leader], signum)
+
     def signal_group(self, leader: int, signum: int) -> None:
         for process in [p for p in self.processes.values() if p.group == leader]:
             self._deliver(process, signum)
