@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dispatcher import owners
 from dispatcher.complaints import UNREADABLE
 from dispatcher.config.config import MAX_SOCKET_PATH, Config, is_sendable
 
@@ -41,7 +42,9 @@ def announce(config: Config) -> OSError | None:
     try:
         said = f"{_directory(config)} {config.control_socket}\n"
         if _said(config) != said:  # a full disk would not take it
-            draft.write_text(said, "utf-8")
+            with draft.open("w", encoding="utf-8") as out:
+                owners.give(out.fileno(), config.state_dir)
+                out.write(said)
             draft.replace(file)
     except OSError as error:
         for misleading in (draft, file):

@@ -44,9 +44,7 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     the file cannot be written, `StoreUnavailable` when its disk is full.
     """
     try:
-        with suppress(FileExistsError):
-            owners.make(path, like=path.parent)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = owners.opened(str(path), os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise _cannot_lock(what, path, error) from None
     try:

@@ -64,7 +64,7 @@ def prepare(state_dir: Path) -> None:
     Raises `ConfigError` when that is not possible, `StoreUnavailable` when its disk is full.
     """
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owners.make_directory(state_dir)
     except OSError as error:
         told = f"cannot make the state directory {state_dir}"
         remedy = "set [node] state_dir to one that this user may write"

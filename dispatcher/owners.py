@@ -15,6 +15,32 @@ def give(descriptor: int, like: Path) -> None:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
+def make_directory(directory: Path) -> None:
+    """Make a private directory, and those above it, unless it is there.
+
+    What root makes is owned like the directory that it is in.
+    """
+    above = (directory, *directory.parents) if os.geteuid() == 0 else ()
+    missing = [each for each in above if not each.exists()]
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for made in reversed(missing):
+        descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            give(descriptor, made.parent)
+        finally:
+            os.close(descriptor)
+
+
+def opened(path: str, flags: int, mode: int = 0o600) -> int:
+    """Return a descriptor of a file, made if missing, and then owned like its directory."""
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        return os.open(path, flags | os.O_CREAT, mode)
+    give(descriptor, Path(path).parent)
+    return descriptor
+
+
 def make(file: Path, *, like: Path) -> None:
     """Make an empty private file, owned like another when root makes it; it must not be there."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from dispatcher import control, wire
+from dispatcher import control, owners, wire
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.config.reload import Reloaded, reload, with_environments
@@ -168,7 +168,7 @@ def _bounds(config: Config) -> Bounds:
 
 def _make_output_dir(config: Config) -> None:
     try:
-        config.output_dir.mkdir(mode=0o700, exist_ok=True)
+        owners.make_directory(config.output_dir)
     except OSError as error:
         told = f"cannot make the output directory {config.output_dir}"
         remedy = "move away what is there, or set [node] state_dir to another directory"
@@ -187,7 +187,7 @@ def _hold_runtime_dir(config: Config) -> Held:
     """Make the runtime directory and be the one daemon in it: others would take its sockets."""
     directory = config.runtime_dir
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owners.make_directory(directory)
     except OSError as error:
         told = f"cannot make the runtime directory {directory}"
         remedy = "set [node] runtime_dir to one that this user may write"

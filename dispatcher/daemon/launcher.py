@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from dispatcher import owners
 from dispatcher.complaints import UNREADABLE
 from dispatcher.times import Instant
 
@@ -128,4 +129,4 @@ def _shown(error: str) -> str | None:
 
 def _at_once(path: str, flags: int) -> int:
     """Open a log; a FIFO that nobody reads is an error, and nothing to wait for."""
-    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+    return owners.opened(path, flags | os.O_NONBLOCK, 0o666)

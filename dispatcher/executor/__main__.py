@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from dispatcher import times, utf8
+from dispatcher import owners, times, utf8
 from dispatcher.errors import AlreadyHeld, ConfigError, HostTrouble, StoreUnavailable, cannot_write
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
@@ -114,8 +114,8 @@ def _lock(directory: str) -> int:
     """Return the descriptor that keeps every other executor out of `directory`."""
     path = f"{directory}/executor.lock"
     try:
-        Path(directory).mkdir(0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        owners.make_directory(Path(directory))
+        descriptor = owners.opened(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         told, remedy = f"cannot use {path}", "this user must be able to write there"
         raise cannot_write(told, error, remedy) from error

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dispatcher import wire
+from dispatcher import owners, wire
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.run import NEVER
 from dispatcher.outbox import merged
@@ -93,7 +93,7 @@ class Notices:
         self._resting: dict[wire.RunUid, _Speaker] = {}
         self._news: dict[wire.RunUid, _Speaker] = {}
         self._told_at = Instant(0.0)
-        self._directory.mkdir(exist_ok=True)
+        owners.make_directory(self._directory)
         # Not to be listed: who is let into the runtime directory must know whose socket it wants.
         self._directory.chmod(0o711)
         for leftover in self._directory.iterdir():

@@ -12,7 +12,7 @@ import os
 import stat
 from contextlib import suppress
 
-from dispatcher import output_files
+from dispatcher import output_files, owners
 
 #: Bytes of the end of the output that are kept with the exit: a traceback, not a log.
 TAIL_BYTES = 4096
@@ -72,7 +72,7 @@ class Outputs:
         """
         descriptor = self._reused(path) if self._empty else None
         if descriptor is None:
-            descriptor = _opened(path, os.O_CREAT)
+            descriptor = _opened(path, create=True)
         self._lock(descriptor)
         try:
             # By its inode, as its name is whoever's by now; not a copy, which would keep the lock.
@@ -154,9 +154,10 @@ class Outputs:
         return descriptor
 
 
-def _opened(path: str, create: int = 0) -> int:
+def _opened(path: str, *, create: bool = False) -> int:
     """Return a descriptor that appends to a regular file. Raises OSError."""
-    descriptor = os.open(path, create | os.O_WRONLY | os.O_APPEND | _NEVER_WAITS, 0o600)
+    flags = os.O_WRONLY | os.O_APPEND | _NEVER_WAITS
+    descriptor = owners.opened(path, flags) if create else os.open(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", path)

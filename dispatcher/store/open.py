@@ -104,7 +104,7 @@ def lock_database(url: str, *, state_dir: Path) -> Held:
         return Held(None)
     path = path.resolve()
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owners.make_directory(path.parent)
     except OSError as error:
         raise _denied(error) from error
     return hold(Path(f"{path}.lock"), f"the database {path}", holder=f"state directory {state_dir}")
@@ -125,7 +125,7 @@ def remember_identity(state_dir: Path, identity: str) -> None:
     file = _identity_file(state_dir)
     temporary = file.with_name(f"{file.name}.new-{os.urandom(4).hex()}")
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owners.make_directory(state_dir)
         with temporary.open("x", encoding="utf-8") as out:
             owners.give(out.fileno(), state_dir)
             out.write(f"{identity}\n")
@@ -210,7 +210,7 @@ def _create(path: Path) -> None:
     temporary = path.with_name(f"{path.name}{DRAFT}{os.urandom(4).hex()}")
     wal, *others = beside(temporary)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owners.make_directory(path.parent)
         owners.make(temporary, like=path.parent)
         engine = SqliteEngine(temporary, patience=0)
         try:
