@@ -74,7 +74,7 @@ def test_a_task_of_the_largest_values_fits_one_line() -> None:
             command=("x", "\1" * (MAX_COMMAND - 3)),
             payload='"' + '\\"' * ((MAX_PAYLOAD - 2) // 2) + '"',
             env={"A": "\1" * ((MAX_ENVIRONMENT - 8) // 6)},
-            cwd="/" + "\1" * (MAX_PATH - 1),
+            cwd="/" + '"' * (MAX_PATH - 1),
         )
     )
     paths = {"output_path": "/" + "\1" * MAX_PATH, "previous_output_path": "/" + "\1" * MAX_PATH}
