@@ -55,7 +55,7 @@ class _Bar:
 
     def tell(self, done: int, total: int | None = None) -> None:
         now = instant()
-        if now < self._next or not _has_room(sys.stderr.fileno()):
+        if now < self._next or not _has_room():
             return
         self._next = Instant(now + _FRAME)
         self._total = total or self._total
@@ -66,14 +66,14 @@ class _Bar:
         self._drawn.update(self._task, completed=done, total=self._total, refresh=True)
 
     def close(self) -> None:
-        if self._drawn is not None and _has_room(sys.stderr.fileno()):
+        if self._drawn is not None and _has_room():
             self._drawn.stop()
 
 
-def _has_room(descriptor: int) -> bool:
-    """Say whether a terminal takes what is drawn: after Ctrl-S it does not, and we do not wait."""
+def _has_room() -> bool:
+    """Say whether the terminal takes what is drawn; after Ctrl-S it does not."""
     room = select.poll()
-    room.register(descriptor, select.POLLOUT)
+    room.register(sys.stderr, select.POLLOUT)
     return bool(room.poll(0))
 
 

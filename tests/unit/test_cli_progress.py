@@ -25,6 +25,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """Make stderr a terminal, and everything long; no fixture, since pytest sets stderr later."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "_has_room", lambda: True)
     monkeypatch.setattr(progress, "_PATIENCE", 0.0)
     monkeypatch.setattr(progress, "_FRAME", 0.0)
     monkeypatch.setenv("TERM", "xterm")

@@ -28,6 +28,9 @@ from dispatcher.wire import RunUid
 UID = RunUid("a")
 BUDGET = 1 << 20
 
+#: Outputs of a test, closed at its end.
+OPENED: list[OutputFile] = []
+
 
 @pytest.fixture
 def growth() -> Iterator[Growth]:
@@ -35,6 +38,8 @@ def growth() -> Iterator[Growth]:
     growth = Growth()
     yield growth
     growth.close()
+    while OPENED:
+        OPENED.pop().close()
 
 
 def make(tmp_path: Path, growth: Growth) -> tuple[Budgets, Path]:
@@ -47,6 +52,7 @@ def make(tmp_path: Path, growth: Growth) -> tuple[Budgets, Path]:
 
 def watch(budgets: Budgets, uid: RunUid, path: Path) -> OutputFile:
     output = OutputFile(str(path), os.open(path, os.O_RDWR))
+    OPENED.append(output)
     budgets.watch(uid, output, BUDGET, Instant(0.0))
     return output
 
