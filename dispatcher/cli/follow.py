@@ -70,12 +70,19 @@ def each_at_rest(
             time.sleep(STORE_POLL)
 
 
+#: A worker has lost its own output (docs/workers.md, "How it ends").
+TRUNCATED = "dispatcher: the output was truncated by its writer; what follows is new"
+
+
 def _print(store: Client, task_id: int, run: Run, tail: int | None) -> None:
     with Output(run.output_path, tail=tail) as output:
         is_over = _each(STORE_POLL, lambda: _is_over(store, task_id, run))
         while True:
             over = next(is_over)
             while chunk := output.read():
+                if output.truncated:
+                    output.truncated = 0
+                    click.echo(TRUNCATED, err=True)
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.buffer.flush()
             if output.dropped:

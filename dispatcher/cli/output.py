@@ -67,6 +67,8 @@ class Output:
         self._start = self._offset = 0
         self.dropped = 0
         """Bytes that were not there any more when they were to be read, and torn lines' rests."""
+        self.truncated = 0
+        """Bytes that had been read when the file was made shorter than that, by its writer."""
         self._torn = False
         """Whether what comes next begins within a line."""
         self._at_line_start = True
@@ -96,6 +98,10 @@ class Output:
                 self._start = self._offset = _start_of_tail(self._file, self._tail)
         if self._file is None:
             return b""
+        if os.fstat(self._file).st_size < self._offset:
+            self.truncated += self._offset
+            self._start = self._offset = 0
+            self._torn = False
         self._skip_hole(self._file)
         chunk = os.pread(self._file, CHUNK, self._offset)
         while chunk and self._skip_hole(self._file):  # punched out meanwhile, it may read as zeros

@@ -47,6 +47,9 @@ GIVE_UP_BATCH = 500
 #: Seconds beyond the poll without a commit from which we were away.
 AWAY = 1.0
 
+#: What a stalled run is told of that printed all the time.
+BUFFERED = "output that a program buffers is not seen (python3 needs -u)"
+
 #: Looks at an output in a stall time-out, and the least seconds between two. So late may its growth
 #: be seen.
 LOOKS = 8
@@ -192,7 +195,7 @@ class Timeouts:
             watch = _progressed(run, watch, turn)
             if watch.stall_by <= turn.at:
                 reason = _reason("stall_timeout: no progress, no output", limits.stall_timeout_ms)
-                return Verdict(Outcome.STALLED, reason)
+                return Verdict(Outcome.STALLED, f"{reason}; {BUFFERED}")
         return replace(watch, total_by=_instant(limits.total_at, turn.now, turn.at))
 
     # Progress -------------------------------------------------------------------------------

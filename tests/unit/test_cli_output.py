@@ -98,3 +98,14 @@ def test_the_last_lines_are_found_across_holes_however_large(
         assert starts[max(0, 6 - lines)] == _start_of_tail(reader.fileno(), lines)
 
     assert len(reads) <= 20
+
+
+def test_after_a_writer_truncated_its_output_what_follows_is_read(file: Path) -> None:
+    """`echo note > /dev/stderr` does: a follower waited until the file was as long again."""
+    file.write_bytes(b"before\n")
+    with Output(str(file)) as output:
+        assert b"before\n" == read_all(output)
+        file.write_bytes(b"new\n")
+
+        assert b"new\n" == read_all(output)
+        assert len(b"before\n") == output.truncated
