@@ -13,6 +13,7 @@ import structlog
 
 from dispatcher import owners
 from dispatcher.complaints import UNREADABLE
+from dispatcher.daemon import children
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
@@ -75,7 +76,7 @@ class EmbeddedLauncher:
         environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
         with open(self._log_file, "ab", opener=_at_once) as log_file:
             self._log_began = log_file.tell()
-            return subprocess.Popen(  # noqa: S603 - our own interpreter and paths
+            return children.start(
                 self._command,
                 cwd="/",
                 env=environment,

@@ -16,7 +16,7 @@ import structlog
 from dispatcher import notify, wire
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config.reload import Reloaded
-from dispatcher.daemon import channels
+from dispatcher.daemon import channels, children
 from dispatcher.daemon.channels import Channel, Reply
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.outputs import Outputs
@@ -66,6 +66,8 @@ class Loop:
         self._reconfigure = reconfigure
         self._onlooker = onlooker
         self._told_at = Instant(0.0)
+        self._is_init = os.getpid() == children.INIT
+        self._reap_at = Instant(0.0)
         self._clock = clock
         supervisor.figures.began_at = clock()
         self._selector = selectors.DefaultSelector()
@@ -152,6 +154,10 @@ class Loop:
             yield self._textfile.due
         if self._onlooker is not None:
             yield self._onlooker(at)
+        if self._is_init:
+            if at >= self._reap_at:
+                self._reap_at = children.reap_orphans(at)
+            yield self._reap_at
         if at >= logs.due():
             logs.keep_up(at)
         yield logs.due()  # last: each line before may have met a reader that stopped

@@ -16,6 +16,7 @@ from contextlib import suppress
 import structlog
 
 from dispatcher.config.config import Config
+from dispatcher.daemon import children
 from dispatcher.daemon.launcher import NOT_INHERITED
 from dispatcher.supervisor.turn import NEVER
 from dispatcher.times import Instant
@@ -101,7 +102,7 @@ class _Writer:
     def __init__(self, command: Sequence[str]) -> None:
         """Start it. Raises OSError."""
         self.end = -1
-        self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and paths
+        self.process = children.start(
             command,
             cwd="/",
             env={k: v for k, v in os.environ.items() if k not in NOT_INHERITED},

@@ -72,7 +72,7 @@ class Runs:
         self._untold: dict[wire.RunUid, wire.Started] = {}
         self._budgets = Budgets(log, kernel.growth)
         self._due = NEVER
-        self._survey_at = NEVER
+        self._survey_at = Instant(0.0) if self._ladder.has_left else NEVER
         self._awaits_word = False
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dispatcher import wire
-from dispatcher.executor.attribution import Attribution, NotReadYet, Suspects
+from dispatcher.executor.attribution import INIT, Attribution, NotReadYet, Suspects
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.procfs import Process
@@ -151,8 +151,12 @@ class Tree:
 
     @property
     def has_left(self) -> bool:
-        """Whether a process that was left alone is our child: it is reaped when it dies."""
-        return bool(self._attribution.left_alone and self._orphans)
+        """Whether a process that was left alone is our child: it is reaped when it dies.
+
+        As the init of a container, anybody's may be at any time.
+        """
+        left_alone = self._attribution.left_alone and self._orphans
+        return self._kernel.pid == INIT or bool(left_alone)
 
     def owner(self, process: Process) -> wire.RunUid | None:
         """Return the run that a process was seen below."""
@@ -208,6 +212,8 @@ class Tree:
         process = self._kernel.look(pid)
         # Every leader made a session of its own: what is in ours was not born of a run.
         if process is None or process.session == self._kernel.session:
+            if self._kernel.pid == INIT:
+                self._kernel.reap_if_dead(pid)
             return None
         try:
             candidates = self._attribution.candidates(

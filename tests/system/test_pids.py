@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.helpers import expect_file, python, shell
 from tests.e2e.users import belongs_to_a_user
-from tests.e2e.world import Daemon
+from tests.e2e.world import DISPATCHER, Daemon, World
 from tests.eventually import eventually
 from tests.system.places import Elsewhere, Namespace
 from tests.system.test_hidden_processes import NOT_DUMPABLE, leaves_hidden_survivor
@@ -170,3 +172,40 @@ def test_a_daemon_with_the_pid_of_a_run_that_left_a_server_behind_ends_with_its_
 
 def sleepers(namespace: Namespace) -> list[int]:
     return [process.pid for process in namespace.processes() if process.name() == "sleep"]
+
+
+@pytest.mark.parametrize("mode", ["embedded", "external"])
+def test_as_the_init_of_a_container_it_leaves_no_zombie(
+    tmp_path: Path, bytecode: Path, privileged: None, mode: str
+) -> None:
+    """Daemon or executor is pid 1, and what `docker exec` leaves behind becomes its child."""
+    world = World(tmp_path, bytecode)
+    world.configure(executor={"mode": mode})
+    init = [DISPATCHER, "run" if mode == "embedded" else "executor"]
+    with (tmp_path / "init.log").open("wb") as log:
+        process = world.process_of(
+            ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *init],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=world.env,
+        )
+    try:
+        first = eventually(lambda: psutil.Process(process.pid).children()[0], within=20)
+        eventually(lambda: expect_file(world, "init.log"), within=20)
+        left = ["nsenter", f"--target={first.pid}", "--pid", "--mount"]
+        for _ in range(3):
+            subprocess.run([*left, "sh", "-c", "sleep 0.2 &"], check=True)
+
+        def probe() -> None:
+            assert "sleep" not in [child.name() for child in first.children()]
+
+        eventually(probe, within=20)
+        if mode == "embedded":
+            world.until(world.submit("true"), "succeeded", within=20)
+        first.terminate()
+        assert 0 == process.wait(20)
+    finally:
+        process.kill()
+        process.wait()
+        world.close()
