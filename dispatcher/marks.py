@@ -70,22 +70,24 @@ def read_mark(pid: int) -> int | None:
 
 
 def read_marks(
-    found: Callable[[int, int], object] | None = None,
+    hidden: HiddenPids, found: Callable[[int, int], object] | None = None
 ) -> tuple[dict[int, int], bool]:
     """Return the marks of all processes that have one, by pid; and whether none can be missing.
 
-    `found` is called with each pid and its mark at once: the process may soon be gone.
+    `found` is called with each pid and its mark at once: the process may soon be gone. `hidden` is
+    kept from look to look.
 
     A process that forks and exits, again and again, is always a pid further. It is listed all the
     same: so a list of which each process was still there to be read misses nobody.
     """
     read: dict[int, int | None] = {}
-    hidden = HiddenPids() if proc_hides() else None
+    hides = proc_hides()
     for _ in range(MOST_LISTS):
-        gone = False
+        gone, whole = False, True
         pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
-        if hidden is not None:
-            pids |= hidden.look()
+        if hides:
+            asked, whole = hidden.look()
+            pids |= asked
         for pid in sorted(pids - read.keys(), reverse=True):  # the youngest lives, if any does
             try:
                 mark = read[pid] = read_mark(pid)
@@ -94,9 +96,9 @@ def read_marks(
             else:
                 if mark and found is not None:
                     found(pid, mark)
-        if not gone:
+        if whole and not gone:
             break
-    return {pid: mark for pid, mark in read.items() if mark}, not gone
+    return {pid: mark for pid, mark in read.items() if mark}, whole and not gone
 
 
 def lives(pid: int) -> bool:
@@ -116,7 +118,8 @@ def lives(pid: int) -> bool:
 class Carriers:
     """The processes on this host that carry the marks of runs."""
 
-    def __init__(self, uids: Iterable[RunUid]) -> None:
+    def __init__(self, uids: Iterable[RunUid], hidden: HiddenPids | None = None) -> None:
+        """`hidden` is given where several looks follow each other."""
         self.living: defaultdict[RunUid, list[str]] = defaultdict(list)
         """As "name (pid)"."""
         self.dead: defaultdict[RunUid, set[int]] = defaultdict(set)
@@ -126,7 +129,7 @@ class Carriers:
         wanted = by_mark(uids)
         read: Mapping[int, int] = {}
         if wanted:
-            read, self.whole = read_marks()
+            read, self.whole = read_marks(hidden or HiddenPids())
         for pid, mark in read.items():
             if (uid := wanted.get(mark)) is None:
                 continue

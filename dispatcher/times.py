@@ -63,7 +63,10 @@ def _whole_seconds(seconds: int) -> str:
 
 
 def boot_id() -> str:
-    """Return the id of this boot: instants of another boot mean nothing in this one."""
+    """Return the id of this boot: instants of another boot mean nothing in this one.
+
+    Raises `OSError`, with the remedy, where /proc does not show it.
+    """
     path = Path("/proc/sys/kernel/random/boot_id")
     try:
         return path.read_text("ascii").strip()

@@ -96,6 +96,9 @@ def _refusal(one: Asked) -> str | None:
 def _refusal_of_running(one: Asked, task: Task) -> str | None:
     if one.ahead is None:  # it runs on, or was driven by hand and is settled
         still = task.state is TaskState.RUNNING
+        if still and one.intent is Intent.HOLD:
+            over = f"task {one.task_id} runs beyond its total time-out, and fails when it ends"
+            return f"{over}; {_retry(one.task_id)}"
         return f"task {one.task_id} is running; {_ONLY[one.intent]}" if still else None
     if task.intent is one.intent and one.ahead.state is INTENDED[one.intent]:
         return None

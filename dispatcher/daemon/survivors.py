@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from dispatcher import marks, output_files
+from dispatcher.hidden import HiddenPids
 from dispatcher.wire import RunUid
 
 #: Processes of a run that are named.
 NAMED = 3
 
+
+_hidden = HiddenPids()
 
 _REMEDY = "end them, or wait until they exit"
 
@@ -22,7 +25,7 @@ def survivors(runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
 
     A process that was there at the first of two looks and is dead may have left another behind.
     """
-    first, second = marks.Carriers(runs), marks.Carriers(runs)
+    first, second = marks.Carriers(runs, _hidden), marks.Carriers(runs, _hidden)
     found: dict[RunUid, str] = {}
     for uid, paths in runs.items():
         whole = second.whole and second.dead[uid] <= first.dead[uid]

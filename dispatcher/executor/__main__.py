@@ -159,7 +159,7 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
     node = Node(
         node_id=options.node_id,
         state_dir=state_dir,
-        boot_id=times.boot_id(),
+        boot_id=_boot_id(),
         pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
     )
     kernel, outputs = Kernel(), Outputs()
@@ -190,6 +190,13 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
     )
     _obey_sigterm(executor, kernel)
     return executor
+
+
+def _boot_id() -> str:
+    try:
+        return times.boot_id()
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
 
 
 def _settle_down() -> tuple[int, int]:

@@ -15,6 +15,7 @@ from dispatcher import marks
 from dispatcher.executor import procfs
 from dispatcher.executor.growth import Growth
 from dispatcher.executor.procfs import File, Process
+from dispatcher.hidden import HiddenPids
 
 _NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -53,6 +54,7 @@ class Kernel:
         # Orphans are handed to the main thread; kept open because it is read at every exit.
         self._children = os.open(f"/proc/self/task/{self.pid}/children", os.O_RDONLY | os.O_CLOEXEC)
         self._leaders: set[bytes] = set()
+        self._hidden = HiddenPids()
         self.growth = Growth()
         if self.growth.descriptor >= 0:
             self.watch(self.growth.descriptor)
@@ -210,7 +212,7 @@ class Kernel:
             if mark in wanted and self.signal(procfs.hidden(pid, mark), signal.SIGKILL):
                 killed(mark)
 
-        return marks.read_marks(found)
+        return marks.read_marks(self._hidden, found)
 
     def signal(self, process: Process, signum: int) -> bool:
         """Signal exactly this process; False, and no signal, when its pid is somebody else's."""

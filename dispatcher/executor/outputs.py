@@ -99,7 +99,7 @@ class Outputs:
             with suppress(OSError, OutputLocked):
                 # Whoever still has it open would write into another run's output.
                 descriptor = self._lock(_opened(path))
-                if os.fstat(descriptor).st_size == 0:
+                if _is_fresh(descriptor):
                     self._empty.append(path)
                 os.close(descriptor)
         return tail
@@ -109,7 +109,7 @@ class Outputs:
         with suppress(OSError):  # somebody tidied up
             os.rename(empty := self._empty.pop(), path)
             descriptor = _opened(path)
-            if not _is_open_elsewhere(descriptor):
+            if _is_fresh(descriptor) and not _is_open_elsewhere(descriptor):
                 return descriptor
             os.close(descriptor)
             os.rename(path, empty)  # it stays with whoever reads it, or may yet write to it
@@ -163,6 +163,12 @@ def _opened(path: str, *, create: bool = False) -> int:
         raise OSError(errno.EINVAL, "it is not a regular file", path)
     fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)  # its program expects it to wait
     return descriptor
+
+
+def _is_fresh(descriptor: int) -> bool:
+    """Whether a file is empty, and nobody has it by another name."""
+    found = os.fstat(descriptor)
+    return (found.st_size, found.st_nlink) == (0, 1)
 
 
 def _is_open_elsewhere(descriptor: int) -> bool:

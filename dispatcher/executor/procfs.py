@@ -127,20 +127,23 @@ def written(pid: int, files: Mapping[File, str]) -> File | None:
 
     They come with their paths. Any other file is not touched: its filesystem may never answer.
     """
-    looks = {str(inode) for _, inode in files} | {os.path.basename(path) for path in files.values()}
+    known_by = {str(inode) for _, inode in files} | {
+        os.path.basename(path) for path in files.values()
+    }
     with suppress(*_NOT_SHOWN):
         for name in os.listdir(f"/proc/{pid}/fd"):
             with suppress(*_NOT_SHOWN):
-                if looks.isdisjoint(_looks(pid, name)):
+                if known_by.isdisjoint(_traces(pid, name)):
                     continue
-                there = os.stat(f"/proc/{pid}/fd/{name}")
-                file = (there.st_dev, there.st_ino)
-                if file in files:
-                    return file
+                with suppress(OSError):  # its filesystem is dead, so it is not the outputs'
+                    there = os.stat(f"/proc/{pid}/fd/{name}")
+                    file = (there.st_dev, there.st_ino)
+                    if file in files:
+                        return file
     return None
 
 
-def _looks(pid: int, descriptor: str) -> set[str]:
+def _traces(pid: int, descriptor: str) -> set[str]:
     """Return by what a descriptor that is open for writing may be known: its inode, its name.
 
     Neither asks its filesystem. The inode is there since Linux 5.14, and may be another one than
@@ -153,8 +156,10 @@ def _looks(pid: int, descriptor: str) -> set[str]:
     )
     if int(facts["flags"], 8) & os.O_ACCMODE == os.O_RDONLY:
         return set()
-    path = os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(" (deleted)")
-    return {facts.get("ino", "").strip(), os.path.basename(path)}
+    path = ""
+    with suppress(OSError):  # a path may be longer than the kernel can say
+        path = os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(" (deleted)")
+    return {facts.get("ino", "").strip(), os.path.basename(path)} - {""}
 
 
 def read(path: str) -> bytes:

@@ -53,7 +53,7 @@ class Server:
         self._sending = memoryview(b"")
         self._passing: list[int] = []
         self._stuck_since: Instant | None = None
-        self._listens = True
+        self._peer_reads = True
         """Whether the peer may still be written to: one that left may have left messages."""
         self._deaf_until = NEVER
         self.heard_all = True
@@ -120,7 +120,7 @@ class Server:
 
     def send(self, message: wire.FromExecutor) -> None:
         """Queue a message; with nobody there it is dropped, as the next hello says it all."""
-        if self._peer is not None and self._listens:
+        if self._peer is not None and self._peer_reads:
             self._outbox.put(message)
 
     def flush(self, at: Instant) -> None:
@@ -137,11 +137,13 @@ class Server:
                 self._kernel.watch(self._peer.fileno(), writable=True)
             elif at - self._stuck_since >= PATIENCE:
                 self._drop("it does not read")
-        except OSError:
+        except (BrokenPipeError, ConnectionResetError):
             # It has left. What it said before, starts among it, is still read, to its end.
-            self._listens = False
+            self._peer_reads = False
             self._forget_unsent()
             self._kernel.watch(self._peer.fileno())
+        except OSError as error:
+            self._drop(f"cannot be written to: {error.strerror}")
         else:
             if was_stuck:
                 self._kernel.watch(self._peer.fileno())
@@ -186,7 +188,7 @@ class Server:
         if self._peer is not None:
             self._peer.close()
         self._peer = None
-        self._listens = True
+        self._peer_reads = True
         self._rest = b""
         self._lines.clear()
         self._forget_unsent()

@@ -31,7 +31,7 @@ class _Scan:
     dead: defaultdict[wire.RunUid, set[int]] = field(default_factory=lambda: defaultdict(set))
     """Pids of those that had a mark and are dead: just now they may have left others behind."""
     unread: list[Process] = field(default_factory=list)
-    """Processes that may be of runs without a mark, if they are as young."""
+    """Processes that may be of a run without a mark, if they are not older than its leader."""
     hidden: dict[wire.RunUid, str] = field(default_factory=dict)
     """Runs whose leader may still be there, and why nobody can say."""
 
@@ -142,7 +142,7 @@ class Survivors:
 def _unread(run: Run, processes: Iterable[Process]) -> str | None:
     """Return why a process that cannot be read may be of a run; None: none may."""
     for process in processes:
-        young = process.opaque or process.start_ticks >= (run.start_ticks or 0)
+        young = process.start_ticks >= (run.start_ticks or 0)
         if young and not run.marked:
             return f"{process.name} ({process.pid}) cannot be read yet"
     return None

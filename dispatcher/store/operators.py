@@ -38,7 +38,7 @@ def hold(engine: Engine, task_id: int, reason: str, now: StoreTime) -> TaskState
     """Do what `Store.hold` promises."""
     state, run = _find(engine, task_id)
     if run is not None:
-        if run.is_ending and not _can_be_held(run, now):
+        if not _can_be_held(run, now):
             return state
         _end(engine, run, Intent.HOLD, Outcome.HELD, reason)
     elif state not in FINISHED | {TaskState.HELD}:
@@ -90,7 +90,7 @@ def _outcome(run: OpenRun) -> Outcome:
 
 
 def _can_be_held(run: OpenRun, now: StoreTime) -> bool:
-    """Whether the task of a run that is ending may still wait: its total time-out is not over."""
+    """Whether a run's task may still wait: its total time-out is not over."""
     from dispatcher.policy import RetryPolicy, next_state  # noqa: PLC0415 - no submit needs it
 
     held = replace(run, intent=Intent.HOLD)  # which goes by no policy

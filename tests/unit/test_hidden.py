@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,17 +15,89 @@ from dispatcher.hidden import HiddenPids, pids_to_ask_for
     ("before", "last", "asked"),
     [
         (None, 3, [1, 2, 3, 4, 5, 6, 7, 8, 9]),  # also above the last: they have come round
+        (None, 12, [*range(1, 13)]),  # pid_max was lowered since
         (3, 3, []),
         (3, 5, [4, 5]),
         (7, 2, [8, 9, 1, 2]),
     ],
 )
+@pytest.mark.parametrize("chunk", [2, 100])
 def test_after_all_pids_those_are_asked_for_that_were_given_out_since(
-    before: int | None, last: int, asked: list[int]
+    monkeypatch: pytest.MonkeyPatch, before: int | None, last: int, asked: list[int], chunk: int
 ) -> None:
-    assert asked == list(pids_to_ask_for(before, last, 10))
+    monkeypatch.setattr(hidden, "_CHUNK", chunk)
+    assert asked == [pid for pids in pids_to_ask_for(before, last, 10) for pid in pids]
+
+
+class Host:
+    """Pids that are given out as a test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.last = 100
+        self.forks = 100
+        self.asked: list[int] = []
+        self.moves: Iterator[int] = iter(())
+        monkeypatch.setattr(hidden, "_last_pid", self.last_pid)
+        monkeypatch.setattr(hidden, "_pid_max", lambda: 400)
+        monkeypatch.setattr(hidden, "_forks", lambda: self.forks)
+        monkeypatch.setattr(hidden, "_getsid", self.getsid)
+
+    def last_pid(self) -> int:
+        self.last = next(self.moves, self.last)
+        return self.last
+
+    def getsid(self, pid: int) -> int:
+        self.asked.append(pid)
+        return 0 if pid in {7, self.last} else -1
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(monkeypatch)
+
+
+def test_a_later_look_asks_for_what_was_found_and_what_is_new(host: Host) -> None:
+    pids = HiddenPids()
+    assert ({7, 100}, True) == pids.look()
+    assert 399 == len(host.asked)
+
+    host.asked.clear()
+    host.moves, host.forks = iter([103, 103]), 103
+    found, whole = pids.look()
+    assert whole
+    assert {7, 103} <= found
+
+    assert {7, 100, 101, 102, 103} == set(host.asked)
+
+
+def test_when_the_pids_may_have_come_round_since_all_are_asked_for_again(host: Host) -> None:
+    pids = HiddenPids()
+    pids.look()
+    host.asked.clear()
+    host.forks += 300
+
+    pids.look()
+
+    assert 399 <= len(host.asked)
+
+
+def test_who_is_always_a_pid_further_keeps_a_look_from_being_whole(host: Host) -> None:
+    """It forked while the pids before it were asked for: twins ran beside what nobody had seen."""
+    host.moves = iter(range(101, 10_000))
+
+    assert not HiddenPids().look()[1]
+
+
+def test_who_stands_still_at_last_is_found(host: Host) -> None:
+    host.moves = iter([101, 102, 103, 103])
+
+    found, whole = HiddenPids().look()
+
+    assert whole
+    assert 103 in found
 
 
 def test_whoever_has_a_pid_is_found_whatever_proc_lists(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hidden, "pids_to_ask_for", lambda *_: [os.getpid(), 1, 2**22 + 1])
-    assert {os.getpid(), 1} == HiddenPids().look()
+    asked = [{os.getpid(), 1, 2**22 + 1}]
+    monkeypatch.setattr(hidden, "pids_to_ask_for", lambda *_: iter(asked))
+    assert {os.getpid(), 1} <= HiddenPids().look()[0]

@@ -78,6 +78,51 @@ def test_a_file_that_somebody_opened_by_its_name_is_not_handed_on(
     os.close(other)
 
 
+@pytest.mark.parametrize("kind", ["fifo", "not empty", "linked", "unreadable"])
+def test_what_a_worker_put_in_place_of_its_output_is_not_handed_on(
+    outputs: Outputs, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "run.log"
+    os.close(outputs.open(str(path)))
+    match kind:
+        case "fifo":
+            path.unlink()
+            os.mkfifo(path)
+            reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        case "not empty":
+            path.unlink()
+            path.write_text("SECRET")
+        case "linked":
+            (tmp_path / "other").hardlink_to(path)
+        case _:
+            path.write_text("SECRET")
+            path.chmod(0)
+
+    outputs.end(str(path))
+    outputs.close(str(path))
+    second = tmp_path / "second.log"
+    os.close(outputs.open(str(second)))
+
+    assert path.exists()
+    assert (0, 1) == (second.stat().st_size, second.stat().st_nlink)
+    if kind == "fifo":
+        os.close(reader)
+
+
+def test_what_was_written_by_name_after_the_end_is_not_handed_on(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    os.close(outputs.open(str(first)))
+    outputs.end(str(first))
+    outputs.close(str(first))
+    first.write_text("late")
+
+    os.close(outputs.open(str(second)))
+
+    assert ("late", "") == (first.read_text(), second.read_text())
+
+
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
 def test_only_a_regular_file_is_opened_and_nobody_waits(
     outputs: Outputs, tmp_path: Path, kind: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import socket
 from collections.abc import Iterator
@@ -118,6 +119,28 @@ def test_what_a_peer_said_before_it_left_is_heard_to_its_end(here: Here) -> None
         here.server.flush(Instant(100.0))
 
     assert [wire.Ping(sequence=n) for n in range(130)] == heard
+
+    here.peer = socket.socket(socket.AF_UNIX)
+    here.peer.connect(here.peer_path)
+    assert here.server.accept(here.kernel.wait(1), Instant(101.0))
+    here.server.send(wire.Pong(sequence=7))
+    here.server.flush(Instant(101.0))
+    assert b"7" in here.peer.recv(1000), "the next one is spoken to again"
+
+
+def test_a_peer_that_the_host_cannot_send_to_is_dropped_and_may_come_again(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed connected and mute: no descriptor could be passed with the greeting."""
+
+    def refused(*_: object) -> int:
+        raise OSError(errno.ETOOMANYREFS, "too many references")
+
+    monkeypatch.setattr("dispatcher.executor.server.socket.send_fds", refused)
+    here.server.send(wire.Pong(sequence=1))
+    here.server.flush(Instant(100.0))
+
+    assert not here.server.connected
 
 
 def test_a_burst_is_heard_in_portions(here: Here) -> None:
