@@ -1,21 +1,20 @@
-"""An embedded store copied while others work with it, and whole files put in place at once."""
+"""An embedded store copied while others work with it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pysqlite3 import dbapi2
 
-from dispatcher import owners
-from dispatcher.errors import FULL, DispatcherError, StoreUnavailable, StoreUnusable
+from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
 from dispatcher.locks import hold
 from dispatcher.store import migrate
-from dispatcher.store.names import DRAFT, beside
+from dispatcher.store.drafts import replace, reported_draft_of
+from dispatcher.store.names import beside
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_errors import BUSY, code_of, translated
 
@@ -50,14 +49,14 @@ def back_up(database: Path, file: Path, *, overwrite: bool, patience: float) -> 
         raise DispatcherError(f"{file} is the database itself; name another file")
     if file.exists() and not overwrite:
         raise DispatcherError(f"{file} exists; name another file, or add --overwrite")
-    with _to_be_replaced(file), draft_of(file) as draft:
+    with _to_be_replaced(file), reported_draft_of(file) as draft:
         with closing(SqliteEngine(database, patience=patience)) as engine:
             schema, identity = migrate.version_of(engine)
             copy(engine.connection, draft, database)
         found = BackedUp(
             identity=identity, schema=schema, tasks=count(draft), bytes=draft.stat().st_size
         )
-        put_in_place(draft, file, replace=True)
+        replace(draft, file)
     return found
 
 
@@ -117,40 +116,6 @@ def take(connection: Any, file: Path) -> None:
         raise
 
 
-@contextmanager
-def draft_of(file: Path) -> Iterator[Path]:
-    """Give an empty private file beside another; whatever is left of it goes in the end.
-
-    Root's has the owner of the file that it replaces, or of the directory. No error names it.
-    """
-    draft = file.with_name(f"{file.name}{DRAFT}{os.urandom(4).hex()}")
-    try:
-        with _written(file):
-            owners.make(draft, like=file if file.exists() else file.parent)
-        yield draft
-    except (StoreUnavailable, StoreUnusable) as error:
-        if str(draft) not in str(error):
-            raise
-        raise type(error)(str(error).replace(str(draft), str(file))) from error
-    finally:
-        for name in (draft, *beside(draft)):
-            with suppress(OSError):
-                name.unlink()
-
-
-@contextmanager
-def _written(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except OSError as error:
-        told = f"cannot write {file.name} in {file.parent}: {error.strerror}"
-        if error.errno in FULL:
-            raise StoreUnavailable(f"{told}; make room on its disk") from error
-        raise DispatcherError(f"{told}; this needs a directory that this user may write") from error
-
-
 def copy(source: Any, draft: Path, name: Path) -> None:
     """Copy a connection's database, which has that name, and see that all of the copy is whole."""
     with opened(draft, "rw") as target:
@@ -188,26 +153,3 @@ def count(file: Path) -> int:
     with opened(file, "ro") as connection:
         ((tasks,),) = connection.execute("SELECT count(*) FROM tasks").fetchall()
     return int(tasks)
-
-
-def put_in_place(draft: Path, file: Path, *, replace: bool) -> None:
-    """Give a draft that nobody has open its name, once it is on disk.
-
-    Raises `FileExistsError` when something has that name and is not to be replaced.
-    """
-    with _written(file):
-        _sync(draft, os.O_RDONLY)
-        if replace:
-            draft.rename(file)
-        else:
-            file.hardlink_to(draft)
-            draft.unlink()
-        _sync(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,13 +7,17 @@ it, by whatever symbolic links and mounted directories. By a second hard link th
 from __future__ import annotations
 
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Final
 
 from dispatcher.errors import StoreUnusable
 
-#: What the name of a database ends with, before random digits, until it is whole.
+#: What the name of the directory of a draft ends with, before eight random digits.
 DRAFT: Final = ".new-"
+
+#: A draft's own name.
+WHOLE: Final = "draft.db"
 
 
 def beside(file: Path) -> tuple[Path, ...]:
@@ -38,7 +42,7 @@ def refuse_second_name(path: Path) -> None:
 
 def _has_one_without_drafts(real: Path) -> bool:
     """Remove the name under which it was made, in case its maker died before it could."""
-    for draft in real.parent.glob(f"{real.name}{DRAFT}*"):
+    for draft in real.parent.glob(f"{escape(real.name)}{DRAFT}*/{WHOLE}"):
         with suppress(OSError):
             if draft.samefile(real):
                 draft.unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from dispatcher.locks import Held, hold
 from dispatcher.store import migrate
 from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
+from dispatcher.store.drafts import draft_of, name_finished, remove_abandoned, sync
 from dispatcher.store.filesystems import MOUNTINFO, is_mounted_alone, network_filesystem
 from dispatcher.store.names import DRAFT, beside
 from dispatcher.store.sql import SqlStore
@@ -96,6 +97,8 @@ def database_path(url: str) -> Path | None:
 def lock_database(url: str, *, state_dir: Path) -> Held:
     """Make this process the one daemon on a database, until it lets go or dies.
 
+    What was being made beside it, and whose maker is gone, is removed.
+
     Raises `AlreadyHeld`, which names the other's pid and state directory; `ConfigError` when the
     URL names no store; `StoreUnusable` when its directory cannot be made.
     """
@@ -107,7 +110,10 @@ def lock_database(url: str, *, state_dir: Path) -> Held:
         owners.make_directory(path.parent)
     except OSError as error:
         raise _denied(error) from error
-    return hold(Path(f"{path}.lock"), f"the database {path}", holder=f"state directory {state_dir}")
+    holder = f"state directory {state_dir}"
+    held = hold(Path(f"{path}.lock"), f"the database {path}", holder=holder)
+    remove_abandoned(path.parent)
+    return held
 
 
 def remembered_identity(state_dir: Path) -> str | None:
@@ -132,7 +138,7 @@ def remember_identity(state_dir: Path, identity: str) -> None:
             out.flush()
             os.fsync(out.fileno())
         temporary.rename(file)
-        _sync_directory(state_dir)
+        sync(state_dir, os.O_DIRECTORY)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -206,43 +212,26 @@ def _refuse_remainders(path: Path, state_dir: Path) -> None:
 
 
 def _create(path: Path) -> None:
-    """Make the database beside its place, whole, and link it there; others may be faster."""
-    temporary = path.with_name(f"{path.name}{DRAFT}{os.urandom(4).hex()}")
-    wal, *others = beside(temporary)
+    """Make the database beside its place, whole, and name it; others may be faster."""
     try:
         owners.make_directory(path.parent)
-        owners.make(temporary, like=path.parent)
-        engine = SqliteEngine(temporary, patience=0)
-        try:
-            migrate.create(engine)
-        finally:
-            engine.close()
-        # SQLite removes it once all of it is in the database.
-        if wal.exists():
-            raise _no_room(path)
-        with suppress(FileExistsError):
-            path.hardlink_to(temporary)
-        _sync_directory(path.parent)
-    except (StoreUnavailable, CommitUnknown) as error:
-        raise _no_room(path) from error
+        with draft_of(path) as draft:
+            try:
+                with closing(SqliteEngine(draft, patience=0)) as engine:
+                    migrate.create(engine)
+            except (StoreUnavailable, CommitUnknown) as error:
+                raise _no_room(path) from error
+            # SQLite removes it once all of it is in the database.
+            if beside(draft)[0].exists():
+                raise _no_room(path)
+            with suppress(FileExistsError):
+                name_finished(draft, path)
     except OSError as error:
         raise _denied(error, path) from error
-    finally:
-        for file in (temporary, wal, *others):
-            with suppress(OSError):
-                file.unlink()
 
 
 def _no_room(path: Path) -> StoreUnavailable:
     return StoreUnavailable(f"{path} could not be made; is there room on its disk?")
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _denied(error: OSError, path: Path | None = None) -> DispatcherError:

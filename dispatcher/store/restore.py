@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,8 @@ from pysqlite3 import dbapi2
 
 from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
 from dispatcher.store import migrate
-from dispatcher.store.backup import connected, copy, draft_of, opened, put_in_place, take
+from dispatcher.store.backup import connected, copy, opened, take
+from dispatcher.store.drafts import finish, name_finished, reported_draft_of, written
 from dispatcher.store.engine import Engine, transaction
 from dispatcher.store.lineage import LINEAGE, lineage, succeed
 from dispatcher.store.names import beside, refuse_second_name
@@ -100,20 +101,21 @@ def restore(
         raise DispatcherError(f"{file} is not there, or no file; name a backup")
     if database.exists() and file.samefile(database):
         raise DispatcherError(f"{file} is the database itself; name a backup")
-    with draft_of(database) as draft:
+    with reported_draft_of(database) as draft:
         _read(file, draft)
-        with _alone_with(database) as before:
+        # Put back, if at all, once the connection is closed, which removes a WAL that it finds.
+        with _dated_name(database, now) as dated, _alone_with(database) as before:
             with closing(SqliteEngine(draft, patience=0.0)) as engine:
                 identity, next_id = _renew(engine, before, traces, remembered, leap(now))
                 with transaction(engine, write=False):
                     ((tasks, running),) = engine.rows(_COUNTS)
-            kept = _set_aside(database, now)
+            finish(draft, database)
+            kept = dated if _set_aside(database, dated) else None
             try:
-                put_in_place(draft, database, replace=False)
+                name_finished(draft, database)
             except FileExistsError as error:
                 raise StoreUnavailable(
                     f"another process has just made {database}; run dispatcher restore again"
-                    + (f"; what was there is kept: {kept}" if kept else "")
                 ) from error
     return Restored(identity=identity, tasks=tasks, running=running, next_id=next_id, kept=kept)
 
@@ -205,14 +207,59 @@ def _advance(engine: Engine, name: str, seq: int) -> None:
     engine.change(_ADVANCE_SEQUENCE, {"name": name, "seq": seq})
 
 
-def _set_aside(database: Path, now: WallTime) -> Path | None:
-    """Give the present database, and what SQLite would take for its part, a dated name."""
-    names = (*beside(database), database)  # it last: without it, none of them is in use
-    there = [name.name.removeprefix(database.name) for name in names if name.exists()]
+@contextmanager
+def _dated_name(database: Path, now: WallTime) -> Iterator[Path]:
+    """Give a free name for the present database, to be set aside with its parts.
+
+    After an error they have their own names again, unless something is in their place: then the
+    error names where they are.
+    """
     dated = re.sub(r"[-:]|\..*", "", iso(now))
     kept = database.with_name(f"{database.name}.before-{dated}Z")
-    while any(Path(f"{kept}{tail}").exists() for tail in there):
+    while any(name.exists() for name in _whole(kept)):
         kept = kept.with_name(f"{kept.name}-again")
-    for tail in there:
-        Path(f"{database}{tail}").rename(f"{kept}{tail}")
-    return kept if there else None
+    try:
+        yield kept
+    except BaseException as error:
+        if (remedy := _put_back(kept, database)) is None:
+            raise
+        kind = type(error) if isinstance(error, DispatcherError) else StoreUnavailable
+        raise kind(f"{error}; {remedy}") from error
+
+
+def _set_aside(database: Path, kept: Path) -> bool:
+    """Rename the present database and what SQLite would take for its part, if any is there."""
+    try:
+        with written(database):
+            return _rename(database, kept)
+    except BaseException:
+        with suppress(OSError):
+            _rename(kept, database)
+        raise
+
+
+def _put_back(kept: Path, database: Path) -> str | None:
+    """Give what was set aside its name; where that cannot be, return where it is."""
+    if not any(name.exists() for name in _whole(kept)):
+        return None
+    if database.exists():
+        return f"what was there is kept: {kept}"
+    try:
+        _rename(kept, database)
+    except OSError as error:
+        return f"what was there is kept: {kept}; rename it to {database} ({error.strerror})"
+    return None
+
+
+def _rename(database: Path, to: Path) -> bool:
+    moves = [
+        (old, new) for old, new in zip(_whole(database), _whole(to), strict=True) if old.exists()
+    ]
+    for old, new in moves:
+        old.rename(new)
+    return bool(moves)
+
+
+def _whole(database: Path) -> tuple[Path, ...]:
+    """Return a database and its parts; it last: without it, none of them is in use."""
+    return (*beside(database), database)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -17,7 +18,8 @@ from pysqlite3 import dbapi2
 from dispatcher.errors import AlreadyHeld, DispatcherError, StoreUnavailable, StoreUnusable
 from dispatcher.model import Claim, Outcome, TaskState
 from dispatcher.store import migrate
-from dispatcher.store.backup import BackedUp, back_up, put_in_place
+from dispatcher.store.backup import BackedUp, back_up
+from dispatcher.store.drafts import name_finished
 from dispatcher.store.examine import examine
 from dispatcher.store.names import DRAFT
 from dispatcher.store.open import lock_database
@@ -531,24 +533,112 @@ def test_a_database_that_another_process_has_open_is_not_replaced(path: Path, sa
     assert [1, 2] == [*ids(path), *submit(path)]
 
 
+def fails(monkeypatch: pytest.MonkeyPatch, call: str, nth: int, code: int) -> list[int]:
+    """Let one call of the kernel fail, and have later ones do what they do; list the answers."""
+    real, answers = getattr(os, call), []
+
+    def call_or_fail(old: str, new: str, **how: Any) -> None:
+        if len(answers) + 1 == nth:
+            answers.append(code)
+            raise OSError(code, os.strerror(code), str(old), None, str(new))
+        real(old, new, **how)
+        answers.append(0)
+
+    monkeypatch.setattr(os, call, call_or_fail)
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("was", "told"), [("nothing", ""), ("a database", "; what was there is kept: .*")]
+)
 def test_a_database_that_is_made_meanwhile_is_not_overwritten(
-    path: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was: str, told: str
 ) -> None:
-    def after_another_submit(draft: Path, file: Path, *, replace: bool) -> None:
+    def after_another_submit(draft: Path, file: Path) -> None:
         monkeypatch.undo()
         made.extend(submit(path))
-        put_in_place(draft, file, replace=replace)
+        name_finished(draft, file)
 
-    path.unlink()  # as on another host
+    if was == "nothing":  # as on another host
+        path.unlink()
     (tmp_path / "state" / "store-id").unlink()
     made: list[int] = []
-    monkeypatch.setattr("dispatcher.store.restore.put_in_place", after_another_submit)
+    monkeypatch.setattr("dispatcher.store.restore.name_finished", after_another_submit)
 
-    with pytest.raises(StoreUnavailable, match=r"run dispatcher restore again$"):
+    with pytest.raises(StoreUnavailable, match=f"run dispatcher restore again{told}$"):
         put_back(path, saved)
 
     assert made == ids(path)
+    assert (was == "a database") is path.with_name(KEPT).exists()
     assert [] == list(path.parent.glob(f"*{DRAFT}*"))
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSPC, errno.EMLINK, errno.EIO])
+@pytest.mark.parametrize(
+    ("there", "call", "nth"),
+    [
+        ("a database", "rename", 1),
+        ("a database", "link", 1),
+        ("a database", "link", 2),
+        ("its parts", "rename", 1),
+        ("its parts", "rename", 2),
+        ("its parts", "link", 2),
+    ],
+)
+def test_a_restore_that_fails_leaves_all_as_it_was(
+    path: Path,
+    saved: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: str,
+    call: str,
+    nth: int,
+    code: int,
+) -> None:
+    """A filesystem without hard links fails at the first, before anything is set aside."""
+    if there == "its parts":
+        path.unlink()
+        for tail in ("-wal", "-journal"):
+            Path(f"{path}{tail}").write_bytes(tail.encode())
+    before = ids(path) if path.exists() else files(path)
+    renamed = fails(monkeypatch, "rename", nth if call == "rename" else 0, code)
+    linked = fails(monkeypatch, "link", nth if call == "link" else 0, code)
+
+    with pytest.raises(DispatcherError, match=f"tasks.db.*{os.strerror(code)}; ") as failed:
+        put_back(path, saved)
+
+    assert code in renamed + linked
+    assert before == (ids(path) if path.exists() else files(path))
+    assert [] == list(path.parent.glob("*.before-*"))
+    assert [] == list(path.parent.glob(f"*{DRAFT}*"))
+    assert "kept" not in str(failed.value)
+    if (call, nth) == ("link", 1):
+        assert [] == renamed
+
+
+def test_what_cannot_be_put_back_is_named(
+    path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails(monkeypatch, "link", 2, errno.EPERM)
+    fails(monkeypatch, "rename", 2, errno.EROFS)
+
+    with pytest.raises(DispatcherError, match=rf"kept: {path}\.before-.*; rename it to {path} "):
+        put_back(path, saved)
+
+    assert [1] == ids(path.with_name(KEPT))
+
+
+def test_a_restore_whose_draft_another_command_removes_in_the_end_has_succeeded(
+    path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def before_another_submit(draft: Path, file: Path) -> None:
+        name_finished(draft, file)
+        assert 2 == path.stat().st_nlink
+        submit(path)
+
+    monkeypatch.setattr("dispatcher.store.restore.name_finished", before_another_submit)
+
+    assert path.with_name(KEPT) == put_back(path, saved).kept
+    assert [1, 2] == ids(path)
 
 
 def test_the_database_is_not_restored_from_itself(path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from dispatcher.errors import AlreadyHeld, StoreUnusable
 from dispatcher.store.examine import examine
 from dispatcher.store.filesystems import is_mounted_alone
+from dispatcher.store.names import WHOLE
 from dispatcher.store.open import lock_database, open_store
 from tests.contract.helpers import NOW, new_task
 from tests.contract.sqlite_files import files, opened
@@ -55,10 +56,14 @@ def test_a_second_name_made_while_the_store_is_open_costs_its_holder_nothing(pat
             assert 2 == store.submit(new_task(), now=NOW).task_id
 
 
-def test_the_name_that_a_dead_maker_left_is_removed(path: Path) -> None:
-    draft = path.with_name("tasks.db.new-0a1b2c3d")
+@pytest.mark.parametrize("name", ["tasks.db", "tasks[1].db", "tasks*.db"])
+def test_the_name_that_a_dead_maker_left_is_removed(path: Path, name: str) -> None:
+    path = path.rename(path.with_name(name))
+    draft = path.with_name(f"{name}.new-0a1b2c3d") / WHOLE
+    draft.parent.mkdir()
     draft.hardlink_to(path)
-    other = path.with_name("tasks.db.new-ffffffff")
+    other = path.with_name(f"{name}.new-ffffffff") / WHOLE
+    other.parent.mkdir()
     other.touch()
 
     with closing(opened(path)) as store, store.snapshot():
@@ -113,6 +118,7 @@ def test_a_mounted_file_is_refused_and_a_mounted_directory_shares_the_lock(
 import sys
 from pathlib import Path
 from dispatcher.errors import DispatcherError
+from dispatcher.store.names import WHOLE
 from dispatcher.store.open import lock_database, open_store
 for name in {[str(tmp_path / "alone.db"), str(tmp_path / "room" / "tasks.db")]!r}:
     for use in (lambda: lock_database("sqlite://" + name, state_dir=Path("/s")),
