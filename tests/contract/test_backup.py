@@ -36,8 +36,8 @@ from tests.contract.test_forks import program
 WHEN = WallTime(from_iso("2026-08-01T06:00:00Z"))
 KEPT = "tasks.db.before-20260801T060000Z"
 
-#: The seconds from 2020 until then.
-SINCE_2020 = 207_727_200
+#: The milliseconds from 2020 until then.
+SINCE_2020 = 207_727_200_000
 DAY_MS = 86_400_000
 
 
@@ -369,24 +369,26 @@ def test_where_the_database_before_does_not_know_all_that_was_given_ids_leap(
     assert last + SINCE_2020 + 1 == done.next_id
 
 
+@pytest.mark.parametrize("apart", [DAY_MS, 1000, 3], ids=["a day", "a second", "3 ms"])
 def test_a_backup_put_back_twice_after_all_was_lost_repeats_no_id_and_no_fence(
-    path: Path, saved: Path
+    path: Path, saved: Path, apart: int
 ) -> None:
     given = []
-    for days in range(2):
+    for again in range(2):
         shutil.rmtree(path.parent.parent / "state")
         path.unlink()
-        put_back(path, saved, now=WHEN + days * DAY_MS)
+        put_back(path, saved, now=WHEN + again * apart)
         with closing(opened(path)) as store:
-            given.append((claimed(store).fence, OneByOne(store).new()))
+            given.append((claimed(store).fence, [OneByOne(store).new() for _ in range(3)]))
 
+    first = SINCE_2020 + 1
     assert [
-        (SINCE_2020 + 1, SINCE_2020 + 2),
-        (SINCE_2020 + 86_400 + 1, SINCE_2020 + 86_400 + 2),
+        (first, [first + 1, first + 2, first + 3]),
+        (first + apart, [first + apart + 1, first + apart + 2, first + apart + 3]),
     ] == given
 
 
-@pytest.mark.parametrize("date", ["1970-01-01T00:00:00Z", "2020-01-12T00:00:00Z"])
+@pytest.mark.parametrize("date", ["1970-01-01T00:00:00Z", "2020-01-01T00:10:00Z"])
 def test_a_clock_that_was_never_set_makes_a_leap_of_a_million(
     path: Path, saved: Path, date: str
 ) -> None:
