@@ -30,6 +30,10 @@ CANNOT_MARK = (
     " line `rttime` from limits.conf"
 )
 
+#: What the kernel calls an executor that sets marks, before its own pid. While it spawns, it has
+#: the mark of a run that it is no part of; a child that has not left it yet has another pid.
+_SPAWNER = "executor"
+
 _LIMIT_LINE = b"Max realtime timeout"
 
 #: Lists of processes that `read_marks` takes until all of one were there to be read.
@@ -133,7 +137,9 @@ class Carriers:
         for pid, mark in read.items():
             if (uid := wanted.get(mark)) is None:
                 continue
-            if name := _name_of(pid):
+            if (name := _name_of(pid)) == f"{_SPAWNER}{pid} ({pid})":
+                continue
+            if name is not None:
                 self.living[uid].append(name)
             else:
                 self.dead[uid].add(pid)
@@ -146,6 +152,12 @@ def _name_of(pid: int) -> str | None:
     with suppress(OSError):  # it is hidden from this user
         return f"{Path(f'/proc/{pid}/comm').read_text('utf-8', 'replace').strip()} ({pid})"
     return f"pid {pid}"
+
+
+def call_spawner() -> None:
+    """Let others know this process, which is no part of a run, by its name."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(f"{_SPAWNER}{os.getpid()}", "ascii")
 
 
 def why_unmarked() -> str | None:

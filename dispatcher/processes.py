@@ -38,6 +38,9 @@ class Disconnected:
     reason: str
 
 
+#: What to do about processes that no executor ends: the last words of what `survivors` found.
+END_THEM = "; end them, or wait until they exit"
+
 Event = (
     Connected
     | Disconnected

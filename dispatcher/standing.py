@@ -80,6 +80,37 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stranded:
+    """An open run that no executor knows."""
+
+    task_id: int
+    fence: int
+    why: str
+    """What lives of it, or may."""
+    is_ours: bool
+    """Whether it is of this node: then its executor ends what it finds of it."""
+    awaited: bool
+    """Whether the executor has to be back first."""
+
+    def said_of(self, what: str) -> str:
+        """Return who ends what lives of a run, which is called so, and what that is."""
+        if not self.is_ours:
+            return f"no executor ends {what}: {self.why}"
+        when = " once it is back" if self.awaited else ""
+        return f"the executor does not know {what}, and ends what lives of it{when}: {self.why}"
+
+
+def stranded_in(report: Mapping[str, Any]) -> list[Stranded]:
+    """Return the open runs that no executor knows, as a daemon says."""
+    awaited = _is_away(report)
+    return [Stranded(**one, awaited=awaited) for one in report.get("stranded", [])]
+
+
+def _is_away(report: Mapping[str, Any]) -> bool:
+    return bool(report.get("executor", "connected") != "connected")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """What keeps this node from running tasks, or does not."""
 
@@ -190,13 +221,19 @@ class Standing:
         """Who would end a run and does not: an end that has not begun waits for it."""
         if self.daemon != "running":
             return "daemon"
-        away = self.report.get("executor", "connected") != "connected"
-        return "executor" if away else None
+        return "executor" if _is_away(self.report) else None
 
     @property
-    def stranded(self) -> Mapping[int, str]:
-        """What keeps tasks running for whose runs no executor answers, by the task's id."""
-        return {int(task_id): why for task_id, why in self.report.get("stranded", {}).items()}
+    def stranded(self) -> list[Stranded]:
+        """The open runs that no executor knows."""
+        return stranded_in(self.report)
+
+    def stranded_of(self, task: Task) -> Stranded | None:
+        """Return the present run of a task if it is stranded, and not an earlier one."""
+        for one in self.stranded:
+            if (one.task_id, one.fence, TaskState.RUNNING) == (task.id, task.fence, task.state):
+                return one
+        return None
 
     def _pause(self, why: str, seconds: float) -> Reason:
         text = f"this node is paused: {why}"

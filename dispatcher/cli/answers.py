@@ -12,7 +12,7 @@ from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import FINISHED, INTENDED, Intent, Outcome, Task, TaskState
 from dispatcher.outlook import Asked, Outlook
-from dispatcher.standing import Obstacle, Standing
+from dispatcher.standing import Obstacle, Standing, Stranded
 
 #: Who would do the rest, and is not there.
 _NOBODY = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING})
@@ -33,7 +33,11 @@ def report(store: Client, answers: Sequence[Asked], *, as_json: bool) -> None:
     refused = {one.task_id: why for one in answers if (why := _refusal(one)) is not None}
     done = [one for one in answers if one.task_id not in refused]
     standing = store.standing() if any(map(_is_left, done)) else None
-    stranded = standing.stranded if standing else {}
+    stranded = {
+        one.task_id: found
+        for one in done
+        if standing and one.task and (found := standing.stranded_of(one.task))
+    }
     if as_json:
         print_json([_json(one, stranded, done=one.task_id not in refused) for one in answers])
     else:
@@ -50,25 +54,26 @@ def _is_left(one: Asked) -> bool:
     return one.ahead is not None or (one.task is not None and one.task.state is TaskState.READY)
 
 
-def _json(one: Asked, stranded: Mapping[int, str], *, done: bool) -> dict[str, object]:
+def _json(one: Asked, stranded: Mapping[int, Stranded], *, done: bool) -> dict[str, object]:
+    living = stranded.get(one.task_id) if one.ahead else None
     return {
         "id": one.task_id,
         "was": one.was,
         "done": done,
         "ending": one.ahead and one.ahead.outcome,
         "then": one.ahead and one.ahead.state,
-        "stranded": stranded.get(one.task_id) if one.ahead else None,
+        "stranded": living and living.why,
     }
 
 
-def _text(one: Asked, living: str | None) -> str:
-    """Return what was done, or what will be; `living` keeps a stranded run open."""
+def _text(one: Asked, stranded: Stranded | None) -> str:
+    """Return what was done, or what will be."""
     assert one.task is not None
     if one.ahead is None:
         return one.task.state
-    if living is None:
+    if stranded is None or stranded.is_ours:
         return f"is {_course(one.ahead)}"
-    return f"is stranded, and no executor ends it: {living}; then it is {one.ahead.state}"
+    return f"is stranded, and {stranded.said_of('it')}; then it is {one.ahead.state}"
 
 
 def _course(ahead: Outlook) -> str:

@@ -110,8 +110,7 @@ def _degraded(standing: Standing) -> list[str]:
         told.append(f"task {task_id} is not proved gone after SIGKILL and keeps its slot: {why}")
     if len(held) > MOST_HELD:
         told.append(f"{len(held) - MOST_HELD} more tasks keep their slots in the same way")
-    for task_id, why in standing.stranded.items():
-        told.append(f"no executor ends task {task_id}, which stays running: {why}")
+    told += [one.said_of(f"task {one.task_id}") for one in standing.stranded]
     return told
 
 

@@ -101,8 +101,8 @@ def _of_running(
         yield from _told(run, status)
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
-    if (living := status.stranded.get(task.id)) is not None:
-        yield f"no executor ends it, and it is settled once nothing of it lives: {living}"
+    if (stranded := status.stranded_of(task)) is not None:
+        yield f"{stranded.said_of('it')}; it is settled once nothing of it lives"
     if ahead is not None:
         yield from _of_ending(task, run, status, ahead, leases)
     else:
@@ -128,8 +128,10 @@ def _of_ending(
         kill_grace = leases.kill_grace_ms if own is None else Milliseconds(own)
         grace = f"the kill grace of {kill_grace}, then SIGKILL"
     course = f"its processes have {grace}"
-    if task.id in status.stranded:
+    if (stranded := status.stranded_of(task)) is not None:
         course = "nothing ends its processes"
+        if stranded.is_ours:
+            course = "its processes have no grace, as the executor does not know it"
     elif task.ending is not None and status.missing is not None:
         course = f"if it is not being ended yet, it goes on until the {status.missing} is back"
     then = f"then the task is {ahead.state}" + (f": {ahead.reason}" if ahead.reason else "")

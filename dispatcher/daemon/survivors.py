@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from dispatcher import marks, output_files
 from dispatcher.hidden import HiddenPids
+from dispatcher.processes import END_THEM
 from dispatcher.wire import RunUid
 
 #: Processes of a run that are named.
@@ -16,8 +17,6 @@ NAMED = 3
 
 
 _hidden = HiddenPids()
-
-_REMEDY = "end them, or wait until they exit"
 
 
 def survivors(runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
@@ -36,14 +35,14 @@ def survivors(runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
 
 def _signs(processes: list[str], paths: Collection[str], *, whole: bool) -> Iterator[str]:
     if processes:
-        yield f"its processes live on this host: {', '.join(processes[:NAMED])}; {_REMEDY}"
+        yield f"its processes live on this host: {', '.join(processes[:NAMED])}{END_THEM}"
     if not whole:
         yield "nobody can tell whether it lives: processes come and go while they are looked at"
     for path in paths:
         try:
             if output_files.is_held(path):
                 told = f"a process on this host still has its output open (fuser -v {path})"
-                yield f"{told}; {_REMEDY}"
+                yield f"{told}{END_THEM}"
         except OSError as error:
             told = f"it may live, as its output {path} cannot be opened: {error.strerror}"
             yield f"{told}; let this user open it"

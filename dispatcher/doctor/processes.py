@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from dispatcher import control, wire
 from dispatcher.config.config import Config
 from dispatcher.daemon.executor_client import PING_INTERVAL
 from dispatcher.doctor.finding import Finding, bad, ok, warning
+from dispatcher.standing import stranded_in
 
 #: Descriptors that the executor has open for itself, and for each run: pidfd, notify socket, and
 #: what a start needs for a moment.
@@ -124,13 +124,12 @@ def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
 
 
 def _stranded(report: Mapping[str, Any]) -> Iterator[Finding]:
-    stranded = report.get("stranded", {})
-    for task_id, why in islice(stranded.items(), MOST_STRANDED):
-        living, _, remedy = why.partition("; ")
-        said = f"no executor ends task {task_id}: {living}"
-        yield warning("stranded run", said, remedy or f"dispatcher why {task_id}")
+    stranded = stranded_in(report)
+    for one in stranded[:MOST_STRANDED]:
+        said, _, remedy = one.said_of(f"task {one.task_id}").partition("; ")
+        yield warning("stranded run", said, remedy or f"dispatcher why {one.task_id}")
     if len(stranded) > MOST_STRANDED:
-        said = f"{len(stranded) - MOST_STRANDED} more runs that no executor ends"
+        said = f"{len(stranded) - MOST_STRANDED} more runs that no executor knows"
         yield warning("stranded run", said, "dispatcher status names them")
 
 

@@ -26,6 +26,7 @@ from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
+from dispatcher.marks import call_spawner
 from dispatcher.node import hold_name
 from dispatcher.notify import Notifier
 from dispatcher.wire import ExitCode
@@ -173,6 +174,8 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
     spawner = Spawner(outputs, environ=os.environ, open_files=limits)
     if spawner.why_unmarked is not None:
         log("mark.unavailable", reason=spawner.why_unmarked)
+    else:
+        call_spawner()
     executor = Executor(
         node,
         kernel=kernel,

@@ -275,6 +275,7 @@ class Recorder:
     ) -> None:
         claimed = len(self._memory.live)
         live = self._memory.live.pop(run.run_uid, None) or Live.of(run)
+        self._memory.stranded.pop(run.run_uid, None)
         self._memory.figures.settled[settlement.outcome] += 1
         if live.told_to_end_at is not None:
             self._memory.figures.kills.observe(at - live.told_to_end_at)

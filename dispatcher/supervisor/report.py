@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from dispatcher import wire
 from dispatcher.processes import Processes
@@ -26,7 +27,7 @@ def of_memory(memory: Memory, at: Instant) -> Mapping[str, object]:
             if live.unkillable is not None
         },
         "unknown_runs": len(memory.surplus),
-        "stranded": {str(one.task_id): one.why for one in memory.stranded.values()},
+        "stranded": [asdict(one) for one in memory.stranded.values()],
         "paused": pause.reason,
         "paused_for_s": round(max(0.0, pause.until - at), 3),
         "bears": pause.borne,

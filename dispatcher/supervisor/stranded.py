@@ -14,7 +14,7 @@ import structlog
 
 from dispatcher import policy, wire
 from dispatcher.model import OpenRun, Outcome, Settlement
-from dispatcher.processes import Processes
+from dispatcher.processes import END_THEM, Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH
 from dispatcher.supervisor.turn import Live, Memory, Survival, Turn
@@ -69,10 +69,13 @@ class Stranded:
         return len(over) > TAKEOVER_BATCH
 
     def _remember(self, run: OpenRun, why: str) -> None:
+        is_ours = run.owner == self._memory.settings.node_id
+        if is_ours:  # no operator has to
+            why = why.removesuffix(END_THEM)
         if run.run_uid not in self._memory.stranded:
             log.warning("run.stranded", owner=run.owner, reason=why, **Live.of(run).ids())
-        self._memory.stranded[run.run_uid] = Survival(run.task_id, why)
-        if run.owner == self._memory.settings.node_id:
+        self._memory.stranded[run.run_uid] = Survival(run.task_id, run.fence, why, is_ours)
+        if is_ours:
             # Of a dead executor of ours, whose journal was lost: its successor ends what it finds.
             end = wire.End(uid=run.run_uid, reason=run.ending or Outcome.ORPHANED, at_once=True)
             self._processes.send(end)

@@ -163,7 +163,10 @@ class Survival:
     """What keeps a run open for which no executor answers."""
 
     task_id: int
+    fence: int
     why: str
+    is_ours: bool
+    """Whether it is of this node, whose executor ends what it finds of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,8 +79,12 @@ def test_the_worker_of_a_node_whose_journal_is_lost_is_ended_before_its_task_run
     move(world, tmp_path, whole=True)
 
     with world.daemon() as daemon:
+        told = daemon.expect("run.stranded", task_id=task, pid=worker.pid)
         daemon.expect("run.started", task_id=task, fence=2)
         assert not is_alive(worker)
+        assert told["reason"].endswith(f"sleep ({worker.pid})")
+        assert "ok" == world.cli("status", "--json").json["health"]
+        assert str(worker.pid) not in world.cli("why", task).stdout
 
         first, _ = world.show(task)["runs"]
         assert "orphaned" == first["outcome"]
@@ -97,6 +101,7 @@ def test_a_word_on_a_stranded_run_and_doctor_name_what_has_to_be_ended(
 
     with world.daemon() as daemon:
         daemon.expect("run.stranded", task_id=task, pid=worker.pid)
+        daemon.expect("executor.connected")
         doctor = world.cli("doctor").stdout
         told = world.cli("hold", task).stdout
 

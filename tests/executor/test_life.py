@@ -35,6 +35,15 @@ def test_a_second_executor_is_refused_and_told_who_holds_the_lock(
     assert [] == [m for m in daemon.ping() if isinstance(m, wire.Exited)]
 
 
+def test_its_name_says_that_it_is_no_part_of_the_run_whose_mark_it_has_while_it_spawns(
+    home: Home, daemon: Daemon
+) -> None:
+    daemon.ping()
+    (process,) = home.processes
+
+    assert f"executor{process.pid}\n" == Path(f"/proc/{process.pid}/comm").read_text("ascii")
+
+
 def test_a_dead_executors_lock_is_waited_for(home: Home) -> None:
     """A child that it was spawning when it died may hold it until its exec is over."""
     nobody = subprocess.Popen(["true"])

@@ -12,6 +12,7 @@ import pytest
 from dispatcher import control
 from dispatcher.marks import mark_of
 from dispatcher.model import Claim, Declared, Intent, Outcome, TaskState
+from dispatcher.processes import END_THEM
 from dispatcher.words import Declaration
 from tests.command import Command
 from tests.eventually import eventually
@@ -227,13 +228,18 @@ def _is_named(command: Command, pid: int) -> None:
     assert f"  of it still live: sleep ({pid})\n" in command("why", 1).stdout
 
 
+def strand(monkeypatch: pytest.MonkeyPatch, why: str, *, fence: int = 1, ours: bool) -> None:
+    one = {"task_id": 1, "fence": fence, "why": why, "is_ours": ours}
+    monkeypatch.setattr(control, "status", lambda _: {"stranded": [one]})
+
+
 def test_a_word_on_a_stranded_run_names_what_has_to_be_ended(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody signals it, so no verb promises that."""
     claimed(command)
-    living = "its processes live on this host: sleep (20816); end them, or wait until they exit"
-    monkeypatch.setattr(control, "status", lambda _: {"stranded": {"1": living}})
+    living = f"its processes live on this host: sleep (20816){END_THEM}"
+    strand(monkeypatch, living, ours=False)
 
     said = command("cancel", 1)
     (as_json,) = command("cancel", 1, "--json").json
@@ -242,8 +248,35 @@ def test_a_word_on_a_stranded_run_names_what_has_to_be_ended(
     told = f"1 is stranded, and no executor ends it: {living}; then it is cancelled\n"
     assert (told, "") == (said.stdout, said.stderr)
     assert (living, "cancelled") == (as_json["stranded"], as_json["then"])
-    assert f"no executor ends it, and it is settled once nothing of it lives: {living}\n" in why
+    assert f"no executor ends it: {living}; it is settled once nothing of it lives\n" in why
     assert "nothing ends its processes; then the task is cancelled: cancelled by an op" in why
+
+
+def test_a_word_on_a_stranded_run_of_this_node_says_that_its_executor_ends_it(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed(command)
+    living = "its processes live on this host: sleep (20816)"
+    strand(monkeypatch, living, ours=True)
+
+    said = command("cancel", 1).stdout
+    why = command("why", 1).stdout
+
+    assert said == "1 is being ended; then it is cancelled\n"
+    assert f"the executor does not know it, and ends what lives of it: {living}; it is set" in why
+    assert "its processes have no grace, as the executor does not know it; then the task" in why
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_lived_of_an_earlier_run_is_not_said_of_the_next(
+    command: Command, monkeypatch: pytest.MonkeyPatch, *, ours: bool
+) -> None:
+    claimed(command)
+    strand(monkeypatch, "its processes live on this host: sleep (20816)", fence=0, ours=ours)
+
+    assert "20816" not in command("why", 1).stdout
+    assert command("cancel", 1).stdout == "1 is being ended; then it is cancelled\n"
+    assert "20816" not in command("why", 1).stdout
 
 
 def test_a_release_of_what_will_not_be_held_is_refused_with_what_happens(command: Command) -> None:

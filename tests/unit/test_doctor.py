@@ -326,14 +326,26 @@ def test_fewer_descriptors_than_slots_need() -> None:
 
 def test_stranded_runs_are_named_with_the_remedy_and_many_are_counted() -> None:
     living = "its processes live on this host: sleep (20816)"
-    stranded = {str(task_id): f"{living}; end them" for task_id in range(1, 8)}
+    one = {"fence": 1, "why": f"{living}; end them", "is_ours": False}
+    stranded = [{"task_id": task_id, **one} for task_id in range(1, 8)]
 
     first, *_, last = found = list(processes._stranded({"stranded": stranded}))
 
     said = f"no executor ends task 1: {living}"
     assert Finding("stranded run", Level.WARNING, said, "end them") == first
-    assert (6, "2 more runs that no executor ends") == (len(found), last.said)
-    assert [] == list(processes._stranded({"stranded": {}}))
+    assert (6, "2 more runs that no executor knows") == (len(found), last.said)
+    assert [] == list(processes._stranded({"stranded": []}))
+
+
+@pytest.mark.parametrize(("executor", "when"), [("connected", ""), ("silent", " once it is back")])
+def test_a_stranded_run_that_the_executor_ends_needs_no_operator(executor: str, when: str) -> None:
+    living = "its processes live on this host: sleep (20816)"
+    stranded = [{"task_id": 1, "fence": 1, "why": living, "is_ours": True}]
+
+    (found,) = processes._stranded({"stranded": stranded, "executor": executor})
+
+    said = f"the executor does not know task 1, and ends what lives of it{when}: {living}"
+    assert Finding("stranded run", Level.WARNING, said, "dispatcher why 1") == found
 
 
 @pytest.mark.parametrize(

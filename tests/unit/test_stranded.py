@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from dispatcher import wire
 from dispatcher.model import Claim, Declared, Liveness, Outcome, TaskState
+from dispatcher.processes import END_THEM
 from dispatcher.words import Declaration
 from tests.simulation import SETTINGS, World
 
@@ -26,6 +27,12 @@ def claimed_before(world: World, **facts: Any) -> Claim:
     with world.store.transaction() as now:
         (claim,) = world.store.claim("far", limit=1, node="far", output_dir="/far", now=now)
     return claim
+
+
+def stranded(world: World) -> list[tuple[object, ...]]:
+    found = world.supervisor.status(at=world.at())["stranded"]
+    assert isinstance(found, list)
+    return [tuple(one[name] for name in ("task_id", "fence", "why", "is_ours")) for one in found]
 
 
 def outcomes(world: World, task_id: int) -> list[Outcome | None]:
@@ -57,7 +64,7 @@ def test_as_long_as_something_of_it_lives_a_run_stays_with_a_visible_reason(worl
         world.run_for(100)
 
     assert [None] == outcomes(world, claim.task_id)
-    assert {str(claim.task_id): ALIVE} == world.supervisor.status(at=world.at())["stranded"]
+    assert [(claim.task_id, 1, ALIVE, False)] == stranded(world)
     warned = [line for line in said if line["event"] == "run.stranded"]
     assert [("far", ALIVE, claim.task_id, 4711)] == [
         (line["owner"], line["reason"], line["task_id"], line["pid"]) for line in warned
@@ -68,7 +75,7 @@ def test_as_long_as_something_of_it_lives_a_run_stays_with_a_visible_reason(worl
 
     assert Outcome.ORPHANED is outcomes(world, claim.task_id)[0]
     assert (TaskState.RUNNING, 2) == (world.state(claim.task_id), world.task(claim.task_id).fence)
-    assert {} == world.supervisor.status(at=world.at())["stranded"]
+    assert [] == stranded(world)
 
 
 def test_what_lives_of_one_run_keeps_no_other(world: World) -> None:
@@ -149,12 +156,33 @@ def test_a_run_of_this_node_that_its_executor_lost_stays_as_long_as_it_lives(
 
     world.run_for(100)
     assert (TaskState.RUNNING, [None]) == (world.state(task), outcomes(world, task))
-    assert {str(task): ALIVE} == world.supervisor.status(at=world.at())["stranded"]
+    assert [(task, 1, ALIVE, True)] == stranded(world)
     assert {uid} == set(world.supervisor.open_runs or ())  # nobody removes its output
     world.executor.alive.clear()
     world.run_for(SETTINGS.reap_interval)
 
     assert [Outcome.ORPHANED, None] == outcomes(world, task)
+
+
+def test_one_that_the_executor_ended_is_stranded_no_longer_from_its_settle_on(
+    world: World,
+) -> None:
+    task = world.submit("work")
+    world.start()
+    uid = world.uid(task)
+    world.executor.alive[uid] = f"its processes live on this host: sleep (4711){END_THEM}"
+    world.executor.die()
+    world.executor.greet()
+    world.settle_down()
+    assert [(task, 1, "its processes live on this host: sleep (4711)", True)] == stranded(world)
+    assert uid in [one.uid for one in world.executor.sent if isinstance(one, wire.End)]
+
+    world.executor.alive.clear()
+    world.executor.events.append(wire.Exited(uid=uid, exit=wire.Exit(at=world.at())))
+    world.settle_down()
+
+    assert (TaskState.RUNNING, 2) == (world.state(task), world.task(task).fence)
+    assert [] == stranded(world)
 
 
 def test_one_that_the_executor_knows_again_goes_on(world: World) -> None:
@@ -171,7 +199,7 @@ def test_one_that_the_executor_knows_again_goes_on(world: World) -> None:
     world.executor.alive.clear()
     world.run_for(100)
 
-    assert {} == world.supervisor.status(at=world.at())["stranded"]
+    assert [] == stranded(world)
     world.gone(task, 0)
     assert [Outcome.SUCCEEDED] == outcomes(world, task)
 

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ from dispatcher.daemon.survivors import survivors
 from dispatcher.wire import RunUid
 from tests.eventually import eventually
 
-UID, OTHER = RunUid("5f" * 16), RunUid("0a" * 16)
+#: Not those of a test that runs beside this one: the whole host is looked at.
+UID, OTHER = RunUid(uuid.uuid4().hex), RunUid(uuid.uuid4().hex)
 
 WAITS = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 
@@ -33,13 +35,14 @@ def process(*command: str, mark: int | None = None) -> Iterator[subprocess.Popen
     """Run a command until the block ends, with a mark as its executor gives it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_RTTIME)
     resource.setrlimit(resource.RLIMIT_RTTIME, (soft if mark is None else mark, hard))
-    running = subprocess.Popen(command or WAITS, stdin=subprocess.PIPE)
+    running = subprocess.Popen(command or WAITS, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     resource.setrlimit(resource.RLIMIT_RTTIME, (soft, hard))
     with running:
         try:
             yield running
         finally:
             running.stdin.close()
+            running.stdout.close()
 
 
 def look(*paths: Path) -> str | None:
@@ -99,6 +102,28 @@ def test_a_process_that_nobody_reaped_yet_does_not_live() -> None:
 
         assert marks.read_mark(running.pid) == marks.mark_of(UID)
         assert look() is None
+
+
+@pytest.mark.parametrize("named", ["by its pid", "by its parent's"])
+def test_an_executor_that_is_just_spawning_is_never_named_but_its_child_is(named: str) -> None:
+    """Until its exec, a child has its executor's name and mark."""
+    call = "import os, sys; from dispatcher.marks import call_spawner; call_spawner();"
+    if named == "by its parent's":
+        call += "child = os.fork(); child and (os.waitpid(child, 0), sys.exit());"
+    with process(
+        sys.executable,
+        "-c",
+        f"{call} print(os.getpid(), flush=True); sys.stdin.read()",
+        mark=marks.mark_of(UID),
+    ) as running:
+        pid = int(running.stdout.readline())
+        told = look()
+
+        if named == "by its pid":
+            assert told is None
+        else:
+            assert told is not None
+            assert f"this host: executor{running.pid} ({pid}); end" in told
 
 
 def test_the_mark_outlives_environment_session_outputs_and_parents() -> None:
