@@ -7,6 +7,7 @@ in use.
 
 from __future__ import annotations
 
+import atexit
 import os
 import weakref
 from typing import Final, Protocol
@@ -15,7 +16,11 @@ from dispatcher.errors import DispatcherError
 
 
 class Heirloom(Protocol):
-    """What a forked child must not use."""
+    """What a forked child must not use. It compares pids too: a fork in C runs no hook."""
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether another process opened it."""
 
     def forsake(self) -> None:
         """Refuse everything from now on: this process is a fork of the one that opened it."""
@@ -25,7 +30,7 @@ _opened: Final[weakref.WeakSet[Heirloom]] = weakref.WeakSet()
 
 
 def forsake_in_children(opened: Heirloom) -> None:
-    """Have something forsaken in each child that this process forks."""
+    """Have something forsaken in each child that this process forks, at its end at the latest."""
     _opened.add(opened)
 
 
@@ -44,9 +49,11 @@ def refusal(name: object) -> DispatcherError:
     )
 
 
-def _forsake_all() -> None:
+def _forsake_inherited() -> None:
     for opened in _opened:
-        opened.forsake()
+        if opened.is_inherited:
+            opened.forsake()
 
 
-os.register_at_fork(after_in_child=_forsake_all)
+os.register_at_fork(after_in_child=_forsake_inherited)
+atexit.register(_forsake_inherited)

@@ -100,6 +100,7 @@ class SqliteEngine:
         *,
         patience: float,
     ) -> None:
+        self._pid = os.getpid()
         check_library()
         self._path = path
         self._files = () if path is None else _files(path)
@@ -117,13 +118,26 @@ class SqliteEngine:
         """SQLite's own, for what only SQLite can do."""
         return self._connection
 
+    def __del__(self) -> None:
+        self._mind_forks()
+
+    @property
+    def is_inherited(self) -> bool:
+        return os.getpid() != self._pid
+
     def forsake(self) -> None:
-        forks.keep_for_ever(self._connection)
-        self._connection = None
-        self._forsaken = True
-        self._cursor = _Refusing(self._refusal())
+        if not self._forsaken:
+            forks.keep_for_ever(self._connection)
+            self._connection = None
+            self._forsaken = True
+            self._cursor = _Refusing(self._refusal())
+
+    def _mind_forks(self) -> None:
+        if os.getpid() != self._pid:
+            self.forsake()
 
     def begin(self, *, write: bool) -> None:
+        self._mind_forks()
         if self._connection is None:
             self._connect()
         elif self._inodes != self._stat():
@@ -132,6 +146,7 @@ class SqliteEngine:
         self._cursor = self._connection.cursor()
 
     def commit(self) -> None:
+        self._mind_forks()
         try:
             self._cursor.execute("COMMIT")
         except dbapi2.Error as error:
@@ -144,6 +159,7 @@ class SqliteEngine:
         self._cursor = _OUTSIDE
 
     def rollback(self) -> None:
+        self._mind_forks()
         self._cursor = _OUTSIDE
         if self._connection is not None and self._connection.in_transaction:
             try:

@@ -1,4 +1,7 @@
-"""Opens a store, forks, and lets the child do what it is told on stdin: `use` it, or `end`.
+"""Opens a store, forks, and lets the child do what it is told on stdin: `use` it,
+`close` or `drop` it, or just `end`.
+
+It forks by `os.fork`, or in C, as an extension module may, of which Python's hooks learn nothing.
 
 The child ends as any program does, through the interpreter's own end; the parent closes the store
 at once, says `forked`, and waits for it.
@@ -6,6 +9,7 @@ at once, says `forked`, and waits for it.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -18,12 +22,15 @@ if __name__ == "__main__":
     store = opened(Path(sys.argv[1]), patience=5)
     with store.transaction():
         store.submit(new_task(), now=NOW)
-    child = os.fork()
+    child = ctypes.PyDLL(None).fork() if sys.argv[2:] == ["in C"] else os.fork()
     if child:
         store.close()
         os.write(1, b"forked\n")
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    if sys.stdin.readline() == "use\n":
+    for name in [name for name in sys.modules if "ctypes" in name]:  # as if another had forked
+        del sys.modules[name]
+    word = sys.stdin.readline().strip()
+    if word == "use":
         for way in (store.transaction, store.snapshot):
             try:
                 with way():
@@ -31,6 +38,8 @@ if __name__ == "__main__":
             except DispatcherError as error:
                 os.write(1, f"{error}\n".encode())
         store.close()
+    if word in ("use", "close"):
         store.close()
-    del store
+    if word == "drop":
+        del store
     sys.exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -21,9 +22,9 @@ HERE = Path(__file__).parent
 
 
 @contextmanager
-def program(name: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+def program(name: str, path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, str(HERE / name), str(path)],
+        [sys.executable, str(HERE / name), str(path), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -45,8 +46,9 @@ def tasks(path: Path) -> int:
         return len(store.ids())
 
 
-def test_a_forked_child_is_refused_by_every_transaction_and_may_close(path: Path) -> None:
-    with program("forker.py", path) as forker:
+@pytest.mark.parametrize("way", ["by os.fork", "in C"])
+def test_a_forked_child_is_refused_by_every_transaction_and_may_close(path: Path, way: str) -> None:
+    with program("forker.py", path, way) as forker:
         assert forker.stdout.readline() == "forked\n"
         told(forker, "use")
         answers = forker.stdout.read().splitlines()
@@ -58,8 +60,12 @@ def test_a_forked_child_is_refused_by_every_transaction_and_may_close(path: Path
     assert (0, 2) == (forker.returncode, tasks(path))
 
 
-def test_a_forked_child_that_ends_takes_no_commit_of_others_with_it(path: Path) -> None:
-    with program("forker.py", path) as forker:
+@pytest.mark.parametrize("way", ["by os.fork", "in C"])
+@pytest.mark.parametrize("word", ["close", "drop", "end"])
+def test_a_forked_child_that_ends_takes_no_commit_of_others_with_it(
+    path: Path, way: str, word: str
+) -> None:
+    with program("forker.py", path, way) as forker:
         assert forker.stdout.readline() == "forked\n"
         with program("committer.py", path) as committer:
             assert committer.stdout.readline() == "committed\n"
@@ -68,7 +74,7 @@ def test_a_forked_child_that_ends_takes_no_commit_of_others_with_it(path: Path) 
         # Nobody has it open but the child, which may believe that it is the last.
         assert path.with_name("tasks.db-wal").stat().st_size
 
-        told(forker, "end")
+        told(forker, word)
         assert forker.stdout.read() == ""
 
     assert (0, 3) == (forker.returncode, tasks(path))
@@ -91,6 +97,26 @@ def test_a_child_forked_within_a_transaction_can_neither_go_on_nor_undo_it(path:
             finally:
                 os._exit(refused)
         assert 2 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        store.submit(new_task(), now=NOW)
+
+    assert 3 == tasks(path)
+
+
+def test_a_child_that_is_forked_in_c_within_a_transaction_commits_nothing_of_it(
+    path: Path,
+) -> None:
+    with closing(opened(path)) as store, store.transaction():
+        store.submit(new_task(), now=NOW)
+        child = ctypes.PyDLL(None).fork()
+        if not child:
+            refused = 0
+            try:
+                with pytest.raises(DispatcherError, match="before a fork"):
+                    store._engine.commit()
+                refused = 1
+            finally:
+                os._exit(refused)
+        assert 1 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         store.submit(new_task(), now=NOW)
 
     assert 3 == tasks(path)
