@@ -18,6 +18,7 @@ from dispatcher.config.settings import NAME, Meaning, TaskDefaults
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
 from dispatcher.wire import KillMode
+from dispatcher.words import plain
 
 #: Bytes of a command with its arguments: what one argument may have, so what every host can exec.
 MAX_COMMAND = 128 * 1024
@@ -156,7 +157,7 @@ def checked(task: NewTask) -> NewTask:
 def _typed(given: Mapping[str, object], kind: type[Any]) -> Any:
     """Return what was given as a value of a kind. Raises `InvalidTask`, which names the field."""
     try:
-        return msgspec.convert(given, kind)
+        return msgspec.convert(plain(given), kind)
     except msgspec.ValidationError as error:
         raise InvalidTask(in_words(error, given, choices=_choices(error))) from None
 

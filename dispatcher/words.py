@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -101,9 +101,10 @@ def spoken(op: str, task_id: int, lock: str, **facts: object) -> Beat | Declarat
     """Return what would be said over the worker socket, held to the same limits. Or ValueError."""
     said = {name: fact for name, fact in facts.items() if fact is not None}
     try:
+        said = {name: plain(fact) for name, fact in said.items()}
         for name, fact in said.items():
             _refuse_unbounded(name, fact)
-        line = msgspec.json.encode({"op": op, "task_id": task_id, "lock": lock, **said})
+        line = msgspec.json.encode(plain({"op": op, "task_id": task_id, "lock": lock, **said}))
         return understood(line)
     except UnicodeEncodeError as error:
         raise ValueError(f"{_unencodable({'lock': lock, **said})}: {in_words(error)}") from None
@@ -122,6 +123,17 @@ def _refuse_unbounded(name: str, fact: object) -> None:
             parts += (*part, *part.values())
         elif isinstance(part, list | tuple):
             parts += part
+
+
+def plain(value: object) -> object:
+    """Return a value with each text in it as a `str`: those of other libraries are subclasses."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Mapping):
+        return {plain(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value
 
 
 def _unencodable(said: dict[str, object]) -> str:

@@ -94,6 +94,44 @@ def test_what_a_task_holds_has_its_type_whatever_it_was_given_as(command: Comman
     assert [int, int] == [type(task.kill_signal) for task in tasks]
 
 
+class Text(str):
+    """As libraries have them; it prints as something else."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+def test_a_text_of_another_library_is_taken_as_the_text_that_it_is(command: Command) -> None:
+    words = {Text("name"): Text("word")}
+    given: dict[str, Any] = {
+        "command": [Text("echo"), Text("hello")],
+        "env": words,
+        "labels": words,
+        "payload": Text('{"a": 1}'),
+        "queue": Text("nightly"),
+        "key": Text("once"),
+        "cwd": Text("/tmp"),
+        "kill_signal": Text("INT"),
+        "liveness": Text("worker"),
+    }
+    with command.client() as client:
+        client.submit(**given)
+        (task,) = client.tasks()
+        client.claim(task_id=task.id)
+        client.heartbeat(task.id, note=Text("half of it"))
+        note = client.runs(task.id)[-1].note
+        client.complete(task.id, result={Text("verdict"): [Text("fine")]})
+
+        result = client.runs(task.id)[-1].result
+
+    assert (("echo", "hello"), '{"a": 1}', "nightly") == (task.command, task.payload, task.queue)
+    assert {"name": "word"} == task.env == task.labels
+    assert ("once", "/tmp", 2) == (task.key, task.cwd, task.kill_signal)
+    assert ("half of it", '{"verdict":["fine"]}') == (note, result)
+
+
 @pytest.mark.parametrize(
     ("option", "told"),
     [
