@@ -129,7 +129,8 @@ class Store(Protocol):
         to `now` + the task's ttl. `kill_grace_ms` is the node's, for tasks without one of their
         own: what holds is fixed with the run, so that a reload changes nothing of it. Unless the
         claim is confirmed again, another node may take it once `until` and the run's kill grace
-        are over; None: never. Nothing of a paused queue.
+        are over; None: never. Nothing of a paused queue. A task whose row was damaged by hand is
+        held instead, with what is wrong as its reason.
 
         The claim names the outputs of the task's runs on this node that may have had a process, the
         latest first; those whose leftovers were left alone are not among them.

@@ -13,7 +13,7 @@ from dispatcher.model import FINISHED, Intent, OpenRun, Outcome, TaskState
 from dispatcher.store import statements
 from dispatcher.store.claims import secret
 from dispatcher.store.engine import Engine
-from dispatcher.store.values import open_run_from
+from dispatcher.store.rows import open_run_from
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 

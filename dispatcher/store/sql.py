@@ -31,11 +31,18 @@ from dispatcher.model import (
 from dispatcher.store import claims, leases, operators, statements
 from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
-from dispatcher.store.engine import Engine, transaction
-from dispatcher.store.values import (
-    command_from,
+from dispatcher.store.engine import Engine, Values, transaction
+from dispatcher.store.rows import (
+    Ready,
     given_up_from,
     node_from,
+    open_run_from,
+    ready_from,
+    run_from,
+    task_from,
+    time_from,
+)
+from dispatcher.store.values import (
     of_filter,
     of_finished,
     of_left_alone,
@@ -43,9 +50,6 @@ from dispatcher.store.values import (
     of_new_task,
     of_profile,
     of_settlement,
-    open_run_from,
-    run_from,
-    task_from,
 )
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
@@ -101,7 +105,8 @@ class SqlStore:
     # Submitting ------------------------------------------------------------------------
 
     def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
-        if rows := self._engine.rows(statements.SUBMIT, of_new_task(task, now)):
+        new = of_new_task(task, now)
+        if rows := self._engine.rows(statements.SUBMIT, new):
             task_id = rows[0][0]
             if (values := of_limits(task, now)) is not None:
                 self._engine.change(statements.SUBMIT_LIMITS, {"task_id": task_id, **values})
@@ -116,8 +121,8 @@ class SqlStore:
         ((task_id, command, payload),) = self._engine.rows(
             statements.TASK_WITH_KEY, {"queue": task.queue, "key": task.key}
         )
-        first = {"command": command_from(command), "payload": payload}
-        differs = tuple(name for name in first if first[name] != getattr(task, name))
+        same = {"command": new["command"] == command, "payload": task.payload == payload}
+        differs = tuple(name for name in same if not same[name])
         return Submitted(task_id, created=False, differs=differs)
 
     # The daemon's work -----------------------------------------------------------------
@@ -131,7 +136,7 @@ class SqlStore:
 
     def next_due(self) -> StoreTime | None:
         rows = self._engine.rows(statements.NEXT_DUE)
-        return rows[0][0] if rows else None
+        return time_from(rows[0][0]) if rows else None
 
     def give_up(self, *, limit: int, now: StoreTime) -> list[GivenUp]:
         overdue = self._engine.rows(self._overdue, {"limit": limit, "now": now})
@@ -142,7 +147,7 @@ class SqlStore:
 
     def next_failure(self) -> StoreTime | None:
         rows = self._engine.rows(statements.NEXT_FAILURE)
-        return rows[0][0] if rows else None
+        return time_from(rows[0][0]) if rows else None
 
     def ready_queues(self, *, after: str, limit: int) -> list[str]:
         rows = self._engine.rows(statements.READY_QUEUES, {"after": after, "limit": limit})
@@ -159,7 +164,7 @@ class SqlStore:
         until: StoreTime | None = None,
         now: StoreTime,
     ) -> list[Claim]:
-        rows = self._engine.rows(self._ready, {"queue": queue, "limit": limit})
+        found = self._claimable(self._ready, {"queue": queue, "limit": limit}, kill_grace_ms)
         return [
             claims.claim(
                 self._engine,
@@ -169,8 +174,22 @@ class SqlStore:
                 takeover_at=ready.takeover_at(until),
                 now=now,
             )
-            for ready in claims.each_ready(rows, kill_grace_ms)
+            for ready in found
         ]
+
+    def _claimable(
+        self, statement: str, values: Values, kill_grace_ms: int | None = None
+    ) -> list[Ready]:
+        """Return ready tasks; those whose row is damaged are held first, and hide no others."""
+        while True:
+            rows = self._engine.rows(statement, values)
+            found = [ready_from(row, kill_grace_ms) for row in rows]
+            damaged = [ready for ready in found if ready.damage is not None]
+            if not damaged:
+                return found
+            for ready in damaged:
+                held = {"id": ready.task_id, "reason": ready.damage}
+                self._engine.change(statements.HOLD, held)
 
     def claim_local(
         self,
@@ -183,13 +202,13 @@ class SqlStore:
         now: StoreTime,
     ) -> Claim | None:
         if task_id is None:
-            rows = self._engine.rows(self._ready, {"queue": queue, "limit": 1})
+            found = self._claimable(self._ready, {"queue": queue, "limit": 1})
         else:
-            rows = self._engine.rows(self._ready_task, {"task_id": task_id})
-        for row in rows:
+            found = self._claimable(self._ready_task, {"task_id": task_id})
+        for ready in found:
             return claims.claim_by_hand(
                 self._engine,
-                claims.Ready.of(row),
+                ready,
                 owner=owner,
                 output_dir=output_dir,
                 lease_ttl_ms=lease_ttl_ms,
@@ -240,7 +259,7 @@ class SqlStore:
 
     def next_expiry(self, node: str) -> StoreTime | None:
         ((expiry,),) = self._engine.rows(statements.NEXT_EXPIRY, {"node": node})
-        return None if expiry is None else StoreTime(expiry)
+        return time_from(expiry)
 
     def open_run(self, uid: RunUid) -> OpenRun | None:
         rows = self._engine.rows(statements.OPEN_RUN, {"uid": uid})
@@ -284,7 +303,7 @@ class SqlStore:
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:
         values = {"node": node, "now": now}
         ((takeover_at,),) = self._engine.rows(statements.NEXT_TAKEOVER, values)
-        return None if takeover_at is None else StoreTime(takeover_at)
+        return time_from(takeover_at)
 
     def declared(self, node: str) -> list[RunUid]:
         return [
@@ -357,7 +376,7 @@ class SqlStore:
 
     def submitted_from(self, task_id: int) -> tuple[int, StoreTime] | None:
         rows = self._engine.rows(statements.SUBMITTED_FROM, {"id": task_id})
-        return (rows[0][0], rows[0][1]) if rows else None
+        return (rows[0][0], time_from(rows[0][1]) or StoreTime(0)) if rows else None
 
     def runs(self, task_id: int) -> list[Run]:
         rows = self._engine.rows(statements.RUNS, {"task_id": task_id})
@@ -370,7 +389,8 @@ class SqlStore:
         return counts
 
     def ready_since(self) -> Mapping[str, StoreTime]:
-        return dict(self._engine.rows(statements.READY_SINCE))
+        rows = self._engine.rows(statements.READY_SINCE)
+        return {queue: since for queue, value in rows if (since := time_from(value)) is not None}
 
     def outcomes(self) -> Mapping[Outcome, int]:
         rows = self._engine.rows(statements.OUTCOMES)
@@ -378,7 +398,7 @@ class SqlStore:
 
     def leases(self) -> Leases:
         (row,) = self._engine.rows(statements.LEASES)
-        return Leases(*row)
+        return Leases(row[0], *map(time_from, row[1:]))
 
     def nodes(self) -> Sequence[Node]:
         return [node_from(row) for row in self._engine.rows(statements.NODES)]

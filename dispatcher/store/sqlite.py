@@ -91,7 +91,7 @@ class SqliteEngine:
         lock_row="",
         skip_locked="",
         shared=False,
-        each_label="json_each(labels)",
+        each_label="json_each(CASE WHEN json_valid(labels) THEN labels ELSE '{}' END)",
     )
 
     def __init__(

@@ -1,37 +1,24 @@
-"""The model's values from rows, and the parameters of statements from the model's values."""
+"""The parameters of statements from the model's values."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import fields
 from typing import Final
 
 import msgspec
 
 from dispatcher.complaints import in_words
-from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import StoreRefused
 from dispatcher.model import (
     FINISHED,
-    NO_LIMITS,
-    Declared,
-    GivenUp,
-    Intent,
-    Limits,
-    Liveness,
     NewTask,
-    Node,
-    OpenRun,
     Outcome,
-    Run,
     Settlement,
-    Task,
     TaskFilter,
     TaskState,
 )
-from dispatcher.store.engine import Row, Values
+from dispatcher.store.engine import Values
 from dispatcher.times import StoreTime
-from dispatcher.wire import KillMode
 from dispatcher.words import Declaration
 
 #: Outcomes of which people ask what went wrong: their reason is the run's error.
@@ -45,15 +32,6 @@ WRONG: Final = frozenset(Outcome) - {
 
 #: Above every id.
 NO_ID: Final = 2**63 - 1
-
-_UNLIMITED: Final = (None,) * 5
-
-_TASK: Final = tuple(field.name for field in fields(Task))
-_RUN: Final = tuple(field.name for field in fields(Run))
-_NODE: Final = tuple(field.name for field in fields(Node))
-
-command_from = msgspec.json.Decoder(tuple[str, ...]).decode
-strings_from = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def _json(value: object) -> str:
@@ -188,93 +166,3 @@ def of_filter(wanted: TaskFilter) -> Values:
         "labelled": labelled,
         "limit": wanted.limit,
     }
-
-
-def open_run_from(row: Row) -> OpenRun:
-    """Return the value of a row of `statements.OPEN_RUN` and its kind."""
-    return OpenRun(
-        task_id=row[0],
-        run_id=row[1],
-        run_uid=row[2],
-        fence=row[3],
-        attempt=row[4],
-        queue=row[5],
-        liveness=Liveness(row[6]),
-        lease_ttl_ms=row[7],
-        ending=row[8] and Outcome(row[8]),
-        ending_reason=row[9],
-        pid=row[10],
-        exit_code=row[11],
-        signal=row[12],
-        declared=row[13] and Declared(row[13]),
-        declared_reason=row[14],
-        declared_delay_ms=row[15],
-        declared_retry=row[16] is None or bool(row[16]),
-        attempts=row[17],
-        max_attempts=row[18],
-        deferrals=row[19],
-        orphans=row[20],
-        last_heartbeat_at=row[21],
-        progressed_at=row[22],
-        limits=limits_from(row[23:28]),
-        kill_grace_ms=row[28],
-        owner=row[29],
-        rules=strings_from(row[30]) if row[30] else {},
-        output_path=row[31],
-        intent=row[32] and Intent(row[32]),
-        intent_reason=row[33],
-        lease_expires_at=row[34],
-        deadline_at=row[35],
-    )
-
-
-def limits_from(row: Row) -> Limits:
-    """Return the value of a run's five limits, as every statement on runs has them."""
-    if row == _UNLIMITED:
-        return NO_LIMITS
-    run, stall, start, total_at, kill_signal = row
-    return Limits(
-        run_timeout_ms=run,
-        stall_timeout_ms=stall,
-        start_timeout_ms=start,
-        total_at=total_at,
-        kill_signal=kill_signal,
-    )
-
-
-def given_up_from(row: Row, now: StoreTime) -> GivenUp:
-    """Return the value of a row of `statements.OVERDUE`: which of its time-outs is over."""
-    task_id, queue, queue_timeout_ms, total_timeout_ms, total_at = row
-    if total_at is not None and total_at <= now:
-        reason = f"total_timeout: not done within {Milliseconds(total_timeout_ms)} of its submit"
-        return GivenUp(task_id=task_id, queue=queue, timeout="total_timeout", reason=reason)
-    reason = f"queue_timeout: not claimed within {Milliseconds(queue_timeout_ms)}"
-    return GivenUp(task_id=task_id, queue=queue, timeout="queue_timeout", reason=reason)
-
-
-def task_from(row: Row) -> Task:
-    """Return the value of a row of `statements.TASK` and `TASKS`."""
-    named = dict(zip(_TASK, row, strict=True))
-    named["state"] = TaskState(named["state"])
-    named["command"] = command_from(named["command"])
-    named["env"] = strings_from(named["env"])
-    named["labels"] = strings_from(named["labels"])
-    named["liveness"] = Liveness(named["liveness"])
-    named["kill_mode"] = named["kill_mode"] and KillMode(named["kill_mode"])
-    named["notify"] = bool(named["notify"])
-    named["ending"] = named["ending"] and Outcome(named["ending"])
-    named["intent"] = named["intent"] and Intent(named["intent"])
-    return Task(**named)
-
-
-def run_from(row: Row) -> Run:
-    """Return the value of a row of `statements.RUNS`."""
-    named = dict(zip(_RUN, row, strict=True))
-    named["outcome"] = named["outcome"] and Outcome(named["outcome"])
-    named["left_alone"] = command_from(named["left_alone"]) if named["left_alone"] else ()
-    return Run(**named)
-
-
-def node_from(row: Row) -> Node:
-    """Return the value of a row of `statements.NODES`."""
-    return Node(**dict(zip(_NODE, row, strict=True)))

@@ -1,0 +1,175 @@
+"""Rows that somebody changed by hand: one task's trouble, named, and nobody else's."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from pysqlite3 import dbapi2
+
+from dispatcher.errors import StoreRefused
+from dispatcher.model import Intent, Outcome, TaskFilter, TaskState
+from dispatcher.policy import RetryPolicy
+from dispatcher.store.rows import DAMAGED
+from tests.contract.helpers import NODE, NOW, OneByOne, later
+
+#: What a hand may write, as SQL; the schema refuses some of it.
+DAMAGE = {
+    "kill_grace_ms = 'x'": "kill_grace_ms: expected an integer, got a text in quotes",
+    "run_timeout_ms = 'x'": "run_timeout_ms: expected an integer, got a text in quotes",
+    "lease_ttl_ms = 'x'": "lease_ttl_ms: expected an integer, got a text in quotes",
+    "command = 'nope'": "command: not JSON: invalid character (byte 4)",
+    "command = '[]x'": "command: not JSON: trailing characters (byte 3)",
+    "env = '{\"A\":1}'": "env: expected a text in quotes, got an integer",
+    "rules = '[]'": "rules: expected an object, got a list",
+    "cwd = x'ff'": "cwd: expected a text in quotes, got bytes",
+    "kill_signal = 1.5": "kill_signal: expected an integer, got a number with a fraction",
+    "attempt = 'x'": "attempt: expected an integer, got a text in quotes",
+    "fence = 'x'": "fence: expected an integer, got a text in quotes",
+}
+
+
+def damage(store: OneByOne, task_id: int, change: str) -> None:
+    with store.raw.transaction():
+        store.raw._engine.change(f"UPDATE tasks SET {change} WHERE id = :id", {"id": task_id})
+
+
+@pytest.mark.parametrize("change", DAMAGE)
+def test_a_damaged_row_is_held_where_it_would_be_claimed_and_its_neighbours_are_claimed(
+    store: OneByOne, change: str
+) -> None:
+    tasks = [store.new(labels={"a": "b"}) for _ in range(3)]
+    damage(store, tasks[0], change)
+
+    claims = store.take(limit=1)
+
+    assert [tasks[1]] == [claim.task_id for claim in claims]
+    assert TaskState.HELD is store.states()[tasks[0]]
+    found = store.task(tasks[0])
+    assert f"{DAMAGED}{DAMAGE[change]}" == found.reason
+    listed = store.tasks(TaskFilter(label=("a", "b")))
+    assert {tasks[0], tasks[1], tasks[2]} == {task.id for task in listed}
+
+
+def test_a_claim_by_hand_holds_it_too(store: OneByOne) -> None:
+    task = store.new()
+    damage(store, task, "command = 'nope'")
+
+    for asked in ({"task_id": task}, {}):
+        assert (
+            store.claim_local("default", owner="local:1", output_dir="/out", now=NOW, **asked)
+            is None
+        )
+
+    assert TaskState.HELD is store.states()[task]
+
+
+def test_labels_that_nobody_can_read_are_shown_as_damaged_and_hide_no_other_task(
+    store: OneByOne,
+) -> None:
+    damaged, other = store.new(labels={"a": "b"}), store.new(labels={"a": "b"})
+    damage(store, damaged, "labels = '{'")
+
+    found = {task.id: task for task in store.tasks(TaskFilter())}
+
+    assert {damaged, other} == found.keys()
+    assert f"{DAMAGED}labels: not JSON: it ends too early; submitted" == found[damaged].reason
+    assert {} == found[damaged].labels
+    assert [other] == [task.id for task in store.tasks(TaskFilter(label=("a", "b")))]
+
+
+@pytest.mark.parametrize("change", DAMAGE)
+def test_the_task_of_a_run_whose_row_is_damaged_meanwhile_is_held_once_that_is_over(
+    store: OneByOne, change: str
+) -> None:
+    claim = store.claimed()
+    damage(store, claim.task_id, change)
+
+    (run,) = store.open_runs(NODE)
+
+    if change.startswith(("cwd", "command", "env", "kill_grace_ms", "fence")):
+        assert run.intent is None  # what an open run does not need
+    else:
+        assert Intent.HOLD is run.intent
+        assert f"{DAMAGED}{DAMAGE[change]}" == run.intent_reason
+    assert store.end(claim, outcome=Outcome.FAILED, state=TaskState.HELD)
+    assert TaskState.HELD is store.states()[claim.task_id]
+
+
+@pytest.mark.parametrize("value", ["'x'", "x'ff'", "1.5", "'{'", "NULL", "-1", "''"])
+@pytest.mark.parametrize("state", ["ready", "scheduled", "running", "held"])
+def test_no_value_of_any_column_keeps_others_from_being_read_and_claimed(
+    store: OneByOne, state: str, value: str
+) -> None:
+    other = store.new(queue="other", labels={"a": "b"})
+    running = store.claimed(queue="alive")
+    for column in columns(store, "tasks"):
+        task = in_state(store, state)
+        with suppress(dbapi2.Error, StoreRefused):
+            damage(store, task, f"{column} = {value}")
+
+        read_all(store)
+
+    (claim,) = store.take("other")
+    assert other == claim.task_id
+    assert store.end(running)
+
+
+@pytest.mark.parametrize("value", ["'x'", "x'ff'", "1.5", "'{'", "NULL", "-1"])
+def test_no_value_of_any_column_of_a_run_keeps_others_from_being_read(
+    store: OneByOne, value: str
+) -> None:
+    for column in columns(store, "runs"):
+        claim = store.claimed(queue=f"of-{column}")
+        with suppress(dbapi2.Error, StoreRefused), store.raw.transaction():
+            change = f"UPDATE runs SET {column} = {value} WHERE uid = :uid"
+            store.raw._engine.change(change, {"uid": claim.run_uid})
+
+        read_all(store)
+        store.runs(claim.task_id)
+
+
+def columns(store: OneByOne, table: str) -> list[str]:
+    with store.raw.transaction():
+        found = [row[1] for row in store.sql(f"PRAGMA table_info({table})")]
+    return [name for name in found if name not in ("id", "task_id")]
+
+
+def in_state(store: OneByOne, state: str) -> int:
+    if state == "running":
+        return store.claimed(queue="mine", total_timeout_ms=10**6, queue_timeout_ms=5).task_id
+    delay = {"delay_ms": 5} if state == "scheduled" else {}
+    task = store.new(queue="mine", total_timeout_ms=10**6, queue_timeout_ms=5, **delay)
+    if state == "held":
+        store.hold(task, "so", now=NOW)
+    return task
+
+
+def read_all(store: OneByOne) -> None:
+    """Do what a tick and the verbs that look do."""
+    now = later(10)
+    policy = RetryPolicy()
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("tasks", {"wanted": TaskFilter()}),
+        ("counts", {}), ("outcomes", {}), ("leases", {}), ("ready_since", {}), ("ids", {}),
+        ("open_runs", {"node": NODE}), ("endings", {"node": NODE}),
+        ("expired", {"node": NODE, "limit": 100, "now": now}), ("next_expiry", {"node": NODE}),
+        ("abandoned", {"limit": 100, "now": now}), ("stranded", {"node": "other", "now": now}),
+        ("next_takeover", {"node": NODE, "now": now}),
+        ("move_due", {"limit": 100, "now": now}), ("next_due", {}),
+        ("give_up", {"limit": 100, "now": now}), ("next_failure", {}),
+        ("ready_queues", {"after": "", "limit": 10}),
+        ("claim", {"queue": "mine", "limit": 10, "node": NODE, "output_dir": "/o", "now": now}),
+        ("renew", {"node": NODE, "now": now}),
+        ("renew_short", {"node": NODE, "gap_ms": 1, "now": now}),
+        ("confirm", {"node": NODE, "until": now}), ("prunable", {"before": now}),
+    ]  # fmt: skip
+    with store.raw.transaction():
+        for name, facts in calls:
+            wanted = facts.pop("wanted", None)
+            getattr(store.raw, name)(*([wanted] if wanted else []), **facts)
+        for task_id in store.raw.ids():
+            store.raw.task(task_id)
+            store.raw.runs(task_id)
+            store.raw.release(task_id, policy=policy, now=now)
