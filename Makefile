@@ -68,6 +68,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/kill.py
 	$(BIN)/python bench/leases.py
 	$(BIN)/python bench/submit.py
+	$(BIN)/python bench/bulk.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
-from dispatcher import control, doubts, output_files, submission
+from dispatcher import bulk, control, doubts, output_files, submission
 from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
@@ -54,9 +54,6 @@ PATIENCE = 5.0
 #: Tasks moved to ready, and as many failed whose time is over, before a claim. Bounds how long
 #: others wait for the store.
 DUE_BATCH = 500
-
-#: Tasks deleted in one transaction. Bounds how long a prune keeps the daemon waiting.
-PRUNE_BATCH = 500
 
 
 class Client:
@@ -241,13 +238,14 @@ class Client:
     ) -> Pruned:
         """Delete tasks in these states that finished so long ago, with their runs.
 
-        Their output files go too, where they are this node's and no process has them open.
+        Their output files go too, where they are this node's and no process has them open. It goes
+        in small transactions, between which others work; interrupted, what is gone is gone.
 
         `tell` is called as it goes on, with how many are gone.
         """
         tasks = 0
         removed: list[str] = []
-        while (batch := self._prune_batch(older_than_ms, states)).tasks:
+        for batch in self._prune_batches(older_than_ms, states):
             tasks += batch.tasks
             for path in filter(self._is_ours, batch.output_paths):
                 size = output_files.remove(path)
@@ -256,13 +254,20 @@ class Client:
             tell(tasks)
         return Pruned(tasks, tuple(removed))
 
-    def _prune_batch(self, older_than_ms: int, states: Collection[TaskState]) -> Pruned:
+    def _prune_batches(self, older_than_ms: int, states: Collection[TaskState]) -> Iterator[Pruned]:
+        turns = bulk.Turns(self._store)
+        began: list[StoreTime] = []  # so that it ends, however fast others finish
+
         def delete(now: StoreTime) -> Pruned:
-            before = StoreTime(now - older_than_ms)
-            return self._store.prune(before=before, limit=PRUNE_BATCH, states=states)
+            began.append(now)
+            before = StoreTime(began[0] - older_than_ms)
+            return self._store.prune(before=before, limit=turns.rows, states=states)
 
         told = "prune again; output that has lost its runs goes when it is old enough"
-        return doubts.change(self._store, delete, remedy=told, harmless_twice=False)
+        more = True
+        while more:
+            yield (batch := turns.take(delete, remedy=told, harmless_twice=False))
+            more = batch.more
 
     def _is_ours(self, output_path: str) -> bool:
         """Tell this node's files from those of others, whose paths mean nothing here."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable, StoreUnusable
+from dispatcher.signals import unstopped
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
 
@@ -48,5 +49,5 @@ def first_answer(do: Callable[[StoreTime], T]) -> Callable[[StoreTime], T]:
 
 
 def _transact(store: Store, do: Callable[[StoreTime], T]) -> T:
-    with store.transaction() as now:
+    with unstopped(), store.transaction() as now:
         return do(now)

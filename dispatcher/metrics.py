@@ -201,8 +201,8 @@ def _of_store(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sampl
     waiting = status.waiting()
     for obstacle in Obstacle:
         yield Sample("dispatcher_waiting_tasks", waiting.get(obstacle, 0), (obstacle,))
-    for paused in standing.paused:
-        yield Sample("dispatcher_queue_paused", 1, (paused.queue,))
+    for queue in standing.paused:
+        yield Sample("dispatcher_queue_paused", 1, (queue,))
     for outcome in Outcome:
         yield Sample("dispatcher_runs_stored", outcomes.get(outcome, 0), (outcome,))
     if leases.oldest_renewal is not None and leases.next_expiry is not None:

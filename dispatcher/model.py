@@ -454,10 +454,12 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What one bounded deletion took: how many tasks, and their runs' output files."""
+    """What one bounded deletion took: how many tasks, and the output files of what runs."""
 
     tasks: int
     output_paths: tuple[str, ...]
+    more: bool = False
+    """Whether there may be more that it was asked to delete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ def standing(store: Store, config: Config) -> Standing:
     with store.snapshot():
         calendar = store.calendar()
         nodes = {node.id: node for node in store.nodes()}
-        paused = tuple(store.paused_queues())
+        paused = {one.queue: one for one in store.paused_queues()}
     report: Mapping[str, Any] | None = {}
     daemon: Literal["running", "not running", "not answering"] = "running"
     try:

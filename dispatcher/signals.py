@@ -1,12 +1,26 @@
-"""Signals as something to wait on."""
+"""Signals as something to wait on, and not in the middle of what others wait for."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
+
+#: What a terminal stops a process with.
+_STOPS = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+
+
+@contextmanager
+def unstopped() -> Iterator[None]:
+    """Let no Ctrl-Z stop this thread in the body: it does so at its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Signals:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,8 +116,8 @@ class Standing:
 
     calendar: Calendar
     """Of the store, with its time when it was asked."""
-    paused: Sequence[PausedQueue]
-    """Queues from which nobody claims."""
+    paused: Mapping[str, PausedQueue]
+    """Queues from which nobody claims, by name."""
     node: Node | None
     """This node's row; None if no daemon ever ran here."""
     daemon: Literal["running", "not running", "not answering"]
@@ -184,14 +184,13 @@ class Standing:
             yield Reason(Obstacle.EXECUTOR_MISSING, f"{text}; {nothing} until it runs")
 
     def _of_queue(self, queue: str) -> Iterator[Reason]:
-        for paused in self.paused:
-            if paused.queue == queue:
-                since = self.calendar.iso(paused.paused_at)
-                text = (
-                    f"its queue {queue} is paused since {since}: {paused.reason};"
-                    f" dispatcher resume {queue}"
-                )
-                yield Reason(Obstacle.QUEUE_PAUSED, text)
+        if (paused := self.paused.get(queue)) is not None:
+            since = self.calendar.iso(paused.paused_at)
+            text = (
+                f"its queue {queue} is paused since {since}: {paused.reason};"
+                f" dispatcher resume {queue}"
+            )
+            yield Reason(Obstacle.QUEUE_PAUSED, text)
         if self._is_by_hand(queue):
             text = (
                 f"its queue {queue} is for claims by hand here ([queues.{queue}] concurrency = 0):"

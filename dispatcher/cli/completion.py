@@ -74,7 +74,7 @@ def _newest(config: Config, limit: int) -> Sequence[Task]:
 
 
 def _paused(config: Config) -> _Offers:
-    paused = _in_store(config, lambda store: store.standing().paused)
+    paused = _in_store(config, lambda store: [*store.standing().paused.values()])
     return [(one.queue, one.reason) for one in paused]
 
 

@@ -77,7 +77,7 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
         "clock": _clock(standing.calendar),
         "states": states,
         "waiting": found.waiting(),
-        "paused_queues": {one.queue: one.reason for one in standing.paused},
+        "paused_queues": {queue: one.reason for queue, one in standing.paused.items()},
         "queues": {
             queue: {state: counts.get(state, 0) for state in TaskState}
             for queue, counts in found.counts.items()

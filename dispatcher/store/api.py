@@ -318,9 +318,10 @@ class Store(Protocol):
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
     ) -> Pruned:
-        """Delete at most `limit` tasks in these states, and their runs.
+        """Delete at most `limit` rows: tasks in these states, and their runs.
 
-        Only those that finished before a time; the oldest first.
+        Only those that finished before a time; of each state the oldest first. A task goes after
+        all its runs, so that one with very many goes in several steps.
         """
 
     def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:

@@ -35,7 +35,9 @@ _LATEST_ROWS = """
 SELECT since,
     (SELECT max(seen_at) FROM nodes),
     (SELECT created_at FROM tasks ORDER BY id DESC LIMIT 1),
-    (SELECT max(finished_at) FROM tasks WHERE finished_at IS NOT NULL),
+    (SELECT max(finished_at) FROM tasks WHERE state = 'succeeded' AND finished_at IS NOT NULL),
+    (SELECT max(finished_at) FROM tasks WHERE state = 'failed' AND finished_at IS NOT NULL),
+    (SELECT max(finished_at) FROM tasks WHERE state = 'cancelled' AND finished_at IS NOT NULL),
     (SELECT max(last_heartbeat_at) FROM tasks WHERE state = 'running'),
     (SELECT COALESCE(ended_at, claimed_at) FROM runs ORDER BY id DESC LIMIT 1)
 FROM clock_settings ORDER BY id DESC LIMIT 1

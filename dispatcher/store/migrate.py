@@ -220,8 +220,18 @@ _KILL_MODE = """
 ALTER TABLE tasks ADD COLUMN kill_mode TEXT CHECK (kill_mode = 'tree' OR kill_mode = 'leader');
 """
 
+# What `counts`, `ready_since` and `outcomes` read, and `prune` by state: from indexes alone.
+_COUNTED = """
+DROP INDEX tasks_ready;
+CREATE INDEX tasks_ready ON tasks (queue, priority DESC, id, run_at) WHERE state = 'ready';
+DROP INDEX tasks_finished;
+CREATE INDEX tasks_finished ON tasks (state, finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX tasks_resting ON tasks (queue, state) WHERE state <> 'ready' AND state <> 'running';
+CREATE INDEX runs_closed ON runs (outcome) WHERE outcome IS NOT NULL;
+"""
+
 #: What each version of the schema did to the one before. Append; never edit what was released.
-MIGRATIONS: tuple[str, ...] = (_FIRST, _KILL_GRACE, _INTENT, _CLOCK, _KILL_MODE)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _KILL_GRACE, _INTENT, _CLOCK, _KILL_MODE, _COUNTED)
 
 _META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"
 _WRITE_META = """

@@ -28,7 +28,7 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
-from dispatcher.store import claims, leases, operators, statements
+from dispatcher.store import claims, deleting, leases, operators, statements
 from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
 from dispatcher.store.engine import Engine, Values, transaction
@@ -44,7 +44,6 @@ from dispatcher.store.rows import (
 )
 from dispatcher.store.values import (
     of_filter,
-    of_finished,
     of_left_alone,
     of_limits,
     of_new_task,
@@ -345,19 +344,13 @@ class SqlStore:
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
     ) -> Pruned:
-        wanted = {"before": before, "limit": limit, **of_finished(states)}
-        rows = self._engine.rows(statements.PRUNED, wanted)
-        tasks = {task_id for task_id, _ in rows}
-        self._engine.change_each(statements.DELETE, [{"id": task_id} for task_id in tasks])
-        return Pruned(len(tasks), tuple(path for _, path in rows if path is not None))
+        return deleting.prune(self._engine, before, limit, states)
 
     def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:
         return {uid for uid in uids if self._engine.rows(statements.RUN_IS_KNOWN, {"uid": uid})}
 
     def prunable(self, *, before: StoreTime, states: Collection[TaskState] = FINISHED) -> int:
-        wanted = {"before": before, **of_finished(states)}
-        ((tasks,),) = self._engine.rows(statements.PRUNABLE, wanted)
-        return int(tasks)
+        return deleting.prunable(self._engine, before, states)
 
     # Reading ---------------------------------------------------------------------------
 

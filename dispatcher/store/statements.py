@@ -377,23 +377,25 @@ RESUME = "DELETE FROM paused_queues WHERE queue = :queue"
 
 PAUSED_QUEUES = "SELECT queue, reason, paused_at FROM paused_queues ORDER BY queue"
 
-# A state that is not wanted is NULL, which equals nothing.
+# Cast, as a bare parameter may be what a partial index is of: SQLite would plan anew each time.
 PRUNABLE = """
-SELECT count(*) FROM tasks
-WHERE finished_at < :before AND state IN (:succeeded, :failed, :cancelled)
+SELECT count(*) FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
 """
 
-PRUNED = """
-SELECT old.id, runs.output_path
-FROM (SELECT id FROM tasks
-      WHERE finished_at < :before AND state IN (:succeeded, :failed, :cancelled)
-      ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT)) AS old
-LEFT JOIN runs ON runs.task_id = old.id
+OLD = """
+SELECT id FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
+ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT)
+"""
+
+OLD_RUNS = """
+SELECT id, output_path FROM runs WHERE task_id = :task_id LIMIT CAST(:limit AS BIGINT)
 """
 
 RUN_IS_KNOWN = "SELECT 1 FROM runs WHERE uid = :uid"
 
 DELETE = "DELETE FROM tasks WHERE id = :id"
+
+DELETE_RUN = "DELETE FROM runs WHERE id = :id"
 
 # The columns stand in the order of `model.Task`.
 TASK = """
@@ -452,7 +454,14 @@ WHERE runs.task_id = :task_id
 ORDER BY runs.fence
 """
 
-COUNTS = "SELECT queue, state, count(*) FROM tasks GROUP BY queue, state ORDER BY queue, state"
+# Each part by an index that has all that it reads; of those that run there are few.
+COUNTS = """
+SELECT queue, state, count(*) FROM tasks WHERE state <> 'ready' AND state <> 'running'
+GROUP BY queue, state
+UNION ALL SELECT queue, 'ready', count(*) FROM tasks WHERE state = 'ready' GROUP BY queue
+UNION ALL SELECT queue, 'running', count(*) FROM tasks WHERE state = 'running' GROUP BY queue
+ORDER BY queue, state
+"""
 
 # Whatever makes a task ready leaves in `run_at` since when.
 READY_SINCE = "SELECT queue, min(run_at) FROM tasks WHERE state = 'ready' GROUP BY queue"

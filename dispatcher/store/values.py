@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -137,11 +136,6 @@ def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
         "deferrals": settlement.deferrals,
         "orphans": settlement.orphans,
     }
-
-
-def of_finished(states: Collection[TaskState]) -> dict[str, object]:
-    """Return the parameters that name states of finished tasks; None for one not wanted."""
-    return {state.value: state.value if state in states else None for state in sorted(FINISHED)}
 
 
 def of_left_alone(settlement: Settlement) -> Values:

@@ -15,8 +15,8 @@ from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
 
-#: Tasks deleted, and runs asked after, in one transaction. Bounds how long a claim waits for it.
-PRUNE_BATCH = 100
+#: Rows deleted, and runs asked after, in one transaction. Bounds how long a claim waits for it.
+PRUNE_BATCH = 200
 ASK_BATCH = 500
 
 #: Seconds between two batches while there is more: slow enough for their files to follow; and
@@ -76,7 +76,7 @@ class Retention:
         if self._files is not None:
             turn.after(partial(self._files.expire, calendar.date(before)))
         pruned = self._store.prune(before=before, limit=PRUNE_BATCH)
-        more = self._ask_after_files(turn) or pruned.tasks == PRUNE_BATCH
+        more = self._ask_after_files(turn) or pruned.more
         pause = BATCH_PAUSE if more else min(LOOK_INTERVAL, retention / 4)
         turn.after(partial(setattr, self, "_look_at", Instant(turn.at + pause)))
         turn.after(partial(self._tell, pruned.tasks, pruned.output_paths, more=more))

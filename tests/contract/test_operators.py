@@ -127,13 +127,49 @@ def test_the_oldest_finished_tasks_go_first_with_their_runs_and_outputs(store: O
     store.end(again, now=later(10))
     store.end(young, now=later(20))
 
-    pruned = store.prune(before=later(100), limit=1)
+    pruned = store.prune(before=later(100), limit=3)
 
-    assert Pruned(1, pruned.output_paths) == pruned
+    assert Pruned(1, pruned.output_paths, more=True) == pruned
     assert {old.output_path, again.output_path} == set(pruned.output_paths)
     assert None is store.task(old.task_id)
     assert store.runs(old.task_id) == []
     assert len(store.runs(young.task_id)) == 1
+
+
+def test_r56_a_task_with_very_many_runs_is_pruned_in_bounded_steps(store: OneByOne) -> None:
+    claim = store.claimed()
+    for _ in range(4):
+        store.end(claim, outcome=Outcome.RELEASED, state=TaskState.READY)
+        (claim,) = store.take("own")
+    store.end(claim)
+
+    steps = [store.prune(before=later(1), limit=2) for _ in range(4)]
+
+    found = [(step.tasks, len(step.output_paths), step.more) for step in steps]
+    assert [(0, 2, True), (0, 2, True), (1, 1, False), (0, 0, False)] == found
+    assert store.states() == {}
+
+
+def test_prune_takes_the_oldest_of_the_wanted_states_and_nothing_of_others(store: OneByOne) -> None:
+    made = [
+        (store.finished(queue=f"q{number}", now=later(number)), state)
+        for number, state in enumerate((*FINISHED, *FINISHED), start=1)
+    ]
+    with store.raw.transaction():
+        for task_id, state in made:
+            store.sql(
+                "UPDATE tasks SET state = :state WHERE id = :id",
+                {"id": task_id, "state": state.value},
+            )
+    wanted = {TaskState.FAILED, TaskState.CANCELLED}
+
+    store.prune(before=later(10), limit=4, states=wanted)
+
+    left = [(task_id, state) for task_id, state in made if task_id in store.states()]
+    assert [one for one in made if one[1] is TaskState.SUCCEEDED] == [
+        one for one in left if one[1] is TaskState.SUCCEEDED
+    ]
+    assert 4 == len(left)
 
 
 def test_a_task_that_never_ran_is_pruned_without_output(store: OneByOne) -> None:

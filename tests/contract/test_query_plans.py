@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dispatcher.model import FINISHED, Outcome, TaskFilter, TaskState
+from dispatcher.model import Outcome, TaskFilter, TaskState
 from dispatcher.store import statements
 from dispatcher.store.sql import SqlStore
-from dispatcher.store.values import of_filter, of_finished
+from dispatcher.store.values import of_filter
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
 PLANS = [
@@ -30,17 +30,20 @@ PLANS = [
     (statements.CONFIRM, {"node": "n", "until": 1}, ["tasks_running", "(uid=?)"]),
     (statements.DECLARED_UIDS, {"node": "n"}, ["runs_declared"]),
     (statements.LEASES, {}, ["tasks_running"]),
-    (statements.READY_SINCE, {}, ["tasks_ready"]),
     (statements.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
     (statements.LAST_OUTCOME, {"task_id": 1}, ["(task_id=?)"]),
     (statements.EARLIER_OUTPUTS, {"task_id": 1, "owner": "n"}, ["(task_id=?)"]),
     (statements.RUNS, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
-    (statements.PRUNABLE, {"before": 1, **of_finished(FINISHED)}, ["tasks_finished"]),
+    (statements.PRUNABLE, {"before": 1, "state": "failed"}, ["tasks_finished (state=? AND"]),
+    (statements.OLD, {"before": 1, "limit": 1, "state": "x"}, ["tasks_finished (state=? AND"]),
+    (statements.OLD_RUNS, {"task_id": 1, "limit": 1}, ["(task_id=?)"]),
     (
-        statements.PRUNED,
-        {"before": 1, "limit": 1, **of_finished(FINISHED)},
-        ["tasks_finished", "(task_id=?)"],
+        statements.COUNTS,
+        {},
+        ["COVERING INDEX tasks_resting", "COVERING INDEX tasks_ready", "tasks_running"],
     ),
+    (statements.READY_SINCE, {}, ["COVERING INDEX tasks_ready"]),
+    (statements.OUTCOMES, {}, ["COVERING INDEX runs_closed"]),
     (statements.SUBMITTED_FROM, {"id": 1}, ["PRIMARY KEY"]),
     (statements.TASK_WITH_KEY, {"queue": "q", "key": "k"}, ["tasks_key"]),
 ]
@@ -66,11 +69,11 @@ def test_a_statement_goes_by_its_index_and_sorts_no_table(
         statements.DUE,
         statements.OVERDUE,
         statements.NEXT_FAILURE,
-        statements.PRUNED,
+        statements.OLD,
     ],
 )
 def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
-    values = {"queue": "q", "limit": 1, "now": 1, "after": "", "before": 1, **of_finished(FINISHED)}
+    values = {"queue": "q", "limit": 1, "now": 1, "after": "", "before": 1, "state": "x"}
     with raw.transaction():
         plan = [row[3] for row in raw._engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 

@@ -66,7 +66,7 @@ def test_status_for_people(command: Command) -> None:
 def test_status_passes_on_what_the_daemon_says(command: Command) -> None:
     report = {"ok": True, "pid": 7, "node": "n", "hostname": "h", "slots": 2, "busy": 1}
     report["executor"] = "connected"
-    standing = Standing(calendar=START, paused=(), node=None, daemon="running", report=report)
+    standing = Standing(calendar=START, paused={}, node=None, daemon="running", report=report)
     nothing = Leases(0, None, None, None)
     found = Status(standing=standing, counts={}, ready_since={}, leases=nothing)
 

@@ -116,7 +116,7 @@ def test_why_names_what_stands_in_the_way(
 ) -> None:
     status = Standing(
         calendar=START,
-        paused=(),
+        paused={},
         node=None,
         daemon="running",
         report=FINE | report,
@@ -127,7 +127,7 @@ def test_why_names_what_stands_in_the_way(
 
 def test_a_time_out_that_waits_is_told() -> None:
     waiting = task(TaskState.READY, fails_at=StoreTime(9_000))
-    paused = (PausedQueue("q", "upgrade", StoreTime(1_000)),)
+    paused = {"q": PausedQueue("q", "upgrade", StoreTime(1_000))}
     status = Standing(calendar=START, paused=paused, node=None, daemon="running", report=FINE)
 
     assert [

@@ -26,7 +26,7 @@ def status_of(world: World, **facts: object) -> Status:
     with world.store.snapshot():
         standing = Standing(
             calendar=world.store.calendar(),
-            paused=tuple(world.store.paused_queues()),
+            paused={one.queue: one for one in world.store.paused_queues()},
             node=None,
             daemon="running",
             report={"ok": True, "pid": 1, **world.supervisor.status(at=world.at())},
@@ -109,7 +109,7 @@ def test_every_figure_is_shown_when_there_is_something_to_show() -> None:
     status = Status(
         standing=Standing(
             calendar=Calendar(NOW, 0),
-            paused=(PausedQueue("q", "upgrade", NOW),),
+            paused={"q": PausedQueue("q", "upgrade", NOW)},
             node=None,
             daemon="running",
             report={**status.standing.report, "output": {"bytes": 70, "free_bytes": 4096}},

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pytest
 
 from dispatcher import wire
 from dispatcher.cli.status import status_json
 from dispatcher.config.config import load
-from dispatcher.model import TaskState
+from dispatcher.model import PausedQueue, TaskState
 from dispatcher.standing import STUCK_AFTER, Obstacle, Standing, Status
 from dispatcher.supervisor.supervisor import Stop
 from dispatcher.times import WallTime, iso
@@ -27,7 +27,7 @@ def standing_of(
     report = world.supervisor.status(at=world.at()) if daemon == "running" else {}
     with world.store.snapshot():
         calendar = world.store.calendar()
-        paused = tuple(world.store.paused_queues())
+        paused = {one.queue: one for one in world.store.paused_queues()}
     return Standing(calendar=calendar, paused=paused, node=None, daemon=daemon, report=report)
 
 
@@ -344,6 +344,29 @@ def test_r43_list_why_and_status_name_the_same_obstacle(
     assert "waiting   1 not_due, 1 queue_paused, 1 daemon_not_running\n" in command("status").stdout
     assert why[2]["until"] == command("show", 3, "--json").json["run_at"]
     assert "daemon not running; submitted" in command("list").stdout
+
+
+class OnlyByName(dict[str, PausedQueue]):
+    """Paused queues that nobody may go through one after another."""
+
+    def __iter__(self) -> NoReturn:
+        raise AssertionError("gone through")
+
+    values = items = keys = __iter__  # type: ignore[assignment]
+
+
+def test_a_queue_is_looked_up_among_the_paused_ones_whatever_their_number() -> None:
+    world = begun()
+    world.submit(queue="a")
+    with world.store.transaction() as now:
+        world.store.pause("a", "upgrade", now=now)
+    status = status_of(world)
+    paused = OnlyByName(status.standing.paused)
+
+    found = replace(status, standing=replace(status.standing, paused=paused))
+
+    assert {Obstacle.QUEUE_PAUSED: 1} == found.waiting()
+    assert found.stuck() is None
 
 
 # R-65: what is called stuck -------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""Bulk work: how much goes into a transaction, and whose turn it is in between. In virtual time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dispatcher.bulk import AIM, FEWEST, FIRST, GAP, MOST, Turns
+from dispatcher.client import Client
+from dispatcher.times import Instant
+from tests.command import Command
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+@pytest.fixture
+def client(command: Command) -> Iterator[Client]:
+    with command.client() as client:
+        yield client
+
+
+class Slow:
+    """Turns of work that takes so many seconds a row, and a clock that knows it."""
+
+    def __init__(self, client: Client, row: float) -> None:
+        self.now = Instant(1.0)
+        self.waits: list[float] = []
+        self.rows: list[int] = []
+        self._row = row
+        self._turns = Turns(client._store, clock=lambda: self.now, wait=self.waits.append)
+
+    def take(self) -> None:
+        def work(_: object) -> None:
+            self.rows.append(self._turns.rows)
+            self.now = Instant(self.now + self._turns.rows * self._row)
+
+        self._turns.take(work, remedy="none")
+
+
+@pytest.mark.parametrize(
+    ("row", "settled"),
+    [(1.0, FEWEST), (AIM / 50, 50), (AIM / 400, 400), (1e-9, MOST)],
+)
+def test_r56_a_transaction_has_as_many_rows_as_take_its_time(
+    client: Client, row: float, settled: int
+) -> None:
+    slow = Slow(client, row)
+
+    for _ in range(9):
+        slow.take()
+
+    assert FIRST == slow.rows[0]
+    assert settled == slow.rows[-1]
+    assert [GAP] * 8 == slow.waits
+
+
+def test_r56_between_two_steps_of_a_prune_others_write(command: Command) -> None:
+    wrote: list[int] = []
+    with command.client() as client, command.client() as other:
+        for _ in range(2 * FIRST):
+            client.cancel(client.submit(command=["true"]).task_id)
+
+        def write(_: int) -> None:
+            wrote.append(other.submit(command=["true"]).task_id)
+
+        pruned = client.prune(older_than_ms=-1_000, tell=write)
+
+        assert 2 * FIRST == pruned.tasks
+        assert len(wrote) > 1
+        assert wrote == [task.id for task in reversed(client.tasks())]
+
+
+def test_a_prune_takes_what_had_finished_when_it_began_and_ends(client: Client) -> None:
+    for _ in range(2 * FIRST):
+        client.cancel(client.submit(command=["true"]).task_id)
+    meanwhile: list[int] = []
+
+    def finish(_: int) -> None:
+        meanwhile.append(client.submit(command=["true"]).task_id)
+        client.cancel(meanwhile[-1])
+
+    client.prune(older_than_ms=0, tell=finish)
+
+    assert meanwhile
+    assert set(meanwhile) <= {task.id for task in client.tasks()}
+
+
+def test_no_ctrl_z_stops_a_process_while_others_wait_for_it(client: Client) -> None:
+    def mask() -> set[int]:
+        return set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+    found = Turns(client._store).take(lambda _: mask(), remedy="none")
+
+    stops = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    assert stops == stops & found
+    assert not stops & mask()
