@@ -3,17 +3,21 @@
     python bench/bulk.py [--rows 1000000] [--dir /var/tmp]
 
 A writer that has one row to write each 20 ms waits while others prune in its store, half of whose
-tasks failed and are to stay; it waits anyway, since its machine is busy, so the same is measured
-while a process spins. Then how long `status` and `metrics` look at the store, to a look at each
-row of the tasks; and what `status` makes of 5,000 queues that are paused, to as many that are not.
+tasks failed and are to stay, and while others submit a fifth as many tasks from a pipe; it waits
+anyway, since its machine is busy, so the same is measured while a process spins. Then how long
+`status` and `metrics` look at the store, to a look at each row of the tasks; and what `status`
+makes of 5,000 queues that are paused, to as many that are not.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sqlite3
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -107,6 +111,20 @@ def waits(where: Path, during: Callable[[], object]) -> str:
     return " / ".join(f"{one:.1f}" for one in figures) + f" ms of {len(taken)}"
 
 
+def memory(config: Path, lines: int) -> int:
+    """Submit so many lines through a pipe; return the most memory that the client had, in MiB."""
+    command = [sys.executable, "-m", "dispatcher", "submit", "--config", str(config), "--from", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as client:
+        assert client.stdin is not None
+        for number in range(lines):
+            client.stdin.write(b'{"command": ["/bin/echo", "%d"]}\n' % number)
+        client.stdin.close()
+        _, status, usage = os.wait4(client.pid, 0)
+        client.returncode = status
+    assert status == 0
+    return usage.ru_maxrss // 1024
+
+
 def looked_at(paused: int) -> Status:
     """Return the status of many queues with a ready task each, of which some are paused."""
     queues = [f"q{number}" for number in range(QUEUES)]
@@ -150,6 +168,13 @@ def main() -> None:
                 print(f"pruned {pruned.tasks}")
 
             print(f"a writer beside a prune: {waits(where, prune)}")
+
+        def submit() -> None:
+            print(
+                f"submit --from of {args.rows // 5}: {memory(config, args.rows // 5)} MiB of memory"
+            )
+
+        print(f"a writer beside a submit --from: {waits(where, submit)}")
 
 
 if __name__ == "__main__":

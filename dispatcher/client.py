@@ -100,28 +100,23 @@ class Client:
         return self.submit_many([task or submission.new_task(self.config, command, options)])[0]
 
     def submit_many(
-        self, tasks: Iterable[NewTask], *, tell: Callable[[int], object] = bool
+        self, tasks: Iterable[NewTask], *, tell: Callable[..., object] = bulk.unheard
     ) -> list[Submitted]:
         """Accept all tasks or, when anything is wrong with one, none. Raises `InvalidTask`.
 
-        `tell` is called as it goes on, with how many are done. Where each has a key, a commit
-        without an answer is looked up by the keys.
+        `tell` is called as it goes on, with how many are read, and then with how many are tasks and
+        of how many. Where each has a key, a commit without an answer is looked up by the keys.
         """
-        wanted = [submission.checked(task) for task in tasks]
+        return list(self.submit_all(tasks, tell=tell))
 
-        def accept(now: StoreTime) -> list[Submitted]:
-            self._store.watch_clock()
-            submitted = []
-            for task in wanted:
-                submitted.append(self._store.submit(task, now=now))
-                tell(len(submitted))
-            return submitted
+    def submit_all(
+        self, tasks: Iterable[NewTask], *, tell: Callable[..., object] = bulk.unheard
+    ) -> Iterator[Submitted]:
+        """Do the same with more tasks than memory should hold: they are taken one by one.
 
-        keyed = bool(wanted) and all(task.key is not None for task in wanted)
-        told = "see `dispatcher list` first; a --key makes it safe"
-        if keyed:
-            told = "submit it again, with the same key"
-        submitted = doubts.change(self._store, accept, remedy=told, harmless_twice=keyed)
+        When it returns, all are accepted; what is left to do is to read their ids, soon.
+        """
+        submitted = bulk.submit(self._store, map(submission.checked, tasks), tell=tell)
         self._wake()
         return submitted
 

@@ -16,9 +16,13 @@ def status(store: Store, config: Config) -> Status:
     """Return how things stand, with what takes a look at every task."""
     with store.snapshot():
         counts, leases = store.counts(), store.leases()
-        ready_since = store.ready_since()
+        ready_since, coming = store.ready_since(), store.coming()
     return Status(
-        counts=counts, ready_since=ready_since, leases=leases, standing=standing(store, config)
+        counts=counts,
+        ready_since=ready_since,
+        leases=leases,
+        standing=standing(store, config),
+        coming=coming,
     )
 
 

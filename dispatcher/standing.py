@@ -284,6 +284,8 @@ class Status:
     ready_since: Mapping[str, StoreTime]
     """Since when the ready task of each queue that has waited longest is ready."""
     leases: Leases
+    coming: int = 0
+    """How many tasks of bulk submits are accepted and not listed yet."""
 
     def waiting(self) -> Mapping[Obstacle, int]:
         """Return how many tasks are not running by the nearest obstacle; none are left out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -38,6 +38,9 @@ _KINDS: Mapping[str, Any] = {
     "label": dict[str, str] | list[str],
 }
 
+#: Bytes of a line: more than any task needs, however it is escaped.
+LONGEST = 16 * 1024 * 1024
+
 #: What `list --json` calls a key.
 _ALSO = {"labels": "label"}
 
@@ -45,30 +48,21 @@ _DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS})
 
 
 def read(
-    content: bytes,
-    config: Config,
-    options: TaskOptions,
-    environ: Mapping[str, str],
-    *,
-    tell: Callable[[int], object] = bool,
-) -> list[NewTask]:
-    """Return a task for each line that is not blank; `options` hold where a line says nothing.
+    lines: Iterable[bytes], config: Config, options: TaskOptions, environ: Mapping[str, str]
+) -> Iterator[NewTask]:
+    """Yield a task for each line that is not blank; `options` hold where a line says nothing.
 
-    `tell` is called with each line's number. Raises `InvalidTask`, which names the first line with
-    a mistake.
+    Raises `InvalidTask`, which names the first line with a mistake.
     """
-    tasks = []
-    for number, line in enumerate(content.removeprefix(BOM_UTF8).split(b"\n"), start=1):
-        tell(number)
-        if not line.strip():
-            continue
+    for number, line in enumerate(lines, start=1):
+        text = line.removeprefix(BOM_UTF8) if number == 1 else line
         try:
-            fields = _fields(line)
-            command = fields.pop("command", [])
-            tasks.append(new_task(config, command, {**options, **_options(fields, environ)}))
+            if text.strip():
+                fields = _fields(text)
+                command = fields.pop("command", [])
+                yield new_task(config, command, {**options, **_options(fields, environ)})
         except InvalidTask as error:
             raise InvalidTask(f"line {number}: {error}") from None
-    return tasks
 
 
 def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
@@ -96,6 +90,8 @@ def variables(texts: Iterable[str], environ: Mapping[str, str]) -> dict[str, str
 
 def _fields(line: bytes) -> dict[str, Any]:
     """Return a line's fields, each of its right type; null is as good as nothing."""
+    if len(line) > LONGEST:
+        raise InvalidTask(f"is longer than {LONGEST} bytes; give each task a line of its own")
     try:
         raw = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:

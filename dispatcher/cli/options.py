@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,3 +266,13 @@ def print_json(value: object) -> None:
     """Print a value as indented JSON."""
     # As bytes: JSON is UTF-8, whatever the terminal's encoding is.
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def print_json_list(values: Iterable[object]) -> None:
+    """Print the same for a list of which no more than one value is held."""
+    opening = "["
+    for value in values:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        sys.stdout.write(f"{opening}\n{text}".replace("\n", "\n  "))
+        opening = ","
+    click.echo("[]" if opening == "[" else "\n]")

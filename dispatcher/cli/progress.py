@@ -26,8 +26,11 @@ Tell = Callable[..., None]
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Tell]:
-    """Give a function that shows how much of some work is done; the bar goes when the work ends."""
+def bar(what: str, total: int | None) -> Iterator[Tell]:
+    """Give a function that shows how much of some work is done; the bar goes when the work ends.
+
+    The total is None as long as nobody knows it.
+    """
     shown = _Bar(what, total)
     try:
         yield shown.tell if is_watched() else _unheard
@@ -46,7 +49,7 @@ def _unheard(_done: int, _total: int | None = None) -> None:
 
 
 class _Bar:
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int | None) -> None:
         self._what = what
         self._total = total
         self._next = Instant(instant() + _PATIENCE)

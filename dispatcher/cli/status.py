@@ -77,6 +77,7 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
         "clock": _clock(standing.calendar),
         "states": states,
         "waiting": found.waiting(),
+        "coming": found.coming,
         "paused_queues": {queue: one.reason for queue, one in standing.paused.items()},
         "queues": {
             queue: {state: counts.get(state, 0) for state in TaskState}
@@ -136,6 +137,9 @@ def _print(found: dict[str, Any]) -> None:
     if found["waiting"]:
         waiting = (f"{tasks} {obstacle}" for obstacle, tasks in found["waiting"].items())
         click.echo(f"waiting   {', '.join(waiting)}")
+    if found["coming"]:
+        told = "tasks of a bulk submit are accepted; it, or else a daemon, makes them"
+        click.echo(f"coming    {found['coming']} {told}")
     if output := node.get("output"):
         click.echo(f"output    {_output_text(output)}")
         for trouble in output["trouble"]:

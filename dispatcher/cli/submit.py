@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, cast
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import Any, BinaryIO, cast
 
 import click
 
@@ -18,6 +21,7 @@ from dispatcher.cli.options import (
     limit_options,
     offered,
     print_json,
+    print_json_list,
 )
 from dispatcher.client import Client
 from dispatcher.config.config import Config
@@ -27,8 +31,8 @@ from dispatcher.model import Liveness, NewTask, Submitted
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
 from dispatcher.wire import ExitCode, KillMode
 
-#: Tasks from which on it takes long enough to show how far it is.
-_MANY = 1_000
+#: Ids that are printed at a time.
+_PRINTED = 1_000
 
 #: Tasks with a key of these and another command that are named on stderr; the rest is counted.
 _MOST_WARNINGS = 10
@@ -151,36 +155,55 @@ def submit(
     config = configuration()
     tasks = _tasks(config, source, command, options)
     with Client(config) as store:
-        submitted = _submitted(store, tasks)
-        _warn_of_others(submitted)
-        if submitted and not as_json:
-            click.echo("\n".join(str(one.task_id) for one in submitted))
-        facts: list[dict[str, Any]] = [
-            {"id": one.task_id, "created": one.created, "differs": one.differs} for one in submitted
-        ]
-        good = not wait or _wait(store, facts)
-    if as_json:
-        print_json(facts if source is not None else facts[0])
-    return ExitCode.OK if good else ExitCode.NOT_SO
+        submitted = _reported(_submitted(store, tasks, is_bulk=source is not None))
+        if wait:
+            facts = [_facts(one) for one in submitted]
+            if not as_json:
+                _print_ids(one["id"] for one in facts)
+            good = _wait(store, facts)
+            if as_json:
+                print_json(facts if source is not None else facts[0])
+            return ExitCode.OK if good else ExitCode.NOT_SO
+        if not as_json:
+            _print_ids(one.task_id for one in submitted)
+        elif source is None:
+            print_json(_facts(next(submitted)))
+        else:
+            print_json_list(map(_facts, submitted))
+    return ExitCode.OK
 
 
-def _submitted(store: Client, tasks: list[NewTask]) -> list[Submitted]:
-    if len(tasks) < _MANY:
-        return store.submit_many(tasks)
+def _facts(one: Submitted) -> dict[str, Any]:
+    return {"id": one.task_id, "created": one.created, "differs": one.differs}
+
+
+def _print_ids(ids: Iterable[int]) -> None:
+    ids = iter(ids)
+    while some := list(islice(ids, _PRINTED)):
+        click.echo("\n".join(map(str, some)))
+
+
+def _submitted(store: Client, tasks: Iterable[NewTask], *, is_bulk: bool) -> Iterator[Submitted]:
+    if not is_bulk:
+        return store.submit_all(tasks)
     from dispatcher.cli.progress import bar  # noqa: PLC0415 - who submits many
 
-    with bar("submitted", len(tasks)) as tell:
-        return store.submit_many(tasks, tell=tell)
+    with bar("submitted", None) as tell:
+        return store.submit_all(tasks, tell=tell)
 
 
-def _warn_of_others(submitted: list[Submitted]) -> None:
-    """Report which tasks have a key of these, and another command or payload."""
-    others = [one for one in submitted if one.differs]
-    for one in others[:_MOST_WARNINGS]:
-        told = f"task {one.task_id} has this key already, with another {' and '.join(one.differs)}"
-        click.echo(f"dispatcher: {told}; nothing was submitted: new work needs a new key", err=True)
-    if rest := others[_MOST_WARNINGS:]:
-        click.echo(f"dispatcher: and so have {len(rest)} more; --json names each", err=True)
+def _reported(submitted: Iterable[Submitted]) -> Iterator[Submitted]:
+    """Yield them; then report which have a key of these, and another command or payload."""
+    others = 0
+    for one in submitted:
+        if one.differs and (others := others + 1) <= _MOST_WARNINGS:
+            held = f"task {one.task_id} has this key already, with another"
+            told = f"{held} {' and '.join(one.differs)}"
+            remedy = "nothing was submitted: new work needs a new key"
+            click.echo(f"dispatcher: {told}; {remedy}", err=True)
+        yield one
+    if (rest := others - _MOST_WARNINGS) > 0:
+        click.echo(f"dispatcher: and so have {rest} more; --json names each", err=True)
 
 
 def _wait(store: Client, facts: list[dict[str, Any]]) -> bool:
@@ -196,19 +219,20 @@ def _wait(store: Client, facts: list[dict[str, Any]]) -> bool:
 
 def _tasks(
     config: Config, source: str | None, command: tuple[str, ...], options: TaskOptions
-) -> list[NewTask]:
-    """Return the one task of the command line, or those of a file's lines."""
+) -> Iterable[NewTask]:
+    """Return the one task of the command line, or those of a file's lines, read one by one."""
     if source is None:
         return [new_task(config, command, options)]
     if command or options.get("key") is not None:
         raise click.UsageError("with --from, command and key stand in the file's lines")
-    content = _content("from", source)
-    if (many := content.count(b"\n")) < _MANY:
-        return lines.read(content, config, options, os.environ)
-    from dispatcher.cli.progress import bar  # noqa: PLC0415 - who submits many
+    tasks = lines.read(_lines(source), config, options, os.environ)
+    return chain(list(islice(tasks, 1)), tasks)  # so that no store is made for a wrong file
 
-    with bar("read", many) as tell:
-        return lines.read(content, config, options, os.environ, tell=tell)
+
+def _lines(source: str) -> Iterator[bytes]:
+    with _opened("from", source) as file:
+        while line := file.readline(lines.LONGEST + 1):
+            yield line
 
 
 def _payload(given: str | None) -> str | None:
@@ -221,11 +245,17 @@ def _payload(given: str | None) -> str | None:
         raise InvalidTask("payload: is not UTF-8; encode it so") from None
 
 
-def _content(option: str, source: str, *, limit: int = -2) -> bytes:
-    """Return what a file or stdin holds; with a limit, no more than a byte beyond it."""
+def _content(option: str, source: str, *, limit: int) -> bytes:
+    """Return what a file or stdin holds; no more than a byte beyond the limit."""
+    with _opened(option, source) as file:
+        return file.read(limit + 1)
+
+
+@contextmanager
+def _opened(option: str, source: str) -> Iterator[BinaryIO]:
+    """Open a file or stdin. Raises `InvalidTask`, which names it, also while it is read."""
     try:
         with click.open_file(source, "rb") as file:
-            content: bytes = file.read(limit + 1)
+            yield cast("BinaryIO", file)
     except OSError as error:
         raise InvalidTask(f"{option}: {source}: {error.strerror}; name a file to read") from None
-    return content

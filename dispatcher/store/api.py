@@ -86,6 +86,41 @@ class Store(Protocol):
         task's id comes back, with what of the command and the payload differs.
         """
 
+    # A bulk submit: all of many tasks or none, in small transactions. What is put aside is no task:
+    # nobody sees it, nor do its keys keep anybody out. Accepted, all of it becomes tasks, part by
+    # part and each as `submit` would make it then, whatever becomes of who submitted it.
+
+    def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:
+        """Put a part of a bulk submit aside: the parts count from 0, and each twice is harmless.
+
+        False, and nothing written, if it is no more: it was silent for an hour.
+        """
+
+    def accept(self, uid: str, *, now: StoreTime) -> bool:
+        """Let all that was put aside become tasks; False if it is no more."""
+
+    def admit(self, uid: str, *, now: StoreTime) -> bool:
+        """Make the next part of what was accepted tasks; False if none was left."""
+
+    def submitted(self, uid: str, part: int) -> list[Submitted] | None:
+        """Return what the tasks of a part have become; None if nothing yet, or it is no more."""
+
+    def coming(self) -> int:
+        """Return how many tasks are accepted that are none yet."""
+
+    def forget(self, uid: str) -> bool:
+        """Remove some of a bulk submit, and say whether there is more of it to remove.
+
+        Of one that was accepted nothing, until all its parts are tasks; no task ever.
+        """
+
+    def go_on(self, *, now: StoreTime) -> bool:
+        """Take one step for bulk submits whose client is silent, if there is one to take.
+
+        10 s after it was heard last, another part of what it had accepted becomes tasks; after an
+        hour the rest of it, and whatever was not accepted, is removed.
+        """
+
     # The daemon's work -----------------------------------------------------------------
 
     def move_due(self, *, limit: int, now: StoreTime) -> int:

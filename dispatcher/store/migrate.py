@@ -230,8 +230,38 @@ CREATE INDEX tasks_resting ON tasks (queue, state) WHERE state <> 'ready' AND st
 CREATE INDEX runs_closed ON runs (outcome) WHERE outcome IS NOT NULL;
 """
 
+# Tasks to be: `staging` says how they become tasks.
+_BULK = """
+CREATE TABLE bulk_submits (
+    uid TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    seen_at BIGINT NOT NULL,
+
+    CHECK (state = 'open' OR state = 'accepted' OR state = 'dropped')
+);
+CREATE TABLE bulk_parts (
+    uid TEXT NOT NULL REFERENCES bulk_submits (uid) ON DELETE CASCADE,
+    part BIGINT NOT NULL,
+    many BIGINT NOT NULL,
+    tasks TEXT,
+    submitted TEXT,
+
+    PRIMARY KEY (uid, part),
+    CHECK ((tasks IS NULL) = (submitted IS NOT NULL))
+);
+CREATE INDEX bulk_parts_left ON bulk_parts (uid, part) WHERE tasks IS NOT NULL;
+"""
+
 #: What each version of the schema did to the one before. Append; never edit what was released.
-MIGRATIONS: tuple[str, ...] = (_FIRST, _KILL_GRACE, _INTENT, _CLOCK, _KILL_MODE, _COUNTED)
+MIGRATIONS: tuple[str, ...] = (
+    _FIRST,
+    _KILL_GRACE,
+    _INTENT,
+    _CLOCK,
+    _KILL_MODE,
+    _COUNTED,
+    _BULK,
+)
 
 _META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"
 _WRITE_META = """

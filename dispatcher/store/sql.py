@@ -28,7 +28,7 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
-from dispatcher.store import claims, deleting, leases, operators, statements
+from dispatcher.store import claims, deleting, leases, operators, staging, statements
 from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
 from dispatcher.store.engine import Engine, Values, transaction
@@ -42,12 +42,10 @@ from dispatcher.store.rows import (
     task_from,
     time_from,
 )
+from dispatcher.store.submit import submit
 from dispatcher.store.values import (
     of_filter,
     of_left_alone,
-    of_limits,
-    of_new_task,
-    of_profile,
     of_settlement,
 )
 from dispatcher.times import StoreTime
@@ -104,25 +102,28 @@ class SqlStore:
     # Submitting ------------------------------------------------------------------------
 
     def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
-        new = of_new_task(task, now)
-        if rows := self._engine.rows(statements.SUBMIT, new):
-            task_id = rows[0][0]
-            if (values := of_limits(task, now)) is not None:
-                self._engine.change(statements.SUBMIT_LIMITS, {"task_id": task_id, **values})
-            if task.notify:
-                self._engine.change(statements.SUBMIT_NOTIFY, {"task_id": task_id})
-            if task.profile is not None:
-                self._engine.change(statements.SUBMIT_PROFILE, of_profile(task_id, task))
-            if task.payload is not None:
-                values = {"task_id": task_id, "payload": task.payload}
-                self._engine.change(statements.SUBMIT_PAYLOAD, values)
-            return Submitted(task_id, created=True)
-        ((task_id, command, payload),) = self._engine.rows(
-            statements.TASK_WITH_KEY, {"queue": task.queue, "key": task.key}
-        )
-        same = {"command": new["command"] == command, "payload": task.payload == payload}
-        differs = tuple(name for name in same if not same[name])
-        return Submitted(task_id, created=False, differs=differs)
+        return submit(self._engine, task, now)
+
+    def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:
+        return staging.stage(self._engine, uid, part, tasks, now)
+
+    def accept(self, uid: str, *, now: StoreTime) -> bool:
+        return staging.accept(self._engine, uid, now)
+
+    def admit(self, uid: str, *, now: StoreTime) -> bool:
+        return staging.admit(self._engine, uid, now)
+
+    def submitted(self, uid: str, part: int) -> list[Submitted] | None:
+        return staging.submitted(self._engine, uid, part)
+
+    def coming(self) -> int:
+        return staging.coming(self._engine)
+
+    def forget(self, uid: str) -> bool:
+        return staging.forget(self._engine, uid)
+
+    def go_on(self, *, now: StoreTime) -> bool:
+        return staging.go_on(self._engine, now)
 
     # The daemon's work -----------------------------------------------------------------
 

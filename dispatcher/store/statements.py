@@ -35,6 +35,56 @@ FROM tasks LEFT JOIN payloads ON payloads.task_id = tasks.id
 WHERE tasks.queue = :queue AND tasks.key = :key
 """
 
+BEGIN_BULK = """
+INSERT INTO bulk_submits (uid, state, seen_at) VALUES (:uid, 'open', :now)
+ON CONFLICT (uid) DO NOTHING
+"""
+
+SEE_BULK = "UPDATE bulk_submits SET seen_at = :now WHERE uid = :uid AND state <> 'dropped'"
+
+STAGE = """
+INSERT INTO bulk_parts (uid, part, many, tasks) VALUES (:uid, :part, :many, :tasks)
+ON CONFLICT (uid, part) DO NOTHING
+"""
+
+ACCEPT = """
+UPDATE bulk_submits SET state = 'accepted', seen_at = :now WHERE uid = :uid AND state <> 'dropped'
+"""
+
+NEXT_PART = """
+SELECT part, tasks FROM bulk_parts
+WHERE uid = :uid AND tasks IS NOT NULL
+    AND EXISTS (SELECT 1 FROM bulk_submits WHERE uid = :uid AND state = 'accepted')
+ORDER BY part LIMIT 1
+"""
+
+ADMITTED = """
+UPDATE bulk_parts SET tasks = NULL, submitted = :submitted WHERE uid = :uid AND part = :part
+"""
+
+SUBMITTED = """
+SELECT submitted FROM bulk_parts WHERE uid = :uid AND part = :part AND submitted IS NOT NULL
+"""
+
+# By the index of what is left, which is empty but for minutes.
+COMING = """
+SELECT COALESCE(sum(many), 0) FROM bulk_parts WHERE tasks IS NOT NULL
+    AND uid IN (SELECT uid FROM bulk_submits WHERE state = 'accepted')
+"""
+
+DROP_BULK = "UPDATE bulk_submits SET state = 'dropped' WHERE uid = :uid"
+
+REMOVE_PARTS = """
+DELETE FROM bulk_parts WHERE uid = :uid AND part IN (
+    SELECT part FROM bulk_parts WHERE uid = :uid ORDER BY part LIMIT CAST(:limit AS BIGINT))
+"""
+
+REMOVE_BULK = "DELETE FROM bulk_submits WHERE uid = :uid"
+
+SILENT = """
+SELECT uid, state, seen_at < :gone FROM bulk_submits WHERE seen_at < :silent ORDER BY seen_at
+"""
+
 DUE = """
 SELECT id FROM tasks WHERE state = 'scheduled' AND run_at <= :now
 ORDER BY run_at LIMIT CAST(:limit AS BIGINT)
@@ -326,6 +376,8 @@ SELECT EXISTS (SELECT 1 FROM tasks
         WHERE state = 'ready' AND replace(:but, ' ' || queue || ' ', '') = :but)
     OR EXISTS (SELECT 1 FROM tasks
         WHERE state = 'scheduled' AND replace(:but, ' ' || queue || ' ', '') = :but)
+    OR EXISTS (SELECT 1 FROM bulk_parts WHERE tasks IS NOT NULL
+        AND uid IN (SELECT uid FROM bulk_submits WHERE state = 'accepted'))
 """
 
 RECORD_NODE = """

@@ -21,6 +21,7 @@ from dispatcher.model import Node, OpenRun, Outcome
 from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
+from dispatcher.supervisor.admission import Admission
 from dispatcher.supervisor.claimer import Claimer
 from dispatcher.supervisor.clock import ClockWatch
 from dispatcher.supervisor.figures import Figures
@@ -96,6 +97,7 @@ class Supervisor:
         self._absence = Absence(store, processes, self._memory, stranded, rng=rng)
         self._clock = ClockWatch(store, self._memory)
         self._retention = Retention(store, self._memory, files)
+        self._admission = Admission(store)
         self._inbox: list[Event] = []
         self._stop: Stop | None = None
         self._stop_by = Instant(0.0)
@@ -226,6 +228,7 @@ class Supervisor:
             self._tell_endings,
             self._absence.take_over,
             self._timeouts.give_up,
+            self._admission.go_on,
             self._move_due,
             self._fill_slots,
             self._retention.keep,
@@ -394,7 +397,8 @@ class Supervisor:
         longest = min([self._memory.settings.poll, *leases])
         pause = self._memory.pause
         deadlines = [at + longest, pause.until, pause.next_trial_at, self._stop_by]
-        deadlines += [self._timeouts.due, self._absence.due, self._retention.due]
+        deadlines += [self._timeouts.due, self._absence.due]
+        deadlines += [self._retention.due, self._admission.due]
         deadlines += [due for due in (self._due_at, self._reaper.due) if due is not None]
         return Instant(min(deadline for deadline in deadlines if deadline > at))
 

@@ -44,6 +44,8 @@ PLANS = [
     ),
     (statements.READY_SINCE, {}, ["COVERING INDEX tasks_ready"]),
     (statements.OUTCOMES, {}, ["COVERING INDEX runs_closed"]),
+    (statements.COMING, {}, ["bulk_parts_left"]),
+    (statements.NEXT_PART, {"uid": "u"}, ["bulk_parts_left (uid=?)"]),
     (statements.SUBMITTED_FROM, {"id": 1}, ["PRIMARY KEY"]),
     (statements.TASK_WITH_KEY, {"queue": "q", "key": "k"}, ["tasks_key"]),
 ]
@@ -56,7 +58,7 @@ def test_a_statement_goes_by_its_index_and_sorts_no_table(
     with raw.transaction():
         plan = [row[3] for row in raw._engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 
-    steps = [step for step in plan if " tasks" in step or " runs" in step]
+    steps = [step for step in plan if " tasks" in step or " runs" in step or " bulk_parts" in step]
     assert [step for step in steps if "USING" not in step] == [], plan
     assert [index for index in used if not any(index in step for step in steps)] == [], plan
 

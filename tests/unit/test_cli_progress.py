@@ -81,5 +81,5 @@ def test_submitting_many_and_pruning_show_their_bars(
     command("prune", "--older-than", "0ms", "--state", "cancelled")
 
     assert 1_200 == len(printed.splitlines())
-    for bar in (r"read .*\d/1200", r"submitted .*\d/1200", r"deleted .*\d/600"):
+    for bar in (r"submitted .*[15]00+/\?", r"submitted .*\d/1200", r"deleted .*\d/600"):
         assert re.search(bar, terminal.getvalue())

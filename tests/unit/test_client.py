@@ -250,6 +250,7 @@ def test_a_failure_amid_many_submits_none(command: Command) -> None:
 CALLS: Mapping[str, Callable[[Client], object]] = {
     "submit": lambda client: client.submit(command=["true"]),
     "submit_many": lambda client: client.submit_many([new_task()]),
+    "submit_all": lambda client: client.submit_all([new_task()]),
     "cancel": lambda client: client.cancel(1),
     "retry": lambda client: client.retry(1),
     "hold": lambda client: client.hold(1),

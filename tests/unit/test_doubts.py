@@ -77,7 +77,7 @@ def test_many_are_looked_up_only_where_each_has_a_key(client: Client) -> None:
         text = "\n".join(
             '{"command": ["true"]' + (f', "key": "{key}"' if key else "") + "}" for key in keys
         )
-        return lines.read(text.encode(), client.config, {}, {})
+        return lines.read(text.encode().splitlines(), client.config, {}, {})
 
     doubt(client, committed=False)
     with pytest.raises(CommitUnknown):

@@ -1,0 +1,35 @@
+"""Bulk submits whose client is gone, gone on with: what was accepted becomes tasks."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from dispatcher.store.api import Store
+from dispatcher.supervisor.turn import NEVER, Turn
+from dispatcher.times import Instant
+
+#: Seconds between two looks for such, and between two steps while there is more to do.
+LOOK_INTERVAL = 5.0
+STEP_PAUSE = 0.05
+
+
+class Admission:
+    """Takes the steps of `Store.go_on`, one in a tick. Costs no tick of its own."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._look_at = Instant(0.0)
+        self.due = NEVER
+        """When to go on; `NEVER` where the last look found nothing to do."""
+
+    def go_on(self, turn: Turn) -> None:
+        """Take a step, if it is time."""
+        if turn.at < self._look_at:
+            return
+        more = self._store.go_on(now=turn.now)
+        look_at = Instant(turn.at + (STEP_PAUSE if more else LOOK_INTERVAL))
+        turn.after(partial(self._look, look_at, more=more))
+
+    def _look(self, look_at: Instant, *, more: bool) -> None:
+        self._look_at = look_at
+        self.due = look_at if more else NEVER

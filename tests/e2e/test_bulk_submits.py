@@ -1,0 +1,84 @@
+"""A bulk submit that is stopped or killed half-way: nobody waits for it, and none of it is seen."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from dispatcher.bulk import PART_TASKS
+from tests.e2e.helpers import listed, stored
+from tests.e2e.world import DISPATCHER, World
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.timeout(60)
+
+#: Lines of which several parts are put aside as soon as they are written, and some wait for more.
+PARTS = 5
+LINES, MORE = PARTS * PART_TASKS + 100, 400
+
+LINE = b'{"command": ["true"]}\n'
+
+
+@contextmanager
+def half_way(world: World) -> Iterator[subprocess.Popen[bytes]]:
+    """Give a bulk submit that has put several parts aside and waits for more lines."""
+    world.submit("true", queue="earlier")
+    with subprocess.Popen(
+        [DISPATCHER, "submit", "--from", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=world.env,
+        cwd=world.directory,
+        process_group=0,  # one whose shell lives: nothing else is stopped by a terminal's signal
+    ) as submit:
+        assert submit.stdin is not None
+        submit.stdin.write(LINE * LINES)
+        submit.stdin.flush()
+        try:
+            eventually(lambda: _assert_parts(world, PARTS), within=20.0)
+            yield submit
+        finally:
+            submit.kill()
+
+
+def _assert_parts(world: World, number: int) -> None:
+    assert [(number,)] == stored(world, "SELECT count(*) FROM bulk_parts")
+
+
+def test_r35_a_stopped_bulk_submit_keeps_nobody_from_writing_and_goes_on(world: World) -> None:
+    with half_way(world) as submit:
+        submit.send_signal(signal.SIGTSTP)
+        eventually(lambda: _assert_stopped(submit.pid))
+
+        mine = world.submit("true")
+
+        assert {1, mine} == listed(world).keys()
+        submit.send_signal(signal.SIGCONT)
+        printed, _ = submit.communicate(LINE * MORE)
+
+    assert 0 == submit.returncode
+    ids = [int(line) for line in printed.split()]
+    assert list(range(mine + 1, mine + LINES + MORE + 1)) == ids
+    assert {1, mine, *ids} == listed(world).keys()
+    _assert_parts(world, 0)
+
+
+def _assert_stopped(pid: int) -> None:
+    assert psutil.STATUS_STOPPED == psutil.Process(pid).status()
+
+
+def test_r35_of_a_killed_bulk_submit_nothing_is_seen_and_nobody_waits_for_it(world: World) -> None:
+    with half_way(world) as submit:
+        submit.kill()
+        submit.wait()
+
+        printed = world.cli("submit", "--from", "-", stdin=LINE * 600).stdout
+        ids = [int(line) for line in printed.split()]
+
+    assert list(range(2, 602)) == ids
+    assert {1, *ids} == listed(world).keys()
