@@ -64,24 +64,25 @@ class Turns:
         return done
 
 
-def unheard(_done: int, _total: int | None = None) -> None:
-    """Show nobody how far it is."""
-
-
 def submit(
-    store: Store, tasks: Iterable[NewTask], *, tell: Callable[..., object] = unheard
+    store: Store,
+    tasks: Iterable[NewTask],
+    *,
+    at_once: Callable[[list[NewTask]], list[Submitted]],
+    tell: Callable[..., object],
 ) -> Iterator[Submitted]:
     """Accept all tasks or, when taking one of them raises, none; return what they have become.
 
-    Many are put aside in parts, accepted by one small change, and made tasks part by part. Whoever
-    dies before leaves nothing but what `Store.go_on` removes, and whoever dies after it nothing
-    undone: a daemon, or the next bulk submit, goes on. `tell` is called as it goes on: with how
-    many are put aside, and then with how many are tasks, of how many.
+    Few are accepted `at_once`, in one transaction. Many are put aside in parts, accepted by one
+    small change, and made tasks part by part. Whoever dies before that change leaves nothing but
+    what `Store.go_on` removes, and whoever dies after it nothing undone: a daemon, or the next bulk
+    submit, goes on. `tell` is called as it goes on: with how many are put aside, and then with how
+    many are tasks, of how many.
     """
     parts = _parts(tasks)
     first, second = next(parts, []), next(parts, None)
     if second is None:
-        return iter(_at_once(store, first, tell))
+        return iter(at_once(first))
     from uuid import uuid4  # noqa: PLC0415 - no single submit needs it
 
     uid, turns = uuid4().hex, Turns(store)
@@ -99,20 +100,6 @@ def submit(
         raise
     _admit(store, turns, uid, sum(sizes), tell)
     return _submitted(store, turns, uid, len(sizes))
-
-
-def _at_once(store: Store, tasks: list[NewTask], tell: Callable[..., object]) -> list[Submitted]:
-    def accept(now: StoreTime) -> list[Submitted]:
-        store.watch_clock()
-        return [store.submit(task, now=now) for task in tasks]
-
-    keyed = bool(tasks) and all(task.key is not None for task in tasks)
-    told = "see `dispatcher list` first; a --key makes it safe"
-    if keyed:
-        told = "submit it again, with the same key"
-    submitted = doubts.change(store, accept, remedy=told, harmless_twice=keyed)
-    tell(len(tasks), len(tasks))
-    return submitted
 
 
 def _parts(tasks: Iterable[NewTask]) -> Iterator[list[NewTask]]:

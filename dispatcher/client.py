@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
-from dispatcher import bulk, control, doubts, output_files, submission
+from dispatcher import control, doubts, output_files, submission
 from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
@@ -54,6 +54,10 @@ PATIENCE = 5.0
 #: Tasks moved to ready, and as many failed whose time is over, before a claim. Bounds how long
 #: others wait for the store.
 DUE_BATCH = 500
+
+
+def _unheard(_done: int, _total: int | None = None) -> None:
+    """Show nobody how far it is."""
 
 
 class Client:
@@ -97,10 +101,14 @@ class Client:
         **options: Unpack[TaskOptions],
     ) -> Submitted:
         """Accept one task, as a value or as keyword arguments. Raises `InvalidTask`."""
-        return self.submit_many([task or submission.new_task(self.config, command, options)])[0]
+        if task is None:
+            task = submission.new_task(self.config, command, options)
+        (submitted,) = self._accept([submission.checked(task)])
+        self._wake()
+        return submitted
 
     def submit_many(
-        self, tasks: Iterable[NewTask], *, tell: Callable[..., object] = bulk.unheard
+        self, tasks: Iterable[NewTask], *, tell: Callable[..., object] = _unheard
     ) -> list[Submitted]:
         """Accept all tasks or, when anything is wrong with one, none. Raises `InvalidTask`.
 
@@ -110,15 +118,29 @@ class Client:
         return list(self.submit_all(tasks, tell=tell))
 
     def submit_all(
-        self, tasks: Iterable[NewTask], *, tell: Callable[..., object] = bulk.unheard
+        self, tasks: Iterable[NewTask], *, tell: Callable[..., object] = _unheard
     ) -> Iterator[Submitted]:
         """Do the same with more tasks than memory should hold: they are taken one by one.
 
         When it returns, all are accepted; what is left to do is to read their ids, soon.
         """
-        submitted = bulk.submit(self._store, map(submission.checked, tasks), tell=tell)
+        from dispatcher import bulk  # noqa: PLC0415 - no single submit needs it
+
+        checked = map(submission.checked, tasks)
+        submitted = bulk.submit(self._store, checked, at_once=self._accept, tell=tell)
         self._wake()
         return submitted
+
+    def _accept(self, tasks: Sequence[NewTask]) -> list[Submitted]:
+        def accept(now: StoreTime) -> list[Submitted]:
+            self._store.watch_clock()
+            return [self._store.submit(task, now=now) for task in tasks]
+
+        keyed = bool(tasks) and all(task.key is not None for task in tasks)
+        told = "see `dispatcher list` first; a --key makes it safe"
+        if keyed:
+            told = "submit it again, with the same key"
+        return doubts.change(self._store, accept, remedy=told, harmless_twice=keyed)
 
     # Operating -------------------------------------------------------------------------
 
@@ -250,6 +272,8 @@ class Client:
         return Pruned(tasks, tuple(removed))
 
     def _prune_batches(self, older_than_ms: int, states: Collection[TaskState]) -> Iterator[Pruned]:
+        from dispatcher import bulk  # noqa: PLC0415 - no submit needs it
+
         turns = bulk.Turns(self._store)
         began: list[StoreTime] = []  # so that it ends, however fast others finish
 

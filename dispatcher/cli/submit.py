@@ -185,7 +185,7 @@ def _print_ids(ids: Iterable[int]) -> None:
 
 def _submitted(store: Client, tasks: Iterable[NewTask], *, is_bulk: bool) -> Iterator[Submitted]:
     if not is_bulk:
-        return store.submit_all(tasks)
+        return map(store.submit, tasks)
     from dispatcher.cli.progress import bar  # noqa: PLC0415 - who submits many
 
     with bar("submitted", None) as tell:

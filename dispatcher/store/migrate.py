@@ -230,7 +230,7 @@ CREATE INDEX tasks_resting ON tasks (queue, state) WHERE state <> 'ready' AND st
 CREATE INDEX runs_closed ON runs (outcome) WHERE outcome IS NOT NULL;
 """
 
-# Tasks to be: `staging` says how they become tasks.
+# Tasks to be: `submits` says how they become tasks.
 _BULK = """
 CREATE TABLE bulk_submits (
     uid TEXT PRIMARY KEY,

@@ -6,10 +6,11 @@ intent, and no ending for what the worker still does.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from dispatcher.model import FINISHED, Intent, OpenRun, Outcome, TaskState
+from dispatcher.model import FINISHED, Intent, OpenRun, Outcome, Pruned, TaskState
 from dispatcher.store import statements
 from dispatcher.store.claims import secret
 from dispatcher.store.engine import Engine
@@ -66,6 +67,30 @@ def release(engine: Engine, task_id: int, policy: RetryPolicy, now: StoreTime) -
     return state
 
 
+def prune(engine: Engine, before: StoreTime, limit: int, states: Collection[TaskState]) -> Pruned:
+    """Do what `Store.prune` promises."""
+    tasks = 0
+    paths: list[str] = []
+    for task_id in _old(engine, before, limit, states):
+        left = limit - tasks - len(paths)
+        runs = engine.rows(statements.OLD_RUNS, {"task_id": task_id, "limit": left})
+        paths += [path for _, path in runs]
+        if len(runs) >= left:  # no room for the task itself, and it may have more
+            engine.change_each(statements.DELETE_RUN, [{"id": run_id} for run_id, _ in runs])
+            return Pruned(tasks, tuple(paths), more=True)
+        engine.change(statements.DELETE, {"id": task_id})
+        tasks += 1
+    return Pruned(tasks, tuple(paths), more=tasks == limit)
+
+
+def prunable(engine: Engine, before: StoreTime, states: Collection[TaskState]) -> int:
+    """Do what `Store.prunable` promises."""
+    return sum(
+        engine.rows(statements.PRUNABLE, {"state": state.value, "before": before})[0][0]
+        for state in states
+    )
+
+
 def begin_ending(engine: Engine, uid: RunUid, ending: Outcome, reason: str) -> bool:
     """Do what `Store.begin_ending` promises."""
     values = {"uid": uid, "ending": ending.value, "reason": reason, "lock": secret()}
@@ -118,3 +143,16 @@ def _end(engine: Engine, run: OpenRun, intent: Intent, ending: Outcome, reason: 
 def _intend(engine: Engine, run: OpenRun, intent: Intent, reason: str) -> None:
     values = {"uid": run.run_uid, "intent": intent.value, "reason": reason}
     engine.change(statements.INTEND, values)
+
+
+def _old(
+    engine: Engine, before: StoreTime, limit: int, states: Collection[TaskState]
+) -> Iterator[int]:
+    """Yield at most `limit` tasks that finished before a time, of each state the oldest first."""
+    for state in sorted(states):
+        values = {"state": state.value, "before": before, "limit": limit}
+        rows = engine.rows(statements.OLD, values)
+        yield from (task_id for (task_id,) in rows)
+        limit -= len(rows)
+        if not limit:
+            return

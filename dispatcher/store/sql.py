@@ -28,7 +28,7 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
-from dispatcher.store import claims, deleting, leases, operators, staging, statements
+from dispatcher.store import claims, leases, operators, statements, submits
 from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
 from dispatcher.store.engine import Engine, Values, transaction
@@ -42,7 +42,6 @@ from dispatcher.store.rows import (
     task_from,
     time_from,
 )
-from dispatcher.store.submit import submit
 from dispatcher.store.values import (
     of_filter,
     of_left_alone,
@@ -102,28 +101,28 @@ class SqlStore:
     # Submitting ------------------------------------------------------------------------
 
     def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
-        return submit(self._engine, task, now)
+        return submits.submit(self._engine, task, now)
 
     def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:
-        return staging.stage(self._engine, uid, part, tasks, now)
+        return submits.stage(self._engine, uid, part, tasks, now)
 
     def accept(self, uid: str, *, now: StoreTime) -> bool:
-        return staging.accept(self._engine, uid, now)
+        return submits.accept(self._engine, uid, now)
 
     def admit(self, uid: str, *, now: StoreTime) -> bool:
-        return staging.admit(self._engine, uid, now)
+        return submits.admit(self._engine, uid, now)
 
     def submitted(self, uid: str, part: int) -> list[Submitted] | None:
-        return staging.submitted(self._engine, uid, part)
+        return submits.submitted(self._engine, uid, part)
 
     def coming(self) -> int:
-        return staging.coming(self._engine)
+        return submits.coming(self._engine)
 
     def forget(self, uid: str) -> bool:
-        return staging.forget(self._engine, uid)
+        return submits.forget(self._engine, uid)
 
     def go_on(self, *, now: StoreTime) -> bool:
-        return staging.go_on(self._engine, now)
+        return submits.go_on(self._engine, now)
 
     # The daemon's work -----------------------------------------------------------------
 
@@ -345,13 +344,13 @@ class SqlStore:
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
     ) -> Pruned:
-        return deleting.prune(self._engine, before, limit, states)
+        return operators.prune(self._engine, before, limit, states)
 
     def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:
         return {uid for uid in uids if self._engine.rows(statements.RUN_IS_KNOWN, {"uid": uid})}
 
     def prunable(self, *, before: StoreTime, states: Collection[TaskState] = FINISHED) -> int:
-        return deleting.prunable(self._engine, before, states)
+        return operators.prunable(self._engine, before, states)
 
     # Reading ---------------------------------------------------------------------------
 

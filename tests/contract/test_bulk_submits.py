@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.errors import StoreRefused
 from dispatcher.model import Liveness, NewTask, Submitted, TaskState
-from dispatcher.store.staging import GO_ON_AFTER, GONE_AFTER, REMOVED
+from dispatcher.store.submits import GO_ON_AFTER, GONE_AFTER, REMOVED
 from tests.contract.helpers import NOW, TTL, OneByOne, later, new_task
 
 #: A task with a value in every field.

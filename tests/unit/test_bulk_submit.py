@@ -13,7 +13,7 @@ from dispatcher.client import Client
 from dispatcher.errors import CommitUnknown, DispatcherError, InvalidTask, StoreUnavailable
 from dispatcher.model import NewTask, TaskState
 from dispatcher.store.sql import SqlStore
-from dispatcher.store.staging import GO_ON_AFTER, GONE_AFTER
+from dispatcher.store.submits import GO_ON_AFTER, GONE_AFTER
 from dispatcher.supervisor.admission import LOOK_INTERVAL, STEP_PAUSE
 from dispatcher.times import StoreTime
 from tests.command import Command

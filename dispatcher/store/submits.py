@@ -1,4 +1,4 @@
-"""Bulk submits: parts put aside until all are there, accepted at once, and made tasks one by one.
+"""What is submitted: one task at once, or parts of many that are put aside until all are there.
 
 What is put aside is no task yet: it has no id, and its keys keep nobody out.
 """
@@ -15,7 +15,7 @@ from dispatcher.errors import StoreRefused
 from dispatcher.model import NewTask, Submitted
 from dispatcher.store import statements
 from dispatcher.store.engine import Engine
-from dispatcher.store.submit import submit
+from dispatcher.store.values import of_limits, of_new_task, of_profile
 from dispatcher.times import StoreTime
 
 #: Milliseconds of silence after which others go on with what a client had accepted, and after
@@ -32,8 +32,30 @@ _DEFAULTS: Final = {
     for field in fields(NewTask)
 }
 
-_tasks_from = msgspec.json.Decoder(list[NewTask]).decode
 _submitted_from = msgspec.json.Decoder(list[tuple[int, bool, tuple[str, ...]]]).decode
+
+
+def submit(engine: Engine, task: NewTask, now: StoreTime) -> Submitted:
+    """Do what `Store.submit` promises."""
+    new = of_new_task(task, now)
+    if rows := engine.rows(statements.SUBMIT, new):
+        task_id = rows[0][0]
+        if (values := of_limits(task, now)) is not None:
+            engine.change(statements.SUBMIT_LIMITS, {"task_id": task_id, **values})
+        if task.notify:
+            engine.change(statements.SUBMIT_NOTIFY, {"task_id": task_id})
+        if task.profile is not None:
+            engine.change(statements.SUBMIT_PROFILE, of_profile(task_id, task))
+        if task.payload is not None:
+            values = {"task_id": task_id, "payload": task.payload}
+            engine.change(statements.SUBMIT_PAYLOAD, values)
+        return Submitted(task_id, created=True)
+    ((task_id, command, payload),) = engine.rows(
+        statements.TASK_WITH_KEY, {"queue": task.queue, "key": task.key}
+    )
+    same = {"command": new["command"] == command, "payload": task.payload == payload}
+    differs = tuple(name for name in same if not same[name])
+    return Submitted(task_id, created=False, differs=differs)
 
 
 def stage(engine: Engine, uid: str, part: int, tasks: Sequence[NewTask], now: StoreTime) -> bool:
@@ -96,7 +118,9 @@ def go_on(engine: Engine, now: StoreTime) -> bool:
 def _admit(engine: Engine, uid: str, now: StoreTime) -> bool:
     rows = engine.rows(statements.NEXT_PART + engine.dialect.lock_row, {"uid": uid})
     for part, tasks in rows:
-        made = [submit(engine, task, now) for task in _tasks_from(tasks)]
+        made = [
+            submit(engine, task, now) for task in msgspec.json.decode(tasks, type=list[NewTask])
+        ]
         text = _text([(one.task_id, one.created, one.differs) for one in made])
         engine.change(statements.ADMITTED, {"uid": uid, "part": part, "submitted": text})
     return bool(rows)
