@@ -355,8 +355,9 @@ class Store(Protocol):
     ) -> Pruned:
         """Delete at most `limit` rows: tasks in these states, and their runs.
 
-        Only those that finished before a time; of each state the oldest first. A task goes after
-        all its runs, so that one with very many goes in several steps.
+        Each 64 KiB of a payload count as one more. Only those that finished before a time; of each
+        state the oldest first. A task goes after all its runs, so that one with very many goes in
+        several steps.
         """
 
     def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:

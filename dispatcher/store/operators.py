@@ -69,10 +69,11 @@ def release(engine: Engine, task_id: int, policy: RetryPolicy, now: StoreTime) -
 
 def prune(engine: Engine, before: StoreTime, limit: int, states: Collection[TaskState]) -> Pruned:
     """Do what `Store.prune` promises."""
-    tasks = 0
+    tasks, left = 0, limit
     paths: list[str] = []
-    for task_id in _old(engine, before, limit, states):
-        left = limit - tasks - len(paths)
+    for task_id, payload in _old(engine, before, limit, states):
+        if payload >= left and tasks:
+            return Pruned(tasks, tuple(paths), more=True)
         runs = engine.rows(statements.OLD_RUNS, {"task_id": task_id, "limit": left})
         paths += [path for _, path in runs]
         if len(runs) >= left:  # no room for the task itself, and it may have more
@@ -80,6 +81,7 @@ def prune(engine: Engine, before: StoreTime, limit: int, states: Collection[Task
             return Pruned(tasks, tuple(paths), more=True)
         engine.change(statements.DELETE, {"id": task_id})
         tasks += 1
+        left = max(0, left - len(runs) - payload - 1)
     return Pruned(tasks, tuple(paths), more=tasks == limit)
 
 
@@ -147,12 +149,12 @@ def _intend(engine: Engine, run: OpenRun, intent: Intent, reason: str) -> None:
 
 def _old(
     engine: Engine, before: StoreTime, limit: int, states: Collection[TaskState]
-) -> Iterator[int]:
+) -> Iterator[tuple[int, int]]:
     """Yield at most `limit` tasks that finished before a time, of each state the oldest first."""
     for state in sorted(states):
         values = {"state": state.value, "before": before, "limit": limit}
         rows = engine.rows(statements.OLD, values)
-        yield from (task_id for (task_id,) in rows)
+        yield from rows
         limit -= len(rows)
         if not limit:
             return

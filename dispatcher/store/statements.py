@@ -434,8 +434,10 @@ PRUNABLE = """
 SELECT count(*) FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
 """
 
+# With the size of its payload in rows, as what is long takes long.
 OLD = """
-SELECT id FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
+SELECT id, COALESCE((SELECT octet_length(payload) FROM payloads WHERE task_id = id), 0) / 65536
+FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
 ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT)
 """
 

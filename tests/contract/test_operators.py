@@ -150,6 +150,15 @@ def test_r56_a_task_with_very_many_runs_is_pruned_in_bounded_steps(store: OneByO
     assert store.states() == {}
 
 
+def test_r56_long_payloads_are_pruned_few_at_a_time(store: OneByOne) -> None:
+    for _ in range(3):
+        store.cancel(store.new(payload=f'"{"x" * 300_000}"'), "not needed", now=NOW)
+
+    steps = [store.prune(before=later(1), limit=limit) for limit in (10, 2, 2)]
+
+    assert [(2, True), (1, False), (0, False)] == [(step.tasks, step.more) for step in steps]
+
+
 def test_prune_takes_the_oldest_of_the_wanted_states_and_nothing_of_others(store: OneByOne) -> None:
     made = [
         (store.finished(queue=f"q{number}", now=later(number)), state)
