@@ -42,8 +42,9 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
+# More than there are cores, as most tests wait more than they compute.
 pytest: $(STAMP)
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
 # What the tests in namespaces run beside what every Linux has. -rs: why one was skipped, P: figures.
 test-system: $(STAMP)
@@ -55,7 +56,7 @@ test-system: $(STAMP)
 # FUZZ_MINUTES each.
 FUZZ_MINUTES ?= 10
 fuzz: $(STAMP)
-	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 tests/crash tests/model
+	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 --timeout 0 tests/crash tests/model
 	$(BIN)/python -m tests.rounds --minutes $(FUZZ_MINUTES)
 
 docs: $(STAMP)

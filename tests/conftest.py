@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -17,3 +19,17 @@ def catalogued() -> Iterator[None]:
     logs.set_up(load(None, {"STATE_DIRECTORY": "/v"}), strict=True)
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of one run of all tests keep their compiled modules.
+
+    That is one directory for all of its processes: to compile them takes seconds of CPU.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    directory = base / "bytecode"
+    directory.mkdir(exist_ok=True)
+    return directory

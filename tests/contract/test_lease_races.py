@@ -171,7 +171,6 @@ EXPIRIES = st.one_of(
 )
 
 
-@pytest.mark.timeout(60)
 @given(state=STATES, kind=LOCKS, expiry=EXPIRIES, attempts=st.integers(0, 2))
 @settings(
     max_examples=300,

@@ -45,16 +45,16 @@ class Family:
                 _kill(pid)
             assert not left
 
-        eventually(probe, within=10.0, every=0.002)
+        eventually(probe, every=0.002)
 
-    def expect_nobody(self, *, within: float = 2.0) -> None:
+    def expect_nobody(self) -> None:
         """Wait until nobody is left; if somebody stays, end it and fail."""
 
         def probe() -> None:
             assert [] == [f"{pid} {_command(pid)}" for pid in self.living()]
 
         try:
-            eventually(probe, within=within, every=0.001)
+            eventually(probe, every=0.001)
         finally:
             self.end()
 

@@ -80,18 +80,16 @@ class Outside:
             self.wait_for(lambda: self._is_listening() or executor.poll() is not None)
             yield executor
 
-    def drain(self, operate: Callable[[], object] = lambda: None, *, within: float = 20.0) -> None:
+    def drain(self, operate: Callable[[], object] = lambda: None) -> None:
         """Run `dispatcher run --drain` to its end."""
         with self.daemon("--drain") as daemon:
-            self.wait_for(lambda: daemon.poll() is not None, operate, within=within)
+            self.wait_for(lambda: daemon.poll() is not None, operate)
             assert 0 == daemon.returncode, self.log.read_text()
 
     def wait_for(
         self,
         condition: Callable[[], object],
         operate: Callable[[], object] = lambda: None,
-        *,
-        within: float = 20.0,
     ) -> None:
         """Wait until a condition holds, and do meanwhile what an operator would."""
 
@@ -100,7 +98,7 @@ class Outside:
             assert condition()
 
         try:
-            eventually(probe, within=within, every=0.005)
+            eventually(probe, every=0.005)
         except AssertionError:
             raise AssertionError(f"waited in vain:\n{self.log.read_text()}") from None
 

@@ -19,8 +19,6 @@ from tests.crash.stage import Stage
 
 FUZZ = "FUZZ" in os.environ
 
-pytestmark = pytest.mark.timeout(600 if FUZZ else 90)
-
 #: Tests for one play and cast.
 SHARES = 4
 

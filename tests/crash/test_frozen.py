@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import signal
 
-import pytest
-
 from dispatcher.model import Outcome, TaskState
 from tests.crash import workers
 from tests.crash.judges import judge_stage
 from tests.crash.outside import Outside
 from tests.crash.stage import Stage
-
-pytestmark = pytest.mark.timeout(90)
 
 #: More than there are slots.
 TASKS = 8

@@ -14,8 +14,6 @@ from tests.crash.judges import judge_stage, telling
 from tests.crash.outside import Outside
 from tests.crash.stage import Stage
 
-pytestmark = pytest.mark.timeout(300 if "FUZZ" in os.environ else 90)
-
 TASKS = 200
 KILLS = 20
 

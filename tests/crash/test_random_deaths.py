@@ -22,8 +22,6 @@ from tests.crash.stage import Stage
 FUZZ = "FUZZ" in os.environ
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "10"))
 
-pytestmark = pytest.mark.timeout(MINUTES * 60 + 120 if FUZZ else 90)
-
 #: Deaths of one play: fewer than the orphans that a task may have.
 MOST_DEATHS = 4
 

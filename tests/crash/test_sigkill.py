@@ -15,8 +15,6 @@ from tests.crash.mortal import AFTER, BEFORE, WITHIN
 from tests.crash.outside import Outside, was_killed
 from tests.crash.plays import CASTS, Played, Work
 
-pytestmark = pytest.mark.timeout(90)
-
 MOMENTS = (BEFORE, WITHIN, AFTER) if "FUZZ" in os.environ else (AFTER,)
 
 #: Which call of its kind is the last; the first where nothing is said.

@@ -20,8 +20,6 @@ from tests.crash.outside import Outside
 from tests.crash.plays import CASTS, perform
 from tests.crash.stage import Stage
 
-pytestmark = pytest.mark.timeout(90)
-
 TASKS = 12
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.e2e.world import World
+from tests.eventually import PATIENCE
 
 #: What stands between the commands of a shell whose output is told apart.
 _MARK = "<<the next command>>"
@@ -94,7 +95,7 @@ def type_all(world: World, typed: Sequence[Typed], env: Mapping[str, str]) -> No
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     printed = re.split(rf"{_MARK} (\d+)\n", done.stdout)

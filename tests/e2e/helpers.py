@@ -6,12 +6,11 @@ import json
 import os
 import secrets
 import shutil
-import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import psutil
 import pytest
 
 from tests.e2e.world import DISPATCHER, Daemon, World
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 
 def shell(script: str) -> list[str]:
@@ -56,13 +55,10 @@ def states(world: World) -> list[str]:
 
 def stored(world: World, query: str) -> list[tuple[Any, ...]]:
     """Return rows of the database: for what no command shows, as the locks."""
-    with closing(sqlite3.connect(f"file:{world.state_dir}/tasks.db?mode=ro", uri=True)) as store:
-        return store.execute(query).fetchall()
+    return world.stored(query)
 
 
-def expect_settled(
-    daemon: Daemon, task_ids: Iterable[int], *, within: float = 10.0, **fields: object
-) -> None:
+def expect_settled(daemon: Daemon, task_ids: Iterable[int], **fields: object) -> None:
     """Wait until a run of each task was settled, with these fields."""
     wanted = set(task_ids)
 
@@ -71,10 +67,10 @@ def expect_settled(
         missing = wanted - {event["task_id"] for event in settled}
         assert set() == missing, daemon.output()
 
-    eventually(probe, within=within)
+    eventually(probe)
 
 
-def expect_file(world: World, name: str, *, lines: int = 0, within: float = 10.0) -> list[str]:
+def expect_file(world: World, name: str, *, lines: int = 0) -> list[str]:
     """Wait until a file is there, with so many lines; return them."""
 
     def probe() -> list[str]:
@@ -84,16 +80,16 @@ def expect_file(world: World, name: str, *, lines: int = 0, within: float = 10.0
         assert lines <= len(found), f"{name} has {found}"
         return found
 
-    return eventually(probe, within=within)
+    return eventually(probe)
 
 
-def expect_dead(process: psutil.Process, *, within: float = 5.0) -> None:
+def expect_dead(process: psutil.Process) -> None:
     """Wait until a process is gone or a zombie."""
 
     def probe() -> None:
         assert not is_alive(process), process
 
-    eventually(probe, within=within)
+    eventually(probe)
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -146,7 +142,7 @@ def external_executor(
         yield process
         if process.poll() is None:
             process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
     except BaseException:
         process.kill()
         process.wait()

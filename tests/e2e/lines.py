@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+
+from pysqlite3 import dbapi2 as sqlite3
 
 from dispatcher.logs.catalogue import DAEMON, EXECUTOR, Event
 

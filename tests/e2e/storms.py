@@ -33,11 +33,11 @@ def neighbours_of_a_storm(world: World, daemon: Daemon, count: int) -> list[floa
     storm = world.submit(*STORM)
     expect_file(world, "storm")
     quiet = submit_all(world, *[{"command": ["true"]}] * count)
-    expect_settled(daemon, quiet, outcome="succeeded", within=60)
+    expect_settled(daemon, quiet, outcome="succeeded")
     assert "running" == world.show(storm)["state"]
 
     world.cli("cancel", storm)
-    expect_settled(daemon, [storm], outcome="cancelled", within=60)
+    expect_settled(daemon, [storm], outcome="cancelled")
     assert [] == daemon.events("worker.unkillable"), "a false alarm"
     assert [] == escalated(world, quiet), "ended, though nothing was left"
     return sorted(_seconds(daemon, task_id) for task_id in quiet)

@@ -15,7 +15,7 @@ import pytest
 
 from dispatcher.node import known_node_id
 from tests.e2e.world import DISPATCHER, World
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 #: What whoever submits would wait for in vain; all of them together cost more than the submit.
 FORBIDDEN = {
@@ -56,7 +56,7 @@ def test_a_daemon_that_listens_is_woken(world: World) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(world.runtime_dir / "control.sock"))
         listener.listen()
-        listener.settimeout(10)
+        listener.settimeout(PATIENCE)
 
         world.submit("true")
 
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_quietly_with_130(world: World) -> None:
 
     process.send_signal(signal.SIGINT)
 
-    stdout, stderr = process.communicate(timeout=10)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (130, b"", b"") == (process.returncode, stdout, stderr.strip())
 
 
@@ -193,7 +193,7 @@ def test_a_terminal_gets_a_table_that_fits_it(world: World) -> None:
     )
     os.close(follower)
     shown = os.read(leader, 10_000).decode()
-    assert 0 == process.wait(10)
+    assert 0 == process.wait(PATIENCE)
     os.close(leader)
 
     assert "…" in shown
@@ -247,7 +247,7 @@ def test_the_executor_gets_its_directories_and_a_node_id(world: World) -> None:
         eventually(lambda: _assert_executor(process.pid, world))
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def _assert_executor(pid: int, world: World) -> None:

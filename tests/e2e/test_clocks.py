@@ -13,8 +13,6 @@ from tests.e2e.helpers import python, stored
 from tests.e2e.test_disturbed_leases import SILENT, expect_one_run_each, wait
 from tests.e2e.world import World
 
-pytestmark = pytest.mark.timeout(90)
-
 DAY = 86_400
 
 PLAIN = ["sh", "-c", "while [ ! -e stop ]; do sleep 0.1; done"]
@@ -153,12 +151,12 @@ def test_a_day_back_puts_no_back_off_and_no_delay_off(world: World, clock: HostC
     with world.daemon() as daemon:
         failing = world.submit(*python("raise SystemExit(1)"), max_attempts=2)
         delayed = world.submit("true", delay="2s")
-        daemon.expect("run.settled", task_id=failing, within=20)
+        daemon.expect("run.settled", task_id=failing)
 
         clock.set(-DAY)
 
         daemon.expect("clock.stepped")
         later = world.submit("true", delay="1s")
-        world.until(failing, "failed", within=30)
+        world.until(failing, "failed")
         for task_id in (delayed, later):
-            world.until(task_id, "succeeded", within=30)
+            world.until(task_id, "succeeded")

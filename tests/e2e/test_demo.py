@@ -7,14 +7,10 @@ import socket
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import pytest
-
 from dispatcher.demo.cast import cast
 from tests.e2e.world import World
 
 ROOT = Path(__file__).parents[2]
-
-pytestmark = pytest.mark.timeout(90)
 
 
 def test_the_demo_shows_what_was_expected_and_what_came_and_leaves_nothing(world: World) -> None:
@@ -25,7 +21,7 @@ def test_the_demo_shows_what_was_expected_and_what_came_and_leaves_nothing(world
 
     picture = world.directory / "demo.svg"
     arguments = ("demo", folder, "--svg", picture)
-    shown = world.cli(*arguments, env={"TMPDIR": str(world.runtime_dir)}, within=60).stdout
+    shown = world.cli(*arguments, env={"TMPDIR": str(world.runtime_dir)}).stdout
 
     story, promises = shown.split("what was promised; of workers, fence and outcome of each run:\n")
     assert "killed the daemon (SIGKILL)" in story

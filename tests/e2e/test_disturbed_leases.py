@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
@@ -12,16 +11,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
-import pytest
+from pysqlite3 import dbapi2 as sqlite3
 
 from dispatcher.errors import StoreUnavailable
 from dispatcher.store.open import open_store
 from tests.contract.helpers import new_task
 from tests.e2e.beating import LEASE, beating
 from tests.e2e.world import World
-from tests.eventually import eventually
-
-pytestmark = pytest.mark.timeout(90)
+from tests.eventually import PATIENCE, eventually
 
 SILENT = ["sleep", "99"]
 
@@ -34,7 +31,7 @@ def expect_one_run_each(world: World, *tasks: int) -> None:
     """Let the workers end, and see that none of them was disturbed."""
     stop_file(world).touch()
     for task_id in tasks:
-        task = world.until(task_id, "succeeded", "failed", within=20)
+        task = world.until(task_id, "succeeded", "failed")
         said = world.cli("logs", task_id).stdout
         assert ["succeeded"] == [run["outcome"] for run in task["runs"]], said
         assert 0 == task["attempts_used"]
@@ -52,7 +49,7 @@ def stopped(process: psutil.Process) -> Iterator[None]:
 def wait(seconds: float) -> None:
     """Let real time pass, which is what is tried here."""
     end = time.monotonic() + seconds
-    eventually(lambda: _require(time.monotonic() >= end), within=seconds + 5)
+    eventually(lambda: _require(time.monotonic() >= end))
 
 
 def _require(truth: object) -> None:
@@ -61,7 +58,7 @@ def _require(truth: object) -> None:
 
 def rewind(world: World, task_id: int, **columns: object) -> None:
     """Set a task's lease to one second after the epoch; and its run's columns."""
-    with closing(sqlite3.connect(world.state_dir / "tasks.db", timeout=5)) as store, store:
+    with closing(sqlite3.connect(world.state_dir / "tasks.db", timeout=PATIENCE)) as store, store:
         store.execute("UPDATE tasks SET lease_expires_at = 1000 WHERE id = ?", (task_id,))
         for name, value in columns.items():
             store.execute(f"UPDATE runs SET {name} = ? WHERE task_id = ?", (value, task_id))
@@ -122,7 +119,7 @@ def test_r10_fifty_writers_and_a_long_reader_for_ten_leases_cost_nobody_a_lease(
     url = f"sqlite://{world.state_dir}/tasks.db"
 
     def write() -> None:
-        with closing(open_store(url, state_dir=world.state_dir, patience=10)) as store:
+        with closing(open_store(url, state_dir=world.state_dir, patience=PATIENCE)) as store:
             while not over.is_set():
                 try:
                     with store.transaction() as now:
@@ -136,7 +133,7 @@ def test_r10_fifty_writers_and_a_long_reader_for_ten_leases_cost_nobody_a_lease(
         for task_id in diligent:
             daemon.expect("run.started", task_id=task_id)
         writers = [threading.Thread(target=write) for _ in range(50)]
-        with closing(open_store(url, state_dir=world.state_dir, patience=10)) as reader:
+        with closing(open_store(url, state_dir=world.state_dir, patience=PATIENCE)) as reader:
             with reader.snapshot():
                 seen = reader.counts()
                 for writer in writers:

@@ -7,13 +7,9 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
 from dispatcher import wire
 from tests.e2e.helpers import external_executor
 from tests.e2e.world import World
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def looked(

@@ -18,8 +18,6 @@ from dispatcher.client import Client
 from tests.e2e.consoles import Typed, blocks, configure, type_all
 from tests.e2e.world import World
 
-pytestmark = pytest.mark.timeout(60)
-
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

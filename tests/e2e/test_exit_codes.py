@@ -13,10 +13,7 @@ import pytest
 
 from tests.e2e.helpers import ordinary_user
 from tests.e2e.world import DISPATCHER, World
-from tests.eventually import eventually
-
-pytestmark = pytest.mark.timeout(60)
-
+from tests.eventually import PATIENCE, eventually
 
 #: Keeps the store locked until its stdin ends.
 HOLDER = """
@@ -200,7 +197,7 @@ def test_ctrl_c_ends_what_waits_with_130(world: World) -> None:
 
     process.send_signal(signal.SIGINT)
 
-    stdout, stderr = process.communicate(timeout=10)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (130, b"1\n") == (process.returncode, stdout)
     assert [
         b"dispatcher: no daemon runs here; it waits: dispatcher run",

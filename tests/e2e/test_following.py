@@ -9,13 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.helpers import shell
 from tests.e2e.world import DISPATCHER, World
-from tests.eventually import eventually
-
-pytestmark = pytest.mark.timeout(60)
+from tests.eventually import PATIENCE, eventually
 
 
 @contextmanager
@@ -59,7 +55,7 @@ def test_r67_a_follower_loses_nothing_and_sees_nothing_twice_across_runs(world: 
             (world.directory / "go.1").touch()
             expect_text(out, "one of 1\ntwo of 1\none of 2\n")
             (world.directory / "go.2").touch()
-            assert 0 == process.wait(timeout=10)
+            assert 0 == process.wait(timeout=PATIENCE)
             assert "one of 1\ntwo of 1\none of 2\ntwo of 2\n" == out.read_text()
             assert process.stderr is not None
             heads = process.stderr.read().decode().splitlines()
@@ -73,7 +69,7 @@ def test_a_follower_of_what_has_not_run_yet_says_so_and_waits(world: World) -> N
         assert process.stderr is not None
         told = process.stderr.readline().decode()
         with world.daemon():
-            assert 0 == process.wait(timeout=10)
+            assert 0 == process.wait(timeout=PATIENCE)
 
         waits = "task 1 has not run yet: ready, submitted; waiting until it does"
         assert f"dispatcher: {waits}\n" == told
@@ -107,7 +103,7 @@ def test_a_follower_skips_what_was_punched_out_and_says_so(world: World) -> None
         )
         (world.directory / "go").touch()
         with following(world, task_id) as (process, out):
-            assert 0 == process.wait(timeout=10)
+            assert 0 == process.wait(timeout=PATIENCE)
             assert "a" * (200_000 - 131_072) + "z\n" == out.read_text()
             assert process.stderr is not None
             assert b"131072 bytes were dropped" in process.stderr.read()
@@ -189,10 +185,10 @@ def test_r67_a_flood_stays_near_its_budget_and_the_follower_says_what_it_lost(
                 assert (world.directory / "flooded").exists()
                 assert taken <= budget + 65536
 
-            eventually(within_budget, within=20, every=0.005)
+            eventually(within_budget, every=0.005)
             process.send_signal(signal.SIGCONT)
             (world.directory / "end").touch()
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=PATIENCE)
 
     written = len(b"first\n") + flood
     dropped = sum(int(line.split()[1]) for line in errors.splitlines() if b"were dropped" in line)

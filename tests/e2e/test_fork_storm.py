@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.e2e.storms import neighbours_of_a_storm
 from tests.e2e.world import World
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def test_what_runs_beside_a_fork_storm_is_settled_and_never_called_unkillable(world: World) -> None:

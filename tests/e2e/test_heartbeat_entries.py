@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -19,16 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pysqlite3 import dbapi2 as sqlite3
 
 from dispatcher.store.open import open_store
 from dispatcher.words import Beat, Renewed
 from tests.e2e.helpers import stored
 from tests.e2e.world import DISPATCHER, World
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from worker_stub import Refused, Worker
 from worker_stub.channel import Unreachable
-
-pytestmark = pytest.mark.timeout(90)
 
 #: Seconds; nobody beats for the tasks that stand by, so longer than all these tests.
 TTL = 300.0
@@ -50,7 +48,7 @@ Entry = Callable[[World, int, str], Heard]
 
 def by_store(world: World, task_id: int, lock: str) -> Heard:
     url = f"sqlite://{world.state_dir}/tasks.db"
-    mine = open_store(url, state_dir=world.state_dir, patience=5)
+    mine = open_store(url, state_dir=world.state_dir, patience=PATIENCE)
     with closing(mine) as store, store.transaction() as now:
         answer = store.heartbeat(Beat(task_id=task_id, lock=lock), now=now)
     return Heard(None) if isinstance(answer, Renewed) else Heard(answer.error, ADVICE)
@@ -58,7 +56,7 @@ def by_store(world: World, task_id: int, lock: str) -> Heard:
 
 def by_socket(world: World, task_id: int, lock: str) -> Heard:
     with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(10)
+        line.settimeout(PATIENCE)
         try:
             line.connect(str(world.runtime_dir / "worker.sock"))
         except OSError:

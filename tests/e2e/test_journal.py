@@ -22,9 +22,7 @@ from tests.e2e.helpers import (
     submit_all,
 )
 from tests.e2e.world import World
-from tests.eventually import eventually
-
-pytestmark = pytest.mark.timeout(90)
+from tests.eventually import PATIENCE, eventually
 
 SLEEPS_ONCE = shell("[ -e pid ] && exit; echo $$ > pid; exec sleep 1000")
 
@@ -93,10 +91,10 @@ def test_a_journal_that_cannot_be_read_is_named_wherever_one_asks_until_it_is_re
         with unreadable(journal, make):
             executor.kill()
             task_id = world.submit("true")
-            refused = daemon.expect("executor.exited", exit_code=78, within=20.0)
+            refused = daemon.expect("executor.exited", exit_code=78)
             assert wrong in refused["reason"]
             expect_named(world, task_id, wrong)
-        world.until(task_id, "succeeded", within=20.0)
+        world.until(task_id, "succeeded")
         assert "ok" == world.cli("status", "--json").json["health"]
 
 
@@ -125,7 +123,7 @@ def test_a_journal_that_its_user_may_not_read_is_refused_by_its_name(world: Worl
     journal.chmod(0)
 
     with external_executor(world, prefix=prefix) as executor:
-        assert 78 == executor.wait(20)
+        assert 78 == executor.wait(PATIENCE)
 
     log = (world.directory / "external.log").read_text()
     assert f"the journal {journal} cannot be read: Permission denied; let the" in log
@@ -162,7 +160,7 @@ def _with_no_daemon(world: World, many: int) -> tuple[psutil.Process, list[int]]
         script = shell("while [ ! -e go ]; do sleep 0.1; done; exit 3")
         tasks = submit_all(world, *[{"command": script, "max_attempts": 1}] * many)
         for task_id in tasks:
-            daemon.expect("run.started", task_id=task_id, within=20.0)
+            daemon.expect("run.started", task_id=task_id)
         daemon.kill()
     return executor, tasks
 
@@ -173,8 +171,8 @@ def _exit_while_it_is_full(world: World, disk: Path, executor: psutil.Process) -
     workers = len(executor.children())
     filler = fill(disk, "bytes")
     (world.directory / "go").touch()
-    eventually(lambda: _expect([] == executor.children()), within=20.0)
+    eventually(lambda: _expect([] == executor.children()))
     assert journal.read_text().count('"event":"gone"') < workers
     for file in filler:
         file.unlink()
-    eventually(lambda: _expect(workers == journal.read_text().count('"event":"gone"')), within=20.0)
+    eventually(lambda: _expect(workers == journal.read_text().count('"event":"gone"')))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import sys
 import time
 from pathlib import Path
 
 import psutil
+from pysqlite3 import dbapi2 as sqlite3
 
 from tests.e2e.world import World
 from tests.eventually import eventually
@@ -52,7 +52,7 @@ for _ in range(20):
 """
     with world.daemon() as daemon:
         task_id = world.submit(*script(world, beats), **WORKER)
-        task = world.until(task_id, "succeeded", within=20)
+        task = world.until(task_id, "succeeded")
 
         (run,) = task["runs"]
         assert 1.0 == answers(world, task_id)[0]["lease_expires_in"]
@@ -82,7 +82,7 @@ if FENCE == "1":
 """
     with world.daemon() as daemon:
         task_id = world.submit(*script(world, stubborn), **WORKER)
-        task = world.until(task_id, "succeeded", within=20)
+        task = world.until(task_id, "succeeded")
 
         assert [("lost", 1), ("succeeded", 2)] == [
             (run["outcome"], run["fence"]) for run in task["runs"]
@@ -169,7 +169,7 @@ if FENCE == "1":
     with world.daemon():
         task_id = world.submit(*script(world, stopped), **WORKER)
 
-        task = world.until(task_id, "succeeded", within=20)
+        task = world.until(task_id, "succeeded")
 
         assert ["lost", "succeeded"] == [run["outcome"] for run in task["runs"]]
         assert [None, None] == [run["result"] for run in task["runs"]]
@@ -203,7 +203,7 @@ with Worker() as worker:
     with world.daemon():
         task_id = world.submit(sys.executable, "-c", blocked, **WORKER)
 
-        (run,) = world.until(task_id, "succeeded", within=20)["runs"]
+        (run,) = world.until(task_id, "succeeded")["runs"]
 
         assert (0.5, "blocked") == (run["progress"], run["note"])
         printed = world.cli("logs", task_id).stdout
@@ -217,7 +217,7 @@ def test_a_wrapped_command_beats_without_knowing_it(world: World) -> None:
         fine = world.submit(*wrap, "sleep", "3", **WORKER)
         bad = world.submit(*wrap, "sh", "-c", "exit 7", max_attempts=1, **WORKER)
 
-        assert 1 == len(world.until(fine, "succeeded", within=20)["runs"])
+        assert 1 == len(world.until(fine, "succeeded")["runs"])
         assert 7 == world.until(bad, "failed")["runs"][0]["exit_code"]
 
 
@@ -227,7 +227,7 @@ def test_a_wrapped_command_gets_the_lock_only_where_that_is_asked_for_R_28(world
         without = world.submit(*wrap, "--", "env", **WORKER)
         with_it = world.submit(*wrap, "--pass-lock", "--", "env", **WORKER)
         for task_id in (without, with_it):
-            world.until(task_id, "succeeded", within=20)
+            world.until(task_id, "succeeded")
 
         assert "DISPATCHER_CLAIM_LOCK" not in world.cli("logs", without).stdout
         assert "DISPATCHER_CLAIM_LOCK" in world.cli("logs", with_it).stdout
@@ -253,7 +253,7 @@ def test_a_worker_goes_on_beating_over_a_restart_of_the_daemon(world: World) -> 
         executor = daemon.executor()
         daemon.kill()
     with world.daemon() as daemon:
-        assert 1 == len(world.until(task_id, "succeeded", within=20)["runs"])
+        assert 1 == len(world.until(task_id, "succeeded")["runs"])
         assert executor == daemon.executor()
 
 
@@ -267,13 +267,13 @@ def test_an_executor_that_is_stopped_for_long_costs_nobody_a_lease(world: World)
         executor = psutil.Process(daemon.executor().pid)
         executor.send_signal(signal.SIGSTOP)
         try:
-            eventually(lambda: _require(_lease_left(world, plain) > 0), within=2)
-            eventually(lambda: _require(not _alive(world, "sleep")), within=10)
+            eventually(lambda: _require(_lease_left(world, plain) > 0))
+            eventually(lambda: _require(not _alive(world, "sleep")))
         finally:
             executor.send_signal(signal.SIGCONT)
 
         for task_id in (beating, plain):
-            task = world.until(task_id, "succeeded", within=20)
+            task = world.until(task_id, "succeeded")
             assert (1, 0) == (len(task["runs"]), task["attempts_used"])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pysqlite3 import dbapi2 as sqlite3
 
 from dispatcher.client import Client
 from dispatcher.config.config import load
 from dispatcher.words import Refused
 from tests.e2e.helpers import shell, stored
 from tests.e2e.world import DISPATCHER, World
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 
 def test_a_claim_is_renewed_and_completed_from_later_shells_AC_3(world: World) -> None:
@@ -52,7 +52,7 @@ def test_one_shell_drives_a_task_with_what_claim_exports(world: World) -> None:
     """
     path = f"{Path(DISPATCHER).parent}:{world.env['PATH']}"
 
-    subprocess.run(shell(script), env={**world.env, "PATH": path}, check=True, timeout=20)
+    subprocess.run(shell(script), env={**world.env, "PATH": path}, check=True, timeout=PATIENCE)
 
     (run,) = world.show(task)["runs"]
     assert ({"fence": 1}, 0.5) == (run["result"], run["progress"])
@@ -70,7 +70,7 @@ def test_the_workers_half_speaks_for_a_local_claim_too(world: World) -> None:
                 env={**world.env, **exported},
                 stdout=subprocess.DEVNULL,
                 check=True,
-                timeout=20,
+                timeout=PATIENCE,
             )
 
         (run,) = world.until(1, "succeeded")["runs"]
@@ -168,7 +168,7 @@ def _lease(world: World) -> list[tuple[Any, ...]]:
 
 
 def _execute(world: World, statement: str) -> None:
-    with closing(sqlite3.connect(world.state_dir / "tasks.db", timeout=5)) as store, store:
+    with closing(sqlite3.connect(world.state_dir / "tasks.db", timeout=PATIENCE)) as store, store:
         store.execute(statement)
 
 

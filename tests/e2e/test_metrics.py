@@ -5,14 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.helpers import fill, small_disk
 from tests.e2e.world import World
 from tests.eventually import eventually
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def shown(text: str) -> dict[tuple[str, ...], float]:

@@ -11,8 +11,6 @@ import pytest
 from tests.e2e.helpers import expect_settled, misbehaves, submit_all
 from tests.e2e.world import World
 
-pytestmark = pytest.mark.timeout(90)
-
 
 def test_each_manner_has_its_outcome_and_disturbs_nobody(world: World) -> None:
     """R-32."""

@@ -48,7 +48,7 @@ def see_it_settled(world: World, task: int, worker: psutil.Process, reason: str)
         assert reason in world.cli("why", task).stdout
 
         worker.kill()
-        daemon.expect("claim.taken_over", task_id=task, within=15.0)
+        daemon.expect("claim.taken_over", task_id=task)
         daemon.expect("run.started", task_id=task, fence=2)
 
         first, second = world.show(task)["runs"]

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
 from tests.e2e.helpers import listed, python, shell, submit_all
 from tests.e2e.world import World
-
-pytestmark = pytest.mark.timeout(90)
 
 KILOBYTE = "x" * 1024
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import psutil
-import pytest
 
 from tests.e2e.helpers import expect_file, shell
 from tests.e2e.world import World
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def test_r18_a_held_task_has_no_process_left_and_runs_again_when_it_is_released(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from contextlib import closing
 
 import pytest
+from pysqlite3 import dbapi2 as sqlite3
 
 from tests.e2e.helpers import expect_settled
 from tests.e2e.world import Daemon, World

@@ -5,12 +5,8 @@ from __future__ import annotations
 import re
 import sys
 
-import pytest
-
 from tests.e2e.helpers import expect_settled, submit_all
 from tests.e2e.world import World
-
-pytestmark = pytest.mark.timeout(60)
 
 PROFILES = f"""
 [profiles.exits]

@@ -8,12 +8,9 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.helpers import shell
 from tests.e2e.world import DISPATCHER, World
-
-pytestmark = pytest.mark.timeout(60)
+from tests.eventually import PATIENCE
 
 
 def on_a_terminal(
@@ -37,7 +34,7 @@ def on_a_terminal(
     except OSError:  # the other side was closed
         pass
     os.close(leader)
-    return process.wait(10), shown.decode()
+    return process.wait(PATIENCE), shown.decode()
 
 
 def test_a_drain_shows_how_much_is_done_below_the_log(world: World) -> None:

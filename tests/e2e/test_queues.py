@@ -12,9 +12,7 @@ import pytest
 
 from tests.e2e.helpers import expect_file, listed, shell, states, submit_all
 from tests.e2e.world import DISPATCHER, World
-from tests.eventually import eventually
-
-pytestmark = pytest.mark.timeout(90)
+from tests.eventually import PATIENCE, eventually
 
 #: Counts who is alive beside it, itself included.
 COUNT = shell("""
@@ -34,7 +32,7 @@ def test_with_no_word_about_slots_there_are_as_many_as_cpus(world: World) -> Non
     submit_all(world, *[{"command": COUNT}] * 200)
 
     with world.daemon("--drain") as daemon:
-        assert 0 == daemon.wait(within=40.0)
+        assert 0 == daemon.wait()
 
     cpus = len(os.sched_getaffinity(0))
     assert cpus == daemon.expect("daemon.started")["slots"]
@@ -60,7 +58,7 @@ def test_the_slots_hold_however_the_daemon_is_run(world: World, how: str) -> Non
     with world.daemon(*how.split()[1:2] if "--" in how else ()) as daemon:
         if "--" in how:
             assert 0 == daemon.wait()
-        eventually(lambda: _assert_over(world), within=10.0, every=0.2)
+        eventually(lambda: _assert_over(world), every=0.2)
 
     seen = [int(count) for count in expect_file(world, "seen")]
     assert (40, 3) == (len(seen), max(seen))
@@ -116,7 +114,7 @@ def test_fifty_who_submit_with_one_key_get_one_task(world: World) -> None:
         for _ in range(50)
     ]
 
-    printed = [submit.communicate(timeout=60)[0] for submit in submits]
+    printed = [submit.communicate(timeout=PATIENCE)[0] for submit in submits]
 
     assert {b"1\n"} == set(printed)
     assert {0} == {submit.returncode for submit in submits}

@@ -21,9 +21,6 @@ from tests.e2e.helpers import (
 )
 from tests.e2e.world import DISPATCHER, World
 
-pytestmark = pytest.mark.timeout(90)
-
-
 # Others -----------------------------------------------------------------------------------
 
 

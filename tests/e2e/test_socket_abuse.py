@@ -22,9 +22,7 @@ import pytest
 from tests.e2e.beating import LEASE, beating
 from tests.e2e.helpers import stored
 from tests.e2e.world import Daemon, World
-from tests.eventually import eventually
-
-pytestmark = pytest.mark.timeout(90)
+from tests.eventually import PATIENCE, eventually
 
 #: Bytes by which a daemon's memory may grow under abuse: far less than what it is sent.
 GROWTH = 24 * 1024 * 1024
@@ -47,7 +45,7 @@ class Siege:
 
     def line(self) -> socket.socket:
         stream = socket.socket(socket.AF_UNIX)
-        stream.settimeout(5)
+        stream.settimeout(PATIENCE)
         stream.connect(str(self.world.runtime_dir / "worker.sock"))
         return stream
 
@@ -94,7 +92,7 @@ def siege(besieged: Siege) -> Iterator[Siege]:
         assert besieged.process.num_fds() <= descriptors + 2
         assert besieged.process.memory_info().rss < memory + GROWTH
 
-    eventually(calm, within=8)
+    eventually(calm)
 
 
 def lasting() -> Iterator[None]:
@@ -143,8 +141,8 @@ def test_half_lines_keep_nobody_waiting(siege: Siege) -> None:
                 assert answers(stream, 1)[0]["ok"]
 
 
-def _read(stream: socket.socket, *, within: float) -> bytes:
-    stream.settimeout(within)
+def _read(stream: socket.socket) -> bytes:
+    stream.settimeout(PATIENCE)
     try:
         return stream.recv(1)
     except ConnectionError:
@@ -255,4 +253,4 @@ def test_who_asks_and_hangs_up_its_side_is_answered(siege: Siege) -> None:
         stream.shutdown(socket.SHUT_WR)
 
         assert [True, True] == [answer["ok"] for answer in answers(stream, 2)]
-        assert b"" == _read(stream, within=2)
+        assert b"" == _read(stream)

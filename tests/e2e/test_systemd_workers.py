@@ -16,7 +16,6 @@ from tests.e2e.world import World
 from tests.eventually import eventually
 
 pytestmark = [
-    pytest.mark.timeout(60),
     pytest.mark.skipif(
         not shutil.which("systemd-notify"), reason="there is no systemd-notify (package systemd)"
     ),

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import psutil
-import pytest
 
 from tests.e2e.helpers import (
     expect_dead,
@@ -20,8 +19,6 @@ from tests.e2e.helpers import (
     submit_all,
 )
 from tests.e2e.world import World
-
-pytestmark = pytest.mark.timeout(90)
 
 WRAP = [sys.executable, "-m", "worker_stub", "run", "--"]
 WORKER = {"liveness": "worker", "lease_ttl": "1s"}

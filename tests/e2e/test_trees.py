@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pysqlite3 import dbapi2 as sqlite3
 
 from dispatcher.model import Outcome
 from dispatcher.store.open import open_store
@@ -30,9 +30,7 @@ from tests.e2e.helpers import (
     submit_all,
 )
 from tests.e2e.world import DISPATCHER, World
-from tests.eventually import eventually
-
-pytestmark = pytest.mark.timeout(90)
+from tests.eventually import PATIENCE, eventually
 
 #: The tree of each of these ignores SIGTERM and hangs: what it does besides, and its processes.
 EVASIONS = {
@@ -82,7 +80,7 @@ def test_r12_r13_r17_nothing_of_a_silent_worker_lives_when_its_successor_starts(
     ]
     with world.daemon() as daemon:
         ids = submit_all(world, *({"command": c, **lease} for c in [*commands, BLOCKED_THREAD]))
-        expect_settled(daemon, ids, outcome="succeeded", within=20)
+        expect_settled(daemon, ids, outcome="succeeded")
 
     for number, (task_id, (name, (_, size))) in enumerate(zip(ids, EVASIONS.items(), strict=False)):
         lost, succeeded = world.show(task_id)["runs"]
@@ -116,14 +114,14 @@ def test_r20_two_hundred_stubborn_trees_expire_at_once_and_hold_up_nobody(world:
     task = {"command": STUBBORN, "max_attempts": 1, "liveness": "worker", "lease_ttl": "60s"}
     with world.daemon() as daemon:
         ids = submit_all(world, *[task] * 200)
-        expect_file(world, "stubborn", lines=200, within=20)
+        expect_file(world, "stubborn", lines=200)
         for task_id in ids:  # a lease begins anew when the start is told
             daemon.expect("run.started", task_id=task_id)
         with closing(sqlite3.connect(world.state_dir / "tasks.db")) as store, store:
             store.execute("UPDATE tasks SET lease_expires_at = 1")
         daemon.expect("run.ending")
         other = world.submit("true")
-        expect_settled(daemon, ids, outcome="lost", within=20)
+        expect_settled(daemon, ids, outcome="lost")
         expect_settled(daemon, [other], outcome="succeeded")
 
         *_, last = daemon.events("run.settled")
@@ -213,7 +211,7 @@ def test_a_worker_whose_claim_was_taken_while_it_stood_still_exits_79_and_change
         before = world.show(task_id)
 
         stale.send_signal(signal.SIGCONT)
-        _, said = stale.communicate(timeout=10)
+        _, said = stale.communicate(timeout=PATIENCE)
 
         after = world.show(task_id)
         world.cli("cancel", task_id)
@@ -265,7 +263,7 @@ def lose(world: World, task_id: int) -> None:
     """Begin the ending `lost` of a running task, as the reaper does."""
     uid = RunUid(world.show(task_id)["runs"][-1]["uid"])
     url = f"sqlite://{world.state_dir}/tasks.db"
-    mine = open_store(url, state_dir=world.state_dir, patience=5)
+    mine = open_store(url, state_dir=world.state_dir, patience=PATIENCE)
     with closing(mine) as store, store.transaction() as now:
         assert store.begin_ending(uid, Outcome.LOST, "its lease expired", now=now)
 
@@ -279,4 +277,4 @@ def expect_tree(world: World, name: str, size: int) -> set[tuple[str, int]]:
         assert size == len(tree)
         return tree
 
-    return eventually(probe, within=10)
+    return eventually(probe)

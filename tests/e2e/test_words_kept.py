@@ -11,8 +11,6 @@ import pytest
 from tests.e2e.helpers import expect_file, external_executor, is_alive, python, shell
 from tests.e2e.world import Daemon, World
 
-pytestmark = pytest.mark.timeout(90)
-
 #: It takes no hint; a while after it was asked, it goes.
 LINGERS = """
     trap '' TERM

@@ -14,8 +14,6 @@ from tests.e2e.beating import LEASE, beating
 from tests.e2e.helpers import as_user, external_executor, ordinary_user, python, stored
 from tests.e2e.world import World
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def line(world: World, task_id: int, **words: object) -> bytes:
     ((lock,),) = stored(world, f"SELECT lock FROM tasks WHERE id = {task_id}")
@@ -89,7 +87,7 @@ def test_the_runs_of_an_executor_that_is_another_user_are_heard(world: World) ->
         external_executor(world, prefix=as_user(user), alone=False),
         world.daemon(alone=False) as daemon,
     ):
-        daemon.expect("lease.renewed", task_id=task_id, within=20.0)
+        daemon.expect("lease.renewed", task_id=task_id)
         (world.directory / "stop").touch()
-        daemon.expect("run.settled", task_id=task_id, outcome="succeeded", within=20.0)
+        daemon.expect("run.settled", task_id=task_id, outcome="succeeded")
         assert [] == daemon.events("peer.refused")

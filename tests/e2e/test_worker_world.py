@@ -9,13 +9,9 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
-
 from tests.e2e.helpers import expect_file, expect_settled, python, shell, stored, submit_all
 from tests.e2e.world import DISPATCHER, World
-from tests.eventually import eventually
-
-pytestmark = pytest.mark.timeout(90)
+from tests.eventually import PATIENCE, eventually
 
 #: Writes down what the kernel knows of its shell, before anything could change it; the first
 #: attempt fails, the second waits.
@@ -125,7 +121,7 @@ def test_a_worker_gets_its_claim_and_the_allowed_variables_and_nothing_else(
         (task_id,) = submit_all(
             world, {"command": REPORT, "env": mine, "queue": "reports", "max_attempts": 2}
         )
-        expect_file(world, "done.2/environ", within=15.0)
+        expect_file(world, "done.2/environ")
         rows = stored(world, "SELECT id, uid, lock FROM runs ORDER BY fence")
         ((lock, uid),) = stored(world, "SELECT lock, run_uid FROM tasks")
         (world.directory / "go").touch()
@@ -231,7 +227,7 @@ def test_a_heartbeat_is_answered_and_junk_disturbs_nobody(world: World) -> None:
 
 def _connected(world: World) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(5)
+    connection.settimeout(PATIENCE)
     connection.connect(str(world.runtime_dir / "worker.sock"))
     return connection
 

@@ -14,16 +14,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from pysqlite3 import dbapi2 as sqlite3
 
 from tests.e2e.lines import expect_in_form
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 DISPATCHER = str(Path(sys.executable).with_name("dispatcher"))
 
@@ -65,14 +67,19 @@ class Daemon:
         self.pid = process.pid
         self.killed = False
         self._log = log
+        self._read = 0
+        self._events: list[dict[str, Any]] = []
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
         """Return the whole lines it has logged; with a name, only those of that event."""
-        lines = self._log.read_text("utf-8").splitlines(keepends=True)
-        events = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [event for event in events if name in ("", event["event"])]
+        with self._log.open("rb") as log:  # only what is new: it is looked at again and again
+            log.seek(self._read)
+            whole = log.read().rpartition(b"\n")
+        self._read += len(whole[0]) + len(whole[1])
+        self._events += map(json.loads, whole[0].splitlines())
+        return [event for event in self._events if name in ("", event["event"])]
 
-    def expect(self, name: str, *, within: float = 5.0, **fields: object) -> dict[str, Any]:
+    def expect(self, name: str, **fields: object) -> dict[str, Any]:
         """Wait for an event with these fields and return it."""
 
         def probe() -> dict[str, Any]:
@@ -80,7 +87,7 @@ class Daemon:
             assert found, f"no {name} {fields} in:\n{self.output()}"
             return found[0]
 
-        return eventually(probe, within=within)
+        return eventually(probe)
 
     def output(self) -> str:
         return self._log.read_text("utf-8", "replace")
@@ -101,12 +108,12 @@ class Daemon:
         self.process.kill()
         self.process.wait()
 
-    def wait(self, *, within: float = 10.0) -> int:
+    def wait(self) -> int:
         """Wait for its end; return the exit code."""
         try:
-            return self.process.wait(within)
+            return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {within} s:\n{self.output()}") from None
+            raise AssertionError(f"it does not end:\n{self.output()}") from None
 
 
 class World:
@@ -144,6 +151,14 @@ class World:
             lines += [f"[{name}]", *(f"{key} = {json.dumps(keys[key])}" for key in keys), ""]
         self.config_file.write_text("\n".join(lines), "utf-8")
 
+    @property
+    def database(self) -> str:
+        """The file of the store that commands find by the configuration."""
+        configured = tomllib.loads(self.config_file.read_text("utf-8"))
+        default = f"sqlite://{configured['node']['state_dir']}/tasks.db"
+        url: str = configured.get("store", {}).get("url", default)
+        return url.removeprefix("sqlite://")
+
     # The command --------------------------------------------------------------------------
 
     def cli(
@@ -153,7 +168,6 @@ class World:
         stdin: str | bytes = b"",
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        within: float = 20.0,
     ) -> Result:
         """Run `dispatcher ARGUMENTS` to its end, and expect this exit code."""
         words = (a if isinstance(a, str | bytes) else str(a) for a in arguments)
@@ -164,7 +178,6 @@ class World:
             capture_output=True,
             env={**self.env, **(env or {})},
             cwd=cwd or self.directory,
-            timeout=within,
             check=False,
         )
         stdout, stderr = (
@@ -188,15 +201,31 @@ class World:
         shown: dict[str, Any] = self.cli("show", task_id, "--json").json
         return shown
 
-    def until(self, task_id: int, *states: str, within: float = 10.0) -> dict[str, Any]:
-        """Wait until a task is in one of these states, and return it as shown."""
+    def until(self, task_id: int, *states: str) -> dict[str, Any]:
+        """Wait until a task is in one of these states, and return it as shown.
 
-        def probe() -> dict[str, Any]:
+        What is waited for is looked up in the store: a command takes a fifth of a second of CPU.
+        """
+
+        def probe() -> None:
+            found = self.stored("SELECT state, reason FROM tasks WHERE id = ?", task_id)
+            assert [state for state, _ in found if state in states], f"task {task_id}: {found}"
+
+        def shown() -> dict[str, Any]:
+            eventually(probe)
             task = self.show(task_id)
             assert task["state"] in states, task
             return task
 
-        return eventually(probe, within=within, every=0.05)
+        return eventually(shown)  # again, where it went on meanwhile
+
+    def stored(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return rows of the database: for what no command shows, and for what is waited for."""
+        try:
+            with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as store:
+                return store.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:  # somebody keeps it locked, or it is not there
+            raise AssertionError(f"{self.database}: {error}") from error
 
     # The daemon ---------------------------------------------------------------------------
 
@@ -227,7 +256,7 @@ class World:
         daemon = Daemon(process, log)
         try:
             if started:
-                daemon.expect("daemon.started", within=10.0)
+                daemon.expect("daemon.started")
             yield daemon
             if process.poll() is None:
                 daemon.terminate()
@@ -258,14 +287,14 @@ class World:
                     os.waitpid(child.pid, os.WNOHANG)
         return living
 
-    def expect_nobody(self, *, within: float = 5.0) -> None:
+    def expect_nobody(self) -> None:
         """Wait until no process is left; if one stays, end it and fail."""
 
         def probe() -> None:
             assert [] == [_name(process) for process in self.processes()]
 
         try:
-            eventually(probe, within=within)
+            eventually(probe)
         finally:
             self.sweep()
 
@@ -279,7 +308,7 @@ class World:
                     process.kill()
             assert not left
 
-        eventually(probe, within=10.0)
+        eventually(probe)
 
     def close(self) -> None:
         self.sweep()

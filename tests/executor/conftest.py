@@ -71,7 +71,7 @@ class Home:
             except (FileNotFoundError, ConnectionError) as error:
                 raise AssertionError(str(error)) from error
 
-        daemon = eventually(connect, within=10)
+        daemon = eventually(connect)
         self._daemons.append(daemon)
         return daemon
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from dispatcher import wire
+from tests.eventually import PATIENCE
 
 M = TypeVar("M")
 
@@ -17,14 +18,14 @@ M = TypeVar("M")
 class Daemon:
     """One connection; it keeps every message until somebody asks for it."""
 
-    def __init__(self, runtime_dir: Path, *, greet: bool = True, within: float = 10.0) -> None:
+    def __init__(self, runtime_dir: Path, *, greet: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.socket.connect(str(runtime_dir / "executor.sock"))
         except OSError:
             self.socket.close()
             raise
-        self.socket.settimeout(within)
+        self.socket.settimeout(PATIENCE)
         self.messages: list[Any] = []
         self.runs: dict[str, wire.Run] = {}
         self.passed: list[int] = []
@@ -85,9 +86,9 @@ class Daemon:
             self.messages.append(message)
         return bool(chunk)
 
-    def expect(self, kind: type[M], uid: str | None = None, within: float = 10.0) -> M:
+    def expect(self, kind: type[M], uid: str | None = None) -> M:
         """Return the first message of this type (about this run), and forget it."""
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + PATIENCE
         while True:
             for message in self.messages:
                 if isinstance(message, kind) and uid in {None, getattr(message, "uid", None)}:
@@ -100,9 +101,9 @@ class Daemon:
                 alive = False
             assert alive, f"no {kind.__name__} about {uid}; there were {self.messages}"
 
-    def at_end(self, within: float = 10.0) -> bool:
+    def at_end(self) -> bool:
         """Read until the executor hangs up; False when it does not."""
-        self.socket.settimeout(within)
+        self.socket.settimeout(PATIENCE)
         try:
             while self.read():
                 pass

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.executor.kernel import Kernel
+from tests.eventually import PATIENCE
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_released_handle_is_quiet_though_somebody_still_has_a_copy(kernel: Ker
         assert handle is not None
         copy = os.dup(handle)
         try:
-            assert [handle] == kernel.wait(10)
+            assert [handle] == kernel.wait(PATIENCE)
             kernel.release(handle)
             assert [] == kernel.wait(0)
         finally:

@@ -15,7 +15,7 @@ import pytest
 
 from dispatcher import times, wire
 from dispatcher.executor.notices import MOST_BYTES
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.executor.conftest import Home
 from tests.executor.daemon import Daemon
 
@@ -35,7 +35,7 @@ def start(home: Home, daemon: Daemon, *command: str, **settings: Any) -> tuple[s
 def sender(path: Path) -> socket.socket:
     """Return a socket whose other end is a run's."""
     out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    out.settimeout(5)
+    out.settimeout(PATIENCE)
     out.connect(str(path))
     return out
 

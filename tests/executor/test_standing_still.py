@@ -29,14 +29,14 @@ def wait_until(instant: float) -> None:
     def probe() -> None:
         assert times.instant() > instant
 
-    eventually(probe, within=10)
+    eventually(probe)
 
 
 def wait_for(file: Path) -> None:
     def probe() -> None:
         assert file.exists()
 
-    eventually(probe, within=10)
+    eventually(probe)
 
 
 @pytest.mark.parametrize("deadline", ["absence", "run_timeout"])

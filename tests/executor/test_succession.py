@@ -321,7 +321,7 @@ def test_what_survives_the_sweep_is_told_as_unkillable_and_tried_again(
     assert holder.poll() is None  # it only reads the file: it is no worker
     holder.kill()
     holder.wait()
-    assert uid == later.expect(wire.Exited, uid, within=20).uid
+    assert uid == later.expect(wire.Exited, uid).uid
 
 
 def eventually_locked(path: Path) -> None:

@@ -56,7 +56,7 @@ def pid_in(file: Path) -> int:
         assert file.exists()
         return int(file.read_text())
 
-    return eventually(probe, within=10)
+    return eventually(probe)
 
 
 def children(pid: int) -> list[int]:

@@ -14,7 +14,7 @@ from tests.model.plants import PLANTS, statement
 
 FUZZ = "FUZZ" in os.environ
 
-pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.parametrize("seed", range(200 if FUZZ else 1))

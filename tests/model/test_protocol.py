@@ -25,12 +25,10 @@ HISTORIES = settings(
 )
 
 
-@pytest.mark.timeout(3600 if FUZZ else 60)
 def test_no_history_breaks_the_lease_protocol() -> None:
     run_state_machine_as_test(LeaseProtocol, settings=HISTORIES)
 
 
-@pytest.mark.timeout(600)  # a search, and no measure of the machine
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
 def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof that the machine tests something: AC-1, AC-12 and the rest of part A, mutated."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pysqlite3 import dbapi2 as sqlite3
 
 from dispatcher import times
 from tests.e2e.helpers import stored, submit_all
@@ -94,7 +95,7 @@ class Round:
         node.stop()
         self._until(lambda: node.daemon is None or node.daemon.process.poll() is not None)
         with suppress(AssertionError):
-            eventually(lambda: expect(not node.family.living()), within=10)
+            eventually(lambda: expect(not node.family.living()))
         seen.left += [
             name for pid in node.family.living() if (name := left.name(pid)) not in seen.left
         ]
@@ -168,7 +169,7 @@ class Round:
             self._node.family.living()
             expect(condition())
 
-        eventually(probe, within=PATIENCE)
+        eventually(probe, patience=PATIENCE)
 
     def _is_over(self) -> bool:
         if self._due or times.instant() < self._looks_at:
@@ -178,7 +179,7 @@ class Round:
         return self._is_settled()
 
     def _is_settled(self) -> bool:
-        with suppress(sqlite3.OperationalError):  # the daemon has it
+        with suppress(AssertionError):  # the daemon has it
             return {state for _, state, _ in stored(self._world, _TASKS)} <= OVER
         return False
 

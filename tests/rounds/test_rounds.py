@@ -11,15 +11,13 @@ import pytest
 
 from tests.rounds.play import play
 
-pytestmark = pytest.mark.timeout(600)
-
 
 #: Chosen so that between them everybody is killed, and everybody stopped.
 @pytest.mark.parametrize("seed", [5, 10, 66, 322])
 def test_whoever_is_killed_or_stopped_no_task_has_two_trees_and_no_run_a_wrong_code(
-    seed: int, tmp_path: Path
+    seed: int, bytecode: Path
 ) -> None:
-    seen, verdict = play(seed, tmp_path)
+    seen, verdict = play(seed, bytecode)
 
     told = [f"seed {seed}: {'; '.join(map(str, seen.faults))}", *verdict.complaints]
     assert not verdict.complaints, "\n".join(told)

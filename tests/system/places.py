@@ -53,7 +53,7 @@ class Namespace:
         isolated = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
         self._unshare = subprocess.Popen([*isolated, sys.executable, "-I", "-S", _INIT])
         try:
-            self._init = eventually(self._find_init, within=PATIENCE)
+            self._init = eventually(self._find_init, patience=PATIENCE)
             self.prefix = ("nsenter", f"--target={self._init.pid}", "--pid", "--mount")
             if self._pid_max is not None:
                 self.run("sh", "-c", f"echo {self._pid_max} > /proc/sys/kernel/pid_max")
@@ -67,7 +67,7 @@ class Namespace:
     def __exit__(self, *_: object) -> None:
         self._unshare.kill()  # which kills its child, init; the kernel ends all others
         self._unshare.wait()
-        eventually(lambda: expect_gone(self._init), within=PATIENCE)
+        eventually(lambda: expect_gone(self._init), patience=PATIENCE)
 
     def processes(self) -> list[psutil.Process]:
         """Return everybody in it but its init."""
@@ -106,7 +106,7 @@ class Entered(subprocess.Popen[bytes]):
 
     def __init__(self, command: list[str], **how: Any) -> None:
         super().__init__(command, **how)
-        self.command = eventually(self._find_command, within=PATIENCE)
+        self.command = eventually(self._find_command, patience=PATIENCE)
 
     def send_signal(self, signum: int) -> None:
         if self.poll() is None and self.command is not None:

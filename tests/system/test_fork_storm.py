@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.e2e.storms import in_words, neighbours_of_a_storm
 from tests.e2e.world import World
-
-pytestmark = pytest.mark.timeout(600)
 
 
 def test_sixty_neighbours_of_a_fork_storm_are_settled_while_it_goes_on(world: World) -> None:

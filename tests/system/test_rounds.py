@@ -10,8 +10,6 @@ import pytest
 
 from tests.system.places import Namespace
 
-pytestmark = pytest.mark.timeout(900)
-
 ROOT = Path(__file__).parents[2]
 
 #: A round has a hundred processes at a time, and starts some three hundred.
