@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 from dispatcher import wire
 from tests.e2e.helpers import external_executor, is_alive, shell
 from tests.e2e.world import World
-from tests.eventually import eventually
 
 
 def installed(world: World, version: int) -> tuple[str, ...]:
@@ -25,21 +23,6 @@ def installed(world: World, version: int) -> tuple[str, ...]:
     ours, theirs = f"\nVERSION = {wire.VERSION}\n", f"\nVERSION = {version}\n"
     code.write_text(code.read_text().replace(ours, theirs))
     return ("env", f"PYTHONPATH={directory}")
-
-
-def cpu(process: psutil.Process) -> float:
-    used = process.cpu_times()
-    return used.user + used.system
-
-
-def wait(seconds: float) -> None:
-    """Let real time pass, which is what is tried here."""
-    end = time.monotonic() + seconds
-
-    def probe() -> None:
-        assert time.monotonic() >= end
-
-    eventually(probe)
 
 
 @contextmanager
@@ -71,20 +54,12 @@ def test_an_executor_of_the_version_before_is_worked_with(world: World) -> None:
 
 
 @pytest.mark.parametrize("version", [wire.VERSION - 2, wire.VERSION + 1])
-def test_an_executor_of_another_version_is_named_and_costs_no_cpu(
-    world: World, version: int
-) -> None:
+def test_an_executor_of_another_version_is_named(world: World, version: int) -> None:
     world.configure(executor={"mode": "external"})
     other = installed(world, version)
     with external_executor(world, prefix=other) as executor, world.daemon(alone=False) as daemon:
         task = world.submit("true")
         assert version == daemon.expect("executor.incompatible")["version"]
-        process = psutil.Process(daemon.pid)
-        spent, began = cpu(process), time.monotonic()
-
-        wait(8)  # longer than the interval of pings, after which it once turned without a pause
-
-        assert cpu(process) - spent < (time.monotonic() - began) / 4
         status = world.cli("status", "--json").json
         said = f"the executor, pid {executor.pid}, speaks version {version}"
         assert ("incompatible", "degraded") == (status["executor"], status["health"])

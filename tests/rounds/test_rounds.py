@@ -12,8 +12,8 @@ import pytest
 from tests.rounds.play import play
 
 
-#: Chosen so that between them everybody is killed, and everybody stopped.
-@pytest.mark.parametrize("seed", [5, 10, 66, 322])
+#: Chosen so that between them everybody is killed, and everybody stopped, and soon.
+@pytest.mark.parametrize("seed", [29479, 8863, 11155, 15185])
 def test_whoever_is_killed_or_stopped_no_task_has_two_trees_and_no_run_a_wrong_code(
     seed: int, bytecode: Path
 ) -> None:
