@@ -55,7 +55,7 @@ def test_a_lock_held_by_others_is_an_answer_in_time_and_then_forgotten(path: Pat
         with store.transaction() as now:
             assert store.submit(new_task(), now=now).task_id == 2
 
-    assert 0.02 <= waited < 1
+    assert waited >= 0.02
 
 
 def test_who_has_patience_gets_the_lock(path: Path) -> None:

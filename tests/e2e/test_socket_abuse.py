@@ -28,7 +28,7 @@ from tests.eventually import PATIENCE, eventually
 GROWTH = 24 * 1024 * 1024
 
 #: Seconds that each abuse lasts: longer than a lease.
-LASTS = 1.3
+LASTS = 1.1
 
 
 @dataclass

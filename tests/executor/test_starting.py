@@ -79,7 +79,7 @@ def test_what_a_run_used_is_told(home: Home, daemon: Daemon) -> None:
     assert exit_.max_rss_bytes is not None
     assert 500_000_000 <= exit_.max_rss_bytes <= 700_000_000
     assert exit_.cpu_seconds is not None
-    assert 0.01 <= exit_.cpu_seconds <= 5
+    assert exit_.cpu_seconds >= 0.01
 
 
 def test_memory_below_the_executors_own_is_not_told(home: Home, daemon: Daemon) -> None:
