@@ -27,14 +27,19 @@ def escaped(world: World) -> psutil.Process:
 
 def test_a_refused_start_hides_no_earlier_run_that_may_still_write(world: World) -> None:
     """Fences 3 to 5 started while the output of fence 1 was locked: only the last run was asked."""
-    world.configure(retry={"backoff_min": "3s", "backoff_max": "3s"})
     with world.daemon() as daemon:
-        task_id = world.submit(*shell("echo x; exit 1"), max_attempts=5)
+        fails = shell("until [ -e go ]; do sleep 0.02; done; echo x; exit 1")
+        task_id = world.submit(*fails, max_attempts=5)
+        daemon.expect("run.started", task_id=task_id)
+        world.prepared("pause", "default")  # so that its second run waits for what follows
+        (world.directory / "go").touch()
         expect_settled(daemon, [task_id], outcome="failed")
         (first,) = world.show(task_id)["runs"]
         output = world.state_dir / "output" / f"{first['uid']}.log"
         holder = subprocess.Popen(["flock", "--no-fork", str(output), "sleep", "1000"])
         try:
+            eventually(lambda: expect_locked(output))
+            world.prepared("resume", "default")
             for fence in (2, 3):
                 settled = daemon.expect("run.settled", task_id=task_id, fence=fence)
                 assert "released" == settled["outcome"]
@@ -47,6 +52,10 @@ def test_a_refused_start_hides_no_earlier_run_that_may_still_write(world: World)
     runs = world.show(task_id)["runs"]
     assert [1, 1] == [run["attempt"] for run in runs if run["outcome"] != "released"][:1] * 2
     assert {"released"} == {run["outcome"] for run in runs if run["started_at"] is None}
+
+
+def expect_locked(file: Path) -> None:
+    assert subprocess.run(["flock", "--nonblock", str(file), "true"], check=False).returncode
 
 
 def assert_started_again(world: World, task_id: int) -> None:

@@ -33,7 +33,7 @@ def move(world: World, tmp_path: Path, *, whole: bool) -> None:
     for name in kept:
         if (file := world.state_dir / name).exists():
             shutil.copy(file, state_dir / name)
-    world.configure(node={"state_dir": str(state_dir)})
+    world.configure(node={"state_dir": str(state_dir)}, leases={"reap_interval": "200ms"})
 
 
 def see_it_settled(world: World, task: int, worker: psutil.Process, reason: str) -> None:

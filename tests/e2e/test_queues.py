@@ -29,15 +29,15 @@ ORDER = shell("echo $DISPATCHER_TASK_ID >> order")
 def test_with_no_word_about_slots_there_are_as_many_as_cpus(world: World) -> None:
     """R-45."""
     _without_slots(world)
-    submit_all(world, *[{"command": COUNT}] * 200)
+    submit_all(world, *[{"command": COUNT}] * 60)
 
     with world.daemon("--drain") as daemon:
         assert 0 == daemon.wait()
 
     cpus = len(os.sched_getaffinity(0))
     assert cpus == daemon.expect("daemon.started")["slots"]
-    seen = [int(count) for count in expect_file(world, "seen", lines=200)]
-    assert (200, True) == (len(seen), max(seen) <= cpus)
+    seen = [int(count) for count in expect_file(world, "seen", lines=60)]
+    assert (60, True) == (len(seen), max(seen) <= cpus)
 
 
 def _without_slots(world: World) -> None:

@@ -179,7 +179,7 @@ def test_what_is_said_while_no_daemon_listens_is_kept_for_the_next(world: World,
         while not Path("away").exists():
             out.send(b"WATCHDOG=1")
             time.sleep(0.1)
-        for _ in range(1000):
+        for _ in range(100):  # ten may wait in a socket
             out.send(b"WATCHDOG=1\\nSTATUS=nobody listens")
         out.send(b"EXTEND_TIMEOUT_USEC=20000000")
         Path("told").touch()
@@ -189,7 +189,7 @@ def test_what_is_said_while_no_daemon_listens_is_kept_for_the_next(world: World,
         out.send(b"STATUS=done")
     """
     with world.daemon() as daemon:
-        task_id = submit(world, *python(says), run_timeout="1s", total_timeout="60s")
+        task_id = submit(world, *python(says), run_timeout="1500ms", total_timeout="60s")
         expect_file(world, "said")
         daemon.expect("run.started")
         if how == "stopped":
@@ -198,9 +198,11 @@ def test_what_is_said_while_no_daemon_listens_is_kept_for_the_next(world: World,
             daemon.kill()
         (world.directory / "away").touch()
         expect_file(world, "told")
-        # Beyond the lease, its run time-out, and the two seconds that the executor adds to it.
         began = world_time(world, task_id)
-        eventually(lambda: passed(began + (1.3 if how == "stopped" else 3.3)))
+        if time.time() > began + 1.4:
+            pytest.skip("the host is too slow: its run time-out was over before it asked for more")
+        # Beyond the lease, its run time-out, and the two seconds that the executor adds to it.
+        eventually(lambda: passed(began + (1.8 if how == "stopped" else 3.8)))
         if how == "stopped":
             daemon.signal(signal.SIGCONT)
             finish(world, task_id)
