@@ -3,12 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo picture test format lint types layers pytest test-system docs fuzz bench clean
+.PHONY: help demo picture test format lint types layers pytest test-busy test-system docs fuzz bench clean
 
 help:
 	@echo "make demo    set up and watch the main job on the embedded store"
 	@echo "make picture draw anew the picture of the demo that the README shows"
 	@echo "make test    set up and run every check: format, lint, types, layers, tests"
+	@echo "make test-busy  every test, five times, beside four busy loops: half an hour"
 	@echo "make test-system  what needs root: other users, mounts, namespaces; minutes"
 	@echo "make fuzz    hours of crashes and random histories (FUZZ_MINUTES=10)"
 	@echo "make bench   speed, as ratios against a C loop in the same run"
@@ -45,6 +46,10 @@ layers: $(STAMP)
 # More than there are cores, as most tests wait more than they compute.
 pytest: $(STAMP)
 	$(BIN)/pytest --numprocesses 4 --dist worksteal
+
+# No test may fail because a host is slow.
+test-busy: $(STAMP)
+	$(BIN)/python -m tests.busy
 
 # What the tests in namespaces run beside what every Linux has. -rs: why one was skipped, P: figures.
 test-system: $(STAMP)
