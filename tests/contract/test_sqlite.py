@@ -18,7 +18,7 @@ from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine, check_library
 from dispatcher.times import instant
 from tests.contract.helpers import NOW, OneByOne, new_task
-from tests.contract.sqlite_files import break_commit, descriptors, opened
+from tests.contract.sqlite_files import break_commit, opened
 
 HOLDER = Path(__file__).with_name("holder.py")
 
@@ -117,7 +117,7 @@ def test_want_of_descriptors_is_unavailable_and_passes(path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with closing(opened(path)) as store:
         break_commit(store, path)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors(), hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # so low that there is no other
         try:
             with pytest.raises(StoreUnavailable), store.transaction():
                 pass

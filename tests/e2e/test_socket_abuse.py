@@ -19,21 +19,24 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.beating import LEASE, beating
-from tests.e2e.helpers import stored
+from tests.e2e.beating import beating
+from tests.e2e.helpers import shell, stored
 from tests.e2e.world import Daemon, World
 from tests.eventually import PATIENCE, eventually
 
 #: Bytes by which a daemon's memory may grow under abuse: far less than what it is sent.
 GROWTH = 24 * 1024 * 1024
 
-#: Seconds that each abuse lasts: longer than a lease.
-LASTS = 1.1
+#: Longer than any host is slow: whether a worker is heard is seen by its beats.
+LEASE = {"liveness": "worker", "lease_ttl": "10m", "max_attempts": 1}
+
+#: The number of the worker for which the tests speak.
+MINE = 2
 
 
 @dataclass
 class Siege:
-    """A daemon with two workers that beat."""
+    """A daemon with two workers that beat, and one that leaves that to the test."""
 
     world: World
     daemon: Daemon
@@ -48,6 +51,20 @@ class Siege:
         stream.settimeout(PATIENCE)
         stream.connect(str(self.world.runtime_dir / "worker.sock"))
         return stream
+
+    def lasting(self) -> Iterator[None]:
+        """Go on until both workers were heard meanwhile, twice: an abuse never lasts so long."""
+        give_up_at = time.monotonic() + PATIENCE
+        for _ in range(2):
+            before = self._heard()
+            while any(now == then for now, then in zip(self._heard(), before, strict=True)):
+                assert time.monotonic() < give_up_at, "its workers are not heard beside this"
+                yield
+
+    def _heard(self) -> list[int]:
+        """Return when each worker's last beat was accepted, in the store's time."""
+        query = "SELECT last_heartbeat_at FROM tasks ORDER BY id LIMIT 2"
+        return [at for (at,) in stored(self.world, query)]
 
     def beat_of(self, number: int, **changes: object) -> bytes:
         """Return the line with which one of the workers beats."""
@@ -64,7 +81,12 @@ def besieged(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterat
     try:
         with world.daemon() as daemon:
             daemon.expect("executor.connected")
-            workers = [world.submit(*beating(keep=keep), **LEASE) for keep in (False, True)]
+            commands = (
+                beating(),
+                beating(keep=True),
+                shell("until [ -e stop ]; do sleep 0.1; done"),
+            )
+            workers = [world.submit(*command, **LEASE) for command in commands]
             for worker in workers:
                 world.until(worker, "running")
             yield Siege(world, daemon, workers)
@@ -84,8 +106,10 @@ def siege(besieged: Siege) -> Iterator[Siege]:
     yield besieged
     for worker in besieged.workers:
         task = besieged.world.show(worker)
-        said = besieged.world.cli("logs", worker).stdout
-        assert ("running", 1) == (task["state"], len(task["runs"])), (task["reason"], said)
+        assert ("running", 1) == (task["state"], len(task["runs"])), (
+            task["reason"],
+            besieged.world.cli("logs", worker).stdout,
+        )
 
     def calm() -> None:
         # The workers' own connections come and go.
@@ -93,13 +117,6 @@ def siege(besieged: Siege) -> Iterator[Siege]:
         assert besieged.process.memory_info().rss < memory + GROWTH
 
     eventually(calm)
-
-
-def lasting() -> Iterator[None]:
-    """Go on for as long as an abuse lasts."""
-    end = time.monotonic() + LASTS
-    while time.monotonic() < end:
-        yield
 
 
 def answers(stream: socket.socket, lines: int) -> list[dict[str, Any]]:
@@ -124,7 +141,7 @@ def refused(stream: socket.socket, data: bytes) -> int:
 def test_junk_is_refused_and_said_to_be_junk(siege: Siege) -> None:
     junk = [b"", b"{}", b"[1, 2", b"\0" * 100, os.urandom(99).replace(b"\n", b""), b'{"op":"x"}']
     junk.append(b'{"x":' + b"[" * 60_000)
-    for _ in lasting():
+    for _ in siege.lasting():
         with siege.line() as stream:
             stream.sendall(b"\n".join(junk) + b"\n")
             errors = {answer["error"] for answer in answers(stream, len(junk))}
@@ -135,9 +152,9 @@ def test_half_lines_keep_nobody_waiting(siege: Siege) -> None:
     with ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(siege.line()).sendall(b'{"op": "heartbeat", "task_id": 1, ')
-        for _ in lasting():
+        for _ in siege.lasting():
             with siege.line() as stream:
-                stream.sendall(siege.beat_of(0))
+                stream.sendall(siege.beat_of(MINE))
                 assert answers(stream, 1)[0]["ok"]
 
 
@@ -151,7 +168,7 @@ def _read(stream: socket.socket) -> bytes:
 
 def test_a_gigabyte_without_a_newline_is_cut_off_early(siege: Siege) -> None:
     megabyte = b"x" * 2**20
-    for _ in lasting():
+    for _ in siege.lasting():
         with siege.line() as stream:
             taken = refused(stream, megabyte)
         assert taken < 2**20  # what a socket holds, and a line's worth
@@ -161,23 +178,23 @@ def test_five_hundred_idle_connections_keep_nobody_out(siege: Siege) -> None:
     with ExitStack() as stack:
         for _ in range(500):
             stack.enter_context(siege.line())
-        for _ in lasting():
+        for _ in siege.lasting():
             with siege.line() as stream:
-                stream.sendall(siege.beat_of(0))
+                stream.sendall(siege.beat_of(MINE))
                 assert answers(stream, 1)[0]["ok"]
 
 
 def test_connections_that_were_proved_and_idle_keep_nobody_out(siege: Siege) -> None:
     with ExitStack() as stack:
-        line = siege.beat_of(0)
+        line = siege.beat_of(MINE)
         for _ in range(12):
             streams = [stack.enter_context(siege.line()) for _ in range(25)]
             for stream in streams:
                 stream.sendall(line)
             assert all(answers(stream, 1)[0]["ok"] for stream in streams)
-        for _ in lasting():
+        for _ in siege.lasting():
             with siege.line() as stream:
-                stream.sendall(siege.beat_of(0))
+                stream.sendall(siege.beat_of(MINE))
                 assert answers(stream, 1)[0]["ok"]
 
 
@@ -197,7 +214,7 @@ def flood(siege: Siege, line: bytes, *, connections: int) -> Iterator[None]:
                 with suppress(BlockingIOError):
                     stream.recv(2**18)
 
-        for _ in lasting():
+        for _ in siege.lasting():
             pump()
         yield
 
@@ -205,9 +222,9 @@ def flood(siege: Siege, line: bytes, *, connections: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     "words",
     [
-        lambda siege: siege.beat_of(0),
-        lambda siege: siege.beat_of(0, lock="0" * 32),
-        lambda siege: siege.beat_of(0, op="fail", lock="0" * 32, reason="mine"),
+        lambda siege: siege.beat_of(MINE),
+        lambda siege: siege.beat_of(MINE, lock="0" * 32),
+        lambda siege: siege.beat_of(MINE, op="fail", lock="0" * 32, reason="mine"),
         lambda siege: b"junk\n",
     ],
     ids=["valid", "not owner", "declarations", "junk"],
@@ -218,7 +235,7 @@ def test_a_flood_starves_nobody(siege: Siege, words: Callable[[Siege], bytes]) -
     size, cpu = log().st_size, sum(siege.process.cpu_times()[:2])
 
     with flood(siege, words(siege), connections=50), siege.line() as stream:
-        stream.sendall(siege.beat_of(1))
+        stream.sendall(siege.beat_of(MINE))
         assert answers(stream, 1)[0]["ok"]
 
     assert log().st_size - size < 200_000
@@ -226,11 +243,11 @@ def test_a_flood_starves_nobody(siege: Siege, words: Callable[[Siege], bytes]) -
 
 
 def test_a_peer_that_never_reads_its_answers_is_not_heard_for_ever(siege: Siege) -> None:
-    line = siege.beat_of(0)
+    line = siege.beat_of(MINE)
     with siege.line() as stream:
         stream.setblocking(False)
         sent = 0
-        for _ in lasting():
+        for _ in siege.lasting():
             with suppress(BlockingIOError):
                 sent += stream.send(line * 100)
             time.sleep(0.001)
@@ -239,9 +256,9 @@ def test_a_peer_that_never_reads_its_answers_is_not_heard_for_ever(siege: Siege)
 
 
 def test_a_beat_for_another_task_with_ones_own_lock_is_not_owner(siege: Siege) -> None:
-    theirs = json.loads(siege.beat_of(1))["task_id"]
+    theirs = json.loads(siege.beat_of(0))["task_id"]
     with siege.line() as stream:
-        stream.sendall(siege.beat_of(0, task_id=theirs))
+        stream.sendall(siege.beat_of(MINE, task_id=theirs))
 
         assert "not_owner" == answers(stream, 1)[0]["error"]
 
@@ -249,7 +266,7 @@ def test_a_beat_for_another_task_with_ones_own_lock_is_not_owner(siege: Siege) -
 def test_who_asks_and_hangs_up_its_side_is_answered(siege: Siege) -> None:
     """As `nc` does: it sends, closes its half, and reads on."""
     with siege.line() as stream:
-        stream.sendall(siege.beat_of(0) * 2)
+        stream.sendall(siege.beat_of(MINE) * 2)
         stream.shutdown(socket.SHUT_WR)
 
         assert [True, True] == [answer["ok"] for answer in answers(stream, 2)]
