@@ -20,13 +20,14 @@ from tests.crash.family import Family, bury
 from tests.crash.lives import DaemonLife, ExecutorLife, Place, descriptors
 from tests.crash.mortal import Died, Fate
 from tests.crash.workers import Diary
+from tests.eventually import PATIENCE
 from tests.heard import Heard, expect_catalogued
 
 #: Where files cost nothing: no power fails here, and nothing else needs a disk.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 
 #: Seconds that a play may take: a hundred times what it needs.
-LONGEST_PLAY = 15.0
+LONGEST_PLAY = PATIENCE
 
 
 class Stage:

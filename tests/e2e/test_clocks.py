@@ -101,8 +101,8 @@ def test_a_clock_set_while_no_daemon_runs_costs_no_worker_its_lease(
     world: World, clock: HostClock, step: int
 ) -> None:
     with world.daemon(alone=False) as daemon:
-        diligent = world.submit(*beating(), liveness="worker", lease_ttl="30s", max_attempts=1)
-        silent = world.submit(*PLAIN, liveness="worker", lease_ttl="30s", max_attempts=1)
+        diligent = world.submit(*beating(), liveness="worker", lease_ttl="10m", max_attempts=1)
+        silent = world.submit(*PLAIN, liveness="worker", lease_ttl="10m", max_attempts=1)
         for task_id in (diligent, silent):
             daemon.expect("run.started", task_id=task_id)
         daemon.kill()

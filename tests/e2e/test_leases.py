@@ -107,15 +107,15 @@ while not os.path.exists("stop"):
 """
     with world.daemon():
         command = script(world, beats)
-        task_id = world.submit(*command, liveness="worker", lease_ttl="20s")
+        task_id = world.submit(*command, liveness="worker", lease_ttl="2h")
         world.until(task_id, "running")
         eventually(lambda: _require(answers(world, task_id)))
         for _ in range(5):
             with sqlite3.connect(world.state_dir / "tasks.db") as store:
                 # Just ahead: the reaper would be right to take what has expired already.
-                store.execute("UPDATE tasks SET lease_expires_at = lease_expires_at - 15000")
+                store.execute("UPDATE tasks SET lease_expires_at = lease_expires_at - 3600000")
             store.close()
-            eventually(lambda: _require(_lease_left(world, task_id) > 15))
+            eventually(lambda: _require(_lease_left(world, task_id) > 5400))
         Path(world.directory, "stop").touch()
 
         assert 1 == len(world.until(task_id, "succeeded")["runs"])

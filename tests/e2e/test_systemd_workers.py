@@ -149,9 +149,7 @@ def test_what_workers_say_of_themselves_is_shown_and_done(world: World) -> None:
             max_attempts=1,
         )
         expect_file(world, "said")
-        run = run_of(world, told)
-        assert "half way" == run["note"]
-        assert run["last_heartbeat_at"] is not None
+        eventually(lambda: noted(world, told, "half way"))
         world.cli("cancel", told)
 
         (gave_up,) = world.until(gives_up, "failed")["runs"]
@@ -219,13 +217,15 @@ def passed(moment: float) -> None:
     assert time.time() >= moment
 
 
+def noted(world: World, task_id: int, note: str) -> None:
+    run = run_of(world, task_id)
+    assert (note, True) == (run["note"], run["last_heartbeat_at"] is not None)
+
+
 def finish(world: World, task_id: int) -> None:
     """See that the run goes on as it was, then let it end."""
 
-    def told() -> None:
-        assert "nobody listens" == run_of(world, task_id)["note"]
-
-    eventually(told)
+    eventually(lambda: noted(world, task_id, "nobody listens"))
     (world.directory / "enough").touch()
     task = world.until(task_id, "succeeded", "failed", "scheduled")
     assert [("succeeded", "done")] == [(run["outcome"], run["note"]) for run in task["runs"]], task

@@ -195,7 +195,7 @@ def test_r20_two_hundred_stubborn_trees_do_not_hold_up_anyone(
 
 def test_a_kill_deadline_is_kept_without_any_daemon(home: Home, daemon: Daemon) -> None:
     at = times.instant()
-    soon, late = {"absence": at + 0.3, "run_timeout": at + 60}, {"absence": at + 60}
+    soon, late = {"absence": at + 0.3, "run_timeout": at + 3600}, {"absence": at + 3600}
     ended = daemon.start(["sleep", "1000"], home.output("a"), deadlines=soon)
     stays = daemon.start(["sleep", "1000"], home.output("b"), deadlines=late)
     daemon.expect(wire.Started, stays)
@@ -223,11 +223,12 @@ def test_an_ending_of_its_own_is_told_before_the_exit(home: Home, daemon: Daemon
 
 def test_renew_moves_a_deadline_on_and_never_back(home: Home, daemon: Daemon) -> None:
     at = times.instant()
-    moved = daemon.start(["sleep", "0.6"], home.output("a"), deadlines={"absence": at + 0.3})
-    kept = daemon.start(["sleep", "0.6"], home.output("b"), deadlines={"absence": at + 60})
+    with home.stopped():  # so that it reads all of it at once, however late that is
+        moved = daemon.start(["sleep", "0.6"], home.output("a"), deadlines={"absence": at + 0.3})
+        kept = daemon.start(["sleep", "0.6"], home.output("b"), deadlines={"absence": at + 3600})
 
-    deadlines = {moved: {"absence": at + 60}, kept: {"absence": at - 1}}
-    daemon.send(wire.Renew(deadlines=deadlines))
+        deadlines = {moved: {"absence": at + 3600}, kept: {"absence": at - 1}}
+        daemon.send(wire.Renew(deadlines=deadlines))
 
     for uid in (moved, kept):
         exited = daemon.expect(wire.Exited, uid)
