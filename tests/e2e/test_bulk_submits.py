@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
-import pytest
 
 from dispatcher.bulk import PART_TASKS
 from tests.e2e.helpers import listed, stored
 from tests.e2e.world import DISPATCHER, World
 from tests.eventually import eventually
-
-pytestmark = pytest.mark.timeout(60)
 
 #: Lines of which several parts are put aside as soon as they are written, and some wait for more.
 PARTS = 5
@@ -40,7 +37,7 @@ def half_way(world: World) -> Iterator[subprocess.Popen[bytes]]:
         submit.stdin.write(LINE * LINES)
         submit.stdin.flush()
         try:
-            eventually(lambda: _assert_parts(world, PARTS), within=20.0)
+            eventually(lambda: _assert_parts(world, PARTS))
             yield submit
         finally:
             submit.kill()

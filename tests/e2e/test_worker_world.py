@@ -9,6 +9,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from tests.e2e.helpers import expect_file, expect_settled, python, shell, stored, submit_all
 from tests.e2e.world import DISPATCHER, World
 from tests.eventually import PATIENCE, eventually

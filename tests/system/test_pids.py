@@ -136,9 +136,7 @@ def test_a_hidden_survivor_is_swept_after_the_pids_have_come_round(
                 kill_both(namespace, daemon)
             namespace.run("sh", "-c", "until [ $(sh -c 'echo $$') -lt 500 ]; do :; done")
             with world.daemon(alone=False) as daemon:
-                daemon.expect(
-                    "run.settled", task_id=task_id, fence=2, outcome="succeeded", within=40
-                )
+                daemon.expect("run.settled", task_id=task_id, fence=2, outcome="succeeded")
             assert "gone\n" == world.show(task_id)["runs"][1]["output_tail"]
         finally:
             world.close()
@@ -172,6 +170,10 @@ def sleepers(namespace: Namespace) -> list[int]:
     return [process.pid for process in namespace.processes() if process.name() == "sleep"]
 
 
+def expect_in(world: World, name: str, word: str) -> None:
+    assert word in (world.directory / name).read_text(), word
+
+
 @pytest.mark.parametrize("mode", ["embedded", "external"])
 def test_as_the_init_of_a_container_it_leaves_no_zombie(
     tmp_path: Path, bytecode: Path, privileged: None, mode: str
@@ -189,8 +191,9 @@ def test_as_the_init_of_a_container_it_leaves_no_zombie(
             env=world.env,
         )
     try:
-        first = eventually(lambda: psutil.Process(process.pid).children()[0], within=20)
-        eventually(lambda: expect_file(world, "init.log"), within=20)
+        started = "daemon.started" if mode == "embedded" else "executor.started"
+        eventually(lambda: expect_in(world, "init.log", started))
+        (first,) = psutil.Process(process.pid).children()
         left = ["nsenter", f"--target={first.pid}", "--pid", "--mount"]
         for _ in range(3):
             subprocess.run([*left, "sh", "-c", "sleep 0.2 &"], check=True)
@@ -198,9 +201,9 @@ def test_as_the_init_of_a_container_it_leaves_no_zombie(
         def probe() -> None:
             assert "sleep" not in [child.name() for child in first.children()]
 
-        eventually(probe, within=20)
+        eventually(probe)
         if mode == "embedded":
-            world.until(world.submit("true"), "succeeded", within=20)
+            world.until(world.submit("true"), "succeeded")
         first.terminate()
         assert 0 == process.wait(20)
     finally:
