@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -264,10 +265,11 @@ class Client:
         removed: list[str] = []
         for batch in self._prune_batches(older_than_ms, states):
             tasks += batch.tasks
-            for path in filter(self._is_ours, batch.output_paths):
-                size = output_files.remove(path)
+            for path in batch.output_paths:
+                ours = output_files.here(path, str(self.config.output_dir))
+                size = output_files.remove(ours)
                 if size is not None and size >= 0:
-                    removed.append(path)
+                    removed.append(ours)
             tell(tasks)
         return Pruned(tasks, tuple(removed))
 
@@ -287,10 +289,6 @@ class Client:
         while more:
             yield (batch := turns.take(delete, remedy=told, harmless_twice=False))
             more = batch.more
-
-    def _is_ours(self, output_path: str) -> bool:
-        """Tell this node's files from those of others, whose paths mean nothing here."""
-        return Path(output_path).parent == self.config.output_dir
 
     # Being the worker oneself ------------------------------------------------------------
 
@@ -438,9 +436,15 @@ class Client:
             return self._store.task(task_id)
 
     def runs(self, task_id: int) -> list[Run]:
-        """Return a task's runs, oldest first."""
+        """Return a task's runs, oldest first, with their outputs where they are now."""
         with self._store.snapshot():
-            return self._store.runs(task_id)
+            runs = self._store.runs(task_id)
+        return [self._moved(run) for run in runs]
+
+    def _moved(self, run: Run) -> Run:
+        moved = output_files.here(run.output_path, str(self.config.output_dir))
+        is_there = run.output_path != moved and Path(moved).exists()
+        return replace(run, output_path=moved) if is_there else run
 
     def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
         """Return how many tasks are in each state, by queue."""

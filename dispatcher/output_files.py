@@ -7,12 +7,30 @@ run's: nobody takes the other for a survivor.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 
 #: Nothing that waits: no FIFO, no lease of a file server.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def opened(path: str) -> int:
+    """Return a descriptor that reads an output. Raises OSError, also where no file can be read."""
+    descriptor = os.open(path, _READ)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return descriptor
+
+
+def here(path: str, output_dir: str) -> str:
+    """Return where the output of a run is that was at a path, if its state directory was moved.
+
+    Its name is its run's uid, which no other run has.
+    """
+    return f"{output_dir}/{path.rpartition('/')[2]}"
 
 
 def remove(path: str) -> int | None:

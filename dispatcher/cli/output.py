@@ -11,6 +11,7 @@ from typing import Self
 
 import click
 
+from dispatcher import output_files
 from dispatcher.errors import DispatcherError
 from dispatcher.holes import BLOCK
 from dispatcher.model import Run
@@ -33,7 +34,7 @@ def print_end(run: Run) -> None:
 def dropped(path: str) -> int:
     """Return how many bytes the budget took from the beginning of a file; 0 if it is not here."""
     with suppress(OSError):
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = output_files.opened(path)
         try:
             return _data_from(file, 0)
         finally:
@@ -93,7 +94,7 @@ class Output:
         """Return what was written since the last call, at most `CHUNK` bytes; b"" when nothing."""
         if self._file is None:
             with suppress(FileNotFoundError):
-                self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                self._file = output_files.opened(self._path)
             if self._file is not None and self._tail is not None:
                 self._start = self._offset = _start_of_tail(self._file, self._tail)
         if self._file is None:

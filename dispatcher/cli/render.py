@@ -7,12 +7,12 @@ import re
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
 import msgspec
 
+from dispatcher import output_files
 from dispatcher.calendar import Calendar
 from dispatcher.config.durations import Milliseconds
 from dispatcher.config.limits import TIMEOUTS, signal_name
@@ -181,7 +181,7 @@ def tail(run: Run) -> str | None:
     """Return the end of a run's output: as stored, else of its file if that is here."""
     if run.output_tail is not None:
         return run.output_tail
-    with suppress(OSError), Path(run.output_path).open("rb") as file:
+    with suppress(OSError), os.fdopen(output_files.opened(run.output_path), "rb") as file:
         file.seek(-min(TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
         return file.read(TAIL).decode(errors="replace")
     return None

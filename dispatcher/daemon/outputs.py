@@ -192,8 +192,8 @@ class Outputs:
         self.discard((f"{self._directory}/{uid}.log" for uid in unknown), "no run")
 
     def discard(self, paths: Iterable[str], reason: str) -> None:
-        """Remove files of this directory soon; paths of other nodes mean nothing here."""
-        ours = (path for path in paths if os.path.dirname(path) == self._directory)  # noqa: PTH120
+        """Remove files soon, where they are in this directory: it may have been moved since."""
+        ours = (output_files.here(path, self._directory) for path in paths)
         self._doomed.extend(_Doomed(path, reason) for path in ours)
         self.due = self.wake_at = Instant(0.0)
 

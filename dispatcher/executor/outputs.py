@@ -10,7 +10,9 @@ import errno
 import fcntl
 import os
 import stat
+from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 
 from dispatcher import output_files, owners
 
@@ -24,6 +26,16 @@ MOST_EMPTY = 64
 
 #: Opens nothing that waits (a FIFO), and nothing by a link.
 _NEVER_WAITS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+#: Times that an empty file is found open elsewhere until it is left alone.
+MOST_TRIES = 3
+
+
+@dataclass(slots=True)
+class _Empty:
+    path: str
+    tries: int = 0
 
 
 class OutputLocked(Exception):
@@ -61,7 +73,7 @@ class Outputs:
     """
 
     def __init__(self) -> None:
-        self._empty: list[str] = []
+        self._empty: deque[_Empty] = deque()
         self._files: dict[str, OutputFile] = {}
 
     def open(self, path: str) -> int:
@@ -100,19 +112,23 @@ class Outputs:
                 # Whoever still has it open would write into another run's output.
                 descriptor = self._lock(_opened(path))
                 if _is_fresh(descriptor):
-                    self._empty.append(path)
+                    self._empty.append(_Empty(path))
                 os.close(descriptor)
         return tail
 
     def _reused(self, path: str) -> int | None:
         """Return a descriptor of an empty file that nobody else has, under its new name."""
         with suppress(OSError):  # somebody tidied up
-            os.rename(empty := self._empty.pop(), path)
+            empty = self._empty.popleft()
+            os.rename(empty.path, path)
             descriptor = _opened(path)
             if _is_fresh(descriptor) and not _is_open_elsewhere(descriptor):
                 return descriptor
             os.close(descriptor)
-            os.rename(path, empty)  # it stays with whoever reads it, or may yet write to it
+            os.rename(path, empty.path)  # it stays with whoever reads it, or may yet write to it
+            empty.tries += 1
+            if empty.tries < MOST_TRIES:  # it may have been a child of ours just before its exec
+                self._empty.append(empty)
         return None
 
     def is_locked(self, path: str) -> bool:

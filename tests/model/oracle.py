@@ -6,6 +6,7 @@ a second time. `protocol.py` compares the two after every step.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
@@ -134,8 +135,8 @@ class TaskModel:
     def _intended(self, intent: str) -> TaskState:
         if intent == "retry":
             self.attempts = self.deferrals = self.orphans = 0
-        if intent == "release" and self.state is TaskState.FAILED:
-            return TaskState.FAILED
+        if intent == "release" and self.attempts >= MAX_ATTEMPTS:
+            return self.state
         return {"cancel": TaskState.CANCELLED, "hold": TaskState.HELD}.get(intent, TaskState.READY)
 
     def _next_state(self, outcome: Outcome, declared: Declaration | None) -> TaskState:
@@ -169,13 +170,16 @@ class TaskModel:
             self.state = TaskState.HELD
 
     def _end(self, intent: str, ending: Outcome) -> None:
+        if self._outcome() is Outcome.SUCCEEDED:
+            return
         self.intent = intent
         if self.run.exit_code is None:
             self.ending = self.ending or ending
 
     def retry(self) -> None:
         if self.is_ending:
-            self.intent = "retry"
+            if self._outcome() is not Outcome.SUCCEEDED:
+                self.intent = "retry"
         elif self.state in {TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD}:
             self.state, self.finished = TaskState.READY, None
             self.attempts = self.deferrals = self.orphans = 0
@@ -183,8 +187,19 @@ class TaskModel:
     def release(self) -> None:
         if self.state is TaskState.HELD and self.attempts < MAX_ATTEMPTS:
             self.state = TaskState.READY
-        elif self.is_ending and (self.intent or self._outcome()) in {"hold", "release", "held"}:
+        elif self.is_ending and self._may_be_released():
             self.intent = "release"
+
+    def _may_be_released(self) -> bool:
+        would_be = self._ahead(self.intent), self._ahead("release")
+        return would_be == (TaskState.HELD, TaskState.READY)
+
+    def _ahead(self, intent: str | None) -> TaskState:
+        """Return the state that it would have if its run were settled now with an intent."""
+        twin = deepcopy(self)
+        twin.intent = intent
+        twin.settle(0)
+        return twin.state
 
 
 def same_words(one: Declaration, other: Declaration) -> bool:

@@ -312,7 +312,7 @@ class LeaseProtocol(Twins):
                 assert task.state is self.ask("hold", task.id, "operator", now=self.now())
                 task.hold()
             case "release":
-                assert task.state is self.ask("release", task.id, now=self.now())
+                assert task.state is self.ask("release", task.id, policy=RETRY, now=self.now())
                 task.release()
             case "prune":
                 self.prune()

@@ -98,7 +98,7 @@ def test_what_fits_into_one_part_is_one_transaction_and_leaves_nothing_else(clie
 
 def test_a_part_is_bounded_in_bytes_too(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "PART_BYTES", 100)
-    long = NewTask(command=("true",), max_attempts=1, lease_ttl_ms=1, payload=f'"{"x" * 90}"')
+    long = NewTask(command=("true",), max_attempts=1, lease_ttl_ms=1_000, payload=f'"{"x" * 90}"')
 
     client.submit_all([long, long])
 
@@ -204,12 +204,14 @@ def test_ids_and_json_of_many_are_what_they_are_of_few(command: Command, many: i
     found = command("submit", "--from", "-", "--json", stdin=lines)
 
     assert "".join(f"{number}\n" for number in range(1, many + 1)) == ids
-    assert [{"id": many + n, "created": True} for n in range(1, many + 1)] == found.json
+    assert [
+        {"id": many + n, "created": True, "differs": []} for n in range(1, many + 1)
+    ] == found.json
     assert found.stdout.endswith("]\n")
 
 
 def test_two_lines_with_one_key_are_one_task_in_whatever_parts(client: Client) -> None:
-    keyed = NewTask(command=("true",), max_attempts=1, lease_ttl_ms=1, key="k")
+    keyed = NewTask(command=("true",), max_attempts=1, lease_ttl_ms=1_000, key="k")
 
     submitted = client.submit_many([keyed, *[TASK] * TASKS, keyed])
 
@@ -254,7 +256,7 @@ def test_a_wrong_task_is_refused_before_the_next_one_is_taken(client: Client) ->
     def tasks() -> Iterator[NewTask]:
         for number in range(TASKS):
             taken.append(number)
-            yield NewTask(command=(), max_attempts=1, lease_ttl_ms=1)
+            yield NewTask(command=(), max_attempts=1, lease_ttl_ms=1_000)
 
     with pytest.raises(InvalidTask):
         client.submit_many(tasks())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from dispatcher.cli import render
-from dispatcher.model import TaskState
+from dispatcher.model import Outcome, TaskState
 from dispatcher.times import StoreTime
 from tests.command import Command
 
@@ -409,3 +410,31 @@ def test_show_ends_with_the_last_ten_lines(command: Command) -> None:
 
     shown = command("show", 1).stdout.rpartition("last output")[2].splitlines()[1:]
     assert [f"step {n}" for n in range(20, 30)] == shown
+
+
+def test_the_output_of_a_moved_state_directory_is_found_where_it_is_now(command: Command) -> None:
+    command("submit", "--", "true")
+    command.run_once(output=b"hello\n", state=TaskState.SUCCEEDED, outcome=Outcome.SUCCEEDED)
+    with command.client() as client:
+        path = Path(client.runs(1)[0].output_path)
+        with client._store.transaction():
+            client._store._engine.change(
+                "UPDATE runs SET output_path = '/before/' || uid || '.log'"
+            )
+
+    assert "hello\n" == command("logs", 1).stdout
+    assert str(path) == command("show", 1, "--json").json["runs"][0]["output_path"]
+    command("prune", "--older-than", "0s", "--state", "succeeded")
+    assert not path.exists()
+
+
+def test_what_is_no_file_in_place_of_an_output_holds_up_no_look(command: Command) -> None:
+    command("submit", "--", "true")
+    command.run_once(output=b"hello\n", state=TaskState.SUCCEEDED, outcome=Outcome.SUCCEEDED)
+    with command.client() as client:
+        path = Path(client.runs(1)[0].output_path)
+    path.unlink()
+    os.mkfifo(path)
+
+    assert "no regular file" in command("logs", 1, exits=1).stderr
+    command("show", 1)

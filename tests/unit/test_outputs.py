@@ -247,6 +247,15 @@ def test_paths_of_another_node_are_left_alone(place: Place, tmp_path: Path) -> N
     assert (True, False) == (theirs.exists(), ours.exists())
 
 
+def test_what_a_moved_state_directory_took_along_is_removed_here(place: Place) -> None:
+    moved = place.file(1)
+
+    place.outputs.discard([f"/before/the/move/output/{moved.name}"], "retention")
+    place.work()
+
+    assert not moved.exists()
+
+
 def test_where_no_holes_can_be_punched_it_is_said_at_start_and_in_the_report(
     tmp_path: Path, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
