@@ -267,6 +267,10 @@ class Run:
     output_path: str
     left_alone: tuple[str, ...] = ()
     """Processes that outlived it and go on, as "name (pid)"."""
+    leftovers: tuple[str, ...] = ()
+    """Names of processes that outlived its leader and were ended."""
+    output_truncated: int = 0
+    """Bytes of its output that it removed itself, by truncating the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,6 +430,10 @@ class Settlement:
     ended_at: StoreTime
     left_alone: tuple[str, ...] = ()
     """Processes that outlived it and go on, as "name (pid)"."""
+    leftovers: tuple[str, ...] = ()
+    """Names of processes that outlived its leader and were ended."""
+    output_truncated: int = 0
+    """Bytes of its output that it removed itself, by truncating the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

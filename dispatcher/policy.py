@@ -173,6 +173,8 @@ def settle(
         started_at=started[1] if started else None,
         ended_at=ended_at,
         left_alone=evidence.left_alone if evidence else (),
+        leftovers=evidence.leftovers if evidence else (),
+        output_truncated=evidence.output_truncated if evidence else 0,
     )
 
 

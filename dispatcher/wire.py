@@ -110,6 +110,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     """Names of processes that outlived the leader and were ended."""
     left_alone: tuple[str, ...] = ()
     """Processes that outlived the leader and go on, as "name (pid)"."""
+    output_truncated: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    """Bytes of its output that the run itself removed, by truncating the file."""
     tail: str = ""
     """The last bytes of the output, decoded with replacement."""
 

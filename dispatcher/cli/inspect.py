@@ -283,6 +283,8 @@ def logs(*, task_id: int, run_id: int | None, tail: int | None, follow: bool) ->
         if output.dropped:
             lost = f"{output.dropped} bytes of it were dropped to keep the budget"
             click.echo(f"dispatcher: {lost}", err=True)
+    if run.output_truncated:
+        click.echo(f"dispatcher: {render.truncated(run)}", err=True)
     sys.stdout.buffer.flush()
 
 
@@ -367,6 +369,11 @@ def _print_runs(runs: list[Run], date: _Date) -> None:
         if run.left_alone:
             names = render.plain(", ".join(run.left_alone))
             click.echo(f"\nrun {run.id} left processes that go on: {names}")
+        if run.leftovers:
+            names = render.plain(", ".join(run.leftovers))
+            click.echo(f"\nrun {run.id}: ended with it, as its leader had left them: {names}")
+        if run.output_truncated:
+            click.echo(f"\nrun {run.id}: {render.truncated(run)}")
         if lost := dropped(run.output_path):
             click.echo(f"\nrun {run.id}: {lost} bytes of its output were dropped, the oldest")
     last = render.tail(runs[-1])

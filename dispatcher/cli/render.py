@@ -112,6 +112,8 @@ def run_json(run: Run, calendar: Calendar) -> dict[str, Any]:
         "output_path": run.output_path,
         "output_is_gone": output_is_gone(run),
         "left_alone": run.left_alone,
+        "leftovers": run.leftovers,
+        "output_truncated": run.output_truncated,
     }
 
 
@@ -185,6 +187,14 @@ def tail(run: Run) -> str | None:
         file.seek(-min(TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
         return file.read(TAIL).decode(errors="replace")
     return None
+
+
+def truncated(run: Run) -> str:
+    """Return what a run lost of its output by its own doing."""
+    return (
+        f"it truncated its output, and {run.output_truncated} bytes are lost;"
+        " `echo … >&2` does not, `echo … > /dev/stderr` does"
+    )
 
 
 def output_is_gone(run: Run) -> bool:

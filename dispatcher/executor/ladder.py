@@ -186,6 +186,7 @@ class Ladder:
             usage = self._kernel.reap(run.pid)
             self._tree.forget(run)
         seen = run.exit or wire.Exit(at=at)
+        tail = self._outputs.end(run.output_path)
         whole = wire.Exit(
             at=seen.at,
             exit_code=seen.exit_code,
@@ -194,7 +195,8 @@ class Ladder:
             cpu_seconds=usage.cpu_seconds,
             leftovers=run.leftovers,
             left_alone=left_alone,
-            tail=self._outputs.end(run.output_path),
+            output_truncated=self._outputs.truncated(run.output_path),
+            tail=tail,
         )
         run.gone(whole)
         kept = without_tail(whole)

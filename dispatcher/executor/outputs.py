@@ -48,10 +48,16 @@ class OutputFile:
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
+        self.truncated = 0
+        """Bytes that its writers removed, as far as two looks at its size tell."""
+        self._size = 0
 
     def size(self) -> int:
         """Return its size in bytes."""
-        return os.fstat(self.descriptor).st_size
+        before, self._size = self._size, os.fstat(self.descriptor).st_size
+        if self._size < before:
+            self.truncated += before
+        return self._size
 
     def tail(self) -> str:
         """Return its end as text that any database takes."""
@@ -98,6 +104,11 @@ class Outputs:
     def file(self, path: str) -> OutputFile:
         """Return the output of a run that was started here. Raises KeyError for any other."""
         return self._files[path]
+
+    def truncated(self, path: str) -> int:
+        """Return how many bytes a run that was started here removed of its output."""
+        file = self._files.get(path)
+        return 0 if file is None else file.truncated
 
     def close(self, path: str) -> None:
         """Give back what is kept of an output, once nobody asks for it any more."""

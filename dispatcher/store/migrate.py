@@ -252,6 +252,12 @@ CREATE TABLE bulk_parts (
 CREATE INDEX bulk_parts_left ON bulk_parts (uid, part) WHERE tasks IS NOT NULL;
 """
 
+# What was ended with a run that its leader had left behind, and what it removed of its output.
+_REMAINS = """
+ALTER TABLE runs ADD COLUMN leftovers TEXT;
+ALTER TABLE runs ADD COLUMN output_truncated BIGINT NOT NULL DEFAULT 0;
+"""
+
 #: What each version of the schema did to the one before. Append; never edit what was released.
 MIGRATIONS: tuple[str, ...] = (
     _FIRST,
@@ -261,6 +267,7 @@ MIGRATIONS: tuple[str, ...] = (
     _KILL_MODE,
     _COUNTED,
     _BULK,
+    _REMAINS,
 )
 
 _META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"

@@ -46,6 +46,7 @@ _READ: Final[Mapping[str, Callable[[Any], object]]] = {
     "labels": _strings_from,
     "rules": lambda text: _strings_from(text) if text else {},
     "left_alone": lambda text: _command_from(text) if text else (),
+    "leftovers": lambda text: _command_from(text) if text else (),
     "notify": bool,
     "declared_retry": lambda value: value is None or bool(value),
 }

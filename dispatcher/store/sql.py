@@ -44,7 +44,7 @@ from dispatcher.store.rows import (
 )
 from dispatcher.store.values import (
     of_filter,
-    of_left_alone,
+    of_remains,
     of_settlement,
 )
 from dispatcher.times import StoreTime
@@ -282,8 +282,8 @@ class SqlStore:
         if settlement.total_anew:
             self._engine.change(statements.BEGIN_TOTAL_ANEW, values)
         self._engine.change(statements.MOVE_ON, values)
-        if settlement.left_alone:
-            self._engine.change(statements.LEAVE_ALONE, of_left_alone(settlement))
+        if (remains := of_remains(settlement)) is not None:
+            self._engine.change(statements.REMAINS, remains)
         return True
 
     # Takeover ------------------------------------------------------------------------------

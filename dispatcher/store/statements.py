@@ -332,7 +332,11 @@ UPDATE runs SET outcome = :outcome, reason = :run_reason, error = :error, ended_
 WHERE uid = :uid AND outcome IS NULL
 """
 
-LEAVE_ALONE = "UPDATE runs SET left_alone = :names WHERE uid = :uid"
+REMAINS = """
+UPDATE runs SET left_alone = :left_alone, leftovers = :leftovers,
+    output_truncated = :output_truncated
+WHERE uid = :uid
+"""
 
 # An operator's retry of a run that was still ending.
 BEGIN_TOTAL_ANEW = """
@@ -502,7 +506,7 @@ SELECT runs.id, runs.uid, runs.task_id, runs.attempt, runs.fence, runs.outcome, 
     COALESCE(tasks.lease_expires_at, runs.lease_expires_at),
     COALESCE(tasks.progress, runs.progress), COALESCE(tasks.note, runs.note),
     runs.result, runs.error, runs.output_tail, runs.max_rss_bytes, runs.cpu_seconds,
-    runs.output_path, runs.left_alone
+    runs.output_path, runs.left_alone, runs.leftovers, runs.output_truncated
 FROM runs LEFT JOIN tasks ON tasks.id = runs.task_id AND tasks.run_uid = runs.uid
 WHERE runs.task_id = :task_id
 ORDER BY runs.fence

@@ -138,9 +138,17 @@ def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
     }
 
 
-def of_left_alone(settlement: Settlement) -> Values:
-    """Return the parameters of `statements.LEAVE_ALONE`."""
-    return {"uid": settlement.run_uid, "names": _json(settlement.left_alone)}
+def of_remains(settlement: Settlement) -> Values | None:
+    """Return the parameters of `statements.REMAINS`; None where a run left nothing to note."""
+    left_alone, leftovers = settlement.left_alone, settlement.leftovers
+    if not (left_alone or leftovers or settlement.output_truncated):
+        return None
+    return {
+        "uid": settlement.run_uid,
+        "left_alone": _json(left_alone) if left_alone else None,
+        "leftovers": _json(leftovers) if leftovers else None,
+        "output_truncated": settlement.output_truncated,
+    }
 
 
 def of_filter(wanted: TaskFilter) -> Values:

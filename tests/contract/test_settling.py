@@ -215,3 +215,17 @@ def test_a_nodes_row_is_written_and_overwritten(store: OneByOne) -> None:
 
     store.record_node(second)
     assert [second] == list(store.nodes())
+
+
+def test_what_remains_of_a_run_is_kept_with_it(store: OneByOne) -> None:
+    bare, rich = store.claimed(), store.claimed()
+    store.end(bare)
+    store.end(rich, left_alone=("sleep (7)",), leftovers=("sh", "sleep"), output_truncated=2**40)
+
+    ((one,), (other,)) = (store.runs(claim.task_id) for claim in (bare, rich))
+    assert ((), (), 0) == (one.left_alone, one.leftovers, one.output_truncated)
+    assert (("sleep (7)",), ("sh", "sleep"), 2**40) == (
+        other.left_alone,
+        other.leftovers,
+        other.output_truncated,
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.e2e.helpers import listed, python, shell, submit_all
+from tests.e2e.helpers import expect_settled, listed, python, shell, submit_all
 from tests.e2e.world import World
 
 KILOBYTE = "x" * 1024
@@ -168,3 +168,18 @@ def _run_until_settled(world: World, ids: list[int]) -> None:
     with world.daemon() as daemon:
         for task_id in ids:
             daemon.expect("run.settled", task_id=task_id)
+
+
+def test_what_was_ended_with_a_run_and_what_it_truncated_stay_known(world: World) -> None:
+    script = "sleep 1000 & echo before; sleep 0.5; echo note > /dev/stderr; sleep 0.5; exit 1"
+    with world.daemon() as daemon:
+        task_id = world.submit(*shell(script), max_attempts=1)
+        expect_settled(daemon, [task_id], outcome="failed")
+
+    (run,) = world.show(task_id)["runs"]
+    assert (["sleep"], len("before\n")) == (run["leftovers"], run["output_truncated"])
+    shown = world.cli("show", task_id).stdout
+    assert "ended with it, as its leader had left them: sleep" in shown
+    assert "it truncated its output, and 7 bytes are lost" in shown
+    assert "it truncated its output" in world.cli("logs", task_id).stderr
+    assert "what its leader had left behind: sleep" in world.cli("why", task_id).stdout

@@ -263,6 +263,18 @@ def test_a_hole_costs_nothing_however_large_it_is(
     assert budgets.due == NEVER
 
 
+def test_what_its_writer_truncates_is_counted(tmp_path: Path, growth: Growth) -> None:
+    """`echo note > /dev/stderr` in a worker, whose stderr is a file."""
+    budgets, path = make(tmp_path, growth)
+    append(path, 1000)
+    budgets.keep(budgets.due)
+    path.write_bytes(b"note\n")
+    told(budgets, Instant(50.0))
+    budgets.keep(Instant(50.0))
+
+    assert [1000] == [output.truncated for output in OPENED]
+
+
 def test_what_has_no_name_any_more_is_kept_within_its_budget_too(
     tmp_path: Path, growth: Growth
 ) -> None:
