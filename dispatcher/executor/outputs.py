@@ -61,7 +61,9 @@ class OutputFile:
 
     def tail(self) -> str:
         """Return its end as text that any database takes."""
-        end = os.pread(self.descriptor, TAIL_BYTES, max(0, self.size() - TAIL_BYTES))
+        if not (size := self.size()):
+            return ""
+        end = os.pread(self.descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
         return end.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
     def close(self) -> None:
@@ -118,13 +120,10 @@ class Outputs:
     def end(self, path: str) -> str:
         """Return the output's tail once its run is gone; a file that stayed empty is kept."""
         tail = self.tail(path)
-        if not tail and len(self._empty) < MOST_EMPTY:
-            with suppress(OSError, OutputLocked):
-                # Whoever still has it open would write into another run's output.
-                descriptor = self._lock(_opened(path))
-                if _is_fresh(descriptor):
-                    self._empty.append(_Empty(path))
-                os.close(descriptor)
+        file = self._files.get(path)
+        may_be_kept = not tail and file is not None and len(self._empty) < MOST_EMPTY
+        if may_be_kept and file is not None and _is_fresh(file.descriptor):
+            self._empty.append(_Empty(path))  # whether it is open elsewhere is asked at its reuse
         return tail
 
     def _reused(self, path: str) -> int | None:
