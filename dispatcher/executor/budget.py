@@ -33,7 +33,7 @@ MOST_PUNCHED = 1 << 28
 MOST_LAST_LOOKS = 16
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _File:
     output: OutputFile
     budget: int
@@ -119,7 +119,9 @@ class Budgets:
         file.asked = self._growth.ask(f"/proc/self/fd/{file.output.descriptor}")
         if file.asked is None:
             return _together(at, UNTOLD_PAUSE)
-        self._asked.setdefault(file.asked, []).append(file)
+        asking = self._asked.setdefault(file.asked, [])
+        if file not in asking:
+            asking.append(file)
         # What was written since the look, and before the question, is told by nobody.
         return at if file.output.size() != file.size else NEVER
 
@@ -135,16 +137,18 @@ class Budgets:
         # What is a hole already costs nothing, however large: a file may have 8 EiB of it.
         found = next_data(file.output.descriptor, file.kept_from)
         start = end if found is None else max(file.kept_from, found // BLOCK * BLOCK)
-        file.kept_from = min(start + MOST_PUNCHED, end)
+        until = min(start + MOST_PUNCHED, end)
         if start >= end:
+            file.kept_from = until
             return False
         try:
-            punch(file.output.descriptor, start, file.kept_from - start)
+            punch(file.output.descriptor, start, until - start)
         except OSError as error:
             if error.errno in UNSUPPORTED:
                 self._give_up(file.output.path)
             return False
-        return file.kept_from < end
+        file.kept_from = until
+        return until < end
 
     def _give_up(self, path: str) -> None:
         self._supported = False

@@ -12,7 +12,10 @@ import socket
 import stat
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from math import inf
+from typing import NamedTuple
 
 from dispatcher import times
 from dispatcher.times import Instant
@@ -22,9 +25,6 @@ MOST_QUEUED = 1 << 20
 
 #: Seconds between two attempts to write what is queued; each new line makes one too.
 RETRY = 0.25
-
-#: Bytes that a pipe takes whole, without waiting, once poll(2) calls it writable: pipe(7).
-_ATOMIC = select.PIPE_BUF
 
 
 class NonBlockingWriter:
@@ -38,8 +38,7 @@ class NonBlockingWriter:
         clock: Callable[[], Instant] = times.instant,
     ) -> None:
         """`report` is called with the number of lines that were dropped; it may `write` a line."""
-        self._descriptor = descriptor
-        self._send, self._close = _way_to(descriptor)
+        self._way = _way_to(descriptor)
         self._report = report
         self._clock = clock
         self._queue: deque[bytes] = deque()
@@ -82,20 +81,19 @@ class NonBlockingWriter:
     def close(self, *, within: float) -> None:
         """Give a reader so many seconds to take what is queued; its descriptor stays open."""
         give_up_at = self._clock() + within
-        room = select.poll()
-        room.register(self._descriptor, select.POLLOUT)
         while self._queue and (left := give_up_at - self._clock()) > 0:
-            room.poll(left * 1000)
+            self._way.wait(left)
             self.retry()
+        self._way.wait(max(0.0, give_up_at - self._clock()))
         self._queue.clear()
-        self._close()
-        self._close = lambda: None
+        self._way.close()
+        self._way = _Way(_nowhere, _at_once, _given_back)
 
     def _attempt(self, line: bytes) -> bytes:
         """Return what the reader has no room for."""
         try:
             while line:
-                line = line[self._send(line) :]
+                line = line[self._way.send(line) :]
         except BlockingIOError:
             return line
         except OSError:  # a full disk, a closed pipe: the line is lost, its writer goes on
@@ -103,22 +101,55 @@ class NonBlockingWriter:
         return b""
 
 
-def _way_to(descriptor: int) -> tuple[Callable[[bytes], int], Callable[[], None]]:
-    """Return how bytes are written without waiting, and what gives back the means for it.
+class _Way(NamedTuple):
+    send: Callable[[bytes], int]
+    """Write without waiting; return how many bytes. Raises BlockingIOError, OSError."""
+    wait: Callable[[float], object]
+    """Wait at most so many seconds until something may be written."""
+    close: Callable[[], None]
+
+
+def _way_to(descriptor: int) -> _Way:
+    """Return how bytes are written without waiting.
 
     The descriptor itself keeps its mode: it is shared with whoever started us.
     """
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):
         connection = socket.socket(fileno=os.dup(descriptor))
-        return (lambda line: connection.send(line, socket.MSG_DONTWAIT)), connection.close
+        send = partial(_send, connection)
+        return _Way(send, partial(_wait_for_room, descriptor), connection.close)
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         try:
             own = _reopened(descriptor)
-        except OSError:  # another user's pipe, or one without a reader
-            return _polled(descriptor), lambda: None
-        return (lambda line: os.write(own, line)), lambda: os.close(own)
-    return (lambda line: os.write(descriptor, line)), lambda: None  # a file: nobody reads in step
+        except OSError:  # another user's, or one without a reader
+            behind = _Behind(descriptor)
+            return _Way(behind.send, behind.wait, _given_back)
+        close = partial(os.close, own)
+        return _Way(partial(os.write, own), partial(_wait_for_room, own), close)
+    return _Way(partial(os.write, descriptor), _at_once, _given_back)  # nobody reads a file in step
+
+
+def _send(connection: socket.socket, line: bytes) -> int:
+    return connection.send(line, socket.MSG_DONTWAIT)
+
+
+def _wait_for_room(descriptor: int, seconds: float) -> None:
+    room = select.poll()
+    room.register(descriptor, select.POLLOUT)
+    room.poll(seconds * 1000)
+
+
+def _nowhere(line: bytes) -> int:
+    return len(line)
+
+
+def _at_once(_seconds: float) -> None:
+    """Wait for nothing: a file has room, or an error."""
+
+
+def _given_back() -> None:
+    """Give nothing back: nothing was taken."""
 
 
 def _reopened(descriptor: int) -> int:
@@ -127,13 +158,39 @@ def _reopened(descriptor: int) -> int:
     return os.open(f"/proc/self/fd/{descriptor}", flags)
 
 
-def _polled(descriptor: int) -> Callable[[bytes], int]:
-    room = select.poll()
-    room.register(descriptor, select.POLLOUT)
+class _Behind:
+    """Writes one line at a time in a thread of its own, which alone may wait for the reader.
 
-    def send(line: bytes) -> int:
-        if not room.poll(0):
+    For a pipe or terminal of another user: it cannot be opened anew, and the descriptor's mode is
+    shared with whoever started us.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        import threading  # noqa: PLC0415 - hardly ever needed
+
+        self._descriptor = descriptor
+        self._line = b""
+        self._given, self._idle = threading.Semaphore(0), threading.Event()
+        self._idle.set()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def send(self, line: bytes) -> int:
+        """Give the thread a line. Raises BlockingIOError while it is still at the one before."""
+        if not self._idle.is_set():
             raise BlockingIOError
-        return os.write(descriptor, line[:_ATOMIC])
+        self._idle.clear()
+        self._line = line
+        self._given.release()
+        return len(line)
 
-    return send
+    def wait(self, seconds: float) -> None:
+        """Wait until the next line may be given."""
+        self._idle.wait(seconds)
+
+    def _work(self) -> None:
+        while True:
+            self._given.acquire()
+            with suppress(OSError):
+                while self._line:
+                    self._line = self._line[os.write(self._descriptor, self._line) :]
+            self._idle.set()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -78,6 +79,9 @@ class _Refusing:
 
 
 _OUTSIDE: Final = _Refusing(RuntimeError("no transaction is open"))
+
+#: What the driver says of a text that somebody else wrote, and that is no UTF-8.
+_UNDECODABLE = "Could not decode to UTF-8"
 
 
 class SqliteEngine:
@@ -171,7 +175,20 @@ class SqliteEngine:
         try:
             rows: list[Row] = self._cursor.execute(statement, values).fetchall()
         except ERRORS as error:
+            if _UNDECODABLE in str(error) and statement.lstrip().startswith("SELECT"):
+                return self._rows_with_damage(statement, values)
             raise self._fail(error) from error
+        return rows
+
+    def _rows_with_damage(self, statement: str, values: Values) -> list[Row]:
+        """Return rows of which a text is no UTF-8: its bytes are spelt out, which no JSON takes."""
+        self._connection.text_factory = partial(bytes.decode, errors="backslashreplace")
+        try:
+            rows: list[Row] = self._cursor.execute(statement, values).fetchall()
+        except ERRORS as error:
+            raise self._fail(error) from error
+        finally:
+            self._connection.text_factory = str
         return rows
 
     def change(self, statement: str, values: Values = NONE) -> int:

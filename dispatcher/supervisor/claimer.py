@@ -38,7 +38,8 @@ class Claimer:
         if turn.claimless:
             return
         held = len(memory.live) - len(turn.closed & memory.live.keys())
-        most = min(memory.settings.slots, memory.pause.room(turn.at))
+        room = memory.pause.room(living=memory.living, at=turn.at)
+        most = min(memory.settings.slots, room)
         for claim in self._claims(turn, min(CLAIM_BATCH, int(most) - held)):
             turn.after(partial(self._start, claim, memory.hello.epoch, turn.now, turn.at))
 

@@ -1,8 +1,8 @@
 """The node's pause: nothing is claimed for a while, because the host could not start a worker.
 
 What the host bears is found as TCP finds the room of a network (RFC 5681): after the pause one run
-may live, and one more with every good start. Beyond the number that lived when a start failed, one
-more is tried at a time, and when that fails, the next time after twice as long.
+may start beside those that live, and with every good start one more at a time. Beyond the number
+that lived when a start failed one more is tried, and when that fails, again after twice as long.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Pause:
             return None
         self.fault = reason
         if self.borne is not None and self.reason is None and living + 1 >= self.borne:
-            self.borne = self._room = max(1, living)
+            self.borne = max(1, living)
             self._trial_seconds = _doubled(self._trial_seconds)
             self.next_trial_at = Instant(at + self._trial_seconds)
             return None
@@ -62,17 +62,17 @@ class Pause:
             return
         if claimed > self.borne:
             self.borne, self.next_trial_at = claimed, NEVER
-        self._room = min(self._room + 1, self.borne)
+        self._room += 1
         if self.borne >= slots:
             self.borne, self._trial_seconds = None, 0.0
 
-    def room(self, at: Instant) -> float:
-        """Return how many runs may live at once."""
+    def room(self, *, living: int, at: Instant) -> float:
+        """Return how many runs may live or start at once; `living` are those that have started."""
         if self.reason is not None:
-            return int(at >= self.until)
+            return living + 1 if at >= self.until else 0
         if self.borne is None:
             return math.inf
-        return self._room + (self._room == self.borne and at >= self.next_trial_at)
+        return min(living + self._room, self.borne + (at >= self.next_trial_at))
 
 
 def _doubled(seconds: float) -> float:

@@ -21,6 +21,9 @@ DAMAGE = {
     "lease_ttl_ms = 'x'": "lease_ttl_ms: expected an integer, got a text in quotes",
     "command = 'nope'": "command: not JSON: invalid character (byte 4)",
     "command = '[]x'": "command: not JSON: trailing characters (byte 3)",
+    "command = CAST(x'5b22ff225d' AS TEXT)": (
+        "command: not JSON: invalid escape character in string (byte 4)"
+    ),
     "env = '{\"A\":1}'": "env: expected a text in quotes, got an integer",
     "rules = '[]'": "rules: expected an object, got a list",
     "cwd = x'ff'": "cwd: expected a text in quotes, got bytes",
@@ -97,7 +100,9 @@ def test_the_task_of_a_run_whose_row_is_damaged_meanwhile_is_held_once_that_is_o
     assert TaskState.HELD is store.states()[claim.task_id]
 
 
-@pytest.mark.parametrize("value", ["'x'", "x'ff'", "1.5", "'{'", "NULL", "-1", "''"])
+@pytest.mark.parametrize(
+    "value", ["'x'", "x'ff'", "CAST(x'ff' AS TEXT)", "1.5", "'{'", "NULL", "-1", "''"]
+)
 @pytest.mark.parametrize("state", ["ready", "scheduled", "running", "held"])
 def test_no_value_of_any_column_keeps_others_from_being_read_and_claimed(
     store: OneByOne, state: str, value: str
@@ -116,7 +121,9 @@ def test_no_value_of_any_column_keeps_others_from_being_read_and_claimed(
     assert store.end(running)
 
 
-@pytest.mark.parametrize("value", ["'x'", "x'ff'", "1.5", "'{'", "NULL", "-1"])
+@pytest.mark.parametrize(
+    "value", ["'x'", "x'ff'", "CAST(x'ff' AS TEXT)", "1.5", "'{'", "NULL", "-1"]
+)
 def test_no_value_of_any_column_of_a_run_keeps_others_from_being_read(
     store: OneByOne, value: str
 ) -> None:

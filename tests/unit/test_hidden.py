@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -21,11 +22,20 @@ from dispatcher.hidden import HiddenPids, pids_to_ask_for
         (7, 2, [8, 9, 1, 2]),
     ],
 )
+@pytest.mark.parametrize("overlap", [0, 2])
 @pytest.mark.parametrize("chunk", [2, 100])
 def test_after_all_pids_those_are_asked_for_that_were_given_out_since(
-    monkeypatch: pytest.MonkeyPatch, before: int | None, last: int, asked: list[int], chunk: int
+    monkeypatch: pytest.MonkeyPatch,
+    before: int | None,
+    last: int,
+    asked: list[int],
+    chunk: int,
+    overlap: int,
 ) -> None:
     monkeypatch.setattr(hidden, "_CHUNK", chunk)
+    monkeypatch.setattr(hidden, "_OVERLAP", overlap)
+    if before is not None:  # those may have been given out and not be seen yet
+        asked = [*range(before + 1 - overlap, before + 1), *asked]
     assert asked == [pid for pids in pids_to_ask_for(before, last, 10) for pid in pids]
 
 
@@ -41,6 +51,7 @@ class Host:
         monkeypatch.setattr(hidden, "_pid_max", lambda: 400)
         monkeypatch.setattr(hidden, "_forks", lambda: self.forks)
         monkeypatch.setattr(hidden, "_getsid", self.getsid)
+        monkeypatch.setattr(hidden, "_leads", lambda _: True)
 
     def last_pid(self) -> int:
         self.last = next(self.moves, self.last)
@@ -67,7 +78,7 @@ def test_a_later_look_asks_for_what_was_found_and_what_is_new(host: Host) -> Non
     assert whole
     assert {7, 103} <= found
 
-    assert {7, 100, 101, 102, 103} == set(host.asked)
+    assert {7, *range(100 - hidden._OVERLAP + 1, 104)} == set(host.asked)
 
 
 def test_when_the_pids_may_have_come_round_since_all_are_asked_for_again(host: Host) -> None:
@@ -95,6 +106,29 @@ def test_who_stands_still_at_last_is_found(host: Host) -> None:
 
     assert whole
     assert 103 in found
+
+
+def test_a_thread_is_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number was taken for a process's, and no survivor with threads could be looked at."""
+    told, go = threading.Event(), threading.Event()
+    ids: list[int] = []
+
+    def live() -> None:
+        ids.append(threading.get_native_id())
+        told.set()
+        go.wait()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    told.wait()
+    asked = [{os.getpid(), *ids}]
+    monkeypatch.setattr(hidden, "pids_to_ask_for", lambda *_: iter(asked))
+    found, _ = HiddenPids().look()
+    go.set()
+    thread.join()
+
+    assert ids[0] not in found
+    assert os.getpid() in found
 
 
 def test_whoever_has_a_pid_is_found_whatever_proc_lists(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def test_many_faults_at_once_are_one_pause() -> None:
 
     assert 1.0 == pause.begin("no memory", living=0, at=Instant(0.0))
     assert pause.begin("no memory", living=0, at=Instant(0.5)) is None
-    assert 0 == pause.room(Instant(0.5))
+    assert 0 == pause.room(living=3, at=Instant(0.5))
 
 
 def test_with_each_good_start_one_more_may_live_until_all_slots_are_used() -> None:
@@ -35,12 +35,28 @@ def test_with_each_good_start_one_more_may_live_until_all_slots_are_used() -> No
 
     rooms = []
     for claimed in range(1, 5):
-        rooms.append(pause.room(at))
+        rooms.append(pause.room(living=claimed - 1, at=at))
         pause.started(claimed=claimed, slots=4)
 
-    assert (None, None, math.inf) == (pause.reason, pause.borne, pause.room(at))
+    assert (None, None) == (pause.reason, pause.borne)
+    assert math.inf == pause.room(living=4, at=at)
     assert [1, 2, 3, 4] == rooms
     assert 1.0 == pause.begin("no memory", living=2, at=at), "the next one is the first again"
+
+
+def test_a_passing_fault_keeps_nothing_waiting_for_runs_that_live_long() -> None:
+    """Three of six slots stayed empty as long as the runs lived that were there before it."""
+    pause = Pause()
+    pause.begin("no output directory", living=3, at=Instant(0.0))
+    at = pause.until
+
+    assert 4 == pause.room(living=3, at=at), "one more is tried beside them"
+    rooms = []
+    for claimed in range(4, 7):
+        pause.started(claimed=claimed, slots=6)
+        rooms.append(pause.room(living=claimed, at=at))
+
+    assert [5, 6, math.inf] == rooms
 
 
 def test_beyond_what_the_host_bore_one_is_tried_after_longer_and_longer() -> None:
@@ -52,10 +68,10 @@ def test_beyond_what_the_host_bore_one_is_tried_after_longer_and_longer() -> Non
     waits = []
     for _ in range(8):
         at = max(at, pause.next_trial_at)
-        assert 3 == pause.room(at)
+        assert 3 == pause.room(living=2, at=at)
         assert pause.begin("no descriptors", living=2, at=at) is None, "those that live go on"
         waits.append(pause.next_trial_at - at)
-        assert 2 == pause.room(at)
+        assert 2 == pause.room(living=2, at=at)
 
     assert [1, 2, 4, 8, 16, 32, 60, 60] == waits
 
@@ -72,7 +88,7 @@ def test_a_host_that_bears_few_is_used_and_hardly_ever_asked_for_more(
     for tick in range(12_000):
         at = Instant(tick / 100)
         running = [end for end in running if end > at]
-        for _ in range(int(min(slots, pause.room(at))) - len(running)):
+        for _ in range(int(min(slots, pause.room(living=len(running), at=at))) - len(running)):
             if len(running) < bears:
                 running.append(at + rng.uniform(0.02, 2))
                 pause.started(claimed=len(running), slots=slots)

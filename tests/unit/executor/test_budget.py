@@ -263,6 +263,37 @@ def test_a_hole_costs_nothing_however_large_it_is(
     assert budgets.due == NEVER
 
 
+def test_what_could_not_be_punched_out_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Growth
+) -> None:
+    budgets, path = make(tmp_path, growth)
+    append(path, 3 * BUDGET)
+
+    def refuse(*_: int) -> int:
+        ctypes.set_errno(errno.EIO)
+        return -1
+
+    with monkeypatch.context() as broken:
+        broken.setattr(holes, "_fallocate", refuse)
+        budgets.keep(budgets.due)
+    budgets.keep(budgets.due)
+
+    assert on_disk(path) <= BUDGET + 65536
+
+
+def test_a_question_that_is_asked_twice_is_withdrawn_once_and_for_all(
+    tmp_path: Path, growth: Growth
+) -> None:
+    budgets, _ = make(tmp_path, growth)
+    file = budgets._files[UID]
+    for _ in range(2):
+        budgets._ask(file, Instant(1.0))
+    budgets.drop(UID)
+
+    assert not budgets._asked
+    assert "inotify wd" not in Path(f"/proc/self/fdinfo/{growth.descriptor}").read_text()
+
+
 def test_what_its_writer_truncates_is_counted(tmp_path: Path, growth: Growth) -> None:
     """`echo note > /dev/stderr` in a worker, whose stderr is a file."""
     budgets, path = make(tmp_path, growth)
