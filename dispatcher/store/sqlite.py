@@ -175,7 +175,7 @@ class SqliteEngine:
         try:
             rows: list[Row] = self._cursor.execute(statement, values).fetchall()
         except ERRORS as error:
-            if _UNDECODABLE in str(error) and statement.lstrip().startswith("SELECT"):
+            if _UNDECODABLE in str(error) and statement.lstrip().startswith(("SELECT", "WITH")):
                 return self._rows_with_damage(statement, values)
             raise self._fail(error) from error
         return rows
