@@ -106,14 +106,15 @@ def test_an_agent_is_ended_with_its_run_though_another_may_be_its_own(users_worl
         expect_settled(daemon, [lasting], outcome="cancelled")
 
 
-#: Nobody may look into it, its outputs are closed, and its session is its own.
+#: Nobody may look into it, its outputs are closed, its session is its own, and it has two threads.
 NOT_DUMPABLE = """
-import ctypes, os, time
+import ctypes, os, threading, time
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 null = os.open(os.devnull, os.O_RDWR)
 for descriptor in (0, 1, 2):
     os.dup2(null, descriptor)
 os.setsid()
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
 open("there", "w").close()
 for _ in range(6000):
     with open("beats", "ab") as beats:
