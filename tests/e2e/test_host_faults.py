@@ -199,6 +199,7 @@ def test_whatever_a_start_cannot_write_on_a_full_disk_is_named_and_tried_again(
         world.cli("run", "--drain")
         for verb, names in made.items():
             for name in names:
+                world.expect_nobody()  # whoever still has it open would give its inode back later
                 _remove(disk / name)
                 filler = fill(disk, "files")
                 said = world.cli(verb, exits=69).stderr
