@@ -19,14 +19,11 @@ from dispatcher import output_files, owners
 #: Bytes of the end of the output that are kept with the exit: a traceback, not a log.
 TAIL_BYTES = 4096
 
-
 #: Empty files kept for later runs; more are of no use, as each start takes one.
 MOST_EMPTY = 64
 
-
-#: Opens nothing that waits (a FIFO), and nothing by a link.
-_NEVER_WAITS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-
+#: Appends to what is there; opens nothing that waits (a FIFO), and nothing by a link.
+_APPENDS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 #: Times that an empty file is found open elsewhere until it is left alone.
 MOST_TRIES = 3
@@ -121,8 +118,7 @@ class Outputs:
         """Return the output's tail once its run is gone; a file that stayed empty is kept."""
         tail = self.tail(path)
         file = self._files.get(path)
-        may_be_kept = not tail and file is not None and len(self._empty) < MOST_EMPTY
-        if may_be_kept and file is not None and _is_fresh(file.descriptor):
+        if file is not None and _is_fresh(file.descriptor) and len(self._empty) < MOST_EMPTY:
             self._empty.append(_Empty(path))  # whether it is open elsewhere is asked at its reuse
         return tail
 
@@ -130,8 +126,8 @@ class Outputs:
         """Return a descriptor of an empty file that nobody else has, under its new name."""
         with suppress(OSError):  # somebody tidied up
             empty = self._empty.popleft()
+            descriptor = _opened(empty.path)  # before its name is taken: it may be a FIFO by now
             os.rename(empty.path, path)
-            descriptor = _opened(path)
             if _is_fresh(descriptor) and not _is_open_elsewhere(descriptor):
                 return descriptor
             os.close(descriptor)
@@ -153,7 +149,7 @@ class Outputs:
         with suppress(OSError):
             if file := self._files.get(path):
                 return file.tail()
-            file = OutputFile(path, os.open(path, os.O_RDONLY | _NEVER_WAITS))
+            file = OutputFile(path, output_files.opened(path))
             try:
                 return file.tail()
             finally:
@@ -182,8 +178,7 @@ class Outputs:
 
 def _opened(path: str, *, create: bool = False) -> int:
     """Return a descriptor that appends to a regular file. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | _NEVER_WAITS
-    descriptor = owners.opened(path, flags) if create else os.open(path, flags)
+    descriptor = owners.opened(path, _APPENDS) if create else os.open(path, _APPENDS)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", path)

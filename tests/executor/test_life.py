@@ -224,6 +224,14 @@ def test_its_limit_of_descriptors_is_raised(home: Home) -> None:
     assert (hard, hard) == resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
 
 
+def test_a_lease_that_somebody_breaks_does_not_end_it(home: Home, daemon: Daemon) -> None:
+    """SIGIO, whose default ends a process: sent to who holds a lease on an output."""
+    home.processes[-1].send_signal(signal.SIGIO)
+
+    assert [] == daemon.ping()
+    assert home.processes[-1].poll() is None
+
+
 def test_it_holds_nothing_that_it_inherited(home: Home) -> None:
     """Whoever waits for the end of a pipe would wait as long as the executor lives."""
     reads, writes = os.pipe()

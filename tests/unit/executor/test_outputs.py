@@ -123,6 +123,22 @@ def test_what_was_written_by_name_after_the_end_is_not_handed_on(
     assert ("late", "") == (first.read_text(), second.read_text())
 
 
+def test_a_fifo_in_place_of_an_empty_file_costs_the_next_run_nothing(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    """It got the next run's name, and its start failed for the host's fault."""
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    os.close(outputs.open(str(first)))
+    outputs.end(str(first))
+    outputs.close(str(first))
+    first.unlink()
+    os.mkfifo(first)
+
+    os.close(outputs.open(str(second)))
+
+    assert (True, True) == (first.is_fifo(), second.is_file())
+
+
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
 def test_only_a_regular_file_is_opened_and_nobody_waits(
     outputs: Outputs, tmp_path: Path, kind: str
