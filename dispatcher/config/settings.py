@@ -25,10 +25,13 @@ NAME = r"\A[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,99}\Z"
 
 _MOST = 2**31 - 1
 
+#: The shortest interval between two looks at the store: at 20 ms an idle loop uses about 3 % of a
+#: CPU.
+LEAST_INTERVAL = Milliseconds(20)
+
 #: The shortest absence that may end runs: a daemon confirms itself four times in it, and its store
 #: may be slow.
 LEAST_ABSENCE = Milliseconds(1_000)
-
 
 #: The shortest interval between two writes of the metrics' file.
 LEAST_METRICS_INTERVAL = Milliseconds(1_000)
@@ -46,10 +49,10 @@ def _above_zero(section: Section, *fields: str) -> Iterator[str]:
             yield f"{_key(field)}: must be above 0"
 
 
-def _leases(section: Section, *fields: str) -> Iterator[str]:
+def _at_least(least: int, section: Section, *fields: str) -> Iterator[str]:
     for field in fields:
-        if (given := getattr(section, field)) is not None and given < limits.LEAST_LEASE:
-            yield f"{_key(field)}: {given} is less than {limits.LEAST_LEASE}; raise it"
+        if (given := getattr(section, field)) is not None and given < least:
+            yield f"{_key(field)}: {given} is less than {least}; raise it"
 
 
 def _key(field: str) -> str:
@@ -110,7 +113,7 @@ class Daemon(Section, frozen=True):
 
     def mistakes(self) -> Iterator[str]:
         """Refuse a loop without a pause."""
-        yield from _above_zero(self, "poll_ms")
+        yield from _at_least(LEAST_INTERVAL, self, "poll_ms")
 
 
 class Executor(Section, frozen=True):
@@ -172,8 +175,8 @@ class Leases(Section, frozen=True):
 
     def mistakes(self) -> Iterator[str]:
         """Refuse a reaper that would find an expiry too late."""
-        yield from _leases(self, "ttl_ms", "worker_ttl_ms")
-        yield from _above_zero(self, "reap_interval_ms")
+        yield from _at_least(limits.LEAST_LEASE, self, "ttl_ms", "worker_ttl_ms")
+        yield from _at_least(LEAST_INTERVAL, self, "reap_interval_ms")
         most, name, shortest = self._most()
         if self.reap_interval_ms > most and shortest > 0:
             yield (
@@ -241,8 +244,7 @@ class Output(Section, frozen=True):
 
     def mistakes(self) -> Iterator[str]:
         """Refuse budgets that hold less than they must, and a retention that is no duration."""
-        if self.run_budget < LEAST_BUDGET:
-            yield f"run_budget: {self.run_budget} is less than {LEAST_BUDGET}; raise it"
+        yield from _at_least(LEAST_BUDGET, self, "run_budget")
         if self.total_budget < self.run_budget:
             yield (
                 f"total_budget: {self.total_budget} is less than run_budget ({self.run_budget});"
@@ -313,7 +315,7 @@ class TaskDefaults(Section, frozen=True):
     def mistakes(self) -> Iterator[str]:
         """Refuse what no task could have."""
         times = [f"{name}_ms" for name in limits.TIMEOUTS]
-        yield from _leases(self, "lease_ttl_ms")
+        yield from _at_least(limits.LEAST_LEASE, self, "lease_ttl_ms")
         yield from _above_zero(self, *(name for name in times if getattr(self, name) is not None))
         for name in ("lease_ttl_ms", *times, "kill_grace_ms"):
             if (given := getattr(self, name) or 0) > limits.LONGEST:
@@ -437,8 +439,7 @@ class Metrics(Section, frozen=True):
                 ' the node exporter needs; write for example "/var/lib/node_exporter/dispatcher'
                 '.prom"'
             )
-        if self.interval_ms < LEAST_METRICS_INTERVAL:
-            yield (f"interval: {self.interval_ms} is less than {LEAST_METRICS_INTERVAL}; raise it")
+        yield from _at_least(LEAST_METRICS_INTERVAL, self, "interval_ms")
 
 
 class Settings(Section, frozen=True):

@@ -71,7 +71,7 @@ MISTAKES = [
     ("[leases]\nttl = true", "leases.ttl: True is no duration"),
     ("[leases]\nttl = '199ms'", ":2: leases.ttl: 199ms is less than 200ms; raise it"),
     ("[leases]\nworker_ttl = '0s'", "leases.worker_ttl: 0ms is less than 200ms; raise it"),
-    ("[leases]\nreap_interval = '0s'", "leases.reap_interval: must be above 0"),
+    ("[leases]\nreap_interval = '0s'", "leases.reap_interval: 0ms is less than 20ms; raise it"),
     (
         "[output]\nrun_budget = '2GiB'\ntotal_budget = '1GiB'",
         ":3: output.total_budget: 1GiB is less than run_budget (2GiB); raise it or lower that",
@@ -82,7 +82,7 @@ MISTAKES = [
         "output.retention: 0ms is less than 1s, so that nobody could se",
     ),
     ("[output]\nfree_floor = '5%'", "output.free_floor: '5%' is no size; write a number and KiB"),
-    ("[daemon]\npoll = '0s'", "daemon.poll: must be above 0"),
+    ("[daemon]\npoll = '19ms'", "daemon.poll: 19ms is less than 20ms; raise it"),
     (
         "[leases]\nttl = '4s'\nreap_interval = '3s'",
         ":3: leases.reap_interval: 3s is more than half of ttl (4s); lower it to at most 2s, or",
