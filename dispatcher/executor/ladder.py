@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from dispatcher import wire
+from dispatcher.executor.answers import Absent, Look, Present, Unknown
 from dispatcher.executor.journal import Journal, Line, without_tail
 from dispatcher.executor.kernel import Kernel, Usage
 from dispatcher.executor.log import Log
@@ -15,7 +16,7 @@ from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.procfs import Process
 from dispatcher.executor.run import MAX_CANDIDATES, MAX_LEFTOVERS, Phase, Run
 from dispatcher.executor.sweep import Survivors
-from dispatcher.executor.tree import Absent, Look, Present, Tree, Unknown
+from dispatcher.executor.tree import Tree
 from dispatcher.times import Instant
 
 
@@ -64,10 +65,23 @@ class Ladder:
         run.kill(at)
         return True
 
+    @property
+    def behind(self) -> bool:
+        """Whether our children need another look at once: there were too many for this tick."""
+        return self._tree.behind
+
+    def is_walking(self, run: Run) -> bool:
+        """Whether a look at a run has begun that needs further ticks."""
+        return self._tree.walk(run) is not None
+
     def new_tick(self) -> None:
         """Forget what was seen in the tick before."""
         self._tree.new_tick()
         self._survived = None
+
+    def share_among(self, runs: int) -> None:
+        """Divide what a tick may look at among so many runs."""
+        self._tree.share_among(runs)
 
     def survey(self, at: Instant) -> int:
         """Look at what our children left us; return how many dead orphans were reaped."""
@@ -94,10 +108,11 @@ class Ladder:
             if isinstance(seen, Present):
                 self._leave_alone(run, seen.processes, at)
                 return True
-        elif at >= run.limit:
+        elif at >= run.limit and not self._is_killing(run):
             self._escalate(run, seen, at)
-        self._signal(run, seen.processes if isinstance(seen, Present) else [])
-        run.looked(at)
+        if self._signal(run, seen):
+            self._tree.end_walk(run)
+            run.looked(at)
         return False
 
     def _look(self, run: Run, at: Instant) -> Look:
@@ -109,6 +124,7 @@ class Ladder:
             return self._survived[run.uid]
         except OSError as error:
             self._note_shortage(error)
+            self._tree.interrupt_walk(run)
             return Unknown(f"the host cannot show it: {error}")
 
     def _note_shortage(self, error: OSError) -> None:
@@ -128,27 +144,45 @@ class Ladder:
         self._send(wire.Changed(uid=run.uid, state=run.state, reason=run.why_held))
         self._log("worker.unkillable", uid=run.uid, pid=run.pid, reason=run.why_held)
 
-    def _signal(self, run: Run, processes: list[Process]) -> None:
-        if run.asking:
-            signums: tuple[int, ...] = (run.kill_signal, signal.SIGCONT)
-        elif run.phase is Phase.KILLED:
-            signums = (signal.SIGKILL,)
-        else:
-            return
-        alone = run.asking and run.asks_leader_alone
-        run.asking = False
-        self._name_ended(run, processes)
-        for signum in signums:
-            if alone and run.pid is not None:
+    def _is_killing(self, run: Run) -> bool:
+        """Whether those found may be killed already, or wait to be reaped: nobody has survived."""
+        walk = self._tree.walk(run)
+        stale = self._tree.behind or (walk is not None and walk.parts > 1)
+        return run.phase is Phase.KILLED and stale
+
+    def _signal(self, run: Run, seen: Present | Unknown) -> bool:
+        """Signal those whose turn it is; False when this look needs another tick.
+
+        The kill signal waits until the whole tree is found, and reaches each process once. SIGKILL
+        follows the walk, and the group gets it at the end: who dies early leaves us children that
+        the walk has not seen.
+        """
+        walk = self._tree.walk(run)
+        whole = walk is None or walk.whole
+        if run.phase is not Phase.KILLED and not (run.asking and whole):
+            return whole
+        if run.asking and run.asks_leader_alone and run.pid is not None:
+            for signum in (run.kill_signal, signal.SIGCONT):
                 self._kernel.signal_leader(run.pid, signum)
-                continue
-            group = run.pid if run.holds_leader else None
-            if group is not None:
+            run.asking = False
+            return True
+        first = walk is None or walk.signalled == 0
+        processes = seen.processes if isinstance(seen, Present) else []
+        group = run.pid if run.holds_leader else None
+        if walk is not None:
+            processes = walk.take(self._tree.share, group)
+        self._name_ended(run, processes)
+        tells_group = whole and (first or not run.asking)
+        for signum in (run.kill_signal, signal.SIGCONT) if run.asking else (signal.SIGKILL,):
+            if group is not None and tells_group:
                 self._kernel.signal_group(group, signum)
             for process in processes:
                 # Its group has told it already. SIGKILL does no harm twice, and it may have left.
                 if process.group != group or signum == signal.SIGKILL:
                     self._signal_one(process, signum)
+        done = walk is None or (whole and walk.signalled == len(walk.found))
+        run.asking = run.asking and not done
+        return done
 
     def _signal_one(self, process: Process, signum: int) -> None:
         try:

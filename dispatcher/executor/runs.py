@@ -293,8 +293,11 @@ class Runs:
         for run, start in starts:
             self._spawn(run, start, error, at)
         attention, self._attention = self._attention, {}
+        self._ladder.share_among(len(attention))
         for run in attention.values():
             self._advance(run, at)
+        if self._ladder.behind:
+            self._survey_at = at
         self._tell_starts(at)
         self._journal.flush()
         if at >= self._journal.due:
@@ -407,5 +410,7 @@ class Runs:
             del self._live[run.uid]
             self._budgets.drop(run.uid)
             self._outputs.close(run.output_path)
-        else:
-            self._due = min(self._due, run.due)
+            return
+        if self._ladder.is_walking(run):
+            self._attention[run.uid] = run
+        self._due = min(self._due, run.due)

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from dispatcher import wire
+from dispatcher.executor.answers import ABSENT, Look, Present, Unknown
 from dispatcher.executor.attribution import markers
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.procfs import File, Process
 from dispatcher.executor.run import Run
-from dispatcher.executor.tree import ABSENT, Look, Present, Unknown
 from dispatcher.marks import by_mark
 
 #: Ticks of a second in /proc; an instant times this is comparable with a start.

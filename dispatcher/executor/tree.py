@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from dispatcher import wire
+from dispatcher.executor.answers import ABSENT, Look, Present, Unknown
 from dispatcher.executor.attribution import INIT, Attribution, NotReadYet, Suspects
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.procfs import Process
 from dispatcher.executor.run import Run
+from dispatcher.executor.walk import LOOKS_PER_TICK, Identity, Walk
 from dispatcher.times import Instant
 
 #: Seconds for which an unreadable environment is read again. An exec takes milliseconds.
@@ -28,35 +31,14 @@ ENVIRONMENT_PATIENCE = 1.0
 #: Scans in one tick. Two suffice unless orphans of the same run die and are reaped meanwhile.
 MOST_SCANS = 4
 
+#: New orphans without a mark that are attributed in one tick: each takes several looks.
+MEETINGS_PER_TICK = 64
+
+#: Dead orphans that are reaped in one tick, 14 us each. One that lives costs 1 us.
+REAPS_PER_TICK = 256
+
 _JUST_DIED = "one of its processes has just died, and may have left others"
-
-#: Pid and start ticks: nobody else ever has both.
-Identity = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Present:
-    """These processes of the run live."""
-
-    processes: list[Process]
-
-
-@dataclass(frozen=True, slots=True)
-class Absent:
-    """The run has no process left: proved, not merely not seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """Nothing of the run was seen, and that proves nothing."""
-
-    why: str
-
-
-#: The three answers of a look at a run's tree (PROTOCOL 2.10).
-Look = Present | Absent | Unknown
-
-ABSENT = Absent()
+_UNMET = "there are more new processes than could be looked at yet"
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +64,8 @@ class Scan:
     unclear: dict[wire.RunUid, str] = field(default_factory=dict)
     """Why this scan proves nothing about a run."""
     reaped: int = 0
+    unmet: bool = False
+    """There are orphans that nobody has looked at."""
 
     def doubt(self, candidates: Iterable[wire.RunUid], why: str) -> None:
         """Note that a run may have a process which this scan does not show."""
@@ -115,19 +99,39 @@ class Tree:
         self._seen_of: defaultdict[wire.RunUid, set[Identity]] = defaultdict(set)
         self._unread: dict[int, Instant] = {}
         self._scans: list[Scan] = []
+        self._walks: dict[wire.RunUid, Walk] = {}
+        self._meetings = MEETINGS_PER_TICK
+        self._reaps = REAPS_PER_TICK
+        self.share = LOOKS_PER_TICK
+        """Processes of one run that may be looked at in this tick, and signalled."""
+        self.behind = False
+        """Whether orphans are left to be attributed or reaped in the next tick."""
 
     def new_tick(self) -> None:
         """Forget the scans of the tick before: all that is decided in one tick shares two."""
         self._scans.clear()
+        self._meetings, self._reaps = MEETINGS_PER_TICK, REAPS_PER_TICK
+        self.behind = False
+
+    def share_among(self, runs: int) -> None:
+        """Give so many runs the same share of this tick: a huge tree holds up no small one."""
+        self.share = max(1, LOOKS_PER_TICK // max(1, runs))
 
     def look(self, run: Run, at: Instant) -> Look:
-        """Look at a run's tree; two clear scans in a row must agree that nothing is left."""
+        """Look at a run's tree; two clear scans in a row must agree that nothing is left.
+
+        A walk that has begun goes on where it stopped, until `end_walk`. That takes no scan.
+        """
+        walk = self._walks.get(run.uid)
+        if walk is not None and self._go_on(run, walk, lambda: self._own(run, self._scan(0, at))):
+            return Present(walk.found)
         clear, why = False, ""
         for number in range(MOST_SCANS):
             scan = self._scan(number, at)
-            found = self._lineage(run, [*self._own_children(scan.owned[run.uid])])
-            if found:
-                return Present(found)
+            if own := self._own(run, scan):
+                walk = self._walks[run.uid] = Walk(self._kernel)
+                if self._go_on(run, walk, partial(list, own)):
+                    return Present(walk.found)
             why = scan.unclear.get(run.uid, "")
             if clear and not why:
                 break
@@ -144,6 +148,20 @@ class Tree:
         Return how many were dead.
         """
         return self._scan(0, at).reaped
+
+    def end_walk(self, run: Run) -> None:
+        """Begin anew at the next look at a run."""
+        self._walks.pop(run.uid, None)
+
+    def interrupt_walk(self, run: Run) -> None:
+        """Begin anew, unless all are found: of those some may have been asked to end already."""
+        walk = self._walks.get(run.uid)
+        if walk is not None and not walk.whole:
+            self.end_walk(run)
+
+    def walk(self, run: Run) -> Walk | None:
+        """Return the walk through a run's tree that has begun and was not ended."""
+        return self._walks.get(run.uid)
 
     def leave_alone(self, run: Run) -> None:
         """Take what is left of a run, and what it will start, for nobody's from now on."""
@@ -164,6 +182,7 @@ class Tree:
 
     def forget(self, run: Run) -> None:
         """Drop what was remembered of a run that is gone; what may have been its is another's."""
+        self.end_walk(run)
         for identity in self._seen_of.pop(run.uid, ()):
             self._seen.pop(identity, None)
         for stray in self._strays.values():
@@ -180,7 +199,8 @@ class Tree:
 
     def _look_at_children(self, at: Instant) -> Scan:
         scan = Scan()
-        pids = self._kernel.orphans()
+        # Those that could not be read are asked again after all others had their turn.
+        pids = sorted(self._kernel.orphans(), key=self._unread.__contains__)
         known, self._orphans = self._orphans, {}
         suspects: Suspects | None = None
         for pid in pids:
@@ -190,25 +210,39 @@ class Tree:
                 orphan = self._meet(pid, suspects, scan, at)
                 if orphan is None:
                     continue
-            if self._kernel.reap_if_dead(pid):
+            if self._reap_if_dead(pid):
                 scan.note_reaped(orphan.candidates)
                 continue
             self._orphans[pid] = orphan
             if orphan.owner is not None:
                 scan.owned[orphan.owner].append(pid)
+        if scan.unmet and suspects is not None:
+            scan.doubt(suspects.uids, _UNMET)
         if self._unread:
-            self._unread = {pid: since for pid, since in self._unread.items() if pid in pids}
+            self._unread = {p: self._unread[p] for p in pids if p in self._unread}
         if self._strays:
             self._strays = {p: stray for p, stray in self._strays.items() if p in self._orphans}
         return scan
+
+    def _reap_if_dead(self, pid: int) -> bool:
+        """Reap a dead orphan; one too many for this tick is taken for alive until the next."""
+        if self._reaps <= 0:
+            self.behind = True
+            return False
+        reaped = self._kernel.reap_if_dead(pid)
+        self._reaps -= reaped
+        return reaped
 
     def _meet(self, pid: int, suspects: Suspects, scan: Scan, at: Instant) -> Orphan | None:
         """Attribute a new orphan; None if it is not of any run, or cannot be read yet."""
         mark = self._kernel.mark(pid)
         marked = suspects.by_mark.get(mark or 0)
-        if marked is not None and self._kernel.reap_if_dead(pid):  # most of a storm of forks
-            scan.note_reaped((marked,))
+        if marked is not None:  # a mark says it all, and is read at once: most of a storm of forks
+            return Orphan(pid, {marked})
+        if self._meetings <= 0:
+            scan.unmet = self.behind = True
             return None
+        self._meetings -= 1
         process = self._kernel.look(pid)
         # Every leader made a session of its own: what is in ours was not born of a run.
         if process is None or process.session == self._kernel.session:
@@ -232,35 +266,21 @@ class Tree:
     def _may_wait(self, pid: int, at: Instant) -> bool:
         return at - self._unread.get(pid, at) < ENVIRONMENT_PATIENCE
 
-    def _lineage(self, run: Run, found: list[Process]) -> list[Process]:
-        """Return these processes and the living leader, with all their descendants."""
-        if run.leader_lives and run.pid is not None:
-            found += self._own_children([run.pid])
-        for process in found:  # it grows while we go through it
-            found.extend(self._children(process))
-        if found:
-            # An opaque process has no identity that would outlive its pid.
-            identities = {(p.pid, p.start_ticks) for p in found if not p.opaque}
-            self._seen |= dict.fromkeys(identities, run.uid)
-            self._seen_of[run.uid] |= identities
-        return found
+    def _own(self, run: Run, scan: Scan) -> list[int]:
+        """Return which children of ours are a run's: if none is, nobody is below us."""
+        orphans = scan.owned[run.uid]
+        return [*orphans, run.pid] if run.leader_lives and run.pid is not None else orphans
 
-    def _own_children(self, pids: Iterable[int]) -> Iterable[Process]:
-        """Look at children of ours: they may have left their group and session since."""
-        for pid in pids:
-            if (process := self._kernel.look(pid)) is not None:
-                yield process._replace(parent=self._kernel.pid)
-
-    def _children(self, parent: Process) -> Iterable[Process]:
-        children = [self._kernel.look(pid) for pid in self._kernel.children(parent.pid)]
-        if not children:
-            return ()
-        # If the parent is still itself, its children were listed; if they still say so, they are.
-        now = self._kernel.look(parent.pid)
-        if now is None or now.start_ticks != parent.start_ticks:
-            return ()
-        return [
-            child._replace(parent=parent.pid)
-            for child in children
-            if child is not None and (child.opaque or child.parent == parent.pid)
-        ]
+    def _go_on(self, run: Run, walk: Walk, own: Callable[[], list[int]]) -> bool:
+        """Go on with a walk; False: it is over and has found nobody."""
+        found = walk.go_on(own, self.share)
+        # Remembered from when it was seen below the run until that is gone, as it may drop all that
+        # gives it away before it is orphaned. Nobody is signalled before the children were seen.
+        # An opaque process has no identity that would outlive its pid.
+        identities = {(p.pid, p.start_ticks) for p in found if not p.opaque}
+        self._seen |= dict.fromkeys(identities, run.uid)
+        self._seen_of[run.uid] |= identities
+        if walk.whole and not walk.found:
+            self.end_walk(run)
+            return False
+        return True

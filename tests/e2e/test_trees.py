@@ -129,6 +129,47 @@ def test_r20_two_hundred_stubborn_trees_expire_at_once_and_hold_up_nobody(world:
         assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
 
 
+#: Three hundred processes on three levels, in many sessions; each notes how often it is asked.
+MANY = python("""
+    import os, signal, time
+    told = os.open("told", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    signal.signal(signal.SIGTERM, lambda *_: os.write(told, b"%d\\n" % os.getpid()))
+    for number in range(10):
+        if os.fork() == 0:
+            if number % 3 == 0:
+                os.setsid()
+            for number in range(29):
+                if os.fork() == 0:
+                    if number % 2 == 0:
+                        os.setsid()
+                    break
+            break
+    with open("grown", "a") as grown:
+        grown.write("one more\\n")
+    while not os.path.exists("go"):
+        time.sleep(0.1)
+""")
+
+
+def test_each_of_three_hundred_processes_is_asked_once_and_a_small_run_ends_meanwhile(
+    world: World,
+) -> None:
+    world.configure(leases={"kill_grace": "1h"}, node={"slots": 2})
+    with world.daemon() as daemon:
+        task_id = world.submit(*MANY)
+        expect_file(world, "grown", lines=301)
+
+        world.cli("cancel", task_id)
+        told = expect_file(world, "told", lines=301)
+        other = world.submit("true")
+        expect_settled(daemon, [other], outcome="succeeded")
+        (world.directory / "go").touch()
+        expect_settled(daemon, [task_id], outcome="cancelled")
+
+        assert 301 == len(set(told)) == len((world.directory / "told").read_text().splitlines())
+        assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
+
+
 def test_a_nested_dispatcher_is_ended_with_everything_below_it(world: World) -> None:
     """R-13: its executor has a session of its own and is a subreaper itself."""
     inner = world.directory / "inner.toml"

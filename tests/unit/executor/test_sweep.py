@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dispatcher import wire
+from dispatcher.executor.answers import ABSENT, Present, Unknown
 from dispatcher.executor.run import Run
 from dispatcher.executor.sweep import Survivors
-from dispatcher.executor.tree import ABSENT, Present, Unknown
 from dispatcher.marks import mark_of
 from tests.unit.executor.world import FakeKernel, FakeOutputs
 

@@ -1,0 +1,31 @@
+"""The three answers of a look at a run's tree (PROTOCOL 2.10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dispatcher.executor.procfs import Process
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """These processes of the run live, and maybe others: the walk through them may go on."""
+
+    processes: list[Process]
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The run has no process left: proved, not merely not seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Nothing of the run was seen, and that proves nothing."""
+
+    why: str
+
+
+Look = Present | Absent | Unknown
+
+ABSENT = Absent()

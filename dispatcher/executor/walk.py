@@ -1,0 +1,110 @@
+"""A walk through the tree of one run, in parts that a tick has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.procfs import Process
+
+#: Processes that all walks together look at in one tick, and that are signalled in it. A look takes
+#: 20 to 200 us.
+LOOKS_PER_TICK = 128
+
+#: Pid and start ticks: nobody else ever has both.
+Identity = tuple[int, int]
+
+
+class Walk:
+    """Finds each process of a tree once, parents before their children.
+
+    It goes on where it stopped. It ends whatever the tree forks meanwhile: children are listed
+    only of processes that were born before the walk began, and there are only so many of those.
+    The younger ones are found as children, and the next walk lists theirs.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._began = kernel.ticks()
+        self.found: list[Process] = []
+        self.passed = 0
+        """How many of `found` have had all their children looked at, from the front."""
+        self.signalled = 0
+        """How many of those had their turn to be signalled."""
+        self.whole = False
+        self.parts = 0
+        """In how many ticks it went on."""
+        self._identities: set[Identity] = set()
+        self._pids: set[int] = set()
+        self._own: list[int] = []
+        self._takes_left = 2
+        self._children: list[int] | None = None
+
+    def go_on(self, own: Callable[[], list[int]], looks: int) -> list[Process]:
+        """Look at so many processes more; return whom that found.
+
+        `own` returns which of our own children are known to be of the run by now. It is asked at
+        the beginning, and again at the end: a parent that has died since left us its children.
+        """
+        self.parts += 1
+        before = len(self.found)
+        while looks > 0 and not self.whole:
+            if self._own:
+                looks -= self._look_at_own(looks)
+            elif self.passed < len(self.found):
+                looks -= self._look_below(self.found[self.passed], looks)
+            elif self._takes_left:
+                self._takes_left -= 1
+                self._own = [pid for pid in own() if pid not in self._pids]
+            else:
+                self.whole = True
+        return self.found[before:]
+
+    def take(self, most: int, group: int | None) -> list[Process]:
+        """Return the next to be signalled, each once: its children are found already.
+
+        `most` bounds those outside of `group`, which one call signals.
+        """
+        begin = self.signalled
+        while self.signalled < self.passed and most > 0:
+            most -= self.found[self.signalled].group != group
+            self.signalled += 1
+        return self.found[begin : self.signalled]
+
+    def _look_at_own(self, looks: int) -> int:
+        """Look at children of ours: they may have left their group and session since."""
+        pids, self._own = self._own[:looks], self._own[looks:]
+        for pid in pids:
+            if (process := self._kernel.look(pid)) is not None:
+                self._find(process._replace(parent=self._kernel.pid))
+        return len(pids)
+
+    def _look_below(self, parent: Process, looks: int) -> int:
+        """Look at children of `parent`; it is passed when there are no more of them."""
+        used = 0
+        if self._children is None:
+            young = parent.start_ticks > self._began
+            self._children = [] if young else self._kernel.children(parent.pid)
+            used = 1
+        pids, self._children = self._children[: looks - used], self._children[looks - used :]
+        if pids:
+            children = [self._kernel.look(pid) for pid in pids]
+            # If the parent is still itself, they were listed as its children; if they still say
+            # so, they are.
+            now = self._kernel.look(parent.pid)
+            if now is None or now.start_ticks != parent.start_ticks:
+                children, self._children = [], []
+            for child in children:
+                if child is not None and (child.opaque or child.parent == parent.pid):
+                    self._find(child._replace(parent=parent.pid))
+        if not self._children:
+            self._children = None
+            self.passed += 1
+        return used + len(pids)
+
+    def _find(self, process: Process) -> None:
+        identity = (process.pid, process.start_ticks)
+        if identity not in self._identities:
+            self._identities.add(identity)
+            self._pids.add(process.pid)
+            self.found.append(process)

@@ -1,0 +1,407 @@
+"""Trees of thousands of processes: a tick does a bounded part, and what is proved stays proved."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGTERM
+from typing import Any
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.executor.run import MAX_LEFTOVERS
+from dispatcher.executor.tree import MEETINGS_PER_TICK, REAPS_PER_TICK
+from dispatcher.executor.walk import LOOKS_PER_TICK
+from tests.unit.executor.world import FakeProcess, World
+
+STUBBORN = frozenset({SIGTERM})
+
+HUGE, SMALL = "a" * 32, "b" * 32
+
+#: Processes of a huge tree, its leader left out.
+MANY = 6 * LOOKS_PER_TICK
+
+
+class Counting(World):
+    """Counts what each tick asks of the kernel."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.asked: Counter[str] = Counter()
+        self.ticks: list[Counter[str]] = []
+        for name in ("look", "signal", "environment", "reap_if_dead"):
+            self._count(name)
+        tick = self.executor.tick
+
+        def counted(*args: Any) -> None:
+            self.asked.clear()
+            tick(*args)
+            self.ticks.append(Counter(self.asked))
+
+        self.executor.tick = counted  # type: ignore[method-assign]
+
+    def _count(self, name: str) -> None:
+        ask = getattr(self.kernel, name)
+
+        def counted(*args: Any) -> Any:
+            answer = ask(*args)
+            self.asked[name] += 1
+            self.asked["reaped"] += name == "reap_if_dead" and answer
+            return answer
+
+        setattr(self.kernel, name, counted)
+
+    def most(self, name: str) -> int:
+        """Return how often the kernel was asked in the busiest tick."""
+        return max(tick[name] for tick in self.ticks)
+
+    def grow(self, leader: FakeProcess, number: int = MANY, **facts: Any) -> list[FakeProcess]:
+        """Give a leader a tree in three levels, of which a third left its session."""
+        grown = [leader]
+        for n in range(number):
+            parent = grown[n // 10]
+            grown.append(self.kernel.born(parent.pid, leads=n % 3 == 0, **facts))
+        return grown[1:]
+
+    def steps(self) -> Iterator[int]:
+        """Let tick follow tick for as long as there is more to do at once; count them."""
+        for number in range(1, 1000):
+            self.executor.step(timeout=0)
+            yield number
+            if self.executor._runs.due > self.kernel.now:
+                return
+        pytest.fail("it never comes to an end")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Counting:
+    return Counting(tmp_path)
+
+
+def kinds(process: FakeProcess) -> list[int]:
+    return [signum for _, signum in process.heard]
+
+
+def test_each_process_of_a_huge_tree_hears_the_kill_signal_once_over_many_ticks(
+    world: Counting,
+) -> None:
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(HUGE, kill_grace=10.0)
+    tree = world.grow(leader, ignores=STUBBORN)
+
+    world.end(HUGE)
+    assert [] == leader.heard, "nobody is asked before the whole tree is found"
+    world.run_for(9)
+
+    assert {(SIGTERM, SIGCONT)} == {tuple(kinds(process)) for process in [leader, *tree]}
+    assert LOOKS_PER_TICK < world.most("look") + 2 <= LOOKS_PER_TICK + 3
+    assert world.most("signal") <= 2 * LOOKS_PER_TICK
+    world.run_for(10)
+    assert {SIGKILL} == {process.heard[-1][1] for process in [leader, *tree]}
+    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_small_runs_are_ended_while_a_huge_one_is_still_being_found(world: Counting) -> None:
+    huge = world.start(HUGE)
+    world.grow(huge)
+    small = world.start(SMALL)
+    world.kernel.born(small.pid, leads=True)
+    ends = [wire.End(uid=wire.RunUid(uid), reason="cancelled") for uid in (HUGE, SMALL)]
+    world.hear(*ends)
+
+    for _ in world.steps():
+        if world.said(wire.Exited):
+            break
+    assert [SMALL] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [] == huge.heard
+
+    world.run_for(1)
+    assert [SMALL, HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_what_is_said_and_what_exits_is_noted_in_between(world: Counting) -> None:
+    huge, other = world.start(HUGE), world.start(SMALL)
+    world.grow(huge)
+    world.end(HUGE)
+
+    world.kernel.dies(other)
+    world.server.inbox.append(wire.Ping(sequence=7))
+    world.executor.step(timeout=0)
+
+    assert [] == huge.heard
+    kinds_said = [type(m) for m in world.server.said if isinstance(m, wire.Exited | wire.Pong)]
+    assert [wire.Exited, wire.Pong] == kinds_said
+
+
+def test_huge_trees_share_a_tick(world: Counting) -> None:
+    trees = [world.start(f"{n:032x}") for n in range(1, 5)]
+    for leader in trees:
+        world.grow(leader, MANY // 3)
+    ends = [wire.End(uid=wire.RunUid(f"{n:032x}"), reason="cancelled") for n in range(1, 5)]
+    world.hear(*ends)
+    asked = [sum(bool(leader.heard) for leader in trees) for _ in world.steps()]
+
+    assert {0, 4} == set(asked), "all are as far at the same time"
+    assert world.most("look") <= LOOKS_PER_TICK + 4
+
+
+def test_sigkill_follows_the_walk_and_none_that_cannot_die_keeps_it_from_the_rest(
+    world: Counting,
+) -> None:
+    world.spawner.facts = {"cannot_die": True}
+    leader = world.start(HUGE)
+    stuck = [
+        world.kernel.born(leader.pid, leads=True, cannot_die=True) for _ in range(LOOKS_PER_TICK)
+    ]
+    mortal = [world.kernel.born(process.pid, leads=True) for process in stuck]
+
+    world.end(HUGE, at_once=True)
+    for _ in world.steps():
+        pass
+
+    assert {(SIGKILL,)} == {tuple(kinds(process)) for process in mortal}
+    assert [] == world.said(wire.Exited)
+    assert world.most("signal") <= LOOKS_PER_TICK
+
+
+def test_a_tree_that_forks_whenever_it_is_looked_at_is_ended_all_the_same(
+    world: Counting,
+) -> None:
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(HUGE, kill_grace=1e6)
+    children = world.kernel.children
+
+    def forks(pid: int) -> list[int]:
+        world.kernel.now += 0.01
+        world.kernel.born(pid, ignores=STUBBORN)
+        return children(pid)
+
+    world.kernel.children = forks  # type: ignore[method-assign]
+    world.end(HUGE)
+    for _ in world.steps():
+        pass
+    assert [SIGTERM, SIGCONT] == kinds(leader)
+
+    world.end(HUGE, at_once=True)
+    for _ in world.steps():
+        pass
+    world.run_for(1)
+    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_a_child_whose_parent_dies_while_the_tree_is_being_found_is_not_passed_over(
+    world: Counting,
+) -> None:
+    leader = world.start(HUGE)
+    between = world.kernel.born(world.grow(leader)[-1].pid)
+    child = world.kernel.born(between.pid, leads=True, ignores=STUBBORN)
+    world.end(HUGE)
+
+    world.kernel.dies(between)
+    for _ in world.steps():
+        pass
+
+    assert [SIGTERM, SIGCONT] == kinds(child)
+
+
+def test_a_child_that_is_orphaned_after_it_was_found_is_asked_once(world: Counting) -> None:
+    leader = world.start(HUGE)
+    between = world.kernel.born(leader.pid)
+    child = world.kernel.born(between.pid, leads=True, ignores=STUBBORN)
+    world.grow(leader)
+    world.end(HUGE)
+    for _ in range(MANY // LOOKS_PER_TICK):
+        world.executor.step(timeout=0)
+
+    world.kernel.dies(between)
+    for _ in world.steps():
+        pass
+
+    assert [SIGTERM, SIGCONT] == kinds(child)
+
+
+def test_nobody_is_asked_twice_though_the_host_is_short_meanwhile(world: Counting) -> None:
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(HUGE, kill_grace=1e6)
+    tree = world.grow(leader, ignores=STUBBORN)
+    world.end(HUGE)
+    for ticks, _ in enumerate(world.steps()):
+        short = ticks % 2 and leader.heard
+        world.kernel.broken = OSError(24, "Too many open files") if short else None
+    world.kernel.broken = None
+    world.run_for(1)
+
+    assert {(SIGTERM, SIGCONT)} == {tuple(kinds(process)) for process in [leader, *tree]}
+
+
+def test_nobody_is_asked_twice_though_a_list_of_our_children_comes_too_early(
+    world: Counting,
+) -> None:
+    """Their parent has just died of the signal, so the first list of a tick may not have them."""
+    leader = world.start(HUGE, kill_grace=1e6)
+    escaped = [
+        world.kernel.born(leader.pid, leads=True, ignores=STUBBORN)
+        for _ in range(3 * LOOKS_PER_TICK)
+    ]
+    orphans, calls = world.kernel.orphans, count()
+    world.kernel.orphans = (  # type: ignore[method-assign]
+        lambda: orphans() if next(calls) % 2 or leader.status is None else []
+    )
+
+    world.end(HUGE)
+    for _ in world.steps():
+        pass
+
+    assert {(SIGTERM, SIGCONT)} == {tuple(kinds(process)) for process in escaped}
+
+
+def test_what_the_host_cannot_show_is_not_asked_for_again_at_once(world: Counting) -> None:
+    world.grow(world.start(HUGE))
+    world.end(HUGE, at_once=True)
+    world.kernel.broken = OSError(24, "Too many open files")
+
+    assert [1] == list(world.steps())
+    world.kernel.broken = None
+    world.run_for(1)
+
+    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_who_survives_is_named_as_it_is_seen_after_the_killing(world: Counting) -> None:
+    leader = world.start(HUGE)
+    stuck = world.kernel.born(world.grow(leader)[-1].pid, leads=True, cannot_die=True)
+    world.end(HUGE, at_once=True)
+    world.executor.step(timeout=0)  # so some are killed, and others not yet found
+
+    world.kernel.now += 6
+    world.run_for(6)
+
+    assert f"it survived SIGKILL: p{stuck.pid} ({stuck.pid})" == world.last(wire.Changed).reason
+
+
+def test_a_traceless_process_at_the_end_of_a_huge_tree_is_known_before_its_parents_die(
+    world: Counting,
+) -> None:
+    """It would be a stray, or be taken for nobody's, had its lineage not been seen."""
+    world.start(SMALL)
+    leader = world.start(HUGE)
+    *_, last = (one for one in world.grow(leader) if one.group == leader.pid)
+    traceless = world.kernel.born(last.pid, leads=True, mark=0, environment=b"")
+
+    world.end(HUGE, at_once=True)
+    world.run_for(1)
+
+    assert SIGKILL == traceless.heard[-1][1]
+    assert [] == world.said(wire.Stray)
+    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_nothing_is_absent_while_orphans_wait_for_their_attribution(world: Counting) -> None:
+    leader, other = world.start(HUGE, leftover_grace=1e6), world.start(SMALL)
+    orphans = [
+        world.kernel.born(leader.pid, mark=0, ignores=STUBBORN)
+        for _ in range(5 * MEETINGS_PER_TICK)
+    ]
+    world.kernel.dies(leader)
+    world.kernel.dies(other)
+
+    for _ in range(4):
+        world.executor.step(timeout=0)
+        assert [] == world.said(wire.Exited)
+    world.run_for(1)
+
+    assert world.most("environment") <= MEETINGS_PER_TICK
+    assert [SMALL] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [] == world.said(wire.Stray)
+    for orphan in orphans:
+        world.kernel.dies(orphan)
+    world.run_for(1)
+    assert [SMALL, HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_all_orphans_of_a_living_run_are_attributed_in_ticks_that_follow_at_once(
+    world: Counting,
+) -> None:
+    leader = world.start(HUGE)
+    between = world.kernel.born(leader.pid)
+    for _ in range(5 * MEETINGS_PER_TICK):
+        world.kernel.born(between.pid, leads=True, mark=0)
+    world.kernel.dies(between)
+
+    world.run_for(1)
+    for _ in world.steps():
+        pass
+
+    asked = [tick["environment"] for tick in world.ticks if tick["environment"]]
+    assert [MEETINGS_PER_TICK] * 5 == asked
+
+
+def test_marked_orphans_keep_no_other_run_however_many_they_are(world: Counting) -> None:
+    leader, other = world.start(HUGE, leftover_grace=1e6), world.start(SMALL)
+    world.grow(leader, 5 * MEETINGS_PER_TICK)
+    world.kernel.dies(leader)
+    world.kernel.dies(other)
+
+    world.executor.step(timeout=0)
+
+    assert [SMALL] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_dead_orphans_are_reaped_part_by_part_and_their_run_is_gone_after_the_last(
+    world: Counting,
+) -> None:
+    leader = world.start(HUGE)
+    tree = [world.kernel.born(leader.pid) for _ in range(3 * REAPS_PER_TICK)]
+    world.kernel.dies(leader)
+    for process in tree:
+        world.kernel.dies(process)
+
+    for _ in world.steps():
+        if not world.said(wire.Exited):
+            continue
+        break
+    world.run_for(0.1)
+
+    assert world.most("reaped") <= REAPS_PER_TICK
+    assert {process.pid for process in tree} <= set(world.kernel.reaped[:-1])
+    assert leader.pid == world.kernel.reaped[-1]
+    assert 1 == len(world.said(wire.Exited))
+
+
+def test_a_leader_that_is_asked_alone_is_asked_once_whatever_the_size(world: Counting) -> None:
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(HUGE, kill_grace=10.0, kill_mode=wire.KillMode.LEADER)
+    tree = world.grow(leader)
+    world.end(HUGE)
+
+    world.run_for(9)
+
+    assert [SIGTERM, SIGCONT] == kinds(leader)
+    assert [] == [signum for process in tree for signum in kinds(process)]
+
+
+def test_huge_leftovers_are_named_as_few_and_logged_once(world: Counting) -> None:
+    leader = world.start(HUGE, leftover_grace=1.0)
+    world.grow(leader)
+    world.kernel.dies(leader)
+
+    world.run_for(5)
+
+    (ended,) = [e for e in world.events if e["event"] == "worker.leftover_ended"]
+    assert MAX_LEFTOVERS == len(ended["names"])
+    assert MAX_LEFTOVERS == len(world.last(wire.Exited).exit.leftovers)
+
+
+def test_huge_leftovers_are_left_alone_where_the_start_says_so(world: Counting) -> None:
+    leader = world.start(HUGE, report_leftovers=True, leftover_grace=1.0)
+    tree = world.grow(leader)
+    world.kernel.dies(leader)
+
+    world.run_for(5)
+
+    assert MAX_LEFTOVERS == len(world.last(wire.Exited).exit.left_alone)
+    assert [] == [signum for process in tree for signum in kinds(process)]
+    assert not world.executor._runs.live
