@@ -72,6 +72,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/claim.py
 	$(BIN)/python bench/store_calls.py
 	$(BIN)/python bench/kill.py
+	$(BIN)/python bench/trees.py
 	$(BIN)/python bench/leases.py
 	$(BIN)/python bench/submit.py
 	$(BIN)/python bench/bulk.py

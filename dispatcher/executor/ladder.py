@@ -170,7 +170,7 @@ class Ladder:
         processes = seen.processes if isinstance(seen, Present) else []
         group = run.pid if run.holds_leader else None
         if walk is not None:
-            processes = walk.take(self._tree.share, group)
+            processes = walk.take(self._tree.share, group if run.asking else None)
         self._name_ended(run, processes)
         tells_group = whole and (first or not run.asking)
         for signum in (run.kill_signal, signal.SIGCONT) if run.asking else (signal.SIGKILL,):

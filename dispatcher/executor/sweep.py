@@ -1,4 +1,8 @@
-"""What a dead executor's runs left behind, found among all processes: none of them is our child."""
+"""What a dead executor's runs left behind, found among all processes: none of them is our child.
+
+A look takes 80 us for each process of the host, in one tick: 0.33 s for 4,000. Nobody waits for it,
+as a daemon is greeted after the sweep; survivors that cannot die are looked at each ten seconds.
+"""
 
 from __future__ import annotations
 

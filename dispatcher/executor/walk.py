@@ -63,7 +63,7 @@ class Walk:
     def take(self, most: int, group: int | None) -> list[Process]:
         """Return the next to be signalled, each once: its children are found already.
 
-        `most` bounds those outside of `group`, which one call signals.
+        `most` bounds those outside of `group`: it is signalled by one call.
         """
         begin = self.signalled
         while self.signalled < self.passed and most > 0:

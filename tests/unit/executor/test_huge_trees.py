@@ -167,6 +167,22 @@ def test_sigkill_follows_the_walk_and_none_that_cannot_die_keeps_it_from_the_res
     assert world.most("signal") <= LOOKS_PER_TICK
 
 
+def test_an_end_that_is_hurried_goes_on_part_by_part(world: Counting) -> None:
+    leader = world.start(HUGE, kill_grace=1e6)
+    for _ in range(MANY):
+        world.kernel.born(leader.pid, cannot_die=True)
+    world.end(HUGE)
+    for _ in range(MANY // LOOKS_PER_TICK + 2):
+        world.executor.step(timeout=0)
+    assert [] == leader.heard
+
+    world.end(HUGE, at_once=True)
+    for _ in world.steps():
+        pass
+
+    assert LOOKS_PER_TICK == world.most("signal")
+
+
 def test_a_tree_that_forks_whenever_it_is_looked_at_is_ended_all_the_same(
     world: Counting,
 ) -> None:
