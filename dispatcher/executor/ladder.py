@@ -136,7 +136,7 @@ class Ladder:
     def _escalate(self, run: Run, seen: Present | Unknown, at: Instant) -> None:
         run.escalate(at)
         processes = seen.processes if isinstance(seen, Present) else []
-        names = [process.name for process in processes[:MAX_LEFTOVERS]]
+        names = [process.name for process in processes if process.alive][:MAX_LEFTOVERS]
         if not run.unkillable:
             self._log("run.escalated", uid=run.uid, phase=run.phase.name.lower(), names=names)
             return
@@ -191,21 +191,22 @@ class Ladder:
             self._note_shortage(error)
 
     def _name_ended(self, run: Run, processes: list[Process]) -> None:
-        """Remember what only ended because we ended it."""
-        if not processes:
+        """Remember what only ended because we ended it, and not what was dead and is not reaped."""
+        names = tuple(process.name for process in processes if process.alive)
+        if not names:
             return
         if run.inherited:
             if run.exit is None and run.ended_by is None:
                 run.ended_by = wire.EndedBy.SWEPT
         elif run.exit is not None and run.ended_by is None:
-            names = tuple(process.name for process in processes)
             if not run.leftovers:
                 self._log("worker.leftover_ended", uid=run.uid, names=names[:MAX_LEFTOVERS])
             run.leftovers = tuple(dict.fromkeys(run.leftovers + names))[:MAX_LEFTOVERS]
 
     def _leave_alone(self, run: Run, processes: list[Process], at: Instant) -> None:
         """Count a run as gone whose leader is, and name who else of its tree goes on."""
-        names = tuple(f"{one.name} ({one.pid})" for one in processes)[:MAX_LEFTOVERS]
+        living = [one for one in processes if one.alive][:MAX_LEFTOVERS]
+        names = tuple(f"{one.name} ({one.pid})" for one in living)
         self._log("worker.leftover_reported", uid=run.uid, names=names)
         self._tree.leave_alone(run)
         self._gone(run, at, left_alone=names)

@@ -32,7 +32,7 @@ ENVIRONMENT_PATIENCE = 1.0
 MOST_SCANS = 4
 
 #: New orphans without a mark that are attributed in one tick: each takes several looks.
-MEETINGS_PER_TICK = 64
+MEETINGS_PER_TICK = 128
 
 #: Dead orphans that are reaped in one tick, 14 us each. One that lives costs 1 us.
 REAPS_PER_TICK = 256

@@ -387,6 +387,19 @@ def test_dead_orphans_are_reaped_part_by_part_and_their_run_is_gone_after_the_la
     assert 1 == len(world.said(wire.Exited))
 
 
+def test_what_is_dead_and_not_reaped_yet_is_no_leftover(world: Counting) -> None:
+    leader = world.start(HUGE, leftover_grace=0.0)
+    tree = [world.kernel.born(leader.pid) for _ in range(3 * REAPS_PER_TICK)]
+    world.kernel.dies(leader)
+    for process in tree:
+        world.kernel.dies(process)
+
+    world.run_for(1)
+
+    assert () == world.last(wire.Exited).exit.leftovers
+    assert "worker.leftover_ended" not in world.names()
+
+
 def test_a_leader_that_is_asked_alone_is_asked_once_whatever_the_size(world: Counting) -> None:
     world.spawner.facts = {"ignores": STUBBORN}
     leader = world.start(HUGE, kill_grace=10.0, kill_mode=wire.KillMode.LEADER)
