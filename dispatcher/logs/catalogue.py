@@ -72,8 +72,8 @@ _CEASED = Event(
 
 #: What follows a reader's standstill, in either log.
 _DROPPED = Event(
-    "The reader of this log had stopped, and more lines came than were queued for it (1 MiB): so"
-    " many are missing between the line before and this one.",
+    "So many lines before this one are lost: the reader of this log had stopped, and more came than"
+    " were queued for it (1 MiB), or it had left, or the disk was full.",
     "warning",
     fields={"lines": int},
 )

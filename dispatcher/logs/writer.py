@@ -1,7 +1,9 @@
 """Writing lines to a descriptor without ever waiting for its reader.
 
 A reader that has stopped (a full pipe, Ctrl-S in a terminal, a journal that hangs) costs lines, not
-the loop: a bounded number of bytes is queued, then lines are dropped and counted.
+the loop: a bounded number of bytes is queued, then lines are dropped. A reader that has left or a
+full disk costs lines too. All that are lost are counted, and reported with the next line that is
+written.
 """
 
 from __future__ import annotations
@@ -43,27 +45,33 @@ class NonBlockingWriter:
         self._clock = clock
         self._queue: deque[bytes] = deque()
         self._queued = 0
-        self._dropped = 0
+        self._lost = 0
+        self._failing = False
+        """The last attempt met an error: a report would be lost too."""
+        self._begun = False
+        """The line at hand was written in part."""
+        self._torn = False
+        """A line was lost after a part of it was written: the next begins on a line of its own."""
         self.due = Instant(inf)
         """When to `retry`; never while nothing is queued."""
 
     def write(self, line: bytes) -> None:
-        """Write a line, queue it, or drop it. A line that an error keeps out is lost."""
-        if self._queue:
-            self.retry()
-        if not self._queue:
-            line = self._attempt(line)
-        if not line:
-            return
-        if self._dropped or self._queued + len(line) > MOST_QUEUED:
-            self._dropped += 1  # until the queue is empty: the lines that are left are consecutive
-            return
-        self._queue.append(line)
-        self._queued += len(line)
-        self.due = Instant(self._clock() + RETRY)
+        """Write a line, queue it, or lose it and count it."""
+        self._flush()
+        if self._queue and (self._lost or self._queued + len(line) > MOST_QUEUED):
+            self._lost += 1  # until the queue is empty: the lines that are left are consecutive
+        elif rest := line if self._queue else self._attempt(line):
+            self._queue.append(rest)
+            self._queued += len(rest)
+            self.due = Instant(self._clock() + RETRY)
+        self._report_lost()
 
     def retry(self) -> None:
         """Write what is queued, as far as the reader has made room."""
+        self._flush()
+        self._report_lost()
+
+    def _flush(self) -> None:
         while self._queue:
             line = self._queue[0]
             rest = self._attempt(line)
@@ -74,9 +82,18 @@ class NonBlockingWriter:
                 return
             self._queue.popleft()
         self.due = Instant(inf)
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self._report(dropped)
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether to report what was lost: the reader takes lines, and has all that were queued."""
+        return self._lost > 0 and not self._queue and not self._failing
+
+    def _report_lost(self) -> None:
+        if self._is_due:
+            lost, self._lost = self._lost, 0
+            self._report(lost)
+            if self._failing:  # the report is lost as well, and counted
+                self._lost += lost
 
     def close(self, *, within: float) -> None:
         """Give a reader so many seconds to take what is queued; its descriptor stays open."""
@@ -91,13 +108,17 @@ class NonBlockingWriter:
 
     def _attempt(self, line: bytes) -> bytes:
         """Return what the reader has no room for."""
+        if self._torn:
+            line, self._torn = b"\n" + line, False
         try:
             while line:
                 line = line[self._way.send(line) :]
+                self._begun, self._failing = bool(line), False
         except BlockingIOError:
             return line
         except OSError:  # a full disk, a closed pipe: the line is lost, its writer goes on
-            return b""
+            self._torn, self._failing = self._begun, True
+            self._lost += 1
         return b""
 
 
@@ -137,7 +158,7 @@ def _send(connection: socket.socket, line: bytes) -> int:
 def _wait_for_room(descriptor: int, seconds: float) -> None:
     room = select.poll()
     room.register(descriptor, select.POLLOUT)
-    room.poll(seconds * 1000)
+    room.poll(None if seconds == inf else seconds * 1000)
 
 
 def _nowhere(line: bytes) -> int:
@@ -192,5 +213,11 @@ class _Behind:
             self._given.acquire()
             with suppress(OSError):
                 while self._line:
-                    self._line = self._line[os.write(self._descriptor, self._line) :]
+                    self._write_some()
             self._idle.set()
+
+    def _write_some(self) -> None:
+        try:
+            self._line = self._line[os.write(self._descriptor, self._line) :]
+        except BlockingIOError:  # somebody who shares the descriptor set O_NONBLOCK
+            _wait_for_room(self._descriptor, inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pty
@@ -10,6 +11,7 @@ import socket
 import termios
 import tty
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -162,6 +164,104 @@ def test_at_the_end_a_reader_gets_what_it_takes_in_time(reader: Reader) -> None:
     reader.writer._clock = lambda: next(times, Instant(2.0))
 
     reader.writer.close(within=0.01)  # and it returns
+
+
+class Disk:
+    """A file whose disk has room for so many bytes."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.room = 0
+        self.text = b""
+        reader.writer._way = reader.writer._way._replace(send=self.send)
+
+    def send(self, line: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = line[: self.room]
+        self.text += written
+        self.room -= len(written)
+        return len(written)
+
+
+def test_a_line_that_a_full_disk_breaks_off_leaves_the_next_one_whole(reader: Reader) -> None:
+    disk = Disk(reader)
+    disk.room = 9
+    for line in (b"first\n", b"second\n", b"third\n"):
+        reader.writer.write(line)
+    disk.room = 100
+    reader.writer.write(b"fourth\n")
+
+    assert b"first\nsec\nfourth\ndropped 2\n" == disk.text
+
+
+def test_a_report_that_is_lost_itself_is_made_again(reader: Reader) -> None:
+    disk = Disk(reader)
+    reader.writer.write(b"first\n")
+    disk.room = 7
+    reader.writer.write(b"second\n")
+    disk.room = 100
+    reader.writer.write(b"third\n")
+
+    assert b"second\nthird\ndropped 2\n" == disk.text
+
+
+def test_a_line_is_still_whole_when_the_end_of_the_broken_one_had_to_wait(reader: Reader) -> None:
+    disk = Disk(reader)
+    disk.room = 3
+    reader.writer.write(b"first\n")
+    write = reader.writer._way.send
+
+    def stopped(line: bytes) -> int:
+        raise BlockingIOError
+
+    reader.writer._way = reader.writer._way._replace(send=stopped)
+    reader.writer.write(b"second\n")
+    reader.writer._way = reader.writer._way._replace(send=write)
+    disk.room = 100
+    reader.writer.retry()
+
+    assert b"fir\nsecond\ndropped 1\n" == disk.text
+
+
+def test_what_a_reader_that_left_has_lost_is_reported_to_the_next(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    first = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    write = os.open(tmp_path / "fifo", os.O_WRONLY)
+    reader = Reader(write, first)
+    for _ in range(4000):
+        reader.writer.write(LINE)
+    os.close(first)
+    reader.writer.write(LINE)
+
+    reader.read = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    reader.writer.write(b"back\n")
+
+    *unread, back, report = reader.take().splitlines()
+    assert b"back" == back
+    assert b"dropped %d" % (4001 - len(unread)) == report
+    reader.writer.close(within=0)
+    os.close(reader.read)
+    os.close(write)
+
+
+def test_lines_stay_whole_where_another_process_made_the_descriptor_non_blocking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer, "_reopened", _refused)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    reader = Reader(write, read)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write, LINE)
+    lines = [b"%06d" % number + LINE for number in range(100)]
+    for line in lines:
+        reader.writer.write(line)
+
+    assert reader.take().endswith(b"".join(lines))
+    reader.writer.close(within=0)
+    os.close(read)
+    os.close(write)
 
 
 def test_a_full_disk_or_a_closed_pipe_costs_the_line() -> None:
