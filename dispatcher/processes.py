@@ -27,8 +27,16 @@ class Written:
 
     size: int
     """Bytes."""
+    modified_at: float
+    """Seconds since 1970 of the last write, which may leave the size as it was: one that truncates
+    the file, and writes as much again."""
     age: float
     """Seconds since it last did, by the host's clock, which may have been set since."""
+
+    @property
+    def version(self) -> tuple[int, float]:
+        """What differs after each write, but not when an empty file is made."""
+        return (self.size, self.modified_at if self.size else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

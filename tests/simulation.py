@@ -113,19 +113,19 @@ class FakeExecutor:
     def written(self, path: str) -> Written:
         """Say what the test let a run write."""
         if path not in self.outputs:
-            return Written(0, math.inf)
+            return Written(0, 0.0, math.inf)
         size, grown_at = self.outputs[path]
-        return Written(size, (self.wall() - grown_at) / 1000)
+        return Written(size, grown_at / 1000, (self.wall() - grown_at) / 1000)
 
     def survivors(self, runs: Mapping[wire.RunUid, Collection[str]]) -> Mapping[wire.RunUid, str]:
         """Say what the test lets live on this host."""
         self.looks += 1
         return {uid: self.alive[uid] for uid in runs if uid in self.alive}
 
-    def write(self, uid: wire.RunUid) -> None:
-        """Let a run write a byte."""
+    def write(self, uid: wire.RunUid, *, grows: bool = True) -> None:
+        """Let a run write a byte, or the one anew that it has written."""
         path = f"/output/{uid}.log"
-        self.outputs[path] = self.outputs.get(path, (0, None))[0] + 1, self.wall()
+        self.outputs[path] = self.outputs.get(path, (0, None))[0] + grows, self.wall()
 
     def reconnect(self) -> None:
         """Greet anew, as asked."""

@@ -70,6 +70,10 @@ class Output:
         """Bytes that were not there any more when they were to be read, and torn lines' rests."""
         self.truncated = 0
         """Bytes that had been read when the file was made shorter than that, by its writer."""
+        self._version: tuple[int, int] | None = None
+        """Of the file of which everything was read: its size, and when it was written last."""
+        self._suspect: tuple[int, int] | None = None
+        """The version in which it may have been written anew, no longer than before."""
         self._torn = False
         """Whether what comes next begins within a line."""
         self._at_line_start = True
@@ -99,9 +103,10 @@ class Output:
                 self._start = self._offset = _start_of_tail(self._file, self._tail)
         if self._file is None:
             return b""
-        if os.fstat(self._file).st_size < self._offset:
+        if self._was_truncated(self._file):
             self.truncated += self._offset
             self._start = self._offset = 0
+            self._version = self._suspect = None
             self._torn = False
         self._skip_hole(self._file)
         chunk = os.pread(self._file, CHUNK, self._offset)
@@ -112,10 +117,32 @@ class Output:
             return b""
         self._offset += len(chunk)
         if not chunk:
+            self._note_version(self._file)
             return b""
         whole = self._from_next_line(chunk)
         self._at_line_start = chunk.endswith(b"\n")
         return whole or self.read()
+
+    def _note_version(self, file: int) -> None:
+        """Remember a file of which everything was read."""
+        if self._suspect is None and (version := _version(file))[0] == self._offset:
+            self._version = version
+
+    def _was_truncated(self, file: int) -> bool:
+        """Look whether what was read is no longer there.
+
+        A file that is as long as before was written anew if its time moved, and still says so at
+        the next call: a write moves the time before the size. The budget moves the time as well,
+        and leaves a hole at the beginning.
+        """
+        version = _version(file)
+        if version[0] != self._offset or version == self._version:
+            self._suspect = None
+            return version[0] < self._offset
+        if self._version is None or _data_from(file, 0) > 0:
+            return False
+        sure, self._suspect = version == self._suspect, version
+        return sure
 
     def _from_next_line(self, chunk: bytes) -> bytes:
         """Return what was read without the rest of a torn line, but with the end of a begun one."""
@@ -144,6 +171,12 @@ class Output:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _version(file: int) -> tuple[int, int]:
+    """Return a file's size in bytes, and when it was written last in nanoseconds since 1970."""
+    found = os.fstat(file)
+    return found.st_size, found.st_mtime_ns
 
 
 def _start_of_tail(file: int, lines: int) -> int:

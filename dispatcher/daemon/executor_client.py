@@ -199,8 +199,9 @@ class ExecutorClient:
         try:
             found = os.stat(path)  # noqa: PTH116 - as cheap as it gets
         except OSError:
-            return Written(0, math.inf)
-        return Written(found.st_size, (wall_clock() - found.st_mtime_ns // 1_000_000) / 1000)
+            return Written(0, 0.0, math.inf)
+        age = (wall_clock() - found.st_mtime_ns // 1_000_000) / 1000
+        return Written(found.st_size, found.st_mtime, age)
 
     def survivors(self, runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
         """Look on this host for processes of runs that no executor knows."""

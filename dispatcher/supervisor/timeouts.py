@@ -205,9 +205,9 @@ class Timeouts:
         if at < min(watch.look_by, watch.stall_by):
             return watch
         watch = replace(watch, look_by=_next_look(live.limits, at))
-        if (size := self._written(uid).size) == watch.written:
+        if (written := self._written(uid).version) == watch.written:
             return watch
-        return replace(watch, stall_by=_after(at, live.limits.stall_timeout_ms), written=size)
+        return replace(watch, stall_by=_after(at, live.limits.stall_timeout_ms), written=written)
 
     def _found(self, run: OpenRun, now: StoreTime, at: Instant) -> Watch:
         """Return what a daemon that has just come finds of a run's progress, for what it is worth.
@@ -221,7 +221,7 @@ class Timeouts:
         stall_ms = run.limits.stall_timeout_ms
         return Watch(
             stall_by=NEVER if stall_ms is None else Instant(_after(at, stall_ms) - silence),
-            written=output.size,
+            written=output.version,
             progressed_at=run.progressed_at,
         )
 

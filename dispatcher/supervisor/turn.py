@@ -82,8 +82,8 @@ class Watch:
     total_by: Instant = NEVER
     longest: Instant = NEVER
     """To when the worker itself may move `run_by`."""
-    written: int = 0
-    """Bytes of its output."""
+    written: tuple[int, float] = (0, 0.0)
+    """The version of its output that was seen last."""
     progressed_at: StoreTime | None = None
 
     @property

@@ -100,6 +100,50 @@ def test_the_last_lines_are_found_across_holes_however_large(
     assert len(reads) <= 20
 
 
+def rewrite(file: Path, text: bytes) -> None:
+    """Write a file anew, at a later time than before."""
+    then = file.stat().st_mtime_ns
+    file.write_bytes(text)
+    os.utime(file, ns=(then, then + 4_000_000))
+
+
+def test_an_output_written_anew_and_as_long_as_before_is_read_once_more(file: Path) -> None:
+    """`echo "line $i" > /dev/stderr`: a follower printed the first line alone."""
+    file.write_bytes(b"line 1\n")
+    with Output(str(file)) as output:
+        assert b"line 1\n" == read_all(output)
+        for line in (b"line 2\n", b"line 3\n"):
+            rewrite(file, line)
+            assert b"" == output.read()  # it may be about to grow
+            assert line == read_all(output)
+            assert b"" == read_all(output)
+        assert 2 * len(b"line 1\n") == output.truncated
+
+
+def test_an_output_that_grows_after_its_time_moved_was_not_truncated(file: Path) -> None:
+    file.write_bytes(b"line 1\n")
+    with Output(str(file)) as output:
+        assert b"line 1\n" == read_all(output)
+        rewrite(file, b"line 1\n")
+        assert b"" == output.read()
+        with file.open("ab") as more:
+            more.write(b"line 2\n")
+
+        assert (b"line 2\n", 0) == (read_all(output), output.truncated)
+
+
+def test_an_output_whose_beginning_the_budget_took_was_not_truncated(file: Path) -> None:
+    file.write_bytes(b"x" * BLOCK + b"\nline\n")
+    with Output(str(file)) as output:
+        read_all(output)
+        then = file.stat().st_mtime_ns
+        punch_out(str(file), 0, BLOCK)
+        os.utime(file, ns=(then, then + 4_000_000))
+
+        assert [b"", b"", b""] == [output.read() for _ in range(3)]
+        assert 0 == output.truncated
+
+
 def test_after_a_writer_truncated_its_output_what_follows_is_read(file: Path) -> None:
     """`echo note > /dev/stderr` does: a follower waited until the file was as long again."""
     file.write_bytes(b"before\n")

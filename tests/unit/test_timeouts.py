@@ -258,6 +258,19 @@ def test_a_growing_output_is_progress_from_when_it_was_seen_on(world: World) -> 
     assert ["stalled"] == ends(world)
 
 
+def test_an_output_written_anew_and_no_longer_than_before_is_progress(world: World) -> None:
+    task = started(world, stall_timeout_ms=10_000)
+    world.executor.write(world.uid(task))
+
+    for _ in range(5):
+        world.run_for(9.5)
+        world.executor.write(world.uid(task), grows=False)
+    assert [] == ends(world)
+    world.run_for(10 + 10 / LOOKS)
+
+    assert ["stalled"] == ends(world)
+
+
 @pytest.mark.parametrize("step", [8.5, 9.999, 3_600, -8.5, -3_600])
 def test_no_step_of_the_clock_makes_an_output_old_or_young(world: World, step: float) -> None:
     task = started(world, stall_timeout_ms=10_000)
