@@ -13,18 +13,24 @@ BLOCK = 4096
 #: What a filesystem without holes answers.
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
-#: FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h.
-_PUNCH = 0x01 | 0x02
+#: FALLOC_FL_KEEP_SIZE and, with it, FALLOC_FL_PUNCH_HOLE: linux/falloc.h.
+KEEP_SIZE = 0x01
+_PUNCH = KEEP_SIZE | 0x02
 
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-def punch(descriptor: int, offset: int, length: int) -> None:
-    """Give back the blocks of a part of a file; its size stays. Raises OSError."""
-    if _fallocate(descriptor, _PUNCH, offset, length) != 0:
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """Reserve or give back the blocks of a part of a file. Raises OSError: see its man page."""
+    if _fallocate(descriptor, mode, offset, length) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def punch(descriptor: int, offset: int, length: int) -> None:
+    """Give back the blocks of a part of a file; its size stays. Raises OSError."""
+    fallocate(descriptor, _PUNCH, offset, length)
 
 
 def next_data(descriptor: int, offset: int) -> int | None:

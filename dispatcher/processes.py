@@ -105,8 +105,11 @@ class Processes(Protocol):
     def reconnect(self) -> None:
         """Drop the connection and greet anew: after a commit whose answer is unknown."""
 
-    def written(self, path: str) -> Written:
-        """Look at an output file; a missing one was never written to."""
+    def written(self, path: str, pid: int | None) -> Written:
+        """Look at a run's output file, also where its name was removed or is another's by now.
+
+        `pid` is the leader's. Where neither leads to a file, nothing was written.
+        """
 
     def survivors(self, runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
         """Look on this host for processes of runs that the executor does not know.

@@ -110,7 +110,7 @@ class FakeExecutor:
         elif isinstance(message, wire.Forget):
             self.runs.pop(message.uid, None)
 
-    def written(self, path: str) -> Written:
+    def written(self, path: str, pid: int | None) -> Written:
         """Say what the test let a run write."""
         if path not in self.outputs:
             return Written(0, 0.0, math.inf)

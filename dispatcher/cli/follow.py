@@ -75,7 +75,8 @@ TRUNCATED = "dispatcher: the output was truncated by its writer; what follows is
 
 
 def _print(store: Client, task_id: int, run: Run, tail: int | None) -> None:
-    with Output(run.output_path, tail=tail) as output:
+    budget = store.config.output.run_budget
+    with Output(run.output_path, budget=budget, tail=tail) as output:
         is_over = _each(STORE_POLL, lambda: _is_over(store, task_id, run))
         while True:
             over = next(is_over)

@@ -231,14 +231,18 @@ def _why(task: Task, obstacle: Obstacle | None) -> str:
 @config_option
 def show(*, task_id: int, absolute: bool, as_json: bool) -> None:
     """Show a task with all its runs, oldest first."""
-    task, runs, calendar = _look_up(task_id)
+    with client() as store:
+        if (task := store.task(task_id)) is None:
+            raise NoTask(task_id)
+        runs, calendar = store.runs(task_id), store.calendar()
+        budget = store.config.output.run_budget
     if as_json:
         print_json(render.task_with_runs_json(task, runs, calendar))
     else:
         date = partial(render.time, calendar=calendar, absolute=absolute)
         _print_task(task, runs[-1] if runs else None, date)
         if runs:
-            _print_runs(runs, date)
+            _print_runs(runs, date, budget)
 
 
 @click.command(
@@ -275,7 +279,8 @@ def logs(*, task_id: int, run_id: int | None, tail: int | None, follow: bool) ->
             looking_on.follow(store, task_id, _run(store, task_id, run_id), tail=tail)
             return
         run = _run(store, task_id, run_id)
-    with Output(run.output_path, tail=tail) as output:
+        budget = store.config.output.run_budget
+    with Output(run.output_path, budget=budget, tail=tail) as output:
         if not output.exists():
             print_end(run)
         while chunk := output.read():
@@ -283,6 +288,9 @@ def logs(*, task_id: int, run_id: int | None, tail: int | None, follow: bool) ->
         if output.dropped:
             lost = f"{output.dropped} bytes of it were dropped to keep the budget"
             click.echo(f"dispatcher: {lost}", err=True)
+        if output.holes:
+            left_out = f"{output.holes} bytes of it were never written, and are left out"
+            click.echo(f"dispatcher: {left_out}", err=True)
     if run.output_truncated:
         click.echo(f"dispatcher: {render.truncated(run)}", err=True)
     sys.stdout.buffer.flush()
@@ -305,14 +313,6 @@ def _run(store: Client, task_id: int, run_id: int | None) -> Run:
         told = f"run {chosen.id} was driven by hand; what it wrote is where its driver put it"
         raise DispatcherError(told)
     return chosen
-
-
-def _look_up(task_id: int) -> tuple[Task, list[Run], Calendar]:
-    with client() as store:
-        task, runs, calendar = store.task(task_id), store.runs(task_id), store.calendar()
-    if task is None:
-        raise NoTask(task_id)
-    return task, runs, calendar
 
 
 def _print_task(task: Task, last: Run | None, date: _Date) -> None:
@@ -345,7 +345,7 @@ def _print_task(task: Task, last: Run | None, date: _Date) -> None:
             click.echo(f"  {name:<10} {render.line(value)}")
 
 
-def _print_runs(runs: list[Run], date: _Date) -> None:
+def _print_runs(runs: list[Run], date: _Date, budget: int) -> None:
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
     click.echo()
@@ -374,7 +374,7 @@ def _print_runs(runs: list[Run], date: _Date) -> None:
             click.echo(f"\nrun {run.id}: ended with it, as its leader had left them: {names}")
         if run.output_truncated:
             click.echo(f"\nrun {run.id}: {render.truncated(run)}")
-        if lost := dropped(run.output_path):
+        if lost := dropped(run.output_path, budget):
             click.echo(f"\nrun {run.id}: {lost} bytes of its output were dropped, the oldest")
     last = render.tail(runs[-1])
     if last:

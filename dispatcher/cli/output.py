@@ -25,21 +25,27 @@ def print_end(run: Run) -> None:
     if run.output_tail is None:
         raise DispatcherError(f"{run.output_path} is gone, and nothing was kept")
     if run.output_tail:  # a run that wrote nothing leaves no file, and nothing is missing
-        why = "is gone, to keep [output] total_budget or free_floor, or by hand"
-        click.echo(f"dispatcher: {run.output_path} {why}; this was its end:", err=True)
+        why = "its worker, a person, or [output] total_budget or free_floor removed it"
+        click.echo(f"dispatcher: {run.output_path} is gone ({why}); this was its end:", err=True)
         sys.stdout.buffer.write(run.output_tail.encode())
         sys.stdout.buffer.flush()
 
 
-def dropped(path: str) -> int:
+def dropped(path: str, budget: int) -> int:
     """Return how many bytes the budget took from the beginning of a file; 0 if it is not here."""
     with suppress(OSError):
         file = output_files.opened(path)
         try:
-            return _data_from(file, 0)
+            data = _data_from(file, 0)
+            return data if _may_be_punched(file, data, budget) else 0
         finally:
             os.close(file)
     return 0
+
+
+def _may_be_punched(file: int, hole_end: int, budget: int) -> bool:
+    """Return whether a hole may be what was dropped: the end of a file is kept, a budget long."""
+    return hole_end <= os.fstat(file).st_size - budget
 
 
 def _data_from(file: int, offset: int) -> int:
@@ -56,18 +62,22 @@ class Output:
     """One run's output, from its beginning; used as a context manager.
 
     What the budget punched out of the file is skipped and counted, with the rest of the line that
-    it tore, unless that is longer than `CHUNK`: no half line is glued to another. A run that wrote
+    it tore, unless that is longer than `CHUNK`: no half line is glued to another. A hole that is
+    nearer to the end than the budget was made by the worker: it is skipped alone. A run that wrote
     nothing hands its file on to a later run (ADR 6), whose words are not this run's.
     """
 
-    def __init__(self, path: str, *, tail: int | None = None) -> None:
+    def __init__(self, path: str, *, budget: int, tail: int | None = None) -> None:
         """Read from the beginning, or, of what is there at the first look, from the last lines."""
         self._path = path
+        self._budget = budget
         self._tail = tail
         self._file: int | None = None
         self._start = self._offset = 0
         self.dropped = 0
         """Bytes that were not there any more when they were to be read, and torn lines' rests."""
+        self.holes = 0
+        """Bytes that were never written."""
         self.truncated = 0
         """Bytes that had been read when the file was made shorter than that, by its writer."""
         self._version: tuple[int, int] | None = None
@@ -115,10 +125,11 @@ class Output:
         if chunk and self._offset == self._start and not self._is_still_ours(self._file):
             self._close()
             return b""
-        self._offset += len(chunk)
         if not chunk:
             self._note_version(self._file)
             return b""
+        self._offset += len(chunk)
+        self._version = None
         whole = self._from_next_line(chunk)
         self._at_line_start = chunk.endswith(b"\n")
         return whole or self.read()
@@ -154,10 +165,14 @@ class Output:
 
     def _skip_hole(self, file: int) -> bool:
         """Go on to the next data; say whether there was a hole before it."""
-        skipped = max(0, _data_from(file, self._offset) - self._offset)
-        self.dropped += skipped
+        data = _data_from(file, self._offset)
+        skipped = max(0, data - self._offset)
+        if skipped and _may_be_punched(file, data, self._budget):
+            self.dropped += skipped
+            self._torn = True
+        else:
+            self.holes += skipped
         self._offset += skipped
-        self._torn |= skipped > 0
         return skipped > 0
 
     def _is_still_ours(self, file: int) -> bool:

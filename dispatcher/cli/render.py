@@ -185,15 +185,15 @@ def tail(run: Run) -> str | None:
         return run.output_tail
     with suppress(OSError), os.fdopen(output_files.opened(run.output_path), "rb") as file:
         file.seek(-min(TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
-        return file.read(TAIL).decode(errors="replace")
+        return file.read(TAIL).decode(errors="replace").replace("\0", "")
     return None
 
 
 def truncated(run: Run) -> str:
     """Return what a run lost of its output by its own doing."""
     return (
-        f"it truncated its output, and {run.output_truncated} bytes are lost;"
-        " `echo … >&2` does not, `echo … > /dev/stderr` does"
+        f"it truncated its output; at least {run.output_truncated} bytes are lost"
+        " (`echo … > /dev/stderr` truncates, `echo … >&2` does not)"
     )
 
 

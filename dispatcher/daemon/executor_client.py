@@ -194,10 +194,13 @@ class ExecutorClient:
         else:
             self._outbox.put(message)
 
-    def written(self, path: str) -> Written:
-        """Look at an output file; a missing one was never written to."""
+    def written(self, path: str, pid: int | None) -> Written:
+        """Look at a run's output file, also where its name was removed or is another's by now."""
+        own = f"/proc/{pid}/fd/1"
         try:
-            found = os.stat(path)  # noqa: PTH116 - as cheap as it gets
+            if pid is None or os.path.dirname(_target(own)) != os.path.dirname(path):  # noqa: PTH120
+                own = path  # its leader writes elsewhere now, has exited, or is another user's
+            found = os.stat(own)  # noqa: PTH116 - as cheap as it gets
         except OSError:
             return Written(0, 0.0, math.inf)
         age = (wall_clock() - found.st_mtime_ns // 1_000_000) / 1000
@@ -427,3 +430,11 @@ def connect_to(path: str) -> socket.socket:
 def fits(client: ExecutorClient) -> Processes:
     """Return the client as what the supervisor sees of it: the type checker's proof."""
     return client
+
+
+def _target(link: str) -> str:
+    """Return where a link leads; "" if that cannot be read."""
+    try:
+        return os.readlink(link)  # noqa: PTH115 - as cheap as it gets
+    except OSError:
+        return ""

@@ -29,6 +29,10 @@ PART = 4
 #: Bytes punched out at a time: bounds how long a flood can keep the loop.
 MOST_PUNCHED = 1 << 28
 
+#: Bytes of disk beyond its budget that a file may take: its last block, and the room that its
+#: filesystem keeps for what comes next.
+SLACK = 1 << 17
+
 #: Such pieces that are punched out at the end of a run; the output directory's budget has the rest.
 MOST_LAST_LOOKS = 16
 
@@ -78,6 +82,8 @@ class Budgets:
             for _ in range(MOST_LAST_LOOKS):
                 if not self._look(file):
                     break
+            if file.output.disk() > max(file.budget, file.output.size()) + SLACK:
+                file.output.trim()
 
     def _withdraw(self, file: _File, number: int) -> None:
         self._asked[number].remove(file)
@@ -132,15 +138,13 @@ class Budgets:
             file.kept_from = 0
         file.size = size
         end = (size - file.budget) // BLOCK * BLOCK
-        if file.kept_from >= end or not self._supported:
+        if end <= 0 or not self._supported:
             return False
-        # What is a hole already costs nothing, however large: a file may have 8 EiB of it.
-        found = next_data(file.output.descriptor, file.kept_from)
-        start = end if found is None else max(file.kept_from, found // BLOCK * BLOCK)
-        until = min(start + MOST_PUNCHED, end)
-        if start >= end:
-            file.kept_from = until
+        piece = self._next_piece(file, end)
+        if piece is None:
+            file.kept_from = end
             return False
+        start, until = piece
         try:
             punch(file.output.descriptor, start, until - start)
         except OSError as error:
@@ -149,6 +153,20 @@ class Budgets:
             return False
         file.kept_from = until
         return until < end
+
+    def _next_piece(self, file: _File, end: int) -> tuple[int, int] | None:
+        """Return where the next part to be punched out of what is before `end` begins and ends.
+
+        What is a hole costs nothing, however large: a file may have 8 EiB of it. But a worker may
+        write into a hole, or reserve its room (fallocate(2)), which no search for data shows.
+        """
+        over = file.output.disk() > file.budget + SLACK
+        if file.kept_from < end:
+            found = next_data(file.output.descriptor, file.kept_from)
+            if found is not None and found < end:
+                start = max(file.kept_from, found // BLOCK * BLOCK)
+                return start, min(start + MOST_PUNCHED, end)
+        return (0, end) if over else None
 
     def _give_up(self, path: str) -> None:
         self._supported = False

@@ -56,12 +56,20 @@ class OutputFile:
             self.truncated += before
         return self._size
 
+    def disk(self) -> int:
+        """Return how many bytes of disk it takes."""
+        return os.fstat(self.descriptor).st_blocks * 512
+
+    def trim(self) -> None:
+        """Give back what was reserved behind its end, once nobody writes to it."""
+        os.ftruncate(self.descriptor, os.fstat(self.descriptor).st_size)
+
     def tail(self) -> str:
-        """Return its end as text that any database takes."""
+        """Return its end as text that any database takes: without NUL, which no terminal shows."""
         if not (size := self.size()):
             return ""
         end = os.pread(self.descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
-        return end.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return end.decode(errors="replace").replace("\0", "")
 
     def close(self) -> None:
         """Give the descriptor back."""

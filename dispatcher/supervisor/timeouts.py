@@ -205,7 +205,7 @@ class Timeouts:
         if at < min(watch.look_by, watch.stall_by):
             return watch
         watch = replace(watch, look_by=_next_look(live.limits, at))
-        if (written := self._written(uid).version) == watch.written:
+        if (written := self._written(uid, live.pid).version) == watch.written:
             return watch
         return replace(watch, stall_by=_after(at, live.limits.stall_timeout_ms), written=written)
 
@@ -214,7 +214,7 @@ class Timeouts:
 
         Where a clock was set, or nothing is known of the time before, it may seem stalled already.
         """
-        output, silence = self._written(run.run_uid), math.inf
+        output, silence = self._written(run.run_uid, run.pid), math.inf
         if run.progressed_at is not None:
             silence = (now - run.progressed_at) / 1000
         silence = max(0.0, min(silence, output.age))
@@ -225,8 +225,8 @@ class Timeouts:
             progressed_at=run.progressed_at,
         )
 
-    def _written(self, uid: RunUid) -> Written:
-        return self._processes.written(f"{self._memory.settings.output_dir}/{uid}.log")
+    def _written(self, uid: RunUid, pid: int | None) -> Written:
+        return self._processes.written(f"{self._memory.settings.output_dir}/{uid}.log", pid)
 
     # Tasks that wait ------------------------------------------------------------------------
 

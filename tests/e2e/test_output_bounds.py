@@ -38,7 +38,7 @@ def test_beyond_the_total_budget_the_oldest_output_goes_and_every_command_says_s
         assert 900_000 == os.stat(output_of(world, alive)).st_size
         logs = world.cli("logs", old)
         assert logs.stdout.endswith("x\nthe end\n")
-        assert "is gone, to keep [output] total_budget" in logs.stderr
+        assert "[output] total_budget or free_floor removed it" in logs.stderr
         followed = world.cli("logs", "-f", old)
         head = "dispatcher: run 1, attempt 1:\n"
         assert (logs.stdout, head + logs.stderr) == (followed.stdout, followed.stderr)

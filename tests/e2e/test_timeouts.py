@@ -213,3 +213,20 @@ def test_an_executor_that_is_stopped_asks_by_the_tasks_own_signal(world: World) 
 
     assert ["USR1"] == expect_file(world, "asked")
     assert "released" == only_run(world.show(task_id))["outcome"]
+
+
+def test_r67_output_is_progress_whatever_became_of_its_name_and_size(world: World) -> None:
+    """`rm output/*.log`, logrotate's `create`, and `> /dev/stderr` with lines of one length."""
+    ticks = "for i in 1 2 3 4 5 6 7 8; do sleep 1; {}; done"
+    here = 'f=$(readlink "/proc/$$/fd/2")'
+    commands = {
+        "removed": f'{here}; rm "$f"; {ticks.format("echo tick")}',
+        "replaced": f'{here}; mv "$f" "$f.1"; : > "$f"; {ticks.format("echo tick")}',
+        "written anew": ticks.format("echo tick > /dev/stderr"),
+    }
+    with world.daemon() as daemon:
+        ids = [
+            world.submit(*shell(command), stall_timeout="6s", max_attempts=1)
+            for command in commands.values()
+        ]
+        expect_settled(daemon, ids, outcome="succeeded")

@@ -276,7 +276,10 @@ def test_logs_falls_back_to_what_the_row_keeps(command: Command) -> None:
     result = command("logs", 1)
 
     assert "the end\n" == result.stdout
-    assert "is gone, to keep [output] total_budget or free_floor, or by hand" in result.stderr
+    assert (
+        "is gone (its worker, a person, or [output] total_budget or free_floor removed it)"
+        in result.stderr
+    )
     assert "last output of run 1 (the rest was removed):\nthe end" in command("show", 1).stdout
     assert command("show", 1, "--json").json["runs"][0]["output_is_gone"]
 

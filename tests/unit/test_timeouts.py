@@ -311,9 +311,9 @@ def test_the_output_is_looked_at_some_times_in_a_time_out_and_not_all_the_time(
     looked = []
     written = world.executor.written
 
-    def counted(path: str) -> Any:
+    def counted(path: str, pid: int | None) -> Any:
         looked.append(world.elapsed)
-        return written(path)
+        return written(path, pid)
 
     world.executor.written = counted  # type: ignore[method-assign]
     world.run_for(looks[-1] + 0.1)

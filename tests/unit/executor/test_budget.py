@@ -15,6 +15,7 @@ from dispatcher.executor.budget import (
     LONGEST_PAUSE,
     MOST_PUNCHED,
     SHORTEST_PAUSE,
+    SLACK,
     UNTOLD_PAUSE,
     Budgets,
 )
@@ -357,3 +358,35 @@ def test_a_file_that_somebody_removed_harms_nobody(tmp_path: Path, growth: Growt
 
     budgets.keep(budgets.due)
     budgets.drop(UID)
+
+
+@pytest.mark.parametrize("mode", [0, holes.KEEP_SIZE])
+def test_r67_room_that_a_worker_reserves_is_given_back(
+    tmp_path: Path, growth: Growth, mode: int
+) -> None:
+    """`fallocate -l` and `fallocate -n -l`: no search for data shows what they take."""
+    budgets, path = make(tmp_path, growth)
+    with path.open("r+b") as file:
+        holes.fallocate(file.fileno(), mode, 0, 40 * BUDGET)
+        budgets.keep(budgets.due)
+        budgets.drop(UID)
+
+    assert on_disk(path) <= BUDGET + SLACK
+
+
+def test_r67_what_is_written_into_a_hole_is_punched_out_again(
+    tmp_path: Path, growth: Growth
+) -> None:
+    """`dd conv=notrunc` into the beginning of an output that is long already."""
+    budgets, path = make(tmp_path, growth)
+    with path.open("r+b") as file:
+        file.truncate(40 * BUDGET)
+        budgets.keep(budgets.due)
+        file.write(b"x" * 39 * BUDGET)
+        file.flush()
+        os.fsync(file.fileno())
+        for _ in range(3):
+            budgets.keep(budgets.due if budgets.due != NEVER else Instant(1e6))
+        budgets.drop(UID)
+
+    assert on_disk(path) <= BUDGET + SLACK
