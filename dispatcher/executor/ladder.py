@@ -108,9 +108,9 @@ class Ladder:
             if isinstance(seen, Present):
                 self._leave_alone(run, seen.processes, at)
                 return True
-        elif at >= run.limit and not self._is_killing(run):
+        elif at >= run.limit and not self._is_signalling(run):
             self._escalate(run, seen, at)
-        if self._signal(run, seen):
+        if self._signal(run, seen, at):
             self._tree.end_walk(run)
             run.looked(at)
         return False
@@ -144,13 +144,18 @@ class Ladder:
         self._send(wire.Changed(uid=run.uid, state=run.state, reason=run.why_held))
         self._log("worker.unkillable", uid=run.uid, pid=run.pid, reason=run.why_held)
 
-    def _is_killing(self, run: Run) -> bool:
-        """Whether those found may be killed already, or wait to be reaped: nobody has survived."""
-        walk = self._tree.walk(run)
-        stale = self._tree.behind or (walk is not None and walk.parts > 1)
-        return run.phase is Phase.KILLED and stale
+    def _is_signalling(self, run: Run) -> bool:
+        """Return whether a signal is still on its way through a tree that one tick cannot reach.
 
-    def _signal(self, run: Run, seen: Present | Unknown) -> bool:
+        Until it is through, no grace is over; and who was found may be dead, so nobody survived.
+        """
+        walk = self._tree.walk(run)
+        begun = walk is not None and walk.parts > 1
+        return (run.asking and begun) or (
+            run.phase is Phase.KILLED and (begun or self._tree.behind)
+        )
+
+    def _signal(self, run: Run, seen: Present | Unknown, at: Instant) -> bool:
         """Signal those whose turn it is; False when this look needs another tick.
 
         The kill signal waits until the whole tree is found, and reaches each process once. SIGKILL
@@ -164,7 +169,7 @@ class Ladder:
         if run.asking and run.asks_leader_alone and run.pid is not None:
             for signum in (run.kill_signal, signal.SIGCONT):
                 self._kernel.signal_leader(run.pid, signum)
-            run.asking = False
+            run.was_asked(at)
             return True
         first = walk is None or walk.signalled == 0
         processes = seen.processes if isinstance(seen, Present) else []
@@ -181,7 +186,8 @@ class Ladder:
                 if process.group != group or signum == signal.SIGKILL:
                     self._signal_one(process, signum)
         done = walk is None or (whole and walk.signalled == len(walk.found))
-        run.asking = run.asking and not done
+        if run.asking and done:
+            run.was_asked(at)
         return done
 
     def _signal_one(self, process: Process, signum: int) -> None:

@@ -86,7 +86,9 @@ class Run:
     exit_noted: bool = False
     """The leader's end was journaled, because it was not yet the run's."""
     asking: bool = False
-    """The kill signal is still to be sent."""
+    """The kill signal is still to be sent, or on its way through the tree."""
+    asked_at: Instant = NEVER
+    """When the sending of the kill signal began."""
     limit: Instant = NEVER
     """When the phase ends, whatever the processes do."""
     look_at: Instant = NEVER
@@ -162,8 +164,13 @@ class Run:
 
     def ask(self, at: Instant) -> None:
         """Begin to end the tree: the kill signal, then the grace."""
-        self.asking = True
+        self.asking, self.asked_at = True, at
         self._move(Phase.ASKED, Instant(at + self.kill_grace))
+
+    def was_asked(self, at: Instant) -> None:
+        """Count the grace from now on: the last process of the tree has got the kill signal."""
+        self.asking = False
+        self.limit = Instant(self.limit + (at - self.asked_at))
 
     def kill(self, at: Instant) -> None:
         """From now on the tree gets SIGKILL at every look."""

@@ -15,6 +15,7 @@ from dispatcher import wire
 from dispatcher.executor.run import MAX_LEFTOVERS
 from dispatcher.executor.tree import MEETINGS_PER_TICK, REAPS_PER_TICK
 from dispatcher.executor.walk import LOOKS_PER_TICK
+from dispatcher.times import Instant
 from tests.unit.executor.world import FakeProcess, World
 
 STUBBORN = frozenset({SIGTERM})
@@ -165,6 +166,27 @@ def test_sigkill_follows_the_walk_and_none_that_cannot_die_keeps_it_from_the_res
     assert {(SIGKILL,)} == {tuple(kinds(process)) for process in mortal}
     assert [] == world.said(wire.Exited)
     assert world.most("signal") <= LOOKS_PER_TICK
+
+
+def test_the_grace_begins_when_the_last_of_a_huge_tree_has_the_kill_signal(
+    world: Counting,
+) -> None:
+    """With a grace that is shorter than the walk it got SIGKILL alone."""
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(HUGE, kill_grace=0.5)
+    tree = world.grow(leader, ignores=STUBBORN)
+    world.hear(wire.End(uid=wire.RunUid(HUGE), reason="cancelled"))
+    for _ in range(MANY):
+        world.executor.step(timeout=0)
+        if all(SIGTERM in kinds(process) for process in tree):
+            break
+        world.kernel.now = Instant(world.kernel.now + 1.0)
+    sent = world.kernel.now
+
+    assert [] == [process for process in tree if SIGKILL in kinds(process)]
+    world.run_for(2)
+    assert sent + 0.5 <= min(at for process in tree for at, s in process.heard if s == SIGKILL)
+    assert [] == [process for process in tree if SIGKILL not in kinds(process)]
 
 
 def test_an_end_that_is_hurried_goes_on_part_by_part(world: Counting) -> None:
