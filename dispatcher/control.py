@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dispatcher import owners
+from dispatcher import locks, owners
 from dispatcher.complaints import UNREADABLE
 from dispatcher.config.config import MAX_SOCKET_PATH, Config, is_sendable
+from dispatcher.node import known_node_id
 
 if TYPE_CHECKING:
     from socket import socket
@@ -103,6 +104,31 @@ def status(path: Path) -> dict[str, Any] | None:
     Raises TimeoutError when one runs and does not answer.
     """
     return _ask(path, b'{"op":"status"}\n', within=TIMEOUT)
+
+
+def report(config: Config) -> dict[str, Any] | None:
+    """Return what the running daemon of this state directory says of itself, None if none runs.
+
+    Another one may have taken the runtime directory. Raises what `status` does.
+    """
+    found, me = status(find(config)), known_node_id(config.state_dir)
+    return None if found is not None and me not in {None, found.get("node", me)} else found
+
+
+def why_unreachable(config: Config) -> str | None:
+    """Return why a daemon that lives cannot be asked; None: none lives, as far as can be seen.
+
+    For when `report` or `reload` found none: it is about to listen, at first or again.
+    """
+    pid = locks.holder(config.state_dir / locks.DAEMON_LOCK)
+    if pid is None:
+        return None
+    socket = find(config)
+    if not socket.parent.is_dir():
+        told = f"the runtime directory {socket.parent} was removed"
+        return f"{told}; the daemon (pid {pid}) lives, and makes it again as soon as it can"
+    told = f"the daemon (pid {pid}) lives and does not listen at {socket}"
+    return f"{told}; it starts, or makes its socket again as soon as it can"
 
 
 def reload(path: Path) -> dict[str, Any] | None:

@@ -12,6 +12,13 @@ from typing import Self
 from dispatcher import owners
 from dispatcher.errors import AlreadyHeld, DispatcherError, cannot_write
 
+#: The file, in its state directory and in its runtime directory, that an executor locks.
+EXECUTOR_LOCK = "executor.lock"
+
+
+#: The file in its state directory that a daemon locks.
+DAEMON_LOCK = "lock"
+
 
 class Held:
     """A lock that is ours until `release`, or the end of the process; on None it locks nothing."""
@@ -24,6 +31,15 @@ class Held:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the file at a path is the one that is locked, and not another in its place."""
+        if self._descriptor is None:
+            return True
+        try:
+            return os.path.samestat(path.stat(), os.fstat(self._descriptor))
+        except OSError:
+            return False
 
     def __enter__(self) -> Self:
         return self
@@ -64,6 +80,22 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
         name = ", ".join(filter(None, (f"pid {os.getpid()}", holder)))
         os.pwrite(descriptor, name.encode(), 0)
     return Held(descriptor)
+
+
+def holder(path: Path) -> int | None:
+    """Return the pid of the process that holds a lock; None: nobody does, or it cannot be seen.
+
+    The file names it, and only the holder keeps the file open. To try the lock instead could turn
+    away a process that takes it in the same moment.
+    """
+    with suppress(OSError, ValueError):
+        pid = int(path.read_text("utf-8", "replace").removeprefix("pid ").partition(",")[0])
+        locked = path.stat()
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                if os.path.samestat(descriptor.stat(), locked):
+                    return pid
+    return None
 
 
 def _cannot_lock(what: str, path: Path, error: OSError) -> DispatcherError:

@@ -36,11 +36,12 @@ def standing(store: Store, config: Config) -> Standing:
     report: Mapping[str, Any] | None = {}
     daemon: Literal["running", "not running", "not answering"] = "running"
     try:
-        report = control.status(control.find(config))
+        report = control.report(config)
     except TimeoutError:
         daemon = "not answering"
+    unreachable = control.why_unreachable(config) if report is None else None
     if report is None:
-        daemon = "not running"
+        daemon = "not running" if unreachable is None else "not answering"
     node = nodes.get(me or "")
     queues = config.queues.items()
     return Standing(
@@ -49,5 +50,6 @@ def standing(store: Store, config: Config) -> Standing:
         node=node,
         daemon=daemon,
         report=report or {},
+        unreachable=unreachable,
         by_hand={name for name, queue in queues if queue.concurrency == 0},
     )

@@ -58,6 +58,7 @@ Event = (
     | wire.Exited
     | wire.Notice
     | wire.Stray
+    | wire.Door
 )
 
 

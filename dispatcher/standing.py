@@ -123,6 +123,8 @@ class Standing:
     daemon: Literal["running", "not running", "not answering"]
     report: Mapping[str, Any]
     """What a running daemon says of itself: `Supervisor.status`."""
+    unreachable: str | None = None
+    """Why the daemon cannot be asked, though it runs."""
     by_hand: Container[str] = ()
     """Queues that the configuration leaves to claims by hand; a running daemon knows it better."""
 
@@ -209,7 +211,7 @@ class Standing:
             text = "the daemon is not running: dispatcher run"
             yield Reason(Obstacle.DAEMON_NOT_RUNNING, text)
         elif self.daemon == "not answering":
-            text = "the daemon is not answering: dispatcher doctor"
+            text = self.unreachable or "the daemon is not answering: dispatcher doctor"
             yield Reason(Obstacle.DAEMON_NOT_ANSWERING, text)
         elif stopping := self.report.get("stopping"):
             text = f"the daemon is stopping ({stopping}): the next one goes on"

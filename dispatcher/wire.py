@@ -14,7 +14,8 @@ RELEASE = "0.1.0"
 
 #: Version of the daemon-executor protocol; a daemon speaks this one and the one before.
 #: 2: sockets of systemd's protocol for workers. 3: marks, the outputs of all earlier runs, and the
-#: reason of an unkillable run. An executor of version 2 knows none of these.
+#: reason of an unkillable run, and sockets that are made again. An executor of version 2 knows none
+#: of these.
 VERSION = 3
 
 #: Bytes of one line between daemon and executor: a payload of 1 MiB, escaped, and its command.
@@ -223,6 +224,16 @@ class Stray(Message, frozen=True, tag="stray"):
     """The last twenty to start, if there are more."""
 
 
+class Door(Message, frozen=True, tag="door"):
+    """The sockets that workers speak to were missing: they are there again, or cannot be yet.
+
+    Once they are, the worker socket that listens now travels with this line or one before.
+    """
+
+    shut: str = ""
+    """Why they cannot be made again; empty: they are there."""
+
+
 class Pong(Message, frozen=True, tag="pong"):
     """The answer to a ping."""
 
@@ -305,7 +316,7 @@ class Ping(Message, frozen=True, tag="ping"):
 
 
 FromExecutor = (
-    Hello | Run | HelloEnd | Started | StartFailed | Changed | Exited | Notice | Stray | Pong
+    Hello | Run | HelloEnd | Started | StartFailed | Changed | Exited | Notice | Stray | Door | Pong
 )
 ToExecutor = Start | Renew | End | Noted | Forget | Leave | Ping
 

@@ -64,6 +64,8 @@ def reload(*, as_json: bool) -> int:
         answer = control.reload(control.find(config))
     except TimeoutError:
         raise DispatcherError("the daemon does not answer; see: dispatcher status") from None
+    if answer is None and (why := control.why_unreachable(config)) is not None:
+        raise DispatcherError(why)
     if answer is None:
         raise DispatcherError("no daemon runs here; it reads its file when it starts")
     if not answer["ok"]:

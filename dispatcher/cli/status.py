@@ -106,6 +106,10 @@ def _health(standing: Standing, *, degraded: list[str], stuck: Stuck | None) -> 
 def _degraded(standing: Standing) -> list[str]:
     """Return what is wrong with this node, though its daemon runs."""
     told = [reason.text for reason in standing.faults()]
+    if standing.unreachable is not None:
+        told.append(standing.unreachable)
+    if (why := standing.report.get("workers_shut_out")) is not None:
+        told.append(f"workers cannot speak, and their leases wait: {why}")
     held = standing.report.get("unkillable_because", {})
     for task_id, why in islice(held.items(), MOST_HELD):
         told.append(f"task {task_id} is not proved gone after SIGKILL and keeps its slot: {why}")

@@ -137,6 +137,22 @@ class Channel:
             self._selector.unregister(self._listener)
         self._listener.close()
 
+    def listen_at(self, listener: socket.socket, *, at: Instant) -> None:
+        """Listen at another socket from now on; all stay who are connected, or waited to be."""
+        if self._deaf_until is None:
+            self._accept(at, selectors.EVENT_READ)
+        if self._deaf_until is None:
+            self._selector.unregister(self._listener)
+        self._listener.close()
+        self._listener = listener
+        listener.setblocking(False)
+        if self._deaf_until is None:
+            self._listen()
+
+    def serves(self, uids: frozenset[int]) -> bool:
+        """Whether it is for exactly these users."""
+        return self._only_uids == uids
+
     @property
     def deaf(self) -> bool:
         """Whether connections wait that cannot be taken."""
@@ -319,12 +335,15 @@ def listen(path: Path) -> socket.socket:
 
     Safe only under the lock of the state directory.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with suppress(FileNotFoundError):
         path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
         listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
     finally:
         os.umask(mask)
     listener.listen(128)

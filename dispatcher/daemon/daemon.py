@@ -25,7 +25,8 @@ from dispatcher.daemon.loop import STOP_SIGNALS, Loop
 from dispatcher.daemon.outputs import Bounds, Outputs
 from dispatcher.daemon.textfile import Textfile
 from dispatcher.errors import ConfigError, cannot_write
-from dispatcher.locks import Held, hold
+from dispatcher.kept import Kept, RuntimeDirectory
+from dispatcher.locks import DAEMON_LOCK, hold
 from dispatcher.logs import logs
 from dispatcher.node import node_id, refuse_copy
 from dispatcher.notify import Notifier
@@ -72,9 +73,12 @@ def main(
     set_up_logs(config)
     with ExitStack() as stack:
         stack.callback(logs.close, within=LAST_LINES_WITHIN)
-        stack.enter_context(hold(config.state_dir / "lock", f"state directory {config.state_dir}"))
+        stack.enter_context(
+            hold(config.state_dir / DAEMON_LOCK, f"state directory {config.state_dir}")
+        )
         refuse_copy(me, config.state_dir)
-        stack.enter_context(_hold_runtime_dir(config))
+        runtime = _hold_runtime_dir(config)
+        stack.callback(runtime.release)
         stack.enter_context(lock_database(config.store_url, state_dir=config.state_dir))
         store = open_store(
             config.store_url, state_dir=config.state_dir, patience=STORE_PATIENCE, upgrade=True
@@ -87,7 +91,7 @@ def main(
         holds, goes_by = config, settings(config, me, until_idle=drain)
         outputs = Outputs(goes_by.output_dir, _bounds(config))
         supervisor = Supervisor(store, client, goes_by, rng=random.SystemRandom(), files=outputs)
-        listener = _listen(config.control_socket)
+        control_socket = Kept(str(config.control_socket), _listen)
         if (unsaid := control.announce(config)) is not None:
             log.warning("control.unannounced", reason=str(unsaid))
 
@@ -109,7 +113,8 @@ def main(
             supervisor,
             client,
             signals=signals,
-            control=listener,
+            control=control_socket,
+            runtime=runtime,
             on_stop=on_stop,
             notifier=notifier if notifier.wanted else None,
             outputs=outputs,
@@ -175,15 +180,15 @@ def _make_output_dir(config: Config) -> None:
         raise cannot_write(told, error, remedy) from error
 
 
-def _listen(path: Path) -> socket.socket:
+def _listen(path: str) -> socket.socket:
     try:
-        return channels.listen(path)
+        return channels.listen(Path(path))
     except OSError as error:
         told, remedy = f"cannot listen at {path}", "move away what is there"
         raise cannot_write(told, error, remedy) from error
 
 
-def _hold_runtime_dir(config: Config) -> Held:
+def _hold_runtime_dir(config: Config) -> RuntimeDirectory:
     """Make the runtime directory and be the one daemon in it: others would take its sockets."""
     directory = config.runtime_dir
     try:
@@ -192,8 +197,12 @@ def _hold_runtime_dir(config: Config) -> Held:
         told = f"cannot make the runtime directory {directory}"
         remedy = "set [node] runtime_dir to one that this user may write"
         raise cannot_write(told, error, remedy) from error
-    what = f"runtime directory {directory}"
-    return hold(directory / "daemon.lock", what, holder=f"state directory {config.state_dir}")
+    path = directory / "daemon.lock"
+    what, holder = f"runtime directory {directory}", f"state directory {config.state_dir}"
+    lock = partial(hold, path, what, holder=holder)
+    return RuntimeDirectory(
+        directory, lock(), lock_path=path, lock=lock, state_dir=config.state_dir
+    )
 
 
 def _executor_client(config: Config, me: str, store: Store, *, embedded: bool) -> ExecutorClient:

@@ -349,8 +349,6 @@ class ExecutorClient:
             self._drop("connection closed", retry_at=at)
 
     def _take(self, connection: socket.socket) -> bytes:
-        if self._hello is not None:
-            return connection.recv(CHUNK)
         room = socket.CMSG_LEN(array.array("i").itemsize)
         chunk, ancillary, _, _ = connection.recvmsg(CHUNK, room, socket.MSG_CMSG_CLOEXEC)
         for _, _, data in ancillary:

@@ -11,15 +11,19 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from dispatcher import owners
+from dispatcher import locks, owners
 from dispatcher.complaints import UNREADABLE
 from dispatcher.daemon import children
+from dispatcher.kept import LOOK_INTERVAL
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
 
 #: Seconds until an executor that would not stay is started again: first, and at most.
 RELAUNCH = (0.1, 5.0)
+
+#: Seconds that a living executor gets to listen: when its socket was removed, it makes it again.
+FOUND_WITHIN = 3 * LOOK_INTERVAL
 
 #: Seconds after which a start counts as good, and the next failure as the first.
 SETTLED = 10.0
@@ -50,6 +54,9 @@ class EmbeddedLauncher:
         ]
         self._log_file = state_dir / "executor.log"
         self._log_began = 0
+        self._lock_file = state_dir / locks.EXECUTOR_LOCK
+        self._missed_since: Instant | None = None
+        """Since when one lives that cannot be reached."""
         self._child: subprocess.Popen[bytes] | None = None
         self.last_error: str | None = None
         """Why the last one did not stay, as it said; None: it stayed, or said nothing."""
@@ -60,7 +67,7 @@ class EmbeddedLauncher:
     def ensure_running(self, *, at: Instant) -> None:
         """Start an executor, unless one that was started before still runs or failed just now."""
         self._look_after(at)
-        if self._child is not None or at < self._retry_at:
+        if self._child is not None or at < self._retry_at or self._is_coming(at):
             return
         try:
             self._child = self._launch()
@@ -71,6 +78,17 @@ class EmbeddedLauncher:
             return
         self._launched_at = at
         log.info("executor.started", executor_pid=self._child.pid)
+
+    def _is_coming(self, at: Instant) -> bool:
+        """Say whether to wait for one that lives; for good it would be refused by its lock."""
+        if (pid := locks.holder(self._lock_file)) is None:
+            self._missed_since = None
+            return False
+        if self._missed_since is None:
+            self._missed_since = at
+            reason = f"the executor (pid {pid}) lives and does not listen: its socket is missing"
+            log.warning("daemon.waiting", reason=reason)
+        return at - self._missed_since < FOUND_WITHIN
 
     def _launch(self) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}

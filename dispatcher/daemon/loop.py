@@ -23,6 +23,7 @@ from dispatcher.daemon.outputs import Outputs
 from dispatcher.daemon.textfile import Textfile
 from dispatcher.daemon.worker_channel import NOT_ALLOWED, WorkerChannel
 from dispatcher.errors import ConfigError
+from dispatcher.kept import Kept, RuntimeDirectory
 from dispatcher.logs import logs
 from dispatcher.notify import Notifier
 from dispatcher.processes import Event
@@ -48,12 +49,13 @@ class Loop:
         executor: ExecutorClient,
         *,
         signals: Signals | None = None,
-        control: socket.socket | None = None,
+        control: Kept | None = None,
         on_stop: Stop = Stop.DRAIN,
         notifier: Notifier | None = None,
         outputs: Outputs | None = None,
         reconfigure: Callable[[], Reloaded] | None = None,
         textfile: Callable[[selectors.BaseSelector], Textfile] | None = None,
+        runtime: RuntimeDirectory | None = None,
         onlooker: Callable[[Instant], Instant] | None = None,
         clock: Callable[[], Instant] = instant,
     ) -> None:
@@ -65,6 +67,7 @@ class Loop:
         self._outputs = outputs
         self._reconfigure = reconfigure
         self._onlooker = onlooker
+        self._runtime = runtime
         self._told_at = Instant(0.0)
         self._is_init = os.getpid() == children.INIT
         self._reap_at = Instant(0.0)
@@ -77,6 +80,8 @@ class Loop:
         self._workers: Channel | None = None
         self._worker_channel = WorkerChannel()
         self._control: Channel | None = None
+        self._names: tuple[Kept, ...] = ()
+        """What we have in the runtime directory."""
         self._deadline = Instant(0.0)
         self._again = False
         """Whether something waits to be read, so that the next turn waits for nothing."""
@@ -87,9 +92,11 @@ class Loop:
             self._selector.register(signals.reader, selectors.EVENT_READ, self._heed_signals)
         if control is not None:
             only_us = frozenset({os.geteuid(), 0})
-            self._control = Channel(
-                control, self._hear_control, selector=self._selector, only_uids=only_us
+            self._control = channel = Channel(
+                control.socket, self._hear_control, selector=self._selector, only_uids=only_us
             )
+            control.adopt = lambda now, _: channel.listen_at(now, at=self._at)
+            self._names = (control,)
 
     def run(self) -> None:
         """Turn the loop until there is nothing more to do."""
@@ -152,6 +159,8 @@ class Loop:
             if at >= self._textfile.due:
                 self._textfile.keep_up(at=at)
             yield self._textfile.due
+        if self._runtime is not None:
+            yield self._keep_names(self._runtime, at)
         if self._onlooker is not None:
             yield self._onlooker(at)
         if self._is_init:
@@ -161,6 +170,16 @@ class Loop:
         if at >= logs.due():
             logs.keep_up(at)
         yield logs.due()  # last: each line before may have met a reader that stopped
+
+    def _keep_names(self, runtime: RuntimeDirectory, at: Instant) -> Instant:
+        """Make again what was removed from the runtime directory; return when to look again."""
+        if at >= runtime.due:
+            look = runtime.look(self._names, at=at)
+            if look.lost is not None:
+                log.warning("runtime.lost", reason=look.lost)
+            if look.restored is not None:
+                log.warning("runtime.restored", names=look.restored)
+        return runtime.due
 
     def take_leave(self, *, for_good: bool, within: float) -> None:
         """Send what the executor has not been sent yet, in so many seconds at most.
@@ -230,10 +249,13 @@ class Loop:
     def _adopt_worker_listener(self) -> None:
         listener = self._executor.take_worker_listener()
         if listener is not None:
-            if self._workers is not None:
-                self._workers.close()
             # A run's uid is its executor's, which may be another one than ours.
             runs_or_ours = frozenset({self._executor.uid, os.geteuid(), 0})
+            if self._workers is not None and self._workers.serves(runs_or_ours):
+                self._workers.listen_at(listener, at=self._at)
+                return
+            if self._workers is not None:
+                self._workers.close()
             self._workers = Channel(
                 listener,
                 self._worker_channel.hear,

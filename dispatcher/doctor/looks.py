@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher import holes, wire
+from dispatcher import holes, locks, wire
 from dispatcher.calendar import Calendar
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
@@ -191,6 +191,11 @@ def _secrets(config: Config) -> Iterator[Finding]:
 def _sockets(config: Config) -> Iterator[Finding]:
     said = f"{config.runtime_dir}, short enough for their paths"  # else there is no config
     if not config.runtime_dir.exists():
+        is_held = locks.holder(config.state_dir / locks.EXECUTOR_LOCK) is not None
+        if is_held or locks.holder(config.state_dir / locks.DAEMON_LOCK) is not None:
+            said = f"{config.runtime_dir} was removed, and is made again"
+            yield warning("sockets", said, "if it does not come back: see the logs, runtime.lost")
+            return
         yield ok("sockets", f"{said}, made at start")
     elif not os.access(config.runtime_dir, os.W_OK | os.X_OK):
         remedy = "chown it to the daemon's user, or run this as that user"

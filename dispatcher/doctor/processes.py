@@ -32,10 +32,15 @@ ANSWERED_WITHIN = 1.0
 def processes(config: Config) -> Iterator[Finding]:
     """Ask the daemon, which alone may talk to the executor: one more connection ends the first."""
     try:
-        report = control.status(control.find(config))
+        report = control.report(config)
     except TimeoutError:
         remedy = "see its log; if its loop hangs, restart it: workers go on"
         yield bad("daemon", "one runs and does not answer", remedy)
+        return
+    if report is None and (why := control.why_unreachable(config)) is not None:
+        said, _, remedy = why.partition("; ")
+        yield warning("daemon", said, f"{remedy}: see its log, runtime.lost")
+        yield ok("executor", "not asked: it answers only a daemon")
         return
     if report is None:
         yield warning("daemon", "none runs", "dispatcher run, or systemctl start dispatcher")
@@ -47,6 +52,9 @@ def processes(config: Config) -> Iterator[Finding]:
     yield from _descriptors(pid, int(report["slots"]))
     yield from _marks(report)
     yield from _stranded(report)
+    if (shut := report.get("workers_shut_out")) is not None:
+        said = f"workers cannot speak, and their leases wait: {shut}"
+        yield bad("worker sockets", said, "make the runtime directory writable; they come back")
 
 
 def _executor(config: Config, report: Mapping[str, Any]) -> Iterator[Finding]:

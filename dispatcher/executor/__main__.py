@@ -26,6 +26,8 @@ from dispatcher.executor.notices import Notices
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
+from dispatcher.kept import RuntimeDirectory
+from dispatcher.locks import EXECUTOR_LOCK, Held
 from dispatcher.marks import call_spawner
 from dispatcher.node import hold_name
 from dispatcher.notify import Notifier
@@ -59,9 +61,16 @@ def main() -> int:
 def _run(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log) -> int:
     try:
         _check(state_dir, runtime_dir)
-        locks = [_lock(directory) for directory in dict.fromkeys((state_dir, runtime_dir))]
+        lock = Held(_lock(state_dir))
+        runtime = RuntimeDirectory(
+            Path(runtime_dir),
+            lock if runtime_dir == state_dir else Held(_lock(runtime_dir)),
+            lock_path=Path(runtime_dir, EXECUTOR_LOCK),
+            lock=lambda: Held(_lock(runtime_dir, patience=0.0)),
+            state_dir=Path(state_dir),
+        )
         name = _hold_name(options.node_id, Path(state_dir))
-        executor = _compose(state_dir, runtime_dir, options, log)
+        executor = _compose(state_dir, runtime_dir, options, log, runtime)
     except ConfigError as error:
         log("executor.refused", error=str(error))
         return ExitCode.CONFIG
@@ -79,7 +88,7 @@ def _run(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log
         return ExitCode.NOT_SO
     log.last_words()
     log("executor.left", pid=os.getpid())
-    del locks, name
+    del lock, runtime, name
     return ExitCode.OK if nothing_stays else ExitCode.NOT_SO
 
 
@@ -111,16 +120,16 @@ def _check(state_dir: str, runtime_dir: str) -> None:
         )
 
 
-def _lock(directory: str) -> int:
+def _lock(directory: str, *, patience: float = LOCK_PATIENCE) -> int:
     """Return the descriptor that keeps every other executor out of `directory`."""
-    path = f"{directory}/executor.lock"
+    path = f"{directory}/{EXECUTOR_LOCK}"
     try:
         owners.make_directory(Path(directory))
         descriptor = owners.opened(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         told, remedy = f"cannot use {path}", "this user must be able to write there"
         raise cannot_write(told, error, remedy) from error
-    give_up_at = times.instant() + LOCK_PATIENCE
+    give_up_at = times.instant() + patience
     while not _try_lock(descriptor):
         holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
         if Path("/proc", holder).exists() or times.instant() > give_up_at:
@@ -155,7 +164,13 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log) -> Executor:
+def _compose(
+    state_dir: str,
+    runtime_dir: str,
+    options: argparse.Namespace,
+    log: Log,
+    runtime: RuntimeDirectory,
+) -> Executor:
     limits = _settle_down()
     node = Node(
         node_id=options.node_id,
@@ -187,6 +202,7 @@ def _compose(state_dir: str, runtime_dir: str, options: argparse.Namespace, log:
         ),
         server=server,
         notices=notices,
+        runtime=runtime,
         log=log,
         embedded=options.embedded,
         notifier=notifier if notifier.wanted else None,

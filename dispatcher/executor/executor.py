@@ -17,6 +17,7 @@ from dispatcher.executor.run import NEVER
 from dispatcher.executor.runs import Runs
 from dispatcher.executor.server import Server
 from dispatcher.executor.spawn import Spawner
+from dispatcher.kept import RuntimeDirectory
 from dispatcher.notify import Notifier
 from dispatcher.times import Instant
 
@@ -60,6 +61,7 @@ class Executor:
         server: Server,
         notices: Notices,
         log: Log,
+        runtime: RuntimeDirectory | None = None,
         embedded: bool = False,
         notifier: Notifier | None = None,
         clock: Callable[[], Instant] = times.instant,
@@ -68,6 +70,7 @@ class Executor:
         self._kernel = kernel
         self._server = server
         self._notices = notices
+        self._runtime = runtime
         self._log = log
         self._embedded = embedded
         self._notifier = notifier
@@ -132,11 +135,24 @@ class Executor:
             self._runs.end_all(wire.EndedBy.SHUTDOWN, at)
         self._runs.act(at, heard=self._server.heard_all)
         self._notices.tell(at)
+        if self._runtime is not None and (at >= self._runtime.due or self._asked is not None):
+            # Before an answer too: by that order the daemon knows whose silence was not its own.
+            self._keep_names(self._runtime, at)
         self._answer()
         self._server.flush(at)
         if at >= self._log.due:
             self._log.keep_up(at)
         self._open_when_swept()
+
+    def _keep_names(self, runtime: RuntimeDirectory, at: Instant) -> None:
+        """Make again what was removed from the runtime directory; the daemon is told of it."""
+        look = runtime.look((*self._server.names, *self._notices.names), at=at)
+        if look.lost is not None:
+            self._log("runtime.lost", reason=look.lost)
+            self._server.send(wire.Door(shut=look.lost))
+        if look.restored is not None:
+            self._log("runtime.restored", names=look.restored)
+            self._server.send(wire.Door())
 
     def _tell_manager(self, notifier: Notifier, at: Instant) -> None:
         notifier.alive(at=at)
@@ -173,6 +189,8 @@ class Executor:
         for run in self._runs.described():
             self._server.send(run)
         self._server.send(wire.HelloEnd())
+        if self._runtime is not None and self._runtime.trouble is not None:
+            self._server.send(wire.Door(shut=self._runtime.trouble))
         self._log("daemon.greeted", epoch=self._epoch, runs=len(self._runs))
 
     def _obey(self, message: wire.ToExecutor, at: Instant) -> None:
@@ -217,6 +235,8 @@ class Executor:
 
     def _patience(self, timeout: float | None) -> float | None:
         due = min(self._runs.due, self._notices.due, self._server.due, self._log.due)
+        if self._runtime is not None:
+            due = min(due, self._runtime.due)
         if self._embedded and self._lonely_since is not None:
             due = min(due, Instant(self._lonely_since + LONELY_FOR))
         wait = max(0.0, due - self._clock())

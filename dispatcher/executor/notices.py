@@ -8,22 +8,21 @@ room is given for descriptors, so the kernel closes those that are passed, at on
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from dispatcher import owners, wire
+from dispatcher import wire
 from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.notice_sockets import MOST_BYTES, Directory, named, received
 from dispatcher.executor.run import NEVER
+from dispatcher.kept import Entry, Kept
 from dispatcher.outbox import merged
 from dispatcher.times import Instant
-
-#: Bytes of one message: what systemd itself takes (NOTIFY_BUFFER_MAX).
-MOST_BYTES = 4096
 
 #: Messages read of one run in so many seconds. Who sends more waits: its own socket is full then.
 READS = 32
@@ -36,6 +35,9 @@ LAST_READS = 1024
 #: Seconds between two tellings: what is said meanwhile shares one commit. A lone worker waits for
 #: nothing, and no beat for more than an eighth of its lease.
 GROUPING = 0.05
+
+#: Sockets of a run that lost their names and are still heard: a program may be connected.
+MOST_NAMELESS = 4
 
 _LONG_AGO = Instant(0.0)
 
@@ -57,9 +59,10 @@ class Peer(Protocol):
 @dataclass(slots=True, eq=False)
 class _Speaker:
     uid: wire.RunUid
-    socket: socket.socket
-    path: str
+    name: Kept
     grouping: float
+    nameless: list[socket.socket] = field(default_factory=list)
+    """Its sockets of before, whose names somebody removed."""
     open: bool = True
     serial: int = 0
     untold: wire.Notice | None = None
@@ -68,6 +71,11 @@ class _Speaker:
     window_ends: Instant = _LONG_AGO
     read: int = 0
     """Messages in this window."""
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """Where it may speak, oldest first."""
+        return *self.nameless, self.name.socket
 
     @property
     def wants_to_tell(self) -> bool:
@@ -93,12 +101,16 @@ class Notices:
         self._resting: dict[wire.RunUid, _Speaker] = {}
         self._news: dict[wire.RunUid, _Speaker] = {}
         self._told_at = Instant(0.0)
-        owners.make_directory(self._directory)
-        # Not to be listed: who is let into the runtime directory must know whose socket it wants.
-        self._directory.chmod(0o711)
+        Directory(self._directory).make_again()
         for leftover in self._directory.iterdir():
             with suppress(OSError):
                 leftover.unlink()
+
+    @property
+    def names(self) -> Iterator[Entry]:
+        """What it has in the runtime directory."""
+        yield Directory(self._directory)
+        yield from (speaker.name for speaker in self._speakers.values() if speaker.open)
 
     @property
     def due(self) -> Instant:
@@ -113,25 +125,32 @@ class Notices:
 
         There is no `WATCHDOG_PID`: the program that is to beat may be a child of the one started.
         """
-        path = str(self._directory / uid)
-        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        name = named(str(self._directory / uid))
         try:
-            receiver.setblocking(False)
-            # Its directories say who gets here; a worker may have become another user.
-            umask = os.umask(0o111)
-            try:
-                receiver.bind(path)
-            finally:
-                os.umask(umask)
-            self._kernel.watch(receiver.fileno())
+            self._kernel.watch(name.socket.fileno())
         except OSError:
-            receiver.close()
+            name.socket.close()
             with suppress(OSError):
-                Path(path).unlink()
+                Path(name.path).unlink()
             raise
-        speaker = _Speaker(uid, receiver, path, min(GROUPING, watchdog / 8))
-        self._speakers[uid] = self._by_descriptor[receiver.fileno()] = speaker
-        return {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": str(max(1, round(watchdog * 1e6)))}
+        speaker = _Speaker(uid, name, min(GROUPING, watchdog / 8))
+        name.adopt = partial(self._hear_both, speaker)
+        self._speakers[uid] = self._by_descriptor[name.socket.fileno()] = speaker
+        return {"NOTIFY_SOCKET": name.path, "WATCHDOG_USEC": str(max(1, round(watchdog * 1e6)))}
+
+    def _hear_both(self, speaker: _Speaker, now: socket.socket, before: socket.socket) -> None:
+        """Hear a run at its new socket too; a program may be connected to the one before."""
+        speaker.nameless.append(before)
+        self._by_descriptor[now.fileno()] = speaker
+        self._resting[speaker.uid] = speaker  # which ends with all of them watched
+        if len(speaker.nameless) > MOST_NAMELESS:
+            self._hang_up(speaker.nameless.pop(0))
+
+    def _hang_up(self, one: socket.socket) -> None:
+        with suppress(OSError):  # it rests
+            self._kernel.ignore(one.fileno())
+        del self._by_descriptor[one.fileno()]
+        one.close()
 
     def close(self, uid: wire.RunUid) -> None:
         """Nobody is left who could speak: remove the run's socket. Idempotent."""
@@ -139,12 +158,11 @@ class Notices:
         if speaker is None or not speaker.open:
             return
         speaker.open = False
-        if self._resting.pop(uid, None) is None:
-            self._kernel.ignore(speaker.socket.fileno())
-        del self._by_descriptor[speaker.socket.fileno()]
-        speaker.socket.close()
+        self._resting.pop(uid, None)
+        for one in speaker.sockets:
+            self._hang_up(one)
         with suppress(OSError):
-            Path(speaker.path).unlink()
+            Path(speaker.name.path).unlink()
 
     def forget(self, uid: wire.RunUid) -> None:
         """Drop what a run said: it is settled, or never began."""
@@ -158,7 +176,8 @@ class Notices:
         """Read what came; yield the runs that ask to go on, and until when."""
         for speaker in [s for s in self._resting.values() if s.window_ends <= at]:
             try:
-                self._kernel.watch(speaker.socket.fileno())
+                for one in speaker.sockets:
+                    self._kernel.watch(one.fileno())
             except OSError:  # the host is short of something
                 speaker.window_ends = Instant(at + WINDOW)
             else:
@@ -167,8 +186,14 @@ class Notices:
             if heard := self._by_descriptor.get(descriptor):
                 yield from self._read(heard, self._allowed(heard, at), at)
                 if heard.read >= READS:
-                    self._kernel.ignore(descriptor)
-                    self._resting[heard.uid] = heard
+                    self._rest(heard)
+
+    def _rest(self, speaker: _Speaker) -> None:
+        """Hear a run no more until its window ends."""
+        for one in speaker.sockets:
+            with suppress(OSError):  # it rests already
+                self._kernel.ignore(one.fileno())
+        self._resting[speaker.uid] = speaker
 
     def hear_last(self, uid: wire.RunUid, at: Instant) -> list[Instant]:
         """Read what a run said before its end is told or begun, and tell it before that.
@@ -192,11 +217,7 @@ class Notices:
     def _read(
         self, speaker: _Speaker, most: int, at: Instant
     ) -> Iterator[tuple[wire.RunUid, Instant]]:
-        for _ in range(most):
-            try:
-                said = speaker.socket.recv(MOST_BYTES + 1)
-            except OSError:  # there is no more
-                return
+        for said in received(speaker.sockets, most):
             speaker.read += 1
             notice = understood(said, speaker.uid, speaker.serial + 1, at)
             if notice is not None:

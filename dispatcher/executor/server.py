@@ -16,6 +16,7 @@ from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.run import NEVER
+from dispatcher.kept import Kept
 from dispatcher.outbox import Outbox
 from dispatcher.times import Instant
 
@@ -44,8 +45,9 @@ class Server:
     def __init__(self, directory: str, kernel: Kernel, log: Log) -> None:
         self._kernel = kernel
         self._log = log
-        self._listener = listen(f"{directory}/executor.sock")
-        self._workers = listen(f"{directory}/worker.sock")
+        self._door = Kept(f"{directory}/executor.sock", listen, self._replace_door)
+        self._workers = Kept(f"{directory}/worker.sock", listen, self._pass_workers)
+        self._is_open = False
         self._peer: socket.socket | None = None
         self._rest = b""
         self._lines: deque[bytes] = deque()
@@ -62,8 +64,27 @@ class Server:
     def close(self) -> None:
         """Close everything; the sockets' files stay for the successor to replace."""
         self._hang_up()
-        self._listener.close()
-        self._workers.close()
+        self._door.socket.close()
+        self._workers.socket.close()
+
+    @property
+    def names(self) -> tuple[Kept, ...]:
+        """What it has in the runtime directory."""
+        return self._door, self._workers
+
+    def _replace_door(self, _: socket.socket, before: socket.socket) -> None:
+        """Let daemons in by another socket; who waits at the one before tries again."""
+        if self._is_open and self._deaf_until == NEVER:  # else it is not watched
+            self._kernel.ignore(before.fileno())
+        if self._is_open:
+            self._deaf_until = Instant(0.0)  # the next tick opens it
+        before.close()
+
+    def _pass_workers(self, now: socket.socket, before: socket.socket) -> None:
+        """Hand the workers' new door to the daemon, with the next bytes for it."""
+        before.close()
+        if self._peer is not None:
+            self._passing = [now.fileno()]
 
     @property
     def connected(self) -> bool:
@@ -81,27 +102,28 @@ class Server:
 
     def open(self) -> None:
         """From now on let daemons in; those that came earlier have waited."""
-        self._deaf_until = NEVER
-        self._kernel.watch(self._listener.fileno())
+        self._deaf_until, self._is_open = NEVER, True
+        self._kernel.watch(self._door.socket.fileno())
 
     def accept(self, ready: Iterable[int], at: Instant) -> bool:
         """Let a new daemon in and the old one out; say whether there is a new one."""
         if at >= self._deaf_until:
             self.open()
-        if self._listener.fileno() not in ready:
+        listener = self._door.socket
+        if listener.fileno() not in ready:
             return False
         self._drop("another one came")
         try:
-            self._peer, _ = self._listener.accept()
+            self._peer, _ = listener.accept()
             self._peer.setblocking(False)
             self._kernel.watch(self._peer.fileno())
         except OSError as error:
             self._log("daemon.shut_out", reason=error.strerror)
             self._hang_up()
-            self._kernel.ignore(self._listener.fileno())
+            self._kernel.ignore(listener.fileno())
             self._deaf_until = Instant(at + SHORTAGE_PAUSE)
             return False
-        self._passing = [self._workers.fileno()]
+        self._passing = [self._workers.socket.fileno()]
         return True
 
     def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
@@ -219,6 +241,9 @@ def listen(path: str) -> socket.socket:
     umask = os.umask(0o177)
     try:
         listener.bind(path)
+    except OSError:
+        listener.close()
+        raise
     finally:
         os.umask(umask)
     listener.listen(BACKLOG)

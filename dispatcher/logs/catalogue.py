@@ -78,6 +78,21 @@ _DROPPED = Event(
     fields={"lines": int},
 )
 
+#: What becomes of the names in the runtime directory, in either log.
+_LOST = Event(
+    "The runtime directory, or a socket or lock of this process in it, is missing, and cannot be"
+    " made again for now; it is tried each second.",
+    "warning",
+    fields={"reason": str},
+    same_by=("reason",),
+)
+_RESTORED = Event(
+    "What was missing in the runtime directory is there again; connections went on meanwhile.",
+    "warning",
+    fields={"names": list[str]},
+    same_by=(),
+)
+
 #: What the daemon logs.
 DAEMON: Mapping[str, Event] = MappingProxyType(
     {
@@ -111,6 +126,22 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             " only by clients whose configuration and environment say the same place.",
             "warning",
             fields={"reason": str},
+        ),
+        "runtime.lost": _LOST,
+        "runtime.restored": _RESTORED,
+        "workers.unreachable": Event(
+            "Workers cannot speak, as the executor cannot make their sockets again: their leases"
+            " wait.",
+            "warning",
+            fields={"reason": str},
+            same_by=("reason",),
+        ),
+        "workers.reachable": Event(
+            "The executor made the workers' sockets again: each lease is renewed once, as a worker"
+            " may have failed to speak.",
+            "warning",
+            fields={"leases": int},
+            same_by=(),
         ),
         "daemon.was_away": Event(
             "Leases expired while the daemon was away: renewed once, not reaped. After a start"
@@ -349,6 +380,8 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
         "executor.failed": Event(
             "A bug ended the executor; the next one sweeps.", "error", fields={"error": str}
         ),
+        "runtime.lost": _LOST,
+        "runtime.restored": _RESTORED,
         "daemon.greeted": Event(
             "A daemon connected and was told every run.",
             fields={"epoch": int, "runs": int},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -14,6 +15,9 @@ from dispatcher.times import Instant, StoreTime
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed, meant
 
 log = structlog.get_logger()
+
+#: Milliseconds of a gap that is longer than any lease.
+EVER = 2**48
 
 
 class Listener:
@@ -45,6 +49,20 @@ class Listener:
         if (whose := self._store.lock_of(notice.uid)) is not None:
             for words in meant(notice, *whose):
                 self.hear(turn, Request(words, _unanswered))
+
+    def note_door(self, turn: Turn, door: wire.Door) -> None:
+        """Judge nobody by a silence while workers' sockets are missing; then begin it anew.
+
+        A worker may have failed to speak until now, whatever its lease: each is renewed once.
+        """
+        if door.shut:
+            turn.after(partial(log.warning, "workers.unreachable", reason=door.shut))
+        else:
+            node = self._memory.settings.node_id
+            leases = self._store.renew_short(node, gap_ms=EVER, now=turn.now)
+            turn.gap = math.inf
+            turn.after(partial(log.warning, "workers.reachable", leases=leases))
+        turn.after(partial(setattr, self._memory, "shut", door.shut or None))
 
     def overhear(self, turn: Turn) -> None:
         """Note, once a poll, what workers declared past us: by command line or client."""

@@ -63,6 +63,7 @@ class Recorder:
             wire.Exited: self._exited,
             wire.Notice: self._notice,
             wire.Stray: self._stray,
+            wire.Door: self._listener.note_door,
         }
 
     def record(self, turn: Turn, event: Event) -> None:
@@ -230,7 +231,7 @@ class Recorder:
     # After the commit ---------------------------------------------------------------------
 
     def _remember(self, hello: wire.Hello, found: Differences, now: StoreTime, at: Instant) -> None:
-        self._memory.hello = hello
+        self._memory.hello, self._memory.shut = hello, None  # if they are shut, that comes next
         log.info("executor.connected", executor_pid=hello.pid, epoch=hello.epoch)
         watched = {uid: live.watch for uid, live in self._memory.live.items()}
         self._memory.live.clear()

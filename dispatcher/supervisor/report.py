@@ -28,6 +28,7 @@ def of_memory(memory: Memory, at: Instant) -> Mapping[str, object]:
         },
         "unknown_runs": len(memory.surplus),
         "stranded": [asdict(one) for one in memory.stranded.values()],
+        "workers_shut_out": memory.shut,
         "paused": pause.reason,
         "paused_for_s": round(max(0.0, pause.until - at), 3),
         "bears": pause.borne,

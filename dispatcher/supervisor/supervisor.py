@@ -238,6 +238,8 @@ class Supervisor:
     def _transact(self, operations: Sequence[Operation], at: Instant) -> None:
         with self._store.transaction() as now:
             gap = 0.0 if self._committed_at is None else at - self._committed_at
+            if self._memory.shut is not None:
+                gap = math.inf  # as long as workers cannot speak, we are as good as away
             turn = Turn(now, at, gap, self._heard)
             for operation in operations:
                 operation(turn)
@@ -280,7 +282,7 @@ class Supervisor:
             self._condemn(event, f"internal error: {error}", at)
 
     def _condemn(self, event: Event, reason: str, at: Instant) -> None:
-        if isinstance(event, Connected | Disconnected | wire.Stray):
+        if isinstance(event, Connected | Disconnected | wire.Stray | wire.Door):
             return
         with self._store.transaction() as now:
             self._store.begin_ending(event.uid, Outcome.HELD, reason, now=now)
@@ -312,7 +314,8 @@ class Supervisor:
         if not self._answers() or not turn.heard:
             return
         self._reaper.end_the_declared(turn)
-        self._reaper.end_the_lost(turn)
+        if self._memory.shut is None:
+            self._reaper.end_the_lost(turn)
         self._memory.figures.reaped_at = turn.at
         self._timeouts.end_runs(turn)
         if self._stop in (Stop.DRAIN, Stop.HURRY) and self._is_past(self._stop_by, turn):

@@ -196,6 +196,8 @@ class Memory:
     """Open runs for which no executor answers, and of which something may live on this host."""
     hello: wire.Hello | None = None
     """The executor's greeting, once store and executor agree; None while there is none."""
+    shut: str | None = None
+    """Why workers cannot reach their sockets; None: as far as we know they can."""
     pause: Pause = field(default_factory=Pause)
     figures: Figures = field(default_factory=Figures)
 

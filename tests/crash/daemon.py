@@ -8,6 +8,7 @@ import signal
 import sys
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 from dispatcher.config import config
 from dispatcher.daemon import channels
@@ -15,6 +16,7 @@ from dispatcher.daemon.daemon import STORE_PATIENCE, _check_store, settings
 from dispatcher.daemon.executor_client import ExecutorClient, connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.daemon.loop import STOP_SIGNALS, Loop
+from dispatcher.kept import Kept
 from dispatcher.locks import hold
 from dispatcher.logs import logs
 from dispatcher.node import node_id
@@ -50,7 +52,7 @@ def run(given: config.Config, fate: Fate) -> None:
             settings(given, me, until_idle=False),
             rng=random.SystemRandom(),
         )
-        control = channels.listen(given.control_socket)
+        control = Kept(str(given.control_socket), lambda path: channels.listen(Path(path)))
         loop = Loop(supervisor, client, signals=signals, control=control, on_stop=Stop.DRAIN)
         stack.callback(loop.close)
         loop.run()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -190,3 +192,40 @@ def test_hundreds_of_runs_cost_no_more_descriptors_than_they_have_leaders(
 
     assert [] == children(executor)
     assert before == len(os.listdir(f"/proc/{executor}/fd"))
+
+
+def test_what_was_removed_is_made_again_before_a_ping_is_answered(
+    home: Home, daemon: Daemon
+) -> None:
+    """By that order a daemon knows of every silence whose it was, however short the lease."""
+    uid = daemon.start(["sleep", "1000"], home.output(), watchdog=60.0)
+    daemon.expect(wire.Started, uid)
+    notify = home.runtime_dir / "notify" / uid
+    daemon.send(*(wire.Ping(sequence=n) for n in range(2)))  # it has just looked
+    daemon.expect(wire.Pong)
+
+    for number, remove in enumerate((partial(shutil.rmtree, home.runtime_dir), notify.unlink)):
+        daemon.passed.clear()
+        remove()
+        said = daemon.ping(10 + number)
+
+        assert wire.Door() in said
+        assert notify.is_socket()
+        assert [] != daemon.passed or notify.unlink == remove
+    (door,) = home.daemon().passed
+    with socket.socket(fileno=os.dup(door)) as listening, socket.socket(socket.AF_UNIX) as worker:
+        worker.connect(str(home.runtime_dir / "worker.sock"))
+        listening.accept()[0].close()
+
+
+def test_who_comes_while_the_sockets_are_missing_is_told_so(home: Home, daemon: Daemon) -> None:
+    home.runtime_dir.rename(home.state_dir / "aside")
+    home.runtime_dir.touch()
+    assert [f"{home.runtime_dir}: File exists"] == [
+        said.shut for said in daemon.ping() if isinstance(said, wire.Door)
+    ]
+
+    with Daemon(home.state_dir / "aside") as later:
+        assert f"{home.runtime_dir}: File exists" == later.expect(wire.Door).shut
+        home.runtime_dir.unlink()
+        assert wire.Door() in later.ping()

@@ -193,6 +193,7 @@ def test_a_new_executor_removes_what_the_last_one_left(home: Home, daemon: Daemo
 def test_no_room_for_its_socket_is_the_hosts_fault(home: Home, daemon: Daemon) -> None:
     directory = home.runtime_dir / "notify"
     directory.rmdir()
+    directory.symlink_to("/sys")  # where nobody may make anything
     uid = daemon.start(["true"], home.state_dir / "out.log", watchdog=60.0)
     failed = daemon.expect(wire.StartFailed, uid)
 

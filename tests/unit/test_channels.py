@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -409,3 +410,37 @@ def test_who_cannot_be_let_in_is_not_heard_and_the_loop_rests(
         assert not server.turn()
         assert [b"beat"] == server.hears(1)
         assert server.turn()
+
+
+def test_at_another_socket_all_are_heard_that_were_connected_or_waited(
+    server: Server, connect: Connect
+) -> None:
+    there = connect()
+    with socket.socket(socket.AF_UNIX) as waits:
+        waits.connect(str(server.path))
+        waits.sendall(b"waited\n")
+
+        server.channel.listen_at(channels.listen(server.path), at=server.at)
+        there.sendall(b"connected\n")
+        connect().sendall(b"new\n")
+
+        assert {b"waited", b"connected", b"new"} == set(server.hears(3))
+
+
+def test_a_channel_that_is_deaf_hears_at_another_socket_when_the_shortage_is_over(
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(_: socket.socket) -> None:
+        raise OSError(errno.EMFILE, "too many")
+
+    with socket.socket(socket.AF_UNIX) as late:
+        with monkeypatch.context() as patched:
+            patched.setattr(socket.socket, "accept", short)
+            connect()
+            assert server.channel.deaf
+            server.channel.listen_at(channels.listen(server.path), at=server.at)
+        late.connect(str(server.path))
+        late.sendall(b"late\n")
+        server.at = Instant(server.at + channels.SHORTAGE_PAUSE)
+
+        assert [b"late"] == server.hears(1)

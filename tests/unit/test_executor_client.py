@@ -136,6 +136,23 @@ def test_the_worker_socket_comes_with_the_greeting(
     passed.close()
 
 
+def test_a_worker_listener_that_comes_later_replaces_the_one_before(
+    client: ExecutorClient, executor: Executor
+) -> None:
+    client.keep_up(at=at(0))
+    executor.say(hello(), wire.HelloEnd())
+    client.receive(at=at(0))
+    line = msgspec.json.encode(wire.Door()) + b"\n"
+    with socket.socket(socket.AF_UNIX) as listener:
+        socket.send_fds(executor.ends[-1], [line], [listener.fileno()])
+
+    assert [wire.Door()] == client.receive(at=at(1))
+    passed = client.take_worker_listener()
+
+    assert passed is not None
+    passed.close()
+
+
 def test_an_executor_of_another_node_is_refused_with_both_directories(
     client: ExecutorClient, executor: Executor
 ) -> None:

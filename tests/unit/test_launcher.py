@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dispatcher.daemon.launcher import MOST_SHOWN, RELAUNCH, SETTLED, EmbeddedLauncher
+from dispatcher.daemon.launcher import (
+    FOUND_WITHIN,
+    MOST_SHOWN,
+    RELAUNCH,
+    SETTLED,
+    EmbeddedLauncher,
+)
+from dispatcher.locks import hold
 from dispatcher.times import Instant
 
 
@@ -112,3 +119,28 @@ def test_a_log_that_cannot_be_opened_at_once_is_named_and_keeps_nobody_waiting(
 
     assert ["daemon.waiting"] == [line["event"] for line in said]
     assert str(launch.log) in str(launch.launcher.last_error)
+
+
+def test_none_is_started_beside_one_that_lives_and_makes_its_socket_again(launch: Launch) -> None:
+    held = hold(launch.log.with_name("executor.lock"), "executor")
+    with capture_logs() as said:
+        for late in (0.0, 1.0, FOUND_WITHIN - 0.1):
+            launch.launcher.ensure_running(at=Instant(launch.now + late))
+    assert launch.launcher._child is None
+    assert [f"the executor (pid {os.getpid()}) lives"] == [
+        line["reason"].partition(" and ")[0] for line in said
+    ]
+
+    held.release()
+    launch.launcher.ensure_running(at=Instant(launch.now + FOUND_WITHIN - 0.1))
+
+    assert launch.launcher._child is not None
+
+
+def test_one_that_is_not_found_for_long_says_itself_why_there_is_no_other(launch: Launch) -> None:
+    held = hold(launch.log.with_name("executor.lock"), "executor")
+    launch.launcher.ensure_running(at=Instant(launch.now))
+    launch.launcher.ensure_running(at=Instant(launch.now + FOUND_WITHIN))
+    held.release()
+
+    assert launch.launcher._child is not None

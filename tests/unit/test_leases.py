@@ -423,3 +423,91 @@ def test_no_wait_is_longer_than_a_quarter_of_the_shortest_lease() -> None:
     world.start()
 
     assert world.deadline - world.at() <= 0.1 + 1e-9
+
+
+def test_leases_wait_while_workers_cannot_speak_and_begin_anew_when_they_can(
+    world: World,
+) -> None:
+    worker = started(world)
+    world.executor.events.append(wire.Door(shut="/run: No space left on device"))
+    with capture_logs() as logged:
+        world.run_for(3600)
+    assert [] == ends(world)
+    report = world.supervisor.status(at=world.at())
+    assert "/run: No space left on device" == report["workers_shut_out"]
+    assert ["workers.unreachable"] == [e["event"] for e in logged if e["log_level"] == "warning"]
+
+    world.executor.events.append(wire.Door())
+    world.tick()
+    world.run_for(29)
+    assert [] == ends(world)
+    assert world.supervisor.status(at=world.at())["workers_shut_out"] is None
+    world.run_for(2)
+
+    assert ["lost"] == ends(world)
+    assert [] == worker.answers
+
+
+def test_a_lease_that_expired_while_the_sockets_were_missing_is_renewed_and_not_reaped(
+    world: World,
+) -> None:
+    """The word of it comes before the answer by which the lease would be judged."""
+    started(world)
+    world.executor.mute = True
+    world.run_for(31)
+    world.executor.mute = False
+    world.executor.events.append(wire.Door())
+    with capture_logs() as logged:
+        world.tick()
+
+    assert [("workers.reachable", 1)] == [
+        (e["event"], e["leases"]) for e in logged if "leases" in e
+    ]
+    world.run_for(29)
+    assert [] == ends(world)
+
+
+def test_nobody_is_late_with_its_first_beat_or_stalled_while_it_cannot_speak(world: World) -> None:
+    started(world, start_timeout_ms=20_000, stall_timeout_ms=25_000, lease_ttl_ms=3_600_000)
+    world.executor.events.append(wire.Door(shut="gone"))
+    world.run_for(300)
+    world.executor.events.append(wire.Door())
+    world.run_for(19)
+    assert [] == ends(world)
+
+    world.run_for(2)
+
+    assert ["lost"] == ends(world)
+
+
+def test_a_first_beat_that_may_have_failed_a_moment_ago_has_its_whole_time_again(
+    world: World,
+) -> None:
+    started(world, start_timeout_ms=20_000, lease_ttl_ms=3_600_000)
+    world.run_for(19)
+    world.executor.events.append(wire.Door())
+    world.tick()
+
+    world.run_for(19)
+
+    assert [] == ends(world)
+
+
+def test_a_run_time_out_holds_also_while_workers_cannot_speak(world: World) -> None:
+    started(world, run_timeout_ms=60_000)
+    world.executor.events.append(wire.Door(shut="gone"))
+
+    world.run_for(61)
+
+    assert ["timed_out"] == ends(world)
+
+
+def test_a_new_executor_has_sockets_until_it_says_otherwise(world: World) -> None:
+    started(world)
+    world.executor.events.append(wire.Door(shut="gone"))
+    world.run_for(1)
+
+    world.executor.greet()
+    world.run_for(1)
+
+    assert world.supervisor.status(at=world.at())["workers_shut_out"] is None

@@ -6,13 +6,21 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.notices import GROUPING, READS, WINDOW, Notices, understood
+from dispatcher.executor.notices import (
+    GROUPING,
+    MOST_NAMELESS,
+    READS,
+    WINDOW,
+    Notices,
+    understood,
+)
 from dispatcher.outbox import merged
 from dispatcher.times import Instant
 from tests.unit.executor.world import FakeKernel, FakeServer, World
@@ -202,3 +210,74 @@ def test_the_last_words_of_a_run_are_told_before_its_end(directory: Path) -> Non
     told = [type(message) for message in world.server.said]
     assert [wire.Notice, wire.Exited] == told[-2:]
     assert (True, "bye") == ((last := world.last(wire.Notice)).failed, last.note)
+
+
+def test_a_run_is_heard_at_its_new_socket_and_at_the_one_that_lost_its_name(ear: Ear) -> None:
+    with ear.open() as connected, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        path = ear.directory / "notify" / RUN
+        path.unlink()
+        *_, name = ear.notices.names
+        assert not name.is_there
+        name.make_again()
+        connected.send(b"STATUS=before")
+        ear.hear()
+        ear.note()
+        sender.sendto(b"STATUS=after", str(path))
+        ear.hear(Instant(NOW + 1))
+        connected.send(b"EXTEND_TIMEOUT_USEC=1000000")
+
+        assert ["after"] == [notice.note for notice in ear.told()]
+        assert name.is_there
+        assert [Instant(NOW + 3)] == ear.notices.hear_last(RUN, Instant(NOW + 2))
+
+
+def test_sockets_without_a_name_are_few_and_go_with_the_run(ear: Ear) -> None:
+    ear.open().close()
+    watched = len(ear.kernel._watched)
+    *_, name = ear.notices.names
+    for _ in range(3 * MOST_NAMELESS):
+        name.make_again()
+        ear.hear()
+
+    assert watched + MOST_NAMELESS == len(ear.kernel._watched)
+    ear.notices.forget(RUN)
+    assert watched - 1 == len(ear.kernel._watched)
+    assert [] == list((ear.directory / "notify").iterdir())
+
+
+def test_a_flood_at_a_nameless_socket_rests_like_any_other(ear: Ear) -> None:
+    with ear.open() as out:
+        *_, name = ear.notices.names
+        name.make_again()
+        ear.hear()
+        out.setblocking(False)
+        at = NOW
+        for _ in range(3):
+            with suppress(BlockingIOError):
+                while True:
+                    out.send(b"WATCHDOG=1")
+            ear.hear(at)
+            at = Instant(at + WINDOW / 3)
+
+        assert ear.notices.due <= Instant(NOW + WINDOW)
+        speaker = ear.notices._speakers[RUN]
+        assert READS >= speaker.read
+
+
+def test_where_the_directory_is_missing_a_run_gets_its_socket_with_the_directory(
+    ear: Ear,
+) -> None:
+    shutil.rmtree(ear.directory / "notify")
+    ear.notices.open(RUN, 60.0)
+    directory, name = ear.notices.names
+    assert not directory.is_there
+    assert not name.is_there
+
+    directory.make_again()
+    name.make_again()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+        out.sendto(b"WATCHDOG=1", name.path)
+        ear.hear()
+        ear.hear()
+
+    assert [True] == [notice.beat for notice in ear.told()]

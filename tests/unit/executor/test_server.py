@@ -220,3 +220,53 @@ def test_a_daemon_that_cannot_be_let_in_is_tried_again_and_the_loop_rests(here: 
         assert not here.server.accept([], Instant(50.5))
         assert here.server.accept(here.kernel.wait(1), Instant(50.5))
     assert ["daemon.shut_out"] == [e["event"] for e in here.events if "shut" in e["event"]]
+
+
+def test_a_daemon_is_let_in_by_the_new_socket_and_the_present_one_stays(here: Here) -> None:
+    door, _ = here.server.names
+    Path(door.path).unlink()
+    door.make_again()
+    assert here.server.connected
+    assert 0.0 == here.server.due
+    here.server.accept(here.kernel.wait(0), Instant(1.0))
+    assert here.server.connected
+
+    with socket.socket(socket.AF_UNIX) as later:
+        later.connect(here.peer_path)
+        assert here.server.accept(here.kernel.wait(1), Instant(2.0))
+        assert float("inf") == here.server.due
+
+
+def test_the_workers_new_door_travels_with_what_is_said_next(here: Here) -> None:
+    _, workers = here.server.names
+    here.server.send(wire.Pong(sequence=1))
+    here.server.flush(Instant(1.0))
+    socket.recv_fds(here.peer, 1000, 4)
+    Path(workers.path).unlink()
+
+    workers.make_again()
+    here.server.send(wire.Door())
+    here.server.flush(Instant(1.0))
+    said, (passed,), _, _ = socket.recv_fds(here.peer, 1000, 4)
+
+    assert wire.encode(wire.Door()) + b"\n" == said
+    with socket.socket(fileno=passed) as listening, socket.socket(socket.AF_UNIX) as worker:
+        worker.connect(workers.path)
+        listening.accept()[0].close()
+
+
+def test_a_door_that_was_never_opened_is_not_opened_by_being_made_again(tmp_path: Path) -> None:
+    """An executor that still sweeps greets nobody."""
+    kernel = Kernel()
+    server = Server(str(tmp_path), kernel, lambda *_, **__: None)  # type: ignore[arg-type]
+    door, _ = server.names
+    Path(door.path).unlink()
+    door.make_again()
+    with socket.socket(socket.AF_UNIX) as early:
+        early.connect(door.path)
+        assert float("inf") == server.due
+        assert [] == kernel.wait(0)
+        server.open()
+        assert server.accept(kernel.wait(1), Instant(1.0))
+    server.close()
+    kernel.close()

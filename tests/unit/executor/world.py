@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import select
 import signal
@@ -138,6 +139,8 @@ class FakeKernel:
         self._watched.add(descriptor)
 
     def ignore(self, descriptor: int) -> None:
+        if descriptor not in self._watched:
+            raise FileNotFoundError(errno.ENOENT, "not watched")
         self._watched.remove(descriptor)
 
     def watch_edge(self, descriptor: int) -> None: ...

@@ -1,0 +1,78 @@
+"""The sockets of systemd's protocol, one of each run, and the directory that they are in."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from dispatcher import owners
+from dispatcher.kept import Kept
+
+#: Bytes of one message: what systemd itself takes (NOTIFY_BUFFER_MAX).
+MOST_BYTES = 4096
+
+
+class Directory:
+    """The directory of the sockets, which is made again as they are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is one; it may be another."""
+        return os.path.isdir(self.path)
+
+    def make_again(self) -> None:
+        """Make it, unless it is there. Raises OSError."""
+        owners.make_directory(Path(self.path))
+        # Not to be listed: who is let into the runtime directory must know whose socket it wants.
+        Path(self.path).chmod(0o711)
+
+
+def named(path: str) -> Kept:
+    """Return a run's socket; where its directory was removed, it gets its name with that.
+
+    Raises OSError.
+    """
+    try:
+        return Kept(path, _bound)
+    except (FileNotFoundError, NotADirectoryError):
+        name = Kept(path, lambda _: _receiver())
+        name.bind = _bound
+        return name
+
+
+def _receiver() -> socket.socket:
+    bare = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bare.setblocking(False)
+    return bare
+
+
+def _bound(path: str) -> socket.socket:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    bare = _receiver()
+    # Its directories say who gets here; a worker may have become another user.
+    umask = os.umask(0o111)
+    try:
+        bare.bind(path)
+    except OSError:
+        bare.close()
+        raise
+    finally:
+        os.umask(umask)
+    return bare
+
+
+def received(sockets: Iterable[socket.socket], most: int) -> Iterator[bytes]:
+    """Yield what waits at sockets, so many messages at most."""
+    for one in sockets:
+        with suppress(OSError):  # there is no more
+            while most > 0:
+                said = one.recv(MOST_BYTES + 1)
+                most -= 1
+                yield said

@@ -1,0 +1,177 @@
+"""The runtime directory of a process, and its sockets there: made again when they are removed.
+
+A logout removes `$XDG_RUNTIME_DIR` under processes that go on. Connections that stand are not
+touched by it; only the names have to come back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dispatcher import owners
+from dispatcher.errors import DispatcherError
+from dispatcher.locks import Held
+from dispatcher.times import Instant
+
+#: Seconds between two looks: what was removed is back within so many.
+LOOK_INTERVAL = 1.0
+
+
+class Entry(Protocol):
+    """Something in the runtime directory that has a name."""
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is still what is found at its path."""
+
+    def make_again(self) -> None:
+        """Put it back. Raises OSError or a `DispatcherError`."""
+
+
+class Kept:
+    """A socket bound to a path; when its file is gone, another one is bound to the same path."""
+
+    def __init__(
+        self,
+        path: str,
+        bind: Callable[[str], socket.socket],
+        adopt: Callable[[socket.socket, socket.socket], None] | None = None,
+    ) -> None:
+        """`adopt` receives the new socket and the one before, which it is to close in its time."""
+        self.path = path
+        self.adopt = adopt or (lambda _, before: before.close())
+        self.bind = bind
+        self.socket = bind(path)
+        self._file = _file_at(path)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file at the path is this socket's: no other has its inode while it is open.
+
+        A unix socket holds the inode that it was bound to, also when that has no name any more.
+        """
+        return self._file is not None and _file_at(self.path) == self._file
+
+    def make_again(self) -> None:
+        """Bind another socket, in the place of whatever is at the path."""
+        before, self.socket = self.socket, self.bind(self.path)
+        self._file = _file_at(self.path)
+        self.adopt(self.socket, before)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What has changed since the last look."""
+
+    restored: tuple[str, ...] | None = None
+    """The names of what was missing, once all of it is there again."""
+    lost: str | None = None
+    """Why something that is missing cannot be made again, when that is found first."""
+
+
+_AS_BEFORE = Look()
+
+
+class RuntimeDirectory:
+    """Looks after the directory, the lock that keeps others out of it, and what is in it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        held: Held,
+        *,
+        lock_path: Path,
+        lock: Callable[[], Held],
+        state_dir: Path,
+    ) -> None:
+        """`held` is the lock of the file at `lock_path`, and `lock` takes another; it never waits.
+
+        Raises OSError.
+        """
+        self._directory = directory
+        self._held = held
+        self._lock_path = lock_path
+        self._lock = lock
+        self._state_dir = state_dir
+        self._was = directory.stat()
+        """The directory when it was last seen as it should be."""
+        self._restored: list[str] = []
+        self.due = Instant(0.0)
+        """When to look again."""
+        self.trouble: str | None = None
+        """Why something is missing; None: nothing is."""
+
+    def release(self) -> None:
+        """Let others have the directory."""
+        self._held.release()
+
+    def look(self, entries: Iterable[Entry], *, at: Instant) -> Look:
+        """Make again what is missing; what cannot be made is tried again at the next look.
+
+        Nothing is taken from others: where another process has locked the directory meanwhile, this
+        one waits for its end.
+        """
+        self.due = Instant(at + LOOK_INTERVAL)
+        try:
+            self._take()
+            for entry in entries:
+                if not entry.is_there:
+                    entry.make_again()
+                    self._restored.append(Path(entry.path).name)
+        except OSError as error:
+            return self._failed(f"{error.filename or self._directory}: {error.strerror}")
+        except DispatcherError as error:
+            return self._failed(str(error))
+        if not self._restored and self.trouble is None:
+            return _AS_BEFORE
+        restored, self._restored, self.trouble = tuple(self._restored), [], None
+        return Look(restored=restored)
+
+    def _failed(self, why: str) -> Look:
+        is_news, self.trouble = self.trouble is None, why
+        return Look(lost=why) if is_news else _AS_BEFORE
+
+    def _take(self) -> None:
+        """Have the directory, and hold the lock that others look at."""
+        if self._held.is_at(self._lock_path):
+            self._was = self._directory.stat()
+            return
+        if not self._state_dir.is_dir():  # it may be above: an empty one in its place misleads
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._state_dir))
+        self._make_directory()
+        held = self._lock()
+        self._held.release()
+        self._held = held
+        self._restored.append(self._lock_path.name)
+
+    def _make_directory(self) -> None:
+        """Make it as it was; if somebody did before us, it stays as it is."""
+        was, is_missing = self._was, not self._directory.exists()
+        owners.make_directory(self._directory)
+        owner = self._directory.stat().st_uid
+        if is_missing:
+            self._directory.chmod(stat.S_IMODE(was.st_mode))
+            if owner != was.st_uid and os.geteuid() == 0:
+                os.chown(self._directory, was.st_uid, was.st_gid)
+        elif owner not in {os.geteuid(), was.st_uid}:
+            why = f"made anew by user {owner}, and was user {was.st_uid}'s"
+            raise PermissionError(errno.EPERM, why, str(self._directory))
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,210 @@
+"""Names in the runtime directory: kept while somebody removes, replaces or takes them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dispatcher.executor.server import listen
+from dispatcher.kept import LOOK_INTERVAL, Kept, Look, RuntimeDirectory
+from dispatcher.locks import hold, holder
+from dispatcher.times import Instant
+
+NOW = Instant(1000.0)
+
+
+class Ours:
+    """A process with one socket in its runtime directory, and what it adopts."""
+
+    def __init__(self, above: Path) -> None:
+        (above / "state").mkdir()
+        self.above = above / "above"
+        self.directory = self.above / "run"
+        self.directory.mkdir(0o700, parents=True)
+        lock = partial(hold, self.directory / "daemon.lock", "the directory", holder="ours")
+        self.runtime = RuntimeDirectory(
+            self.directory,
+            lock(),
+            lock_path=self.directory / "daemon.lock",
+            lock=lock,
+            state_dir=above / "state",
+        )
+        self.path = self.directory / "sock"
+        self.before: list[socket.socket] = []
+        self.socket = Kept(str(self.path), listen, lambda _, before: self.before.append(before))
+
+    def look(self) -> Look:
+        return self.runtime.look([self.socket], at=NOW)
+
+    def answers(self) -> bool:
+        """Say whether the socket that listens now is the one at the path."""
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(self.path))
+            self.socket.socket.accept()[0].close()
+            return True
+
+    def close(self) -> None:
+        for one in (*self.before, self.socket.socket):
+            one.close()
+        self.runtime.release()
+
+
+@pytest.fixture
+def ours() -> Iterator[Ours]:
+    above = Path(tempfile.mkdtemp(prefix="kept-"))
+    ours = Ours(above)
+    yield ours
+    ours.close()
+    shutil.rmtree(above)
+
+
+def remove_all(ours: Ours) -> None:
+    shutil.rmtree(ours.directory)
+
+
+def remove_the_parent(ours: Ours) -> None:
+    shutil.rmtree(ours.above)
+
+
+def remove_the_socket(ours: Ours) -> None:
+    ours.path.unlink()
+
+
+def bind_another(ours: Ours) -> None:
+    ours.path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(ours.path))
+
+
+def make_it_anew(ours: Ours) -> None:
+    shutil.rmtree(ours.directory)
+    ours.directory.mkdir()
+
+
+ALL = ("daemon.lock", "sock")
+
+
+@pytest.mark.parametrize(
+    ("damage", "restored"),
+    [
+        (remove_all, ALL),
+        (remove_the_parent, ALL),
+        (make_it_anew, ALL),
+        (remove_the_socket, ("sock",)),
+        (bind_another, ("sock",)),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_was_removed_or_replaced_is_made_again_at_the_next_look(
+    ours: Ours, damage: Callable[[Ours], None], restored: tuple[str, ...]
+) -> None:
+    damage(ours)
+
+    assert Look(restored=restored) == ours.look()
+    assert Instant(NOW + LOOK_INTERVAL) == ours.runtime.due
+    assert ours.answers()
+    assert 0o600 == stat.S_IMODE(ours.path.stat().st_mode)
+    assert 1 == len(ours.before)
+    assert Look() == ours.look()
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o711])
+def test_a_directory_that_was_removed_is_as_private_as_it_was(ours: Ours, mode: int) -> None:
+    """Workers that became another user need 0711, from whoever starts the dispatcher."""
+    ours.directory.chmod(mode)
+    ours.look()
+    remove_all(ours)
+
+    ours.look()
+
+    assert mode == stat.S_IMODE(ours.directory.stat().st_mode)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory another user's")
+def test_the_directory_of_another_user_is_not_used_and_ours_is_made_ours_again(ours: Ours) -> None:
+    make_it_anew(ours)
+    os.chown(ours.directory, 4711, 4711)
+    os.chown(ours.above, 4712, 4712)
+
+    assert Look(lost=f"{ours.directory}: made anew by user 4711, and was user 0's") == ours.look()
+    assert [] == list(ours.directory.iterdir())
+    remove_all(ours)
+    assert Look(restored=ALL) == ours.look()
+    assert 0 == ours.directory.stat().st_uid
+
+
+def test_the_lock_of_a_new_directory_keeps_others_out_again(ours: Ours) -> None:
+    (ours.directory / "daemon.lock").unlink()
+
+    assert Look(restored=("daemon.lock",)) == ours.look()
+    assert os.getpid() == holder(ours.directory / "daemon.lock")
+    assert ours.before == []
+
+
+def test_a_directory_that_another_process_has_locked_is_not_taken_from_it(ours: Ours) -> None:
+    make_it_anew(ours)
+    other = hold(ours.directory / "daemon.lock", "the directory", holder="another's")
+
+    look = ours.look()
+
+    assert look.lost is not None
+    assert f"in use by pid {os.getpid()}, another's" in look.lost
+    assert not ours.path.exists()
+    assert Look() == ours.look()
+    other.release()
+    assert Look(restored=ALL) == ours.look()
+    assert ours.answers()
+
+
+def test_what_cannot_be_made_is_reported_once_and_tried_again(ours: Ours) -> None:
+    remove_the_parent(ours)
+    ours.above.touch()
+
+    first, second = ours.look(), ours.look()
+
+    assert Look(lost=f"{ours.directory}: Not a directory") == first
+    assert Look() == second
+    assert first.lost == ours.runtime.trouble
+    ours.above.unlink()
+    assert Look(restored=ALL) == ours.look()
+    assert ours.runtime.trouble is None
+
+
+def test_a_socket_for_which_there_is_no_room_is_reported_with_what_came_before(ours: Ours) -> None:
+    remove_all(ours)
+    bind, ours.socket.bind = ours.socket.bind, full
+
+    assert Look(lost=f"{ours.path}: No space left on device") == ours.look()
+    assert ours.before == []
+    ours.socket.bind = bind
+    assert Look(restored=ALL) == ours.look()
+
+
+def test_no_state_directory_is_made_for_the_sake_of_sockets_in_it(ours: Ours) -> None:
+    state = ours.above.parent / "state"
+    state.rmdir()
+    remove_all(ours)
+
+    assert Look(lost=f"{state}: No such file or directory") == ours.look()
+    assert not ours.directory.exists()
+
+
+def test_a_lock_names_its_holder_as_long_as_that_holds_it(tmp_path: Path) -> None:
+    held = hold(tmp_path / "lock", "it")
+    assert os.getpid() == holder(tmp_path / "lock")
+
+    held.release()
+    assert None is holder(tmp_path / "lock")
+    assert None is holder(tmp_path / "no")
+
+
+def full(path: str) -> socket.socket:
+    raise OSError(28, "No space left on device", path)
