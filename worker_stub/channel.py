@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from contextlib import suppress
 from typing import Any
 
 from worker_stub.names import MAX_LINE
+
+#: Seconds for which a missing socket is waited for: when somebody removed it, the executor makes it
+#: again within one.
+MISSING = 2.0
+
+#: Seconds between two looks for it.
+LOOKS = 0.05
 
 
 class Unreachable(Exception):
@@ -47,14 +55,7 @@ class Channel:
 
     def _connected(self, within: float) -> socket.socket:
         if self._connection is None:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                connection.settimeout(within)
-                connection.connect(self._path)
-            except OSError:
-                connection.close()
-                raise
-            self._connection = connection
+            self._connection = _connect(self._path, within)
         self._connection.settimeout(within)
         return self._connection
 
@@ -67,3 +68,22 @@ class Channel:
                 raise ConnectionResetError("the daemon closed the connection")
             received += chunk
         return received
+
+
+def _connect(path: str, within: float) -> socket.socket:
+    give_up_at = time.monotonic() + MISSING
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(within)
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            if time.monotonic() > give_up_at:
+                raise
+        except OSError:
+            connection.close()
+            raise
+        else:
+            return connection
+        time.sleep(LOOKS)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,14 @@ BEATS = """
         time.sleep(0.2)
 """
 
+#: What docs/workers.md shows: a beat that finds nobody would end the run.
+VERB = f"""
+    while [ ! -e enough ]; do
+        {sys.executable} -m worker_stub heartbeat > /dev/null || exit 79
+        echo beat >> beats.$DISPATCHER_TASK_ID
+    done
+"""
+
 WORKER = {"liveness": "worker", "lease_ttl": "2s", "max_attempts": 1}
 
 PLAIN = "while [ ! -e enough ]; do sleep 0.1; done"
@@ -56,9 +65,9 @@ def begin(world: World, daemon: Daemon, *ways: str) -> list[int]:
     """Start a worker for each way to speak, `plain` for none, and wait until all have spoken."""
     tasks = []
     for way in ways:
-        plain = way == "plain"
-        command = shell(PLAIN) if plain else [*python(BEATS), way]
-        tasks.append(world.submit(*command, **({"max_attempts": 1} if plain else WORKER)))
+        command = {"plain": shell(PLAIN), "verb": shell(VERB)}.get(way, [*python(BEATS), way])
+        options = {"verb": WORKER | {"lease_ttl": "1m"}, "plain": {"max_attempts": 1}}
+        tasks.append(world.submit(*command, **options.get(way, WORKER)))
     for task_id, way in zip(tasks, ways, strict=True):
         daemon.expect("run.started", task_id=task_id)
         if way != "plain":
@@ -124,7 +133,8 @@ def nested(world: World) -> Iterator[World]:
 
 
 def test_workers_live_on_when_the_runtime_directory_is_removed(nested: World) -> None:
-    world, ways = nested, ("asks",) * 6 + ("sends",) * 3 + ("connected",) * 3 + ("plain",) * 8
+    world, ways = nested, ("asks",) * 6 + ("sends",) * 3 + ("connected",) * 3 + ("plain",) * 7
+    ways += ("verb",)
     with world.daemon() as daemon:
         tasks = begin(world, daemon, *ways)
         before, executor = look(world), daemon.executor().pid

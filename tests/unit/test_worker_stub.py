@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir, closing, contextmanager
+from pathlib import Path
 
 import pytest
 
+from tests.eventually import let_pass
 from worker_stub import Refused
-from worker_stub.channel import Channel
+from worker_stub.channel import LOOKS, Channel, Unreachable
 
 
 def test_a_refusal_passes_any_context_manager_and_keeps_what_it_says() -> None:
@@ -30,3 +34,28 @@ def test_a_refusal_passes_any_context_manager_and_keeps_what_it_says() -> None:
 def test_what_json_has_no_word_for_is_refused_before_it_is_sent(result: object) -> None:
     with pytest.raises(ValueError, match="what is said cannot be JSON"):
         Channel("/nowhere").ask({"op": "succeed", "result": result}, within=1.0)
+
+
+def test_a_socket_that_is_missing_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    """Or a worker's shell script would end it, as no connection waits without a socket."""
+    with (
+        chdir(tmp_path),
+        ThreadPoolExecutor(1) as pool,
+        socket.socket(socket.AF_UNIX) as listener,
+        closing(Channel("sock")) as channel,
+    ):
+        asked = pool.submit(channel.ask, {"op": "heartbeat"}, within=30.0)
+        let_pass(3 * LOOKS)  # it has looked at least once by then, or else is no slower for it
+        assert not asked.done()
+        listener.bind("sock")
+        listener.listen()
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b'{"ok": true}\n')
+
+            assert {"ok": True} == asked.result()
+
+
+def test_who_is_missing_for_long_is_unreachable(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match="No such file"):
+        Channel(str(tmp_path / "sock")).ask({"op": "heartbeat"}, within=30.0)
