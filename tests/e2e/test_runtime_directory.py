@@ -8,12 +8,13 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
+from dispatcher.locks import hold
 from tests.e2e.helpers import expect_file, expect_settled, external_executor, python, shell, states
 from tests.e2e.world import Daemon, World
 from tests.eventually import eventually, let_pass
@@ -257,6 +258,41 @@ def test_a_daemon_of_another_state_directory_cannot_have_the_new_one_either(nest
             refused.stderr
         )
         assert daemon.pid == world.cli("status", "--json").json["daemon_pid"]
+
+
+def test_a_directory_that_another_dispatcher_locked_meanwhile_is_left_to_it(nested: World) -> None:
+    world, ways = nested, ("asks", "sends", "plain")
+    above, theirs = world.runtime_dir.parent, world.runtime_dir.parent.with_name("theirs")
+    (theirs / "run").mkdir(0o700, parents=True)
+    locks = ("daemon.lock", "executor.lock")
+    with world.daemon() as daemon, ExitStack() as held:
+        tasks = begin(world, daemon, *ways)
+        others = [
+            held.enter_context(hold(theirs / "run" / lock, "x", holder="them")) for lock in locks
+        ]
+
+        def take() -> None:
+            shutil.rmtree(above)
+            try:
+                theirs.rename(above)
+            except OSError as error:  # ours were faster
+                raise AssertionError("they look just now") from error
+
+        eventually(take)
+        reason = daemon.expect("runtime.lost")["reason"]
+        daemon.expect("workers.unreachable")
+
+        assert f"{world.runtime_dir} is in use by pid {os.getpid()}, them" in reason
+        assert set(locks) == {path.name for path in world.runtime_dir.iterdir()}
+        report = world.cli("status", "--json").json
+        assert "not answering" == report["daemon"]
+        assert f"the daemon (pid {daemon.pid}) lives" in report["degraded"][0]
+        let_pass(3.0)  # more than a lease
+        for other in others:
+            other.release()
+        restored(daemon)
+        expect_beats(world, tasks, ways)
+        finish(world, daemon, tasks)
 
 
 @pytest.mark.parametrize("mode", ["embedded", "external"])

@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import pytest
 
 from dispatcher import control
 from dispatcher.config.config import Config, load
+from dispatcher.locks import DAEMON_LOCK, hold
 
 
 def test_a_client_of_another_environment_finds_the_daemon(tmp_path: Path) -> None:
@@ -140,3 +142,33 @@ def configured(directory: Path, runtime: str) -> Config:
     file = directory / "dispatcher.toml"
     file.write_text(f'[node]\nstate_dir = "{state}"\nruntime_dir = "/tmp/{runtime}"\n', "utf-8")
     return load(str(file), {})
+
+
+def test_another_dispatchers_daemon_in_our_runtime_directory_is_not_taken_for_ours() -> None:
+    with TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as theirs:
+        config = configured(Path(short), "run")
+        (config.state_dir / "node-id").write_text("5a7c0c3e-0000-4000-8000-000000000001")
+        config = msgspec.structs.replace(config, runtime_dir=Path(short))
+        theirs.bind(str(config.control_socket))
+        theirs.listen()
+        for node in ("another", "5a7c0c3e-0000-4000-8000-000000000001"):
+            with ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(control.report, config)
+                connection, _ = theirs.accept()
+                with connection:
+                    connection.sendall(b'{"node": "%s"}\n' % node.encode())
+                    report = asked.result()
+
+            assert (None if node == "another" else {"node": node}) == report
+
+
+def test_a_daemon_that_lives_and_cannot_be_asked_is_named(tmp_path: Path) -> None:
+    config = configured(tmp_path, "run")
+    assert control.why_unreachable(config) is None
+
+    with hold(config.state_dir / DAEMON_LOCK, "it"):
+        why = control.why_unreachable(config)
+        assert why is not None
+        assert f"(pid {os.getpid()}) lives" in why
+
+    assert control.why_unreachable(config) is None
