@@ -19,14 +19,18 @@ from tests.e2e.helpers import expect_file, expect_settled, external_executor, py
 from tests.e2e.world import Daemon, World
 from tests.eventually import eventually, let_pass
 
-#: Speaks over a new connection each time, or to its notify socket: by its name, or connected once.
-#: Notes each beat that was taken, or could be sent; a refusal ends it.
+#: Speaks over a new connection each time, over one that must not end, or to its notify socket: by
+#: its name, or connected once. Notes each beat that was taken, or could be sent; a refusal ends it.
 BEATS = """
     import json, os, pathlib, socket, sys, time
     way, env, beats = sys.argv[1], os.environ, 0
     out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     if way == "connected":
         out.connect(env["NOTIFY_SOCKET"])
+    if way == "stays":
+        line = socket.socket(socket.AF_UNIX)
+        line.connect(env["DISPATCHER_SOCKET"])
+        answers = line.makefile()
     asked = {"op": "heartbeat", "task_id": int(env["DISPATCHER_TASK_ID"]),
              "lock": env["DISPATCHER_CLAIM_LOCK"]}
     while not os.path.exists("enough"):
@@ -38,6 +42,10 @@ BEATS = """
                     answer = json.loads(line.makefile().readline() or '{"ok": true}')
                     if not answer["ok"]:
                         sys.exit(f"refused: {answer}")
+            elif way == "stays":
+                line.sendall(json.dumps(asked).encode() + b"\\n")
+                if not json.loads(answers.readline() or "{}").get("ok"):
+                    sys.exit("the connection ended, or the beat was refused")
             elif way == "sends":
                 out.sendto(b"WATCHDOG=1", env["NOTIFY_SOCKET"])
             else:
@@ -134,8 +142,8 @@ def nested(world: World) -> Iterator[World]:
 
 
 def test_workers_live_on_when_the_runtime_directory_is_removed(nested: World) -> None:
-    world, ways = nested, ("asks",) * 6 + ("sends",) * 3 + ("connected",) * 3 + ("plain",) * 7
-    ways += ("verb",)
+    world, ways = nested, ("asks",) * 6 + ("sends",) * 3 + ("connected",) * 3 + ("plain",) * 6
+    ways += ("verb", "stays")
     with world.daemon() as daemon:
         tasks = begin(world, daemon, *ways)
         before, executor = look(world), daemon.executor().pid
