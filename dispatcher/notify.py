@@ -54,11 +54,15 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the manager received that this process is ready, since the last reload."""
+        return self._ready
+
     def ready(self) -> None:
-        """Say that the loop turns and the store answers: once, and again after a reload."""
+        """Report that the process does its work: once, and again after a reload."""
         if not self._ready:
-            self._ready = True
-            self._send("READY=1")
+            self._ready = self._send("READY=1")
 
     def status(self, text: str) -> None:
         """Say in a line how things stand; the same line again is not sent."""
@@ -90,13 +94,16 @@ class Notifier:
             self._extended_at = at
             self._send(f"EXTEND_TIMEOUT_USEC={round(_EXTENSION * 1e6)}")
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str) -> bool:
+        """Send a message; return whether the manager has it."""
         if self._socket is None:
-            return
+            return False
         try:
             self._socket.sendto(message.encode(), socket.MSG_NOSIGNAL, self._address)
         except OSError:  # nobody listens, or the queue is full: the next word tells it all again
             self._status = ""
+            return False
+        return True
 
 
 _EXECUTOR = {

@@ -7,7 +7,7 @@ import select
 import selectors
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -217,15 +217,23 @@ class Loop:
     def _tell_manager(self, notifier: Notifier, at: Instant) -> Instant:
         """Tell the service manager how we are, after a turn; return when to tell it again."""
         notifier.alive(at=at)
-        if at - self._told_at >= STATUS_INTERVAL:
+        if not notifier.is_ready or at - self._told_at >= STATUS_INTERVAL:
             self._told_at = at
             status = self._supervisor.status(at=at)
             notifier.status(notify.in_a_line(status))
-            if status["store_silent_for_s"] is None:
+            if self._is_current(status):
                 notifier.ready()
             if status["stopping"]:
                 notifier.stays(at=at)
         return Instant(at + min(STATUS_INTERVAL, notifier.interval or STATUS_INTERVAL))
+
+    def _is_current(self, status: Mapping[str, object]) -> bool:
+        """Return whether the store answered and has what the executor knows (R-60).
+
+        An executor that does not come is not waited for: its unit may start after this one.
+        """
+        awaited = status["executor"] == "waiting" and not self._executor.missing
+        return status["store_silent_for_s"] is None and not awaited
 
     # Sockets ------------------------------------------------------------------------------
 
@@ -297,7 +305,6 @@ class Loop:
             raise ConfigError("this daemon was given no file to read again; start another one")
         if self._notifier is not None:
             self._notifier.reloading()
-            self._told_at = Instant(0.0)  # so that the turn's end says that we are ready
         try:
             reloaded = self._reconfigure()
         except ConfigError as error:

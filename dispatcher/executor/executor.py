@@ -98,8 +98,9 @@ class Executor:
 
     def run(self) -> bool:
         """Work until it is time to leave; say whether no process of a run stays."""
-        while self.step():
-            pass
+        timeout: float | None = 0.0  # a service manager waits for the first report
+        while self.step(timeout):
+            timeout = None
         return not self._runs.live
 
     def step(self, timeout: float | None = None) -> bool:
@@ -242,11 +243,17 @@ class Executor:
         wait = max(0.0, due - self._clock())
         if self._runs.live:
             wait = min(wait, LONGEST_WAIT)
-        if self._notifier is not None and self._notifier.interval is not None:
-            wait = min(wait, self._notifier.interval)
+        if self._notifier is not None:
+            wait = min(wait, self._patience_of_manager(self._notifier))
         if timeout is not None:
             wait = min(wait, timeout)
         return None if wait == NEVER else wait
+
+    def _patience_of_manager(self, notifier: Notifier) -> float:
+        """Return the seconds within which the service manager must receive something."""
+        if self._open and not notifier.is_ready:
+            return LONGEST_WAIT  # its queue was full
+        return NEVER if notifier.interval is None else notifier.interval
 
     def _may_leave(self, at: Instant) -> bool:
         if self._stopping and (not self._runs.live or self._gives_up(at)):

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.e2e.helpers import shell
+from tests.e2e.helpers import external_executor, shell
 from tests.e2e.world import World
 from tests.eventually import eventually, let_pass
 
@@ -79,6 +79,19 @@ def test_it_says_that_it_waits_for_the_executor(world: World, manager: Manager) 
     world.configure(executor={"mode": "external"})
     with world.daemon(env=manager.env):
         manager.expect("STATUS=waits for the executor; 0 of", "READY=1")
+
+
+def test_an_idle_executor_without_a_watchdog_is_ready_at_once(
+    world: World, manager: Manager
+) -> None:
+    """It waits for nothing then, and nothing else would end its first wait."""
+    world.configure(executor={"mode": "external"})
+    prefix = ("env", f"NOTIFY_SOCKET={manager.env['NOTIFY_SOCKET']}", "WATCHDOG_USEC=0")
+    with external_executor(world, prefix=prefix) as executor:
+        manager.expect("STATUS=0 runs", "READY=1")
+
+        executor.terminate()
+        manager.expect("STOPPING=1")
 
 
 def _expect_stopped(pid: int) -> None:

@@ -7,7 +7,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ from dispatcher import wire
 from dispatcher.daemon import channels
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.loop import Loop
+from dispatcher.notify import Notifier
+from dispatcher.processes import Connected
 from dispatcher.supervisor.figures import Figures
+from dispatcher.supervisor.report import of_executor
 from dispatcher.times import Instant
 from tests.unit.test_executor_client import accept, hello
+from tests.unit.test_notify import Manager
 
 #: More than are let in at once.
 WORKERS = 2 * channels.ACCEPTS + 8
@@ -33,7 +37,9 @@ class Supervisor:
     shortest_lease = 5.0
     open_runs = None
 
-    def __init__(self) -> None:
+    def __init__(self, client: ExecutorClient) -> None:
+        self._client = client
+        self._hello: wire.Hello | None = None
         self.figures = Figures()
         self.is_done = False
         self.ticks: list[tuple[list[str], int, bool]] = []
@@ -45,22 +51,29 @@ class Supervisor:
         self.ticks.append(([type(event).__name__ for event in events], len(requests), heard))
         for request in requests:
             request.answer(None, at)
+        for event in events:
+            self._hello = event.hello if isinstance(event, Connected) else self._hello
         return Instant(at + 1)
+
+    def status(self, *, at: Instant) -> dict[str, object]:
+        nothing = dict.fromkeys(("stopping", "paused", "unkillable", "store_silent_for_s"))
+        executor = of_executor(self._hello, self._client, at)
+        return {"busy": 0, "slots": 1, **nothing, **executor}
 
 
 class Daemon:
     """A loop, and the other end of its connection to the executor."""
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: Any, notifier: Notifier | None = None) -> None:
         ours, self.executor = socket.socketpair()
         ours.setblocking(False)
         self.waiting = [ours]
         self.client = ExecutorClient(
             self.connect, node_id="me", state_dir="/ours", launcher=None, check=accept
         )
-        self.supervisor = Supervisor()
+        self.supervisor = Supervisor(self.client)
         supervisor: Any = self.supervisor
-        self.loop = Loop(supervisor, self.client, clock=clock)
+        self.loop = Loop(supervisor, self.client, clock=clock, notifier=notifier)
 
     def connect(self) -> socket.socket:
         if not self.waiting:
@@ -69,7 +82,8 @@ class Daemon:
 
     def close(self) -> None:
         self.loop.close()
-        self.executor.close()
+        for connection in (self.executor, *self.waiting):
+            connection.close()
 
 
 @pytest.fixture
@@ -277,3 +291,36 @@ def test_words_that_come_one_by_one_over_new_connections_share_a_commit(
             daemon.loop.step()
 
         assert 5 == daemon.supervisor.ticks[-1][1]
+
+
+def test_r60_it_is_ready_once_store_and_executor_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    manager = Manager(f"@ready-{tmp_path}"[:100])
+    with ExitStack() as stack:
+        stack.enter_context(closing(manager.socket))
+        notifier = stack.enter_context(closing(Notifier(manager.environ)))
+        daemon = Daemon(lambda: Instant(1000.0), notifier)
+        stack.callback(daemon.close)
+        daemon.loop.step(longest=0)
+        assert ["STATUS=waits for the executor; 0 of 1 slots busy"] == manager.heard()
+
+        greet(daemon, stack.enter_context(channels.listen(Path("sock"))))
+        while "Connected" not in daemon.supervisor.ticks[-1][0]:
+            assert [] == manager.heard()
+            daemon.loop.step(longest=0)
+
+        assert ["STATUS=0 of 1 slots busy", "READY=1"] == manager.heard()
+
+
+def test_an_executor_that_does_not_listen_is_not_waited_for(tmp_path: Path) -> None:
+    """Its unit is ordered after the daemon's, so that at a shutdown the daemon leaves last."""
+    manager = Manager(f"@alone-{tmp_path}"[:100])
+    with closing(manager.socket), closing(Notifier(manager.environ)) as notifier:
+        daemon = Daemon(lambda: Instant(1000.0), notifier)
+        daemon.waiting.pop().close()
+        with closing(daemon):
+            daemon.loop.step(longest=0)
+
+            assert "READY=1" in manager.heard()

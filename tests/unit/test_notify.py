@@ -52,6 +52,19 @@ def test_ready_is_said_once_and_again_after_a_reload(manager: Manager) -> None:
         assert "READY=1" == ready
 
 
+def test_a_ready_that_nobody_took_is_said_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with closing(Notifier({"NOTIFY_SOCKET": path})) as notifier:
+        notifier.ready()
+        assert not notifier.is_ready
+
+        late = Manager(path)
+        with closing(late.socket):
+            notifier.ready()
+            assert ["READY=1"] == late.heard()
+            assert notifier.is_ready
+
+
 def test_a_status_is_said_when_it_changes(manager: Manager) -> None:
     with closing(Notifier(manager.environ)) as notifier:
         for text in ("0 of 2", "0 of 2", "1 of 2"):

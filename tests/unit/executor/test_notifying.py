@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from dispatcher.executor.executor import LONGEST_WAIT
 from dispatcher.times import Instant
 from tests.unit.executor.world import World
 
@@ -11,13 +14,17 @@ from tests.unit.executor.world import World
 class FakeNotifier:
     """Keeps what would be sent."""
 
-    interval: float | None = 0.5
-
-    def __init__(self) -> None:
+    def __init__(self, *, interval: float | None = 0.5, room: bool = True) -> None:
+        self.interval = interval
+        self.room = room
+        """Whether the manager's queue takes a message."""
+        self.is_ready = False
         self.said: list[str] = []
 
     def ready(self) -> None:
-        self._say("ready")
+        if self.room:
+            self.is_ready = True
+            self._say("ready")
 
     def status(self, text: str) -> None:
         self._say(text)
@@ -46,3 +53,38 @@ def test_it_says_how_it_is_and_lives_even_with_nothing_to_do(tmp_path: Path) -> 
     world.start()
     world.shut_down()
     assert ["1 runs", "stopping", "stays"] == notifier.said[3:]
+
+
+class Waits(Exception):
+    """The executor begins to wait."""
+
+
+def _waits() -> None:
+    raise Waits
+
+
+@pytest.mark.parametrize("interval", [10.0, None])
+def test_an_idle_executor_is_ready_before_its_first_wait(
+    tmp_path: Path, interval: float | None
+) -> None:
+    """`WatchdogSec=0` gives no interval, and then nothing would end that wait."""
+    notifier = FakeNotifier(interval=interval)
+    world = World(tmp_path, greeted=False, notifier=notifier)
+    world.kernel.stop = 0.0, _waits
+
+    with pytest.raises(Waits):
+        world.executor.run()
+
+    assert ["alive", "0 runs", "ready"] == notifier.said
+
+
+def test_a_manager_whose_queue_was_full_is_told_again(tmp_path: Path) -> None:
+    notifier = FakeNotifier(interval=None, room=False)
+    world = World(tmp_path, notifier=notifier)
+    assert LONGEST_WAIT == world.executor._patience(None)
+
+    notifier.room = True
+    world.run_for(LONGEST_WAIT)
+
+    assert "ready" in notifier.said
+    assert world.executor._patience(None) is None

@@ -122,7 +122,7 @@ class FakeKernel:
 
     def wait(self, timeout: float | None) -> list[int]:
         self.looks += 1
-        if self.stop is not None and timeout:
+        if self.stop is not None and timeout != 0:
             (seconds, happens), self.stop = self.stop, None
             self.now += seconds
             happens()
