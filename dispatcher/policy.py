@@ -121,8 +121,8 @@ def verdict(run: OpenRun, end: End) -> Verdict:
         outcome = outcome_of_ending(end.ended_by)
         if outcome is not None:
             return Verdict(outcome, f"ended by the executor: {end.ended_by}")
-    if end is not None and end.exit.oom:
-        return Verdict(Outcome.OOM_KILLED, "killed for lack of memory")
+    if end is not None and end.exit.oom and str(end.exit.exit_code) not in run.rules:
+        return Verdict(Outcome.OOM_KILLED, _oom_killed(end.exit))
     return _verdict_of_status(run, *_status(run, end))
 
 
@@ -300,6 +300,15 @@ def _verdict_of_status(run: OpenRun, exit_code: int | None, signum: int | None) 
     if (ruled := run.rules.get(str(exit_code))) is not None:
         return Verdict(Outcome(ruled), f"exit code {exit_code}, by its profile")
     return Verdict(EXIT_CODES.get(exit_code, Outcome.FAILED), f"exit code {exit_code}")
+
+
+def _oom_killed(seen: wire.Exit) -> str:
+    killed = "killed for lack of memory"
+    if seen.oom_doubtful:
+        killed = f"probably {killed}: other runs died of SIGKILL at that moment"
+    if seen.exit_code is None:
+        return killed
+    return f"exit code {seen.exit_code}: a process of it was {killed}"
 
 
 def _time_over(run: OpenRun) -> str:

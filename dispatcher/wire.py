@@ -107,6 +107,9 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     max_rss_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     cpu_seconds: float | None = None
     oom: bool = False
+    """A SIGKILL of the kernel's for lack of memory ended the leader, or what it waited for."""
+    oom_doubtful: bool = False
+    """More runs died of SIGKILL at that moment than the kernel ended so: it may have been one."""
     leftovers: tuple[str, ...] = ()
     """Names of processes that outlived the leader and were ended."""
     left_alone: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
+from dispatcher.executor.oom import OomScore
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
@@ -186,7 +187,8 @@ def _compose(
         told, remedy = f"cannot listen in {runtime_dir}", "this user must be able to write there"
         raise cannot_write(told, error, remedy) from error
     notifier = Notifier({} if options.embedded else os.environ)  # embedded, the daemon speaks
-    spawner = Spawner(outputs, environ=os.environ, open_files=limits)
+    oom_score = OomScore.protected(lambda reason: log("protection.inherited", reason=reason))
+    spawner = Spawner(outputs, environ=os.environ, open_files=limits, oom_score=oom_score)
     if spawner.why_unmarked is not None:
         log("mark.unavailable", reason=spawner.why_unmarked)
     else:

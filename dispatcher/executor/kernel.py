@@ -14,6 +14,7 @@ from typing import NamedTuple
 from dispatcher import marks
 from dispatcher.executor import procfs
 from dispatcher.executor.growth import Growth
+from dispatcher.executor.oom import OomCounter
 from dispatcher.executor.procfs import File, Process
 from dispatcher.hidden import HiddenPids
 
@@ -55,6 +56,7 @@ class Kernel:
         self._children = os.open(f"/proc/self/task/{self.pid}/children", os.O_RDONLY | os.O_CLOEXEC)
         self._leaders: set[bytes] = set()
         self._hidden = HiddenPids()
+        self._oom_counter = OomCounter()
         self.growth = Growth()
         if self.growth.descriptor >= 0:
             self.watch(self.growth.descriptor)
@@ -63,6 +65,7 @@ class Kernel:
         """Give the descriptors back; the processes are not touched."""
         self._poll.close()
         self.growth.close()
+        self._oom_counter.close()
         os.close(self._children)
 
     # Waiting -------------------------------------------------------------------------------
@@ -161,6 +164,13 @@ class Kernel:
         """Signal the process group of an unreaped leader: nobody else can have its pid."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, signum)
+
+    def oom_kills(self) -> int | None:
+        """Return how many processes of our cgroup the kernel has ended for lack of memory.
+
+        None: it does not count.
+        """
+        return self._oom_counter.read()
 
     # Every other process ---------------------------------------------------------------------
 

@@ -232,6 +232,8 @@ class Ladder:
             at=seen.at,
             exit_code=seen.exit_code,
             signal=seen.signal,
+            oom=seen.oom,
+            oom_doubtful=seen.oom_doubtful,
             max_rss_bytes=usage.max_rss_bytes,
             cpu_seconds=usage.cpu_seconds,
             leftovers=run.leftovers,

@@ -13,6 +13,7 @@ from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.ladder import Ladder
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
+from dispatcher.executor.oom_kills import OomKills
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.run import NEVER, Phase, Run
 from dispatcher.executor.spawn import CannotStart, Spawner
@@ -64,6 +65,7 @@ class Runs:
         self._ladder = Ladder(
             self._runs, kernel=kernel, outputs=outputs, journal=journal, log=log, send=send
         )
+        self._oom_kills = OomKills(kernel, log)
         self._live: dict[wire.RunUid, Run] = {}
         self._starts: list[tuple[Run, wire.Start]] = []
         self._attention: dict[wire.RunUid, Run] = {}
@@ -175,6 +177,8 @@ class Runs:
             self.refuse(start, wire.Fault.LATE, f"its deadline {name} has passed")
             return
         self._awaits_word = False
+        if not self._live:
+            self._oom_kills.begin()
         self._runs[run.uid] = self._live[run.uid] = run
         self._survey_at = min(self._survey_at, Instant(at + SURVEY_INTERVAL))
         self._starts.append((run, start))
@@ -294,6 +298,7 @@ class Runs:
             self._spawn(run, start, error, at)
         attention, self._attention = self._attention, {}
         self._ladder.share_among(len(attention))
+        self._oom_kills.judge(attention.values(), at)
         for run in attention.values():
             self._advance(run, at)
         if self._ladder.behind:
@@ -335,6 +340,7 @@ class Runs:
             interval = STORM_INTERVAL if self._ladder.survey(at) > STORM else SURVEY_INTERVAL
             watched = self._live or self._ladder.has_left
             self._survey_at = Instant(at + interval) if watched else NEVER
+            self._oom_kills.look(at)
             self.note_unwatched(at)
 
     def _judge(self, run: Run, at: Instant, *, heard: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Self
 
 from dispatcher import wire
 from dispatcher.errors import HOST_TROUBLE
+from dispatcher.executor.oom import OomScore
 from dispatcher.executor.outputs import OutputLocked, Outputs
 from dispatcher.marks import mark_of, why_unmarked
 
@@ -51,10 +52,19 @@ class Spawner:
     """Starts leaders: own session, built environment, default signals, payload on stdin."""
 
     def __init__(
-        self, outputs: Outputs, *, environ: Mapping[str, str], open_files: tuple[int, int]
+        self,
+        outputs: Outputs,
+        *,
+        environ: Mapping[str, str],
+        open_files: tuple[int, int],
+        oom_score: OomScore | None = None,
     ) -> None:
-        """`open_files` are the limits that children get, whatever ours are."""
+        """`open_files` are the limits that children get, whatever ours are.
+
+        `oom_score` is the protection of this process that they do not get; None: it has none.
+        """
         self._outputs = outputs
+        self._oom_score = oom_score
         self._environment = inherited(environ)
         self._open_files = (resource.getrlimit(resource.RLIMIT_NOFILE), open_files)
         self._real_time = resource.getrlimit(resource.RLIMIT_RTTIME)
@@ -68,6 +78,8 @@ class Spawner:
         """Give the descriptors back."""
         os.close(self._home)
         os.close(self._null)
+        if self._oom_score is not None:
+            self._oom_score.close()
 
     def start(self, start: wire.Start) -> int:
         """Return the pid of a started leader; raise CannotStart when there is none."""
@@ -146,7 +158,7 @@ class Spawner:
 
     @contextmanager
     def _lent_limits(self, uid: wire.RunUid) -> Iterator[None]:
-        """Take on the limits that a leader is born with: its mark, and its open files."""
+        """Take on what a leader is born with: its mark, its open files, no protection of ours."""
         ours, theirs = self._open_files
         soft, hard = self._real_time
         mark = 0 if self.why_unmarked else mark_of(uid)
@@ -155,8 +167,12 @@ class Spawner:
                 _set_limit(resource.RLIMIT_RTTIME, (mark, hard))
             if ours != theirs:
                 _set_limit(resource.RLIMIT_NOFILE, theirs)
+            if self._oom_score is not None:
+                self._oom_score.lend()
             yield
         finally:
+            if self._oom_score is not None:
+                self._oom_score.take_back()
             if mark:
                 _set_limit(resource.RLIMIT_RTTIME, (soft, hard))
             if ours != theirs:

@@ -451,6 +451,19 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
             "warning",
             fields={"reason": str},
         ),
+        "run.oom_killed": Event(
+            "The kernel ended a run's first process, or one that it waited for, for lack of memory."
+            " `doubtful`: fewer such kills were counted than runs died of SIGKILL at that moment.",
+            "warning",
+            fields={"uid": str, "pid": int | None, "doubtful": bool},
+        ),
+        "protection.inherited": Event(
+            "Workers inherit this executor's protection from the out-of-memory killer, as its score"
+            " cannot be changed: the kernel may end the executor, or others, in their place.",
+            "warning",
+            fields={"reason": str},
+            same_by=("reason",),
+        ),
         "host.short": Event(
             "The host lacks what it takes to look at processes; they are looked at again.",
             "warning",

@@ -87,6 +87,7 @@ class FakeKernel:
         self.daemon_speaks: Callable[[], bool] = lambda: False
         self.looks = 0
         self.short_of_handles = False
+        self.killed_for_memory: int | None = 0
         self._last_pid = 100
         self._leaders: set[int] = set()
         self._handles: set[int] = set()
@@ -189,6 +190,9 @@ class FakeKernel:
         del self.processes[orphan]
         self.reaped.append(orphan)
         return True
+
+    def oom_kills(self) -> int | None:
+        return self.killed_for_memory
 
     def children(self, pid: int) -> list[int]:
         return [p.pid for p in self.processes.values() if p.parent == pid]

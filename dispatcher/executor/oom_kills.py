@@ -1,0 +1,84 @@
+"""Which runs the kernel has ended for lack of memory."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+
+from dispatcher.executor.log import Log
+from dispatcher.executor.run import Phase, Run
+from dispatcher.times import Instant
+
+#: Seconds for which a kill that was counted may be a run's: a large process dies late.
+KILL_AGE = 30.0
+
+#: Kills that are kept at most: as many as runs can end in one look.
+MOST_KILLS = 1000
+
+#: The exit code by which a shell reports that a SIGKILL ended what it ran.
+SIGKILL_REPORTED = 128 + signal.SIGKILL
+
+
+class Counts(Protocol):
+    """What is asked of the kernel here."""
+
+    def oom_kills(self) -> int | None:
+        """Return how many processes of our cgroup it has ended so; None: it does not count."""
+
+
+class OomKills:
+    """Finds the runs among those just ended that the kernel ended for lack of memory.
+
+    It counts whom it ends and does not name them. So a run is one of them if its first process died
+    of a SIGKILL that nobody here sent, or reports one, and a kill was counted that is no other's.
+    """
+
+    def __init__(self, kernel: Counts, log: Log) -> None:
+        self._kernel = kernel
+        self._log = log
+        self._counted: int | None = None
+        self._kills: deque[Instant] = deque()
+        """When each was noticed that no run's end is known to be."""
+
+    def begin(self) -> None:
+        """Count from now on: what ended while nothing ran was no run."""
+        self._kills.clear()
+        self._counted = self._kernel.oom_kills()
+
+    def look(self, at: Instant) -> None:
+        """Notice the kills since the last look, and forget what is too old to be a run's end."""
+        counted = self._kernel.oom_kills()
+        if counted is None:
+            return
+        self._kills.extend([at] * min(counted - (self._counted or 0), MOST_KILLS))
+        self._counted = counted
+        while self._kills and self._kills[0] < at - KILL_AGE:
+            self._kills.popleft()
+
+    def judge(self, runs: Iterable[Run], at: Instant) -> None:
+        """Note it with the exits of those whose leaders have just ended so."""
+        suspects = [run for run in runs if is_suspect(run)]
+        if not suspects:
+            return
+        self.look(at)
+        kills = min(len(self._kills), len(suspects))
+        if not kills:
+            return
+        for _ in range(kills):
+            self._kills.popleft()
+        doubtful = kills < len(suspects)
+        for run in suspects:
+            assert run.exit is not None
+            run.exit = msgspec.structs.replace(run.exit, oom=True, oom_doubtful=doubtful)
+            self._log("run.oom_killed", uid=run.uid, pid=run.pid, doubtful=doubtful)
+
+
+def is_suspect(run: Run) -> bool:
+    """Return whether a SIGKILL that is not ours has just ended a run, by what its leader says."""
+    if run.phase is not Phase.LINGERING or run.exit is None or run.exit_noted:
+        return False
+    return run.exit.signal == signal.SIGKILL or run.exit.exit_code == SIGKILL_REPORTED

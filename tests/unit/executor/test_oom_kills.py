@@ -1,0 +1,138 @@
+"""Which runs count as killed for lack of memory: the kernel counts its kills and names nobody."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from dispatcher import wire
+from dispatcher.executor.kernel import Status
+from dispatcher.executor.oom_kills import KILL_AGE
+from tests.unit.executor.world import FakeProcess, World
+
+KILLED = Status(signal=signal.SIGKILL)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.kernel.killed_for_memory = 40  # of what was there before
+    return world
+
+
+def killed(world: World, *leaders: FakeProcess, status: Status = KILLED) -> None:
+    for leader in leaders:
+        world.kernel.dies(leader, status)
+    world.run_for(0)
+
+
+def exits(world: World) -> dict[str, tuple[bool, bool]]:
+    """Return of each run that is gone whether memory ended it, and whether that is doubtful."""
+    told = world.said(wire.Exited)
+    return {told.uid: (told.exit.oom, told.exit.oom_doubtful) for told in told}
+
+
+def kernel_kills(world: World, number: int = 1) -> None:
+    assert world.kernel.killed_for_memory is not None
+    world.kernel.killed_for_memory += number
+
+
+def test_a_leader_that_the_kernel_killed_for_memory_is_told_so(world: World) -> None:
+    leader, other = world.start("hog"), world.start("innocent")
+    kernel_kills(world)
+    killed(world, leader)
+    killed(world, other)
+
+    assert {"hog": (True, False), "innocent": (False, False)} == exits(world)
+    (logged,) = [event for event in world.events if event["event"] == "run.oom_killed"]
+    assert ("hog", leader.pid, False) == (logged["uid"], logged["pid"], logged["doubtful"])
+    assert [signal.SIGKILL] * 2 == [told.exit.signal for told in world.said(wire.Exited)]
+
+
+def test_a_shell_that_reports_it_of_what_it_ran_counts_too(world: World) -> None:
+    leader = world.start("shell")
+    kernel_kills(world)
+    killed(world, leader, status=Status(exit_code=137))
+
+    assert {"shell": (True, False)} == exits(world)
+
+
+@pytest.mark.parametrize("status", [Status(exit_code=1), Status(exit_code=0), Status(signal=11)])
+def test_who_ends_in_another_way_was_not_killed(world: World, status: Status) -> None:
+    leader = world.start("run")
+    kernel_kills(world)
+    killed(world, leader, status=status)
+
+    assert {"run": (False, False)} == exits(world)
+
+
+def test_a_sigkill_that_the_kernel_did_not_count_is_somebodys(world: World) -> None:
+    killed(world, world.start("run"))
+
+    assert {"run": (False, False)} == exits(world)
+
+
+def test_where_the_kernel_does_not_count_nothing_is_known(world: World) -> None:
+    world.kernel.killed_for_memory = None
+    killed(world, world.start("run"))
+
+    assert {"run": (False, False)} == exits(world)
+
+
+def test_more_runs_than_kills_at_one_moment_are_all_doubtful(world: World) -> None:
+    leaders = [world.start(uid) for uid in ("a", "b")]
+    kernel_kills(world)
+    killed(world, *leaders)
+
+    assert {"a": (True, True), "b": (True, True)} == exits(world)
+
+
+def test_as_many_kills_as_runs_leave_no_doubt(world: World) -> None:
+    leaders = [world.start(uid) for uid in ("a", "b")]
+    kernel_kills(world, 3)
+    killed(world, *leaders)
+
+    assert {"a": (True, False), "b": (True, False)} == exits(world)
+
+
+def test_our_own_sigkill_is_not_the_kernels(world: World) -> None:
+    world.start("run", kill_grace=0.0)
+    world.kernel.processes[101].ignores = frozenset({signal.SIGTERM})
+    kernel_kills(world)
+    world.end("run")
+    world.run_for(1)
+
+    assert {"run": (False, False)} == exits(world)
+
+
+def test_a_kill_is_a_runs_end_for_a_while_and_no_longer(world: World) -> None:
+    """Another process of the run was killed, and its leader went on."""
+    soon, late = world.start("soon"), world.start("late")
+    kernel_kills(world, 2)
+    world.run_for(KILL_AGE - 2)
+    killed(world, soon)
+    world.run_for(4)
+    killed(world, late)
+
+    assert {"soon": (True, False), "late": (False, False)} == exits(world)
+
+
+def test_what_was_killed_while_nothing_ran_was_no_run(world: World) -> None:
+    killed(world, world.start("before"), status=Status(exit_code=0))
+    world.run_for(1)
+    kernel_kills(world)
+    killed(world, world.start("after"))
+
+    assert {"before": (False, False), "after": (False, False)} == exits(world)
+
+
+def test_a_successor_reads_it_in_the_journal(world: World) -> None:
+    leader = world.start("run")
+    world.kernel.born(leader.pid)
+    kernel_kills(world)
+    killed(world, leader)
+
+    (line,) = [line for line in world.path.read_text().splitlines() if "leader_exited" in line]
+    assert '"oom":true' in line
