@@ -294,3 +294,11 @@ def test_a_local_claim_that_ran_out_of_time_timed_out(
     assert 1 == found.attempts
     silent = replace(run, lease_expires_at=StoreTime(NOW - 1))
     assert Outcome.LOST is settled(silent, None).outcome
+
+
+def test_a_profile_that_says_what_137_means_means_it_also_where_memory_ran_out() -> None:
+    run = replace(RUN, rules={"137": "deferred"})
+
+    told = verdict(run, exited(exit_code=137, oom=True))
+
+    assert (Outcome.DEFERRED, "exit code 137, by its profile") == (told.outcome, told.reason)

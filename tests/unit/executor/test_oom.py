@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from dispatcher import wire
 from dispatcher.executor.oom import SCORE, OomCounter, OomScore, counters
+from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.spawn import CannotStart, Spawner
 
 ROOT = "23 1 0:20 / / rw - ext4 /dev/vda1 rw"
 
@@ -98,6 +102,32 @@ def test_a_protection_is_given_up_for_a_start_and_taken_back(tmp_path: Path) -> 
         assert score.take_back()
         assert "-500" == file.read_text().splitlines()[0]
     assert [] == reasons
+
+
+def test_it_is_given_up_around_each_start_also_one_that_fails(tmp_path: Path) -> None:
+    score = tmp_path / "score"
+    # What is written here comes after what was written before.
+    descriptor = os.open(score, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    spawner = Spawner(
+        Outputs(),
+        environ={},
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE),
+        oom_score=OomScore(descriptor, b"-500", pytest.fail),
+    )
+
+    def start(program: str) -> int:
+        path = str(tmp_path / "output")
+        uid = wire.RunUid("0" * 32)
+        return spawner.start(
+            wire.Start(uid=uid, epoch=1, command=(program,), env={}, output_path=path)
+        )
+
+    with closing(spawner):
+        os.waitpid(start("true"), 0)
+        with pytest.raises(CannotStart):
+            start("/nonexistent/program")
+
+    assert ["0", "-500"] * 2 == score.read_text().splitlines()
 
 
 @pytest.mark.parametrize("own", ["0", "300"])
