@@ -22,6 +22,8 @@ from dispatcher.wire import KillMode
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from dispatcher.config.directories import Directories
+
 _NAMED = "dispatcher.config.config"
 
 
@@ -164,6 +166,16 @@ def configuration(*, whole: bool = True) -> Config:
         for line in (*error.mistakes, "going on with what can be read of it"):
             click.echo(f"dispatcher: {line}", err=True)
         return error.rest
+
+
+def directories() -> Directories:
+    """Return the directories that the configuration names, whatever else is wrong with it.
+
+    Raises `ConfigError` when it is not certain which they are.
+    """
+    from dispatcher.config import directories as of_node  # noqa: PLC0415 - for the executor alone
+
+    return of_node.load(click.get_current_context().meta.get(_NAMED))
 
 
 _MEANWHILE = (

@@ -11,6 +11,7 @@ from dispatcher import control
 from dispatcher.cli.options import (
     config_option,
     configuration,
+    directories,
     examples,
     json_option,
     print_json,
@@ -19,6 +20,9 @@ from dispatcher.cli.progress import is_watched
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.node import node_id
 from dispatcher.wire import ExitCode
+
+#: Mistakes of a file that an executor logs: an argument each.
+MOST_MISTAKES = 20
 
 
 @click.command(
@@ -87,14 +91,16 @@ def reload(*, as_json: bool) -> int:
 def executor() -> None:
     """Run the executor in the foreground, for `[executor] mode = "external"`.
 
-    It is the parent of the workers and outlives daemons; SIGTERM ends all its runs.
+    It is the parent of the workers and outlives daemons; SIGTERM ends all its runs. Of the
+    configuration it needs the directories: with a mistake elsewhere it goes on, and logs it.
     """
-    config = configuration()
-    me = node_id(config.state_dir)
+    state_dir, runtime_dir, mistakes = directories()
+    me = node_id(state_dir)
     command = [
         *(sys.executable, "-m", "dispatcher.executor"),
-        *("--state-dir", str(config.state_dir)),
-        *("--runtime-dir", str(config.runtime_dir)),
+        *("--state-dir", str(state_dir)),
+        *("--runtime-dir", str(runtime_dir)),
         *("--node-id", me),
+        *(f"--mistake={mistake}".replace("\0", "\\0") for mistake in mistakes[:MOST_MISTAKES]),
     ]
     os.execv(sys.executable, command)  # noqa: S606 - the same interpreter, no shell

@@ -90,13 +90,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 class Mistaken(ConfigError):
     """A file has mistakes; go on with the rest, or say them and exit 78."""
 
-    def __init__(self, mistakes: Sequence[str], rest: Config, *, says_where: bool) -> None:
+    def __init__(
+        self, mistakes: Sequence[str], rest: Config, *, says_where: bool, says_directories: bool
+    ) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = mistakes
         self.rest = rest
         """What the file says beside its mistakes, with defaults in their place."""
         self.says_where = says_where
         """Whether that is sure to mean the same daemon and store."""
+        self.says_directories = says_directories
+        """Whether it is sure to mean the same directories."""
 
 
 def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
@@ -105,29 +109,46 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
     Without any file the defaults hold. Raises `ConfigError` when a file that was named cannot be
     read, and `Mistaken` when it has mistakes.
     """
-    chosen = named or environ.get(_FILE)
-    if named and Path(named).absolute() != Path(environ.get(_FILE) or SYSTEM_FILE).absolute():
-        environ = {name: environ[name] for name in environ if name not in {_STATE, _RUNTIME}}
-    file: Path | None = None
+    file, environ = find(named, environ)
     settings = Settings()
     mistakes: list[str] = []
-    says_where = True
-    if chosen or SYSTEM_FILE.exists():
+    says_where = says_directories = True
+    if file is not None:
         from dispatcher.config import file as config_file  # noqa: PLC0415 - a TOML parser, for those who have a file
 
-        file = Path(chosen).absolute() if chosen else SYSTEM_FILE
-        settings, mistakes, says_where = config_file.read(file)
-    config, impossible = _resolve(settings, file, environ)
+        settings, mistakes, says_where, says_directories = config_file.read(file)
+    config, impossible = resolve(settings, file, environ)
+    says_directories = says_directories and not any(map(concerns_directories, impossible))
     if not says_where and settings.node.runtime_dir is None:
         # It follows from what may be mistaken.
         impossible = [what for what in impossible if not what.startswith("node.runtime_dir")]
     mistakes += [f"{file or 'built-in defaults'}: {what}" for what in impossible]
     if mistakes:
-        raise Mistaken(mistakes, config, says_where=says_where and not impossible)
+        raise Mistaken(
+            mistakes,
+            config,
+            says_where=says_where and not impossible,
+            says_directories=says_directories,
+        )
     return config
 
 
-def _resolve(
+def find(named: str | None, environ: Mapping[str, str]) -> tuple[Path | None, Mapping[str, str]]:
+    """Return which file is meant, None if there is none, and the variables that hold beside it."""
+    chosen = named or environ.get(_FILE)
+    if named and Path(named).absolute() != Path(environ.get(_FILE) or SYSTEM_FILE).absolute():
+        environ = {name: environ[name] for name in environ if name not in {_STATE, _RUNTIME}}
+    if chosen:
+        return Path(chosen).absolute(), environ
+    return SYSTEM_FILE if SYSTEM_FILE.exists() else None, environ
+
+
+def concerns_directories(impossible: str) -> bool:
+    """Return whether what `resolve` found impossible is a directory of the node."""
+    return impossible.startswith("node.")
+
+
+def resolve(
     settings: Settings, file: Path | None, environ: Mapping[str, str]
 ) -> tuple[Config, list[str]]:
     """Return the configuration, and what of it is impossible: that stands for nothing then."""

@@ -18,6 +18,9 @@ from dispatcher.config.settings import NAME, Node, Section, Settings, Store
 from dispatcher.config.sizes import Bytes
 from dispatcher.errors import ConfigError, did_you_mean
 
+#: The keys of [node] that say where state and sockets are.
+DIRECTORIES = frozenset({"state_dir", "runtime_dir"})
+
 
 class Mistake(NamedTuple):
     """What is wrong with one key of a section, or with the section where the key is empty.
@@ -38,6 +41,8 @@ class Read(NamedTuple):
     """A line for each."""
     says_where: bool
     """Whether no mistake can concern where the state directory, the sockets and the store are."""
+    says_directories: bool
+    """The same of the directories alone."""
 
 
 def read(file: Path) -> Read:
@@ -57,13 +62,17 @@ def read(file: Path) -> Read:
     except (ValueError, RecursionError) as error:
         raise ConfigError(_not_toml(file, error)) from error
     try:
-        return Read(msgspec.convert(table, Settings, dec_hook=_quantity), [], says_where=True)
+        settings = msgspec.convert(table, Settings, dec_hook=_quantity)
+        return Read(settings, [], says_where=True, says_directories=True)
     except msgspec.ValidationError:
         mistakes = [mistake for name, body in table.items() for mistake in _check(name, body)]
     good = _without(mistakes, table)
     told = [_located(file, text, mistake) for mistake in mistakes]
     says_where = not any(map(_concerns_places, mistakes))
-    return Read(msgspec.convert(good, Settings, dec_hook=_quantity), told, says_where)
+    both = good["node"].keys() >= DIRECTORIES
+    says_directories = both or not any(map(_concerns_directories, mistakes))
+    settings = msgspec.convert(good, Settings, dec_hook=_quantity)
+    return Read(settings, told, says_where, says_directories)
 
 
 def _text(file: Path) -> str:
@@ -77,6 +86,14 @@ def _concerns_places(mistake: Mistake) -> bool:
     places = {**_kinds(Node), **_kinds(Store)}
     others = (sections().keys() | named_tables().keys()) - {"node", "store"}
     return section not in others or mistake.key in places
+
+
+def _concerns_directories(mistake: Mistake) -> bool:
+    """Return whether a mistake is in a directory's place, or may be what should stand in it."""
+    if mistake.section == "node":
+        return mistake.key in DIRECTORIES or mistake.key not in _kinds(Node)
+    known = mistake.section.partition(".")[0] in sections().keys() | named_tables().keys()
+    return not known or mistake.key in DIRECTORIES
 
 
 def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from dispatcher import owners, times, utf8
+from dispatcher import owners, times, utf8, wire
 from dispatcher.errors import AlreadyHeld, ConfigError, HostTrouble, StoreUnavailable, cannot_write
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
@@ -53,6 +53,8 @@ def main() -> int:
     )
     _close_inherited()
     log = Log(sys.stderr.fileno(), node=options.node_id)
+    if options.mistake:
+        log("config.mistaken", mistakes=[*map(wire.as_utf8, options.mistake)])
     try:
         return _run(state_dir, runtime_dir, options, log)
     finally:
@@ -99,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runtime-dir", required=True, help="sockets")
     parser.add_argument("--node-id", required=True, help="told to the daemon in the hello")
     parser.add_argument("--embedded", action="store_true", help="leave when nobody needs it")
+    parser.add_argument("--mistake", action="append", help="of the configuration, to be logged")
     return parser
 
 

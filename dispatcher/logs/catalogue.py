@@ -366,6 +366,12 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
             "The executor holds its locks and looks after what its predecessor left.",
             fields={"pid": int, "state_dir": str, "embedded": bool},
         ),
+        "config.mistaken": Event(
+            "The configuration has mistakes. The executor needs only its directories, and these are"
+            " certain: it starts.",
+            "error",
+            fields={"mistakes": list[str]},
+        ),
         "executor.refused": Event(
             "The executor cannot run here, and says why.", "error", fields={"error": str}
         ),

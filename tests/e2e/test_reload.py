@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from functools import partial
 
-from tests.e2e.helpers import listed, shell, states, stored, submit_all
+import pytest
+
+from tests.e2e.helpers import external_executor, listed, shell, states, stored, submit_all
 from tests.e2e.test_notify import Manager, manager  # noqa: F401 - a fixture
 from tests.e2e.world import Daemon, World
 from tests.eventually import eventually
@@ -131,3 +134,26 @@ def test_a_broken_file_takes_no_verb_away_that_only_looks_or_stops(world: World)
         assert 2 == len(world.cli("list", "--json").json)
         world.cli("submit", "--", "true", exits=78)
         world.cli("claim", exits=78)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    ["[leases]\nttl = 5\n", '[leasse]\n"\\u0000" = 1\n', '[leases]\n"\\u0000" = 1\n', "[broken\n"],
+)
+def test_a_mistaken_file_keeps_no_executor_down(world: World, mistake: str) -> None:
+    """The daemon works on with the file of before, and waits for it."""
+    world.configure(executor={"mode": "external"})
+    right = world.config_file.read_text()
+    with world.daemon(alone=False) as daemon:
+        with external_executor(world, alone=False) as first:
+            daemon.expect("executor.connected", executor_pid=first.pid)
+            world.config_file.write_text(mistake + right)
+            first.kill()
+        with external_executor(world, alone=False) as second:
+            daemon.expect("executor.connected", executor_pid=second.pid)
+            world.config_file.write_text(right)
+            world.until(world.submit("true"), "succeeded")
+
+    lines = map(json.loads, (world.directory / "external.log").read_text().splitlines())
+    (told,) = [line for line in lines if line["event"] == "config.mistaken"]
+    assert str(world.config_file) in told["mistakes"][0]

@@ -1,0 +1,99 @@
+"""The directories of a node, for who needs no more of the configuration: the executor.
+
+A mistake in the file may keep a daemon from starting, and a reload from happening. It must not keep
+an executor down: the daemon that runs goes by the file of before, and waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dispatcher.config import config
+from dispatcher.config.config import Config, Mistaken
+from dispatcher.config.settings import Node, Settings
+from dispatcher.errors import ConfigError
+from dispatcher.node import known_node_id
+
+_HEADER = re.compile(r"\s*\[")
+_NODE = re.compile(r"\s*\[\s*node\s*\]\s*(#.*)?$")
+_DIRECTORY = re.compile(r"\s*[\"']?(state_dir|runtime_dir)\b")
+_DOTTED = re.compile(r"\s*[\"']?node[\"']?\s*[.=]")
+
+
+class Directories(NamedTuple):
+    """Where a node's state and sockets are."""
+
+    state_dir: Path
+    runtime_dir: Path
+    mistakes: Sequence[str] = ()
+    """What is wrong with the file, a line each."""
+
+
+def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Directories:
+    """Return the directories that the configuration names, whatever else is wrong with it.
+
+    Raises `ConfigError` when it is not certain which they are: another directory is another node.
+    """
+    try:
+        return _of(config.load(named, environ))
+    except Mistaken as error:
+        if not error.says_directories:
+            raise
+        return _of(error.rest, error.mistakes)
+    except ConfigError as error:
+        found = _beside_mistakes(named, environ)
+        if found is None:
+            raise
+        return _of(found, str(error).splitlines())
+
+
+def _of(found: Config, mistakes: Sequence[str] = ()) -> Directories:
+    return Directories(found.state_dir, found.runtime_dir, mistakes)
+
+
+def _beside_mistakes(named: str | None, environ: Mapping[str, str]) -> Config | None:
+    """Return what a file that is not TOML says of its directories; None: nothing certain.
+
+    Only a state directory in which a node has been started is taken for the one that is meant.
+    """
+    file, environ = config.find(named, environ)
+    node = file and _node_in(file)
+    if not node:
+        return None
+    found, impossible = config.resolve(Settings(node=node), file, environ)
+    if any(map(config.concerns_directories, impossible)):
+        return None
+    return found if known_node_id(found.state_dir) is not None else None
+
+
+def _node_in(file: Path) -> Node | None:
+    """Return the directories of the one [node] of a file, by its lines; None: it names none."""
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+        table = tomllib.loads("\n".join(_lines_of_node(lines)))
+    except (OSError, ValueError):
+        return None
+    state_dir, runtime_dir = table.get("state_dir"), table.get("runtime_dir")
+    if not isinstance(state_dir, str) or not isinstance(runtime_dir, str | None):
+        return None
+    return Node(state_dir=state_dir, runtime_dir=runtime_dir)
+
+
+def _lines_of_node(lines: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of [node] with its directories; ValueError when others may have them too."""
+    inside, sections = False, 0
+    for line in lines:
+        if _HEADER.match(line):
+            inside = _NODE.match(line) is not None
+            sections += inside
+        elif _DIRECTORY.match(line) and inside:
+            yield line
+        elif _DIRECTORY.match(line) or _DOTTED.match(line):
+            raise ValueError(line)
+    if sections != 1:
+        raise ValueError(f"{sections} sections [node]")

@@ -1,0 +1,112 @@
+"""What an executor finds its directories by, whatever else is wrong with the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dispatcher.config.directories import Directories, load
+from dispatcher.errors import ConfigError
+from dispatcher.node import node_id
+
+ENVIRON = {"HOME": "/nowhere", "STATE_DIRECTORY": "/of/systemd", "RUNTIME_DIRECTORY": "/run/of"}
+
+
+class File:
+    """A configuration file, and the state directory of a node that was started once."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "dispatcher.toml"
+        self.state_dir = directory / "state"
+        self.node = f"[node]\nstate_dir = '{self.state_dir}'\nruntime_dir = '/run/ours'\n"
+        node_id(self.state_dir)
+
+    def read(self, text: str) -> Directories:
+        self.path.write_text(text)
+        return load(str(self.path), ENVIRON)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> File:
+    return File(tmp_path)
+
+
+def test_a_right_file_has_no_mistakes(file: File) -> None:
+    assert (file.state_dir, Path("/run/ours"), ()) == file.read(file.node)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ("[leases]\nttl = 5\n", "leases.ttl"),
+        ("[leasse]\n", "leasse: unknown section"),
+        ("slots = 0\n", "node.slots"),
+        ("slotz = 4\n", "node.slotz: unknown key"),
+        ("[store]\nurl = 'postgresql://x'\n", "store.url: only SQLite is known"),
+        ("[profiles.a]\n", "profiles.a: needs a command"),
+        ("[executor]\nmode = 'external\n", "not TOML"),
+        ("slots = four\n", "not TOML"),
+        ("[profiles.a\ncommand = ['x']\n", "not TOML"),
+        ('[profiles.a]\ncommand = ["x"\n', "not TOML"),
+        ("[logs]\nlevel = 'info'\nlevel = 'debug'\n", "not TOML"),
+    ],
+)
+def test_a_mistake_elsewhere_is_named_and_costs_nothing(
+    file: File, mistake: str, told: str
+) -> None:
+    found = file.read(file.node + mistake)
+
+    assert (file.state_dir, Path("/run/ours")) == found[:2]
+    assert told in "\n".join(found.mistakes)
+
+
+def test_directories_that_the_file_leaves_to_systemd_are_certain_too(file: File) -> None:
+    found = file.read("[leases]\nttl = 5\n")
+
+    assert (Path("/of/systemd"), Path("/run/of")) == found[:2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[nod]\nslots = 1\n",
+        "[node]\nslotz = 4\n",
+        "[node]\nstate_dirr = '/x'\n",
+        "[node]\nstate_dir = 5\n",
+        "[node]\nstate_dir = 'x'\n",
+        "[leases]\nstate_dir = '/x'\n",
+        "state_dir = '/x'\n",
+    ],
+)
+def test_a_mistake_that_may_be_about_them_is_refused(file: File, text: str) -> None:
+    with pytest.raises(ConfigError):
+        file.read(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[broken\n",
+        "[broken\n[node]\nslots = 4\n",
+        "[broken\n[node]\nstate_dir '{dir}'\n",
+        "[broken\n[node]\nstate_dir = '{dir}\n",
+        "[broken\n[node]\nstate_dir = 5\n",
+        "[broken\n[node]\nstate_dir = '{dir}'\nruntime_dir /run/x\n",
+        "[broken\n[node]\nstate_dir = '{dir}'\n[node]\nstate_dir = '{dir}'\n",
+        "node.runtime_dir = '/run/x'\n[broken\n[node]\nstate_dir = '{dir}'\n",
+        "[broken\n[node]\nstate_dir = '{dir}'\n[leases]\nruntime_dir = '/run/x'\n",
+        "[broken\n[node]\nstate_dir = '/where/no/node/was/started'\n",
+        "[broken\n[node]\nstate_dir = '{dir}'\nruntime_dir = 'relative'\n",
+    ],
+)
+def test_a_file_that_is_not_toml_and_names_them_not_beyond_doubt_is_refused(
+    file: File, text: str
+) -> None:
+    with pytest.raises(ConfigError, match="not TOML"):
+        file.read(text.replace("{dir}", str(file.state_dir)))
+
+
+def test_a_file_that_cannot_be_read_is_refused(file: File) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(str(file.path), ENVIRON)
