@@ -22,7 +22,7 @@ from dispatcher.wire import KillMode
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from dispatcher.config.directories import Directories
+    from dispatcher.config.directories import Found
 
 _NAMED = "dispatcher.config.config"
 
@@ -168,14 +168,14 @@ def configuration(*, whole: bool = True) -> Config:
         return error.rest
 
 
-def directories() -> Directories:
-    """Return the directories that the configuration names, whatever else is wrong with it.
+def configuration_of_executor() -> Found:
+    """Return the configuration that the command line asks for, if its directories are certain.
 
-    Raises `ConfigError` when it is not certain which they are.
+    Raises `ConfigError` if they are not.
     """
-    from dispatcher.config import directories as of_node  # noqa: PLC0415 - for the executor alone
+    from dispatcher.config import directories  # noqa: PLC0415 - for the executor alone
 
-    return of_node.load(click.get_current_context().meta.get(_NAMED))
+    return directories.load(click.get_current_context().meta.get(_NAMED))
 
 
 _MEANWHILE = (

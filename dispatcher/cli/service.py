@@ -11,7 +11,7 @@ from dispatcher import control
 from dispatcher.cli.options import (
     config_option,
     configuration,
-    directories,
+    configuration_of_executor,
     examples,
     json_option,
     print_json,
@@ -94,12 +94,12 @@ def executor() -> None:
     It is the parent of the workers and outlives daemons; SIGTERM ends all its runs. Of the
     configuration it needs the directories: with a mistake elsewhere it goes on, and logs it.
     """
-    state_dir, runtime_dir, mistakes = directories()
-    me = node_id(state_dir)
+    config, mistakes = configuration_of_executor()
+    me = node_id(config.state_dir)
     command = [
         *(sys.executable, "-m", "dispatcher.executor"),
-        *("--state-dir", str(state_dir)),
-        *("--runtime-dir", str(runtime_dir)),
+        *("--state-dir", str(config.state_dir)),
+        *("--runtime-dir", str(config.runtime_dir)),
         *("--node-id", me),
         *(f"--mistake={mistake}".replace("\0", "\\0") for mistake in mistakes[:MOST_MISTAKES]),
     ]

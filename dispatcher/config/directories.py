@@ -25,35 +25,31 @@ _DIRECTORY = re.compile(r"\s*[\"']?(state_dir|runtime_dir)\b")
 _DOTTED = re.compile(r"\s*[\"']?node[\"']?\s*[.=]")
 
 
-class Directories(NamedTuple):
-    """Where a node's state and sockets are."""
+class Found(NamedTuple):
+    """A configuration whose directories are certain."""
 
-    state_dir: Path
-    runtime_dir: Path
+    config: Config
+    """What the file says, with defaults in the place of its mistakes."""
     mistakes: Sequence[str] = ()
     """What is wrong with the file, a line each."""
 
 
-def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Directories:
-    """Return the directories that the configuration names, whatever else is wrong with it.
+def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Found:
+    """Return the configuration if it names the directories, whatever else is wrong with it.
 
     Raises `ConfigError` when it is not certain which they are: another directory is another node.
     """
     try:
-        return _of(config.load(named, environ))
+        return Found(config.load(named, environ))
     except Mistaken as error:
         if not error.says_directories:
             raise
-        return _of(error.rest, error.mistakes)
+        return Found(error.rest, error.mistakes)
     except ConfigError as error:
         found = _beside_mistakes(named, environ)
         if found is None:
             raise
-        return _of(found, str(error).splitlines())
-
-
-def _of(found: Config, mistakes: Sequence[str] = ()) -> Directories:
-    return Directories(found.state_dir, found.runtime_dir, mistakes)
+        return Found(found, str(error).splitlines())
 
 
 def _beside_mistakes(named: str | None, environ: Mapping[str, str]) -> Config | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.config.directories import Directories, load
+from dispatcher.config.directories import load
 from dispatcher.errors import ConfigError
 from dispatcher.node import node_id
 
@@ -22,9 +22,11 @@ class File:
         self.node = f"[node]\nstate_dir = '{self.state_dir}'\nruntime_dir = '/run/ours'\n"
         node_id(self.state_dir)
 
-    def read(self, text: str) -> Directories:
+    def read(self, text: str) -> tuple[Path, Path, str]:
+        """Return the directories that a text says, and what is wrong with it."""
         self.path.write_text(text)
-        return load(str(self.path), ENVIRON)
+        config, mistakes = load(str(self.path), ENVIRON)
+        return config.state_dir, config.runtime_dir, "\n".join(mistakes)
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def file(tmp_path: Path) -> File:
 
 
 def test_a_right_file_has_no_mistakes(file: File) -> None:
-    assert (file.state_dir, Path("/run/ours"), ()) == file.read(file.node)
+    assert (file.state_dir, Path("/run/ours"), "") == file.read(file.node)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_a_mistake_elsewhere_is_named_and_costs_nothing(
     found = file.read(file.node + mistake)
 
     assert (file.state_dir, Path("/run/ours")) == found[:2]
-    assert told in "\n".join(found.mistakes)
+    assert told in found[2]
 
 
 def test_directories_that_the_file_leaves_to_systemd_are_certain_too(file: File) -> None:
