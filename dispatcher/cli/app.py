@@ -212,13 +212,22 @@ def run(arguments: Sequence[str]) -> int:
             _forget_stdout()
         return failure
     except Exception as error:
-        # Whoever reads a service's journal wants all of it.
-        if os.environ.get("DISPATCHER_TRACEBACK") or verb in SERVICES:
-            _bound_last_message(verb, ExitCode.NOT_SO)
+        if os.environ.get("DISPATCHER_TRACEBACK"):
             raise
-        _say(f"{_where(error)}; a bug: DISPATCHER_TRACEBACK=1 shows all of it")
+        _bound_last_message(verb, ExitCode.NOT_SO)
+        _tell_bug(error, verb)
         return ExitCode.NOT_SO
     return code or ExitCode.OK
+
+
+def _tell_bug(error: Exception, verb: str | None) -> None:
+    """Report a bug: of a service all of it, for who reads its journal."""
+    if verb in SERVICES:
+        import traceback  # noqa: PLC0415 - after a bug alone
+
+        _write("".join(traceback.format_exception(error)))
+    else:
+        _say(f"{_where(error)}; a bug: DISPATCHER_TRACEBACK=1 shows all of it")
 
 
 def _bound_last_message(verb: str | None, code: int) -> None:
@@ -238,9 +247,26 @@ def _forget_stdout() -> None:
 
 def _say(message: str) -> None:
     """Say it on stderr, if anybody hears it."""
+    _write("\n".join(f"dispatcher: {line}" for line in message.splitlines()))
+
+
+def _write(text: str) -> None:
+    """Write the lines of an error to stderr, as such where that is systemd's journal."""
     with suppress(OSError):
-        for line in message.splitlines():
-            click.echo(f"dispatcher: {line}", err=True)
+        prefix = _priority() if os.environ.get("JOURNAL_STREAM") else ""
+        for line in text.splitlines():
+            click.echo(f"{prefix}{line}", err=True)
+
+
+def _priority() -> str:
+    """Return what an error's line begins with in the journal; "" if stderr leads elsewhere."""
+    from dispatcher.logs import journald  # noqa: PLC0415 - for services, which rarely fail
+
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError):  # a stream in memory, or a closed one
+        return ""
+    return journald.PREFIX["error"] if journald.leads_to(descriptor, os.environ) else ""
 
 
 def _where(error: Exception) -> str:

@@ -80,6 +80,29 @@ def test_a_socket_path_that_is_too_long_is_refused_with_the_remedy(world: World)
         assert "a socket's path at most 107; set [node] runtime_dir to a shorter directory" in told
 
 
+#: Runs a command whose stderr is the journal, as far as its environment says.
+_INTO_THE_JOURNAL = 'JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) exec "$0" "$@"'
+
+
+@pytest.mark.parametrize("verb", ["run", "executor", "reload"])
+def test_in_the_journal_a_refusal_has_the_priority_of_an_error(world: World, verb: str) -> None:
+    world.configure(node={"runtime_dir": f"/tmp/{'x' * 200}", "slots": 0})
+    world.prefix = ("sh", "-c", _INTO_THE_JOURNAL)
+
+    told = world.cli(verb, exits=78).stderr.splitlines()
+
+    assert 2 == len(told)
+    assert all(line.startswith("<3>dispatcher: ") for line in told), told
+
+
+def test_elsewhere_a_refusal_has_no_priority(world: World) -> None:
+    world.configure(node={"slots": 0})
+
+    told = world.cli("run", exits=78, env={"JOURNAL_STREAM": "1:1"}).stderr
+
+    assert told.startswith("dispatcher: ")
+
+
 def test_a_runtime_directory_that_cannot_be_made_is_refused_with_the_remedy(world: World) -> None:
     world.configure(node={"runtime_dir": "/proc/nowhere"})
 

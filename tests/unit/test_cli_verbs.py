@@ -180,6 +180,18 @@ def test_a_bug_is_one_line_that_says_where(
         command("list")
 
 
+def test_a_service_tells_all_of_a_bug(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def buggy() -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("dispatcher.cli.service.configuration_of_executor", buggy)
+
+    told = command("executor", exits=1).stderr
+
+    assert told.startswith("Traceback (most recent call last):\n")
+    assert told.endswith("KeyError: 'surprise'\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["hold", 1], ["pause", "ci"], ["fail", "--task", 1, "--lock", "x"]],
