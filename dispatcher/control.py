@@ -18,6 +18,7 @@ import msgspec
 from dispatcher import locks, owners
 from dispatcher.complaints import UNREADABLE
 from dispatcher.config.config import MAX_SOCKET_PATH, Config, is_sendable
+from dispatcher.errors import DispatcherError
 from dispatcher.node import known_node_id
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ _MOST_SAID = 4096
 
 #: Seconds that it gets to read its configuration: its turn may wait for the store before.
 RELOAD_TIMEOUT = 5.0
+
+
+class NotOurs(DispatcherError):
+    """A daemon of another user hears nobody else, whether it runs or not: report whose it is."""
 
 
 def announce(config: Config) -> OSError | None:
@@ -101,7 +106,7 @@ def wake(path: Path) -> None:
 def status(path: Path) -> dict[str, Any] | None:
     """Return what a running daemon says of itself, None if none runs.
 
-    Raises TimeoutError when one runs and does not answer.
+    Raises TimeoutError when one runs and does not answer, and `NotOurs`.
     """
     return _ask(path, b'{"op":"status"}\n', within=TIMEOUT)
 
@@ -134,12 +139,23 @@ def why_unreachable(config: Config) -> str | None:
 def reload(path: Path) -> dict[str, Any] | None:
     """Let a running daemon read its file again and return its answer, None if none runs.
 
-    Raises TimeoutError when one runs and does not answer.
+    Raises TimeoutError when one runs and does not answer, and `NotOurs`.
     """
     return _ask(path, b'{"op":"reload"}\n', within=RELOAD_TIMEOUT)
 
 
 def _ask(path: Path, request: bytes, *, within: float) -> dict[str, Any] | None:
+    try:
+        return _answer(path, request, within=within)
+    except (PermissionError, TimeoutError) as error:
+        if (whose := owners.of_another(path)) is not None and os.geteuid() != 0:
+            raise NotOurs(f"a daemon answers its own user alone; {whose}") from error
+        if isinstance(error, PermissionError):
+            return None
+        raise
+
+
+def _answer(path: Path, request: bytes, *, within: float) -> dict[str, Any] | None:
     try:
         with _connect(path) as connection:
             connection.settimeout(within)
@@ -147,6 +163,8 @@ def _ask(path: Path, request: bytes, *, within: float) -> dict[str, Any] | None:
             line = connection.makefile("rb").readline()
     except (BlockingIOError, ConnectionResetError, BrokenPipeError, TimeoutError) as error:
         raise TimeoutError(f"{path}: no answer") from error
+    except PermissionError:
+        raise
     except OSError:
         return None
     if not line.endswith(b"\n"):

@@ -49,7 +49,8 @@ def known_node_id(state_dir: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}; make it readable for this user") from error
+        remedy = owners.of_another(file) or "make it readable for this user"
+        raise ConfigError(f"{file}: {error.strerror}; {remedy}") from error
     if not _UUID.fullmatch(text):
         raise ConfigError(
             f"{file}: damaged, it holds {text[:40]!r} instead of a UUID; restore it from a backup,"

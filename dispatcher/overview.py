@@ -34,11 +34,13 @@ def standing(store: Store, config: Config) -> Standing:
         nodes = {node.id: node for node in store.nodes()}
         paused = {one.queue: one for one in store.paused_queues()}
     report: Mapping[str, Any] | None = {}
-    daemon: Literal["running", "not running", "not answering"] = "running"
+    daemon: Literal["running", "not running", "not answering", "not ours"] = "running"
     try:
         report = control.report(config)
     except TimeoutError:
         daemon = "not answering"
+    except control.NotOurs:
+        daemon = "not ours"
     unreachable = control.why_unreachable(config) if report is None else None
     if report is None:
         daemon = "not running" if unreachable is None else "not answering"

@@ -1,4 +1,4 @@
-"""Whose the files are that root makes among a service user's."""
+"""Whose the files are: those that root makes among a service user's, and those of another user."""
 
 from __future__ import annotations
 
@@ -13,6 +13,34 @@ def give(descriptor: int, like: Path) -> None:
         if os.geteuid() == 0 == os.fstat(descriptor).st_uid:
             owner = like.stat()
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def of_another(path: Path) -> str | None:
+    """Return the remedy for a place that is another user's; None: it is this user's, or not there.
+
+    What cannot be seen is of the user whose directory hides it.
+    """
+    for place in (path, *path.parents):
+        try:
+            owner = place.stat().st_uid
+        except OSError:
+            continue
+        hidden = place != path
+        if owner == os.geteuid() or (hidden and os.access(place, os.X_OK, effective_ids=True)):
+            return None
+        return (
+            f"{place} belongs to user {_name(owner)}; run this as that user: sudo -u {_name(owner)}"
+        )
+    return None
+
+
+def _name(uid: int) -> str:
+    import pwd  # noqa: PLC0415 - only a stranger asks
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"  # as sudo takes it
 
 
 def make_directory(directory: Path) -> None:

@@ -120,7 +120,7 @@ class Standing:
     """Queues from which nobody claims, by name."""
     node: Node | None
     """This node's row; None if no daemon ever ran here."""
-    daemon: Literal["running", "not running", "not answering"]
+    daemon: Literal["running", "not running", "not answering", "not ours"]
     report: Mapping[str, Any]
     """What a running daemon says of itself: `Supervisor.status`."""
     unreachable: str | None = None
@@ -212,6 +212,9 @@ class Standing:
             yield Reason(Obstacle.DAEMON_NOT_RUNNING, text)
         elif self.daemon == "not answering":
             text = self.unreachable or "the daemon is not answering: dispatcher doctor"
+            yield Reason(Obstacle.DAEMON_NOT_ANSWERING, text)
+        elif self.daemon == "not ours":
+            text = "the daemon is another user's, and does not answer this one: dispatcher doctor"
             yield Reason(Obstacle.DAEMON_NOT_ANSWERING, text)
         elif stopping := self.report.get("stopping"):
             text = f"the daemon is stopping ({stopping}): the next one goes on"

@@ -269,6 +269,12 @@ def _priority() -> str:
     return journald.PREFIX["error"] if journald.leads_to(descriptor, os.environ) else ""
 
 
+def _owner_of(filename: object) -> str | None:
+    from dispatcher import owners  # noqa: PLC0415 - for who may not
+
+    return owners.of_another(Path(str(filename)))
+
+
 def _where(error: Exception) -> str:
     """Return what went wrong and the place in the code."""
     trace = error.__traceback__
@@ -294,5 +300,7 @@ def _told(
         return str(error), next(fitting, ExitCode.NOT_SO)
     told = error.strerror or str(error)
     if error.filename is not None:
+        if isinstance(error, PermissionError) and (whose := _owner_of(error.filename)) is not None:
+            told += f"; {whose}"
         return f"{error.filename}: {told}", ExitCode.NOT_SO
     return f"cannot write: {told}" if error.errno in _FULL else told, ExitCode.NOT_SO

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher import holes, locks, wire
+from dispatcher import holes, locks, owners, wire
 from dispatcher.calendar import Calendar
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.doctor.finding import Finding, bad, ok, told, warning
 from dispatcher.doctor.processes import processes
+from dispatcher.doctor.room import existing, rooms
 from dispatcher.errors import FULL, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.node import known_node_id
@@ -30,24 +31,27 @@ from dispatcher.store.sqlite import OLDEST_LIBRARY, check_library, library_versi
 #: Seconds that the store gets to answer.
 PATIENCE = 5.0
 
-#: Bytes of free space below which work stops soon, and below which it is time to make room.
-LEAST_ROOM = 16 << 20
-ENOUGH_ROOM = 512 << 20
-
 
 def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding]:
     """Look at everything, in the order in which one thing needs the other."""
     yield ok("configuration", str(config.file or "built-in defaults: no file"))
     yield from _host()
+    if (whose := owners.of_another(config.state_dir)) is not None and not _is_open(config):
+        yield told("state directory", DispatcherError(f"it is not this user's: {whose}"))
+        return  # nothing else could be seen
     yield from _state_dir(config)
     yield from _node(config)
     yield from _journal(config)
-    yield from _rooms(config)
+    yield from rooms(config)
     yield from _punching(config)
     yield from _secrets(config)
     yield from _sockets(config)
     yield from _filesystem(config, mountinfo)
     yield from processes(config)
+
+
+def _is_open(config: Config) -> bool:
+    return os.access(config.state_dir, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
 
 
 # The host -----------------------------------------------------------------------------------
@@ -122,36 +126,8 @@ def _journal(config: Config) -> Iterator[Finding]:
         yield told("journal", error)
 
 
-def _rooms(config: Config) -> Iterator[Finding]:
-    """Look at the free space of each filesystem that is written to, once."""
-    places = {"state directory": config.state_dir, "runtime directory": config.runtime_dir}
-    if (database := database_path(config.store_url)) is not None:
-        places["database"] = database.parent
-    seen: dict[int, list[str]] = {}
-    for name, place in places.items():
-        with suppress(OSError):
-            seen.setdefault(_existing(place).stat().st_dev, []).append(name)
-    for names in seen.values():
-        place = _existing(places[names[0]])
-        room = os.statvfs(place)
-        free = room.f_bavail * room.f_frsize
-        said = f"{free / 2**20:,.0f} MiB free for {', '.join(names)}"
-        if free < LEAST_ROOM or (room.f_files and not room.f_favail):
-            files = "" if room.f_favail else ", and no file more"
-            yield bad("room", said + files, f"make room on the filesystem of {place}")
-        elif free < ENOUGH_ROOM:
-            remedy = f"make room on the filesystem of {place}, or: dispatcher prune"
-            yield warning("room", said, remedy)
-        else:
-            yield ok("room", said)
-
-
-def _existing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
 def _punching(config: Config) -> Iterator[Finding]:
-    place = _existing(config.output_dir)
+    place = existing(config.output_dir)
     said = f"holes in files of {place}"
     error = holes.tried(str(place))
     if error is None:

@@ -10,7 +10,7 @@ from typing import Any
 from dispatcher import control, wire
 from dispatcher.config.config import Config
 from dispatcher.daemon.executor_client import PING_INTERVAL
-from dispatcher.doctor.finding import Finding, bad, ok, warning
+from dispatcher.doctor.finding import Finding, bad, ok, told, warning
 from dispatcher.standing import stranded_in
 
 #: Descriptors that the executor has open for itself, and for each run: pidfd, notify socket, and
@@ -33,6 +33,9 @@ def processes(config: Config) -> Iterator[Finding]:
     """Ask the daemon, which alone may talk to the executor: one more connection ends the first."""
     try:
         report = control.report(config)
+    except control.NotOurs as error:
+        yield told("daemon", error)
+        return
     except TimeoutError:
         remedy = "see its log; if its loop hangs, restart it: workers go on"
         yield bad("daemon", "one runs and does not answer", remedy)

@@ -239,6 +239,7 @@ def _denied(error: OSError, path: Path | None = None) -> DispatcherError:
     if path is not None and (named is None or DRAFT in str(named)):
         named = path
     told = f"{named}: {error.strerror}"
-    return in_trouble(told, error.errno) or StoreUnusable(
-        f"{told}; the store and its state directory need this user's permission to write"
-    )
+    remedy = "the store and its state directory need this user's permission to write"
+    if isinstance(error, PermissionError) and named is not None:
+        remedy = owners.of_another(Path(named)) or remedy
+    return in_trouble(told, error.errno) or StoreUnusable(f"{told}; {remedy}")

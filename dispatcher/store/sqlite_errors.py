@@ -10,6 +10,7 @@ from typing import Final
 
 from pysqlite3 import dbapi2
 
+from dispatcher import owners
 from dispatcher.complaints import in_words
 from dispatcher.errors import (
     DispatcherError,
@@ -86,17 +87,19 @@ def _remedy(path: Path | None) -> str:
 def denied(path: Path | None, why: object) -> DispatcherError:
     """Return the error of a database that this user may not write, or now nobody."""
     told = f"{path or 'the database in memory'} cannot be written ({why})"
-    return _on_read_only(told, path) or StoreUnusable(
-        f"{told}; give this user write permission on the file and its directory"
-    )
+    remedy = "give this user write permission on the file and its directory"
+    if path is not None:
+        remedy = owners.of_another(path) or remedy
+    return _on_read_only(told, path) or StoreUnusable(f"{told}; {remedy}")
 
 
 def unseen(path: Path | None, error: OSError) -> DispatcherError:
     """Return the error of a database of which nobody can tell whether it is still there."""
     told = f"{path}: {error.strerror}"
-    return in_trouble(told, error.errno) or StoreUnusable(
-        f"{told}; give this user permission to enter its directory"
-    )
+    remedy = "give this user permission to enter its directory"
+    if path is not None:
+        remedy = owners.of_another(path) or remedy
+    return in_trouble(told, error.errno) or StoreUnusable(f"{told}; {remedy}")
 
 
 def _on_read_only(told: str, path: Path | None) -> StoreUnavailable | None:

@@ -112,12 +112,17 @@ def nothing(place: Place) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _other_user(place: Place) -> Iterator[None]:
-    """Be an ordinary user in this process; what is imported late is imported before."""
+def _other_user(place: Place, *, owns: Path | None = None) -> Iterator[None]:
+    """Be an ordinary user in this process, who owns a directory and what is in it.
+
+    What is imported late is imported before.
+    """
     place.type("check-config")
     place.type("config")
-    before = os.geteuid()
-    os.seteuid(ordinary_user())
+    before, user = os.geteuid(), ordinary_user()
+    for path in () if owns is None else (owns, *owns.rglob("*")):
+        os.chown(path, user, -1)
+    os.seteuid(user)
     try:
         yield
     finally:
@@ -146,7 +151,15 @@ def _read_only(place: Place) -> Iterator[None]:
         for file in place.state_dir.iterdir():
             modes.enter_context(_mode(file, 0o555 if file.is_dir() else 0o444))
         modes.enter_context(_mode(place.state_dir, 0o555))
-        modes.enter_context(_other_user(place))
+        modes.enter_context(_other_user(place, owns=place.state_dir))
+        yield
+
+
+@contextmanager
+def _of_another_user(place: Place) -> Iterator[None]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it becomes another user")
+    with _mode(place.directory, 0o755), _mode(place.state_dir, 0o700), _other_user(place):
         yield
 
 
@@ -243,6 +256,7 @@ def _first(do: Callable[[Path], object]) -> Callable[[Place], AbstractContextMan
 SCENES: Mapping[str, Callable[[Place], AbstractContextManager[None]]] = {
     "unreadable configuration": _unreadable_configuration,
     "read-only": _read_only,
+    "another user's": _of_another_user,
     "forbidden": _forbidden,
     "full disk": lambda place: _disk(place, "400k"),
     "read-only filesystem": _read_only_disk,

@@ -193,6 +193,17 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="a database of another user",
+            typed="status",
+            before=("submit -- true",),
+            scene="another user's",
+            told=(
+                "/var/lib/dispatcher/tasks.db: Permission denied; /var/lib/dispatcher belongs to "
+                "user root; run this as that user: sudo -u root"
+            ),
+            exits=78,
+        ),
+        Mistake(
             name="a filesystem that takes no writes",
             typed="submit -- true",
             before=("submit -- true",),

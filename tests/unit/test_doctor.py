@@ -12,7 +12,7 @@ import pytest
 
 from dispatcher import holes, wire
 from dispatcher.config.config import load
-from dispatcher.doctor import looks, processes
+from dispatcher.doctor import processes, room
 from dispatcher.doctor.finding import Finding, Level
 from dispatcher.doctor.looks import findings
 from dispatcher.store import migrate
@@ -229,12 +229,40 @@ def test_a_schema_of_another_release(
 
 
 def test_little_room_and_none(used: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looks, "ENOUGH_ROOM", 1 << 60)
+    used.configure('[output]\nfree_floor = "1000TiB"')
     assert Level.WARNING is found(used, "room").level
-    assert "or: dispatcher prune" in str(found(used, "room").remedy)
+    assert "dispatcher prune" in str(found(used, "room").remedy)
 
-    monkeypatch.setattr(looks, "LEAST_ROOM", 1 << 60)
+    monkeypatch.setattr(room, "LEAST_ROOM", 1 << 60)
     assert (Level.BAD, 1) == (found(used, "room").level, used("doctor", exits=1).exit_code)
+
+
+@pytest.mark.parametrize(
+    ("free", "level"),
+    [(2 << 20, Level.OK), (room.LEAST_FOR_SOCKETS - 4096, Level.BAD)],
+)
+def test_a_small_run_has_room_enough_for_sockets(
+    used: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: Level
+) -> None:
+    """`/run` is a tenth of the memory; nothing there grows, and no prune makes room in it."""
+    run = Path("/dev/shm")
+    if run.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no filesystem of its own here")
+    used.configure(f'runtime_dir = "{run}"')
+    whole = os.statvfs
+
+    def small(path: Path) -> os.statvfs_result:
+        found = [*whole(path)]
+        if path == run:
+            found[1], found[4] = 4096, free // 4096  # f_frsize, f_bavail
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "statvfs", small)
+    rooms = [one for one in findings(load(str(used.config_file))) if one.check == "room"]
+
+    (its,) = [one for one in rooms if "runtime directory" in one.said]
+    assert level is its.level
+    assert "prune" not in (its.remedy or "")
 
 
 def test_a_process_of_another_release_is_named() -> None:

@@ -1,0 +1,76 @@
+"""What another user reads: whose it is, and never that something hangs or does not run."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.e2e.helpers import as_user, ordinary_user
+from tests.e2e.world import World
+
+WRONG = ("hangs", "restart it", "not running", "none runs", "no daemon runs")
+
+
+@pytest.fixture
+def stranger(world: World) -> World:
+    """A world whose commands a user runs who has no part in it, once `begin` was called."""
+    user = ordinary_user()
+    if user == os.geteuid():
+        pytest.skip("needs root: it becomes another user")
+    world.directory.chmod(0o755)
+    return world
+
+
+def begin(world: World) -> None:
+    world.prefix = (*as_user(ordinary_user()), "--regid=65534")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["status"], 78),
+        (["why", 1], 78),
+        (["submit", "--", "true"], 78),
+        (["doctor"], 1),
+        (["reload"], 1),
+        (["run"], 78),
+        (["executor"], 78),
+    ],
+)
+def test_a_stranger_is_told_whose_it_is(
+    stranger: World, arguments: list[str | int], code: int
+) -> None:
+    world = stranger
+    with world.daemon():
+        world.submit("true")
+        begin(world)
+        result = world.cli(*arguments, exits=code)
+        world.prefix = ()
+
+    told = result.stdout + result.stderr
+    assert not any(wrong in told for wrong in WRONG), told
+    if arguments[0] not in {"run", "executor"}:
+        assert "belongs to user root; run this as that user: sudo -u root" in told
+
+
+def test_who_may_use_the_store_and_not_the_daemon_is_told_that(stranger: World) -> None:
+    world = stranger
+    with world.daemon():
+        world.until(world.submit("true"), "succeeded")
+        world.cli("pause", "default")
+        task = world.submit("true")
+        for path in (world.state_dir, *world.state_dir.glob("tasks.db*"), world.runtime_dir):
+            path.chmod(0o777)
+        begin(world)
+
+        status = world.cli("status", "--json").json
+        why = world.cli("why", task).stdout
+        doctor = world.cli("doctor", exits=1).stdout
+        world.prefix = ()
+
+    assert ("not ours", "not ours") == (status["daemon"], status["health"])
+    assert "the daemon is another user's, and does not answer this one" in why
+    assert "bad      daemon           a daemon answers its own user alone; " in doctor
+    told = status["daemon"] + why + doctor
+    assert not any(wrong in told for wrong in WRONG), told
