@@ -12,9 +12,10 @@ from dispatcher.config.config import Config
 from dispatcher.doctor.finding import Finding, bad, ok, warning
 from dispatcher.store.open import database_path
 
-#: Bytes of free space below which work stops soon: where a store grows, and where only sockets are.
+#: Bytes of free space below which work stops soon: where a store grows, and where only
+#: sockets and the journal of runs are (1 MiB, twice while it is written anew).
 LEAST_ROOM = 16 << 20
-LEAST_FOR_SOCKETS = 1 << 20
+LEAST_FOR_SOCKETS = 4 << 20
 
 #: Below which it is time to make room for a store; for output `[output] free_floor` says it.
 ENOUGH_ROOM = 64 << 20

@@ -204,6 +204,7 @@ def _compose(
         journal=Journal(
             f"{state_dir}/executor.journal",
             Header(boot_id=node.boot_id, pid_namespace=node.pid_namespace, node_id=node.node_id),
+            kept_at=_journal_apart(node, runtime_dir),
         ),
         server=server,
         notices=notices,
@@ -214,6 +215,13 @@ def _compose(
     )
     _obey_sigterm(executor, kernel)
     return executor
+
+
+def _journal_apart(node: Node, runtime_dir: str) -> str | None:
+    """Return where to keep the journal, away from the state directory's disk; None: nowhere."""
+    if os.stat(runtime_dir).st_dev == os.stat(node.state_dir).st_dev:
+        return None
+    return f"{runtime_dir}/{node.node_id}.journal"
 
 
 def _boot_id() -> str:

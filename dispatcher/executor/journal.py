@@ -1,6 +1,10 @@
 """What a successor must know: intentions before acting, observations before they are told.
 
 JSON lines, appended without fsync: another boot discards them. No lock, environment or payload.
+So they need no disk: they are kept in the runtime directory where that is another filesystem, in
+memory as a rule, and the name in the state directory is a link. A disk that hangs then holds up no
+exit, no kill and no sign of life.
+
 What a successor cannot read costs that line and no more: it is counted, and the rest holds.
 """
 
@@ -86,8 +90,12 @@ _encode = msgspec.json.Encoder().encode
 class Journal:
     """Collects lines during a tick and writes them in one piece."""
 
-    def __init__(self, path: str, header: Header) -> None:
+    def __init__(self, path: str, header: Header, *, kept_at: str | None = None) -> None:
+        """`path` is where a successor looks; `kept_at` where the lines are, if not there."""
         self.path = path
+        self._kept_at = kept_at or path
+        self._found_there = kept_at is None
+        """Whether a successor would find it."""
         self.damage: Damage | None = None
         """What of the predecessor's could not be read."""
         self._header = header
@@ -153,7 +161,7 @@ class Journal:
         """Replace the journal by what it takes to know these runs; return why it could not be."""
         lines = [_encode(self._header), *(_encode(summary(run, at)) for run in runs), b""]
         data = b"\n".join(lines)
-        fresh = f"{self.path}.new"
+        fresh = f"{self._kept_at}.new"
         self._retry_at = Instant(at + RETRY)
         try:
             Path(fresh).unlink(missing_ok=True)
@@ -161,7 +169,8 @@ class Journal:
             owners.give(descriptor, Path(fresh).parent)
             try:
                 _write(descriptor, data)
-                Path(fresh).rename(self.path)
+                Path(fresh).rename(self._kept_at)
+                self._link()
             except OSError:
                 os.close(descriptor)
                 Path(fresh).unlink(missing_ok=True)
@@ -174,6 +183,15 @@ class Journal:
         self._rewrite_at = self._size + REWRITE_AFTER
         self._behind, self._retry_at = False, at
         return None
+
+    def _link(self) -> None:
+        """Let a successor find it, once: later rewrites need no disk of the state directory."""
+        if not self._found_there:
+            draft = Path(f"{self.path}.link")
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(self._kept_at)
+            draft.rename(self.path)
+            self._found_there = True
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -239,7 +239,7 @@ def test_little_room_and_none(used: Command, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("free", "level"),
-    [(2 << 20, Level.OK), (room.LEAST_FOR_SOCKETS - 4096, Level.BAD)],
+    [(5 << 20, Level.OK), (room.LEAST_FOR_SOCKETS - 4096, Level.BAD)],
 )
 def test_a_small_run_has_room_enough_for_sockets(
     used: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: Level

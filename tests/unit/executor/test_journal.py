@@ -293,3 +293,102 @@ def test_at_most_two_writes_a_tick(tmp_path: Path) -> None:
     world.hear(*(wire.End(uid=wire.RunUid(str(n)), reason="lost") for n in range(20)))
 
     assert [20, 20] == writes
+
+
+# Away from the state directory ------------------------------------------------------------------
+
+
+class Apart:
+    """A state directory, and where the journal is kept."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "executor.journal"
+        self.memory = directory / "memory"
+        self.memory.mkdir()
+
+    def journal(self, name: str = "node.journal") -> Journal:
+        return Journal(str(self.path), HEADER, kept_at=str(self.memory / name))
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Apart:
+    return Apart(tmp_path)
+
+
+def note(journal: Journal, *lines: Line) -> None:
+    journal.rewrite([], Instant(0.0))
+    for line in lines:
+        journal.note(line)
+    assert journal.flush() is None
+    journal.close()
+
+
+def uids(journal: Journal) -> list[str]:
+    return [run.uid for run in journal.predecessors_runs()]
+
+
+def test_a_successor_finds_a_journal_that_is_kept_apart(apart: Apart) -> None:
+    note(apart.journal(), starting())
+
+    assert apart.path.is_symlink()
+    assert [UID] == uids(apart.journal())
+    assert [UID] == uids(apart.journal("of-another-runtime-directory")), "wherever it was kept"
+    assert [UID] == uids(Journal(str(apart.path), HEADER)), "also one that keeps its own here"
+
+
+def test_a_journal_of_before_is_read_and_then_kept_apart(apart: Apart) -> None:
+    note(Journal(str(apart.path), HEADER), starting())
+    successor = apart.journal()
+
+    runs = successor.predecessors_runs()
+    assert successor.rewrite(runs, Instant(2.0)) is None
+
+    assert apart.path.is_symlink()
+    assert [UID] == uids(apart.journal())
+    successor.close()
+
+
+def test_a_journal_may_come_back_to_the_state_directory(apart: Apart) -> None:
+    note(apart.journal(), starting())
+    successor = Journal(str(apart.path), HEADER)
+    assert successor.rewrite(successor.predecessors_runs(), Instant(2.0)) is None
+    successor.close()
+
+    assert not apart.path.is_symlink()
+    assert [UID] == uids(apart.journal())
+
+
+def test_of_a_memory_that_is_gone_nothing_is_known(apart: Apart) -> None:
+    """As after a boot, which no process survives."""
+    note(apart.journal(), starting())
+    (apart.memory / "node.journal").unlink()
+
+    assert [] == uids(apart.journal())
+
+
+def test_a_journal_that_nobody_would_find_is_none(apart: Apart) -> None:
+    """Its runs could not be swept: nothing starts, and it is tried again."""
+    apart.path.mkdir()
+    journal = apart.journal()
+
+    assert journal.rewrite([], Instant(0.0)) is not None
+    journal.note(starting())
+    assert journal.flush() is not None
+    assert RETRY == journal.due
+
+    apart.path.rmdir()
+    assert journal.rewrite([], Instant(2.0)) is None
+    journal.note(starting())
+    assert journal.flush() is None
+    assert [UID] == uids(apart.journal())
+    journal.close()
+
+
+def test_a_rewrite_needs_the_state_directory_once(apart: Apart) -> None:
+    journal = apart.journal()
+    journal.rewrite([], Instant(0.0))
+    apart.path.unlink()
+
+    assert journal.rewrite([], Instant(2.0)) is None
+    assert not apart.path.is_symlink()
+    journal.close()
