@@ -89,6 +89,7 @@ class Spawner:
         output = self._open_output(start)
         umask = os.umask(start.umask)
         try:
+            refuse_full(output, start.output_path)
             if start.payload is not None:
                 stdin = payload_file(start.payload)
             enter(start.cwd or "/")
@@ -214,6 +215,15 @@ def payload_file(payload: str) -> int:
         os.close(file)
         raise
     return file
+
+
+def refuse_full(output: int, path: str) -> None:
+    """Raise CannotStart when nothing can be written to an output: its worker would fail for it."""
+    room = os.fstatvfs(output)
+    free = room.f_bfree if os.geteuid() == 0 else room.f_bavail
+    if room.f_blocks > 0 and free == 0:  # a filesystem without blocks has no limit
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        raise CannotStart(wire.Fault.HOST, f"no room for the output: {full}", errno.ENOSPC)
 
 
 def enter(directory: str) -> None:

@@ -158,7 +158,7 @@ def external_executor(
 def small_disk(world: World, name: str) -> Iterator[Path]:
     """Mount a disk of its own for a directory of the world; it has half a mebibyte."""
     directory = world.directory / name
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     options = ["-t", "tmpfs", "-o", "size=512k,nr_inodes=64", "none", str(directory)]
     mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
     if mounted.returncode:

@@ -115,7 +115,7 @@ def test_r35_without_a_free_process_the_node_pauses_and_recovers(world: World) -
     ("short_of", "said"),
     [
         ("files", "cannot open the output file: [Errno 28] No space left on device"),
-        ("bytes", "cannot write the journal: [Errno 28] No space left on device"),
+        ("bytes", "no room for the output: [Errno 28] No space left on device"),
     ],
 )
 def test_r35_with_a_full_disk_the_node_pauses_and_recovers(
@@ -126,7 +126,7 @@ def test_r35_with_a_full_disk_the_node_pauses_and_recovers(
         with world.daemon() as daemon:
             daemon.expect("executor.connected")
             filler = fill(disk, short_of)
-            _submit(world, 40)  # what is left of the journal's last block is soon used up
+            _submit(world, 40)
             reason = _expect_pause(world, daemon)
             assert reason.startswith(said)
             for file in filler:

@@ -141,7 +141,7 @@ def test_an_exit_seen_on_a_full_disk_is_known_to_the_next_executor(world: World)
     slots = 30  # what is left of the journal's last block holds the ends of a few
     elsewhere = f"sqlite://{world.directory}/elsewhere/tasks.db"
     world.configure(node={"slots": slots}, store={"url": elsewhere})
-    with small_disk(world, "state") as disk:
+    with small_disk(world, str(world.runtime_dir)) as disk:  # where the journal is then
         try:
             executor, tasks = _with_no_daemon(world, slots)
             _exit_while_it_is_full(world, disk, executor)
