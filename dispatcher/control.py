@@ -35,7 +35,7 @@ RELOAD_TIMEOUT = 5.0
 
 
 class NotOurs(DispatcherError):
-    """A daemon of another user hears nobody else, whether it runs or not: report whose it is."""
+    """A daemon of another user answers that user alone: report whose it is."""
 
 
 def announce(config: Config) -> OSError | None:

@@ -1,4 +1,4 @@
-"""The directories of a node, for who needs no more of the configuration: the executor.
+"""The directories of a node, for a process that needs no more of the configuration: the executor.
 
 A mistake in the file may keep a daemon from starting, and a reload from happening. It must not keep
 an executor down: the daemon that runs goes by the file of before, and waits for it.

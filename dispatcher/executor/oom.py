@@ -35,7 +35,7 @@ class OomScore:
     def protected(cls, report: Callable[[str], object], path: str = SCORE) -> OomScore | None:
         """Return the score of this process if it is protected and its workers need not be.
 
-        `report` is called with the reason why they are.
+        `report` is called with the reason if they have to be.
         """
         try:
             own = Path(path).read_bytes().strip()
