@@ -71,6 +71,7 @@ class Executor:
         self._server = server
         self._notices = notices
         self._runtime = runtime
+        self._journal = journal
         self._log = log
         self._embedded = embedded
         self._notifier = notifier
@@ -147,7 +148,7 @@ class Executor:
 
     def _keep_names(self, runtime: RuntimeDirectory, at: Instant) -> None:
         """Make again what was removed from the runtime directory; the daemon is told of it."""
-        look = runtime.look((*self._server.names, *self._notices.names), at=at)
+        look = runtime.look((*self._server.names, *self._notices.names, self._journal), at=at)
         if look.lost is not None:
             self._log("runtime.lost", reason=look.lost)
             self._server.send(wire.Door(shut=look.lost))

@@ -157,6 +157,19 @@ class Journal:
         wanted = self._descriptor is None or self._behind or self._size > self._rewrite_at
         return self._retry_at if wanted else NEVER
 
+    @property
+    def is_there(self) -> bool:
+        """Whether a successor would find what is written: with its directory it may be removed."""
+        if self._descriptor is None or self._kept_at == self.path:
+            return True
+        with suppress(OSError):
+            return os.path.samestat(os.stat(self._kept_at), os.fstat(self._descriptor))
+        return False
+
+    def make_again(self) -> None:
+        """Have it rewritten at once."""
+        self._behind, self._retry_at = True, Instant(0.0)
+
     def rewrite(self, runs: Iterable[Run], at: Instant) -> OSError | None:
         """Replace the journal by what it takes to know these runs; return why it could not be."""
         lines = [_encode(self._header), *(_encode(summary(run, at)) for run in runs), b""]

@@ -70,13 +70,14 @@ WORKER = {"liveness": "worker", "lease_ttl": "2s", "max_attempts": 1}
 PLAIN = "while [ ! -e enough ]; do sleep 0.1; done"
 
 
-def begin(world: World, daemon: Daemon, *ways: str) -> list[int]:
+def begin(world: World, daemon: Daemon, *ways: str, lease: str = "2s") -> list[int]:
     """Start a worker for each way to speak, `plain` for none, and wait until all have spoken."""
     tasks = []
     for way in ways:
         command = {"plain": shell(PLAIN), "verb": shell(VERB)}.get(way, [*python(BEATS), way])
         options = {"verb": WORKER | {"lease_ttl": "1m"}, "plain": {"max_attempts": 1}}
-        tasks.append(world.submit(*command, **options.get(way, WORKER)))
+        worker = WORKER | {"lease_ttl": lease}
+        tasks.append(world.submit(*command, **options.get(way, worker)))
     for task_id, way in zip(tasks, ways, strict=True):
         daemon.expect("run.started", task_id=task_id)
         if way != "plain":
@@ -145,7 +146,7 @@ def test_workers_live_on_when_the_runtime_directory_is_removed(nested: World) ->
     world, ways = nested, ("asks",) * 6 + ("sends",) * 3 + ("connected",) * 3 + ("plain",) * 6
     ways += ("verb", "stays")
     with world.daemon() as daemon:
-        tasks = begin(world, daemon, *ways)
+        tasks = begin(world, daemon, *ways, lease="20s")  # twenty of them start at once
         before, executor = look(world), daemon.executor().pid
 
         for times in (1, 2, 3):

@@ -392,3 +392,21 @@ def test_a_rewrite_needs_the_state_directory_once(apart: Apart) -> None:
     assert journal.rewrite([], Instant(2.0)) is None
     assert not apart.path.is_symlink()
     journal.close()
+
+
+def test_a_journal_that_was_removed_with_its_directory_is_written_again_at_once(
+    apart: Apart,
+) -> None:
+    journal = apart.journal()
+    journal.rewrite([], Instant(0.0))
+    assert (True, NEVER) == (journal.is_there, journal.due)
+    (apart.memory / "node.journal").unlink()
+
+    assert not journal.is_there
+    journal.make_again()
+    assert Instant(0.0) == journal.due
+    journal.rewrite([], Instant(1.0))
+
+    assert (True, NEVER) == (journal.is_there, journal.due)
+    assert (apart.memory / "node.journal").exists()
+    journal.close()
