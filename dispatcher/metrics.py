@@ -43,6 +43,11 @@ METRICS: Sequence[Metric] = (
         " `dispatcher why` says it.",
     ),
     Metric(
+        "dispatcher_coming_tasks", "gauge", (), "store",
+        "Tasks of bulk submits that are accepted and not listed yet; one that stays is damaged, or"
+        " the store does not take it.",
+    ),
+    Metric(
         "dispatcher_stuck", "gauge", (), "daemon",
         "1 while ready tasks wait though slots are free and nobody wanted it so; alert on this.",
     ),
@@ -201,6 +206,7 @@ def _of_store(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sampl
     waiting = status.waiting()
     for obstacle in Obstacle:
         yield Sample("dispatcher_waiting_tasks", waiting.get(obstacle, 0), (obstacle,))
+    yield Sample("dispatcher_coming_tasks", status.coming)
     for queue in standing.paused:
         yield Sample("dispatcher_queue_paused", 1, (queue,))
     for outcome in Outcome:

@@ -16,13 +16,15 @@ def status(store: Store, config: Config) -> Status:
     """Return how things stand, with what takes a look at every task."""
     with store.snapshot():
         counts, leases = store.counts(), store.leases()
-        ready_since, coming = store.ready_since(), store.coming()
+        ready_since = store.ready_since()
+        coming, damaged_parts = store.coming(), store.damaged_parts()
     return Status(
         counts=counts,
         ready_since=ready_since,
         leases=leases,
         standing=standing(store, config),
         coming=coming,
+        damaged_parts=damaged_parts,
     )
 
 

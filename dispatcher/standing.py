@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -291,6 +291,8 @@ class Status:
     leases: Leases
     coming: int = 0
     """How many tasks of bulk submits are accepted and not listed yet."""
+    damaged_parts: Sequence[str] = ()
+    """Which of their parts were damaged by hand, and how."""
 
     def waiting(self) -> Mapping[Obstacle, int]:
         """Return how many tasks are not running by the nearest obstacle; none are left out."""

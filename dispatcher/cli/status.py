@@ -78,6 +78,7 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
         "states": states,
         "waiting": found.waiting(),
         "coming": found.coming,
+        "damaged_parts": found.damaged_parts,
         "paused_queues": {queue: one.reason for queue, one in standing.paused.items()},
         "queues": {
             queue: {state: counts.get(state, 0) for state in TaskState}
@@ -115,6 +116,8 @@ def _degraded(standing: Standing) -> list[str]:
         told.append(f"task {task_id} is not proved gone after SIGKILL and keeps its slot: {why}")
     if len(held) > MOST_HELD:
         told.append(f"{len(held) - MOST_HELD} more tasks keep their slots in the same way")
+    postponed = standing.report.get("postponed", {})
+    told += [f"{work}: the store does not take it: {error}" for work, error in postponed.items()]
     told += [one.said_of(f"task {one.task_id}") for one in standing.stranded]
     return told
 
@@ -141,9 +144,7 @@ def _print(found: dict[str, Any]) -> None:
     if found["waiting"]:
         waiting = (f"{tasks} {obstacle}" for obstacle, tasks in found["waiting"].items())
         click.echo(f"waiting   {', '.join(waiting)}")
-    if found["coming"]:
-        told = "tasks of a bulk submit are accepted; it, or else a daemon, makes them"
-        click.echo(f"coming    {found['coming']} {told}")
+    _print_coming(found)
     if output := node.get("output"):
         click.echo(f"output    {_output_text(output)}")
         for trouble in output["trouble"]:
@@ -161,6 +162,15 @@ def _print(found: dict[str, Any]) -> None:
         ("QUEUE", *(state.upper() for state in shown)),
         ((queue, *(counts[s] for s in shown)) for queue, counts in found["queues"].items()),
     )
+
+
+def _print_coming(found: dict[str, Any]) -> None:
+    """Print how many tasks are accepted and not listed yet, and which of them wait for people."""
+    if found["coming"]:
+        told = "tasks of a bulk submit are accepted; it, or else a daemon, makes them"
+        click.echo(f"coming    {found['coming']} {told}")
+    for text in found["damaged_parts"]:
+        click.echo(f"          {render.plain(text)}")
 
 
 def _output_text(output: dict[str, Any]) -> str:

@@ -99,14 +99,27 @@ class Store(Protocol):
     def accept(self, uid: str, *, now: StoreTime) -> bool:
         """Let all that was put aside become tasks; False if it is no more."""
 
+    def accepted(self, uid: str) -> bool | None:
+        """Return whether it was accepted; None if it is no more."""
+
     def admit(self, uid: str, *, now: StoreTime) -> bool:
-        """Make the next part of what was accepted tasks; False if none was left."""
+        """Make the next part of what was accepted tasks; False if none was left.
+
+        A part that was damaged by hand keeps no other from it, and stays as it is until it is
+        mended.
+        """
 
     def submitted(self, uid: str, part: int) -> list[Submitted] | None:
         """Return what the tasks of a part have become; None if nothing yet, or it is no more."""
 
     def coming(self) -> int:
         """Return how many tasks are accepted that are none yet."""
+
+    def damaged_parts(self) -> list[str]:
+        """Return which accepted parts were damaged by hand, and how.
+
+        Of a bulk submit those that stand before what is not damaged; not more than ten.
+        """
 
     def forget(self, uid: str) -> bool:
         """Remove some of a bulk submit, and say whether there is more of it to remove.
@@ -118,7 +131,7 @@ class Store(Protocol):
         """Take one step for bulk submits whose client is silent, if there is one to take.
 
         10 s after it was heard last, another part of what it had accepted becomes tasks; after an
-        hour the rest of it, and whatever was not accepted, is removed.
+        hour the record of what became tasks, and all that was never accepted, is removed.
         """
 
     # The daemon's work -----------------------------------------------------------------
@@ -299,7 +312,10 @@ class Store(Protocol):
         """Return the node's open runs that declared their end."""
 
     def has_unfinished(self, *, but: Iterable[str] = ()) -> bool:
-        """Tell whether any task is ready, scheduled or running, `but` those of some queues."""
+        """Tell whether any task is ready, scheduled or running, `but` those of some queues.
+
+        Or comes, as it is accepted and not damaged.
+        """
 
     def record_node(self, node: Node) -> None:
         """Write or overwrite the node's row."""

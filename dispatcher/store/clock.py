@@ -29,8 +29,9 @@ ORDER BY id DESC LIMIT 1
 _SETTINGS = "SELECT since, ahead_ms, step_ms FROM clock_settings ORDER BY id"
 
 # Rows are fresher than the last setting: those of nodes where a daemon ran, else those of the
-# newest task and run, of what finished last, and the beats of what runs. Each is found by an index.
-# Before the first setting all went by another clock.
+# newest task and run, of what finished last, the beats of what runs, and the last signs of bulk
+# submits. All but the last, of which there are few, are found by an index. Before the first setting
+# all went by another clock.
 _LATEST_ROWS = """
 SELECT since,
     (SELECT max(seen_at) FROM nodes),
@@ -39,7 +40,8 @@ SELECT since,
     (SELECT max(finished_at) FROM tasks WHERE state = 'failed' AND finished_at IS NOT NULL),
     (SELECT max(finished_at) FROM tasks WHERE state = 'cancelled' AND finished_at IS NOT NULL),
     (SELECT max(last_heartbeat_at) FROM tasks WHERE state = 'running'),
-    (SELECT COALESCE(ended_at, claimed_at) FROM runs ORDER BY id DESC LIMIT 1)
+    (SELECT COALESCE(ended_at, claimed_at) FROM runs ORDER BY id DESC LIMIT 1),
+    (SELECT max(seen_at) FROM bulk_submits)
 FROM clock_settings ORDER BY id DESC LIMIT 1
 """
 
@@ -111,7 +113,7 @@ class Clock:
 
     def _begin_boot(self, engine: Engine, *, write: bool) -> StoreTime:
         wall, instant = self._host.both() or (self._host.wall(), self._host.instant())
-        known = [time for row in engine.rows(_LATEST_ROWS) for time in row if time is not None]
+        known = [time for row in engine.rows(_LATEST_ROWS) for time in row if isinstance(time, int)]
         now = StoreTime(max([wall, *known]))
         self._boot_ms, self._setting = now - round(instant * 1000), Setting(now, wall - now, 0)
         if write:

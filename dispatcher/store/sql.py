@@ -115,8 +115,14 @@ class SqlStore:
     def submitted(self, uid: str, part: int) -> list[Submitted] | None:
         return submits.submitted(self._engine, uid, part)
 
+    def accepted(self, uid: str) -> bool | None:
+        return submits.accepted(self._engine, uid)
+
     def coming(self) -> int:
         return submits.coming(self._engine)
+
+    def damaged_parts(self) -> list[str]:
+        return submits.damaged(self._engine)
 
     def forget(self, uid: str) -> bool:
         return submits.forget(self._engine, uid)
@@ -312,7 +318,7 @@ class SqlStore:
     def has_unfinished(self, *, but: Iterable[str] = ()) -> bool:
         values = {"but": "".join(f" {queue} " for queue in but)}
         ((unfinished,),) = self._engine.rows(statements.HAS_UNFINISHED, values)
-        return bool(unfinished)
+        return bool(unfinished) or submits.is_coming(self._engine)
 
     def record_node(self, node: Node) -> None:
         self._engine.change(statements.RECORD_NODE, asdict(node))

@@ -51,9 +51,11 @@ ACCEPT = """
 UPDATE bulk_submits SET state = 'accepted', seen_at = :now WHERE uid = :uid AND state <> 'dropped'
 """
 
+BULK_STATE = "SELECT state FROM bulk_submits WHERE uid = :uid"
+
 NEXT_PART = """
 SELECT part, tasks FROM bulk_parts
-WHERE uid = :uid AND tasks IS NOT NULL
+WHERE uid = :uid AND tasks IS NOT NULL AND part > :after
     AND EXISTS (SELECT 1 FROM bulk_submits WHERE uid = :uid AND state = 'accepted')
 ORDER BY part LIMIT 1
 """
@@ -72,6 +74,13 @@ SELECT COALESCE(sum(many), 0) FROM bulk_parts WHERE tasks IS NOT NULL
     AND uid IN (SELECT uid FROM bulk_submits WHERE state = 'accepted')
 """
 
+# Those of which something is left to become tasks.
+ACCEPTED = """
+SELECT uid FROM bulk_submits WHERE state = 'accepted'
+    AND EXISTS (SELECT 1 FROM bulk_parts
+        WHERE bulk_parts.uid = bulk_submits.uid AND tasks IS NOT NULL)
+"""
+
 DROP_BULK = "UPDATE bulk_submits SET state = 'dropped' WHERE uid = :uid"
 
 REMOVE_PARTS = """
@@ -81,8 +90,15 @@ DELETE FROM bulk_parts WHERE uid = :uid AND part IN (
 
 REMOVE_BULK = "DELETE FROM bulk_submits WHERE uid = :uid"
 
+# The one that was silent for longest and has something to be done for it: whether that is to make
+# tasks of it, or to remove it.
 SILENT = """
-SELECT uid, state, seen_at < :gone FROM bulk_submits WHERE seen_at < :silent ORDER BY seen_at
+SELECT uid, is_left FROM (
+    SELECT uid, state, seen_at, state = 'accepted' AND EXISTS (SELECT 1 FROM bulk_parts
+        WHERE bulk_parts.uid = bulk_submits.uid AND tasks IS NOT NULL) AS is_left
+    FROM bulk_submits WHERE seen_at < :silent) AS silent
+WHERE is_left OR state = 'dropped' OR seen_at < :gone
+ORDER BY seen_at LIMIT 1
 """
 
 DUE = """
@@ -380,8 +396,6 @@ SELECT EXISTS (SELECT 1 FROM tasks
         WHERE state = 'ready' AND replace(:but, ' ' || queue || ' ', '') = :but)
     OR EXISTS (SELECT 1 FROM tasks
         WHERE state = 'scheduled' AND replace(:but, ' ' || queue || ' ', '') = :but)
-    OR EXISTS (SELECT 1 FROM bulk_parts WHERE tasks IS NOT NULL
-        AND uid IN (SELECT uid FROM bulk_submits WHERE state = 'accepted'))
 """
 
 RECORD_NODE = """

@@ -266,6 +266,12 @@ def settles(store: SqlStore) -> None:
         assert store.settle(settlement(claim, ended_at=now, **facts), now=now)
 
 
+def stages(store: SqlStore) -> None:
+    """Put a part of a bulk submit aside."""
+    with store.transaction() as now:
+        assert store.stage("bulk", 0, [new_task()], now=now)
+
+
 @pytest.mark.parametrize(
     "done",
     [
@@ -274,6 +280,7 @@ def settles(store: SqlStore) -> None:
         [submits, claims, beats],
         [submits, submits, cancels],
         [submits, claims, settles],
+        [submits, stages],
     ],
 )
 def test_it_never_goes_back_behind_what_was_written_last_though_no_daemon_ran(

@@ -45,7 +45,9 @@ PLANS = [
     (statements.READY_SINCE, {}, ["COVERING INDEX tasks_ready"]),
     (statements.OUTCOMES, {}, ["COVERING INDEX runs_closed"]),
     (statements.COMING, {}, ["bulk_parts_left"]),
-    (statements.NEXT_PART, {"uid": "u"}, ["bulk_parts_left (uid=?)"]),
+    (statements.NEXT_PART, {"uid": "u", "after": -1}, ["bulk_parts_left (uid=? AND"]),
+    (statements.ACCEPTED, {}, ["bulk_parts_left (uid=?)"]),
+    (statements.SILENT, {"silent": 2, "gone": 1}, ["bulk_parts_left (uid=?)"]),
     (statements.SUBMITTED_FROM, {"id": 1}, ["PRIMARY KEY"]),
     (statements.TASK_WITH_KEY, {"queue": "q", "key": "k"}, ["tasks_key"]),
 ]
