@@ -305,6 +305,17 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         "store.recovered": Event(
             "The store answers again.", fields={"silent_for_s": float}, same_by=()
         ),
+        "work.postponed": Event(
+            "The store did not take work that may wait, as on a full disk; all other work goes on.",
+            "warning",
+            fields={"work": str, "error": str},
+            same_by=("work",),
+        ),
+        "work.resumed": Event(
+            "The store took work that had to wait.",
+            fields={"work": str, "waited_s": float},
+            same_by=("work",),
+        ),
         "store.refused": Event(
             "One operation broke a rule of the schema and was left out.",
             "error",

@@ -14,7 +14,7 @@ STEP_PAUSE = 0.05
 
 
 class Admission:
-    """Takes the steps of `Store.go_on`, one in a tick. Costs no tick of its own."""
+    """Takes the steps of `Store.go_on`, one in a transaction. A look costs no tick of its own."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -22,10 +22,12 @@ class Admission:
         self.due = NEVER
         """When to go on; `NEVER` where the last look found nothing to do."""
 
-    def go_on(self, turn: Turn) -> None:
-        """Take a step, if it is time."""
-        if turn.at < self._look_at:
-            return
+    def is_due(self, at: Instant) -> bool:
+        """Say whether it is time for a look."""
+        return at >= self._look_at
+
+    def do(self, turn: Turn) -> None:
+        """Take a step."""
         more = self._store.go_on(now=turn.now)
         look_at = Instant(turn.at + (STEP_PAUSE if more else LOOK_INTERVAL))
         turn.after(partial(self._look, look_at, more=more))

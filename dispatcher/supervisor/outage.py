@@ -1,23 +1,20 @@
-"""How long the store has not answered, and when it is asked again."""
+"""How long the store has not taken some work, and when that is tried again."""
 
 from __future__ import annotations
 
-import structlog
-
 from dispatcher.times import Instant
-
-log = structlog.get_logger()
 
 #: Seconds until the store is asked again after it did not answer: first, and at most.
 STORE_RETRY = (0.05, 1.0)
 
 
 class Outage:
-    """The store's silence, if there is one. It is told once, and so is its end."""
+    """The store's silence, if there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, retry: tuple[float, float] = STORE_RETRY) -> None:
         self.retry_at: Instant | None = None
         """When to ask again; None while the store answers."""
+        self._first, self._longest = retry
         self._since = Instant(0.0)
         self._delay = 0.0
 
@@ -25,18 +22,18 @@ class Outage:
         """Return the seconds since the store last answered, None while it does."""
         return None if self.retry_at is None else round(at - self._since, 3)
 
-    def begins(self, error: str, *, at: Instant) -> None:
-        """Take note that the store did not answer; ask again ever more seldom."""
-        first, longest = STORE_RETRY
-        if self.retry_at is None:
-            self._since, self._delay = at, first
-            log.warning("store.unavailable", error=error)
+    def begins(self, *, at: Instant) -> bool:
+        """Take note that the store did not answer; say whether it had. It is asked ever less."""
+        is_new = self.retry_at is None
+        if is_new:
+            self._since, self._delay = at, self._first
         else:
-            self._delay = min(longest, self._delay * 2)
+            self._delay = min(self._longest, self._delay * 2)
         self.retry_at = Instant(at + self._delay)
+        return is_new
 
-    def ends(self, *, at: Instant) -> None:
-        """Take note that the store answered."""
-        if self.retry_at is not None:
-            log.info("store.recovered", silent_for_s=self.silent_for(at))
-            self.retry_at = None
+    def ends(self, *, at: Instant) -> float | None:
+        """Take note that the store answered; return the seconds in which it did not, if any."""
+        silent_for = self.silent_for(at)
+        self.retry_at = None
+        return silent_for

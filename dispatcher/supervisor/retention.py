@@ -60,13 +60,17 @@ class Retention:
         """When to look next."""
         return NEVER if self._memory.settings.retention is None else self._look_at
 
-    def keep(self, turn: Turn) -> None:
-        """Delete some of what is too old, if it is time.
+    def is_due(self, at: Instant) -> bool:
+        """Say whether it is time for a look."""
+        return at >= self.due
+
+    def do(self, turn: Turn) -> None:
+        """Delete some of what is too old.
 
         Nothing for an hour after a boot, whose clock may be wrong and then moves store time ahead.
         """
         retention = self._memory.settings.retention
-        if retention is None or turn.at < self._look_at:
+        if retention is None:
             return
         calendar = self._store.calendar()
         if calendar.is_fresh:

@@ -22,6 +22,7 @@ from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
 from dispatcher.supervisor.admission import Admission
+from dispatcher.supervisor.chores import Chore
 from dispatcher.supervisor.claimer import Claimer
 from dispatcher.supervisor.clock import ClockWatch
 from dispatcher.supervisor.figures import Figures
@@ -96,8 +97,10 @@ class Supervisor:
         self._reaper = Reaper(store, processes, self._memory)
         self._absence = Absence(store, processes, self._memory, stranded, rng=rng)
         self._clock = ClockWatch(store, self._memory)
-        self._retention = Retention(store, self._memory, files)
-        self._admission = Admission(store)
+        self._chores = (
+            Chore(store, "bulk submits", Admission(store)),
+            Chore(store, "retention", Retention(store, self._memory, files)),
+        )
         self._inbox: list[Event] = []
         self._stop: Stop | None = None
         self._stop_by = Instant(0.0)
@@ -141,6 +144,8 @@ class Supervisor:
     ) -> Instant:
         """Do everything that is due, in one transaction, and say when to be called again.
 
+        What may wait follows in transactions of its own.
+
         `heard` is whether these are all that waited: no run is ended for its time otherwise. What
         the store did not take is kept, and tried again; workers are told to ask again.
         Raises `StoreUnusable`.
@@ -157,9 +162,13 @@ class Supervisor:
             self._listener.turn_away(unanswered, at=at)
             if isinstance(error, CommitUnknown):
                 self._doubt()
-            self._outage.begins(str(error), at=at)
+            if self._outage.begins(at=at):
+                log.warning("store.unavailable", error=str(error))
         else:
-            self._outage.ends(at=at)
+            if (silent_for := self._outage.ends(at=at)) is not None:
+                log.info("store.recovered", silent_for_s=silent_for)
+            for chore in self._chores:
+                chore.do(at)
         return self._deadline(at)
 
     def is_over(self, *, at: Instant) -> bool:
@@ -228,10 +237,8 @@ class Supervisor:
             self._tell_endings,
             self._absence.take_over,
             self._timeouts.give_up,
-            self._admission.go_on,
             self._move_due,
             self._fill_slots,
-            self._retention.keep,
             self._look_around,
         )
 
@@ -401,7 +408,7 @@ class Supervisor:
         pause = self._memory.pause
         deadlines = [at + longest, pause.until, pause.next_trial_at, self._stop_by]
         deadlines += [self._timeouts.due, self._absence.due]
-        deadlines += [self._retention.due, self._admission.due]
+        deadlines += [chore.due for chore in self._chores]
         deadlines += [due for due in (self._due_at, self._reaper.due) if due is not None]
         return Instant(min(deadline for deadline in deadlines if deadline > at))
 
@@ -413,5 +420,6 @@ class Supervisor:
             "full_queues": self._claimer.full_queues(),
             "stopping": self._stop,
             "store_silent_for_s": self._outage.silent_for(at),
+            "postponed": {one.name: one.error for one in self._chores if one.error is not None},
             "tick_age_s": since(self._committed_at, at),
         }

@@ -352,4 +352,5 @@ def test_where_nobody_submits_in_bulk_no_tick_is_made_for_it() -> None:
     world = World().start()
     world.run_for(2 * LOOK_INTERVAL)
 
-    assert float("inf") == world.supervisor._admission.due
+    admission, _ = world.supervisor._chores
+    assert float("inf") == admission.due

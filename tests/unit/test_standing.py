@@ -101,7 +101,7 @@ def daemon_stopping() -> Scene:
 
 def store_silent() -> Scene:
     world = begun()
-    world.supervisor._outage.begins("locked", at=world.at())
+    world.supervisor._outage.begins(at=world.at())
     return world, world.submit()
 
 
