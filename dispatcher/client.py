@@ -12,11 +12,13 @@ with Client(load()) as client:  # or be the worker oneself
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
+from weakref import WeakSet
 
 from dispatcher import control, doubts, output_files, submission
 from dispatcher.calendar import Calendar
@@ -57,6 +59,10 @@ PATIENCE = 5.0
 DUE_BATCH = 500
 
 
+#: Steps for bulk submits whose client is gone, in a claim that finds nothing. Bounds its time.
+STEPS = 20
+
+
 def _unheard(_done: int, _total: int | None = None) -> None:
     """Show nobody how far it is."""
 
@@ -76,6 +82,8 @@ class Client:
         """What it goes by."""
         self._store = open_store(config.store_url, state_dir=config.state_dir, patience=patience)
         self._locks: dict[int, str] = {}
+        self._unread: WeakSet[Generator[Submitted]] = WeakSet()
+        """What was submitted, until its ids are read: each removes them when it is closed."""
 
     def __enter__(self) -> Self:
         return self
@@ -89,8 +97,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Idempotent."""
-        self._store.close()
+        """Close the connection, and what `submit_all` returned. Idempotent."""
+        try:
+            for submitted in list(self._unread):
+                submitted.close()
+        finally:
+            self._store.close()
 
     # Submitting ------------------------------------------------------------------------
 
@@ -105,7 +117,8 @@ class Client:
         if task is None:
             task = submission.new_task(self.config, command, options)
         (submitted,) = self._accept([submission.checked(task)])
-        self._wake()
+        with doubts.done(f"task {submitted.task_id} is accepted: do not submit it again"):
+            self._wake()
         return submitted
 
     def submit_many(
@@ -115,6 +128,8 @@ class Client:
 
         `tell` is called as it goes on, with how many are read, and then with how many are tasks and
         of how many. Where each has a key, a commit without an answer is looked up by the keys.
+        Whatever ends it once all are accepted, Ctrl-C or `tell` too, raises `CommitUnknown`, whose
+        text says so.
         """
         return list(self.submit_all(tasks, tell=tell))
 
@@ -123,13 +138,18 @@ class Client:
     ) -> Iterator[Submitted]:
         """Do the same with more tasks than memory should hold: they are taken one by one.
 
-        When it returns, all are accepted; what is left to do is to read their ids, soon.
+        When it returns, all are accepted; what is left to do is to read their ids, soon, and before
+        the client is closed.
         """
         from dispatcher import bulk  # noqa: PLC0415 - no single submit needs it
 
         checked = map(submission.checked, tasks)
-        submitted = bulk.submit(self._store, checked, at_once=self._accept, tell=tell)
-        self._wake()
+        submitted = bulk.submit(
+            self._store, self.config.state_dir, checked, at_once=self._accept, tell=tell
+        )
+        self._unread.add(submitted)
+        with doubts.done("all tasks are accepted: do not submit them again"):
+            self._wake()
         return submitted
 
     def _accept(self, tasks: Sequence[NewTask]) -> list[Submitted]:
@@ -276,7 +296,7 @@ class Client:
     def _prune_batches(self, older_than_ms: int, states: Collection[TaskState]) -> Iterator[Pruned]:
         from dispatcher import bulk  # noqa: PLC0415 - no submit needs it
 
-        turns = bulk.Turns(self._store)
+        turns = bulk.Turns(self._store, self.config.state_dir)
         began: list[StoreTime] = []  # so that it ends, however fast others finish
 
         def delete(now: StoreTime) -> Pruned:
@@ -334,12 +354,25 @@ class Client:
 
         told = "claim again; what was claimed now is `lost` when its lease expires"
         claim = doubts.change(self._store, take, remedy=told)
+        if claim is None and self._go_on():
+            claim = doubts.change(self._store, take, remedy=told)
         if isinstance(claim, PausedQueue):
             told = f"queue {claim.queue} is paused: {claim.reason}"
             raise DispatcherError(f"{told}; `dispatcher resume {claim.queue}` ends that")
         if claim is not None:
             self._locks[claim.task_id] = claim.lock
         return claim
+
+    def _go_on(self) -> bool:
+        """Make tasks of what others had accepted, as a daemon does; say whether any may be."""
+        with self._store.snapshot():
+            if not self._store.coming():
+                return False
+        from dispatcher import bulk  # noqa: PLC0415 - hardly ever needed
+
+        turns = bulk.Turns(self._store, self.config.state_dir)
+        steps = takewhile(bool, (bulk.go_on(self._store, turns) for _ in range(STEPS)))
+        return any([*steps])
 
     def _paused(self, queue: str, task_id: int | None) -> PausedQueue | None:
         """Return the paused queue that keeps a task, or any of a queue, from being claimed."""

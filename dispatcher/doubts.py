@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable, StoreUnusable
+from dispatcher.errors import CommitUnknown, DispatcherError, StoreRefused, StoreUnusable
 from dispatcher.signals import unstopped
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
@@ -20,21 +21,58 @@ def change(
 
     Where the commit got no clear answer it is done once more, if that does no harm. Raises
     `CommitUnknown` with the `remedy` where that is not possible either, whatever kept it from being
-    so: no failure of a second time proves anything of the first. Any other error means that nothing
-    was written.
+    so: no failure of a second time proves anything of the first. Whatever interrupts a commit
+    (Ctrl-C, what a signal's handler raises) is no clear answer either, and nothing is done after
+    it. Any other error means that nothing was written.
     """
+    began = False
+
+    def ending(now: StoreTime) -> T:
+        nonlocal began
+        done = do(now)
+        began = True
+        return done
+
     try:
-        return _transact(store, do)
+        return _transact(store, ending)
     except CommitUnknown as error:
-        doubt, told = error, f"{error}; so it was done, or it was not: {remedy}"
+        doubt: BaseException = error
+    except DispatcherError:
+        raise
+    except BaseException as error:
+        if not began:
+            raise
+        doubt, harmless_twice = error, False
+    told = f"{said_by(doubt)}; so it was done, or it was not: {remedy}"
     if harmless_twice:
         try:
             return _transact(store, do)
         except (StoreUnusable, StoreRefused) as error:
             told += f"; asked again: {error}"
-        except (CommitUnknown, StoreUnavailable):
-            pass
+        except BaseException as error:
+            raise CommitUnknown(told) from error
     raise CommitUnknown(told) from doubt
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return what caused a doubt that `change` raised; any other error is its own cause."""
+    return (error.__cause__ or error) if isinstance(error, CommitUnknown) else error
+
+
+def said_by(error: BaseException) -> str:
+    """Return what ended some work: an error's own words, or that it was interrupted."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return str(error) or type(error).__name__
+
+
+@contextmanager
+def done(told: str) -> Iterator[None]:
+    """Raise `CommitUnknown`, which says what was done before, whatever ends the body early."""
+    try:
+        yield
+    except BaseException as error:
+        raise CommitUnknown(f"{told} ({said_by(cause_of(error))})") from error
 
 
 def first_answer(do: Callable[[StoreTime], T]) -> Callable[[StoreTime], T]:

@@ -20,6 +20,26 @@ EXECUTOR_LOCK = "executor.lock"
 DAEMON_LOCK = "lock"
 
 
+def tried(directory: Path) -> Held | None:
+    """Lock a directory, which is there; None if somebody else has it locked.
+
+    Where it cannot be locked at all, as on some filesystems, nothing is: nobody is kept out.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return Held(None)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        os.close(descriptor)
+        return Held(None)
+    return Held(descriptor)
+
+
 class Held:
     """A lock that is ours until `release`, or the end of the process; on None it locks nothing."""
 

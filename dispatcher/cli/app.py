@@ -179,9 +179,10 @@ class Verbs(click.Group):
 def dispatcher() -> None:
     """Run commands as tasks: one owner each, clean kills, honest recovery.
 
-    Exit codes: 0 ok, 1 not so, 2 usage, 69 store unavailable (nothing was written), 74 nobody knows
-    whether it was written, 75 somebody else holds it or the host is in trouble: try again, 78 the
-    configuration or the store cannot be used, 79 the lease is lost, 130 interrupted.
+    Exit codes: 0 ok, 1 not so, 2 usage, 69 store unavailable (nothing was written), 74 it was
+    written or may have been: look before you do it again, 75 somebody else holds it or the host is
+    in trouble: try again, 78 the configuration or the store cannot be used, 79 the lease is lost,
+    130 interrupted.
     """
 
 
@@ -208,7 +209,8 @@ def run(arguments: Sequence[str]) -> int:
         message, failure = _told(error, verb)
         _bound_last_message(verb, failure)
         _say(message)
-        if isinstance(error, OSError) and error.filename is None:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.filename is None:
             _forget_stdout()
         return failure
     except Exception as error:

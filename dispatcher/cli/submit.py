@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import click
 
+from dispatcher import doubts
 from dispatcher.cli import lines
 from dispatcher.cli.options import (
     Duration,
@@ -26,7 +27,7 @@ from dispatcher.cli.options import (
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.config.durations import Milliseconds
-from dispatcher.errors import InvalidTask
+from dispatcher.errors import CommitUnknown, InvalidTask
 from dispatcher.model import Liveness, NewTask, Submitted
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
 from dispatcher.wire import ExitCode, KillMode
@@ -154,23 +155,49 @@ def submit(
     options |= cast("TaskOptions", {f"{name}_ms": value for name, value in durations.items()})
     config = configuration()
     tasks = _tasks(config, source, command, options)
+    is_bulk = source is not None
     with Client(config) as store:
-        submitted = _reported(_submitted(store, tasks, is_bulk=source is not None))
+        submitted = _reported(_submitted(store, tasks, is_bulk=is_bulk))
         if wait:
-            facts = [_facts(one) for one in submitted]
+            return _print_outcomes(store, submitted, is_bulk=is_bulk, as_json=as_json)
+        with _answering():
             if not as_json:
-                _print_ids(one["id"] for one in facts)
-            good = _wait(store, facts)
-            if as_json:
-                print_json(facts if source is not None else facts[0])
-            return ExitCode.OK if good else ExitCode.NOT_SO
-        if not as_json:
-            _print_ids(one.task_id for one in submitted)
-        elif source is None:
-            print_json(_facts(next(submitted)))
-        else:
-            print_json_list(map(_facts, submitted))
+                _print_ids(one.task_id for one in submitted)
+            elif is_bulk:
+                print_json_list(map(_facts, submitted))
+            else:
+                print_json(_facts(next(submitted)))
     return ExitCode.OK
+
+
+def _print_outcomes(
+    store: Client, submitted: Iterable[Submitted], *, is_bulk: bool, as_json: bool
+) -> ExitCode:
+    """Print the ids, wait until all are done, and print what became of them."""
+    with _answering():
+        facts = [_facts(one) for one in submitted]
+        if not as_json:
+            _print_ids(one["id"] for one in facts)
+        else:
+            good = _wait(store, facts)
+            print_json(facts if is_bulk else facts[0])
+    if not as_json:
+        good = _wait(store, facts)
+    return ExitCode.OK if good else ExitCode.NOT_SO
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Report that all was accepted if it cannot be printed. Raises `CommitUnknown`."""
+    try:
+        yield
+    except (KeyboardInterrupt, OSError) as error:
+        told = isinstance(error, OSError) and error.strerror
+        why = f"cannot write: {told}" if told else doubts.said_by(error)
+        raise CommitUnknown(
+            "what was submitted is accepted, and not all ids are printed: do not submit it again;"
+            f" `dispatcher list` has them ({why})"
+        ) from error
 
 
 def _facts(one: Submitted) -> dict[str, Any]:
@@ -185,7 +212,7 @@ def _print_ids(ids: Iterable[int]) -> None:
 
 def _submitted(store: Client, tasks: Iterable[NewTask], *, is_bulk: bool) -> Iterator[Submitted]:
     if not is_bulk:
-        return map(store.submit, tasks)
+        return iter([store.submit(task) for task in tasks])
     from dispatcher.cli.progress import bar  # noqa: PLC0415 - who submits many
 
     with bar("submitted", None) as tell:

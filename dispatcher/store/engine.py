@@ -77,7 +77,7 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[None]:
     engine.begin(write=write)
     try:
         yield
-    except BaseException:
+        engine.commit()
+    except BaseException:  # Ctrl-C before the commit too: nothing is open afterwards
         engine.rollback()
         raise
-    engine.commit()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
+import pytest
 
 from dispatcher.bulk import PART_TASKS
 from tests.e2e.helpers import listed, stored
@@ -79,3 +82,54 @@ def test_r35_of_a_killed_bulk_submit_nothing_is_seen_and_nobody_waits_for_it(wor
 
     assert list(range(2, 602)) == ids
     assert {1, *ids} == listed(world).keys()
+
+
+@pytest.mark.parametrize("lines", [None, 10, 3 * PART_TASKS])
+@pytest.mark.parametrize("to", ["a full disk", "a closed pipe"])
+def test_r35_where_ids_cannot_be_printed_that_all_is_accepted_is_reported(
+    world: World, lines: int | None, to: str
+) -> None:
+    command = ["--", "true"] if lines is None else ["--from", "-"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with Path("/dev/full").open("wb") as full, open(writer, "wb") as closed:
+        told = subprocess.run(
+            [DISPATCHER, "submit", *command],
+            input=LINE * (lines or 0),
+            stdout=full if to == "a full disk" else closed,
+            stderr=subprocess.PIPE,
+            env=world.env,
+            cwd=world.directory,
+            check=False,
+        )
+
+    said = told.stderr.decode()
+    assert 74 == told.returncode, said
+    assert said.startswith("dispatcher: what was submitted is accepted, and not all ids are print")
+    assert 1 == len(said.splitlines()), said
+    assert (lines or 1) == len(listed(world))
+    _assert_parts(world, 0)
+
+
+def test_a_reader_who_has_seen_enough_leaves_nothing_behind(world: World) -> None:
+    with subprocess.Popen(
+        [DISPATCHER, "submit", "--from", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=world.env,
+        cwd=world.directory,
+    ) as submit:
+        assert submit.stdin is not None
+        assert submit.stdout is not None
+        assert submit.stderr is not None
+        submit.stdin.write(LINE * 20_000)
+        submit.stdin.close()
+        assert b"1\n" == submit.stdout.readline()
+        submit.stdout.close()
+        said = submit.stderr.read().decode()
+
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+    assert "what was submitted is accepted" in said
+    _assert_parts(world, 0)

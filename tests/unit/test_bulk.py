@@ -8,8 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.bulk import AIM, FEWEST, FIRST, GAP, MOST, Turns
+from dispatcher.bulk import (
+    AIM,
+    FEWEST,
+    FIRST,
+    GAP,
+    MOST,
+    TURN_PATIENCE,
+    TURN_RETRY,
+    Turns,
+)
 from dispatcher.client import Client
+from dispatcher.locks import tried
 from dispatcher.times import Instant
 from tests.command import Command
 
@@ -35,7 +45,9 @@ class Slow:
         self.waits: list[float] = []
         self.rows: list[int] = []
         self._row = row
-        self._turns = Turns(client._store, clock=lambda: self.now, wait=self.waits.append)
+        self._turns = Turns(
+            client._store, client.config.state_dir, clock=lambda: self.now, wait=self.waits.append
+        )
 
     def take(self) -> None:
         def work(_: object) -> None:
@@ -97,8 +109,81 @@ def test_no_ctrl_z_stops_a_process_while_others_wait_for_it(client: Client) -> N
     def mask() -> set[int]:
         return set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
-    found = Turns(client._store).take(lambda _: mask(), remedy="none")
+    found = Turns(client._store, client.config.state_dir).take(lambda _: mask(), remedy="none")
 
     stops = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
     assert stops == stops & found
     assert not stops & mask()
+
+
+def stops_blocked() -> bool:
+    """Say whether Ctrl-Z waits."""
+    return signal.SIGTSTP in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+class Among:
+    """Bulk work beside other bulk work, whose turn lasts until the test ends it."""
+
+    def __init__(self, client: Client) -> None:
+        self.now = Instant(1.0)
+        self.did: list[Instant] = []
+        self.masks: list[bool] = []
+        self.theirs = tried(client.config.state_dir)
+        self.theirs_until = Instant(1e9)
+        self._turns = Turns(
+            client._store, client.config.state_dir, clock=lambda: self.now, wait=self._wait
+        )
+
+    def _wait(self, seconds: float) -> None:
+        self.now = Instant(self.now + seconds)
+        self.masks.append(stops_blocked())
+        if self.theirs is not None and self.now >= self.theirs_until:
+            self.theirs.release()
+
+    def take(self) -> None:
+        self._turns.take(lambda _: self.did.append(self.now), remedy="none")
+
+
+def test_r56_bulk_work_takes_turns_with_other_bulk_work_and_leaves_a_gap_after_it(
+    client: Client,
+) -> None:
+    among = Among(client)
+    among.theirs_until = Instant(1.1)
+
+    among.take()
+
+    (did,) = among.did
+    assert 1.1 + GAP <= did <= 1.1 + GAP + 2 * TURN_RETRY
+    assert all(among.masks), "Ctrl-Z might have stopped it in its turn"
+    assert not stops_blocked()
+
+
+def test_r56_bulk_work_that_is_stopped_in_its_turn_is_waited_for_once(client: Client) -> None:
+    among = Among(client)
+
+    for _ in range(3):
+        among.take()
+
+    first, second, third = (did - 1.0 for did in among.did)
+    assert TURN_PATIENCE <= first <= TURN_PATIENCE + GAP + 2 * TURN_RETRY
+    assert second - first <= GAP + TURN_RETRY
+    assert third - second <= GAP + TURN_RETRY
+
+
+def test_r56_a_turn_ends_with_its_transaction_also_where_that_fails(client: Client) -> None:
+    turns = Turns(client._store, client.config.state_dir)
+
+    def fail(_: object) -> None:
+        assert tried(client.config.state_dir) is None
+        raise ValueError("no such row")
+
+    with pytest.raises(ValueError, match="no such row"):
+        turns.take(fail, remedy="none")
+
+    held = tried(client.config.state_dir)
+    assert held is not None
+    held.release()
+
+
+def test_where_a_directory_cannot_be_locked_bulk_work_goes_on(client: Client) -> None:
+    assert 1 == Turns(client._store, Path("/nonexistent")).take(lambda _: 1, remedy="none")

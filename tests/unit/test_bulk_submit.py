@@ -15,7 +15,7 @@ from dispatcher.model import NewTask, TaskState
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.submits import GO_ON_AFTER, GONE_AFTER
 from dispatcher.supervisor.admission import LOOK_INTERVAL, STEP_PAUSE
-from dispatcher.times import StoreTime
+from dispatcher.times import Instant, StoreTime
 from tests.command import Command
 from tests.simulation import World
 from tests.unit.test_supervisor import Unwell
@@ -96,13 +96,28 @@ def test_what_fits_into_one_part_is_one_transaction_and_leaves_nothing_else(clie
     assert (TASKS, 0, 0) == kept(client)
 
 
-def test_a_part_is_bounded_in_bytes_too(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "PART_BYTES", 100)
-    long = NewTask(command=("true",), max_attempts=1, lease_ttl_ms=1_000, payload=f'"{"x" * 90}"')
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"payload": f'"{"x" * 90}"'},
+        {"payload": f'"{"€" * 20}"'},
+        {"env": {"N" * 90: ""}},
+        {"key": "k" * 90},
+        {"cwd": "/" + "d" * 90},
+        {"labels": {"l" * 90: ""}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_r56_a_part_is_bounded_in_bytes_whatever_its_tasks_are_long_by(
+    client: Client, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(bulk, "PART_BYTES", 200)
+    long = NewTask(command=("true",), max_attempts=1, lease_ttl_ms=1_000, **fields)
 
-    client.submit_all([long, long])
+    submitted = client.submit_all([long, long])
 
-    assert (2, 1, 2) == kept(client)
+    assert (1, 2) == kept(client)[1:]
+    submitted.close()
 
 
 @pytest.mark.parametrize("number", range(ALL))
@@ -149,7 +164,7 @@ def kill_at(client: Client, number: int, monkeypatch: pytest.MonkeyPatch) -> Non
     fail_at(client, number, Killed(), committed=True)
     with monkeypatch.context() as dead:
         dead.setattr(bulk, "_forget", lambda *_: None)
-        with pytest.raises(Killed):
+        with pytest.raises((Killed, CommitUnknown)):
             client.submit_many([TASK] * (TASKS * PARTS))
 
 
@@ -219,6 +234,31 @@ def test_two_lines_with_one_key_are_one_task_in_whatever_parts(client: Client) -
     assert submitted[0].task_id == submitted[-1].task_id
 
 
+def test_lines_that_come_seldom_are_signs_of_life_though_they_fill_no_part(client: Client) -> None:
+    store: Any = client._store
+    clock = [Instant(0.0)]
+
+    def tasks() -> Iterator[NewTask]:
+        yield from [TASK] * (2 * TASKS + 1)
+        for _ in range(TASKS - 1):
+            clock[0] = Instant(clock[0] + 3_540)
+            with store.transaction():
+                store._engine.change("UPDATE bulk_submits SET seen_at = seen_at - 3540000")
+            go_on(client, 0)
+            yield TASK
+
+    submitted = bulk.submit(
+        store,
+        client.config.state_dir,
+        tasks(),
+        at_once=client._accept,
+        tell=lambda *_: None,
+        clock=lambda: clock[0],
+    )
+
+    assert 3 * TASKS == len(list(submitted))
+
+
 def test_one_that_stood_still_for_an_hour_is_told_that_nothing_was_submitted(
     client: Client,
 ) -> None:
@@ -237,7 +277,7 @@ def test_ids_that_nobody_read_for_an_hour_are_told_to_be_lost(client: Client) ->
     submitted = client.submit_all([TASK] * (TASKS * PARTS))
     go_on(client, GONE_AFTER + 1)
 
-    with pytest.raises(CommitUnknown, match="all tasks are accepted, but their ids"):
+    with pytest.raises(CommitUnknown, match="all tasks are accepted, but ids of some"):
         next(submitted)
 
     assert (TASKS * PARTS, 0, 0) == kept(client)

@@ -200,3 +200,62 @@ def test_the_command_line_tells_it_with_an_exit_code_of_its_own(
 
     assert UNKNOWN in told
     assert "see `dispatcher list` first; a --key makes it safe" in told
+
+
+CHANGES = [
+    lambda client: client.submit(command=["true"]),
+    lambda client: client.submit(command=["true"], key="k"),
+    *(move for _, move, _ in MOVES),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_ctrl_c_ends_in_its_commit_was_done_or_not_and_is_not_done_again(
+    client: Client, change: Callable[[Client], object]
+) -> None:
+    for _ in range(3):
+        client.submit(command=["true"])
+    fail(client, (KeyboardInterrupt(), True), (AssertionError("again"), False))  # type: ignore[arg-type]
+
+    with pytest.raises(CommitUnknown, match=r"^interrupted; so it was done, or it was not: "):
+        change(client)
+
+
+def test_ctrl_c_before_the_commit_leaves_nothing_and_no_doubt(client: Client) -> None:
+    store: Any = client._store
+    submit = store.submit
+
+    def interrupted(*args: Any, **named: Any) -> None:
+        submit(*args, **named)
+        raise KeyboardInterrupt
+
+    store.submit = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        client.submit(command=["true"])
+
+    assert [] == client.tasks()
+
+
+def test_ctrl_c_at_the_second_try_ends_no_doubt_of_the_first(client: Client) -> None:
+    client.submit(command=["true"])
+    fail(client, (CommitUnknown(UNKNOWN), True), (KeyboardInterrupt(), False))  # type: ignore[arg-type]
+
+    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; so it was done, or it was not"):
+        client.cancel(1)
+
+
+def test_ctrl_c_just_before_the_commit_leaves_no_transaction_open(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = client._store
+    engine = store._engine
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as pressed:
+        pressed.setattr(engine, "commit", interrupted)
+        with pytest.raises(CommitUnknown, match="interrupted"):
+            client.submit(command=["true"])
+
+    assert 1 == client.submit(command=["true"]).task_id
