@@ -96,11 +96,13 @@ def executor() -> None:
     """
     config, mistakes = configuration_of_executor()
     me = node_id(config.state_dir)
+    form = config.logs.format
     command = [
         *(sys.executable, "-m", "dispatcher.executor"),
         *("--state-dir", str(config.state_dir)),
         *("--runtime-dir", str(config.runtime_dir)),
         *("--node-id", me),
+        *("--log-format", "auto" if form == "console" else form),
         *(f"--mistake={mistake}".replace("\0", "\\0") for mistake in mistakes[:MOST_MISTAKES]),
     ]
     os.execv(sys.executable, command)  # noqa: S606 - the same interpreter, no shell

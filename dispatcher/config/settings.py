@@ -413,8 +413,12 @@ class Logs(Section, frozen=True):
         "info"
     )
     """The least that is said."""
-    format: Annotated[Literal["auto", "json", "console"], Meta(examples=["json"])] = "auto"
-    """JSON lines, or lines drawn for people; `auto` draws on a terminal only."""
+    format: Annotated[Literal["auto", "json", "console", "journal"], Meta(examples=["json"])] = (
+        "auto"
+    )
+    """JSON lines, lines drawn for people, or records of systemd's journal with a field for each key
+    (`journalctl DISPATCHER_TASK_ID=42`). `auto` draws on a terminal, sends records where stdout is
+    the journal, and writes JSON elsewhere. The executor takes a change up when it starts."""
 
 
 class Metrics(Section, frozen=True):

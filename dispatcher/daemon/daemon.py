@@ -207,7 +207,10 @@ def _hold_runtime_dir(config: Config) -> RuntimeDirectory:
 
 def _executor_client(config: Config, me: str, store: Store, *, embedded: bool) -> ExecutorClient:
     launcher = EmbeddedLauncher(
-        state_dir=config.state_dir, runtime_dir=config.runtime_dir, node_id=me
+        state_dir=config.state_dir,
+        runtime_dir=config.runtime_dir,
+        node_id=me,
+        log_format="journal" if logs.in_journal() else "json",
     )
     return ExecutorClient(
         partial(connect_to, str(config.executor_socket)),

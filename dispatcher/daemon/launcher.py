@@ -46,11 +46,16 @@ class _Said(msgspec.Struct):
 class EmbeddedLauncher:
     """Starts executors in sessions of their own, one at a time."""
 
-    def __init__(self, *, state_dir: Path, runtime_dir: Path, node_id: str) -> None:
+    def __init__(
+        self, *, state_dir: Path, runtime_dir: Path, node_id: str, log_format: str = "json"
+    ) -> None:
+        """`log_format` is "journal" where the executor's log becomes records of the journal; else,
+        and its errors in any case, it goes to `executor.log`.
+        """
         self._command = [
             *(sys.executable, "-m", "dispatcher.executor", "--embedded"),
             *("--state-dir", str(state_dir), "--runtime-dir", str(runtime_dir)),
-            *("--node-id", node_id),
+            *("--node-id", node_id, "--log-format", log_format),
         ]
         self._log_file = state_dir / "executor.log"
         self._log_began = 0

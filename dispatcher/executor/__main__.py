@@ -52,7 +52,7 @@ def main() -> int:
         str(Path(d).absolute()) for d in (options.state_dir, options.runtime_dir)
     )
     _close_inherited()
-    log = Log(sys.stderr.fileno(), node=options.node_id)
+    log = Log(sys.stderr.fileno(), form=options.log_format, node=options.node_id)
     if options.mistake:
         log("config.mistaken", mistakes=[*map(wire.as_utf8, options.mistake)])
     try:
@@ -100,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state-dir", required=True, help="journal, lock and log")
     parser.add_argument("--runtime-dir", required=True, help="sockets")
     parser.add_argument("--node-id", required=True, help="told to the daemon in the hello")
+    parser.add_argument(
+        "--log-format", choices=("auto", "json", "journal"), default="auto", help="[logs] format"
+    )
     parser.add_argument("--embedded", action="store_true", help="leave when nobody needs it")
     parser.add_argument("--mistake", action="append", help="of the configuration, to be logged")
     return parser

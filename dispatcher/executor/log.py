@@ -9,15 +9,18 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from dispatcher import times, wire
-from dispatcher.logs import journald
+from dispatcher.logs import journald, records
 from dispatcher.logs.catalogue import EXECUTOR, Event
 from dispatcher.logs.repeats import Repeats
-from dispatcher.logs.writer import NonBlockingWriter
+from dispatcher.logs.writer import NonBlockingWriter, way_to
 from dispatcher.times import Instant
+
+#: By which the journal shows whose lines these are.
+IDENTIFIER = "dispatcher-executor"
 
 
 class Log:
-    """Writes one line per event to a descriptor.
+    """Writes one line per event to a descriptor, or sends it to systemd's journal as a record.
 
     A full disk, or a reader that has stopped, costs lines; it never holds up the caller.
     """
@@ -26,16 +29,30 @@ class Log:
         self,
         descriptor: int,
         *,
+        form: str = "auto",
         node: str = "",
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], Instant] = times.instant,
     ) -> None:
-        self._writer = NonBlockingWriter(descriptor, report=self._report_dropped, clock=clock)
+        """`form` is "auto", "json" or "journal", as in `[logs] format`.
+
+        Errors of one that asks for the journal are lines as well where the descriptor does not lead
+        there: who started this process looks for its last one.
+        """
+        journal, why_not = journald.connected(form, descriptor, environ)
+        prefixed = form == "auto" and journald.leads_to(descriptor, environ)
+        report, self._clock = self._report_dropped, clock
+        self._lines = NonBlockingWriter(way_to(descriptor), report=report, clock=clock)
+        self._records: NonBlockingWriter | None = None
+        if journal is not None:
+            self._records = NonBlockingWriter(journal.way, report=report, clock=clock)
+        self._errors_too = not journald.leads_to(descriptor, environ)
         self._whose = {"node": node} if node else {}
-        self._prefixes = journald.PREFIX if journald.leads_to(descriptor, environ) else {}
-        self._clock = clock
+        self._prefixes = journald.PREFIX if prefixed else {}
         self._numbers = itertools.count(1)
         self._repeats = Repeats()
+        if why_not is not None:
+            self("log.unjournaled", reason=why_not)
 
     def __call__(self, event: str, **facts: object) -> None:
         """Write `event`, one of the catalogue, with its facts, unless it repeats too often."""
@@ -54,17 +71,21 @@ class Log:
             **{name: wire.as_utf8(f) if isinstance(f, str) else f for name, f in facts.items()},
             **self._whose,
         }
-        prefix = self._prefixes.get(known.level, "").encode()
-        self._writer.write(prefix + msgspec.json.encode(line) + b"\n")
+        if self._records is not None:
+            self._records.write(records.record(line, identifier=IDENTIFIER))
+        if self._records is None or (self._errors_too and known.level == "error"):
+            prefix = self._prefixes.get(known.level, "").encode()
+            self._lines.write(prefix + msgspec.json.encode(line) + b"\n")
 
     @property
     def due(self) -> Instant:
         """When to `keep_up`."""
-        return min(self._repeats.due, self._writer.due)
+        return min(self._repeats.due, *(writer.due for writer in self._writers))
 
     def keep_up(self, at: Instant) -> None:
         """Write what the reader had no room for, and report which repetitions have ended."""
-        self._writer.retry()
+        for writer in self._writers:
+            writer.retry()
         if at >= self._repeats.due:
             for facts in self._repeats.ceased(at):
                 self("error.ceased", **facts)
@@ -76,7 +97,12 @@ class Log:
 
     def close(self, *, within: float) -> None:
         """Give the reader so many seconds to take what it had no room for."""
-        self._writer.close(within=within)
+        for writer in self._writers:
+            writer.close(within=within)
+
+    @property
+    def _writers(self) -> tuple[NonBlockingWriter, ...]:
+        return (self._lines,) if self._records is None else (self._records, self._lines)
 
     def _report_dropped(self, lines: int) -> None:
         self("log.dropped", lines=lines)

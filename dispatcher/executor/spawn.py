@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import resource
 import signal
@@ -17,8 +16,7 @@ from dispatcher.errors import HOST_TROUBLE
 from dispatcher.executor.oom import OomScore
 from dispatcher.executor.outputs import OutputLocked, Outputs
 from dispatcher.marks import mark_of, why_unmarked
-
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+from dispatcher.sealed import sealed_file
 
 #: Bytes of one argument or variable, with its end, that the kernel takes: 32 pages.
 MOST_BYTES_OF_ONE = 32 * resource.getpagesize()
@@ -91,7 +89,7 @@ class Spawner:
         try:
             refuse_full(output, start.output_path)
             if start.payload is not None:
-                stdin = payload_file(start.payload)
+                stdin = sealed_file("payload", start.payload.encode())
             enter(start.cwd or "/")
             program = find_program(start.command, environment.get("PATH", os.defpath))
             return self._spawn(start.uid, program, start.command, environment, (stdin, output))
@@ -200,21 +198,6 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     if outer:
         kept[wire.OUTER_MARKER] = ":".join(outer)
     return kept
-
-
-def payload_file(payload: str) -> int:
-    """Return a descriptor of a sealed file in memory that holds the payload, at its start."""
-    file = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        rest = memoryview(payload.encode())
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
-        os.lseek(file, 0, os.SEEK_SET)
-    except OSError:
-        os.close(file)
-        raise
-    return file
 
 
 def refuse_full(output: int, path: str) -> None:

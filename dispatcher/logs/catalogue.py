@@ -93,6 +93,15 @@ _RESTORED = Event(
     same_by=(),
 )
 
+#: What is said where `[logs] format = "journal"` cannot be had, in either log.
+_UNJOURNALED = Event(
+    "Records were asked for and no journald takes them: the log goes on as lines, on stdout or"
+    " stderr. After the next start or, of the daemon, `dispatcher reload` it is tried again.",
+    "warning",
+    fields={"reason": str},
+    same_by=("reason",),
+)
+
 #: What the daemon logs.
 DAEMON: Mapping[str, Event] = MappingProxyType(
     {
@@ -367,6 +376,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         ),
         "error.ceased": _CEASED,
         "log.dropped": _DROPPED,
+        "log.unjournaled": _UNJOURNALED,
     }
 )
 
@@ -501,5 +511,6 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
         ),
         "error.ceased": _CEASED,
         "log.dropped": _DROPPED,
+        "log.unjournaled": _UNJOURNALED,
     }
 )

@@ -1,12 +1,41 @@
-"""Lines for systemd's journal: each begins with its priority, which the journal takes off again."""
+"""systemd's journal: whether a descriptor leads to it, and its own protocol.
+
+A record is one datagram of fields: `NAME=value` lines or, where a value may have several lines, the
+name, a line end, the value's length as 64 bits, the value (systemd.io/JOURNAL_NATIVE_PROTOCOL). One
+that is too large for a datagram is passed as a sealed file in memory.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import select
+import socket
+import struct
 from collections.abc import Mapping
 
-#: What a line of each level begins with: sd-daemon(3).
-PREFIX = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", "critical": "<2>"}
+from dispatcher.logs.writer import Way
+from dispatcher.sealed import sealed_file
+
+#: The priority of each level: sd-daemon(3).
+PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+#: What a line of each level begins with, where lines lead to the journal; it takes that off again.
+PREFIX = {level: f"<{priority}>" for level, priority in PRIORITY.items()}
+
+#: Where journald listens, and the variable that names another place.
+SOCKET = "/run/systemd/journal/socket"
+SOCKET_VARIABLE = "DISPATCHER_JOURNAL_SOCKET"
+
+#: Seconds between two looks for a journald that is not there.
+ABSENT_PAUSE = 0.05
+
+_TOO_LARGE = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
+
+#: What a connected socket answers whose journald is gone, until another listens at the same place.
+_GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE})
+
+_LENGTH = struct.Struct("<Q")
 
 
 def leads_to(descriptor: int, environ: Mapping[str, str]) -> bool:
@@ -20,3 +49,126 @@ def leads_to(descriptor: int, environ: Mapping[str, str]) -> bool:
     except OSError:
         return False
     return environ.get("JOURNAL_STREAM", "") == f"{found.st_dev}:{found.st_ino}"
+
+
+def connected(
+    form: str, descriptor: int, environ: Mapping[str, str]
+) -> tuple[Connection | None, str | None]:
+    """Return where the lines of a `[logs] format` go that would else go to a descriptor.
+
+    None: to the descriptor. The text says why, where records were asked for and nobody takes them.
+    """
+    if form != "journal" and not (form == "auto" and leads_to(descriptor, environ)):
+        return None, None
+    connection = Connection(environ)
+    try:
+        connection.connect()
+    except OSError as error:
+        why = f"{connection.path}: {error.strerror}" if form == "journal" else None
+        return None, why
+    return connection, None
+
+
+def field(name: bytes, value: bytes) -> bytes:
+    """Return a field of a record."""
+    if b"\n" in value:
+        return b"%b\n%b%b\n" % (name, _LENGTH.pack(len(value)), value)
+    return b"%b=%b\n" % (name, value)
+
+
+class Connection:
+    """Sends records to journald, and never waits for it.
+
+    systemd keeps the socket while journald restarts. Where somebody made it anew, or journald was
+    not there for a while, the connection is made again with the next record.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self.path = environ.get(SOCKET_VARIABLE) or SOCKET
+        self.absent: str | None = None
+        """Why nobody took the last record; None: somebody did, or has no room for it yet."""
+        self._socket: socket.socket | None = None
+
+    @property
+    def way(self) -> Way:
+        """How a `NonBlockingWriter` sends its lines here."""
+        return Way(self.send, self.wait, self.close)
+
+    def connect(self) -> None:
+        """Connect, unless it is done. Raises OSError, where no journald listens."""
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            try:
+                self._socket.connect(self.path)
+            except OSError:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Give the socket back."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def send(self, record: bytes) -> int:
+        """Send a whole record; return its length.
+
+        Raises BlockingIOError as long as journald has no room, or is not there (`absent`), and
+        OSError for a record that cannot be sent.
+        """
+        try:
+            self._send_or_connect_anew(record)
+        except BlockingIOError:
+            self.absent = None
+            raise
+        except OSError as error:
+            if self._socket is not None:
+                raise
+            self.absent = f"{self.path}: {error.strerror}"
+            raise BlockingIOError(errno.EAGAIN, self.absent) from error
+        self.absent = None
+        return len(record)
+
+    def wait(self, seconds: float) -> None:
+        """Wait at most so many seconds until journald has room, or may be there again."""
+        room = select.poll()
+        if self._socket is None:
+            seconds = min(seconds, ABSENT_PAUSE)
+        else:
+            room.register(self._socket, select.POLLOUT)
+        room.poll(seconds * 1000)
+
+    def _send_or_connect_anew(self, record: bytes) -> None:
+        """Send a record. Raises OSError; no socket is left when nobody listens."""
+        if self._socket is not None:
+            try:
+                self._send(self._socket, record)
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+                self.close()
+            else:
+                return
+        self.connect()
+        assert self._socket is not None
+        try:
+            self._send(self._socket, record)
+        except OSError as error:
+            if error.errno in _GONE:
+                self.close()
+            raise
+
+    @staticmethod
+    def _send(connection: socket.socket, record: bytes) -> None:
+        try:
+            connection.send(record, socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno not in _TOO_LARGE:
+                raise
+        else:
+            return
+        file = sealed_file("journal", record)
+        try:
+            socket.send_fds(connection, [b""], [file], socket.MSG_DONTWAIT)
+        finally:
+            os.close(file)

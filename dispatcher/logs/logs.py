@@ -1,7 +1,7 @@
 """The daemon's log: set up in one place, by the catalogue of everything that it may say.
 
-JSON lines on stdout, behind their priority where that is systemd's journal, drawn for people on a
-terminal. An event is a stable `noun.verb_past` of the catalogue; what happened to whom stands in
+JSON lines on stdout, records where that is systemd's journal, drawn for people on a terminal. An
+event is a stable `noun.verb_past` of the catalogue; what happened to whom stands in
 fields, numbers with their unit in the name.
 """
 
@@ -22,16 +22,16 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from dispatcher import times
 from dispatcher.config.config import Config
-from dispatcher.logs import catalogue, journald
+from dispatcher.logs import catalogue, journald, records
 from dispatcher.logs.repeats import Repeats
-from dispatcher.logs.writer import NonBlockingWriter
+from dispatcher.logs.writer import NonBlockingWriter, Way, way_to
 from dispatcher.times import Instant, iso, wall_clock
 
 #: Fields that hold secrets wherever they appear.
 SECRET = frozenset({"lock", "env", "payload"})
 
-#: What names a run for people, in this order.
-WHOM = ("task_id", "run_id", "attempt")
+#: By which the journal shows whose lines these are.
+IDENTIFIER = "dispatcher"
 
 _numbers = itertools.count(1)
 
@@ -67,22 +67,23 @@ def set_up(
     A reader of `stream` that has stopped costs lines (`log.dropped`), never time.
     `before_line` is what a terminal needs before each line, to remove what is drawn in its place.
 
-    Each JSON line names the `node`, so that the lines of several hosts can be put together.
+    Each JSON line and record names the `node`, so that those of several hosts can be put together.
+    Where the journal was asked for and nobody takes records, lines are written (`log.unjournaled`).
 
     `strict`, for tests, raises `NotInCatalogue` for a line that is not as its entry says and
     `SecretField` for a secret; otherwise it is written, and without the secret. Calling it again
     replaces what held before; the sequence goes on.
     """
-    _out.lead_to(stream or sys.stdout, before_line=before_line, clock=clock)
-    form = config.logs.format
-    drawn = form == "console" or (form == "auto" and _out.stream.isatty())
-    prefixed = form == "auto" and journald.leads_to(_descriptor(_out.stream), environ)
+    stream, form = stream or sys.stdout, config.logs.format
+    journal, why_not = journald.connected(form, _descriptor(stream), environ)
+    _out.lead_to(stream, journal, before_line=before_line, clock=clock)
+    drawn = form == "console" or (form == "auto" and stream.isatty())
+    prefixed = form == "auto" and journald.leads_to(_descriptor(stream), environ)
     # Changed in place, as each logger keeps what it found at its first line: a tenth of a tick.
     _processors[:] = [
         _gate(getattr(logging, config.logs.level.upper()), clock),
         *((_refuse_secrets, _refuse_unknown) if strict else (_drop_secrets,)),
-        *(_drawn() if drawn else (_line_of(node),)),
-        *((_prefixed,) if prefixed else ()),
+        *_written(node, journal=journal is not None, drawn=drawn, prefixed=prefixed),
     ]
     structlog.configure(
         processors=_processors,
@@ -90,6 +91,13 @@ def set_up(
         logger_factory=lambda *_: _out,
         cache_logger_on_first_use=True,
     )
+    if why_not is not None:
+        structlog.get_logger().warning("log.unjournaled", reason=why_not)
+
+
+def in_journal() -> bool:
+    """Return whether what is logged becomes records of systemd's journal."""
+    return _out.in_journal
 
 
 def due() -> Instant:
@@ -188,6 +196,15 @@ def _drop_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     return event
 
 
+def _written(node: str, *, journal: bool, drawn: bool, prefixed: bool) -> list[Processor]:
+    """Return what makes of an event what is written."""
+    if journal:
+        return [_facts_of(node), _recorded]
+    if drawn:
+        return _drawn()
+    return [_facts_of(node), _in_json, *((_prefixed,) if prefixed else ())]
+
+
 def _prefixed(_logger: WrappedLogger, method: str, line: str) -> str:
     return journald.PREFIX[method] + line
 
@@ -202,11 +219,10 @@ def _drawn() -> list[Processor]:
 
 
 def _arranged(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Return it for people: first whom it happened to, and nothing that says nothing."""
+    """Return it for people, who do not look for gaps."""
     fields = _stamp(logger, method, event)
     del fields["sequence"]
-    whom = {name: fields.pop(name) for name in WHOM if name in fields}
-    return {name: value for name, value in {**whom, **fields}.items() if value is not None}
+    return dict(records.arranged(fields))
 
 
 def _stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -219,19 +235,28 @@ def _stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     }
 
 
-def _line_of(node: str) -> Processor:
+def _facts_of(node: str) -> Processor:
+    """Return what makes all that is known of an event, as values."""
     whose = {"node": node} if node else {}
 
-    def line(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    def facts(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         fields = {**_stamp(logger, method, event), **whose}
         if "exc_info" in fields:
             fields = dict(structlog.processors.format_exc_info(logger, method, fields))
-        try:
-            return _encode(fields).decode()
-        except (UnicodeError, TypeError):  # bytes of a foreign encoding, keys that are no text
-            return json.dumps(fields, default=str, skipkeys=True)
+        return fields
 
-    return line
+    return facts
+
+
+def _in_json(_logger: WrappedLogger, _method: str, fields: EventDict) -> str:
+    try:
+        return _encode(fields).decode()
+    except (UnicodeError, TypeError):  # bytes of a foreign encoding, keys that are no text
+        return json.dumps(fields, default=str, skipkeys=True)
+
+
+def _recorded(_logger: WrappedLogger, _method: str, fields: EventDict) -> bytes:
+    return records.record(fields, identifier=IDENTIFIER)
 
 
 class _Out:
@@ -242,19 +267,35 @@ class _Out:
 
     def __init__(self) -> None:
         self.stream: TextIO = sys.stdout
+        self.in_journal = False
         self._before_line = ""
         self._writer: NonBlockingWriter | None = None
         """None for a stream without a descriptor, which is in memory."""
 
-    def lead_to(self, stream: TextIO, *, before_line: str, clock: Callable[[], Instant]) -> None:
+    def lead_to(
+        self,
+        stream: TextIO,
+        journal: journald.Connection | None,
+        *,
+        before_line: str,
+        clock: Callable[[], Instant],
+    ) -> None:
         self._before_line = before_line
-        if self._writer is not None and stream is self.stream:
+        same = stream is self.stream and self.in_journal == (journal is not None)
+        if self._writer is not None and same:
+            if journal is not None:
+                journal.close()
             return
         self.close(within=0)
-        self.stream = stream
-        if (descriptor := _descriptor(stream)) >= 0:
+        self.stream, self.in_journal = stream, journal is not None
+        way: Way | None = None
+        if journal is not None:
+            way = journal.way
+        elif (descriptor := _descriptor(stream)) >= 0:
             stream.flush()
-            self._writer = NonBlockingWriter(descriptor, report=_report_dropped, clock=clock)
+            way = way_to(descriptor)
+        if way is not None:
+            self._writer = NonBlockingWriter(way, report=_report_dropped, clock=clock)
 
     @property
     def due(self) -> Instant:
@@ -269,7 +310,11 @@ class _Out:
             self._writer.close(within=within)
             self._writer = None
 
-    def write(self, line: str) -> None:
+    def write(self, line: str | bytes) -> None:
+        if isinstance(line, bytes):  # a record: the journal's alone
+            if self._writer is not None:
+                self._writer.write(line)
+            return
         text = f"{self._before_line}{line}\n"
         if self._writer is not None:
             self._writer.write(text.encode(self.stream.encoding, "backslashreplace"))

@@ -1,4 +1,4 @@
-"""Writing lines to a descriptor without ever waiting for its reader.
+"""Writing lines without ever waiting for their reader.
 
 A reader that has stopped (a full pipe, Ctrl-S in a terminal, a journal that hangs) costs lines, not
 the loop: a bounded number of bytes is queued, then lines are dropped. A reader that has left or a
@@ -29,18 +29,28 @@ MOST_QUEUED = 1 << 20
 RETRY = 0.25
 
 
+class Way(NamedTuple):
+    """How lines reach a reader."""
+
+    send: Callable[[bytes], int]
+    """Write without waiting; return how many bytes. Raises BlockingIOError, OSError."""
+    wait: Callable[[float], object]
+    """Wait at most so many seconds until something may be written."""
+    close: Callable[[], None]
+
+
 class NonBlockingWriter:
     """Writes whole lines in their order, and reports how many were dropped once there is room."""
 
     def __init__(
         self,
-        descriptor: int,
+        way: Way,
         *,
         report: Callable[[int], None],
         clock: Callable[[], Instant] = times.instant,
     ) -> None:
         """`report` is called with the number of lines that were dropped; it may `write` a line."""
-        self._way = _way_to(descriptor)
+        self._way = way
         self._report = report
         self._clock = clock
         self._queue: deque[bytes] = deque()
@@ -104,7 +114,7 @@ class NonBlockingWriter:
         self._way.wait(max(0.0, give_up_at - self._clock()))
         self._queue.clear()
         self._way.close()
-        self._way = _Way(_nowhere, _at_once, _given_back)
+        self._way = Way(_nowhere, _at_once, _given_back)
 
     def _attempt(self, line: bytes) -> bytes:
         """Return what the reader has no room for."""
@@ -122,15 +132,7 @@ class NonBlockingWriter:
         return b""
 
 
-class _Way(NamedTuple):
-    send: Callable[[bytes], int]
-    """Write without waiting; return how many bytes. Raises BlockingIOError, OSError."""
-    wait: Callable[[float], object]
-    """Wait at most so many seconds until something may be written."""
-    close: Callable[[], None]
-
-
-def _way_to(descriptor: int) -> _Way:
+def way_to(descriptor: int) -> Way:
     """Return how bytes are written without waiting.
 
     The descriptor itself keeps its mode: it is shared with whoever started us.
@@ -139,16 +141,16 @@ def _way_to(descriptor: int) -> _Way:
     if stat.S_ISSOCK(mode):
         connection = socket.socket(fileno=os.dup(descriptor))
         send = partial(_send, connection)
-        return _Way(send, partial(_wait_for_room, descriptor), connection.close)
+        return Way(send, partial(_wait_for_room, descriptor), connection.close)
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         try:
             own = _reopened(descriptor)
         except OSError:  # another user's, or one without a reader
             behind = _Behind(descriptor)
-            return _Way(behind.send, behind.wait, _given_back)
+            return Way(behind.send, behind.wait, _given_back)
         close = partial(os.close, own)
-        return _Way(partial(os.write, own), partial(_wait_for_room, own), close)
-    return _Way(partial(os.write, descriptor), _at_once, _given_back)  # nobody reads a file in step
+        return Way(partial(os.write, own), partial(_wait_for_room, own), close)
+    return Way(partial(os.write, descriptor), _at_once, _given_back)  # nobody reads a file in step
 
 
 def _send(connection: socket.socket, line: bytes) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.logs import writer
-from dispatcher.logs.writer import MOST_QUEUED, RETRY, NonBlockingWriter, _Behind
+from dispatcher.logs.writer import MOST_QUEUED, RETRY, NonBlockingWriter, _Behind, way_to
 from dispatcher.times import Instant
 
 LINE = b"x" * 999 + b"\n"
@@ -30,7 +30,7 @@ class Reader:
         self.write, self.read = write, read
         self.now = Instant(0.0)
         self.dropped: list[int] = []
-        self.writer = NonBlockingWriter(write, report=self.report, clock=lambda: self.now)
+        self.writer = NonBlockingWriter(way_to(write), report=self.report, clock=lambda: self.now)
 
     def report(self, lines: int) -> None:
         self.dropped.append(lines)
@@ -271,6 +271,6 @@ def test_a_full_disk_or_a_closed_pipe_costs_the_line() -> None:
     closed.writer.write(LINE)
     assert float("inf") == closed.writer.due
     full = os.open("/dev/full", os.O_WRONLY)
-    NonBlockingWriter(full, report=closed.report).write(LINE)
+    NonBlockingWriter(way_to(full), report=closed.report).write(LINE)
     os.close(full)
     os.close(write)
