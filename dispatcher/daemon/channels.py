@@ -214,7 +214,7 @@ class Channel:
     def _welcome(self, connection: socket.socket, at: Instant) -> None:
         pid, uid = credentials(connection)
         if uid not in self._only_uids:
-            log.warning("peer.refused", uid=uid, pid=pid, allowed=sorted(self._only_uids))
+            log.warning("peer.refused", peer_uid=uid, peer_pid=pid, allowed=sorted(self._only_uids))
             with connection:
                 connection.send(self._refusal, socket.MSG_DONTWAIT)
             return

@@ -256,8 +256,8 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "A process of another user connected to a socket of the daemon and was not heard: only"
             " the users of the daemon and of its runs are, and root.",
             "warning",
-            fields={"uid": int, "pid": int, "allowed": list[int]},
-            same_by=("uid",),
+            fields={"peer_uid": int, "peer_pid": int, "allowed": list[int]},
+            same_by=("peer_uid",),
         ),
         "lease.expired": Event(
             "A worker did not beat in time; its run is being ended.",

@@ -67,11 +67,11 @@ def test_another_user_is_refused_whatever_it_knows_and_its_uid_and_pid_are_logge
         command = [*as_user(user), *python(asks), str(path), words]
         told = subprocess.run(command, capture_output=True, text=True, check=True)
         pid, _, answer = told.stdout.strip().partition(" ")
-        refused = daemon.expect("peer.refused", uid=user)
+        refused = daemon.expect("peer.refused", peer_uid=user)
         assert "running" == world.show(task_id)["state"]
         world.cli("cancel", task_id)
 
-    assert (int(pid), [0]) == (refused["pid"], refused["allowed"])
+    assert (int(pid), [0]) == (refused["peer_pid"], refused["allowed"])
     assert '"error":"not_allowed"' in answer
 
 

@@ -309,7 +309,7 @@ def test_another_user_is_refused_and_closed_unheard_and_its_uid_and_pid_are_logg
 
     assert NOT_ALLOWED == stream.recv(1000)
     assert [("peer.refused", stranger, 4711)] == [
-        (event["event"], event["uid"], event["pid"]) for event in said
+        (event["event"], event["peer_uid"], event["peer_pid"]) for event in said
     ]
     assert [] == server.heard
 
