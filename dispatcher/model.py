@@ -142,7 +142,7 @@ class NewTask:
     """What it was submitted as."""
     rules: Mapping[str, str] = field(default_factory=dict)
     """Its profile's rules, fixed at submit: outcomes by exit code, what `lost` counts as, what
-    becomes of `leftovers`."""
+    becomes of `leftovers`, where its `output` goes."""
     labels: Mapping[str, str] = field(default_factory=dict)
     liveness: Liveness = Liveness.PROCESS
     notify: bool = False
@@ -325,6 +325,8 @@ class Claim:
     profile: str | None = None
     reports_leftovers: bool = False
     """Whether what outlives the leader is named, not ended."""
+    output_to_journald: bool = False
+    """Whether its output goes to systemd's journal too."""
 
     @property
     def watchdog(self) -> float | None:

@@ -183,6 +183,7 @@ def start_message(
         exit_grace=settings.exit_grace,
         leftover_grace=settings.leftover_grace,
         report_leftovers=claim.reports_leftovers,
+        to_journald=claim.output_to_journald,
         deadlines={**deadlines, **run_by},
         watchdog=claim.watchdog,
         longest=longest(limits, at, now=now, at=at),

@@ -43,7 +43,7 @@ _FIELDS = tuple(field.name for field in fields(NewTask))
 _WORDS: Mapping[str, list[str]] = {"liveness": list(Liveness), "kill_mode": list(KillMode)}
 
 #: What a profile's rules say beside what exit codes mean.
-_RULES = frozenset({("lost", "orphaned"), ("leftovers", "report")})
+_RULES = frozenset({("lost", "orphaned"), ("leftovers", "report"), ("output", "journal")})
 
 
 class TaskOptions(TypedDict, total=False):
@@ -125,6 +125,7 @@ def _of_profile(
         **(profile.exit_codes or {}),
         **({"lost": "orphaned"} if profile.lost == "orphan" else {}),
         **({"leftovers": "report"} if profile.leftovers == "report" else {}),
+        **({"output": "journal"} if profile.output == "journal" else {}),
     }
     filled = template.fill(profile.command, payload)  # type: ignore[arg-type]
     return filled, {key: value for key, value in wanted.items() if value is not None}

@@ -39,6 +39,16 @@ Moment = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
 #: The environment variable by which the executor finds a run's processes again. Not secret.
 MARKER = "DISPATCHER_RUN"
 
+#: The variables by which a run's log lines and output are found again. No secret is among them.
+TASK_VARIABLE = "DISPATCHER_TASK_ID"
+WHOSE = (
+    TASK_VARIABLE,
+    "DISPATCHER_RUN_ID",
+    "DISPATCHER_ATTEMPT",
+    "DISPATCHER_FENCE",
+    "DISPATCHER_QUEUE",
+)
+
 #: The marker of the outer run, in a dispatcher that is itself a task.
 OUTER_MARKER = "DISPATCHER_RUN_OUTER"
 
@@ -258,6 +268,9 @@ class Start(Message, frozen=True, tag="start"):
     umask: Annotated[int, msgspec.Meta(ge=0, le=0o777)] = 0o077
     output_budget: int | None = None
     """Bytes of the output that are kept, the last ones; None: all."""
+    to_journald: bool = False
+    """Forward the output to systemd's journal too. An executor that is older than this field does
+    not; the file has all of it."""
     payload: str | None = None
     previous_output_path: str | None = None
     earlier_output_paths: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -27,20 +27,24 @@ class Journald:
         self.environ: Mapping[str, str] = {"DISPATCHER_JOURNAL_SOCKET": str(self.path)}
         self.records: list[Record] = []
         self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
         self.listen()
 
     def listen(self) -> None:
         """Be there, with nothing waiting."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.bind(str(self.path))
-        self._socket.setblocking(False)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        listener.bind(str(self.path))
+        listener.setblocking(False)
+        self._socket = listener
 
     def leave(self) -> None:
-        """Be there no more: what waits is lost, as nobody would lose it in earnest."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-            self.path.unlink()
+        """Be there no more, once all that waits was read: systemd keeps it for the next."""
+        self.take()
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+                self.path.unlink()
 
     def close(self) -> None:
         self.leave()
@@ -54,16 +58,14 @@ class Journald:
 
     def take(self) -> list[Record]:
         """Read all that waits; return what was ever read."""
-        assert self._socket is not None
-        while True:
-            try:
+        with self._lock, suppress(BlockingIOError):
+            while self._socket is not None:
                 data, passed, _, _ = socket.recv_fds(self._socket, 1 << 20, 1)
-            except BlockingIOError:
-                return self.records
-            for file in passed:
-                data = os.pread(file, os.fstat(file).st_size, 0)
-                os.close(file)
-            self.records.append(parsed(data))
+                for file in passed:
+                    data = os.pread(file, os.fstat(file).st_size, 0)
+                    os.close(file)
+                self.records.append(parsed(data))
+        return self.records
 
     @contextmanager
     def taking(self) -> Iterator[Self]:

@@ -377,6 +377,9 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
     leftover_grace`: they are ended, or only named (`show`, `worker.leftover_reported`) and left to
     themselves, as a build server that several users share. The next start does not wait for
     those."""
+    output: Annotated[Literal["file", "journal"], Meta(examples=["journal"])] = "file"
+    """Where its output goes: to its file (`dispatcher logs`), or to systemd's journal as well, a
+    record a line (`journalctl DISPATCHER_TASK_ID=42`). The file stays, within `[output]`."""
     lost: Annotated[Literal["attempt", "orphan"], Meta(examples=["orphan"])] = "attempt"
     """What a lost lease costs: one of `max_attempts`, or one of `[retry] max_orphans`."""
 

@@ -70,7 +70,7 @@ class Budgets:
     def watch(self, uid: wire.RunUid, output: OutputFile, budget: int, at: Instant) -> None:
         """Keep a run's file within its budget from now on."""
         if self._supported:
-            look_at = _together(at, LONGEST_PAUSE)
+            look_at = together(at, LONGEST_PAUSE)
             self._files[uid] = _File(output, budget, look_at=look_at, looked_at=at)
             self.due = min(self.due, look_at)
 
@@ -117,14 +117,14 @@ class Budgets:
             file.look_at = Instant(at + SHORTEST_PAUSE)
         else:
             slow = at + file.budget / PART * since / grown
-            file.look_at = Instant(min(slow, _together(at, LONGEST_PAUSE)))
+            file.look_at = Instant(min(slow, together(at, LONGEST_PAUSE)))
         file.looked_at = at
 
     def _ask(self, file: _File, at: Instant) -> Instant:
         """Ask to be told of a quiet file's next write; return when to look without it."""
         file.asked = self._growth.ask(f"/proc/self/fd/{file.output.descriptor}")
         if file.asked is None:
-            return _together(at, UNTOLD_PAUSE)
+            return together(at, UNTOLD_PAUSE)
         asking = self._asked.setdefault(file.asked, [])
         if file not in asking:
             asking.append(file)
@@ -174,5 +174,6 @@ class Budgets:
         self._log("output.uncapped", path=path, reason="its filesystem cannot punch holes")
 
 
-def _together(at: Instant, pause: float) -> Instant:
+def together(at: Instant, pause: float) -> Instant:
+    """Return the next instant at which everybody looks who does each `pause` seconds."""
     return Instant((at // pause + 1) * pause)

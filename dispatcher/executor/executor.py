@@ -27,6 +27,9 @@ LONELY_FOR = 10.0
 #: Seconds for which an executor that is being stopped waits for runs that survived SIGKILL.
 STOP_PATIENCE = 10.0
 
+#: Seconds for which journald is given the last output of runs: a successor goes on with the rest.
+LAST_OUTPUT_WITHIN = 1.0
+
 #: Seconds of the longest wait while runs live: epoll sleeps on a clock that stops in suspend.
 LONGEST_WAIT = 1.0
 
@@ -85,6 +88,7 @@ class Executor:
             log=log,
             send=server.send,
             output_dir=f"{node.state_dir}/output",
+            node=node.node_id,
         )
         self._epoch = 0
         self._asked: int | None = None
@@ -102,6 +106,7 @@ class Executor:
         timeout: float | None = 0.0  # a service manager waits for the first report
         while self.step(timeout):
             timeout = None
+        self._runs.close(within=LAST_OUTPUT_WITHIN, clock=self._clock)
         return not self._runs.live
 
     def step(self, timeout: float | None = None) -> bool:
@@ -259,9 +264,9 @@ class Executor:
     def _may_leave(self, at: Instant) -> bool:
         if self._stopping and (not self._runs.live or self._gives_up(at)):
             return True
-        if not self._embedded or self._runs or self._server.connected:
+        if not self._embedded or self._runs.unforgotten or self._server.connected:
             self._lonely_since = None
-            return self._embedded and self._leaving and not self._runs
+            return self._embedded and self._leaving and not self._runs.unforgotten
         if self._lonely_since is None:
             self._lonely_since = at
         return self._leaving or at - self._lonely_since >= LONELY_FOR
@@ -276,5 +281,5 @@ class Executor:
         if at - self._stuck_since < STOP_PATIENCE:
             return False
         for run in stuck:
-            self._log("run.left_behind", uid=run.uid, pid=run.pid)
+            self._log("run.left_behind", **run.ids, pid=run.pid)
         return True

@@ -68,6 +68,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended_by: str | None = None
     held_until: wire.Moment | None = None
     marked: bool | None = None
+    whose: dict[str, str] | None = None
+    forwarded: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,10 @@ class Damage:
 
 
 #: What of a line becomes the run's as it stands.
-_KEPT = ("output_path", "pid", "start_ticks", "exit", "ended_by", "held_until", "marked")
+_KEPT = (
+    *("output_path", "pid", "start_ticks", "exit", "ended_by", "held_until", "marked"),
+    *("whose", "forwarded"),
+)
 
 _decode_header = msgspec.json.Decoder(Header).decode
 _decode = msgspec.json.Decoder(Line).decode
@@ -231,6 +236,8 @@ def summary(run: Run, at: Instant) -> Line:
         ended_by=run.ended_by,
         held_until=run.held_until,
         marked=run.marked or None,
+        whose=dict(run.whose) or None,
+        forwarded=run.forwarded,
     )
 
 

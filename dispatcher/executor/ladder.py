@@ -60,7 +60,7 @@ class Ladder:
             tail = self._outputs.tail(run.output_path)
             run.exit = msgspec.structs.replace(run.exit, tail=tail)
             return False
-        self._log("run.inherited", uid=run.uid, pid=run.pid)
+        self._log("run.inherited", **run.ids, pid=run.pid)
         self._inherited.append(run)
         run.kill(at)
         return True
@@ -138,11 +138,11 @@ class Ladder:
         processes = seen.processes if isinstance(seen, Present) else []
         names = [process.name for process in processes if process.alive][:MAX_LEFTOVERS]
         if not run.unkillable:
-            self._log("run.escalated", uid=run.uid, phase=run.phase.name.lower(), names=names)
+            self._log("run.escalated", **run.ids, phase=run.phase.name.lower(), names=names)
             return
         run.why_held = seen.why if isinstance(seen, Unknown) else _survivors(processes)
         self._send(wire.Changed(uid=run.uid, state=run.state, reason=run.why_held))
-        self._log("worker.unkillable", uid=run.uid, pid=run.pid, reason=run.why_held)
+        self._log("worker.unkillable", **run.ids, pid=run.pid, reason=run.why_held)
 
     def _is_signalling(self, run: Run) -> bool:
         """Return whether a signal is still on its way through a tree that one tick cannot reach.
@@ -206,14 +206,14 @@ class Ladder:
                 run.ended_by = wire.EndedBy.SWEPT
         elif run.exit is not None and run.ended_by is None:
             if not run.leftovers:
-                self._log("worker.leftover_ended", uid=run.uid, names=names[:MAX_LEFTOVERS])
+                self._log("worker.leftover_ended", **run.ids, names=names[:MAX_LEFTOVERS])
             run.leftovers = tuple(dict.fromkeys(run.leftovers + names))[:MAX_LEFTOVERS]
 
     def _leave_alone(self, run: Run, processes: list[Process], at: Instant) -> None:
         """Count a run as gone whose leader is, and name who else of its tree goes on."""
         living = [one for one in processes if one.alive][:MAX_LEFTOVERS]
         names = tuple(f"{one.name} ({one.pid})" for one in living)
-        self._log("worker.leftover_reported", uid=run.uid, names=names)
+        self._log("worker.leftover_reported", **run.ids, names=names)
         self._tree.leave_alone(run)
         self._gone(run, at, left_alone=names)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import math
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dispatcher import wire
@@ -83,6 +84,13 @@ class Run:
     """Of a dead executor's run: the last instant at which its leader was surely not reaped."""
     marked: bool = False
     """Its processes carry its mark."""
+    whose: Mapping[str, str] = field(default_factory=dict)
+    """The variables of its environment that name its task: `wire.WHOSE`."""
+    forwarded: int | None = None
+    """Bytes of its output that were forwarded to systemd's journal, or cannot be; None: none are
+    to be."""
+    forget_later: bool = False
+    """It is to be forgotten once its output was forwarded."""
     exit_noted: bool = False
     """The leader's end was journaled, because it was not yet the run's."""
     asking: bool = False
@@ -108,6 +116,12 @@ class Run:
                 return wire.RunState.LEADER_EXITED
             case _:
                 return wire.RunState.ENDING
+
+    @property
+    def ids(self) -> dict[str, str | int]:
+        """What names it in a line of the log."""
+        task = self.whose.get(wire.TASK_VARIABLE, "")
+        return {"uid": self.uid, "task_id": int(task)} if task.isdecimal() else {"uid": self.uid}
 
     @property
     def inherited(self) -> bool:

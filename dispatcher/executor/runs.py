@@ -8,6 +8,7 @@ import msgspec
 
 from dispatcher import wire
 from dispatcher.executor.budget import Budgets
+from dispatcher.executor.forward import Forwarder
 from dispatcher.executor.journal import Journal, Line, summary
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.ladder import Ladder
@@ -52,6 +53,7 @@ class Runs:
         log: Log,
         send: Callable[[wire.FromExecutor], None],
         output_dir: str,
+        node: str,
     ) -> None:
         self._output_dir = output_dir
         self._kernel = kernel
@@ -73,6 +75,7 @@ class Runs:
         self._without_handle: list[Run] = []
         self._untold: dict[wire.RunUid, wire.Started] = {}
         self._budgets = Budgets(log, kernel.growth)
+        self._forwarder = Forwarder(kernel, journal, log, node=node)
         self._due = NEVER
         self._survey_at = Instant(0.0) if self._ladder.has_left else NEVER
         self._awaits_word = False
@@ -84,6 +87,11 @@ class Runs:
     def marks(self) -> bool:
         """Whether the processes of new runs carry their mark."""
         return self._spawner.why_unmarked is None
+
+    @property
+    def unforgotten(self) -> bool:
+        """Whether the daemon has not settled all that it was told."""
+        return any(not run.forget_later for run in self._runs.values())
 
     @property
     def live(self) -> int:
@@ -105,7 +113,7 @@ class Runs:
         """When to act even if nothing happens."""
         if self._attention:
             return Instant(0.0)
-        due = self._journal.due
+        due = min(self._journal.due, self._forwarder.due)
         if self._live:
             return min(due, self._due, self._survey_at, self._tell_at, self._budgets.due)
         return min(due, self._survey_at) if self._ladder.has_left else due
@@ -137,12 +145,17 @@ class Runs:
 
     def _inherit(self, run: Run, at: Instant) -> None:
         self._runs[run.uid] = run
-        if self._ladder.inherit(run, at):
+        if run.forwarded is not None:
+            self._forwarder.follow(run, None, at)
+        if not self._ladder.inherit(run, at):
+            self._forwarder.end(run.uid, at)
+        else:
             self._live[run.uid] = self._attention[run.uid] = run
 
     def note_exits(self, ready: Iterable[int], at: Instant) -> None:
         """Take note of the leaders that have exited, before anything is asked of them."""
         self._budgets.heed(ready, at)
+        self._forwarder.heed(ready, at)
         for descriptor in ready:
             run = self._by_handle.get(descriptor)
             if run is not None and not self._note_exit(run, at):
@@ -172,6 +185,8 @@ class Runs:
             deadlines=dict(start.deadlines),
             longest=start.longest,
             marked=self.marks,
+            whose={name: start.env[name] for name in wire.WHOSE if name in start.env},
+            forwarded=0 if start.to_journald else None,
         )
         if name := run.passed_deadline(at):
             self.refuse(start, wire.Fault.LATE, f"its deadline {name} has passed")
@@ -188,6 +203,8 @@ class Runs:
             at=at,
             output_path=run.output_path,
             marked=run.marked or None,
+            whose=dict(run.whose) or None,
+            forwarded=run.forwarded,
         )
         self._journal.note(starting)
 
@@ -196,7 +213,8 @@ class Runs:
     ) -> None:
         """Say that a run has no process."""
         error = wire.as_utf8(error)
-        self._log("run.start_failed", uid=start.uid, fault=fault, error=error)
+        ids = Run(start.uid, start.output_path, whose=start.env).ids
+        self._log("run.start_failed", **ids, fault=fault, error=error)
         self._send(wire.StartFailed(uid=start.uid, fault=fault, error=error, errno=number))
 
     def end(
@@ -226,7 +244,7 @@ class Runs:
         if begun:
             run.ended_by = reason
             self._journal.note(Line(event="ending", uid=uid, at=at, ended_by=reason))
-            self._log("run.ending", uid=uid, reason=reason)
+            self._log("run.ending", **run.ids, reason=reason)
         if at_once:
             run.kill(at)
         else:
@@ -277,11 +295,21 @@ class Runs:
         if run is None:
             return
         if run.phase is not Phase.GONE:
-            self._log("run.forget_refused", uid=uid, state=run.state)
+            self._log("run.forget_refused", **run.ids, state=run.state)
+            return
+        if self._forwarder.is_behind(uid):
+            run.forget_later = True  # a successor must know how far its output was forwarded
             return
         del self._runs[uid]
         self._notices.forget(uid)
         self._journal.note(Line(event="forgotten", uid=uid, at=at))
+
+    def close(self, *, within: float, clock: Callable[[], Instant]) -> None:
+        """Forward the rest of what runs that are gone have written, for so many seconds at most."""
+        finished = self._forwarder.finish(within=within, clock=clock)
+        self._forget_forwarded(finished, clock())
+        self._journal.flush()
+        self._forwarder.close()
 
     # What is done ----------------------------------------------------------------------------
 
@@ -334,6 +362,8 @@ class Runs:
                 if run.due <= at:
                     self._judge(run, at, heard=heard)
                 self._due = min(self._due, run.due)
+        if at >= self._forwarder.due:  # before the budgets drop what it has not read
+            self._forget_forwarded(self._forwarder.keep(at), at)
         if at >= self._budgets.due:
             self._budgets.keep(at)
         if at >= self._survey_at:
@@ -342,6 +372,11 @@ class Runs:
             self._survey_at = Instant(at + interval) if watched else NEVER
             self._oom_kills.look(at)
             self.note_unwatched(at)
+
+    def _forget_forwarded(self, uids: Iterable[wire.RunUid], at: Instant) -> None:
+        for uid in uids:
+            if self._runs[uid].forget_later:
+                self.forget(uid, at)
 
     def _judge(self, run: Run, at: Instant, *, heard: bool) -> None:
         """Apply what is due to a run, after what it did and said by now."""
@@ -379,6 +414,8 @@ class Runs:
         if start.output_budget is not None:
             output = self._outputs.file(run.output_path)
             self._budgets.watch(run.uid, output, start.output_budget, at)
+        if run.forwarded is not None:
+            self._forwarder.follow(run, self._outputs.file(run.output_path).descriptor, at)
         self._untold[run.uid] = wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at)
         self._due = min(self._due, run.due)
 
@@ -414,6 +451,7 @@ class Runs:
         if self._ladder.advance(run, at):
             self._notices.close(run.uid)
             del self._live[run.uid]
+            self._forwarder.end(run.uid, at)
             self._budgets.drop(run.uid)
             self._outputs.close(run.output_path)
             return

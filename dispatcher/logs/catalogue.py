@@ -64,6 +64,10 @@ RUN: Fields = {
     "pid": int | None,
 }
 
+#: What names a run in the executor's lines, and its task, where the executor knows it.
+UID: Fields = {"uid": str}
+TASK: Fields = {"task_id": int}
+
 #: What ends a repetition, in either log.
 _CEASED = Event(
     "What was repeated and left out did not come for a minute: how often since its last line.",
@@ -401,7 +405,8 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
             "The executor was stopped and leaves a run of which something survives SIGKILL; the"
             " next one goes on ending it. Exit code 1.",
             "error",
-            fields={"uid": str, "pid": int | None},
+            fields={**UID, "pid": int | None},
+            perhaps=TASK,
         ),
         "executor.left": Event("The executor's last word.", fields={"pid": int}),
         "executor.failed": Event(
@@ -428,34 +433,41 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
         "run.start_failed": Event(
             "A run could not be started, and whose fault that is.",
             "warning",
-            fields={"uid": str, "fault": str, "error": str},
+            fields={**UID, "fault": str, "error": str},
+            perhaps=TASK,
         ),
         "run.ending": Event(
             "A run is being ended: the kill signal is next.",
-            fields={"uid": str, "reason": str},
+            fields={**UID, "reason": str},
+            perhaps=TASK,
         ),
         "run.escalated": Event(
             "What should have ended did not in time; the next step follows.",
-            fields={"uid": str, "phase": str, "names": list[str]},
+            fields={**UID, "phase": str, "names": list[str]},
+            perhaps=TASK,
         ),
         "run.inherited": Event(
             "A run of a dead executor has no end on record; what is left of it gets SIGKILL.",
             "warning",
-            fields={"uid": str, "pid": int | None},
+            fields={**UID, "pid": int | None},
+            perhaps=TASK,
         ),
         "run.forget_refused": Event(
             "The daemon would forget a run that still lives.",
             "warning",
-            fields={"uid": str, "state": str},
+            fields={**UID, "state": str},
+            perhaps=TASK,
         ),
         "worker.leftover_ended": Event(
             "Processes outlived their worker's first process and are being ended.",
             "warning",
-            fields={"uid": str, "names": list[str]},
+            fields={**UID, "names": list[str]},
+            perhaps=TASK,
         ),
         "worker.leftover_reported": Event(
             "Processes outlived their worker's first process and are left alone.",
-            fields={"uid": str, "names": list[str]},
+            fields={**UID, "names": list[str]},
+            perhaps=TASK,
         ),
         "worker.stray": Event(
             "A process was found that several runs may have started.",
@@ -465,7 +477,23 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
         "worker.unkillable": Event(
             "A run is not proved gone after SIGKILL; its slot and claim stay held.",
             "error",
-            fields={"uid": str, "pid": int | None, "reason": str},
+            fields={**UID, "pid": int | None, "reason": str},
+            perhaps=TASK,
+        ),
+        "output.held_back": Event(
+            "Output that a profile wants in systemd's journal waits in its files: nobody takes it"
+            " there.",
+            "warning",
+            fields={"reason": str},
+            same_by=("reason",),
+        ),
+        "output.unforwarded": Event(
+            "So many bytes of a run's output are not in systemd's journal, although its profile"
+            " wants it there. Its file has them, unless `run_budget` dropped them.",
+            "warning",
+            fields={**UID, "bytes": int, "reason": str},
+            perhaps=TASK,
+            same_by=("reason",),
         ),
         "output.uncapped": Event(
             "A run's output cannot be kept within its budget.",

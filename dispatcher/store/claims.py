@@ -76,6 +76,7 @@ def claim(
         kill_mode=ready.kill_mode or KillMode.TREE,
         profile=ready.profile,
         reports_leftovers="leftovers" in ready.rules,
+        output_to_journald="output" in ready.rules,
     )
 
 

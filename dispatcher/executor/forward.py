@@ -1,0 +1,296 @@
+"""Forwarding output to systemd's journal, for profiles with `output = "journal"`.
+
+A run's file stays what every run's is: the lock, the tail, what the budget and the stall time-out
+go by. It is also the queue from which lines are read behind their writers: nobody waits for
+journald. How far a file was forwarded stands in the executor's journal, where a successor goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from dispatcher import output_files, wire
+from dispatcher.executor.budget import LONGEST_PAUSE, SHORTEST_PAUSE, UNTOLD_PAUSE, together
+from dispatcher.executor.growth import Growth
+from dispatcher.executor.journal import Journal, Line
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.log import Log
+from dispatcher.executor.pieces import Piece, pieces
+from dispatcher.executor.run import NEVER, Run
+from dispatcher.holes import next_data
+from dispatcher.logs.journald import Connection, field
+from dispatcher.logs.writer import RETRY
+from dispatcher.times import Instant
+
+#: Bytes read of a file at a time, and of all files in one look: some 2 ms of the executor's loop.
+MOST_READ = 256 << 10
+MOST_AT_ONCE = 1 << 20
+
+#: Seconds that journald may take nothing of a run that is gone; then the rest is given up.
+PATIENCE = 60.0
+
+#: Runs that are gone and still to be forwarded; of more, the oldest is given up.
+MOST_ENDED = 256
+
+#: Seconds after which it is reported that journald has no room.
+LONG = 10.0
+
+#: Seconds between two reports that a run's output was not forwarded.
+REPORT_PAUSE = 10.0
+
+
+_BEFORE = Instant(0.0)
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    run: Run
+    descriptor: int
+    head: bytes
+    """The fields that each of its records has."""
+    offset: int
+    """What is before it was forwarded, or lost."""
+    look_at: Instant
+    size: int = 0
+    lost: int = 0
+    """Bytes that were not forwarded and not reported yet."""
+    why_lost: str = ""
+    report_at: Instant = _BEFORE
+    asked: int | None = None
+    """The number under which we are told of its next write."""
+    ended: bool = False
+    done: bool = False
+    """It ended, and all of it was forwarded or lost."""
+    give_up_at: Instant = NEVER
+
+    def lose(self, until: int, why: str) -> None:
+        self.lost += until - self.offset
+        self.offset, self.why_lost = until, why
+
+    def read(self) -> bytes:
+        """Return what comes next, once the file was measured; what is not there any more is lost.
+
+        After a gap it goes on at the next whole line.
+        """
+        before, self.size = max(self.size, self.offset), os.fstat(self.descriptor).st_size
+        if self.size < before:
+            goes_on = self.size >= self.offset
+            self.lost += before - (self.size if goes_on else self.offset)
+            self.why_lost = "its writer truncated the file"
+            self.offset = self.offset if goes_on else 0
+        found = next_data(self.descriptor, self.offset)
+        start = self.size if found is None else found
+        data = os.pread(self.descriptor, MOST_READ, start)
+        if start > self.offset:
+            begins = data.find(b"\n") + 1
+            self.lose(start + begins, "[output] run_budget dropped it first")
+            data = data[begins:]
+        return data
+
+    def record(self, piece: Piece) -> bytes:
+        broken = field(b"DISPATCHER_LINE_BREAK", piece.line_break.encode())
+        return self.head + field(b"MESSAGE", piece.text) + (broken if piece.line_break else b"")
+
+
+class Forwarder:
+    """Reads the files of runs whose output is for the journal, each as it grows."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        journal: Journal,
+        log: Log,
+        *,
+        node: str,
+        journald: Connection | None = None,
+    ) -> None:
+        """`heed` is called when the kernel's wait has found something."""
+        self._kernel = kernel
+        self._journal = journal
+        self._log = log
+        self._node = node
+        self._journald = journald or Connection()
+        self._growth: Growth | None = None
+        self._streams: dict[wire.RunUid, _Stream] = {}
+        self._asked: dict[int, list[_Stream]] = {}
+        self._retry_at = _BEFORE
+        self._held_since: Instant | None = None
+        self._held_told = False
+        self.due = NEVER
+        """When to `keep` on."""
+
+    def follow(self, run: Run, descriptor: int | None, at: Instant) -> None:
+        """Forward a run's output from now on; without a descriptor, by its path: it is inherited.
+
+        What cannot be followed is reported, and its file has it.
+        """
+        path = run.output_path if descriptor is None else f"/proc/self/fd/{descriptor}"
+        try:
+            if descriptor is None:
+                own = output_files.opened(path)
+            else:
+                own = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # it was removed, or given to a later run: nothing was left
+            return
+        except OSError as error:
+            self._log("output.unforwarded", **run.ids, bytes=0, reason=f"cannot open it: {error}")
+            return
+        offset = run.forwarded or 0
+        self._streams[run.uid] = _Stream(run, own, _head(run, self._node), offset, look_at=at)
+        self.due = min(self.due, at)
+
+    def heed(self, ready: Iterable[int], at: Instant) -> None:
+        """Take note of quiet files that were written to."""
+        if self._growth is not None and self._growth.descriptor in ready:
+            for number in self._growth.answers():
+                for stream in self._asked.pop(number, ()):
+                    stream.asked = None
+                    stream.look_at = self.due = at
+
+    def end(self, uid: wire.RunUid, at: Instant) -> None:
+        """Take note that a run is gone: what is left of its output is forwarded soon."""
+        if stream := self._streams.get(uid):
+            stream.ended = True
+            stream.look_at = self.due = at
+            stream.give_up_at = Instant(at + PATIENCE)
+            ended = [stream for stream in self._streams.values() if stream.ended]
+            for stream in ended[:-MOST_ENDED]:
+                stream.give_up_at = at
+
+    def is_behind(self, uid: wire.RunUid) -> bool:
+        """Tell whether a run's output is still to be forwarded, as far as it can be."""
+        return uid in self._streams
+
+    def keep(self, at: Instant) -> list[wire.RunUid]:
+        """Forward some of what is due; return the runs that are gone and done with."""
+        done, room = [], MOST_AT_ONCE
+        due = [stream for stream in self._streams.values() if stream.look_at <= at]
+        for stream in sorted(due, key=lambda stream: stream.look_at):
+            if room > 0 and at >= self._retry_at:
+                room -= self._forward(stream, at)
+            if self._is_done(stream, at):
+                done.append(stream.run.uid)
+        first = min((stream.look_at for stream in self._streams.values()), default=NEVER)
+        self.due = max(first, self._retry_at, Instant(at + SHORTEST_PAUSE if first <= at else 0.0))
+        return done
+
+    def finish(self, *, within: float, clock: Callable[[], Instant]) -> Iterator[wire.RunUid]:
+        """Forward for so many seconds at most what runs that are gone have left; yield as `keep`.
+
+        A successor goes on with the rest.
+        """
+        give_up_at = clock() + within
+        while clock() < give_up_at and any(stream.ended for stream in self._streams.values()):
+            yield from self.keep(max(clock(), self.due))
+            self._journald.wait(SHORTEST_PAUSE)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        for stream in self._streams.values():
+            os.close(stream.descriptor)
+        self._streams.clear()
+        self._journald.close()
+        if self._growth is not None:
+            self._growth.close()
+
+    def _forward(self, stream: _Stream, at: Instant) -> int:
+        """Send what comes next of a file; return how many bytes were read."""
+        size, offset = stream.size, stream.offset
+        data = stream.read()
+        start = stream.offset
+        ends = start + len(data) >= stream.size
+        held = not self._send(stream, data, start, last=stream.ended and ends, at=at)
+        if stream.offset != offset:
+            stream.run.forwarded = stream.offset
+            uid, run = stream.run.uid, stream.run
+            self._journal.note(Line(event="known", uid=uid, at=at, forwarded=run.forwarded))
+            if stream.ended:
+                stream.give_up_at = Instant(at + PATIENCE)
+        stream.done = stream.ended and not held and stream.offset >= stream.size
+        if held:
+            stream.look_at = self._retry_at
+        elif stream.ended or not ends:
+            stream.look_at = Instant(at + SHORTEST_PAUSE)
+        elif stream.size != size:
+            stream.look_at = together(at, LONGEST_PAUSE)
+        else:
+            stream.look_at = self._ask(stream, at)
+        return len(data)
+
+    def _send(self, stream: _Stream, data: bytes, start: int, *, last: bool, at: Instant) -> bool:
+        """Send the pieces of data that begins at an offset; False when journald has no room."""
+        for piece in pieces(data, last=last):
+            try:
+                self._journald.send(stream.record(piece))
+            except BlockingIOError:
+                self._hold_back(at)
+                return False
+            except OSError as error:
+                stream.lose(start + piece.end, f"it cannot be sent: {error.strerror}")
+            stream.offset = start + piece.end
+            self._held_since, self._held_told = None, False
+        return True
+
+    def _hold_back(self, at: Instant) -> None:
+        """Try again later, and report once that it waits."""
+        absent = self._journald.absent
+        self._retry_at = Instant(at + (SHORTEST_PAUSE if absent is None else RETRY))
+        if self._held_since is None:
+            self._held_since = at
+        if not self._held_told and (absent is not None or at - self._held_since >= LONG):
+            self._held_told = True
+            self._log("output.held_back", reason=absent or f"no room for {LONG:g} s")
+
+    def _is_done(self, stream: _Stream, at: Instant) -> bool:
+        """Report what was lost; drop a stream of which no more is to come."""
+        if not stream.done and at >= stream.give_up_at:
+            size = os.fstat(stream.descriptor).st_size
+            stream.lose(max(size, stream.offset), f"journald took nothing for {PATIENCE:g} s")
+            stream.done = True
+        if stream.lost and (stream.done or at >= stream.report_at):
+            ids, why = stream.run.ids, stream.why_lost
+            self._log("output.unforwarded", **ids, bytes=stream.lost, reason=why)
+            stream.lost, stream.report_at = 0, Instant(at + REPORT_PAUSE)
+        if stream.done:
+            del self._streams[stream.run.uid]
+            self._withdraw(stream)
+            os.close(stream.descriptor)
+        return stream.done
+
+    def _ask(self, stream: _Stream, at: Instant) -> Instant:
+        """Ask to be told of a quiet file's next write; return when to look without it."""
+        if self._growth is None:
+            self._growth = Growth()
+            if self._growth.descriptor >= 0:
+                self._kernel.watch(self._growth.descriptor)
+        stream.asked = self._growth.ask(f"/proc/self/fd/{stream.descriptor}")
+        if stream.asked is None:
+            return together(at, UNTOLD_PAUSE)
+        asking = self._asked.setdefault(stream.asked, [])
+        if stream not in asking:
+            asking.append(stream)
+        # What was written since the look, and before the question, is told by nobody.
+        return at if os.fstat(stream.descriptor).st_size != stream.size else NEVER
+
+    def _withdraw(self, stream: _Stream) -> None:
+        if stream.asked is not None and self._growth is not None:
+            self._asked[stream.asked].remove(stream)
+            if not self._asked[stream.asked]:
+                del self._asked[stream.asked]
+                self._growth.withdraw(stream.asked)
+
+
+def _head(run: Run, node: str) -> bytes:
+    """Return the fields of each record of a run's output."""
+    name = f"dispatcher-task-{run.whose.get(wire.TASK_VARIABLE, run.uid)}"
+    fields = {
+        "SYSLOG_IDENTIFIER": name,
+        "PRIORITY": "6",
+        **run.whose,
+        wire.MARKER: run.uid,
+        "DISPATCHER_PID": "" if run.pid is None else str(run.pid),
+        "DISPATCHER_NODE": node,
+    }
+    return b"".join(field(key.encode(), value.encode()) for key, value in fields.items() if value)

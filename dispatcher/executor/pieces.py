@@ -1,0 +1,53 @@
+"""Output cut into what becomes one record of systemd's journal each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+#: Lines that are records of their own when they were read together; of more, as in a flood, as many
+#: as fit go into each: journald takes 10,000 records in 30 s of a unit, by default.
+MOST_SINGLE = 32
+
+#: Bytes of a record's message, as of a line that services write to the journal: 48 KiB there.
+MOST_OF_PIECE = 48 << 10
+
+
+class Piece(NamedTuple):
+    """One message."""
+
+    text: bytes
+    end: int
+    """Where it ends in what it was cut from, with its line end."""
+    line_break: str = ""
+    """Why its last line is not whole: `line-max`, it goes on in the next; `eof`, it was the end."""
+
+
+def pieces(data: bytes, *, last: bool) -> Iterator[Piece]:
+    """Yield what of the data may be sent: whole lines, and what is longer than a piece.
+
+    `last`: nothing follows, so that what has no line end is sent too.
+    """
+    search = data.rfind if data.count(b"\n") > MOST_SINGLE else data.find
+    start = 0
+    while start < len(data):
+        end = search(b"\n", start, start + MOST_OF_PIECE + 1)
+        if end >= 0:
+            yield Piece(data[start:end], end + 1)
+            start = end + 1
+        elif len(data) - start > MOST_OF_PIECE:
+            end = _character_before(data, start + MOST_OF_PIECE)
+            yield Piece(data[start:end], end, "line-max")
+            start = end
+        else:
+            if last:
+                yield Piece(data[start:], len(data), "eof")
+            return
+
+
+def _character_before(data: bytes, end: int) -> int:
+    """Return where the character begins that a cut at `end` would split, if it is UTF-8."""
+    for start in range(end, end - 4, -1):
+        if data[start] & 0xC0 != 0x80:
+            return start
+    return end
