@@ -23,6 +23,9 @@ _NOT_SHOWN = frozenset({"timestamp", "level", "event", "sequence", "node"})
 #: Characters of a field's name that journald takes: sd_journal_sendv, journal_field_valid.
 _MOST_OF_NAME = 64
 
+#: Whether a value can stand in a message without quotes.
+_is_word = re.compile(r"[!#-&(-<>-~]+").fullmatch
+
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -48,24 +51,28 @@ def record(line: Mapping[str, object], *, identifier: str) -> bytes:
     """Return a line of a log, with its `event` and `level`, as journald takes it."""
     said = [str(line["event"])]
     beneath = []
-    fields = [b"SYSLOG_IDENTIFIER=%b\nPRIORITY=%d\n" % (identifier.encode(), _priority(line))]
+    short = [f"SYSLOG_IDENTIFIER={identifier}\nPRIORITY={PRIORITY[str(line['level'])]}"]
+    long = b""
     for key, value in arranged(line):
-        if key == "level":
-            continue
-        text = _text(value)
-        fields.append(field(name_of(key).encode(), text.encode(errors="backslashreplace")))
+        text = str(value) if type(value) is int else _text(value)
+        if "\n" in text:
+            long += field(name_of(key).encode(), text.encode(errors="backslashreplace"))
+        elif key != "level":
+            short.append(f"{name_of(key)}={text}")
         if key in _NOT_SHOWN:
             continue
-        if _has_lines(text):
+        if _is_word(text):
+            said.append(f"{key}={text}")
+        elif _has_lines(text):
             beneath.append(text)
         else:
-            said.append(f"{key}={_shown(text)}")
+            said.append(f"{key}={text!r}")
     message = "\n".join((" ".join(said), *beneath))
-    return field(b"MESSAGE", message.encode(errors="backslashreplace")) + b"".join(fields)
-
-
-def _priority(line: Mapping[str, object]) -> int:
-    return PRIORITY[str(line["level"])]
+    if beneath:
+        long += field(b"MESSAGE", message.encode(errors="backslashreplace"))
+    else:
+        short.append(f"MESSAGE={message}")
+    return "\n".join((*short, "")).encode(errors="backslashreplace") + long
 
 
 def _text(value: object) -> str:
@@ -80,7 +87,3 @@ def _text(value: object) -> str:
 def _has_lines(text: str) -> bool:
     """Whether a text is lines that people can read, as a traceback is."""
     return "\n" in text and all(line.isprintable() for line in text.splitlines())
-
-
-def _shown(text: str) -> str:
-    return text if text.isprintable() and text and not re.search(r"[\s\"'=]", text) else repr(text)
