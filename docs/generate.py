@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
-from dispatcher import metrics
+from dispatcher import metrics, wire
 from dispatcher.config import reference
-from dispatcher.logs import catalogue, repeats
+from dispatcher.executor import forward
+from dispatcher.logs import catalogue, records, repeats
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -25,13 +27,23 @@ _EVENTS = f"""\
 Each line of a log is one JSON object: `timestamp`, `level`, `event`, `sequence` (from 1 in each
 process; a gap is a lost line), `node`, and the fields below, numbers with their unit in the name.
 An event keeps its name and meaning between releases, and no line holds a lock, an environment or a
-payload. On a terminal the daemon's lines are drawn for people; in systemd's journal each has its
-priority (`journalctl -p warning`).
+payload. On a terminal the daemon's lines are drawn for people; in systemd's journal they are
+[records](journal.md).
 
 Events with a ↻ may repeat for as long as something is wrong. After {repeats.BURST} lines of the
 same, at most one in {repeats.INTERVAL:g} s is written, with the number `left_out` before it; when
 none has come for that long, `error.ceased` says so.
 
+"""
+
+
+_FIELDS = """\
+## Fields in systemd's journal
+
+In a record of [systemd's journal](journal.md) a key's field is `DISPATCHER_` and the key in
+capitals, but {renamed}. These are all, with those of worker output:
+
+{fields}
 """
 
 
@@ -92,6 +104,17 @@ def _row(name: str, event: catalogue.Event) -> str:
     return f"| `{name}`{repeats_} | {event.level} | {event.says} | {' '.join(always + perhaps)} |\n"
 
 
+def _fields() -> str:
+    """Return the names of all fields that a record of the journal may have."""
+    entries = (*catalogue.DAEMON.values(), *catalogue.EXECUTOR.values())
+    keys = {name for event in entries for name in (*event.fields, *event.perhaps)}
+    keys |= catalogue.EVERY_LINE.keys() | catalogue.SOME_LINES.keys()
+    names = sorted({*map(records.name_of, keys), *wire.WHOSE, forward.LINE_BREAK.decode()})
+    renamed = " and ".join(f"`{key}` is `{name}`" for key, name in records.RENAMED.items())
+    fields = textwrap.fill(", ".join(f"`{name}`" for name in names), 100)
+    return _FIELDS.format(fields=fields, renamed=renamed)
+
+
 def generated() -> Mapping[Path, str]:
     """Return what each generated file has to hold."""
     schema = json.dumps(reference.schema(), indent=2) + "\n"
@@ -101,7 +124,7 @@ def generated() -> Mapping[Path, str]:
         ROOT / "docs" / "configuration.md": reference.page(),
         ROOT / "docs" / "mistakes.md": _mistakes(),
         ROOT / "docs" / "metrics.md": metrics.page(),
-        ROOT / "docs" / "events.md": f"{_EVENTS}{daemon}\n{executor}",
+        ROOT / "docs" / "events.md": f"{_EVENTS}{daemon}\n{executor}\n{_fields()}",
         ROOT / "docs" / "dispatcher.schema.json": schema,
         ROOT / "systemd" / "dispatcher.toml": reference.commented_file(external=True),
     }

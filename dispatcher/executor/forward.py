@@ -41,6 +41,9 @@ LONG = 10.0
 REPORT_PAUSE = 10.0
 
 
+#: The field that says why a record does not end with its line.
+LINE_BREAK = b"DISPATCHER_LINE_BREAK"
+
 _BEFORE = Instant(0.0)
 
 
@@ -90,7 +93,7 @@ class _Stream:
         return data
 
     def record(self, piece: Piece) -> bytes:
-        broken = field(b"DISPATCHER_LINE_BREAK", piece.line_break.encode())
+        broken = field(LINE_BREAK, piece.line_break.encode())
         return self.head + field(b"MESSAGE", piece.text) + (broken if piece.line_break else b"")
 
 

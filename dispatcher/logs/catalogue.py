@@ -36,8 +36,8 @@ class Event:
 
     def mistakes(self, line: Mapping[str, object]) -> list[str]:
         """Return what a line has that it should not, or has not; nothing when it is right."""
-        wanted = {**_EVERY_LINE, **self.fields}
-        allowed = {**wanted, **_SOME_LINES, **self.perhaps}
+        wanted = {**EVERY_LINE, **self.fields}
+        allowed = {**wanted, **SOME_LINES, **self.perhaps}
         found = [f"lacks {name}" for name in wanted if name not in line]
         if line.get("level", self.level) != self.level:
             found.append(f"is {line['level']}, not {self.level}")
@@ -51,8 +51,9 @@ class Event:
         return found
 
 
-_EVERY_LINE: Fields = {"timestamp": str, "level": str, "event": str, "sequence": int}
-_SOME_LINES: Fields = {"node": str, "left_out": int, "exception": str}
+#: What each line has, and what any may have.
+EVERY_LINE: Fields = {"timestamp": str, "level": str, "event": str, "sequence": int}
+SOME_LINES: Fields = {"node": str, "left_out": int, "exception": str}
 
 #: What names a run in every line about one.
 RUN: Fields = {

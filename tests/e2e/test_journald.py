@@ -132,6 +132,8 @@ def test_what_a_killed_executor_had_not_forwarded_its_successor_forwards(
         with external_executor(world, alone=False):
             world.until(task_id, "held")
             expect_lines(taking, task_id, [b"one", b"two"])
+    inherited = journald.expect(DISPATCHER_EVENT="run.inherited", DISPATCHER_TASK_ID=task_id)
+    assert b"dispatcher-executor" == inherited["SYSLOG_IDENTIFIER"]
 
     assert [] == journald.found(DISPATCHER_EVENT="output.unforwarded")
 
