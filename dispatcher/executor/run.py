@@ -50,6 +50,12 @@ LONGEST_PAUSE = {Phase.LINGERING: 0.25, Phase.ASKED: 0.25, Phase.KILLED: 0.1}
 LONGEST_PAUSE_UNKILLABLE = 10.0
 
 
+def ids(uid: wire.RunUid, whose: Mapping[str, str]) -> dict[str, str | int]:
+    """Return what names a run in a line of the log: its task too, where its variables have it."""
+    task = whose.get(wire.TASK_VARIABLE, "")
+    return {"uid": uid, "task_id": int(task)} if task.isdecimal() else {"uid": uid}
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """A run that the executor knows and was not told to forget."""
@@ -120,8 +126,7 @@ class Run:
     @property
     def ids(self) -> dict[str, str | int]:
         """What names it in a line of the log."""
-        task = self.whose.get(wire.TASK_VARIABLE, "")
-        return {"uid": self.uid, "task_id": int(task)} if task.isdecimal() else {"uid": self.uid}
+        return ids(self.uid, self.whose)
 
     @property
     def inherited(self) -> bool:

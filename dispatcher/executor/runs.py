@@ -16,7 +16,7 @@ from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.oom_kills import OomKills
 from dispatcher.executor.outputs import Outputs
-from dispatcher.executor.run import NEVER, Phase, Run
+from dispatcher.executor.run import NEVER, Phase, Run, ids
 from dispatcher.executor.spawn import CannotStart, Spawner
 from dispatcher.times import Instant
 
@@ -213,8 +213,7 @@ class Runs:
     ) -> None:
         """Say that a run has no process."""
         error = wire.as_utf8(error)
-        ids = Run(start.uid, start.output_path, whose=start.env).ids
-        self._log("run.start_failed", **ids, fault=fault, error=error)
+        self._log("run.start_failed", **ids(start.uid, start.env), fault=fault, error=error)
         self._send(wire.StartFailed(uid=start.uid, fault=fault, error=error, errno=number))
 
     def end(

@@ -116,7 +116,7 @@ def test_no_line_is_lost_or_comes_twice_when_the_daemon_is_killed(
 def test_what_a_killed_executor_had_not_forwarded_its_successor_forwards(
     world: World, journald: Journald
 ) -> None:
-    script = "echo one; while [ ! -e go ]; do sleep 0.02; done; echo two; sleep 600"
+    script = "echo one; while [ ! -e go ]; do sleep 0.02; done; echo two; exec sleep 600"
     once = {"retry": {"max_orphans": 0}, "executor": {"mode": "external"}}
     configure(world, f"cd {world.directory}; {script}", **once)
     with journald.taking() as taking, world.daemon(started=False, alone=False):

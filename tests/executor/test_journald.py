@@ -92,6 +92,18 @@ def test_a_run_whose_output_is_for_its_file_alone_sends_nothing(
     assert [] == journald.take()
 
 
+def test_a_line_about_a_run_that_did_not_start_names_its_task(home: Home) -> None:
+    home.executor()
+    daemon = home.daemon()
+    uid = daemon.start(["no-such-program"], home.output(), env=NAMES)
+    daemon.expect(wire.StartFailed, uid)
+    daemon.ping()
+
+    assert [(uid, 42)] == [
+        (event["uid"], event["task_id"]) for event in home.events("run.start_failed")
+    ]
+
+
 def test_a_flood_reaches_the_journal_whole_while_others_are_served(
     home: Home, journald: Journald
 ) -> None:
