@@ -27,9 +27,6 @@ LONELY_FOR = 10.0
 #: Seconds for which an executor that is being stopped waits for runs that survived SIGKILL.
 STOP_PATIENCE = 10.0
 
-#: Seconds for which journald is given the last output of runs: a successor goes on with the rest.
-LAST_OUTPUT_WITHIN = 1.0
-
 #: Seconds of the longest wait while runs live: epoll sleeps on a clock that stops in suspend.
 LONGEST_WAIT = 1.0
 
@@ -106,7 +103,7 @@ class Executor:
         timeout: float | None = 0.0  # a service manager waits for the first report
         while self.step(timeout):
             timeout = None
-        self._runs.close(within=LAST_OUTPUT_WITHIN, clock=self._clock)
+        self._runs.close(self._clock())
         return not self._runs.live
 
     def step(self, timeout: float | None = None) -> bool:

@@ -8,7 +8,7 @@ journald. How far a file was forwarded stands in the executor's journal, where a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dispatcher import output_files, wire
@@ -20,7 +20,7 @@ from dispatcher.executor.log import Log
 from dispatcher.executor.pieces import Piece, pieces
 from dispatcher.executor.run import NEVER, Run
 from dispatcher.holes import next_data
-from dispatcher.logs.journald import Connection, field
+from dispatcher.logs.journald import ABSENT_PAUSE, Connection, field
 from dispatcher.logs.writer import RETRY
 from dispatcher.times import Instant
 
@@ -33,6 +33,9 @@ PATIENCE = 60.0
 
 #: Runs that are gone and still to be forwarded; of more, the oldest is given up.
 MOST_ENDED = 256
+
+#: Looks at runs that are gone before an executor leaves, with a moment for journald after each.
+LAST_LOOKS = 20
 
 #: Seconds after which it is reported that journald has no room.
 LONG = 10.0
@@ -179,15 +182,20 @@ class Forwarder:
         self.due = max(first, self._retry_at, Instant(at + SHORTEST_PAUSE if first <= at else 0.0))
         return done
 
-    def finish(self, *, within: float, clock: Callable[[], Instant]) -> Iterator[wire.RunUid]:
-        """Forward for so many seconds at most what runs that are gone have left; yield as `keep`.
+    def finish(self, at: Instant) -> Iterator[wire.RunUid]:
+        """Forward what runs that are gone have left, for a second at most; yield as `keep` returns.
 
         A successor goes on with the rest.
         """
-        give_up_at = clock() + within
-        while clock() < give_up_at and any(stream.ended for stream in self._streams.values()):
-            yield from self.keep(max(clock(), self.due))
-            self._journald.wait(SHORTEST_PAUSE)
+        for _ in range(LAST_LOOKS):
+            ended = [stream for stream in self._streams.values() if stream.ended]
+            if not ended:
+                break
+            self._retry_at = _BEFORE
+            for stream in ended:
+                stream.look_at = at
+            yield from self.keep(at)
+            self._journald.wait(ABSENT_PAUSE)
 
     def close(self) -> None:
         """Give the descriptors back."""

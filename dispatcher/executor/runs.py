@@ -303,10 +303,9 @@ class Runs:
         self._notices.forget(uid)
         self._journal.note(Line(event="forgotten", uid=uid, at=at))
 
-    def close(self, *, within: float, clock: Callable[[], Instant]) -> None:
-        """Forward the rest of what runs that are gone have written, for so many seconds at most."""
-        finished = self._forwarder.finish(within=within, clock=clock)
-        self._forget_forwarded(finished, clock())
+    def close(self, at: Instant) -> None:
+        """Forward the rest of what runs that are gone have written, for a second at most."""
+        self._forget_forwarded(self._forwarder.finish(at), at)
         self._journal.flush()
         self._forwarder.close()
 

@@ -9,7 +9,10 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.executor.executor import STOP_PATIENCE
+from dispatcher.executor.journal import Header, Journal, Line
 from dispatcher.executor.run import UNKILLABLE_AFTER
+from dispatcher.logs.journald import SOCKET_VARIABLE
+from dispatcher.times import Instant
 from tests.unit.executor.world import World
 
 
@@ -163,3 +166,29 @@ def test_while_runs_live_no_wait_exceeds_a_second(external: World) -> None:
     external.run_for(0.5)
 
     assert 1.0 - 0.5 == external.executor._patience(None)
+
+
+def test_embedded_it_does_not_stay_for_output_that_the_journal_does_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / "nobody"))
+    output, run = tmp_path / "out.log", wire.RunUid("run")
+    output.write_text("one\n")
+    header = Header(boot_id="boot", pid_namespace="pids")
+    before = Journal(str(tmp_path / "executor.journal"), header)
+    before.rewrite([], Instant(0.0))
+    whole = wire.Exit(at=1.0, exit_code=0)
+    before.note(
+        Line(event="gone", uid=run, at=1.0, output_path=str(output), exit=whole, forwarded=0)
+    )
+    before.flush()
+    before.close()
+
+    embedded = World(tmp_path, embedded=True)
+    embedded.hear(wire.Forget(uid=run))
+    assert embedded.stays
+    embedded.hear(wire.Leave())
+
+    assert not embedded.stays
+    (left,) = Journal(before.path, header).predecessors_runs()
+    assert (run, 0) == (left.uid, left.forwarded)
