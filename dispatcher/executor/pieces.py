@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: Lines that are records of their own when they were read together; of more, as in a flood, as many
-#: as fit go into each: journald takes 10,000 records in 30 s of a unit, by default.
-MOST_SINGLE = 32
-
 #: Bytes of a record's message, as of a line that services write to the journal: 48 KiB there.
 MOST_OF_PIECE = 48 << 10
 
@@ -23,12 +19,13 @@ class Piece(NamedTuple):
     """Why its last line is not whole: `line-max`, it goes on in the next; `eof`, it was the end."""
 
 
-def pieces(data: bytes, *, last: bool) -> Iterator[Piece]:
+def pieces(data: bytes, *, last: bool, single: bool) -> Iterator[Piece]:
     """Yield what of the data may be sent: whole lines, and what is longer than a piece.
 
-    `last`: nothing follows, so that what has no line end is sent too.
+    `last`: nothing follows, so that what has no line end is sent too. `single`: each line alone,
+    else as many as fit together.
     """
-    search = data.rfind if data.count(b"\n") > MOST_SINGLE else data.find
+    search = data.find if single else data.rfind
     start = 0
     while start < len(data):
         end = search(b"\n", start, start + MOST_OF_PIECE + 1)

@@ -195,6 +195,27 @@ def test_a_flood_is_forwarded_a_bounded_part_at_a_time_and_each_file_has_its_tur
     assert [] == place.told("output.unforwarded")
 
 
+def test_so_few_records_are_sent_that_journald_drops_none(place: Place) -> None:
+    path = place.follow()
+    for second in range(30):
+        for part in range(8):
+            number = second * 8 + part
+            append(path, b"".join(b"%d.%d\n" % (number, line) for line in range(100)))
+            place.keep_on(LONGEST_PAUSE, taken=True)
+
+    texts = place.messages()
+    assert [b"%d.%d" % (n, line) for n in range(240) for line in range(100)] == b"\n".join(
+        texts
+    ).split(b"\n")
+    assert 1000 < len(texts) < 10_000
+    assert [b"0.%d" % line for line in range(100)] == texts[:100]
+
+    place.keep_on(1)
+    append(path, b"calm\nagain\n")
+    place.keep_on()
+    assert [b"calm", b"again"] == place.messages()[-2:]
+
+
 def test_a_journal_that_is_full_or_away_gets_all_of_it_later_and_once(place: Place) -> None:
     path = place.follow()
     lines = [b"%d" % number for number in range(3000)]

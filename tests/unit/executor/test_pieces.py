@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.executor.pieces import MOST_OF_PIECE, MOST_SINGLE, Piece, pieces
+from dispatcher.executor.pieces import MOST_OF_PIECE, Piece, pieces
 
 
-def cut(data: bytes, *, last: bool = False) -> list[Piece]:
-    return list(pieces(data, last=last))
+def cut(data: bytes, *, last: bool = False, single: bool = True) -> list[Piece]:
+    return list(pieces(data, last=last, single=single))
 
 
 def test_each_line_is_one_and_what_has_no_end_yet_waits() -> None:
@@ -43,12 +43,11 @@ def test_no_character_is_split() -> None:
     assert binary == b"".join(piece.text for piece in cut(binary, last=True))
 
 
-def test_many_lines_that_come_together_share_records() -> None:
-    few = b"y\n" * MOST_SINGLE
-    assert MOST_SINGLE == len(cut(few))
-
+def test_lines_that_may_not_be_alone_share_pieces() -> None:
     flood = b"y\n" * MOST_OF_PIECE
-    parts = cut(flood)
+    parts = cut(flood + b"z", single=False)
+
     assert 2 == len(parts)
     assert flood == b"".join(piece.text + b"\n" for piece in parts)
     assert len(flood) == parts[-1].end
+    assert [Piece(b"one\ntwo", 8)] == cut(b"one\ntwo\nthr", single=False)
