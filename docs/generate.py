@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dispatcher import metrics, wire
 from dispatcher.config import reference
-from dispatcher.executor import forward
+from dispatcher.executor import stream
 from dispatcher.logs import catalogue, records, repeats
 
 ROOT = Path(__file__).parent.parent
@@ -109,7 +109,7 @@ def _fields() -> str:
     entries = (*catalogue.DAEMON.values(), *catalogue.EXECUTOR.values())
     keys = {name for event in entries for name in (*event.fields, *event.perhaps)}
     keys |= catalogue.EVERY_LINE.keys() | catalogue.SOME_LINES.keys()
-    names = sorted({*map(records.name_of, keys), *wire.WHOSE, forward.LINE_BREAK.decode()})
+    names = sorted({*map(records.name_of, keys), *wire.WHOSE, stream.LINE_BREAK.decode()})
     renamed = " and ".join(f"`{key}` is `{name}`" for key, name in records.RENAMED.items())
     fields = textwrap.fill(", ".join(f"`{name}`" for name in names), 100)
     return _FIELDS.format(fields=fields, renamed=renamed)

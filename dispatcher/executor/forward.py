@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from dispatcher import output_files, wire
 from dispatcher.executor.budget import LONGEST_PAUSE, SHORTEST_PAUSE, UNTOLD_PAUSE, together
@@ -17,15 +16,14 @@ from dispatcher.executor.growth import Growth
 from dispatcher.executor.journal import Journal, Line
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
-from dispatcher.executor.pieces import Piece, pieces
+from dispatcher.executor.pieces import pieces
 from dispatcher.executor.run import NEVER, Run
-from dispatcher.holes import next_data
-from dispatcher.logs.journald import ABSENT_PAUSE, Connection, field
+from dispatcher.executor.stream import Stream, head
+from dispatcher.logs.journald import ABSENT_PAUSE, Connection
 from dispatcher.logs.writer import RETRY
 from dispatcher.times import Instant
 
-#: Bytes read of a file at a time, and of all files in one look: some 2 ms of the executor's loop.
-MOST_READ = 256 << 10
+#: Bytes read of all files in one look: some 2 ms of the executor's loop.
 MOST_AT_ONCE = 1 << 20
 
 #: Records that may be sent at once, and a second from then on; of more lines, as many as fit share
@@ -48,61 +46,7 @@ LONG = 10.0
 #: Seconds between two reports that a run's output was not forwarded.
 REPORT_PAUSE = 10.0
 
-
-#: The field that says why a record does not end with its line.
-LINE_BREAK = b"DISPATCHER_LINE_BREAK"
-
 _BEFORE = Instant(0.0)
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    run: Run
-    descriptor: int
-    head: bytes
-    """The fields that each of its records has."""
-    offset: int
-    """What is before it was forwarded, or lost."""
-    look_at: Instant
-    size: int = 0
-    lost: int = 0
-    """Bytes that were not forwarded and not reported yet."""
-    why_lost: str = ""
-    report_at: Instant = _BEFORE
-    asked: int | None = None
-    """The number under which we are told of its next write."""
-    ended: bool = False
-    done: bool = False
-    """It ended, and all of it was forwarded or lost."""
-    give_up_at: Instant = NEVER
-
-    def lose(self, until: int, why: str) -> None:
-        self.lost += until - self.offset
-        self.offset, self.why_lost = until, why
-
-    def read(self) -> bytes:
-        """Return what comes next, once the file was measured; what is not there any more is lost.
-
-        After a gap it goes on at the next whole line.
-        """
-        before, self.size = max(self.size, self.offset), os.fstat(self.descriptor).st_size
-        if self.size < before:
-            goes_on = self.size >= self.offset
-            self.lost += before - (self.size if goes_on else self.offset)
-            self.why_lost = "its writer truncated the file"
-            self.offset = self.offset if goes_on else 0
-        found = next_data(self.descriptor, self.offset)
-        start = self.size if found is None else found
-        data = os.pread(self.descriptor, MOST_READ, start)
-        if start > self.offset:
-            begins = data.find(b"\n") + 1
-            self.lose(start + begins, "[output] run_budget dropped it first")
-            data = data[begins:]
-        return data
-
-    def record(self, piece: Piece) -> bytes:
-        broken = field(LINE_BREAK, piece.line_break.encode())
-        return self.head + field(b"MESSAGE", piece.text) + (broken if piece.line_break else b"")
 
 
 class Forwarder:
@@ -124,8 +68,8 @@ class Forwarder:
         self._node = node
         self._journald = journald or Connection()
         self._growth: Growth | None = None
-        self._streams: dict[wire.RunUid, _Stream] = {}
-        self._asked: dict[int, list[_Stream]] = {}
+        self._streams: dict[wire.RunUid, Stream] = {}
+        self._asked: dict[int, list[Stream]] = {}
         self._allowed, self._counted_at = float(MOST_RECORDS), _BEFORE
         self._retry_at = _BEFORE
         self._held_since: Instant | None = None
@@ -150,7 +94,7 @@ class Forwarder:
             self._log("output.unforwarded", **run.ids, bytes=0, reason=f"cannot open it: {error}")
             return
         offset = run.forwarded or 0
-        self._streams[run.uid] = _Stream(run, own, _head(run, self._node), offset, look_at=at)
+        self._streams[run.uid] = Stream(run, own, head(run, self._node), offset, look_at=at)
         self.due = min(self.due, at)
 
     def heed(self, ready: Iterable[int], at: Instant) -> None:
@@ -213,7 +157,7 @@ class Forwarder:
         if self._growth is not None:
             self._growth.close()
 
-    def _forward(self, stream: _Stream, at: Instant) -> int:
+    def _forward(self, stream: Stream, at: Instant) -> int:
         """Send what comes next of a file; return how many bytes were read."""
         size, offset = stream.size, stream.offset
         data = stream.read()
@@ -237,7 +181,7 @@ class Forwarder:
             stream.look_at = self._ask(stream, at)
         return len(data)
 
-    def _send(self, stream: _Stream, data: bytes, start: int, *, last: bool, at: Instant) -> bool:
+    def _send(self, stream: Stream, data: bytes, start: int, *, last: bool, at: Instant) -> bool:
         """Send the pieces of data that begins at an offset; False when the rest has to wait."""
         gained = RECORD_RATE * (at - self._counted_at)
         self._allowed, self._counted_at = min(MOST_RECORDS, self._allowed + gained), at
@@ -268,7 +212,7 @@ class Forwarder:
             self._held_told = True
             self._log("output.held_back", reason=absent or f"no room for {LONG:g} s")
 
-    def _is_done(self, stream: _Stream, at: Instant) -> bool:
+    def _is_done(self, stream: Stream, at: Instant) -> bool:
         """Report what was lost; drop a stream of which no more is to come."""
         if not stream.done and at >= stream.give_up_at:
             size = os.fstat(stream.descriptor).st_size
@@ -284,7 +228,7 @@ class Forwarder:
             os.close(stream.descriptor)
         return stream.done
 
-    def _ask(self, stream: _Stream, at: Instant) -> Instant:
+    def _ask(self, stream: Stream, at: Instant) -> Instant:
         """Ask to be told of a quiet file's next write; return when to look without it."""
         if self._growth is None:
             self._growth = Growth()
@@ -299,23 +243,9 @@ class Forwarder:
         # What was written since the look, and before the question, is told by nobody.
         return at if os.fstat(stream.descriptor).st_size != stream.size else NEVER
 
-    def _withdraw(self, stream: _Stream) -> None:
+    def _withdraw(self, stream: Stream) -> None:
         if stream.asked is not None and self._growth is not None:
             self._asked[stream.asked].remove(stream)
             if not self._asked[stream.asked]:
                 del self._asked[stream.asked]
                 self._growth.withdraw(stream.asked)
-
-
-def _head(run: Run, node: str) -> bytes:
-    """Return the fields of each record of a run's output."""
-    name = f"dispatcher-task-{run.whose.get(wire.TASK_VARIABLE, run.uid)}"
-    fields = {
-        "SYSLOG_IDENTIFIER": name,
-        "PRIORITY": "6",
-        **run.whose,
-        wire.MARKER: run.uid,
-        "DISPATCHER_PID": "" if run.pid is None else str(run.pid),
-        "DISPATCHER_NODE": node,
-    }
-    return b"".join(field(key.encode(), value.encode()) for key, value in fields.items() if value)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +22,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from dispatcher import times
 from dispatcher.config.config import Config
 from dispatcher.logs import catalogue, journald, records
+from dispatcher.logs.out import Out, descriptor_of
 from dispatcher.logs.repeats import Repeats
-from dispatcher.logs.writer import NonBlockingWriter, Way, way_to
 from dispatcher.times import Instant, iso, wall_clock
 
 #: Fields that hold secrets wherever they appear.
@@ -75,10 +74,10 @@ def set_up(
     replaces what held before; the sequence goes on.
     """
     stream, form = stream or sys.stdout, config.logs.format
-    journal, why_not = journald.connected(form, _descriptor(stream), environ)
+    journal, why_not = journald.connected(form, descriptor_of(stream), environ)
     _out.lead_to(stream, journal, before_line=before_line, clock=clock)
     drawn = form == "console" or (form == "auto" and stream.isatty())
-    prefixed = form == "auto" and journald.leads_to(_descriptor(stream), environ)
+    prefixed = form == "auto" and journald.leads_to(descriptor_of(stream), environ)
     # Changed in place, as each logger keeps what it found at its first line: a tenth of a tick.
     _processors[:] = [
         _gate(getattr(logging, config.logs.level.upper()), clock),
@@ -125,13 +124,6 @@ def close(*, within: float) -> None:
 def _tell(ended: Iterable[Mapping[str, object]]) -> None:
     for facts in ended:
         structlog.get_logger().info("error.ceased", **facts)
-
-
-def _descriptor(stream: TextIO) -> int:
-    try:
-        return stream.fileno()
-    except (OSError, ValueError):  # a stream in memory, or a closed one
-        return -1
 
 
 def _gate(lowest: int, clock: Callable[[], Instant]) -> Processor:
@@ -259,77 +251,8 @@ def _recorded(_logger: WrappedLogger, _method: str, fields: EventDict) -> bytes:
     return records.record(fields, identifier=IDENTIFIER)
 
 
-class _Out:
-    """Writes lines; a full disk, a closed pipe or a stopped reader does not hold up their writer.
-
-    The only one: a logger may keep it, and `set_up` still changes where its lines go.
-    """
-
-    def __init__(self) -> None:
-        self.stream: TextIO = sys.stdout
-        self.in_journal = False
-        self._before_line = ""
-        self._writer: NonBlockingWriter | None = None
-        """None for a stream without a descriptor, which is in memory."""
-
-    def lead_to(
-        self,
-        stream: TextIO,
-        journal: journald.Connection | None,
-        *,
-        before_line: str,
-        clock: Callable[[], Instant],
-    ) -> None:
-        self._before_line = before_line
-        same = stream is self.stream and self.in_journal == (journal is not None)
-        if self._writer is not None and same:
-            if journal is not None:
-                journal.close()
-            return
-        self.close(within=0)
-        self.stream, self.in_journal = stream, journal is not None
-        way: Way | None = None
-        if journal is not None:
-            way = journal.way
-        elif (descriptor := _descriptor(stream)) >= 0:
-            stream.flush()
-            way = way_to(descriptor)
-        if way is not None:
-            self._writer = NonBlockingWriter(way, report=_report_dropped, clock=clock)
-
-    @property
-    def due(self) -> Instant:
-        return Instant(math.inf) if self._writer is None else self._writer.due
-
-    def retry(self) -> None:
-        if self._writer is not None:
-            self._writer.retry()
-
-    def close(self, *, within: float) -> None:
-        if self._writer is not None:
-            self._writer.close(within=within)
-            self._writer = None
-
-    def write(self, line: str | bytes) -> None:
-        if isinstance(line, bytes):  # a record: the journal's alone
-            if self._writer is not None:
-                self._writer.write(line)
-            return
-        text = f"{self._before_line}{line}\n"
-        if self._writer is not None:
-            self._writer.write(text.encode(self.stream.encoding, "backslashreplace"))
-            return
-        try:
-            self.stream.write(text)
-            self.stream.flush()
-        except (OSError, ValueError):
-            pass
-
-    debug = info = warning = error = critical = write
-
-
 def _report_dropped(lines: int) -> None:
     structlog.get_logger().warning("log.dropped", lines=lines)
 
 
-_out = _Out()
+_out = Out(_report_dropped)

@@ -14,7 +14,6 @@ from dispatcher.executor.forward import (
     LONG,
     MOST_AT_ONCE,
     MOST_ENDED,
-    MOST_READ,
     PATIENCE,
     REPORT_PAUSE,
     Forwarder,
@@ -23,6 +22,7 @@ from dispatcher.executor.growth import Growth
 from dispatcher.executor.journal import Header, Journal, Line
 from dispatcher.executor.outputs import OutputFile
 from dispatcher.executor.run import NEVER, Run
+from dispatcher.executor.stream import MOST_READ
 from dispatcher.holes import BLOCK
 from dispatcher.logs.journald import Connection
 from dispatcher.times import Instant

@@ -1,0 +1,89 @@
+"""What is read of one run's output for systemd's journal, and how far."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from dispatcher import wire
+from dispatcher.executor.pieces import Piece
+from dispatcher.executor.run import NEVER, Run
+from dispatcher.holes import next_data
+from dispatcher.logs.journald import field
+from dispatcher.times import Instant
+
+#: Bytes read at a time.
+MOST_READ = 256 << 10
+
+#: The field that says why a record does not end with its line.
+LINE_BREAK = b"DISPATCHER_LINE_BREAK"
+
+_BEFORE = Instant(0.0)
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One run's output on its way to the journal."""
+
+    run: Run
+    descriptor: int
+    head: bytes
+    """The fields that each of its records has."""
+    offset: int
+    """What is before it was forwarded, or lost."""
+    look_at: Instant
+    size: int = 0
+    lost: int = 0
+    """Bytes that were not forwarded and not reported yet."""
+    why_lost: str = ""
+    report_at: Instant = _BEFORE
+    asked: int | None = None
+    """The number under which we are told of its next write."""
+    ended: bool = False
+    done: bool = False
+    """It ended, and all of it was forwarded or lost."""
+    give_up_at: Instant = NEVER
+
+    def lose(self, until: int, why: str) -> None:
+        """Count what is before an offset as lost, and go on there."""
+        self.lost += until - self.offset
+        self.offset, self.why_lost = until, why
+
+    def read(self) -> bytes:
+        """Return what comes next, once the file was measured; what is not there any more is lost.
+
+        After a gap it goes on at the next whole line.
+        """
+        before, self.size = max(self.size, self.offset), os.fstat(self.descriptor).st_size
+        if self.size < before:
+            goes_on = self.size >= self.offset
+            self.lost += before - (self.size if goes_on else self.offset)
+            self.why_lost = "its writer truncated the file"
+            self.offset = self.offset if goes_on else 0
+        found = next_data(self.descriptor, self.offset)
+        start = self.size if found is None else found
+        data = os.pread(self.descriptor, MOST_READ, start)
+        if start > self.offset:
+            begins = data.find(b"\n") + 1
+            self.lose(start + begins, "[output] run_budget dropped it first")
+            data = data[begins:]
+        return data
+
+    def record(self, piece: Piece) -> bytes:
+        """Return a piece as journald takes it."""
+        broken = field(LINE_BREAK, piece.line_break.encode())
+        return self.head + field(b"MESSAGE", piece.text) + (broken if piece.line_break else b"")
+
+
+def head(run: Run, node: str) -> bytes:
+    """Return the fields of each record of a run's output."""
+    name = f"dispatcher-task-{run.whose.get(wire.TASK_VARIABLE, run.uid)}"
+    fields = {
+        "SYSLOG_IDENTIFIER": name,
+        "PRIORITY": "6",
+        **run.whose,
+        wire.MARKER: run.uid,
+        "DISPATCHER_PID": "" if run.pid is None else str(run.pid),
+        "DISPATCHER_NODE": node,
+    }
+    return b"".join(field(key.encode(), value.encode()) for key, value in fields.items() if value)
