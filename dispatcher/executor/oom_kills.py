@@ -74,7 +74,7 @@ class OomKills:
         for run in suspects:
             assert run.exit is not None
             run.exit = msgspec.structs.replace(run.exit, oom=True, oom_doubtful=doubtful)
-            self._log("run.oom_killed", uid=run.uid, pid=run.pid, doubtful=doubtful)
+            self._log("run.oom_killed", **run.ids, pid=run.pid, doubtful=doubtful)
 
 
 def is_suspect(run: Run) -> bool:

@@ -511,7 +511,8 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
             "The kernel ended a run's first process, or one that it waited for, for lack of memory."
             " `doubtful`: fewer such kills were counted than runs died of SIGKILL at that moment.",
             "warning",
-            fields={"uid": str, "pid": int | None, "doubtful": bool},
+            fields={**UID, "pid": int | None, "doubtful": bool},
+            perhaps=TASK,
         ),
         "protection.inherited": Event(
             "Workers inherit this executor's protection from the out-of-memory killer, as its score"
