@@ -43,8 +43,11 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
-# More than there are cores, as most tests wait more than they compute.
+# More than there are cores, as most tests wait more than they compute. systemd-analyze looks at the
+# units.
 pytest: $(STAMP)
+	@command -v systemd-analyze >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+		|| apt-get install --yes --quiet systemd
 	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
 # No test may fail because a host is slow.

@@ -13,6 +13,7 @@ from dispatcher import metrics, wire
 from dispatcher.config import reference
 from dispatcher.executor import stream
 from dispatcher.logs import catalogue, records, repeats
+from dispatcher.service.units import NAMES, instanced
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -115,6 +116,18 @@ def _fields() -> str:
     return _FIELDS.format(fields=fields, renamed=renamed)
 
 
+def _templates() -> Mapping[Path, str]:
+    """Return the units of which each instance is one, made from those of the only one."""
+    shipped = [ROOT / "systemd" / directory / name for directory in ("", "user") for name in NAMES]
+    return {
+        path.with_stem(
+            f"{path.stem}@"
+        ): f"# Made by `make docs` from {path.name}: change that one.\n"
+        + instanced(path.read_text("utf-8"))
+        for path in shipped
+    }
+
+
 def generated() -> Mapping[Path, str]:
     """Return what each generated file has to hold."""
     schema = json.dumps(reference.schema(), indent=2) + "\n"
@@ -126,7 +139,8 @@ def generated() -> Mapping[Path, str]:
         ROOT / "docs" / "metrics.md": metrics.page(),
         ROOT / "docs" / "events.md": f"{_EVENTS}{daemon}\n{executor}\n{_fields()}",
         ROOT / "docs" / "dispatcher.schema.json": schema,
-        ROOT / "systemd" / "dispatcher.toml": reference.commented_file(external=True),
+        ROOT / "systemd" / "dispatcher.toml": reference.commented_file(reference.PACKAGED),
+        **_templates(),
     }
 
 

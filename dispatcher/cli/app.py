@@ -73,6 +73,12 @@ VERBS: Mapping[str, Verb] = {
     "reload": Verb("service", "reload", "Let the running daemon read its configuration again."),
     "demo": Verb("demo", "demo", "Watch the main job on real files, with a kill in the middle."),
     "executor": Verb("service", "executor", "Run the executor (mode external; its own unit)."),
+    "install-service": Verb(
+        "install", "install_service", "Install dispatcher as a service of systemd."
+    ),
+    "uninstall-service": Verb(
+        "install", "uninstall_service", "Take back what install-service wrote."
+    ),
     "completion": Verb("completion", "completion", "Let a shell complete what is typed."),
 }
 
@@ -92,6 +98,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "migrate",
         "backup",
         "restore",
+        "install-service",
+        "uninstall-service",
     ),
     "Configuration": ("check-config", "config"),
 }

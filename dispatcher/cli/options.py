@@ -41,6 +41,13 @@ config_option = click.option(
     help="Configuration file [default: $DISPATCHER_CONFIG, else /etc/dispatcher/dispatcher.toml].",
 )
 
+
+def named_file() -> str | None:
+    """Return the configuration file that the command line names."""
+    named: str | None = click.get_current_context().meta.get(_NAMED)
+    return named
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 absolute_option = click.option(
@@ -157,7 +164,7 @@ def configuration(*, whole: bool = True) -> Config:
     store are meant: that daemon works on with what it read before, and should be reached.
     """
     try:
-        return load(click.get_current_context().meta.get(_NAMED))
+        return load(named_file())
     except ConfigError as error:
         if whole or isinstance(error.__cause__, OSError):
             raise

@@ -9,9 +9,10 @@ import ast
 import inspect
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,7 +31,7 @@ _NAME = "NAME"
 
 #: What the file that comes with the units says. The directories are those that systemd tells the
 #: units: the command line of an operator, whom it tells nothing, must mean the same store.
-_PACKAGED = {
+PACKAGED: Mapping[str, str] = {
     "state_dir": '"/var/lib/dispatcher"',
     "runtime_dir": '"/run/dispatcher"',
     "mode": '"external"',
@@ -105,10 +106,10 @@ def section_text(name: str) -> str:
     return _flat(inspect.getdoc(_kinds()[name]) or "")
 
 
-def commented_file(*, external: bool = False) -> str:
-    """Return a configuration file that changes nothing: every key, explained and commented out.
+def commented_file(given: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return a configuration file with every key, explained; commented out, but what is `given`.
 
-    Or only what the systemd units need: an `external` executor, and no commands but profiles.
+    That is by the key's name, and as the file has it.
     """
     lines = [_FILE]
     section = ""
@@ -119,8 +120,8 @@ def commented_file(*, external: bool = False) -> str:
             # Nobody's name: such a table would be one more queue.
             lines.append(f"#[{section}]" if section.endswith(_NAME) else f"[{section}]")
         lines += ["", *textwrap.wrap(_plain(key.text), _WIDTH, **_COMMENT)]
-        if external and key.name in _PACKAGED:
-            lines.append(f"{key.name} = {_PACKAGED[key.name]}")
+        if key.name in given:
+            lines.append(f"{key.name} = {given[key.name]}")
         else:
             lines.append(f"#{key.name} = {key.default or key.example}")
     return "\n".join(lines) + "\n"

@@ -289,10 +289,11 @@ class ExecutorClient:
         try:
             self._socket = self._connect()
         except OSError as error:
-            if self._launcher is None and not self._delay:
+            waited, self._delay = self._delay, min(longest, self._delay * 2 or first)
+            # At a boot the executor's unit is started after the daemon's: that is worth no word.
+            if self._launcher is None and waited < longest == self._delay:
                 reason = f"no executor listens, and it has a unit of its own: {error.strerror}"
                 log.warning("daemon.waiting", reason=reason)
-            self._delay = min(longest, self._delay * 2 or first)
             self._retry_at = Instant(at + self._delay)
             if self._launcher is not None:
                 self._launcher.ensure_running(at=at)

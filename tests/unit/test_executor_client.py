@@ -464,3 +464,20 @@ def test_what_waits_for_an_executor_that_does_not_read_is_bounded_by_its_runs(
 
     assert before >= len(client._unsent)
     assert len(client._outbox.encoded()) < 1000
+
+
+def test_an_executor_that_comes_soon_after_the_daemon_is_worth_no_warning(
+    executor: Executor,
+) -> None:
+    client = ExecutorClient(executor.connect, node_id="me", state_dir="/ours", check=accept)
+    executor.up = False
+    with capture_logs() as soon:
+        for tenth in range(10):
+            client.keep_up(at=at(tenth / 10))
+    with capture_logs() as late:
+        for second in range(1, 60):
+            client.keep_up(at=at(second))
+    client.close()
+
+    assert [] == soon
+    assert ["daemon.waiting"] == [line["event"] for line in late]

@@ -1,4 +1,4 @@
-"""The systemd units: accepted by systemd, and in agreement with the configuration's defaults."""
+"""The systemd units: accepted by systemd, closed, and in agreement with the configuration."""
 
 from __future__ import annotations
 
@@ -6,48 +6,139 @@ import configparser
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from dispatcher.config.config import load
+from dispatcher.config.config import Config, load
 from dispatcher.executor.run import UNKILLABLE_AFTER
+from dispatcher.service.units import NAMES, SHIPPED, Installation, argument, unit_texts
 from dispatcher.wire import ExitCode
-
-UNITS = Path(__file__).parents[2] / "systemd"
-NAMES = ("dispatcher.service", "dispatcher-executor.service")
 
 PROGRAM = "/usr/local/bin/dispatcher"
 
+TEMPLATES = tuple(name.replace(".service", "@.service") for name in NAMES)
+
+#: What `systemd-analyze security` may say of each, in tenths; of a unit that closes nothing it says
+#: 9.6 of 10.
+MOST_EXPOSED = {"dispatcher": "5", "dispatcher-executor": "35"}
+
+#: Names of which each part is quoted or doubled in a unit; systemd takes no quote in a program's.
+ODD = 'a b/50% $HOME "x" \\y; #z'
+ODD_PROGRAM = "a b/50%h $HOME; #z/dispatcher"
+
+analyzed = pytest.mark.skipif(
+    not shutil.which("systemd-analyze"),
+    reason="there is no systemd-analyze (Debian: apt install systemd)",
+)
+
 
 def unit(name: str, section: str = "Service") -> configparser.SectionProxy:
+    return section_of((SHIPPED / name).read_text("utf-8"), section)
+
+
+def section_of(text: str, section: str = "Service") -> configparser.SectionProxy:
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read(UNITS / name)
+    parser.read_string(text)
     return parser[section]
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-def test_systemd_has_nothing_to_say_of_the_units(tmp_path: Path) -> None:
-    for name in NAMES:
-        text = (UNITS / name).read_text("utf-8").replace(PROGRAM, "/bin/true")
+def shipped(directory: str, names: tuple[str, ...]) -> Mapping[str, str]:
+    """Return shipped units that start a program which is there."""
+    texts = {name: (SHIPPED / directory / name).read_text("utf-8") for name in names}
+    return {name: text.replace(PROGRAM, "/bin/true") for name, text in texts.items()}
+
+
+def written(
+    *,
+    instance: str | None = None,
+    user: bool = False,
+    program: str = "/bin/true",
+    systemd: int = 252,
+    **directories: Path,
+) -> Mapping[str, str]:
+    """Return the units of an installation."""
+    environ = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
+    config: Config = msgspec.structs.replace(
+        load(os.devnull, environ), file=Path("/etc/dispatcher/x.toml"), **directories
+    )
+    return unit_texts(
+        Installation(
+            command=(program,),
+            config=config,
+            instance=instance,
+            account=None if user else ("dispatcher", "dispatcher"),
+            documentation=SHIPPED.parent.parent / "docs" / "operations.md",
+            systemd=systemd,
+        )
+    )
+
+
+def in_odd_places(tmp_path: Path) -> Mapping[str, str]:
+    program = tmp_path / ODD_PROGRAM
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    state = tmp_path / ODD / "state"
+    return written(program=str(program), state_dir=state, runtime_dir=state / "run")
+
+
+OF_THE_HOST: Mapping[str, Callable[[Path], Mapping[str, str]]] = {
+    "shipped": lambda _: shipped("", NAMES),
+    "templates": lambda _: shipped("", TEMPLATES),
+    "written": lambda _: written(),
+    "written for an instance": lambda _: written(instance="gpu"),
+    "written for odd places": in_odd_places,
+}
+
+OF_A_USER: Mapping[str, Callable[[Path], Mapping[str, str]]] = {
+    "shipped for users": lambda _: shipped("user", NAMES),
+    "templates for users": lambda _: shipped("user", TEMPLATES),
+    "written for a user": lambda _: written(user=True),
+}
+
+
+@analyzed
+@pytest.mark.parametrize("which", [*OF_THE_HOST, *OF_A_USER])
+def test_systemd_has_nothing_to_say_of_the_units(tmp_path: Path, which: str) -> None:
+    texts = {**OF_THE_HOST, **OF_A_USER}[which](tmp_path)
+    for name, text in texts.items():
         (tmp_path / name).write_text(text)
 
-    verified = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *NAMES],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "SYSTEMD_LOG_LEVEL": "notice"},
-    )
+    manager = "--user" if which in OF_A_USER else "--system"
+    verified = analyze(tmp_path, "verify", manager, *texts)
 
     assert (0, "", "") == (verified.returncode, verified.stdout, verified.stderr)
 
 
+@analyzed
+@pytest.mark.parametrize("which", OF_THE_HOST)
+def test_the_units_are_as_closed_as_they_say(tmp_path: Path, which: str) -> None:
+    for name, text in OF_THE_HOST[which](tmp_path).items():
+        (tmp_path / name).write_text(text)
+        most = MOST_EXPOSED[name.partition(".")[0].partition("@")[0]]
+
+        looked = analyze(tmp_path, "security", "--offline=true", f"--threshold={most}", f"./{name}")
+
+        assert 0 == looked.returncode, looked.stdout + looked.stderr
+
+
+def analyze(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", "--no-pager", *words],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "SYSTEMD_LOG_LEVEL": "notice", "XDG_RUNTIME_DIR": str(directory)},
+    )
+
+
 def test_the_packaged_configuration_is_the_one_the_units_need() -> None:
     environ = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
-    config = load(str(UNITS / "dispatcher.toml"), environ)
+    config = load(str(SHIPPED / "dispatcher.toml"), environ)
 
     assert ("external", "leave") == (config.executor.mode, config.on_stop)
     for name in NAMES:
@@ -59,20 +150,36 @@ def test_the_packaged_configuration_is_the_one_the_units_need() -> None:
 
 def test_an_operators_shell_means_the_same_store_as_the_units() -> None:
     told = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
-    file = str(UNITS / "dispatcher.toml")
+    file = str(SHIPPED / "dispatcher.toml")
 
     assert load(file, told) == load(file, {"HOME": "/root", "XDG_RUNTIME_DIR": "/run/user/0"})
 
 
-def test_the_executor_has_the_time_to_end_its_runs() -> None:
-    leases = load(str(UNITS / "dispatcher.toml"), {"STATE_DIRECTORY": "/v"}).leases
-    service = unit("dispatcher-executor.service")
+@pytest.mark.parametrize("directory", ["", "user"])
+def test_the_executor_has_the_time_to_end_its_runs(directory: str) -> None:
+    leases = load(str(SHIPPED / "dispatcher.toml"), {"STATE_DIRECTORY": "/v"}).leases
+    service = unit(f"{directory}/dispatcher-executor.service".lstrip("/"))
 
     ladder = leases.kill_grace_ms / 1000 + leases.leftover_grace_ms / 1000 + UNKILLABLE_AFTER
     assert int(service["TimeoutStopSec"]) > ladder
-    # Or the daemon's restart would end the workers, and the executor's own death leave them.
+    # Or the executor's own death leaves workers.
     assert "mixed" == service["KillMode"]
-    assert "yes" == service["RuntimeDirectoryPreserve"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_restart_leaves_the_sockets_of_the_other(name: str) -> None:
+    assert "yes" == unit(name)["RuntimeDirectoryPreserve"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *TEMPLATES, *(f"user/{name}" for name in NAMES)])
+def test_a_shutdown_ends_the_runs_while_the_daemon_still_answers(name: str) -> None:
+    """What is started later is stopped earlier (systemd.unit(5), Before=)."""
+    if "executor" not in name:
+        other = unit(name, "Unit")["Wants"].split()[0]
+
+        assert other == unit(name, "Unit")["Before"]
+        assert other.startswith("dispatcher-executor")
+        assert "dispatcher" not in unit(name, "Unit").get("After", "")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,3 +200,69 @@ def test_what_cannot_mend_itself_is_not_started_again(name: str) -> None:
     assert (
         int(service["WatchdogSec"]) >= 10
     )  # a store may keep a tick waiting, a spawn the executor
+
+
+def test_the_kernel_takes_a_worker_before_the_executor_when_memory_is_short() -> None:
+    service = unit("dispatcher-executor.service")
+
+    assert ("-500", "continue") == (service["OOMScoreAdjust"], service["OOMPolicy"])
+
+
+def test_workers_get_the_soft_limit_of_open_files_that_programs_expect() -> None:
+    assert "1024:65536" == unit("dispatcher-executor.service")["LimitNOFILE"]
+
+
+@pytest.mark.parametrize("directive", ["RestrictSUIDSGID", "LockPersonality", "PrivateTmp"])
+def test_what_breaks_workers_is_not_in_the_executors_unit(directive: str) -> None:
+    assert directive not in unit("dispatcher-executor.service")
+
+
+def test_a_reload_waits_for_the_daemons_answer() -> None:
+    """`kill -HUP` returns before the file is read, and 0 whatever is in it."""
+    assert (
+        f"{PROGRAM} reload --config /etc/dispatcher/dispatcher.toml"
+        == (unit("dispatcher.service")["ExecReload"])
+    )
+
+
+def test_an_installation_has_its_own_command_file_and_documentation() -> None:
+    texts = written(instance="gpu", program="/opt/x/bin/dispatcher")
+    daemon = texts["dispatcher@gpu.service"]
+
+    service = section_of(daemon)
+    assert "/opt/x/bin/dispatcher run --config /etc/dispatcher/x.toml" == service["ExecStart"]
+    assert "/opt/x/bin/dispatcher reload --config /etc/dispatcher/x.toml" == service["ExecReload"]
+    page = section_of(daemon, "Unit")["Documentation"]
+    assert Path(page.removeprefix("file://")).is_file()
+
+
+@pytest.mark.parametrize(
+    ("word", "in_a_unit"),
+    [
+        ("/a/b", "/a/b"),
+        ("/a b", '"/a b"'),
+        ("/50%h", "/50%%h"),
+        ("/$HOME", "/$$HOME"),
+        ('/a"b\\c', '"/a\\"b\\\\c"'),
+        ("/a;b", '"/a;b"'),
+        ("/ä", "/ä"),
+    ],
+)
+def test_an_argument_means_itself_in_a_unit(word: str, in_a_unit: str) -> None:
+    assert in_a_unit == argument(word)
+
+
+def test_systemd_makes_the_directories_it_can_and_the_daemon_may_write_to_the_others() -> None:
+    state = Path("/var/lib/a/b")
+    usual = section_of(written(state_dir=state)["dispatcher.service"])
+    assert ("a/b", "dispatcher") == (usual["StateDirectory"], usual["RuntimeDirectory"])
+    elsewhere = section_of(
+        written(state_dir=Path("/srv/d"), runtime_dir=Path("/srv/d/run"))["dispatcher.service"]
+    )
+    assert not [key for key in elsewhere if key.startswith(("StateDir", "RuntimeDir"))]
+    assert elsewhere["ReadWritePaths"] == "/var/lib/dispatcher"  # the last: where the store is
+
+
+def test_a_directive_that_an_older_systemd_does_not_know_is_left_out() -> None:
+    assert "ProtectProc" in section_of(written(systemd=247)["dispatcher.service"])
+    assert "ProtectProc" not in section_of(written(systemd=245)["dispatcher.service"])

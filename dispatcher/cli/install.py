@@ -1,0 +1,127 @@
+"""`dispatcher install-service` and `uninstall-service`: the units, for this installation."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from dispatcher.cli.options import config_option, examples, json_option, named_file, print_json
+from dispatcher.errors import DispatcherError
+from dispatcher.service import install
+from dispatcher.service.files import Step
+from dispatcher.service.install import Place
+
+
+def _instance(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,29}", name):
+        raise click.UsageError(
+            f"--instance: {name!r} is no name of an instance; use up to 30 letters, digits, _, ."
+            " and -, and begin with none of the last two"
+        )
+    return name
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says which service is meant."""
+    for option in (
+        config_option,
+        json_option,
+        click.option("--force", is_flag=True, help="Also where a unit was changed by hand."),
+        click.option(
+            "--instance",
+            metavar="NAME",
+            callback=_instance,
+            help="One of several: the units are dispatcher@NAME and dispatcher-executor@NAME.",
+        ),
+        click.option("--user", is_flag=True, help="A service of your own, in your own manager."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(
+    "install-service",
+    epilog=examples(
+        "dispatcher install-service                       # as root: a service of this host",
+        "dispatcher install-service --instance gpu",
+        "dispatcher install-service --user                # one of your own, without root",
+    ),
+)
+@click.option(
+    "--run-as",
+    metavar="USER",
+    help="The user that daemon and workers run as [default: dispatcher, made if missing].",
+)
+@_options
+def install_service(
+    *, user: bool, instance: str | None, force: bool, run_as: str | None, as_json: bool
+) -> None:
+    """Write the two units for this installation, and a configuration if there is none.
+
+    They start the command that runs now, with the file that --config names, else
+    /etc/dispatcher/dispatcher.toml, or NAME.toml for an instance; with --user in ~/.config. Doing
+    it again changes nothing, or brings the units up to date. A unit that was changed by hand stays
+    as it is; changes belong into a drop-in: systemctl edit dispatcher.
+
+    Nothing is started; what to type next is printed.
+    """
+    if user and run_as:
+        raise click.UsageError("--run-as is for a service of the host; without it, --user is yours")
+    at = _place(user=user, instance=instance, run_as=run_as)
+    steps = list(install.install(at, install.this_command(), force=force))
+    follows = [f"{at.systemctl} daemon-reload", f"{at.systemctl} enable --now {_units(at)}"]
+    if any(step.did == "replaced" for step in steps):
+        daemon = at.names[-1].removesuffix(".service")
+        follows.append(f"{at.systemctl} restart {daemon}   # workers go on")
+    if at.user:
+        follows.append("loginctl enable-linger   # it starts at boot, and stays when you log out")
+    _report(steps, follows, as_json=as_json)
+
+
+@click.command(
+    "uninstall-service",
+    epilog=examples(
+        "dispatcher uninstall-service", "dispatcher uninstall-service --user --instance gpu"
+    ),
+)
+@_options
+def uninstall_service(*, user: bool, instance: str | None, force: bool, as_json: bool) -> None:
+    """Remove the two units that install-service wrote.
+
+    Configuration, state and user stay. A service that runs or is enabled is left alone: disable
+    it first.
+    """
+    at = _place(user=user, instance=instance, run_as=None)
+    steps = list(install.uninstall(at, force=force))
+    _report(steps, [f"{at.systemctl} daemon-reload"], as_json=as_json)
+
+
+def _place(*, user: bool, instance: str | None, run_as: str | None) -> Place:
+    if not user and os.geteuid() != 0:
+        raise DispatcherError(
+            "only root changes the services of this host; become root, or give --user for one of"
+            " your own"
+        )
+    return install.place(user=user, instance=instance, named=named_file(), run_as=run_as)
+
+
+def _units(at: Place) -> str:
+    return " ".join(name.removesuffix(".service") for name in at.names)
+
+
+def _report(steps: Sequence[Step], follows: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"steps": [step._asdict() for step in steps], "next": follows})
+        return
+    for did, what in steps:
+        if did == "warning":
+            click.echo(f"dispatcher: warning: {what}", err=True)
+        else:
+            click.echo(f"{did} {what}")
+    click.echo("next:")
+    for line in follows:
+        click.echo(f"  {line}")

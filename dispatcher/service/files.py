@@ -1,0 +1,100 @@
+"""The files that an installation wrote: known by their first lines, and left alone when changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dispatcher.errors import DispatcherError
+
+_HEAD = """\
+# Written by "dispatcher install-service"; "dispatcher uninstall-service" removes it.
+# Write changes into a drop-in, which neither of them touches: systemctl {edit} {name}
+"""
+_SEAL = "# What follows has the SHA-256 "
+
+
+class Step(NamedTuple):
+    """One thing that was done, or found to be done."""
+
+    did: str
+    what: str
+
+
+def sealed(name: str, text: str, *, user: bool) -> str:
+    """Return a unit with the lines before it by which it is known again."""
+    head = _HEAD.format(name=name, edit="--user edit" if user else "edit")
+    return f"{head}{_SEAL}{_digest(text)}\n{text}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_as_written(content: str) -> bool:
+    """Say whether a file is as an installation, of any release, wrote it."""
+    head, found, rest = content.partition(_SEAL)
+    digest, _, text = rest.partition("\n")
+    return bool(found) and head.startswith(_HEAD.partition("\n")[0]) and digest == _digest(text)
+
+
+def expect_as_written(paths: Sequence[Path]) -> None:
+    """Raise `DispatcherError` when a file was changed by hand, or does not come from here."""
+    contents = {path: _content(path) for path in paths}
+    changed = [p for p, text in contents.items() if text is not None and not is_as_written(text)]
+    if changed:
+        raise DispatcherError(
+            "\n".join(
+                f"{path} was changed by hand, or does not come from install-service;"
+                f" move the changes into a drop-in ({path}.d/*.conf) and give --force"
+                for path in changed
+            )
+        )
+
+
+def write(texts: Mapping[Path, str]) -> Iterator[Step]:
+    """Write files, each whole or not at all; those that are the same already are left."""
+    for path, text in texts.items():
+        before = _content(path)
+        if before == text:
+            yield Step("unchanged", str(path))
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put(path, text, mode=0o644)
+        yield Step("wrote" if before is None else "replaced", str(path))
+
+
+def remove(paths: Sequence[Path]) -> Iterator[Step]:
+    """Remove those files that are there."""
+    for path in paths:
+        if _content(path) is not None:
+            path.unlink()
+            yield Step("removed", str(path))
+
+
+def _content(path: Path) -> str | None:
+    """Return what a file holds; None: there is none. A link is somebody's, wherever it leads."""
+    if path.is_symlink():
+        return f"a link to {path.readlink()}"
+    try:
+        return path.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return None
+
+
+def put(path: Path, text: str, *, mode: int, group: int = -1) -> None:
+    """Write a file whole, in place of another of its name."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchown(descriptor, -1, group)
+            os.fchmod(descriptor, mode)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

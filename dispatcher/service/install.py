@@ -1,0 +1,211 @@
+"""Installing dispatcher as a service of this host or of one user, and taking that back."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from grp import getgrnam
+from pathlib import Path
+
+from dispatcher.config import reference
+from dispatcher.config.config import SYSTEM_FILE, Config, load
+from dispatcher.config.file import written
+from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.service import files, systemd, units
+from dispatcher.service.files import Step
+from dispatcher.service.units import Installation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the service of an instance is installed, and whose it is."""
+
+    instance: str | None
+    user: bool
+    """Whether it is one user's, in the user's own manager."""
+    units: Path
+    file: Path
+    """Its configuration."""
+    run_as: str = systemd.ACCOUNT
+    """The user that a service of the host runs as."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What its units are called, in the order in which they are started."""
+        return units.names(self.instance)
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files of its units."""
+        return [self.units / name for name in self.names]
+
+    @property
+    def systemctl(self) -> str:
+        """What its units are managed by."""
+        return "systemctl --user" if self.user else "systemctl"
+
+
+def place(*, user: bool, instance: str | None, named: str | None, run_as: str | None) -> Place:
+    """Return the place that options name; `named` is the configuration's file."""
+    config_home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if not config_home.is_absolute():
+        config_home = Path.home() / ".config"
+    directory = config_home / "dispatcher" if user else SYSTEM_FILE.parent
+    return Place(
+        instance=instance,
+        user=user,
+        units=config_home / "systemd" / "user" if user else Path("/etc/systemd/system"),
+        file=Path(named).absolute() if named else directory / f"{instance or 'dispatcher'}.toml",
+        run_as=run_as or systemd.ACCOUNT,
+    )
+
+
+def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Step]:
+    """Write the units, and what they need that is not there, and yield each step.
+
+    Raises `ConfigError` for a configuration that is there and does not fit, `DispatcherError` where
+    units were changed by hand, before anything is written.
+    """
+    version = systemd.version()
+    if not force:
+        files.expect_as_written(at.paths)
+    if not at.user:
+        _expect_visible((*_needed(command), at.file))
+    config = configuration_for(at) if at.file.exists() else None
+    if not at.user and at.run_as == systemd.ACCOUNT and systemd.make_account():
+        yield Step("made", f"the user {systemd.ACCOUNT}")
+    account = None if at.user else systemd.account(at.run_as)
+    if config is None:
+        yield from _make_configuration(at, account)
+        config = configuration_for(at)
+    installation = Installation(
+        command=command,
+        config=config,
+        instance=at.instance,
+        account=account,
+        documentation=Path(sys.prefix) / "share" / "doc" / "dispatcher" / "operations.md",
+        systemd=version,
+    )
+    texts = units.unit_texts(installation)
+    yield from files.write(
+        {at.units / n: files.sealed(n, text, user=at.user) for n, text in texts.items()}
+    )
+    if account is not None:
+        yield from _make_places(config, at.run_as)
+        yield from _unreadable(at, command)
+
+
+def uninstall(at: Place, *, force: bool) -> Iterator[Step]:
+    """Remove the units and yield each step; configuration, state and user stay.
+
+    Raises `DispatcherError` where there are none, while they run or are enabled, and where they
+    were changed by hand.
+    """
+    if not any(path.exists() or path.is_symlink() for path in at.paths):
+        raise DispatcherError(f"no service is installed here: there is no {at.paths[-1]}")
+    if not force:
+        files.expect_as_written(at.paths)
+    if shutil.which("systemctl") and (busy := systemd.in_use(at.names, user=at.user)):
+        disable = f"{at.systemctl} disable --now {' '.join(at.names)}"
+        raise DispatcherError(
+            f"still running or enabled: {', '.join(busy)}; disable it first, which ends its runs:"
+            f" {disable}"
+        )
+    yield from files.remove(at.paths)
+    if at.file.exists():
+        yield Step("left", str(at.file))
+
+
+def _environment(at: Place) -> Mapping[str, str]:
+    """Return what the service will have of the variables that name directories."""
+    if at.user:
+        return {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"}
+    own = f"-{at.instance}" if at.instance else ""
+    return {
+        "STATE_DIRECTORY": f"/var/lib/dispatcher{own}",
+        "RUNTIME_DIRECTORY": f"/run/dispatcher{own}",
+    }
+
+
+def configuration_for(at: Place) -> Config:
+    """Return a configuration with which the units work, or raise `ConfigError`."""
+    config = load(str(at.file), _environment(at))
+    if config.executor.mode != "external":
+        raise ConfigError(
+            f"{at.file}: executor.mode: the service has a unit for the executor; write under"
+            ' [executor]: mode = "external"'
+        )
+    if not at.user:
+        _expect_visible((config.state_dir, config.runtime_dir))
+    return config
+
+
+def _make_configuration(at: Place, account: tuple[str, str] | None) -> Iterator[Step]:
+    """Write a configuration that the units need."""
+    environ = _environment(at)
+    if account is None:
+        state_dir = load(os.devnull, os.environ).state_dir
+        if at.instance:
+            state_dir = state_dir.with_name(f"{state_dir.name}-{at.instance}")
+        given = {"state_dir": written(str(state_dir)), "mode": reference.PACKAGED["mode"]}
+        group = -1
+    else:
+        directories = {
+            "state_dir": written(environ["STATE_DIRECTORY"]),
+            "runtime_dir": written(environ["RUNTIME_DIRECTORY"]),
+        }
+        given = {**reference.PACKAGED, **directories}
+        group = int(account[1]) if account[1].isdecimal() else getgrnam(account[1]).gr_gid
+    if not at.file.parent.exists():
+        at.file.parent.mkdir(mode=0o750, parents=True)
+        if account is not None:
+            os.chown(at.file.parent, -1, group)
+        yield Step("made", str(at.file.parent))
+    mode = 0o600 if account is None else 0o640
+    files.put(at.file, reference.commented_file(given), mode=mode, group=group)
+    yield Step("wrote", str(at.file))
+
+
+def _expect_visible(paths: Sequence[Path]) -> None:
+    """Raise `ConfigError` for what the daemon's unit hides from it."""
+    for path in paths:
+        if hidden := next((one for one in units.HIDDEN if path.is_relative_to(one)), None):
+            raise ConfigError(
+                f"{path} is below {hidden}, which a service of the host does not see; move it, for"
+                " example to /opt, /etc or /var/lib, or install a service of your own: --user"
+            )
+
+
+def _needed(command: Sequence[str]) -> Sequence[Path]:
+    """Return what must be there to start the service: the command, its Python and this package."""
+    program = Path(command[0])
+    return program, program.resolve(), Path(sys.executable).resolve(), units.SHIPPED.resolve()
+
+
+def _make_places(config: Config, run_as: str) -> Iterator[Step]:
+    """Make the directories that systemd does not make."""
+    for directory in units.other_places(config):
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
+            owner = pwd.getpwnam(run_as)
+            os.chown(directory, owner.pw_uid, owner.pw_gid)
+            yield Step("made", str(directory))
+
+
+def _unreadable(at: Place, command: Sequence[str]) -> Iterator[Step]:
+    """Warn of what the service's user may not read."""
+    for path in dict.fromkeys((*_needed(command), at.file)):
+        if (part := systemd.unreadable(path, at.run_as)) is not None:
+            yield Step("warning", f"the user {at.run_as} may not read {part}; the service needs it")
+
+
+def this_command() -> Sequence[str]:
+    """Return what starts the dispatcher that runs now, as a unit may name it."""
+    named = shutil.which(sys.argv[0])
+    if named is not None and Path(named).name == "dispatcher":
+        return [str(Path(named).absolute())]
+    return [sys.executable, "-m", "dispatcher"]

@@ -1,0 +1,93 @@
+"""What systemd's own programs are asked, and do, for an installation."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from dispatcher.errors import DispatcherError
+from dispatcher.service.units import SHIPPED
+
+#: The user that the shipped units name.
+ACCOUNT = "dispatcher"
+
+
+def version() -> int:
+    """Return systemd's version. Raises `DispatcherError` where there is none."""
+    if shutil.which("systemctl") is None:
+        raise DispatcherError(
+            "this host has no systemd (no systemctl in PATH); let what starts services here run:"
+            " dispatcher run"
+        )
+    told = _output("systemctl", "--version")
+    if (found := re.match(r"systemd (\d+)", told)) is None:
+        raise DispatcherError(f"systemctl --version answers {told!r}, which names no version")
+    return int(found[1])
+
+
+def in_use(names: Sequence[str], *, user: bool) -> list[str]:
+    """Return which units run or are enabled, as far as their manager can be asked."""
+    manager = ["systemctl", *(["--user"] if user else [])]
+    shown = _output(*manager, "show", "--property=Id,ActiveState,UnitFileState", *names)
+    found = []
+    for block in shown.split("\n\n"):
+        said = dict(line.partition("=")[::2] for line in block.splitlines())
+        runs = said.get("ActiveState", "inactive") not in {"inactive", "failed"}
+        if runs or said.get("UnitFileState", "").startswith("enabled"):
+            found.append(said["Id"])
+    return found
+
+
+def account(name: str) -> tuple[str, str]:
+    """Return a user and its group by their names. Raises `DispatcherError` where there is none."""
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        raise DispatcherError(
+            f"there is no user {name}; make it: useradd --system --user-group {name}"
+        ) from None
+    try:
+        return name, grp.getgrgid(user.pw_gid).gr_name
+    except KeyError:
+        return name, str(user.pw_gid)
+
+
+def make_account() -> bool:
+    """Make the user that the shipped units name, unless it is there; say whether it was made."""
+    try:
+        pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        wanted = SHIPPED / "sysusers.d" / "dispatcher.conf"
+        if shutil.which("systemd-sysusers") is not None:
+            _output("systemd-sysusers", str(wanted))
+        account(ACCOUNT)
+        return True
+    return False
+
+
+def unreadable(path: Path, name: str) -> Path | None:
+    """Return the first part of a path that a user may not enter, or read; None: it may all.
+
+    Modes are looked at, and no access control lists.
+    """
+    user = pwd.getpwnam(name)
+    groups = os.getgrouplist(name, user.pw_gid)
+    real = path.resolve()
+    for part in (*reversed(real.parents), real):
+        found = part.stat()
+        shift = 6 if found.st_uid == user.pw_uid else 3 if found.st_gid in groups else 0
+        if not found.st_mode >> shift & (4 if part == real else 1):
+            return part
+    return None
+
+
+def _output(*command: str) -> str:
+    """Return what a command prints; nothing of one that fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout if done.returncode == 0 else ""

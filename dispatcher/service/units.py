@@ -1,0 +1,149 @@
+"""The text of the units: the shipped ones, with what is different in one installation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dispatcher.config.config import Config
+from dispatcher.store.open import database_path
+
+#: The units as they are shipped, `user/` those of one user's manager.
+SHIPPED = Path(__file__).parents[1] / "systemd"
+
+#: What the shipped units are called, in the order in which they are started.
+NAMES = ("dispatcher-executor.service", "dispatcher.service")
+
+#: Below which of these systemd makes the directories of a service.
+_MADE_BELOW = {"StateDirectory": Path("/var/lib"), "RuntimeDirectory": Path("/run")}
+
+#: The first systemd that knows a directive (systemd.exec(5)), of those that not every host has
+#: whose kernel has pidfds. An older one would only warn of it, at each start.
+FIRST_KNOWN: Mapping[str, int] = {"ProtectProc": 247}
+
+#: What `ProtectHome=` and `PrivateTmp=` hide from the daemon of a system service.
+HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
+
+_EXEC = re.compile(r"^(Exec\w+)=\S+ (\w+) --config \S+$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """What is different in one installation."""
+
+    command: Sequence[str]
+    """What starts this dispatcher, its program an absolute path."""
+    config: Config
+    instance: str | None
+    account: tuple[str, str] | None
+    """User and group that the service runs as; None: those of the user's own manager."""
+    documentation: Path
+    systemd: int
+    """The version of the systemd that reads the units."""
+
+
+def names(instance: str | None) -> Sequence[str]:
+    """Return what the units of an instance are called; None: of the only one."""
+    return NAMES if instance is None else [instanced(name, instance) for name in NAMES]
+
+
+def instanced(text: str, instance: str = "%i") -> str:
+    """Return a unit, or its name, as that of an instance."""
+    text = re.sub(r"\b(dispatcher(?:-executor)?)\.service", rf"\1@{instance}.service", text)
+    text = text.replace("/dispatcher/dispatcher.toml", f"/dispatcher/{instance}.toml")
+    text = re.sub(r"^((?:State|Runtime)Directory=.*)$", rf"\1-{instance}", text, flags=re.MULTILINE)
+    text = re.sub(r"^(SyslogIdentifier=.*)$", rf"\1@{instance}", text, flags=re.MULTILINE)
+    return re.sub(r"^(Description=.*)$", rf"\1 ({instance})", text, flags=re.MULTILINE)
+
+
+def unit_texts(one: Installation) -> Mapping[str, str]:
+    """Return the units of an installation by their names."""
+    shipped = SHIPPED / "user" if one.account is None else SHIPPED
+    made = {}
+    for name, own in zip(NAMES, names(one.instance), strict=True):
+        text = (shipped / name).read_text("utf-8")
+        made[own] = _filled_in(text if one.instance is None else instanced(text), one)
+    return made
+
+
+def _filled_in(text: str, one: Installation) -> str:
+    program, *words = one.command
+    # Of the program, no variable is replaced (systemd.service(5)).
+    started = " ".join([quoted(program), *(map(argument, words))])
+    file = argument(str(one.config.file))
+    text = _EXEC.sub(lambda line: f"{line[1]}={started} {line[2]} --config {file}", text)
+    page = one.documentation.as_uri().replace("%", "%%") if one.documentation.exists() else None
+    text = _set(text, "Documentation", page)
+    if one.account is not None:
+        user, group = one.account
+        text = _with_directories(_set(_set(text, "User", user), "Group", group), one.config)
+    for directive, version in FIRST_KNOWN.items():
+        if one.systemd < version:
+            text = _set(text, directive, None)
+    return text
+
+
+def _with_directories(text: str, config: Config) -> str:
+    """Let systemd make the directories of a service, and the service write to the others."""
+    for directive, base in _MADE_BELOW.items():
+        made = made_by_systemd(config)[directive]
+        text = _set(text, directive, None if made is None else quoted(str(made.relative_to(base))))
+        if made is None:
+            text = re.sub(rf"^(?:#.*\n)?{directive}\w+=.*\n", "", text, flags=re.MULTILINE)
+    opened = "".join(f"ReadWritePaths={quoted(str(place))}\n" for place in other_places(config))
+    return re.sub(r"^ProtectSystem=.*\n", rf"\g<0>{_literal(opened)}", text, flags=re.MULTILINE)
+
+
+def made_by_systemd(config: Config) -> Mapping[str, Path | None]:
+    """Return the directories that systemd makes for a service, by directive; None: it cannot."""
+    wanted = {"StateDirectory": config.state_dir, "RuntimeDirectory": config.runtime_dir}
+    return {
+        directive: directory if base in directory.parents else None
+        for directive, base in _MADE_BELOW.items()
+        for directory in (wanted[directive],)
+    }
+
+
+def other_places(config: Config) -> Sequence[Path]:
+    """Return the directories that the daemon writes to, and that systemd does not make."""
+    made = [place for place in made_by_systemd(config).values() if place is not None]
+    return [
+        place
+        for place in dict.fromkeys(_written_to(config))
+        if not any(place.is_relative_to(one) for one in made)
+    ]
+
+
+def _written_to(config: Config) -> Iterator[Path]:
+    yield config.state_dir
+    yield config.runtime_dir
+    if (database := database_path(config.store_url)) is not None:
+        yield database.parent
+    if config.metrics.textfile is not None:
+        yield Path(config.metrics.textfile).parent
+
+
+def _set(text: str, directive: str, value: str | None) -> str:
+    """Give a directive that is there another value; None: take it out."""
+    line = "" if value is None else f"{directive}={value}\n"
+    return re.sub(rf"^{directive}=.*\n", _literal(line), text, flags=re.MULTILINE)
+
+
+def _literal(text: str) -> str:
+    return text.replace("\\", r"\\")
+
+
+def quoted(word: str) -> str:
+    """Return a word as systemd.syntax(7) has it, with no specifier in it."""
+    word = word.replace("%", "%%")
+    if re.fullmatch(r"[^\s\"'\\;]+", word):
+        return word
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def argument(word: str) -> str:
+    """Return an argument of a command line, in which `$` would begin a variable."""
+    return quoted(word.replace("$", "$$"))

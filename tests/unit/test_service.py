@@ -1,0 +1,257 @@
+"""Installing a service and taking it back: what is written, what is left alone, what is refused."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.config.config import load
+from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.service import files, systemd
+from dispatcher.service.files import is_as_written, sealed
+from dispatcher.service.install import Place, configuration_for, install
+from tests.command import Command
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("systemctl"), reason="there is no systemctl (Debian: apt install systemd)"
+)
+
+#: What a user's manager has in its environment.
+MANAGER = {"XDG_RUNTIME_DIR": "/run/user/1000"}
+
+NAMES = ["dispatcher-executor.service", "dispatcher.service"]
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "states"))
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)  # nobody's real service
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    return tmp_path / "config" / "systemd" / "user"
+
+
+def did(command: Command, *words: str) -> list[tuple[str, str]]:
+    """Run a verb for a user's service; return what it did, of each thing the name."""
+    told = command(*words, "--user", "--json").json
+    return [(step["did"], Path(step["what"]).name) for step in told["steps"]]
+
+
+def section(path: Path) -> dict[str, str]:
+    parser: Any = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str
+    parser.read(path)
+    return dict(parser["Service"])
+
+
+def test_a_users_service_is_written_with_a_configuration_that_it_needs(
+    command: Command, units: Path, tmp_path: Path
+) -> None:
+    done = did(command, "install-service")
+
+    assert [
+        ("made", "dispatcher"),
+        ("wrote", "dispatcher.toml"),
+        *(("wrote", name) for name in NAMES),
+    ] == done
+    file = tmp_path / "config" / "dispatcher" / "dispatcher.toml"
+    config = load(str(file), MANAGER)
+    assert ("external", tmp_path / "states" / "dispatcher") == (
+        config.executor.mode,
+        config.state_dir,
+    )
+    assert 0o600 == file.stat().st_mode & 0o777
+    started = section(units / "dispatcher.service")["ExecStart"]
+    assert started.endswith(f" -m dispatcher run --config {file}")
+    assert NAMES == sorted(path.name for path in units.iterdir())
+
+
+def test_doing_it_again_changes_nothing(command: Command, units: Path) -> None:
+    did(command, "install-service")
+    before = {path: (path.read_text(), path.stat().st_ino) for path in units.iterdir()}
+
+    assert [("unchanged", name) for name in NAMES] == did(command, "install-service")
+    assert before == {path: (path.read_text(), path.stat().st_ino) for path in units.iterdir()}
+
+
+def test_units_of_another_release_are_brought_up_to_date(command: Command, units: Path) -> None:
+    did(command, "install-service")
+    old = sealed("dispatcher.service", "[Unit]\n", user=True)
+    (units / "dispatcher.service").write_text(old)
+
+    shown = command("install-service", "--user").stdout
+
+    assert f"replaced {units}/dispatcher.service" in shown
+    assert "systemctl --user restart dispatcher " in shown
+    assert "ExecStart" in section(units / "dispatcher.service")
+
+
+@pytest.mark.parametrize("verb", ["install-service", "uninstall-service"])
+def test_a_unit_that_was_changed_by_hand_is_named_and_left_alone(
+    command: Command, units: Path, verb: str
+) -> None:
+    did(command, "install-service")
+    changed = units / "dispatcher.service"
+    changed.write_text(changed.read_text().replace("WatchdogSec=30", "WatchdogSec=60"))
+    other = units / "dispatcher-executor.service"
+    before = (changed.read_text(), other.read_text())
+
+    told = command(verb, "--user", exits=1).stderr
+
+    assert f"{changed} was changed by hand" in told
+    assert f"{changed}.d/*.conf" in told
+    assert "--force" in told
+    assert str(other) not in told
+    assert before == (changed.read_text(), other.read_text())
+    assert did(command, verb, "--force")
+
+
+def test_what_comes_from_elsewhere_is_left_alone(command: Command, units: Path) -> None:
+    """A unit that a package copied there, or the link of a masked one."""
+    units.mkdir(parents=True)
+    (units / "dispatcher.service").symlink_to(os.devnull)
+
+    command("install-service", "--user", exits=1)
+
+    assert ["dispatcher.service"] == [path.name for path in units.iterdir()]
+
+
+def test_uninstalling_takes_back_what_was_written_and_leaves_configuration_and_state(
+    command: Command, units: Path, tmp_path: Path
+) -> None:
+    did(command, "install-service")
+    file = tmp_path / "config" / "dispatcher" / "dispatcher.toml"
+    command("submit", "--config", file, "--", "true")
+    drop_in = units / "dispatcher.service.d" / "override.conf"
+    drop_in.parent.mkdir()
+    drop_in.touch()
+
+    done = did(command, "uninstall-service")
+
+    assert [*(("removed", name) for name in NAMES), ("left", "dispatcher.toml")] == done
+    assert [drop_in.parent] == list(units.iterdir())
+    assert (tmp_path / "states" / "dispatcher" / "tasks.db").exists()
+    assert "no service is installed here" in command("uninstall-service", "--user", exits=1).stderr
+
+
+def test_each_instance_has_its_own_units_file_and_state(command: Command, units: Path) -> None:
+    for instance in ("a", "b-1"):
+        did(command, "install-service", "--instance", instance)
+
+    directories = set()
+    for instance in ("a", "b-1"):
+        service = section(units / f"dispatcher@{instance}.service")
+        file = service["ExecStart"].split()[-1]
+        assert file.endswith(f"/dispatcher/{instance}.toml")
+        directories.add(load(file, MANAGER).state_dir)
+    assert 2 == len(directories)
+
+    did(command, "uninstall-service", "--instance", "a")
+    assert 2 == len(list(units.iterdir()))
+    assert "unchanged" == did(command, "install-service", "--instance", "b-1")[0][0]
+
+
+@pytest.mark.parametrize("name", ["", ".", "-a", "a/b", "a b", "ä", "%i", "x" * 31])
+def test_a_name_that_no_unit_can_have_is_refused(command: Command, name: str) -> None:
+    assert "--instance" in command("install-service", f"--instance={name}", exits=2).stderr
+
+
+def test_a_configuration_for_an_embedded_executor_is_refused_and_nothing_written(
+    command: Command, units: Path
+) -> None:
+    told = command("install-service", "--user", "--config", command.config_file, exits=78).stderr
+
+    assert 'mode = "external"' in told
+    assert not units.exists()
+
+
+def test_a_mistaken_configuration_is_refused_and_nothing_written(
+    command: Command, units: Path
+) -> None:
+    command.configure("[executor]\nmode = 'externel'")
+
+    told = command("install-service", "--user", "--config", command.config_file, exits=78).stderr
+
+    assert "did you mean 'external'?" in told
+    assert not units.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root installs services of the host")
+def test_who_is_not_root_is_refused_a_service_of_the_host(command: Command) -> None:
+    assert "become root, or give --user" in command("install-service", exits=1).stderr
+
+
+@pytest.mark.parametrize("hidden", ["/home/me/x", "/root/x", "/tmp/x", "/run/user/1/x"])
+def test_what_a_service_of_the_host_does_not_see_is_refused(hidden: str, tmp_path: Path) -> None:
+    at = Place(instance=None, user=False, units=tmp_path / "units", file=Path("/etc/d.toml"))
+
+    with pytest.raises(ConfigError, match=f"{hidden} is below /"):
+        list(install(at, [hidden], force=False))
+
+
+@pytest.mark.parametrize("key", ["state_dir", "runtime_dir"])
+def test_a_directory_that_a_service_of_the_host_does_not_see_is_refused(
+    key: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "d.toml"
+    file.write_text(f'[node]\n{key} = "/home/me/x"\n[executor]\nmode = "external"\n')
+    at = Place(instance=None, user=False, units=tmp_path / "units", file=file)
+
+    with pytest.raises(ConfigError, match="/home/me/x is below /home"):
+        configuration_for(at)
+
+
+def test_a_host_without_systemd_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+    with pytest.raises(DispatcherError, match=r"no systemd .* dispatcher run"):
+        systemd.version()
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that everybody may enter."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: its files are closed to another user")
+def test_the_first_part_of_a_path_that_a_user_may_not_enter_is_found(public: Path) -> None:
+    (public / "closed" / "in").mkdir(parents=True)
+    (public / "closed").chmod(0o700)
+
+    assert public / "closed" == systemd.unreadable(public / "closed" / "in", "nobody")
+    assert systemd.unreadable(Path("/bin/sh"), "nobody") is None
+
+
+def test_what_was_written_is_known_by_any_release_and_any_change_seen() -> None:
+    text = sealed("dispatcher.service", "[Unit]\nA=b\n", user=False)
+
+    assert is_as_written(text)
+    for changed in (text + "#\n", text.replace("A=b", "A=c"), "[Unit]\n", "", "\n" + text):
+        assert not is_as_written(changed)
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    (tmp_path / ".x.new").write_text("of an install that was killed")
+
+    files.put(path, "new", mode=0o644)
+
+    assert ["x"] == [found.name for found in tmp_path.iterdir()]
+    assert ("new", 0o644) == (path.read_text(), path.stat().st_mode & 0o777)
