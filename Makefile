@@ -54,10 +54,13 @@ pytest: $(STAMP)
 test-busy: $(STAMP)
 	$(BIN)/python -m tests.busy
 
-# What the tests in namespaces run beside what every Linux has. -rs: why one was skipped, P: figures.
+# What the tests in namespaces run beside what every Linux has, and what boots a Debian.
+# -rs: why one was skipped, P: figures.
 test-system: $(STAMP)
-	@command -v ssh-agent >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
-		|| apt-get install --yes --quiet openssh-client
+	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+		|| { command -v ssh-agent && command -v systemd-nspawn && command -v mmdebstrap; } >/dev/null \
+		|| apt-get install --yes --quiet --no-install-recommends \
+			openssh-client systemd-container mmdebstrap
 	$(BIN)/pytest -rfEsP tests/system
 
 # Every call instead of a choice of them, many seeds, and random deaths and rounds for
@@ -81,4 +84,5 @@ bench: $(STAMP)
 	$(BIN)/python bench/bulk.py
 
 clean:
+	rm -rf /var/cache/dispatcher-tests
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -431,8 +431,8 @@ class Metrics(Section, frozen=True):
         None
     )
     """Where to write them, readable for everybody; the node exporter reads files that end with
-    `.prom`. Under systemd the unit also needs a `ReadWritePaths=` for its directory. Left out: no
-    file."""
+    `.prom`. Under systemd the unit also needs a `ReadWritePaths=` for its directory, which
+    `dispatcher install-service` writes. Left out: no file."""
     interval_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
     """How often it is written, by a process that takes about a quarter of a second to do so."""
 

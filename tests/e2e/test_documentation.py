@@ -131,6 +131,8 @@ NOT_TYPED: Mapping[str, str] = {
     "kills the daemon half-way, proves it all": "the suite itself; test_demo.py plays it",
     "# python3 -m venv /opt/dispatcher && /opt/dispatcher/bin/pip install .": "root, systemd",
     "# sudo -u dispatcher dispatcher status": "root, systemd",
+    "# dispatcher install-service --instance gpu": "root, systemd",
+    "$ dispatcher install-service --user": "the user's own manager; test_service.py does",
     "# systemctl stop dispatcher dispatcher-executor": "root, systemd",
 }
 

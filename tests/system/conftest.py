@@ -15,6 +15,8 @@ import pytest
 
 from tests.e2e.users import belongs_to_a_user
 from tests.e2e.world import World
+from tests.system import booted
+from tests.system.booted import Machine
 from tests.system.places import Elsewhere, Namespace
 
 #: Makes every kind of namespace that these tests use, and mounts in it.
@@ -36,6 +38,19 @@ def lacking() -> str | None:
 def privileged() -> None:
     if (reason := lacking()) is not None:
         pytest.skip(reason)
+
+
+@pytest.fixture(params=["bookworm"])
+def machine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """A host that booted, with the command `dispatcher` and no service yet."""
+    if (reason := booted.lacking()) is not None:
+        pytest.skip(reason)
+    tree = booted.debian(request.param)
+    site = booted.installed(tree, tmp_path_factory.getbasetemp())
+    with Machine(tree, site) as machine:
+        yield machine
 
 
 @pytest.fixture(scope="session")

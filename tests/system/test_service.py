@@ -1,0 +1,163 @@
+"""The service on a host that booted: installed by its verb, started, reloaded, shut down."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.eventually import eventually
+from tests.system.booted import Machine
+
+UNITS = ("dispatcher-executor", "dispatcher")
+
+FILE = "/etc/dispatcher/dispatcher.toml"
+
+#: Tells its daemon when it is asked to end, and ends then.
+SPEAKS_ON_SIGTERM = """
+import signal, time
+from worker_stub import Worker
+def asked(*_):
+    raise SystemExit
+signal.signal(signal.SIGTERM, asked)
+with Worker() as worker:
+    print("up", flush=True)
+    try:
+        while True:
+            time.sleep(1)
+    except SystemExit:
+        worker.succeed({"said": "goodbye"})
+"""
+
+
+def dispatcher(machine: Machine, *words: object, exits: int = 0) -> Any:
+    """Run a verb as the service's user; return what it prints, which is JSON."""
+    told = machine.run("dispatcher", *map(str, words), user="dispatcher", exits=exits).stdout
+    return json.loads(told) if told.strip() else None
+
+
+def configure(machine: Machine, old: str, new: str, file: str = FILE) -> None:
+    path = machine.path(file)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def serve(machine: Machine) -> None:
+    """Install the service for any command, and start it."""
+    machine.run("dispatcher", "install-service")
+    configure(machine, "allow_commands = false", "allow_commands = true")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("enable", "--now", *UNITS)
+
+
+def test_an_installed_service_runs_tasks_and_is_taken_back_whole(machine: Machine) -> None:
+    serve(machine)
+
+    task_id = dispatcher(machine, "submit", "--wait", "--", "true")
+    assert "succeeded" == dispatcher(machine, "show", task_id, "--json")["state"]
+    found = dispatcher(machine, "doctor", "--json")
+    assert [] == [look for look in found if look["level"] == "bad"]
+
+    refused = machine.run("dispatcher", "uninstall-service", exits=1).stderr
+    assert "still running or enabled: dispatcher-executor.service, dispatcher.service" in refused
+    machine.systemctl("disable", "--now", *UNITS)
+    machine.run("dispatcher", "uninstall-service")
+    machine.systemctl("daemon-reload")
+    assert [] == list(machine.path("/etc/systemd/system").rglob("dispatcher*"))
+    assert machine.path("/var/lib/dispatcher/tasks.db").exists()
+    assert machine.path(FILE).exists()
+
+
+def test_a_reload_fails_when_the_file_has_a_mistake_and_what_held_holds_on(
+    machine: Machine,
+) -> None:
+    serve(machine)
+    configure(machine, "#slots = 4", "slots = 7")
+    machine.systemctl("reload", "dispatcher")
+    assert 7 == dispatcher(machine, "status", "--json")["node"]["slots"]
+
+    configure(machine, "slots = 7", "slots = 'many'")
+    machine.systemctl("reload", "dispatcher", exits=1)
+
+    said = machine.run("journalctl", "--unit=dispatcher", "--output=cat").stdout
+    assert f"{FILE}:" in said
+    assert "node.slots: " in said
+    assert "active" == machine.systemctl("is-active", "dispatcher").strip()
+    configure(machine, "slots = 'many'", "slots = 7")
+    assert 7 == dispatcher(machine, "status", "--json")["node"]["slots"]
+
+
+def test_r61_at_a_shutdown_workers_are_answered_and_every_run_is_settled(
+    machine: Machine,
+) -> None:
+    serve(machine)
+    machine.path("/opt/speaks.py").write_text(SPEAKS_ON_SIGTERM)
+    configure(machine, "#slots = 4", "slots = 4")
+    machine.systemctl("reload", "dispatcher")
+    speaks = dispatcher(machine, "submit", "--liveness=worker", "--", "python3", "/opt/speaks.py")
+    sleeps = dispatcher(machine, "submit", "--", "sleep", "1000")
+
+    def both_run() -> None:
+        assert "up\n" == machine.run("dispatcher", "logs", str(speaks), user="dispatcher").stdout
+        assert "running" == dispatcher(machine, "show", sleeps, "--json")["state"]
+
+    eventually(both_run)
+
+    machine.power_off()
+    machine.boot()
+    machine.systemctl("stop", *UNITS)
+
+    spoke = dispatcher(machine, "show", speaks, "--json")
+    assert ("succeeded", 1) == (spoke["state"], len(spoke["runs"])), spoke
+    assert {"said": "goodbye"} == spoke["runs"][0]["result"]
+    assert "released" == dispatcher(machine, "show", sleeps, "--json")["runs"][0]["outcome"]
+    journal = machine.run("journalctl", "--boot=-1", "--unit=dispatcher", "--output=cat").stdout
+    settled = [line for line in journal.splitlines() if '"event":"run.settled"' in line]
+    assert 2 == len(settled), "it was settled by the next boot"
+
+
+def test_instances_run_side_by_side_and_one_is_taken_back_alone(machine: Machine) -> None:
+    for name in ("a", "b-1"):
+        machine.run("dispatcher", "install-service", "--instance", name)
+        file = f"/etc/dispatcher/{name}.toml"
+        configure(machine, "allow_commands = false", "allow_commands = true", file)
+        machine.systemctl("daemon-reload")
+        machine.systemctl("enable", "--now", f"dispatcher-executor@{name}", f"dispatcher@{name}")
+        dispatcher(machine, "--config", file, "submit", "--wait", "--", "true")
+
+    machine.systemctl("disable", "--now", "dispatcher-executor@a", "dispatcher@a")
+    machine.run("dispatcher", "uninstall-service", "--instance", "a")
+    machine.systemctl("daemon-reload")
+
+    assert "active" == machine.systemctl("is-active", "dispatcher@b-1").strip()
+    file = "/etc/dispatcher/b-1.toml"
+    dispatcher(machine, "--config", file, "submit", "--wait", "--", "true")
+
+
+def test_a_users_service_goes_on_when_its_user_is_not_there(machine: Machine) -> None:
+    """With lingering its manager starts at boot, and nobody logs in."""
+    machine.run("useradd", "--create-home", "ada")
+    machine.run("loginctl", "enable-linger", "ada")
+    uid = machine.run("id", "--user", "ada").stdout.strip()
+    own = {"HOME": "/home/ada", "XDG_RUNTIME_DIR": f"/run/user/{uid}"}
+
+    def ada(*command: str, exits: int = 0) -> str:
+        return machine.run(*command, user="ada", exits=exits, env=own).stdout
+
+    eventually(lambda: ada("systemctl", "--user", "is-system-running", "--wait"))
+    ada("dispatcher", "install-service", "--user")
+    ada("systemctl", "--user", "daemon-reload")
+    ada("systemctl", "--user", "enable", "--now", *UNITS)
+    task_id = ada("dispatcher", "submit", "--wait", "--", "sh", "-c", "id -un").strip()
+    assert "ada\n" == ada("dispatcher", "logs", task_id)
+
+    path = machine.path("/home/ada/.config/dispatcher/dispatcher.toml")
+    path.write_text(path.read_text().replace("#slots = 4", "slots = 0"))
+    ada("systemctl", "--user", "reload", "dispatcher", exits=1)
+    path.write_text(path.read_text().replace("slots = 0", "slots = 3"))
+    ada("systemctl", "--user", "reload", "dispatcher")
+    machine.power_off()
+    machine.boot()
+
+    eventually(lambda: ada("systemctl", "--user", "is-active", *UNITS))
+    ada("dispatcher", "submit", "--wait", "--", "true")
