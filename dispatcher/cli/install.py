@@ -70,7 +70,7 @@ def install_service(
     Nothing is started; what to type next is printed.
     """
     if user and run_as:
-        raise click.UsageError("--run-as is for a service of the host; without it, --user is yours")
+        raise click.UsageError("--run-as: a service of your own runs as you; leave it out")
     at = _place(user=user, instance=instance, run_as=run_as)
     steps = list(install.install(at, install.this_command(), force=force))
     follows = [f"{at.systemctl} daemon-reload", f"{at.systemctl} enable --now {_units(at)}"]

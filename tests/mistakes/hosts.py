@@ -408,4 +408,25 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
     ),
+    "The service": (
+        Mistake(
+            name="a name that no instance can have",
+            typed="install-service --user --instance a/b",
+            told=(
+                "--instance: 'a/b' is no name of an instance; use up to 30 letters, digits, _, ."
+                " and -, and begin with none of the last two (see: dispatcher install-service"
+                " --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="another user for a service of one's own",
+            typed="install-service --user --run-as backup",
+            told=(
+                "--run-as: a service of your own runs as you; leave it out (see: dispatcher"
+                " install-service --help)"
+            ),
+            exits=2,
+        ),
+    ),
 }

@@ -40,7 +40,8 @@ def privileged() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(params=["bookworm"])
+#: Debian 12 has systemd 252, Debian 13 has 257.
+@pytest.fixture(params=["bookworm", "trixie"])
 def machine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
