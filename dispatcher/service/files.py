@@ -1,4 +1,4 @@
-"""The files that an installation wrote: known by their first lines, and left alone when changed."""
+"""The files of an installation: their first lines identify them; changed ones are left alone."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def remove(paths: Sequence[Path]) -> Iterator[Step]:
 
 
 def _content(path: Path) -> str | None:
-    """Return what a file holds; None: there is none. A link is somebody's, wherever it leads."""
+    """Return what a file holds; None: there is none. A symbolic link never counts as ours."""
     if path.is_symlink():
         return f"a link to {path.readlink()}"
     try:

@@ -65,7 +65,7 @@ def place(*, user: bool, instance: str | None, named: str | None, run_as: str | 
 
 
 def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Step]:
-    """Write the units, and what they need that is not there, and yield each step.
+    """Write the units, and what they need and lack, and yield each step.
 
     Raises `ConfigError` for a configuration that is there and does not fit, `DispatcherError` where
     units were changed by hand, before anything is written.

@@ -108,19 +108,16 @@ def test_r61_at_a_shutdown_workers_are_answered_and_every_run_is_settled(
 
     eventually(both_run)
 
+    machine.systemctl("disable", *UNITS)  # so that the next boot changes nothing
     machine.power_off()
     machine.boot()
-    machine.systemctl("stop", *UNITS)
 
-    (spoke, *_), (slept, *_) = (
+    (spoke,), (slept,) = (
         dispatcher(machine, "show", task_id, "--json")["runs"] for task_id in (speaks, sleeps)
     )
     assert "up\nanswered\n" == spoke["output_tail"]
     assert spoke["outcome"] in {"succeeded", "released"}
     assert "released" == slept["outcome"]
-    journal = machine.run("journalctl", "--boot=-1", "--unit=dispatcher", "--output=cat").stdout
-    settled = [line for line in journal.splitlines() if '"event":"run.settled"' in line]
-    assert 2 == len(settled), "it was settled by the next boot"
 
 
 def test_instances_run_side_by_side_and_one_is_taken_back_alone(machine: Machine) -> None:
