@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 from weakref import WeakSet
 
-from dispatcher import control, doubts, output_files, submission
+from dispatcher import control, doubts, output_files, owner, submission
 from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
@@ -75,11 +75,16 @@ class Client:
     nobody can tell whether the change was made: its text says what to do. What makes work wakes the
     daemon, if one runs. In a child that was forked since, any but `close` raises `DispatcherError`:
     open another there.
+
+    Root in another user's state directory gets a `ConfigError`: a library cannot change the user of
+    its program, as the command line does.
     """
 
     def __init__(self, config: Config, *, patience: float = PATIENCE) -> None:
         self.config = config
         """What it goes by."""
+        if (foreign := owner.foreign_owner(config.state_dir, config.others)) is not None:
+            raise owner.refused(foreign, config.state_dir)
         self._store = open_store(config.store_url, state_dir=config.state_dir, patience=patience)
         self._locks: dict[int, str] = {}
         self._unread: WeakSet[Generator[Submitted]] = WeakSet()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dispatcher import locks, owners
+from dispatcher import locks, owner
 from dispatcher.complaints import UNREADABLE
 from dispatcher.config.config import MAX_SOCKET_PATH, Config, is_sendable
 from dispatcher.errors import DispatcherError
@@ -49,7 +49,6 @@ def announce(config: Config) -> OSError | None:
         said = f"{_directory(config)} {config.control_socket}\n"
         if _said(config) != said:  # a full disk would not take it
             with draft.open("w", encoding="utf-8") as out:
-                owners.give(out.fileno(), config.state_dir)
                 out.write(said)
             draft.replace(file)
     except OSError as error:
@@ -148,7 +147,7 @@ def _ask(path: Path, request: bytes, *, within: float) -> dict[str, Any] | None:
     try:
         return _answer(path, request, within=within)
     except (PermissionError, TimeoutError) as error:
-        if (whose := owners.of_another(path)) is not None and os.geteuid() != 0:
+        if (whose := owner.of_another(path)) is not None and os.geteuid() != 0:
             raise NotOurs(f"a daemon answers its own user alone; {whose}") from error
         if isinstance(error, PermissionError):
             return None

@@ -61,14 +61,17 @@ class AlreadyHeld(DispatcherError):
     """Somebody else holds the lock; exit 75 and name the holder."""
 
 
-def cannot_write(told: str, error: OSError, remedy: str) -> DispatcherError:
-    """Return the error of a place that the daemon needs to write, and cannot.
+def cannot_write(
+    told: str, error: OSError, remedy: str, mistake: type[DispatcherError] = ConfigError
+) -> DispatcherError:
+    """Return the error of a place that cannot be used.
 
     `StoreUnavailable` of a host in trouble: that may pass, and a service manager tries again.
-    Otherwise `ConfigError`, with the `remedy`.
+    Otherwise a `mistake`, with the `remedy`: the configuration's, unless the place was named by
+    who typed the command.
     """
     told = f"{told}: {error.strerror}"
-    return in_trouble(told, error.errno) or ConfigError(f"{told}; {remedy}")
+    return in_trouble(told, error.errno) or mistake(f"{told}; {remedy}")
 
 
 def in_trouble(told: str, number: int | None) -> StoreUnavailable | None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dispatcher import owners
 from dispatcher.errors import DispatcherError
 from dispatcher.locks import Held
 from dispatcher.times import Instant
@@ -158,12 +157,10 @@ class RuntimeDirectory:
     def _make_directory(self) -> None:
         """Make it as it was; if somebody did before us, it stays as it is."""
         was, is_missing = self._was, not self._directory.exists()
-        owners.make_directory(self._directory)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = self._directory.stat().st_uid
         if is_missing:
             self._directory.chmod(stat.S_IMODE(was.st_mode))
-            if owner != was.st_uid and os.geteuid() == 0:
-                os.chown(self._directory, was.st_uid, was.st_gid)
         elif owner not in {os.geteuid(), was.st_uid}:
             why = f"made anew by user {owner}, and was user {was.st_uid}'s"
             raise PermissionError(errno.EPERM, why, str(self._directory))

@@ -9,8 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dispatcher import owners
 from dispatcher.errors import AlreadyHeld, DispatcherError, cannot_write
+
+#: No link to another file, which would be written to.
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: The file, in its state directory and in its runtime directory, that an executor locks.
 EXECUTOR_LOCK = "executor.lock"
@@ -80,7 +82,7 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     the file cannot be written, `StoreUnavailable` when its disk is full.
     """
     try:
-        descriptor = owners.opened(str(path), os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, _LOCK, 0o600)
     except OSError as error:
         raise _cannot_lock(what, path, error) from None
     try:

@@ -13,7 +13,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher import owners
+from dispatcher import owner
 from dispatcher.errors import ConfigError, cannot_write
 
 #: Pid, uid and gid of a socket's other end.
@@ -49,7 +49,7 @@ def known_node_id(state_dir: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        remedy = owners.of_another(file) or "make it readable for this user"
+        remedy = owner.of_another(file) or "make it readable for this user"
         raise ConfigError(f"{file}: {error.strerror}; {remedy}") from error
     if not _UUID.fullmatch(text):
         raise ConfigError(
@@ -65,7 +65,7 @@ def prepare(state_dir: Path) -> None:
     Raises `ConfigError` when that is not possible, `StoreUnavailable` when its disk is full.
     """
     try:
-        owners.make_directory(state_dir)
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         told = f"cannot make the state directory {state_dir}"
         remedy = "set [node] state_dir to one that this user may write"
@@ -79,7 +79,6 @@ def _create(state_dir: Path) -> None:
     draft = state_dir / f".node-id.{uuid4()}"
     try:
         with draft.open("x", encoding="ascii") as file:
-            owners.give(file.fileno(), state_dir)
             file.write(f"{uuid4()}\n")
             file.flush()
             os.fsync(file.fileno())

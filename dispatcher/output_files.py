@@ -10,7 +10,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
+
+#: The name of a run's output: the run's uid.
+NAME = re.compile(r"([0-9a-f]{32})\.log")
 
 #: Nothing that waits: no FIFO, no lease of a file server.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -37,10 +41,12 @@ def remove(path: str) -> int | None:
     """Remove the output file of a run that is over; return the bytes of disk that it took.
 
     None when a process still has it open as its run's output, and it stays. -1: it was not there,
-    or cannot be removed. An empty file is not asked: whoever starts a run may be renaming it.
-    Whoever deletes the run's row does so before, and commits: what a crash leaves then is a file
-    without a run, which the daemon finds by its age.
+    cannot be removed, or has not the name of an output, whatever a row says. An empty file is not
+    asked: whoever starts a run may be renaming it. Whoever deletes the run's row does so before,
+    and commits: what a crash leaves then is a file without a run, found by its age.
     """
+    if not NAME.fullmatch(path.rpartition("/")[2]):
+        return -1
     try:
         found = os.lstat(path)
         if found.st_size:

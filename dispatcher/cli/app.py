@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 from click.exceptions import Abort, ClickException, NoArgsIsHelpError, UsageError
 
+from dispatcher import owner
 from dispatcher.cli.options import config_option, examples
 from dispatcher.errors import (
     AlreadyHeld,
@@ -27,6 +28,7 @@ from dispatcher.errors import (
     StoreUnavailable,
     StoreUnusable,
     did_you_mean,
+    in_trouble,
 )
 from dispatcher.wire import RELEASE, ExitCode
 
@@ -126,6 +128,10 @@ LAST_MESSAGE_WITHIN = 2
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
+#: What the kernel answers who may not.
+_DENIED = (errno.EACCES, errno.EPERM)
+
+
 class Verbs(click.Group):
     """The verbs, each imported when it is called: a submit loads nothing of the daemon's."""
 
@@ -215,6 +221,7 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.NOT_SO
     except (ClickException, DispatcherError, OSError) as error:
         message, failure = _told(error, verb)
+        message += _as_whom(message)
         _bound_last_message(verb, failure)
         _say(message)
         cause = error.__cause__ or error
@@ -279,10 +286,12 @@ def _priority() -> str:
     return journald.PREFIX["error"] if journald.leads_to(descriptor, os.environ) else ""
 
 
-def _owner_of(filename: object) -> str | None:
-    from dispatcher import owners  # noqa: PLC0415 - for who may not
-
-    return owners.of_another(Path(str(filename)))
+def _as_whom(message: str) -> str:
+    """Return the line to add where something was denied to the user that root became."""
+    user = owner.became()
+    if user is None or not any(os.strerror(denied) in message for denied in _DENIED):
+        return ""
+    return f"\nthis process became {user}, because {user.place} belongs to that user"
 
 
 def _where(error: Exception) -> str:
@@ -310,7 +319,9 @@ def _told(
         return str(error), next(fitting, ExitCode.NOT_SO)
     told = error.strerror or str(error)
     if error.filename is not None:
-        if isinstance(error, PermissionError) and (whose := _owner_of(error.filename)) is not None:
+        told = f"{error.filename}: {told}"
+        if isinstance(error, PermissionError) and (whose := owner.of_another(error.filename)):
             told += f"; {whose}"
-        return f"{error.filename}: {told}", ExitCode.NOT_SO
+        trouble = in_trouble(told, error.errno)
+        return _told(trouble) if trouble else (told, ExitCode.NOT_SO)
     return f"cannot write: {told}" if error.errno in _FULL else told, ExitCode.NOT_SO

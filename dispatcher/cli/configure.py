@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from dispatcher.cli.options import config_option, configuration, examples, json_option, print_json
+from dispatcher.cli.options import (
+    config_option,
+    examples,
+    json_option,
+    print_json,
+    read_configuration,
+)
 from dispatcher.config.config import Mistaken
 from dispatcher.errors import ConfigError
 
@@ -18,7 +24,7 @@ def check_config(*, as_json: bool) -> None:
 
     mistakes: list[str] = []
     try:
-        config = configuration()
+        config = read_configuration()
     except Mistaken as error:
         config, mistakes = error.rest, [*error.mistakes]
     if mistakes := mistakes + environment_file.mistakes(config):
@@ -61,7 +67,7 @@ def config(*, commented: bool, schema: bool, as_json: bool) -> None:
     elif schema:
         print_json(reference.schema())
     else:
-        values = list(reference.effective(configuration()))
+        values = list(reference.effective(read_configuration()))
         if as_json:
             print_json(
                 {

@@ -11,6 +11,7 @@ from dispatcher.cli.options import (
     examples,
     json_option,
     print_json,
+    read_configuration,
 )
 from dispatcher.doctor.finding import Finding, Level, bad
 from dispatcher.doctor.looks import findings
@@ -25,12 +26,14 @@ def doctor(*, as_json: bool) -> int:
     """Look for what is wrong with this host, its store and its processes; exit 1 if anything is.
 
     Nothing is changed; it may be asked while the daemon works. The whole database is read, which
-    takes about a second for each gigabyte. Run it as the daemon's user.
+    takes about a second for each gigabyte. Run it as root or as the daemon's user.
     """
     try:
-        found = list(findings(configuration()))
+        read_configuration()
     except ConfigError as error:
         found = [bad("configuration", line, "mend it") for line in str(error).splitlines()]
+    else:
+        found = list(findings(configuration()))
     if as_json:
         print_json([_json(finding) for finding in found])
     else:

@@ -33,7 +33,7 @@ from dispatcher.client import Client
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config.config import Config
 from dispatcher.config.durations import Milliseconds
-from dispatcher.errors import DispatcherError, NoLock, NoTask, did_you_mean
+from dispatcher.errors import DispatcherError, NoLock, NoTask, cannot_write, did_you_mean
 from dispatcher.model import Claim
 from dispatcher.processes import worker_environment
 from dispatcher.times import StoreTime
@@ -340,7 +340,11 @@ def _kept(lock_file: str | None) -> Iterator[Callable[[str], None]]:
     if Path(lock_file).is_dir():
         raise click.UsageError(f"--lock-file: {lock_file} is a directory; name a file")
     draft = Path(f"{lock_file}.new-{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        told, remedy = f"cannot write {lock_file}", "name a file that this user may write"
+        raise cannot_write(told, error, remedy, DispatcherError) from error
 
     def keep(lock: str) -> None:
         try:

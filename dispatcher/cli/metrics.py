@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from dispatcher.cli.options import FILE, client, config_option, examples
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import DispatcherError, cannot_write
 
 
 @click.command(
@@ -46,14 +46,14 @@ def _replace(file: Path, text: str) -> None:
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         try:
-            draft.write_text(text, "utf-8")
+            draft.unlink(missing_ok=True)
+            with draft.open("x", encoding="utf-8") as out:  # through nobody's link
+                out.write(text)
             draft.chmod(0o644)  # the node exporter is somebody else
             draft.replace(file)
         finally:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
     except OSError as error:
-        raise DispatcherError(
-            f"cannot write {file}: {error.strerror}; its directory must be there, have room, and"
-            " let this user write"
-        ) from error
+        remedy = "its directory must be there, and let this user write"
+        raise cannot_write(f"cannot write {file}", error, remedy, DispatcherError) from error

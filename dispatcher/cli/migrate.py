@@ -14,7 +14,7 @@ from dispatcher.cli.options import (
 from dispatcher.client import PATIENCE
 from dispatcher.config.config import Config
 from dispatcher.store.examine import examine
-from dispatcher.store.open import database_path, lock_database, open_store
+from dispatcher.store.open import database_path, is_there, lock_database, open_store
 from dispatcher.wire import ExitCode
 
 
@@ -52,7 +52,7 @@ def _schema(config: Config) -> tuple[int | None, int]:
     from dispatcher.store.migrate import MIGRATIONS  # noqa: PLC0415 - read when it is asked for
 
     path = database_path(config.store_url)
-    if path is None or not path.exists():
+    if path is None or not is_there(path):
         return None, len(MIGRATIONS)
     found = examine(path, patience=PATIENCE, whole=False)
     if found.schema > found.known:  # which says so, and what to do

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from dispatcher import owner
 from dispatcher.client import Client
 from dispatcher.config import durations, limits
 from dispatcher.config.config import Config, Mistaken, load
@@ -158,6 +159,18 @@ def examples(*lines: str) -> str:
 
 
 def configuration(*, whole: bool = True) -> Config:
+    """Return the configuration, as `read_configuration`, of the store that is going to be used.
+
+    Root becomes the user to whom the store's directory belongs: the file and what the command line
+    names was read as root before, and nothing is opened as root after.
+    """
+    config = read_configuration(whole=whole)
+    if (foreign := owner.foreign_owner(config.state_dir, config.others)) is not None:
+        owner.become(foreign, config.state_dir)
+    return config
+
+
+def read_configuration(*, whole: bool = True) -> Config:
     """Return the configuration that the command line asks for. Raises `ConfigError`.
 
     Unless it must be `whole`, mistakes are only said where the file still tells which daemon and

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from dispatcher import control
+from dispatcher import control, owner
 from dispatcher.cli.options import (
     config_option,
     configuration,
@@ -105,4 +105,6 @@ def executor() -> None:
         *("--log-format", "auto" if form == "console" else form),
         *(f"--mistake={mistake}".replace("\0", "\\0") for mistake in mistakes[:MOST_MISTAKES]),
     ]
+    if (user := owner.became()) is not None:
+        command += ["--became", str(user.place)]
     os.execv(sys.executable, command)  # noqa: S606 - the same interpreter, no shell

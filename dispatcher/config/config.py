@@ -23,6 +23,7 @@ from dispatcher.config.settings import (
     Settings,
 )
 from dispatcher.errors import ConfigError
+from dispatcher.owner import agree
 
 _T = TypeVar("_T")
 
@@ -70,6 +71,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """The variables by which another process finds the same store, whatever its own are."""
         file = {} if self.file is None else {_FILE: str(self.file)}
         return {**file, _STATE: str(self.state_dir), _RUNTIME: str(self.runtime_dir)}
+
+    @property
+    def others(self) -> Mapping[str, Path]:
+        """Where files are made beside the state directory, by what the place is called."""
+        database = Path(self.store_url.removeprefix("sqlite://"))
+        return {"runtime directory": self.runtime_dir, "database": database}
 
     @property
     def output_dir(self) -> Path:
@@ -203,7 +210,7 @@ def _runtime_dir(settings: Settings, state_dir: Path, environ: Mapping[str, str]
         chosen = given
     elif made := _systemd_directory(environ, "RUNTIME_DIRECTORY"):
         chosen = made
-    elif base.startswith("/"):
+    elif base.startswith("/") and agree(Path(base), state_dir):
         chosen = Path(base) / f"dispatcher-{_hash_of(state_dir)}"
     else:
         chosen = state_dir / "run"

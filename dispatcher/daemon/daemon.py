@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from dispatcher import control, owners, wire
+from dispatcher import control, owner, wire
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.config.reload import Reloaded, reload, with_environments
@@ -71,6 +71,8 @@ def main(
     before_line = CLEAR_LINE if onlooker is not None and sys.stdout.isatty() else ""
     set_up_logs = partial(logs.set_up, node=me, before_line=before_line)
     set_up_logs(config)
+    if (user := owner.became()) is not None:
+        log.info("user.changed", uid=user.uid, user=user.name, path=str(user.place))
     with ExitStack() as stack:
         stack.callback(logs.close, within=LAST_LINES_WITHIN)
         stack.enter_context(
@@ -173,7 +175,7 @@ def _bounds(config: Config) -> Bounds:
 
 def _make_output_dir(config: Config) -> None:
     try:
-        owners.make_directory(config.output_dir)
+        config.output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         told = f"cannot make the output directory {config.output_dir}"
         remedy = "move away what is there, or set [node] state_dir to another directory"
@@ -192,7 +194,7 @@ def _hold_runtime_dir(config: Config) -> RuntimeDirectory:
     """Make the runtime directory and be the one daemon in it: others would take its sockets."""
     directory = config.runtime_dir
     try:
-        owners.make_directory(directory)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         told = f"cannot make the runtime directory {directory}"
         remedy = "set [node] runtime_dir to one that this user may write"

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from dispatcher import locks, owners
+from dispatcher import locks
 from dispatcher.complaints import UNREADABLE
 from dispatcher.daemon import children
 from dispatcher.kept import LOOK_INTERVAL
@@ -153,4 +153,4 @@ def _shown(error: str) -> str | None:
 
 def _at_once(path: str, flags: int) -> int:
     """Open a log; a FIFO that nobody reads is an error, and nothing to wait for."""
-    return owners.opened(path, flags | os.O_NONBLOCK, 0o666)
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)

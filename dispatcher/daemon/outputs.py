@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import heapq
 import os
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -52,8 +51,6 @@ SUSPECTS = 10_000
 
 #: Seconds between two warnings while nothing more can be removed.
 WARN_INTERVAL = 3_600.0
-
-_NAME = re.compile(r"([0-9a-f]{32})\.log")
 
 
 class Bounds(NamedTuple):
@@ -99,7 +96,7 @@ class _Walk:
         size = found.st_blocks * 512
         self.files += 1
         self.bytes += size
-        name = _NAME.fullmatch(entry.name)
+        name = output_files.NAME.fullmatch(entry.name)
         if name is None or name[1] in live:
             return
         if found.st_mtime_ns < self._old_before_ns:

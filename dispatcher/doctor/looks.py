@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher import holes, locks, owners, wire
+from dispatcher import holes, locks, owner, wire
 from dispatcher.calendar import Calendar
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
@@ -25,7 +25,7 @@ from dispatcher.node import known_node_id
 from dispatcher.standing import set_lately
 from dispatcher.store.examine import Examined, examine
 from dispatcher.store.filesystems import MOUNTINFO
-from dispatcher.store.open import database_path, refuse_place, remembered_identity
+from dispatcher.store.open import database_path, is_there, refuse_place, remembered_identity
 from dispatcher.store.sqlite import OLDEST_LIBRARY, check_library, library_version
 
 #: Seconds that the store gets to answer.
@@ -36,7 +36,7 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     """Look at everything, in the order in which one thing needs the other."""
     yield ok("configuration", str(config.file or "built-in defaults: no file"))
     yield from _host()
-    if (whose := owners.of_another(config.state_dir)) is not None and not _is_open(config):
+    if (whose := owner.of_another(config.state_dir)) is not None and not _is_open(config):
         yield told("state directory", DispatcherError(f"it is not this user's: {whose}"))
         return  # nothing else could be seen
     yield from _state_dir(config)
@@ -166,14 +166,20 @@ def _secrets(config: Config) -> Iterator[Finding]:
 
 def _sockets(config: Config) -> Iterator[Finding]:
     said = f"{config.runtime_dir}, short enough for their paths"  # else there is no config
-    if not config.runtime_dir.exists():
+    try:
+        config.runtime_dir.stat()
+    except FileNotFoundError:
         is_held = locks.holder(config.state_dir / locks.EXECUTOR_LOCK) is not None
         if is_held or locks.holder(config.state_dir / locks.DAEMON_LOCK) is not None:
             said = f"{config.runtime_dir} was removed, and is made again"
             yield warning("sockets", said, "if it does not come back: see the logs, runtime.lost")
             return
         yield ok("sockets", f"{said}, made at start")
-    elif not os.access(config.runtime_dir, os.W_OK | os.X_OK):
+        return
+    except OSError as error:
+        yield bad("sockets", f"{config.runtime_dir}: {error.strerror}", "run this as its user")
+        return
+    if not os.access(config.runtime_dir, os.W_OK | os.X_OK):
         remedy = "chown it to the daemon's user, or run this as that user"
         yield bad("sockets", f"{config.runtime_dir} is not ours to write", remedy)
     else:
@@ -202,10 +208,11 @@ def _store(config: Config) -> Iterator[Finding]:
         return
     try:
         remembered = remembered_identity(config.state_dir)
-        if not path.exists() and remembered is None:
+        there = is_there(path)
+        if not there and remembered is None:
             yield warning("store", f"{path} is not there", "the first submit or start makes it")
             return
-        if not path.exists():
+        if not there:
             remedy = "restore it from a backup, or see what `dispatcher run` says"
             yield bad("store", f"{path} is missing, and it was there", remedy)
             return

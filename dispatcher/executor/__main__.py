@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from dispatcher import owners, times, utf8, wire
+from dispatcher import owner, times, utf8, wire
 from dispatcher.errors import AlreadyHeld, ConfigError, HostTrouble, StoreUnavailable, cannot_write
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
@@ -38,6 +38,9 @@ from dispatcher.wire import ExitCode
 #: spawning it has long returned, still holds what it will have closed in the end.
 LOCK_PATIENCE = 2.0
 
+#: No link to another file, which would be written to.
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
 #: Seconds that a slow reader of the log is given for the last lines.
 LAST_LINES_WITHIN = 1.0
 
@@ -55,6 +58,9 @@ def main() -> int:
     log = Log(sys.stderr.fileno(), form=options.log_format, node=options.node_id)
     if options.mistake:
         log("config.mistaken", mistakes=[*map(wire.as_utf8, options.mistake)])
+    if options.became is not None:
+        uid = os.geteuid()
+        log("user.changed", uid=uid, user=owner.name_of(uid), path=options.became)
     try:
         return _run(state_dir, runtime_dir, options, log)
     finally:
@@ -103,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-format", choices=("auto", "json", "journal"), default="auto", help="[logs] format"
     )
+    parser.add_argument("--became", metavar="PATH", help="root became this file's owner")
     parser.add_argument("--embedded", action="store_true", help="leave when nobody needs it")
     parser.add_argument("--mistake", action="append", help="of the configuration, to be logged")
     return parser
@@ -131,8 +138,8 @@ def _lock(directory: str, *, patience: float = LOCK_PATIENCE) -> int:
     """Return the descriptor that keeps every other executor out of `directory`."""
     path = f"{directory}/{EXECUTOR_LOCK}"
     try:
-        owners.make_directory(Path(directory))
-        descriptor = owners.opened(path, os.O_RDWR | os.O_CLOEXEC)
+        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, _LOCK, 0o600)
     except OSError as error:
         told, remedy = f"cannot use {path}", "this user must be able to write there"
         raise cannot_write(told, error, remedy) from error

@@ -21,7 +21,7 @@ from typing import Annotated, BinaryIO, Literal
 
 import msgspec
 
-from dispatcher import owners, wire
+from dispatcher import wire
 from dispatcher.complaints import UNREADABLE
 from dispatcher.errors import ConfigError
 from dispatcher.executor.run import NEVER, Phase, Run
@@ -184,7 +184,6 @@ class Journal:
         try:
             Path(fresh).unlink(missing_ok=True)
             descriptor = os.open(fresh, _NEW, 0o600)
-            owners.give(descriptor, Path(fresh).parent)
             try:
                 _write(descriptor, data)
                 Path(fresh).rename(self._kept_at)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher import owners
 from dispatcher.kept import Kept
 
 #: Bytes of one message: what systemd itself takes (NOTIFY_BUFFER_MAX).
@@ -28,7 +27,7 @@ class Directory:
 
     def make_again(self) -> None:
         """Make it, unless it is there. Raises OSError."""
-        owners.make_directory(Path(self.path))
+        Path(self.path).mkdir(mode=0o700, parents=True, exist_ok=True)
         # Not to be listed: who is let into the runtime directory must know whose socket it wants.
         Path(self.path).chmod(0o711)
 

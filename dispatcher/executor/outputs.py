@@ -14,7 +14,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dispatcher import output_files, owners
+from dispatcher import output_files
 
 #: Bytes of the end of the output that are kept with the exit: a traceback, not a log.
 TAIL_BYTES = 4096
@@ -186,7 +186,7 @@ class Outputs:
 
 def _opened(path: str, *, create: bool = False) -> int:
     """Return a descriptor that appends to a regular file. Raises OSError."""
-    descriptor = owners.opened(path, _APPENDS) if create else os.open(path, _APPENDS)
+    descriptor = os.open(path, _APPENDS | (os.O_CREAT if create else 0), 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", path)

@@ -110,6 +110,11 @@ _UNJOURNALED = Event(
 #: What the daemon logs.
 DAEMON: Mapping[str, Event] = MappingProxyType(
     {
+        "user.changed": Event(
+            "Root started it on the state directory of another user: it became that user. `path` is"
+            " what belongs to that user.",
+            fields={"uid": int, "user": str, "path": str},
+        ),
         "daemon.started": Event(
             "The daemon holds its locks, the store answered, the loop turns.",
             fields={"pid": int, "slots": int},
@@ -388,6 +393,11 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
 #: What the executor logs.
 EXECUTOR: Mapping[str, Event] = MappingProxyType(
     {
+        "user.changed": Event(
+            "Root started it on the state directory of another user: it became that user. `path` is"
+            " what belongs to that user.",
+            fields={"uid": int, "user": str, "path": str},
+        ),
         "executor.started": Event(
             "The executor holds its locks and looks after what its predecessor left.",
             fields={"pid": int, "state_dir": str, "embedded": bool},

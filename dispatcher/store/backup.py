@@ -13,8 +13,9 @@ from pysqlite3 import dbapi2
 from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
 from dispatcher.locks import hold
 from dispatcher.store import migrate
-from dispatcher.store.drafts import replace, reported_draft_of
+from dispatcher.store.drafts import replace, reported_draft_of, written
 from dispatcher.store.names import beside
+from dispatcher.store.open import is_there
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_errors import BUSY, code_of, translated
 
@@ -43,13 +44,16 @@ def back_up(database: Path, file: Path, *, overwrite: bool, patience: float) -> 
     database or the copy is damaged.
     """
     file, own = file.resolve(), database.resolve()
-    if not database.exists():
+    if not is_there(database):
         raise StoreUnusable(f"{database} does not exist; there is nothing to back up yet")
-    if file in (own, *beside(own)) or (file.exists() and file.samefile(own)):
-        raise DispatcherError(f"{file} is the database itself; name another file")
-    if file.exists() and not overwrite:
+    with written(file):
+        exists = file.exists()
+        if file in (own, *beside(own)) or (exists and file.samefile(own)):
+            raise DispatcherError(f"{file} is the database itself; name another file")
+    if exists and not overwrite:
         raise DispatcherError(f"{file} exists; name another file, or add --overwrite")
-    with _to_be_replaced(file), reported_draft_of(file) as draft:
+    # The draft first: where none can be made, the error is of the disk, not of what lies there.
+    with reported_draft_of(file) as draft, _to_be_replaced(file):
         with closing(SqliteEngine(database, patience=patience)) as engine:
             schema, identity = migrate.version_of(engine)
             copy(engine.connection, draft, database)

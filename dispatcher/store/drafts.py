@@ -15,8 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from dispatcher import owners
-from dispatcher.errors import FULL, DispatcherError, StoreUnavailable, StoreUnusable
+from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable, cannot_write
 from dispatcher.store.names import DRAFT, WHOLE, beside
 
 _DRAFT = re.compile(rf"{re.escape(DRAFT)}[0-9a-f]{{8}}$")
@@ -29,14 +28,13 @@ _PROBE: Final = "link"
 def draft_of(file: Path) -> Iterator[Path]:
     """Give an empty private file on the disk of another; whatever is left of it goes in the end.
 
-    Root's has the owner of the file that it replaces, or of the directory. Raises OSError when it
-    cannot be made; no other error names it.
+    Raises OSError when it cannot be made; no other error names it.
     """
     remove_abandoned(file.parent)
     directory, lock = _directory(file)
     draft = directory / WHOLE
     try:
-        owners.make(draft, like=file if file.exists() else file.parent)
+        draft.touch(mode=0o600, exist_ok=False)
         yield draft
     except (StoreUnavailable, StoreUnusable) as error:
         if str(draft) not in str(error):
@@ -56,7 +54,6 @@ def _directory(file: Path) -> tuple[Path, int]:
         descriptor = -1
         try:
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            owners.give(descriptor, file.parent)
             with suppress(OSError):  # no locks on this filesystem: then nobody removes it either
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if directory.exists():
@@ -116,10 +113,9 @@ def written(file: Path) -> Iterator[None]:
     except FileExistsError:
         raise
     except OSError as error:
-        told = f"cannot write {file.name} in {file.parent}: {error.strerror}"
-        if error.errno in FULL:
-            raise StoreUnavailable(f"{told}; make room on its disk") from error
-        raise DispatcherError(f"{told}; this needs a directory that this user may write") from error
+        told = f"cannot write {file.name} in {file.parent}"
+        remedy = "this needs a directory that this user may write"
+        raise cannot_write(told, error, remedy, DispatcherError) from error
 
 
 def finish(draft: Path, file: Path) -> None:
@@ -154,10 +150,9 @@ def replace(draft: Path, file: Path) -> None:
 
 
 def _no_link(file: Path, error: OSError) -> DispatcherError:
-    told = f"cannot make {file}, as no hard link can be made there: {error.strerror}"
-    if error.errno in FULL:
-        return StoreUnavailable(f"{told}; make room on its disk")
-    return StoreUnusable(f"{told}; keep the database on a filesystem that has them")
+    told = f"cannot make {file}, as no hard link can be made there"
+    remedy = "keep the database on a filesystem that has them"
+    return cannot_write(told, error, remedy, StoreUnusable)
 
 
 def _sync_directory_of(file: Path) -> None:

@@ -8,14 +8,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from dispatcher import owners
+from dispatcher import owner
 from dispatcher.errors import (
     CommitUnknown,
     ConfigError,
     DispatcherError,
     StoreUnavailable,
     StoreUnusable,
-    in_trouble,
+    cannot_write,
 )
 from dispatcher.locks import Held, hold
 from dispatcher.store import migrate
@@ -107,7 +107,7 @@ def lock_database(url: str, *, state_dir: Path) -> Held:
         return Held(None)
     path = path.resolve()
     try:
-        owners.make_directory(path.parent)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise _denied(error) from error
     holder = f"state directory {state_dir}"
@@ -131,9 +131,8 @@ def remember_identity(state_dir: Path, identity: str) -> None:
     file = _identity_file(state_dir)
     temporary = file.with_name(f"{file.name}.new-{os.urandom(4).hex()}")
     try:
-        owners.make_directory(state_dir)
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with temporary.open("x", encoding="utf-8") as out:
-            owners.give(out.fileno(), state_dir)
             out.write(f"{identity}\n")
             out.flush()
             os.fsync(out.fileno())
@@ -147,6 +146,11 @@ def remember_identity(state_dir: Path, identity: str) -> None:
 
 def _identity_file(state_dir: Path) -> Path:
     return state_dir / "store-id"
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a database is there. Raises what `open_store` does where nobody can tell."""
+    return _size(path) is not None
 
 
 def _size(path: Path) -> int | None:
@@ -214,7 +218,7 @@ def _refuse_remainders(path: Path, state_dir: Path) -> None:
 def _create(path: Path) -> None:
     """Make the database beside its place, whole, and name it; others may be faster."""
     try:
-        owners.make_directory(path.parent)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with draft_of(path) as draft:
             try:
                 with closing(SqliteEngine(draft, patience=0)) as engine:
@@ -238,8 +242,7 @@ def _denied(error: OSError, path: Path | None = None) -> DispatcherError:
     named = error.filename
     if path is not None and (named is None or DRAFT in str(named)):
         named = path
-    told = f"{named}: {error.strerror}"
     remedy = "the store and its state directory need this user's permission to write"
     if isinstance(error, PermissionError) and named is not None:
-        remedy = owners.of_another(Path(named)) or remedy
-    return in_trouble(told, error.errno) or StoreUnusable(f"{told}; {remedy}")
+        remedy = owner.of_another(Path(named)) or remedy
+    return cannot_write(str(named), error, remedy, StoreUnusable)

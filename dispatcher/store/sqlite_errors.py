@@ -10,7 +10,7 @@ from typing import Final
 
 from pysqlite3 import dbapi2
 
-from dispatcher import owners
+from dispatcher import owner
 from dispatcher.complaints import in_words
 from dispatcher.errors import (
     DispatcherError,
@@ -89,7 +89,7 @@ def denied(path: Path | None, why: object) -> DispatcherError:
     told = f"{path or 'the database in memory'} cannot be written ({why})"
     remedy = "give this user write permission on the file and its directory"
     if path is not None:
-        remedy = owners.of_another(path) or remedy
+        remedy = owner.of_another(path) or remedy
     return _on_read_only(told, path) or StoreUnusable(f"{told}; {remedy}")
 
 
@@ -98,7 +98,7 @@ def unseen(path: Path | None, error: OSError) -> DispatcherError:
     told = f"{path}: {error.strerror}"
     remedy = "give this user permission to enter its directory"
     if path is not None:
-        remedy = owners.of_another(path) or remedy
+        remedy = owner.of_another(path) or remedy
     return in_trouble(told, error.errno) or StoreUnusable(f"{told}; {remedy}")
 
 

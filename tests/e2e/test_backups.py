@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -79,50 +78,6 @@ def test_after_a_lost_state_directory_a_look_at_the_new_one_hides_nothing(
     restored = world.cli("restore", copy, "--json").json
 
     assert UNTIL_2026_MS < restored["next_id"]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_what_root_makes_in_a_service_users_directory_is_that_users(
-    world: World, tmp_path: Path
-) -> None:
-    copy = tmp_path / "copy.db"
-    world.submit("echo", "hello")
-    world.cli("backup", copy)
-    shutil.rmtree(world.state_dir)
-    for directory in (world.state_dir, world.runtime_dir):
-        directory.mkdir(mode=0o700, exist_ok=True)
-        os.chown(directory, 12345, 12346)
-
-    world.cli("restore", copy)  # with no database there
-    world.cli("restore", copy)
-    world.cli("list")
-    world.cli("run", "--drain")
-
-    made = [*world.state_dir.rglob("*"), *world.runtime_dir.rglob("*")]
-    assert {
-        *("tasks.db", "tasks.db.lock", "store-id", "node-id", "lock", "control-socket", "output"),
-        *("executor.journal", "executor.log", "executor.lock", "daemon.lock", "notify"),
-    } <= {file.name for file in made}
-    assert any(file.suffix == ".log" and file.parent.name == "output" for file in made)
-    theirs = {file: (file.stat().st_uid, file.stat().st_gid) for file in made}
-    # Who owns the directory replaces a socket: nobody opens it.
-    others = {file for file in theirs if theirs[file] != (12345, 12346) and not file.is_socket()}
-    assert set() == others
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_directories_that_root_makes_below_a_users_are_that_users(world: World) -> None:
-    home = world.directory / "home"
-    home.mkdir()
-    os.chown(home, 12345, 12346)
-    world.state_dir = home / "state/of/dispatcher"
-    world.configure()
-
-    world.submit("true")
-
-    owners = {file: file.stat().st_uid for file in home.rglob("*")}
-    assert {home / "state", home / "state/of", world.state_dir / "tasks.db"} <= owners.keys()
-    assert {12345} == set(owners.values()), owners
 
 
 @pytest.mark.parametrize("typed", ["backup", "restore", "metrics --textfile", "demo --svg"])

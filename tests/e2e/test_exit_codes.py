@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -10,7 +12,8 @@ from functools import partial
 
 import pytest
 
-from tests.e2e.helpers import ordinary_user
+from tests.e2e.helpers import small_disk
+from tests.e2e.mistaken import remount
 from tests.e2e.world import DISPATCHER, World
 from tests.eventually import PATIENCE, eventually
 
@@ -97,12 +100,17 @@ def test_a_second_daemon_is_75(world: World) -> None:
     assert str(daemon.pid) in again
 
 
-@pytest.mark.parametrize("verb", ["list", "submit", "status", "run", "executor", "prune"])
-def test_a_database_that_one_may_not_open_is_told(world: World, verb: str) -> None:
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("list", "submit -- true", "status", "run", "executor", "prune", "backup copy.db"),
+        *("migrate", "migrate --check"),
+    ],
+)
+def test_a_database_that_one_may_not_open_is_told(world: World, typed: str) -> None:
     world.submit("true")
-    arguments = ["--", "true"] if verb == "submit" else []
 
-    done = denied(world, [verb, *arguments])
+    done = denied(world, typed.split())
 
     assert 78 == done.returncode, done
     assert "ermission denied" in done.stderr
@@ -110,21 +118,60 @@ def test_a_database_that_one_may_not_open_is_told(world: World, verb: str) -> No
     assert 1 == len(done.stderr.splitlines())
 
 
+@pytest.mark.parametrize("runtime_dir", ["short", "in the state directory"])
+def test_doctor_looks_at_all_where_the_state_directory_is_denied(
+    world: World, runtime_dir: str
+) -> None:
+    if runtime_dir != "short":
+        world.state_dir = world.runtime_dir / "state"
+        world.configure(node={"runtime_dir": f"{world.state_dir}/run"})
+    world.submit("true")
+
+    done = denied(world, ["doctor", "--json"])
+
+    found = {one["check"]: one for one in json.loads(done.stdout)}
+    assert (1, "") == (done.returncode, done.stderr)
+    for check in ("node id", "journal", "output", "store"):
+        assert "bad" == found[check]["level"], found[check]
+        assert "ermission denied" in found[check]["said"]
+        assert found[check]["remedy"]
+    assert {"state directory", "sockets", "daemon"} <= found.keys()
+    assert ("ok" if runtime_dir == "short" else "bad") == found["sockets"]["level"]
+
+
+@pytest.mark.parametrize(
+    "typed", ["backup b2", "backup --overwrite b1", "metrics --textfile m", "claim --lock-file l"]
+)
+def test_a_disk_that_is_mounted_for_reading_is_the_hosts_trouble(world: World, typed: str) -> None:
+    world.submit("true")
+    *words, file = typed.split()
+    with small_disk(world, "disk") as disk:
+        world.cli("backup", disk / "b1")
+        remount(disk, "ro")
+
+        told = world.cli(*words, disk / file, exits=75).stderr.splitlines()
+
+        assert [b"SQLite format 3"] == [one.read_bytes()[:15] for one in disk.iterdir()]
+    assert 1 == len(told)
+    assert f"{file}" in told[0]
+    assert told[0].endswith("Read-only file system; mount it for writing, and try again")
+    assert "ready" == world.show(1)["state"]
+
+
 def denied(world: World, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run the command where the state directory is somebody else's, and root is nobody special."""
+    """Run the command where the state directory lets nobody in, and root is nobody special."""
     prefix: list[str] = []
     if os.geteuid() == 0:
-        other = ordinary_user()
-        for path in (world.state_dir, *world.state_dir.iterdir()):
-            os.chown(path, other, other)
+        if shutil.which("setpriv") is None:
+            pytest.skip("we are root, and there is no setpriv to give up root's rights")
         weak = "-dac_override,-dac_read_search,-fowner"
         prefix = ["setpriv", f"--bounding-set={weak}", f"--inh-caps={weak}"]
-    else:
-        world.state_dir.chmod(0)
+    world.state_dir.chmod(0)
     try:
         return subprocess.run(
             [*prefix, DISPATCHER, *arguments],
             env=world.env,
+            cwd=world.directory,
             capture_output=True,
             text=True,
             check=False,

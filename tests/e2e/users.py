@@ -40,6 +40,24 @@ def needs_guarded_agent() -> None:
         pytest.skip("ssh-agent is not set-gid here, so nothing of it is hidden")
 
 
+def as_root() -> tuple[str, ...]:
+    """Return what a command begins with that root types in another user's directory.
+
+    It has the rights that it takes to become a user, and once it has become one, none but to read
+    everything, as Python may lie where others cannot go: the kernel leaves it that one.
+    """
+    readers = "-all,+dac_read_search"
+    rights = f"{readers},+setuid,+setgid"
+    privileges = [f"--bounding-set={rights}", f"--inh-caps={readers}", f"--ambient-caps={readers}"]
+    return ("setpriv", "--securebits=+no_setuid_fixup", *privileges)
+
+
+def owned_by(world: World, user: int) -> None:
+    """Give a world's directories to a user."""
+    for path in (world.state_dir, world.runtime_dir):
+        os.chown(path, user, user)
+
+
 def belongs_to_a_user(world: World) -> None:
     """Let an ordinary user, who has no other process, own a world and run every command in it."""
     user = ordinary_user()

@@ -1,0 +1,177 @@
+"""Whose a directory is, and so whom root becomes to work in it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from dispatcher.client import Client
+from dispatcher.config.config import load
+from dispatcher.errors import ConfigError
+from dispatcher.owner import MOST_LINKS, owner_of
+
+ANN, BOB, UNKNOWN = 1000, 1001, 65534
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with a short name, as sockets need it."""
+    with tempfile.TemporaryDirectory(prefix="owner-") as directory:
+        yield Path(directory)
+
+
+def users(directory: Path) -> Path:
+    directory.mkdir()
+    os.chown(directory, 12345, 12346)
+    return directory
+
+
+def without_keys(place: Path) -> str:
+    file = place / "empty.toml"
+    file.touch()
+    return str(file)
+
+
+class Files:
+    """A filesystem: owners of directories, owners and targets of symbolic links."""
+
+    def __init__(
+        self, directories: Mapping[str, int], links: Mapping[str, tuple[int, str]]
+    ) -> None:
+        self._directories = directories
+        self._links = links
+
+    def lstat(self, path: Path) -> os.stat_result:
+        kind, uid = stat.S_IFDIR, self._directories.get(str(path))
+        if (link := self._links.get(str(path))) is not None:
+            kind, uid = stat.S_IFLNK, link[0]
+        if uid is None:
+            raise FileNotFoundError(path)
+        return os.stat_result((kind | 0o755, 1, 1, 1, uid, uid + 5, 0, 0, 0, 0))
+
+    def readlink(self, path: Path) -> str:
+        return self._links[str(path)][1]
+
+
+FILES = Files(
+    {
+        **dict.fromkeys(("/", "/etc", "/etc/own", "/srv", "/home"), 0),
+        **dict.fromkeys(("/home/ann", "/home/ann/state", "/home/ann/to"), ANN),
+        "/home/ann/roots": 0,
+        "/home/ann/bobs": BOB,
+        "/mnt": UNKNOWN,
+        "/mnt/own": 0,
+    },
+    {
+        "/home/ann/link": (ANN, "/etc/own"),
+        "/home/ann/up": (ANN, "../../etc"),
+        "/srv/state": (0, "/home/ann/state"),
+        "/srv/chain": (0, "/home/ann/link"),
+        "/srv/etc": (0, "../etc"),
+        "/srv/loop": (0, "loop"),
+        "/srv/gone": (0, "/home/ann/gone/further"),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "uid", "place"),
+    [
+        ("/etc/own", None, None),
+        ("/etc/own/missing/below", None, None),
+        ("/srv/etc/own", None, None),
+        ("/srv/loop/state", None, None),
+        ("/home/ann/state", ANN, "/home/ann/state"),
+        ("/home/ann/missing/below", ANN, "/home/ann"),
+        ("/home/ann/roots", ANN, "/home/ann"),
+        ("/home/ann/bobs/state", BOB, "/home/ann/bobs"),
+        ("/home/ann/link", ANN, "/home/ann/link"),
+        ("/home/ann/link/missing", ANN, "/home/ann/link"),
+        ("/home/ann/up/own", ANN, "/home/ann/up"),
+        ("/srv/state", ANN, "/home/ann/state"),
+        ("/srv/chain", ANN, "/home/ann/link"),
+        ("/srv/gone", ANN, "/home/ann"),
+        ("/mnt/own", None, None),
+        ("/mnt", None, None),
+    ],
+)
+def test_the_owner_of_a_path_is_the_last_who_decides_where_it_leads(
+    path: str, uid: int | None, place: str | None
+) -> None:
+    owner = owner_of(Path(path), unknown=UNKNOWN, lstat=FILES.lstat, readlink=FILES.readlink)
+
+    assert uid == (owner and owner.uid)
+    assert place == (owner and str(owner.place))
+    assert owner is None or owner.gid == owner.uid + 5
+
+
+def test_the_user_of_no_name_is_one_like_others_where_a_namespace_has_every_user() -> None:
+    owner = owner_of(Path("/mnt"), unknown=None, lstat=FILES.lstat, readlink=FILES.readlink)
+
+    assert owner is not None
+    assert UNKNOWN == owner.uid
+
+
+def test_as_many_links_are_followed_as_the_kernel_follows() -> None:
+    links = {f"/{number}": (0, f"/{number + 1}") for number in range(1, MOST_LINKS + 1)}
+    chain = Files({"/": 0, f"/{MOST_LINKS + 1}": ANN}, links)
+
+    owner = owner_of(Path("/1"), unknown=None, lstat=chain.lstat, readlink=chain.readlink)
+
+    assert owner is not None
+    assert ANN == owner.uid
+
+
+@root_only
+def test_a_program_of_roots_is_refused_in_a_users_state_directory(place: Path) -> None:
+    state = users(place / "state")
+    config = load(without_keys(place), environ={"STATE_DIRECTORY": str(state)})
+
+    with pytest.raises(ConfigError) as refused:
+        Client(config)
+
+    assert str(refused.value) == (
+        f"the state directory {state} belongs to uid 12345, and root does not work in another"
+        " user's directory: sudo -u '#12345' dispatcher ..."
+    )
+    assert [] == list(state.iterdir())
+
+
+@root_only
+@pytest.mark.parametrize("named", ["runtime directory", "database"])
+def test_root_makes_no_files_in_a_users_directory_for_its_own_state_directory(
+    place: Path, named: str
+) -> None:
+    theirs = users(place / "theirs")
+    key = f'runtime_dir = "{theirs}"'
+    if named == "database":
+        key = f'[store]\nurl = "sqlite://{theirs}/tasks.db"'
+    file = place / "dispatcher.toml"
+    file.write_text(f'[node]\nstate_dir = "{place}/own"\n{key}\n')
+
+    with pytest.raises(ConfigError) as refused:
+        Client(load(str(file), environ={}))
+
+    assert f"the {named} {theirs}" in str(refused.value)
+    assert "belongs to uid 12345" in str(refused.value)
+    assert "let one user own both" in str(refused.value)
+    assert [] == list(theirs.iterdir())
+
+
+@root_only
+def test_root_leaves_the_runtime_directory_of_another_users_session_alone(place: Path) -> None:
+    session, theirs, own = users(place / "session"), users(place / "theirs"), place / "own"
+
+    def runtime_dir(state: Path) -> Path:
+        environ = {"XDG_RUNTIME_DIR": str(session), "STATE_DIRECTORY": str(state)}
+        return load(without_keys(place), environ).runtime_dir
+
+    assert own / "run" == runtime_dir(own)
+    assert session == runtime_dir(theirs).parent
