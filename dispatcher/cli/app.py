@@ -289,7 +289,9 @@ def _priority() -> str:
 def _as_whom(message: str) -> str:
     """Return the line to add where something was denied to the user that root became."""
     user = owner.became()
-    if user is None or not any(os.strerror(denied) in message for denied in _DENIED):
+    if user is None or not any(
+        os.strerror(denied).lower() in message.lower() for denied in _DENIED
+    ):
         return ""
     return f"\nthis process became {user}, because {user.place} belongs to that user"
 

@@ -140,6 +140,14 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
     return config
 
 
+def _may_be_there(file: Path) -> bool:
+    """Tell whether a file is there, or whether this user may not see whether it is."""
+    try:
+        return file.exists()
+    except OSError:  # which its reading reports
+        return True
+
+
 def find(named: str | None, environ: Mapping[str, str]) -> tuple[Path | None, Mapping[str, str]]:
     """Return which file is meant, None if there is none, and the variables that hold beside it."""
     chosen = named or environ.get(_FILE)
@@ -147,7 +155,7 @@ def find(named: str | None, environ: Mapping[str, str]) -> tuple[Path | None, Ma
         environ = {name: environ[name] for name in environ if name not in {_STATE, _RUNTIME}}
     if chosen:
         return Path(chosen).absolute(), environ
-    return SYSTEM_FILE if SYSTEM_FILE.exists() else None, environ
+    return SYSTEM_FILE if _may_be_there(SYSTEM_FILE) else None, environ
 
 
 def concerns_directories(impossible: str) -> bool:

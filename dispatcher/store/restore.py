@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pysqlite3 import dbapi2
 
-from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
+from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable, cannot_write
 from dispatcher.store import migrate
 from dispatcher.store.backup import connected, copy, opened, take
 from dispatcher.store.drafts import finish, name_finished, reported_draft_of, written
@@ -98,7 +98,12 @@ def restore(
     """
     refuse_second_name(database)
     database = database.resolve()
-    if not file.is_file():
+    try:
+        is_file = file.is_file()
+    except OSError as error:
+        remedy = "name a backup that this user may read"
+        raise cannot_write(f"cannot read {file}", error, remedy, DispatcherError) from error
+    if not is_file:
         raise DispatcherError(f"{file} is not there, or no file; name a backup")
     if database.exists() and file.samefile(database):
         raise DispatcherError(f"{file} is the database itself; name a backup")

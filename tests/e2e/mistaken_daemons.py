@@ -8,10 +8,14 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.helpers import as_user, external_executor, fill, ordinary_user, small_disk
 from tests.e2e.mistaken import as_installed, remount
+from tests.e2e.users import as_root, owned_by
 from tests.e2e.world import DISPATCHER, Result, World
 
 
@@ -172,6 +176,34 @@ def _move(world: World, **sections: Mapping[str, object]) -> None:
     world.configure(**sections)
 
 
+def weak_root(world: World) -> Result:
+    """`list` of root in a user's state directory, where root has not all of its rights."""
+    user = _users_state(world)
+    world.prefix = ("setpriv", "--bounding-set=-setuid")
+    return _as_uid_1000(world.cli("list", exits=78), user)
+
+
+def root_denied(world: World) -> Result:
+    """`backup` of root in a user's state directory, to where only root may write."""
+    user = _users_state(world)
+    world.prefix = as_root()
+    world.cli("list")
+    return _as_uid_1000(world.cli("backup", world.directory / "copy.db", exits=1), user)
+
+
+def _users_state(world: World) -> int:
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes another user")
+    user = ordinary_user()
+    world.state_dir.mkdir()
+    owned_by(world, user)
+    return user
+
+
+def _as_uid_1000(result: Result, user: int) -> Result:
+    return replace(result, stderr=result.stderr.replace(str(user), "1000"))
+
+
 SCENES: Mapping[str, Callable[[World], Result]] = {
     scene.__name__.replace("_", " "): scene
     for scene in (
@@ -189,5 +221,7 @@ SCENES: Mapping[str, Callable[[World], Result]] = {
         full_at_start,
         read_only_at_start,
         other_owner,
+        weak_root,
+        root_denied,
     )
 }

@@ -368,6 +368,27 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="root in a user's state directory, without the right to become that user",
+            typed="list",
+            scene="weak root",
+            told=(
+                "the state directory /var/lib/dispatcher belongs to uid 1000, and root does not "
+                "work in another user's directory: sudo -u '#1000' dispatcher ..."
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a file that only root may write, in a user's state directory",
+            typed="backup /home/me/copy.db",
+            scene="root denied",
+            told=(
+                "cannot write copy.db in /home/me: Permission denied; this needs a directory "
+                "that this user may write\n"
+                "this process became uid 1000, because /var/lib/dispatcher belongs to that user"
+            ),
+            exits=1,
+        ),
+        Mistake(
             name="a directory in place of the control socket",
             typed="run",
             scene="socket taken",

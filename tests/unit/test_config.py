@@ -87,6 +87,15 @@ def test_the_named_file_goes_before_the_environments_and_that_before_the_systems
     assert of_system == load(None, {"DISPATCHER_CONFIG": ""}).file
 
 
+def test_a_systems_file_of_which_one_may_not_know_whether_it_is_there_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_module, "SYSTEM_FILE", tmp_path / ("x" * 300))
+
+    with pytest.raises(ConfigError, match="x: File name too long; "):
+        load(None, {})
+
+
 @pytest.mark.usefixtures("no_system_file")
 @pytest.mark.parametrize("environ", [{}, {"DISPATCHER_CONFIG": "elsewhere.toml"}])
 def test_a_named_file_that_is_missing_is_an_error(environ: dict[str, str]) -> None:
