@@ -38,9 +38,6 @@ from dispatcher.wire import ExitCode
 #: spawning it has long returned, still holds what it will have closed in the end.
 LOCK_PATIENCE = 2.0
 
-#: No link to another file, which would be written to.
-_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-
 #: Seconds that a slow reader of the log is given for the last lines.
 LAST_LINES_WITHIN = 1.0
 
@@ -139,7 +136,7 @@ def _lock(directory: str, *, patience: float = LOCK_PATIENCE) -> int:
     path = f"{directory}/{EXECUTOR_LOCK}"
     try:
         Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, _LOCK, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         told, remedy = f"cannot use {path}", "this user must be able to write there"
         raise cannot_write(told, error, remedy) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import socket
@@ -281,6 +280,6 @@ def _executor_of_an_ordinary_user(world: World) -> Iterator[psutil.Process]:
     world.configure(executor={"mode": "external"})
     for directory in (world.runtime_dir, world.state_dir, world.state_dir / "output"):
         directory.mkdir(exist_ok=True)
-        os.chown(directory, user, -1)
+        directory.chmod(0o777)  # it stays the daemon's user's, who would become another's
     with external_executor(world, prefix=as_user(user)) as process:
         yield psutil.Process(process.pid)

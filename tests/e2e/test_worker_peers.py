@@ -80,7 +80,7 @@ def test_the_runs_of_an_executor_that_is_another_user_are_heard(world: World) ->
     world.configure(executor={"mode": "external"})
     for directory in (world.state_dir, world.state_dir / "output", world.runtime_dir):
         directory.mkdir(exist_ok=True)
-        os.chown(directory, user, -1)
+        directory.chmod(0o777)  # it stays the daemon's user's, who would become another's
     task_id = world.submit(*beating(), **LEASE)
 
     with (
