@@ -24,6 +24,8 @@ MOST_LINKS: Final = 40
 #: Of a user namespace that has every user, as the first one of a host does: user_namespaces(7).
 _EVERY_USER: Final = ["0", "0", "4294967295"]
 
+_PR_SET_DUMPABLE: Final = 4
+
 #: What this process became.
 _became: Final[list[Owner]] = []
 
@@ -187,6 +189,16 @@ def _see_own_code(owner: Owner) -> None:
                 f"{owner.place} belongs to {owner}, who cannot read {path}: install dispatcher and"
                 " its Python where that user can"
             )
+
+
+def show_in_proc() -> None:
+    """Let the user see in /proc what this process has open, as of each of its own.
+
+    The kernel hides a process that has changed its user: PR_SET_DUMPABLE in prctl(2).
+    """
+    import ctypes  # noqa: PLC0415 - for root's daemon alone
+
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def became() -> Owner | None:

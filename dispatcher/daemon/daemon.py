@@ -72,6 +72,7 @@ def main(
     set_up_logs = partial(logs.set_up, node=me, before_line=before_line)
     set_up_logs(config)
     if (user := owner.became()) is not None:
+        owner.show_in_proc()
         log.info("user.changed", uid=user.uid, user=user.name, path=str(user.place))
     with ExitStack() as stack:
         stack.callback(logs.close, within=LAST_LINES_WITHIN)

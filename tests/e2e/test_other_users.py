@@ -119,9 +119,10 @@ def test_daemon_and_executor_that_root_starts_apart_become_the_same_user(
 ) -> None:
     users.configure(executor={"mode": "external"})
     with external_executor(users, prefix=users.prefix):
-        with users.daemon(alone=False):
+        with users.daemon(alone=False) as daemon:
             task = users.submit("id", "-u")
             users.until(task, "succeeded")
+            assert user == Path(f"/proc/{daemon.pid}/fd").stat().st_uid
         assert f"{user}\n" == users.cli("logs", task).stdout
 
     lines = (users.directory / "external.log").read_text().splitlines()
