@@ -18,7 +18,7 @@ import msgspec
 from dispatcher import locks, owner
 from dispatcher.complaints import UNREADABLE
 from dispatcher.config.config import MAX_SOCKET_PATH, Config, is_sendable
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.node import known_node_id
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ def report(config: Config) -> dict[str, Any] | None:
 
     Another one may have taken the runtime directory. Raises what `status` does.
     """
-    found, me = status(find(config)), known_node_id(config.state_dir)
+    found, me = status(find(config)), None
+    with suppress(ConfigError):  # damaged, or not ours to read: others report that
+        me = known_node_id(config.state_dir)
     return None if found is not None and me not in {None, found.get("node", me)} else found
 
 

@@ -165,9 +165,13 @@ def configuration(*, whole: bool = True) -> Config:
     names was read as root before, and nothing is opened as root after.
     """
     config = read_configuration(whole=whole)
+    _become_owner(config)
+    return config
+
+
+def _become_owner(config: Config) -> None:
     if (foreign := owner.foreign_owner(config.state_dir, config.others)) is not None:
         owner.become(foreign, config.state_dir)
-    return config
 
 
 def read_configuration(*, whole: bool = True) -> Config:
@@ -189,13 +193,15 @@ def read_configuration(*, whole: bool = True) -> Config:
 
 
 def configuration_of_executor() -> Found:
-    """Return the configuration that the command line asks for, if its directories are certain.
+    """Return the configuration, as `configuration`, if its directories are certain.
 
     Raises `ConfigError` if they are not.
     """
     from dispatcher.config import directories  # noqa: PLC0415 - for the executor alone
 
-    return directories.load(click.get_current_context().meta.get(_NAMED))
+    found = directories.load(named_file())
+    _become_owner(found.config)
+    return found
 
 
 _MEANWHILE = (

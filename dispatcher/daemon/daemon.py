@@ -73,7 +73,7 @@ def main(
     set_up_logs(config)
     if (user := owner.became()) is not None:
         owner.show_in_proc()
-        log.info("user.changed", uid=user.uid, user=user.name, path=str(user.place))
+        log.info("user.changed", user_id=user.uid, user=user.name, path=str(user.place))
     with ExitStack() as stack:
         stack.callback(logs.close, within=LAST_LINES_WITHIN)
         stack.enter_context(

@@ -57,7 +57,7 @@ def main() -> int:
         log("config.mistaken", mistakes=[*map(wire.as_utf8, options.mistake)])
     if options.became is not None:
         uid = os.geteuid()
-        log("user.changed", uid=uid, user=owner.name_of(uid), path=options.became)
+        log("user.changed", user_id=uid, user=owner.name_of(uid), path=options.became)
     try:
         return _run(state_dir, runtime_dir, options, log)
     finally:

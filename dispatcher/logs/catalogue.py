@@ -113,7 +113,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         "user.changed": Event(
             "Root started it on the state directory of another user: it became that user. `path` is"
             " what belongs to that user.",
-            fields={"uid": int, "user": str, "path": str},
+            fields={"user_id": int, "user": str, "path": str},
         ),
         "daemon.started": Event(
             "The daemon holds its locks, the store answered, the loop turns.",
@@ -396,7 +396,7 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
         "user.changed": Event(
             "Root started it on the state directory of another user: it became that user. `path` is"
             " what belongs to that user.",
-            fields={"uid": int, "user": str, "path": str},
+            fields={"user_id": int, "user": str, "path": str},
         ),
         "executor.started": Event(
             "The executor holds its locks and looks after what its predecessor left.",

@@ -95,7 +95,7 @@ def test_what_root_types_in_a_users_directory_is_done_by_the_user_who_goes_on_wi
 
     assert f"{user}\n/:\n" == users.cli("logs", first).stdout
     assert (user, f"#{user}", str(users.state_dir)) == (
-        changed["uid"],
+        changed["user_id"],
         changed["user"],
         changed["path"],
     )
@@ -128,7 +128,7 @@ def test_daemon_and_executor_that_root_starts_apart_become_the_same_user(
     lines = (users.directory / "external.log").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     changed = next(event for event in events if event["event"] == "user.changed")
-    assert (user, str(users.state_dir)) == (changed["uid"], changed["path"])
+    assert (user, str(users.state_dir)) == (changed["user_id"], changed["path"])
     assert {user} == set(owners(users).values())
 
 
