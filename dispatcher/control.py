@@ -8,14 +8,13 @@ by device and inode, so that clients of a copy do not take the original's daemon
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dispatcher import locks, owner
+from dispatcher import locks, owner, regular_files
 from dispatcher.complaints import UNREADABLE
 from dispatcher.config.config import MAX_SOCKET_PATH, Config, is_sendable
 from dispatcher.errors import ConfigError, DispatcherError
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 #: Seconds that a daemon gets to take a request, and to answer it.
 TIMEOUT = 0.5
-
-#: Bytes of what a daemon says of where it listens, and more.
-_MOST_SAID = 4096
 
 #: Seconds that it gets to read its configuration: its turn may wait for the store before.
 RELOAD_TIMEOUT = 5.0
@@ -71,12 +67,7 @@ def find(config: Config) -> Path:
 def _said(config: Config) -> str:
     """Return what the file says; "" of anything else in its place: no client waits for it."""
     with suppress(OSError, ValueError):
-        descriptor = os.open(_announcement(config), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return os.read(descriptor, _MOST_SAID).decode()
-        finally:
-            os.close(descriptor)
+        return regular_files.read(_announcement(config)).decode()
     return ""
 
 

@@ -13,11 +13,13 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher import owner
+from dispatcher import owner, regular_files
 from dispatcher.errors import ConfigError, cannot_write
 
 #: Pid, uid and gid of a socket's other end.
 _CREDENTIALS = struct.Struct("3i")
+
+_RESTORE = "restore it from a backup, or, when nothing that this node started still runs, delete it"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -45,17 +47,16 @@ def known_node_id(state_dir: Path) -> str | None:
     """
     file = state_dir / "node-id"
     try:
-        text = file.read_text("utf-8", "replace").strip()
+        text = regular_files.read(file).decode("utf-8", "replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except regular_files.Unfit as error:
+        raise ConfigError(f"{file}: damaged, it {error.strerror}; {_RESTORE}") from error
     except OSError as error:
         remedy = owner.of_another(file) or "make it readable for this user"
         raise ConfigError(f"{file}: {error.strerror}; {remedy}") from error
     if not _UUID.fullmatch(text):
-        raise ConfigError(
-            f"{file}: damaged, it holds {text[:40]!r} instead of a UUID; restore it from a backup,"
-            " or, when nothing that this node started still runs, delete it"
-        )
+        raise ConfigError(f"{file}: damaged, it holds {text[:40]!r} instead of a UUID; {_RESTORE}")
     return text
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import msgspec
 
-from dispatcher import control, wire
+from dispatcher import control, regular_files, wire
 from dispatcher.calendar import Calendar
 from dispatcher.cli.options import (
     ID,
@@ -58,7 +58,8 @@ def _read_lock(_: click.Context, __: click.Parameter, path: str | None) -> str |
     if path is None:
         return None
     try:
-        return Path(path).read_text("utf-8").strip()
+        with Path(path).open("rb") as file:  # a pipe may be meant: who names it waits for it
+            return file.read(regular_files.MOST_OF_ID).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a text"
         remedy = "name the file that `claim --lock-file` wrote"

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dispatcher.config import config
+from dispatcher.config import config, toml
 from dispatcher.config.config import Config, Mistaken
 from dispatcher.config.settings import Node, Settings
 from dispatcher.errors import ConfigError
@@ -70,9 +69,9 @@ def _beside_mistakes(named: str | None, environ: Mapping[str, str]) -> Config | 
 def _node_in(file: Path) -> Node | None:
     """Return the directories of the one [node] of a file, by its lines; None: it names none."""
     try:
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
-        table = tomllib.loads("\n".join(_lines_of_node(lines)))
-    except (OSError, ValueError):
+        lines = toml.text_of(file).splitlines()
+        table = toml.tables(file, "\n".join(_lines_of_node(lines)))
+    except (ConfigError, ValueError):
         return None
     state_dir, runtime_dir = table.get("state_dir"), table.get("runtime_dir")
     if not isinstance(state_dir, str) or not isinstance(runtime_dir, str | None):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dispatcher import regular_files
 from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import ConfigError
@@ -19,9 +20,9 @@ MOST_BYTES = 128 * 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BLANK = re.compile(r"[ \t\r]*(?:[#;][^\n]*)?(?:\n|\Z)")
 _ENTRY = re.compile(
-    r"""[ \t]*(?P<name>[^=\n]*?)[ \t]*=[ \t]*
-    (?:'(?P<single>[^']*)'|"(?P<double>(?:[^"\\]|\\.)*)"|(?P<plain>[^\n'"\\]*?))
-    [ \t\r]*(?:\n|\Z)""",
+    r"""(?P<name>[^=\n]*+)=[ \t]*+
+    (?:'(?P<single>[^']*+)'|"(?P<double>(?:[^"\\]|\\.)*+)"|(?P<plain>[^\n'"\\]*+))
+    [ \t\r]*+(?:\n|\Z)""",
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPE = re.compile(r'\\(["\\$`])|\\\n')
@@ -61,46 +62,45 @@ def read(named: str) -> dict[str, str]:
     """
     path = Path(named.removeprefix("-"))
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        text = content.decode("utf-8-sig")
+        text = regular_files.read(path, MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         if named.startswith("-"):
             return {}
         raise ValueError(f"{path} is missing; make it, or write -{path} if it may be") from None
+    except regular_files.Unfit as error:
+        remedy = f"name a regular file of at most {MOST_BYTES} bytes"
+        raise ValueError(f"{path} {error.strerror}; {remedy}") from None
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read: {error.strerror}; let the daemon read it"
         ) from None
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8; encode it so") from None
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"{path} has more than {MOST_BYTES} bytes; no process could be given it")
     return _parse(path, text)
 
 
 def _parse(path: Path, text: str) -> dict[str, str]:
     variables: dict[str, str] = {}
-    at = 0
+    at, line = 0, 1
     while at < len(text):
         if blank := _BLANK.match(text, at):
-            at = blank.end()
+            at, line = blank.end(), line + 1
             continue
-        where = f"{path}:{text.count(chr(10), 0, at) + 1}"
+        where = f"{path}:{line}"
         entry = _ENTRY.match(text, at)
         if entry is None:
             raise ValueError(f"{where}: {_what_is_wrong(text[at:].partition(chr(10))[0])}")
-        name = entry["name"]
+        name = entry["name"].strip(" \t")
         _check(where, name, text[entry.start() : entry.end()])
         variables[name] = _value(entry)
-        at = entry.end()
+        at, line = entry.end(), line + entry[0].count("\n")
     return variables
 
 
 def _value(entry: re.Match[str]) -> str:
     if entry["double"] is not None:
         return _ESCAPE.sub(lambda found: found[1] or "", entry["double"])
-    return str(entry["plain"] if entry["single"] is None else entry["single"])
+    return str(entry["plain"].rstrip(" \t\r") if entry["single"] is None else entry["single"])
 
 
 def _check(where: str, name: str, line: str) -> None:

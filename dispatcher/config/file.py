@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
 from dispatcher.complaints import NO_NAME, in_words
-from dispatcher.config import durations, sizes
+from dispatcher.config import durations, sizes, toml
 from dispatcher.config.durations import Milliseconds
 from dispatcher.config.settings import NAME, Node, Section, Settings, Store
 from dispatcher.config.sizes import Bytes
@@ -20,6 +20,9 @@ from dispatcher.errors import ConfigError, did_you_mean
 
 #: The keys of [node] that say where state and sockets are.
 DIRECTORIES = frozenset({"state_dir", "runtime_dir"})
+
+#: Mistakes of a file that are explained.
+MOST_MISTAKES = 100
 
 
 class Mistake(NamedTuple):
@@ -48,36 +51,26 @@ class Read(NamedTuple):
 def read(file: Path) -> Read:
     """Return what a file says, and every mistake.
 
-    Raises `ConfigError` for a file that cannot be read, or is not TOML.
+    Raises `ConfigError` for a file that cannot be read, is not TOML, or has more mistakes than are
+    explained.
     """
-    try:
-        text = _text(file)
-        table = tomllib.loads(text)
-    except OSError as error:
-        remedy = "let --config or $DISPATCHER_CONFIG name a file that this user may read"
-        raise ConfigError(f"{file}: {error.strerror}; {remedy}") from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{file}:{line}: not UTF-8; save the file in that encoding") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(_not_toml(file, error)) from error
+    text = toml.text_of(file)
+    table = toml.tables(file, text)
     try:
         settings = msgspec.convert(table, Settings, dec_hook=_quantity)
         return Read(settings, [], says_where=True, says_directories=True)
     except msgspec.ValidationError:
-        mistakes = [mistake for name, body in table.items() for mistake in _check(name, body)]
+        every = (mistake for name, body in table.items() for mistake in _check(name, body))
+        mistakes = list(islice(every, MOST_MISTAKES + 1))
+    told = _located(file, text, mistakes[:MOST_MISTAKES])
+    if len(mistakes) > MOST_MISTAKES:
+        raise ConfigError("\n".join((*told, f"{file}: more than {MOST_MISTAKES} mistakes")))
     good = _without(mistakes, table)
-    told = [_located(file, text, mistake) for mistake in mistakes]
     says_where = not any(map(_concerns_places, mistakes))
     both = good["node"].keys() >= DIRECTORIES
     says_directories = both or not any(map(_concerns_directories, mistakes))
     settings = msgspec.convert(good, Settings, dec_hook=_quantity)
     return Read(settings, told, says_where, says_directories)
-
-
-def _text(file: Path) -> str:
-    """Return what a file holds, without the mark that some editors begin it with."""
-    return file.read_bytes().decode("utf-8-sig")
 
 
 def _concerns_places(mistake: Mistake) -> bool:
@@ -123,25 +116,10 @@ def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _not_toml(file: Path, error: Exception) -> str:
-    """Return what a parser complains of, its line and column where those of all mistakes stand."""
-    if isinstance(error, RecursionError):
-        return f"{file}: is nested too deeply; no key has a list within a list"
-    if not isinstance(error, tomllib.TOMLDecodeError):  # Python reads no number of 5,000 digits
-        return f"{file}: a number is too long; shorten it"
-    complaint = str(error)
-    what, _, place = complaint.rstrip(")").partition(" (at ")
-    if at := re.fullmatch(r"line (\d+), column (\d+)", place):
-        remedy = "; a text stands in quotes" if what == "Invalid value" else ""
-        return f"{file}:{at[1]}:{at[2]}: not TOML: {what}{remedy}"
-    return f"{file}: not TOML: {complaint}"
-
-
 def given_by(file: Path) -> frozenset[tuple[str, str]]:
     """Return which keys, each with its section, a file that was read without mistakes gives."""
-    table = tomllib.loads(_text(file))
     given = set()
-    for section, body in table.items():
+    for section, body in toml.tables(file, toml.text_of(file)).items():
         given |= {(section, key) for key in body}
         if section in named_tables():
             given |= {(f"{section}.{name}", key) for name, keys in body.items() for key in keys}
@@ -281,32 +259,12 @@ def written(value: object) -> str:
     return msgspec.json.encode(str(value)).decode()
 
 
-def _located(file: Path, text: str, mistake: Mistake) -> str:
-    """Return a mistake as one line: file, line where it is plain to see, key path, what."""
-    path = f"{mistake.section}.{mistake.key}" if mistake.key else mistake.section
-    line = _line(text, mistake)
-    return f"{file}{f':{line}' if line else ''}: {path}: {mistake.what}"
-
-
-def _line(text: str, mistake: Mistake) -> int | None:
-    """Return the line that a mistake stands on; None where it is written in an unusual form."""
-    section = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[[^\[\]]+\]", line):
-            section = _path(header[0])
-            if section == ".".join(filter(None, (mistake.section, mistake.key))):
-                return number
-        elif entry := re.match(r"\s*\"?([\w-]+)\"?\s*=", line):
-            place = (section, entry[1]) if section else (entry[1], "")
-            if place == (mistake.section, mistake.key):
-                return number
-    return None
-
-
-def _path(header: str) -> str:
-    """Return what a line like `[queues."a.b"]` begins, as the path of its mistakes."""
-    names, table = [], tomllib.loads(header)
-    while table:
-        [(name, table)] = table.items()
-        names.append(name)
-    return ".".join(names)
+def _located(file: Path, text: str, mistakes: Sequence[Mistake]) -> list[str]:
+    """Return each mistake as one line: file, line where it is plain to see, key path, what."""
+    lines = toml.lines(text)
+    told = []
+    for mistake in mistakes:
+        path = f"{mistake.section}.{mistake.key}" if mistake.key else mistake.section
+        line = f":{lines[path]}" if path in lines else ""
+        told.append(f"{file}{line}: {path}: {mistake.what}")
+    return told

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dispatcher import times, wire
+from dispatcher import regular_files, times, wire
 from dispatcher.executor.journal import Journal
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
@@ -43,7 +43,8 @@ class Node:
     def store_id(self) -> str:
         """Return the store that the state directory remembers; empty when it has seen none."""
         with suppress(OSError, ValueError):
-            return Path(self.state_dir, "store-id").read_text("ascii").strip()
+            found = regular_files.read(Path(self.state_dir, "store-id"))
+            return found.decode("ascii").strip()
         return ""
 
 

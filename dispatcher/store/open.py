@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from dispatcher import owner
+from dispatcher import owner, regular_files
 from dispatcher.errors import (
     CommitUnknown,
     ConfigError,
@@ -118,10 +118,14 @@ def lock_database(url: str, *, state_dir: Path) -> Held:
 
 def remembered_identity(state_dir: Path) -> str | None:
     """Return the id of the store that a state directory worked on last; None if on none yet."""
+    file = _identity_file(state_dir)
     try:
-        return _identity_file(state_dir).read_text("utf-8").strip()
+        return regular_files.read(file).decode("utf-8", "replace").strip()
     except FileNotFoundError:
         return None
+    except regular_files.Unfit as error:
+        remedy = "restore it from a backup, or remove it to go by the database that is there"
+        raise StoreUnusable(f"{file} {error.strerror}; {remedy}") from error
     except OSError as error:
         raise _denied(error) from error
 

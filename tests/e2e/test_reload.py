@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from functools import partial
 
@@ -109,6 +110,30 @@ def test_reload_prints_what_changed_what_was_kept_and_every_mistake(world: World
         (world.directory / "go").touch()
         world.until(builds[2], "succeeded")
         assert daemon.process.poll() is None
+
+
+@pytest.mark.parametrize("what", ["fifo", "env_file", "dots"])
+def test_r64_whatever_stands_in_the_files_place_is_refused_and_the_daemon_goes_on(
+    world: World, what: str
+) -> None:
+    variables = world.directory / "p.env"
+    variables.write_text("A=1\n")
+    world.configure(**{"profiles.p": {"command": ["true"], "env_file": str(variables)}})
+    with world.daemon() as daemon:
+        replaced = variables if what == "env_file" else world.config_file
+        before = replaced.rename(replaced.with_suffix(".before"))
+        if what == "dots":
+            replaced.write_text("a." * 40_000 + "b=1")
+        else:
+            os.mkfifo(replaced)
+
+        daemon.signal(signal.SIGHUP)
+
+        [mistake] = daemon.expect("config.refused")["mistakes"]
+        assert str(replaced) in mistake
+        before.rename(replaced)
+        world.cli("reload")
+        world.until(world.submit("true"), "succeeded")
 
 
 def test_a_broken_file_takes_no_verb_away_that_only_looks_or_stops(world: World) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.config import toml
 from dispatcher.config.config import Config, Mistaken, load
 from dispatcher.errors import ConfigError
 
@@ -53,6 +54,10 @@ MISTAKES = [
     ),
     ("[store]\nurl = 'sqlite://'", "store.url: only SQLite is known"),
     (f"x = {'[' * 5_000}{']' * 5_000}", ": is nested too deeply; no key has a list within a list"),
+    ("a." * 40_000 + "b=1", ":1: a key of more than 32 names; none has so many"),
+    ("[a]\n[a" + ". 'b'" * 33 + "]", ":2: a key of more than 32 names"),
+    ("[a]\nx = 1\ny = {b=1, " + '"c".' * 33 + "d = 1}", ":3: a key of more than 32 names"),
+    ("#" * toml.MOST_BYTES + "#", ": has more than 1048576 bytes; let --config or"),
     (f"[node]\nslots = {'9' * 5_000}", ": a number is too long; shorten it"),
     ("[store]\nurl = 'sqlite:///a\u00a0/b.db'", "store.url: 'a\\xa0/b.db' is not printable UTF-8"),
     (
@@ -218,6 +223,36 @@ def test_mistakes_of_every_kind_are_told_in_one_round(file: Path) -> None:
         ("", "store.url"),
     } == places
     assert "env: LEVEL: expected a text in quotes, got an integer; write" in str(error.value)
+
+
+def test_texts_with_many_dots_are_no_keys(file: Path) -> None:
+    dots = "." * 100 + "a.b" * 100
+    profile = f"[profiles.p]\ncommand = ['{dots}', 'a{dots}'] # {dots}\n# {dots}\n"
+
+    assert (dots, f"a{dots}") == read(file, profile).profiles["p"].command
+
+
+def test_of_very_many_mistakes_the_first_are_explained(file: Path) -> None:
+    text = "".join(f"a{number} = 1\n" for number in range(101))
+
+    with pytest.raises(ConfigError) as caught:
+        read(file, text)
+
+    told = str(caught.value).splitlines()
+    assert told[99].startswith(f"{file}:100: a99: unknown key")
+    assert [f"{file}: more than 100 mistakes"] == told[100:]
+
+
+def test_a_parser_without_memory_is_a_mistake_and_no_end(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loads(_: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(toml.tomllib, "loads", loads)
+
+    with pytest.raises(ConfigError, match="takes more memory than there is; shorten it"):
+        read(file, "")
 
 
 def test_what_a_file_says_beside_its_mistakes_is_known(file: Path) -> None:

@@ -28,6 +28,7 @@ def config(file: Path, named: str) -> Config:
         ('A="a \\"b\\" \\\\ \\$ \\n"', {"A": 'a "b" \\ $ \\n'}),
         ("A='one\ntwo'\nB=3", {"A": "one\ntwo", "B": "3"}),
         ('A="one \\\ntwo"\n', {"A": "one two"}),
+        (" \tA\t =\t1 \t\r\n", {"A": "1"}),
         ("A=\nB=''\n", {"A": "", "B": ""}),
         ("A=a=b\nA=later\n", {"A": "later"}),
         ("A=$(id) $HOME\n", {"A": "$(id) $HOME"}),
@@ -53,6 +54,10 @@ def test_what_a_line_says(tmp_path: Path, text: str, variables: dict[str, str]) 
         (b"A=hunter2\\\n", ":1: a quote or \\ stands in a value without quotes"),
         (b"DISPATCHER_FENCE=hunter2\n", ":1: DISPATCHER_FENCE is set by the dispatcher itself"),
         (b"A=hunter2\0\n", ":1: A holds a NUL character"),
+        # Each would take minutes of a reader that tries every way to part the blanks.
+        (b" " * 100_000 + b"hunter2\n", ":1: has no =; write NAME=VALUE"),
+        (b"hunter2" + b" " * 100_000 + b"\n", ":1: has no =; write NAME=VALUE"),
+        (b"A=hunter2" + b" " * 100_000 + b"'\n", ":1: a quote or \\ stands in a value"),
         (b"A=hunter2\xff\n", " is not UTF-8; encode it so"),
         (b"A=" + b"hunter2" * 20_000, " has more than 131072 bytes"),
     ],

@@ -98,6 +98,14 @@ def test_its_last_word_is_kept_and_logged(launch: Launch, said: str, error: str 
     assert (launch.launcher.last_error or "").startswith(error or "")
 
 
+def test_a_log_in_whose_place_a_fifo_stands_keeps_nobody_waiting(launch: Launch) -> None:
+    launch.once()
+    launch.log.unlink()
+    os.mkfifo(launch.log)
+
+    assert launch.launcher._last_word() is None
+
+
 def test_one_that_stayed_a_while_refused_nothing(launch: Launch) -> None:
     launch.says("an error\n")
     launch.once()

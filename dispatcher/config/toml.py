@@ -1,0 +1,88 @@
+"""The TOML of a configuration file: its text, its tables, and the lines they stand on."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from dispatcher import regular_files
+from dispatcher.errors import ConfigError
+
+#: Bytes of a configuration file.
+MOST_BYTES = 1024 * 1024
+
+#: Names in one dotted key. The parser's memory grows with their square: 116 MiB for 5,000.
+MOST_NAMES = 32
+
+#: A beginning of more names than that, with the dots between them, where a key may begin.
+_LONG_KEY = re.compile(
+    rf"""(?:^|[\[{{,])[ \t]*
+    (?:(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MOST_NAMES}}}""",
+    re.MULTILINE | re.VERBOSE,
+)
+
+
+def text_of(file: Path) -> str:
+    """Return what a file holds, without the mark that some editors begin it with.
+
+    Raises `ConfigError` when it cannot be read.
+    """
+    try:
+        return regular_files.read(file, MOST_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        remedy = "let --config or $DISPATCHER_CONFIG name a file that this user may read"
+        raise ConfigError(f"{file}: {error.strerror}; {remedy}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file}:{line}: not UTF-8; save the file in that encoding") from error
+
+
+def tables(file: Path, text: str) -> dict[str, Any]:
+    """Return the tables of a file's text. Raises `ConfigError` when it is not TOML."""
+    if long := _LONG_KEY.search(text):
+        line = text.count("\n", 0, long.end()) + 1
+        raise ConfigError(f"{file}:{line}: a key of more than {MOST_NAMES} names; none has so many")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(_not_toml(file, error)) from error
+
+
+def _not_toml(file: Path, error: Exception) -> str:
+    """Return what a parser complains of, its line and column where those of all mistakes stand."""
+    if isinstance(error, RecursionError):
+        return f"{file}: is nested too deeply; no key has a list within a list"
+    if isinstance(error, MemoryError):
+        return f"{file}: takes more memory than there is; shorten it"
+    if not isinstance(error, tomllib.TOMLDecodeError):  # Python reads no number of 5,000 digits
+        return f"{file}: a number is too long; shorten it"
+    complaint = str(error)
+    what, _, place = complaint.rstrip(")").partition(" (at ")
+    if at := re.fullmatch(r"line (\d+), column (\d+)", place):
+        remedy = "; a text stands in quotes" if what == "Invalid value" else ""
+        return f"{file}:{at[1]}:{at[2]}: not TOML: {what}{remedy}"
+    return f"{file}: not TOML: {complaint}"
+
+
+def lines(text: str) -> dict[str, int]:
+    """Return the first line of each path of a section or key that is written in a usual form."""
+    section = ""
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[[^\[\]]+\]", line):
+            section = _path(header[0])
+            found.setdefault(section, number)
+        elif entry := re.match(r"\s*\"?([\w-]+)\"?\s*=", line):
+            found.setdefault(f"{section}.{entry[1]}" if section else entry[1], number)
+    return found
+
+
+def _path(header: str) -> str:
+    """Return what a line like `[queues."a.b"]` begins, as the path of its mistakes."""
+    names, table = [], tomllib.loads(header)
+    while table:
+        [(name, table)] = table.items()
+        names.append(name)
+    return ".".join(names)

@@ -1,0 +1,81 @@
+"""Reading small files in whose place anything may stand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dispatcher import node, regular_files
+from dispatcher.config import directories, environment_file, toml
+from dispatcher.errors import ConfigError, StoreUnusable
+from dispatcher.executor.executor import Node
+from dispatcher.regular_files import Unfit, read
+from dispatcher.store.open import remembered_identity
+
+
+def test_a_file_is_read_whole_up_to_the_bound_and_also_through_a_link(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"12345")
+    link.symlink_to(file)
+
+    assert b"12345" == read(file, 5) == read(link, 5)
+    with pytest.raises(Unfit, match="has more than 4 bytes"):
+        read(file, 4)
+
+
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    for path in (fifo, "/dev/zero", "/dev/null"):
+        with pytest.raises(Unfit, match="is not a regular file"):
+            read(path)
+    with pytest.raises(IsADirectoryError):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "nowhere")
+
+
+def test_a_refused_file_is_closed(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    with pytest.raises(Unfit):
+        regular_files.opened(fifo)
+
+    with pytest.raises(OSError, match="No such device"):  # nobody reads it
+        os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+
+
+READERS: list[tuple[str, Callable[[Path], object], type[Exception], str]] = [
+    ("c.toml", toml.text_of, ConfigError, "c.toml: is not a regular file; let --config or "),
+    ("c.toml", lambda file: directories.load(str(file)), ConfigError, "is not a regular file"),
+    ("p.env", lambda file: environment_file.read(str(file)), ValueError, "name a regular file of"),
+    ("node-id", lambda file: node.known_node_id(file.parent), ConfigError, "node-id: damaged, it"),
+    ("store-id", lambda file: remembered_identity(file.parent), StoreUnusable, "restore it from"),
+]
+
+
+@pytest.mark.parametrize(("name", "reads", "error", "told"), READERS)
+def test_no_reader_of_a_small_file_waits_for_a_fifo_in_its_place(
+    tmp_path: Path,
+    name: str,
+    reads: Callable[[Path], object],
+    error: type[Exception],
+    told: str,
+) -> None:
+    os.mkfifo(tmp_path / name)
+
+    with pytest.raises(error) as caught:
+        reads(tmp_path / name)
+
+    assert told in str(caught.value)
+
+
+def test_an_executor_waits_for_no_fifo_in_the_place_of_the_stores_id(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "store-id")
+
+    assert "" == Node("n", str(tmp_path), "b", "p").store_id()
