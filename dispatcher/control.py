@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Seconds that a daemon gets to take a request, and to answer it.
 TIMEOUT = 0.5
 
+#: Seconds that it gets to commit what a worker says, which waits for the disk.
+COMMIT_TIMEOUT = 5.0
+
 #: Seconds that it gets to read its configuration: its turn may wait for the store before.
 RELOAD_TIMEOUT = 5.0
 
@@ -134,6 +137,14 @@ def reload(path: Path) -> dict[str, Any] | None:
     Raises TimeoutError when one runs and does not answer, and `NotOurs`.
     """
     return _ask(path, b'{"op":"reload"}\n', within=RELOAD_TIMEOUT)
+
+
+def say(path: Path, line: bytes) -> dict[str, Any] | None:
+    """Return a daemon's answer to what a worker says; None: none answers, in time or to us."""
+    try:
+        return _answer(path, line + b"\n", within=COMMIT_TIMEOUT)
+    except (PermissionError, TimeoutError):
+        return None
 
 
 def _ask(path: Path, request: bytes, *, within: float) -> dict[str, Any] | None:

@@ -99,13 +99,17 @@ class Refused:
 
 def spoken(op: str, task_id: int, lock: str, **facts: object) -> Beat | Declaration:
     """Return what would be said over the worker socket, held to the same limits. Or ValueError."""
+    return understood(worded(op, task_id, lock, **facts))
+
+
+def worded(op: str, task_id: int, lock: str, **facts: object) -> bytes:
+    """Return the line to be said over the worker socket. Raises ValueError for what is no JSON."""
     said = {name: fact for name, fact in facts.items() if fact is not None}
     try:
         said = {name: plain(fact) for name, fact in said.items()}
         for name, fact in said.items():
             _refuse_unbounded(name, fact)
-        line = msgspec.json.encode(plain({"op": op, "task_id": task_id, "lock": lock, **said}))
-        return understood(line)
+        return msgspec.json.encode(plain({"op": op, "task_id": task_id, "lock": lock, **said}))
     except UnicodeEncodeError as error:
         raise ValueError(f"{_unencodable({'lock': lock, **said})}: {in_words(error)}") from None
     except (msgspec.MsgspecError, TypeError, RecursionError) as error:

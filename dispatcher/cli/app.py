@@ -60,9 +60,9 @@ VERBS: Mapping[str, Verb] = {
     "pause": Verb("queues", "pause", "Let nobody claim from queues."),
     "resume": Verb("queues", "resume", "Let tasks of paused queues be claimed again."),
     "claim": Verb("drive", "claim", "Claim a task to work on it from a shell."),
-    "heartbeat": Verb("drive", "heartbeat", "Renew a claim's lease."),
-    "complete": Verb("drive", "complete", "Say that a claimed task is done."),
-    "fail": Verb("drive", "fail", "Say that a claimed task could not be done."),
+    "heartbeat": Verb("speak", "heartbeat", "Renew a claim's lease."),
+    "complete": Verb("speak", "complete", "Say that a claimed task is done."),
+    "fail": Verb("speak", "fail", "Say that a claimed task could not be done."),
     "prune": Verb("operate", "prune", "Delete what finished long ago."),
     "check-config": Verb(
         "configure", "check_config", "Check the configuration and say every mistake."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import msgspec
 from dispatcher import owner
 from dispatcher.client import Client
 from dispatcher.config import durations, limits
-from dispatcher.config.config import Config, Mistaken, load
+from dispatcher.config.config import Config, Mistaken, find, load
 from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import ConfigError
 from dispatcher.times import from_iso
@@ -190,6 +190,11 @@ def read_configuration(*, whole: bool = True) -> Config:
         for line in (*error.mistakes, "going on with what can be read of it"):
             click.echo(f"dispatcher: {line}", err=True)
         return error.rest
+
+
+def variables_that_hold() -> Mapping[str, str]:
+    """Return the environment without what does not belong to the file of the command line."""
+    return find(click.get_current_context().meta.get(_NAMED), os.environ)[1]
 
 
 def configuration_of_executor() -> Found:

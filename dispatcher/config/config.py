@@ -33,9 +33,14 @@ SYSTEM_FILE = Path("/etc/dispatcher/dispatcher.toml")
 #: The variable that names the configuration file.
 _FILE = "DISPATCHER_CONFIG"
 
-#: Those that name the directories of that file, where the file leaves them to others.
-_STATE = "DISPATCHER_STATE_DIR"
-_RUNTIME = "DISPATCHER_RUNTIME_DIR"
+#: The variables by which a worker finds the dispatcher that runs it, whatever becomes of its file.
+STATE = "DISPATCHER_STATE_DIR"
+RUNTIME = "DISPATCHER_RUNTIME_DIR"
+STORE = "DISPATCHER_STORE_URL"
+SOCKET = "DISPATCHER_SOCKET"
+
+#: The variable that names the file of that dispatcher, or is empty: no other file has those places.
+_OWNER = "DISPATCHER_RUN_CONFIG"
 
 #: Bytes of a unix socket's path: what `sockaddr_un` holds, without its NUL.
 MAX_SOCKET_PATH = 107
@@ -69,8 +74,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def environment(self) -> Mapping[str, str]:
         """The variables by which another process finds the same store, whatever its own are."""
-        file = {} if self.file is None else {_FILE: str(self.file)}
-        return {**file, _STATE: str(self.state_dir), _RUNTIME: str(self.runtime_dir)}
+        file = {_OWNER: ""} if self.file is None else dict.fromkeys((_FILE, _OWNER), str(self.file))
+        places = {STATE: str(self.state_dir), RUNTIME: str(self.runtime_dir), STORE: self.store_url}
+        return {**file, **places}
 
     @property
     def others(self) -> Mapping[str, Path]:
@@ -125,6 +131,7 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
 
         settings, mistakes, says_where, says_directories = config_file.read(file)
     config, impossible = resolve(settings, file, environ)
+    says_where = says_where or {STATE, RUNTIME, STORE} <= environ.keys()
     says_directories = says_directories and not any(map(concerns_directories, impossible))
     if not says_where and settings.node.runtime_dir is None:
         # It follows from what may be mistaken.
@@ -149,10 +156,14 @@ def _may_be_there(file: Path) -> bool:
 
 
 def find(named: str | None, environ: Mapping[str, str]) -> tuple[Path | None, Mapping[str, str]]:
-    """Return which file is meant, None if there is none, and the variables that hold beside it."""
+    """Return which file is meant, None if there is none, and the variables that hold beside it.
+
+    Where a dispatcher is holds beside no other file than that dispatcher's own.
+    """
     chosen = named or environ.get(_FILE)
-    if named and Path(named).absolute() != Path(environ.get(_FILE) or SYSTEM_FILE).absolute():
-        environ = {name: environ[name] for name in environ if name not in {_STATE, _RUNTIME}}
+    owner = environ.get(_OWNER, environ.get(_FILE)) or SYSTEM_FILE
+    if chosen and Path(chosen).absolute() != Path(owner).absolute():
+        environ = {n: environ[n] for n in environ if n not in {STATE, RUNTIME, STORE, SOCKET}}
     if chosen:
         return Path(chosen).absolute(), environ
     return SYSTEM_FILE if _may_be_there(SYSTEM_FILE) else None, environ
@@ -185,7 +196,7 @@ def resolve(
             lambda: _sendable("node.runtime_dir", _runtime_dir(settings, state_dir, environ)),
             nowhere,
         ),
-        store_url=tried(lambda: _store_url(settings, state_dir), ""),
+        store_url=tried(lambda: _store_url(settings, state_dir, environ), ""),
         slots=settings.node.slots or len(os.sched_getaffinity(0)),
         daemon=settings.daemon,
         executor=settings.executor,
@@ -202,7 +213,7 @@ def resolve(
 
 
 def _state_dir(settings: Settings, environ: Mapping[str, str]) -> Path:
-    if given := _given("node.state_dir", settings.node.state_dir, environ.get(_STATE, "")):
+    if given := _given("node.state_dir", settings.node.state_dir, environ.get(STATE, "")):
         return given
     if made := _systemd_directory(environ, "STATE_DIRECTORY"):
         return made
@@ -214,7 +225,7 @@ def _state_dir(settings: Settings, environ: Mapping[str, str]) -> Path:
 
 def _runtime_dir(settings: Settings, state_dir: Path, environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_RUNTIME_DIR", "")
-    if given := _given("node.runtime_dir", settings.node.runtime_dir, environ.get(_RUNTIME, "")):
+    if given := _given("node.runtime_dir", settings.node.runtime_dir, environ.get(RUNTIME, "")):
         chosen = given
     elif made := _systemd_directory(environ, "RUNTIME_DIRECTORY"):
         chosen = made
@@ -247,11 +258,8 @@ def _sendable(key: str, directory: Path) -> Path:
 
 
 def _given(key: str, written: str | None, told: str) -> Path | None:
-    """Return a directory as the file has it, or else the dispatcher that started this process.
-
-    What the file puts under ~ is another one for whoever has another home.
-    """
-    if told.startswith("/") and (written is None or written.startswith("~")):
+    """Return a directory of the dispatcher that runs this task, or else as the file has it now."""
+    if told.startswith("/"):
         return Path(told)
     return None if written is None else _absolute(key, written)
 
@@ -282,8 +290,8 @@ def _home() -> Path:
         raise ValueError("node.state_dir: this user has no home directory; set it") from None
 
 
-def _store_url(settings: Settings, state_dir: Path) -> str:
-    url = settings.store.url
+def _store_url(settings: Settings, state_dir: Path, environ: Mapping[str, str]) -> str:
+    url = environ.get(STORE) or settings.store.url
     if url is None:
         return f"sqlite://{state_dir / 'tasks.db'}"
     scheme, separator, path = url.partition(":///")

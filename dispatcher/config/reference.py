@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dispatcher.config.config import Config
+from dispatcher.config.config import RUNTIME, STATE, STORE, Config, find
 from dispatcher.config.durations import Milliseconds
 from dispatcher.config.file import example_of, given_by, named_tables, sections, written
 from dispatcher.config.settings import NAME, Section, Settings
@@ -194,17 +195,26 @@ def _quantity(kind: type) -> dict[str, Any]:
     return dict(_SIZE if kind is Bytes else _DURATION)
 
 
+#: The variables that go before the file, in a worker's environment.
+_PLACES = {("node", "state_dir"): STATE, ("node", "runtime_dir"): RUNTIME, ("store", "url"): STORE}
+
+
 class Effective(NamedTuple):
-    """A key's value, durations as text, and where it comes from: file, default or derived."""
+    """A key's value, durations as text, and where it comes from.
+
+    That is the environment of a worker, the file, the default, or derived from the host.
+    """
 
     key: Key
     value: Any
     source: str
 
 
-def effective(config: Config) -> Iterator[Effective]:
+def effective(config: Config, environ: Mapping[str, str] = os.environ) -> Iterator[Effective]:
     """Yield what holds for each key."""
     given = given_by(config.file) if config.file is not None else frozenset()
+    _, held = find(None if config.file is None else str(config.file), environ)
+    told = {place for place, name in _PLACES.items() if held.get(name)}
     resolved: dict[tuple[str, str], Any] = {
         ("node", "state_dir"): str(config.state_dir),
         ("node", "runtime_dir"): str(config.runtime_dir),
@@ -224,7 +234,9 @@ def effective(config: Config) -> Iterator[Effective]:
         value = resolved.get(place)
         if value is None:
             value = _plain_value(getattr(getattr(config, key.section), key.field))
-        if place in given:
+        if place in told:
+            yield Effective(key, value, "environment")
+        elif place in given:
             yield Effective(key, value, "file")
         else:
             yield Effective(key, value, "default" if key.default else "derived")

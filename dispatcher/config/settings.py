@@ -83,12 +83,12 @@ class Node(Section, frozen=True):
 
     state_dir: Annotated[str, Meta(examples=["/var/lib/dispatcher"])] | None = None
     """Where this node keeps its identity, its lock, the runs' output and, by default, the database.
-    Left out: `$DISPATCHER_STATE_DIR` as its workers have it, else `$STATE_DIRECTORY` as systemd
-    sets it, else `dispatcher` under `$XDG_STATE_HOME`, else `~/.local/state/dispatcher`."""
+    Left out: `$STATE_DIRECTORY` as systemd sets it, else `dispatcher` under `$XDG_STATE_HOME`, else
+    `~/.local/state/dispatcher`. Inside a task `$DISPATCHER_STATE_DIR` goes before."""
     runtime_dir: Annotated[str, Meta(examples=["/run/dispatcher"])] | None = None
-    """Where the sockets are: a short path. Left out: `$DISPATCHER_RUNTIME_DIR` as its workers have
-    it, else `$RUNTIME_DIRECTORY` as systemd sets it, else `dispatcher-<hash of state_dir>` under
-    `$XDG_RUNTIME_DIR`, else `run` in the state directory."""
+    """Where the sockets are: a short path. Left out: `$RUNTIME_DIRECTORY` as systemd sets it, else
+    `dispatcher-<hash of state_dir>` under `$XDG_RUNTIME_DIR`, else `run` in the state directory.
+    Inside a task `$DISPATCHER_RUNTIME_DIR` goes before."""
     slots: Annotated[int, Meta(ge=1, le=10_000, examples=[4])] | None = None
     """How many workers run here at once. Left out: one for each CPU that the daemon may use."""
 
@@ -97,7 +97,8 @@ class Store(Section, frozen=True):
     """Where tasks live."""
 
     url: Annotated[str, Meta(examples=["sqlite:///var/lib/dispatcher/tasks.db"])] | None = None
-    """The database, on a local disk. Left out: `tasks.db` in the state directory."""
+    """The database, on a local disk. Left out: `tasks.db` in the state directory. Inside a task
+    `$DISPATCHER_STORE_URL` goes before."""
 
 
 class Daemon(Section, frozen=True):

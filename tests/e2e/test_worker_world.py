@@ -114,6 +114,82 @@ def test_a_call_inside_a_task_reaches_the_dispatcher_that_runs_it(
     assert not (world.directory / "elsewhere").exists()
 
 
+#: Waits until its dispatcher's file was changed, and then speaks to that dispatcher.
+SPEAKS_LATER = """
+    touch began; until [ -e changed ]; do sleep 0.02; done
+    {cli} heartbeat --note alive || exit 79
+"""
+
+
+def test_calls_inside_a_task_reach_its_dispatcher_whatever_the_file_says_by_now(
+    world: World,
+) -> None:
+    right = world.config_file.read_text()
+    script = SPEAKS_LATER + "{cli} submit -- echo nested && {cli} complete --result 7"
+    with world.daemon() as daemon:
+        outer = world.submit(*shell(script.format(cli=DISPATCHER)))
+        expect_file(world, "began")
+        world.configure(
+            node={"state_dir": f"{world.directory}/other"},
+            store={"url": f"sqlite://{world.directory}/another/tasks.db"},
+        )
+        (world.directory / "changed").touch()
+        settled = daemon.expect("run.settled", task_id=outer)
+        nested = daemon.expect("run.settled", task_id=outer + 1)
+        world.config_file.write_text(right)
+
+    assert ("succeeded", "succeeded") == (settled["outcome"], nested["outcome"])
+    (run,) = world.show(outer)["runs"]
+    assert ("alive", 7) == (run["note"], run["result"])
+    assert [] == [name for name in ("other", "another") if (world.directory / name).exists()]
+
+
+@pytest.mark.parametrize("text", [None, "[node\n", "[node]\nstate_dir = 5\n"])
+def test_a_heartbeat_inside_a_task_needs_no_configuration(world: World, text: str | None) -> None:
+    """R-28: `heartbeat || exit 79` ends no healthy run while somebody edits the file."""
+    right = world.config_file.read_text()
+    script = SPEAKS_LATER + '{cli} fail --reason "as asked" --no-retry'
+    with world.daemon() as daemon:
+        task_id = world.submit(*shell(script.format(cli=DISPATCHER)))
+        expect_file(world, "began")
+        world.config_file.unlink()
+        if text is not None:
+            world.config_file.write_text(text)
+        (world.directory / "changed").touch()
+        settled = daemon.expect("run.settled", task_id=task_id)
+        world.config_file.write_text(right)
+
+    assert "failed" == settled["outcome"]
+    task = world.show(task_id)
+    assert "alive" == task["runs"][0]["note"]
+    assert "as asked" in task["reason"]
+
+
+def test_another_file_inside_a_task_means_another_dispatcher_however_it_is_named(
+    world: World,
+) -> None:
+    """R-28: its directories are its own, and no call with it reaches the outer dispatcher."""
+    inner = world.directory / "inner.toml"
+    inner.write_text(f'[node]\nstate_dir = "{world.runtime_dir}/inner"')
+    script = f"""
+        DISPATCHER_CONFIG={inner} {DISPATCHER} check-config --json > by-variable
+        {DISPATCHER} --config {inner} check-config --json > by-option
+        DISPATCHER_CONFIG={inner} {DISPATCHER} submit -- true
+        {DISPATCHER} --config {inner} submit -- true
+    """
+    with world.daemon() as daemon:
+        task_id = world.submit(*shell(script))
+        daemon.expect("run.settled", task_id=task_id, outcome="succeeded")
+
+    by_variable, by_option = (
+        json.loads((world.directory / name).read_text()) for name in ("by-variable", "by-option")
+    )
+    assert by_variable == by_option
+    assert f"{world.runtime_dir}/inner/run" == by_option["runtime_dir"]
+    assert "1\n2\n" == world.cli("logs", task_id).stdout
+    assert [task_id] == [task["id"] for task in world.cli("list", "--json").json]
+
+
 def test_a_worker_gets_its_claim_and_the_allowed_variables_and_nothing_else(
     world: World,
 ) -> None:

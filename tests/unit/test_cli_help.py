@@ -61,9 +61,12 @@ def test_each_example_is_found() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_each_example_of_a_help_can_be_typed(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_example_of_a_help_can_be_typed(
+    example: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DISPATCHER_TASK_ID", "42")  # as after `claim --export`
-    monkeypatch.setattr("dispatcher.cli.drive.Path.read_text", lambda *_: "a lock")
+    monkeypatch.chdir(tmp_path)
+    Path("lock.txt").write_text("a lock")
     given = list(invocations(example))
 
     assert given

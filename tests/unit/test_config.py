@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.config import config as config_module
 from dispatcher.config import durations
-from dispatcher.config.config import Config, load
+from dispatcher.config.config import Config, Mistaken, load
 from dispatcher.errors import ConfigError
 
 
@@ -136,22 +136,70 @@ def test_the_state_directory_follows_the_environment(
 
 @pytest.mark.usefixtures("no_system_file")
 @pytest.mark.parametrize(
-    ("state_dir", "found"), [("", "/s"), ('"~/s"', "/s"), ('"/mine"', "/mine")]
+    "text",
+    [
+        "",
+        '[node]\nstate_dir = "~/s"',
+        '[node]\nstate_dir = "/new"\nruntime_dir = "/new"\n[store]\nurl = "sqlite:///new/t.db"',
+    ],
 )
-def test_a_worker_finds_the_state_directory_that_the_file_leaves_to_others(
-    file: Path, state_dir: str, found: str
+def test_a_worker_finds_the_places_of_its_dispatcher_whatever_the_file_says_by_now(
+    file: Path, text: str
 ) -> None:
-    file.write_text(f"[node]\nstate_dir = {state_dir}" if state_dir else "")
-    theirs = {
-        "DISPATCHER_CONFIG": str(file),
-        "DISPATCHER_STATE_DIR": "/s",
-        "DISPATCHER_RUNTIME_DIR": "/r",
-    }
+    file.write_text(text)
+    theirs = _places(file)
 
     config = load(None, theirs)
 
-    assert Path(found) == config.state_dir == load(str(file), theirs).state_dir
-    assert {**theirs, "DISPATCHER_STATE_DIR": found} == config.environment
+    assert theirs == config.environment == load(str(file), theirs).environment
+    assert "sqlite:///d/tasks.db" == config.store_url
+
+
+def _places(file: Path | str) -> dict[str, str]:
+    return {
+        "DISPATCHER_CONFIG": str(file),
+        "DISPATCHER_RUN_CONFIG": str(file),
+        "DISPATCHER_STATE_DIR": "/s",
+        "DISPATCHER_RUNTIME_DIR": "/r",
+        "DISPATCHER_STORE_URL": "sqlite:///d/tasks.db",
+    }
+
+
+@pytest.mark.usefixtures("no_system_file")
+@pytest.mark.parametrize("own", ["outer.toml", ""], ids=["a file", "no file"])
+def test_another_file_has_places_of_its_own_however_it_is_named(
+    file: Path, tmp_path: Path, own: str
+) -> None:
+    file.write_text('[node]\nstate_dir = "/inner"')
+    theirs = {name: value for name, value in _places(own and str(tmp_path / own)).items() if value}
+    theirs["DISPATCHER_RUN_CONFIG"] = own and str(tmp_path / own)
+
+    by_option = load(str(file), theirs)
+    by_variable = load(None, {**theirs, "DISPATCHER_CONFIG": str(file)})
+
+    assert by_option == by_variable == load(str(file), {})
+    assert Path("/s") == load(None, {**theirs, "DISPATCHER_CONFIG": ""}).state_dir
+
+
+@pytest.mark.usefixtures("no_system_file")
+def test_a_worker_of_an_older_release_finds_what_that_named(file: Path) -> None:
+    file.write_text('[store]\nurl = "sqlite:///d/tasks.db"')
+    theirs = _places(file)
+    del theirs["DISPATCHER_RUN_CONFIG"], theirs["DISPATCHER_STORE_URL"]
+
+    config = load(None, theirs)
+
+    assert (Path("/s"), "sqlite:///d/tasks.db") == (config.state_dir, config.store_url)
+
+
+def test_a_worker_knows_the_places_also_of_a_mistaken_file(file: Path) -> None:
+    file.write_text("[node]\nstate_dir = 5\n[store]\nurl = 'sqlite:///'\n")
+
+    with pytest.raises(Mistaken) as caught:
+        load(None, _places(file))
+
+    assert caught.value.says_where
+    assert _places(file) == caught.value.rest.environment
 
 
 @pytest.mark.usefixtures("no_system_file")
@@ -163,9 +211,12 @@ def test_the_state_directory_of_one_file_is_not_that_of_another(file: Path) -> N
 
     assert Path("/v") == load(str(other), theirs).state_dir
     assert Path("/v") == load(None, {**theirs, "DISPATCHER_STATE_DIR": "s"}).state_dir
-    assert {"DISPATCHER_STATE_DIR": "/v", "DISPATCHER_RUNTIME_DIR": "/v/run"} == load(
-        None, {"STATE_DIRECTORY": "/v"}
-    ).environment
+    assert {
+        "DISPATCHER_RUN_CONFIG": "",
+        "DISPATCHER_STATE_DIR": "/v",
+        "DISPATCHER_RUNTIME_DIR": "/v/run",
+        "DISPATCHER_STORE_URL": "sqlite:///v/tasks.db",
+    } == load(None, {"STATE_DIRECTORY": "/v"}).environment
 
 
 def test_the_file_goes_before_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,19 @@ def test_each_value_says_where_it_comes_from(
     assert expected == found[key]
 
 
+def test_a_value_that_a_worker_has_from_its_environment_says_so(tmp_path: Path) -> None:
+    config = _of("[node]\nstate_dir = '/var/lib/dispatcher'", tmp_path, keep_file=True)
+    places = {"DISPATCHER_STATE_DIR": "/s", "DISPATCHER_STORE_URL": "sqlite:///s/t.db"}
+
+    ours = {"DISPATCHER_RUN_CONFIG": str(config.file), **places}
+    others = {"DISPATCHER_RUN_CONFIG": "/another.toml", **places}
+
+    assert {"state_dir", "url"} == {
+        key.name for key, _, source in reference.effective(config, ours) if source == "environment"
+    }
+    assert "environment" not in {source for *_, source in reference.effective(config, others)}
+
+
 def _of(text: str, directory: Path, *, keep_file: bool = False) -> Config:
     file = directory / "one.toml"
     file.write_text(text)
