@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -11,20 +12,22 @@ def insist() -> None:
     """Begin this program anew in Python's UTF-8 mode, where its locale has another encoding.
 
     Arguments, environment and the names of files would be other bytes for who started us, and for
-    what we start. Nothing may be open yet that the new one should find. What Python itself puts
-    into the environment of a program without a locale (PEP 538) is taken out: workers inherit it.
+    what we start. Nothing may be open yet that the new one should find. What Python itself sets in
+    the environment of a program without a locale (PEP 538) is taken back: workers inherit it.
     """
+    if "LC_CTYPE" in os.environ:
+        _restore(b"LC_CTYPE")
     if sys.getfilesystemencoding() != "utf-8" and sys.executable:
         words = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
         os.execv(sys.executable, words)  # noqa: S606 - the same program, no shell
-    if "LC_CTYPE" in os.environ and not _was_given(b"LC_CTYPE"):
-        del os.environ["LC_CTYPE"]
 
 
-def _was_given(name: bytes) -> bool:
-    """Say whether a variable was in the environment that this process began with."""
-    try:
-        given = Path("/proc/self/environ").read_bytes()
-    except OSError:
-        return True
-    return any(entry.startswith(name + b"=") for entry in given.split(b"\0"))
+def _restore(name: bytes) -> None:
+    """Set a variable to what it was when this process began, as far as that is known."""
+    with suppress(OSError):
+        entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+        given = next((entry for entry in entries if entry.startswith(name + b"=")), None)
+        if given is None:
+            del os.environb[name]
+        else:
+            os.environb[name] = given.partition(b"=")[2]

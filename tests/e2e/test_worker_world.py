@@ -56,6 +56,10 @@ BEAT = python("""
     [
         {"LANG": "C"},
         {"LC_ALL": "POSIX"},
+        # Each of these Python replaces in its own environment (PEP 538).
+        {"LC_CTYPE": "C"},
+        {"LC_CTYPE": ""},
+        {"LC_CTYPE": "no_such_locale"},
         # As with a locale of another encoding, of which no test machine is sure to have one.
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ],
@@ -70,7 +74,7 @@ def test_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitter(
     report = shell(
         'printf %s "$0" > argument; printf %s "$GREETING" > variable; cat /proc/$$/environ > all'
     )
-    with world.daemon(env=locale) as daemon:
+    with world.daemon(env={"LANG": "", **locale}) as daemon:
         variable = ("--env", "GREETING=grüße €", "--cwd", "grüße")
         task_id = world.cli(
             "submit", *variable, "--", *report, "ä€\N{GRINNING FACE}", env=locale
@@ -79,8 +83,9 @@ def test_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitter(
 
     assert "ä€\N{GRINNING FACE}".encode() == (here / "argument").read_bytes()
     assert "grüße €".encode() == (here / "variable").read_bytes()
-    theirs = {entry.split(b"=")[0] for entry in (here / "all").read_bytes().split(b"\0")}
-    assert (b"LC_CTYPE" in theirs, b"LC_ALL" in theirs) == (False, "LC_ALL" in locale)
+    theirs = (here / "all").read_text().split("\0")
+    given = {f"{name}={value}" for name, value in locale.items() if name.startswith("LC_")}
+    assert given == {entry for entry in theirs if entry.startswith("LC_")}
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["a file", "no file"])
