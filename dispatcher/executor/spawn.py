@@ -6,29 +6,20 @@ import errno
 import os
 import resource
 import signal
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
 from dispatcher import wire
 from dispatcher.errors import HOST_TROUBLE
+from dispatcher.executor.explain import explain
 from dispatcher.executor.oom import OomScore
 from dispatcher.executor.outputs import OutputLocked, Outputs
 from dispatcher.marks import mark_of, why_unmarked
 from dispatcher.sealed import sealed_file
 
-#: Bytes of one argument or variable, with its end, that the kernel takes: 32 pages.
-MOST_BYTES_OF_ONE = 32 * resource.getpagesize()
-
 #: Characters of a PATH that are shown where a program is not in it.
 MOST_OF_PATH = 80
-
-#: Bytes of all of them together, where a quarter of the stack is not less.
-MOST_BYTES = 6 * 1024 * 1024
-
-#: Bytes of a script read to name its interpreter: what the kernel itself looks at.
-_SHEBANG_BYTES = 256
 
 
 class CannotStart(Exception):
@@ -244,65 +235,3 @@ def find_program(command: tuple[str, ...], search: str) -> str:
     shown = search if len(search) <= MOST_OF_PATH else f"{search[:MOST_OF_PATH]}…"
     text = f"no such program: {name!r} (not in PATH {shown!r})"
     raise CannotStart(wire.Fault.TASK, text, errno.ENOENT)
-
-
-def explain(error: OSError, program: str, start: wire.Start) -> str:
-    """Say what was wrong with a program that could not be executed; `program` names it."""
-    path = os.path.join(start.cwd or "/", program.removeprefix("./"))
-    number = error.errno
-    needed = interpreter(path)
-    text = f"cannot start {path}: {error.strerror}"
-    if number == errno.E2BIG:
-        text = too_large(start)
-    elif number == errno.ENOEXEC:
-        text = f"not in an executable format (a script needs a #! line): {path}"
-    elif number == errno.ENOENT and needed and needed.endswith("\r"):
-        remedy = f"save it with line ends of Unix, for example: sed -i 's/\\r$//' {path}"
-        text = f"its first line ends with a carriage return: {path} needs {needed!r}; {remedy}"
-    elif number == errno.ENOENT and os.path.exists(path):
-        text = f"missing interpreter: {path} needs {needed or 'a loader'}, which does not exist"
-    elif number in {errno.ENOENT, errno.ENOTDIR}:
-        text = f"no such program: {path}"
-    elif number == errno.EACCES and os.path.isdir(path):
-        text = f"not a program but a directory: {path}"
-    elif number == errno.EACCES and needed and os.access(path, os.X_OK):
-        text = f"not executable: {needed}, the interpreter of {path}"
-    elif number == errno.EACCES and os.path.exists(path):
-        text = f"not executable: {path}"
-    return text
-
-
-def too_large(start: wire.Start) -> str:
-    """Say which of the kernel's two limits a command line broke (execve(2), "Limits on size")."""
-    variables = [f"{name}={value}" for name, value in start.env.items()]
-    sizes = {
-        **{word: f"argument {number}" for number, word in enumerate(start.command)},
-        **{text: f"variable {text.partition('=')[0]}" for text in variables},
-    }
-    longest = max(sizes, key=lambda text: len(text.encode()))
-    size = len(longest.encode())
-    if size >= MOST_BYTES_OF_ONE:
-        return f"{sizes[longest]} is too large: {size} bytes, one may have {MOST_BYTES_OF_ONE - 1}"
-    total = sum(len(text.encode()) + 1 for text in (*start.command, *variables))
-    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
-    most = MOST_BYTES if stack == resource.RLIM_INFINITY else min(MOST_BYTES, stack // 4)
-    return f"arguments and environment are too large: {total} bytes, they may have about {most}"
-
-
-def interpreter(script: str) -> str | None:
-    """Return what the #! line of a file names; None when it has none."""
-    try:
-        descriptor = os.open(script, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        # A FIFO, or a device, has no first line that one may wait for.
-        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        first, _, _ = (os.read(descriptor, _SHEBANG_BYTES) if regular else b"").partition(b"\n")
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    # As the kernel does it: only blanks part words, and a carriage return is a part of one.
-    words = first[2:].replace(b"\t", b" ").split(b" ") if first.startswith(b"#!") else []
-    return next((word.decode(errors="replace") for word in words if word), None)

@@ -50,6 +50,7 @@ def test_each_command_that_cannot_be_started_has_its_reason(world: World) -> Non
         ("strange.sh", "#!/opt/strange/bin/run\n", 0o755),
         ("windows.sh", "#!/bin/sh\r\n", 0o755),
         ("bare.sh", "echo hello\n", 0o755),
+        ("marked.sh", "\ufeff#!/bin/sh\n", 0o755),
     ):
         (world.directory / name).write_text(text)
         (world.directory / name).chmod(mode)

@@ -212,6 +212,12 @@ def script(path: Path, text: str, mode: int = 0o700) -> str:
         ("directory", ["not a program but a directory: ", "/etc"], errno.EACCES),
         ("interpreter", ["missing interpreter: ", "needs /no/such/sh"], errno.ENOENT),
         ("windows", ["ends with a carriage return: ", r"needs '/bin/sh\r'; save"], errno.ENOENT),
+        ("second", ["missing interpreter: ", "/interpreter, the int", "needs /no/such/sh"], 2),
+        ("second_windows", ["carriage return: ", "/windows, the interpreter of "], errno.ENOENT),
+        ("second_format", ["(a script needs a #! line): ", "/format"], errno.ENOEXEC),
+        ("second_mode", ["not executable: ", "/mode, the interpreter of "], errno.EACCES),
+        ("row", ["too many interpreters in a row: ", "/row7 needs "], errno.ELOOP),
+        ("mark", ["a byte order mark stands before its #! line: ", "save it without"], 8),
         ("format", ["not in an executable format", "#! line"], errno.ENOEXEC),
         ("size", ["argument 1 is too large", "one may have 131071"], errno.E2BIG),
         ("sizes", ["arguments and environment are too large", "they may have"], errno.E2BIG),
@@ -227,6 +233,19 @@ def test_r27_what_a_task_did_wrong_is_named(
     no_interpreter = script(tmp_path / "interpreter", "#!/no/such/sh -x\n")
     windows = script(tmp_path / "windows", "#! /bin/sh\r\necho\r\n")
     no_format = script(tmp_path / "format", "echo\n")
+    second = {
+        f"second{name}": script(tmp_path / f"second{name}", f"#!{first}\n")
+        for name, first in {
+            "": no_interpreter,
+            "_windows": windows,
+            "_format": no_format,
+            "_mode": no_mode,
+        }.items()
+    }
+    marked = script(tmp_path / "mark", "\ufeff#!/bin/sh\n")
+    row = "/bin/sh"
+    for number_in_row in range(8):
+        row = script(tmp_path / f"row{number_in_row}", f"#!{row}\n")
     asked: dict[str, tuple[list[str], dict[str, object]]] = {
         "unknown": (["no-such-program"], {"env": {"PATH": "/a:/b"}}),
         "long_path": (["no-such-program"], {"env": {"PATH": "/a:" * 500}}),
@@ -239,6 +258,9 @@ def test_r27_what_a_task_did_wrong_is_named(
         "interpreter": ([no_interpreter], {}),
         "windows": ([windows], {}),
         "format": ([no_format], {}),
+        **{name: ([path], {}) for name, path in second.items()},
+        "row": ([row], {}),
+        "mark": ([marked], {}),
         "size": (["true", "x" * 200_000], {}),
         "sizes": (["true", *["x" * 100_000] * 30], {}),
         "nul": (["true", "a\0b"], {}),

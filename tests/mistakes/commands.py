@@ -44,6 +44,14 @@ CANNOT_START: Sequence[CannotStart] = (
         told="not in an executable format (a script needs a #! line): /home/me/bare.sh",
     ),
     CannotStart(
+        name="a script that begins with a byte order mark",
+        submitted="-- ./marked.sh",
+        told=(
+            "a byte order mark stands before its #! line: /home/me/marked.sh; save it without, "
+            "for example: sed -i '1s/^\\xef\\xbb\\xbf//' /home/me/marked.sh"
+        ),
+    ),
+    CannotStart(
         name="a directory",
         submitted="-- ./folder",
         told="not a program but a directory: /home/me/folder",

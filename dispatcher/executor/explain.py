@@ -1,0 +1,112 @@
+"""What is wrong with a program that the kernel does not execute, and the remedy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from codecs import BOM_UTF8
+
+from dispatcher import regular_files, wire
+
+#: Bytes of one argument or variable, with its end, that the kernel takes: 32 pages.
+MOST_BYTES_OF_ONE = 32 * resource.getpagesize()
+
+#: Bytes of all of them together, where a quarter of the stack is not less.
+MOST_BYTES = 6 * 1024 * 1024
+
+#: Bytes of a script read to name its interpreter: what the kernel itself looks at.
+_SHEBANG_BYTES = 256
+
+#: Interpreters in a row, each a script that needs the next, that the kernel follows.
+_MOST_IN_A_ROW = 5
+
+
+def explain(error: OSError, program: str, start: wire.Start) -> str:
+    """Say what was wrong with a program that could not be executed; `program` names it."""
+    path = os.path.join(start.cwd or "/", program.removeprefix("./"))
+    number = error.errno
+    script, needed = _last_script(path)
+    text = f"cannot start {path}: {error.strerror}"
+    if number == errno.E2BIG:
+        text = too_large(start)
+    elif number == errno.ENOEXEC:
+        text = _no_format(needed or path)
+    elif number in {errno.ENOENT, errno.ENOTDIR}:
+        text = _missing(path, script, needed)
+    elif number == errno.ELOOP and needed:
+        text = f"too many interpreters in a row: {path} needs {interpreter(path)}, and so on"
+    elif number == errno.EACCES and os.path.isdir(path):
+        text = f"not a program but a directory: {path}"
+    elif number == errno.EACCES and needed and os.access(path, os.X_OK):
+        text = f"not executable: {needed}, the interpreter of {script}"
+    elif number == errno.EACCES and os.path.exists(path):
+        text = f"not executable: {path}"
+    return text
+
+
+def _missing(path: str, script: str, needed: str | None) -> str:
+    """Say what is not there: a program, the interpreter of a script, or a loader."""
+    whose = script if script == path else f"{script}, the interpreter of {path},"
+    if not os.path.exists(path):
+        return f"no such program: {path}"
+    if needed is None or os.path.exists(needed):
+        return f"missing interpreter: {needed or path} needs a loader, which does not exist"
+    if needed.endswith("\r"):
+        remedy = f"save it with line ends of Unix, for example: sed -i 's/\\r$//' {script}"
+        return f"its first line ends with a carriage return: {whose} needs {needed!r}; {remedy}"
+    return f"missing interpreter: {whose} needs {needed}, which does not exist"
+
+
+def _last_script(path: str) -> tuple[str, str | None]:
+    """Return the last script that the kernel reads for a program, and what that one needs."""
+    needed = interpreter(path)
+    for _ in range(_MOST_IN_A_ROW):
+        following = interpreter(needed) if needed and os.access(needed, os.X_OK) else None
+        if not needed or not following:
+            break
+        path, needed = needed, following
+    return path, needed
+
+
+def _no_format(path: str) -> str:
+    """Say why a file is in no format that the kernel knows."""
+    if _beginning(path).startswith(BOM_UTF8 + b"#!"):
+        remedy = f"save it without, for example: sed -i '1s/^\\xef\\xbb\\xbf//' {path}"
+        return f"a byte order mark stands before its #! line: {path}; {remedy}"
+    return f"not in an executable format (a script needs a #! line): {path}"
+
+
+def too_large(start: wire.Start) -> str:
+    """Say which of the kernel's two limits a command line broke (execve(2), "Limits on size")."""
+    variables = [f"{name}={value}" for name, value in start.env.items()]
+    sizes = {
+        **{word: f"argument {number}" for number, word in enumerate(start.command)},
+        **{text: f"variable {text.partition('=')[0]}" for text in variables},
+    }
+    longest = max(sizes, key=lambda text: len(text.encode()))
+    size = len(longest.encode())
+    if size >= MOST_BYTES_OF_ONE:
+        return f"{sizes[longest]} is too large: {size} bytes, one may have {MOST_BYTES_OF_ONE - 1}"
+    total = sum(len(text.encode()) + 1 for text in (*start.command, *variables))
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    most = MOST_BYTES if stack == resource.RLIM_INFINITY else min(MOST_BYTES, stack // 4)
+    return f"arguments and environment are too large: {total} bytes, they may have about {most}"
+
+
+def interpreter(script: str) -> str | None:
+    """Return what the #! line of a file names; None when it has none."""
+    first, _, _ = _beginning(script).partition(b"\n")
+    # As the kernel does it: only blanks part words, and a carriage return is a part of one.
+    words = first[2:].replace(b"\t", b" ").split(b" ") if first.startswith(b"#!") else []
+    return next((word.decode(errors="replace") for word in words if word), None)
+
+
+def _beginning(path: str) -> bytes:
+    """Return as much of a file as the kernel looks at; nothing of what cannot be read."""
+    try:
+        # A FIFO, or a device, has no first line that one may wait for.
+        with regular_files.opened(path) as file:
+            return file.read(256)
+    except OSError:
+        return b""
