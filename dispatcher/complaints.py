@@ -23,6 +23,14 @@ _TYPES = {
 #: What reading JSON raises.
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
+#: Escapes of a JSON text; `half` is one of a surrogate that has no other one beside it.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<half>u[dD][89a-fA-F]\w\w)|.)", re.DOTALL
+)
+
+#: What msgspec complains of where such a half stands.
+_OF_A_HALF = re.compile("Input data was truncated|.*(surrogate pair|hex escape)")
+
 #: What a name of a queue or label may be.
 NO_NAME = "is no name; use up to 100 letters, digits and _ . : / @ + -"
 
@@ -33,12 +41,13 @@ def in_words(
     *,
     choices: Collection[str] = (),
     table: str = "an object",
+    text: str | bytes = "",
 ) -> str:
     """Return what is wrong: where inside of what was given, a colon, and what was expected.
 
     `value` is what was given, if it is to be named; `choices` are the words that would have been
-    right where only some are; `table` is what a mapping is called there. The error is one of those
-    that reading JSON raises: `UNREADABLE`.
+    right where only some are; `table` is what a mapping is called there; `text` is what was read,
+    where that may be anybody's. The error is one of those that reading JSON raises: `UNREADABLE`.
     """
     if isinstance(error, UnicodeError):
         return "is not UTF-8; encode it so"
@@ -46,7 +55,7 @@ def in_words(
         return "is nested too deeply"
     complaint, _, path = str(error).partition(" - at `")
     if not isinstance(error, msgspec.ValidationError):
-        return f"not JSON: {_of_syntax(complaint)}"
+        return f"not JSON: {_of_syntax(complaint, text)}"
     path = path.removeprefix("key` in `").partition("`")[0]
     names, value = _place(path, complaint, value)
     if missing := re.fullmatch("Object missing required field `(.*)`", complaint):
@@ -59,10 +68,18 @@ def in_words(
     return ": ".join((*names, told))
 
 
-def _of_syntax(complaint: str) -> str:
+def _of_syntax(complaint: str, text: str | bytes) -> str:
+    if _OF_A_HALF.match(complaint) and (half := _half_in(text)):
+        return f"\\{half} is half of a surrogate pair; write both halves, or the character itself"
     if complaint == "Input data was truncated":
         return "it ends too early"
     return complaint.removeprefix("JSON is malformed: ")
+
+
+def _half_in(text: str | bytes) -> str | None:
+    """Return the first escape in a JSON text that is half of a character."""
+    written = text if isinstance(text, str) else text.decode(errors="replace")
+    return next((found["half"] for found in _ESCAPE.finditer(written) if found["half"]), None)
 
 
 def _place(path: str, complaint: str, value: object) -> tuple[list[str], object]:

@@ -76,7 +76,7 @@ class Held:
 
 
 def hold(path: Path, what: str, *, holder: str = "") -> Held:
-    """Lock a file, made if missing, and write into it who we are: our pid and `holder`.
+    """Lock a file, made if missing, and write into it who we are: our pid, `holder` and our host.
 
     Raises `AlreadyHeld`, which names `what` and its holder, without waiting; `ConfigError` when
     the file cannot be written, `StoreUnavailable` when its disk is full.
@@ -88,7 +88,7 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        name = os.pread(descriptor, 4096, 0).decode(errors="replace") or "another process"
+        name = _named(os.pread(descriptor, 4096, 0).decode(errors="replace"))
         os.close(descriptor)
         raise AlreadyHeld(
             f"{what} is in use by {name} (lock {path}); stop that one, or configure another place"
@@ -100,7 +100,7 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         name = ", ".join(filter(None, (f"pid {os.getpid()}", holder)))
-        os.pwrite(descriptor, name.encode(), 0)
+        os.pwrite(descriptor, f"{name}\nhost {os.uname().nodename}".encode(), 0)
     return Held(descriptor)
 
 
@@ -118,6 +118,13 @@ def holder(path: Path) -> int | None:
                 if os.path.samestat(descriptor.stat(), locked):
                     return pid
     return None
+
+
+def _named(said: str) -> str:
+    """Return who holds a lock, with the name of its host where that is not ours: a container's."""
+    name, _, host = said.partition("\nhost ")
+    elsewhere = f", on host {host}" if host and host != os.uname().nodename else ""
+    return f"{name or 'another process'}{elsewhere}"
 
 
 def _cannot_lock(what: str, path: Path, error: OSError) -> DispatcherError:

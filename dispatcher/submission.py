@@ -227,8 +227,9 @@ def _check_payload(payload: str | None) -> None:
     try:
         msgspec.json.decode(payload, type=msgspec.Raw)
     except UNREADABLE as error:
+        told = in_words(error, text=payload)
         raise InvalidTask(
-            f"""payload: {in_words(error)}; write for example: '{{"month": "2026-08"}}'"""
+            f"""payload: {told}; write for example: '{{"month": "2026-08"}}'"""
         ) from None
 
 

@@ -160,7 +160,7 @@ def understood(line: bytes) -> Beat | Declaration:
     try:
         said: wire.AnyWorkerRequest = wire.decode_worker_request(line)
     except UNREADABLE as error:
-        raise ValueError(in_words(error, choices=_OPS)) from None
+        raise ValueError(in_words(error, choices=_OPS, text=line)) from None
     declared = partial(Declaration, task_id=said.task_id, lock=said.lock)
     match said:
         case wire.Heartbeat():

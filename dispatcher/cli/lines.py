@@ -97,7 +97,7 @@ def _fields(line: bytes) -> dict[str, Any]:
     except msgspec.ValidationError:
         raise InvalidTask('must be a JSON object, for example {"command": ["true"]}') from None
     except UNREADABLE as error:
-        raise InvalidTask(in_words(error)) from None
+        raise InvalidTask(in_words(error, text=line)) from None
     fields = {}
     for written, value in raw.items():
         key = _ALSO.get(key := written.replace("-", "_"), key)
@@ -121,7 +121,9 @@ def _value(key: str, raw: msgspec.Raw) -> Any:
         return msgspec.convert(value, _KINDS[key])
     except UNREADABLE as error:
         choices = list(_KINDS[key]) if isinstance(_KINDS[key], type(Liveness)) else ()
-        raise InvalidTask(f"{key}: {in_words(error, value, choices=choices)}") from None
+        raise InvalidTask(
+            f"{key}: {in_words(error, value, choices=choices, text=bytes(raw))}"
+        ) from None
 
 
 def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:

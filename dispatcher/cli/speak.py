@@ -225,7 +225,7 @@ def _json(text: str) -> msgspec.Raw:
         return msgspec.json.decode(text.removeprefix("\ufeff"), type=msgspec.Raw)
     except UNREADABLE as error:
         raise click.UsageError(
-            f"""--result: {in_words(error)}; write for example: '{{"rows": 3}}'"""
+            f"""--result: {in_words(error, text=text)}; write for example: '{{"rows": 3}}'"""
         ) from error
 
 

@@ -49,8 +49,8 @@ UNREAD = 10.0
 _TOO_LONG = {
     "ok": False,
     "error": wire.WorkerError.INVALID,
-    "message": f"the line is longer than {wire.MAX_WORKER_LINE} bytes; write what is long to a file"
-    " and name that, over a new connection",
+    "message": f"the line is longer than {wire.MAX_WORKER_LINE} bytes with its end; write what is"
+    " long to a file and name that, over a new connection",
 }
 
 _CREDENTIALS = struct.Struct("3i")
@@ -269,7 +269,7 @@ class Channel:
         """Hear a peer's next line, if it is its turn; see to what comes next."""
         if not peer.asking and not peer.unsent:
             line, newline, rest = peer.received.partition(b"\n")
-            if len(line) > wire.MAX_WORKER_LINE:
+            if len(line) >= wire.MAX_WORKER_LINE:  # its end is a byte too
                 self._answer(peer, _TOO_LONG)  # what fits its empty socket; nothing is kept
                 self._drop(peer)
                 return

@@ -52,7 +52,10 @@ def declare(engine: Engine, declaration: Declaration, now: StoreTime) -> Accepte
         retry=bool(retry),
         result=result,
     )
-    return Accepted() if before == declaration else Refused(WorkerError.ALREADY_DECLARED)
+    if before == declaration:
+        return Accepted()
+    how_it_stands = _why_refused(engine, declaration.task_id, declaration.lock)
+    return replace(how_it_stands, error=WorkerError.ALREADY_DECLARED)
 
 
 def _why_refused(engine: Engine, task_id: int, lock: str) -> Refused:

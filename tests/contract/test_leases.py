@@ -254,8 +254,14 @@ def test_another_word_is_refused_and_changes_nothing(store: OneByOne, claim: Cla
 
     answer = store.declare(declaration(claim, Declared.FAIL, reason="after all"), now=later(1))
 
-    assert WorkerError.ALREADY_DECLARED is answer.error
+    assert Refused(WorkerError.ALREADY_DECLARED, TaskState.RUNNING, 1) == answer
     assert before == everything(store)
+    store.end(claim)
+    answer = store.declare(declaration(claim, Declared.FAIL, reason="after all"), now=later(2))
+    assert (WorkerError.ALREADY_DECLARED, store.task(claim.task_id).state) == (
+        answer.error,
+        answer.state,
+    )
 
 
 def test_an_ending_run_declares_nothing(store: OneByOne, claim: Claim) -> None:

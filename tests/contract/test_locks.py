@@ -42,6 +42,19 @@ def test_who_comes_second_learns_who_holds_it(tmp_path: Path) -> None:
     assert str(refused.value).startswith("the state directory is in use by ")
 
 
+def test_who_holds_it_on_another_host_is_named_with_that(tmp_path: Path) -> None:
+    """Of two containers each has a process 1."""
+    lock = tmp_path / "lock"
+    with hold(lock, "it", holder="state directory /s"):
+        written = lock.read_text()
+        lock.write_text("pid 1, state directory /s\nhost 0a1b2c")
+        with pytest.raises(AlreadyHeld) as refused:
+            hold(lock, "it")
+
+    assert f"pid {os.getpid()}, state directory /s\nhost {os.uname().nodename}" == written
+    assert "it is in use by pid 1, state directory /s, on host 0a1b2c (lock" in str(refused.value)
+
+
 def test_a_lock_is_let_go_by_release_and_by_with(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     held = hold(lock, "it")
@@ -59,7 +72,7 @@ def test_the_file_names_its_latest_holder_alone(tmp_path: Path) -> None:
     hold(lock, "it", holder="with a very long name that was here before").release()
     hold(lock, "it", holder="me").release()
 
-    assert f"pid {os.getpid()}, me" == lock.read_text()
+    assert f"pid {os.getpid()}, me\nhost {os.uname().nodename}" == lock.read_text()
 
 
 def test_a_lock_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> None:

@@ -147,7 +147,8 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "complete --task 1 --lock-file lock.txt",
             ),
             told=(
-                "already_declared: another outcome was declared before and stands; exit (task 1)"
+                "already_declared: another outcome was declared before and stands; exit "
+                "(task 1: succeeded, attempt 0)"
             ),
             exits=1,
         ),

@@ -174,7 +174,8 @@ class LeaseProtocol(Twins):
         elif same_words(said, words):
             assert Accepted() == answer
         else:
-            assert Refused(WorkerError.ALREADY_DECLARED) == answer
+            stands = task.refusal(lock)
+            assert Refused(WorkerError.ALREADY_DECLARED, stands.state, stands.attempt) == answer
 
     # Endings ----------------------------------------------------------------------------------
 

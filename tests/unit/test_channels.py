@@ -179,6 +179,18 @@ def test_a_line_too_long_is_cut_off(server: Server, connect: Connect) -> None:
     assert [] == server.heard
 
 
+def test_the_end_of_a_line_counts(server: Server, connect: Connect) -> None:
+    longest, longer = connect(), connect()
+    for stream, size in ((longest, 65_535), (longer, 65_536)):
+        stream.sendall(b"x" * size + b"\n")
+
+    assert [b"x" * 65_535] == server.hears(1)
+    for _ in range(4):
+        server.turn()
+    assert "invalid" == json.loads(longer.recv(4096))["error"]
+    assert 1 == len(server.heard)
+
+
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n{}\n"])
 def test_a_line_too_long_is_told_so_before_it_is_cut_off(
     server: Server, connect: Connect, end: bytes
@@ -191,7 +203,7 @@ def test_a_line_too_long_is_told_so_before_it_is_cut_off(
 
     answer = json.loads(stream.recv(4096))
     assert (False, "invalid") == (answer["ok"], answer["error"])
-    assert "longer than 65536 bytes; write what is long to a file" in answer["message"]
+    assert "longer than 65536 bytes with its end; write what is long to a file" in answer["message"]
     assert is_dropped(stream)
     assert [] == server.heard
 

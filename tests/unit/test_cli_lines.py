@@ -175,6 +175,7 @@ def test_a_mistake_in_a_line_names_it_and_nothing_is_submitted(
 @pytest.mark.parametrize(
     ("line", "told"),
     [
+        (b'{"command": ["\\ud800"]}', "line 1: not JSON: \\ud800 is half of a surrogate pair"),
         (b"{", "line 1: not JSON: it ends too early"),
         (b"{'a': 1}", "line 1: not JSON: object keys must be strings"),
         (b'{"command": ["\xff"]}', "line 1: command: "),

@@ -177,6 +177,10 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
         (["--label", "a b=c", "--", "x"], "label: 'a b' is no name"),
         (["--key", "", "--", "x"], "key: is empty; leave it out"),
         (["--key", "k" * 256, "--", "x"], "key: 256 bytes are more than 255"),
+        (
+            ["--payload", '"\\ud800"', "--", "x"],
+            "payload: not JSON: \\ud800 is half of a surrogate",
+        ),
         (["--payload", "{", "--", "x"], "payload: not JSON: it ends too early"),
         (["--payload", "NaN", "--", "x"], "payload: not JSON"),
         (["--payload", "@none.json", "--", "x"], "payload: none.json: No such file or directory"),

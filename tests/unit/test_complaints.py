@@ -38,6 +38,13 @@ def test_a_value_of_the_wrong_kind_is_told_in_words(value: object, kind: Any, to
         (b"", "the line is empty; write one JSON object"),
         (b"  ", "the line is empty"),
         (b'{"op"', "not JSON: it ends too early"),
+        (
+            b'"\\ud83d"',
+            "not JSON: \\ud83d is half of a surrogate pair; write both halves, or the ch",
+        ),
+        (b'{"a": "\\ud800", "b": "more"}', "not JSON: \\ud800 is half of a surrogate pair"),
+        (b'{"\\ud83d\\ude00\\\\ud800": "\\uDC01', "not JSON: \\uDC01 is half of"),
+        (b'{"\\ud83d\\ude00\\\\ud800', "not JSON: it ends too early"),
         (b"junk", "not JSON: invalid character (byte 0)"),
         (b"[]", "expected an object, got a list"),
         (b'{"op": "fly"}', "op: 'fly' is not heartbeat or succeed or fail or defer or hold"),
