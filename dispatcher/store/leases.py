@@ -62,9 +62,9 @@ def _why_refused(engine: Engine, task_id: int, lock: str) -> Refused:
     rows = engine.rows(statements.PRESENTED, {"task_id": task_id, "lock": lock})
     if not rows:
         return Refused(WorkerError.UNKNOWN_TASK)
-    state, attempts, current_uid, presented_uid, current_attempt = rows[0]
+    state, current_uid, presented_uid, attempt = rows[0]
     if state != TaskState.RUNNING:
-        return Refused(WorkerError.NOT_RUNNING, TaskState(state), attempts)
+        return Refused(WorkerError.NOT_RUNNING, TaskState(state), attempt)
     earlier = presented_uid is not None and presented_uid != current_uid
     error = WorkerError.SUPERSEDED if earlier else WorkerError.NOT_OWNER
-    return Refused(error, TaskState.RUNNING, current_attempt)
+    return Refused(error, TaskState.RUNNING, attempt)

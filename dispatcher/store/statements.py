@@ -253,10 +253,10 @@ LOCK_OF = "SELECT task_id, lock FROM runs WHERE uid = :uid"
 
 # What is known of a lock that was refused: the task now, and the run whose lock it was.
 PRESENTED = """
-SELECT tasks.state, tasks.attempt, tasks.run_uid, runs.uid, current.attempt
+SELECT tasks.state, tasks.run_uid, runs.uid, coalesce(
+    (SELECT attempt FROM runs WHERE task_id = tasks.id ORDER BY fence DESC LIMIT 1), 0)
 FROM tasks
 LEFT JOIN runs ON runs.task_id = tasks.id AND runs.lock = :lock
-LEFT JOIN runs AS current ON current.uid = tasks.run_uid
 WHERE tasks.id = :task_id
 """
 

@@ -112,7 +112,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             ),
             told=(
                 "not_running: the task is not running; another claim may own the task: stop "
-                "working, record nothing, exit 79 (task 1: cancelled, attempt 0)"
+                "working, record nothing, exit 79 (task 1: cancelled, attempt 1)"
             ),
             exits=79,
         ),
@@ -148,7 +148,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             ),
             told=(
                 "already_declared: another outcome was declared before and stands; exit "
-                "(task 1: succeeded, attempt 0)"
+                "(task 1: succeeded, attempt 1)"
             ),
             exits=1,
         ),

@@ -85,7 +85,8 @@ class TaskModel:
     def refusal(self, lock: str) -> Refused:
         """Return why a lock that does not hold is refused."""
         if not self.running:
-            return Refused(WorkerError.NOT_RUNNING, self.state, self.attempts)
+            last = self.runs[-1].attempt if self.runs else 0
+            return Refused(WorkerError.NOT_RUNNING, self.state, last)
         earlier = any(lock == run.lock for run in self.runs[:-1])
         error = WorkerError.SUPERSEDED if earlier else WorkerError.NOT_OWNER
         return Refused(error, TaskState.RUNNING, self.run.attempt)
