@@ -111,7 +111,8 @@ def holder(path: Path) -> int | None:
     away a process that takes it in the same moment.
     """
     with suppress(OSError, ValueError):
-        pid = int(path.read_text("utf-8", "replace").removeprefix("pid ").partition(",")[0])
+        first = path.read_text("utf-8", "replace").partition("\n")[0]
+        pid = int(first.removeprefix("pid ").partition(",")[0])
         locked = path.stat()
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):  # closed meanwhile
