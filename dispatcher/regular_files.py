@@ -12,14 +12,22 @@ from typing import BinaryIO
 MOST_OF_ID = 4096
 
 
+#: `/dev/null`, which reads as an empty file: Linux's list of devices.
+_NULL = os.makedev(1, 3)
+
+
 class Unfit(OSError):
     """Something else stands in the place of a file: name what, and say what should be there."""
 
 
 def opened(path: str | Path) -> BinaryIO:
-    """Return a regular file, opened for reading. Raises OSError, and `Unfit` of anything else."""
+    """Return a regular file, or `/dev/null`, opened for reading.
+
+    Raises OSError, and `Unfit` of anything else.
+    """
     file = open(path, "rb", opener=_at_once)  # noqa: SIM115 - the caller closes it
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) or (stat.S_ISCHR(found.st_mode) and found.st_rdev == _NULL):
         return file
     file.close()
     raise Unfit(errno.EINVAL, "is not a regular file", str(path))

@@ -30,7 +30,7 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
 
-    for path in (fifo, "/dev/zero", "/dev/null"):
+    for path in (fifo, "/dev/zero", "/dev/zero"):
         with pytest.raises(Unfit, match="is not a regular file"):
             read(path)
     with pytest.raises(IsADirectoryError):
@@ -79,3 +79,8 @@ def test_an_executor_waits_for_no_fifo_in_the_place_of_the_stores_id(tmp_path: P
     os.mkfifo(tmp_path / "store-id")
 
     assert "" == Node("n", str(tmp_path), "b", "p").store_id()
+
+
+def test_the_null_device_reads_as_an_empty_file() -> None:
+    """`--config /dev/null` means no file."""
+    assert b"" == read(os.devnull)
