@@ -82,7 +82,7 @@ METRICS: Sequence[Metric] = (
     Metric("dispatcher_slots_used", "gauge", (), "daemon", "Slots with a run in them."),
     Metric(
         "dispatcher_unkillable_runs", "gauge", (), "daemon",
-        "Runs whose processes survived SIGKILL; they keep their slots.",
+        "Runs that could not be ended, as after SIGKILL something lives; they keep their slots.",
     ),
     Metric(
         "dispatcher_executor_connected", "gauge", (), "daemon",

@@ -166,7 +166,7 @@ class Run(Message, frozen=True, tag="run"):
     until: float | None = None
     """Instant until which its worker asked to go on, beyond its run time-out."""
     reason: str = ""
-    """Why an `unkillable` run is not gone."""
+    """Why an `unkillable` run is not gone, or who of a run that ends may not be signalled."""
 
 
 class HelloEnd(Message, frozen=True, tag="hello_end"):
@@ -201,7 +201,8 @@ class Changed(Message, frozen=True, tag="changed"):
     exit: Exit | None = None
     ended_by: str | None = None
     reason: str = ""
-    """Why an `unkillable` run is not gone: who survived SIGKILL, or what cannot be seen."""
+    """Why an `unkillable` run is not gone: who survived SIGKILL, or what cannot be seen. Of any
+    other run: who may not be signalled."""
 
 
 class Exited(Message, frozen=True, tag="exited"):

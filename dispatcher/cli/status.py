@@ -16,7 +16,7 @@ from dispatcher.model import TaskState
 from dispatcher.standing import DAY, Standing, Status, Stuck, set_lately
 from dispatcher.times import StoreTime
 
-#: Tasks that keep a slot after SIGKILL and are named one by one.
+#: Tasks that keep a slot, as they could not be ended, and are named one by one.
 MOST_HELD = 5
 
 
@@ -113,7 +113,7 @@ def _degraded(standing: Standing) -> list[str]:
         told.append(f"workers cannot speak, and their leases wait: {why}")
     held = standing.report.get("unkillable_because", {})
     for task_id, why in islice(held.items(), MOST_HELD):
-        told.append(f"task {task_id} is not proved gone after SIGKILL and keeps its slot: {why}")
+        told.append(f"task {task_id} is not proved gone and keeps its slot: {why}")
     if len(held) > MOST_HELD:
         told.append(f"{len(held) - MOST_HELD} more tasks keep their slots in the same way")
     postponed = standing.report.get("postponed", {})

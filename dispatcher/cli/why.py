@@ -111,7 +111,9 @@ def _of_running(
     else:
         yield f"its lease expires at {expires_at} unless it is renewed"
     if why := status.report.get("unkillable_because", {}).get(str(task.id)):
-        yield f"it is not proved gone after SIGKILL, and keeps its slot: {why}"
+        yield f"it is not proved gone, and keeps its slot: {why}"
+    if why := status.report.get("unsignalled_because", {}).get(str(task.id)):
+        yield why
     yield from _told(run, status)
     yield from (reason.text for reason in status.of_daemon())
     yield from (reason.text for reason in status.faults())

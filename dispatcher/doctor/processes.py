@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dispatcher.standing import stranded_in
 OWN_DESCRIPTORS = 64
 DESCRIPTORS_PER_RUN = 4
 
-#: Stranded runs that are named one by one.
+#: Runs that are stranded, or that could not be ended, which are named one by one.
 MOST_STRANDED = 5
 
 #: Seconds by which a process's start may seem earlier: it counts from the boot, in whole seconds.
@@ -54,6 +55,7 @@ def processes(config: Config) -> Iterator[Finding]:
     pid = report.get("executor_pid") or report["pid"]
     yield from _descriptors(pid, int(report["slots"]))
     yield from _marks(report)
+    yield from _held(report)
     yield from _stranded(report)
     if (shut := report.get("workers_shut_out")) is not None:
         said = f"workers cannot speak, and their leases wait: {shut}"
@@ -132,6 +134,17 @@ def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
         yield bad("descriptors", said, "raise LimitNOFILE= or `ulimit -Hn`, or lower [node] slots")
     else:
         yield ok("descriptors", said)
+
+
+def _held(report: Mapping[str, Any]) -> Iterator[Finding]:
+    """Report runs whose processes could not be ended: they keep their slots."""
+    unended = {**report.get("unsignalled_because", {}), **report.get("unkillable_because", {})}
+    for task_id, why in islice(unended.items(), MOST_STRANDED):
+        remedy = f"end them as their user, or see what they wait for: dispatcher why {task_id}"
+        yield bad("unended run", f"task {task_id}: {why}", remedy)
+    if len(unended) > MOST_STRANDED:
+        said = f"{len(unended) - MOST_STRANDED} more runs could not be ended"
+        yield bad("unended run", said, "dispatcher status names them")
 
 
 def _stranded(report: Mapping[str, Any]) -> Iterator[Finding]:

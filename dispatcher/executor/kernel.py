@@ -241,6 +241,20 @@ class Kernel:
         finally:
             os.close(handle)
 
+    def is_refused_by(self, process: Process) -> bool:
+        """Return whether exactly this process exists and this user may not signal it."""
+        try:
+            os.kill(process.pid, 0)
+        except PermissionError:
+            return self._is_still(process)
+        except ProcessLookupError:
+            return False
+        return False
+
+    def owner(self, pid: int) -> int | None:
+        """Return the real uid of a process: see `procfs.owner`."""
+        return procfs.owner(pid)
+
     def may_signal(self, pid: int) -> bool:
         """Say whether a process exists that is this user's, as far as signals are concerned."""
         try:

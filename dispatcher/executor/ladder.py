@@ -14,6 +14,7 @@ from dispatcher.executor.kernel import Kernel, Usage
 from dispatcher.executor.log import Log
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.procfs import Process
+from dispatcher.executor.refusals import refusing, why_alive, why_unsignalled
 from dispatcher.executor.run import MAX_CANDIDATES, MAX_LEFTOVERS, Phase, Run
 from dispatcher.executor.sweep import Survivors
 from dispatcher.executor.tree import Tree
@@ -135,12 +136,12 @@ class Ladder:
 
     def _escalate(self, run: Run, seen: Present | Unknown, at: Instant) -> None:
         run.escalate(at)
-        processes = seen.processes if isinstance(seen, Present) else []
+        processes = _processes(seen)
         names = [process.name for process in processes if process.alive][:MAX_LEFTOVERS]
         if not run.unkillable:
             self._log("run.escalated", **run.ids, phase=run.phase.name.lower(), names=names)
             return
-        run.why_held = seen.why if isinstance(seen, Unknown) else _survivors(processes)
+        run.why_held = seen.why if isinstance(seen, Unknown) else why_alive(self._kernel, processes)
         self._send(wire.Changed(uid=run.uid, state=run.state, reason=run.why_held))
         self._log("worker.unkillable", **run.ids, pid=run.pid, reason=run.why_held)
 
@@ -169,14 +170,14 @@ class Ladder:
         if run.asking and run.asks_leader_alone and run.pid is not None:
             for signum in (run.kill_signal, signal.SIGCONT):
                 self._kernel.signal_leader(run.pid, signum)
+            self._note_refused(run, [one for one in _processes(seen) if one.pid == run.pid])
             run.was_asked(at)
             return True
         first = walk is None or walk.signalled == 0
-        processes = seen.processes if isinstance(seen, Present) else []
+        processes = _processes(seen)
         group = run.pid if run.holds_leader else None
         if walk is not None:
             processes = walk.take(self._tree.share, group if run.asking else None)
-        self._name_ended(run, processes)
         tells_group = whole and (first or not run.asking)
         for signum in (run.kill_signal, signal.SIGCONT) if run.asking else (signal.SIGKILL,):
             if group is not None and tells_group:
@@ -185,6 +186,8 @@ class Ladder:
                 # Its group has told it already. SIGKILL does no harm twice, and it may have left.
                 if process.group != group or signum == signal.SIGKILL:
                     self._signal_one(process, signum)
+        refused = self._note_refused(run, processes)
+        self._name_ended(run, [process for process in processes if process not in refused])
         done = walk is None or (whole and walk.signalled == len(walk.found))
         if run.asking and done:
             run.was_asked(at)
@@ -195,6 +198,19 @@ class Ladder:
             self._kernel.signal(process, signum)
         except OSError as error:
             self._note_shortage(error)
+
+    def _note_refused(self, run: Run, processes: list[Process]) -> list[Process]:
+        """Return the processes that may not be signalled; report once that a run has some."""
+        try:
+            refused = refusing(self._kernel, processes)
+            if refused and not run.why_held:
+                run.why_held = why_unsignalled(self._kernel, refused)
+                self._send(wire.Changed(uid=run.uid, state=run.state, reason=run.why_held))
+                self._log("worker.unsignalled", uid=run.uid, pid=run.pid, reason=run.why_held)
+        except OSError as error:
+            self._note_shortage(error)
+            return []
+        return refused
 
     def _name_ended(self, run: Run, processes: list[Process]) -> None:
         """Remember what only ended because we ended it, and not what was dead and is not reaped."""
@@ -252,6 +268,5 @@ class Ladder:
         self._send(wire.Stray(pid=process.pid, name=process.name, candidates=candidates))
 
 
-def _survivors(processes: list[Process]) -> str:
-    shown = ", ".join(f"{one.name} ({one.pid})" for one in processes[:MAX_LEFTOVERS])
-    return f"it survived SIGKILL: {shown}"
+def _processes(seen: Look) -> list[Process]:
+    return seen.processes if isinstance(seen, Present) else []

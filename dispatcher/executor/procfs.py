@@ -122,6 +122,15 @@ def environment(process: Process) -> bytes | None:
     return b"" if now is None or now.opaque or now.bare or not now.alive else None
 
 
+def owner(pid: int) -> int | None:
+    """Return the real uid of a process; None when /proc does not show it."""
+    with suppress(*_NOT_SHOWN):
+        for line in read(f"/proc/{pid}/status").splitlines():
+            if line.startswith(b"Uid:"):
+                return int(line.split()[1])
+    return None
+
+
 def written(pid: int, files: Mapping[File, str]) -> File | None:
     """Return which of these files a process has open for writing; None: none that we can see.
 

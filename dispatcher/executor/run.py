@@ -85,7 +85,8 @@ class Run:
     unkillable: bool = False
     """SIGKILL was sent, and for long its tree has not been proved gone."""
     why_held: str = ""
-    """Why it is `unkillable`: who survived, or what cannot be seen."""
+    """Why it is `unkillable`: who survived, or what cannot be seen. Before that: who may not be
+    signalled."""
     held_until: float | None = None
     """Of a dead executor's run: the last instant at which its leader was surely not reaped."""
     marked: bool = False

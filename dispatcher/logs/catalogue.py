@@ -293,8 +293,14 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "warning",
             fields={"pid": int, "name": str, "candidates": list[str]},
         ),
+        "worker.unsignalled": Event(
+            "Processes of a run belong to another user, and the executor may not signal them.",
+            "warning",
+            fields={"reason": str},
+            perhaps={**RUN, "run": str},
+        ),
         "worker.unkillable": Event(
-            "A run is not proved gone after SIGKILL; its slot and claim stay held.",
+            "A run could not be ended and is not proved gone; its slot and claim stay held.",
             "error",
             fields={"reason": str},
             perhaps={**RUN, "run": str},
@@ -485,8 +491,13 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
             "warning",
             fields={"pid": int, "name": str, "candidates": list[str]},
         ),
+        "worker.unsignalled": Event(
+            "Processes of a run belong to another user, and the executor may not signal them.",
+            "warning",
+            fields={"uid": str, "pid": int | None, "reason": str},
+        ),
         "worker.unkillable": Event(
-            "A run is not proved gone after SIGKILL; its slot and claim stay held.",
+            "A run could not be ended and is not proved gone; its slot and claim stay held.",
             "error",
             fields={**UID, "pid": int | None, "reason": str},
             perhaps=TASK,

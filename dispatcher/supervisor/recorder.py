@@ -130,6 +130,8 @@ class Recorder:
             turn.after(partial(self._lost, "it is being stopped"))
         if event.state is wire.RunState.UNKILLABLE:
             turn.after(partial(self._unkillable, event.uid, event.reason))
+        elif event.reason:
+            turn.after(partial(self._unsignalled, event.uid, event.reason))
 
     def _exited(self, turn: Turn, event: wire.Exited) -> None:
         """Settle a run whose process tree is gone, once; then the executor may forget it."""
@@ -250,6 +252,8 @@ class Recorder:
             self._timeouts.resume(live, run, _began(report, at), now=now, at=at)
             if report.state is wire.RunState.UNKILLABLE:
                 live.unkillable = report.reason
+            elif report.reason:
+                live.unsignalled = report.reason
             log.info("run.reconciled", state=report.state, **live.ids())
 
     def _lost(self, reason: str) -> None:
@@ -317,6 +321,11 @@ class Recorder:
         if live is not None:
             live.unkillable = reason
         self._log("worker.unkillable", uid, level="error", reason=reason)
+
+    def _unsignalled(self, uid: RunUid, reason: str) -> None:
+        if (live := self._memory.live.get(uid)) is not None:
+            live.unsignalled = reason
+        self._log("worker.unsignalled", uid, level="warning", reason=reason)
 
     def _log(self, event: str, uid: RunUid, *, level: str = "info", **facts: object) -> None:
         live = self._memory.live.get(uid)

@@ -26,6 +26,11 @@ def of_memory(memory: Memory, at: Instant) -> Mapping[str, object]:
             for live in memory.live.values()
             if live.unkillable is not None
         },
+        "unsignalled_because": {
+            str(live.task_id): live.unsignalled
+            for live in memory.live.values()
+            if live.unsignalled is not None and live.unkillable is None
+        },
         "unknown_runs": len(memory.surplus),
         "stranded": [asdict(one) for one in memory.stranded.values()],
         "workers_shut_out": memory.shut,

@@ -124,6 +124,8 @@ class Live:
     hurried: bool = False
     unkillable: str | None = None
     """Why it is not gone although SIGKILL was sent; None: nothing says so."""
+    unsignalled: str | None = None
+    """Which of its processes may not be signalled; None: nothing says so."""
 
     @classmethod
     def of(cls, run: Claim | OpenRun) -> Live:

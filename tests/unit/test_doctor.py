@@ -365,6 +365,21 @@ def test_stranded_runs_are_named_with_the_remedy_and_many_are_counted() -> None:
     assert [] == list(processes._stranded({"stranded": []}))
 
 
+def test_runs_that_could_not_be_ended_are_named_once_and_many_are_counted() -> None:
+    report = {
+        "unsignalled_because": {"1": "sleep (7) belongs to root"},
+        "unkillable_because": {str(task_id): "it survived SIGKILL" for task_id in range(2, 8)},
+    }
+
+    first, *_, last = found = list(processes._held(report))
+
+    remedy = "end them as their user, or see what they wait for: dispatcher why 1"
+    said = "task 1: sleep (7) belongs to root"
+    assert Finding("unended run", Level.BAD, said, remedy) == first
+    assert (6, "2 more runs could not be ended") == (len(found), last.said)
+    assert [] == list(processes._held({}))
+
+
 @pytest.mark.parametrize(("executor", "when"), [("connected", ""), ("silent", " once it is back")])
 def test_a_stranded_run_that_the_executor_ends_needs_no_operator(executor: str, when: str) -> None:
     living = "its processes live on this host: sleep (20816)"

@@ -647,3 +647,57 @@ def test_a_run_that_only_its_daemon_knows_is_swept_and_reported_gone(world: Worl
     assert [] == stranger.heard
     exited = world.last(wire.Exited)
     assert (uid, "swept", None) == (exited.uid, exited.ended_by, exited.exit.exit_code)
+
+
+@pytest.mark.parametrize("kill_mode", list(wire.KillMode))
+def test_a_process_of_another_user_is_named_at_the_kill_signal_and_never_called_a_survivor(
+    world: World, kill_mode: wire.KillMode
+) -> None:
+    world.spawner.facts = {"owner": 0}
+    leader = world.start(kill_grace=1.0, kill_mode=kill_mode)
+
+    world.end()
+    world.run_for(0.5)
+    early = world.said(wire.Changed)
+    world.run_for(60)
+
+    told = f"p{leader.pid} ({leader.pid}) belongs to root, and the dispatcher may not signal it"
+    why = f"{told}: sudo kill {leader.pid}"
+    assert [(wire.RunState.ENDING, why)] == [(m.state, m.reason) for m in early]
+    assert [(wire.RunState.UNKILLABLE, why)] == [
+        (m.state, m.reason) for m in world.said(wire.Changed)[1:]
+    ]
+    assert 1 == world.names().count("worker.unsignalled")
+    world.connect(connected=True)
+    assert [why] == [m.reason for m in world.said(wire.Run)]
+
+
+def test_a_leftover_of_another_user_is_named_and_not_counted_as_ended(world: World) -> None:
+    leader = world.start(leftover_grace=1.0, kill_grace=1.0)
+    left = world.kernel.born(leader.pid, owner=1001, leads=True)
+    ended = world.kernel.born(leader.pid, leads=True)
+    world.kernel.dies(leader)
+
+    world.run_for(1.5)
+    reasons = [m.reason for m in world.said(wire.Changed) if m.reason]
+    world.kernel.dies(left)
+    world.run_for(10)
+
+    told = f"p{left.pid} ({left.pid}) belongs to uid 1001, and the dispatcher may not signal it"
+    assert [f"{told}: sudo kill {left.pid}"] == reasons
+    assert (f"p{ended.pid}",) == world.last(wire.Exited).exit.leftovers
+
+
+def test_survivors_and_processes_of_another_user_are_told_apart(world: World) -> None:
+    world.spawner.facts = {"cannot_die": True}
+    leader = world.start(kill_grace=0.0)
+    theirs = world.kernel.born(leader.pid, owner=0)
+    more = world.kernel.born(leader.pid, owner=0)
+    world.end()
+    world.run_for(10)
+
+    survived = f"it survived SIGKILL: p{leader.pid} ({leader.pid})"
+    pids = (theirs.pid, more.pid)
+    named = ", ".join(f"p{pid} ({pid})" for pid in pids)
+    refused = f"{named} belong to root, and the dispatcher may not signal them: sudo kill {pids[0]}"
+    assert f"{survived}; {refused} {pids[1]}" == world.last(wire.Changed).reason

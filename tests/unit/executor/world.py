@@ -48,6 +48,8 @@ class FakeProcess:
     """/proc shows it to nobody, as under hidepid."""
     ignores: frozenset[int] = frozenset()
     cannot_die: bool = False
+    owner: int | None = None
+    """The uid of another user, whom we may not signal."""
     held: bool = False
     """A tracer keeps its end from everybody else."""
     status: Status | None = None
@@ -214,6 +216,13 @@ class FakeKernel:
         marks = {p.pid: p.mark for p in self.processes.values() if p.mark}
         return marks, self.calm
 
+    def is_refused_by(self, process: Process) -> bool:
+        found = self.processes.get(process.pid)
+        return found is not None and found.owner is not None and self._is_still(found, process)
+
+    def owner(self, pid: int) -> int | None:
+        return self.processes[pid].owner
+
     def may_signal(self, pid: int) -> bool:
         return pid in self.processes
 
@@ -252,7 +261,7 @@ class FakeKernel:
             raise self.broken
 
     def _deliver(self, process: FakeProcess, signum: int) -> None:
-        if process.status is not None:
+        if process.status is not None or process.owner is not None:
             return
         process.heard.append((self.now, signum))
         deadly = signum != signal.SIGCONT and signum not in process.ignores

@@ -1,0 +1,47 @@
+"""Processes that the executor may not signal, as those of `sudo`, and the words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.procfs import Process
+from dispatcher.executor.run import MAX_LEFTOVERS
+
+
+def refusing(kernel: Kernel, processes: Iterable[Process]) -> list[Process]:
+    """Return those that live and that this user may not signal: kill(2), EPERM."""
+    return [one for one in processes if one.alive and kernel.is_refused_by(one)]
+
+
+def why_unsignalled(kernel: Kernel, processes: list[Process]) -> str:
+    """Return what to do about processes that may not be signalled, and whose they are."""
+    shown = processes[:MAX_LEFTOVERS]
+    owners = {_owner(kernel.owner(one.pid)) for one in shown}
+    pids = " ".join(str(one.pid) for one in shown)
+    verb, them = ("belongs", "it") if len(shown) == 1 else ("belong", "them")
+    return (
+        f"{_named(shown)} {verb} to {' and '.join(sorted(owners))},"
+        f" and the dispatcher may not signal {them}: sudo kill {pids}"
+    )
+
+
+def why_alive(kernel: Kernel, processes: list[Process]) -> str:
+    """Return which processes survived SIGKILL, apart from those that it may not reach."""
+    refused = refusing(kernel, processes)
+    survivors = [one for one in processes if one not in refused]
+    told = [f"it survived SIGKILL: {_named(survivors[:MAX_LEFTOVERS])}"] if survivors else []
+    if refused:
+        told.append(why_unsignalled(kernel, refused))
+    return "; ".join(told)
+
+
+def _named(processes: list[Process]) -> str:
+    return ", ".join(f"{one.name} ({one.pid})" for one in processes)
+
+
+def _owner(uid: int | None) -> str:
+    # Whoever looks a name up may wait for a server (NSS), so only root is named.
+    if uid is None:
+        return "another user"
+    return "root" if uid == 0 else f"uid {uid}"
