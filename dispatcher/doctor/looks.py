@@ -43,6 +43,7 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     yield from _node(config)
     yield from _journal(config)
     yield from rooms(config)
+    yield from _output_dir(config)
     yield from _punching(config)
     yield from _secrets(config)
     yield from _sockets(config)
@@ -126,6 +127,14 @@ def _journal(config: Config) -> Iterator[Finding]:
         yield told("journal", error)
 
 
+def _output_dir(config: Config) -> Iterator[Finding]:
+    """Report an output directory that is missing under a daemon, which made it at its start."""
+    runs = locks.holder(config.state_dir / locks.DAEMON_LOCK) is not None
+    if runs and not config.output_dir.exists():
+        said = f"{config.output_dir} was removed, with what runs had written"
+        yield warning("output", said, "the next run makes it again; if none starts: dispatcher why")
+
+
 def _punching(config: Config) -> Iterator[Finding]:
     place = existing(config.output_dir)
     said = f"holes in files of {place}"
@@ -136,7 +145,7 @@ def _punching(config: Config) -> Iterator[Finding]:
         remedy = "put [node] state_dir on ext4, xfs, btrfs or tmpfs; else output grows unbounded"
         yield warning("output budget", f"{said}: {error.strerror}", remedy)
     elif not place.is_dir():
-        yield bad("output", f"{place} is not a directory", "move it away: dispatcher run makes one")
+        yield bad("output", f"{place} is not a directory", "move it away: the next run makes one")
     elif error.errno in FULL:
         remedy = f"make room on the filesystem of {place}"
         yield bad("output", f"nothing can be written in {place}: {error.strerror}", remedy)

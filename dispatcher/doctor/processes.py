@@ -55,6 +55,7 @@ def processes(config: Config) -> Iterator[Finding]:
     pid = report.get("executor_pid") or report["pid"]
     yield from _descriptors(pid, int(report["slots"]))
     yield from _marks(report)
+    yield from _pause(report)
     yield from _held(report)
     yield from _stranded(report)
     if (shut := report.get("workers_shut_out")) is not None:
@@ -134,6 +135,13 @@ def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
         yield bad("descriptors", said, "raise LimitNOFILE= or `ulimit -Hn`, or lower [node] slots")
     else:
         yield ok("descriptors", said)
+
+
+def _pause(report: Mapping[str, Any]) -> Iterator[Finding]:
+    """Report a node that cannot start workers: nothing is claimed meanwhile."""
+    if (reason := report.get("paused")) is not None:
+        said = f"workers cannot be started, and nothing is claimed: {reason}"
+        yield bad("node", said, "mend that; the node tries again by itself within a minute")
 
 
 def _held(report: Mapping[str, Any]) -> Iterator[Finding]:

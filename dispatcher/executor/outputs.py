@@ -13,6 +13,7 @@ import stat
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from dispatcher import output_files
 
@@ -97,7 +98,7 @@ class Outputs:
         """
         descriptor = self._reused(path) if self._empty else None
         if descriptor is None:
-            descriptor = _opened(path, create=True)
+            descriptor = _made(path)
         self._lock(descriptor)
         try:
             # By its inode, as its name is whoever's by now; not a copy, which would keep the lock.
@@ -182,6 +183,18 @@ class Outputs:
             os.close(descriptor)
             raise
         return descriptor
+
+
+def _made(path: str) -> int:
+    """Return a descriptor of an output; its directory is made again if somebody removed it."""
+    try:
+        return _opened(path, create=True)
+    except FileNotFoundError:
+        directory = Path(path).parent
+        if not directory.parent.is_dir():  # an empty state directory in its place would mislead
+            raise
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return _opened(path, create=True)
 
 
 def _opened(path: str, *, create: bool = False) -> int:

@@ -283,3 +283,29 @@ def _executor_of_an_ordinary_user(world: World) -> Iterator[psutil.Process]:
         directory.chmod(0o777)  # it stays the daemon's user's, who would become another's
     with external_executor(world, prefix=as_user(user)) as process:
         yield psutil.Process(process.pid)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_output_directory_that_was_removed_is_reported_and_made_again_at_the_next_start(
+    world: World, *, replaced: bool
+) -> None:
+    output = world.state_dir / "output"
+    with world.daemon() as daemon:
+        daemon.executor()
+        shutil.rmtree(output)
+        if replaced:
+            output.touch()
+            task_id = world.submit("echo", "hello")
+            _expect_pause(world, daemon)
+            told = world.cli("doctor", exits=1).stdout
+            assert f"bad      output           {output} is not a directory; move it away" in told
+            assert "bad      node             workers cannot be started" in told
+            output.unlink()
+        else:
+            told = world.cli("doctor").stdout
+            assert f"warning  output           {output} was removed" in told
+            task_id = world.submit("echo", "hello")
+
+        world.until(task_id, "succeeded")
+
+    assert "hello\n" == world.cli("logs", task_id).stdout

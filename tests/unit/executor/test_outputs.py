@@ -232,3 +232,22 @@ def test_a_tail_is_the_last_4_kib_as_text_that_any_database_takes(
 
     assert tail.endswith("x\N{REPLACEMENT CHARACTER} end")
     assert 4095 == len(tail)
+
+
+def test_a_directory_that_was_removed_is_made_again_as_it_was(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    directory = tmp_path / "output"
+
+    os.close(outputs.open(str(directory / "uid.log")))
+
+    assert (0o700, ["uid.log"]) == (directory.stat().st_mode & 0o777, os.listdir(directory))
+
+
+def test_no_state_directory_is_made_in_the_place_of_one_that_is_gone(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        outputs.open(str(tmp_path / "state" / "output" / "uid.log"))
+
+    assert [] == os.listdir(tmp_path)
