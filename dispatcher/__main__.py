@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 
-from dispatcher import utf8
+from dispatcher import inheritance, utf8
 
 
 def main() -> int:
     """Run the command line that this process was given; return its exit code."""
+    inheritance.put_in_order()
     utf8.insist()
     # What imports make stays: looking through it for garbage is a tenth of a submit's time.
     gc.disable()

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from dispatcher import owner, times, utf8, wire
+from dispatcher import inheritance, owner, times, utf8, wire
 from dispatcher.errors import AlreadyHeld, ConfigError, HostTrouble, StoreUnavailable, cannot_write
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
@@ -46,13 +46,14 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 def main() -> int:
     """Run the executor; return its exit code."""
+    inheritance.put_in_order()
     utf8.insist()
     options = _parser().parse_args()
     state_dir, runtime_dir = (
         str(Path(d).absolute()) for d in (options.state_dir, options.runtime_dir)
     )
     _close_inherited()
-    log = Log(sys.stderr.fileno(), form=options.log_format, node=options.node_id)
+    log = Log(inheritance.STDERR, form=options.log_format, node=options.node_id)
     if options.mistake:
         log("config.mistaken", mistakes=[*map(wire.as_utf8, options.mistake)])
     if options.became is not None:
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 def _close_inherited() -> None:
     """Hold nothing that is not ours: whoever waits for a pipe's end would wait for our end."""
     for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if descriptor > sys.stderr.fileno():
+        if descriptor > inheritance.STDERR:
             with suppress(OSError):  # the listing's own
                 os.close(descriptor)
 
@@ -244,7 +245,6 @@ def _settle_down() -> tuple[int, int]:
     os.umask(0o077)
     if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise ConfigError("it cannot become the parent of orphans (PR_SET_CHILD_SUBREAPER)")
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # of a lease that somebody breaks
