@@ -379,6 +379,17 @@ class Client:
         steps = takewhile(bool, (bulk.go_on(self._store, turns) for _ in range(STEPS)))
         return any([*steps])
 
+    def give_back(self, claim: Claim, reason: str) -> None:
+        """Release a claim that was made here: its lock is void, and its task is as before."""
+
+        def release(now: StoreTime) -> None:
+            self._store.begin_ending(claim.run_uid, Outcome.RELEASED, reason, now=now)
+            self._settle_abandoned(now)
+
+        told = "see `dispatcher show`; otherwise it is `lost` when its lease expires"
+        doubts.change(self._store, release, remedy=told)
+        self._wake()
+
     def _paused(self, queue: str, task_id: int | None) -> PausedQueue | None:
         """Return the paused queue that keeps a task, or any of a queue, from being claimed."""
         if task_id is not None:

@@ -17,6 +17,7 @@ from click.exceptions import Abort, ClickException, NoArgsIsHelpError, UsageErro
 
 from dispatcher import owner
 from dispatcher.cli.options import config_option, examples
+from dispatcher.cli.printing import forget_stdout
 from dispatcher.errors import (
     AlreadyHeld,
     CommitUnknown,
@@ -119,6 +120,14 @@ EXIT_CODES: Mapping[type[DispatcherError], ExitCode] = {
 }
 
 
+#: Verbs that may have changed something when what they did cannot be printed.
+CHANGING = frozenset(
+    {
+        *("submit", "cancel", "retry", "hold", "release", "pause", "resume", "prune"),
+        *("heartbeat", "complete", "fail", "migrate", "backup", "restore"),
+    }
+)
+
 #: Verbs that run until they are stopped. They leave also where the reader of stderr has stopped:
 #: after so many seconds, without their last message.
 SERVICES = frozenset({"run", "executor"})
@@ -217,8 +226,8 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return ExitCode.USAGE
     except BrokenPipeError:  # who read it has seen enough
-        _forget_stdout()
-        return ExitCode.NOT_SO
+        forget_stdout()
+        return ExitCode.COMMIT_UNKNOWN if verb in CHANGING else ExitCode.NOT_SO
     except (ClickException, DispatcherError, OSError) as error:
         message, failure = _told(error, verb)
         message += _as_whom(message)
@@ -226,7 +235,7 @@ def run(arguments: Sequence[str]) -> int:
         _say(message)
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.filename is None:
-            _forget_stdout()
+            forget_stdout()
         return failure
     except Exception as error:
         if os.environ.get("DISPATCHER_TRACEBACK"):
@@ -252,14 +261,6 @@ def _bound_last_message(verb: str | None, code: int) -> None:
     if verb in SERVICES:
         signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
         signal.alarm(LAST_MESSAGE_WITHIN)
-
-
-def _forget_stdout() -> None:
-    """Drop what could not be written: the interpreter would try again at its end."""
-    with suppress(OSError, ValueError, AttributeError):  # where it is no file there is no end
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
 
 
 def _say(message: str) -> None:
@@ -319,6 +320,10 @@ def _told(
     if isinstance(error, DispatcherError):
         fitting = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
         return str(error), next(fitting, ExitCode.NOT_SO)
+    return _told_of_os(error, verb)
+
+
+def _told_of_os(error: OSError, verb: str | None) -> tuple[str, int]:
     told = error.strerror or str(error)
     if error.filename is not None:
         told = f"{error.filename}: {told}"
@@ -326,4 +331,7 @@ def _told(
             told += f"; {whose}"
         trouble = in_trouble(told, error.errno)
         return _told(trouble) if trouble else (told, ExitCode.NOT_SO)
+    if error.errno in _FULL and verb in CHANGING:
+        told = f"cannot write: {told}; look whether it was done before you repeat it"
+        return told, ExitCode.COMMIT_UNKNOWN
     return f"cannot write: {told}" if error.errno in _FULL else told, ExitCode.NOT_SO

@@ -24,6 +24,7 @@ from dispatcher.cli.options import (
     offered,
     print_json,
 )
+from dispatcher.cli.printing import is_closed, printed
 from dispatcher.cli.speak import LOCK, said, warn_of_end
 from dispatcher.client import Client
 from dispatcher.config.config import Config
@@ -78,15 +79,35 @@ def claim(
     """
     if queue is not None and task_id is not None:
         raise click.UsageError("--task names a task of any queue; leave --queue out")
+    if lock_file is None and is_closed():
+        raise click.UsageError("stdout is closed, and the lock would be lost; give --lock-file")
     config = configuration()
     with _kept(lock_file) as keep, Client(config) as store:
         calendar = store.calendar()
         claimed = said(store.claim, queue=queue, task_id=task_id, lease_ttl_ms=ttl)
         if claimed is None:
             raise DispatcherError(_why_not(store, config, queue, task_id))
-        keep(claimed.lock)
+
+        def given_back(why: str) -> DispatcherError:
+            store.give_back(claimed, f"its claim could not be written: {why}")
+            return DispatcherError(f"cannot write: {why}; task {claimed.task_id} was given back")
+
+        with printed(given_back):
+            keep(claimed.lock)
+            warn_of_end(claimed.lease_expires_at, claimed.lease_ttl_ms, calendar)
+            _print_claim(claimed, calendar, config, lock_file, export=export, as_json=as_json)
+
+
+def _print_claim(
+    claimed: Claim,
+    calendar: Calendar,
+    config: Config,
+    lock_file: str | None,
+    *,
+    export: bool,
+    as_json: bool,
+) -> None:
     facts = _facts(claimed, calendar)
-    warn_of_end(claimed.lease_expires_at, claimed.lease_ttl_ms, calendar)
     if lock_file is not None:
         facts |= {"lock": None, "lock_file": lock_file}
     if export:
@@ -160,10 +181,8 @@ def _kept(lock_file: str | None) -> Iterator[Callable[[str], None]]:
         try:
             os.write(descriptor, f"{lock}\n".encode())
             draft.replace(lock_file)
-        except OSError as error:
-            raise DispatcherError(
-                f"{lock_file}: {error.strerror}; the task is claimed, its lock is {lock}"
-            ) from error
+        except OSError as error:  # without a filename it is as one of stdout
+            raise OSError(error.errno, f"{lock_file}: {error.strerror}") from error
 
     try:
         yield keep

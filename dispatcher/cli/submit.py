@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, cast
 
 import click
 
-from dispatcher import doubts
 from dispatcher.cli import lines
+from dispatcher.cli.accepted import Accepted, answering
 from dispatcher.cli.options import (
     Duration,
     config_option,
@@ -27,7 +27,7 @@ from dispatcher.cli.options import (
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.config.durations import Milliseconds
-from dispatcher.errors import CommitUnknown, InvalidTask
+from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask, Submitted
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
 from dispatcher.wire import ExitCode, KillMode
@@ -157,10 +157,15 @@ def submit(
     tasks = _tasks(config, source, command, options)
     is_bulk = source is not None
     with Client(config) as store:
-        submitted = _reported(_submitted(store, tasks, is_bulk=is_bulk))
+        seen = Accepted(_submitted(store, tasks, is_bulk=is_bulk))
+        submitted = _reported(seen)
         if wait:
-            return _print_outcomes(store, submitted, is_bulk=is_bulk, as_json=as_json)
-        with _answering():
+            with answering(seen):
+                facts = [_facts(one) for one in submitted]
+                if not as_json:
+                    _print_ids(one["id"] for one in facts)
+            return _print_outcomes(store, facts, seen, is_bulk=is_bulk, as_json=as_json)
+        with answering(seen):
             if not as_json:
                 _print_ids(one.task_id for one in submitted)
             elif is_bulk:
@@ -171,33 +176,15 @@ def submit(
 
 
 def _print_outcomes(
-    store: Client, submitted: Iterable[Submitted], *, is_bulk: bool, as_json: bool
+    store: Client, facts: list[dict[str, Any]], seen: Accepted, *, is_bulk: bool, as_json: bool
 ) -> ExitCode:
-    """Print the ids, wait until all are done, and print what became of them."""
-    with _answering():
-        facts = [_facts(one) for one in submitted]
-        if not as_json:
-            _print_ids(one["id"] for one in facts)
-        else:
-            good = _wait(store, facts)
-            print_json(facts if is_bulk else facts[0])
+    """Wait until all are done, and print what became of them where the ids are not printed yet."""
     if not as_json:
+        return ExitCode.OK if _wait(store, facts) else ExitCode.NOT_SO
+    with answering(seen):
         good = _wait(store, facts)
+        print_json(facts if is_bulk else facts[0])
     return ExitCode.OK if good else ExitCode.NOT_SO
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    """Report that all was accepted if it cannot be printed. Raises `CommitUnknown`."""
-    try:
-        yield
-    except (KeyboardInterrupt, OSError) as error:
-        told = isinstance(error, OSError) and error.strerror
-        why = f"cannot write: {told}" if told else doubts.said_by(error)
-        raise CommitUnknown(
-            "what was submitted is accepted, and not all ids are printed: do not submit it again;"
-            f" `dispatcher list` has them ({why})"
-        ) from error
 
 
 def _facts(one: Submitted) -> dict[str, Any]:

@@ -208,6 +208,73 @@ def test_a_full_disk_and_a_closed_stdout_are_told_or_survived(world: World, verb
     assert ("", "") == (left.stdout, left.stderr)
 
 
+def redirected(world: World, arguments: str, where: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with its output redirected by a shell."""
+    return subprocess.run(
+        ["sh", "-c", f"exec {DISPATCHER} {arguments} {where}"],
+        env=world.env,
+        cwd=world.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("options", ["", "--json"])
+@pytest.mark.parametrize("tasks", [1, 25])
+def test_a_submit_whose_ids_cannot_be_printed_names_them_and_exits_74(
+    world: World, options: str, tasks: int
+) -> None:
+    lines = world.directory / "tasks.jsonl"
+    lines.write_text('{"command": ["true"]}\n' * tasks)
+    asked = "--from tasks.jsonl" if tasks > 1 else "-- true"
+
+    full = redirected(world, f"submit {options} {asked}", "> /dev/full")
+
+    why = "do not submit again (cannot write: No space left on device)"
+    named = " ".join(map(str, range(1, 21)))
+    many = f"tasks {named}, and all that follow, were submitted, and not all ids are printed: {why}"
+    told = many if tasks > 1 else f"task 1 was submitted, and its id is not printed: {why}"
+    assert (74, f"dispatcher: {told}\n") == (full.returncode, full.stderr)
+    assert tasks == len(world.cli("list", "--json").json)
+
+
+@pytest.mark.parametrize("options", ["", "--json", "--export", "--lock-file lock.txt"])
+def test_a_claim_that_cannot_be_printed_is_given_back_uncharged(world: World, options: str) -> None:
+    world.submit("true")
+
+    full = redirected(world, f"claim {options}", "> /dev/full")
+
+    told = "cannot write: No space left on device; task 1 was given back"
+    assert (1, f"dispatcher: {told}\n") == (full.returncode, full.stderr)
+    shown = world.show(1)
+    assert ("ready", "released") == (shown["state"], shown["runs"][0]["outcome"])
+    assert 1 == world.cli("claim", "--json").json["attempt"]
+
+
+def test_nothing_is_claimed_where_the_lock_has_nowhere_to_go(world: World) -> None:
+    world.submit("true")
+
+    closed = redirected(world, "claim", ">&-")
+
+    assert (2, "ready") == (closed.returncode, world.show(1)["state"])
+    assert "stdout is closed, and the lock would be lost; give --lock-file" in closed.stderr
+    assert 0 == redirected(world, "claim --lock-file lock.txt", ">&-").returncode
+
+
+def test_what_was_done_and_cannot_be_printed_is_no_refusal(world: World) -> None:
+    world.submit("true")
+
+    full = redirected(world, "cancel 1", "> /dev/full")
+
+    told = "cannot write: No space left on device; look whether it was done before you repeat it"
+    assert (74, f"dispatcher: {told}\n", "cancelled") == (
+        full.returncode,
+        full.stderr,
+        world.show(1)["state"],
+    )
+
+
 def test_ctrl_c_ends_what_waits_with_130(world: World) -> None:
     process = subprocess.Popen(
         [DISPATCHER, "submit", "--wait", "--", "true"],

@@ -137,7 +137,7 @@ def test_a_directory_is_no_lock_file_and_claims_nothing(command: Command, tmp_pa
     assert "ready" == command("show", 1, "--json").json["state"]
 
 
-def test_a_lock_that_cannot_be_kept_after_all_is_told_and_not_lost(
+def test_a_claim_whose_lock_cannot_be_kept_after_all_is_given_back(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -148,7 +148,8 @@ def test_a_lock_that_cannot_be_kept_after_all_is_told_and_not_lost(
         told = command("claim", "--lock-file", tmp_path / "lock", exits=1).stderr
 
     assert "No space left on device" in told
-    command("heartbeat", "--task", 1, "--lock", told.split()[-1])
+    assert "task 1 was given back" in told
+    assert "ready" == command("show", 1, "--json").json["state"]
 
 
 @pytest.mark.parametrize("progress", ["nan", "inf", "-inf"])
