@@ -54,9 +54,16 @@ _MISTAKES = """\
 <!-- Made by `make docs` from tests/mistakes: a test makes each mistake and compares. -->
 
 What people get wrong, and what they are told: one line for each mistake on stderr, which names the
-thing and the remedy, and an exit code: 1 not so, 2 usage, 69 the store does not answer, 74 it was
-written or may have been: look before you do it again, 75 somebody else holds it or the host is in
-trouble: try again, 78 the configuration or the store cannot be used, 79 the lease is lost.
+thing and the remedy, and an exit code:
+
+- 1: not so
+- 2: usage
+- 69: the store does not answer; nothing was written, so try again
+- 74: it may have been written: nobody knows, or it was and could not be printed; look before you
+  repeat it
+- 75: somebody else holds it, or the host is in trouble; try again
+- 78: the configuration or the store cannot be used
+- 79: the lease is lost
 """
 
 _CANNOT_START = """

@@ -70,8 +70,8 @@ def each_at_rest(
             time.sleep(STORE_POLL)
 
 
-#: A worker has lost its own output (docs/workers.md, "How it ends").
-TRUNCATED = "dispatcher: the output was truncated by its writer; what follows is new"
+#: As a worker may do to its own output (docs/workers.md, "How it ends").
+TRUNCATED = "dispatcher: the output was truncated; what follows is new"
 
 
 def _print(store: Client, task_id: int, run: Run, tail: int | None) -> None:

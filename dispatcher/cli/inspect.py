@@ -237,7 +237,7 @@ def show(*, task_id: int, absolute: bool, as_json: bool) -> None:
         runs, calendar = store.runs(task_id), store.calendar()
         budget = store.config.output.run_budget
     if as_json:
-        print_json(render.task_with_runs_json(task, runs, calendar))
+        print_json(render.task_with_runs_json(task, runs, calendar, budget=budget))
     else:
         date = partial(render.time, calendar=calendar, absolute=absolute)
         _print_task(task, runs[-1] if runs else None, date)
@@ -283,8 +283,12 @@ def logs(*, task_id: int, run_id: int | None, tail: int | None, follow: bool) ->
     with Output(run.output_path, budget=budget, tail=tail) as output:
         if not output.exists():
             print_end(run)
+        wrote = False
         while chunk := output.read():
+            wrote = True
             sys.stdout.buffer.write(chunk)
+        if run.outcome and run.output_tail and output.exists() and not wrote:
+            print_end(run)
         if output.dropped:
             lost = f"{output.dropped} bytes of it were dropped to keep the budget"
             click.echo(f"dispatcher: {lost}", err=True)
@@ -371,7 +375,7 @@ def _print_runs(runs: list[Run], date: _Date, budget: int) -> None:
             click.echo(f"\nrun {run.id} left processes that go on: {names}")
         if run.leftovers:
             names = render.plain(", ".join(run.leftovers))
-            click.echo(f"\nrun {run.id}: ended with it, as its leader had left them: {names}")
+            click.echo(f"\nrun {run.id} left processes behind, which were ended: {names}")
         if run.output_truncated:
             click.echo(f"\nrun {run.id}: {render.truncated(run)}")
         if lost := dropped(run.output_path, budget):

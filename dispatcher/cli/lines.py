@@ -95,9 +95,10 @@ def _fields(line: bytes) -> dict[str, Any]:
     try:
         raw = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:
-        raise InvalidTask('must be a JSON object, for example {"command": ["true"]}') from None
+        told = 'must be a JSON object, for example {"command": ["true"]}'
+        raise InvalidTask(told + _made_of(line)) from None
     except UNREADABLE as error:
-        raise InvalidTask(in_words(error, text=line)) from None
+        raise InvalidTask(in_words(error, text=line) + _made_of(line)) from None
     fields = {}
     for written, value in raw.items():
         key = _ALSO.get(key := written.replace("-", "_"), key)
@@ -106,6 +107,16 @@ def _fields(line: bytes) -> dict[str, Any]:
         if bytes(value) != b"null":
             fields[key] = _value(key, value)
     return fields
+
+
+def _made_of(line: bytes) -> str:
+    """Return how to make lines of what people have instead: an array, or commands of a shell."""
+    match line.lstrip()[:1]:
+        case b"{" | b'"':
+            return ""
+        case b"[":
+            return "; make a line of each item: jq -c '.[]' FILE"
+    return """; make tasks of a shell's lines: jq -R -c '{command: ["sh","-c",.]}' FILE"""
 
 
 def _known() -> str:
@@ -121,9 +132,13 @@ def _value(key: str, raw: msgspec.Raw) -> Any:
         return msgspec.convert(value, _KINDS[key])
     except UNREADABLE as error:
         choices = list(_KINDS[key]) if isinstance(_KINDS[key], type(Liveness)) else ()
-        raise InvalidTask(
-            f"{key}: {in_words(error, value, choices=choices, text=bytes(raw))}"
-        ) from None
+        told = f"{key}: {in_words(error, value, choices=choices, text=bytes(raw))}"
+        if key == "command" and isinstance(value, str):
+            from dispatcher.cli import render  # noqa: PLC0415 - only mistakes pay for it
+
+            words = ["sh", "-c", value] if " " in value else [value]
+            told += f"; write {render.short(msgspec.json.encode(words).decode())}"
+        raise InvalidTask(told) from None
 
 
 def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:

@@ -21,12 +21,14 @@ CHUNK = 64 * 1024
 
 
 def print_end(run: Run) -> None:
-    """Print what the store kept of an output file that is gone. Raises `DispatcherError`."""
+    """Print what the store kept of an output that is gone or emptied. Raises `DispatcherError`."""
     if run.output_tail is None:
         raise DispatcherError(f"{run.output_path} is gone, and nothing was kept")
     if run.output_tail:  # a run that wrote nothing leaves no file, and nothing is missing
-        why = "its worker, a person, or [output] total_budget or free_floor removed it"
-        click.echo(f"dispatcher: {run.output_path} is gone ({why}); this was its end:", err=True)
+        what = "is gone (its worker, a person, or [output] total_budget or free_floor removed it)"
+        if os.path.exists(run.output_path):  # noqa: PTH110 - as read
+            what = "was emptied or replaced by somebody"
+        click.echo(f"dispatcher: {run.output_path} {what}; this was its end:", err=True)
         sys.stdout.buffer.write(run.output_tail.encode())
         sys.stdout.buffer.flush()
 

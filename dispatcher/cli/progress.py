@@ -29,7 +29,7 @@ Tell = Callable[..., None]
 def bar(what: str, total: int | None) -> Iterator[Tell]:
     """Give a function that shows how much of some work is done; the bar goes when the work ends.
 
-    The total is None as long as nobody knows it.
+    The total is None as long as nobody knows it: until then what is to be done is only read.
     """
     shown = _Bar(what, total)
     try:
@@ -62,11 +62,14 @@ class _Bar:
             return
         self._next = Instant(now + _FRAME)
         self._total = total or self._total
+        what = "read" if self._total is None else self._what
         if self._drawn is None:
             self._drawn = _drawn()
-            self._task = self._drawn.add_task(self._what, completed=done, total=self._total)
+            self._task = self._drawn.add_task(what, completed=done, total=self._total)
             self._drawn.start()
-        self._drawn.update(self._task, completed=done, total=self._total, refresh=True)
+        self._drawn.update(
+            self._task, description=what, completed=done, total=self._total, refresh=True
+        )
 
     def close(self) -> None:
         if self._drawn is not None and _has_room():

@@ -14,6 +14,7 @@ import msgspec
 
 from dispatcher import output_files
 from dispatcher.calendar import Calendar
+from dispatcher.cli.output import dropped
 from dispatcher.config.durations import Milliseconds
 from dispatcher.config.limits import TIMEOUTS, signal_name
 from dispatcher.model import LOCAL, Run, Task
@@ -74,9 +75,17 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
     }
 
 
-def task_with_runs_json(task: Task, runs: list[Run], calendar: Calendar) -> dict[str, Any]:
-    """Return a task as `show --json` shows it: with its payload, and its runs, oldest first."""
-    runs_json = [run_json(run, calendar) for run in runs]
+def task_with_runs_json(
+    task: Task, runs: list[Run], calendar: Calendar, *, budget: int
+) -> dict[str, Any]:
+    """Return a task as `show --json` shows it: with its payload, and its runs, oldest first.
+
+    Of a run's output the `budget`, in bytes, is kept; `output_dropped` is what it took.
+    """
+    runs_json = [
+        {**run_json(run, calendar), "output_dropped": dropped(run.output_path, budget)}
+        for run in runs
+    ]
     return {**task_json(task, calendar), "payload": _raw(task.payload), "runs": runs_json}
 
 
@@ -190,10 +199,10 @@ def tail(run: Run) -> str | None:
 
 
 def truncated(run: Run) -> str:
-    """Return what a run lost of its output by its own doing."""
+    """Return what a run lost of its output, and how that comes about."""
     return (
-        f"it truncated its output; at least {run.output_truncated} bytes are lost"
-        " (`echo … > /dev/stderr` truncates, `echo … >&2` does not)"
+        f"its output was truncated; at least {run.output_truncated} bytes are lost (by its worker,"
+        " where `echo … > /dev/stderr` truncates and `echo … >&2` does not, or by somebody else)"
     )
 
 

@@ -65,8 +65,10 @@ def _look(task: Task, run: Run | None) -> str:
 def _going_on(task_ids: Sequence[int]) -> str:
     named = task_ids[:_NAMED]
     what = f"task {named[0]} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
-    ids, more = " ".join(map(str, named)), " ..." if len(named) < len(task_ids) else ""
-    return f"{what}; dispatcher cancel {ids}{more} ends {'it' if len(task_ids) == 1 else 'them'}"
+    whom = "it" if len(task_ids) == 1 else "them"
+    if len(named) < len(task_ids):
+        whom = f"the first {len(named)}"
+    return f"{what}; dispatcher cancel {' '.join(map(str, named))} ends {whom}"
 
 
 def _say(told: str) -> None:

@@ -22,6 +22,8 @@ class Milliseconds(int):
 
     def __str__(self) -> str:
         """Return it as people write it, in the largest unit that keeps it whole."""
+        if self == 0:
+            return "0s"
         return units.written(self, _UNITS) or f"{self:d}ms"
 
 

@@ -48,7 +48,7 @@ GIVE_UP_BATCH = 500
 AWAY = 1.0
 
 #: What a stalled run is told of that printed all the time.
-BUFFERED = "output that a program buffers is not seen (python3 needs -u)"
+BUFFERED = "output that a program buffers is not seen"
 
 #: Looks at an output in a stall time-out, and the least seconds between two. So late may its growth
 #: be seen.

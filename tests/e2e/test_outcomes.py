@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,7 +180,32 @@ def test_what_was_ended_with_a_run_and_what_it_truncated_stay_known(world: World
     (run,) = world.show(task_id)["runs"]
     assert (["sleep"], len("before\n")) == (run["leftovers"], run["output_truncated"])
     shown = world.cli("show", task_id).stdout
-    assert "ended with it, as its leader had left them: sleep" in shown
-    assert "it truncated its output; at least 7 bytes are lost" in shown
-    assert "it truncated its output" in world.cli("logs", task_id).stderr
-    assert "what its leader had left behind: sleep" in world.cli("why", task_id).stdout
+    assert "left processes behind, which were ended: sleep" in shown
+    assert "its output was truncated; at least 7 bytes are lost" in shown
+    assert "its output was truncated" in world.cli("logs", task_id).stderr
+    assert "what its last run left behind was ended: sleep" in world.cli("why", task_id).stdout
+
+
+def test_logs_of_an_output_that_somebody_emptied_show_the_end_that_was_kept(world: World) -> None:
+    task_id = world.submit("echo", "hello")
+    world.cli("run", "--drain")
+    path = world.show(task_id)["runs"][0]["output_path"]
+    os.truncate(path, 0)
+
+    logs = world.cli("logs", task_id)
+
+    told = f"dispatcher: {path} was emptied or replaced by somebody; this was its end:\n"
+    assert ("hello\n", told) == (logs.stdout, logs.stderr)
+
+
+def test_what_the_budget_took_of_an_output_is_in_the_json_of_its_run(world: World) -> None:
+    world.configure(output={"run_budget": "64KiB"})
+    task_id = world.submit(*shell("yes | head -c 1000000"))
+    world.cli("run", "--drain")
+
+    (run,) = world.show(task_id)["runs"]
+
+    assert run["output_dropped"] > 0
+    assert f"{run['output_dropped']} bytes of its output were dropped" in (
+        world.cli("show", task_id).stdout
+    )

@@ -121,13 +121,30 @@ def test_a_file_without_lines_submits_nothing(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b"make all\n", """jq -R -c '{command: ["sh","-c",.]}' FILE"""),
+        (b'[\n  {"command": ["true"]}\n]\n', "make a line of each item: jq -c '.[]' FILE"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_with_how_to_make_lines_of_it(
+    command: Command, content: bytes, remedy: str
+) -> None:
+    told = command("submit", "--from", "-", stdin=content, exits=2).stderr
+
+    assert told.startswith("dispatcher: line 1: ")
+    assert told.endswith(f"{remedy}\n")
+
+
+@pytest.mark.parametrize(
     ("line", "told"),
     [
         ({"comand": ["x"]}, "comand: unknown key; did you mean 'command'?"),
         ({"command": ["x"], "zzz": 1}, "zzz: unknown key; known are: command, profile, queue"),
         ({"queue": "q"}, "command: is empty"),
         ({"command": []}, "command: is empty"),
-        ({"command": "true"}, "command: expected a list, got a text in quotes"),
+        ({"command": "true"}, 'command: expected a list, got a text in quotes; write ["true"]'),
+        ({"command": "make it"}, """got a text in quotes; write ["sh","-c","make it"]"""),
         ({"command": ["x", 1]}, "command: item 2: expected a text in quotes, got an integer"),
         ({"command": ["x\0"]}, "command: holds a NUL character"),
         ({"command": ["x"], "priority": "1"}, "priority: expected an integer, got a text"),
@@ -155,7 +172,10 @@ def test_a_file_without_lines_submits_nothing(command: Command) -> None:
         ),
         ({"command": ["x"], "cwd": "\0"}, "cwd: holds a NUL character"),
         ({"command": ["x"], "payload": "x" * MAX_PAYLOAD}, "payload: 1048578 bytes are more than"),
-        (["x"], 'must be a JSON object, for example {"command": ["true"]}'),
+        (
+            ["x"],
+            """{"command": ["true"]}; make a line of each item: jq -c '.[]' FILE""",
+        ),
     ],
 )
 def test_a_mistake_in_a_line_names_it_and_nothing_is_submitted(

@@ -46,6 +46,18 @@ def test_a_bar_shows_how_much_of_how_much_and_leaves_no_trace(
     assert shown.endswith("\x1b[2K")
 
 
+def test_what_is_only_read_is_not_called_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watched(monkeypatch)
+    with progress.bar("submitted", None) as tell:
+        tell(1)
+        tell(3, 5)
+
+    shown = terminal.getvalue()
+    assert [("read", "1", "?"), ("submitted", "3", "5")] == sorted(
+        set(re.findall(r"(read|submitted) .*?(\d)/(\d|\?)", shown))
+    )
+
+
 @pytest.mark.parametrize("trouble", ["short", "dumb", "pipe"])
 def test_nothing_is_shown_where_it_would_not_help(
     monkeypatch: pytest.MonkeyPatch, trouble: str
@@ -81,5 +93,5 @@ def test_submitting_many_and_pruning_show_their_bars(
     command("prune", "--older-than", "0ms", "--state", "cancelled")
 
     assert 1_200 == len(printed.splitlines())
-    for bar in (r"submitted .*[15]00+/\?", r"submitted .*\d/1200", r"deleted .*\d/600"):
+    for bar in (r"read .*[15]00+/\?", r"submitted .*\d/1200", r"deleted .*\d/600"):
         assert re.search(bar, terminal.getvalue())

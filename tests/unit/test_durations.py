@@ -24,7 +24,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, milliseconds: int) -> None
 
 @pytest.mark.parametrize(
     ("milliseconds", "text"),
-    [(0, "0ms"), (250, "250ms"), (1_500, "1500ms"), (2_000, "2s"), (7_200_000, "2h")],
+    [(0, "0s"), (250, "250ms"), (1_500, "1500ms"), (2_000, "2s"), (7_200_000, "2h")],
 )
 def test_a_duration_is_shown_in_the_largest_unit_that_keeps_it_whole(
     milliseconds: int, text: str

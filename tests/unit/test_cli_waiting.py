@@ -1,0 +1,24 @@
+"""What `submit --wait` reports when it is interrupted."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.cli.waiting import _going_on
+
+FIRST_TWENTY = " ".join(map(str, range(1, 21)))
+
+
+@pytest.mark.parametrize(
+    ("many", "told"),
+    [
+        (1, "task 1 goes on; dispatcher cancel 1 ends it"),
+        (2, "2 tasks go on; dispatcher cancel 1 2 ends them"),
+        (
+            25,
+            f"25 tasks go on; dispatcher cancel {FIRST_TWENTY} ends the first 20",
+        ),
+    ],
+)
+def test_what_ends_the_tasks_that_go_on_can_be_pasted(many: int, told: str) -> None:
+    assert told == _going_on(range(1, many + 1))
