@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -72,6 +73,8 @@ def boot_id() -> str:
         return path.read_text("ascii").strip()
     except OSError as error:
         remedy = "mount /proc whole, without subset=pid"
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            remedy = "raise the limit of open files: ulimit -n 1024"
         raise OSError(error.errno, f"{error.strerror}; {remedy}", str(path)) from error
 
 

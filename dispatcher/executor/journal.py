@@ -111,6 +111,7 @@ class Journal:
         self._behind = False
         """Whether something could not be noted."""
         self._retry_at = Instant(0.0)
+        self._unmade = OSError(errno.EIO, "it could not be made")
 
     def close(self) -> None:
         """Give the descriptor back; what was not flushed is lost."""
@@ -144,7 +145,7 @@ class Journal:
         data = b"\n".join(self._lines) + b"\n"
         self._lines.clear()
         if self._descriptor is None:
-            return OSError(errno.EIO, "the journal could not be made")
+            return self._unmade
         try:
             _write(self._descriptor, data)
         except OSError as error:
@@ -193,6 +194,8 @@ class Journal:
                 Path(fresh).unlink(missing_ok=True)
                 raise
         except OSError as error:
+            told = f"it could not be made: {error.strerror}"
+            self._unmade = OSError(error.errno, told, error.filename)
             return error
         self.close()
         self._descriptor = descriptor

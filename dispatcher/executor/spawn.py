@@ -34,7 +34,7 @@ class CannotStart(Exception):
     @classmethod
     def without_journal(cls, error: OSError) -> Self:
         """Say that a run cannot start because nobody would know of it afterwards."""
-        return cls(wire.Fault.HOST, f"cannot write the journal: {error}", error.errno)
+        return cls(wire.Fault.HOST, f"cannot write the journal: {error.strerror}", error.errno)
 
 
 class Spawner:

@@ -26,6 +26,7 @@ from dispatcher.store.filesystems import MOUNTINFO, is_mounted_alone, network_fi
 from dispatcher.store.names import DRAFT, beside
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
+from dispatcher.store.sqlite_errors import too_few_files
 from dispatcher.times import HOST_CLOCK, HostClock
 
 _SQLITE: Final = "sqlite://"
@@ -239,7 +240,8 @@ def _create(path: Path) -> None:
 
 
 def _no_room(path: Path) -> StoreUnavailable:
-    return StoreUnavailable(f"{path} could not be made; is there room on its disk?")
+    remedy = too_few_files() or "is there room on its disk?"
+    return StoreUnavailable(f"{path} could not be made; {remedy}")
 
 
 def _denied(error: OSError, path: Path | None = None) -> DispatcherError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,9 @@ FULL: Final = 13
 #: Bytes of free space below which a failure is put down to a full disk; a WAL's index grows by
 #: 32 KiB.
 LEAST_ROOM: Final = 128 * 1024
+
+#: Open files that a command may need; a lower limit is likely to be what a failure comes from.
+_FEW_DESCRIPTORS: Final = 32
 
 # Raised by the binding of a value that no column can hold.
 _BAD_VALUES: Final = (OverflowError, UnicodeEncodeError)
@@ -81,7 +85,15 @@ def _remedy(path: Path | None) -> str:
         # What SQLite calls an I/O error is often a file beside the database that could not grow.
         if path is not None and (room.f_bavail * room.f_frsize < LEAST_ROOM or not room.f_favail):
             return "make room on its disk, which is full"
-    return "is there room on its disk, and memory?"
+    return too_few_files() or "is there room on its disk, and memory?"
+
+
+def too_few_files() -> str | None:
+    """Return what to do where the limit of open files is what SQLite fails of; None: it is not."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= limit < _FEW_DESCRIPTORS:
+        return f"raise the limit of open files, which is {limit}: ulimit -n 1024"
+    return None
 
 
 def denied(path: Path | None, why: object) -> DispatcherError:

@@ -275,6 +275,20 @@ def test_what_was_done_and_cannot_be_printed_is_no_refusal(world: World) -> None
     )
 
 
+@pytest.mark.parametrize("limit", [5, 6])
+def test_too_few_open_files_are_named_as_such(world: World, limit: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -n {limit}; exec {DISPATCHER} submit -- true"],
+        env=world.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "raise the limit of open files" in done.stderr
+    assert done.stderr.endswith(": ulimit -n 1024\n")
+
+
 def test_ctrl_c_ends_what_waits_with_130(world: World) -> None:
     process = subprocess.Popen(
         [DISPATCHER, "submit", "--wait", "--", "true"],

@@ -224,7 +224,9 @@ def test_a_journal_that_could_not_be_made_is_tried_again(tmp_path: Path) -> None
     start = wire.Start(uid=UID, epoch=1, command=("x",), env={}, output_path="/x")
 
     world.hear(start)
-    assert wire.Fault.HOST == world.last(wire.StartFailed).fault
+    failed = world.last(wire.StartFailed)
+    assert (wire.Fault.HOST, errno.EISDIR) == (failed.fault, failed.errno)
+    assert "cannot write the journal: it could not be made: Is a directory" == failed.error
     assert "journal.write_failed" in {event["event"] for event in world.events}
     (tmp_path / "executor.journal.new").rmdir()
     world.run_for(RETRY)
