@@ -21,7 +21,7 @@ TASK_KEYS = (
 RUN_KEYS = (
     "id uid attempt fence outcome exit_code signal pid node claimed_at started_at ended_at "
     "last_heartbeat_at lease_expires_at progress note result error output_tail max_rss_bytes "
-    "cpu_seconds output_path output_is_gone left_alone leftovers output_truncated"
+    "cpu_seconds output_path output_is_gone left_alone leftovers output_truncated output_dropped"
 )
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

@@ -130,7 +130,7 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
         (["--max-attempts", "0", "--", "x"], "max_attempts: must be from 1 to"),
         (["--delay", "5", "--", "x"], '5 is a plain number; add its unit, e.g. "5s"'),
         (["--delay", "-5s", "--", "x"], "'-5s' is no duration"),
-        (["--delay", "9999d", "--", "x"], "delay: must be from 0ms to"),
+        (["--delay", "9999d", "--", "x"], "delay: must be from 0s to"),
         (
             ["--env", "NOT_SET_HERE", "--", "x"],
             "env: NOT_SET_HERE is not set here; set it, or write",

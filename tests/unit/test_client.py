@@ -5,14 +5,15 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, InvalidTask, StoreRefused
-from dispatcher.model import Intent, Liveness, NewTask, TaskFilter
+from dispatcher.model import Claim, Intent, Liveness, NewTask, TaskFilter
 from tests.command import Command
 
 
@@ -61,7 +62,7 @@ def test_a_client_takes_keywords_or_a_task(command: Command) -> None:
         ({"profile": 5}, "profile: expected a text in quotes, got an integer"),
         ({"profile": "a\0b"}, "profile: holds a NUL character"),
         ({"rules": {"3": "forgiven"}}, "rules: 3: 'forgiven' is no rule; leave rules to profiles"),
-        ({"delay_ms": -1}, "delay: must be from 0ms"),
+        ({"delay_ms": -1}, "delay: must be from 0s"),
         ({"lease_ttl_ms": 199}, "lease_ttl: must be from 200ms"),
         ({"cwd": "here"}, "cwd: 'here' is not absolute"),
         ({"labels": {"a": "x" * 256}}, "label a: 256 bytes are more than 255"),
@@ -262,6 +263,9 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "ask": lambda client: client.ask(1, Intent.CANCEL),
     "outlook": lambda client: client.outlook(1),
     "claim": lambda client: client.claim(),
+    "give_back": lambda client: client.give_back(
+        cast("Claim", SimpleNamespace(run_uid="u")), "why"
+    ),
     "heartbeat": lambda client: client.heartbeat(1, lock="l"),
     "complete": lambda client: client.complete(1, lock="l"),
     "fail": lambda client: client.fail(1, "why", lock="l"),

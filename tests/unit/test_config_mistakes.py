@@ -75,8 +75,8 @@ MISTAKES = [
     ("[leases]\nttl = '99999d'", "leases.ttl: '99999d' is longer than 36500 days"),
     ("[leases]\nttl = true", "leases.ttl: True is no duration"),
     ("[leases]\nttl = '199ms'", ":2: leases.ttl: 199ms is less than 200ms; raise it"),
-    ("[leases]\nworker_ttl = '0s'", "leases.worker_ttl: 0ms is less than 200ms; raise it"),
-    ("[leases]\nreap_interval = '0s'", "leases.reap_interval: 0ms is less than 20ms; raise it"),
+    ("[leases]\nworker_ttl = '0s'", "leases.worker_ttl: 0s is less than 200ms; raise it"),
+    ("[leases]\nreap_interval = '0s'", "leases.reap_interval: 0s is less than 20ms; raise it"),
     (
         "[output]\nrun_budget = '2GiB'\ntotal_budget = '1GiB'",
         ":3: output.total_budget: 1GiB is less than run_budget (2GiB); raise it or lower that",
@@ -84,7 +84,7 @@ MISTAKES = [
     ("[output]\nretention = 'forever'", "output.retention: 'forever' is no duration; write a num"),
     (
         "[output]\nretention = '0s'",
-        "output.retention: 0ms is less than 1s, so that nobody could se",
+        "output.retention: 0s is less than 1s, so that nobody could se",
     ),
     ("[output]\nfree_floor = '5%'", "output.free_floor: '5%' is no size; write a number and KiB"),
     ("[daemon]\npoll = '19ms'", "daemon.poll: 19ms is less than 20ms; raise it"),
