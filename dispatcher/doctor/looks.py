@@ -177,7 +177,7 @@ def _sockets(config: Config) -> Iterator[Finding]:
     said = f"{config.runtime_dir}, short enough for their paths"  # else there is no config
     try:
         config.runtime_dir.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         is_held = locks.holder(config.state_dir / locks.EXECUTOR_LOCK) is not None
         if is_held or locks.holder(config.state_dir / locks.DAEMON_LOCK) is not None:
             said = f"{config.runtime_dir} was removed, and is made again"

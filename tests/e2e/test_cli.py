@@ -220,7 +220,7 @@ def test_check_config_tells_every_mistake_and_exits_78(world: World) -> None:
     assert 2 == len(told)
     assert told[0].endswith("leases.ttll: unknown key; did you mean 'ttl'?")
     assert "retry.max_attempts: expected an integer >= 1" in told[1]
-    for verb in (["run"], ["submit", "--", "true"], ["executor"], ["claim"]):
+    for verb in (["run"], ["submit", "--", "true"], ["claim"]):
         assert told == world.cli(*verb, exits=78).stderr.splitlines()
     assert told == world.cli("list").stderr.splitlines()[:2]
 
@@ -254,4 +254,5 @@ def _assert_executor(pid: int, world: World) -> None:
     arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1:-1]
     node_id = known_node_id(world.state_dir)
     expected = ["-m", "dispatcher.executor", "--state-dir", str(world.state_dir)]
-    assert [*expected, "--runtime-dir", str(world.runtime_dir), "--node-id", node_id] == arguments
+    expected += ["--runtime-dir", str(world.runtime_dir), "--node-id", str(node_id)]
+    assert [*expected, "--log-format", "json"] == arguments
