@@ -98,7 +98,7 @@ def executor() -> None:
     me = node_id(config.state_dir)
     form = config.logs.format
     command = [
-        *(sys.executable, "-m", "dispatcher.executor"),
+        *(sys.executable, "-P", "-m", "dispatcher.executor"),
         *("--state-dir", str(config.state_dir)),
         *("--runtime-dir", str(config.runtime_dir)),
         *("--node-id", me),

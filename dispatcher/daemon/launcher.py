@@ -53,7 +53,7 @@ class EmbeddedLauncher:
         and its errors in any case, it goes to `executor.log`.
         """
         self._command = [
-            *(sys.executable, "-m", "dispatcher.executor", "--embedded"),
+            *(sys.executable, "-P", "-m", "dispatcher.executor", "--embedded"),
             *("--state-dir", str(state_dir), "--runtime-dir", str(runtime_dir)),
             *("--node-id", node_id, "--log-format", log_format),
         ]

@@ -49,7 +49,7 @@ class Textfile:
     def configure(self, config: Config) -> None:
         """Go by this configuration from now on; begin at once."""
         self._interval = config.metrics.interval_ms / 1000
-        self._command = [sys.executable, "-m", "dispatcher", "metrics"]
+        self._command = [sys.executable, "-P", "-m", "dispatcher", "metrics"]
         self._command += ["--config", str(config.file), "--textfile", str(config.metrics.textfile)]
         self.due = NEVER if config.metrics.textfile is None else Instant(0.0)
 

@@ -12,7 +12,7 @@ from dispatcher.submission import TaskOptions
 
 _LEASE: TaskOptions = {"liveness": Liveness.WORKER, "lease_ttl_ms": 1500}
 
-_STUB = (sys.executable, "-m", "worker_stub")
+_STUB = (sys.executable, "-P", "-m", "worker_stub")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

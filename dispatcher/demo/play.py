@@ -115,7 +115,7 @@ class Play:
 
     @contextmanager
     def _daemon(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-        command = [sys.executable, "-m", "dispatcher", "run", *options]
+        command = [sys.executable, "-P", "-m", "dispatcher", "run", *options]
         with (self._where / "daemon.log").open("ab") as log:
             daemon = subprocess.Popen(
                 [*command, "--config", str(self._config_file)], stdout=log, stderr=log

@@ -215,8 +215,9 @@ class Forwarder:
     def _is_done(self, stream: Stream, at: Instant) -> bool:
         """Report what was lost; drop a stream of which no more is to come."""
         if not stream.done and at >= stream.give_up_at:
-            size = os.fstat(stream.descriptor).st_size
-            stream.lose(max(size, stream.offset), f"journald took nothing for {PATIENCE:g} s")
+            stream.lose(
+                max(stream.measured(), stream.offset), f"journald took nothing for {PATIENCE:g} s"
+            )
             stream.done = True
         if stream.lost and (stream.done or at >= stream.report_at):
             ids, why = stream.run.ids, stream.why_lost
@@ -241,7 +242,7 @@ class Forwarder:
         if stream not in asking:
             asking.append(stream)
         # What was written since the look, and before the question, is told by nobody.
-        return at if os.fstat(stream.descriptor).st_size != stream.size else NEVER
+        return at if stream.measured() != stream.size else NEVER
 
     def _withdraw(self, stream: Stream) -> None:
         if stream.asked is not None and self._growth is not None:

@@ -50,10 +50,24 @@ class Stream:
         self.offset, self.why_lost = until, why
 
     def read(self) -> bytes:
-        """Return what comes next, once the file was measured; what is not there any more is lost.
+        """Return what comes next, once the file was measured; what cannot be read is lost.
 
         After a gap it goes on at the next whole line.
         """
+        try:
+            return self._read()
+        except OSError as error:  # a disk with a bad sector
+            self.lose(max(self.size, self.offset), f"it cannot be read: {error.strerror}")
+            return b""
+
+    def measured(self) -> int:
+        """Return the file's size in bytes, as it was if it cannot be measured."""
+        try:
+            return os.fstat(self.descriptor).st_size
+        except OSError:
+            return self.size
+
+    def _read(self) -> bytes:
         before, self.size = max(self.size, self.offset), os.fstat(self.descriptor).st_size
         if self.size < before:
             goes_on = self.size >= self.offset

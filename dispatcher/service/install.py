@@ -208,4 +208,4 @@ def this_command() -> Sequence[str]:
     named = shutil.which(sys.argv[0])
     if named is not None and Path(named).name == "dispatcher":
         return [str(Path(named).absolute())]
-    return [sys.executable, "-m", "dispatcher"]
+    return [sys.executable, "-P", "-m", "dispatcher"]

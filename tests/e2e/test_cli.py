@@ -253,6 +253,6 @@ def test_the_executor_gets_its_directories_and_a_node_id(world: World) -> None:
 def _assert_executor(pid: int, world: World) -> None:
     arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1:-1]
     node_id = known_node_id(world.state_dir)
-    expected = ["-m", "dispatcher.executor", "--state-dir", str(world.state_dir)]
+    expected = ["-P", "-m", "dispatcher.executor", "--state-dir", str(world.state_dir)]
     expected += ["--runtime-dir", str(world.runtime_dir), "--node-id", str(node_id)]
     assert [*expected, "--log-format", "json"] == arguments
