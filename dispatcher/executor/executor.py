@@ -151,7 +151,9 @@ class Executor:
 
     def _keep_names(self, runtime: RuntimeDirectory, at: Instant) -> None:
         """Make again what was removed from the runtime directory; the daemon is told of it."""
-        look = runtime.look((*self._server.names, *self._notices.names, self._journal), at=at)
+        if not self._journal.is_there:
+            self._journal.make_again()  # in the state directory, if the other is gone
+        look = runtime.look((*self._server.names, *self._notices.names), at=at)
         if look.lost is not None:
             self._log("runtime.lost", reason=look.lost)
             self._server.send(wire.Door(shut=look.lost))

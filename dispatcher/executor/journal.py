@@ -168,8 +168,8 @@ class Journal:
         """Whether a successor would find what is written: with its directory it may be removed."""
         if self._descriptor is None or self._kept_at == self.path:
             return True
-        with suppress(OSError):
-            return os.path.samestat(os.stat(self._kept_at), os.fstat(self._descriptor))
+        with suppress(OSError):  # through the link, if it is one
+            return os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
         return False
 
     def make_again(self) -> None:
@@ -180,19 +180,12 @@ class Journal:
         """Replace the journal by what it takes to know these runs; return why it could not be."""
         lines = [_encode(self._header), *(_encode(summary(run, at)) for run in runs), b""]
         data = b"\n".join(lines)
-        fresh = f"{self._kept_at}.new"
         self._retry_at = Instant(at + RETRY)
         try:
-            Path(fresh).unlink(missing_ok=True)
-            descriptor = os.open(fresh, _NEW, 0o600)
             try:
-                _write(descriptor, data)
-                Path(fresh).rename(self._kept_at)
-                self._link()
-            except OSError:
-                os.close(descriptor)
-                Path(fresh).unlink(missing_ok=True)
-                raise
+                descriptor = self._written_anew(self._kept_at, data)
+            except (FileNotFoundError, NotADirectoryError):  # its directory was removed
+                descriptor = self._written_anew(self.path, data)
         except OSError as error:
             told = f"it could not be made: {error.strerror}"
             self._unmade = OSError(error.errno, told, error.filename)
@@ -203,6 +196,24 @@ class Journal:
         self._rewrite_at = self._size + REWRITE_AFTER
         self._behind, self._retry_at = False, at
         return None
+
+    def _written_anew(self, place: str, data: bytes) -> int:
+        """Return the descriptor of a journal that a successor finds at a place. Raises OSError."""
+        fresh = f"{place}.new"
+        Path(fresh).unlink(missing_ok=True)
+        descriptor = os.open(fresh, _NEW, 0o600)
+        try:
+            _write(descriptor, data)
+            Path(fresh).rename(place)
+            if place == self.path:  # in the place of a link
+                self._found_there = self._kept_at == self.path
+            else:
+                self._link()
+        except OSError:
+            os.close(descriptor)
+            Path(fresh).unlink(missing_ok=True)
+            raise
+        return descriptor
 
     def _link(self) -> None:
         """Let a successor find it, once: later rewrites need no disk of the state directory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -386,3 +387,24 @@ def test_a_file_that_cannot_be_opened_is_reported_and_one_that_is_gone_is_not(
     (told,) = place.told("output.unforwarded")
     assert ("d", 0) == (told["uid"], told["bytes"])
     assert "it is no regular file" in told["reason"]
+
+
+def test_what_cannot_be_read_of_one_output_is_lost_and_the_others_go_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector under one output ended the executor, and with it every run, again and again."""
+    place.follow("bad", text=b"unread\n")
+    place.follow("good", text=b"read\n")
+    pread = os.pread
+
+    def broken(descriptor: int, size: int, offset: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("bad.log"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr("dispatcher.executor.stream.os.pread", broken)
+    place.keep_on(1.0, taken=True)
+
+    assert [b"read"] == place.messages()
+    (lost,) = place.events
+    assert (7, "it cannot be read: Input/output error") == (lost["bytes"], lost["reason"])

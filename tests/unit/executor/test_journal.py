@@ -412,3 +412,27 @@ def test_a_journal_that_was_removed_with_its_directory_is_written_again_at_once(
     assert (True, NEVER) == (journal.is_there, journal.due)
     assert (apart.memory / "node.journal").exists()
     journal.close()
+
+
+def test_a_journal_whose_directory_was_removed_is_in_the_state_directory_meanwhile(
+    apart: Apart,
+) -> None:
+    """A logout, then the executor is killed: a task that had succeeded ran once more."""
+    journal = apart.journal()
+    journal.rewrite([], Instant(0.0))
+    (apart.memory / "node.journal").unlink()
+    apart.memory.rmdir()
+    apart.memory.touch()
+    journal.make_again()
+
+    assert journal.rewrite([], Instant(1.0)) is None
+    journal.note(starting())
+    assert journal.flush() is None
+    assert (False, True) == (apart.path.is_symlink(), journal.is_there)
+    assert [UID] == uids(apart.journal())
+
+    apart.memory.unlink()
+    apart.memory.mkdir()
+    journal.rewrite([], Instant(2.0))
+    assert (True, True) == (apart.path.is_symlink(), journal.is_there)
+    journal.close()
