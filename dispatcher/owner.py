@@ -21,9 +21,6 @@ from dispatcher.errors import ConfigError
 #: Symbolic links that the kernel follows on the way to one file: path_resolution(7).
 MOST_LINKS: Final = 40
 
-#: Of a user namespace that has every user, as the first one of a host does: user_namespaces(7).
-_EVERY_USER: Final = ["0", "0", "4294967295"]
-
 _PR_SET_DUMPABLE: Final = 4
 
 #: What this process became.
@@ -102,11 +99,17 @@ def _way(
             left += reversed(Path(readlink(there)).parts)
 
 
-def unknown_user() -> int | None:
-    """Return the id that stands for users without one in this namespace; None: each has one."""
+def unknown_user(proc: Path = Path("/proc")) -> int | None:
+    """Return the id that stands for users without one in this namespace; None: each has one.
+
+    None also where a user of the namespace has that id.
+    """
     with suppress(OSError, ValueError):
-        if Path("/proc/self/uid_map").read_text().split() != _EVERY_USER:
-            return int(Path("/proc/sys/kernel/overflowuid").read_text())
+        unknown = int((proc / "sys/kernel/overflowuid").read_text())
+        lines = (proc / "self/uid_map").read_text().splitlines()
+        ranges = [[*map(int, line.split())] for line in lines]
+        if not any(first <= unknown < first + count for first, _, count in ranges):
+            return unknown
     return None
 
 

@@ -21,6 +21,8 @@ from dispatcher.node import known_node_id
 _HEADER = re.compile(r"\s*\[")
 _NODE = re.compile(r"\s*\[\s*node\s*\]\s*(#.*)?$")
 _DIRECTORY = re.compile(r"\s*[\"']?(state_dir|runtime_dir)\b")
+_KEY = re.compile(r"\s*[^#\s]")
+_SLOTS = re.compile(r"\s*[\"']?slots\b")
 _DOTTED = re.compile(r"\s*[\"']?node[\"']?\s*[.=]")
 
 
@@ -67,10 +69,15 @@ def _beside_mistakes(named: str | None, environ: Mapping[str, str]) -> Config | 
 
 
 def _node_in(file: Path) -> Node | None:
-    """Return the directories of the one [node] of a file, by its lines; None: it names none."""
+    """Return the directories of the one [node] of a file, by its lines; None: it names none.
+
+    Nothing is certain of a file with texts of several lines: what they hold may look like sections.
+    """
     try:
-        lines = toml.text_of(file).splitlines()
-        table = toml.tables(file, "\n".join(_lines_of_node(lines)))
+        text = toml.text_of(file)
+        if any(quotes in text for quotes in ("'''", '"""')):
+            return None
+        table = toml.tables(file, "\n".join(_lines_of_node(text.splitlines())))
     except (ConfigError, ValueError):
         return None
     state_dir, runtime_dir = table.get("state_dir"), table.get("runtime_dir")
@@ -88,6 +95,8 @@ def _lines_of_node(lines: Sequence[str]) -> Iterator[str]:
             sections += inside
         elif _DIRECTORY.match(line) and inside:
             yield line
+        elif inside and _KEY.match(line) and not _SLOTS.match(line):
+            raise ValueError(line)  # it may be a directory, misspelled
         elif _DIRECTORY.match(line) or _DOTTED.match(line):
             raise ValueError(line)
     if sections != 1:

@@ -16,6 +16,9 @@ from dispatcher.times import Instant
 #: Seconds for which a kill that was counted may be a run's: a large process dies late.
 KILL_AGE = 30.0
 
+#: Seconds after which such a kill is no longer surely that of a run that ends: two looks.
+SURE_AGE = 2.0
+
 #: Kills that are kept at most: as many as runs can end in one look.
 MOST_KILLS = 1000
 
@@ -34,7 +37,8 @@ class OomKills:
     """Finds the runs among those just ended that the kernel ended for lack of memory.
 
     It counts whom it ends and does not name them. So a run is one of them if its first process died
-    of a SIGKILL that nobody here sent, or reports one, and a kill was counted that is no other's.
+    of a SIGKILL that nobody here sent, or reports one, and a kill was counted that no other run's
+    end has used up.
     """
 
     def __init__(self, kernel: Counts, log: Log) -> None:
@@ -68,9 +72,8 @@ class OomKills:
         kills = min(len(self._kills), len(suspects))
         if not kills:
             return
-        for _ in range(kills):
-            self._kills.popleft()
-        doubtful = kills < len(suspects)
+        used = [self._kills.pop() for _ in range(kills)]
+        doubtful = kills < len(suspects) or min(used) < at - SURE_AGE
         for run in suspects:
             assert run.exit is not None
             run.exit = msgspec.structs.replace(run.exit, oom=True, oom_doubtful=doubtful)

@@ -91,6 +91,8 @@ def test_a_mistake_that_may_be_about_them_is_refused(file: File, text: str) -> N
     [
         "[broken\n",
         "[broken\n[node]\nslots = 4\n",
+        "[broken\n[node]\nstate_dir = '{dir}'\nruntime_dri = '/run/x'\n",
+        "[broken\n[profiles.x]\ncommand = ['sh', '''\n[node]\nstate_dir = '{dir}'\n''']\n",
         "[broken\n[node]\nstate_dir '{dir}'\n",
         "[broken\n[node]\nstate_dir = '{dir}\n",
         "[broken\n[node]\nstate_dir = 5\n",

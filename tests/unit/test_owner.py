@@ -13,7 +13,7 @@ import pytest
 from dispatcher.client import Client
 from dispatcher.config.config import load
 from dispatcher.errors import ConfigError
-from dispatcher.owner import MOST_LINKS, owner_of
+from dispatcher.owner import MOST_LINKS, owner_of, unknown_user
 
 ANN, BOB, UNKNOWN = 1000, 1001, 65534
 
@@ -127,6 +127,27 @@ def test_as_many_links_are_followed_as_the_kernel_follows() -> None:
 
     assert owner is not None
     assert ANN == owner.uid
+
+
+@pytest.mark.parametrize(
+    ("mapped", "unknown"),
+    [
+        ("0 0 4294967295\n", None),
+        ("0 100000 65536\n", None),
+        ("0 1000 1\n", 65534),
+        ("0 1000 1\n1 100000 65533\n", 65534),
+        ("0 1000 1\n1 100000 65536\n", None),
+    ],
+)
+def test_the_id_for_users_without_one_is_nobodys_unless_the_namespace_has_it(
+    tmp_path: Path, mapped: str, unknown: int | None
+) -> None:
+    (tmp_path / "sys/kernel").mkdir(parents=True)
+    (tmp_path / "sys/kernel/overflowuid").write_text("65534\n")
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/uid_map").write_text(mapped)
+
+    assert unknown == unknown_user(tmp_path)
 
 
 @root_only
