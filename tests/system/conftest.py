@@ -40,6 +40,12 @@ def privileged() -> None:
         pytest.skip(reason)
 
 
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory that all processes of one run of the tests have."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 #: Debian 12 has systemd 252, Debian 13 has 257.
 @pytest.fixture(params=["bookworm", "trixie"])
 def machine(
@@ -49,7 +55,7 @@ def machine(
     if (reason := booted.lacking()) is not None:
         pytest.skip(reason)
     tree = booted.debian(request.param)
-    site = booted.installed(tree, tmp_path_factory.getbasetemp())
+    site = booted.installed(tree, shared(tmp_path_factory))
     with Machine(tree, site) as machine:
         yield machine
 
