@@ -129,5 +129,5 @@ def _named(said: str) -> str:
 
 
 def _cannot_lock(what: str, path: Path, error: OSError) -> DispatcherError:
-    remedy = "this user must be able to write there"
+    remedy = owners.of_another(path) or "this user must be able to write there"
     return cannot_write(f"cannot lock {what}: {path}", error, remedy)

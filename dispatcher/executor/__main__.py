@@ -139,8 +139,7 @@ def _lock(directory: str, *, patience: float = LOCK_PATIENCE) -> int:
         Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        told, remedy = f"cannot use {path}", "this user must be able to write there"
-        raise cannot_write(told, error, remedy) from error
+        raise cannot_write(f"cannot use {path}", error, _remedy(path)) from error
     give_up_at = times.instant() + patience
     while not _try_lock(descriptor):
         holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
@@ -166,6 +165,10 @@ def _hold_name(node: str, state_dir: Path) -> socket.socket | None:
     while (held := hold_name(node, state_dir)) is None and times.instant() <= give_up_at:
         time.sleep(0.01)
     return held
+
+
+def _remedy(path: str) -> str:
+    return owners.of_another(Path(path)) or "this user must be able to write there"
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -195,8 +198,8 @@ def _compose(
         server = Server(runtime_dir, kernel, log)
         notices = Notices(runtime_dir, kernel, server)
     except OSError as error:
-        told, remedy = f"cannot listen in {runtime_dir}", "this user must be able to write there"
-        raise cannot_write(told, error, remedy) from error
+        told = f"cannot listen in {runtime_dir}"
+        raise cannot_write(told, error, _remedy(runtime_dir)) from error
     notifier = Notifier({} if options.embedded else os.environ)  # embedded, the daemon speaks
     oom_score = OomScore.protected(lambda reason: log("protection.inherited", reason=reason))
     spawner = Spawner(outputs, environ=os.environ, open_files=limits, oom_score=oom_score)
