@@ -54,14 +54,18 @@ pytest: $(STAMP)
 test-busy: $(STAMP)
 	$(BIN)/python -m tests.busy
 
-# What the tests in namespaces run beside what every Linux has, and what boots a Debian.
+# What the tests in namespaces run beside what every Linux has, what boots a Debian, and what emulates
+# a host. Without the last one its test is skipped. Machines are independent, and mostly wait.
 # -rs: why one was skipped, P: figures.
 test-system: $(STAMP)
 	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
 		|| { command -v ssh-agent && command -v systemd-nspawn && command -v mmdebstrap; } >/dev/null \
 		|| apt-get install --yes --quiet --no-install-recommends \
 			openssh-client systemd-container mmdebstrap
-	$(BIN)/pytest -rfEsP tests/system
+	-@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+		|| command -v qemu-system-x86_64 >/dev/null \
+		|| apt-get install --yes --quiet --no-install-recommends qemu-system-x86
+	$(BIN)/pytest -rfEsP --numprocesses 3 --dist loadgroup --durations 20 tests/system
 
 # Every call instead of a choice of them, many seeds, and random deaths and rounds for
 # FUZZ_MINUTES each.

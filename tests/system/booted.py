@@ -32,6 +32,9 @@ CACHE = Path("/var/cache/dispatcher-tests")
 #: What is not in the smallest Debian that boots.
 PACKAGES = "systemd,systemd-sysv,dbus,libpam-systemd,python3,procps"
 
+#: What a command in it has.
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
 #: What makes a test wait for nothing that it does not ask for.
 MASKED = ("getty.target", "console-getty.service", "apt-daily.timer", "apt-daily-upgrade.timer")
 
@@ -145,6 +148,29 @@ def control_groups() -> list[Path]:
     return found
 
 
+def make_layer(directory: Path) -> Path:
+    """Make what an overlay needs, with the command in its upper layer; return that one."""
+    for name in ("upper", "work", "root"):
+        (directory / name).mkdir()
+    upper = directory / "upper"
+    add(upper, "usr/local/bin/dispatcher", _COMMAND).chmod(0o755)
+    add(upper, "usr/lib/python3/dist-packages/dispatcher.pth", "/opt/dispatcher\n")
+    return upper
+
+
+def add(upper: Path, name: str, text: str) -> Path:
+    file = upper / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def as_user(user: str) -> tuple[str, ...]:
+    """Return what a command begins with so that this user runs it."""
+    who = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups")
+    return () if user == "root" else who
+
+
 class Machine:
     """A booted host, its disk a layer that goes with it. A context manager."""
 
@@ -157,16 +183,7 @@ class Machine:
         self._groups = [where / self._directory.name for where in control_groups()]
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
-        for name in ("upper", "work", "root"):
-            (self._directory / name).mkdir()
-        self._add("usr/local/bin/dispatcher", _COMMAND, mode=0o755)
-        self._add("usr/lib/python3/dist-packages/dispatcher.pth", "/opt/dispatcher\n")
-
-    def _add(self, name: str, text: str, *, mode: int = 0o644) -> None:
-        file = self._directory / "upper" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-        file.chmod(mode)
+        make_layer(self._directory)
 
     def __enter__(self) -> Self:
         try:
@@ -260,15 +277,14 @@ class Machine:
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in it to its end, which is this exit code; None: any."""
-        who = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups")
         enter = ("nsenter", f"--target={self._leader}", "--all", "--wdns=/")
         done = subprocess.run(
-            [*enter, *(() if user == "root" else who), *command],
+            [*enter, *as_user(user), *command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
-            env={"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **(env or {})},
+            env={**ENVIRONMENT, **(env or {})},
         )
         assert exits in {None, done.returncode}, (command, done)
         return done

@@ -34,6 +34,18 @@ def lacking() -> str | None:
     return f"no namespaces here: {trial.stderr.strip()}" if trial.returncode else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let machines run side by side, the long ones first, and what shares this host in its turn."""
+    for item in items:
+        if not _MACHINES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("this-host"))
+    items.sort(key=lambda item: not item.name.startswith("test_r61_whatever"))
+
+
+#: Fixtures of hosts that share nothing with this one.
+_MACHINES = {"machine", "host"}
+
+
 @pytest.fixture(scope="session")
 def privileged() -> None:
     if (reason := lacking()) is not None:
