@@ -15,8 +15,8 @@ from dispatcher.logs.repeats import Repeats
 from dispatcher.logs.writer import NonBlockingWriter, way_to
 from dispatcher.times import Instant
 
-#: By which the journal shows whose lines these are.
-IDENTIFIER = "dispatcher-executor"
+#: What the journal calls this process.
+PROGRAM = "dispatcher-executor"
 
 
 class Log:
@@ -46,6 +46,7 @@ class Log:
         self._records: NonBlockingWriter | None = None
         if journal is not None:
             self._records = NonBlockingWriter(journal.way, report=report, clock=clock)
+        self._identifier = journald.identifier(PROGRAM, environ)
         self._errors_too = not journald.leads_to(descriptor, environ)
         self._whose = {"node": node} if node else {}
         self._prefixes = journald.PREFIX if prefixed else {}
@@ -72,7 +73,7 @@ class Log:
             **self._whose,
         }
         if self._records is not None:
-            self._records.write(records.record(line, identifier=IDENTIFIER))
+            self._records.write(records.record(line, identifier=self._identifier))
         if self._records is None or (self._errors_too and known.level == "error"):
             prefix = self._prefixes.get(known.level, "").encode()
             self._lines.write(prefix + msgspec.json.encode(line) + b"\n")

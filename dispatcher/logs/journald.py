@@ -27,6 +27,9 @@ PREFIX = {level: f"<{priority}>" for level, priority in PRIORITY.items()}
 SOCKET = "/run/systemd/journal/socket"
 SOCKET_VARIABLE = "DISPATCHER_JOURNAL_SOCKET"
 
+#: What names the instance of a service: systemd.unit(5), %i.
+INSTANCE_VARIABLE = "DISPATCHER_INSTANCE"
+
 #: Seconds between two looks for a journald that is not there.
 ABSENT_PAUSE = 0.05
 
@@ -67,6 +70,12 @@ def connected(
         why = f"{connection.path}: {error.strerror}" if form == "journal" else None
         return None, why
     return connection, None
+
+
+def identifier(program: str, environ: Mapping[str, str]) -> str:
+    """Return what the journal calls a process: the same as `SyslogIdentifier=` of its unit."""
+    instance = environ.get(INSTANCE_VARIABLE)
+    return f"{program}@{instance}" if instance else program
 
 
 def field(name: bytes, value: bytes) -> bytes:

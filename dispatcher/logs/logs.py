@@ -29,8 +29,8 @@ from dispatcher.times import Instant, iso, wall_clock
 #: Fields that hold secrets wherever they appear.
 SECRET = frozenset({"lock", "env", "payload"})
 
-#: By which the journal shows whose lines these are.
-IDENTIFIER = "dispatcher"
+#: What the journal calls this process.
+PROGRAM = "dispatcher"
 
 _numbers = itertools.count(1)
 
@@ -75,6 +75,7 @@ def set_up(
     """
     stream, form = stream or sys.stdout, config.logs.format
     journal, why_not = journald.connected(form, descriptor_of(stream), environ)
+    identifier = None if journal is None else journald.identifier(PROGRAM, environ)
     _out.lead_to(stream, journal, before_line=before_line, clock=clock)
     drawn = form == "console" or (form == "auto" and stream.isatty())
     prefixed = form == "auto" and journald.leads_to(descriptor_of(stream), environ)
@@ -82,7 +83,7 @@ def set_up(
     _processors[:] = [
         _gate(getattr(logging, config.logs.level.upper()), clock),
         *((_refuse_secrets, _refuse_unknown) if strict else (_drop_secrets,)),
-        *_written(node, journal=journal is not None, drawn=drawn, prefixed=prefixed),
+        *_written(node, identifier=identifier, drawn=drawn, prefixed=prefixed),
     ]
     structlog.configure(
         processors=_processors,
@@ -188,10 +189,10 @@ def _drop_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     return event
 
 
-def _written(node: str, *, journal: bool, drawn: bool, prefixed: bool) -> list[Processor]:
-    """Return what makes of an event what is written."""
-    if journal:
-        return [_facts_of(node), _recorded]
+def _written(node: str, *, identifier: str | None, drawn: bool, prefixed: bool) -> list[Processor]:
+    """Return what makes of an event what is written: a record of the journal if it has our name."""
+    if identifier is not None:
+        return [_facts_of(node), _recorded_as(identifier)]
     if drawn:
         return _drawn()
     return [_facts_of(node), _in_json, *((_prefixed,) if prefixed else ())]
@@ -247,8 +248,11 @@ def _in_json(_logger: WrappedLogger, _method: str, fields: EventDict) -> str:
         return json.dumps(fields, default=str, skipkeys=True)
 
 
-def _recorded(_logger: WrappedLogger, _method: str, fields: EventDict) -> bytes:
-    return records.record(fields, identifier=IDENTIFIER)
+def _recorded_as(identifier: str) -> Processor:
+    def recorded(_logger: WrappedLogger, _method: str, fields: EventDict) -> bytes:
+        return records.record(fields, identifier=identifier)
+
+    return recorded
 
 
 def _report_dropped(lines: int) -> None:

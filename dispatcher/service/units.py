@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dispatcher.config.config import Config
+from dispatcher.logs.journald import INSTANCE_VARIABLE
 from dispatcher.store.open import database_path
 
 #: The units as they are shipped, `user/` those of one user's manager.
@@ -54,7 +55,8 @@ def instanced(text: str, instance: str = "%i") -> str:
     text = re.sub(r"\b(dispatcher(?:-executor)?)\.service", rf"\1@{instance}.service", text)
     text = text.replace("/dispatcher/dispatcher.toml", f"/dispatcher/{instance}.toml")
     text = re.sub(r"^((?:State|Runtime)Directory=.*)$", rf"\1-{instance}", text, flags=re.MULTILINE)
-    text = re.sub(r"^(SyslogIdentifier=.*)$", rf"\1@{instance}", text, flags=re.MULTILINE)
+    named = rf"\1@{instance}\nEnvironment={INSTANCE_VARIABLE}={instance}"
+    text = re.sub(r"^(SyslogIdentifier=.*)$", named, text, flags=re.MULTILINE)
     return re.sub(r"^(Description=.*)$", rf"\1 ({instance})", text, flags=re.MULTILINE)
 
 

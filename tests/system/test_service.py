@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from tests.eventually import eventually
@@ -120,6 +121,42 @@ def test_r61_at_a_shutdown_workers_are_answered_and_every_run_is_settled(
     assert "released" == slept["outcome"]
 
 
+def test_r61_the_journal_finds_what_was_said_of_a_task_and_what_it_wrote(machine: Machine) -> None:
+    serve(machine)
+    path = machine.path(FILE)
+    path.write_text(
+        path.read_text() + '[profiles.greet]\ncommand = ["echo", "hi"]\noutput = "journal"\n'
+    )
+    machine.systemctl("reload", "dispatcher")
+    task_id = dispatcher(machine, "submit", "--wait", "--profile=greet")
+    dispatcher(machine, "submit", "--wait", "--", "true")
+
+    def probe() -> None:
+        of_it = journal(machine, f"DISPATCHER_TASK_ID={task_id}")
+        events = {record.get("DISPATCHER_EVENT") for record in of_it}
+        assert {"task.claimed", "run.settled", None} <= events  # None: its output
+        assert {"dispatcher.service", "dispatcher-executor.service"} == {
+            record["_SYSTEMD_UNIT"] for record in of_it
+        }
+        (wrote,) = journal(machine, f"SYSLOG_IDENTIFIER=dispatcher-task-{task_id}")
+        assert ("hi", str(task_id)) == (wrote["MESSAGE"], wrote["DISPATCHER_TASK_ID"])
+
+    eventually(probe, every=0.2)
+
+
+def journal(machine: Machine, *matches: str) -> list[dict[str, str]]:
+    """Return the records of a machine's journal that have these fields."""
+    told = machine.run("journalctl", "--output=json", *matches).stdout
+    return [json.loads(line) for line in told.splitlines()]
+
+
+def expect_own_names(machine: Machine, instance: str) -> None:
+    for program in ("dispatcher", "dispatcher-executor"):
+        unit = f"_SYSTEMD_UNIT={program}@{instance}.service"
+        names = {record["SYSLOG_IDENTIFIER"] for record in journal(machine, unit)}
+        assert {f"{program}@{instance}"} == names
+
+
 def test_instances_run_side_by_side_and_one_is_taken_back_alone(machine: Machine) -> None:
     for name in ("a", "b-1"):
         machine.run("dispatcher", "install-service", "--instance", name)
@@ -128,6 +165,7 @@ def test_instances_run_side_by_side_and_one_is_taken_back_alone(machine: Machine
         machine.systemctl("daemon-reload")
         machine.systemctl("enable", "--now", f"dispatcher-executor@{name}", f"dispatcher@{name}")
         dispatcher(machine, "--config", file, "submit", "--wait", "--", "true")
+        eventually(partial(expect_own_names, machine, name), every=0.2)
 
     machine.systemctl("disable", "--now", "dispatcher-executor@a", "dispatcher@a")
     machine.run("dispatcher", "uninstall-service", "--instance", "a")

@@ -257,3 +257,17 @@ def _fill(connection: Connection) -> None:
 def test_the_variable_names_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SOCKET_VARIABLE, raising=False)
     assert "/run/systemd/journal/socket" == Connection().path
+
+
+def test_an_instance_logs_under_a_name_of_its_own(tmp_path: Path, journald: Journald) -> None:
+    environ = {**journald.environ, "DISPATCHER_INSTANCE": "gpu"}
+    with (tmp_path / "log").open("w") as file:
+        log = Log(file.fileno(), form="journal", environ=environ)
+        log("run.inherited", uid="u", pid=None)
+        log.close(within=0)
+        logs.set_up(config(tmp_path, "journal"), stream=file, strict=True, environ=environ)
+        structlog.get_logger().warning("lease.expired", ttl_s=1.5, **RUN)
+        logs.close(within=0)
+
+    names = [record["SYSLOG_IDENTIFIER"] for record in journald.take()]
+    assert [b"dispatcher-executor@gpu", b"dispatcher@gpu"] == names

@@ -14,6 +14,7 @@ import pytest
 
 from dispatcher.config.config import Config, load
 from dispatcher.executor.run import UNKILLABLE_AFTER
+from dispatcher.logs.journald import identifier
 from dispatcher.service.units import NAMES, SHIPPED, Installation, argument, unit_texts
 from dispatcher.wire import ExitCode
 
@@ -164,6 +165,16 @@ def test_the_executor_has_the_time_to_end_its_runs(directory: str) -> None:
     assert int(service["TimeoutStopSec"]) > ladder
     # Or the executor's own death leaves workers.
     assert "mixed" == service["KillMode"]
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, *(f"user/{name}" for name in TEMPLATES)])
+def test_an_instance_logs_by_the_name_that_its_unit_has(name: str) -> None:
+    """What it prints is named by systemd, its records by itself."""
+    program = Path(name).name.partition("@")[0]
+    variable, _, instance = unit(name)["Environment"].partition("=")
+
+    assert unit(name)["SyslogIdentifier"] == identifier(program, {variable: instance})
+    assert f"{program}@%i" == unit(name)["SyslogIdentifier"]
 
 
 @pytest.mark.parametrize("name", NAMES)
