@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.users import belongs_to_a_user
 from tests.e2e.world import World
-from tests.system import booted
+from tests.system import booted, trees
 from tests.system.booted import Machine
 from tests.system.places import Elsewhere, Namespace
 
@@ -52,12 +52,6 @@ def privileged() -> None:
         pytest.skip(reason)
 
 
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory that all processes of one run of the tests have."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
 #: Debian 12 has systemd 252, Debian 13 has 257.
 @pytest.fixture(params=["bookworm", "trixie"])
 def machine(
@@ -66,8 +60,8 @@ def machine(
     """A host that booted, with the command `dispatcher` and no service yet."""
     if (reason := booted.lacking()) is not None:
         pytest.skip(reason)
-    tree = booted.debian(request.param)
-    site = booted.installed(tree, shared(tmp_path_factory))
+    tree = trees.debian(request.param)
+    site = trees.installed(tree, trees.shared(tmp_path_factory))
     with Machine(tree, site) as machine:
         yield machine
 

@@ -18,7 +18,8 @@ from typing import Any, Self
 import pytest
 
 from tests.eventually import PATIENCE, eventually
-from tests.system.booted import CACHE, ENVIRONMENT, add, as_user, lacking, make_layer, run
+from tests.system.booted import ENVIRONMENT, as_user, lacking
+from tests.system.trees import CACHE, add, make_layer, run
 
 #: Seconds after which an answer of an emulated host is taken for lost: it is ten times slower.
 SLOW = 10 * PATIENCE

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from tests.eventually import eventually
-from tests.system import booted, emulated
-from tests.system.conftest import shared
+from tests.system import emulated, trees
 from tests.system.emulated import SLOW, Emulated
 from tests.system.test_service import FILE, UNITS
 
@@ -37,8 +36,8 @@ INNOCENT = "until [ -e /run/dispatcher/go ]; do sleep 1; done"
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulated]:
     if (reason := emulated.lacks()) is not None:
         pytest.skip(reason)
-    tree = booted.debian("bookworm")
-    with Emulated(tree, booted.installed(tree, shared(tmp_path_factory))) as host:
+    tree = trees.debian("bookworm")
+    with Emulated(tree, trees.installed(tree, trees.shared(tmp_path_factory))) as host:
         yield host
 
 

@@ -32,7 +32,7 @@ TRIED: Mapping[str, Sequence[str]] = {
     "complete": ["--task=1", "--lock=0123456789abcdef"],
     "fail": ["--task=1", "--lock=0123456789abcdef", "--reason=none"],
     "backup": ["/tmp/backup"],
-    "restore": ["/tmp/backup"],
+    "restore": ["/tmp/copy"],
 }
 
 #: Verbs that have nothing to do with a service that runs.
