@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from dispatcher import owner
 from dispatcher.errors import AlreadyHeld, DispatcherError, cannot_write
 
 #: No link to another file, which would be written to.
@@ -129,5 +130,5 @@ def _named(said: str) -> str:
 
 
 def _cannot_lock(what: str, path: Path, error: OSError) -> DispatcherError:
-    remedy = owners.of_another(path) or "this user must be able to write there"
+    remedy = owner.of_another(path) or "this user must be able to write there"
     return cannot_write(f"cannot lock {what}: {path}", error, remedy)

@@ -168,7 +168,7 @@ def _hold_name(node: str, state_dir: Path) -> socket.socket | None:
 
 
 def _remedy(path: str) -> str:
-    return owners.of_another(Path(path)) or "this user must be able to write there"
+    return owner.of_another(Path(path)) or "this user must be able to write there"
 
 
 def _try_lock(descriptor: int) -> bool:
