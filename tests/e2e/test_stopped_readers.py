@@ -50,7 +50,7 @@ def test_a_log_reader_that_stops_holds_up_no_task_and_no_signal(world: World) ->
         eventually(lambda: _assert_succeeded(world, len(ids)))
 
         daemon.send_signal(signal.SIGTERM)
-        assert 0 == daemon.wait(15)
+        assert 0 == daemon.wait(PATIENCE)
     os.close(read)
 
 
@@ -64,7 +64,7 @@ def test_a_reader_that_is_back_gets_every_line_that_was_queued(world: World) -> 
 
         daemon.send_signal(signal.SIGTERM)
         taken += _until(read, b'"daemon.stopped"', 1)
-        assert 0 == daemon.wait(15)
+        assert 0 == daemon.wait(PATIENCE)
     os.close(read)
     numbers = [line["sequence"] for line in lines_of(taken)]
     assert list(range(1, len(numbers) + 1)) == numbers
@@ -80,7 +80,7 @@ def test_ctrl_s_holds_up_no_task_and_no_signal(world: World) -> None:
         world.until(task_id, "succeeded")
 
         daemon.send_signal(signal.SIGINT)
-        assert 0 == daemon.wait(15)
+        assert 0 == daemon.wait(PATIENCE)
     os.close(leader)
     os.close(follower)
 
@@ -90,7 +90,7 @@ def test_ctrl_s_holds_up_no_drain_that_shows_a_bar(world: World) -> None:
     termios.tcflow(follower, termios.TCOOFF)
     world.submit("sleep", "1")
     with daemon_on(world, follower, "--drain") as daemon:
-        assert 0 == daemon.wait(15)
+        assert 0 == daemon.wait(PATIENCE)
     os.close(leader)
     os.close(follower)
 
@@ -105,7 +105,7 @@ def test_an_executor_whose_stderr_nobody_reads_goes_on_and_leaves(world: World) 
     with world.daemon(alone=False):
         world.until(world.submit("true"), "succeeded")
     executor.send_signal(signal.SIGTERM)
-    assert 0 == executor.wait(15)
+    assert 0 == executor.wait(PATIENCE)
     os.close(read)
     os.close(write)
     world.expect_nobody()
@@ -116,7 +116,7 @@ def test_a_daemon_that_cannot_start_leaves_though_nobody_reads_why(world: World)
     read, write = os.pipe()
     _fill(write)
     with daemon_on(world, write) as daemon:
-        assert 78 == daemon.wait(15)
+        assert 78 == daemon.wait(PATIENCE)
     os.close(read)
     os.close(write)
 

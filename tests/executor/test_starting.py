@@ -278,7 +278,7 @@ def test_r27_what_a_task_did_wrong_is_named(
 
 
 def test_r35_a_missing_output_directory_is_the_hosts_fault(home: Home, daemon: Daemon) -> None:
-    failed = fails(daemon, ["true"], home.outputs / "no" / "out.log")
+    failed = fails(daemon, ["true"], home.outputs / "no" / "no" / "out.log")
 
     assert (wire.Fault.HOST, errno.ENOENT) == (failed.fault, failed.errno)
     assert "cannot open the output file" in failed.error
