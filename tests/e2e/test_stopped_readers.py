@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tests.e2e.world import DISPATCHER, World
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 
 @contextmanager
