@@ -238,10 +238,15 @@ class Stray(Message, frozen=True, tag="stray"):
     """The last twenty to start, if there are more."""
 
 
+#: Listening worker sockets that travel with one message.
+MAX_LISTENERS = 8
+
+
 class Door(Message, frozen=True, tag="door"):
     """The sockets that workers speak to were missing: they are there again, or cannot be yet.
 
-    Once they are, the worker socket that listens now travels with this line or one before.
+    Once they are, the worker socket that listens now travels with this line or one before, and
+    behind it those without a name at which workers still wait.
     """
 
     shut: str = ""

@@ -113,6 +113,8 @@ class Channel:
         refusal: bytes = b"",
     ) -> None:
         self._listener = listener
+        self._earlier: list[socket.socket] = []
+        """Where we listened before, as long as connections may wait there."""
         self._hear_line = hear
         self._selector = selector
         self._only_uids = only_uids
@@ -135,19 +137,19 @@ class Channel:
             self._drop(peer)
         if self._deaf_until is None:
             self._selector.unregister(self._listener)
-        self._listener.close()
+        for listener in (*self._earlier, self._listener):
+            listener.close()
 
     def listen_at(self, listener: socket.socket, *, at: Instant) -> None:
         """Listen at another socket from now on; all stay who are connected, or waited to be."""
         if self._deaf_until is None:
-            self._accept(at, selectors.EVENT_READ)
-        if self._deaf_until is None:
             self._selector.unregister(self._listener)
-        self._listener.close()
+        self._earlier.append(self._listener)
         self._listener = listener
         listener.setblocking(False)
         if self._deaf_until is None:
             self._listen()
+            self._accept_earlier(at)
 
     def serves(self, uids: frozenset[int]) -> bool:
         """Whether it is for exactly these users."""
@@ -179,10 +181,12 @@ class Channel:
         if self._deaf_until is not None and at >= self._deaf_until:
             self._deaf_until = None
             self._listen()
+        if self._deaf_until is None:
+            self._accept_earlier(at)
         waiting, self._waiting = self._waiting, {}
         for peer in waiting.values():
             self._proceed(peer)
-        deadlines = [at] if self._waiting else []
+        deadlines = [at] if self._waiting or (self._earlier and not self.deaf) else []
         for peer in list(self._peers.values()):
             if (give_up_at := peer.give_up_at) is None:
                 continue
@@ -199,17 +203,28 @@ class Channel:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def _accept(self, at: Instant, _: int) -> None:
+        self._take(self._listener, at)
+
+    def _accept_earlier(self, at: Instant) -> None:
+        """Take some of those who wait where we listened before; close it once nobody does."""
+        while self._earlier and self._take(self._earlier[0], at):
+            self._earlier.pop(0).close()
+
+    def _take(self, listener: socket.socket, at: Instant) -> bool:
+        """Take some connections; return whether none waits any more."""
         for _ in range(ACCEPTS):
             try:
-                connection, _ = self._listener.accept()
+                connection, _ = listener.accept()
             except OSError as error:
-                if error.errno in SHORTAGES:
-                    self._selector.unregister(self._listener)
-                    self._deaf_until = Instant(at + SHORTAGE_PAUSE)
-                return
+                if error.errno not in SHORTAGES:
+                    return True
+                self._selector.unregister(self._listener)
+                self._deaf_until = Instant(at + SHORTAGE_PAUSE)
+                return False
             self._fresh += 1
             with suppress(OSError):  # gone already
                 self._welcome(connection, at)
+        return False
 
     def _welcome(self, connection: socket.socket, at: Instant) -> None:
         pid, uid = credentials(connection)

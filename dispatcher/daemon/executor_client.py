@@ -106,7 +106,7 @@ class ExecutorClient:
         self._sequence = 0
         self._silent = False
         self._events: list[Event] = []
-        self._worker_listener: socket.socket | None = None
+        self._worker_listeners: list[socket.socket] = []
         self._before_close: Callable[[], None] = lambda: None
 
     def call_before_close(self, action: Callable[[], None]) -> None:
@@ -175,10 +175,13 @@ class ExecutorClient:
         """Whether something waits for the connection to become writable."""
         return bool(self._unsent or self._outbox)
 
-    def take_worker_listener(self) -> socket.socket | None:
-        """Return the listening worker socket that came with a new greeting, once; it is yours."""
-        listener, self._worker_listener = self._worker_listener, None
-        return listener
+    def take_worker_listeners(self) -> list[socket.socket]:
+        """Return the listening worker sockets that came, once each; they are yours.
+
+        The last is the one to listen at; workers may still wait at those before.
+        """
+        listeners, self._worker_listeners = self._worker_listeners, []
+        return listeners
 
     def send(self, message: wire.ToExecutor) -> None:
         """Queue a message for `flush`; without a connection it is lost, as `Disconnected` said.
@@ -217,8 +220,8 @@ class ExecutorClient:
     def close(self) -> None:
         """Close what is open."""
         self._close_socket()
-        if self._worker_listener is not None:
-            self._worker_listener.close()
+        for listener in self._worker_listeners:
+            listener.close()
 
     def keep_up(self, *, at: Instant) -> Instant:
         """Connect, ping and judge silence as due; return when to be called again."""
@@ -350,13 +353,11 @@ class ExecutorClient:
             self._drop("connection closed", retry_at=at)
 
     def _take(self, connection: socket.socket) -> bytes:
-        room = socket.CMSG_LEN(array.array("i").itemsize)
+        room = socket.CMSG_LEN(array.array("i").itemsize * wire.MAX_LISTENERS)
         chunk, ancillary, _, _ = connection.recvmsg(CHUNK, room, socket.MSG_CMSG_CLOEXEC)
         for _, _, data in ancillary:
-            for descriptor in array.array("i", data):
-                if self._worker_listener is not None:
-                    self._worker_listener.close()
-                self._worker_listener = socket.socket(fileno=descriptor)
+            came = [socket.socket(fileno=descriptor) for descriptor in array.array("i", data)]
+            self._worker_listeners += *came[1:], *came[:1]
         return chunk
 
     def _messages(self) -> Iterator[wire.FromExecutor]:

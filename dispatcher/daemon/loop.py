@@ -119,7 +119,8 @@ class Loop:
         self._selector.select(max(0.0, min(longest, self.due - self._clock())))
         self._at = at = self._clock()
         events = self._held + self._executor.receive(at=at)
-        self._adopt_worker_listener()
+        for listener in self._executor.take_worker_listeners():
+            self._adopt_worker_listener(listener)
         # Looked at after the clock was read: all that came before this instant is found, also where
         # a stop in between (SIGSTOP, a freezer, suspend) made the wait return empty-handed. And
         # after the executor was read: what a worker said before its exit has come by now.
@@ -254,23 +255,21 @@ class Loop:
             self._selector.unregister(self._connection)
             self._connection = None
 
-    def _adopt_worker_listener(self) -> None:
-        listener = self._executor.take_worker_listener()
-        if listener is not None:
-            # A run's uid is its executor's, which may be another one than ours.
-            runs_or_ours = frozenset({self._executor.uid, os.geteuid(), 0})
-            if self._workers is not None and self._workers.serves(runs_or_ours):
-                self._workers.listen_at(listener, at=self._at)
-                return
-            if self._workers is not None:
-                self._workers.close()
-            self._workers = Channel(
-                listener,
-                self._worker_channel.hear,
-                selector=self._selector,
-                only_uids=runs_or_ours,
-                refusal=NOT_ALLOWED,
-            )
+    def _adopt_worker_listener(self, listener: socket.socket) -> None:
+        # A run's uid is its executor's, which may be another one than ours.
+        runs_or_ours = frozenset({self._executor.uid, os.geteuid(), 0})
+        if self._workers is not None and self._workers.serves(runs_or_ours):
+            self._workers.listen_at(listener, at=self._at)
+            return
+        if self._workers is not None:
+            self._workers.close()
+        self._workers = Channel(
+            listener,
+            self._worker_channel.hear,
+            selector=self._selector,
+            only_uids=runs_or_ours,
+            refusal=NOT_ALLOWED,
+        )
 
     def _is_deaf(self) -> bool:
         return self._workers is not None and self._workers.deaf

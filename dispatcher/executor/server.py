@@ -6,6 +6,7 @@ Both ways are non-blocking. A new connection ends the old one, whose unread byte
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Iterable
@@ -53,7 +54,10 @@ class Server:
         self._lines: deque[bytes] = deque()
         self._outbox = Outbox()
         self._sending = memoryview(b"")
-        self._passing: list[int] = []
+        self._earlier: list[socket.socket] = []
+        """Workers' doors of before, where some still wait for a daemon that takes them."""
+        self._passing: list[socket.socket] = []
+        """What travels with the next bytes."""
         self._stuck_since: Instant | None = None
         self._peer_reads = True
         """Whether the peer may still be written to: one that left may have left messages."""
@@ -64,8 +68,8 @@ class Server:
     def close(self) -> None:
         """Close everything; the sockets' files stay for the successor to replace."""
         self._hang_up()
-        self._door.socket.close()
-        self._workers.socket.close()
+        for one in (self._door.socket, self._workers.socket, *self._earlier):
+            one.close()
 
     @property
     def names(self) -> tuple[Kept, ...]:
@@ -81,10 +85,22 @@ class Server:
         before.close()
 
     def _pass_workers(self, now: socket.socket, before: socket.socket) -> None:
-        """Hand the workers' new door to the daemon, with the next bytes for it."""
-        before.close()
+        """Hand the workers' new door to the daemon, with the next bytes for it.
+
+        Who waits at the one before is answered by the daemon that has it, or by the next.
+        """
+        self._keep_waited_at((*self._earlier, before))
         if self._peer is not None:
-            self._passing = [now.fileno()]
+            self._passing = [now, *(one for one in self._passing if one in self._earlier)]
+
+    def _keep_waited_at(self, listeners: Iterable[socket.socket]) -> None:
+        """Keep the latest listeners without a name at which workers wait; close the others."""
+        listeners = list(listeners)
+        waited_at = [one for one in listeners if _is_waited_at(one)]
+        self._earlier = waited_at[1 - wire.MAX_LISTENERS :]
+        for one in listeners:
+            if one not in self._earlier:
+                one.close()
 
     @property
     def connected(self) -> bool:
@@ -123,7 +139,8 @@ class Server:
             self._kernel.ignore(listener.fileno())
             self._deaf_until = Instant(at + SHORTAGE_PAUSE)
             return False
-        self._passing = [self._workers.socket.fileno()]
+        self._keep_waited_at(self._earlier)
+        self._passing = [self._workers.socket, *self._earlier]
         return True
 
     def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
@@ -174,7 +191,8 @@ class Server:
         if not self._sending:
             self._sending = memoryview(self._outbox.take())
         if self._passing:  # descriptors travel with the first bytes of the hello
-            sent = socket.send_fds(peer, [self._sending], self._passing)
+            descriptors = [one.fileno() for one in self._passing]
+            sent = socket.send_fds(peer, [self._sending], descriptors)
             self._passing = []
         else:
             sent = peer.send(self._sending)
@@ -220,6 +238,12 @@ class Server:
         self._sending = memoryview(b"")
         self._passing = []
         self._stuck_since = None
+
+
+def _is_waited_at(listener: socket.socket) -> bool:
+    look = select.poll()
+    look.register(listener, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def too_long(path: str) -> str | None:

@@ -67,6 +67,11 @@ VERB = f"""
 
 WORKER = {"liveness": "worker", "lease_ttl": "2s", "max_attempts": 1}
 
+ONE_BEAT = f"""
+    while [ ! -e beat ]; do sleep 0.05; done
+    {sys.executable} -m worker_stub heartbeat || exit 79
+"""
+
 PLAIN = "while [ ! -e enough ]; do sleep 0.1; done"
 
 
@@ -128,6 +133,20 @@ def gone(world: World) -> Iterator[Path]:
     above.touch()
     yield above
     above.unlink()
+
+
+def expect_one_that_waits(door: Path) -> None:
+    """A connection that nobody has accepted is in state 2 (connecting), and has no inode."""
+    lines = [one.split() for one in Path("/proc/net/unix").read_text().splitlines()]
+    assert [] != [one for one in lines if one[-1] == str(door) and one[5:7] == ["02", "0"]]
+
+
+def expect_another(door: Path, inode: int) -> None:
+    """See that a socket was made again."""
+    try:
+        assert inode != door.stat().st_ino
+    except FileNotFoundError as error:
+        raise AssertionError from error
 
 
 @pytest.fixture
@@ -328,6 +347,29 @@ def test_a_daemon_that_starts_without_the_directory_finds_the_executor_that_live
             expect_beats(world, tasks, ways)
             finish(world, second, tasks)
             assert [executor] == [p for p in world.processes() if is_executor(p)]
+
+
+def test_a_beat_that_waits_for_a_daemon_is_answered_though_the_directory_is_removed(
+    nested: World,
+) -> None:
+    """It was reset, and `heartbeat || exit 79` ends a healthy run."""
+    world = nested
+    world.configure(executor={"mode": "external"})
+    with external_executor(world):
+        with world.daemon() as first:
+            first.expect("executor.connected")
+            task_id = world.submit(*shell(ONE_BEAT), **WORKER | {"lease_ttl": "1m"})
+            first.expect("run.started", task_id=task_id)
+            first.kill()
+        (world.directory / "beat").touch()
+        door = world.runtime_dir / "worker.sock"
+        eventually(lambda: expect_one_that_waits(door))
+        was = door.stat().st_ino
+        shutil.rmtree(world.runtime_dir)
+        eventually(lambda: expect_another(door, was))
+
+        with world.daemon(alone=False) as second:
+            expect_settled(second, [task_id], outcome="succeeded", fence=1)
 
 
 @pytest.mark.parametrize(

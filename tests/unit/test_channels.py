@@ -439,6 +439,21 @@ def test_at_another_socket_all_are_heard_that_were_connected_or_waited(
         assert {b"waited", b"connected", b"new"} == set(server.hears(3))
 
 
+def test_all_who_waited_at_the_socket_before_are_heard_however_many(server: Server) -> None:
+    with ExitStack() as stack:
+        knock(server, stack, 2 * channels.ACCEPTS)
+        server.channel.listen_at(channels.listen(server.path), at=server.at)
+        knock(server, stack, 1)
+        server.channel.listen_at(channels.listen(server.path), at=server.at)
+
+        while not server.turn():
+            pass
+
+        assert 2 * channels.ACCEPTS + 1 == len(server.heard)
+        server.turn()
+        assert [] == server.channel._earlier
+
+
 def test_a_channel_that_is_deaf_hears_at_another_socket_when_the_shortage_is_over(
     server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,11 +463,11 @@ def test_a_channel_that_is_deaf_hears_at_another_socket_when_the_shortage_is_ove
     with socket.socket(socket.AF_UNIX) as late:
         with monkeypatch.context() as patched:
             patched.setattr(socket.socket, "accept", short)
-            connect()
+            connect().sendall(b"waited\n")
             assert server.channel.deaf
             server.channel.listen_at(channels.listen(server.path), at=server.at)
         late.connect(str(server.path))
         late.sendall(b"late\n")
         server.at = Instant(server.at + channels.SHORTAGE_PAUSE)
 
-        assert [b"late"] == server.hears(1)
+        assert {b"late", b"waited"} == set(server.hears(2))

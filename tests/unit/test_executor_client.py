@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 import msgspec
 import pytest
@@ -128,29 +130,35 @@ def test_the_worker_socket_comes_with_the_greeting(
         socket.send_fds(executor.ends[-1], [line], [listener.fileno()])
 
     client.receive(at=at(0))
-    passed = client.take_worker_listener()
+    (passed,) = client.take_worker_listeners()
 
-    assert passed is not None
     assert socket.AF_UNIX == passed.family
-    assert client.take_worker_listener() is None
+    assert [] == client.take_worker_listeners()
     passed.close()
 
 
-def test_a_worker_listener_that_comes_later_replaces_the_one_before(
+def test_of_the_worker_listeners_that_come_the_last_one_taken_is_the_one_with_the_name(
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.keep_up(at=at(0))
     executor.say(hello(), wire.HelloEnd())
     client.receive(at=at(0))
     line = msgspec.json.encode(wire.Door()) + b"\n"
-    with socket.socket(socket.AF_UNIX) as listener:
-        socket.send_fds(executor.ends[-1], [line], [listener.fileno()])
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(4)]
+        older, newest, waited_at, with_name = (one.fileno() for one in sockets)
+        inodes = [os.fstat(one).st_ino for one in (older, waited_at, with_name, newest)]
+        socket.send_fds(executor.ends[-1], [line], [older])
+        assert [wire.Door()] == client.receive(at=at(1))
+        socket.send_fds(executor.ends[-1], [line], [with_name, waited_at])
+        assert [wire.Door()] == client.receive(at=at(1))
+        socket.send_fds(executor.ends[-1], [line], [newest])
+        assert [wire.Door()] == client.receive(at=at(1))
 
-    assert [wire.Door()] == client.receive(at=at(1))
-    passed = client.take_worker_listener()
+    taken = [stack.enter_context(one) for one in client.take_worker_listeners()]
 
-    assert passed is not None
-    passed.close()
+    assert inodes == [os.fstat(one.fileno()).st_ino for one in taken]
+    stack.close()
 
 
 def test_an_executor_of_another_node_is_refused_with_both_directories(

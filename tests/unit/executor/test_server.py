@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,57 @@ def test_what_is_said_to_nobody_is_not_kept(here: Here) -> None:
         here.server.send(wire.Pong(sequence=n))
 
     assert not here.server._outbox
+
+
+def knock(path: str, stack: ExitStack) -> socket.socket:
+    worker = stack.enter_context(socket.socket(socket.AF_UNIX))
+    worker.connect(path)
+    return worker
+
+
+def test_who_waits_for_a_daemon_while_the_door_is_made_again_is_let_in_by_the_next(
+    here: Here,
+) -> None:
+    """Workers that waited were reset, and a beat that finds nobody ends a run."""
+    here.peer.close()
+    here.server.receive(here.kernel.wait(1))
+    _, door = here.server.names
+    with ExitStack() as stack:
+        knocking = []
+        for _ in range(2):
+            knocking.append(knock(door.path, stack))
+            Path(door.path).unlink()
+            door.make_again()
+
+        here.peer = socket.socket(socket.AF_UNIX)
+        here.peer.connect(here.peer_path)
+        assert here.server.accept(here.kernel.wait(1), Instant(101.0))
+        here.server.send(wire.Pong(sequence=7))
+        here.server.flush(Instant(101.0))
+        _, passed, _, _ = socket.recv_fds(here.peer, 1000, 8)
+        listeners = [stack.enter_context(socket.socket(fileno=one)) for one in passed]
+
+        assert os.fstat(door.socket.fileno()).st_ino == os.fstat(listeners[0].fileno()).st_ino
+        for worker, listener in zip(knocking, listeners[1:], strict=True):
+            connection, _ = listener.accept()
+            connection.sendall(b"ok")
+            assert b"ok" == worker.recv(10)
+            connection.close()
+
+
+def test_a_door_without_a_name_is_kept_only_while_somebody_waits_at_it(here: Here) -> None:
+    _, door = here.server.names
+    with ExitStack() as stack:
+        for _ in range(wire.MAX_LISTENERS + 2):
+            knock(door.path, stack)
+            door.make_again()
+        assert wire.MAX_LISTENERS - 1 == len(here.server._earlier)
+
+        for one in here.server._earlier:
+            one.accept()[0].close()
+        door.make_again()
+
+        assert [] == here.server._earlier
 
 
 def test_a_socket_path_is_judged_by_its_bytes() -> None:
