@@ -14,6 +14,10 @@ HOST_TROUBLE = FULL | frozenset(
 )
 
 
+#: What a place answers in a directory that somebody has removed.
+REMOVED = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+
 class DispatcherError(Exception):
     """Something the user can act on: print the message, exit with the type's exit code."""
 
@@ -72,6 +76,16 @@ def cannot_write(
     """
     told = f"{told}: {error.strerror}"
     return in_trouble(told, error.errno) or mistake(f"{told}; {remedy}")
+
+
+def cannot_use(told: str, error: OSError, remedy: str) -> DispatcherError:
+    """Return the error of a place in a directory that was there: if it is missing, it was removed.
+
+    Then it is `HostTrouble`, which a new start may find mended; otherwise as `cannot_write`.
+    """
+    if error.errno in REMOVED:
+        return HostTrouble(f"{told}: {error.strerror}; its directory was just removed: try again")
+    return cannot_write(told, error, remedy)
 
 
 def in_trouble(told: str, number: int | None) -> StoreUnavailable | None:

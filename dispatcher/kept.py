@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import DispatcherError, cannot_use
 from dispatcher.locks import Held
 from dispatcher.times import Instant
 
@@ -96,20 +96,28 @@ class RuntimeDirectory:
     ) -> None:
         """`held` is the lock of the file at `lock_path`, and `lock` takes another; it never waits.
 
-        Raises OSError.
+        Raises `HostTrouble` where the directory was removed since.
         """
         self._directory = directory
         self._held = held
         self._lock_path = lock_path
         self._lock = lock
         self._state_dir = state_dir
-        self._was = directory.stat()
+        try:
+            self._was = directory.stat()
+        except OSError as error:
+            raise cannot_use(f"cannot use {directory}", error, "let this user have it") from error
         """The directory when it was last seen as it should be."""
         self._restored: list[str] = []
         self.due = Instant(0.0)
         """When to look again."""
         self.trouble: str | None = None
         """Why something is missing; None: nothing is."""
+
+    @property
+    def device(self) -> int:
+        """The number of the filesystem that it is on."""
+        return self._was.st_dev
 
     def release(self) -> None:
         """Let others have the directory."""
@@ -157,13 +165,27 @@ class RuntimeDirectory:
     def _make_directory(self) -> None:
         """Make it as it was; if somebody did before us, it stays as it is."""
         was, is_missing = self._was, not self._directory.exists()
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make(self._directory)
         owner = self._directory.stat().st_uid
         if is_missing:
             self._directory.chmod(stat.S_IMODE(was.st_mode))
         elif owner not in {os.geteuid(), was.st_uid}:
             why = f"made anew by user {owner}, and was user {was.st_uid}'s"
             raise PermissionError(errno.EPERM, why, str(self._directory))
+
+
+def make(directory: Path) -> None:
+    """Make a directory, and those above it; one that is there stays as it is.
+
+    Raises `HostTrouble` where somebody removes what is made; otherwise OSError.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError) as error:
+        if isinstance(error, FileExistsError) and os.path.lexists(error.filename):
+            raise
+        missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise cannot_use(f"cannot make {directory}", missing, "") from error
 
 
 def _file_at(path: str) -> tuple[int, int] | None:

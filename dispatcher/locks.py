@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from dispatcher import owner
-from dispatcher.errors import AlreadyHeld, DispatcherError, cannot_write
+from dispatcher.errors import AlreadyHeld, DispatcherError, cannot_use
 
 #: No link to another file, which would be written to.
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -80,7 +80,8 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     """Lock a file, made if missing, and write into it who we are: our pid, `holder` and our host.
 
     Raises `AlreadyHeld`, which names `what` and its holder, without waiting; `ConfigError` when
-    the file cannot be written, `StoreUnavailable` when its disk is full.
+    the file cannot be written, `StoreUnavailable` when its disk is full, `HostTrouble` when its
+    directory was removed.
     """
     try:
         descriptor = os.open(path, _LOCK, 0o600)
@@ -131,4 +132,4 @@ def _named(said: str) -> str:
 
 def _cannot_lock(what: str, path: Path, error: OSError) -> DispatcherError:
     remedy = owner.of_another(path) or "this user must be able to write there"
-    return cannot_write(f"cannot lock {what}: {path}", error, remedy)
+    return cannot_use(f"cannot lock {what}: {path}", error, remedy)

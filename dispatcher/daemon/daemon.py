@@ -24,8 +24,8 @@ from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.daemon.loop import STOP_SIGNALS, Loop
 from dispatcher.daemon.outputs import Bounds, Outputs
 from dispatcher.daemon.textfile import Textfile
-from dispatcher.errors import ConfigError, cannot_write
-from dispatcher.kept import Kept, RuntimeDirectory
+from dispatcher.errors import ConfigError, cannot_use, cannot_write
+from dispatcher.kept import Kept, RuntimeDirectory, make
 from dispatcher.locks import DAEMON_LOCK, hold
 from dispatcher.logs import logs
 from dispatcher.node import node_id, refuse_copy
@@ -188,14 +188,14 @@ def _listen(path: str) -> socket.socket:
         return channels.listen(Path(path))
     except OSError as error:
         told, remedy = f"cannot listen at {path}", "move away what is there"
-        raise cannot_write(told, error, remedy) from error
+        raise cannot_use(told, error, remedy) from error
 
 
 def _hold_runtime_dir(config: Config) -> RuntimeDirectory:
     """Make the runtime directory and be the one daemon in it: others would take its sockets."""
     directory = config.runtime_dir
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make(directory)
     except OSError as error:
         told = f"cannot make the runtime directory {directory}"
         remedy = "set [node] runtime_dir to one that this user may write"

@@ -17,7 +17,14 @@ from pathlib import Path
 from types import FrameType
 
 from dispatcher import inheritance, owner, times, utf8, wire
-from dispatcher.errors import AlreadyHeld, ConfigError, HostTrouble, StoreUnavailable, cannot_write
+from dispatcher.errors import (
+    AlreadyHeld,
+    ConfigError,
+    HostTrouble,
+    StoreUnavailable,
+    cannot_use,
+    cannot_write,
+)
 from dispatcher.executor.executor import Executor, Node
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
@@ -27,7 +34,7 @@ from dispatcher.executor.oom import OomScore
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
-from dispatcher.kept import RuntimeDirectory
+from dispatcher.kept import RuntimeDirectory, make
 from dispatcher.locks import EXECUTOR_LOCK, Held
 from dispatcher.marks import call_spawner
 from dispatcher.node import hold_name
@@ -42,6 +49,8 @@ LOCK_PATIENCE = 2.0
 LAST_LINES_WITHIN = 1.0
 
 _PR_SET_CHILD_SUBREAPER = 36
+
+_WRITABLE = "this user must be able to write there"
 
 
 def main() -> int:
@@ -136,10 +145,13 @@ def _lock(directory: str, *, patience: float = LOCK_PATIENCE) -> int:
     """Return the descriptor that keeps every other executor out of `directory`."""
     path = f"{directory}/{EXECUTOR_LOCK}"
     try:
-        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        make(Path(directory))
+    except OSError as error:
+        raise cannot_write(f"cannot make {directory}", error, _WRITABLE) from error
+    try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise cannot_write(f"cannot use {path}", error, _remedy(path)) from error
+        raise cannot_use(f"cannot use {path}", error, _remedy(path)) from error
     give_up_at = times.instant() + patience
     while not _try_lock(descriptor):
         holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
@@ -199,7 +211,7 @@ def _compose(
         notices = Notices(runtime_dir, kernel, server)
     except OSError as error:
         told = f"cannot listen in {runtime_dir}"
-        raise cannot_write(told, error, _remedy(runtime_dir)) from error
+        raise cannot_use(told, error, _remedy(runtime_dir)) from error
     notifier = Notifier({} if options.embedded else os.environ)  # embedded, the daemon speaks
     oom_score = OomScore.protected(lambda reason: log("protection.inherited", reason=reason))
     spawner = Spawner(outputs, environ=os.environ, open_files=limits, oom_score=oom_score)
@@ -215,7 +227,7 @@ def _compose(
         journal=Journal(
             f"{state_dir}/executor.journal",
             Header(boot_id=node.boot_id, pid_namespace=node.pid_namespace, node_id=node.node_id),
-            kept_at=_journal_apart(node, runtime_dir),
+            kept_at=_journal_apart(node, runtime_dir, runtime.device),
         ),
         server=server,
         notices=notices,
@@ -228,9 +240,9 @@ def _compose(
     return executor
 
 
-def _journal_apart(node: Node, runtime_dir: str) -> str | None:
+def _journal_apart(node: Node, runtime_dir: str, device: int) -> str | None:
     """Return where to keep the journal, away from the state directory's disk; None: nowhere."""
-    if os.stat(runtime_dir).st_dev == os.stat(node.state_dir).st_dev:
+    if device == os.stat(node.state_dir).st_dev:
         return None
     return f"{runtime_dir}/{node.node_id}.journal"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.errors import HostTrouble
 from dispatcher.executor.server import listen
-from dispatcher.kept import LOOK_INTERVAL, Kept, Look, RuntimeDirectory
-from dispatcher.locks import hold, holder
+from dispatcher.kept import LOOK_INTERVAL, Kept, Look, RuntimeDirectory, make
+from dispatcher.locks import Held, hold, holder
 from dispatcher.times import Instant
 
 NOW = Instant(1000.0)
@@ -195,6 +197,40 @@ def test_no_state_directory_is_made_for_the_sake_of_sockets_in_it(ours: Ours) ->
 
     assert Look(lost=f"{state}: No such file or directory") == ours.look()
     assert not ours.directory.exists()
+
+
+def test_a_directory_that_is_removed_before_it_is_looked_after_is_trouble_and_no_mistake(
+    ours: Ours,
+) -> None:
+    """A start that met a removal ended with 78, for good under a service manager."""
+    lock = ours.directory / "daemon.lock"
+    remove_all(ours)
+
+    with pytest.raises(HostTrouble, match="its directory was just removed: try again"):
+        hold(lock, "the directory")
+    with pytest.raises(HostTrouble, match="its directory was just removed: try again"):
+        RuntimeDirectory(
+            ours.directory,
+            Held(None),
+            lock_path=lock,
+            lock=lambda: Held(None),
+            state_dir=ours.above,
+        )
+    remove_the_parent(ours)
+    ours.above.touch()
+    with pytest.raises(HostTrouble, match="Not a directory; its directory was just removed"):
+        hold(lock, "the directory")
+
+
+def test_a_directory_above_which_all_is_removed_while_it_is_made_is_trouble(ours: Ours) -> None:
+    class Removed(type(Path())):  # type: ignore[misc] - 3.11 has no other way
+        def mkdir(self, *_: object, **__: object) -> None:
+            raise FileExistsError(errno.EEXIST, "File exists", str(self / "gone"))
+
+    with pytest.raises(HostTrouble, match="its directory was just removed: try again"):
+        make(Removed(ours.directory))
+    with pytest.raises(FileExistsError):
+        make(ours.path)
 
 
 def test_a_lock_names_its_holder_as_long_as_that_holds_it(tmp_path: Path) -> None:
