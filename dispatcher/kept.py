@@ -108,6 +108,8 @@ class RuntimeDirectory:
         except OSError as error:
             raise cannot_use(f"cannot use {directory}", error, "let this user have it") from error
         """The directory when it was last seen as it should be."""
+        self._resolved = directory.resolve()
+        """Where it is, whatever links lead there."""
         self._restored: list[str] = []
         self.due = Instant(0.0)
         """When to look again."""
@@ -165,7 +167,12 @@ class RuntimeDirectory:
     def _make_directory(self) -> None:
         """Make it as it was; if somebody did before us, it stays as it is."""
         was, is_missing = self._was, not self._directory.exists()
-        make(self._directory)
+        try:
+            make(self._directory)
+        except FileExistsError:  # by a link that leads to nothing now, or by a file
+            if self._directory.resolve() != self._resolved:
+                raise
+            make(self._resolved)
         owner = self._directory.stat().st_uid
         if is_missing:
             self._directory.chmod(stat.S_IMODE(was.st_mode))
@@ -177,12 +184,17 @@ class RuntimeDirectory:
 def make(directory: Path) -> None:
     """Make a directory, and those above it; one that is there stays as it is.
 
-    Raises `HostTrouble` where somebody removes what is made; otherwise OSError.
+    Raises `HostTrouble` where somebody removes what is made; otherwise OSError, which names a link
+    that leads to nothing.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (FileExistsError, FileNotFoundError) as error:
-        if isinstance(error, FileExistsError) and os.path.lexists(error.filename):
+        place = Path(error.filename)
+        if place.is_symlink() and not place.exists():
+            why = f"{place} is a link to {place.readlink()}, which is missing"
+            raise FileExistsError(errno.EEXIST, why, str(directory)) from error
+        if isinstance(error, FileExistsError) and os.path.lexists(place):
             raise
         missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise cannot_use(f"cannot make {directory}", missing, "") from error

@@ -222,6 +222,43 @@ def test_a_directory_that_is_removed_before_it_is_looked_after_is_trouble_and_no
         hold(lock, "the directory")
 
 
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_the_target_of_a_link_is_made_again_as_the_directory_is(tmp_path: Path, below: str) -> None:
+    (tmp_path / "real" / below).mkdir(0o711, parents=True, exist_ok=True)
+    (tmp_path / "link").symlink_to("real")
+    directory = tmp_path / "link" / below
+    directory.chmod(0o711)
+    lock = partial(hold, directory / "lock", "it")
+    runtime = RuntimeDirectory(
+        directory, lock(), lock_path=directory / "lock", lock=lock, state_dir=tmp_path
+    )
+    shutil.rmtree(tmp_path / "real")
+
+    look = runtime.look([], at=NOW)
+    runtime.release()
+
+    assert Look(restored=("lock",)) == look
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / below / "lock").exists()
+    assert 0o711 == stat.S_IMODE(directory.stat().st_mode)
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_link_that_leads_to_nothing_is_named_with_its_target(ours: Ours, below: str) -> None:
+    link = ours.directory / "link"
+    link.symlink_to("nothing")
+
+    with pytest.raises(FileExistsError, match=f"{link} is a link to nothing, which is missing"):
+        make(link / below)
+
+    remove_all(ours)
+    ours.directory.symlink_to("elsewhere")
+    lost = ours.look().lost
+    assert lost is not None
+    assert "is a link to elsewhere, which is missing" in lost
+    assert not (ours.above / "elsewhere").exists()
+
+
 def test_a_directory_above_which_all_is_removed_while_it_is_made_is_trouble(ours: Ours) -> None:
     class Removed(type(Path())):  # type: ignore[misc] - 3.11 has no other way
         def mkdir(self, *_: object, **__: object) -> None:
