@@ -166,36 +166,43 @@ class RuntimeDirectory:
 
     def _make_directory(self) -> None:
         """Make it as it was; if somebody did before us, it stays as it is."""
-        was, is_missing = self._was, not self._directory.exists()
+        was = self._was
+        mode = stat.S_IMODE(was.st_mode)
         try:
-            make(self._directory)
+            make(self._directory, mode)
         except FileExistsError:  # by a link that leads to nothing now, or by a file
             if self._directory.resolve() != self._resolved:
                 raise
-            make(self._resolved)
-        owner = self._directory.stat().st_uid
-        if is_missing:
-            self._directory.chmod(stat.S_IMODE(was.st_mode))
-        elif owner not in {os.geteuid(), was.st_uid}:
-            why = f"made anew by user {owner}, and was user {was.st_uid}'s"
-            raise PermissionError(errno.EPERM, why, str(self._directory))
+            make(self._resolved, mode)
+        for found in (self._directory.lstat(), self._directory.stat()):  # a link's owner decides
+            if found.st_uid not in {os.geteuid(), was.st_uid}:
+                why = f"made anew by user {found.st_uid}, and was user {was.st_uid}'s"
+                raise PermissionError(errno.EPERM, why, str(self._directory))
 
 
-def make(directory: Path) -> None:
+def make(directory: Path, mode: int = 0o700) -> None:
     """Make a directory, and those above it; one that is there stays as it is.
+
+    The mode is there from the first, so that no link in its place gets it.
 
     Raises `HostTrouble` where somebody removes what is made; otherwise OSError, which names a link
     that leads to nothing.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        mask = os.umask(0o777 & ~mode)
+        try:
+            directory.mkdir(mode, exist_ok=True)
+        finally:
+            os.umask(mask)
     except (FileExistsError, FileNotFoundError) as error:
         place = Path(error.filename)
         if place.is_symlink() and not place.exists():
             why = f"{place} is a link to {place.readlink()}, which is missing"
             raise FileExistsError(errno.EEXIST, why, str(directory)) from error
         if isinstance(error, FileExistsError) and os.path.lexists(place):
-            raise
+            number = errno.EEXIST if place == directory else errno.ENOTDIR
+            raise OSError(number, os.strerror(number), str(directory)) from error
         missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise cannot_use(f"cannot make {directory}", missing, "") from error
 

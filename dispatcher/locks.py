@@ -13,7 +13,7 @@ from dispatcher import owner
 from dispatcher.errors import AlreadyHeld, DispatcherError, cannot_use
 
 #: No link to another file, which would be written to.
-_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: The file, in its state directory and in its runtime directory, that an executor locks.
 EXECUTOR_LOCK = "executor.lock"
@@ -84,7 +84,7 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     directory was removed.
     """
     try:
-        descriptor = os.open(path, _LOCK, 0o600)
+        descriptor = os.open(path, LOCK_FLAGS, 0o600)
     except OSError as error:
         raise _cannot_lock(what, path, error) from None
     try:

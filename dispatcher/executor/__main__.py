@@ -35,7 +35,7 @@ from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
 from dispatcher.kept import RuntimeDirectory, make
-from dispatcher.locks import EXECUTOR_LOCK, Held
+from dispatcher.locks import EXECUTOR_LOCK, LOCK_FLAGS, Held
 from dispatcher.marks import call_spawner
 from dispatcher.node import hold_name
 from dispatcher.notify import Notifier
@@ -149,7 +149,7 @@ def _lock(directory: str, *, patience: float = LOCK_PATIENCE) -> int:
     except OSError as error:
         raise cannot_write(f"cannot make {directory}", error, _WRITABLE) from error
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, LOCK_FLAGS, 0o600)
     except OSError as error:
         raise cannot_use(f"cannot use {path}", error, _remedy(path)) from error
     give_up_at = times.instant() + patience

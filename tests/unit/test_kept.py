@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.errors import HostTrouble
+from dispatcher.errors import ConfigError, HostTrouble
+from dispatcher.executor.__main__ import _lock as lock_directory
 from dispatcher.executor.server import listen
 from dispatcher.kept import LOOK_INTERVAL, Kept, Look, RuntimeDirectory, make
 from dispatcher.locks import Held, hold, holder
@@ -141,6 +142,34 @@ def test_the_directory_of_another_user_is_not_used_and_ours_is_made_ours_again(o
     remove_all(ours)
     assert Look(restored=ALL) == ours.look()
     assert 0 == ours.directory.stat().st_uid
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link another user's")
+def test_the_link_of_another_user_is_not_followed_though_it_leads_to_what_is_ours(
+    ours: Ours,
+) -> None:
+    ours_too = ours.above / "ours"
+    ours_too.mkdir(0o755)
+    remove_all(ours)
+    ours.directory.symlink_to("ours")
+    os.lchown(ours.directory, 4711, 4711)
+
+    assert Look(lost=f"{ours.directory}: made anew by user 4711, and was user 0's") == ours.look()
+    assert [] == list(ours_too.iterdir())
+    assert 0o755 == stat.S_IMODE(ours_too.stat().st_mode)
+
+
+def test_no_lock_follows_a_link(ours: Ours) -> None:
+    victim = ours.above / "victim"
+    for lock in ("daemon.lock", "executor.lock"):
+        (ours.directory / lock).unlink(missing_ok=True)
+        (ours.directory / lock).symlink_to(victim)
+
+    with pytest.raises(ConfigError):
+        hold(ours.directory / "daemon.lock", "the directory")
+    with pytest.raises(ConfigError):
+        lock_directory(str(ours.directory))
+    assert not victim.exists()
 
 
 def test_the_lock_of_a_new_directory_keeps_others_out_again(ours: Ours) -> None:
