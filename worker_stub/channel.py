@@ -28,9 +28,15 @@ class Channel:
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: socket.socket | None = None
+        self._missing_since: float | None = None
+        """Since when the socket has been missing at each look; None: it was there at the last."""
 
     def ask(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
-        """Send a request and return its reply. Raises `Unreachable` after so many seconds."""
+        """Send a request and return its reply.
+
+        Raises `Unreachable` after so many seconds, or where the socket has been missing for
+        `MISSING` seconds: a first call waits so long for it, the next ones do not wait again.
+        """
         try:
             line = json.dumps(request, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         except (ValueError, RecursionError) as error:
@@ -55,7 +61,7 @@ class Channel:
 
     def _connected(self, within: float) -> socket.socket:
         if self._connection is None:
-            self._connection = _connect(self._path, within)
+            self._connection = self._connect(within)
         self._connection.settimeout(within)
         return self._connection
 
@@ -69,21 +75,22 @@ class Channel:
             received += chunk
         return received
 
-
-def _connect(path: str, within: float) -> socket.socket:
-    give_up_at = time.monotonic() + MISSING
-    while True:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(within)
-            connection.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            connection.close()
-            if time.monotonic() > give_up_at:
+    def _connect(self, within: float) -> socket.socket:
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.settimeout(within)
+                connection.connect(self._path)
+            except (FileNotFoundError, ConnectionRefusedError):
+                connection.close()
+                now = time.monotonic()
+                self._missing_since = self._missing_since or now
+                if now > self._missing_since + MISSING:
+                    raise
+            except OSError:
+                connection.close()
                 raise
-        except OSError:
-            connection.close()
-            raise
-        else:
-            return connection
-        time.sleep(LOOKS)
+            else:
+                self._missing_since = None
+                return connection
+            time.sleep(LOOKS)

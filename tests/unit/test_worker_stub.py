@@ -13,7 +13,7 @@ import pytest
 
 from tests.eventually import let_pass
 from worker_stub import Refused
-from worker_stub.channel import LOOKS, Channel, Unreachable
+from worker_stub.channel import LOOKS, MISSING, Channel, Unreachable
 
 
 def test_a_refusal_passes_any_context_manager_and_keeps_what_it_says() -> None:
@@ -56,6 +56,32 @@ def test_a_socket_that_is_missing_for_a_moment_is_waited_for(tmp_path: Path) -> 
             assert {"ok": True} == asked.result()
 
 
-def test_who_is_missing_for_long_is_unreachable(tmp_path: Path) -> None:
-    with pytest.raises(Unreachable, match="No such file"):
-        Channel(str(tmp_path / "sock")).ask({"op": "heartbeat"}, within=30.0)
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_socket_that_is_missing_for_long_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `beats="calls"` each call would wait as long as all is down."""
+    clock = Clock()
+    monkeypatch.setattr("worker_stub.channel.time", clock)
+    channel = Channel(str(tmp_path / "sock"))
+    took = []
+    for _ in range(3):
+        began = clock.now
+        with pytest.raises(Unreachable, match="No such file"):
+            channel.ask({"op": "heartbeat"}, within=30.0)
+        took.append(clock.now - began)
+
+    assert MISSING == pytest.approx(took[0], abs=2 * LOOKS)
+    assert [0.0, 0.0] == took[1:]
