@@ -128,26 +128,35 @@ class RuntimeDirectory:
     def look(self, entries: Iterable[Entry], *, at: Instant) -> Look:
         """Make again what is missing; what cannot be made is tried again at the next look.
 
+        The rest does not wait for it.
+
         Nothing is taken from others: where another process has locked the directory meanwhile, this
         one waits for its end.
         """
         self.due = Instant(at + LOOK_INTERVAL)
         try:
             self._take()
-            for entry in entries:
+        except (OSError, DispatcherError) as error:
+            return self._failed(error)
+        failure: OSError | DispatcherError | None = None
+        for entry in entries:
+            try:
                 if not entry.is_there:
                     entry.make_again()
                     self._restored.append(Path(entry.path).name)
-        except OSError as error:
-            return self._failed(f"{error.filename or self._directory}: {error.strerror}")
-        except DispatcherError as error:
-            return self._failed(str(error))
+            except (OSError, DispatcherError) as error:
+                failure = failure or error
+        if failure is not None:
+            return self._failed(failure)
         if not self._restored and self.trouble is None:
             return _AS_BEFORE
         restored, self._restored, self.trouble = tuple(self._restored), [], None
         return Look(restored=restored)
 
-    def _failed(self, why: str) -> Look:
+    def _failed(self, error: OSError | DispatcherError) -> Look:
+        why = str(error)
+        if isinstance(error, OSError):
+            why = f"{error.filename or self._directory}: {error.strerror}"
         is_news, self.trouble = self.trouble is None, why
         return Look(lost=why) if is_news else _AS_BEFORE
 

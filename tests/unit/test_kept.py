@@ -219,6 +219,21 @@ def test_a_socket_for_which_there_is_no_room_is_reported_with_what_came_before(o
     assert Look(restored=ALL) == ours.look()
 
 
+def test_what_cannot_be_made_keeps_nothing_else_away(ours: Ours) -> None:
+    other = Kept(str(ours.directory / "other"), listen)
+    remove_all(ours)
+    bind, ours.socket.bind = ours.socket.bind, full
+
+    look = ours.runtime.look([ours.socket, other], at=NOW)
+
+    assert Look(lost=f"{ours.path}: No space left on device") == look
+    assert other.is_there
+    ours.socket.bind = bind
+    restored = ours.runtime.look([ours.socket, other], at=NOW).restored
+    assert ("daemon.lock", "other", "sock") == restored
+    other.socket.close()
+
+
 def test_no_state_directory_is_made_for_the_sake_of_sockets_in_it(ours: Ours) -> None:
     state = ours.above.parent / "state"
     state.rmdir()
