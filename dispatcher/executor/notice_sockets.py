@@ -67,11 +67,11 @@ def _bound(path: str) -> socket.socket:
     return bare
 
 
-def received(sockets: Iterable[socket.socket], most: int) -> Iterator[bytes]:
-    """Yield what waits at sockets, so many messages at most."""
+def received(sockets: Iterable[socket.socket], most: int) -> Iterator[tuple[socket.socket, bytes]]:
+    """Yield what waits at sockets, and at which, so many messages at most."""
     for one in sockets:
         with suppress(OSError):  # there is no more
             while most > 0:
                 said = one.recv(MOST_BYTES + 1)
                 most -= 1
-                yield said
+                yield one, said

@@ -36,7 +36,8 @@ LAST_READS = 1024
 #: nothing, and no beat for more than an eighth of its lease.
 GROUPING = 0.05
 
-#: Sockets of a run that lost their names and are still heard: a program may be connected.
+#: Sockets of a run that lost their names and are still heard: a program may be connected. One more
+#: closes the one that has been silent for longest.
 MOST_NAMELESS = 4
 
 _LONG_AGO = Instant(0.0)
@@ -62,7 +63,7 @@ class _Speaker:
     name: Kept
     grouping: float
     nameless: list[socket.socket] = field(default_factory=list)
-    """Its sockets of before, whose names somebody removed."""
+    """Its sockets of before, whose names somebody removed; last the one that spoke last."""
     open: bool = True
     serial: int = 0
     untold: wire.Notice | None = None
@@ -74,7 +75,7 @@ class _Speaker:
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
-        """Where it may speak, oldest first."""
+        """Where it may speak."""
         return *self.nameless, self.name.socket
 
     @property
@@ -217,8 +218,11 @@ class Notices:
     def _read(
         self, speaker: _Speaker, most: int, at: Instant
     ) -> Iterator[tuple[wire.RunUid, Instant]]:
-        for said in received(speaker.sockets, most):
+        for one, said in received(speaker.sockets, most):
             speaker.read += 1
+            if one in speaker.nameless:
+                speaker.nameless.remove(one)
+                speaker.nameless.append(one)
             notice = understood(said, speaker.uid, speaker.serial + 1, at)
             if notice is not None:
                 speaker.serial += 1

@@ -245,6 +245,23 @@ def test_sockets_without_a_name_are_few_and_go_with_the_run(ear: Ear) -> None:
     assert [] == list((ear.directory / "notify").iterdir())
 
 
+def test_of_the_sockets_without_a_name_the_one_that_speaks_stays(ear: Ear) -> None:
+    """It was refused after the fifth removal of its name, and its run was lost."""
+    with ear.open() as connected:
+        *_, name = ear.notices.names
+        at = NOW
+        for _ in range(3 * MOST_NAMELESS):
+            at = Instant(at + 1)
+            name.make_again()
+            ear.hear(at)
+            connected.send(b"WATCHDOG=1")
+            ear.hear(at)
+
+        connected.send(b"STATUS=still here")
+        ear.hear(Instant(at + 1))
+        assert "still here" == ear.notices._speakers[RUN].untold.note  # type: ignore[union-attr]
+
+
 def test_a_flood_at_a_nameless_socket_rests_like_any_other(ear: Ear) -> None:
     with ear.open() as out:
         *_, name = ear.notices.names
