@@ -126,9 +126,12 @@ def why_unreachable(config: Config) -> str | None:
     socket = find(config)
     if not socket.parent.is_dir():
         told = f"the runtime directory {socket.parent} was removed"
-        return f"{told}; the daemon (pid {pid}) lives, and makes it again as soon as it can"
+        return (
+            f"{told}; the daemon (pid {pid}) lives and makes it again; if it cannot, runtime.lost"
+            " in its log gives the reason"
+        )
     told = f"the daemon (pid {pid}) lives and does not listen at {socket}"
-    return f"{told}; it starts, or makes its socket again as soon as it can"
+    return f"{told}; it is starting, or its socket was removed: see runtime.lost in its log"
 
 
 def reload(path: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from dispatcher.config.config import Config
 from dispatcher.doctor.finding import Finding, bad, ok, told, warning
 from dispatcher.doctor.processes import processes
 from dispatcher.doctor.room import existing, rooms
-from dispatcher.errors import FULL, DispatcherError, StoreUnusable
+from dispatcher.errors import FULL, REMOVED, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.node import known_node_id
 from dispatcher.standing import set_lately
@@ -177,15 +177,16 @@ def _sockets(config: Config) -> Iterator[Finding]:
     said = f"{config.runtime_dir}, short enough for their paths"  # else there is no config
     try:
         config.runtime_dir.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        is_held = locks.holder(config.state_dir / locks.EXECUTOR_LOCK) is not None
-        if is_held or locks.holder(config.state_dir / locks.DAEMON_LOCK) is not None:
-            said = f"{config.runtime_dir} was removed, and is made again"
+    except OSError as error:
+        their_locks = (config.state_dir / name for name in (locks.EXECUTOR_LOCK, locks.DAEMON_LOCK))
+        is_in_use = any(locks.holder(lock) is not None for lock in their_locks)
+        if error.errno in REMOVED and is_in_use:
+            said = f"{config.runtime_dir} was removed while it is in use"
             yield warning("sockets", said, "if it does not come back: see the logs, runtime.lost")
             return
-        yield ok("sockets", f"{said}, made at start")
-        return
-    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            yield ok("sockets", f"{said}, made at start")
+            return
         yield bad("sockets", f"{config.runtime_dir}: {error.strerror}", "run this as its user")
         return
     if not os.access(config.runtime_dir, os.W_OK | os.X_OK):

@@ -43,7 +43,7 @@ def processes(config: Config) -> Iterator[Finding]:
         return
     if report is None and (why := control.why_unreachable(config)) is not None:
         said, _, remedy = why.partition("; ")
-        yield warning("daemon", said, f"{remedy}: see its log, runtime.lost")
+        yield warning("daemon", said, remedy)
         yield ok("executor", "not asked: it answers only a daemon")
         return
     if report is None:

@@ -225,7 +225,8 @@ def test_commands_say_the_truth_while_it_is_missing(nested: World) -> None:
         tasks = begin(world, daemon, "plain", "plain")
         told = (
             f"the runtime directory {world.runtime_dir} was removed; the daemon (pid"
-            f" {daemon.pid}) lives, and makes it again as soon as it can"
+            f" {daemon.pid}) lives and makes it again; if it cannot, runtime.lost in its log gives"
+            " the reason"
         )
         with gone(world):
             daemon.expect("workers.unreachable")
@@ -315,6 +316,7 @@ def test_a_directory_that_another_dispatcher_locked_meanwhile_is_left_to_it(nest
         report = world.cli("status", "--json").json
         assert "not answering" == report["daemon"]
         assert f"the daemon (pid {daemon.pid}) lives" in report["degraded"][0]
+        assert "its socket was removed: see runtime.lost in its log" in report["degraded"][0]
         let_pass(3.0)  # more than a lease
         for other in others:
             other.release()
