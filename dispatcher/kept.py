@@ -209,6 +209,8 @@ def make(directory: Path, mode: int = 0o700) -> None:
         if place.is_symlink() and not place.exists():
             why = f"{place} is a link to {place.readlink()}, which is missing"
             raise FileExistsError(errno.EEXIST, why, str(directory)) from error
+        if isinstance(error, FileNotFoundError) and place.parent.is_dir():
+            raise  # as in /proc, where nothing can be made
         if isinstance(error, FileExistsError) and os.path.lexists(place):
             number = errno.EEXIST if place == directory else errno.ENOTDIR
             raise OSError(number, os.strerror(number), str(directory)) from error

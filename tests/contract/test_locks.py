@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.errors import AlreadyHeld, ConfigError
+from dispatcher.errors import AlreadyHeld, HostTrouble
 from dispatcher.locks import hold
 from dispatcher.store.open import lock_database
 
@@ -76,7 +76,7 @@ def test_the_file_names_its_latest_holder_alone(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot lock it: .*/nowhere/lock: No such file"):
+    with pytest.raises(HostTrouble, match=r"cannot lock it: .*/nowhere/lock: No such file"):
         hold(tmp_path / "nowhere" / "lock", "it")
 
 
