@@ -18,6 +18,7 @@ from dispatcher.executor.refusals import refusing, why_alive, why_unsignalled
 from dispatcher.executor.run import MAX_CANDIDATES, MAX_LEFTOVERS, Phase, Run
 from dispatcher.executor.sweep import Survivors
 from dispatcher.executor.tree import Tree
+from dispatcher.executor.walk import Walk
 from dispatcher.times import Instant
 
 
@@ -109,6 +110,8 @@ class Ladder:
             if isinstance(seen, Present):
                 self._leave_alone(run, seen.processes, at)
                 return True
+        elif run.phase is Phase.KILLED:
+            self._judge_survival(run, seen, at)
         elif at >= run.limit and not self._is_signalling(run):
             self._escalate(run, seen, at)
         if self._signal(run, seen, at):
@@ -136,68 +139,111 @@ class Ladder:
 
     def _escalate(self, run: Run, seen: Present | Unknown, at: Instant) -> None:
         run.escalate(at)
-        processes = _processes(seen)
-        names = [process.name for process in processes if process.alive][:MAX_LEFTOVERS]
-        if not run.unkillable:
-            self._log("run.escalated", **run.ids, phase=run.phase.name.lower(), names=names)
+        names = [process.name for process in _processes(seen) if process.alive][:MAX_LEFTOVERS]
+        self._log("run.escalated", **run.ids, phase=run.phase.name.lower(), names=names)
+
+    def _judge_survival(self, run: Run, seen: Present | Unknown, at: Instant) -> None:
+        """Call a run unkillable when a process lives long after its SIGKILL, or nobody can say.
+
+        One that was found just now may have got no SIGKILL yet.
+        """
+        if isinstance(seen, Unknown):
+            if at >= run.limit:
+                self._hold(run, seen.why, at)
             return
-        run.why_held = seen.why if isinstance(seen, Unknown) else why_alive(self._kernel, processes)
+        run.is_alive(at)
+        walk = self._tree.walk(run)
+        if walk is None or (walk.whole and not walk.signalled):
+            survivors = run.killing.survivors(seen.processes, at if walk is None else walk.began_at)
+            if survivors and not run.unkillable:
+                self._hold(run, why_alive(self._kernel, survivors), at)
+
+    def _hold(self, run: Run, why: str, at: Instant) -> None:
+        run.escalate(at)
+        run.why_held = why
         self._send(wire.Changed(uid=run.uid, state=run.state, reason=run.why_held))
         self._log("worker.unkillable", **run.ids, pid=run.pid, reason=run.why_held)
 
     def _is_signalling(self, run: Run) -> bool:
-        """Return whether a signal is still on its way through a tree that one tick cannot reach.
+        """Return whether the kill signal is on its way through a tree that one tick cannot reach.
 
-        Until it is through, no grace is over; and who was found may be dead, so nobody survived.
+        Until it is through, no grace is over.
         """
         walk = self._tree.walk(run)
-        begun = walk is not None and walk.parts > 1
-        return (run.asking and begun) or (
-            run.phase is Phase.KILLED and (begun or self._tree.behind)
-        )
+        return run.asking and walk is not None and walk.parts > 1
 
     def _signal(self, run: Run, seen: Present | Unknown, at: Instant) -> bool:
         """Signal those whose turn it is; False when this look needs another tick.
 
-        The kill signal waits until the whole tree is found, and reaches each process once. SIGKILL
-        follows the walk, and the group gets it at the end: who dies early leaves us children that
-        the walk has not seen.
+        The kill signal waits until the whole tree is found, and reaches each process once.
         """
         walk = self._tree.walk(run)
+        if run.phase is Phase.KILLED:
+            return self._kill(run, walk, seen, at)
         whole = walk is None or walk.whole
-        if run.phase is not Phase.KILLED and not (run.asking and whole):
+        if not (run.asking and whole):
             return whole
-        if run.asking and run.asks_leader_alone and run.pid is not None:
+        if run.asks_leader_alone and run.pid is not None:
             for signum in (run.kill_signal, signal.SIGCONT):
                 self._kernel.signal_leader(run.pid, signum)
             self._note_refused(run, [one for one in _processes(seen) if one.pid == run.pid])
             run.was_asked(at)
             return True
-        first = walk is None or walk.signalled == 0
-        processes = _processes(seen)
+        return self._ask(run, walk, at)
+
+    def _ask(self, run: Run, walk: Walk | None, at: Instant) -> bool:
         group = run.pid if run.holds_leader else None
-        if walk is not None:
-            processes = walk.take(self._tree.share, group if run.asking else None)
-        tells_group = whole and (first or not run.asking)
-        for signum in (run.kill_signal, signal.SIGCONT) if run.asking else (signal.SIGKILL,):
-            if group is not None and tells_group:
+        first = walk is None or walk.signalled == 0
+        processes = [] if walk is None else walk.take(self._tree.share, group)
+        for signum in (run.kill_signal, signal.SIGCONT):
+            if group is not None and first:
                 self._kernel.signal_group(group, signum)
             for process in processes:
-                # Its group has told it already. SIGKILL does no harm twice, and it may have left.
-                if process.group != group or signum == signal.SIGKILL:
+                if process.group != group:  # its group has told it already
                     self._signal_one(process, signum)
-        refused = self._note_refused(run, processes)
-        self._name_ended(run, [process for process in processes if process not in refused])
-        done = walk is None or (whole and walk.signalled == len(walk.found))
-        if run.asking and done:
+        self._note_signalled(run, processes)
+        done = walk is None or walk.signalled == len(walk.found)
+        if done:
             run.was_asked(at)
         return done
 
-    def _signal_one(self, process: Process, signum: int) -> None:
+    def _kill(self, run: Run, walk: Walk | None, seen: Present | Unknown, at: Instant) -> bool:
+        """Send SIGKILL: at once to a tree that was found in one tick; any other is frozen first.
+
+        The group gets it at the end: who dies early leaves us children.
+        """
+        if walk is None and run.killing.freezing:
+            return True
+        if walk is not None:
+            if run.killing.freezing and not walk.whole:
+                return False
+            if not run.killing.may_kill(walk):
+                self._tree.begin_walk(run, at)
+                return False
+            if run.killing.freezing and not walk.signalled:
+                walk.signal_children_first()
+        processes = _processes(seen) if walk is None else walk.take(self._tree.share, None)
+        done = walk is None or walk.signalled == len(walk.found)
+        if run.holds_leader and run.pid is not None and done:
+            self._kernel.signal_group(run.pid, signal.SIGKILL)
+        run.was_killed([one for one in processes if self._signal_one(one, signal.SIGKILL)], at)
+        self._note_signalled(run, processes)
+        if done:
+            run.killing.end_round()
+        return done
+
+    def _signal_one(self, process: Process, signum: int) -> bool:
+        """Signal a process; False: the host is short of what that needs."""
         try:
             self._kernel.signal(process, signum)
         except OSError as error:
             self._note_shortage(error)
+            return False
+        return True
+
+    def _note_signalled(self, run: Run, processes: list[Process]) -> None:
+        refused = self._note_refused(run, processes)
+        self._name_ended(run, [process for process in processes if process not in refused])
 
     def _note_refused(self, run: Run, processes: list[Process]) -> list[Process]:
         """Return the processes that may not be signalled; report once that a run has some."""

@@ -24,6 +24,9 @@ UNKNOWN_START = -1
 #: Bytes per read of a file in /proc: most are smaller.
 _CHUNK = 16384
 
+#: Pid and start ticks: nobody else ever has both.
+Identity = tuple[int, int]
+
 #: Device and inode.
 File = tuple[int, int]
 
@@ -44,6 +47,11 @@ class Process(NamedTuple):
     """Its environment is empty, for certain."""
     mark: int = 0
     """By which it was found, if it was."""
+
+    @property
+    def identity(self) -> Identity:
+        """What no other process ever has."""
+        return (self.pid, self.start_ticks)
 
     @property
     def opaque(self) -> bool:

@@ -17,12 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dispatcher import wire
+from dispatcher.executor.killing import UNKILLABLE_AFTER, Killing
+from dispatcher.executor.procfs import Process
 from dispatcher.times import Instant
 
 NEVER = Instant(math.inf)
-
-#: Seconds after the first SIGKILL from which a survivor is called unkillable.
-UNKILLABLE_AFTER = 5.0
 
 #: Seconds between a signal and the first look at what it did; it doubles from look to look.
 FIRST_PAUSE = 0.001
@@ -83,7 +82,8 @@ class Run:
     """Who began the ending, when the leader still lived then."""
     leftovers: tuple[str, ...] = ()
     unkillable: bool = False
-    """SIGKILL was sent, and for long its tree has not been proved gone."""
+    """A process lives long after its SIGKILL, or for as long nobody can say whether one does."""
+    killing: Killing = field(default_factory=Killing)
     why_held: str = ""
     """Why it is `unkillable`: who survived, or what cannot be seen. Before that: who may not be
     signalled."""
@@ -196,6 +196,16 @@ class Run:
         """From now on the tree gets SIGKILL at every look."""
         self.asking = False
         self._move(Phase.KILLED, Instant(at + UNKILLABLE_AFTER))
+
+    def was_killed(self, processes: list[Process], at: Instant) -> None:
+        """Take note of who got SIGKILL; those who are new are not left alone for long."""
+        if self.killing.note_killed(processes, at):
+            self.pause = min(self.pause, LONGEST_PAUSE[Phase.KILLED])
+
+    def is_alive(self, at: Instant) -> None:
+        """Take note that processes were seen after the kill: each is judged by its own SIGKILL."""
+        if not self.unkillable:
+            self.limit = Instant(at + UNKILLABLE_AFTER)
 
     def escalate(self, at: Instant) -> None:
         """Go on to what follows when the phase has lasted as long as it may."""

@@ -20,9 +20,9 @@ from dispatcher.executor.answers import ABSENT, Look, Present, Unknown
 from dispatcher.executor.attribution import INIT, Attribution, NotReadYet, Suspects
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.outputs import Outputs
-from dispatcher.executor.procfs import Process
+from dispatcher.executor.procfs import Identity, Process
 from dispatcher.executor.run import Run
-from dispatcher.executor.walk import LOOKS_PER_TICK, Identity, Walk
+from dispatcher.executor.walk import LOOKS_PER_TICK, Walk
 from dispatcher.times import Instant
 
 #: Seconds for which an unreadable environment is read again. An exec takes milliseconds.
@@ -129,7 +129,7 @@ class Tree:
         for number in range(MOST_SCANS):
             scan = self._scan(number, at)
             if own := self._own(run, scan):
-                walk = self._walks[run.uid] = Walk(self._kernel)
+                walk = self.begin_walk(run, at)
                 if self._go_on(run, walk, partial(list, own)):
                     return Present(walk.found)
             why = scan.unclear.get(run.uid, "")
@@ -148,6 +148,12 @@ class Tree:
         Return how many were dead.
         """
         return self._scan(0, at).reaped
+
+    def begin_walk(self, run: Run, at: Instant) -> Walk:
+        """Begin at the root of a run's tree, whatever was found before; look() goes on with it."""
+        stop = partial(run.killing.stop, self._kernel) if run.killing.freezing else None
+        walk = self._walks[run.uid] = Walk(self._kernel, at, stop)
+        return walk
 
     def end_walk(self, run: Run) -> None:
         """Begin anew at the next look at a run."""
@@ -178,7 +184,7 @@ class Tree:
 
     def owner(self, process: Process) -> wire.RunUid | None:
         """Return the run that a process was seen below."""
-        return self._seen.get((process.pid, process.start_ticks))
+        return self._seen.get(process.identity)
 
     def forget(self, run: Run) -> None:
         """Drop what was remembered of a run that is gone; what may have been its is another's."""
@@ -277,7 +283,7 @@ class Tree:
         # Remembered from when it was seen below the run until that is gone, as it may drop all that
         # gives it away before it is orphaned. Nobody is signalled before the children were seen.
         # An opaque process has no identity that would outlive its pid.
-        identities = {(p.pid, p.start_ticks) for p in found if not p.opaque}
+        identities = {one.identity for one in found if not one.opaque}
         self._seen |= dict.fromkeys(identities, run.uid)
         self._seen_of[run.uid] |= identities
         if walk.whole and not walk.found:

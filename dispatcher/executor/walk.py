@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.procfs import Process
+from dispatcher.executor.procfs import Identity, Process
+from dispatcher.times import Instant
 
 #: Processes that all walks together look at in one tick, and that are signalled in it. A look takes
 #: 20 to 200 us.
 LOOKS_PER_TICK = 128
-
-#: Pid and start ticks: nobody else ever has both.
-Identity = tuple[int, int]
 
 
 class Walk:
@@ -20,11 +18,16 @@ class Walk:
 
     It goes on where it stopped. It ends whatever the tree forks meanwhile: children are listed
     only of processes that were born before the walk began, and there are only so many of those.
-    The younger ones are found as children, and the next walk lists theirs.
+    The younger ones are found as children, and the next walk lists theirs. `stop` is called with
+    each process before its children are listed: one that is stopped has no more of them.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(
+        self, kernel: Kernel, at: Instant, stop: Callable[[Process], None] | None = None
+    ) -> None:
         self._kernel = kernel
+        self._stop = stop
+        self.began_at = at
         self._began = kernel.ticks()
         self.found: list[Process] = []
         self.passed = 0
@@ -71,6 +74,13 @@ class Walk:
             self.signalled += 1
         return self.found[begin : self.signalled]
 
+    def signal_children_first(self) -> None:
+        """Turn the order of a whole walk round.
+
+        A stopped group that loses the last parent outside of it gets SIGCONT from the kernel.
+        """
+        self.found.reverse()
+
     def _look_at_own(self, looks: int) -> int:
         """Look at children of ours: they may have left their group and session since."""
         pids, self._own = self._own[:looks], self._own[looks:]
@@ -83,6 +93,8 @@ class Walk:
         """Look at children of `parent`; it is passed when there are no more of them."""
         used = 0
         if self._children is None:
+            if self._stop is not None:
+                self._stop(parent)
             young = parent.start_ticks > self._began
             self._children = [] if young else self._kernel.children(parent.pid)
             used = 1
@@ -103,8 +115,7 @@ class Walk:
         return used + len(pids)
 
     def _find(self, process: Process) -> None:
-        identity = (process.pid, process.start_ticks)
-        if identity not in self._identities:
-            self._identities.add(identity)
+        if process.identity not in self._identities:
+            self._identities.add(process.identity)
             self._pids.add(process.pid)
             self.found.append(process)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from dispatcher.config.config import Config, load
-from dispatcher.executor.run import UNKILLABLE_AFTER
+from dispatcher.executor.killing import UNKILLABLE_AFTER
 from dispatcher.logs.journald import identifier
 from dispatcher.service.units import NAMES, SHIPPED, Installation, argument, unit_texts
 from dispatcher.wire import ExitCode

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Any
 
 import pytest
@@ -149,7 +149,7 @@ def test_huge_trees_share_a_tick(world: Counting) -> None:
     assert world.most("look") <= LOOKS_PER_TICK + 4
 
 
-def test_sigkill_follows_the_walk_and_none_that_cannot_die_keeps_it_from_the_rest(
+def test_none_that_cannot_die_keeps_sigkill_from_the_rest(
     world: Counting,
 ) -> None:
     world.spawner.facts = {"cannot_die": True}
@@ -163,7 +163,7 @@ def test_sigkill_follows_the_walk_and_none_that_cannot_die_keeps_it_from_the_res
     for _ in world.steps():
         pass
 
-    assert {(SIGKILL,)} == {tuple(kinds(process)) for process in mortal}
+    assert {(SIGSTOP, SIGKILL)} == {tuple(kinds(process)) for process in mortal}
     assert [] == world.said(wire.Exited)
     assert world.most("signal") <= LOOKS_PER_TICK
 
@@ -228,6 +228,171 @@ def test_a_tree_that_forks_whenever_it_is_looked_at_is_ended_all_the_same(
         pass
     world.run_for(1)
     assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_no_process_of_a_huge_tree_gets_sigkill_before_each_is_stopped(world: Counting) -> None:
+    leader = world.start(HUGE)
+    tree = [leader, *world.grow(leader)]
+    stopped: list[bool] = []
+    signal = world.kernel.signal
+
+    def noted(process: Any, signum: int) -> bool:
+        if signum == SIGKILL:
+            stopped.append(all(one.stopped for one in tree))
+        return signal(process, signum)
+
+    world.kernel.signal = noted  # type: ignore[method-assign]
+    world.end(HUGE, at_once=True)
+    world.run_for(1)
+
+    assert all(stopped)
+    assert {(SIGSTOP, SIGKILL)} == {tuple(kinds(process)) for process in tree[1:]}
+    assert [SIGSTOP, SIGKILL] == kinds(leader)[:2]
+    assert world.most("signal") <= LOOKS_PER_TICK
+    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_a_process_is_stopped_before_its_children_are_listed(world: Counting) -> None:
+    leader = world.start(HUGE)
+    tree = [leader, *world.grow(leader)]
+    children = world.kernel.children
+    listed: list[bool] = []
+
+    def noted(pid: int) -> list[int]:
+        listed.append(world.kernel.processes[pid].stopped)
+        return children(pid)
+
+    world.kernel.children = noted  # type: ignore[method-assign]
+    world.end(HUGE, at_once=True)
+    world.run_for(1)
+
+    assert listed.count(False) <= LOOKS_PER_TICK, "before it is known that the tree is huge"
+    assert 2 * len(tree) <= listed.count(True)
+
+
+def test_children_of_a_huge_tree_get_sigkill_before_their_parents(world: Counting) -> None:
+    """The kernel continues a stopped group that loses its last parent outside of it."""
+    leader = world.start(HUGE)
+    tree = world.grow(leader)
+    parents = {process.pid: process.parent for process in tree}
+    killed: list[int] = []
+    signal = world.kernel.signal
+
+    def noted(process: Any, signum: int) -> bool:
+        if signum == SIGKILL:
+            killed.append(process.pid)
+        return signal(process, signum)
+
+    world.kernel.signal = noted  # type: ignore[method-assign]
+    world.end(HUGE, at_once=True)
+    world.run_for(1)
+
+    turns = {pid: turn for turn, pid in enumerate(killed)}
+    assert len(tree) + 1 == len(turns)
+    assert all(turns[child] < turns[parent] for child, parent in parents.items())
+
+
+def test_a_tree_that_one_tick_can_reach_is_never_stopped(world: Counting) -> None:
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(SMALL, kill_grace=1.0)
+    tree = world.grow(leader, LOOKS_PER_TICK // 3, ignores=STUBBORN)
+
+    world.end(SMALL)
+    world.run_for(2)
+
+    assert {(SIGTERM, SIGCONT, SIGKILL)} == {tuple(kinds(one)[:3]) for one in [leader, *tree]}
+
+
+class Bomb:
+    """Each of its processes forks between two ticks, into a session of its own, while pids last."""
+
+    def __init__(self, world: Counting, most: int, **facts: Any) -> None:
+        self._world, self._most, self._facts = world, most, facts
+        world.spawner.facts = {"ignores": STUBBORN}
+        self.leader = world.start(HUGE)
+        self.tree = [self.leader]
+        tick = world.executor.tick
+
+        def forks_first(*args: Any) -> None:
+            world.kernel.now += 0.01
+            self._fork()
+            tick(*args)
+
+        world.executor.tick = forks_first  # type: ignore[method-assign]
+
+    def _fork(self) -> None:
+        self.tree = [one for one in self.tree if one.status is None]
+        for process in [one for one in self.tree if not one.stopped]:
+            if len(self._world.kernel.processes) < self._most:
+                child = self._world.kernel.born(process.pid, leads=True, **self._facts)
+                self.tree.append(child)
+
+
+def test_a_bomb_that_refills_the_pids_of_its_dead_is_ended(world: Counting) -> None:
+    bomb = Bomb(world, MANY, ignores=STUBBORN)
+    world.run_for(10)
+    assert MANY == len(world.kernel.processes)
+
+    world.end(HUGE, at_once=True)
+    world.run_for(30)
+
+    assert [] == [process for process in bomb.tree if process.status is None]
+    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert "worker.unkillable" not in world.names()
+
+
+def test_processes_that_cannot_be_stopped_do_not_keep_sigkill_from_the_rest(
+    world: Counting,
+) -> None:
+    """Those of another user fork on."""
+    leader = world.start(HUGE)
+    tree = world.grow(leader)
+    foreign = world.kernel.born(leader.pid, leads=True, owner=0)
+    tick = world.executor.tick
+
+    def forks_first(*args: Any) -> None:
+        world.kernel.now += 0.01
+        world.kernel.born(foreign.pid, owner=0)
+        tick(*args)
+
+    world.executor.tick = forks_first  # type: ignore[method-assign]
+    world.end(HUGE, at_once=True)
+    world.run_for(3)
+
+    assert [] == [process for process in tree if SIGKILL not in kinds(process)]
+
+
+def test_only_who_lives_long_after_its_own_sigkill_is_called_unkillable(world: Counting) -> None:
+    """New processes were named that had just been found, and left alone for ten seconds."""
+    world.spawner.facts = {"cannot_die": True}
+    leader = world.start(SMALL)
+    world.end(SMALL, at_once=True)
+    world.run_for(4)
+    leader.cannot_die = False
+    late = world.kernel.born(leader.pid, leads=True, cannot_die=True)
+    began = world.kernel.now
+
+    world.run_for(4.5)
+    assert "worker.unkillable" not in world.names()
+    world.run_for(1)
+
+    assert f"it survived SIGKILL: p{late.pid} ({late.pid})" == world.last(wire.Changed).reason
+    assert late.heard[0][0] < began + 0.2
+
+
+def test_an_unkillable_run_with_new_processes_is_not_left_alone_for_long(world: World) -> None:
+    world.spawner.facts = {"cannot_die": True}
+    leader = world.start(SMALL)
+    world.end(SMALL, at_once=True)
+    world.run_for(60)
+    first = world.kernel.born(leader.pid, cannot_die=True)
+    while SIGKILL not in kinds(first):
+        world.run_for(0.05)
+
+    new = world.kernel.born(leader.pid, cannot_die=True)
+    world.run_for(0.3)
+
+    assert SIGKILL in kinds(new)
 
 
 def test_a_child_whose_parent_dies_while_the_tree_is_being_found_is_not_passed_over(

@@ -10,7 +10,7 @@ import pytest
 from dispatcher import wire
 from dispatcher.executor.executor import STOP_PATIENCE
 from dispatcher.executor.journal import Header, Journal, Line
-from dispatcher.executor.run import UNKILLABLE_AFTER
+from dispatcher.executor.killing import UNKILLABLE_AFTER
 from dispatcher.logs.journald import SOCKET_VARIABLE
 from dispatcher.times import Instant
 from tests.unit.executor.world import World

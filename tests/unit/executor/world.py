@@ -52,6 +52,7 @@ class FakeProcess:
     """The uid of another user, whom we may not signal."""
     held: bool = False
     """A tracer keeps its end from everybody else."""
+    stopped: bool = False
     status: Status | None = None
     heard: list[tuple[float, int]] = field(default_factory=list)
 
@@ -264,7 +265,10 @@ class FakeKernel:
         if process.status is not None or process.owner is not None:
             return
         process.heard.append((self.now, signum))
-        deadly = signum != signal.SIGCONT and signum not in process.ignores
+        if signum in (signal.SIGSTOP, signal.SIGCONT):
+            process.stopped = signum == signal.SIGSTOP
+            return
+        deadly = signum not in process.ignores
         if deadly and not process.cannot_die:
             self.dies(process, Status(signal=signum))
 
