@@ -107,7 +107,7 @@ class Ladder:
             if run.state is wire.RunState.LEADER_EXITED:
                 self._send(wire.Changed(uid=run.uid, state=run.state, exit=run.exit))
         if at >= run.limit and run.phase is Phase.LINGERING and run.report_leftovers:
-            if isinstance(seen, Present):
+            if isinstance(seen, Present) and self._can_name(run, seen.processes):
                 self._leave_alone(run, seen.processes, at)
                 return True
         elif run.phase is Phase.KILLED:
@@ -270,6 +270,12 @@ class Ladder:
             if not run.leftovers:
                 self._log("worker.leftover_ended", **run.ids, names=names[:MAX_LEFTOVERS])
             run.leftovers = tuple(dict.fromkeys(run.leftovers + names))[:MAX_LEFTOVERS]
+
+    def _can_name(self, run: Run, processes: list[Process]) -> bool:
+        """Return whether all leftovers are found, or as many as an exit names."""
+        walk = self._tree.walk(run)
+        found_all = walk is None or walk.whole
+        return found_all or sum(process.alive for process in processes) >= MAX_LEFTOVERS
 
     def _leave_alone(self, run: Run, processes: list[Process], at: Instant) -> None:
         """Count a run as gone whose leader is, and name who else of its tree goes on."""

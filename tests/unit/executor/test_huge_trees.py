@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dispatcher import wire
+from dispatcher.executor.kernel import Status
 from dispatcher.executor.run import MAX_LEFTOVERS
 from dispatcher.executor.tree import MEETINGS_PER_TICK, REAPS_PER_TICK
 from dispatcher.executor.walk import LOOKS_PER_TICK
@@ -609,6 +610,39 @@ def test_huge_leftovers_are_named_as_few_and_logged_once(world: Counting) -> Non
     (ended,) = [e for e in world.events if e["event"] == "worker.leftover_ended"]
     assert MAX_LEFTOVERS == len(ended["names"])
     assert MAX_LEFTOVERS == len(world.last(wire.Exited).exit.leftovers)
+
+
+def test_leftovers_are_named_when_they_are_found_whatever_stands_before_them(
+    world: Counting,
+) -> None:
+    """Those of the first part alone were named: many of the dead may come first."""
+    leader = world.start(HUGE, report_leftovers=True, leftover_grace=1.0)
+    server = world.kernel.born(leader.pid, leads=True)
+    for _ in range(3 * LOOKS_PER_TICK):
+        world.kernel.born(server.pid).status = Status(exit_code=0)
+    living = [server, *(world.kernel.born(server.pid) for _ in range(5))]
+    world.kernel.dies(leader)
+
+    world.run_for(5)
+
+    names = tuple(f"p{process.pid} ({process.pid})" for process in living)
+    assert names == world.last(wire.Exited).exit.left_alone
+
+
+def test_leftovers_of_many_runs_are_all_named(world: Counting) -> None:
+    """Each run has a small share of a tick."""
+    leaders = [
+        world.start(f"{n:032x}", report_leftovers=True, leftover_grace=1.0) for n in range(1, 41)
+    ]
+    for leader in leaders:
+        for _ in range(6):
+            world.kernel.born(leader.pid, leads=True)
+    for leader in leaders:
+        world.kernel.dies(leader)
+
+    world.run_for(3)
+
+    assert [6] * 40 == [len(exited.exit.left_alone) for exited in world.said(wire.Exited)]
 
 
 def test_huge_leftovers_are_left_alone_where_the_start_says_so(world: Counting) -> None:
