@@ -224,7 +224,7 @@ class Kernel:
 
         return marks.read_marks(self._hidden, found)
 
-    def signal(self, process: Process, signum: int) -> bool:
+    def signal(self, process: Process, *signums: int) -> bool:
         """Signal exactly this process; False, and no signal, when its pid is somebody else's."""
         try:
             handle = os.pidfd_open(process.pid)
@@ -233,7 +233,8 @@ class Kernel:
         try:
             if not self._is_still(process):
                 return False
-            signal.pidfd_send_signal(handle, signum)
+            for signum in signums:
+                signal.pidfd_send_signal(handle, signum)
         except (ProcessLookupError, PermissionError):
             return False
         else:

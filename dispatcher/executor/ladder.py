@@ -44,7 +44,7 @@ class Ladder:
         self._survivors = Survivors(kernel, outputs)
         self._inherited: list[Run] = []
         self._survived: dict[wire.RunUid, Look] | None = None
-        self._shortage: str | None = None
+        self._short_of: set[int | None] = set()
 
     @property
     def sweeping(self) -> bool:
@@ -73,8 +73,9 @@ class Ladder:
         return self._tree.behind
 
     def is_walking(self, run: Run) -> bool:
-        """Whether a look at a run has begun that needs further ticks."""
-        return self._tree.walk(run) is not None
+        """Whether a look at a run has begun that the next tick goes on with."""
+        walk = self._tree.walk(run)
+        return walk is not None and not walk.held_up
 
     def new_tick(self) -> None:
         """Forget what was seen in the tick before."""
@@ -92,7 +93,7 @@ class Ladder:
         except OSError as error:
             self._note_shortage(error)
             return 0
-        self._shortage = None
+        self._short_of.clear()
         return reaped
 
     def advance(self, run: Run, at: Instant) -> bool:
@@ -132,10 +133,10 @@ class Ladder:
             return Unknown(f"the host cannot show it: {error}")
 
     def _note_shortage(self, error: OSError) -> None:
-        """Say once what the host cannot give; all is tried again at the next look."""
-        if str(error) != self._shortage:
-            self._shortage = str(error)
-            self._log("host.short", error=self._shortage)
+        """Report once for each errno what the host cannot give; all is tried again at the next look."""
+        if error.errno not in self._short_of:
+            self._short_of.add(error.errno)
+            self._log("host.short", error=str(error))
 
     def _escalate(self, run: Run, seen: Present | Unknown, at: Instant) -> None:
         run.escalate(at)
@@ -167,10 +168,10 @@ class Ladder:
     def _is_signalling(self, run: Run) -> bool:
         """Return whether the kill signal is on its way through a tree that one tick cannot reach.
 
-        Until it is through, no grace is over.
+        Until it is through, no grace is over, unless the host is short of what it needs.
         """
         walk = self._tree.walk(run)
-        return run.asking and walk is not None and walk.parts > 1
+        return run.asking and walk is not None and walk.parts > 1 and not walk.held_up
 
     def _signal(self, run: Run, seen: Present | Unknown, at: Instant) -> bool:
         """Signal those whose turn it is; False when this look needs another tick.
@@ -189,23 +190,30 @@ class Ladder:
             self._note_refused(run, [one for one in _processes(seen) if one.pid == run.pid])
             run.was_asked(at)
             return True
-        return self._ask(run, walk, at)
+        return walk is None or self._ask(run, walk, at)
 
-    def _ask(self, run: Run, walk: Walk | None, at: Instant) -> bool:
+    def _ask(self, run: Run, walk: Walk, at: Instant) -> bool:
+        """Send the kill signal to those whose turn it is, once to each, whatever the host is short of."""
+        signums = (run.kill_signal, signal.SIGCONT)
         group = run.pid if run.holds_leader else None
-        first = walk is None or walk.signalled == 0
-        processes = [] if walk is None else walk.take(self._tree.share, group)
-        for signum in (run.kill_signal, signal.SIGCONT):
-            if group is not None and first:
+        if group is not None and not walk.group_signalled:
+            walk.group_signalled = True
+            for signum in signums:
                 self._kernel.signal_group(group, signum)
-            for process in processes:
-                if process.group != group:  # its group has told it already
-                    self._signal_one(process, signum)
+        processes = walk.take(self._tree.share, group)
+        for number, process in enumerate(processes):
+            if process.group != group and not self._signal_one(process, *signums):
+                walk.give_back(len(processes) - number)
+                processes = processes[:number]
+                break
         self._note_signalled(run, processes)
-        done = walk is None or walk.signalled == len(walk.found)
-        if done:
-            run.was_asked(at)
-        return done
+        if walk.held_up:
+            run.looked(at)
+            return False
+        if walk.signalled < len(walk.found):
+            return False
+        run.was_asked(at)
+        return True
 
     def _kill(self, run: Run, walk: Walk | None, seen: Present | Unknown, at: Instant) -> bool:
         """Send SIGKILL: at once to a tree that was found in one tick; any other is frozen first.
@@ -232,10 +240,10 @@ class Ladder:
             run.killing.end_round()
         return done
 
-    def _signal_one(self, process: Process, signum: int) -> bool:
+    def _signal_one(self, process: Process, *signums: int) -> bool:
         """Signal a process; False: the host is short of what that needs."""
         try:
-            self._kernel.signal(process, signum)
+            self._kernel.signal(process, *signums)
         except OSError as error:
             self._note_shortage(error)
             return False

@@ -225,7 +225,8 @@ class Run:
 
     def looked(self, at: Instant) -> None:
         """Set when to look again, unless the leader's handle will tell."""
-        if self.phase is Phase.RUNNING or (self.phase is Phase.ASKED and self.leader_lives):
+        was_asked = self.phase is Phase.ASKED and not self.asking
+        if self.phase is Phase.RUNNING or (was_asked and self.leader_lives):
             self.look_at = NEVER
             return
         self.look_at = Instant(at + self.pause)

@@ -34,6 +34,9 @@ class Walk:
         """How many of `found` have had all their children looked at, from the front."""
         self.signalled = 0
         """How many of those had their turn to be signalled."""
+        self.group_signalled = False
+        self.held_up = False
+        """The host was short of what the last signal needed: its turn comes again."""
         self.whole = False
         self.parts = 0
         """In how many ticks it went on."""
@@ -68,11 +71,16 @@ class Walk:
 
         `most` bounds those outside of `group`: it is signalled by one call.
         """
-        begin = self.signalled
+        begin, self.held_up = self.signalled, False
         while self.signalled < self.passed and most > 0:
             most -= self.found[self.signalled].group != group
             self.signalled += 1
         return self.found[begin : self.signalled]
+
+    def give_back(self, number: int) -> None:
+        """Let the last so many that were taken have their turn later."""
+        self.signalled -= number
+        self.held_up = True
 
     def signal_children_first(self) -> None:
         """Turn the order of a whole walk round.

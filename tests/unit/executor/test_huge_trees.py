@@ -237,10 +237,10 @@ def test_no_process_of_a_huge_tree_gets_sigkill_before_each_is_stopped(world: Co
     stopped: list[bool] = []
     signal = world.kernel.signal
 
-    def noted(process: Any, signum: int) -> bool:
-        if signum == SIGKILL:
+    def noted(process: Any, *signums: int) -> bool:
+        if SIGKILL in signums:
             stopped.append(all(one.stopped for one in tree))
-        return signal(process, signum)
+        return signal(process, *signums)
 
     world.kernel.signal = noted  # type: ignore[method-assign]
     world.end(HUGE, at_once=True)
@@ -279,10 +279,10 @@ def test_children_of_a_huge_tree_get_sigkill_before_their_parents(world: Countin
     killed: list[int] = []
     signal = world.kernel.signal
 
-    def noted(process: Any, signum: int) -> bool:
-        if signum == SIGKILL:
+    def noted(process: Any, *signums: int) -> bool:
+        if SIGKILL in signums:
             killed.append(process.pid)
-        return signal(process, signum)
+        return signal(process, *signums)
 
     world.kernel.signal = noted  # type: ignore[method-assign]
     world.end(HUGE, at_once=True)
@@ -439,6 +439,64 @@ def test_nobody_is_asked_twice_though_the_host_is_short_meanwhile(world: Countin
     world.run_for(1)
 
     assert {(SIGTERM, SIGCONT)} == {tuple(kinds(process)) for process in [leader, *tree]}
+
+
+@pytest.mark.parametrize("number", [2, LOOKS_PER_TICK, MANY])
+def test_a_shortage_keeps_the_kill_signal_from_none(world: Counting, number: int) -> None:
+    """It was sent to those alone whose turn came before the shortage or after it."""
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(HUGE, kill_grace=10.0)
+    tree = [leader, *world.grow(leader, number, ignores=STUBBORN)]
+    signal, calls = world.kernel.signal, count()
+    short_from = number // 6
+
+    def short(process: Any, *signums: int) -> bool:
+        if short_from <= next(calls) and world.kernel.now < began + 1:
+            raise OSError(24, "Too many open files", f"/proc/{process.pid}/stat")
+        return signal(process, *signums)
+
+    world.kernel.signal = short  # type: ignore[method-assign]
+    began = world.kernel.now
+    world.end(HUGE)
+    world.run_for(9)
+
+    assert {(SIGTERM, SIGCONT)} == {tuple(kinds(process)) for process in tree}
+    assert 1 == world.names().count("host.short")
+    world.run_for(3)
+    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_a_look_that_the_host_cannot_show_asks_nobody_and_is_tried_again(world: Counting) -> None:
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(HUGE, kill_grace=10.0)
+    tree = [leader, *world.grow(leader, 2, ignores=STUBBORN)]
+    world.kernel.broken = OSError(24, "Too many open files")
+    world.end(HUGE)
+    world.run_for(1)
+    world.kernel.broken = None
+    world.run_for(8)
+
+    assert {(SIGTERM, SIGCONT)} == {tuple(kinds(process)) for process in tree}
+
+
+@pytest.mark.parametrize("number", [2, MANY])
+def test_a_shortage_that_lasts_does_not_prolong_the_grace(world: Counting, number: int) -> None:
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(HUGE, kill_grace=1.0)
+    tree = world.grow(leader, number, ignores=STUBBORN)
+    signal = world.kernel.signal
+
+    def short(process: Any, *signums: int) -> bool:
+        if SIGTERM in signums:
+            raise OSError(24, "Too many open files", f"/proc/{process.pid}/stat")
+        return signal(process, *signums)
+
+    world.kernel.signal = short  # type: ignore[method-assign]
+    world.end(HUGE)
+    world.run_for(3)
+
+    assert [] == [process for process in tree if SIGKILL not in kinds(process)]
+    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
 
 
 def test_nobody_is_asked_twice_though_a_list_of_our_children_comes_too_early(

@@ -236,11 +236,12 @@ class FakeKernel:
             return Process(pid, f"pid {pid}", 0, p.group, p.session, UNKNOWN_START, True)
         return Process(pid, f"p{pid}", p.parent, p.group, p.session, p.born, p.status is None)
 
-    def signal(self, process: Process, signum: int) -> bool:
+    def signal(self, process: Process, *signums: int) -> bool:
         found = self.processes.get(process.pid)
         if found is None or not self._is_still(found, process):
             return False
-        self._deliver(found, signum)
+        for signum in signums:
+            self._deliver(found, signum)
         return True
 
     @staticmethod
