@@ -133,7 +133,7 @@ class Ladder:
             return Unknown(f"the host cannot show it: {error}")
 
     def _note_shortage(self, error: OSError) -> None:
-        """Report once for each errno what the host cannot give; all is tried again at the next look."""
+        """Report once for each errno what the host cannot give; the next look tries again."""
         if error.errno not in self._short_of:
             self._short_of.add(error.errno)
             self._log("host.short", error=str(error))
@@ -193,7 +193,7 @@ class Ladder:
         return walk is None or self._ask(run, walk, at)
 
     def _ask(self, run: Run, walk: Walk, at: Instant) -> bool:
-        """Send the kill signal to those whose turn it is, once to each, whatever the host is short of."""
+        """Send the kill signal to those whose turn it is; after a shortage it goes on there."""
         signums = (run.kill_signal, signal.SIGCONT)
         group = run.pid if run.holds_leader else None
         if group is not None and not walk.group_signalled:
