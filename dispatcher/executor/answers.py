@@ -29,3 +29,8 @@ class Unknown:
 Look = Present | Absent | Unknown
 
 ABSENT = Absent()
+
+
+def processes_of(seen: Look) -> list[Process]:
+    """Return the processes that a look has found, none if it has no such answer."""
+    return seen.processes if isinstance(seen, Present) else []
