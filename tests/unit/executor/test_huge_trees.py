@@ -466,6 +466,28 @@ def test_a_shortage_keeps_the_kill_signal_from_none(world: Counting, number: int
     assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
 
 
+def test_a_group_is_asked_once_though_the_host_is_short_at_the_first_process(
+    world: Counting,
+) -> None:
+    world.spawner.facts = {"ignores": STUBBORN}
+    leader = world.start(HUGE, kill_grace=10.0)
+    between = world.kernel.born(leader.pid)
+    orphan = world.kernel.born(between.pid, leads=True, ignores=STUBBORN)  # it is found first
+    world.kernel.dies(between)
+    signal, calls = world.kernel.signal, count()
+
+    def short(process: Any, *signums: int) -> bool:
+        if next(calls) < 3:
+            raise OSError(24, "Too many open files")
+        return signal(process, *signums)
+
+    world.kernel.signal = short  # type: ignore[method-assign]
+    world.end(HUGE)
+    world.run_for(5)
+
+    assert [SIGTERM, SIGCONT] == kinds(leader) == kinds(orphan)
+
+
 def test_a_look_that_the_host_cannot_show_asks_nobody_and_is_tried_again(world: Counting) -> None:
     world.spawner.facts = {"ignores": STUBBORN}
     leader = world.start(HUGE, kill_grace=10.0)
