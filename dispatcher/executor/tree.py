@@ -22,7 +22,7 @@ from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.outputs import Outputs
 from dispatcher.executor.procfs import Identity, Process
 from dispatcher.executor.run import Run
-from dispatcher.executor.walk import LOOKS_PER_TICK, Walk
+from dispatcher.executor.walk import LEAST_SHARE, LOOKS_PER_TICK, Walk
 from dispatcher.times import Instant
 
 #: Seconds for which an unreadable environment is read again. An exec takes milliseconds.
@@ -115,7 +115,7 @@ class Tree:
 
     def share_among(self, runs: int) -> None:
         """Give so many runs the same share of this tick: a huge tree holds up no small one."""
-        self.share = max(1, LOOKS_PER_TICK // max(1, runs))
+        self.share = max(LEAST_SHARE, LOOKS_PER_TICK // max(1, runs))
 
     def look(self, run: Run, at: Instant) -> Look:
         """Look at a run's tree; two clear scans in a row must agree that nothing is left.

@@ -12,6 +12,9 @@ from dispatcher.times import Instant
 #: 20 to 200 us.
 LOOKS_PER_TICK = 128
 
+#: The same of one run, however many runs end in the tick: a tree of a few processes needs no more.
+LEAST_SHARE = 8
+
 
 class Walk:
     """Finds each process of a tree once, parents before their children.
