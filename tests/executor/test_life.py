@@ -214,7 +214,7 @@ def test_external_it_stays_whatever_the_daemon_says(home: Home, daemon: Daemon) 
 
 def test_its_limit_of_descriptors_is_raised(home: Home) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
     try:
         process = home.executor()
     finally:
