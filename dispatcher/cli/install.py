@@ -54,7 +54,8 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--run-as",
     metavar="USER",
-    help="The user that daemon and workers run as [default: dispatcher, made if missing].",
+    help="The user that daemon and workers run as [default: as installed, else dispatcher, made if"
+    " missing].",
 )
 @_options
 def install_service(
@@ -62,10 +63,10 @@ def install_service(
 ) -> None:
     """Write the two units for this installation, and a configuration if there is none.
 
-    They start the command that runs now, with the file that --config names, else
-    /etc/dispatcher/dispatcher.toml, or NAME.toml for an instance; with --user in ~/.config. Doing
-    it again changes nothing, or brings the units up to date. A unit that was changed by hand stays
-    as it is; changes belong into a drop-in: systemctl edit dispatcher.
+    They start the command that runs now, with the file that --config names, else the one they have
+    already, else /etc/dispatcher/dispatcher.toml, or NAME.toml for an instance; with --user in
+    ~/.config. Doing it again changes nothing, or brings the units up to date. Where a unit was
+    changed by hand, nothing is written; changes belong into a drop-in: systemctl edit dispatcher.
 
     Nothing is started; what to type next is printed.
     """

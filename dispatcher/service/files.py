@@ -43,7 +43,7 @@ def is_as_written(content: str) -> bool:
 
 def expect_as_written(paths: Sequence[Path]) -> None:
     """Raise `DispatcherError` when a file was changed by hand, or does not come from here."""
-    contents = {path: _content(path) for path in paths}
+    contents = {path: content(path) for path in paths}
     changed = [p for p, text in contents.items() if text is not None and not is_as_written(text)]
     if changed:
         raise DispatcherError(
@@ -58,7 +58,7 @@ def expect_as_written(paths: Sequence[Path]) -> None:
 def write(texts: Mapping[Path, str]) -> Iterator[Step]:
     """Write files, each whole or not at all; those that are the same already are left."""
     for path, text in texts.items():
-        before = _content(path)
+        before = content(path)
         if before == text:
             yield Step("unchanged", str(path))
             continue
@@ -70,12 +70,12 @@ def write(texts: Mapping[Path, str]) -> Iterator[Step]:
 def remove(paths: Sequence[Path]) -> Iterator[Step]:
     """Remove those files that are there."""
     for path in paths:
-        if _content(path) is not None:
+        if content(path) is not None:
             path.unlink()
             yield Step("removed", str(path))
 
 
-def _content(path: Path) -> str | None:
+def content(path: Path) -> str | None:
     """Return what a file holds; None: there is none. A symbolic link never counts as ours."""
     if path.is_symlink():
         return f"a link to {path.readlink()}"

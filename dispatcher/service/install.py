@@ -19,6 +19,9 @@ from dispatcher.service import files, systemd, units
 from dispatcher.service.files import Step
 from dispatcher.service.units import Installation
 
+#: Where an administrator's units are.
+SYSTEM_UNITS = Path("/etc/systemd/system")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -50,17 +53,23 @@ class Place:
 
 
 def place(*, user: bool, instance: str | None, named: str | None, run_as: str | None) -> Place:
-    """Return the place that options name; `named` is the configuration's file."""
+    """Return the place that options name; `named` is the configuration's file.
+
+    What they leave out is as in the units that are there: an upgrade changes neither file nor user.
+    """
     config_home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     if not config_home.is_absolute():
         config_home = Path.home() / ".config"
     directory = config_home / "dispatcher" if user else SYSTEM_FILE.parent
+    where = config_home / "systemd" / "user" if user else SYSTEM_UNITS
+    before = units.installed(files.content(where / units.names(instance)[-1]) or "")
+    usual = before.file or directory / f"{instance or 'dispatcher'}.toml"
     return Place(
         instance=instance,
         user=user,
-        units=config_home / "systemd" / "user" if user else Path("/etc/systemd/system"),
-        file=Path(named).absolute() if named else directory / f"{instance or 'dispatcher'}.toml",
-        run_as=run_as or systemd.ACCOUNT,
+        units=where,
+        file=Path(named).absolute() if named else usual,
+        run_as=run_as or before.user or systemd.ACCOUNT,
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dispatcher.config.config import Config
 from dispatcher.logs.journald import INSTANCE_VARIABLE
@@ -26,6 +27,9 @@ FIRST_KNOWN: Mapping[str, int] = {"ProtectProc": 247}
 
 #: What `ProtectHome=` and `PrivateTmp=` hide from the daemon of a system service.
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
+
+_FILE = re.compile(r"^ExecStart=.* --config (\S+|\"(?:[^\"\\]|\\.)*\")$", re.MULTILINE)
+_USER = re.compile(r"^User=(\S+)$", re.MULTILINE)
 
 _EXEC = re.compile(r"^(Exec\w+)=\S+ (\w+) --config \S+$", re.MULTILINE)
 
@@ -149,3 +153,24 @@ def quoted(word: str) -> str:
 def argument(word: str) -> str:
     """Return an argument of a command line, in which `$` would begin a variable."""
     return quoted(word.replace("$", "$$"))
+
+
+class Installed(NamedTuple):
+    """What a unit names that options of its installation decided; None: it does not name it."""
+
+    user: str | None
+    file: Path | None
+    """Its configuration."""
+
+
+def installed(text: str) -> Installed:
+    """Return what the text of a unit names."""
+    user, file = _USER.search(text), _FILE.search(text)
+    return Installed(user and user[1], file and Path(_meant(file[1])))
+
+
+def _meant(word: str) -> str:
+    """Return the word that `argument` wrote so."""
+    if word.startswith('"'):
+        word = re.sub(r"\\(.)", r"\1", word[1:-1])
+    return word.replace("$$", "$").replace("%%", "%")

@@ -15,6 +15,7 @@ import pytest
 from dispatcher.config.config import load
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.service import files, systemd
+from dispatcher.service import install as service
 from dispatcher.service.files import is_as_written, sealed
 from dispatcher.service.install import Place, configuration_for, install
 from tests.command import Command
@@ -85,6 +86,34 @@ def test_doing_it_again_changes_nothing(command: Command, units: Path) -> None:
 
     assert [("unchanged", name) for name in NAMES] == did(command, "install-service")
     assert before == {path: (path.read_text(), path.stat().st_ino) for path in units.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["jobs.toml", '5% of "my jobs" for $1.toml'])
+def test_doing_it_again_keeps_the_configuration_that_was_named(
+    command: Command, units: Path, tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / name
+    did(command, "install-service", "--instance", "z", "--config", str(file))
+    before = {path: path.read_text() for path in units.iterdir()}
+    command.configure("")  # DISPATCHER_CONFIG names another one
+
+    assert {"unchanged"} == {what for what, _ in did(command, "install-service", "--instance", "z")}
+    assert before == {path: path.read_text() for path in units.iterdir()}
+    assert ("left", name) == did(command, "uninstall-service", "--instance", "z")[-1]
+
+
+def test_doing_it_again_keeps_the_user_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SYSTEM_UNITS", tmp_path)
+    unit = (systemd.SHIPPED / "dispatcher.service").read_text()
+    (tmp_path / "dispatcher@q.service").write_text(unit.replace("User=dispatcher", "User=ada"))
+
+    def place(instance: str, run_as: str | None = None) -> Place:
+        return service.place(user=False, instance=instance, named=None, run_as=run_as)
+
+    assert ("ada", "bob") == (place("q").run_as, place("q", "bob").run_as)
+    assert "dispatcher" == place("new").run_as
 
 
 def test_units_of_another_release_are_brought_up_to_date(command: Command, units: Path) -> None:
