@@ -22,6 +22,11 @@ def _instance(_: click.Context, __: click.Parameter, name: str | None) -> str | 
             f"--instance: {name!r} is no name of an instance; use up to 30 letters, digits, _, ."
             " and -, and begin with none of the last two"
         )
+    if name == "dispatcher":
+        raise click.UsageError(
+            "--instance: the service without an instance has /etc/dispatcher/dispatcher.toml; use"
+            " another name, or leave it out"
+        )
     return name
 
 

@@ -17,7 +17,7 @@ from dispatcher.config.file import written
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.service import files, systemd, units
 from dispatcher.service.files import Step
-from dispatcher.service.units import Installation
+from dispatcher.service.units import ACCOUNT, Installation
 
 #: Where an administrator's units are.
 SYSTEM_UNITS = Path("/etc/systemd/system")
@@ -33,7 +33,7 @@ class Place:
     units: Path
     file: Path
     """Its configuration."""
-    run_as: str = systemd.ACCOUNT
+    run_as: str = ACCOUNT
     """The user that a service of the host runs as."""
 
     @property
@@ -69,7 +69,7 @@ def place(*, user: bool, instance: str | None, named: str | None, run_as: str | 
         user=user,
         units=where,
         file=Path(named).absolute() if named else usual,
-        run_as=run_as or before.user or systemd.ACCOUNT,
+        run_as=run_as or before.user or ACCOUNT,
     )
 
 
@@ -85,8 +85,8 @@ def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Step]
     if not at.user:
         _expect_visible((*_needed(command), at.file))
     config = configuration_for(at) if at.file.exists() else None
-    if not at.user and at.run_as == systemd.ACCOUNT and systemd.make_account():
-        yield Step("made", f"the user {systemd.ACCOUNT}")
+    if not at.user and at.run_as == ACCOUNT and systemd.make_account():
+        yield Step("made", f"the user {ACCOUNT}")
     account = None if at.user else systemd.account(at.run_as)
     if config is None:
         yield from _make_configuration(at, account)
@@ -170,9 +170,9 @@ def _make_configuration(at: Place, account: tuple[str, str] | None) -> Iterator[
         given = {**reference.PACKAGED, **directories}
         group = int(account[1]) if account[1].isdecimal() else getgrnam(account[1]).gr_gid
     if not at.file.parent.exists():
-        at.file.parent.mkdir(mode=0o750, parents=True)
-        if account is not None:
-            os.chown(at.file.parent, -1, group)
+        at.file.parent.mkdir(parents=True)
+        # Services of other users have their files there too; each file is closed by its own mode.
+        at.file.parent.chmod(0o700 if account is None else 0o755)
         yield Step("made", str(at.file.parent))
     mode = 0o600 if account is None else 0o640
     files.put(at.file, reference.commented_file(given), mode=mode, group=group)
@@ -209,7 +209,15 @@ def _unreadable(at: Place, command: Sequence[str]) -> Iterator[Step]:
     """Warn of what the service's user may not read."""
     for path in dict.fromkeys((*_needed(command), at.file)):
         if (part := systemd.unreadable(path, at.run_as)) is not None:
-            yield Step("warning", f"the user {at.run_as} may not read {part}; the service needs it")
+            yield Step(
+                "warning",
+                f"the user {at.run_as} may not read {part}; the service needs it:"
+                f" {_remedy(part, at.run_as)}",
+            )
+
+
+def _remedy(path: Path, user: str) -> str:
+    return f"chmod o+x {path}" if path.is_dir() else f"chgrp {systemd.account(user)[1]} {path}"
 
 
 def this_command() -> Sequence[str]:

@@ -12,10 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dispatcher.errors import DispatcherError
-from dispatcher.service.units import SHIPPED
-
-#: The user that the shipped units name.
-ACCOUNT = "dispatcher"
+from dispatcher.service.units import ACCOUNT, SHIPPED
 
 
 def version() -> int:

@@ -15,6 +15,9 @@ from dispatcher.store.open import database_path
 #: The units as they are shipped, `user/` those of one user's manager.
 SHIPPED = Path(__file__).parents[1] / "systemd"
 
+#: The user that the shipped units name, who has no other processes.
+ACCOUNT = "dispatcher"
+
 #: What the shipped units are called, in the order in which they are started.
 NAMES = ("dispatcher-executor.service", "dispatcher.service")
 
@@ -85,6 +88,8 @@ def _filled_in(text: str, one: Installation) -> str:
     if one.account is not None:
         user, group = one.account
         text = _with_directories(_set(_set(text, "User", user), "Group", group), one.config)
+        if user != ACCOUNT:
+            text = _set(text, "RemoveIPC", None)  # it removes what other programs of the user share
     for directive, version in FIRST_KNOWN.items():
         if one.systemd < version:
             text = _set(text, directive, None)

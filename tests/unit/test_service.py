@@ -16,6 +16,7 @@ from dispatcher.config.config import load
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.service import files, systemd
 from dispatcher.service import install as service
+from dispatcher.service import units as unit_files
 from dispatcher.service.files import is_as_written, sealed
 from dispatcher.service.install import Place, configuration_for, install
 from tests.command import Command
@@ -106,7 +107,7 @@ def test_doing_it_again_keeps_the_user_that_was_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "SYSTEM_UNITS", tmp_path)
-    unit = (systemd.SHIPPED / "dispatcher.service").read_text()
+    unit = (unit_files.SHIPPED / "dispatcher.service").read_text()
     (tmp_path / "dispatcher@q.service").write_text(unit.replace("User=dispatcher", "User=ada"))
 
     def place(instance: str, run_as: str | None = None) -> Place:
@@ -198,6 +199,13 @@ def test_a_name_that_no_unit_can_have_is_refused(command: Command, name: str) ->
     assert "--instance" in command("install-service", f"--instance={name}", exits=2).stderr
 
 
+def test_the_name_of_the_only_services_file_is_no_instance(command: Command, units: Path) -> None:
+    told = command("install-service", "--user", "--instance=dispatcher", exits=2).stderr
+
+    assert "use another name" in told
+    assert not units.exists()
+
+
 def test_a_configuration_for_an_embedded_executor_is_refused_and_nothing_written(
     command: Command, units: Path
 ) -> None:
@@ -256,6 +264,36 @@ def public() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
+
+
+@pytest.fixture
+def of_nobody(public: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A service of this host that runs as a user that each host has."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it gives files to another user")
+    monkeypatch.setattr(unit_files, "HIDDEN", ())
+    file = public / "etc" / "gpu.toml"
+    return Place(instance="gpu", user=False, units=public / "units", file=file, run_as="nobody")
+
+
+def test_a_service_of_another_user_may_have_its_file_beside_the_first_ones(
+    of_nobody: Place,
+) -> None:
+    before = os.umask(0o077)
+    try:
+        steps = list(install(of_nobody, ["/bin/sh"], force=False))
+    finally:
+        os.umask(before)
+
+    file = of_nobody.file
+    assert (0o755, 0o640) == tuple(path.stat().st_mode & 0o777 for path in (file.parent, file))
+    assert not [what for did, what in steps if did == "warning" and str(file.parent) in what]
+
+    file.parent.chmod(0o750)  # as an earlier release made it
+    steps = list(install(of_nobody, ["/bin/sh"], force=False))
+    assert [f"chmod o+x {file.parent}"] == [
+        what.partition("needs it: ")[2] for did, what in steps if str(file.parent) in what
+    ]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: its files are closed to another user")

@@ -57,6 +57,7 @@ def written(
     *,
     instance: str | None = None,
     user: bool = False,
+    run_as: str = "dispatcher",
     program: str = "/bin/true",
     systemd: int = 252,
     **directories: Path,
@@ -71,7 +72,7 @@ def written(
             command=(program,),
             config=config,
             instance=instance,
-            account=None if user else ("dispatcher", "dispatcher"),
+            account=None if user else (run_as, run_as),
             documentation=SHIPPED.parent.parent / "docs" / "operations.md",
             systemd=systemd,
         )
@@ -92,6 +93,7 @@ OF_THE_HOST: Mapping[str, Callable[[Path], Mapping[str, str]]] = {
     "written": lambda _: written(),
     "written for an instance": lambda _: written(instance="gpu"),
     "written for odd places": in_odd_places,
+    "written for another user": lambda _: written(run_as="daemon"),
 }
 
 OF_A_USER: Mapping[str, Callable[[Path], Mapping[str, str]]] = {
@@ -186,11 +188,16 @@ def test_a_restart_leaves_the_sockets_of_the_other(name: str) -> None:
 def test_a_shutdown_ends_the_runs_while_the_daemon_still_answers(name: str) -> None:
     """What is started later is stopped earlier (systemd.unit(5), Before=)."""
     if "executor" not in name:
-        other = unit(name, "Unit")["Wants"].split()[0]
-
-        assert other == unit(name, "Unit")["Before"]
-        assert other.startswith("dispatcher-executor")
+        assert unit(name, "Unit")["Before"] == name.rpartition("/")[2].replace(
+            "dispatcher", "dispatcher-executor", 1
+        ).replace("@", "@%i")
         assert "dispatcher" not in unit(name, "Unit").get("After", "")
+
+
+@pytest.mark.parametrize("name", [*NAMES, *TEMPLATES, *(f"user/{name}" for name in NAMES)])
+def test_an_executor_that_was_stopped_stays_so_when_the_daemon_starts(name: str) -> None:
+    for pulls in ("Wants", "Requires", "BindsTo", "Upholds", "PartOf"):
+        assert "dispatcher" not in unit(name, "Unit").get(pulls, "")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -272,6 +279,12 @@ def test_systemd_makes_the_directories_it_can_and_the_daemon_may_write_to_the_ot
     )
     assert not [key for key in elsewhere if key.startswith(("StateDir", "RuntimeDir"))]
     assert elsewhere["ReadWritePaths"] == "/var/lib/dispatcher"  # the last: where the store is
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stop_removes_no_shared_memory_of_a_users_other_programs(name: str) -> None:
+    assert "yes" == section_of(written()[name])["RemoveIPC"]
+    assert "RemoveIPC" not in section_of(written(run_as="ada")[name])
 
 
 def test_a_directive_that_an_older_systemd_does_not_know_is_left_out() -> None:
