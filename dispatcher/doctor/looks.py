@@ -46,6 +46,7 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     yield from _output_dir(config)
     yield from _punching(config)
     yield from _secrets(config)
+    yield from _textfile(config)
     yield from _sockets(config)
     yield from _filesystem(config, mountinfo)
     yield from processes(config)
@@ -171,6 +172,23 @@ def _secrets(config: Config) -> Iterator[Finding]:
                 yield warning("env_file", f"{said}: every user may open it", remedy)
             else:
                 yield ok("env_file", said)
+
+
+def _textfile(config: Config) -> Iterator[Finding]:
+    """See whether the file of figures could be written: a draft beside it gets its name."""
+    if config.metrics.textfile is None:
+        return
+    directory = Path(config.metrics.textfile).parent
+    if not directory.is_dir():
+        remedy = f"make it: mkdir -m 755 {directory}"
+        yield bad("metrics", f"{directory}, for [metrics] textfile, is not there", remedy)
+    elif not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        remedy = "chown it to the daemon's user, or run this as that user"
+        yield bad(
+            "metrics", f"nothing can be written in {directory}, for [metrics] textfile", remedy
+        )
+    else:
+        yield ok("metrics", f"{config.metrics.textfile} can be written")
 
 
 def _sockets(config: Config) -> Iterator[Finding]:

@@ -196,13 +196,19 @@ def _needed(command: Sequence[str]) -> Sequence[Path]:
 
 
 def _make_places(config: Config, run_as: str) -> Iterator[Step]:
-    """Make the directories that systemd does not make."""
+    """Make the directories that systemd does not make, and warn of those closed to the service."""
+    figures = config.metrics.textfile and Path(config.metrics.textfile).parent
     for directory in units.other_places(config):
         if not directory.exists():
-            directory.mkdir(mode=0o700, parents=True)
+            directory.mkdir(parents=True)
+            directory.chmod(0o755 if directory == figures else 0o700)
             owner = pwd.getpwnam(run_as)
             os.chown(directory, owner.pw_uid, owner.pw_gid)
             yield Step("made", str(directory))
+        elif (closed := systemd.unwritable(directory, run_as)) is not None:
+            remedy = f"chown {run_as} {closed}" if closed == directory else f"chmod o+x {closed}"
+            told = f"the user {run_as} may not write in {directory}; the service needs it: {remedy}"
+            yield Step("warning", told)
 
 
 def _unreadable(at: Place, command: Sequence[str]) -> Iterator[Step]:

@@ -73,13 +73,23 @@ def unreadable(path: Path, name: str) -> Path | None:
 
     Modes are looked at, and no access control lists.
     """
+    return _closed(path, name, 4)
+
+
+def unwritable(directory: Path, name: str) -> Path | None:
+    """Return the same for a directory that a user is to make files in."""
+    return _closed(directory, name, 3)
+
+
+def _closed(path: Path, name: str, bits: int) -> Path | None:
     user = pwd.getpwnam(name)
     groups = os.getgrouplist(name, user.pw_gid)
     real = path.resolve()
     for part in (*reversed(real.parents), real):
         found = part.stat()
         shift = 6 if found.st_uid == user.pw_uid else 3 if found.st_gid in groups else 0
-        if not found.st_mode >> shift & (4 if part == real else 1):
+        wanted = bits if part == real else 1
+        if found.st_mode >> shift & wanted != wanted:
             return part
     return None
 

@@ -49,6 +49,16 @@ def test_on_a_healthy_host_nothing_is_bad(used: Command) -> None:
     )
 
 
+def test_a_directory_of_figures_that_is_not_there_is_bad(used: Command, tmp_path: Path) -> None:
+    directory = tmp_path / "figures"
+    used.configure(f'[metrics]\ntextfile = "{directory}/d.prom"')
+    finding = found(used, "metrics")
+    assert (Level.BAD, f"make it: mkdir -m 755 {directory}") == (finding.level, finding.remedy)
+
+    directory.mkdir()
+    assert Level.OK is found(used, "metrics").level
+
+
 def test_as_json(used: Command) -> None:
     told = {one["check"]: one for one in used("doctor", "--json").json}
 

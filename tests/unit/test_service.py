@@ -296,6 +296,27 @@ def test_a_service_of_another_user_may_have_its_file_beside_the_first_ones(
     ]
 
 
+def test_a_directory_of_figures_is_open_to_readers_and_one_closed_to_the_service_is_named(
+    of_nobody: Place, public: Path
+) -> None:
+    figures = public / "figures"
+    of_nobody.file.parent.mkdir()
+    of_nobody.file.write_text(
+        f'executor.mode = "external"\nmetrics.textfile = "{figures}/d.prom"\n'
+        'node.state_dir = "/var/lib/d"\nnode.runtime_dir = "/run/d"\n'
+    )
+
+    assert ("made", str(figures)) in list(install(of_nobody, ["/bin/sh"], force=False))
+    assert (0o755, "nobody") == (figures.stat().st_mode & 0o777, figures.owner())
+    assert not [what for _, what in install(of_nobody, ["/bin/sh"], force=False) if "write" in what]
+
+    os.chown(figures, 0, 0)
+    told = [what for _, what in install(of_nobody, ["/bin/sh"], force=False) if "write" in what]
+    assert [
+        f"the user nobody may not write in {figures}; the service needs it: chown nobody {figures}"
+    ] == told
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: its files are closed to another user")
 def test_the_first_part_of_a_path_that_a_user_may_not_enter_is_found(public: Path) -> None:
     (public / "closed" / "in").mkdir(parents=True)
