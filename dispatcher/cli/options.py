@@ -39,7 +39,8 @@ config_option = click.option(
     metavar="PATH",
     callback=_remember,
     expose_value=False,
-    help="Configuration file [default: $DISPATCHER_CONFIG, else /etc/dispatcher/dispatcher.toml].",
+    help="Configuration file [default: $DISPATCHER_CONFIG, else"
+    " ~/.config/dispatcher/dispatcher.toml, else /etc/dispatcher/dispatcher.toml].",
 )
 
 

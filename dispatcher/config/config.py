@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from dispatcher.config.of_user import user_file
 from dispatcher.config.settings import (
     Daemon,
     Defaults,
@@ -27,7 +28,7 @@ from dispatcher.owner import agree
 
 _T = TypeVar("_T")
 
-#: Where the configuration is looked for when nobody names a file.
+#: Where the configuration is looked for when nobody names a file, and the user has none.
 SYSTEM_FILE = Path("/etc/dispatcher/dispatcher.toml")
 
 #: The variable that names the configuration file.
@@ -117,10 +118,10 @@ class Mistaken(ConfigError):
 
 
 def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
-    """Return the configuration: of the file named, else $DISPATCHER_CONFIG's, else the system's.
+    """Return the configuration: of the file named, else $DISPATCHER_CONFIG's, else the user's own.
 
-    Without any file the defaults hold. Raises `ConfigError` when a file that was named cannot be
-    read, and `Mistaken` when it has mistakes.
+    Where the user has none it is the system's, and without any file the defaults hold. Raises
+    `ConfigError` when a file that was named cannot be read, and `Mistaken` when it has mistakes.
     """
     file, environ = find(named, environ)
     settings = Settings()
@@ -166,6 +167,9 @@ def find(named: str | None, environ: Mapping[str, str]) -> tuple[Path | None, Ma
         environ = {n: environ[n] for n in environ if n not in {STATE, RUNTIME, STORE, SOCKET}}
     if chosen:
         return Path(chosen).absolute(), environ
+    # A dispatcher without a file, which may have been root's, has none for its workers either.
+    if environ.get(_OWNER) != "" and (own := user_file(environ)) is not None:
+        return own, environ
     return SYSTEM_FILE if _may_be_there(SYSTEM_FILE) else None, environ
 
 

@@ -54,10 +54,11 @@ _PAGE = """\
 
 <!-- Made by `make docs` from dispatcher/config/settings.py: change the texts there. -->
 
-One TOML file: `--config PATH`, else `$DISPATCHER_CONFIG`, else `/etc/dispatcher/dispatcher.toml`;
-without any the defaults below hold. An unknown key or an impossible value is an error that names
-file, line, key and remedy (exit code 78); `dispatcher check-config` looks for them. Durations carry
-their unit: `"200ms"`, `"15m"`, `"30d"`.
+One TOML file: `--config PATH`, else `$DISPATCHER_CONFIG`, else
+`$XDG_CONFIG_HOME/dispatcher/dispatcher.toml` (`~/.config/…`; not for root), else
+`/etc/dispatcher/dispatcher.toml`; without any the defaults below hold. An unknown key or an
+impossible value is an error that names file, line, key and remedy (exit code 78);
+`dispatcher check-config` looks for them. Durations carry their unit: `"200ms"`, `"15m"`, `"30d"`.
 
 `dispatcher config` prints what holds and where it came from, `dispatcher config --commented` a file
 with every key to start from, and `dispatcher config --schema` the JSON schema for editors."""

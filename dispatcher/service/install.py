@@ -14,6 +14,7 @@ from pathlib import Path
 from dispatcher.config import reference
 from dispatcher.config.config import SYSTEM_FILE, Config, load
 from dispatcher.config.file import written
+from dispatcher.config.of_user import config_home
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.service import files, systemd, units
 from dispatcher.service.files import Step
@@ -57,11 +58,11 @@ def place(*, user: bool, instance: str | None, named: str | None, run_as: str | 
 
     What they leave out is as in the units that are there: an upgrade changes neither file nor user.
     """
-    config_home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    if not config_home.is_absolute():
-        config_home = Path.home() / ".config"
-    directory = config_home / "dispatcher" if user else SYSTEM_FILE.parent
-    where = config_home / "systemd" / "user" if user else SYSTEM_UNITS
+    directory, where = SYSTEM_FILE.parent, SYSTEM_UNITS
+    if user:
+        if (home := config_home(os.environ)) is None:
+            raise DispatcherError("this user has no home directory; let $XDG_CONFIG_HOME name one")
+        directory, where = home / "dispatcher", home / "systemd" / "user"
     before = units.installed(files.content(where / units.names(instance)[-1]) or "")
     usual = before.file or directory / f"{instance or 'dispatcher'}.toml"
     return Place(

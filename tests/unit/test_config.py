@@ -87,6 +87,60 @@ def test_the_named_file_goes_before_the_environments_and_that_before_the_systems
     assert of_system == load(None, {"DISPATCHER_CONFIG": ""}).file
 
 
+@pytest.fixture
+def users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of an ordinary user, beside the system's."""
+    of_system = tmp_path / "system.toml"
+    of_system.write_text("[node]\nstate_dir = '/of/system'\n")
+    monkeypatch.setattr(config_module, "SYSTEM_FILE", of_system)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    file = tmp_path / "home" / ".config" / "dispatcher" / "dispatcher.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("[node]\nstate_dir = '/of/user'\n")
+    if os.geteuid() == 0:
+        os.chown(file.parent, 4711, -1)
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    return file
+
+
+def test_an_ordinary_users_own_file_goes_before_the_systems(
+    users_file: Path, tmp_path: Path
+) -> None:
+    assert users_file == load(None, {}).file
+    assert users_file == load(None, {"XDG_CONFIG_HOME": str(users_file.parents[1])}).file
+    assert config_module.SYSTEM_FILE == load(None, {"XDG_CONFIG_HOME": str(tmp_path)}).file
+    other = tmp_path / "other.toml"
+    other.write_text("[node]\nstate_dir = '/of/other'\n")
+    assert other == load(None, {"DISPATCHER_CONFIG": str(other)}).file
+
+    users_file.unlink()
+    assert config_module.SYSTEM_FILE == load(None, {}).file
+
+
+@pytest.mark.parametrize("uid", [0, 4712])
+def test_a_file_in_the_home_of_another_user_is_not_read_nor_is_one_of_roots(
+    users_file: Path, monkeypatch: pytest.MonkeyPatch, uid: int
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+
+    assert config_module.SYSTEM_FILE == load(None, {}).file
+
+
+def test_a_worker_goes_by_its_dispatchers_file_also_where_the_user_has_one(
+    users_file: Path, file: Path
+) -> None:
+    file.write_text("")
+
+    assert (file, Path("/s")) == (
+        load(None, _places(file)).file,
+        load(None, _places(file)).state_dir,
+    )
+    without = {**_places(""), "DISPATCHER_CONFIG": ""}
+    assert config_module.SYSTEM_FILE == load(None, without).file != users_file
+    theirs = load(None, _places(users_file))
+    assert (users_file, Path("/s")) == (theirs.file, theirs.state_dir)
+
+
 def test_a_systems_file_of_which_one_may_not_know_whether_it_is_there_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
