@@ -131,5 +131,7 @@ def _named(said: str) -> str:
 
 
 def _cannot_lock(what: str, path: Path, error: OSError) -> DispatcherError:
-    remedy = owner.of_another(path) or "this user must be able to write there"
+    remedy = "this user must be able to write there"
+    if isinstance(error, PermissionError):
+        remedy = owner.of_another(path) or remedy
     return cannot_use(f"cannot lock {what}: {path}", error, remedy)

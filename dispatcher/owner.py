@@ -225,3 +225,27 @@ def of_another(path: Path | str) -> str | None:
         name = name_of(uid)
         return f"{place} belongs to user {name}; run this as that user: sudo -u {name}"
     return None
+
+
+def meant_for(file: Path) -> str | None:
+    """Return the user who is to read a file, which this one may not; None: nobody, or this one.
+
+    Of a file, or a directory that hides it, that is root's and for a group, that is the user of the
+    group's name, as `install-service` leaves it.
+    """
+    import grp  # noqa: PLC0415 - for who may not read it
+    import pwd  # noqa: PLC0415
+
+    for place in (file, *file.parents):
+        try:
+            found = place.stat()
+        except OSError:
+            continue
+        if found.st_uid == os.geteuid():
+            return None
+        name = name_of(found.st_uid)
+        if found.st_uid == 0 and found.st_gid != 0 and found.st_mode & stat.S_IRGRP:
+            with suppress(KeyError):
+                name = pwd.getpwnam(grp.getgrgid(found.st_gid).gr_name).pw_name
+        return name
+    return None

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from dispatcher import regular_files
+from dispatcher import owner, regular_files
 from dispatcher.errors import ConfigError
 
 #: Bytes of a configuration file.
@@ -33,6 +33,8 @@ def text_of(file: Path) -> str:
         return regular_files.read(file, MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         remedy = "let --config or $DISPATCHER_CONFIG name a file that this user may read"
+        if isinstance(error, PermissionError) and (reader := owner.meant_for(file)) is not None:
+            remedy = f"it is for user {reader}: sudo -u {reader} dispatcher ...; or {remedy}"
         raise ConfigError(f"{file}: {error.strerror}; {remedy}") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

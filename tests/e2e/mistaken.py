@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from shlex import split
 
@@ -119,6 +120,7 @@ def _other_user(place: Place, *, owns: Path | None = None) -> Iterator[None]:
     """
     place.type("check-config")
     place.type("config")
+    import_module("grp")
     before, user = os.geteuid(), ordinary_user()
     for path in () if owns is None else (owns, *owns.rglob("*")):
         os.chown(path, user, -1)

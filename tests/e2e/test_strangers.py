@@ -37,6 +37,7 @@ def begin(world: World) -> None:
         (["restore", "copy.db"], 78),
         (["run"], 78),
         (["executor"], 78),
+        (["restore", "/etc/passwd"], 78),
     ],
 )
 def test_a_stranger_is_told_whose_it_is(

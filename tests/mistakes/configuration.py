@@ -31,8 +31,9 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="check-config",
             scene="unreadable configuration",
             told=(
-                "/etc/dispatcher/dispatcher.toml: Permission denied; let --config or "
-                "$DISPATCHER_CONFIG name a file that this user may read"
+                "/etc/dispatcher/dispatcher.toml: Permission denied; it is for user root: sudo -u "
+                "root dispatcher ...; or let --config or $DISPATCHER_CONFIG name a file that this "
+                "user may read"
             ),
             exits=78,
         ),

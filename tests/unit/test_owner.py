@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher import owner, regular_files
 from dispatcher.client import Client
+from dispatcher.config import toml
 from dispatcher.config.config import load
 from dispatcher.errors import ConfigError
 from dispatcher.owner import MOST_LINKS, owner_of, unknown_user
@@ -196,3 +200,40 @@ def test_root_leaves_the_runtime_directory_of_another_users_session_alone(place:
 
     assert own / "run" == runtime_dir(own)
     assert session == runtime_dir(theirs).parent
+
+
+@root_only
+@pytest.mark.parametrize(
+    ("uid", "group", "mode", "user"),
+    [
+        (0, "daemon", 0o640, "daemon"),
+        (0, "daemon", 0o600, "root"),
+        (0, "root", 0o640, "root"),
+        (0, "tty", 0o640, "root"),  # no user has that name
+        (1, "root", 0o600, "daemon"),
+        (4711, "daemon", 0o000, None),  # this user's own
+    ],
+)
+def test_a_file_that_one_may_not_read_is_for_its_owner_or_the_user_of_its_group(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uid: int,
+    group: str,
+    mode: int,
+    user: str | None,
+) -> None:
+    def denied(path: Path, most: int) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    file = tmp_path / "dispatcher.toml"
+    file.touch()
+    shutil.chown(file, uid, group)
+    file.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(regular_files, "read", denied)
+
+    assert user == owner.meant_for(file)
+    with pytest.raises(ConfigError, match="let --config") as caught:
+        toml.text_of(file)
+    whose = f"it is for user {user}: sudo -u {user} dispatcher ...; or "
+    assert (whose in str(caught.value)) == (user is not None)
