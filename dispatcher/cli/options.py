@@ -186,11 +186,20 @@ def read_configuration(*, whole: bool = True) -> Config:
     except ConfigError as error:
         if whole or isinstance(error.__cause__, OSError):
             raise
-        if not isinstance(error, Mistaken) or not error.says_where:
+        if (rest := _certain_of(error)) is None:
             raise ConfigError(f"{error}\n{_MEANWHILE}") from error
-        for line in (*error.mistakes, "going on with what can be read of it"):
+        for line in (*str(error).splitlines(), "going on with what can be read of it"):
             click.echo(f"dispatcher: {line}", err=True)
-        return error.rest
+        return rest
+
+
+def _certain_of(error: ConfigError) -> Config | None:
+    """Return what a file with a mistake says, if it is certain which daemon and store it means."""
+    if isinstance(error, Mistaken):
+        return error.rest if error.says_where else None
+    from dispatcher.config import directories  # noqa: PLC0415 - for a file that is not TOML
+
+    return directories.beside_mistakes(named_file(), with_store=True)
 
 
 def variables_that_hold() -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""The directories of a node, for a process that needs no more of the configuration: the executor.
+"""The directories of a node, for who needs no more of the configuration: above all the executor.
 
 A mistake in the file may keep a daemon from starting, and a reload from happening. It must not keep
 an executor down: the daemon that runs goes by the file of before, and waits for it.
@@ -23,6 +23,7 @@ _NODE = re.compile(r"\s*\[\s*node\s*\]\s*(#.*)?$")
 _DIRECTORY = re.compile(r"\s*[\"']?(state_dir|runtime_dir)\b")
 _KEY = re.compile(r"\s*[^#\s]")
 _SLOTS = re.compile(r"\s*[\"']?slots\b")
+_STORE = re.compile(r"\s*[\"']?(store|url)\b")
 _DOTTED = re.compile(r"\s*[\"']?node[\"']?\s*[.=]")
 
 
@@ -47,19 +48,22 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> F
             raise
         return Found(error.rest, error.mistakes)
     except ConfigError as error:
-        found = _beside_mistakes(named, environ)
+        found = beside_mistakes(named, environ)
         if found is None:
             raise
         return Found(found, str(error).splitlines())
 
 
-def _beside_mistakes(named: str | None, environ: Mapping[str, str]) -> Config | None:
+def beside_mistakes(
+    named: str | None, environ: Mapping[str, str] = os.environ, *, with_store: bool = False
+) -> Config | None:
     """Return what a file that is not TOML says of its directories; None: nothing certain.
 
-    Only a state directory in which a node has been started is taken for the one that is meant.
+    `with_store`: of the store too, which is certain where no line of the file may name one. Only a
+    state directory in which a node has been started is taken for the one that is meant.
     """
     file, environ = config.find(named, environ)
-    node = file and _node_in(file)
+    node = file and _node_in(file, with_store=with_store)
     if not node:
         return None
     found, impossible = config.resolve(Settings(node=node), file, environ)
@@ -68,16 +72,19 @@ def _beside_mistakes(named: str | None, environ: Mapping[str, str]) -> Config | 
     return found if known_node_id(found.state_dir) is not None else None
 
 
-def _node_in(file: Path) -> Node | None:
+def _node_in(file: Path, *, with_store: bool) -> Node | None:
     """Return the directories of the one [node] of a file, by its lines; None: it names none.
 
     Nothing is certain of a file with texts of several lines: what they hold may look like sections.
     """
     try:
         text = toml.text_of(file)
+        lines = text.splitlines()
         if any(quotes in text for quotes in ("'''", '"""')):
             return None
-        table = toml.tables(file, "\n".join(_lines_of_node(text.splitlines())))
+        if with_store and any(map(_STORE.match, lines)):
+            return None
+        table = toml.tables(file, "\n".join(_lines_of_node(lines)))
     except (ConfigError, ValueError):
         return None
     state_dir, runtime_dir = table.get("state_dir"), table.get("runtime_dir")

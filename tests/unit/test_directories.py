@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.config.directories import load
+from dispatcher.config.directories import beside_mistakes, load
 from dispatcher.errors import ConfigError
 from dispatcher.node import node_id
+from tests.command import Command
 
 ENVIRON = {"HOME": "/nowhere", "STATE_DIRECTORY": "/of/systemd", "RUNTIME_DIRECTORY": "/run/of"}
 
@@ -114,3 +115,31 @@ def test_a_file_that_is_not_toml_and_names_them_not_beyond_doubt_is_refused(
 def test_a_file_that_cannot_be_read_is_refused(file: File) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load(str(file.path), ENVIRON)
+
+
+def test_a_store_is_certain_where_no_line_may_name_one(file: File) -> None:
+    broken = f"{file.node}[store]\n# url = 'sqlite:///x/y.db'\n[executor]\nslots = \n"
+    file.path.write_text(broken)
+    found = beside_mistakes(str(file.path), ENVIRON, with_store=True)
+    assert found is not None
+    assert f"sqlite://{file.state_dir}/tasks.db" == found.store_url
+
+    for line in ("url = 'sqlite:///x/y.db'", 'store.url = "x', "'store' = {url", ' "url" = 1'):
+        file.path.write_text(f"{line}\n{broken}")
+        assert beside_mistakes(str(file.path), ENVIRON, with_store=True) is None
+        assert beside_mistakes(str(file.path), ENVIRON) is not None
+
+
+def test_verbs_that_look_or_stop_work_with_a_file_that_is_not_toml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = Command(tmp_path, capsys, monkeypatch)
+    command("submit", "--", "true")
+    node_id(command.state_dir)
+    command.configure("slots = \n")
+
+    for typed in ("status", "list", "why 1", "pause default --reason x", "cancel 1"):
+        told = command(*typed.split()).stderr
+        assert "not TOML" in told
+        assert "going on with what can be read of it" in told
+    assert "not TOML" in command("submit", "--", "true", exits=78).stderr
