@@ -249,3 +249,25 @@ def meant_for(file: Path) -> str | None:
                 name = pwd.getpwnam(grp.getgrgid(found.st_gid).gr_name).pw_name
         return name
     return None
+
+
+def may_read(owner: Owner, file: Path) -> bool:
+    """Say whether a user may read a file; only root asks. True where root may not become the user.
+
+    Root is that user while the kernel is asked.
+    """
+    before = os.getgroups()
+    name = owner.name
+    groups = [owner.gid] if name.startswith("#") else os.getgrouplist(name, owner.gid)
+    try:
+        os.setgroups(groups)
+        os.setegid(owner.gid)
+        os.seteuid(owner.uid)
+        return os.access(file, os.R_OK, effective_ids=True)
+    except PermissionError:
+        return True
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        with suppress(PermissionError):
+            os.setgroups(before)

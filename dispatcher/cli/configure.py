@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
+from dispatcher import owner
 from dispatcher.cli.options import (
     config_option,
     examples,
@@ -11,7 +14,7 @@ from dispatcher.cli.options import (
     print_json,
     read_configuration,
 )
-from dispatcher.config.config import Mistaken
+from dispatcher.config.config import Config, Mistaken
 from dispatcher.errors import ConfigError
 
 
@@ -27,7 +30,8 @@ def check_config(*, as_json: bool) -> None:
         config = read_configuration()
     except Mistaken as error:
         config, mistakes = error.rest, [*error.mistakes]
-    if mistakes := mistakes + environment_file.mistakes(config):
+    mistakes += [*_closed_to_its_user(config), *environment_file.mistakes(config)]
+    if mistakes:
         raise ConfigError("\n".join(mistakes))
     source = str(config.file) if config.file is not None else None
     if as_json:
@@ -42,6 +46,16 @@ def check_config(*, as_json: bool) -> None:
         )
     else:
         click.echo(f"{source or 'built-in defaults'}: ok")
+
+
+def _closed_to_its_user(config: Config) -> Iterator[str]:
+    """Yield what is wrong where root may read the file, and the user whose daemon reads it not."""
+    user = owner.foreign_owner(config.state_dir, config.others)
+    if user is not None and config.file is not None and not owner.may_read(user, config.file):
+        yield (
+            f"{config.file}: {user}, whose state directory it names, may not read it;"
+            f" chgrp it to that user's group and chmod 640, and let the user enter its directory"
+        )
 
 
 @click.command(

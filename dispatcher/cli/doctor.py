@@ -13,7 +13,7 @@ from dispatcher.cli.options import (
     print_json,
     read_configuration,
 )
-from dispatcher.doctor.finding import Finding, Level, bad
+from dispatcher.doctor.finding import Finding, Level, told
 from dispatcher.doctor.looks import findings
 from dispatcher.errors import ConfigError
 from dispatcher.wire import ExitCode
@@ -31,7 +31,7 @@ def doctor(*, as_json: bool) -> int:
     try:
         read_configuration()
     except ConfigError as error:
-        found = [bad("configuration", line, "mend it") for line in str(error).splitlines()]
+        found = [told("configuration", ConfigError(line)) for line in str(error).splitlines()]
     else:
         found = list(findings(configuration()))
     if as_json:

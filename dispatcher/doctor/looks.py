@@ -34,7 +34,7 @@ PATIENCE = 5.0
 
 def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding]:
     """Look at everything, in the order in which one thing needs the other."""
-    yield ok("configuration", str(config.file or "built-in defaults: no file"))
+    yield _configuration(config)
     yield from _host()
     if (whose := owner.of_another(config.state_dir)) is not None and not _is_open(config):
         yield told("state directory", DispatcherError(f"it is not this user's: {whose}"))
@@ -54,6 +54,14 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
 
 def _is_open(config: Config) -> bool:
     return os.access(config.state_dir, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
+
+
+def _configuration(config: Config) -> Finding:
+    """See whether the user that root became, the daemon's, may read the file too."""
+    if config.file is None or os.access(config.file, os.R_OK, effective_ids=True):
+        return ok("configuration", str(config.file or "built-in defaults: no file"))
+    said = f"{config.file}: the daemon's user may not read it, at its next start or reload"
+    return bad("configuration", said, "chgrp it to that user's group and chmod 640")
 
 
 # The host -----------------------------------------------------------------------------------

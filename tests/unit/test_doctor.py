@@ -59,6 +59,18 @@ def test_a_directory_of_figures_that_is_not_there_is_bad(used: Command, tmp_path
     assert Level.OK is found(used, "metrics").level
 
 
+def test_a_configuration_that_the_user_whom_root_became_may_not_read_is_bad(
+    used: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, access = used.config_file, os.access
+    monkeypatch.setattr(os, "access", lambda p, m, **of: p != closed and access(p, m, **of))
+
+    finding = found(used, "configuration")
+
+    assert Level.BAD is finding.level
+    assert f"{closed}: the daemon's user may not read it" in finding.said
+
+
 def test_as_json(used: Command) -> None:
     told = {one["check"]: one for one in used("doctor", "--json").json}
 

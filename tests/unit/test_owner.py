@@ -18,6 +18,7 @@ from dispatcher.config import toml
 from dispatcher.config.config import load
 from dispatcher.errors import ConfigError
 from dispatcher.owner import MOST_LINKS, owner_of, unknown_user
+from tests.command import Command
 
 ANN, BOB, UNKNOWN = 1000, 1001, 65534
 
@@ -237,3 +238,24 @@ def test_a_file_that_one_may_not_read_is_for_its_owner_or_the_user_of_its_group(
         toml.text_of(file)
     whose = f"it is for user {user}: sudo -u {user} dispatcher ...; or "
     assert (whose in str(caught.value)) == (user is not None)
+
+
+@root_only
+def test_a_configuration_that_only_root_may_read_is_no_good_one(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.chmod(0o755)
+    command = Command(place, capsys, monkeypatch)
+    command.state_dir.mkdir()
+    os.chown(command.state_dir, 1, 1)
+    before = os.geteuid(), os.getegid(), os.getgroups()
+    assert "ok" in command("check-config").stdout
+
+    command.config_file.chmod(0o600)
+    told = command("check-config", exits=78).stderr
+    assert f"{command.config_file}: daemon (uid 1), whose state directory it names, may not" in told
+    assert before == (os.geteuid(), os.getegid(), os.getgroups())
+
+    command.config_file.chmod(0o640)
+    shutil.chown(command.config_file, 0, 1)
+    assert "ok" in command("check-config").stdout
