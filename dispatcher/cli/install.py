@@ -80,9 +80,11 @@ def install_service(
     at = _place(user=user, instance=instance, run_as=run_as)
     steps = list(install.install(at, install.this_command(), force=force))
     follows = [f"{at.systemctl} daemon-reload", f"{at.systemctl} enable --now {_units(at)}"]
-    if any(step.did == "replaced" for step in steps):
-        daemon = at.names[-1].removesuffix(".service")
-        follows.append(f"{at.systemctl} restart {daemon}   # workers go on")
+    replaced = {what for did, what in steps if did == "replaced"}
+    costs_of = ("when nothing runs: it ends every run", "workers go on")
+    for path, costs in zip(at.paths, costs_of, strict=True):
+        if str(path) in replaced:
+            follows.append(f"{at.systemctl} restart {path.stem}   # {costs}")
     if at.user:
         follows.append("loginctl enable-linger   # it starts at boot, and stays when you log out")
     _report(steps, follows, as_json=as_json)

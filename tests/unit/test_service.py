@@ -125,8 +125,14 @@ def test_units_of_another_release_are_brought_up_to_date(command: Command, units
     shown = command("install-service", "--user").stdout
 
     assert f"replaced {units}/dispatcher.service" in shown
-    assert "systemctl --user restart dispatcher " in shown
+    assert "systemctl --user restart dispatcher   # workers go on" in shown
+    assert "restart dispatcher-executor" not in shown
     assert "ExecStart" in section(units / "dispatcher.service")
+
+    (units / "dispatcher-executor.service").write_text(old)
+    shown = command("install-service", "--user").stdout
+    assert "systemctl --user restart dispatcher-executor   # when nothing runs" in shown
+    assert "restart dispatcher " not in shown
 
 
 @pytest.mark.parametrize("verb", ["install-service", "uninstall-service"])
