@@ -100,8 +100,8 @@ def install_service(
 def uninstall_service(*, user: bool, instance: str | None, force: bool, as_json: bool) -> None:
     """Remove the two units that install-service wrote.
 
-    Configuration, state and user stay. A service that runs or is enabled is left alone: disable
-    it first.
+    Drop-ins, configuration, state and user stay. A service that runs or is enabled is left alone:
+    disable it first.
     """
     at = _place(user=user, instance=instance, run_as=None)
     steps = list(install.uninstall(at, force=force))

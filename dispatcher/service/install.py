@@ -110,7 +110,7 @@ def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Step]
 
 
 def uninstall(at: Place, *, force: bool) -> Iterator[Step]:
-    """Remove the units and yield each step; configuration, state and user stay.
+    """Remove the units and yield each step; drop-ins, configuration, state and user stay.
 
     Raises `DispatcherError` where there are none, while they run or are enabled, and where they
     were changed by hand.
@@ -126,8 +126,9 @@ def uninstall(at: Place, *, force: bool) -> Iterator[Step]:
             f" {disable}"
         )
     yield from files.remove(at.paths)
-    if at.file.exists():
-        yield Step("left", str(at.file))
+    for left in (*(Path(f"{path}.d") for path in at.paths), at.file):
+        if left.exists():
+            yield Step("left", str(left))
 
 
 def _environment(at: Place) -> Mapping[str, str]:

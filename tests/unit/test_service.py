@@ -177,7 +177,8 @@ def test_uninstalling_takes_back_what_was_written_and_leaves_configuration_and_s
 
     done = did(command, "uninstall-service")
 
-    assert [*(("removed", name) for name in NAMES), ("left", "dispatcher.toml")] == done
+    left = [("left", "dispatcher.service.d"), ("left", "dispatcher.toml")]
+    assert [*(("removed", name) for name in NAMES), *left] == done
     assert [drop_in.parent] == list(units.iterdir())
     assert (tmp_path / "states" / "dispatcher" / "tasks.db").exists()
     assert "no service is installed here" in command("uninstall-service", "--user", exits=1).stderr
