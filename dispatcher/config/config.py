@@ -163,7 +163,7 @@ def find(named: str | None, environ: Mapping[str, str]) -> tuple[Path | None, Ma
     """
     chosen = named or environ.get(_FILE)
     owner = environ.get(_OWNER, environ.get(_FILE)) or SYSTEM_FILE
-    if chosen and Path(chosen).absolute() != Path(owner).absolute():
+    if chosen and os.path.realpath(chosen) != os.path.realpath(owner):
         environ = {n: environ[n] for n in environ if n not in {STATE, RUNTIME, STORE, SOCKET}}
     if chosen:
         return Path(chosen).absolute(), environ

@@ -209,6 +209,13 @@ def test_a_worker_finds_the_places_of_its_dispatcher_whatever_the_file_says_by_n
     assert "sqlite:///d/tasks.db" == config.store_url
 
 
+def test_a_link_to_the_own_file_means_no_other_dispatcher(file: Path) -> None:
+    file.write_text('[node]\nstate_dir = "/new"')
+    (alias := file.with_name("alias.toml")).symlink_to(file)
+
+    assert Path("/s") == load(str(alias), _places(file)).state_dir
+
+
 def _places(file: Path | str) -> dict[str, str]:
     return {
         "DISPATCHER_CONFIG": str(file),
