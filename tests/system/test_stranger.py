@@ -42,7 +42,7 @@ OF_NO_SERVICE = {"demo", "completion", "check-config", "config"}
 AS_USER = "belongs to user dispatcher; run this as that user: sudo -u dispatcher"
 NOT_YOURS = f"/var/lib/dispatcher {AS_USER}"
 NOT_YOUR_DAEMON = f"/run/dispatcher {AS_USER}"
-NOT_YOUR_FILE = f"{FILE}: Permission denied; let --config or $DISPATCHER_CONFIG name a file"
+NOT_YOUR_FILE = f"{FILE}: Permission denied; it is for user dispatcher: sudo -u dispatcher"
 NOT_YOUR_HOST = "only root changes the services of this host"
 
 #: What a verb is refused with, by its configuration; what is not here: `NOT_YOURS`.
