@@ -28,8 +28,9 @@ def _half_of_what_the_daemon_says(client: ExecutorClient, *, at: float) -> None:
 
 def _half_of_what_the_executor_says(server: Server, at: float) -> None:
     data = bytes(server._sending) or server._outbox.encoded()
+    passing = [one.fileno() for one in server._passing]
     with suppress(OSError):
-        socket.send_fds(server._peer, [data[: len(data) // 2]], server._passing)
+        socket.send_fds(server._peer, [data[: len(data) // 2]], passing)
 
 
 def _half_of_the_lines(journal: Journal) -> None:

@@ -243,7 +243,7 @@ def test_a_directory_that_may_not_be_written_is_refused_with_the_remedy(
 
         assert (78, "") == (done.returncode, done.stdout)
         assert "ermission denied" in done.stderr
-        assert "writ" in done.stderr, "no remedy"
+        assert "sudo -u root" in done.stderr, "no remedy"
         assert str(world.state_dir) in done.stderr
         assert "Traceback" not in done.stderr
     world.state_dir.chmod(0o755)
