@@ -16,6 +16,7 @@ from dispatcher.config.config import SYSTEM_FILE, Config, load
 from dispatcher.config.file import written
 from dispatcher.config.of_user import config_home
 from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.owner import owner_of, unknown_user
 from dispatcher.service import files, systemd, units
 from dispatcher.service.files import Step
 from dispatcher.service.units import ACCOUNT, Installation
@@ -198,10 +199,17 @@ def _needed(command: Sequence[str]) -> Sequence[Path]:
 
 
 def _make_places(config: Config, run_as: str) -> Iterator[Step]:
-    """Make the directories that systemd does not make, and warn of those closed to the service."""
+    """Make the directories that systemd does not make, and warn of those closed to the service.
+
+    None is made where another user decides what its path leads to: that may be any place of root's.
+    """
     figures = config.metrics.textfile and Path(config.metrics.textfile).parent
     for directory in units.other_places(config):
-        if not directory.exists():
+        foreign = owner_of(directory, unknown=unknown_user())
+        if foreign is not None and not directory.exists():
+            told = f"{directory} is missing, and {foreign.place} belongs to {foreign}"
+            yield Step("warning", f"{told}; make it: sudo -u '{foreign.name}' mkdir -p {directory}")
+        elif not directory.exists():
             directory.mkdir(parents=True)
             directory.chmod(0o755 if directory == figures else 0o700)
             owner = pwd.getpwnam(run_as)

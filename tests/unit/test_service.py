@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -322,6 +323,28 @@ def test_a_directory_of_figures_is_open_to_readers_and_one_closed_to_the_service
     assert [
         f"the user nobody may not write in {figures}; the service needs it: chown nobody {figures}"
     ] == told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root gives directories away")
+def test_no_directory_is_made_where_another_user_decides_what_its_path_leads_to(
+    of_nobody: Place, public: Path
+) -> None:
+    """A link to a directory of root's: what was made there was given to the user."""
+    (victim := public / "victim").mkdir()
+    (theirs := public / "theirs").mkdir()
+    (theirs / "link").symlink_to(victim)
+    os.chown(theirs, pwd.getpwnam("nobody").pw_uid, -1)
+    of_nobody.file.parent.mkdir()
+    of_nobody.file.write_text(
+        f'executor.mode = "external"\nmetrics.textfile = "{theirs}/link/new/d.prom"\n'
+        'node.state_dir = "/var/lib/d"\nnode.runtime_dir = "/run/d"\n'
+    )
+
+    steps = list(install(of_nobody, ["/bin/sh"], force=False))
+
+    assert [] == list(victim.iterdir())
+    (told,) = [what for kind, what in steps if kind == "warning" and "missing" in what]
+    assert f"make it: sudo -u 'nobody' mkdir -p {theirs}/link/new" in told
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: its files are closed to another user")
