@@ -26,8 +26,9 @@ MOST_EMPTY = 64
 #: Appends to what is there; opens nothing that waits (a FIFO), and nothing by a link.
 _APPENDS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
-#: Times that an empty file is found open elsewhere until it is left alone.
-MOST_TRIES = 3
+#: Times that an empty file is found open elsewhere until it is left alone. A child that is about
+#: to exec has it open too, and on a busy host dozens of other starts go by meanwhile.
+MOST_TRIES = 50
 
 
 @dataclass(slots=True)
@@ -142,7 +143,7 @@ class Outputs:
             os.close(descriptor)
             os.rename(path, empty.path)  # it stays with whoever reads it, or may yet write to it
             empty.tries += 1
-            if empty.tries < MOST_TRIES:  # it may have been a child of ours just before its exec
+            if empty.tries < MOST_TRIES:
                 self._empty.append(empty)
         return None
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import psutil
 
+from dispatcher.executor.outputs import MOST_EMPTY
 from tests.e2e.helpers import listed, shell, stored, submit_all
 from tests.e2e.world import Daemon, World
 from tests.eventually import eventually
@@ -42,8 +43,8 @@ def test_two_thousand_tasks_succeed_once_each_and_nothing_grows(world: World) ->
     }
     ((runs, different),) = stored(world, "SELECT count(*), count(DISTINCT uid) FROM runs")
     assert (2_000, 2_000, 2_000) == (len(tasks), runs, different)
-    # They printed nothing: each left its file to a later one.
-    assert len(list((world.state_dir / "output").iterdir())) <= 8
+    # They printed nothing: each left its file to a later one, unless a child still had it open.
+    assert len(list((world.state_dir / "output").iterdir())) <= MOST_EMPTY
     assert EXPECTED_FILES == files
 
 
