@@ -8,7 +8,7 @@ it.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 from dispatcher.calendar import Calendar, Setting
@@ -68,19 +68,27 @@ class Clock:
         """The last that is known."""
         self._is_stored = False
         """Whether both were read from the store: what was only written may be rolled back."""
+        self._began = StoreTime(0)
+        """The store time of the transaction, which the rows that it writes carry."""
 
     def begin(self, engine: Engine, *, write: bool) -> StoreTime:
         """Return the store time; write down, if one may, that a boot is seen for the first time."""
         if not self._is_stored and not self._recall(engine):
-            return self._begin_boot(engine, write=write)
-        return self._at(self._host.instant())
+            self._began = self._begin_boot(engine, write=write)
+        else:
+            self._began = self._at(self._host.instant())
+        return self._began
 
     def watch(self, engine: Engine) -> Setting:
-        """Return how the host's clock was set last; write it down if nobody has."""
+        """Return how the host's clock was set last; write it down if nobody has.
+
+        A step counts from the beginning of the transaction that finds it, so that the dates of the
+        rows it writes are those of the clock as it stands.
+        """
         if self._look().step_ms:
             self._recall(engine)
             if (found := self._look()).step_ms:
-                self._set(engine, found)
+                self._set(engine, replace(found, since=self._began))
         return self._setting
 
     def calendar(self, engine: Engine) -> Calendar:

@@ -143,6 +143,22 @@ def test_a_step_is_written_down_once_whoever_watches(host: Host, step: int) -> N
     assert [0, step, -step] == [one.step_ms for one in calendar(host).settings]
 
 
+@pytest.mark.parametrize("step", [40 * DAY, -DAY])
+def test_what_a_transaction_that_finds_a_step_writes_has_the_date_that_is_shown(
+    host: Host, step: int
+) -> None:
+    """Rows of the transaction carry the time of its beginning, which is before the look."""
+    now(host)
+    host.shown += step
+
+    with closing(host.opened()) as store:
+        with store.transaction() as begun:
+            host.passes(7)
+            store.watch_clock()
+        with store.snapshot():
+            assert NOW + step == store.calendar().date(begun)
+
+
 def test_all_who_watch_know_it_and_the_first_writes_it_down(host: Host) -> None:
     with closing(host.opened()) as daemon, closing(host.opened()) as command:
         for shown in (0, DAY, DAY):
