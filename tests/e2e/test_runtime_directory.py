@@ -165,7 +165,7 @@ def test_workers_live_on_when_the_runtime_directory_is_removed(nested: World) ->
     world, ways = nested, ("asks",) * 6 + ("sends",) * 3 + ("connected",) * 3 + ("plain",) * 6
     ways += ("verb", "stays")
     with world.daemon() as daemon:
-        tasks = begin(world, daemon, *ways, lease="20s")  # twenty of them start at once
+        tasks = begin(world, daemon, *ways, lease="5m")  # twenty of them start at once
         before, executor = look(world), daemon.executor().pid
 
         for times in (1, 2, 3):
