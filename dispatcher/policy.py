@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dispatcher import wire
 from dispatcher.config.durations import Milliseconds
 from dispatcher.config.limits import signal_name
-from dispatcher.config.settings import Retry
+from dispatcher.config.settings import RetrySection
 from dispatcher.model import INTENDED, Declared, Intent, OpenRun, Outcome, Settlement, TaskState
 from dispatcher.times import StoreTime
 
@@ -79,7 +79,7 @@ class RetryPolicy:
     cooldown_ms: int = 60_000
 
     @classmethod
-    def of(cls, retry: Retry) -> RetryPolicy:
+    def of(cls, retry: RetrySection) -> RetryPolicy:
         """Return what the configuration says."""
         return cls(
             max_deferrals=retry.max_deferrals,

@@ -80,7 +80,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stranded:
+class StrandedRun:
     """An open run that no executor knows."""
 
     task_id: int
@@ -100,10 +100,10 @@ class Stranded:
         return f"the executor does not know {what}, and ends what lives of it{when}: {self.why}"
 
 
-def stranded_in(report: Mapping[str, Any]) -> list[Stranded]:
+def stranded_in(report: Mapping[str, Any]) -> list[StrandedRun]:
     """Return the open runs that no executor knows, as a daemon says."""
     awaited = _is_away(report)
-    return [Stranded(**one, awaited=awaited) for one in report.get("stranded", [])]
+    return [StrandedRun(**one, awaited=awaited) for one in report.get("stranded", [])]
 
 
 def _is_away(report: Mapping[str, Any]) -> bool:
@@ -228,11 +228,11 @@ class Standing:
         return "executor" if _is_away(self.report) else None
 
     @property
-    def stranded(self) -> list[Stranded]:
+    def stranded(self) -> list[StrandedRun]:
         """The open runs that no executor knows."""
         return stranded_in(self.report)
 
-    def stranded_of(self, task: Task) -> Stranded | None:
+    def stranded_of(self, task: Task) -> StrandedRun | None:
         """Return the present run of a task if it is stranded, and not an earlier one."""
         for one in self.stranded:
             if (one.task_id, one.fence, TaskState.RUNNING) == (task.id, task.fence, task.state):

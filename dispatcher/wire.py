@@ -154,7 +154,7 @@ class Hello(Message, frozen=True, tag="hello"):
     """Whether the processes of its runs carry their mark."""
 
 
-class Run(Message, frozen=True, tag="run"):
+class RunReport(Message, frozen=True, tag="run"):
     """One run that the executor knows and was not told to forget; between hello and its end."""
 
     uid: RunUid
@@ -338,7 +338,17 @@ class Ping(Message, frozen=True, tag="ping"):
 
 
 FromExecutor = (
-    Hello | Run | HelloEnd | Started | StartFailed | Changed | Exited | Notice | Stray | Door | Pong
+    Hello
+    | RunReport
+    | HelloEnd
+    | Started
+    | StartFailed
+    | Changed
+    | Exited
+    | Notice
+    | Stray
+    | Door
+    | Pong
 )
 ToExecutor = Start | Renew | End | Noted | Forget | Leave | Ping
 

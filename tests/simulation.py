@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher import wire
-from dispatcher.model import NewTask, Run, Task, TaskState
-from dispatcher.policy import RetryPolicy
-from dispatcher.processes import (
+from dispatcher.executor_api import (
     Connected,
     Disconnected,
     Event,
@@ -20,18 +18,20 @@ from dispatcher.processes import (
     StartSettings,
     Written,
 )
+from dispatcher.model import NewTask, Run, Task, TaskState
+from dispatcher.policy import RetryPolicy
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.supervisor.recorder import TICKS
 from dispatcher.supervisor.retention import Files
 from dispatcher.supervisor.supervisor import Supervisor
-from dispatcher.supervisor.turn import Request, Settings
+from dispatcher.supervisor.turn import Request, SupervisorSettings
 from dispatcher.times import HostClock, Instant, StoreTime, WallTime
 
 EPOCH = StoreTime(1_800_000_000_000)
 NODE = "5a7c0c3e-0000-4000-8000-000000000001"
 
-SETTINGS = Settings(
+SETTINGS = SupervisorSettings(
     node_id=NODE,
     hostname="here",
     slots=2,
@@ -46,7 +46,7 @@ class FakeExecutor:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.runs: dict[wire.RunUid, wire.Run] = {}
+        self.runs: dict[wire.RunUid, wire.RunReport] = {}
         self.sent: list[wire.ToExecutor] = []
         self.starts: list[wire.Start] = []
         self.answering = True
@@ -151,7 +151,7 @@ class FakeExecutor:
         pid = next(self._pids)
         at = self.clock()
         ticks = round(at * TICKS)
-        self.runs[message.uid] = wire.Run(
+        self.runs[message.uid] = wire.RunReport(
             uid=message.uid, state=wire.RunState.RUNNING, pid=pid, start_ticks=ticks
         )
         self.events.append(wire.Started(uid=message.uid, pid=pid, start_ticks=ticks, at=at))
@@ -160,17 +160,17 @@ class FakeExecutor:
 fits: Processes = FakeExecutor()
 
 
-def replace_run(run: wire.Run, **changes: Any) -> wire.Run:
+def replace_run(run: wire.RunReport, **changes: Any) -> wire.RunReport:
     """Return a run's report with some facts changed."""
     facts = {name: getattr(run, name) for name in run.__struct_fields__}
-    return wire.Run(**{**facts, **changes})
+    return wire.RunReport(**{**facts, **changes})
 
 
 @dataclass
 class World:
     """One node in virtual time."""
 
-    settings: Settings = SETTINGS
+    settings: SupervisorSettings = SETTINGS
     seed: int = 1
     elapsed: float = 0.0
     stepped: float = 0.0

@@ -14,7 +14,7 @@ from dispatcher.model import Submitted
 _MOST_NAMED = 20
 
 
-class Accepted:
+class AcceptedTasks:
     """What was submitted, and the first ids of it for where they cannot be printed."""
 
     def __init__(self, submitted: Iterable[Submitted]) -> None:
@@ -40,7 +40,7 @@ class Accepted:
 
 
 @contextmanager
-def answering(seen: Accepted) -> Iterator[None]:
+def answering(seen: AcceptedTasks) -> Iterator[None]:
     """Report which tasks were accepted if it cannot be printed. Raises `CommitUnknown`."""
     try:
         yield

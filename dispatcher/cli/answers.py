@@ -12,7 +12,7 @@ from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import FINISHED, INTENDED, Intent, Outcome, Task, TaskState
 from dispatcher.outlook import Asked, Outlook
-from dispatcher.standing import Obstacle, Standing, Stranded
+from dispatcher.standing import Obstacle, Standing, StrandedRun
 
 #: Who would do the rest, and is not there.
 _NOBODY = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING})
@@ -54,7 +54,7 @@ def _is_left(one: Asked) -> bool:
     return one.ahead is not None or (one.task is not None and one.task.state is TaskState.READY)
 
 
-def _json(one: Asked, stranded: Mapping[int, Stranded], *, done: bool) -> dict[str, object]:
+def _json(one: Asked, stranded: Mapping[int, StrandedRun], *, done: bool) -> dict[str, object]:
     living = stranded.get(one.task_id) if one.ahead else None
     return {
         "id": one.task_id,
@@ -66,7 +66,7 @@ def _json(one: Asked, stranded: Mapping[int, Stranded], *, done: bool) -> dict[s
     }
 
 
-def _text(one: Asked, stranded: Stranded | None) -> str:
+def _text(one: Asked, stranded: StrandedRun | None) -> str:
     """Return what was done, or what will be."""
     assert one.task is not None
     if one.ahead is None:

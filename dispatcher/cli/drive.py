@@ -30,8 +30,8 @@ from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask, cannot_write, did_you_mean
+from dispatcher.executor_api import worker_environment
 from dispatcher.model import Claim
-from dispatcher.processes import worker_environment
 
 
 @click.command(

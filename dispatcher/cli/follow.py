@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import click
 
 from dispatcher.cli import render
-from dispatcher.cli.output import Output, print_end
+from dispatcher.cli.output import RunOutput, print_end
 from dispatcher.client import Client
 from dispatcher.model import FINISHED, Run, Task, TaskState
 
@@ -76,7 +76,7 @@ TRUNCATED = "dispatcher: the output was truncated; what follows is new"
 
 def _print(store: Client, task_id: int, run: Run, tail: int | None) -> None:
     budget = store.config.output.run_budget
-    with Output(run.output_path, budget=budget, tail=tail) as output:
+    with RunOutput(run.output_path, budget=budget, tail=tail) as output:
         is_over = _each(STORE_POLL, lambda: _is_over(store, task_id, run))
         while True:
             over = next(is_over)

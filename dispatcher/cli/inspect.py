@@ -27,7 +27,7 @@ from dispatcher.cli.options import (
     print_json,
     print_json_line,
 )
-from dispatcher.cli.output import Output, dropped, print_end
+from dispatcher.cli.output import RunOutput, dropped, print_end
 from dispatcher.client import Client
 from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask, did_you_mean
@@ -280,7 +280,7 @@ def logs(*, task_id: int, run_id: int | None, tail: int | None, follow: bool) ->
             return
         run = _run(store, task_id, run_id)
         budget = store.config.output.run_budget
-    with Output(run.output_path, budget=budget, tail=tail) as output:
+    with RunOutput(run.output_path, budget=budget, tail=tail) as output:
         if not output.exists():
             print_end(run)
         wrote = False

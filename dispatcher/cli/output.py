@@ -60,7 +60,7 @@ def _data_from(file: int, offset: int) -> int:
         return os.fstat(file).st_size
 
 
-class Output:
+class RunOutput:
     """One run's output, from its beginning; used as a context manager.
 
     What the budget punched out of the file is skipped and counted, with the rest of the line that

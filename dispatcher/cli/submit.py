@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 import click
 
 from dispatcher.cli import lines
-from dispatcher.cli.accepted import Accepted, answering
+from dispatcher.cli.accepted import AcceptedTasks, answering
 from dispatcher.cli.options import (
     Duration,
     config_option,
@@ -157,7 +157,7 @@ def submit(
     tasks = _tasks(config, source, command, options)
     is_bulk = source is not None
     with Client(config) as store:
-        seen = Accepted(_submitted(store, tasks, is_bulk=is_bulk))
+        seen = AcceptedTasks(_submitted(store, tasks, is_bulk=is_bulk))
         submitted = _reported(seen)
         if wait:
             with answering(seen):
@@ -176,7 +176,7 @@ def submit(
 
 
 def _print_outcomes(
-    store: Client, facts: list[dict[str, Any]], seen: Accepted, *, is_bulk: bool, as_json: bool
+    store: Client, facts: list[dict[str, Any]], seen: AcceptedTasks, *, is_bulk: bool, as_json: bool
 ) -> ExitCode:
     """Wait until all are done, and print what became of them where the ids are not printed yet."""
     if not as_json:

@@ -17,14 +17,14 @@ from dispatcher.cli.options import (
     print_json,
 )
 from dispatcher.config.durations import Milliseconds
-from dispatcher.config.settings import Leases
+from dispatcher.config.settings import LeasesSection
 from dispatcher.errors import NoTask
 from dispatcher.model import LOCAL, Run, Task, TaskState
 from dispatcher.outlook import Outlook
 from dispatcher.standing import Standing
 
 #: Of a configuration that names none.
-LEASES = Leases()
+LEASES = LeasesSection()
 
 
 @click.command(epilog=examples("dispatcher why 42"))
@@ -69,7 +69,7 @@ def explain(
     runs: list[Run],
     status: Standing,
     ahead: Outlook | None = None,
-    leases: Leases = LEASES,
+    leases: LeasesSection = LEASES,
 ) -> Iterator[str]:
     """Yield what stands between a task and its next state, the nearest first.
 
@@ -94,7 +94,7 @@ def explain(
 
 
 def _of_running(
-    task: Task, run: Run | None, status: Standing, ahead: Outlook | None, leases: Leases
+    task: Task, run: Run | None, status: Standing, ahead: Outlook | None, leases: LeasesSection
 ) -> Iterator[str]:
     if run is None:
         return
@@ -120,7 +120,7 @@ def _of_running(
 
 
 def _of_ending(
-    task: Task, run: Run, status: Standing, ahead: Outlook, leases: Leases
+    task: Task, run: Run, status: Standing, ahead: Outlook, leases: LeasesSection
 ) -> Iterator[str]:
     """Yield how its run is ending, what still lives of it, and what comes then."""
     if ahead.declared:

@@ -11,16 +11,16 @@ import msgspec
 
 from dispatcher.config.of_user import user_file
 from dispatcher.config.settings import (
-    Daemon,
+    DaemonSection,
     Defaults,
-    Executor,
-    Leases,
-    Logs,
-    Metrics,
-    Output,
+    ExecutorSection,
+    LeasesSection,
+    LogsSection,
+    MetricsSection,
+    OutputSection,
     Profile,
     Queue,
-    Retry,
+    RetrySection,
     Settings,
 )
 from dispatcher.errors import ConfigError
@@ -56,16 +56,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     runtime_dir: Path
     store_url: str
     slots: int
-    daemon: Daemon
-    executor: Executor
-    leases: Leases
-    retry: Retry
-    output: Output
+    daemon: DaemonSection
+    executor: ExecutorSection
+    leases: LeasesSection
+    retry: RetrySection
+    output: OutputSection
     defaults: Defaults
     queues: Mapping[str, Queue]
     profiles: Mapping[str, Profile]
-    logs: Logs
-    metrics: Metrics
+    logs: LogsSection
+    metrics: MetricsSection
 
     @property
     def on_stop(self) -> Literal["drain", "leave"]:

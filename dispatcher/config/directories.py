@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from dispatcher.config import config, toml
 from dispatcher.config.config import Config, Mistaken
-from dispatcher.config.settings import Node, Settings
+from dispatcher.config.settings import NodeSection, Settings
 from dispatcher.errors import ConfigError
 from dispatcher.node import known_node_id
 
@@ -72,7 +72,7 @@ def beside_mistakes(
     return found if known_node_id(found.state_dir) is not None else None
 
 
-def _node_in(file: Path, *, with_store: bool) -> Node | None:
+def _node_in(file: Path, *, with_store: bool) -> NodeSection | None:
     """Return the directories of the one [node] of a file, by its lines; None: it names none.
 
     Nothing is certain of a file with texts of several lines: what they hold may look like sections.
@@ -90,7 +90,7 @@ def _node_in(file: Path, *, with_store: bool) -> Node | None:
     state_dir, runtime_dir = table.get("state_dir"), table.get("runtime_dir")
     if not isinstance(state_dir, str) or not isinstance(runtime_dir, str | None):
         return None
-    return Node(state_dir=state_dir, runtime_dir=runtime_dir)
+    return NodeSection(state_dir=state_dir, runtime_dir=runtime_dir)
 
 
 def _lines_of_node(lines: Sequence[str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ import msgspec
 from dispatcher.complaints import NO_NAME, in_words
 from dispatcher.config import durations, sizes, toml
 from dispatcher.config.durations import Milliseconds
-from dispatcher.config.settings import NAME, Node, Section, Settings, Store
+from dispatcher.config.settings import NAME, NodeSection, Section, Settings, StoreSection
 from dispatcher.config.sizes import Bytes
 from dispatcher.errors import ConfigError, did_you_mean
 
@@ -76,7 +76,7 @@ def read(file: Path) -> Read:
 def _concerns_places(mistake: Mistake) -> bool:
     """Say whether a mistake is in the sections of places, or may be what should stand in them."""
     section = mistake.section.partition(".")[0]
-    places = {**_kinds(Node), **_kinds(Store)}
+    places = {**_kinds(NodeSection), **_kinds(StoreSection)}
     others = (sections().keys() | named_tables().keys()) - {"node", "store"}
     return section not in others or mistake.key in places
 
@@ -84,7 +84,7 @@ def _concerns_places(mistake: Mistake) -> bool:
 def _concerns_directories(mistake: Mistake) -> bool:
     """Return whether a mistake is in a directory's place, or may be what should stand in it."""
     if mistake.section == "node":
-        return mistake.key in DIRECTORIES or mistake.key not in _kinds(Node)
+        return mistake.key in DIRECTORIES or mistake.key not in _kinds(NodeSection)
     known = mistake.section.partition(".")[0] in sections().keys() | named_tables().keys()
     return not known or mistake.key in DIRECTORIES
 

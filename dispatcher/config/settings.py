@@ -78,7 +78,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         yield from ()
 
 
-class Node(Section, frozen=True):
+class NodeSection(Section, frozen=True):
     """This host's part: where its files are and how much it runs at once."""
 
     state_dir: Annotated[str, Meta(examples=["/var/lib/dispatcher"])] | None = None
@@ -93,7 +93,7 @@ class Node(Section, frozen=True):
     """How many workers run here at once. Left out: one for each CPU that the daemon may use."""
 
 
-class Store(Section, frozen=True):
+class StoreSection(Section, frozen=True):
     """Where tasks live."""
 
     url: Annotated[str, Meta(examples=["sqlite:///var/lib/dispatcher/tasks.db"])] | None = None
@@ -101,7 +101,7 @@ class Store(Section, frozen=True):
     `$DISPATCHER_STORE_URL` goes before."""
 
 
-class Daemon(Section, frozen=True):
+class DaemonSection(Section, frozen=True):
     """The loop, and what a stop does."""
 
     drain_timeout_ms: Minute = Milliseconds(60_000)
@@ -117,7 +117,7 @@ class Daemon(Section, frozen=True):
         yield from _at_least(LEAST_INTERVAL, self, "poll_ms")
 
 
-class Executor(Section, frozen=True):
+class ExecutorSection(Section, frozen=True):
     """Who starts the executor, and how long runs may go on with no daemon."""
 
     mode: Annotated[Literal["embedded", "external"], Meta(examples=["external"])] = "embedded"
@@ -146,7 +146,7 @@ class Executor(Section, frozen=True):
         return None if self.absence_limit == "never" else durations.parse(self.absence_limit)
 
 
-class Leases(Section, frozen=True):
+class LeasesSection(Section, frozen=True):
     """How long a claim lives without a sign of life, and how a run is ended. No lease is shorter
     than 200 ms: each renewal is a transaction.
     """
@@ -191,7 +191,7 @@ class Leases(Section, frozen=True):
         return Milliseconds(max(limits.LEAST_LEASE, shortest) // 2), name, shortest
 
 
-class Retry(Section, frozen=True):
+class RetrySection(Section, frozen=True):
     """How often, and after which delay, a task runs again."""
 
     max_attempts: Annotated[int, Meta(ge=1, le=_MOST, examples=[3])] = 3
@@ -226,7 +226,7 @@ class Retry(Section, frozen=True):
             yield f"backoff_min: {least} is more than backoff_max ({most}); lower it or raise that"
 
 
-class Output(Section, frozen=True):
+class OutputSection(Section, frozen=True):
     """How much of the runs' output is kept, and how long."""
 
     retention: Annotated[str, Meta(examples=["30d"])] = "30d"
@@ -410,7 +410,7 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
                 yield f"env: {error}"
 
 
-class Logs(Section, frozen=True):
+class LogsSection(Section, frozen=True):
     """How much the daemon says, and in which form."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], Meta(examples=["warning"])] = (
@@ -425,7 +425,7 @@ class Logs(Section, frozen=True):
     the journal, and writes JSON elsewhere. The executor takes a change up when it starts."""
 
 
-class Metrics(Section, frozen=True):
+class MetricsSection(Section, frozen=True):
     """A file of figures for Prometheus' node exporter; `dispatcher metrics` prints the same."""
 
     textfile: Annotated[str, Meta(examples=["/var/lib/node_exporter/dispatcher.prom"])] | None = (
@@ -453,15 +453,15 @@ class Metrics(Section, frozen=True):
 class Settings(Section, frozen=True):
     """The whole file, as it was written."""
 
-    node: Node = Node()
-    store: Store = Store()
-    daemon: Daemon = Daemon()
-    executor: Executor = Executor()
-    leases: Leases = Leases()
-    retry: Retry = Retry()
-    output: Output = Output()
+    node: NodeSection = NodeSection()
+    store: StoreSection = StoreSection()
+    daemon: DaemonSection = DaemonSection()
+    executor: ExecutorSection = ExecutorSection()
+    leases: LeasesSection = LeasesSection()
+    retry: RetrySection = RetrySection()
+    output: OutputSection = OutputSection()
     defaults: Defaults = Defaults()
     queues: dict[Annotated[str, Meta(pattern=NAME)], Queue] = {}
     profiles: dict[Annotated[str, Meta(pattern=NAME)], Profile] = {}
-    logs: Logs = Logs()
-    metrics: Metrics = Metrics()
+    logs: LogsSection = LogsSection()
+    metrics: MetricsSection = MetricsSection()

@@ -22,16 +22,16 @@ from dispatcher.daemon import channels
 from dispatcher.daemon.executor_client import ExecutorClient, connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.daemon.loop import STOP_SIGNALS, Loop
-from dispatcher.daemon.outputs import Bounds, Outputs
+from dispatcher.daemon.outputs import Bounds, OutputDirectory
 from dispatcher.daemon.textfile import Textfile
 from dispatcher.errors import ConfigError, cannot_use, cannot_write
+from dispatcher.executor_api import StartSettings
 from dispatcher.kept import Kept, RuntimeDirectory, make
 from dispatcher.locks import DAEMON_LOCK, hold
 from dispatcher.logs import logs
 from dispatcher.node import node_id, refuse_copy
 from dispatcher.notify import Notifier
 from dispatcher.policy import RetryPolicy
-from dispatcher.processes import StartSettings
 from dispatcher.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import (
@@ -41,7 +41,7 @@ from dispatcher.store.open import (
     remembered_identity,
 )
 from dispatcher.supervisor.supervisor import Stop, Supervisor
-from dispatcher.supervisor.turn import Settings
+from dispatcher.supervisor.turn import SupervisorSettings
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
@@ -92,7 +92,7 @@ def main(
         client = _executor_client(config, me, store, embedded=embedded)
         _make_output_dir(config)
         holds, goes_by = config, settings(config, me, until_idle=drain)
-        outputs = Outputs(goes_by.output_dir, _bounds(config))
+        outputs = OutputDirectory(goes_by.output_dir, _bounds(config))
         supervisor = Supervisor(store, client, goes_by, rng=random.SystemRandom(), files=outputs)
         control_socket = Kept(str(config.control_socket), _listen)
         if (unsaid := control.announce(config)) is not None:
@@ -135,11 +135,11 @@ def main(
     return wire.ExitCode.OK
 
 
-def settings(config: Config, me: str, *, until_idle: bool) -> Settings:
+def settings(config: Config, me: str, *, until_idle: bool) -> SupervisorSettings:
     """Return what the supervisor needs of the configuration."""
     leases, absence_ms = config.leases, config.executor.absence_limit_ms
     retention_ms = config.output.retention_ms
-    return Settings(
+    return SupervisorSettings(
         node_id=me,
         hostname=socket.gethostname(),
         slots=config.slots,
@@ -225,7 +225,7 @@ def _executor_client(config: Config, me: str, store: Store, *, embedded: bool) -
 
 
 def _check_store(
-    store: Store, state_dir: Path, hello: wire.Hello, runs: Sequence[wire.Run]
+    store: Store, state_dir: Path, hello: wire.Hello, runs: Sequence[wire.RunReport]
 ) -> None:
     """Refuse another store while runs of the old one live; else remember the new one."""
     remembered = remembered_identity(state_dir)

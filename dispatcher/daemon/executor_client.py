@@ -18,9 +18,9 @@ from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.daemon.channels import credentials
 from dispatcher.daemon.survivors import survivors
 from dispatcher.errors import ConfigError
+from dispatcher.executor_api import Connected, Disconnected, Event, Processes, Written
 from dispatcher.node import expect_same
 from dispatcher.outbox import Outbox
-from dispatcher.processes import Connected, Disconnected, Event, Processes, Written
 from dispatcher.times import Instant, wall_clock
 from dispatcher.wire import RunUid
 
@@ -49,7 +49,7 @@ CHUNK = 64 * 1024
 class Check(Protocol):
     """Who judges an executor's greeting."""
 
-    def __call__(self, hello: wire.Hello, runs: Sequence[wire.Run]) -> None:
+    def __call__(self, hello: wire.Hello, runs: Sequence[wire.RunReport]) -> None:
         """Raise a `DispatcherError` when this daemon must not work with it."""
 
 
@@ -88,7 +88,7 @@ class ExecutorClient:
         self._unsent = bytearray()
         self._hello: wire.Hello | None = None
         self._incompatible: wire.Hello | None = None
-        self._runs: list[wire.Run] = []
+        self._runs: list[wire.RunReport] = []
         self._greeted = False
         self._retry_at = Instant(0.0)
         self._delay = 0.0
@@ -373,7 +373,7 @@ class ExecutorClient:
         match message:
             case wire.Hello():
                 self._greet(message)
-            case wire.Run():
+            case wire.RunReport():
                 self._runs.append(message)
             case wire.HelloEnd():
                 self._agree()

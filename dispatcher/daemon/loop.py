@@ -19,14 +19,14 @@ from dispatcher.config.reload import Reloaded
 from dispatcher.daemon import channels, children
 from dispatcher.daemon.channels import Channel, Reply
 from dispatcher.daemon.executor_client import ExecutorClient
-from dispatcher.daemon.outputs import Outputs
+from dispatcher.daemon.outputs import OutputDirectory
 from dispatcher.daemon.textfile import Textfile
 from dispatcher.daemon.worker_channel import NOT_ALLOWED, WorkerChannel
 from dispatcher.errors import ConfigError
+from dispatcher.executor_api import Event
 from dispatcher.kept import Kept, RuntimeDirectory
 from dispatcher.logs import logs
 from dispatcher.notify import Notifier
-from dispatcher.processes import Event
 from dispatcher.signals import Signals
 from dispatcher.supervisor.supervisor import Stop, Supervisor
 from dispatcher.supervisor.turn import Request
@@ -52,7 +52,7 @@ class Loop:
         control: Kept | None = None,
         on_stop: Stop = Stop.DRAIN,
         notifier: Notifier | None = None,
-        outputs: Outputs | None = None,
+        outputs: OutputDirectory | None = None,
         reconfigure: Callable[[], Reloaded] | None = None,
         textfile: Callable[[selectors.BaseSelector], Textfile] | None = None,
         runtime: RuntimeDirectory | None = None,
@@ -208,7 +208,7 @@ class Loop:
         self._executor.close()
         self._selector.close()
 
-    def _look_after(self, outputs: Outputs, at: Instant) -> Instant:
+    def _look_after(self, outputs: OutputDirectory, at: Instant) -> Instant:
         """Do a piece of what the output directory needs; return when to be awake for the next."""
         if at >= outputs.due:
             open_runs = self._supervisor.open_runs

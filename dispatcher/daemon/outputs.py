@@ -107,7 +107,7 @@ class _Walk:
             keep(self._oldest, (-found.st_mtime_ns, entry.path, size))
 
 
-class Outputs:
+class OutputDirectory:
     """Looks after the files of one output directory; `keep_up` is called when it is `due`."""
 
     def __init__(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from dispatcher import marks, output_files
+from dispatcher.executor_api import END_THEM
 from dispatcher.hidden import HiddenPids
-from dispatcher.processes import END_THEM
 from dispatcher.wire import RunUid
 
 #: Processes of a run that are named.

@@ -22,7 +22,7 @@ PATIENCE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ProofCheck:
     """One promise."""
 
     what: str
@@ -40,32 +40,32 @@ class Check:
         return f"[red]FAILED[/] {self.what}: promised {self.expected}, came {self.came}"
 
 
-def checks(play: Play, job: Job, parts: Sequence[Part], trail: Path) -> Iterator[Check]:
+def checks(play: Play, job: Job, parts: Sequence[Part], trail: Path) -> Iterator[ProofCheck]:
     """Yield every promise of the demo, compared with what the store and the files say."""
     files = [play.client.runs(task_id) for task_id in play.files]
     roles = [play.client.runs(task_id) for task_id in play.roles]
     every = len(job)
 
     states = [play.task(task_id).state for task_id in play.files]
-    yield Check("files: succeeded", every, states.count(TaskState.SUCCEEDED))
+    yield ProofCheck("files: succeeded", every, states.count(TaskState.SUCCEEDED))
     once = [[run.outcome for run in runs].count(Outcome.SUCCEEDED) for runs in files]
-    yield Check("files: with exactly one successful run", every, once.count(1))
+    yield ProofCheck("files: with exactly one successful run", every, once.count(1))
     begun = [run for runs in files for run in runs if run.started_at is not None]
     lost = [run for run in begun if run.outcome != Outcome.SUCCEEDED]
-    yield Check("files: runs that were lost with the daemon", 0, len(lost))
-    yield Check("files: results that pass gzip -t and equal the original", every, job.intact())
+    yield ProofCheck("files: runs that were lost with the daemon", 0, len(lost))
+    yield ProofCheck("files: results that pass gzip -t and equal the original", every, job.intact())
 
     for part, runs in zip(parts, roles, strict=True):
         yield as_promised(part, runs)
         if part.name == "stubborn":
             what = "stubborn: its processes, dead before its second run began"
-            yield Check(what, 2, _dead_before_the_second(runs, trail))
+            yield ProofCheck(what, 2, _dead_before_the_second(runs, trail))
 
     uids = {run.uid for runs in (*files, *roles) for run in runs}
-    yield Check("processes left", 0, _left(play.executor, uids))
+    yield ProofCheck("processes left", 0, _left(play.executor, uids))
 
 
-def as_promised(part: Part, runs: Sequence[Run]) -> Check:
+def as_promised(part: Part, runs: Sequence[Run]) -> ProofCheck:
     """Compare the runs of a worker, but those of which nothing was started, with what it does.
 
     Nothing is started of a claim that the daemon takes with it when it is killed.
@@ -74,7 +74,7 @@ def as_promised(part: Part, runs: Sequence[Run]) -> Check:
         run.fence for run in runs if (run.outcome, run.started_at) == (Outcome.ORPHANED, None)
     }
     fences = (fence for fence in count(1) if fence not in unbegun)
-    return Check(
+    return ProofCheck(
         f"{part.name}: {part.does}",
         ", ".join(
             f"{fence} {outcome}" for fence, outcome in zip(fences, part.expected, strict=False)

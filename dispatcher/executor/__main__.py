@@ -25,13 +25,13 @@ from dispatcher.errors import (
     cannot_use,
     cannot_write,
 )
-from dispatcher.executor.executor import Executor, Node
+from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.oom import OomScore
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.spawn import Spawner
 from dispatcher.kept import RuntimeDirectory, make
@@ -199,13 +199,13 @@ def _compose(
     runtime: RuntimeDirectory,
 ) -> Executor:
     limits = _settle_down()
-    node = Node(
+    node = ExecutorIdentity(
         node_id=options.node_id,
         state_dir=state_dir,
         boot_id=_boot_id(),
         pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
     )
-    kernel, outputs = Kernel(), Outputs()
+    kernel, outputs = Kernel(), OutputFiles()
     try:
         server = Server(runtime_dir, kernel, log)
         notices = Notices(runtime_dir, kernel, server)
@@ -240,7 +240,7 @@ def _compose(
     return executor
 
 
-def _journal_apart(node: Node, runtime_dir: str, device: int) -> str | None:
+def _journal_apart(node: ExecutorIdentity, runtime_dir: str, device: int) -> str | None:
     """Return where to keep the journal, away from the state directory's disk; None: nowhere."""
     if device == os.stat(node.state_dir).st_dev:
         return None

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from dispatcher import wire
 from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.procfs import File, Process
-from dispatcher.executor.run import Phase, Run
+from dispatcher.executor.run import Phase, TrackedRun
 from dispatcher.marks import by_mark, mark_of
 
 #: Runs whose leftovers were left alone and are known as such: those that ended last.
@@ -48,7 +48,7 @@ class LeftAlone:
     def __bool__(self) -> bool:
         return bool(self._leaders)
 
-    def add(self, run: Run) -> None:
+    def add(self, run: TrackedRun) -> None:
         """Take what is left of a run, and what it will start, for nobody's from now on."""
         if run.pid is None:
             return
@@ -79,7 +79,7 @@ class LeftAlone:
 class Suspects:
     """The runs that a new orphan may be of, by what would give it away."""
 
-    def __init__(self, runs: Iterable[Run], outputs: Outputs) -> None:
+    def __init__(self, runs: Iterable[TrackedRun], outputs: OutputFiles) -> None:
         self._outputs = outputs
         self._runs = [
             run for run in runs if run.pid and not run.inherited and run.phase < Phase.GONE
@@ -89,7 +89,7 @@ class Suspects:
         self.uids = {run.uid for run in self._runs}
 
     @cached_property
-    def by_output(self) -> dict[File, Run]:
+    def by_output(self) -> dict[File, TrackedRun]:
         """The runs by their output files: asked for seldom, and each must be looked up."""
         identities = [(self._outputs.identity(run.output_path), run) for run in self._runs]
         return {file: run for file, run in identities if file is not None}
@@ -120,7 +120,7 @@ class NotReadYet(Exception):
 class Attribution:
     """Finds out whose a new orphan is."""
 
-    def __init__(self, kernel: Kernel, outputs: Outputs, remembered: Remembered) -> None:
+    def __init__(self, kernel: Kernel, outputs: OutputFiles, remembered: Remembered) -> None:
         self._kernel = kernel
         self._outputs = outputs
         self._remembered = remembered

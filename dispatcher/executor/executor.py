@@ -12,7 +12,7 @@ from dispatcher.executor.journal import Journal
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.runs import Runs
 from dispatcher.executor.server import Server
@@ -32,7 +32,7 @@ LONGEST_WAIT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ExecutorIdentity:
     """Whose executor this is, as its hello says."""
 
     node_id: str
@@ -53,11 +53,11 @@ class Executor:
 
     def __init__(
         self,
-        node: Node,
+        node: ExecutorIdentity,
         *,
         kernel: Kernel,
         spawner: Spawner,
-        outputs: Outputs,
+        outputs: OutputFiles,
         journal: Journal,
         server: Server,
         notices: Notices,

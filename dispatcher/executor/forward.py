@@ -17,7 +17,7 @@ from dispatcher.executor.journal import Journal, Line
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.pieces import pieces
-from dispatcher.executor.run import NEVER, Run
+from dispatcher.executor.run import NEVER, TrackedRun
 from dispatcher.executor.stream import Stream, head
 from dispatcher.logs.journald import ABSENT_PAUSE, Connection
 from dispatcher.logs.writer import RETRY
@@ -77,7 +77,7 @@ class Forwarder:
         self.due = NEVER
         """When to `keep` on."""
 
-    def follow(self, run: Run, descriptor: int | None, at: Instant) -> None:
+    def follow(self, run: TrackedRun, descriptor: int | None, at: Instant) -> None:
         """Forward a run's output from now on; without a descriptor, by its path: it is inherited.
 
         What cannot be followed is reported, and its file has it.

@@ -24,7 +24,7 @@ import msgspec
 from dispatcher import wire
 from dispatcher.complaints import UNREADABLE
 from dispatcher.errors import ConfigError
-from dispatcher.executor.run import NEVER, Phase, Run
+from dispatcher.executor.run import NEVER, Phase, TrackedRun
 from dispatcher.times import Instant
 
 #: Bytes beyond what the last rewrite left, after which the journal is rewritten.
@@ -119,7 +119,7 @@ class Journal:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def predecessors_runs(self) -> list[Run]:
+    def predecessors_runs(self) -> list[TrackedRun]:
         """Return what can be known of the runs of the last executor of this boot and pid namespace.
 
         `damage` says what cannot. Without the header nobody knows in which namespace their pids
@@ -176,7 +176,7 @@ class Journal:
         """Have it rewritten at once."""
         self._behind, self._retry_at = True, Instant(0.0)
 
-    def rewrite(self, runs: Iterable[Run], at: Instant) -> OSError | None:
+    def rewrite(self, runs: Iterable[TrackedRun], at: Instant) -> OSError | None:
         """Replace the journal by what it takes to know these runs; return why it could not be."""
         lines = [_encode(self._header), *(_encode(summary(run, at)) for run in runs), b""]
         data = b"\n".join(lines)
@@ -236,7 +236,7 @@ def without_tail(exit_: wire.Exit) -> wire.Exit:
     return msgspec.structs.replace(exit_, tail="") if exit_.tail else exit_
 
 
-def summary(run: Run, at: Instant) -> Line:
+def summary(run: TrackedRun, at: Instant) -> Line:
     """Return the one line from which `replay` makes this run again."""
     return Line(
         event="gone" if run.phase is Phase.GONE else "known",
@@ -288,9 +288,9 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def replay(lines: Iterable[bytes], header: Header) -> tuple[list[Run], Damage | None]:
+def replay(lines: Iterable[bytes], header: Header) -> tuple[list[TrackedRun], Damage | None]:
     """Return the runs that a journal tells of, none when it is of another boot; and its damage."""
-    runs: dict[wire.RunUid, Run] = {}
+    runs: dict[wire.RunUid, TrackedRun] = {}
     last, damaged, first, text = 0.0, 0, 0, b""
     for number, text in enumerate(lines, start=1):
         try:
@@ -312,13 +312,13 @@ def replay(lines: Iterable[bytes], header: Header) -> tuple[list[Run], Damage | 
     return list(runs.values()), Damage(damaged, first) if damaged else None
 
 
-def _apply(line: Line, runs: dict[wire.RunUid, Run]) -> Instant:
+def _apply(line: Line, runs: dict[wire.RunUid, TrackedRun]) -> Instant:
     """Add to the runs what a line tells; return when it was written."""
     at = Instant(line.at)
     if line.event == "forgotten":
         runs.pop(line.uid, None)
         return at
-    run = runs.setdefault(line.uid, Run(line.uid, output_path=""))
+    run = runs.setdefault(line.uid, TrackedRun(line.uid, output_path=""))
     for name in _KEPT:
         if (value := getattr(line, name)) is not None:
             setattr(run, name, value)

@@ -28,7 +28,7 @@ _CHUNK = 16384
 _MOST_READY = 4096
 
 
-class Status(NamedTuple):
+class ProcessStatus(NamedTuple):
     """How a process ended. Neither: somebody else reaped it."""
 
     exit_code: int | None = None
@@ -131,17 +131,17 @@ class Kernel:
             return since if found is None or found.opaque else found.start_ticks
         return since
 
-    def exit_of(self, leader: int) -> Status | None:
+    def exit_of(self, leader: int) -> ProcessStatus | None:
         """Return how a leader ended, without reaping it; None while it lives."""
         try:
             seen = os.waitid(os.P_PID, leader, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            return Status()
+            return ProcessStatus()
         if seen is None:
             return None
         if seen.si_code == os.CLD_EXITED:
-            return Status(exit_code=seen.si_status)
-        return Status(signal=seen.si_status)
+            return ProcessStatus(exit_code=seen.si_status)
+        return ProcessStatus(signal=seen.si_status)
 
     def reap(self, leader: int) -> Usage:
         """Reap a dead leader; from now on its pid may belong to anyone."""

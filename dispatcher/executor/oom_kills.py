@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from dispatcher.executor.log import Log
-from dispatcher.executor.run import Phase, Run
+from dispatcher.executor.run import Phase, TrackedRun
 from dispatcher.times import Instant
 
 #: Seconds for which a kill that was counted may be a run's: a large process dies late.
@@ -63,7 +63,7 @@ class OomKills:
         while self._kills and self._kills[0] < at - KILL_AGE:
             self._kills.popleft()
 
-    def judge(self, runs: Iterable[Run], at: Instant) -> None:
+    def judge(self, runs: Iterable[TrackedRun], at: Instant) -> None:
         """Note it with the exits of those whose leaders have just ended so."""
         suspects = [run for run in runs if is_suspect(run)]
         if not suspects:
@@ -80,7 +80,7 @@ class OomKills:
             self._log("run.oom_killed", **run.ids, pid=run.pid, doubtful=doubtful)
 
 
-def is_suspect(run: Run) -> bool:
+def is_suspect(run: TrackedRun) -> bool:
     """Return whether a SIGKILL that is not ours has just ended a run, by what its leader says."""
     if run.phase is not Phase.LINGERING or run.exit is None or run.exit_noted:
         return False

@@ -78,7 +78,7 @@ class OutputFile:
         os.close(self.descriptor)
 
 
-class Outputs:
+class OutputFiles:
     """Opens and probes output files; keeps those of the runs that were started here.
 
     A run that wrote nothing leaves no file: it is given to a later run under its new name, unless

@@ -56,7 +56,7 @@ def ids(uid: wire.RunUid, whose: Mapping[str, str]) -> dict[str, str | int]:
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class TrackedRun:
     """A run that the executor knows and was not told to forget."""
 
     uid: wire.RunUid

@@ -8,15 +8,15 @@ import msgspec
 
 from dispatcher import wire
 from dispatcher.executor.budget import Budgets
+from dispatcher.executor.ending import Endings
 from dispatcher.executor.forward import Forwarder
 from dispatcher.executor.journal import Journal, Line, summary
 from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.ladder import Ladder
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.oom_kills import OomKills
-from dispatcher.executor.outputs import Outputs
-from dispatcher.executor.run import NEVER, Phase, Run, ids
+from dispatcher.executor.outputs import OutputFiles
+from dispatcher.executor.run import NEVER, Phase, TrackedRun, ids
 from dispatcher.executor.spawn import CannotStart, Spawner
 from dispatcher.times import Instant
 
@@ -47,7 +47,7 @@ class Runs:
         *,
         kernel: Kernel,
         spawner: Spawner,
-        outputs: Outputs,
+        outputs: OutputFiles,
         journal: Journal,
         notices: Notices,
         log: Log,
@@ -63,21 +63,21 @@ class Runs:
         self._notices = notices
         self._log = log
         self._send = send
-        self._runs: dict[wire.RunUid, Run] = {}
-        self._ladder = Ladder(
+        self._runs: dict[wire.RunUid, TrackedRun] = {}
+        self._endings = Endings(
             self._runs, kernel=kernel, outputs=outputs, journal=journal, log=log, send=send
         )
         self._oom_kills = OomKills(kernel, log)
-        self._live: dict[wire.RunUid, Run] = {}
-        self._starts: list[tuple[Run, wire.Start]] = []
-        self._attention: dict[wire.RunUid, Run] = {}
-        self._by_handle: dict[int, Run] = {}
-        self._without_handle: list[Run] = []
+        self._live: dict[wire.RunUid, TrackedRun] = {}
+        self._starts: list[tuple[TrackedRun, wire.Start]] = []
+        self._attention: dict[wire.RunUid, TrackedRun] = {}
+        self._by_handle: dict[int, TrackedRun] = {}
+        self._without_handle: list[TrackedRun] = []
         self._untold: dict[wire.RunUid, wire.Started] = {}
         self._budgets = Budgets(log, kernel.growth)
         self._forwarder = Forwarder(kernel, journal, log, node=node)
         self._due = NEVER
-        self._survey_at = Instant(0.0) if self._ladder.has_left else NEVER
+        self._survey_at = Instant(0.0) if self._endings.has_left else NEVER
         self._awaits_word = False
 
     def __len__(self) -> int:
@@ -99,14 +99,14 @@ class Runs:
         return len(self._live)
 
     @property
-    def unkillable(self) -> list[Run]:
+    def unkillable(self) -> list[TrackedRun]:
         """The runs of which something survived SIGKILL."""
         return [run for run in self._live.values() if run.unkillable]
 
     @property
     def sweeping(self) -> bool:
         """Whether a dead executor's run may still have processes that SIGKILL will end."""
-        return self._ladder.sweeping
+        return self._endings.sweeping
 
     @property
     def due(self) -> Instant:
@@ -116,12 +116,12 @@ class Runs:
         due = min(self._journal.due, self._forwarder.due)
         if self._live:
             return min(due, self._due, self._survey_at, self._tell_at, self._budgets.due)
-        return min(due, self._survey_at) if self._ladder.has_left else due
+        return min(due, self._survey_at) if self._endings.has_left else due
 
-    def described(self) -> Iterable[wire.Run]:
+    def described(self) -> Iterable[wire.RunReport]:
         """Yield each run as a new daemon must know it."""
         for run in self._runs.values():
-            yield wire.Run(
+            yield wire.RunReport(
                 uid=run.uid,
                 state=run.state,
                 pid=run.pid,
@@ -143,11 +143,11 @@ class Runs:
             self._log("journal.damaged", path=path, lines=lines, first=first)
         self._compact(at)
 
-    def _inherit(self, run: Run, at: Instant) -> None:
+    def _inherit(self, run: TrackedRun, at: Instant) -> None:
         self._runs[run.uid] = run
         if run.forwarded is not None:
             self._forwarder.follow(run, None, at)
-        if not self._ladder.inherit(run, at):
+        if not self._endings.inherit(run, at):
             self._forwarder.end(run.uid, at)
         else:
             self._live[run.uid] = self._attention[run.uid] = run
@@ -174,7 +174,7 @@ class Runs:
         """Start a run in this tick, unless it is known or too late."""
         if start.uid in self._runs:
             return
-        run = Run(
+        run = TrackedRun(
             uid=start.uid,
             output_path=start.output_path,
             kill_signal=start.kill_signal,
@@ -231,7 +231,7 @@ class Runs:
         """
         run = self._runs.get(uid)
         if run is None:
-            run = Run(uid, f"{self._output_dir}/{uid}.log", held_until=at, marked=True)
+            run = TrackedRun(uid, f"{self._output_dir}/{uid}.log", held_until=at, marked=True)
             self._inherit(run, at)
             self._journal.note(summary(run, at))
             return False
@@ -316,18 +316,18 @@ class Runs:
 
         `heard` is whether all was heard that the daemon had said: it may have moved deadlines.
         """
-        self._ladder.new_tick()
+        self._endings.new_tick()
         self._note_time(at, heard=heard)
         error = self._journal.flush()
         starts, self._starts = self._starts, []
         for run, start in starts:
             self._spawn(run, start, error, at)
         attention, self._attention = self._attention, {}
-        self._ladder.share_among(len(attention))
+        self._endings.share_among(len(attention))
         self._oom_kills.judge(attention.values(), at)
         for run in attention.values():
             self._advance(run, at)
-        if self._ladder.behind:
+        if self._endings.behind:
             self._survey_at = at
         self._tell_starts(at)
         self._journal.flush()
@@ -338,7 +338,7 @@ class Runs:
         if error := self._journal.rewrite(self._runs.values(), at):
             self._log("journal.write_failed", error=str(error))
 
-    def _note_exit(self, run: Run, at: Instant) -> bool:
+    def _note_exit(self, run: TrackedRun, at: Instant) -> bool:
         status = self._kernel.exit_of(run.pid) if run.pid else None
         if status is None:
             return False
@@ -347,7 +347,7 @@ class Runs:
         self._attention[run.uid] = run
         return True
 
-    def _drop_handle(self, run: Run) -> None:
+    def _drop_handle(self, run: TrackedRun) -> None:
         if run.handle is not None:
             del self._by_handle[run.handle]
             self._kernel.release(run.handle)
@@ -365,8 +365,8 @@ class Runs:
         if at >= self._budgets.due:
             self._budgets.keep(at)
         if at >= self._survey_at:
-            interval = STORM_INTERVAL if self._ladder.survey(at) > STORM else SURVEY_INTERVAL
-            watched = self._live or self._ladder.has_left
+            interval = STORM_INTERVAL if self._endings.survey(at) > STORM else SURVEY_INTERVAL
+            watched = self._live or self._endings.has_left
             self._survey_at = Instant(at + interval) if watched else NEVER
             self._oom_kills.look(at)
             self.note_unwatched(at)
@@ -376,7 +376,7 @@ class Runs:
             if self._runs[uid].forget_later:
                 self.forget(uid, at)
 
-    def _judge(self, run: Run, at: Instant, *, heard: bool) -> None:
+    def _judge(self, run: TrackedRun, at: Instant, *, heard: bool) -> None:
         """Apply what is due to a run, after what it did and said by now."""
         if run.leader_lives:
             self._note_exit(run, at)
@@ -388,7 +388,9 @@ class Runs:
         if min(run.limit, run.look_at) <= at:
             self._attention[run.uid] = run
 
-    def _spawn(self, run: Run, start: wire.Start, error: OSError | None, at: Instant) -> None:
+    def _spawn(
+        self, run: TrackedRun, start: wire.Start, error: OSError | None, at: Instant
+    ) -> None:
         before = self._kernel.ticks()
         try:
             if error is not None:
@@ -442,17 +444,17 @@ class Runs:
         if started := self._untold.pop(uid, None):
             self._send(started)
 
-    def _advance(self, run: Run, at: Instant) -> None:
+    def _advance(self, run: TrackedRun, at: Instant) -> None:
         self._tell_start(run.uid)
         if run.exit is not None:
             self._notices.hear_last(run.uid, at)
-        if self._ladder.advance(run, at):
+        if self._endings.advance(run, at):
             self._notices.close(run.uid)
             del self._live[run.uid]
             self._forwarder.end(run.uid, at)
             self._budgets.drop(run.uid)
             self._outputs.close(run.output_path)
             return
-        if self._ladder.is_walking(run):
+        if self._endings.is_walking(run):
             self._attention[run.uid] = run
         self._due = min(self._due, run.due)

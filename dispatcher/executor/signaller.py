@@ -11,7 +11,7 @@ from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.procfs import Process
 from dispatcher.executor.refusals import refusing, why_unsignalled
-from dispatcher.executor.run import MAX_LEFTOVERS, Phase, Run
+from dispatcher.executor.run import MAX_LEFTOVERS, Phase, TrackedRun
 from dispatcher.executor.tree import Tree
 from dispatcher.executor.walk import Walk
 from dispatcher.times import Instant
@@ -35,7 +35,7 @@ class Signaller:
         self._send = send
         self._on_shortage = on_shortage
 
-    def signal(self, run: Run, seen: Present | Unknown, at: Instant) -> bool:
+    def signal(self, run: TrackedRun, seen: Present | Unknown, at: Instant) -> bool:
         """Signal those whose turn it is; False when this look needs another tick.
 
         The kill signal waits until the whole tree is found, and reaches each process once.
@@ -54,7 +54,7 @@ class Signaller:
             return True
         return walk is None or self._ask(run, walk, at)
 
-    def _ask(self, run: Run, walk: Walk, at: Instant) -> bool:
+    def _ask(self, run: TrackedRun, walk: Walk, at: Instant) -> bool:
         """Send the kill signal to those whose turn it is; after a shortage it goes on there."""
         signums = (run.kill_signal, signal.SIGCONT)
         group = run.pid if run.holds_leader else None
@@ -77,7 +77,9 @@ class Signaller:
         run.was_asked(at)
         return True
 
-    def _kill(self, run: Run, walk: Walk | None, seen: Present | Unknown, at: Instant) -> bool:
+    def _kill(
+        self, run: TrackedRun, walk: Walk | None, seen: Present | Unknown, at: Instant
+    ) -> bool:
         """Send SIGKILL: at once to a tree that was found in one tick; any other is frozen first.
 
         The group gets it at the end: who dies early leaves us children.
@@ -111,11 +113,11 @@ class Signaller:
             return False
         return True
 
-    def _note_signalled(self, run: Run, processes: list[Process]) -> None:
+    def _note_signalled(self, run: TrackedRun, processes: list[Process]) -> None:
         refused = self._note_refused(run, processes)
         self._name_ended(run, [process for process in processes if process not in refused])
 
-    def _note_refused(self, run: Run, processes: list[Process]) -> list[Process]:
+    def _note_refused(self, run: TrackedRun, processes: list[Process]) -> list[Process]:
         """Return the processes that may not be signalled; report once that a run has some."""
         try:
             refused = refusing(self._kernel, processes)
@@ -128,7 +130,7 @@ class Signaller:
             return []
         return refused
 
-    def _name_ended(self, run: Run, processes: list[Process]) -> None:
+    def _name_ended(self, run: TrackedRun, processes: list[Process]) -> None:
         """Remember what only ended because we ended it, and not what was dead and is not reaped."""
         names = tuple(process.name for process in processes if process.alive)
         if not names:

@@ -14,7 +14,7 @@ from dispatcher import wire
 from dispatcher.errors import HOST_TROUBLE
 from dispatcher.executor.explain import explain
 from dispatcher.executor.oom import OomScore
-from dispatcher.executor.outputs import OutputLocked, Outputs
+from dispatcher.executor.outputs import OutputFiles, OutputLocked
 from dispatcher.marks import mark_of, why_unmarked
 from dispatcher.sealed import sealed_file
 
@@ -42,7 +42,7 @@ class Spawner:
 
     def __init__(
         self,
-        outputs: Outputs,
+        outputs: OutputFiles,
         *,
         environ: Mapping[str, str],
         open_files: tuple[int, int],

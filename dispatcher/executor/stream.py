@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dispatcher import wire
 from dispatcher.executor.pieces import Piece
-from dispatcher.executor.run import NEVER, Run
+from dispatcher.executor.run import NEVER, TrackedRun
 from dispatcher.holes import next_data
 from dispatcher.logs.journald import field
 from dispatcher.times import Instant
@@ -25,7 +25,7 @@ _BEFORE = Instant(0.0)
 class Stream:
     """One run's output on its way to the journal."""
 
-    run: Run
+    run: TrackedRun
     descriptor: int
     head: bytes
     """The fields that each of its records has."""
@@ -89,7 +89,7 @@ class Stream:
         return self.head + field(b"MESSAGE", piece.text) + (broken if piece.line_break else b"")
 
 
-def head(run: Run, node: str) -> bytes:
+def head(run: TrackedRun, node: str) -> bytes:
     """Return the fields of each record of a run's output."""
     name = f"dispatcher-task-{run.whose.get(wire.TASK_VARIABLE, run.uid)}"
     fields = {

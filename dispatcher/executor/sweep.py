@@ -15,9 +15,9 @@ from dispatcher import wire
 from dispatcher.executor.answers import ABSENT, Look, Present, Unknown
 from dispatcher.executor.attribution import markers
 from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.procfs import File, Process
-from dispatcher.executor.run import Run
+from dispatcher.executor.run import TrackedRun
 from dispatcher.marks import by_mark
 
 #: Ticks of a second in /proc; an instant times this is comparable with a start.
@@ -43,13 +43,13 @@ class _Scan:
 class Survivors:
     """Finds the processes of runs that an executor before this one started."""
 
-    def __init__(self, kernel: Kernel, outputs: Outputs) -> None:
+    def __init__(self, kernel: Kernel, outputs: OutputFiles) -> None:
         self._kernel = kernel
         self._outputs = outputs
         self.ended: set[wire.RunUid] = set()
         """Runs of which a process was ended at once where it was found."""
 
-    def look(self, runs: Collection[Run]) -> dict[wire.RunUid, Look]:
+    def look(self, runs: Collection[TrackedRun]) -> dict[wire.RunUid, Look]:
         """Look at what is left of each run; two scans must agree that there is nothing."""
         first, second = self._scan(runs), self._scan(runs)
         looks: dict[wire.RunUid, Look] = {}
@@ -65,7 +65,7 @@ class Survivors:
                 looks[run.uid] = ABSENT
         return looks | self._writers([run for run in runs if looks[run.uid] is ABSENT])
 
-    def _scan(self, runs: Collection[Run]) -> _Scan:
+    def _scan(self, runs: Collection[TrackedRun]) -> _Scan:
         marked = by_mark(run.uid for run in runs)
         marks, whole = self._kernel.kill_marked(marked, lambda mark: self.ended.add(marked[mark]))
         everyone = self._everyone()
@@ -92,7 +92,7 @@ class Survivors:
             scan.found[owner][pid] = everyone[pid]
         return scan
 
-    def _by_identity(self, runs: Collection[Run], everyone: Everyone, scan: _Scan) -> Owners:
+    def _by_identity(self, runs: Collection[TrackedRun], everyone: Everyone, scan: _Scan) -> Owners:
         """Attribute leaders, and sessions and groups as far as these are surely their own."""
         members: dict[int, set[Process]] = defaultdict(set)
         for process in everyone.values():
@@ -120,9 +120,9 @@ class Survivors:
         looked = map(self._kernel.look, self._kernel.everyone())
         return {p.pid: p for p in looked if p and p.alive and p.pid != self._kernel.pid}
 
-    def _writers(self, runs: Collection[Run]) -> dict[wire.RunUid, Look]:
+    def _writers(self, runs: Collection[TrackedRun]) -> dict[wire.RunUid, Look]:
         """Return who writes to the outputs that are still locked, of these runs."""
-        locked: dict[File, Run] = {}
+        locked: dict[File, TrackedRun] = {}
         unknown: dict[wire.RunUid, Look] = {}
         for run in runs:
             try:
@@ -143,7 +143,7 @@ class Survivors:
         }
 
 
-def _unread(run: Run, processes: Iterable[Process]) -> str | None:
+def _unread(run: TrackedRun, processes: Iterable[Process]) -> str | None:
     """Return why a process that cannot be read may be of a run; None: none may."""
     for process in processes:
         young = process.start_ticks >= (run.start_ticks or 0)

@@ -19,9 +19,9 @@ from dispatcher import wire
 from dispatcher.executor.answers import ABSENT, Look, Present, Unknown
 from dispatcher.executor.attribution import INIT, Attribution, NotReadYet, Suspects
 from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.procfs import Identity, Process
-from dispatcher.executor.run import Run
+from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.walk import LEAST_SHARE, LOOKS_PER_TICK, Walk
 from dispatcher.times import Instant
 
@@ -83,8 +83,8 @@ class Tree:
     def __init__(
         self,
         kernel: Kernel,
-        outputs: Outputs,
-        runs: Mapping[wire.RunUid, Run],
+        outputs: OutputFiles,
+        runs: Mapping[wire.RunUid, TrackedRun],
         *,
         on_stray: Callable[[Process, tuple[wire.RunUid, ...]], None],
     ) -> None:
@@ -117,7 +117,7 @@ class Tree:
         """Give so many runs the same share of this tick: a huge tree holds up no small one."""
         self.share = max(LEAST_SHARE, LOOKS_PER_TICK // max(1, runs))
 
-    def look(self, run: Run, at: Instant) -> Look:
+    def look(self, run: TrackedRun, at: Instant) -> Look:
         """Look at a run's tree; two clear scans in a row must agree that nothing is left.
 
         A walk that has begun goes on where it stopped, until `end_walk`. That takes no scan.
@@ -149,27 +149,27 @@ class Tree:
         """
         return self._scan(0, at).reaped
 
-    def begin_walk(self, run: Run, at: Instant) -> Walk:
+    def begin_walk(self, run: TrackedRun, at: Instant) -> Walk:
         """Begin at the root of a run's tree, whatever was found before; look() goes on with it."""
         stop = partial(run.killing.stop, self._kernel) if run.killing.freezing else None
         walk = self._walks[run.uid] = Walk(self._kernel, at, stop)
         return walk
 
-    def end_walk(self, run: Run) -> None:
+    def end_walk(self, run: TrackedRun) -> None:
         """Begin anew at the next look at a run."""
         self._walks.pop(run.uid, None)
 
-    def interrupt_walk(self, run: Run) -> None:
+    def interrupt_walk(self, run: TrackedRun) -> None:
         """Begin anew, unless all are found: of those some may have been asked to end already."""
         walk = self._walks.get(run.uid)
         if walk is not None and not walk.whole:
             self.end_walk(run)
 
-    def walk(self, run: Run) -> Walk | None:
+    def walk(self, run: TrackedRun) -> Walk | None:
         """Return the walk through a run's tree that has begun and was not ended."""
         return self._walks.get(run.uid)
 
-    def leave_alone(self, run: Run) -> None:
+    def leave_alone(self, run: TrackedRun) -> None:
         """Take what is left of a run, and what it will start, for nobody's from now on."""
         self._attribution.left_alone.add(run)
 
@@ -186,7 +186,7 @@ class Tree:
         """Return the run that a process was seen below."""
         return self._seen.get(process.identity)
 
-    def forget(self, run: Run) -> None:
+    def forget(self, run: TrackedRun) -> None:
         """Drop what was remembered of a run that is gone; what may have been its is another's."""
         self.end_walk(run)
         for identity in self._seen_of.pop(run.uid, ()):
@@ -272,12 +272,12 @@ class Tree:
     def _may_wait(self, pid: int, at: Instant) -> bool:
         return at - self._unread.get(pid, at) < ENVIRONMENT_PATIENCE
 
-    def _own(self, run: Run, scan: Scan) -> list[int]:
+    def _own(self, run: TrackedRun, scan: Scan) -> list[int]:
         """Return which children of ours are a run's: if none is, nobody is below us."""
         orphans = scan.owned[run.uid]
         return [*orphans, run.pid] if run.leader_lives and run.pid is not None else orphans
 
-    def _go_on(self, run: Run, walk: Walk, own: Callable[[], list[int]]) -> bool:
+    def _go_on(self, run: TrackedRun, walk: Walk, own: Callable[[], list[int]]) -> bool:
         """Go on with a walk; False: it is over and has found nobody."""
         found = walk.go_on(own, self.share)
         # Remembered from when it was seen below the run until that is gone, as it may drop all that

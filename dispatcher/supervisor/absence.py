@@ -6,9 +6,9 @@ import random
 from functools import partial
 
 from dispatcher import wire
-from dispatcher.processes import Processes
+from dispatcher.executor_api import Processes
 from dispatcher.store.api import Store
-from dispatcher.supervisor.stranded import Stranded, log_taken
+from dispatcher.supervisor.stranded import StrandedRuns, log_taken
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH, settle_abandoned
 from dispatcher.supervisor.turn import Memory, Turn
 from dispatcher.times import Instant
@@ -26,7 +26,7 @@ class Absence:
         store: Store,
         processes: Processes,
         memory: Memory,
-        stranded: Stranded,
+        stranded: StrandedRuns,
         *,
         rng: random.Random,
     ) -> None:

@@ -8,10 +8,10 @@ from functools import partial
 
 import structlog
 
+from dispatcher.executor_api import Processes, start_message
 from dispatcher.model import Claim
-from dispatcher.processes import Processes, start_message
 from dispatcher.store.api import Store
-from dispatcher.supervisor.turn import Live, Memory, Turn
+from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
 
@@ -98,7 +98,7 @@ class Claimer:
         )
 
     def _start(self, claim: Claim, epoch: int, now: StoreTime, at: Instant) -> None:
-        live = self._memory.live[claim.run_uid] = Live.of(claim)
+        live = self._memory.live[claim.run_uid] = LiveRun.of(claim)
         self._memory.figures.claims += 1
         self._memory.figures.claimed_at = at
         log.info("task.claimed", **live.ids())

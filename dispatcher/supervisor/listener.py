@@ -10,7 +10,7 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.store.api import Store
-from dispatcher.supervisor.turn import Live, Memory, Request, Turn
+from dispatcher.supervisor.turn import LiveRun, Memory, Request, Turn
 from dispatcher.times import Instant, StoreTime
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed, meant
 
@@ -79,14 +79,14 @@ class Listener:
     def _is_ours(self, task_id: int) -> bool:
         return any(live.task_id == task_id for live in self._memory.live.values())
 
-    def _expect_exit(self, live: Live, at: Instant) -> bool:
+    def _expect_exit(self, live: LiveRun, at: Instant) -> bool:
         """Give a run that has declared its end the time to exit; False: it had that before."""
         if live.exit_by is not None:
             return False
         live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
         return True
 
-    def _note_overheard(self, live: Live, at: Instant) -> None:
+    def _note_overheard(self, live: LiveRun, at: Instant) -> None:
         if self._expect_exit(live, at):
             log.info("run.declared", **live.ids())
 

@@ -7,10 +7,10 @@ from functools import partial
 import structlog
 
 from dispatcher import policy
+from dispatcher.executor_api import Processes
 from dispatcher.model import Liveness, OpenRun, Outcome
-from dispatcher.processes import Processes
 from dispatcher.store.api import Store
-from dispatcher.supervisor.turn import Live, Memory, Turn
+from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.times import Instant
 from dispatcher.wire import RunUid
 
@@ -130,5 +130,5 @@ class Reaper:
                 turn.after(partial(log.warning, "daemon.was_away", leases=spared, gap_ms=gap_ms))
 
     def _log_expired(self, run: OpenRun) -> None:
-        live = self._memory.live.get(run.run_uid) or Live.of(run)
+        live = self._memory.live.get(run.run_uid) or LiveRun.of(run)
         log.warning("lease.expired", ttl_s=run.lease_ttl_ms / 1000, **live.ids())

@@ -18,22 +18,22 @@ from dispatcher.times import Instant
 class Differences:
     """What each side has to do; every step may be repeated."""
 
-    live: tuple[tuple[OpenRun, wire.Run], ...]
+    live: tuple[tuple[OpenRun, wire.RunReport], ...]
     """Open in the store and alive: go on."""
     over: tuple[tuple[OpenRun, wire.Exited | None], ...]
     """Open in the store and no longer alive: settle; None where the executor knows nothing."""
-    surplus: tuple[wire.Run, ...]
+    surplus: tuple[wire.RunReport, ...]
     """Alive and not open in the store: end, then forget. Never adopted."""
-    settled: tuple[wire.Run, ...]
+    settled: tuple[wire.RunReport, ...]
     """Gone and not open in the store: forget."""
 
 
 def compare(
-    open_runs: Iterable[OpenRun], reported: Iterable[wire.Run], *, at: Instant
+    open_runs: Iterable[OpenRun], reported: Iterable[wire.RunReport], *, at: Instant
 ) -> Differences:
     """Compare the runs that are open in the store with those that an executor named."""
     unmatched = {report.uid: report for report in reported}
-    live: list[tuple[OpenRun, wire.Run]] = []
+    live: list[tuple[OpenRun, wire.RunReport]] = []
     over: list[tuple[OpenRun, wire.Exited | None]] = []
     for run in open_runs:
         report = unmatched.pop(run.run_uid, None)
@@ -52,7 +52,7 @@ def compare(
     )
 
 
-def exited(report: wire.Run, *, at: Instant) -> wire.Exited:
+def exited(report: wire.RunReport, *, at: Instant) -> wire.Exited:
     """Return the exit of a run that was reported gone; without a status if nobody saw it."""
     vanished = wire.Exit(at=at)
     return wire.Exited(uid=report.uid, exit=report.exit or vanished, ended_by=report.ended_by)

@@ -12,14 +12,14 @@ from typing import Any
 import structlog
 
 from dispatcher import policy, wire
+from dispatcher.executor_api import Connected, Disconnected, Event, Processes
 from dispatcher.model import OpenRun, Settlement
-from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.listener import Listener
 from dispatcher.supervisor.reconcile import Differences, compare
-from dispatcher.supervisor.stranded import Stranded
+from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
-from dispatcher.supervisor.turn import Live, Memory, Turn
+from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.times import Instant, StoreTime, store_time_of
 from dispatcher.wire import RunUid
 
@@ -43,7 +43,7 @@ class Recorder:
         timeouts: Timeouts,
         listener: Listener,
         *,
-        stranded: Stranded,
+        stranded: StrandedRuns,
         rng: random.Random,
     ) -> None:
         self._store = store
@@ -187,7 +187,7 @@ class Recorder:
         turn.closed.add(run.run_uid)
         turn.after(partial(self._settled, run, settlement, end, started, turn.at))
 
-    def _catch_up(self, turn: Turn, run: OpenRun, report: wire.Run) -> None:
+    def _catch_up(self, turn: Turn, run: OpenRun, report: wire.RunReport) -> None:
         uid = run.run_uid
         self._catch_up_with_start(turn, run, report)
         if report.exit is not None:
@@ -195,7 +195,7 @@ class Recorder:
         if report.ended_by is not None:
             self._ended_by_itself(turn, uid, report.ended_by)
 
-    def _catch_up_with_start(self, turn: Turn, run: OpenRun, report: wire.Run | None) -> None:
+    def _catch_up_with_start(self, turn: Turn, run: OpenRun, report: wire.RunReport | None) -> None:
         """Record a start that we were not there to hear of."""
         if report is not None and run.pid is None and report.pid is not None:
             moment = store_time_of(_began(report, turn.at), now=turn.now, at=turn.at)
@@ -242,7 +242,7 @@ class Recorder:
             run.uid for run in found.surplus if run.state is not wire.RunState.UNKILLABLE
         )
         for run, report in found.live:
-            live = self._memory.live[run.run_uid] = Live.of(run)
+            live = self._memory.live[run.run_uid] = LiveRun.of(run)
             self._memory.stranded.pop(run.run_uid, None)
             live.pid = report.pid
             live.asks_until = None if report.until is None else Instant(report.until)
@@ -279,7 +279,7 @@ class Recorder:
         at: Instant,
     ) -> None:
         claimed = len(self._memory.live)
-        live = self._memory.live.pop(run.run_uid, None) or Live.of(run)
+        live = self._memory.live.pop(run.run_uid, None) or LiveRun.of(run)
         self._memory.stranded.pop(run.run_uid, None)
         self._memory.figures.settled[settlement.outcome] += 1
         if live.told_to_end_at is not None:
@@ -333,6 +333,6 @@ class Recorder:
         getattr(log, level)(event, **facts, **ids)
 
 
-def _began(report: wire.Run, at: Instant) -> Instant:
+def _began(report: wire.RunReport, at: Instant) -> Instant:
     """Return when a run that the executor reports was started, as its kernel says."""
     return at if report.start_ticks is None else Instant(report.start_ticks / TICKS)

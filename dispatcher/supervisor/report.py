@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from dispatcher import wire
-from dispatcher.processes import Processes
+from dispatcher.executor_api import Processes
 from dispatcher.supervisor.turn import Memory
 from dispatcher.times import Instant
 

@@ -13,17 +13,17 @@ from functools import partial
 import structlog
 
 from dispatcher import policy, wire
+from dispatcher.executor_api import END_THEM, Processes
 from dispatcher.model import OpenRun, Outcome, Settlement
-from dispatcher.processes import END_THEM, Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH
-from dispatcher.supervisor.turn import Live, Memory, Survival, Turn
+from dispatcher.supervisor.turn import LiveRun, Memory, Survival, Turn
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
 
 
-class Stranded:
+class StrandedRuns:
     """Has this host looked at for what lives of such runs, and settles those that are over."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Stranded:
         if is_ours:  # no operator has to
             why = why.removesuffix(END_THEM)
         if run.run_uid not in self._memory.stranded:
-            log.warning("run.stranded", owner=run.owner, reason=why, **Live.of(run).ids())
+            log.warning("run.stranded", owner=run.owner, reason=why, **LiveRun.of(run).ids())
         self._memory.stranded[run.run_uid] = Survival(run.task_id, run.fence, why, is_ours)
         if is_ours:
             # Of a dead executor of ours, whose journal was lost: its successor ends what it finds.
@@ -91,7 +91,7 @@ class Stranded:
 def log_taken(memory: Memory, run: OpenRun, settlement: Settlement) -> None:
     """Count and log the settle of a claim that had no executor to say how it ended."""
     memory.figures.settled[settlement.outcome] += 1
-    ids = Live.of(run).ids()
+    ids = LiveRun.of(run).ids()
     log.warning("claim.taken_over", owner=run.owner, reason=settlement.run_reason, **ids)
     log.info(
         "run.settled",

@@ -17,8 +17,8 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
+from dispatcher.executor_api import Connected, Disconnected, Event, Processes
 from dispatcher.model import Node, OpenRun, Outcome
-from dispatcher.processes import Connected, Disconnected, Event, Processes
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
 from dispatcher.supervisor.admission import Admission
@@ -33,9 +33,9 @@ from dispatcher.supervisor.reconcile import exited
 from dispatcher.supervisor.recorder import Recorder
 from dispatcher.supervisor.report import of_executor, of_memory, since
 from dispatcher.supervisor.retention import Files, Retention
-from dispatcher.supervisor.stranded import Stranded
+from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
-from dispatcher.supervisor.turn import Live, Memory, Request, Settings, Turn
+from dispatcher.supervisor.turn import LiveRun, Memory, Request, SupervisorSettings, Turn
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
@@ -73,7 +73,7 @@ class Supervisor:
         self,
         store: Store,
         processes: Processes,
-        settings: Settings,
+        settings: SupervisorSettings,
         *,
         rng: random.Random,
         files: Files | None = None,
@@ -83,7 +83,7 @@ class Supervisor:
         self._memory = Memory(settings)
         self._timeouts = Timeouts(store, processes, self._memory)
         self._listener = Listener(store, self._memory)
-        stranded = Stranded(store, processes, self._memory, rng=rng)
+        stranded = StrandedRuns(store, processes, self._memory, rng=rng)
         self._recorder = Recorder(
             store,
             processes,
@@ -114,7 +114,7 @@ class Supervisor:
         self._again = False
         self._heard = True
 
-    def reconfigure(self, settings: Settings) -> None:
+    def reconfigure(self, settings: SupervisorSettings) -> None:
         """Go by other settings from the next tick on. Node, output and executor stay the same."""
         self._memory.settings = settings
         self._seen_at = NOT_YET
@@ -344,7 +344,7 @@ class Supervisor:
             if known is not None and (not known.told_to_end or (hurry and not known.hurried)):
                 turn.after(partial(self._tell_to_end, known, run, turn.at, at_once=hurry))
 
-    def _tell_to_end(self, live: Live, run: OpenRun, at: Instant, *, at_once: bool) -> None:
+    def _tell_to_end(self, live: LiveRun, run: OpenRun, at: Instant, *, at_once: bool) -> None:
         assert run.ending is not None
         live.told_to_end_at, live.hurried = live.told_to_end_at or at, at_once
         self._processes.send(wire.End(uid=run.run_uid, reason=run.ending, at_once=at_once))

@@ -28,11 +28,11 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.config.durations import Milliseconds
+from dispatcher.executor_api import Processes, Written, longest, run_deadline
 from dispatcher.model import NO_LIMITS, GivenUp, Limits, OpenRun, Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
-from dispatcher.processes import Processes, Written, longest, run_deadline
 from dispatcher.store.api import Store
-from dispatcher.supervisor.turn import NEVER, Live, Memory, Turn, Watch
+from dispatcher.supervisor.turn import NEVER, LiveRun, Memory, Turn, Watch
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
 
@@ -74,7 +74,7 @@ class Timeouts:
     # Runs -----------------------------------------------------------------------------------
 
     def begin(
-        self, uid: RunUid, live: Live, began: Instant, *, now: StoreTime, at: Instant
+        self, uid: RunUid, live: LiveRun, began: Instant, *, now: StoreTime, at: Instant
     ) -> None:
         """Watch a run that has just started; call it after the commit."""
         limits = live.limits
@@ -95,7 +95,7 @@ class Timeouts:
             self._processes.send(wire.Renew(deadlines={uid: run_deadline(run_by)}))
 
     def resume(
-        self, live: Live, run: OpenRun, began: Instant, *, now: StoreTime, at: Instant
+        self, live: LiveRun, run: OpenRun, began: Instant, *, now: StoreTime, at: Instant
     ) -> None:
         """Watch a run that goes on. Of its time a daemon that has just come knows nothing yet."""
         limits = live.limits
@@ -128,7 +128,7 @@ class Timeouts:
         if live.watch is not None:
             self._watch(live, live.watch)
 
-    def _watch(self, live: Live, watch: Watch) -> None:
+    def _watch(self, live: LiveRun, watch: Watch) -> None:
         """Go by these deadlines, and what the worker asked for; the executor saw to its own."""
         live.watch = watch if live.asks_until is None else watch.extended(live.asks_until)
         if live.watch is not watch:
@@ -161,12 +161,12 @@ class Timeouts:
         dues = (live.watch.due for live in lives if live.watch and not live.told_to_end)
         self._look_at = min(dues, default=NEVER)
 
-    def _watched(self, turn: Turn) -> Iterator[tuple[RunUid, Live, Watch]]:
+    def _watched(self, turn: Turn) -> Iterator[tuple[RunUid, LiveRun, Watch]]:
         for uid, live in self._memory.live.items():
             if live.watch is not None and not live.told_to_end and uid not in turn.closed:
                 yield uid, live, live.watch
 
-    def _decide(self, uid: RunUid, live: Live, watch: Watch, turn: Turn) -> Watch | None:
+    def _decide(self, uid: RunUid, live: LiveRun, watch: Watch, turn: Turn) -> Watch | None:
         """End a run if its time is over, else return its next deadlines; None: watch no more."""
         watch = watch.extended(turn.extended.get(uid, watch.run_by))
         run = self._store.open_run(uid)
@@ -178,7 +178,7 @@ class Timeouts:
         self._store.begin_ending(uid, judged.outcome, judged.reason, now=turn.now)
         return None
 
-    def _judge(self, live: Live, run: OpenRun, watch: Watch, turn: Turn) -> Verdict | Watch:
+    def _judge(self, live: LiveRun, run: OpenRun, watch: Watch, turn: Turn) -> Verdict | Watch:
         limits = live.limits
         if limits.total_at is not None and limits.total_at <= turn.now:
             return Verdict(Outcome.TIMED_OUT, TOTAL_OVER)
@@ -200,7 +200,7 @@ class Timeouts:
 
     # Progress -------------------------------------------------------------------------------
 
-    def _look(self, uid: RunUid, live: Live, watch: Watch, at: Instant) -> Watch:
+    def _look(self, uid: RunUid, live: LiveRun, watch: Watch, at: Instant) -> Watch:
         """Look, if it is time, whether an output has grown since the last look."""
         if at < min(watch.look_by, watch.stall_by):
             return watch
@@ -288,7 +288,7 @@ def _leader_exited(run: OpenRun) -> bool:
     return run.exit_code is not None or run.signal is not None
 
 
-def _excused(watch: Watch, live: Live, turn: Turn) -> Watch:
+def _excused(watch: Watch, live: LiveRun, turn: Turn) -> Watch:
     """Return the deadlines by which a worker must be heard, later where we were away too long."""
     start_ms, stall_ms = live.limits.start_timeout_ms, live.limits.stall_timeout_ms
     gap_ms = turn.gap * 1000

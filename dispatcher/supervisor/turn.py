@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dispatcher import wire
+from dispatcher.executor_api import StartSettings
 from dispatcher.model import Claim, Limits, Liveness, OpenRun
 from dispatcher.policy import RetryPolicy
-from dispatcher.processes import StartSettings
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.pause import Pause
 from dispatcher.times import Instant, StoreTime
@@ -26,7 +26,7 @@ UNLIMITED = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class SupervisorSettings:
     """What the configuration tells the supervisor. Durations in seconds."""
 
     node_id: str
@@ -98,7 +98,7 @@ class Watch:
 
 
 @dataclass(slots=True, kw_only=True)
-class Live:
+class LiveRun:
     """An open run of this node, in memory: it holds a slot."""
 
     task_id: int
@@ -128,7 +128,7 @@ class Live:
     """Which of its processes may not be signalled; None: nothing says so."""
 
     @classmethod
-    def of(cls, run: Claim | OpenRun) -> Live:
+    def of(cls, run: Claim | OpenRun) -> LiveRun:
         """Return the memory of a claim just made, or of a run found open."""
         return cls(
             task_id=run.task_id,
@@ -188,9 +188,9 @@ class Request:
 class Memory:
     """What the daemon knows without asking. It changes only after a commit, and between ticks."""
 
-    settings: Settings
+    settings: SupervisorSettings
     """The one place where they stand, so that no tick goes by two of them."""
-    live: dict[RunUid, Live] = field(default_factory=dict)
+    live: dict[RunUid, LiveRun] = field(default_factory=dict)
     surplus: set[RunUid] = field(default_factory=set)
     """Living runs that the store does not know, until they are gone: nothing starts beside them,
     as one may be of the task that comes next. Without the unkillable: those may be for ever."""

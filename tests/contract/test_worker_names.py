@@ -14,7 +14,7 @@ import pytest
 import worker_stub
 from dispatcher import wire
 from dispatcher.daemon.worker_channel import NOT_ALLOWED
-from dispatcher.processes import worker_environment
+from dispatcher.executor_api import worker_environment
 from tests.contract.helpers import OneByOne
 from tests.eventually import eventually
 from worker_stub import Refused, Worker, names

@@ -10,12 +10,12 @@ import sys
 
 from dispatcher import times
 from dispatcher.executor.__main__ import _lock, _obey_sigterm
-from dispatcher.executor.executor import Executor, Node
+from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.server import Server
 from dispatcher.executor.spawn import Spawner
 from tests.crash import sites
@@ -44,10 +44,10 @@ def main(arguments: list[str]) -> None:
 def compose(options: argparse.Namespace, fate: Fate) -> Executor:
     log = Log(sys.stderr.fileno())
     namespace = os.readlink("/proc/self/ns/pid")
-    node = Node(options.node_id, options.state_dir, times.boot_id(), namespace)
+    node = ExecutorIdentity(options.node_id, options.state_dir, times.boot_id(), namespace)
     kernel = Kernel()
     mortal_kernel = sites.mortal_kernel(kernel, fate)
-    outputs = sites.mortal_outputs(Outputs(), fate)
+    outputs = sites.mortal_outputs(OutputFiles(), fate)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     spawner = Spawner(outputs, environ=os.environ, open_files=files)
     header = Header(boot_id=node.boot_id, pid_namespace=namespace)

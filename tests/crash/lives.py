@@ -16,19 +16,19 @@ from dispatcher import times
 from dispatcher.daemon.daemon import _check_store
 from dispatcher.daemon.executor_client import ExecutorClient, connect_to
 from dispatcher.daemon.loop import Loop
-from dispatcher.executor.executor import Executor, Node
+from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.server import Server
 from dispatcher.executor.spawn import Spawner
+from dispatcher.executor_api import StartSettings
 from dispatcher.policy import RetryPolicy
-from dispatcher.processes import StartSettings
 from dispatcher.store.open import open_store
 from dispatcher.supervisor.supervisor import Supervisor
-from dispatcher.supervisor.turn import Settings
+from dispatcher.supervisor.turn import SupervisorSettings
 from dispatcher.times import Instant
 from tests.crash import sites
 from tests.crash.mortal import Fate
@@ -69,7 +69,7 @@ class Place:
             leftover_grace=0.0,
         )
 
-    def settings(self, **changes: Any) -> Settings:
+    def settings(self, **changes: Any) -> SupervisorSettings:
         """Return a supervisor's settings, in a hurry."""
         facts: dict[str, Any] = {
             "node_id": NODE,
@@ -81,7 +81,7 @@ class Place:
             "drain_timeout": 0.0,
             "until_idle": True,
         }
-        return Settings(**{**facts, **changes})
+        return SupervisorSettings(**{**facts, **changes})
 
 
 class DaemonLife:
@@ -91,7 +91,7 @@ class DaemonLife:
         self,
         place: Place,
         fate: Fate,
-        settings: Settings,
+        settings: SupervisorSettings,
         wrap_store: Callable[[Any], Any] = lambda store: store,
     ) -> None:
         self.fate = fate
@@ -148,12 +148,12 @@ class ExecutorLife:
         self._before: set[tuple[int, int, int]] = set()
         self._trace = trace
         kernel = sites.mortal_kernel(self.kernel, fate)
-        self._outputs = Outputs()
+        self._outputs = OutputFiles()
         outputs = sites.mortal_outputs(self._outputs, fate)
         files = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._spawner = Spawner(outputs, environ=os.environ, open_files=files)
         namespace = os.readlink("/proc/self/ns/pid")
-        self._node = Node(NODE, str(place.state_dir), boot_id, namespace)
+        self._node = ExecutorIdentity(NODE, str(place.state_dir), boot_id, namespace)
         header = Header(boot_id=boot_id, pid_namespace=namespace)
         self._journal = Journal(str(place.journal), header)
         self._server = Server(str(place.runtime_dir), kernel, trace)

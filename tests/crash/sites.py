@@ -14,7 +14,7 @@ from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.executor.journal import Journal
 from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.server import Server
 from dispatcher.executor.spawn import Spawner
 from dispatcher.store.api import Store
@@ -163,7 +163,7 @@ def mortal_spawner(spawner: Spawner, fate: Fate) -> Any:
     return Mortal(spawner, fate, "spawner", _SPAWNER)
 
 
-def mortal_outputs(outputs: Outputs, fate: Fate) -> Any:
+def mortal_outputs(outputs: OutputFiles, fate: Fate) -> Any:
     return Mortal(outputs, fate, "outputs", _OUTPUTS)
 
 

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from dispatcher import times
 from dispatcher.model import NewTask, Run, Task, TaskFilter, TaskState
 from dispatcher.store.open import open_store
-from dispatcher.supervisor.turn import Settings
+from dispatcher.supervisor.turn import SupervisorSettings
 from tests.crash.family import Family, bury
 from tests.crash.lives import DaemonLife, ExecutorLife, Place, descriptors
 from tests.crash.mortal import Died, Fate
@@ -118,7 +118,9 @@ class Stage:
 
     # Life and death -----------------------------------------------------------------------
 
-    def start_daemon(self, fate: Fate | None = None, *, settings: Settings | None = None) -> None:
+    def start_daemon(
+        self, fate: Fate | None = None, *, settings: SupervisorSettings | None = None
+    ) -> None:
         self.daemon = DaemonLife(
             self.place, fate or Fate(), settings or self.settings, self.wrap_store
         )

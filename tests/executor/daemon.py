@@ -27,7 +27,7 @@ class Daemon:
             raise
         self.socket.settimeout(PATIENCE)
         self.messages: list[Any] = []
-        self.runs: dict[str, wire.Run] = {}
+        self.runs: dict[str, wire.RunReport] = {}
         self.passed: list[int] = []
         self._rest = b""
         try:
@@ -81,7 +81,7 @@ class Daemon:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             message = wire.decode_from_executor(line)
-            if isinstance(message, wire.Run):
+            if isinstance(message, wire.RunReport):
                 self.runs[message.uid] = message
             self.messages.append(message)
         return bool(chunk)

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from dispatcher import times, wire
-from dispatcher.executor.executor import Executor, Node
+from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.spawn import Spawner
 from tests.crash.family import Family
 from tests.eventually import eventually
@@ -37,7 +37,7 @@ class Here:
         self.server = FakeServer()
         self.server.descriptor = None
         self.kernel = Kernel()
-        outputs = Outputs()
+        outputs = OutputFiles()
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.spawner = Spawner(outputs, environ=os.environ, open_files=limits)
         self.journal = Journal(str(directory / "journal"), Header(boot_id="b", pid_namespace="p"))
@@ -50,7 +50,7 @@ class Here:
             "notices": Notices(str(directory), self.kernel, self.server),
             "log": Heard([]),
         }
-        self.executor = Executor(Node("node", str(directory), "b", "p"), **parts)
+        self.executor = Executor(ExecutorIdentity("node", str(directory), "b", "p"), **parts)
         self.server.knocks = True
 
     def start(self, *command: str, uid: str) -> None:
@@ -89,7 +89,7 @@ def test_r30_nobody_elses_child_is_reaped_while_a_thousand_workers_exit(here: He
             started += 1
         while here.exits() < started or lives(unrelated.pid):
             here.executor.step(timeout=0.1)
-        here.executor._runs._ladder.survey(times.instant())
+        here.executor._runs._endings.survey(times.instant())
         codes.append(unrelated.wait())
 
     assert [7] * 40 == codes

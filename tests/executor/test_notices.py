@@ -97,11 +97,11 @@ def test_a_notice_is_told_again_until_it_is_noted(home: Home, daemon: Daemon) ->
 
     assert (True, "one") == (first.beat, first.note)
     assert (True, "two") == (again.beat, again.note)
-    assert [wire.Hello, wire.Notice, wire.Run] == kinds
+    assert [wire.Hello, wire.Notice, wire.RunReport] == kinds
     later.ping()
     last = home.daemon(greet=False)
     last.expect(wire.HelloEnd)
-    assert [wire.Hello, wire.Run] == [type(message) for message in last.messages]
+    assert [wire.Hello, wire.RunReport] == [type(message) for message in last.messages]
 
 
 def test_what_is_said_before_the_end_is_told_before_it(home: Home, daemon: Daemon) -> None:

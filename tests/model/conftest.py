@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from dispatcher.config.config import load
-from dispatcher.config.settings import Logs
+from dispatcher.config.settings import LogsSection
 from dispatcher.logs import logs
 
 
@@ -12,4 +12,4 @@ from dispatcher.logs import logs
 def quiet(catalogued: None) -> None:
     """Log next to nothing: a day of workers would tell of each."""
     config = load(None, {"STATE_DIRECTORY": "/v"})
-    logs.set_up(msgspec.structs.replace(config, logs=Logs(level="error")), strict=True)
+    logs.set_up(msgspec.structs.replace(config, logs=LogsSection(level="error")), strict=True)

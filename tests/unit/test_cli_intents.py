@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dispatcher import control
+from dispatcher.executor_api import END_THEM
 from dispatcher.marks import mark_of
 from dispatcher.model import Claim, Declared, Intent, Outcome, TaskState
-from dispatcher.processes import END_THEM
 from dispatcher.words import Declaration
 from tests.command import Command
 from tests.eventually import eventually

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.cli.output import CHUNK, Output, _start_of_tail, dropped
+from dispatcher.cli.output import CHUNK, RunOutput, _start_of_tail, dropped
 from dispatcher.holes import BLOCK
 from tests.holes import punch_out
 
@@ -17,7 +17,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "run.log"
 
 
-def read_all(output: Output) -> bytes:
+def read_all(output: RunOutput) -> bytes:
     return b"".join(iter(output.read, b""))
 
 
@@ -27,7 +27,7 @@ def test_what_begins_within_a_line_goes_on_at_the_next_one(file: Path) -> None:
     file.write_bytes(content)
     punch_out(str(file), 0, 3 * BLOCK)
 
-    with Output(str(file), budget=0) as output:
+    with RunOutput(str(file), budget=0) as output:
         read = read_all(output)
 
         rest = content[3 * BLOCK :]
@@ -40,7 +40,7 @@ def test_a_line_that_a_follower_has_begun_is_ended_and_the_next_whole_one_follow
     file: Path,
 ) -> None:
     file.write_bytes(b"a" * (BLOCK - 5) + b"\nhalf")
-    with Output(str(file), budget=0) as output:
+    with RunOutput(str(file), budget=0) as output:
         assert read_all(output).endswith(b"\nhalf")
         with file.open("ab") as more:
             more.write(b" a line\n" + b"b" * (2 * BLOCK) + b"\nwhole\n")
@@ -53,7 +53,7 @@ def test_a_line_that_ends_with_what_was_read_is_no_end_of_the_output(file: Path)
     file.write_bytes(b"x" * (BLOCK + CHUNK - 1) + b"\n" + b"more\n")
     punch_out(str(file), 0, BLOCK)
 
-    with Output(str(file), budget=0) as output:
+    with RunOutput(str(file), budget=0) as output:
         assert b"more\n" == read_all(output)
 
 
@@ -61,7 +61,7 @@ def test_a_line_longer_than_a_read_is_given_as_it_is(file: Path) -> None:
     file.write_bytes(b"x" * (BLOCK + CHUNK) + b"\nmore\n")
     punch_out(str(file), 0, BLOCK)
 
-    with Output(str(file), budget=0) as output:
+    with RunOutput(str(file), budget=0) as output:
         assert b"x" * CHUNK + b"\nmore\n" == read_all(output)
 
 
@@ -69,7 +69,7 @@ def test_of_a_file_without_holes_nothing_is_left_out(file: Path) -> None:
     assert 0 == dropped(str(file), 0)
     file.write_bytes(b"a\nb")
 
-    with Output(str(file), budget=0) as output:
+    with RunOutput(str(file), budget=0) as output:
         assert (b"a\nb", 0) == (read_all(output), output.dropped)
     assert 0 == dropped(str(file), 0)
 
@@ -107,7 +107,7 @@ def test_r67_a_hole_that_the_worker_made_tears_no_line(file: Path) -> None:
         writer.truncate(50 * BLOCK)
         writer.write(b"end 1\nend 2\n")
 
-    with Output(str(file), budget=50 * BLOCK) as output:
+    with RunOutput(str(file), budget=50 * BLOCK) as output:
         assert b"start\nend 1\nend 2\n" == read_all(output).replace(b"\0", b"")
         assert (0, True) == (output.dropped, output.holes > 0)
     assert 0 == dropped(str(file), 50 * BLOCK)
@@ -123,7 +123,7 @@ def rewrite(file: Path, text: bytes) -> None:
 def test_an_output_written_anew_and_as_long_as_before_is_read_once_more(file: Path) -> None:
     """`echo "line $i" > /dev/stderr`: a follower printed the first line alone."""
     file.write_bytes(b"line 1\n")
-    with Output(str(file), budget=0) as output:
+    with RunOutput(str(file), budget=0) as output:
         assert b"line 1\n" == read_all(output)
         for line in (b"line 2\n", b"line 3\n"):
             rewrite(file, line)
@@ -135,7 +135,7 @@ def test_an_output_written_anew_and_as_long_as_before_is_read_once_more(file: Pa
 
 def test_an_output_that_grows_and_rests_is_read_once(file: Path) -> None:
     file.write_bytes(b"line 1\n")
-    with Output(str(file), budget=0) as output:
+    with RunOutput(str(file), budget=0) as output:
         read_all(output)
         with file.open("ab") as more:
             more.write(b"line 2\n")
@@ -145,7 +145,7 @@ def test_an_output_that_grows_and_rests_is_read_once(file: Path) -> None:
 
 def test_an_output_that_grows_after_its_time_moved_was_not_truncated(file: Path) -> None:
     file.write_bytes(b"line 1\n")
-    with Output(str(file), budget=0) as output:
+    with RunOutput(str(file), budget=0) as output:
         assert b"line 1\n" == read_all(output)
         rewrite(file, b"line 1\n")
         assert b"" == output.read()
@@ -157,7 +157,7 @@ def test_an_output_that_grows_after_its_time_moved_was_not_truncated(file: Path)
 
 def test_an_output_whose_beginning_the_budget_took_was_not_truncated(file: Path) -> None:
     file.write_bytes(b"x" * BLOCK + b"\nline\n")
-    with Output(str(file), budget=0) as output:
+    with RunOutput(str(file), budget=0) as output:
         read_all(output)
         then = file.stat().st_mtime_ns
         punch_out(str(file), 0, BLOCK)
@@ -170,7 +170,7 @@ def test_an_output_whose_beginning_the_budget_took_was_not_truncated(file: Path)
 def test_after_a_writer_truncated_its_output_what_follows_is_read(file: Path) -> None:
     """`echo note > /dev/stderr` does: a follower waited until the file was as long again."""
     file.write_bytes(b"before\n")
-    with Output(str(file), budget=0) as output:
+    with RunOutput(str(file), budget=0) as output:
         assert b"before\n" == read_all(output)
         file.write_bytes(b"new\n")
 

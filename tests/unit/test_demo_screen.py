@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 from rich.console import Console
 
-from dispatcher.demo.proof import Check
+from dispatcher.demo.proof import ProofCheck
 from dispatcher.demo.screen import Row, Screen
 
 FIRST = [Row("files", "are compressed", "1 of 8", "", news="0"), Row("silent", "x", "ready", "")]
@@ -59,7 +59,7 @@ def test_the_picture_shows_what_was_said_and_the_table_that_stood_there_then() -
 
 
 def test_a_promise_that_was_not_kept_is_said_to_have_failed() -> None:
-    kept, broken = Check("runs", 1, 1), Check("runs", 1, 2)
+    kept, broken = ProofCheck("runs", 1, 1), ProofCheck("runs", 1, 2)
 
     assert (True, False) == (kept.kept, broken.kept)
     assert "FAILED" in str(broken)

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from dispatcher import wire
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.errors import ConfigError
-from dispatcher.processes import Connected, Disconnected
+from dispatcher.executor_api import Connected, Disconnected
 from dispatcher.times import Instant
 
 UID = wire.RunUid("a" * 32)
@@ -34,7 +34,7 @@ def hello(**changes: object) -> wire.Hello:
     return wire.Hello(**{**facts, **changes})  # type: ignore[arg-type]
 
 
-def accept(hello: wire.Hello, runs: Sequence[wire.Run]) -> None:
+def accept(hello: wire.Hello, runs: Sequence[wire.RunReport]) -> None:
     """Work with every executor."""
 
 
@@ -99,7 +99,7 @@ def connect(client: ExecutorClient, executor: Executor, *, seconds: float = 0.0)
 
 
 def test_a_greeting_is_one_event_with_every_run(client: ExecutorClient, executor: Executor) -> None:
-    run = wire.Run(uid=UID, state=wire.RunState.RUNNING, pid=7)
+    run = wire.RunReport(uid=UID, state=wire.RunState.RUNNING, pid=7)
 
     client.keep_up(at=at(0))
     executor.say(hello(), run)

@@ -17,8 +17,8 @@ from dispatcher import wire
 from dispatcher.daemon import channels
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.loop import Loop
+from dispatcher.executor_api import Connected
 from dispatcher.notify import Notifier
-from dispatcher.processes import Connected
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.report import of_executor
 from dispatcher.times import Instant

@@ -245,7 +245,7 @@ def test_more_time_holds_over_a_restart_of_the_daemon() -> None:
     uid = world.uid(task_id)
     run = world.executor.runs[uid]
     facts = {name: getattr(run, name) for name in run.__struct_fields__}
-    world.executor.runs[uid] = wire.Run(**{**facts, "until": world.at() + 15})
+    world.executor.runs[uid] = wire.RunReport(**{**facts, "until": world.at() + 15})
     world.elapsed += 11
     world.restart()
     assert world.task(task_id).ending is None

@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 
 from dispatcher import holes, output_files
 from dispatcher.daemon import outputs
-from dispatcher.daemon.outputs import LONGEST_LOOK_INTERVAL, LOOK_INTERVAL, Bounds, Outputs
+from dispatcher.daemon.outputs import LONGEST_LOOK_INTERVAL, LOOK_INTERVAL, Bounds, OutputDirectory
 from dispatcher.times import Instant, WallTime
 from dispatcher.wire import RunUid
 
@@ -40,7 +40,7 @@ class Place:
     bounds: Bounds = WANTED
 
     def __post_init__(self) -> None:
-        self.outputs = Outputs(str(self.directory), self.bounds, free=lambda _: self.free)
+        self.outputs = OutputDirectory(str(self.directory), self.bounds, free=lambda _: self.free)
 
     def file(self, number: int, size: int = 40 * KIB, age: float = 0.0) -> Path:
         """Make a run's file; the higher its number, the younger."""

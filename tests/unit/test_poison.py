@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from dispatcher import wire
-from dispatcher.config.settings import Node
+from dispatcher.config.settings import NodeSection
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import MOST_BYTES
 from dispatcher.executor.outputs import TAIL_BYTES
-from dispatcher.processes import Disconnected
+from dispatcher.executor_api import Disconnected
 from dispatcher.submission import MAX_COMMAND, MAX_ENVIRONMENT, MAX_PATH, MAX_PAYLOAD, checked
 from dispatcher.times import Instant
 from tests.unit.executor.world import World
@@ -87,7 +87,8 @@ def test_a_task_of_the_largest_values_fits_one_line() -> None:
 
 
 def test_deadlines_of_as_many_runs_as_a_node_may_have_fit_one_line() -> None:
-    most = msgspec.json.schema(Node)["$defs"]["Node"]["properties"]["slots"]["anyOf"][0]["maximum"]
+    properties = msgspec.json.schema(NodeSection)["$defs"]["NodeSection"]["properties"]
+    most = properties["slots"]["anyOf"][0]["maximum"]
     names = [str(name) for name in (wire.EndedBy.ABSENCE, wire.EndedBy.RUN_TIMEOUT)]
 
     renew = wire.Renew(

@@ -10,7 +10,7 @@ import msgspec
 
 from dispatcher import wire, words
 from dispatcher.daemon import channels
-from dispatcher.processes import worker_environment
+from dispatcher.executor_api import worker_environment
 from dispatcher.wire import ExitCode, WorkerError
 from worker_stub import worker
 

@@ -11,7 +11,7 @@ import pytest
 from dispatcher import node, regular_files
 from dispatcher.config import directories, environment_file, toml
 from dispatcher.errors import ConfigError, StoreUnusable
-from dispatcher.executor.executor import Node
+from dispatcher.executor.executor import ExecutorIdentity
 from dispatcher.regular_files import Unfit, read
 from dispatcher.store.open import remembered_identity
 
@@ -78,7 +78,7 @@ def test_no_reader_of_a_small_file_waits_for_a_fifo_in_its_place(
 def test_an_executor_waits_for_no_fifo_in_the_place_of_the_stores_id(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "store-id")
 
-    assert "" == Node("n", str(tmp_path), "b", "p").store_id()
+    assert "" == ExecutorIdentity("n", str(tmp_path), "b", "p").store_id()
 
 
 def test_the_null_device_reads_as_an_empty_file() -> None:

@@ -131,7 +131,9 @@ def executor_incompatible() -> Scene:
 def unknown_runs() -> Scene:
     world = World()
     uid = wire.RunUid("f" * 32)
-    world.executor.runs[uid] = wire.Run(uid=uid, state=wire.RunState.RUNNING, pid=5, start_ticks=1)
+    world.executor.runs[uid] = wire.RunReport(
+        uid=uid, state=wire.RunState.RUNNING, pid=5, start_ticks=1
+    )
     world.start()
     task = world.submit()
     world.settle_down()

@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from dispatcher import wire
+from dispatcher.executor_api import END_THEM
 from dispatcher.model import Claim, Declared, Liveness, Outcome, TaskState
-from dispatcher.processes import END_THEM
 from dispatcher.words import Declaration
 from tests.simulation import SETTINGS, World
 

@@ -226,7 +226,7 @@ def test_a_run_that_no_executor_knows_is_orphaned_and_costs_no_attempt_R_22(worl
 
 def test_a_run_that_the_store_does_not_know_is_ended_and_never_adopted(world: World) -> None:
     uid = wire.RunUid("f" * 32)
-    world.executor.runs[uid] = wire.Run(uid=uid, state=wire.RunState.RUNNING, pid=7)
+    world.executor.runs[uid] = wire.RunReport(uid=uid, state=wire.RunState.RUNNING, pid=7)
 
     world.start()
     grace = world.settings.start.kill_grace
@@ -325,7 +325,7 @@ def test_what_the_executor_ended_by_itself_gets_the_outcome_of_its_reason(world:
 
     for task, reason in zip(tasks, ("shutdown", "absence"), strict=True):
         uid = world.uid(task)
-        world.executor.runs[uid] = wire.Run(
+        world.executor.runs[uid] = wire.RunReport(
             uid=uid, state=wire.RunState.ENDING, pid=1, ended_by=reason
         )
         changed = wire.Changed(uid=uid, state=wire.RunState.ENDING, ended_by=reason)

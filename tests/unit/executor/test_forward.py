@@ -22,7 +22,7 @@ from dispatcher.executor.forward import (
 from dispatcher.executor.growth import Growth
 from dispatcher.executor.journal import Header, Journal, Line
 from dispatcher.executor.outputs import OutputFile
-from dispatcher.executor.run import NEVER, Run
+from dispatcher.executor.run import NEVER, TrackedRun
 from dispatcher.executor.stream import MOST_READ
 from dispatcher.holes import BLOCK
 from dispatcher.logs.journald import Connection
@@ -54,7 +54,7 @@ class Place:
         self.events: list[dict[str, Any]] = []
         self.header = Header(boot_id="b", pid_namespace="p")
         self.journal = Journal(str(directory / "executor.journal"), self.header)
-        self.runs: dict[str, Run] = {}
+        self.runs: dict[str, TrackedRun] = {}
         self.kernel = Descriptors()
         self.forwarder = self.another()
         self.done: list[RunUid] = []
@@ -70,7 +70,7 @@ class Place:
     def follow(self, name: str = "run", *, text: bytes = b"") -> Path:
         path = self.directory / f"{name}.log"
         path.write_bytes(text)
-        run = Run(RunUid(name), str(path), pid=7, whose=WHOSE, forwarded=0)
+        run = TrackedRun(RunUid(name), str(path), pid=7, whose=WHOSE, forwarded=0)
         self.runs[name] = run
         starting = Line(
             event="starting",
@@ -381,7 +381,7 @@ def test_a_file_that_cannot_be_opened_is_reported_and_one_that_is_gone_is_not(
     directory = place.directory / "d.log"
     directory.mkdir()
     for name in ("d", "gone"):
-        run = Run(RunUid(name), str(place.directory / f"{name}.log"), forwarded=0)
+        run = TrackedRun(RunUid(name), str(place.directory / f"{name}.log"), forwarded=0)
         place.forwarder.follow(run, None, place.now)
 
     (told,) = place.told("output.unforwarded")

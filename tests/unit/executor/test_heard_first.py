@@ -13,7 +13,7 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.kernel import Status
+from dispatcher.executor.kernel import ProcessStatus
 from dispatcher.executor.runs import SURVEY_INTERVAL
 from dispatcher.executor.server import LINES_PER_TICK
 from tests.unit.executor.world import FakeProcess, World
@@ -47,7 +47,7 @@ def test_a_run_that_exited_while_we_stood_still_has_its_code_whatever_passed(
 ) -> None:
     leader = limited(world, deadline, 4)
 
-    world.stand_still(8, lambda: world.kernel.dies(leader, Status(exit_code=code)))
+    world.stand_still(8, lambda: world.kernel.dies(leader, ProcessStatus(exit_code=code)))
 
     exited = world.last(wire.Exited)
     assert (code, None) == (exited.exit.exit_code, exited.ended_by)
@@ -57,7 +57,7 @@ def test_a_run_that_exited_while_we_stood_still_has_its_code_whatever_passed(
 def test_a_run_whose_handle_nobody_could_open_has_its_code_too(world: World) -> None:
     world.kernel.short_of_handles = True
     leader = limited(world, "run_timeout", 0.5)
-    world.kernel.dies(leader, Status(exit_code=3))
+    world.kernel.dies(leader, ProcessStatus(exit_code=3))
 
     world.run_for(0.6)
 
@@ -162,7 +162,7 @@ def test_who_went_within_its_grace_while_we_stood_still_is_not_killed(world: Wor
     leader = world.start(kill_grace=5.0)
     world.end()
 
-    world.stand_still(9, lambda: world.kernel.dies(leader, Status(exit_code=7)))
+    world.stand_still(9, lambda: world.kernel.dies(leader, ProcessStatus(exit_code=7)))
 
     assert 7 == world.last(wire.Exited).exit.exit_code
     assert SIGKILL not in [signum for _, signum in leader.heard]
@@ -183,7 +183,7 @@ def test_an_executor_that_stood_still_lets_in_who_knocks_before_it_leaves() -> N
 def test_a_dead_leader_that_a_tracer_holds_is_looked_at_again_after_a_pause(world: World) -> None:
     leader = world.start()
     leader.held = True
-    world.kernel.dies(leader, Status(exit_code=3))
+    world.kernel.dies(leader, ProcessStatus(exit_code=3))
     before = world.kernel.looks
 
     world.run_for(10)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.kernel import Status
+from dispatcher.executor.kernel import ProcessStatus
 from dispatcher.executor.run import MAX_LEFTOVERS
 from dispatcher.executor.tree import MEETINGS_PER_TICK, REAPS_PER_TICK
 from dispatcher.executor.walk import LOOKS_PER_TICK
@@ -699,7 +699,7 @@ def test_leftovers_are_named_when_they_are_found_whatever_stands_before_them(
     leader = world.start(HUGE, report_leftovers=True, leftover_grace=1.0)
     server = world.kernel.born(leader.pid, leads=True)
     for _ in range(3 * LOOKS_PER_TICK):
-        world.kernel.born(server.pid).status = Status(exit_code=0)
+        world.kernel.born(server.pid).status = ProcessStatus(exit_code=0)
     living = [server, *(world.kernel.born(server.pid) for _ in range(5))]
     world.kernel.dies(leader)
 

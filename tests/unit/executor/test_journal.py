@@ -11,7 +11,7 @@ import pytest
 from dispatcher import wire
 from dispatcher.executor import journal as module
 from dispatcher.executor.journal import RETRY, Header, Journal, Line
-from dispatcher.executor.run import NEVER, Phase, Run
+from dispatcher.executor.run import NEVER, Phase, TrackedRun
 from dispatcher.times import Instant
 from tests.unit.executor.world import World
 
@@ -30,7 +30,7 @@ def starting(uid: str = UID, at: float = 1.0) -> Line:
     return Line(event="starting", uid=wire.RunUid(uid), at=at, output_path=f"/{uid}.log")
 
 
-def facts(run: Run) -> tuple[object, ...]:
+def facts(run: TrackedRun) -> tuple[object, ...]:
     return (
         *(run.uid, run.output_path, run.phase, run.pid, run.start_ticks),
         *(run.exit, run.ended_by, run.held_until),

@@ -187,7 +187,7 @@ def test_a_successor_names_the_damage_and_ends_what_survives_of_a_run_it_half_kn
         name: damaged[name] for name in ("path", "lines", "first")
     }
     assert survivor.status is not None
-    (run,) = world.said(wire.Run)
+    (run,) = world.said(wire.RunReport)
     assert ("run", wire.RunState.GONE, wire.EndedBy.SWEPT) == (run.uid, run.state, run.ended_by)
     again = Journal(str(world.path), HEADER)
     assert ["run"] == uids(again)

@@ -12,7 +12,7 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.executor.oom import SCORE, OomCounter, OomScore, counters
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.spawn import CannotStart, Spawner
 
 ROOT = "23 1 0:20 / / rw - ext4 /dev/vda1 rw"
@@ -109,7 +109,7 @@ def test_it_is_given_up_around_each_start_also_one_that_fails(tmp_path: Path) ->
     # What is written here comes after what was written before.
     descriptor = os.open(score, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     spawner = Spawner(
-        Outputs(),
+        OutputFiles(),
         environ={},
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE),
         oom_score=OomScore(descriptor, b"-500", pytest.fail),

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.kernel import Status
+from dispatcher.executor.kernel import ProcessStatus
 from dispatcher.executor.oom_kills import KILL_AGE
 from tests.unit.executor.world import FakeProcess, World
 
-KILLED = Status(signal=signal.SIGKILL)
+KILLED = ProcessStatus(signal=signal.SIGKILL)
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def world(tmp_path: Path) -> World:
     return world
 
 
-def killed(world: World, *leaders: FakeProcess, status: Status = KILLED) -> None:
+def killed(world: World, *leaders: FakeProcess, status: ProcessStatus = KILLED) -> None:
     for leader in leaders:
         world.kernel.dies(leader, status)
     world.run_for(0)
@@ -54,13 +54,15 @@ def test_a_leader_that_the_kernel_killed_for_memory_is_told_so(world: World) -> 
 def test_a_shell_that_reports_it_of_what_it_ran_counts_too(world: World) -> None:
     leader = world.start("shell")
     kernel_kills(world)
-    killed(world, leader, status=Status(exit_code=137))
+    killed(world, leader, status=ProcessStatus(exit_code=137))
 
     assert {"shell": (True, False)} == exits(world)
 
 
-@pytest.mark.parametrize("status", [Status(exit_code=1), Status(exit_code=0), Status(signal=11)])
-def test_who_ends_in_another_way_was_not_killed(world: World, status: Status) -> None:
+@pytest.mark.parametrize(
+    "status", [ProcessStatus(exit_code=1), ProcessStatus(exit_code=0), ProcessStatus(signal=11)]
+)
+def test_who_ends_in_another_way_was_not_killed(world: World, status: ProcessStatus) -> None:
     leader = world.start("run")
     kernel_kills(world)
     killed(world, leader, status=status)
@@ -120,7 +122,7 @@ def test_a_kill_is_a_runs_end_for_a_while_and_no_longer(world: World) -> None:
 
 
 def test_what_was_killed_while_nothing_ran_was_no_run(world: World) -> None:
-    killed(world, world.start("before"), status=Status(exit_code=0))
+    killed(world, world.start("before"), status=ProcessStatus(exit_code=0))
     world.run_for(1)
     kernel_kills(world)
     killed(world, world.start("after"))

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.executor.outputs import OutputLocked, Outputs
+from dispatcher.executor.outputs import OutputFiles, OutputLocked
 
 
 @pytest.fixture
-def outputs() -> Iterator[Outputs]:
-    outputs = Outputs()
+def outputs() -> Iterator[OutputFiles]:
+    outputs = OutputFiles()
     yield outputs
     for path in list(outputs._files):
         outputs.close(path)
 
 
 def test_a_run_that_wrote_nothing_leaves_its_file_to_the_next(
-    outputs: Outputs, tmp_path: Path
+    outputs: OutputFiles, tmp_path: Path
 ) -> None:
     first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
     os.close(outputs.open(first))
@@ -35,7 +35,7 @@ def test_a_run_that_wrote_nothing_leaves_its_file_to_the_next(
     assert ["second.log"] == os.listdir(tmp_path)
 
 
-def test_what_was_written_stays_where_it_is(outputs: Outputs, tmp_path: Path) -> None:
+def test_what_was_written_stays_where_it_is(outputs: OutputFiles, tmp_path: Path) -> None:
     first, second = tmp_path / "first.log", tmp_path / "second.log"
     os.close(outputs.open(str(first)))
     first.write_text("hello\n")
@@ -47,7 +47,7 @@ def test_what_was_written_stays_where_it_is(outputs: Outputs, tmp_path: Path) ->
 
 
 def test_a_file_that_somebody_still_has_open_is_not_handed_on(
-    outputs: Outputs, tmp_path: Path
+    outputs: OutputFiles, tmp_path: Path
 ) -> None:
     first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
     held = outputs.open(first)
@@ -62,7 +62,7 @@ def test_a_file_that_somebody_still_has_open_is_not_handed_on(
 
 @pytest.mark.parametrize("mode", [os.O_RDONLY, os.O_WRONLY | os.O_APPEND])
 def test_a_file_that_somebody_opened_by_its_name_is_not_handed_on(
-    outputs: Outputs, tmp_path: Path, mode: int
+    outputs: OutputFiles, tmp_path: Path, mode: int
 ) -> None:
     """A `tail -f` of the former run, or a process of it that goes on and dropped the lock."""
     first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
@@ -80,7 +80,7 @@ def test_a_file_that_somebody_opened_by_its_name_is_not_handed_on(
 
 @pytest.mark.parametrize("kind", ["fifo", "not empty", "linked", "unreadable"])
 def test_what_a_worker_put_in_place_of_its_output_is_not_handed_on(
-    outputs: Outputs, tmp_path: Path, kind: str
+    outputs: OutputFiles, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "run.log"
     os.close(outputs.open(str(path)))
@@ -110,7 +110,7 @@ def test_what_a_worker_put_in_place_of_its_output_is_not_handed_on(
 
 
 def test_what_was_written_by_name_after_the_end_is_not_handed_on(
-    outputs: Outputs, tmp_path: Path
+    outputs: OutputFiles, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first.log", tmp_path / "second.log"
     os.close(outputs.open(str(first)))
@@ -124,7 +124,7 @@ def test_what_was_written_by_name_after_the_end_is_not_handed_on(
 
 
 def test_a_fifo_in_place_of_an_empty_file_costs_the_next_run_nothing(
-    outputs: Outputs, tmp_path: Path
+    outputs: OutputFiles, tmp_path: Path
 ) -> None:
     """It got the next run's name, and its start failed for the host's fault."""
     first, second = tmp_path / "first.log", tmp_path / "second.log"
@@ -141,7 +141,7 @@ def test_a_fifo_in_place_of_an_empty_file_costs_the_next_run_nothing(
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
 def test_only_a_regular_file_is_opened_and_nobody_waits(
-    outputs: Outputs, tmp_path: Path, kind: str
+    outputs: OutputFiles, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "run.log"
     match kind:
@@ -159,7 +159,7 @@ def test_only_a_regular_file_is_opened_and_nobody_waits(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_program_finds_its_output_as_it_expects_it(outputs: Outputs, tmp_path: Path) -> None:
+def test_a_program_finds_its_output_as_it_expects_it(outputs: OutputFiles, tmp_path: Path) -> None:
     descriptor = outputs.open(str(tmp_path / "run.log"))
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     os.close(descriptor)
@@ -168,7 +168,7 @@ def test_a_program_finds_its_output_as_it_expects_it(outputs: Outputs, tmp_path:
 
 
 def test_the_tail_is_of_the_file_that_was_opened_whatever_has_its_name(
-    outputs: Outputs, tmp_path: Path
+    outputs: OutputFiles, tmp_path: Path
 ) -> None:
     """A worker may unlink its output, move another in its place, or take away its own right."""
     path = tmp_path / "run.log"
@@ -185,7 +185,7 @@ def test_the_tail_is_of_the_file_that_was_opened_whatever_has_its_name(
     assert b"" == (tmp_path / "second.log").read_bytes()
 
 
-def test_a_file_that_was_tidied_away_does_no_harm(outputs: Outputs, tmp_path: Path) -> None:
+def test_a_file_that_was_tidied_away_does_no_harm(outputs: OutputFiles, tmp_path: Path) -> None:
     first, second = str(tmp_path / "first.log"), str(tmp_path / "second.log")
     os.close(outputs.open(first))
     outputs.end(first)
@@ -197,7 +197,7 @@ def test_a_file_that_was_tidied_away_does_no_harm(outputs: Outputs, tmp_path: Pa
 
 
 def test_the_lock_is_held_as_long_as_anyone_has_the_description(
-    outputs: Outputs, tmp_path: Path
+    outputs: OutputFiles, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "run.log")
     ours = outputs.open(path)
@@ -212,7 +212,7 @@ def test_the_lock_is_held_as_long_as_anyone_has_the_description(
 
 
 def test_a_daemon_that_tries_the_lock_before_it_removes_a_file_is_no_survivor(
-    outputs: Outputs, tmp_path: Path
+    outputs: OutputFiles, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "run.log")
     os.close(outputs.open(path))
@@ -223,7 +223,7 @@ def test_a_daemon_that_tries_the_lock_before_it_removes_a_file_is_no_survivor(
 
 
 def test_a_tail_is_the_last_4_kib_as_text_that_any_database_takes(
-    outputs: Outputs, tmp_path: Path
+    outputs: OutputFiles, tmp_path: Path
 ) -> None:
     file = tmp_path / "run.log"
     file.write_bytes(b"x" * 5000 + b"\0\xff end")
@@ -235,7 +235,7 @@ def test_a_tail_is_the_last_4_kib_as_text_that_any_database_takes(
 
 
 def test_a_directory_that_was_removed_is_made_again_as_it_was(
-    outputs: Outputs, tmp_path: Path
+    outputs: OutputFiles, tmp_path: Path
 ) -> None:
     directory = tmp_path / "output"
 
@@ -245,7 +245,7 @@ def test_a_directory_that_was_removed_is_made_again_as_it_was(
 
 
 def test_no_state_directory_is_made_in_the_place_of_one_that_is_gone(
-    outputs: Outputs, tmp_path: Path
+    outputs: OutputFiles, tmp_path: Path
 ) -> None:
     with pytest.raises(FileNotFoundError):
         outputs.open(str(tmp_path / "state" / "output" / "uid.log"))

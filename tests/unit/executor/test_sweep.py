@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.executor.answers import ABSENT, Present, Unknown
-from dispatcher.executor.run import Run
+from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.sweep import Survivors
 from dispatcher.marks import mark_of
 from tests.unit.executor.world import FakeKernel, FakeOutputs
@@ -28,8 +28,8 @@ def survivors(kernel: FakeKernel) -> Survivors:
     return Survivors(kernel, outputs)  # type: ignore[arg-type]
 
 
-def inherited(*, marked: bool = True, **facts: object) -> Run:
-    return Run(OURS, "/a.log", held_until=1000.0, marked=marked, **facts)  # type: ignore[arg-type]
+def inherited(*, marked: bool = True, **facts: object) -> TrackedRun:
+    return TrackedRun(OURS, "/a.log", held_until=1000.0, marked=marked, **facts)  # type: ignore[arg-type]
 
 
 def test_a_survivor_without_anything_but_its_mark_is_found(
@@ -109,7 +109,7 @@ def test_an_output_that_cannot_be_asked_keeps_its_run_and_no_other(kernel: FakeK
             return False
 
     survivor = kernel.born(INIT, leads=True, mark=mark_of(OTHERS), cannot_die=True)
-    other = Run(OTHERS, "/b.log", held_until=1000.0, marked=True)
+    other = TrackedRun(OTHERS, "/b.log", held_until=1000.0, marked=True)
     looks = Survivors(kernel, Refusing()).look([inherited(), other])  # type: ignore[arg-type]
 
     assert Unknown("/a.log: Permission denied") == looks[OURS]

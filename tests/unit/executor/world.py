@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dispatcher import wire
-from dispatcher.executor.executor import Executor, Node
+from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
-from dispatcher.executor.kernel import Status, Usage
+from dispatcher.executor.kernel import ProcessStatus, Usage
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.procfs import UNKNOWN_START, File, Process
 from dispatcher.executor.server import LINES_PER_TICK
 from dispatcher.executor.spawn import CannotStart
@@ -53,7 +53,7 @@ class FakeProcess:
     held: bool = False
     """A tracer keeps its end from everybody else."""
     stopped: bool = False
-    status: Status | None = None
+    status: ProcessStatus | None = None
     heard: list[tuple[float, int]] = field(default_factory=list)
 
 
@@ -111,9 +111,9 @@ class FakeKernel:
         self.processes[pid] = process
         return process
 
-    def dies(self, process: FakeProcess, status: Status | None = None) -> None:
+    def dies(self, process: FakeProcess, status: ProcessStatus | None = None) -> None:
         """Make a zombie of a process and give its children to the subreaper."""
-        process.status = status or Status(exit_code=0)
+        process.status = status or ProcessStatus(exit_code=0)
         for child in self.processes.values():
             if child.parent == process.pid:
                 child.parent = SELF
@@ -165,7 +165,7 @@ class FakeKernel:
     def release(self, handle: int) -> None:
         self._handles.discard(handle)
 
-    def exit_of(self, leader: int) -> Status | None:
+    def exit_of(self, leader: int) -> ProcessStatus | None:
         process = self.processes[leader]
         return None if process.held else process.status
 
@@ -271,7 +271,7 @@ class FakeKernel:
             return
         deadly = signum not in process.ignores
         if deadly and not process.cannot_die:
-            self.dies(process, Status(signal=signum))
+            self.dies(process, ProcessStatus(signal=signum))
 
 
 class FakeSpawner:
@@ -293,7 +293,7 @@ class FakeSpawner:
         return self._kernel.born(SELF, leads=True, environment=marker, **facts).pid
 
 
-class FakeOutputs(Outputs):
+class FakeOutputs(OutputFiles):
     """Nobody writes anything."""
 
     def is_locked(self, path: str) -> bool:
@@ -380,7 +380,7 @@ class World:
             "log": Heard(self.events),
         }
         self.executor = Executor(
-            Node("node", str(directory), "boot", "pids"),
+            ExecutorIdentity("node", str(directory), "boot", "pids"),
             **parts,
             embedded=embedded,
             notifier=notifier,

@@ -18,7 +18,7 @@ class Connected:
     """A fresh connection greeted us and named every run it knows: time to reconcile."""
 
     hello: wire.Hello
-    runs: tuple[wire.Run, ...]
+    runs: tuple[wire.RunReport, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,25 +11,25 @@ from dispatcher.executor.answers import Absent, Look, Present, Unknown, processe
 from dispatcher.executor.journal import Journal, Line, without_tail
 from dispatcher.executor.kernel import Kernel, Usage
 from dispatcher.executor.log import Log
-from dispatcher.executor.outputs import Outputs
+from dispatcher.executor.outputs import OutputFiles
 from dispatcher.executor.procfs import Process
 from dispatcher.executor.refusals import why_alive
-from dispatcher.executor.run import MAX_CANDIDATES, MAX_LEFTOVERS, Phase, Run
+from dispatcher.executor.run import MAX_CANDIDATES, MAX_LEFTOVERS, Phase, TrackedRun
 from dispatcher.executor.signaller import Signaller
 from dispatcher.executor.sweep import Survivors
 from dispatcher.executor.tree import Tree
 from dispatcher.times import Instant
 
 
-class Ladder:
+class Endings:
     """Moves runs towards their end, one look at a time, and tells what it sees."""
 
     def __init__(
         self,
-        runs: Mapping[wire.RunUid, Run],
+        runs: Mapping[wire.RunUid, TrackedRun],
         *,
         kernel: Kernel,
-        outputs: Outputs,
+        outputs: OutputFiles,
         journal: Journal,
         log: Log,
         send: Callable[[wire.FromExecutor], None],
@@ -44,7 +44,7 @@ class Ladder:
             kernel, self._tree, log=log, send=send, on_shortage=self._note_shortage
         )
         self._survivors = Survivors(kernel, outputs)
-        self._inherited: list[Run] = []
+        self._inherited: list[TrackedRun] = []
         self._survived: dict[wire.RunUid, Look] | None = None
         self._short_of: set[int | None] = set()
 
@@ -58,7 +58,7 @@ class Ladder:
         """Whether processes that were left alone may die as our children."""
         return self._tree.has_left
 
-    def inherit(self, run: Run, at: Instant) -> bool:
+    def inherit(self, run: TrackedRun, at: Instant) -> bool:
         """Take over a dead executor's run, with SIGKILL; False when it was gone already."""
         if run.phase is Phase.GONE and run.exit is not None:
             tail = self._outputs.tail(run.output_path)
@@ -74,7 +74,7 @@ class Ladder:
         """Whether our children need another look at once: there were too many for this tick."""
         return self._tree.behind
 
-    def is_walking(self, run: Run) -> bool:
+    def is_walking(self, run: TrackedRun) -> bool:
         """Whether a look at a run has begun that the next tick goes on with."""
         walk = self._tree.walk(run)
         return walk is not None and not walk.held_up
@@ -98,7 +98,7 @@ class Ladder:
         self._short_of.clear()
         return reaped
 
-    def advance(self, run: Run, at: Instant) -> bool:
+    def advance(self, run: TrackedRun, at: Instant) -> bool:
         """Take a run as far as it can go now; True when it is gone."""
         seen = self._look(run, at)
         if isinstance(seen, Absent):
@@ -122,7 +122,7 @@ class Ladder:
             run.looked(at)
         return False
 
-    def _look(self, run: Run, at: Instant) -> Look:
+    def _look(self, run: TrackedRun, at: Instant) -> Look:
         try:
             if not run.inherited:
                 return self._tree.look(run, at)
@@ -140,12 +140,12 @@ class Ladder:
             self._short_of.add(error.errno)
             self._log("host.short", error=str(error))
 
-    def _escalate(self, run: Run, seen: Present | Unknown, at: Instant) -> None:
+    def _escalate(self, run: TrackedRun, seen: Present | Unknown, at: Instant) -> None:
         run.escalate(at)
         names = [process.name for process in processes_of(seen) if process.alive][:MAX_LEFTOVERS]
         self._log("run.escalated", **run.ids, phase=run.phase.name.lower(), names=names)
 
-    def _judge_survival(self, run: Run, seen: Present | Unknown, at: Instant) -> None:
+    def _judge_survival(self, run: TrackedRun, seen: Present | Unknown, at: Instant) -> None:
         """Call a run unkillable when a process lives long after its SIGKILL, or nobody can say.
 
         One that was found just now may have got no SIGKILL yet.
@@ -161,13 +161,13 @@ class Ladder:
             if survivors and not run.unkillable:
                 self._hold(run, why_alive(self._kernel, survivors), at)
 
-    def _hold(self, run: Run, why: str, at: Instant) -> None:
+    def _hold(self, run: TrackedRun, why: str, at: Instant) -> None:
         run.escalate(at)
         run.why_held = why
         self._send(wire.Changed(uid=run.uid, state=run.state, reason=run.why_held))
         self._log("worker.unkillable", **run.ids, pid=run.pid, reason=run.why_held)
 
-    def _is_signalling(self, run: Run) -> bool:
+    def _is_signalling(self, run: TrackedRun) -> bool:
         """Return whether the kill signal is on its way through a tree that one tick cannot reach.
 
         Until it is through, no grace is over, unless the host is short of what it needs.
@@ -175,13 +175,13 @@ class Ladder:
         walk = self._tree.walk(run)
         return run.asking and walk is not None and walk.parts > 1 and not walk.held_up
 
-    def _can_name(self, run: Run, processes: list[Process]) -> bool:
+    def _can_name(self, run: TrackedRun, processes: list[Process]) -> bool:
         """Return whether all leftovers are found, or as many as an exit names."""
         walk = self._tree.walk(run)
         found_all = walk is None or walk.whole
         return found_all or sum(process.alive for process in processes) >= MAX_LEFTOVERS
 
-    def _leave_alone(self, run: Run, processes: list[Process], at: Instant) -> None:
+    def _leave_alone(self, run: TrackedRun, processes: list[Process], at: Instant) -> None:
         """Count a run as gone whose leader is, and name who else of its tree goes on."""
         living = [one for one in processes if one.alive][:MAX_LEFTOVERS]
         names = tuple(f"{one.name} ({one.pid})" for one in living)
@@ -189,7 +189,7 @@ class Ladder:
         self._tree.leave_alone(run)
         self._gone(run, at, left_alone=names)
 
-    def _gone(self, run: Run, at: Instant, left_alone: tuple[str, ...] = ()) -> None:
+    def _gone(self, run: TrackedRun, at: Instant, left_alone: tuple[str, ...] = ()) -> None:
         usage = Usage()
         if run.inherited:
             self._inherited.remove(run)

@@ -10,7 +10,7 @@ from signal import SIGCONT, SIGKILL, SIGTERM, SIGUSR1
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.kernel import Status
+from dispatcher.executor.kernel import ProcessStatus
 from dispatcher.executor.spawn import CannotStart
 from dispatcher.marks import mark_of
 from tests.unit.executor.world import SELF, World
@@ -149,7 +149,7 @@ def test_leftovers_have_their_grace_then_the_ladder(world: World) -> None:
     leader = world.start(leftover_grace=2.0, kill_grace=3.0)
     left = world.kernel.born(leader.pid, ignores=STUBBORN, leads=True, environment=b"")
     began = world.kernel.now
-    world.kernel.dies(leader, Status(exit_code=4))
+    world.kernel.dies(leader, ProcessStatus(exit_code=4))
 
     world.run_for(10)
 
@@ -373,7 +373,7 @@ def test_r35_a_refusal_leaves_nothing_behind(world: World) -> None:
         failed.error,
         failed.errno,
     )
-    assert [] == world.said(wire.Run) + world.said(wire.Exited)
+    assert [] == world.said(wire.RunReport) + world.said(wire.Exited)
     assert [] == world.journal.predecessors_runs()
 
 
@@ -559,7 +559,7 @@ def test_what_is_not_proved_gone_after_sigkill_is_reported_with_its_reason(world
     reasons = [m.reason for m in world.said(wire.Changed)]
     assert [f"it survived SIGKILL: p{leader.pid} ({leader.pid})"] == reasons
     world.connect(connected=True)
-    assert reasons == [m.reason for m in world.said(wire.Run)]
+    assert reasons == [m.reason for m in world.said(wire.RunReport)]
 
 
 def test_dead_orphans_are_reaped_the_sooner_the_more_there_are(world: World) -> None:
@@ -669,7 +669,7 @@ def test_a_process_of_another_user_is_named_at_the_kill_signal_and_never_called_
     ]
     assert 1 == world.names().count("worker.unsignalled")
     world.connect(connected=True)
-    assert [why] == [m.reason for m in world.said(wire.Run)]
+    assert [why] == [m.reason for m in world.said(wire.RunReport)]
 
 
 def test_a_leftover_of_another_user_is_named_and_not_counted_as_ended(world: World) -> None:
