@@ -113,10 +113,10 @@ def test_a_backup_waits_for_no_writer_and_none_for_it_and_holds_nothing_uncommit
         assert ([1], 3) == (ids(copy), len(OneByOne(store).ids()))
 
 
-def test_a_backup_drops_no_lock_of_a_store_that_the_same_process_has_open(
+def test_r52_a_backup_drops_no_lock_of_a_store_that_the_same_process_has_open(
     path: Path, copy: Path
 ) -> None:
-    """R-52: what opens and closes the file by other means would let another process in."""
+    """What opens and closes the file by other means would let another process in."""
     with closing(opened(path)) as store, store.transaction():
         store.submit(new_task(), now=NOW)
         make(path, copy)

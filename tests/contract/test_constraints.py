@@ -34,8 +34,7 @@ def change(store: OneByOne, statement: str) -> None:
         "lock = 'x', lease_expires_at = 1, owner = 'x', run_uid = 'x'",
     ],
 )
-def test_no_claim_field_without_running(store: OneByOne, claim_field: str) -> None:
-    """R-57."""
+def test_r57_no_claim_field_without_running(store: OneByOne, claim_field: str) -> None:
     store.new()
 
     with pytest.raises(StoreRefused):
@@ -45,8 +44,7 @@ def test_no_claim_field_without_running(store: OneByOne, claim_field: str) -> No
 @pytest.mark.parametrize(
     "missing", ["lock = NULL", "lease_expires_at = NULL", "owner = NULL", "run_uid = NULL"]
 )
-def test_no_running_without_its_claim(store: OneByOne, missing: str) -> None:
-    """R-57."""
+def test_r57_no_running_without_its_claim(store: OneByOne, missing: str) -> None:
     store.claimed()
 
     with pytest.raises(StoreRefused):
@@ -54,8 +52,7 @@ def test_no_running_without_its_claim(store: OneByOne, missing: str) -> None:
 
 
 @pytest.mark.parametrize("state", [s for s in TaskState if s is not TaskState.RUNNING])
-def test_no_other_state_keeps_a_claim(store: OneByOne, state: TaskState) -> None:
-    """R-57."""
+def test_r57_no_other_state_keeps_a_claim(store: OneByOne, state: TaskState) -> None:
     store.claimed()
 
     with pytest.raises(StoreRefused):

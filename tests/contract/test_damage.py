@@ -48,8 +48,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 ROOT = "run this as that user: sudo -u root"
 
 
-def test_a_directory_that_nobody_may_enter_any_more_is_told_as_that(path: Path) -> None:
-    """R-50: nothing is known of the files then, so also not that they are gone."""
+def test_r50_a_directory_that_nobody_may_enter_any_more_is_told_as_that(path: Path) -> None:
+    """Nothing is known of the files then, so also not that they are gone."""
     with closing(opened(path)) as store:
         before = os.geteuid()
         path.parent.chmod(0o000)
@@ -74,8 +74,7 @@ def test_a_directory_that_nobody_may_enter_any_more_is_told_as_that(path: Path) 
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_store_is_refused_untouched_and_named(path: Path, damage: str) -> None:
-    """R-50."""
+def test_r50_a_damaged_store_is_refused_untouched_and_named(path: Path, damage: str) -> None:
     DAMAGE[damage](path)
     before = {} if path.is_dir() else files(path)
 
@@ -88,8 +87,9 @@ def test_a_damaged_store_is_refused_untouched_and_named(path: Path, damage: str)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_hundred_failing_opens_leave_no_file_and_no_descriptor(path: Path, damage: str) -> None:
-    """R-51, R-52."""
+def test_r51_r52_a_hundred_failing_opens_leave_no_file_and_no_descriptor(
+    path: Path, damage: str
+) -> None:
     DAMAGE[damage](path)
     before = sorted(path.parent.iterdir()), descriptors()
 
@@ -100,8 +100,7 @@ def test_a_hundred_failing_opens_leave_no_file_and_no_descriptor(path: Path, dam
     assert before == (sorted(path.parent.iterdir()), descriptors())
 
 
-def test_open_and_close_leave_no_descriptor(path: Path) -> None:
-    """R-52."""
+def test_r52_open_and_close_leave_no_descriptor(path: Path) -> None:
     before = descriptors()
 
     for _ in range(300):
@@ -112,8 +111,7 @@ def test_open_and_close_leave_no_descriptor(path: Path) -> None:
     assert before == descriptors()
 
 
-def test_fresh_connections_leave_no_descriptor(path: Path) -> None:
-    """R-52."""
+def test_r52_fresh_connections_leave_no_descriptor(path: Path) -> None:
     with closing(opened(path)) as store:
         before = descriptors()
         for _ in range(100):
@@ -130,8 +128,7 @@ def read(store: SqlStore, task_id: int) -> object:
 
 
 @pytest.mark.parametrize("statement", ["DROP TABLE runs", "ALTER TABLE tasks DROP COLUMN reason"])
-def test_a_table_that_goes_missing_in_use_is_no_crash(path: Path, statement: str) -> None:
-    """R-50."""
+def test_r50_a_table_that_goes_missing_in_use_is_no_crash(path: Path, statement: str) -> None:
     with closing(opened(path)) as store:
         meddle(path, statement)
         with pytest.raises(StoreUnusable, match=r"tasks\.db.* restore"), store.transaction():
@@ -149,10 +146,9 @@ def test_a_table_that_goes_missing_in_use_is_no_crash(path: Path, statement: str
     ],
     ids=["replaced", "removed", "wal removed", "shm removed", "directory moved"],
 )
-def test_a_file_replaced_or_removed_in_use_is_found_at_the_next_transaction(
+def test_r50_a_file_replaced_or_removed_in_use_is_found_at_the_next_transaction(
     path: Path, change: Callable[[Path], object]
 ) -> None:
-    """R-50."""
     with closing(opened(path)) as store:
         change(path)
 
@@ -164,8 +160,7 @@ def test_a_file_replaced_or_removed_in_use_is_found_at_the_next_transaction(
                 pass
 
 
-def test_a_file_put_back_is_used_again(path: Path) -> None:
-    """R-50."""
+def test_r50_a_file_put_back_is_used_again(path: Path) -> None:
     aside = path.with_name("aside.db")
     with closing(opened(path)) as store:
         path.rename(aside)
@@ -185,10 +180,9 @@ def overwritten(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [replaced, overwritten])
-def test_a_fresh_connection_goes_to_the_same_store_or_to_none(
+def test_r50_a_fresh_connection_goes_to_the_same_store_or_to_none(
     path: Path, change: Callable[[Path], object]
 ) -> None:
-    """R-50."""
     with closing(opened(path)) as store:
         break_commit(store, path)
         change(path)
@@ -197,8 +191,7 @@ def test_a_fresh_connection_goes_to_the_same_store_or_to_none(
             pass
 
 
-def test_a_wal_without_its_database_is_refused(path: Path) -> None:
-    """R-50."""
+def test_r50_a_wal_without_its_database_is_refused(path: Path) -> None:
     wal = Path(f"{path}-wal")
     with closing(opened(path)) as store:
         with store.transaction():

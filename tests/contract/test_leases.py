@@ -35,7 +35,7 @@ def claim(store: OneByOne) -> Claim:
 # The one heartbeat -------------------------------------------------------------------------
 
 
-def test_a_beat_moves_the_expiry_and_stamps_life_together_AC_1_R_01(
+def test_ac1_r01_a_beat_moves_the_expiry_and_stamps_life_together(
     store: OneByOne, claim: Claim
 ) -> None:
     with store.raw.transaction():
@@ -81,7 +81,7 @@ def test_a_beat_assigns_the_expiry_also_when_it_lay_further_ahead(
         lambda _: "%",
     ],
 )
-def test_only_the_whole_lock_will_do_AC_2(store: OneByOne, claim: Claim, change: Any) -> None:
+def test_ac2_only_the_whole_lock_will_do(store: OneByOne, claim: Claim, change: Any) -> None:
     before = everything(store)
 
     answer = store.heartbeat(beat(claim, lock=change(claim.lock)), now=later(5))
@@ -100,7 +100,7 @@ def test_another_tasks_lock_is_refused(store: OneByOne, claim: Claim) -> None:
     assert before == everything(store)
 
 
-def test_a_stale_lock_is_superseded_and_touches_nothing_R_03(store: OneByOne, claim: Claim) -> None:
+def test_r03_a_stale_lock_is_superseded_and_touches_nothing(store: OneByOne, claim: Claim) -> None:
     store.end(claim, **FAILED, attempts=1)
     (successor,) = store.take("own")
     before = everything(store)
@@ -114,7 +114,7 @@ def test_a_stale_lock_is_superseded_and_touches_nothing_R_03(store: OneByOne, cl
 
 
 @pytest.mark.parametrize("state", [TaskState.READY, TaskState.HELD, TaskState.SUCCEEDED])
-def test_a_beat_after_the_settle_is_not_running_AC_4(
+def test_ac4_a_beat_after_the_settle_is_not_running(
     store: OneByOne, claim: Claim, state: TaskState
 ) -> None:
     store.end(claim, state=state)
@@ -138,7 +138,7 @@ def test_a_beat_of_an_ending_run_is_not_owner(store: OneByOne, claim: Claim) -> 
     assert before == everything(store)
 
 
-def test_a_late_beat_before_the_reaper_revives_the_lease_AC_8_R_08(
+def test_ac8_r08_a_late_beat_before_the_reaper_revives_the_lease(
     store: OneByOne, claim: Claim
 ) -> None:
     late = later(TTL + 1)
@@ -149,7 +149,7 @@ def test_a_late_beat_before_the_reaper_revives_the_lease_AC_8_R_08(
     assert [] == store.expired(NODE, limit=9, now=late)
 
 
-def test_a_claim_starts_without_its_predecessors_beats_R_04(store: OneByOne, claim: Claim) -> None:
+def test_r04_a_claim_starts_without_its_predecessors_beats(store: OneByOne, claim: Claim) -> None:
     store.heartbeat(beat(claim, progress=0.9, note="nearly"), now=later(1))
     store.end(claim, **FAILED)
     store.take("own", now=later(2))
@@ -206,7 +206,7 @@ def test_the_daemon_renews_processes_and_never_a_silent_worker(
     assert later(TTL) == store.column("lease_expires_at", claim.task_id)
 
 
-def test_a_lease_of_a_wrong_clock_counts_as_expired_R_09(store: OneByOne, claim: Claim) -> None:
+def test_r09_a_lease_of_a_wrong_clock_counts_as_expired(store: OneByOne, claim: Claim) -> None:
     store.heartbeat(beat(claim), now=later(3_600_000))
 
     assert [claim.run_uid] == [r.run_uid for r in store.expired(NODE, limit=9, now=NOW)]
@@ -270,7 +270,7 @@ def test_an_ending_run_declares_nothing(store: OneByOne, claim: Claim) -> None:
     assert WorkerError.NOT_OWNER is store.declare(declaration(claim), now=NOW).error
 
 
-def test_a_million_beats_are_one_row_R_56(store: OneByOne, claim: Claim) -> None:
+def test_r56_a_million_beats_are_one_row(store: OneByOne, claim: Claim) -> None:
     for tick in range(100):  # a row for each would show after a hundred as after a million
         store.heartbeat(beat(claim), now=later(tick))
 

@@ -92,8 +92,7 @@ def test_a_refused_lock_leaves_no_descriptor(tmp_path: Path) -> None:
     assert before == after
 
 
-def test_two_daemons_cannot_have_one_database(tmp_path: Path) -> None:
-    """R-58."""
+def test_r58_two_daemons_cannot_have_one_database(tmp_path: Path) -> None:
     path, link = tmp_path / "new" / "tasks.db", tmp_path / "link.db"
     link.symlink_to(path)
     with lock_database(f"sqlite://{path}", state_dir=tmp_path / "one"):

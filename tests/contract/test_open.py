@@ -154,8 +154,9 @@ def test_nothing_is_remembered_at_first(state_dir: Path) -> None:
     assert remembered_identity(state_dir) is None
 
 
-def test_a_missing_store_that_is_remembered_is_not_made_again(path: Path, state_dir: Path) -> None:
-    """R-50."""
+def test_r50_a_missing_store_that_is_remembered_is_not_made_again(
+    path: Path, state_dir: Path
+) -> None:
     identity = remembered_identity(state_dir)
     path.unlink()
 

@@ -18,10 +18,9 @@ TASKS = 200
 SUBMITTERS = 50
 
 
-def test_each_task_is_claimed_by_one_of_eight_processes(
+def test_r58_each_task_is_claimed_by_one_of_eight_processes(
     store: OneByOne, url: str, tmp_path: Path
 ) -> None:
-    """R-58."""
     with store.raw.transaction():
         ids = [store.raw.submit(new_task(), now=NOW).task_id for _ in range(TASKS)]
     command = [sys.executable, str(CLAIMER), url, str(tmp_path / "state")]
@@ -43,10 +42,9 @@ def test_each_task_is_claimed_by_one_of_eight_processes(
     assert [len(store.runs(task_id)) for task_id in ids] == [1] * TASKS
 
 
-def test_fifty_submits_at_once_with_one_key_make_one_task(
+def test_r55_fifty_submits_at_once_with_one_key_make_one_task(
     store: OneByOne, url: str, tmp_path: Path
 ) -> None:
-    """R-55."""
     start = threading.Barrier(SUBMITTERS)
 
     def submit(number: int) -> Submitted:

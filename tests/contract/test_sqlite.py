@@ -40,8 +40,7 @@ def locked(path: Path) -> Iterator[Callable[[], None]]:
         holder.stdin.close()
 
 
-def test_a_lock_held_by_others_is_an_answer_in_time_and_then_forgotten(path: Path) -> None:
-    """R-53."""
+def test_r53_a_lock_held_by_others_is_an_answer_in_time_and_then_forgotten(path: Path) -> None:
     with closing(opened(path, patience=0.02)) as store:
         with locked(path):
             begun = instant()
@@ -58,8 +57,7 @@ def test_a_lock_held_by_others_is_an_answer_in_time_and_then_forgotten(path: Pat
     assert waited >= 0.02
 
 
-def test_who_has_patience_gets_the_lock(path: Path) -> None:
-    """R-53."""
+def test_r53_who_has_patience_gets_the_lock(path: Path) -> None:
     with closing(opened(path, patience=20)) as store, locked(path) as let_go:
         threading.Timer(0.1, let_go).start()
 
@@ -67,8 +65,7 @@ def test_who_has_patience_gets_the_lock(path: Path) -> None:
             store.submit(new_task(), now=now)
 
 
-def test_opening_waits_for_no_writer(path: Path) -> None:
-    """R-53."""
+def test_r53_opening_waits_for_no_writer(path: Path) -> None:
     with locked(path), closing(opened(path)) as store, store.snapshot():
         assert store.task(1) is not None
 

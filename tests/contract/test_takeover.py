@@ -65,9 +65,7 @@ def test_a_local_claim_is_nobodys_node_and_its_takeover_is_its_expiry(
     assert (1, 1, NOW + TTL) == (claim.fence, claim.attempt, claim.lease_expires_at)
 
 
-def test_one_beat_moves_expiry_and_takeover_together_AC_1_R_01(
-    store: OneByOne, claim: Claim
-) -> None:
+def test_ac1_r01_one_beat_moves_expiry_and_takeover_together(store: OneByOne, claim: Claim) -> None:
     with store.raw.transaction():
         store.sql("UPDATE tasks SET lease_expires_at = 1, takeover_at = 1 RETURNING id")
 
@@ -88,7 +86,7 @@ def test_a_beat_for_a_node_leaves_the_nodes_own_clock_alone(store: OneByOne) -> 
     assert later(5) == store.column("takeover_at", claim.task_id)
 
 
-def test_a_wrong_lock_is_not_owner_and_touches_nothing_AC_4_R_02(
+def test_ac4_r02_a_wrong_lock_is_not_owner_and_touches_nothing(
     store: OneByOne, claim: Claim
 ) -> None:
     answer = store.heartbeat(beat(claim, claim.lock[:-1]), now=later(7))
@@ -134,7 +132,7 @@ def test_a_local_claim_is_abandoned_at_its_expiry_and_not_before(
     assert [claim.run_uid] == abandoned(store, TTL)
 
 
-def test_a_late_beat_before_the_takeover_revives_a_local_claim_AC_8(
+def test_ac8_a_late_beat_before_the_takeover_revives_a_local_claim(
     store: OneByOne, claim: Claim
 ) -> None:
     assert Renewed(later(2 * TTL)) == store.heartbeat(beat(claim), now=later(TTL))
@@ -161,7 +159,7 @@ def test_a_local_claim_that_is_over_is_abandoned_at_once(
     assert [claim.run_uid] == abandoned(store, 0)
 
 
-def test_a_local_expiry_of_a_wrong_clock_counts_as_expired_R_09(
+def test_r09_a_local_expiry_of_a_wrong_clock_counts_as_expired(
     store: OneByOne, claim: Claim
 ) -> None:
     store.heartbeat(beat(claim), now=later(3_600_000))

@@ -200,7 +200,7 @@ def test_a_task_without_limits_has_none(store: OneByOne) -> None:
     assert store.open_run(claim.run_uid).limits is NO_LIMITS
 
 
-def test_only_another_report_is_progress_R_06(store: OneByOne) -> None:
+def test_r06_only_another_report_is_progress(store: OneByOne) -> None:
     claim = store.claimed(liveness=Liveness.WORKER)
 
     def after_beat(at: int, **report: Any) -> Any:
@@ -250,7 +250,7 @@ def test_the_next_run_begins_without_progress(store: OneByOne) -> None:
         ({}, "kill_signal = 0"),
     ],
 )
-def test_no_waiting_task_is_like_this_R_57(
+def test_r57_no_waiting_task_is_like_this(
     store: OneByOne, wanted: dict[str, Any], wrong: str
 ) -> None:
     store.new(**wanted)
@@ -259,7 +259,7 @@ def test_no_waiting_task_is_like_this_R_57(
         store.sql(f"UPDATE tasks SET {wrong}")
 
 
-def test_no_running_task_fails_by_itself_R_57(store: OneByOne) -> None:
+def test_r57_no_running_task_fails_by_itself(store: OneByOne) -> None:
     store.claimed(**BOTH)
 
     with pytest.raises(StoreRefused), store.raw.transaction():

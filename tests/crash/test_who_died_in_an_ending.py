@@ -142,8 +142,7 @@ def test_executor_killed_survivors_are_ended_before_hello_and_run_again(
     assert (0, 1) == (stage.task(task).attempts_used, stage.task(task).orphans)
 
 
-def test_host_rebooted_is_orphaned_at_once(stage: Stage) -> None:
-    """R-63."""
+def test_r63_host_rebooted_is_orphaned_at_once(stage: Stage) -> None:
     gate = stage.directory / "gate"
     task = stage.submit(workers.STAYS_UNTIL_ALLOWED, str(gate))
     start(stage)

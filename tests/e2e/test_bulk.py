@@ -24,8 +24,8 @@ class Held(NamedTuple):
     children: int
 
 
-def test_two_thousand_tasks_succeed_once_each_and_nothing_grows(world: World) -> None:
-    """R-52: descriptors; and memory, processes and files beside them."""
+def test_r52_two_thousand_tasks_succeed_once_each_and_nothing_grows(world: World) -> None:
+    """Descriptors; and memory, processes and files beside them."""
     world.configure(logs={"level": "info"})
     with world.daemon() as daemon:
         processes = [psutil.Process(daemon.pid), daemon.executor()]
@@ -55,8 +55,8 @@ EXPECTED_FILES = {
 }  # fmt: skip
 
 
-def test_three_hundred_quick_tasks_and_their_orphans_leave_no_zombie(world: World) -> None:
-    """R-30: and each exit code is that of its own process."""
+def test_r30_three_hundred_quick_tasks_and_their_orphans_leave_no_zombie(world: World) -> None:
+    """Each exit code is that of its own process."""
     world.configure(node={"slots": 16})
     orphan = "(sleep 0.01 &); exit $((DISPATCHER_TASK_ID % 7 + 1))"
     with world.daemon() as daemon:

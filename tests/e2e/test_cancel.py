@@ -36,8 +36,9 @@ def test_what_waits_is_cancelled_at_once_with_and_without_a_daemon(world: World)
         assert ("cancelled", []) == (task["state"], task["runs"])
 
 
-def test_a_running_task_is_ended_with_its_whole_tree_after_the_grace(world: World) -> None:
-    """R-12, R-13, R-18."""
+def test_r12_r13_r18_a_running_task_is_ended_with_its_whole_tree_after_the_grace(
+    world: World,
+) -> None:
     with world.daemon() as daemon:
         task_id = world.submit(*STUBBORN, max_attempts=1)
         tree = [psutil.Process(int(pid)) for pid in expect_file(world, "stubborn", lines=2)]

@@ -56,10 +56,9 @@ TWIN = python("""
 """)
 
 
-def test_tasks_that_end_while_the_daemon_is_dead_are_settled_at_once_after_its_restart(
+def test_r31_r62_tasks_that_end_while_the_daemon_is_dead_are_settled_at_once_after_its_restart(
     world: World,
 ) -> None:
-    """R-31, R-62."""
     ends = {
         "exit 7": ("failed", "failed", 7, None),
         "exit 0": ("succeeded", "succeeded", 0, None),
@@ -88,10 +87,9 @@ def test_tasks_that_end_while_the_daemon_is_dead_are_settled_at_once_after_its_r
         assert _moment(run["ended_at"]) < started
 
 
-def test_a_worker_that_outlives_the_daemon_goes_on_and_is_settled_by_the_next(
+def test_r62_a_worker_that_outlives_the_daemon_goes_on_and_is_settled_by_the_next(
     world: World,
 ) -> None:
-    """R-62."""
     with world.daemon() as daemon:
         task_id = world.submit(*shell(WAIT + "echo survived"))
         (worker,) = _workers(daemon, [task_id])
@@ -110,10 +108,9 @@ def test_a_worker_that_outlives_the_daemon_goes_on_and_is_settled_by_the_next(
 
 
 @pytest.mark.parametrize("killed", ["the executor", "the daemon and the executor"])
-def test_after_a_kill_survivors_are_ended_before_the_rerun_and_nothing_is_charged(
+def test_r48_after_a_kill_survivors_are_ended_before_the_rerun_and_nothing_is_charged(
     world: World, killed: str
 ) -> None:
-    """R-48."""
     with world.daemon() as daemon:
         ids = submit_all(world, *[{"command": TWIN, "max_attempts": 1}] * 4)
         survivors = _workers(daemon, ids)
@@ -144,8 +141,7 @@ def _expect_all_succeed(world: World, daemon: Daemon, ids: list[int]) -> None:
     assert 0 == world.cli("status", "--json").json["node"]["busy"]
 
 
-def test_what_a_dead_daemon_asked_and_nobody_read_never_runs(world: World) -> None:
-    """R-22."""
+def test_r22_what_a_dead_daemon_asked_and_nobody_read_never_runs(world: World) -> None:
     with world.daemon() as daemon:
         executor = daemon.executor()
         executor.suspend()

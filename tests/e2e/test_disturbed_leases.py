@@ -52,7 +52,7 @@ def rewind(world: World, task_id: int, **columns: object) -> None:
             store.execute(f"UPDATE runs SET {name} = ? WHERE task_id = ?", (value, task_id))
 
 
-def test_a_lease_rewound_by_hand_is_lost_when_no_beat_follows_AC_1_R_07(world: World) -> None:
+def test_ac1_r07_a_lease_rewound_by_hand_is_lost_when_no_beat_follows(world: World) -> None:
     """Whatever pid stands in its row: a live one is no argument, and a stranger is let be."""
     with world.daemon() as daemon, subprocess.Popen(SILENT) as stranger:
         task_id = world.submit(*SILENT, liveness="worker", lease_ttl="10m", max_attempts=1)

@@ -63,10 +63,10 @@ def assert_started_again(world: World, task_id: int) -> None:
     assert 2 <= len([run for run in runs if run["started_at"] is not None])
 
 
-def test_an_escapee_with_nothing_but_its_mark_ends_with_its_run_and_is_no_stray(
+def test_r13_an_escapee_with_nothing_but_its_mark_ends_with_its_run_and_is_no_stray(
     world: World,
 ) -> None:
-    """R-13: another run lives, so that nothing but the mark says whose it is."""
+    """Another run lives, so that nothing but the mark says whose it is."""
     with world.daemon() as daemon:
         other = world.submit("sleep", "1000")
         daemon.expect("run.started", task_id=other)
@@ -96,10 +96,10 @@ def test_an_escapee_with_nothing_but_its_mark_ends_with_its_run_and_is_no_stray(
         ),
     ],
 )
-def test_a_survivor_of_daemon_and_executor_is_swept_by_its_mark_before_the_next_run(
+def test_r13_r48_a_survivor_of_daemon_and_executor_is_swept_by_its_mark_before_the_next_run(
     world: World, drops: str
 ) -> None:
-    """R-13, R-48: an idle journal is old, the leader is gone, and a session says nothing."""
+    """An idle journal is old, the leader is gone, and a session says nothing."""
     script = shell(f"[ $DISPATCHER_FENCE = 2 ] && {{ {ALIVE}; exit; }}; {drops} sleep 1000")
     with world.daemon() as daemon:
         task_id = world.submit(*script)
@@ -141,8 +141,8 @@ def test_what_set_the_limit_itself_is_found_by_the_rest(world: World) -> None:
         assert not is_alive(process)
 
 
-def test_a_run_that_is_not_proved_gone_says_why_and_keeps_its_slot(world: World) -> None:
-    """The lock on its output is held by somebody whom no listing shows as a writer (R-14)."""
+def test_r14_a_run_that_is_not_proved_gone_says_why_and_keeps_its_slot(world: World) -> None:
+    """The lock on its output is held by somebody whom no listing shows as a writer."""
     with world.daemon() as daemon:
         task_id = world.submit("sleep", "1000")
         daemon.expect("run.started", task_id=task_id)
@@ -242,8 +242,8 @@ for _ in range(4_000):
 """
 
 
-def test_a_survivor_that_hands_itself_on_is_swept_before_the_next_run(world: World) -> None:
-    """R-13: a list of processes that one of them outran proves nothing."""
+def test_r13_a_survivor_that_hands_itself_on_is_swept_before_the_next_run(world: World) -> None:
+    """A list of processes that one of them outran proves nothing."""
     (world.directory / "hands_on.py").write_text(HANDS_ON)
     script = shell(f"""
         if [ $DISPATCHER_FENCE = 2 ]; then

@@ -43,8 +43,9 @@ def test_r35_without_a_free_descriptor_the_node_pauses_and_recovers(world: World
         _expect_recovery(world, daemon)
 
 
-def test_r35_without_a_free_descriptor_a_living_tree_is_not_taken_for_gone(world: World) -> None:
-    """R-13."""
+def test_r13_r35_without_a_free_descriptor_a_living_tree_is_not_taken_for_gone(
+    world: World,
+) -> None:
     script = """
         (setsid sh -c 'echo $$ > escaped; exec sleep 1000' &)
         while [ ! -e go ]; do sleep 0.02; done
@@ -152,8 +153,7 @@ def test_r35_with_no_room_for_the_database_the_daemon_waits_and_nothing_is_lost(
     assert "full" in refused.stderr
 
 
-def test_a_daemon_that_starts_on_a_full_disk_says_what_to_do(world: World) -> None:
-    """R-35."""
+def test_r35_a_daemon_that_starts_on_a_full_disk_says_what_to_do(world: World) -> None:
     with small_disk(world, "state") as disk:
         task_id = world.submit("true")
         (filler,) = fill(disk, "bytes")
@@ -171,8 +171,9 @@ def test_a_daemon_that_starts_on_a_full_disk_says_what_to_do(world: World) -> No
     )
 
 
-def test_a_daemon_killed_and_started_on_a_full_disk_goes_on_when_room_is_made(world: World) -> None:
-    """R-35."""
+def test_r35_a_daemon_killed_and_started_on_a_full_disk_goes_on_when_room_is_made(
+    world: World,
+) -> None:
     with small_disk(world, "state") as disk:
         with world.daemon() as killed:
             task_id = world.submit(*shell("while [ ! -e go ]; do sleep 0.02; done; exit 7"))
@@ -187,10 +188,10 @@ def test_a_daemon_killed_and_started_on_a_full_disk_goes_on_when_room_is_made(wo
             daemon.expect("run.settled", task_id=task_id, exit_code=7, attempt=1)
 
 
-def test_whatever_a_start_cannot_write_on_a_full_disk_is_named_and_tried_again(
+def test_r35_whatever_a_start_cannot_write_on_a_full_disk_is_named_and_tried_again(
     world: World,
 ) -> None:
-    """R-35: exit code 69, and nothing that a service manager would give up."""
+    """Exit code 69, and nothing that a service manager would give up."""
     made = {"run": ("lock", "output", "store-id"), "executor": ("executor.lock",)}
     with small_disk(world, "state") as disk:
         world.configure(store={"url": f"sqlite://{world.directory}/elsewhere/tasks.db"})

@@ -46,7 +46,7 @@ def script(world: World, text: str) -> list[str]:
     return [sys.executable, str(file)]
 
 
-def test_a_worker_that_beats_outlives_its_lease_AC_9(world: World) -> None:
+def test_ac9_a_worker_that_beats_outlives_its_lease(world: World) -> None:
     beats = """
 for _ in range(10):
     assert say(op="heartbeat", progress=0.5, note="working")["ok"]
@@ -63,7 +63,7 @@ for _ in range(10):
         assert [] == daemon.events("lease.expired")
 
 
-def test_a_silent_worker_is_lost_not_before_its_ttl_and_never_has_a_twin_AC_10_R_12(
+def test_ac10_r12_a_silent_worker_is_lost_not_before_its_ttl_and_never_has_a_twin(
     world: World,
 ) -> None:
     stamps = world.directory / "stamps"
@@ -99,7 +99,7 @@ if FENCE == "1":
     assert last_of_first < first_of_second
 
 
-def test_a_lease_rewound_by_hand_is_moved_forward_by_the_next_beat_AC_1(world: World) -> None:
+def test_ac1_a_lease_rewound_by_hand_is_moved_forward_by_the_next_beat(world: World) -> None:
     beats = """
 while not os.path.exists("stop"):
     answer = say(op="heartbeat")  # who sets it by hand may keep the store for a moment
@@ -134,7 +134,7 @@ def _lease_left(world: World, task_id: int) -> float:
     return float(expiry) / 1000 - time.time()
 
 
-def test_wrong_locks_are_refused_and_the_worker_itself_is_not_AC_2(world: World) -> None:
+def test_ac2_wrong_locks_are_refused_and_the_worker_itself_is_not(world: World) -> None:
     tries = """
 mine = LOCK
 for LOCK in (mine[:-1], mine + "0", mine.upper() + "A", "", " " + mine):
@@ -153,7 +153,7 @@ assert say(op="heartbeat")["ok"]
         assert "succeeded" == world.until(task_id, "succeeded", "scheduled")["state"]
 
 
-def test_a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_goes_on_AC_5(
+def test_ac5_a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_goes_on(
     world: World,
 ) -> None:
     """Its group was ended while it was stopped: a stopped process dies of SIGKILL all the same."""
@@ -186,7 +186,7 @@ def test_what_a_worker_declares_outranks_its_exit_code(world: World) -> None:
         assert "held" == world.until(stuck, "held")["state"]
 
 
-def test_the_sdk_keeps_the_lease_of_a_blocked_worker_and_hides_the_lock_R_05_R_28(
+def test_r05_r28_the_sdk_keeps_the_lease_of_a_blocked_worker_and_hides_the_lock(
     world: World,
 ) -> None:
     blocked = """
@@ -218,7 +218,7 @@ def test_a_wrapped_command_beats_without_knowing_it(world: World) -> None:
         assert 7 == world.until(bad, "failed")["runs"][0]["exit_code"]
 
 
-def test_a_wrapped_command_gets_the_lock_only_where_that_is_asked_for_R_28(world: World) -> None:
+def test_r28_a_wrapped_command_gets_the_lock_only_where_that_is_asked_for(world: World) -> None:
     wrap = [sys.executable, "-m", "worker_stub", "run"]
     with world.daemon():
         without = world.submit(*wrap, "--", "env", **WORKER)
@@ -230,7 +230,7 @@ def test_a_wrapped_command_gets_the_lock_only_where_that_is_asked_for_R_28(world
         assert "DISPATCHER_CLAIM_LOCK" in world.cli("logs", with_it).stdout
 
 
-def test_a_worker_is_told_its_ttl_and_its_interval_AC_11(world: World) -> None:
+def test_ac11_a_worker_is_told_its_ttl_and_its_interval(world: World) -> None:
     told = 'echo "$DISPATCHER_LEASE_TTL $DISPATCHER_HEARTBEAT_INTERVAL"'
     with world.daemon():
         tasks = [

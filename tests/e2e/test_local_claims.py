@@ -24,7 +24,7 @@ from tests.e2e.world import DISPATCHER, World
 from tests.eventually import PATIENCE, eventually
 
 
-def test_a_claim_is_renewed_and_completed_from_later_shells_AC_3(world: World) -> None:
+def test_ac3_a_claim_is_renewed_and_completed_from_later_shells(world: World) -> None:
     world.submit("true")
     world.cli("claim", "--lock-file", "lock")
     _execute(world, "UPDATE tasks SET lease_expires_at = 1, takeover_at = 1")
@@ -136,7 +136,7 @@ def by_socket(world: World, task: int) -> Say:
     return say
 
 
-def test_every_entry_point_is_the_one_operation_AC_7_AC_1_AC_4_R_01(world: World) -> None:
+def test_ac1_ac4_ac7_r01_every_entry_point_is_the_one_operation(world: World) -> None:
     with world.daemon() as daemon:
         gate = world.directory / "gate"
         waits = shell(f"while ! [ -e {gate} ]; do sleep 0.05; done")
@@ -173,7 +173,7 @@ def _execute(world: World, statement: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["complete", "fail"])
-def test_a_workers_run_is_declared_by_command_line_and_ended_after_its_grace_R_19(
+def test_r19_a_workers_run_is_declared_by_command_line_and_ended_after_its_grace(
     world: World, verb: str
 ) -> None:
     with world.daemon() as daemon:

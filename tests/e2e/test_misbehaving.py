@@ -12,8 +12,7 @@ from tests.e2e.helpers import expect_settled, misbehaves, submit_all
 from tests.e2e.world import World
 
 
-def test_each_manner_has_its_outcome_and_disturbs_nobody(world: World) -> None:
-    """R-32."""
+def test_r32_each_manner_has_its_outcome_and_disturbs_nobody(world: World) -> None:
     world.configure(node={"slots": 8})
     lease = {"liveness": "worker", "lease_ttl": "2s"}
     once = {"max_attempts": 1}

@@ -60,8 +60,8 @@ def test_ready_status_watchdog_stopping(world: World, manager: Manager) -> None:
         assert 0 == daemon.wait()
 
 
-def test_a_stopped_loop_gives_no_sign_of_life(world: World, manager: Manager) -> None:
-    """R-60: what hangs must not look healthy."""
+def test_r60_a_stopped_loop_gives_no_sign_of_life(world: World, manager: Manager) -> None:
+    """What hangs must not look healthy."""
     with world.daemon(env=manager.env | {"WATCHDOG_USEC": "300000"}) as daemon:
         manager.expect("READY=1", "WATCHDOG=1")
         daemon.signal(signal.SIGSTOP)

@@ -62,8 +62,7 @@ def test_r32_r36_exit_codes_and_signals_give_exactly_their_outcomes(world: World
     assert EXITS == found
 
 
-def test_commands_that_cannot_be_started_say_which_file_and_why(world: World) -> None:
-    """R-27."""
+def test_r27_commands_that_cannot_be_started_say_which_file_and_why(world: World) -> None:
     here = world.directory
     cases = _unstartable(here)
     ids = submit_all(world, *({"max_attempts": 1, **task} for task, _ in cases))
@@ -113,10 +112,9 @@ def _unstartable(here: Path) -> list[tuple[dict[str, Any], str]]:
     ]  # fmt: skip
 
 
-def test_a_worker_that_dies_at_once_leaves_its_traceback_where_show_finds_it(
+def test_r29_a_worker_that_dies_at_once_leaves_its_traceback_where_show_finds_it(
     world: World,
 ) -> None:
-    """R-29."""
     task_id = world.submit(*python("raise RuntimeError('no license')"), max_attempts=1)
 
     _run_until_settled(world, [task_id])
@@ -144,8 +142,7 @@ def test_a_failed_attempt_is_repeated_after_its_back_off_until_the_attempts_are_
     assert [(1, 11), (2, 12), (3, 13)] == [(r["attempt"], r["exit_code"]) for r in task["runs"]]
 
 
-def test_every_attempt_gets_the_whole_time_however_short_the_lease(world: World) -> None:
-    """R-24."""
+def test_r24_every_attempt_gets_the_whole_time_however_short_the_lease(world: World) -> None:
     world.configure(leases={"ttl": "200ms", "kill_grace": "10s"})
     script = """
         [ $DISPATCHER_ATTEMPT = 1 ] && exit 1

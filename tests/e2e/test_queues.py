@@ -26,8 +26,7 @@ COUNT = shell("""
 ORDER = shell("echo $DISPATCHER_TASK_ID >> order")
 
 
-def test_with_no_word_about_slots_there_are_as_many_as_cpus(world: World) -> None:
-    """R-45."""
+def test_r45_with_no_word_about_slots_there_are_as_many_as_cpus(world: World) -> None:
     _without_slots(world)
     submit_all(world, *[{"command": COUNT}] * 60)
 
@@ -46,8 +45,7 @@ def _without_slots(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["run", "run --drain", "run, killed, run again"])
-def test_the_slots_hold_however_the_daemon_is_run(world: World, how: str) -> None:
-    """R-46."""
+def test_r46_the_slots_hold_however_the_daemon_is_run(world: World, how: str) -> None:
     world.configure(node={"slots": 3})
     submit_all(world, *[{"command": COUNT}] * 40)
 
@@ -106,8 +104,7 @@ def _moment(text: Any) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def test_fifty_who_submit_with_one_key_get_one_task(world: World) -> None:
-    """R-55."""
+def test_r55_fifty_who_submit_with_one_key_get_one_task(world: World) -> None:
     command = [DISPATCHER, "submit", "--key", "nightly", "--", "true"]
     submits = [
         subprocess.Popen(command, stdout=subprocess.PIPE, env=world.env, cwd=world.directory)

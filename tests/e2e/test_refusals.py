@@ -174,10 +174,9 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_database_that_is_not_what_was_left_is_refused_and_not_touched(
+def test_r50_a_database_that_is_not_what_was_left_is_refused_and_not_touched(
     world: World, left_behind: Callable[[World], Path], damage: str
 ) -> None:
-    """R-50."""
     database = left_behind(world)
     do, said = DAMAGES[damage]
     do(database)
@@ -190,10 +189,9 @@ def test_a_database_that_is_not_what_was_left_is_refused_and_not_touched(
     assert before == (database.read_bytes() if database.exists() else None)
 
 
-def test_a_database_replaced_under_a_running_daemon_stops_it_and_costs_nothing_once_put_back(
+def test_r50_a_database_replaced_under_a_running_daemon_stops_it_and_costs_nothing_once_put_back(
     world: World, left_behind: Callable[[World], Path]
 ) -> None:
-    """R-50."""
     database = left_behind(world)
     world.configure(executor={"mode": "external"})
     aside = world.directory / "aside"
@@ -219,10 +217,9 @@ def test_a_database_replaced_under_a_running_daemon_stops_it_and_costs_nothing_o
             daemon.expect("run.settled", task_id=task_id, exit_code=7, fence=1)
 
 
-def test_a_directory_that_may_not_be_written_is_refused_with_the_remedy(
+def test_r50_a_directory_that_may_not_be_written_is_refused_with_the_remedy(
     world: World, left_behind: Callable[[World], Path]
 ) -> None:
-    """R-50."""
     user = ordinary_user()
     world.state_dir = world.runtime_dir / "state"  # not below the user's who runs pytest
     world.configure()
@@ -249,10 +246,9 @@ def test_a_directory_that_may_not_be_written_is_refused_with_the_remedy(
     world.state_dir.chmod(0o755)
 
 
-def test_a_database_locked_by_another_is_reported_waited_for_and_nothing_is_lost(
+def test_r53_a_database_locked_by_another_is_reported_waited_for_and_nothing_is_lost(
     world: World,
 ) -> None:
-    """R-53."""
     with world.daemon() as daemon:
         task_id = world.submit(
             *shell("while [ ! -e go ]; do sleep 0.02; done; exit 7"), max_attempts=1

@@ -29,8 +29,9 @@ STUBBORN = """
 """
 
 
-def test_sigterm_drains_waits_for_workers_and_releases_the_rest_uncharged(world: World) -> None:
-    """R-34, R-66."""
+def test_r34_r66_sigterm_drains_waits_for_workers_and_releases_the_rest_uncharged(
+    world: World,
+) -> None:
     with world.daemon() as daemon:
         quick, slow, queued = submit_all(
             world,
@@ -66,8 +67,7 @@ def test_sigterm_drains_waits_for_workers_and_releases_the_rest_uncharged(world:
     )
 
 
-def test_what_was_released_is_the_first_of_its_priority_to_run_again(world: World) -> None:
-    """R-34."""
+def test_r34_what_was_released_is_the_first_of_its_priority_to_run_again(world: World) -> None:
     world.configure(node={"slots": 1}, daemon={"drain_timeout": "0s"})
     first, second = submit_all(
         world, *[{"command": shell("echo $DISPATCHER_TASK_ID >> order; " + WILLING)}] * 2
@@ -81,8 +81,7 @@ def test_what_was_released_is_the_first_of_its_priority_to_run_again(world: Worl
     assert [str(first), str(first), str(second)] == expect_file(world, "order")
 
 
-def test_a_second_sigterm_hurries(world: World) -> None:
-    """R-66."""
+def test_r66_a_second_sigterm_hurries(world: World) -> None:
     world.configure(daemon={"drain_timeout": "1h"}, leases={"kill_grace": "1h"})
     with world.daemon() as daemon:
         task_id = world.submit(*shell(STUBBORN), max_attempts=1)
@@ -102,10 +101,9 @@ def test_a_second_sigterm_hurries(world: World) -> None:
     )
 
 
-def test_daemons_come_and_go_beside_an_external_executor_and_no_worker_notices(
+def test_r61_r66_daemons_come_and_go_beside_an_external_executor_and_no_worker_notices(
     world: World,
 ) -> None:
-    """R-61, R-66."""
     world.configure(executor={"mode": "external"}, node={"slots": 2})
     with external_executor(world) as executor:
         work = {"command": shell("sleep 0.15; echo done"), "max_attempts": 1}
@@ -138,8 +136,7 @@ def test_with_no_external_executor_the_daemon_waits_and_says_so(world: World) ->
             expect_settled(daemon, [1])
 
 
-def test_sigterm_to_the_executor_ends_its_runs_as_released(world: World) -> None:
-    """R-34."""
+def test_r34_sigterm_to_the_executor_ends_its_runs_as_released(world: World) -> None:
     world.configure(executor={"mode": "external"})
     with world.daemon() as daemon:
         with external_executor(world, alone=False) as executor:
@@ -163,10 +160,9 @@ def test_sigterm_to_the_executor_ends_its_runs_as_released(world: World) -> None
         assert {"released"} == {run["outcome"] for run in task["runs"]}
 
 
-def test_told_to_leave_a_daemon_leaves_its_embedded_executor_and_the_next_one_takes_it_home(
+def test_r62_told_to_leave_a_daemon_leaves_its_embedded_executor_and_the_next_one_takes_it_home(
     world: World,
 ) -> None:
-    """R-62."""
     world.configure(daemon={"on_stop": "leave"})
     with world.daemon(alone=False) as daemon:
         executor = daemon.executor()

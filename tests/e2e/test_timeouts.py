@@ -52,8 +52,7 @@ def only_run(task: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_each_time_out_of_a_run_ends_it_with_its_own_outcome(world: World) -> None:
-    """R-06, R-22, R-36."""
+def test_r06_r22_r36_each_time_out_of_a_run_ends_it_with_its_own_outcome(world: World) -> None:
     world.configure(node={"slots": 8})
     once = {"max_attempts": 1}
     with world.daemon() as daemon:
@@ -134,8 +133,7 @@ def test_a_task_waits_for_a_slot_only_so_long(world: World) -> None:
     assert seconds(task["created_at"], task["finished_at"]) > 0.49
 
 
-def test_the_total_time_holds_over_all_attempts(world: World) -> None:
-    """R-41."""
+def test_r41_the_total_time_holds_over_all_attempts(world: World) -> None:
     with world.daemon() as daemon:
         failing, deferring, running, late = submit_all(
             world,
@@ -159,10 +157,10 @@ def test_the_total_time_holds_over_all_attempts(world: World) -> None:
     assert "timed_out" == only_run(tasks[running])["outcome"]
 
 
-def test_a_worker_is_asked_by_its_own_signal_and_waited_for_with_its_own_grace(
+def test_r17_a_worker_is_asked_by_its_own_signal_and_waited_for_with_its_own_grace(
     world: World,
 ) -> None:
-    """R-17: for an expiry and a cancel alike."""
+    """For an expiry and a cancel alike."""
     world.configure(leases={"kill_grace": "1h"})
     hour = {"kill_signal": "USR1", "max_attempts": 1}
     with world.daemon() as daemon:

@@ -67,10 +67,9 @@ def seconds(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
-def test_r12_r13_r17_nothing_of_a_silent_worker_lives_when_its_successor_starts(
+def test_ac10_r12_r13_r17_nothing_of_a_silent_worker_lives_when_its_successor_starts(
     world: World,
 ) -> None:
-    """AC-10."""
     world.configure(node={"slots": 8}, leases={"kill_grace": "300ms"})
     lease = {"liveness": "worker", "lease_ttl": "2s"}  # nine interpreters start at once
     stubborn = ("--hang", "--ignore-term", "--times", 1, "--stamp")
@@ -170,8 +169,8 @@ def test_each_of_three_hundred_processes_is_asked_once_and_a_small_run_ends_mean
         assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
 
 
-def test_a_nested_dispatcher_is_ended_with_everything_below_it(world: World) -> None:
-    """R-13: its executor has a session of its own and is a subreaper itself."""
+def test_r13_a_nested_dispatcher_is_ended_with_everything_below_it(world: World) -> None:
+    """Its executor has a session of its own and is a subreaper itself."""
     inner = world.directory / "inner.toml"
     runtime_dir = world.runtime_dir / "inner"
     inner.write_text(
@@ -228,7 +227,7 @@ def test_r19_who_declares_its_end_and_stays_is_ended_before_its_successor_starts
     assert max(at for *_, at in stamps) <= seconds(succeeded["started_at"])
 
 
-def test_a_worker_whose_claim_was_taken_while_it_stood_still_exits_79_and_changes_nothing_AC_5(
+def test_ac5_a_worker_whose_claim_was_taken_while_it_stood_still_exits_79_and_changes_nothing(
     world: World,
 ) -> None:
     """It is out of the executor's reach, as in a container: nobody ended it."""

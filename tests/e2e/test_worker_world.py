@@ -65,10 +65,9 @@ BEAT = python("""
     ],
     ids=str,
 )
-def test_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitter(
+def test_r28_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitter(
     world: World, locale: dict[str, str]
 ) -> None:
-    """R-28."""
     here = world.directory / "grüße"
     here.mkdir()
     report = shell(
@@ -89,10 +88,10 @@ def test_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitter(
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["a file", "no file"])
-def test_a_call_inside_a_task_reaches_the_dispatcher_that_runs_it(
+def test_r28_a_call_inside_a_task_reaches_the_dispatcher_that_runs_it(
     world: World, named: bool
 ) -> None:
-    """R-28: whatever home the task has, and where the daemon has its state directory from."""
+    """Whatever home the task has, and where the daemon has its state directory from."""
     world.configure(executor={"mode": "embedded"})
     lines = world.config_file.read_text().splitlines()
     text = "\n".join(line for line in lines if not line.startswith(("state_dir", "runtime_dir")))
@@ -150,8 +149,10 @@ def test_calls_inside_a_task_reach_its_dispatcher_whatever_the_file_says_by_now(
 
 
 @pytest.mark.parametrize("text", [None, "[node\n", "[node]\nstate_dir = 5\n"])
-def test_a_heartbeat_inside_a_task_needs_no_configuration(world: World, text: str | None) -> None:
-    """R-28: `heartbeat || exit 79` ends no healthy run while somebody edits the file."""
+def test_r28_a_heartbeat_inside_a_task_needs_no_configuration(
+    world: World, text: str | None
+) -> None:
+    """`heartbeat || exit 79` ends no healthy run while somebody edits the file."""
     right = world.config_file.read_text()
     script = SPEAKS_LATER + '{cli} fail --reason "as asked" --no-retry'
     with world.daemon() as daemon:
@@ -170,10 +171,10 @@ def test_a_heartbeat_inside_a_task_needs_no_configuration(world: World, text: st
     assert "as asked" in task["reason"]
 
 
-def test_another_file_inside_a_task_means_another_dispatcher_however_it_is_named(
+def test_r28_another_file_inside_a_task_means_another_dispatcher_however_it_is_named(
     world: World,
 ) -> None:
-    """R-28: its directories are its own, and no call with it reaches the outer dispatcher."""
+    """Its directories are its own, and no call with it reaches the outer dispatcher."""
     inner = world.directory / "inner.toml"
     inner.write_text(f'[node]\nstate_dir = "{world.runtime_dir}/inner"')
     script = f"""
@@ -195,10 +196,10 @@ def test_another_file_inside_a_task_means_another_dispatcher_however_it_is_named
     assert [task_id] == [task["id"] for task in world.cli("list", "--json").json]
 
 
-def test_a_worker_gets_its_claim_and_the_allowed_variables_and_nothing_else(
+def test_r28_r31_a_worker_gets_its_claim_and_the_allowed_variables_and_nothing_else(
     world: World,
 ) -> None:
-    """R-28, R-31: the lock in the environment is the stored one, byte for byte."""
+    """The lock in the environment is the stored one, byte for byte."""
     mine = {"GREETING": "grüße\n=", "HOME": "/elsewhere", "DISPATCHER_CONFIG": "mine"}
     with world.daemon(env={**PASSED, **KEPT, "DISPATCHER_RUN": "outer"}) as daemon:
         (task_id,) = submit_all(

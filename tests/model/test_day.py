@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.parametrize("seed", range(200 if FUZZ else 1))
-def test_a_day_of_a_hundred_workers_and_much_trouble(seed: int) -> None:
-    """AC-9, R-07, R-09: the diligent live, the silent are found out in time, nobody has a twin.
+def test_ac9_r07_r09_a_day_of_a_hundred_workers_and_much_trouble(seed: int) -> None:
+    """The diligent live, the silent are found out in time, nobody has a twin.
 
     A working day, or with FUZZ=1 a whole one.
     """

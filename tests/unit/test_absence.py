@@ -117,7 +117,7 @@ def test_a_lost_local_claim_runs_again_with_the_next_fence(world: World) -> None
     assert getattr(answer, "error", None) is WorkerError.SUPERSEDED
 
 
-def test_a_local_claim_made_between_two_scans_is_found_within_one_AC_11(world: World) -> None:
+def test_ac11_a_local_claim_made_between_two_scans_is_found_within_one(world: World) -> None:
     world.start()
     world.run_for(1)
     claim = claim_local(world, lease_ttl_ms=1_000)
@@ -127,7 +127,7 @@ def test_a_local_claim_made_between_two_scans_is_found_within_one_AC_11(world: W
     assert [Outcome.LOST] == outcomes(world, claim.task_id)
 
 
-def test_a_diligent_local_claim_is_never_taken_AC_9(world: World) -> None:
+def test_ac9_a_diligent_local_claim_is_never_taken(world: World) -> None:
     claim = claim_local(world)
     world.start()
 
@@ -141,7 +141,7 @@ def test_a_diligent_local_claim_is_never_taken_AC_9(world: World) -> None:
 
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
-def test_a_step_of_the_clock_costs_no_local_claim_R_09(world: World, step: float) -> None:
+def test_r09_a_step_of_the_clock_costs_no_local_claim(world: World, step: float) -> None:
     claim = claim_local(world)
     world.start()
     world.run_for(20)
@@ -168,7 +168,7 @@ def test_what_a_local_claim_declares_over_the_socket_is_settled_in_the_same_tick
     assert TaskState.SUCCEEDED is world.state(claim.task_id)
 
 
-def test_a_cancelled_local_claim_is_settled_without_any_process_R_18(world: World) -> None:
+def test_r18_a_cancelled_local_claim_is_settled_without_any_process(world: World) -> None:
     claim = claim_local(world)
     world.start()
 
@@ -401,7 +401,7 @@ def test_what_the_executor_ended_in_our_absence_is_orphaned_and_runs_again(limit
 # Declared past the daemon ------------------------------------------------------------------
 
 
-def test_who_declared_by_command_line_gets_its_exit_grace_too_R_19(world: World) -> None:
+def test_r19_who_declared_by_command_line_gets_its_exit_grace_too(world: World) -> None:
     task = world.submit("work")
     world.start()
     lock = world.executor.starts[0].env["DISPATCHER_CLAIM_LOCK"]
@@ -420,7 +420,7 @@ def test_who_declared_by_command_line_gets_its_exit_grace_too_R_19(world: World)
 # Who a node is -----------------------------------------------------------------------------
 
 
-def test_a_new_hostname_changes_nothing_R_16(world: World) -> None:
+def test_r16_a_new_hostname_changes_nothing(world: World) -> None:
     silent = world.submit("work", liveness=Liveness.WORKER, lease_ttl_ms=30_000)
     process = world.submit("work", lease_ttl_ms=30_000)
     world.start()
@@ -433,7 +433,7 @@ def test_a_new_hostname_changes_nothing_R_16(world: World) -> None:
     assert [None] == outcomes(world, process)
 
 
-def test_another_node_of_the_same_hostname_is_another_R_16(shared: World) -> None:
+def test_r16_another_node_of_the_same_hostname_is_another(shared: World) -> None:
     world = shared
     claim = claim_elsewhere(world, takeover_in=None)
     world.start()

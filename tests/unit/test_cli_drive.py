@@ -63,7 +63,7 @@ def everything(command: Command) -> list[Any]:
 # Claiming ----------------------------------------------------------------------------------
 
 
-def test_a_claim_prints_its_lock_which_renews_it_from_a_later_command_AC_3_AC_1(
+def test_ac1_ac3_a_claim_prints_its_lock_which_renews_it_from_a_later_command(
     command: Command,
 ) -> None:
     facts = claimed(command)
@@ -75,7 +75,7 @@ def test_a_claim_prints_its_lock_which_renews_it_from_a_later_command_AC_3_AC_1(
     assert left_ms(command) > 30_000
 
 
-def test_no_lock_is_told_by_its_name_and_is_never_ok_AC_3(command: Command) -> None:
+def test_ac3_no_lock_is_told_by_its_name_and_is_never_ok(command: Command) -> None:
     claimed(command)
     before = everything(command)
 
@@ -282,7 +282,7 @@ def test_what_a_worker_said_of_itself_is_shown_to_people(command: Command) -> No
         (WorkerError.UNKNOWN_TASK, 79),
     ],
 )
-def test_each_refusal_has_its_name_exits_79_and_writes_nothing_AC_4_R_02(
+def test_ac4_r02_each_refusal_has_its_name_exits_79_and_writes_nothing(
     command: Command, verb: list[str], error: WorkerError, exits: int
 ) -> None:
     lock, task = claimed(command)["lock"], 1
@@ -307,7 +307,7 @@ def test_each_refusal_has_its_name_exits_79_and_writes_nothing_AC_4_R_02(
     assert before == everything(command)
 
 
-def test_a_store_that_does_not_answer_is_69_and_never_ok_R_02(
+def test_r02_a_store_that_does_not_answer_is_69_and_never_ok(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = claimed(command)["lock"]
@@ -376,7 +376,7 @@ def test_a_failed_local_claim_uses_an_attempt_up(
     assert "no such branch" in task["reason"]
 
 
-def test_a_cancelled_local_claim_is_settled_at_once_and_its_lock_is_void_R_18(
+def test_r18_a_cancelled_local_claim_is_settled_at_once_and_its_lock_is_void(
     command: Command,
 ) -> None:
     lock = claimed(command)["lock"]
@@ -401,7 +401,7 @@ def test_a_repeated_declaration_does_not_settle_the_next_claim(command: Command)
 # The Python client -------------------------------------------------------------------------
 
 
-def test_a_client_remembers_the_lock_it_was_given_AC_3_AC_12(command: Command) -> None:
+def test_ac3_ac12_a_client_remembers_the_lock_it_was_given(command: Command) -> None:
     with command.client() as client:
         claim = client.claim()
         assert claim is not None
@@ -414,7 +414,7 @@ def test_a_client_remembers_the_lock_it_was_given_AC_3_AC_12(command: Command) -
         assert TaskState.SUCCEEDED is client.tasks()[0].state
 
 
-def test_a_client_takes_the_lock_of_its_environment_AC_12(
+def test_ac12_a_client_takes_the_lock_of_its_environment(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(LOCK, claimed(command)["lock"])

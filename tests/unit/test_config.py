@@ -375,7 +375,7 @@ def test_a_store_url_names_a_whole_path_with_three_or_four_slashes(
         ('reap_interval = "50ms"', 50),
     ],
 )
-def test_the_reaper_looks_twice_in_the_shortest_lease_AC_11(
+def test_ac11_the_reaper_looks_twice_in_the_shortest_lease(
     file: Path, keys: str, reap_interval_ms: int
 ) -> None:
     assert reap_interval_ms == read(file, f"[leases]\n{keys}").leases.reap_interval_ms

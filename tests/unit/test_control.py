@@ -25,8 +25,8 @@ def test_a_client_of_another_environment_finds_the_daemon(tmp_path: Path) -> Non
     assert daemons.control_socket == control.find(clients)
 
 
-def test_what_is_said_already_is_not_written_again(tmp_path: Path) -> None:
-    """R-35: a full disk would not take it, and does not have to."""
+def test_r35_what_is_said_already_is_not_written_again(tmp_path: Path) -> None:
+    """A full disk would not take it, and does not have to."""
     config = configured(tmp_path, "run")
     control.announce(config)
     take_the_drafts_place(tmp_path)
@@ -35,8 +35,7 @@ def test_what_is_said_already_is_not_written_again(tmp_path: Path) -> None:
     assert config.control_socket == control.find(config)
 
 
-def test_where_it_cannot_be_said_nobody_is_sent_to_the_wrong_place(tmp_path: Path) -> None:
-    """R-35."""
+def test_r35_where_it_cannot_be_said_nobody_is_sent_to_the_wrong_place(tmp_path: Path) -> None:
     before, now = configured(tmp_path, "before"), configured(tmp_path, "now")
     control.announce(before)
     take_the_drafts_place(tmp_path)

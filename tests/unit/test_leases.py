@@ -74,7 +74,7 @@ def test_a_silent_worker_is_ended_and_its_task_runs_again_with_the_next_fence(
     assert Outcome.LOST is world.runs(task)[0].outcome
 
 
-def test_a_diligent_worker_lives_ten_leases_AC_9(world: World) -> None:
+def test_ac9_a_diligent_worker_lives_ten_leases(world: World) -> None:
     worker = started(world)
 
     for _ in range(30):
@@ -148,7 +148,7 @@ def test_whose_exit_the_executor_could_not_report_is_not_lost(world: World) -> N
     assert TaskState.SUCCEEDED is world.state(task)
 
 
-def test_a_beat_in_the_tick_of_its_expiry_wins_AC_8(world: World) -> None:
+def test_ac8_a_beat_in_the_tick_of_its_expiry_wins(world: World) -> None:
     worker = started(world)
     world.run_for(29.9)
     world.elapsed += 0.1
@@ -167,7 +167,7 @@ def test_a_beat_during_the_kill_ladder_gets_not_owner(world: World) -> None:
     assert Refused(wire.WorkerError.NOT_OWNER, TaskState.RUNNING, 1) == answer
 
 
-def test_a_worker_from_before_is_superseded_AC_5(world: World) -> None:
+def test_ac5_a_worker_from_before_is_superseded(world: World) -> None:
     old = started(world)
     world.run_for(30)
     world.gone(old.task_id, None, signal=9)
@@ -195,7 +195,7 @@ def test_without_the_store_a_worker_is_told_to_ask_again(world: World) -> None:
     assert isinstance(worker.beat(), Renewed)
 
 
-def test_a_worker_that_was_turned_away_is_not_lost_for_it_R_10(world: World) -> None:
+def test_r10_a_worker_that_was_turned_away_is_not_lost_for_it(world: World) -> None:
     """It spoke in time; that the store was busy just then is not its fault."""
     worker = started(world)
     transaction = world.store.transaction
@@ -272,7 +272,7 @@ def test_a_restart_after_a_long_absence_costs_nobody_a_lease(world: World) -> No
 
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
-def test_a_step_of_the_clock_costs_nobody_a_lease_and_prolongs_none_R_09(
+def test_r09_a_step_of_the_clock_costs_nobody_a_lease_and_prolongs_none(
     world: World, step: float
 ) -> None:
     worker = started(world)
@@ -371,7 +371,7 @@ def test_one_that_was_overheard_is_logged_once_though_its_end_is_told_late(world
     assert (["succeeded"], []) == (ends(world), store.failures)
 
 
-def test_who_declared_and_does_not_exit_is_ended_after_its_grace_R_19(world: World) -> None:
+def test_r19_who_declared_and_does_not_exit_is_ended_after_its_grace(world: World) -> None:
     worker = started(world)
     worker.declare(Declared.SUCCEED)
 

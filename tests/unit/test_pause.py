@@ -11,7 +11,7 @@ from dispatcher.supervisor.pause import Pause
 from dispatcher.times import Instant
 
 
-def test_each_pause_is_twice_as_long_up_to_a_minute_R_35() -> None:
+def test_r35_each_pause_is_twice_as_long_up_to_a_minute() -> None:
     pause, at, lengths = Pause(), Instant(0.0), []
 
     for _ in range(8):

@@ -102,7 +102,7 @@ def settled(run: OpenRun, end: End, retry: RetryPolicy = RETRY) -> Settlement:
         ),
     ],
 )
-def test_how_a_run_ended_decides_its_outcome_R_32(end: End, outcome: Outcome, reason: str) -> None:
+def test_r32_how_a_run_ended_decides_its_outcome(end: End, outcome: Outcome, reason: str) -> None:
     judged = verdict(RUN, end)
 
     assert (outcome, reason) == (judged.outcome, judged.reason)
@@ -123,14 +123,14 @@ def test_a_status_that_was_seen_early_is_not_lost_with_the_executor() -> None:
     assert (Outcome.FAILED, 7) == (settlement.outcome, settlement.exit_code)
 
 
-def test_the_text_a_worker_printed_decides_nothing_R_36() -> None:
+def test_r36_the_text_a_worker_printed_decides_nothing() -> None:
     settlement = settled(RUN, exited(exit_code=1, tail="429 unauthorized author 75 78"))
 
     assert Outcome.FAILED == settlement.outcome
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3, 10, 64, 100_000])
-def test_backoff_doubles_up_to_its_bound_with_jitter_R_26(failures: int) -> None:
+def test_r26_backoff_doubles_up_to_its_bound_with_jitter(failures: int) -> None:
     retry = RetryPolicy(backoff_min_ms=100, backoff_max_ms=5_000)
     bound = min(5_000, 100 * 2 ** min(failures - 1, 20))
 
@@ -143,7 +143,7 @@ def test_backoff_doubles_up_to_its_bound_with_jitter_R_26(failures: int) -> None
     ("end", "state"),
     [(exited(exit_code=75), TaskState.SCHEDULED), (exited(), TaskState.READY)],
 )
-def test_free_retries_are_bounded_and_then_held_R_41(end: End, state: TaskState) -> None:
+def test_r41_free_retries_are_bounded_and_then_held(end: End, state: TaskState) -> None:
     used_up = replace(RUN, deferrals=2, orphans=2)
 
     assert state == settled(replace(RUN, deferrals=1, orphans=1), end).state
@@ -176,7 +176,7 @@ RUNS = st.builds(
 
 
 @given(run=RUNS, end=ENDS)
-def test_every_closed_run_is_accounted_for_once_R_39(run: OpenRun, end: End) -> None:
+def test_r39_every_closed_run_is_accounted_for_once(run: OpenRun, end: End) -> None:
     settlement = settled(run, end)
 
     charged = (

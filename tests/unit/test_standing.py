@@ -393,8 +393,8 @@ def test_r65_a_fault_beside_full_slots_is_degraded_and_not_stuck(tmp_path: Path)
     assert ("degraded", None) == (found["health"], found["stuck"])
 
 
-def test_r65_a_broken_spawn_is_an_alert_with_its_reason(tmp_path: Path) -> None:
-    """R-35: the node is degraded at once, and tasks that waited too long are called stuck."""
+def test_r35_r65_a_broken_spawn_is_an_alert_with_its_reason(tmp_path: Path) -> None:
+    """The node is degraded at once, and tasks that waited too long are called stuck."""
     world, _ = node_paused()
 
     early = shown(world, tmp_path)

@@ -66,7 +66,7 @@ def test_the_worker_gets_its_claim_in_the_environment(world: World) -> None:
     } == env
 
 
-def test_a_failure_is_tried_again_after_a_growing_delay_until_used_up_R_25(world: World) -> None:
+def test_r25_a_failure_is_tried_again_after_a_growing_delay_until_used_up(world: World) -> None:
     task = world.submit("false")
     world.start()
     delays = []
@@ -105,7 +105,7 @@ def test_deferrals_and_attempts_are_counted_apart(world: World) -> None:
     assert (TaskState.HELD, 0) == (world.state(task), world.task(task).attempts_used)
 
 
-def test_no_more_tasks_are_claimed_than_there_are_slots_R_45(world: World) -> None:
+def test_r45_no_more_tasks_are_claimed_than_there_are_slots(world: World) -> None:
     tasks = [world.submit("true") for _ in range(5)]
 
     world.start()
@@ -154,7 +154,7 @@ def test_a_delayed_task_starts_when_its_time_has_come_and_not_before(world: Worl
     assert TaskState.RUNNING == world.state(task)
 
 
-def test_a_cancelled_run_ends_before_its_task_is_cancelled_R_18(world: World) -> None:
+def test_r18_a_cancelled_run_ends_before_its_task_is_cancelled(world: World) -> None:
     task = world.submit("sleep")
     world.start()
     uid = world.uid(task)
@@ -190,7 +190,7 @@ def test_an_ending_is_told_again_to_a_fresh_connection(world: World) -> None:
     assert 2 == len([m for m in world.executor.sent if isinstance(m, wire.End)])
 
 
-def test_a_run_goes_on_over_a_restart_of_the_daemon_R_62(world: World) -> None:
+def test_r62_a_run_goes_on_over_a_restart_of_the_daemon(world: World) -> None:
     task = world.submit("sleep")
     world.start()
 
@@ -201,7 +201,7 @@ def test_a_run_goes_on_over_a_restart_of_the_daemon_R_62(world: World) -> None:
     assert [(Outcome.FAILED, 7)] == [(r.outcome, r.exit_code) for r in world.runs(task)]
 
 
-def test_an_exit_while_the_daemon_was_away_is_settled_with_its_code_R_31(world: World) -> None:
+def test_r31_an_exit_while_the_daemon_was_away_is_settled_with_its_code(world: World) -> None:
     task = world.submit("sleep")
     world.start()
 
@@ -212,7 +212,7 @@ def test_an_exit_while_the_daemon_was_away_is_settled_with_its_code_R_31(world: 
     assert {} == world.executor.runs
 
 
-def test_a_run_that_no_executor_knows_is_orphaned_and_costs_no_attempt_R_22(world: World) -> None:
+def test_r22_a_run_that_no_executor_knows_is_orphaned_and_costs_no_attempt(world: World) -> None:
     task = world.submit("sleep")
     world.start()
 
@@ -268,7 +268,7 @@ def test_nothing_is_claimed_for_an_executor_whose_greeting_is_not_read_yet(world
     assert 1 == len(world.executor.starts)
 
 
-def test_a_fault_of_the_host_charges_no_task_and_pauses_the_node_R_35(world: World) -> None:
+def test_r35_a_fault_of_the_host_charges_no_task_and_pauses_the_node(world: World) -> None:
     tasks = [world.submit("true") for _ in range(3)]
     world.executor.refusal = wire.StartFailed(
         uid=wire.RunUid(""), fault=wire.Fault.HOST, error="too many open files"
@@ -306,7 +306,7 @@ def test_a_task_whose_predecessor_lives_waits_ever_longer(world: World) -> None:
     assert (TaskState.RUNNING, 0) == (world.state(task), world.task(task).attempts_used)
 
 
-def test_a_spawn_that_the_task_is_to_blame_for_uses_up_an_attempt_R_27(world: World) -> None:
+def test_r27_a_spawn_that_the_task_is_to_blame_for_uses_up_an_attempt(world: World) -> None:
     task = world.submit("nonsense")
     world.executor.refusal = wire.StartFailed(
         uid=wire.RunUid(""), fault=wire.Fault.TASK, error="no such program: 'nonsense'"
@@ -339,7 +339,7 @@ def test_what_the_executor_ended_by_itself_gets_the_outcome_of_its_reason(world:
 # Stopping ---------------------------------------------------------------------------------
 
 
-def test_a_drain_waits_and_then_releases_R_34(world: World) -> None:
+def test_r34_a_drain_waits_and_then_releases(world: World) -> None:
     tasks = [world.submit("sleep"), world.submit("sleep"), world.submit("sleep")]
     world.start()
 

@@ -135,7 +135,7 @@ def test_what_was_over_in_our_absence_ends_when_we_are_back(world: World) -> Non
 
 
 @pytest.mark.parametrize("step", [3_600.0, -3_600.0])
-def test_no_step_of_the_clock_shortens_or_prolongs_a_run_R_09(world: World, step: float) -> None:
+def test_r09_no_step_of_the_clock_shortens_or_prolongs_a_run(world: World, step: float) -> None:
     started(world, run_timeout_ms=7_250)
     world.run_for(5)
 
@@ -215,7 +215,7 @@ def test_a_cancelled_run_is_not_timed_out_as_well(world: World) -> None:
 # Progress ----------------------------------------------------------------------------------
 
 
-def test_timed_beats_alone_are_no_progress_R_06(world: World) -> None:
+def test_r06_timed_beats_alone_are_no_progress(world: World) -> None:
     worker = at_work(world, lease_ttl_ms=30_000, stall_timeout_ms=60_250)
     worker.beat(progress=0.5, note="alive")  # at the start: as good as the start itself
 
@@ -376,7 +376,7 @@ def test_a_daemon_that_stood_still_holds_it_against_nobody() -> None:
 # The first beat ------------------------------------------------------------------------------
 
 
-def test_a_worker_that_never_begins_is_lost_long_before_its_lease_R_22(world: World) -> None:
+def test_r22_a_worker_that_never_begins_is_lost_long_before_its_lease(world: World) -> None:
     worker = at_work(world, start_timeout_ms=5_250)
 
     world.run_for(5.249)
@@ -539,7 +539,7 @@ def test_a_back_off_never_leads_beyond_the_total_time(world: World) -> None:
 
 
 @pytest.mark.parametrize("exit_code", [1, 75])
-def test_what_ends_after_the_total_time_runs_no_more_R_41(world: World, exit_code: int) -> None:
+def test_r41_what_ends_after_the_total_time_runs_no_more(world: World, exit_code: int) -> None:
     task = started(world, total_timeout_ms=7_250)
     world.executor.answering = False  # it cannot be ended, and exits by itself later
     world.run_for(10)
@@ -571,7 +571,7 @@ def test_a_held_task_fails_when_its_total_time_is_over(world: World) -> None:
     assert TaskState.FAILED is world.state(task)
 
 
-def test_endless_deferrals_end_with_the_total_time_R_41(world: World) -> None:
+def test_r41_endless_deferrals_end_with_the_total_time(world: World) -> None:
     task = started(world, total_timeout_ms=100_000)
 
     for _ in range(4):
@@ -615,7 +615,7 @@ def test_a_start_that_fails_after_its_cancel_is_cancelled(world: World) -> None:
 # Many, and for long ------------------------------------------------------------------------------
 
 
-def test_twenty_that_time_out_together_do_not_start_together_again_R_26() -> None:
+def test_r26_twenty_that_time_out_together_do_not_start_together_again() -> None:
     world = World(settings=replace(RARELY, slots=20))
     tasks = [world.submit("work", **LONG, run_timeout_ms=5_000) for _ in range(20)]
     world.start()
@@ -658,7 +658,7 @@ def test_many_at_once_are_ended_in_batches_that_leave_room_for_beats() -> None:
         ({"start_timeout_ms": 5_000}, Outcome.LOST),
     ],
 )
-def test_every_time_out_counts_until_the_attempts_are_used_up_R_40(
+def test_r40_every_time_out_counts_until_the_attempts_are_used_up(
     world: World, wanted: dict[str, int], outcome: Outcome
 ) -> None:
     task = started(world, **WORKER, **wanted, max_attempts=2)
@@ -672,7 +672,7 @@ def test_every_time_out_counts_until_the_attempts_are_used_up_R_40(
     assert (TaskState.FAILED, 2) == (world.state(task), world.task(task).attempts_used)
 
 
-def test_what_is_held_stays_held_without_a_total_time_R_38() -> None:
+def test_r38_what_is_held_stays_held_without_a_total_time() -> None:
     world = World()
     task = started(world, run_timeout_ms=5_000, queue_timeout_ms=5_000)
     world.gone(task, 78)
@@ -684,7 +684,7 @@ def test_what_is_held_stays_held_without_a_total_time_R_38() -> None:
     assert TaskState.HELD is world.state(task)
 
 
-def test_who_used_up_the_deferrals_stays_held_until_an_operator_acts_R_38() -> None:
+def test_r38_who_used_up_the_deferrals_stays_held_until_an_operator_acts() -> None:
     """Neither restarts nor other limits nor time let it run again."""
     settings = replace(SETTINGS, retry=replace(SETTINGS.retry, max_deferrals=1))
     world = World(settings=settings)

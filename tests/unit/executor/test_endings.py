@@ -486,10 +486,10 @@ def test_another_runs_daemon_with_a_remembered_pid_is_not_taken_for_a_leftover(
     assert [] == left.heard
 
 
-def test_a_leader_that_proc_does_not_show_is_signalled_and_never_taken_for_gone(
+def test_r15_a_leader_that_proc_does_not_show_is_signalled_and_never_taken_for_gone(
     world: World,
 ) -> None:
-    """R-15, hidepid: it is our unreaped child, whatever /proc says."""
+    """Under `hidepid` it is our unreaped child, whatever /proc says."""
     world.spawner.facts = {"hidden": True, "ignores": frozenset({SIGTERM})}
     leader = world.start("a" * 32, kill_grace=1.0)
 
@@ -620,8 +620,8 @@ def test_a_session_number_of_what_was_left_alone_may_be_another_runs_by_now(worl
     assert 1 == len(world.last(wire.Exited).exit.leftovers)
 
 
-def test_as_the_init_of_a_container_it_ends_no_stranger_that_it_is_given(world: World) -> None:
-    """R-15: every orphan of its pid namespace becomes its child."""
+def test_r15_as_the_init_of_a_container_it_ends_no_stranger_that_it_is_given(world: World) -> None:
+    """Every orphan of its pid namespace becomes its child."""
     world.kernel.pid = 1  # type: ignore[misc]
     leader = world.start("a" * 32)
     stranger = world.kernel.born(SELF, leads=True, environment=b"")

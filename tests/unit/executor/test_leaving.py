@@ -90,8 +90,8 @@ def test_external_it_stays(external: World) -> None:
     assert external.run_for(1000)
 
 
-def test_shut_down_it_ends_all_runs_by_the_ladder_and_leaves(external: World) -> None:
-    """R-34: what was ended because we stopped is said to be so."""
+def test_r34_shut_down_it_ends_all_runs_by_the_ladder_and_leaves(external: World) -> None:
+    """What was ended because we stopped is said to be so."""
     polite = external.start("polite")
     external.spawner.facts = {"ignores": frozenset({SIGTERM})}
     external.start("stubborn", kill_grace=3.0)

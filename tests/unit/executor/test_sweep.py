@@ -65,10 +65,10 @@ def test_a_stranger_that_is_older_than_a_run_is_none_of_its_processes(
     assert ABSENT is survivors.look([unmarked])[OURS]
 
 
-def test_a_leader_that_proc_does_not_show_is_not_proved_gone(
+def test_r15_a_leader_that_proc_does_not_show_is_not_proved_gone(
     kernel: FakeKernel, survivors: Survivors
 ) -> None:
-    """R-15: unknown identity, no signal, and no release beside it."""
+    """Unknown identity, no signal, and no release beside it."""
     hidden = kernel.born(INIT, leads=True, hidden=True)
 
     look = survivors.look([inherited(pid=hidden.pid, start_ticks=1)])[OURS]
