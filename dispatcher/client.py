@@ -48,7 +48,6 @@ from dispatcher.times import StoreTime
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, spoken
 
 if TYPE_CHECKING:
-    from dispatcher.policy import RetryPolicy
     from dispatcher.standing import Standing, Status
 
 #: Seconds that a call waits for other writers before it raises `StoreUnavailable`.
@@ -217,7 +216,7 @@ class Client:
                 case Intent.HOLD:
                     was = self._store.hold(task_id, why, now=now)
                 case Intent.RELEASE:
-                    was = self._store.release(task_id, policy=self._policy(), now=now)
+                    was = self._store.release(task_id, policy=self.config.retry.policy(), now=now)
                 case Intent.RETRY:
                     was = self._store.retry(task_id, now=now)
             self._settle_abandoned(now)
@@ -244,12 +243,7 @@ class Client:
             return None
         from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
 
-        return outlook(run, self._policy(), now=now, rng=SystemRandom())
-
-    def _policy(self) -> RetryPolicy:
-        from dispatcher.policy import RetryPolicy  # noqa: PLC0415 - no submit needs it
-
-        return RetryPolicy.of(self.config.retry)
+        return outlook(run, self.config.retry.policy(), now=now, rng=SystemRandom())
 
     def pause(self, queue: str, reason: str = "paused by an operator") -> bool:
         """Let nothing of a queue be claimed any more; False when it was so already.
@@ -467,10 +461,9 @@ class Client:
             return
         from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
 
-        from dispatcher.policy import RetryPolicy  # noqa: PLC0415
         from dispatcher.supervisor.takeover import settle_abandoned  # noqa: PLC0415
 
-        retry, rng = RetryPolicy.of(self.config.retry), SystemRandom()
+        retry, rng = self.config.retry.policy(), SystemRandom()
         while settle_abandoned(self._store, retry, rng=rng, now=now):
             pass
 

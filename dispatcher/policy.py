@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dispatcher import wire
-from dispatcher.config.durations import Milliseconds
-from dispatcher.config.limits import signal_name
-from dispatcher.config.settings import RetrySection
 from dispatcher.model import INTENDED, Declared, Intent, OpenRun, Outcome, Settlement, TaskState
+from dispatcher.quantities import signal_names
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime
 
 #: Outcomes that use up an attempt.
@@ -77,17 +76,6 @@ class RetryPolicy:
     backoff_min_ms: int = 10_000
     backoff_max_ms: int = 900_000
     cooldown_ms: int = 60_000
-
-    @classmethod
-    def of(cls, retry: RetrySection) -> RetryPolicy:
-        """Return what the configuration says."""
-        return cls(
-            max_deferrals=retry.max_deferrals,
-            max_orphans=retry.max_orphans,
-            backoff_min_ms=retry.backoff_min_ms,
-            backoff_max_ms=retry.backoff_max_ms,
-            cooldown_ms=retry.cooldown_ms,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +277,7 @@ def _status(run: OpenRun, end: End) -> tuple[int | None, int | None]:
 
 def _verdict_of_status(run: OpenRun, exit_code: int | None, signum: int | None) -> Verdict:
     if signum is not None:
-        return Verdict(Outcome.FAILED, f"killed by {signal_name(signum)}")
+        return Verdict(Outcome.FAILED, f"killed by {signal_names.name_of(signum)}")
     if exit_code is None and run.ran_out_of_time:
         return Verdict(Outcome.TIMED_OUT, _time_over(run))
     if exit_code is None and run.is_local:

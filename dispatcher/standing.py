@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dispatcher.calendar import UNCHANGED, Calendar
-from dispatcher.config.durations import Milliseconds
 from dispatcher.model import Leases, Node, PausedQueue, Task, TaskState
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime
 
 #: Seconds for which a ready task waits, and nothing starts, though slots are free, before it is

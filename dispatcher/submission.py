@@ -13,10 +13,11 @@ import msgspec
 from dispatcher.complaints import NO_NAME, UNREADABLE, in_words
 from dispatcher.config import limits, template
 from dispatcher.config.config import Config
-from dispatcher.config.durations import Milliseconds
 from dispatcher.config.settings import NAME, Meaning, TaskDefaults
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
+from dispatcher.quantities import signal_names
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.wire import KillMode
 from dispatcher.words import plain
 
@@ -194,7 +195,7 @@ def _check(task: NewTask) -> None:
 
 def _signal_number(given: object) -> int:
     try:
-        return limits.signal_number(given)
+        return signal_names.parse(given)
     except ValueError as error:
         raise InvalidTask(f"kill_signal: {error}") from None
 

@@ -28,10 +28,10 @@ from dispatcher.cli.printing import is_closed, printed
 from dispatcher.cli.speak import LOCK, said, warn_of_end
 from dispatcher.client import Client
 from dispatcher.config.config import Config
-from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask, cannot_write, did_you_mean
 from dispatcher.executor_api import worker_environment
 from dispatcher.model import Claim
+from dispatcher.quantities.durations import Milliseconds
 
 
 @click.command(

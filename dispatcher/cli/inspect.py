@@ -29,9 +29,9 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.output import RunOutput, dropped, print_end
 from dispatcher.client import Client
-from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import DispatcherError, NoTask, did_you_mean
 from dispatcher.model import LOCAL, Run, Task, TaskFilter, TaskState
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.standing import AT_REST, Obstacle, Standing
 from dispatcher.times import StoreTime, WallTime
 

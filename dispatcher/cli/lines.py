@@ -9,10 +9,11 @@ from typing import Any, cast
 import msgspec
 
 from dispatcher.complaints import UNREADABLE, in_words
-from dispatcher.config import durations, limits
+from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
+from dispatcher.quantities import durations
 from dispatcher.submission import TaskOptions, check_variable, new_task
 from dispatcher.wire import KillMode
 

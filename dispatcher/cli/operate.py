@@ -18,9 +18,9 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.progress import bar
 from dispatcher.client import Client
-from dispatcher.config.durations import Milliseconds
 from dispatcher.config.settings import LEAST_RETENTION
 from dispatcher.model import FINISHED, Intent, TaskState
+from dispatcher.quantities.durations import Milliseconds
 
 
 @click.command(epilog=examples("dispatcher cancel 42", "dispatcher cancel 42 43 44"))

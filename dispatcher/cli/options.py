@@ -13,10 +13,10 @@ import msgspec
 
 from dispatcher import owner
 from dispatcher.client import Client
-from dispatcher.config import durations, limits
 from dispatcher.config.config import Config, Mistaken, find, load
-from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import ConfigError
+from dispatcher.quantities import durations, signal_names
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import from_iso
 from dispatcher.wire import KillMode
 
@@ -279,7 +279,7 @@ class Signal(click.ParamType[int]):
     ) -> int:
         """Return its number."""
         try:
-            return limits.signal_number(value)
+            return signal_names.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

@@ -15,9 +15,10 @@ import msgspec
 from dispatcher import output_files
 from dispatcher.calendar import Calendar
 from dispatcher.cli.output import dropped
-from dispatcher.config.durations import Milliseconds
-from dispatcher.config.limits import TIMEOUTS, signal_name
+from dispatcher.config.limits import TIMEOUTS
 from dispatcher.model import LOCAL, Run, Task
+from dispatcher.quantities import signal_names
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode
 
@@ -158,9 +159,11 @@ def kill_text(task: Task) -> str:
     """Return how the task's runs are ended where it says so itself, else ""."""
     parts = []
     if task.kill_mode is KillMode.LEADER:
-        parts.append(f"{signal_name(task.kill_signal or SIGTERM)} to the first process alone")
+        parts.append(
+            f"{signal_names.name_of(task.kill_signal or SIGTERM)} to the first process alone"
+        )
     elif task.kill_signal is not None:
-        parts.append(signal_name(task.kill_signal))
+        parts.append(signal_names.name_of(task.kill_signal))
     if task.kill_grace_ms is not None:
         parts.append(f"SIGKILL after {Milliseconds(task.kill_grace_ms)}")
     return ", ".join(parts)

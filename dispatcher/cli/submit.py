@@ -26,9 +26,9 @@ from dispatcher.cli.options import (
 )
 from dispatcher.client import Client
 from dispatcher.config.config import Config
-from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask, Submitted
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
 from dispatcher.wire import ExitCode, KillMode
 

@@ -16,11 +16,11 @@ from dispatcher.cli.options import (
     one_id,
     print_json,
 )
-from dispatcher.config.durations import Milliseconds
 from dispatcher.config.settings import LeasesSection
 from dispatcher.errors import NoTask
 from dispatcher.model import LOCAL, Run, Task, TaskState
 from dispatcher.outlook import Outlook
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.standing import Standing
 
 #: Of a configuration that names none.

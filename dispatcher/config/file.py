@@ -12,11 +12,12 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 
 from dispatcher.complaints import NO_NAME, in_words
-from dispatcher.config import durations, sizes, toml
-from dispatcher.config.durations import Milliseconds
+from dispatcher.config import toml
 from dispatcher.config.settings import NAME, NodeSection, Section, Settings, StoreSection
-from dispatcher.config.sizes import Bytes
 from dispatcher.errors import ConfigError, did_you_mean
+from dispatcher.quantities import durations, sizes
+from dispatcher.quantities.durations import Milliseconds
+from dispatcher.quantities.sizes import Bytes
 
 #: The keys of [node] that say where state and sockets are.
 DIRECTORIES = frozenset({"state_dir", "runtime_dir"})

@@ -6,13 +6,12 @@ A remedy for each mistake, whether it stands in the configuration or in a submit
 from __future__ import annotations
 
 import re
-import signal
 from typing import Final
 
-from dispatcher.config import durations
-from dispatcher.config.durations import Milliseconds
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness, NewTask
+from dispatcher.quantities import durations, signal_names
+from dispatcher.quantities.durations import Milliseconds
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -53,7 +52,7 @@ def check(task: NewTask) -> None:
     _check_duration("kill_grace", _milliseconds(task, "kill_grace"), least=0)
     if task.kill_signal is not None:
         try:
-            signal_number(task.kill_signal)
+            signal_names.parse(task.kill_signal)
         except ValueError as error:
             raise InvalidTask(f"kill_signal: {error}") from None
     if task.start_timeout_ms is not None and task.liveness is not Liveness.WORKER:
@@ -83,21 +82,6 @@ def contradiction(wanted: object) -> str | None:
     return None
 
 
-def signal_number(given: object) -> int:
-    """Return the signal of a name ("USR1", "SIGUSR1") or number; ValueError with the remedy."""
-    text = str(given).upper()
-    if text.isascii() and text.isdigit():
-        number = int(text)
-    else:
-        name = text if text.startswith("SIG") else f"SIG{text}"
-        number = int(signal.Signals.__members__.get(name, 0))
-    if isinstance(given, bool) or number not in signal.valid_signals():
-        raise ValueError(f"{given!r} is no signal; `kill -l` lists them, for example INT or 2")
-    if number == signal.SIGSTOP:
-        raise ValueError("STOP ends nothing; for example INT asks, and KILL asks nobody")
-    return number
-
-
 def check_variable(name: str) -> None:
     """Raise ValueError, with the remedy, for what no task may call a variable."""
     if not _VARIABLE.fullmatch(name):
@@ -109,14 +93,6 @@ def check_variable(name: str) -> None:
 def no_directory(path: str) -> str:
     """Return what is wrong with a path that holds a `CONTROL` character, and the remedy."""
     return f"{path!r} holds a line break or another control character; rename it, or name another"
-
-
-def signal_name(number: int) -> str:
-    """Return a signal as people know it: "SIGUSR1", or "signal 40" for one without a name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _milliseconds(wanted: object, name: str) -> int | None:

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dispatcher.config.config import RUNTIME, STATE, STORE, Config, find
-from dispatcher.config.durations import Milliseconds
 from dispatcher.config.file import example_of, given_by, named_tables, sections, written
 from dispatcher.config.settings import NAME, Section, Settings
-from dispatcher.config.sizes import Bytes
+from dispatcher.quantities.durations import Milliseconds
+from dispatcher.quantities.sizes import Bytes
 
 #: Columns of a comment in the file that is printed.
 _WIDTH = 96

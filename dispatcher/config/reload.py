@@ -8,10 +8,10 @@ from typing import NamedTuple
 import msgspec
 
 from dispatcher.config.config import Config, load
-from dispatcher.config.durations import Milliseconds
 from dispatcher.config.file import written
 from dispatcher.config.settings import Section
-from dispatcher.config.sizes import Bytes
+from dispatcher.quantities.durations import Milliseconds
+from dispatcher.quantities.sizes import Bytes
 
 #: What other processes go by as long as this one lives; with the attributes of `Config`.
 KEPT: Mapping[str, tuple[str, ...]] = {

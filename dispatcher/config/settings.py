@@ -8,14 +8,18 @@ example is what mistakes are answered with.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from dispatcher.config import durations, limits, template
-from dispatcher.config.durations import Milliseconds
-from dispatcher.config.sizes import Bytes
+from dispatcher.config import limits, template
+from dispatcher.quantities import durations, signal_names
+from dispatcher.quantities.durations import Milliseconds
+from dispatcher.quantities.sizes import Bytes
+
+if TYPE_CHECKING:
+    from dispatcher.policy import RetryPolicy
 
 #: Stands for "follows from other keys" until `__post_init__` has seen those.
 _DERIVED = Milliseconds(-1)
@@ -219,6 +223,18 @@ class RetrySection(Section, frozen=True):
         msgspec.structs.force_setattr(self, "backoff_max_ms", most)
         super().__post_init__()
 
+    def policy(self) -> RetryPolicy:
+        """Return what the tasks of a store are settled by."""
+        from dispatcher.policy import RetryPolicy  # noqa: PLC0415 - no submit needs it
+
+        return RetryPolicy(
+            max_deferrals=self.max_deferrals,
+            max_orphans=self.max_orphans,
+            backoff_min_ms=self.backoff_min_ms,
+            backoff_max_ms=self.backoff_max_ms,
+            cooldown_ms=self.cooldown_ms,
+        )
+
     def mistakes(self) -> Iterator[str]:
         """Refuse bounds that cross."""
         least, most = self.backoff_min_ms, self.backoff_max_ms
@@ -323,7 +339,7 @@ class TaskDefaults(Section, frozen=True):
                 yield f"{_key(name)}: {given} is longer than {limits.LONGEST}; lower it"
         if self.kill_signal is not None:
             try:
-                limits.signal_number(self.kill_signal)
+                signal_names.parse(self.kill_signal)
             except ValueError as error:
                 yield f"kill_signal: {error}"
         if told := limits.contradiction(self):

@@ -31,7 +31,6 @@ from dispatcher.locks import DAEMON_LOCK, hold
 from dispatcher.logs import logs
 from dispatcher.node import node_id, refuse_copy
 from dispatcher.notify import Notifier
-from dispatcher.policy import RetryPolicy
 from dispatcher.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import (
@@ -147,7 +146,7 @@ def settings(config: Config, me: str, *, until_idle: bool) -> SupervisorSettings
         poll=config.daemon.poll_ms / 1000,
         drain_timeout=config.daemon.drain_timeout_ms / 1000,
         until_idle=until_idle,
-        retry=RetryPolicy.of(config.retry),
+        retry=config.retry.policy(),
         reap_interval=leases.reap_interval_ms / 1000,
         absence_limit=None if absence_ms is None else absence_ms / 1000,
         retention=None if retention_ms is None else retention_ms / 1000,

@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 import msgspec
 
 from dispatcher.complaints import UNREADABLE, in_words
-from dispatcher.config.durations import Milliseconds
 from dispatcher.model import (
     NO_LIMITS,
     GivenUp,
@@ -27,6 +26,7 @@ from dispatcher.model import (
     Run,
     Task,
 )
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.engine import Row
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode

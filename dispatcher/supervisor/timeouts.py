@@ -27,10 +27,10 @@ from functools import partial
 import structlog
 
 from dispatcher import wire
-from dispatcher.config.durations import Milliseconds
 from dispatcher.executor_api import Processes, Written, longest, run_deadline
 from dispatcher.model import NO_LIMITS, GivenUp, Limits, OpenRun, Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.api import Store
 from dispatcher.supervisor.turn import NEVER, LiveRun, Memory, Turn, Watch
 from dispatcher.times import Instant, StoreTime

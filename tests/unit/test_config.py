@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dispatcher.config import config as config_module
-from dispatcher.config import durations
 from dispatcher.config.config import Config, Mistaken, load
 from dispatcher.errors import ConfigError
+from dispatcher.quantities import durations
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.config import durations
-from dispatcher.config.durations import Milliseconds
+from dispatcher.quantities import durations
+from dispatcher.quantities.durations import Milliseconds
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.config import sizes
+from dispatcher.quantities import sizes
 
 
 @pytest.mark.parametrize(

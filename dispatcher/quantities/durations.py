@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.config import units
+from dispatcher.quantities import units
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 

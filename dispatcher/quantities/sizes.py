@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.config import units
+from dispatcher.quantities import units
 
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
