@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dispatcher import metrics, wire
 from dispatcher.config import reference
-from dispatcher.executor import stream
+from dispatcher.executor.output import stream
 from dispatcher.logs import catalogue, records, repeats
 from dispatcher.service.units import NAMES, instanced
 

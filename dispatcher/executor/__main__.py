@@ -27,13 +27,13 @@ from dispatcher.errors import (
 )
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
-from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.oom import OomScore
-from dispatcher.executor.outputs import OutputFiles
+from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.server import Server, too_long
-from dispatcher.executor.spawn import Spawner
+from dispatcher.executor.starting.spawn import Spawner
+from dispatcher.executor.system.kernel import Kernel
+from dispatcher.executor.system.oom import OomScore
 from dispatcher.kept import RuntimeDirectory, make
 from dispatcher.locks import EXECUTOR_LOCK, LOCK_FLAGS, Held
 from dispatcher.marks import call_spawner

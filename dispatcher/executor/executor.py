@@ -9,14 +9,14 @@ from pathlib import Path
 
 from dispatcher import regular_files, times, wire
 from dispatcher.executor.journal import Journal
-from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.outputs import OutputFiles
+from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.runs import Runs
 from dispatcher.executor.server import Server
-from dispatcher.executor.spawn import Spawner
+from dispatcher.executor.starting.spawn import Spawner
+from dispatcher.executor.system.kernel import Kernel
 from dispatcher.kept import RuntimeDirectory
 from dispatcher.notify import Notifier
 from dispatcher.times import Instant

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import signal
 
-from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.procfs import Identity, Process
-from dispatcher.executor.walk import Walk
+from dispatcher.executor.processes.walk import Walk
+from dispatcher.executor.system.kernel import Kernel
+from dispatcher.executor.system.procfs import Identity, Process
 from dispatcher.times import Instant
 
 #: Seconds after its first SIGKILL from which a process that lives is called unkillable.

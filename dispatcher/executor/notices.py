@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Protocol
 
 from dispatcher import wire
-from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.notice_sockets import MOST_BYTES, Directory, named, received
 from dispatcher.executor.run import NEVER
+from dispatcher.executor.system.kernel import Kernel
 from dispatcher.kept import Entry, Kept
 from dispatcher.outbox import merged
 from dispatcher.times import Instant

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from dispatcher import wire
 from dispatcher.executor.killing import UNKILLABLE_AFTER, Killing
-from dispatcher.executor.procfs import Process
+from dispatcher.executor.system.procfs import Process
 from dispatcher.times import Instant
 
 NEVER = Instant(math.inf)

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from dispatcher import wire
-from dispatcher.executor.budget import Budgets
-from dispatcher.executor.ending import Endings
-from dispatcher.executor.forward import Forwarder
+from dispatcher.executor.ending.endings import Endings
+from dispatcher.executor.ending.oom_kills import OomKills
 from dispatcher.executor.journal import Journal, Line, summary
-from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.oom_kills import OomKills
-from dispatcher.executor.outputs import OutputFiles
+from dispatcher.executor.output.budgets import Budgets
+from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.output.forwarder import Forwarder
 from dispatcher.executor.run import NEVER, Phase, TrackedRun, ids
-from dispatcher.executor.spawn import CannotStart, Spawner
+from dispatcher.executor.starting.spawn import CannotStart, Spawner
+from dispatcher.executor.system.kernel import Kernel
 from dispatcher.times import Instant
 
 #: Seconds between two looks at our children while runs live: dead orphans are reaped, new ones

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from dispatcher import wire
 from dispatcher.complaints import UNREADABLE, in_words
-from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.run import NEVER
+from dispatcher.executor.system.kernel import Kernel
 from dispatcher.kept import Kept
 from dispatcher.outbox import Outbox
 from dispatcher.times import Instant

@@ -12,12 +12,12 @@ from dispatcher import times
 from dispatcher.executor.__main__ import _lock, _obey_sigterm
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
-from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.outputs import OutputFiles
+from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.server import Server
-from dispatcher.executor.spawn import Spawner
+from dispatcher.executor.starting.spawn import Spawner
+from dispatcher.executor.system.kernel import Kernel
 from tests.crash import sites
 from tests.crash.family import become_subreaper
 from tests.crash.mortal import Fate, Point, kill_this_process

@@ -18,12 +18,12 @@ from dispatcher.daemon.executor_client import ExecutorClient, connect_to
 from dispatcher.daemon.loop import Loop
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
-from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.outputs import OutputFiles
+from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.server import Server
-from dispatcher.executor.spawn import Spawner
+from dispatcher.executor.starting.spawn import Spawner
+from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor_api import StartSettings
 from dispatcher.policy import RetryPolicy
 from dispatcher.store.open import open_store

@@ -13,10 +13,10 @@ from typing import Any
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.executor.journal import Journal
-from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.outputs import OutputFiles
+from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.server import Server
-from dispatcher.executor.spawn import Spawner
+from dispatcher.executor.starting.spawn import Spawner
+from dispatcher.executor.system.kernel import Kernel
 from dispatcher.store.api import Store
 from tests.crash.mortal import Act, Fate, Mortal, MortalStore
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import psutil
 
-from dispatcher.executor.outputs import MOST_EMPTY
+from dispatcher.executor.output.files import MOST_EMPTY
 from tests.e2e.helpers import listed, shell, stored, submit_all
 from tests.e2e.world import Daemon, World
 from tests.eventually import eventually

@@ -17,10 +17,10 @@ import pytest
 from dispatcher import times, wire
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
-from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.outputs import OutputFiles
-from dispatcher.executor.spawn import Spawner
+from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.starting.spawn import Spawner
+from dispatcher.executor.system.kernel import Kernel
 from tests.crash.family import Family
 from tests.eventually import eventually
 from tests.executor.workers import lives

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.system.kernel import Kernel
 from tests.eventually import PATIENCE
 
 
@@ -42,7 +42,7 @@ def test_who_writes_to_an_output_is_found_and_no_other_filesystem_is_asked(
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         return stat(path)
 
-    monkeypatch.setattr("dispatcher.executor.procfs.os.stat", asked)
+    monkeypatch.setattr("dispatcher.executor.system.procfs.os.stat", asked)
     try:
         assert file == kernel.written(writer.pid, {file: str(output)})
         assert kernel.written(reader.pid, {file: str(output)}) is None

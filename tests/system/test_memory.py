@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.executor.oom import counters
+from dispatcher.executor.system.oom import counters
 from tests.e2e.helpers import expect_file, external_executor, python, shell
 from tests.e2e.world import World
 from tests.eventually import eventually

@@ -15,7 +15,7 @@ from dispatcher.config.settings import NodeSection
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import MOST_BYTES
-from dispatcher.executor.outputs import TAIL_BYTES
+from dispatcher.executor.output.files import TAIL_BYTES
 from dispatcher.executor_api import Disconnected
 from dispatcher.submission import MAX_COMMAND, MAX_ENVIRONMENT, MAX_PATH, MAX_PAYLOAD, checked
 from dispatcher.times import Instant

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher import holes
-from dispatcher.executor.budget import (
+from dispatcher.executor.log import Log
+from dispatcher.executor.output.budgets import (
     LONGEST_PAUSE,
     MOST_PUNCHED,
     SHORTEST_PAUSE,
@@ -19,10 +20,9 @@ from dispatcher.executor.budget import (
     UNTOLD_PAUSE,
     Budgets,
 )
-from dispatcher.executor.growth import Growth
-from dispatcher.executor.log import Log
-from dispatcher.executor.outputs import OutputFile
+from dispatcher.executor.output.files import OutputFile
 from dispatcher.executor.run import NEVER
+from dispatcher.executor.system.write_watch import Growth
 from dispatcher.times import Instant
 from dispatcher.wire import RunUid
 

@@ -10,8 +10,8 @@ from signal import SIGCONT, SIGKILL, SIGTERM, SIGUSR1
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.kernel import ProcessStatus
-from dispatcher.executor.spawn import CannotStart
+from dispatcher.executor.starting.spawn import CannotStart
+from dispatcher.executor.system.kernel import ProcessStatus
 from dispatcher.marks import mark_of
 from tests.unit.executor.world import SELF, World
 

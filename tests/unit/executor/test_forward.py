@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from dispatcher.executor.budget import LONGEST_PAUSE, SHORTEST_PAUSE, Budgets
-from dispatcher.executor.forward import (
+from dispatcher.executor.journal import Header, Journal, Line
+from dispatcher.executor.output.budgets import LONGEST_PAUSE, SHORTEST_PAUSE, Budgets
+from dispatcher.executor.output.files import OutputFile
+from dispatcher.executor.output.forwarder import (
     LONG,
     MOST_AT_ONCE,
     MOST_ENDED,
@@ -19,11 +21,9 @@ from dispatcher.executor.forward import (
     REPORT_PAUSE,
     Forwarder,
 )
-from dispatcher.executor.growth import Growth
-from dispatcher.executor.journal import Header, Journal, Line
-from dispatcher.executor.outputs import OutputFile
+from dispatcher.executor.output.stream import MOST_READ
 from dispatcher.executor.run import NEVER, TrackedRun
-from dispatcher.executor.stream import MOST_READ
+from dispatcher.executor.system.write_watch import Growth
 from dispatcher.holes import BLOCK
 from dispatcher.logs.journald import Connection
 from dispatcher.times import Instant
@@ -402,7 +402,7 @@ def test_what_cannot_be_read_of_one_output_is_lost_and_the_others_go_on(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return pread(descriptor, size, offset)
 
-    monkeypatch.setattr("dispatcher.executor.stream.os.pread", broken)
+    monkeypatch.setattr("dispatcher.executor.output.stream.os.pread", broken)
     place.keep_on(1.0, taken=True)
 
     assert [b"read"] == place.messages()

@@ -13,9 +13,9 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.kernel import ProcessStatus
 from dispatcher.executor.runs import SURVEY_INTERVAL
 from dispatcher.executor.server import LINES_PER_TICK
+from dispatcher.executor.system.kernel import ProcessStatus
 from tests.unit.executor.world import FakeProcess, World
 
 RUN = wire.RunUid("run")

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.kernel import ProcessStatus
+from dispatcher.executor.processes.tree import MEETINGS_PER_TICK, REAPS_PER_TICK
+from dispatcher.executor.processes.walk import LOOKS_PER_TICK
 from dispatcher.executor.run import MAX_LEFTOVERS
-from dispatcher.executor.tree import MEETINGS_PER_TICK, REAPS_PER_TICK
-from dispatcher.executor.walk import LOOKS_PER_TICK
+from dispatcher.executor.system.kernel import ProcessStatus
 from dispatcher.times import Instant
 from tests.unit.executor.world import FakeProcess, World
 

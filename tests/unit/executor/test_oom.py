@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.oom import SCORE, OomCounter, OomScore, counters
-from dispatcher.executor.outputs import OutputFiles
-from dispatcher.executor.spawn import CannotStart, Spawner
+from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.starting.spawn import CannotStart, Spawner
+from dispatcher.executor.system.oom import SCORE, OomCounter, OomScore, counters
 
 ROOT = "23 1 0:20 / / rw - ext4 /dev/vda1 rw"
 

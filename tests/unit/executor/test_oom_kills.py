@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.kernel import ProcessStatus
-from dispatcher.executor.oom_kills import KILL_AGE
+from dispatcher.executor.ending.oom_kills import KILL_AGE
+from dispatcher.executor.system.kernel import ProcessStatus
 from tests.unit.executor.world import FakeProcess, World
 
 KILLED = ProcessStatus(signal=signal.SIGKILL)

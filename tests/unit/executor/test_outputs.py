@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.executor.outputs import OutputFiles, OutputLocked
+from dispatcher.executor.output.files import OutputFiles, OutputLocked
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.server import Server, too_long
+from dispatcher.executor.system.kernel import Kernel
 from dispatcher.times import Instant
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.answers import ABSENT, Present, Unknown
+from dispatcher.executor.processes.answers import ABSENT, Present, Unknown
+from dispatcher.executor.processes.sweep import Survivors
 from dispatcher.executor.run import TrackedRun
-from dispatcher.executor.sweep import Survivors
 from dispatcher.marks import mark_of
 from tests.unit.executor.world import FakeKernel, FakeOutputs
 

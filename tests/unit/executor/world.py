@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 from dispatcher import wire
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
-from dispatcher.executor.kernel import ProcessStatus, Usage
 from dispatcher.executor.notices import Notices
-from dispatcher.executor.outputs import OutputFiles
-from dispatcher.executor.procfs import UNKNOWN_START, File, Process
+from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.server import LINES_PER_TICK
-from dispatcher.executor.spawn import CannotStart
+from dispatcher.executor.starting.spawn import CannotStart
+from dispatcher.executor.system.kernel import ProcessStatus, Usage
+from dispatcher.executor.system.procfs import UNKNOWN_START, File, Process
 from dispatcher.marks import mark_of
 from dispatcher.times import Instant
 from tests.heard import Heard

@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from dispatcher import wire
-from dispatcher.executor.answers import ABSENT, Look, Present, Unknown
-from dispatcher.executor.attribution import markers
-from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.outputs import OutputFiles
-from dispatcher.executor.procfs import File, Process
+from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.processes.answers import ABSENT, Look, Present, Unknown
+from dispatcher.executor.processes.attribution import markers
 from dispatcher.executor.run import TrackedRun
+from dispatcher.executor.system.kernel import Kernel
+from dispatcher.executor.system.procfs import File, Process
 from dispatcher.marks import by_mark
 
 #: Ticks of a second in /proc; an instant times this is comparable with a start.

@@ -11,14 +11,14 @@ import os
 from collections.abc import Iterable, Iterator
 
 from dispatcher import output_files, wire
-from dispatcher.executor.budget import LONGEST_PAUSE, SHORTEST_PAUSE, UNTOLD_PAUSE, together
-from dispatcher.executor.growth import Growth
 from dispatcher.executor.journal import Journal, Line
-from dispatcher.executor.kernel import Kernel
 from dispatcher.executor.log import Log
-from dispatcher.executor.pieces import pieces
+from dispatcher.executor.output.budgets import LONGEST_PAUSE, SHORTEST_PAUSE, UNTOLD_PAUSE, together
+from dispatcher.executor.output.pieces import pieces
+from dispatcher.executor.output.stream import Stream, head
 from dispatcher.executor.run import NEVER, TrackedRun
-from dispatcher.executor.stream import Stream, head
+from dispatcher.executor.system.kernel import Kernel
+from dispatcher.executor.system.write_watch import Growth
 from dispatcher.logs.journald import ABSENT_PAUSE, Connection
 from dispatcher.logs.writer import RETRY
 from dispatcher.times import Instant

@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from dispatcher import wire
-from dispatcher.executor.answers import Absent, Look, Present, Unknown, processes_of
+from dispatcher.executor.ending.refusals import why_alive
+from dispatcher.executor.ending.signaller import Signaller
 from dispatcher.executor.journal import Journal, Line, without_tail
-from dispatcher.executor.kernel import Kernel, Usage
 from dispatcher.executor.log import Log
-from dispatcher.executor.outputs import OutputFiles
-from dispatcher.executor.procfs import Process
-from dispatcher.executor.refusals import why_alive
+from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.processes.answers import Absent, Look, Present, Unknown, processes_of
+from dispatcher.executor.processes.sweep import Survivors
+from dispatcher.executor.processes.tree import Tree
 from dispatcher.executor.run import MAX_CANDIDATES, MAX_LEFTOVERS, Phase, TrackedRun
-from dispatcher.executor.signaller import Signaller
-from dispatcher.executor.sweep import Survivors
-from dispatcher.executor.tree import Tree
+from dispatcher.executor.system.kernel import Kernel, Usage
+from dispatcher.executor.system.procfs import Process
 from dispatcher.times import Instant
 
 

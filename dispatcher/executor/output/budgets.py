@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dispatcher import wire
-from dispatcher.executor.growth import Growth
 from dispatcher.executor.log import Log
-from dispatcher.executor.outputs import OutputFile
+from dispatcher.executor.output.files import OutputFile
 from dispatcher.executor.run import NEVER
+from dispatcher.executor.system.write_watch import Growth
 from dispatcher.holes import BLOCK, UNSUPPORTED, next_data, punch
 from dispatcher.times import Instant
 

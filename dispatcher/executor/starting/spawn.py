@@ -12,9 +12,9 @@ from typing import Self
 
 from dispatcher import wire
 from dispatcher.errors import HOST_TROUBLE
-from dispatcher.executor.explain import explain
-from dispatcher.executor.oom import OomScore
-from dispatcher.executor.outputs import OutputFiles, OutputLocked
+from dispatcher.executor.output.files import OutputFiles, OutputLocked
+from dispatcher.executor.starting.explain import explain
+from dispatcher.executor.system.oom import OomScore
 from dispatcher.marks import mark_of, why_unmarked
 from dispatcher.sealed import sealed_file
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.procfs import Process
 from dispatcher.executor.run import MAX_LEFTOVERS
+from dispatcher.executor.system.kernel import Kernel
+from dispatcher.executor.system.procfs import Process
 
 
 def refusing(kernel: Kernel, processes: Iterable[Process]) -> list[Process]:

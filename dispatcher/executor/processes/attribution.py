@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import Protocol
 
 from dispatcher import wire
-from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.outputs import OutputFiles
-from dispatcher.executor.procfs import File, Process
+from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.run import Phase, TrackedRun
+from dispatcher.executor.system.kernel import Kernel
+from dispatcher.executor.system.procfs import File, Process
 from dispatcher.marks import by_mark, mark_of
 
 #: Runs whose leftovers were left alone and are known as such: those that ended last.

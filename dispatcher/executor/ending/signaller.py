@@ -6,14 +6,14 @@ import signal
 from collections.abc import Callable
 
 from dispatcher import wire
-from dispatcher.executor.answers import Present, Unknown, processes_of
-from dispatcher.executor.kernel import Kernel
+from dispatcher.executor.ending.refusals import refusing, why_unsignalled
 from dispatcher.executor.log import Log
-from dispatcher.executor.procfs import Process
-from dispatcher.executor.refusals import refusing, why_unsignalled
+from dispatcher.executor.processes.answers import Present, Unknown, processes_of
+from dispatcher.executor.processes.tree import Tree
+from dispatcher.executor.processes.walk import Walk
 from dispatcher.executor.run import MAX_LEFTOVERS, Phase, TrackedRun
-from dispatcher.executor.tree import Tree
-from dispatcher.executor.walk import Walk
+from dispatcher.executor.system.kernel import Kernel
+from dispatcher.executor.system.procfs import Process
 from dispatcher.times import Instant
 
 

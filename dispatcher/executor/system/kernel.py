@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from dispatcher import marks
-from dispatcher.executor import procfs
-from dispatcher.executor.growth import Growth
-from dispatcher.executor.oom import OomCounter
-from dispatcher.executor.procfs import File, Process
+from dispatcher.executor.system import procfs
+from dispatcher.executor.system.oom import OomCounter
+from dispatcher.executor.system.procfs import File, Process
+from dispatcher.executor.system.write_watch import Growth
 from dispatcher.hidden import HiddenPids
 
 _NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")

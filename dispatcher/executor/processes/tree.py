@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from dispatcher import wire
-from dispatcher.executor.answers import ABSENT, Look, Present, Unknown
-from dispatcher.executor.attribution import INIT, Attribution, NotReadYet, Suspects
-from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.outputs import OutputFiles
-from dispatcher.executor.procfs import Identity, Process
+from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.processes.answers import ABSENT, Look, Present, Unknown
+from dispatcher.executor.processes.attribution import INIT, Attribution, NotReadYet, Suspects
+from dispatcher.executor.processes.walk import LEAST_SHARE, LOOKS_PER_TICK, Walk
 from dispatcher.executor.run import TrackedRun
-from dispatcher.executor.walk import LEAST_SHARE, LOOKS_PER_TICK, Walk
+from dispatcher.executor.system.kernel import Kernel
+from dispatcher.executor.system.procfs import Identity, Process
 from dispatcher.times import Instant
 
 #: Seconds for which an unreadable environment is read again. An exec takes milliseconds.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dispatcher.executor.procfs import Process
+from dispatcher.executor.system.procfs import Process
 
 
 @dataclass(frozen=True, slots=True)

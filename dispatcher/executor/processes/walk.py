@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dispatcher.executor.kernel import Kernel
-from dispatcher.executor.procfs import Identity, Process
+from dispatcher.executor.system.kernel import Kernel
+from dispatcher.executor.system.procfs import Identity, Process
 from dispatcher.times import Instant
 
 #: Processes that all walks together look at in one tick, and that are signalled in it. A look takes

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from dispatcher import wire
-from dispatcher.executor.pieces import Piece
+from dispatcher.executor.output.pieces import Piece
 from dispatcher.executor.run import NEVER, TrackedRun
 from dispatcher.holes import next_data
 from dispatcher.logs.journald import field
