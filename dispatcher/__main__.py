@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from dispatcher import inheritance, utf8
+from dispatcher.host import inheritance, utf8
 
 
 def main() -> int:

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from dispatcher import doubts
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
-from dispatcher.locks import Held, tried
+from dispatcher.host.locks import Held, tried
+from dispatcher.host.signals import unstopped
 from dispatcher.model import NewTask, Submitted
-from dispatcher.signals import unstopped
 from dispatcher.store.api import Store
 from dispatcher.store.submits import size_of
 from dispatcher.times import Instant, StoreTime, instant, pause

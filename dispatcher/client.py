@@ -20,10 +20,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 from weakref import WeakSet
 
-from dispatcher import control, doubts, output_files, owner, submission
+from dispatcher import control, doubts, submission
 from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
+from dispatcher.host import output_files, owner
 from dispatcher.model import (
     FINISHED,
     INTENDED,

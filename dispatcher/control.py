@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dispatcher import locks, owner, regular_files
 from dispatcher.complaints import UNREADABLE
 from dispatcher.config.config import MAX_SOCKET_PATH, Config, is_sendable
 from dispatcher.errors import ConfigError, DispatcherError
-from dispatcher.node import known_node_id
+from dispatcher.host import files, locks, owner
+from dispatcher.host.node import known_node_id
 
 if TYPE_CHECKING:
     from socket import socket
@@ -70,7 +70,7 @@ def find(config: Config) -> Path:
 def _said(config: Config) -> str:
     """Return what the file says; "" of anything else in its place: no client waits for it."""
     with suppress(OSError, ValueError):
-        return regular_files.read(_announcement(config)).decode()
+        return files.read(_announcement(config)).decode()
     return ""
 
 

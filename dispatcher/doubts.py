@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreRefused, StoreUnusable
-from dispatcher.signals import unstopped
+from dispatcher.host.signals import unstopped
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from dispatcher import control
 from dispatcher.config.config import Config
-from dispatcher.node import known_node_id
+from dispatcher.host.node import known_node_id
 from dispatcher.standing import Standing, Status
 from dispatcher.store.api import Store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dispatcher.holes import punch
+from dispatcher.host.holes import punch
 
 
 def punch_out(path: str, offset: int, length: int) -> None:

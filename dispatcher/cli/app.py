@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 from click.exceptions import Abort, ClickException, NoArgsIsHelpError, UsageError
 
-from dispatcher import owner
 from dispatcher.cli.options import config_option, examples
 from dispatcher.cli.printing import forget_stdout
 from dispatcher.errors import (
@@ -31,6 +30,7 @@ from dispatcher.errors import (
     did_you_mean,
     in_trouble,
 )
+from dispatcher.host import owner
 from dispatcher.wire import RELEASE, ExitCode
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import click
 
-from dispatcher import owner
 from dispatcher.cli.options import (
     config_option,
     examples,
@@ -16,6 +15,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.config.config import Config, Mistaken
 from dispatcher.errors import ConfigError
+from dispatcher.host import owner
 
 
 @click.command("check-config", epilog=examples("dispatcher check-config --config new.toml"))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from dispatcher import owner
 from dispatcher.client import Client
 from dispatcher.config.config import Config, Mistaken, find, load
 from dispatcher.errors import ConfigError
+from dispatcher.host import owner
 from dispatcher.quantities import durations, signal_names
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import from_iso

@@ -11,9 +11,9 @@ from typing import Self
 
 import click
 
-from dispatcher import output_files
 from dispatcher.errors import DispatcherError
-from dispatcher.holes import BLOCK
+from dispatcher.host import output_files
+from dispatcher.host.holes import BLOCK
 from dispatcher.model import Run
 
 #: Bytes of one read.

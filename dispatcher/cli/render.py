@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from dispatcher import output_files
 from dispatcher.calendar import Calendar
 from dispatcher.cli.output import dropped
 from dispatcher.config.limits import TIMEOUTS
+from dispatcher.host import output_files
 from dispatcher.model import LOCAL, Run, Task
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds

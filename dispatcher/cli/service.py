@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from dispatcher import control, owner
+from dispatcher import control
 from dispatcher.cli.options import (
     config_option,
     configuration,
@@ -18,7 +18,8 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.progress import is_watched
 from dispatcher.errors import ConfigError, DispatcherError
-from dispatcher.node import node_id
+from dispatcher.host import owner
+from dispatcher.host.node import node_id
 from dispatcher.wire import ExitCode
 
 #: Mistakes of a file that an executor logs: an argument each.

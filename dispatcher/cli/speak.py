@@ -14,7 +14,7 @@ from typing import Any
 import click
 import msgspec
 
-from dispatcher import control, regular_files, wire
+from dispatcher import control, wire
 from dispatcher.calendar import Calendar
 from dispatcher.cli.options import (
     ID,
@@ -29,6 +29,7 @@ from dispatcher.cli.options import (
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config.config import SOCKET
 from dispatcher.errors import CommitUnknown, NoLock
+from dispatcher.host import files
 from dispatcher.times import StoreTime, wall_clock
 from dispatcher.wire import ExitCode, WorkerError
 from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood, worded
@@ -52,7 +53,7 @@ def _read_lock(_: click.Context, __: click.Parameter, path: str | None) -> str |
         return None
     try:
         with Path(path).open("rb") as file:  # a pipe may be meant: who names it waits for it
-            return file.read(regular_files.MOST_OF_ID).decode().strip()
+            return file.read(files.MOST_OF_ID).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a text"
         remedy = "name the file that `claim --lock-file` wrote"

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import click
 
-from dispatcher import marks
 from dispatcher.cli import render
 from dispatcher.cli.options import (
     client,
@@ -18,6 +17,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.config.settings import LeasesSection
 from dispatcher.errors import NoTask
+from dispatcher.host import marks
 from dispatcher.model import LOCAL, Run, Task, TaskState
 from dispatcher.outlook import Outlook
 from dispatcher.quantities.durations import Milliseconds

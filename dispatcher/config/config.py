@@ -24,7 +24,7 @@ from dispatcher.config.settings import (
     Settings,
 )
 from dispatcher.errors import ConfigError
-from dispatcher.owner import agree
+from dispatcher.host.owner import agree
 
 _T = TypeVar("_T")
 

@@ -16,7 +16,7 @@ from dispatcher.config import config, toml
 from dispatcher.config.config import Config, Mistaken
 from dispatcher.config.settings import NodeSection, Settings
 from dispatcher.errors import ConfigError
-from dispatcher.node import known_node_id
+from dispatcher.host.node import known_node_id
 
 _HEADER = re.compile(r"\s*\[")
 _NODE = re.compile(r"\s*\[\s*node\s*\]\s*(#.*)?$")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dispatcher import regular_files
 from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import ConfigError
+from dispatcher.host import files
 
 #: Bytes of one file; beyond, no process could be given it.
 MOST_BYTES = 128 * 1024
@@ -62,12 +62,12 @@ def read(named: str) -> dict[str, str]:
     """
     path = Path(named.removeprefix("-"))
     try:
-        text = regular_files.read(path, MOST_BYTES).decode("utf-8-sig")
+        text = files.read(path, MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         if named.startswith("-"):
             return {}
         raise ValueError(f"{path} is missing; make it, or write -{path} if it may be") from None
-    except regular_files.Unfit as error:
+    except files.Unfit as error:
         remedy = f"name a regular file of at most {MOST_BYTES} bytes"
         raise ValueError(f"{path} {error.strerror}; {remedy}") from None
     except OSError as error:

@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from dispatcher import owner, regular_files
 from dispatcher.errors import ConfigError
+from dispatcher.host import files, owner
 
 #: Bytes of a configuration file.
 MOST_BYTES = 1024 * 1024
@@ -30,7 +30,7 @@ def text_of(file: Path) -> str:
     Raises `ConfigError` when it cannot be read.
     """
     try:
-        return regular_files.read(file, MOST_BYTES).decode("utf-8-sig")
+        return files.read(file, MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         remedy = "let --config or $DISPATCHER_CONFIG name a file that this user may read"
         if isinstance(error, PermissionError) and (reader := owner.meant_for(file)) is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from dispatcher import control, owner, wire
+from dispatcher import control, wire
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.config.reload import Reloaded, reload, with_environments
@@ -26,12 +26,13 @@ from dispatcher.daemon.outputs import Bounds, OutputDirectory
 from dispatcher.daemon.textfile import Textfile
 from dispatcher.errors import ConfigError, cannot_use, cannot_write
 from dispatcher.executor_api import StartSettings
-from dispatcher.kept import Kept, RuntimeDirectory, make
-from dispatcher.locks import DAEMON_LOCK, hold
+from dispatcher.host import owner
+from dispatcher.host.locks import DAEMON_LOCK, hold
+from dispatcher.host.node import node_id, refuse_copy
+from dispatcher.host.notify import Notifier
+from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory, make
+from dispatcher.host.signals import Signals
 from dispatcher.logs import logs
-from dispatcher.node import node_id, refuse_copy
-from dispatcher.notify import Notifier
-from dispatcher.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import (
     lock_database,
@@ -93,7 +94,7 @@ def main(
         holds, goes_by = config, settings(config, me, until_idle=drain)
         outputs = OutputDirectory(goes_by.output_dir, _bounds(config))
         supervisor = Supervisor(store, client, goes_by, rng=random.SystemRandom(), files=outputs)
-        control_socket = Kept(str(config.control_socket), _listen)
+        control_socket = BoundSocket(str(config.control_socket), _listen)
         if (unsaid := control.announce(config)) is not None:
             log.warning("control.unannounced", reason=str(unsaid))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from dispatcher import locks, regular_files
 from dispatcher.complaints import UNREADABLE
 from dispatcher.daemon import children
-from dispatcher.kept import LOOK_INTERVAL
+from dispatcher.host import files, locks
+from dispatcher.host.runtime_directory import LOOK_INTERVAL
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
@@ -129,7 +129,7 @@ class EmbeddedLauncher:
     def _last_word(self) -> str | None:
         """Return the error that the executor's log ends with, or what Python wrote there."""
         try:
-            with regular_files.opened(self._log_file) as file:
+            with files.opened(self._log_file) as file:
                 end = file.seek(0, os.SEEK_END)
                 file.seek(max(self._log_began, end - LAST_WORDS))
                 said = file.read(LAST_WORDS).strip()

@@ -13,7 +13,7 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from dispatcher import notify, wire
+from dispatcher import wire
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config.reload import Reloaded
 from dispatcher.daemon import channels, children
@@ -24,10 +24,11 @@ from dispatcher.daemon.textfile import Textfile
 from dispatcher.daemon.worker_channel import NOT_ALLOWED, WorkerChannel
 from dispatcher.errors import ConfigError
 from dispatcher.executor_api import Event
-from dispatcher.kept import Kept, RuntimeDirectory
+from dispatcher.host import notify
+from dispatcher.host.notify import Notifier
+from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
+from dispatcher.host.signals import Signals
 from dispatcher.logs import logs
-from dispatcher.notify import Notifier
-from dispatcher.signals import Signals
 from dispatcher.supervisor.supervisor import Stop, Supervisor
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, instant
@@ -49,7 +50,7 @@ class Loop:
         executor: ExecutorClient,
         *,
         signals: Signals | None = None,
-        control: Kept | None = None,
+        control: BoundSocket | None = None,
         on_stop: Stop = Stop.DRAIN,
         notifier: Notifier | None = None,
         outputs: OutputDirectory | None = None,
@@ -80,7 +81,7 @@ class Loop:
         self._workers: Channel | None = None
         self._worker_channel = WorkerChannel()
         self._control: Channel | None = None
-        self._names: tuple[Kept, ...] = ()
+        self._names: tuple[BoundSocket, ...] = ()
         """What we have in the runtime directory."""
         self._deadline = Instant(0.0)
         self._again = False

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import structlog
 
-from dispatcher import holes, output_files
+from dispatcher.host import holes, output_files
 from dispatcher.times import Instant, WallTime
 from dispatcher.wire import RunUid
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from dispatcher import marks, output_files
 from dispatcher.executor_api import END_THEM
-from dispatcher.hidden import HiddenPids
+from dispatcher.host import marks, output_files
+from dispatcher.host.hidden import HiddenPids
 from dispatcher.wire import RunUid
 
 #: Processes of a run that are named.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher import holes, locks, owner, wire
+from dispatcher import wire
 from dispatcher.calendar import Calendar
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
@@ -21,7 +21,8 @@ from dispatcher.doctor.processes import processes
 from dispatcher.doctor.room import existing, rooms
 from dispatcher.errors import FULL, REMOVED, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
-from dispatcher.node import known_node_id
+from dispatcher.host import holes, locks, owner
+from dispatcher.host.node import known_node_id
 from dispatcher.standing import set_lately
 from dispatcher.store.examine import Examined, examine
 from dispatcher.store.filesystems import MOUNTINFO

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from dispatcher import inheritance, owner, times, utf8, wire
+from dispatcher import times, wire
 from dispatcher.errors import (
     AlreadyHeld,
     ConfigError,
@@ -34,11 +34,12 @@ from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.starting.spawn import Spawner
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.oom import OomScore
-from dispatcher.kept import RuntimeDirectory, make
-from dispatcher.locks import EXECUTOR_LOCK, LOCK_FLAGS, Held
-from dispatcher.marks import call_spawner
-from dispatcher.node import hold_name
-from dispatcher.notify import Notifier
+from dispatcher.host import inheritance, owner, utf8
+from dispatcher.host.locks import EXECUTOR_LOCK, LOCK_FLAGS, Held
+from dispatcher.host.marks import call_spawner
+from dispatcher.host.node import hold_name
+from dispatcher.host.notify import Notifier
+from dispatcher.host.runtime_directory import RuntimeDirectory, make
 from dispatcher.wire import ExitCode
 
 #: Seconds for which a dead executor's lock may stay: a child of it in the middle of its exec, when

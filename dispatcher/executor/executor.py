@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dispatcher import regular_files, times, wire
+from dispatcher import times, wire
 from dispatcher.executor.journal import Journal
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
@@ -17,8 +17,9 @@ from dispatcher.executor.runs import Runs
 from dispatcher.executor.server import Server
 from dispatcher.executor.starting.spawn import Spawner
 from dispatcher.executor.system.kernel import Kernel
-from dispatcher.kept import RuntimeDirectory
-from dispatcher.notify import Notifier
+from dispatcher.host import files
+from dispatcher.host.notify import Notifier
+from dispatcher.host.runtime_directory import RuntimeDirectory
 from dispatcher.times import Instant
 
 #: Seconds for which an embedded executor with no run waits for a daemon: a restart takes less.
@@ -43,7 +44,7 @@ class ExecutorIdentity:
     def store_id(self) -> str:
         """Return the store that the state directory remembers; empty when it has seen none."""
         with suppress(OSError, ValueError):
-            found = regular_files.read(Path(self.state_dir, "store-id"))
+            found = files.read(Path(self.state_dir, "store-id"))
             return found.decode("ascii").strip()
         return ""
 

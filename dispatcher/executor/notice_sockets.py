@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher.kept import Kept
+from dispatcher.host.runtime_directory import BoundSocket
 
 #: Bytes of one message: what systemd itself takes (NOTIFY_BUFFER_MAX).
 MOST_BYTES = 4096
@@ -32,15 +32,15 @@ class Directory:
         Path(self.path).chmod(0o711)
 
 
-def named(path: str) -> Kept:
+def named(path: str) -> BoundSocket:
     """Return a run's socket; where its directory was removed, it gets its name with that.
 
     Raises OSError.
     """
     try:
-        return Kept(path, _bound)
+        return BoundSocket(path, _bound)
     except (FileNotFoundError, NotADirectoryError):
-        name = Kept(path, lambda _: _receiver())
+        name = BoundSocket(path, lambda _: _receiver())
         name.bind = _bound
         return name
 

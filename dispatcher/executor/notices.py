@@ -20,7 +20,7 @@ from dispatcher import wire
 from dispatcher.executor.notice_sockets import MOST_BYTES, Directory, named, received
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.system.kernel import Kernel
-from dispatcher.kept import Entry, Kept
+from dispatcher.host.runtime_directory import BoundSocket, Entry
 from dispatcher.outbox import merged
 from dispatcher.times import Instant
 
@@ -60,7 +60,7 @@ class Peer(Protocol):
 @dataclass(slots=True, eq=False)
 class _Speaker:
     uid: wire.RunUid
-    name: Kept
+    name: BoundSocket
     grouping: float
     nameless: list[socket.socket] = field(default_factory=list)
     """Its sockets of before, whose names somebody removed; last the one that spoke last."""

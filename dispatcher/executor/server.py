@@ -17,7 +17,7 @@ from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.executor.log import Log
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.system.kernel import Kernel
-from dispatcher.kept import Kept
+from dispatcher.host.runtime_directory import BoundSocket
 from dispatcher.outbox import Outbox
 from dispatcher.times import Instant
 
@@ -46,8 +46,8 @@ class Server:
     def __init__(self, directory: str, kernel: Kernel, log: Log) -> None:
         self._kernel = kernel
         self._log = log
-        self._door = Kept(f"{directory}/executor.sock", listen, self._replace_door)
-        self._workers = Kept(f"{directory}/worker.sock", listen, self._pass_workers)
+        self._door = BoundSocket(f"{directory}/executor.sock", listen, self._replace_door)
+        self._workers = BoundSocket(f"{directory}/worker.sock", listen, self._pass_workers)
         self._is_open = False
         self._peer: socket.socket | None = None
         self._rest = b""
@@ -72,7 +72,7 @@ class Server:
             one.close()
 
     @property
-    def names(self) -> tuple[Kept, ...]:
+    def names(self) -> tuple[BoundSocket, ...]:
         """What it has in the runtime directory."""
         return self._door, self._workers
 

@@ -14,8 +14,8 @@ import socket
 import struct
 from collections.abc import Mapping
 
+from dispatcher.host.sealed import sealed_file
 from dispatcher.logs.writer import Way
-from dispatcher.sealed import sealed_file
 
 #: The priority of each level: sd-daemon(3).
 PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}

@@ -16,7 +16,7 @@ from dispatcher.config.config import SYSTEM_FILE, Config, load
 from dispatcher.config.file import written
 from dispatcher.config.of_user import config_home
 from dispatcher.errors import ConfigError, DispatcherError
-from dispatcher.owner import owner_of, unknown_user
+from dispatcher.host.owner import owner_of, unknown_user
 from dispatcher.service import files, systemd, units
 from dispatcher.service.files import Step
 from dispatcher.service.units import ACCOUNT, Installation

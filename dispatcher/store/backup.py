@@ -11,7 +11,7 @@ from typing import Any, Final
 from pysqlite3 import dbapi2
 
 from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
-from dispatcher.locks import hold
+from dispatcher.host.locks import hold
 from dispatcher.store import migrate
 from dispatcher.store.drafts import replace, reported_draft_of, written
 from dispatcher.store.names import beside

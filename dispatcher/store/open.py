@@ -8,7 +8,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from dispatcher import owner, regular_files
 from dispatcher.errors import (
     CommitUnknown,
     ConfigError,
@@ -17,7 +16,8 @@ from dispatcher.errors import (
     StoreUnusable,
     cannot_write,
 )
-from dispatcher.locks import Held, hold
+from dispatcher.host import files, owner
+from dispatcher.host.locks import Held, hold
 from dispatcher.store import migrate
 from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
@@ -121,10 +121,10 @@ def remembered_identity(state_dir: Path) -> str | None:
     """Return the id of the store that a state directory worked on last; None if on none yet."""
     file = _identity_file(state_dir)
     try:
-        return regular_files.read(file).decode("utf-8", "replace").strip()
+        return files.read(file).decode("utf-8", "replace").strip()
     except FileNotFoundError:
         return None
-    except regular_files.Unfit as error:
+    except files.Unfit as error:
         remedy = "restore it from a backup, or remove it to go by the database that is there"
         raise StoreUnusable(f"{file} {error.strerror}; {remedy}") from error
     except OSError as error:

@@ -11,7 +11,6 @@ from typing import Final
 
 from pysqlite3 import dbapi2
 
-from dispatcher import owner
 from dispatcher.complaints import in_words
 from dispatcher.errors import (
     DispatcherError,
@@ -20,6 +19,7 @@ from dispatcher.errors import (
     StoreUnusable,
     in_trouble,
 )
+from dispatcher.host import owner
 
 # SQLite's result codes, by what they ask for.
 BUSY: Final = frozenset({5, 6})  # BUSY, LOCKED

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from dispatcher.errors import AlreadyHeld, HostTrouble
-from dispatcher.locks import hold
+from dispatcher.host.locks import hold
 from dispatcher.store.open import lock_database
 
 HOLD = """
 import sys
 from pathlib import Path
-from dispatcher.locks import hold
+from dispatcher.host.locks import hold
 held = hold(Path(sys.argv[1]), "it", holder="state directory /elsewhere")
 sys.stdout.write("held\\n")
 sys.stdout.flush()

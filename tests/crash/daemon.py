@@ -16,11 +16,11 @@ from dispatcher.daemon.daemon import STORE_PATIENCE, _check_store, settings
 from dispatcher.daemon.executor_client import ExecutorClient, connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.daemon.loop import STOP_SIGNALS, Loop
-from dispatcher.kept import Kept
-from dispatcher.locks import hold
+from dispatcher.host.locks import hold
+from dispatcher.host.node import node_id
+from dispatcher.host.runtime_directory import BoundSocket
+from dispatcher.host.signals import Signals
 from dispatcher.logs import logs
-from dispatcher.node import node_id
-from dispatcher.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import lock_database, open_store
 from dispatcher.supervisor.supervisor import Stop, Supervisor
@@ -52,7 +52,7 @@ def run(given: config.Config, fate: Fate) -> None:
             settings(given, me, until_idle=False),
             rng=random.SystemRandom(),
         )
-        control = Kept(str(given.control_socket), lambda path: channels.listen(Path(path)))
+        control = BoundSocket(str(given.control_socket), lambda path: channels.listen(Path(path)))
         loop = Loop(supervisor, client, signals=signals, control=control, on_stop=Stop.DRAIN)
         stack.callback(loop.close)
         loop.run()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher import times
-from dispatcher.node import node_id
+from dispatcher.host.node import node_id
 from tests.crash.stage import Stage
 from tests.eventually import eventually
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.node import known_node_id
+from dispatcher.host.node import known_node_id
 from tests.e2e.world import DISPATCHER, World
 from tests.eventually import PATIENCE, eventually
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dispatcher.locks import hold
+from dispatcher.host.locks import hold
 from tests.e2e.helpers import expect_file, expect_settled, external_executor, python, shell, states
 from tests.e2e.world import Daemon, World
 from tests.eventually import eventually, let_pass

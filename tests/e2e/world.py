@@ -33,7 +33,7 @@ import psutil
 from pysqlite3 import dbapi2 as sqlite3
 
 from dispatcher.cli import app
-from dispatcher.owner import owner_of
+from dispatcher.host.owner import owner_of
 from tests.e2e.lines import expect_in_form
 from tests.eventually import PATIENCE, eventually
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher import times, wire
-from dispatcher.marks import mark_of
+from dispatcher.host.marks import mark_of
 from tests.eventually import eventually
 from tests.executor.conftest import Home
 from tests.executor.daemon import Daemon

@@ -19,7 +19,7 @@ from dispatcher.bulk import (
     Turns,
 )
 from dispatcher.client import Client
-from dispatcher.locks import tried
+from dispatcher.host.locks import tried
 from dispatcher.times import Instant
 from tests.command import Command
 

@@ -11,7 +11,7 @@ import pytest
 
 from dispatcher import control
 from dispatcher.executor_api import END_THEM
-from dispatcher.marks import mark_of
+from dispatcher.host.marks import mark_of
 from dispatcher.model import Claim, Declared, Intent, Outcome, TaskState
 from dispatcher.words import Declaration
 from tests.command import Command

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.locks import hold
+from dispatcher.host.locks import hold
 from dispatcher.store import migrate
 from tests.command import Command
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli.output import CHUNK, RunOutput, _start_of_tail, dropped
-from dispatcher.holes import BLOCK
+from dispatcher.host.holes import BLOCK
 from tests.holes import punch_out
 
 

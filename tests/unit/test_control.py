@@ -15,7 +15,7 @@ import pytest
 
 from dispatcher import control
 from dispatcher.config.config import Config, load
-from dispatcher.locks import DAEMON_LOCK, hold
+from dispatcher.host.locks import DAEMON_LOCK, hold
 
 
 def test_a_client_of_another_environment_finds_the_daemon(tmp_path: Path) -> None:

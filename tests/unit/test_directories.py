@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.config.directories import beside_mistakes, load
 from dispatcher.errors import ConfigError
-from dispatcher.node import node_id
+from dispatcher.host.node import node_id
 from tests.command import Command
 
 ENVIRON = {"HOME": "/nowhere", "STATE_DIRECTORY": "/of/systemd", "RUNTIME_DIRECTORY": "/run/of"}

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import holes, wire
+from dispatcher import wire
 from dispatcher.config.config import load
 from dispatcher.doctor import processes, room
 from dispatcher.doctor.finding import Finding, Level
 from dispatcher.doctor.looks import findings
+from dispatcher.host import holes
 from dispatcher.store import migrate
 from tests.command import Command
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dispatcher import hidden
-from dispatcher.hidden import HiddenPids, pids_to_ask_for
+from dispatcher.host import hidden
+from dispatcher.host.hidden import HiddenPids, pids_to_ask_for
 
 
 @pytest.mark.parametrize(

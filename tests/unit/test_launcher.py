@@ -18,7 +18,7 @@ from dispatcher.daemon.launcher import (
     SETTLED,
     EmbeddedLauncher,
 )
-from dispatcher.locks import hold
+from dispatcher.host.locks import hold
 from dispatcher.times import Instant
 
 

@@ -18,7 +18,7 @@ from dispatcher.daemon import channels
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.loop import Loop
 from dispatcher.executor_api import Connected
-from dispatcher.notify import Notifier
+from dispatcher.host.notify import Notifier
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.report import of_executor
 from dispatcher.times import Instant

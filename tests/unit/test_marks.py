@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dispatcher.marks import mark_in, mark_of, read_mark, why_unmarked
+from dispatcher.host.marks import mark_in, mark_of, read_mark, why_unmarked
 
 UID = "0123456789abcdef" * 2
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import node
 from dispatcher.errors import ConfigError
-from dispatcher.node import expect_same, hold_name, known_node_id, node_id, refuse_copy
+from dispatcher.host import node
+from dispatcher.host.node import expect_same, hold_name, known_node_id, node_id, refuse_copy
 
 
 def test_a_node_id_is_made_once_and_kept(tmp_path: Path) -> None:

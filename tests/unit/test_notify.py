@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.notify import Notifier, in_a_line
+from dispatcher.host.notify import Notifier, in_a_line
 from dispatcher.times import Instant
 
 

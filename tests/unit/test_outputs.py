@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from dispatcher import holes, output_files
 from dispatcher.daemon import outputs
 from dispatcher.daemon.outputs import LONGEST_LOOK_INTERVAL, LOOK_INTERVAL, Bounds, OutputDirectory
+from dispatcher.host import holes, output_files
 from dispatcher.times import Instant, WallTime
 from dispatcher.wire import RunUid
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import owner, regular_files
 from dispatcher.client import Client
 from dispatcher.config import toml
 from dispatcher.config.config import load
 from dispatcher.errors import ConfigError
-from dispatcher.owner import MOST_LINKS, owner_of, unknown_user
+from dispatcher.host import files, owner
+from dispatcher.host.owner import MOST_LINKS, owner_of, unknown_user
 from tests.command import Command
 
 ANN, BOB, UNKNOWN = 1000, 1001, 65534
@@ -231,7 +231,7 @@ def test_a_file_that_one_may_not_read_is_for_its_owner_or_the_user_of_its_group(
     shutil.chown(file, uid, group)
     file.chmod(mode)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    monkeypatch.setattr(regular_files, "read", denied)
+    monkeypatch.setattr(files, "read", denied)
 
     assert user == owner.meant_for(file)
     with pytest.raises(ConfigError, match="let --config") as caught:

@@ -12,7 +12,7 @@ import pytest
 
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.loop import STOP_SIGNALS, Loop
-from dispatcher.signals import Signals
+from dispatcher.host.signals import Signals
 from dispatcher.supervisor.supervisor import Stop, Supervisor
 from dispatcher.times import Instant
 from tests.simulation import World

@@ -13,7 +13,7 @@ from dispatcher.executor.log import Log
 from dispatcher.executor.output.files import OutputFile
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.system.write_watch import Growth
-from dispatcher.holes import BLOCK, UNSUPPORTED, next_data, punch
+from dispatcher.host.holes import BLOCK, UNSUPPORTED, next_data, punch
 from dispatcher.times import Instant
 
 #: Seconds between two looks: at a flood, and at a file that hardly grows.

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dispatcher import output_files
+from dispatcher.host import output_files
 
 #: Bytes of the end of the output that are kept with the exit: a traceback, not a log.
 TAIL_BYTES = 4096

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from dispatcher import output_files, wire
+from dispatcher import wire
 from dispatcher.executor.journal import Journal, Line
 from dispatcher.executor.log import Log
 from dispatcher.executor.output.budgets import LONGEST_PAUSE, SHORTEST_PAUSE, UNTOLD_PAUSE, together
@@ -19,6 +19,7 @@ from dispatcher.executor.output.stream import Stream, head
 from dispatcher.executor.run import NEVER, TrackedRun
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.write_watch import Growth
+from dispatcher.host import output_files
 from dispatcher.logs.journald import ABSENT_PAUSE, Connection
 from dispatcher.logs.writer import RETRY
 from dispatcher.times import Instant

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dispatcher import wire
 from dispatcher.executor.output.pieces import Piece
 from dispatcher.executor.run import NEVER, TrackedRun
-from dispatcher.holes import next_data
+from dispatcher.host.holes import next_data
 from dispatcher.logs.journald import field
 from dispatcher.times import Instant
 

@@ -16,7 +16,7 @@ from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.run import Phase, TrackedRun
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.procfs import File, Process
-from dispatcher.marks import by_mark, mark_of
+from dispatcher.host.marks import by_mark, mark_of
 
 #: Runs whose leftovers were left alone and are known as such: those that ended last.
 MOST_LEFT = 10_000

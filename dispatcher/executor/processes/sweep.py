@@ -18,7 +18,7 @@ from dispatcher.executor.processes.attribution import markers
 from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.procfs import File, Process
-from dispatcher.marks import by_mark
+from dispatcher.host.marks import by_mark
 
 #: Ticks of a second in /proc; an instant times this is comparable with a start.
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -7,7 +7,8 @@ import os
 import resource
 from codecs import BOM_UTF8
 
-from dispatcher import regular_files, wire
+from dispatcher import wire
+from dispatcher.host import files
 
 #: Bytes of one argument or variable, with its end, that the kernel takes: 32 pages.
 MOST_BYTES_OF_ONE = 32 * resource.getpagesize()
@@ -106,7 +107,7 @@ def _beginning(path: str) -> bytes:
     """Return as much of a file as the kernel looks at; nothing of what cannot be read."""
     try:
         # A FIFO, or a device, has no first line that one may wait for.
-        with regular_files.opened(path) as file:
+        with files.opened(path) as file:
             return file.read(256)
     except OSError:
         return b""

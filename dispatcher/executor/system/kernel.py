@@ -11,12 +11,12 @@ from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from dispatcher import marks
 from dispatcher.executor.system import procfs
 from dispatcher.executor.system.oom import OomCounter
 from dispatcher.executor.system.procfs import File, Process
 from dispatcher.executor.system.write_watch import Growth
-from dispatcher.hidden import HiddenPids
+from dispatcher.host import marks
+from dispatcher.host.hidden import HiddenPids
 
 _NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 

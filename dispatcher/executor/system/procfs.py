@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from dispatcher.marks import lives
+from dispatcher.host.marks import lives
 
 #: The kernel's flag of its own threads, which have no program, no session and no environment.
 _KERNEL_THREAD = 0x00200000

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import holes
 from dispatcher.executor.log import Log
 from dispatcher.executor.output.budgets import (
     LONGEST_PAUSE,
@@ -23,6 +22,7 @@ from dispatcher.executor.output.budgets import (
 from dispatcher.executor.output.files import OutputFile
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.system.write_watch import Growth
+from dispatcher.host import holes
 from dispatcher.times import Instant
 from dispatcher.wire import RunUid
 

@@ -12,7 +12,7 @@ import pytest
 from dispatcher import wire
 from dispatcher.executor.starting.spawn import CannotStart
 from dispatcher.executor.system.kernel import ProcessStatus
-from dispatcher.marks import mark_of
+from dispatcher.host.marks import mark_of
 from tests.unit.executor.world import SELF, World
 
 

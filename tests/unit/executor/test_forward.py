@@ -24,7 +24,7 @@ from dispatcher.executor.output.forwarder import (
 from dispatcher.executor.output.stream import MOST_READ
 from dispatcher.executor.run import NEVER, TrackedRun
 from dispatcher.executor.system.write_watch import Growth
-from dispatcher.holes import BLOCK
+from dispatcher.host.holes import BLOCK
 from dispatcher.logs.journald import Connection
 from dispatcher.times import Instant
 from dispatcher.wire import RunUid

@@ -8,7 +8,7 @@ from dispatcher import wire
 from dispatcher.executor.processes.answers import ABSENT, Present, Unknown
 from dispatcher.executor.processes.sweep import Survivors
 from dispatcher.executor.run import TrackedRun
-from dispatcher.marks import mark_of
+from dispatcher.host.marks import mark_of
 from tests.unit.executor.world import FakeKernel, FakeOutputs
 
 #: An executor that had nothing to do with these processes.

@@ -20,7 +20,7 @@ from dispatcher.executor.server import LINES_PER_TICK
 from dispatcher.executor.starting.spawn import CannotStart
 from dispatcher.executor.system.kernel import ProcessStatus, Usage
 from dispatcher.executor.system.procfs import UNKNOWN_START, File, Process
-from dispatcher.marks import mark_of
+from dispatcher.host.marks import mark_of
 from dispatcher.times import Instant
 from tests.heard import Heard
 

@@ -13,8 +13,8 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher import owner, regular_files
 from dispatcher.errors import ConfigError, cannot_write
+from dispatcher.host import files, owner
 
 #: Pid, uid and gid of a socket's other end.
 _CREDENTIALS = struct.Struct("3i")
@@ -47,10 +47,10 @@ def known_node_id(state_dir: Path) -> str | None:
     """
     file = state_dir / "node-id"
     try:
-        text = regular_files.read(file).decode("utf-8", "replace").strip()
+        text = files.read(file).decode("utf-8", "replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except regular_files.Unfit as error:
+    except files.Unfit as error:
         raise ConfigError(f"{file}: damaged, it {error.strerror}; {_RESTORE}") from error
     except OSError as error:
         remedy = owner.of_another(file) or "make it readable for this user"

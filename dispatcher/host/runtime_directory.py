@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dispatcher.errors import DispatcherError, cannot_use
-from dispatcher.locks import Held
+from dispatcher.host.locks import Held
 from dispatcher.times import Instant
 
 #: Seconds between two looks: what was removed is back within so many.
@@ -38,7 +38,7 @@ class Entry(Protocol):
         """Put it back. Raises OSError or a `DispatcherError`."""
 
 
-class Kept:
+class BoundSocket:
     """A socket bound to a path; when its file is gone, another one is bound to the same path."""
 
     def __init__(

@@ -17,8 +17,14 @@ import pytest
 from dispatcher.errors import ConfigError, HostTrouble
 from dispatcher.executor.__main__ import _lock as lock_directory
 from dispatcher.executor.server import listen
-from dispatcher.kept import LOOK_INTERVAL, Kept, Look, RuntimeDirectory, make
-from dispatcher.locks import Held, hold, holder
+from dispatcher.host.locks import Held, hold, holder
+from dispatcher.host.runtime_directory import (
+    LOOK_INTERVAL,
+    BoundSocket,
+    Look,
+    RuntimeDirectory,
+    make,
+)
 from dispatcher.times import Instant
 
 NOW = Instant(1000.0)
@@ -42,7 +48,8 @@ class Ours:
         )
         self.path = self.directory / "sock"
         self.before: list[socket.socket] = []
-        self.socket = Kept(str(self.path), listen, lambda _, before: self.before.append(before))
+        path = str(self.path)
+        self.socket = BoundSocket(path, listen, lambda _, before: self.before.append(before))
 
     def look(self) -> Look:
         return self.runtime.look([self.socket], at=NOW)
@@ -220,7 +227,7 @@ def test_a_socket_for_which_there_is_no_room_is_reported_with_what_came_before(o
 
 
 def test_what_cannot_be_made_keeps_nothing_else_away(ours: Ours) -> None:
-    other = Kept(str(ours.directory / "other"), listen)
+    other = BoundSocket(str(ours.directory / "other"), listen)
     remove_all(ours)
     bind, ours.socket.bind = ours.socket.bind, full
 

@@ -186,7 +186,7 @@ def become(owner: Owner, state_dir: Path) -> None:
 
 def _see_own_code(owner: Owner) -> None:
     """Raise `ConfigError` where the owner cannot load what is imported later, or started."""
-    for path in (sys.executable, os.path.dirname(os.__file__), os.path.dirname(__file__)):  # noqa: PTH120 - as os has it
+    for path in (sys.executable, Path(os.__file__).parent, Path(__file__).parents[1]):
         if not os.access(path, os.R_OK | os.X_OK):
             raise ConfigError(
                 f"{owner.place} belongs to {owner}, who cannot read {path}: install dispatcher and"

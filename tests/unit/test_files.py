@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import node, regular_files
 from dispatcher.config import directories, environment_file, toml
 from dispatcher.errors import ConfigError, StoreUnusable
 from dispatcher.executor.executor import ExecutorIdentity
-from dispatcher.regular_files import Unfit, read
+from dispatcher.host import files, node
+from dispatcher.host.files import Unfit, read
 from dispatcher.store.open import remembered_identity
 
 
@@ -44,7 +44,7 @@ def test_a_refused_file_is_closed(tmp_path: Path) -> None:
     os.mkfifo(fifo)
 
     with pytest.raises(Unfit):
-        regular_files.opened(fifo)
+        files.opened(fifo)
 
     with pytest.raises(OSError, match="No such device"):  # nobody reads it
         os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from dispatcher.hidden import HiddenPids, proc_hides
+from dispatcher.host.hidden import HiddenPids, proc_hides
 from dispatcher.wire import RunUid
 
 #: Above every limit that anybody sets; the bits below carry the uid.

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dispatcher import owner
 from dispatcher.errors import AlreadyHeld, DispatcherError, cannot_use
+from dispatcher.host import owner
 
 #: No link to another file, which would be written to.
 LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
