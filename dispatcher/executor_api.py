@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.model import Claim, Limits
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
@@ -196,7 +196,7 @@ def worker_environment(claim: Claim, worker_socket: str) -> dict[str, str]:
     return {
         "DISPATCHER_TASK_ID": str(claim.task_id),
         "DISPATCHER_RUN_ID": str(claim.run_id),
-        wire.MARKER: claim.run_uid,
+        worker_api.MARKER: claim.run_uid,
         "DISPATCHER_ATTEMPT": str(claim.attempt),
         "DISPATCHER_FENCE": str(claim.fence),
         "DISPATCHER_CLAIM_LOCK": claim.lock,

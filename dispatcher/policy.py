@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from dispatcher import wire
+from dispatcher import exit_codes, wire
 from dispatcher.model import INTENDED, Declared, Intent, OpenRun, Outcome, Settlement, TaskState
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
@@ -50,9 +50,9 @@ ENDED_BY: Mapping[str, Outcome] = {
 
 #: Exit codes with a meaning of their own, after sysexits.h; a lease lost counts as failed.
 EXIT_CODES: Mapping[int, Outcome] = {
-    wire.ExitCode.OK: Outcome.SUCCEEDED,
-    wire.ExitCode.TEMPORARY: Outcome.DEFERRED,
-    wire.ExitCode.CONFIG: Outcome.HELD,
+    exit_codes.ExitCode.OK: Outcome.SUCCEEDED,
+    exit_codes.ExitCode.TEMPORARY: Outcome.DEFERRED,
+    exit_codes.ExitCode.CONFIG: Outcome.HELD,
 }
 
 #: What a worker's own word means.

@@ -21,9 +21,6 @@ VERSION = 3
 #: Bytes of one line between daemon and executor: a payload of 1 MiB, escaped, and its command.
 MAX_LINE = 4 * 1024 * 1024
 
-#: Bytes of one line between a worker and the daemon.
-MAX_WORKER_LINE = 64 * 1024
-
 #: Seconds by which the executor's deadline for a run is behind the daemon's own decision.
 BACKSTOP = 2.0
 
@@ -35,38 +32,6 @@ Pid = Annotated[int, msgspec.Meta(gt=0, le=2**22)]
 Ticks = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 Moment = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
 """An instant at which something was seen: three centuries of uptime."""
-
-#: The environment variable by which the executor finds a run's processes again. Not secret.
-MARKER = "DISPATCHER_RUN"
-
-#: The variables by which a run's log lines and output are found again. No secret is among them.
-TASK_VARIABLE = "DISPATCHER_TASK_ID"
-WHOSE = (
-    TASK_VARIABLE,
-    "DISPATCHER_RUN_ID",
-    "DISPATCHER_ATTEMPT",
-    "DISPATCHER_FENCE",
-    "DISPATCHER_QUEUE",
-)
-
-#: The marker of the outer run, in a dispatcher that is itself a task.
-OUTER_MARKER = "DISPATCHER_RUN_OUTER"
-
-#: What a task's environment inherits from the executor's; LC_* beside them.
-ENVIRONMENT_ALLOWED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
-
-
-class ExitCode(enum.IntEnum):
-    """Exit codes of every command, and of workers (75, 78, 79); after sysexits.h."""
-
-    OK = 0
-    NOT_SO = 1
-    USAGE = 2
-    STORE_UNAVAILABLE = 69
-    COMMIT_UNKNOWN = 74
-    TEMPORARY = 75
-    CONFIG = 78
-    LEASE_LOST = 79
 
 
 class Fault(enum.StrEnum):
@@ -378,70 +343,3 @@ def unreadable(start: Start) -> str | None:
         f"command, payload and environment, with what the profile adds, are {len(line)} bytes"
         f" as JSON, more than {MAX_LINE}; pass what is long in a file"
     )
-
-
-# Between worker and daemon -----------------------------------------------------------------
-
-#: Characters of a note or a reason.
-MAX_TEXT = 4096
-Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
-
-#: Bytes of a result, as JSON.
-MAX_RESULT = 32 * 1024
-
-
-class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
-    """What a worker asks. The lock is the right to ask it."""
-
-    task_id: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-    lock: str
-
-
-class Heartbeat(WorkerRequest, frozen=True, tag="heartbeat"):
-    """I live: renew my lease."""
-
-    progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    note: Text | None = None
-
-
-class Succeed(WorkerRequest, frozen=True, tag="succeed"):
-    """I am done, and did it."""
-
-    result: msgspec.Raw = msgspec.Raw()
-
-
-class Fail(WorkerRequest, frozen=True, tag="fail"):
-    """I could not do it."""
-
-    reason: Text
-    retry: bool = True
-
-
-class Defer(WorkerRequest, frozen=True, tag="defer"):
-    """It is too early; try again after so many seconds."""
-
-    delay: Annotated[float, msgspec.Meta(ge=0, le=10**9)] | None = None
-
-
-class Hold(WorkerRequest, frozen=True, tag="hold"):
-    """An operator must act first."""
-
-    reason: Text
-
-
-AnyWorkerRequest = Heartbeat | Succeed | Fail | Defer | Hold
-
-decode_worker_request = msgspec.json.Decoder(AnyWorkerRequest).decode
-
-
-class WorkerError(enum.StrEnum):
-    """Names of the answers a worker may get instead of ok."""
-
-    NOT_OWNER = "not_owner"
-    SUPERSEDED = "superseded"
-    NOT_RUNNING = "not_running"
-    UNKNOWN_TASK = "unknown_task"
-    ALREADY_DECLARED = "already_declared"
-    STORE_UNAVAILABLE = "store_unavailable"
-    NOT_ALLOWED = "not_allowed"
-    INVALID = "invalid"

@@ -9,11 +9,11 @@ from functools import partial
 
 import msgspec
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.model import Declared, TaskState
 from dispatcher.times import StoreTime
-from dispatcher.wire import WorkerError
+from dispatcher.worker_api import WorkerError
 
 _OPS = ("heartbeat", "succeed", "fail", "defer", "hold")
 
@@ -88,7 +88,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was written, and why; see `wire.WorkerError`."""
+    """Nothing was written, and why; see `worker_api.WorkerError`."""
 
     error: WorkerError
     state: TaskState | None = None
@@ -158,27 +158,27 @@ def understood(line: bytes) -> Beat | Declaration:
     if not line.strip():
         raise ValueError('the line is empty; write one JSON object, {"op": …}')
     try:
-        said: wire.AnyWorkerRequest = wire.decode_worker_request(line)
+        said: worker_api.AnyRequest = worker_api.decode_request(line)
     except UNREADABLE as error:
         raise ValueError(in_words(error, choices=_OPS, text=line)) from None
     declared = partial(Declaration, task_id=said.task_id, lock=said.lock)
     match said:
-        case wire.Heartbeat():
+        case worker_api.Heartbeat():
             return Beat(
                 task_id=said.task_id, lock=said.lock, progress=said.progress, note=said.note
             )
-        case wire.Succeed():
+        case worker_api.Succeed():
             result = bytes(said.result)
-            if len(result) > wire.MAX_RESULT:
-                size = f"{len(result)} bytes are more than {wire.MAX_RESULT}"
+            if len(result) > worker_api.MAX_RESULT:
+                size = f"{len(result)} bytes are more than {worker_api.MAX_RESULT}"
                 raise ValueError(f"result: {size}; write it to a file and name that")
             return declared(word=Declared.SUCCEED, result=result.decode() or None)
-        case wire.Fail():
+        case worker_api.Fail():
             return declared(word=Declared.FAIL, reason=said.reason, retry=said.retry)
-        case wire.Defer():
+        case worker_api.Defer():
             delay_ms = None if said.delay is None else round(said.delay * 1000)
             return declared(word=Declared.DEFER, delay_ms=delay_ms)
-        case wire.Hold():
+        case worker_api.Hold():
             return declared(word=Declared.HOLD, reason=said.reason)
 
 

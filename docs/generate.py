@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
-from dispatcher import metrics, wire
+from dispatcher import metrics, worker_api
 from dispatcher.config import reference
 from dispatcher.executor.output import stream
 from dispatcher.logs import catalogue, records, repeats
@@ -117,7 +117,13 @@ def _fields() -> str:
     entries = (*catalogue.DAEMON.values(), *catalogue.EXECUTOR.values())
     keys = {name for event in entries for name in (*event.fields, *event.perhaps)}
     keys |= catalogue.EVERY_LINE.keys() | catalogue.SOME_LINES.keys()
-    names = sorted({*map(records.name_of, keys), *wire.WHOSE, stream.LINE_BREAK.decode()})
+    names = sorted(
+        {
+            *map(records.name_of, keys),
+            *worker_api.IDENTITY_VARIABLES,
+            stream.LINE_BREAK.decode(),
+        }
+    )
     renamed = " and ".join(f"`{key}` is `{name}`" for key, name in records.RENAMED.items())
     fields = textwrap.fill(", ".join(f"`{name}`" for name in names), 100)
     return _FIELDS.format(fields=fields, renamed=renamed)

@@ -1,4 +1,4 @@
-"""The names that worker and daemon share; a contract test compares them with `dispatcher.wire`."""
+"""The names that worker and daemon share; a contract test compares them with the dispatcher."""
 
 from __future__ import annotations
 

@@ -30,8 +30,9 @@ from dispatcher.errors import (
     did_you_mean,
     in_trouble,
 )
+from dispatcher.exit_codes import ExitCode
 from dispatcher.host import owner
-from dispatcher.wire import RELEASE, ExitCode
+from dispatcher.wire import RELEASE
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

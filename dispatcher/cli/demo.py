@@ -15,7 +15,7 @@ from dispatcher.demo.files import SLOW, Job, largest
 from dispatcher.demo.play import DemoFailed, Play
 from dispatcher.demo.proof import checks
 from dispatcher.demo.screen import Screen
-from dispatcher.wire import ExitCode
+from dispatcher.exit_codes import ExitCode
 
 
 @click.command(

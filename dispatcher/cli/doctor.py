@@ -16,7 +16,7 @@ from dispatcher.cli.options import (
 from dispatcher.doctor.finding import Finding, Level, told
 from dispatcher.doctor.looks import findings
 from dispatcher.errors import ConfigError
-from dispatcher.wire import ExitCode
+from dispatcher.exit_codes import ExitCode
 
 
 @click.command(epilog=examples("dispatcher doctor", "dispatcher doctor --json | jq '.[].level'"))

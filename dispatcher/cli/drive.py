@@ -12,7 +12,7 @@ from typing import Any
 import click
 import msgspec
 
-from dispatcher import control, wire
+from dispatcher import control, worker_api
 from dispatcher.calendar import Calendar
 from dispatcher.cli.options import (
     ID,
@@ -155,7 +155,7 @@ def _print_exports(claimed: Claim, config: Config, *, locked: bool) -> None:
     socket = control.find(config).with_name("worker.sock")
     variables = {**config.environment, **worker_environment(claimed, str(socket))}
     for name, value in variables.items():
-        if name != wire.MARKER and (locked or name != LOCK):
+        if name != worker_api.MARKER and (locked or name != LOCK):
             click.echo(f"export {name}={shlex.quote(value)}")
 
 

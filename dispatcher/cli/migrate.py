@@ -13,9 +13,9 @@ from dispatcher.cli.options import (
 )
 from dispatcher.client import PATIENCE
 from dispatcher.config.config import Config
+from dispatcher.exit_codes import ExitCode
 from dispatcher.store.examine import examine
 from dispatcher.store.open import database_path, is_there, lock_database, open_store
-from dispatcher.wire import ExitCode
 
 
 @click.command(epilog=examples("dispatcher migrate --check", "dispatcher migrate"))

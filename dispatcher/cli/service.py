@@ -18,9 +18,9 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.progress import is_watched
 from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.exit_codes import ExitCode
 from dispatcher.host import owner
 from dispatcher.host.node import node_id
-from dispatcher.wire import ExitCode
 
 #: Mistakes of a file that an executor logs: an argument each.
 MOST_MISTAKES = 20

@@ -14,7 +14,7 @@ from typing import Any
 import click
 import msgspec
 
-from dispatcher import control, wire
+from dispatcher import control, worker_api
 from dispatcher.calendar import Calendar
 from dispatcher.cli.options import (
     ID,
@@ -29,10 +29,11 @@ from dispatcher.cli.options import (
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config.config import SOCKET
 from dispatcher.errors import CommitUnknown, NoLock
+from dispatcher.exit_codes import ExitCode
 from dispatcher.host import files
 from dispatcher.times import StoreTime, wall_clock
-from dispatcher.wire import ExitCode, WorkerError
 from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood, worded
+from dispatcher.worker_api import WorkerError
 
 LOCK = "DISPATCHER_CLAIM_LOCK"
 
@@ -168,7 +169,7 @@ def _over_socket(
     The calendar takes the host's clock for store time. Raises `CommitUnknown` when the daemon does
     not know, ValueError for what cannot be said.
     """
-    socket = variables_that_hold().get(SOCKET) if wire.MARKER in os.environ else None
+    socket = variables_that_hold().get(SOCKET) if worker_api.MARKER in os.environ else None
     lock = lock or os.environ.get(LOCK)
     if not socket or not lock:
         return None

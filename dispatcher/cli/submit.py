@@ -27,10 +27,11 @@ from dispatcher.cli.options import (
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.errors import InvalidTask
+from dispatcher.exit_codes import ExitCode
 from dispatcher.model import Liveness, NewTask, Submitted
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
-from dispatcher.wire import ExitCode, KillMode
+from dispatcher.wire import KillMode
 
 #: Ids that are printed at a time.
 _PRINTED = 1_000

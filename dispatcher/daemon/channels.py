@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
@@ -48,8 +48,8 @@ UNREAD = 10.0
 
 _TOO_LONG = {
     "ok": False,
-    "error": wire.WorkerError.INVALID,
-    "message": f"the line is longer than {wire.MAX_WORKER_LINE} bytes with its end; write what is"
+    "error": worker_api.WorkerError.INVALID,
+    "message": f"the line is longer than {worker_api.MAX_LINE} bytes with its end; write what is"
     " long to a file and name that, over a new connection",
 }
 
@@ -270,7 +270,7 @@ class Channel:
 
     def _receive(self, peer: _Peer, at: Instant) -> None:
         with suppress(BlockingIOError, InterruptedError):
-            chunk = peer.connection.recv(wire.MAX_WORKER_LINE)
+            chunk = peer.connection.recv(worker_api.MAX_LINE)
             peer.over = not chunk
             peer.received += chunk
             peer.heard_at = at
@@ -284,7 +284,7 @@ class Channel:
         """Hear a peer's next line, if it is its turn; see to what comes next."""
         if not peer.asking and not peer.unsent:
             line, newline, rest = peer.received.partition(b"\n")
-            if len(line) >= wire.MAX_WORKER_LINE:  # its end is a byte too
+            if len(line) >= worker_api.MAX_LINE:  # its end is a byte too
                 self._answer(peer, _TOO_LONG)  # what fits its empty socket; nothing is kept
                 self._drop(peer)
                 return

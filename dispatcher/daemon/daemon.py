@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from dispatcher import control, wire
+from dispatcher import control, exit_codes, wire
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.config.reload import Reloaded, reload, with_environments
@@ -132,7 +132,7 @@ def main(
         supervisor.log_left_behind()
         logs.last_words()
         log.info("daemon.stopped")
-    return wire.ExitCode.OK
+    return exit_codes.ExitCode.OK
 
 
 def settings(config: Config, me: str, *, until_idle: bool) -> SupervisorSettings:

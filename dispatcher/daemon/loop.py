@@ -13,7 +13,7 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config.reload import Reloaded
 from dispatcher.daemon import channels, children
@@ -321,7 +321,7 @@ class Loop:
             request = msgspec.json.decode(line, type=channels.ControlRequest)
         except UNREADABLE as error:
             message = in_words(error)
-            reply({"ok": False, "error": wire.WorkerError.INVALID, "message": message})
+            reply({"ok": False, "error": worker_api.WorkerError.INVALID, "message": message})
             return False
         if request.op == "wake":
             reply({"ok": True})  # whatever arrives turns the loop, and the loop looks
@@ -336,7 +336,7 @@ class Loop:
                 reply({"ok": False, "error": "config_refused", "message": str(error)})
         else:
             message = f"unknown op {request.op!r}; there are wake, status and reload"
-            reply({"ok": False, "error": wire.WorkerError.INVALID, "message": message})
+            reply({"ok": False, "error": worker_api.WorkerError.INVALID, "message": message})
         return True
 
 

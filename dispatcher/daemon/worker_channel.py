@@ -9,8 +9,9 @@ from typing import Final
 from dispatcher.daemon.channels import Reply
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, StoreTime
-from dispatcher.wire import WorkerError, encode
+from dispatcher.wire import encode
 from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood
+from dispatcher.worker_api import WorkerError
 
 #: Seconds between two takings: what workers say meanwhile shares one commit. A lone worker waits
 #: for nothing, and a flood costs twenty commits a second.

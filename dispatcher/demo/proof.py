@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from dispatcher import times, wire
+from dispatcher import times, wire, worker_api
 from dispatcher.demo.cast import Part
 from dispatcher.demo.files import Job
 from dispatcher.demo.play import Play
@@ -102,7 +102,7 @@ def _left(executor: psutil.Process | None, uids: set[wire.RunUid]) -> int:
     left = int(stays)
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            left += process.environ().get(wire.MARKER) in uids
+            left += process.environ().get(worker_api.MARKER) in uids
     return left
 
 

@@ -34,13 +34,13 @@ from dispatcher.executor.server import Server, too_long
 from dispatcher.executor.starting.spawn import Spawner
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.oom import OomScore
+from dispatcher.exit_codes import ExitCode
 from dispatcher.host import inheritance, owner, utf8
 from dispatcher.host.locks import EXECUTOR_LOCK, LOCK_FLAGS, Held
 from dispatcher.host.marks import call_spawner
 from dispatcher.host.node import hold_name
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import RuntimeDirectory, make
-from dispatcher.wire import ExitCode
 
 #: Seconds for which a dead executor's lock may stay: a child of it in the middle of its exec, when
 #: spawning it has long returned, still holds what it will have closed in the end.

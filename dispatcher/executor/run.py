@@ -16,7 +16,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.executor.killing import UNKILLABLE_AFTER, Killing
 from dispatcher.executor.system.procfs import Process
 from dispatcher.times import Instant
@@ -51,7 +51,7 @@ LONGEST_PAUSE_UNKILLABLE = 10.0
 
 def ids(uid: wire.RunUid, whose: Mapping[str, str]) -> dict[str, str | int]:
     """Return what names a run in a line of the log: its task too, where its variables have it."""
-    task = whose.get(wire.TASK_VARIABLE, "")
+    task = whose.get(worker_api.TASK_VARIABLE, "")
     return {"uid": uid, "task_id": int(task)} if task.isdecimal() else {"uid": uid}
 
 
@@ -92,7 +92,7 @@ class TrackedRun:
     marked: bool = False
     """Its processes carry its mark."""
     whose: Mapping[str, str] = field(default_factory=dict)
-    """The variables of its environment that name its task: `wire.WHOSE`."""
+    """The variables of its environment that name its task: `worker_api.IDENTITY_VARIABLES`."""
     forwarded: int | None = None
     """Bytes of its output that were forwarded to systemd's journal, or cannot be; None: none are
     to be."""

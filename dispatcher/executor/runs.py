@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.executor.ending.endings import Endings
 from dispatcher.executor.ending.oom_kills import OomKills
 from dispatcher.executor.journal import Journal, Line, summary
@@ -185,7 +185,9 @@ class Runs:
             deadlines=dict(start.deadlines),
             longest=start.longest,
             marked=self.marks,
-            whose={name: start.env[name] for name in wire.WHOSE if name in start.env},
+            whose={
+                name: start.env[name] for name in worker_api.IDENTITY_VARIABLES if name in start.env
+            },
             forwarded=0 if start.to_journald else None,
         )
         if name := run.passed_deadline(at):

@@ -9,8 +9,8 @@ from dispatcher.store import statements
 from dispatcher.store.engine import Engine
 from dispatcher.store.values import of_declaration
 from dispatcher.times import StoreTime
-from dispatcher.wire import WorkerError
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
+from dispatcher.worker_api import WorkerError
 
 
 def heartbeat(engine: Engine, beat: Beat, now: StoreTime) -> Renewed | Refused:

@@ -27,8 +27,8 @@ from dispatcher.store.restore import LEAP, Restored, restore
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.times import WallTime, from_iso
-from dispatcher.wire import WorkerError
 from dispatcher.words import Beat
+from dispatcher.worker_api import WorkerError
 from tests.contract.helpers import NODE, NOW, OneByOne, new_task
 from tests.contract.sqlite_files import file_size_limit, files, meddle, opened
 from tests.contract.test_forks import program

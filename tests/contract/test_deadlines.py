@@ -8,8 +8,8 @@ import pytest
 
 from dispatcher.model import LOCAL, Claim, Declared, OpenRun
 from dispatcher.store.api import Store
-from dispatcher.wire import WorkerError
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
+from dispatcher.worker_api import WorkerError
 from tests.contract.helpers import NODE, TTL, OneByOne, later
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from dispatcher.model import Claim, Liveness, Outcome
-from dispatcher.wire import RunUid, WorkerError
+from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Note, Refused
+from dispatcher.worker_api import WorkerError
 from tests.contract.helpers import NOW, OneByOne, later
 
 

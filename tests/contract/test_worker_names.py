@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import worker_stub
-from dispatcher import wire
+from dispatcher import exit_codes, wire, worker_api
 from dispatcher.daemon.worker_channel import NOT_ALLOWED
 from dispatcher.executor_api import worker_environment
 from tests.contract.helpers import OneByOne
@@ -35,10 +35,10 @@ class Answering:
 
     def __init__(self, **answer: object) -> None:
         self.answer = {"ok": True, "lease_expires_in": 60.0, **answer}
-        self.heard: list[wire.AnyWorkerRequest] = []
+        self.heard: list[worker_api.AnyRequest] = []
 
     def ask(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
-        self.heard.append(wire.decode_worker_request(wire.encode(request)))
+        self.heard.append(worker_api.decode_request(wire.encode(request)))
         return self.answer
 
     def close(self) -> None: ...
@@ -79,18 +79,18 @@ def test_whatever_a_worker_can_say_the_daemon_understands() -> None:
 
     mine = {"task_id": 7, "lock": "lock"}
     assert [
-        wire.Heartbeat(progress=0.5, note="half of it", **mine),
-        wire.Succeed(result=msgspec.Raw(b'{"rows":3}'), **mine),
-        wire.Fail(reason="no", retry=False, **mine),
-        wire.Defer(delay=60, **mine),
-        wire.Hold(reason="a password", **mine),
+        worker_api.Heartbeat(progress=0.5, note="half of it", **mine),
+        worker_api.Succeed(result=msgspec.Raw(b'{"rows":3}'), **mine),
+        worker_api.Fail(reason="no", retry=False, **mine),
+        worker_api.Defer(delay=60, **mine),
+        worker_api.Hold(reason="a password", **mine),
     ] == channel.heard
-    assert set(wire.AnyWorkerRequest.__args__) == {type(heard) for heard in channel.heard}
+    assert set(worker_api.AnyRequest.__args__) == {type(heard) for heard in channel.heard}
 
 
-@pytest.mark.parametrize("error", wire.WorkerError)
+@pytest.mark.parametrize("error", worker_api.WorkerError)
 def test_every_refusal_is_either_lost_or_not_and_one_means_try_again(
-    error: wire.WorkerError,
+    error: worker_api.WorkerError,
 ) -> None:
     refusing = worker(Answering(ok=False, error=error.value, message="because"))
 
@@ -129,7 +129,7 @@ def test_a_progress_that_nobody_would_take_is_refused_where_it_is_told(progress:
         mistaken.progress(note="x" * 4097)
 
     mistaken.heartbeat()
-    assert [wire.Heartbeat(task_id=7, lock="lock")] == channel.heard
+    assert [worker_api.Heartbeat(task_id=7, lock="lock")] == channel.heard
 
 
 def test_a_beating_thread_whose_words_make_no_sense_goes_on_without_them() -> None:
@@ -198,8 +198,11 @@ def test_a_command_that_cannot_be_run_is_told_and_exits_as_in_a_shell(
 
 
 def test_numbers_are_the_same() -> None:
-    assert (wire.ExitCode.LEASE_LOST, wire.MAX_WORKER_LINE) == (names.LEASE_LOST, names.MAX_LINE)
-    assert wire.MAX_TEXT == names.MAX_TEXT
+    assert (exit_codes.ExitCode.LEASE_LOST, worker_api.MAX_LINE) == (
+        names.LEASE_LOST,
+        names.MAX_LINE,
+    )
+    assert worker_api.MAX_TEXT == names.MAX_TEXT
 
 
 @pytest.mark.parametrize("task_id", [2**63, -(2**63) - 1, 2**70])
@@ -210,7 +213,7 @@ def test_an_id_that_no_task_can_have_makes_no_sense(task_id: int) -> None:
     )
 
     with pytest.raises(msgspec.ValidationError, match="task_id"):
-        wire.decode_worker_request(line)
+        worker_api.decode_request(line)
 
 
 def test_it_needs_nothing_but_the_standard_library() -> None:

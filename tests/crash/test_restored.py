@@ -9,9 +9,9 @@ import pytest
 
 from dispatcher.errors import ConfigError
 from dispatcher.executor.run import Phase
+from dispatcher.exit_codes import ExitCode
 from dispatcher.model import Outcome, TaskState
 from dispatcher.store.open import open_store
-from dispatcher.wire import ExitCode
 from tests.crash import workers
 from tests.crash.judges import judge_stage
 from tests.crash.outside import Outside

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from tests.eventually import PATIENCE
 
 M = TypeVar("M")
@@ -60,7 +60,7 @@ class Daemon:
     def start(self, command: list[str], output: Path | str, **settings: Any) -> wire.RunUid:
         """Ask for a run whose marker is set as the real daemon sets it; return its uid."""
         uid = wire.RunUid(settings.pop("uid", secrets.token_hex(16)))
-        env = {wire.MARKER: uid, **settings.pop("env", {})}
+        env = {worker_api.MARKER: uid, **settings.pop("env", {})}
         epoch = settings.pop("epoch", self.hello.epoch)
         self.send(
             wire.Start(

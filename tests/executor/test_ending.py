@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import times, wire
+from dispatcher import times, wire, worker_api
 from dispatcher.host.marks import mark_of
 from tests.eventually import eventually
 from tests.executor.conftest import Home
@@ -279,7 +279,7 @@ def test_an_end_beside_its_start_ends_the_run(home: Home, daemon: Daemon) -> Non
         uid=uid,
         epoch=1,
         command=("sleep", "1000"),
-        env={wire.MARKER: uid},
+        env={worker_api.MARKER: uid},
         output_path=str(home.output()),
     )
     daemon.send(start, wire.End(uid=uid, reason="cancelled"))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher import times, wire
+from dispatcher import times, wire, worker_api
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.notices import Notices
@@ -59,7 +59,7 @@ class Here:
                 uid=wire.RunUid(uid),
                 epoch=1,
                 command=command,
-                env={wire.MARKER: uid},
+                env={worker_api.MARKER: uid},
                 output_path=str(self.directory / f"{uid}.log"),
             )
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import wire
+from dispatcher import exit_codes, wire
 from dispatcher.logs.catalogue import EXECUTOR
 from tests.eventually import eventually
 from tests.executor.conftest import Home
@@ -29,7 +29,7 @@ def test_a_second_executor_is_refused_and_told_who_holds_the_lock(
 
     second = home.executor()
 
-    assert wire.ExitCode.TEMPORARY == second.wait()
+    assert exit_codes.ExitCode.TEMPORARY == second.wait()
     (refused,) = home.events("executor.refused")
     assert f"pid {home.processes[0].pid}, holds {home.state_dir}/executor.lock" in refused["error"]
     assert [] == [m for m in daemon.ping() if isinstance(m, wire.Exited)]
@@ -76,7 +76,7 @@ def test_nor_may_two_share_a_runtime_directory(home: Home, daemon: Daemon) -> No
 
     second = home.executor()
 
-    assert wire.ExitCode.TEMPORARY == second.wait()
+    assert exit_codes.ExitCode.TEMPORARY == second.wait()
     assert f"holds {home.runtime_dir}/executor.lock" in home.events("executor.refused")[0]["error"]
     daemon.ping()
 
@@ -103,7 +103,7 @@ def test_a_socket_path_that_is_too_long_is_a_config_error(home: Home) -> None:
 
     process = home.executor()
 
-    assert wire.ExitCode.CONFIG == process.wait()
+    assert exit_codes.ExitCode.CONFIG == process.wait()
     (refused,) = home.events("executor.refused")
     assert "Linux allows 107" in refused["error"]
     assert "runtime_dir" in refused["error"]
@@ -115,7 +115,7 @@ def test_a_directory_that_cannot_be_used_is_a_config_error(home: Home, tmp_path:
 
     process = home.executor()
 
-    assert wire.ExitCode.CONFIG == process.wait()
+    assert exit_codes.ExitCode.CONFIG == process.wait()
     assert str(home.state_dir) in home.events("executor.refused")[0]["error"]
 
 

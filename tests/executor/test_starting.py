@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from tests.executor.conftest import Home
 from tests.executor.daemon import Daemon
 
@@ -117,24 +117,24 @@ def test_r28_the_environment_is_an_allow_list_and_what_the_task_names(home: Home
     daemon.expect(wire.Exited, uid)
 
     got = dict(line.partition("=")[::2] for line in home.output().read_text().splitlines())
-    assert {"COLOUR": "blue", "HOME": "/elsewhere", wire.MARKER: uid} == {
-        name: got[name] for name in ("COLOUR", "HOME", wire.MARKER)
+    assert {"COLOUR": "blue", "HOME": "/elsewhere", worker_api.MARKER: uid} == {
+        name: got[name] for name in ("COLOUR", "HOME", worker_api.MARKER)
     }
     assert "de_AT" == got["LC_TIME"]
     others = {name for name in got if not name.startswith("LC_")}
-    assert others <= {"COLOUR", wire.MARKER, *wire.ENVIRONMENT_ALLOWED}
+    assert others <= {"COLOUR", worker_api.MARKER, *worker_api.ENVIRONMENT_ALLOWED}
 
 
 def test_a_nested_dispatcher_passes_the_outer_markers_through(home: Home) -> None:
-    home.executor(env={wire.MARKER: "outer", wire.OUTER_MARKER: "outermost"})
+    home.executor(env={worker_api.MARKER: "outer", worker_api.OUTER_MARKER: "outermost"})
     daemon = home.daemon()
 
     uid = daemon.start(["env"], home.output())
     daemon.expect(wire.Exited, uid)
 
     lines = home.output().read_text().splitlines()
-    assert f"{wire.OUTER_MARKER}=outer:outermost" in lines
-    assert f"{wire.MARKER}={uid}" in lines
+    assert f"{worker_api.OUTER_MARKER}=outer:outermost" in lines
+    assert f"{worker_api.MARKER}={uid}" in lines
 
 
 def test_signals_are_default_and_unblocked_in_the_child(home: Home, daemon: Daemon) -> None:

@@ -10,8 +10,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
-from dispatcher.wire import WorkerError
 from dispatcher.words import Declaration, Refused
+from dispatcher.worker_api import WorkerError
 
 MAX_ATTEMPTS, MAX_DEFERRALS, MAX_ORPHANS = 2, 1, 1
 

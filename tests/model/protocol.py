@@ -20,8 +20,9 @@ from dispatcher import policy, wire
 from dispatcher.model import Claim, Declared, Liveness, NewTask, Outcome, TaskState
 from dispatcher.policy import RetryPolicy
 from dispatcher.times import StoreTime
-from dispatcher.wire import RunUid, WorkerError
+from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
+from dispatcher.worker_api import WorkerError
 from tests.model import oracle
 from tests.model.oracle import RunModel, TaskModel, same_words
 from tests.model.twins import KINDS_OF_LOCKS, NODE, Twins

@@ -22,8 +22,8 @@ from dispatcher.model import (
 )
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
-from dispatcher.wire import WorkerError
 from dispatcher.words import Beat, Declaration, Renewed
+from dispatcher.worker_api import WorkerError
 from tests.simulation import NODE, SETTINGS, World
 
 LIMIT = 100.0

@@ -14,8 +14,8 @@ import pytest
 from dispatcher.errors import InvalidTask, NoLock, StoreUnavailable
 from dispatcher.model import TaskState
 from dispatcher.store.sql import SqlStore
-from dispatcher.wire import WorkerError
 from dispatcher.words import Accepted, Refused, Renewed
+from dispatcher.worker_api import WorkerError
 from tests.command import Command
 
 LOCK = "DISPATCHER_CLAIM_LOCK"

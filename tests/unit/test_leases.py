@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.errors import StoreRefused, StoreUnavailable
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.supervisor.supervisor import Stop
@@ -164,7 +164,7 @@ def test_a_beat_during_the_kill_ladder_gets_not_owner(world: World) -> None:
 
     answer = worker.beat()
 
-    assert Refused(wire.WorkerError.NOT_OWNER, TaskState.RUNNING, 1) == answer
+    assert Refused(worker_api.WorkerError.NOT_OWNER, TaskState.RUNNING, 1) == answer
 
 
 def test_ac5_a_worker_from_before_is_superseded(world: World) -> None:
@@ -176,7 +176,7 @@ def test_ac5_a_worker_from_before_is_superseded(world: World) -> None:
 
     answer = old.beat()
 
-    assert wire.WorkerError.SUPERSEDED is answer.error
+    assert worker_api.WorkerError.SUPERSEDED is answer.error
     assert before == world.runs(old.task_id)[1]
 
 

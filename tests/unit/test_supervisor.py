@@ -18,8 +18,8 @@ from dispatcher.store.api import Store
 from dispatcher.supervisor.supervisor import Stop
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
-from dispatcher.wire import WorkerError
 from dispatcher.words import Beat, Refused
+from dispatcher.worker_api import WorkerError
 from tests.heard import expect_catalogued
 from tests.simulation import SETTINGS, World
 

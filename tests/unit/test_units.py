@@ -14,9 +14,9 @@ import pytest
 
 from dispatcher.config.config import Config, load
 from dispatcher.executor.killing import UNKILLABLE_AFTER
+from dispatcher.exit_codes import ExitCode
 from dispatcher.logs.journald import identifier
 from dispatcher.service.units import NAMES, SHIPPED, Installation, argument, unit_texts
-from dispatcher.wire import ExitCode
 
 PROGRAM = "/usr/local/bin/dispatcher"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from dispatcher import wire
+from dispatcher import worker_api
 from dispatcher.executor.output.pieces import Piece
 from dispatcher.executor.run import NEVER, TrackedRun
 from dispatcher.host.holes import next_data
@@ -91,12 +91,12 @@ class Stream:
 
 def head(run: TrackedRun, node: str) -> bytes:
     """Return the fields of each record of a run's output."""
-    name = f"dispatcher-task-{run.whose.get(wire.TASK_VARIABLE, run.uid)}"
+    name = f"dispatcher-task-{run.whose.get(worker_api.TASK_VARIABLE, run.uid)}"
     fields = {
         "SYSLOG_IDENTIFIER": name,
         "PRIORITY": "6",
         **run.whose,
-        wire.MARKER: run.uid,
+        worker_api.MARKER: run.uid,
         "DISPATCHER_PID": "" if run.pid is None else str(run.pid),
         "DISPATCHER_NODE": node,
     }

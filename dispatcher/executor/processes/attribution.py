@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Protocol
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.run import Phase, TrackedRun
 from dispatcher.executor.system.kernel import Kernel
@@ -27,7 +27,7 @@ INIT = 1
 #: One: it is of this run. Several: it is a stray. None: it is of no run.
 Runs = tuple[wire.RunUid, ...]
 
-_MARKERS = (wire.MARKER.encode() + b"=", wire.OUTER_MARKER.encode() + b"=")
+_MARKERS = (worker_api.MARKER.encode() + b"=", worker_api.OUTER_MARKER.encode() + b"=")
 
 
 class Remembered(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.errors import HOST_TROUBLE
 from dispatcher.executor.output.files import OutputFiles, OutputLocked
 from dispatcher.executor.starting.explain import explain
@@ -183,11 +183,13 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in environ.items()
-        if name in wire.ENVIRONMENT_ALLOWED or name.startswith("LC_")
+        if name in worker_api.ENVIRONMENT_ALLOWED or name.startswith("LC_")
     }
-    outer = [environ[name] for name in (wire.MARKER, wire.OUTER_MARKER) if environ.get(name)]
+    outer = [
+        environ[name] for name in (worker_api.MARKER, worker_api.OUTER_MARKER) if environ.get(name)
+    ]
     if outer:
-        kept[wire.OUTER_MARKER] = ":".join(outer)
+        kept[worker_api.OUTER_MARKER] = ":".join(outer)
     return kept
 
 

@@ -9,7 +9,7 @@ from signal import SIGCONT, SIGKILL, SIGTERM, SIGUSR1
 
 import pytest
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.executor.starting.spawn import CannotStart
 from dispatcher.executor.system.kernel import ProcessStatus
 from dispatcher.host.marks import mark_of
@@ -233,7 +233,7 @@ def test_an_environment_that_cannot_be_read_yet_is_no_answer(world: World) -> No
 
     world.run_for(0.5)
     assert [] == world.said(wire.Exited)
-    execing.environment = b"A=b\0" + wire.MARKER.encode() + b"=first\0"
+    execing.environment = b"A=b\0" + worker_api.MARKER.encode() + b"=first\0"
     world.run_for(0.1)
 
     assert ["second"] == [exited.uid for exited in world.said(wire.Exited)]

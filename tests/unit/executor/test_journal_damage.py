@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.errors import ConfigError
 from dispatcher.executor.journal import MOST, MOST_OF_LINE, Damage, Header, Journal
 from dispatcher.executor.run import Phase
@@ -176,7 +176,9 @@ def test_a_successor_names_the_damage_and_ends_what_survives_of_a_run_it_half_kn
 ) -> None:
     journal(tmp_path, HEAD, line(), b"\xff", b"\xff")
     world = World(tmp_path, greeted=False)
-    survivor = world.kernel.born(SELF, leads=True, environment=f"{wire.MARKER}=run\0".encode())
+    survivor = world.kernel.born(
+        SELF, leads=True, environment=f"{worker_api.MARKER}=run\0".encode()
+    )
     survivor.parent = 0
 
     world.run_for(1)

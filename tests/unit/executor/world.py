@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dispatcher import wire
+from dispatcher import wire, worker_api
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.notices import Notices
@@ -288,7 +288,7 @@ class FakeSpawner:
     def start(self, start: wire.Start) -> int:
         if self.refusal is not None:
             raise self.refusal
-        marker = f"{wire.MARKER}={start.uid}\0".encode()
+        marker = f"{worker_api.MARKER}={start.uid}\0".encode()
         facts = {"mark": 0 if self.why_unmarked else mark_of(start.uid), **self.facts}
         return self._kernel.born(SELF, leads=True, environment=marker, **facts).pid
 

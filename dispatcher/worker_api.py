@@ -1,0 +1,94 @@
+"""What a worker receives and may send: its environment, and requests as one JSON object a line."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+#: The environment variable by which the executor finds a run's processes again. Not secret.
+MARKER = "DISPATCHER_RUN"
+
+#: The variables by which a run's log lines and output are found again. No secret is among them.
+TASK_VARIABLE = "DISPATCHER_TASK_ID"
+IDENTITY_VARIABLES = (
+    TASK_VARIABLE,
+    "DISPATCHER_RUN_ID",
+    "DISPATCHER_ATTEMPT",
+    "DISPATCHER_FENCE",
+    "DISPATCHER_QUEUE",
+)
+
+#: The marker of the outer run, in a dispatcher that is itself a task.
+OUTER_MARKER = "DISPATCHER_RUN_OUTER"
+
+#: What a task's environment inherits from the executor's; and LC_*.
+ENVIRONMENT_ALLOWED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
+
+#: Bytes of one line between a worker and the daemon.
+MAX_LINE = 64 * 1024
+
+#: Characters of a note or a reason.
+MAX_TEXT = 4096
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+
+#: Bytes of a result, as JSON.
+MAX_RESULT = 32 * 1024
+
+
+class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
+    """What a worker asks. The lock is the right to ask it."""
+
+    task_id: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+    lock: str
+
+
+class Heartbeat(WorkerRequest, frozen=True, tag="heartbeat"):
+    """I live: renew my lease."""
+
+    progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    note: Text | None = None
+
+
+class Succeed(WorkerRequest, frozen=True, tag="succeed"):
+    """I am done, and did it."""
+
+    result: msgspec.Raw = msgspec.Raw()
+
+
+class Fail(WorkerRequest, frozen=True, tag="fail"):
+    """I could not do it."""
+
+    reason: Text
+    retry: bool = True
+
+
+class Defer(WorkerRequest, frozen=True, tag="defer"):
+    """It is too early; try again after so many seconds."""
+
+    delay: Annotated[float, msgspec.Meta(ge=0, le=10**9)] | None = None
+
+
+class Hold(WorkerRequest, frozen=True, tag="hold"):
+    """An operator must act first."""
+
+    reason: Text
+
+
+AnyRequest = Heartbeat | Succeed | Fail | Defer | Hold
+
+decode_request = msgspec.json.Decoder(AnyRequest).decode
+
+
+class WorkerError(enum.StrEnum):
+    """Names of the answers a worker may get instead of ok."""
+
+    NOT_OWNER = "not_owner"
+    SUPERSEDED = "superseded"
+    NOT_RUNNING = "not_running"
+    UNKNOWN_TASK = "unknown_task"
+    ALREADY_DECLARED = "already_declared"
+    STORE_UNAVAILABLE = "store_unavailable"
+    NOT_ALLOWED = "not_allowed"
+    INVALID = "invalid"
