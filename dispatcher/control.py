@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dispatcher.complaints import UNREADABLE
-from dispatcher.config.config import MAX_SOCKET_PATH, Config, is_sendable
+from dispatcher.config.config import Config, is_sendable
 from dispatcher.errors import ConfigError, DispatcherError
-from dispatcher.host import files, locks, owner
+from dispatcher.host import files, locks, owner, sockets
 from dispatcher.host.node import known_node_id
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def announce(config: Config) -> OSError | None:
 def find(config: Config) -> Path:
     """Return where the last daemon of this very state directory listens, else where one would."""
     directory, _, socket = _said(config).removesuffix("\n").partition(" ")
-    said = is_sendable(socket) and len(socket.encode()) <= MAX_SOCKET_PATH
+    said = is_sendable(socket) and len(socket.encode()) <= sockets.MAX_PATH
     if said and socket.startswith("/") and directory == _directory(config):
         return Path(socket)
     return config.control_socket

@@ -24,6 +24,7 @@ from dispatcher.config.settings import (
     Settings,
 )
 from dispatcher.errors import ConfigError
+from dispatcher.host import sockets
 from dispatcher.host.owner import agree
 
 _T = TypeVar("_T")
@@ -42,9 +43,6 @@ SOCKET = "DISPATCHER_SOCKET"
 
 #: The variable that names the file of that dispatcher, or is empty: no other file has those places.
 _OWNER = "DISPATCHER_RUN_CONFIG"
-
-#: Bytes of a unix socket's path: what `sockaddr_un` holds, without its NUL.
-MAX_SOCKET_PATH = 107
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,10 +236,10 @@ def _runtime_dir(settings: Settings, state_dir: Path, environ: Mapping[str, str]
     else:
         chosen = state_dir / "run"
     longest = os.fsencode(chosen / "notify" / ("0" * 32))  # of a run's uid
-    if len(longest) > MAX_SOCKET_PATH:
+    if len(longest) > sockets.MAX_PATH:
         raise ValueError(
             f"node.runtime_dir: {chosen}/notify/<run uid> has {len(longest)} bytes and a socket's"
-            f" path at most {MAX_SOCKET_PATH}; set [node] runtime_dir to a shorter directory"
+            f" path at most {sockets.MAX_PATH}; set [node] runtime_dir to a shorter directory"
         )
     return chosen
 

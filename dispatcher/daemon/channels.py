@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import errno
-import os
 import selectors
 import socket
-import struct
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import structlog
 
 from dispatcher import wire, worker_api
+from dispatcher.host import sockets
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
@@ -52,8 +50,6 @@ _TOO_LONG = {
     "message": f"the line is longer than {worker_api.MAX_LINE} bytes with its end; write what is"
     " long to a file and name that, over a new connection",
 }
-
-_CREDENTIALS = struct.Struct("3i")
 
 Reply = Callable[[object], None]
 
@@ -227,7 +223,7 @@ class Channel:
         return False
 
     def _welcome(self, connection: socket.socket, at: Instant) -> None:
-        pid, uid = credentials(connection)
+        pid, uid = sockets.credentials(connection)
         if uid not in self._only_uids:
             log.warning("peer.refused", peer_uid=uid, peer_pid=pid, allowed=sorted(self._only_uids))
             with connection:
@@ -336,30 +332,3 @@ class ControlRequest(msgspec.Struct):
     """What the command line asks of a running daemon."""
 
     op: str
-
-
-def credentials(connection: socket.socket) -> tuple[int, int]:
-    """Return pid and uid of a peer when it connected, as the kernel says."""
-    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(found)
-    return pid, uid
-
-
-def listen(path: Path) -> socket.socket:
-    """Return a socket that listens at a path, for this user only; replaces what is there.
-
-    Safe only under the lock of the state directory.
-    """
-    with suppress(FileNotFoundError):
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    except OSError:
-        listener.close()
-        raise
-    finally:
-        os.umask(mask)
-    listener.listen(128)
-    return listener

@@ -18,7 +18,6 @@ from dispatcher import control, exit_codes, wire
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.config.reload import Reloaded, reload, with_environments
-from dispatcher.daemon import channels
 from dispatcher.daemon.executor_client import ExecutorClient, connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.daemon.loop import STOP_SIGNALS, Loop
@@ -26,7 +25,7 @@ from dispatcher.daemon.outputs import Bounds, OutputDirectory
 from dispatcher.daemon.textfile import Textfile
 from dispatcher.errors import ConfigError, cannot_use, cannot_write
 from dispatcher.executor_api import StartSettings
-from dispatcher.host import owner
+from dispatcher.host import owner, sockets
 from dispatcher.host.locks import DAEMON_LOCK, hold
 from dispatcher.host.node import node_id, refuse_copy
 from dispatcher.host.notify import Notifier
@@ -48,6 +47,9 @@ log = structlog.get_logger()
 
 #: Seconds that a transaction may wait for the database before the loop goes back to the sockets.
 STORE_PATIENCE = 0.02
+
+#: Connections that may wait at the control socket.
+CONTROL_BACKLOG = 128
 
 #: Seconds that a slow reader of the log is given for the last lines.
 LAST_LINES_WITHIN = 1.0
@@ -185,7 +187,7 @@ def _make_output_dir(config: Config) -> None:
 
 def _listen(path: str) -> socket.socket:
     try:
-        return channels.listen(Path(path))
+        return sockets.listen(path, backlog=CONTROL_BACKLOG)
     except OSError as error:
         told, remedy = f"cannot listen at {path}", "move away what is there"
         raise cannot_use(told, error, remedy) from error

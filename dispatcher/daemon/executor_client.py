@@ -15,11 +15,11 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.complaints import UNREADABLE, in_words
-from dispatcher.daemon.channels import credentials
 from dispatcher.daemon.survivors import survivors
 from dispatcher.errors import ConfigError
 from dispatcher.executor_api import Connected, Disconnected, Event, Processes, Written
 from dispatcher.host.node import expect_same
+from dispatcher.host.sockets import credentials
 from dispatcher.outbox import Outbox
 from dispatcher.times import Instant, wall_clock
 from dispatcher.wire import RunUid

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from dispatcher.host import sockets
 from dispatcher.host.runtime_directory import BoundSocket
 
 #: Bytes of one message: what systemd itself takes (NOTIFY_BUFFER_MAX).
@@ -40,36 +41,19 @@ def named(path: str) -> BoundSocket:
     try:
         return BoundSocket(path, _bound)
     except (FileNotFoundError, NotADirectoryError):
-        name = BoundSocket(path, lambda _: _receiver())
+        name = BoundSocket(path, lambda _: sockets.unbound(socket.SOCK_DGRAM))
         name.bind = _bound
         return name
 
 
-def _receiver() -> socket.socket:
-    bare = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    bare.setblocking(False)
-    return bare
-
-
 def _bound(path: str) -> socket.socket:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-    bare = _receiver()
     # Its directories say who gets here; a worker may have become another user.
-    umask = os.umask(0o111)
-    try:
-        bare.bind(path)
-    except OSError:
-        bare.close()
-        raise
-    finally:
-        os.umask(umask)
-    return bare
+    return sockets.bound(path, socket.SOCK_DGRAM, mode=0o666)
 
 
-def received(sockets: Iterable[socket.socket], most: int) -> Iterator[tuple[socket.socket, bytes]]:
+def received(opened: Iterable[socket.socket], most: int) -> Iterator[tuple[socket.socket, bytes]]:
     """Yield what waits at sockets, and at which, so many messages at most."""
-    for one in sockets:
+    for one in opened:
         with suppress(OSError):  # there is no more
             while most > 0:
                 said = one.recv(MOST_BYTES + 1)

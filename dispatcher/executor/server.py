@@ -10,19 +10,17 @@ import select
 import socket
 from collections import deque
 from collections.abc import Iterable
-from pathlib import Path
+from functools import partial
 
 from dispatcher import wire
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.executor.log import Log
 from dispatcher.executor.run import NEVER
 from dispatcher.executor.system.kernel import Kernel
+from dispatcher.host import sockets
 from dispatcher.host.runtime_directory import BoundSocket
 from dispatcher.outbox import Outbox
 from dispatcher.times import Instant
-
-#: Bytes of a unix socket's path: Linux has 108, one of them ends it.
-MAX_SOCKET_PATH = 107
 
 #: Connections that may wait: of workers, while a daemon restarts.
 BACKLOG = 4096
@@ -46,6 +44,7 @@ class Server:
     def __init__(self, directory: str, kernel: Kernel, log: Log) -> None:
         self._kernel = kernel
         self._log = log
+        listen = partial(sockets.listen, backlog=BACKLOG)
         self._door = BoundSocket(f"{directory}/executor.sock", listen, self._replace_door)
         self._workers = BoundSocket(f"{directory}/worker.sock", listen, self._pass_workers)
         self._is_open = False
@@ -249,26 +248,9 @@ def _is_waited_at(listener: socket.socket) -> bool:
 def too_long(path: str) -> str | None:
     """Say what is wrong with a socket path that the kernel would refuse."""
     size = len(os.fsencode(path))
-    if size <= MAX_SOCKET_PATH:
+    if size <= sockets.MAX_PATH:
         return None
     return (
-        f"the socket path {path} has {size} bytes, Linux allows {MAX_SOCKET_PATH}: "
+        f"the socket path {path} has {size} bytes, Linux allows {sockets.MAX_PATH}: "
         "choose a shorter runtime directory ([node] runtime_dir)"
     )
-
-
-def listen(path: str) -> socket.socket:
-    """Return a listening socket at `path`, for this user only, in place of a dead one's."""
-    Path(path).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.setblocking(False)
-    umask = os.umask(0o177)
-    try:
-        listener.bind(path)
-    except OSError:
-        listener.close()
-        raise
-    finally:
-        os.umask(umask)
-    listener.listen(BACKLOG)
-    return listener

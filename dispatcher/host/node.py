@@ -9,15 +9,11 @@ from __future__ import annotations
 import os
 import re
 import socket
-import struct
 from contextlib import suppress
 from pathlib import Path
 
 from dispatcher.errors import ConfigError, cannot_write
-from dispatcher.host import files, owner
-
-#: Pid, uid and gid of a socket's other end.
-_CREDENTIALS = struct.Struct("3i")
+from dispatcher.host import files, owner, sockets
 
 _RESTORE = "restore it from a backup, or, when nothing that this node started still runs, delete it"
 
@@ -155,8 +151,7 @@ def _holder(node: str) -> int | None:
             asking.connect(_name(node))
         except OSError:
             return None
-        credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _ = _CREDENTIALS.unpack(credentials)
+        pid, uid = sockets.credentials(asking)
         return pid if uid in {os.geteuid(), 0} else None
 
 

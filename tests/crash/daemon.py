@@ -8,14 +8,13 @@ import signal
 import sys
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 from dispatcher.config import config
-from dispatcher.daemon import channels
 from dispatcher.daemon.daemon import STORE_PATIENCE, _check_store, settings
 from dispatcher.daemon.executor_client import ExecutorClient, connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.daemon.loop import STOP_SIGNALS, Loop
+from dispatcher.host import sockets
 from dispatcher.host.locks import hold
 from dispatcher.host.node import node_id
 from dispatcher.host.runtime_directory import BoundSocket
@@ -52,7 +51,7 @@ def run(given: config.Config, fate: Fate) -> None:
             settings(given, me, until_idle=False),
             rng=random.SystemRandom(),
         )
-        control = BoundSocket(str(given.control_socket), lambda path: channels.listen(Path(path)))
+        control = BoundSocket(str(given.control_socket), partial(sockets.listen, backlog=1))
         loop = Loop(supervisor, client, signals=signals, control=control, on_stop=Stop.DRAIN)
         stack.callback(loop.close)
         loop.run()

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from dispatcher.daemon import channels
 from dispatcher.daemon.channels import FIRST_LINE, UNREAD, Channel, Reply
 from dispatcher.daemon.worker_channel import GROUPING, NOT_ALLOWED, WorkerChannel
+from dispatcher.host import sockets
 from dispatcher.times import Instant
 from tests.eventually import eventually
 
@@ -36,7 +37,7 @@ class Server:
         self.due: Instant | None = None
         self.selector = selectors.DefaultSelector()
         self.channel = Channel(
-            channels.listen(self.path),
+            sockets.listen(str(self.path), backlog=128),
             self.hear,
             selector=self.selector,
             only_uids=frozenset({os.geteuid()}),
@@ -313,7 +314,7 @@ def test_another_user_is_refused_and_closed_unheard_and_its_uid_and_pid_are_logg
     server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stranger = os.geteuid() + 1
-    monkeypatch.setattr(channels, "credentials", lambda _: (4711, stranger))
+    monkeypatch.setattr(sockets, "credentials", lambda _: (4711, stranger))
 
     with capture_logs() as said:
         stream = connect()
@@ -432,7 +433,7 @@ def test_at_another_socket_all_are_heard_that_were_connected_or_waited(
         waits.connect(str(server.path))
         waits.sendall(b"waited\n")
 
-        server.channel.listen_at(channels.listen(server.path), at=server.at)
+        server.channel.listen_at(sockets.listen(str(server.path), backlog=128), at=server.at)
         there.sendall(b"connected\n")
         connect().sendall(b"new\n")
 
@@ -442,9 +443,9 @@ def test_at_another_socket_all_are_heard_that_were_connected_or_waited(
 def test_all_who_waited_at_the_socket_before_are_heard_however_many(server: Server) -> None:
     with ExitStack() as stack:
         knock(server, stack, 2 * channels.ACCEPTS)
-        server.channel.listen_at(channels.listen(server.path), at=server.at)
+        server.channel.listen_at(sockets.listen(str(server.path), backlog=128), at=server.at)
         knock(server, stack, 1)
-        server.channel.listen_at(channels.listen(server.path), at=server.at)
+        server.channel.listen_at(sockets.listen(str(server.path), backlog=128), at=server.at)
 
         while not server.turn():
             pass
@@ -465,7 +466,7 @@ def test_a_channel_that_is_deaf_hears_at_another_socket_when_the_shortage_is_ove
             patched.setattr(socket.socket, "accept", short)
             connect().sendall(b"waited\n")
             assert server.channel.deaf
-            server.channel.listen_at(channels.listen(server.path), at=server.at)
+            server.channel.listen_at(sockets.listen(str(server.path), backlog=128), at=server.at)
         late.connect(str(server.path))
         late.sendall(b"late\n")
         server.at = Instant(server.at + channels.SHORTAGE_PAUSE)

@@ -18,6 +18,7 @@ from dispatcher.daemon import channels
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.loop import Loop
 from dispatcher.executor_api import Connected
+from dispatcher.host import sockets
 from dispatcher.host.notify import Notifier
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.report import of_executor
@@ -121,7 +122,7 @@ def test_all_who_waited_at_the_door_are_heard_before_anything_is_judged(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path is short
     with ExitStack() as stack:
-        listener = stack.enter_context(channels.listen(Path("sock")))
+        listener = stack.enter_context(sockets.listen("sock", backlog=128))
         for number in range(WORKERS):
             worker = stack.enter_context(socket.socket(socket.AF_UNIX))
             worker.connect("sock")
@@ -143,7 +144,7 @@ def test_a_worker_may_get_the_number_of_a_connection_that_just_ended(
     """A KeyError ended the daemon: the executor left in the turn in which a worker came."""
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
-        listener = stack.enter_context(channels.listen(Path("sock")))
+        listener = stack.enter_context(sockets.listen("sock", backlog=128))
         greet(daemon, listener)
         while daemon.loop.step() or daemon.loop._workers is None:
             pass
@@ -169,7 +170,7 @@ def test_a_beat_that_waits_for_its_grouping_is_heard_before_anything_is_judged(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
-        greet(daemon, stack.enter_context(channels.listen(Path("sock"))))
+        greet(daemon, stack.enter_context(sockets.listen("sock", backlog=128)))
         workers = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)]
         for worker in workers:
             worker.connect("sock")
@@ -219,7 +220,7 @@ def test_an_executor_that_does_not_read_keeps_no_daemon_from_leaving() -> None:
 
 def joined(daemon: Daemon, stack: ExitStack) -> None:
     """Let the executor greet the daemon, and pass it the workers' door."""
-    greet(daemon, stack.enter_context(channels.listen(Path("sock"))))
+    greet(daemon, stack.enter_context(sockets.listen("sock", backlog=128)))
     while not any("Connected" in events for events, *_ in daemon.supervisor.ticks):
         daemon.loop.step()
     daemon.supervisor.ticks.clear()
@@ -306,7 +307,7 @@ def test_r60_it_is_ready_once_store_and_executor_agree(
         daemon.loop.step(longest=0)
         assert ["STATUS=waits for the executor; 0 of 1 slots busy"] == manager.heard()
 
-        greet(daemon, stack.enter_context(channels.listen(Path("sock"))))
+        greet(daemon, stack.enter_context(sockets.listen("sock", backlog=128)))
         while "Connected" not in daemon.supervisor.ticks[-1][0]:
             assert [] == manager.heard()
             daemon.loop.step(longest=0)

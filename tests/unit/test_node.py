@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.errors import ConfigError
-from dispatcher.host import node
+from dispatcher.host import sockets
 from dispatcher.host.node import expect_same, hold_name, known_node_id, node_id, refuse_copy
 
 
@@ -103,16 +103,7 @@ def test_a_stranger_who_holds_the_name_keeps_nobody_out(
     me = node_id(tmp_path / "one")
     held = hold_name(me, tmp_path / "one")
     assert held is not None
-    monkeypatch.setattr(node, "_CREDENTIALS", Strange())
+    monkeypatch.setattr(sockets, "credentials", lambda _: (os.getpid(), 4712))  # not root
     with held:
         refuse_copy(me, tmp_path / "two")
         assert hold_name(me, tmp_path / "two") is None
-
-
-class Strange:
-    """Credentials of a user who is neither this one nor root."""
-
-    size = 12
-
-    def unpack(self, _: bytes) -> tuple[int, int, int]:
-        return os.getpid(), 4712, 4712

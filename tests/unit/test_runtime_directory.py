@@ -16,7 +16,7 @@ import pytest
 
 from dispatcher.errors import ConfigError, HostTrouble
 from dispatcher.executor.__main__ import _lock as lock_directory
-from dispatcher.executor.server import listen
+from dispatcher.host import sockets
 from dispatcher.host.locks import Held, hold, holder
 from dispatcher.host.runtime_directory import (
     LOOK_INTERVAL,
@@ -65,6 +65,9 @@ class Ours:
         for one in (*self.before, self.socket.socket):
             one.close()
         self.runtime.release()
+
+
+listen = partial(sockets.listen, backlog=1)
 
 
 @pytest.fixture
