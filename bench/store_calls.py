@@ -64,9 +64,9 @@ def main(directory: Path, ready: int) -> None:
                     assert run is not None
                     settlement = Settlement(
                         run_uid=run.run_uid, outcome=Outcome.SUCCEEDED, state=TaskState.SUCCEEDED,
-                        run_reason="exit 0", reason="done", run_at=None, attempts=0, deferrals=0,
-                        orphans=0, exit_code=0, output_tail="", max_rss_bytes=1, cpu_seconds=0.1,
-                        ended_at=now,
+                        run_reason="exit 0", reason="done", run_at=None, attempts_used=0,
+                        deferrals=0, orphans=0, exit_code=0, output_tail="", max_rss_bytes=1,
+                        cpu_seconds=0.1, ended_at=now,
                     )  # fmt: skip
                     store.settle(settlement, now=now)
         with store.transaction() as now, timed("move_due+next_due+endings (per tick)"):

@@ -357,7 +357,7 @@ class OpenRun:
     exit_code: int | None
     """The leader's, when it was seen before the tree was gone."""
     signal: int | None
-    attempts: int
+    attempts_used: int
     """Used up before this run."""
     max_attempts: int
     deferrals: int
@@ -419,7 +419,7 @@ class Settlement:
     """When the task may be claimed again; None where it may not, or at once."""
     total_anew: bool = False
     """Whether its total time-out begins anew, as after a `retry`."""
-    attempts: int
+    attempts_used: int
     deferrals: int
     orphans: int
     exit_code: int | None = None

@@ -57,7 +57,7 @@ def outlook(
     released = _settled(replace(run, intent=Intent.RELEASE), retry, now, rng)
     not_released = None
     if released.state is not TaskState.READY:
-        left = released.attempts < run.max_attempts
+        left = released.attempts_used < run.max_attempts
         not_released = released.reason if left else NO_ATTEMPT
     declared = run.declared is not None
     return Outlook(settled.outcome, settled.state, settled.reason, declared, not_released)

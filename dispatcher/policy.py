@@ -149,7 +149,7 @@ def settle(
         reason=account.reason,
         run_at=account.run_at,
         total_anew=account.total_anew,
-        attempts=account.attempts,
+        attempts_used=account.attempts_used,
         deferrals=account.deferrals,
         orphans=account.orphans,
         exit_code=exit_code,
@@ -186,7 +186,7 @@ def postponed(
 class _Account(NamedTuple):
     state: TaskState
     reason: str
-    attempts: int
+    attempts_used: int
     deferrals: int
     orphans: int
     run_at: StoreTime | None = None
@@ -206,15 +206,15 @@ def _account(
 ) -> _Account:
     outcome, reason = judged.outcome, judged.reason
     outcome = _charged(run, outcome)
-    attempts = run.attempts + (outcome in COUNTED)
+    attempts_used = run.attempts_used + (outcome in COUNTED)
     deferrals = run.deferrals + (outcome is Outcome.DEFERRED)
     orphans = run.orphans + (outcome is Outcome.ORPHANED)
     delay_ms = None
     if outcome in COUNTED:
-        reason = f"{reason} (attempt {attempts} of {run.max_attempts})"
+        reason = f"{reason} (attempt {attempts_used} of {run.max_attempts})"
         state = TaskState.FAILED
-        if attempts < run.max_attempts and not (run.declared and not run.declared_retry):
-            state, delay_ms = TaskState.SCHEDULED, backoff_ms(attempts, retry, rng)
+        if attempts_used < run.max_attempts and not (run.declared and not run.declared_retry):
+            state, delay_ms = TaskState.SCHEDULED, backoff_ms(attempts_used, retry, rng)
             reason = f"back-off after {outcome}: {reason}"
     elif outcome is Outcome.DEFERRED and deferrals <= retry.max_deferrals:
         state = TaskState.SCHEDULED
@@ -230,7 +230,7 @@ def _account(
     else:
         state = UNCOUNTED[outcome]
     run_at = None if delay_ms is None else StoreTime(now + delay_ms)
-    return _Account(state, reason, attempts, deferrals, orphans, run_at)
+    return _Account(state, reason, attempts_used, deferrals, orphans, run_at)
 
 
 def _as_intended(run: OpenRun, judged: Verdict, account: _Account) -> _Account:
@@ -244,8 +244,8 @@ def _as_intended(run: OpenRun, judged: Verdict, account: _Account) -> _Account:
         state=INTENDED[run.intent], reason=run.intent_reason or "", run_at=None
     )
     if run.intent is Intent.RETRY:
-        return moved._replace(attempts=0, deferrals=0, orphans=0, total_anew=True)
-    if run.intent is Intent.RELEASE and account.attempts >= run.max_attempts:
+        return moved._replace(attempts_used=0, deferrals=0, orphans=0, total_anew=True)
+    if run.intent is Intent.RELEASE and account.attempts_used >= run.max_attempts:
         return account
     return moved
 

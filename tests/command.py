@@ -76,7 +76,7 @@ class Command:
                     state=state,
                     reason="used up its attempts",
                     run_at=None,
-                    attempts=1,
+                    attempts_used=1,
                     deferrals=0,
                     orphans=0,
                     exit_code=3,

@@ -258,6 +258,8 @@ ALTER TABLE runs ADD COLUMN leftovers TEXT;
 ALTER TABLE runs ADD COLUMN output_truncated BIGINT NOT NULL DEFAULT 0;
 """
 
+_ATTEMPTS_USED = "ALTER TABLE tasks RENAME COLUMN attempt TO attempts_used;"
+
 #: What each version of the schema did to the one before. Append; never edit what was released.
 MIGRATIONS: tuple[str, ...] = (
     _FIRST,
@@ -268,6 +270,7 @@ MIGRATIONS: tuple[str, ...] = (
     _COUNTED,
     _BULK,
     _REMAINS,
+    _ATTEMPTS_USED,
 )
 
 _META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"

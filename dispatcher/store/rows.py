@@ -57,9 +57,6 @@ _NOTHING: Final[tuple[object, ...]] = ("", 0, False, (), {}, Liveness.PROCESS)
 #: The same of columns of which nothing would be too little: a lease's milliseconds.
 _INSTEAD: Final = {"lease_ttl_ms": 60_000, "max_attempts": 1}
 
-#: Columns that the model calls by another name.
-_COLUMNS: Final = {"attempts": "attempt", "attempts_used": "attempt"}
-
 _LIMITS: Final = (
     "run_timeout_ms", "stall_timeout_ms", "start_timeout_ms", "total_at", "kill_signal",
 )  # fmt: skip
@@ -73,7 +70,7 @@ _NODE: Final = tuple(field.name for field in fields(Node))
 _OPEN_RUN: Final = (
     "task_id", "run_id", "run_uid", "fence", "attempt", "queue", "liveness", "lease_ttl_ms",
     "ending", "ending_reason", "pid", "exit_code", "signal", "declared", "declared_reason",
-    "declared_delay_ms", "declared_retry", "attempts", "max_attempts", "deferrals", "orphans",
+    "declared_delay_ms", "declared_retry", "attempts_used", "max_attempts", "deferrals", "orphans",
     "last_heartbeat_at", "progressed_at", "kill_grace_ms", "owner", "rules", "output_path",
     "intent", "intent_reason", "lease_expires_at", "deadline_at",
 )  # fmt: skip
@@ -91,7 +88,7 @@ class Ready:
     env: Mapping[str, str]
     liveness: Liveness
     lease_ttl_ms: int
-    attempts: int
+    attempts_used: int
     fence: int
     profile: str | None
     rules: Mapping[str, str]
@@ -205,7 +202,7 @@ def _value_of_damaged(kind: type[Kind], named: Mapping[str, Any]) -> tuple[Kind,
             values[name] = msgspec.convert(_READ[name](value) if name in _READ else value, wanted)
         except (*UNREADABLE, TypeError) as error:
             said = "expected a text" if isinstance(error, TypeError) else in_words(error)
-            wrong.append(f"{_COLUMNS.get(name, name)}: {said}")
+            wrong.append(f"{name}: {said}")
             values[name] = _nothing(name, wanted)
     return msgspec.convert(values, kind), wrong
 

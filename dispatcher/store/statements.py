@@ -146,7 +146,7 @@ LIMIT CAST(:limit AS BIGINT)
 # queues that are not paused.
 _READY = """
 SELECT id, queue, command, (SELECT payload FROM payloads WHERE task_id = id), cwd, env, liveness,
-    lease_ttl_ms, attempt, fence, profile, rules, notify, kill_grace_ms, kill_mode,
+    lease_ttl_ms, attempts_used, fence, profile, rules, notify, kill_grace_ms, kill_mode,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, total_at, kill_signal
 FROM tasks WHERE state = 'ready' AND queue NOT IN (SELECT queue FROM paused_queues)
 """
@@ -201,7 +201,7 @@ _OPEN = """
 SELECT tasks.id, runs.id, runs.uid, runs.fence, runs.attempt, tasks.queue, tasks.liveness,
     tasks.lease_ttl_ms, tasks.ending, tasks.ending_reason, runs.pid, runs.exit_code, runs.signal,
     runs.declared, runs.declared_reason, runs.declared_delay_ms, runs.declared_retry,
-    tasks.attempt, tasks.max_attempts, tasks.deferrals, tasks.orphans,
+    tasks.attempts_used, tasks.max_attempts, tasks.deferrals, tasks.orphans,
     tasks.last_heartbeat_at, tasks.progressed_at, tasks.run_timeout_ms, tasks.stall_timeout_ms,
     tasks.start_timeout_ms, tasks.total_at, tasks.kill_signal, runs.kill_grace_ms, runs.node,
     tasks.rules, runs.output_path, tasks.intent, tasks.intent_reason, tasks.lease_expires_at,
@@ -363,7 +363,8 @@ WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
 MOVE_ON = """
 UPDATE tasks SET state = :state, reason = :reason,
     run_at = CASE WHEN :state = 'ready' THEN :now ELSE COALESCE(:run_at, run_at) END,
-    finished_at = :finished_at, attempt = :attempts, deferrals = :deferrals, orphans = :orphans,
+    finished_at = :finished_at,
+    attempts_used = :attempts_used, deferrals = :deferrals, orphans = :orphans,
     lock = NULL, lease_expires_at = NULL, owner = NULL, run_uid = NULL, takeover_at = NULL,
     ending = NULL, ending_reason = NULL, intent = NULL, intent_reason = NULL, deadline_at = NULL,
     last_heartbeat_at = NULL, progress = NULL, note = NULL, progressed_at = NULL, fails_at = CASE
@@ -420,7 +421,7 @@ WHERE id = :id
 
 RETRY = """
 UPDATE tasks SET state = 'ready', reason = 'retried by operator', run_at = :now,
-    finished_at = NULL, attempt = 0, deferrals = 0, orphans = 0,
+    finished_at = NULL, attempts_used = 0, deferrals = 0, orphans = 0,
     total_at = :now + total_timeout_ms, fails_at = CASE
         WHEN queue_timeout_ms IS NULL OR total_timeout_ms <= queue_timeout_ms
         THEN :now + total_timeout_ms ELSE :now + queue_timeout_ms END
@@ -435,7 +436,7 @@ RELEASE = """
 UPDATE tasks SET state = 'ready', reason = 'released by operator', run_at = :now, fails_at = CASE
         WHEN queue_timeout_ms IS NULL OR total_at <= :now + queue_timeout_ms THEN total_at
         ELSE :now + queue_timeout_ms END
-WHERE id = :id AND attempt < max_attempts
+WHERE id = :id AND attempts_used < max_attempts
 """
 
 PAUSE = """
@@ -473,7 +474,7 @@ DELETE_RUN = "DELETE FROM runs WHERE id = :id"
 TASK = """
 SELECT id, state, reason, queue, priority, command,
     (SELECT payload FROM payloads WHERE task_id = id), cwd, env, key, labels, liveness,
-    lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
+    lease_ttl_ms, attempts_used, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
     kill_grace_ms, kill_signal, kill_mode, notify, profile, fails_at, intent, intent_reason
@@ -485,7 +486,7 @@ FROM tasks WHERE id = :id
 _TASKS = """
 SELECT id, state, reason, queue, priority, command,
     (SELECT payload FROM payloads WHERE task_id = id), cwd, env, key, labels, liveness,
-    lease_ttl_ms, attempt, max_attempts, deferrals, orphans, fence, ending,
+    lease_ttl_ms, attempts_used, max_attempts, deferrals, orphans, fence, ending,
     created_at, run_at, finished_at,
     run_timeout_ms, stall_timeout_ms, start_timeout_ms, queue_timeout_ms, total_timeout_ms,
     kill_grace_ms, kill_signal, kill_mode, notify, profile, fails_at, intent, intent_reason

@@ -132,7 +132,7 @@ def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
         "reason": settlement.reason,
         "run_at": settlement.run_at,
         "finished_at": now if settlement.state in FINISHED else None,
-        "attempts": settlement.attempts,
+        "attempts_used": settlement.attempts_used,
         "deferrals": settlement.deferrals,
         "orphans": settlement.orphans,
     }

@@ -93,7 +93,7 @@ def settlement(claim: Claim, **facts: Any) -> Settlement:
         "state": TaskState.SUCCEEDED,
         "reason": "it succeeded",
         "run_at": None,
-        "attempts": 0,
+        "attempts_used": 0,
         "deferrals": 0,
         "orphans": 0,
         "ended_at": NOW,

@@ -107,7 +107,7 @@ def test_a_second_claim_has_a_new_lock_the_next_fence_and_knows_the_last_run(
 ) -> None:
     first = store.claimed()
     store.end(
-        first, outcome=Outcome.LOST, state=TaskState.READY, attempts=1, reason="it fell silent"
+        first, outcome=Outcome.LOST, state=TaskState.READY, attempts_used=1, reason="it fell silent"
     )
 
     (second,) = store.take("own", node=node)
@@ -142,7 +142,7 @@ def test_a_claim_names_every_earlier_run_that_may_have_had_a_process(store: OneB
 
 def test_an_uncounted_run_keeps_the_number_of_its_attempt(store: OneByOne) -> None:
     first = store.claimed()
-    store.end(first, outcome=Outcome.RELEASED, state=TaskState.READY, attempts=0)
+    store.end(first, outcome=Outcome.RELEASED, state=TaskState.READY, attempts_used=0)
 
     (second,) = store.take("own")
 

@@ -72,7 +72,7 @@ def test_r57_no_other_state_keeps_a_claim(store: OneByOne, state: TaskState) -> 
         "state = ''",
         "queue = ''",
         "liveness = 'hope'",
-        "attempt = -1",
+        "attempts_used = -1",
         "max_attempts = 0",
         "deferrals = -1",
         "orphans = -1",

@@ -28,7 +28,7 @@ DAMAGE = {
     "rules = '[]'": "rules: expected an object, got a list",
     "cwd = x'ff'": "cwd: expected a text in quotes, got bytes",
     "kill_signal = 1.5": "kill_signal: expected an integer, got a number with a fraction",
-    "attempt = 'x'": "attempt: expected an integer, got a text in quotes",
+    "attempts_used = 'x'": "attempts_used: expected an integer, got a text in quotes",
     "fence = 'x'": "fence: expected an integer, got a text in quotes",
 }
 

@@ -162,7 +162,7 @@ def test_a_settlement_may_begin_the_total_time_out_anew(store: OneByOne) -> None
 
 def test_what_has_no_attempt_left_is_not_released(store: OneByOne) -> None:
     claim = store.claimed(max_attempts=1)
-    store.end(claim, outcome=Outcome.TIMED_OUT, state=TaskState.HELD, attempts=1)
+    store.end(claim, outcome=Outcome.TIMED_OUT, state=TaskState.HELD, attempts_used=1)
 
     assert TaskState.HELD is store.release(claim.task_id, policy=POLICY, now=later(1))
     assert TaskState.HELD is store.task(claim.task_id).state

@@ -26,7 +26,7 @@ from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later, settlement
 BEATER = Path(__file__).with_name("beater.py")
 LATE = later(TTL + 1)
 ROUNDS = 200
-LOST = {"outcome": Outcome.LOST, "state": TaskState.READY, "attempts": 1}
+LOST = {"outcome": Outcome.LOST, "state": TaskState.READY, "attempts_used": 1}
 
 #: What a beat may be told when the reaper was first.
 REAPED = {"not_owner", "not_running", "superseded"}
@@ -217,7 +217,7 @@ def _brought_into(store: OneByOne, state: str, attempts: int) -> Claim:
     store.new(queue="own", liveness=Liveness.WORKER)
     for number in range(attempts):
         (earlier,) = store.take("own")
-        store.end(earlier, **{**LOST, "attempts": number + 1})
+        store.end(earlier, **{**LOST, "attempts_used": number + 1})
     (claim,) = store.take("own")
     if state == "ending":
         store.begin_ending(claim.run_uid, Outcome.CANCELLED, "operator", now=NOW)

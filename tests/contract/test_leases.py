@@ -101,7 +101,7 @@ def test_another_tasks_lock_is_refused(store: OneByOne, claim: Claim) -> None:
 
 
 def test_r03_a_stale_lock_is_superseded_and_touches_nothing(store: OneByOne, claim: Claim) -> None:
-    store.end(claim, **FAILED, attempts=1)
+    store.end(claim, **FAILED, attempts_used=1)
     (successor,) = store.take("own")
     before = everything(store)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.errors import StoreUnusable
+from dispatcher.errors import StoreRefused, StoreUnusable
 from dispatcher.store import migrate
 from dispatcher.store.engine import Row, transaction
 from dispatcher.store.sqlite import SqliteEngine
@@ -160,3 +160,20 @@ def test_a_run_that_was_open_before_kill_graces_were_kept_has_its_tasks_or_the_d
 
         kept = query(engine, "SELECT kill_grace_ms FROM runs ORDER BY id")
         assert [(10_000,), (7,), (None,)] == kept
+
+
+def test_attempts_used_keep_their_count_under_their_new_name(tmp_path: Path) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine, migrate.MIGRATIONS[:8])
+        with transaction(engine, write=True):
+            engine.change(
+                "INSERT INTO tasks (state, reason, queue, priority, liveness, lease_ttl_ms,"
+                " attempt, max_attempts, created_at, run_at, labels, env, command)"
+                " VALUES ('ready', '', 'q', 0, 'process', 1, 2, 3, 1, 1, '', '', '')"
+            )
+
+        migrate.adopt(engine)
+
+        assert [(2,)] == query(engine, "SELECT attempts_used FROM tasks")
+        with pytest.raises(StoreRefused), transaction(engine, write=True):
+            engine.change("UPDATE tasks SET attempts_used = -1")

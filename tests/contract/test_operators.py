@@ -19,7 +19,7 @@ def task_in(store: OneByOne, state: TaskState) -> int:
         return claim.task_id
     # Nothing submits a task with parents yet.
     settled = TaskState.HELD if state is TaskState.WAITING else state
-    store.end(claim, state=settled, attempts=1, deferrals=2, orphans=3, now=later(1))
+    store.end(claim, state=settled, attempts_used=1, deferrals=2, orphans=3, now=later(1))
     with store.raw.transaction():
         store.sql("UPDATE tasks SET state = :state", {"state": state.value})
     return claim.task_id

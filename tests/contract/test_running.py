@@ -68,7 +68,7 @@ def test_a_late_start_of_an_old_run_leaves_its_successors_lease_alone(store: One
 def test_an_open_run_carries_what_it_takes_to_settle_it(store: OneByOne) -> None:
     first = store.claimed(liveness=Liveness.WORKER, max_attempts=9)
     store.end(
-        first, outcome=Outcome.LOST, state=TaskState.READY, attempts=1, deferrals=2, orphans=3
+        first, outcome=Outcome.LOST, state=TaskState.READY, attempts_used=1, deferrals=2, orphans=3
     )
     (claim,) = store.take("own")
     store.record_started(claim.run_uid, pid=42, started_at=NOW, now=NOW)
@@ -90,7 +90,7 @@ def test_an_open_run_carries_what_it_takes_to_settle_it(store: OneByOne) -> None
         pid=42,
         exit_code=None,
         signal=9,
-        attempts=1,
+        attempts_used=1,
         max_attempts=9,
         deferrals=2,
         orphans=3,

@@ -18,7 +18,7 @@ def test_a_settle_closes_the_run_and_moves_the_task(store: OneByOne) -> None:
         state=TaskState.SCHEDULED,
         reason="again in 10 s",
         run_at=later(10_000),
-        attempts=1,
+        attempts_used=1,
         deferrals=2,
         orphans=3,
         exit_code=3,

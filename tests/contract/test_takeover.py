@@ -266,7 +266,7 @@ def test_confirming_says_nothing_of_other_nodes_and_local_claims(
 
 
 def test_a_settled_local_claim_is_a_run_like_any(store: OneByOne, claim: Claim) -> None:
-    store.end(claim, outcome=Outcome.LOST, state=TaskState.READY, attempts=1)
+    store.end(claim, outcome=Outcome.LOST, state=TaskState.READY, attempts_used=1)
 
     assert [] == abandoned(store, 10**9)
     assert store.next_takeover(NODE, now=NOW) is None

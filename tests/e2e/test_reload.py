@@ -60,7 +60,7 @@ def test_r64_reload_under_load_is_whole_or_nothing(
         manager.expect("READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1")
         assert {"config.refused"} == {e["event"] for e in daemon.events() if e["level"] == "error"}
 
-    assert [(1, 1)] * 60 == stored(world, "SELECT fence, attempt + 1 FROM tasks ORDER BY id")
+    assert [(1, 1)] * 60 == stored(world, "SELECT fence, attempts_used + 1 FROM tasks ORDER BY id")
 
 
 def _expect_more(daemon: Daemon, name: str, before: int) -> None:

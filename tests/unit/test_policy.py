@@ -44,7 +44,7 @@ RUN = OpenRun(
     pid=1,
     exit_code=None,
     signal=None,
-    attempts=0,
+    attempts_used=0,
     max_attempts=3,
     deferrals=0,
     orphans=0,
@@ -169,7 +169,7 @@ RUNS = st.builds(
     replace,
     st.just(RUN),
     ending=st.none() | st.sampled_from(Outcome),
-    attempts=st.integers(0, 2),
+    attempts_used=st.integers(0, 2),
     deferrals=st.integers(0, 3),
     orphans=st.integers(0, 3),
 )
@@ -180,7 +180,7 @@ def test_r39_every_closed_run_is_accounted_for_once(run: OpenRun, end: End) -> N
     settlement = settled(run, end)
 
     charged = (
-        settlement.attempts - run.attempts,
+        settlement.attempts_used - run.attempts_used,
         settlement.deferrals - run.deferrals,
         settlement.orphans - run.orphans,
     )
@@ -194,7 +194,7 @@ def test_r39_every_closed_run_is_accounted_for_once(run: OpenRun, end: End) -> N
     assert settlement.reason
     assert settlement.run_reason
     assert (settlement.state is TaskState.SCHEDULED) == (settlement.run_at is not None)
-    assert settlement.attempts <= run.max_attempts
+    assert settlement.attempts_used <= run.max_attempts
 
 
 # An operator's word ------------------------------------------------------------------------------
@@ -225,9 +225,11 @@ def test_a_task_goes_where_an_operator_said_and_is_charged_as_its_run_ended(
 
     assert (outcome, INTENDED[intent]) == (found.outcome, found.state)
     assert ("an operator", None) == (found.reason, found.run_at)
-    charged = (found.attempts, found.deferrals, found.orphans)
+    charged = (found.attempts_used, found.deferrals, found.orphans)
     anew = intent is Intent.RETRY
-    assert ((0, 0, 0) if anew else (unsaid.attempts, unsaid.deferrals, unsaid.orphans)) == charged
+    assert (
+        (0, 0, 0) if anew else (unsaid.attempts_used, unsaid.deferrals, unsaid.orphans)
+    ) == charged
     assert anew == found.total_anew
 
 
@@ -291,7 +293,7 @@ def test_a_local_claim_that_ran_out_of_time_timed_out(
 
     assert Outcome.TIMED_OUT is found.outcome
     assert found.run_reason.startswith(reason)
-    assert 1 == found.attempts
+    assert 1 == found.attempts_used
     silent = replace(run, lease_expires_at=StoreTime(NOW - 1))
     assert Outcome.LOST is settled(silent, None).outcome
 
