@@ -133,7 +133,7 @@ def looked_at(paused: int) -> Status:
         paused={queue: PausedQueue(queue, "", StoreTime(1)) for queue in queues[:paused]},
         node=None,
         daemon="running",
-        report={},
+        report=None,
     )
     return Status(
         standing=standing,

@@ -10,18 +10,21 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from dispatcher.complaints import UNREADABLE
 from dispatcher.config.config import Config, is_sendable
+from dispatcher.daemon_report import DaemonReport
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.host import files, locks, owner, sockets
 from dispatcher.host.node import known_node_id
 
 if TYPE_CHECKING:
     from socket import socket
+
+T = TypeVar("T")
 
 #: Seconds that a daemon gets to take a request, and to answer it.
 TIMEOUT = 0.5
@@ -96,23 +99,23 @@ def wake(path: Path) -> None:
                 connection.sendall(b'{"op":"wake"}\n')
 
 
-def status(path: Path) -> dict[str, Any] | None:
-    """Return what a running daemon says of itself, None if none runs.
+def status(path: Path) -> DaemonReport | None:
+    """Return a running daemon's report about itself, None if none runs.
 
     Raises TimeoutError when one runs and does not answer, and `NotOurs`.
     """
-    return _ask(path, b'{"op":"status"}\n', within=TIMEOUT)
+    return _ask(path, b'{"op":"status"}\n', DaemonReport, within=TIMEOUT)
 
 
-def report(config: Config) -> dict[str, Any] | None:
-    """Return what the running daemon of this state directory says of itself, None if none runs.
+def report(config: Config) -> DaemonReport | None:
+    """Return the report of this state directory's running daemon, None if none runs.
 
     Another one may have taken the runtime directory. Raises what `status` does.
     """
     found, me = status(find(config)), None
     with suppress(ConfigError):  # damaged, or not ours to read: others report that
         me = known_node_id(config.state_dir)
-    return None if found is not None and me not in {None, found.get("node", me)} else found
+    return None if found is not None and me not in {None, found.node} else found
 
 
 def why_unreachable(config: Config) -> str | None:
@@ -139,20 +142,20 @@ def reload(path: Path) -> dict[str, Any] | None:
 
     Raises TimeoutError when one runs and does not answer, and `NotOurs`.
     """
-    return _ask(path, b'{"op":"reload"}\n', within=RELOAD_TIMEOUT)
+    return _ask(path, b'{"op":"reload"}\n', dict[str, Any], within=RELOAD_TIMEOUT)
 
 
 def say(path: Path, line: bytes) -> dict[str, Any] | None:
     """Return a daemon's answer to what a worker says; None: none answers, in time or to us."""
     try:
-        return _answer(path, line + b"\n", within=COMMIT_TIMEOUT)
+        return _answer(path, line + b"\n", dict[str, Any], within=COMMIT_TIMEOUT)
     except (PermissionError, TimeoutError):
         return None
 
 
-def _ask(path: Path, request: bytes, *, within: float) -> dict[str, Any] | None:
+def _ask(path: Path, request: bytes, kind: type[T], *, within: float) -> T | None:
     try:
-        return _answer(path, request, within=within)
+        return _answer(path, request, kind, within=within)
     except (PermissionError, TimeoutError) as error:
         if (whose := owner.of_another(path)) is not None and os.geteuid() != 0:
             raise NotOurs(f"a daemon answers its own user alone; {whose}") from error
@@ -161,7 +164,7 @@ def _ask(path: Path, request: bytes, *, within: float) -> dict[str, Any] | None:
         raise
 
 
-def _answer(path: Path, request: bytes, *, within: float) -> dict[str, Any] | None:
+def _answer(path: Path, request: bytes, kind: type[T], *, within: float) -> T | None:
     try:
         with _connect(path) as connection:
             connection.settimeout(within)
@@ -176,7 +179,7 @@ def _answer(path: Path, request: bytes, *, within: float) -> dict[str, Any] | No
     if not line.endswith(b"\n"):
         raise TimeoutError(f"{path}: no answer")
     try:
-        return msgspec.json.decode(line, type=dict[str, Any])
+        return msgspec.json.decode(line, type=kind)
     except UNREADABLE as error:  # it is somebody else who listens there
         raise TimeoutError(f"{path}: no answer of a daemon") from error
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
+from dispatcher.daemon_report import HistogramReport
 from dispatcher.model import Outcome, TaskState
 from dispatcher.standing import Obstacle, Status
 
@@ -141,7 +142,7 @@ class Sample:
     """One figure of a family, or one histogram's report."""
 
     name: str
-    value: float | Mapping[str, Any]
+    value: float | HistogramReport
     labels: tuple[str, ...] = ()
 
 
@@ -181,7 +182,7 @@ class _Families:
             for sample in self._samples:
                 if sample.name != metric.name:
                     continue
-                if isinstance(sample.value, Mapping):
+                if isinstance(sample.value, HistogramReport):
                     family.add_metric(sample.labels, *_buckets(sample.value))
                 else:
                     family.add_metric(sample.labels, sample.value)
@@ -189,9 +190,9 @@ class _Families:
                 yield family
 
 
-def _buckets(report: Mapping[str, Any]) -> tuple[list[tuple[str, float]], float]:
-    bounds = [*map(str, report["bounds"]), "+Inf"]
-    return list(zip(bounds, accumulate(report["counts"]), strict=True)), report["sum"]
+def _buckets(report: HistogramReport) -> tuple[list[tuple[str, float]], float]:
+    bounds = [*map(str, report.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(report.counts), strict=True)), report.sum
 
 
 def _of_store(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sample]:
@@ -223,31 +224,32 @@ def _of_store(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sampl
 
 def _of_daemon(status: Status) -> Iterator[Sample]:
     standing, report = status.standing, status.standing.report
-    if "figures" not in report:  # none runs, or an older one
+    if report is None or report.figures is None:  # none runs, or an older one
         return
-    releases = (report["release"], report["executor_release"] or "")
+    releases = (report.release, report.executor_release or "")
     yield Sample("dispatcher_info", 1, releases)
     yield Sample("dispatcher_stuck", float(status.stuck() is not None))
-    yield Sample("dispatcher_slots", report["slots"])
-    yield Sample("dispatcher_slots_used", report["busy"])
-    yield Sample("dispatcher_unkillable_runs", report["unkillable"])
-    connected = report["executor"] == "connected"
-    yield Sample("dispatcher_executor_connected", float(connected))
-    yield Sample("dispatcher_node_paused", float(report["paused"] is not None))
-    yield Sample("dispatcher_store_silent_seconds", report["store_silent_for_s"] or 0)
-    for what, name in (("bytes", "output_bytes"), ("free_bytes", "output_free_bytes")):
-        if (size := report.get("output", {}).get(what)) is not None:
-            yield Sample(f"dispatcher_{name}", size)
-    for what in ("tick", "reap", "claim"):
-        if (age := report[f"{what}_age_s"]) is not None:
+    yield Sample("dispatcher_slots", report.slots)
+    yield Sample("dispatcher_slots_used", report.busy)
+    yield Sample("dispatcher_unkillable_runs", report.unkillable)
+    yield Sample("dispatcher_executor_connected", float(report.is_connected))
+    yield Sample("dispatcher_node_paused", float(report.paused is not None))
+    yield Sample("dispatcher_store_silent_seconds", report.store_silent_for_s or 0)
+    if (output := report.output) is not None:
+        if output.bytes is not None:
+            yield Sample("dispatcher_output_bytes", output.bytes)
+        if output.free_bytes is not None:
+            yield Sample("dispatcher_output_free_bytes", output.free_bytes)
+    ages = {"tick": report.tick_age_s, "reap": report.reap_age_s, "claim": report.claim_age_s}
+    for what, age in ages.items():
+        if age is not None:
             moment = round(standing.calendar.date(standing.now) / 1000 - age, 3)
             yield Sample(f"dispatcher_last_{what}_timestamp_seconds", moment)
-    figures = report["figures"]
-    yield Sample("dispatcher_claims_total", figures["claims"])
-    for outcome, runs in figures["settled"].items():
+    yield Sample("dispatcher_claims_total", report.figures.claims)
+    for outcome, runs in report.figures.settled.items():
         yield Sample("dispatcher_runs_total", runs, (outcome,))
-    yield Sample("dispatcher_kill_duration_seconds", figures["kills"])
-    yield Sample("dispatcher_tick_duration_seconds", figures["ticks"])
+    yield Sample("dispatcher_kill_duration_seconds", report.figures.kills)
+    yield Sample("dispatcher_tick_duration_seconds", report.figures.ticks)
 
 
 def page() -> str:

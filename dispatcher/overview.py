@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from dispatcher import control
 from dispatcher.config.config import Config
@@ -35,7 +34,7 @@ def standing(store: Store, config: Config) -> Standing:
         calendar = store.calendar()
         nodes = {node.id: node for node in store.nodes()}
         paused = {one.queue: one for one in store.paused_queues()}
-    report: Mapping[str, Any] | None = {}
+    report = None
     daemon: Literal["running", "not running", "not answering", "not ours"] = "running"
     try:
         report = control.report(config)
@@ -53,7 +52,7 @@ def standing(store: Store, config: Config) -> Standing:
         paused=paused,
         node=node,
         daemon=daemon,
-        report=report or {},
+        report=report,
         unreachable=unreachable,
         by_hand={name for name, queue in queues if queue.concurrency == 0},
     )

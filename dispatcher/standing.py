@@ -9,9 +9,10 @@ import enum
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from dispatcher.calendar import UNCHANGED, Calendar
+from dispatcher.daemon_report import DaemonReport, ExecutorState
 from dispatcher.model import Leases, Node, PausedQueue, Task, TaskState
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime
@@ -100,14 +101,18 @@ class StrandedRun:
         return f"the executor does not know {what}, and ends what lives of it{when}: {self.why}"
 
 
-def stranded_in(report: Mapping[str, Any]) -> list[StrandedRun]:
-    """Return the open runs that no executor knows, as a daemon says."""
-    awaited = _is_away(report)
-    return [StrandedRun(**one, awaited=awaited) for one in report.get("stranded", [])]
-
-
-def _is_away(report: Mapping[str, Any]) -> bool:
-    return bool(report.get("executor", "connected") != "connected")
+def stranded_in(report: DaemonReport) -> list[StrandedRun]:
+    """Return the open runs that no executor knows, as a daemon reports them."""
+    return [
+        StrandedRun(
+            task_id=one.task_id,
+            fence=one.fence,
+            why=one.why,
+            is_ours=one.is_ours,
+            awaited=not report.is_connected,
+        )
+        for one in report.stranded
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +126,8 @@ class Standing:
     node: Node | None
     """This node's row; None if no daemon ever ran here."""
     daemon: Literal["running", "not running", "not answering", "not ours"]
-    report: Mapping[str, Any]
-    """What a running daemon says of itself: `Supervisor.status`."""
+    report: DaemonReport | None
+    """Of the running daemon; None while none answers."""
     unreachable: str | None = None
     """Why the daemon cannot be asked, though it runs."""
     by_hand: Container[str] = ()
@@ -155,33 +160,33 @@ class Standing:
     def faults(self) -> Iterator[Reason]:
         """Yield what is wrong with this node, as its daemon says."""
         report = self.report
-        if self.daemon != "running" or not report:
+        if self.daemon != "running" or report is None:
             return
-        if (silent := report.get("store_silent_for_s")) is not None:
+        if (silent := report.store_silent_for_s) is not None:
             text = f"the store has not answered the daemon for {silent} s"
             yield Reason(Obstacle.STORE_SILENT, text)
         yield from self._of_executor(report)
-        if unknown := report.get("unknown_runs"):
+        if unknown := report.unknown_runs:
             text = f"{unknown} runs that the store does not know are being ended first"
             yield Reason(Obstacle.UNKNOWN_RUNS, text)
-        if report.get("paused"):
-            yield self._pause(report["paused"], report.get("paused_for_s") or 0)
+        if report.paused:
+            yield self._pause(report.paused, report.paused_for_s)
 
-    def _of_executor(self, report: Mapping[str, Any]) -> Iterator[Reason]:
+    def _of_executor(self, report: DaemonReport) -> Iterator[Reason]:
         nothing = "nothing starts or ends"
-        if (other := report.get("executor_incompatible")) is not None:
+        if (other := report.executor_incompatible) is not None:
             text = (
-                f"the executor, pid {other['pid']}, speaks version {other['version']},"
-                f" {other['wanted']} is wanted; {nothing} until you restart it, when nothing runs"
+                f"the executor, pid {other.pid}, speaks version {other.version},"
+                f" {other.wanted} is wanted; {nothing} until you restart it, when nothing runs"
             )
             yield Reason(Obstacle.EXECUTOR_INCOMPATIBLE, text)
-        elif (executor := report.get("executor", "connected")) == "silent":
+        elif report.executor is ExecutorState.SILENT:
             yield Reason(
                 Obstacle.EXECUTOR_SILENT, f"the executor is silent; {nothing} until it answers"
             )
-        elif executor != "connected":
+        elif not report.is_connected:
             text = "the executor is missing, and the daemon waits for it"
-            if (last_error := report.get("executor_error")) is not None:
+            if (last_error := report.executor_error) is not None:
                 text = f"the executor exits: {last_error}"
             yield Reason(Obstacle.EXECUTOR_MISSING, f"{text}; {nothing} until it runs")
 
@@ -201,8 +206,8 @@ class Standing:
             yield Reason(Obstacle.QUEUE_FULL, text)
 
     def _is_by_hand(self, queue: str) -> bool:
-        if self.report:
-            return bool(self.report.get("full_queues", {}).get(queue) == 0)
+        if self.report is not None:
+            return self.report.full_queues.get(queue) == 0
         return queue in self.by_hand
 
     def of_daemon(self) -> Iterator[Reason]:
@@ -216,8 +221,8 @@ class Standing:
         elif self.daemon == "not ours":
             text = "the daemon is another user's, and does not answer this one: dispatcher doctor"
             yield Reason(Obstacle.DAEMON_NOT_ANSWERING, text)
-        elif stopping := self.report.get("stopping"):
-            text = f"the daemon is stopping ({stopping}): the next one goes on"
+        elif self.report is not None and self.report.stopping:
+            text = f"the daemon is stopping ({self.report.stopping}): the next one goes on"
             yield Reason(Obstacle.DAEMON_STOPPING, text)
 
     @property
@@ -225,12 +230,12 @@ class Standing:
         """Who would end a run and does not: an end that has not begun waits for it."""
         if self.daemon != "running":
             return "daemon"
-        return "executor" if _is_away(self.report) else None
+        return None if self.report is None or self.report.is_connected else "executor"
 
     @property
     def stranded(self) -> list[StrandedRun]:
         """The open runs that no executor knows."""
-        return stranded_in(self.report)
+        return [] if self.report is None else stranded_in(self.report)
 
     def stranded_of(self, task: Task) -> StrandedRun | None:
         """Return the present run of a task if it is stranded, and not an earlier one."""
@@ -248,25 +253,24 @@ class Standing:
         return Reason(Obstacle.NODE_PAUSED, text, until)
 
     def _of_room(self, queue: str) -> Iterator[Reason]:
-        if (most := self.report.get("full_queues", {}).get(queue)) is not None:
+        report = self.report
+        if report is None:
+            return
+        if (most := report.full_queues.get(queue)) is not None:
             text = (
                 f"its queue {queue} has {most} running here, as many as [queues.{queue}]"
                 " concurrency allows; claims made by hand do not count"
             )
             yield Reason(Obstacle.QUEUE_FULL, text)
-        if self.is_full:
-            text = f"all {self.report['slots']} slots are busy"
+        if report.is_full:
+            text = f"all {report.slots} slots are busy"
             yield Reason(Obstacle.SLOTS_FULL, text)
-        elif (most := self.report.get("bears")) is not None and self.report["busy"] >= most:
-            because = self.report["bears_because"]
-            text = f"this host bears {most} runs at once: {because}; one more is tried now and then"
+        elif report.bears is not None and report.busy >= report.bears:
+            text = (
+                f"this host bears {report.bears} runs at once: {report.bears_because};"
+                " one more is tried now and then"
+            )
             yield Reason(Obstacle.SLOTS_FULL, text)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a daemon runs and no slot of it is free."""
-        report = self.report
-        return bool(report) and int(report.get("busy", 0)) >= int(report.get("slots", 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,8 +313,11 @@ class Status:
 
         A queue that is paused or full, and a daemon that is stopped, are as somebody wanted them.
         """
-        standing = self.standing
-        if standing.daemon != "running" or standing.is_full or self._quiet() < STUCK_AFTER:
+        standing, report = self.standing, self.standing.report
+        if standing.daemon != "running" or report is None or report.is_full:
+            return None
+        ages = (age for age in (report.uptime_s, report.start_age_s) if age is not None)
+        if min(ages, default=0.0) < STUCK_AFTER:  # this daemon started something lately
             return None
         tasks, longest, because = 0, 0.0, None
         for queue, since in self.ready_since.items():
@@ -322,11 +329,6 @@ class Status:
             if waited >= longest:
                 longest, because = waited, reason
         return None if because is None else Stuck(tasks, round(longest, 1), because)
-
-    def _quiet(self) -> float:
-        """Return for how many seconds this daemon has started nothing."""
-        ages = (self.standing.report.get(name) for name in ("uptime_s", "start_age_s"))
-        return min((age for age in ages if age is not None), default=0.0)
 
 
 #: What keeps a task from running that is not ready, by its state.

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 import click
+import msgspec
 
 from dispatcher.calendar import Calendar
 from dispatcher.cli import render
@@ -37,8 +38,9 @@ def status(*, as_json: bool) -> None:
 def status_json(found: Status, config: Config) -> dict[str, Any]:
     """Return the status with every key that other programs rely on."""
     standing, node = found.standing, found.standing.node
-    unshown = {"ok", "figures"}
-    report = {name: value for name, value in standing.report.items() if name not in unshown}
+    report: dict[str, Any] = {} if standing.report is None else msgspec.to_builtins(standing.report)
+    for unshown in ("ok", "figures"):
+        report.pop(unshown, None)
     states = {
         state: sum(queue.get(state, 0) for queue in found.counts.values()) for state in TaskState
     }
@@ -109,15 +111,17 @@ def _degraded(standing: Standing) -> list[str]:
     told = [reason.text for reason in standing.faults()]
     if standing.unreachable is not None:
         told.append(standing.unreachable)
-    if (why := standing.report.get("workers_shut_out")) is not None:
+    if (report := standing.report) is None:
+        return told
+    if (why := report.workers_shut_out) is not None:
         told.append(f"workers cannot speak, and their leases wait: {why}")
-    held = standing.report.get("unkillable_because", {})
+    held = report.unkillable_because
     for task_id, why in islice(held.items(), MOST_HELD):
         told.append(f"task {task_id} is not proved gone and keeps its slot: {why}")
     if len(held) > MOST_HELD:
         told.append(f"{len(held) - MOST_HELD} more tasks keep their slots in the same way")
-    postponed = standing.report.get("postponed", {})
-    told += [f"{work}: the store does not take it: {error}" for work, error in postponed.items()]
+    for work, error in report.postponed.items():
+        told.append(f"{work}: the store does not take it: {error}")
     told += [one.said_of(f"task {one.task_id}") for one in standing.stranded]
     return told
 

@@ -110,10 +110,11 @@ def _of_running(
         yield from _of_ending(task, run, status, ahead, leases)
     else:
         yield f"its lease expires at {expires_at} unless it is renewed"
-    if why := status.report.get("unkillable_because", {}).get(str(task.id)):
-        yield f"it is not proved gone, and keeps its slot: {why}"
-    if why := status.report.get("unsignalled_because", {}).get(str(task.id)):
-        yield why
+    if (report := status.report) is not None:
+        if why := report.unkillable_because.get(task.id):
+            yield f"it is not proved gone, and keeps its slot: {why}"
+        if why := report.unsignalled_because.get(task.id):
+            yield why
     yield from _told(run, status)
     yield from (reason.text for reason in status.of_daemon())
     yield from (reason.text for reason in status.faults())

@@ -7,7 +7,7 @@ import select
 import selectors
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -22,9 +22,9 @@ from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.outputs import OutputDirectory
 from dispatcher.daemon.textfile import Textfile
 from dispatcher.daemon.worker_channel import NOT_ALLOWED, WorkerChannel
+from dispatcher.daemon_report import DaemonReport, ExecutorState
 from dispatcher.errors import ConfigError
 from dispatcher.executor_api import Event
-from dispatcher.host import notify
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
 from dispatcher.host.signals import Signals
@@ -221,21 +221,21 @@ class Loop:
         notifier.alive(at=at)
         if not notifier.is_ready or at - self._told_at >= STATUS_INTERVAL:
             self._told_at = at
-            status = self._supervisor.status(at=at)
-            notifier.status(notify.in_a_line(status))
-            if self._is_current(status):
+            report = self._supervisor.report(at=at)
+            notifier.status(report.in_a_line())
+            if self._is_current(report):
                 notifier.ready()
-            if status["stopping"]:
+            if report.stopping:
                 notifier.stays(at=at)
         return Instant(at + min(STATUS_INTERVAL, notifier.interval or STATUS_INTERVAL))
 
-    def _is_current(self, status: Mapping[str, object]) -> bool:
+    def _is_current(self, report: DaemonReport) -> bool:
         """Return whether the store answered and has what the executor knows (R-60).
 
         An executor that does not come is not waited for: its unit may start after this one.
         """
-        awaited = status["executor"] == "waiting" and not self._executor.missing
-        return status["store_silent_for_s"] is None and not awaited
+        awaited = report.executor is ExecutorState.WAITING and not self._executor.missing
+        return report.store_silent_for_s is None and not awaited
 
     # Sockets ------------------------------------------------------------------------------
 
@@ -326,9 +326,9 @@ class Loop:
         if request.op == "wake":
             reply({"ok": True})  # whatever arrives turns the loop, and the loop looks
         elif request.op == "status":
-            output = {} if self._outputs is None else {"output": self._outputs.report()}
-            status = self._supervisor.status(at=self._clock())
-            reply({"ok": True, "pid": os.getpid(), **status, **output})
+            output = None if self._outputs is None else self._outputs.report()
+            report = self._supervisor.report(at=self._clock())
+            reply(msgspec.structs.replace(report, output=output))
         elif request.op == "reload":
             try:
                 reply({"ok": True, **_told(self._reload())})

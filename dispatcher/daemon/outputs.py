@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import structlog
 
+from dispatcher.daemon_report import OutputReport
 from dispatcher.host import holes, output_files
 from dispatcher.times import Instant, WallTime
 from dispatcher.wire import RunUid
@@ -142,18 +143,18 @@ class OutputDirectory:
         self.wake_at = Instant(0.0)
         """When to be awake for it."""
 
-    def report(self) -> dict[str, object]:
-        """Return how the output stands, for an operator, as JSON values."""
+    def report(self) -> OutputReport:
+        """Return how the output stands, for an operator."""
         free: int | None = None
         with suppress(OSError):
             free = self._free(self._directory)
-        return {
-            "bytes": self._walked and self._walked.bytes,
-            "budget_bytes": self.bounds.total_budget,
-            "free_bytes": free,
-            "floor_bytes": self.bounds.free_floor,
-            "trouble": [text for text in (self._uncapped, self._trouble) if text is not None],
-        }
+        return OutputReport(
+            bytes=None if self._walked is None else self._walked.bytes,
+            budget_bytes=self.bounds.total_budget,
+            free_bytes=free,
+            floor_bytes=self.bounds.free_floor,
+            trouble=tuple(text for text in (self._uncapped, self._trouble) if text is not None),
+        )
 
     def keep_up(self, live: Container[RunUid] | None, *, busy: bool, at: Instant) -> None:
         """Do a piece of what is to be done.

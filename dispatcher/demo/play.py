@@ -132,10 +132,10 @@ class Play:
             raise
 
     def _note_executor(self, status: Status) -> None:
-        pid = status.standing.report.get("executor_pid")
-        if self.executor is None and isinstance(pid, int):
+        report = status.standing.report
+        if self.executor is None and report is not None and report.executor_pid is not None:
             with suppress(psutil.NoSuchProcess):
-                self.executor = psutil.Process(pid)
+                self.executor = psutil.Process(report.executor_pid)
 
     # Looking ------------------------------------------------------------------------------
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from dispatcher import control, wire
 from dispatcher.config.config import Config
 from dispatcher.daemon.executor_client import PING_INTERVAL
+from dispatcher.daemon_report import DaemonReport, ExecutorState
 from dispatcher.doctor.finding import Finding, bad, ok, told, warning
 from dispatcher.standing import stranded_in
 
@@ -50,45 +50,45 @@ def processes(config: Config) -> Iterator[Finding]:
         yield warning("daemon", "none runs", "dispatcher run, or systemctl start dispatcher")
         yield ok("executor", "not asked: it answers only a daemon")
         return
-    yield _of_release("daemon", report["pid"], report.get("release"), "restart it: workers go on")
+    yield _of_release("daemon", report.pid, report.release, "restart it: workers go on")
     yield from _executor(config, report)
-    pid = report.get("executor_pid") or report["pid"]
-    yield from _descriptors(pid, int(report["slots"]))
+    pid = report.executor_pid or report.pid
+    yield from _descriptors(pid, report.slots)
     yield from _marks(report)
     yield from _pause(report)
     yield from _held(report)
     yield from _stranded(report)
-    if (shut := report.get("workers_shut_out")) is not None:
+    if (shut := report.workers_shut_out) is not None:
         said = f"workers cannot speak, and their leases wait: {shut}"
         yield bad("worker sockets", said, "make the runtime directory writable; they come back")
 
 
-def _executor(config: Config, report: Mapping[str, Any]) -> Iterator[Finding]:
-    pid, heard = report["executor_pid"], report.get("executor_heard_s")
+def _executor(config: Config, report: DaemonReport) -> Iterator[Finding]:
+    pid, heard = report.executor_pid, report.executor_heard_s
     restart = "restart it when no work is running: its end ends all runs"
-    if (other := report.get("executor_incompatible")) is not None:
-        said = f"pid {other['pid']} speaks version {other['version']}, {other['wanted']} is wanted"
+    if (other := report.executor_incompatible) is not None:
+        said = f"pid {other.pid} speaks version {other.version}, {other.wanted} is wanted"
         yield bad("executor", said, restart)
-    elif report["executor"] == "waiting":
+    elif report.executor is ExecutorState.WAITING:
         said = "none is there, and the daemon waits for it"
         remedy = f"see {config.state_dir}/executor.log: the daemon starts one again and again"
         if config.executor.mode == "external":
             remedy = "start it: dispatcher executor (or systemctl start dispatcher-executor)"
-        elif (last_error := report.get("executor_error")) is not None:
+        elif (last_error := report.executor_error) is not None:
             why, _, what = last_error.partition("; ")
             said, remedy = f"none stays: {why}", what or remedy
         yield bad("executor", said, remedy)
-    elif report["executor"] == "silent" and pid is None:
+    elif pid is None:
         said = "one holds the daemon's connection, and has not greeted it"
         yield bad("executor", said, _look_at(f"$(cat {config.state_dir}/executor.lock)"))
-    elif report["executor"] == "silent":
+    elif report.executor is ExecutorState.SILENT:
         said = f"pid {pid} is silent: it answered {heard or 0:.0f} s ago"
         yield bad("executor", said, _look_at(pid))
     elif heard is not None and heard > PING_INTERVAL + ANSWERED_WITHIN:
         said = f"pid {pid} answered {heard:.0f} s ago, and is asked each {PING_INTERVAL:g} s"
         yield warning("executor", said, _look_at(pid))
     else:
-        yield _of_release("executor", pid, report.get("executor_release"), restart)
+        yield _of_release("executor", pid, report.executor_release, restart)
 
 
 def _look_at(pid: int | str) -> str:
@@ -137,16 +137,16 @@ def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
         yield ok("descriptors", said)
 
 
-def _pause(report: Mapping[str, Any]) -> Iterator[Finding]:
+def _pause(report: DaemonReport) -> Iterator[Finding]:
     """Report a node that cannot start workers: nothing is claimed meanwhile."""
-    if (reason := report.get("paused")) is not None:
+    if (reason := report.paused) is not None:
         said = f"workers cannot be started, and nothing is claimed: {reason}"
         yield bad("node", said, "mend that; the node tries again by itself within a minute")
 
 
-def _held(report: Mapping[str, Any]) -> Iterator[Finding]:
+def _held(report: DaemonReport) -> Iterator[Finding]:
     """Report runs whose processes could not be ended: they keep their slots."""
-    unended = {**report.get("unsignalled_because", {}), **report.get("unkillable_because", {})}
+    unended = {**report.unsignalled_because, **report.unkillable_because}
     for task_id, why in islice(unended.items(), MOST_STRANDED):
         remedy = f"end them as their user, or see what they wait for: dispatcher why {task_id}"
         yield bad("unended run", f"task {task_id}: {why}", remedy)
@@ -155,7 +155,7 @@ def _held(report: Mapping[str, Any]) -> Iterator[Finding]:
         yield bad("unended run", said, "dispatcher status names them")
 
 
-def _stranded(report: Mapping[str, Any]) -> Iterator[Finding]:
+def _stranded(report: DaemonReport) -> Iterator[Finding]:
     stranded = stranded_in(report)
     for one in stranded[:MOST_STRANDED]:
         said, _, remedy = one.said_of(f"task {one.task_id}").partition("; ")
@@ -165,14 +165,14 @@ def _stranded(report: Mapping[str, Any]) -> Iterator[Finding]:
         yield warning("stranded run", said, "dispatcher status names them")
 
 
-def _marks(report: Mapping[str, Any]) -> Iterator[Finding]:
-    marks = report.get("executor_marks")
+def _marks(report: DaemonReport) -> Iterator[Finding]:
+    marks = report.executor_marks
     if marks:
         yield ok("marks", "the processes of each run carry its mark")
     elif marks is not None:
         said = "runs have no mark: what escapes is found by its environment or output alone"
         older = "restart the executor when no work is running: its release marks no runs"
-        same = report.get("executor_release") == wire.RELEASE
+        same = report.executor_release == wire.RELEASE
         yield warning(
             "marks", said, "see why: mark.unavailable in the executor's log" if same else older
         )

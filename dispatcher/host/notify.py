@@ -106,29 +106,6 @@ class Notifier:
         return True
 
 
-_EXECUTOR = {
-    "waiting": "waits for the executor",
-    "silent": "the executor does not answer",
-    "incompatible": "the executor speaks another version",
-}
-
-
-def in_a_line(status: Mapping[str, object]) -> str:
-    """Return how the daemon stands, of `Supervisor.status`: worst first."""
-    said = [f"{status['busy']} of {status['slots']} slots busy"]
-    if status["stopping"]:
-        said.insert(0, f"stopping ({status['stopping']})")
-    if status["paused"]:
-        said.insert(0, f"paused: {status['paused']}")
-    if status["unkillable"]:
-        said.insert(0, f"{status['unkillable']} runs cannot be killed")
-    if status["executor"] != "connected":
-        said.insert(0, _EXECUTOR[str(status["executor"])])
-    if status["store_silent_for_s"] is not None:
-        said.insert(0, "the store does not answer")
-    return "; ".join(said)
-
-
 def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
     """Return how often a sign of life is due, in seconds; None: none is wanted, or not of us."""
     wanted, whose = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", str(os.getpid()))

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dispatcher.daemon_report import FiguresReport, HistogramReport
 from dispatcher.model import Outcome
 from dispatcher.times import Instant
 
@@ -34,9 +35,11 @@ class Histogram:
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._total += seconds
 
-    def report(self) -> dict[str, object]:
-        """Return upper bounds, how many were in each interval and above the last, and the sum."""
-        return {"bounds": self._bounds, "counts": self._counts, "sum": round(self._total, 6)}
+    def report(self) -> HistogramReport:
+        """Return the present counts."""
+        return HistogramReport(
+            bounds=tuple(self._bounds), counts=tuple(self._counts), sum=round(self._total, 6)
+        )
 
 
 @dataclass(slots=True)
@@ -53,11 +56,11 @@ class Figures:
     started_at: Instant | None = None
     """When a worker last started."""
 
-    def report(self) -> dict[str, object]:
-        """Return what is counted, as JSON values."""
-        return {
-            "claims": self.claims,
-            "settled": {outcome: self.settled[outcome] for outcome in Outcome},
-            "ticks": self.ticks.report(),
-            "kills": self.kills.report(),
-        }
+    def report(self) -> FiguresReport:
+        """Return the present figures."""
+        return FiguresReport(
+            claims=self.claims,
+            settled={outcome.value: self.settled[outcome] for outcome in Outcome},
+            ticks=self.ticks.report(),
+            kills=self.kills.report(),
+        )

@@ -1,74 +1,94 @@
-"""What a daemon says of itself when `status` asks, as JSON values."""
+"""The daemon's report about itself, as `status` shows it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import asdict
+
+from msgspec.structs import replace
 
 from dispatcher import wire
+from dispatcher.daemon_report import DaemonReport, ExecutorState, IncompatibleExecutor
 from dispatcher.executor_api import Processes
 from dispatcher.supervisor.turn import Memory
 from dispatcher.times import Instant
 
 
-def of_memory(memory: Memory, at: Instant) -> Mapping[str, object]:
-    """Return how its slots are used, and when what last happened."""
-    figures, pause = memory.figures, memory.pause
-    return {
-        "node": memory.settings.node_id,
-        "hostname": memory.settings.hostname,
-        "release": wire.RELEASE,
-        "slots": memory.settings.slots,
-        "busy": len(memory.live),
-        "unkillable": sum(live.unkillable is not None for live in memory.live.values()),
-        "unkillable_because": {
-            str(live.task_id): live.unkillable
-            for live in memory.live.values()
-            if live.unkillable is not None
+def daemon_report(
+    memory: Memory,
+    processes: Processes,
+    *,
+    full_queues: Mapping[str, int],
+    stopping: str | None,
+    store_silent_for: float | None,
+    postponed: Mapping[str, str],
+    committed_at: Instant | None,
+    at: Instant,
+) -> DaemonReport:
+    """Return what memory, executor and the supervisor's own facts amount to at this instant."""
+    figures, pause, lives = memory.figures, memory.pause, memory.live.values()
+    unkillable = {one.task_id: one.unkillable for one in lives if one.unkillable is not None}
+    unsignalled = {one.task_id: one.unsignalled for one in lives if one.unsignalled is not None}
+    report = DaemonReport(
+        pid=os.getpid(),
+        node=memory.settings.node_id,
+        hostname=memory.settings.hostname,
+        release=wire.RELEASE,
+        slots=memory.settings.slots,
+        busy=len(lives),
+        unkillable=len(unkillable),
+        unkillable_because=unkillable,
+        unsignalled_because={
+            task_id: why for task_id, why in unsignalled.items() if task_id not in unkillable
         },
-        "unsignalled_because": {
-            str(live.task_id): live.unsignalled
-            for live in memory.live.values()
-            if live.unsignalled is not None and live.unkillable is None
-        },
-        "unknown_runs": len(memory.surplus),
-        "stranded": [asdict(one) for one in memory.stranded.values()],
-        "workers_shut_out": memory.shut,
-        "paused": pause.reason,
-        "paused_for_s": round(max(0.0, pause.until - at), 3),
-        "bears": pause.borne,
-        "bears_because": pause.fault if pause.borne is not None else None,
-        "reap_age_s": since(figures.reaped_at, at),
-        "claim_age_s": since(figures.claimed_at, at),
-        "start_age_s": since(figures.started_at, at),
-        "uptime_s": since(figures.began_at, at),
-        "figures": figures.report(),
-    }
+        unknown_runs=len(memory.surplus),
+        stranded=tuple(memory.stranded.values()),
+        workers_shut_out=memory.shut,
+        paused=pause.reason,
+        paused_for_s=round(max(0.0, pause.until - at), 3),
+        bears=pause.borne,
+        bears_because=pause.fault if pause.borne is not None else None,
+        reap_age_s=_age(figures.reaped_at, at),
+        claim_age_s=_age(figures.claimed_at, at),
+        start_age_s=_age(figures.started_at, at),
+        uptime_s=_age(figures.began_at, at),
+        figures=figures.report(),
+        executor=executor_state(memory.hello, processes),
+        executor_error=processes.last_error,
+        full_queues=dict(full_queues),
+        stopping=stopping,
+        store_silent_for_s=store_silent_for,
+        postponed=dict(postponed),
+        tick_age_s=_age(committed_at, at),
+    )
+    return _with_executor(report, memory.hello, processes, at)
 
 
-def of_executor(
-    hello: wire.Hello | None, processes: Processes, at: Instant
-) -> Mapping[str, object]:
-    """Return how its executor is: the one that greeted, or none."""
-    stranger = processes.incompatible
-    if stranger is not None:
-        state = "incompatible"
-    elif processes.silent or (hello is not None and not processes.answering):
-        state = "silent"
-    else:
-        state = "waiting" if hello is None else "connected"
-    return {
-        "executor": state,
-        "executor_pid": hello and hello.pid,
-        "executor_release": hello and hello.release,
-        "executor_marks": hello and hello.marks,
-        "executor_heard_s": hello and since(processes.heard_at, at),
-        "executor_error": processes.last_error,
-        "executor_incompatible": stranger
-        and {"pid": stranger.pid, "version": stranger.version, "wanted": wire.VERSION},
-    }
+def _with_executor(
+    report: DaemonReport, hello: wire.Hello | None, processes: Processes, at: Instant
+) -> DaemonReport:
+    if hello is not None:
+        report = replace(
+            report,
+            executor_pid=hello.pid,
+            executor_release=hello.release,
+            executor_marks=hello.marks,
+            executor_heard_s=_age(processes.heard_at, at),
+        )
+    if (other := processes.incompatible) is not None:
+        unfit = IncompatibleExecutor(pid=other.pid, version=other.version, wanted=wire.VERSION)
+        report = replace(report, executor_incompatible=unfit)
+    return report
 
 
-def since(moment: Instant | None, at: Instant) -> float | None:
-    """Return the seconds that have passed; None: it never happened."""
+def executor_state(hello: wire.Hello | None, processes: Processes) -> ExecutorState:
+    """Return how the executor is that greeted, or that none did."""
+    if processes.incompatible is not None:
+        return ExecutorState.INCOMPATIBLE
+    if processes.silent or (hello is not None and not processes.answering):
+        return ExecutorState.SILENT
+    return ExecutorState.WAITING if hello is None else ExecutorState.CONNECTED
+
+
+def _age(moment: Instant | None, at: Instant) -> float | None:
     return None if moment is None else round(at - moment, 3)

@@ -13,11 +13,12 @@ from functools import partial
 import structlog
 
 from dispatcher import policy, wire
+from dispatcher.daemon_report import StrandedReport
 from dispatcher.executor_api import END_THEM, Processes
 from dispatcher.model import OpenRun, Outcome, Settlement
 from dispatcher.store.api import Store
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH
-from dispatcher.supervisor.turn import LiveRun, Memory, Survival, Turn
+from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -74,7 +75,9 @@ class StrandedRuns:
             why = why.removesuffix(END_THEM)
         if run.run_uid not in self._memory.stranded:
             log.warning("run.stranded", owner=run.owner, reason=why, **LiveRun.of(run).ids())
-        self._memory.stranded[run.run_uid] = Survival(run.task_id, run.fence, why, is_ours)
+        self._memory.stranded[run.run_uid] = StrandedReport(
+            task_id=run.task_id, fence=run.fence, why=why, is_ours=is_ours
+        )
         if is_ours:
             # Of a dead executor of ours, whose journal was lost: its successor ends what it finds.
             end = wire.End(uid=run.run_uid, reason=run.ending or Outcome.ORPHANED, at_once=True)

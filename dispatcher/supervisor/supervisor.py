@@ -10,12 +10,13 @@ from __future__ import annotations
 import enum
 import math
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import structlog
 
 from dispatcher import wire
+from dispatcher.daemon_report import DaemonReport
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
 from dispatcher.executor_api import Connected, Disconnected, Event, Processes
 from dispatcher.model import Node, OpenRun, Outcome
@@ -31,7 +32,7 @@ from dispatcher.supervisor.outage import Outage
 from dispatcher.supervisor.reaper import Reaper
 from dispatcher.supervisor.reconcile import exited
 from dispatcher.supervisor.recorder import Recorder
-from dispatcher.supervisor.report import of_executor, of_memory, since
+from dispatcher.supervisor.report import daemon_report
 from dispatcher.supervisor.retention import Files, Retention
 from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
@@ -412,14 +413,15 @@ class Supervisor:
         deadlines += [due for due in (self._due_at, self._reaper.due) if due is not None]
         return Instant(min(deadline for deadline in deadlines if deadline > at))
 
-    def status(self, *, at: Instant) -> Mapping[str, object]:
-        """Return what an operator wants to know of this node, as JSON values."""
-        return {
-            **of_memory(self._memory, at),
-            **of_executor(self._memory.hello, self._processes, at),
-            "full_queues": self._claimer.full_queues(),
-            "stopping": self._stop,
-            "store_silent_for_s": self._outage.silent_for(at),
-            "postponed": {one.name: one.error for one in self._chores if one.error is not None},
-            "tick_age_s": since(self._committed_at, at),
-        }
+    def report(self, *, at: Instant) -> DaemonReport:
+        """Return what an operator wants to know about this node."""
+        return daemon_report(
+            self._memory,
+            self._processes,
+            full_queues=self._claimer.full_queues(),
+            stopping=self._stop,
+            store_silent_for=self._outage.silent_for(at),
+            postponed={one.name: one.error for one in self._chores if one.error is not None},
+            committed_at=self._committed_at,
+            at=at,
+        )

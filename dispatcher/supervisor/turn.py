@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dispatcher import wire
+from dispatcher.daemon_report import StrandedReport
 from dispatcher.executor_api import StartSettings
 from dispatcher.model import Claim, Limits, Liveness, OpenRun
 from dispatcher.policy import RetryPolicy
@@ -161,17 +162,6 @@ class LiveRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Survival:
-    """What keeps a run open for which no executor answers."""
-
-    task_id: int
-    fence: int
-    why: str
-    is_ours: bool
-    """Whether it is of this node, whose executor ends what it finds of it."""
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """A worker's words, and where the answer goes: after the commit, with the store's time.
 
@@ -194,7 +184,7 @@ class Memory:
     surplus: set[RunUid] = field(default_factory=set)
     """Living runs that the store does not know, until they are gone: nothing starts beside them,
     as one may be of the task that comes next. Without the unkillable: those may be for ever."""
-    stranded: dict[RunUid, Survival] = field(default_factory=dict)
+    stranded: dict[RunUid, StrandedReport] = field(default_factory=dict)
     """Open runs for which no executor answers, and of which something may live on this host."""
     hello: wire.Hello | None = None
     """The executor's greeting, once store and executor agree; None while there is none."""

@@ -104,7 +104,7 @@ def test_what_the_store_does_not_take_is_tried_again_ever_less_and_is_reported(
         begun = len(tries)
         world.run_for(600)
         often = len(tries)
-        postponed = world.supervisor.status(at=world.at())["postponed"]
+        postponed = world.supervisor.report(at=world.at()).postponed
         setattr(store, work, sound)
         world.run_for(RETRY[1])
 
@@ -112,7 +112,7 @@ def test_what_the_store_does_not_take_is_tried_again_ever_less_and_is_reported(
     assert 1 <= begun
     assert 6 <= often <= 25
     assert {name: str(error)} == postponed
-    assert {} == world.supervisor.status(at=world.at())["postponed"]
+    assert {} == world.supervisor.report(at=world.at()).postponed
     told = [(one["event"], one["work"]) for one in logs if one["event"].startswith("work.")]
     assert [("work.postponed", name), ("work.resumed", name)] == told
     assert not [one for one in logs if one["event"].startswith("store.")]

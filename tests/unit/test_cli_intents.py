@@ -16,6 +16,7 @@ from dispatcher.model import Claim, Declared, Intent, Outcome, TaskState
 from dispatcher.words import Declaration
 from tests.command import Command
 from tests.eventually import eventually
+from tests.reports import report
 
 NO_DAEMON = "dispatcher: the daemon is not running: dispatcher run; "
 ENDED_LATER = f"{NO_DAEMON}a run that is not being ended yet goes on until it is back\n"
@@ -176,7 +177,7 @@ def test_why_names_what_was_declared_before_a_word_ended_the_run(command: Comman
 
 
 @pytest.mark.parametrize(
-    ("ends", "report", "told"),
+    ("ends", "facts", "told"),
     [
         (
             ending,
@@ -204,11 +205,11 @@ def test_why_names_the_grace_of_what_ends_or_who_is_missing_for_it(
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
     ends: Callable[[Command], Claim],
-    report: dict[str, object],
+    facts: dict[str, object],
     told: str,
 ) -> None:
     ends(command)
-    monkeypatch.setattr(control, "status", lambda _: {"slots": 1, **report})
+    monkeypatch.setattr(control, "status", lambda _: report(**facts))
 
     assert told in command("why", 1).stdout
 
@@ -230,7 +231,7 @@ def _is_named(command: Command, pid: int) -> None:
 
 def strand(monkeypatch: pytest.MonkeyPatch, why: str, *, fence: int = 1, ours: bool) -> None:
     one = {"task_id": 1, "fence": fence, "why": why, "is_ours": ours}
-    monkeypatch.setattr(control, "status", lambda _: {"stranded": [one]})
+    monkeypatch.setattr(control, "status", lambda _: report(stranded=[one]))
 
 
 def test_a_word_on_a_stranded_run_names_what_has_to_be_ended(

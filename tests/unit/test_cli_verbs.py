@@ -20,6 +20,7 @@ from dispatcher.model import Leases, TaskState
 from dispatcher.standing import Standing, Status
 from dispatcher.times import StoreTime
 from tests.command import Command
+from tests.reports import report
 
 
 @pytest.fixture
@@ -64,9 +65,9 @@ def test_status_for_people(command: Command) -> None:
 
 
 def test_status_passes_on_what_the_daemon_says(command: Command) -> None:
-    report = {"ok": True, "pid": 7, "node": "n", "hostname": "h", "slots": 2, "busy": 1}
-    report["executor"] = "connected"
-    standing = Standing(calendar=START, paused={}, node=None, daemon="running", report=report)
+    standing = Standing(
+        calendar=START, paused={}, node=None, daemon="running", report=report(busy=1)
+    )
     nothing = Leases(0, None, None, None)
     found = Status(standing=standing, counts={}, ready_since={}, leases=nothing)
 
@@ -75,7 +76,18 @@ def test_status_passes_on_what_the_daemon_says(command: Command) -> None:
     assert ("running", 7, "connected") == tuple(
         status[key] for key in ("daemon", "daemon_pid", "executor")
     )
-    assert {"id": "n", "hostname": "h", "slots": 2, "seen_at": None, "busy": 1} == status["node"]
+    assert (
+        status["node"].items()
+        >= {
+            "id": "n",
+            "hostname": "h",
+            "slots": 2,
+            "seen_at": None,
+            "busy": 1,
+            "stopping": None,
+        }.items()
+    )
+    assert not {"ok", "pid", "executor", "node", "figures"} & status["node"].keys()
 
 
 def test_check_config_names_the_file_or_every_mistake(command: Command) -> None:

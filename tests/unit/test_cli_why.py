@@ -12,10 +12,10 @@ from dispatcher.model import PausedQueue, Task, TaskState
 from dispatcher.standing import Standing
 from dispatcher.times import StoreTime
 from tests.command import Command
+from tests.reports import report
 
 #: The beginning of all times.
 START = Calendar(StoreTime(0), 0)
-FINE = {"busy": 0, "slots": 2, "executor": "connected", "stopping": None, "paused": None}
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_why_as_json(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "report", "expected"),
+    ("state", "facts", "expected"),
     [
         (TaskState.READY, {"busy": 2}, ["all 2 slots are busy"]),
         (TaskState.SCHEDULED, {}, ["it is due at 1970-01-01T00:00:05.000Z"]),
@@ -112,14 +112,14 @@ def test_why_as_json(command: Command) -> None:
     ],
 )
 def test_why_names_what_stands_in_the_way(
-    state: TaskState, report: dict[str, object], expected: list[str]
+    state: TaskState, facts: dict[str, object], expected: list[str]
 ) -> None:
     status = Standing(
         calendar=START,
         paused={},
         node=None,
         daemon="running",
-        report=FINE | report,
+        report=report(**facts),
     )
 
     assert expected == list(explain(task(state), [], status))
@@ -128,7 +128,7 @@ def test_why_names_what_stands_in_the_way(
 def test_a_time_out_that_waits_is_told() -> None:
     waiting = task(TaskState.READY, fails_at=StoreTime(9_000))
     paused = {"q": PausedQueue("q", "upgrade", StoreTime(1_000))}
-    status = Standing(calendar=START, paused=paused, node=None, daemon="running", report=FINE)
+    status = Standing(calendar=START, paused=paused, node=None, daemon="running", report=report())
 
     assert [
         "its queue q is paused since 1970-01-01T00:00:01.000Z: upgrade; dispatcher resume q",

@@ -16,6 +16,7 @@ import pytest
 from dispatcher import control
 from dispatcher.config.config import Config, load
 from dispatcher.host.locks import DAEMON_LOCK, hold
+from tests.reports import report
 
 
 def test_a_client_of_another_environment_finds_the_daemon(tmp_path: Path) -> None:
@@ -155,10 +156,10 @@ def test_another_dispatchers_daemon_in_our_runtime_directory_is_not_taken_for_ou
                 asked = pool.submit(control.report, config)
                 connection, _ = theirs.accept()
                 with connection:
-                    connection.sendall(b'{"node": "%s"}\n' % node.encode())
-                    report = asked.result()
+                    connection.sendall(msgspec.json.encode(report(node=node)) + b"\n")
+                    answer = asked.result()
 
-            assert (None if node == "another" else {"node": node}) == report
+            assert (None if node == "another" else report(node=node)) == answer
 
 
 def test_a_daemon_that_lives_and_cannot_be_asked_is_named(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.config.config import load
+from dispatcher.daemon_report import StrandedReport
 from dispatcher.doctor import processes, room
 from dispatcher.doctor.finding import Finding, Level
 from dispatcher.doctor.looks import findings
 from dispatcher.host import holes
 from dispatcher.store import migrate
 from tests.command import Command
+from tests.reports import report
 
 
 @pytest.fixture
@@ -344,16 +346,14 @@ def test_how_the_executor_is_says_the_daemon(
     command: Command, mode: str, changes: dict[str, object], level: Level, said: str, remedy: str
 ) -> None:
     command.configure(f'[executor]\nmode = "{mode}"')
-    report = {
-        "executor": "connected",
+    facts = {
         "executor_pid": 2**22 + 1,
         "executor_release": wire.RELEASE,
         "executor_heard_s": 0.2,
-        "executor_incompatible": None,
         **changes,
     }
 
-    (finding,) = processes._executor(load(str(command.config_file)), report)
+    (finding,) = processes._executor(load(str(command.config_file)), report(**facts))
 
     assert (level, True, True) == (
         finding.level,
@@ -377,30 +377,32 @@ def test_fewer_descriptors_than_slots_need() -> None:
 
 def test_stranded_runs_are_named_with_the_remedy_and_many_are_counted() -> None:
     living = "its processes live on this host: sleep (20816)"
-    one = {"fence": 1, "why": f"{living}; end them", "is_ours": False}
-    stranded = [{"task_id": task_id, **one} for task_id in range(1, 8)]
+    stranded = tuple(
+        StrandedReport(task_id=task_id, fence=1, why=f"{living}; end them", is_ours=False)
+        for task_id in range(1, 8)
+    )
 
-    first, *_, last = found = list(processes._stranded({"stranded": stranded}))
+    first, *_, last = found = list(processes._stranded(report(stranded=stranded)))
 
     said = f"no executor ends task 1: {living}"
     assert Finding("stranded run", Level.WARNING, said, "end them") == first
     assert (6, "2 more runs that no executor knows") == (len(found), last.said)
-    assert [] == list(processes._stranded({"stranded": []}))
+    assert [] == list(processes._stranded(report()))
 
 
 def test_runs_that_could_not_be_ended_are_named_once_and_many_are_counted() -> None:
-    report = {
-        "unsignalled_because": {"1": "sleep (7) belongs to root"},
-        "unkillable_because": {str(task_id): "it survived SIGKILL" for task_id in range(2, 8)},
-    }
+    unended = report(
+        unsignalled_because={1: "sleep (7) belongs to root"},
+        unkillable_because=dict.fromkeys(range(2, 8), "it survived SIGKILL"),
+    )
 
-    first, *_, last = found = list(processes._held(report))
+    first, *_, last = found = list(processes._held(unended))
 
     remedy = "end them as their user, or see what they wait for: dispatcher why 1"
     said = "task 1: sleep (7) belongs to root"
     assert Finding("unended run", Level.BAD, said, remedy) == first
     assert (6, "2 more runs could not be ended") == (len(found), last.said)
-    assert [] == list(processes._held({}))
+    assert [] == list(processes._held(report()))
 
 
 @pytest.mark.parametrize(("executor", "when"), [("connected", ""), ("silent", " once it is back")])
@@ -408,7 +410,7 @@ def test_a_stranded_run_that_the_executor_ends_needs_no_operator(executor: str, 
     living = "its processes live on this host: sleep (20816)"
     stranded = [{"task_id": 1, "fence": 1, "why": living, "is_ours": True}]
 
-    (found,) = processes._stranded({"stranded": stranded, "executor": executor})
+    (found,) = processes._stranded(report(stranded=stranded, executor=executor))
 
     said = f"the executor does not know task 1, and ends what lives of it{when}: {living}"
     assert Finding("stranded run", Level.WARNING, said, "dispatcher why 1") == found
@@ -429,11 +431,11 @@ def test_a_stranded_run_that_the_executor_ends_needs_no_operator(executor: str, 
 def test_an_executor_that_does_not_mark_its_runs_is_worth_a_warning(
     facts: dict[str, object], level: Level, remedy: str
 ) -> None:
-    (found,) = processes._marks(facts)
+    (found,) = processes._marks(report(**facts))
 
     assert level is found.level
     assert remedy in (found.remedy or "")
 
 
 def test_nothing_is_known_of_marks_without_an_executor() -> None:
-    assert [] == list(processes._marks({"executor_marks": None}))
+    assert [] == list(processes._marks(report()))

@@ -433,15 +433,15 @@ def test_leases_wait_while_workers_cannot_speak_and_begin_anew_when_they_can(
     with capture_logs() as logged:
         world.run_for(3600)
     assert [] == ends(world)
-    report = world.supervisor.status(at=world.at())
-    assert "/run: No space left on device" == report["workers_shut_out"]
+    shut_out = world.supervisor.report(at=world.at()).workers_shut_out
+    assert "/run: No space left on device" == shut_out
     assert ["workers.unreachable"] == [e["event"] for e in logged if e["log_level"] == "warning"]
 
     world.executor.events.append(wire.Door())
     world.tick()
     world.run_for(29)
     assert [] == ends(world)
-    assert world.supervisor.status(at=world.at())["workers_shut_out"] is None
+    assert world.supervisor.report(at=world.at()).workers_shut_out is None
     world.run_for(2)
 
     assert ["lost"] == ends(world)
@@ -510,4 +510,4 @@ def test_a_new_executor_has_sockets_until_it_says_otherwise(world: World) -> Non
     world.executor.greet()
     world.run_for(1)
 
-    assert world.supervisor.status(at=world.at())["workers_shut_out"] is None
+    assert world.supervisor.report(at=world.at()).workers_shut_out is None

@@ -17,12 +17,14 @@ from dispatcher import wire
 from dispatcher.daemon import channels
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.loop import Loop
+from dispatcher.daemon_report import DaemonReport
 from dispatcher.executor_api import Connected
 from dispatcher.host import sockets
 from dispatcher.host.notify import Notifier
 from dispatcher.supervisor.figures import Figures
-from dispatcher.supervisor.report import of_executor
+from dispatcher.supervisor.report import executor_state
 from dispatcher.times import Instant
+from tests.reports import report
 from tests.unit.test_executor_client import accept, hello
 from tests.unit.test_notify import Manager
 
@@ -56,10 +58,8 @@ class Supervisor:
             self._hello = event.hello if isinstance(event, Connected) else self._hello
         return Instant(at + 1)
 
-    def status(self, *, at: Instant) -> dict[str, object]:
-        nothing = dict.fromkeys(("stopping", "paused", "unkillable", "store_silent_for_s"))
-        executor = of_executor(self._hello, self._client, at)
-        return {"busy": 0, "slots": 1, **nothing, **executor}
+    def report(self, *, at: Instant) -> DaemonReport:
+        return report(slots=1, executor=executor_state(self._hello, self._client))
 
 
 class Daemon:

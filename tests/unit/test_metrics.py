@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher import wire
 from dispatcher.calendar import Calendar
+from dispatcher.daemon_report import HistogramReport, OutputReport
 from dispatcher.metrics import METRICS, exposition
 from dispatcher.model import Leases, Outcome, PausedQueue, TaskState
 from dispatcher.standing import Standing, Status
@@ -29,7 +31,7 @@ def status_of(world: World, **facts: object) -> Status:
             paused={one.queue: one for one in world.store.paused_queues()},
             node=None,
             daemon="running",
-            report={"ok": True, "pid": 1, **world.supervisor.status(at=world.at())},
+            report=world.supervisor.report(at=world.at()),
         )
         return Status(
             standing=standing,
@@ -54,7 +56,7 @@ def test_a_duration_is_counted_in_the_first_interval_that_holds_it() -> None:
     for seconds in (0.05, 0.1, 0.5, 2.0):
         histogram.observe(seconds)
 
-    expected = {"bounds": (0.1, 1.0), "counts": [2, 1, 1], "sum": 2.65}
+    expected = HistogramReport(bounds=(0.1, 1.0), counts=(2, 1, 1), sum=2.65)
     assert expected == histogram.report()
 
 
@@ -106,13 +108,15 @@ def test_every_figure_is_shown_when_there_is_something_to_show() -> None:
     world.submit()
     world.settle_down()
     status = status_of(world)
+    assert status.standing.report is not None
+    output = OutputReport(bytes=70, budget_bytes=99, free_bytes=4096, floor_bytes=1, trouble=())
     status = Status(
         standing=Standing(
             calendar=Calendar(NOW, 0),
             paused={"q": PausedQueue("q", "upgrade", NOW)},
             node=None,
             daemon="running",
-            report={**status.standing.report, "output": {"bytes": 70, "free_bytes": 4096}},
+            report=msgspec.structs.replace(status.standing.report, output=output),
         ),
         counts={"q": {TaskState.READY: 1}},
         ready_since={"q": StoreTime(NOW - 2_500)},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.host.notify import Notifier, in_a_line
+from dispatcher.host.notify import Notifier
 from dispatcher.times import Instant
 
 
@@ -111,31 +111,3 @@ def test_without_a_manager_nothing_happens(tmp_path: Path) -> None:
             notifier.ready()
             notifier.status("fine")
             assert notifier.wanted is bool(environ)
-
-
-def test_the_worst_stands_first_in_the_line() -> None:
-    fine: dict[str, object] = {
-        "busy": 1,
-        "slots": 2,
-        "stopping": None,
-        "paused": None,
-        "unkillable": 0,
-        "executor": "connected",
-        "store_silent_for_s": None,
-    }
-    assert "1 of 2 slots busy" == in_a_line(fine)
-    assert "waits for the executor; 1 of 2 slots busy" == in_a_line(fine | {"executor": "waiting"})
-    worst = in_a_line(
-        {
-            **fine,
-            "stopping": "drain",
-            "paused": "no memory",
-            "unkillable": 1,
-            "executor": "silent",
-            "store_silent_for_s": 3.0,
-        }
-    )
-    assert worst == (
-        "the store does not answer; the executor does not answer; 1 runs cannot be killed;"
-        " paused: no memory; stopping (drain); 1 of 2 slots busy"
-    )

@@ -64,7 +64,7 @@ class Place:
         return sorted(int(path.stem, 16) for path in self.directory.iterdir())
 
     def trouble(self) -> str:
-        return "; ".join(self.outputs.report()["trouble"])  # type: ignore[call-overload]
+        return "; ".join(self.outputs.report().trouble)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_beyond_the_total_budget_the_oldest_output_goes_first_and_no_more_of_it_
     assert ("output.removed", "total_budget", 3) == (told["event"], told["reason"], told["files"])
     assert 120 * KIB == told["freed_bytes"]
     place.work()
-    assert 80 * KIB == place.outputs.report()["bytes"]
+    assert 80 * KIB == place.outputs.report().bytes
     assert "" == place.trouble()
 
 

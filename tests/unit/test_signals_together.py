@@ -67,4 +67,4 @@ def test_to_leave_is_never_hurried() -> None:
 
 def stopping(world: World) -> Any:
     supervisor: Supervisor = world.supervisor
-    return supervisor.status(at=world.at())["stopping"]
+    return supervisor.report(at=world.at()).stopping

@@ -24,7 +24,7 @@ def standing_of(
     world: World, daemon: Literal["running", "not running", "not answering"] = "running"
 ) -> Standing:
     """Return how the node stands: of the store, and of the supervisor if it answers."""
-    report = world.supervisor.status(at=world.at()) if daemon == "running" else {}
+    report = world.supervisor.report(at=world.at()) if daemon == "running" else None
     with world.store.snapshot():
         calendar = world.store.calendar()
         paused = {one.queue: one for one in world.store.paused_queues()}

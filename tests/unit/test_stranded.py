@@ -30,9 +30,8 @@ def claimed_before(world: World, **facts: Any) -> Claim:
 
 
 def stranded(world: World) -> list[tuple[object, ...]]:
-    found = world.supervisor.status(at=world.at())["stranded"]
-    assert isinstance(found, list)
-    return [tuple(one[name] for name in ("task_id", "fence", "why", "is_ours")) for one in found]
+    found = world.supervisor.report(at=world.at()).stranded
+    return [(one.task_id, one.fence, one.why, one.is_ours) for one in found]
 
 
 def outcomes(world: World, task_id: int) -> list[Outcome | None]:

@@ -275,7 +275,7 @@ def test_r35_a_fault_of_the_host_charges_no_task_and_pauses_the_node(world: Worl
     )
 
     world.start()
-    assert "too many open files" == world.supervisor.status(at=world.at())["paused"]
+    assert "too many open files" == world.supervisor.report(at=world.at()).paused
     claims = [len(world.runs(task)) for task in tasks]
     world.run_for(30)
     world.executor.refusal = None
@@ -285,7 +285,7 @@ def test_r35_a_fault_of_the_host_charges_no_task_and_pauses_the_node(world: Worl
     assert [0, 0, 0] == [world.task(task).attempts_used for task in tasks]
     assert all(run.outcome is Outcome.RELEASED for run in world.runs(tasks[0])[:-1])
     assert len(world.runs(tasks[0])) + len(world.runs(tasks[1])) < 14  # paused ever longer
-    assert world.supervisor.status(at=world.at())["paused"] is None
+    assert world.supervisor.report(at=world.at()).paused is None
 
 
 def test_a_task_whose_predecessor_lives_waits_ever_longer(world: World) -> None:

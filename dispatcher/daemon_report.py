@@ -1,0 +1,156 @@
+"""What a running daemon reports about itself: the answer to `status` on its control socket.
+
+A client may be newer than the daemon: a field that an older daemon does not send has a default.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class ExecutorState(enum.StrEnum):
+    """The executor as its daemon sees it."""
+
+    CONNECTED = "connected"
+    WAITING = "waiting"
+    """No executor has greeted the daemon."""
+    SILENT = "silent"
+    """It holds the connection and does not answer."""
+    INCOMPATIBLE = "incompatible"
+    """It speaks another version of the protocol."""
+
+
+_PHRASES = {
+    ExecutorState.WAITING: "waits for the executor",
+    ExecutorState.SILENT: "the executor does not answer",
+    ExecutorState.INCOMPATIBLE: "the executor speaks another version",
+}
+
+
+class HistogramReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations in seconds, counted by interval."""
+
+    bounds: tuple[float, ...]
+    """Upper bounds of the intervals; one more interval follows the last."""
+    counts: tuple[int, ...]
+    """Durations in each interval."""
+    sum: float
+
+
+class FiguresReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters and histograms since the daemon started."""
+
+    claims: int
+    settled: dict[str, int]
+    """Settled runs by outcome."""
+    ticks: HistogramReport
+    kills: HistogramReport
+
+
+class IncompatibleExecutor(msgspec.Struct, frozen=True, kw_only=True):
+    """The executor that speaks another version."""
+
+    pid: int
+    version: int
+    wanted: int
+
+
+class StrandedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """An open run that no executor knows, of which something may still live on this host."""
+
+    task_id: int
+    fence: int
+    why: str
+    """What lives, or may live, of the run."""
+    is_ours: bool
+    """Whether the run belongs to this node, whose executor ends what it finds of it."""
+
+
+class OutputReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The output directory. Sizes in bytes; None while unknown."""
+
+    bytes: int | None
+    budget_bytes: int | None
+    free_bytes: int | None
+    floor_bytes: int | None
+    trouble: tuple[str, ...]
+
+
+class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A daemon's state. Ages in seconds; None for what has not happened yet."""
+
+    ok: bool = True
+    pid: int
+    node: str
+    hostname: str
+    release: str = ""
+    slots: int
+    busy: int
+    """Slots with a run in them."""
+    unkillable: int = 0
+    """Runs of which something lives although SIGKILL was sent; they keep their slots."""
+    unkillable_because: dict[int, str] = {}
+    """The reason of each, by task id."""
+    unsignalled_because: dict[int, str] = {}
+    """Processes that the executor may not signal, by task id."""
+    unknown_runs: int = 0
+    """Runs alive in the executor that the store does not know; they are ended first."""
+    stranded: tuple[StrandedReport, ...] = ()
+    workers_shut_out: str | None = None
+    """Why workers cannot reach their sockets; None: they can."""
+    paused: str | None = None
+    """Why the node claims nothing; None: it claims."""
+    paused_for_s: float = 0.0
+    """Seconds until the pause ends; 0: until a worker has started."""
+    bears: int | None = None
+    """How many runs this host was found to bear at once; None: no limit is known."""
+    bears_because: str | None = None
+    """The error of the last start that failed, while such a limit is known."""
+    reap_age_s: float | None = None
+    claim_age_s: float | None = None
+    start_age_s: float | None = None
+    uptime_s: float | None = None
+    figures: FiguresReport | None = None
+    executor: ExecutorState
+    executor_pid: int | None = None
+    executor_release: str | None = None
+    executor_marks: bool | None = None
+    """Whether the processes of its runs carry the mark of their run."""
+    executor_heard_s: float | None = None
+    executor_error: str | None = None
+    """The last error of an executor that exited."""
+    executor_incompatible: IncompatibleExecutor | None = None
+    full_queues: dict[str, int] = {}
+    """The concurrency limit of each queue that has reached it here."""
+    stopping: str | None = None
+    """How the daemon stops; None: it does not."""
+    store_silent_for_s: float | None = None
+    """Seconds since the store last answered; None: it answers."""
+    postponed: dict[str, str] = {}
+    """Deferred work that the store refuses, with the error."""
+    tick_age_s: float | None = None
+    output: OutputReport | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every slot has a run in it."""
+        return self.busy >= self.slots
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the executor answers; nothing starts or ends otherwise."""
+        return self.executor is ExecutorState.CONNECTED
+
+    def in_a_line(self) -> str:
+        """Return a summary of the state, worst first."""
+        facts = [
+            "the store does not answer" if self.store_silent_for_s is not None else "",
+            _PHRASES.get(self.executor, ""),
+            f"{self.unkillable} runs cannot be killed" if self.unkillable else "",
+            f"paused: {self.paused}" if self.paused else "",
+            f"stopping ({self.stopping})" if self.stopping else "",
+            f"{self.busy} of {self.slots} slots busy",
+        ]
+        return "; ".join(filter(None, facts))
