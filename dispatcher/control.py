@@ -46,17 +46,13 @@ def announce(config: Config) -> OSError | None:
     Then nothing is said there: clients look where their own environment says.
     """
     file = _announcement(config)
-    draft = file.with_name(f"{file.name}.new")
+    said = f"{_directory(config)} {config.control_socket}\n"
     try:
-        said = f"{_directory(config)} {config.control_socket}\n"
         if _said(config) != said:  # a full disk would not take it
-            with draft.open("w", encoding="utf-8") as out:
-                out.write(said)
-            draft.replace(file)
+            files.replace(file, said)
     except OSError as error:
-        for misleading in (draft, file):
-            with suppress(OSError):
-                misleading.unlink()
+        with suppress(OSError):  # it misleads
+            file.unlink()
         return error
     return None
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from dispatcher.cli.options import FILE, client, config_option, examples
 from dispatcher.errors import DispatcherError, cannot_write
+from dispatcher.host import files
 
 
 @click.command(
@@ -43,17 +42,8 @@ def metrics(*, textfile: Path | None) -> None:
 
 def _replace(file: Path, text: str) -> None:
     """Write a file that others read at any moment, in one step, readable for everybody."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        try:
-            draft.unlink(missing_ok=True)
-            with draft.open("x", encoding="utf-8") as out:  # through nobody's link
-                out.write(text)
-            draft.chmod(0o644)  # the node exporter is somebody else
-            draft.replace(file)
-        finally:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
+        files.replace(file, text, mode=0o644)  # the node exporter is another user
     except OSError as error:
         remedy = "its directory must be there, and let this user write"
         raise cannot_write(f"cannot write {file}", error, remedy, DispatcherError) from error

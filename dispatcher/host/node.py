@@ -75,13 +75,10 @@ def _create(state_dir: Path) -> None:
 
     draft = state_dir / f".node-id.{uuid4()}"
     try:
-        with draft.open("x", encoding="ascii") as file:
-            file.write(f"{uuid4()}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        files.write_new(draft, f"{uuid4()}\n", durable=True)
         with suppress(FileExistsError):
             (state_dir / "node-id").hardlink_to(draft)
-        _sync(state_dir)
+        files.sync(state_dir)
     except OSError as error:
         told = f"cannot write {state_dir / 'node-id'}"
         remedy = "make the state directory writable for this user"
@@ -89,14 +86,6 @@ def _create(state_dir: Path) -> None:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def hold_name(node: str, state_dir: Path) -> socket.socket | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dispatcher.errors import DispatcherError
+from dispatcher.host.files import replace
 
 _HEAD = """\
 # Written by "dispatcher install-service"; "dispatcher uninstall-service" removes it.
@@ -63,7 +63,7 @@ def write(texts: Mapping[Path, str]) -> Iterator[Step]:
             yield Step("unchanged", str(path))
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        put(path, text, mode=0o644)
+        replace(path, text, mode=0o644)
         yield Step("wrote" if before is None else "replaced", str(path))
 
 
@@ -83,18 +83,3 @@ def content(path: Path) -> str | None:
         return path.read_text("utf-8", "replace")
     except FileNotFoundError:
         return None
-
-
-def put(path: Path, text: str, *, mode: int, group: int = -1) -> None:
-    """Write a file whole, in place of another of its name."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchown(descriptor, -1, group)
-            os.fchmod(descriptor, mode)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

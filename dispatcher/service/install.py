@@ -16,6 +16,7 @@ from dispatcher.config.config import SYSTEM_FILE, Config, load
 from dispatcher.config.file import written
 from dispatcher.config.of_user import config_home
 from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.host.files import replace
 from dispatcher.host.owner import owner_of, unknown_user
 from dispatcher.service import files, systemd, units
 from dispatcher.service.files import Step
@@ -178,7 +179,7 @@ def _make_configuration(at: Place, account: tuple[str, str] | None) -> Iterator[
         at.file.parent.chmod(0o700 if account is None else 0o755)
         yield Step("made", str(at.file.parent))
     mode = 0o600 if account is None else 0o640
-    files.put(at.file, reference.commented_file(given), mode=mode, group=group)
+    replace(at.file, reference.commented_file(given), mode=mode, group=group)
     yield Step("wrote", str(at.file))
 
 

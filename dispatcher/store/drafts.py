@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable, cannot_write
+from dispatcher.host import files
 from dispatcher.store.names import DRAFT, WHOLE, beside
 
 _DRAFT = re.compile(rf"{re.escape(DRAFT)}[0-9a-f]{{8}}$")
@@ -121,7 +122,7 @@ def written(file: Path) -> Iterator[None]:
 def finish(draft: Path, file: Path) -> None:
     """Bring a draft that nobody has open to the disk, and see that `name_finished` can follow."""
     with written(file):
-        sync(draft)
+        files.sync(draft)
     probe = draft.with_name(_PROBE)
     try:
         probe.hardlink_to(draft)
@@ -144,7 +145,7 @@ def name_finished(draft: Path, file: Path) -> None:
 def replace(draft: Path, file: Path) -> None:
     """Bring a draft that nobody has open to the disk, and give it the name of what it replaces."""
     with written(file):
-        sync(draft)
+        files.sync(draft)
         draft.rename(file)
     _sync_directory_of(file)
 
@@ -157,18 +158,9 @@ def _no_link(file: Path, error: OSError) -> DispatcherError:
 
 def _sync_directory_of(file: Path) -> None:
     try:
-        sync(file.parent, os.O_DIRECTORY)
+        files.sync(file.parent)
     except OSError as error:
         raise StoreUnavailable(
             f"{file} is in its place, but may be gone after a power cut: {error.strerror};"
             " see that its disk is sound"
         ) from error
-
-
-def sync(path: Path, flags: int = 0) -> None:
-    """Bring a file that nobody has open, or a directory's names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from contextlib import closing, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from dispatcher.host.locks import Held, hold
 from dispatcher.store import migrate
 from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
-from dispatcher.store.drafts import draft_of, name_finished, remove_abandoned, sync
+from dispatcher.store.drafts import draft_of, name_finished, remove_abandoned
 from dispatcher.store.filesystems import MOUNTINFO, is_mounted_alone, network_filesystem
 from dispatcher.store.names import DRAFT, beside
 from dispatcher.store.sql import SqlStore
@@ -134,18 +133,10 @@ def remembered_identity(state_dir: Path) -> str | None:
 def remember_identity(state_dir: Path, identity: str) -> None:
     """Write, atomically, which store a state directory works on."""
     file = _identity_file(state_dir)
-    temporary = file.with_name(f"{file.name}.new-{os.urandom(4).hex()}")
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with temporary.open("x", encoding="utf-8") as out:
-            out.write(f"{identity}\n")
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.rename(file)
-        sync(state_dir, os.O_DIRECTORY)
+        files.replace(file, f"{identity}\n", durable=True)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise _denied(error, file) from error
 
 

@@ -176,7 +176,7 @@ def test_a_link_in_the_place_of_the_daemons_announcement_leads_root_nowhere(
     users: World, victim: Path
 ) -> None:
     users.cli("list")
-    (users.state_dir / "control-socket.new").symlink_to(victim)
+    (users.state_dir / "control-socket").symlink_to(victim)
 
     users.cli("run", "--drain")
 

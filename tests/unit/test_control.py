@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ import pytest
 
 from dispatcher import control
 from dispatcher.config.config import Config, load
+from dispatcher.host import files
 from dispatcher.host.locks import DAEMON_LOCK, hold
 from tests.reports import report
 
@@ -26,25 +28,29 @@ def test_a_client_of_another_environment_finds_the_daemon(tmp_path: Path) -> Non
     assert daemons.control_socket == control.find(clients)
 
 
-def test_r35_what_is_said_already_is_not_written_again(tmp_path: Path) -> None:
+def test_r35_what_is_said_already_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full disk would not take it, and does not have to."""
     config = configured(tmp_path, "run")
     control.announce(config)
-    take_the_drafts_place(tmp_path)
+    monkeypatch.setattr(files, "replace", full_disk)
 
     assert None is control.announce(config)
     assert config.control_socket == control.find(config)
 
 
-def test_r35_where_it_cannot_be_said_nobody_is_sent_to_the_wrong_place(tmp_path: Path) -> None:
+def test_r35_where_it_cannot_be_said_nobody_is_sent_to_the_wrong_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before, now = configured(tmp_path, "before"), configured(tmp_path, "now")
     control.announce(before)
-    take_the_drafts_place(tmp_path)
+    monkeypatch.setattr(files, "replace", full_disk)
 
     error = control.announce(now)
 
     assert error is not None
-    assert "control-socket.new" in str(error)
+    assert errno.ENOSPC == error.errno
     assert now.control_socket == control.find(now)
 
 
@@ -132,8 +138,8 @@ def test_what_names_no_directory_or_another_one_is_ignored(tmp_path: Path, said:
     assert config.control_socket == control.find(config)
 
 
-def take_the_drafts_place(directory: Path) -> None:
-    (directory / "state/control-socket.new/in the way").mkdir(parents=True)
+def full_disk(path: Path, text: str) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def configured(directory: Path, runtime: str) -> Config:

@@ -84,3 +84,14 @@ def test_an_executor_waits_for_no_fifo_in_the_place_of_the_stores_id(tmp_path: P
 def test_the_null_device_reads_as_an_empty_file() -> None:
     """`--config /dev/null` means no file."""
     assert b"" == read(os.devnull)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_is_replaced_whole_with_its_mode(tmp_path: Path, *, durable: bool) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    files.replace(path, "new", mode=0o644, durable=durable)
+
+    assert ["x"] == [found.name for found in tmp_path.iterdir()]
+    assert ("new", 0o644) == (path.read_text(), path.stat().st_mode & 0o777)

@@ -15,8 +15,8 @@ import pytest
 
 from dispatcher.config.config import load
 from dispatcher.errors import ConfigError, DispatcherError
-from dispatcher.service import files, systemd
 from dispatcher.service import install as service
+from dispatcher.service import systemd
 from dispatcher.service import units as unit_files
 from dispatcher.service.files import is_as_written, sealed
 from dispatcher.service.install import Place, configuration_for, install
@@ -362,14 +362,3 @@ def test_what_was_written_is_known_by_any_release_and_any_change_seen() -> None:
     assert is_as_written(text)
     for changed in (text + "#\n", text.replace("A=b", "A=c"), "[Unit]\n", "", "\n" + text):
         assert not is_as_written(changed)
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_text("old")
-    (tmp_path / ".x.new").write_text("of an install that was killed")
-
-    files.put(path, "new", mode=0o644)
-
-    assert ["x"] == [found.name for found in tmp_path.iterdir()]
-    assert ("new", 0o644) == (path.read_text(), path.stat().st_mode & 0o777)
