@@ -28,7 +28,7 @@ class TaskState(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
-#: Every legal move. The schema's CHECK constraints and docs/architecture.md repeat it.
+#: Every legal move. The schema's CHECK constraints and docs/design.md 4.1 repeat it.
 MOVES: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
     {
         TaskState.WAITING: frozenset(
@@ -70,7 +70,7 @@ FINISHED = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED
 
 
 class Outcome(enum.StrEnum):
-    """How a run ended: a closed list, one row each in DESIGN's table of outcomes."""
+    """How a run ended: a closed list, one row each in docs/design.md 5.1."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"

@@ -24,7 +24,7 @@ LONGEST: Final = durations.parse("3650d")
 #: The shortest lease: it is renewed three times in its length, and each renewal is a transaction.
 LEAST_LEASE: Final = durations.parse("200ms")
 
-#: Each is from another moment to another one; DESIGN.md's section 4 says which.
+#: Each is from another moment to another one; docs/design.md 6.1 says which.
 TIMEOUTS: Final = (
     "run_timeout",
     "stall_timeout",

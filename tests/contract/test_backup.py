@@ -1,4 +1,4 @@
-"""A database copied while others write, and a copy put in its place: R-51, R-52, R-57."""
+"""A database copied while others write, and a copy put in its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bulk submit: nothing of it before it is accepted, all of it afterwards, whoever dies: R-35."""
+"""A bulk submit: nothing of it before it is accepted, all of it afterwards, whoever dies."""
 
 from __future__ import annotations
 

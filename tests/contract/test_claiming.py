@@ -254,7 +254,7 @@ def test_a_queue_without_ready_tasks_is_not_named(store: OneByOne) -> None:
     assert store.ready_queues(after="", limit=10) == []
 
 
-def test_every_queue_gets_its_turn(store: OneByOne) -> None:
+def test_r47_every_queue_gets_its_turn(store: OneByOne) -> None:
     for queue in "abc":
         for _ in range(2):
             store.new(queue=queue)

@@ -1,4 +1,4 @@
-"""R-57: rows that must not exist cannot be written, whoever writes."""
+"""Rows that must not exist cannot be written, whoever writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""R-50, R-51, R-52: a store that is not what was left is refused, touched by nobody."""
+"""A store that is not what was left is refused, touched by nobody."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_r50_a_directory_that_nobody_may_enter_any_more_is_told_as_that(path: Pa
             store.submit(new_task(), now=now)
 
 
-# R-50, R-51, R-52: damage ------------------------------------------------------------------
+# Damage ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -39,7 +39,7 @@ def damage(store: OneByOne, task_id: int, change: str) -> None:
 
 
 @pytest.mark.parametrize("change", DAMAGE)
-def test_a_damaged_row_is_held_where_it_would_be_claimed_and_its_neighbours_are_claimed(
+def test_r81_a_damaged_row_is_held_where_it_would_be_claimed_and_its_neighbours_are_claimed(
     store: OneByOne, change: str
 ) -> None:
     tasks = [store.new(labels={"a": "b"}) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""R-54: SQLite is refused where its locks and its shared memory stop at the host."""
+"""SQLite is refused where its locks and its shared memory stop at the host."""
 
 from __future__ import annotations
 

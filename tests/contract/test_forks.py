@@ -47,7 +47,9 @@ def tasks(path: Path) -> int:
 
 
 @pytest.mark.parametrize("way", ["by os.fork", "in C"])
-def test_a_forked_child_is_refused_by_every_transaction_and_may_close(path: Path, way: str) -> None:
+def test_r83_a_forked_child_is_refused_by_every_transaction_and_may_close(
+    path: Path, way: str
+) -> None:
     with program("forker.py", path, way) as forker:
         assert forker.stdout.readline() == "forked\n"
         told(forker, "use")

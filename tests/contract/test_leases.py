@@ -1,4 +1,4 @@
-"""Heartbeats, declarations and expiry: AC-1 to AC-8, R-01 to R-04, R-07, R-08 on the store."""
+"""Heartbeats, declarations and expiry on the store."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def second_name(path: Path, where: str) -> Path:
 
 
 @pytest.mark.parametrize("where", ["beside it", "in another directory"])
-def test_a_database_with_two_names_is_refused_by_both_untouched_with_the_remedy(
+def test_r83_a_database_with_two_names_is_refused_by_both_untouched_with_the_remedy(
     path: Path, where: str
 ) -> None:
     name = second_name(path, where)

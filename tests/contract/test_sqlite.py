@@ -23,7 +23,7 @@ from tests.contract.sqlite_files import break_commit, opened
 HOLDER = Path(__file__).with_name("holder.py")
 
 
-# locks -------------------------------------------------------------------------------
+# Locks -------------------------------------------------------------------------------
 
 
 @contextmanager

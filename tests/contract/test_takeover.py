@@ -1,4 +1,4 @@
-"""Local claims and `takeover_at`: AC-1, AC-3, AC-4, AC-8 and R-01, R-02 on the store."""
+"""Local claims and `takeover_at` on the store."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_a_daemon_that_stood_still_settles_what_ended_meanwhile(outside: Outside
     judge(outside, tasks)
 
 
-def test_an_executor_that_stood_still_reports_what_ended_meanwhile(outside: Outside) -> None:
+def test_r86_an_executor_that_stood_still_reports_what_ended_meanwhile(outside: Outside) -> None:
     stage, tasks = outside.stage, submit(outside.stage)
 
     with outside.daemon("--drain") as daemon:

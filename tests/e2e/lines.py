@@ -1,6 +1,6 @@
 """What every world's daemons and executors logged: in form, in order, and without a secret.
 
-Each end-to-end test shows it beside what it is about: a world asks it at its end (R-28, R-67).
+Each end-to-end test shows it beside what it is about: a world asks it at its end.
 """
 
 from __future__ import annotations

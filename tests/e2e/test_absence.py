@@ -62,7 +62,9 @@ def store_held(world: World) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("how", ["stopped", "stuck in its store"])
-def test_the_runs_of_a_daemon_that_is_away_are_ended_and_run_again(world: World, how: str) -> None:
+def test_r85_the_runs_of_a_daemon_that_is_away_are_ended_and_run_again(
+    world: World, how: str
+) -> None:
     world.configure(executor={"absence_limit": "1s"})
     with world.daemon() as daemon:
         task, worker = start(world, daemon)

@@ -13,7 +13,7 @@ from tests.e2e.world import World
 UNTIL_2026_MS = 189_388_800_000
 
 
-def test_a_backup_is_made_beside_a_daemon_and_a_restore_is_refused_with_its_name(
+def test_r78_a_backup_is_made_beside_a_daemon_and_a_restore_is_refused_with_its_name(
     world: World, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy.db"
@@ -32,7 +32,7 @@ def test_a_backup_is_made_beside_a_daemon_and_a_restore_is_refused_with_its_name
     assert 2 == len(world.cli("list", "--json").json)
 
 
-def test_a_restored_store_runs_what_ran_then_once_and_gives_no_id_or_fence_again(
+def test_r78_a_restored_store_runs_what_ran_then_once_and_gives_no_id_or_fence_again(
     world: World, tmp_path: Path
 ) -> None:
     copy, diary = tmp_path / "copy.db", tmp_path / "diary"

@@ -50,7 +50,7 @@ def _assert_parts(world: World, number: int) -> None:
     assert [(number,)] == stored(world, "SELECT count(*) FROM bulk_parts")
 
 
-def test_r35_a_stopped_bulk_submit_keeps_nobody_from_writing_and_goes_on(world: World) -> None:
+def test_r68_a_stopped_bulk_submit_keeps_nobody_from_writing_and_goes_on(world: World) -> None:
     with half_way(world) as submit:
         submit.send_signal(signal.SIGTSTP)
         eventually(lambda: _assert_stopped(submit.pid))
@@ -72,7 +72,7 @@ def _assert_stopped(pid: int) -> None:
     assert psutil.STATUS_STOPPED == psutil.Process(pid).status()
 
 
-def test_r35_of_a_killed_bulk_submit_nothing_is_seen_and_nobody_waits_for_it(world: World) -> None:
+def test_r68_of_a_killed_bulk_submit_nothing_is_seen_and_nobody_waits_for_it(world: World) -> None:
     with half_way(world) as submit:
         submit.kill()
         submit.wait()
@@ -86,7 +86,7 @@ def test_r35_of_a_killed_bulk_submit_nothing_is_seen_and_nobody_waits_for_it(wor
 
 @pytest.mark.parametrize("lines", [None, 10, 3 * PART_TASKS])
 @pytest.mark.parametrize("to", ["a full disk", "a closed pipe"])
-def test_r35_where_ids_cannot_be_printed_that_all_is_accepted_is_reported(
+def test_r68_where_ids_cannot_be_printed_that_all_is_accepted_is_reported(
     world: World, lines: int | None, to: str
 ) -> None:
     command = ["--", "true"] if lines is None else ["--from", "-"]

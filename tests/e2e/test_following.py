@@ -149,7 +149,7 @@ def test_the_words_of_a_run_that_got_an_empty_file_are_not_the_former_ones(world
         assert "" == world.cli("logs", silent).stdout
 
 
-def test_r67_a_flood_stays_near_its_budget_and_the_follower_says_what_it_lost(
+def test_r67_r74_a_flood_stays_near_its_budget_and_the_follower_says_what_it_lost(
     world: World,
 ) -> None:
     """A follower that is slower than the flood; the first line is read before anything is lost.

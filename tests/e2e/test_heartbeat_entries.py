@@ -1,4 +1,4 @@
-"""Every way to beat is the same operation: AC-1, AC-2, AC-4, AC-7, AC-12, R-01, R-02, R-03, R-11.
+"""Every way to beat is the same operation.
 
 One daemon, whose tasks stand in every state that a beat can meet. `ENTRIES` lists the ways; a new
 one is two lines there.
@@ -92,7 +92,7 @@ def by_worker(world: World, task_id: int, lock: str) -> Heard:
 
 
 def by_verb(world: World, task_id: int, lock: str) -> Heard:
-    """R-02, R-11: the exit code alone tells a shell script which it was."""
+    """The exit code alone tells a shell script which it was."""
     done = subprocess.run(
         [sys.executable, "-m", "worker_stub", "heartbeat"],
         env={**world.env, **_claim(world, task_id, lock)},

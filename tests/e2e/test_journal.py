@@ -137,7 +137,7 @@ def _expect(fact: bool) -> None:
 
 
 def test_an_exit_seen_on_a_full_disk_is_known_to_the_next_executor(world: World) -> None:
-    """PROTOCOL 2.3: no daemon is there to tell it to, and nothing starts meanwhile."""
+    """Protocol 2.3: no daemon is there to tell it to, and nothing starts meanwhile."""
     slots = 30  # what is left of the journal's last block holds the ends of a few
     elsewhere = f"sqlite://{world.directory}/elsewhere/tasks.db"
     world.configure(node={"slots": slots}, store={"url": elsewhere})

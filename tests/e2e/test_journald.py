@@ -1,4 +1,4 @@
-"""What daemon, executor and workers say in systemd's journal, by the installed command (R-61).
+"""What daemon, executor and workers say in systemd's journal, by the installed command.
 
 The journal is a socket of the test: a real one is asked in tests/system.
 """
@@ -60,7 +60,7 @@ def expect_written(path: Path, text: str) -> None:
     eventually(probe)
 
 
-def test_one_field_finds_all_that_was_said_of_a_task_and_all_that_it_said(
+def test_r70_one_field_finds_all_that_was_said_of_a_task_and_all_that_it_said(
     world: World, journald: Journald
 ) -> None:
     configure(world, "echo hello; echo oops >&2; printf 'no end'")
@@ -95,7 +95,7 @@ def test_the_executors_lines_about_a_task_name_it_too(world: World, journald: Jo
     }
 
 
-def test_no_line_is_lost_or_comes_twice_when_the_daemon_is_killed(
+def test_r70_no_line_is_lost_or_comes_twice_when_the_daemon_is_killed(
     world: World, journald: Journald
 ) -> None:
     go = world.directory / "go"

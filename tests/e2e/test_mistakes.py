@@ -27,7 +27,7 @@ def place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("mistake", IN_PROCESS, ids=lambda mistake: mistake.name)
-def test_each_mistake_gets_its_message(place: Place, mistake: Mistake) -> None:
+def test_r87_each_mistake_gets_its_message(place: Place, mistake: Mistake) -> None:
     made = place.make(mistake)
 
     assert (mistake.told, mistake.exits) == (place.told(made.stderr), made.exit_code)

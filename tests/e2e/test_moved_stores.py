@@ -63,7 +63,7 @@ def _healthy(world: World) -> None:
     assert "ok" == world.cli("status", "--json").json["health"]
 
 
-def test_a_run_of_the_node_before_stays_as_long_as_its_worker_lives_and_then_runs_again(
+def test_r79_a_run_of_the_node_before_stays_as_long_as_its_worker_lives_and_then_runs_again(
     world: World, tmp_path: Path
 ) -> None:
     task, worker = leave_a_worker(world)

@@ -80,7 +80,7 @@ def typed_by(world: World, prefix: tuple[str, ...]) -> Iterator[None]:
 # What is made -------------------------------------------------------------------------------
 
 
-def test_what_root_types_in_a_users_directory_is_done_by_the_user_who_goes_on_with_it(
+def test_r76_what_root_types_in_a_users_directory_is_done_by_the_user_who_goes_on_with_it(
     users: World, user: int
 ) -> None:
     copy = "state/copy.db"  # from here, as a user may not enter the directories above
@@ -241,7 +241,7 @@ def test_a_lock_beside_an_old_backup_that_is_a_link_is_not_followed_by_root_eith
     assert "b.db.lock" in told
 
 
-def test_no_file_is_removed_where_a_users_link_leads(users: World, victim: Path) -> None:
+def test_r76_no_file_is_removed_where_a_users_link_leads(users: World, victim: Path) -> None:
     roots = victim.parent / f"{UID}.log"
     roots.write_text(SECRET)
     _name_as_output(users, str(roots))

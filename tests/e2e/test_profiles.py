@@ -1,4 +1,4 @@
-"""Profiles, as operators use them: R-32, R-33 and R-40 by kind of task."""
+"""Profiles, as operators use them: each rule by kind of task."""
 
 from __future__ import annotations
 

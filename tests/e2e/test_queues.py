@@ -66,7 +66,7 @@ def _assert_over(world: World) -> None:
     assert {"succeeded"} == set(states(world))
 
 
-def test_queues_take_turns_and_within_one_the_highest_priority_goes_first(world: World) -> None:
+def test_r47_queues_take_turns_and_within_one_the_highest_priority_goes_first(world: World) -> None:
     world.configure(node={"slots": 1})
     many = [{"command": ORDER, "queue": "many", "priority": p} for p in (0, 0, 5, -5, 0, 5)]
     few = [{"command": ORDER, "queue": "few", "priority": p} for p in (-9, 1)]

@@ -1,4 +1,4 @@
-"""SIGHUP and `dispatcher reload`: the file is read again, whole or not at all (R-64)."""
+"""SIGHUP and `dispatcher reload`: the file is read again, whole or not at all."""
 
 from __future__ import annotations
 

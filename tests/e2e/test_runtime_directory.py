@@ -161,7 +161,7 @@ def nested(world: World) -> Iterator[World]:
     world.runtime_dir = outer
 
 
-def test_workers_live_on_when_the_runtime_directory_is_removed(nested: World) -> None:
+def test_r75_workers_live_on_when_the_runtime_directory_is_removed(nested: World) -> None:
     world, ways = nested, ("asks",) * 6 + ("sends",) * 3 + ("connected",) * 3 + ("plain",) * 6
     ways += ("verb", "stays")
     with world.daemon() as daemon:
@@ -186,7 +186,9 @@ def test_workers_live_on_when_the_runtime_directory_is_removed(nested: World) ->
         finish(world, daemon, tasks)
 
 
-def test_leases_wait_while_the_directory_cannot_be_made_and_begin_anew_then(nested: World) -> None:
+def test_r75_leases_wait_while_the_directory_cannot_be_made_and_begin_anew_then(
+    nested: World,
+) -> None:
     """As between a logout and the next login: nobody may make `/run/user/1000` but root."""
     world, ways = nested, ("asks", "sends", "connected", "plain")
     with world.daemon() as daemon:

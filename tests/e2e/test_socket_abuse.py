@@ -166,7 +166,7 @@ def _read(stream: socket.socket) -> bytes:
         return b""
 
 
-def test_a_gigabyte_without_a_newline_is_cut_off_early(siege: Siege) -> None:
+def test_r84_a_gigabyte_without_a_newline_is_cut_off_early(siege: Siege) -> None:
     megabyte = b"x" * 2**20
     for _ in siege.lasting():
         with siege.line() as stream:
@@ -229,7 +229,7 @@ def flood(siege: Siege, line: bytes, *, connections: int) -> Iterator[None]:
     ],
     ids=["valid", "not owner", "declarations", "junk"],
 )
-def test_a_flood_starves_nobody(siege: Siege, words: Callable[[Siege], bytes]) -> None:
+def test_r84_a_flood_starves_nobody(siege: Siege, words: Callable[[Siege], bytes]) -> None:
     """A beat beside it is answered, neither worker loses its lease, the log stays readable."""
     log = (siege.world.directory / "daemon-1.log").stat
     size, cpu = log().st_size, sum(siege.process.cpu_times()[:2])

@@ -130,7 +130,7 @@ def test_an_executor_that_stood_still_past_the_absence_limit_ends_nobody_who_was
 
 
 @pytest.mark.parametrize("order", ["daemon first", "executor first"])
-def test_both_stood_still_past_run_time_outs_and_who_was_done_has_its_code(
+def test_r86_both_stood_still_past_run_time_outs_and_who_was_done_has_its_code(
     world: World, order: str
 ) -> None:
     with world.daemon() as daemon:

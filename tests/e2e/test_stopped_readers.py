@@ -40,7 +40,7 @@ def lines_of(taken: bytes) -> list[dict[str, Any]]:
     return [msgspec.json.decode(line) for line in taken.splitlines()]
 
 
-def test_a_log_reader_that_stops_holds_up_no_task_and_no_signal(world: World) -> None:
+def test_r73_a_log_reader_that_stops_holds_up_no_task_and_no_signal(world: World) -> None:
     read, write = os.pipe()
     with daemon_on(world, write) as daemon:
         os.close(write)
@@ -70,7 +70,7 @@ def test_a_reader_that_is_back_gets_every_line_that_was_queued(world: World) -> 
     assert list(range(1, len(numbers) + 1)) == numbers
 
 
-def test_ctrl_s_holds_up_no_task_and_no_signal(world: World) -> None:
+def test_r73_ctrl_s_holds_up_no_task_and_no_signal(world: World) -> None:
     world.configure(logs={"format": "console"})
     leader, follower = pty.openpty()
     with daemon_on(world, follower) as daemon:

@@ -59,7 +59,7 @@ def namespaces() -> bool:
     return shutil.which("unshare") is not None and not subprocess.run(made, check=False).returncode
 
 
-def test_whoever_speaks_by_systemd_notify_keeps_a_lease_of_a_second(world: World) -> None:
+def test_r80_whoever_speaks_by_systemd_notify_keeps_a_lease_of_a_second(world: World) -> None:
     """A shell loop, senders that are gone, another user, a container, each beside a flood.
 
     And who is silent is lost.
@@ -163,7 +163,9 @@ def test_what_workers_say_of_themselves_is_shown_and_done(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-def test_what_is_said_while_no_daemon_listens_is_kept_for_the_next(world: World, how: str) -> None:
+def test_r80_what_is_said_while_no_daemon_listens_is_kept_for_the_next(
+    world: World, how: str
+) -> None:
     """A beat before each look, a note and the time asked for: nothing of it waits for a daemon."""
     says = """
         import os, socket, time

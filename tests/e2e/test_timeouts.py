@@ -32,7 +32,7 @@ POLITE = """
     while :; do sleep 0.02; done
 """
 
-#: Its main thread takes any hint; a thread that is no daemon does not let it go (R-17).
+#: Its main thread takes any hint; a thread that is no daemon does not let it go.
 BLOCKED = python("""
     import signal, sys, threading, time
     threading.Thread(target=time.sleep, args=(1000,)).start()

@@ -65,7 +65,7 @@ BEAT = python("""
     ],
     ids=str,
 )
-def test_r28_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitter(
+def test_r72_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitter(
     world: World, locale: dict[str, str]
 ) -> None:
     here = world.directory / "grüße"
@@ -88,7 +88,7 @@ def test_r28_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitt
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["a file", "no file"])
-def test_r28_a_call_inside_a_task_reaches_the_dispatcher_that_runs_it(
+def test_r71_a_call_inside_a_task_reaches_the_dispatcher_that_runs_it(
     world: World, named: bool
 ) -> None:
     """Whatever home the task has, and where the daemon has its state directory from."""
@@ -149,7 +149,7 @@ def test_calls_inside_a_task_reach_its_dispatcher_whatever_the_file_says_by_now(
 
 
 @pytest.mark.parametrize("text", [None, "[node\n", "[node]\nstate_dir = 5\n"])
-def test_r28_a_heartbeat_inside_a_task_needs_no_configuration(
+def test_r71_a_heartbeat_inside_a_task_needs_no_configuration(
     world: World, text: str | None
 ) -> None:
     """`heartbeat || exit 79` ends no healthy run while somebody edits the file."""
@@ -171,7 +171,7 @@ def test_r28_a_heartbeat_inside_a_task_needs_no_configuration(
     assert "as asked" in task["reason"]
 
 
-def test_r28_another_file_inside_a_task_means_another_dispatcher_however_it_is_named(
+def test_r71_another_file_inside_a_task_means_another_dispatcher_however_it_is_named(
     world: World,
 ) -> None:
     """Its directories are its own, and no call with it reaches the outer dispatcher."""

@@ -66,7 +66,7 @@ def test_an_executor_of_another_version_is_named(world: World, version: int) -> 
         assert [True] * 2 == [said in status["degraded"][0], said in world.cli("why", task).stdout]
 
 
-def test_a_copied_state_directory_is_refused_and_ends_nothing_of_the_original(
+def test_r82_a_copied_state_directory_is_refused_and_ends_nothing_of_the_original(
     world: World,
 ) -> None:
     """Its journal names runs that live: they are the original's, not left by a dead executor."""

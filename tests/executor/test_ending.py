@@ -1,4 +1,4 @@
-"""Ending runs: ladder, tree, leftovers and strays, with real processes (PROTOCOL 2.9-11)."""
+"""Ending runs: ladder, tree, leftovers and strays, with real processes (protocol 2.9 to 2.11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output for systemd's journal, by a real executor with a socket as journald (R-61)."""
+"""Output for systemd's journal, by a real executor with a socket as journald."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting a run: what its leader gets, and what is said when there is none (PROTOCOL 2.6)."""
+"""Starting a run: what its leader gets, and what is said when there is none (protocol 2.6)."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def test_a_start_after_its_deadline_is_late(home: Home, daemon: Daemon) -> None:
 
 
 def test_nothing_starts_while_any_earlier_run_still_writes(home: Home, daemon: Daemon) -> None:
-    """PROTOCOL 2.8: the lock on an output outlives everything but its last holder."""
+    """Protocol 2.8: the lock on an output outlives everything but its last holder."""
     first = daemon.start(["sleep", "1000"], home.output("first"))
     daemon.expect(wire.Started, first)
     previous = {

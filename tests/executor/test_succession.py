@@ -1,4 +1,4 @@
-"""An executor died: what its successor ends, and what it knows to tell (PROTOCOL 2.3, 2.4)."""
+"""An executor died: what its successor ends, and what it knows to tell (protocol 2.3 and 2.4)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_survivors_are_gone_before_the_successors_hello(home: Home, daemon: Daem
     assert {(None, None)} == {(exit_.exit_code, exit_.signal) for exit_ in vanished if exit_}
 
 
-#: Not covered, as PROTOCOL says in section 5: nothing is left by which it could be found.
+#: Not covered, as protocol 5 says: nothing is left by which it could be found.
 COVERED = [ways for ways in ALL_WAYS if set(ways) != set(WAYS)]
 
 

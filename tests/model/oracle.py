@@ -1,6 +1,6 @@
 """The lease protocol in plain Python: what the store must hold, and answer, after each operation.
 
-Nothing here knows SQL, and nothing is copied from the store: it is PROTOCOL.md, section 1, written
+Nothing here knows SQL, and nothing is copied from the store: it is docs/protocol.md 1, written
 a second time. `protocol.py` compares the two after every step.
 """
 

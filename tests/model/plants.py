@@ -39,7 +39,7 @@ def statement(name: str, sound: str, buggy: str) -> Callable[[pytest.MonkeyPatch
 
 
 def _ok_whatever_happened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R-02, as it was: the helper's answer is ignored, and the worker is told that all is well."""
+    """As it was: the helper's answer is ignored, and the worker is told that all is well."""
     sound = leases.heartbeat
 
     def heartbeat(engine: Any, beat: Any, now: Any) -> Renewed:
@@ -85,7 +85,7 @@ def _exit_outranks_the_ending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _one_lock_for_all_claims(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R-03: the lock was the same for all claims of one dispatcher process."""
+    """The lock was the same for all claims of one dispatcher process."""
     sound = claims.claim
 
     def claim(*args: Any, **facts: Any) -> Any:
@@ -140,7 +140,7 @@ PLANTS = [
     ),
     Plant("a claim that keeps the fence", statement("CLAIM", "fence = :fence", "fence = fence")),
     Plant(
-        "a run that leaves its beats to the next one (R-04)",
+        "a run that leaves its beats to the next one",
         statement("MOVE_ON", "last_heartbeat_at = NULL,", ""),
     ),
     Plant(
@@ -163,11 +163,11 @@ PLANTS = [
         "an expiry a moment late", statement("EXPIRED", "expires_at <= :now", "expires_at < :now")
     ),
     Plant(
-        "a lease of a wrong clock that lives for hours (R-09)",
+        "a lease of a wrong clock that lives for hours",
         statement("EXPIRED", "tasks.lease_expires_at > :now + 2 * tasks.lease_ttl_ms", "FALSE"),
     ),
     Plant(
-        "a live process that extends a worker's lease (R-07)",
+        "a live process that extends a worker's lease",
         statement("RENEW", "liveness = 'process' OR", "TRUE OR"),
     ),
     Plant(

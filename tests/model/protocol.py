@@ -1,7 +1,7 @@
 """The lease protocol as a hypothesis state machine: the real store beside a plain oracle.
 
 Every step does one operation on both and compares the answers; after every step every row of the
-store is compared with the oracle. The invariants, by name in DESIGN.md and PROTOCOL.md:
+store is compared with the oracle. The invariants, by name in docs/design.md and docs/protocol.md:
 
 - one current claim: lock, lease, owner and run uid are there exactly while a task runs;
 - a refused word writes nothing; ok exactly when the expiry is now + ttl afterwards;

@@ -13,7 +13,7 @@ from tests.rounds.node import Identity
 
 
 def mark(uid: str) -> int:
-    """Return the soft limit of real-time CPU that every process of a run has (PROTOCOL 2.10)."""
+    """Return the soft limit of real-time CPU that every process of a run has (protocol 2.10)."""
     return (1 << 62) | (int(uid, 16) & ((1 << 61) - 1))
 
 

@@ -87,7 +87,7 @@ def may_protect() -> bool:
     return tried.returncode == 0
 
 
-def test_what_the_kernel_killed_for_memory_is_told_so(world: World, cgroup: Path) -> None:
+def test_r37_what_the_kernel_killed_for_memory_is_told_so(world: World, cgroup: Path) -> None:
     hog = world.submit(*python(HOG))
     behind_a_shell = world.submit(*shell(f'{sys.executable} -c "{HOG}"; exit $?'))
     innocent = world.submit(*shell("until [ -e go ]; do sleep 0.1; done"))

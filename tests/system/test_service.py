@@ -56,7 +56,7 @@ def serve(machine: Machine) -> None:
     machine.systemctl("enable", "--now", *UNITS)
 
 
-def test_an_installed_service_runs_tasks_and_is_taken_back_whole(machine: Machine) -> None:
+def test_r88_an_installed_service_runs_tasks_and_is_taken_back_whole(machine: Machine) -> None:
     serve(machine)
 
     task_id = dispatcher(machine, "submit", "--wait", "--", "true")
@@ -121,7 +121,7 @@ def test_r61_at_a_shutdown_workers_are_answered_and_every_run_is_settled(
     assert "released" == slept["outcome"]
 
 
-def test_r61_the_journal_finds_what_was_said_of_a_task_and_what_it_wrote(machine: Machine) -> None:
+def test_r70_the_journal_finds_what_was_said_of_a_task_and_what_it_wrote(machine: Machine) -> None:
     serve(machine)
     path = machine.path(FILE)
     path.write_text(

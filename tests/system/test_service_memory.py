@@ -1,4 +1,4 @@
-"""The executor's unit under `MemoryMax=`, on a host that has a memory controller (R-61)."""
+"""The executor's unit under `MemoryMax=`, on a host that has a memory controller."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def until(host: Emulated, task: int, state: str) -> list[dict[str, Any]]:
     return eventually(probe, patience=SLOW, every=0.5)
 
 
-def test_r61_a_forking_hog_costs_no_executor_and_no_other_task(host: Emulated) -> None:
+def test_r37_r61_a_forking_hog_costs_no_executor_and_no_other_task(host: Emulated) -> None:
     host.run("dispatcher", "install-service")
     host.run("sed", "-i", "-e", "s/^allow_commands = .*/allow_commands = true/", FILE)
     host.run("sed", "-i", "-e", "s/^#slots = .*/slots = 4/", FILE)

@@ -59,7 +59,7 @@ def hanging(disk: Path) -> Iterator[None]:
         subprocess.run(["fsfreeze", "--unfreeze", str(disk)], check=True)
 
 
-def test_exits_kills_and_pings_wait_for_no_disk(disk: Path, home: Home) -> None:  # noqa: F811
+def test_r73_exits_kills_and_pings_wait_for_no_disk(disk: Path, home: Home) -> None:  # noqa: F811
     """The watchdog ended the executor, and every run with it, for a disk that hung for 30 s."""
     home.state_dir, home.outputs = disk / "state", disk / "output"
     home.outputs.mkdir()

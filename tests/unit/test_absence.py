@@ -255,7 +255,7 @@ def test_claim_and_start_carry_the_first_deadline(limited: World) -> None:
     assert now + (LIMIT + BEYOND) * 1000 == column(limited, "takeover_at", task)
 
 
-def test_a_healthy_daemon_confirms_its_runs_each_quarter_of_the_limit(limited: World) -> None:
+def test_r85_a_healthy_daemon_confirms_its_runs_each_quarter_of_the_limit(limited: World) -> None:
     task = limited.submit("work")
     limited.start()
 

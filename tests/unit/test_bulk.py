@@ -61,7 +61,7 @@ class Slow:
     ("row", "settled"),
     [(1.0, FEWEST), (AIM / 50, 50), (AIM / 400, 400), (1e-9, MOST)],
 )
-def test_r56_a_transaction_has_as_many_rows_as_take_its_time(
+def test_r69_a_transaction_has_as_many_rows_as_take_its_time(
     client: Client, row: float, settled: int
 ) -> None:
     slow = Slow(client, row)
@@ -74,7 +74,7 @@ def test_r56_a_transaction_has_as_many_rows_as_take_its_time(
     assert pytest.approx([GAP] * 8) == slow.waits
 
 
-def test_r56_between_two_steps_of_a_prune_others_write(command: Command) -> None:
+def test_r69_between_two_steps_of_a_prune_others_write(command: Command) -> None:
     wrote: list[int] = []
     with command.client() as client, command.client() as other:
         for _ in range(2 * FIRST):
@@ -144,7 +144,7 @@ class Among:
         self._turns.take(lambda _: self.did.append(self.now), remedy="none")
 
 
-def test_r56_bulk_work_takes_turns_with_other_bulk_work_and_leaves_a_gap_after_it(
+def test_r69_bulk_work_takes_turns_with_other_bulk_work_and_leaves_a_gap_after_it(
     client: Client,
 ) -> None:
     among = Among(client)
@@ -158,7 +158,7 @@ def test_r56_bulk_work_takes_turns_with_other_bulk_work_and_leaves_a_gap_after_i
     assert not stops_blocked()
 
 
-def test_r56_bulk_work_that_is_stopped_in_its_turn_is_waited_for_once(client: Client) -> None:
+def test_r69_bulk_work_that_is_stopped_in_its_turn_is_waited_for_once(client: Client) -> None:
     among = Among(client)
 
     for _ in range(3):
@@ -170,7 +170,7 @@ def test_r56_bulk_work_that_is_stopped_in_its_turn_is_waited_for_once(client: Cl
     assert third - second <= GAP + TURN_RETRY
 
 
-def test_r56_a_turn_ends_with_its_transaction_also_where_that_fails(client: Client) -> None:
+def test_r69_a_turn_ends_with_its_transaction_also_where_that_fails(client: Client) -> None:
     turns = Turns(client._store, client.config.state_dir)
 
     def fail(_: object) -> None:

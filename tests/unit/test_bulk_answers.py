@@ -1,4 +1,4 @@
-"""Whatever ends a submit early, its caller learns whether it was accepted: R-35."""
+"""Whatever ends a submit early, its caller learns whether it was accepted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Alarm(BaseException):
 
 @pytest.mark.parametrize("number", range(ALL))
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Alarm("time is over")], ids=repr)
-def test_r35_what_interrupts_a_commit_that_was_made_is_told_what_became_of_it(
+def test_r68_what_interrupts_a_commit_that_was_made_is_told_what_became_of_it(
     client: Client, number: int, error: BaseException
 ) -> None:
     fail_at(client, number, error, committed=True)
@@ -57,7 +57,7 @@ def test_r35_what_interrupts_a_commit_that_was_made_is_told_what_became_of_it(
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_r35_where_nobody_can_say_whether_it_was_accepted_that_is_told(
+def test_r68_where_nobody_can_say_whether_it_was_accepted_that_is_told(
     client: Client, monkeypatch: pytest.MonkeyPatch, *, committed: bool
 ) -> None:
     fail_at(client, BEFORE, KeyboardInterrupt(), committed=committed)
@@ -73,7 +73,7 @@ def test_r35_where_nobody_can_say_whether_it_was_accepted_that_is_told(
         client.submit_many(MANY)
 
 
-def test_r35_an_acceptance_that_became_tasks_meanwhile_is_not_taken_for_none(
+def test_r68_an_acceptance_that_became_tasks_meanwhile_is_not_taken_for_none(
     client: Client,
 ) -> None:
     """A daemon made them tasks before we asked."""
@@ -94,7 +94,7 @@ def test_r35_an_acceptance_that_became_tasks_meanwhile_is_not_taken_for_none(
     assert TASKS * PARTS == kept(client)[0]
 
 
-def test_r35_a_callback_that_fails_once_all_is_accepted_hides_nothing_of_it(
+def test_r68_a_callback_that_fails_once_all_is_accepted_hides_nothing_of_it(
     client: Client,
 ) -> None:
     def tell(_done: int, total: int | None = None) -> None:
@@ -108,7 +108,7 @@ def test_r35_a_callback_that_fails_once_all_is_accepted_hides_nothing_of_it(
     assert TASKS * PARTS == kept(client)[0]
 
 
-def test_r35_a_callback_that_fails_before_leaves_nothing(client: Client) -> None:
+def test_r68_a_callback_that_fails_before_leaves_nothing(client: Client) -> None:
     def tell(_done: int) -> None:
         raise ValueError("no such bar")
 
@@ -126,7 +126,7 @@ SUBMITS: list[Callable[[Client], object]] = [
 
 
 @pytest.mark.parametrize("submit", SUBMITS)
-def test_r35_ctrl_c_while_the_daemon_is_woken_hides_no_acceptance(
+def test_r68_ctrl_c_while_the_daemon_is_woken_hides_no_acceptance(
     client: Client, monkeypatch: pytest.MonkeyPatch, submit: Callable[[Client], object]
 ) -> None:
     def interrupted() -> None:
@@ -141,7 +141,7 @@ def test_r35_ctrl_c_while_the_daemon_is_woken_hides_no_acceptance(
 
 
 @pytest.mark.parametrize("lines", [None, 1, TASKS * PARTS])
-def test_r35_the_command_line_reports_what_ctrl_c_interrupted(
+def test_r68_the_command_line_reports_what_ctrl_c_interrupted(
     command: Command, monkeypatch: pytest.MonkeyPatch, lines: int | None
 ) -> None:
     command("list")
@@ -195,7 +195,7 @@ def test_what_is_submitted_can_be_closed_however_many_they_are(client: Client, m
     assert (many, 0, 0) == kept(client)
 
 
-def test_r35_one_whose_record_is_gone_when_it_asks_is_not_taken_for_none(client: Client) -> None:
+def test_r68_one_whose_record_is_gone_when_it_asks_is_not_taken_for_none(client: Client) -> None:
     """It stood still for an hour in its commit: a daemon made all of it tasks and cleaned up."""
     store: Any = client._store
     accept = store.accept

@@ -108,7 +108,7 @@ def test_what_fits_into_one_part_is_one_transaction_and_leaves_nothing_else(clie
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_r56_a_part_is_bounded_in_bytes_whatever_its_tasks_are_long_by(
+def test_r69_a_part_is_bounded_in_bytes_whatever_its_tasks_are_long_by(
     client: Client, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(bulk, "PART_BYTES", 200)
@@ -122,7 +122,7 @@ def test_r56_a_part_is_bounded_in_bytes_whatever_its_tasks_are_long_by(
 
 @pytest.mark.parametrize("number", range(ALL))
 @pytest.mark.parametrize("error", [StoreUnavailable("locked"), KeyboardInterrupt()], ids=repr)
-def test_r35_whatever_fails_all_are_accepted_or_none_and_the_caller_is_told_which(
+def test_r68_whatever_fails_all_are_accepted_or_none_and_the_caller_is_told_which(
     client: Client, number: int, error: BaseException
 ) -> None:
     fail_at(client, number, error, committed=False)
@@ -144,7 +144,7 @@ def test_r35_whatever_fails_all_are_accepted_or_none_and_the_caller_is_told_whic
 
 @pytest.mark.parametrize("committed", [True, False])
 @pytest.mark.parametrize("number", range(ALL))
-def test_r35_a_commit_without_an_answer_is_made_once_more_and_no_task_twice(
+def test_r68_a_commit_without_an_answer_is_made_once_more_and_no_task_twice(
     client: Client, number: int, *, committed: bool
 ) -> None:
     fail_at(client, number, CommitUnknown("no answer"), committed=committed)
@@ -169,7 +169,7 @@ def kill_at(client: Client, number: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("number", range(ALL))
-def test_r35_after_a_death_between_two_commits_the_next_bulk_submit_cleans_up_or_goes_on(
+def test_r68_after_a_death_between_two_commits_the_next_bulk_submit_cleans_up_or_goes_on(
     client: Client, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill_at(client, number, monkeypatch)
@@ -364,7 +364,7 @@ def tables(world: World) -> tuple[int, int]:
         )
 
 
-def test_r35_a_daemon_goes_on_with_what_a_client_left_accepted_and_runs_it() -> None:
+def test_r68_a_daemon_goes_on_with_what_a_client_left_accepted_and_runs_it() -> None:
     world = World()
     left_behind(world, accepted=True)
     world.start()

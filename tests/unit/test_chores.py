@@ -56,7 +56,7 @@ def beats(world: World, seconds: int) -> list[bool]:
     return answers
 
 
-def test_r56_a_full_disk_under_an_accepted_bulk_submit_costs_no_beat() -> None:
+def test_r69_a_full_disk_under_an_accepted_bulk_submit_costs_no_beat() -> None:
     world = World(replace(SETTINGS, slots=1))
     working = world.submit(liveness=Liveness.WORKER, lease_ttl_ms=3_000)
     world.start()

@@ -1,4 +1,4 @@
-"""`claim`, `heartbeat`, `complete` and `fail` in this process: AC-3, AC-4, AC-12, R-02."""
+"""`claim`, `heartbeat`, `complete` and `fail` in this process."""
 
 from __future__ import annotations
 

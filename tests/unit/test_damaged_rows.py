@@ -25,7 +25,7 @@ def damage(world: World, task_id: int, change: str) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_task_whose_row_is_damaged_is_held_and_its_neighbours_run(
+def test_r81_a_task_whose_row_is_damaged_is_held_and_its_neighbours_run(
     world: World, change: str
 ) -> None:
     damaged, other = world.submit("work", priority=1), world.submit("work")

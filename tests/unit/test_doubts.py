@@ -1,4 +1,4 @@
-"""A commit without an answer is never called "nothing was written": R-35, R-56."""
+"""A commit without an answer is never called "nothing was written"."""
 
 from __future__ import annotations
 

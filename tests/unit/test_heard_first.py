@@ -1,4 +1,4 @@
-"""Whatever waits is heard before a run's time is over, in virtual time (PROTOCOL 1.13)."""
+"""Whatever waits is heard before a run's time is over, in virtual time (protocol 1.13)."""
 
 from __future__ import annotations
 

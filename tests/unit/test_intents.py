@@ -96,7 +96,7 @@ def by_an_exit_that_the_store_refuses(world: World, task: int) -> None:
     ],
 )
 @pytest.mark.parametrize(("intent", "state"), WORDS)
-def test_whatever_settles_a_run_its_task_goes_where_an_operator_said(
+def test_r77_whatever_settles_a_run_its_task_goes_where_an_operator_said(
     intent: Intent, state: TaskState, settle: Callable[[World, int], None]
 ) -> None:
     world, task = timing_out()

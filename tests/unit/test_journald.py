@@ -1,4 +1,4 @@
-"""Log events as records of systemd's journal, against a socket that reads its protocol (R-61)."""
+"""Log events as records of systemd's journal, against a socket that reads its protocol."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def exit_after_a_word(daemon: Daemon, stack: ExitStack) -> None:
 def test_an_exit_waits_until_what_its_worker_said_before_was_read(
     daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PROTOCOL 1.5: declarations come before exits, also when both were waiting."""
+    """Protocol 1.5: declarations come before exits, also when both were waiting."""
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
         joined(daemon, stack)
@@ -275,7 +275,7 @@ def test_the_daemon_stays_while_an_exit_waits(
 def test_words_that_come_one_by_one_over_new_connections_share_a_commit(
     daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PROTOCOL 1.3: whoever connects anew for each beat costs no commit for each."""
+    """Protocol 1.3: a connection for each heartbeat costs no commit for each."""
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
         joined(daemon, stack)

@@ -45,7 +45,7 @@ def running(world: World, *tasks: int) -> list[int]:
     return [task for task in tasks if world.state(task) is TaskState.RUNNING]
 
 
-def test_no_more_of_a_queue_run_than_its_limit_and_the_next_follows_an_end() -> None:
+def test_r44_no_more_of_a_queue_run_than_its_limit_and_the_next_follows_an_end() -> None:
     one = world(4, builds=2)
     builds = [one.submit(queue="builds") for _ in range(4)]
     one.run_for(2)
@@ -55,7 +55,7 @@ def test_no_more_of_a_queue_run_than_its_limit_and_the_next_follows_an_end() -> 
     assert builds[1:3] == running(one, *builds)
 
 
-def test_a_full_queue_hides_no_other_one() -> None:
+def test_r44_a_full_queue_hides_no_other_one() -> None:
     one = world(3, a=1, b=1)
     tasks = {name: [one.submit(queue=name) for _ in range(3)] for name in "abc"}
     one.run_for(2)

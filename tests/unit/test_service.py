@@ -82,7 +82,7 @@ def test_a_users_service_is_written_with_a_configuration_that_it_needs(
     assert NAMES == sorted(path.name for path in units.iterdir())
 
 
-def test_doing_it_again_changes_nothing(command: Command, units: Path) -> None:
+def test_r88_doing_it_again_changes_nothing(command: Command, units: Path) -> None:
     did(command, "install-service")
     before = {path: (path.read_text(), path.stat().st_ino) for path in units.iterdir()}
 

@@ -55,7 +55,7 @@ def begun(**changes: Any) -> World:
     return world.start()
 
 
-# one scene for each obstacle ------------------------------------------------------------
+# One scene for each obstacle ------------------------------------------------------------
 
 Scene = tuple[World, int]
 
@@ -371,7 +371,7 @@ def test_a_queue_is_looked_up_among_the_paused_ones_whatever_their_number() -> N
     assert found.stuck() is None
 
 
-# what is called stuck -------------------------------------------------------------------
+# What is called stuck -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scene", [queue_full, slots_full, queue_paused, held, not_due])

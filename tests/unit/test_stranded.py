@@ -52,7 +52,9 @@ def test_runs_of_another_node_in_an_embedded_store_are_orphaned_at_once_and_it_i
     assert (250, {"far"}) == (len(taken), {line["owner"] for line in taken})
 
 
-def test_as_long_as_something_of_it_lives_a_run_stays_with_a_visible_reason(world: World) -> None:
+def test_r79_as_long_as_something_of_it_lives_a_run_stays_with_a_visible_reason(
+    world: World,
+) -> None:
     claim = claimed_before(world)
     with world.store.transaction() as now:
         world.store.record_started(claim.run_uid, pid=4711, started_at=now, now=now)

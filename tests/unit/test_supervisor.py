@@ -105,7 +105,7 @@ def test_deferrals_and_attempts_are_counted_apart(world: World) -> None:
     assert (TaskState.HELD, 0) == (world.state(task), world.task(task).attempts_used)
 
 
-def test_r45_no_more_tasks_are_claimed_than_there_are_slots(world: World) -> None:
+def test_r44_r45_no_more_tasks_are_claimed_than_there_are_slots(world: World) -> None:
     tasks = [world.submit("true") for _ in range(5)]
 
     world.start()
@@ -116,7 +116,7 @@ def test_r45_no_more_tasks_are_claimed_than_there_are_slots(world: World) -> Non
     assert 2 == len(world.executor.runs)
 
 
-def test_queues_take_turns_whatever_their_priorities(world: World) -> None:
+def test_r47_queues_take_turns_whatever_their_priorities(world: World) -> None:
     world.restart(slots=1)
     many = [world.submit("true", queue="a", priority=9) for _ in range(4)]
     few = [world.submit("true", queue="b"), world.submit("true", queue="c")]

@@ -1,4 +1,4 @@
-"""The three answers of a look at a run's tree (PROTOCOL 2.10)."""
+"""The three answers of a look at a run's tree (protocol 2.10)."""
 
 from __future__ import annotations
 

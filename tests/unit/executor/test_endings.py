@@ -1,4 +1,4 @@
-"""The ladder in virtual time: who hears what and when, and when a run is gone (PROTOCOL 2.9-12)."""
+"""Ending a run in virtual time: who gets which signal when, and when it is gone (protocol 2.9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output forwarded to systemd's journal: real files, virtual time, a socket as journald (R-61)."""
+"""Output forwarded to systemd's journal: real files, virtual time, a socket as journald."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: written in one piece or not at all, read back whole (PROTOCOL 2.3)."""
+"""The journal: written in one piece or not at all, read back whole (protocol 2.3)."""
 
 from __future__ import annotations
 

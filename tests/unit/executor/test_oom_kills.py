@@ -39,7 +39,7 @@ def kernel_kills(world: World, number: int = 1) -> None:
     world.kernel.killed_for_memory += number
 
 
-def test_a_leader_that_the_kernel_killed_for_memory_is_told_so(world: World) -> None:
+def test_r37_a_leader_that_the_kernel_killed_for_memory_is_told_so(world: World) -> None:
     leader, other = world.start("hog"), world.start("innocent")
     kernel_kills(world)
     killed(world, leader)
