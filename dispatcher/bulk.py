@@ -13,7 +13,7 @@ from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
 from dispatcher.host.locks import Held, tried
 from dispatcher.host.signals import unstopped
 from dispatcher.model import NewTask, Submitted
-from dispatcher.store.api import Store
+from dispatcher.store.api import SubmitterStore
 from dispatcher.store.submits import size_of
 from dispatcher.times import Instant, StoreTime, instant, pause
 
@@ -46,7 +46,7 @@ class Turns:
 
     def __init__(
         self,
-        store: Store,
+        store: SubmitterStore,
         state_dir: Path,
         *,
         clock: Callable[[], Instant] = instant,
@@ -97,7 +97,7 @@ class Turns:
 
 
 def submit(
-    store: Store,
+    store: SubmitterStore,
     state_dir: Path,
     tasks: Iterable[NewTask],
     *,
@@ -109,7 +109,7 @@ def submit(
 
     Few are accepted `at_once`, in one transaction. Many are put aside in parts, accepted by one
     small change, and made tasks part by part. Whoever dies before that change leaves nothing but
-    what `Store.go_on` removes, and whoever dies after it nothing undone: a daemon, or the next bulk
+    what `go_on` removes, and whoever dies after it nothing undone: a daemon, or the next bulk
     submit, goes on. `tell` is called as it goes on: with how many are put aside, and then with how
     many are tasks, of how many.
 
@@ -143,8 +143,8 @@ def submit(
     return submitted
 
 
-def go_on(store: Store, turns: Turns) -> bool:
-    """Take a step of `Store.go_on`; say whether there was one to take."""
+def go_on(store: SubmitterStore, turns: Turns) -> bool:
+    """Take a step of `SubmitterStore.go_on`; say whether there was one to take."""
     return turns.take(lambda now: store.go_on(now=now), remedy="do the same again")
 
 
@@ -173,7 +173,7 @@ def _told(parts: Iterable[list[NewTask]], tell: Callable[..., object]) -> Iterat
         tell(done)
 
 
-def _stage(store: Store, turns: Turns, uid: str, number: int, part: list[NewTask]) -> int:
+def _stage(store: SubmitterStore, turns: Turns, uid: str, number: int, part: list[NewTask]) -> int:
     def stage(now: StoreTime) -> bool:
         return store.stage(uid, number, part, now=now)
 
@@ -182,7 +182,7 @@ def _stage(store: Store, turns: Turns, uid: str, number: int, part: list[NewTask
     return len(part)
 
 
-def _accept(store: Store, turns: Turns, uid: str, many: int) -> None:
+def _accept(store: SubmitterStore, turns: Turns, uid: str, many: int) -> None:
     """Accept what was put aside. Any error but `CommitUnknown` means that nothing was submitted."""
 
     def accept(now: StoreTime) -> bool:
@@ -210,7 +210,7 @@ def _in_vain(error: BaseException) -> BaseException:
     return cause
 
 
-def _was_accepted(store: Store, uid: str, many: int, error: BaseException) -> bool:
+def _was_accepted(store: SubmitterStore, uid: str, many: int, error: BaseException) -> bool:
     """Say whether it was, though that ended in an error. Raises `CommitUnknown` if nobody knows."""
     if isinstance(error, DispatcherError) and not isinstance(error, CommitUnknown):
         return False  # nothing was written
@@ -233,7 +233,7 @@ def _accepted(many: int, but: str) -> AbstractContextManager[None]:
 
 
 def _admit(
-    store: Store, turns: Turns, uid: str, sizes: list[int], tell: Callable[..., object]
+    store: SubmitterStore, turns: Turns, uid: str, sizes: list[int], tell: Callable[..., object]
 ) -> None:
     done, many, left = 0, sum(sizes), iter(sizes)
     while turns.take(lambda now: store.admit(uid, now=now), remedy="wait"):
@@ -241,7 +241,9 @@ def _admit(
         tell(done, many)
 
 
-def _submitted(store: Store, turns: Turns, uid: str, parts: int, many: int) -> Generator[Submitted]:
+def _submitted(
+    store: SubmitterStore, turns: Turns, uid: str, parts: int, many: int
+) -> Generator[Submitted]:
     """Yield something, so that from then on whoever closes it removes the ids; then yield them."""
     try:
         yield Submitted(0, created=False)
@@ -256,7 +258,7 @@ def _submitted(store: Store, turns: Turns, uid: str, parts: int, many: int) -> G
             _forget(store, turns, uid)
 
 
-def _forget(store: Store, turns: Turns, uid: str) -> None:
+def _forget(store: SubmitterStore, turns: Turns, uid: str) -> None:
     while turns.take(lambda _: store.forget(uid), remedy="it goes by itself in an hour"):
         pass
 

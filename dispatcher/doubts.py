@@ -8,14 +8,14 @@ from typing import TypeVar
 
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreRefused, StoreUnusable
 from dispatcher.host.signals import unstopped
-from dispatcher.store.api import Store
+from dispatcher.store.api import Transactions
 from dispatcher.times import StoreTime
 
 T = TypeVar("T")
 
 
 def change(
-    store: Store, do: Callable[[StoreTime], T], *, remedy: str, harmless_twice: bool = True
+    store: Transactions, do: Callable[[StoreTime], T], *, remedy: str, harmless_twice: bool = True
 ) -> T:
     """Do something in a transaction, and return what it returned.
 
@@ -86,6 +86,6 @@ def first_answer(do: Callable[[StoreTime], T]) -> Callable[[StoreTime], T]:
     return remembering
 
 
-def _transact(store: Store, do: Callable[[StoreTime], T]) -> T:
+def _transact(store: Transactions, do: Callable[[StoreTime], T]) -> T:
     with unstopped(), store.transaction() as now:
         return do(now)

@@ -8,10 +8,10 @@ from dispatcher import control
 from dispatcher.config.config import Config
 from dispatcher.host.node import known_node_id
 from dispatcher.standing import Standing, Status
-from dispatcher.store.api import Store
+from dispatcher.store.api import ReaderStore
 
 
-def status(store: Store, config: Config) -> Status:
+def status(store: ReaderStore, config: Config) -> Status:
     """Return how things stand, with what takes a look at every task."""
     with store.snapshot():
         counts, leases = store.counts(), store.leases()
@@ -27,7 +27,7 @@ def status(store: Store, config: Config) -> Status:
     )
 
 
-def standing(store: Store, config: Config) -> Standing:
+def standing(store: ReaderStore, config: Config) -> Standing:
     """Return how this node stands, and what a running daemon says of itself."""
     me = known_node_id(config.state_dir)
     with store.snapshot():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dispatcher.model import Task, TaskFilter
-from dispatcher.store.api import Store
+from dispatcher.store.api import ReaderStore
 from dispatcher.times import StoreTime
 
 #: Ids between which one query looks. Bounds how long it holds its snapshot: 10 ms where few are
@@ -17,7 +17,7 @@ WINDOW = 10_000
 STEP_BACK = 3_600_000
 
 
-def each_task(store: Store, wanted: TaskFilter) -> Iterator[Task]:
+def each_task(store: ReaderStore, wanted: TaskFilter) -> Iterator[Task]:
     """Yield the tasks that a filter lets through; each part of them is a snapshot of its own."""
     with store.snapshot():
         ids = _between(store, wanted)
@@ -34,7 +34,7 @@ def each_task(store: Store, wanted: TaskFilter) -> Iterator[Task]:
             return
 
 
-def _between(store: Store, wanted: TaskFilter) -> range:
+def _between(store: ReaderStore, wanted: TaskFilter) -> range:
     """Return the ids between which the wanted tasks stand; ids and times grow together."""
     ids = store.ids()
     start, stop = ids.start, ids.stop
@@ -49,7 +49,7 @@ def _between(store: Store, wanted: TaskFilter) -> range:
     return range(start, max(start, stop))
 
 
-def _first_from(store: Store, time: StoreTime, ids: range) -> int:
+def _first_from(store: ReaderStore, time: StoreTime, ids: range) -> int:
     """Return the id from which on tasks were submitted at a time or later."""
     low, high = ids.start, ids.stop
     while low < high:

@@ -7,7 +7,7 @@ from functools import partial
 
 from dispatcher import wire
 from dispatcher.executor_api import Processes
-from dispatcher.store.api import Store
+from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH, settle_abandoned
 from dispatcher.supervisor.turn import Memory, Turn
@@ -23,7 +23,7 @@ class Absence:
 
     def __init__(
         self,
-        store: Store,
+        store: SupervisorStore,
         processes: Processes,
         memory: Memory,
         stranded: StrandedRuns,

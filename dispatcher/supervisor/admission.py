@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from dispatcher.store.api import Store
+from dispatcher.store.api import SubmitterStore
 from dispatcher.supervisor.turn import NEVER, Turn
 from dispatcher.times import Instant
 
@@ -14,9 +14,9 @@ STEP_PAUSE = 0.05
 
 
 class Admission:
-    """Takes the steps of `Store.go_on`, one in a transaction. A look costs no tick of its own."""
+    """Takes the steps of `go_on`, one in a transaction. A look costs no tick of its own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SubmitterStore) -> None:
         self._store = store
         self._look_at = Instant(0.0)
         self.due = NEVER

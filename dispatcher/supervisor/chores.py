@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
-from dispatcher.store.api import Store
+from dispatcher.store.api import Transactions
 from dispatcher.supervisor.outage import Outage
 from dispatcher.supervisor.turn import Turn
 from dispatcher.times import Instant
@@ -38,7 +38,7 @@ class Work(Protocol):
 class Chore:
     """One kind of such work, with a back-off of its own."""
 
-    def __init__(self, store: Store, name: str, work: Work) -> None:
+    def __init__(self, store: Transactions, name: str, work: Work) -> None:
         self.name = name
         self.error: str | None = None
         """Why the store did not take it when it was tried last; None if it did."""

@@ -10,7 +10,7 @@ import structlog
 
 from dispatcher.executor_api import Processes, start_message
 from dispatcher.model import Claim
-from dispatcher.store.api import Store
+from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
@@ -24,7 +24,7 @@ CLAIM_BATCH = 200
 class Claimer:
     """Claims as many tasks as there are free slots, queue after queue in turn."""
 
-    def __init__(self, store: Store, processes: Processes, memory: Memory) -> None:
+    def __init__(self, store: SupervisorStore, processes: Processes, memory: Memory) -> None:
         self._store = store
         self._processes = processes
         self._memory = memory

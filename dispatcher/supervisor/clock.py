@@ -7,7 +7,7 @@ from functools import partial
 import structlog
 
 from dispatcher.calendar import UNCHANGED, Setting
-from dispatcher.store.api import Store
+from dispatcher.store.api import ReaderStore
 from dispatcher.supervisor.turn import Memory, Turn
 
 log = structlog.get_logger()
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 class ClockWatch:
     """Notices in each tick that the host's clock was set, also by a command that saw it first."""
 
-    def __init__(self, store: Store, memory: Memory) -> None:
+    def __init__(self, store: ReaderStore, memory: Memory) -> None:
         self._store = store
         self._memory = memory
         self._known: Setting | None = None

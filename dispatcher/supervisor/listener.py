@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from dispatcher import wire
-from dispatcher.store.api import Store
+from dispatcher.store.api import WorkerStore
 from dispatcher.supervisor.turn import LiveRun, Memory, Request, Turn
 from dispatcher.times import Instant, StoreTime
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed, meant
@@ -23,7 +23,7 @@ EVER = 2**48
 class Listener:
     """Passes workers' words to the store, which alone judges whose they are."""
 
-    def __init__(self, store: Store, memory: Memory) -> None:
+    def __init__(self, store: WorkerStore, memory: Memory) -> None:
         self._store = store
         self._memory = memory
         self._overhear_at = Instant(0.0)

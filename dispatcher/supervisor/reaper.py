@@ -9,7 +9,7 @@ import structlog
 from dispatcher import policy
 from dispatcher.executor_api import Processes
 from dispatcher.model import Liveness, OpenRun, Outcome
-from dispatcher.store.api import Store
+from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.times import Instant
 from dispatcher.wire import RunUid
@@ -23,7 +23,7 @@ REAP_BATCH = 100
 class Reaper:
     """Decides which leases go on and which runs are lost. Expiry means expiry: it asks no pid."""
 
-    def __init__(self, store: Store, processes: Processes, memory: Memory) -> None:
+    def __init__(self, store: SupervisorStore, processes: Processes, memory: Memory) -> None:
         self._store = store
         self._processes = processes
         self._memory = memory

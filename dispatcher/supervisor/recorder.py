@@ -14,7 +14,7 @@ import structlog
 from dispatcher import policy, wire
 from dispatcher.executor_api import Connected, Disconnected, Event, Processes
 from dispatcher.model import OpenRun, Settlement
-from dispatcher.store.api import Store
+from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.listener import Listener
 from dispatcher.supervisor.reconcile import Differences, compare
 from dispatcher.supervisor.stranded import StrandedRuns
@@ -37,7 +37,7 @@ class Recorder:
 
     def __init__(
         self,
-        store: Store,
+        store: SupervisorStore,
         processes: Processes,
         memory: Memory,
         timeouts: Timeouts,

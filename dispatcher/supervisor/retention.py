@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from dispatcher.store.api import Store
+from dispatcher.store.api import OperatorStore
 from dispatcher.supervisor.turn import NEVER, Memory, Turn
 from dispatcher.times import Instant, StoreTime, WallTime
 from dispatcher.wire import RunUid
@@ -48,7 +48,7 @@ class Retention:
     no run: it is found by its age, and the store asked whether it knows it.
     """
 
-    def __init__(self, store: Store, memory: Memory, files: Files | None) -> None:
+    def __init__(self, store: OperatorStore, memory: Memory, files: Files | None) -> None:
         self._store = store
         self._memory = memory
         self._files = files

@@ -16,7 +16,7 @@ from dispatcher import policy, wire
 from dispatcher.daemon_report import StrandedReport
 from dispatcher.executor_api import END_THEM, Processes
 from dispatcher.model import OpenRun, Outcome, Settlement
-from dispatcher.store.api import Store
+from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH
 from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.wire import RunUid
@@ -28,7 +28,7 @@ class StrandedRuns:
     """Has this host looked at for what lives of such runs, and settles those that are over."""
 
     def __init__(
-        self, store: Store, processes: Processes, memory: Memory, *, rng: random.Random
+        self, store: SupervisorStore, processes: Processes, memory: Memory, *, rng: random.Random
     ) -> None:
         self._store = store
         self._processes = processes

@@ -9,7 +9,7 @@ import random
 
 from dispatcher import policy
 from dispatcher.model import OpenRun, Settlement
-from dispatcher.store.api import Store
+from dispatcher.store.api import SupervisorStore
 from dispatcher.times import StoreTime
 
 #: Claims taken back in one transaction. Bounds how long a beat waits for its answer.
@@ -17,9 +17,9 @@ TAKEOVER_BATCH = 100
 
 
 def settle_abandoned(
-    store: Store, retry: policy.RetryPolicy, *, rng: random.Random, now: StoreTime
+    store: SupervisorStore, retry: policy.RetryPolicy, *, rng: random.Random, now: StoreTime
 ) -> list[tuple[OpenRun, Settlement]]:
-    """Settle at most `TAKEOVER_BATCH` of what `Store.abandoned` returns; return it."""
+    """Settle at most `TAKEOVER_BATCH` of what `SupervisorStore.abandoned` returns; return it."""
     taken = []
     for run in store.abandoned(limit=TAKEOVER_BATCH, now=now):
         settlement = policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)

@@ -31,7 +31,7 @@ from dispatcher.executor_api import Processes, Written, longest, run_deadline
 from dispatcher.model import NO_LIMITS, GivenUp, Limits, OpenRun, Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.store.api import Store
+from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.turn import NEVER, LiveRun, Memory, Turn, Watch
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
@@ -59,7 +59,7 @@ LEAST_LOOK = 1.0
 class Timeouts:
     """Decides whose time is over: of runs at their own deadlines, of waiting tasks at theirs."""
 
-    def __init__(self, store: Store, processes: Processes, memory: Memory) -> None:
+    def __init__(self, store: SupervisorStore, processes: Processes, memory: Memory) -> None:
         self._store = store
         self._processes = processes
         self._memory = memory
