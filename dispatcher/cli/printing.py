@@ -1,18 +1,42 @@
-"""What a verb did, and could not print: its caller must learn of it by other means."""
+"""What verbs print: JSON, and what happens when stdout cannot take it."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+
+import click
+import msgspec
 
 from dispatcher.errors import DispatcherError
 
 
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    # As bytes: JSON is UTF-8, whatever the terminal's encoding is.
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def print_json_line(value: object) -> None:
+    """Print a value as a line of JSON."""
+    click.echo(msgspec.json.encode(value))
+
+
+def print_json_list(values: Iterable[object]) -> None:
+    """Print values as an indented JSON list, with one of them in memory at a time."""
+    opening = "["
+    for value in values:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        sys.stdout.write(f"{opening}\n{text}".replace("\n", "\n  "))
+        opening = ","
+    click.echo("[]" if opening == "[" else "\n]")
+
+
 @contextmanager
 def printed(unprinted: Callable[[str], DispatcherError]) -> Iterator[None]:
-    """Write stdout out at the body's end; raise what `unprinted` makes of why that cannot be."""
+    """Flush stdout at the body's end; raise what `unprinted` returns for why that failed."""
     try:
         yield
         sys.stdout.flush()
@@ -24,13 +48,13 @@ def printed(unprinted: Callable[[str], DispatcherError]) -> Iterator[None]:
 
 
 def is_closed() -> bool:
-    """Say whether stdout was closed when this program started: `cli.app` has replaced it."""
+    """Return whether stdout was closed when this program started: `cli.app` has replaced it."""
     return getattr(sys.stdout, "name", None) == os.devnull
 
 
 def forget_stdout() -> None:
     """Drop what could not be written: the interpreter would try again at its end."""
-    with suppress(OSError, ValueError, AttributeError):  # where it is no file there is no end
+    with suppress(OSError, ValueError, AttributeError):  # stdout may be no file
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)

@@ -26,7 +26,7 @@ FORBIDDEN = {
 FORBIDDEN_ROOMS = {
     *("daemon", "loop", "supervisor", "logs", "channels", "policy", "reference", "metrics"),
     *("executor", "executor_client", "demo", "takeover", "processes", "cli.follow", "cli.tables"),
-    *("cli.completion", "cli.progress", "cli.inspect", "cli.render"),
+    *("cli.offers", "cli.progress", "cli.verbs.list", "cli.render"),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from dispatcher.cli.app import VERBS
+from dispatcher.cli.verb_list import VERBS
 from tests.eventually import eventually
 from tests.system.booted import Machine
 from tests.system.test_service import FILE, UNITS, dispatcher, serve

@@ -11,8 +11,8 @@ import pytest
 
 from dispatcher import errors
 from dispatcher.calendar import Calendar
-from dispatcher.cli import app
-from dispatcher.cli.status import status_json
+from dispatcher.cli import app, failures
+from dispatcher.cli.verbs.status import status_json
 from dispatcher.client import Client
 from dispatcher.config.config import load
 from dispatcher.errors import StoreUnavailable
@@ -147,7 +147,7 @@ def test_config_stands_before_or_after_the_verb(command: Command, tmp_path: Path
     ],
 )
 def test_each_error_has_its_exit_code_and_one_line(error: Any, code: int) -> None:
-    message, exit_code = app._told(error)
+    message, exit_code = failures.explained(error)
 
     assert code == exit_code
     assert 1 == len(message.splitlines())
@@ -180,7 +180,7 @@ def test_a_bug_is_one_line_that_says_where(
     def buggy() -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("dispatcher.cli.inspect.client", buggy)
+    monkeypatch.setattr("dispatcher.cli.verbs.list.open_client", buggy)
 
     told = command("list", exits=1).stderr
 
@@ -196,7 +196,7 @@ def test_a_service_tells_all_of_a_bug(command: Command, monkeypatch: pytest.Monk
     def buggy() -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("dispatcher.cli.service.configuration_of_executor", buggy)
+    monkeypatch.setattr("dispatcher.cli.verbs.executor.executor_config", buggy)
 
     told = command("executor", exits=1).stderr
 
@@ -286,7 +286,7 @@ def test_every_verb_has_help_with_an_example(command: Command, verb: str | None)
 def test_help_lists_every_verb_and_no_arguments_show_it(command: Command) -> None:
     result = command(exits=2)
 
-    for verb, (_, _, summary) in app.VERBS.items():
+    for verb, (summary, *_) in app.VERBS.items():
         assert re.search(rf"^  {verb} +{re.escape(summary[:20])}", result.stderr, re.MULTILINE)
 
 

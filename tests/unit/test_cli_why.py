@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.calendar import Calendar
-from dispatcher.cli.why import explain
+from dispatcher.cli.verbs.why import explain
 from dispatcher.model import PausedQueue, Task, TaskState
 from dispatcher.standing import Standing
 from dispatcher.times import StoreTime

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from dispatcher.cli.app import EXIT_CODES
+from dispatcher.cli.failures import EXIT_CODES
 from dispatcher.errors import ConfigError, DispatcherError, cannot_write
 
 

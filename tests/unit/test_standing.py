@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 import pytest
 
 from dispatcher import wire
-from dispatcher.cli.status import status_json
+from dispatcher.cli.verbs.status import status_json
 from dispatcher.config.config import load
 from dispatcher.model import PausedQueue, TaskState
 from dispatcher.standing import STUCK_AFTER, Obstacle, Standing, Status

@@ -7,14 +7,9 @@ from collections.abc import Iterator
 import click
 
 from dispatcher.cli import render
-from dispatcher.cli.options import (
-    client,
-    config_option,
-    examples,
-    json_option,
-    one_id,
-    print_json,
-)
+from dispatcher.cli.configuration import open_client
+from dispatcher.cli.options import config_option, examples, json_option, task_id_argument
+from dispatcher.cli.printing import print_json
 from dispatcher.config.settings import LeasesSection
 from dispatcher.errors import NoTask
 from dispatcher.host import marks
@@ -28,12 +23,12 @@ LEASES = LeasesSection()
 
 
 @click.command(epilog=examples("dispatcher why 42"))
-@one_id
+@task_id_argument
 @json_option
 @config_option
-def why(*, task_id: int, as_json: bool) -> None:
+def command(*, task_id: int, as_json: bool) -> None:
     """Say why a task is where it is, and what has to happen before it goes on."""
-    with client() as store:
+    with open_client() as store:
         task, runs, status = store.task(task_id), store.runs(task_id), store.standing()
         ahead, leases = store.outlook(task_id), store.config.leases
     if task is None:

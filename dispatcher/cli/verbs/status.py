@@ -10,7 +10,9 @@ import msgspec
 
 from dispatcher.calendar import Calendar
 from dispatcher.cli import render
-from dispatcher.cli.options import config_option, configuration, examples, json_option, print_json
+from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.options import config_option, examples, json_option
+from dispatcher.cli.printing import print_json
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.model import TaskState
@@ -24,9 +26,9 @@ MOST_HELD = 5
 @click.command(epilog=examples("dispatcher status", "dispatcher status --json | jq .states"))
 @json_option
 @config_option
-def status(*, as_json: bool) -> None:
+def command(*, as_json: bool) -> None:
     """Show how daemon, executor and queues stand."""
-    config = configuration(whole=False)
+    config = config_as_owner(whole=False)
     with Client(config) as store:
         found = status_json(store.status(), config)
     if as_json:

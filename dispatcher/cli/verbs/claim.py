@@ -14,18 +14,11 @@ import msgspec
 
 from dispatcher import control, worker_api
 from dispatcher.calendar import Calendar
-from dispatcher.cli.options import (
-    ID,
-    Duration,
-    config_option,
-    configuration,
-    examples,
-    json_option,
-    offered,
-    print_json,
-)
-from dispatcher.cli.printing import is_closed, printed
-from dispatcher.cli.speak import LOCK, said, warn_of_end
+from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.held_claim import LOCK, usage_errors, warn_of_end
+from dispatcher.cli.options import config_option, examples, json_option
+from dispatcher.cli.param_types import ID, Duration, offered
+from dispatcher.cli.printing import is_closed, print_json, printed
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoTask, cannot_write, did_you_mean
@@ -59,7 +52,7 @@ from dispatcher.quantities.durations import Milliseconds
 @click.option("--export", is_flag=True, help="Print lines for a shell to evaluate.")
 @json_option
 @config_option
-def claim(
+def command(
     *,
     queue: str | None,
     task_id: int | None,
@@ -81,10 +74,11 @@ def claim(
         raise click.UsageError("--task names a task of any queue; leave --queue out")
     if lock_file is None and is_closed():
         raise click.UsageError("stdout is closed, and the lock would be lost; give --lock-file")
-    config = configuration()
+    config = config_as_owner()
     with _kept(lock_file) as keep, Client(config) as store:
         calendar = store.calendar()
-        claimed = said(store.claim, queue=queue, task_id=task_id, lease_ttl_ms=ttl)
+        with usage_errors():
+            claimed = store.claim(queue=queue, task_id=task_id, lease_ttl_ms=ttl)
         if claimed is None:
             raise DispatcherError(_why_not(store, config, queue, task_id))
 

@@ -13,17 +13,10 @@ import click
 
 from dispatcher.cli import lines
 from dispatcher.cli.accepted import AcceptedTasks, answering
-from dispatcher.cli.options import (
-    Duration,
-    config_option,
-    configuration,
-    examples,
-    json_option,
-    limit_options,
-    offered,
-    print_json,
-    print_json_list,
-)
+from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.options import config_option, examples, json_option, limit_options
+from dispatcher.cli.param_types import Duration, offered
+from dispatcher.cli.printing import print_json, print_json_list
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.errors import InvalidTask
@@ -108,7 +101,7 @@ _MOST_WARNINGS = 10
 @json_option
 @config_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def submit(
+def command(
     *,
     profile: str | None,
     queue: str | None,
@@ -154,7 +147,7 @@ def submit(
         kill_mode=None if kill_mode is None else KillMode(kill_mode),
     )
     options |= cast("TaskOptions", {f"{name}_ms": value for name, value in durations.items()})
-    config = configuration()
+    config = config_as_owner()
     tasks = _tasks(config, source, command, options)
     is_bulk = source is not None
     with Client(config) as store:

@@ -1,4 +1,4 @@
-"""What operators read of what they asked of tasks: what was done, or what happens next."""
+"""What `cancel`, `hold`, `release` and `retry` share: the request, and what becomes of tasks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from dispatcher.cli import render
-from dispatcher.cli.options import print_json
+from dispatcher.cli.configuration import open_client
+from dispatcher.cli.printing import print_json
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import FINISHED, INTENDED, Intent, Outcome, Task, TaskState
 from dispatcher.outlook import Asked, Outlook
 from dispatcher.standing import Obstacle, Standing, StrandedRun
 
-#: Who would do the rest, and is not there.
-_NOBODY = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING})
+#: Obstacles that leave the rest of the work undone.
+_NO_DAEMON = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING})
 
-#: Words that end a run.
+#: Intents that end a run.
 _ENDS = frozenset({Intent.CANCEL, Intent.HOLD})
 
 _ONLY = {
@@ -28,11 +29,21 @@ _ONLY = {
 }
 
 
-def report(store: Client, answers: Sequence[Asked], *, as_json: bool) -> None:
-    """Print what becomes of each task; raise for those that stay as they were."""
+def request(
+    task_ids: Sequence[int], intent: Intent, reason: str | None = None, *, as_json: bool
+) -> None:
+    """Request it for each task, and print what becomes of them.
+
+    Raises `DispatcherError` for the tasks that stay as they were.
+    """
+    with open_client() as store:
+        _report(store, [store.ask(task_id, intent, reason) for task_id in task_ids], as_json)
+
+
+def _report(store: Client, answers: Sequence[Asked], as_json: bool) -> None:
     refused = {one.task_id: why for one in answers if (why := _refusal(one)) is not None}
     done = [one for one in answers if one.task_id not in refused]
-    standing = store.standing() if any(map(_is_left, done)) else None
+    standing = store.standing() if any(map(_is_unfinished, done)) else None
     stranded = {
         one.task_id: found
         for one in done
@@ -43,14 +54,14 @@ def report(store: Client, answers: Sequence[Asked], *, as_json: bool) -> None:
     else:
         for one in done:
             click.echo(f"{one.task_id} {render.plain(_text(one, stranded.get(one.task_id)))}")
-    for line in _left_to_a_daemon(standing, done) if standing else ():
+    for line in _missing_daemon(standing, done) if standing else ():
         click.echo(f"dispatcher: {render.plain(line)}", err=True)
     if refused:
         raise DispatcherError("\n".join(refused.values()))
 
 
-def _is_left(one: Asked) -> bool:
-    """Whether something is left to do after the change."""
+def _is_unfinished(one: Asked) -> bool:
+    """Return whether a daemon has work to do after the change."""
     return one.ahead is not None or (one.task is not None and one.task.state is TaskState.READY)
 
 
@@ -67,7 +78,6 @@ def _json(one: Asked, stranded: Mapping[int, StrandedRun], *, done: bool) -> dic
 
 
 def _text(one: Asked, stranded: StrandedRun | None) -> str:
-    """Return what was done, or what will be."""
     assert one.task is not None
     if one.ahead is None:
         return one.task.state
@@ -82,7 +92,7 @@ def _course(ahead: Outlook) -> str:
 
 
 def _refusal(one: Asked) -> str | None:
-    """Return why nothing was done, or nothing comes of it; None: it was, or it will be."""
+    """Return why the request has no effect; None: it has one, now or when the run ends."""
     if one.was is None or one.task is None:
         return str(NoTask(one.task_id))
     if one.was is TaskState.RUNNING:
@@ -123,8 +133,8 @@ def _retry(task_id: int) -> str:
     return f"`dispatcher retry {task_id}` gives all its attempts back"
 
 
-def _left_to_a_daemon(standing: Standing, done: Sequence[Asked]) -> Iterator[str]:
-    """Yield, where no daemon is there to do the rest, that it is so and what happens next."""
+def _missing_daemon(standing: Standing, done: Sequence[Asked]) -> Iterator[str]:
+    """Yield why no daemon does the rest, and what happens until one does."""
     if any(one.ahead is not None for one in done):
         next_ = "a run that is not being ended yet goes on until it is back"
         reasons = [*standing.of_daemon()]
@@ -133,5 +143,5 @@ def _left_to_a_daemon(standing: Standing, done: Sequence[Asked]) -> Iterator[str
         next_ = "what is ready waits until it is back"
         reasons = standing.before_queue(ready[0]) if ready else []
     for reason in reasons:
-        if reason.obstacle in _NOBODY:
+        if reason.obstacle in _NO_DAEMON:
             yield f"{reason.text}; {next_}"

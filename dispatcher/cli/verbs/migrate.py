@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import click
 
-from dispatcher.cli.options import (
-    config_option,
-    configuration,
-    examples,
-    json_option,
-    print_json,
-)
+from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.options import config_option, examples, json_option
+from dispatcher.cli.printing import print_json
 from dispatcher.client import PATIENCE
 from dispatcher.config.config import Config
 from dispatcher.exit_codes import ExitCode
@@ -22,13 +18,13 @@ from dispatcher.store.open import database_path, is_there, lock_database, open_s
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 when there is something to do.")
 @json_option
 @config_option
-def migrate(*, check: bool, as_json: bool) -> int:
+def command(*, check: bool, as_json: bool) -> int:
     """Bring the database up to date with this dispatcher.
 
     A daemon does so when it starts; other verbs refuse an older database, as a daemon of the older
     version may be at work on it. Make a copy first: there is no way back to the older version.
     """
-    config = configuration()
+    config = config_as_owner()
     before, wanted = _schema(config)
     if not check:
         with lock_database(config.store_url, state_dir=config.state_dir):

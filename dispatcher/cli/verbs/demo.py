@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from dispatcher.cli.options import FILE, examples
+from dispatcher.cli.options import examples
+from dispatcher.cli.param_types import FILE
 from dispatcher.demo.cast import cast
 from dispatcher.demo.files import SLOW, Job, largest
 from dispatcher.demo.play import DemoFailed, Play
@@ -37,7 +38,7 @@ from dispatcher.exit_codes import ExitCode
     type=FILE,
     help="Write all that was shown there, as a picture.",
 )
-def demo(folder: Path | None, picture: Path | None) -> int:
+def command(folder: Path | None, picture: Path | None) -> int:
     """Watch the main job, workers that misbehave, and a kill in the middle.
 
     One gzip task for each of the 48 largest files of FOLDER (default: Python's standard library),

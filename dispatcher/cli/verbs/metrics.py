@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from dispatcher.cli.options import FILE, client, config_option, examples
+from dispatcher.cli.configuration import open_client
+from dispatcher.cli.options import config_option, examples
+from dispatcher.cli.param_types import FILE
 from dispatcher.errors import DispatcherError, cannot_write
 from dispatcher.host import files
 
@@ -24,12 +26,12 @@ from dispatcher.host import files
     help="Write them to this file, whole or not at all, for the node exporter.",
 )
 @config_option
-def metrics(*, textfile: Path | None) -> None:
+def command(*, textfile: Path | None) -> None:
     """Print figures in the Prometheus text format; docs/metrics.md says what each means.
 
     Without a daemon only those that the store knows, and dispatcher_up is 0.
     """
-    with client() as store:
+    with open_client() as store:
         status, outcomes = store.status(), store.outcomes()
     from dispatcher.metrics import exposition  # noqa: PLC0415 - nobody else's import time
 

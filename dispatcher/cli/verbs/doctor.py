@@ -5,14 +5,9 @@ from __future__ import annotations
 import click
 
 from dispatcher.cli import render
-from dispatcher.cli.options import (
-    config_option,
-    configuration,
-    examples,
-    json_option,
-    print_json,
-    read_configuration,
-)
+from dispatcher.cli.configuration import config_as_caller, config_as_owner
+from dispatcher.cli.options import config_option, examples, json_option
+from dispatcher.cli.printing import print_json
 from dispatcher.doctor.finding import Finding, Level, told
 from dispatcher.doctor.looks import findings
 from dispatcher.errors import ConfigError
@@ -22,18 +17,18 @@ from dispatcher.exit_codes import ExitCode
 @click.command(epilog=examples("dispatcher doctor", "dispatcher doctor --json | jq '.[].level'"))
 @json_option
 @config_option
-def doctor(*, as_json: bool) -> int:
+def command(*, as_json: bool) -> int:
     """Look for what is wrong with this host, its store and its processes; exit 1 if anything is.
 
     Nothing is changed; it may be asked while the daemon works. The whole database is read, which
     takes about a second for each gigabyte. Run it as root or as the daemon's user.
     """
     try:
-        read_configuration()
+        config_as_caller()
     except ConfigError as error:
         found = [told("configuration", ConfigError(line)) for line in str(error).splitlines()]
     else:
-        found = list(findings(configuration()))
+        found = list(findings(config_as_owner()))
     if as_json:
         print_json([_json(finding) for finding in found])
     else:

@@ -1,0 +1,109 @@
+"""The configuration that the command line names, and the store that it leads to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dispatcher.client import Client
+from dispatcher.config.config import Config, Mistaken, find, load
+from dispatcher.errors import ConfigError
+from dispatcher.host import owner
+from dispatcher.store.open import database_path
+
+if TYPE_CHECKING:
+    from dispatcher.config.directories import Found
+
+_NAMED = "dispatcher.config.config"
+
+_REMEDY = (
+    "until that is mended, a file with only [node] state_dir in it (and [store] url, if it has one)"
+    " reaches the daemon: --config PATH"
+)
+
+
+def name_file(ctx: click.Context, path: str | None) -> None:
+    """Remember the file of --config; one after the verb is read last and wins."""
+    if path is not None:
+        ctx.meta[_NAMED] = path
+
+
+def named_file() -> str | None:
+    """Return the configuration file that the command line names."""
+    named: str | None = click.get_current_context().meta.get(_NAMED)
+    return named
+
+
+def config_as_owner(*, whole: bool = True) -> Config:
+    """Return the configuration as `config_as_caller`; root becomes the state directory's owner.
+
+    Root has read the file and all that the command line names by then, and opens nothing after.
+    """
+    config = config_as_caller(whole=whole)
+    _become_owner(config)
+    return config
+
+
+def _become_owner(config: Config) -> None:
+    if (foreign := owner.foreign_owner(config.state_dir, config.others)) is not None:
+        owner.become(foreign, config.state_dir)
+
+
+def config_as_caller(*, whole: bool = True) -> Config:
+    """Return the configuration of the command line. Raises `ConfigError`.
+
+    Unless it must be `whole`, mistakes are only printed where the file still says which daemon and
+    store are meant: that daemon works on with what it read before, and must stay reachable.
+    """
+    try:
+        return load(named_file())
+    except ConfigError as error:
+        if whole or isinstance(error.__cause__, OSError):
+            raise
+        if (rest := _certain_of(error)) is None:
+            raise ConfigError(f"{error}\n{_REMEDY}") from error
+        for line in (*str(error).splitlines(), "going on with what can be read of it"):
+            click.echo(f"dispatcher: {line}", err=True)
+        return rest
+
+
+def _certain_of(error: ConfigError) -> Config | None:
+    """Return what a file with a mistake says, if it is certain which daemon and store it means."""
+    if isinstance(error, Mistaken):
+        return error.rest if error.says_where else None
+    from dispatcher.config import directories  # noqa: PLC0415 - for a file that is not TOML
+
+    return directories.beside_mistakes(named_file(), with_store=True)
+
+
+def executor_config() -> Found:
+    """Return the configuration as `config_as_owner` if its directories are certain.
+
+    Raises `ConfigError` if they are not.
+    """
+    from dispatcher.config import directories  # noqa: PLC0415 - for the executor alone
+
+    found = directories.load(named_file())
+    _become_owner(found.config)
+    return found
+
+
+def applicable_environment() -> Mapping[str, str]:
+    """Return the environment without the variables that belong to another configuration file."""
+    return find(named_file(), os.environ)[1]
+
+
+def database_of(config: Config) -> Path:
+    """Return the path of the configuration's database."""
+    path = database_path(config.store_url)
+    assert path is not None, "no configuration names a store in memory"
+    return path
+
+
+def open_client() -> Client:
+    """Open the store, for verbs that need nothing of the configuration but its places."""
+    return Client(config_as_owner(whole=False))

@@ -1,0 +1,166 @@
+"""What `heartbeat`, `complete` and `fail` share: the claim they name, and how they report.
+
+Inside a task they report to the daemon that runs it, over its socket, whatever the configuration is
+now. Elsewhere, and when no daemon answers, they write to the store.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dispatcher import control, worker_api
+from dispatcher.calendar import Calendar
+from dispatcher.cli.configuration import applicable_environment
+from dispatcher.cli.param_types import ID
+from dispatcher.cli.printing import print_json
+from dispatcher.config.config import SOCKET
+from dispatcher.errors import CommitUnknown, NoLock
+from dispatcher.exit_codes import ExitCode
+from dispatcher.host import files
+from dispatcher.times import StoreTime, wall_clock
+from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood, worded
+from dispatcher.worker_api import WorkerError
+
+LOCK = "DISPATCHER_CLAIM_LOCK"
+
+Answer = Renewed | Accepted | Refused
+
+
+def _read_lock(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        with Path(path).open("rb") as file:  # may be a pipe that its writer opens later
+            return file.read(files.MOST_OF_ID).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a text"
+        remedy = "name the file that `claim --lock-file` wrote"
+        raise NoLock(f"no lock: cannot read {path}: {why}; {remedy}") from error
+
+
+def claim_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the options that name a task and give the lock of its claim."""
+    for option in (
+        click.option(
+            "--lock-file",
+            "lock_from_file",
+            metavar="PATH",
+            callback=_read_lock,
+            help="Read the lock from this file.",
+        ),
+        click.option("--lock", metavar="TEXT", help=f"The claim's lock [default: ${LOCK}]."),
+        click.option(
+            "--task",
+            "task_id",
+            type=ID,
+            required=True,
+            envvar="DISPATCHER_TASK_ID",
+            show_envvar=True,
+            metavar="ID",
+            help="The claimed task.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def lock_of(given: str | None, from_file: str | None) -> str | None:
+    """Return the lock that --lock or --lock-file gives; None: the environment may have it."""
+    if given is not None and from_file is not None:
+        raise click.UsageError("--lock and --lock-file say the same thing; give one")
+    return from_file if given is None else given
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn the ValueErrors of the body into usage errors."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def report_to_daemon(
+    op: str, task_id: int, lock: str | None, **facts: object
+) -> tuple[Answer, Calendar] | None:
+    """Report to the daemon that runs this task, and return its answer; None: use the store.
+
+    The calendar takes the host's clock for store time. Raises `CommitUnknown` when the daemon does
+    not know, and a usage error for what the protocol cannot carry.
+    """
+    socket = applicable_environment().get(SOCKET) if worker_api.MARKER in os.environ else None
+    lock = lock or os.environ.get(LOCK)
+    if not socket or not lock:
+        return None
+    with usage_errors():
+        line = worded(op, task_id, lock, **facts)
+        understood(line)
+    reply = control.say(Path(socket), line)
+    calendar = Calendar(StoreTime(wall_clock()), 0)
+    answer = None if reply is None else _answer(reply, calendar)
+    return None if answer is None else (answer, calendar)
+
+
+def _answer(reply: Mapping[str, Any], calendar: Calendar) -> Answer | None:
+    match reply:
+        case {"ok": True, "lease_expires_in": seconds}:
+            return Renewed(StoreTime(calendar.now + round(seconds * 1000)))
+        case {"ok": True}:
+            return Accepted()
+        case {"error": WorkerError.STORE_UNAVAILABLE}:
+            raise CommitUnknown(REMEDIES[WorkerError.STORE_UNAVAILABLE])
+        case {"error": error, "state": state, "attempt": attempt}:
+            return Refused(WorkerError(error), state, attempt)
+    return None
+
+
+def warn_of_end(expires_at: StoreTime, lease_ttl_ms: int, calendar: Calendar) -> None:
+    """Report that a lease ends early; the calendar was read before the lease began."""
+    if expires_at - calendar.now < lease_ttl_ms:
+        until = calendar.iso(expires_at)
+        warning = f"its run or total time-out ends at {until}; no heartbeat renews the lease beyond"
+        click.echo(f"dispatcher: {warning}", err=True)
+
+
+def print_answer(
+    task_id: int, answer: Answer, calendar: Calendar | None = None, *, as_json: bool
+) -> int:
+    """Print the answer to a report; return the exit code."""
+    match answer:
+        case Renewed():
+            until = calendar and calendar.iso(answer.lease_expires_at)
+            facts: dict[str, object] = {"ok": True, "lease_expires_at": until}
+            text = f"{task_id} renewed until {until}"
+        case Accepted():
+            facts, text = {"ok": True}, f"{task_id} accepted"
+        case Refused():
+            facts, text = _print_refusal(task_id, answer), ""
+    if as_json:
+        print_json(facts)
+    elif text:
+        click.echo(text)
+    if not isinstance(answer, Refused):
+        return ExitCode.OK
+    declared = answer.error is WorkerError.ALREADY_DECLARED
+    return ExitCode.NOT_SO if declared else ExitCode.LEASE_LOST
+
+
+def _print_refusal(task_id: int, answer: Refused) -> dict[str, object]:
+    """Print a refusal on stderr; return its facts."""
+    message = REMEDIES[answer.error]
+    state = f"{answer.state}, attempt {answer.attempt}"
+    known = f"task {task_id}" if answer.state is None else f"task {task_id}: {state}"
+    click.echo(f"dispatcher: {answer.error}: {message} ({known})", err=True)
+    return {
+        "ok": False,
+        "error": answer.error,
+        "message": message,
+        "state": answer.state,
+        "attempt": answer.attempt,
+    }

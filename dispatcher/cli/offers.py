@@ -1,0 +1,79 @@
+"""What a shell completes: names from the configuration and the store.
+
+On any error nothing is offered and nothing is printed: the user is in the middle of a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from click.shell_completion import CompletionItem
+
+from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.render import command_text
+from dispatcher.client import Client
+from dispatcher.config.config import Config
+from dispatcher.model import Task, TaskFilter
+from dispatcher.store.open import database_path
+
+#: Seconds to wait for the store; the Tab key must answer at once.
+PATIENCE = 0.2
+
+#: The newest tasks to offer.
+_MOST_TASKS = 50
+
+#: The newest tasks whose queues are offered.
+_SEARCHED = 500
+
+_T = TypeVar("_T")
+_Offers = Iterable[tuple[str, str]]
+
+
+def offer(kind: str, begun: str) -> list[CompletionItem]:
+    """Return the names of a kind that begin so: "queues", "paused", "profiles" or "tasks"."""
+    try:
+        found = list(_OFFERS[kind](config_as_owner()))
+    except Exception:  # noqa: BLE001 - the error belongs to the command, not to the Tab key
+        return []
+    return [CompletionItem(name, help=text) for name, text in found if name.startswith(begun)]
+
+
+def _queues(config: Config) -> _Offers:
+    seen = dict.fromkeys((task.queue for task in _newest(config, _SEARCHED)), "has tasks")
+    return sorted({**seen, **dict.fromkeys(config.queues, "configured")}.items())
+
+
+def _profiles(config: Config) -> _Offers:
+    return [(name, command_text(one.command)) for name, one in sorted(config.profiles.items())]
+
+
+def _tasks(config: Config) -> _Offers:
+    for task in _newest(config, _MOST_TASKS):
+        yield str(task.id), f"{task.state}: {command_text(task.command)[:40]}"
+
+
+def _newest(config: Config, limit: int) -> Sequence[Task]:
+    return _from_store(config, lambda store: store.tasks(TaskFilter(limit=limit)))
+
+
+def _paused(config: Config) -> _Offers:
+    paused = _from_store(config, lambda store: [*store.standing().paused.values()])
+    return [(one.queue, one.reason) for one in paused]
+
+
+def _from_store(config: Config, query: Callable[[Client], Sequence[_T]]) -> Sequence[_T]:
+    """Return a query's result; nothing where no database is yet: the Tab key makes none."""
+    path = database_path(config.store_url)
+    if path is not None and not path.exists():
+        return []
+    with Client(config, patience=PATIENCE) as store:
+        return query(store)
+
+
+_OFFERS: Mapping[str, Callable[[Config], _Offers]] = {
+    "queues": _queues,
+    "paused": _paused,
+    "profiles": _profiles,
+    "tasks": _tasks,
+}

@@ -1,0 +1,54 @@
+"""`dispatcher check-config`: report every mistake of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from dispatcher.cli.configuration import config_as_caller
+from dispatcher.cli.options import config_option, examples, json_option
+from dispatcher.cli.printing import print_json
+from dispatcher.config.config import Config, Mistaken
+from dispatcher.errors import ConfigError
+from dispatcher.host import owner
+
+
+@click.command(epilog=examples("dispatcher check-config --config new.toml"))
+@json_option
+@config_option
+def command(*, as_json: bool) -> None:
+    """Read the configuration, say every mistake with its remedy, and exit 78 if there is one."""
+    from dispatcher.config import environment_file  # noqa: PLC0415 - nobody else's import time
+
+    mistakes: list[str] = []
+    try:
+        config = config_as_caller()
+    except Mistaken as error:
+        config, mistakes = error.rest, [*error.mistakes]
+    mistakes += [*_closed_to_its_user(config), *environment_file.mistakes(config)]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    source = str(config.file) if config.file is not None else None
+    if as_json:
+        print_json(
+            {
+                "file": source,
+                "state_dir": str(config.state_dir),
+                "runtime_dir": str(config.runtime_dir),
+                "store_url": config.store_url,
+                "slots": config.slots,
+            }
+        )
+    else:
+        click.echo(f"{source or 'built-in defaults'}: ok")
+
+
+def _closed_to_its_user(config: Config) -> Iterator[str]:
+    """Yield what is wrong where root may read the file, and the user whose daemon reads it not."""
+    user = owner.foreign_owner(config.state_dir, config.others)
+    if user is not None and config.file is not None and not owner.may_read(user, config.file):
+        yield (
+            f"{config.file}: {user}, whose state directory it names, may not read it;"
+            f" chgrp it to that user's group and chmod 640, and let the user enter its directory"
+        )

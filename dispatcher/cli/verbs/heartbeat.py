@@ -1,0 +1,67 @@
+"""`dispatcher heartbeat`: renew a claim's lease."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from dispatcher.cli.configuration import open_client
+from dispatcher.cli.held_claim import (
+    claim_options,
+    lock_of,
+    print_answer,
+    report_to_daemon,
+    usage_errors,
+    warn_of_end,
+)
+from dispatcher.cli.options import config_option, examples, json_option
+from dispatcher.words import Renewed
+
+
+@click.command(
+    epilog=examples(
+        "dispatcher heartbeat --task 42 --lock-file lock.txt --progress 0.5 --note 'half of it'",
+        'dispatcher heartbeat            # after: eval "$(dispatcher claim --export)"',
+    )
+)
+@claim_options
+@click.option("--progress", type=click.FloatRange(0, 1), metavar="0..1", help="How far it is.")
+@click.option("--note", metavar="TEXT", help="What it is doing.")
+@json_option
+@config_option
+def command(
+    *,
+    task_id: int,
+    lock: str | None,
+    lock_from_file: str | None,
+    progress: float | None,
+    note: str | None,
+    as_json: bool,
+) -> int:
+    """Renew a claim's lease, and print until when.
+
+    Exit codes: 0 renewed, 69 the store did not answer or 74 the renewal may not be written: try
+    again, 79 the claim is no longer yours: stop working on it.
+    """
+    lock = lock_of(lock, lock_from_file)
+    reported = report_to_daemon("heartbeat", task_id, lock, progress=progress, note=note)
+    if reported is not None:
+        answer, calendar = reported
+        lease_ttl_ms = _lease_of_this_run(task_id)
+    else:
+        with open_client() as store:
+            calendar = store.calendar()
+            with usage_errors():
+                answer = store.heartbeat(task_id, lock=lock, progress=progress, note=note)
+            task = store.task(task_id)
+            lease_ttl_ms = 0 if task is None else task.lease_ttl_ms
+    if isinstance(answer, Renewed):
+        warn_of_end(answer.lease_expires_at, lease_ttl_ms, calendar)
+    return print_answer(task_id, answer, calendar, as_json=as_json)
+
+
+def _lease_of_this_run(task_id: int) -> int:
+    """Return the lease in milliseconds from this run's environment; 0 for another task."""
+    own = os.environ.get("DISPATCHER_TASK_ID") == str(task_id)
+    return round(float(os.environ["DISPATCHER_LEASE_TTL"]) * 1000) if own else 0

@@ -1,0 +1,94 @@
+"""`dispatcher logs`: what a task's run wrote."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from dispatcher.cli import render
+from dispatcher.cli.configuration import open_client
+from dispatcher.cli.options import (
+    config_option,
+    examples,
+    task_id_argument,
+)
+from dispatcher.cli.output import RunOutput, print_end
+from dispatcher.cli.param_types import COUNT
+from dispatcher.client import Client
+from dispatcher.errors import DispatcherError, NoTask
+from dispatcher.model import LOCAL, Run
+
+
+@click.command(
+    epilog=examples(
+        "dispatcher logs 42",
+        "dispatcher logs 42 --run 57",
+        "dispatcher logs 42 --tail 20",
+        "dispatcher logs -f 42   # until it ends",
+    )
+)
+@task_id_argument
+@click.option("--run", "run_id", type=int, metavar="N", help="Id of the run [default: the last].")
+@click.option(
+    "--tail",
+    type=COUNT,
+    metavar="N",
+    help="Begin with the last N lines.",
+)
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on as the output grows, through later runs, until the task is at rest.",
+)
+@config_option
+def command(*, task_id: int, run_id: int | None, tail: int | None, follow: bool) -> None:
+    """Print what a task's run wrote to its stdout and stderr."""
+    with open_client() as store:
+        if follow:
+            from dispatcher.cli import follow as following  # noqa: PLC0415 - for -f alone
+
+            if run_id is None:
+                following.await_run(store, task_id)
+            following.follow(store, task_id, _chosen_run(store, task_id, run_id), tail=tail)
+            return
+        run = _chosen_run(store, task_id, run_id)
+        budget = store.config.output.run_budget
+    with RunOutput(run.output_path, budget=budget, tail=tail) as output:
+        if not output.exists():
+            print_end(run)
+        wrote = False
+        while chunk := output.read():
+            wrote = True
+            sys.stdout.buffer.write(chunk)
+        if run.outcome and run.output_tail and output.exists() and not wrote:
+            print_end(run)
+        if output.dropped:
+            lost = f"{output.dropped} bytes of it were dropped to keep the budget"
+            click.echo(f"dispatcher: {lost}", err=True)
+        if output.holes:
+            left_out = f"{output.holes} bytes of it were never written, and are left out"
+            click.echo(f"dispatcher: {left_out}", err=True)
+    if run.output_truncated:
+        click.echo(f"dispatcher: {render.truncated(run)}", err=True)
+    sys.stdout.buffer.flush()
+
+
+def _chosen_run(store: Client, task_id: int, run_id: int | None) -> Run:
+    task, runs = store.task(task_id), store.runs(task_id)
+    if task is None:
+        raise NoTask(task_id)
+    if not runs:
+        raise DispatcherError(
+            f"task {task_id} has not run yet: {task.state}, {task.reason};"
+            f" `dispatcher why {task_id}` says what it waits for"
+        )
+    chosen = {run.id: run for run in runs}.get(runs[-1].id if run_id is None else run_id)
+    if chosen is None:
+        known = ", ".join(str(run.id) for run in runs)
+        raise DispatcherError(f"task {task_id} has no run {run_id}; its runs: {known}")
+    if chosen.node.startswith(LOCAL):
+        told = f"run {chosen.id} was driven by hand; what it wrote is where its driver put it"
+        raise DispatcherError(told)
+    return chosen

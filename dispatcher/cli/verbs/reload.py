@@ -1,0 +1,43 @@
+"""`dispatcher reload`: make the daemon read its configuration again."""
+
+from __future__ import annotations
+
+import click
+
+from dispatcher import control
+from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.options import config_option, examples, json_option
+from dispatcher.cli.printing import print_json
+from dispatcher.errors import ConfigError, DispatcherError
+from dispatcher.exit_codes import ExitCode
+
+
+@click.command(epilog=examples("dispatcher reload"))
+@json_option
+@config_option
+def command(*, as_json: bool) -> int:
+    """Let the running daemon read its configuration again, and print what changed.
+
+    With a mistake in the file the old configuration holds on; exit code 78.
+    """
+    config = config_as_owner()
+    try:
+        answer = control.reload(control.find(config))
+    except TimeoutError:
+        raise DispatcherError("the daemon does not answer; see: dispatcher status") from None
+    if answer is None and (why := control.why_unreachable(config)) is not None:
+        raise DispatcherError(why)
+    if answer is None:
+        raise DispatcherError("no daemon runs here; it reads its file when it starts")
+    if not answer["ok"]:
+        raise ConfigError(answer["message"])
+    if as_json:
+        print_json({"changed": answer["changed"], "kept": answer["kept"]})
+        return ExitCode.OK
+    for key, change in answer["changed"].items():
+        click.echo(f"{key}: {change['old'] or '(none)'} -> {change['new'] or '(none)'}")
+    for key, change in answer["kept"].items():
+        click.echo(f"{key}: still {change['old']}; restart the daemon for {change['new']}")
+    if not answer["changed"] and not answer["kept"]:
+        click.echo("nothing changed")
+    return ExitCode.OK

@@ -1,0 +1,120 @@
+"""`dispatcher show`: a task with all its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import click
+
+from dispatcher.cli import render
+from dispatcher.cli.configuration import open_client
+from dispatcher.cli.options import (
+    absolute_option,
+    config_option,
+    examples,
+    json_option,
+    task_id_argument,
+)
+from dispatcher.cli.output import dropped
+from dispatcher.cli.printing import print_json
+from dispatcher.errors import NoTask
+from dispatcher.model import Run, Task, TaskState
+from dispatcher.times import StoreTime
+
+#: Lines of a run's output that `show` ends with.
+LAST_LINES = 10
+
+
+#: Prints a time as one wants it.
+_Date = Callable[[StoreTime | None], str]
+
+
+@click.command(epilog=examples("dispatcher show 42", "dispatcher show 42 --json | jq .state"))
+@task_id_argument
+@absolute_option
+@json_option
+@config_option
+def command(*, task_id: int, absolute: bool, as_json: bool) -> None:
+    """Show a task with all its runs, oldest first."""
+    with open_client() as store:
+        if (task := store.task(task_id)) is None:
+            raise NoTask(task_id)
+        runs, calendar = store.runs(task_id), store.calendar()
+        budget = store.config.output.run_budget
+    if as_json:
+        print_json(render.task_with_runs_json(task, runs, calendar, budget=budget))
+    else:
+        date = partial(render.time, calendar=calendar, absolute=absolute)
+        _print_task(task, runs[-1] if runs else None, date)
+        if runs:
+            _print_runs(runs, date, budget)
+
+
+def _print_task(task: Task, last: Run | None, date: _Date) -> None:
+    due = task.run_at if task.state is TaskState.SCHEDULED else None
+    facts = {
+        "state": f"{task.state}: {task.reason}",
+        "command": render.command_text(task.command),
+        "queue": f"{task.queue}, priority {task.priority}",
+        "attempts": f"{task.attempts_used} of {task.max_attempts} used",
+        "submitted": date(task.created_at),
+        "due": date(due),
+        "time-outs": render.timeouts_text(task),
+        "fails": date(task.fails_at),
+        "ended by": render.kill_text(task),
+        "intent": task.intent and f"{task.intent}: {task.intent_reason}",
+        "finished": date(task.finished_at),
+        "directory": task.cwd,
+        "variables": " ".join(sorted(task.env)),
+        "profile": task.profile,
+        "key": task.key,
+        "labels": render.pairs_text(task.labels),
+        "payload": render.short(task.payload),
+        "progress": last and render.progress_text(last),
+        "heartbeat": last and date(last.last_heartbeat_at),
+        "result": last and render.short(last.result),
+    }
+    click.echo(f"task {task.id}")
+    for name, value in facts.items():
+        if value:
+            click.echo(f"  {name:<10} {render.line(value)}")
+
+
+def _print_runs(runs: list[Run], date: _Date, budget: int) -> None:
+    from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
+
+    click.echo()
+    print_table(
+        ("RUN", "ATTEMPT", "OUTCOME", "PID", "STARTED", "TOOK", "REASON"),
+        (
+            (
+                run.id,
+                run.attempt,
+                run.outcome or "running",
+                run.pid,
+                date(render.began(run)),
+                render.duration(render.began(run), run.ended_at),
+                render.plain(run.reason or ""),
+            )
+            for run in runs
+        ),
+        spare=("PID", "ATTEMPT"),
+    )
+    for run in runs:
+        if run.left_alone:
+            names = render.plain(", ".join(run.left_alone))
+            click.echo(f"\nrun {run.id} left processes that go on: {names}")
+        if run.leftovers:
+            names = render.plain(", ".join(run.leftovers))
+            click.echo(f"\nrun {run.id} left processes behind, which were ended: {names}")
+        if run.output_truncated:
+            click.echo(f"\nrun {run.id}: {render.truncated(run)}")
+        if lost := dropped(run.output_path, budget):
+            click.echo(f"\nrun {run.id}: {lost} bytes of its output were dropped, the oldest")
+    last = render.tail(runs[-1])
+    if last:
+        gone = " (the rest was removed)" if render.output_is_gone(runs[-1]) else ""
+        click.echo(f"\nlast output of run {runs[-1].id}{gone}:")
+        for line in render.as_on_a_terminal(last)[-LAST_LINES:]:
+            click.echo(render.plain(line))
