@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dispatcher.model import NewTask, Outcome, Settlement, TaskState
+from dispatcher.execution import Settlement
+from dispatcher.model import NewTask, Outcome, TaskState
 from dispatcher.store.open import open_store
 
 BATCH = 50

@@ -24,12 +24,11 @@ from dispatcher import control, doubts, submission
 from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
+from dispatcher.execution import LOCAL, Claim
 from dispatcher.host import output_files, owner
 from dispatcher.model import (
     FINISHED,
     INTENDED,
-    LOCAL,
-    Claim,
     Intent,
     NewTask,
     Outcome,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatcher import wire, worker_api
-from dispatcher.model import Claim, Limits
+from dispatcher.execution import Claim, Limits
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
 

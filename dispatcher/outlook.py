@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dispatcher.model import Intent, OpenRun, Outcome, Task, TaskState
+from dispatcher.execution import OpenRun
+from dispatcher.model import Intent, Outcome, Task, TaskState
 from dispatcher.times import StoreTime
 
 if TYPE_CHECKING:
     import random
 
-    from dispatcher.model import Settlement
+    from dispatcher.execution import Settlement
     from dispatcher.policy import RetryPolicy
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dispatcher import exit_codes, wire
-from dispatcher.model import INTENDED, Declared, Intent, OpenRun, Outcome, Settlement, TaskState
+from dispatcher.execution import OpenRun, Settlement
+from dispatcher.model import INTENDED, Declared, Intent, Outcome, TaskState
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime

@@ -11,7 +11,8 @@ import pytest
 from dispatcher.cli import app
 from dispatcher.client import Client
 from dispatcher.config.config import load
-from dispatcher.model import Outcome, Settlement, TaskState
+from dispatcher.execution import Settlement
+from dispatcher.model import Outcome, TaskState
 from dispatcher.times import StoreTime
 from tests.e2e.world import Result
 

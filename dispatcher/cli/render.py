@@ -15,8 +15,9 @@ import msgspec
 from dispatcher.calendar import Calendar
 from dispatcher.cli.output import dropped
 from dispatcher.config.limits import TIMEOUTS
+from dispatcher.execution import LOCAL
 from dispatcher.host import output_files
-from dispatcher.model import LOCAL, Run, Task
+from dispatcher.model import Run, Task
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime

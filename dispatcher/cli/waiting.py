@@ -11,7 +11,8 @@ from dispatcher.cli import render
 from dispatcher.cli.follow import each_at_rest, is_at_rest
 from dispatcher.cli.progress import bar
 from dispatcher.client import Client
-from dispatcher.model import LOCAL, Run, Task, TaskState
+from dispatcher.execution import LOCAL
+from dispatcher.model import Run, Task, TaskState
 
 #: Tasks that are named when many go on.
 _NAMED = 20

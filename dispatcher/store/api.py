@@ -11,19 +11,17 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from dispatcher.calendar import Calendar, Setting
+from dispatcher.execution import Claim, OpenRun, Settlement
 from dispatcher.model import (
     FINISHED,
-    Claim,
     GivenUp,
     Leases,
     NewTask,
     Node,
-    OpenRun,
     Outcome,
     PausedQueue,
     Pruned,
     Run,
-    Settlement,
     Submitted,
     Task,
     TaskFilter,
@@ -272,8 +270,8 @@ class OperatorStore(ReaderStore, Protocol):
     ) -> Claim | None:
         """Claim a queue's next ready task, or the named one, outside of any node; None if paused.
 
-        `owner` begins with `model.LOCAL`. As `claim`, but only beats renew the lease whatever the
-        liveness, and takeover is at its expiry. A `lease_ttl_ms` becomes the task's. No beat
+        `owner` begins with `execution.LOCAL`. As `claim`, but only beats renew the lease, whatever
+        the liveness, and takeover is at its expiry. A `lease_ttl_ms` becomes the task's. No beat
         extends the lease beyond the deadline: the end of the run time-out, counted from the claim,
         or of the total time-out, whichever is earlier.
         """

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from dispatcher.model import Claim, Outcome
+from dispatcher.execution import Claim
+from dispatcher.model import Outcome
 from dispatcher.store import statements
 from dispatcher.store.engine import Engine
 from dispatcher.store.rows import Ready

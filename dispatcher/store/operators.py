@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from dispatcher.model import FINISHED, Intent, OpenRun, Outcome, Pruned, TaskState
+from dispatcher.execution import OpenRun
+from dispatcher.model import FINISHED, Intent, Outcome, Pruned, TaskState
 from dispatcher.store import statements
 from dispatcher.store.claims import secret
 from dispatcher.store.engine import Engine

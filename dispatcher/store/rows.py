@@ -15,17 +15,8 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 import msgspec
 
 from dispatcher.complaints import UNREADABLE, in_words
-from dispatcher.model import (
-    NO_LIMITS,
-    GivenUp,
-    Intent,
-    Limits,
-    Liveness,
-    Node,
-    OpenRun,
-    Run,
-    Task,
-)
+from dispatcher.execution import NO_LIMITS, Limits, OpenRun
+from dispatcher.model import GivenUp, Intent, Liveness, Node, Run, Task
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.engine import Row
 from dispatcher.times import StoreTime

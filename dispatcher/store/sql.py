@@ -10,19 +10,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dispatcher.calendar import Calendar, Setting
+from dispatcher.execution import Claim, OpenRun, Settlement
 from dispatcher.model import (
     FINISHED,
-    Claim,
     GivenUp,
     Leases,
     NewTask,
     Node,
-    OpenRun,
     Outcome,
     PausedQueue,
     Pruned,
     Run,
-    Settlement,
     Submitted,
     Task,
     TaskFilter,

@@ -8,14 +8,8 @@ import msgspec
 
 from dispatcher.complaints import in_words
 from dispatcher.errors import StoreRefused
-from dispatcher.model import (
-    FINISHED,
-    NewTask,
-    Outcome,
-    Settlement,
-    TaskFilter,
-    TaskState,
-)
+from dispatcher.execution import Settlement
+from dispatcher.model import FINISHED, NewTask, Outcome, TaskFilter, TaskState
 from dispatcher.store.engine import Values
 from dispatcher.times import StoreTime
 from dispatcher.words import Declaration

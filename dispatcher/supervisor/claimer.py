@@ -8,8 +8,8 @@ from functools import partial
 
 import structlog
 
+from dispatcher.execution import Claim
 from dispatcher.executor_api import Processes, start_message
-from dispatcher.model import Claim
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.times import Instant, StoreTime

@@ -7,8 +7,9 @@ from functools import partial
 import structlog
 
 from dispatcher import policy
+from dispatcher.execution import OpenRun
 from dispatcher.executor_api import Processes
-from dispatcher.model import Liveness, OpenRun, Outcome
+from dispatcher.model import Liveness, Outcome
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.times import Instant

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dispatcher import wire
-from dispatcher.model import OpenRun
+from dispatcher.execution import OpenRun
 from dispatcher.times import Instant
 
 

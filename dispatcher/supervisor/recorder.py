@@ -12,8 +12,8 @@ from typing import Any
 import structlog
 
 from dispatcher import policy, wire
+from dispatcher.execution import OpenRun, Settlement
 from dispatcher.executor_api import Connected, Disconnected, Event, Processes
-from dispatcher.model import OpenRun, Settlement
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.listener import Listener
 from dispatcher.supervisor.reconcile import Differences, compare

@@ -14,8 +14,9 @@ import structlog
 
 from dispatcher import policy, wire
 from dispatcher.daemon_report import StrandedReport
+from dispatcher.execution import OpenRun, Settlement
 from dispatcher.executor_api import END_THEM, Processes
-from dispatcher.model import OpenRun, Outcome, Settlement
+from dispatcher.model import Outcome
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH
 from dispatcher.supervisor.turn import LiveRun, Memory, Turn

@@ -18,8 +18,9 @@ import structlog
 from dispatcher import wire
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
+from dispatcher.execution import OpenRun
 from dispatcher.executor_api import Connected, Disconnected, Event, Processes
-from dispatcher.model import Node, OpenRun, Outcome
+from dispatcher.model import Node, Outcome
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
 from dispatcher.supervisor.admission import Admission

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 from dispatcher import policy
-from dispatcher.model import OpenRun, Settlement
+from dispatcher.execution import OpenRun, Settlement
 from dispatcher.store.api import SupervisorStore
 from dispatcher.times import StoreTime
 

@@ -27,8 +27,9 @@ from functools import partial
 import structlog
 
 from dispatcher import wire
+from dispatcher.execution import NO_LIMITS, Limits, OpenRun
 from dispatcher.executor_api import Processes, Written, longest, run_deadline
-from dispatcher.model import NO_LIMITS, GivenUp, Limits, OpenRun, Outcome
+from dispatcher.model import GivenUp, Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.api import SupervisorStore

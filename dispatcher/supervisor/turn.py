@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from dispatcher import wire
 from dispatcher.daemon_report import StrandedReport
+from dispatcher.execution import Claim, Limits, OpenRun
 from dispatcher.executor_api import StartSettings
-from dispatcher.model import Claim, Limits, Liveness, OpenRun
+from dispatcher.model import Liveness
 from dispatcher.policy import RetryPolicy
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.pause import Pause

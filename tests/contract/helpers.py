@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dispatcher.model import Claim, NewTask, Outcome, Settlement, TaskState
+from dispatcher.execution import Claim, Settlement
+from dispatcher.model import NewTask, Outcome, TaskState
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
 

@@ -16,7 +16,8 @@ import pytest
 from pysqlite3 import dbapi2
 
 from dispatcher.errors import AlreadyHeld, DispatcherError, StoreUnavailable, StoreUnusable
-from dispatcher.model import Claim, Outcome, TaskState
+from dispatcher.execution import Claim
+from dispatcher.model import Outcome, TaskState
 from dispatcher.store import migrate
 from dispatcher.store.backup import BackedUp, back_up
 from dispatcher.store.drafts import name_finished

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.model import Claim, Liveness, Outcome, TaskState
+from dispatcher.execution import Claim
+from dispatcher.model import Liveness, Outcome, TaskState
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dispatcher.model import LOCAL, Claim, Declared, OpenRun
+from dispatcher.execution import LOCAL, Claim, OpenRun
+from dispatcher.model import Declared
 from dispatcher.store.api import Store
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 from dispatcher.worker_api import WorkerError

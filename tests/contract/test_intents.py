@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dispatcher.errors import StoreRefused
-from dispatcher.model import Claim, Declared, Intent, Outcome, TaskState
+from dispatcher.execution import Claim
+from dispatcher.model import Declared, Intent, Outcome, TaskState
 from dispatcher.policy import RetryPolicy, next_state
 from dispatcher.words import Accepted, Declaration
 from tests.contract.helpers import NODE, NOW, OneByOne, later

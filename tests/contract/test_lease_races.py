@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.model import Claim, Liveness, Outcome, TaskState
+from dispatcher.execution import Claim
+from dispatcher.model import Liveness, Outcome, TaskState
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore

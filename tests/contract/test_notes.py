@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from dispatcher.model import Claim, Liveness, Outcome
+from dispatcher.execution import Claim
+from dispatcher.model import Liveness, Outcome
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Note, Refused
 from dispatcher.worker_api import WorkerError

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dispatcher.model import Intent, Liveness, OpenRun, Outcome, TaskState
+from dispatcher.execution import OpenRun
+from dispatcher.model import Intent, Liveness, Outcome, TaskState
 from dispatcher.wire import RunUid
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dispatcher.model import LOCAL, Claim, Declared, Liveness, Outcome, TaskState
+from dispatcher.execution import LOCAL, Claim
+from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.words import Accepted, Beat, Declaration, Renewed
 from dispatcher.worker_api import WorkerError
 from tests.contract.helpers import NODE, NOW, TTL, OneByOne, later

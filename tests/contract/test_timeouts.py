@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dispatcher.errors import StoreRefused
-from dispatcher.model import NO_LIMITS, GivenUp, Limits, Liveness, Outcome, TaskState
+from dispatcher.execution import NO_LIMITS, Limits
+from dispatcher.model import GivenUp, Liveness, Outcome, TaskState
 from dispatcher.words import Beat
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from dispatcher import policy, wire
-from dispatcher.model import Claim, Declared, Liveness, NewTask, Outcome, TaskState
+from dispatcher.execution import Claim
+from dispatcher.model import Declared, Liveness, NewTask, Outcome, TaskState
 from dispatcher.policy import RetryPolicy
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid

@@ -11,15 +11,8 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.errors import StoreUnavailable
-from dispatcher.model import (
-    LOCAL,
-    Claim,
-    Declared,
-    Liveness,
-    Node,
-    Outcome,
-    TaskState,
-)
+from dispatcher.execution import LOCAL, Claim
+from dispatcher.model import Declared, Liveness, Node, Outcome, TaskState
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
 from dispatcher.words import Beat, Declaration, Renewed

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from dispatcher import control
+from dispatcher.execution import Claim
 from dispatcher.executor_api import END_THEM
 from dispatcher.host.marks import mark_of
-from dispatcher.model import Claim, Declared, Intent, Outcome, TaskState
+from dispatcher.model import Declared, Intent, Outcome, TaskState
 from dispatcher.words import Declaration
 from tests.command import Command
 from tests.eventually import eventually

@@ -13,7 +13,8 @@ import pytest
 
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, InvalidTask, StoreRefused
-from dispatcher.model import Claim, Intent, Liveness, NewTask, TaskFilter
+from dispatcher.execution import Claim
+from dispatcher.model import Intent, Liveness, NewTask, TaskFilter
 from tests.command import Command
 
 

@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 
 from dispatcher import wire
 from dispatcher.errors import StoreUnavailable
-from dispatcher.model import LOCAL, Declared, Liveness, Outcome, TaskState
+from dispatcher.execution import LOCAL
+from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.store.sql import SqlStore
 from dispatcher.supervisor.retention import LOOK_INTERVAL
 from dispatcher.supervisor.turn import Request

@@ -11,18 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher import wire
-from dispatcher.model import (
-    INTENDED,
-    MOVES,
-    Declared,
-    Intent,
-    Limits,
-    Liveness,
-    OpenRun,
-    Outcome,
-    Settlement,
-    TaskState,
-)
+from dispatcher.execution import Limits, OpenRun, Settlement
+from dispatcher.model import INTENDED, MOVES, Declared, Intent, Liveness, Outcome, TaskState
 from dispatcher.policy import COUNTED, End, RetryPolicy, backoff_ms, postponed, settle, verdict
 from dispatcher.times import StoreTime
 

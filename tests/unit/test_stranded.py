@@ -8,8 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from dispatcher import wire
+from dispatcher.execution import Claim
 from dispatcher.executor_api import END_THEM
-from dispatcher.model import Claim, Declared, Liveness, Outcome, TaskState
+from dispatcher.model import Declared, Liveness, Outcome, TaskState
 from dispatcher.words import Declaration
 from tests.simulation import SETTINGS, World
 

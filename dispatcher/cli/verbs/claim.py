@@ -22,8 +22,8 @@ from dispatcher.cli.printing import is_closed, print_json, printed
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoTask, cannot_write, did_you_mean
+from dispatcher.execution import Claim
 from dispatcher.executor_api import worker_environment
-from dispatcher.model import Claim
 from dispatcher.quantities.durations import Milliseconds
 
 

@@ -17,7 +17,8 @@ from dispatcher.cli.output import RunOutput, print_end
 from dispatcher.cli.param_types import COUNT
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, NoTask
-from dispatcher.model import LOCAL, Run
+from dispatcher.execution import LOCAL
+from dispatcher.model import Run
 
 
 @click.command(

@@ -12,8 +12,9 @@ from dispatcher.cli.options import config_option, examples, json_option, task_id
 from dispatcher.cli.printing import print_json
 from dispatcher.config.settings import LeasesSection
 from dispatcher.errors import NoTask
+from dispatcher.execution import LOCAL
 from dispatcher.host import marks
-from dispatcher.model import LOCAL, Run, Task, TaskState
+from dispatcher.model import Run, Task, TaskState
 from dispatcher.outlook import Outlook
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.standing import Standing

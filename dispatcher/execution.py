@@ -1,0 +1,180 @@
+"""One execution of a task: its claim, its open run, its settlement.
+
+Pure, as `model`. Durations are milliseconds and say so in their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dispatcher.model import Declared, Intent, Liveness, Outcome, TaskState
+from dispatcher.times import StoreTime
+from dispatcher.wire import KillMode, RunUid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds a run in time, and how it is ended; None: nothing, or the node's default."""
+
+    run_timeout_ms: int | None = None
+    stall_timeout_ms: int | None = None
+    start_timeout_ms: int | None = None
+    total_at: StoreTime | None = None
+    """When the task's total time-out is over."""
+    kill_signal: int | None = None
+
+    def deadline(self, begun_at: StoreTime) -> StoreTime | None:
+        """Return when the time of a run is over that began then, in the store's time."""
+        if self.run_timeout_ms is None:
+            return self.total_at
+        run_by = StoreTime(begun_at + self.run_timeout_ms)
+        return run_by if self.total_at is None else min(run_by, self.total_at)
+
+
+#: Of most runs.
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The exclusive right to run one task until the lease expires, and all it takes to start it."""
+
+    task_id: int
+    run_id: int
+    run_uid: RunUid
+    fence: int
+    lock: str = field(repr=False)
+    attempt: int
+    queue: str
+    command: tuple[str, ...]
+    payload: str | None = field(repr=False)
+    cwd: str | None
+    env: Mapping[str, str] = field(repr=False)
+    liveness: Liveness
+    lease_ttl_ms: int
+    lease_expires_at: StoreTime
+    output_path: str
+    last_outcome: Outcome | None
+    """Outcome of the task's previous run, whichever node ran it."""
+    earlier_output_paths: tuple[str, ...] = ()
+    """Output files of the task's runs on this node that may still live, the latest first."""
+    notify: bool = False
+    limits: Limits = NO_LIMITS
+    kill_grace_ms: int | None = None
+    """Between the kill signal and SIGKILL: as it was at the claim, whatever a reload says since."""
+    kill_mode: KillMode = KillMode.TREE
+    profile: str | None = None
+    reports_leftovers: bool = False
+    """Whether what outlives the leader is named, not ended."""
+    output_to_journald: bool = False
+    """Whether its output goes to systemd's journal too."""
+
+    @property
+    def watchdog(self) -> float | None:
+        """Seconds within which systemd's protocol asks for a sign of life; None: no such socket."""
+        wanted = self.notify or self.liveness is Liveness.WORKER
+        return self.lease_ttl_ms / 1000 if wanted else None
+
+
+#: What the owner of a claim begins with that no node made, but somebody's shell or program.
+LOCAL = "local:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRun:
+    """A run that is not closed, with what it takes to settle it."""
+
+    task_id: int
+    run_id: int
+    run_uid: RunUid
+    fence: int
+    attempt: int
+    queue: str
+    liveness: Liveness
+    lease_ttl_ms: int
+    ending: Outcome | None
+    ending_reason: str | None
+    pid: int | None
+    exit_code: int | None
+    """The leader's, when it was seen before the tree was gone."""
+    signal: int | None
+    attempts_used: int
+    """Used up before this run."""
+    max_attempts: int
+    deferrals: int
+    orphans: int
+    owner: str
+    """The node's id, or who claimed it from outside any node."""
+    declared: Declared | None = None
+    declared_reason: str | None = None
+    declared_delay_ms: int | None = None
+    declared_retry: bool = True
+    last_heartbeat_at: StoreTime | None = None
+    progressed_at: StoreTime | None = None
+    """When a heartbeat last told of another progress or note than the one before."""
+    limits: Limits = NO_LIMITS
+    kill_grace_ms: int | None = None
+    """As in `Claim`."""
+    output_path: str = ""
+    rules: Mapping[str, str] = field(default_factory=dict)
+    """As in `NewTask`."""
+    intent: Intent | None = None
+    intent_reason: str | None = None
+    lease_expires_at: StoreTime | None = None
+    deadline_at: StoreTime | None = None
+    """Of a local claim: when its time is over, whatever its beats say; None: never."""
+
+    @property
+    def leader_exited(self) -> bool:
+        """Whether its leader's end was seen, and only what it left is waited for."""
+        return self.exit_code is not None or self.signal is not None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its end has begun: decided, declared, or its leader's."""
+        return self.ending is not None or self.declared is not None or self.leader_exited
+
+    @property
+    def ran_out_of_time(self) -> bool:
+        """Whether its lease went up to its deadline and could go no further."""
+        return self.deadline_at is not None and self.lease_expires_at == self.deadline_at
+
+    @property
+    def is_local(self) -> bool:
+        """Whether no node runs it, but somebody's shell or program drives it."""
+        return self.owner.startswith(LOCAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """How a run is closed and where its task goes: what one settle writes."""
+
+    run_uid: RunUid
+    outcome: Outcome
+    run_reason: str
+    """Why the run ended, for people."""
+    state: TaskState
+    reason: str
+    """Why the task is where it goes, for people."""
+    run_at: StoreTime | None
+    """When the task may be claimed again; None where it may not, or at once."""
+    total_anew: bool = False
+    """Whether its total time-out begins anew, as after a `retry`."""
+    attempts_used: int
+    deferrals: int
+    orphans: int
+    exit_code: int | None = None
+    signal: int | None = None
+    output_tail: str | None = None
+    max_rss_bytes: int | None = None
+    cpu_seconds: float | None = None
+    pid: int | None = None
+    started_at: StoreTime | None = None
+    ended_at: StoreTime
+    left_alone: tuple[str, ...] = ()
+    """Processes that outlived it and go on, as "name (pid)"."""
+    leftovers: tuple[str, ...] = ()
+    """Names of processes that outlived its leader and were ended."""
+    output_truncated: int = 0
+    """Bytes of its output that it removed itself, by truncating the file."""
