@@ -9,7 +9,7 @@ from typing import Protocol
 
 from dispatcher import wire, worker_api
 from dispatcher.execution import Claim, Limits
-from dispatcher.times import Instant, StoreTime
+from dispatcher.times import Instant, StoreTime, instant_of
 from dispatcher.wire import RunUid
 
 
@@ -146,7 +146,7 @@ def longest(limits: Limits, began: Instant, *, now: StoreTime, at: Instant) -> I
     if limits.run_timeout_ms is None:
         return None
     if limits.total_at is not None:
-        return Instant(at + max(0, limits.total_at - now) / 1000)
+        return instant_of(limits.total_at, now=now, at=at)
     return Instant(began + 2 * limits.run_timeout_ms / 1000)
 
 

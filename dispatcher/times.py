@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections.abc import Callable
@@ -21,6 +22,10 @@ WallTime = NewType("WallTime", int)
 
 #: Seconds on this host's CLOCK_BOOTTIME: it never steps, and it goes on in suspend.
 Instant = NewType("Instant", float)
+
+#: After and before every instant.
+NEVER = Instant(math.inf)
+LONG_AGO = Instant(-math.inf)
 
 
 def instant() -> Instant:
@@ -41,6 +46,14 @@ def monotonic_us() -> int:
 def store_time_of(moment: Instant, *, now: StoreTime, at: Instant) -> StoreTime:
     """Return the store time of a past `moment`, given that `now` and `at` name the same one."""
     return StoreTime(now - round(max(0.0, at - moment) * 1000))
+
+
+def instant_of(moment: StoreTime | None, *, now: StoreTime, at: Instant) -> Instant:
+    """Return the instant of a store time to come: `at` if it has passed, `NEVER` for None.
+
+    `now` and `at` name the same moment.
+    """
+    return NEVER if moment is None else Instant(at + max(0, moment - now) / 1000)
 
 
 def iso(moment: WallTime) -> str:

@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 
 from dispatcher import wire
+from dispatcher.backoff import Backoff
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.daemon.survivors import survivors
 from dispatcher.errors import ConfigError
@@ -91,7 +92,7 @@ class ExecutorClient:
         self._runs: list[wire.RunReport] = []
         self._greeted = False
         self._retry_at = Instant(0.0)
-        self._delay = 0.0
+        self._backoff = Backoff(*RECONNECT)
         self._at = Instant(0.0)
         """When we last listened."""
         self._asked_at: Instant | None = None
@@ -121,7 +122,7 @@ class ExecutorClient:
     @property
     def missing(self) -> bool:
         """Whether none listens: one of its own unit, or one that we start and that exits."""
-        refused = self._delay > 0 if self._launcher is None else self.last_error is not None
+        refused = self._backoff.delay > 0 if self._launcher is None else self.last_error is not None
         return self._socket is None and refused
 
     @property
@@ -288,20 +289,19 @@ class ExecutorClient:
     # Connecting ---------------------------------------------------------------------------
 
     def _try_to_connect(self, at: Instant) -> None:
-        first, longest = RECONNECT
         try:
             self._socket = self._connect()
         except OSError as error:
-            waited, self._delay = self._delay, min(longest, self._delay * 2 or first)
+            waited, delay = self._backoff.delay, self._backoff.grow()
             # At a boot the executor's unit is started after the daemon's: that is worth no word.
-            if self._launcher is None and waited < longest == self._delay:
+            if self._launcher is None and waited < self._backoff.longest == delay:
                 reason = f"no executor listens, and it has a unit of its own: {error.strerror}"
                 log.warning("daemon.waiting", reason=reason)
-            self._retry_at = Instant(at + self._delay)
+            self._retry_at = Instant(at + delay)
             if self._launcher is not None:
                 self._launcher.ensure_running(at=at)
             return
-        self._delay = 0.0
+        self._backoff.reset()
         self._pinged_at = self._sent_at = self._waits_since = at
 
     def _drop(self, reason: str, *, retry_at: Instant) -> None:

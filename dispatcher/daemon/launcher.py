@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from dispatcher.backoff import Backoff
 from dispatcher.complaints import UNREADABLE
 from dispatcher.daemon import children
 from dispatcher.host import files, locks
@@ -66,7 +67,7 @@ class EmbeddedLauncher:
         self.last_error: str | None = None
         """Why the last one did not stay, as it said; None: it stayed, or said nothing."""
         self._launched_at = Instant(0.0)
-        self._delay = 0.0
+        self._backoff = Backoff(*RELAUNCH)
         self._retry_at = Instant(0.0)
 
     def ensure_running(self, *, at: Instant) -> None:
@@ -117,7 +118,8 @@ class EmbeddedLauncher:
             self._wait_longer(at)
             self.last_error = self._last_word()
         else:
-            self._delay, self._retry_at, self.last_error = 0.0, at, None
+            self._backoff.reset()
+            self._retry_at, self.last_error = at, None
         log.warning(
             "executor.exited",
             executor_pid=self._child.pid,
@@ -141,9 +143,7 @@ class EmbeddedLauncher:
         return _shown(line.decode(errors="replace"))
 
     def _wait_longer(self, at: Instant) -> None:
-        first, longest = RELAUNCH
-        self._delay = min(longest, self._delay * 2 or first)
-        self._retry_at = Instant(at + self._delay)
+        self._retry_at = Instant(at + self._backoff.grow())
 
 
 def _shown(error: str) -> str | None:

@@ -18,8 +18,7 @@ import structlog
 from dispatcher.config.config import Config
 from dispatcher.daemon import children
 from dispatcher.daemon.launcher import NOT_INHERITED
-from dispatcher.supervisor.turn import NEVER
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 
 log = structlog.get_logger()
 

@@ -12,7 +12,6 @@ from dispatcher.executor.journal import Journal
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.output.files import OutputFiles
-from dispatcher.executor.run import NEVER
 from dispatcher.executor.runs import Runs
 from dispatcher.executor.server import Server
 from dispatcher.executor.starting.spawn import Spawner
@@ -20,7 +19,7 @@ from dispatcher.executor.system.kernel import Kernel
 from dispatcher.host import files
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import RuntimeDirectory
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 
 #: Seconds for which an embedded executor with no run waits for a daemon: a restart takes less.
 LONELY_FOR = 10.0

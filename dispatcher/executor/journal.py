@@ -24,8 +24,8 @@ import msgspec
 from dispatcher import wire
 from dispatcher.complaints import UNREADABLE
 from dispatcher.errors import ConfigError
-from dispatcher.executor.run import NEVER, Phase, TrackedRun
-from dispatcher.times import Instant
+from dispatcher.executor.run import Phase, TrackedRun
+from dispatcher.times import NEVER, Instant
 
 #: Bytes beyond what the last rewrite left, after which the journal is rewritten.
 REWRITE_AFTER = 1024 * 1024

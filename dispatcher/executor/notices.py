@@ -18,11 +18,10 @@ from typing import Protocol
 
 from dispatcher import wire
 from dispatcher.executor.notice_sockets import MOST_BYTES, Directory, named, received
-from dispatcher.executor.run import NEVER
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.host.runtime_directory import BoundSocket, Entry
 from dispatcher.outbox import merged
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 
 #: Messages read of one run in so many seconds. Who sends more waits: its own socket is full then.
 READS = 32

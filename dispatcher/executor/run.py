@@ -11,7 +11,6 @@ STARTING ── spawned ──► RUNNING ── leader exited ──► LINGERI
 from __future__ import annotations
 
 import enum
-import math
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,9 +18,7 @@ from dataclasses import dataclass, field
 from dispatcher import wire, worker_api
 from dispatcher.executor.killing import UNKILLABLE_AFTER, Killing
 from dispatcher.executor.system.procfs import Process
-from dispatcher.times import Instant
-
-NEVER = Instant(math.inf)
+from dispatcher.times import NEVER, Instant
 
 #: Seconds between a signal and the first look at what it did; it doubles from look to look.
 FIRST_PAUSE = 0.001

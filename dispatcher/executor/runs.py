@@ -15,10 +15,10 @@ from dispatcher.executor.notices import Notices
 from dispatcher.executor.output.budgets import Budgets
 from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.output.forwarder import Forwarder
-from dispatcher.executor.run import NEVER, Phase, TrackedRun, ids
+from dispatcher.executor.run import Phase, TrackedRun, ids
 from dispatcher.executor.starting.spawn import CannotStart, Spawner
 from dispatcher.executor.system.kernel import Kernel
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 
 #: Seconds between two looks at our children while runs live: dead orphans are reaped, new ones
 #: attributed while their parents are still there. One wake-up a second.

@@ -15,12 +15,11 @@ from functools import partial
 from dispatcher import wire
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.executor.log import Log
-from dispatcher.executor.run import NEVER
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.host import sockets
 from dispatcher.host.runtime_directory import BoundSocket
 from dispatcher.outbox import Outbox
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 
 #: Connections that may wait: of workers, while a daemon restarts.
 BACKLOG = 4096

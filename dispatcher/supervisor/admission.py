@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from dispatcher.store.api import SubmitterStore
-from dispatcher.supervisor.turn import NEVER, Turn
-from dispatcher.times import Instant
+from dispatcher.supervisor.turn import Turn
+from dispatcher.times import NEVER, Instant
 
 #: Seconds between two looks for such, and between two steps while there is more to do.
 LOOK_INTERVAL = 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dispatcher.backoff import Backoff
 from dispatcher.times import Instant
 
 #: Seconds until the store is asked again after it did not answer: first, and at most.
@@ -14,9 +15,8 @@ class Outage:
     def __init__(self, retry: tuple[float, float] = STORE_RETRY) -> None:
         self.retry_at: Instant | None = None
         """When to ask again; None while the store answers."""
-        self._first, self._longest = retry
+        self._backoff = Backoff(*retry)
         self._since = Instant(0.0)
-        self._delay = 0.0
 
     def silent_for(self, at: Instant) -> float | None:
         """Return the seconds since the store last answered, None while it does."""
@@ -26,10 +26,9 @@ class Outage:
         """Take note that the store did not answer; say whether it had. It is asked ever less."""
         is_new = self.retry_at is None
         if is_new:
-            self._since, self._delay = at, self._first
-        else:
-            self._delay = min(self._longest, self._delay * 2)
-        self.retry_at = Instant(at + self._delay)
+            self._since = at
+            self._backoff.reset()
+        self.retry_at = Instant(at + self._backoff.grow())
         return is_new
 
     def ends(self, *, at: Instant) -> float | None:

@@ -8,15 +8,13 @@ that lived when a start failed one more is tried, and when that fails, again aft
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from dispatcher.times import Instant
+from dispatcher.backoff import Backoff
+from dispatcher.times import LONG_AGO, Instant
 
 #: Seconds of the first pause, and of the longest; it doubles in between.
 PAUSE = (1.0, 60.0)
-
-
-NEVER = Instant(0.0)
 
 
 @dataclass(slots=True)
@@ -25,16 +23,16 @@ class Pause:
 
     reason: str | None = None
     """None once a worker has started."""
-    until: Instant = NEVER
+    until: Instant = LONG_AGO
     borne: int | None = None
     """How many runs lived when a start failed; None: the host bears as many as there are slots."""
     fault: str = ""
     """Of the last start that failed."""
-    next_trial_at: Instant = NEVER
+    next_trial_at: Instant = LONG_AGO
     """When one more than that is tried again."""
     _room: int = 1
-    _seconds: float = 0.0
-    _trial_seconds: float = 0.0
+    _length: Backoff = field(default_factory=lambda: Backoff(*PAUSE))
+    _trial: Backoff = field(default_factory=lambda: Backoff(*PAUSE))
 
     def begin(self, reason: str, *, living: int, at: Instant) -> float | None:
         """Pause, each time twice as long; return the seconds, None if nothing pauses.
@@ -46,25 +44,26 @@ class Pause:
         self.fault = reason
         if self.borne is not None and self.reason is None and living + 1 >= self.borne:
             self.borne = max(1, living)
-            self._trial_seconds = _doubled(self._trial_seconds)
-            self.next_trial_at = Instant(at + self._trial_seconds)
+            self.next_trial_at = Instant(at + self._trial.grow())
             return None
-        self._seconds = _doubled(self._seconds)
-        self.reason, self.until = reason, Instant(at + self._seconds)
+        seconds = self._length.grow()
+        self.reason, self.until = reason, Instant(at + seconds)
         self.borne = max(1, living)
         self._room = 1
-        return self._seconds
+        return seconds
 
     def started(self, *, claimed: int, slots: int) -> None:
         """End the pause, and let one run more live at once; `claimed` is how many are or start."""
-        self.reason, self.until, self._seconds = None, NEVER, 0.0
+        self.reason, self.until = None, LONG_AGO
+        self._length.reset()
         if self.borne is None:
             return
         if claimed > self.borne:
-            self.borne, self.next_trial_at = claimed, NEVER
+            self.borne, self.next_trial_at = claimed, LONG_AGO
         self._room += 1
         if self.borne >= slots:
-            self.borne, self._trial_seconds = None, 0.0
+            self.borne = None
+            self._trial.reset()
 
     def room(self, *, living: int, at: Instant) -> float:
         """Return how many runs may live or start at once; `living` are those that have started."""
@@ -73,8 +72,3 @@ class Pause:
         if self.borne is None:
             return math.inf
         return min(living + self._room, self.borne + (at >= self.next_trial_at))
-
-
-def _doubled(seconds: float) -> float:
-    first, longest = PAUSE
-    return min(longest, seconds * 2 or first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from dispatcher import policy, wire
+from dispatcher.backoff import Backoff
 from dispatcher.execution import OpenRun, Settlement
 from dispatcher.executor_api import Connected, Disconnected, Event, Processes
 from dispatcher.store.api import SupervisorStore
@@ -53,7 +54,9 @@ class Recorder:
         self._listener = listener
         self._stranded = stranded
         self._rng = rng
-        self._postponements: Counter[int] = Counter()
+        self._postponements: defaultdict[int, Backoff] = defaultdict(
+            lambda: Backoff(*PREDECESSOR_DELAY)
+        )
         self._recordings: dict[type[Event], Callable[[Turn, Any], None]] = {
             Connected: self._connected,
             Disconnected: self._disconnected,
@@ -180,7 +183,7 @@ class Recorder:
             if end.fault is wire.Fault.HOST:
                 turn.claimless = True
                 turn.after(partial(self._host_fault, end.error, turn.at))
-            delay = self._postponement(run.task_id)
+            delay = self._postponements[run.task_id].grow()
             until = StoreTime(turn.now + round(delay * 1000))
             settlement = policy.postponed(settlement, until=until, total_at=run.limits.total_at)
         self._store.settle(settlement, now=turn.now)
@@ -212,11 +215,6 @@ class Recorder:
         if outcome is not None:
             reason = f"ended by the executor: {ended_by}"
             self._store.begin_ending(uid, outcome, reason, now=turn.now)
-
-    def _postponement(self, task_id: int) -> float:
-        first, longest = PREDECESSOR_DELAY
-        self._postponements[task_id] += 1
-        return float(min(longest, first * 2 ** min(self._postponements[task_id] - 1, 16)))
 
     @staticmethod
     def _ended_at(turn: Turn, end: policy.End) -> StoreTime:

@@ -9,8 +9,8 @@ from typing import Protocol
 import structlog
 
 from dispatcher.store.api import OperatorStore
-from dispatcher.supervisor.turn import NEVER, Memory, Turn
-from dispatcher.times import Instant, StoreTime, WallTime
+from dispatcher.supervisor.turn import Memory, Turn
+from dispatcher.times import NEVER, Instant, StoreTime, WallTime
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()

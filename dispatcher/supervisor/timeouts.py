@@ -33,8 +33,8 @@ from dispatcher.model import GivenUp, Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.api import SupervisorStore
-from dispatcher.supervisor.turn import NEVER, LiveRun, Memory, Turn, Watch
-from dispatcher.times import Instant, StoreTime
+from dispatcher.supervisor.turn import LiveRun, Memory, Turn, Watch
+from dispatcher.times import NEVER, Instant, StoreTime, instant_of
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -87,7 +87,7 @@ class Timeouts:
             start_by=_after(began, limits.start_timeout_ms),
             stall_by=_after(began, limits.stall_timeout_ms),
             look_by=_next_look(limits, began),
-            total_by=_instant(limits.total_at, now, at),
+            total_by=instant_of(limits.total_at, now=now, at=at),
             longest=longest(limits, began, now=now, at=at) or NEVER,
         )
         self._watch(live, watch)
@@ -109,7 +109,7 @@ class Timeouts:
             start_by=NEVER if heard else _after(at, limits.start_timeout_ms),
             stall_by=found.stall_by if found.stall_by > at else _after(at, limits.stall_timeout_ms),
             look_by=_next_look(limits, at),
-            total_by=_instant(limits.total_at, now, at),
+            total_by=instant_of(limits.total_at, now=now, at=at),
             longest=longest(limits, began, now=now, at=at) or NEVER,
             written=found.written,
             progressed_at=found.progressed_at,
@@ -197,7 +197,7 @@ class Timeouts:
             if watch.stall_by <= turn.at:
                 reason = _reason("stall_timeout: no progress, no output", limits.stall_timeout_ms)
                 return Verdict(Outcome.STALLED, f"{reason}; {BUFFERED}")
-        return replace(watch, total_by=_instant(limits.total_at, turn.now, turn.at))
+        return replace(watch, total_by=instant_of(limits.total_at, now=turn.now, at=turn.at))
 
     # Progress -------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class Timeouts:
             turn.again |= len(given_up) == GIVE_UP_BATCH
             fails_at = self._store.next_failure()
         poll = Instant(turn.at + self._memory.settings.poll)
-        ask_at = min(poll, _instant(fails_at, turn.now, turn.at))
+        ask_at = min(poll, instant_of(fails_at, now=turn.now, at=turn.at))
         turn.after(partial(setattr, self, "_ask_at", ask_at))
 
     @staticmethod
@@ -259,11 +259,6 @@ class Timeouts:
 
 def _after(begin: Instant, milliseconds: int | None) -> Instant:
     return NEVER if milliseconds is None else Instant(begin + milliseconds / 1000)
-
-
-def _instant(moment: StoreTime | None, now: StoreTime, at: Instant) -> Instant:
-    """Return the instant of a store time to come; at once for one that has passed."""
-    return NEVER if moment is None else Instant(at + max(0, moment - now) / 1000)
 
 
 def _reason(what: str, milliseconds: int | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,11 +13,9 @@ from dispatcher.model import Liveness
 from dispatcher.policy import RetryPolicy
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.pause import Pause
-from dispatcher.times import Instant, StoreTime
+from dispatcher.times import NEVER, Instant, StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
-
-NEVER = Instant(math.inf)
 
 #: Seconds that an executor waits beyond the limit: a daemon that is back in time gets to say so.
 ABSENCE_SLACK = 2.0

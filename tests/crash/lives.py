@@ -20,7 +20,6 @@ from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.output.files import OutputFiles
-from dispatcher.executor.run import NEVER
 from dispatcher.executor.server import Server
 from dispatcher.executor.starting.spawn import Spawner
 from dispatcher.executor.system.kernel import Kernel
@@ -29,7 +28,7 @@ from dispatcher.policy import RetryPolicy
 from dispatcher.store.open import open_store
 from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.supervisor.turn import SupervisorSettings
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 from tests.crash import sites
 from tests.crash.mortal import Fate
 

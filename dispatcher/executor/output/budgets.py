@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from dispatcher import wire
 from dispatcher.executor.log import Log
 from dispatcher.executor.output.files import OutputFile
-from dispatcher.executor.run import NEVER
 from dispatcher.executor.system.write_watch import Growth
 from dispatcher.host.holes import BLOCK, UNSUPPORTED, next_data, punch
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 
 #: Seconds between two looks: at a flood, and at a file that hardly grows.
 SHORTEST_PAUSE = 0.02

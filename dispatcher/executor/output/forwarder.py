@@ -16,13 +16,13 @@ from dispatcher.executor.log import Log
 from dispatcher.executor.output.budgets import LONGEST_PAUSE, SHORTEST_PAUSE, UNTOLD_PAUSE, together
 from dispatcher.executor.output.pieces import pieces
 from dispatcher.executor.output.stream import Stream, head
-from dispatcher.executor.run import NEVER, TrackedRun
+from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.write_watch import Growth
 from dispatcher.host import output_files
 from dispatcher.logs.journald import ABSENT_PAUSE, Connection
 from dispatcher.logs.writer import RETRY
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 
 #: Bytes read of all files in one look: some 2 ms of the executor's loop.
 MOST_AT_ONCE = 1 << 20

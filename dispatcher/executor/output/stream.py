@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from dispatcher import worker_api
 from dispatcher.executor.output.pieces import Piece
-from dispatcher.executor.run import NEVER, TrackedRun
+from dispatcher.executor.run import TrackedRun
 from dispatcher.host.holes import next_data
 from dispatcher.logs.journald import field
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 
 #: Bytes read at a time.
 MOST_READ = 256 << 10

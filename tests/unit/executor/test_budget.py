@@ -20,10 +20,9 @@ from dispatcher.executor.output.budgets import (
     Budgets,
 )
 from dispatcher.executor.output.files import OutputFile
-from dispatcher.executor.run import NEVER
 from dispatcher.executor.system.write_watch import Growth
 from dispatcher.host import holes
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 from dispatcher.wire import RunUid
 
 UID = RunUid("a")

@@ -22,11 +22,11 @@ from dispatcher.executor.output.forwarder import (
     Forwarder,
 )
 from dispatcher.executor.output.stream import MOST_READ
-from dispatcher.executor.run import NEVER, TrackedRun
+from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.system.write_watch import Growth
 from dispatcher.host.holes import BLOCK
 from dispatcher.logs.journald import Connection
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 from dispatcher.wire import RunUid
 from tests.heard import Heard
 from tests.journald import Journald

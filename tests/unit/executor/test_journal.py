@@ -11,8 +11,8 @@ import pytest
 from dispatcher import wire
 from dispatcher.executor import journal as module
 from dispatcher.executor.journal import RETRY, Header, Journal, Line
-from dispatcher.executor.run import NEVER, Phase, TrackedRun
-from dispatcher.times import Instant
+from dispatcher.executor.run import Phase, TrackedRun
+from dispatcher.times import NEVER, Instant
 from tests.unit.executor.world import World
 
 HEADER = Header(boot_id="boot", pid_namespace="pids")
