@@ -82,7 +82,7 @@ class Client:
     def __init__(self, config: Config, *, patience: float = PATIENCE) -> None:
         self.config = config
         """What it goes by."""
-        if (foreign := owner.foreign_owner(config.state_dir, config.others)) is not None:
+        if (foreign := owner.foreign_owner(config.state_dir, config.other_places)) is not None:
             raise owner.refused(foreign, config.state_dir)
         self._store = open_store(config.store_url, state_dir=config.state_dir, patience=patience)
         self._locks: dict[int, str] = {}

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from dispatcher.complaints import UNREADABLE
-from dispatcher.config.config import Config, is_sendable
+from dispatcher.config.config import Config
+from dispatcher.config.places import is_sendable
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.host import files, locks, owner, sockets

@@ -13,7 +13,8 @@ import msgspec
 from dispatcher.complaints import NO_NAME, UNREADABLE, in_words
 from dispatcher.config import limits, template
 from dispatcher.config.config import Config
-from dispatcher.config.settings import NAME, Meaning, TaskDefaults
+from dispatcher.config.section import NAME
+from dispatcher.config.task_settings import Meaning, TaskDefaults
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness, NewTask
 from dispatcher.quantities import signal_names

@@ -49,7 +49,7 @@ def config_as_owner(*, whole: bool = True) -> Config:
 
 
 def _become_owner(config: Config) -> None:
-    if (foreign := owner.foreign_owner(config.state_dir, config.others)) is not None:
+    if (foreign := owner.foreign_owner(config.state_dir, config.other_places)) is not None:
         owner.become(foreign, config.state_dir)
 
 
@@ -74,7 +74,7 @@ def config_as_caller(*, whole: bool = True) -> Config:
 def _certain_of(error: ConfigError) -> Config | None:
     """Return what a file with a mistake says, if it is certain which daemon and store it means."""
     if isinstance(error, Mistaken):
-        return error.rest if error.says_where else None
+        return error.rest if error.places_certain else None
     from dispatcher.config import directories  # noqa: PLC0415 - for a file that is not TOML
 
     return directories.beside_mistakes(named_file(), with_store=True)

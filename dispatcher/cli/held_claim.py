@@ -19,7 +19,7 @@ from dispatcher.calendar import Calendar
 from dispatcher.cli.configuration import applicable_environment
 from dispatcher.cli.param_types import ID
 from dispatcher.cli.printing import print_json
-from dispatcher.config.config import SOCKET
+from dispatcher.config.places import SOCKET
 from dispatcher.errors import CommitUnknown, NoLock
 from dispatcher.exit_codes import ExitCode
 from dispatcher.host import files

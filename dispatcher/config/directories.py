@@ -44,7 +44,7 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> F
     try:
         return Found(config.load(named, environ))
     except Mistaken as error:
-        if not error.says_directories:
+        if not error.directories_certain:
             raise
         return Found(error.rest, error.mistakes)
     except ConfigError as error:

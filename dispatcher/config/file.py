@@ -13,7 +13,8 @@ import msgspec
 
 from dispatcher.complaints import NO_NAME, in_words
 from dispatcher.config import toml
-from dispatcher.config.settings import NAME, NodeSection, Section, Settings, StoreSection
+from dispatcher.config.section import NAME, Section
+from dispatcher.config.settings import NodeSection, Settings, StoreSection
 from dispatcher.errors import ConfigError, did_you_mean
 from dispatcher.quantities import durations, sizes
 from dispatcher.quantities.durations import Milliseconds
@@ -43,9 +44,9 @@ class Read(NamedTuple):
     settings: Settings
     mistakes: list[str]
     """A line for each."""
-    says_where: bool
+    places_certain: bool
     """Whether no mistake can concern where the state directory, the sockets and the store are."""
-    says_directories: bool
+    directories_certain: bool
     """The same of the directories alone."""
 
 
@@ -59,7 +60,7 @@ def read(file: Path) -> Read:
     table = toml.tables(file, text)
     try:
         settings = msgspec.convert(table, Settings, dec_hook=_quantity)
-        return Read(settings, [], says_where=True, says_directories=True)
+        return Read(settings, [], places_certain=True, directories_certain=True)
     except msgspec.ValidationError:
         every = (mistake for name, body in table.items() for mistake in _check(name, body))
         mistakes = list(islice(every, MOST_MISTAKES + 1))
@@ -67,11 +68,11 @@ def read(file: Path) -> Read:
     if len(mistakes) > MOST_MISTAKES:
         raise ConfigError("\n".join((*told, f"{file}: more than {MOST_MISTAKES} mistakes")))
     good = _without(mistakes, table)
-    says_where = not any(map(_concerns_places, mistakes))
+    places_certain = not any(map(_concerns_places, mistakes))
     both = good["node"].keys() >= DIRECTORIES
-    says_directories = both or not any(map(_concerns_directories, mistakes))
+    directories_certain = both or not any(map(_concerns_directories, mistakes))
     settings = msgspec.convert(good, Settings, dec_hook=_quantity)
-    return Read(settings, told, says_where, says_directories)
+    return Read(settings, told, places_certain, directories_certain)
 
 
 def _concerns_places(mistake: Mistake) -> bool:

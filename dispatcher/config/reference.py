@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dispatcher.config.config import RUNTIME, STATE, STORE, Config, find
+from dispatcher.config.config import Config, find
 from dispatcher.config.file import example_of, given_by, named_tables, sections, written
-from dispatcher.config.settings import NAME, Section, Settings
+from dispatcher.config.places import RUNTIME, STATE, STORE
+from dispatcher.config.section import NAME, Section
+from dispatcher.config.settings import Settings
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
 
@@ -52,7 +54,7 @@ _FILE = """\
 _PAGE = """\
 # Configuration
 
-<!-- Made by `make docs` from dispatcher/config/settings.py: change the texts there. -->
+<!-- Made by `make docs` from dispatcher/config: change the texts there. -->
 
 One TOML file: `--config PATH`, else `$DISPATCHER_CONFIG`, else
 `$XDG_CONFIG_HOME/dispatcher/dispatcher.toml` (`~/.config/…`; not for root), else

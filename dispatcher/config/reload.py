@@ -9,7 +9,7 @@ import msgspec
 
 from dispatcher.config.config import Config, load
 from dispatcher.config.file import written
-from dispatcher.config.settings import Section
+from dispatcher.config.section import Section
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
 

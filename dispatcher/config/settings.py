@@ -1,8 +1,8 @@
-"""What may stand in the configuration file: its sections, keys, limits and defaults.
+"""The configuration file: its sections, keys and defaults.
 
 Field names are the file's keys; durations are milliseconds here (`ttl_ms`) and texts with a unit
-there (`ttl = "60s"`). The text under a key is what `config.reference` tells users of it; its
-example is what mistakes are answered with.
+there (`ttl = "60s"`). The text under a key is its documentation (`config.reference`); its example
+completes the message about a mistake.
 """
 
 from __future__ import annotations
@@ -13,73 +13,30 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from dispatcher.config import limits, template
-from dispatcher.quantities import durations, signal_names
+from dispatcher.config import limits
+from dispatcher.config.section import (
+    DERIVED,
+    LEAST_ABSENCE,
+    LEAST_BUDGET,
+    LEAST_INTERVAL,
+    LEAST_METRICS_INTERVAL,
+    LEAST_RETENTION,
+    MOST,
+    NAME,
+    Minute,
+    QuarterHour,
+    Second,
+    Section,
+    TenSeconds,
+    at_least,
+    duration_or_never,
+)
+from dispatcher.config.task_settings import Defaults, Profile, Queue
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
 
 if TYPE_CHECKING:
     from dispatcher.policy import RetryPolicy
-
-#: Stands for "follows from other keys" until `__post_init__` has seen those.
-_DERIVED = Milliseconds(-1)
-
-#: A name of a queue or label: it can stand in a table, a file and a command line.
-NAME = r"\A[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,99}\Z"
-
-_MOST = 2**31 - 1
-
-#: The shortest interval between two looks at the store: at 20 ms an idle loop uses about 3 % of a
-#: CPU.
-LEAST_INTERVAL = Milliseconds(20)
-
-#: The shortest absence that may end runs: a daemon confirms itself four times in it, and its store
-#: may be slow.
-LEAST_ABSENCE = Milliseconds(1_000)
-
-#: The shortest interval between two writes of the metrics' file.
-LEAST_METRICS_INTERVAL = Milliseconds(1_000)
-
-#: The smallest budget of a run's output: punching works in blocks.
-LEAST_BUDGET = Bytes(64 << 10)
-
-#: The shortest retention: whoever waits for a task looks twice a second.
-LEAST_RETENTION = Milliseconds(1_000)
-
-
-def _above_zero(section: Section, *fields: str) -> Iterator[str]:
-    for field in fields:
-        if getattr(section, field) <= 0:
-            yield f"{_key(field)}: must be above 0"
-
-
-def _at_least(least: int, section: Section, *fields: str) -> Iterator[str]:
-    for field in fields:
-        if (given := getattr(section, field)) is not None and given < least:
-            yield f"{_key(field)}: {given} is less than {least}; raise it"
-
-
-def _key(field: str) -> str:
-    return field.removesuffix("_ms")
-
-
-Second = Annotated[Milliseconds, Meta(examples=["1s"])]
-TenSeconds = Annotated[Milliseconds, Meta(examples=["10s"])]
-Minute = Annotated[Milliseconds, Meta(examples=["60s"])]
-QuarterHour = Annotated[Milliseconds, Meta(examples=["15m"])]
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename=_key):
-    """A table of the file. What is impossible raises ValueError, a line for each mistake."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is impossible."""
-        if told := list(self.mistakes()):
-            raise ValueError("\n".join(told))
-
-    def mistakes(self) -> Iterator[str]:
-        """Yield what is impossible: its key, a colon, what is wrong and the remedy."""
-        yield from ()
 
 
 class NodeSection(Section, frozen=True):
@@ -118,7 +75,7 @@ class DaemonSection(Section, frozen=True):
 
     def mistakes(self) -> Iterator[str]:
         """Refuse a loop without a pause."""
-        yield from _at_least(LEAST_INTERVAL, self, "poll_ms")
+        yield from at_least(LEAST_INTERVAL, self, "poll_ms")
 
 
 class ExecutorSection(Section, frozen=True):
@@ -147,7 +104,7 @@ class ExecutorSection(Section, frozen=True):
     @property
     def absence_limit_ms(self) -> Milliseconds | None:
         """How long runs may go on with no daemon; None: for ever."""
-        return None if self.absence_limit == "never" else durations.parse(self.absence_limit)
+        return duration_or_never(self.absence_limit)
 
 
 class LeasesSection(Section, frozen=True):
@@ -159,7 +116,7 @@ class LeasesSection(Section, frozen=True):
     """The lease of a task with liveness `process`, which the daemon renews while it lives."""
     worker_ttl_ms: QuarterHour = Milliseconds(900_000)
     """The lease of a task with liveness `worker`: so long may it be silent."""
-    reap_interval_ms: Annotated[Milliseconds, Meta(examples=["5s"])] = _DERIVED
+    reap_interval_ms: Annotated[Milliseconds, Meta(examples=["5s"])] = DERIVED
     """How often abandoned claims are looked for. Left out: 5 s, or half of the shortest lease where
     that is less."""
     takeover_margin_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
@@ -173,24 +130,24 @@ class LeasesSection(Section, frozen=True):
 
     def __post_init__(self) -> None:
         """Derive the reaper's interval where none is given."""
-        if self.reap_interval_ms is _DERIVED:
-            derived = Milliseconds(min(5_000, self._most()[0]))
+        if self.reap_interval_ms is DERIVED:
+            derived = Milliseconds(min(5_000, self._longest_reap_interval()[0]))
             msgspec.structs.force_setattr(self, "reap_interval_ms", derived)
         super().__post_init__()
 
     def mistakes(self) -> Iterator[str]:
         """Refuse a reaper that would find an expiry too late."""
-        yield from _at_least(limits.LEAST_LEASE, self, "ttl_ms", "worker_ttl_ms")
-        yield from _at_least(LEAST_INTERVAL, self, "reap_interval_ms")
-        most, name, shortest = self._most()
+        yield from at_least(limits.LEAST_LEASE, self, "ttl_ms", "worker_ttl_ms")
+        yield from at_least(LEAST_INTERVAL, self, "reap_interval_ms")
+        most, name, shortest = self._longest_reap_interval()
         if self.reap_interval_ms > most and shortest > 0:
             yield (
                 f"reap_interval: {self.reap_interval_ms} is more than half of"
                 f" {name} ({shortest}); lower it to at most {most}, or leave it out"
             )
 
-    def _most(self) -> tuple[Milliseconds, str, Milliseconds]:
-        """Return the longest interval of the reaper, and because of which lease."""
+    def _longest_reap_interval(self) -> tuple[Milliseconds, str, Milliseconds]:
+        """Return it, with the key and length of the lease that bounds it."""
         shortest, name = min((self.ttl_ms, "ttl"), (self.worker_ttl_ms, "worker_ttl"))
         return Milliseconds(max(limits.LEAST_LEASE, shortest) // 2), name, shortest
 
@@ -198,16 +155,16 @@ class LeasesSection(Section, frozen=True):
 class RetrySection(Section, frozen=True):
     """How often, and after which delay, a task runs again."""
 
-    max_attempts: Annotated[int, Meta(ge=1, le=_MOST, examples=[3])] = 3
+    max_attempts: Annotated[int, Meta(ge=1, le=MOST, examples=[3])] = 3
     """Attempts after which a task is failed."""
-    max_deferrals: Annotated[int, Meta(ge=0, le=_MOST, examples=[100])] = 100
+    max_deferrals: Annotated[int, Meta(ge=0, le=MOST, examples=[100])] = 100
     """Deferrals (exit code 75) after which a task is held."""
-    max_orphans: Annotated[int, Meta(ge=0, le=_MOST, examples=[5])] = 5
+    max_orphans: Annotated[int, Meta(ge=0, le=MOST, examples=[5])] = 5
     """Runs lost by us, as at a crash, after which a task is held."""
-    backoff_min_ms: TenSeconds = _DERIVED
+    backoff_min_ms: TenSeconds = DERIVED
     """The back-off after a first failure; it doubles with each one, and half of it is random. Left
     out: 10 s, or `backoff_max` where that is less."""
-    backoff_max_ms: QuarterHour = _DERIVED
+    backoff_max_ms: QuarterHour = DERIVED
     """The longest back-off. Left out: 15 min, or `backoff_min` where that is more."""
     cooldown_ms: Minute = Milliseconds(60_000)
     """The delay after a deferral that names none."""
@@ -215,9 +172,9 @@ class RetrySection(Section, frozen=True):
     def __post_init__(self) -> None:
         """Let the bound that was left out follow the other."""
         least, most = self.backoff_min_ms, self.backoff_max_ms
-        if most is _DERIVED:
+        if most is DERIVED:
             most = Milliseconds(max(900_000, least))
-        if least is _DERIVED:
+        if least is DERIVED:
             least = Milliseconds(min(10_000, most))
         msgspec.structs.force_setattr(self, "backoff_min_ms", least)
         msgspec.structs.force_setattr(self, "backoff_max_ms", most)
@@ -261,7 +218,7 @@ class OutputSection(Section, frozen=True):
 
     def mistakes(self) -> Iterator[str]:
         """Refuse budgets that hold less than they must, and a retention that is no duration."""
-        yield from _at_least(LEAST_BUDGET, self, "run_budget")
+        yield from at_least(LEAST_BUDGET, self, "run_budget")
         if self.total_budget < self.run_budget:
             yield (
                 f"total_budget: {self.total_budget} is less than run_budget ({self.run_budget});"
@@ -281,149 +238,7 @@ class OutputSection(Section, frozen=True):
     @property
     def retention_ms(self) -> Milliseconds | None:
         """How long what is finished is kept; None: for ever."""
-        return None if self.retention == "never" else durations.parse(self.retention)
-
-
-class Defaults(Section, frozen=True):
-    """What a task gets that its submitter leaves out."""
-
-    queue: Annotated[str, Meta(pattern=NAME, examples=["default"])] = "default"
-    """The queue of a task that names none."""
-    priority: Annotated[int, Meta(ge=-(2**31), le=_MOST, examples=[0])] = 0
-    """The priority of a task that names none; higher ones are claimed first."""
-    allow_commands: Annotated[bool, Meta(examples=[False])] = True
-    """Whether a submit may name its own command, and not only a profile. It guards against
-    mistakes: whoever may write the database may run anything as the daemon's user."""
-
-
-class TaskDefaults(Section, frozen=True):
-    """What tasks of a queue get that their submitters leave out."""
-
-    priority: Annotated[int, Meta(ge=-(2**31), le=_MOST, examples=[10])] | None = None
-    """Higher ones are claimed first, within their queue."""
-    max_attempts: Annotated[int, Meta(ge=1, le=_MOST, examples=[5])] | None = None
-    """Attempts after which a task is failed."""
-    liveness: Annotated[Literal["process", "worker"], Meta(examples=["worker"])] | None = None
-    """Who renews the lease: the daemon while the process lives, or only the worker's heartbeats."""
-    notify: Annotated[bool, Meta(examples=[True])] | None = None
-    """Whether its runs get a socket of systemd's notify protocol (`$NOTIFY_SOCKET`) whatever their
-    liveness. With liveness `worker` all do."""
-    lease_ttl_ms: QuarterHour | None = None
-    """The lease. Left out: as `[leases]` says for the task's liveness."""
-    run_timeout_ms: Annotated[Milliseconds, Meta(examples=["2h"])] | None = None
-    """A run longer than this is ended: `timed_out`."""
-    stall_timeout_ms: QuarterHour | None = None
-    """So is one without new progress or output for so long: `stalled`."""
-    start_timeout_ms: Minute | None = None
-    """So is one without a first heartbeat: `lost`. Only for tasks with liveness `worker`."""
-    queue_timeout_ms: Annotated[Milliseconds, Meta(examples=["1d"])] | None = None
-    """A task fails when it was ready for so long and no slot was free."""
-    total_timeout_ms: Annotated[Milliseconds, Meta(examples=["2d"])] | None = None
-    """A task fails when it is not done so long after its submit."""
-    kill_grace_ms: TenSeconds | None = None
-    """Time between the kill signal and SIGKILL."""
-    kill_signal: Annotated[str, Meta(examples=["INT"])] | None = None
-    """The signal that asks a run to end. Left out: `TERM`."""
-    kill_mode: Annotated[Literal["tree", "leader"], Meta(examples=["leader"])] | None = None
-    """Who gets it: all processes of the run (`tree`), or only the one that was started (`leader`),
-    for a master that ends its own workers. What is left after the grace gets SIGKILL in either
-    case. Left out: `tree`."""
-
-    def mistakes(self) -> Iterator[str]:
-        """Refuse what no task could have."""
-        times = [f"{name}_ms" for name in limits.TIMEOUTS]
-        yield from _at_least(limits.LEAST_LEASE, self, "lease_ttl_ms")
-        yield from _above_zero(self, *(name for name in times if getattr(self, name) is not None))
-        for name in ("lease_ttl_ms", *times, "kill_grace_ms"):
-            if (given := getattr(self, name) or 0) > limits.LONGEST:
-                yield f"{_key(name)}: {given} is longer than {limits.LONGEST}; lower it"
-        if self.kill_signal is not None:
-            try:
-                signal_names.parse(self.kill_signal)
-            except ValueError as error:
-                yield f"kill_signal: {error}"
-        if told := limits.contradiction(self):
-            yield told
-
-
-class Queue(TaskDefaults, frozen=True):
-    """One queue: how many of its tasks run at once, and what they get that their submitters leave
-    out. A queue needs no entry here: any name may be submitted to.
-    """
-
-    concurrency: Annotated[int, Meta(ge=0, le=10_000, examples=[2])] | None = None
-    """How many of its tasks run at once on this node. Left out: as many as there are slots. Claims
-    made by hand (`dispatcher claim`) do not count: they take no slot. With `0` this node's daemon
-    claims nothing from it: a queue for claims by hand, for which `run --drain` does not wait."""
-
-
-#: What an exit code may mean, by a profile's word.
-Meaning = Literal["succeeded", "failed", "deferred", "held"]
-
-
-class Profile(TaskDefaults, frozen=True, kw_only=True):
-    """A kind of task, submitted by its name: its command, and what its tasks get.
-
-    Everything of it is fixed at submit: a task does not change when this file does.
-    """
-
-    command: Annotated[
-        tuple[str, ...], Meta(min_length=1, examples=[["convert", "{input}", "-resize", "{size}"]])
-    ]
-    """The program and its arguments. `{key}` stands for a top-level key of the payload: a text, a
-    number, true or false; it stays within its argument, and no shell sees it. Write `{{` for a
-    brace."""
-    queue: Annotated[str, Meta(pattern=NAME, examples=["images"])] | None = None
-    """The queue of its tasks. Left out: as `[defaults]` says."""
-    cwd: Annotated[str, Meta(examples=["/srv/images"])] | None = None
-    """Where it runs. Left out: where it was submitted."""
-    env: Annotated[dict[str, str], Meta(examples=[{"LEVEL": "3"}])] | None = None
-    """Variables for the command, before those of the submitter."""
-    env_file: Annotated[str, Meta(examples=["/etc/dispatcher/images.env"])] | None = None
-    """A file of `NAME=VALUE` lines with secrets for the command, beneath `env`. Values may stand in
-    '...' or "..."; # begins a comment. It is read when the daemon starts and at each reload, and a
-    task gets what holds when it starts: nothing of it is stored or shown. With `-` before its path
-    it may be missing."""
-    exit_codes: (
-        Annotated[dict[str, Meaning], Meta(examples=[{"3": "deferred", "4": "held"}])] | None
-    ) = None
-    """What exit codes mean: `succeeded`, `failed`, `deferred` or `held`. Others keep their meaning.
-    With `"0" = "failed"` only a worker that declares it succeeds."""
-    leftovers: Annotated[Literal["end", "report"], Meta(examples=["report"])] = "end"
-    """What becomes of processes that outlive the one that was started by `[leases]
-    leftover_grace`: they are ended, or only named (`show`, `worker.leftover_reported`) and left to
-    themselves, as a build server that several users share. The next start does not wait for
-    those."""
-    output: Annotated[Literal["file", "journal"], Meta(examples=["journal"])] = "file"
-    """Where its output goes: to its file (`dispatcher logs`), or to systemd's journal as well, a
-    record a line (`journalctl DISPATCHER_TASK_ID=42`). The file stays, within `[output]`."""
-    lost: Annotated[Literal["attempt", "orphan"], Meta(examples=["orphan"])] = "attempt"
-    """What a lost lease costs: one of `max_attempts`, or one of `[retry] max_orphans`."""
-
-    def mistakes(self) -> Iterator[str]:
-        """Refuse what no task could have, and a command or code that cannot be."""
-        yield from super().mistakes()
-        try:
-            template.check(self.command)
-        except ValueError as error:
-            yield f"command: {error}"
-        if not self.command[0]:
-            yield "command: its program is empty; name one"
-        for code in self.exit_codes or ():
-            if not (
-                code.isascii() and code.isdigit() and int(code) <= 255 and str(int(code)) == code
-            ):
-                yield f"exit_codes: {code!r} is no exit code; write one from 0 to 255"
-        for key, path in (("cwd", self.cwd), ("env_file", (self.env_file or "/").lstrip("-"))):
-            if path is not None and not path.startswith("/"):
-                yield f"{key}: {path!r} is not absolute; begin it with /"
-            elif path is not None and limits.CONTROL.search(path):
-                yield f"{key}: {limits.no_directory(path)}"
-        for name in self.env or ():
-            try:
-                limits.check_variable(name)
-            except ValueError as error:
-                yield f"env: {error}"
+        return duration_or_never(self.retention)
 
 
 class LogsSection(Section, frozen=True):
@@ -463,7 +278,7 @@ class MetricsSection(Section, frozen=True):
                 ' the node exporter needs; write for example "/var/lib/node_exporter/dispatcher'
                 '.prom"'
             )
-        yield from _at_least(LEAST_METRICS_INTERVAL, self, "interval_ms")
+        yield from at_least(LEAST_METRICS_INTERVAL, self, "interval_ms")
 
 
 class Settings(Section, frozen=True):
@@ -477,7 +292,9 @@ class Settings(Section, frozen=True):
     retry: RetrySection = RetrySection()
     output: OutputSection = OutputSection()
     defaults: Defaults = Defaults()
-    queues: dict[Annotated[str, Meta(pattern=NAME)], Queue] = {}
-    profiles: dict[Annotated[str, Meta(pattern=NAME)], Profile] = {}
+    queues: dict[Annotated[str, Meta(pattern=NAME)], Queue] = msgspec.field(default_factory=dict)
+    profiles: dict[Annotated[str, Meta(pattern=NAME)], Profile] = msgspec.field(
+        default_factory=dict
+    )
     logs: LogsSection = LogsSection()
     metrics: MetricsSection = MetricsSection()

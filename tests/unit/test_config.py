@@ -259,7 +259,7 @@ def test_a_worker_knows_the_places_also_of_a_mistaken_file(file: Path) -> None:
     with pytest.raises(Mistaken) as caught:
         load(None, _places(file))
 
-    assert caught.value.says_where
+    assert caught.value.places_certain
     assert _places(file) == caught.value.rest.environment
 
 

@@ -260,7 +260,7 @@ def test_what_a_file_says_beside_its_mistakes_is_known(file: Path) -> None:
         read(file, "[node]\nslots = 7\n[leases]\nttl = 5\n[queues.a]\nx = 1\n[queues.b]\n", HOME)
 
     rest = error.value.rest
-    assert error.value.says_where
+    assert error.value.places_certain
     assert (7, 60_000, ["a", "b"]) == (rest.slots, rest.leases.ttl_ms, list(rest.queues))
 
 
@@ -272,7 +272,7 @@ def test_a_mistake_that_may_be_about_places_leaves_them_unknown(file: Path, text
     with pytest.raises(Mistaken) as error:
         read(file, text, HOME)
 
-    assert not error.value.says_where
+    assert not error.value.places_certain
 
 
 def test_a_password_in_a_store_url_is_not_repeated(file: Path) -> None:

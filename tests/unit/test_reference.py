@@ -15,7 +15,8 @@ import pytest
 from dispatcher.config import reference
 from dispatcher.config.config import Config, load
 from dispatcher.config.file import named_tables, written
-from dispatcher.config.settings import NAME, Settings
+from dispatcher.config.section import NAME
+from dispatcher.config.settings import Settings
 from dispatcher.standing import Obstacle
 
 ROOT = Path(__file__).parents[2]

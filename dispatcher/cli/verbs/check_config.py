@@ -46,7 +46,7 @@ def command(*, as_json: bool) -> None:
 
 def _closed_to_its_user(config: Config) -> Iterator[str]:
     """Yield what is wrong where root may read the file, and the user whose daemon reads it not."""
-    user = owner.foreign_owner(config.state_dir, config.others)
+    user = owner.foreign_owner(config.state_dir, config.other_places)
     if user is not None and config.file is not None and not owner.may_read(user, config.file):
         yield (
             f"{config.file}: {user}, whose state directory it names, may not read it;"

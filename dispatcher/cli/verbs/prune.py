@@ -14,7 +14,7 @@ from dispatcher.cli.param_types import Duration
 from dispatcher.cli.printing import print_json
 from dispatcher.cli.progress import bar
 from dispatcher.client import Client
-from dispatcher.config.settings import LEAST_RETENTION
+from dispatcher.config.section import LEAST_RETENTION
 from dispatcher.model import FINISHED, TaskState
 from dispatcher.quantities.durations import Milliseconds
 

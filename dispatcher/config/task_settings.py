@@ -1,0 +1,165 @@
+"""The sections about tasks: `[defaults]`, `[queues.NAME]` and `[profiles.NAME]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from dispatcher.config import limits, template
+from dispatcher.config.section import (
+    MOST,
+    NAME,
+    Minute,
+    QuarterHour,
+    Section,
+    TenSeconds,
+    above_zero,
+    at_least,
+    key_of,
+)
+from dispatcher.quantities import signal_names
+from dispatcher.quantities.durations import Milliseconds
+
+
+class Defaults(Section, frozen=True):
+    """What a task gets that its submitter leaves out."""
+
+    queue: Annotated[str, Meta(pattern=NAME, examples=["default"])] = "default"
+    """The queue of a task that names none."""
+    priority: Annotated[int, Meta(ge=-(2**31), le=MOST, examples=[0])] = 0
+    """The priority of a task that names none; higher ones are claimed first."""
+    allow_commands: Annotated[bool, Meta(examples=[False])] = True
+    """Whether a submit may name its own command, and not only a profile. It guards against
+    mistakes: whoever may write the database may run anything as the daemon's user."""
+
+
+class TaskDefaults(Section, frozen=True):
+    """What tasks of a queue get that their submitters leave out."""
+
+    priority: Annotated[int, Meta(ge=-(2**31), le=MOST, examples=[10])] | None = None
+    """Higher ones are claimed first, within their queue."""
+    max_attempts: Annotated[int, Meta(ge=1, le=MOST, examples=[5])] | None = None
+    """Attempts after which a task is failed."""
+    liveness: Annotated[Literal["process", "worker"], Meta(examples=["worker"])] | None = None
+    """Who renews the lease: the daemon while the process lives, or only the worker's heartbeats."""
+    notify: Annotated[bool, Meta(examples=[True])] | None = None
+    """Whether its runs get a socket of systemd's notify protocol (`$NOTIFY_SOCKET`) whatever their
+    liveness. With liveness `worker` all do."""
+    lease_ttl_ms: QuarterHour | None = None
+    """The lease. Left out: as `[leases]` says for the task's liveness."""
+    run_timeout_ms: Annotated[Milliseconds, Meta(examples=["2h"])] | None = None
+    """A run longer than this is ended: `timed_out`."""
+    stall_timeout_ms: QuarterHour | None = None
+    """So is one without new progress or output for so long: `stalled`."""
+    start_timeout_ms: Minute | None = None
+    """So is one without a first heartbeat: `lost`. Only for tasks with liveness `worker`."""
+    queue_timeout_ms: Annotated[Milliseconds, Meta(examples=["1d"])] | None = None
+    """A task fails when it was ready for so long and no slot was free."""
+    total_timeout_ms: Annotated[Milliseconds, Meta(examples=["2d"])] | None = None
+    """A task fails when it is not done so long after its submit."""
+    kill_grace_ms: TenSeconds | None = None
+    """Time between the kill signal and SIGKILL."""
+    kill_signal: Annotated[str, Meta(examples=["INT"])] | None = None
+    """The signal that asks a run to end. Left out: `TERM`."""
+    kill_mode: Annotated[Literal["tree", "leader"], Meta(examples=["leader"])] | None = None
+    """Who gets it: all processes of the run (`tree`), or only the one that was started (`leader`),
+    for a master that ends its own workers. What is left after the grace gets SIGKILL in either
+    case. Left out: `tree`."""
+
+    def mistakes(self) -> Iterator[str]:
+        """Refuse what no task could have."""
+        times = [f"{name}_ms" for name in limits.TIMEOUTS]
+        yield from at_least(limits.LEAST_LEASE, self, "lease_ttl_ms")
+        yield from above_zero(self, *(name for name in times if getattr(self, name) is not None))
+        for name in ("lease_ttl_ms", *times, "kill_grace_ms"):
+            if (given := getattr(self, name) or 0) > limits.LONGEST:
+                yield f"{key_of(name)}: {given} is longer than {limits.LONGEST}; lower it"
+        if self.kill_signal is not None:
+            try:
+                signal_names.parse(self.kill_signal)
+            except ValueError as error:
+                yield f"kill_signal: {error}"
+        if told := limits.contradiction(self):
+            yield told
+
+
+class Queue(TaskDefaults, frozen=True):
+    """One queue: how many of its tasks run at once, and what they get that their submitters leave
+    out. A queue needs no entry here: any name may be submitted to.
+    """
+
+    concurrency: Annotated[int, Meta(ge=0, le=10_000, examples=[2])] | None = None
+    """How many of its tasks run at once on this node. Left out: as many as there are slots. Claims
+    made by hand (`dispatcher claim`) do not count: they take no slot. With `0` this node's daemon
+    claims nothing from it: a queue for claims by hand, for which `run --drain` does not wait."""
+
+
+#: What an exit code may mean, by a profile's word.
+Meaning = Literal["succeeded", "failed", "deferred", "held"]
+
+
+class Profile(TaskDefaults, frozen=True, kw_only=True):
+    """A kind of task, submitted by its name: its command, and what its tasks get.
+
+    Everything of it is fixed at submit: a task does not change when this file does.
+    """
+
+    command: Annotated[
+        tuple[str, ...], Meta(min_length=1, examples=[["convert", "{input}", "-resize", "{size}"]])
+    ]
+    """The program and its arguments. `{key}` stands for a top-level key of the payload: a text, a
+    number, true or false; it stays within its argument, and no shell sees it. Write `{{` for a
+    brace."""
+    queue: Annotated[str, Meta(pattern=NAME, examples=["images"])] | None = None
+    """The queue of its tasks. Left out: as `[defaults]` says."""
+    cwd: Annotated[str, Meta(examples=["/srv/images"])] | None = None
+    """Where it runs. Left out: where it was submitted."""
+    env: Annotated[dict[str, str], Meta(examples=[{"LEVEL": "3"}])] | None = None
+    """Variables for the command, before those of the submitter."""
+    env_file: Annotated[str, Meta(examples=["/etc/dispatcher/images.env"])] | None = None
+    """A file of `NAME=VALUE` lines with secrets for the command, beneath `env`. Values may stand in
+    '...' or "..."; # begins a comment. It is read when the daemon starts and at each reload, and a
+    task gets what holds when it starts: nothing of it is stored or shown. With `-` before its path
+    it may be missing."""
+    exit_codes: (
+        Annotated[dict[str, Meaning], Meta(examples=[{"3": "deferred", "4": "held"}])] | None
+    ) = None
+    """What exit codes mean: `succeeded`, `failed`, `deferred` or `held`. Others keep their meaning.
+    With `"0" = "failed"` only a worker that declares it succeeds."""
+    leftovers: Annotated[Literal["end", "report"], Meta(examples=["report"])] = "end"
+    """What becomes of processes that outlive the one that was started by `[leases]
+    leftover_grace`: they are ended, or only named (`show`, `worker.leftover_reported`) and left to
+    themselves, as a build server that several users share. The next start does not wait for
+    those."""
+    output: Annotated[Literal["file", "journal"], Meta(examples=["journal"])] = "file"
+    """Where its output goes: to its file (`dispatcher logs`), or to systemd's journal as well, a
+    record a line (`journalctl DISPATCHER_TASK_ID=42`). The file stays, within `[output]`."""
+    lost: Annotated[Literal["attempt", "orphan"], Meta(examples=["orphan"])] = "attempt"
+    """What a lost lease costs: one of `max_attempts`, or one of `[retry] max_orphans`."""
+
+    def mistakes(self) -> Iterator[str]:
+        """Refuse what no task could have, and a command or code that cannot be."""
+        yield from super().mistakes()
+        try:
+            template.check(self.command)
+        except ValueError as error:
+            yield f"command: {error}"
+        if not self.command[0]:
+            yield "command: its program is empty; name one"
+        for code in self.exit_codes or ():
+            if not (
+                code.isascii() and code.isdigit() and int(code) <= 255 and str(int(code)) == code
+            ):
+                yield f"exit_codes: {code!r} is no exit code; write one from 0 to 255"
+        for key, path in (("cwd", self.cwd), ("env_file", (self.env_file or "/").lstrip("-"))):
+            if path is not None and not path.startswith("/"):
+                yield f"{key}: {path!r} is not absolute; begin it with /"
+            elif path is not None and limits.CONTROL.search(path):
+                yield f"{key}: {limits.no_directory(path)}"
+        for name in self.env or ():
+            try:
+                limits.check_variable(name)
+            except ValueError as error:
+                yield f"env: {error}"
