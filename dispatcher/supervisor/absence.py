@@ -8,10 +8,11 @@ from functools import partial
 from dispatcher import wire
 from dispatcher.executor_api import Processes
 from dispatcher.store.api import SupervisorStore
+from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH, settle_abandoned
 from dispatcher.supervisor.turn import Memory, Turn
-from dispatcher.times import Instant
+from dispatcher.times import Instant, instant_of
 
 
 class Absence:
@@ -36,14 +37,14 @@ class Absence:
         self._memory = memory
         self._rng = rng
         self._greeted: wire.Hello | None = None
-        self._confirm_at = Instant(0.0)
-        self._scan_at = Instant(0.0)
+        self._renewal = Alarm()
+        self._scan = Alarm()
 
     @property
     def due(self) -> Instant:
         """When to confirm or to look next."""
         limited = self._memory.settings.absence_limit is not None and self._memory.live
-        return min(self._confirm_at, self._scan_at) if limited else self._scan_at
+        return min(self._renewal.at, self._scan.at) if limited else self._scan.at
 
     def confirm(self, turn: Turn) -> None:
         """Say that this node is there: in the store, and after the commit to its executor.
@@ -53,7 +54,7 @@ class Absence:
         """
         memory, limit = self._memory, self._memory.settings.absence_limit
         fresh = memory.hello is not self._greeted
-        if not fresh and (limit is None or turn.at < self._confirm_at):
+        if not fresh and (limit is None or not self._renewal.is_due(turn.at)):
             return
         if memory.live or memory.hello is None:
             settings = self._memory.settings
@@ -62,26 +63,25 @@ class Absence:
 
     def take_over(self, turn: Turn) -> None:
         """Settle the local claims that are over, and the claims of silent nodes."""
-        if not turn.abandoned and (turn.at < self._scan_at or not turn.heard):
+        if not turn.abandoned and (not self._scan.is_due(turn.at) or not turn.heard):
             return
         settings = self._memory.settings
         taken = settle_abandoned(self._store, settings.retry, rng=self._rng, now=turn.now)
         for run, settlement in taken:
             turn.after(partial(log_taken, self._memory, run, settlement))
         more = len(taken) == TAKEOVER_BATCH
-        if turn.at >= self._scan_at:
+        if self._scan.is_due(turn.at):
             more |= self._stranded.settle(turn)
         turn.again |= more
         scan_at = turn.at if more else turn.at + settings.reap_interval
         takeover_at = self._store.next_takeover(settings.node_id, now=turn.now)
-        if takeover_at is not None:
-            scan_at = min(scan_at, turn.at + (takeover_at - turn.now) / 1000)
-        turn.after(partial(setattr, self, "_scan_at", Instant(scan_at)))
+        scan_at = min(scan_at, instant_of(takeover_at, now=turn.now, at=turn.at))
+        turn.after(partial(self._scan.set, scan_at))
 
     def _renew(self, hello: wire.Hello | None, at: Instant) -> None:
         self._greeted = hello
         if (limit := self._memory.settings.absence_limit) is not None:
-            self._confirm_at = Instant(at + limit / 4)
+            self._renewal.set(at + limit / 4)
         if self._memory.live:
             deadlines = self._memory.settings.kill_deadlines(at)
             self._processes.send(wire.Renew(deadlines=dict.fromkeys(self._memory.live, deadlines)))

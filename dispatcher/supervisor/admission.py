@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from dispatcher.store.api import SubmitterStore
+from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import Turn
 from dispatcher.times import NEVER, Instant
 
@@ -18,20 +19,20 @@ class Admission:
 
     def __init__(self, store: SubmitterStore) -> None:
         self._store = store
-        self._look_at = Instant(0.0)
+        self._next_look = Alarm()
         self.due = NEVER
         """When to go on; `NEVER` where the last look found nothing to do."""
 
     def is_due(self, at: Instant) -> bool:
         """Say whether it is time for a look."""
-        return at >= self._look_at
+        return self._next_look.is_due(at)
 
     def do(self, turn: Turn) -> None:
         """Take a step."""
         more = self._store.go_on(now=turn.now)
         look_at = Instant(turn.at + (STEP_PAUSE if more else LOOK_INTERVAL))
-        turn.after(partial(self._look, look_at, more=more))
+        turn.after(partial(self._plan, look_at, more=more))
 
-    def _look(self, look_at: Instant, *, more: bool) -> None:
-        self._look_at = look_at
+    def _plan(self, look_at: Instant, *, more: bool) -> None:
+        self._next_look.set(look_at)
         self.due = look_at if more else NEVER

@@ -86,7 +86,7 @@ class Claimer:
         return Counter(live.queue for uid, live in self._memory.live.items() if uid not in closed)
 
     def _claim(self, turn: Turn, queue: str, limit: int) -> list[Claim]:
-        turn.after(partial(setattr, self, "_last_queue", queue))
+        turn.after(partial(self._served, queue))
         return self._store.claim(
             queue,
             limit=limit,
@@ -96,6 +96,9 @@ class Claimer:
             until=self._memory.settings.stands_until(turn.now),
             now=turn.now,
         )
+
+    def _served(self, queue: str) -> None:
+        self._last_queue = queue
 
     def _start(self, claim: Claim, epoch: int, now: StoreTime, at: Instant) -> None:
         live = self._memory.live[claim.run_uid] = LiveRun.of(claim)

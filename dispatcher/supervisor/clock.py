@@ -26,11 +26,14 @@ class ClockWatch:
         setting = self._store.watch_clock()
         if setting == self._known:
             return
-        turn.after(partial(setattr, self, "_known", setting))
+        turn.after(partial(self._remember, setting))
         if gap_ms := self._gap(setting):
             way = "ahead" if gap_ms > 0 else "back"
             message = f"the host's clock was set {way}; {UNCHANGED}"
             turn.after(partial(log.warning, "clock.stepped", gap_ms=gap_ms, message=message))
+
+    def _remember(self, setting: Setting) -> None:
+        self._known = setting
 
     def _gap(self, setting: Setting) -> int:
         """Return by how much it was set since we last knew it; at start, since our last sign."""

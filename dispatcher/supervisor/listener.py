@@ -10,6 +10,7 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.store.api import WorkerStore
+from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import LiveRun, Memory, Request, Turn
 from dispatcher.times import Instant, StoreTime
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed, meant
@@ -26,7 +27,7 @@ class Listener:
     def __init__(self, store: WorkerStore, memory: Memory) -> None:
         self._store = store
         self._memory = memory
-        self._overhear_at = Instant(0.0)
+        self._next_look = Alarm()
 
     def hear(self, turn: Turn, request: Request) -> None:
         """Write down what a worker says; it is answered after the commit."""
@@ -62,19 +63,20 @@ class Listener:
             leases = self._store.renew_short(node, gap_ms=EVER, now=turn.now)
             turn.gap = math.inf
             turn.after(partial(log.warning, "workers.reachable", leases=leases))
-        turn.after(partial(setattr, self._memory, "shut", door.shut or None))
+        turn.after(partial(self._note_door, door))
+
+    def _note_door(self, door: wire.Door) -> None:
+        self._memory.shut = door.shut or None
 
     def overhear(self, turn: Turn) -> None:
         """Note, once a poll, what workers declared past us: by command line or client."""
-        if not self._memory.live or turn.at < self._overhear_at:
+        if not self._memory.live or not self._next_look.is_due(turn.at):
             return
         for uid in self._store.declared(self._memory.settings.node_id):
             live = self._memory.live.get(uid)
             if live is not None and live.exit_by is None and not live.told_to_end:
                 turn.after(partial(self._note_overheard, live, turn.at))
-        turn.after(
-            partial(setattr, self, "_overhear_at", Instant(turn.at + self._memory.settings.poll))
-        )
+        turn.after(partial(self._next_look.set, turn.at + self._memory.settings.poll))
 
     def _is_ours(self, task_id: int) -> bool:
         return any(live.task_id == task_id for live in self._memory.live.values())

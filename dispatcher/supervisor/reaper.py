@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import structlog
@@ -11,8 +12,9 @@ from dispatcher.execution import OpenRun
 from dispatcher.executor_api import Processes
 from dispatcher.model import Liveness, Outcome
 from dispatcher.store.api import SupervisorStore
+from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import LiveRun, Memory, Turn
-from dispatcher.times import Instant
+from dispatcher.times import LONG_AGO, NEVER, Instant, instant_of
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -30,24 +32,23 @@ class Reaper:
         self._memory = memory
         self._kept_at: Instant | None = None
         """When leases were last looked after; None: not since this daemon started."""
-        self._renewed_at = Instant(0.0)
+        self._renewed_at = LONG_AGO
         self._suspected: dict[RunUid, Instant] = {}
         """When each lease was first seen expired on which the executor was not heard yet."""
         self._deaf_since: Instant | None = None
         """Since when workers may wait at a door that an executor has not opened to us."""
-        self.due: Instant | None = None
-        """When the next lease of a worker expires, as far as we know."""
+        self.expiry = Alarm(NEVER)
+        """Of the lease of a worker that expires next."""
 
     def keep_leases(self, turn: Turn) -> None:
         """Renew what is the daemon's to renew, and what expired only because we were away."""
         self._spare_after_absence(turn)
-        if self._memory.hello is None and self._deaf_since is None:
-            turn.after(partial(setattr, self, "_deaf_since", turn.at))
-        shortest = min((live.lease_ttl for live in self._memory.live.values()), default=None)
-        if shortest is not None and turn.at >= self._renewed_at + shortest / 3:
+        shortest = min((live.lease_ttl for live in self._memory.live.values()), default=math.inf)
+        renewed = turn.at >= self._renewed_at + shortest / 3
+        if renewed:
             self._store.renew(self._memory.settings.node_id, now=turn.now)
-            turn.after(partial(setattr, self, "_renewed_at", turn.at))
-        turn.after(partial(setattr, self, "_kept_at", turn.at))
+        deaf = self._memory.hello is None
+        turn.after(partial(self._note_kept, turn.at, renewed=renewed, deaf=deaf))
 
     def end_the_lost(self, turn: Turn) -> None:
         """Begin the ending `lost` of each worker run whose lease has expired.
@@ -58,7 +59,7 @@ class Reaper:
         self._spare_after_deafness(turn)
         lives = self._memory.live.values()
         if not any(live.liveness is Liveness.WORKER for live in lives):
-            turn.after(partial(setattr, self, "due", None))
+            turn.after(partial(self.expiry.set, NEVER))
             return
         node = self._memory.settings.node_id
         expired = self._store.expired(node, limit=REAP_BATCH, now=turn.now)
@@ -69,9 +70,21 @@ class Reaper:
             self._store.begin_ending(run.run_uid, Outcome.LOST, reason, now=turn.now)
             turn.after(partial(self._log_expired, run))
         turn.again |= len(lost) == REAP_BATCH
-        expiry = self._store.next_expiry(node)
-        due = None if expiry is None else Instant(turn.at + max(0, expiry - turn.now) / 1000)
-        turn.after(partial(setattr, self, "due", due))
+        expires_at = instant_of(self._store.next_expiry(node), now=turn.now, at=turn.at)
+        turn.after(partial(self.expiry.set, expires_at))
+
+    def _note_kept(self, at: Instant, *, renewed: bool, deaf: bool) -> None:
+        self._kept_at = at
+        if renewed:
+            self._renewed_at = at
+        if deaf and self._deaf_since is None:
+            self._deaf_since = at
+
+    def _note_heard(self) -> None:
+        self._deaf_since = None
+
+    def _suspect(self, suspected: dict[RunUid, Instant]) -> None:
+        self._suspected = suspected
 
     def _was_turned_away(self, run: OpenRun, at: Instant) -> bool:
         """Say whether its worker spoke while the store was busy, and may be about to again."""
@@ -82,14 +95,15 @@ class Reaper:
 
     def _may_be_judged(self, expired: list[OpenRun], turn: Turn) -> list[OpenRun]:
         """Return those of whom the executor has spoken since they were first seen expired."""
-        suspected, judged = {}, []
+        suspected: dict[RunUid, Instant] = {}
+        judged = []
         for run in expired:
             since = self._suspected.get(run.run_uid, turn.at)
             if self._processes.has_spoken(since=since):
                 judged.append(run)
             else:
                 suspected[run.run_uid] = since
-        turn.after(partial(setattr, self, "_suspected", suspected))
+        turn.after(partial(self._suspect, suspected))
         return judged
 
     def end_the_declared(self, turn: Turn) -> None:
@@ -113,7 +127,7 @@ class Reaper:
             return
         gap_ms = round((turn.at - self._deaf_since) * 1000)
         spared = self._store.renew_short(self._memory.settings.node_id, gap_ms=gap_ms, now=turn.now)
-        turn.after(partial(setattr, self, "_deaf_since", None))
+        turn.after(self._note_heard)
         if spared:
             turn.after(partial(log.warning, "daemon.was_away", leases=spared, gap_ms=gap_ms))
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import structlog
 
 from dispatcher.store.api import OperatorStore
+from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import Memory, Turn
 from dispatcher.times import NEVER, Instant, StoreTime, WallTime
 from dispatcher.wire import RunUid
@@ -52,13 +53,13 @@ class Retention:
         self._store = store
         self._memory = memory
         self._files = files
-        self._look_at = Instant(0.0)
+        self._next_look = Alarm()
         self._tasks = 0
 
     @property
     def due(self) -> Instant:
         """When to look next."""
-        return NEVER if self._memory.settings.retention is None else self._look_at
+        return NEVER if self._memory.settings.retention is None else self._next_look.at
 
     def is_due(self, at: Instant) -> bool:
         """Say whether it is time for a look."""
@@ -74,7 +75,7 @@ class Retention:
             return
         calendar = self._store.calendar()
         if calendar.is_fresh:
-            turn.after(partial(setattr, self, "_look_at", Instant(turn.at + LOOK_INTERVAL)))
+            turn.after(partial(self._next_look.set, turn.at + LOOK_INTERVAL))
             return
         before = StoreTime(turn.now - round(retention * 1000))
         if self._files is not None:
@@ -82,7 +83,7 @@ class Retention:
         pruned = self._store.prune(before=before, limit=PRUNE_BATCH)
         more = self._ask_after_files(turn) or pruned.more
         pause = BATCH_PAUSE if more else min(LOOK_INTERVAL, retention / 4)
-        turn.after(partial(setattr, self, "_look_at", Instant(turn.at + pause)))
+        turn.after(partial(self._next_look.set, turn.at + pause))
         turn.after(partial(self._tell, pruned.tasks, pruned.output_paths, more=more))
 
     def _ask_after_files(self, turn: Turn) -> bool:

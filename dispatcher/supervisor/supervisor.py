@@ -24,6 +24,7 @@ from dispatcher.model import Node, Outcome
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
 from dispatcher.supervisor.admission import Admission
+from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.chores import Chore
 from dispatcher.supervisor.claimer import Claimer
 from dispatcher.supervisor.clock import ClockWatch
@@ -38,7 +39,7 @@ from dispatcher.supervisor.retention import Files, Retention
 from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
 from dispatcher.supervisor.turn import LiveRun, Memory, Request, SupervisorSettings, Turn
-from dispatcher.times import Instant
+from dispatcher.times import LONG_AGO, NEVER, Instant, instant_of
 
 log = structlog.get_logger()
 
@@ -47,9 +48,6 @@ DUE_BATCH = 500
 
 #: Seconds between writes of the node's row: with claims, and without.
 SEEN_INTERVAL = (5.0, 60.0)
-
-#: When the node's row was written that never was.
-NOT_YET = Instant(-math.inf)
 
 #: Seconds beyond the kill ladder after which a drain leaves behind what does not end.
 DRAIN_PATIENCE = 10.0
@@ -105,11 +103,11 @@ class Supervisor:
         )
         self._inbox: list[Event] = []
         self._stop: Stop | None = None
-        self._stop_by = Instant(0.0)
+        self._stop_by = LONG_AGO
         self._outage = Outage()
-        self._due_at: Instant | None = None
+        self._scheduled = Alarm(NEVER)
         self._committed_at: Instant | None = None
-        self._seen_at = NOT_YET
+        self._seen_at = LONG_AGO
         self._idle = False
         self._nothing_open = False
         """Whether the store has no open run of this node, and no executor comes that may."""
@@ -119,7 +117,7 @@ class Supervisor:
     def reconfigure(self, settings: SupervisorSettings) -> None:
         """Go by other settings from the next tick on. Node, output and executor stay the same."""
         self._memory.settings = settings
-        self._seen_at = NOT_YET
+        self._seen_at = LONG_AGO
 
     def stop(self, how: Stop, *, at: Instant) -> None:
         """Take note of a request to go. A second one hurries a drain; to leave needs no hurry."""
@@ -354,10 +352,9 @@ class Supervisor:
 
     def _move_due(self, turn: Turn) -> None:
         moved = self._store.move_due(limit=DUE_BATCH, now=turn.now)
-        due = self._store.next_due()
+        due_at = instant_of(self._store.next_due(), now=turn.now, at=turn.at)
         turn.again |= moved == DUE_BATCH
-        due_at = None if due is None else Instant(turn.at + max(0, due - turn.now) / 1000)
-        turn.after(partial(setattr, self, "_due_at", due_at))
+        turn.after(partial(self._scheduled.set, due_at))
 
     def _fill_slots(self, turn: Turn) -> None:
         if self._stop is None and self._answers():
@@ -368,14 +365,23 @@ class Supervisor:
         interval = SEEN_INTERVAL[0 if self._memory.live else 1]
         if self._memory.hello is not None and turn.at >= self._seen_at + interval:
             self._store.record_node(self._node(self._memory.hello, turn, interval))
-            turn.after(partial(setattr, self, "_seen_at", turn.at))
+            turn.after(partial(self._note_seen, turn.at))
         if self._stop is not None:
             missing = self._memory.hello is None and self._processes.missing
             nothing = missing and not self._store.open_runs(self._memory.settings.node_id)
-            turn.after(partial(setattr, self, "_nothing_open", nothing))
+            turn.after(partial(self._note_open, nothing=nothing))
         if self._memory.settings.until_idle:
             idle = self._memory.hello is not None and self._waits_for_people_only(turn)
-            turn.after(partial(setattr, self, "_idle", idle))
+            turn.after(partial(self._note_idle, idle=idle))
+
+    def _note_seen(self, at: Instant) -> None:
+        self._seen_at = at
+
+    def _note_open(self, *, nothing: bool) -> None:
+        self._nothing_open = nothing
+
+    def _note_idle(self, *, idle: bool) -> None:
+        self._idle = idle
 
     def _waits_for_people_only(self, turn: Turn) -> bool:
         """Say whether no task goes on by itself; of paused queues that have some, once."""
@@ -408,11 +414,16 @@ class Supervisor:
         leases = [live.lease_ttl / 4 for live in self._memory.live.values()]
         longest = min([self._memory.settings.poll, *leases])
         pause = self._memory.pause
-        deadlines = [at + longest, pause.until, pause.next_trial_at, self._stop_by]
-        deadlines += [self._timeouts.due, self._absence.due]
-        deadlines += [chore.due for chore in self._chores]
-        deadlines += [due for due in (self._due_at, self._reaper.due) if due is not None]
-        return Instant(min(deadline for deadline in deadlines if deadline > at))
+        alarms = (
+            self._scheduled,
+            self._reaper.expiry,
+            self._timeouts.runs,
+            self._timeouts.tasks,
+        )
+        deadlines = [Instant(at + longest), pause.until, pause.next_trial_at, self._stop_by]
+        deadlines += [alarm.at for alarm in alarms]
+        deadlines += [self._absence.due, *(chore.due for chore in self._chores)]
+        return min(deadline for deadline in deadlines if deadline > at)
 
     def report(self, *, at: Instant) -> DaemonReport:
         """Return what an operator wants to know about this node."""

@@ -33,6 +33,7 @@ from dispatcher.model import GivenUp, Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.api import SupervisorStore
+from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import LiveRun, Memory, Turn, Watch
 from dispatcher.times import NEVER, Instant, StoreTime, instant_of
 from dispatcher.wire import RunUid
@@ -64,13 +65,10 @@ class Timeouts:
         self._store = store
         self._processes = processes
         self._memory = memory
-        self._look_at = NEVER
-        self._ask_at = Instant(0.0)
-
-    @property
-    def due(self) -> Instant:
-        """When the next time may be over, as far as we know."""
-        return min(self._look_at, self._ask_at)
+        self.runs = Alarm(NEVER)
+        """When the next run may be over its time."""
+        self.tasks = Alarm()
+        """When to look for tasks that wait too long."""
 
     # Runs -----------------------------------------------------------------------------------
 
@@ -134,12 +132,12 @@ class Timeouts:
         live.watch = watch if live.asks_until is None else watch.extended(live.asks_until)
         if live.watch is not watch:
             log.debug("run.extended", **live.ids())
-        self._look_at = min(self._look_at, live.watch.due)
+        self.runs.set(min(self.runs.at, live.watch.due))
 
     def end_runs(self, turn: Turn) -> None:
         """Begin the ending of each run whose time is over."""
         away = turn.gap > self._memory.settings.poll + AWAY
-        if turn.at < self._look_at and not away:
+        if not self.runs.is_due(turn.at) and not away:
             return
         budget = END_BATCH
         for uid, live, before in self._watched(turn):
@@ -153,14 +151,14 @@ class Timeouts:
                 else:
                     turn.again = True
             if after is not before:
-                turn.after(partial(setattr, live, "watch", after))
+                turn.after(partial(live.set_watch, after))
         turn.after(self._plan)
 
     def _plan(self) -> None:
         """Find the next deadline of all, of the runs that started in the same turn too."""
         lives = self._memory.live.values()
         dues = (live.watch.due for live in lives if live.watch and not live.told_to_end)
-        self._look_at = min(dues, default=NEVER)
+        self.runs.set(min(dues, default=NEVER))
 
     def _watched(self, turn: Turn) -> Iterator[tuple[RunUid, LiveRun, Watch]]:
         for uid, live in self._memory.live.items():
@@ -233,7 +231,7 @@ class Timeouts:
 
     def give_up(self, turn: Turn) -> None:
         """Fail what waited too long; asked at most once in a poll, and at the next deadline."""
-        if turn.at < self._ask_at:
+        if not self.tasks.is_due(turn.at):
             return
         fails_at = self._store.next_failure()
         if fails_at is not None and fails_at <= turn.now:
@@ -242,9 +240,9 @@ class Timeouts:
                 turn.after(partial(self._log_given_up, one))
             turn.again |= len(given_up) == GIVE_UP_BATCH
             fails_at = self._store.next_failure()
-        poll = Instant(turn.at + self._memory.settings.poll)
-        ask_at = min(poll, instant_of(fails_at, now=turn.now, at=turn.at))
-        turn.after(partial(setattr, self, "_ask_at", ask_at))
+        poll_at = turn.at + self._memory.settings.poll
+        look_at = min(poll_at, instant_of(fails_at, now=turn.now, at=turn.at))
+        turn.after(partial(self.tasks.set, look_at))
 
     @staticmethod
     def _log_given_up(one: GivenUp) -> None:

@@ -147,6 +147,10 @@ class LiveRun:
         """Whether the executor was told to end it."""
         return self.told_to_end_at is not None
 
+    def set_watch(self, watch: Watch | None) -> None:
+        """Go by other deadlines; None: watch no more."""
+        self.watch = watch
+
     def ids(self) -> dict[str, object]:
         """Return what names this run in every log line."""
         return {
