@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from dispatcher import doubts
+from dispatcher import commits
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
 from dispatcher.host.locks import Held, tried
 from dispatcher.host.signals import unstopped
@@ -61,7 +61,7 @@ class Turns:
         self._ended = Instant(0.0)
 
     def take(self, do: Callable[[StoreTime], T], *, remedy: str, harmless_twice: bool = True) -> T:
-        """Do a part of the work as `doubts.change` does it, when others have had their turn."""
+        """Do a part of the work as `commits.change` does it, when others have had their turn."""
         with unstopped(), self._turn():
             if (left := self._ended + GAP - self._clock()) > 0:
                 self._wait(left)
@@ -88,7 +88,7 @@ class Turns:
             began = self._clock()
             return do(now)
 
-        done = doubts.change(self._store, measured, remedy=remedy, harmless_twice=harmless_twice)
+        done = commits.change(self._store, measured, remedy=remedy, harmless_twice=harmless_twice)
         self._ended = self._clock()
         took = max(self._ended - began, AIM / 100)
         wanted = round(self.rows * min(2.0, max(0.5, AIM / took)))
@@ -204,7 +204,7 @@ def _accept(store: SubmitterStore, turns: Turns, uid: str, many: int) -> None:
 
 def _in_vain(error: BaseException) -> BaseException:
     """Return the error of a submit of which surely nothing is left: what caused any doubt of it."""
-    cause = doubts.cause_of(error)
+    cause = commits.cause_of(error)
     if isinstance(cause, CommitUnknown):
         return StoreUnavailable(f"nothing was submitted: {cause}; submit again")
     return cause
@@ -216,7 +216,7 @@ def _was_accepted(store: SubmitterStore, uid: str, many: int, error: BaseExcepti
         return False  # nothing was written
     doubt = CommitUnknown(
         f"all {many} tasks are accepted, or none is: see `dispatcher list` and `dispatcher status`"
-        f" before you submit them again ({doubts.said_by(doubts.cause_of(error))})"
+        f" before you submit them again ({commits.error_text(commits.cause_of(error))})"
     )
     try:
         with store.snapshot():
@@ -229,7 +229,7 @@ def _was_accepted(store: SubmitterStore, uid: str, many: int, error: BaseExcepti
 
 
 def _accepted(many: int, but: str) -> AbstractContextManager[None]:
-    return doubts.done(f"all {many} tasks are accepted: do not submit them again; {but}")
+    return commits.report_done(f"all {many} tasks are accepted: do not submit them again; {but}")
 
 
 def _admit(

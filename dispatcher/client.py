@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 from weakref import WeakSet
 
-from dispatcher import control, doubts, submission
+from dispatcher import commits, control, submission
 from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoLock
@@ -121,7 +121,7 @@ class Client:
         if task is None:
             task = submission.new_task(self.config, command, options)
         (submitted,) = self._accept([submission.checked(task)])
-        with doubts.done(f"task {submitted.task_id} is accepted: do not submit it again"):
+        with commits.report_done(f"task {submitted.task_id} is accepted: do not submit it again"):
             self._wake()
         return submitted
 
@@ -152,7 +152,7 @@ class Client:
             self._store, self.config.state_dir, checked, at_once=self._accept, tell=tell
         )
         self._unread.add(submitted)
-        with doubts.done("all tasks are accepted: do not submit them again"):
+        with commits.report_done("all tasks are accepted: do not submit them again"):
             self._wake()
         return submitted
 
@@ -165,7 +165,7 @@ class Client:
         told = "see `dispatcher list` first; a --key makes it safe"
         if keyed:
             told = "submit it again, with the same key"
-        return doubts.change(self._store, accept, remedy=told, harmless_twice=keyed)
+        return commits.change(self._store, accept, remedy=told, harmless_twice=keyed)
 
     # Operating -------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class Client:
             return Asked(intent, task_id, was, self._store.task(task_id), ahead)
 
         told = f"see `dispatcher show {task_id}`"
-        asked = doubts.change(self._store, doubts.first_answer(do), remedy=told)
+        asked = commits.change(self._store, commits.first_answer(do), remedy=told)
         self._wake()
         return asked
 
@@ -251,13 +251,13 @@ class Client:
         Raises `InvalidTask` for what no queue is called.
         """
         submission.check_queue(queue)
-        pause = doubts.first_answer(lambda now: self._store.pause(queue, reason, now=now))
-        return doubts.change(self._store, pause, remedy="pause it again")
+        pause = commits.first_answer(lambda now: self._store.pause(queue, reason, now=now))
+        return commits.change(self._store, pause, remedy="pause it again")
 
     def resume(self, queue: str) -> bool:
         """Let tasks of a queue be claimed again; False when it was so already."""
-        resume = doubts.first_answer(lambda _: self._store.resume(queue))
-        resumed = doubts.change(self._store, resume, remedy="resume it again")
+        resume = commits.first_answer(lambda _: self._store.resume(queue))
+        resumed = commits.change(self._store, resume, remedy="resume it again")
         self._wake()
         return resumed
 
@@ -352,9 +352,9 @@ class Client:
             return claim or self._paused(wanted, task_id)
 
         told = "claim again; what was claimed now is `lost` when its lease expires"
-        claim = doubts.change(self._store, take, remedy=told)
+        claim = commits.change(self._store, take, remedy=told)
         if claim is None and self._go_on():
-            claim = doubts.change(self._store, take, remedy=told)
+            claim = commits.change(self._store, take, remedy=told)
         if isinstance(claim, PausedQueue):
             told = f"queue {claim.queue} is paused: {claim.reason}"
             raise DispatcherError(f"{told}; `dispatcher resume {claim.queue}` ends that")
@@ -381,7 +381,7 @@ class Client:
             self._settle_abandoned(now)
 
         told = "see `dispatcher show`; otherwise it is `lost` when its lease expires"
-        doubts.change(self._store, release, remedy=told)
+        commits.change(self._store, release, remedy=told)
         self._wake()
 
     def _paused(self, queue: str, task_id: int | None) -> PausedQueue | None:
@@ -408,7 +408,7 @@ class Client:
         """
         beat = self._words("heartbeat", task_id, lock, progress=progress, note=note)
         assert isinstance(beat, Beat)
-        return doubts.change(
+        return commits.change(
             self._store,
             lambda now: self._store.heartbeat(beat, now=now),
             remedy="work on and beat again",
@@ -451,7 +451,7 @@ class Client:
             return answer
 
         told = "declare the same again, which does no harm"
-        answer = doubts.change(self._store, declare, remedy=told)
+        answer = commits.change(self._store, declare, remedy=told)
         self._wake()
         return answer
 

@@ -22,7 +22,7 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class OutputState:
     """What a run has written to its output file."""
 
     size: int
@@ -62,7 +62,7 @@ Event = (
 )
 
 
-class Processes(Protocol):
+class ExecutorApi(Protocol):
     """The executor, as far as the deciding part is concerned."""
 
     @property
@@ -90,10 +90,10 @@ class Processes(Protocol):
         """Whether it holds our connection, greeted or not, and has said nothing for too long."""
 
     @property
-    def heard_at(self) -> Instant:
+    def answered_at(self) -> Instant:
         """When it last said anything."""
 
-    def has_spoken(self, *, since: Instant) -> bool:
+    def has_answered(self, *, since: Instant) -> bool:
         """Whether it answered what was asked after an instant; if not, it is asked.
 
         What it knew then stands before the answer: a worker whose exit it could not report is told
@@ -106,7 +106,7 @@ class Processes(Protocol):
     def reconnect(self) -> None:
         """Drop the connection and greet anew: after a commit whose answer is unknown."""
 
-    def written(self, path: str, pid: int | None) -> Written:
+    def output_state(self, path: str, pid: int | None) -> OutputState:
         """Look at a run's output file, also where its name was removed or is another's by now.
 
         `pid` is the leader's. Where neither leads to a file, nothing was written.
@@ -141,7 +141,9 @@ def run_deadline(run_by: Instant) -> dict[str, float]:
     return {wire.EndedBy.RUN_TIMEOUT: run_by + wire.BACKSTOP}
 
 
-def longest(limits: Limits, began: Instant, *, now: StoreTime, at: Instant) -> Instant | None:
+def latest_run_end(
+    limits: Limits, began: Instant, *, now: StoreTime, at: Instant
+) -> Instant | None:
     """Return the instant to which a worker may move its run time-out; None: it has none."""
     if limits.run_timeout_ms is None:
         return None
@@ -186,7 +188,7 @@ def start_message(
         to_journald=claim.output_to_journald,
         deadlines={**deadlines, **run_by},
         watchdog=claim.watchdog,
-        longest=longest(limits, at, now=now, at=at),
+        longest=latest_run_end(limits, at, now=now, at=at),
     )
 
 

@@ -60,7 +60,7 @@ FAULTS = frozenset(
 )
 
 
-def set_lately(calendar: Calendar) -> str | None:
+def recent_step_text(calendar: Calendar) -> str | None:
     """Say that the host's clock was set within the last day; None if it was not."""
     step = calendar.last_step(within_ms=DAY)
     if step is None:
@@ -93,7 +93,7 @@ class StrandedRun:
     awaited: bool
     """Whether the executor has to be back first."""
 
-    def said_of(self, what: str) -> str:
+    def describe(self, what: str) -> str:
         """Return who ends what lives of a run, which is called so, and what that is."""
         if not self.is_ours:
             return f"no executor ends {what}: {self.why}"
@@ -101,7 +101,7 @@ class StrandedRun:
         return f"the executor does not know {what}, and ends what lives of it{when}: {self.why}"
 
 
-def stranded_in(report: DaemonReport) -> list[StrandedRun]:
+def stranded_runs(report: DaemonReport) -> list[StrandedRun]:
     """Return the open runs that no executor knows, as a daemon reports them."""
     return [
         StrandedRun(
@@ -138,21 +138,21 @@ class Standing:
         """The store's time when it was asked."""
         return self.calendar.now
 
-    def before(self, task: Task) -> list[Reason]:
+    def obstacles(self, task: Task) -> list[Reason]:
         """Return all that stands before a task that is not running, the nearest first."""
         if task.state is TaskState.SCHEDULED:
             text = f"it is due at {self.calendar.iso(task.run_at)}"
             ahead = Reason(Obstacle.NOT_DUE, text, task.run_at)
-            return [ahead, *self.before_queue(task.queue, turn=False)]
+            return [ahead, *self.queue_obstacles(task.queue, turn=False)]
         if task.state is TaskState.READY:
-            return self.before_queue(task.queue)
+            return self.queue_obstacles(task.queue)
         return [Reason(AT_REST[task.state], _TEXTS[task.state])] if task.state in _TEXTS else []
 
-    def before_queue(self, queue: str, *, turn: bool = True) -> list[Reason]:
+    def queue_obstacles(self, queue: str, *, turn: bool = True) -> list[Reason]:
         """Return what stands before the ready tasks of a queue; if nothing does, their turn."""
         found = [*self._of_queue(queue)]
         if not self._is_by_hand(queue):  # else no daemon has any part in it
-            found += [*self.of_daemon(), *self.faults(), *self._of_room(queue)]
+            found += [*self.daemon_obstacles(), *self.faults(), *self._of_room(queue)]
         if not found and turn:
             found.append(Reason(Obstacle.TURN_COMES, "nothing stands in its way: its turn comes"))
         return found
@@ -210,7 +210,7 @@ class Standing:
             return self.report.full_queues.get(queue) == 0
         return queue in self.by_hand
 
-    def of_daemon(self) -> Iterator[Reason]:
+    def daemon_obstacles(self) -> Iterator[Reason]:
         """Yield whether no daemon is there that would claim."""
         if self.daemon == "not running":
             text = "the daemon is not running: dispatcher run"
@@ -235,7 +235,7 @@ class Standing:
     @property
     def stranded(self) -> list[StrandedRun]:
         """The open runs that no executor knows."""
-        return [] if self.report is None else stranded_in(self.report)
+        return [] if self.report is None else stranded_runs(self.report)
 
     def stranded_of(self, task: Task) -> StrandedRun | None:
         """Return the present run of a task if it is stranded, and not an earlier one."""
@@ -305,7 +305,7 @@ class Status:
             for state, obstacle in AT_REST.items():
                 found[obstacle] += counts.get(state, 0)
             if ready := counts.get(TaskState.READY, 0):
-                found[self.standing.before_queue(queue)[0].obstacle] += ready
+                found[self.standing.queue_obstacles(queue)[0].obstacle] += ready
         return {obstacle: found[obstacle] for obstacle in Obstacle if found[obstacle]}
 
     def stuck(self) -> Stuck | None:
@@ -322,7 +322,7 @@ class Status:
         tasks, longest, because = 0, 0.0, None
         for queue, since in self.ready_since.items():
             waited = (standing.now - since) / 1000
-            reason = standing.before_queue(queue)[0]
+            reason = standing.queue_obstacles(queue)[0]
             if waited < STUCK_AFTER or reason.obstacle not in FAULTS | {Obstacle.TURN_COMES}:
                 continue
             tasks += self.counts.get(queue, {}).get(TaskState.READY, 0)

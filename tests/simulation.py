@@ -14,9 +14,9 @@ from dispatcher.executor_api import (
     Connected,
     Disconnected,
     Event,
-    Processes,
+    ExecutorApi,
+    OutputState,
     StartSettings,
-    Written,
 )
 from dispatcher.model import NewTask, Run, Task, TaskState
 from dispatcher.policy import RetryPolicy
@@ -55,7 +55,7 @@ class FakeExecutor:
         self.incompatible: wire.Hello | None = None
         self.last_error: str | None = None
         self.silent = False
-        self.heard_at = Instant(0.0)
+        self.answered_at = Instant(0.0)
         self.mute = False
         self.answered = Instant(-math.inf)
         self.refusal: wire.StartFailed | None = None
@@ -94,7 +94,7 @@ class FakeExecutor:
         self.greeting = None
         self.events.append(Disconnected("died"))
 
-    def has_spoken(self, *, since: Instant) -> bool:
+    def has_answered(self, *, since: Instant) -> bool:
         """Answer at once, unless it stands still: then it last answered what was asked before."""
         return self.answering and (not self.mute or self.answered >= since)
 
@@ -110,12 +110,12 @@ class FakeExecutor:
         elif isinstance(message, wire.Forget):
             self.runs.pop(message.uid, None)
 
-    def written(self, path: str, pid: int | None) -> Written:
+    def output_state(self, path: str, pid: int | None) -> OutputState:
         """Say what the test let a run write."""
         if path not in self.outputs:
-            return Written(0, 0.0, math.inf)
+            return OutputState(0, 0.0, math.inf)
         size, grown_at = self.outputs[path]
-        return Written(size, grown_at / 1000, (self.wall() - grown_at) / 1000)
+        return OutputState(size, grown_at / 1000, (self.wall() - grown_at) / 1000)
 
     def survivors(self, runs: Mapping[wire.RunUid, Collection[str]]) -> Mapping[wire.RunUid, str]:
         """Say what the test lets live on this host."""
@@ -157,7 +157,7 @@ class FakeExecutor:
         self.events.append(wire.Started(uid=message.uid, pid=pid, start_ticks=ticks, at=at))
 
 
-fits: Processes = FakeExecutor()
+fits: ExecutorApi = FakeExecutor()
 
 
 def replace_run(run: wire.RunReport, **changes: Any) -> wire.RunReport:
@@ -177,8 +177,8 @@ class World:
     boot: str = "boot"
     executor: FakeExecutor = field(default_factory=FakeExecutor)
     files: Files | None = None
-    heard: bool = True
-    """Whether the daemon has heard all that waits."""
+    caught_up: bool = True
+    """Whether the daemon has read everything that waits."""
 
     def __post_init__(self) -> None:
         self.store: Store = open_store(
@@ -242,7 +242,9 @@ class World:
     def tick(self, *requests: Request) -> None:
         """Tick once, with what the executor said since, and workers now."""
         events, self.executor.events = self.executor.events, []
-        self.deadline = self.supervisor.tick(events, requests, heard=self.heard, at=self.at())
+        self.deadline = self.supervisor.tick(
+            events, requests, caught_up=self.caught_up, at=self.at()
+        )
 
     def settle_down(self) -> None:
         """Tick until nothing more is due at this instant."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from dispatcher import doubts
+from dispatcher import commits
 from dispatcher.errors import CommitUnknown
 from dispatcher.model import Submitted
 
@@ -47,5 +47,5 @@ def answering(seen: AcceptedTasks) -> Iterator[None]:
         sys.stdout.flush()
     except (KeyboardInterrupt, OSError) as error:
         told = isinstance(error, OSError) and error.strerror
-        why = f"cannot write: {told}" if told else doubts.said_by(error)
+        why = f"cannot write: {told}" if told else commits.error_text(error)
         raise CommitUnknown(f"{seen.named()}: do not submit again ({why})") from error

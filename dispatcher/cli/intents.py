@@ -83,7 +83,7 @@ def _text(one: Asked, stranded: StrandedRun | None) -> str:
         return one.task.state
     if stranded is None or stranded.is_ours:
         return f"is {_course(one.ahead)}"
-    return f"is stranded, and {stranded.said_of('it')}; then it is {one.ahead.state}"
+    return f"is stranded, and {stranded.describe('it')}; then it is {one.ahead.state}"
 
 
 def _course(ahead: Outlook) -> str:
@@ -137,11 +137,11 @@ def _missing_daemon(standing: Standing, done: Sequence[Asked]) -> Iterator[str]:
     """Yield why no daemon does the rest, and what happens until one does."""
     if any(one.ahead is not None for one in done):
         next_ = "a run that is not being ended yet goes on until it is back"
-        reasons = [*standing.of_daemon()]
+        reasons = [*standing.daemon_obstacles()]
     else:
         ready = [one.task.queue for one in done if one.task and one.task.state is TaskState.READY]
         next_ = "what is ready waits until it is back"
-        reasons = standing.before_queue(ready[0]) if ready else []
+        reasons = standing.queue_obstacles(ready[0]) if ready else []
     for reason in reasons:
         if reason.obstacle in _NO_DAEMON:
             yield f"{reason.text}; {next_}"

@@ -18,7 +18,7 @@ from dispatcher.backoff import Backoff
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.daemon.survivors import survivors
 from dispatcher.errors import ConfigError
-from dispatcher.executor_api import Connected, Disconnected, Event, Processes, Written
+from dispatcher.executor_api import Connected, Disconnected, Event, ExecutorApi, OutputState
 from dispatcher.host.node import expect_same
 from dispatcher.host.sockets import credentials
 from dispatcher.outbox import Outbox
@@ -103,7 +103,7 @@ class ExecutorClient:
         """Since when we listen for a word that it owes us."""
         self._pinged_at = Instant(0.0)
         self._sent_at = Instant(0.0)
-        self._heard_at = Instant(0.0)
+        self._answered_at = Instant(0.0)
         self._sequence = 0
         self._silent = False
         self._events: list[Event] = []
@@ -146,11 +146,11 @@ class ExecutorClient:
         return self._silent
 
     @property
-    def heard_at(self) -> Instant:
+    def answered_at(self) -> Instant:
         """When it last said anything."""
-        return self._heard_at
+        return self._answered_at
 
-    def has_spoken(self, *, since: Instant) -> bool:
+    def has_answered(self, *, since: Instant) -> bool:
         """Whether it answered a ping of after an instant; if not, one leaves with the next flush.
 
         Other words prove nothing: they may have waited here since before.
@@ -198,7 +198,7 @@ class ExecutorClient:
         else:
             self._outbox.put(message)
 
-    def written(self, path: str, pid: int | None) -> Written:
+    def output_state(self, path: str, pid: int | None) -> OutputState:
         """Look at a run's output file, also where its name was removed or is another's by now."""
         own = f"/proc/{pid}/fd/1"
         try:
@@ -206,9 +206,9 @@ class ExecutorClient:
                 own = path  # its leader writes elsewhere now, has exited, or is another user's
             found = os.stat(own)  # noqa: PTH116 - as cheap as it gets
         except OSError:
-            return Written(0, 0.0, math.inf)
+            return OutputState(0, 0.0, math.inf)
         age = (wall_clock() - found.st_mtime_ns // 1_000_000) / 1000
-        return Written(found.st_size, found.st_mtime, age)
+        return OutputState(found.st_size, found.st_mtime, age)
 
     def survivors(self, runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
         """Look on this host for processes of runs that no executor knows."""
@@ -327,7 +327,7 @@ class ExecutorClient:
         heard = False
         try:
             while chunk := self._take(connection):
-                heard, self._heard_at = True, at
+                heard, self._answered_at = True, at
                 self._received += chunk
                 if len(chunk) < CHUNK:
                     break
@@ -427,7 +427,7 @@ def connect_to(path: str) -> socket.socket:
     return connection
 
 
-def fits(client: ExecutorClient) -> Processes:
+def fits(client: ExecutorClient) -> ExecutorApi:
     """Return the client as what the supervisor sees of it: the type checker's proof."""
     return client
 

@@ -133,8 +133,8 @@ class Loop:
         grouping = self._requests_due() is not None
         # A worker's word counts before its exit, so exits wait until all words are read.
         self._held, events = (events, []) if behind else ([], events)
-        heard = not (behind or grouping or self._is_deaf())
-        deadlines = [self._supervisor.tick(events, requests, heard=heard, at=at)]
+        caught_up = not (behind or grouping or self._is_deaf())
+        deadlines = [self._supervisor.tick(events, requests, caught_up=caught_up, at=at)]
         self._again = behind and not grouping
         self._supervisor.figures.ticks.observe(self._clock() - at)
         self._executor.flush(at=at)

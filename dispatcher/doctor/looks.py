@@ -23,7 +23,7 @@ from dispatcher.errors import FULL, REMOVED, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.host import holes, locks, owner
 from dispatcher.host.node import known_node_id
-from dispatcher.standing import set_lately
+from dispatcher.standing import recent_step_text
 from dispatcher.store.examine import Examined, examine
 from dispatcher.store.filesystems import MOUNTINFO
 from dispatcher.store.open import database_path, is_there, refuse_place, remembered_identity
@@ -290,6 +290,6 @@ def _identity(found: Examined, remembered: str | None) -> Finding:
 
 
 def _clock(calendar: Calendar) -> Finding:
-    if (said := set_lately(calendar)) is None:
+    if (said := recent_step_text(calendar)) is None:
         return ok("clock", "the host's clock was not set within a day")
     return warning("clock", said, "see that time is kept, e.g. timedatectl timesync-status")

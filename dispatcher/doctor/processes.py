@@ -12,7 +12,7 @@ from dispatcher.config.config import Config
 from dispatcher.daemon.executor_client import PING_INTERVAL
 from dispatcher.daemon_report import DaemonReport, ExecutorState
 from dispatcher.doctor.finding import Finding, bad, ok, told, warning
-from dispatcher.standing import stranded_in
+from dispatcher.standing import stranded_runs
 
 #: Descriptors that the executor has open for itself, and for each run: pidfd, notify socket, and
 #: what a start needs for a moment.
@@ -156,9 +156,9 @@ def _held(report: DaemonReport) -> Iterator[Finding]:
 
 
 def _stranded(report: DaemonReport) -> Iterator[Finding]:
-    stranded = stranded_in(report)
+    stranded = stranded_runs(report)
     for one in stranded[:MOST_STRANDED]:
-        said, _, remedy = one.said_of(f"task {one.task_id}").partition("; ")
+        said, _, remedy = one.describe(f"task {one.task_id}").partition("; ")
         yield warning("stranded run", said, remedy or f"dispatcher why {one.task_id}")
     if len(stranded) > MOST_STRANDED:
         said = f"{len(stranded) - MOST_STRANDED} more runs that no executor knows"

@@ -1,1 +1,1 @@
-"""The deciding part: one synchronous tick over the store and the processes; no socket, no clock."""
+"""The deciding part: one synchronous tick over the store and the executor; no socket, no clock."""

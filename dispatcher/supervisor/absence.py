@@ -6,7 +6,7 @@ import random
 from functools import partial
 
 from dispatcher import wire
-from dispatcher.executor_api import Processes
+from dispatcher.executor_api import ExecutorApi
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
@@ -25,7 +25,7 @@ class Absence:
     def __init__(
         self,
         store: SupervisorStore,
-        processes: Processes,
+        executor: ExecutorApi,
         memory: Memory,
         stranded: StrandedRuns,
         *,
@@ -33,7 +33,7 @@ class Absence:
     ) -> None:
         self._store = store
         self._stranded = stranded
-        self._processes = processes
+        self._executor = executor
         self._memory = memory
         self._rng = rng
         self._greeted: wire.Hello | None = None
@@ -63,7 +63,7 @@ class Absence:
 
     def take_over(self, turn: Turn) -> None:
         """Settle the local claims that are over, and the claims of silent nodes."""
-        if not turn.abandoned and (not self._scan.is_due(turn.at) or not turn.heard):
+        if not turn.abandoned and (not self._scan.is_due(turn.at) or not turn.caught_up):
             return
         settings = self._memory.settings
         taken = settle_abandoned(self._store, settings.retry, rng=self._rng, now=turn.now)
@@ -84,4 +84,4 @@ class Absence:
             self._renewal.set(at + limit / 4)
         if self._memory.live:
             deadlines = self._memory.settings.kill_deadlines(at)
-            self._processes.send(wire.Renew(deadlines=dict.fromkeys(self._memory.live, deadlines)))
+            self._executor.send(wire.Renew(deadlines=dict.fromkeys(self._memory.live, deadlines)))

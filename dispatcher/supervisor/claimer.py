@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from dispatcher.execution import Claim
-from dispatcher.executor_api import Processes, start_message
+from dispatcher.executor_api import ExecutorApi, start_message
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.times import Instant, StoreTime
@@ -24,9 +24,9 @@ CLAIM_BATCH = 200
 class Claimer:
     """Claims as many tasks as there are free slots, queue after queue in turn."""
 
-    def __init__(self, store: SupervisorStore, processes: Processes, memory: Memory) -> None:
+    def __init__(self, store: SupervisorStore, executor: ExecutorApi, memory: Memory) -> None:
         self._store = store
-        self._processes = processes
+        self._executor = executor
         self._memory = memory
         self._last_queue = ""
 
@@ -111,4 +111,4 @@ class Claimer:
         message = start_message(
             claim, self._memory.settings.start, epoch=epoch, now=now, at=at, deadlines=deadlines
         )
-        self._processes.send(message)
+        self._executor.send(message)

@@ -9,7 +9,7 @@ import structlog
 
 from dispatcher import policy
 from dispatcher.execution import OpenRun
-from dispatcher.executor_api import Processes
+from dispatcher.executor_api import ExecutorApi
 from dispatcher.model import Liveness, Outcome
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.alarm import Alarm
@@ -26,9 +26,9 @@ REAP_BATCH = 100
 class Reaper:
     """Decides which leases go on and which runs are lost. Expiry means expiry: it asks no pid."""
 
-    def __init__(self, store: SupervisorStore, processes: Processes, memory: Memory) -> None:
+    def __init__(self, store: SupervisorStore, executor: ExecutorApi, memory: Memory) -> None:
         self._store = store
-        self._processes = processes
+        self._executor = executor
         self._memory = memory
         self._kept_at: Instant | None = None
         """When leases were last looked after; None: not since this daemon started."""
@@ -99,7 +99,7 @@ class Reaper:
         judged = []
         for run in expired:
             since = self._suspected.get(run.run_uid, turn.at)
-            if self._processes.has_spoken(since=since):
+            if self._executor.has_answered(since=since):
                 judged.append(run)
             else:
                 suspected[run.run_uid] = since
@@ -113,7 +113,7 @@ class Reaper:
                 continue
             if live.told_to_end or uid in turn.closed:
                 continue
-            if not self._processes.has_spoken(since=live.exit_by):
+            if not self._executor.has_answered(since=live.exit_by):
                 continue
             run = self._store.open_run(uid)
             if run is not None and run.declared is not None:

@@ -14,7 +14,7 @@ import structlog
 from dispatcher import policy, wire
 from dispatcher.backoff import Backoff
 from dispatcher.execution import OpenRun, Settlement
-from dispatcher.executor_api import Connected, Disconnected, Event, Processes
+from dispatcher.executor_api import Connected, Disconnected, Event, ExecutorApi
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.listener import Listener
 from dispatcher.supervisor.reconcile import Differences, compare
@@ -39,7 +39,7 @@ class Recorder:
     def __init__(
         self,
         store: SupervisorStore,
-        processes: Processes,
+        executor: ExecutorApi,
         memory: Memory,
         timeouts: Timeouts,
         listener: Listener,
@@ -48,7 +48,7 @@ class Recorder:
         rng: random.Random,
     ) -> None:
         self._store = store
-        self._processes = processes
+        self._executor = executor
         self._memory = memory
         self._timeouts = timeouts
         self._listener = listener
@@ -103,9 +103,9 @@ class Recorder:
             turn.after(partial(log.warning, "run.unknown", run=report.uid, pid=report.pid))
             grace = self._memory.settings.start.kill_grace
             order = wire.End(uid=report.uid, reason="unknown", longest_grace=grace)
-            turn.after(partial(self._processes.send, order))
+            turn.after(partial(self._executor.send, order))
         for report in found.settled:
-            turn.after(partial(self._processes.send, wire.Forget(uid=report.uid)))
+            turn.after(partial(self._executor.send, wire.Forget(uid=report.uid)))
 
     def _disconnected(self, turn: Turn, event: Disconnected) -> None:
         """Start nothing until an executor greets us; what it said last stands."""
@@ -142,7 +142,7 @@ class Recorder:
         if run is None:
             turn.started.pop(event.uid, None)
             turn.after(partial(self._memory.surplus.discard, event.uid))
-            turn.after(partial(self._processes.send, wire.Forget(uid=event.uid)))
+            turn.after(partial(self._executor.send, wire.Forget(uid=event.uid)))
         else:
             self._close(turn, run, event)
 
@@ -152,7 +152,7 @@ class Recorder:
         if event.until is not None:
             self._timeouts.extend(turn, event.uid, Instant(event.until))
         noted = wire.Noted(uid=event.uid, serial=event.serial)
-        turn.after(partial(self._processes.send, noted))
+        turn.after(partial(self._executor.send, noted))
 
     def _stray(self, turn: Turn, event: wire.Stray) -> None:
         """Note a process that may be of several runs."""
@@ -299,7 +299,7 @@ class Recorder:
                 log.warning("worker.leftover_ended", names=end.exit.leftovers, **live.ids())
             if end.exit.left_alone:
                 log.info("worker.leftover_reported", names=end.exit.left_alone, **live.ids())
-            self._processes.send(wire.Forget(uid=run.run_uid))
+            self._executor.send(wire.Forget(uid=run.run_uid))
 
     def _host_fault(self, error: str, at: Instant) -> None:
         seconds = self._memory.pause.begin(error, living=self._memory.living, at=at)

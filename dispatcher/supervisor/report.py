@@ -9,14 +9,14 @@ from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.daemon_report import DaemonReport, ExecutorState, IncompatibleExecutor
-from dispatcher.executor_api import Processes
+from dispatcher.executor_api import ExecutorApi
 from dispatcher.supervisor.turn import Memory
 from dispatcher.times import Instant
 
 
 def daemon_report(
     memory: Memory,
-    processes: Processes,
+    executor: ExecutorApi,
     *,
     full_queues: Mapping[str, int],
     stopping: str | None,
@@ -53,19 +53,19 @@ def daemon_report(
         start_age_s=_age(figures.started_at, at),
         uptime_s=_age(figures.began_at, at),
         figures=figures.report(),
-        executor=executor_state(memory.hello, processes),
-        executor_error=processes.last_error,
+        executor=executor_state(memory.hello, executor),
+        executor_error=executor.last_error,
         full_queues=dict(full_queues),
         stopping=stopping,
         store_silent_for_s=store_silent_for,
         postponed=dict(postponed),
         tick_age_s=_age(committed_at, at),
     )
-    return _with_executor(report, memory.hello, processes, at)
+    return _with_executor(report, memory.hello, executor, at)
 
 
 def _with_executor(
-    report: DaemonReport, hello: wire.Hello | None, processes: Processes, at: Instant
+    report: DaemonReport, hello: wire.Hello | None, executor: ExecutorApi, at: Instant
 ) -> DaemonReport:
     if hello is not None:
         report = replace(
@@ -73,19 +73,19 @@ def _with_executor(
             executor_pid=hello.pid,
             executor_release=hello.release,
             executor_marks=hello.marks,
-            executor_heard_s=_age(processes.heard_at, at),
+            executor_heard_s=_age(executor.answered_at, at),
         )
-    if (other := processes.incompatible) is not None:
+    if (other := executor.incompatible) is not None:
         unfit = IncompatibleExecutor(pid=other.pid, version=other.version, wanted=wire.VERSION)
         report = replace(report, executor_incompatible=unfit)
     return report
 
 
-def executor_state(hello: wire.Hello | None, processes: Processes) -> ExecutorState:
+def executor_state(hello: wire.Hello | None, executor: ExecutorApi) -> ExecutorState:
     """Return how the executor is that greeted, or that none did."""
-    if processes.incompatible is not None:
+    if executor.incompatible is not None:
         return ExecutorState.INCOMPATIBLE
-    if processes.silent or (hello is not None and not processes.answering):
+    if executor.silent or (hello is not None and not executor.answering):
         return ExecutorState.SILENT
     return ExecutorState.WAITING if hello is None else ExecutorState.CONNECTED
 

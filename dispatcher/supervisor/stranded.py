@@ -15,7 +15,7 @@ import structlog
 from dispatcher import policy, wire
 from dispatcher.daemon_report import StrandedReport
 from dispatcher.execution import OpenRun, Settlement
-from dispatcher.executor_api import END_THEM, Processes
+from dispatcher.executor_api import END_THEM, ExecutorApi
 from dispatcher.model import Outcome
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH
@@ -29,10 +29,10 @@ class StrandedRuns:
     """Has this host looked at for what lives of such runs, and settles those that are over."""
 
     def __init__(
-        self, store: SupervisorStore, processes: Processes, memory: Memory, *, rng: random.Random
+        self, store: SupervisorStore, executor: ExecutorApi, memory: Memory, *, rng: random.Random
     ) -> None:
         self._store = store
-        self._processes = processes
+        self._executor = executor
         self._memory = memory
         self._rng = rng
 
@@ -45,7 +45,7 @@ class StrandedRuns:
         outputs = {
             run.run_uid: (run.output_path, f"{output_dir}/{run.run_uid}.log") for run in runs
         }
-        living = self._processes.survivors(outputs)
+        living = self._executor.survivors(outputs)
         for run in runs:
             if run.run_uid in living:
                 turn.after(partial(self._remember, run, living[run.run_uid]))
@@ -82,7 +82,7 @@ class StrandedRuns:
         if is_ours:
             # Of a dead executor of ours, whose journal was lost: its successor ends what it finds.
             end = wire.End(uid=run.run_uid, reason=run.ending or Outcome.ORPHANED, at_once=True)
-            self._processes.send(end)
+            self._executor.send(end)
 
     def _forget(self, uid: RunUid) -> None:
         self._memory.stranded.pop(uid, None)

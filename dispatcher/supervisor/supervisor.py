@@ -19,7 +19,7 @@ from dispatcher import wire
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
 from dispatcher.execution import OpenRun
-from dispatcher.executor_api import Connected, Disconnected, Event, Processes
+from dispatcher.executor_api import Connected, Disconnected, Event, ExecutorApi
 from dispatcher.model import Node, Outcome
 from dispatcher.store.api import Store
 from dispatcher.supervisor.absence import Absence
@@ -72,30 +72,30 @@ class Supervisor:
     def __init__(
         self,
         store: Store,
-        processes: Processes,
+        executor: ExecutorApi,
         settings: SupervisorSettings,
         *,
         rng: random.Random,
         files: Files | None = None,
     ) -> None:
         self._store = store
-        self._processes = processes
+        self._executor = executor
         self._memory = Memory(settings)
-        self._timeouts = Timeouts(store, processes, self._memory)
+        self._timeouts = Timeouts(store, executor, self._memory)
         self._listener = Listener(store, self._memory)
-        stranded = StrandedRuns(store, processes, self._memory, rng=rng)
+        stranded = StrandedRuns(store, executor, self._memory, rng=rng)
         self._recorder = Recorder(
             store,
-            processes,
+            executor,
             self._memory,
             self._timeouts,
             self._listener,
             stranded=stranded,
             rng=rng,
         )
-        self._claimer = Claimer(store, processes, self._memory)
-        self._reaper = Reaper(store, processes, self._memory)
-        self._absence = Absence(store, processes, self._memory, stranded, rng=rng)
+        self._claimer = Claimer(store, executor, self._memory)
+        self._reaper = Reaper(store, executor, self._memory)
+        self._absence = Absence(store, executor, self._memory, stranded, rng=rng)
         self._clock = ClockWatch(store, self._memory)
         self._chores = (
             Chore(store, "bulk submits", Admission(store)),
@@ -112,7 +112,7 @@ class Supervisor:
         self._nothing_open = False
         """Whether the store has no open run of this node, and no executor comes that may."""
         self._again = False
-        self._heard = True
+        self._caught_up = True
 
     def reconfigure(self, settings: SupervisorSettings) -> None:
         """Go by other settings from the next tick on. Node, output and executor stay the same."""
@@ -139,22 +139,22 @@ class Supervisor:
         events: Sequence[Event],
         requests: Sequence[Request] = (),
         *,
-        heard: bool = True,
+        caught_up: bool = True,
         at: Instant,
     ) -> Instant:
         """Do everything that is due, in one transaction, and say when to be called again.
 
-        What may wait follows in transactions of its own.
+        Deferrable work follows in transactions of its own.
 
-        `heard` is whether these are all that waited: no run is ended for its time otherwise. What
-        the store did not take is kept, and tried again; workers are told to ask again.
+        `caught_up` is whether events and requests are complete: if not, no deadline is judged.
+        Events that the store did not take are kept for the next tick; workers are asked to retry.
         Raises `StoreUnusable`.
         """
         self._inbox.extend(events)
         if self._outage.retry_at is not None and at < self._outage.retry_at:
             self._listener.turn_away(requests, at=at)
             return self._outage.retry_at
-        self._again, self._heard = False, heard
+        self._again, self._caught_up = False, caught_up
         unanswered = list(requests)
         try:
             self._perform(unanswered, at)
@@ -180,7 +180,7 @@ class Supervisor:
         patience = Instant(self._stop_by + self._longest_ladder() + DRAIN_PATIENCE)
         if at < patience:
             return False
-        return not self._answers() or self._processes.has_spoken(since=patience)
+        return not self._answers() or self._executor.has_answered(since=patience)
 
     @property
     def leaves_nothing_behind(self) -> bool:
@@ -247,7 +247,7 @@ class Supervisor:
             gap = 0.0 if self._committed_at is None else at - self._committed_at
             if self._memory.shut is not None:
                 gap = math.inf  # as long as workers cannot speak, we are as good as away
-            turn = Turn(now, at, gap, self._heard)
+            turn = Turn(now, at, gap, self._caught_up)
             for operation in operations:
                 operation(turn)
         self._again = turn.again
@@ -301,7 +301,7 @@ class Supervisor:
         """Start over from what store and executor say: the tick may have been taken or not."""
         self._memory.hello = None
         self._inbox.clear()
-        self._processes.reconnect()
+        self._executor.reconnect()
         log.warning("store.reconciling")
 
     # Duties of every tick -------------------------------------------------------------------
@@ -309,8 +309,8 @@ class Supervisor:
     def _answers(self) -> bool:
         """Whether the executor answers by whose greeting we go: not one whose runs are unread."""
         hello = self._memory.hello
-        same = hello is not None and hello is self._processes.greeting
-        return same and self._processes.answering
+        same = hello is not None and hello is self._executor.greeting
+        return same and self._executor.answering
 
     def _decide_endings(self, turn: Turn) -> None:
         """Decide what time and a stop demand; none of it while nothing could be ended.
@@ -318,7 +318,7 @@ class Supervisor:
         Each by its own deadline, and after a word of the executor's since then: what ended before
         ended by itself.
         """
-        if not self._answers() or not turn.heard:
+        if not self._answers() or not turn.caught_up:
             return
         self._reaper.end_the_declared(turn)
         if self._memory.shut is None:
@@ -332,7 +332,7 @@ class Supervisor:
                     self._store.begin_ending(uid, Outcome.RELEASED, reason, now=turn.now)
 
     def _is_past(self, deadline: Instant, turn: Turn) -> bool:
-        return turn.at >= deadline and self._processes.has_spoken(since=deadline)
+        return turn.at >= deadline and self._executor.has_answered(since=deadline)
 
     def _tell_endings(self, turn: Turn) -> None:
         """Tell the executor every ending that it was not told: ours, and the command line's."""
@@ -347,7 +347,7 @@ class Supervisor:
     def _tell_to_end(self, live: LiveRun, run: OpenRun, at: Instant, *, at_once: bool) -> None:
         assert run.ending is not None
         live.told_to_end_at, live.hurried = live.told_to_end_at or at, at_once
-        self._processes.send(wire.End(uid=run.run_uid, reason=run.ending, at_once=at_once))
+        self._executor.send(wire.End(uid=run.run_uid, reason=run.ending, at_once=at_once))
         log.info("run.ending", ending=run.ending, reason=run.ending_reason, **live.ids())
 
     def _move_due(self, turn: Turn) -> None:
@@ -367,7 +367,7 @@ class Supervisor:
             self._store.record_node(self._node(self._memory.hello, turn, interval))
             turn.after(partial(self._note_seen, turn.at))
         if self._stop is not None:
-            missing = self._memory.hello is None and self._processes.missing
+            missing = self._memory.hello is None and self._executor.missing
             nothing = missing and not self._store.open_runs(self._memory.settings.node_id)
             turn.after(partial(self._note_open, nothing=nothing))
         if self._memory.settings.until_idle:
@@ -429,7 +429,7 @@ class Supervisor:
         """Return what an operator wants to know about this node."""
         return daemon_report(
             self._memory,
-            self._processes,
+            self._executor,
             full_queues=self._claimer.full_queues(),
             stopping=self._stop,
             store_silent_for=self._outage.silent_for(at),

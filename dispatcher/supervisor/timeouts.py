@@ -28,7 +28,7 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.execution import NO_LIMITS, Limits, OpenRun
-from dispatcher.executor_api import Processes, Written, longest, run_deadline
+from dispatcher.executor_api import ExecutorApi, OutputState, latest_run_end, run_deadline
 from dispatcher.model import GivenUp, Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
 from dispatcher.quantities.durations import Milliseconds
@@ -61,9 +61,9 @@ LEAST_LOOK = 1.0
 class Timeouts:
     """Decides whose time is over: of runs at their own deadlines, of waiting tasks at theirs."""
 
-    def __init__(self, store: SupervisorStore, processes: Processes, memory: Memory) -> None:
+    def __init__(self, store: SupervisorStore, executor: ExecutorApi, memory: Memory) -> None:
         self._store = store
-        self._processes = processes
+        self._executor = executor
         self._memory = memory
         self.runs = Alarm(NEVER)
         """When the next run may be over its time."""
@@ -86,12 +86,12 @@ class Timeouts:
             stall_by=_after(began, limits.stall_timeout_ms),
             look_by=_next_look(limits, began),
             total_by=instant_of(limits.total_at, now=now, at=at),
-            longest=longest(limits, began, now=now, at=at) or NEVER,
+            longest=latest_run_end(limits, began, now=now, at=at) or NEVER,
         )
         self._watch(live, watch)
         if limits.run_timeout_ms is not None:
             # The message that started it could only guess when that would be.
-            self._processes.send(wire.Renew(deadlines={uid: run_deadline(run_by)}))
+            self._executor.send(wire.Renew(deadlines={uid: run_deadline(run_by)}))
 
     def resume(
         self, live: LiveRun, run: OpenRun, began: Instant, *, now: StoreTime, at: Instant
@@ -108,7 +108,7 @@ class Timeouts:
             stall_by=found.stall_by if found.stall_by > at else _after(at, limits.stall_timeout_ms),
             look_by=_next_look(limits, at),
             total_by=instant_of(limits.total_at, now=now, at=at),
-            longest=longest(limits, began, now=now, at=at) or NEVER,
+            longest=latest_run_end(limits, began, now=now, at=at) or NEVER,
             written=found.written,
             progressed_at=found.progressed_at,
         )
@@ -144,7 +144,7 @@ class Timeouts:
             watch = _excused(before, live, turn) if away else before
             watch = self._look(uid, live, watch, turn.at)
             after: Watch | None = watch
-            if watch.due <= turn.at and self._processes.has_spoken(since=watch.due):
+            if watch.due <= turn.at and self._executor.has_answered(since=watch.due):
                 if budget:
                     after = self._decide(uid, live, watch, turn)
                     budget -= 1
@@ -224,8 +224,8 @@ class Timeouts:
             progressed_at=run.progressed_at,
         )
 
-    def _written(self, uid: RunUid, pid: int | None) -> Written:
-        return self._processes.written(f"{self._memory.settings.output_dir}/{uid}.log", pid)
+    def _written(self, uid: RunUid, pid: int | None) -> OutputState:
+        return self._executor.output_state(f"{self._memory.settings.output_dir}/{uid}.log", pid)
 
     # Tasks that wait ------------------------------------------------------------------------
 

@@ -124,7 +124,7 @@ class LiveRun:
     unkillable: str | None = None
     """Why it is not gone although SIGKILL was sent; None: nothing says so."""
     unsignalled: str | None = None
-    """Which of its processes may not be signalled; None: nothing says so."""
+    """Which of its executor may not be signalled; None: nothing says so."""
 
     @classmethod
     def of(cls, run: Claim | OpenRun) -> LiveRun:
@@ -209,7 +209,7 @@ class Turn:
     at: Instant
     gap: float = 0.0
     """Seconds since the last commit before it."""
-    heard: bool = True
+    caught_up: bool = True
     """Whether all was heard that had been said by then: nothing is decided by time otherwise."""
     started: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: one whose exit follows in the same turn needs no write of its own."""

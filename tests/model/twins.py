@@ -108,8 +108,8 @@ class Twins(RuleBasedStateMachine):
     @invariant()
     def every_task_is_as_the_protocol_says(self) -> None:
         columns = (
-            "id, state, fence, attempt, deferrals, orphans, lease_expires_at, last_heartbeat_at,"
-            " progress, ending, intent, finished_at, owner, run_uid, lock"
+            "id, state, fence, attempts_used, deferrals, orphans, lease_expires_at,"
+            " last_heartbeat_at, progress, ending, intent, finished_at, owner, run_uid, lock"
         )
         expected, found = {}, {}
         for row in self.rows("tasks", columns):

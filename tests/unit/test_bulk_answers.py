@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher import doubts
+from dispatcher import commits
 from dispatcher.client import Client
 from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.model import Submitted
@@ -145,7 +145,7 @@ def test_r68_the_command_line_reports_what_ctrl_c_interrupted(
     command: Command, monkeypatch: pytest.MonkeyPatch, lines: int | None
 ) -> None:
     command("list")
-    transact = doubts._transact
+    transact = commits._transact
 
     def interrupted(store: Any, do: Callable[[Any], Any]) -> Any:
         done = transact(store, do)
@@ -153,7 +153,7 @@ def test_r68_the_command_line_reports_what_ctrl_c_interrupted(
             raise KeyboardInterrupt
         return done
 
-    monkeypatch.setattr(doubts, "_transact", interrupted)
+    monkeypatch.setattr(commits, "_transact", interrupted)
     if lines is None:
         told = command("submit", "--", "true", exits=74).stderr
     else:

@@ -438,21 +438,21 @@ def test_only_the_answer_to_what_was_asked_since_proves_that_it_has_spoken(
 ) -> None:
     """What else comes may have waited in the socket since before."""
     connect(client, executor, seconds=1)
-    assert client.has_spoken(since=at(1))
+    assert client.has_answered(since=at(1))
 
     client.receive(at=at(8))
-    assert not client.has_spoken(since=at(6))
+    assert not client.has_answered(since=at(6))
     executor.say(wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0), wire.Pong(sequence=0))
     client.receive(at=at(9))
-    assert not client.has_spoken(since=at(6))
+    assert not client.has_answered(since=at(6))
     client.flush(at=at(9))
     assert b'{"type":"ping","sequence":1}\n' == executor.heard()
     executor.say(wire.Pong(sequence=1))
     client.receive(at=at(10))
 
-    assert client.has_spoken(since=at(6))
-    assert client.has_spoken(since=at(8))
-    assert not client.has_spoken(since=at(9))
+    assert client.has_answered(since=at(6))
+    assert client.has_answered(since=at(8))
+    assert not client.has_answered(since=at(9))
 
 
 def test_what_waits_for_an_executor_that_does_not_read_is_bounded_by_its_runs(

@@ -100,10 +100,10 @@ def test_no_run_is_ended_for_its_time_while_something_waits_to_be_heard(
     at_work(world, facts, happens)
     world.executor.mute = False
 
-    world.heard = False
+    world.caught_up = False
     world.run_for(LONG)
     assert [] == ends(world)
-    world.heard = True
+    world.caught_up = True
     world.run_for(1)
 
     assert [ended] == ends(world)
@@ -191,10 +191,10 @@ def test_the_lease_is_renewed_only_when_all_that_waited_at_the_door_was_heard() 
     worker = at_work(world, WORKER, nothing)
     world.executor.mute = False
 
-    world.heard = False
+    world.caught_up = False
     deaf_for(world, 70)
     world.run_for(40)  # so long does the crowd take
-    world.heard = True
+    world.caught_up = True
     world.run_for(29.9)
 
     assert [] == ends(world)
@@ -221,10 +221,10 @@ def test_a_claim_made_by_hand_is_not_lost_while_something_waits_to_be_heard() ->
         assert world.store.claim_local("hand", owner="local:x", output_dir="/o", now=now)
     world.start()
 
-    world.heard = False
+    world.caught_up = False
     world.run_for(200)
     assert world.runs(1)[0].outcome is None
-    world.heard = True
+    world.caught_up = True
     world.run_for(10)
 
     assert Outcome.LOST is world.runs(1)[0].outcome

@@ -50,8 +50,8 @@ class Supervisor:
     def is_over(self, *, at: Instant) -> bool:
         return self.is_done
 
-    def tick(self, events: Any, requests: Any, *, heard: bool, at: Instant) -> Instant:
-        self.ticks.append(([type(event).__name__ for event in events], len(requests), heard))
+    def tick(self, events: Any, requests: Any, *, caught_up: bool, at: Instant) -> Instant:
+        self.ticks.append(([type(event).__name__ for event in events], len(requests), caught_up))
         for request in requests:
             request.answer(None, at)
         for event in events:

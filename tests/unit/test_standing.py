@@ -241,7 +241,7 @@ def test_a_queue_for_claims_by_hand_is_told_as_such_and_never_stuck() -> None:
 
     for standing in (running, replace(absent, by_hand={"default"})):
         assert [(Obstacle.QUEUE_FULL, told)] == [
-            (one.obstacle, one.text) for one in standing.before(task)
+            (one.obstacle, one.text) for one in standing.obstacles(task)
         ]
     assert {Obstacle.QUEUE_FULL: 1} == status_of(world).waiting()
     assert status_of(world).stuck() is None
@@ -252,7 +252,7 @@ def test_r43_what_keeps_a_task_from_running_is_named(obstacle: Obstacle) -> None
     scene, text = SCENES[obstacle]
     world, task = scene()
 
-    first = standing_of(world).before(world.task(task))[0]
+    first = standing_of(world).obstacles(world.task(task))[0]
 
     assert (obstacle, text) == (first.obstacle, first.text)
     ends = ENDS_IN.get(obstacle)
@@ -272,7 +272,7 @@ def test_r43_a_daemon_that_is_not_there_is_named(
 ) -> None:
     world, task = any_daemon()
 
-    (reason,) = standing_of(world, daemon).before(world.task(task))
+    (reason,) = standing_of(world, daemon).obstacles(world.task(task))
 
     assert (obstacle, True) == (reason.obstacle, reason.text.startswith(f"the daemon is {daemon}"))
 
@@ -281,7 +281,7 @@ def test_r43_unfinished_parents_are_named() -> None:
     world = begun()
     task = replace(world.task(world.submit()), state=TaskState.WAITING)
 
-    (reason,) = standing_of(world).before(task)
+    (reason,) = standing_of(world).obstacles(task)
 
     assert Obstacle.PARENTS_UNFINISHED is reason.obstacle
 
@@ -300,10 +300,10 @@ def test_a_task_that_runs_or_is_over_has_no_obstacle() -> None:
     world = begun()
     task = world.submit()
     world.settle_down()
-    assert [] == standing_of(world).before(world.task(task))
+    assert [] == standing_of(world).obstacles(world.task(task))
 
     world.gone(task)
-    assert [] == standing_of(world).before(world.task(task))
+    assert [] == standing_of(world).obstacles(world.task(task))
 
 
 def test_all_obstacles_are_told_the_nearest_first() -> None:
@@ -312,7 +312,7 @@ def test_all_obstacles_are_told_the_nearest_first() -> None:
         world.store.pause("default", "upgrade", now=now)
     world.executor.answering = False
 
-    told = [reason.obstacle for reason in standing_of(world).before(world.task(task))]
+    told = [reason.obstacle for reason in standing_of(world).obstacles(world.task(task))]
 
     assert [Obstacle.QUEUE_PAUSED, Obstacle.EXECUTOR_SILENT, Obstacle.QUEUE_FULL] == told
 
@@ -431,7 +431,7 @@ def test_r65_status_tells_when_the_executor_was_heard_and_whether_it_is_of_anoth
     tmp_path: Path,
 ) -> None:
     world = begun()
-    world.executor.heard_at = world.at()
+    world.executor.answered_at = world.at()
     world.elapsed += 11
 
     assert 11.0 == shown(world, tmp_path)["node"]["executor_heard_s"]

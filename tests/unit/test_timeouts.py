@@ -309,13 +309,13 @@ def test_the_output_is_looked_at_some_times_in_a_time_out_and_not_all_the_time(
 ) -> None:
     started(world, stall_timeout_ms=round(stall * 1000), lease_ttl_ms=1_000)
     looked = []
-    written = world.executor.written
+    written = world.executor.output_state
 
     def counted(path: str, pid: int | None) -> Any:
         looked.append(world.elapsed)
         return written(path, pid)
 
-    world.executor.written = counted  # type: ignore[method-assign]
+    world.executor.output_state = counted  # type: ignore[method-assign]
     world.run_for(looks[-1] + 0.1)
 
     assert looks == looked

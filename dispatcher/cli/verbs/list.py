@@ -163,7 +163,7 @@ def _obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
 
     @cache
     def of_queue(queue: str) -> Obstacle:
-        return standing.before_queue(queue)[0].obstacle
+        return standing.queue_obstacles(queue)[0].obstacle
 
     def obstacle(task: Task) -> Obstacle | None:
         return of_queue(task.queue) if task.state is TaskState.READY else AT_REST.get(task.state)

@@ -16,7 +16,7 @@ from dispatcher.cli.printing import print_json
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.model import TaskState
-from dispatcher.standing import DAY, Standing, Status, Stuck, set_lately
+from dispatcher.standing import DAY, Standing, Status, Stuck, recent_step_text
 from dispatcher.times import StoreTime
 
 #: Tasks that keep a slot, as they could not be ended, and are named one by one.
@@ -98,7 +98,7 @@ def _clock(calendar: Calendar) -> dict[str, Any]:
         "ahead_ms": calendar.ahead_ms,
         "stepped_at": step and calendar.iso(step.since),
         "step_ms": step and step.step_ms,
-        "text": set_lately(calendar),
+        "text": recent_step_text(calendar),
     }
 
 
@@ -124,7 +124,7 @@ def _degraded(standing: Standing) -> list[str]:
         told.append(f"{len(held) - MOST_HELD} more tasks keep their slots in the same way")
     for work, error in report.postponed.items():
         told.append(f"{work}: the store does not take it: {error}")
-    told += [one.said_of(f"task {one.task_id}") for one in standing.stranded]
+    told += [one.describe(f"task {one.task_id}") for one in standing.stranded]
     return told
 
 

@@ -42,7 +42,7 @@ def command(*, task_id: int, as_json: bool) -> None:
                 "text": reason.text,
                 "until": render.moment(reason.until, status.calendar),
             }
-            for reason in status.before(task)
+            for reason in status.obstacles(task)
         ]
         print_json(
             {
@@ -80,7 +80,7 @@ def explain(
         yield f"dispatcher logs {task.id} shows what its last run wrote" if runs else "it never ran"
         yield f"dispatcher retry {task.id} gives it all its attempts again"
     else:
-        yield from (reason.text for reason in status.before(task))
+        yield from (reason.text for reason in status.obstacles(task))
     if task.state is not TaskState.RUNNING and runs and runs[-1].leftovers:
         names = ", ".join(runs[-1].leftovers)
         yield f"what its last run left behind was ended: {names}"
@@ -101,7 +101,7 @@ def _of_running(
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
     if (stranded := status.stranded_of(task)) is not None:
-        yield f"{stranded.said_of('it')}; it is settled once nothing of it lives"
+        yield f"{stranded.describe('it')}; it is settled once nothing of it lives"
     if ahead is not None:
         yield from _of_ending(task, run, status, ahead, leases)
     else:
@@ -112,7 +112,7 @@ def _of_running(
         if why := report.unsignalled_because.get(task.id):
             yield why
     yield from _told(run, status)
-    yield from (reason.text for reason in status.of_daemon())
+    yield from (reason.text for reason in status.daemon_obstacles())
     yield from (reason.text for reason in status.faults())
 
 

@@ -43,7 +43,7 @@ def change(
         if not began:
             raise
         doubt, harmless_twice = error, False
-    told = f"{said_by(doubt)}; so it was done, or it was not: {remedy}"
+    told = f"{error_text(doubt)}; so it was done, or it was not: {remedy}"
     if harmless_twice:
         try:
             return _transact(store, do)
@@ -59,7 +59,7 @@ def cause_of(error: BaseException) -> BaseException:
     return (error.__cause__ or error) if isinstance(error, CommitUnknown) else error
 
 
-def said_by(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return what ended some work: an error's own words, or that it was interrupted."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
@@ -67,12 +67,12 @@ def said_by(error: BaseException) -> str:
 
 
 @contextmanager
-def done(told: str) -> Iterator[None]:
+def report_done(told: str) -> Iterator[None]:
     """Raise `CommitUnknown`, which says what was done before, whatever ends the body early."""
     try:
         yield
     except BaseException as error:
-        raise CommitUnknown(f"{told} ({said_by(cause_of(error))})") from error
+        raise CommitUnknown(f"{told} ({error_text(cause_of(error))})") from error
 
 
 def first_answer(do: Callable[[StoreTime], T]) -> Callable[[StoreTime], T]:
