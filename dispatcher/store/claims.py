@@ -1,4 +1,4 @@
-"""What one claim writes: lock, uid and fence are minted, the run is opened."""
+"""A claim: finds ready tasks, makes lock, run uid and fence, and opens the run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,31 @@ from dataclasses import replace
 
 from dispatcher.execution import Claim
 from dispatcher.model import Outcome
-from dispatcher.store import statements
-from dispatcher.store.engine import Engine
-from dispatcher.store.rows import Ready
+from dispatcher.store.engine import Engine, Values
+from dispatcher.store.rows import Ready, ready_from
+from dispatcher.store.statements import claims as sql
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode, RunUid
 
 
 def secret() -> str:
-    """Return 128 random bits in hex, as `secrets` does, without the 10 ms that its import takes."""
+    """Return 128 random bits in hex: `secrets` would take 10 ms to import."""
     return os.urandom(16).hex()
+
+
+def claimable(
+    engine: Engine, statement: str, values: Values, kill_grace_ms: int | None = None
+) -> list[Ready]:
+    """Return ready tasks by a statement; hold those with a damaged row first, so they hide none."""
+    while True:
+        found = [ready_from(row, kill_grace_ms) for row in engine.rows(statement, values)]
+        damaged = [
+            {"id": ready.task_id, "reason": damage} for ready, damage in found if damage is not None
+        ]
+        if not damaged:
+            return [ready for ready, _ in found]
+        for held in damaged:
+            engine.change(sql.HOLD, held)
 
 
 def claim(
@@ -29,20 +44,21 @@ def claim(
     deadline_at: StoreTime | None = None,
     now: StoreTime,
 ) -> Claim:
-    """Claim a ready task for an owner, and open its run. No lease goes beyond its deadline."""
+    """Claim a ready task for an owner, and open its run. The lease ends by the deadline."""
     last_outcome: Outcome | None = None
     earlier: tuple[str, ...] = ()
     if ready.fence:
         last_outcome = _last_outcome(engine, ready.task_id)
         earlier = _earlier_outputs(engine, ready.task_id, owner)
     uid, lock = secret(), secret()
-    expires_at = ready.expiry(now, deadline_at)
+    fence, attempt = ready.fence + 1, ready.attempts_used + 1
+    output_path, expires_at = f"{output_dir}/{uid}.log", ready.expiry(now, deadline_at)
     values = {
         "task_id": ready.task_id,
         "uid": uid,
         "lock": lock,
-        "attempt": ready.attempts_used + 1,
-        "fence": ready.fence + 1,
+        "attempt": attempt,
+        "fence": fence,
         "owner": owner,
         "now": now,
         "lease_ttl_ms": ready.lease_ttl_ms,
@@ -50,16 +66,16 @@ def claim(
         "takeover_at": takeover_at,
         "kill_grace_ms": ready.kill_grace_ms,
         "deadline_at": deadline_at,
-        "output_path": f"{output_dir}/{uid}.log",
+        "output_path": output_path,
     }
-    engine.change(statements.CLAIM, values)
+    engine.change(sql.CLAIM, values)
     return Claim(
         task_id=ready.task_id,
-        run_id=engine.insert(statements.OPEN, values),
+        run_id=engine.insert(sql.OPEN, values),
         run_uid=RunUid(uid),
-        fence=ready.fence + 1,
+        fence=fence,
         lock=lock,
-        attempt=ready.attempts_used + 1,
+        attempt=attempt,
         queue=ready.queue,
         command=ready.command,
         payload=ready.payload,
@@ -68,7 +84,7 @@ def claim(
         liveness=ready.liveness,
         lease_ttl_ms=ready.lease_ttl_ms,
         lease_expires_at=expires_at,
-        output_path=f"{output_dir}/{uid}.log",
+        output_path=output_path,
         last_outcome=last_outcome,
         earlier_output_paths=earlier,
         notify=ready.notify,
@@ -90,7 +106,7 @@ def claim_by_hand(
     lease_ttl_ms: int | None,
     now: StoreTime,
 ) -> Claim:
-    """Claim a ready task outside of any node: whose clock is the lease, within its deadline."""
+    """Claim a ready task outside of any node: takeover is at its lease's expiry."""
     if lease_ttl_ms is not None:
         ready = replace(ready, lease_ttl_ms=lease_ttl_ms)
     deadline_at = ready.limits.deadline(now)
@@ -105,12 +121,18 @@ def claim_by_hand(
     )
 
 
+def begin_ending(engine: Engine, uid: RunUid, ending: Outcome, reason: str) -> bool:
+    """Record an ending and replace the lock; False if there is one, or the run is closed."""
+    values = {"uid": uid, "ending": ending.value, "reason": reason, "lock": secret()}
+    return engine.change(sql.BEGIN_ENDING, values) > 0
+
+
 def _last_outcome(engine: Engine, task_id: int) -> Outcome | None:
-    rows = engine.rows(statements.LAST_OUTCOME, {"task_id": task_id})
+    rows = engine.rows(sql.LAST_OUTCOME, {"task_id": task_id})
     return Outcome(rows[0][0]) if rows and rows[0][0] else None
 
 
 def _earlier_outputs(engine: Engine, task_id: int, owner: str) -> tuple[str, ...]:
-    """Return the outputs of a task's runs here whose locks say whether one of them lives."""
+    """Return the outputs of a task's runs here: their locks show whether one of them lives."""
     values = {"task_id": task_id, "owner": owner}
-    return tuple(path for (path,) in engine.rows(statements.EARLIER_OUTPUTS, values))
+    return tuple(path for (path,) in engine.rows(sql.EARLIER_OUTPUTS, values))

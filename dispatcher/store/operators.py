@@ -1,8 +1,9 @@
-"""What operators say of tasks: done at once, or kept with a running one until it is settled.
+"""The store for operators: a verb acts at once, or is kept as a running task's intent.
 
-A word that changes nothing, as the run that it is about has succeeded, leaves nothing either: no
-intent, and no ending for what the worker still does.
+A verb that would change nothing, as the run has succeeded, writes neither intent nor ending.
 """
+
+# ruff: noqa: D102 -- the contracts are the Protocol's.
 
 from __future__ import annotations
 
@@ -10,123 +11,161 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from dispatcher.execution import OpenRun
+from dispatcher.execution import Claim, OpenRun
 from dispatcher.model import FINISHED, Intent, Outcome, Pruned, TaskState
-from dispatcher.store import statements
-from dispatcher.store.claims import secret
-from dispatcher.store.engine import Engine
-from dispatcher.store.rows import open_run_from
+from dispatcher.store import claims
+from dispatcher.store.api import OperatorStore
+from dispatcher.store.readers import SqlReader
+from dispatcher.store.rows import state_from
+from dispatcher.store.statements import claims as claims_sql
+from dispatcher.store.statements import operators as sql
 from dispatcher.times import StoreTime
-from dispatcher.wire import RunUid
 
 if TYPE_CHECKING:
     from dispatcher.policy import RetryPolicy
 
-#: States that an operator's `retry` leaves.
+#: States from which an operator's `retry` starts a task again.
 RETRIABLE: Final = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
 
 
-def cancel(engine: Engine, task_id: int, reason: str, now: StoreTime) -> TaskState | None:
-    """Do what `Store.cancel` promises."""
-    state, run = _find(engine, task_id)
-    if run is not None:
-        _end(engine, run, Intent.CANCEL, Outcome.CANCELLED, reason)
-    elif state not in FINISHED:
-        engine.change(statements.CANCEL, {"id": task_id, "reason": reason, "now": now})
-    return state
+class SqlOperator(SqlReader):
+    """`OperatorStore` on an engine."""
 
+    def cancel(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
+        state, run = self._find(task_id)
+        if run is not None:
+            self._end(run, Intent.CANCEL, Outcome.CANCELLED, reason)
+        elif state not in FINISHED:
+            self._engine.change(sql.CANCEL, {"id": task_id, "reason": reason, "now": now})
+        return state
 
-def hold(engine: Engine, task_id: int, reason: str, now: StoreTime) -> TaskState | None:
-    """Do what `Store.hold` promises."""
-    state, run = _find(engine, task_id)
-    if run is not None:
-        if not _can_be_held(run, now):
-            return state
-        _end(engine, run, Intent.HOLD, Outcome.HELD, reason)
-    elif state not in FINISHED | {TaskState.HELD}:
-        engine.change(statements.HOLD, {"id": task_id, "reason": reason})
-    return state
+    def hold(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
+        state, run = self._find(task_id)
+        if run is not None:
+            if not _can_be_held(run, now):
+                return state
+            self._end(run, Intent.HOLD, Outcome.HELD, reason)
+        elif state not in FINISHED | {TaskState.HELD}:
+            self._engine.change(claims_sql.HOLD, {"id": task_id, "reason": reason})
+        return state
 
+    def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
+        state, run = self._find(task_id)
+        if state in RETRIABLE:
+            self._engine.change(sql.RETRY, {"id": task_id, "now": now})
+        elif run is not None and run.is_ending and _outcome(run) is not Outcome.SUCCEEDED:
+            self._intend(run, Intent.RETRY, "retried by operator")
+        return state
 
-def retry(engine: Engine, task_id: int, now: StoreTime) -> TaskState | None:
-    """Do what `Store.retry` promises."""
-    state, run = _find(engine, task_id)
-    if state in RETRIABLE:
-        engine.change(statements.RETRY, {"id": task_id, "now": now})
-    elif run is not None and run.is_ending and _outcome(run) is not Outcome.SUCCEEDED:
-        _intend(engine, run, Intent.RETRY, "retried by operator")
-    return state
+    def release(self, task_id: int, *, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
+        state, run = self._find(task_id)
+        if state is TaskState.HELD:
+            self._engine.change(sql.RELEASE, {"id": task_id, "now": now})
+        elif run is not None and run.is_ending and _can_be_released(run, policy, now):
+            self._intend(run, Intent.RELEASE, "released by operator")
+        return state
 
+    def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
+        values = {"queue": queue, "reason": reason, "now": now}
+        return self._engine.change(sql.PAUSE, values) > 0
 
-def release(engine: Engine, task_id: int, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
-    """Do what `Store.release` promises."""
-    state, run = _find(engine, task_id)
-    if state is TaskState.HELD:
-        engine.change(statements.RELEASE, {"id": task_id, "now": now})
-    elif run is not None and run.is_ending and _can_be_released(run, policy, now):
-        _intend(engine, run, Intent.RELEASE, "released by operator")
-    return state
+    def resume(self, queue: str) -> bool:
+        return self._engine.change(sql.RESUME, {"queue": queue}) > 0
 
+    def prune(
+        self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
+    ) -> Pruned:
+        tasks, left = 0, limit
+        paths: list[str] = []
+        for task_id, payload in self._old(before, limit, states):
+            if payload >= left and tasks:
+                return Pruned(tasks, tuple(paths), more=True)
+            runs = self._engine.rows(sql.OLD_RUNS, {"task_id": task_id, "limit": left})
+            paths += [path for _, path in runs]
+            if len(runs) >= left:  # no room for the task itself, and it may have more
+                self._engine.change_each(sql.DELETE_RUN, [{"id": run_id} for run_id, _ in runs])
+                return Pruned(tasks, tuple(paths), more=True)
+            self._engine.change(sql.DELETE, {"id": task_id})
+            tasks += 1
+            left = max(0, left - len(runs) - payload - 1)
+        return Pruned(tasks, tuple(paths), more=tasks == limit)
 
-def prune(engine: Engine, before: StoreTime, limit: int, states: Collection[TaskState]) -> Pruned:
-    """Do what `Store.prune` promises."""
-    tasks, left = 0, limit
-    paths: list[str] = []
-    for task_id, payload in _old(engine, before, limit, states):
-        if payload >= left and tasks:
-            return Pruned(tasks, tuple(paths), more=True)
-        runs = engine.rows(statements.OLD_RUNS, {"task_id": task_id, "limit": left})
-        paths += [path for _, path in runs]
-        if len(runs) >= left:  # no room for the task itself, and it may have more
-            engine.change_each(statements.DELETE_RUN, [{"id": run_id} for run_id, _ in runs])
-            return Pruned(tasks, tuple(paths), more=True)
-        engine.change(statements.DELETE, {"id": task_id})
-        tasks += 1
-        left = max(0, left - len(runs) - payload - 1)
-    return Pruned(tasks, tuple(paths), more=tasks == limit)
+    def claim_local(
+        self,
+        queue: str,
+        *,
+        owner: str,
+        output_dir: str,
+        task_id: int | None = None,
+        lease_ttl_ms: int | None = None,
+        now: StoreTime,
+    ) -> Claim | None:
+        if task_id is None:
+            statement, values = claims_sql.READY, {"queue": queue, "limit": 1}
+        else:
+            statement, values = claims_sql.READY_TASK, {"task_id": task_id}
+        statement += self._engine.dialect.skip_locked
+        for ready in claims.claimable(self._engine, statement, values):
+            return claims.claim_by_hand(
+                self._engine,
+                ready,
+                owner=owner,
+                output_dir=output_dir,
+                lease_ttl_ms=lease_ttl_ms,
+                now=now,
+            )
+        return None
 
+    def _find(self, task_id: int) -> tuple[TaskState | None, OpenRun | None]:
+        """Return a task's state, and its run if it runs; both are locked for this transaction."""
+        rows = self._engine.rows(sql.STATE + self._engine.dialect.lock_row, {"id": task_id})
+        if not rows:
+            return None, None
+        state, uid = rows[0]
+        return state_from(state), self.open_run(uid)
 
-def prunable(engine: Engine, before: StoreTime, states: Collection[TaskState]) -> int:
-    """Do what `Store.prunable` promises."""
-    return sum(
-        engine.rows(statements.PRUNABLE, {"state": state.value, "before": before})[0][0]
-        for state in states
-    )
+    def _end(self, run: OpenRun, intent: Intent, ending: Outcome, reason: str) -> None:
+        """Record an intent and begin the run's ending; a leader that exited keeps its code."""
+        if _outcome(run) is Outcome.SUCCEEDED:
+            return
+        self._intend(run, intent, reason)
+        if not run.leader_exited:
+            claims.begin_ending(self._engine, run.run_uid, ending, reason)
 
+    def _intend(self, run: OpenRun, intent: Intent, reason: str) -> None:
+        values = {"uid": run.run_uid, "intent": intent.value, "reason": reason}
+        self._engine.change(sql.INTEND, values)
 
-def begin_ending(engine: Engine, uid: RunUid, ending: Outcome, reason: str) -> bool:
-    """Do what `Store.begin_ending` promises."""
-    values = {"uid": uid, "ending": ending.value, "reason": reason, "lock": secret()}
-    return engine.change(statements.BEGIN_ENDING, values) > 0
-
-
-def _find(engine: Engine, task_id: int) -> tuple[TaskState | None, OpenRun | None]:
-    """Return a task's state, and its run while it runs; nobody else changes it meanwhile."""
-    rows = engine.rows(statements.STATE + engine.dialect.lock_row, {"id": task_id})
-    if not rows:
-        return None, None
-    state, uid = rows[0]
-    runs = engine.rows(statements.OPEN_RUN, {"uid": uid})
-    return TaskState(state), open_run_from(runs[0]) if runs else None
+    def _old(
+        self, before: StoreTime, limit: int, states: Collection[TaskState]
+    ) -> Iterator[tuple[int, int]]:
+        """Yield id and payload (in 64 KiB) of at most `limit` tasks, of each state oldest first."""
+        for state in sorted(states):
+            values = {"state": state.value, "before": before, "limit": limit}
+            rows = self._engine.rows(sql.OLD, values)
+            yield from rows
+            limit -= len(rows)
+            if not limit:
+                return
 
 
 def _outcome(run: OpenRun) -> Outcome:
-    """Return how a run has ended or ends, as far as anybody knows."""
+    """Return the outcome of a run, as far as it is decided."""
     from dispatcher.policy import verdict  # noqa: PLC0415 - no submit needs it
 
     return verdict(run, None).outcome
 
 
 def _can_be_held(run: OpenRun, now: StoreTime) -> bool:
-    """Whether a run's task may still wait: its total time-out is not over."""
+    """Return whether a run's task may still wait: its total time-out is not over."""
     from dispatcher.policy import RetryPolicy, next_state  # noqa: PLC0415 - no submit needs it
 
-    held = replace(run, intent=Intent.HOLD)  # which goes by no policy
+    held = replace(run, intent=Intent.HOLD)  # no policy changes where this intent leads
     return next_state(held, RetryPolicy(), now=now) is TaskState.HELD
 
 
 def _can_be_released(run: OpenRun, policy: RetryPolicy, now: StoreTime) -> bool:
-    """Whether a run's task would be held once it is settled, and ready if it is released."""
+    """Return whether a run's task would be held at its settle, and ready if released."""
     from dispatcher.policy import next_state  # noqa: PLC0415 - no submit needs it
 
     held = next_state(run, policy, now=now) is TaskState.HELD
@@ -134,28 +173,4 @@ def _can_be_released(run: OpenRun, policy: RetryPolicy, now: StoreTime) -> bool:
     return held and next_state(released, policy, now=now) is TaskState.READY
 
 
-def _end(engine: Engine, run: OpenRun, intent: Intent, ending: Outcome, reason: str) -> None:
-    """Keep where a running task goes, and begin to end its run; what has exited keeps its code."""
-    if _outcome(run) is Outcome.SUCCEEDED:
-        return
-    _intend(engine, run, intent, reason)
-    if not run.leader_exited:
-        begin_ending(engine, run.run_uid, ending, reason)
-
-
-def _intend(engine: Engine, run: OpenRun, intent: Intent, reason: str) -> None:
-    values = {"uid": run.run_uid, "intent": intent.value, "reason": reason}
-    engine.change(statements.INTEND, values)
-
-
-def _old(
-    engine: Engine, before: StoreTime, limit: int, states: Collection[TaskState]
-) -> Iterator[tuple[int, int]]:
-    """Yield at most `limit` tasks that finished before a time, of each state the oldest first."""
-    for state in sorted(states):
-        values = {"state": state.value, "before": before, "limit": limit}
-        rows = engine.rows(statements.OLD, values)
-        yield from rows
-        limit -= len(rows)
-        if not limit:
-            return
+fits: type[OperatorStore] = SqlOperator

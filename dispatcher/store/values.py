@@ -1,7 +1,8 @@
-"""The parameters of statements from the model's values."""
+"""Parameters of statements, made from the model's values."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Final
 
 import msgspec
@@ -11,11 +12,12 @@ from dispatcher.errors import StoreRefused
 from dispatcher.execution import Settlement
 from dispatcher.model import FINISHED, NewTask, Outcome, TaskFilter, TaskState
 from dispatcher.store.engine import Values
+from dispatcher.store.statements.submitters import SUBMITTED_FIELDS
 from dispatcher.times import StoreTime
 from dispatcher.words import Declaration
 
-#: Outcomes of which people ask what went wrong: their reason is the run's error.
-WRONG: Final = frozenset(Outcome) - {
+#: Outcomes that are faults: their reason is the run's error.
+FAULTS: Final = frozenset(Outcome) - {
     Outcome.SUCCEEDED,
     Outcome.CANCELLED,
     Outcome.RELEASED,
@@ -35,65 +37,26 @@ def _json(value: object) -> str:
 
 
 def of_new_task(task: NewTask, now: StoreTime) -> Values:
-    """Return the parameters of `statements.SUBMIT`. Raises `StoreRefused` on broken Unicode."""
-    return {
-        "state": "scheduled" if task.delay_ms else "ready",
-        "reason": "delayed by its submitter" if task.delay_ms else "submitted",
-        "queue": task.queue,
-        "priority": task.priority,
-        "key": task.key,
-        "liveness": task.liveness.value,
-        "lease_ttl_ms": task.lease_ttl_ms,
-        "max_attempts": task.max_attempts,
-        "now": now,
-        "run_at": now + task.delay_ms,
-        "cwd": task.cwd,
-        "labels": _json(task.labels),
-        "env": _json(task.env),
-        "command": _json(task.command),
-    }
-
-
-def of_limits(task: NewTask, now: StoreTime) -> dict[str, object] | None:
-    """Return the parameters of `statements.SUBMIT_LIMITS`; None for a task without any."""
-    if task.kill_mode is None and (
-        task.run_timeout_ms
-        is task.stall_timeout_ms
-        is task.start_timeout_ms
-        is task.queue_timeout_ms
-        is task.total_timeout_ms
-        is task.kill_grace_ms
-        is task.kill_signal
-        is None
-    ):
-        return None
+    """Return the parameters of `SUBMIT`. Raises `StoreRefused` on broken Unicode."""
     total_at = None if task.total_timeout_ms is None else now + task.total_timeout_ms
     waits = None if task.delay_ms or task.queue_timeout_ms is None else now + task.queue_timeout_ms
     return {
-        "run_timeout_ms": task.run_timeout_ms,
-        "stall_timeout_ms": task.stall_timeout_ms,
-        "start_timeout_ms": task.start_timeout_ms,
-        "queue_timeout_ms": task.queue_timeout_ms,
-        "total_timeout_ms": task.total_timeout_ms,
-        "kill_grace_ms": task.kill_grace_ms,
-        "kill_signal": task.kill_signal,
-        "kill_mode": task.kill_mode,
+        **{name: getattr(task, name) for name in SUBMITTED_FIELDS},
+        "command": _json(task.command),
+        "env": _json(task.env),
+        "labels": _json(task.labels),
+        "rules": _json(task.rules) if task.profile is not None and task.rules else None,
+        "state": "scheduled" if task.delay_ms else "ready",
+        "reason": "delayed by its submitter" if task.delay_ms else "submitted",
+        "created_at": now,
+        "run_at": now + task.delay_ms,
         "total_at": total_at,
         "fails_at": min((at for at in (total_at, waits) if at is not None), default=None),
     }
 
 
-def of_profile(task_id: int, task: NewTask) -> Values:
-    """Return the parameters of `statements.SUBMIT_PROFILE`."""
-    return {
-        "task_id": task_id,
-        "profile": task.profile,
-        "rules": _json(task.rules) if task.rules else None,
-    }
-
-
 def of_declaration(declaration: Declaration, now: StoreTime) -> dict[str, object]:
-    """Return the parameters of `statements.DECLARE`."""
+    """Return the parameters of `DECLARE`."""
     return {
         "now": now,
         "task_id": declaration.task_id,
@@ -107,33 +70,18 @@ def of_declaration(declaration: Declaration, now: StoreTime) -> dict[str, object
 
 
 def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
-    """Return the parameters of `statements.CLOSE` and `statements.MOVE_ON`."""
+    """Return the parameters of `CLOSE` and `MOVE_ON`."""
     return {
+        **{field.name: getattr(settlement, field.name) for field in fields(Settlement)},
         "uid": settlement.run_uid,
-        "outcome": settlement.outcome.value,
-        "run_reason": settlement.run_reason,
-        "error": settlement.run_reason if settlement.outcome in WRONG else None,
-        "ended_at": settlement.ended_at,
-        "started_at": settlement.started_at,
-        "pid": settlement.pid,
-        "exit_code": settlement.exit_code,
-        "signal": settlement.signal,
-        "output_tail": settlement.output_tail,
-        "max_rss_bytes": settlement.max_rss_bytes,
-        "cpu_seconds": settlement.cpu_seconds,
+        "error": settlement.run_reason if settlement.outcome in FAULTS else None,
         "now": now,
-        "state": settlement.state.value,
-        "reason": settlement.reason,
-        "run_at": settlement.run_at,
         "finished_at": now if settlement.state in FINISHED else None,
-        "attempts_used": settlement.attempts_used,
-        "deferrals": settlement.deferrals,
-        "orphans": settlement.orphans,
     }
 
 
 def of_remains(settlement: Settlement) -> Values | None:
-    """Return the parameters of `statements.REMAINS`; None where a run left nothing to note."""
+    """Return the parameters of `REMAINS`; None where a run left nothing."""
     left_alone, leftovers = settlement.left_alone, settlement.leftovers
     if not (left_alone or leftovers or settlement.output_truncated):
         return None
@@ -146,7 +94,7 @@ def of_remains(settlement: Settlement) -> Values | None:
 
 
 def of_filter(wanted: TaskFilter) -> Values:
-    """Return the parameters of `statements.TASKS`."""
+    """Return the parameters of `TASKS`."""
     states = frozenset(TaskState) if wanted.states is None else wanted.states
     label, labelled = wanted.label or (None, None)
     return {

@@ -8,48 +8,48 @@ from typing import Any
 import pytest
 
 from dispatcher.model import Outcome, TaskFilter, TaskState
-from dispatcher.store import statements
 from dispatcher.store.sql import SqlStore
+from dispatcher.store.statements import claims, operators, readers, submitters, supervisor, workers
 from dispatcher.store.values import of_filter
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
 PLANS = [
-    (statements.READY, {"queue": "q", "limit": 1}, ["tasks_ready"]),
-    (statements.READY_QUEUES, {"after": "", "limit": 1}, ["tasks_ready"]),
-    (statements.DUE, {"now": 1, "limit": 1}, ["tasks_due"]),
-    (statements.NEXT_DUE, {}, ["tasks_due"]),
-    (statements.OVERDUE, {"now": 1, "limit": 1}, ["tasks_failing"]),
-    (statements.NEXT_FAILURE, {}, ["tasks_failing"]),
-    (statements.OPEN_RUNS, {"node": "n"}, ["tasks_running", "(uid=?)"]),
-    (statements.ENDINGS, {"node": "n"}, ["tasks_endings", "(uid=?)"]),
-    (statements.OPEN_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
-    (statements.HAS_UNFINISHED, {"but": ""}, ["tasks_running", "tasks_ready", "tasks_due"]),
-    (statements.ABANDONED, {"now": 1, "limit": 1}, ["tasks_takeover", "(uid=?)"]),
-    (statements.STRANDED, {"node": "n", "alone": True, "now": 1}, ["tasks_running", "(uid=?)"]),
-    (statements.NEXT_TAKEOVER, {"node": "n", "now": 1}, ["tasks_takeover"]),
-    (statements.CONFIRM, {"node": "n", "until": 1}, ["tasks_running", "(uid=?)"]),
-    (statements.DECLARED_UIDS, {"node": "n"}, ["runs_declared"]),
-    (statements.LEASES, {}, ["tasks_running"]),
-    (statements.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
-    (statements.LAST_OUTCOME, {"task_id": 1}, ["(task_id=?)"]),
-    (statements.EARLIER_OUTPUTS, {"task_id": 1, "owner": "n"}, ["(task_id=?)"]),
-    (statements.RUNS, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
-    (statements.PRUNABLE, {"before": 1, "state": "failed"}, ["tasks_finished (state=? AND"]),
-    (statements.OLD, {"before": 1, "limit": 1, "state": "x"}, ["tasks_finished (state=? AND"]),
-    (statements.OLD_RUNS, {"task_id": 1, "limit": 1}, ["(task_id=?)"]),
+    (claims.READY, {"queue": "q", "limit": 1}, ["tasks_ready"]),
+    (supervisor.READY_QUEUES, {"after": "", "limit": 1}, ["tasks_ready"]),
+    (supervisor.DUE, {"now": 1, "limit": 1}, ["tasks_due"]),
+    (supervisor.NEXT_DUE, {}, ["tasks_due"]),
+    (supervisor.OVERDUE, {"now": 1, "limit": 1}, ["tasks_failing"]),
+    (supervisor.NEXT_FAILURE, {}, ["tasks_failing"]),
+    (supervisor.OPEN_RUNS, {"node": "n"}, ["tasks_running", "(uid=?)"]),
+    (supervisor.ENDINGS, {"node": "n"}, ["tasks_endings", "(uid=?)"]),
+    (readers.OPEN_RUN, {"uid": "u"}, ["(uid=?)", "PRIMARY KEY"]),
+    (supervisor.HAS_UNFINISHED, {"but": ""}, ["tasks_running", "tasks_ready", "tasks_due"]),
+    (supervisor.ABANDONED, {"now": 1, "limit": 1}, ["tasks_takeover", "(uid=?)"]),
+    (supervisor.STRANDED, {"node": "n", "alone": True, "now": 1}, ["tasks_running", "(uid=?)"]),
+    (supervisor.NEXT_TAKEOVER, {"node": "n", "now": 1}, ["tasks_takeover"]),
+    (supervisor.CONFIRM, {"node": "n", "until": 1}, ["tasks_running", "(uid=?)"]),
+    (workers.DECLARED_UIDS, {"node": "n"}, ["runs_declared"]),
+    (readers.LEASES, {}, ["tasks_running"]),
+    (claims.READY_TASK, {"task_id": 1}, ["PRIMARY KEY"]),
+    (claims.LAST_OUTCOME, {"task_id": 1}, ["(task_id=?)"]),
+    (claims.EARLIER_OUTPUTS, {"task_id": 1, "owner": "n"}, ["(task_id=?)"]),
+    (readers.RUNS, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
+    (readers.PRUNABLE, {"before": 1, "state": "failed"}, ["tasks_finished (state=? AND"]),
+    (operators.OLD, {"before": 1, "limit": 1, "state": "x"}, ["tasks_finished (state=? AND"]),
+    (operators.OLD_RUNS, {"task_id": 1, "limit": 1}, ["(task_id=?)"]),
     (
-        statements.COUNTS,
+        readers.COUNTS,
         {},
         ["COVERING INDEX tasks_resting", "COVERING INDEX tasks_ready", "tasks_running"],
     ),
-    (statements.READY_SINCE, {}, ["COVERING INDEX tasks_ready"]),
-    (statements.OUTCOMES, {}, ["COVERING INDEX runs_closed"]),
-    (statements.COMING, {}, ["bulk_parts_left"]),
-    (statements.NEXT_PART, {"uid": "u", "after": -1}, ["bulk_parts_left (uid=? AND"]),
-    (statements.ACCEPTED, {}, ["bulk_parts_left (uid=?)"]),
-    (statements.SILENT, {"silent": 2, "gone": 1}, ["bulk_parts_left (uid=?)"]),
-    (statements.SUBMITTED_FROM, {"id": 1}, ["PRIMARY KEY"]),
-    (statements.TASK_WITH_KEY, {"queue": "q", "key": "k"}, ["tasks_key"]),
+    (readers.READY_SINCE, {}, ["COVERING INDEX tasks_ready"]),
+    (readers.OUTCOMES, {}, ["COVERING INDEX runs_closed"]),
+    (submitters.COMING, {}, ["bulk_parts_left"]),
+    (submitters.NEXT_PART, {"uid": "u", "after": -1}, ["bulk_parts_left (uid=? AND"]),
+    (submitters.ACCEPTED, {}, ["bulk_parts_left (uid=?)"]),
+    (submitters.SILENT, {"silent": 2, "gone": 1}, ["bulk_parts_left (uid=?)"]),
+    (readers.SUBMITTED_FROM, {"id": 1}, ["PRIMARY KEY"]),
+    (submitters.TASK_WITH_KEY, {"queue": "q", "key": "k"}, ["tasks_key"]),
 ]
 
 
@@ -68,12 +68,12 @@ def test_a_statement_goes_by_its_index_and_sorts_no_table(
 @pytest.mark.parametrize(
     "statement",
     [
-        statements.READY,
-        statements.READY_QUEUES,
-        statements.DUE,
-        statements.OVERDUE,
-        statements.NEXT_FAILURE,
-        statements.OLD,
+        claims.READY,
+        supervisor.READY_QUEUES,
+        supervisor.DUE,
+        supervisor.OVERDUE,
+        supervisor.NEXT_FAILURE,
+        operators.OLD,
     ],
 )
 def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
@@ -90,8 +90,9 @@ def test_looking_for_tasks_reads_no_row_outside_its_bounds(
 ) -> None:
     values = of_filter(TaskFilter(queue="q", since=NOW, label=("a", "b")))
     with raw.transaction():
-        statement = f"EXPLAIN QUERY PLAN {raw._tasks[oldest_first]}"
-        plan = [row[3] for row in raw._engine.rows(statement, values)]
+        statement = readers.TASKS_OLDEST_FIRST if oldest_first else readers.TASKS
+        statement = statement.format(each_label=raw._engine.dialect.each_label)
+        plan = [row[3] for row in raw._engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 
     assert "SEARCH tasks USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plan
     assert [step for step in plan if "TEMP B-TREE" in step] == []

@@ -15,8 +15,13 @@ import pytest
 
 from dispatcher import policy
 from dispatcher.model import Outcome
-from dispatcher.store import claims, leases, statements
+from dispatcher.store import claims
+from dispatcher.store.sql import SqlStore
+from dispatcher.store.statements import claims as claims_sql
+from dispatcher.store.statements import operators, readers, supervisor, workers
 from dispatcher.words import Renewed
+
+STATEMENTS = (workers, claims_sql, supervisor, operators, readers)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ def statement(name: str, sound: str, buggy: str) -> Callable[[pytest.MonkeyPatch
     """Return what puts a bug into a statement's text."""
 
     def put(monkeypatch: pytest.MonkeyPatch) -> None:
+        statements = next(module for module in STATEMENTS if hasattr(module, name))
         text: str = getattr(statements, name)
         assert sound in text, f"{name} does not say {sound!r} any more: plant this bug anew"
         monkeypatch.setattr(statements, name, text.replace(sound, buggy))
@@ -40,26 +46,26 @@ def statement(name: str, sound: str, buggy: str) -> Callable[[pytest.MonkeyPatch
 
 def _ok_whatever_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it was: the helper's answer is ignored, and the worker is told that all is well."""
-    sound = leases.heartbeat
+    sound = SqlStore.heartbeat
 
-    def heartbeat(engine: Any, beat: Any, now: Any) -> Renewed:
-        answer = sound(engine, beat, now)
+    def heartbeat(store: SqlStore, beat: Any, *, now: Any) -> Renewed:
+        answer = sound(store, beat, now=now)
         return answer if isinstance(answer, Renewed) else Renewed(now)
 
-    monkeypatch.setattr(leases, "heartbeat", heartbeat)
+    monkeypatch.setattr(SqlStore, "heartbeat", heartbeat)
 
 
 def _liveness_for_whoever_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """The repair's gap: the second write, of liveness, asks for no lock."""
-    sound = leases.heartbeat
+    sound = SqlStore.heartbeat
     stamp = "UPDATE tasks SET last_heartbeat_at = :now WHERE id = :id AND state = 'running'"
 
-    def heartbeat(engine: Any, beat: Any, now: Any) -> Any:
-        answer = sound(engine, beat, now)
-        engine.change(stamp, {"id": beat.task_id, "now": now})
+    def heartbeat(store: SqlStore, beat: Any, *, now: Any) -> Any:
+        answer = sound(store, beat, now=now)
+        store._engine.change(stamp, {"id": beat.task_id, "now": now})
         return answer
 
-    monkeypatch.setattr(leases, "heartbeat", heartbeat)
+    monkeypatch.setattr(SqlStore, "heartbeat", heartbeat)
 
 
 def _ending_outranks_the_workers_word(monkeypatch: pytest.MonkeyPatch) -> None:

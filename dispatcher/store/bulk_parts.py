@@ -1,0 +1,109 @@
+"""The parts of bulk submits, as JSON: shortened when written, checked when read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from itertools import islice, takewhile
+from typing import Any, Final
+
+import msgspec
+
+from dispatcher.complaints import UNREADABLE, in_words
+from dispatcher.errors import StoreRefused
+from dispatcher.model import NewTask
+from dispatcher.store.engine import Engine
+from dispatcher.store.rows import DAMAGED
+from dispatcher.store.statements import submitters as sql
+
+#: A part's number, its tasks, and its damage.
+Part = tuple[object, list[NewTask], str | None]
+
+#: Values that most tasks have; they are left out.
+_DEFAULTS: Final = {
+    field.name: field.default if field.default_factory is MISSING else field.default_factory()
+    for field in fields(NewTask)
+}
+
+_tasks_from = msgspec.json.Decoder(list[NewTask]).decode
+
+#: Damaged parts to name, and bulk submits to search for them.
+_MOST_NAMED: Final = 10
+_MOST_SEARCHED: Final = 100
+
+#: Lower bounds of a task's numbers in the schema; an upper bound that leaves room to add times.
+_LEAST: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("delay_ms", "kill_grace_ms"), 0),
+    **dict.fromkeys(("max_attempts", "lease_ttl_ms", "kill_signal"), 1),
+    **dict.fromkeys((field.name for field in fields(NewTask) if "timeout" in field.name), 1),
+}
+_MOST: Final = 2**62
+
+
+def encoded(value: object) -> bytes:
+    """Return a value as JSON. Raises `StoreRefused` if no row can hold it."""
+    try:
+        return msgspec.json.encode(value)
+    except (UnicodeEncodeError, OverflowError, TypeError) as error:
+        raise StoreRefused(f"no row can hold it: {error}") from error
+
+
+def shortened(task: NewTask) -> dict[str, Any]:
+    """Return a task's fields without defaults."""
+    values = ((name, getattr(task, name)) for name in _DEFAULTS)
+    return {name: value for name, value in values if value != _DEFAULTS[name]}
+
+
+def left(engine: Engine, uid: str, *, lock: str = "") -> Iterator[Part]:
+    """Yield, in order, the accepted parts that are not tasks yet."""
+    after: object = -1
+    while rows := engine.rows(sql.NEXT_PART + lock, {"uid": uid, "after": after}):
+        after, text = rows[0]
+        yield (after, *_part_from(text))
+
+
+def coming(engine: Engine) -> int:
+    """Return the number of accepted tasks that are not tasks yet."""
+    return int(engine.rows(sql.COMING)[0][0])
+
+
+def damaged(engine: Engine) -> list[str]:
+    """Return which accepted parts are damaged, and how; within each submit up to a sound one."""
+    found = (
+        f"part {part} of bulk submit {uid} is {DAMAGED}{damage}"
+        for uid, parts in islice(_accepted(engine), _MOST_SEARCHED)
+        for part, _, damage in takewhile(lambda one: one[2] is not None, parts)
+    )
+    return list(islice(found, _MOST_NAMED))
+
+
+def is_coming(engine: Engine) -> bool:
+    """Return whether any accepted part can become tasks without repair."""
+    return any(damage is None for _, parts in _accepted(engine) for _, _, damage in parts)
+
+
+def _accepted(engine: Engine) -> Iterator[tuple[str, Iterator[Part]]]:
+    for (uid,) in engine.rows(sql.ACCEPTED):
+        yield uid, left(engine, uid)
+
+
+def _part_from(text: Any) -> tuple[list[NewTask], str | None]:
+    """Return a part's tasks, and its damage by hand."""
+    try:
+        tasks = _tasks_from(text)
+    except TypeError:
+        return [], "expected a text"
+    except UNREADABLE as error:
+        return [], in_words(error)
+    faults = (f"item {n}: {fault}" for n, task in enumerate(tasks, 1) if (fault := _fault(task)))
+    return tasks, next(faults, None)
+
+
+def _fault(task: NewTask) -> str | None:
+    """Return which field breaks a rule of the schema."""
+    if not task.queue:
+        return "queue: is empty"
+    for name, least in _LEAST.items():
+        if (value := getattr(task, name)) is not None and not least <= value <= _MOST:
+            return f"{name}: must be from {least} to {_MOST}"
+    return None

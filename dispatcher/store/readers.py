@@ -1,0 +1,113 @@
+"""The store for readers."""
+
+# ruff: noqa: D102 -- the contracts are the Protocol's.
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from dispatcher.calendar import Calendar
+from dispatcher.execution import OpenRun
+from dispatcher.model import (
+    FINISHED,
+    Leases,
+    Node,
+    Outcome,
+    PausedQueue,
+    Run,
+    Task,
+    TaskFilter,
+    TaskState,
+)
+from dispatcher.store import bulk_parts
+from dispatcher.store.api import ReaderStore
+from dispatcher.store.engine import NONE, Values
+from dispatcher.store.rows import (
+    node_from,
+    open_run_from,
+    run_from,
+    state_from,
+    task_from,
+    time_from,
+)
+from dispatcher.store.statements import readers as sql
+from dispatcher.store.transactions import SqlTransactions
+from dispatcher.store.values import of_filter
+from dispatcher.times import StoreTime
+from dispatcher.wire import RunUid
+
+
+class SqlReader(SqlTransactions):
+    """`ReaderStore` on an engine."""
+
+    def calendar(self) -> Calendar:
+        return self._clock.calendar(self._engine)
+
+    def task(self, task_id: int) -> Task | None:
+        rows = self._engine.rows(sql.TASK, {"id": task_id})
+        return task_from(rows[0]) if rows else None
+
+    def tasks(self, wanted: TaskFilter) -> list[Task]:
+        statement = sql.TASKS_OLDEST_FIRST if wanted.oldest_first else sql.TASKS
+        statement = statement.format(each_label=self._engine.dialect.each_label)
+        return [task_from(row) for row in self._engine.rows(statement, of_filter(wanted))]
+
+    def ids(self) -> range:
+        first = self._engine.rows(sql.FIRST_ID)
+        last = self._engine.rows(sql.LAST_ID)
+        return range(first[0][0], last[0][0] + 1) if first and last else range(0)
+
+    def submitted_from(self, task_id: int) -> tuple[int, StoreTime] | None:
+        rows = self._engine.rows(sql.SUBMITTED_FROM, {"id": task_id})
+        return (rows[0][0], time_from(rows[0][1]) or StoreTime(0)) if rows else None
+
+    def runs(self, task_id: int) -> list[Run]:
+        return [run_from(row) for row in self._engine.rows(sql.RUNS, {"task_id": task_id})]
+
+    def open_run(self, uid: RunUid) -> OpenRun | None:
+        return next(iter(self._open_runs(sql.OPEN_RUN, {"uid": uid})), None)
+
+    def _open_runs(self, statement: str, values: Values = NONE) -> list[OpenRun]:
+        return [open_run_from(row) for row in self._engine.rows(statement, values)]
+
+    def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:
+        return {uid for uid in uids if self._engine.rows(sql.RUN_IS_KNOWN, {"uid": uid})}
+
+    def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
+        counts: dict[str, dict[TaskState, int]] = {}
+        for queue, state, tasks in self._engine.rows(sql.COUNTS):
+            of_queue, known = counts.setdefault(queue, {}), state_from(state)
+            of_queue[known] = of_queue.get(known, 0) + tasks
+        return counts
+
+    def ready_since(self) -> Mapping[str, StoreTime]:
+        rows = self._engine.rows(sql.READY_SINCE)
+        return {queue: since for queue, value in rows if (since := time_from(value)) is not None}
+
+    def outcomes(self) -> Mapping[Outcome, int]:
+        return {Outcome(outcome): runs for outcome, runs in self._engine.rows(sql.OUTCOMES)}
+
+    def leases(self) -> Leases:
+        (row,) = self._engine.rows(sql.LEASES)
+        return Leases(row[0], *map(time_from, row[1:]))
+
+    def nodes(self) -> Sequence[Node]:
+        return [node_from(row) for row in self._engine.rows(sql.NODES)]
+
+    def paused_queues(self) -> list[PausedQueue]:
+        return [PausedQueue(*row) for row in self._engine.rows(sql.PAUSED_QUEUES)]
+
+    def prunable(self, *, before: StoreTime, states: Collection[TaskState] = FINISHED) -> int:
+        return sum(
+            self._engine.rows(sql.PRUNABLE, {"state": state.value, "before": before})[0][0]
+            for state in states
+        )
+
+    def coming(self) -> int:
+        return bulk_parts.coming(self._engine)
+
+    def damaged_parts(self) -> list[str]:
+        return bulk_parts.damaged(self._engine)
+
+
+fits: type[ReaderStore] = SqlReader

@@ -1,0 +1,101 @@
+"""SQL that only reads. A limit is cast: see `supervisor`."""
+
+from __future__ import annotations
+
+from dispatcher.execution import OpenRun
+from dispatcher.model import Node, Run, Task, TaskState
+from dispatcher.store.columns import columns
+
+_TASK = columns(Task, payload="(SELECT payload FROM payloads WHERE task_id = id)")
+
+TASK = f"SELECT {_TASK} FROM tasks WHERE id = :id"
+
+# A state that is not wanted is NULL, which equals nothing. The casts give a parameter that may be
+# NULL a type. The separator of a command's arguments occurs in no argument.
+_TASKS = f"""
+SELECT {_TASK} FROM tasks
+WHERE state IN ({", ".join(f":{state}" for state in TaskState)})
+    AND queue = COALESCE(CAST(:queue AS TEXT), queue)
+    AND id > :after_id AND id < :before_id
+    AND created_at >= :since AND created_at < :until
+    AND (CAST(:profile AS TEXT) IS NULL OR profile = :profile)
+    AND (CAST(:text AS TEXT) IS NULL OR replace(replace(command, '","', ' '), :text, '')
+        <> replace(command, '","', ' '))
+    AND (CAST(:label AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM {{each_label}} AS label WHERE label.key = :label AND label.value = :labelled))
+"""
+
+TASKS = f"{_TASKS}ORDER BY id DESC LIMIT CAST(:limit AS BIGINT)"
+
+TASKS_OLDEST_FIRST = f"{_TASKS}ORDER BY id LIMIT CAST(:limit AS BIGINT)"
+
+FIRST_ID = "SELECT id FROM tasks ORDER BY id LIMIT 1"
+
+LAST_ID = "SELECT id FROM tasks ORDER BY id DESC LIMIT 1"
+
+SUBMITTED_FROM = "SELECT id, created_at FROM tasks WHERE id >= :id ORDER BY id LIMIT 1"
+
+# The lease and the beats of an open run are in its task's row.
+_LIVE = ("last_heartbeat_at", "lease_expires_at", "progress", "note")
+_RUN = columns(
+    Run,
+    **{name: f"runs.{name}" for name in ("id", "fence", "reason")},
+    **{name: f"COALESCE(tasks.{name}, runs.{name})" for name in _LIVE},
+)
+
+RUNS = f"""
+SELECT {_RUN}
+FROM runs LEFT JOIN tasks ON tasks.id = runs.task_id AND tasks.run_uid = runs.uid
+WHERE runs.task_id = :task_id
+ORDER BY runs.fence
+"""
+
+# Of columns that both tables have, and those with another name than the field.
+OPEN_RUN_COLUMNS = columns(
+    OpenRun,
+    task_id="tasks.id",
+    run_id="runs.id",
+    run_uid="runs.uid",
+    fence="runs.fence",
+    owner="runs.node",
+    kill_grace_ms="runs.kill_grace_ms",
+    last_heartbeat_at="tasks.last_heartbeat_at",
+    lease_expires_at="tasks.lease_expires_at",
+)
+
+OPEN_RUN = f"""
+SELECT {OPEN_RUN_COLUMNS}
+FROM runs JOIN tasks ON tasks.id = runs.task_id
+WHERE runs.uid = :uid AND runs.outcome IS NULL
+"""
+
+RUN_IS_KNOWN = "SELECT 1 FROM runs WHERE uid = :uid"
+
+# Each part reads an index alone, except for the few that run.
+COUNTS = """
+SELECT queue, state, count(*) FROM tasks WHERE state <> 'ready' AND state <> 'running'
+GROUP BY queue, state
+UNION ALL SELECT queue, 'ready', count(*) FROM tasks WHERE state = 'ready' GROUP BY queue
+UNION ALL SELECT queue, 'running', count(*) FROM tasks WHERE state = 'running' GROUP BY queue
+ORDER BY queue, state
+"""
+
+# A ready task's `run_at` is the time since when it is ready.
+READY_SINCE = "SELECT queue, min(run_at) FROM tasks WHERE state = 'ready' GROUP BY queue"
+
+OUTCOMES = "SELECT outcome, count(*) FROM runs WHERE outcome IS NOT NULL GROUP BY outcome"
+
+# In the order of `model.Leases`.
+LEASES = """
+SELECT count(*), min(lease_expires_at), min(lease_expires_at - lease_ttl_ms), min(last_heartbeat_at)
+FROM tasks WHERE state = 'running'
+"""
+
+NODES = f"SELECT {columns(Node)} FROM nodes ORDER BY hostname, id"
+
+PAUSED_QUEUES = "SELECT queue, reason, paused_at FROM paused_queues ORDER BY queue"
+
+# Cast, as SQLite would plan a bare parameter anew each time: it may decide about a partial index.
+PRUNABLE = """
+SELECT count(*) FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
+"""

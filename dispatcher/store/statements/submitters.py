@@ -1,0 +1,95 @@
+"""SQL of submits, single and bulk. A limit is cast: see `supervisor`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Final
+
+from dispatcher.model import NewTask
+
+#: Columns that hold a field of `NewTask` as it is, or as JSON.
+SUBMITTED_FIELDS: Final = tuple(
+    field.name for field in fields(NewTask) if field.name not in {"delay_ms", "payload"}
+)
+
+_NEW: Final = ("state", "reason", "created_at", "run_at", "total_at", "fails_at", *SUBMITTED_FIELDS)
+
+SUBMIT = f"""
+INSERT INTO tasks ({", ".join(_NEW)})
+VALUES ({", ".join(f":{name}" for name in _NEW)})
+ON CONFLICT (queue, key) WHERE key IS NOT NULL DO NOTHING
+RETURNING id
+"""
+
+SUBMIT_PAYLOAD = "INSERT INTO payloads (task_id, payload) VALUES (:task_id, :payload)"
+
+TASK_WITH_KEY = """
+SELECT tasks.id, tasks.command, payloads.payload
+FROM tasks LEFT JOIN payloads ON payloads.task_id = tasks.id
+WHERE tasks.queue = :queue AND tasks.key = :key
+"""
+
+BEGIN_BULK = """
+INSERT INTO bulk_submits (uid, state, seen_at) VALUES (:uid, 'open', :now)
+ON CONFLICT (uid) DO NOTHING
+"""
+
+SEE_BULK = "UPDATE bulk_submits SET seen_at = :now WHERE uid = :uid AND state <> 'dropped'"
+
+STAGE = """
+INSERT INTO bulk_parts (uid, part, many, tasks) VALUES (:uid, :part, :many, :tasks)
+ON CONFLICT (uid, part) DO NOTHING
+"""
+
+ACCEPT = """
+UPDATE bulk_submits SET state = 'accepted', seen_at = :now WHERE uid = :uid AND state <> 'dropped'
+"""
+
+BULK_STATE = "SELECT state FROM bulk_submits WHERE uid = :uid"
+
+NEXT_PART = """
+SELECT part, tasks FROM bulk_parts
+WHERE uid = :uid AND tasks IS NOT NULL AND part > :after
+    AND EXISTS (SELECT 1 FROM bulk_submits WHERE uid = :uid AND state = 'accepted')
+ORDER BY part LIMIT 1
+"""
+
+ADMITTED = """
+UPDATE bulk_parts SET tasks = NULL, submitted = :submitted WHERE uid = :uid AND part = :part
+"""
+
+SUBMITTED = """
+SELECT submitted FROM bulk_parts WHERE uid = :uid AND part = :part AND submitted IS NOT NULL
+"""
+
+# Bulk submits with parts that are not tasks yet.
+ACCEPTED = """
+SELECT uid FROM bulk_submits WHERE state = 'accepted'
+    AND EXISTS (SELECT 1 FROM bulk_parts
+        WHERE bulk_parts.uid = bulk_submits.uid AND tasks IS NOT NULL)
+"""
+
+DROP_BULK = "UPDATE bulk_submits SET state = 'dropped' WHERE uid = :uid"
+
+REMOVE_PARTS = """
+DELETE FROM bulk_parts WHERE uid = :uid AND part IN (
+    SELECT part FROM bulk_parts WHERE uid = :uid ORDER BY part LIMIT CAST(:limit AS BIGINT))
+"""
+
+REMOVE_BULK = "DELETE FROM bulk_submits WHERE uid = :uid"
+
+# The bulk submit with the longest silence that needs a step; `is_left`: a part to admit, otherwise
+# something to remove.
+SILENT = """
+SELECT uid, is_left FROM (
+    SELECT uid, state, seen_at, state = 'accepted' AND EXISTS (SELECT 1 FROM bulk_parts
+        WHERE bulk_parts.uid = bulk_submits.uid AND tasks IS NOT NULL) AS is_left
+    FROM bulk_submits WHERE seen_at < :silent) AS silent
+WHERE is_left OR state = 'dropped' OR seen_at < :gone
+ORDER BY seen_at LIMIT 1
+"""
+
+COMING = """
+SELECT COALESCE(sum(many), 0) FROM bulk_parts WHERE tasks IS NOT NULL
+    AND uid IN (SELECT uid FROM bulk_submits WHERE state = 'accepted')
+"""

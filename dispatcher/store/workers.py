@@ -1,0 +1,84 @@
+"""The store for workers: a statement checks the lock and writes; only a refusal is looked into."""
+
+# ruff: noqa: D102 -- the contracts are the Protocol's.
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dispatcher.model import Declared, TaskState
+from dispatcher.store.api import WorkerStore
+from dispatcher.store.rows import state_from
+from dispatcher.store.statements import workers as sql
+from dispatcher.store.transactions import SqlTransactions
+from dispatcher.store.values import of_declaration
+from dispatcher.times import StoreTime
+from dispatcher.wire import RunUid
+from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
+from dispatcher.worker_api import WorkerError
+
+
+class SqlWorker(SqlTransactions):
+    """`WorkerStore` on an engine."""
+
+    def heartbeat(self, beat: Beat, *, now: StoreTime) -> Renewed | Refused:
+        values = {
+            "task_id": beat.task_id,
+            "lock": beat.lock,
+            "progress": beat.progress,
+            "note": beat.note,
+            "now": now,
+        }
+        if rows := self._engine.rows(sql.HEARTBEAT, values):
+            return Renewed(rows[0][0])
+        return self._refusal(beat.task_id, beat.lock)
+
+    def note(self, note: Note, *, now: StoreTime) -> Accepted | Refused:
+        values = {"task_id": note.task_id, "lock": note.lock, "note": note.note, "now": now}
+        if self._engine.change(sql.NOTE, values):
+            return Accepted()
+        return self._refusal(note.task_id, note.lock)
+
+    def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
+        values = of_declaration(declaration, now)
+        if self._engine.change(sql.DECLARE, values):
+            return Accepted()
+        for word, reason, delay_ms, retry, result in self._engine.rows(sql.DECLARED, values):
+            before = replace(
+                declaration,
+                word=Declared(word),
+                reason=reason,
+                delay_ms=delay_ms,
+                retry=bool(retry),
+                result=result,
+            )
+            if before == declaration:
+                return Accepted()
+            refusal = self._refusal(declaration.task_id, declaration.lock)
+            return replace(refusal, error=WorkerError.ALREADY_DECLARED)
+        return self._refusal(declaration.task_id, declaration.lock)
+
+    def lock_of(self, uid: RunUid) -> tuple[int, str] | None:
+        rows = self._engine.rows(sql.LOCK_OF, {"uid": uid})
+        return rows[0] if rows else None
+
+    def declared(self, node: str) -> list[RunUid]:
+        return [RunUid(uid) for (uid,) in self._engine.rows(sql.DECLARED_UIDS, {"node": node})]
+
+    def renew_short(self, node: str, *, gap_ms: int, now: StoreTime) -> int:
+        values = {"node": node, "gap_ms": gap_ms, "now": now}
+        return self._engine.change(sql.RENEW_SHORT, values)
+
+    def _refusal(self, task_id: int, lock: str) -> Refused:
+        rows = self._engine.rows(sql.PRESENTED, {"task_id": task_id, "lock": lock})
+        if not rows:
+            return Refused(WorkerError.UNKNOWN_TASK)
+        state, current_uid, presented_uid, attempt = rows[0]
+        if state != TaskState.RUNNING:
+            return Refused(WorkerError.NOT_RUNNING, state_from(state), attempt)
+        earlier = presented_uid is not None and presented_uid != current_uid
+        error = WorkerError.SUPERSEDED if earlier else WorkerError.NOT_OWNER
+        return Refused(error, TaskState.RUNNING, attempt)
+
+
+fits: type[WorkerStore] = SqlWorker
