@@ -1,148 +1,203 @@
-"""The daemon: wires the parts together, for one configuration."""
+"""The parts of a daemon, wired together for one configuration."""
 
 from __future__ import annotations
 
 import os
 import random
-import signal
+import selectors
 import socket
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import structlog
-
-from dispatcher import control, exit_codes, wire
+from dispatcher import wire
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
 from dispatcher.config.reload import Reloaded, reload, with_environments
-from dispatcher.daemon.executor_client import ExecutorClient, connect_to
-from dispatcher.daemon.launcher import EmbeddedLauncher
-from dispatcher.daemon.loop import STOP_SIGNALS, Loop
+from dispatcher.daemon import children
+from dispatcher.daemon.channel import Channel
+from dispatcher.daemon.commands import Commands
+from dispatcher.daemon.duties import Duty, ManagerReports, restore_names, when_due, write_logs
+from dispatcher.daemon.executor_client import ExecutorClient, Launcher
+from dispatcher.daemon.loop import Loop
 from dispatcher.daemon.outputs import Bounds, OutputDirectory
 from dispatcher.daemon.textfile import Textfile
-from dispatcher.errors import ConfigError, cannot_use, cannot_write
+from dispatcher.errors import ConfigError, cannot_write
 from dispatcher.executor_api import StartSettings
-from dispatcher.host import owner, sockets
-from dispatcher.host.locks import DAEMON_LOCK, hold
-from dispatcher.host.node import node_id, refuse_copy
 from dispatcher.host.notify import Notifier
-from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory, make
+from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
 from dispatcher.host.signals import Signals
-from dispatcher.logs import logs
 from dispatcher.store.api import Store
-from dispatcher.store.open import (
-    lock_database,
-    open_store,
-    remember_identity,
-    remembered_identity,
-)
+from dispatcher.store.open import remember_identity, remembered_identity
 from dispatcher.supervisor.supervisor import Stop, Supervisor
 from dispatcher.supervisor.turn import SupervisorSettings
-from dispatcher.times import Instant
+from dispatcher.times import Instant, instant
 
-log = structlog.get_logger()
-
-#: Seconds that a transaction may wait for the database before the loop goes back to the sockets.
-STORE_PATIENCE = 0.02
-
-#: Connections that may wait at the control socket.
-CONTROL_BACKLOG = 128
-
-#: Seconds that a slow reader of the log is given for the last lines.
-LAST_LINES_WITHIN = 1.0
-
-#: What removes the line of a terminal that the cursor is in: ECMA-48, EL.
-CLEAR_LINE = "\r\x1b[2K"
+#: Seconds for which the last messages to the executor are waited for.
+LAST_MESSAGES_WITHIN = 1.0
 
 
-def main(
-    config: Config, *, drain: bool, onlooker: Callable[[Instant], Instant] | None = None
-) -> int:
-    """Run the daemon until it is told to stop, or with `drain` until nothing is left to run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What attaches a daemon to its process and its host."""
 
-    An `onlooker` is called in each turn of the loop, and returns when it wants the next one.
+    signals: Signals | None = None
+    control: BoundSocket | None = None
+    runtime: RuntimeDirectory | None = None
+    notifier: Notifier | None = None
+    onlooker: Duty | None = None
+    """Called in each turn of the loop; returns when it wants the next one."""
+    set_up_logs: Callable[[Config], object] = lambda _: None
 
-    Return the exit code. Raises `AlreadyHeld`, `ConfigError`, `StoreUnavailable` and
-    `StoreUnusable`.
-    """
-    me = node_id(config.state_dir)
-    # What draws a bar on this terminal redraws it below each line that takes its place.
-    before_line = CLEAR_LINE if onlooker is not None and sys.stdout.isatty() else ""
-    set_up_logs = partial(logs.set_up, node=me, before_line=before_line)
-    set_up_logs(config)
-    if (user := owner.became()) is not None:
-        owner.show_in_proc()
-        log.info("user.changed", user_id=user.uid, user=user.name, path=str(user.place))
-    with ExitStack() as stack:
-        stack.callback(logs.close, within=LAST_LINES_WITHIN)
-        stack.enter_context(
-            hold(config.state_dir / DAEMON_LOCK, f"state directory {config.state_dir}")
-        )
-        refuse_copy(me, config.state_dir)
-        runtime = _hold_runtime_dir(config)
-        stack.callback(runtime.release)
-        stack.enter_context(lock_database(config.store_url, state_dir=config.state_dir))
-        store = open_store(
-            config.store_url, state_dir=config.state_dir, patience=STORE_PATIENCE, upgrade=True
-        )
-        stack.callback(store.close)
-        signals = stack.enter_context(Signals((*STOP_SIGNALS, signal.SIGHUP)))
-        embedded = config.executor.mode == "embedded"
-        client = _executor_client(config, me, store, embedded=embedded)
+
+class Daemon:
+    """Supervisor, loop and duties; `reconfigure` changes them between two ticks."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        node: str,
+        store: Store,
+        executor: ExecutorClient,
+        until_idle: bool,
+        around: Surroundings = Surroundings(),
+    ) -> None:
+        """Wire the parts, and make the output directory.
+
+        Raises `ConfigError`, and `StoreUnavailable` where the disk is full.
+        """
+        self._config = config
+        self._node = node
+        self._until_idle = until_idle
+        self._executor = executor
+        self._around = around
+        self._settings = settings(config, node, until_idle=until_idle)
         _make_output_dir(config)
-        holds, goes_by = config, settings(config, me, until_idle=drain)
-        outputs = OutputDirectory(goes_by.output_dir, _bounds(config))
-        supervisor = Supervisor(store, client, goes_by, rng=random.SystemRandom(), files=outputs)
-        control_socket = BoundSocket(str(config.control_socket), _listen)
-        if (unsaid := control.announce(config)) is not None:
-            log.warning("control.unannounced", reason=str(unsaid))
-
-        def reconfigure() -> Reloaded:
-            nonlocal holds, goes_by
-            reloaded = reload(holds, os.environ)
-            follows = settings(reloaded.config, me, until_idle=drain)
-            environments = goes_by.start.environments, follows.start.environments
-            reloaded = with_environments(reloaded, *environments)
-            supervisor.reconfigure(follows)
-            outputs.bounds = _bounds(reloaded.config)
-            set_up_logs(reloaded.config)
-            holds, goes_by = reloaded.config, follows
-            return reloaded
-
-        on_stop = Stop.DRAIN if config.on_stop == "drain" else Stop.LEAVE
-        notifier = stack.enter_context(closing(Notifier(os.environ)))
-        loop = Loop(
-            supervisor,
-            client,
-            signals=signals,
-            control=control_socket,
-            runtime=runtime,
-            on_stop=on_stop,
-            notifier=notifier if notifier.wanted else None,
-            outputs=outputs,
-            reconfigure=reconfigure,
-            textfile=partial(Textfile, config=config),
-            onlooker=onlooker,
+        self._outputs = OutputDirectory(self._settings.output_dir, _bounds(config))
+        self.supervisor = Supervisor(
+            store, executor, self._settings, rng=random.SystemRandom(), files=self._outputs
         )
-        stack.callback(loop.close)
-        log.info("daemon.started", pid=os.getpid(), slots=config.slots)
-        loop.run()
-        loop.take_leave(for_good=embedded and supervisor.leaves_nothing_behind, within=1.0)
-        supervisor.log_left_behind()
-        logs.last_words()
-        log.info("daemon.stopped")
-    return exit_codes.ExitCode.OK
+        self._commands = Commands(
+            self.supervisor,
+            on_stop=_on_stop(config),
+            reconfigure=self.reconfigure,
+            output_report=self._outputs.report,
+            notifier=around.notifier,
+        )
+        self._selector = selectors.EpollSelector()
+        self._textfile = Textfile(self._selector, config=config)
+        self.loop = Loop(
+            self.supervisor,
+            executor,
+            selector=self._selector,
+            control=self._control_channel(),
+            duties=self._duties(),
+        )
+        if (signals := around.signals) is not None:
+            self._selector.register(
+                signals.reader,
+                selectors.EVENT_READ,
+                lambda at, _: self._commands.obey_signals(signals.arrived(), at=at),
+            )
+
+    def run(self) -> None:
+        """Turn the loop until nothing is left to do, then `finish`."""
+        self.loop.run()
+        self.finish()
+
+    def finish(self) -> None:
+        """Send the executor the rest; release an embedded one that has nothing of ours left."""
+        if is_embedded(self._config) and self.supervisor.leaves_nothing_behind:
+            self._executor.send(wire.Leave())
+        self.loop.flush(within=LAST_MESSAGES_WITHIN)
+        self.supervisor.log_left_behind()
+
+    def close(self) -> None:
+        """Close every socket. Workers and executor go on."""
+        self.loop.close()
+        self._textfile.close()
+        self._outputs.close()
+        self._selector.close()
+
+    def reconfigure(self) -> Reloaded:
+        """Apply the configuration as it is now. Raises `ConfigError`; then nothing has changed."""
+        reloaded = reload(self._config, os.environ)
+        follows = settings(reloaded.config, self._node, until_idle=self._until_idle)
+        environments = self._settings.start.environments, follows.start.environments
+        reloaded = with_environments(reloaded, *environments)
+        self.supervisor.reconfigure(follows)
+        self._outputs.bounds = _bounds(reloaded.config)
+        self._around.set_up_logs(reloaded.config)
+        self._commands.on_stop = _on_stop(reloaded.config)
+        self._textfile.configure(reloaded.config)
+        self._config, self._settings = reloaded.config, follows
+        return reloaded
+
+    def _duties(self) -> list[Duty]:
+        around = self._around
+        duties: list[Duty] = [self._tend_outputs]
+        if around.notifier is not None:
+            duties.append(ManagerReports(around.notifier, self.supervisor, self._executor).run_due)
+        duties.append(self._textfile.run_due)
+        if around.runtime is not None:
+            names = () if around.control is None else (around.control,)
+            duties.append(restore_names(around.runtime, names))
+        if around.onlooker is not None:
+            duties.append(around.onlooker)
+        if os.getpid() == children.INIT:
+            duties.append(when_due(children.reap_orphans))
+        duties.append(write_logs)  # last: each line before may have met a reader that stopped
+        return duties
+
+    def _tend_outputs(self, at: Instant) -> Instant:
+        """Keep the output directory within its bounds; return when to be awake for that."""
+        return self._outputs.run_due(lambda: self.supervisor.open_runs, at=at)
+
+    def _control_channel(self) -> Channel | None:
+        control = self._around.control
+        if control is None:
+            return None
+        channel = Channel(
+            control.socket,
+            self._commands.handle_request,
+            selector=self._selector,
+            only_uids=frozenset({os.geteuid(), 0}),
+        )
+        control.adopt = lambda now, _: channel.listen_at(now, at=instant())
+        return channel
 
 
-def settings(config: Config, me: str, *, until_idle: bool) -> SupervisorSettings:
-    """Return what the supervisor needs of the configuration."""
+def executor_client(
+    config: Config,
+    node: str,
+    store: Store,
+    *,
+    connect: Callable[[], socket.socket],
+    launcher: Launcher | None,
+) -> ExecutorClient:
+    """Return the client of this node's executor, which refuses one with runs of another store."""
+    return ExecutorClient(
+        connect,
+        node_id=node,
+        state_dir=str(config.state_dir),
+        launcher=launcher,
+        check=partial(_check_store, store, config.state_dir),
+    )
+
+
+def is_embedded(config: Config) -> bool:
+    """Whether the daemon starts its executor itself."""
+    return config.executor.mode == "embedded"
+
+
+def settings(config: Config, node: str, *, until_idle: bool) -> SupervisorSettings:
+    """Return what the supervisor needs of the configuration. Raises `ConfigError`."""
     leases, absence_ms = config.leases, config.executor.absence_limit_ms
     retention_ms = config.output.retention_ms
     return SupervisorSettings(
-        node_id=me,
+        node_id=node,
         hostname=socket.gethostname(),
         slots=config.slots,
         output_dir=str(config.output_dir),
@@ -176,6 +231,10 @@ def _bounds(config: Config) -> Bounds:
     return Bounds(int(output.total_budget), int(output.free_floor))
 
 
+def _on_stop(config: Config) -> Stop:
+    return Stop.DRAIN if config.on_stop == "drain" else Stop.LEAVE
+
+
 def _make_output_dir(config: Config) -> None:
     try:
         config.output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,47 +242,6 @@ def _make_output_dir(config: Config) -> None:
         told = f"cannot make the output directory {config.output_dir}"
         remedy = "move away what is there, or set [node] state_dir to another directory"
         raise cannot_write(told, error, remedy) from error
-
-
-def _listen(path: str) -> socket.socket:
-    try:
-        return sockets.listen(path, backlog=CONTROL_BACKLOG)
-    except OSError as error:
-        told, remedy = f"cannot listen at {path}", "move away what is there"
-        raise cannot_use(told, error, remedy) from error
-
-
-def _hold_runtime_dir(config: Config) -> RuntimeDirectory:
-    """Make the runtime directory and be the one daemon in it: others would take its sockets."""
-    directory = config.runtime_dir
-    try:
-        make(directory)
-    except OSError as error:
-        told = f"cannot make the runtime directory {directory}"
-        remedy = "set [node] runtime_dir to one that this user may write"
-        raise cannot_write(told, error, remedy) from error
-    path = directory / "daemon.lock"
-    what, holder = f"runtime directory {directory}", f"state directory {config.state_dir}"
-    lock = partial(hold, path, what, holder=holder)
-    return RuntimeDirectory(
-        directory, lock(), lock_path=path, lock=lock, state_dir=config.state_dir
-    )
-
-
-def _executor_client(config: Config, me: str, store: Store, *, embedded: bool) -> ExecutorClient:
-    launcher = EmbeddedLauncher(
-        state_dir=config.state_dir,
-        runtime_dir=config.runtime_dir,
-        node_id=me,
-        log_format="journal" if logs.in_journal() else "json",
-    )
-    return ExecutorClient(
-        partial(connect_to, str(config.executor_socket)),
-        node_id=me,
-        state_dir=str(config.state_dir),
-        launcher=launcher if embedded else None,
-        check=partial(_check_store, store, config.state_dir),
-    )
 
 
 def _check_store(

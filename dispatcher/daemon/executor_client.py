@@ -224,7 +224,7 @@ class ExecutorClient:
         for listener in self._worker_listeners:
             listener.close()
 
-    def keep_up(self, *, at: Instant) -> Instant:
+    def run_due(self, *, at: Instant) -> Instant:
         """Connect, ping and judge silence as due; return when to be called again."""
         if self._socket is None:
             if at >= self._retry_at:

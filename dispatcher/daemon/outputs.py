@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
@@ -70,7 +70,7 @@ class _Walk:
     """One walk over the directory, a piece at a time."""
 
     def __init__(self, directory: str, old_before_ns: int, spared: Container[str]) -> None:
-        self._entries: Iterator[os.DirEntry[str]] = os.scandir(directory)
+        self._entries = os.scandir(directory)
         self._old_before_ns = old_before_ns
         self._spared = spared
         self._oldest: list[tuple[int, str, int]] = []
@@ -87,6 +87,10 @@ class _Walk:
             with suppress(OSError):  # gone meanwhile
                 self._see(entry, live)
         return len(entries) == WALKED
+
+    def close(self) -> None:
+        """Give up the walk."""
+        self._entries.close()
 
     def oldest(self) -> list[tuple[str, int]]:
         """Return path and bytes of the files that may be removed, the oldest first."""
@@ -109,7 +113,7 @@ class _Walk:
 
 
 class OutputDirectory:
-    """Looks after the files of one output directory; `keep_up` is called when it is `due`."""
+    """Keeps the files of one output directory within their bounds."""
 
     def __init__(
         self,
@@ -138,10 +142,14 @@ class OutputDirectory:
         self._uncapped = holes.unsupported(directory)
         if self._uncapped is not None:
             log.warning("output.uncapped", reason=self._uncapped)
-        self.due = Instant(0.0)
-        """From when on there is something to do."""
-        self.wake_at = Instant(0.0)
-        """When to be awake for it."""
+        self._due = Instant(0.0)
+        """When work is next done, if the daemon is awake."""
+        self._wake_at = Instant(0.0)
+
+    def close(self) -> None:
+        """Give up the walk, if one is under way."""
+        if self._walk is not None:
+            self._walk.close()
 
     def report(self) -> OutputReport:
         """Return how the output stands, for an operator."""
@@ -156,19 +164,23 @@ class OutputDirectory:
             trouble=tuple(text for text in (self._uncapped, self._trouble) if text is not None),
         )
 
-    def keep_up(self, live: Container[RunUid] | None, *, busy: bool, at: Instant) -> None:
-        """Do a piece of what is to be done.
+    def run_due(
+        self, open_runs: Callable[[], Collection[RunUid] | None], *, at: Instant
+    ) -> Instant:
+        """Do a piece of the work, if it is due; return when to be awake for the next.
 
-        `live` are the runs that are open, None while nobody knows; `busy`: there are some.
+        `open_runs` returns None while they are unknown: nothing is removed then.
         """
-        if live is None:
-            self.due, self.wake_at = at, Instant(at + LONGEST_LOOK_INTERVAL)
-            return
-        with suppress(OSError):  # the directory is missing: starts say so
-            self._do_some(live, busy=busy, at=at)
-        working = self._walk is not None or self._doomed
-        self.due = Instant(at + (STEP if working else LOOK_INTERVAL))
-        self.wake_at = self.due if working else Instant(at + LONGEST_LOOK_INTERVAL)
+        if at < self._due:
+            return self._wake_at
+        self._due, self._wake_at = at, Instant(at + LONGEST_LOOK_INTERVAL)
+        if (live := open_runs()) is not None:
+            with suppress(OSError):  # the directory is missing: starts report it
+                self._do_some(live, at=at)
+            is_working = self._walk is not None or self._doomed
+            self._due = Instant(at + (STEP if is_working else LOOK_INTERVAL))
+            self._wake_at = self._due if is_working else self._wake_at
+        return self._wake_at
 
     # What the store has to say -------------------------------------------------------------
 
@@ -193,18 +205,18 @@ class OutputDirectory:
         """Remove files soon, where they are in this directory: it may have been moved since."""
         ours = (output_files.here(path, self._directory) for path in paths)
         self._doomed.extend(_Doomed(path, reason) for path in ours)
-        self.due = self.wake_at = Instant(0.0)
+        self._due = self._wake_at = Instant(0.0)
 
     # Pieces of work ------------------------------------------------------------------------
 
-    def _do_some(self, live: Container[RunUid], *, busy: bool, at: Instant) -> None:
+    def _do_some(self, live: Collection[RunUid], *, at: Instant) -> None:
         if self._doomed:
             self._remove_some()
         elif self._walk is not None:
             if not self._walk.go_on(live):
                 self._judge(self._walk, at)
                 self._walk = None
-        elif self._wants_walk(at, busy=busy):
+        elif self._wants_walk(at, busy=bool(live)):
             self._walk = _Walk(self._directory, self._old_before * 1_000_000, self._spared)
             self._spared = set()
 

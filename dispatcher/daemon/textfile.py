@@ -1,7 +1,6 @@
 """The metrics' file, kept fresh for the node exporter, by a short-lived process of its own.
 
-Counting every task takes a while where there are many, and a disk may hang: neither may hold up the
-daemon's loop.
+Counting very many tasks takes a while, and a disk may hang: neither may hold up the daemon's loop.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import structlog
@@ -22,77 +21,92 @@ from dispatcher.times import NEVER, Instant
 
 log = structlog.get_logger()
 
-#: Seconds after which a reason that did not change is told again.
-TELL_AGAIN = 3600.0
+#: Seconds after which an unchanged reason is logged again.
+LOG_AGAIN = 3600.0
 
-#: Seconds after which a writer is complained of.
+#: Seconds after which a running writer is logged as late.
 SLOW = 60.0
 
-#: Seconds that a writer gets to go when the daemon stops.
+#: Seconds that a writer has to end when the daemon stops.
 PATIENCE = 2.0
+
+
+def writer_command(config: Config) -> list[str]:
+    """Return the command that writes the file once."""
+    words = [sys.executable, "-P", "-m", "dispatcher", "metrics"]
+    return [*words, "--config", str(config.file), "--textfile", str(config.metrics.textfile)]
 
 
 class Textfile:
     """Starts one writer each interval, if the configuration names a file; never waits for it."""
 
-    def __init__(self, selector: selectors.BaseSelector, *, config: Config) -> None:
-        self.due = NEVER
-        """When to call `keep_up`."""
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        *,
+        config: Config,
+        command: Callable[[Config], Sequence[str]] = writer_command,
+    ) -> None:
         self._selector = selector
+        self._command = command
         self._writer: _Writer | None = None
         self._started_at = NEVER
-        self._told: tuple[str, Instant] | None = None
-        """Why the file could not be written, and when that was told; None while it can."""
+        self._failure: tuple[str, Instant] | None = None
+        """Why the last file was not written, and when that was logged; None after a success."""
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """Go by this configuration from now on; begin at once."""
-        self._interval = config.metrics.interval_ms / 1000
-        self._command = [sys.executable, "-P", "-m", "dispatcher", "metrics"]
-        self._command += ["--config", str(config.file), "--textfile", str(config.metrics.textfile)]
-        self.due = NEVER if config.metrics.textfile is None else Instant(0.0)
+        """Use this configuration from now on; begin at once."""
+        self._config = config
+        self._due = NEVER if config.metrics.textfile is None else Instant(0.0)
 
-    def keep_up(self, *, at: Instant) -> None:
-        """Start a writer; not a second one beside one that still runs."""
-        self.due = Instant(at + self._interval)
+    def run_due(self, at: Instant) -> Instant:
+        """Start a writer when one is due, unless the last still runs; return when the next is."""
+        if at >= self._due:
+            self._due = Instant(at + self._config.metrics.interval_ms / 1000)
+            self._start(at)
+        return self._due
+
+    def _start(self, at: Instant) -> None:
         if self._writer is not None:
             if at - self._started_at >= SLOW:
                 self._fail(f"the last writer has not ended within {SLOW:g} s", at)
             return
         self._started_at = at
         try:
-            self._writer = _Writer(self._command)
+            self._writer = _Writer(self._command(self._config))
         except OSError as error:
             self._fail(f"cannot start a process: {error.strerror}", at)
         else:
-            self._selector.register(self._writer.end, selectors.EVENT_READ, self._hear)
+            self._selector.register(self._writer.end, selectors.EVENT_READ, self._finish)
 
     def close(self) -> None:
-        """End the writer, if there is one: what it did not put in place is not there."""
+        """End the writer, if one runs; it replaces the file in one step or not at all."""
         if self._writer is not None:
             self._writer.process.terminate()
-            self._part_with(self._writer)
+            self._reap(self._writer)
 
-    def _hear(self, at: Instant, _: int) -> None:
-        """Bury the writer, and tell if it could not write."""
+    def _finish(self, at: Instant, _: int) -> None:
+        """Reap the writer, and log its error or the first success after one."""
         assert self._writer is not None
-        said = self._writer.said()
-        if exit_code := self._part_with(self._writer):
-            self._fail(said or f"exit code {exit_code}", at)
-        elif self._told is not None:
-            self._told = None
-            log.info("metrics.written", path=self._command[-1])
+        error = self._writer.error()
+        if exit_code := self._reap(self._writer):
+            self._fail(error or f"exit code {exit_code}", at)
+        elif self._failure is not None:
+            self._failure = None
+            log.info("metrics.written", path=str(self._config.metrics.textfile))
 
-    def _part_with(self, writer: _Writer) -> int | None:
+    def _reap(self, writer: _Writer) -> int | None:
         self._selector.unregister(writer.end)
         self._writer = None
-        return writer.bury()
+        return writer.reap()
 
     def _fail(self, reason: str, at: Instant) -> None:
-        told = self._told
-        if told is None or told[0] != reason or at - told[1] >= TELL_AGAIN:
-            self._told = reason, at
-            log.warning("metrics.unwritten", path=self._command[-1], reason=reason)
+        last = self._failure
+        if last is None or last[0] != reason or at - last[1] >= LOG_AGAIN:
+            self._failure = reason, at
+            path = str(self._config.metrics.textfile)
+            log.warning("metrics.unwritten", path=path, reason=reason)
 
 
 class _Writer:
@@ -113,17 +127,17 @@ class _Writer:
             self.end = os.pidfd_open(self.process.pid)
         except OSError:
             self.process.kill()
-            self.bury()
+            self.reap()
             raise
 
-    def said(self) -> str:
-        """Return what it complained of before it ended."""
+    def error(self) -> str:
+        """Return the message that it wrote before it ended."""
         assert self.process.stderr is not None
-        said = os.read(self.process.stderr.fileno(), 4096)
-        return said.decode(errors="replace").strip().removeprefix("dispatcher: ")
+        written = os.read(self.process.stderr.fileno(), 4096)
+        return written.decode(errors="replace").strip().removeprefix("dispatcher: ")
 
-    def bury(self) -> int | None:
-        """Close what belongs to it; return its exit code, None if it would not end."""
+    def reap(self) -> int | None:
+        """Close its descriptors; return its exit code, None if it has not ended in time."""
         assert self.process.stderr is not None
         self.process.stderr.close()
         if self.end >= 0:

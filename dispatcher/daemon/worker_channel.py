@@ -1,20 +1,22 @@
-"""What workers say over their socket, and what they are told."""
+"""The workers' socket: collects requests until a tick takes them, and writes the answers."""
 
 from __future__ import annotations
 
+import selectors
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from dispatcher.daemon.channels import Reply
+from dispatcher.daemon.channel import Channel, Reply
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import encode
 from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood
 from dispatcher.worker_api import WorkerError
 
-#: Seconds between two takings: what workers say meanwhile shares one commit. A lone worker waits
-#: for nothing, and a flood costs twenty commits a second.
+#: Seconds between two takes: requests of one interval share a commit. A lone worker does not wait,
+#: and a flood costs twenty commits a second.
 GROUPING = 0.05
 
 #: The one line that a process of another user receives.
@@ -30,46 +32,85 @@ NOT_ALLOWED: Final = (
 )
 
 
-class WorkerChannel:
-    """Collects what workers say until a tick takes it, and words the answers."""
+class WorkerRequests:
+    """The requests that no tick has taken yet."""
 
     def __init__(self) -> None:
         self._requests: list[Request] = []
-        self._senseless: list[Callable[[], None]] = []
+        self._refusals: list[Callable[[], None]] = []
         self._taken_at = Instant(float("-inf"))
 
-    def hear(self, line: bytes, reply: Reply, pid: int | None = None) -> bool:
-        """Take one line; what cannot be understood is answered at the next taking, with the rest.
-
-        Tells whether it was understood.
-        """
+    def add(self, line: bytes, reply: Reply, pid: int | None = None) -> bool:
+        """Parse and keep a line until the next take; return whether it is valid."""
         try:
             words = understood(line)
         except ValueError as error:
             answer = {"ok": False, "error": WorkerError.INVALID, "message": str(error)}
-            self._senseless.append(partial(reply, answer))
+            self._refusals.append(partial(reply, answer))
             return False
         self._requests.append(Request(words, partial(_answer, reply), pid))
         return True
 
     def due(self, *, shortest: float) -> Instant | None:
-        """Return when to take what was said; None if nothing was.
+        """Return when to take the requests; None if there are none.
 
         `shortest` is the shortest living lease, in seconds: no beat waits for an eighth of its own.
         """
-        if not self._requests and not self._senseless:
+        if not self._requests and not self._refusals:
             return None
         return Instant(self._taken_at + min(GROUPING, shortest / 8))
 
     def take(self, *, at: Instant) -> list[Request]:
-        """Return what was said since the last taking."""
+        """Return the requests since the last take; refuse the invalid ones."""
         requests, self._requests = self._requests, []
-        senseless, self._senseless = self._senseless, []
-        if requests or senseless:
+        refusals, self._refusals = self._refusals, []
+        if requests or refusals:
             self._taken_at = at
-        for reply in senseless:
-            reply()
+        for refuse in refusals:
+            refuse()
         return requests
+
+
+class WorkerChannel:
+    """The channel at the listening socket that the executor sent last; none before the first."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self.requests = WorkerRequests()
+        self._selector = selector
+        self._channel: Channel | None = None
+
+    def listen_at(self, listener: socket.socket, *, uids: frozenset[int], at: Instant) -> None:
+        """Serve these users at this socket from now on."""
+        if self._channel is not None and self._channel.admits(uids):
+            self._channel.listen_at(listener, at=at)
+            return
+        self.close()
+        self._channel = Channel(
+            listener,
+            self.requests.add,
+            selector=self._selector,
+            only_uids=uids,
+            refusal=NOT_ALLOWED,
+        )
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a shortage on the host keeps workers waiting."""
+        return self._channel is not None and self._channel.is_short
+
+    def check_backlog(self) -> bool:
+        """Return, once a turn, whether unread requests may have arrived before this turn."""
+        return self._channel is not None and self._channel.check_backlog()
+
+    def run_due(self, *, at: Instant) -> Instant | None:
+        """Serve waiting workers; return when to be called again, None: never."""
+        return None if self._channel is None else self._channel.run_due(at=at)
+
+    def close(self) -> None:
+        """Close the socket and all connections."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
 
 def _answer(reply: Reply, answer: Renewed | Accepted | Refused | None, now: StoreTime) -> None:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import random
 import signal
 import sys
 from contextlib import ExitStack
 from functools import partial
 
 from dispatcher.config import config
-from dispatcher.daemon.daemon import STORE_PATIENCE, _check_store, settings
-from dispatcher.daemon.executor_client import ExecutorClient, connect_to
+from dispatcher.daemon.commands import STOP_SIGNALS
+from dispatcher.daemon.daemon import Daemon, Surroundings, executor_client
+from dispatcher.daemon.executor_client import connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
-from dispatcher.daemon.loop import STOP_SIGNALS, Loop
+from dispatcher.daemon.run import locked_store
 from dispatcher.host import sockets
-from dispatcher.host.locks import hold
+from dispatcher.host.locks import DAEMON_LOCK, hold
 from dispatcher.host.node import node_id
 from dispatcher.host.runtime_directory import BoundSocket
 from dispatcher.host.signals import Signals
 from dispatcher.logs import logs
-from dispatcher.store.api import Store
-from dispatcher.store.open import lock_database, open_store
-from dispatcher.supervisor.supervisor import Stop, Supervisor
 from tests.crash import sites
 from tests.crash.mortal import Fate, Point, kill_this_process
 
@@ -37,38 +34,32 @@ def main(arguments: list[str]) -> None:
 
 def run(given: config.Config, fate: Fate) -> None:
     logs.set_up(given)
-    me = node_id(given.state_dir)
+    node = node_id(given.state_dir)
     with ExitStack() as stack:
-        stack.enter_context(hold(given.state_dir / "lock", "the state directory"))
-        stack.enter_context(lock_database(given.store_url, state_dir=given.state_dir))
-        store = open_store(given.store_url, state_dir=given.state_dir, patience=STORE_PATIENCE)
-        stack.callback(store.close)
+        stack.enter_context(hold(given.state_dir / DAEMON_LOCK, "the state directory"))
+        store = stack.enter_context(locked_store(given))
         signals = stack.enter_context(Signals((*STOP_SIGNALS, signal.SIGHUP)))
-        client = sites.mortal_client(executor_client(given, me, store, fate), fate)
-        supervisor = Supervisor(
-            sites.mortal_store(store, fate),
-            client,
-            settings(given, me, until_idle=False),
-            rng=random.SystemRandom(),
-        )
         control = BoundSocket(str(given.control_socket), partial(sockets.listen, backlog=1))
-        loop = Loop(supervisor, client, signals=signals, control=control, on_stop=Stop.DRAIN)
-        stack.callback(loop.close)
-        loop.run()
-        loop.take_leave(for_good=True, within=1.0)
-
-
-def executor_client(given: config.Config, me: str, store: Store, fate: Fate) -> ExecutorClient:
-    launcher = EmbeddedLauncher(
-        state_dir=given.state_dir, runtime_dir=given.runtime_dir, node_id=me
-    )
-    return ExecutorClient(
-        sites.mortal_connect(partial(connect_to, str(given.executor_socket)), fate),
-        node_id=me,
-        state_dir=str(given.state_dir),
-        launcher=sites.mortal_launcher(launcher, fate),
-        check=partial(_check_store, store, given.state_dir),
-    )
+        launcher = EmbeddedLauncher(
+            state_dir=given.state_dir, runtime_dir=given.runtime_dir, node_id=node
+        )
+        client = executor_client(
+            given,
+            node,
+            store,
+            connect=sites.mortal_connect(partial(connect_to, str(given.executor_socket)), fate),
+            launcher=sites.mortal_launcher(launcher, fate),
+        )
+        daemon = Daemon(
+            given,
+            node=node,
+            store=sites.mortal_store(store, fate),
+            executor=sites.mortal_client(client, fate),
+            until_idle=False,
+            around=Surroundings(signals=signals, control=control),
+        )
+        stack.callback(daemon.close)
+        daemon.run()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import resource
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,29 +12,36 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher import times
-from dispatcher.daemon.daemon import _check_store
-from dispatcher.daemon.executor_client import ExecutorClient, connect_to
-from dispatcher.daemon.loop import Loop
+from dispatcher.config.config import Config, resolve
+from dispatcher.config.settings import (
+    DaemonSection,
+    LeasesSection,
+    NodeSection,
+    RetrySection,
+    Settings,
+)
+from dispatcher.daemon.daemon import Daemon, executor_client
+from dispatcher.daemon.executor_client import connect_to
+from dispatcher.daemon.run import STORE_PATIENCE
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Header, Journal
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.run import NEVER
 from dispatcher.executor.server import Server
 from dispatcher.executor.starting.spawn import Spawner
 from dispatcher.executor.system.kernel import Kernel
-from dispatcher.executor_api import StartSettings
-from dispatcher.policy import RetryPolicy
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.open import open_store
 from dispatcher.supervisor.supervisor import Supervisor
-from dispatcher.supervisor.turn import SupervisorSettings
-from dispatcher.times import NEVER, Instant
+from dispatcher.times import Instant
 from tests.crash import sites
 from tests.crash.mortal import Fate
 
 NODE = "5a7c0c3e-0000-4000-8000-00000000000c"
 
 #: As short as durations get.
-RETRY = RetryPolicy(backoff_min_ms=2, backoff_max_ms=2, cooldown_ms=2)
+NOTHING, LEAST = Milliseconds(0), Milliseconds(2)
 
 Trace = Callable[..., None]
 
@@ -48,10 +54,6 @@ class Place:
     runtime_dir: Path
 
     @property
-    def store_url(self) -> str:
-        return f"sqlite://{self.state_dir / 'tasks.db'}"
-
-    @property
     def output_dir(self) -> Path:
         return self.state_dir / "output"
 
@@ -59,28 +61,23 @@ class Place:
     def journal(self) -> Path:
         return self.state_dir / "executor.journal"
 
-    def start(self, *, kill_grace: float = 0.0) -> StartSettings:
-        """Return what every start shares: no patience."""
-        return StartSettings(
-            worker_socket=str(self.runtime_dir / "worker.sock"),
-            kill_grace=kill_grace,
-            exit_grace=0.0,
-            leftover_grace=0.0,
+    def config(self, *, kill_grace_ms: int = 0) -> Config:
+        """Return the configuration of a daemon in a hurry."""
+        settings = Settings(
+            node=NodeSection(
+                state_dir=str(self.state_dir), runtime_dir=str(self.runtime_dir), slots=4
+            ),
+            daemon=DaemonSection(drain_timeout_ms=NOTHING),
+            leases=LeasesSection(
+                kill_grace_ms=Milliseconds(kill_grace_ms),
+                exit_grace_ms=NOTHING,
+                leftover_grace_ms=NOTHING,
+            ),
+            retry=RetrySection(backoff_min_ms=LEAST, backoff_max_ms=LEAST, cooldown_ms=LEAST),
         )
-
-    def settings(self, **changes: Any) -> SupervisorSettings:
-        """Return a supervisor's settings, in a hurry."""
-        facts: dict[str, Any] = {
-            "node_id": NODE,
-            "hostname": "here",
-            "slots": 4,
-            "output_dir": str(self.output_dir),
-            "start": self.start(),
-            "retry": RETRY,
-            "drain_timeout": 0.0,
-            "until_idle": True,
-        }
-        return SupervisorSettings(**{**facts, **changes})
+        config, mistakes = resolve(settings, None, {})
+        assert [] == mistakes
+        return config
 
 
 class DaemonLife:
@@ -88,50 +85,52 @@ class DaemonLife:
 
     def __init__(
         self,
-        place: Place,
+        config: Config,
         fate: Fate,
-        settings: SupervisorSettings,
+        *,
+        until_idle: bool = True,
         wrap_store: Callable[[Any], Any] = lambda store: store,
     ) -> None:
         self.fate = fate
-        self.store = open_store(place.store_url, state_dir=place.state_dir, patience=0.02)
-        connect = partial(connect_to, str(place.runtime_dir / "executor.sock"))
-        self.client = ExecutorClient(
-            sites.mortal_connect(connect, fate),
-            node_id=NODE,
-            state_dir=str(place.state_dir),
-            check=partial(_check_store, self.store, place.state_dir),
+        self.store = open_store(
+            config.store_url, state_dir=config.state_dir, patience=STORE_PATIENCE
         )
-        client = sites.mortal_client(self.client, fate)
-        self.supervisor = Supervisor(
-            sites.mortal_store(wrap_store(self.store), fate),
-            client,
-            settings,
-            rng=random.Random(1),
+        connect = partial(connect_to, str(config.executor_socket))
+        client = executor_client(
+            config, NODE, self.store, connect=sites.mortal_connect(connect, fate), launcher=None
         )
-        self.daemon = Loop(self.supervisor, client)
+        self.daemon = Daemon(
+            config,
+            node=NODE,
+            store=sites.mortal_store(wrap_store(self.store), fate),
+            executor=sites.mortal_client(client, fate),
+            until_idle=until_idle,
+        )
+
+    @property
+    def supervisor(self) -> Supervisor:
+        return self.daemon.supervisor
 
     def fileno(self) -> int:
         """Return what to wait on."""
-        self.daemon._watch_executor()
-        return self.daemon._selector.fileno()
+        return self.daemon.loop.fileno()
 
     @property
     def due(self) -> Instant:
-        return self.daemon.due
+        return self.daemon.loop.due
 
     def step(self) -> bool:
         """Let it act once; False when it has nothing more to do."""
-        self.daemon.step(longest=0.0)
-        return not self.daemon.is_over
+        self.daemon.loop.step(longest=0.0)
+        return not self.daemon.loop.is_over
 
-    def take_leave(self) -> None:
+    def finish(self) -> None:
         """Do what `dispatcher run` does at its end."""
-        self.daemon.take_leave(for_good=self.supervisor.leaves_nothing_behind, within=1.0)
+        self.daemon.finish()
         self.close()
 
     def close(self) -> None:
-        """Lose every descriptor, as at death: nothing is said or written."""
+        """Lose every descriptor, as at death: nothing is sent or written."""
         self.daemon.close()
         self.store.close()
 

@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from dispatcher.store.api import Store
 from tests.crash.mortal import Act, Fate, Mortal, MortalStore
 
 
-def _half_of_what_the_daemon_says(client: ExecutorClient, *, at: float) -> None:
+def _half_of_a_send(connection: socket.socket, data: bytes) -> None:
     with suppress(OSError):  # nobody is there any more
-        client._socket.send(client._unsent[: len(client._unsent) // 2])
+        connection.send(data[: len(data) // 2])
 
 
 def _half_of_what_the_executor_says(server: Server, at: float) -> None:
@@ -54,11 +53,6 @@ def _nothing_to_say(server: Server, at: float) -> bool:
     return server._peer is None or not (server._outbox or server._sending)
 
 
-def _nothing_to_launch(launcher: EmbeddedLauncher, *, at: float) -> bool:
-    child = launcher._child
-    return (child is not None and child.poll() is None) or at < launcher._retry_at
-
-
 _STORE = {
     name: Act()
     for name in (
@@ -80,10 +74,12 @@ _CLIENT = {
     "send": Act(),
     "receive": Act(),
     "reconnect": Act(),
-    "flush": Act(_half_of_what_the_daemon_says, idle=lambda client, at: not client.wants_to_write),
+    "flush": Act(idle=lambda client, at: not client.wants_to_write),
 }
 
-_LAUNCHER = {"ensure_running": Act(idle=_nothing_to_launch)}
+_CONNECTION = {"send": Act(_half_of_a_send)}
+
+_LAUNCHER = {"ensure_running": Act()}
 
 _KERNEL = {
     name: Act()
@@ -114,6 +110,7 @@ def of_daemon() -> dict[str, bool]:
     return {
         **_named("store", {"begin": Act(), **_STORE, "commit": Act()}),
         **_named("client", {"connect": Act(), **_CLIENT}),
+        **_named("connection", _CONNECTION),
         **_named("launcher", _LAUNCHER),
     }
 
@@ -145,7 +142,11 @@ def mortal_client(client: ExecutorClient, fate: Fate) -> Any:
 
 
 def mortal_connect(connect: Callable[[], socket.socket], fate: Fate) -> Any:
-    return partial(fate.meet, "client.connect", connect)
+    def connected() -> Any:
+        connection = fate.meet("client.connect", connect)
+        return Mortal(connection, fate, "connection", _CONNECTION)
+
+    return connected
 
 
 def mortal_launcher(launcher: EmbeddedLauncher, fate: Fate) -> Any:

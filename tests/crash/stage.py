@@ -15,7 +15,6 @@ from structlog.testing import capture_logs
 from dispatcher import times
 from dispatcher.model import NewTask, Run, Task, TaskFilter, TaskState
 from dispatcher.store.open import open_store
-from dispatcher.supervisor.turn import SupervisorSettings
 from tests.crash.family import Family, bury
 from tests.crash.lives import DaemonLife, ExecutorLife, Place, descriptors
 from tests.crash.mortal import Died, Fate
@@ -40,7 +39,8 @@ class Stage:
         self.place.output_dir.mkdir(parents=True, exist_ok=True)
         self.place.runtime_dir.mkdir()
         self.family = Family()
-        self.settings = self.place.settings()
+        self.config = self.place.config()
+        self.until_idle = True
         self.boot_id = "b0070000-0000-4000-8000-00000000000c"
         self.pid_namespace = os.readlink("/proc/self/ns/pid")
         self.daemon: DaemonLife | None = None
@@ -70,12 +70,15 @@ class Stage:
             self._logs.__exit__(kind, *error)
             shutil.rmtree(self.directory, ignore_errors=True)
         if kind is None:
-            assert descriptors() <= self._descriptors, "descriptors were left open"
+            left = descriptors() - self._descriptors
+            assert not left, "descriptors were left open"
             expect_catalogued(self.trace)
 
     def open_store(self) -> None:
         """Open the store as a command does; close it with `stage.store.close()`."""
-        self.store = open_store(self.place.store_url, state_dir=self.place.state_dir, patience=5.0)
+        self.store = open_store(
+            self.config.store_url, state_dir=self.config.state_dir, patience=5.0
+        )
 
     # Tasks --------------------------------------------------------------------------------
 
@@ -118,11 +121,9 @@ class Stage:
 
     # Life and death -----------------------------------------------------------------------
 
-    def start_daemon(
-        self, fate: Fate | None = None, *, settings: SupervisorSettings | None = None
-    ) -> None:
+    def start_daemon(self, fate: Fate | None = None) -> None:
         self.daemon = DaemonLife(
-            self.place, fate or Fate(), settings or self.settings, self.wrap_store
+            self.config, fate or Fate(), until_idle=self.until_idle, wrap_store=self.wrap_store
         )
 
     def start_executor(self, fate: Fate | None = None) -> None:
@@ -168,7 +169,7 @@ class Stage:
         daemon = self.daemon
         if daemon is None or self._act(daemon.step) is not False:
             return self.daemon is not None
-        self._act(daemon.take_leave)
+        self._act(daemon.finish)
         if self.daemon is not None:
             self._hear("DAEMON LEAVES")
             self.has_left["daemon"] = True

@@ -66,7 +66,7 @@ def test_a_run_that_the_store_does_not_know_is_ended_not_adopted(stage: Stage) -
 
 def test_an_older_copy_repeats_no_uid_and_starts_no_twin(stage: Stage) -> None:
     gate = stage.directory / "gate"
-    stage.settings = stage.place.settings(start=stage.place.start(kill_grace=0.2))
+    stage.config = stage.place.config(kill_grace_ms=200)
     task = stage.submit(f'trap "" TERM; {workers.STAYS_UNTIL_ALLOWED}', str(gate))
     copy = back_up(stage)
     stage.start_executor()

@@ -103,13 +103,13 @@ def test_declaration_committed_not_answered_is_accepted_when_it_is_repeated(
         stage.turn()
     declared = stage.runs(1)[0].result
 
-    stage.settings = stage.place.settings(until_idle=False)
+    stage.until_idle = False
     while not play.heard:
         stage.revive()
         stage.turn()
         play.repeat()
     stage.kill_daemon()
-    stage.settings = stage.place.settings()
+    stage.until_idle = True
 
     assert (moment == AFTER) == (declared is not None)
     assert [Outcome.SUCCEEDED] == [end[0] for end in ends(stage, 1)]

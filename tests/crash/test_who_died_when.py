@@ -45,7 +45,7 @@ def test_start_sent_not_read_daemon_dead_is_dropped_unread_and_orphaned(stage: S
 
 def test_start_sent_by_half_daemon_dead_is_dropped_and_orphaned(stage: Stage) -> None:
     task = stage.submit(workers.EXITS_7)
-    start(stage, daemon=dying("client.flush", WITHIN, 1))
+    start(stage, daemon=dying("connection.send", WITHIN, 1))
 
     assert ORPHANED_THEN_7 == ends(stage, task)
     assert [2] == stage.diary(task).started()
@@ -145,7 +145,7 @@ def test_exit_delivered_settle_not_committed_is_settled_by_the_next_daemon(
 
 
 @pytest.mark.parametrize(
-    "point", [("store.commit", AFTER), ("client.flush", BEFORE), ("client.flush", WITHIN)]
+    "point", [("store.commit", AFTER), ("client.flush", BEFORE), ("connection.send", WITHIN)]
 )
 def test_settle_committed_not_forgotten_is_forgotten_without_a_second_settle(
     stage: Stage, point: tuple[str, str]

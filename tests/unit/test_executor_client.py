@@ -93,7 +93,7 @@ def at(seconds: float) -> Instant:
 
 
 def connect(client: ExecutorClient, executor: Executor, *, seconds: float = 0.0) -> None:
-    client.keep_up(at=at(seconds))
+    client.run_due(at=at(seconds))
     executor.say(hello(), wire.HelloEnd())
     assert [Connected(hello(), ())] == client.receive(at=at(seconds))
 
@@ -101,7 +101,7 @@ def connect(client: ExecutorClient, executor: Executor, *, seconds: float = 0.0)
 def test_a_greeting_is_one_event_with_every_run(client: ExecutorClient, executor: Executor) -> None:
     run = wire.RunReport(uid=UID, state=wire.RunState.RUNNING, pid=7)
 
-    client.keep_up(at=at(0))
+    client.run_due(at=at(0))
     executor.say(hello(), run)
     assert [] == client.receive(at=at(0))
     assert not client.answering
@@ -124,7 +124,7 @@ def test_lines_may_arrive_in_pieces(client: ExecutorClient, executor: Executor) 
 def test_the_worker_socket_comes_with_the_greeting(
     client: ExecutorClient, executor: Executor
 ) -> None:
-    client.keep_up(at=at(0))
+    client.run_due(at=at(0))
     with socket.socket(socket.AF_UNIX) as listener:
         line = msgspec.json.encode(hello()) + b"\n"
         socket.send_fds(executor.ends[-1], [line], [listener.fileno()])
@@ -140,7 +140,7 @@ def test_the_worker_socket_comes_with_the_greeting(
 def test_of_the_worker_listeners_that_come_the_last_one_taken_is_the_one_with_the_name(
     client: ExecutorClient, executor: Executor
 ) -> None:
-    client.keep_up(at=at(0))
+    client.run_due(at=at(0))
     executor.say(hello(), wire.HelloEnd())
     client.receive(at=at(0))
     line = msgspec.json.encode(wire.Door()) + b"\n"
@@ -164,7 +164,7 @@ def test_of_the_worker_listeners_that_come_the_last_one_taken_is_the_one_with_th
 def test_an_executor_of_another_node_is_refused_with_both_directories(
     client: ExecutorClient, executor: Executor
 ) -> None:
-    client.keep_up(at=at(0))
+    client.run_due(at=at(0))
     executor.say(hello(node_id="stranger", state_dir="/theirs"), wire.HelloEnd())
 
     with pytest.raises(ConfigError, match=r"/theirs \(node stranger\), ours is /ours"):
@@ -174,7 +174,7 @@ def test_an_executor_of_another_node_is_refused_with_both_directories(
 def test_an_executor_whose_state_directory_was_lost_is_refused_with_its_pid(
     client: ExecutorClient, executor: Executor
 ) -> None:
-    client.keep_up(at=at(0))
+    client.run_due(at=at(0))
     executor.say(hello(node_id="of before", state_dir="/ours"), wire.HelloEnd())
 
     lost = r"\(pid 42, node of before\) has lost its state directory: /ours .* kill 42$"
@@ -185,7 +185,7 @@ def test_an_executor_whose_state_directory_was_lost_is_refused_with_its_pid(
 def test_an_executor_of_a_copied_state_directory_is_refused_with_both(
     client: ExecutorClient, executor: Executor
 ) -> None:
-    client.keep_up(at=at(0))
+    client.run_due(at=at(0))
     executor.say(hello(state_dir="/theirs"), wire.HelloEnd())
 
     with pytest.raises(ConfigError, match=r"/ours is a copy of /theirs, .* \(pid 42\)"):
@@ -195,7 +195,7 @@ def test_an_executor_of_a_copied_state_directory_is_refused_with_both(
 def test_another_protocol_version_is_never_greeted(
     client: ExecutorClient, executor: Executor
 ) -> None:
-    client.keep_up(at=at(0))
+    client.run_due(at=at(0))
     executor.say(hello(version=wire.VERSION + 1), wire.HelloEnd())
 
     with capture_logs() as said:
@@ -208,7 +208,7 @@ def test_another_protocol_version_is_never_greeted(
 def test_an_executor_of_another_version_is_no_more_once_its_connection_ended(
     client: ExecutorClient, executor: Executor
 ) -> None:
-    client.keep_up(at=at(0))
+    client.run_due(at=at(0))
     executor.say(hello(version=wire.VERSION + 1), wire.HelloEnd())
     client.receive(at=at(0))
     executor.ends[-1].close()
@@ -235,7 +235,7 @@ def test_the_last_words_are_heard_although_it_cannot_be_written_to(
     client: ExecutorClient, executor: Executor
 ) -> None:
     """An executor that is stopped says how its runs ended, and goes while we talk to it."""
-    client.keep_up(at=Instant(0.0))
+    client.run_due(at=Instant(0.0))
     executor.say(hello(), wire.HelloEnd())
     client.receive(at=Instant(0.1))
     exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=0))
@@ -257,7 +257,7 @@ def test_junk_ends_the_connection_and_nothing_else(
 
     executor.say(raw=b"\x00junk\n")
     (event,) = client.receive(at=at(1))
-    client.keep_up(at=at(3))
+    client.run_due(at=at(3))
 
     assert isinstance(event, Disconnected)
     assert "not understood" in event.reason
@@ -271,7 +271,7 @@ def test_without_an_executor_one_is_launched_and_tried_again_ever_more_slowly(
     now, waits = 0.0, []
 
     for _ in range(9):
-        due = client.keep_up(at=at(now))
+        due = client.run_due(at=at(now))
         waits.append(round(due - now, 3))
         now = due
 
@@ -296,16 +296,16 @@ def test_silence_is_noticed_after_ten_seconds_and_ends_with_a_word(
     connect(client, executor)
 
     for second in range(16):
-        client.keep_up(at=at(second))
+        client.run_due(at=at(second))
         client.flush(at=at(second))
         assert client.answering == (second <= 15)
-    client.keep_up(at=at(15.1))
+    client.run_due(at=at(15.1))
     assert not client.answering
     assert b'{"type":"ping","sequence":1}' in executor.heard()
     executor.say(wire.Pong(sequence=1))
     client.receive(at=at(16))
     with capture_logs() as said:
-        client.keep_up(at=at(16))
+        client.run_due(at=at(16))
 
     assert client.answering
     assert ["executor.answered"] == [line["event"] for line in said]
@@ -315,12 +315,12 @@ def test_our_own_absence_is_not_the_executors_silence(
     client: ExecutorClient, executor: Executor
 ) -> None:
     connect(client, executor)
-    client.keep_up(at=at(5))
+    client.run_due(at=at(5))
     client.flush(at=at(5))
     executor.say(wire.Pong(sequence=1))
 
     client.receive(at=at(3600))
-    client.keep_up(at=at(3600))
+    client.run_due(at=at(3600))
 
     assert client.answering
 
@@ -334,7 +334,7 @@ def test_an_executor_that_does_not_read_is_dropped(
         client.flush(at=at(1))
     assert client.wants_to_write
 
-    client.keep_up(at=at(11.5))
+    client.run_due(at=at(11.5))
 
     assert [Disconnected("does not read")] == client.receive(at=at(11.5))
 
@@ -355,13 +355,13 @@ def test_a_connection_that_is_never_greeted_is_silent_and_costs_no_turns(
     client: ExecutorClient, executor: Executor
 ) -> None:
     """It waits in the backlog of an executor that is stopped."""
-    due = client.keep_up(at=at(0))
+    due = client.run_due(at=at(0))
 
     with capture_logs() as said:
         for turn in range(1, 20):
             assert due > turn - 1
             client.receive(at=at(turn))
-            due = client.keep_up(at=at(turn))
+            due = client.run_due(at=at(turn))
             assert client.silent == (turn > 2)
 
     assert not client.answering
@@ -369,19 +369,19 @@ def test_a_connection_that_is_never_greeted_is_silent_and_costs_no_turns(
     assert 1 == len(executor.ends)
     executor.say(hello(), wire.HelloEnd())
     client.receive(at=at(20))
-    client.keep_up(at=at(20))
+    client.run_due(at=at(20))
     assert client.answering
 
 
 def test_one_that_speaks_another_version_is_not_silent_and_costs_no_turns(
     client: ExecutorClient, executor: Executor
 ) -> None:
-    client.keep_up(at=at(0))
+    client.run_due(at=at(0))
     executor.say(hello(version=wire.VERSION + 1), wire.HelloEnd())
 
     for turn in range(1, 30):
         client.receive(at=at(turn))
-        assert client.keep_up(at=at(turn)) > turn
+        assert client.run_due(at=at(turn)) > turn
 
     assert not client.silent
     assert client.incompatible is not None
@@ -394,7 +394,7 @@ def test_one_that_does_not_answer_costs_no_turns(
 
     for turn in range(1, 60):
         client.receive(at=at(turn))
-        assert client.keep_up(at=at(turn)) > turn
+        assert client.run_due(at=at(turn)) > turn
         client.flush(at=at(turn))
 
     assert client.silent
@@ -405,15 +405,15 @@ def test_the_silence_of_two_that_stood_still_together_is_nobodys(
     client: ExecutorClient, executor: Executor
 ) -> None:
     connect(client, executor)
-    client.keep_up(at=at(5))
+    client.run_due(at=at(5))
     client.flush(at=at(5))
 
     client.receive(at=at(3600))
-    client.keep_up(at=at(3600))
+    client.run_due(at=at(3600))
     assert client.answering
     for turn in range(3601, 3612):
         client.receive(at=at(turn))
-        client.keep_up(at=at(turn))
+        client.run_due(at=at(turn))
 
     assert client.silent
 
@@ -422,13 +422,13 @@ def test_an_executor_that_went_silent_after_a_word_is_found_so(
     client: ExecutorClient, executor: Executor
 ) -> None:
     connect(client, executor)
-    client.keep_up(at=at(5))
+    client.run_due(at=at(5))
     client.flush(at=at(5))
     executor.say(wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0))
 
     for turn in range(6, 18):
         client.receive(at=at(turn))
-        client.keep_up(at=at(turn))
+        client.run_due(at=at(turn))
 
     assert client.silent
 
@@ -481,10 +481,10 @@ def test_an_executor_that_comes_soon_after_the_daemon_is_worth_no_warning(
     executor.up = False
     with capture_logs() as soon:
         for tenth in range(10):
-            client.keep_up(at=at(tenth / 10))
+            client.run_due(at=at(tenth / 10))
     with capture_logs() as late:
         for second in range(1, 60):
-            client.keep_up(at=at(second))
+            client.run_due(at=at(second))
     client.close()
 
     assert [] == soon

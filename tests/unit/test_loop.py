@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import socket
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -14,7 +16,8 @@ from typing import Any
 import pytest
 
 from dispatcher import wire
-from dispatcher.daemon import channels
+from dispatcher.daemon import channel
+from dispatcher.daemon.duties import Duty, ManagerReports
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.loop import Loop
 from dispatcher.daemon_report import DaemonReport
@@ -29,7 +32,7 @@ from tests.unit.test_executor_client import accept, hello
 from tests.unit.test_notify import Manager
 
 #: More than are let in at once.
-WORKERS = 2 * channels.ACCEPTS + 8
+WORKERS = 2 * channel.ACCEPTS + 8
 
 UID = wire.RunUid("a" * 32)
 
@@ -74,7 +77,12 @@ class Daemon:
         )
         self.supervisor = Supervisor(self.client)
         supervisor: Any = self.supervisor
-        self.loop = Loop(supervisor, self.client, clock=clock, notifier=notifier)
+        reports = notifier and ManagerReports(notifier, supervisor, self.client).run_due
+        duties: list[Duty] = [reports] if reports else []
+        self.selector = selectors.EpollSelector()
+        self.loop = Loop(
+            supervisor, self.client, selector=self.selector, duties=duties, clock=clock
+        )
 
     def connect(self) -> socket.socket:
         if not self.waiting:
@@ -83,6 +91,7 @@ class Daemon:
 
     def close(self) -> None:
         self.loop.close()
+        self.selector.close()
         for connection in (self.executor, *self.waiting):
             connection.close()
 
@@ -91,7 +100,7 @@ class Daemon:
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     now = [1000.0]
 
-    class Stopped(selectors.DefaultSelector):
+    class Stopped(selectors.EpollSelector):
         """One whose process is stopped in each wait: it is late, and finds nothing."""
 
         def select(self, timeout: float | None = None) -> Any:
@@ -100,7 +109,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
                 return []
             return super().select(timeout)
 
-    monkeypatch.setattr(selectors, "DefaultSelector", Stopped)
+    monkeypatch.setattr(selectors, "EpollSelector", Stopped)
     daemon = Daemon(lambda: Instant(now[0]))
     daemon.loop.step()
     yield daemon
@@ -146,8 +155,8 @@ def test_a_worker_may_get_the_number_of_a_connection_that_just_ended(
     with ExitStack() as stack:
         listener = stack.enter_context(sockets.listen("sock", backlog=128))
         greet(daemon, listener)
-        while daemon.loop.step() or daemon.loop._workers is None:
-            pass
+        while not any("Connected" in events for events, *_ in daemon.supervisor.ticks):
+            daemon.loop.step()
         connection = daemon.client.connection
         assert connection is not None
         number = connection.fileno()
@@ -161,7 +170,7 @@ def test_a_worker_may_get_the_number_of_a_connection_that_just_ended(
         while not any(requests for _, requests, _ in daemon.supervisor.ticks):
             daemon.loop.step()
 
-        assert number in daemon.loop._workers._peers, "the case that is meant"
+        assert stat.S_ISSOCK(os.fstat(number).st_mode), "the case that is meant"
         assert "Disconnected" in [name for names, *_ in daemon.supervisor.ticks for name in names]
 
 
@@ -199,7 +208,8 @@ def test_what_the_executor_was_not_sent_yet_is_sent_before_the_daemon_leaves(
 
     reader = threading.Thread(target=read)
     reader.start()
-    daemon.loop.take_leave(for_good=True, within=10)
+    daemon.client.send(wire.Leave())
+    daemon.loop.flush(within=10)
     daemon.loop.close()
     reader.join()
 
@@ -212,7 +222,7 @@ def test_an_executor_that_does_not_read_keeps_no_daemon_from_leaving() -> None:
     daemon.loop.step()
     daemon.client.send(wire.End(uid=UID, reason="x" * 3_000_000))
 
-    daemon.loop.take_leave(for_good=False, within=0.5)
+    daemon.loop.flush(within=0.5)
 
     assert daemon.client.wants_to_write
     daemon.close()

@@ -38,6 +38,7 @@ class Place:
     free: int = 1 << 40
     at: float = 1000.0
     bounds: Bounds = WANTED
+    wake_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.outputs = OutputDirectory(str(self.directory), self.bounds, free=lambda _: self.free)
@@ -54,10 +55,10 @@ class Place:
         """Let it do what it wants to do, to the end."""
         self.at += 3600
         while True:
-            self.outputs.keep_up(self.live, busy=bool(self.live), at=Instant(self.at))
-            if self.outputs.wake_at >= self.at + LOOK_INTERVAL:
+            self.wake_at = self.outputs.run_due(lambda: self.live, at=Instant(self.at))
+            if self.wake_at >= self.at + LOOK_INTERVAL:
                 return
-            self.at = max(self.at, self.outputs.wake_at)
+            self.at = max(self.at, self.wake_at)
 
     def left(self) -> list[int]:
         """Return the numbers of the files that are there."""
@@ -160,10 +161,10 @@ def test_nothing_happened_nothing_is_walked(place: Place, monkeypatch: pytest.Mo
     monkeypatch.setattr(outputs, "_Walk", lambda directory, *_: walks.append(directory))
 
     place.work()
-    place.outputs.keep_up(set(), busy=False, at=Instant(place.at + 60))
+    place.wake_at = place.outputs.run_due(set, at=Instant(place.at + 60))
 
     assert [] == walks
-    assert place.outputs.wake_at == place.at + 60 + LONGEST_LOOK_INTERVAL
+    assert place.wake_at == place.at + 60 + LONGEST_LOOK_INTERVAL
 
 
 def test_while_nobody_knows_which_runs_are_open_nothing_is_removed(place: Place) -> None:
@@ -171,7 +172,7 @@ def test_while_nobody_knows_which_runs_are_open_nothing_is_removed(place: Place)
         place.file(number)
 
     for second in range(100):
-        place.outputs.keep_up(None, busy=False, at=Instant(2000.0 + second))
+        place.wake_at = place.outputs.run_due(lambda: None, at=Instant(2000.0 + second))
 
     assert 5 == len(place.left())
 
@@ -187,8 +188,8 @@ def test_a_walk_over_many_files_is_done_in_pieces(
 
     left = []
     for _ in range(12):  # it begins, 7 pieces of the walk, then 2 files at a time, then it is due
-        place.outputs.keep_up(set(), busy=False, at=Instant(place.at))
-        place.at = place.outputs.wake_at
+        place.wake_at = place.outputs.run_due(set, at=Instant(place.at))
+        place.at = place.wake_at
         left.append(len(place.left()))
     assert [20] * 8 + [18, 16] == left[:10]
 

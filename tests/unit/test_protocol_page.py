@@ -9,7 +9,7 @@ from typing import get_args
 import msgspec
 
 from dispatcher import words, worker_api
-from dispatcher.daemon import channels
+from dispatcher.daemon import channel, peer
 from dispatcher.executor_api import worker_environment
 from dispatcher.exit_codes import ExitCode
 from dispatcher.worker_api import WorkerError
@@ -46,9 +46,9 @@ def test_the_limits_are_those_that_hold() -> None:
         f"at most {worker_api.MAX_LINE // 1024} KiB with its end",
         f"at most {worker_api.MAX_RESULT // 1024} KiB |",
         f"at most {worker_api.MAX_TEXT} characters",
-        f"has {channels.FIRST_LINE:g} s to its first line",
-        f"not read for {channels.UNREAD:g} s",
-        f"{channels.CONNECTIONS_PER_USER} connections",
+        f"has {peer.FIRST_LINE:g} s to its first line",
+        f"not read for {peer.UNREAD:g} s",
+        f"{channel.CONNECTIONS_PER_USER} connections",
         f"at most {worker.ANSWER:g} s; then",
         f"after {worker.RETRY[0]} s, doubled up to {worker.RETRY[1]:g} s",
     ):

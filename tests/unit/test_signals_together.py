@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from dispatcher.daemon.executor_client import ExecutorClient
-from dispatcher.daemon.loop import STOP_SIGNALS, Loop
+from dispatcher.config.reload import Reloaded
+from dispatcher.daemon.commands import STOP_SIGNALS, Commands
+from dispatcher.errors import ConfigError
 from dispatcher.host.signals import Signals
 from dispatcher.supervisor.supervisor import Stop, Supervisor
 from dispatcher.times import Instant
 from tests.simulation import World
 
 
-def loop_of(world: World, signals: Signals, how: Stop) -> Loop:
-    executor = cast("ExecutorClient", SimpleNamespace(call_before_close=lambda _: None))
-    return Loop(world.supervisor, executor, signals=signals, on_stop=how)
+def commands_of(world: World, how: Stop) -> Commands:
+    def reconfigure() -> Reloaded:
+        raise ConfigError("there is no file")
+
+    return Commands(world.supervisor, on_stop=how, reconfigure=reconfigure)
 
 
 @pytest.mark.parametrize(
@@ -34,26 +36,24 @@ def test_signals_that_arrive_together_are_one_request(
     world.submit("sleep")
     world.start()
     with Signals(STOP_SIGNALS) as signals:
-        loop = loop_of(world, signals, how)
+        commands = commands_of(world, how)
         for signum in together:
             os.kill(os.getpid(), signum)
 
-        loop._heed_signals(world.at(), 0)
+        commands.obey_signals(signals.arrived(), at=world.at())
 
         assert how is stopping(world)
-        loop._selector.close()
 
 
 def test_a_second_signal_hurries_a_drain_in_a_later_turn() -> None:
     world = World()
     with Signals(STOP_SIGNALS) as signals:
-        loop = loop_of(world, signals, Stop.DRAIN)
+        commands = commands_of(world, Stop.DRAIN)
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
-            loop._heed_signals(world.at(), 0)
+            commands.obey_signals(signals.arrived(), at=world.at())
 
         assert Stop.HURRY is stopping(world)
-        loop._selector.close()
 
 
 def test_to_leave_is_never_hurried() -> None:

@@ -11,8 +11,8 @@ import psutil
 import pytest
 import structlog
 
-from dispatcher.config.config import load
-from dispatcher.daemon.textfile import SLOW, TELL_AGAIN, Textfile
+from dispatcher.config.config import Config, load
+from dispatcher.daemon.textfile import LOG_AGAIN, SLOW, Textfile
 from dispatcher.times import Instant
 
 
@@ -24,11 +24,15 @@ class World:
         file.write_text("[metrics]\ntextfile = '/exported/dispatcher.prom'\ninterval = '10s'")
         self.selector = selector
         config = load(str(file), {"STATE_DIRECTORY": str(directory), "RUNTIME_DIRECTORY": "/r"})
-        self.textfile = Textfile(selector, config=config)
+        self.script = ""
+        self.textfile = Textfile(selector, config=config, command=self.command)
+
+    def command(self, config: Config) -> list[str]:
+        return ["sh", "-c", self.script, str(config.metrics.textfile)]
 
     def writes(self, script: str, *, at: float, ends: bool = True) -> None:
-        self.textfile._command[:-1] = ["sh", "-c", script]
-        self.textfile.keep_up(at=Instant(at))
+        self.script = script
+        self.due = self.textfile.run_due(Instant(at))
         if ends:
             ((key, mask),) = self.selector.select(10)
             key.data(Instant(at), mask)
@@ -44,7 +48,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def test_what_keeps_it_from_being_written_is_told_once_until_it_changes(world: World) -> None:
     with structlog.testing.capture_logs() as logs:
-        for at in (0, 10, 20, TELL_AGAIN, TELL_AGAIN + 10):
+        for at in (0, 10, 20, LOG_AGAIN, LOG_AGAIN + 10):
             world.writes("echo dispatcher: no room >&2; exit 1", at=at)
         world.writes("exit 3", at=5_000)
         world.writes("exit 0", at=5_010)
@@ -58,7 +62,7 @@ def test_what_keeps_it_from_being_written_is_told_once_until_it_changes(world: W
         (unwritten, "exit code 3"),
         ("metrics.written", None),
     ] == told
-    assert world.textfile.due == 5_030
+    assert world.due == 5_030
 
 
 def test_beside_a_writer_that_hangs_there_is_no_other_one(world: World) -> None:
@@ -78,4 +82,4 @@ def test_beside_a_writer_that_hangs_there_is_no_other_one(world: World) -> None:
 def test_without_a_file_nothing_is_ever_due(tmp_path: Path) -> None:
     config = load(None, {"STATE_DIRECTORY": str(tmp_path), "RUNTIME_DIRECTORY": "/r"})
     with selectors.DefaultSelector() as selector:
-        assert Textfile(selector, config=config).due == float("inf")
+        assert Textfile(selector, config=config).run_due(Instant(1.0)) == float("inf")

@@ -29,11 +29,11 @@ def command(*, drain: bool) -> int:
     It starts an executor unless the configuration says that one runs by itself.
     """
     config = config_as_owner()
-    from dispatcher.daemon import daemon  # noqa: PLC0415 - nobody else's import time
+    from dispatcher.daemon.run import run as run_daemon  # noqa: PLC0415 - nobody else's import time
 
     if not drain or not is_watched():
-        return daemon.main(config, drain=drain)
+        return run_daemon(config, drain=drain)
     from dispatcher.cli.draining import shown  # noqa: PLC0415 - who looks on
 
     with shown(config) as onlooker:
-        return daemon.main(config, drain=True, onlooker=onlooker)
+        return run_daemon(config, drain=True, onlooker=onlooker)

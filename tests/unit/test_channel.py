@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from dispatcher.daemon import channels
-from dispatcher.daemon.channels import FIRST_LINE, UNREAD, Channel, Reply
-from dispatcher.daemon.worker_channel import GROUPING, NOT_ALLOWED, WorkerChannel
+from dispatcher.daemon import channel
+from dispatcher.daemon.channel import Channel, Reply
+from dispatcher.daemon.peer import FIRST_LINE, UNREAD
+from dispatcher.daemon.worker_channel import GROUPING, NOT_ALLOWED, WorkerRequests
 from dispatcher.host import sockets
 from dispatcher.times import Instant
 from tests.eventually import eventually
@@ -53,8 +54,8 @@ class Server:
         """Take a turn of the loop; say whether all was heard that had been said before it."""
         for key, mask in self.selector.select(0.01):
             key.data(self.at, mask)
-        behind = self.channel.is_behind() or self.channel.deaf
-        self.due = self.channel.keep_up(at=self.at)
+        behind = self.channel.check_backlog() or self.channel.is_short
+        self.due = self.channel.run_due(at=self.at)
         return not behind
 
     def hears(self, count: int) -> list[bytes]:
@@ -116,7 +117,7 @@ def test_of_each_peer_one_line_is_heard_until_it_was_answered(
     server.turn()
     assert 2 == len(server.heard)
     server.answer(0)
-    server.channel.keep_up(at=server.at)
+    server.channel.run_due(at=server.at)
 
     assert [b"1", b"a", b"2"] == [line for line, _ in server.heard]
 
@@ -242,8 +243,8 @@ def test_who_hangs_up_its_side_is_answered_first(server: Server, connect: Connec
 def test_a_full_channel_closes_the_idlest_and_keeps_those_that_speak(
     server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channels, "CONNECTIONS_PER_USER", 10)
-    monkeypatch.setattr(channels, "UNPROVED_SEATS", 2)
+    monkeypatch.setattr(channel, "CONNECTIONS_PER_USER", 10)
+    monkeypatch.setattr(channel, "UNPROVED_SEATS", 2)
     speaking = connect()
     speaking.sendall(b"1\n")
     server.hears(1)
@@ -269,43 +270,43 @@ def line(**words: object) -> bytes:
 
 
 def test_a_lone_beat_waits_for_nothing_and_those_that_follow_share_a_tick() -> None:
-    channel = WorkerChannel()
-    assert channel.due(shortest=60) is None
-    channel.hear(line(), print)
-    due = channel.due(shortest=60)
+    requests = WorkerRequests()
+    assert requests.due(shortest=60) is None
+    requests.add(line(), print)
+    due = requests.due(shortest=60)
     assert due is not None
     assert due < NOW
 
-    assert 1 == len(channel.take(at=NOW))
+    assert 1 == len(requests.take(at=NOW))
     for _ in range(100):
-        channel.hear(line(), print)
+        requests.add(line(), print)
 
-    assert NOW + GROUPING == channel.due(shortest=60)
-    assert 100 == len(channel.take(at=Instant(NOW + GROUPING)))
-    assert channel.due(shortest=60) is None
+    assert NOW + GROUPING == requests.due(shortest=60)
+    assert 100 == len(requests.take(at=Instant(NOW + GROUPING)))
+    assert requests.due(shortest=60) is None
 
 
 @pytest.mark.parametrize("ttl", [0.2, 0.4, 1.0, 900.0])
 def test_no_beat_waits_longer_than_a_quarter_second_or_an_eighth_of_its_lease(ttl: float) -> None:
-    channel = WorkerChannel()
-    channel.hear(line(), print)
-    channel.take(at=NOW)
-    channel.hear(line(), print)
+    requests = WorkerRequests()
+    requests.add(line(), print)
+    requests.take(at=NOW)
+    requests.add(line(), print)
 
-    due = channel.due(shortest=ttl)
+    due = requests.due(shortest=ttl)
 
     assert due is not None
     assert due - NOW <= min(0.25, ttl / 8) + 1e-9
 
 
 def test_what_makes_no_sense_is_answered_with_the_rest() -> None:
-    channel, answers = WorkerChannel(), []
-    assert not channel.hear(os.urandom(8), answers.append)
-    assert not channel.hear(b"", answers.append)
-    assert channel.hear(line(), answers.append)
+    requests, answers = WorkerRequests(), []
+    assert not requests.add(os.urandom(8), answers.append)
+    assert not requests.add(b"", answers.append)
+    assert requests.add(line(), answers.append)
     assert [] == answers
 
-    assert 1 == len(channel.take(at=NOW))
+    assert 1 == len(requests.take(at=NOW))
 
     assert ["invalid", "invalid"] == [answer["error"] for answer in answers]
 
@@ -338,10 +339,10 @@ def test_who_said_a_line_is_known_by_its_pid(
 
 
 def test_a_request_carries_the_pid_of_who_said_it() -> None:
-    channel = WorkerChannel()
-    channel.hear(line(), print, 4711)
+    requests = WorkerRequests()
+    requests.add(line(), print, 4711)
 
-    assert [4711] == [request.pid for request in channel.take(at=NOW)]
+    assert [4711] == [request.pid for request in requests.take(at=NOW)]
 
 
 def knock(server: Server, stack: ExitStack, count: int, line: bytes = b"beat\n") -> None:
@@ -354,13 +355,13 @@ def knock(server: Server, stack: ExitStack, count: int, line: bytes = b"beat\n")
 
 def test_nobody_who_waited_at_the_door_is_unheard_when_all_is_heard(server: Server) -> None:
     with ExitStack() as stack:
-        knock(server, stack, 3 * channels.ACCEPTS + 5)
+        knock(server, stack, 3 * channel.ACCEPTS + 5)
 
         turns = [server.turn()]
         while not turns[-1]:
             turns.append(server.turn())
 
-        assert 3 * channels.ACCEPTS + 5 == len(server.heard)
+        assert 3 * channel.ACCEPTS + 5 == len(server.heard)
         assert 4 < len(turns) < 10
 
 
@@ -391,7 +392,7 @@ def test_a_flood_of_connections_stops_nobodys_clock(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waited when it began has been heard by then."""
-    monkeypatch.setattr(channels, "MOST_WAITING", 100)
+    monkeypatch.setattr(channel, "MOST_WAITING", 100)
     with ExitStack() as stack:
         knock(server, stack, 1)
         turns = 0
@@ -399,7 +400,7 @@ def test_a_flood_of_connections_stops_nobodys_clock(
             knock(server, stack, 10)
             turns += 1
 
-        assert 100 / channels.ACCEPTS <= turns < 20
+        assert 100 / channel.ACCEPTS <= turns < 20
         assert b"beat" == server.heard[0][0]
 
 
@@ -416,7 +417,7 @@ def test_who_cannot_be_let_in_is_not_heard_and_the_loop_rests(
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert not server.turn()
-        assert server.due == server.at + channels.SHORTAGE_PAUSE
+        assert server.due == server.at + channel.SHORTAGE_PAUSE
         server.at = server.due
 
         server.turn()
@@ -442,7 +443,7 @@ def test_at_another_socket_all_are_heard_that_were_connected_or_waited(
 
 def test_all_who_waited_at_the_socket_before_are_heard_however_many(server: Server) -> None:
     with ExitStack() as stack:
-        knock(server, stack, 2 * channels.ACCEPTS)
+        knock(server, stack, 2 * channel.ACCEPTS)
         server.channel.listen_at(sockets.listen(str(server.path), backlog=128), at=server.at)
         knock(server, stack, 1)
         server.channel.listen_at(sockets.listen(str(server.path), backlog=128), at=server.at)
@@ -450,9 +451,9 @@ def test_all_who_waited_at_the_socket_before_are_heard_however_many(server: Serv
         while not server.turn():
             pass
 
-        assert 2 * channels.ACCEPTS + 1 == len(server.heard)
+        assert 2 * channel.ACCEPTS + 1 == len(server.heard)
         server.turn()
-        assert [] == server.channel._earlier
+        assert server.due != server.at, "the former socket is closed"
 
 
 def test_a_channel_that_is_deaf_hears_at_another_socket_when_the_shortage_is_over(
@@ -465,10 +466,10 @@ def test_a_channel_that_is_deaf_hears_at_another_socket_when_the_shortage_is_ove
         with monkeypatch.context() as patched:
             patched.setattr(socket.socket, "accept", short)
             connect().sendall(b"waited\n")
-            assert server.channel.deaf
+            assert server.channel.is_short
             server.channel.listen_at(sockets.listen(str(server.path), backlog=128), at=server.at)
         late.connect(str(server.path))
         late.sendall(b"late\n")
-        server.at = Instant(server.at + channels.SHORTAGE_PAUSE)
+        server.at = Instant(server.at + channel.SHORTAGE_PAUSE)
 
         assert {b"late", b"waited"} == set(server.hears(2))

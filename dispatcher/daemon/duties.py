@@ -1,0 +1,90 @@
+"""Work of the loop besides tasks: each duty does what is due and returns when to be called next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from dispatcher.daemon.executor_client import ExecutorClient
+from dispatcher.daemon_report import DaemonReport, ExecutorState
+from dispatcher.host.notify import Notifier
+from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
+from dispatcher.logs import logs
+from dispatcher.supervisor.supervisor import Supervisor
+from dispatcher.times import Instant
+
+log = structlog.get_logger()
+
+#: Seconds between two reports to the service manager.
+STATUS_INTERVAL = 1.0
+
+Duty = Callable[[Instant], Instant]
+
+
+def when_due(act: Duty) -> Duty:
+    """Return a duty that calls `act` only when the instant has come that it returned."""
+    due = Instant(0.0)
+
+    def duty(at: Instant) -> Instant:
+        nonlocal due
+        if at >= due:
+            due = act(at)
+        return due
+
+    return duty
+
+
+def write_logs(at: Instant) -> Instant:
+    """Write what a slow reader of the log left over."""
+    if at >= logs.due():
+        logs.keep_up(at)
+    return logs.due()
+
+
+def restore_names(runtime: RuntimeDirectory, names: Sequence[BoundSocket]) -> Duty:
+    """Return the duty to recreate what was removed from the runtime directory."""
+
+    def look(at: Instant) -> Instant:
+        look = runtime.look(names, at=at)
+        if look.lost is not None:
+            log.warning("runtime.lost", reason=look.lost)
+        if look.restored is not None:
+            log.warning("runtime.restored", names=look.restored)
+        return runtime.due
+
+    return when_due(look)
+
+
+class ManagerReports:
+    """Reports the daemon's state to the service manager after each turn."""
+
+    def __init__(
+        self, notifier: Notifier, supervisor: Supervisor, executor: ExecutorClient
+    ) -> None:
+        self._notifier = notifier
+        self._supervisor = supervisor
+        self._executor = executor
+        self._reported_at = Instant(0.0)
+
+    def run_due(self, at: Instant) -> Instant:
+        """Send a sign of life, and at intervals the state; return when to be called again."""
+        notifier = self._notifier
+        notifier.alive(at=at)
+        if not notifier.is_ready or at - self._reported_at >= STATUS_INTERVAL:
+            self._reported_at = at
+            report = self._supervisor.report(at=at)
+            notifier.status(report.in_a_line())
+            if self._is_current(report):
+                notifier.ready()
+            if report.stopping:
+                notifier.stays(at=at)
+        return Instant(at + min(STATUS_INTERVAL, notifier.interval or STATUS_INTERVAL))
+
+    def _is_current(self, report: DaemonReport) -> bool:
+        """Return whether the store answered and holds what the executor knows (R-60).
+
+        An executor that does not listen is not waited for: its unit may start after this one.
+        """
+        awaited = report.executor is ExecutorState.WAITING and not self._executor.missing
+        return report.store_silent_for_s is None and not awaited
