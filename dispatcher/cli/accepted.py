@@ -1,4 +1,4 @@
-"""Tasks that were accepted, and ids of them that cannot be printed."""
+"""Accepted tasks, and the error that names them when their ids cannot be printed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dispatcher import commits
 from dispatcher.errors import CommitUnknown
 from dispatcher.model import Submitted
 
-#: Tasks that are named on stderr where stdout takes no ids.
+#: Tasks named on stderr when stdout takes no ids.
 _MOST_NAMED = 20
 
 
 class AcceptedTasks:
-    """What was submitted, and the first ids of it for where they cannot be printed."""
+    """The tasks that were submitted; it remembers the first ids."""
 
     def __init__(self, submitted: Iterable[Submitted]) -> None:
         self._submitted = submitted
@@ -23,7 +23,6 @@ class AcceptedTasks:
         self._more = False
 
     def __iter__(self) -> Iterator[Submitted]:
-        """Yield what was submitted."""
         for one in self._submitted:
             self._more = len(self._ids) == _MOST_NAMED
             if not self._more:
@@ -31,7 +30,7 @@ class AcceptedTasks:
             yield one
 
     def named(self) -> str:
-        """Return which tasks these are, as far as they are known."""
+        """Return which tasks were submitted, as far as their ids are known."""
         ids = " ".join(map(str, self._ids))
         if len(self._ids) == 1:
             return f"task {ids} was submitted, and its id is not printed"
@@ -40,12 +39,12 @@ class AcceptedTasks:
 
 
 @contextmanager
-def answering(seen: AcceptedTasks) -> Iterator[None]:
-    """Report which tasks were accepted if it cannot be printed. Raises `CommitUnknown`."""
+def naming_unprinted(seen: AcceptedTasks) -> Iterator[None]:
+    """Raise `CommitUnknown` with the accepted tasks if the body cannot print them."""
     try:
         yield
         sys.stdout.flush()
     except (KeyboardInterrupt, OSError) as error:
-        told = isinstance(error, OSError) and error.strerror
-        why = f"cannot write: {told}" if told else commits.error_text(error)
+        cause = isinstance(error, OSError) and error.strerror
+        why = f"cannot write: {cause}" if cause else commits.error_text(error)
         raise CommitUnknown(f"{seen.named()}: do not submit again ({why})") from error

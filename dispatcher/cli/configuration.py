@@ -56,8 +56,8 @@ def _become_owner(config: Config) -> None:
 def config_as_caller(*, whole: bool = True) -> Config:
     """Return the configuration of the command line. Raises `ConfigError`.
 
-    Unless it must be `whole`, mistakes are only printed where the file still says which daemon and
-    store are meant: that daemon works on with what it read before, and must stay reachable.
+    Unless it must be `whole`, mistakes are only printed if the file certainly names the daemon and
+    store: that daemon works on with the file of before, and must stay reachable.
     """
     try:
         return load(named_file())
@@ -72,7 +72,7 @@ def config_as_caller(*, whole: bool = True) -> Config:
 
 
 def _certain_of(error: ConfigError) -> Config | None:
-    """Return what a file with a mistake says, if it is certain which daemon and store it means."""
+    """Return the configuration of a file with mistakes if it certainly names daemon and store."""
     if isinstance(error, Mistaken):
         return error.rest if error.places_certain else None
     from dispatcher.config import directories  # noqa: PLC0415 - for a file that is not TOML

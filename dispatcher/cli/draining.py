@@ -1,4 +1,4 @@
-"""What a terminal shows while `run --drain` works: how much is done, below the log's lines."""
+"""The progress bar of `run --drain` on a terminal, below the log's lines."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 
-from dispatcher.cli.progress import Tell, bar
+from dispatcher.cli.progress import Progressed, bar
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError
 from dispatcher.model import FINISHED, TaskState
 from dispatcher.times import Instant, instant
 
-#: Seconds between two looks at least; and a look may take this part of the daemon's time.
+#: Seconds between two looks, at least; and the share of the daemon's time that looks may take.
 INTERVAL = 0.25
 SHARE = 0.1
 
 
-#: Seconds that a look waits for the store at most; the daemon waits as long.
+#: Seconds that a look may wait for the store, and the daemon with it.
 PATIENCE = 0.02
 
 
 @contextmanager
 def shown(config: Config) -> Iterator[Callable[[Instant], Instant]]:
-    """Give a function for each turn of the loop, which returns when it wants to be called again."""
-    with ExitStack() as stack, bar("done", 0) as tell:
-        # In the first turn: the daemon has opened the store then, and knows that it can be used.
+    """Give a function that each turn of the loop calls; it returns when to call it again."""
+    with ExitStack() as stack, bar("done", 0) as progressed:
+        # Opened in the first turn: by then the daemon has found the store usable.
         opened = cache(lambda: stack.enter_context(Client(config, patience=PATIENCE)))
-        yield _Onlooker(opened, tell)
+        yield _Onlooker(opened, progressed)
 
 
 class _Onlooker:
-    def __init__(self, store: Callable[[], Client], tell: Tell) -> None:
+    def __init__(self, store: Callable[[], Client], progressed: Progressed) -> None:
         self._store = store
-        self._tell = tell
+        self._progressed = progressed
         self._due = Instant(0.0)
         self._before: int | None = None
 
     def __call__(self, at: Instant) -> Instant:
         if at >= self._due:
             self._due = Instant(at + INTERVAL)
-            with suppress(DispatcherError):  # the daemon tells what is wrong with the store
+            with suppress(DispatcherError):  # the daemon reports a fault of the store
                 store, began = self._store(), instant()
                 counts = store.counts()
                 took = instant() - began
@@ -55,4 +55,4 @@ class _Onlooker:
         everything = sum(sum(queue.values()) for queue in counts)
         if self._before is None:
             self._before = finished + held
-        self._tell(finished + held - self._before, everything - self._before)
+        self._progressed(finished + held - self._before, everything - self._before)

@@ -1,4 +1,4 @@
-"""`dispatcher logs -f` and `submit --wait`: looking at tasks until they are done."""
+"""`dispatcher logs -f` and `submit --wait`: watch tasks until they rest."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dispatcher.model import FINISHED, Run, Task, TaskState
 FILE_POLL = 0.1
 STORE_POLL = 0.5
 
-#: Tasks asked after in one look.
+#: Tasks read from the store in one look.
 _BATCH = 500
 
 
 def is_at_rest(task: Task | None) -> bool:
-    """Say whether nothing happens to a task before somebody acts."""
+    """Return whether nothing happens to a task until a person acts."""
     return task is None or task.state in FINISHED or task.state is TaskState.HELD
 
 
 def follow(store: Client, task_id: int, first: Run, *, tail: int | None = None) -> None:
     """Print a run's output as it grows, and that of every later run, until the task rests.
 
-    With a `tail` it begins with so many lines of the first run's.
+    `tail`: lines of the first run's output to begin with.
     """
     run: Run | None = first
     while run is not None:
@@ -40,32 +40,34 @@ def follow(store: Client, task_id: int, first: Run, *, tail: int | None = None) 
 
 
 def await_run(store: Client, task_id: int) -> None:
-    """Wait, and say so, until a task has its first run or rests without one."""
+    """Print that a task has not run yet, and wait for its first run, or until it rests."""
     task = store.task(task_id)
     if task is not None and not is_at_rest(task) and not store.runs(task_id):
-        told = f"task {task_id} has not run yet: {task.state}, {render.plain(task.reason)}"
-        click.echo(f"dispatcher: {told}; waiting until it does", err=True)
+        why = f"{task.state}, {render.plain(task.reason)}"
+        click.echo(
+            f"dispatcher: task {task_id} has not run yet: {why}; waiting until it does", err=True
+        )
         _next_run(store, task_id)
 
 
 def each_at_rest(
-    store: Client, task_ids: Iterable[int], tell: Callable[[int], None]
+    store: Client, task_ids: Iterable[int], progressed: Callable[[int], None]
 ) -> Iterator[tuple[int, Task | None]]:
-    """Yield each task when it rests, None for one that is gone; tell how many do."""
+    """Yield each task when it rests, None for a deleted one; report how many do."""
     waiting = list(dict.fromkeys(task_ids))
     total = len(waiting)
     while waiting:
-        asked, rest = waiting[:_BATCH], waiting[_BATCH:]
+        batch, rest = waiting[:_BATCH], waiting[_BATCH:]
         open_ = []
-        for task_id in asked:
+        for task_id in batch:
             task = store.task(task_id)
             if is_at_rest(task):
                 yield task_id, task
             else:
                 open_.append(task_id)
-        moved = len(open_) < len(asked)
+        moved = len(open_) < len(batch)
         waiting = rest + open_ if moved else open_ + rest
-        tell(total - len(waiting))
+        progressed(total - len(waiting))
         if waiting and not moved:
             time.sleep(STORE_POLL)
 
@@ -77,7 +79,7 @@ TRUNCATED = "dispatcher: the output was truncated; what follows is new"
 def _print(store: Client, task_id: int, run: Run, tail: int | None) -> None:
     budget = store.config.output.run_budget
     with RunOutput(run.output_path, budget=budget, tail=tail) as output:
-        is_over = _each(STORE_POLL, lambda: _is_over(store, task_id, run))
+        is_over = _sampled(STORE_POLL, lambda: _is_over(store, task_id, run))
         while True:
             over = next(is_over)
             while chunk := output.read():
@@ -118,10 +120,10 @@ def _next_run(store: Client, task_id: int, fence: int = 0) -> Run | None:
         time.sleep(STORE_POLL)
 
 
-def _each(interval: float, ask: Callable[[], bool]) -> Iterator[bool]:
-    """Yield the answer to a question that is asked at most once in an interval."""
+def _sampled(interval: float, read: Callable[[], bool]) -> Iterator[bool]:
+    """Yield a value that is read at most once in an interval."""
     while True:
-        answer, until = ask(), time.monotonic() + interval
-        yield answer
+        value, until = read(), time.monotonic() + interval
+        yield value
         while time.monotonic() < until:
-            yield answer
+            yield value

@@ -17,7 +17,7 @@ from dispatcher.quantities import durations
 from dispatcher.submission import TaskOptions, check_variable, new_task
 from dispatcher.wire import KillMode
 
-#: What each key of a line holds.
+#: The type of each key of a line.
 _KINDS: Mapping[str, Any] = {
     "command": list[str],
     "profile": str,
@@ -39,10 +39,10 @@ _KINDS: Mapping[str, Any] = {
     "label": dict[str, str] | list[str],
 }
 
-#: Bytes of a line: more than any task needs, however it is escaped.
+#: Bytes of a line: more than any task needs, even with every character escaped.
 LONGEST = 16 * 1024 * 1024
 
-#: What `list --json` calls a key.
+#: Keys by the names that `list --json` prints.
 _ALSO = {"labels": "label"}
 
 _DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS})
@@ -51,7 +51,7 @@ _DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS})
 def read(
     lines: Iterable[bytes], config: Config, options: TaskOptions, environ: Mapping[str, str]
 ) -> Iterator[NewTask]:
-    """Yield a task for each line that is not blank; `options` hold where a line says nothing.
+    """Yield a task for each line that is not blank; `options` hold for keys that a line leaves out.
 
     Raises `InvalidTask`, which names the first line with a mistake.
     """
@@ -78,7 +78,7 @@ def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
 
 
 def variables(texts: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return NAME=VALUE texts as a mapping; of a mere NAME the caller's own value."""
+    """Return NAME=VALUE texts as a mapping; a mere NAME takes the caller's value."""
     found = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -90,14 +90,14 @@ def variables(texts: Iterable[str], environ: Mapping[str, str]) -> dict[str, str
 
 
 def _fields(line: bytes) -> dict[str, Any]:
-    """Return a line's fields, each of its right type; null is as good as nothing."""
+    """Return a line's fields, each of its right type, without those that are null."""
     if len(line) > LONGEST:
         raise InvalidTask(f"is longer than {LONGEST} bytes; give each task a line of its own")
     try:
         raw = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:
-        told = 'must be a JSON object, for example {"command": ["true"]}'
-        raise InvalidTask(told + _made_of(line)) from None
+        wrong = 'must be a JSON object, for example {"command": ["true"]}'
+        raise InvalidTask(wrong + _made_of(line)) from None
     except UNREADABLE as error:
         raise InvalidTask(in_words(error, text=line) + _made_of(line)) from None
     fields = {}
@@ -111,7 +111,7 @@ def _fields(line: bytes) -> dict[str, Any]:
 
 
 def _made_of(line: bytes) -> str:
-    """Return how to make lines of what people have instead: an array, or commands of a shell."""
+    """Return how to convert other input to lines: an array, or commands of a shell."""
     match line.lstrip()[:1]:
         case b"{" | b'"':
             return ""
@@ -133,17 +133,17 @@ def _value(key: str, raw: msgspec.Raw) -> Any:
         return msgspec.convert(value, _KINDS[key])
     except UNREADABLE as error:
         choices = list(_KINDS[key]) if isinstance(_KINDS[key], type(Liveness)) else ()
-        told = f"{key}: {in_words(error, value, choices=choices, text=bytes(raw))}"
+        wrong = f"{key}: {in_words(error, value, choices=choices, text=bytes(raw))}"
         if key == "command" and isinstance(value, str):
             from dispatcher.cli import render  # noqa: PLC0415 - only mistakes pay for it
 
             words = ["sh", "-c", value] if " " in value else [value]
-            told += f"; write {render.short(msgspec.json.encode(words).decode())}"
-        raise InvalidTask(told) from None
+            wrong += f"; write {render.short(msgspec.json.encode(words).decode())}"
+        raise InvalidTask(wrong) from None
 
 
 def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:
-    """Return a line's fields as what the command line would have made of them."""
+    """Return a line's fields as the options of the command line."""
     for key in fields.keys() & _DURATIONS:
         try:
             fields[f"{key}_ms"] = durations.parse(fields.pop(key))

@@ -40,7 +40,7 @@ task_ids_argument = click.argument(
 
 def _not_blank(_: click.Context, __: click.Parameter, text: str) -> str:
     if not text.strip():
-        raise click.UsageError("--reason: is empty; say why, for who reads it in `show` and `why`")
+        raise click.UsageError("--reason: is empty; give a reason, which `show` and `why` print")
     return text
 
 
@@ -51,7 +51,7 @@ def reason_option(default: str | None = None) -> Callable[[Callable[..., Any]], 
         type=TEXT,
         metavar="TEXT",
         callback=_not_blank,
-        help="Why, for people.",
+        help="Why; `show` and `why` print it.",
         **({"required": True} if default is None else {"default": default, "show_default": True}),
     )
 
@@ -63,25 +63,29 @@ def examples(*lines: str) -> str:
 
 
 _LIMITS = {
-    "run-timeout": "A run longer than this is ended: timed_out.",
-    "stall-timeout": "So is one without new progress or output for so long: stalled.",
-    "start-timeout": "So is one without a first heartbeat: lost. With --liveness worker.",
-    "queue-timeout": "It fails when it was ready for so long and no slot was free.",
-    "total-timeout": "It fails when it is not done so long after this submit.",
+    "run-timeout": "End a run that lasts longer: timed_out.",
+    "stall-timeout": "End a run without new progress or output for this long: stalled.",
+    "start-timeout": "End a run without a first heartbeat for this long: lost. With --liveness "
+    "worker.",
+    "queue-timeout": "Fail a task that was ready for this long while no slot was free.",
+    "total-timeout": "Fail a task that is not done this long after its submit.",
     "kill-grace": "Time between the kill signal and SIGKILL [default: as configured].",
 }
 
 
 def limit_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options that bound a task in time and say how its runs are ended."""
+    """Add the options that bound a task in time and set how its runs are ended."""
     command = click.option(
         "--kill-mode",
         type=click.Choice([mode.value for mode in KillMode]),
-        help="Who gets it: all processes of the run, or only the one that was started; what is "
-        "left after the grace gets SIGKILL [default: tree].",
+        help="What gets the kill signal: all processes of the run, or only the first one; those "
+        "that survive the grace get SIGKILL [default: tree].",
     )(command)
     command = click.option(
-        "--kill-signal", type=Signal(), metavar="SIGNAL", help="Asks a run to end [default: TERM]."
+        "--kill-signal",
+        type=Signal(),
+        metavar="SIGNAL",
+        help="The signal that asks a run to end [default: TERM].",
     )(command)
     for name, text in reversed(_LIMITS.items()):
         command = click.option(f"--{name}", type=Duration(), metavar="DURATION", help=text)(command)

@@ -21,20 +21,20 @@ CHUNK = 64 * 1024
 
 
 def print_end(run: Run) -> None:
-    """Print what the store kept of an output that is gone or emptied. Raises `DispatcherError`."""
+    """Print the end of an output from the store. Raises `DispatcherError` if nothing was kept."""
     if run.output_tail is None:
         raise DispatcherError(f"{run.output_path} is gone, and nothing was kept")
-    if run.output_tail:  # a run that wrote nothing leaves no file, and nothing is missing
+    if run.output_tail:  # a run without output leaves no file
         what = "is gone (its worker, a person, or [output] total_budget or free_floor removed it)"
         if os.path.exists(run.output_path):  # noqa: PTH110 - as read
-            what = "was emptied or replaced by somebody"
+            what = "was emptied or replaced by another process"
         click.echo(f"dispatcher: {run.output_path} {what}; this was its end:", err=True)
         sys.stdout.buffer.write(run.output_tail.encode())
         sys.stdout.buffer.flush()
 
 
 def dropped(path: str, budget: int) -> int:
-    """Return how many bytes the budget took from the beginning of a file; 0 if it is not here."""
+    """Return how many bytes the budget dropped from a file's beginning; 0 without the file."""
     with suppress(OSError):
         file = output_files.opened(path)
         try:
@@ -46,12 +46,12 @@ def dropped(path: str, budget: int) -> int:
 
 
 def _may_be_punched(file: int, hole_end: int, budget: int) -> bool:
-    """Return whether a hole may be what was dropped: the end of a file is kept, a budget long."""
+    """Return whether the budget may have punched a hole: it keeps that much of the end."""
     return hole_end <= os.fstat(file).st_size - budget
 
 
 def _data_from(file: int, offset: int) -> int:
-    """Return where the first data at or behind an offset is; the file's size if there is none."""
+    """Return where the next data from an offset on is; the file's size if there is none."""
     try:
         return os.lseek(file, offset, os.SEEK_DATA)
     except OSError as error:
@@ -63,33 +63,33 @@ def _data_from(file: int, offset: int) -> int:
 class RunOutput:
     """One run's output, from its beginning; used as a context manager.
 
-    What the budget punched out of the file is skipped and counted, with the rest of the line that
-    it tore, unless that is longer than `CHUNK`: no half line is glued to another. A hole that is
-    nearer to the end than the budget was made by the worker: it is skipped alone. A run that wrote
-    nothing hands its file on to a later run (ADR 6), whose words are not this run's.
+    Holes that the budget punched are skipped and counted, with the rest of the line that they tore,
+    unless that is longer than `CHUNK`: no half line is glued to another. A hole nearer to the end
+    than the budget was made by the worker, and is skipped alone. A run that wrote nothing hands its
+    file on to a later run (ADR 6), whose output is not this run's.
     """
 
     def __init__(self, path: str, *, budget: int, tail: int | None = None) -> None:
-        """Read from the beginning, or, of what is there at the first look, from the last lines."""
+        """Read from the beginning, or from the last `tail` lines at the first read."""
         self._path = path
         self._budget = budget
         self._tail = tail
         self._file: int | None = None
         self._start = self._offset = 0
         self.dropped = 0
-        """Bytes that were not there any more when they were to be read, and torn lines' rests."""
+        """Bytes that were gone before they were read, and the rests of torn lines."""
         self.holes = 0
         """Bytes that were never written."""
         self.truncated = 0
-        """Bytes that had been read when the file was made shorter than that, by its writer."""
+        """Bytes that had been read when the writer made the file shorter."""
         self._version: tuple[int, int] | None = None
-        """Of the file of which everything was read: its size, and when it was written last."""
+        """Size and last write of the file once everything was read."""
         self._suspect: tuple[int, int] | None = None
-        """The version in which it may have been written anew, no longer than before."""
+        """A version that may be new content of the same length."""
         self._torn = False
-        """Whether what comes next begins within a line."""
+        """Whether the next bytes begin within a line."""
         self._at_line_start = True
-        """Whether what was given last ended a line."""
+        """Whether the last bytes ended a line."""
 
     def __enter__(self) -> Self:
         return self
@@ -103,11 +103,11 @@ class RunOutput:
         self._close()
 
     def exists(self) -> bool:
-        """Say whether there is anything to read from, now or later."""
+        """Return whether there is a file to read from."""
         return self._file is not None or os.path.exists(self._path)  # noqa: PTH110 - as read
 
     def read(self) -> bytes:
-        """Return what was written since the last call, at most `CHUNK` bytes; b"" when nothing."""
+        """Return what was written since the last call, at most `CHUNK` bytes; b"" for nothing."""
         if self._file is None:
             with suppress(FileNotFoundError):
                 self._file = output_files.opened(self._path)
@@ -137,15 +137,15 @@ class RunOutput:
         return whole or self.read()
 
     def _note_version(self, file: int) -> None:
-        """Remember a file of which everything was read."""
+        """Remember the file's version once everything was read."""
         if self._suspect is None and (version := _version(file))[0] == self._offset:
             self._version = version
 
     def _was_truncated(self, file: int) -> bool:
-        """Look whether what was read is no longer there.
+        """Return whether the file was written anew since the last read.
 
-        A file that is as long as before was written anew if its time moved, and still says so at
-        the next call: a write moves the time before the size. The budget moves the time as well,
+        A file of the same length was written anew if its time of last write moved, and is the same
+        at the next call: a write moves the time before the size. The budget moves that time too,
         and leaves a hole at the beginning.
         """
         version = _version(file)
@@ -158,7 +158,7 @@ class RunOutput:
         return sure
 
     def _from_next_line(self, chunk: bytes) -> bytes:
-        """Return what was read without the rest of a torn line, but with the end of a begun one."""
+        """Return a chunk without the rest of a torn line, but with the end of a begun one."""
         torn, self._torn = self._torn, False
         end = chunk.find(b"\n") if torn else -1
         rest = 0 if end < 0 else end + self._at_line_start
@@ -166,7 +166,7 @@ class RunOutput:
         return chunk[rest:]
 
     def _skip_hole(self, file: int) -> bool:
-        """Go on to the next data; say whether there was a hole before it."""
+        """Go on to the next data; return whether a hole was before it."""
         data = _data_from(file, self._offset)
         skipped = max(0, data - self._offset)
         if skipped and _may_be_punched(file, data, self._budget):
@@ -178,7 +178,7 @@ class RunOutput:
         return skipped > 0
 
     def _is_still_ours(self, file: int) -> bool:
-        """Look whether the file was handed on before its first byte was written."""
+        """Return whether the file was not handed on to a later run."""
         with suppress(FileNotFoundError):
             there, here = os.stat(self._path), os.fstat(file)  # noqa: PTH116 - beside fstat
             return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
@@ -191,13 +191,13 @@ class RunOutput:
 
 
 def _version(file: int) -> tuple[int, int]:
-    """Return a file's size in bytes, and when it was written last in nanoseconds since 1970."""
+    """Return a file's size in bytes and its last write in nanoseconds since 1970."""
     found = os.fstat(file)
     return found.st_size, found.st_mtime_ns
 
 
 def _start_of_tail(file: int, lines: int) -> int:
-    """Return where the last lines of a file begin, reading it from its end, but no hole."""
+    """Return where the last lines of a file begin; it is read from its end, without holes."""
     size = position = os.fstat(file).st_size
     while (position := _end_of_data(file, position)) > 0:
         start = max(0, position - 1) // CHUNK * CHUNK

@@ -1,6 +1,6 @@
-"""A bar on stderr while long work goes on: only where that is a terminal, and only when it is long.
+"""A progress bar on stderr while long work goes on, if that is a terminal.
 
-Rich draws it, and is imported when the first bar is drawn: whoever waits has the time.
+Rich draws it, and is imported with the first bar: by then the user is waiting anyway.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from dispatcher.times import Instant, instant
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-#: Seconds of work that nobody needs to be told of, and between two pictures of a bar.
+#: Seconds of work before a bar is drawn, and between two frames.
 _PATIENCE = 0.5
 _FRAME = 0.1
 
-#: Called with how much is done, and of how much where that has changed.
-Tell = Callable[..., None]
+#: Called with the amount done, and with the total when that has changed.
+Progressed = Callable[..., None]
 
 
 @contextmanager
-def bar(what: str, total: int | None) -> Iterator[Tell]:
-    """Give a function that shows how much of some work is done; the bar goes when the work ends.
+def bar(what: str, total: int | None) -> Iterator[Progressed]:
+    """Give a function that draws how much work is done; the bar disappears at the body's end.
 
-    The total is None as long as nobody knows it: until then what is to be done is only read.
+    The total is None until it is known: meanwhile the input is read.
     """
     shown = _Bar(what, total)
     try:
-        yield shown.tell if is_watched() else _unheard
+        yield shown.draw if is_watched() else _ignored
     finally:
         shown.close()
 
 
 def is_watched() -> bool:
-    """Say whether stderr is a terminal that can draw."""
+    """Return whether stderr is a terminal that can draw."""
     dumb = (os.environ.get("TERM") or "dumb") == "dumb"
     return not dumb and sys.stderr.isatty()
 
 
-def _unheard(_done: int, _total: int | None = None) -> None:
+def _ignored(_done: int, _total: int | None = None) -> None:
     pass
 
 
@@ -56,7 +56,7 @@ class _Bar:
         self._drawn: Progress | None = None
         self._task: TaskID
 
-    def tell(self, done: int, total: int | None = None) -> None:
+    def draw(self, done: int, total: int | None = None) -> None:
         now = instant()
         if now < self._next or not _has_room():
             return
@@ -77,14 +77,14 @@ class _Bar:
 
 
 def _has_room() -> bool:
-    """Say whether the terminal takes what is drawn; after Ctrl-S it does not."""
+    """Return whether the terminal takes output; after Ctrl-S it does not."""
     room = select.poll()
     room.register(sys.stderr, select.POLLOUT)
     return bool(room.poll(0))
 
 
 def _drawn() -> Progress:
-    from rich.console import Console  # noqa: PLC0415 - only who waits pays for it
+    from rich.console import Console  # noqa: PLC0415 - for the first bar
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         MofNCompleteColumn,
@@ -104,5 +104,5 @@ def _drawn() -> Progress:
         console=Console(stderr=True),
         transient=True,
         auto_refresh=False,
-        redirect_stdout=False,  # that may be a pipe, and what is in it is not for the terminal
+        redirect_stdout=False,  # it may be a pipe
     )

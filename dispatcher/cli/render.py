@@ -23,22 +23,22 @@ from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode
 
-#: Bytes of a run's output that are shown with it.
+#: Bytes of output shown with a run.
 TAIL = 4096
 
-#: Characters of a text that are shown among others; `show --json` has all of it.
+#: Characters shown of a long text; `show --json` has all of it.
 SHORT = 120
 
-#: Seconds and the names of what people count times in, the longest first.
+#: Units of time for people, with their seconds, the longest first.
 _SPANS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
-#: What a terminal would act on instead of showing it: all control characters
-#: but tab and newline, which output may have.
+#: Control characters, which a terminal obeys instead of showing them; output may have tabs and
+#: newlines.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
-    """Return a task as `list --json` shows it: of its environment only the names."""
+    """Return a task as `list --json` shows it; only the names of its environment."""
     return {
         "id": task.id,
         "state": task.state,
@@ -82,7 +82,7 @@ def task_with_runs_json(
 ) -> dict[str, Any]:
     """Return a task as `show --json` shows it: with its payload, and its runs, oldest first.
 
-    Of a run's output the `budget`, in bytes, is kept; `output_dropped` is what it took.
+    `budget`: bytes kept of a run's output; `output_dropped` has the bytes beyond it.
     """
     runs_json = [
         {**run_json(run, calendar), "output_dropped": dropped(run.output_path, budget)}
@@ -92,7 +92,7 @@ def task_with_runs_json(
 
 
 def _raw(text: str | None) -> msgspec.Raw | None:
-    """Return a text that is JSON as what it says."""
+    """Return JSON text as a value."""
     return None if text is None else msgspec.Raw(text.encode())
 
 
@@ -129,25 +129,25 @@ def run_json(run: Run, calendar: Calendar) -> dict[str, Any]:
 
 
 def progress_text(run: Run) -> str:
-    """Return how far a worker said that it is, and with what: '50 % "halfway"'; else ""."""
+    """Return the progress that a worker reported, '50 % "halfway"', or ""."""
     share = None if run.progress is None else f"{run.progress * 100:.3g} %"
     note = None if run.note is None else f'"{run.note}"'
     return " ".join(part for part in (share, note) if part is not None)
 
 
 def short(text: str | None, most: int = SHORT) -> str:
-    """Return no more of a text than one reads at a glance, on one line."""
+    """Return the beginning of a text, on one line."""
     whole = line(text or "")
     return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 
 def began(run: Run) -> StoreTime | None:
-    """Return when a run's work began: one that is driven by hand, with its claim."""
+    """Return when a run's work began: with the claim where that was made by hand."""
     return run.claimed_at if run.node.startswith(LOCAL) else run.started_at
 
 
 def timeouts_text(task: Task) -> str:
-    """Return a task's time-outs as one would type them, "" where it has none."""
+    """Return a task's time-outs as a user types them, "" for none."""
     given = ((name, getattr(task, f"{name}_ms")) for name in TIMEOUTS)
     return ", ".join(
         f"{name.removesuffix('_timeout')} {Milliseconds(value)}"
@@ -157,7 +157,7 @@ def timeouts_text(task: Task) -> str:
 
 
 def kill_text(task: Task) -> str:
-    """Return how the task's runs are ended where it says so itself, else ""."""
+    """Return how a task's runs are ended, "" unless the task itself sets it."""
     parts = []
     if task.kill_mode is KillMode.LEADER:
         parts.append(
@@ -171,17 +171,17 @@ def kill_text(task: Task) -> str:
 
 
 def moment(time: StoreTime | None, calendar: Calendar) -> str | None:
-    """Return the date of a time as ISO 8601, None where there is none."""
+    """Return a time's date as ISO 8601."""
     return None if time is None else calendar.iso(time)
 
 
 def time(time: StoreTime | None, calendar: Calendar, *, absolute: bool) -> str:
-    """Return a time for people: how long before or after now, or its date."""
+    """Return a time for people: its distance from now, or its date."""
     return (moment(time, calendar) or "") if absolute else ago(time, calendar.now)
 
 
 def ago(time: StoreTime | None, now: StoreTime) -> str:
-    """Return a time as people say it: "3 min ago", "in 2 h"; "" where there is none."""
+    """Return the distance of a time from now: "3 min ago", "in 2 h"; "" for None."""
     if time is None:
         return ""
     seconds = abs(now - time) // 1000
@@ -193,7 +193,7 @@ def ago(time: StoreTime | None, now: StoreTime) -> str:
 
 
 def tail(run: Run) -> str | None:
-    """Return the end of a run's output: as stored, else of its file if that is here."""
+    """Return the end of a run's output: from the store, or from its file on this host."""
     if run.output_tail is not None:
         return run.output_tail
     with suppress(OSError), os.fdopen(output_files.opened(run.output_path), "rb") as file:
@@ -203,15 +203,15 @@ def tail(run: Run) -> str | None:
 
 
 def truncated(run: Run) -> str:
-    """Return what a run lost of its output, and how that comes about."""
+    """Return how much output a run lost to truncation, and how that happens."""
     return (
         f"its output was truncated; at least {run.output_truncated} bytes are lost (by its worker,"
-        " where `echo … > /dev/stderr` truncates and `echo … >&2` does not, or by somebody else)"
+        " where `echo … > /dev/stderr` truncates and `echo … >&2` does not, or by another process)"
     )
 
 
 def output_is_gone(run: Run) -> bool:
-    """Say whether a run that is over had output of which there is no file any more."""
+    """Return whether the output file of a finished run was removed."""
     return bool(run.outcome and run.output_tail) and not os.path.exists(run.output_path)  # noqa: PTH110
 
 
@@ -225,17 +225,17 @@ def size(count: int) -> str:
 
 
 def command_text(command: tuple[str, ...]) -> str:
-    """Return a command as one would type it."""
+    """Return a command as a user types it."""
     return line(shlex.join(command))
 
 
 def plain(text: str) -> str:
-    """Return a text with its control characters spelt out."""
+    """Return a text with its control characters escaped."""
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def as_on_a_terminal(text: str) -> list[str]:
-    """Return the lines of a text as a terminal shows them: a carriage return begins one anew."""
+    """Return the lines of a text as a terminal shows them: a carriage return overwrites."""
     lines = []
     for written in text.rstrip("\r\n").split("\n"):
         shown = ""
@@ -246,12 +246,12 @@ def as_on_a_terminal(text: str) -> list[str]:
 
 
 def line(text: str) -> str:
-    """Return a text on one line, with tabs and newlines spelt out as well."""
+    """Return a text on one line, with tabs and newlines escaped as well."""
     return plain(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def duration(start: StoreTime | None, end: StoreTime | None) -> str:
-    """Return the time between two moments for people, "" where one is missing."""
+    """Return the time between two moments for people, "" if one is missing."""
     if start is None or end is None:
         return ""
     seconds = max(0, end - start) / 1000

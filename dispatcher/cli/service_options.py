@@ -37,14 +37,16 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         config_option,
         json_option,
-        click.option("--force", is_flag=True, help="Also where a unit was changed by hand."),
+        click.option(
+            "--force", is_flag=True, help="Overwrite or remove units that were changed by hand."
+        ),
         click.option(
             "--instance",
             metavar="NAME",
             callback=_instance_name,
-            help="One of several: the units are dispatcher@NAME and dispatcher-executor@NAME.",
+            help="One of several services: dispatcher@NAME and dispatcher-executor@NAME.",
         ),
-        click.option("--user", is_flag=True, help="A service of your own, in your own manager."),
+        click.option("--user", is_flag=True, help="A service of your own, in your user manager."),
     ):
         command = option(command)
     return command

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 
 _GAP = "  "
 
-#: Columns of a terminal that the widest cells keep at least, as long as others can be left out.
+#: Columns that the widest cells keep while other columns can be left out.
 _READABLE = 16
 
 _BOLD = "1"
 
-#: The colours of the words that name a state or an outcome.
+#: The colours of states and outcomes.
 _COLOURS = {
     "succeeded": "32",
     "failed": "31",
@@ -36,7 +36,7 @@ def print_table(
 ) -> None:
     """Print rows under headings.
 
-    On a terminal that is too narrow the columns `spare` are left out, the first of them first, and
+    A terminal that is too narrow shows no `spare` columns, the first of them being the first to go;
     then the widest cells are cut.
     """
     cells = [list(headings), *([_text(value) for value in row] for row in rows)]
@@ -63,7 +63,7 @@ def print_table(
 
 
 def is_colourful() -> bool:
-    """Say whether whoever reads stdout sees colours, and wants them (https://no-color.org)."""
+    """Return whether stdout is a terminal with colours that are wanted (https://no-color.org)."""
     return (
         sys.stdout.isatty()
         and not os.environ.get("NO_COLOR")
@@ -83,7 +83,7 @@ def _width_of(character: str) -> int:
 
 
 def _cut(widths: Sequence[int], columns: Sequence[int], room: int) -> int:
-    """Return the width to which cells have to be cut for the columns to fit."""
+    """Return the width at which to cut cells for the columns to fit."""
     room -= len(_GAP) * (len(columns) - 1)
     taken = sorted(widths[column] for column in columns)
     for number, one in enumerate(taken):

@@ -1,4 +1,4 @@
-"""What `submit --wait` tells of the tasks that it waits for."""
+"""What `submit --wait` prints about its tasks."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from dispatcher.client import Client
 from dispatcher.execution import LOCAL
 from dispatcher.model import Run, Task, TaskState
 
-#: Tasks that are named when many go on.
+#: Tasks named when many go on.
 _NAMED = 20
 
 
 def wait_for(store: Client, task_ids: Sequence[int]) -> dict[int, Task | None]:
-    """Wait until all tasks rest, and say of each that did not succeed what became of it.
+    """Wait until all tasks rest; print each that did not succeed, with the reason.
 
-    Return them as they are then; one that was deleted meanwhile is None. Raises `click.Abort` on
-    Ctrl-C, having said what goes on.
+    Return the tasks as they rest; a deleted one is None. On Ctrl-C, print what goes on and raise
+    `click.Abort`.
     """
     is_idle = all(is_at_rest(store.task(task_id)) for task_id in task_ids)
     if not is_idle and store.standing().daemon == "not running":
-        _say("no daemon runs here; it waits: dispatcher run")
+        _print("no daemon runs here; it waits: dispatcher run")
     rested: dict[int, Task | None] = {}
     try:
-        with bar("done", len(task_ids)) as tell:
-            rested.update(each_at_rest(store, task_ids, tell))
+        with bar("done", len(task_ids)) as progressed:
+            rested.update(each_at_rest(store, task_ids, progressed))
     except KeyboardInterrupt:
-        _say(_going_on([task_id for task_id in dict.fromkeys(task_ids) if task_id not in rested]))
+        _print(_going_on([task_id for task_id in dict.fromkeys(task_ids) if task_id not in rested]))
         raise click.Abort from None
     for task_id, task in rested.items():
         if task is None:
-            _say(f"task {task_id} is gone: it was deleted")
+            _print(f"task {task_id} is gone: it was deleted")
         elif task.state is not TaskState.SUCCEEDED:
-            _say(f"task {task_id} {task.state}: {task.reason}; {_look(task, _last(store, task))}")
+            _print(f"task {task_id} {task.state}: {task.reason}; {_look(task, _last(store, task))}")
     return rested
 
 
 def outcome_json(store: Client, task: Task | None) -> dict[str, Any]:
-    """Return what became of a task, and of its last run, as `--wait --json` shows it."""
+    """Return the outcome of a task and its last run, as `--wait --json` shows it."""
     run = None if task is None else _last(store, task)
     return {
         "state": task and task.state,
@@ -58,7 +58,7 @@ def _last(store: Client, task: Task) -> Run | None:
 
 
 def _look(task: Task, run: Run | None) -> str:
-    """Return what to type next."""
+    """Return the command to type next."""
     wrote = task.state is TaskState.FAILED and run is not None and not run.node.startswith(LOCAL)
     return f"dispatcher {'logs' if wrote else 'why'} {task.id}"
 
@@ -72,5 +72,5 @@ def _going_on(task_ids: Sequence[int]) -> str:
     return f"{what}; dispatcher cancel {' '.join(map(str, named))} ends {whom}"
 
 
-def _say(told: str) -> None:
-    click.echo(f"dispatcher: {render.plain(told)}", err=True)
+def _print(text: str) -> None:
+    click.echo(f"dispatcher: {render.plain(text)}", err=True)

@@ -12,6 +12,7 @@ from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.param_types import FILE
 from dispatcher.cli.printing import print_json
 from dispatcher.client import PATIENCE
+from dispatcher.store.backup import back_up
 
 
 @click.command(
@@ -22,19 +23,17 @@ from dispatcher.client import PATIENCE
 )
 @click.argument("file", metavar="FILE", type=FILE)
 @click.option(
-    "--overwrite", is_flag=True, help="Replace FILE, an older backup, once the copy is whole."
+    "--overwrite", is_flag=True, help="Replace an older backup, FILE, once the copy is whole."
 )
 @json_option
 @config_option
 def command(*, file: Path, overwrite: bool, as_json: bool) -> None:
     """Copy the database into FILE while everything runs, as it is at one moment.
 
-    Every page of the copy is read and checked before it gets its name: FILE is whole, or not there.
-    It holds what tasks hold of secrets, and only its owner may read it. Outputs are not in it: they
-    are plain files in the state directory.
+    Every page of the copy is checked before the copy gets its name: FILE is whole, or missing. It
+    holds the secrets of tasks, and only its owner may read it. It holds no output of runs: that is
+    in plain files in the state directory.
     """
-    from dispatcher.store.backup import back_up  # noqa: PLC0415 - who asks for it
-
     database = database_of(config_as_owner(whole=False))
     done = back_up(database, file.absolute(), overwrite=overwrite, patience=PATIENCE)
     if as_json:

@@ -9,6 +9,7 @@ import click
 from dispatcher.cli.configuration import config_as_caller
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
+from dispatcher.config import environment_file
 from dispatcher.config.config import Config, Mistaken
 from dispatcher.errors import ConfigError
 from dispatcher.host import owner
@@ -18,15 +19,13 @@ from dispatcher.host import owner
 @json_option
 @config_option
 def command(*, as_json: bool) -> None:
-    """Read the configuration, say every mistake with its remedy, and exit 78 if there is one."""
-    from dispatcher.config import environment_file  # noqa: PLC0415 - nobody else's import time
-
+    """Report every mistake of the configuration with its remedy; exit 78 if there is one."""
     mistakes: list[str] = []
     try:
         config = config_as_caller()
     except Mistaken as error:
         config, mistakes = error.rest, [*error.mistakes]
-    mistakes += [*_closed_to_its_user(config), *environment_file.mistakes(config)]
+    mistakes += [*_closed_to_daemon(config), *environment_file.mistakes(config)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     source = str(config.file) if config.file is not None else None
@@ -44,8 +43,8 @@ def command(*, as_json: bool) -> None:
         click.echo(f"{source or 'built-in defaults'}: ok")
 
 
-def _closed_to_its_user(config: Config) -> Iterator[str]:
-    """Yield what is wrong where root may read the file, and the user whose daemon reads it not."""
+def _closed_to_daemon(config: Config) -> Iterator[str]:
+    """Yield the mistake of a file that root may read, and the daemon's user may not."""
     user = owner.foreign_owner(config.state_dir, config.other_places)
     if user is not None and config.file is not None and not owner.may_read(user, config.file):
         yield (

@@ -1,4 +1,4 @@
-"""`dispatcher claim`: a task driven from somebody's shell."""
+"""`dispatcher claim`: work on a task from a shell."""
 
 from __future__ import annotations
 
@@ -45,11 +45,15 @@ from dispatcher.quantities.durations import Milliseconds
     "task_id",
     type=ID,
     metavar="ID",
-    help="The task of this id.",
+    help="Claim this task.",
 )
-@click.option("--ttl", type=Duration(), metavar="DURATION", help="The task's lease from now on.")
-@click.option("--lock-file", metavar="PATH", help="Write the lock there, mode 0600; print it not.")
-@click.option("--export", is_flag=True, help="Print lines for a shell to evaluate.")
+@click.option("--ttl", type=Duration(), metavar="DURATION", help="Set the task's lease.")
+@click.option(
+    "--lock-file",
+    metavar="PATH",
+    help="Write the lock to this file (mode 0600) instead of printing it.",
+)
+@click.option("--export", is_flag=True, help="Print variables for a shell to evaluate.")
 @json_option
 @config_option
 def command(
@@ -61,21 +65,21 @@ def command(
     export: bool,
     as_json: bool,
 ) -> None:
-    """Claim a ready task and print its lock: it is yours until its lease expires.
+    """Claim a ready task and print its lock: the task is yours until its lease expires.
 
-    Nothing is started. Beat with `dispatcher heartbeat` before it expires, else the task runs
-    again; then say `complete` or `fail`. No beat renews it beyond the task's run time-out, counted
-    from this claim, and its total one. Exit code 1: there is nothing to claim.
+    Nothing is started. Renew the lease with `dispatcher heartbeat`, or the task runs again; end
+    with `complete` or `fail`. No heartbeat renews it beyond the task's run time-out, counted from
+    this claim, or its total time-out. Exit code 1: there is nothing to claim.
 
-    A daemon runs what is ready at once. To have a queue for yourself beside it, write
-    `concurrency = 0` under `[queues.NAME]`; `pause` would keep you out too.
+    A daemon runs ready tasks at once. To keep a queue for claims by hand, write `concurrency = 0`
+    under `[queues.NAME]`; `pause` would stop your claims too.
     """
     if queue is not None and task_id is not None:
         raise click.UsageError("--task names a task of any queue; leave --queue out")
     if lock_file is None and is_closed():
         raise click.UsageError("stdout is closed, and the lock would be lost; give --lock-file")
     config = config_as_owner()
-    with _kept(lock_file) as keep, Client(config) as store:
+    with _lock_file(lock_file) as keep, Client(config) as store:
         calendar = store.calendar()
         with usage_errors():
             claimed = store.claim(queue=queue, task_id=task_id, lease_ttl_ms=ttl)
@@ -145,7 +149,7 @@ def _facts(claimed: Claim, calendar: Calendar) -> dict[str, Any]:
 
 
 def _print_exports(claimed: Claim, config: Config, *, locked: bool) -> None:
-    """Print what a worker finds in its environment, but the marker of a run that we started."""
+    """Print the variables of a worker, without the marker of a run that we started."""
     socket = control.find(config).with_name("worker.sock")
     variables = {**config.environment, **worker_environment(claimed, str(socket))}
     for name, value in variables.items():
@@ -154,10 +158,10 @@ def _print_exports(claimed: Claim, config: Config, *, locked: bool) -> None:
 
 
 @contextmanager
-def _kept(lock_file: str | None) -> Iterator[Callable[[str], None]]:
-    """Give a function that keeps a lock in a file which nobody but its owner reads.
+def _lock_file(lock_file: str | None) -> Iterator[Callable[[str], None]]:
+    """Give a function that writes a lock to a file that only its owner may read.
 
-    It is opened before: a lock that could not be written would be lost, and the claim with it.
+    The file is opened before the claim: a lock that could not be written would be lost with it.
     """
     if lock_file is None:
         yield lambda _: None
@@ -168,8 +172,8 @@ def _kept(lock_file: str | None) -> Iterator[Callable[[str], None]]:
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        told, remedy = f"cannot write {lock_file}", "name a file that this user may write"
-        raise cannot_write(told, error, remedy, DispatcherError) from error
+        remedy = "name a file that this user may write"
+        raise cannot_write(f"cannot write {lock_file}", error, remedy, DispatcherError) from error
 
     def keep(lock: str) -> None:
         try:

@@ -17,9 +17,9 @@ from dispatcher.cli.options import examples
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the lines that let a shell complete verbs, options, states, queues and task ids."""
+    """Print lines that make a shell complete verbs, options, states, queues and task ids."""
     kind = get_completion_class(shell)
     assert kind is not None
-    asked = kind(click.Command("dispatcher"), {}, "dispatcher", "_DISPATCHER_COMPLETE")
-    # Not the method of its own: bash's runs a bash to see how old it is.
-    click.echo(ShellComplete.source(asked).strip("\n"))
+    complete = kind(click.Command("dispatcher"), {}, "dispatcher", "_DISPATCHER_COMPLETE")
+    # The base class's method: bash's own would start a bash to learn its version.
+    click.echo(ShellComplete.source(complete).strip("\n"))

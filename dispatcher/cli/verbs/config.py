@@ -7,11 +7,13 @@ import click
 from dispatcher.cli.configuration import config_as_caller
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
+from dispatcher.config import reference
+from dispatcher.config.file import written
 
 
 @click.command(
     epilog=examples(
-        "dispatcher config                                # what holds, and why",
+        "dispatcher config                                # every value, and its source",
         "dispatcher config --commented > dispatcher.toml  # a file to start from",
         "dispatcher config --schema > dispatcher.schema.json",
     )
@@ -21,12 +23,9 @@ from dispatcher.cli.printing import print_json
 @json_option
 @config_option
 def command(*, commented: bool, schema: bool, as_json: bool) -> None:
-    """Print the value of every key, and whether the file gives it, or the default, or the host."""
-    from dispatcher.config import reference  # noqa: PLC0415 - nobody else's import time
-    from dispatcher.config.file import written  # noqa: PLC0415
-
+    """Print every key's value, and where it comes from: file, default, host or environment."""
     if commented and schema:
-        raise click.UsageError("--commented and --schema are two things; ask for one")
+        raise click.UsageError("--commented and --schema print different files; give one")
     if commented:
         click.echo(reference.commented_file(), nl=False)
     elif schema:

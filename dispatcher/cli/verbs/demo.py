@@ -36,16 +36,16 @@ from dispatcher.exit_codes import ExitCode
     "picture",
     metavar="PATH",
     type=FILE,
-    help="Write all that was shown there, as a picture.",
+    help="Write a picture of all that was shown to this file.",
 )
 def command(folder: Path | None, picture: Path | None) -> int:
     """Watch the main job, workers that misbehave, and a kill in the middle.
 
-    One gzip task for each of the 48 largest files of FOLDER (default: Python's standard library),
-    and beside them six workers: one beats for five leases, one falls silent, one ignores SIGTERM
-    and leaves an escaped grandchild, one fails for good, one exits 75 twice, one names no program.
-    The daemon is killed with SIGKILL when half of the files are settled, and started again. Works
-    in a temporary folder and leaves nothing behind. Exits 0 only if all came as expected.
+    It runs one gzip task for each of the 48 largest files of FOLDER (default: Python's standard
+    library), and six workers: one beats for five leases, one falls silent, one ignores SIGTERM and
+    leaves an escaped grandchild, one fails for good, one exits 75 twice, one names no program. It
+    kills the daemon with SIGKILL when half of the files are settled, and starts it again. It works
+    in a temporary folder and leaves nothing behind. It exits 0 only if every promise was kept.
     """
     files = largest(folder or Path(sysconfig.get_path("stdlib")))
     if len(files) <= 2 * SLOW:
@@ -62,7 +62,7 @@ def command(folder: Path | None, picture: Path | None) -> int:
                     play.perform()
             except DemoFailed as error:
                 raise click.ClickException(str(error)) from error
-            screen.say("what was promised; of workers, fence and outcome of each run:")
+            screen.say("the promises; for workers, the fence and outcome of each run:")
             kept = []
             for check in checks(play, job, parts, trail):
                 screen.say(str(check))

@@ -1,4 +1,4 @@
-"""`dispatcher doctor`: a look at everything that may be wrong, with what to do."""
+"""`dispatcher doctor`: every fault that can be found, with its remedy."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dispatcher.exit_codes import ExitCode
 @json_option
 @config_option
 def command(*, as_json: bool) -> int:
-    """Look for what is wrong with this host, its store and its processes; exit 1 if anything is.
+    """Look for faults of this host, its store and its processes; exit 1 if there is one.
 
-    Nothing is changed; it may be asked while the daemon works. The whole database is read, which
-    takes about a second for each gigabyte. Run it as root or as the daemon's user.
+    It changes nothing, and may run while the daemon works. It reads the whole database, which takes
+    about a second for each gigabyte. Run it as root or as the daemon's user.
     """
     try:
         config_as_caller()

@@ -12,7 +12,7 @@ from dispatcher.cli.options import config_option, examples
 from dispatcher.host import owner
 from dispatcher.host.node import node_id
 
-#: Mistakes of a file that an executor logs: an argument each.
+#: Mistakes of a file that an executor logs; each is an argument.
 MOST_MISTAKES = 20
 
 
@@ -21,8 +21,8 @@ MOST_MISTAKES = 20
 def command() -> None:
     """Run the executor in the foreground, for `[executor] mode = "external"`.
 
-    It is the parent of the workers and outlives daemons; SIGTERM ends all its runs. Of the
-    configuration it needs the directories: with a mistake elsewhere it goes on, and logs it.
+    It is the parent of the workers and outlives daemons; SIGTERM ends all its runs. It needs only
+    the directories of the configuration: a mistake elsewhere is logged, and it starts.
     """
     config, mistakes = executor_config()
     me = node_id(config.state_dir)

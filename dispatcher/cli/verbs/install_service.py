@@ -20,7 +20,7 @@ from dispatcher.service.install import Place
 @click.option(
     "--run-as",
     metavar="USER",
-    help="The user that daemon and workers run as [default: as installed, else dispatcher, made if"
+    help="The user of daemon and workers [default: as installed, or dispatcher, which is made if"
     " missing].",
 )
 @service_options
@@ -29,12 +29,12 @@ def command(
 ) -> None:
     """Write the two units for this installation, and a configuration if there is none.
 
-    They start the command that runs now, with the file that --config names, else the one they have
-    already, else /etc/dispatcher/dispatcher.toml, or NAME.toml for an instance; with --user in
-    ~/.config. Doing it again changes nothing, or brings the units up to date. Where a unit was
-    changed by hand, nothing is written; changes belong into a drop-in: systemctl edit dispatcher.
+    The units start this dispatcher with the file of --config; without it with the file that they
+    name already, or /etc/dispatcher/dispatcher.toml, NAME.toml for an instance; with --user it is
+    in ~/.config. A second install changes nothing, or updates the units. If a unit was changed by
+    hand, nothing is written; make changes in a drop-in: systemctl edit dispatcher.
 
-    Nothing is started; what to type next is printed.
+    Nothing is started; the commands to type next are printed.
     """
     if user and run_as:
         raise click.UsageError("--run-as: a service of your own runs as you; leave it out")

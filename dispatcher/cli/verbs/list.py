@@ -28,7 +28,7 @@ from dispatcher.quantities.durations import Milliseconds
 from dispatcher.standing import AT_REST, Obstacle, Standing
 from dispatcher.times import StoreTime, WallTime
 
-#: Characters of a reason in a list, where one would else make every line as long; `show` has all.
+#: Characters of a reason in a list, as the longest cell sets the width; `show` has all of it.
 REASON = 80
 
 
@@ -64,54 +64,37 @@ REASON = 80
     help="Only tasks of this profile.",
 )
 @click.option("--label", type=TEXT, metavar="NAME=VALUE", help="Only tasks with this label.")
-@click.option("--text", type=TEXT, metavar="TEXT", help="Only commands that have this in them.")
-@click.option("--since", type=Moment(), metavar="TIME", help='Submitted since, e.g. "2h" ago.')
-@click.option("--until", type=Moment(), metavar="TIME", help='Before, e.g. "2026-08-01T06:00".')
+@click.option("--text", type=TEXT, metavar="TEXT", help="Only commands that contain this.")
+@click.option(
+    "--since",
+    type=Moment(),
+    metavar="TIME",
+    help='Submitted since then: a date, or an age, e.g. "2h".',
+)
+@click.option(
+    "--until", type=Moment(), metavar="TIME", help='Submitted before, e.g. "2026-08-01T06:00".'
+)
 @click.option(
     "--limit",
     type=COUNT,
     default=100,
     show_default="100",
     metavar="N",
-    help="At most so many.",
+    help="The most to list.",
 )
 @click.option("--oldest-first", is_flag=True, help="Start with the oldest, not the newest.")
 @absolute_option
 @json_option
 @click.option("--json-lines", is_flag=True, help="Print JSON, a line for each task.")
 @config_option
-def command(
-    *,
-    state: tuple[str, ...],
-    queue: str | None,
-    profile: str | None,
-    label: str | None,
-    text: str | None,
-    since: int | None,
-    until: int | None,
-    limit: int,
-    oldest_first: bool,
-    absolute: bool,
-    as_json: bool,
-    json_lines: bool,
-) -> None:
+def command(*, limit: int, absolute: bool, as_json: bool, json_lines: bool, **given: Any) -> None:
     """List tasks, the newest first.
 
-    A date or time that names no zone is one of yours; what is printed is UTC.
+    Dates without a zone are in your zone; printed times are UTC.
     """
     with open_client() as store:
         calendar = store.calendar()
-        wanted = TaskFilter(
-            states=frozenset(map(TaskState, state)) or None,
-            queue=queue,
-            profile=profile,
-            label=None if label is None else next(iter(lines.pairs("label", [label]).items())),
-            text=text,
-            since=_moment(since, calendar),
-            until=_moment(until, calendar),
-            oldest_first=oldest_first,
-            limit=limit,
-        )
+        wanted = _filter(calendar, **given)
         tasks = iter(store.each_task(replace(wanted, limit=limit + 1)))
         first = list(islice(tasks, 1))
         shown = chain(first, islice(tasks, limit - 1))
@@ -125,9 +108,27 @@ def command(
         elif first:
             _print_tasks(shown, obstacle, calendar, absolute=absolute)
         if not first:
-            click.echo(f"dispatcher: no tasks{_of_queue(store, queue)}", err=True)
+            click.echo(f"dispatcher: no tasks{_of_queue(store, wanted.queue)}", err=True)
         elif next(tasks, None) is not None:
             click.echo(f"dispatcher: {limit}{_of_all(store, wanted)}", err=True)
+
+
+def _filter(
+    calendar: Calendar,
+    *,
+    state: tuple[str, ...],
+    label: str | None,
+    since: int | None,
+    until: int | None,
+    **others: Any,
+) -> TaskFilter:
+    return TaskFilter(
+        states=frozenset(map(TaskState, state)) or None,
+        label=None if label is None else next(iter(lines.pairs("label", [label]).items())),
+        since=_moment(since, calendar),
+        until=_moment(until, calendar),
+        **others,
+    )
 
 
 def _task_json(
@@ -137,7 +138,7 @@ def _task_json(
 
 
 def _of_queue(store: Client, queue: str | None) -> str:
-    """Return in which queue nothing was found, and which one was meant if there is none."""
+    """Return the queue without tasks, with the nearest name if there is none such."""
     if queue is None:
         return ""
     known = store.queues()
@@ -145,9 +146,9 @@ def _of_queue(store: Client, queue: str | None) -> str:
 
 
 def _of_all(store: Client, wanted: TaskFilter) -> str:
-    """Say of how many these are the first: counted only where the store keeps count."""
-    counted = replace(TaskFilter(), states=wanted.states, queue=wanted.queue)
-    if replace(wanted, limit=counted.limit, oldest_first=False) != counted:
+    """Return how many tasks there are in all, if the store keeps that count."""
+    counted = TaskFilter(states=wanted.states, queue=wanted.queue)
+    if replace(wanted, oldest_first=False) != counted:
         return " shown, and there are more; --limit N shows more"
     total = sum(
         count
@@ -159,7 +160,7 @@ def _of_all(store: Client, wanted: TaskFilter) -> str:
 
 
 def _obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
-    """Return what tells the nearest obstacle of a task; all ready ones of a queue have the same."""
+    """Return a function for a task's nearest obstacle: the ready ones of a queue share it."""
 
     @cache
     def of_queue(queue: str) -> Obstacle:
@@ -172,7 +173,7 @@ def _obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
 
 
 def _moment(given: int | None, calendar: Calendar) -> StoreTime | None:
-    """Return a time that was given as a date, or as how long ago it was."""
+    """Return the store time of a date or an age."""
     if isinstance(given, Milliseconds):
         return StoreTime(calendar.now - given)
     return None if given is None else calendar.moment(WallTime(given))
@@ -204,7 +205,7 @@ def _print_tasks(
 
 
 def _why(task: Task, obstacle: Obstacle | None) -> str:
-    """Return why a task is where it is; of a ready one also what keeps it from running."""
+    """Return a task's reason; of a ready one also what keeps it from running."""
     if task.state is not TaskState.READY or obstacle is None:
         return render.short(task.reason, REASON)
     return render.short(f"{obstacle.replace('_', ' ')}; {task.reason}", REASON)

@@ -26,7 +26,7 @@ from dispatcher.model import Run
         "dispatcher logs 42",
         "dispatcher logs 42 --run 57",
         "dispatcher logs 42 --tail 20",
-        "dispatcher logs -f 42   # until it ends",
+        "dispatcher logs -f 42   # until it rests",
     )
 )
 @task_id_argument
@@ -41,11 +41,11 @@ from dispatcher.model import Run
     "-f",
     "--follow",
     is_flag=True,
-    help="Go on as the output grows, through later runs, until the task is at rest.",
+    help="Follow the output as it grows, through later runs, until the task rests.",
 )
 @config_option
 def command(*, task_id: int, run_id: int | None, tail: int | None, follow: bool) -> None:
-    """Print what a task's run wrote to its stdout and stderr."""
+    """Print the stdout and stderr of a task's run."""
     with open_client() as store:
         if follow:
             from dispatcher.cli import follow as following  # noqa: PLC0415 - for -f alone
@@ -69,7 +69,7 @@ def command(*, task_id: int, run_id: int | None, tail: int | None, follow: bool)
             lost = f"{output.dropped} bytes of it were dropped to keep the budget"
             click.echo(f"dispatcher: {lost}", err=True)
         if output.holes:
-            left_out = f"{output.holes} bytes of it were never written, and are left out"
+            left_out = f"{output.holes} bytes of it were never written: holes, which are left out"
             click.echo(f"dispatcher: {left_out}", err=True)
     if run.output_truncated:
         click.echo(f"dispatcher: {render.truncated(run)}", err=True)
@@ -83,13 +83,12 @@ def _chosen_run(store: Client, task_id: int, run_id: int | None) -> Run:
     if not runs:
         raise DispatcherError(
             f"task {task_id} has not run yet: {task.state}, {task.reason};"
-            f" `dispatcher why {task_id}` says what it waits for"
+            f" `dispatcher why {task_id}` shows what it waits for"
         )
     chosen = {run.id: run for run in runs}.get(runs[-1].id if run_id is None else run_id)
     if chosen is None:
         known = ", ".join(str(run.id) for run in runs)
         raise DispatcherError(f"task {task_id} has no run {run_id}; its runs: {known}")
     if chosen.node.startswith(LOCAL):
-        told = f"run {chosen.id} was driven by hand; what it wrote is where its driver put it"
-        raise DispatcherError(told)
+        raise DispatcherError(f"run {chosen.id} was claimed by hand; its output was not captured")
     return chosen

@@ -11,6 +11,7 @@ from dispatcher.cli.options import config_option, examples
 from dispatcher.cli.param_types import FILE
 from dispatcher.errors import DispatcherError, cannot_write
 from dispatcher.host import files
+from dispatcher.metrics import exposition
 
 
 @click.command(
@@ -23,17 +24,16 @@ from dispatcher.host import files
     "--textfile",
     type=FILE,
     metavar="PATH",
-    help="Write them to this file, whole or not at all, for the node exporter.",
+    help="Write them to this file in one step, for the node exporter.",
 )
 @config_option
 def command(*, textfile: Path | None) -> None:
-    """Print figures in the Prometheus text format; docs/metrics.md says what each means.
+    """Print figures in the Prometheus text format; docs/metrics.md explains each.
 
-    Without a daemon only those that the store knows, and dispatcher_up is 0.
+    Without a daemon only the store's figures are printed, and dispatcher_up is 0.
     """
     with open_client() as store:
         status, outcomes = store.status(), store.outcomes()
-    from dispatcher.metrics import exposition  # noqa: PLC0415 - nobody else's import time
 
     text = exposition(status, outcomes)
     if textfile is None:

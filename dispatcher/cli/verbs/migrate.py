@@ -1,4 +1,4 @@
-"""`dispatcher migrate`: the database's schema, brought up to date when nobody works with it."""
+"""`dispatcher migrate`: upgrade the database's schema while nothing uses it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from dispatcher.client import PATIENCE
 from dispatcher.config.config import Config
 from dispatcher.exit_codes import ExitCode
 from dispatcher.store.examine import examine
+from dispatcher.store.migrate import MIGRATIONS
 from dispatcher.store.open import database_path, is_there, lock_database, open_store
 
 
 @click.command(epilog=examples("dispatcher migrate --check", "dispatcher migrate"))
-@click.option("--check", is_flag=True, help="Change nothing; exit 1 when there is something to do.")
+@click.option("--check", is_flag=True, help="Change nothing; exit 1 if an upgrade is due.")
 @json_option
 @config_option
 def command(*, check: bool, as_json: bool) -> int:
     """Bring the database up to date with this dispatcher.
 
     A daemon does so when it starts; other verbs refuse an older database, as a daemon of the older
-    version may be at work on it. Make a copy first: there is no way back to the older version.
+    version may be using it. Make a backup first: there is no way back to the older version.
     """
     config = config_as_owner()
     before, wanted = _schema(config)
@@ -44,13 +45,11 @@ def command(*, check: bool, as_json: bool) -> int:
 
 
 def _schema(config: Config) -> tuple[int | None, int]:
-    """Return the database's schema, None where there is none yet, and the one that is wanted."""
-    from dispatcher.store.migrate import MIGRATIONS  # noqa: PLC0415 - read when it is asked for
-
+    """Return the database's schema, None without one, and the schema of this dispatcher."""
     path = database_path(config.store_url)
     if path is None or not is_there(path):
         return None, len(MIGRATIONS)
     found = examine(path, patience=PATIENCE, whole=False)
-    if found.schema > found.known:  # which says so, and what to do
+    if found.schema > found.known:  # it raises, with the remedy
         open_store(config.store_url, state_dir=config.state_dir, patience=PATIENCE).close()
     return found.schema, found.known

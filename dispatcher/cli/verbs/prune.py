@@ -30,7 +30,7 @@ from dispatcher.quantities.durations import Milliseconds
     "--older-than",
     type=Duration(),
     metavar="DURATION",
-    help="Finished at least so long ago [default: output.retention, 30d].",
+    help="Finished at least this long ago [default: output.retention, 30d].",
 )
 @click.option(
     "--state",
@@ -39,7 +39,7 @@ from dispatcher.quantities.durations import Milliseconds
     metavar="STATE",
     help=f"Only this state. Repeatable. {', '.join(sorted(FINISHED))}.",
 )
-@click.option("--dry-run", is_flag=True, help="Delete nothing; say how many it would be.")
+@click.option("--dry-run", is_flag=True, help="Delete nothing; print how many tasks it would be.")
 @json_option
 @config_option
 def command(
@@ -47,16 +47,15 @@ def command(
 ) -> None:
     """Delete tasks that finished long ago, with their runs and output files.
 
-    With an age below 1s, which is everything that has finished, it wants the states to be named.
+    An age below 1s, which means everything that has finished, requires --state.
     """
     config = config_as_owner()
     age = config.output.retention_ms if older_than is None else older_than
     if age is None:
-        told = '[output] retention is "never": say how old, e.g. --older-than 30d'
-        raise click.UsageError(told)
+        raise click.UsageError('[output] retention is "never": give an age, e.g. --older-than 30d')
     if age < LEAST_RETENTION and not state and not dry_run:
-        told = f"--older-than {age} deletes all that has finished"
-        raise click.UsageError(f"{told}; name what, e.g. --state succeeded, or try: --dry-run")
+        wide = f"--older-than {age} deletes all that has finished"
+        raise click.UsageError(f"{wide}; name states, e.g. --state succeeded, or try: --dry-run")
     states = frozenset(map(TaskState, state)) or FINISHED
     with Client(config) as store:
         many = store.prunable(older_than_ms=age, states=states)
@@ -66,8 +65,8 @@ def command(
             else:
                 click.echo(f"would delete: {many} tasks, with their runs and output files")
             return
-        with bar("deleted", many) as tell:
-            pruned = store.prune(older_than_ms=age, states=states, tell=tell)
+        with bar("deleted", many) as progressed:
+            pruned = store.prune(older_than_ms=age, states=states, tell=progressed)
     if as_json:
         print_json({"tasks": pruned.tasks, "output_files": len(pruned.output_paths)})
     else:

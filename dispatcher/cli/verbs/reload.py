@@ -16,9 +16,9 @@ from dispatcher.exit_codes import ExitCode
 @json_option
 @config_option
 def command(*, as_json: bool) -> int:
-    """Let the running daemon read its configuration again, and print what changed.
+    """Make the running daemon read its configuration again, and print what changed.
 
-    With a mistake in the file the old configuration holds on; exit code 78.
+    If the file has a mistake, the old configuration stays in force; exit code 78.
     """
     config = config_as_owner()
     try:

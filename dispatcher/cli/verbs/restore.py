@@ -18,6 +18,8 @@ from dispatcher.store.open import (
     refuse_place,
     remembered_identity,
 )
+from dispatcher.store.restore import Restored
+from dispatcher.store.restore import restore as put_back
 from dispatcher.times import wall_clock
 
 
@@ -26,15 +28,13 @@ from dispatcher.times import wall_clock
 @json_option
 @config_option
 def command(*, file: Path, as_json: bool) -> None:
-    """Put FILE, a backup, in the place of the database. No daemon may run.
+    """Replace the database by FILE, a backup. No daemon may run.
 
-    What was there stays beside it under a dated name. What the backup does not know was done is
-    done again: it becomes another store, and ids of tasks and fences go on beyond those that were
-    given, so that none means two things. What ran when it was made is settled by the next daemon,
-    once nothing of it lives on this host; a claim by hand keeps its lock.
+    The old database is kept next to it under a dated name. Work that was done after the backup is
+    done again: the database becomes another store, whose task ids and fences continue beyond all
+    that were given, so that none means two things. The next daemon settles the runs that the backup
+    has open, once none of their processes lives on this host; a claim by hand keeps its lock.
     """
-    from dispatcher.store.restore import restore as put_back  # noqa: PLC0415 - who asks for it
-
     config = config_as_owner(whole=False)
     database = database_of(config)
     refuse_place(database)
@@ -46,23 +46,26 @@ def command(*, file: Path, as_json: bool) -> None:
             remembered=remembered_identity(config.state_dir),
             now=wall_clock(),
         )
-    kept = None if done.kept is None else str(done.kept)
     if as_json:
         print_json(
             {
                 "database": str(database),
                 "from": str(file),
-                "kept": kept,
+                "kept": None if done.kept is None else str(done.kept),
                 "tasks": done.tasks,
                 "running": done.running,
                 "next_id": done.next_id,
                 "store_id": done.identity,
             }
         )
-        return
+    else:
+        _print(database, done)
+
+
+def _print(database: Path, done: Restored) -> None:
     click.echo(f"{render.plain(str(database))}: {done.tasks} tasks, the next one is {done.next_id}")
-    if kept is not None:
-        click.echo(f"what was there is kept: {render.plain(kept)}")
+    if done.kept is not None:
+        click.echo(f"the old database is kept: {render.plain(str(done.kept))}")
     if done.running:
         were = "was" if done.running == 1 else "were"
         click.echo(
@@ -72,7 +75,7 @@ def command(*, file: Path, as_json: bool) -> None:
 
 
 def _traces(config: Config) -> Iterator[str]:
-    """Yield what tells of runs whatever the database knows: outputs, the executor's journal."""
+    """Yield texts that name runs, from outside the database: output files, the journal."""
     if config.output_dir.is_dir():
         yield from (path.name for path in config.output_dir.glob("*.log"))
     journal = config.state_dir / "executor.journal"

@@ -7,33 +7,32 @@ import click
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples
 from dispatcher.cli.progress import is_watched
+from dispatcher.daemon.run import run as run_daemon
 
 
 @click.command(
     epilog=examples(
         "dispatcher run                  # until SIGTERM or Ctrl-C",
-        "dispatcher run --drain          # until nothing is left to do",
+        "dispatcher run --drain          # until no work is left",
         "dispatcher run --config /etc/dispatcher/dispatcher.toml",
     )
 )
 @click.option(
     "--drain",
     is_flag=True,
-    help="Exit 0 when no task is ready, scheduled or running, but in queues that are paused or for "
-    "claims by hand.",
+    help="Exit 0 when no task is ready, scheduled or running, except in queues that are paused or "
+    "kept for claims by hand.",
 )
 @config_option
 def command(*, drain: bool) -> int:
     """Run the daemon in the foreground: it claims tasks, runs them and settles them.
 
-    It starts an executor unless the configuration says that one runs by itself.
+    It starts an executor unless the configuration sets `[executor] mode = "external"`.
     """
     config = config_as_owner()
-    from dispatcher.daemon.run import run as run_daemon  # noqa: PLC0415 - nobody else's import time
-
     if not drain or not is_watched():
         return run_daemon(config, drain=drain)
-    from dispatcher.cli.draining import shown  # noqa: PLC0415 - who looks on
+    from dispatcher.cli.draining import shown  # noqa: PLC0415 - for terminals
 
     with shown(config) as onlooker:
         return run_daemon(config, drain=True, onlooker=onlooker)

@@ -1,4 +1,4 @@
-"""`dispatcher status`: how daemon, executor and queues stand."""
+"""`dispatcher status`: the state of daemon, executor and queues."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dispatcher.model import TaskState
 from dispatcher.standing import DAY, Standing, Status, Stuck, recent_step_text
 from dispatcher.times import StoreTime
 
-#: Tasks that keep a slot, as they could not be ended, and are named one by one.
+#: Tasks that could not be ended, and keep a slot, that are named one by one.
 MOST_HELD = 5
 
 
@@ -27,7 +27,7 @@ MOST_HELD = 5
 @json_option
 @config_option
 def command(*, as_json: bool) -> None:
-    """Show how daemon, executor and queues stand."""
+    """Show the state of daemon, executor and queues."""
     config = config_as_owner(whole=False)
     with Client(config) as store:
         found = status_json(store.status(), config)
@@ -39,17 +39,7 @@ def command(*, as_json: bool) -> None:
 
 def status_json(found: Status, config: Config) -> dict[str, Any]:
     """Return the status with every key that other programs rely on."""
-    standing, node = found.standing, found.standing.node
-    report: dict[str, Any] = {} if standing.report is None else msgspec.to_builtins(standing.report)
-    for unshown in ("ok", "figures"):
-        report.pop(unshown, None)
-    states = {
-        state: sum(queue.get(state, 0) for queue in found.counts.values()) for state in TaskState
-    }
-    ticked_ago = report.get("tick_age_s")
-    seen_at = node.seen_at if node else None
-    if ticked_ago is not None:  # fresher than the node's row, which is seldom written
-        seen_at = StoreTime(standing.now - round(ticked_ago * 1000))
+    standing = found.standing
     degraded = _degraded(standing)
     stuck = found.stuck()
     return {
@@ -63,15 +53,7 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
             "text": stuck.reason.text,
         },
         "daemon": standing.daemon,
-        "daemon_pid": report.pop("pid", None),
-        "executor": report.pop("executor", "unknown"),
-        "node": {
-            "id": report.pop("node", node and node.id),
-            "hostname": report.pop("hostname", node and node.hostname),
-            "slots": report.pop("slots", node.slots if node else config.slots),
-            "seen_at": render.moment(seen_at, standing.calendar),
-            **report,
-        },
+        **_reported(standing, config),
         "leases": {
             "running": found.leases.running,
             "oldest_renewal_age_s": _age(found.leases.oldest_renewal, standing.now),
@@ -79,7 +61,10 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
             "next_expiry_at": render.moment(found.leases.next_expiry, standing.calendar),
         },
         "clock": _clock(standing.calendar),
-        "states": states,
+        "states": {
+            state: sum(queue.get(state, 0) for queue in found.counts.values())
+            for state in TaskState
+        },
         "waiting": found.waiting(),
         "coming": found.coming,
         "damaged_parts": found.damaged_parts,
@@ -91,8 +76,30 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
     }
 
 
+def _reported(standing: Standing, config: Config) -> dict[str, Any]:
+    """Return what the daemon reports; without a daemon, what the store has of this node."""
+    report: dict[str, Any] = {} if standing.report is None else msgspec.to_builtins(standing.report)
+    for unshown in ("ok", "figures"):
+        report.pop(unshown, None)
+    node = standing.node
+    seen_at = node.seen_at if node else None
+    if (ticked_ago := report.get("tick_age_s")) is not None:  # the node's row is seldom written
+        seen_at = StoreTime(standing.now - round(ticked_ago * 1000))
+    return {
+        "daemon_pid": report.pop("pid", None),
+        "executor": report.pop("executor", "unknown"),
+        "node": {
+            "id": report.pop("node", node and node.id),
+            "hostname": report.pop("hostname", node and node.hostname),
+            "slots": report.pop("slots", node.slots if node else config.slots),
+            "seen_at": render.moment(seen_at, standing.calendar),
+            **report,
+        },
+    }
+
+
 def _clock(calendar: Calendar) -> dict[str, Any]:
-    """Return how the host's clock stands against the store's, and its last step of a day."""
+    """Return the host's clock against the store's, and its last step within a day."""
     step = calendar.last_step(within_ms=DAY)
     return {
         "ahead_ms": calendar.ahead_ms,
@@ -109,23 +116,23 @@ def _health(standing: Standing, *, degraded: list[str], stuck: Stuck | None) -> 
 
 
 def _degraded(standing: Standing) -> list[str]:
-    """Return what is wrong with this node, though its daemon runs."""
-    told = [reason.text for reason in standing.faults()]
+    """Return the faults of this node while its daemon runs."""
+    faults = [reason.text for reason in standing.faults()]
     if standing.unreachable is not None:
-        told.append(standing.unreachable)
+        faults.append(standing.unreachable)
     if (report := standing.report) is None:
-        return told
+        return faults
     if (why := report.workers_shut_out) is not None:
-        told.append(f"workers cannot speak, and their leases wait: {why}")
+        faults.append(f"workers cannot speak, and their leases wait: {why}")
     held = report.unkillable_because
     for task_id, why in islice(held.items(), MOST_HELD):
-        told.append(f"task {task_id} is not proved gone and keeps its slot: {why}")
+        faults.append(f"task {task_id} is not proved gone and keeps its slot: {why}")
     if len(held) > MOST_HELD:
-        told.append(f"{len(held) - MOST_HELD} more tasks keep their slots in the same way")
+        faults.append(f"{len(held) - MOST_HELD} more tasks keep their slots in the same way")
     for work, error in report.postponed.items():
-        told.append(f"{work}: the store does not take it: {error}")
-    told += [one.describe(f"task {one.task_id}") for one in standing.stranded]
-    return told
+        faults.append(f"{work}: the store does not take it: {error}")
+    faults += [one.describe(f"task {one.task_id}") for one in standing.stranded]
+    return faults
 
 
 def _age(moment: StoreTime | None, now: StoreTime) -> float | None:
@@ -171,10 +178,10 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _print_coming(found: dict[str, Any]) -> None:
-    """Print how many tasks are accepted and not listed yet, and which of them wait for people."""
+    """Print how many tasks are accepted and not listed yet, and which parts are damaged."""
     if found["coming"]:
-        told = "tasks of a bulk submit are accepted; it, or else a daemon, makes them"
-        click.echo(f"coming    {found['coming']} {told}")
+        what = "tasks of a bulk submit are accepted; their submit, or a daemon, makes them"
+        click.echo(f"coming    {found['coming']} {what}")
     for text in found["damaged_parts"]:
         click.echo(f"          {render.plain(text)}")
 
@@ -186,13 +193,13 @@ def _output_text(output: dict[str, Any]) -> str:
 
 
 def _print_ages(found: dict[str, Any]) -> None:
-    """Print when what goes round last did, and how old the leases are."""
+    """Print the ages of the loop's last steps, and of the leases."""
     node, leases = found["node"], found["leases"]
     ages = ((what, node.get(f"{what}_age_s")) for what in ("tick", "reap", "claim", "start"))
     if last := [f"{what} {age:.1f} s" for what, age in ages if age is not None]:
         click.echo(f"last      {', '.join(last)} ago")
     if leases["running"]:
-        told = [f"oldest renewal {leases['oldest_renewal_age_s']:.1f} s"]
+        oldest = [f"oldest renewal {leases['oldest_renewal_age_s']:.1f} s"]
         if (beat := leases["oldest_heartbeat_age_s"]) is not None:
-            told.append(f"oldest heartbeat {beat:.1f} s")
-        click.echo(f"leases    {leases['running']}, {', '.join(told)} ago")
+            oldest.append(f"oldest heartbeat {beat:.1f} s")
+        click.echo(f"leases    {leases['running']}, {', '.join(oldest)} ago")

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 import click
 
 from dispatcher.cli import lines
-from dispatcher.cli.accepted import AcceptedTasks, answering
+from dispatcher.cli.accepted import AcceptedTasks, naming_unprinted
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option, limit_options
 from dispatcher.cli.param_types import Duration, offered
@@ -26,10 +26,10 @@ from dispatcher.quantities.durations import Milliseconds
 from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
 from dispatcher.wire import KillMode
 
-#: Ids that are printed at a time.
+#: Ids printed at a time.
 _PRINTED = 1_000
 
-#: Tasks with a key of these and another command that are named on stderr; the rest is counted.
+#: Tasks with the same key and another command that are named on stderr; the rest is counted.
 _MOST_WARNINGS = 10
 
 
@@ -49,7 +49,7 @@ _MOST_WARNINGS = 10
     "--profile",
     metavar="NAME",
     shell_complete=offered("profiles"),
-    help="Run a profile of the configuration, no COMMAND.",
+    help="Run this profile of the configuration instead of COMMAND.",
 )
 @click.option(
     "--queue",
@@ -58,95 +58,63 @@ _MOST_WARNINGS = 10
     help="Queue [default: as configured].",
 )
 @click.option("--priority", type=int, metavar="N", help="Higher runs first [default: 0].")
-@click.option("--max-attempts", type=int, metavar="N", help="Attempts before it is failed.")
-@click.option("--cwd", metavar="DIR", help="Where it runs [default: here].")
+@click.option("--max-attempts", type=int, metavar="N", help="Attempts before the task fails.")
+@click.option("--cwd", metavar="DIR", help="Working directory [default: this one].")
 @click.option(
     "--env",
     multiple=True,
     metavar="NAME[=VALUE]",
-    help="A variable for the command; without a value, yours. Repeatable.",
+    help="A variable for the command; without a value, your own. Repeatable.",
 )
 @click.option("--key", metavar="TEXT", help="Submit once: the same key again gives the same task.")
-@click.option("--delay", type=Duration(), metavar="DURATION", help='Not before, e.g. "90s", "2h".')
+@click.option(
+    "--delay", type=Duration(), metavar="DURATION", help='Start no earlier, e.g. "90s", "2h".'
+)
 @click.option(
     "--liveness",
     type=click.Choice([kind.value for kind in Liveness]),
     help="Who renews the lease: the daemon while the process lives, or only the worker's "
-    "own heartbeats [default: process].",
+    "heartbeats [default: process].",
 )
 @click.option(
     "--notify/--no-notify",
     default=None,
-    help="A socket of systemd's notify protocol for the command; with --liveness worker it has one "
-    "anyway.",
+    help="Give the command a socket of systemd's notify protocol; --liveness worker always does.",
 )
 @click.option(
-    "--lease-ttl", type=Duration(), metavar="DURATION", help="Silence that costs the claim."
+    "--lease-ttl",
+    type=Duration(),
+    metavar="DURATION",
+    help="How long the claim lasts without a heartbeat.",
 )
 @limit_options
 @click.option("--payload", metavar="JSON|@FILE|-", help="JSON for the command's stdin.")
-@click.option("--label", multiple=True, metavar="NAME=VALUE", help="For list --label. Repeatable.")
+@click.option(
+    "--label", multiple=True, metavar="NAME=VALUE", help="A label, for list --label. Repeatable."
+)
 @click.option(
     "--from",
     "source",
     metavar="FILE|-",
-    help="Submit many, all or none: one JSON object a line with these option names, "
-    '"command" a list. Options given here hold for lines that leave them out.',
+    help="Submit many, all or none: a JSON object a line with these options as keys and "
+    '"command" as a list. Options given here apply to lines without them.',
 )
 @click.option(
     "--wait",
     is_flag=True,
-    help="Wait until all are done; say what failed, and exit 1 unless all succeeded.",
+    help="Wait until all are done; print what failed; exit 1 unless all succeeded.",
 )
 @json_option
 @config_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def command(
-    *,
-    profile: str | None,
-    queue: str | None,
-    priority: int | None,
-    max_attempts: int | None,
-    cwd: str | None,
-    env: tuple[str, ...],
-    key: str | None,
-    delay: Milliseconds | None,
-    liveness: str | None,
-    notify: bool | None,
-    lease_ttl: Milliseconds | None,
-    payload: str | None,
-    label: tuple[str, ...],
-    source: str | None,
-    wait: bool,
-    as_json: bool,
-    command: tuple[str, ...],
-    kill_signal: int | None,
-    kill_mode: str | None,
-    **durations: Milliseconds | None,
+    *, source: str | None, wait: bool, as_json: bool, command: tuple[str, ...], **given: Any
 ) -> int:
     """Submit COMMAND as a task and print its id.
 
-    It works without a daemon: the task waits for one. What the command prints is kept, see
-    `dispatcher logs`.
+    It needs no daemon: the task waits for one. The command's output is kept: `dispatcher logs`.
     """
-    options = TaskOptions(
-        profile=profile,
-        queue=queue,
-        priority=priority,
-        max_attempts=max_attempts,
-        cwd=cwd,
-        env=lines.variables(env, os.environ),
-        key=key,
-        delay_ms=delay,
-        liveness=None if liveness is None else Liveness(liveness),
-        notify=notify,
-        lease_ttl_ms=lease_ttl,
-        payload=_payload(payload),
-        labels=lines.pairs("label", label),
-        kill_signal=kill_signal,
-        kill_mode=None if kill_mode is None else KillMode(kill_mode),
-    )
-    options |= cast("TaskOptions", {f"{name}_ms": value for name, value in durations.items()})
+    options = _options(**given)
     config = config_as_owner()
     tasks = _tasks(config, source, command, options)
     is_bulk = source is not None
@@ -154,12 +122,12 @@ def command(
         seen = AcceptedTasks(_submitted(store, tasks, is_bulk=is_bulk))
         submitted = _reported(seen)
         if wait:
-            with answering(seen):
+            with naming_unprinted(seen):
                 facts = [_facts(one) for one in submitted]
                 if not as_json:
                     _print_ids(one["id"] for one in facts)
             return _print_outcomes(store, facts, seen, is_bulk=is_bulk, as_json=as_json)
-        with answering(seen):
+        with naming_unprinted(seen):
             if not as_json:
                 _print_ids(one.task_id for one in submitted)
             elif is_bulk:
@@ -169,13 +137,39 @@ def command(
     return ExitCode.OK
 
 
+def _options(
+    *,
+    env: tuple[str, ...],
+    label: tuple[str, ...],
+    payload: str | None,
+    liveness: str | None,
+    kill_mode: str | None,
+    **others: Any,
+) -> TaskOptions:
+    """Return the options of a task; the durations among `others` are in milliseconds."""
+    options = {
+        f"{name}_ms" if isinstance(value, Milliseconds) else name: value
+        for name, value in others.items()
+    }
+    options |= {
+        "env": lines.variables(env, os.environ),
+        "labels": lines.pairs("label", label),
+        "payload": _payload(payload),
+        "liveness": None if liveness is None else Liveness(liveness),
+        "kill_mode": None if kill_mode is None else KillMode(kill_mode),
+    }
+    return cast(
+        "TaskOptions", {name: given for name, given in options.items() if given is not None}
+    )
+
+
 def _print_outcomes(
     store: Client, facts: list[dict[str, Any]], seen: AcceptedTasks, *, is_bulk: bool, as_json: bool
 ) -> ExitCode:
-    """Wait until all are done, and print what became of them where the ids are not printed yet."""
+    """Wait until all are done; print ids and outcomes as JSON, the ids are printed otherwise."""
     if not as_json:
         return ExitCode.OK if _wait(store, facts) else ExitCode.NOT_SO
-    with answering(seen):
+    with naming_unprinted(seen):
         good = _wait(store, facts)
         print_json(facts if is_bulk else facts[0])
     return ExitCode.OK if good else ExitCode.NOT_SO
@@ -194,29 +188,29 @@ def _print_ids(ids: Iterable[int]) -> None:
 def _submitted(store: Client, tasks: Iterable[NewTask], *, is_bulk: bool) -> Iterator[Submitted]:
     if not is_bulk:
         return iter([store.submit(task) for task in tasks])
-    from dispatcher.cli.progress import bar  # noqa: PLC0415 - who submits many
+    from dispatcher.cli.progress import bar  # noqa: PLC0415 - for bulk submits
 
-    with bar("submitted", None) as tell:
-        return store.submit_all(tasks, tell=tell)
+    with bar("submitted", None) as progressed:
+        return store.submit_all(tasks, tell=progressed)
 
 
 def _reported(submitted: Iterable[Submitted]) -> Iterator[Submitted]:
-    """Yield them; then report which have a key of these, and another command or payload."""
+    """Yield tasks; warn of those whose key another command or payload has."""
     others = 0
     for one in submitted:
         if one.differs and (others := others + 1) <= _MOST_WARNINGS:
-            held = f"task {one.task_id} has this key already, with another"
-            told = f"{held} {' and '.join(one.differs)}"
+            other = " and ".join(one.differs)
+            warning = f"task {one.task_id} has this key already, with another {other}"
             remedy = "nothing was submitted: new work needs a new key"
-            click.echo(f"dispatcher: {told}; {remedy}", err=True)
+            click.echo(f"dispatcher: {warning}; {remedy}", err=True)
         yield one
     if (rest := others - _MOST_WARNINGS) > 0:
         click.echo(f"dispatcher: and so have {rest} more; --json names each", err=True)
 
 
 def _wait(store: Client, facts: list[dict[str, Any]]) -> bool:
-    """Wait for tasks, and add to their facts what became of them; say whether all succeeded."""
-    from dispatcher.cli import waiting  # noqa: PLC0415 - who looks on
+    """Wait for tasks, and add their outcomes to their facts; return whether all succeeded."""
+    from dispatcher.cli import waiting  # noqa: PLC0415 - for --wait alone
 
     sys.stdout.flush()
     rested = waiting.wait_for(store, [one["id"] for one in facts])
@@ -234,7 +228,7 @@ def _tasks(
     if command or options.get("key") is not None:
         raise click.UsageError("with --from, command and key stand in the file's lines")
     tasks = lines.read(_lines(source), config, options, os.environ)
-    return chain(list(islice(tasks, 1)), tasks)  # so that no store is made for a wrong file
+    return chain(list(islice(tasks, 1)), tasks)  # a wrong file must make no store
 
 
 def _lines(source: str) -> Iterator[bytes]:
@@ -244,7 +238,7 @@ def _lines(source: str) -> Iterator[bytes]:
 
 
 def _payload(given: str | None) -> str | None:
-    """Return the payload that is given in place, in a @FILE or on stdin."""
+    """Return the payload from the option itself, a @FILE or stdin."""
     if given is None or not (given == "-" or given.startswith("@")):
         return given
     try:
@@ -254,7 +248,7 @@ def _payload(given: str | None) -> str | None:
 
 
 def _content(option: str, source: str, *, limit: int) -> bytes:
-    """Return what a file or stdin holds; no more than a byte beyond the limit."""
+    """Return the content of a file or stdin, up to a byte beyond the limit."""
     with _opened(option, source) as file:
         return file.read(limit + 1)
 

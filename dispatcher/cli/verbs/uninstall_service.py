@@ -18,7 +18,7 @@ from dispatcher.service import install
 def command(*, user: bool, instance: str | None, force: bool, as_json: bool) -> None:
     """Remove the two units that install-service wrote.
 
-    Drop-ins, configuration, state and user stay. A service that runs or is enabled is left alone:
+    Drop-ins, configuration, state and user stay. A service that runs or is enabled is refused:
     disable it first.
     """
     at = service_place(user=user, instance=instance, run_as=None)

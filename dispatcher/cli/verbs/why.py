@@ -1,4 +1,4 @@
-"""`dispatcher why`: why a task is where it is, and what happens next."""
+"""`dispatcher why`: why a task is in its state, and what happens next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dispatcher.outlook import Outlook
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.standing import Standing
 
-#: Of a configuration that names none.
+#: The defaults.
 LEASES = LeasesSection()
 
 
@@ -28,13 +28,13 @@ LEASES = LeasesSection()
 @json_option
 @config_option
 def command(*, task_id: int, as_json: bool) -> None:
-    """Say why a task is where it is, and what has to happen before it goes on."""
+    """Explain why a task is in its state, and what must happen before it goes on."""
     with open_client() as store:
         task, runs, status = store.task(task_id), store.runs(task_id), store.standing()
         ahead, leases = store.outlook(task_id), store.config.leases
     if task is None:
         raise NoTask(task_id)
-    told = list(explain(task, runs, status, ahead, leases))
+    because = list(explain(task, runs, status, ahead, leases))
     if as_json:
         reasons = [
             {
@@ -50,13 +50,13 @@ def command(*, task_id: int, as_json: bool) -> None:
                 "state": task.state,
                 "reason": task.reason,
                 "obstacles": reasons,
-                "because": told,
+                "because": because,
             }
         )
     else:
         reason = "" if ahead is not None else f": {render.plain(task.reason)}"
         click.echo(f"task {task.id} is {task.state}{reason}")
-        for line in told:
+        for line in because:
             click.echo(f"  {render.plain(line)}")
 
 
@@ -67,9 +67,9 @@ def explain(
     ahead: Outlook | None = None,
     leases: LeasesSection = LEASES,
 ) -> Iterator[str]:
-    """Yield what stands between a task and its next state, the nearest first.
+    """Yield what keeps a task from its next state, the nearest first.
 
-    `ahead` is what becomes of its run if that is ending, within the graces of `leases`.
+    `ahead`: the outlook of a run that is ending, within the graces of `leases`.
     """
     if task.state is TaskState.RUNNING:
         yield from _of_running(task, runs[-1] if runs else None, status, ahead, leases)
@@ -97,7 +97,7 @@ def _of_running(
     expires_at = render.moment(run.lease_expires_at, status.calendar)
     if run.node.startswith(LOCAL):
         yield f"it was claimed by hand; its lease expires at {expires_at}"
-        yield from _told(run, status)
+        yield from _heartbeat(run, status)
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
     if (stranded := status.stranded_of(task)) is not None:
@@ -111,7 +111,7 @@ def _of_running(
             yield f"it is not proved gone, and keeps its slot: {why}"
         if why := report.unsignalled_because.get(task.id):
             yield why
-    yield from _told(run, status)
+    yield from _heartbeat(run, status)
     yield from (reason.text for reason in status.daemon_obstacles())
     yield from (reason.text for reason in status.faults())
 
@@ -119,7 +119,7 @@ def _of_running(
 def _of_ending(
     task: Task, run: Run, status: Standing, ahead: Outlook, leases: LeasesSection
 ) -> Iterator[str]:
-    """Yield how its run is ending, what still lives of it, and what comes then."""
+    """Yield how the run ends, which of its processes live, and what follows."""
     if ahead.declared:
         begun, grace = f"it declared {ahead.outcome}", f"{leases.exit_grace_ms} to exit"
     else:
@@ -143,8 +143,8 @@ def _of_ending(
         yield f"of it still live: {', '.join(living)}"
 
 
-def _told(run: Run, status: Standing) -> Iterator[str]:
-    """Yield what its worker said of itself, if anything."""
+def _heartbeat(run: Run, status: Standing) -> Iterator[str]:
+    """Yield the worker's last heartbeat, with its progress."""
     if run.last_heartbeat_at is not None:
-        said, when = render.progress_text(run), render.ago(run.last_heartbeat_at, status.now)
-        yield f"its last heartbeat came {when}" + (f"; it said: {said}" if said else "")
+        progress, when = render.progress_text(run), render.ago(run.last_heartbeat_at, status.now)
+        yield f"its last heartbeat came {when}" + (f": {progress}" if progress else "")
