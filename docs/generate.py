@@ -56,12 +56,12 @@ _MISTAKES = """\
 What people get wrong, and what they are told: one line for each mistake on stderr, which names the
 thing and the remedy, and an exit code:
 
-- 1: not so
+- 1: refused, or not found
 - 2: usage
 - 69: the store does not answer; nothing was written, so try again
-- 74: it may have been written: nobody knows, or it was and could not be printed; look before you
+- 74: it may have been written, or was and could not be printed; look before you
   repeat it
-- 75: somebody else holds it, or the host is in trouble; try again
+- 75: another process holds it, or the host is in trouble; try again
 - 78: the configuration or the store cannot be used
 - 79: the lease is lost
 """

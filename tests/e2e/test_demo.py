@@ -23,7 +23,7 @@ def test_the_demo_shows_what_was_expected_and_what_came_and_leaves_nothing(world
     arguments = ("demo", folder, "--svg", picture)
     shown = world.cli(*arguments, env={"TMPDIR": str(world.runtime_dir)}).stdout
 
-    story, promises = shown.split("what was promised; of workers, fence and outcome of each run:\n")
+    story, promises = shown.split("the promises; for workers, the fence and outcome of each run:\n")
     assert "killed the daemon (SIGKILL)" in story
     assert "  silent: succeeded (lost, succeeded)\n" in story
     assert 12 == len(promises.splitlines())

@@ -191,7 +191,7 @@ def test_logs_of_an_output_that_somebody_emptied_show_the_end_that_was_kept(worl
 
     logs = world.cli("logs", task_id)
 
-    told = f"dispatcher: {path} was emptied or replaced by somebody; this was its end:\n"
+    told = f"dispatcher: {path} was emptied or replaced by another process; this was its end:\n"
     assert ("hello\n", told) == (logs.stdout, logs.stderr)
 
 

@@ -34,7 +34,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="logs 1",
             before=("submit -- true",),
             told=(
-                "task 1 has not run yet: ready, submitted; `dispatcher why 1` says what it "
+                "task 1 has not run yet: ready, submitted; `dispatcher why 1` shows what it "
                 "waits for"
             ),
             exits=1,
@@ -51,14 +51,14 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=1,
         ),
         Mistake(
-            name="logs of a run driven by hand",
+            name="logs of a run claimed by hand",
             typed="logs 1",
             before=(
                 "submit -- true",
                 "claim --lock-file lock.txt",
                 "complete --task 1 --lock-file lock.txt",
             ),
-            told="run 1 was driven by hand; what it wrote is where its driver put it",
+            told="run 1 was claimed by hand; its output was not captured",
             exits=1,
         ),
         Mistake(

@@ -244,7 +244,7 @@ def test_a_task_whose_time_is_over_is_claimed_no_more(command: Command) -> None:
 def test_what_a_local_claim_wrote_is_not_here_and_logs_says_so(command: Command) -> None:
     claimed(command)
 
-    assert "run 1 was driven by hand" in command("logs", 1, exits=1).stderr
+    assert "run 1 was claimed by hand" in command("logs", 1, exits=1).stderr
 
 
 # Refusals ----------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_what_a_worker_said_of_itself_is_shown_to_people(command: Command) -> No
     command("complete", "--task", 2, "--lock", lock, "--result", f'"{"x" * 500}"')
     done = command("show", 2).stdout
 
-    assert re.search(r'its last heartbeat came .*; it said: 50 % "halfway"', why)
+    assert re.search(r'its last heartbeat came .*: 50 % "halfway"', why)
     assert '  progress   50 % "halfway"\n' in running
     assert re.search(r"  heartbeat  (now|. s ago)\n", running)
     assert r'  payload    {"rows": [1,\n2]}' in running

@@ -112,7 +112,7 @@ def test_prune_with_a_retention_of_never_wants_to_be_told_how_old(command: Comma
     command.configure('[output]\nretention = "never"')
 
     told = command("prune", exits=2).stderr
-    assert '[output] retention is "never": say how old, e.g. --older-than 30d' in told
+    assert '[output] retention is "never": give an age, e.g. --older-than 30d' in told
     assert "deleted: 0 tasks" in command("prune", "--older-than", "1h").stdout
 
 
@@ -128,7 +128,7 @@ def test_prune_may_be_tried_and_bound_to_states(command: Command) -> None:
     kept = ids(command("list", "--json"))
     gone = command("prune", "--older-than", "0s", "--state", "cancelled").stdout
 
-    assert "deletes all that has finished; name what, e.g. --state succeeded" in refused
+    assert "deletes all that has finished; name states, e.g. --state succeeded" in refused
     assert "would delete: 2 tasks, with their runs and output files\n" == tried
     assert {"dry_run": True, "tasks": 0} == tried_json
     assert [3, 2, 1] == kept

@@ -115,7 +115,7 @@ def test_config_tells_what_holds_and_why(command: Command) -> None:
     assert {"value": "5s", "from": "derived"} == values["leases.reap_interval"]
     assert "#slots = 4\n" in command("config", "--commented").stdout
     assert "properties" in command("config", "--schema").json
-    assert "ask for one" in command("config", "--schema", "--commented", exits=2).stderr
+    assert "give one" in command("config", "--schema", "--commented", exits=2).stderr
 
 
 def test_config_stands_before_or_after_the_verb(command: Command, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_an_empty_reason_is_refused_and_nothing_is_done(
 
     told = command(*arguments, "--reason", " ", exits=2).stderr
 
-    assert "--reason: is empty; say why" in told
+    assert "--reason: is empty; give a reason" in told
     assert "ready" == command("show", 1, "--json").json["state"]
 
 
