@@ -267,15 +267,15 @@ _PAGE = """\
 
 <!-- Made by `make docs` from dispatcher/metrics.py: change the texts there. -->
 
-`dispatcher metrics` prints them in the Prometheus text format; `dispatcher metrics --textfile PATH`
+`dispatcher metrics` prints them in the Prometheus text format. `dispatcher metrics --textfile PATH`
 writes them, whole or not at all, for the node exporter's textfile collector. With
-`[metrics] textfile` in the configuration the daemon has that done each `[metrics] interval`, by a
-process of its own, so that no disk holds up the loop; what keeps it from being written is told once
-(`metrics.unwritten`) until it changes. The node exporter's `node_textfile_mtime_seconds` says how
-old the file is: look at it too, as a daemon that is gone writes no 0.
+`[metrics] textfile` in the configuration a process of the daemon's writes that file each
+`[metrics] interval`, so no disk delays the loop. A failure is logged once (`metrics.unwritten`)
+until its reason changes. Alert on the age of the file too (`node_textfile_mtime_seconds` of the
+node exporter), since a daemon that is gone writes no 0.
 
-What comes from the store is known without a daemon; the rest is what the running daemon has counted
-and measured since it started, on this node.
+Figures from the store need no daemon. The others are what the running daemon has counted and
+measured since it started, on this node.
 
 | metric | kind | labels | from | means |
 |---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""Writes the pages and files that are made from the code: `make docs`. A test compares them."""
+"""Writes the pages and files generated from the code: `make docs`. A test compares them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _EVENTS = f"""\
 
 Each line of a log is one JSON object: `timestamp`, `level`, `event`, `sequence` (from 1 in each
 process; a gap is a lost line), `node`, and the fields below, numbers with their unit in the name.
-An event keeps its name and meaning between releases, and no line holds a lock, an environment or a
-payload. On a terminal the daemon's lines are drawn for people; in systemd's journal they are
+An event keeps its name and meaning between releases. No line holds a lock, an environment or a
+payload. On a terminal the daemon's lines are formatted for people; in systemd's journal they are
 [records](journal.md).
 
-Events with a ↻ may repeat for as long as something is wrong. After {repeats.BURST} lines of the
-same, at most one in {repeats.INTERVAL:g} s is written, with the number `left_out` before it; when
-none has come for that long, `error.ceased` says so.
+Events with a ↻ may repeat while a fault lasts. After {repeats.BURST} equal lines at most one in
+{repeats.INTERVAL:g} s is written, and `left_out` counts those since the last. `error.ceased`
+follows once none has occurred for that long.
 
 """
 
@@ -42,7 +42,7 @@ _FIELDS = """\
 ## Fields in systemd's journal
 
 In a record of [systemd's journal](journal.md) a key's field is `DISPATCHER_` and the key in
-capitals, but {renamed}. These are all, with those of worker output:
+capitals, except that {renamed}. All fields, with those of worker output:
 
 {fields}
 """
@@ -53,14 +53,12 @@ _MISTAKES = """\
 
 <!-- Made by `make docs` from tests/mistakes: a test makes each mistake and compares. -->
 
-What people get wrong, and what they are told: one line for each mistake on stderr, which names the
-thing and the remedy, and an exit code:
+Each mistake gets one line on stderr, which names the thing and the remedy, and an exit code:
 
 - 1: refused, or not found
 - 2: usage
 - 69: the store does not answer; nothing was written, so try again
-- 74: it may have been written, or was and could not be printed; look before you
-  repeat it
+- 74: it was written and could not be printed, or may have been written; check before you repeat it
 - 75: another process holds it, or the host is in trouble; try again
 - 78: the configuration or the store cannot be used
 - 79: the lease is lost
@@ -69,8 +67,8 @@ thing and the remedy, and an exit code:
 _CANNOT_START = """
 ## Commands that cannot be started
 
-They are accepted, since only the host that runs them can tell; the run ends as `spawn_failed`,
-which costs an attempt, and its reason stands in `show`, `why` and `list`.
+A submit accepts them, since only the host that runs them can check. The run ends as `spawn_failed`,
+which costs an attempt; `show`, `why` and `list` give the reason.
 
 | mistake | reason |
 |---|---|
@@ -86,7 +84,7 @@ def _mistakes() -> str:
             for one in mistakes
         ]
         page += f"\n## {group}\n\n" + "\n".join(
-            ("| mistake | told | exit |", "|---|---|---|", *rows)
+            ("| mistake | message | exit |", "|---|---|---|", *rows)
         )
         page += "\n"
     rows = [f"| {one.name} | {_cell(one.told)} |\n" for one in CANNOT_START]
