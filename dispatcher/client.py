@@ -45,7 +45,7 @@ from dispatcher.store.open import open_store
 from dispatcher.store.search import each_task
 from dispatcher.submission import TaskOptions
 from dispatcher.times import StoreTime
-from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, spoken
+from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, validated_message
 
 if TYPE_CHECKING:
     from dispatcher.standing import Standing, Status
@@ -440,7 +440,7 @@ class Client:
                 f"no lock for task {task_id}, so nothing was written: give the lock that `claim`"
                 " printed (--lock, --lock-file or $DISPATCHER_CLAIM_LOCK)"
             )
-        return spoken(op, task_id, lock, **facts)
+        return validated_message(op, task_id, lock, **facts)
 
     def _declare(self, words: Beat | Declaration) -> Accepted | Refused:
         assert isinstance(words, Declaration)

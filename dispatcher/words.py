@@ -97,12 +97,12 @@ class Refused:
     """The attempt that now runs, or the last one that ran."""
 
 
-def spoken(op: str, task_id: int, lock: str, **facts: object) -> Beat | Declaration:
+def validated_message(op: str, task_id: int, lock: str, **facts: object) -> Beat | Declaration:
     """Return what would be said over the worker socket, held to the same limits. Or ValueError."""
-    return understood(worded(op, task_id, lock, **facts))
+    return parse_request(encode_request(op, task_id, lock, **facts))
 
 
-def worded(op: str, task_id: int, lock: str, **facts: object) -> bytes:
+def encode_request(op: str, task_id: int, lock: str, **facts: object) -> bytes:
     """Return the line to be said over the worker socket. Raises ValueError for what is no JSON."""
     said = {name: fact for name, fact in facts.items() if fact is not None}
     try:
@@ -153,7 +153,7 @@ def _is_utf8(fact: object) -> bool:
     return True
 
 
-def understood(line: bytes) -> Beat | Declaration:
+def parse_request(line: bytes) -> Beat | Declaration:
     """Return what a line asks. Raises ValueError, which says what is wrong."""
     if not line.strip():
         raise ValueError('the line is empty; write one JSON object, {"op": …}')
@@ -182,7 +182,9 @@ def understood(line: bytes) -> Beat | Declaration:
             return declared(word=Declared.HOLD, reason=said.reason)
 
 
-def meant(notice: wire.Notice, task_id: int, lock: str) -> Iterator[Beat | Note | Declaration]:
+def messages_of_notice(
+    notice: wire.Notice, task_id: int, lock: str
+) -> Iterator[Beat | Note | Declaration]:
     """Yield what a notice of systemd's protocol says, in our words, of a claim."""
     if notice.beat:
         yield Beat(task_id=task_id, lock=lock, note=notice.note)

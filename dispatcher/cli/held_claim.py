@@ -24,7 +24,7 @@ from dispatcher.errors import CommitUnknown, NoLock
 from dispatcher.exit_codes import ExitCode
 from dispatcher.host import files
 from dispatcher.times import StoreTime, wall_clock
-from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood, worded
+from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, encode_request, parse_request
 from dispatcher.worker_api import WorkerError
 
 LOCK = "DISPATCHER_CLAIM_LOCK"
@@ -99,8 +99,8 @@ def report_to_daemon(
     if not socket or not lock:
         return None
     with usage_errors():
-        line = worded(op, task_id, lock, **facts)
-        understood(line)
+        line = encode_request(op, task_id, lock, **facts)
+        parse_request(line)
     reply = control.say(Path(socket), line)
     calendar = Calendar(StoreTime(wall_clock()), 0)
     answer = None if reply is None else _answer(reply, calendar)

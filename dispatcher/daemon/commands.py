@@ -15,7 +15,8 @@ from dispatcher.daemon.channel import Reply
 from dispatcher.daemon_report import OutputReport
 from dispatcher.errors import ConfigError
 from dispatcher.host.notify import Notifier
-from dispatcher.supervisor.supervisor import Stop, Supervisor
+from dispatcher.supervisor.stop import Stop
+from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.times import Instant, instant
 from dispatcher.worker_api import WorkerError
 

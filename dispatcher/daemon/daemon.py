@@ -30,7 +30,8 @@ from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
 from dispatcher.host.signals import Signals
 from dispatcher.store.api import Store
 from dispatcher.store.open import remember_identity, remembered_identity
-from dispatcher.supervisor.supervisor import Stop, Supervisor
+from dispatcher.supervisor.stop import Stop
+from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.supervisor.turn import SupervisorSettings
 from dispatcher.times import Instant, instant
 

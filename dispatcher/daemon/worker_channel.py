@@ -12,7 +12,7 @@ from dispatcher.daemon.channel import Channel, Reply
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import encode
-from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, understood
+from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, parse_request
 from dispatcher.worker_api import WorkerError
 
 #: Seconds between two takes: requests of one interval share a commit. A lone worker does not wait,
@@ -43,7 +43,7 @@ class WorkerRequests:
     def add(self, line: bytes, reply: Reply, pid: int | None = None) -> bool:
         """Parse and keep a line until the next take; return whether it is valid."""
         try:
-            words = understood(line)
+            words = parse_request(line)
         except ValueError as error:
             answer = {"ok": False, "error": WorkerError.INVALID, "message": str(error)}
             self._refusals.append(partial(reply, answer))

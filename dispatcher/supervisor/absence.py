@@ -1,4 +1,4 @@
-"""Who is silent: this node says in time that it is not, and takes the claims of those that are."""
+"""Renew this node's takeover deadlines; take over the claims of silent nodes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dispatcher.times import Instant, instant_of
 class Absence:
     """Keeps `takeover_at` of this node's claims ahead, and the executor's kill deadlines before it.
 
-    This node's own claims are never taken over here: what became of them only its executor knows,
-    and `reconcile` asks it.
+    Claims of this node are never taken over here: only its executor knows what became of them, and
+    `reconcile` compares them.
     """
 
     def __init__(
@@ -42,27 +42,27 @@ class Absence:
 
     @property
     def due(self) -> Instant:
-        """When to confirm or to look next."""
+        """When to renew or to scan next."""
         limited = self._memory.settings.absence_limit is not None and self._memory.live
         return min(self._renewal.at, self._scan.at) if limited else self._scan.at
 
-    def confirm(self, turn: Turn) -> None:
-        """Say that this node is there: in the store, and after the commit to its executor.
+    def renew_takeover_deadlines(self, turn: Turn) -> None:
+        """Renew in the store, and after the commit the executor's kill deadlines.
 
-        Each quarter of the limit while it has runs; and to each executor that has just greeted us,
-        whose deadlines may be those of another configuration.
+        Each quarter of the limit while this node has runs; and for each executor that has just
+        greeted us, as it may have the deadlines of another configuration.
         """
         memory, limit = self._memory, self._memory.settings.absence_limit
-        fresh = memory.hello is not self._greeted
-        if not fresh and (limit is None or not self._renewal.is_due(turn.at)):
+        is_new = memory.hello is not self._greeted
+        if not is_new and (limit is None or not self._renewal.is_due(turn.at)):
             return
         if memory.live or memory.hello is None:
-            settings = self._memory.settings
-            self._store.confirm(settings.node_id, settings.stands_until(turn.now))
-        turn.after(partial(self._renew, memory.hello, turn.at))
+            settings = memory.settings
+            self._store.confirm(settings.node_id, settings.takeover_at(turn.now))
+        turn.after(partial(self._send_renewal, memory.hello, turn.at))
 
     def take_over(self, turn: Turn) -> None:
-        """Settle the local claims that are over, and the claims of silent nodes."""
+        """Settle local claims that are over, and the claims of silent nodes."""
         if not turn.abandoned and (not self._scan.is_due(turn.at) or not turn.caught_up):
             return
         settings = self._memory.settings
@@ -78,7 +78,7 @@ class Absence:
         scan_at = min(scan_at, instant_of(takeover_at, now=turn.now, at=turn.at))
         turn.after(partial(self._scan.set, scan_at))
 
-    def _renew(self, hello: wire.Hello | None, at: Instant) -> None:
+    def _send_renewal(self, hello: wire.Hello | None, at: Instant) -> None:
         self._greeted = hello
         if (limit := self._memory.settings.absence_limit) is not None:
             self._renewal.set(at + limit / 4)

@@ -11,6 +11,7 @@ import structlog
 from dispatcher.execution import Claim
 from dispatcher.executor_api import ExecutorApi, start_message
 from dispatcher.store.api import SupervisorStore
+from dispatcher.supervisor.stop import Stopping
 from dispatcher.supervisor.turn import LiveRun, Memory, Turn
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
@@ -22,34 +23,37 @@ CLAIM_BATCH = 200
 
 
 class Claimer:
-    """Claims as many tasks as there are free slots, queue after queue in turn."""
+    """Claims as many tasks as there are free slots, from each queue in turn."""
 
-    def __init__(self, store: SupervisorStore, executor: ExecutorApi, memory: Memory) -> None:
+    def __init__(
+        self, store: SupervisorStore, executor: ExecutorApi, memory: Memory, stopping: Stopping
+    ) -> None:
         self._store = store
         self._executor = executor
         self._memory = memory
+        self._stopping = stopping
         self._last_queue = ""
 
     def fill_slots(self, turn: Turn) -> None:
-        """Claim for every free slot, as far as the host bears so many."""
+        """Claim for every free slot, as far as the host can bear it."""
         memory = self._memory
-        if memory.hello is None or memory.surplus:
+        if self._stopping.how is not None or not memory.is_served_by(self._executor):
             return
-        if turn.claimless:
+        if memory.hello is None or memory.surplus or turn.claims_blocked:
             return
         held = len(memory.live) - len(turn.closed & memory.live.keys())
         room = memory.pause.room(living=memory.living, at=turn.at)
-        most = min(memory.settings.slots, room)
-        for claim in self._claims(turn, min(CLAIM_BATCH, int(most) - held)):
+        limit = min(memory.settings.slots, room)
+        for claim in self._claims(turn, min(CLAIM_BATCH, int(limit) - held)):
             turn.after(partial(self._start, claim, memory.hello.epoch, turn.now, turn.at))
 
     def _claims(self, turn: Turn, free: int) -> Iterator[Claim]:
-        """Share the free slots among the queues with ready tasks, from behind the last served."""
+        """Share the free slots among the queues with ready tasks, after the last one served."""
         if free <= 0:
             return
         room = self._room(turn)
         full = {queue for queue, left in room.items() if left <= 0}
-        # With as many more as may be full: those in front must not hide the others.
+        # Full queues must not hide others behind them: read as many more.
         found = self._store.ready_queues(after=self._last_queue, limit=free + len(full))
         queues = [queue for queue in found if queue not in full][:free]
         while queues and free:
@@ -67,37 +71,33 @@ class Claimer:
             queues = unexhausted
 
     def _room(self, turn: Turn) -> dict[str, int]:
-        """Return how many tasks more each queue with a limit may have running on this node."""
-        if not self._memory.settings.concurrency:
-            return {}
-        running = self._running(turn.closed)
-        return {
-            queue: most - running[queue]
-            for queue, most in self._memory.settings.concurrency.items()
-        }
+        """Return how many more tasks of each limited queue may run on this node."""
+        limits = self._memory.settings.concurrency
+        running = self._running(turn.closed) if limits else Counter()
+        return {queue: limit - running[queue] for queue, limit in limits.items()}
 
     def full_queues(self) -> dict[str, int]:
-        """Return the queues that have as many running as they may here, and that limit."""
-        limits = self._memory.settings.concurrency.items()
+        """Return the queues that have reached their limit here, with the limit."""
+        limits = self._memory.settings.concurrency
         running = self._running() if limits else Counter()
-        return {queue: most for queue, most in limits if running[queue] >= most}
+        return {queue: limit for queue, limit in limits.items() if running[queue] >= limit}
 
     def _running(self, closed: Container[RunUid] = ()) -> Counter[str]:
         return Counter(live.queue for uid, live in self._memory.live.items() if uid not in closed)
 
     def _claim(self, turn: Turn, queue: str, limit: int) -> list[Claim]:
-        turn.after(partial(self._served, queue))
+        turn.after(partial(self._note_served, queue))
         return self._store.claim(
             queue,
             limit=limit,
             node=self._memory.settings.node_id,
             output_dir=self._memory.settings.output_dir,
             kill_grace_ms=round(self._memory.settings.start.kill_grace * 1000),
-            until=self._memory.settings.stands_until(turn.now),
+            until=self._memory.settings.takeover_at(turn.now),
             now=turn.now,
         )
 
-    def _served(self, queue: str) -> None:
+    def _note_served(self, queue: str) -> None:
         self._last_queue = queue
 
     def _start(self, claim: Claim, epoch: int, now: StoreTime, at: Instant) -> None:

@@ -1,4 +1,4 @@
-"""The leases of this node's runs: renewed, found expired, and spared when the fault was ours."""
+"""The leases of this node's runs: renewed, expired, and spared when the fault was ours."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ REAP_BATCH = 100
 
 
 class Reaper:
-    """Decides which leases go on and which runs are lost. Expiry means expiry: it asks no pid."""
+    """Decides which leases are renewed and which runs are lost. No living pid saves a lease."""
 
     def __init__(self, store: SupervisorStore, executor: ExecutorApi, memory: Memory) -> None:
         self._store = store
         self._executor = executor
         self._memory = memory
-        self._kept_at: Instant | None = None
-        """When leases were last looked after; None: not since this daemon started."""
+        self._checked_at: Instant | None = None
+        """When leases were last checked; None: not since this daemon started."""
         self._renewed_at = LONG_AGO
         self._suspected: dict[RunUid, Instant] = {}
-        """When each lease was first seen expired on which the executor was not heard yet."""
-        self._deaf_since: Instant | None = None
-        """Since when workers may wait at a door that an executor has not opened to us."""
+        """When each lease was first seen expired, while the executor has not answered since."""
+        self._disconnected_at: Instant | None = None
+        """From when on workers may wait at a socket that no executor has passed to us."""
         self.expiry = Alarm(NEVER)
-        """Of the lease of a worker that expires next."""
+        """For the lease of a worker that expires next."""
 
-    def keep_leases(self, turn: Turn) -> None:
-        """Renew what is the daemon's to renew, and what expired only because we were away."""
+    def renew_leases(self, turn: Turn) -> None:
+        """Renew the leases that the daemon owns, and those that expired because we were away."""
         self._spare_after_absence(turn)
         shortest = min((live.lease_ttl for live in self._memory.live.values()), default=math.inf)
-        renewed = turn.at >= self._renewed_at + shortest / 3
+        renewed = shortest < math.inf and turn.at >= self._renewed_at + shortest / 3
         if renewed:
             self._store.renew(self._memory.settings.node_id, now=turn.now)
-        deaf = self._memory.hello is None
-        turn.after(partial(self._note_kept, turn.at, renewed=renewed, deaf=deaf))
+        connected = self._memory.hello is not None
+        turn.after(partial(self._note_checked, turn.at, renewed=renewed, connected=connected))
 
-    def end_the_lost(self, turn: Turn) -> None:
+    def end_lost_runs(self, turn: Turn) -> None:
         """Begin the ending `lost` of each worker run whose lease has expired.
 
-        Not before the executor has spoken since: a worker that exited does not beat either, and an
-        executor that stands still could not say so.
+        Not before the executor has answered since: a worker that exited sends no heartbeat either,
+        and an executor that stands still could not report the exit.
         """
-        self._spare_after_deafness(turn)
+        self._spare_after_disconnection(turn)
         lives = self._memory.live.values()
         if not any(live.liveness is Liveness.WORKER for live in lives):
             turn.after(partial(self.expiry.set, NEVER))
             return
         node = self._memory.settings.node_id
         expired = self._store.expired(node, limit=REAP_BATCH, now=turn.now)
-        expired = [run for run in expired if not self._was_turned_away(run, turn.at)]
-        lost = self._may_be_judged(expired, turn)
+        expired = [run for run in expired if not self._is_retrying(run, turn.at)]
+        lost = self._confirmed(expired, turn)
         for run in lost:
             reason = f"its lease of {run.lease_ttl_ms / 1000:g} s expired: no heartbeat"
             self._store.begin_ending(run.run_uid, Outcome.LOST, reason, now=turn.now)
@@ -73,45 +73,12 @@ class Reaper:
         expires_at = instant_of(self._store.next_expiry(node), now=turn.now, at=turn.at)
         turn.after(partial(self.expiry.set, expires_at))
 
-    def _note_kept(self, at: Instant, *, renewed: bool, deaf: bool) -> None:
-        self._kept_at = at
-        if renewed:
-            self._renewed_at = at
-        if deaf and self._deaf_since is None:
-            self._deaf_since = at
-
-    def _note_heard(self) -> None:
-        self._deaf_since = None
-
-    def _suspect(self, suspected: dict[RunUid, Instant]) -> None:
-        self._suspected = suspected
-
-    def _was_turned_away(self, run: OpenRun, at: Instant) -> bool:
-        """Say whether its worker spoke while the store was busy, and may be about to again."""
-        live = self._memory.live.get(run.run_uid)
-        if live is None or live.turned_away_at is None:
-            return False
-        return at - live.turned_away_at < live.lease_ttl / 2
-
-    def _may_be_judged(self, expired: list[OpenRun], turn: Turn) -> list[OpenRun]:
-        """Return those of whom the executor has spoken since they were first seen expired."""
-        suspected: dict[RunUid, Instant] = {}
-        judged = []
-        for run in expired:
-            since = self._suspected.get(run.run_uid, turn.at)
-            if self._executor.has_answered(since=since):
-                judged.append(run)
-            else:
-                suspected[run.run_uid] = since
-        turn.after(partial(self._suspect, suspected))
-        return judged
-
-    def end_the_declared(self, turn: Turn) -> None:
+    def end_declared_runs(self, turn: Turn) -> None:
         """Begin to end workers that declared their end and did not exit in time."""
         for uid, live in self._memory.live.items():
             if live.exit_by is None or turn.at < live.exit_by:
                 continue
-            if live.told_to_end or uid in turn.closed:
+            if live.end_sent or uid in turn.closed:
                 continue
             if not self._executor.has_answered(since=live.exit_by):
                 continue
@@ -121,28 +88,63 @@ class Reaper:
                 ending = policy.DECLARED[run.declared]
                 self._store.begin_ending(uid, ending, reason, now=turn.now)
 
-    def _spare_after_deafness(self, turn: Turn) -> None:
-        """Renew once what expired while its beats waited at a door that was not open to us."""
-        if self._deaf_since is None:
-            return
-        gap_ms = round((turn.at - self._deaf_since) * 1000)
-        spared = self._store.renew_short(self._memory.settings.node_id, gap_ms=gap_ms, now=turn.now)
-        turn.after(self._note_heard)
-        if spared:
-            turn.after(partial(log.warning, "daemon.was_away", leases=spared, gap_ms=gap_ms))
+    def _is_retrying(self, run: OpenRun, at: Instant) -> bool:
+        """Return whether its worker sent a heartbeat to a busy store, and may send it again."""
+        live = self._memory.live.get(run.run_uid)
+        if live is None or live.unrecorded_at is None:
+            return False
+        return at - live.unrecorded_at < live.lease_ttl / 2
+
+    def _confirmed(self, expired: list[OpenRun], turn: Turn) -> list[OpenRun]:
+        """Return the runs first seen expired before the executor's last answer."""
+        suspected: dict[RunUid, Instant] = {}
+        confirmed = []
+        for run in expired:
+            since = self._suspected.get(run.run_uid, turn.at)
+            if self._executor.has_answered(since=since):
+                confirmed.append(run)
+            else:
+                suspected[run.run_uid] = since
+        turn.after(partial(self._suspect, suspected))
+        return confirmed
 
     def _spare_after_absence(self, turn: Turn) -> None:
+        """Renew once the leases that expired while no daemon ran, or this one stood still."""
         node = self._memory.settings.node_id
-        if self._kept_at is None:
+        if self._checked_at is None:
             seen = [row.seen_at for row in self._store.nodes() if row.id == node]
             gap_ms = max(0, turn.now - seen[0]) if seen else 0
         else:
-            gap_ms = round((turn.at - self._kept_at) * 1000)
+            gap_ms = round((turn.at - self._checked_at) * 1000)
         shortest = min((live.lease_ttl for live in self._memory.live.values()), default=0.0)
-        if self._kept_at is None or gap_ms > shortest * 500:
-            spared = self._store.renew_short(node, gap_ms=gap_ms, now=turn.now)
-            if spared:
-                turn.after(partial(log.warning, "daemon.was_away", leases=spared, gap_ms=gap_ms))
+        if self._checked_at is None or gap_ms > shortest * 500:
+            self._spare(turn, gap_ms)
+
+    def _spare_after_disconnection(self, turn: Turn) -> None:
+        """Renew once the leases whose heartbeats may have waited at a closed socket."""
+        if self._disconnected_at is not None:
+            gap_ms = round((turn.at - self._disconnected_at) * 1000)
+            turn.after(self._note_connected)
+            self._spare(turn, gap_ms)
+
+    def _spare(self, turn: Turn, gap_ms: int) -> None:
+        node = self._memory.settings.node_id
+        spared = self._store.renew_short(node, gap_ms=gap_ms, now=turn.now)
+        if spared:
+            turn.after(partial(log.warning, "daemon.was_away", leases=spared, gap_ms=gap_ms))
+
+    def _note_checked(self, at: Instant, *, renewed: bool, connected: bool) -> None:
+        self._checked_at = at
+        if renewed:
+            self._renewed_at = at
+        if not connected and self._disconnected_at is None:
+            self._disconnected_at = at
+
+    def _note_connected(self) -> None:
+        self._disconnected_at = None
+
+    def _suspect(self, suspected: dict[RunUid, Instant]) -> None:
+        self._suspected = suspected
 
     def _log_expired(self, run: OpenRun) -> None:
         live = self._memory.live.get(run.run_uid) or LiveRun.of(run)

@@ -43,7 +43,7 @@ def daemon_report(
         },
         unknown_runs=len(memory.surplus),
         stranded=tuple(memory.stranded.values()),
-        workers_shut_out=memory.shut,
+        workers_shut_out=memory.workers_unreachable,
         paused=pause.reason,
         paused_for_s=round(max(0.0, pause.until - at), 3),
         bears=pause.borne,

@@ -123,13 +123,13 @@ class Timeouts:
         live = self._memory.live.get(uid)
         if live is None:
             return
-        live.asks_until = max(until, live.asks_until or until)
+        live.extended_until = max(until, live.extended_until or until)
         if live.watch is not None:
             self._watch(live, live.watch)
 
     def _watch(self, live: LiveRun, watch: Watch) -> None:
         """Go by these deadlines, and what the worker asked for; the executor saw to its own."""
-        live.watch = watch if live.asks_until is None else watch.extended(live.asks_until)
+        live.watch = watch if live.extended_until is None else watch.extended(live.extended_until)
         if live.watch is not watch:
             log.debug("run.extended", **live.ids())
         self.runs.set(min(self.runs.at, live.watch.due))
@@ -157,12 +157,12 @@ class Timeouts:
     def _plan(self) -> None:
         """Find the next deadline of all, of the runs that started in the same turn too."""
         lives = self._memory.live.values()
-        dues = (live.watch.due for live in lives if live.watch and not live.told_to_end)
+        dues = (live.watch.due for live in lives if live.watch and not live.end_sent)
         self.runs.set(min(dues, default=NEVER))
 
     def _watched(self, turn: Turn) -> Iterator[tuple[RunUid, LiveRun, Watch]]:
         for uid, live in self._memory.live.items():
-            if live.watch is not None and not live.told_to_end and uid not in turn.closed:
+            if live.watch is not None and not live.end_sent and uid not in turn.closed:
                 yield uid, live, live.watch
 
     def _decide(self, uid: RunUid, live: LiveRun, watch: Watch, turn: Turn) -> Watch | None:
@@ -183,7 +183,7 @@ class Timeouts:
             return Verdict(Outcome.TIMED_OUT, TOTAL_OVER)
         if watch.run_by <= turn.at:
             reason = _reason("run_timeout: not done", limits.run_timeout_ms)
-            reason += ", nor by when it asked for" if live.asks_until else ""
+            reason += ", nor by when it asked for" if live.extended_until else ""
             return Verdict(Outcome.TIMED_OUT, reason)
         if watch.start_by <= turn.at:
             if run.last_heartbeat_at is None:

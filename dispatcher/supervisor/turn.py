@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from dispatcher import wire
 from dispatcher.daemon_report import StrandedReport
 from dispatcher.execution import Claim, Limits, OpenRun
-from dispatcher.executor_api import StartSettings
+from dispatcher.executor_api import ExecutorApi, StartSettings
 from dispatcher.model import Liveness
 from dispatcher.policy import RetryPolicy
 from dispatcher.supervisor.figures import Figures
@@ -17,16 +17,16 @@ from dispatcher.times import NEVER, Instant, StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
-#: Seconds that an executor waits beyond the limit: a daemon that is back in time gets to say so.
+#: Seconds that an executor waits beyond the limit, so that a daemon back in time can renew it.
 ABSENCE_SLACK = 2.0
 
-#: Seconds from now that stand for "never": it overrides a limit that was told before.
+#: Seconds that mean "never" in a kill deadline, to override a limit that was sent before.
 UNLIMITED = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorSettings:
-    """What the configuration tells the supervisor. Durations in seconds."""
+    """What the supervisor takes from the configuration. Durations in seconds."""
 
     node_id: str
     hostname: str
@@ -37,25 +37,26 @@ class SupervisorSettings:
     poll: float = 1.0
     drain_timeout: float = 60.0
     until_idle: bool = False
-    """Stop when no task is ready, scheduled or running, but in queues for claims by hand."""
+    """Stop when no task is ready, scheduled or running, except in queues for claims by hand."""
     reap_interval: float = 5.0
     absence_limit: float | None = None
-    """How long runs may go on with no daemon; None: for ever."""
+    """How long runs may go on without a daemon; None: for ever."""
     takeover_margin: float = 15.0
     retention: float | None = None
-    """How long what is finished is kept; None: for ever."""
+    """How long finished tasks are kept; None: for ever."""
     concurrency: Mapping[str, int] = field(default_factory=dict)
     """How many tasks of a queue run here at once, for queues with a limit."""
 
     @property
     def by_hand(self) -> tuple[str, ...]:
         """The queues from which nothing is claimed here."""
-        return tuple(queue for queue, most in self.concurrency.items() if most == 0)
+        return tuple(queue for queue, limit in self.concurrency.items() if limit == 0)
 
-    def stands_until(self, now: StoreTime) -> StoreTime | None:
-        """Return until when claims stand that are confirmed now; None: for ever.
+    def takeover_at(self, now: StoreTime) -> StoreTime | None:
+        """Return from when others may take the claims that are renewed now; None: never.
 
-        Later than `kill_deadlines` by a margin for the clocks; each run's kill grace comes on top.
+        Later than `kill_deadlines` by a margin for the clocks; the store adds each run's kill
+        grace.
         """
         if self.absence_limit is None:
             return None
@@ -63,7 +64,7 @@ class SupervisorSettings:
         return StoreTime(now + round(ahead * 1000))
 
     def kill_deadlines(self, at: Instant) -> dict[str, float]:
-        """Return when the executor ends runs by itself that were confirmed at this instant."""
+        """Return when the executor ends, by itself, runs that are renewed now."""
         if self.absence_limit is None:
             return {wire.EndedBy.ABSENCE: at + UNLIMITED}
         return {wire.EndedBy.ABSENCE: at + self.absence_limit + ABSENCE_SLACK}
@@ -71,18 +72,18 @@ class SupervisorSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """The deadlines of a run with time-outs, and what was seen of its progress so far."""
+    """The deadlines of a run with time-outs, and its progress seen so far."""
 
     run_by: Instant = NEVER
     start_by: Instant = NEVER
     stall_by: Instant = NEVER
     look_by: Instant = NEVER
-    """When to look at the output again, for the case that it grows."""
+    """When to look again whether the output has grown."""
     total_by: Instant = NEVER
     longest: Instant = NEVER
     """To when the worker itself may move `run_by`."""
     written: tuple[int, float] = (0, 0.0)
-    """The version of its output that was seen last."""
+    """The version of the output that was seen last."""
     progressed_at: StoreTime | None = None
 
     @property
@@ -91,7 +92,7 @@ class Watch:
         return min(self.run_by, self.start_by, self.stall_by, self.look_by, self.total_by)
 
     def extended(self, until: Instant) -> Watch:
-        """Return it with the time that the worker asked for, as far as it may have it."""
+        """Return the watch with the extension that the worker asked for, as far as allowed."""
         run_by = min(until, self.longest)
         return self if run_by <= self.run_by else replace(self, run_by=run_by)
 
@@ -110,25 +111,27 @@ class LiveRun:
     """Seconds."""
     limits: Limits
     kill_grace: float | None = None
-    """Seconds; None of a run that was opened by hand."""
+    """Seconds; None for a run that was opened by hand."""
     watch: Watch | None = None
-    asks_until: Instant | None = None
+    extended_until: Instant | None = None
     """Until when its worker asked to go on, beyond its run time-out."""
     exit_by: Instant | None = None
-    """When a worker that declared its end must be gone by itself."""
+    """When a worker that declared its end must have exited."""
     pid: int | None = None
-    turned_away_at: Instant | None = None
-    """When its worker last spoke and the store did not take it."""
-    told_to_end_at: Instant | None = None
+    unrecorded_at: Instant | None = None
+    """When its worker last sent a message that the store did not take."""
+    end_sent_at: Instant | None = None
+    """When the executor was first ordered to end it."""
     hurried: bool = False
+    """Whether the order was repeated without the rest of the grace."""
     unkillable: str | None = None
-    """Why it is not gone although SIGKILL was sent; None: nothing says so."""
+    """Why it lives although SIGKILL was sent; None: no such report."""
     unsignalled: str | None = None
-    """Which of its executor may not be signalled; None: nothing says so."""
+    """Its processes that may not be signalled; None: no such report."""
 
     @classmethod
     def of(cls, run: Claim | OpenRun) -> LiveRun:
-        """Return the memory of a claim just made, or of a run found open."""
+        """Return the memory of a new claim, or of a run found open."""
         return cls(
             task_id=run.task_id,
             run_id=run.run_id,
@@ -143,16 +146,16 @@ class LiveRun:
         )
 
     @property
-    def told_to_end(self) -> bool:
-        """Whether the executor was told to end it."""
-        return self.told_to_end_at is not None
+    def end_sent(self) -> bool:
+        """Whether the executor was ordered to end it."""
+        return self.end_sent_at is not None
 
     def set_watch(self, watch: Watch | None) -> None:
-        """Go by other deadlines; None: watch no more."""
+        """Replace the deadlines; None: watch no longer."""
         self.watch = watch
 
     def ids(self) -> dict[str, object]:
-        """Return what names this run in every log line."""
+        """Return the fields that identify this run in log lines."""
         return {
             "task_id": self.task_id,
             "run_id": self.run_id,
@@ -165,40 +168,52 @@ class LiveRun:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A worker's words, and where the answer goes: after the commit, with the store's time.
+    """A worker's message, and the reply to call after the commit, with the store's time.
 
-    None instead of an answer: the store did not take it, and the worker may ask again.
+    The reply is None if the store did not take the message; the worker may send it again.
     """
 
-    words: Beat | Note | Declaration
+    message: Beat | Note | Declaration
     answer: Callable[[Renewed | Accepted | Refused | None, StoreTime], None]
     pid: int | None = None
-    """Of who said it; None: it came by the executor."""
+    """The sender's; None: the executor forwarded it."""
 
 
 @dataclass(slots=True)
 class Memory:
-    """What the daemon knows without asking. It changes only after a commit, and between ticks."""
+    """What the daemon knows without a query. It changes only after a commit or between ticks."""
 
     settings: SupervisorSettings
-    """The one place where they stand, so that no tick goes by two of them."""
+    """The only copy, so that no tick uses two versions."""
     live: dict[RunUid, LiveRun] = field(default_factory=dict)
     surplus: set[RunUid] = field(default_factory=set)
-    """Living runs that the store does not know, until they are gone: nothing starts beside them,
-    as one may be of the task that comes next. Without the unkillable: those may be for ever."""
+    """Living runs that the store does not know. Nothing is claimed until they are gone, as one may
+    belong to the next task. Without the unkillable ones, which may never be gone."""
     stranded: dict[RunUid, StrandedReport] = field(default_factory=dict)
-    """Open runs for which no executor answers, and of which something may live on this host."""
+    """Open runs that no executor knows, of which something may live on this host."""
     hello: wire.Hello | None = None
-    """The executor's greeting, once store and executor agree; None while there is none."""
-    shut: str | None = None
-    """Why workers cannot reach their sockets; None: as far as we know they can."""
+    """The greeting of the executor whose runs are reconciled; None: there is none."""
+    workers_unreachable: str | None = None
+    """Why workers cannot reach their sockets; None: no such report."""
     pause: Pause = field(default_factory=Pause)
     figures: Figures = field(default_factory=Figures)
+
+    def is_served_by(self, executor: ExecutorApi) -> bool:
+        """Return whether the executor answers whose runs are reconciled, and not a new one."""
+        same = self.hello is not None and self.hello is executor.greeting
+        return same and executor.answering
 
     @property
     def living(self) -> int:
         """How many runs are known to have started and live."""
         return sum(live.pid is not None for live in self.live.values())
+
+    @property
+    def longest_ending(self) -> float:
+        """Seconds from the first signal to a run's end, at most, as its graces say."""
+        start = self.settings.start
+        graces = (live.kill_grace or 0.0 for live in self.live.values())
+        return max(graces, default=start.kill_grace) + start.leftover_grace
 
 
 @dataclass(slots=True)
@@ -208,22 +223,22 @@ class Turn:
     now: StoreTime
     at: Instant
     gap: float = 0.0
-    """Seconds since the last commit before it."""
+    """Seconds since the previous commit."""
     caught_up: bool = True
-    """Whether all was heard that had been said by then: nothing is decided by time otherwise."""
-    started: dict[RunUid, wire.Started] = field(default_factory=dict)
-    """Starts not written yet: one whose exit follows in the same turn needs no write of its own."""
+    """Whether all input that had arrived by now is in it: if not, no deadline is judged."""
+    pending_starts: dict[RunUid, wire.Started] = field(default_factory=dict)
+    """Starts not written yet: a start whose exit follows in the same turn needs no write."""
     extended: dict[RunUid, Instant] = field(default_factory=dict)
-    """Until when runs ask to go on: what memory knows of it only after the commit."""
+    """Until when runs asked to go on in this turn; memory has it only after the commit."""
     closed: set[RunUid] = field(default_factory=set)
     abandoned: bool = False
-    """Whether a claim was ended that is not this node's: settle it now, not at the next scan."""
-    claimless: bool = False
+    """Whether a claim that is not this node's has ended: settle it now, not at the next scan."""
+    claims_blocked: bool = False
     """Whether host or executor were found unfit in this turn: claim nothing."""
     again: bool = False
     """Whether more is due at once than one transaction should hold."""
     effects: list[Callable[[], None]] = field(default_factory=list)
 
     def after(self, effect: Callable[[], None]) -> None:
-        """Do something outside the store after the commit, in order; not at all without one."""
+        """Call this after the commit, in order; never if the commit fails."""
         self.effects.append(effect)

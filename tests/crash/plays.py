@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dispatcher import times
 from dispatcher.model import TaskState
-from dispatcher.supervisor.supervisor import Stop
+from dispatcher.supervisor.stop import Stop
 from tests.crash import workers
 from tests.crash.declaring import Declaring
 from tests.crash.mortal import Fate, Point

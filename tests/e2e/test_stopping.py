@@ -43,7 +43,7 @@ def test_r34_r66_sigterm_drains_waits_for_workers_and_releases_the_rest_uncharge
         expect_file(world, "stubborn")
         daemon.terminate()
         said = daemon.expect("daemon.stopping", how="drain", runs=2)
-        assert (2.0, "waits up to 2 s for what runs; once more ends it at once") == (
+        assert (2.0, "waits up to 2 s for its runs; a second signal ends them now") == (
             said["timeout_s"],
             said["message"],
         )

@@ -7,7 +7,7 @@ import pytest
 
 from dispatcher.store.clock import Clock
 from dispatcher.supervisor.reaper import Reaper
-from dispatcher.supervisor.supervisor import Supervisor
+from dispatcher.supervisor.turn import Memory
 from dispatcher.times import StoreTime
 from tests.model.day import Day
 from tests.model.plants import PLANTS, statement
@@ -38,8 +38,8 @@ def _nothing(*_: object) -> None:
 
 
 def _reaps_whatever_the_executor_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Supervisor, "_answers", lambda self: self._memory.hello is not None)
-    monkeypatch.setattr(Reaper, "_may_be_judged", lambda self, expired, turn: expired)
+    monkeypatch.setattr(Memory, "is_served_by", lambda self, _: self.hello is not None)
+    monkeypatch.setattr(Reaper, "_confirmed", lambda self, expired, turn: expired)
 
 
 def _spares_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def _goes_by_the_hosts_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _never_looks_for_the_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Reaper, "end_the_lost", _nothing)
+    monkeypatch.setattr(Reaper, "end_lost_runs", _nothing)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dispatcher.complaints import in_words
-from dispatcher.words import understood
+from dispatcher.words import parse_request
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,6 @@ def test_a_value_of_the_wrong_kind_is_told_in_words(value: object, kind: Any, to
 )
 def test_a_workers_line_that_makes_no_sense_is_told_in_words(line: bytes, told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)) as error:
-        understood(line)
+        parse_request(line)
 
     assert not set("`$") & set(str(error.value))

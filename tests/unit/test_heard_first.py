@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from dispatcher import wire
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
-from dispatcher.supervisor.supervisor import Stop
+from dispatcher.supervisor.stop import Stop
 from dispatcher.times import Instant
 from dispatcher.words import Renewed
 from tests.simulation import World

@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.model import Declared, Intent, Outcome, TaskState
-from dispatcher.supervisor.supervisor import Stop
+from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.turn import Request
 from dispatcher.words import Declaration
 from tests.simulation import World

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from dispatcher import wire, worker_api
 from dispatcher.errors import StoreRefused, StoreUnavailable
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
-from dispatcher.supervisor.supervisor import Stop
+from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.turn import Request
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed
 from tests.simulation import SETTINGS, World
@@ -351,8 +351,10 @@ def test_a_declaration_is_logged_once_though_it_is_overheard_repeated_and_ended(
 
 def test_one_that_was_overheard_is_logged_once_though_its_end_is_told_late(world: World) -> None:
     """The ending is committed, and the store is silent before the executor is told of it."""
-    worker = started(world)
     store: Any = Unwell(world.store)
+    world.store = store
+    world.restart()
+    worker = started(world)
     with store.transaction() as now:
         words = Declaration(task_id=worker.task_id, lock=worker.lock, word=Declared.SUCCEED)
         assert Accepted() == store.declare(words, now=now)
@@ -360,7 +362,6 @@ def test_one_that_was_overheard_is_logged_once_though_its_end_is_told_late(world
 
     with capture_logs() as said:
         world.run_for(2)
-        world.supervisor._store = store
         world.elapsed += grace
         decided: Any = [(None, True)] * 5
         silent = [(StoreUnavailable("locked"), False)] * 8

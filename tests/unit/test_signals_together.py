@@ -13,7 +13,8 @@ from dispatcher.config.reload import Reloaded
 from dispatcher.daemon.commands import STOP_SIGNALS, Commands
 from dispatcher.errors import ConfigError
 from dispatcher.host.signals import Signals
-from dispatcher.supervisor.supervisor import Stop, Supervisor
+from dispatcher.supervisor.stop import Stop
+from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.times import Instant
 from tests.simulation import World
 

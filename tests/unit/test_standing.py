@@ -14,7 +14,7 @@ from dispatcher.cli.verbs.status import status_json
 from dispatcher.config.config import load
 from dispatcher.model import PausedQueue, TaskState
 from dispatcher.standing import STUCK_AFTER, Obstacle, Standing, Status
-from dispatcher.supervisor.supervisor import Stop
+from dispatcher.supervisor.stop import Stop
 from dispatcher.times import WallTime, iso
 from tests.command import Command
 from tests.simulation import SETTINGS, World

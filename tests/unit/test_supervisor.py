@@ -15,7 +15,7 @@ from dispatcher import wire
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable
 from dispatcher.model import Outcome, TaskState
 from dispatcher.store.api import Store
-from dispatcher.supervisor.supervisor import Stop
+from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
 from dispatcher.words import Beat, Refused

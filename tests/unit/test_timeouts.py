@@ -9,7 +9,7 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.model import Declared, Liveness, Outcome, TaskState
-from dispatcher.supervisor.supervisor import Stop
+from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.timeouts import LOOKS
 from tests.simulation import SETTINGS, World
 from tests.unit.test_leases import Line, ends

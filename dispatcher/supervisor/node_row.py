@@ -1,0 +1,48 @@
+"""This node's row in the store."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from dispatcher import wire
+from dispatcher.model import Node
+from dispatcher.store.api import SupervisorStore
+from dispatcher.supervisor.turn import Memory, Turn
+from dispatcher.times import LONG_AGO, Instant
+
+#: Seconds between writes of the row: with runs, and without.
+SEEN_INTERVAL = (5.0, 60.0)
+
+
+class NodeRow:
+    """Keeps the row up to date while an executor is connected."""
+
+    def __init__(self, store: SupervisorStore, memory: Memory) -> None:
+        self._store = store
+        self._memory = memory
+        self._written_at = LONG_AGO
+
+    def expire(self) -> None:
+        """Have the row written in the next tick."""
+        self._written_at = LONG_AGO
+
+    def write_node_row(self, turn: Turn) -> None:
+        """Write the row, if it is due."""
+        interval = SEEN_INTERVAL[0 if self._memory.live else 1]
+        if self._memory.hello is not None and turn.at >= self._written_at + interval:
+            self._store.record_node(self._node(self._memory.hello, turn, interval))
+            turn.after(partial(self._note_written, turn.at))
+
+    def _note_written(self, at: Instant) -> None:
+        self._written_at = at
+
+    def _node(self, hello: wire.Hello, turn: Turn, interval: float) -> Node:
+        return Node(
+            id=self._memory.settings.node_id,
+            boot_id=hello.boot_id,
+            pid_namespace=hello.pid_namespace,
+            hostname=self._memory.settings.hostname,
+            slots=self._memory.settings.slots,
+            seen_at=turn.now,
+            seen_interval_ms=round(interval * 1000),
+        )

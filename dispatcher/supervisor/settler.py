@@ -1,0 +1,127 @@
+"""Closing runs: outcome, the task's next state, and what follows."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from functools import partial
+
+import structlog
+
+from dispatcher import policy, wire
+from dispatcher.backoff import Backoff
+from dispatcher.execution import OpenRun, Settlement
+from dispatcher.executor_api import ExecutorApi
+from dispatcher.store.api import SupervisorStore
+from dispatcher.supervisor.turn import LiveRun, Memory, Turn
+from dispatcher.times import Instant, StoreTime, store_time_of
+
+log = structlog.get_logger()
+
+#: Seconds that a task waits whose previous run still lives here: first, and at most; doubling.
+PREDECESSOR_DELAY = (1.0, 60.0)
+
+
+class Settler:
+    """Settles a run once, then has the executor forget it."""
+
+    def __init__(
+        self,
+        store: SupervisorStore,
+        executor: ExecutorApi,
+        memory: Memory,
+        *,
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._memory = memory
+        self._rng = rng
+        self._postponements: defaultdict[int, Backoff] = defaultdict(
+            lambda: Backoff(*PREDECESSOR_DELAY)
+        )
+
+    def settle(self, turn: Turn, run: OpenRun, end: policy.End) -> None:
+        """Close a run whose process tree is gone, or that never had a process."""
+        started = turn.pending_starts.pop(run.run_uid, None)
+        settlement = policy.settle(
+            run,
+            end,
+            self._memory.settings.retry,
+            now=turn.now,
+            ended_at=_ended_at(turn, end),
+            started=_start_of(turn, started),
+            rng=self._rng,
+        )
+        if isinstance(end, wire.StartFailed) and end.fault is not wire.Fault.TASK:
+            if end.fault is wire.Fault.HOST:
+                turn.claims_blocked = True
+                turn.after(partial(self._pause, end.error, turn.at))
+            delay = self._postponements[run.task_id].grow()
+            until = StoreTime(turn.now + round(delay * 1000))
+            settlement = policy.postponed(settlement, until=until, total_at=run.limits.total_at)
+        self._store.settle(settlement, now=turn.now)
+        turn.closed.add(run.run_uid)
+        turn.after(partial(self._settled, run, settlement, end, started, turn.at))
+
+    def note_started(self, task_id: int, at: Instant) -> None:
+        """Note, after the commit, that the host could start a worker of this task."""
+        self._postponements.pop(task_id, None)
+        self._host_recovered(len(self._memory.live), at)
+
+    def _settled(
+        self,
+        run: OpenRun,
+        settlement: Settlement,
+        end: policy.End,
+        started: wire.Started | None,
+        at: Instant,
+    ) -> None:
+        claimed = len(self._memory.live)
+        live = self._memory.live.pop(run.run_uid, None) or LiveRun.of(run)
+        self._memory.stranded.pop(run.run_uid, None)
+        self._memory.figures.settled[settlement.outcome] += 1
+        if live.end_sent_at is not None:
+            self._memory.figures.kills.observe(at - live.end_sent_at)
+        if started is not None:
+            live.pid = started.pid
+            self._host_recovered(claimed, at)
+        log.info(
+            "run.settled",
+            outcome=settlement.outcome,
+            exit_code=settlement.exit_code,
+            signal=settlement.signal,
+            reason=settlement.run_reason,
+            state=settlement.state,
+            **live.ids(),
+        )
+        if isinstance(end, wire.Exited):
+            if end.exit.leftovers:
+                log.warning("worker.leftover_ended", names=end.exit.leftovers, **live.ids())
+            if end.exit.left_alone:
+                log.info("worker.leftover_reported", names=end.exit.left_alone, **live.ids())
+            self._executor.send(wire.Forget(uid=run.run_uid))
+
+    def _pause(self, error: str, at: Instant) -> None:
+        seconds = self._memory.pause.begin(error, living=self._memory.living, at=at)
+        if seconds is not None:
+            log.error("node.paused", reason=error, seconds=seconds)
+
+    def _host_recovered(self, claimed: int, at: Instant) -> None:
+        self._memory.figures.started_at = at
+        pause = self._memory.pause
+        if pause.reason is not None:
+            log.info("node.resumed", reason=pause.reason)
+        pause.started(claimed=claimed, slots=self._memory.settings.slots)
+
+
+def _ended_at(turn: Turn, end: policy.End) -> StoreTime:
+    if isinstance(end, wire.Exited):
+        return store_time_of(Instant(end.exit.at), now=turn.now, at=turn.at)
+    return turn.now
+
+
+def _start_of(turn: Turn, started: wire.Started | None) -> tuple[int, StoreTime] | None:
+    if started is None:
+        return None
+    return started.pid, store_time_of(Instant(started.at), now=turn.now, at=turn.at)

@@ -1,0 +1,42 @@
+"""One transaction: operations, the commit, then what may happen only after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from dispatcher.store.api import Transactions
+from dispatcher.supervisor.turn import Memory, Turn
+from dispatcher.times import Instant
+
+Operation = Callable[[Turn], None]
+
+
+class Transactor:
+    """Runs the operations of a tick, usually in one transaction."""
+
+    def __init__(self, store: Transactions, memory: Memory) -> None:
+        self._store = store
+        self._memory = memory
+        self.committed_at: Instant | None = None
+        self.again = False
+        """Whether more is due at once than the last transaction should hold."""
+        self._caught_up = True
+
+    def begin_tick(self, *, caught_up: bool) -> None:
+        """Prepare for the transactions of a tick; see `Turn.caught_up`."""
+        self.again, self._caught_up = False, caught_up
+
+    def run(self, operations: Sequence[Operation], at: Instant) -> None:
+        """Run operations in one transaction, and after its commit their effects."""
+        with self._store.transaction() as now:
+            gap = 0.0 if self.committed_at is None else at - self.committed_at
+            if self._memory.workers_unreachable is not None:
+                gap = math.inf  # workers cannot reach us, as if we were away
+            turn = Turn(now, at, gap, self._caught_up)
+            for operation in operations:
+                operation(turn)
+        self.again = turn.again
+        self.committed_at = at
+        for effect in turn.effects:
+            effect()

@@ -1,0 +1,144 @@
+"""Workers' messages, recorded and answered: heartbeats and declarations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+
+from dispatcher import wire
+from dispatcher.store.api import WorkerStore
+from dispatcher.supervisor.alarm import Alarm
+from dispatcher.supervisor.turn import LiveRun, Memory, Request, Turn
+from dispatcher.times import Instant, StoreTime
+from dispatcher.words import (
+    Accepted,
+    Beat,
+    Declaration,
+    Note,
+    Refused,
+    Renewed,
+    messages_of_notice,
+)
+
+log = structlog.get_logger()
+
+#: Milliseconds of a gap that is longer than any lease.
+EVER = 2**48
+
+
+class WorkerRecorder:
+    """Passes workers' messages to the store, which alone judges whether their lock is valid."""
+
+    def __init__(self, store: WorkerStore, memory: Memory) -> None:
+        self._store = store
+        self._memory = memory
+        self._next_look = Alarm()
+
+    def record(self, turn: Turn, request: Request) -> None:
+        """Record a message; the answer leaves after the commit."""
+        message = request.message
+        answer: Renewed | Accepted | Refused
+        if isinstance(message, Beat):
+            answer = self._store.heartbeat(message, now=turn.now)
+            turn.after(partial(self._log_beat, request, answer))
+        elif isinstance(message, Note):
+            answer = self._store.note(message, now=turn.now)
+            turn.after(partial(self._log_refusal, request, answer))
+        else:
+            answer = self._store.declare(message, now=turn.now)
+            turn.abandoned |= isinstance(answer, Accepted) and not self._is_ours(message.task_id)
+            turn.after(partial(self._note_declared, request, message, answer, turn.at))
+        turn.after(partial(request.answer, answer, turn.now))
+
+    def record_notice(self, turn: Turn, notice: wire.Notice) -> None:
+        """Record what a worker sent by systemd's protocol, which has no answers."""
+        if (claim := self._store.lock_of(notice.uid)) is not None:
+            for message in messages_of_notice(notice, *claim):
+                self.record(turn, Request(message, _unanswered))
+
+    def record_door(self, turn: Turn, door: wire.Door) -> None:
+        """Record that workers' sockets are missing, or are back.
+
+        Nobody is judged by silence meanwhile. Then each lease is renewed once, whatever its ttl: a
+        worker may have failed to send until now.
+        """
+        if door.shut:
+            turn.after(partial(log.warning, "workers.unreachable", reason=door.shut))
+        else:
+            node = self._memory.settings.node_id
+            leases = self._store.renew_short(node, gap_ms=EVER, now=turn.now)
+            turn.gap = math.inf
+            turn.after(partial(log.warning, "workers.reachable", leases=leases))
+        turn.after(partial(self._note_door, door))
+
+    def _note_door(self, door: wire.Door) -> None:
+        self._memory.workers_unreachable = door.shut or None
+
+    def record_cli_declarations(self, turn: Turn) -> None:
+        """Note, once a poll, declarations that command line or client wrote to the store."""
+        if not self._memory.live or not self._next_look.is_due(turn.at):
+            return
+        for uid in self._store.declared(self._memory.settings.node_id):
+            live = self._memory.live.get(uid)
+            if live is not None and live.exit_by is None and not live.end_sent:
+                turn.after(partial(self._note_cli_declaration, live, turn.at))
+        turn.after(partial(self._next_look.set, turn.at + self._memory.settings.poll))
+
+    def ask_to_retry(self, requests: Sequence[Request], *, at: Instant) -> None:
+        """Answer that the store took nothing.
+
+        Remember who sent, lock unchecked, so that our own outage costs nobody a lease.
+        """
+        for request in requests:
+            for live in self._memory.live.values():
+                if live.task_id == request.message.task_id:
+                    live.unrecorded_at = at
+            request.answer(None, StoreTime(0))
+
+    def _is_ours(self, task_id: int) -> bool:
+        return any(live.task_id == task_id for live in self._memory.live.values())
+
+    def _expect_exit(self, live: LiveRun, at: Instant) -> bool:
+        """Set when a run that declared its end must exit; return whether that is new."""
+        if live.exit_by is not None:
+            return False
+        live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
+        return True
+
+    def _note_cli_declaration(self, live: LiveRun, at: Instant) -> None:
+        if self._expect_exit(live, at):
+            log.info("run.declared", **live.ids())
+
+    def _note_declared(
+        self, request: Request, message: Declaration, answer: Accepted | Refused, at: Instant
+    ) -> None:
+        self._log_refusal(request, answer)
+        if isinstance(answer, Refused):
+            return
+        task_id = message.task_id
+        ours = (live for live in self._memory.live.values() if live.task_id == task_id)
+        live = next(ours, None)
+        if live is None or self._expect_exit(live, at):
+            log.info("run.declared", task_id=task_id, declared=message.word, **_peer(request))
+
+    def _log_beat(self, request: Request, answer: Renewed | Refused) -> None:
+        self._log_refusal(request, answer)
+        if isinstance(answer, Renewed):
+            log.debug("lease.renewed", task_id=request.message.task_id)
+
+    @staticmethod
+    def _log_refusal(request: Request, answer: Renewed | Accepted | Refused) -> None:
+        if isinstance(answer, Refused):
+            task_id = request.message.task_id
+            log.warning("lease.refused", task_id=task_id, error=answer.error, **_peer(request))
+
+
+def _unanswered(_answer: Renewed | Accepted | Refused | None, _now: StoreTime) -> None:
+    """Answer nobody: a sender by systemd's protocol waits for nothing."""
+
+
+def _peer(request: Request) -> dict[str, int]:
+    return {} if request.pid is None else {"peer_pid": request.pid}
