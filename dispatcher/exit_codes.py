@@ -9,7 +9,7 @@ class ExitCode(enum.IntEnum):
     """Exit codes of every command, and of workers (75, 78, 79); after sysexits.h."""
 
     OK = 0
-    NOT_SO = 1
+    REFUSED = 1
     USAGE = 2
     STORE_UNAVAILABLE = 69
     COMMIT_UNKNOWN = 74

@@ -191,7 +191,7 @@ def _check(task: NewTask) -> None:
         if not task.cwd.startswith("/"):
             raise InvalidTask(f"cwd: {task.cwd!r} is not absolute; begin it with /")
         if limits.CONTROL.search(task.cwd):
-            raise InvalidTask(f"cwd: {limits.no_directory(task.cwd)}")
+            raise InvalidTask(f"cwd: {limits.unprintable_path(task.cwd)}")
 
 
 def _signal_number(given: object) -> int:

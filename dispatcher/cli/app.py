@@ -103,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.USAGE
     except BrokenPipeError:  # the reader has seen enough
         forget_stdout()
-        return ExitCode.COMMIT_UNKNOWN if failures.changes(verb) else ExitCode.NOT_SO
+        return ExitCode.COMMIT_UNKNOWN if failures.changes(verb) else ExitCode.REFUSED
     except (ClickException, DispatcherError, OSError) as error:
         return failures.report(error, verb)
     except Exception as error:

@@ -77,7 +77,7 @@ def _certain_of(error: ConfigError) -> Config | None:
         return error.rest if error.places_certain else None
     from dispatcher.config import directories  # noqa: PLC0415 - for a file that is not TOML
 
-    return directories.beside_mistakes(named_file(), with_store=True)
+    return directories.despite_mistakes(named_file(), with_store=True)
 
 
 def executor_config() -> Found:

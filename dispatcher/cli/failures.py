@@ -73,14 +73,14 @@ def report(error: ClickException | DispatcherError | OSError, verb: str | None) 
 
 def report_bug(error: Exception, verb: str | None) -> int:
     """Print a bug on stderr, of a service with the traceback for its journal; return the code."""
-    _bound_last_message(verb, ExitCode.NOT_SO)
+    _bound_last_message(verb, ExitCode.REFUSED)
     if _is_service(verb):
         import traceback  # noqa: PLC0415 - after a bug alone
 
         _write("".join(traceback.format_exception(error)))
     else:
         _print(f"{_place_of(error)}; a bug: DISPATCHER_TRACEBACK=1 shows all of it")
-    return ExitCode.NOT_SO
+    return ExitCode.REFUSED
 
 
 def _bound_last_message(verb: str | None, code: int) -> None:
@@ -145,7 +145,7 @@ def explained(
         return error.format_message(), error.exit_code
     if isinstance(error, DispatcherError):
         fitting = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-        return str(error), next(fitting, ExitCode.NOT_SO)
+        return str(error), next(fitting, ExitCode.REFUSED)
     return _explained_os_error(error, verb)
 
 
@@ -156,10 +156,10 @@ def _explained_os_error(error: OSError, verb: str | None) -> tuple[str, int]:
         if isinstance(error, PermissionError) and (whose := owner.of_another(error.filename)):
             message += f"; {whose}"
         trouble = in_trouble(message, error.errno)
-        return explained(trouble) if trouble else (message, ExitCode.NOT_SO)
+        return explained(trouble) if trouble else (message, ExitCode.REFUSED)
     if error.errno not in _CANNOT_WRITE:
-        return message, ExitCode.NOT_SO
+        return message, ExitCode.REFUSED
     if not changes(verb):
-        return f"cannot write: {message}", ExitCode.NOT_SO
+        return f"cannot write: {message}", ExitCode.REFUSED
     remedy = "look whether it was done before you repeat it"
     return f"cannot write: {message}; {remedy}", ExitCode.COMMIT_UNKNOWN

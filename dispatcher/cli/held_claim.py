@@ -148,7 +148,7 @@ def print_answer(
     if not isinstance(answer, Refused):
         return ExitCode.OK
     declared = answer.error is WorkerError.ALREADY_DECLARED
-    return ExitCode.NOT_SO if declared else ExitCode.LEASE_LOST
+    return ExitCode.REFUSED if declared else ExitCode.LEASE_LOST
 
 
 def _print_refusal(task_id: int, answer: Refused) -> dict[str, object]:

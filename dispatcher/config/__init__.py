@@ -1,1 +1,1 @@
-"""The configuration file: what may stand in it, how it is read, checked, told and read again."""
+"""The configuration file: its keys, and how it is read, checked, explained and reloaded."""

@@ -1,7 +1,7 @@
-"""The directories of a node, for who needs no more of the configuration: above all the executor.
+"""The directories of a node, which are all that the executor needs of the configuration.
 
-A mistake in the file may keep a daemon from starting, and a reload from happening. It must not keep
-an executor down: the daemon that runs goes by the file of before, and waits for it.
+A mistake in the file stops a start or a reload of the daemon. It must not stop an executor: a
+running daemon uses the file of before, and waits for its executor.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Found(NamedTuple):
     """A configuration whose directories are certain."""
 
     config: Config
-    """What the file says, with defaults in the place of its mistakes."""
+    """The configuration with defaults in place of the mistakes."""
     mistakes: Sequence[str] = ()
-    """What is wrong with the file, a line each."""
+    """The mistakes of the file, a line each."""
 
 
 def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Found:
-    """Return the configuration if it names the directories, whatever else is wrong with it.
+    """Return the configuration if its directories are certain, whatever other mistakes it has.
 
-    Raises `ConfigError` when it is not certain which they are: another directory is another node.
+    Raises `ConfigError` if they are not: another directory is another node.
     """
     try:
         return Found(config.load(named, environ))
@@ -48,19 +48,19 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> F
             raise
         return Found(error.rest, error.mistakes)
     except ConfigError as error:
-        found = beside_mistakes(named, environ)
+        found = despite_mistakes(named, environ)
         if found is None:
             raise
         return Found(found, str(error).splitlines())
 
 
-def beside_mistakes(
+def despite_mistakes(
     named: str | None, environ: Mapping[str, str] = os.environ, *, with_store: bool = False
 ) -> Config | None:
-    """Return what a file that is not TOML says of its directories; None: nothing certain.
+    """Return the configuration of a file that is not TOML; None: its directories are not certain.
 
-    `with_store`: of the store too, which is certain where no line of the file may name one. Only a
-    state directory in which a node has been started is taken for the one that is meant.
+    `with_store`: the store must be certain too, so that no line of the file may name one. The state
+    directory must be one in which a node was started.
     """
     file, environ = config.find(named, environ)
     node = file and _node_in(file, with_store=with_store)
@@ -73,9 +73,9 @@ def beside_mistakes(
 
 
 def _node_in(file: Path, *, with_store: bool) -> NodeSection | None:
-    """Return the directories of the one [node] of a file, by its lines; None: it names none.
+    """Return the directories of a file's only [node], by its lines; None: they are not certain.
 
-    Nothing is certain of a file with texts of several lines: what they hold may look like sections.
+    Nothing is certain in a file with multi-line strings: their lines may look like sections.
     """
     try:
         text = toml.text_of(file)
@@ -94,7 +94,7 @@ def _node_in(file: Path, *, with_store: bool) -> NodeSection | None:
 
 
 def _lines_of_node(lines: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of [node] with its directories; ValueError when others may have them too."""
+    """Yield the lines of [node] that name directories. Raises ValueError if others may do so."""
     inside, sections = False, 0
     for line in lines:
         if _HEADER.match(line):

@@ -1,7 +1,7 @@
-"""The variables that profiles get from files: `NAME=VALUE` lines, as systemd's EnvironmentFile has.
+"""The variables that profiles get from files: `NAME=VALUE` lines, as in systemd's EnvironmentFile.
 
-Their values are secrets: they go from the file to the worker, by way of the daemon's memory alone,
-and no message of ours repeats one.
+Their values are secrets: they exist in the file, the daemon's memory and the worker, and no message
+repeats one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dispatcher.config.config import Config
 from dispatcher.errors import ConfigError
 from dispatcher.host import files
 
-#: Bytes of one file; beyond, no process could be given it.
+#: Bytes of one file: what one string of an environment may have.
 MOST_BYTES = 128 * 1024
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -56,9 +56,9 @@ def _read_all(config: Config) -> tuple[dict[str, dict[str, str]], list[str]]:
 
 
 def read(named: str) -> dict[str, str]:
-    """Return the variables of a file; of none where it is missing and its name begins with `-`.
+    """Return the variables of a file; none if it is missing and its name begins with `-`.
 
-    Raises ValueError, which names file, line, what is wrong and the remedy, and no value.
+    Raises ValueError, which names file, line, mistake and remedy, and no value.
     """
     path = Path(named.removeprefix("-"))
     try:
@@ -89,7 +89,7 @@ def _parse(path: Path, text: str) -> dict[str, str]:
         where = f"{path}:{line}"
         entry = _ENTRY.match(text, at)
         if entry is None:
-            raise ValueError(f"{where}: {_what_is_wrong(text[at:].partition(chr(10))[0])}")
+            raise ValueError(f"{where}: {_mistake(text[at:].partition(chr(10))[0])}")
         name = entry["name"].strip(" \t")
         _check(where, name, text[entry.start() : entry.end()])
         variables[name] = _value(entry)
@@ -117,7 +117,7 @@ def _check(where: str, name: str, line: str) -> None:
         raise ValueError(f"{where}: {name} holds a NUL character, which no process can be given")
 
 
-def _what_is_wrong(line: str) -> str:
+def _mistake(line: str) -> str:
     if "=" not in line:
         return "has no =; write NAME=VALUE, or begin a comment with #"
     value = line.partition("=")[2].strip()

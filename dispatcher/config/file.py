@@ -1,4 +1,4 @@
-"""Reading the configuration file: every mistake at once, each with its line, key and remedy."""
+"""Read the configuration file: every mistake at once, each with its line, key and remedy."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from dispatcher.quantities import durations, sizes
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
 
-#: The keys of [node] that say where state and sockets are.
+#: The keys of [node] that name its directories.
 DIRECTORIES = frozenset({"state_dir", "runtime_dir"})
 
-#: Mistakes of a file that are explained.
+#: The most mistakes that are explained.
 MOST_MISTAKES = 100
 
 
 class Mistake(NamedTuple):
-    """What is wrong with one key of a section, or with the section where the key is empty.
+    """A mistake of a key, or of its section if the key is "".
 
-    The section of a table with a name of its own is its whole path: `queues.builds`.
+    The section of a named table is its whole path: `queues.builds`.
     """
 
     section: str
@@ -39,19 +39,19 @@ class Mistake(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What a file says, where what is mistaken counts as left out."""
+    """The settings of a file; a mistaken key counts as left out."""
 
     settings: Settings
     mistakes: list[str]
     """A line for each."""
     places_certain: bool
-    """Whether no mistake can concern where the state directory, the sockets and the store are."""
+    """Whether no mistake may concern the state directory, the sockets or the store."""
     directories_certain: bool
-    """The same of the directories alone."""
+    """The same for the directories alone."""
 
 
 def read(file: Path) -> Read:
-    """Return what a file says, and every mistake.
+    """Return the settings of a file, and every mistake.
 
     Raises `ConfigError` for a file that cannot be read, is not TOML, or has more mistakes than are
     explained.
@@ -64,19 +64,19 @@ def read(file: Path) -> Read:
     except msgspec.ValidationError:
         every = (mistake for name, body in table.items() for mistake in _check(name, body))
         mistakes = list(islice(every, MOST_MISTAKES + 1))
-    told = _located(file, text, mistakes[:MOST_MISTAKES])
+    lines = _located(file, text, mistakes[:MOST_MISTAKES])
     if len(mistakes) > MOST_MISTAKES:
-        raise ConfigError("\n".join((*told, f"{file}: more than {MOST_MISTAKES} mistakes")))
+        raise ConfigError("\n".join((*lines, f"{file}: more than {MOST_MISTAKES} mistakes")))
     good = _without(mistakes, table)
     places_certain = not any(map(_concerns_places, mistakes))
     both = good["node"].keys() >= DIRECTORIES
     directories_certain = both or not any(map(_concerns_directories, mistakes))
     settings = msgspec.convert(good, Settings, dec_hook=_quantity)
-    return Read(settings, told, places_certain, directories_certain)
+    return Read(settings, lines, places_certain, directories_certain)
 
 
 def _concerns_places(mistake: Mistake) -> bool:
-    """Say whether a mistake is in the sections of places, or may be what should stand in them."""
+    """Return whether a mistake is in the sections of places, or may be a key of theirs."""
     section = mistake.section.partition(".")[0]
     places = {**_kinds(NodeSection), **_kinds(StoreSection)}
     others = (sections().keys() | named_tables().keys()) - {"node", "store"}
@@ -84,7 +84,7 @@ def _concerns_places(mistake: Mistake) -> bool:
 
 
 def _concerns_directories(mistake: Mistake) -> bool:
-    """Return whether a mistake is in a directory's place, or may be what should stand in it."""
+    """Return whether a mistake is in a directory's key, or may be such a key."""
     if mistake.section == "node":
         return mistake.key in DIRECTORIES or mistake.key not in _kinds(NodeSection)
     known = mistake.section.partition(".")[0] in sections().keys() | named_tables().keys()
@@ -92,7 +92,7 @@ def _concerns_directories(mistake: Mistake) -> bool:
 
 
 def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's tables without the keys that are mistaken, or else without the table."""
+    """Return a file's tables without the mistaken keys, or without a table that is still wrong."""
     wrong = {(mistake.section, mistake.key) for mistake in mistakes}
 
     def good(name: str, body: object, kind: type[Section]) -> Mapping[str, Any] | None:
@@ -119,7 +119,7 @@ def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str,
 
 
 def given_by(file: Path) -> frozenset[tuple[str, str]]:
-    """Return which keys, each with its section, a file that was read without mistakes gives."""
+    """Return the keys, each with its section, of a file without mistakes."""
     given = set()
     for section, body in toml.tables(file, toml.text_of(file)).items():
         given |= {(section, key) for key in body}
@@ -130,14 +130,14 @@ def given_by(file: Path) -> frozenset[tuple[str, str]]:
 
 @cache
 def sections() -> dict[str, type[Section]]:
-    """Return the section of each name that stands in the file as it is."""
+    """Return the type of each section that is written under its own name."""
     every = {field.name: field.type for field in msgspec.structs.fields(Settings)}
     return {name: kind for name, kind in every.items() if name not in named_tables()}
 
 
 @cache
 def named_tables() -> dict[str, type[Section]]:
-    """Return what stands under `[section.NAME]`, for sections whose tables their writer names."""
+    """Return the type of the tables `[section.NAME]`, for sections of named tables."""
     every = {field.name: field.type for field in msgspec.structs.fields(Settings)}
     return {name: get_args(kind)[1] for name, kind in every.items() if get_origin(kind) is dict}
 
@@ -178,8 +178,8 @@ def _check_table(name: str, body: Mapping[str, object], kind: type[Section]) -> 
     try:
         msgspec.convert(good, kind, dec_hook=_quantity)
     except msgspec.ValidationError as error:
-        for told in str(error).split("\n"):
-            key, _, what = told.partition(": ")
+        for line in str(error).split("\n"):
+            key, _, what = line.partition(": ")
             if not any(re.search(rf"\b{re.escape(other)}\b", what) for other in wrong):
                 yield Mistake(name, key, what)
 
@@ -206,7 +206,7 @@ def _quantity(kind: type, value: object) -> Milliseconds | Bytes:
 
 
 def _nearest(word: str, known: Mapping[str, object]) -> str:
-    """Say which known word was meant: the same key of another section, or one alike."""
+    """Return the word that was meant: the same key in another section, or a similar one."""
     named = {f"{name}.NAME": kind for name, kind in named_tables().items()}
     for section, kind in {**sections(), **named}.items():
         if word in _kinds(kind):
@@ -215,16 +215,16 @@ def _nearest(word: str, known: Mapping[str, object]) -> str:
 
 
 def _explain(key: str, value: object, kind: object, error: msgspec.ValidationError) -> str:
-    """Return what is wrong with a value, and what would be right."""
+    """Return what is wrong with a value, and an example of a right one."""
     if choices := _choices(kind):
         if isinstance(value, dict):
             value = next((part for part in value.values() if part not in choices), value)
         listed = " or ".join(f'"{choice}"' for choice in choices)
         return f"{value!r} is not {listed}{did_you_mean(str(value), choices)}"
-    told = in_words(error, value, table="a table")
-    if not str(error).startswith("Expected ") or told.endswith(NO_NAME):
-        return told
-    return f"{told}; write for example: {key} = {example_of(kind)}"
+    wrong = in_words(error, value, table="a table")
+    if not str(error).startswith("Expected ") or wrong.endswith(NO_NAME):
+        return wrong
+    return f"{wrong}; write for example: {key} = {example_of(kind)}"
 
 
 def _choices(kind: object) -> list[str]:
@@ -235,7 +235,7 @@ def _choices(kind: object) -> list[str]:
 
 
 def example_of(kind: object) -> str:
-    """Return a right value, as its type carries one, in the form of the file."""
+    """Return the example that a type carries, in the form of the file."""
     return written(_example(kind))
 
 
@@ -262,11 +262,11 @@ def written(value: object) -> str:
 
 
 def _located(file: Path, text: str, mistakes: Sequence[Mistake]) -> list[str]:
-    """Return each mistake as one line: file, line where it is plain to see, key path, what."""
+    """Return each mistake as one line: file, line number if known, key path, what is wrong."""
     lines = toml.lines(text)
-    told = []
+    located = []
     for mistake in mistakes:
         path = f"{mistake.section}.{mistake.key}" if mistake.key else mistake.section
         line = f":{lines[path]}" if path in lines else ""
-        told.append(f"{file}{line}: {path}: {mistake.what}")
-    return told
+        located.append(f"{file}{line}: {path}: {mistake.what}")
+    return located

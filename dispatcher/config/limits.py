@@ -1,6 +1,6 @@
-"""What may bound a task in time, how its runs are told to end, what its variables may be called.
+"""The limits of a task's times, kill signal, paths and variables.
 
-A remedy for each mistake, whether it stands in the configuration or in a submit.
+They hold for the configuration and for a submit; each mistake has a remedy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dispatcher.quantities.durations import Milliseconds
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-#: What no path may hold that a line of a log, or of a table, is to carry.
+#: Characters that no path may hold, as lines of logs and tables carry paths.
 CONTROL: Final = re.compile(r"[\0-\x1f\x7f]")
 
 #: The longest time-out, delay or lease.
@@ -24,7 +24,7 @@ LONGEST: Final = durations.parse("3650d")
 #: The shortest lease: it is renewed three times in its length, and each renewal is a transaction.
 LEAST_LEASE: Final = durations.parse("200ms")
 
-#: Each is from another moment to another one; docs/design.md 6.1 says which.
+#: Each begins and ends at moments of its own: docs/design.md 6.1.
 TIMEOUTS: Final = (
     "run_timeout",
     "stall_timeout",
@@ -33,7 +33,7 @@ TIMEOUTS: Final = (
     "total_timeout",
 )
 
-#: What ends later than the other could never come, so that whoever asks for it is mistaken.
+#: Pairs of time-outs of which the first, if longer, could never fire.
 _WITHIN: Final = (
     ("run_timeout", "total_timeout"),
     ("queue_timeout", "total_timeout"),
@@ -46,7 +46,7 @@ _WITHIN: Final = (
 
 
 def check(task: NewTask) -> None:
-    """Raise `InvalidTask` for a time-out, grace or signal that makes no sense."""
+    """Raise `InvalidTask` for an impossible time-out, grace or signal."""
     for name in TIMEOUTS:
         _check_duration(name, _milliseconds(task, name), least=1)
     _check_duration("kill_grace", _milliseconds(task, "kill_grace"), least=0)
@@ -60,8 +60,8 @@ def check(task: NewTask) -> None:
             "start_timeout: waits for a first heartbeat, which a task with liveness process"
             " need not give; add liveness worker, or use run_timeout"
         )
-    if told := contradiction(task):
-        raise InvalidTask(told)
+    if mistake := contradiction(task):
+        raise InvalidTask(mistake)
     total = task.total_timeout_ms
     if total is not None and task.delay_ms >= total:
         raise InvalidTask(
@@ -71,7 +71,7 @@ def check(task: NewTask) -> None:
 
 
 def contradiction(wanted: object) -> str | None:
-    """Say which time-out of a task, or of the defaults for some, could never come; None: none."""
+    """Return which time-out of a task, or of defaults, could never fire; None: each may."""
     for name, other in _WITHIN:
         mine, its = _milliseconds(wanted, name), _milliseconds(wanted, other)
         if mine is not None and its is not None and mine > its:
@@ -83,15 +83,15 @@ def contradiction(wanted: object) -> str | None:
 
 
 def check_variable(name: str) -> None:
-    """Raise ValueError, with the remedy, for what no task may call a variable."""
+    """Raise ValueError with the remedy for a name that no variable of a task may have."""
     if not _VARIABLE.fullmatch(name):
         raise ValueError(f"{name[:80]!r} is no name of a variable; use letters, digits and _")
     if name.startswith("DISPATCHER_") and name != "DISPATCHER_CONFIG":
         raise ValueError(f"{name} is set by the dispatcher itself; use another name")
 
 
-def no_directory(path: str) -> str:
-    """Return what is wrong with a path that holds a `CONTROL` character, and the remedy."""
+def unprintable_path(path: str) -> str:
+    """Return the mistake and the remedy for a path with a `CONTROL` character."""
     return f"{path!r} holds a line break or another control character; rename it, or name another"
 
 

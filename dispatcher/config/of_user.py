@@ -1,4 +1,4 @@
-"""Where an ordinary user's own configuration is: the XDG base directory specification."""
+"""An ordinary user's own configuration, by the XDG base directory specification."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def config_home(environ: Mapping[str, str]) -> Path | None:
-    """Return where this user's programs have their configuration; None: there is no home."""
+    """Return the directory of this user's configuration files; None without a home."""
     base = environ.get("XDG_CONFIG_HOME", "")
     if base.startswith("/"):
         return Path(base)
@@ -19,9 +19,9 @@ def config_home(environ: Mapping[str, str]) -> Path | None:
 
 
 def user_file(environ: Mapping[str, str]) -> Path | None:
-    """Return this user's own file if it is there; root has none.
+    """Return this user's own file if it exists; root has none.
 
-    It must be in this user's own directory: `runuser` and `setpriv` leave the HOME of another.
+    The directory must be this user's own: `runuser` and `setpriv` keep another user's HOME.
     """
     home = config_home(environ)
     if home is None or os.geteuid() == 0:

@@ -1,6 +1,6 @@
-"""What the configuration file may say, for people and editors: made from `config.settings`.
+"""The reference of the configuration file, for people and editors: made from `config.settings`.
 
-The text of a key is the one that stands under it there, so that no second copy can grow old.
+The text of a key is its docstring there: there is no second copy.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from dispatcher.quantities.sizes import Bytes
 #: Columns of a comment in the file that is printed.
 _WIDTH = 96
 
-#: Stands for the name of a table whose writer names it.
+#: The name of a named table, in the reference.
 _NAME = "NAME"
 
-#: What the file that comes with the units says. The directories are those that systemd tells the
-#: units: the command line of an operator, whom it tells nothing, must mean the same store.
+#: The keys of the file that is installed with the units. systemd passes these directories to the
+#: units alone, and an operator's command line must mean the same store.
 PACKAGED: Mapping[str, str] = {
     "state_dir": '"/var/lib/dispatcher"',
     "runtime_dir": '"/run/dispatcher"',
@@ -47,8 +47,8 @@ _SIZE = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(KiB|MiB|GiB|TiB)$"}
 
 
 _FILE = """\
-# The configuration of the dispatcher. Every key is here with its default, or with an example where
-# the default follows from something else. Durations carry their unit: "200ms", "15m", "30d".
+# The configuration of the dispatcher. Every key is here with its default, or with an example if
+# the default is derived. Durations carry their unit: "200ms", "15m", "30d".
 # Try a change with: dispatcher check-config --config THIS_FILE"""
 
 _PAGE = """\
@@ -58,11 +58,11 @@ _PAGE = """\
 
 One TOML file: `--config PATH`, else `$DISPATCHER_CONFIG`, else
 `$XDG_CONFIG_HOME/dispatcher/dispatcher.toml` (`~/.config/…`; not for root), else
-`/etc/dispatcher/dispatcher.toml`; without any the defaults below hold. An unknown key or an
+`/etc/dispatcher/dispatcher.toml`; without a file the defaults below apply. An unknown key or an
 impossible value is an error that names file, line, key and remedy (exit code 78);
-`dispatcher check-config` looks for them. Durations carry their unit: `"200ms"`, `"15m"`, `"30d"`.
+`dispatcher check-config` finds them all. Durations carry their unit: `"200ms"`, `"15m"`, `"30d"`.
 
-`dispatcher config` prints what holds and where it came from, `dispatcher config --commented` a file
+`dispatcher config` prints every value and its source, `dispatcher config --commented` a file
 with every key to start from, and `dispatcher config --schema` the JSON schema for editors."""
 
 
@@ -75,7 +75,7 @@ class Key(NamedTuple):
     """The attribute of the section's type."""
     text: str
     default: str | None
-    """As the file would say it; None where it follows from something else."""
+    """In the form of the file; None if it is derived."""
     example: str
 
 
@@ -89,13 +89,13 @@ def every_key() -> Iterator[Key]:
                 name=field.encode_name,
                 field=field.name,
                 text=texts[field.name],
-                default=None if _follows(field) else written(field.default),
+                default=None if _is_derived(field) else written(field.default),
                 example=example_of(field.type),
             )
 
 
 def _kinds() -> dict[str, type[Section]]:
-    """Return the sections by what stands in brackets above them: `node`, `queues.NAME`."""
+    """Return the sections by their headers: `node`, `queues.NAME`."""
     kinds: dict[str, type[Section]] = {}
     for field in msgspec.structs.fields(Settings):
         if field.name in named_tables():
@@ -106,14 +106,14 @@ def _kinds() -> dict[str, type[Section]]:
 
 
 def section_text(name: str) -> str:
-    """Return what a section is about, in a sentence."""
+    """Return the description of a section."""
     return _flat(inspect.getdoc(_kinds()[name]) or "")
 
 
 def commented_file(given: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return a configuration file with every key, explained; commented out, but what is `given`.
+    """Return a configuration file with every key, explained, and commented out unless `given`.
 
-    That is by the key's name, and as the file has it.
+    `given`: values in the form of the file, by the key's name.
     """
     lines = [_FILE]
     section = ""
@@ -121,7 +121,7 @@ def commented_file(given: Mapping[str, str] = MappingProxyType({})) -> str:
         if key.section != section:
             section = key.section
             lines += ["", *textwrap.wrap(section_text(section), _WIDTH, **_COMMENT)]
-            # Nobody's name: such a table would be one more queue.
+            # Commented out: a table NAME would be one more queue.
             lines.append(f"#[{section}]" if section.endswith(_NAME) else f"[{section}]")
         lines += ["", *textwrap.wrap(_plain(key.text), _WIDTH, **_COMMENT)]
         if key.name in given:
@@ -179,7 +179,7 @@ def schema() -> dict[str, Any]:
 
 
 def _kind(key: Key) -> dict[str, Any]:
-    """Return the schema of a key's values; that it may be left out is no value."""
+    """Return the schema of a key's values, without the null for a key that is left out."""
     fields = msgspec.structs.fields(_kinds()[key.section])
     field = next(field for field in fields if field.name == key.field)
     made: dict[str, Any] = msgspec.json.schema(field.type, schema_hook=_quantity)
@@ -190,7 +190,7 @@ def _kind(key: Key) -> dict[str, Any]:
 
 
 def _for_editors(pattern: str) -> str:
-    """Return a pattern that holds for the whole text as ECMA 262 writes it, not as Python does."""
+    """Return a pattern for the whole text in the form of ECMA 262."""
     return pattern.replace(r"\A", "^").replace(r"\Z", "$")
 
 
@@ -198,14 +198,14 @@ def _quantity(kind: type) -> dict[str, Any]:
     return dict(_SIZE if kind is Bytes else _DURATION)
 
 
-#: The variables that go before the file, in a worker's environment.
+#: The variables of a worker's environment that take precedence over the file.
 _PLACES = {("node", "state_dir"): STATE, ("node", "runtime_dir"): RUNTIME, ("store", "url"): STORE}
 
 
 class Effective(NamedTuple):
-    """A key's value, durations as text, and where it comes from.
+    """A key's value, durations as text, and its source.
 
-    That is the environment of a worker, the file, the default, or derived from the host.
+    The source is "environment" (of a worker), "file", "default", or "derived" from the host.
     """
 
     key: Key
@@ -214,10 +214,10 @@ class Effective(NamedTuple):
 
 
 def effective(config: Config, environ: Mapping[str, str] = os.environ) -> Iterator[Effective]:
-    """Yield what holds for each key."""
+    """Yield the value of each key."""
     given = given_by(config.file) if config.file is not None else frozenset()
-    _, held = find(None if config.file is None else str(config.file), environ)
-    told = {place for place, name in _PLACES.items() if held.get(name)}
+    _, applicable = find(None if config.file is None else str(config.file), environ)
+    overridden = {place for place, name in _PLACES.items() if applicable.get(name)}
     resolved: dict[tuple[str, str], Any] = {
         ("node", "state_dir"): str(config.state_dir),
         ("node", "runtime_dir"): str(config.runtime_dir),
@@ -237,7 +237,7 @@ def effective(config: Config, environ: Mapping[str, str] = os.environ) -> Iterat
         value = resolved.get(place)
         if value is None:
             value = _plain_value(getattr(getattr(config, key.section), key.field))
-        if place in told:
+        if place in overridden:
             yield Effective(key, value, "environment")
         elif place in given:
             yield Effective(key, value, "file")
@@ -257,7 +257,7 @@ _COMMENT: dict[str, Any] = {
 }
 
 
-def _follows(field: Any) -> bool:
+def _is_derived(field: Any) -> bool:
     default = field.default
     nothing = default is None or default is msgspec.NODEFAULT
     return nothing or (isinstance(default, Milliseconds) and default < 0)
@@ -273,7 +273,7 @@ def _flat(text: str) -> str:
 
 @cache
 def _texts(kind: type[Section]) -> dict[str, str]:
-    """Return the text under each field of a section's type, and of what it is made from."""
+    """Return the docstring of each field of a section's type, and of its base."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     body = tree.body[0].body  # type: ignore[attr-defined]
     base = kind.__base__

@@ -1,4 +1,4 @@
-"""Reading the configuration again: what changed, what may change while the daemon runs."""
+"""Reloading: what changed, and what may change while the daemon runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from dispatcher.config.section import Section
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
 
-#: What other processes go by as long as this one lives; with the attributes of `Config`.
+#: Keys that stay as they are until the daemon ends, as other processes use them; each with the
+#: attributes of `Config`.
 KEPT: Mapping[str, tuple[str, ...]] = {
     "node.state_dir": ("state_dir",),
     "node.runtime_dir": ("runtime_dir",),
@@ -27,7 +28,7 @@ _SECRET = frozenset({"env"})
 
 
 class Change(NamedTuple):
-    """One key, as the file would say it; None: left out."""
+    """The values of a key, in the form of the file; None: left out."""
 
     old: str | None
     new: str | None
@@ -37,14 +38,14 @@ class Reloaded(NamedTuple):
     """A configuration read again."""
 
     config: Config
-    """What holds from now on: the new one, but for what is kept."""
+    """The new configuration, with what is kept of the old one."""
     changed: Mapping[str, Change]
     kept: Mapping[str, Change]
-    """What the file says otherwise now, and only a new start takes up."""
+    """Changes that take effect when the daemon starts again."""
 
 
 def reload(old: Config, environ: Mapping[str, str]) -> Reloaded:
-    """Read the configuration's file again. Raises `ConfigError`; the old one holds then."""
+    """Read the configuration's file again. After a `ConfigError` the old one stays in force."""
     new = load(str(old.file) if old.file is not None else None, environ)
     before, after = dict(_keys(old)), dict(_keys(new))
     changes = {
@@ -65,7 +66,7 @@ def with_environments(
     before: Mapping[str, Mapping[str, str]],
     after: Mapping[str, Mapping[str, str]],
 ) -> Reloaded:
-    """Return it with the profiles whose `env_file` holds something else now: that, not what."""
+    """Return it with the profiles whose `env_file` has other content now; values are not shown."""
     changed = {
         f"profiles.{name}.env_file": Change("(not shown)", "(not shown)")
         for name in before
@@ -75,7 +76,7 @@ def with_environments(
 
 
 def _keys(config: Config) -> Iterator[tuple[str, object]]:
-    """Yield every key that says something, with its value."""
+    """Yield every key that has a value, with that value."""
     yield "node.state_dir", str(config.state_dir)
     yield "node.runtime_dir", str(config.runtime_dir)
     yield "node.slots", config.slots

@@ -54,10 +54,10 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
-        if mistakes := list(self.mistakes()):
+        if mistakes := list(self._mistakes()):
             raise ValueError("\n".join(mistakes))
 
-    def mistakes(self) -> Iterator[str]:
+    def _mistakes(self) -> Iterator[str]:
         """Yield each mistake: its key, a colon, what is wrong and the remedy."""
         yield from ()
 

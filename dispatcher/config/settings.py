@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 
 class NodeSection(Section, frozen=True):
-    """This host's part: where its files are and how much it runs at once."""
+    """This host: where its files are, and how much it runs at once."""
 
     state_dir: Annotated[str, Meta(examples=["/var/lib/dispatcher"])] | None = None
     """Where this node keeps its identity, its lock, the runs' output and, by default, the database.
     Left out: `$STATE_DIRECTORY` as systemd sets it, else `dispatcher` under `$XDG_STATE_HOME`, else
-    `~/.local/state/dispatcher`. Inside a task `$DISPATCHER_STATE_DIR` goes before."""
+    `~/.local/state/dispatcher`. Inside a task `$DISPATCHER_STATE_DIR` takes precedence."""
     runtime_dir: Annotated[str, Meta(examples=["/run/dispatcher"])] | None = None
     """Where the sockets are: a short path. Left out: `$RUNTIME_DIRECTORY` as systemd sets it, else
     `dispatcher-<hash of state_dir>` under `$XDG_RUNTIME_DIR`, else `run` in the state directory.
-    Inside a task `$DISPATCHER_RUNTIME_DIR` goes before."""
+    Inside a task `$DISPATCHER_RUNTIME_DIR` takes precedence."""
     slots: Annotated[int, Meta(ge=1, le=10_000, examples=[4])] | None = None
     """How many workers run here at once. Left out: one for each CPU that the daemon may use."""
 
@@ -59,22 +59,21 @@ class StoreSection(Section, frozen=True):
 
     url: Annotated[str, Meta(examples=["sqlite:///var/lib/dispatcher/tasks.db"])] | None = None
     """The database, on a local disk. Left out: `tasks.db` in the state directory. Inside a task
-    `$DISPATCHER_STORE_URL` goes before."""
+    `$DISPATCHER_STORE_URL` takes precedence."""
 
 
 class DaemonSection(Section, frozen=True):
-    """The loop, and what a stop does."""
+    """The daemon's loop, and what stopping it does."""
 
     drain_timeout_ms: Minute = Milliseconds(60_000)
-    """How long a daemon that drains waits for its workers before it ends them."""
+    """How long a draining daemon waits for its workers before it ends them."""
     on_stop: Annotated[Literal["drain", "leave"], Meta(examples=["leave"])] | None = None
     """What SIGTERM does: `drain` waits for the workers, `leave` lets them run on. Left out: drain
     with an embedded executor, leave with an external one."""
     poll_ms: Second = Milliseconds(1_000)
-    """How often the store is looked at although nobody woke the daemon."""
+    """How often the daemon looks at the store without being woken."""
 
-    def mistakes(self) -> Iterator[str]:
-        """Refuse a loop without a pause."""
+    def _mistakes(self) -> Iterator[str]:
         yield from at_least(LEAST_INTERVAL, self, "poll_ms")
 
 
@@ -82,14 +81,13 @@ class ExecutorSection(Section, frozen=True):
     """Who starts the executor, and how long runs may go on with no daemon."""
 
     mode: Annotated[Literal["embedded", "external"], Meta(examples=["external"])] = "embedded"
-    """Whether the daemon starts an executor where none runs (`embedded`), or waits for the one that
-    has a unit of its own (`external`)."""
+    """Whether the daemon starts an executor if none runs (`embedded`), or waits for one that has a
+    unit of its own (`external`)."""
     absence_limit: Annotated[str, Meta(examples=["5m"])] = "never"
-    """How long runs may go on with no daemon able to confirm their claims; after that the executor
-    ends them. A duration, or `never`."""
+    """How long runs may go on while no daemon confirms their claims; then the executor ends them. A
+    duration, or `never`."""
 
-    def mistakes(self) -> Iterator[str]:
-        """Refuse a limit that is no duration."""
+    def _mistakes(self) -> Iterator[str]:
         try:
             limit = self.absence_limit_ms
         except ValueError as error:
@@ -103,40 +101,39 @@ class ExecutorSection(Section, frozen=True):
 
     @property
     def absence_limit_ms(self) -> Milliseconds | None:
-        """How long runs may go on with no daemon; None: for ever."""
+        """How long runs may go on without a daemon; None: for ever."""
         return duration_or_never(self.absence_limit)
 
 
 class LeasesSection(Section, frozen=True):
-    """How long a claim lives without a sign of life, and how a run is ended. No lease is shorter
+    """How long a claim lasts without a sign of life, and how a run is ended. No lease is shorter
     than 200 ms: each renewal is a transaction.
     """
 
     ttl_ms: Minute = Milliseconds(60_000)
     """The lease of a task with liveness `process`, which the daemon renews while it lives."""
     worker_ttl_ms: QuarterHour = Milliseconds(900_000)
-    """The lease of a task with liveness `worker`: so long may it be silent."""
+    """The lease of a task with liveness `worker`: how long its worker may be silent."""
     reap_interval_ms: Annotated[Milliseconds, Meta(examples=["5s"])] = DERIVED
-    """How often abandoned claims are looked for. Left out: 5 s, or half of the shortest lease where
-    that is less."""
+    """How often the daemon looks for abandoned claims. Left out: 5 s, or half of the shortest lease
+    if that is less."""
     takeover_margin_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
-    """How long after a silent node must have ended its runs others wait before they take them."""
+    """How long other nodes wait to take over runs that a silent node must have ended."""
     kill_grace_ms: TenSeconds = Milliseconds(10_000)
-    """Time between the kill signal and SIGKILL, for tasks that do not say their own."""
+    """Time between the kill signal and SIGKILL, for tasks without their own."""
     exit_grace_ms: TenSeconds = Milliseconds(10_000)
-    """How long a worker that declared its outcome may take to exit."""
+    """How long a worker may take to exit after it declared its outcome."""
     leftover_grace_ms: Annotated[Milliseconds, Meta(examples=["2s"])] = Milliseconds(2_000)
-    """How long processes may outlive the one that was started."""
+    """How long a run's processes may outlive its first one."""
 
     def __post_init__(self) -> None:
-        """Derive the reaper's interval where none is given."""
+        """Derive the reaper's interval if none is given."""
         if self.reap_interval_ms is DERIVED:
             derived = Milliseconds(min(5_000, self._longest_reap_interval()[0]))
             msgspec.structs.force_setattr(self, "reap_interval_ms", derived)
         super().__post_init__()
 
-    def mistakes(self) -> Iterator[str]:
-        """Refuse a reaper that would find an expiry too late."""
+    def _mistakes(self) -> Iterator[str]:
         yield from at_least(limits.LEAST_LEASE, self, "ttl_ms", "worker_ttl_ms")
         yield from at_least(LEAST_INTERVAL, self, "reap_interval_ms")
         most, name, shortest = self._longest_reap_interval()
@@ -160,17 +157,17 @@ class RetrySection(Section, frozen=True):
     max_deferrals: Annotated[int, Meta(ge=0, le=MOST, examples=[100])] = 100
     """Deferrals (exit code 75) after which a task is held."""
     max_orphans: Annotated[int, Meta(ge=0, le=MOST, examples=[5])] = 5
-    """Runs lost by us, as at a crash, after which a task is held."""
+    """Runs lost by the dispatcher, as in a crash, after which a task is held."""
     backoff_min_ms: TenSeconds = DERIVED
-    """The back-off after a first failure; it doubles with each one, and half of it is random. Left
-    out: 10 s, or `backoff_max` where that is less."""
+    """The back-off after a first failure; it doubles with each failure, and half of it is random.
+    Left out: 10 s, or `backoff_max` if that is less."""
     backoff_max_ms: QuarterHour = DERIVED
-    """The longest back-off. Left out: 15 min, or `backoff_min` where that is more."""
+    """The longest back-off. Left out: 15 min, or `backoff_min` if that is more."""
     cooldown_ms: Minute = Milliseconds(60_000)
-    """The delay after a deferral that names none."""
+    """The delay after a deferral without one of its own."""
 
     def __post_init__(self) -> None:
-        """Let the bound that was left out follow the other."""
+        """Derive the bound that was left out from the other."""
         least, most = self.backoff_min_ms, self.backoff_max_ms
         if most is DERIVED:
             most = Milliseconds(max(900_000, least))
@@ -181,7 +178,7 @@ class RetrySection(Section, frozen=True):
         super().__post_init__()
 
     def policy(self) -> RetryPolicy:
-        """Return what the tasks of a store are settled by."""
+        """Return these limits for `policy.settle`."""
         from dispatcher.policy import RetryPolicy  # noqa: PLC0415 - no submit needs it
 
         return RetryPolicy(
@@ -192,8 +189,7 @@ class RetrySection(Section, frozen=True):
             cooldown_ms=self.cooldown_ms,
         )
 
-    def mistakes(self) -> Iterator[str]:
-        """Refuse bounds that cross."""
+    def _mistakes(self) -> Iterator[str]:
         least, most = self.backoff_min_ms, self.backoff_max_ms
         if least > most:
             yield f"backoff_min: {least} is more than backoff_max ({most}); lower it or raise that"
@@ -206,18 +202,17 @@ class OutputSection(Section, frozen=True):
     """How long finished tasks, their runs and their output are kept; then the daemon deletes them.
     A duration, or `never`."""
     run_budget: Annotated[Bytes, Meta(examples=["64MiB"])] = Bytes(64 << 20)
-    """How much of one run's output is kept: its end. Of a run that writes more, the oldest output
-    is dropped while it runs; until the next look, an eighth of a second later, it may be over."""
+    """How much of one run's output is kept: its end. The oldest output beyond it is dropped while
+    the run writes; between two looks, an eighth of a second apart, a file may be larger."""
     total_budget: Annotated[Bytes, Meta(examples=["10GiB"])] = Bytes(10 << 30)
-    """How much disk all output on this node may take. Beyond it the oldest output of runs that are
-    over is removed, whole; what runs now is not touched."""
+    """How much disk all output on this node may take. Beyond it the oldest output files of finished
+    runs are removed; output of open runs is not touched."""
     free_floor: Annotated[Bytes, Meta(examples=["512MiB"])] = Bytes(512 << 20)
-    """How much of the disk stays free: below it output is removed in the same way, whoever filled
-    the disk. The default is room for what eight runs may write between two looks, and for the
+    """How much of the disk stays free: below it output is removed in the same way, whatever filled
+    the disk. The default has room for what eight runs may write between two looks, and for the
     database. `0KiB`: no floor."""
 
-    def mistakes(self) -> Iterator[str]:
-        """Refuse budgets that hold less than they must, and a retention that is no duration."""
+    def _mistakes(self) -> Iterator[str]:
         yield from at_least(LEAST_BUDGET, self, "run_budget")
         if self.total_budget < self.run_budget:
             yield (
@@ -237,23 +232,24 @@ class OutputSection(Section, frozen=True):
 
     @property
     def retention_ms(self) -> Milliseconds | None:
-        """How long what is finished is kept; None: for ever."""
+        """How long finished tasks are kept; None: for ever."""
         return duration_or_never(self.retention)
 
 
 class LogsSection(Section, frozen=True):
-    """How much the daemon says, and in which form."""
+    """How much the daemon logs, and in which form."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], Meta(examples=["warning"])] = (
         "info"
     )
-    """The least that is said."""
+    """The lowest level to log."""
     format: Annotated[Literal["auto", "json", "console", "journal"], Meta(examples=["json"])] = (
         "auto"
     )
-    """JSON lines, lines drawn for people, or records of systemd's journal with a field for each key
-    (`journalctl DISPATCHER_TASK_ID=42`). `auto` draws on a terminal, sends records where stdout is
-    the journal, and writes JSON elsewhere. The executor takes a change up when it starts."""
+    """JSON lines, coloured lines for people (`console`), or records of systemd's journal with a
+    field for each key (`journalctl DISPATCHER_TASK_ID=42`). `auto` means `console` on a terminal,
+    `journal` if stdout is the journal, and `json` elsewhere. A change reaches the executor when it
+    starts."""
 
 
 class MetricsSection(Section, frozen=True):
@@ -262,14 +258,13 @@ class MetricsSection(Section, frozen=True):
     textfile: Annotated[str, Meta(examples=["/var/lib/node_exporter/dispatcher.prom"])] | None = (
         None
     )
-    """Where to write them, readable for everybody; the node exporter reads files that end with
+    """The file to write, readable for everybody; the node exporter reads files that end with
     `.prom`. Under systemd the unit also needs a `ReadWritePaths=` for its directory, which
     `dispatcher install-service` writes. Left out: no file."""
     interval_ms: Annotated[Milliseconds, Meta(examples=["15s"])] = Milliseconds(15_000)
-    """How often it is written, by a process that takes about a quarter of a second to do so."""
+    """How often it is written; a process takes about a quarter of a second for it."""
 
-    def mistakes(self) -> Iterator[str]:
-        """Refuse a file that nobody would read, and writing all the time."""
+    def _mistakes(self) -> Iterator[str]:
         if self.textfile is not None and not (
             self.textfile.startswith("/") and self.textfile.endswith(".prom")
         ):
@@ -282,7 +277,7 @@ class MetricsSection(Section, frozen=True):
 
 
 class Settings(Section, frozen=True):
-    """The whole file, as it was written."""
+    """The whole file."""
 
     node: NodeSection = NodeSection()
     store: StoreSection = StoreSection()

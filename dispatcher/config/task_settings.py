@@ -24,52 +24,52 @@ from dispatcher.quantities.durations import Milliseconds
 
 
 class Defaults(Section, frozen=True):
-    """What a task gets that its submitter leaves out."""
+    """Defaults for options that a submit leaves out."""
 
     queue: Annotated[str, Meta(pattern=NAME, examples=["default"])] = "default"
-    """The queue of a task that names none."""
+    """The queue of a task without one."""
     priority: Annotated[int, Meta(ge=-(2**31), le=MOST, examples=[0])] = 0
-    """The priority of a task that names none; higher ones are claimed first."""
+    """The priority of a task without one; higher ones are claimed first."""
     allow_commands: Annotated[bool, Meta(examples=[False])] = True
-    """Whether a submit may name its own command, and not only a profile. It guards against
-    mistakes: whoever may write the database may run anything as the daemon's user."""
+    """Whether a submit may give a command, not only a profile. It guards against mistakes alone: a
+    user who may write the database may run anything as the daemon's user."""
 
 
 class TaskDefaults(Section, frozen=True):
-    """What tasks of a queue get that their submitters leave out."""
+    """Defaults for the tasks of a queue or profile."""
 
     priority: Annotated[int, Meta(ge=-(2**31), le=MOST, examples=[10])] | None = None
     """Higher ones are claimed first, within their queue."""
     max_attempts: Annotated[int, Meta(ge=1, le=MOST, examples=[5])] | None = None
     """Attempts after which a task is failed."""
     liveness: Annotated[Literal["process", "worker"], Meta(examples=["worker"])] | None = None
-    """Who renews the lease: the daemon while the process lives, or only the worker's heartbeats."""
+    """What renews the lease: the daemon while the process lives, or the worker's heartbeats."""
     notify: Annotated[bool, Meta(examples=[True])] | None = None
-    """Whether its runs get a socket of systemd's notify protocol (`$NOTIFY_SOCKET`) whatever their
-    liveness. With liveness `worker` all do."""
+    """Whether runs get a socket of systemd's notify protocol (`$NOTIFY_SOCKET`). With liveness
+    `worker` all runs do."""
     lease_ttl_ms: QuarterHour | None = None
-    """The lease. Left out: as `[leases]` says for the task's liveness."""
+    """The lease. Left out: the one of `[leases]` for the task's liveness."""
     run_timeout_ms: Annotated[Milliseconds, Meta(examples=["2h"])] | None = None
     """A run longer than this is ended: `timed_out`."""
     stall_timeout_ms: QuarterHour | None = None
-    """So is one without new progress or output for so long: `stalled`."""
+    """A run without new progress or output for this long is ended: `stalled`."""
     start_timeout_ms: Minute | None = None
-    """So is one without a first heartbeat: `lost`. Only for tasks with liveness `worker`."""
+    """A run without a first heartbeat for this long is ended: `lost`. Only for tasks with liveness
+    `worker`."""
     queue_timeout_ms: Annotated[Milliseconds, Meta(examples=["1d"])] | None = None
-    """A task fails when it was ready for so long and no slot was free."""
+    """A task fails if it was ready for this long while no slot was free."""
     total_timeout_ms: Annotated[Milliseconds, Meta(examples=["2d"])] | None = None
-    """A task fails when it is not done so long after its submit."""
+    """A task fails if it is not done this long after its submit."""
     kill_grace_ms: TenSeconds | None = None
     """Time between the kill signal and SIGKILL."""
     kill_signal: Annotated[str, Meta(examples=["INT"])] | None = None
     """The signal that asks a run to end. Left out: `TERM`."""
     kill_mode: Annotated[Literal["tree", "leader"], Meta(examples=["leader"])] | None = None
-    """Who gets it: all processes of the run (`tree`), or only the one that was started (`leader`),
-    for a master that ends its own workers. What is left after the grace gets SIGKILL in either
-    case. Left out: `tree`."""
+    """What gets that signal: all processes of the run (`tree`), or only the first one (`leader`),
+    for a master that ends its own workers. In either case the survivors of the grace get SIGKILL.
+    Left out: `tree`."""
 
-    def mistakes(self) -> Iterator[str]:
-        """Refuse what no task could have."""
+    def _mistakes(self) -> Iterator[str]:
         times = [f"{name}_ms" for name in limits.TIMEOUTS]
         yield from at_least(limits.LEAST_LEASE, self, "lease_ttl_ms")
         yield from above_zero(self, *(name for name in times if getattr(self, name) is not None))
@@ -81,67 +81,65 @@ class TaskDefaults(Section, frozen=True):
                 signal_names.parse(self.kill_signal)
             except ValueError as error:
                 yield f"kill_signal: {error}"
-        if told := limits.contradiction(self):
-            yield told
+        if mistake := limits.contradiction(self):
+            yield mistake
 
 
 class Queue(TaskDefaults, frozen=True):
-    """One queue: how many of its tasks run at once, and what they get that their submitters leave
-    out. A queue needs no entry here: any name may be submitted to.
+    """One queue: how many of its tasks run at once, and their defaults. A queue needs no entry
+    here: a submit may name any.
     """
 
     concurrency: Annotated[int, Meta(ge=0, le=10_000, examples=[2])] | None = None
     """How many of its tasks run at once on this node. Left out: as many as there are slots. Claims
-    made by hand (`dispatcher claim`) do not count: they take no slot. With `0` this node's daemon
-    claims nothing from it: a queue for claims by hand, for which `run --drain` does not wait."""
+    by hand (`dispatcher claim`) do not count: they take no slot. With `0` this node's daemon claims
+    nothing from it: a queue for claims by hand, for which `run --drain` does not wait."""
 
 
-#: What an exit code may mean, by a profile's word.
+#: The meanings that a profile may give to exit codes.
 Meaning = Literal["succeeded", "failed", "deferred", "held"]
 
 
 class Profile(TaskDefaults, frozen=True, kw_only=True):
-    """A kind of task, submitted by its name: its command, and what its tasks get.
+    """A kind of task, submitted by its name: its command, and the defaults of its tasks.
 
-    Everything of it is fixed at submit: a task does not change when this file does.
+    All of it is fixed at submit: a change of this file changes no submitted task.
     """
 
     command: Annotated[
         tuple[str, ...], Meta(min_length=1, examples=[["convert", "{input}", "-resize", "{size}"]])
     ]
-    """The program and its arguments. `{key}` stands for a top-level key of the payload: a text, a
-    number, true or false; it stays within its argument, and no shell sees it. Write `{{` for a
+    """The program and its arguments. `{key}` is replaced by a top-level key of the payload: a text,
+    a number, true or false; it stays within its argument, and no shell sees it. Write `{{` for a
     brace."""
     queue: Annotated[str, Meta(pattern=NAME, examples=["images"])] | None = None
-    """The queue of its tasks. Left out: as `[defaults]` says."""
+    """The queue of its tasks. Left out: the one of `[defaults]`."""
     cwd: Annotated[str, Meta(examples=["/srv/images"])] | None = None
-    """Where it runs. Left out: where it was submitted."""
+    """The working directory. Left out: that of the submit."""
     env: Annotated[dict[str, str], Meta(examples=[{"LEVEL": "3"}])] | None = None
-    """Variables for the command, before those of the submitter."""
+    """Variables for the command; those of the submit take precedence."""
     env_file: Annotated[str, Meta(examples=["/etc/dispatcher/images.env"])] | None = None
-    """A file of `NAME=VALUE` lines with secrets for the command, beneath `env`. Values may stand in
-    '...' or "..."; # begins a comment. It is read when the daemon starts and at each reload, and a
-    task gets what holds when it starts: nothing of it is stored or shown. With `-` before its path
-    it may be missing."""
+    """A file of `NAME=VALUE` lines with secrets for the command; `env` takes precedence. Values may
+    be quoted with '...' or "..."; # begins a comment. The daemon reads it when it starts and at
+    each reload, and a run gets the values of that time: they are never stored or shown. With `-`
+    before its path it may be missing."""
     exit_codes: (
         Annotated[dict[str, Meaning], Meta(examples=[{"3": "deferred", "4": "held"}])] | None
     ) = None
     """What exit codes mean: `succeeded`, `failed`, `deferred` or `held`. Others keep their meaning.
-    With `"0" = "failed"` only a worker that declares it succeeds."""
+    With `"0" = "failed"` a run succeeds only if its worker declares it."""
     leftovers: Annotated[Literal["end", "report"], Meta(examples=["report"])] = "end"
-    """What becomes of processes that outlive the one that was started by `[leases]
-    leftover_grace`: they are ended, or only named (`show`, `worker.leftover_reported`) and left to
-    themselves, as a build server that several users share. The next start does not wait for
-    those."""
+    """What happens to processes that outlive the first one by `[leases] leftover_grace`: they are
+    ended (`end`), or only named in `show` and `worker.leftover_reported` (`report`), as for a build
+    server that several users share. The next start does not wait for reported ones."""
     output: Annotated[Literal["file", "journal"], Meta(examples=["journal"])] = "file"
-    """Where its output goes: to its file (`dispatcher logs`), or to systemd's journal as well, a
-    record a line (`journalctl DISPATCHER_TASK_ID=42`). The file stays, within `[output]`."""
+    """Where its output goes: to its file (`dispatcher logs`), or to systemd's journal as well, each
+    line a record (`journalctl DISPATCHER_TASK_ID=42`). The file stays, within `[output]`."""
     lost: Annotated[Literal["attempt", "orphan"], Meta(examples=["orphan"])] = "attempt"
     """What a lost lease costs: one of `max_attempts`, or one of `[retry] max_orphans`."""
 
-    def mistakes(self) -> Iterator[str]:
-        """Refuse what no task could have, and a command or code that cannot be."""
-        yield from super().mistakes()
+    def _mistakes(self) -> Iterator[str]:
+        yield from super()._mistakes()
         try:
             template.check(self.command)
         except ValueError as error:
@@ -157,7 +155,7 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
             if path is not None and not path.startswith("/"):
                 yield f"{key}: {path!r} is not absolute; begin it with /"
             elif path is not None and limits.CONTROL.search(path):
-                yield f"{key}: {limits.no_directory(path)}"
+                yield f"{key}: {limits.unprintable_path(path)}"
         for name in self.env or ():
             try:
                 limits.check_variable(name)

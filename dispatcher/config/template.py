@@ -1,6 +1,6 @@
 """A profile's command: arguments with `{key}` in them, filled from a payload's top-level keys.
 
-Each argument stays one argument, whatever is filled in; no shell ever sees it.
+Each argument stays one argument with any payload; no shell ever sees it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def keys(template: Sequence[str]) -> Iterator[str]:
 def fill(template: Sequence[str], payload: str | None) -> tuple[str, ...]:
     """Return the command for a payload, JSON text. Raises `InvalidTask`, which names the key.
 
-    Texts are filled in as they are; numbers, true and false as the payload writes them.
+    Numbers, true and false are filled in as the payload writes them.
     """
     values = _scalars(payload, sorted(set(keys(template))))
     return tuple(_PART.sub(lambda found: _part(found, values), argument) for argument in template)

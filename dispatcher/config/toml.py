@@ -1,4 +1,4 @@
-"""The TOML of a configuration file: its text, its tables, and the lines they stand on."""
+"""The TOML of a configuration file: its text, its tables, and the lines of its keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_BYTES = 1024 * 1024
 #: Names in one dotted key. The parser's memory grows with their square: 116 MiB for 5,000.
 MOST_NAMES = 32
 
-#: A beginning of more names than that, with the dots between them, where a key may begin.
+#: `MOST_NAMES` names and dots where a key may begin: a longer key follows.
 _LONG_KEY = re.compile(
     rf"""(?:^|[\[{{,])[ \t]*
     (?:(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MOST_NAMES}}}""",
@@ -25,7 +25,7 @@ _LONG_KEY = re.compile(
 
 
 def text_of(file: Path) -> str:
-    """Return what a file holds, without the mark that some editors begin it with.
+    """Return the text of a file, without a byte order mark.
 
     Raises `ConfigError` when it cannot be read.
     """
@@ -53,12 +53,12 @@ def tables(file: Path, text: str) -> dict[str, Any]:
 
 
 def _not_toml(file: Path, error: Exception) -> str:
-    """Return what a parser complains of, its line and column where those of all mistakes stand."""
+    """Return a parser's complaint with file, line and column first, as in all mistakes."""
     if isinstance(error, RecursionError):
         return f"{file}: is nested too deeply; no key has a list within a list"
     if isinstance(error, MemoryError):
         return f"{file}: takes more memory than there is; shorten it"
-    if not isinstance(error, tomllib.TOMLDecodeError):  # Python reads no number of 5,000 digits
+    if not isinstance(error, tomllib.TOMLDecodeError):  # a number of 5,000 digits
         return f"{file}: a number is too long; shorten it"
     complaint = str(error)
     what, _, place = complaint.rstrip(")").partition(" (at ")
@@ -69,7 +69,7 @@ def _not_toml(file: Path, error: Exception) -> str:
 
 
 def lines(text: str) -> dict[str, int]:
-    """Return the first line of each path of a section or key that is written in a usual form."""
+    """Return the first line of each section's and key's path, if written in a usual form."""
     section = ""
     found: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -82,7 +82,7 @@ def lines(text: str) -> dict[str, int]:
 
 
 def _path(header: str) -> str:
-    """Return what a line like `[queues."a.b"]` begins, as the path of its mistakes."""
+    """Return the path of a header like `[queues."a.b"]`, as mistakes name it."""
     names, table = [], tomllib.loads(header)
     while table:
         [(name, table)] = table.items()

@@ -102,11 +102,11 @@ def _run(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log
         nothing_stays = executor.run()
     except Exception:  # noqa: BLE001 - the one place: say it, and let the successor sweep
         log("executor.failed", error=traceback.format_exc())
-        return ExitCode.NOT_SO
+        return ExitCode.REFUSED
     log.last_words()
     log("executor.left", pid=os.getpid())
     del lock, runtime, name
-    return ExitCode.OK if nothing_stays else ExitCode.NOT_SO
+    return ExitCode.OK if nothing_stays else ExitCode.REFUSED
 
 
 def _parser() -> argparse.ArgumentParser:

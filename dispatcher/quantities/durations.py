@@ -6,7 +6,7 @@ from dispatcher.quantities import units
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
-#: No duration is longer than this, so that every time it leads to has a date.
+#: The longest duration: every time that it leads to has a date.
 LONGEST_DAYS = 36_500
 
 

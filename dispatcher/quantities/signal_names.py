@@ -16,7 +16,7 @@ def parse(given: object) -> int:
     if isinstance(given, bool) or number not in signal.valid_signals():
         raise ValueError(f"{given!r} is no signal; `kill -l` lists them, for example INT or 2")
     if number == signal.SIGSTOP:
-        raise ValueError("STOP ends nothing; for example INT asks, and KILL asks nobody")
+        raise ValueError("STOP ends nothing; name for example INT, or KILL")
     return number
 
 

@@ -6,7 +6,7 @@ from dispatcher.quantities import units
 
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
-#: No size is larger than this: it fits into every integer that it may meet.
+#: The largest size: it fits a signed integer of 64 bits.
 LARGEST = 1 << 60
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 def read(text: object, units: Mapping[str, int], *, kind: str, usual: str) -> float:
     """Return a quantity in units of 1; raise ValueError with the remedy if the text names none.
 
-    `units` says how much each unit is, smallest first; `usual` is the one that an example has.
+    `units` has the size of each unit, smallest first; `usual` is the unit of the example.
     """
     if re.fullmatch(r"-?[0-9.]+", str(text)):
         raise ValueError(f'{text} is a plain number; add its unit, e.g. "{text}{usual}"')
@@ -22,7 +22,7 @@ def read(text: object, units: Mapping[str, int], *, kind: str, usual: str) -> fl
 
 
 def written(amount: int, units: Mapping[str, int]) -> str | None:
-    """Return a quantity in the largest unit that keeps it whole; None if there is none."""
+    """Return a quantity in the largest unit that keeps it whole; None without one."""
     for unit, size in reversed(list(units.items())):
         if amount >= size and amount % size == 0:
             return f"{amount // size}{unit}"

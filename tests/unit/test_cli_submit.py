@@ -165,7 +165,7 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
         (["--kill-signal", "HUPP", "--", "x"], "'HUPP' is no signal; `kill -l` lists them, for"),
         (["--kill-signal", "0", "--", "x"], "'0' is no signal"),
         (["--kill-signal", "65", "--", "x"], "'65' is no signal"),
-        (["--kill-signal", "SIGSTOP", "--", "x"], "STOP ends nothing; for example INT asks"),
+        (["--kill-signal", "SIGSTOP", "--", "x"], "STOP ends nothing; name for example INT"),
         (["--kill-grace", "-1s", "--", "x"], "'-1s' is no duration"),
         (["--env", "=x", "--", "x"], "env: '' is no name of a variable"),
         (["--env", "A-B=x", "--", "x"], "env: 'A-B' is no name of a variable; use letters, digits"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.config.directories import beside_mistakes, load
+from dispatcher.config.directories import despite_mistakes, load
 from dispatcher.errors import ConfigError
 from dispatcher.host.node import node_id
 from tests.command import Command
@@ -120,14 +120,14 @@ def test_a_file_that_cannot_be_read_is_refused(file: File) -> None:
 def test_a_store_is_certain_where_no_line_may_name_one(file: File) -> None:
     broken = f"{file.node}[store]\n# url = 'sqlite:///x/y.db'\n[executor]\nslots = \n"
     file.path.write_text(broken)
-    found = beside_mistakes(str(file.path), ENVIRON, with_store=True)
+    found = despite_mistakes(str(file.path), ENVIRON, with_store=True)
     assert found is not None
     assert f"sqlite://{file.state_dir}/tasks.db" == found.store_url
 
     for line in ("url = 'sqlite:///x/y.db'", 'store.url = "x', "'store' = {url", ' "url" = 1'):
         file.path.write_text(f"{line}\n{broken}")
-        assert beside_mistakes(str(file.path), ENVIRON, with_store=True) is None
-        assert beside_mistakes(str(file.path), ENVIRON) is not None
+        assert despite_mistakes(str(file.path), ENVIRON, with_store=True) is None
+        assert despite_mistakes(str(file.path), ENVIRON) is not None
 
 
 def test_verbs_that_look_or_stop_work_with_a_file_that_is_not_toml(

@@ -69,4 +69,4 @@ def command(folder: Path | None, picture: Path | None) -> int:
                 kept.append(check.kept)
         if picture is not None:
             picture.write_text(screen.picture(), "utf-8")
-    return ExitCode.OK if all(kept) else ExitCode.NOT_SO
+    return ExitCode.OK if all(kept) else ExitCode.REFUSED

@@ -35,7 +35,7 @@ def command(*, as_json: bool) -> int:
         for finding in found:
             click.echo(_line(finding))
     is_bad = any(finding.level is Level.BAD for finding in found)
-    return ExitCode.NOT_SO if is_bad else ExitCode.OK
+    return ExitCode.REFUSED if is_bad else ExitCode.OK
 
 
 def _json(finding: Finding) -> dict[str, str | None]:

@@ -41,7 +41,7 @@ def command(*, check: bool, as_json: bool) -> int:
     else:
         was = "no database yet" if before is None else f"schema {before}"
         click.echo(f"{was}; {'to do' if pending else 'now'}: schema {wanted}")
-    return ExitCode.NOT_SO if pending else ExitCode.OK
+    return ExitCode.REFUSED if pending else ExitCode.OK
 
 
 def _schema(config: Config) -> tuple[int | None, int]:

@@ -168,11 +168,11 @@ def _print_outcomes(
 ) -> ExitCode:
     """Wait until all are done; print ids and outcomes as JSON, the ids are printed otherwise."""
     if not as_json:
-        return ExitCode.OK if _wait(store, facts) else ExitCode.NOT_SO
+        return ExitCode.OK if _wait(store, facts) else ExitCode.REFUSED
     with naming_unprinted(seen):
         good = _wait(store, facts)
         print_json(facts if is_bulk else facts[0])
-    return ExitCode.OK if good else ExitCode.NOT_SO
+    return ExitCode.OK if good else ExitCode.REFUSED
 
 
 def _facts(one: Submitted) -> dict[str, Any]:
