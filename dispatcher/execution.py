@@ -1,7 +1,4 @@
-"""One execution of a task: its claim, its open run, its settlement.
-
-Pure, as `model`. Durations are milliseconds and say so in their names.
-"""
+"""One execution of a task: its claim, its open run, its settlement."""
 
 from __future__ import annotations
 
@@ -15,30 +12,29 @@ from dispatcher.wire import KillMode, RunUid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What bounds a run in time, and how it is ended; None: nothing, or the node's default."""
+    """A run's time limits, and the signal that ends it; None: no limit, or the node's default."""
 
     run_timeout_ms: int | None = None
     stall_timeout_ms: int | None = None
     start_timeout_ms: int | None = None
     total_at: StoreTime | None = None
-    """When the task's total time-out is over."""
+    """End of the task's total time-out."""
     kill_signal: int | None = None
 
     def deadline(self, begun_at: StoreTime) -> StoreTime | None:
-        """Return when the time of a run is over that began then, in the store's time."""
+        """Return when the time of a run that began at `begun_at` is over."""
         if self.run_timeout_ms is None:
             return self.total_at
         run_by = StoreTime(begun_at + self.run_timeout_ms)
         return run_by if self.total_at is None else min(run_by, self.total_at)
 
 
-#: Of most runs.
 NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The exclusive right to run one task until the lease expires, and all it takes to start it."""
+    """The exclusive right to run one task until its lease expires, and what its start needs."""
 
     task_id: int
     run_id: int
@@ -56,34 +52,34 @@ class Claim:
     lease_expires_at: StoreTime
     output_path: str
     last_outcome: Outcome | None
-    """Outcome of the task's previous run, whichever node ran it."""
+    """Outcome of the task's previous run, on any node."""
     earlier_output_paths: tuple[str, ...] = ()
-    """Output files of the task's runs on this node that may still live, the latest first."""
+    """Output files of the task's runs on this node that may still be alive, latest first."""
     notify: bool = False
     limits: Limits = NO_LIMITS
     kill_grace_ms: int | None = None
-    """Between the kill signal and SIGKILL: as it was at the claim, whatever a reload says since."""
+    """From the kill signal to SIGKILL, as configured at the claim: a reload does not change it."""
     kill_mode: KillMode = KillMode.TREE
     profile: str | None = None
     reports_leftovers: bool = False
-    """Whether what outlives the leader is named, not ended."""
+    """Whether processes that outlive the leader are reported, not ended."""
     output_to_journald: bool = False
-    """Whether its output goes to systemd's journal too."""
+    """Whether its output is also sent to systemd's journal."""
 
     @property
     def watchdog(self) -> float | None:
-        """Seconds within which systemd's protocol asks for a sign of life; None: no such socket."""
+        """The watchdog interval of systemd's protocol in seconds; None without its socket."""
         wanted = self.notify or self.liveness is Liveness.WORKER
         return self.lease_ttl_ms / 1000 if wanted else None
 
 
-#: What the owner of a claim begins with that no node made, but somebody's shell or program.
+#: Prefix of the owner of a local claim, made by a shell or program instead of a node.
 LOCAL = "local:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenRun:
-    """A run that is not closed, with what it takes to settle it."""
+    """A run that is not closed, with all that its settlement needs."""
 
     task_id: int
     run_id: int
@@ -97,7 +93,7 @@ class OpenRun:
     ending_reason: str | None
     pid: int | None
     exit_code: int | None
-    """The leader's, when it was seen before the tree was gone."""
+    """The leader's, if it exited before its tree was gone."""
     signal: int | None
     attempts_used: int
     """Used up before this run."""
@@ -105,14 +101,14 @@ class OpenRun:
     deferrals: int
     orphans: int
     owner: str
-    """The node's id, or who claimed it from outside any node."""
+    """The node's id, or the owner of a local claim."""
     declared: Declared | None = None
     declared_reason: str | None = None
     declared_delay_ms: int | None = None
     declared_retry: bool = True
     last_heartbeat_at: StoreTime | None = None
     progressed_at: StoreTime | None = None
-    """When a heartbeat last told of another progress or note than the one before."""
+    """When a heartbeat last reported a changed progress or note."""
     limits: Limits = NO_LIMITS
     kill_grace_ms: int | None = None
     """As in `Claim`."""
@@ -123,44 +119,44 @@ class OpenRun:
     intent_reason: str | None = None
     lease_expires_at: StoreTime | None = None
     deadline_at: StoreTime | None = None
-    """Of a local claim: when its time is over, whatever its beats say; None: never."""
+    """Of a local claim: when its time is over despite heartbeats; None: never."""
 
     @property
     def leader_exited(self) -> bool:
-        """Whether its leader's end was seen, and only what it left is waited for."""
+        """Whether its leader is gone, and at most the rest of its tree lives."""
         return self.exit_code is not None or self.signal is not None
 
     @property
     def is_ending(self) -> bool:
-        """Whether its end has begun: decided, declared, or its leader's."""
+        """Whether its end has begun: by an ending, a declaration, or its leader's exit."""
         return self.ending is not None or self.declared is not None or self.leader_exited
 
     @property
     def ran_out_of_time(self) -> bool:
-        """Whether its lease went up to its deadline and could go no further."""
+        """Whether its deadline ended its lease."""
         return self.deadline_at is not None and self.lease_expires_at == self.deadline_at
 
     @property
     def is_local(self) -> bool:
-        """Whether no node runs it, but somebody's shell or program drives it."""
+        """Whether a shell or program drives it, not a node."""
         return self.owner.startswith(LOCAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """How a run is closed and where its task goes: what one settle writes."""
+    """What one settle writes: how a run is closed, and where its task goes."""
 
     run_uid: RunUid
     outcome: Outcome
     run_reason: str
-    """Why the run ended, for people."""
+    """Why the run ended."""
     state: TaskState
     reason: str
-    """Why the task is where it goes, for people."""
+    """Why the task is in its state."""
     run_at: StoreTime | None
-    """When the task may be claimed again; None where it may not, or at once."""
+    """When the task may be claimed again; None: at once, or not at all."""
     total_anew: bool = False
-    """Whether its total time-out begins anew, as after a `retry`."""
+    """Whether its total time-out starts again, as after a `retry`."""
     attempts_used: int
     deferrals: int
     orphans: int
@@ -173,8 +169,8 @@ class Settlement:
     started_at: StoreTime | None = None
     ended_at: StoreTime
     left_alone: tuple[str, ...] = ()
-    """Processes that outlived it and go on, as "name (pid)"."""
+    """Processes that outlived it and were left running, as "name (pid)"."""
     leftovers: tuple[str, ...] = ()
     """Names of processes that outlived its leader and were ended."""
     output_truncated: int = 0
-    """Bytes of its output that it removed itself, by truncating the file."""
+    """Bytes of output that it removed itself by truncating the file."""

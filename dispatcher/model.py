@@ -1,7 +1,4 @@
-"""States, moves, outcomes and the values that the store, the supervisor and the client share.
-
-Pure: no clock, no database, no process. Durations are milliseconds and say so in their names.
-"""
+"""States, moves, outcomes, and the values of tasks and runs. `_ms` in a name means milliseconds."""
 
 from __future__ import annotations
 
@@ -18,7 +15,6 @@ from dispatcher.wire import KillMode, RunUid
 class TaskState(enum.StrEnum):
     """Where a task is in its life."""
 
-    WAITING = "waiting"
     SCHEDULED = "scheduled"
     READY = "ready"
     RUNNING = "running"
@@ -28,49 +24,29 @@ class TaskState(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
-#: Every legal move. The schema's CHECK constraints and docs/design.md 4.1 repeat it.
+_S = TaskState
+
+#: Every legal move. Tests compare it with the store's verbs, the schema and docs/design.md 4.1.
 MOVES: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
     {
-        TaskState.WAITING: frozenset(
-            {
-                TaskState.SCHEDULED,
-                TaskState.READY,
-                TaskState.HELD,
-                TaskState.FAILED,
-                TaskState.CANCELLED,
-            }
+        _S.SCHEDULED: frozenset({_S.READY, _S.HELD, _S.FAILED, _S.CANCELLED}),
+        _S.READY: frozenset({_S.RUNNING, _S.HELD, _S.FAILED, _S.CANCELLED}),
+        _S.RUNNING: frozenset(
+            {_S.READY, _S.SCHEDULED, _S.HELD, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}
         ),
-        TaskState.SCHEDULED: frozenset(
-            {TaskState.READY, TaskState.HELD, TaskState.FAILED, TaskState.CANCELLED}
-        ),
-        TaskState.READY: frozenset(
-            {TaskState.RUNNING, TaskState.HELD, TaskState.FAILED, TaskState.CANCELLED}
-        ),
-        TaskState.RUNNING: frozenset(
-            {
-                TaskState.READY,
-                TaskState.SCHEDULED,
-                TaskState.HELD,
-                TaskState.SUCCEEDED,
-                TaskState.FAILED,
-                TaskState.CANCELLED,
-            }
-        ),
-        TaskState.HELD: frozenset(
-            {TaskState.READY, TaskState.SCHEDULED, TaskState.FAILED, TaskState.CANCELLED}
-        ),
-        TaskState.SUCCEEDED: frozenset(),
-        TaskState.FAILED: frozenset({TaskState.READY}),
-        TaskState.CANCELLED: frozenset({TaskState.READY}),
+        _S.HELD: frozenset({_S.READY, _S.FAILED, _S.CANCELLED}),
+        _S.SUCCEEDED: frozenset(),
+        _S.FAILED: frozenset({_S.READY}),
+        _S.CANCELLED: frozenset({_S.READY}),
     }
 )
 
-#: States in which a task has nothing more to do, unless an operator says `retry`.
+#: States that only an operator's `retry` leaves.
 FINISHED = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED})
 
 
 class Outcome(enum.StrEnum):
-    """How a run ended: a closed list, one row each in docs/design.md 5.1."""
+    """How a run ended: a closed list, explained in docs/design.md 5.1."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -87,14 +63,14 @@ class Outcome(enum.StrEnum):
 
 
 class Liveness(enum.StrEnum):
-    """Who renews a task's lease: the daemon while the process lives, or only the worker's beats."""
+    """Who renews a task's lease: the daemon while the process lives, or the worker's beats."""
 
     PROCESS = "process"
     WORKER = "worker"
 
 
 class Declared(enum.StrEnum):
-    """A worker's own word on its outcome, effective when its process is gone."""
+    """A worker's declaration of its outcome, effective once its process is gone."""
 
     SUCCEED = "succeed"
     FAIL = "fail"
@@ -103,7 +79,7 @@ class Declared(enum.StrEnum):
 
 
 class Intent(enum.StrEnum):
-    """An operator's word on a running task: where it goes once its run is settled."""
+    """An operator's decision about a running task: where it goes once its run is settled."""
 
     CANCEL = "cancel"
     HOLD = "hold"
@@ -111,20 +87,17 @@ class Intent(enum.StrEnum):
     RETRY = "retry"
 
 
-#: Where an operator's word moves a task.
-INTENDED: Mapping[Intent, TaskState] = MappingProxyType(
-    {
-        Intent.CANCEL: TaskState.CANCELLED,
-        Intent.HOLD: TaskState.HELD,
-        Intent.RELEASE: TaskState.READY,
-        Intent.RETRY: TaskState.READY,
-    }
-)
+INTENDED: Mapping[Intent, TaskState] = {
+    Intent.CANCEL: TaskState.CANCELLED,
+    Intent.HOLD: TaskState.HELD,
+    Intent.RELEASE: TaskState.READY,
+    Intent.RETRY: TaskState.READY,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
-    """What a submitter asks for."""
+    """A task to submit."""
 
     command: tuple[str, ...]
     max_attempts: int
@@ -135,14 +108,14 @@ class NewTask:
     cwd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     payload: str | None = None
-    """JSON text, given to the worker on stdin."""
+    """JSON text; the worker's stdin."""
     key: str | None = None
     """Idempotency key, unique per queue while the row exists."""
     profile: str | None = None
-    """What it was submitted as."""
+    """The profile it was submitted with."""
     rules: Mapping[str, str] = field(default_factory=dict)
-    """Its profile's rules, fixed at submit: outcomes by exit code, what `lost` counts as, what
-    becomes of `leftovers`, where its `output` goes."""
+    """Its profile's rules, fixed at submit: outcomes by exit code, and the profile's choices for
+    `lost`, `leftovers` and `output`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     liveness: Liveness = Liveness.PROCESS
     notify: bool = False
@@ -159,17 +132,17 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The task that now exists; `created` is false when its key had brought it before."""
+    """A submitted task; `created` is false if its key was in use."""
 
     task_id: int
     created: bool
     differs: tuple[str, ...] = ()
-    """Of a task that its key had brought before: which of `command` and `payload` were others."""
+    """Of `command` and `payload`, those that differ from the task with the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One row of `tasks`, as people may see it: without the lock."""
+    """A row of `tasks`, without the lock."""
 
     id: int
     state: TaskState
@@ -185,7 +158,7 @@ class Task:
     liveness: Liveness
     lease_ttl_ms: int
     attempts_used: int
-    """Of `max_attempts`: by runs whose outcome counts."""
+    """By runs whose outcome charges an attempt; at most `max_attempts`."""
     max_attempts: int
     deferrals: int
     orphans: int
@@ -205,21 +178,21 @@ class Task:
     notify: bool = False
     profile: str | None = None
     fails_at: StoreTime | None = None
-    """When it fails unless it runs (queue time-out) or has ended (total time-out) by then."""
+    """When it fails unless it runs (queue time-out) or is finished (total time-out)."""
     intent: Intent | None = None
-    """Where an operator wants it to go once its run is settled."""
+    """Where an operator moves it once its run is settled."""
     intent_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One row of `runs`, as people may see it: without the lock."""
+    """A row of `runs`, without the lock."""
 
     id: int
     uid: RunUid
     task_id: int
     attempt: int
-    """The attempt it was, from 1."""
+    """Its number among the attempts, from 1."""
     fence: int
     outcome: Outcome | None
     """None while the run is open."""
@@ -238,21 +211,21 @@ class Run:
     result: str | None
     error: str | None
     output_tail: str | None
-    """The end of what it wrote, "" where that is nothing; None where nobody knows."""
+    """The end of its output; None if unknown."""
     max_rss_bytes: int | None
     cpu_seconds: float | None
     output_path: str
     left_alone: tuple[str, ...] = ()
-    """Processes that outlived it and go on, as "name (pid)"."""
+    """Processes that outlived it and were left running, as "name (pid)"."""
     leftovers: tuple[str, ...] = ()
     """Names of processes that outlived its leader and were ended."""
     output_truncated: int = 0
-    """Bytes of its output that it removed itself, by truncating the file."""
+    """Bytes of output that it removed itself by truncating the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class PausedQueue:
-    """A queue from which nobody claims until an operator resumes it."""
+    """A queue that allows no claims until an operator resumes it."""
 
     queue: str
     reason: str
@@ -261,19 +234,19 @@ class PausedQueue:
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """How the leases of the running tasks stand; times are None where there is none."""
+    """The leases of the running tasks; times are None if there is none."""
 
     running: int
     next_expiry: StoreTime | None
     oldest_renewal: StoreTime | None
-    """When the lease that was not renewed for longest was."""
+    """The earliest last renewal of a lease."""
     oldest_heartbeat: StoreTime | None
-    """The same of heartbeats, among the runs that sent one."""
+    """The earliest last heartbeat, among runs that sent one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One state directory on one host, as its row says."""
+    """A node's row: one state directory on one host."""
 
     id: str
     boot_id: str
@@ -287,7 +260,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenUp:
-    """A task that failed without a run, because its time was over."""
+    """A task that failed while it did not run, as its time was over."""
 
     task_id: int
     queue: str
@@ -297,12 +270,12 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What one bounded deletion took: how many tasks, and the output files of what runs."""
+    """One bounded deletion: how many tasks, and the output files of their runs."""
 
     tasks: int
     output_paths: tuple[str, ...]
     more: bool = False
-    """Whether there may be more that it was asked to delete."""
+    """Whether more may be left to delete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,13 +287,13 @@ class TaskFilter:
     label: tuple[str, str] | None = None
     profile: str | None = None
     text: str | None = None
-    """A part of the command, its arguments put together with spaces."""
+    """A part of the command, with its arguments joined by spaces."""
     since: StoreTime | None = None
-    """Submitted then or later."""
+    """Submitted at this time or later."""
     until: StoreTime | None = None
-    """Submitted before."""
+    """Submitted before this time."""
     after_id: int | None = None
     before_id: int | None = None
-    """Only tasks with a smaller id: the next page, as the newest come first."""
+    """Only tasks with a smaller id: the next page, newest first."""
     oldest_first: bool = False
     limit: int = 100

@@ -29,7 +29,6 @@ DAY = 86_400_000
 class Obstacle(enum.StrEnum):
     """Why a task is not running and not over: a closed list. `why`, `list` and `status` name it."""
 
-    PARENTS_UNFINISHED = "parents_unfinished"
     HELD = "held"
     NOT_DUE = "not_due"
     QUEUE_PAUSED = "queue_paused"
@@ -333,12 +332,10 @@ class Status:
 
 #: What keeps a task from running that is not ready, by its state.
 AT_REST: Mapping[TaskState, Obstacle] = {
-    TaskState.WAITING: Obstacle.PARENTS_UNFINISHED,
     TaskState.HELD: Obstacle.HELD,
     TaskState.SCHEDULED: Obstacle.NOT_DUE,
 }
 
 _TEXTS: Mapping[TaskState, str] = {
-    TaskState.WAITING: "it waits for tasks that must be done before it",
     TaskState.HELD: "it waits for an operator",
 }

@@ -17,20 +17,14 @@ def task_in(store: OneByOne, state: TaskState) -> int:
     claim = store.claimed()
     if state is TaskState.RUNNING:
         return claim.task_id
-    # Nothing submits a task with parents yet.
-    settled = TaskState.HELD if state is TaskState.WAITING else state
-    store.end(claim, state=settled, attempts_used=1, deferrals=2, orphans=3, now=later(1))
-    with store.raw.transaction():
-        store.sql("UPDATE tasks SET state = :state", {"state": state.value})
+    store.end(claim, state=state, attempts_used=1, deferrals=2, orphans=3, now=later(1))
     return claim.task_id
 
 
 # Cancel ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "state", [TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY, TaskState.HELD]
-)
+@pytest.mark.parametrize("state", [TaskState.SCHEDULED, TaskState.READY, TaskState.HELD])
 def test_a_task_that_waits_is_cancelled_at_once(store: OneByOne, state: TaskState) -> None:
     task_id = task_in(store, state)
 
@@ -101,7 +95,6 @@ def test_a_retried_task_is_ready_with_all_its_budgets(store: OneByOne, state: Ta
 @pytest.mark.parametrize(
     "state",
     [
-        TaskState.WAITING,
         TaskState.SCHEDULED,
         TaskState.READY,
         TaskState.RUNNING,
@@ -230,7 +223,7 @@ def test_prunable_counts_what_prune_would_take(store: OneByOne) -> None:
 # Hold, release ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY])
+@pytest.mark.parametrize("state", [TaskState.SCHEDULED, TaskState.READY])
 def test_a_task_that_waits_is_held_and_released_with_the_budgets_it_had(
     store: OneByOne, state: TaskState
 ) -> None:

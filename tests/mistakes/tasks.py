@@ -107,7 +107,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a state that does not exist",
             typed="list --state done",
             told=(
-                "Invalid value for '--state': 'done' is not one of 'waiting', 'scheduled', "
+                "Invalid value for '--state': 'done' is not one of 'scheduled', "
                 "'ready', 'running', 'held', 'succeeded', 'failed', 'cancelled' (see: "
                 "dispatcher list --help)"
             ),

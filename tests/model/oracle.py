@@ -167,7 +167,7 @@ class TaskModel:
     def hold(self) -> None:
         if self.running:
             self._end("hold", Outcome.HELD)
-        elif self.state in {TaskState.WAITING, TaskState.SCHEDULED, TaskState.READY}:
+        elif self.state in {TaskState.SCHEDULED, TaskState.READY}:
             self.state = TaskState.HELD
 
     def _end(self, intent: str, ending: Outcome) -> None:

@@ -250,7 +250,7 @@ def test_times_are_said_as_people_do(seconds: int, said: str) -> None:
     [
         (["--since", "yesterday"], "'yesterday' is no time; write how long ago, e.g. \"2h\""),
         (["--since", "3"], "'3' is no time"),
-        (["--state", "done"], "'done' is not one of 'waiting', 'scheduled', 'ready'"),
+        (["--state", "done"], "'done' is not one of 'scheduled', 'ready'"),
         (["--limit", "0"], "0 is not in the range 1<=x<="),
         (["--label", "team"], "label: 'team' has no value; write team=VALUE"),
         (["--quue", "x"], "No such option '--quue'. Did you mean '--queue'?"),

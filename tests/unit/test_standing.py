@@ -277,21 +277,8 @@ def test_r43_a_daemon_that_is_not_there_is_named(
     assert (obstacle, True) == (reason.obstacle, reason.text.startswith(f"the daemon is {daemon}"))
 
 
-def test_r43_unfinished_parents_are_named() -> None:
-    world = begun()
-    task = replace(world.task(world.submit()), state=TaskState.WAITING)
-
-    (reason,) = standing_of(world).obstacles(task)
-
-    assert Obstacle.PARENTS_UNFINISHED is reason.obstacle
-
-
 def test_r43_every_obstacle_has_its_test() -> None:
-    elsewhere = {
-        Obstacle.DAEMON_NOT_RUNNING,
-        Obstacle.DAEMON_NOT_ANSWERING,
-        Obstacle.PARENTS_UNFINISHED,
-    }
+    elsewhere = {Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING}
 
     assert set(Obstacle) == SCENES.keys() | elsewhere
 
