@@ -48,7 +48,8 @@ from dispatcher.times import StoreTime
 from dispatcher.words import Accepted, Beat, Declaration, Refused, Renewed, validated_message
 
 if TYPE_CHECKING:
-    from dispatcher.standing import Standing, Status
+    from dispatcher.overview import Status
+    from dispatcher.standing import Standing
 
 #: Seconds that a call waits for other writers before it raises `StoreUnavailable`.
 PATIENCE = 5.0

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from dispatcher.daemon_report import HistogramReport
 from dispatcher.model import Outcome, TaskState
-from dispatcher.standing import Obstacle, Status
+from dispatcher.overview import Status
+from dispatcher.standing import Obstacle
 
 
 class Metric(NamedTuple):

@@ -1,18 +1,85 @@
-"""How things stand: the store and a running daemon, asked together."""
+"""How things stand: the store and a running daemon, read together."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from dispatcher import control
 from dispatcher.config.config import Config
+from dispatcher.daemon_report import DaemonReport
 from dispatcher.host.node import known_node_id
-from dispatcher.standing import Standing, Status
+from dispatcher.model import Leases, TaskState
+from dispatcher.standing import AT_REST, FAULTS, DaemonState, Obstacle, Reason, Standing
 from dispatcher.store.api import ReaderStore
+from dispatcher.times import StoreTime
+
+#: Seconds for which a ready task waits, and nothing starts, though slots are free, before it is
+#: called stuck: longer than a daemon takes to start, or an executor to be found silent.
+STUCK_AFTER = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Ready tasks that do not start although there is room."""
+
+    tasks: int
+    waited: float
+    """Seconds that the longest has waited."""
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How things stand, counted over all tasks."""
+
+    standing: Standing
+    counts: Mapping[str, Mapping[TaskState, int]]
+    """Tasks in each state, by queue."""
+    ready_since: Mapping[str, StoreTime]
+    """Since when the longest ready task of each queue is ready."""
+    leases: Leases
+    coming: int = 0
+    """Tasks of bulk submits that are accepted and not listed yet."""
+    damaged_parts: Sequence[str] = ()
+    """Parts of bulk submits that were damaged by hand, and how."""
+
+    def waiting(self) -> Mapping[Obstacle, int]:
+        """Return how many tasks are not running, by their nearest obstacle."""
+        found: Counter[Obstacle] = Counter()
+        for queue, counts in self.counts.items():
+            for state, obstacle in AT_REST.items():
+                found[obstacle] += counts.get(state, 0)
+            if ready := counts.get(TaskState.READY, 0):
+                found[self.standing.queue_obstacles(queue)[0].obstacle] += ready
+        return {obstacle: found[obstacle] for obstacle in Obstacle if found[obstacle]}
+
+    def stuck(self) -> Stuck | None:
+        """Return the ready tasks that ought to run; None if none waits long, or there is no room.
+
+        A queue that is paused or full, and a daemon that is stopped, are as somebody wanted them.
+        """
+        standing, report = self.standing, self.standing.report
+        if standing.daemon != "running" or report is None or report.is_full:
+            return None
+        ages = (age for age in (report.uptime_s, report.start_age_s) if age is not None)
+        if min(ages, default=0.0) < STUCK_AFTER:  # too soon after a start of daemon or run
+            return None
+        tasks, longest, because = 0, 0.0, None
+        for queue, since in self.ready_since.items():
+            waited = (standing.now - since) / 1000
+            reason = standing.queue_obstacles(queue)[0]
+            if waited < STUCK_AFTER or reason.obstacle not in FAULTS | {Obstacle.TURN_COMES}:
+                continue
+            tasks += self.counts.get(queue, {}).get(TaskState.READY, 0)
+            if waited >= longest:
+                longest, because = waited, reason
+        return None if because is None else Stuck(tasks, round(longest, 1), because)
 
 
 def status(store: ReaderStore, config: Config) -> Status:
-    """Return how things stand, with what takes a look at every task."""
+    """Return how things stand. Reads every task."""
     with store.snapshot():
         counts, leases = store.counts(), store.leases()
         ready_since = store.ready_since()
@@ -28,31 +95,34 @@ def status(store: ReaderStore, config: Config) -> Status:
 
 
 def standing(store: ReaderStore, config: Config) -> Standing:
-    """Return how this node stands, and what a running daemon says of itself."""
+    """Return how this node stands, with the running daemon's report."""
     me = known_node_id(config.state_dir)
     with store.snapshot():
         calendar = store.calendar()
         nodes = {node.id: node for node in store.nodes()}
         paused = {one.queue: one for one in store.paused_queues()}
-    report = None
-    daemon: Literal["running", "not running", "not answering", "not ours"] = "running"
-    try:
-        report = control.report(config)
-    except TimeoutError:
-        daemon = "not answering"
-    except control.NotOurs:
-        daemon = "not ours"
-    unreachable = control.why_unreachable(config) if report is None else None
-    if report is None:
-        daemon = "not running" if unreachable is None else "not answering"
-    node = nodes.get(me or "")
+    daemon, report, unreachable = _query_daemon(config)
     queues = config.queues.items()
     return Standing(
         calendar=calendar,
         paused=paused,
-        node=node,
+        node=nodes.get(me or ""),
         daemon=daemon,
         report=report,
         unreachable=unreachable,
         by_hand={name for name, queue in queues if queue.concurrency == 0},
     )
+
+
+def _query_daemon(config: Config) -> tuple[DaemonState, DaemonReport | None, str | None]:
+    """Return the daemon's state, its report, and why it cannot be reached though it runs."""
+    try:
+        report = control.report(config)
+    except TimeoutError:
+        return "not answering", None, None
+    except control.NotOurs:
+        return "not ours", None, None
+    if report is not None:
+        return "running", report, None
+    unreachable = control.why_unreachable(config)
+    return "not running" if unreachable is None else "not answering", None, unreachable

@@ -16,7 +16,7 @@ from dispatcher.demo.cast import Part
 from dispatcher.demo.files import SLOW, Job
 from dispatcher.demo.screen import Row, Screen
 from dispatcher.model import Run, Task, TaskState
-from dispatcher.standing import Status
+from dispatcher.overview import Status
 from dispatcher.submission import TaskOptions
 
 CONFIG = """\

@@ -9,11 +9,12 @@ from typing import Any, Literal, NoReturn
 
 import pytest
 
-from dispatcher import wire
+from dispatcher import control, wire
 from dispatcher.cli.verbs.status import status_json
 from dispatcher.config.config import load
 from dispatcher.model import PausedQueue, TaskState
-from dispatcher.standing import STUCK_AFTER, Obstacle, Standing, Status
+from dispatcher.overview import STUCK_AFTER, Status
+from dispatcher.standing import Obstacle, Standing
 from dispatcher.supervisor.stop import Stop
 from dispatcher.times import WallTime, iso
 from tests.command import Command
@@ -275,6 +276,30 @@ def test_r43_a_daemon_that_is_not_there_is_named(
     (reason,) = standing_of(world, daemon).obstacles(world.task(task))
 
     assert (obstacle, True) == (reason.obstacle, reason.text.startswith(f"the daemon is {daemon}"))
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (TimeoutError("no answer"), "not answering"),
+        (control.NotOurs("a daemon answers its own user alone"), "not ours"),
+        (None, "not running"),
+    ],
+)
+def test_a_daemon_without_an_answer_is_told_apart_by_what_failed(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    state: str,
+) -> None:
+    def status(_: Path) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(control, "status", status)
+
+    assert state == Command(tmp_path, capsys, monkeypatch)("status", "--json").json["daemon"]
 
 
 def test_r43_every_obstacle_has_its_test() -> None:
