@@ -1,6 +1,6 @@
-"""How a run gets SIGKILL: who got it and when, and how a tree larger than one tick is frozen first.
+"""Which processes of a run got SIGKILL and when, and how a large tree is frozen before that.
 
-Parts that are killed one after the other free their pids to the rest. A fork bomb refills them at
+Parts that are killed one after the other free their pids to the rest, and a fork bomb takes them at
 once. A stopped process keeps its pid and forks no more.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 
-from dispatcher.executor.processes.walk import Walk
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.procfs import Identity, Process
 from dispatcher.times import Instant
@@ -22,7 +21,7 @@ MOST_FREEZES = 4
 
 
 class Killing:
-    """Remembers which processes of one run were stopped, and which got SIGKILL."""
+    """Records which processes of one run were stopped, and which got SIGKILL."""
 
     def __init__(self) -> None:
         self.freezing = False
@@ -39,23 +38,23 @@ class Killing:
             self._stopped.add(process.identity)
             self._stopped_now += 1
 
-    def may_kill(self, walk: Walk) -> bool:
+    def may_kill(self, *, found_at_once: bool) -> bool:
         """Return whether SIGKILL may follow a walk; if not, another walk must stop the tree."""
         if not self.freezing:
-            self.freezing = not walk.whole or walk.parts > 1
-            return not self.freezing
+            self.freezing = not found_at_once
+            return found_at_once
         stopped, self._stopped_now = self._stopped_now, 0
         self._freezes += stopped > 0
         return not stopped or self._freezes > MOST_FREEZES
 
     def note_killed(self, processes: list[Process], at: Instant) -> bool:
-        """Remember who got SIGKILL; return whether some of the living got it for the first time."""
+        """Record who got SIGKILL; return whether some of the living got it for the first time."""
         new = {one.identity for one in processes if one.alive} - self._killed.keys()
         self._killed |= dict.fromkeys(new, at)
         return bool(new)
 
     def end_round(self) -> None:
-        """Note that the whole tree got SIGKILL."""
+        """Record that the whole tree got SIGKILL."""
         self.freezing = False
         self._freezes = 0
 

@@ -1,4 +1,4 @@
-"""The executor's log: lines in the form of the daemon's, by the same catalogue."""
+"""The executor's log: the same lines and catalogue as the daemon's."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Log:
     ) -> None:
         """`form` is "auto", "json" or "journal", as in `[logs] format`.
 
-        Errors of one that asks for the journal are lines as well where the descriptor does not lead
-        there: who started this process looks for its last one.
+        With records, errors are also written as lines where the descriptor does not lead to the
+        journal: the process that started this one reads the last of them.
         """
         journal, why_not = journald.connected(form, descriptor, environ)
         prefixed = form == "auto" and journald.leads_to(descriptor, environ)
@@ -48,7 +48,7 @@ class Log:
             self._records = NonBlockingWriter(journal.way, report=report, clock=clock)
         self._identifier = journald.identifier(PROGRAM, environ)
         self._errors_too = not journald.leads_to(descriptor, environ)
-        self._whose = {"node": node} if node else {}
+        self._node_fields = {"node": node} if node else {}
         self._prefixes = journald.PREFIX if prefixed else {}
         self._numbers = itertools.count(1)
         self._repeats = Repeats()
@@ -70,7 +70,7 @@ class Log:
             "event": event,
             "sequence": next(self._numbers),
             **{name: wire.as_utf8(f) if isinstance(f, str) else f for name, f in facts.items()},
-            **self._whose,
+            **self._node_fields,
         }
         if self._records is not None:
             self._records.write(records.record(line, identifier=self._identifier))
@@ -80,11 +80,11 @@ class Log:
 
     @property
     def due(self) -> Instant:
-        """When to `keep_up`."""
+        """When to `catch_up`."""
         return min(self._repeats.due, *(writer.due for writer in self._writers))
 
-    def keep_up(self, at: Instant) -> None:
-        """Write what the reader had no room for, and report which repetitions have ended."""
+    def catch_up(self, at: Instant) -> None:
+        """Write what the reader had no room for, and report the repetitions that have ended."""
         for writer in self._writers:
             writer.retry()
         if at >= self._repeats.due:
@@ -92,12 +92,12 @@ class Log:
                 self("error.ceased", **facts)
 
     def last_words(self) -> None:
-        """Report what was left out and not reported yet: the process ends."""
+        """Report the repetitions that were left out and not reported yet: the process ends."""
         for facts in self._repeats.last_words():
             self("error.ceased", **facts)
 
     def close(self, *, within: float) -> None:
-        """Give the reader so many seconds to take what it had no room for."""
+        """Wait at most so many seconds for the reader to take the rest."""
         for writer in self._writers:
             writer.close(within=within)
 

@@ -1,4 +1,4 @@
-"""The sockets of systemd's protocol, one of each run, and the directory that they are in."""
+"""The sockets of systemd's protocol, one for each run, their directory and their messages."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from dispatcher import wire
 from dispatcher.host import sockets
 from dispatcher.host.runtime_directory import BoundSocket
+from dispatcher.times import Instant
 
 #: Bytes of one message: what systemd itself takes (NOTIFY_BUFFER_MAX).
 MOST_BYTES = 4096
 
+#: Digits of a number that is believed.
+_MOST_DIGITS = 18
+
 
 class Directory:
-    """The directory of the sockets, which is made again as they are."""
+    """The directory of the sockets."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
 
     @property
     def is_there(self) -> bool:
-        """Whether there is one; it may be another."""
+        """Whether a directory is there, made by anybody."""
         return os.path.isdir(self.path)
 
     def make_again(self) -> None:
         """Make it, unless it is there. Raises OSError."""
         Path(self.path).mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Not to be listed: who is let into the runtime directory must know whose socket it wants.
+        # Not to be listed: a process needs the name of the socket that it opens.
         Path(self.path).chmod(0o711)
 
 
 def named(path: str) -> BoundSocket:
-    """Return a run's socket; where its directory was removed, it gets its name with that.
-
-    Raises OSError.
-    """
+    """Return a run's socket, bound later if its directory was removed. Raises OSError."""
     try:
         return BoundSocket(path, _bound)
     except (FileNotFoundError, NotADirectoryError):
@@ -47,15 +49,38 @@ def named(path: str) -> BoundSocket:
 
 
 def _bound(path: str) -> socket.socket:
-    # Its directories say who gets here; a worker may have become another user.
+    # Its directories control access; a worker may have become another user.
     return sockets.bound(path, socket.SOCK_DGRAM, mode=0o666)
 
 
 def received(opened: Iterable[socket.socket], most: int) -> Iterator[tuple[socket.socket, bytes]]:
-    """Yield what waits at sockets, and at which, so many messages at most."""
+    """Yield at most so many messages that wait, each with its socket."""
     for one in opened:
         with suppress(OSError):  # there is no more
             while most > 0:
-                said = one.recv(MOST_BYTES + 1)
+                message = one.recv(MOST_BYTES + 1)
                 most -= 1
-                yield one, said
+                yield one, message
+
+
+def parsed(message: bytes, uid: wire.RunUid, serial: int, at: Instant) -> wire.Notice | None:
+    """Return the parts of a message that concern us; None if there are none, or it is too long."""
+    if len(message) > MOST_BYTES:
+        return None
+    beat = failed = False
+    note: str | None = None
+    until: float | None = None
+    for line in message.split(b"\n"):
+        name, _, value = line.partition(b"=")
+        match name, value:
+            case ((b"WATCHDOG" | b"READY"), b"1"):
+                beat = True
+            case b"WATCHDOG", b"trigger":
+                failed = True
+            case b"STATUS", _:
+                note = value.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+            case b"EXTEND_TIMEOUT_USEC", _ if value.isdigit() and len(value) <= _MOST_DIGITS:
+                until = at + int(value) / 1e6
+    if not beat and not failed and note is None and until is None:
+        return None
+    return wire.Notice(uid=uid, serial=serial, beat=beat, failed=failed, note=note, until=until)

@@ -1,60 +1,41 @@
-"""One run as the executor sees it, and the ladder by which it ends.
-
-STARTING ── spawned ──► RUNNING ── leader exited ──► LINGERING
-                           │ end, deadline              │ end, deadline, leftover_grace
-                           └────────────► ASKED ◄───────┘
-                                            │ kill_grace, at_once
-                                            ▼
-                                          KILLED     and from each, once its tree is empty: GONE
-"""
+"""One run as the executor tracks it, from its start until the daemon has settled it."""
 
 from __future__ import annotations
 
-import enum
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
+
+import msgspec
 
 from dispatcher import wire, worker_api
 from dispatcher.executor.killing import UNKILLABLE_AFTER, Killing
+from dispatcher.executor.phases import MOVES, Phase, Step
+from dispatcher.executor.records import Gone, InheritedRun
 from dispatcher.executor.system.procfs import Process
 from dispatcher.times import NEVER, Instant
 
-#: Seconds between a signal and the first look at what it did; it doubles from look to look.
+#: Seconds between a signal and the first look at its effect; each further look doubles it.
 FIRST_PAUSE = 0.001
 
-#: Names of leftovers told with an exit; a worker may leave thousands.
+#: Names of leftovers reported with an exit; a worker may leave thousands.
 MAX_LEFTOVERS = 20
-
-#: Runs named with a stray, those that started last.
-MAX_CANDIDATES = 20
-
-
-class Phase(enum.IntEnum):
-    """How far a run is; it only moves forwards."""
-
-    STARTING = 0
-    RUNNING = 1
-    LINGERING = 2
-    ASKED = 3
-    KILLED = 4
-    GONE = 5
-
 
 #: Seconds at most between two looks at a tree that should become empty.
 LONGEST_PAUSE = {Phase.LINGERING: 0.25, Phase.ASKED: 0.25, Phase.KILLED: 0.1}
 LONGEST_PAUSE_UNKILLABLE = 10.0
 
 
-def ids(uid: wire.RunUid, whose: Mapping[str, str]) -> dict[str, str | int]:
-    """Return what names a run in a line of the log: its task too, where its variables have it."""
-    task = whose.get(worker_api.TASK_VARIABLE, "")
+def ids(uid: wire.RunUid, task_variables: Mapping[str, str]) -> dict[str, str | int]:
+    """Return the fields that identify a run in a log line: its uid, and its task if known."""
+    task = task_variables.get(worker_api.TASK_VARIABLE, "")
     return {"uid": uid, "task_id": int(task)} if task.isdecimal() else {"uid": uid}
 
 
 @dataclass(slots=True, eq=False)
 class TrackedRun:
-    """A run that the executor knows and was not told to forget."""
+    """A run that the executor has not forgotten."""
 
     uid: wire.RunUid
     output_path: str
@@ -62,7 +43,7 @@ class TrackedRun:
     pid: int | None = None
     start_ticks: int | None = None
     handle: int | None = None
-    """The leader's pidfd, until it was seen to exit."""
+    """The leader's pidfd, until its exit was seen."""
     kill_signal: int = signal.SIGTERM
     kill_mode: wire.KillMode = wire.KillMode.TREE
     kill_grace: float = 0.0
@@ -70,41 +51,77 @@ class TrackedRun:
     report_leftovers: bool = False
     deadlines: dict[str, float] = field(default_factory=dict)
     longest: float | None = None
-    """Instant to which the worker itself may move its run time-out; None: it has none."""
+    """Latest instant to which the worker itself may move its run time-out; None: it may not."""
     until: float | None = None
-    """Instant until which it asked to go on."""
+    """Instant until which the worker asked to go on."""
     exit: wire.Exit | None = None
-    """The leader's end; whole, with what the tree used, only once the run is gone."""
+    """The leader's end; complete, with the tree's usage, once the run is gone."""
     ended_by: str | None = None
-    """Who began the ending, when the leader still lived then."""
+    """The reason of the ending, if the leader lived when it began."""
     leftovers: tuple[str, ...] = ()
     unkillable: bool = False
-    """A process lives long after its SIGKILL, or for as long nobody can say whether one does."""
+    """A process lives long after its SIGKILL, or for as long it is unknown whether one does."""
     killing: Killing = field(default_factory=Killing)
-    why_held: str = ""
-    """Why it is `unkillable`: who survived, or what cannot be seen. Before that: who may not be
-    signalled."""
-    held_until: float | None = None
-    """Of a dead executor's run: the last instant at which its leader was surely not reaped."""
+    trouble: str = ""
+    """Why the run is `unkillable`, or before that which processes may not be signalled."""
+    inherited: InheritedRun | None = None
+    """The predecessor's record of a run that it started; None: this executor started the run."""
     marked: bool = False
     """Its processes carry its mark."""
-    whose: Mapping[str, str] = field(default_factory=dict)
+    task_variables: dict[str, str] = field(default_factory=dict)
     """The variables of its environment that name its task: `worker_api.IDENTITY_VARIABLES`."""
     forwarded: int | None = None
-    """Bytes of its output that were forwarded to systemd's journal, or cannot be; None: none are
-    to be."""
+    """Bytes of its output that were forwarded to systemd's journal, or lost; None: output stays in
+    its file."""
     forget_later: bool = False
-    """It is to be forgotten once its output was forwarded."""
+    """The daemon has settled it, and the rest of its output is still to be forwarded."""
     exit_noted: bool = False
-    """The leader's end was journaled, because it was not yet the run's."""
-    asking: bool = False
-    """The kill signal is still to be sent, or on its way through the tree."""
-    asked_at: Instant = NEVER
-    """When the sending of the kill signal began."""
+    """The leader's exit was reported before the run was gone."""
+    signalling: bool = False
+    """The kill signal has not reached the whole tree yet."""
+    ending_since: Instant = NEVER
+    """When the kill signal was first to be sent."""
     limit: Instant = NEVER
     """When the phase ends, whatever the processes do."""
     look_at: Instant = NEVER
     pause: float = FIRST_PAUSE
+
+    @classmethod
+    def started(cls, start: wire.Start, *, marked: bool) -> Self:
+        """Return the run of an accepted start."""
+        return cls(
+            uid=start.uid,
+            output_path=start.output_path,
+            kill_signal=start.kill_signal,
+            kill_mode=start.kill_mode,
+            kill_grace=start.kill_grace,
+            leftover_grace=start.leftover_grace,
+            report_leftovers=start.report_leftovers,
+            deadlines=dict(start.deadlines),
+            longest=start.longest,
+            marked=marked,
+            task_variables={
+                name: start.env[name] for name in worker_api.IDENTITY_VARIABLES if name in start.env
+            },
+            forwarded=0 if start.to_journald else None,
+        )
+
+    @classmethod
+    def taken_over(cls, inherited: InheritedRun) -> Self:
+        """Return a predecessor's run."""
+        return cls(
+            uid=inherited.uid,
+            output_path=inherited.output_path,
+            phase=Phase.GONE if isinstance(inherited, Gone) and inherited.exit else Phase.STARTING,
+            pid=inherited.pid,
+            start_ticks=inherited.start_ticks,
+            exit=inherited.exit,
+            ended_by=inherited.ended_by,
+            inherited=inherited,
+            marked=inherited.marked,
+            task_variables=inherited.task_variables,
+            forwarded=inherited.forwarded,
+        )
 
     @property
     def state(self) -> wire.RunState:
@@ -123,34 +140,34 @@ class TrackedRun:
 
     @property
     def ids(self) -> dict[str, str | int]:
-        """What names it in a line of the log."""
-        return ids(self.uid, self.whose)
-
-    @property
-    def inherited(self) -> bool:
-        """Whether an executor before this one started the run."""
-        return self.held_until is not None
+        """The fields that identify it in a log line."""
+        return ids(self.uid, self.task_variables)
 
     @property
     def leader_lives(self) -> bool:
         """Whether a leader of our own has not been seen to exit."""
-        return self.exit is None and not self.inherited
+        return self.exit is None and self.inherited is None
 
     @property
     def holds_leader(self) -> bool:
-        """Whether the leader is ours and not reaped, so that nobody else can have its pid."""
+        """Whether the leader is ours and not reaped, so that its pid is nobody else's."""
         stolen = self.exit is not None and self.exit.exit_code is None and self.exit.signal is None
-        return not self.inherited and not stolen
+        return self.inherited is None and not stolen
 
     @property
-    def asks_leader_alone(self) -> bool:
-        """Whether the kill signal is for the leader, who ends the others; without it, for them."""
+    def signals_leader_alone(self) -> bool:
+        """Whether the leader gets the kill signal and ends the others; once it exited, they do."""
         return self.kill_mode is wire.KillMode.LEADER and self.leader_lives
 
     @property
     def may_be_ended(self) -> bool:
         """Whether no ending has begun."""
-        return self.phase <= Phase.LINGERING
+        return Step.END in MOVES[self.phase]
+
+    @property
+    def may_be_killed(self) -> bool:
+        """Whether the tree does not get SIGKILL yet."""
+        return Step.KILL in MOVES[self.phase]
 
     @property
     def due(self) -> Instant:
@@ -167,71 +184,92 @@ class TrackedRun:
         name = min(self.deadlines, key=self.deadlines.__getitem__)
         return name if self.deadlines[name] <= at else None
 
-    def spawned(self, pid: int, start_ticks: int, handle: int | None) -> None:
-        """Take note of the leader; an ending may have been asked for before it lived."""
+    def summary(self, at: Instant) -> InheritedRun:
+        """Return the one record from which a successor knows this run."""
+        return (Gone if self.phase is Phase.GONE else InheritedRun)(
+            uid=self.uid,
+            at=at,
+            output_path=self.output_path,
+            pid=self.pid,
+            start_ticks=self.start_ticks,
+            exit=without_tail(self.exit) if self.exit else None,
+            ended_by=self.ended_by,
+            held_until=self.inherited.held_until if self.inherited else 0.0,
+            marked=self.marked,
+            task_variables=self.task_variables,
+            forwarded=self.forwarded,
+        )
+
+    def note_spawned(self, pid: int, start_ticks: int, handle: int | None) -> None:
+        """Set the leader; an ending may have begun before it lived."""
         self.pid, self.start_ticks, self.handle = pid, start_ticks, handle
-        if self.phase is Phase.STARTING:
-            self.phase = Phase.RUNNING
+        self._take(Step.SPAWNED, NEVER)
 
-    def leader_exited(self, exit_seen: wire.Exit, at: Instant) -> None:
-        """Take note of the leader's end; what is left of its tree has the leftover grace."""
+    def note_leader_exit(self, exit_seen: wire.Exit, at: Instant) -> None:
+        """Set the leader's exit; the rest of its tree has the leftover grace."""
         self.exit = exit_seen
-        if self.phase is Phase.RUNNING:
-            self._move(Phase.LINGERING, Instant(at + self.leftover_grace))
+        self._take(Step.LEADER_EXITED, Instant(at + self.leftover_grace))
 
-    def ask(self, at: Instant) -> None:
+    def end(self, at: Instant) -> None:
         """Begin to end the tree: the kill signal, then the grace."""
-        self.asking, self.asked_at = True, at
-        self._move(Phase.ASKED, Instant(at + self.kill_grace))
+        self.signalling, self.ending_since = True, at
+        self._take(Step.END, Instant(at + self.kill_grace))
 
-    def was_asked(self, at: Instant) -> None:
-        """Count the grace from now on: the last process of the tree has got the kill signal."""
-        self.asking = False
-        self.limit = Instant(self.limit + (at - self.asked_at))
+    def note_signalled(self, at: Instant) -> None:
+        """Count the grace from now on: the kill signal has reached the whole tree."""
+        self.signalling = False
+        self.limit = Instant(self.limit + (at - self.ending_since))
 
     def kill(self, at: Instant) -> None:
-        """From now on the tree gets SIGKILL at every look."""
-        self.asking = False
-        self._move(Phase.KILLED, Instant(at + UNKILLABLE_AFTER))
+        """Let the tree get SIGKILL at every look from now on."""
+        self.signalling = False
+        self._take(Step.KILL, Instant(at + UNKILLABLE_AFTER))
 
-    def was_killed(self, processes: list[Process], at: Instant) -> None:
-        """Take note of who got SIGKILL; those who are new are not left alone for long."""
+    def note_killed(self, processes: list[Process], at: Instant) -> None:
+        """Record who got SIGKILL; those who got it for the first time are looked at again soon."""
         if self.killing.note_killed(processes, at):
             self.pause = min(self.pause, LONGEST_PAUSE[Phase.KILLED])
 
-    def is_alive(self, at: Instant) -> None:
-        """Take note that processes were seen after the kill: each is judged by its own SIGKILL."""
+    def note_alive(self, at: Instant) -> None:
+        """Extend the limit: processes were seen after the kill, each judged by its own SIGKILL."""
         if not self.unkillable:
             self.limit = Instant(at + UNKILLABLE_AFTER)
 
     def escalate(self, at: Instant) -> None:
         """Go on to what follows when the phase has lasted as long as it may."""
-        match self.phase:
-            case Phase.LINGERING:
-                self.ask(at)
+        match MOVES[self.phase].get(Step.TIME_UP):
             case Phase.ASKED:
-                self.kill(at)
+                self.end(at)
             case Phase.KILLED:
-                self.unkillable = True
-                self.limit = NEVER
+                self.kill(at)
 
-    def gone(self, exit_whole: wire.Exit) -> None:
-        """Nothing of the tree is left."""
-        self.exit = exit_whole
-        self._move(Phase.GONE, NEVER)
+    def note_unkillable(self, why: str) -> None:
+        """Record that the run survives SIGKILL, or that nobody can see whether it does."""
+        self.unkillable, self.trouble = True, why
+        self.limit = NEVER
 
-    def looked(self, at: Instant) -> None:
-        """Set when to look again, unless the leader's handle will tell."""
-        was_asked = self.phase is Phase.ASKED and not self.asking
-        if self.phase is Phase.RUNNING or (was_asked and self.leader_lives):
+    def note_gone(self, complete: wire.Exit) -> None:
+        """Set the complete exit: nothing of the tree is left."""
+        self.exit = complete
+        self._take(Step.EMPTIED, NEVER)
+
+    def plan_look(self, at: Instant) -> None:
+        """Set when to look again, unless the leader's handle will wake us."""
+        was_signalled = self.phase is Phase.ASKED and not self.signalling
+        if self.phase is Phase.RUNNING or (was_signalled and self.leader_lives):
             self.look_at = NEVER
             return
         self.look_at = Instant(at + self.pause)
         most = LONGEST_PAUSE_UNKILLABLE if self.unkillable else LONGEST_PAUSE[self.phase]
         self.pause = min(2 * self.pause, most)
 
-    def _move(self, phase: Phase, limit: Instant) -> None:
-        self.phase = phase
-        self.limit = limit
-        self.look_at = NEVER
-        self.pause = FIRST_PAUSE
+    def _take(self, step: Step, limit: Instant) -> None:
+        """Move as `MOVES` allows; the new phase ends at `limit`."""
+        if (phase := MOVES[self.phase].get(step)) is not None:
+            self.phase, self.limit = phase, limit
+            self.look_at, self.pause = NEVER, FIRST_PAUSE
+
+
+def without_tail(exit_: wire.Exit) -> wire.Exit:
+    """Return the exit without the output's end, which the output still has."""
+    return msgspec.structs.replace(exit_, tail="") if exit_.tail else exit_

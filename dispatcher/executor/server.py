@@ -1,4 +1,4 @@
-"""The executor's sockets: one connection to one daemon, and the workers' door, which it only holds.
+"""The executor's sockets: one connection to one daemon, and the workers' listener, which it keeps.
 
 Both ways are non-blocking. A new connection ends the old one, whose unread bytes are dropped.
 """
@@ -24,14 +24,14 @@ from dispatcher.times import NEVER, Instant
 #: Connections that may wait: of workers, while a daemon restarts.
 BACKLOG = 4096
 
-#: Seconds for which a peer may leave unread what we have for it.
+#: Seconds for which a peer may read nothing while messages wait for it.
 PATIENCE = 10.0
 
-#: Seconds until a daemon that could not be let in is tried again: meanwhile it would tell at every
-#: look that it waits.
+#: Seconds until accepting is tried again after it failed: in between, the waiting connection would
+#: end every wait at once.
 SHORTAGE_PAUSE = 0.5
 
-#: Lines handled in a tick: bounds how long a burst of starts can delay the ladder of others.
+#: Lines handled in a tick: bounds how long a burst of starts can delay other runs' endings.
 LINES_PER_TICK = 32
 
 _CHUNK = 64 * 1024
@@ -53,39 +53,39 @@ class Server:
         self._outbox = Outbox()
         self._sending = memoryview(b"")
         self._earlier: list[socket.socket] = []
-        """Workers' doors of before, where some still wait for a daemon that takes them."""
+        """Earlier workers' listeners, at which workers still wait."""
         self._passing: list[socket.socket] = []
-        """What travels with the next bytes."""
+        """Descriptors to be passed with the next bytes."""
         self._stuck_since: Instant | None = None
         self._peer_reads = True
-        """Whether the peer may still be written to: one that left may have left messages."""
-        self._deaf_until = NEVER
-        self.heard_all = True
-        """Whether nothing that the daemon had said was left when it was last listened to."""
+        """False for a peer that has closed, but may have left messages to be read."""
+        self._reopen_at = NEVER
+        self.all_read = True
+        """Whether the last `receive` left nothing unread of what the daemon had sent."""
 
     def close(self) -> None:
-        """Close everything; the sockets' files stay for the successor to replace."""
+        """Close all sockets; their files stay for the successor to replace."""
         self._hang_up()
         for one in (self._door.socket, self._workers.socket, *self._earlier):
             one.close()
 
     @property
     def names(self) -> tuple[BoundSocket, ...]:
-        """What it has in the runtime directory."""
+        """Its entries in the runtime directory."""
         return self._door, self._workers
 
     def _replace_door(self, _: socket.socket, before: socket.socket) -> None:
-        """Let daemons in by another socket; who waits at the one before tries again."""
-        if self._is_open and self._deaf_until == NEVER:  # else it is not watched
+        """Accept daemons at another socket; those that wait at the old one must try again."""
+        if self._is_open and self._reopen_at == NEVER:  # otherwise it is not watched
             self._kernel.ignore(before.fileno())
         if self._is_open:
-            self._deaf_until = Instant(0.0)  # the next tick opens it
+            self._reopen_at = Instant(0.0)  # the next tick opens it
         before.close()
 
     def _pass_workers(self, now: socket.socket, before: socket.socket) -> None:
-        """Hand the workers' new door to the daemon, with the next bytes for it.
+        """Pass the workers' new listener to the daemon, with the next bytes for it.
 
-        Who waits at the one before is answered by the daemon that has it, or by the next.
+        Workers that wait at the old one are served by the daemon that has it, or by the next.
         """
         self._keep_waited_at((*self._earlier, before))
         if self._peer is not None:
@@ -102,7 +102,7 @@ class Server:
 
     @property
     def connected(self) -> bool:
-        """Whether a daemon is there."""
+        """Whether a daemon is connected."""
         return self._peer is not None
 
     @property
@@ -111,17 +111,17 @@ class Server:
         if self._lines:
             return Instant(0.0)
         if self._stuck_since is None:
-            return self._deaf_until
-        return Instant(min(self._stuck_since + PATIENCE, self._deaf_until))
+            return self._reopen_at
+        return Instant(min(self._stuck_since + PATIENCE, self._reopen_at))
 
     def open(self) -> None:
-        """From now on let daemons in; those that came earlier have waited."""
-        self._deaf_until, self._is_open = NEVER, True
+        """Accept daemons from now on; those that came earlier have waited."""
+        self._reopen_at, self._is_open = NEVER, True
         self._kernel.watch(self._door.socket.fileno())
 
     def accept(self, ready: Iterable[int], at: Instant) -> bool:
-        """Let a new daemon in and the old one out; say whether there is a new one."""
-        if at >= self._deaf_until:
+        """Accept a new daemon and drop the old one; return whether there is a new one."""
+        if at >= self._reopen_at:
             self.open()
         listener = self._door.socket
         if listener.fileno() not in ready:
@@ -135,33 +135,33 @@ class Server:
             self._log("daemon.shut_out", reason=error.strerror)
             self._hang_up()
             self._kernel.ignore(listener.fileno())
-            self._deaf_until = Instant(at + SHORTAGE_PAUSE)
+            self._reopen_at = Instant(at + SHORTAGE_PAUSE)
             return False
         self._keep_waited_at(self._earlier)
         self._passing = [self._workers.socket, *self._earlier]
         return True
 
     def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
-        """Return the next messages; a peer that talks nonsense is dropped."""
-        speaks = self._peer is not None and self._peer.fileno() in ready
-        if self._peer is not None and speaks and not self._lines:
-            speaks = self._read(self._peer)
+        """Return the next messages; a peer that sends anything else is dropped."""
+        more = self._peer is not None and self._peer.fileno() in ready
+        if self._peer is not None and more and not self._lines:
+            more = self._read(self._peer)
         messages: list[wire.ToExecutor] = []
         while self._lines and len(messages) < LINES_PER_TICK:
             try:
                 messages.append(wire.decode_to_executor(self._lines.popleft()))
             except UNREADABLE as error:
                 self._drop(f"not a message: {in_words(error)}")
-        self.heard_all = not speaks and not self._lines
+        self.all_read = not more and not self._lines
         return messages
 
     def send(self, message: wire.FromExecutor) -> None:
-        """Queue a message; with nobody there it is dropped, as the next hello says it all."""
+        """Queue a message; without a peer it is dropped, as the next hello reports everything."""
         if self._peer is not None and self._peer_reads:
             self._outbox.put(message)
 
     def flush(self, at: Instant) -> None:
-        """Send what the peer takes without waiting; drop it when it has taken nothing for long."""
+        """Send what the peer takes without waiting; drop a peer that has taken nothing for long."""
         if self._peer is None:
             return
         was_stuck = self._stuck_since is not None
@@ -175,9 +175,9 @@ class Server:
             elif at - self._stuck_since >= PATIENCE:
                 self._drop("it does not read")
         except (BrokenPipeError, ConnectionResetError):
-            # It has left. What it said before, starts among it, is still read, to its end.
+            # It has closed. What it sent before, starts too, is still read to its end.
             self._peer_reads = False
-            self._forget_unsent()
+            self._discard_unsent()
             self._kernel.watch(self._peer.fileno())
         except OSError as error:
             self._drop(f"cannot be written to: {error.strerror}")
@@ -198,7 +198,7 @@ class Server:
         self._stuck_since = None
 
     def _read(self, peer: socket.socket) -> bool:
-        """Read a piece; say whether there may be more."""
+        """Read a piece; return whether there may be more."""
         try:
             chunk = peer.recv(_CHUNK)
         except BlockingIOError:
@@ -229,9 +229,9 @@ class Server:
         self._peer_reads = True
         self._rest = b""
         self._lines.clear()
-        self._forget_unsent()
+        self._discard_unsent()
 
-    def _forget_unsent(self) -> None:
+    def _discard_unsent(self) -> None:
         self._outbox.clear()
         self._sending = memoryview(b"")
         self._passing = []
@@ -245,7 +245,7 @@ def _is_waited_at(listener: socket.socket) -> bool:
 
 
 def too_long(path: str) -> str | None:
-    """Say what is wrong with a socket path that the kernel would refuse."""
+    """Return what is wrong with a socket path that the kernel would refuse; None if nothing is."""
     size = len(os.fsencode(path))
     if size <= sockets.MAX_PATH:
         return None

@@ -9,12 +9,15 @@ import signal
 import sys
 
 from dispatcher import times
-from dispatcher.executor.__main__ import _lock, _obey_sigterm
+from dispatcher.executor import process
 from dispatcher.executor.executor import Executor, ExecutorIdentity
-from dispatcher.executor.journal import Header, Journal
+from dispatcher.executor.journal import Journal
 from dispatcher.executor.log import Log
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.outside import Outside
+from dispatcher.executor.records import Header
+from dispatcher.executor.reports import Reporter
 from dispatcher.executor.server import Server
 from dispatcher.executor.starting.spawn import Spawner
 from dispatcher.executor.system.kernel import Kernel
@@ -35,7 +38,9 @@ def main(arguments: list[str]) -> None:
     become_subreaper()
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    locks = [_lock(directory) for directory in (options.state_dir, options.runtime_dir)]
+    locks = [
+        process.lock_directory(directory) for directory in (options.state_dir, options.runtime_dir)
+    ]
     fate = Fate(options.die, kill=kill_this_process)
     compose(options, fate).run()
     del locks
@@ -53,18 +58,17 @@ def compose(options: argparse.Namespace, fate: Fate) -> Executor:
     header = Header(boot_id=node.boot_id, pid_namespace=namespace)
     journal = Journal(f"{options.state_dir}/executor.journal", header)
     server = Server(options.runtime_dir, mortal_kernel, log)
-    executor = Executor(
-        node,
+    mortal_server = sites.mortal_server(server, fate)
+    outside = Outside(
         kernel=mortal_kernel,
         spawner=sites.mortal_spawner(spawner, fate),
         outputs=outputs,
-        journal=sites.mortal_journal(journal, fate),
-        server=sites.mortal_server(server, fate),
+        server=mortal_server,
         notices=Notices(options.runtime_dir, mortal_kernel, server),
-        log=log,
-        embedded=True,
+        report=Reporter(sites.mortal_journal(journal, fate), log, mortal_server.send),
     )
-    _obey_sigterm(executor, kernel)
+    executor = Executor(node, outside, embedded=True)
+    process.obey_sigterm(executor.shut_down, kernel)
     return executor
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
-from dispatcher.executor.journal import Header, Journal
+from dispatcher.executor.journal import Journal
+from dispatcher.executor.records import Header
 from dispatcher.model import Outcome, Run, Task, TaskState
 from dispatcher.policy import COUNTED
 from tests.crash.parts import Part

@@ -24,17 +24,19 @@ from dispatcher.daemon.daemon import Daemon, executor_client
 from dispatcher.daemon.executor_client import connect_to
 from dispatcher.daemon.run import STORE_PATIENCE
 from dispatcher.executor.executor import Executor, ExecutorIdentity
-from dispatcher.executor.journal import Header, Journal
+from dispatcher.executor.journal import Journal
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.output.files import OutputFiles
-from dispatcher.executor.run import NEVER
+from dispatcher.executor.outside import Outside
+from dispatcher.executor.records import Header
+from dispatcher.executor.reports import Reporter
 from dispatcher.executor.server import Server
 from dispatcher.executor.starting.spawn import Spawner
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.open import open_store
 from dispatcher.supervisor.supervisor import Supervisor
-from dispatcher.times import Instant
+from dispatcher.times import NEVER, Instant
 from tests.crash import sites
 from tests.crash.mortal import Fate
 
@@ -155,19 +157,22 @@ class ExecutorLife:
         header = Header(boot_id=boot_id, pid_namespace=namespace)
         self._journal = Journal(str(place.journal), header)
         self._server = Server(str(place.runtime_dir), kernel, trace)
+        mortal_server = sites.mortal_server(self._server, fate)
         self._parts: dict[str, Any] = {
             "kernel": kernel,
             "outputs": outputs,
             "spawner": sites.mortal_spawner(self._spawner, fate),
-            "journal": sites.mortal_journal(self._journal, fate),
-            "server": sites.mortal_server(self._server, fate),
+            "server": mortal_server,
             "notices": Notices(str(place.runtime_dir), kernel, self._server),
+            "report": Reporter(
+                sites.mortal_journal(self._journal, fate), trace, mortal_server.send
+            ),
         }
 
     def begin(self) -> None:
         """Take over what there is; it may die of that."""
         self._before = descriptors()
-        self.executor = Executor(self._node, log=self._trace, embedded=True, **self._parts)
+        self.executor = Executor(self._node, Outside(**self._parts), embedded=True)
         self.due = self._next_due()
 
     def fileno(self) -> int:
@@ -188,13 +193,13 @@ class ExecutorLife:
         return stays
 
     def _next_due(self) -> Instant:
-        patience = self.executor._patience(None)
+        patience = self.executor.patience(None)
         return NEVER if patience is None else Instant(times.instant() + patience)
 
     @property
     def runs(self) -> dict[str, Any]:
         """The runs that it knows."""
-        return {} if self.executor is None else self.executor._runs._runs
+        return {} if self.executor is None else self.executor.table.known
 
     def close(self) -> None:
         """Lose every descriptor, as at death: nothing is said or written, no child is touched."""
@@ -202,6 +207,8 @@ class ExecutorLife:
             if run.handle is not None:
                 with suppress(OSError):  # it died of closing it
                     os.close(run.handle)
+        if self.executor is not None:
+            self.executor.runs.release()
         for part in (self._server, self._journal, self.kernel, self._spawner):
             part.close()
         for path in list(self._outputs._files):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dispatcher.executor.run import Phase
+from dispatcher.executor.phases import Phase
 from dispatcher.model import Outcome
 from tests.crash import workers
 from tests.crash.judges import judge_stage

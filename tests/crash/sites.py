@@ -42,7 +42,7 @@ def _half_of_a_new_journal(journal: Journal, runs: object, at: float) -> None:
 
 
 def _nobody_knocks(server: Server, ready: Collection[int], at: float) -> bool:
-    return server._door.socket.fileno() not in ready and at < server._deaf_until
+    return server._door.socket.fileno() not in ready and at < server._reopen_at
 
 
 def _nobody_speaks(server: Server, ready: Collection[int]) -> bool:

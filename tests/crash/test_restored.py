@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.errors import ConfigError
-from dispatcher.executor.run import Phase
+from dispatcher.executor.phases import Phase
 from dispatcher.exit_codes import ExitCode
 from dispatcher.model import Outcome, TaskState
 from dispatcher.store.open import open_store

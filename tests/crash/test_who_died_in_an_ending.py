@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher import times, wire
-from dispatcher.executor.run import Phase
+from dispatcher import times
+from dispatcher.executor.phases import Phase
 from dispatcher.model import Outcome, TaskState
 from tests.crash import workers
 from tests.crash.declaring import Declaring
@@ -65,7 +65,7 @@ def test_executor_ended_a_run_by_itself_no_daemon_is_settled_as_it_says(
     start(stage)
     starts(stage, task)
     passed = {stage.runs(task)[0].uid: {deadline: times.instant()}}
-    stage.executor.executor._obey(wire.Renew(deadlines=passed), times.instant())
+    stage.executor.executor.table.renew(passed)
     stage.kill_daemon()
     stage.until(lambda: Phase.GONE in phases(stage))
     if both:
@@ -135,7 +135,7 @@ def test_executor_killed_survivors_are_ended_before_hello_and_run_again(
     gate.touch()
 
     stage.start_executor()
-    stage.until(lambda: stage.executor.executor._open)
+    stage.until(lambda: stage.executor.executor.is_open)
 
     assert [] == stage.family.living()
     assert [Outcome.ORPHANED, Outcome.SUCCEEDED] == [end[0] for end in ends(stage, task)]

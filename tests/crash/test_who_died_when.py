@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.executor.run import Phase
+from dispatcher.executor.phases import Phase
 from dispatcher.model import Outcome
 from tests.crash import workers
 from tests.crash.mortal import AFTER, BEFORE, WITHIN
@@ -82,7 +82,7 @@ def test_spawned_start_not_journaled_executor_dead_is_swept_before_hello(
     stage.until(lambda: len(stage.family.living()) == 2)
 
     stage.start_executor()
-    stage.until(lambda: stage.executor.executor._open)
+    stage.until(lambda: stage.executor.executor.is_open)
 
     assert [] == stage.family.living()
     assert [Phase.GONE] == phases(stage)

@@ -16,9 +16,12 @@ import pytest
 
 from dispatcher import times, wire, worker_api
 from dispatcher.executor.executor import Executor, ExecutorIdentity
-from dispatcher.executor.journal import Header, Journal
+from dispatcher.executor.journal import Journal
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.outside import Outside
+from dispatcher.executor.records import Header
+from dispatcher.executor.reports import Reporter
 from dispatcher.executor.starting.spawn import Spawner
 from dispatcher.executor.system.kernel import Kernel
 from tests.crash.family import Family
@@ -41,16 +44,17 @@ class Here:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.spawner = Spawner(outputs, environ=os.environ, open_files=limits)
         self.journal = Journal(str(directory / "journal"), Header(boot_id="b", pid_namespace="p"))
-        parts: dict[str, Any] = {
-            "kernel": self.kernel,
-            "spawner": self.spawner,
-            "outputs": outputs,
-            "journal": self.journal,
-            "server": self.server,
-            "notices": Notices(str(directory), self.kernel, self.server),
-            "log": Heard([]),
-        }
-        self.executor = Executor(ExecutorIdentity("node", str(directory), "b", "p"), **parts)
+        server: Any = self.server
+        log: Any = Heard([])
+        outside = Outside(
+            kernel=self.kernel,
+            spawner=self.spawner,
+            outputs=outputs,
+            server=server,
+            notices=Notices(str(directory), self.kernel, server),
+            report=Reporter(self.journal, log, server.send),
+        )
+        self.executor = Executor(ExecutorIdentity("node", str(directory), "b", "p"), outside)
         self.server.knocks = True
 
     def start(self, *command: str, uid: str) -> None:
@@ -89,7 +93,7 @@ def test_r30_nobody_elses_child_is_reaped_while_a_thousand_workers_exit(here: He
             started += 1
         while here.exits() < started or lives(unrelated.pid):
             here.executor.step(timeout=0.1)
-        here.executor._runs._endings.survey(times.instant())
+        here.executor.tree.survey(times.instant())
         codes.append(unrelated.wait())
 
     assert [7] * 40 == codes

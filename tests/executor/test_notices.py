@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dispatcher import times, wire
-from dispatcher.executor.notices import MOST_BYTES
+from dispatcher.executor.notice_sockets import MOST_BYTES
 from tests.eventually import PATIENCE, eventually
 from tests.executor.conftest import Home
 from tests.executor.daemon import Daemon

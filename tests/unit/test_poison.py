@@ -14,7 +14,7 @@ from dispatcher import wire
 from dispatcher.config.settings import NodeSection
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.executor.log import Log
-from dispatcher.executor.notices import MOST_BYTES
+from dispatcher.executor.notice_sockets import MOST_BYTES
 from dispatcher.executor.output.files import TAIL_BYTES
 from dispatcher.executor_api import Disconnected
 from dispatcher.submission import MAX_COMMAND, MAX_ENVIRONMENT, MAX_PATH, MAX_PAYLOAD, checked
@@ -150,7 +150,7 @@ def test_what_an_executor_may_not_say_costs_the_connection_and_not_the_daemon(
 def test_a_name_that_is_not_utf8_ends_no_executor(tmp_path: Any) -> None:
     """A directory of the PATH may be called anything."""
     world = World(tmp_path)
-    world.executor._runs.refuse(start(), wire.Fault.TASK, "not executable: /b\udcff/x")
+    world.report.start_failed(start(), wire.Fault.TASK, "not executable: /b\udcff/x")
 
     failed = world.last(wire.StartFailed)
     assert "not executable: /b\\udcff/x" == failed.error

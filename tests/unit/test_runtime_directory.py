@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.errors import ConfigError, HostTrouble
-from dispatcher.executor.__main__ import _lock as lock_directory
+from dispatcher.executor.process import lock_directory
 from dispatcher.host import sockets
 from dispatcher.host.locks import Held, hold, holder
 from dispatcher.host.runtime_directory import (

@@ -10,7 +10,8 @@ from typing import Protocol
 import msgspec
 
 from dispatcher.executor.log import Log
-from dispatcher.executor.run import Phase, TrackedRun
+from dispatcher.executor.phases import Phase
+from dispatcher.executor.run import TrackedRun
 from dispatcher.times import Instant
 
 #: Seconds for which a kill that was counted may be a run's: a large process dies late.

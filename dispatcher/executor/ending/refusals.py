@@ -1,4 +1,4 @@
-"""Processes that the executor may not signal, as those of `sudo`, and the words for them."""
+"""Processes that the executor may not signal, as those of `sudo`, and their description."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def refusing(kernel: Kernel, processes: Iterable[Process]) -> list[Process]:
 
 
 def why_unsignalled(kernel: Kernel, processes: list[Process]) -> str:
-    """Return what to do about processes that may not be signalled, and whose they are."""
+    """Return who owns processes that may not be signalled, and the remedy."""
     shown = processes[:MAX_LEFTOVERS]
     owners = {_owner(kernel.owner(one.pid)) for one in shown}
     pids = " ".join(str(one.pid) for one in shown)
@@ -27,13 +27,13 @@ def why_unsignalled(kernel: Kernel, processes: list[Process]) -> str:
 
 
 def why_alive(kernel: Kernel, processes: list[Process]) -> str:
-    """Return which processes survived SIGKILL, apart from those that it may not reach."""
+    """Return which processes survived SIGKILL, and which of them may not be signalled."""
     refused = refusing(kernel, processes)
     survivors = [one for one in processes if one not in refused]
-    told = [f"it survived SIGKILL: {_named(survivors[:MAX_LEFTOVERS])}"] if survivors else []
+    reasons = [f"it survived SIGKILL: {_named(survivors[:MAX_LEFTOVERS])}"] if survivors else []
     if refused:
-        told.append(why_unsignalled(kernel, refused))
-    return "; ".join(told)
+        reasons.append(why_unsignalled(kernel, refused))
+    return "; ".join(reasons)
 
 
 def _named(processes: list[Process]) -> str:
@@ -41,7 +41,7 @@ def _named(processes: list[Process]) -> str:
 
 
 def _owner(uid: int | None) -> str:
-    # Whoever looks a name up may wait for a server (NSS), so only root is named.
+    # Looking a name up may wait for a server (NSS), so only root is named.
     if uid is None:
         return "another user"
     return "root" if uid == 0 else f"uid {uid}"

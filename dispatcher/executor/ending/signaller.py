@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 
 from dispatcher import wire
 from dispatcher.executor.ending.refusals import refusing, why_unsignalled
-from dispatcher.executor.log import Log
+from dispatcher.executor.phases import Phase
 from dispatcher.executor.processes.answers import Present, Unknown, processes_of
 from dispatcher.executor.processes.tree import Tree
 from dispatcher.executor.processes.walk import Walk
-from dispatcher.executor.run import MAX_LEFTOVERS, Phase, TrackedRun
+from dispatcher.executor.reports import Reporter
+from dispatcher.executor.run import MAX_LEFTOVERS, TrackedRun
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.procfs import Process
 from dispatcher.times import Instant
 
 
 class Signaller:
-    """Signals whose turn it is, and reports who only ended because of that, or may not be."""
+    """Signals processes in their turn, and reports those that it ended or may not signal."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        tree: Tree,
-        *,
-        log: Log,
-        send: Callable[[wire.FromExecutor], None],
-        on_shortage: Callable[[OSError], None],
-    ) -> None:
+    def __init__(self, kernel: Kernel, tree: Tree, report: Reporter) -> None:
         self._kernel = kernel
         self._tree = tree
-        self._log = log
-        self._send = send
-        self._on_shortage = on_shortage
+        self._report = report
 
     def signal(self, run: TrackedRun, seen: Present | Unknown, at: Instant) -> bool:
         """Signal those whose turn it is; False when this look needs another tick.
@@ -44,17 +34,17 @@ class Signaller:
         if run.phase is Phase.KILLED:
             return self._kill(run, walk, seen, at)
         whole = walk is None or walk.whole
-        if not (run.asking and whole):
+        if not (run.signalling and whole):
             return whole
-        if run.asks_leader_alone and run.pid is not None:
+        if run.signals_leader_alone and run.pid is not None:
             for signum in (run.kill_signal, signal.SIGCONT):
                 self._kernel.signal_leader(run.pid, signum)
             self._note_refused(run, [one for one in processes_of(seen) if one.pid == run.pid])
-            run.was_asked(at)
+            run.note_signalled(at)
             return True
-        return walk is None or self._ask(run, walk, at)
+        return walk is None or self._send_kill_signal(run, walk, at)
 
-    def _ask(self, run: TrackedRun, walk: Walk, at: Instant) -> bool:
+    def _send_kill_signal(self, run: TrackedRun, walk: Walk, at: Instant) -> bool:
         """Send the kill signal to those whose turn it is; after a shortage it goes on there."""
         signums = (run.kill_signal, signal.SIGCONT)
         group = run.pid if run.holds_leader else None
@@ -70,11 +60,11 @@ class Signaller:
                 break
         self._note_signalled(run, processes)
         if walk.held_up:
-            run.looked(at)
+            run.plan_look(at)
             return False
         if walk.signalled < len(walk.found):
             return False
-        run.was_asked(at)
+        run.note_signalled(at)
         return True
 
     def _kill(
@@ -82,14 +72,14 @@ class Signaller:
     ) -> bool:
         """Send SIGKILL: at once to a tree that was found in one tick; any other is frozen first.
 
-        The group gets it at the end: who dies early leaves us children.
+        The group gets it at the end: the children of a process that dies early become ours.
         """
         if walk is None and run.killing.freezing:
             return True
         if walk is not None:
             if run.killing.freezing and not walk.whole:
                 return False
-            if not run.killing.may_kill(walk):
+            if not run.killing.may_kill(found_at_once=walk.found_at_once):
                 self._tree.begin_walk(run, at)
                 return False
             if run.killing.freezing and not walk.signalled:
@@ -98,18 +88,18 @@ class Signaller:
         done = walk is None or walk.signalled == len(walk.found)
         if run.holds_leader and run.pid is not None and done:
             self._kernel.signal_group(run.pid, signal.SIGKILL)
-        run.was_killed([one for one in processes if self._signal_one(one, signal.SIGKILL)], at)
+        run.note_killed([one for one in processes if self._signal_one(one, signal.SIGKILL)], at)
         self._note_signalled(run, processes)
         if done:
             run.killing.end_round()
         return done
 
     def _signal_one(self, process: Process, *signums: int) -> bool:
-        """Signal a process; False: the host is short of what that needs."""
+        """Signal a process; False if the host is short of what that needs."""
         try:
             self._kernel.signal(process, *signums)
         except OSError as error:
-            self._on_shortage(error)
+            self._report.shortage(error)
             return False
         return True
 
@@ -121,24 +111,23 @@ class Signaller:
         """Return the processes that may not be signalled; report once that a run has some."""
         try:
             refused = refusing(self._kernel, processes)
-            if refused and not run.why_held:
-                run.why_held = why_unsignalled(self._kernel, refused)
-                self._send(wire.Changed(uid=run.uid, state=run.state, reason=run.why_held))
-                self._log("worker.unsignalled", uid=run.uid, pid=run.pid, reason=run.why_held)
+            if refused and not run.trouble:
+                run.trouble = why_unsignalled(self._kernel, refused)
+                self._report.unsignalled(run)
         except OSError as error:
-            self._on_shortage(error)
+            self._report.shortage(error)
             return []
         return refused
 
     def _name_ended(self, run: TrackedRun, processes: list[Process]) -> None:
-        """Remember what only ended because we ended it, and not what was dead and is not reaped."""
+        """Record what lived and would not have ended by itself; a zombie is not among it."""
         names = tuple(process.name for process in processes if process.alive)
         if not names:
             return
-        if run.inherited:
+        if run.inherited is not None:
             if run.exit is None and run.ended_by is None:
                 run.ended_by = wire.EndedBy.SWEPT
         elif run.exit is not None and run.ended_by is None:
             if not run.leftovers:
-                self._log("worker.leftover_ended", **run.ids, names=names[:MAX_LEFTOVERS])
+                self._report.log("worker.leftover_ended", **run.ids, names=names[:MAX_LEFTOVERS])
             run.leftovers = tuple(dict.fromkeys(run.leftovers + names))[:MAX_LEFTOVERS]

@@ -5,13 +5,13 @@ The kernel writes the files, so a file may exceed its budget by what is written 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container
 from dataclasses import dataclass
 
 from dispatcher import wire
 from dispatcher.executor.log import Log
 from dispatcher.executor.output.files import OutputFile
-from dispatcher.executor.system.write_watch import Growth
+from dispatcher.executor.output.quiet_files import QuietFiles
 from dispatcher.host.holes import BLOCK, UNSUPPORTED, next_data, punch
 from dispatcher.times import NEVER, Instant
 
@@ -19,8 +19,8 @@ from dispatcher.times import NEVER, Instant
 SHORTEST_PAUSE = 0.02
 LONGEST_PAUSE = 0.125
 
-#: Seconds between two looks at files of which nobody tells us when they grow.
-UNTOLD_PAUSE = 0.5
+#: Seconds between two looks at a file that cannot be watched.
+UNWATCHED_PAUSE = 0.5
 
 #: Part of a budget that a file may grow by, at the pace it had, until the next look.
 PART = 4
@@ -37,16 +37,16 @@ MOST_LAST_LOOKS = 16
 
 
 @dataclass(slots=True, eq=False)
-class _File:
+class BudgetedFile:
+    """The output file of a live run."""
+
     output: OutputFile
     budget: int
     look_at: Instant
     looked_at: Instant
     size: int = 0
     kept_from: int = 0
-    """What is before it was punched out."""
-    asked: int | None = None
-    """The number under which we are told of its next write."""
+    """The offset before which everything was punched out."""
 
 
 class Budgets:
@@ -55,13 +55,10 @@ class Budgets:
     Those that hardly grow are looked at together: as few wake-ups for many as for one.
     """
 
-    def __init__(self, log: Log, growth: Growth) -> None:
-        """`heed` is called when `growth` has something to say."""
+    def __init__(self, log: Log, quiet: QuietFiles[BudgetedFile]) -> None:
         self._log = log
-        self._growth = growth
-        self._files: dict[wire.RunUid, _File] = {}
-        self._asked: dict[int, list[_File]] = {}
-        """By the number of the question. A worker may have made one file of two outputs."""
+        self._quiet = quiet
+        self._files: dict[wire.RunUid, BudgetedFile] = {}
         self._supported = True
         self.due = NEVER
         """When to look again."""
@@ -69,69 +66,59 @@ class Budgets:
     def watch(self, uid: wire.RunUid, output: OutputFile, budget: int, at: Instant) -> None:
         """Keep a run's file within its budget from now on."""
         if self._supported:
-            look_at = together(at, LONGEST_PAUSE)
-            self._files[uid] = _File(output, budget, look_at=look_at, looked_at=at)
+            look_at = next_round(at, LONGEST_PAUSE)
+            self._files[uid] = BudgetedFile(output, budget, look_at=look_at, looked_at=at)
             self.due = min(self.due, look_at)
 
     def drop(self, uid: wire.RunUid) -> None:
         """Bring a run's file within its budget once more: nobody writes to it any longer."""
         if file := self._files.pop(uid, None):
-            if file.asked is not None:
-                self._withdraw(file, file.asked)
+            self._quiet.drop(file)
             for _ in range(MOST_LAST_LOOKS):
                 if not self._look(file):
                     break
             if file.output.disk() > max(file.budget, file.output.size()) + SLACK:
                 file.output.trim()
 
-    def _withdraw(self, file: _File, number: int) -> None:
-        self._asked[number].remove(file)
-        if not self._asked[number]:
-            del self._asked[number]
-            self._growth.withdraw(number)
+    def close(self) -> None:
+        """Watch no file any longer."""
+        self._quiet.close()
 
-    def heed(self, ready: Iterable[int], at: Instant) -> None:
-        """Take note of quiet files that were written to."""
-        if self._growth.descriptor in ready:
-            for number in self._growth.answers():
-                for file in self._asked.pop(number, ()):
-                    file.asked = None
-                    file.look_at = file.looked_at = self.due = at
+    def note_writes(self, ready: Container[int], at: Instant) -> None:
+        """Look soon at quiet files that were written to."""
+        for file in self._quiet.written(ready):
+            file.look_at = file.looked_at = self.due = at
 
-    def keep(self, at: Instant) -> None:
+    def enforce(self, at: Instant) -> None:
         """Look at the files whose time has come."""
         self.due = NEVER
         for file in list(self._files.values()):
             if file.look_at <= at:
-                self._keep(file, at)
+                self._enforce(file, at)
             self.due = min(self.due, file.look_at)
 
-    def _keep(self, file: _File, at: Instant) -> None:
+    def _enforce(self, file: BudgetedFile, at: Instant) -> None:
         before, since = file.size, max(at - file.looked_at, SHORTEST_PAUSE)
         again = self._look(file)
         grown = file.size - before
         if not again and grown <= 0:
-            file.look_at = self._ask(file, at)
+            file.look_at = self._watch_quiet(file, at)
         elif again or grown / since >= file.budget / PART / SHORTEST_PAUSE:
             file.look_at = Instant(at + SHORTEST_PAUSE)
         else:
             slow = at + file.budget / PART * since / grown
-            file.look_at = Instant(min(slow, together(at, LONGEST_PAUSE)))
+            file.look_at = Instant(min(slow, next_round(at, LONGEST_PAUSE)))
         file.looked_at = at
 
-    def _ask(self, file: _File, at: Instant) -> Instant:
-        """Ask to be told of a quiet file's next write; return when to look without it."""
-        file.asked = self._growth.ask(f"/proc/self/fd/{file.output.descriptor}")
-        if file.asked is None:
-            return together(at, UNTOLD_PAUSE)
-        asking = self._asked.setdefault(file.asked, [])
-        if file not in asking:
-            asking.append(file)
-        # What was written since the look, and before the question, is told by nobody.
+    def _watch_quiet(self, file: BudgetedFile, at: Instant) -> Instant:
+        """Watch a quiet file for its next write; return when to look without one."""
+        if not self._quiet.watch(file, f"/proc/self/fd/{file.output.descriptor}"):
+            return next_round(at, UNWATCHED_PAUSE)
+        # No watch reports what was written after the look and before the watch.
         return at if file.output.size() != file.size else NEVER
 
-    def _look(self, file: _File) -> bool:
-        """Punch out what is too much; say whether there is more of it than is done at a time."""
+    def _look(self, file: BudgetedFile) -> bool:
+        """Punch out what is too much; return whether more of it is left than is done at a time."""
         size = file.output.size()
         if size < file.size:  # truncated by its writer
             file.kept_from = 0
@@ -153,11 +140,11 @@ class Budgets:
         file.kept_from = until
         return until < end
 
-    def _next_piece(self, file: _File, end: int) -> tuple[int, int] | None:
-        """Return where the next part to be punched out of what is before `end` begins and ends.
+    def _next_piece(self, file: BudgetedFile, end: int) -> tuple[int, int] | None:
+        """Return begin and end of the next part to be punched out before `end`.
 
-        What is a hole costs nothing, however large: a file may have 8 EiB of it. But a worker may
-        write into a hole, or reserve its room (fallocate(2)), which no search for data shows.
+        A hole costs nothing, however large: a file may have 8 EiB of it. But a worker may write
+        into a hole, or reserve its room (fallocate(2)), which no search for data shows.
         """
         over = file.output.disk() > file.budget + SLACK
         if file.kept_from < end:
@@ -173,6 +160,6 @@ class Budgets:
         self._log("output.uncapped", path=path, reason="its filesystem cannot punch holes")
 
 
-def together(at: Instant, pause: float) -> Instant:
-    """Return the next instant at which everybody looks who does each `pause` seconds."""
+def next_round(at: Instant, pause: float) -> Instant:
+    """Return the next instant that all looks `pause` seconds apart share."""
     return Instant((at // pause + 1) * pause)

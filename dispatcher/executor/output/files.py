@@ -1,4 +1,4 @@
-"""The files that runs write to, and the lock that tells whether anyone still does.
+"""The files that runs write to, and the lock that shows whether anyone still does.
 
 The lock belongs to the open description that a run's processes share: the kernel drops it with
 the last of them, whatever became of their environment, session and parents.
@@ -17,17 +17,17 @@ from pathlib import Path
 
 from dispatcher.host import output_files
 
-#: Bytes of the end of the output that are kept with the exit: a traceback, not a log.
+#: Bytes of the output's end that are kept with the exit: a traceback, not a log.
 TAIL_BYTES = 4096
 
-#: Empty files kept for later runs; more are of no use, as each start takes one.
+#: Empty files kept for later runs; more would not be used, as each start takes one.
 MOST_EMPTY = 64
 
-#: Appends to what is there; opens nothing that waits (a FIFO), and nothing by a link.
+#: Append to the file; do not wait for a FIFO's reader, and follow no link.
 _APPENDS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
-#: Times that an empty file is found open elsewhere until it is left alone. A child that is about
-#: to exec has it open too, and on a busy host dozens of other starts go by meanwhile.
+#: Times that an empty file is found open elsewhere before it is left alone. A child that is about
+#: to exec has it open too, and on a busy host dozens of other starts happen meanwhile.
 MOST_TRIES = 50
 
 
@@ -38,17 +38,17 @@ class _Empty:
 
 
 class OutputLocked(Exception):
-    """Processes of another run write to this file; start nothing beside them."""
+    """Processes of another run write to this file: do not start this one."""
 
 
 class OutputFile:
-    """A run's output by a descriptor of our own, whatever becomes of its name, mode and lock."""
+    """A run's output by our own descriptor, whatever becomes of its name, mode and lock."""
 
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
         self.truncated = 0
-        """Bytes that its writers removed, as far as two looks at its size tell."""
+        """Bytes that its writers removed, as far as two looks at its size show."""
         self._size = 0
 
     def size(self) -> int:
@@ -63,11 +63,11 @@ class OutputFile:
         return os.fstat(self.descriptor).st_blocks * 512
 
     def trim(self) -> None:
-        """Give back what was reserved behind its end, once nobody writes to it."""
+        """Free what was reserved behind its end, once nobody writes to it."""
         os.ftruncate(self.descriptor, os.fstat(self.descriptor).st_size)
 
     def tail(self) -> str:
-        """Return its end as text that any database takes: without NUL, which no terminal shows."""
+        """Return its end as text without NUL, which some databases refuse."""
         if not (size := self.size()):
             return ""
         end = os.pread(self.descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
@@ -81,10 +81,10 @@ class OutputFile:
 class OutputFiles:
     """Opens and probes output files; keeps those of the runs that were started here.
 
-    A run that wrote nothing leaves no file: it is given to a later run under its new name, unless
-    somebody still has it open. That is cheaper than a fresh one, up to forty times where many files
-    were deleted (ext4 steps over each inode that was deleted recently), and it is what people who
-    look into the directory expect.
+    A run that wrote nothing leaves no file: a later run gets it under its own name, unless somebody
+    still has it open. That is cheaper than a fresh file, up to forty times where many files were
+    deleted (ext4 steps over each inode that was deleted recently), and keeps the directory free of
+    empty files.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class OutputFiles:
             descriptor = _made(path)
         self._lock(descriptor)
         try:
-            # By its inode, as its name is whoever's by now; not a copy, which would keep the lock.
+            # By its inode, as its name may be another file's by now; a copy would keep the lock.
             own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             os.close(descriptor)
@@ -120,7 +120,7 @@ class OutputFiles:
         return 0 if file is None else file.truncated
 
     def close(self, path: str) -> None:
-        """Give back what is kept of an output, once nobody asks for it any more."""
+        """Close our own descriptor of an output."""
         if file := self._files.pop(path, None):
             file.close()
 
@@ -129,7 +129,7 @@ class OutputFiles:
         tail = self.tail(path)
         file = self._files.get(path)
         if file is not None and _is_fresh(file.descriptor) and len(self._empty) < MOST_EMPTY:
-            self._empty.append(_Empty(path))  # whether it is open elsewhere is asked at its reuse
+            self._empty.append(_Empty(path))  # its reuse tests whether it is open elsewhere
         return tail
 
     def _reused(self, path: str) -> int | None:
@@ -148,14 +148,14 @@ class OutputFiles:
         return None
 
     def is_locked(self, path: str) -> bool:
-        """Say whether a run's processes still have `path` open; a missing file is no run.
+        """Return whether a run's processes still have `path` open; nobody has a missing file.
 
-        Raises OSError when nobody can tell.
+        Raises OSError if that cannot be tested.
         """
         return output_files.is_held(path)
 
     def tail(self, path: str) -> str:
-        """Return the end of the output as text that any database takes."""
+        """Return the end of an output as text without NUL; empty if it cannot be read."""
         with suppress(OSError):
             if file := self._files.get(path):
                 return file.tail()
@@ -167,7 +167,7 @@ class OutputFiles:
         return ""
 
     def identity(self, path: str) -> tuple[int, int] | None:
-        """Return device and inode of `path`; None when it is not there."""
+        """Return device and inode of `path`; None if there is no such file."""
         try:
             found = os.stat(path)
         except OSError:
@@ -215,10 +215,10 @@ def _is_fresh(descriptor: int) -> bool:
 
 
 def _is_open_elsewhere(descriptor: int) -> bool:
-    """Whether anybody else has a file open, for whatever purpose, or nobody can tell.
+    """Whether another open description of a file exists, or that cannot be tested.
 
-    A write lease is granted only to the one who has it open: fcntl(2). Its name is new, so that
-    nobody opens it meanwhile, which would be told by SIGIO.
+    A write lease is granted only to the sole opener: fcntl(2). The file's name is new, so nobody
+    opens it meanwhile, which would raise SIGIO.
     """
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)

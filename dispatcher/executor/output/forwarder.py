@@ -1,24 +1,29 @@
 """Forwarding output to systemd's journal, for profiles with `output = "journal"`.
 
-A run's file stays what every run's is: the lock, the tail, what the budget and the stall time-out
-go by. It is also the queue from which lines are read behind their writers: nobody waits for
-journald. How far a file was forwarded stands in the executor's journal, where a successor goes on.
+A run's file stays what it is for every run: the lock, the tail, the measure of budget and stall
+time-out. It is also the queue from which lines are read behind their writers, so that nobody waits
+for journald. The executor's journal records how far a file was forwarded, for a successor.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 
 from dispatcher import wire
-from dispatcher.executor.journal import Journal, Line
+from dispatcher.executor.journal import Journal
 from dispatcher.executor.log import Log
-from dispatcher.executor.output.budgets import LONGEST_PAUSE, SHORTEST_PAUSE, UNTOLD_PAUSE, together
+from dispatcher.executor.output.budgets import (
+    LONGEST_PAUSE,
+    SHORTEST_PAUSE,
+    UNWATCHED_PAUSE,
+    next_round,
+)
 from dispatcher.executor.output.pieces import pieces
+from dispatcher.executor.output.quiet_files import QuietFiles
 from dispatcher.executor.output.stream import Stream, head
+from dispatcher.executor.records import Forwarded
 from dispatcher.executor.run import TrackedRun
-from dispatcher.executor.system.kernel import Kernel
-from dispatcher.executor.system.write_watch import Growth
 from dispatcher.host import output_files
 from dispatcher.logs.journald import ABSENT_PAUSE, Connection
 from dispatcher.logs.writer import RETRY
@@ -55,33 +60,30 @@ class Forwarder:
 
     def __init__(
         self,
-        kernel: Kernel,
         journal: Journal,
         log: Log,
+        quiet: QuietFiles[Stream],
         *,
         node: str,
         journald: Connection | None = None,
     ) -> None:
-        """`heed` is called when the kernel's wait has found something."""
-        self._kernel = kernel
         self._journal = journal
         self._log = log
         self._node = node
         self._journald = journald or Connection()
-        self._growth: Growth | None = None
+        self._quiet = quiet
         self._streams: dict[wire.RunUid, Stream] = {}
-        self._asked: dict[int, list[Stream]] = {}
         self._allowed, self._counted_at = float(MOST_RECORDS), _BEFORE
         self._retry_at = _BEFORE
         self._held_since: Instant | None = None
-        self._held_told = False
+        self._held_reported = False
         self.due = NEVER
-        """When to `keep` on."""
+        """When to `forward`."""
 
     def follow(self, run: TrackedRun, descriptor: int | None, at: Instant) -> None:
-        """Forward a run's output from now on; without a descriptor, by its path: it is inherited.
+        """Forward a run's output from now on, by its path if it is inherited.
 
-        What cannot be followed is reported, and its file has it.
+        Output that cannot be opened is reported, and stays in its file.
         """
         path = run.output_path if descriptor is None else f"/proc/self/fd/{descriptor}"
         try:
@@ -89,7 +91,7 @@ class Forwarder:
                 own = output_files.opened(path)
             else:
                 own = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # it was removed, or given to a later run: nothing was left
+        except FileNotFoundError:  # removed, or reused by a later run: nothing was left
             return
         except OSError as error:
             self._log("output.unforwarded", **run.ids, bytes=0, reason=f"cannot open it: {error}")
@@ -98,16 +100,13 @@ class Forwarder:
         self._streams[run.uid] = Stream(run, own, head(run, self._node), offset, look_at=at)
         self.due = min(self.due, at)
 
-    def heed(self, ready: Iterable[int], at: Instant) -> None:
-        """Take note of quiet files that were written to."""
-        if self._growth is not None and self._growth.descriptor in ready:
-            for number in self._growth.answers():
-                for stream in self._asked.pop(number, ()):
-                    stream.asked = None
-                    stream.look_at = self.due = at
+    def note_writes(self, ready: Container[int], at: Instant) -> None:
+        """Look soon at quiet files that were written to."""
+        for stream in self._quiet.written(ready):
+            stream.look_at = self.due = at
 
     def end(self, uid: wire.RunUid, at: Instant) -> None:
-        """Take note that a run is gone: what is left of its output is forwarded soon."""
+        """Forward soon what is left of the output of a run that is gone."""
         if stream := self._streams.get(uid):
             stream.ended = True
             stream.look_at = self.due = at
@@ -117,11 +116,11 @@ class Forwarder:
                 stream.give_up_at = at
 
     def is_behind(self, uid: wire.RunUid) -> bool:
-        """Tell whether a run's output is still to be forwarded, as far as it can be."""
+        """Whether some of a run's output is still to be forwarded."""
         return uid in self._streams
 
-    def keep(self, at: Instant) -> list[wire.RunUid]:
-        """Forward some of what is due; return the runs that are gone and done with."""
+    def forward(self, at: Instant) -> list[wire.RunUid]:
+        """Forward some of what is due; return the runs that are gone and wholly forwarded."""
         done, room = [], MOST_AT_ONCE
         due = [stream for stream in self._streams.values() if stream.look_at <= at]
         for stream in sorted(due, key=lambda stream: stream.look_at):
@@ -134,9 +133,9 @@ class Forwarder:
         return done
 
     def finish(self, at: Instant) -> Iterator[wire.RunUid]:
-        """Forward what runs that are gone have left, for a second at most; yield as `keep` returns.
+        """Forward the rest of runs that are gone, for a second at most; yield those done.
 
-        A successor goes on with the rest.
+        A successor goes on from there.
         """
         self._allowed = float(MOST_RECORDS)
         for _ in range(LAST_LOOKS):
@@ -146,17 +145,16 @@ class Forwarder:
             self._retry_at = _BEFORE
             for stream in ended:
                 stream.look_at = at
-            yield from self.keep(at)
+            yield from self.forward(at)
             self._journald.wait(ABSENT_PAUSE)
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         for stream in self._streams.values():
             os.close(stream.descriptor)
         self._streams.clear()
         self._journald.close()
-        if self._growth is not None:
-            self._growth.close()
+        self._quiet.close()
 
     def _forward(self, stream: Stream, at: Instant) -> int:
         """Send what comes next of a file; return how many bytes were read."""
@@ -167,8 +165,7 @@ class Forwarder:
         held = not self._send(stream, data, start, last=stream.ended and ends, at=at)
         if stream.offset != offset:
             stream.run.forwarded = stream.offset
-            uid, run = stream.run.uid, stream.run
-            self._journal.note(Line(event="known", uid=uid, at=at, forwarded=run.forwarded))
+            self._journal.note(Forwarded(uid=stream.run.uid, at=at, forwarded=stream.offset))
             if stream.ended:
                 stream.give_up_at = Instant(at + PATIENCE)
         stream.done = stream.ended and not held and stream.offset >= stream.size
@@ -177,13 +174,13 @@ class Forwarder:
         elif stream.ended or not ends:
             stream.look_at = Instant(at + SHORTEST_PAUSE)
         elif stream.size != size:
-            stream.look_at = together(at, LONGEST_PAUSE)
+            stream.look_at = next_round(at, LONGEST_PAUSE)
         else:
-            stream.look_at = self._ask(stream, at)
+            stream.look_at = self._watch_quiet(stream, at)
         return len(data)
 
     def _send(self, stream: Stream, data: bytes, start: int, *, last: bool, at: Instant) -> bool:
-        """Send the pieces of data that begins at an offset; False when the rest has to wait."""
+        """Send data that begins at an offset in pieces; False when the rest has to wait."""
         gained = RECORD_RATE * (at - self._counted_at)
         self._allowed, self._counted_at = min(MOST_RECORDS, self._allowed + gained), at
         single = data.count(b"\n") <= self._allowed
@@ -200,17 +197,17 @@ class Forwarder:
                 stream.lose(start + piece.end, f"it cannot be sent: {error.strerror}")
             stream.offset = start + piece.end
             self._allowed -= 1
-            self._held_since, self._held_told = None, False
+            self._held_since, self._held_reported = None, False
         return True
 
     def _hold_back(self, at: Instant) -> None:
-        """Try again later, and report once that it waits."""
+        """Retry later, and report once that output waits."""
         absent = self._journald.absent
         self._retry_at = Instant(at + (SHORTEST_PAUSE if absent is None else RETRY))
         if self._held_since is None:
             self._held_since = at
-        if not self._held_told and (absent is not None or at - self._held_since >= LONG):
-            self._held_told = True
+        if not self._held_reported and (absent is not None or at - self._held_since >= LONG):
+            self._held_reported = True
             self._log("output.held_back", reason=absent or f"no room for {LONG:g} s")
 
     def _is_done(self, stream: Stream, at: Instant) -> bool:
@@ -226,28 +223,13 @@ class Forwarder:
             stream.lost, stream.report_at = 0, Instant(at + REPORT_PAUSE)
         if stream.done:
             del self._streams[stream.run.uid]
-            self._withdraw(stream)
+            self._quiet.drop(stream)
             os.close(stream.descriptor)
         return stream.done
 
-    def _ask(self, stream: Stream, at: Instant) -> Instant:
-        """Ask to be told of a quiet file's next write; return when to look without it."""
-        if self._growth is None:
-            self._growth = Growth()
-            if self._growth.descriptor >= 0:
-                self._kernel.watch(self._growth.descriptor)
-        stream.asked = self._growth.ask(f"/proc/self/fd/{stream.descriptor}")
-        if stream.asked is None:
-            return together(at, UNTOLD_PAUSE)
-        asking = self._asked.setdefault(stream.asked, [])
-        if stream not in asking:
-            asking.append(stream)
-        # What was written since the look, and before the question, is told by nobody.
+    def _watch_quiet(self, stream: Stream, at: Instant) -> Instant:
+        """Watch a quiet file for its next write; return when to look without one."""
+        if not self._quiet.watch(stream, f"/proc/self/fd/{stream.descriptor}"):
+            return next_round(at, UNWATCHED_PAUSE)
+        # No watch reports what was written after the look and before the watch.
         return at if stream.measured() != stream.size else NEVER
-
-    def _withdraw(self, stream: Stream) -> None:
-        if stream.asked is not None and self._growth is not None:
-            self._asked[stream.asked].remove(stream)
-            if not self._asked[stream.asked]:
-                del self._asked[stream.asked]
-                self._growth.withdraw(stream.asked)

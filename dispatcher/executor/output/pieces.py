@@ -1,4 +1,4 @@
-"""Output cut into what becomes one record of systemd's journal each."""
+"""Cutting output into pieces, each of which becomes a record of systemd's journal."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Piece(NamedTuple):
 
     text: bytes
     end: int
-    """Where it ends in what it was cut from, with its line end."""
+    """Offset of its end, with its line end, in the data that it was cut from."""
     line_break: str = ""
-    """Why its last line is not whole: `line-max`, it goes on in the next; `eof`, it was the end."""
+    """Why its last line is not whole: `line-max`, the next piece continues it; `eof`, the end."""
 
 
 def pieces(data: bytes, *, last: bool, single: bool) -> Iterator[Piece]:
-    """Yield what of the data may be sent: whole lines, and what is longer than a piece.
+    """Yield the data that may be sent now: whole lines, and parts of a line longer than a piece.
 
-    `last`: nothing follows, so that what has no line end is sent too. `single`: each line alone,
-    else as many as fit together.
+    `last`: nothing follows, so a rest without a line end is sent too. `single`: each line alone;
+    otherwise as many as fit together.
     """
     search = data.find if single else data.rfind
     start = 0
@@ -43,7 +43,7 @@ def pieces(data: bytes, *, last: bool, single: bool) -> Iterator[Piece]:
 
 
 def _character_before(data: bytes, end: int) -> int:
-    """Return where the character begins that a cut at `end` would split, if it is UTF-8."""
+    """Return the begin of the UTF-8 character that a cut at `end` would split."""
     for start in range(end, end - 4, -1):
         if data[start] & 0xC0 != 0x80:
             return start

@@ -1,4 +1,4 @@
-"""What is read of one run's output for systemd's journal, and how far."""
+"""Reading one run's output for systemd's journal."""
 
 from __future__ import annotations
 
@@ -30,29 +30,27 @@ class Stream:
     head: bytes
     """The fields that each of its records has."""
     offset: int
-    """What is before it was forwarded, or lost."""
+    """The offset before which everything was forwarded, or lost."""
     look_at: Instant
     size: int = 0
     lost: int = 0
     """Bytes that were not forwarded and not reported yet."""
     why_lost: str = ""
     report_at: Instant = _BEFORE
-    asked: int | None = None
-    """The number under which we are told of its next write."""
     ended: bool = False
     done: bool = False
     """It ended, and all of it was forwarded or lost."""
     give_up_at: Instant = NEVER
 
     def lose(self, until: int, why: str) -> None:
-        """Count what is before an offset as lost, and go on there."""
+        """Count everything before an offset as lost, and go on there."""
         self.lost += until - self.offset
         self.offset, self.why_lost = until, why
 
     def read(self) -> bytes:
-        """Return what comes next, once the file was measured; what cannot be read is lost.
+        """Measure the file and return the data that comes next; data that cannot be read is lost.
 
-        After a gap it goes on at the next whole line.
+        After a gap, reading goes on at the next whole line.
         """
         try:
             return self._read()
@@ -61,7 +59,7 @@ class Stream:
             return b""
 
     def measured(self) -> int:
-        """Return the file's size in bytes, as it was if it cannot be measured."""
+        """Return the file's size in bytes, the last known if it cannot be measured."""
         try:
             return os.fstat(self.descriptor).st_size
         except OSError:
@@ -84,18 +82,18 @@ class Stream:
         return data
 
     def record(self, piece: Piece) -> bytes:
-        """Return a piece as journald takes it."""
+        """Return a piece as a record in journald's format."""
         broken = field(LINE_BREAK, piece.line_break.encode())
         return self.head + field(b"MESSAGE", piece.text) + (broken if piece.line_break else b"")
 
 
 def head(run: TrackedRun, node: str) -> bytes:
     """Return the fields of each record of a run's output."""
-    name = f"dispatcher-task-{run.whose.get(worker_api.TASK_VARIABLE, run.uid)}"
+    name = f"dispatcher-task-{run.task_variables.get(worker_api.TASK_VARIABLE, run.uid)}"
     fields = {
         "SYSLOG_IDENTIFIER": name,
         "PRIORITY": "6",
-        **run.whose,
+        **run.task_variables,
         worker_api.MARKER: run.uid,
         "DISPATCHER_PID": "" if run.pid is None else str(run.pid),
         "DISPATCHER_NODE": node,

@@ -9,7 +9,7 @@ from dispatcher.executor.system.procfs import Process
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """These processes of the run live, and maybe others: the walk through them may go on."""
+    """These processes of the run live, and maybe others: the walk may not be over."""
 
     processes: list[Process]
 
@@ -32,5 +32,5 @@ ABSENT = Absent()
 
 
 def processes_of(seen: Look) -> list[Process]:
-    """Return the processes that a look has found, none if it has no such answer."""
+    """Return the processes that a look has found; none for the other answers."""
     return seen.processes if isinstance(seen, Present) else []

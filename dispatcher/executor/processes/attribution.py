@@ -1,44 +1,37 @@
-"""Whose a process is: by its mark, then by what else gives it away.
+"""Which run a process belongs to: by its mark, then by other evidence.
 
-The mark needs nothing of what a program can drop by accident (environment, session, output,
-parents), so it is asked first. The rest serves programs that set that limit themselves, and
-hosts where it cannot be set.
+The mark depends on nothing that a program can drop by accident (environment, session, output,
+parents), so it comes first. The other evidence is for programs that set that limit themselves, and
+for hosts where it cannot be set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
-from typing import Protocol
 
 from dispatcher import wire, worker_api
 from dispatcher.executor.output.files import OutputFiles
-from dispatcher.executor.run import Phase, TrackedRun
+from dispatcher.executor.phases import Phase
+from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.system.kernel import Kernel
-from dispatcher.executor.system.procfs import File, Process
+from dispatcher.executor.system.procfs import File, Identity, Process
 from dispatcher.host.marks import by_mark, mark_of
 
 #: Runs whose leftovers were left alone and are known as such: those that ended last.
-MOST_LEFT = 10_000
+MOST_LEFT_ALONE = 10_000
 
-#: The pid of who gets every orphan, also a stranger's.
+#: The pid of the process that gets every orphan, also one that no run has started.
 INIT = 1
 
-#: One: it is of this run. Several: it is a stray. None: it is of no run.
+#: One: the process is of this run. Several: it is a stray. None: it is of no run.
 Runs = tuple[wire.RunUid, ...]
 
 _MARKERS = (worker_api.MARKER.encode() + b"=", worker_api.OUTER_MARKER.encode() + b"=")
 
 
-class Remembered(Protocol):
-    """Processes that were attributed before."""
-
-    def owner(self, process: Process) -> wire.RunUid | None:
-        """Return the run that a process was seen below."""
-
-
 class LeftAlone:
-    """Runs that are gone, and whose leftovers go on as their profile says: nobody's processes."""
+    """Runs that are gone while their leftovers go on, as their profile allows: nobody's now."""
 
     def __init__(self) -> None:
         self._leaders: dict[wire.RunUid, int] = {}
@@ -49,10 +42,10 @@ class LeftAlone:
         return bool(self._leaders)
 
     def add(self, run: TrackedRun) -> None:
-        """Take what is left of a run, and what it will start, for nobody's from now on."""
+        """Count what is left of a run, and what it will start, as nobody's from now on."""
         if run.pid is None:
             return
-        if len(self._leaders) >= MOST_LEFT:
+        if len(self._leaders) >= MOST_LEFT_ALONE:
             self._drop(next(iter(self._leaders)))
         self._leaders[run.uid] = run.pid
         self._by_leader[run.pid] = self._by_mark[mark_of(run.uid)] = run.uid
@@ -68,7 +61,7 @@ class LeftAlone:
         return mark != 0 and mark in self._by_mark
 
     def has_member(self, process: Process) -> bool:
-        """Whether a process is in the session or group of one; another's may be by now, so last."""
+        """Whether a process is in the session or group of one; these may be others' by now."""
         return process.session in self._by_leader or process.group in self._by_leader
 
     def has_any(self, uids: Collection[wire.RunUid]) -> bool:
@@ -77,12 +70,12 @@ class LeftAlone:
 
 
 class Suspects:
-    """The runs that a new orphan may be of, by what would give it away."""
+    """The runs that a new orphan may be of, by the evidence for each."""
 
     def __init__(self, runs: Iterable[TrackedRun], outputs: OutputFiles) -> None:
         self._outputs = outputs
         self._runs = [
-            run for run in runs if run.pid and not run.inherited and run.phase < Phase.GONE
+            run for run in runs if run.pid and run.inherited is None and run.phase < Phase.GONE
         ]
         self.by_leader = {run.pid: run.uid for run in self._runs}
         self.by_mark = by_mark(run.uid for run in self._runs)
@@ -90,7 +83,7 @@ class Suspects:
 
     @cached_property
     def by_output(self) -> dict[File, TrackedRun]:
-        """The runs by their output files: asked for seldom, and each must be looked up."""
+        """The runs by their output files: seldom needed, and each must be looked up."""
         identities = [(self._outputs.identity(run.output_path), run) for run in self._runs]
         return {file: run for file, run in identities if file is not None}
 
@@ -118,12 +111,15 @@ class NotReadYet(Exception):
 
 
 class Attribution:
-    """Finds out whose a new orphan is."""
+    """Finds the run of a new orphan."""
 
-    def __init__(self, kernel: Kernel, outputs: OutputFiles, remembered: Remembered) -> None:
+    def __init__(
+        self, kernel: Kernel, outputs: OutputFiles, seen: Mapping[Identity, wire.RunUid]
+    ) -> None:
+        """`seen` are the runs that processes were seen below, before they became orphans."""
         self._kernel = kernel
         self._outputs = outputs
-        self._remembered = remembered
+        self._seen = seen
         self.left_alone = LeftAlone()
 
     def candidates(
@@ -131,18 +127,19 @@ class Attribution:
     ) -> Runs:
         """Return the runs that a process may be of: one, several (a stray), or none.
 
-        Raises `NotReadYet` while its environment is no answer, and `patient` says to wait.
+        Raises `NotReadYet` if its environment cannot be read yet and `patient` allows to wait.
         """
         found = self._by_mark(mark or 0, suspects)
         if found is None:
             found = self._by_kin(process, suspects)
         if found is None:
             found = self._by_traces(process, suspects, patient=patient)
+        # Last, as another process may have their session or group by now.
         if found is None and self.left_alone.has_member(process):
             found = ()
         if found is not None:
             return found
-        # As the init of a container it is given orphans that no run has started.
+        # The init of a container is given orphans that no run has started.
         return () if self._kernel.pid == INIT else suspects.alive_at(process)
 
     def _by_mark(self, mark: int, suspects: Suspects) -> Runs | None:
@@ -153,7 +150,7 @@ class Attribution:
 
     def _by_kin(self, process: Process, suspects: Suspects) -> Runs | None:
         uid = (
-            self._remembered.owner(process)
+            self._seen.get(process.identity)
             # The leader is not reaped before its run is gone: no other session has its number.
             or suspects.by_leader.get(process.session)
             or suspects.by_leader.get(process.group)

@@ -1,7 +1,8 @@
 """What a dead executor's runs left behind, found among all processes: none of them is our child.
 
-A look takes 80 us for each process of the host, in one tick: 0.33 s for 4,000. Nobody waits for it,
-as a daemon is greeted after the sweep; survivors that cannot die are looked at each ten seconds.
+A look takes 80 us for each process of the host, in one tick: 0.33 s for 4,000. Nothing waits for
+it, as daemons are let in after the sweep. Survivors that cannot die are looked at every ten
+seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dispatcher import wire
 from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.processes.answers import ABSENT, Look, Present, Unknown
 from dispatcher.executor.processes.attribution import markers
-from dispatcher.executor.run import TrackedRun
+from dispatcher.executor.records import InheritedRun
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.procfs import File, Process
 from dispatcher.host.marks import by_mark
@@ -24,20 +25,20 @@ from dispatcher.host.marks import by_mark
 TICKS = os.sysconf("SC_CLK_TCK")
 
 Owners = dict[int, wire.RunUid]
-Everyone = dict[int, Process]
+ByPid = dict[int, Process]
 
 
 @dataclass(slots=True)
 class _Scan:
-    found: dict[wire.RunUid, Everyone]
+    found: dict[wire.RunUid, ByPid]
     whole: bool
     """Whether no process with a mark can be missing."""
     dead: defaultdict[wire.RunUid, set[int]] = field(default_factory=lambda: defaultdict(set))
-    """Pids of those that had a mark and are dead: just now they may have left others behind."""
+    """Pids of dead processes that had a mark: they may have left others behind just now."""
     unread: list[Process] = field(default_factory=list)
     """Processes that may be of a run without a mark, if they are not older than its leader."""
     hidden: dict[wire.RunUid, str] = field(default_factory=dict)
-    """Runs whose leader may still be there, and why nobody can say."""
+    """Runs whose leader may still be there, and why that is unknown."""
 
 
 class Survivors:
@@ -46,10 +47,30 @@ class Survivors:
     def __init__(self, kernel: Kernel, outputs: OutputFiles) -> None:
         self._kernel = kernel
         self._outputs = outputs
-        self.ended: set[wire.RunUid] = set()
-        """Runs of which a process was ended at once where it was found."""
+        self._runs: dict[wire.RunUid, InheritedRun] = {}
+        self._looks: dict[wire.RunUid, Look] | None = None
+        self._killed: set[wire.RunUid] = set()
 
-    def look(self, runs: Collection[TrackedRun]) -> dict[wire.RunUid, Look]:
+    def add(self, run: InheritedRun) -> None:
+        """Look for the processes of a run from now on."""
+        self._runs[run.uid] = run
+
+    def drop(self, uid: wire.RunUid) -> bool:
+        """Look for a run's processes no more; return whether a sweep has killed one of them."""
+        del self._runs[uid]
+        return uid in self._killed
+
+    def new_tick(self) -> None:
+        """Discard the look of the last tick."""
+        self._looks = None
+
+    def look(self, uid: wire.RunUid) -> Look:
+        """Look at what is left of a run; all runs share one look a tick."""
+        if self._looks is None:
+            self._looks = self._look_at([*self._runs.values()])
+        return self._looks[uid]
+
+    def _look_at(self, runs: Collection[InheritedRun]) -> dict[wire.RunUid, Look]:
         """Look at what is left of each run; two scans must agree that there is nothing."""
         first, second = self._scan(runs), self._scan(runs)
         looks: dict[wire.RunUid, Look] = {}
@@ -65,9 +86,9 @@ class Survivors:
                 looks[run.uid] = ABSENT
         return looks | self._writers([run for run in runs if looks[run.uid] is ABSENT])
 
-    def _scan(self, runs: Collection[TrackedRun]) -> _Scan:
+    def _scan(self, runs: Collection[InheritedRun]) -> _Scan:
         marked = by_mark(run.uid for run in runs)
-        marks, whole = self._kernel.kill_marked(marked, lambda mark: self.ended.add(marked[mark]))
+        marks, whole = self._kernel.kill_marked(marked, lambda mark: self._killed.add(marked[mark]))
         everyone = self._everyone()
         scan = _Scan({run.uid: {} for run in runs}, whole)
         owners = self._by_identity(runs, everyone, scan)
@@ -92,7 +113,7 @@ class Survivors:
             scan.found[owner][pid] = everyone[pid]
         return scan
 
-    def _by_identity(self, runs: Collection[TrackedRun], everyone: Everyone, scan: _Scan) -> Owners:
+    def _by_identity(self, runs: Collection[InheritedRun], everyone: ByPid, scan: _Scan) -> Owners:
         """Attribute leaders, and sessions and groups as far as these are surely their own."""
         members: dict[int, set[Process]] = defaultdict(set)
         for process in everyone.values():
@@ -103,10 +124,10 @@ class Survivors:
             if run.pid is None:
                 continue
             leader = self._kernel.look(run.pid)
-            # As long as anyone is in it, a session's number is not given away. So the leader
-            # vouches for all, or one member from when the leader was surely not yet reaped.
-            last = (run.held_until or 0.0) * TICKS
+            # The number of a session is not given to another while it has a member. So the leader
+            # proves it for all, or one member from when the leader was surely not yet reaped.
             if leader is None:
+                last = run.held_until * TICKS
                 is_ours = any(0 <= one.start_ticks < last for one in members[run.pid])
             else:
                 is_ours = leader.start_ticks == run.start_ticks
@@ -116,13 +137,13 @@ class Survivors:
                 owners |= {member.pid: run.uid for member in members[run.pid]}
         return owners
 
-    def _everyone(self) -> Everyone:
+    def _everyone(self) -> ByPid:
         looked = map(self._kernel.look, self._kernel.everyone())
         return {p.pid: p for p in looked if p and p.alive and p.pid != self._kernel.pid}
 
-    def _writers(self, runs: Collection[TrackedRun]) -> dict[wire.RunUid, Look]:
-        """Return who writes to the outputs that are still locked, of these runs."""
-        locked: dict[File, TrackedRun] = {}
+    def _writers(self, runs: Collection[InheritedRun]) -> dict[wire.RunUid, Look]:
+        """Return who writes to the outputs of these runs that are still locked."""
+        locked: dict[File, InheritedRun] = {}
         unknown: dict[wire.RunUid, Look] = {}
         for run in runs:
             try:
@@ -137,13 +158,13 @@ class Survivors:
         for process in self._everyone().values() if locked else ():
             if file := self._kernel.written(process.pid, paths):
                 found[locked[file].uid].append(process)
-        seen = "its output file is locked, and no process is seen that writes to it"
+        why = "its output file is locked, and no process is seen that writes to it"
         return unknown | {
-            uid: Present(some) if some else Unknown(seen) for uid, some in found.items()
+            uid: Present(some) if some else Unknown(why) for uid, some in found.items()
         }
 
 
-def _unread(run: TrackedRun, processes: Iterable[Process]) -> str | None:
+def _unread(run: InheritedRun, processes: Iterable[Process]) -> str | None:
     """Return why a process that cannot be read may be of a run; None: none may."""
     for process in processes:
         young = process.start_ticks >= (run.start_ticks or 0)
@@ -152,8 +173,8 @@ def _unread(run: TrackedRun, processes: Iterable[Process]) -> str | None:
     return None
 
 
-def _follow_lineage(owners: Owners, everyone: Everyone) -> None:
-    """Let every process belong to whom its parent belongs."""
+def _follow_lineage(owners: Owners, everyone: ByPid) -> None:
+    """Attribute each process to its parent's run."""
     children: dict[int, list[int]] = defaultdict(list)
     for process in everyone.values():
         children[process.parent].append(process.pid)

@@ -20,9 +20,10 @@ from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.processes.answers import ABSENT, Look, Present, Unknown
 from dispatcher.executor.processes.attribution import INIT, Attribution, NotReadYet, Suspects
 from dispatcher.executor.processes.walk import LEAST_SHARE, LOOKS_PER_TICK, Walk
+from dispatcher.executor.reports import Reporter
 from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.system.kernel import Kernel
-from dispatcher.executor.system.procfs import Identity, Process
+from dispatcher.executor.system.procfs import Identity
 from dispatcher.times import Instant
 
 #: Seconds for which an unreadable environment is read again. An exec takes milliseconds.
@@ -32,13 +33,13 @@ ENVIRONMENT_PATIENCE = 1.0
 MOST_SCANS = 4
 
 #: New orphans without a mark that are attributed in one tick: each takes several looks.
-MEETINGS_PER_TICK = 128
+ATTRIBUTIONS_PER_TICK = 128
 
 #: Dead orphans that are reaped in one tick, 14 us each. One that lives costs 1 us.
 REAPS_PER_TICK = 256
 
 _JUST_DIED = "one of its processes has just died, and may have left others"
-_UNMET = "there are more new processes than could be looked at yet"
+_NOT_LOOKED_AT = "there are more new processes than could be looked at yet"
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +52,7 @@ class Orphan:
 
     @property
     def owner(self) -> wire.RunUid | None:
-        """Whose it is: a stray is the last candidate's."""
+        """The run that it is of; a stray is the last candidate's."""
         return next(iter(self.candidates)) if len(self.candidates) == 1 else None
 
 
@@ -64,17 +65,17 @@ class Scan:
     unclear: dict[wire.RunUid, str] = field(default_factory=dict)
     """Why this scan proves nothing about a run."""
     reaped: int = 0
-    unmet: bool = False
-    """There are orphans that nobody has looked at."""
+    incomplete: bool = False
+    """Whether some orphans have not been looked at."""
 
-    def doubt(self, candidates: Iterable[wire.RunUid], why: str) -> None:
-        """Note that a run may have a process which this scan does not show."""
+    def mark_unclear(self, candidates: Iterable[wire.RunUid], why: str) -> None:
+        """Record that runs may have a process which this scan does not show."""
         self.unclear |= dict.fromkeys(candidates, why)
 
     def note_reaped(self, candidates: Iterable[wire.RunUid]) -> None:
-        """Note that a run's process died: what it left us may be missing in this scan."""
+        """Record that a run's process died: its own children may be missing in this scan."""
         self.reaped += 1
-        self.doubt(candidates, _JUST_DIED)
+        self.mark_unclear(candidates, _JUST_DIED)
 
 
 class Tree:
@@ -85,22 +86,21 @@ class Tree:
         kernel: Kernel,
         outputs: OutputFiles,
         runs: Mapping[wire.RunUid, TrackedRun],
-        *,
-        on_stray: Callable[[Process, tuple[wire.RunUid, ...]], None],
+        report: Reporter,
     ) -> None:
         self._kernel = kernel
         self._outputs = outputs
         self._runs = runs
-        self._on_stray = on_stray
-        self._attribution = Attribution(kernel, outputs, self)
+        self._report = report
         self._orphans: dict[int, Orphan] = {}
         self._strays: dict[int, Orphan] = {}
         self._seen: dict[Identity, wire.RunUid] = {}
         self._seen_of: defaultdict[wire.RunUid, set[Identity]] = defaultdict(set)
+        self._attribution = Attribution(kernel, outputs, self._seen)
         self._unread: dict[int, Instant] = {}
         self._scans: list[Scan] = []
         self._walks: dict[wire.RunUid, Walk] = {}
-        self._meetings = MEETINGS_PER_TICK
+        self._attributions = ATTRIBUTIONS_PER_TICK
         self._reaps = REAPS_PER_TICK
         self.share = LOOKS_PER_TICK
         """Processes of one run that may be looked at in this tick, and signalled."""
@@ -108,13 +108,13 @@ class Tree:
         """Whether orphans are left to be attributed or reaped in the next tick."""
 
     def new_tick(self) -> None:
-        """Forget the scans of the tick before: all that is decided in one tick shares two."""
+        """Discard the scans of the last tick; all decisions of one tick share its scans."""
         self._scans.clear()
-        self._meetings, self._reaps = MEETINGS_PER_TICK, REAPS_PER_TICK
+        self._attributions, self._reaps = ATTRIBUTIONS_PER_TICK, REAPS_PER_TICK
         self.behind = False
 
     def share_among(self, runs: int) -> None:
-        """Give so many runs the same share of this tick: a huge tree holds up no small one."""
+        """Give each of so many runs the same share of a tick: a huge tree delays no small one."""
         self.share = max(LEAST_SHARE, LOOKS_PER_TICK // max(1, runs))
 
     def look(self, run: TrackedRun, at: Instant) -> Look:
@@ -143,11 +143,17 @@ class Tree:
         return ABSENT
 
     def survey(self, at: Instant) -> int:
-        """Reap dead orphans, and attribute new ones while what gives them away is still there.
+        """Reap dead orphans, and attribute new ones while the evidence is still there.
 
         Return how many were dead.
         """
-        return self._scan(0, at).reaped
+        try:
+            reaped = self._scan(0, at).reaped
+        except OSError as error:
+            self._report.shortage(error)
+            return 0
+        self._report.shortage_over()
+        return reaped
 
     def begin_walk(self, run: TrackedRun, at: Instant) -> Walk:
         """Begin at the root of a run's tree, whatever was found before; look() goes on with it."""
@@ -160,7 +166,7 @@ class Tree:
         self._walks.pop(run.uid, None)
 
     def interrupt_walk(self, run: TrackedRun) -> None:
-        """Begin anew, unless all are found: of those some may have been asked to end already."""
+        """Begin anew, unless all are found: some of those may have got the kill signal already."""
         walk = self._walks.get(run.uid)
         if walk is not None and not walk.whole:
             self.end_walk(run)
@@ -170,24 +176,20 @@ class Tree:
         return self._walks.get(run.uid)
 
     def leave_alone(self, run: TrackedRun) -> None:
-        """Take what is left of a run, and what it will start, for nobody's from now on."""
+        """Count what is left of a run, and what it will start, as nobody's from now on."""
         self._attribution.left_alone.add(run)
 
     @property
-    def has_left(self) -> bool:
-        """Whether a process that was left alone is our child: it is reaped when it dies.
+    def may_get_orphans(self) -> bool:
+        """Whether orphans of no tracked run may be, or become, our children, to be reaped.
 
-        As the init of a container, anybody's may be at any time.
+        The init of a container may get anybody's at any time.
         """
         left_alone = self._attribution.left_alone and self._orphans
         return self._kernel.pid == INIT or bool(left_alone)
 
-    def owner(self, process: Process) -> wire.RunUid | None:
-        """Return the run that a process was seen below."""
-        return self._seen.get(process.identity)
-
     def forget(self, run: TrackedRun) -> None:
-        """Drop what was remembered of a run that is gone; what may have been its is another's."""
+        """Drop all records of a run that is gone; its strays are the other candidates' now."""
         self.end_walk(run)
         for identity in self._seen_of.pop(run.uid, ()):
             self._seen.pop(identity, None)
@@ -205,7 +207,7 @@ class Tree:
 
     def _look_at_children(self, at: Instant) -> Scan:
         scan = Scan()
-        # Those that could not be read are asked again after all others had their turn.
+        # Those that could not be read are tried again after all others had their turn.
         pids = sorted(self._kernel.orphans(), key=self._unread.__contains__)
         known, self._orphans = self._orphans, {}
         suspects: Suspects | None = None
@@ -213,7 +215,7 @@ class Tree:
             orphan = known.get(pid)
             if orphan is None:
                 suspects = suspects or Suspects(self._runs.values(), self._outputs)
-                orphan = self._meet(pid, suspects, scan, at)
+                orphan = self._attribute(pid, suspects, scan, at)
                 if orphan is None:
                     continue
             if self._reap_if_dead(pid):
@@ -222,8 +224,8 @@ class Tree:
             self._orphans[pid] = orphan
             if orphan.owner is not None:
                 scan.owned[orphan.owner].append(pid)
-        if scan.unmet and suspects is not None:
-            scan.doubt(suspects.uids, _UNMET)
+        if scan.incomplete and suspects is not None:
+            scan.mark_unclear(suspects.uids, _NOT_LOOKED_AT)
         if self._unread:
             self._unread = {p: self._unread[p] for p in pids if p in self._unread}
         if self._strays:
@@ -231,7 +233,7 @@ class Tree:
         return scan
 
     def _reap_if_dead(self, pid: int) -> bool:
-        """Reap a dead orphan; one too many for this tick is taken for alive until the next."""
+        """Reap a dead orphan; one too many for this tick counts as alive until the next."""
         if self._reaps <= 0:
             self.behind = True
             return False
@@ -239,16 +241,16 @@ class Tree:
         self._reaps -= reaped
         return reaped
 
-    def _meet(self, pid: int, suspects: Suspects, scan: Scan, at: Instant) -> Orphan | None:
+    def _attribute(self, pid: int, suspects: Suspects, scan: Scan, at: Instant) -> Orphan | None:
         """Attribute a new orphan; None if it is not of any run, or cannot be read yet."""
         mark = self._kernel.mark(pid)
         marked = suspects.by_mark.get(mark or 0)
-        if marked is not None:  # a mark says it all, and is read at once: most of a storm of forks
+        if marked is not None:  # a mark suffices, and is read at once: most of a storm of forks
             return Orphan(pid, {marked})
-        if self._meetings <= 0:
-            scan.unmet = self.behind = True
+        if self._attributions <= 0:
+            scan.incomplete = self.behind = True
             return None
-        self._meetings -= 1
+        self._attributions -= 1
         process = self._kernel.look(pid)
         # Every leader made a session of its own: what is in ours was not born of a run.
         if process is None or process.session == self._kernel.session:
@@ -261,27 +263,28 @@ class Tree:
             )
         except NotReadYet:
             self._unread.setdefault(pid, at)
-            scan.doubt(suspects.alive_at(process), f"{process.name} ({pid}) cannot be read yet")
+            why = f"{process.name} ({pid}) cannot be read yet"
+            scan.mark_unclear(suspects.alive_at(process), why)
             return None
         orphan = Orphan(pid, set(candidates))
         if len(candidates) > 1 and process.alive:
             self._strays[pid] = orphan
-            self._on_stray(process, candidates)
+            self._report.stray(process, candidates)
         return orphan
 
     def _may_wait(self, pid: int, at: Instant) -> bool:
         return at - self._unread.get(pid, at) < ENVIRONMENT_PATIENCE
 
     def _own(self, run: TrackedRun, scan: Scan) -> list[int]:
-        """Return which children of ours are a run's: if none is, nobody is below us."""
+        """Return our children that are a run's; if there are none, no process is below us."""
         orphans = scan.owned[run.uid]
         return [*orphans, run.pid] if run.leader_lives and run.pid is not None else orphans
 
     def _go_on(self, run: TrackedRun, walk: Walk, own: Callable[[], list[int]]) -> bool:
         """Go on with a walk; False: it is over and has found nobody."""
         found = walk.go_on(own, self.share)
-        # Remembered from when it was seen below the run until that is gone, as it may drop all that
-        # gives it away before it is orphaned. Nobody is signalled before the children were seen.
+        # Each is remembered from here until the run is gone, as it may drop all evidence before it
+        # becomes an orphan. Nobody is signalled before its children were seen.
         # An opaque process has no identity that would outlive its pid.
         identities = {one.identity for one in found if not one.opaque}
         self._seen |= dict.fromkeys(identities, run.uid)

@@ -1,4 +1,4 @@
-"""A walk through the tree of one run, in parts that a tick has room for."""
+"""A walk through the tree of one run, in parts that fit into a tick."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LEAST_SHARE = 8
 class Walk:
     """Finds each process of a tree once, parents before their children.
 
-    It goes on where it stopped. It ends whatever the tree forks meanwhile: children are listed
-    only of processes that were born before the walk began, and there are only so many of those.
-    The younger ones are found as children, and the next walk lists theirs. `stop` is called with
-    each process before its children are listed: one that is stopped has no more of them.
+    It continues where it stopped, and ends whatever the tree forks meanwhile: it lists the children
+    only of processes that are older than the walk, and there is a limited number of those. It finds
+    the younger ones as children, and the next walk lists theirs. `stop` is called with each process
+    before its children are listed: a stopped process gets no more of them.
     """
 
     def __init__(
@@ -34,26 +34,31 @@ class Walk:
         self._began = kernel.ticks()
         self.found: list[Process] = []
         self.passed = 0
-        """How many of `found` have had all their children looked at, from the front."""
+        """How many of `found`, from the front, have had all their children looked at."""
         self.signalled = 0
         """How many of those had their turn to be signalled."""
         self.group_signalled = False
         self.held_up = False
-        """The host was short of what the last signal needed: its turn comes again."""
+        """The host was short of what the last signal needed: it is tried again."""
         self.whole = False
         self.parts = 0
-        """In how many ticks it went on."""
+        """In how many ticks it has gone on."""
         self._identities: set[Identity] = set()
         self._pids: set[int] = set()
         self._own: list[int] = []
         self._takes_left = 2
         self._children: list[int] | None = None
 
-    def go_on(self, own: Callable[[], list[int]], looks: int) -> list[Process]:
-        """Look at so many processes more; return whom that found.
+    @property
+    def found_at_once(self) -> bool:
+        """Whether one tick sufficed to find the whole tree."""
+        return self.whole and self.parts <= 1
 
-        `own` returns which of our own children are known to be of the run by now. It is asked at
-        the beginning, and again at the end: a parent that has died since left us its children.
+    def go_on(self, own: Callable[[], list[int]], looks: int) -> list[Process]:
+        """Look at so many more processes; return those it found.
+
+        `own` returns our own children that are known to be of the run by now. It is called at the
+        beginning, and again at the end: a parent that has died since left us its children.
         """
         self.parts += 1
         before = len(self.found)
@@ -72,7 +77,7 @@ class Walk:
     def take(self, most: int, group: int | None) -> list[Process]:
         """Return the next to be signalled, each once: its children are found already.
 
-        `most` bounds those outside of `group`: it is signalled by one call.
+        `most` limits those outside `group`, which is signalled by one call.
         """
         begin, self.held_up = self.signalled, False
         while self.signalled < self.passed and most > 0:
@@ -81,14 +86,14 @@ class Walk:
         return self.found[begin : self.signalled]
 
     def give_back(self, number: int) -> None:
-        """Let the last so many that were taken have their turn later."""
+        """Return the last `number` that were taken, to be taken again later."""
         self.signalled -= number
         self.held_up = True
 
     def signal_children_first(self) -> None:
-        """Turn the order of a whole walk round.
+        """Reverse the order of a whole walk.
 
-        A stopped group that loses the last parent outside of it gets SIGCONT from the kernel.
+        A stopped group that loses its last parent outside gets SIGCONT from the kernel.
         """
         self.found.reverse()
 
@@ -112,8 +117,8 @@ class Walk:
         pids, self._children = self._children[: looks - used], self._children[looks - used :]
         if pids:
             children = [self._kernel.look(pid) for pid in pids]
-            # If the parent is still itself, they were listed as its children; if they still say
-            # so, they are.
+            # If the parent is still itself, they were listed as its children; if they still name
+            # it as their parent, they are.
             now = self._kernel.look(parent.pid)
             if now is None or now.start_ticks != parent.start_ticks:
                 children, self._children = [], []

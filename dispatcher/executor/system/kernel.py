@@ -14,7 +14,6 @@ from typing import NamedTuple
 from dispatcher.executor.system import procfs
 from dispatcher.executor.system.oom import OomCounter
 from dispatcher.executor.system.procfs import File, Process
-from dispatcher.executor.system.write_watch import Growth
 from dispatcher.host import marks
 from dispatcher.host.hidden import HiddenPids
 
@@ -57,14 +56,10 @@ class Kernel:
         self._leaders: set[bytes] = set()
         self._hidden = HiddenPids()
         self._oom_counter = OomCounter()
-        self.growth = Growth()
-        if self.growth.descriptor >= 0:
-            self.watch(self.growth.descriptor)
 
     def close(self) -> None:
         """Give the descriptors back; the processes are not touched."""
         self._poll.close()
-        self.growth.close()
         self._oom_counter.close()
         os.close(self._children)
 

@@ -1,4 +1,4 @@
-"""Being woken by the first write to a file that was quiet: inotify(7), once a file and look."""
+"""Waking up at the first write to a quiet file: inotify(7), once for each file and watch."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _EVENT = struct.Struct("iIII")
 _libc = ctypes.CDLL(None)
 
 
-class Growth:
-    """Tells which of the files that it was asked about were written to since."""
+class WriteWatch:
+    """Reports which of the watched files were written to."""
 
     def __init__(self) -> None:
         self.descriptor: int = _libc.inotify_init1(_NEW)
-        """To wait on; below 0 when the host has none to give: nothing is told then."""
+        """Readable after a write; negative if the host has none left: nothing is watched then."""
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
 
-    def ask(self, path: str) -> int | None:
-        """Ask to be told of the next write; return the question's number, None if it cannot be."""
+    def add(self, path: str) -> int | None:
+        """Watch a file for its next write; return the watch's number, None if that failed."""
         number: int = _libc.inotify_add_watch(self.descriptor, os.fsencode(path), _FIRST_WRITE)
         return number if number >= 0 else None
 
-    def withdraw(self, number: int) -> None:
-        """Take a question back, whether it was answered or not."""
+    def remove(self, number: int) -> None:
+        """End a watch, whether its file was written to or not."""
         _libc.inotify_rm_watch(self.descriptor, number)
 
-    def answers(self) -> list[int]:
-        """Return the numbers of the questions that were answered, and of those withdrawn."""
+    def read(self) -> list[int]:
+        """Return the numbers of the watches that have ended, by a write or by `remove`."""
         try:
             return [event[0] for event in _EVENT.iter_unpack(os.read(self.descriptor, 1 << 16))]
         except BlockingIOError:

@@ -16,14 +16,18 @@ from dispatcher.executor.output.budgets import (
     MOST_PUNCHED,
     SHORTEST_PAUSE,
     SLACK,
-    UNTOLD_PAUSE,
+    UNWATCHED_PAUSE,
+    BudgetedFile,
     Budgets,
 )
 from dispatcher.executor.output.files import OutputFile
-from dispatcher.executor.system.write_watch import Growth
+from dispatcher.executor.output.quiet_files import QuietFiles
+from dispatcher.executor.system.write_watch import WriteWatch
 from dispatcher.host import holes
 from dispatcher.times import NEVER, Instant
 from dispatcher.wire import RunUid
+
+Quiet = QuietFiles[BudgetedFile]
 
 UID = RunUid("a")
 BUDGET = 1 << 20
@@ -33,17 +37,17 @@ OPENED: list[OutputFile] = []
 
 
 @pytest.fixture
-def growth() -> Iterator[Growth]:
-    """What tells of writes; a user has few of them, so it is given back."""
-    growth = Growth()
-    yield growth
-    growth.close()
+def quiet() -> Iterator[Quiet]:
+    """What reports writes; a user has few of them, so it is closed."""
+    quiet = Quiet(lambda _: None)
+    yield quiet
+    quiet.close()
     while OPENED:
         OPENED.pop().close()
 
 
-def make(tmp_path: Path, growth: Growth) -> tuple[Budgets, Path]:
-    budgets = Budgets(Log(os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)), growth)
+def make(tmp_path: Path, quiet: Quiet) -> tuple[Budgets, Path]:
+    budgets = Budgets(Log(os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)), quiet)
     path = tmp_path / "run.log"
     path.touch()
     watch(budgets, UID, path)
@@ -69,13 +73,13 @@ def on_disk(path: Path) -> int:
 
 
 def test_r67_the_oldest_bytes_are_punched_out_and_offsets_stay(
-    tmp_path: Path, growth: Growth
+    tmp_path: Path, quiet: Quiet
 ) -> None:
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     append(path, 3 * BUDGET)
     append(path, BUDGET, b"y")
 
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
 
     kept = path.read_bytes()
     assert 4 * BUDGET == len(kept)
@@ -84,119 +88,117 @@ def test_r67_the_oldest_bytes_are_punched_out_and_offsets_stay(
     assert on_disk(path) <= BUDGET + 65536
 
 
-def test_what_is_within_the_budget_is_not_touched(tmp_path: Path, growth: Growth) -> None:
-    budgets, path = make(tmp_path, growth)
+def test_what_is_within_the_budget_is_not_touched(tmp_path: Path, quiet: Quiet) -> None:
+    budgets, path = make(tmp_path, quiet)
     append(path, BUDGET)
 
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
 
     assert b"x" * BUDGET == path.read_bytes()
 
 
-def told(budgets: Budgets, at: Instant) -> None:
-    """Let the budgets hear what the kernel has to tell."""
-    budgets.heed([budgets._growth.descriptor], at)
+def told(budgets: Budgets, quiet: Quiet, at: Instant) -> None:
+    """Let the budgets read which files were written to."""
+    budgets.note_writes([quiet.descriptor], at)
 
 
-def test_a_quiet_file_is_not_looked_at_until_its_first_write(
-    tmp_path: Path, growth: Growth
-) -> None:
-    budgets, path = make(tmp_path, growth)
-    budgets.keep(budgets.due)
+def test_a_quiet_file_is_not_looked_at_until_its_first_write(tmp_path: Path, quiet: Quiet) -> None:
+    budgets, path = make(tmp_path, quiet)
+    budgets.enforce(budgets.due)
     assert budgets.due == NEVER
 
     append(path, 3 * BUDGET)
     at = Instant(50.0)
-    told(budgets, at)
+    told(budgets, quiet, at)
     assert at == budgets.due
-    budgets.keep(at)
+    budgets.enforce(at)
 
     assert on_disk(path) <= BUDGET + 65536
     assert SHORTEST_PAUSE == round(budgets.due - at, 3)
 
 
 def test_each_time_that_it_was_quiet_its_first_write_is_told_again(
-    tmp_path: Path, growth: Growth
+    tmp_path: Path, quiet: Quiet
 ) -> None:
-    budgets, path = make(tmp_path, growth)
-    budgets.keep(budgets.due)
+    budgets, path = make(tmp_path, quiet)
+    budgets.enforce(budgets.due)
     for at in map(Instant, (50.0, 60.0, 70.0)):
         append(path, 10)
-        told(budgets, at)
-        budgets.keep(at)
-        budgets.keep(budgets.due)
+        told(budgets, quiet, at)
+        budgets.enforce(at)
+        budgets.enforce(budgets.due)
         assert budgets.due == NEVER
 
 
 def test_what_is_written_while_we_ask_to_be_told_is_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Growth
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
 ) -> None:
-    budgets, path = make(tmp_path, growth)
-    ask = budgets._growth.ask
+    budgets, path = make(tmp_path, quiet)
+    add = WriteWatch.add
 
-    def slow(name: str) -> int | None:
+    def slow(watch: WriteWatch, name: str) -> int | None:
         append(path, 10)
-        return ask(name)
+        return add(watch, name)
 
-    monkeypatch.setattr(budgets._growth, "ask", slow)
+    monkeypatch.setattr(WriteWatch, "add", slow)
     at = budgets.due
-    budgets.keep(at)
+    budgets.enforce(at)
 
     assert at == budgets.due
 
 
-def test_a_file_is_looked_at_the_sooner_the_faster_it_grows(tmp_path: Path, growth: Growth) -> None:
-    budgets, path = make(tmp_path, growth)
+def test_a_file_is_looked_at_the_sooner_the_faster_it_grows(tmp_path: Path, quiet: Quiet) -> None:
+    budgets, path = make(tmp_path, quiet)
     pauses = []
     for size in (BUDGET // 1000, BUDGET // 2, 4 * BUDGET):
         at = budgets.due
         append(path, size)
-        budgets.keep(at)
+        budgets.enforce(at)
         pauses.append(round(budgets.due - at, 4))
 
     assert [LONGEST_PAUSE, LONGEST_PAUSE / 2, SHORTEST_PAUSE] == pauses
 
 
 def test_where_nobody_tells_of_a_write_a_quiet_file_is_looked_at_now_and_then(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Growth
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
 ) -> None:
     """A host has only so many watches to give."""
-    budgets, path = make(tmp_path, growth)
-    monkeypatch.setattr(budgets._growth, "ask", lambda _: None)
-    budgets.keep(budgets.due)
-    assert UNTOLD_PAUSE == budgets.due
+    budgets, path = make(tmp_path, quiet)
+    monkeypatch.setattr(WriteWatch, "add", lambda *_: None)
+    budgets.enforce(budgets.due)
+    assert UNWATCHED_PAUSE == budgets.due
 
     append(path, 3 * BUDGET)
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
 
     assert on_disk(path) <= BUDGET + 65536
 
 
-def test_of_a_run_that_is_gone_nothing_is_asked_any_longer(tmp_path: Path, growth: Growth) -> None:
-    budgets, path = make(tmp_path, growth)
-    budgets.keep(budgets.due)
+def test_of_a_run_that_is_gone_nothing_is_asked_any_longer(tmp_path: Path, quiet: Quiet) -> None:
+    budgets, path = make(tmp_path, quiet)
+    budgets.enforce(budgets.due)
     budgets.drop(UID)
-    assert "inotify wd" not in Path(f"/proc/self/fdinfo/{growth.descriptor}").read_text()
+    assert "inotify wd" not in Path(f"/proc/self/fdinfo/{quiet.descriptor}").read_text()
 
     append(path, 10)
-    told(budgets, Instant(50.0))
+    told(budgets, quiet, Instant(50.0))
 
     assert budgets.due == NEVER
-    assert not budgets._asked
+    assert 0 == len(quiet)
 
 
 def test_where_no_holes_can_be_punched_it_is_said_once_and_nothing_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Growth
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
 ) -> None:
     def refuse(*_: int) -> int:
         ctypes.set_errno(errno.EOPNOTSUPP)
         return -1
 
     monkeypatch.setattr(holes, "_fallocate", refuse)
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     append(path, 3 * BUDGET)
-    budgets.keep(budgets.due)
-    budgets.keep(Instant(60.0))
+    budgets.enforce(budgets.due)
+    budgets.enforce(Instant(60.0))
     budgets.drop(UID)
 
     (line,) = (tmp_path / "log").read_text().splitlines()
@@ -214,20 +216,20 @@ def test_where_holes_can_be_punched_the_trial_says_nothing_and_leaves_nothing(
 
 
 def test_a_run_that_is_gone_ends_within_its_budget_and_is_looked_at_no_more(
-    tmp_path: Path, growth: Growth
+    tmp_path: Path, quiet: Quiet
 ) -> None:
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     append(path, 3 * BUDGET)
 
     budgets.drop(UID)
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
 
     assert on_disk(path) <= BUDGET + 65536
     assert budgets.due == NEVER
 
 
-def test_one_look_punches_no_more_than_so_much(tmp_path: Path, growth: Growth) -> None:
-    budgets, path = make(tmp_path, growth)
+def test_one_look_punches_no_more_than_so_much(tmp_path: Path, quiet: Quiet) -> None:
+    budgets, path = make(tmp_path, quiet)
     os.truncate(path, 2 * MOST_PUNCHED)
     append(path, BUDGET)
     with path.open("r+b") as file:
@@ -235,38 +237,36 @@ def test_one_look_punches_no_more_than_so_much(tmp_path: Path, growth: Growth) -
         file.seek(MOST_PUNCHED)
         file.write(b"late")
 
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
     with path.open("rb") as file:
         file.seek(MOST_PUNCHED)
         assert b"late" == file.read(4)
 
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
     with path.open("rb") as file:
         file.seek(MOST_PUNCHED)
         assert bytes(4) == file.read(4)
 
 
 @pytest.mark.parametrize("size", [1 << 40, 1 << 43])
-def test_a_hole_costs_nothing_however_large_it_is(
-    tmp_path: Path, growth: Growth, size: int
-) -> None:
+def test_a_hole_costs_nothing_however_large_it_is(tmp_path: Path, quiet: Quiet, size: int) -> None:
     """`truncate -s 7E /proc/self/fd/1`: 256 MiB at a time, it would have taken days."""
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     append(path, BUDGET)
     os.truncate(path, size)
     append(path, BUDGET)
 
-    budgets.keep(budgets.due)
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
+    budgets.enforce(budgets.due)
 
     assert on_disk(path) <= BUDGET + 65536
     assert budgets.due == NEVER
 
 
 def test_what_could_not_be_punched_out_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Growth
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
 ) -> None:
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     append(path, 3 * BUDGET)
 
     def refuse(*_: int) -> int:
@@ -275,117 +275,116 @@ def test_what_could_not_be_punched_out_is_tried_again(
 
     with monkeypatch.context() as broken:
         broken.setattr(holes, "_fallocate", refuse)
-        budgets.keep(budgets.due)
-    budgets.keep(budgets.due)
+        budgets.enforce(budgets.due)
+    budgets.enforce(budgets.due)
 
     assert on_disk(path) <= BUDGET + 65536
 
 
-def test_a_question_that_is_asked_twice_is_withdrawn_once_and_for_all(
-    tmp_path: Path, growth: Growth
+def test_a_file_that_is_watched_twice_is_dropped_once_and_for_all(
+    tmp_path: Path, quiet: Quiet
 ) -> None:
-    budgets, _ = make(tmp_path, growth)
-    file = budgets._files[UID]
+    path = tmp_path / "run.log"
+    path.touch()
+    output = OutputFile(str(path), os.open(path, os.O_RDWR))
+    OPENED.append(output)
+    file = BudgetedFile(output, BUDGET, look_at=Instant(0.0), looked_at=Instant(0.0))
     for _ in range(2):
-        budgets._ask(file, Instant(1.0))
-    budgets.drop(UID)
+        assert quiet.watch(file, str(path))
+    quiet.drop(file)
 
-    assert not budgets._asked
-    assert "inotify wd" not in Path(f"/proc/self/fdinfo/{growth.descriptor}").read_text()
+    assert 0 == len(quiet)
+    assert "inotify wd" not in Path(f"/proc/self/fdinfo/{quiet.descriptor}").read_text()
 
 
-def test_what_its_writer_truncates_is_counted(tmp_path: Path, growth: Growth) -> None:
+def test_what_its_writer_truncates_is_counted(tmp_path: Path, quiet: Quiet) -> None:
     """`echo note > /dev/stderr` in a worker, whose stderr is a file."""
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     append(path, 1000)
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
     path.write_bytes(b"note\n")
-    told(budgets, Instant(50.0))
-    budgets.keep(Instant(50.0))
+    told(budgets, quiet, Instant(50.0))
+    budgets.enforce(Instant(50.0))
 
     assert [1000] == [output.truncated for output in OPENED]
 
 
 def test_what_has_no_name_any_more_is_kept_within_its_budget_too(
-    tmp_path: Path, growth: Growth
+    tmp_path: Path, quiet: Quiet
 ) -> None:
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     with path.open("ab") as file:
         path.unlink()
         file.write(b"x" * 3 * BUDGET)
         file.flush()
-        budgets.keep(budgets.due)
+        budgets.enforce(budgets.due)
 
         assert os.fstat(file.fileno()).st_blocks * 512 <= BUDGET + 65536
 
 
-def test_two_outputs_that_are_one_file_are_both_looked_after(
-    tmp_path: Path, growth: Growth
-) -> None:
+def test_two_outputs_that_are_one_file_are_both_looked_after(tmp_path: Path, quiet: Quiet) -> None:
     """A worker may link its output to another's; the second was a KeyError."""
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     watch(budgets, RunUid("b"), path)
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
     budgets.drop(UID)
     append(path, 3 * BUDGET)
-    told(budgets, Instant(50.0))
-    budgets.keep(Instant(50.0))
+    told(budgets, quiet, Instant(50.0))
+    budgets.enforce(Instant(50.0))
     assert on_disk(path) <= BUDGET + 65536
     budgets.drop(RunUid("b"))
 
-    assert not budgets._asked
+    assert 0 == len(quiet)
 
 
 def test_a_file_that_its_writer_truncates_is_kept_within_its_budget_again(
-    tmp_path: Path, growth: Growth
+    tmp_path: Path, quiet: Quiet
 ) -> None:
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     append(path, 3 * BUDGET)
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
     os.truncate(path, 0)
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
     append(path, 2 * BUDGET)
 
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
 
     assert on_disk(path) <= BUDGET + 65536
 
 
-def test_a_file_that_somebody_removed_harms_nobody(tmp_path: Path, growth: Growth) -> None:
-    budgets, path = make(tmp_path, growth)
+def test_a_file_that_somebody_removed_harms_nobody(tmp_path: Path, quiet: Quiet) -> None:
+    budgets, path = make(tmp_path, quiet)
     path.unlink()
 
-    budgets.keep(budgets.due)
+    budgets.enforce(budgets.due)
     budgets.drop(UID)
 
 
 @pytest.mark.parametrize("mode", [0, holes.KEEP_SIZE])
 def test_r67_room_that_a_worker_reserves_is_given_back(
-    tmp_path: Path, growth: Growth, mode: int
+    tmp_path: Path, quiet: Quiet, mode: int
 ) -> None:
     """`fallocate -l` and `fallocate -n -l`: no search for data shows what they take."""
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     with path.open("r+b") as file:
         holes.fallocate(file.fileno(), mode, 0, 40 * BUDGET)
-        budgets.keep(budgets.due)
+        budgets.enforce(budgets.due)
         budgets.drop(UID)
 
     assert on_disk(path) <= BUDGET + SLACK
 
 
-def test_r67_what_is_written_into_a_hole_is_punched_out_again(
-    tmp_path: Path, growth: Growth
-) -> None:
+def test_r67_what_is_written_into_a_hole_is_punched_out_again(tmp_path: Path, quiet: Quiet) -> None:
     """`dd conv=notrunc` into the beginning of an output that is long already."""
-    budgets, path = make(tmp_path, growth)
+    budgets, path = make(tmp_path, quiet)
     with path.open("r+b") as file:
         file.truncate(40 * BUDGET)
-        budgets.keep(budgets.due)
+        budgets.enforce(budgets.due)
         file.write(b"x" * 39 * BUDGET)
         file.flush()
         os.fsync(file.fileno())
         for _ in range(3):
-            budgets.keep(budgets.due if budgets.due != NEVER else Instant(1e6))
+            budgets.enforce(budgets.due if budgets.due != NEVER else Instant(1e6))
         budgets.drop(UID)
 
     assert on_disk(path) <= BUDGET + SLACK

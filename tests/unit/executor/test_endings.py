@@ -392,9 +392,9 @@ def test_runs_leave_nothing_behind(world: World) -> None:
         world.run_for(0)
         world.hear(wire.Forget(uid=wire.RunUid(str(n))))
 
-    runs = world.executor._runs
-    assert (0, 0, {}) == (len(runs), runs.live, runs._by_handle)
-    assert world.executor._patience(None) is None
+    table = world.executor.table
+    assert ({}, {}, set()) == (table.known, table.live, world.kernel.handles)
+    assert world.executor.patience(None) is None
 
 
 def test_what_outlives_the_leader_is_left_alone_where_the_start_says_so(world: World) -> None:
@@ -443,7 +443,7 @@ def test_what_was_left_alone_is_reaped_when_it_dies_though_nothing_runs(world: W
     world.kernel.dies(server)
     world.run_for(2)
     assert server.pid in world.kernel.reaped
-    assert math.inf == world.executor._runs.due, "and then nothing is looked at"
+    assert math.inf == world.executor.runs.due, "and then nothing is looked at"
 
 
 def test_a_mark_is_read_before_everything_else_that_may_be_anothers(world: World) -> None:

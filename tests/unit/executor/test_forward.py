@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.executor.journal import Header, Journal, Line
+from dispatcher.executor.journal import Journal
 from dispatcher.executor.output.budgets import LONGEST_PAUSE, SHORTEST_PAUSE, Budgets
 from dispatcher.executor.output.files import OutputFile
 from dispatcher.executor.output.forwarder import (
@@ -21,9 +21,10 @@ from dispatcher.executor.output.forwarder import (
     REPORT_PAUSE,
     Forwarder,
 )
+from dispatcher.executor.output.quiet_files import QuietFiles
 from dispatcher.executor.output.stream import MOST_READ
+from dispatcher.executor.records import Header, Starting
 from dispatcher.executor.run import TrackedRun
-from dispatcher.executor.system.write_watch import Growth
 from dispatcher.host.holes import BLOCK
 from dispatcher.logs.journald import Connection
 from dispatcher.times import NEVER, Instant
@@ -61,23 +62,23 @@ class Place:
 
     def another(self) -> Forwarder:
         """Return the forwarder of an executor that begins now."""
-        self.journal.rewrite(self.runs.values(), self.now)
-        kernel: Any = self.kernel
+        self.journal.rewrite([run.summary(self.now) for run in self.runs.values()], self.now)
         log: Any = Heard(self.events)
         connection = Connection(self.journald.environ)
-        return Forwarder(kernel, self.journal, log, node="n", journald=connection)
+        return Forwarder(
+            self.journal, log, QuietFiles(self.kernel.watch), node="n", journald=connection
+        )
 
     def follow(self, name: str = "run", *, text: bytes = b"") -> Path:
         path = self.directory / f"{name}.log"
         path.write_bytes(text)
-        run = TrackedRun(RunUid(name), str(path), pid=7, whose=WHOSE, forwarded=0)
+        run = TrackedRun(RunUid(name), str(path), pid=7, task_variables=WHOSE, forwarded=0)
         self.runs[name] = run
-        starting = Line(
-            event="starting",
+        starting = Starting(
             uid=run.uid,
             at=self.now,
             output_path=str(path),
-            whose=WHOSE,
+            task_variables=WHOSE,
             forwarded=0,
         )
         self.journal.note(starting)
@@ -97,9 +98,9 @@ class Place:
             if taken:
                 self.journald.take()
             for descriptor in self.kernel.watched:
-                self.forwarder.heed([descriptor], self.now)
+                self.forwarder.note_writes([descriptor], self.now)
             if self.forwarder.due <= self.now:
-                self.done += self.forwarder.keep(self.now)
+                self.done += self.forwarder.forward(self.now)
                 self.journal.flush()
             if min(self.forwarder.due, until) > self.now:
                 self.now = min(self.forwarder.due, until)
@@ -180,12 +181,12 @@ def test_a_flood_is_forwarded_a_bounded_part_at_a_time_and_each_file_has_its_tur
     flood = place.follow("flood", text=lines)
     place.follow("calm", text=b"me too\n")
     assert flood.stat().st_size == 2 * MOST_AT_ONCE
-    place.forwarder.keep(place.now)
+    place.forwarder.forward(place.now)
     assert 0 < (place.runs["flood"].forwarded or 0) <= MOST_READ
     assert SHORTEST_PAUSE == place.forwarder.due
     place.journald.take()
     place.now = Instant(SHORTEST_PAUSE)
-    place.forwarder.keep(place.now)  # the calm one first, where there was no room for both
+    place.forwarder.forward(place.now)  # the calm one first, where there was no room for both
     assert 7 == place.runs["calm"].forwarded
     place.end("flood")
     place.keep_on(60, taken=True)
@@ -249,9 +250,9 @@ def test_a_successor_goes_on_where_its_predecessor_came_to(place: Place) -> None
     append(path, b"ee\n")
 
     (run,) = Journal(place.journal.path, place.header).predecessors_runs()
-    assert (8, WHOSE) == (run.forwarded, run.whose)
+    assert (8, WHOSE) == (run.forwarded, run.task_variables)
     place.forwarder = place.another()
-    place.forwarder.follow(run, None, place.now)
+    place.forwarder.follow(TrackedRun.taken_over(run), None, place.now)
     place.forwarder.end(run.uid, place.now)
     place.keep_on()
 
@@ -265,13 +266,11 @@ def test_what_the_budget_drops_first_is_counted_and_the_next_whole_line_follows(
     path = place.follow(text=line)
     place.keep_on()
     append(path, line * 2000)
-    growth = Growth()
-    budgets = Budgets(place.forwarder._log, growth)
+    budgets = Budgets(place.forwarder._log, QuietFiles(place.kernel.watch))
     output = OutputFile(str(path), os.open(path, os.O_RDWR))
     budgets.watch(RunUid("run"), output, 1 << 20, place.now)
     budgets.drop(RunUid("run"))
     output.close()
-    growth.close()
     place.end()
     place.keep_on(60, taken=True)
 

@@ -27,8 +27,8 @@ def world() -> Iterator[World]:
     directory = Path(tempfile.mkdtemp(prefix="heard-"))
     world = World(directory)
     yield world
-    for uid in list(world.executor._notices._speakers):
-        world.executor._notices.forget(uid)
+    for uid in list(world.notices._channels):
+        world.notices.forget(uid)
     shutil.rmtree(directory)
 
 
@@ -124,7 +124,7 @@ def test_a_worker_that_asked_for_time_while_we_stood_still_has_it(
 ) -> None:
     limits = {"watchdog": 60.0, "longest": world.kernel.now + 100}
     leader = limited(world, "run_timeout", 4, **limits)
-    path = Path(world.executor._node.state_dir, "notify", RUN)
+    path = Path(world.directory, "notify", RUN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
         worker.setblocking(False)
         worker.connect(str(path))
@@ -144,7 +144,7 @@ def test_a_worker_that_asked_for_time_while_we_stood_still_has_it(
 
 def test_who_floods_its_socket_is_ended_at_its_time_all_the_same(world: World) -> None:
     leader = limited(world, "run_timeout", 4, watchdog=60.0)
-    path = Path(world.executor._node.state_dir, "notify", RUN)
+    path = Path(world.directory, "notify", RUN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
         worker.setblocking(False)
         worker.connect(str(path))
@@ -198,7 +198,7 @@ def test_a_dead_leader_that_a_tracer_holds_is_looked_at_again_after_a_pause(worl
 def test_an_answer_stands_behind_all_that_was_known_when_it_was_asked_for(world: World) -> None:
     world.start("silent", watchdog=60.0)
     leader = world.start("done")
-    path = Path(world.executor._node.state_dir, "notify", "silent")
+    path = Path(world.directory, "notify", "silent")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
         worker.sendto(b"WATCHDOG=1", str(path))
         world.run_for(0)  # told, and not confirmed

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.processes.tree import MEETINGS_PER_TICK, REAPS_PER_TICK
+from dispatcher.executor.processes.tree import ATTRIBUTIONS_PER_TICK, REAPS_PER_TICK
 from dispatcher.executor.processes.walk import LOOKS_PER_TICK
 from dispatcher.executor.run import MAX_LEFTOVERS
 from dispatcher.executor.system.kernel import ProcessStatus
@@ -73,7 +73,7 @@ class Counting(World):
         for number in range(1, 1000):
             self.executor.step(timeout=0)
             yield number
-            if self.executor._runs.due > self.kernel.now:
+            if self.executor.runs.due > self.kernel.now:
                 return
         pytest.fail("it never comes to an end")
 
@@ -587,7 +587,7 @@ def test_nothing_is_absent_while_orphans_wait_for_their_attribution(world: Count
     leader, other = world.start(HUGE, leftover_grace=1e6), world.start(SMALL)
     orphans = [
         world.kernel.born(leader.pid, mark=0, ignores=STUBBORN)
-        for _ in range(5 * MEETINGS_PER_TICK)
+        for _ in range(5 * ATTRIBUTIONS_PER_TICK)
     ]
     world.kernel.dies(leader)
     world.kernel.dies(other)
@@ -597,7 +597,7 @@ def test_nothing_is_absent_while_orphans_wait_for_their_attribution(world: Count
         assert [] == world.said(wire.Exited)
     world.run_for(1)
 
-    assert world.most("environment") <= MEETINGS_PER_TICK
+    assert world.most("environment") <= ATTRIBUTIONS_PER_TICK
     assert [SMALL] == [exited.uid for exited in world.said(wire.Exited)]
     assert [] == world.said(wire.Stray)
     for orphan in orphans:
@@ -611,7 +611,7 @@ def test_all_orphans_of_a_living_run_are_attributed_in_ticks_that_follow_at_once
 ) -> None:
     leader = world.start(HUGE)
     between = world.kernel.born(leader.pid)
-    for _ in range(5 * MEETINGS_PER_TICK):
+    for _ in range(5 * ATTRIBUTIONS_PER_TICK):
         world.kernel.born(between.pid, leads=True, mark=0)
     world.kernel.dies(between)
 
@@ -620,12 +620,12 @@ def test_all_orphans_of_a_living_run_are_attributed_in_ticks_that_follow_at_once
         pass
 
     asked = [tick["environment"] for tick in world.ticks if tick["environment"]]
-    assert [MEETINGS_PER_TICK] * 5 == asked
+    assert [ATTRIBUTIONS_PER_TICK] * 5 == asked
 
 
 def test_marked_orphans_keep_no_other_run_however_many_they_are(world: Counting) -> None:
     leader, other = world.start(HUGE, leftover_grace=1e6), world.start(SMALL)
-    world.grow(leader, 5 * MEETINGS_PER_TICK)
+    world.grow(leader, 5 * ATTRIBUTIONS_PER_TICK)
     world.kernel.dies(leader)
     world.kernel.dies(other)
 
@@ -734,4 +734,4 @@ def test_huge_leftovers_are_left_alone_where_the_start_says_so(world: Counting) 
 
     assert MAX_LEFTOVERS == len(world.last(wire.Exited).exit.left_alone)
     assert [] == [signum for process in tree for signum in kinds(process)]
-    assert not world.executor._runs.live
+    assert not world.executor.table.live

@@ -10,8 +10,19 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.executor import journal as module
-from dispatcher.executor.journal import RETRY, Header, Journal, Line
-from dispatcher.executor.run import Phase, TrackedRun
+from dispatcher.executor.journal import RETRY, Journal
+from dispatcher.executor.records import (
+    Ending,
+    Forgotten,
+    Gone,
+    Header,
+    InheritedRun,
+    LeaderExited,
+    Record,
+    Started,
+    Starting,
+)
+from dispatcher.executor.run import TrackedRun
 from dispatcher.times import NEVER, Instant
 from tests.unit.executor.world import World
 
@@ -26,13 +37,18 @@ def journal(tmp_path: Path) -> Journal:
     return journal
 
 
-def starting(uid: str = UID, at: float = 1.0) -> Line:
-    return Line(event="starting", uid=wire.RunUid(uid), at=at, output_path=f"/{uid}.log")
+def starting(uid: str = UID, at: float = 1.0) -> Record:
+    return Starting(uid=wire.RunUid(uid), at=at, output_path=f"/{uid}.log")
 
 
-def facts(run: TrackedRun) -> tuple[object, ...]:
+def rewrite(journal: Journal, runs: list[InheritedRun], at: float) -> OSError | None:
+    known = [TrackedRun.taken_over(run) for run in runs]
+    return journal.rewrite([run.summary(Instant(at)) for run in known], Instant(at))
+
+
+def facts(run: InheritedRun) -> tuple[object, ...]:
     return (
-        *(run.uid, run.output_path, run.phase, run.pid, run.start_ticks),
+        *(run.uid, run.output_path, type(run), run.pid, run.start_ticks),
         *(run.exit, run.ended_by, run.held_until),
     )
 
@@ -43,28 +59,28 @@ EXIT = wire.Exit(at=7.0, exit_code=3, cpu_seconds=0.5)
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ([], (Phase.STARTING, None, None, None, None, 1.0)),
+        ([], (InheritedRun, None, None, None, None, 1.0)),
         (
-            [Line(event="started", uid=UID, at=2.0, pid=9, start_ticks=8)],
-            (Phase.STARTING, 9, 8, None, None, 2.0),
+            [Started(uid=UID, at=2.0, pid=9, start_ticks=8)],
+            (InheritedRun, 9, 8, None, None, 2.0),
         ),
         (
-            [Line(event="ending", uid=UID, at=3.0, ended_by="lost")],
-            (Phase.STARTING, None, None, None, "lost", 3.0),
+            [Ending(uid=UID, at=3.0, ended_by="lost")],
+            (InheritedRun, None, None, None, "lost", 3.0),
         ),
         (
-            [Line(event="leader_exited", uid=UID, at=7.5, exit=EXIT)],
-            (Phase.STARTING, None, None, EXIT, None, 7.5),
+            [LeaderExited(uid=UID, at=7.5, exit=EXIT)],
+            (InheritedRun, None, None, EXIT, None, 7.5),
         ),
         (
-            [Line(event="gone", uid=UID, at=7.5, exit=EXIT, ended_by="absence")],
-            (Phase.GONE, None, None, EXIT, "absence", 7.5),
+            [Gone(uid=UID, at=7.5, exit=EXIT, ended_by="absence")],
+            (Gone, None, None, EXIT, "absence", 7.5),
         ),
     ],
     ids=["starting", "started", "ending", "leader_exited", "gone"],
 )
 def test_what_was_noted_is_known_again_also_after_a_rewrite(
-    journal: Journal, lines: list[Line], expected: tuple[object, ...]
+    journal: Journal, lines: list[Record], expected: tuple[object, ...]
 ) -> None:
     for line in [starting(), *lines]:
         journal.note(line)
@@ -73,13 +89,13 @@ def test_what_was_noted_is_known_again_also_after_a_rewrite(
     (run,) = journal.predecessors_runs()
     assert (UID, "/run.log", *expected) == facts(run)
 
-    journal.rewrite([run], Instant(99.0))
+    rewrite(journal, [run], 99.0)
     (again,) = journal.predecessors_runs()
     assert facts(run) == facts(again)  # it is no later that its leader was surely not reaped
 
 
 def test_forgotten_is_unknown(journal: Journal) -> None:
-    for line in (starting(), starting("other"), Line(event="forgotten", uid=UID, at=2.0)):
+    for line in (starting(), starting("other"), Forgotten(uid=UID, at=2.0)):
         journal.note(line)
     journal.flush()
 
@@ -108,7 +124,7 @@ def test_it_is_compacted_when_it_has_grown(
         journal.flush()
     size = (tmp_path / "journal").stat().st_size
 
-    journal.rewrite(journal.predecessors_runs(), Instant(2.0))
+    rewrite(journal, journal.predecessors_runs(), 2.0)
 
     assert 1000 <= size <= 1500
     assert (tmp_path / "journal").stat().st_size <= 300
@@ -195,7 +211,7 @@ def test_what_could_not_be_noted_is_made_up_for_as_soon_as_there_is_room(
     world.run_for(RETRY)
 
     known = world.journal.predecessors_runs()
-    assert (Phase.GONE, "cancelled") == (known[0].phase, known[0].ended_by)
+    assert (Gone, "cancelled") == (type(known[0]), known[0].ended_by)
     assert 1 + others == len(known)
     assert leader.pid in world.kernel.reaped
     assert NEVER == world.journal.due
@@ -317,7 +333,7 @@ def apart(tmp_path: Path) -> Apart:
     return Apart(tmp_path)
 
 
-def note(journal: Journal, *lines: Line) -> None:
+def note(journal: Journal, *lines: Record) -> None:
     journal.rewrite([], Instant(0.0))
     for line in lines:
         journal.note(line)
@@ -343,7 +359,7 @@ def test_a_journal_of_before_is_read_and_then_kept_apart(apart: Apart) -> None:
     successor = apart.journal()
 
     runs = successor.predecessors_runs()
-    assert successor.rewrite(runs, Instant(2.0)) is None
+    assert rewrite(successor, runs, 2.0) is None
 
     assert apart.path.is_symlink()
     assert [UID] == uids(apart.journal())
@@ -353,7 +369,7 @@ def test_a_journal_of_before_is_read_and_then_kept_apart(apart: Apart) -> None:
 def test_a_journal_may_come_back_to_the_state_directory(apart: Apart) -> None:
     note(apart.journal(), starting())
     successor = Journal(str(apart.path), HEADER)
-    assert successor.rewrite(successor.predecessors_runs(), Instant(2.0)) is None
+    assert rewrite(successor, successor.predecessors_runs(), 2.0) is None
     successor.close()
 
     assert not apart.path.is_symlink()

@@ -14,8 +14,8 @@ import pytest
 
 from dispatcher import wire, worker_api
 from dispatcher.errors import ConfigError
-from dispatcher.executor.journal import MOST, MOST_OF_LINE, Damage, Header, Journal
-from dispatcher.executor.run import Phase
+from dispatcher.executor.journal import MAX_SIZE, Journal
+from dispatcher.executor.records import MAX_LINE, Damage, Gone, Header
 from tests.unit.executor.world import SELF, World
 
 HEADER = Header(boot_id="boot", pid_namespace="pids")
@@ -52,8 +52,8 @@ DAMAGED = {
     "a number as its name": line(uid=5),  # type: ignore[arg-type]
     "no name": line(uid=""),
     "a name of 100 characters": line("x" * 100),
-    "longer than any": line(ended_by="x" * 3 * MOST_OF_LINE),
-    "as long as a piece": line(ended_by="x" * (2 * MOST_OF_LINE - len(line(ended_by="")))),
+    "longer than any": line(ended_by="x" * 3 * MAX_LINE),
+    "as long as a piece": line(ended_by="x" * (2 * MAX_LINE - len(line(ended_by="")))),
     "a text as a pid": line(event="started", pid="9"),
     "everybody's pid": line(event="started", pid=0),
     "a group as a pid": line(event="started", pid=-9),
@@ -100,14 +100,15 @@ def test_without_its_header_a_run_is_known_by_its_uid_and_not_by_its_pid(
     tmp_path: Path, header: bytes
 ) -> None:
     """Whose pid that is, in another boot or namespace, nobody knows."""
-    started = line(event="started", pid=9, start_ticks=8, output_path="/run.log")
+    starting = line(output_path="/run.log")
+    started = line(event="started", pid=9, start_ticks=8)
     over = line("over", event="gone", exit=EXIT)
-    headless = journal(tmp_path, header, started, over)
+    headless = journal(tmp_path, header, starting, started, over)
 
     run, gone = headless.predecessors_runs()
 
     assert ("run", None, None, "/run.log") == (run.uid, run.pid, run.start_ticks, run.output_path)
-    assert (Phase.GONE, EXIT) == (gone.phase, gone.exit)
+    assert (Gone, EXIT) == (type(gone), gone.exit)
     assert Damage(lines=1, first=1) == headless.damage
 
 
@@ -148,7 +149,7 @@ def test_what_is_no_journal_is_refused_by_its_name_with_the_remedy(
             path.symlink_to(path)
         case "huge":
             path.touch()
-            os.truncate(path, MOST + 1)
+            os.truncate(path, MAX_SIZE + 1)
 
     with pytest.raises(ConfigError) as refused:
         Journal(str(path), HEADER).predecessors_runs()

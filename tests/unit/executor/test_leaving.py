@@ -9,8 +9,9 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.executor.executor import STOP_PATIENCE
-from dispatcher.executor.journal import Header, Journal, Line
+from dispatcher.executor.journal import Journal
 from dispatcher.executor.killing import UNKILLABLE_AFTER
+from dispatcher.executor.records import Gone, Header
 from dispatcher.logs.journald import SOCKET_VARIABLE
 from dispatcher.times import Instant
 from tests.unit.executor.world import World
@@ -36,7 +37,7 @@ def test_embedded_it_leaves_ten_seconds_after_daemon_and_runs(embedded: World) -
 def test_embedded_it_leaves_when_nobody_ever_came(tmp_path: Path) -> None:
     world = World(tmp_path, embedded=True, greeted=False)
 
-    assert 10.0 == world.executor._patience(None)
+    assert 10.0 == world.executor.patience(None)
     assert not world.run_for(10.1)
 
 
@@ -161,11 +162,11 @@ def test_shutting_down_it_starts_nothing(external: World) -> None:
 
 def test_while_runs_live_no_wait_exceeds_a_second(external: World) -> None:
     """epoll sleeps on a clock that stands still in suspend."""
-    assert external.executor._patience(None) is None
+    assert external.executor.patience(None) is None
     external.start()
     external.run_for(0.5)
 
-    assert 1.0 - 0.5 == external.executor._patience(None)
+    assert 1.0 - 0.5 == external.executor.patience(None)
 
 
 def test_embedded_it_does_not_stay_for_output_that_the_journal_does_not_take(
@@ -178,9 +179,7 @@ def test_embedded_it_does_not_stay_for_output_that_the_journal_does_not_take(
     before = Journal(str(tmp_path / "executor.journal"), header)
     before.rewrite([], Instant(0.0))
     whole = wire.Exit(at=1.0, exit_code=0)
-    before.note(
-        Line(event="gone", uid=run, at=1.0, output_path=str(output), exit=whole, forwarded=0)
-    )
+    before.note(Gone(uid=run, at=1.0, output_path=str(output), exit=whole, forwarded=0))
     before.flush()
     before.close()
 

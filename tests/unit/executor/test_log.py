@@ -55,7 +55,7 @@ def test_r51_repetitions_are_held_back_counted_and_said_to_have_ceased(tmp_path:
         lines.log("host.short", error="EMFILE")
     lines.now = Instant(INTERVAL)
     assert lines.log.due <= lines.now
-    lines.log.keep_up(lines.now)
+    lines.log.catch_up(lines.now)
 
     assert BURST + 1 == len(lines.read())
     ceased = lines.read()[-1]

@@ -19,7 +19,7 @@ from dispatcher.executor.notices import (
     READS,
     WINDOW,
     Notices,
-    understood,
+    parsed,
 )
 from dispatcher.outbox import merged
 from dispatcher.times import Instant
@@ -46,8 +46,8 @@ class Ear:
 
     def hear(self, at: Instant = NOW) -> list[tuple[wire.RunUid, Instant]]:
         """Hear what is ready, and tell what is due."""
-        asked = list(self.notices.hear(self.kernel.wait(0), at))
-        self.notices.tell(at)
+        asked = list(self.notices.receive(self.kernel.wait(0), at))
+        self.notices.send_due(at)
         return asked
 
     def told(self) -> list[wire.Notice]:
@@ -56,7 +56,7 @@ class Ear:
 
     def note(self) -> None:
         for notice in self.told():
-            self.notices.noted(notice.uid, notice.serial)
+            self.notices.confirm(notice.uid, notice.serial)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def ear(directory: Path) -> Iterator[Ear]:
 def test_what_is_understood(said: bytes, facts: dict[str, Any] | None) -> None:
     expected = None if facts is None else wire.Notice(uid=RUN, serial=3, **facts)
 
-    assert expected == understood(said, RUN, 3, NOW)
+    assert expected == parsed(said, RUN, 3, NOW)
 
 
 def test_of_two_notices_the_later_note_and_the_longer_time_count() -> None:
@@ -139,10 +139,10 @@ def test_what_follows_waits_until_the_last_was_noted_unless_it_is_urgent(ear: Ea
         (urgent,) = ear.told()
         assert ("4", NOW + 11, True) == (urgent.note, urgent.until, urgent.beat)
         out.send(b"STATUS=5")
-        ear.notices.noted(RUN, first.serial)  # of two: the later one is not noted yet
+        ear.notices.confirm(RUN, first.serial)  # of two: the later one is not noted yet
         ear.hear(Instant(NOW + 20))
         assert [] == ear.told()
-        ear.notices.noted(RUN, urgent.serial)
+        ear.notices.confirm(RUN, urgent.serial)
         ear.hear(Instant(NOW + 20))
         assert [("5", False)] == [(notice.note, notice.beat) for notice in ear.told()]
 
@@ -154,7 +154,7 @@ def test_nothing_is_told_to_nobody_and_all_to_the_next(ear: Ear) -> None:
         ear.hear()
         assert ear.notices.due > NOW + 60  # nobody is woken for it
         ear.daemon.connected = True
-        ear.notices.greet()
+        ear.notices.resend_unconfirmed()
         (told,) = ear.told()
         assert (True, "one") == (told.beat, told.note)
 
@@ -170,11 +170,11 @@ def test_a_flood_is_read_now_and_then_and_the_rest_waits_in_its_own_socket(ear: 
         loud.send(b"STATUS=one more")
         soft.send(b"WATCHDOG=1")
         ear.hear()
-        ear.notices.greet()
+        ear.notices.resend_unconfirmed()
         assert {(RUN, None), (other, None)} == {(told.uid, told.note) for told in ear.told()}
         ear.hear(Instant(NOW + WINDOW))  # it is listened to again
         ear.hear(Instant(NOW + WINDOW))
-        ear.notices.greet()
+        ear.notices.resend_unconfirmed()
         assert (RUN, "one more") in {(told.uid, told.note) for told in ear.told()}
         ear.notices.forget(other)
 
@@ -228,7 +228,7 @@ def test_a_run_is_heard_at_its_new_socket_and_at_the_one_that_lost_its_name(ear:
 
         assert ["after"] == [notice.note for notice in ear.told()]
         assert name.is_there
-        assert [Instant(NOW + 3)] == ear.notices.hear_last(RUN, Instant(NOW + 2))
+        assert [Instant(NOW + 3)] == ear.notices.read_rest(RUN, Instant(NOW + 2))
 
 
 def test_sockets_without_a_name_are_few_and_go_with_the_run(ear: Ear) -> None:
@@ -259,7 +259,7 @@ def test_of_the_sockets_without_a_name_the_one_that_speaks_stays(ear: Ear) -> No
 
         connected.send(b"STATUS=still here")
         ear.hear(Instant(at + 1))
-        assert "still here" == ear.notices._speakers[RUN].untold.note  # type: ignore[union-attr]
+        assert "still here" == ear.notices._channels[RUN].unsent.note  # type: ignore[union-attr]
 
 
 def test_a_flood_at_a_nameless_socket_rests_like_any_other(ear: Ear) -> None:
@@ -277,7 +277,7 @@ def test_a_flood_at_a_nameless_socket_rests_like_any_other(ear: Ear) -> None:
             at = Instant(at + WINDOW / 3)
 
         assert ear.notices.due <= Instant(NOW + WINDOW)
-        speaker = ear.notices._speakers[RUN]
+        speaker = ear.notices._channels[RUN]
         assert READS >= speaker.read
 
 

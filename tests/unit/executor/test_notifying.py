@@ -48,7 +48,7 @@ def test_it_says_how_it_is_and_lives_even_with_nothing_to_do(tmp_path: Path) -> 
     world = World(tmp_path, notifier=notifier)
 
     assert ["alive", "0 runs", "ready"] == notifier.said
-    assert 0.5 == world.executor._patience(None)
+    assert 0.5 == world.executor.patience(None)
 
     world.start()
     world.shut_down()
@@ -81,10 +81,10 @@ def test_an_idle_executor_is_ready_before_its_first_wait(
 def test_a_manager_whose_queue_was_full_is_told_again(tmp_path: Path) -> None:
     notifier = FakeNotifier(interval=None, room=False)
     world = World(tmp_path, notifier=notifier)
-    assert LONGEST_WAIT == world.executor._patience(None)
+    assert LONGEST_WAIT == world.executor.patience(None)
 
     notifier.room = True
     world.run_for(LONGEST_WAIT)
 
     assert "ready" in notifier.said
-    assert world.executor._patience(None) is None
+    assert world.executor.patience(None) is None

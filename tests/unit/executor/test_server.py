@@ -153,7 +153,7 @@ def test_a_burst_is_heard_in_portions(here: Here) -> None:
         heard = here.server.receive(here.kernel.wait(1))
         portions.append([message.sequence for message in heard])  # type: ignore[union-attr]
 
-        assert here.server.heard_all == (99 in portions[-1])
+        assert here.server.all_read == (99 in portions[-1])
 
     assert list(range(100)) == [number for portion in portions for number in portion]
     assert max(map(len, portions)) <= 32
@@ -164,7 +164,7 @@ def test_more_than_a_read_takes_is_not_all_that_was_said(here: Here) -> None:
     here.peer.settimeout(5)
     assert here.peer.send(line) > 100_000
 
-    heard = [here.server.receive(here.kernel.wait(0)) or here.server.heard_all for _ in range(5)]
+    heard = [here.server.receive(here.kernel.wait(0)) or here.server.all_read for _ in range(5)]
 
     assert [False, True] == [heard[0], heard[-1]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.runs import START_UNTOLD
+from dispatcher.executor.leaders import REPORT_DELAY
 from tests.unit.executor.world import World
 
 
@@ -18,14 +18,14 @@ def world(tmp_path: Path) -> World:
 
 def test_a_start_is_told_in_time(world: World) -> None:
     world.start("first")
-    world.run_for(START_UNTOLD / 2)
+    world.run_for(REPORT_DELAY / 2)
     world.start("second")
     assert [] == world.said(wire.Started)
 
-    world.run_for(START_UNTOLD * 0.6)
+    world.run_for(REPORT_DELAY * 0.6)
     assert ["first"] == [started.uid for started in world.said(wire.Started)]
 
-    world.run_for(START_UNTOLD)
+    world.run_for(REPORT_DELAY)
     assert ["first", "second"] == [started.uid for started in world.said(wire.Started)]
 
 

@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 
 from dispatcher import wire, worker_api
 from dispatcher.executor.executor import Executor, ExecutorIdentity
-from dispatcher.executor.journal import Header, Journal
+from dispatcher.executor.journal import Journal
 from dispatcher.executor.notices import Notices
 from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.outside import Outside
+from dispatcher.executor.records import Header
+from dispatcher.executor.reports import Reporter
 from dispatcher.executor.server import LINES_PER_TICK
 from dispatcher.executor.starting.spawn import CannotStart
 from dispatcher.executor.system.kernel import ProcessStatus, Usage
@@ -57,20 +60,6 @@ class FakeProcess:
     heard: list[tuple[float, int]] = field(default_factory=list)
 
 
-class FakeGrowth:
-    """A host that has no descriptor left to tell of writes with."""
-
-    descriptor = -1
-
-    def ask(self, path: str) -> int | None:
-        return None
-
-    def withdraw(self, number: int) -> None: ...
-
-    def answers(self) -> list[int]:
-        return []
-
-
 class FakeKernel:
     """Processes in a dict; time passes only while somebody waits."""
 
@@ -84,7 +73,6 @@ class FakeKernel:
         self.calm = True
         """Whether no process comes and goes while all are looked at."""
         self.broken: OSError | None = None
-        self.growth = FakeGrowth()
         self.stop: tuple[float, Callable[[], object]] | None = None
         """How long the next wait lasts whatever comes, and what happens then: it finds nothing."""
         self.daemon_speaks: Callable[[], bool] = lambda: False
@@ -93,7 +81,7 @@ class FakeKernel:
         self.killed_for_memory: int | None = 0
         self._last_pid = 100
         self._leaders: set[int] = set()
-        self._handles: set[int] = set()
+        self.handles: set[int] = set()
         self._watched: set[int] = set()
 
     # What tests do ---------------------------------------------------------------------------
@@ -131,7 +119,7 @@ class FakeKernel:
             self.now += seconds
             happens()
             return []
-        ready = [pid for pid in self._handles if self.processes[pid].status is not None]
+        ready = [pid for pid in self.handles if self.processes[pid].status is not None]
         ready += select.select(self._watched, (), (), 0)[0]
         ready += [DAEMON] if self.daemon_speaks() else []
         if not ready:
@@ -159,11 +147,11 @@ class FakeKernel:
         self._leaders.add(leader)
         if self.short_of_handles:
             return None
-        self._handles.add(leader)
+        self.handles.add(leader)
         return leader
 
     def release(self, handle: int) -> None:
-        self._handles.discard(handle)
+        self.handles.discard(handle)
 
     def exit_of(self, leader: int) -> ProcessStatus | None:
         process = self.processes[leader]
@@ -311,7 +299,7 @@ class FakeServer:
         """By which a look finds that it speaks; None: it is listened to without one."""
         self.connected = True
         self.knocks = False
-        self.heard_all = True
+        self.all_read = True
         self.inbox: list[wire.ToExecutor] = []
         self.said: list[Any] = []
 
@@ -338,7 +326,7 @@ class FakeServer:
         if not self._is_among(ready):
             return []
         heard, self.inbox = self.inbox[:LINES_PER_TICK], self.inbox[LINES_PER_TICK:]
-        self.heard_all = not self.inbox
+        self.all_read = not self.inbox
         return heard
 
     def _is_among(self, ready: Iterable[int]) -> bool:
@@ -363,6 +351,7 @@ class World:
         notifier: Any = None,
         runtime_dir: Path | None = None,
     ) -> None:
+        self.directory = directory
         self.kernel = FakeKernel()
         self.server = FakeServer()
         self.kernel.daemon_speaks = lambda: self.server.speaks
@@ -370,18 +359,21 @@ class World:
         self.events: list[dict[str, Any]] = []
         self.path = directory / "executor.journal"
         self.journal = Journal(str(self.path), Header(boot_id="boot", pid_namespace="pids"))
+        kernel: Any = self.kernel
+        self.notices = Notices(str(runtime_dir or directory), kernel, self.server)
+        log: Any = Heard(self.events)
+        self.report = Reporter(self.journal, log, self.server.send)
         parts: dict[str, Any] = {
             "kernel": self.kernel,
             "spawner": self.spawner,
             "outputs": FakeOutputs(),
-            "journal": self.journal,
             "server": self.server,
-            "notices": Notices(str(runtime_dir or directory), self.kernel, self.server),
-            "log": Heard(self.events),
+            "notices": self.notices,
+            "report": self.report,
         }
         self.executor = Executor(
             ExecutorIdentity("node", str(directory), "boot", "pids"),
-            **parts,
+            Outside(**parts),
             embedded=embedded,
             notifier=notifier,
             clock=lambda: Instant(self.kernel.now),

@@ -1,0 +1,24 @@
+"""The parts by which the executor reaches the outside of its process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dispatcher.executor.notices import Notices
+from dispatcher.executor.output.files import OutputFiles
+from dispatcher.executor.reports import Reporter
+from dispatcher.executor.server import Server
+from dispatcher.executor.starting.spawn import Spawner
+from dispatcher.executor.system.kernel import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Made once, before the executor; shared by its inner parts."""
+
+    kernel: Kernel
+    spawner: Spawner
+    outputs: OutputFiles
+    server: Server
+    notices: Notices
+    report: Reporter

@@ -1,0 +1,103 @@
+"""What is reported of runs: to a successor in the journal, to the daemon, to operators in the log.
+
+The journal comes first: what the daemon has heard of must survive this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dispatcher import wire
+from dispatcher.executor.journal import Journal
+from dispatcher.executor.log import Log
+from dispatcher.executor.records import Ending, Forgotten, Gone, LeaderExited, Started, Starting
+from dispatcher.executor.run import TrackedRun, ids, without_tail
+from dispatcher.executor.system.procfs import Process
+from dispatcher.times import Instant
+
+#: Runs named with a stray, those that started last.
+MAX_CANDIDATES = 20
+
+
+class Reporter:
+    """Reports each event to all who need it."""
+
+    def __init__(
+        self, journal: Journal, log: Log, send: Callable[[wire.FromExecutor], None]
+    ) -> None:
+        self.journal = journal
+        self.log = log
+        self.send = send
+        self._short_of: set[int | None] = set()
+
+    def starting(self, run: TrackedRun, at: Instant) -> None:
+        """Report a start before its leader is spawned."""
+        self.journal.note(
+            Starting(
+                uid=run.uid,
+                at=at,
+                output_path=run.output_path,
+                marked=run.marked,
+                task_variables=run.task_variables,
+                forwarded=run.forwarded,
+            )
+        )
+
+    def start_failed(
+        self, start: wire.Start, fault: wire.Fault, error: str, number: int | None = None
+    ) -> None:
+        """Report that a run has no process."""
+        error = wire.as_utf8(error)
+        self.log("run.start_failed", **ids(start.uid, start.env), fault=fault, error=error)
+        self.send(wire.StartFailed(uid=start.uid, fault=fault, error=error, errno=number))
+
+    def spawned(self, uid: wire.RunUid, pid: int, start_ticks: int, at: Instant) -> None:
+        """Record a leader; the daemon's report is delayed by `Leaders`."""
+        self.journal.note(Started(uid=uid, at=at, pid=pid, start_ticks=start_ticks))
+
+    def ending(self, run: TrackedRun, reason: str, at: Instant) -> None:
+        """Report that an ending begins, before the first signal."""
+        self.journal.note(Ending(uid=run.uid, at=at, ended_by=reason))
+        self.log("run.ending", **run.ids, reason=reason)
+
+    def leader_exited(self, run: TrackedRun, exit_seen: wire.Exit, at: Instant) -> None:
+        """Report a leader's exit that is not yet its run's."""
+        self.journal.note(LeaderExited(uid=run.uid, at=at, exit=exit_seen))
+        if run.state is wire.RunState.LEADER_EXITED:
+            self.send(wire.Changed(uid=run.uid, state=run.state, exit=exit_seen))
+
+    def gone(self, run: TrackedRun, complete: wire.Exit, at: Instant) -> None:
+        """Report that nothing of a run is left."""
+        kept = without_tail(complete)
+        self.journal.note(Gone(uid=run.uid, at=at, exit=kept, ended_by=run.ended_by))
+        self.send(wire.Exited(uid=run.uid, exit=complete, ended_by=run.ended_by))
+
+    def forgotten(self, uid: wire.RunUid, at: Instant) -> None:
+        """Record that a successor need not know a run."""
+        self.journal.note(Forgotten(uid=uid, at=at))
+
+    def unkillable(self, run: TrackedRun) -> None:
+        """Report that a run survives SIGKILL, and why."""
+        self.send(wire.Changed(uid=run.uid, state=run.state, reason=run.trouble))
+        self.log("worker.unkillable", **run.ids, pid=run.pid, reason=run.trouble)
+
+    def unsignalled(self, run: TrackedRun) -> None:
+        """Report that processes of a run may not be signalled, and why."""
+        self.send(wire.Changed(uid=run.uid, state=run.state, reason=run.trouble))
+        self.log("worker.unsignalled", uid=run.uid, pid=run.pid, reason=run.trouble)
+
+    def stray(self, process: Process, candidates: tuple[wire.RunUid, ...]) -> None:
+        """Report a process that may be of several runs."""
+        candidates = candidates[-MAX_CANDIDATES:]
+        self.log("worker.stray", pid=process.pid, name=process.name, candidates=candidates)
+        self.send(wire.Stray(pid=process.pid, name=process.name, candidates=candidates))
+
+    def shortage(self, error: OSError) -> None:
+        """Report once for each errno what the host is short of; the next look tries again."""
+        if error.errno not in self._short_of:
+            self._short_of.add(error.errno)
+            self.log("host.short", error=str(error))
+
+    def shortage_over(self) -> None:
+        """Report each shortage again from now on."""
+        self._short_of.clear()
