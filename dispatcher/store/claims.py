@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any, Final
 
 from dispatcher.execution import Claim
 from dispatcher.model import Outcome
@@ -12,6 +13,11 @@ from dispatcher.store.rows import Ready, ready_from
 from dispatcher.store.statements import claims as sql
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode, RunUid
+
+#: Fields of a claim that are its task's.
+_SHARED: Final = {field.name for field in fields(Claim)} & {
+    field.name for field in fields(Ready) if field.name not in {"fence", "kill_mode"}
+}
 
 
 def secret() -> str:
@@ -45,55 +51,34 @@ def claim(
     now: StoreTime,
 ) -> Claim:
     """Claim a ready task for an owner, and open its run. The lease ends by the deadline."""
-    last_outcome: Outcome | None = None
-    earlier: tuple[str, ...] = ()
-    if ready.fence:
-        last_outcome = _last_outcome(engine, ready.task_id)
-        earlier = _earlier_outputs(engine, ready.task_id, owner)
-    uid, lock = secret(), secret()
-    fence, attempt = ready.fence + 1, ready.attempts_used + 1
-    output_path, expires_at = f"{output_dir}/{uid}.log", ready.expiry(now, deadline_at)
+    last_outcome, earlier = _earlier_runs(engine, ready, owner)
+    uid = secret()
+    facts: dict[str, Any] = {
+        **{name: getattr(ready, name) for name in _SHARED},
+        "lock": secret(),
+        "attempt": ready.attempts_used + 1,
+        "fence": ready.fence + 1,
+        "lease_expires_at": ready.expiry(now, deadline_at),
+        "output_path": f"{output_dir}/{uid}.log",
+    }
     values = {
-        "task_id": ready.task_id,
+        **facts,
         "uid": uid,
-        "lock": lock,
-        "attempt": attempt,
-        "fence": fence,
         "owner": owner,
         "now": now,
-        "lease_ttl_ms": ready.lease_ttl_ms,
-        "lease_expires_at": expires_at,
         "takeover_at": takeover_at,
-        "kill_grace_ms": ready.kill_grace_ms,
         "deadline_at": deadline_at,
-        "output_path": output_path,
     }
     engine.change(sql.CLAIM, values)
     return Claim(
-        task_id=ready.task_id,
         run_id=engine.insert(sql.OPEN, values),
         run_uid=RunUid(uid),
-        fence=fence,
-        lock=lock,
-        attempt=attempt,
-        queue=ready.queue,
-        command=ready.command,
-        payload=ready.payload,
-        cwd=ready.cwd,
-        env=ready.env,
-        liveness=ready.liveness,
-        lease_ttl_ms=ready.lease_ttl_ms,
-        lease_expires_at=expires_at,
-        output_path=output_path,
         last_outcome=last_outcome,
         earlier_output_paths=earlier,
-        notify=ready.notify,
-        limits=ready.limits,
-        kill_grace_ms=ready.kill_grace_ms,
         kill_mode=ready.kill_mode or KillMode.TREE,
-        profile=ready.profile,
         reports_leftovers="leftovers" in ready.rules,
         output_to_journald="output" in ready.rules,
+        **facts,
     )
 
 
@@ -127,12 +112,14 @@ def begin_ending(engine: Engine, uid: RunUid, ending: Outcome, reason: str) -> b
     return engine.change(sql.BEGIN_ENDING, values) > 0
 
 
-def _last_outcome(engine: Engine, task_id: int) -> Outcome | None:
-    rows = engine.rows(sql.LAST_OUTCOME, {"task_id": task_id})
-    return Outcome(rows[0][0]) if rows and rows[0][0] else None
-
-
-def _earlier_outputs(engine: Engine, task_id: int, owner: str) -> tuple[str, ...]:
-    """Return the outputs of a task's runs here: their locks show whether one of them lives."""
-    values = {"task_id": task_id, "owner": owner}
-    return tuple(path for (path,) in engine.rows(sql.EARLIER_OUTPUTS, values))
+def _earlier_runs(
+    engine: Engine, ready: Ready, owner: str
+) -> tuple[Outcome | None, tuple[str, ...]]:
+    """Return the last run's outcome, and the outputs of this owner's runs that may be alive."""
+    if not ready.fence:
+        return None, ()
+    values = {"task_id": ready.task_id, "owner": owner}
+    last = engine.rows(sql.LAST_OUTCOME, values)
+    outputs = engine.rows(sql.EARLIER_OUTPUTS, values)
+    outcome = Outcome(last[0][0]) if last and last[0][0] else None
+    return outcome, tuple(path for (path,) in outputs)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dispatcher.calendar import Calendar
 from dispatcher.errors import StoreUnusable
-from dispatcher.store import migrate
+from dispatcher.store import migrate, migrations
 from dispatcher.store.clock import Clock
 from dispatcher.store.engine import transaction
 from dispatcher.store.lineage import LINEAGE, lineage
@@ -43,7 +43,7 @@ def examine(path: Path, *, patience: float, whole: bool) -> Examined:
         schema, identity = migrate.version_of(engine)
         with transaction(engine, write=False):
             stores = lineage(engine.rows(LINEAGE))
-        known = len(migrate.MIGRATIONS)
+        known = len(migrations.MIGRATIONS)
         return Examined(
             schema=schema,
             known=known,

@@ -1,4 +1,4 @@
-"""The schema, as numbered migrations, and what makes a database a store: version and identity."""
+"""Creates and upgrades a database: its schema, version and identity."""
 
 from __future__ import annotations
 
@@ -7,271 +7,7 @@ from collections.abc import Sequence
 
 from dispatcher.errors import StoreUnusable
 from dispatcher.store.engine import Engine, transaction
-
-# Checks say CASE and OR, not IN: SQLite fills a table from the list for each row that it checks.
-_FIRST = """
-CREATE TABLE meta (
-    key TEXT PRIMARY KEY,
-    value TEXT NOT NULL
-);
-
-CREATE TABLE nodes (
-    id TEXT PRIMARY KEY,
-    boot_id TEXT NOT NULL,
-    pid_namespace TEXT NOT NULL,
-    hostname TEXT NOT NULL,
-    slots BIGINT NOT NULL,
-    seen_at BIGINT NOT NULL,
-    seen_interval_ms BIGINT NOT NULL
-);
-
-CREATE TABLE tasks (
-    id {row_id},
-    state TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    queue TEXT NOT NULL,
-    priority BIGINT NOT NULL,
-    key TEXT,
-    liveness TEXT NOT NULL,
-    lease_ttl_ms BIGINT NOT NULL,
-    attempt BIGINT NOT NULL DEFAULT 0,
-    max_attempts BIGINT NOT NULL,
-    deferrals BIGINT NOT NULL DEFAULT 0,
-    orphans BIGINT NOT NULL DEFAULT 0,
-    fence BIGINT NOT NULL DEFAULT 0,
-    created_at BIGINT NOT NULL,
-    run_at BIGINT NOT NULL,
-    finished_at BIGINT,
-    lock TEXT,
-    lease_expires_at BIGINT,
-    owner TEXT,
-    run_uid TEXT,
-    takeover_at BIGINT,
-    ending TEXT,
-    ending_reason TEXT,
-    last_heartbeat_at BIGINT,
-    progress DOUBLE PRECISION,
-    note TEXT,
-    progressed_at BIGINT,
-    run_timeout_ms BIGINT,
-    stall_timeout_ms BIGINT,
-    start_timeout_ms BIGINT,
-    queue_timeout_ms BIGINT,
-    total_timeout_ms BIGINT,
-    total_at BIGINT,
-    fails_at BIGINT,
-    kill_grace_ms BIGINT,
-    kill_signal BIGINT,
-    notify BOOLEAN NOT NULL DEFAULT FALSE,
-    profile TEXT,
-    rules TEXT,
-    cwd TEXT,
-    labels TEXT NOT NULL,
-    env TEXT NOT NULL,
-    command TEXT NOT NULL,
-
-    CHECK (CASE state
-           WHEN 'ready' THEN finished_at IS NULL
-           WHEN 'running' THEN finished_at IS NULL
-           WHEN 'succeeded' THEN finished_at IS NOT NULL
-           WHEN 'failed' THEN finished_at IS NOT NULL
-           WHEN 'cancelled' THEN finished_at IS NOT NULL
-           WHEN 'scheduled' THEN finished_at IS NULL
-           WHEN 'waiting' THEN finished_at IS NULL
-           WHEN 'held' THEN finished_at IS NULL
-           ELSE FALSE END),
-    CHECK (CASE WHEN state = 'running'
-           THEN lock IS NOT NULL AND lease_expires_at IS NOT NULL AND owner IS NOT NULL
-                AND run_uid IS NOT NULL AND (ending IS NULL) = (ending_reason IS NULL)
-           ELSE lock IS NULL AND lease_expires_at IS NULL AND owner IS NULL
-                AND run_uid IS NULL AND ending IS NULL AND ending_reason IS NULL
-                AND takeover_at IS NULL AND last_heartbeat_at IS NULL
-                AND progress IS NULL AND note IS NULL AND progressed_at IS NULL END),
-    CHECK (CASE
-           WHEN state = 'running' OR finished_at IS NOT NULL THEN fails_at IS NULL
-           WHEN state = 'ready' AND queue_timeout_ms IS NOT NULL THEN fails_at IS NOT NULL
-           ELSE fails_at IS NOT DISTINCT FROM total_at END),
-    CHECK ((total_at IS NULL) = (total_timeout_ms IS NULL)),
-    CHECK (run_timeout_ms > 0),
-    CHECK (stall_timeout_ms > 0),
-    CHECK (start_timeout_ms > 0),
-    CHECK (queue_timeout_ms > 0),
-    CHECK (total_timeout_ms > 0),
-    CHECK (kill_grace_ms >= 0),
-    CHECK (kill_signal > 0),
-    CHECK (ending = 'succeeded' OR ending = 'failed' OR ending = 'lost'
-           OR ending = 'timed_out' OR ending = 'stalled' OR ending = 'oom_killed'
-           OR ending = 'spawn_failed' OR ending = 'deferred' OR ending = 'held'
-           OR ending = 'cancelled' OR ending = 'released' OR ending = 'orphaned'),
-    CHECK (queue <> ''),
-    CHECK (liveness = 'process' OR liveness = 'worker'),
-    CHECK (lease_ttl_ms > 0),
-    CHECK (attempt >= 0),
-    CHECK (max_attempts >= 1),
-    CHECK (deferrals >= 0),
-    CHECK (orphans >= 0),
-    CHECK (fence >= 0),
-    CHECK (progress BETWEEN 0 AND 1)
-);
-
-CREATE INDEX tasks_ready ON tasks (queue, priority DESC, id) WHERE state = 'ready';
-CREATE INDEX tasks_due ON tasks (run_at) WHERE state = 'scheduled';
-CREATE INDEX tasks_running ON tasks (owner) WHERE state = 'running';
-CREATE INDEX tasks_endings ON tasks (owner) WHERE ending IS NOT NULL;
-CREATE INDEX tasks_takeover ON tasks (takeover_at) WHERE takeover_at IS NOT NULL;
-CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX tasks_failing ON tasks (fails_at) WHERE fails_at IS NOT NULL;
-CREATE UNIQUE INDEX tasks_key ON tasks (queue, key) WHERE key IS NOT NULL;
-
-CREATE TABLE paused_queues (
-    queue TEXT PRIMARY KEY,
-    reason TEXT NOT NULL,
-    paused_at BIGINT NOT NULL
-);
-
--- Apart, because a row is rewritten whole at each claim, beat and settle.
-CREATE TABLE payloads (
-    task_id BIGINT PRIMARY KEY REFERENCES tasks (id) ON DELETE CASCADE,
-    payload TEXT NOT NULL
-);
-
-CREATE TABLE runs (
-    id {row_id},
-    task_id BIGINT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
-    uid TEXT NOT NULL UNIQUE,
-    attempt BIGINT NOT NULL,
-    fence BIGINT NOT NULL,
-    lock TEXT NOT NULL,
-    node TEXT NOT NULL,
-    claimed_at BIGINT NOT NULL,
-    started_at BIGINT,
-    ended_at BIGINT,
-    outcome TEXT,
-    reason TEXT,
-    exit_code BIGINT,
-    signal BIGINT,
-    pid BIGINT,
-    last_heartbeat_at BIGINT,
-    lease_expires_at BIGINT,
-    progress DOUBLE PRECISION,
-    note TEXT,
-    declared TEXT,
-    declared_reason TEXT,
-    declared_delay_ms BIGINT,
-    declared_retry BOOLEAN,
-    result TEXT,
-    error TEXT,
-    max_rss_bytes BIGINT,
-    cpu_seconds DOUBLE PRECISION,
-    output_path TEXT NOT NULL,
-    output_tail TEXT,
-    left_alone TEXT,
-
-    UNIQUE (task_id, fence),
-    CHECK (outcome = 'succeeded' OR outcome = 'failed' OR outcome = 'lost'
-           OR outcome = 'timed_out' OR outcome = 'stalled' OR outcome = 'oom_killed'
-           OR outcome = 'spawn_failed' OR outcome = 'deferred' OR outcome = 'held'
-           OR outcome = 'cancelled' OR outcome = 'released' OR outcome = 'orphaned'),
-    CHECK (CASE WHEN outcome IS NULL THEN ended_at IS NULL AND reason IS NULL
-           ELSE ended_at IS NOT NULL AND reason IS NOT NULL END),
-    CHECK (declared = 'succeed' OR declared = 'fail' OR declared = 'defer' OR declared = 'hold'),
-    CHECK (attempt >= 1),
-    CHECK (fence >= 1)
-);
-
-CREATE INDEX runs_declared ON runs (node) WHERE declared IS NOT NULL AND outcome IS NULL;
-"""
-
-# Of runs that were open before, the built-in default is assumed where their task has none.
-_KILL_GRACE = """
-ALTER TABLE runs ADD COLUMN kill_grace_ms BIGINT CHECK (kill_grace_ms >= 0);
-UPDATE runs SET kill_grace_ms = COALESCE(
-    (SELECT tasks.kill_grace_ms FROM tasks WHERE tasks.id = runs.task_id), 10000)
-WHERE outcome IS NULL;
-"""
-
-# What an operator said of a running task, and until when a claim made by hand may go on.
-_INTENT = """
-ALTER TABLE tasks ADD COLUMN intent TEXT
-    CHECK (intent = 'cancel' OR intent = 'hold' OR intent = 'release' OR intent = 'retry')
-    CHECK (intent IS NULL OR state = 'running');
-ALTER TABLE tasks ADD COLUMN intent_reason TEXT
-    CHECK ((intent_reason IS NULL) = (intent IS NULL));
-ALTER TABLE tasks ADD COLUMN deadline_at BIGINT
-    CHECK (deadline_at IS NULL OR (state = 'running' AND lease_expires_at <= deadline_at));
-"""
-
-# In a reckoning store time is its boot clock + `boot_ms`, the host's clock `ahead_ms` ahead of it.
-_CLOCK = """
-CREATE TABLE clock_settings (
-    id {row_id},
-    since BIGINT NOT NULL,
-    reckoning TEXT NOT NULL,
-    boot_ms BIGINT NOT NULL,
-    ahead_ms BIGINT NOT NULL,
-    step_ms BIGINT NOT NULL,
-
-    CHECK (reckoning <> '')
-);
-"""
-
-# Who of a run's processes gets the kill signal; all where it says nothing.
-_KILL_MODE = """
-ALTER TABLE tasks ADD COLUMN kill_mode TEXT CHECK (kill_mode = 'tree' OR kill_mode = 'leader');
-"""
-
-# What `counts`, `ready_since` and `outcomes` read, and `prune` by state: from indexes alone.
-_COUNTED = """
-DROP INDEX tasks_ready;
-CREATE INDEX tasks_ready ON tasks (queue, priority DESC, id, run_at) WHERE state = 'ready';
-DROP INDEX tasks_finished;
-CREATE INDEX tasks_finished ON tasks (state, finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX tasks_resting ON tasks (queue, state) WHERE state <> 'ready' AND state <> 'running';
-CREATE INDEX runs_closed ON runs (outcome) WHERE outcome IS NOT NULL;
-"""
-
-# Tasks to be: `submits` says how they become tasks.
-_BULK = """
-CREATE TABLE bulk_submits (
-    uid TEXT PRIMARY KEY,
-    state TEXT NOT NULL,
-    seen_at BIGINT NOT NULL,
-
-    CHECK (state = 'open' OR state = 'accepted' OR state = 'dropped')
-);
-CREATE TABLE bulk_parts (
-    uid TEXT NOT NULL REFERENCES bulk_submits (uid) ON DELETE CASCADE,
-    part BIGINT NOT NULL,
-    many BIGINT NOT NULL,
-    tasks TEXT,
-    submitted TEXT,
-
-    PRIMARY KEY (uid, part),
-    CHECK ((tasks IS NULL) = (submitted IS NOT NULL))
-);
-CREATE INDEX bulk_parts_left ON bulk_parts (uid, part) WHERE tasks IS NOT NULL;
-"""
-
-# What was ended with a run that its leader had left behind, and what it removed of its output.
-_REMAINS = """
-ALTER TABLE runs ADD COLUMN leftovers TEXT;
-ALTER TABLE runs ADD COLUMN output_truncated BIGINT NOT NULL DEFAULT 0;
-"""
-
-_ATTEMPTS_USED = "ALTER TABLE tasks RENAME COLUMN attempt TO attempts_used;"
-
-#: What each version of the schema did to the one before. Append; never edit what was released.
-MIGRATIONS: tuple[str, ...] = (
-    _FIRST,
-    _KILL_GRACE,
-    _INTENT,
-    _CLOCK,
-    _KILL_MODE,
-    _COUNTED,
-    _BULK,
-    _REMAINS,
-    _ATTEMPTS_USED,
-)
+from dispatcher.store.migrations import MIGRATIONS
 
 _META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"
 _WRITE_META = """
@@ -285,7 +21,7 @@ SELECT EXISTS (SELECT 1 FROM tasks), EXISTS (SELECT 1 FROM runs), EXISTS (SELECT
 
 
 def create(engine: Engine, migrations: Sequence[str] = MIGRATIONS) -> str:
-    """Make the schema in an empty database; return the new store's identity."""
+    """Create the schema in an empty database; return the new store's identity."""
     identity = str(uuid.uuid4())
     with transaction(engine, write=True):
         _apply(engine, migrations)
@@ -301,10 +37,10 @@ def adopt(
     name: str = "the store",
     upgrade: bool = True,
 ) -> str:
-    """Take an existing database for what it is; return the store's identity.
+    """Check an existing database, upgrade it if allowed, and return its identity.
 
-    An older schema is brought up to date if `upgrade` says so. Raises `StoreUnusable` otherwise,
-    when it is no store, misses a table, or a newer dispatcher made it.
+    Raises `StoreUnusable` for an older schema without `upgrade`, a newer schema, a missing table,
+    and a database that is not a store.
     """
     with transaction(engine, write=False):
         version, identity = _read_meta(engine, name, known=len(migrations))
@@ -316,7 +52,7 @@ def adopt(
                 f" {len(migrations)}); start the daemon anew, or run: dispatcher migrate"
             )
         with transaction(engine, write=True):
-            # Somebody else may have been faster.
+            # Another process may have upgraded it meanwhile.
             version, identity = _read_meta(engine, name, known=len(migrations))
             _apply(engine, migrations[version:])
             engine.change(_WRITE_META, {"key": "schema_version", "value": str(len(migrations))})
@@ -324,7 +60,7 @@ def adopt(
 
 
 def version_of(engine: Engine) -> tuple[int, str]:
-    """Return the version of a database's schema, which may be a newer one, and its identity."""
+    """Return a database's schema version, possibly a newer one, and its identity."""
     with transaction(engine, write=False):
         return _read_meta(engine, "the store", known=2**31)
 

@@ -17,7 +17,7 @@ from dispatcher.errors import (
 )
 from dispatcher.host import files, owner
 from dispatcher.host.locks import Held, hold
-from dispatcher.store import migrate
+from dispatcher.store import migrate, migrations
 from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
 from dispatcher.store.drafts import draft_of, name_finished, remove_abandoned
@@ -72,7 +72,7 @@ def open_store(
 
 
 def _adopt(engine: SqliteEngine, path: Path, *, upgrade: bool) -> str:
-    return migrate.adopt(engine, migrate.MIGRATIONS, name=str(path), upgrade=upgrade)
+    return migrate.adopt(engine, migrations.MIGRATIONS, name=str(path), upgrade=upgrade)
 
 
 def database_path(url: str) -> Path | None:

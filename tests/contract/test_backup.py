@@ -18,7 +18,7 @@ from pysqlite3 import dbapi2
 from dispatcher.errors import AlreadyHeld, DispatcherError, StoreUnavailable, StoreUnusable
 from dispatcher.execution import Claim
 from dispatcher.model import Outcome, TaskState
-from dispatcher.store import migrate
+from dispatcher.store import migrate, migrations
 from dispatcher.store.backup import BackedUp, back_up
 from dispatcher.store.drafts import name_finished
 from dispatcher.store.examine import examine
@@ -91,7 +91,7 @@ def test_a_backup_holds_what_was_committed_and_is_one_private_whole_file(
 
         done = make(path, copy)
 
-        assert (2, store.identity, len(migrate.MIGRATIONS)) == (
+        assert (2, store.identity, len(migrations.MIGRATIONS)) == (
             done.tasks,
             done.identity,
             done.schema,
@@ -442,11 +442,11 @@ def test_an_older_backup_is_brought_up_to_date(path: Path, tmp_path: Path) -> No
     old = tmp_path / "old.db"
     old.touch()
     with closing(SqliteEngine(old, patience=0)) as engine:
-        migrate.create(engine, migrate.MIGRATIONS[:1])
+        migrate.create(engine, migrations.MIGRATIONS[:1])
 
     put_back(path, old)
 
-    assert len(migrate.MIGRATIONS) == examine(path, patience=0, whole=False).schema
+    assert len(migrations.MIGRATIONS) == examine(path, patience=0, whole=False).schema
     with closing(SqliteEngine(old, patience=0)) as engine:
         assert 1 == migrate.version_of(engine)[0]
 

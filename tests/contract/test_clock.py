@@ -14,7 +14,7 @@ import pytest
 from dispatcher.calendar import HOUR, Calendar
 from dispatcher.errors import StoreUnavailable
 from dispatcher.model import Node, Outcome, TaskState
-from dispatcher.store import clock, migrate
+from dispatcher.store import clock, migrate, migrations
 from dispatcher.store.engine import transaction
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
@@ -334,7 +334,7 @@ def test_a_row_of_before_an_upgrade_holds_no_time_back(host: Host) -> None:
     path = host.directory / "tasks.db"
     path.touch()
     with closing(SqliteEngine(path, patience=0)) as engine:
-        migrate.create(engine, migrate.MIGRATIONS[:1])
+        migrate.create(engine, migrations.MIGRATIONS[:1])
         with transaction(engine, write=True):
             ahead = NOW + 40 * DAY
             engine.change(f"INSERT INTO nodes VALUES ('n', 'b', 'p', 'h', 1, {ahead}, 3)")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.errors import StoreRefused, StoreUnusable
-from dispatcher.store import migrate
+from dispatcher.store import migrate, migrations
 from dispatcher.store.engine import Row, transaction
 from dispatcher.store.sqlite import SqliteEngine
 
@@ -16,7 +16,7 @@ COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT; CREATE INDEX tasks_colour ON
 BROKEN = "ALTER TABLE tasks ADD COLUMN shape TEXT; ALTER TABLE nothing ADD COLUMN shape TEXT;"
 
 #: The version that this dispatcher works with.
-NOW = len(migrate.MIGRATIONS)
+NOW = len(migrations.MIGRATIONS)
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def query(engine: SqliteEngine, statement: str) -> list[Row]:
         return engine.rows(statement)
 
 
-def schema(engine: SqliteEngine) -> set[Row]:
+def definition(engine: SqliteEngine) -> set[Row]:
     """Return what defines the database."""
     return set(query(engine, "SELECT type, name, sql FROM sqlite_schema"))
 
@@ -44,7 +44,7 @@ def version(engine: SqliteEngine) -> str:
     return str(number)
 
 
-@pytest.mark.parametrize("migrations", [migrate.MIGRATIONS, (*migrate.MIGRATIONS, COLOUR)])
+@pytest.mark.parametrize("migrations", [migrations.MIGRATIONS, (*migrations.MIGRATIONS, COLOUR)])
 def test_all_migrations_make_the_fresh_schema(tmp_path: Path, migrations: tuple[str, ...]) -> None:
     with database(tmp_path / "fresh.db") as fresh, database(tmp_path / "old.db") as old:
         migrate.create(fresh, migrations)
@@ -52,7 +52,7 @@ def test_all_migrations_make_the_fresh_schema(tmp_path: Path, migrations: tuple[
         for known in range(1, len(migrations) + 1):
             assert identity == migrate.adopt(old, migrations[:known])
 
-        assert schema(fresh) == schema(old)
+        assert definition(fresh) == definition(old)
         assert version(fresh) == version(old) == str(len(migrations))
 
 
@@ -62,7 +62,7 @@ def test_an_upgrade_keeps_what_was_stored(tmp_path: Path) -> None:
         with transaction(engine, write=True):
             engine.change("INSERT INTO nodes VALUES ('n', 'b', 'p', 'h', 1, 2, 3)")
 
-        migrate.adopt(engine, (*migrate.MIGRATIONS, COLOUR))
+        migrate.adopt(engine, (*migrations.MIGRATIONS, COLOUR))
 
         assert query(engine, "SELECT * FROM nodes") == [("n", "b", "p", "h", 1, 2, 3)]
 
@@ -70,26 +70,26 @@ def test_an_upgrade_keeps_what_was_stored(tmp_path: Path) -> None:
 def test_an_upgrade_happens_whole_or_not_at_all(tmp_path: Path) -> None:
     with database(tmp_path / "tasks.db") as engine:
         migrate.create(engine)
-        before = schema(engine)
+        before = definition(engine)
 
         with pytest.raises(StoreUnusable):
-            migrate.adopt(engine, (*migrate.MIGRATIONS, COLOUR, BROKEN))
+            migrate.adopt(engine, (*migrations.MIGRATIONS, COLOUR, BROKEN))
 
-        assert before == schema(engine)
+        assert before == definition(engine)
         assert version(engine) == str(NOW)
 
 
 def test_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> None:
     with database(tmp_path / "tasks.db") as engine:
-        migrate.create(engine, (*migrate.MIGRATIONS, COLOUR))
-        before = schema(engine)
+        migrate.create(engine, (*migrations.MIGRATIONS, COLOUR))
+        before = definition(engine)
 
         with pytest.raises(
             StoreUnusable, match=rf"newer .*schema {NOW + 1}, .* knows {NOW}\); upgr"
         ):
             migrate.adopt(engine)
 
-        assert before == schema(engine)
+        assert before == definition(engine)
 
 
 class Overtaken(SqliteEngine):
@@ -101,7 +101,7 @@ class Overtaken(SqliteEngine):
         if write and self.overtake:
             self.overtake = False
             with database(self._path) as faster:
-                migrate.adopt(faster, (*migrate.MIGRATIONS, COLOUR))
+                migrate.adopt(faster, (*migrations.MIGRATIONS, COLOUR))
         super().begin(write=write)
 
 
@@ -109,7 +109,7 @@ def test_of_two_upgrades_at_once_one_does_it(tmp_path: Path) -> None:
     with database(tmp_path / "tasks.db") as engine:
         migrate.create(engine)
     with closing(Overtaken(tmp_path / "tasks.db", patience=0)) as slower:
-        migrate.adopt(slower, (*migrate.MIGRATIONS, COLOUR))
+        migrate.adopt(slower, (*migrations.MIGRATIONS, COLOUR))
 
         assert version(slower) == str(NOW + 1)
 
@@ -137,7 +137,7 @@ def test_a_run_that_was_open_before_kill_graces_were_kept_has_its_tasks_or_the_d
     tmp_path: Path,
 ) -> None:
     with database(tmp_path / "tasks.db") as engine:
-        migrate.create(engine, migrate.MIGRATIONS[:1])
+        migrate.create(engine, migrations.MIGRATIONS[:1])
         with transaction(engine, write=True):
             for number, (grace, outcome) in enumerate(
                 (("NULL", "NULL"), ("7", "NULL"), ("7", "'failed'")), start=1
@@ -164,7 +164,7 @@ def test_a_run_that_was_open_before_kill_graces_were_kept_has_its_tasks_or_the_d
 
 def test_attempts_used_keep_their_count_under_their_new_name(tmp_path: Path) -> None:
     with database(tmp_path / "tasks.db") as engine:
-        migrate.create(engine, migrate.MIGRATIONS[:8])
+        migrate.create(engine, migrations.MIGRATIONS[:8])
         with transaction(engine, write=True):
             engine.change(
                 "INSERT INTO tasks (state, reason, queue, priority, liveness, lease_ttl_ms,"

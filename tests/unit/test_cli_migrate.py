@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from dispatcher.host.locks import hold
-from dispatcher.store import migrate
+from dispatcher.store import migrations
 from tests.command import Command
 
 #: The schema that this dispatcher works with, and one that comes after it.
-NOW = len(migrate.MIGRATIONS)
+NOW = len(migrations.MIGRATIONS)
 NEXT = NOW + 1
 COLOUR = "ALTER TABLE tasks ADD COLUMN colour TEXT;"
 
@@ -27,7 +27,7 @@ def command(
 def newer(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """A dispatcher that knows one more migration than the one that made the database."""
     command("submit", "--", "true")
-    monkeypatch.setattr(migrate, "MIGRATIONS", (*migrate.MIGRATIONS, COLOUR))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, COLOUR))
     return command
 
 
@@ -66,7 +66,7 @@ def test_nothing_is_migrated_under_a_daemon(newer: Command) -> None:
 
 def test_a_newer_database_is_refused(newer: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     newer("migrate")
-    monkeypatch.setattr(migrate, "MIGRATIONS", migrate.MIGRATIONS[:NOW])
+    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:NOW])
 
     for typed in (("migrate",), ("migrate", "--check"), ("list",)):
         told = newer(*typed, exits=78).stderr

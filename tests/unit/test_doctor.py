@@ -17,7 +17,7 @@ from dispatcher.doctor import processes, room
 from dispatcher.doctor.finding import Finding, Level
 from dispatcher.doctor.looks import findings
 from dispatcher.host import holes
-from dispatcher.store import migrate
+from dispatcher.store import migrations
 from tests.command import Command
 from tests.reports import report
 
@@ -247,8 +247,8 @@ def test_a_file_that_is_no_database(used: Command) -> None:
 def test_a_schema_of_another_release(
     used: Command, more: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schema = len(migrate.MIGRATIONS)
-    monkeypatch.setattr(migrate, "MIGRATIONS", ("",) * (schema + more))
+    schema = len(migrations.MIGRATIONS)
+    monkeypatch.setattr(migrations, "MIGRATIONS", ("",) * (schema + more))
 
     assert said.format(schema, schema + more) in used("doctor", exits=1).stdout
 
