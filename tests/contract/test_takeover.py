@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,7 +46,8 @@ def stranded(store: OneByOne, now: int, node: str = NODE) -> list[str]:
 @pytest.fixture
 def shared(store: OneByOne) -> OneByOne:
     """A store with which nodes on other hosts may work."""
-    store.raw._alone = False
+    engine = store.raw._engine
+    engine.dialect = replace(engine.dialect, shared=True)
     return store
 
 

@@ -11,7 +11,7 @@ from dispatcher.client import PATIENCE
 from dispatcher.config.config import Config
 from dispatcher.exit_codes import ExitCode
 from dispatcher.store.examine import examine
-from dispatcher.store.migrate import MIGRATIONS
+from dispatcher.store.migrations import MIGRATIONS
 from dispatcher.store.open import database_path, is_there, lock_database, open_store
 
 
