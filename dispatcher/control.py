@@ -1,8 +1,8 @@
 """The client's side of the daemon's control socket: one JSON object a line each way.
 
-Where it is follows from the environment (`$XDG_RUNTIME_DIR`), and a client's may be another than
-the daemon's: so the daemon says it in the state directory, which both know. It names that directory
-by device and inode, so that clients of a copy do not take the original's daemon for theirs.
+A client's environment (`$XDG_RUNTIME_DIR`) may lead to another socket than the daemon's. The daemon
+therefore writes its address into the state directory, with that directory's device and inode: in a
+copy of the directory they differ, so that no client takes the original's daemon for the copy's.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds that a daemon gets to take a request, and to answer it.
+#: Seconds that a daemon has to accept a request, and to answer it.
 TIMEOUT = 0.5
 
-#: Seconds that it gets to commit what a worker says, which waits for the disk.
+#: Seconds that it has to commit a worker's request, which waits for the disk.
 COMMIT_TIMEOUT = 5.0
 
-#: Seconds that it gets to read its configuration: its turn may wait for the store before.
+#: Seconds that it has to read its configuration: its turn may wait for the store first.
 RELOAD_TIMEOUT = 5.0
 
 
-class NotOurs(DispatcherError):
-    """A daemon of another user answers that user alone: report whose it is."""
+class ForeignDaemon(DispatcherError):
+    """The daemon is another user's, and answers that user alone: report whose it is."""
 
 
 def announce(config: Config) -> OSError | None:
-    """Write, atomically, into the state directory where the daemon listens; return what failed.
+    """Write the daemon's address into the state directory; return the error, if that fails.
 
-    Then nothing is said there: clients look where their own environment says.
+    Without an address there, clients use their own environment's.
     """
-    file = _announcement(config)
-    said = f"{_directory(config)} {config.control_socket}\n"
+    file = _address_file(config)
+    address = f"{_directory(config)} {config.control_socket}\n"
     try:
-        if _said(config) != said:  # a full disk would not take it
-            files.replace(file, said)
+        if _announced(config) != address:  # a full disk would not take it
+            files.replace(file, address)
     except OSError as error:
         with suppress(OSError):  # it misleads
             file.unlink()
@@ -59,39 +59,39 @@ def announce(config: Config) -> OSError | None:
 
 
 def find(config: Config) -> Path:
-    """Return where the last daemon of this very state directory listens, else where one would."""
-    directory, _, socket = _said(config).removesuffix("\n").partition(" ")
-    said = is_sendable(socket) and len(socket.encode()) <= sockets.MAX_PATH
-    if said and socket.startswith("/") and directory == _directory(config):
+    """Return the address of this state directory's last daemon, or where one would listen."""
+    directory, _, socket = _announced(config).removesuffix("\n").partition(" ")
+    is_valid = is_sendable(socket) and len(socket.encode()) <= sockets.MAX_PATH
+    if is_valid and socket.startswith("/") and directory == _directory(config):
         return Path(socket)
     return config.control_socket
 
 
-def _said(config: Config) -> str:
-    """Return what the file says; "" of anything else in its place: no client waits for it."""
+def _announced(config: Config) -> str:
+    """Return the content of the address file, "" if it is not a readable file."""
     with suppress(OSError, ValueError):
-        return files.read(_announcement(config)).decode()
+        return files.read(_address_file(config)).decode()
     return ""
 
 
 def _directory(config: Config) -> str:
-    """Return what no copy of the state directory has, and every path to it and mount of it."""
+    """Return the identity of the state directory: the same for every path, another for a copy."""
     found = config.state_dir.stat()
     return f"{found.st_dev}:{found.st_ino}"
 
 
-def _announcement(config: Config) -> Path:
+def _address_file(config: Config) -> Path:
     return config.state_dir / "control-socket"
 
 
-def wake(path: Path) -> None:
-    """Tell a daemon, if one runs, that there is something to do. Never fails, hardly waits.
+def wake(config: Config) -> None:
+    """Wake the daemon, if one runs, to look for work. Never fails, hardly waits.
 
     A daemon that misses it looks by itself within its poll interval.
     """
+    path = find(config)
     with suppress(OSError):
-        # Much cheaper to see than to connect to.
-        if path.exists():
+        if path.exists():  # much cheaper than to connect
             with _connect(path) as connection:
                 connection.sendall(b'{"op":"wake"}\n')
 
@@ -99,26 +99,26 @@ def wake(path: Path) -> None:
 def status(path: Path) -> DaemonReport | None:
     """Return a running daemon's report about itself, None if none runs.
 
-    Raises TimeoutError when one runs and does not answer, and `NotOurs`.
+    Raises TimeoutError when one runs and does not answer, and `ForeignDaemon`.
     """
-    return _ask(path, b'{"op":"status"}\n', DaemonReport, within=TIMEOUT)
+    return _request(path, b'{"op":"status"}\n', DaemonReport, within=TIMEOUT)
 
 
 def report(config: Config) -> DaemonReport | None:
     """Return the report of this state directory's running daemon, None if none runs.
 
-    Another one may have taken the runtime directory. Raises what `status` does.
+    The socket may be another daemon's, which took the runtime directory. Raises as `status` does.
     """
     found, me = status(find(config)), None
-    with suppress(ConfigError):  # damaged, or not ours to read: others report that
+    with suppress(ConfigError):  # damaged or unreadable: reported elsewhere
         me = known_node_id(config.state_dir)
     return None if found is not None and me not in {None, found.node} else found
 
 
 def why_unreachable(config: Config) -> str | None:
-    """Return why a daemon that lives cannot be asked; None: none lives, as far as can be seen.
+    """Return why a living daemon does not listen; None: none lives, as far as can be seen.
 
-    For when `report` or `reload` found none: it is about to listen, at first or again.
+    Call it when `report` or `reload` found none: the daemon may be about to listen.
     """
     pid = locks.holder(config.state_dir / locks.DAEMON_LOCK)
     if pid is None:
@@ -134,34 +134,34 @@ def why_unreachable(config: Config) -> str | None:
     return f"{told}; it is starting, or its socket was removed: see runtime.lost in its log"
 
 
-def reload(path: Path) -> dict[str, Any] | None:
-    """Let a running daemon read its file again and return its answer, None if none runs.
+def reload(config: Config) -> dict[str, Any] | None:
+    """Let the running daemon read its file again; return its answer, None if none runs.
 
-    Raises TimeoutError when one runs and does not answer, and `NotOurs`.
+    Raises TimeoutError when one runs and does not answer, and `ForeignDaemon`.
     """
-    return _ask(path, b'{"op":"reload"}\n', dict[str, Any], within=RELOAD_TIMEOUT)
+    return _request(find(config), b'{"op":"reload"}\n', dict[str, Any], within=RELOAD_TIMEOUT)
 
 
-def say(path: Path, line: bytes) -> dict[str, Any] | None:
-    """Return a daemon's answer to what a worker says; None: none answers, in time or to us."""
+def send_request(path: Path, line: bytes) -> dict[str, Any] | None:
+    """Return the daemon's answer to a worker's request; None: none in time, or not for us."""
     try:
-        return _answer(path, line + b"\n", dict[str, Any], within=COMMIT_TIMEOUT)
+        return _exchange(path, line + b"\n", dict[str, Any], within=COMMIT_TIMEOUT)
     except (PermissionError, TimeoutError):
         return None
 
 
-def _ask(path: Path, request: bytes, kind: type[T], *, within: float) -> T | None:
+def _request(path: Path, request: bytes, kind: type[T], *, within: float) -> T | None:
     try:
-        return _answer(path, request, kind, within=within)
+        return _exchange(path, request, kind, within=within)
     except (PermissionError, TimeoutError) as error:
         if (whose := owner.of_another(path)) is not None and os.geteuid() != 0:
-            raise NotOurs(f"a daemon answers its own user alone; {whose}") from error
+            raise ForeignDaemon(f"a daemon answers its own user alone; {whose}") from error
         if isinstance(error, PermissionError):
             return None
         raise
 
 
-def _answer(path: Path, request: bytes, kind: type[T], *, within: float) -> T | None:
+def _exchange(path: Path, request: bytes, kind: type[T], *, within: float) -> T | None:
     try:
         with _connect(path) as connection:
             connection.settimeout(within)
@@ -177,7 +177,7 @@ def _answer(path: Path, request: bytes, kind: type[T], *, within: float) -> T | 
         raise TimeoutError(f"{path}: no answer")
     try:
         return msgspec.json.decode(line, type=kind)
-    except UNREADABLE as error:  # it is somebody else who listens there
+    except UNREADABLE as error:  # another program listens there
         raise TimeoutError(f"{path}: no answer of a daemon") from error
 
 

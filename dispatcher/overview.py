@@ -120,7 +120,7 @@ def _query_daemon(config: Config) -> tuple[DaemonState, DaemonReport | None, str
         report = control.report(config)
     except TimeoutError:
         return "not answering", None, None
-    except control.NotOurs:
+    except control.ForeignDaemon:
         return "not ours", None, None
     if report is not None:
         return "running", report, None

@@ -60,7 +60,7 @@ class Command:
         output_dir = self.state_dir / "output"
         output_dir.mkdir(exist_ok=True)
         with self.client() as client:
-            store = client._store
+            store = client.store
             with store.transaction() as now:
                 (claim,) = store.claim(
                     "default", limit=1, node="this-node", output_dir=str(output_dir), now=now

@@ -101,7 +101,7 @@ def report_to_daemon(
     with usage_errors():
         line = encode_request(op, task_id, lock, **facts)
         parse_request(line)
-    reply = control.say(Path(socket), line)
+    reply = control.send_request(Path(socket), line)
     calendar = Calendar(StoreTime(wall_clock()), 0)
     answer = None if reply is None else _answer(reply, calendar)
     return None if answer is None else (answer, calendar)

@@ -34,7 +34,7 @@ def processes(config: Config) -> Iterator[Finding]:
     """Ask the daemon, which alone may talk to the executor: one more connection ends the first."""
     try:
         report = control.report(config)
-    except control.NotOurs as error:
+    except control.ForeignDaemon as error:
         yield told("daemon", error)
         return
     except TimeoutError:

@@ -46,7 +46,7 @@ class Slow:
         self.rows: list[int] = []
         self._row = row
         self._turns = Turns(
-            client._store, client.config.state_dir, clock=lambda: self.now, wait=self.waits.append
+            client.store, client.config.state_dir, clock=lambda: self.now, wait=self.waits.append
         )
 
     def take(self) -> None:
@@ -109,7 +109,7 @@ def test_no_ctrl_z_stops_a_process_while_others_wait_for_it(client: Client) -> N
     def mask() -> set[int]:
         return set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
-    found = Turns(client._store, client.config.state_dir).take(lambda _: mask(), remedy="none")
+    found = Turns(client.store, client.config.state_dir).take(lambda _: mask(), remedy="none")
 
     stops = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
     assert stops == stops & found
@@ -131,7 +131,7 @@ class Among:
         self.theirs = tried(client.config.state_dir)
         self.theirs_until = Instant(1e9)
         self._turns = Turns(
-            client._store, client.config.state_dir, clock=lambda: self.now, wait=self._wait
+            client.store, client.config.state_dir, clock=lambda: self.now, wait=self._wait
         )
 
     def _wait(self, seconds: float) -> None:
@@ -171,7 +171,7 @@ def test_r69_bulk_work_that_is_stopped_in_its_turn_is_waited_for_once(client: Cl
 
 
 def test_r69_a_turn_ends_with_its_transaction_also_where_that_fails(client: Client) -> None:
-    turns = Turns(client._store, client.config.state_dir)
+    turns = Turns(client.store, client.config.state_dir)
 
     def fail(_: object) -> None:
         assert tried(client.config.state_dir) is None
@@ -186,4 +186,4 @@ def test_r69_a_turn_ends_with_its_transaction_also_where_that_fails(client: Clie
 
 
 def test_where_a_directory_cannot_be_locked_bulk_work_goes_on(client: Client) -> None:
-    assert 1 == Turns(client._store, Path("/nonexistent")).take(lambda _: 1, remedy="none")
+    assert 1 == Turns(client.store, Path("/nonexistent")).take(lambda _: 1, remedy="none")

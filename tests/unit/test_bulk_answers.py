@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dispatcher import commits
+from dispatcher import commits, control
 from dispatcher.client import Client
+from dispatcher.config.config import Config
 from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.model import Submitted
 from dispatcher.store.submits import GO_ON_AFTER
@@ -67,7 +68,7 @@ def test_r68_where_nobody_can_say_whether_it_was_accepted_that_is_told(
         raise StoreUnavailable("locked")
         yield
 
-    monkeypatch.setattr(client._store, "snapshot", silent, raising=False)
+    monkeypatch.setattr(client.store, "snapshot", silent, raising=False)
 
     with pytest.raises(CommitUnknown, match=r"all 12 tasks are accepted, or none is: see `dispatc"):
         client.submit_many(MANY)
@@ -77,15 +78,15 @@ def test_r68_an_acceptance_that_became_tasks_meanwhile_is_not_taken_for_none(
     client: Client,
 ) -> None:
     """A daemon made them tasks before we asked."""
-    accept = client._store.accept
+    accept = client.store.accept
 
     def accepted(uid: str, *, now: Any) -> bool:
         done = accept(uid, now=now)
-        while client._store.admit(uid, now=now):
+        while client.store.admit(uid, now=now):
             pass
         return done
 
-    client._store.accept = accepted  # type: ignore[method-assign]
+    client.store.accept = accepted  # type: ignore[method-assign]
     fail_at(client, BEFORE, KeyboardInterrupt(), committed=True)
 
     with pytest.raises(CommitUnknown, match="all 12 tasks are accepted: "):
@@ -129,10 +130,10 @@ SUBMITS: list[Callable[[Client], object]] = [
 def test_r68_ctrl_c_while_the_daemon_is_woken_hides_no_acceptance(
     client: Client, monkeypatch: pytest.MonkeyPatch, submit: Callable[[Client], object]
 ) -> None:
-    def interrupted() -> None:
+    def interrupted(_: Config) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(client, "_wake", interrupted)
+    monkeypatch.setattr(control, "wake", interrupted)
 
     with pytest.raises(CommitUnknown, match=r"accepted: do not submit (it|them) again"):
         submit(client)
@@ -197,7 +198,7 @@ def test_what_is_submitted_can_be_closed_however_many_they_are(client: Client, m
 
 def test_r68_one_whose_record_is_gone_when_it_asks_is_not_taken_for_none(client: Client) -> None:
     """It stood still for an hour in its commit: a daemon made all of it tasks and cleaned up."""
-    store: Any = client._store
+    store: Any = client.store
     accept = store.accept
 
     def accepted(uid: str, *, now: Any) -> bool:

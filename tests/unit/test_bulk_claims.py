@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from dispatcher.client import STEPS, Client
+from dispatcher.client import Client
 from dispatcher.errors import StoreUnavailable
 from dispatcher.model import NewTask
+from dispatcher.operations.local_claims import STEPS
 from tests.command import Command
 from tests.unit.test_bulk_submit import client, command, fail_at
 
@@ -17,7 +18,7 @@ __all__ = ["client", "command"]
 
 def left_accepted(client: Client, *queues: str, silent_s: float = 11) -> None:
     """Leave a bulk submit with a part for each of these queues, accepted and then silent."""
-    store: Any = client._store
+    store: Any = client.store
     with store.transaction() as now:
         for part, queue in enumerate(queues):
             task = NewTask(command=("true",), max_attempts=1, lease_ttl_ms=60_000, queue=queue)
@@ -82,7 +83,7 @@ def test_status_and_metrics_report_what_is_coming_and_what_is_damaged(
 ) -> None:
     left_accepted(client, "a")
     assert [] == command("status", "--json").json["damaged_parts"]
-    store: Any = client._store
+    store: Any = client.store
     with store.transaction():
         store._engine.change("UPDATE bulk_parts SET tasks = :text", {"text": text})
 

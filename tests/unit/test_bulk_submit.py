@@ -42,13 +42,13 @@ def command(
 @pytest.fixture
 def client(command: Command) -> Iterator[Client]:
     with command.client() as client:
-        client._store = Unwell(client._store)  # type: ignore[assignment]
+        client.store = Unwell(client.store)  # type: ignore[assignment]
         yield client
 
 
 def kept(client: Client) -> tuple[int, int, int]:
     """Return how many tasks, bulk submits and parts there are."""
-    store: Any = client._store
+    store: Any = client.store
     with store.snapshot():
         return tuple(  # type: ignore[return-value]
             store._engine.rows(f"SELECT count(*) FROM {table}")[0][0]
@@ -60,12 +60,12 @@ def go_on(client: Client, milliseconds: int) -> None:
     """Do what a daemon does for the client that was silent for so long."""
     more = True
     while more:
-        with client._store.transaction() as now:
-            more = client._store.go_on(now=StoreTime(now + milliseconds))
+        with client.store.transaction() as now:
+            more = client.store.go_on(now=StoreTime(now + milliseconds))
 
 
 def fail_at(client: Client, number: int, error: BaseException, *, committed: bool) -> None:
-    store: Any = client._store
+    store: Any = client.store
     quiet: list[tuple[Any, bool]] = [(None, True)] * number
     store.failures = [*quiet, (error, committed)]
 
@@ -175,7 +175,7 @@ def test_r68_after_a_death_between_two_commits_the_next_bulk_submit_cleans_up_or
     kill_at(client, number, monkeypatch)
     was_accepted = number >= BEFORE
     assert not kept(client)[0] or was_accepted
-    store: Any = client._store
+    store: Any = client.store
     with store.transaction():
         store._engine.change("UPDATE bulk_submits SET seen_at = seen_at - 3600001")
 
@@ -235,7 +235,7 @@ def test_two_lines_with_one_key_are_one_task_in_whatever_parts(client: Client) -
 
 
 def test_lines_that_come_seldom_are_signs_of_life_though_they_fill_no_part(client: Client) -> None:
-    store: Any = client._store
+    store: Any = client.store
     clock = [Instant(0.0)]
 
     def tasks() -> Iterator[NewTask]:
@@ -307,9 +307,9 @@ def test_a_wrong_task_is_refused_before_the_next_one_is_taken(client: Client) ->
 def test_status_reports_what_is_accepted_and_not_listed_yet(command: Command) -> None:
     command("submit", "--", "true")
     assert "coming" not in command("status").stdout
-    with command.client() as client, client._store.transaction() as now:
-        client._store.stage("bulk", 0, [TASK] * 2, now=now)
-        client._store.accept("bulk", now=now)
+    with command.client() as client, client.store.transaction() as now:
+        client.store.stage("bulk", 0, [TASK] * 2, now=now)
+        client.store.accept("bulk", now=now)
 
     assert "coming    2 tasks of a bulk submit are accepted; it, or" in command("status").stdout
     assert 2 == command("status", "--json").json["coming"]
@@ -318,12 +318,12 @@ def test_status_reports_what_is_accepted_and_not_listed_yet(command: Command) ->
 def test_a_backup_half_way_is_restored_with_what_was_accepted_and_nothing_else(
     command: Command,
 ) -> None:
-    with command.client() as client, client._store.transaction() as now:
+    with command.client() as client, client.store.transaction() as now:
         for uid in ("accepted", "open"):
             for part in range(2):
-                client._store.stage(uid, part, [TASK] * 2, now=now)
-        client._store.accept("accepted", now=now)
-        client._store.admit("accepted", now=now)
+                client.store.stage(uid, part, [TASK] * 2, now=now)
+        client.store.accept("accepted", now=now)
+        client.store.admit("accepted", now=now)
     backup = command.state_dir / "backup.db"
 
     command("backup", backup)

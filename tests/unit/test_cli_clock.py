@@ -34,8 +34,8 @@ def command(
 
 def notice(command: Command) -> None:
     """Watch the clock, as a daemon does each second."""
-    with command.client() as client, client._store.transaction():
-        client._store.watch_clock()
+    with command.client() as client, client.store.transaction():
+        client.store.watch_clock()
 
 
 @pytest.fixture

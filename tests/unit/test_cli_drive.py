@@ -39,7 +39,7 @@ def claimed(command: Command, *arguments: object) -> dict[str, Any]:
 
 def sql(command: Command, statement: str) -> list[Any]:
     with command.client() as client:
-        store: Any = client._store
+        store: Any = client.store
         with store.transaction():
             rows: list[Any] = store._engine.rows(statement)
     return rows
@@ -52,7 +52,7 @@ def rewind(command: Command) -> None:
 def left_ms(command: Command) -> int:
     ((expiry, takeover),) = sql(command, "SELECT lease_expires_at, takeover_at FROM tasks")
     assert expiry == takeover
-    with command.client() as client, client._store.transaction() as now:
+    with command.client() as client, client.store.transaction() as now:
         return int(expiry - now)
 
 

@@ -199,8 +199,8 @@ def test_list_filters_by_profile_and_by_what_stands_in_the_command(command: Comm
 def test_list_takes_times_as_dates_and_as_how_long_ago_they_were(command: Command) -> None:
     for _ in range(3):
         command("submit", "--", "true")
-    with command.client() as client, client._store.transaction() as now:
-        engine = client._store._engine  # type: ignore[attr-defined]
+    with command.client() as client, client.store.transaction() as now:
+        engine = client.store._engine  # type: ignore[attr-defined]
         for task_id, hours in ((1, 48), (2, 3), (3, 0)):
             then = {"id": task_id, "then": now - hours * 3_600_000}
             engine.change("UPDATE tasks SET created_at = :then WHERE id = :id", then)
@@ -420,10 +420,8 @@ def test_the_output_of_a_moved_state_directory_is_found_where_it_is_now(command:
     command.run_once(output=b"hello\n", state=TaskState.SUCCEEDED, outcome=Outcome.SUCCEEDED)
     with command.client() as client:
         path = Path(client.runs(1)[0].output_path)
-        with client._store.transaction():
-            client._store._engine.change(
-                "UPDATE runs SET output_path = '/before/' || uid || '.log'"
-            )
+        with client.store.transaction():
+            client.store._engine.change("UPDATE runs SET output_path = '/before/' || uid || '.log'")
 
     assert "hello\n" == command("logs", 1).stdout
     assert str(path) == command("show", 1, "--json").json["runs"][0]["output_path"]

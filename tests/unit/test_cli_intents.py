@@ -34,24 +34,24 @@ def command(
 def claimed(command: Command, *options: object) -> Claim:
     """Submit a task and claim it for a node."""
     command("submit", *options, "--", "true")
-    with command.client() as client, client._store.transaction() as now:
-        (claim,) = client._store.claim("default", limit=1, node="n", output_dir="/o", now=now)
+    with command.client() as client, client.store.transaction() as now:
+        (claim,) = client.store.claim("default", limit=1, node="n", output_dir="/o", now=now)
     return claim
 
 
 def ending(command: Command, *options: object) -> Claim:
     """Have a run end because it took too long."""
     claim = claimed(command, *options)
-    with command.client() as client, client._store.transaction() as now:
-        client._store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=now)
+    with command.client() as client, client.store.transaction() as now:
+        client.store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=now)
     return claim
 
 
 def exited(command: Command) -> Claim:
     """Have a run end because its leader exited."""
     claim = claimed(command)
-    with command.client() as client, client._store.transaction() as now:
-        client._store.record_leader_exit(claim.run_uid, exit_code=3, signal=None, now=now)
+    with command.client() as client, client.store.transaction() as now:
+        client.store.record_leader_exit(claim.run_uid, exit_code=3, signal=None, now=now)
     return claim
 
 
@@ -59,8 +59,8 @@ def declaring(command: Command, word: Declared) -> Claim:
     """Have a run end because it said so."""
     claim = claimed(command)
     words = Declaration(task_id=claim.task_id, lock=claim.lock, word=word)
-    with command.client() as client, client._store.transaction() as now:
-        client._store.declare(words, now=now)
+    with command.client() as client, client.store.transaction() as now:
+        client.store.declare(words, now=now)
     return claim
 
 
@@ -372,8 +372,8 @@ def passed(command: Command, milliseconds: int) -> None:
     """Let time pass for the claims made by hand: all that is theirs moves back."""
     statement = """UPDATE tasks SET deadline_at = deadline_at - :ms, total_at = total_at - :ms,
         takeover_at = takeover_at - :ms, lease_expires_at = lease_expires_at - :ms"""
-    with command.client() as client, client._store.transaction():
-        client._store._engine.change(statement, {"ms": milliseconds})  # type: ignore[attr-defined]
+    with command.client() as client, client.store.transaction():
+        client.store._engine.change(statement, {"ms": milliseconds})  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("limit", ["run", "total"])

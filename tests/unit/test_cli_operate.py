@@ -26,8 +26,8 @@ def test_cancel_tells_of_each_task_what_became_of_it(command: Command) -> None:
     for _ in range(3):
         command("submit", "--", "true")
     command.run_once()  # task 1
-    with command.client() as client, client._store.transaction() as now:
-        client._store.claim("default", limit=1, node="n", output_dir="/o", now=now)  # task 2
+    with command.client() as client, client.store.transaction() as now:
+        client.store.claim("default", limit=1, node="n", output_dir="/o", now=now)  # task 2
 
     result = command("cancel", 1, 2, 3, 9, exits=1)
 
@@ -72,7 +72,7 @@ def test_prune_deletes_old_tasks_and_their_files_and_no_others(command: Command)
     command.configure('[output]\nretention = "1h"')
     for _ in range(3):
         command("submit", "--", "true")
-    with command.client() as client, client._store.snapshot() as now:
+    with command.client() as client, client.store.snapshot() as now:
         old = now - 2 * 3_600_000
     _, old_file = command.run_once(ended_at=old)
     _, new_file = command.run_once()

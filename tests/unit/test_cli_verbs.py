@@ -158,7 +158,7 @@ def test_a_store_that_does_not_answer_is_told_after_the_patience(command: Comman
     command("submit", "--", "true")
     config = load(str(command.config_file))
 
-    with Client(config) as holder, holder._store.transaction():
+    with Client(config) as holder, holder.store.transaction():
         with Client(config, patience=0.05) as client, pytest.raises(StoreUnavailable):
             client.submit(command=["true"])
         assert "ready" == command("show", 1, "--json").json["state"]  # reading waits for nobody

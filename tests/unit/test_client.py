@@ -182,8 +182,8 @@ def test_what_can_be_no_queue_or_lease_is_refused_and_nothing_written(
             call(client)
 
         assert "ready" == client.task(1).state  # type: ignore[union-attr]
-        with client._store.snapshot():
-            assert [] == client._store.paused_queues()
+        with client.store.snapshot():
+            assert [] == client.store.paused_queues()
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_keyword_that_nobody_knows_is_a_type_error(command: Command) -> None:
 
 def test_a_failure_amid_many_submits_none(command: Command) -> None:
     with command.client() as client:
-        store = client._store
+        store = client.store
         accepted = store.submit
 
         def submit_two(task: NewTask, *, now: Any) -> Any:
@@ -274,7 +274,6 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "runs": lambda client: client.runs(1),
     "counts": lambda client: client.counts(),
     "queues": lambda client: client.queues(),
-    "now": lambda client: client.now(),
     "calendar": lambda client: client.calendar(),
     "tasks": lambda client: client.tasks(),
     "each_task": lambda client: list(client.each_task(TaskFilter())),

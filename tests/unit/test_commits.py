@@ -30,13 +30,13 @@ def command(
 @pytest.fixture
 def client(command: Command) -> Iterator[Client]:
     with command.client() as client:
-        client._store = Unwell(client._store)  # type: ignore[assignment]
+        client.store = Unwell(client.store)  # type: ignore[assignment]
         yield client
 
 
 def fail(client: Client, *failures: tuple[Exception, bool]) -> None:
     """Let the next transactions fail so, committed or not."""
-    store: Any = client._store
+    store: Any = client.store
     store.failures = [*failures]
 
 
@@ -222,7 +222,7 @@ def test_what_ctrl_c_ends_in_its_commit_was_done_or_not_and_is_not_done_again(
 
 
 def test_ctrl_c_before_the_commit_leaves_nothing_and_no_doubt(client: Client) -> None:
-    store: Any = client._store
+    store: Any = client.store
     submit = store.submit
 
     def interrupted(*args: Any, **named: Any) -> None:
@@ -247,7 +247,7 @@ def test_ctrl_c_at_the_second_try_ends_no_doubt_of_the_first(client: Client) -> 
 def test_ctrl_c_just_before_the_commit_leaves_no_transaction_open(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store: Any = client._store
+    store: Any = client.store
     engine = store._engine
 
     def interrupted() -> None:

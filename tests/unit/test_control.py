@@ -75,7 +75,7 @@ def test_garbage_in_its_place_sends_nobody_anywhere(tmp_path: Path, said: bytes)
     (config.state_dir / "control-socket").write_bytes(said + b"\n")
 
     assert config.control_socket == control.find(config)
-    control.wake(control.find(config))
+    control.wake(config)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=lambda make: make.__name__)

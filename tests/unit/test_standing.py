@@ -282,7 +282,7 @@ def test_r43_a_daemon_that_is_not_there_is_named(
     ("error", "state"),
     [
         (TimeoutError("no answer"), "not answering"),
-        (control.NotOurs("a daemon answers its own user alone"), "not ours"),
+        (control.ForeignDaemon("a daemon answers its own user alone"), "not ours"),
         (None, "not running"),
     ],
 )

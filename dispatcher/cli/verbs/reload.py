@@ -22,7 +22,7 @@ def command(*, as_json: bool) -> int:
     """
     config = config_as_owner()
     try:
-        answer = control.reload(control.find(config))
+        answer = control.reload(config)
     except TimeoutError:
         raise DispatcherError("the daemon does not answer; see: dispatcher status") from None
     if answer is None and (why := control.why_unreachable(config)) is not None:
