@@ -76,6 +76,24 @@ def test_each_file_of_the_code_that_a_page_names_exists(page: Path) -> None:
     assert [] == [name for name in named if not any(one.endswith(f"/{name}") for one in files)]
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+def test_each_link_to_a_heading_leads_to_one() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    links = [
+        (page.name, target, anchor)
+        for page in pages
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text("utf-8"))
+        if anchor not in anchors(page.parent / target if target else page)
+    ]
+
+    assert [] == links
+
+
 def test_each_section_of_the_protocol_that_is_cited_exists() -> None:
     sections = {*re.findall(r"^#+ (\d(?:\.\d+)?)\.? ", PROTOCOL, re.MULTILINE)}
     cited = {
