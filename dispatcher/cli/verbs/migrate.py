@@ -10,8 +10,8 @@ from dispatcher.cli.printing import print_json
 from dispatcher.client import PATIENCE
 from dispatcher.config.config import Config
 from dispatcher.exit_codes import ExitCode
+from dispatcher.store import migrations
 from dispatcher.store.examine import examine
-from dispatcher.store.migrations import MIGRATIONS
 from dispatcher.store.open import database_path, is_there, lock_database, open_store
 
 
@@ -48,7 +48,7 @@ def _schema(config: Config) -> tuple[int | None, int]:
     """Return the database's schema, None without one, and the schema of this dispatcher."""
     path = database_path(config.store_url)
     if path is None or not is_there(path):
-        return None, len(MIGRATIONS)
+        return None, len(migrations.MIGRATIONS)
     found = examine(path, patience=PATIENCE, whole=False)
     if found.schema > found.known:  # it raises, with the remedy
         open_store(config.store_url, state_dir=config.state_dir, patience=PATIENCE).close()
