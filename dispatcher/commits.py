@@ -1,4 +1,4 @@
-"""Changes of the store for people and programs: also when nobody knows whether one was made."""
+"""Changes of the store by people and programs, with commits whose result is unknown."""
 
 from __future__ import annotations
 
@@ -17,66 +17,65 @@ T = TypeVar("T")
 def change(
     store: Transactions, do: Callable[[StoreTime], T], *, remedy: str, harmless_twice: bool = True
 ) -> T:
-    """Do something in a transaction, and return what it returned.
+    """Call `do` in a transaction, and return its result.
 
-    Where the commit got no clear answer it is done once more, if that does no harm. Raises
-    `CommitUnknown` with the `remedy` where that is not possible either, whatever kept it from being
-    so: no failure of a second time proves anything of the first. Whatever interrupts a commit
-    (Ctrl-C, what a signal's handler raises) is no clear answer either, and nothing is done after
-    it. Any other error means that nothing was written.
+    If the commit's result is unknown, try once more, where that does no harm. Raises
+    `CommitUnknown` with the `remedy` if that is impossible or fails: a second failure proves
+    nothing about the first commit. An interrupted commit (Ctrl-C, an exception of a signal handler)
+    is unknown too, and is not tried again. Any other error means that nothing was written.
     """
-    began = False
+    commits = False
 
-    def ending(now: StoreTime) -> T:
-        nonlocal began
-        done = do(now)
-        began = True
-        return done
+    def attempt(now: StoreTime) -> T:
+        nonlocal commits
+        result = do(now)
+        commits = True
+        return result
 
     try:
-        return _transact(store, ending)
+        return _transact(store, attempt)
     except CommitUnknown as error:
-        doubt: BaseException = error
+        cause: BaseException = error
     except DispatcherError:
         raise
     except BaseException as error:
-        if not began:
+        if not commits:
             raise
-        doubt, harmless_twice = error, False
-    told = f"{error_text(doubt)}; so it was done, or it was not: {remedy}"
+        cause, harmless_twice = error, False
+    text = f"{error_text(cause)}; so it was done, or it was not: {remedy}"
     if harmless_twice:
         try:
             return _transact(store, do)
         except (StoreUnusable, StoreRefused) as error:
-            told += f"; asked again: {error}"
+            text += f"; tried again: {error}"
         except BaseException as error:
-            raise CommitUnknown(told) from error
-    raise CommitUnknown(told) from doubt
+            raise CommitUnknown(text) from error
+    raise CommitUnknown(text) from cause
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return what caused a doubt that `change` raised; any other error is its own cause."""
+    """Return the cause of a `CommitUnknown` that `change` raised; else the error itself."""
     return (error.__cause__ or error) if isinstance(error, CommitUnknown) else error
 
 
 def error_text(error: BaseException) -> str:
-    """Return what ended some work: an error's own words, or that it was interrupted."""
+    """Return an error's message, "interrupted" for Ctrl-C."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     return str(error) or type(error).__name__
 
 
 @contextmanager
-def report_done(told: str) -> Iterator[None]:
-    """Raise `CommitUnknown`, which says what was done before, whatever ends the body early."""
+def report_done(what: str) -> Iterator[None]:
+    """Turn any error of the body into a `CommitUnknown` that names what was done before."""
     try:
         yield
     except BaseException as error:
-        raise CommitUnknown(f"{told} ({error_text(cause_of(error))})") from error
+        raise CommitUnknown(f"{what} ({error_text(cause_of(error))})") from error
 
 
 def first_answer(do: Callable[[StoreTime], T]) -> Callable[[StoreTime], T]:
-    """Return what does the same and always answers as the first time: how things stood before."""
+    """Return a function that calls `do`, but always returns the first result: the state before."""
     answers: list[T] = []
 
     def remembering(now: StoreTime) -> T:

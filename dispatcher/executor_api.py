@@ -1,4 +1,4 @@
-"""What the supervisor sees of the executor: messages out, events in, never a socket."""
+"""The executor as the supervisor sees it: messages out, events in, no socket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dispatcher.wire import RunUid
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A fresh connection greeted us and named every run it knows: time to reconcile."""
+    """A new connection, whose greeting named every run that the executor knows: reconcile."""
 
     hello: wire.Hello
     runs: tuple[wire.RunReport, ...]
@@ -23,30 +23,30 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class OutputState:
-    """What a run has written to its output file."""
+    """A run's output file."""
 
     size: int
     """Bytes."""
     modified_at: float
-    """Seconds since 1970 of the last write, which may leave the size as it was: one that truncates
-    the file, and writes as much again."""
+    """Seconds since 1970 of the last write. A write may leave the size unchanged: one that
+    truncates the file and writes as much again."""
     age: float
-    """Seconds since it last did, by the host's clock, which may have been set since."""
+    """Seconds since the last write, by the host's clock, which may have been set since."""
 
     @property
     def version(self) -> tuple[int, float]:
-        """What differs after each write, but not when an empty file is made."""
+        """A value that differs after each write, but not after an empty file is created."""
         return (self.size, self.modified_at if self.size else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """No executor answers; its last word stands."""
+    """No executor answers; its last events hold."""
 
     reason: str
 
 
-#: What to do about processes that no executor ends: the last words of what `survivors` found.
+#: The remedy for processes that no executor ends; ends each text of `survivors`.
 END_THEM = "; end them, or wait until they exit"
 
 Event = (
@@ -63,81 +63,79 @@ Event = (
 
 
 class ExecutorApi(Protocol):
-    """The executor, as far as the deciding part is concerned."""
+    """The executor, for the deciding part."""
 
     @property
     def answering(self) -> bool:
-        """Whether it greeted us and answers pings: nothing is started or taken back otherwise."""
+        """Whether it greeted us and answers pings; if not, nothing is started or ended."""
 
     @property
     def missing(self) -> bool:
-        """Whether none listens, and none could be started."""
+        """Whether no executor listens, and none could be started."""
 
     @property
     def greeting(self) -> wire.Hello | None:
-        """The greeting of the present connection, the very one that its `Connected` carries."""
+        """The greeting of the current connection: the object in its `Connected`."""
 
     @property
     def incompatible(self) -> wire.Hello | None:
-        """The greeting of an executor that speaks another version, as long as it is there."""
+        """The greeting of a connected executor that speaks another version."""
 
     @property
     def last_error(self) -> str | None:
-        """The last error of an executor that exited; None: one is there, or none is known."""
+        """The last error of an executor that exited; None: one is running, or no error is known."""
 
     @property
     def silent(self) -> bool:
-        """Whether it holds our connection, greeted or not, and has said nothing for too long."""
+        """Whether it holds our connection, greeted or not, and has sent nothing for too long."""
 
     @property
     def answered_at(self) -> Instant:
-        """When it last said anything."""
+        """When it last sent anything."""
 
     def has_answered(self, *, since: Instant) -> bool:
-        """Whether it answered what was asked after an instant; if not, it is asked.
+        """Return whether it answered a ping sent after an instant; if not, ping it.
 
-        What it knew then stands before the answer: a worker whose exit it could not report is told
-        apart in this way from one that is late.
+        Messages are ordered: once it has answered, every earlier exit has arrived.
         """
 
     def send(self, message: wire.ToExecutor) -> None:
         """Queue a message; lost when the connection ends, which `Disconnected` reports."""
 
     def reconnect(self) -> None:
-        """Drop the connection and greet anew: after a commit whose answer is unknown."""
+        """Drop the connection and greet again: after a commit whose result is unknown."""
 
     def output_state(self, path: str, pid: int | None) -> OutputState:
-        """Look at a run's output file, also where its name was removed or is another's by now.
+        """Return the state of a run's output file, even if its name was removed or reused.
 
-        `pid` is the leader's. Where neither leads to a file, nothing was written.
+        `pid` is the leader's. If neither leads to a file, nothing was written.
         """
 
     def survivors(self, runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
-        """Look on this host for processes of runs that the executor does not know.
+        """Return which of these runs may have living processes on this host, and which processes.
 
-        Runs come with the paths of their outputs; those are returned of which something lives, or
-        may live, with what was found. Nothing lives of the others.
+        `runs` gives the output paths of each run; the executor does not know these runs.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartSettings:
-    """What every start on this node shares. Graces in seconds."""
+    """Settings of every start on this node. Graces in seconds."""
 
     worker_socket: str
     kill_grace: float = 10.0
     exit_grace: float = 10.0
     leftover_grace: float = 2.0
     output_budget: int | None = None
-    """Bytes kept of a run's output; None: all."""
+    """Bytes of a run's output that are kept; None: all."""
     configuration: Mapping[str, str] = field(default_factory=dict)
-    """Variables that lead a worker's own calls to this dispatcher's store."""
+    """Variables that point a worker's own calls to this dispatcher's store."""
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
-    """Secrets for the tasks of a profile: in memory, and in what they are started with."""
+    """Secrets for the tasks of a profile, in memory and in the environment of their workers."""
 
 
 def run_deadline(run_by: Instant) -> dict[str, float]:
-    """Return the kill deadline by which the executor ends a run that its daemon did not."""
+    """Return the kill deadline by which the executor ends a run that the daemon did not end."""
     return {wire.EndedBy.RUN_TIMEOUT: run_by + wire.BACKSTOP}
 
 
@@ -161,12 +159,12 @@ def start_message(
     at: Instant,
     deadlines: Mapping[str, float],
 ) -> wire.Start:
-    """Return the message that starts a claim's worker, lock and all in its environment."""
+    """Return the message that starts a claim's worker, with the lock in its environment."""
     limits = claim.limits
     grace, run_timeout = claim.kill_grace_ms, limits.run_timeout_ms
     run_by = {} if run_timeout is None else run_deadline(Instant(at + run_timeout / 1000))
     own = {**settings.environments.get(claim.profile or "", {}), **claim.env}
-    # A task that names another configuration means all of that one.
+    # A task that names another configuration gets none of ours.
     place = {} if "DISPATCHER_CONFIG" in own else settings.configuration
     return wire.Start(
         uid=claim.run_uid,
@@ -193,7 +191,7 @@ def start_message(
 
 
 def worker_environment(claim: Claim, worker_socket: str) -> dict[str, str]:
-    """Return the variables by which a worker knows its claim; nothing a task says changes them."""
+    """Return the variables that describe its claim to a worker; a task cannot override them."""
     ttl = claim.lease_ttl_ms / 1000
     return {
         "DISPATCHER_TASK_ID": str(claim.task_id),

@@ -1,6 +1,6 @@
-"""What waits to be sent between daemon and executor: of each run one message of a kind.
+"""Unsent messages between daemon and executor: one message of a kind for each run.
 
-So a peer that does not read costs no more memory than it has runs, however much happens meanwhile.
+A peer that does not read therefore costs memory for its runs, not for its events.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ M = TypeVar("M", bound=wire.Message)
 
 Deadlines = dict[wire.RunUid, dict[str, float]]
 
-#: What is said anew behind all that was said before: an answer stands for all that was known when
-#: it was given, and a deadline is moved only where the run was started.
-_ANEW = (wire.Renew, wire.Ping, wire.Pong)
+#: Messages that move to the end when they are result: an answer covers everything sent before it,
+#: and a deadline is moved only after the start of its run.
+_MOVES_BACK = (wire.Renew, wire.Ping, wire.Pong)
 
 
 class Outbox:
-    """Messages in the order in which they were first said, each with the latest that it says."""
+    """Messages in the order of their first version, each with its latest content."""
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[object, ...], wire.Message] = {}
+        self._unsent: dict[tuple[object, ...], wire.Message] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._unsent)
 
     def put(self, message: wire.Message) -> None:
-        """Have a message sent, or the one of its kind that waits say this too."""
+        """Add a message, or merge it into the unsent one of its kind and run."""
         key = _key(message)
-        if (before := self._waiting.get(key)) is not None:
-            message = _joined(before, message)
-            if isinstance(message, _ANEW):
-                del self._waiting[key]
-        self._waiting[key] = message
+        if (before := self._unsent.get(key)) is not None:
+            message = _merge(before, message)
+            if isinstance(message, _MOVES_BACK):
+                del self._unsent[key]
+        self._unsent[key] = message
 
     def encoded(self) -> bytes:
-        """Return the lines that wait."""
-        return b"".join(wire.encode(message) + b"\n" for message in self._waiting.values())
+        """Return the unsent lines."""
+        return b"".join(wire.encode(message) + b"\n" for message in self._unsent.values())
 
     def take(self) -> bytes:
-        """Return the lines that wait, which then do so no more."""
+        """Remove and return the unsent lines."""
         lines = self.encoded()
-        self._waiting.clear()
+        self._unsent.clear()
         return lines
 
     def clear(self) -> None:
-        """Drop what waits."""
-        self._waiting.clear()
+        """Drop the unsent messages."""
+        self._unsent.clear()
 
 
 def _key(message: wire.Message) -> tuple[object, ...]:
@@ -57,11 +57,10 @@ def _key(message: wire.Message) -> tuple[object, ...]:
     return (type(message), getattr(message, "uid", None))
 
 
-def _joined(before: wire.Message, after: M) -> M:
-    """Return one message that says what both say."""
+def _merge(before: wire.Message, after: M) -> M:
     match before, after:
         case wire.Changed(), wire.Changed():
-            joined: wire.Message = wire.Changed(
+            result: wire.Message = wire.Changed(
                 uid=after.uid,
                 state=after.state,
                 exit=after.exit or before.exit,
@@ -69,24 +68,23 @@ def _joined(before: wire.Message, after: M) -> M:
                 reason=after.reason or before.reason,
             )
         case wire.Notice(), wire.Notice():
-            joined = merged(before, after)
+            result = merged(before, after)
         case wire.Renew(), wire.Renew():
-            joined = wire.Renew(deadlines=_later(before.deadlines, after.deadlines))
+            result = wire.Renew(deadlines=_latest(before.deadlines, after.deadlines))
         case wire.End(), wire.End():
-            at_once = before.at_once or after.at_once
             graces = [end.longest_grace for end in (before, after) if end.longest_grace is not None]
-            joined = wire.End(
+            result = wire.End(
                 uid=after.uid,
                 reason=after.reason,
-                at_once=at_once,
+                at_once=before.at_once or after.at_once,
                 longest_grace=min(graces, default=None),
             )
         case _:
-            joined = after
-    return cast("M", joined)
+            result = after
+    return cast("M", result)
 
 
-def _later(before: Deadlines, after: Deadlines) -> Deadlines:
+def _latest(before: Deadlines, after: Deadlines) -> Deadlines:
     """Return the later of each deadline: none is moved back."""
     deadlines = dict(before)
     for uid, moved in after.items():
@@ -96,7 +94,7 @@ def _later(before: Deadlines, after: Deadlines) -> Deadlines:
 
 
 def merged(before: wire.Notice | None, after: wire.Notice) -> wire.Notice:
-    """Return one notice that says what both say; of two notes the later."""
+    """Return one notice with the content of both, and the later of two notes."""
     if before is None:
         return after
     untils = [until for until in (before.until, after.until) if until is not None]

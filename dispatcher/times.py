@@ -14,13 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NewType
 
-#: Milliseconds since the epoch, as the store says: what is decided goes by it.
+#: Milliseconds since the epoch, as the store counts them: decisions use it.
 StoreTime = NewType("StoreTime", int)
 
-#: Milliseconds since the epoch, as a host's clock says or said: what people read and write.
+#: Milliseconds since the epoch, by a host's clock: people read and write it.
 WallTime = NewType("WallTime", int)
 
-#: Seconds on this host's CLOCK_BOOTTIME: it never steps, and it goes on in suspend.
+#: Seconds on this host's CLOCK_BOOTTIME, which never steps and counts during suspend.
 Instant = NewType("Instant", float)
 
 #: After and before every instant.
@@ -34,24 +34,24 @@ def instant() -> Instant:
 
 
 def wall_clock() -> WallTime:
-    """Return what the host's clock shows. Anybody may set it: decide nothing by it."""
+    """Return the host's clock. Anybody may set it: base no decision on it."""
     return WallTime(time.time_ns() // 1_000_000)
 
 
 def monotonic_us() -> int:
-    """Return CLOCK_MONOTONIC in microseconds: what sd_notify(3) asks for, and nobody else."""
+    """Return CLOCK_MONOTONIC in microseconds; only sd_notify(3) needs it."""
     return time.monotonic_ns() // 1_000
 
 
 def store_time_of(moment: Instant, *, now: StoreTime, at: Instant) -> StoreTime:
-    """Return the store time of a past `moment`, given that `now` and `at` name the same one."""
+    """Return the store time of a past `moment`; `now` and `at` are the same moment."""
     return StoreTime(now - round(max(0.0, at - moment) * 1000))
 
 
 def instant_of(moment: StoreTime | None, *, now: StoreTime, at: Instant) -> Instant:
     """Return the instant of a store time to come: `at` if it has passed, `NEVER` for None.
 
-    `now` and `at` name the same moment.
+    `now` and `at` are the same moment.
     """
     return NEVER if moment is None else Instant(at + max(0, moment - now) / 1000)
 
@@ -63,7 +63,7 @@ def iso(moment: WallTime) -> str:
 
 
 def from_iso(text: str) -> WallTime:
-    """Return the time of an ISO 8601 date or time, of this host's zone unless it names one.
+    """Return the time of an ISO 8601 text, in this host's zone unless it names one.
 
     Raises ValueError.
     """
@@ -77,7 +77,7 @@ def _whole_seconds(seconds: int) -> str:
 
 
 def boot_id() -> str:
-    """Return the id of this boot: instants of another boot mean nothing in this one.
+    """Return the id of this boot: instants of different boots cannot be compared.
 
     Raises `OSError`, with the remedy, where /proc does not show it.
     """
@@ -92,22 +92,22 @@ def boot_id() -> str:
 
 
 def reckoning() -> str:
-    """Return what names the boot clock of this process: the boot, and its time namespace.
+    """Return the identity of this process's boot clock: the boot and its time namespace.
 
-    Two instants may be compared only within one of them.
+    Only instants of the same clock can be compared.
     """
     namespace = ""
-    with suppress(OSError):  # before Linux 5.6 there is but one
-        namespace = os.readlink("/proc/self/ns/time")  # noqa: PTH115 - no path, but a name
+    with suppress(OSError):  # Linux before 5.6 has only one
+        namespace = os.readlink("/proc/self/ns/time")  # noqa: PTH115 - a name, not a path
     return f"{boot_id()} {namespace}".rstrip()
 
 
 def pause(seconds: float) -> None:
-    """Wait. For the store's own short retries only: everybody else returns a deadline."""
+    """Wait. Only for the store's own short retries; other code returns a deadline."""
     time.sleep(seconds)
 
 
-#: Readings of both clocks are of one moment if they are no more than these seconds apart.
+#: Readings of both clocks at most these seconds apart count as one moment.
 _TOGETHER = 0.01
 _READINGS = 10
 
@@ -121,9 +121,9 @@ class HostClock:
     reckoning: Callable[[], str]
 
     def both(self) -> tuple[WallTime, Instant] | None:
-        """Read both clocks at one moment; None while this process is interrupted again and again.
+        """Read both clocks at one moment; None if this process was interrupted at each try.
 
-        Otherwise a process that is stopped between the two would take that for a step.
+        A process stopped between the two readings would see a step.
         """
         for _ in range(_READINGS):
             before, wall, after = self.instant(), self.wall(), self.instant()

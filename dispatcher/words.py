@@ -1,4 +1,4 @@
-"""What workers say under their claim's lock, and what the store answers."""
+"""Workers' messages under their claim's lock, and the store's answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPS = ("heartbeat", "succeed", "fail", "defer", "hold")
 
 _STOP = "another claim may own the task: stop working, record nothing, exit 79"
 
-#: What a worker is to do, for each refusal.
+#: What a worker must do, for each refusal.
 REMEDIES = {
     WorkerError.NOT_OWNER: (
         f"this is not the lock of the run, or the run is ending or out of time; {_STOP}"
@@ -40,18 +40,18 @@ REMEDIES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """One heartbeat: proof of life of a claim's holder."""
+    """A heartbeat: the claim's holder lives."""
 
     task_id: int
     lock: str = field(repr=False)
     progress: float | None = None
-    """From 0 to 1; None: as before."""
+    """From 0 to 1; None: unchanged."""
     note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What a claim's holder is at, and no proof of life."""
+    """What the claim's holder is doing; it does not renew the lease."""
 
     task_id: int
     lock: str = field(repr=False)
@@ -60,30 +60,30 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What a worker says of its own end. Saying the same again is the same declaration."""
+    """A worker's own outcome. Sending the same one again changes nothing."""
 
     task_id: int
     lock: str = field(repr=False)
     word: Declared
     reason: str | None = None
     result: str | None = None
-    """JSON text, of `succeed`."""
+    """JSON text; for `succeed`."""
     retry: bool = True
-    """Of `fail`: whether another attempt makes sense."""
+    """For `fail`: whether another attempt makes sense."""
     delay_ms: int | None = None
-    """Of `defer`; None: the configured cool-down."""
+    """For `defer`; None: the configured cool-down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """The lease was extended, and now ends at `lease_expires_at`."""
+    """The lease was extended."""
 
     lease_expires_at: StoreTime
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The declaration stands."""
+    """The declaration is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,37 +92,37 @@ class Refused:
 
     error: WorkerError
     state: TaskState | None = None
-    """The task's, where there is one."""
+    """The task's; None: there is no such task."""
     attempt: int | None = None
-    """The attempt that now runs, or the last one that ran."""
+    """The attempt that runs, or the last one that ran."""
 
 
 def validated_message(op: str, task_id: int, lock: str, **facts: object) -> Beat | Declaration:
-    """Return what would be said over the worker socket, held to the same limits. Or ValueError."""
+    """Return a message that satisfies the limits of the worker socket. Raises ValueError."""
     return parse_request(encode_request(op, task_id, lock, **facts))
 
 
 def encode_request(op: str, task_id: int, lock: str, **facts: object) -> bytes:
-    """Return the line to be said over the worker socket. Raises ValueError for what is no JSON."""
-    said = {name: fact for name, fact in facts.items() if fact is not None}
+    """Return a line for the worker socket. Raises ValueError for values that JSON cannot carry."""
+    known = {name: fact for name, fact in facts.items() if fact is not None}
     try:
-        said = {name: plain(fact) for name, fact in said.items()}
-        for name, fact in said.items():
-            _refuse_unbounded(name, fact)
-        return msgspec.json.encode(plain({"op": op, "task_id": task_id, "lock": lock, **said}))
+        known = {name: plain(fact) for name, fact in known.items()}
+        for name, fact in known.items():
+            _check_finite(name, fact)
+        return msgspec.json.encode(plain({"op": op, "task_id": task_id, "lock": lock, **known}))
     except UnicodeEncodeError as error:
-        raise ValueError(f"{_unencodable({'lock': lock, **said})}: {in_words(error)}") from None
+        raise ValueError(f"{_unencodable({'lock': lock, **known})}: {in_words(error)}") from None
     except (msgspec.MsgspecError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 
-def _refuse_unbounded(name: str, fact: object) -> None:
-    """Raise ValueError for a number that JSON has no word for: it would become null."""
+def _check_finite(name: str, fact: object) -> None:
+    """Raise ValueError for a number that JSON would turn into null."""
     parts = [fact if isinstance(fact, msgspec.Raw) else msgspec.to_builtins(fact)]
     while parts:
         part = parts.pop()
         if isinstance(part, float) and not math.isfinite(part):
-            raise ValueError(f"{name}: must be finite, as JSON has no other number, not {part}")
+            raise ValueError(f"{name}: must be finite, as JSON numbers are, not {part}")
         if isinstance(part, dict):
             parts += (*part, *part.values())
         elif isinstance(part, list | tuple):
@@ -130,7 +130,7 @@ def _refuse_unbounded(name: str, fact: object) -> None:
 
 
 def plain(value: object) -> object:
-    """Return a value with each text in it as a `str`: those of other libraries are subclasses."""
+    """Return a value with plain `str` in place of its subclasses, which other libraries have."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, Mapping):
@@ -140,9 +140,9 @@ def plain(value: object) -> object:
     return value
 
 
-def _unencodable(said: dict[str, object]) -> str:
-    """Return the names of the facts that hold a text which is not UTF-8."""
-    return ", ".join(name for name, fact in said.items() if not _is_utf8(fact))
+def _unencodable(facts: dict[str, object]) -> str:
+    """Return the names of facts with a text that is not UTF-8."""
+    return ", ".join(name for name, fact in facts.items() if not _is_utf8(fact))
 
 
 def _is_utf8(fact: object) -> bool:
@@ -154,38 +154,38 @@ def _is_utf8(fact: object) -> bool:
 
 
 def parse_request(line: bytes) -> Beat | Declaration:
-    """Return what a line asks. Raises ValueError, which says what is wrong."""
+    """Return the message in a line. Raises ValueError that names the mistake."""
     if not line.strip():
         raise ValueError('the line is empty; write one JSON object, {"op": …}')
     try:
-        said: worker_api.AnyRequest = worker_api.decode_request(line)
+        sent: worker_api.AnyRequest = worker_api.decode_request(line)
     except UNREADABLE as error:
         raise ValueError(in_words(error, choices=_OPS, text=line)) from None
-    declared = partial(Declaration, task_id=said.task_id, lock=said.lock)
-    match said:
+    declared = partial(Declaration, task_id=sent.task_id, lock=sent.lock)
+    match sent:
         case worker_api.Heartbeat():
             return Beat(
-                task_id=said.task_id, lock=said.lock, progress=said.progress, note=said.note
+                task_id=sent.task_id, lock=sent.lock, progress=sent.progress, note=sent.note
             )
         case worker_api.Succeed():
-            result = bytes(said.result)
+            result = bytes(sent.result)
             if len(result) > worker_api.MAX_RESULT:
                 size = f"{len(result)} bytes are more than {worker_api.MAX_RESULT}"
                 raise ValueError(f"result: {size}; write it to a file and name that")
             return declared(word=Declared.SUCCEED, result=result.decode() or None)
         case worker_api.Fail():
-            return declared(word=Declared.FAIL, reason=said.reason, retry=said.retry)
+            return declared(word=Declared.FAIL, reason=sent.reason, retry=sent.retry)
         case worker_api.Defer():
-            delay_ms = None if said.delay is None else round(said.delay * 1000)
+            delay_ms = None if sent.delay is None else round(sent.delay * 1000)
             return declared(word=Declared.DEFER, delay_ms=delay_ms)
         case worker_api.Hold():
-            return declared(word=Declared.HOLD, reason=said.reason)
+            return declared(word=Declared.HOLD, reason=sent.reason)
 
 
 def messages_of_notice(
     notice: wire.Notice, task_id: int, lock: str
 ) -> Iterator[Beat | Note | Declaration]:
-    """Yield what a notice of systemd's protocol says, in our words, of a claim."""
+    """Yield the messages about a claim in a notice of systemd's protocol."""
     if notice.beat:
         yield Beat(task_id=task_id, lock=lock, note=notice.note)
     elif notice.note is not None:

@@ -172,8 +172,8 @@ def test_a_doubt_that_stays_is_told_with_what_to_do(
     [
         (CommitUnknown(UNKNOWN), "`dispatcher show 1`"),
         (StoreUnavailable("locked"), "`dispatcher show 1`"),
-        (StoreUnusable("damaged; restore it"), "`dispatcher show 1`; asked again: damaged; rest"),
-        (StoreRefused("CHECK failed"), "`dispatcher show 1`; asked again: CHECK failed"),
+        (StoreUnusable("damaged; restore it"), "`dispatcher show 1`; tried again: damaged; rest"),
+        (StoreRefused("CHECK failed"), "`dispatcher show 1`; tried again: CHECK failed"),
     ],
 )
 @either
