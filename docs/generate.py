@@ -105,15 +105,17 @@ def _table(title: str, entries: Mapping[str, catalogue.Event]) -> str:
 
 def _row(name: str, event: catalogue.Event) -> str:
     always = [f"`{field}`" for field in event.fields]
-    perhaps = [f"`{field}`?" for field in event.perhaps if field not in event.fields]
+    perhaps = [f"`{field}`?" for field in event.optional if field not in event.fields]
     repeats_ = " ↻" if event.same_by is not None else ""
-    return f"| `{name}`{repeats_} | {event.level} | {event.says} | {' '.join(always + perhaps)} |\n"
+    return (
+        f"| `{name}`{repeats_} | {event.level} | {event.meaning} | {' '.join(always + perhaps)} |\n"
+    )
 
 
 def _fields() -> str:
     """Return the names of all fields that a record of the journal may have."""
     entries = (*catalogue.DAEMON.values(), *catalogue.EXECUTOR.values())
-    keys = {name for event in entries for name in (*event.fields, *event.perhaps)}
+    keys = {name for event in entries for name in (*event.fields, *event.optional)}
     keys |= catalogue.EVERY_LINE.keys() | catalogue.SOME_LINES.keys()
     names = sorted(
         {

@@ -38,7 +38,7 @@ def when_due(act: Duty) -> Duty:
 def write_logs(at: Instant) -> Instant:
     """Write what a slow reader of the log left over."""
     if at >= logs.due():
-        logs.keep_up(at)
+        logs.flush(at)
     return logs.due()
 
 

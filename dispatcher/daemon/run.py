@@ -91,7 +91,7 @@ def run(config: Config, *, drain: bool, onlooker: Duty | None = None) -> int:
         stack.callback(daemon.close)
         log.info("daemon.started", pid=os.getpid(), slots=config.slots)
         daemon.run()
-        logs.last_words()
+        logs.report_left_out()
         log.info("daemon.stopped")
     return ExitCode.OK
 

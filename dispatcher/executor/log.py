@@ -12,7 +12,7 @@ from dispatcher import times, wire
 from dispatcher.logs import journald, records
 from dispatcher.logs.catalogue import EXECUTOR, Event
 from dispatcher.logs.repeats import Repeats
-from dispatcher.logs.writer import NonBlockingWriter, way_to
+from dispatcher.logs.writer import NonBlockingWriter, sink_for
 from dispatcher.times import Instant
 
 #: What the journal calls this process.
@@ -42,10 +42,10 @@ class Log:
         journal, why_not = journald.connected(form, descriptor, environ)
         prefixed = form == "auto" and journald.leads_to(descriptor, environ)
         report, self._clock = self._report_dropped, clock
-        self._lines = NonBlockingWriter(way_to(descriptor), report=report, clock=clock)
+        self._lines = NonBlockingWriter(sink_for(descriptor), report=report, clock=clock)
         self._records: NonBlockingWriter | None = None
         if journal is not None:
-            self._records = NonBlockingWriter(journal.way, report=report, clock=clock)
+            self._records = NonBlockingWriter(journal.sink, report=report, clock=clock)
         self._identifier = journald.identifier(PROGRAM, environ)
         self._errors_too = not journald.leads_to(descriptor, environ)
         self._node_fields = {"node": node} if node else {}
@@ -88,12 +88,12 @@ class Log:
         for writer in self._writers:
             writer.retry()
         if at >= self._repeats.due:
-            for facts in self._repeats.ceased(at):
+            for facts in self._repeats.ended(at):
                 self("error.ceased", **facts)
 
     def last_words(self) -> None:
         """Report the repetitions that were left out and not reported yet: the process ends."""
-        for facts in self._repeats.last_words():
+        for facts in self._repeats.unreported():
             self("error.ceased", **facts)
 
     def close(self, *, within: float) -> None:

@@ -1,8 +1,8 @@
 """systemd's journal: whether a descriptor leads to it, and its own protocol.
 
 A record is one datagram of fields: `NAME=value` lines or, where a value may have several lines, the
-name, a line end, the value's length as 64 bits, the value (systemd.io/JOURNAL_NATIVE_PROTOCOL). One
-that is too large for a datagram is passed as a sealed file in memory.
+name, a line end, the value's length as 64 bits, the value (systemd.io/JOURNAL_NATIVE_PROTOCOL). A
+record that is too large for a datagram is passed as a sealed file in memory.
 """
 
 from __future__ import annotations
@@ -15,37 +15,36 @@ import struct
 from collections.abc import Mapping
 
 from dispatcher.host.sealed import sealed_file
-from dispatcher.logs.writer import Way
+from dispatcher.logs.writer import Sink
 
 #: The priority of each level: sd-daemon(3).
 PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
-#: What a line of each level begins with, where lines lead to the journal; it takes that off again.
+#: The prefix of a line of each level in the journal, which removes it (sd-daemon(3)).
 PREFIX = {level: f"<{priority}>" for level, priority in PRIORITY.items()}
 
-#: Where journald listens, and the variable that names another place.
+#: Where journald listens, and the variable for another socket.
 SOCKET = "/run/systemd/journal/socket"
 SOCKET_VARIABLE = "DISPATCHER_JOURNAL_SOCKET"
 
-#: What names the instance of a service: systemd.unit(5), %i.
+#: The variable with the instance of a service: systemd.unit(5), %i.
 INSTANCE_VARIABLE = "DISPATCHER_INSTANCE"
 
-#: Seconds between two looks for a journald that is not there.
+#: Seconds between two attempts to reach an absent journald.
 ABSENT_PAUSE = 0.05
 
 _TOO_LARGE = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
 
-#: What a connected socket answers whose journald is gone, until another listens at the same place.
+#: Errors of a socket whose journald is gone, until another listens at the same path.
 _GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE})
 
 _LENGTH = struct.Struct("<Q")
 
 
 def leads_to(descriptor: int, environ: Mapping[str, str]) -> bool:
-    """Tell whether what is written to a descriptor ends in the journal.
+    """Return whether a descriptor leads to the journal.
 
-    systemd.exec(5): $JOURNAL_STREAM has its device and inode, and says nothing of a descriptor that
-    was redirected since.
+    systemd.exec(5): $JOURNAL_STREAM has its device and inode; a redirected descriptor has others.
     """
     try:
         found = os.fstat(descriptor)
@@ -57,9 +56,9 @@ def leads_to(descriptor: int, environ: Mapping[str, str]) -> bool:
 def connected(
     form: str, descriptor: int, environ: Mapping[str, str]
 ) -> tuple[Connection | None, str | None]:
-    """Return where the lines of a `[logs] format` go that would else go to a descriptor.
+    """Return the connection for the records of a `[logs] format`; None: write lines instead.
 
-    None: to the descriptor. The text says why, where records were asked for and nobody takes them.
+    The text is the reason why a format of "journal" cannot be had.
     """
     if form != "journal" and not (form == "auto" and leads_to(descriptor, environ)):
         return None, None
@@ -73,7 +72,7 @@ def connected(
 
 
 def identifier(program: str, environ: Mapping[str, str]) -> str:
-    """Return what the journal calls a process: the same as `SyslogIdentifier=` of its unit."""
+    """Return the identifier of a process in the journal: `SyslogIdentifier=` of its unit."""
     instance = environ.get(INSTANCE_VARIABLE)
     return f"{program}@{instance}" if instance else program
 
@@ -88,23 +87,23 @@ def field(name: bytes, value: bytes) -> bytes:
 class Connection:
     """Sends records to journald, and never waits for it.
 
-    systemd keeps the socket while journald restarts. Where somebody made it anew, or journald was
-    not there for a while, the connection is made again with the next record.
+    systemd keeps the socket while journald restarts. If the socket was replaced, or journald was
+    absent for a while, the next record connects again.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self.path = environ.get(SOCKET_VARIABLE) or SOCKET
         self.absent: str | None = None
-        """Why nobody took the last record; None: somebody did, or has no room for it yet."""
+        """Why journald is absent; None: it took the last record, or has no room for it yet."""
         self._socket: socket.socket | None = None
 
     @property
-    def way(self) -> Way:
-        """How a `NonBlockingWriter` sends its lines here."""
-        return Way(self.send, self.wait, self.close)
+    def sink(self) -> Sink:
+        """This connection for a `NonBlockingWriter`."""
+        return Sink(self.send, self.wait, self.close)
 
     def connect(self) -> None:
-        """Connect, unless it is done. Raises OSError, where no journald listens."""
+        """Connect once. Raises OSError if no journald listens."""
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             try:
@@ -114,7 +113,7 @@ class Connection:
                 raise
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Close the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -122,11 +121,11 @@ class Connection:
     def send(self, record: bytes) -> int:
         """Send a whole record; return its length.
 
-        Raises BlockingIOError as long as journald has no room, or is not there (`absent`), and
-        OSError for a record that cannot be sent.
+        Raises BlockingIOError while journald has no room or is absent, and OSError for a record
+        that cannot be sent.
         """
         try:
-            self._send_or_connect_anew(record)
+            self._send_or_reconnect(record)
         except BlockingIOError:
             self.absent = None
             raise
@@ -139,7 +138,7 @@ class Connection:
         return len(record)
 
     def wait(self, seconds: float) -> None:
-        """Wait at most so many seconds until journald has room, or may be there again."""
+        """Wait until journald has room, or may be back, for so many seconds at most."""
         room = select.poll()
         if self._socket is None:
             seconds = min(seconds, ABSENT_PAUSE)
@@ -147,8 +146,8 @@ class Connection:
             room.register(self._socket, select.POLLOUT)
         room.poll(seconds * 1000)
 
-    def _send_or_connect_anew(self, record: bytes) -> None:
-        """Send a record. Raises OSError; no socket is left when nobody listens."""
+    def _send_or_reconnect(self, record: bytes) -> None:
+        """Send a record. Raises OSError; without a journald the socket is closed."""
         if self._socket is not None:
             try:
                 self._send(self._socket, record)

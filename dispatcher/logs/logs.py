@@ -1,8 +1,8 @@
-"""The daemon's log: set up in one place, by the catalogue of everything that it may say.
+"""The daemon's log: its set-up, by the catalogue of all events.
 
-JSON lines on stdout, records where that is systemd's journal, drawn for people on a terminal. An
-event is a stable `noun.verb_past` of the catalogue; what happened to whom stands in
-fields, numbers with their unit in the name.
+JSON lines on stdout, records if that is systemd's journal, coloured lines on a terminal. An event
+is a stable `noun.verb_past` of the catalogue; its facts are fields, numbers with their unit in the
+name.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from dispatcher import times
 from dispatcher.config.config import Config
 from dispatcher.logs import catalogue, journald, records
-from dispatcher.logs.out import Out, descriptor_of
+from dispatcher.logs.out import LogStream, descriptor_of
 from dispatcher.logs.repeats import Repeats
 from dispatcher.times import Instant, iso, wall_clock
 
 #: Fields that hold secrets wherever they appear.
 SECRET = frozenset({"lock", "env", "payload"})
 
-#: What the journal calls this process.
+#: The name of this process in the journal.
 PROGRAM = "dispatcher"
 
 _numbers = itertools.count(1)
@@ -39,12 +39,12 @@ _processors: list[Processor] = []
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
-#: What was said lately of what may repeat: one for the process, as its loop asks what has ceased.
+#: The repetitions of this process.
 repeats = Repeats()
 
 
 class NotInCatalogue(Exception):
-    """A line that the catalogue does not describe; add the event, or its field, there."""
+    """A line that the catalogue does not describe; add the event or the field to it."""
 
 
 class SecretField(Exception):
@@ -61,25 +61,22 @@ def set_up(
     environ: Mapping[str, str] = os.environ,
     clock: Callable[[], Instant] = times.instant,
 ) -> None:
-    """Send every event of the configured level and above to `stream` (stdout), line by line.
+    """Write every event of the configured level and above to `stream` (stdout), line by line.
 
-    A reader of `stream` that has stopped costs lines (`log.dropped`), never time.
-    `before_line` is what a terminal needs before each line, to remove what is drawn in its place.
+    A reader of `stream` that has stopped costs lines (`log.dropped`), never time. `before_line`
+    erases a bar on a terminal before each line. JSON lines and records name the `node`. Without a
+    journald, lines are written instead of records (`log.unjournaled`).
 
-    Each JSON line and record names the `node`, so that those of several hosts can be put together.
-    Where the journal was asked for and nobody takes records, lines are written (`log.unjournaled`).
-
-    `strict`, for tests, raises `NotInCatalogue` for a line that is not as its entry says and
-    `SecretField` for a secret; otherwise it is written, and without the secret. Calling it again
-    replaces what held before; the sequence goes on.
+    `strict`, for tests, raises `NotInCatalogue` for a line unlike its entry and `SecretField` for a
+    secret; otherwise the line is written without the secret. A second call replaces the first.
     """
     stream, form = stream or sys.stdout, config.logs.format
     journal, why_not = journald.connected(form, descriptor_of(stream), environ)
     identifier = None if journal is None else journald.identifier(PROGRAM, environ)
-    _out.lead_to(stream, journal, before_line=before_line, clock=clock)
+    _out.redirect(stream, journal, before_line=before_line, clock=clock)
     drawn = form == "console" or (form == "auto" and stream.isatty())
     prefixed = form == "auto" and journald.leads_to(descriptor_of(stream), environ)
-    # Changed in place, as each logger keeps what it found at its first line: a tenth of a tick.
+    # Changed in place: loggers keep the list, as finding it takes a tenth of a tick.
     _processors[:] = [
         _gate(getattr(logging, config.logs.level.upper()), clock),
         *((_refuse_secrets, _refuse_unknown) if strict else (_drop_secrets,)),
@@ -96,41 +93,41 @@ def set_up(
 
 
 def in_journal() -> bool:
-    """Return whether what is logged becomes records of systemd's journal."""
+    """Return whether lines become records of systemd's journal."""
     return _out.in_journal
 
 
 def due() -> Instant:
-    """Return when to `keep_up`."""
+    """Return when to `flush`."""
     return min(repeats.due, _out.due)
 
 
-def keep_up(at: Instant) -> None:
-    """Write what a reader had no room for, and report which repetitions have ended."""
+def flush(at: Instant) -> None:
+    """Write as much of the queue as the reader takes, and report repetitions that have ended."""
     _out.retry()
     if at >= repeats.due:
-        _tell(repeats.ceased(at))
+        _report_ended(repeats.ended(at))
 
 
-def last_words() -> None:
-    """Report what was left out and not reported yet: the process ends."""
-    _tell(repeats.last_words())
+def report_left_out() -> None:
+    """Report the lines left out and not reported yet: the process ends."""
+    _report_ended(repeats.unreported())
 
 
 def close(*, within: float) -> None:
-    """Give the reader so many seconds to take what it had no room for."""
+    """Give the reader so many seconds to take the queue."""
     _out.close(within=within)
 
 
-def _tell(ended: Iterable[Mapping[str, object]]) -> None:
+def _report_ended(ended: Iterable[Mapping[str, object]]) -> None:
     for facts in ended:
         structlog.get_logger().info("error.ceased", **facts)
 
 
 def _gate(lowest: int, clock: Callable[[], Instant]) -> Processor:
-    """Return what stops a line that is below the level, or repeats too often.
+    """Return the processor that drops lines below the level, or repeated too often.
 
-    By its event: most have no gate, and all that is done for their lines is to find that out.
+    Gates are by event: most events have none, and cost one look-up.
     """
     gates: dict[str, Callable[[EventDict], None]] = {}
     for name, event in catalogue.DAEMON.items():
@@ -190,7 +187,7 @@ def _drop_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 def _written(node: str, *, identifier: str | None, drawn: bool, prefixed: bool) -> list[Processor]:
-    """Return what makes of an event what is written: a record of the journal if it has our name."""
+    """Return the processors that form a line: a record of the journal if it has our name."""
     if identifier is not None:
         return [_facts_of(node), _recorded_as(identifier)]
     if drawn:
@@ -212,7 +209,7 @@ def _drawn() -> list[Processor]:
 
 
 def _arranged(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Return it for people, who do not look for gaps."""
+    """Return the fields in the order for people, without the sequence."""
     fields = _stamp(logger, method, event)
     del fields["sequence"]
     return dict(records.arranged(fields))
@@ -229,7 +226,7 @@ def _stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
 
 
 def _facts_of(node: str) -> Processor:
-    """Return what makes all that is known of an event, as values."""
+    """Return the processor that adds time, level, sequence and node to an event."""
     whose = {"node": node} if node else {}
 
     def facts(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -259,4 +256,4 @@ def _report_dropped(lines: int) -> None:
     structlog.get_logger().warning("log.dropped", lines=lines)
 
 
-_out = Out(_report_dropped)
+_out = LogStream(_report_dropped)

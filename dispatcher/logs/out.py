@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import TextIO
 
 from dispatcher.logs import journald
-from dispatcher.logs.writer import NonBlockingWriter, Way, way_to
+from dispatcher.logs.writer import NonBlockingWriter, Sink, sink_for
 from dispatcher.times import Instant
 
 
-class Out:
-    """Writes lines; a full disk, a closed pipe or a stopped reader does not hold up their writer.
+class LogStream:
+    """Writes lines without waiting for a full disk, a closed pipe or a stopped reader.
 
-    The only one: a logger may keep it, and `set_up` still changes where its lines go.
+    There is one for the process: loggers keep it, and `set_up` redirects it.
     """
 
     def __init__(self, report_dropped: Callable[[int], None]) -> None:
@@ -25,9 +25,9 @@ class Out:
         """Whether lines are records of systemd's journal."""
         self._before_line = ""
         self._writer: NonBlockingWriter | None = None
-        """None for a stream without a descriptor, which is in memory."""
+        """None for a stream in memory, which has no descriptor."""
 
-    def lead_to(
+    def redirect(
         self,
         stream: TextIO,
         journal: journald.Connection | None,
@@ -44,14 +44,14 @@ class Out:
             return
         self.close(within=0)
         self.stream, self.in_journal = stream, journal is not None
-        way: Way | None = None
+        sink: Sink | None = None
         if journal is not None:
-            way = journal.way
+            sink = journal.sink
         elif (descriptor := descriptor_of(stream)) >= 0:
             stream.flush()
-            way = way_to(descriptor)
-        if way is not None:
-            self._writer = NonBlockingWriter(way, report=self._report_dropped, clock=clock)
+            sink = sink_for(descriptor)
+        if sink is not None:
+            self._writer = NonBlockingWriter(sink, report=self._report_dropped, clock=clock)
 
     @property
     def due(self) -> Instant:
@@ -59,19 +59,19 @@ class Out:
         return Instant(math.inf) if self._writer is None else self._writer.due
 
     def retry(self) -> None:
-        """Write what the reader had no room for."""
+        """Write as much of the queue as the reader takes."""
         if self._writer is not None:
             self._writer.retry()
 
     def close(self, *, within: float) -> None:
-        """Give the reader so many seconds to take what it had no room for."""
+        """Give the reader so many seconds to take the queue."""
         if self._writer is not None:
             self._writer.close(within=within)
             self._writer = None
 
     def write(self, line: str | bytes) -> None:
         """Write a line, or send a record."""
-        if isinstance(line, bytes):  # a record: the journal's alone
+        if isinstance(line, bytes):  # a record of the journal
             if self._writer is not None:
                 self._writer.write(line)
             return
@@ -89,7 +89,7 @@ class Out:
 
 
 def descriptor_of(stream: TextIO) -> int:
-    """Return the descriptor of a stream; -1: it has none."""
+    """Return the descriptor of a stream; -1 without one."""
     try:
         return stream.fileno()
     except (OSError, ValueError):  # a stream in memory, or a closed one

@@ -10,20 +10,20 @@ import msgspec
 
 from dispatcher.logs.journald import PRIORITY, field
 
-#: What names a run for people, in this order.
+#: The keys that name a run for people, in this order.
 WHOM = ("task_id", "run_id", "attempt")
 
-#: Keys whose field has another name than `DISPATCHER_` and the key in capitals. A run's uid has the
-#: same name in both logs, and in its worker's environment.
+#: Keys whose field is not `DISPATCHER_` and the key in capitals. A run's uid has the same name in
+#: both logs and in its worker's environment.
 RENAMED = {"uid": "DISPATCHER_RUN", "level": "PRIORITY"}
 
-#: Keys that a message leaves out: the journal shows time and priority, and all are fields.
+#: Keys that a message leaves out: they are fields, and the journal shows time and priority.
 _NOT_SHOWN = frozenset({"timestamp", "level", "event", "sequence", "node"})
 
-#: Characters of a field's name that journald takes: sd_journal_sendv, journal_field_valid.
+#: Characters of a field's name that journald takes: journal_field_valid of sd_journal_sendv.
 _MOST_OF_NAME = 64
 
-#: Whether a value can stand in a message without quotes.
+#: Matches a value that needs no quotes in a message.
 _is_word = re.compile(r"[!#-&(-<>-~]+").fullmatch
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -31,14 +31,14 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 @cache
 def name_of(key: str) -> str:
-    """Return the name of the field that has the value of a key."""
+    """Return the name of a key's field."""
     if (renamed := RENAMED.get(key)) is not None:
         return renamed
     return re.sub(r"[^A-Z0-9_]", "_", f"DISPATCHER_{key.upper()}")[:_MOST_OF_NAME]
 
 
 def arranged(facts: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Yield what people are shown: first whom it happened to, and nothing that says nothing."""
+    """Yield the facts for people: first the keys that name a run, and no None."""
     for name in WHOM:
         if facts.get(name) is not None:
             yield name, facts[name]
@@ -48,8 +48,8 @@ def arranged(facts: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 
 def record(line: Mapping[str, object], *, identifier: str) -> bytes:
-    """Return a line of a log, with its `event` and `level`, as journald takes it."""
-    said = [str(line["event"])]
+    """Return a line of a log, with its `event` and `level`, as a record for journald."""
+    message_parts = [str(line["event"])]
     beneath = []
     short = [f"SYSLOG_IDENTIFIER={identifier}\nPRIORITY={PRIORITY[str(line['level'])]}"]
     long = b""
@@ -62,12 +62,12 @@ def record(line: Mapping[str, object], *, identifier: str) -> bytes:
         if key in _NOT_SHOWN:
             continue
         if _is_word(text):
-            said.append(f"{key}={text}")
+            message_parts.append(f"{key}={text}")
         elif _has_lines(text):
             beneath.append(text)
         else:
-            said.append(f"{key}={text!r}")
-    message = "\n".join((" ".join(said), *beneath))
+            message_parts.append(f"{key}={text!r}")
+    message = "\n".join((" ".join(message_parts), *beneath))
     if beneath:
         long += field(b"MESSAGE", message.encode(errors="backslashreplace"))
     else:
@@ -85,5 +85,5 @@ def _text(value: object) -> str:
 
 
 def _has_lines(text: str) -> bool:
-    """Whether a text is lines that people can read, as a traceback is."""
+    """Return whether a text is readable lines, as a traceback is."""
     return "\n" in text and all(line.isprintable() for line in text.splitlines())

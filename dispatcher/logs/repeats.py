@@ -1,6 +1,6 @@
-"""What repeats is left out of a log and counted: a first burst, then one line a minute.
+"""Repeated lines are left out of a log and counted: after a first burst one line a minute.
 
-Which events, and by which of their fields two lines tell of the same, the catalogue says.
+The catalogue has the events, and the fields by which two lines are equal (`same_by`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from dispatcher.times import Instant
 
-#: Lines of the same that are written before any is left out.
+#: Equal lines that are written before any is left out.
 BURST = 10
 
-#: Seconds between two lines of the same from then on; and of silence after which it has ceased.
+#: Seconds between two equal lines from then on, and of silence that end a repetition.
 INTERVAL = 60.0
 
-#: Repetitions remembered: of what differs in each line none is one, and memory stays bounded.
+#: Repetitions tracked at most; bounds memory.
 MOST = 200
 
 
@@ -29,23 +29,23 @@ class _Repetition:
     seen_at: Instant
     lines: int = 0
     left_out: int = 0
-    """Since its last line."""
+    """Lines left out since the last one written."""
     held_back: bool = False
-    """Whether any was ever left out."""
+    """Whether a line was ever left out."""
 
 
 class Repeats:
-    """Remembers what was said lately. Time comes in by argument."""
+    """Counts recent lines. Time comes in by argument."""
 
     def __init__(self) -> None:
         self.due = Instant(math.inf)
-        """When to ask what has `ceased`."""
+        """When a repetition may have `ended`."""
         self._known: dict[tuple[object, ...], _Repetition] = {}
 
     def admit(
         self, event: str, same_by: tuple[str, ...], facts: Mapping[str, object], at: Instant
     ) -> int | None:
-        """Return how many were left out since its last line; None: leave this one out too."""
+        """Return how many equal lines were left out since the last; None: leave this out too."""
         key = (event, *(repr(facts.get(name)) for name in same_by))
         known = self._known.get(key)
         if known is None or (at >= known.seen_at + INTERVAL and not known.held_back):
@@ -64,7 +64,7 @@ class Repeats:
         known.written_at = at
         return left_out
 
-    def ceased(self, at: Instant) -> Iterator[dict[str, object]]:
+    def ended(self, at: Instant) -> Iterator[dict[str, object]]:
         """Yield the fields of a line for each repetition that has ended, and forget it."""
         for key, known in list(self._known.items()):
             if known.held_back and at >= known.seen_at + INTERVAL:
@@ -73,15 +73,15 @@ class Repeats:
         ends = (known.seen_at + INTERVAL for known in self._known.values() if known.held_back)
         self.due = Instant(min(ends, default=math.inf))
 
-    def last_words(self) -> Iterator[dict[str, object]]:
-        """Yield the same for every repetition with lines left out: nothing will follow."""
+    def unreported(self) -> Iterator[dict[str, object]]:
+        """Yield them for every repetition with lines left out, and forget all: the log ends."""
         for known in self._known.values():
             if known.left_out:
                 yield {"of": known.of, "same": known.same, "left_out": known.left_out}
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Forget all repetitions."""
         self._known.clear()
         self.due = Instant(math.inf)
 

@@ -58,7 +58,7 @@ def test_an_entry_is_a_noun_and_a_past_verb_with_a_sentence(
 ) -> None:
     for name, event in entries.items():
         assert re.fullmatch(r"[a-z]+\.[a-z_]+", name)
-        assert event.says.endswith("."), name
+        assert event.meaning.endswith("."), name
         assert set(event.same_by or ()) <= event.fields.keys(), name
 
 

@@ -157,7 +157,7 @@ def test_a_journal_that_stands_still_costs_lines_beyond_a_bound_and_they_are_cou
     while logs.due() < float("inf"):
         journald.take()
         stdout.now = Instant(stdout.now + RETRY)
-        logs.keep_up(stdout.now)
+        logs.flush(stdout.now)
 
     *kept, dropped = journald.take()
     assert b"log.dropped" == dropped["DISPATCHER_EVENT"]
@@ -175,7 +175,7 @@ def test_a_journal_that_was_away_gets_what_was_said_meanwhile(
     for number in range(3):
         log.info("daemon.started", pid=number, slots=1)
     journald.listen()
-    logs.keep_up(Instant(RETRY))
+    logs.flush(Instant(RETRY))
 
     assert [b"0", b"1", b"2"] == [record["DISPATCHER_PID"] for record in journald.take()[1:]]
 
@@ -220,7 +220,7 @@ def test_no_two_keys_of_a_log_share_a_field() -> None:
             "node",
             "left_out",
             "exception",
-            *(name for event in entries.values() for name in (*event.fields, *event.perhaps)),
+            *(name for event in entries.values() for name in (*event.fields, *event.optional)),
         }
         names = {records.name_of(key) for key in keys}
         assert len(keys) == len(names)

@@ -151,9 +151,9 @@ def test_r51_what_repeats_is_held_back_by_the_catalogue_alone(tmp_path: Path) ->
     assert 1000 - BURST == stream.events()[-1]["left_out"]
 
     log.warning("lease.refused", task_id=1, error="not_owner")
-    logs.keep_up(Instant(INTERVAL + 1))
+    logs.flush(Instant(INTERVAL + 1))
     assert "lease.refused" == stream.events()[-1]["event"]
-    logs.keep_up(Instant(2 * INTERVAL))
+    logs.flush(Instant(2 * INTERVAL))
     ceased = stream.events()[-1]
     assert ("error.ceased", "lease.refused", {"error": "not_owner"}, 1) == tuple(
         ceased[name] for name in ("event", "of", "same", "left_out")
@@ -276,7 +276,7 @@ def test_what_a_stopped_reader_missed_is_counted_when_it_is_back(tmp_path: Path)
         taken = b""
         while logs.due() < float("inf"):
             taken += os.read(read, 1 << 16)
-            logs.keep_up(Instant(1.0))
+            logs.flush(Instant(1.0))
         taken += os.read(read, 1 << 16)
         logs.close(within=0)
     os.close(read)

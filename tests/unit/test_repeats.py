@@ -42,10 +42,10 @@ def test_when_it_stops_that_is_said_once_with_what_was_left_out() -> None:
 
     last = BURST + 4
     assert BURST + INTERVAL <= repeats.due <= last + INTERVAL
-    assert [] == list(repeats.ceased(Instant(repeats.due)))
+    assert [] == list(repeats.ended(Instant(repeats.due)))
     assert last + INTERVAL == repeats.due
     assert [{"of": "x.failed", "same": {"error": "e"}, "left_out": 5}] == list(
-        repeats.ceased(Instant(repeats.due))
+        repeats.ended(Instant(repeats.due))
     )
     assert math.inf == repeats.due
     assert [0] * BURST == lines(repeats, seconds=BURST), "a new burst"
@@ -59,8 +59,8 @@ def test_what_was_left_out_is_told_at_the_end_of_the_process() -> None:
     repeats = Repeats()
     lines(repeats, seconds=BURST + 5)
 
-    assert [5] == [facts["left_out"] for facts in repeats.last_words()]
-    assert [] == list(repeats.last_words())
+    assert [5] == [facts["left_out"] for facts in repeats.unreported()]
+    assert [] == list(repeats.unreported())
 
 
 def test_memory_is_bounded_however_many_differ() -> None:

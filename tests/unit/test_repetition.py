@@ -125,7 +125,7 @@ def test_r51_a_store_that_fails_a_thousand_times_costs_a_line_a_minute(said: Str
         assert 1000 - MINUTE <= len(lines) + left_out <= 1000, "each was told or counted"
 
     world.run_for(2 * MINUTE)
-    logs.keep_up(world.at())
+    logs.flush(world.at())
     assert {"store.unavailable", "store.recovered"} == {
         line["of"] for line in events(said, "error.ceased")
     }
