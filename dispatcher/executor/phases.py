@@ -33,7 +33,7 @@ class Phase(enum.IntEnum):
     GONE = 5
 
 
-class Step(enum.Enum):
+class Step(enum.IntEnum):
     """What moves a run to another phase."""
 
     SPAWNED = enum.auto()

@@ -77,8 +77,10 @@ class Budgets:
             for _ in range(MOST_LAST_LOOKS):
                 if not self._look(file):
                     break
-            if file.output.disk() > max(file.budget, file.output.size()) + SLACK:
-                file.output.trim()
+            if file.output.disk > SLACK:
+                size = file.output.measure()  # after the last was punched out
+                if file.output.disk > max(file.budget, size) + SLACK:
+                    file.output.trim()
 
     def close(self) -> None:
         """Watch no file any longer."""
@@ -115,11 +117,11 @@ class Budgets:
         if not self._quiet.watch(file, f"/proc/self/fd/{file.output.descriptor}"):
             return next_round(at, UNWATCHED_PAUSE)
         # No watch reports what was written after the look and before the watch.
-        return at if file.output.size() != file.size else NEVER
+        return at if file.output.measure() != file.size else NEVER
 
     def _look(self, file: BudgetedFile) -> bool:
         """Punch out what is too much; return whether more of it is left than is done at a time."""
-        size = file.output.size()
+        size = file.output.measure()
         if size < file.size:  # truncated by its writer
             file.kept_from = 0
         file.size = size
@@ -146,7 +148,7 @@ class Budgets:
         A hole costs nothing, however large: a file may have 8 EiB of it. But a worker may write
         into a hole, or reserve its room (fallocate(2)), which no search for data shows.
         """
-        over = file.output.disk() > file.budget + SLACK
+        over = file.output.disk > file.budget + SLACK
         if file.kept_from < end:
             found = next_data(file.output.descriptor, file.kept_from)
             if found is not None and found < end:

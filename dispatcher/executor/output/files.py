@@ -49,26 +49,33 @@ class OutputFile:
         self.descriptor = descriptor
         self.truncated = 0
         """Bytes that its writers removed, as far as two looks at its size show."""
-        self._size = 0
+        self.size = 0
+        """Bytes, when it was last measured."""
+        self.disk = 0
+        """Bytes of disk, when it was last measured."""
+        self._links = 0
 
-    def size(self) -> int:
-        """Return its size in bytes."""
-        before, self._size = self._size, os.fstat(self.descriptor).st_size
-        if self._size < before:
-            self.truncated += before
-        return self._size
+    def measure(self) -> int:
+        """Measure it; return its size in bytes."""
+        found = os.fstat(self.descriptor)
+        if found.st_size < self.size:
+            self.truncated += self.size
+        self.size, self.disk = found.st_size, found.st_blocks * 512
+        self._links = found.st_nlink
+        return self.size
 
-    def disk(self) -> int:
-        """Return how many bytes of disk it takes."""
-        return os.fstat(self.descriptor).st_blocks * 512
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was empty, and had no other name, when it was last measured."""
+        return (self.size, self._links) == (0, 1)
 
     def trim(self) -> None:
         """Free what was reserved behind its end, once nobody writes to it."""
-        os.ftruncate(self.descriptor, os.fstat(self.descriptor).st_size)
+        os.ftruncate(self.descriptor, self.measure())
 
     def tail(self) -> str:
         """Return its end as text without NUL, which some databases refuse."""
-        if not (size := self.size()):
+        if not (size := self.measure()):
             return ""
         end = os.pread(self.descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
         return end.decode(errors="replace").replace("\0", "")
@@ -128,7 +135,7 @@ class OutputFiles:
         """Return the output's tail once its run is gone; a file that stayed empty is kept."""
         tail = self.tail(path)
         file = self._files.get(path)
-        if file is not None and _is_fresh(file.descriptor) and len(self._empty) < MOST_EMPTY:
+        if file is not None and file.is_fresh and len(self._empty) < MOST_EMPTY:
             self._empty.append(_Empty(path))  # its reuse tests whether it is open elsewhere
         return tail
 
@@ -209,7 +216,7 @@ def _opened(path: str, *, create: bool = False) -> int:
 
 
 def _is_fresh(descriptor: int) -> bool:
-    """Whether a file is empty, and nobody has it by another name."""
+    """Whether a file is empty, and has no other name."""
     found = os.fstat(descriptor)
     return (found.st_size, found.st_nlink) == (0, 1)
 

@@ -196,8 +196,9 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
 def refuse_full(output: int, path: str) -> None:
     """Raise CannotStart when nothing can be written to an output: its worker would fail for it."""
     room = os.fstatvfs(output)
-    free = room.f_bfree if os.geteuid() == 0 else room.f_bavail
-    if room.f_blocks > 0 and free == 0:  # a filesystem without blocks has no limit
+    if room.f_bavail > 0 or room.f_blocks == 0:  # a filesystem without blocks has no limit
+        return
+    if room.f_bfree == 0 or os.geteuid() != 0:  # root may use the reserve
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         raise CannotStart(wire.Fault.HOST, f"no room for the output: {full}", errno.ENOSPC)
 
