@@ -1,6 +1,6 @@
-"""The figures that `dispatcher metrics` shows, in the Prometheus text format.
+"""The figures of `dispatcher metrics` in the Prometheus text format.
 
-Names follow prometheus.io/docs/practices/naming: base units, `_total` for what only grows.
+Names follow prometheus.io/docs/practices/naming: base units, `_total` for counters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dispatcher.standing import Obstacle
 
 
 class Metric(NamedTuple):
-    """One family of figures; `docs/metrics.md` is made from these."""
+    """A family of figures; `docs/metrics.md` is generated from these."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]
@@ -29,7 +29,7 @@ class Metric(NamedTuple):
 METRICS: Sequence[Metric] = (
     Metric(
         "dispatcher_up", "gauge", (), "store",
-        "1 when a daemon of this state directory answers; else 0, and its own figures are missing.",
+        "1 if a daemon of this state directory answers; 0 otherwise, without the daemon's figures.",
     ),
     Metric(
         "dispatcher_tasks", "gauge", ("queue", "state"), "store",
@@ -37,21 +37,21 @@ METRICS: Sequence[Metric] = (
     ),
     Metric(
         "dispatcher_oldest_ready_seconds", "gauge", ("queue",), "store",
-        "How long the ready task that waits longest has been ready.",
+        "How long the longest ready task has been ready.",
     ),
     Metric(
         "dispatcher_waiting_tasks", "gauge", ("obstacle",), "store",
-        "Tasks that do not run and are not over, by what stands nearest in their way, as"
-        " `dispatcher why` says it.",
+        "Tasks that are neither running nor over, by their nearest obstacle, as `dispatcher why`"
+        " names it.",
     ),
     Metric(
         "dispatcher_coming_tasks", "gauge", (), "store",
-        "Tasks of bulk submits that are accepted and not listed yet; one that stays is damaged, or"
-        " the store does not take it.",
+        "Tasks of bulk submits that are accepted and not listed yet; if some stay, they are damaged"
+        " or the store refuses them.",
     ),
     Metric(
         "dispatcher_stuck", "gauge", (), "daemon",
-        "1 while ready tasks wait though slots are free and nobody wanted it so; alert on this.",
+        "1 while ready tasks wait unintended though slots are free; alert on this.",
     ),
     Metric(
         "dispatcher_queue_paused", "gauge", ("queue",), "store",
@@ -59,32 +59,32 @@ METRICS: Sequence[Metric] = (
     ),
     Metric(
         "dispatcher_runs_stored", "gauge", ("outcome",), "store",
-        "Closed runs in the store by outcome: falls when old tasks are pruned. For rates take"
+        "Closed runs in the store by outcome; falls when old tasks are pruned. Compute rates from"
         " dispatcher_runs_total.",
     ),
     Metric(
         "dispatcher_lease_age_seconds", "gauge", (), "store",
-        "Since the lease that was not renewed for longest was, among running tasks.",
+        "Time since the least recent renewal of a lease, among running tasks.",
     ),
     Metric(
         "dispatcher_lease_remaining_seconds", "gauge", (), "store",
-        "Until the next lease of a running task expires; below 0 it should have been reaped.",
+        "Time until the next lease of a running task expires; below 0 it is overdue.",
     ),
     Metric(
         "dispatcher_heartbeat_age_seconds", "gauge", (), "store",
-        "Since the oldest last heartbeat, among running tasks that sent one.",
+        "Time since the least recent last heartbeat, among running tasks that sent one.",
     ),
     Metric(
         "dispatcher_info", "gauge", ("release", "executor_release"), "daemon",
-        "Always 1: the releases that run.",
+        "Always 1; the labels are the running releases.",
     ),
     Metric(
-        "dispatcher_slots", "gauge", (), "daemon", "How many runs this node has at once at most.",
+        "dispatcher_slots", "gauge", (), "daemon", "The most runs that this node has at once.",
     ),
     Metric("dispatcher_slots_used", "gauge", (), "daemon", "Slots with a run in them."),
     Metric(
         "dispatcher_unkillable_runs", "gauge", (), "daemon",
-        "Runs that could not be ended, as after SIGKILL something lives; they keep their slots.",
+        "Runs of which something lives after SIGKILL; they keep their slots.",
     ),
     Metric(
         "dispatcher_executor_connected", "gauge", (), "daemon",
@@ -96,23 +96,23 @@ METRICS: Sequence[Metric] = (
     ),
     Metric(
         "dispatcher_store_silent_seconds", "gauge", (), "daemon",
-        "Since the store last answered the daemon; 0 while it does.",
+        "Time since the store last answered the daemon; 0 while it answers.",
     ),
     Metric(
         "dispatcher_output_bytes", "gauge", (), "daemon",
-        "On disk in the output directory, when it was last looked through.",
+        "Size on disk of the output directory, at its last scan.",
     ),
     Metric(
         "dispatcher_output_free_bytes", "gauge", (), "daemon",
-        "Free on the filesystem of the output directory.",
+        "Free space on the filesystem of the output directory.",
     ),
     Metric(
         "dispatcher_last_tick_timestamp_seconds", "gauge", (), "daemon",
-        "When the loop last committed.",
+        "When the daemon last committed a tick.",
     ),
     Metric(
         "dispatcher_last_reap_timestamp_seconds", "gauge", (), "daemon",
-        "When the reaper last looked at the leases.",
+        "When leases were last checked for expiry.",
     ),
     Metric(
         "dispatcher_last_claim_timestamp_seconds", "gauge", (), "daemon",
@@ -124,23 +124,23 @@ METRICS: Sequence[Metric] = (
     ),
     Metric(
         "dispatcher_runs_total", "counter", ("outcome",), "daemon",
-        "Runs settled by this daemon since it started. Claims made by hand are settled by whoever"
-        " ends them.",
+        "Runs settled by this daemon since it started. The command that ends a claim made by hand"
+        " settles it.",
     ),
     Metric(
         "dispatcher_kill_duration_seconds", "histogram", (), "daemon",
-        "From the decision to end a run to the end of its whole process tree; graces included.",
+        "Time from the decision to end a run until its process tree is gone, with its graces.",
     ),
     Metric(
         "dispatcher_tick_duration_seconds", "histogram", (), "daemon",
-        "How long the loop's turns took, their transactions included.",
+        "Duration of the loop's turns, with their transactions.",
     ),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One figure of a family, or one histogram's report."""
+    """One figure of a family, or one histogram."""
 
     name: str
     value: float | HistogramReport
@@ -148,17 +148,17 @@ class Sample:
 
 
 def exposition(status: Status, outcomes: Mapping[Outcome, int]) -> str:
-    """Return everything that is known in the text format; what is not known is left out."""
-    # Imported here, as it brings an HTTP server along.
+    """Return all known figures in the text format; unknown ones are left out."""
+    # Imported here, as it imports an HTTP server.
     from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families([*_of_store(status, outcomes), *_of_daemon(status)]))
+    registry.register(_Families([*_store_samples(status, outcomes), *_daemon_samples(status)]))
     return generate_latest(registry).decode()
 
 
 class _Families:
-    """Samples, put together by name as the library wants them."""
+    """A collector that groups samples by name, as the library requires."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self._samples = samples
@@ -196,7 +196,7 @@ def _buckets(report: HistogramReport) -> tuple[list[tuple[str, float]], float]:
     return list(zip(bounds, accumulate(report.counts), strict=True)), report.sum
 
 
-def _of_store(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sample]:
+def _store_samples(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sample]:
     standing, leases = status.standing, status.leases
     yield Sample("dispatcher_up", float(standing.daemon == "running"))
     for queue, counts in status.counts.items():
@@ -223,7 +223,7 @@ def _of_store(status: Status, outcomes: Mapping[Outcome, int]) -> Iterator[Sampl
         yield Sample("dispatcher_heartbeat_age_seconds", age)
 
 
-def _of_daemon(status: Status) -> Iterator[Sample]:
+def _daemon_samples(status: Status) -> Iterator[Sample]:
     standing, report = status.standing, status.standing.report
     if report is None or report.figures is None:  # none runs, or an older one
         return
@@ -266,7 +266,7 @@ def page() -> str:
 _PAGE = """\
 # Metrics
 
-<!-- Made by `make docs` from dispatcher/metrics.py: change the texts there. -->
+<!-- Generated by `make docs` from dispatcher/metrics.py: change the texts there. -->
 
 `dispatcher metrics` prints them in the Prometheus text format. `dispatcher metrics --textfile PATH`
 writes them, whole or not at all, for the node exporter's textfile collector. With
@@ -278,6 +278,6 @@ node exporter), since a daemon that is gone writes no 0.
 Figures from the store need no daemon. The others are what the running daemon has counted and
 measured since it started, on this node.
 
-| metric | kind | labels | from | means |
+| metric | kind | labels | from | meaning |
 |---|---|---|---|---|
 """

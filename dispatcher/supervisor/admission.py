@@ -1,4 +1,4 @@
-"""Bulk submits whose client is gone, gone on with: what was accepted becomes tasks."""
+"""Continues bulk submits whose client is gone: what was accepted becomes tasks."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import Turn
 from dispatcher.times import NEVER, Instant
 
-#: Seconds between two looks for such, and between two steps while there is more to do.
+#: Seconds between two looks, and between two steps while there is more to do.
 LOOK_INTERVAL = 5.0
 STEP_PAUSE = 0.05
 
 
 class Admission:
-    """Takes the steps of `go_on`, one in a transaction. A look costs no tick of its own."""
+    """Takes one step of `go_on` in each transaction. A look causes no tick of its own."""
 
     def __init__(self, store: SubmitterStore) -> None:
         self._store = store
         self._next_look = Alarm()
         self.due = NEVER
-        """When to go on; `NEVER` where the last look found nothing to do."""
+        """When to continue; `NEVER` if the last look found nothing to do."""
 
     def is_due(self, at: Instant) -> bool:
-        """Say whether it is time for a look."""
+        """Return whether to look."""
         return self._next_look.is_due(at)
 
     def do(self, turn: Turn) -> None:

@@ -1,6 +1,6 @@
-"""Work that may wait: each kind in transactions of its own, after the tick's.
+"""Deferrable work: each kind in transactions of its own, after the tick's.
 
-What the store does not take of it, as on a full disk, keeps nobody's heartbeat from being written.
+Work that the store refuses, as on a full disk, therefore blocks no heartbeat.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from dispatcher.times import Instant
 
 log = structlog.get_logger()
 
-#: Seconds until such work is tried again after the store did not take it: first, and at most.
+#: Seconds until refused work is tried again: first, and at most; doubling.
 RETRY = (1.0, 60.0)
 
 
 class Work(Protocol):
-    """A kind of work that may wait. Done twice, it does no harm."""
+    """A kind of deferrable work. Doing it twice is harmless."""
 
     @property
     def due(self) -> Instant:
-        """When a tick is to be made for it."""
+        """When a tick must be made for it."""
 
     def is_due(self, at: Instant) -> bool:
-        """Say whether there may be something to do."""
+        """Return whether there may be something to do."""
 
     def do(self, turn: Turn) -> None:
-        """Do a bounded piece of it."""
+        """Do a bounded part."""
 
 
 class Chore:
-    """One kind of such work, with a back-off of its own."""
+    """One kind of work, with its own back-off."""
 
     def __init__(self, store: Transactions, name: str, work: Work) -> None:
         self.name = name
         self.error: str | None = None
-        """Why the store did not take it when it was tried last; None if it did."""
+        """The store's error at the last try; None if it succeeded."""
         self._store = store
         self._work = work
         self._outage = Outage(RETRY)
 
     @property
     def due(self) -> Instant:
-        """When a tick is to be made for it."""
+        """When a tick must be made for it."""
         return self._work.due if self._outage.retry_at is None else self._outage.retry_at
 
     def do(self, at: Instant) -> None:
-        """Do a piece of it, if it is time. Raises `StoreUnusable`."""
+        """Do a part, if due. Raises `StoreUnusable`."""
         retry_at = self._outage.retry_at
         if at < retry_at if retry_at is not None else not self._work.is_due(at):
             return
@@ -62,11 +62,11 @@ class Chore:
                 self._work.do(turn)
         except (StoreUnavailable, CommitUnknown, StoreRefused) as error:
             self.error = str(error)
-            if self._outage.begins(at=at):
+            if self._outage.note_failure(at=at):
                 log.warning("work.postponed", work=self.name, error=self.error)
             return
         self.error = None
-        if (waited := self._outage.ends(at=at)) is not None:
+        if (waited := self._outage.note_success(at=at)) is not None:
             log.info("work.resumed", work=self.name, waited_s=waited)
         for effect in turn.effects:
             effect()

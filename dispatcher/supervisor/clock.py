@@ -1,4 +1,4 @@
-"""The host's clock, which anybody may set: no decision goes by it, and people are told of it."""
+"""The host's clock, which anybody may set: no decision uses it, and its steps are logged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = structlog.get_logger()
 
 
 class ClockWatch:
-    """Notices in each tick that the host's clock was set, also by a command that saw it first."""
+    """Notices in each tick that the host's clock was set, also if a command noticed it first."""
 
     def __init__(self, store: ReaderStore, memory: Memory) -> None:
         self._store = store
@@ -22,7 +22,7 @@ class ClockWatch:
         self._known: Setting | None = None
 
     def watch(self, turn: Turn) -> None:
-        """Have it remembered, for all who turn store times into dates, and log it."""
+        """Let the store record a step, for the conversion of store times into dates, and log it."""
         setting = self._store.watch_clock()
         if setting == self._known:
             return
@@ -36,7 +36,7 @@ class ClockWatch:
         self._known = setting
 
     def _gap(self, setting: Setting) -> int:
-        """Return by how much it was set since we last knew it; at start, since our last sign."""
+        """Return by how many ms it was set since the last tick, or since this node's last row."""
         if self._known is not None:
             return setting.ahead_ms - self._known.ahead_ms
         node = self._memory.settings.node_id

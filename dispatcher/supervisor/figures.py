@@ -1,6 +1,6 @@
-"""What a daemon counts and measures while it lives: plain numbers, shown by `dispatcher metrics`.
+"""Counters and histograms of one daemon, shown by `dispatcher metrics`.
 
-They begin at zero with each daemon, as Prometheus expects of counters.
+They start at zero with each daemon, as Prometheus expects of counters.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dispatcher.daemon_report import FiguresReport, HistogramReport
 from dispatcher.model import Outcome
 from dispatcher.times import Instant
 
-#: Upper bounds in seconds: of a tick, and of what passes between the decision to end a run and the
-#: moment at which its whole tree is gone.
+#: Upper bounds in seconds: for a tick, and for the time from the decision to end a run until its
+#: whole process tree is gone.
 TICK_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 KILL_BOUNDS = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 300.0)
 
 
 class Histogram:
-    """How often a duration was how long."""
+    """Durations, counted by interval."""
 
     __slots__ = ("_bounds", "_counts", "_total")
 
@@ -44,7 +44,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class Figures:
-    """One daemon's figures. The last instants are None until it happened once."""
+    """One daemon's figures. An instant is None until its event has happened."""
 
     ticks: Histogram = field(default_factory=lambda: Histogram(TICK_BOUNDS))
     kills: Histogram = field(default_factory=lambda: Histogram(KILL_BOUNDS))

@@ -1,20 +1,20 @@
-"""How long the store has not taken some work, and when that is tried again."""
+"""An outage of the store: since when, and when to try again."""
 
 from __future__ import annotations
 
 from dispatcher.backoff import Backoff
 from dispatcher.times import Instant
 
-#: Seconds until the store is asked again after it did not answer: first, and at most.
+#: Seconds until the store is tried again: first, and at most; doubling.
 STORE_RETRY = (0.05, 1.0)
 
 
 class Outage:
-    """The store's silence, if there is one."""
+    """The current outage, if there is one."""
 
     def __init__(self, retry: tuple[float, float] = STORE_RETRY) -> None:
         self.retry_at: Instant | None = None
-        """When to ask again; None while the store answers."""
+        """When to try again; None while the store answers."""
         self._backoff = Backoff(*retry)
         self._since = Instant(0.0)
 
@@ -22,8 +22,8 @@ class Outage:
         """Return the seconds since the store last answered, None while it does."""
         return None if self.retry_at is None else round(at - self._since, 3)
 
-    def begins(self, *, at: Instant) -> bool:
-        """Take note that the store did not answer; say whether it had. It is asked ever less."""
+    def note_failure(self, *, at: Instant) -> bool:
+        """Plan the next try; return whether an outage has begun."""
         is_new = self.retry_at is None
         if is_new:
             self._since = at
@@ -31,8 +31,8 @@ class Outage:
         self.retry_at = Instant(at + self._backoff.grow())
         return is_new
 
-    def ends(self, *, at: Instant) -> float | None:
-        """Take note that the store answered; return the seconds in which it did not, if any."""
+    def note_success(self, *, at: Instant) -> float | None:
+        """End the outage, if there is one; return its length in seconds."""
         silent_for = self.silent_for(at)
         self.retry_at = None
         return silent_for

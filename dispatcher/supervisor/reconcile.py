@@ -1,7 +1,6 @@
-"""The store's open runs against the executor's: what is true when both are asked at once.
+"""Compares the store's open runs with the executor's. Pure.
 
-Pure. The same comparison serves a daemon that starts, an executor that was replaced, a connection
-that broke and a commit whose answer was lost.
+The same comparison serves a new daemon, a new executor, a new connection and an unknown commit.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from dispatcher.times import Instant
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """What each side has to do; every step may be repeated."""
+    """What each side has to do; every step is idempotent."""
 
     live: tuple[tuple[OpenRun, wire.RunReport], ...]
     """Open in the store and alive: go on."""
     over: tuple[tuple[OpenRun, wire.Exited | None], ...]
-    """Open in the store and no longer alive: settle; None where the executor knows nothing."""
+    """Open in the store and no longer alive: settle. None: the executor does not know the run."""
     surplus: tuple[wire.RunReport, ...]
     """Alive and not open in the store: end, then forget. Never adopted."""
     settled: tuple[wire.RunReport, ...]
@@ -31,7 +30,7 @@ class Differences:
 def compare(
     open_runs: Iterable[OpenRun], reported: Iterable[wire.RunReport], *, at: Instant
 ) -> Differences:
-    """Compare the runs that are open in the store with those that an executor named."""
+    """Compare the runs open in the store with those that an executor reported."""
     unmatched = {report.uid: report for report in reported}
     live: list[tuple[OpenRun, wire.RunReport]] = []
     over: list[tuple[OpenRun, wire.Exited | None]] = []
@@ -53,6 +52,6 @@ def compare(
 
 
 def exited(report: wire.RunReport, *, at: Instant) -> wire.Exited:
-    """Return the exit of a run that was reported gone; without a status if nobody saw it."""
+    """Return the exit of a run reported gone; without a status if nobody saw it."""
     vanished = wire.Exit(at=at)
     return wire.Exited(uid=report.uid, exit=report.exit or vanished, ended_by=report.ended_by)

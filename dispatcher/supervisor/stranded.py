@@ -1,7 +1,7 @@
-"""Open runs for which no executor answers: settled once nothing of them lives on this host.
+"""Open runs that no executor knows: settled once nothing of them lives on this host.
 
-They are of other nodes, whose claims were taken over or came with a database that was restored or
-moved; or of this node, whose executor does not know them.
+They belong to other nodes, if claims were taken over or a database was restored or moved; or to
+this node, if its executor does not know them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class StrandedRuns:
-    """Has this host looked at for what lives of such runs, and settles those that are over."""
+    """Searches this host for processes of such runs, and settles runs without any."""
 
     def __init__(
         self, store: SupervisorStore, executor: ExecutorApi, memory: Memory, *, rng: random.Random
@@ -37,11 +37,11 @@ class StrandedRuns:
         self._rng = rng
 
     def living(self, turn: Turn, runs: Collection[OpenRun]) -> Mapping[RunUid, str]:
-        """Return which of these runs must stay open, and why: something of them may live."""
+        """Return which of these runs may have living processes, and so stay open, and which."""
         if not runs:
             return {}
         output_dir = self._memory.settings.output_dir
-        # A state directory that was moved took the files along.
+        # A state directory that was moved has the files with it.
         outputs = {
             run.run_uid: (run.output_path, f"{output_dir}/{run.run_uid}.log") for run in runs
         }
@@ -52,7 +52,7 @@ class StrandedRuns:
         return living
 
     def settle(self, turn: Turn) -> bool:
-        """Settle those of which nothing lives any more; say whether there are more of them."""
+        """Settle runs of which nothing lives; return whether there are more."""
         settings = self._memory.settings
         runs = {run.run_uid: run for run in self._store.stranded(settings.node_id, now=turn.now)}
         for uid in self._memory.stranded.keys() - runs.keys():
@@ -72,7 +72,7 @@ class StrandedRuns:
 
     def _remember(self, run: OpenRun, why: str) -> None:
         is_ours = run.owner == self._memory.settings.node_id
-        if is_ours:  # no operator has to
+        if is_ours:  # no operator is needed
             why = why.removesuffix(END_THEM)
         if run.run_uid not in self._memory.stranded:
             log.warning("run.stranded", owner=run.owner, reason=why, **LiveRun.of(run).ids())
@@ -80,7 +80,7 @@ class StrandedRuns:
             task_id=run.task_id, fence=run.fence, why=why, is_ours=is_ours
         )
         if is_ours:
-            # Of a dead executor of ours, whose journal was lost: its successor ends what it finds.
+            # Our executor died and its journal was lost: its successor ends what it finds.
             end = wire.End(uid=run.run_uid, reason=run.ending or Outcome.ORPHANED, at_once=True)
             self._executor.send(end)
 
@@ -93,7 +93,7 @@ class StrandedRuns:
 
 
 def log_taken(memory: Memory, run: OpenRun, settlement: Settlement) -> None:
-    """Count and log the settle of a claim that had no executor to say how it ended."""
+    """Count and log the settlement of a claim whose end no executor reported."""
     memory.figures.settled[settlement.outcome] += 1
     ids = LiveRun.of(run).ids()
     log.warning("claim.taken_over", owner=run.owner, reason=settlement.run_reason, **ids)

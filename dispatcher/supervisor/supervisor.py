@@ -141,10 +141,10 @@ class Supervisor:
             self._workers.ask_to_retry(unanswered, at=at)
             if isinstance(error, CommitUnknown):
                 self._reconcile_after_unknown_commit()
-            if self._outage.begins(at=at):
+            if self._outage.note_failure(at=at):
                 log.warning("store.unavailable", error=str(error))
         else:
-            if (silent_for := self._outage.ends(at=at)) is not None:
+            if (silent_for := self._outage.note_success(at=at)) is not None:
                 log.info("store.recovered", silent_for_s=silent_for)
             for chore in self._chores:
                 chore.do(at)

@@ -1,6 +1,6 @@
-"""Claims that may be taken from a silent owner, settled: by the daemon, and where none runs.
+"""Settles claims of silent owners: for the daemon, and for commands while none runs.
 
-A local claim has no process that anybody could wait for: what ends it settles it, at once.
+A local claim has no process to wait for, so its end settles it at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TAKEOVER_BATCH = 100
 def settle_abandoned(
     store: SupervisorStore, retry: policy.RetryPolicy, *, rng: random.Random, now: StoreTime
 ) -> list[tuple[OpenRun, Settlement]]:
-    """Settle at most `TAKEOVER_BATCH` of what `SupervisorStore.abandoned` returns; return it."""
+    """Settle at most `TAKEOVER_BATCH` runs of `SupervisorStore.abandoned`, and return them."""
     taken = []
     for run in store.abandoned(limit=TAKEOVER_BATCH, now=now):
         settlement = policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)

@@ -1,20 +1,20 @@
-"""Time-outs: of runs, which are ended, and of tasks that wait, which fail without a run.
+"""Time-outs: runs are ended, and waiting tasks fail without a run.
 
-Which clock, and what an absence of ours means:
+Which clock each uses, and what our own absence means:
 
 - `run_timeout`, `start_timeout` and `stall_timeout` are instants, counted from the start that the
-  executor saw: no step of the wall clock moves them, suspend counts, and they hold over restarts of
-  the daemon. While no executor answers they wait, since nothing could be ended; and each for its
-  word since then, since a run that ended in time is not late. A `run_timeout`
-  reaches the executor as a kill deadline, two seconds later, for the case that we are dead then.
-- What a worker would have told us is not held against it while we could not hear: after a gap
-  without a commit longer than half of it, and after a restart, `start_timeout` begins anew;
-  `stall_timeout` too, unless the output's age or the last progress in the store say more.
-- Growth of an output counts from when it was first seen. Its file's time is the host's clock, which
-  may be set: only a daemon that has just come, and saw nothing itself, goes by it.
-- `queue_timeout` and `total_timeout` are store times, as `run_at` is: they go on while no daemon
-  runs, and no step of the host's clock moves them. What was over in our absence is decided when
-  we are back. A run ended for its task's `total_timeout` is one that lives when the daemon does.
+  executor saw: no step of the wall clock moves them, suspend counts, and they survive restarts of
+  the daemon. They wait while no executor answers, since nothing could be ended; and each waits for
+  an answer after its deadline, since a run that ended in time is not late. The executor has
+  `run_timeout` as a kill deadline, two seconds later, for a dead daemon.
+- A worker's silence does not count while we could not receive: after a gap between commits longer
+  than half of it, and after a restart, `start_timeout` begins anew; so does `stall_timeout`, unless
+  the output's age or the last progress in the store show more.
+- Growth of an output counts from when we first see it. Its file has the time of the host's clock,
+  which may be set: only a daemon that has just started, and saw nothing itself, uses it.
+- `queue_timeout` and `total_timeout` are store times, like `run_at`: they run while no daemon does,
+  and no step of the host's clock moves them. What passed in our absence is decided at our return.
+  The `total_timeout` of a task ends a run only if the run lives then.
 """
 
 from __future__ import annotations
@@ -46,36 +46,36 @@ END_BATCH = 100
 #: Tasks given up in one transaction. Bounds how long a worker waits for its answer.
 GIVE_UP_BATCH = 500
 
-#: Seconds beyond the poll without a commit from which we were away.
+#: Seconds without a commit, beyond the poll, that count as our absence.
 AWAY = 1.0
 
-#: What a stalled run is told of that printed all the time.
+#: Added to the reason of a stall, for runs that print all the time.
 BUFFERED = "output that a program buffers is not seen"
 
-#: Looks at an output in a stall time-out, and the least seconds between two. So late may its growth
-#: be seen.
+#: Looks at an output in a stall time-out, and the minimum of seconds between two: the delay with
+#: which its growth is seen.
 LOOKS = 8
 LEAST_LOOK = 1.0
 
 
 class Timeouts:
-    """Decides whose time is over: of runs at their own deadlines, of waiting tasks at theirs."""
+    """Ends runs, and fails waiting tasks, at their deadlines."""
 
     def __init__(self, store: SupervisorStore, executor: ExecutorApi, memory: Memory) -> None:
         self._store = store
         self._executor = executor
         self._memory = memory
         self.runs = Alarm(NEVER)
-        """When the next run may be over its time."""
+        """For the next deadline of a run."""
         self.tasks = Alarm()
-        """When to look for tasks that wait too long."""
+        """For the next look at waiting tasks."""
 
     # Runs -----------------------------------------------------------------------------------
 
     def begin(
         self, uid: RunUid, live: LiveRun, began: Instant, *, now: StoreTime, at: Instant
     ) -> None:
-        """Watch a run that has just started; call it after the commit."""
+        """Watch a run that has just started. Call this after the commit."""
         limits = live.limits
         if limits is NO_LIMITS:
             return
@@ -90,21 +90,21 @@ class Timeouts:
         )
         self._watch(live, watch)
         if limits.run_timeout_ms is not None:
-            # The message that started it could only guess when that would be.
+            # The start message could only guess the instant of the start.
             self._executor.send(wire.Renew(deadlines={uid: run_deadline(run_by)}))
 
     def resume(
         self, live: LiveRun, run: OpenRun, began: Instant, *, now: StoreTime, at: Instant
     ) -> None:
-        """Watch a run that goes on. Of its time a daemon that has just come knows nothing yet."""
+        """Watch a run that goes on, of whose past a new daemon knows only what can be found."""
         limits = live.limits
         if limits is NO_LIMITS:
             return
-        heard = run.last_heartbeat_at is not None
+        has_beaten = run.last_heartbeat_at is not None
         found = live.watch or self._found(run, now, at)
         watch = Watch(
             run_by=_after(began, limits.run_timeout_ms),
-            start_by=NEVER if heard else _after(at, limits.start_timeout_ms),
+            start_by=NEVER if has_beaten else _after(at, limits.start_timeout_ms),
             stall_by=found.stall_by if found.stall_by > at else _after(at, limits.stall_timeout_ms),
             look_by=_next_look(limits, at),
             total_by=instant_of(limits.total_at, now=now, at=at),
@@ -115,11 +115,11 @@ class Timeouts:
         self._watch(live, watch)
 
     def extend(self, turn: Turn, uid: RunUid, until: Instant) -> None:
-        """Let a worker move its own run time-out: to the total one, else to twice its length."""
+        """Let a worker extend its run time-out, as far as `latest_run_end` allows."""
         turn.extended[uid] = until
-        turn.after(partial(self._extend, uid, until))
+        turn.after(partial(self._note_extended, uid, until))
 
-    def _extend(self, uid: RunUid, until: Instant) -> None:
+    def _note_extended(self, uid: RunUid, until: Instant) -> None:
         live = self._memory.live.get(uid)
         if live is None:
             return
@@ -128,21 +128,21 @@ class Timeouts:
             self._watch(live, live.watch)
 
     def _watch(self, live: LiveRun, watch: Watch) -> None:
-        """Go by these deadlines, and what the worker asked for; the executor saw to its own."""
+        """Set the deadlines, with the extension that the worker asked for."""
         live.watch = watch if live.extended_until is None else watch.extended(live.extended_until)
         if live.watch is not watch:
             log.debug("run.extended", **live.ids())
         self.runs.set(min(self.runs.at, live.watch.due))
 
     def end_runs(self, turn: Turn) -> None:
-        """Begin the ending of each run whose time is over."""
+        """Begin the ending of each run past a deadline."""
         away = turn.gap > self._memory.settings.poll + AWAY
         if not self.runs.is_due(turn.at) and not away:
             return
         budget = END_BATCH
         for uid, live, before in self._watched(turn):
             watch = _excused(before, live, turn) if away else before
-            watch = self._look(uid, live, watch, turn.at)
+            watch = self._check_output(uid, live, watch, turn.at)
             after: Watch | None = watch
             if watch.due <= turn.at and self._executor.has_answered(since=watch.due):
                 if budget:
@@ -155,7 +155,7 @@ class Timeouts:
         turn.after(self._plan)
 
     def _plan(self) -> None:
-        """Find the next deadline of all, of the runs that started in the same turn too."""
+        """Set the alarm for the next deadline, also of runs that started in this turn."""
         lives = self._memory.live.values()
         dues = (live.watch.due for live in lives if live.watch and not live.end_sent)
         self.runs.set(min(dues, default=NEVER))
@@ -166,7 +166,7 @@ class Timeouts:
                 yield uid, live, live.watch
 
     def _decide(self, uid: RunUid, live: LiveRun, watch: Watch, turn: Turn) -> Watch | None:
-        """End a run if its time is over, else return its next deadlines; None: watch no more."""
+        """End a run past a deadline, or return its next ones; None: watch it no longer."""
         watch = watch.extended(turn.extended.get(uid, watch.run_by))
         run = self._store.open_run(uid)
         if run is None or run.ending or run.declared or _leader_exited(run):
@@ -199,8 +199,8 @@ class Timeouts:
 
     # Progress -------------------------------------------------------------------------------
 
-    def _look(self, uid: RunUid, live: LiveRun, watch: Watch, at: Instant) -> Watch:
-        """Look, if it is time, whether an output has grown since the last look."""
+    def _check_output(self, uid: RunUid, live: LiveRun, watch: Watch, at: Instant) -> Watch:
+        """Check, if due, whether the output has grown since the last look."""
         if at < min(watch.look_by, watch.stall_by):
             return watch
         watch = replace(watch, look_by=_next_look(live.limits, at))
@@ -209,9 +209,9 @@ class Timeouts:
         return replace(watch, stall_by=_after(at, live.limits.stall_timeout_ms), written=written)
 
     def _found(self, run: OpenRun, now: StoreTime, at: Instant) -> Watch:
-        """Return what a daemon that has just come finds of a run's progress, for what it is worth.
+        """Return the progress of a run that a new daemon can find.
 
-        Where a clock was set, or nothing is known of the time before, it may seem stalled already.
+        The run may seem stalled already: if a clock was set, or nothing is known about the past.
         """
         output, silence = self._written(run.run_uid, run.pid), math.inf
         if run.progressed_at is not None:
@@ -230,7 +230,7 @@ class Timeouts:
     # Tasks that wait ------------------------------------------------------------------------
 
     def give_up(self, turn: Turn) -> None:
-        """Fail what waited too long; asked at most once in a poll, and at the next deadline."""
+        """Fail tasks that waited too long; look once a poll, and at the next deadline."""
         if not self.tasks.is_due(turn.at):
             return
         fails_at = self._store.next_failure()
@@ -270,7 +270,7 @@ def _next_look(limits: Limits, at: Instant) -> Instant:
 
 
 def _progressed(run: OpenRun, watch: Watch, turn: Turn) -> Watch:
-    """Return when a run is stalled that reported progress, if it did since that was asked last."""
+    """Return the watch with the progress that the worker has reported since the last look."""
     if run.progressed_at is None or run.progressed_at == watch.progressed_at:
         return watch
     silence = (turn.now - run.progressed_at) / 1000
@@ -283,7 +283,7 @@ def _leader_exited(run: OpenRun) -> bool:
 
 
 def _excused(watch: Watch, live: LiveRun, turn: Turn) -> Watch:
-    """Return the deadlines by which a worker must be heard, later where we were away too long."""
+    """Return the watch with the deadlines of a silent worker moved by our absence."""
     start_ms, stall_ms = live.limits.start_timeout_ms, live.limits.stall_timeout_ms
     gap_ms = turn.gap * 1000
     if start_ms is not None and watch.start_by < NEVER and gap_ms > start_ms / 2:

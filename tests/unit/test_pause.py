@@ -38,7 +38,7 @@ def test_with_each_good_start_one_more_may_live_until_all_slots_are_used() -> No
         rooms.append(pause.room(living=claimed - 1, at=at))
         pause.started(claimed=claimed, slots=4)
 
-    assert (None, None) == (pause.reason, pause.borne)
+    assert (None, None) == (pause.reason, pause.capacity)
     assert math.inf == pause.room(living=4, at=at)
     assert [1, 2, 3, 4] == rooms
     assert 1.0 == pause.begin("no memory", living=2, at=at), "the next one is the first again"

@@ -102,7 +102,7 @@ def daemon_stopping() -> Scene:
 
 def store_silent() -> Scene:
     world = begun()
-    world.supervisor._outage.begins(at=world.at())
+    world.supervisor._outage.note_failure(at=world.at())
     return world, world.submit()
 
 
