@@ -15,7 +15,7 @@ from dispatcher.policy import COUNTED
 ROOT = Path(__file__).parents[2]
 DESIGN = (ROOT / "docs" / "design.md").read_text("utf-8")
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
-CONTRACTS = ("design.md", "protocol.md")
+CONTRACTS = ("design.md", "protocol.md", "architecture.md")
 HAND_WRITTEN = [
     ROOT / "CONTRIBUTING.md",
     *(ROOT / "docs" / name for name in CONTRACTS),
@@ -74,6 +74,18 @@ def test_each_file_of_the_code_that_a_page_names_exists(page: Path) -> None:
     named = re.findall(r"`([a-z_/]+\.py)`", page.read_text("utf-8"))
 
     assert [] == [name for name in named if not any(one.endswith(f"/{name}") for one in files)]
+
+
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda page: page.name)
+def test_each_test_that_a_page_names_exists(page: Path) -> None:
+    tests = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^ *def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
+    }
+    named = re.findall(r"`(test_[a-z0-9_]{20,})`", page.read_text("utf-8"))
+
+    assert [] == [name for name in named if name not in tests]
 
 
 def anchors(page: Path) -> set[str]:
