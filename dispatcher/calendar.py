@@ -1,4 +1,4 @@
-"""What the host's clock showed at each store time: for what people read and write, no more."""
+"""Store times as dates of the host's clock, and back: only for people."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dispatcher.times import StoreTime, WallTime, iso
 #: Milliseconds.
 HOUR = 3_600_000
 
-#: What a step of the host's clock means.
+#: Effect of a step of the host's clock.
 UNCHANGED = "no lease, delay or time-out changed for it, except what fell due since the boot"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How the host's clock stood from a store time on."""
+    """The host's clock from a store time on."""
 
     since: StoreTime
     ahead_ms: int
-    """By how much the host's clock was ahead of store time; negative: behind it."""
+    """How far the host's clock was ahead of store time; negative: behind it."""
     step_ms: int
-    """By how much it had just been set; 0: a boot began, or the store."""
+    """By how much it was set then; 0: a boot, or the store's creation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Calendar:
 
     now: StoreTime
     ahead_ms: int
-    """By how much the host's clock is ahead of store time now."""
+    """How far the host's clock is ahead of store time now."""
     settings: tuple[Setting, ...] = ()
-    """Those that are remembered, oldest first."""
+    """The recorded ones, oldest first."""
 
     def date(self, moment: StoreTime) -> WallTime:
-        """Return what the host's clock showed at a time, or will show if nobody sets it."""
+        """Return what the host's clock showed at a time, or will show unless it is set."""
         if moment > self.now or not self.settings:
             return WallTime(moment + self.ahead_ms)
         held = [one for one in self.settings if one.since <= moment] or self.settings[:1]
@@ -58,9 +58,9 @@ class Calendar:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether a boot began, or the host's clock was set by much, within the last hour.
+        """Whether a boot, or a step of more than an hour, happened within the last hour.
 
-        It may be set again. The store's own beginning does not count.
+        The clock may then be set again. The store's creation does not count.
         """
         return any(
             self.now - one.since < HOUR and (not one.step_ms or abs(one.step_ms) > HOUR)
@@ -68,6 +68,6 @@ class Calendar:
         )
 
     def last_step(self, *, within_ms: int) -> Setting | None:
-        """Return the last step of the host's clock if it is not longer ago."""
+        """Return the last step of the host's clock within that time."""
         steps = [one for one in self.settings if one.step_ms]
         return steps[-1] if steps and self.now - steps[-1].since <= within_ms else None

@@ -1,4 +1,4 @@
-"""The outcome of a run that is ending, and its task's next state."""
+"""Predicts the outcome of an ending run and the next state of its task."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ if TYPE_CHECKING:
     from dispatcher.policy import RetryPolicy
 
 
-#: Why a task is not released that has used up all its attempts.
+#: Why a task without attempts left is not released.
 NO_ATTEMPT = "no attempt is left"
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """The outcome of a run that is ending, and its task's next state, as far as anybody knows."""
+    """The expected outcome of an ending run, and its task's next state."""
 
     outcome: Outcome
     state: TaskState
     reason: str
-    """Why the task goes there."""
+    """Of the next state."""
     declared: bool = False
     """Whether its worker declared the outcome."""
     not_released: str | None = None
-    """Why the task could not be released from there; None: it could be."""
+    """Why the task could not be released from that state; None: it could."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What an operator asked of a task, and what becomes of it."""
+    """An operator's verb on a task, and its effect."""
 
     intent: Intent
     task_id: int
     was: TaskState | None
-    """Before; None: there is no such task."""
+    """The state before; None: unknown task."""
     task: Task | None
-    """Now."""
+    """The task after it."""
     ahead: Outlook | None
-    """What is ahead of it if its run is ending."""
+    """What is expected if its run is ending."""
 
 
 def outlook(
     run: OpenRun, retry: RetryPolicy, *, now: StoreTime, rng: random.Random
 ) -> Outlook | None:
-    """Return what would be settled if the run were gone now; None: nothing ends it yet."""
+    """Return the expected settlement if the run were gone now; None: it is not ending."""
     if not run.is_ending:
         return None
     settled = _settled(run, retry, now, rng)

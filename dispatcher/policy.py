@@ -1,6 +1,6 @@
-"""What a run's end means: its outcome, and what becomes of its task. Pure functions.
+"""Decides the outcome of a run and the next state of its task: pure functions.
 
-One function, `settle`, accounts for every closed run, whatever ended it.
+`settle` accounts for every closed run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime
 
-#: Outcomes that use up an attempt.
+#: Outcomes that charge an attempt.
 COUNTED = frozenset(
     {
         Outcome.FAILED,
@@ -29,34 +29,33 @@ COUNTED = frozenset(
     }
 )
 
-#: Where a task goes after outcomes that charge no budget.
+#: The task's next state after outcomes that charge no budget.
 UNCOUNTED = {
     Outcome.SUCCEEDED: TaskState.SUCCEEDED,
     Outcome.HELD: TaskState.HELD,
     Outcome.CANCELLED: TaskState.CANCELLED,
 }
 
-#: Where a task's total time-out goes on.
+#: States in which a task's total time-out still counts.
 WAITING = frozenset({TaskState.READY, TaskState.SCHEDULED, TaskState.HELD})
 
-#: Why a run or its task ended that may have no more time.
+#: Reason of a run or task that ended by its total time-out.
 TOTAL_OVER = "total_timeout is over"
 
-#: What the executor ended without being told, as outcomes.
+#: Outcomes of runs that the executor ended on its own.
 ENDED_BY: Mapping[str, Outcome] = {
     wire.EndedBy.ABSENCE: Outcome.ORPHANED,
     wire.EndedBy.RUN_TIMEOUT: Outcome.TIMED_OUT,
     wire.EndedBy.SHUTDOWN: Outcome.RELEASED,
 }
 
-#: Exit codes with a meaning of their own, after sysexits.h; a lease lost counts as failed.
+#: Exit codes with a meaning of their own, after sysexits.h; that of a lost lease is a failure.
 EXIT_CODES: Mapping[int, Outcome] = {
     exit_codes.ExitCode.OK: Outcome.SUCCEEDED,
     exit_codes.ExitCode.TEMPORARY: Outcome.DEFERRED,
     exit_codes.ExitCode.CONFIG: Outcome.HELD,
 }
 
-#: What a worker's own word means.
 DECLARED: Mapping[Declared, Outcome] = {
     Declared.SUCCEED: Outcome.SUCCEEDED,
     Declared.FAIL: Outcome.FAILED,
@@ -64,13 +63,13 @@ DECLARED: Mapping[Declared, Outcome] = {
     Declared.HOLD: Outcome.HELD,
 }
 
-#: How a run ended, as far as anybody knows: None when no executor knows of it.
+#: The executor's report of a run's end; None if no executor knows the run.
 End = wire.Exited | wire.StartFailed | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Budgets and delays of what runs again."""
+    """Budgets and delays of repeated runs."""
 
     max_deferrals: int = 100
     max_orphans: int = 5
@@ -81,24 +80,24 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An outcome and its reason, for people."""
+    """An outcome and its reason."""
 
     outcome: Outcome
     reason: str
 
 
 def backoff_ms(failures: int, retry: RetryPolicy, rng: random.Random) -> int:
-    """Return the delay after the n-th failure: doubling, bounded, in [b/2, b].
+    """Return a random delay after the n-th failure, from b/2 to b, where b doubles up to a bound.
 
     The jitter keeps tasks that failed together from starting together again (R-26).
     """
-    doublings = min(failures - 1, 62)  # beyond, any bound is long reached
+    doublings = min(failures - 1, 62)  # more would exceed any bound
     bound = min(retry.backoff_max_ms, retry.backoff_min_ms << doublings)
     return rng.randint(bound // 2, bound)
 
 
 def verdict(run: OpenRun, end: End) -> Verdict:
-    """Return a run's outcome: the worker's own word, else its ending, else what the exit says."""
+    """Return a run's outcome: by its declaration, otherwise its ending, otherwise its exit."""
     if run.declared is not None:
         return Verdict(DECLARED[run.declared], run.declared_reason or "declared by the worker")
     if run.ending is not None:
@@ -116,7 +115,7 @@ def verdict(run: OpenRun, end: End) -> Verdict:
 
 
 def outcome_of_ending(ended_by: str) -> Outcome | None:
-    """Return the outcome of an ending that the executor reports; None if it decides nothing."""
+    """Return the outcome of an ending that the executor reports; None for an unknown one."""
     try:
         return ENDED_BY.get(ended_by) or Outcome(ended_by)
     except ValueError:
@@ -133,9 +132,9 @@ def settle(
     rng: random.Random,
     started: tuple[int, StoreTime] | None = None,
 ) -> Settlement:
-    """Account for a run that is over: its outcome, its task's next state and budgets.
+    """Return the settlement of a run that is over: outcome, next state and budgets of its task.
 
-    `started` is the leader's pid and start, where they were not recorded before.
+    `started` is the leader's pid and start, if they were not recorded before.
     """
     judged = verdict(run, end)
     account = _account(run, judged, retry, now, rng)
@@ -146,13 +145,7 @@ def settle(
         run_uid=run.run_uid,
         outcome=judged.outcome,
         run_reason=judged.reason,
-        state=account.state,
-        reason=account.reason,
-        run_at=account.run_at,
-        total_anew=account.total_anew,
-        attempts_used=account.attempts_used,
-        deferrals=account.deferrals,
-        orphans=account.orphans,
+        **account._asdict(),
         exit_code=exit_code,
         signal=signum,
         output_tail=evidence.tail if evidence else None,
@@ -168,15 +161,15 @@ def settle(
 
 
 def next_state(run: OpenRun, retry: RetryPolicy, *, now: StoreTime) -> TaskState:
-    """Return the state that a task would be in if its run were gone now."""
-    nobody_sees_the_delay = random.Random(0)  # noqa: S311
-    return settle(run, None, retry, now=now, ended_at=now, rng=nobody_sees_the_delay).state
+    """Return the state of a task if its run were settled now without an exit."""
+    delay_is_unused = random.Random(0)  # noqa: S311
+    return settle(run, None, retry, now=now, ended_at=now, rng=delay_is_unused).state
 
 
 def postponed(
     settlement: Settlement, *, until: StoreTime, total_at: StoreTime | None
 ) -> Settlement:
-    """Return the settlement of a released run with its task scheduled ahead, not ready."""
+    """Return a settlement whose task, if it would be ready, is scheduled for later."""
     if settlement.state is not TaskState.READY:
         return settlement
     within = total_at is not None and not settlement.total_anew
@@ -185,6 +178,8 @@ def postponed(
 
 
 class _Account(NamedTuple):
+    """The part of a settlement that concerns the task."""
+
     state: TaskState
     reason: str
     attempts_used: int
@@ -195,18 +190,14 @@ class _Account(NamedTuple):
 
 
 def _charged(run: OpenRun, outcome: Outcome) -> Outcome:
-    """Return the outcome whose budget a run is charged to.
-
-    A profile may have a lost lease cost no attempt, but not nothing (R-40).
-    """
+    """Return the outcome whose budget is charged: a profile may turn `lost` into `orphaned`."""
     return Outcome(run.rules.get("lost", outcome)) if outcome is Outcome.LOST else outcome
 
 
 def _account(
     run: OpenRun, judged: Verdict, retry: RetryPolicy, now: StoreTime, rng: random.Random
 ) -> _Account:
-    outcome, reason = judged.outcome, judged.reason
-    outcome = _charged(run, outcome)
+    outcome, reason = _charged(run, judged.outcome), judged.reason
     attempts_used = run.attempts_used + (outcome in COUNTED)
     deferrals = run.deferrals + (outcome is Outcome.DEFERRED)
     orphans = run.orphans + (outcome is Outcome.ORPHANED)
@@ -235,9 +226,9 @@ def _account(
 
 
 def _as_intended(run: OpenRun, judged: Verdict, account: _Account) -> _Account:
-    """Return an account that moves the task where an operator said, with the same budgets charged.
+    """Return the account with the state that an operator's intent asks for; budgets stay charged.
 
-    What has succeeded is done, and nothing is left to cancel, to hold or to run again.
+    An intent has no effect on a run that succeeded.
     """
     if run.intent is None or judged.outcome is Outcome.SUCCEEDED:
         return account
@@ -252,9 +243,9 @@ def _as_intended(run: OpenRun, judged: Verdict, account: _Account) -> _Account:
 
 
 def _within_total(run: OpenRun, judged: Verdict, account: _Account, now: StoreTime) -> _Account:
-    """Return an account that runs a task again only within its total time-out.
+    """Return the account limited by the total time-out: fail the task if it is over.
 
-    A delay that goes beyond ends with that time, when what waits is given up.
+    A later `run_at` moves to the end of that time, when the waiting task fails.
     """
     total_at = None if account.total_anew else run.limits.total_at
     if total_at is None or account.state not in WAITING:
@@ -270,7 +261,7 @@ def _within_total(run: OpenRun, judged: Verdict, account: _Account, now: StoreTi
 
 
 def _status(run: OpenRun, end: End) -> tuple[int | None, int | None]:
-    """Return exit code and signal: what the executor says now, else what it said before."""
+    """Return exit code and signal of this report, otherwise those recorded earlier."""
     if isinstance(end, wire.Exited) and (end.exit.exit_code, end.exit.signal) != (None, None):
         return end.exit.exit_code, end.exit.signal
     return run.exit_code, run.signal
