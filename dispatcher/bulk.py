@@ -1,4 +1,4 @@
-"""Bulk work on the store: a little in each transaction, and others have their turn in between."""
+"""Bulk work on the store: small transactions, between which others get their turn."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from dispatcher.times import Instant, StoreTime, instant, pause
 
 T = TypeVar("T")
 
-#: Seconds that a transaction aims to take, where nobody should wait for one longer than 0.05.
+#: Seconds that a transaction should take, so that nobody waits longer than 0.05 for it.
 AIM = 0.02
 
-#: Seconds between two transactions: others try for the store each millisecond.
+#: Seconds between two transactions: others try to lock the store each millisecond.
 GAP = 0.005
 
-#: Seconds that bulk work waits for its turn among other bulk work, which takes AIM and GAP for one;
-#: and between two tries for it.
+#: Seconds that bulk work waits for its turn among other bulk work (AIM and GAP each), and between
+#: two tries for it.
 TURN_PATIENCE, TURN_RETRY = 0.5, 0.003
 
-#: Tasks, bytes of them as they are put aside, and seconds in which they come, in one part of a bulk
-#: submit; what is no more than that is submitted in one transaction.
+#: Limits of a part of a bulk submit: tasks, staged bytes, seconds in which they arrive. A submit
+#: within these limits is one transaction.
 PART_TASKS, PART_BYTES, PART_SECONDS = 250, 512 * 1024, 60.0
 
-#: Rows in one transaction: at first, and within which bounds as many as the aim allows.
+#: Rows in one transaction: at first, at least, at most; in between as many as AIM allows.
 FIRST, FEWEST, MOST = 100, 10, 2_000
 
 
 class Turns:
-    """Transactions of bulk work: `rows` is how many rows the next one should touch.
+    """Transactions of bulk work; `rows` is how many rows the next one should touch.
 
-    Others who work in bulk on a store with this state directory take turns with us, so that the gap
-    is for those who do not. One that is stopped meanwhile is waited for once, and then no more.
+    Bulk workers on a state directory take turns by a lock, so the gap is left to all others. A
+    stopped bulk worker delays the others only once.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Turns:
         self._ended = Instant(0.0)
 
     def take(self, do: Callable[[StoreTime], T], *, remedy: str, harmless_twice: bool = True) -> T:
-        """Do a part of the work as `commits.change` does it, when others have had their turn."""
+        """Do a step of the work as `commits.change` does, after the others' turn."""
         with unstopped(), self._turn():
             if (left := self._ended + GAP - self._clock()) > 0:
                 self._wait(left)
             return self._timed(do, remedy=remedy, harmless_twice=harmless_twice)
 
     def _turn(self) -> Held:
-        """Wait until no other bulk work has its turn, or for so long that it may be stopped."""
+        """Wait for other bulk work, but not for one that seems stopped."""
         until = self._clock() + self._patience
         while (held := tried(self._state_dir)) is None:
             if self._clock() >= until:
@@ -76,7 +76,7 @@ class Turns:
                 self._ended = self._clock()
                 return Held(None)
             self._wait(TURN_RETRY)
-            self._ended = self._clock()  # theirs ended no later than this, if it has
+            self._ended = self._clock()  # an upper bound of when their turn ended
         self._patience = TURN_PATIENCE
         return held
 
@@ -102,54 +102,46 @@ def submit(
     tasks: Iterable[NewTask],
     *,
     at_once: Callable[[list[NewTask]], list[Submitted]],
-    tell: Callable[..., object],
+    report: Callable[..., object],
     clock: Callable[[], Instant] = instant,
 ) -> Generator[Submitted]:
-    """Accept all tasks or, when taking one of them raises, none; return what they have become.
+    """Accept all tasks, or none if reading one of them raises; return what they have become.
 
-    Few are accepted `at_once`, in one transaction. Many are put aside in parts, accepted by one
-    small change, and made tasks part by part. Whoever dies before that change leaves nothing but
-    what `go_on` removes, and whoever dies after it nothing undone: a daemon, or the next bulk
-    submit, goes on. `tell` is called as it goes on: with how many are put aside, and then with how
-    many are tasks, of how many.
+    Few are accepted by `at_once`, in one transaction. Many are staged in parts, accepted by one
+    small change, and turned into tasks part by part. A process that dies before the acceptance
+    leaves only what `go_on` removes; after it a daemon, or the next bulk submit, continues.
+    `report` is called with the number of staged tasks, then with those of created and all tasks.
 
-    Raises `CommitUnknown` whatever ends it, Ctrl-C too, once they are accepted: its text says so.
-    Any other error means that none is.
+    Raises `CommitUnknown`, with a text that says so, for any error after the acceptance, Ctrl-C
+    included. Any other error means that no task is accepted.
     """
     parts = _parts(tasks, clock)
     first, second = next(parts, []), next(parts, None)
     if second is None:
         return (one for one in at_once(first))
-    from uuid import uuid4  # noqa: PLC0415 - no single submit needs it
-
-    uid, turns = uuid4().hex, Turns(store, state_dir)
+    bulk = _BulkSubmit(store, Turns(store, state_dir))
     try:
-        while go_on(store, turns):
-            pass
-        sizes = [
-            _stage(store, turns, uid, number, part)
-            for number, part in enumerate(_told(chain([first, second], parts), tell))
-        ]
+        bulk.remove_silent()
+        for part in chain([first, second], parts):
+            bulk.stage(part)
+            report(bulk.many)
     except BaseException as error:
-        with suppress(DispatcherError):
-            _forget(store, turns, uid)
-        raise _in_vain(error) from error
-    many = sum(sizes)
-    _accept(store, turns, uid, many)
-    with _accepted(many, _NOT_LISTED):
-        _admit(store, turns, uid, sizes, tell)
-    submitted = _submitted(store, turns, uid, len(sizes), many)
+        raise bulk.withdrawn(error) from error
+    bulk.accept()
+    with bulk.accepted(_NOT_LISTED):
+        bulk.admit(report)
+    submitted = bulk.submitted()
     next(submitted)
     return submitted
 
 
 def go_on(store: SubmitterStore, turns: Turns) -> bool:
-    """Take a step of `SubmitterStore.go_on`; say whether there was one to take."""
+    """Take a step of `SubmitterStore.go_on`; return whether one was needed."""
     return turns.take(lambda now: store.go_on(now=now), remedy="do the same again")
 
 
 def _parts(tasks: Iterable[NewTask], clock: Callable[[], Instant]) -> Iterator[list[NewTask]]:
-    """Yield parts that are bounded in each way; one that comes slowly shows that we live."""
+    """Yield parts within all limits; the parts of a slow source show that its client lives."""
     part: list[NewTask] = []
     size, until = 0, Instant(0.0)
     for task in tasks:
@@ -165,105 +157,118 @@ def _parts(tasks: Iterable[NewTask], clock: Callable[[], Instant]) -> Iterator[l
         yield part
 
 
-def _told(parts: Iterable[list[NewTask]], tell: Callable[..., object]) -> Iterator[list[NewTask]]:
-    done = 0
-    for part in parts:
-        yield part
-        done += len(part)
-        tell(done)
+class _BulkSubmit:
+    """One submit of many tasks, step by step."""
 
+    def __init__(self, store: SubmitterStore, turns: Turns) -> None:
+        from uuid import uuid4  # noqa: PLC0415 - no single submit needs it
 
-def _stage(store: SubmitterStore, turns: Turns, uid: str, number: int, part: list[NewTask]) -> int:
-    def stage(now: StoreTime) -> bool:
-        return store.stage(uid, number, part, now=now)
+        self._store = store
+        self._turns = turns
+        self._uid = uuid4().hex
+        self._sizes: list[int] = []
 
-    if not turns.take(stage, remedy="nothing was submitted: submit again"):
-        raise StoreUnavailable(_TOO_LATE)
-    return len(part)
+    @property
+    def many(self) -> int:
+        """The number of tasks staged so far."""
+        return sum(self._sizes)
 
+    def remove_silent(self) -> None:
+        """Continue or remove the bulk submits of clients that are gone."""
+        while go_on(self._store, self._turns):
+            pass
 
-def _accept(store: SubmitterStore, turns: Turns, uid: str, many: int) -> None:
-    """Accept what was put aside. Any error but `CommitUnknown` means that nothing was submitted."""
+    def stage(self, part: list[NewTask]) -> None:
+        """Stage a part. Raises `StoreUnavailable` if the submit was removed after an hour."""
 
-    def accept(now: StoreTime) -> bool:
-        store.watch_clock()
-        return store.accept(uid, now=now)
+        def stage(now: StoreTime) -> bool:
+            return self._store.stage(self._uid, len(self._sizes), part, now=now)
 
-    try:
-        is_there = turns.take(accept, remedy="the store is asked which")
-    except BaseException as error:
-        if _was_accepted(store, uid, many, error):
-            with _accepted(many, _NOT_LISTED):
-                raise
+        if not self._turns.take(stage, remedy="nothing was submitted: submit again"):
+            raise StoreUnavailable(_TOO_LATE)
+        self._sizes.append(len(part))
+
+    def accept(self) -> None:
+        """Accept all parts. Any error but `CommitUnknown` means that nothing was submitted."""
+
+        def accept(now: StoreTime) -> bool:
+            self._store.watch_clock()
+            return self._store.accept(self._uid, now=now)
+
+        try:
+            exists = self._turns.take(accept, remedy="the store is asked which")
+        except BaseException as error:
+            if self._was_accepted(error):
+                with self.accepted(_NOT_LISTED):
+                    raise
+            raise self.withdrawn(error) from error
+        if not exists:
+            raise StoreUnavailable(_TOO_LATE)
+
+    def withdrawn(self, error: BaseException) -> BaseException:
+        """Remove the parts; return the error of a submit of which nothing is left."""
         with suppress(DispatcherError):
-            _forget(store, turns, uid)
-        raise _in_vain(error) from error
-    if not is_there:
-        raise StoreUnavailable(_TOO_LATE)
+            self._forget()
+        cause = commits.cause_of(error)
+        if isinstance(cause, CommitUnknown):
+            return StoreUnavailable(f"nothing was submitted: {cause}; submit again")
+        return cause
 
+    def _was_accepted(self, error: BaseException) -> bool:
+        """Return whether an acceptance that raised took effect. Raises `CommitUnknown` in doubt."""
+        if isinstance(error, DispatcherError) and not isinstance(error, CommitUnknown):
+            return False  # nothing was written
+        doubt = CommitUnknown(
+            f"all {self.many} tasks are accepted, or none is: see `dispatcher list` and"
+            " `dispatcher status` before you submit them again"
+            f" ({commits.error_text(commits.cause_of(error))})"
+        )
+        try:
+            with self._store.snapshot():
+                found = self._store.accepted(self._uid)
+        except BaseException as second:
+            raise doubt from second
+        if found is None:
+            raise doubt from error
+        return found
 
-def _in_vain(error: BaseException) -> BaseException:
-    """Return the error of a submit of which surely nothing is left: what caused any doubt of it."""
-    cause = commits.cause_of(error)
-    if isinstance(cause, CommitUnknown):
-        return StoreUnavailable(f"nothing was submitted: {cause}; submit again")
-    return cause
+    def accepted(self, but: str) -> AbstractContextManager[None]:
+        """Raise `CommitUnknown` for any error in the body: all is accepted, with a restriction."""
+        return commits.report_done(
+            f"all {self.many} tasks are accepted: do not submit them again; {but}"
+        )
 
+    def admit(self, report: Callable[..., object]) -> None:
+        """Turn all parts into tasks."""
+        done, left = 0, iter(self._sizes)
+        while self._turns.take(lambda now: self._store.admit(self._uid, now=now), remedy="wait"):
+            done += next(left, 0)
+            report(done, self.many)
 
-def _was_accepted(store: SubmitterStore, uid: str, many: int, error: BaseException) -> bool:
-    """Say whether it was, though that ended in an error. Raises `CommitUnknown` if nobody knows."""
-    if isinstance(error, DispatcherError) and not isinstance(error, CommitUnknown):
-        return False  # nothing was written
-    doubt = CommitUnknown(
-        f"all {many} tasks are accepted, or none is: see `dispatcher list` and `dispatcher status`"
-        f" before you submit them again ({commits.error_text(commits.cause_of(error))})"
-    )
-    try:
-        with store.snapshot():
-            found = store.accepted(uid)
-    except BaseException as second:
-        raise doubt from second
-    if found is None:
-        raise doubt from error
-    return found
+    def submitted(self) -> Generator[Submitted]:
+        """Yield a placeholder, then all tasks; from the placeholder on, closing removes the ids."""
+        try:
+            yield Submitted(0, created=False)
+            for number in range(len(self._sizes)):
+                with self.accepted(_IDS_IN_LIST), self._store.snapshot():
+                    made = self._store.submitted(self._uid, number)
+                if made is None:
+                    raise CommitUnknown(_NO_IDS)
+                yield from made
+        finally:
+            with self.accepted(_IDS_IN_LIST), suppress(DispatcherError):
+                self._forget()
 
-
-def _accepted(many: int, but: str) -> AbstractContextManager[None]:
-    return commits.report_done(f"all {many} tasks are accepted: do not submit them again; {but}")
-
-
-def _admit(
-    store: SubmitterStore, turns: Turns, uid: str, sizes: list[int], tell: Callable[..., object]
-) -> None:
-    done, many, left = 0, sum(sizes), iter(sizes)
-    while turns.take(lambda now: store.admit(uid, now=now), remedy="wait"):
-        done += next(left, 0)
-        tell(done, many)
-
-
-def _submitted(
-    store: SubmitterStore, turns: Turns, uid: str, parts: int, many: int
-) -> Generator[Submitted]:
-    """Yield something, so that from then on whoever closes it removes the ids; then yield them."""
-    try:
-        yield Submitted(0, created=False)
-        for number in range(parts):
-            with _accepted(many, "`dispatcher list` has their ids"), store.snapshot():
-                made = store.submitted(uid, number)
-            if made is None:
-                raise CommitUnknown(_NO_IDS)
-            yield from made
-    finally:
-        with _accepted(many, "`dispatcher list` has their ids"), suppress(DispatcherError):
-            _forget(store, turns, uid)
-
-
-def _forget(store: SubmitterStore, turns: Turns, uid: str) -> None:
-    while turns.take(lambda _: store.forget(uid), remedy="it goes by itself in an hour"):
-        pass
+    def _forget(self) -> None:
+        while self._turns.take(
+            lambda _: self._store.forget(self._uid), remedy="it goes by itself in an hour"
+        ):
+            pass
 
 
 _NOT_LISTED = "not all of them are listed yet, a daemon goes on within seconds"
+
+_IDS_IN_LIST = "`dispatcher list` has their ids"
 
 _TOO_LATE = (
     "nothing was submitted: for more than an hour no further task came, or this process stood"

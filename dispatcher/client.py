@@ -122,7 +122,7 @@ class Client:
 
         checked, at_once = map(submission.checked, tasks), partial(submitting.accept, self.store)
         submitted = bulk.submit(
-            self.store, self.config.state_dir, checked, at_once=at_once, tell=tell
+            self.store, self.config.state_dir, checked, at_once=at_once, report=tell
         )
         self._unread.add(submitted)
         with commits.report_done("all tasks are accepted: do not submit them again"):

@@ -163,7 +163,7 @@ def kill_at(client: Client, number: int, monkeypatch: pytest.MonkeyPatch) -> Non
     """Submit, and die at the end of a transaction, committed."""
     fail_at(client, number, Killed(), committed=True)
     with monkeypatch.context() as dead:
-        dead.setattr(bulk, "_forget", lambda *_: None)
+        dead.setattr(client.store, "forget", lambda _: False)
         with pytest.raises((Killed, CommitUnknown)):
             client.submit_many([TASK] * (TASKS * PARTS))
 
@@ -252,7 +252,7 @@ def test_lines_that_come_seldom_are_signs_of_life_though_they_fill_no_part(clien
         client.config.state_dir,
         tasks(),
         at_once=client._accept,
-        tell=lambda *_: None,
+        report=lambda *_: None,
         clock=lambda: clock[0],
     )
 
