@@ -19,7 +19,8 @@ from dispatcher.daemon import children
 from dispatcher.daemon.channel import Channel
 from dispatcher.daemon.commands import Commands
 from dispatcher.daemon.duties import Duty, ManagerReports, restore_names, when_due, write_logs
-from dispatcher.daemon.executor_client import ExecutorClient, Launcher
+from dispatcher.daemon.executor_client import ExecutorClient
+from dispatcher.daemon.launcher import Launcher
 from dispatcher.daemon.loop import Loop
 from dispatcher.daemon.outputs import Bounds, OutputDirectory
 from dispatcher.daemon.textfile import Textfile

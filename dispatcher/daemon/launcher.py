@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -36,6 +37,17 @@ MOST_SHOWN = 500
 
 #: What systemd says to the daemon alone.
 NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
+
+
+class Launcher(Protocol):
+    """Starts an executor when none listens."""
+
+    def ensure_running(self, *, at: Instant) -> None:
+        """Start one, unless one that was started before still runs."""
+
+    @property
+    def last_error(self) -> str | None:
+        """The last error of the last one, if it exited early; None: it stayed, or left none."""
 
 
 class _Said(msgspec.Struct):

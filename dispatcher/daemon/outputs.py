@@ -12,16 +12,16 @@ has its run open, nor while any process still holds its lock: `output_files` see
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
 import structlog
 
+from dispatcher.daemon.output_walk import Walk
 from dispatcher.daemon_report import OutputReport
 from dispatcher.host import holes, output_files
 from dispatcher.times import Instant, WallTime
@@ -35,9 +35,7 @@ LOOK_INTERVAL = 1.0
 LONGEST_LOOK_INTERVAL = 10.0
 STEP = 0.025
 
-#: Files looked at, and removed, in a piece of work: some 3 ms, more on a busy disk. Bounds how long
-#: a beat waits for it.
-WALKED = 500
+#: Files removed in a piece of work: some 3 ms, more on a busy disk.
 REMOVED = 8
 
 #: Seconds between two walks for each file of the last: one costs 5 µs.
@@ -45,10 +43,6 @@ WALK_PAUSE = 0.0025
 
 #: Seconds after which the directory is walked although nothing happened: files grow old.
 LONGEST_WALK_INTERVAL = 86_400.0
-
-#: Files that a walk remembers as the oldest, and those that may belong to no run.
-OLDEST = 1_000
-SUSPECTS = 10_000
 
 #: Seconds between two warnings while nothing more can be removed.
 WARN_INTERVAL = 3_600.0
@@ -66,52 +60,6 @@ class _Doomed(NamedTuple):
     reason: str
 
 
-class _Walk:
-    """One walk over the directory, a piece at a time."""
-
-    def __init__(self, directory: str, old_before_ns: int, spared: Container[str]) -> None:
-        self._entries = os.scandir(directory)
-        self._old_before_ns = old_before_ns
-        self._spared = spared
-        self._oldest: list[tuple[int, str, int]] = []
-        self.files = 0
-        self.bytes = 0
-        self.removable = 0
-        """Files of runs that are over."""
-        self.suspects: deque[RunUid] = deque(maxlen=SUSPECTS)
-
-    def go_on(self, live: Container[RunUid]) -> bool:
-        """Look at some more files; say whether there are others."""
-        entries = list(islice(self._entries, WALKED))
-        for entry in entries:
-            with suppress(OSError):  # gone meanwhile
-                self._see(entry, live)
-        return len(entries) == WALKED
-
-    def close(self) -> None:
-        """Give up the walk."""
-        self._entries.close()
-
-    def oldest(self) -> list[tuple[str, int]]:
-        """Return path and bytes of the files that may be removed, the oldest first."""
-        return [(path, size) for _, path, size in sorted(self._oldest, reverse=True)]
-
-    def _see(self, entry: os.DirEntry[str], live: Container[RunUid]) -> None:
-        found = entry.stat(follow_symlinks=False)
-        size = found.st_blocks * 512
-        self.files += 1
-        self.bytes += size
-        name = output_files.NAME.fullmatch(entry.name)
-        if name is None or name[1] in live:
-            return
-        if found.st_mtime_ns < self._old_before_ns:
-            self.suspects.append(RunUid(name[1]))
-        if size and entry.path not in self._spared:
-            self.removable += 1
-            keep = heapq.heappush if len(self._oldest) < OLDEST else heapq.heappushpop
-            keep(self._oldest, (-found.st_mtime_ns, entry.path, size))
-
-
 class OutputDirectory:
     """Keeps the files of one output directory within their bounds."""
 
@@ -127,10 +75,10 @@ class OutputDirectory:
         self.bounds = bounds
         self._free = free or _free
         self._old_before = WallTime(0)
-        self._walk: _Walk | None = None
+        self._walk: Walk | None = None
         self._walk_at = Instant(0.0)
         self._walk_by = Instant(0.0)
-        self._walked: _Walk | None = None
+        self._walked: Walk | None = None
         self._changed_ns = 0
         self._doomed: deque[_Doomed] = deque()
         self._removed: Counter[str] = Counter()
@@ -217,7 +165,7 @@ class OutputDirectory:
                 self._judge(self._walk, at)
                 self._walk = None
         elif self._wants_walk(at, busy=bool(live)):
-            self._walk = _Walk(self._directory, self._old_before * 1_000_000, self._spared)
+            self._walk = Walk(self._directory, self._old_before * 1_000_000, self._spared)
             self._spared = set()
 
     def _wants_walk(self, at: Instant, *, busy: bool) -> bool:
@@ -231,7 +179,7 @@ class OutputDirectory:
             or self._free(self._directory) < self.bounds.free_floor
         )
 
-    def _judge(self, walk: _Walk, at: Instant) -> None:
+    def _judge(self, walk: Walk, at: Instant) -> None:
         """Choose what is removed, now that all of it was seen."""
         self._walked = walk
         self._walk_at = Instant(at + walk.files * WALK_PAUSE)
@@ -252,7 +200,7 @@ class OutputDirectory:
         else:
             self._trouble = None
 
-    def _complain(self, reason: str, walk: _Walk, at: Instant) -> None:
+    def _complain(self, reason: str, walk: Walk, at: Instant) -> None:
         """Say that all is done that may be done, and that it is not enough."""
         free, bounds = self._free(self._directory), self.bounds
         if reason == "total_budget":

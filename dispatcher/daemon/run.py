@@ -17,7 +17,7 @@ from dispatcher.config.config import Config
 from dispatcher.daemon.commands import STOP_SIGNALS
 from dispatcher.daemon.daemon import Daemon, Surroundings, executor_client, is_embedded
 from dispatcher.daemon.duties import Duty
-from dispatcher.daemon.executor_client import connect_to
+from dispatcher.daemon.executor_connection import connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.errors import cannot_use, cannot_write
 from dispatcher.exit_codes import ExitCode

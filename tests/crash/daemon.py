@@ -11,7 +11,7 @@ from functools import partial
 from dispatcher.config import config
 from dispatcher.daemon.commands import STOP_SIGNALS
 from dispatcher.daemon.daemon import Daemon, Surroundings, executor_client
-from dispatcher.daemon.executor_client import connect_to
+from dispatcher.daemon.executor_connection import connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.daemon.run import locked_store
 from dispatcher.host import sockets

@@ -21,7 +21,7 @@ from dispatcher.config.settings import (
     Settings,
 )
 from dispatcher.daemon.daemon import Daemon, executor_client
-from dispatcher.daemon.executor_client import connect_to
+from dispatcher.daemon.executor_connection import connect_to
 from dispatcher.daemon.run import STORE_PATIENCE
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Journal

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from dispatcher.daemon import outputs
+from dispatcher.daemon import output_walk, outputs
 from dispatcher.daemon.outputs import LONGEST_LOOK_INTERVAL, LOOK_INTERVAL, Bounds, OutputDirectory
 from dispatcher.host import holes, output_files
 from dispatcher.times import Instant, WallTime
@@ -158,7 +158,7 @@ def test_nothing_happened_nothing_is_walked(place: Place, monkeypatch: pytest.Mo
     place.file(0)
     place.work()
     walks: list[str] = []
-    monkeypatch.setattr(outputs, "_Walk", lambda directory, *_: walks.append(directory))
+    monkeypatch.setattr(outputs, "Walk", lambda directory, *_: walks.append(directory))
 
     place.work()
     place.wake_at = place.outputs.run_due(set, at=Instant(place.at + 60))
@@ -180,9 +180,9 @@ def test_while_nobody_knows_which_runs_are_open_nothing_is_removed(place: Place)
 def test_a_walk_over_many_files_is_done_in_pieces(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outputs, "WALKED", 3)
+    monkeypatch.setattr(output_walk, "WALKED", 3)
     monkeypatch.setattr(outputs, "REMOVED", 2)
-    monkeypatch.setattr(outputs, "OLDEST", 4)
+    monkeypatch.setattr(output_walk, "OLDEST", 4)
     for number in range(20):
         place.file(number)
 

@@ -55,7 +55,7 @@ def test_a_start_that_no_executor_could_read_fails_and_the_connection_stays(
     connect(client, executor)
 
     client.send(start(**facts))
-    assert at(0) == client.keep_up(at=at(0))  # its failure is to be heard at once
+    assert at(0) == client.run_due(at=at(0))  # its failure is to be heard at once
     client.send(start(uid=wire.RunUid("next")))
     client.flush(at=at(0))
     (failed,) = client.receive(at=at(0))
@@ -144,7 +144,7 @@ def test_what_an_executor_may_not_say_costs_the_connection_and_not_the_daemon(
     (gone,) = events
     assert isinstance(gone, Disconnected)
     assert "not understood" in gone.reason or "a line of more than" in gone.reason
-    assert Instant(2.0) == client.keep_up(at=at(1))  # and it is not tried again at once
+    assert Instant(2.0) == client.run_due(at=at(1))  # and it is not tried again at once
 
 
 def test_a_name_that_is_not_utf8_ends_no_executor(tmp_path: Any) -> None:
