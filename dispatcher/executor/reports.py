@@ -1,6 +1,6 @@
 """What is reported of runs: to a successor in the journal, to the daemon, to operators in the log.
 
-The journal comes first: what the daemon has heard of must survive this process.
+The journal comes first: whatever the daemon receives must survive this process.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class TrackedRun:
     longest: float | None = None
     """Latest instant to which the worker itself may move its run time-out; None: it may not."""
     until: float | None = None
-    """Instant until which the worker asked to go on."""
+    """Instant until which the worker requested to go on."""
     exit: wire.Exit | None = None
     """The leader's end; complete, with the tree's usage, once the run is gone."""
     ended_by: str | None = None
@@ -150,7 +150,7 @@ class TrackedRun:
 
     @property
     def holds_leader(self) -> bool:
-        """Whether the leader is ours and not reaped, so that its pid is nobody else's."""
+        """Whether the leader is ours and not reaped, so that no other process has its pid."""
         stolen = self.exit is not None and self.exit.exit_code is None and self.exit.signal is None
         return self.inherited is None and not stolen
 
@@ -244,7 +244,7 @@ class TrackedRun:
                 self.kill(at)
 
     def note_unkillable(self, why: str) -> None:
-        """Record that the run survives SIGKILL, or that nobody can see whether it does."""
+        """Record that the run survives SIGKILL, or that this cannot be seen."""
         self.unkillable, self.trouble = True, why
         self.limit = NEVER
 

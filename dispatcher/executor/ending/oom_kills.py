@@ -1,4 +1,4 @@
-"""Which runs the kernel has ended for lack of memory."""
+"""Finding the runs that the kernel has ended for lack of memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dispatcher.executor.phases import Phase
 from dispatcher.executor.run import TrackedRun
 from dispatcher.times import Instant
 
-#: Seconds for which a kill that was counted may be a run's: a large process dies late.
+#: Seconds for which a counted kill may be a run's: a large process dies late.
 KILL_AGE = 30.0
 
-#: Seconds after which such a kill is no longer surely that of a run that ends: two looks.
+#: Seconds after which a counted kill is no longer surely that of a run that ends: two looks.
 SURE_AGE = 2.0
 
 #: Kills that are kept at most: as many as runs can end in one look.
@@ -28,17 +28,17 @@ SIGKILL_REPORTED = 128 + signal.SIGKILL
 
 
 class Counts(Protocol):
-    """What is asked of the kernel here."""
+    """The part of the kernel that is used here."""
 
     def oom_kills(self) -> int | None:
-        """Return how many processes of our cgroup it has ended so; None: it does not count."""
+        """Return how many processes of our cgroup it has ended so, if it counts."""
 
 
 class OomKills:
     """Finds the runs among those just ended that the kernel ended for lack of memory.
 
-    It counts whom it ends and does not name them. So a run is one of them if its first process died
-    of a SIGKILL that nobody here sent, or reports one, and a kill was counted that no other run's
+    The kernel counts its kills and does not name them. So a run is one of them if its leader died
+    of a SIGKILL that we did not send, or reports one, and a kill was counted that no other run's
     end has used up.
     """
 
@@ -47,15 +47,15 @@ class OomKills:
         self._log = log
         self._counted: int | None = None
         self._kills: deque[Instant] = deque()
-        """When each was noticed that no run's end is known to be."""
+        """When each was counted that no run's end has used up."""
 
     def begin(self) -> None:
-        """Count from now on: what ended while nothing ran was no run."""
+        """Count from now on: earlier kills were no run's."""
         self._kills.clear()
         self._counted = self._kernel.oom_kills()
 
     def look(self, at: Instant) -> None:
-        """Notice the kills since the last look, and forget what is too old to be a run's end."""
+        """Add the kills since the last look, and drop those too old to be a run's end."""
         counted = self._kernel.oom_kills()
         if counted is None:
             return
@@ -65,7 +65,7 @@ class OomKills:
             self._kills.popleft()
 
     def judge(self, runs: Iterable[TrackedRun], at: Instant) -> None:
-        """Note it with the exits of those whose leaders have just ended so."""
+        """Record it in the exits of the runs whose leaders have just ended so."""
         suspects = [run for run in runs if is_suspect(run)]
         if not suspects:
             return
@@ -82,7 +82,7 @@ class OomKills:
 
 
 def is_suspect(run: TrackedRun) -> bool:
-    """Return whether a SIGKILL that is not ours has just ended a run, by what its leader says."""
+    """Whether a leader's exit shows a SIGKILL that is not ours."""
     if run.phase is not Phase.LINGERING or run.exit is None or run.exit_noted:
         return False
     return run.exit.signal == signal.SIGKILL or run.exit.exit_code == SIGKILL_REPORTED

@@ -148,7 +148,7 @@ class OutputFiles:
             if _is_fresh(descriptor) and not _is_open_elsewhere(descriptor):
                 return descriptor
             os.close(descriptor)
-            os.rename(path, empty.path)  # it stays with whoever reads it, or may yet write to it
+            os.rename(path, empty.path)  # it stays with the process that has it open
             empty.tries += 1
             if empty.tries < MOST_TRIES:
                 self._empty.append(empty)

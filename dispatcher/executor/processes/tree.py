@@ -2,7 +2,7 @@
 
 Our children are the leaders and, because this process is a subreaper, every orphan of their trees.
 A leader's descendants are its run's by lineage. An orphan is attributed once; as long as it is our
-unreaped child its pid cannot be anyone else's.
+unreaped child, no other process can have its pid.
 
 Why an empty scan proves something: once its leader is dead, the topmost living process of a run
 is our child. Our list of children loses only what we reap, and grows at its end.
@@ -281,10 +281,10 @@ class Tree:
         return [*orphans, run.pid] if run.leader_lives and run.pid is not None else orphans
 
     def _go_on(self, run: TrackedRun, walk: Walk, own: Callable[[], list[int]]) -> bool:
-        """Go on with a walk; False: it is over and has found nobody."""
+        """Go on with a walk; False if it is over and has found no process."""
         found = walk.go_on(own, self.share)
         # Each is remembered from here until the run is gone, as it may drop all evidence before it
-        # becomes an orphan. Nobody is signalled before its children were seen.
+        # becomes an orphan. No process is signalled before its children were seen.
         # An opaque process has no identity that would outlive its pid.
         identities = {one.identity for one in found if not one.opaque}
         self._seen |= dict.fromkeys(identities, run.uid)

@@ -1,4 +1,4 @@
-"""What is wrong with a program that the kernel does not execute, and the remedy."""
+"""Why the kernel does not execute a program, and the remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_IN_A_ROW = 5
 
 
 def explain(error: OSError, program: str, start: wire.Start) -> str:
-    """Say what was wrong with a program that could not be executed; `program` names it."""
+    """Return why a program could not be executed."""
     path = os.path.join(start.cwd or "/", program.removeprefix("./"))
     number = error.errno
     script, needed = _last_script(path)
@@ -47,7 +47,7 @@ def explain(error: OSError, program: str, start: wire.Start) -> str:
 
 
 def _missing(path: str, script: str, needed: str | None) -> str:
-    """Say what is not there: a program, the interpreter of a script, or a loader."""
+    """Return what is missing: a program, the interpreter of a script, or a loader."""
     whose = script if script == path else f"{script}, the interpreter of {path},"
     if not os.path.exists(path):
         return f"no such program: {path}"
@@ -60,7 +60,7 @@ def _missing(path: str, script: str, needed: str | None) -> str:
 
 
 def _last_script(path: str) -> tuple[str, str | None]:
-    """Return the last script that the kernel reads for a program, and what that one needs."""
+    """Return the last script that the kernel reads for a program, and its interpreter."""
     needed = interpreter(path)
     for _ in range(_MOST_IN_A_ROW):
         following = interpreter(needed) if needed and os.access(needed, os.X_OK) else None
@@ -71,7 +71,7 @@ def _last_script(path: str) -> tuple[str, str | None]:
 
 
 def _no_format(path: str) -> str:
-    """Say why a file is in no format that the kernel knows."""
+    """Return why the kernel does not know a file's format."""
     if _beginning(path).startswith(BOM_UTF8 + b"#!"):
         remedy = f"save it without, for example: sed -i '1s/^\\xef\\xbb\\xbf//' {path}"
         return f"a byte order mark stands before its #! line: {path}; {remedy}"
@@ -79,7 +79,7 @@ def _no_format(path: str) -> str:
 
 
 def too_large(start: wire.Start) -> str:
-    """Say which of the kernel's two limits a command line broke (execve(2), "Limits on size")."""
+    """Return which limit of the kernel a command line exceeds (execve(2), "Limits on size")."""
     variables = [f"{name}={value}" for name, value in start.env.items()]
     sizes = {
         **{word: f"argument {number}" for number, word in enumerate(start.command)},
@@ -96,18 +96,18 @@ def too_large(start: wire.Start) -> str:
 
 
 def interpreter(script: str) -> str | None:
-    """Return what the #! line of a file names; None when it has none."""
+    """Return the interpreter that the #! line of a file names, if it has one."""
     first, _, _ = _beginning(script).partition(b"\n")
-    # As the kernel does it: only blanks part words, and a carriage return is a part of one.
+    # As in the kernel, only blanks separate words, and a carriage return is part of one.
     words = first[2:].replace(b"\t", b" ").split(b" ") if first.startswith(b"#!") else []
     return next((word.decode(errors="replace") for word in words if word), None)
 
 
 def _beginning(path: str) -> bytes:
-    """Return as much of a file as the kernel looks at; nothing of what cannot be read."""
+    """Return the part of a file that the kernel reads; empty if it cannot be read."""
     try:
-        # A FIFO, or a device, has no first line that one may wait for.
+        # Reading a FIFO or a device could wait for ever.
         with files.opened(path) as file:
-            return file.read(256)
+            return file.read(_SHEBANG_BYTES)
     except OSError:
         return b""

@@ -1,4 +1,4 @@
-"""Starting a run's leader, and saying in words whose fault it is when that fails."""
+"""Starting a run's leader, and naming whose fault it is when that fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_OF_PATH = 80
 
 
 class CannotStart(Exception):
-    """The run has no process: report whose fault it is, and forget the run."""
+    """The run has no process: report the fault and forget the run."""
 
     def __init__(self, fault: wire.Fault, error: str, number: int | None = None) -> None:
         super().__init__(error)
@@ -33,7 +33,7 @@ class CannotStart(Exception):
 
     @classmethod
     def without_journal(cls, error: OSError) -> Self:
-        """Say that a run cannot start because nobody would know of it afterwards."""
+        """Return the failure of a start that no successor could know of."""
         return cls(wire.Fault.HOST, f"cannot write the journal: {error.strerror}", error.errno)
 
 
@@ -48,9 +48,9 @@ class Spawner:
         open_files: tuple[int, int],
         oom_score: OomScore | None = None,
     ) -> None:
-        """`open_files` are the limits that children get, whatever ours are.
+        """`open_files` are the limits of children, whatever ours are.
 
-        `oom_score` is the protection of this process that they do not get; None: it has none.
+        `oom_score` is the protection of this process, which children do not get.
         """
         self._outputs = outputs
         self._oom_score = oom_score
@@ -58,20 +58,20 @@ class Spawner:
         self._open_files = (resource.getrlimit(resource.RLIMIT_NOFILE), open_files)
         self._real_time = resource.getrlimit(resource.RLIMIT_RTTIME)
         self.why_unmarked = why_unmarked()
-        """Why leaders get no mark; they are found by what they did not drop then. None: they do."""
+        """Why leaders get no mark, and are found by other evidence; None if they get one."""
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._ignored = [s for s in signal.valid_signals() if signal.getsignal(s) == signal.SIG_IGN]
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         os.close(self._home)
         os.close(self._null)
         if self._oom_score is not None:
             self._oom_score.close()
 
     def start(self, start: wire.Start) -> int:
-        """Return the pid of a started leader; raise CannotStart when there is none."""
+        """Return the pid of a started leader. Raises CannotStart."""
         environment = {**self._environment, **start.env}
         program = ""
         stdin = self._null
@@ -116,7 +116,7 @@ class Spawner:
             try:
                 held = self._outputs.is_locked(path)
             except (OSError, ValueError) as error:
-                text = f"nobody can tell whether an earlier run lives: {path}: {error}"
+                text = f"it is unknown whether an earlier run lives: {path}: {error}"
                 raise CannotStart(wire.Fault.PREDECESSOR, text) from error
             if held:
                 text = f"processes of an earlier run still write to {path}"
@@ -148,7 +148,7 @@ class Spawner:
 
     @contextmanager
     def _lent_limits(self, uid: wire.RunUid) -> Iterator[None]:
-        """Take on what a leader is born with: its mark, its open files, no protection of ours."""
+        """Take on what a leader inherits: its mark, its limit of open files, its score."""
         ours, theirs = self._open_files
         soft, hard = self._real_time
         mark = 0 if self.why_unmarked else mark_of(uid)
@@ -170,7 +170,7 @@ class Spawner:
 
 
 def _set_limit(what: int, limits: tuple[int, int]) -> None:
-    """Set a limit of our own; CannotStart when somebody has lowered it for us meanwhile."""
+    """Set a limit of our own. CannotStart: it was lowered from outside meanwhile."""
     try:
         resource.setrlimit(what, limits)
     except ValueError as error:
@@ -179,7 +179,7 @@ def _set_limit(what: int, limits: tuple[int, int]) -> None:
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what every task inherits of the executor's environment, and its outer markers."""
+    """Return the variables that every task inherits of the executor, with its outer markers."""
     kept = {
         name: value
         for name, value in environ.items()
@@ -194,7 +194,7 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def refuse_full(output: int, path: str) -> None:
-    """Raise CannotStart when nothing can be written to an output: its worker would fail for it."""
+    """Raise CannotStart if nothing can be written to an output: its worker would fail."""
     room = os.fstatvfs(output)
     if room.f_bavail > 0 or room.f_blocks == 0:  # a filesystem without blocks has no limit
         return
@@ -204,7 +204,7 @@ def refuse_full(output: int, path: str) -> None:
 
 
 def enter(directory: str) -> None:
-    """Make `directory` the working directory; CannotStart when it is the task's mistake."""
+    """Make `directory` the working directory. CannotStart: the task named a wrong one."""
     try:
         os.chdir(directory)
     except OSError as error:

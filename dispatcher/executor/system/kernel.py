@@ -1,4 +1,4 @@
-"""What the executor asks of the kernel about processes: one call each, none of them deciding."""
+"""The kernel's calls about processes, and the one wait: no decision is made here."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from contextlib import suppress
 from typing import NamedTuple
 
 from dispatcher.executor.system import procfs
 from dispatcher.executor.system.oom import OomCounter
-from dispatcher.executor.system.procfs import File, Process
+from dispatcher.executor.system.procfs import Process
 from dispatcher.host import marks
 from dispatcher.host.hidden import HiddenPids
 
@@ -28,7 +28,7 @@ _MOST_READY = 4096
 
 
 class ProcessStatus(NamedTuple):
-    """How a process ended. Neither: somebody else reaped it."""
+    """How a process ended. Neither field is set if something else reaped it."""
 
     exit_code: int | None = None
     signal: int | None = None
@@ -44,7 +44,7 @@ class Usage(NamedTuple):
 class Kernel:
     """The processes below this one, and the one place where it waits.
 
-    OSError of any method: the host is short of something, and nothing is known.
+    OSError of any method means that the host is short of something, and nothing else.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Kernel:
         self._oom_counter = OomCounter()
 
     def close(self) -> None:
-        """Give the descriptors back; the processes are not touched."""
+        """Close the descriptors; the processes are not touched."""
         self._poll.close()
         self._oom_counter.close()
         os.close(self._children)
@@ -66,15 +66,15 @@ class Kernel:
     # Waiting -------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> list[int]:
-        """Return the descriptors that have something to say, waiting for one.
+        """Wait for a ready descriptor; return all that are ready.
 
-        With a time-out of 0 it returns whatever waits. With another it may return nothing although
-        something waits: when it was stopped meanwhile, and its time was over then.
+        With a time-out of 0 that is certain. With another the result may be empty although some
+        are ready: the process was stopped meanwhile, until its time was over.
         """
         return [descriptor for descriptor, _ in self._poll.poll(timeout, _MOST_READY)]
 
     def watch(self, descriptor: int, *, writable: bool = False) -> None:
-        """Wait for `descriptor` too; once more changes what for."""
+        """Wait for `descriptor` too; a second call changes the events."""
         events = select.EPOLLIN | select.EPOLLOUT if writable else select.EPOLLIN
         try:
             self._poll.register(descriptor, events)
@@ -82,17 +82,17 @@ class Kernel:
             self._poll.modify(descriptor, events)
 
     def ignore(self, descriptor: int) -> None:
-        """Wait for `descriptor` no more."""
+        """Stop waiting for `descriptor`."""
         self._poll.unregister(descriptor)
 
     def watch_edge(self, descriptor: int) -> None:
-        """Wait for news on `descriptor`, which nobody will read."""
+        """Wait for new input at `descriptor`, which stays unread."""
         self._poll.register(descriptor, select.EPOLLIN | select.EPOLLET)
 
     # Leaders: our own children, unreaped until their tree is gone ----------------------------
 
     def adopt(self, leader: int) -> int | None:
-        """Return a watched handle of a leader just spawned; none when descriptors are short."""
+        """Return a watched handle of a leader just spawned; None if descriptors are short."""
         self._leaders.add(b"%d" % leader)
         try:
             handle = os.pidfd_open(leader)
@@ -106,9 +106,9 @@ class Kernel:
         return handle
 
     def release(self, handle: int) -> None:
-        """Close a leader's handle and wait for it no more."""
-        # Closing alone would not do: a child just spawned may not have closed its copy yet, and as
-        # long as it has one this descriptor, which nobody can read any more, is ready.
+        """Close a leader's handle and stop waiting for it."""
+        # Closing alone does not suffice: a child just spawned may not have closed its copy yet, and
+        # until it does epoll reports this descriptor.
         self._poll.unregister(handle)
         os.close(handle)
 
@@ -118,7 +118,7 @@ class Kernel:
 
     def start_ticks(self, leader: int, *, since: int) -> int:
         """Return when a leader started that was spawned after `since`."""
-        # Born within one tick it need not be asked; being asked it would first finish its exec.
+        # Born within one tick it needs no look, which would wait for the end of its exec.
         if self.ticks() == since:
             return since
         with suppress(OSError):
@@ -145,7 +145,7 @@ class Kernel:
             _, _, usage = os.wait4(leader, os.WNOHANG)
         except ChildProcessError:
             return Usage()
-        # A spawned process starts with its parent's high-water mark, so below that nobody knows.
+        # A spawned process starts with its parent's high-water mark: a lower one is unknown.
         ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         rss = usage.ru_maxrss * 1024 if usage.ru_maxrss > ours else None
         return Usage(max_rss_bytes=rss, cpu_seconds=usage.ru_utime + usage.ru_stime)
@@ -156,21 +156,18 @@ class Kernel:
             os.kill(leader, signum)
 
     def signal_group(self, leader: int, signum: int) -> None:
-        """Signal the process group of an unreaped leader: nobody else can have its pid."""
+        """Signal the process group of an unreaped leader: its pid is not given to another."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, signum)
 
     def oom_kills(self) -> int | None:
-        """Return how many processes of our cgroup the kernel has ended for lack of memory.
-
-        None: it does not count.
-        """
+        """Return how many processes of our cgroup the kernel ended for lack of memory, if known."""
         return self._oom_counter.read()
 
     # Every other process ---------------------------------------------------------------------
 
     def orphans(self) -> list[int]:
-        """Return our children that are no unreaped leaders: dead or alive, in no order."""
+        """Return our children, dead or alive, without the unreaped leaders."""
         names: list[bytes] = []
         position = 0
         while chunk := os.pread(self._children, _CHUNK, position):
@@ -185,20 +182,16 @@ class Kernel:
         except ChildProcessError:
             return True
 
-    def children(self, pid: int) -> list[int]:
-        """Return the children of `pid`: see `procfs.children`."""
-        return procfs.children(pid)
-
-    def everyone(self) -> list[int]:
-        """Return the pids of all processes that /proc lists for this user."""
-        return procfs.everyone()
-
-    def look(self, pid: int) -> Process | None:
-        """Return what is known of `pid`; None when nobody has it."""
-        return procfs.look(pid)
+    # Methods, so that a test's kernel can have other processes.
+    children = staticmethod(procfs.children)
+    environment = staticmethod(procfs.environment)
+    everyone = staticmethod(procfs.everyone)
+    look = staticmethod(procfs.look)
+    owner = staticmethod(procfs.owner)
+    written = staticmethod(procfs.written)
 
     def mark(self, pid: int) -> int | None:
-        """Return a process's mark, 0 if it has none; None: the kernel does not show it."""
+        """Return a process's mark, 0 if it has none; None if the kernel hides it."""
         try:
             return marks.read_mark(pid)
         except ProcessLookupError:
@@ -207,10 +200,10 @@ class Kernel:
     def kill_marked(
         self, wanted: Container[int], killed: Callable[[int], object]
     ) -> tuple[dict[int, int], bool]:
-        """Send SIGKILL to each process with one of these marks, at once where it is found.
+        """Send SIGKILL to each process with one of these marks as soon as it is found.
 
-        `killed` is called with each mark that was. Return the marks of all processes by pid, and
-        whether none can be missing.
+        Call `killed` with its mark. Return the marks of all processes by pid, and whether none can
+        be missing.
         """
 
         def found(pid: int, mark: int) -> None:
@@ -220,7 +213,7 @@ class Kernel:
         return marks.read_marks(self._hidden, found)
 
     def signal(self, process: Process, *signums: int) -> bool:
-        """Signal exactly this process; False, and no signal, when its pid is somebody else's."""
+        """Signal exactly this process; False, and no signal, if its pid is another's by now."""
         try:
             handle = os.pidfd_open(process.pid)
         except ProcessLookupError:
@@ -238,7 +231,7 @@ class Kernel:
             os.close(handle)
 
     def is_refused_by(self, process: Process) -> bool:
-        """Return whether exactly this process exists and this user may not signal it."""
+        """Whether exactly this process exists and this user may not signal it."""
         try:
             os.kill(process.pid, 0)
         except PermissionError:
@@ -247,12 +240,8 @@ class Kernel:
             return False
         return False
 
-    def owner(self, pid: int) -> int | None:
-        """Return the real uid of a process: see `procfs.owner`."""
-        return procfs.owner(pid)
-
     def may_signal(self, pid: int) -> bool:
-        """Say whether a process exists that is this user's, as far as signals are concerned."""
+        """Whether a process exists that this user may signal."""
         try:
             os.kill(pid, 0)
         except (ProcessLookupError, PermissionError):
@@ -266,11 +255,3 @@ class Kernel:
             return process.pid in self.children(process.parent)
         now = self.look(process.pid)
         return now is not None and now.start_ticks == process.start_ticks
-
-    def environment(self, process: Process) -> bytes | None:
-        """Return a process's environment: see `procfs.environment`."""
-        return procfs.environment(process)
-
-    def written(self, pid: int, files: Mapping[File, str]) -> File | None:
-        """Return which of these files a process writes to: see `procfs.written`."""
-        return procfs.written(pid, files)

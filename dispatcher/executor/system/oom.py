@@ -1,4 +1,4 @@
-"""What the kernel knows of memory: whether it may end this process for it, and whom it ended."""
+"""The kernel's out-of-memory killer: this process's protection from it, and its kills."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 #: This process's score, from -1000 (never chosen) to 1000: proc_pid_oom_score_adj(5).
 SCORE = "/proc/self/oom_score_adj"
 
-#: What a worker gets in the place of a protection: what processes have where nobody sets any.
+#: The score of a worker whose executor is protected: the default of processes.
 ORDINARY = b"0"
 
 _OOM_KILL = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
@@ -20,10 +20,10 @@ _MOST_BYTES = 4096
 
 
 class OomScore:
-    """Keeps a protection from the kernel's out-of-memory killer from the workers.
+    """Lets workers be born without this process's protection.
 
-    They inherit their parent's score, so the parent has theirs while it spawns. Any process may
-    raise its score, and lower it again to the lowest that a privileged one set.
+    A worker inherits its parent's score, so the parent takes the worker's score while it spawns.
+    Any process may raise its score, and lower it to the lowest that a privileged one set.
     """
 
     def __init__(self, descriptor: int, own: bytes, report: Callable[[str], object]) -> None:
@@ -33,9 +33,9 @@ class OomScore:
 
     @classmethod
     def protected(cls, report: Callable[[str], object], path: str = SCORE) -> OomScore | None:
-        """Return the score of this process if it is protected and its workers need not be.
+        """Return the score of this process if it is protected and may lend another to workers.
 
-        `report` is called with the reason if they have to be.
+        `report` is called with the reason if it may not.
         """
         try:
             own = Path(path).read_bytes().strip()
@@ -48,21 +48,21 @@ class OomScore:
             report(f"{path}: {error.strerror}")
             return None
         score = cls(descriptor, own, report)
-        if score.take_back():  # while nothing is lost yet if that is not allowed
+        if score.take_back():  # tested here, where a refusal costs nothing
             return score
         score.close()
         return None
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._descriptor)
 
     def lend(self) -> None:
-        """Have the score that a worker is born with. Never fails: then it is born protected."""
+        """Take the worker's score. Never fails: otherwise the worker is born protected."""
         self._set(ORDINARY)
 
     def take_back(self) -> bool:
-        """Have the own score; return whether that was allowed."""
+        """Take back our own score; return whether that was allowed."""
         return self._set(self._own)
 
     def _set(self, score: bytes) -> bool:
@@ -75,7 +75,7 @@ class OomScore:
 
 
 class OomCounter:
-    """How many processes the kernel has ended for lack of memory in this process's cgroup."""
+    """Counts the processes that the kernel has ended for lack of memory in our cgroup."""
 
     def __init__(self, proc: Path = Path("/proc/self")) -> None:
         self._descriptor = -1
@@ -89,13 +89,13 @@ class OomCounter:
             self.close()
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def read(self) -> int | None:
-        """Return the number; None where the kernel does not count."""
+        """Return the count; None where the kernel does not count."""
         if self._descriptor < 0:
             return None
         try:
@@ -106,7 +106,7 @@ class OomCounter:
 
 
 def counters(proc: Path) -> list[str]:
-    """Return the files that may have the counter of a process's cgroup; `proc` is its /proc.
+    """Return the files that may hold the counter of a process's cgroup; `proc` is its /proc.
 
     Of version 2 (memory.events, with all cgroups below) and of version 1 (memory.oom_control,
     without them): cgroups(7), proc_pid_mountinfo(5).

@@ -1,4 +1,4 @@
-"""What /proc shows of a process, and what stays known of one that it does not show."""
+"""What /proc shows of a process, and what is known of a process that it hides."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dispatcher.host.marks import lives
 #: The kernel's flag of its own threads, which have no program, no session and no environment.
 _KERNEL_THREAD = 0x00200000
 
-#: A process is not there. Any other error says nothing of it: we may be out of descriptors.
-NOBODY = (FileNotFoundError, ProcessLookupError)
+#: A process is not there. Other errors prove nothing about it: we may be out of descriptors.
+MISSING = (FileNotFoundError, ProcessLookupError)
 
 #: A process is not there, or is hidden from us (hidepid, a set-gid program).
-_NOT_SHOWN = (PermissionError, *NOBODY)
+_NOT_SHOWN = (PermissionError, *MISSING)
 
 #: Start ticks of a process that /proc does not show.
 UNKNOWN_START = -1
@@ -24,7 +24,7 @@ UNKNOWN_START = -1
 #: Bytes per read of a file in /proc: most are smaller.
 _CHUNK = 16384
 
-#: Pid and start ticks: nobody else ever has both.
+#: Pid and start ticks: no other process ever has both.
 Identity = tuple[int, int]
 
 #: Device and inode.
@@ -32,35 +32,35 @@ File = tuple[int, int]
 
 
 class Process(NamedTuple):
-    """A process as the kernel showed it; pid and start ticks together are its identity."""
+    """A process as the kernel showed it."""
 
     pid: int
     name: str
     parent: int
-    """For an opaque process: in whose list of children it was found, 0 if in none."""
+    """For an opaque process: the process that lists it as a child, 0 if none does."""
     group: int
     session: int
     start_ticks: int
     alive: bool
-    """False for what runs no program any more: a zombie; or ever: a thread of the kernel."""
+    """False for a zombie, and for a thread of the kernel."""
     bare: bool = False
-    """Its environment is empty, for certain."""
+    """Its environment is certainly empty."""
     mark: int = 0
-    """By which it was found, if it was."""
+    """The mark by which it was found, if it was."""
 
     @property
     def identity(self) -> Identity:
-        """What no other process ever has."""
+        """Pid and start ticks, which no other process ever has both of."""
         return (self.pid, self.start_ticks)
 
     @property
     def opaque(self) -> bool:
-        """Whether /proc does not show it: it exists, and little else is known."""
+        """Whether /proc hides it: its existence is known, and little more."""
         return self.start_ticks == UNKNOWN_START
 
 
 def look(pid: int) -> Process | None:
-    """Return what is known of `pid`, an opaque process if /proc hides it; None: nobody has it."""
+    """Return the process `pid`, an opaque one if /proc hides it; None if there is none."""
     try:
         stat = read(f"/proc/{pid}/stat")
     except _NOT_SHOWN:
@@ -83,12 +83,12 @@ def look(pid: int) -> Process | None:
 
 
 def hidden(pid: int, mark: int) -> Process:
-    """Return a process of which the mark alone is known."""
+    """Return a process of which only the mark is known."""
     return Process(pid, f"pid {pid}", 0, 0, 0, UNKNOWN_START, alive=True, mark=mark)
 
 
 def _opaque(pid: int) -> Process | None:
-    # These two system calls need no right: they tell a hidden process from none (R-15).
+    # These two system calls need no right: they distinguish a hidden process from none (R-15).
     try:
         group, session = os.getpgid(pid), os.getsid(pid)
     except OSError:
@@ -97,9 +97,9 @@ def _opaque(pid: int) -> Process | None:
 
 
 def children(pid: int) -> list[int]:
-    """Return the children of all threads of `pid`; what it forks meanwhile may be missing.
+    """Return the children of all threads of `pid`; those forked meanwhile may be missing.
 
-    Empty for an opaque process: once it is dead they are our own children.
+    Empty for an opaque process, whose children become our own once it is dead.
     """
     found: list[int] = []
     with suppress(*_NOT_SHOWN):
@@ -114,15 +114,15 @@ def everyone() -> list[int]:
 
 
 def environment(process: Process) -> bytes | None:
-    """Return a process's environment, empty when it is secret; None: read it again later.
+    """Return a process's environment, empty if it is secret; None if it cannot be read yet.
 
-    In the middle of an exec it reads as empty, which is no answer.
+    In the middle of an exec it reads as empty.
     """
     try:
         found = read(f"/proc/{process.pid}/environ")
     except PermissionError:
         return b""
-    except NOBODY:
+    except MISSING:
         found = b""
     if found:
         return found
@@ -131,7 +131,7 @@ def environment(process: Process) -> bytes | None:
 
 
 def owner(pid: int) -> int | None:
-    """Return the real uid of a process; None when /proc does not show it."""
+    """Return the real uid of a process; None if /proc hides it."""
     with suppress(*_NOT_SHOWN):
         for line in read(f"/proc/{pid}/status").splitlines():
             if line.startswith(b"Uid:"):
@@ -140,9 +140,9 @@ def owner(pid: int) -> int | None:
 
 
 def written(pid: int, files: Mapping[File, str]) -> File | None:
-    """Return which of these files a process has open for writing; None: none that we can see.
+    """Return which of these files, given with paths, a process has open for writing, if seen.
 
-    They come with their paths. Any other file is not touched: its filesystem may never answer.
+    No other file is touched: its filesystem may never answer.
     """
     known_by = {str(inode) for _, inode in files} | {
         os.path.basename(path) for path in files.values()
@@ -152,7 +152,7 @@ def written(pid: int, files: Mapping[File, str]) -> File | None:
             with suppress(*_NOT_SHOWN):
                 if known_by.isdisjoint(_traces(pid, name)):
                     continue
-                with suppress(OSError):  # its filesystem is dead, so it is not the outputs'
+                with suppress(OSError):  # its filesystem is dead, so it is not that of the outputs
                     there = os.stat(f"/proc/{pid}/fd/{name}")
                     file = (there.st_dev, there.st_ino)
                     if file in files:
@@ -161,10 +161,10 @@ def written(pid: int, files: Mapping[File, str]) -> File | None:
 
 
 def _traces(pid: int, descriptor: str) -> set[str]:
-    """Return by what a descriptor that is open for writing may be known: its inode, its name.
+    """Return inode and name of a descriptor that is open for writing, as far as they are shown.
 
-    Neither asks its filesystem. The inode is there since Linux 5.14, and may be another one than
-    stat(2) reports (overlayfs); the name is of no use once the file was renamed.
+    Neither needs its filesystem. The inode is shown since Linux 5.14, and may differ from that of
+    stat(2) (overlayfs); the name is the one from before a rename.
     """
     facts = dict(
         line.decode().split(":", 1)
@@ -174,7 +174,7 @@ def _traces(pid: int, descriptor: str) -> set[str]:
     if int(facts["flags"], 8) & os.O_ACCMODE == os.O_RDONLY:
         return set()
     path = ""
-    with suppress(OSError):  # a path may be longer than the kernel can say
+    with suppress(OSError):  # a path may be longer than the kernel can show
         path = os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(" (deleted)")
     return {facts.get("ino", "").strip(), os.path.basename(path)} - {""}
 
