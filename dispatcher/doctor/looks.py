@@ -27,7 +27,7 @@ from dispatcher.standing import recent_step_text
 from dispatcher.store.examine import Examined, examine
 from dispatcher.store.filesystems import MOUNTINFO
 from dispatcher.store.open import database_path, is_there, refuse_place, remembered_identity
-from dispatcher.store.sqlite import OLDEST_LIBRARY, check_library, library_version
+from dispatcher.store.sqlite_library import OLDEST_LIBRARY, check_library, library_version
 
 #: Seconds that the store gets to answer.
 PATIENCE = 5.0

@@ -1,7 +1,7 @@
-"""What one database must offer so that the store's one SQL text runs on it.
+"""The interface of a database engine that runs the store's one SQL text.
 
-Statements carry ``:name`` parameters. What they use beyond plain SQL every engine has: RETURNING,
-ON CONFLICT, partial indexes, recursive WITH. The rest of the differences is a `Dialect`.
+Statements have ``:name`` parameters, and use RETURNING, ON CONFLICT, partial indexes and recursive
+WITH, which every engine supports. A `Dialect` holds the differences.
 """
 
 from __future__ import annotations
@@ -14,46 +14,45 @@ from typing import Any, Protocol
 Values = Mapping[str, object]
 Row = tuple[Any, ...]
 
-#: The parameters of a statement that has none.
 NONE: Values = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """The few words in which databases differ."""
+    """The SQL in which databases differ."""
 
     row_id: str
-    """Definition of an integer primary key that is never given twice."""
+    """Definition of an integer primary key without reuse."""
     lock_row: str
-    """What a SELECT ends with that goes on to change the row it found."""
+    """End of a SELECT that locks its rows for a change."""
     skip_locked: str
-    """The same, passing over the rows that others have locked."""
+    """The same, without the rows that others have locked."""
     shared: bool
-    """Whether nodes on other hosts may work with it."""
+    """Whether nodes on other hosts may use the database."""
     each_label: str
     """The JSON object `labels` as a table with the columns `key` and `value`."""
 
 
 class Engine(Protocol):
-    """One connection to one database, remade when it went bad.
+    """One connection to one database, reopened after a failure.
 
     Statements run between `begin` and `commit` or `rollback`. Any method raises `StoreUnavailable`,
-    `StoreUnusable` or `StoreRefused`; after an error a transaction can only be rolled back, and
-    says the same error again to whoever goes on.
+    `StoreUnusable` or `StoreRefused`; after an error every statement raises it again until the
+    rollback.
     """
 
     @property
     def dialect(self) -> Dialect:
-        """The words of this database."""
+        """This database's dialect."""
 
     def begin(self, *, write: bool) -> None:
         """Begin a transaction."""
 
     def commit(self) -> None:
-        """Commit. Raises `CommitUnknown` when that got no clear answer."""
+        """Commit. Raises `CommitUnknown` if the outcome is unknown."""
 
     def rollback(self) -> None:
-        """Undo what the transaction did. Never raises."""
+        """Roll back. Never raises."""
 
     def rows(self, statement: str, values: Values = NONE) -> list[Row]:
         """Execute a statement and return its rows."""
@@ -73,11 +72,11 @@ class Engine(Protocol):
 
 @contextmanager
 def transaction(engine: Engine, *, write: bool) -> Iterator[None]:
-    """Commit what happens inside, or roll all of it back on any exception."""
+    """Commit at the end, or roll back on any exception."""
     engine.begin(write=write)
     try:
         yield
         engine.commit()
-    except BaseException:  # Ctrl-C before the commit too: nothing is open afterwards
+    except BaseException:  # including Ctrl-C before the commit
         engine.rollback()
         raise

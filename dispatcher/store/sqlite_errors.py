@@ -1,4 +1,4 @@
-"""What SQLite's errors mean to the store, and what the user can do about them."""
+"""SQLite's errors as errors of the store, with remedies for the user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dispatcher.errors import (
 )
 from dispatcher.host import owner
 
-# SQLite's result codes, by what they ask for.
+# SQLite's result codes, by what to do about them.
 BUSY: Final = frozenset({5, 6})  # BUSY, LOCKED
 _FAILED: Final = frozenset({7, 9, 10, 13, 15})  # NOMEM, INTERRUPT, IOERR, FULL, PROTOCOL
 REFUSED: Final = frozenset({18, 19, 20, 25})  # TOOBIG, CONSTRAINT, MISMATCH, RANGE
@@ -30,20 +30,19 @@ _ALTERED: Final = frozenset({1, 11, 17, 26})  # ERROR, CORRUPT, SCHEMA, NOTADB
 _CANTOPEN: Final = 14
 FULL: Final = 13
 
-#: Bytes of free space below which a failure is put down to a full disk; a WAL's index grows by
-#: 32 KiB.
+#: With fewer free bytes, a full disk is taken for the cause: a WAL's index grows by 32 KiB.
 LEAST_ROOM: Final = 128 * 1024
 
-#: Open files that a command may need; a lower limit is likely to be what a failure comes from.
+#: Open files that a command may need; a lower limit is taken for the cause of a failure.
 _FEW_DESCRIPTORS: Final = 32
 
-# Raised by the binding of a value that no column can hold.
+# Raised for a value that no column can hold.
 _BAD_VALUES: Final = (OverflowError, UnicodeEncodeError)
 ERRORS: Final = (dbapi2.Error, *_BAD_VALUES)
 
 
 def code_of(error: Exception) -> int | None:
-    """Return SQLite's result code of an error; None if SQLite never saw the statement."""
+    """Return SQLite's result code; None if the driver raised the error."""
     return getattr(error, "sqlite_errorcode", None)
 
 
@@ -55,7 +54,7 @@ def translated(error: Exception, path: Path | None, patience: float) -> Dispatch
             f"{name}: another process has held the write lock for more than {patience:g} s; "
             f"try again, or look for it: fuser -v {name}"
         )
-    # With permission to open the files, it was descriptors or memory that wanted.
+    # A user with permission to open the files lacked descriptors or memory.
     if code in _FAILED or (code == _CANTOPEN and (path is None or is_writable(path))):
         told = f"{name}: {error}"
         return _on_read_only(told, path) or StoreUnavailable(f"{told}; {_remedy(path)}")
@@ -70,7 +69,7 @@ def translated(error: Exception, path: Path | None, patience: float) -> Dispatch
 
 
 def _bad_value(error: Exception) -> str:
-    """Return what is wrong with a value that SQLite refused, or was not even asked."""
+    """Describe a value that SQLite or the driver refused."""
     if isinstance(error, UnicodeEncodeError):
         return f"a text {in_words(error)}"
     if isinstance(error, OverflowError):
@@ -79,17 +78,17 @@ def _bad_value(error: Exception) -> str:
 
 
 def _remedy(path: Path | None) -> str:
-    """Say what to do about a failure whose cause SQLite does not tell, as far as anybody can."""
+    """Return the likely remedy for a failure without a known cause."""
     with suppress(OSError):
         room = os.statvfs(path.parent if path is not None else "/")
-        # What SQLite calls an I/O error is often a file beside the database that could not grow.
+        # An I/O error often means that a file next to the database could not grow.
         if path is not None and (room.f_bavail * room.f_frsize < LEAST_ROOM or not room.f_favail):
             return "make room on its disk, which is full"
     return too_few_files() or "is there room on its disk, and memory?"
 
 
 def too_few_files() -> str | None:
-    """Return what to do where the limit of open files is what SQLite fails of; None: it is not."""
+    """Return the remedy for too low a limit of open files; None if it is high enough."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= limit < _FEW_DESCRIPTORS:
         return f"raise the limit of open files, which is {limit}: ulimit -n 1024"
@@ -97,7 +96,7 @@ def too_few_files() -> str | None:
 
 
 def denied(path: Path | None, why: object) -> DispatcherError:
-    """Return the error of a database that this user may not write, or now nobody."""
+    """Return the error of a database that this user cannot write."""
     told = f"{path or 'the database in memory'} cannot be written ({why})"
     remedy = "give this user write permission on the file and its directory"
     if path is not None:
@@ -106,7 +105,7 @@ def denied(path: Path | None, why: object) -> DispatcherError:
 
 
 def unseen(path: Path | None, error: OSError) -> DispatcherError:
-    """Return the error of a database of which nobody can tell whether it is still there."""
+    """Return the error of a database whose existence cannot be checked."""
     told = f"{path}: {error.strerror}"
     remedy = "give this user permission to enter its directory"
     if path is not None:
@@ -115,7 +114,7 @@ def unseen(path: Path | None, error: OSError) -> DispatcherError:
 
 
 def _on_read_only(told: str, path: Path | None) -> StoreUnavailable | None:
-    """Return the error of a database whose filesystem takes no writes; None where it does."""
+    """Return the error of a database on a read-only filesystem; None if it is writable."""
     with suppress(OSError):
         if path is not None and os.statvfs(path.resolve().parent).f_flag & os.ST_RDONLY:
             return in_trouble(f"{told}: {os.strerror(errno.EROFS)}", errno.EROFS)
@@ -123,7 +122,7 @@ def _on_read_only(told: str, path: Path | None) -> StoreUnavailable | None:
 
 
 def is_writable(path: Path) -> bool:
-    """Tell whether this user may write a database file, and make files beside it."""
+    """Return whether this user may write a database file and create files next to it."""
     return os.access(path, os.R_OK | os.W_OK, effective_ids=True) and os.access(
         path.parent, os.W_OK | os.X_OK, effective_ids=True
     )

@@ -15,7 +15,8 @@ import pytest
 from dispatcher.errors import CommitUnknown, StoreRefused, StoreUnavailable, StoreUnusable
 from dispatcher.store.open import open_store
 from dispatcher.store.sql import SqlStore
-from dispatcher.store.sqlite import SqliteEngine, check_library
+from dispatcher.store.sqlite import SqliteEngine
+from dispatcher.store.sqlite_library import check_library
 from dispatcher.times import instant
 from tests.contract.helpers import NOW, OneByOne, new_task
 from tests.contract.sqlite_files import break_commit, opened

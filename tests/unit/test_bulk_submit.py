@@ -251,7 +251,7 @@ def test_lines_that_come_seldom_are_signs_of_life_though_they_fill_no_part(clien
         store,
         client.config.state_dir,
         tasks(),
-        at_once=client._accept,
+        at_once=lambda _: [],
         report=lambda *_: None,
         clock=lambda: clock[0],
     )
@@ -311,7 +311,10 @@ def test_status_reports_what_is_accepted_and_not_listed_yet(command: Command) ->
         client.store.stage("bulk", 0, [TASK] * 2, now=now)
         client.store.accept("bulk", now=now)
 
-    assert "coming    2 tasks of a bulk submit are accepted; it, or" in command("status").stdout
+    assert (
+        "coming    2 tasks of a bulk submit are accepted; their submit, or"
+        in command("status").stdout
+    )
     assert 2 == command("status", "--json").json["coming"]
 
 
