@@ -1,4 +1,4 @@
-"""One line of the report: what was looked at, how it is, what to do."""
+"""One line of the report: a check, its result, and the remedy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Level(enum.StrEnum):
-    """How bad it is."""
+    """The result of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,27 +20,27 @@ class Finding:
 
     check: str
     level: Level
-    said: str
+    text: str
     remedy: str | None = None
-    """What to do; None where nothing needs to be done."""
+    """What to do; None if nothing."""
 
 
-def ok(check: str, said: str) -> Finding:
-    """Return what is as it should be."""
-    return Finding(check, Level.OK, said)
+def ok(check: str, text: str) -> Finding:
+    """Return a finding without a fault."""
+    return Finding(check, Level.OK, text)
 
 
-def warning(check: str, said: str, remedy: str) -> Finding:
-    """Return what works, and may not for long or not as expected."""
-    return Finding(check, Level.WARNING, said, remedy)
+def warning(check: str, text: str, remedy: str) -> Finding:
+    """Return a fault that may stop work later, or that makes work unexpected."""
+    return Finding(check, Level.WARNING, text, remedy)
 
 
-def bad(check: str, said: str, remedy: str) -> Finding:
-    """Return what keeps the dispatcher from working."""
-    return Finding(check, Level.BAD, said, remedy)
+def bad(check: str, text: str, remedy: str) -> Finding:
+    """Return a fault that keeps the dispatcher from working."""
+    return Finding(check, Level.BAD, text, remedy)
 
 
-def told(check: str, error: Exception) -> Finding:
-    """Return what an error says, whose messages end with the remedy."""
-    said, _, remedy = str(error).partition("; ")
-    return bad(check, said, remedy or "see docs/operations.md")
+def from_error(check: str, error: Exception) -> Finding:
+    """Return the finding of an error, whose message ends with the remedy."""
+    text, _, remedy = str(error).partition("; ")
+    return bad(check, text, remedy or "see docs/operations.md")

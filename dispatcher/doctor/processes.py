@@ -1,4 +1,4 @@
-"""Daemon and executor: whether they answer, what code they run, what they may open."""
+"""The checks of daemon and executor: answers, releases, descriptors, stuck runs."""
 
 from __future__ import annotations
 
@@ -11,44 +11,43 @@ from dispatcher import control, wire
 from dispatcher.config.config import Config
 from dispatcher.daemon.executor_client import PING_INTERVAL
 from dispatcher.daemon_report import DaemonReport, ExecutorState
-from dispatcher.doctor.finding import Finding, bad, ok, told, warning
+from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
 from dispatcher.standing import stranded_runs
 
-#: Descriptors that the executor has open for itself, and for each run: pidfd, notify socket, and
-#: what a start needs for a moment.
+#: Descriptors of the executor itself, and of each run: pidfd, notify socket, and those of a start.
 OWN_DESCRIPTORS = 64
 DESCRIPTORS_PER_RUN = 4
 
-#: Runs that are stranded, or that could not be ended, which are named one by one.
+#: Runs that are stranded or could not be ended that are named one by one.
 MOST_STRANDED = 5
 
-#: Seconds by which a process's start may seem earlier: it counts from the boot, in whole seconds.
+#: Seconds by which a process's start may seem early: it is counted from the boot in whole seconds.
 BOOT_ROUNDING = 2.0
 
 
-#: Seconds that an executor gets to answer before it is worth a word.
+#: Seconds that an executor may take to answer a ping before a warning.
 ANSWERED_WITHIN = 1.0
 
 
 def processes(config: Config) -> Iterator[Finding]:
-    """Ask the daemon, which alone may talk to the executor: one more connection ends the first."""
+    """Check the daemon's report, also of the executor: a second connection would end the first."""
     try:
         report = control.report(config)
     except control.ForeignDaemon as error:
-        yield told("daemon", error)
+        yield from_error("daemon", error)
         return
     except TimeoutError:
         remedy = "see its log; if its loop hangs, restart it: workers go on"
         yield bad("daemon", "one runs and does not answer", remedy)
         return
     if report is None and (why := control.why_unreachable(config)) is not None:
-        said, _, remedy = why.partition("; ")
-        yield warning("daemon", said, remedy)
-        yield ok("executor", "not asked: it answers only a daemon")
+        text, _, remedy = why.partition("; ")
+        yield warning("daemon", text, remedy)
+        yield ok("executor", "not checked: it answers only a daemon")
         return
     if report is None:
         yield warning("daemon", "none runs", "dispatcher run, or systemctl start dispatcher")
-        yield ok("executor", "not asked: it answers only a daemon")
+        yield ok("executor", "not checked: it answers only a daemon")
         return
     yield _of_release("daemon", report.pid, report.release, "restart it: workers go on")
     yield from _executor(config, report)
@@ -59,34 +58,36 @@ def processes(config: Config) -> Iterator[Finding]:
     yield from _held(report)
     yield from _stranded(report)
     if (shut := report.workers_shut_out) is not None:
-        said = f"workers cannot speak, and their leases wait: {shut}"
-        yield bad("worker sockets", said, "make the runtime directory writable; they come back")
+        text = f"workers cannot connect, and their leases wait: {shut}"
+        yield bad(
+            "worker sockets", text, "make the runtime directory writable; the sockets come back"
+        )
 
 
 def _executor(config: Config, report: DaemonReport) -> Iterator[Finding]:
     pid, heard = report.executor_pid, report.executor_heard_s
     restart = "restart it when no work is running: its end ends all runs"
     if (other := report.executor_incompatible) is not None:
-        said = f"pid {other.pid} speaks version {other.version}, {other.wanted} is wanted"
-        yield bad("executor", said, restart)
+        text = f"pid {other.pid} speaks version {other.version}, {other.wanted} is wanted"
+        yield bad("executor", text, restart)
     elif report.executor is ExecutorState.WAITING:
-        said = "none is there, and the daemon waits for it"
+        text = "none is there, and the daemon waits for it"
         remedy = f"see {config.state_dir}/executor.log: the daemon starts one again and again"
         if config.executor.mode == "external":
             remedy = "start it: dispatcher executor (or systemctl start dispatcher-executor)"
         elif (last_error := report.executor_error) is not None:
             why, _, what = last_error.partition("; ")
-            said, remedy = f"none stays: {why}", what or remedy
-        yield bad("executor", said, remedy)
+            text, remedy = f"none stays: {why}", what or remedy
+        yield bad("executor", text, remedy)
     elif pid is None:
-        said = "one holds the daemon's connection, and has not greeted it"
-        yield bad("executor", said, _look_at(f"$(cat {config.state_dir}/executor.lock)"))
+        text = "one holds the daemon's connection, and has not greeted it"
+        yield bad("executor", text, _look_at(f"$(cat {config.state_dir}/executor.lock)"))
     elif report.executor is ExecutorState.SILENT:
-        said = f"pid {pid} is silent: it answered {heard or 0:.0f} s ago"
-        yield bad("executor", said, _look_at(pid))
+        text = f"pid {pid} is silent: it answered {heard or 0:.0f} s ago"
+        yield bad("executor", text, _look_at(pid))
     elif heard is not None and heard > PING_INTERVAL + ANSWERED_WITHIN:
-        said = f"pid {pid} answered {heard:.0f} s ago, and is asked each {PING_INTERVAL:g} s"
-        yield warning("executor", said, _look_at(pid))
+        text = f"pid {pid} answered {heard:.0f} s ago, and is pinged each {PING_INTERVAL:g} s"
+        yield warning("executor", text, _look_at(pid))
     else:
         yield _of_release("executor", pid, report.executor_release, restart)
 
@@ -98,17 +99,17 @@ def _look_at(pid: int | str) -> str:
 def _of_release(
     check: str, pid: int, release: str | None, remedy: str, installed: str = wire.RELEASE
 ) -> Finding:
-    """Tell whether a process runs the code that is installed now."""
+    """Check that a process runs the code that is installed now."""
     if release != installed:
-        said = f"pid {pid} answers and runs release {release or 'of before'}, not {installed}"
-        return warning(check, said, remedy)
+        text = f"pid {pid} answers and runs release {release or 'of before'}, not {installed}"
+        return warning(check, text, remedy)
     if _started_before_install(pid):
         return warning(check, f"pid {pid} answers and runs what was installed before", remedy)
     return ok(check, f"pid {pid} answers, release {release}")
 
 
 def _started_before_install(pid: int, started: Callable[[int], float] | None = None) -> bool:
-    """Tell whether a process is older than this package's files; False where nobody knows."""
+    """Return whether a process is older than this package's files; False if unknown."""
     import psutil  # noqa: PLC0415 - no other check needs it
 
     installed = Path(wire.__file__).stat().st_ctime
@@ -128,41 +129,41 @@ def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
     needed = OWN_DESCRIPTORS + DESCRIPTORS_PER_RUN * slots
     try:
         _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    except OSError:  # somebody else's process
+    except OSError:  # another user's process
         return
-    said = f"{'no limit' if most < 0 else most} for the executor, {needed} for {slots} slots"
+    text = f"{'no limit' if most < 0 else most} for the executor, {needed} for {slots} slots"
     if 0 <= most < needed:
-        yield bad("descriptors", said, "raise LimitNOFILE= or `ulimit -Hn`, or lower [node] slots")
+        yield bad("descriptors", text, "raise LimitNOFILE= or `ulimit -Hn`, or lower [node] slots")
     else:
-        yield ok("descriptors", said)
+        yield ok("descriptors", text)
 
 
 def _pause(report: DaemonReport) -> Iterator[Finding]:
-    """Report a node that cannot start workers: nothing is claimed meanwhile."""
+    """Report a node that cannot start workers, and claims nothing meanwhile."""
     if (reason := report.paused) is not None:
-        said = f"workers cannot be started, and nothing is claimed: {reason}"
-        yield bad("node", said, "mend that; the node tries again by itself within a minute")
+        text = f"workers cannot be started, and nothing is claimed: {reason}"
+        yield bad("node", text, "fix that; the node tries again within a minute")
 
 
 def _held(report: DaemonReport) -> Iterator[Finding]:
-    """Report runs whose processes could not be ended: they keep their slots."""
+    """Report runs that could not be ended, and keep their slots."""
     unended = {**report.unsignalled_because, **report.unkillable_because}
     for task_id, why in islice(unended.items(), MOST_STRANDED):
         remedy = f"end them as their user, or see what they wait for: dispatcher why {task_id}"
         yield bad("unended run", f"task {task_id}: {why}", remedy)
     if len(unended) > MOST_STRANDED:
-        said = f"{len(unended) - MOST_STRANDED} more runs could not be ended"
-        yield bad("unended run", said, "dispatcher status names them")
+        text = f"{len(unended) - MOST_STRANDED} more runs could not be ended"
+        yield bad("unended run", text, "dispatcher status names them")
 
 
 def _stranded(report: DaemonReport) -> Iterator[Finding]:
     stranded = stranded_runs(report)
     for one in stranded[:MOST_STRANDED]:
-        said, _, remedy = one.describe(f"task {one.task_id}").partition("; ")
-        yield warning("stranded run", said, remedy or f"dispatcher why {one.task_id}")
+        text, _, remedy = one.describe(f"task {one.task_id}").partition("; ")
+        yield warning("stranded run", text, remedy or f"dispatcher why {one.task_id}")
     if len(stranded) > MOST_STRANDED:
-        said = f"{len(stranded) - MOST_STRANDED} more runs that no executor knows"
-        yield warning("stranded run", said, "dispatcher status names them")
+        text = f"{len(stranded) - MOST_STRANDED} more runs that no executor knows"
+        yield warning("stranded run", text, "dispatcher status names them")
 
 
 def _marks(report: DaemonReport) -> Iterator[Finding]:
@@ -170,9 +171,9 @@ def _marks(report: DaemonReport) -> Iterator[Finding]:
     if marks:
         yield ok("marks", "the processes of each run carry its mark")
     elif marks is not None:
-        said = "runs have no mark: what escapes is found by its environment or output alone"
+        text = "runs have no mark: what escapes is found by its environment or output alone"
         older = "restart the executor when no work is running: its release marks no runs"
         same = report.executor_release == wire.RELEASE
         yield warning(
-            "marks", said, "see why: mark.unavailable in the executor's log" if same else older
+            "marks", text, "see why: mark.unavailable in the executor's log" if same else older
         )

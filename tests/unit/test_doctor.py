@@ -13,9 +13,9 @@ import pytest
 from dispatcher import wire
 from dispatcher.config.config import load
 from dispatcher.daemon_report import StrandedReport
-from dispatcher.doctor import processes, room
+from dispatcher.doctor import free_space, processes
+from dispatcher.doctor.checks import findings
 from dispatcher.doctor.finding import Finding, Level
-from dispatcher.doctor.looks import findings
 from dispatcher.host import holes
 from dispatcher.store import migrations
 from tests.command import Command
@@ -71,7 +71,7 @@ def test_a_configuration_that_the_user_whom_root_became_may_not_read_is_bad(
     finding = found(used, "configuration")
 
     assert Level.BAD is finding.level
-    assert f"{closed}: the daemon's user may not read it" in finding.said
+    assert f"{closed}: the daemon's user may not read it" in finding.text
 
 
 def test_as_json(used: Command) -> None:
@@ -111,7 +111,7 @@ def test_a_state_directory_that_others_may_enter(used: Command) -> None:
 
     finding = found(used, "state directory")
 
-    assert (Level.WARNING, True) == (finding.level, "mode 0755: others may enter" in finding.said)
+    assert (Level.WARNING, True) == (finding.level, "mode 0755: others may enter" in finding.text)
     assert f"chmod 700 {used.state_dir}" in str(finding.remedy)
 
 
@@ -125,7 +125,7 @@ def test_a_filesystem_without_holes(used: Command, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(holes, "_fallocate", refuse)
     finding = found(used, "output budget")
 
-    assert (Level.WARNING, True) == (finding.level, "not supported" in finding.said)
+    assert (Level.WARNING, True) == (finding.level, "not supported" in finding.text)
     assert "ext4, xfs, btrfs or tmpfs" in str(finding.remedy)
 
 
@@ -137,14 +137,14 @@ def test_what_keeps_a_start_from_the_output_directory_is_bad(
 
     finding = found(used, "output")
 
-    assert (Level.BAD, f"{output} is not a directory") == (finding.level, finding.said)
+    assert (Level.BAD, f"{output} is not a directory") == (finding.level, finding.text)
     output.unlink()
     for number, remedy in ((errno.ENOSPC, "make room"), (errno.EROFS, "chown it")):
         why = OSError(number, os.strerror(number))
         monkeypatch.setattr(holes, "tried", lambda _, why=why: why)
         finding = found(used, "output")
         assert (Level.BAD, True) == (finding.level, remedy in str(finding.remedy))
-        assert os.strerror(number) in finding.said
+        assert os.strerror(number) in finding.text
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_secrets_that_every_user_may_read(used: Command, mode: int, level: Level
 
     finding = found(used, "env_file")
 
-    assert (level, True) == (finding.level, f"mode {mode:04o}" in finding.said)
+    assert (level, True) == (finding.level, f"mode {mode:04o}" in finding.text)
 
 
 def test_secrets_with_which_no_daemon_starts(used: Command) -> None:
@@ -169,7 +169,7 @@ def test_secrets_with_which_no_daemon_starts(used: Command) -> None:
     finding = found(used, "env_file")
 
     assert Level.BAD is finding.level
-    assert f"profiles.deploy.env_file: {secrets} is missing" in finding.said
+    assert f"profiles.deploy.env_file: {secrets} is missing" in finding.text
     assert "make it" in str(finding.remedy)
 
 
@@ -189,7 +189,7 @@ def test_r54_a_database_on_a_network_filesystem(used: Command, tmp_path: Path) -
     finding = {one.check: one for one in findings(config, mountinfo=mountinfo)}["filesystem"]
 
     assert Level.BAD is finding.level
-    assert "is on nfs4, a network filesystem, where SQLite loses data" in finding.said
+    assert "is on nfs4, a network filesystem, where SQLite loses data" in finding.text
     assert Level.OK is found(used, "filesystem").level
 
 
@@ -258,13 +258,13 @@ def test_little_room_and_none(used: Command, monkeypatch: pytest.MonkeyPatch) ->
     assert Level.WARNING is found(used, "room").level
     assert "dispatcher prune" in str(found(used, "room").remedy)
 
-    monkeypatch.setattr(room, "LEAST_ROOM", 1 << 60)
+    monkeypatch.setattr(free_space, "LEAST_ROOM", 1 << 60)
     assert (Level.BAD, 1) == (found(used, "room").level, used("doctor", exits=1).exit_code)
 
 
 @pytest.mark.parametrize(
     ("free", "level"),
-    [(5 << 20, Level.OK), (room.LEAST_FOR_SOCKETS - 4096, Level.BAD)],
+    [(5 << 20, Level.OK), (free_space.LEAST_FOR_SOCKETS - 4096, Level.BAD)],
 )
 def test_a_small_run_has_room_enough_for_sockets(
     used: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: Level
@@ -285,7 +285,7 @@ def test_a_small_run_has_room_enough_for_sockets(
     monkeypatch.setattr(os, "statvfs", small)
     rooms = [one for one in findings(load(str(used.config_file))) if one.check == "room"]
 
-    (its,) = [one for one in rooms if "runtime directory" in one.said]
+    (its,) = [one for one in rooms if "runtime directory" in one.text]
     assert level is its.level
     assert "prune" not in (its.remedy or "")
 
@@ -336,7 +336,7 @@ def test_a_process_of_another_release_is_named() -> None:
             "embedded",
             {"executor_heard_s": 11.3},
             Level.WARNING,
-            "answered 11 s ago, and is asked each 5 s",
+            "answered 11 s ago, and is pinged each 5 s",
             "ps -o pid,stat,wchan",
         ),
         ("embedded", {"executor_heard_s": 5.1}, Level.OK, "answers, release", "None"),
@@ -357,7 +357,7 @@ def test_how_the_executor_is_says_the_daemon(
 
     assert (level, True, True) == (
         finding.level,
-        said in finding.said,
+        said in finding.text,
         remedy in str(finding.remedy),
     ), finding
 
@@ -386,7 +386,7 @@ def test_stranded_runs_are_named_with_the_remedy_and_many_are_counted() -> None:
 
     said = f"no executor ends task 1: {living}"
     assert Finding("stranded run", Level.WARNING, said, "end them") == first
-    assert (6, "2 more runs that no executor knows") == (len(found), last.said)
+    assert (6, "2 more runs that no executor knows") == (len(found), last.text)
     assert [] == list(processes._stranded(report()))
 
 
@@ -401,7 +401,7 @@ def test_runs_that_could_not_be_ended_are_named_once_and_many_are_counted() -> N
     remedy = "end them as their user, or see what they wait for: dispatcher why 1"
     said = "task 1: sleep (7) belongs to root"
     assert Finding("unended run", Level.BAD, said, remedy) == first
-    assert (6, "2 more runs could not be ended") == (len(found), last.said)
+    assert (6, "2 more runs could not be ended") == (len(found), last.text)
     assert [] == list(processes._held(report()))
 
 

@@ -8,8 +8,8 @@ from dispatcher.cli import render
 from dispatcher.cli.configuration import config_as_caller, config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
-from dispatcher.doctor.finding import Finding, Level, told
-from dispatcher.doctor.looks import findings
+from dispatcher.doctor.checks import findings
+from dispatcher.doctor.finding import Finding, Level, from_error
 from dispatcher.errors import ConfigError
 from dispatcher.exit_codes import ExitCode
 
@@ -26,7 +26,7 @@ def command(*, as_json: bool) -> int:
     try:
         config_as_caller()
     except ConfigError as error:
-        found = [told("configuration", ConfigError(line)) for line in str(error).splitlines()]
+        found = [from_error("configuration", ConfigError(line)) for line in str(error).splitlines()]
     else:
         found = list(findings(config_as_owner()))
     if as_json:
@@ -42,7 +42,7 @@ def _json(finding: Finding) -> dict[str, str | None]:
     return {
         "check": finding.check,
         "level": finding.level,
-        "said": finding.said,
+        "said": finding.text,
         "remedy": finding.remedy,
     }
 
@@ -53,4 +53,4 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.BAD: "red"}
 def _line(finding: Finding) -> str:
     level = click.style(f"{finding.level:<8}", fg=_COLOURS[finding.level])
     remedy = f"; {finding.remedy}" if finding.remedy else ""
-    return f"{level} {finding.check:<16} {render.plain(finding.said)}{render.plain(remedy)}"
+    return f"{level} {finding.check:<16} {render.plain(finding.text)}{render.plain(remedy)}"

@@ -124,7 +124,7 @@ def _degraded(standing: Standing) -> list[str]:
     if (report := standing.report) is None:
         return faults
     if (why := report.workers_shut_out) is not None:
-        faults.append(f"workers cannot speak, and their leases wait: {why}")
+        faults.append(f"workers cannot connect, and their leases wait: {why}")
     held = report.unkillable_because
     for task_id, why in islice(held.items(), MOST_HELD):
         faults.append(f"task {task_id} is not proved gone and keeps its slot: {why}")

@@ -1,6 +1,6 @@
-"""What may be wrong with a host, its directories, its store, and the processes on it.
+"""The checks of a host, its directories, its store, and its processes.
 
-Nothing is changed, and the database is only looked at through a connection: see `store.sqlite`.
+They change nothing, and read the database only through a connection: see `store.sqlite`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dispatcher import wire
 from dispatcher.calendar import Calendar
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
-from dispatcher.doctor.finding import Finding, bad, ok, told, warning
+from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
+from dispatcher.doctor.free_space import existing, rooms
 from dispatcher.doctor.processes import processes
-from dispatcher.doctor.room import existing, rooms
 from dispatcher.errors import FULL, REMOVED, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.host import holes, locks, owner
@@ -29,17 +29,17 @@ from dispatcher.store.filesystems import MOUNTINFO
 from dispatcher.store.open import database_path, is_there, refuse_place, remembered_identity
 from dispatcher.store.sqlite_library import OLDEST_LIBRARY, check_library, library_version
 
-#: Seconds that the store gets to answer.
+#: Seconds to wait for the store.
 PATIENCE = 5.0
 
 
 def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding]:
-    """Look at everything, in the order in which one thing needs the other."""
+    """Check everything; each check comes after those that it depends on."""
     yield _configuration(config)
     yield from _host()
     if (whose := owner.of_another(config.state_dir)) is not None and not _is_open(config):
-        yield told("state directory", DispatcherError(f"it is not this user's: {whose}"))
-        return  # nothing else could be seen
+        yield from_error("state directory", DispatcherError(f"it is not this user's: {whose}"))
+        return  # no other check could see anything
     yield from _state_dir(config)
     yield from _node(config)
     yield from _journal(config)
@@ -58,11 +58,11 @@ def _is_open(config: Config) -> bool:
 
 
 def _configuration(config: Config) -> Finding:
-    """See whether the user that root became, the daemon's, may read the file too."""
+    """Check that the daemon's user, which root became, may read the file too."""
     if config.file is None or os.access(config.file, os.R_OK, effective_ids=True):
         return ok("configuration", str(config.file or "built-in defaults: no file"))
-    said = f"{config.file}: the daemon's user may not read it, at its next start or reload"
-    return bad("configuration", said, "chgrp it to that user's group and chmod 640")
+    text = f"{config.file}: the daemon's user may not read it when it starts or reloads"
+    return bad("configuration", text, "chgrp it to that user's group and chmod 640")
 
 
 # The host -----------------------------------------------------------------------------------
@@ -71,16 +71,16 @@ def _configuration(config: Config) -> Finding:
 def _host() -> Iterator[Finding]:
     release = platform.release()
     numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
-    said = f"Linux {release}, Python {platform.python_version()}, dispatcher {wire.RELEASE}"
+    text = f"Linux {release}, Python {platform.python_version()}, dispatcher {wire.RELEASE}"
     if numbers < (5, 4):
-        yield bad("host", said, "upgrade the kernel to 5.4 or later: it needs pidfds")
+        yield bad("host", text, "upgrade the kernel to 5.4 or later: it needs pidfds")
     else:
-        yield ok("host", said)
+        yield ok("host", text)
     version = ".".join(map(str, library_version()))
     try:
         check_library()
     except DispatcherError as error:
-        yield told("sqlite", error)
+        yield from_error("sqlite", error)
     else:
         yield ok("sqlite", f"{version}, at least {'.'.join(map(str, OLDEST_LIBRARY))}")
     unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -102,31 +102,31 @@ def _state_dir(config: Config) -> Iterator[Finding]:
         yield bad("state directory", f"{directory}: {error.strerror}", "run this as its user")
         return
     mode = stat.S_IMODE(found.st_mode)
-    said = f"{directory}, mode {mode:04o}"
+    text = f"{directory}, mode {mode:04o}"
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         yield bad(
             "state directory",
-            f"{said}: not ours to write",
+            f"{text}: not writable by this user",
             f"chown it, or run as uid {found.st_uid}",
         )
     elif mode & 0o077:
         remedy = f"chmod 700 {directory}: it holds tasks' environments and output"
-        yield warning("state directory", f"{said}: others may enter it", remedy)
+        yield warning("state directory", f"{text}: others may enter it", remedy)
     else:
-        yield ok("state directory", said)
+        yield ok("state directory", text)
 
 
 def _node(config: Config) -> Iterator[Finding]:
     try:
         node = known_node_id(config.state_dir)
     except DispatcherError as error:
-        yield told("node id", error)
+        yield from_error("node id", error)
         return
     yield ok("node id", node or "none yet: the first start makes it")
 
 
 def _journal(config: Config) -> Iterator[Finding]:
-    """See whether an executor could read what its predecessor left."""
+    """Check that an executor can read its predecessor's journal."""
     path = config.state_dir / "executor.journal"
     try:
         with journal.opened(str(path)):
@@ -134,26 +134,26 @@ def _journal(config: Config) -> Iterator[Finding]:
     except FileNotFoundError:
         yield ok("journal", "none yet: the executor makes it")
     except DispatcherError as error:
-        yield told("journal", error)
+        yield from_error("journal", error)
 
 
 def _output_dir(config: Config) -> Iterator[Finding]:
-    """Report an output directory that is missing under a daemon, which made it at its start."""
+    """Report an output directory that is missing while a daemon runs."""
     runs = locks.holder(config.state_dir / locks.DAEMON_LOCK) is not None
     if runs and not config.output_dir.exists():
-        said = f"{config.output_dir} was removed, with what runs had written"
-        yield warning("output", said, "the next run makes it again; if none starts: dispatcher why")
+        text = f"{config.output_dir} was removed, with what runs had written"
+        yield warning("output", text, "the next run makes it again; if none starts: dispatcher why")
 
 
 def _punching(config: Config) -> Iterator[Finding]:
     place = existing(config.output_dir)
-    said = f"holes in files of {place}"
+    text = f"holes in files of {place}"
     error = holes.tried(str(place))
     if error is None:
-        yield ok("output budget", f"{said} can be punched")
+        yield ok("output budget", f"{text} can be punched")
     elif error.errno in holes.UNSUPPORTED:
         remedy = "put [node] state_dir on ext4, xfs, btrfs or tmpfs; else output grows unbounded"
-        yield warning("output budget", f"{said}: {error.strerror}", remedy)
+        yield warning("output budget", f"{text}: {error.strerror}", remedy)
     elif not place.is_dir():
         yield bad("output", f"{place} is not a directory", "move it away: the next run makes one")
     elif error.errno in FULL:
@@ -165,26 +165,26 @@ def _punching(config: Config) -> Iterator[Finding]:
 
 
 def _secrets(config: Config) -> Iterator[Finding]:
-    """Look at the files of profiles' secrets as the daemon does, and at who else may read them."""
+    """Check the files of profiles' secrets as the daemon does, and who may read them."""
     try:
         environment_file.read_all(config)
     except DispatcherError as error:
         for mistake in str(error).splitlines():
-            yield told("env_file", DispatcherError(mistake))
+            yield from_error("env_file", DispatcherError(mistake))
     named = (profile.env_file for profile in config.profiles.values())
     for path in sorted({name.removeprefix("-") for name in named if name is not None}):
-        with suppress(OSError):  # it is missing, or told above
+        with suppress(OSError):  # it is missing, or reported above
             mode = stat.S_IMODE(Path(path).stat().st_mode)
-            said = f"{path}, mode {mode:04o}"
+            text = f"{path}, mode {mode:04o}"
             if mode & 0o007:
                 remedy = f"chmod o= {path}: it holds secrets"
-                yield warning("env_file", f"{said}: every user may open it", remedy)
+                yield warning("env_file", f"{text}: every user may open it", remedy)
             else:
-                yield ok("env_file", said)
+                yield ok("env_file", text)
 
 
 def _textfile(config: Config) -> Iterator[Finding]:
-    """See whether the file of figures could be written: a draft beside it gets its name."""
+    """Check that the file of metrics can be written: its directory takes the draft."""
     if config.metrics.textfile is None:
         return
     directory = Path(config.metrics.textfile).parent
@@ -201,26 +201,26 @@ def _textfile(config: Config) -> Iterator[Finding]:
 
 
 def _sockets(config: Config) -> Iterator[Finding]:
-    said = f"{config.runtime_dir}, short enough for their paths"  # else there is no config
+    text = f"{config.runtime_dir}, short enough for their paths"  # there is no config otherwise
     try:
         config.runtime_dir.stat()
     except OSError as error:
         their_locks = (config.state_dir / name for name in (locks.EXECUTOR_LOCK, locks.DAEMON_LOCK))
         is_in_use = any(locks.holder(lock) is not None for lock in their_locks)
         if error.errno in REMOVED and is_in_use:
-            said = f"{config.runtime_dir} was removed while it is in use"
-            yield warning("sockets", said, "if it does not come back: see the logs, runtime.lost")
+            text = f"{config.runtime_dir} was removed while it is in use"
+            yield warning("sockets", text, "if it does not come back: see the logs, runtime.lost")
             return
         if isinstance(error, FileNotFoundError):
-            yield ok("sockets", f"{said}, made at start")
+            yield ok("sockets", f"{text}, made at start")
             return
         yield bad("sockets", f"{config.runtime_dir}: {error.strerror}", "run this as its user")
         return
     if not os.access(config.runtime_dir, os.W_OK | os.X_OK):
         remedy = "chown it to the daemon's user, or run this as that user"
-        yield bad("sockets", f"{config.runtime_dir} is not ours to write", remedy)
+        yield bad("sockets", f"{config.runtime_dir} is not writable by this user", remedy)
     else:
-        yield ok("sockets", said)
+        yield ok("sockets", text)
 
 
 # The store ----------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def _filesystem(config: Config, mountinfo: Path) -> Iterator[Finding]:
     try:
         refuse_place(path, mountinfo)
     except StoreUnusable as error:
-        yield told("filesystem", error)
+        yield from_error("filesystem", error)
     else:
         yield ok("filesystem", f"{path.parent} is on a local one")
         yield from _store(config)
@@ -255,16 +255,16 @@ def _store(config: Config) -> Iterator[Finding]:
             return
         found = examine(path, patience=PATIENCE, whole=True)
     except (DispatcherError, OSError) as error:
-        yield told("store", error)
+        yield from_error("store", error)
         return
-    said = f"{path}, schema {found.schema}"
+    text = f"{path}, schema {found.schema}"
     if found.schema < found.known:
         remedy = "start the daemon anew, or run: dispatcher migrate"
-        yield bad("store", f"{said}, older than {found.known}", remedy)
+        yield bad("store", f"{text}, older than {found.known}", remedy)
     elif found.schema > found.known:
-        yield bad("store", f"{said}, newer than {found.known}", "upgrade this dispatcher")
+        yield bad("store", f"{text}, newer than {found.known}", "upgrade this dispatcher")
     else:
-        yield ok("store", said)
+        yield ok("store", text)
     if found.calendar is not None:
         yield _clock(found.calendar)
     if found.problems:
@@ -285,11 +285,11 @@ def _identity(found: Examined, remembered: str | None) -> Finding:
             f"it is {found.identity}, and this state directory worked with {remembered}",
             "let store.url name that one; or, when none of its runs live, start the daemon",
         )
-    said = f"{found.identity}, restored in the place of {remembered}"
-    return ok("store identity", f"{said}; the next daemon takes it once none of its runs live")
+    text = f"{found.identity}, restored in the place of {remembered}"
+    return ok("store identity", f"{text}; the next daemon takes it once none of its runs live")
 
 
 def _clock(calendar: Calendar) -> Finding:
-    if (said := recent_step_text(calendar)) is None:
+    if (text := recent_step_text(calendar)) is None:
         return ok("clock", "the host's clock was not set within a day")
-    return warning("clock", said, "see that time is kept, e.g. timedatectl timesync-status")
+    return warning("clock", text, "see that time is kept, e.g. timedatectl timesync-status")

@@ -1,4 +1,4 @@
-"""How much room there is where things are written, by what is written there."""
+"""The checks of free space, by filesystem."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dispatcher.config.config import Config
 from dispatcher.doctor.finding import Finding, bad, ok, warning
 from dispatcher.store.open import database_path
 
-#: Bytes of free space below which work stops soon: where a store grows, and where only
-#: sockets and the journal of runs are (1 MiB, twice while it is written anew).
+#: Bytes of free space below which work stops soon: of a store that grows, and of sockets and the
+#: executor's journal (1 MiB, twice while it is compacted).
 LEAST_ROOM = 16 << 20
 LEAST_FOR_SOCKETS = 4 << 20
 
-#: Below which it is time to make room for a store; for output `[output] free_floor` says it.
+#: Bytes of free space below which a store needs room; for output it is `[output] free_floor`.
 ENOUGH_ROOM = 64 << 20
 
 
 def rooms(config: Config) -> Iterator[Finding]:
-    """Look at the free space of each filesystem that is written to, once."""
+    """Check the free space of each filesystem once."""
     floor = max(ENOUGH_ROOM, int(config.output.free_floor))
     places = [
         _Place("state directory", config.state_dir, LEAST_ROOM, floor),
@@ -44,24 +44,24 @@ class _Place(NamedTuple):
     least: int
     """Bytes below which work stops soon."""
     enough: int
-    """Bytes below which it is time to make room."""
+    """Bytes below which to make room."""
 
 
 def _room(sharing: Sequence[_Place]) -> Finding:
-    """Look at the filesystem that these places share."""
+    """Check the filesystem that these places share."""
     place = existing(sharing[0].path)
     room = os.statvfs(place)
     free = room.f_bavail * room.f_frsize
-    said = f"{free / 2**20:,.0f} MiB free for {', '.join(one.name for one in sharing)}"
+    text = f"{free / 2**20:,.0f} MiB free for {', '.join(one.name for one in sharing)}"
     remedy = f"make room on the filesystem of {place}"
     if free < max(one.least for one in sharing) or (room.f_files and not room.f_favail):
-        files = "" if room.f_favail else ", and no file more"
-        return bad("room", said + files, remedy)
+        files = "" if room.f_favail else ", and no free inode"
+        return bad("room", text + files, remedy)
     if free >= max(one.enough for one in sharing):
-        return ok("room", said)
+        return ok("room", text)
     if any(one.name == "state directory" for one in sharing):
-        remedy += ", or remove output of what finished long ago: dispatcher prune"
-    return warning("room", said, remedy)
+        remedy += ", or delete tasks that finished long ago: dispatcher prune"
+    return warning("room", text, remedy)
 
 
 def existing(path: Path) -> Path:
