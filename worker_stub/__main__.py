@@ -1,6 +1,6 @@
-"""The worker's half for shell scripts: wrap a command, or say one thing.
+"""The worker's half for shell scripts: wrap a command, or send one request.
 
-    python -m worker_stub run -- make all      # beats while the command runs
+    python -m worker_stub run -- make all      # sends heartbeats while the command runs
     python -m worker_stub heartbeat --progress 0.5 --note "half of it"
     python -m worker_stub succeed --result '{"rows": 3}'
     python -m worker_stub fail --reason "no such branch" --no-retry
@@ -8,8 +8,8 @@
     python -m worker_stub hold --reason "needs a password"
     python -m worker_stub misbehave --help     # for tests: hang, go silent, escape, flood
 
-Exit codes: 0 ok, 2 usage, 69 nobody answered, 79 the claim is no longer ours; `run` exits as its
-command does, `misbehave` as it is told.
+Exit codes: 0 ok, 1 refused, 2 usage, 69 no answer, 79 the claim is no longer ours; `run` exits as
+its command does, `misbehave` as its options say.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from collections.abc import Sequence
 from types import FrameType
 
 from worker_stub import misbehave, names
-from worker_stub.channel import Unreachable
+from worker_stub.daemon_socket import Unreachable
 from worker_stub.worker import Refused, Worker
 
 UNREACHABLE = 69
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit code."""
+    """Run the command line; return the exit code."""
     options = _parser().parse_args(arguments)
     try:
         match options.verb:
@@ -40,15 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "misbehave":
                 return misbehave.misbehave(options)
             case _:
-                return _say(options)
+                return _send(options)
     except Refused as refusal:
-        _tell(str(refusal))
+        _print_error(str(refusal))
         return names.LEASE_LOST if refusal.lost else 1
     except Unreachable as error:
-        _tell(f"nobody answered: {error}; the claim stands as it did, try again")
+        _print_error(f"no answer: {error}; the claim is unchanged, try again")
         return UNREACHABLE
     except (RuntimeError, ValueError) as error:
-        _tell(str(error))
+        _print_error(str(error))
         return 2
 
 
@@ -57,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="worker_stub", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    run = verbs.add_parser("run", help="run a command and beat for it until it ends")
-    run.add_argument("--pass-lock", action="store_true", help="leave the lock to the command")
+    run = verbs.add_parser("run", help="run a command, and send heartbeats until it ends")
+    run.add_argument("--pass-lock", action="store_true", help="pass the lock to the command")
     run.add_argument("command", nargs="+", metavar="CMD")
     heartbeat = verbs.add_parser("heartbeat", help="renew the lease; print its seconds")
     heartbeat.add_argument("--progress", type=float, metavar="0..1")
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _say(options: argparse.Namespace) -> int:
+def _send(options: argparse.Namespace) -> int:
     worker = Worker(beats="calls")
     match options.verb:
         case "heartbeat":
@@ -98,7 +98,7 @@ def _say(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run the command as a child in our process group, so that it is ended with us."""
+    """Run the command as a child in our process group, which ends with us."""
     lock = os.environ.get(names.CLAIM_LOCK, "")
     with Worker():
         environment = dict(os.environ)
@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> int:
         try:
             child = subprocess.Popen(options.command, env=environment)
         except OSError as error:  # exit as a shell does
-            _tell(f"{options.command[0]}: {error.strerror}")
+            _print_error(f"{options.command[0]}: {error.strerror}")
             return 127 if isinstance(error, FileNotFoundError) else 126
 
         def pass_on(signum: int, _: FrameType | None) -> None:
@@ -118,7 +118,7 @@ def _run(options: argparse.Namespace) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _tell(text: str) -> None:
+def _print_error(text: str) -> None:
     sys.stderr.write(f"worker_stub: {text}\n")
 
 

@@ -1,11 +1,11 @@
-"""A worker as bad as it is told to be: for tests, for the demo, for whoever wants to see it ended.
+"""A worker that misbehaves as its options say: for tests, the demo, and to watch it being ended.
 
     python -m worker_stub misbehave --silent-after 2s            # a wedged worker
     python -m worker_stub misbehave --hang --ignore-term --escape --clear-env --stamp trail
     python -m worker_stub misbehave --exit 75 --times 2          # defers twice, then succeeds
-    python -m worker_stub run -- python -m worker_stub misbehave --hang --ignore-term   # but beats
+    python -m worker_stub run -- python -m worker_stub misbehave --hang --ignore-term   # with beats
 
-What it is told it does in the order of the options below; then it exits.
+It does so in the order of the options below; then it exits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from worker_stub import names
-from worker_stub.channel import Unreachable
+from worker_stub.daemon_socket import Unreachable
 from worker_stub.worker import Worker
 
 #: Seconds between two stamps of a process that hangs.
@@ -34,7 +34,7 @@ _CHUNK = b"All work and no play makes Jack a dull boy.\n" * 1024
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what a worker can do wrong, in the order in which it does it."""
+    """Add the misbehaviours, in the order in which they happen."""
     add = parser.add_argument
     add("--times", type=int, metavar="N", help="in the first N runs only; later ones just succeed")
     add("--clear-env", action="store_true", help="run, and fork, with an empty environment")
@@ -43,18 +43,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--fork", type=int, nargs="?", const=1, default=0, metavar="N", help="N children, hanging")
     add("--escape", action="store_true", help="a grandchild: forked twice, another session")
     add("--keep-lineage", action="store_true", help="the escaped one's parent stays as well")
-    add("--flood", type=_size, default=0, metavar="SIZE", help="write so much output, e.g. 100M")
-    add("--flood-beats", type=int, metavar="N", help="send so many beats and read no answer")
+    add("--flood", type=_size, default=0, metavar="SIZE", help="write this much output, e.g. 100M")
+    add("--flood-beats", type=int, metavar="N", help="send N beats and read no answer")
     add("--close-output", action="store_true", help="close stdin, stdout and stderr, in each")
-    add("--silent-after", type=_duration, metavar="TIME", help="beat for so long, then hang")
+    add("--silent-after", type=_duration, metavar="TIME", help="beat for this long, then hang")
     add("--stop-self", action="store_true", help="SIGSTOP; continued, beat once: 79 if refused")
     add("--hang", action="store_true", help="never exit")
-    add("--exit", type=int, default=0, metavar="CODE", help="exit so; what it forked stays behind")
-    add("--cleared", dest="fence", help=argparse.SUPPRESS)  # it was: this was the fence in it
+    add(
+        "--exit",
+        type=int,
+        default=0,
+        metavar="CODE",
+        help="exit; what it forked stays behind",
+    )
+    add(
+        "--cleared", dest="fence", help=argparse.SUPPRESS
+    )  # set after --clear-env: the fence of the run
 
 
 def misbehave(options: argparse.Namespace) -> int:
-    """Do as told; return the exit code. Raises `Refused` where a beat was."""
+    """Misbehave; return the exit code. Raises `Refused` for a refused heartbeat."""
     cleared = options.fence is not None
     options.fence = options.fence or os.environ.get(names.FENCE, "1")
     stamp = _stamper(options)
@@ -62,7 +70,7 @@ def misbehave(options: argparse.Namespace) -> int:
         stamp("leader")
         return 0
     if options.clear_env and not cleared:
-        # Only what was there at its exec can be read in /proc; what it forks inherits the nothing.
+        # /proc shows the environment of the exec; forked processes inherit the empty one.
         os.execve(sys.executable, [*sys.orig_argv, "--cleared", options.fence], {})  # noqa: S606
     if options.ignore_term:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -109,11 +117,8 @@ def _end(options: argparse.Namespace, stamp: Callable[[str], None]) -> int:
     return int(options.exit)
 
 
-# Forking ----------------------------------------------------------------------------------
-
-
 def _fork(work: Callable[[], object]) -> int:
-    """Do some work in a child, which never comes back; return its pid."""
+    """Run a function in a child, which never returns from it; return its pid."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -124,12 +129,12 @@ def _fork(work: Callable[[], object]) -> int:
 
 
 def _escape(stamp: Callable[[str], None], options: argparse.Namespace) -> None:
-    """Have a grandchild in a session of its own; return once it lives."""
-    told, tells = os.pipe()
+    """Fork a grandchild in a session of its own; return once it lives."""
+    read, write = os.pipe()
 
     def grandchild() -> None:
         stamp("grandchild")
-        os.write(tells, b"!")
+        os.write(write, b"!")
         _live_on("grandchild", stamp, options)
 
     def middle() -> None:
@@ -140,9 +145,9 @@ def _escape(stamp: Callable[[str], None], options: argparse.Namespace) -> None:
         os._exit(0)
 
     pid = _fork(middle)
-    os.read(told, 1)
-    os.close(told)
-    os.close(tells)
+    os.read(read, 1)
+    os.close(read)
+    os.close(write)
     if not options.keep_lineage:
         os.waitpid(pid, 0)
 
@@ -161,11 +166,8 @@ def _close_output() -> None:
         os.dup2(null, descriptor)
 
 
-# Living -----------------------------------------------------------------------------------
-
-
 def _stamper(options: argparse.Namespace) -> Callable[[str], None]:
-    """Return what leaves a trace of who lives."""
+    """Return a function that records in a file which process lives."""
 
     def stamp(role: str) -> None:
         if options.stamp is not None:
@@ -192,7 +194,7 @@ def _beat_for(seconds: float) -> None:
 
 
 def _beat(worker: Worker) -> None:
-    """Beat until the daemon answers: that it does not is no reason to stop."""
+    """Send a heartbeat until the daemon answers: its silence is not a refusal."""
     while True:
         try:
             worker.heartbeat()
@@ -200,9 +202,6 @@ def _beat(worker: Worker) -> None:
             time.sleep(STAMP_EVERY)
         else:
             return
-
-
-# Understanding ----------------------------------------------------------------------------
 
 
 def _duration(text: str) -> float:

@@ -21,8 +21,8 @@ HEARTBEAT_INTERVAL = "DISPATCHER_HEARTBEAT_INTERVAL"
 #: Refusals after which a worker stops: its claim is gone, or it may not use the socket.
 LOST = frozenset({"not_owner", "superseded", "not_running", "unknown_task", "not_allowed"})
 
-#: "Try again", never "stop".
+#: The refusal that means "try again", never "stop".
 STORE_UNAVAILABLE = "store_unavailable"
 
-#: What was said makes no sense; the claim stands as it did.
+#: The refusal of an invalid request; the claim is unchanged.
 INVALID = "invalid"

@@ -11,17 +11,17 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
 from worker_stub import names
-from worker_stub.channel import Channel, Unreachable
+from worker_stub.daemon_socket import DaemonSocket, Unreachable
 
-#: Seconds until an unanswered request is sent again: first, and at most.
+#: Seconds until an unanswered request is sent again: at first, and at most.
 RETRY = (0.1, 5.0)
 
-#: Seconds that one request may take, at most; less where the lease is short.
+#: Seconds that one request may take at most; less if the lease is short.
 ANSWER = 10.0
 
 
 class Refused(Exception):
-    """The daemon said no. `error` is one of the names of the protocol, `message` what to do."""
+    """The daemon refused. `error` is a name of the protocol, `message` has the remedy."""
 
     def __init__(self, error: str, message: str) -> None:
         super().__init__(error, message)
@@ -44,12 +44,12 @@ class Worker:
             for step in work:
                 worker.progress(step / len(work))
 
-    Beats come from a thread, so that a blocked main thread keeps its lease; with `beats="calls"`
-    only `heartbeat` beats, so that a wedged worker is found out. The claim lock is taken out of the
-    environment: processes started later do not inherit it.
+    A thread sends heartbeats, so that a blocked main thread keeps its lease; with `beats="calls"`
+    only `heartbeat` sends them, so that a wedged worker loses its lease. The claim lock is removed
+    from the environment: processes started later do not inherit it.
 
-    A daemon that does not answer never ends the worker, only a refusal does: `on_refused` is
-    called, from the beating thread, or the process exits at once with code 79.
+    A silent daemon never ends the worker, only a refusal does: the thread calls `on_refused`, or
+    exits the process at once with code 79.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Worker:
         on_refused: Callable[[Refused], object] | None = None,
         environ: MutableMapping[str, str] = os.environ,
     ) -> None:
-        """Take the claim from the environment; raise RuntimeError where there is none."""
+        """Take the claim from the environment. Raises RuntimeError without one."""
         missing = [name for name in (names.SOCKET, names.CLAIM_LOCK) if not environ.get(name)]
         if missing:
             raise RuntimeError(f"not started by a dispatcher: {', '.join(missing)} is not set")
@@ -67,10 +67,10 @@ class Worker:
         self.lease_ttl = float(environ[names.LEASE_TTL])
         self._interval = float(environ[names.HEARTBEAT_INTERVAL])
         self._lock = environ.pop(names.CLAIM_LOCK)
-        self._channel = Channel(environ[names.SOCKET])
+        self._socket = DaemonSocket(environ[names.SOCKET])
         self._on_refused = on_refused or _exit
         self._beats = beats
-        self._talking = threading.Lock()
+        self._requesting = threading.Lock()
         self._report: dict[str, Any] = {}
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -90,11 +90,11 @@ class Worker:
         self._over.set()
         if self._thread is not None:
             self._thread.join(timeout=ANSWER)
-        with self._talking:
-            self._channel.close()
+        with self._requesting:
+            self._socket.close()
 
     def progress(self, fraction: float | None = None, note: str | None = None) -> None:
-        """Tell with the next beat how far the work is, from 0 to 1, and what it does.
+        """Report with the next heartbeat the progress, from 0 to 1, and a note.
 
         Raises ValueError for another number, and for a note of more than 4096 characters.
         """
@@ -108,14 +108,14 @@ class Worker:
             self._report["note"] = note
 
     def heartbeat(self, progress: float | None = None, note: str | None = None) -> float:
-        """Renew the lease; return the seconds that it now lasts.
+        """Renew the lease; return the seconds that it lasts now.
 
-        Raises `Refused`, and `Unreachable` when nobody answers: try again.
+        Raises `Refused`, and `Unreachable` without an answer: try again.
         """
         self.progress(progress, note)
         report, self._report = self._report, {}
         try:
-            reply = self._ask({"op": "heartbeat", **report})
+            reply = self._request({"op": "heartbeat", **report})
         except Unreachable:
             self._report = {**report, **self._report}
             raise
@@ -137,12 +137,10 @@ class Worker:
         """Declare that an operator must act first. Then exit."""
         self._declare({"op": "hold", "reason": reason})
 
-    # Talking ------------------------------------------------------------------------------
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         full = {"lock": self._lock, "task_id": self.task_id, **request}
-        with self._talking:
-            reply = self._channel.ask(full, within=min(ANSWER, max(0.2, self.lease_ttl / 3)))
+        with self._requesting:
+            reply = self._socket.request(full, within=min(ANSWER, max(0.2, self.lease_ttl / 3)))
         if reply.get("ok"):
             return reply
         error, message = str(reply.get("error")), str(reply.get("message", ""))
@@ -151,16 +149,16 @@ class Worker:
         raise Refused(error, message)
 
     def _declare(self, request: dict[str, Any]) -> None:
-        """Repeat a declaration until it is answered: the same twice is accepted once."""
-        self._retried(lambda: self._ask(request))
+        """Repeat a declaration until it is answered: a repeated one is accepted once."""
+        self._retried(lambda: self._request(request))
         self._over.set()
 
     @staticmethod
-    def _retried(ask: Callable[[], object]) -> None:
+    def _retried(request: Callable[[], object]) -> None:
         delay, longest = RETRY
         while True:
             try:
-                ask()
+                request()
             except Unreachable:
                 time.sleep(delay)
                 delay = min(longest, delay * 2)
@@ -178,8 +176,8 @@ class Worker:
                 wait = delay
                 delay = min(longest, delay * 2, max(0.05, self._interval))
             except Refused as refusal:
-                if refusal.error == names.INVALID:  # what was told, not the claim: beat without it
-                    _complain(refusal)
+                if refusal.error == names.INVALID:  # the report is wrong, not the claim
+                    _print_refusal(refusal)
                     wait = delay
                     continue
                 if not self._over.is_set():
@@ -188,11 +186,11 @@ class Worker:
 
 
 def _exit(refusal: Refused) -> NoReturn:
-    """Stop at once, from whichever thread: another may own the task already."""
-    _complain(refusal)
+    """Exit at once, from any thread: another run may own the task already."""
+    _print_refusal(refusal)
     os._exit(names.LEASE_LOST)
 
 
-def _complain(refusal: Refused) -> None:
+def _print_refusal(refusal: Refused) -> None:
     sys.stderr.write(f"worker_stub: {refusal}\n")
     sys.stderr.flush()

@@ -1,9 +1,9 @@
-"""Who plays beside the files: six workers, what each does, and how its runs must end."""
+"""The six workers of the demo: what each does, and how its runs must end."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,14 +24,18 @@ class Part:
     command: Sequence[str]
     options: TaskOptions = field(default_factory=TaskOptions)
     expected: Sequence[Outcome]
-    """How its runs end, one after the other; their fences are 1, 2, 3, ..."""
+    """The outcomes of its runs in order; their fences are 1, 2, 3, ..."""
 
 
 def cast(trail: Path) -> list[Part]:
-    """Return the parts; the stubborn one's processes stamp the file `trail` while they live."""
+    """Return the parts; the stubborn one's processes write to the file `trail` while they live."""
+    return [*_heartbeats(trail), *_exits()]
+
+
+def _heartbeats(trail: Path) -> Iterator[Part]:
     lost_then_done = (Outcome.LOST, Outcome.SUCCEEDED)
     stubborn = ("--hang", "--ignore-term", "--escape", "--stamp", str(trail))
-    return [
+    yield from (
         Part(
             name="diligent",
             does="beats for 5 leases of 1.5 s, and lives",
@@ -53,6 +57,11 @@ def cast(trail: Path) -> list[Part]:
             options=_LEASE,
             expected=lost_then_done,
         ),
+    )
+
+
+def _exits() -> Iterator[Part]:
+    yield from (
         Part(
             name="hopeless",
             does="fails until its 3 attempts are used up",
@@ -73,4 +82,4 @@ def cast(trail: Path) -> list[Part]:
             options={"max_attempts": 2},
             expected=(Outcome.SPAWN_FAILED,) * 2,
         ),
-    ]
+    )

@@ -1,4 +1,4 @@
-"""The main job: a folder's largest files, compressed one gzip task for each."""
+"""The main job: a gzip task for each of a folder's largest files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 FILES = 48
 
-#: Bytes of a file at most: all of them together are compressed within seconds.
+#: Bytes of a file at most: all files are compressed within seconds.
 LARGEST = 2 * 1024 * 1024
 
-#: The first so many compress only after a pause: they are running when the daemon is killed.
+#: Files that compress only after a pause: they are running when the daemon is killed.
 SLOW = 3
 
 _COMPRESS = 'exec gzip < "$1" > "$2"'
@@ -32,7 +32,7 @@ def largest(folder: Path) -> list[Path]:
 
 
 class Job:
-    """These files and where their compressed forms go."""
+    """The files, and where their compressed forms go."""
 
     def __init__(self, files: Sequence[Path], results: Path) -> None:
         self._files = files

@@ -14,7 +14,7 @@ from dispatcher.client import Client
 from dispatcher.config.config import load
 from dispatcher.demo.cast import Part
 from dispatcher.demo.files import SLOW, Job
-from dispatcher.demo.screen import Row, Screen
+from dispatcher.demo.screen import Screen, TaskRow
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.overview import Status
 from dispatcher.submission import TaskOptions
@@ -44,11 +44,11 @@ _FINISHED = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.HELD)
 
 
 class DemoFailed(Exception):
-    """The play could not go on; the message ends with the daemon's last words."""
+    """The play could not go on; the message ends with the daemon's last lines."""
 
 
 class Play:
-    """A temporary dispatcher, the tasks that were given to it, and its processes."""
+    """A temporary dispatcher, its tasks, and its processes."""
 
     def __init__(self, job: Job, parts: Sequence[Part], where: Path, screen: Screen) -> None:
         self._job = job
@@ -71,21 +71,19 @@ class Play:
             daemon.kill()
             daemon.wait()
         settled, running = self._counts(self.client.status())
-        self._screen.say(
+        self._screen.write(
             f"killed the daemon (SIGKILL): {settled} files settled, {running} still running"
         )
         with self._daemon("--drain") as daemon:
-            self._screen.say("started it again, to go on until nothing is left to do")
+            self._screen.write("started it again, to run until no work is left")
             self._watch(daemon, lambda *_: False)
 
     def task(self, task_id: int) -> Task:
         """Return a task of the play."""
         task = self.client.task(task_id)
         if task is None:
-            raise DemoFailed(f"task {task_id} is not there any more")
+            raise DemoFailed(f"task {task_id} has disappeared")
         return task
-
-    # Playing ------------------------------------------------------------------------------
 
     def _submit(self) -> None:
         for command in self._job.commands():
@@ -93,13 +91,13 @@ class Play:
         for part in self._parts:
             options: TaskOptions = {**part.options, "queue": "cast"}
             self.roles.append(self.client.submit(command=part.command, **options).task_id)
-        self._screen.say(
+        self._screen.write(
             f"submitted {len(self.files)} files to compress, {SLOW} of them slow,"
-            f" and {len(self.roles)} workers with manners of their own"
+            f" and {len(self.roles)} workers that misbehave"
         )
 
     def _watch(self, daemon: subprocess.Popen[bytes], until: Callable[[int, int], object]) -> None:
-        """Show how things stand until something holds of (settled, running) or the drain ends."""
+        """Show the tasks until a condition on (settled, running) is true or the drain ends."""
         for _ in range(int(PATIENCE / LOOK)):
             status = self.client.status()
             self._note_executor(status)
@@ -137,22 +135,20 @@ class Play:
             with suppress(psutil.NoSuchProcess):
                 self.executor = psutil.Process(report.executor_pid)
 
-    # Looking ------------------------------------------------------------------------------
-
     @staticmethod
     def _counts(status: Status) -> tuple[int, int]:
         counts = status.counts.get("files", {})
         return sum(counts.get(s, 0) for s in _FINISHED), counts.get(TaskState.RUNNING, 0)
 
-    def _rows(self, status: Status) -> list[Row]:
+    def _rows(self, status: Status) -> list[TaskRow]:
         settled, running = self._counts(status)
         state = f"{settled} of {len(self.files)} settled"
         quarter = str(4 * settled // len(self.files))
         now = f"{running} running" if running else ""
-        rows = [Row("files", "are compressed, each once", state, now, news=quarter)]
+        rows = [TaskRow("files", "are compressed, each once", state, now, news=quarter)]
         for part, task_id in zip(self._parts, self.roles, strict=True):
             runs = ", ".join(map(_so_far, self.client.runs(task_id)))
-            rows.append(Row(part.name, part.does, self.task(task_id).state, runs))
+            rows.append(TaskRow(part.name, part.does, self.task(task_id).state, runs))
         return rows
 
     def _log(self) -> str:

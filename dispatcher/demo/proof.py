@@ -1,4 +1,4 @@
-"""What the demo promised and what came, line by line."""
+"""The promises of the demo, and whether they were kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dispatcher.demo.files import Job
 from dispatcher.demo.play import Play
 from dispatcher.model import Outcome, Run, TaskState
 
-#: Seconds in which the executor leaves when there is nothing to do.
+#: Seconds in which an idle executor exits.
 PATIENCE = 10.0
 
 
@@ -27,21 +27,21 @@ class ProofCheck:
 
     what: str
     expected: object
-    came: object
+    actual: object
 
     @property
     def kept(self) -> bool:
-        """Whether it came as promised."""
-        return self.expected == self.came
+        """Whether the actual value is as promised."""
+        return self.expected == self.actual
 
     def __str__(self) -> str:
         if self.kept:
-            return f"[green]ok    [/] {self.what}: {self.came}, as promised"
-        return f"[red]FAILED[/] {self.what}: promised {self.expected}, came {self.came}"
+            return f"[green]ok    [/] {self.what}: {self.actual}, as promised"
+        return f"[red]FAILED[/] {self.what}: promised {self.expected}, got {self.actual}"
 
 
 def checks(play: Play, job: Job, parts: Sequence[Part], trail: Path) -> Iterator[ProofCheck]:
-    """Yield every promise of the demo, compared with what the store and the files say."""
+    """Yield every promise of the demo, compared with the store and the files."""
     files = [play.client.runs(task_id) for task_id in play.files]
     roles = [play.client.runs(task_id) for task_id in play.roles]
     every = len(job)
@@ -66,9 +66,9 @@ def checks(play: Play, job: Job, parts: Sequence[Part], trail: Path) -> Iterator
 
 
 def as_promised(part: Part, runs: Sequence[Run]) -> ProofCheck:
-    """Compare the runs of a worker, but those of which nothing was started, with what it does.
+    """Compare the started runs of a worker with its part.
 
-    Nothing is started of a claim that the daemon takes with it when it is killed.
+    A claim that the killed daemon had not started yet has no process.
     """
     unbegun = {
         run.fence for run in runs if (run.outcome, run.started_at) == (Outcome.ORPHANED, None)
@@ -84,7 +84,7 @@ def as_promised(part: Part, runs: Sequence[Run]) -> ProofCheck:
 
 
 def _dead_before_the_second(runs: Sequence[Run], trail: Path) -> int:
-    """Return how many processes of the first run last stamped the trail before the second."""
+    """Return how many processes of the first run wrote to the trail only before the second."""
     began = runs[1].started_at if len(runs) > 1 else None
     last: dict[str, float] = {}
     for line in trail.read_text("utf-8").splitlines():
@@ -95,7 +95,7 @@ def _dead_before_the_second(runs: Sequence[Run], trail: Path) -> int:
 
 
 def _left(executor: psutil.Process | None, uids: set[wire.RunUid]) -> int:
-    """Count what is left of the runs, and the executor unless it leaves in time."""
+    """Count the processes of runs that are left, and the executor unless it exits in time."""
     give_up_at = times.instant() + PATIENCE
     while (stays := _is_alive(executor)) and times.instant() < give_up_at:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What is shown while the demo runs: a live table on a terminal, a line per change elsewhere."""
+"""The demo's screen: a live table on a terminal, a line for each change elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-#: Columns of the picture: the longest promise fits, and it is legible as wide as a page.
+#: Columns of the picture: the longest promise fits, and a page shows it legibly.
 _PICTURE_WIDTH = 106
 
 _COLOURS = (
@@ -27,8 +27,8 @@ _COLOURS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """How one task stands, or all the files together."""
+class TaskRow:
+    """The state of one task, or of all the files together."""
 
     name: str
     does: str
@@ -36,21 +36,21 @@ class Row:
     runs: str
     """The outcomes of its runs so far."""
     news: str = ""
-    """Where there is no table, the row is worth a line when this has changed; empty: any change."""
+    """Without a table, a change of this prints a line; "": any change does."""
 
     def __str__(self) -> str:
         return f"  {self.name}: {self.state}" + (f" ({self.runs})" if self.runs else "")
 
 
 class Screen:
-    """Shows rows and says sentences; a context manager."""
+    """Shows rows and sentences; a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._told: dict[str, str] = {}
-        self._rows: Sequence[Row] = ()
-        self._scenes: list[str | Sequence[Row]] = []
+        self._printed: dict[str, str] = {}
+        self._rows: Sequence[TaskRow] = ()
+        self._scenes: list[str | Sequence[TaskRow]] = []
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -66,20 +66,20 @@ class Screen:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, rows: Sequence[Row]) -> None:
-        """Show how things stand now."""
+    def show(self, rows: Sequence[TaskRow]) -> None:
+        """Show the current rows."""
         self._rows = rows
         if self._live is not None:
             self._live.update(_table(rows), refresh=True)
             return
         for row in rows:
             news = row.news or str(row)
-            if self._told.get(row.name) != news:
-                self._told[row.name] = news
+            if self._printed.get(row.name) != news:
+                self._printed[row.name] = news
                 self._print(str(row))
 
-    def say(self, text: str) -> None:
-        """Say a sentence, above the table."""
+    def write(self, text: str) -> None:
+        """Print a sentence above the table."""
         if self._rows and self._rows not in self._scenes:
             self._scenes.append(self._rows)
         self._scenes.append(text)
@@ -89,18 +89,18 @@ class Screen:
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def picture(self) -> str:
-        """Return as SVG all that was said, with the tables that stood there when it was."""
+        """Return all sentences as SVG, each with the table of its time."""
         console = Console(
             file=StringIO(), record=True, width=_PICTURE_WIDTH, force_terminal=True, no_color=False
         )
         for scene in self._scenes:
             console.print(scene if isinstance(scene, str) else _table(scene), highlight=False)
         drawn = console.export_svg(title="dispatcher demo", unique_id="demo")
-        # A picture in a page may load nothing: the page's own monospaced font stands in.
+        # A picture in a page may load nothing: it uses the page's own monospaced font.
         return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[TaskRow]) -> Table:
     table = Table("task", "what it does", "state", "its runs so far", box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(row.name, row.does, _coloured(row.state), _coloured(row.runs))

@@ -1,4 +1,4 @@
-"""The files of an installation: their first lines identify them; changed ones are left alone."""
+"""The files of an installation: their first lines identify them; changed ones are kept."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SEAL = "# What follows has the SHA-256 "
 
 
 class Step(NamedTuple):
-    """One thing that was done, or found to be done."""
+    """One step of an installation: done, or found done."""
 
     did: str
     what: str
 
 
 def sealed(name: str, text: str, *, user: bool) -> str:
-    """Return a unit with the lines before it by which it is known again."""
+    """Return a unit after the lines that identify it."""
     head = _HEAD.format(name=name, edit="--user edit" if user else "edit")
     return f"{head}{_SEAL}{_digest(text)}\n{text}"
 
@@ -35,14 +35,14 @@ def _digest(text: str) -> str:
 
 
 def is_as_written(content: str) -> bool:
-    """Say whether a file is as an installation, of any release, wrote it."""
+    """Return whether a file is as an installation of any release wrote it."""
     head, found, rest = content.partition(_SEAL)
     digest, _, text = rest.partition("\n")
     return bool(found) and head.startswith(_HEAD.partition("\n")[0]) and digest == _digest(text)
 
 
 def expect_as_written(paths: Sequence[Path]) -> None:
-    """Raise `DispatcherError` when a file was changed by hand, or does not come from here."""
+    """Raise `DispatcherError` for a file that was changed by hand, or is not ours."""
     contents = {path: content(path) for path in paths}
     changed = [p for p, text in contents.items() if text is not None and not is_as_written(text)]
     if changed:
@@ -56,7 +56,7 @@ def expect_as_written(paths: Sequence[Path]) -> None:
 
 
 def write(texts: Mapping[Path, str]) -> Iterator[Step]:
-    """Write files, each whole or not at all; those that are the same already are left."""
+    """Write the files that differ, each in one step."""
     for path, text in texts.items():
         before = content(path)
         if before == text:
@@ -68,7 +68,7 @@ def write(texts: Mapping[Path, str]) -> Iterator[Step]:
 
 
 def remove(paths: Sequence[Path]) -> Iterator[Step]:
-    """Remove those files that are there."""
+    """Remove the files that exist."""
     for path in paths:
         if content(path) is not None:
             path.unlink()
@@ -76,7 +76,7 @@ def remove(paths: Sequence[Path]) -> Iterator[Step]:
 
 
 def content(path: Path) -> str | None:
-    """Return what a file holds; None: there is none. A symbolic link never counts as ours."""
+    """Return a file's content, None without a file. A symbolic link never counts as ours."""
     if path.is_symlink():
         return f"a link to {path.readlink()}"
     try:

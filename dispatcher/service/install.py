@@ -1,4 +1,4 @@
-"""Installing dispatcher as a service of this host or of one user, and taking that back."""
+"""Install dispatcher as a service of this host or of one user, and uninstall it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SYSTEM_UNITS = Path("/etc/systemd/system")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the service of an instance is installed, and whose it is."""
+    """Where the service of an instance is installed, and its user."""
 
     instance: str | None
     user: bool
-    """Whether it is one user's, in the user's own manager."""
+    """Whether it is a service of one user, in the user manager."""
     units: Path
     file: Path
     """Its configuration."""
@@ -41,7 +41,7 @@ class Place:
 
     @property
     def names(self) -> Sequence[str]:
-        """What its units are called, in the order in which they are started."""
+        """The names of its units, in the order of their start."""
         return units.names(self.instance)
 
     @property
@@ -51,14 +51,14 @@ class Place:
 
     @property
     def systemctl(self) -> str:
-        """What its units are managed by."""
+        """The command that manages its units."""
         return "systemctl --user" if self.user else "systemctl"
 
 
 def place(*, user: bool, instance: str | None, named: str | None, run_as: str | None) -> Place:
     """Return the place that options name; `named` is the configuration's file.
 
-    What they leave out is as in the units that are there: an upgrade changes neither file nor user.
+    Options left out are as in the installed units: an upgrade changes neither file nor user.
     """
     directory, where = SYSTEM_FILE.parent, SYSTEM_UNITS
     if user:
@@ -77,10 +77,10 @@ def place(*, user: bool, instance: str | None, named: str | None, run_as: str | 
 
 
 def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Step]:
-    """Write the units, and what they need and lack, and yield each step.
+    """Write the units, and the missing files that they need; yield each step.
 
-    Raises `ConfigError` for a configuration that is there and does not fit, `DispatcherError` where
-    units were changed by hand, before anything is written.
+    Before anything is written, raises `ConfigError` for a configuration that does not fit, and
+    `DispatcherError` for units that were changed by hand.
     """
     version = systemd.version()
     if not force:
@@ -114,8 +114,8 @@ def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Step]
 def uninstall(at: Place, *, force: bool) -> Iterator[Step]:
     """Remove the units and yield each step; drop-ins, configuration, state and user stay.
 
-    Raises `DispatcherError` where there are none, while they run or are enabled, and where they
-    were changed by hand.
+    Raises `DispatcherError` without units, while they run or are enabled, and for units that were
+    changed by hand.
     """
     if not any(path.exists() or path.is_symlink() for path in at.paths):
         raise DispatcherError(f"no service is installed here: there is no {at.paths[-1]}")
@@ -175,7 +175,7 @@ def _make_configuration(at: Place, account: tuple[str, str] | None) -> Iterator[
         group = int(account[1]) if account[1].isdecimal() else getgrnam(account[1]).gr_gid
     if not at.file.parent.exists():
         at.file.parent.mkdir(parents=True)
-        # Services of other users have their files there too; each file is closed by its own mode.
+        # Other users' services have their files there too; each file has its own mode.
         at.file.parent.chmod(0o700 if account is None else 0o755)
         yield Step("made", str(at.file.parent))
     mode = 0o600 if account is None else 0o640
@@ -184,7 +184,7 @@ def _make_configuration(at: Place, account: tuple[str, str] | None) -> Iterator[
 
 
 def _expect_visible(paths: Sequence[Path]) -> None:
-    """Raise `ConfigError` for what the daemon's unit hides from it."""
+    """Raise `ConfigError` for a path that the daemon's unit hides from it."""
     for path in paths:
         if hidden := next((one for one in units.HIDDEN if path.is_relative_to(one)), None):
             raise ConfigError(
@@ -194,7 +194,7 @@ def _expect_visible(paths: Sequence[Path]) -> None:
 
 
 def _needed(command: Sequence[str]) -> Sequence[Path]:
-    """Return what must be there to start the service: the command, its Python and this package."""
+    """Return the paths that the service starts from: the command, its Python, this package."""
     program = Path(command[0])
     return program, program.resolve(), Path(sys.executable).resolve(), units.SHIPPED.resolve()
 
@@ -202,14 +202,14 @@ def _needed(command: Sequence[str]) -> Sequence[Path]:
 def _make_places(config: Config, run_as: str) -> Iterator[Step]:
     """Make the directories that systemd does not make, and warn of those closed to the service.
 
-    None is made where another user decides what its path leads to: that may be any place of root's.
+    None is made below a directory of another user, who may lead its path to any place of root's.
     """
     figures = config.metrics.textfile and Path(config.metrics.textfile).parent
     for directory in units.other_places(config):
         foreign = owner_of(directory, unknown=unknown_user())
         if foreign is not None and not directory.exists():
-            told = f"{directory} is missing, and {foreign.place} belongs to {foreign}"
-            yield Step("warning", f"{told}; make it: sudo -u '{foreign.name}' mkdir -p {directory}")
+            why = f"{directory} is missing, and {foreign.place} belongs to {foreign}"
+            yield Step("warning", f"{why}; make it: sudo -u '{foreign.name}' mkdir -p {directory}")
         elif not directory.exists():
             directory.mkdir(parents=True)
             directory.chmod(0o755 if directory == figures else 0o700)
@@ -218,12 +218,12 @@ def _make_places(config: Config, run_as: str) -> Iterator[Step]:
             yield Step("made", str(directory))
         elif (closed := systemd.unwritable(directory, run_as)) is not None:
             remedy = f"chown {run_as} {closed}" if closed == directory else f"chmod o+x {closed}"
-            told = f"the user {run_as} may not write in {directory}; the service needs it: {remedy}"
-            yield Step("warning", told)
+            why = f"the user {run_as} may not write in {directory}"
+            yield Step("warning", f"{why}; the service needs it: {remedy}")
 
 
 def _unreadable(at: Place, command: Sequence[str]) -> Iterator[Step]:
-    """Warn of what the service's user may not read."""
+    """Warn of paths that the service's user may not read."""
     for path in dict.fromkeys((*_needed(command), at.file)):
         if (part := systemd.unreadable(path, at.run_as)) is not None:
             yield Step(
@@ -238,7 +238,7 @@ def _remedy(path: Path, user: str) -> str:
 
 
 def this_command() -> Sequence[str]:
-    """Return what starts the dispatcher that runs now, as a unit may name it."""
+    """Return the command of the running dispatcher, as a unit may name it."""
     named = shutil.which(sys.argv[0])
     if named is not None and Path(named).name == "dispatcher":
         return [str(Path(named).absolute())]

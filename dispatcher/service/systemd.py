@@ -1,4 +1,4 @@
-"""What systemd's own programs are asked, and do, for an installation."""
+"""The calls of systemd's own programs for an installation."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from dispatcher.service.units import ACCOUNT, SHIPPED
 
 
 def version() -> int:
-    """Return systemd's version. Raises `DispatcherError` where there is none."""
+    """Return systemd's version. Raises `DispatcherError` without systemd."""
     if shutil.which("systemctl") is None:
         raise DispatcherError(
-            "this host has no systemd (no systemctl in PATH); let what starts services here run:"
+            "this host has no systemd (no systemctl in PATH); let its own service manager run:"
             " dispatcher run"
         )
-    told = _output("systemctl", "--version")
-    if (found := re.match(r"systemd (\d+)", told)) is None:
-        raise DispatcherError(f"systemctl --version answers {told!r}, which names no version")
+    shown = _output("systemctl", "--version")
+    if (found := re.match(r"systemd (\d+)", shown)) is None:
+        raise DispatcherError(f"systemctl --version answers {shown!r}, which names no version")
     return int(found[1])
 
 
 def in_use(names: Sequence[str], *, user: bool) -> list[str]:
-    """Return which units run or are enabled, as far as their manager can be asked."""
+    """Return which units run or are enabled, if their manager answers."""
     manager = ["systemctl", *(["--user"] if user else [])]
     shown = _output(*manager, "show", "--property=Id,ActiveState,UnitFileState", *names)
     found = []
     for block in shown.split("\n\n"):
-        said = dict(line.partition("=")[::2] for line in block.splitlines())
-        runs = said.get("ActiveState", "inactive") not in {"inactive", "failed"}
-        if runs or said.get("UnitFileState", "").startswith("enabled"):
-            found.append(said["Id"])
+        properties = dict(line.partition("=")[::2] for line in block.splitlines())
+        runs = properties.get("ActiveState", "inactive") not in {"inactive", "failed"}
+        if runs or properties.get("UnitFileState", "").startswith("enabled"):
+            found.append(properties["Id"])
     return found
 
 
 def account(name: str) -> tuple[str, str]:
-    """Return a user and its group by their names. Raises `DispatcherError` where there is none."""
+    """Return the names of a user and its group. Raises `DispatcherError` for an unknown user."""
     try:
         user = pwd.getpwnam(name)
     except KeyError:
@@ -56,7 +56,7 @@ def account(name: str) -> tuple[str, str]:
 
 
 def make_account() -> bool:
-    """Make the user that the shipped units name, unless it is there; say whether it was made."""
+    """Make the user that the shipped units name if it is missing; return whether it was made."""
     try:
         pwd.getpwnam(ACCOUNT)
     except KeyError:
@@ -69,15 +69,15 @@ def make_account() -> bool:
 
 
 def unreadable(path: Path, name: str) -> Path | None:
-    """Return the first part of a path that a user may not enter, or read; None: it may all.
+    """Return the first part of a path that a user may not enter or read; None: it may.
 
-    Modes are looked at, and no access control lists.
+    Modes are checked, access control lists are not.
     """
     return _closed(path, name, 4)
 
 
 def unwritable(directory: Path, name: str) -> Path | None:
-    """Return the same for a directory that a user is to make files in."""
+    """Return the same for a directory that a user must write to."""
     return _closed(directory, name, 3)
 
 
@@ -95,6 +95,6 @@ def _closed(path: Path, name: str, bits: int) -> Path | None:
 
 
 def _output(*command: str) -> str:
-    """Return what a command prints; nothing of one that fails."""
+    """Return the output of a command; "" if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     return done.stdout if done.returncode == 0 else ""

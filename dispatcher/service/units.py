@@ -1,4 +1,4 @@
-"""The text of the units: the shipped ones, with what is different in one installation."""
+"""The text of the units: the shipped ones, changed for one installation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SHIPPED = Path(__file__).parents[1] / "systemd"
 #: The user that the shipped units name, who has no other processes.
 ACCOUNT = "dispatcher"
 
-#: What the shipped units are called, in the order in which they are started.
+#: The names of the shipped units, in the order of their start.
 NAMES = ("dispatcher-executor.service", "dispatcher.service")
 
-#: Below which of these systemd makes the directories of a service.
+#: Below these systemd makes the directories of a service.
 _MADE_BELOW = {"StateDirectory": Path("/var/lib"), "RuntimeDirectory": Path("/run")}
 
-#: The first systemd that knows a directive (systemd.exec(5)), of those that not every host has
-#: whose kernel has pidfds. An older one would only warn of it, at each start.
+#: The first systemd that knows a directive (systemd.exec(5)), for those that a host with pidfds may
+#: lack: an older systemd would warn at each start.
 FIRST_KNOWN: Mapping[str, int] = {"ProtectProc": 247}
 
 #: What `ProtectHome=` and `PrivateTmp=` hide from the daemon of a system service.
@@ -39,21 +39,21 @@ _EXEC = re.compile(r"^(Exec\w+)=\S+ (\w+) --config \S+$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class Installation:
-    """What is different in one installation."""
+    """The facts of one installation."""
 
     command: Sequence[str]
-    """What starts this dispatcher, its program an absolute path."""
+    """The command of this dispatcher; its program is an absolute path."""
     config: Config
     instance: str | None
     account: tuple[str, str] | None
-    """User and group that the service runs as; None: those of the user's own manager."""
+    """User and group of the service; None: those of the user manager."""
     documentation: Path
     systemd: int
     """The version of the systemd that reads the units."""
 
 
 def names(instance: str | None) -> Sequence[str]:
-    """Return what the units of an instance are called; None: of the only one."""
+    """Return the names of an instance's units; None: of the service without an instance."""
     return NAMES if instance is None else [instanced(name, instance) for name in NAMES]
 
 
@@ -97,7 +97,7 @@ def _filled_in(text: str, one: Installation) -> str:
 
 
 def _with_directories(text: str, config: Config) -> str:
-    """Let systemd make the directories of a service, and the service write to the others."""
+    """Set the directories that systemd makes, and those that the service may write to."""
     for directive, base in _MADE_BELOW.items():
         made = made_by_systemd(config)[directive]
         text = _set(text, directive, None if made is None else quoted(str(made.relative_to(base))))
@@ -137,7 +137,7 @@ def _written_to(config: Config) -> Iterator[Path]:
 
 
 def _set(text: str, directive: str, value: str | None) -> str:
-    """Give a directive that is there another value; None: take it out."""
+    """Replace the value of a directive in the text; None: remove the directive."""
     line = "" if value is None else f"{directive}={value}\n"
     return re.sub(rf"^{directive}=.*\n", _literal(line), text, flags=re.MULTILINE)
 
@@ -147,7 +147,7 @@ def _literal(text: str) -> str:
 
 
 def quoted(word: str) -> str:
-    """Return a word as systemd.syntax(7) has it, with no specifier in it."""
+    """Return a word in the syntax of systemd.syntax(7), without specifiers."""
     word = word.replace("%", "%%")
     if re.fullmatch(r"[^\s\"'\\;]+", word):
         return word
@@ -156,12 +156,12 @@ def quoted(word: str) -> str:
 
 
 def argument(word: str) -> str:
-    """Return an argument of a command line, in which `$` would begin a variable."""
+    """Return an argument of a command line, where a single `$` begins a variable."""
     return quoted(word.replace("$", "$$"))
 
 
 class Installed(NamedTuple):
-    """What a unit names that options of its installation decided; None: it does not name it."""
+    """The options of an installation as its unit has them; None: not in the unit."""
 
     user: str | None
     file: Path | None
@@ -169,13 +169,13 @@ class Installed(NamedTuple):
 
 
 def installed(text: str) -> Installed:
-    """Return what the text of a unit names."""
+    """Return the options in the text of a unit."""
     user, file = _USER.search(text), _FILE.search(text)
-    return Installed(user and user[1], file and Path(_meant(file[1])))
+    return Installed(user and user[1], file and Path(_unquoted(file[1])))
 
 
-def _meant(word: str) -> str:
-    """Return the word that `argument` wrote so."""
+def _unquoted(word: str) -> str:
+    """Return the word that `argument` quoted."""
     if word.startswith('"'):
         word = re.sub(r"\\(.)", r"\1", word[1:-1])
     return word.replace("$$", "$").replace("%%", "%")

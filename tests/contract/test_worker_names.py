@@ -19,7 +19,7 @@ from tests.contract.helpers import OneByOne
 from tests.eventually import eventually
 from worker_stub import Refused, Worker, names
 from worker_stub.__main__ import main
-from worker_stub.channel import Channel
+from worker_stub.daemon_socket import DaemonSocket
 
 ENVIRONMENT = {
     names.TASK_ID: "7",
@@ -37,7 +37,7 @@ class Answering:
         self.answer = {"ok": True, "lease_expires_in": 60.0, **answer}
         self.heard: list[worker_api.AnyRequest] = []
 
-    def ask(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
+    def request(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
         self.heard.append(worker_api.decode_request(wire.encode(request)))
         return self.answer
 
@@ -50,7 +50,7 @@ class Picky:
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
 
-    def ask(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
+    def request(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
         self.requests.append(request)
         if "note" in request:
             return {"ok": False, "error": "invalid", "message": "what?"}
@@ -64,7 +64,7 @@ class Picky:
 
 def worker(channel: Answering) -> Worker:
     worker = Worker(beats="calls", environ=dict(ENVIRONMENT))
-    worker._channel = channel  # type: ignore[assignment]
+    worker._socket = channel  # type: ignore[assignment]
     return worker
 
 
@@ -137,7 +137,7 @@ def test_a_beating_thread_whose_words_make_no_sense_goes_on_without_them() -> No
     channel = Picky()
     refusals: list[Refused] = []
     beating = Worker(beats="thread", environ=dict(ENVIRONMENT), on_refused=refusals.append)
-    beating._channel = channel  # type: ignore[assignment]
+    beating._socket = channel  # type: ignore[assignment]
     beating.progress(note="\ud800")
 
     with beating:
@@ -157,13 +157,13 @@ def test_a_refusal_that_closed_the_connection_before_a_word_was_sent_is_read_and
         listener.listen()
         channel = Closing(path, listener)
         beating = Worker(beats="thread", environ=dict(ENVIRONMENT), on_refused=refusals.append)
-        beating._channel = channel
+        beating._socket = channel
 
         with beating:
             eventually(lambda: _is_refused(refusals))
 
 
-class Closing(Channel):
+class Closing(DaemonSocket):
     """A channel whose daemon refuses and closes each connection at once."""
 
     def __init__(self, path: str, listener: socket.socket) -> None:

@@ -8,10 +8,10 @@ from xml.etree import ElementTree as ET
 from rich.console import Console
 
 from dispatcher.demo.proof import ProofCheck
-from dispatcher.demo.screen import Row, Screen
+from dispatcher.demo.screen import TaskRow, Screen
 
-FIRST = [Row("files", "are compressed", "1 of 8", "", news="0"), Row("silent", "x", "ready", "")]
-THEN = [Row("files", "are compressed", "2 of 8", "", news="0"), Row("silent", "x", "running", "")]
+FIRST = [TaskRow("files", "are compressed", "1 of 8", "", news="0"), TaskRow("silent", "x", "ready", "")]
+THEN = [TaskRow("files", "are compressed", "2 of 8", "", news="0"), TaskRow("silent", "x", "running", "")]
 
 
 def shown(*, terminal: bool) -> str:
@@ -19,7 +19,7 @@ def shown(*, terminal: bool) -> str:
     with Screen(console) as screen:
         screen.show(FIRST)
         screen.show(FIRST)
-        screen.say("a sentence")
+        screen.write("a sentence")
         screen.show(THEN)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
@@ -42,11 +42,11 @@ def test_on_a_terminal_the_table_holds_the_latest_of_everything() -> None:
 
 def test_the_picture_shows_what_was_said_and_the_table_that_stood_there_then() -> None:
     with Screen(Console(file=StringIO())) as screen:
-        screen.say("first")
+        screen.write("first")
         screen.show(FIRST)
         screen.show(THEN)
-        screen.say("in the middle")
-        screen.say("[green]ok[/] last")
+        screen.write("in the middle")
+        screen.write("[green]ok[/] last")
     picture = screen.picture()
 
     words = "".join(ET.fromstring(picture).itertext()).replace("\xa0", " ")
@@ -63,4 +63,4 @@ def test_a_promise_that_was_not_kept_is_said_to_have_failed() -> None:
 
     assert (True, False) == (kept.kept, broken.kept)
     assert "FAILED" in str(broken)
-    assert str(broken).endswith("runs: promised 1, came 2")
+    assert str(broken).endswith("runs: promised 1, got 2")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.eventually import let_pass
 from worker_stub import Refused
-from worker_stub.channel import LOOKS, MISSING, Channel, Unreachable
+from worker_stub.daemon_socket import LOOKS, MISSING, DaemonSocket, Unreachable
 
 
 def test_a_refusal_passes_any_context_manager_and_keeps_what_it_says() -> None:
@@ -32,8 +32,8 @@ def test_a_refusal_passes_any_context_manager_and_keeps_what_it_says() -> None:
 
 @pytest.mark.parametrize("result", [float("inf"), [float("nan")]], ids=str)
 def test_what_json_has_no_word_for_is_refused_before_it_is_sent(result: object) -> None:
-    with pytest.raises(ValueError, match="what is said cannot be JSON"):
-        Channel("/nowhere").ask({"op": "succeed", "result": result}, within=1.0)
+    with pytest.raises(ValueError, match="the request cannot be JSON"):
+        DaemonSocket("/nowhere").request({"op": "succeed", "result": result}, within=1.0)
 
 
 def test_a_socket_that_is_missing_for_a_moment_is_waited_for(tmp_path: Path) -> None:
@@ -42,9 +42,9 @@ def test_a_socket_that_is_missing_for_a_moment_is_waited_for(tmp_path: Path) -> 
         chdir(tmp_path),
         ThreadPoolExecutor(1) as pool,
         socket.socket(socket.AF_UNIX) as listener,
-        closing(Channel("sock")) as channel,
+        closing(DaemonSocket("sock")) as channel,
     ):
-        asked = pool.submit(channel.ask, {"op": "heartbeat"}, within=30.0)
+        asked = pool.submit(channel.request, {"op": "heartbeat"}, within=30.0)
         let_pass(3 * LOOKS)  # it has looked at least once by then, or else is no slower for it
         assert not asked.done()
         listener.bind("sock")
@@ -74,13 +74,13 @@ def test_a_socket_that_is_missing_for_long_is_waited_for_once(
 ) -> None:
     """With `beats="calls"` each call would wait as long as all is down."""
     clock = Clock()
-    monkeypatch.setattr("worker_stub.channel.time", clock)
-    channel = Channel(str(tmp_path / "sock"))
+    monkeypatch.setattr("worker_stub.daemon_socket.time", clock)
+    channel = DaemonSocket(str(tmp_path / "sock"))
     took = []
     for _ in range(3):
         began = clock.now
         with pytest.raises(Unreachable, match="No such file"):
-            channel.ask({"op": "heartbeat"}, within=30.0)
+            channel.request({"op": "heartbeat"}, within=30.0)
         took.append(clock.now - began)
 
     assert MISSING == pytest.approx(took[0], abs=2 * LOOKS)

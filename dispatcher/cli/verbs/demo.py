@@ -62,10 +62,10 @@ def command(folder: Path | None, picture: Path | None) -> int:
                     play.perform()
             except DemoFailed as error:
                 raise click.ClickException(str(error)) from error
-            screen.say("the promises; for workers, the fence and outcome of each run:")
+            screen.write("the promises; for workers, the fence and outcome of each run:")
             kept = []
             for check in checks(play, job, parts, trail):
-                screen.say(str(check))
+                screen.write(str(check))
                 kept.append(check.kept)
         if picture is not None:
             picture.write_text(screen.picture(), "utf-8")

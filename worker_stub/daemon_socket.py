@@ -10,42 +10,41 @@ from typing import Any
 
 from worker_stub.names import MAX_LINE
 
-#: Seconds for which a missing socket is waited for: when somebody removed it, the executor makes it
-#: again within one.
+#: Seconds to wait for a missing socket: the executor makes a removed one again within one.
 MISSING = 2.0
 
-#: Seconds between two looks for it.
+#: Seconds between two attempts to connect to it.
 LOOKS = 0.05
 
 
 class Unreachable(Exception):
-    """No daemon answered in time; it may be starting anew: try again."""
+    """No daemon answered in time; it may be restarting: try again."""
 
 
-class Channel:
-    """A connection that is made when it is needed and again when it broke."""
+class DaemonSocket:
+    """A connection that is made when needed, and again after it broke."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: socket.socket | None = None
         self._missing_since: float | None = None
-        """Since when the socket has been missing at each look; None: it was there at the last."""
+        """Since when every attempt found no socket; None: the last one found it."""
 
-    def ask(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
+    def request(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
         """Send a request and return its reply.
 
-        Raises `Unreachable` after so many seconds, or where the socket has been missing for
-        `MISSING` seconds: a first call waits so long for it, the next ones do not wait again.
+        Raises `Unreachable` after `within` seconds, or when the socket has been missing for
+        `MISSING` seconds: a first call waits for it, later ones do not wait again.
         """
         try:
             line = json.dumps(request, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"what is said cannot be JSON: {error}") from None
+            raise ValueError(f"the request cannot be JSON: {error}") from None
         if len(line) > MAX_LINE:
             raise ValueError(f"{len(line)} bytes are more than one line holds ({MAX_LINE})")
         try:
             connection = self._connected(within)
-            with suppress(BrokenPipeError, ConnectionResetError):  # it may have refused us before
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may have refused us already
                 connection.sendall(line)
             reply: dict[str, Any] = json.loads(self._line(connection))
         except (OSError, ValueError) as error:
