@@ -26,7 +26,7 @@ from tests.e2e.helpers import stored
 from tests.e2e.world import DISPATCHER, World
 from tests.eventually import PATIENCE, eventually
 from worker_stub import Refused, Worker
-from worker_stub.channel import Unreachable
+from worker_stub.daemon_socket import Unreachable
 
 #: Seconds; nobody beats for the tasks that stand by, so longer than all these tests.
 TTL = 300.0

@@ -8,10 +8,16 @@ from xml.etree import ElementTree as ET
 from rich.console import Console
 
 from dispatcher.demo.proof import ProofCheck
-from dispatcher.demo.screen import TaskRow, Screen
+from dispatcher.demo.screen import Screen, TaskRow
 
-FIRST = [TaskRow("files", "are compressed", "1 of 8", "", news="0"), TaskRow("silent", "x", "ready", "")]
-THEN = [TaskRow("files", "are compressed", "2 of 8", "", news="0"), TaskRow("silent", "x", "running", "")]
+FIRST = [
+    TaskRow("files", "are compressed", "1 of 8", "", news="0"),
+    TaskRow("silent", "x", "ready", ""),
+]
+THEN = [
+    TaskRow("files", "are compressed", "2 of 8", "", news="0"),
+    TaskRow("silent", "x", "running", ""),
+]
 
 
 def shown(*, terminal: bool) -> str:
