@@ -27,114 +27,64 @@ class Metric(NamedTuple):
 
 
 METRICS: Sequence[Metric] = (
-    Metric(
-        "dispatcher_up", "gauge", (), "store",
-        "1 if a daemon of this state directory answers; 0 otherwise, without the daemon's figures.",
-    ),
-    Metric(
-        "dispatcher_tasks", "gauge", ("queue", "state"), "store",
-        "Tasks by queue and state; finished ones until they are pruned.",
-    ),
-    Metric(
-        "dispatcher_oldest_ready_seconds", "gauge", ("queue",), "store",
-        "How long the longest ready task has been ready.",
-    ),
-    Metric(
-        "dispatcher_waiting_tasks", "gauge", ("obstacle",), "store",
-        "Tasks that are neither running nor over, by their nearest obstacle, as `dispatcher why`"
-        " names it.",
-    ),
-    Metric(
-        "dispatcher_coming_tasks", "gauge", (), "store",
-        "Tasks of bulk submits that are accepted and not listed yet; if some stay, they are damaged"
-        " or the store refuses them.",
-    ),
-    Metric(
-        "dispatcher_stuck", "gauge", (), "daemon",
-        "1 while ready tasks wait unintended though slots are free; alert on this.",
-    ),
-    Metric(
-        "dispatcher_queue_paused", "gauge", ("queue",), "store",
-        "1 for each queue that an operator paused.",
-    ),
-    Metric(
-        "dispatcher_runs_stored", "gauge", ("outcome",), "store",
-        "Closed runs in the store by outcome; falls when old tasks are pruned. Compute rates from"
-        " dispatcher_runs_total.",
-    ),
-    Metric(
-        "dispatcher_lease_age_seconds", "gauge", (), "store",
-        "Time since the least recent renewal of a lease, among running tasks.",
-    ),
-    Metric(
-        "dispatcher_lease_remaining_seconds", "gauge", (), "store",
-        "Time until the next lease of a running task expires; below 0 it is overdue.",
-    ),
-    Metric(
-        "dispatcher_heartbeat_age_seconds", "gauge", (), "store",
-        "Time since the least recent last heartbeat, among running tasks that sent one.",
-    ),
-    Metric(
-        "dispatcher_info", "gauge", ("release", "executor_release"), "daemon",
-        "Always 1; the labels are the running releases.",
-    ),
-    Metric(
-        "dispatcher_slots", "gauge", (), "daemon", "The most runs that this node has at once.",
-    ),
-    Metric("dispatcher_slots_used", "gauge", (), "daemon", "Slots with a run in them."),
-    Metric(
-        "dispatcher_unkillable_runs", "gauge", (), "daemon",
-        "Runs of which something lives after SIGKILL; they keep their slots.",
-    ),
-    Metric(
-        "dispatcher_executor_connected", "gauge", (), "daemon",
-        "1 while the executor answers; nothing starts or ends otherwise.",
-    ),
-    Metric(
-        "dispatcher_node_paused", "gauge", (), "daemon",
-        "1 while nothing is claimed because this host could not start a process.",
-    ),
-    Metric(
-        "dispatcher_store_silent_seconds", "gauge", (), "daemon",
-        "Time since the store last answered the daemon; 0 while it answers.",
-    ),
-    Metric(
-        "dispatcher_output_bytes", "gauge", (), "daemon",
-        "Size on disk of the output directory, at its last scan.",
-    ),
-    Metric(
-        "dispatcher_output_free_bytes", "gauge", (), "daemon",
-        "Free space on the filesystem of the output directory.",
-    ),
-    Metric(
-        "dispatcher_last_tick_timestamp_seconds", "gauge", (), "daemon",
-        "When the daemon last committed a tick.",
-    ),
-    Metric(
-        "dispatcher_last_reap_timestamp_seconds", "gauge", (), "daemon",
-        "When leases were last checked for expiry.",
-    ),
-    Metric(
-        "dispatcher_last_claim_timestamp_seconds", "gauge", (), "daemon",
-        "When this daemon last claimed a task.",
-    ),
-    Metric(
-        "dispatcher_claims_total", "counter", (), "daemon",
-        "Tasks claimed since the daemon started.",
-    ),
-    Metric(
-        "dispatcher_runs_total", "counter", ("outcome",), "daemon",
-        "Runs settled by this daemon since it started. The command that ends a claim made by hand"
-        " settles it.",
-    ),
-    Metric(
-        "dispatcher_kill_duration_seconds", "histogram", (), "daemon",
-        "Time from the decision to end a run until its process tree is gone, with its graces.",
-    ),
-    Metric(
-        "dispatcher_tick_duration_seconds", "histogram", (), "daemon",
-        "Duration of the loop's turns, with their transactions.",
-    ),
+    Metric("dispatcher_up", "gauge", (), "store",
+           "1 if a daemon of this state directory answers; 0 otherwise, without its own figures."),
+    Metric("dispatcher_tasks", "gauge", ("queue", "state"), "store",
+           "Tasks by queue and state; finished ones until they are pruned."),
+    Metric("dispatcher_oldest_ready_seconds", "gauge", ("queue",), "store",
+           "How long the longest ready task has been ready."),
+    Metric("dispatcher_waiting_tasks", "gauge", ("obstacle",), "store",
+           "Tasks that are neither running nor over, by their nearest obstacle, as `dispatcher why`"
+           " names it."),
+    Metric("dispatcher_coming_tasks", "gauge", (), "store",
+           "Tasks of bulk submits that are accepted and not listed yet; if some stay, they are"
+           " damaged or the store refuses them."),
+    Metric("dispatcher_stuck", "gauge", (), "daemon",
+           "1 while ready tasks wait unintended though slots are free; alert on this."),
+    Metric("dispatcher_queue_paused", "gauge", ("queue",), "store",
+           "1 for each queue that an operator paused."),
+    Metric("dispatcher_runs_stored", "gauge", ("outcome",), "store",
+           "Closed runs in the store by outcome; falls when old tasks are pruned. Compute rates"
+           " from dispatcher_runs_total."),
+    Metric("dispatcher_lease_age_seconds", "gauge", (), "store",
+           "Time since the least recent renewal of a lease, among running tasks."),
+    Metric("dispatcher_lease_remaining_seconds", "gauge", (), "store",
+           "Time until the next lease of a running task expires; below 0 it is overdue."),
+    Metric("dispatcher_heartbeat_age_seconds", "gauge", (), "store",
+           "Time since the least recent last heartbeat, among running tasks that sent one."),
+    Metric("dispatcher_info", "gauge", ("release", "executor_release"), "daemon",
+           "Always 1; the labels are the running releases."),
+    Metric("dispatcher_slots", "gauge", (), "daemon",
+           "The most runs that this node has at once."),
+    Metric("dispatcher_slots_used", "gauge", (), "daemon",
+           "Slots with a run in them."),
+    Metric("dispatcher_unkillable_runs", "gauge", (), "daemon",
+           "Runs of which something lives after SIGKILL; they keep their slots."),
+    Metric("dispatcher_executor_connected", "gauge", (), "daemon",
+           "1 while the executor answers; nothing starts or ends otherwise."),
+    Metric("dispatcher_node_paused", "gauge", (), "daemon",
+           "1 while nothing is claimed because this host could not start a process."),
+    Metric("dispatcher_store_silent_seconds", "gauge", (), "daemon",
+           "Time since the store last answered the daemon; 0 while it answers."),
+    Metric("dispatcher_output_bytes", "gauge", (), "daemon",
+           "Size on disk of the output directory, at its last scan."),
+    Metric("dispatcher_output_free_bytes", "gauge", (), "daemon",
+           "Free space on the filesystem of the output directory."),
+    Metric("dispatcher_last_tick_timestamp_seconds", "gauge", (), "daemon",
+           "When the daemon last committed a tick."),
+    Metric("dispatcher_last_reap_timestamp_seconds", "gauge", (), "daemon",
+           "When leases were last checked for expiry."),
+    Metric("dispatcher_last_claim_timestamp_seconds", "gauge", (), "daemon",
+           "When this daemon last claimed a task."),
+    Metric("dispatcher_claims_total", "counter", (), "daemon",
+           "Tasks claimed since the daemon started."),
+    Metric("dispatcher_runs_total", "counter", ("outcome",), "daemon",
+           "Runs settled by this daemon since it started. The command that ends a claim made by"
+           " hand settles it."),
+    Metric("dispatcher_kill_duration_seconds", "histogram", (), "daemon",
+           "Time from the decision to end a run until its process tree is gone, with its graces."),
+    Metric("dispatcher_tick_duration_seconds", "histogram", (), "daemon",
+           "Duration of the loop's turns, with their transactions."),
 )  # fmt: skip
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from functools import partial
 
 from dispatcher import wire
-from dispatcher.executor_api import ExecutorApi
-from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH, settle_abandoned
-from dispatcher.supervisor.turn import Memory, Turn
+from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import Instant, instant_of
 
 
@@ -22,20 +19,10 @@ class Absence:
     `reconcile` compares them.
     """
 
-    def __init__(
-        self,
-        store: SupervisorStore,
-        executor: ExecutorApi,
-        memory: Memory,
-        stranded: StrandedRuns,
-        *,
-        rng: random.Random,
-    ) -> None:
-        self._store = store
+    def __init__(self, shared: Shared, stranded: StrandedRuns) -> None:
+        self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
+        self._rng = shared.rng
         self._stranded = stranded
-        self._executor = executor
-        self._memory = memory
-        self._rng = rng
         self._greeted: wire.Hello | None = None
         self._renewal = Alarm()
         self._scan = Alarm()

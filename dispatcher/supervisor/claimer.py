@@ -9,10 +9,8 @@ from functools import partial
 import structlog
 
 from dispatcher.execution import Claim
-from dispatcher.executor_api import ExecutorApi, start_message
-from dispatcher.store.api import SupervisorStore
-from dispatcher.supervisor.stop import Stopping
-from dispatcher.supervisor.turn import LiveRun, Memory, Turn
+from dispatcher.executor_api import start_message
+from dispatcher.supervisor.turn import LiveRun, Shared, Turn
 from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
 
@@ -25,19 +23,14 @@ CLAIM_BATCH = 200
 class Claimer:
     """Claims as many tasks as there are free slots, from each queue in turn."""
 
-    def __init__(
-        self, store: SupervisorStore, executor: ExecutorApi, memory: Memory, stopping: Stopping
-    ) -> None:
-        self._store = store
-        self._executor = executor
-        self._memory = memory
-        self._stopping = stopping
+    def __init__(self, shared: Shared) -> None:
+        self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._last_queue = ""
 
     def fill_slots(self, turn: Turn) -> None:
         """Claim for every free slot, as far as the host can bear it."""
         memory = self._memory
-        if self._stopping.how is not None or not memory.is_served_by(self._executor):
+        if memory.stopping.how is not None or not memory.is_served_by(self._executor):
             return
         if memory.hello is None or memory.surplus or turn.claims_blocked:
             return

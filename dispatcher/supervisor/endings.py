@@ -8,13 +8,11 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.execution import OpenRun
-from dispatcher.executor_api import ExecutorApi
 from dispatcher.model import Outcome
-from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.reaper import Reaper
-from dispatcher.supervisor.stop import Stop, Stopping
+from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.timeouts import Timeouts
-from dispatcher.supervisor.turn import LiveRun, Memory, Turn
+from dispatcher.supervisor.turn import LiveRun, Shared, Turn
 from dispatcher.times import Instant
 
 log = structlog.get_logger()
@@ -27,22 +25,10 @@ class Endings:
     time must not be judged late.
     """
 
-    def __init__(
-        self,
-        store: SupervisorStore,
-        executor: ExecutorApi,
-        memory: Memory,
-        *,
-        reaper: Reaper,
-        timeouts: Timeouts,
-        stopping: Stopping,
-    ) -> None:
-        self._store = store
-        self._executor = executor
-        self._memory = memory
+    def __init__(self, shared: Shared, reaper: Reaper, timeouts: Timeouts) -> None:
+        self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._reaper = reaper
         self._timeouts = timeouts
-        self._stopping = stopping
 
     def decide_endings(self, turn: Turn) -> None:
         """End runs whose worker, lease, time-out or daemon demands it."""
@@ -54,8 +40,8 @@ class Endings:
             self._reaper.end_lost_runs(turn)
         memory.figures.reaped_at = turn.at
         self._timeouts.end_runs(turn)
-        deadline = self._stopping.deadline
-        is_late = self._stopping.ends_runs and turn.at >= deadline
+        deadline = memory.stopping.deadline
+        is_late = memory.stopping.ends_runs and turn.at >= deadline
         if is_late and self._executor.has_answered(since=deadline):
             self._release_all(turn)
 
@@ -72,7 +58,7 @@ class Endings:
         """
         if not self._memory.is_served_by(self._executor):
             return
-        at_once = self._stopping.how is Stop.HURRY
+        at_once = self._memory.stopping.how is Stop.HURRY
         for run in self._store.endings(self._memory.settings.node_id):
             live = self._memory.live.get(run.run_uid)
             if live is not None and (not live.end_sent or (at_once and not live.hurried)):

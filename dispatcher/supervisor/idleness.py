@@ -6,10 +6,7 @@ from functools import partial
 
 import structlog
 
-from dispatcher.executor_api import ExecutorApi
-from dispatcher.store.api import SupervisorStore
-from dispatcher.supervisor.stop import Stopping
-from dispatcher.supervisor.turn import Memory, Turn
+from dispatcher.supervisor.turn import Shared, Turn
 
 log = structlog.get_logger()
 
@@ -17,13 +14,8 @@ log = structlog.get_logger()
 class Idleness:
     """Reads from the store what is unfinished; queries it only if somebody needs the answer."""
 
-    def __init__(
-        self, store: SupervisorStore, executor: ExecutorApi, memory: Memory, stopping: Stopping
-    ) -> None:
-        self._store = store
-        self._executor = executor
-        self._memory = memory
-        self._stopping = stopping
+    def __init__(self, shared: Shared) -> None:
+        self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self.is_idle = False
         """Whether only people can make a task go on."""
         self.nothing_open = False
@@ -32,7 +24,7 @@ class Idleness:
     def look_for_work(self, turn: Turn) -> None:
         """Read what is left to do."""
         settings, connected = self._memory.settings, self._memory.hello is not None
-        if self._stopping.how is not None:
+        if self._memory.stopping.how is not None:
             missing = not connected and self._executor.missing
             nothing = missing and not self._store.open_runs(settings.node_id)
             turn.after(partial(self._note_open, nothing=nothing))

@@ -9,11 +9,9 @@ import structlog
 
 from dispatcher import policy
 from dispatcher.execution import OpenRun
-from dispatcher.executor_api import ExecutorApi
 from dispatcher.model import Liveness, Outcome
-from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.alarm import Alarm
-from dispatcher.supervisor.turn import LiveRun, Memory, Turn
+from dispatcher.supervisor.turn import LiveRun, Shared, Turn
 from dispatcher.times import LONG_AGO, NEVER, Instant, instant_of
 from dispatcher.wire import RunUid
 
@@ -26,10 +24,8 @@ REAP_BATCH = 100
 class Reaper:
     """Decides which leases are renewed and which runs are lost. No living pid saves a lease."""
 
-    def __init__(self, store: SupervisorStore, executor: ExecutorApi, memory: Memory) -> None:
-        self._store = store
-        self._executor = executor
-        self._memory = memory
+    def __init__(self, shared: Shared) -> None:
+        self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._checked_at: Instant | None = None
         """When leases were last checked; None: not since this daemon started."""
         self._renewed_at = LONG_AGO

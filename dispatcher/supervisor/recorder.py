@@ -11,13 +11,12 @@ import structlog
 
 from dispatcher import policy, wire
 from dispatcher.execution import OpenRun
-from dispatcher.executor_api import Connected, Disconnected, Event, ExecutorApi
-from dispatcher.store.api import SupervisorStore
+from dispatcher.executor_api import Connected, Disconnected, Event
 from dispatcher.supervisor.reconcile import Differences, compare
 from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
-from dispatcher.supervisor.turn import LiveRun, Memory, Turn
+from dispatcher.supervisor.turn import LiveRun, Shared, Turn
 from dispatcher.supervisor.worker_recorder import WorkerRecorder
 from dispatcher.times import Instant, StoreTime, store_time_of
 from dispatcher.wire import RunUid
@@ -33,18 +32,13 @@ class Recorder:
 
     def __init__(
         self,
-        store: SupervisorStore,
-        executor: ExecutorApi,
-        memory: Memory,
-        *,
+        shared: Shared,
         timeouts: Timeouts,
         workers: WorkerRecorder,
         stranded: StrandedRuns,
         settler: Settler,
     ) -> None:
-        self._store = store
-        self._executor = executor
-        self._memory = memory
+        self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._timeouts = timeouts
         self._workers = workers
         self._stranded = stranded

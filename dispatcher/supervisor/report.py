@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 from msgspec.structs import replace
 
@@ -14,18 +13,8 @@ from dispatcher.supervisor.turn import Memory
 from dispatcher.times import Instant
 
 
-def daemon_report(
-    memory: Memory,
-    executor: ExecutorApi,
-    *,
-    full_queues: Mapping[str, int],
-    stopping: str | None,
-    store_silent_for: float | None,
-    postponed: Mapping[str, str],
-    committed_at: Instant | None,
-    at: Instant,
-) -> DaemonReport:
-    """Return what memory, executor and the supervisor's own facts amount to at this instant."""
+def daemon_report(memory: Memory, executor: ExecutorApi, at: Instant) -> DaemonReport:
+    """Return what memory and executor show at this instant."""
     figures, pause, lives = memory.figures, memory.pause, memory.live.values()
     unkillable = {one.task_id: one.unkillable for one in lives if one.unkillable is not None}
     unsignalled = {one.task_id: one.unsignalled for one in lives if one.unsignalled is not None}
@@ -48,18 +37,14 @@ def daemon_report(
         paused_for_s=round(max(0.0, pause.until - at), 3),
         bears=pause.capacity,
         bears_because=pause.fault if pause.capacity is not None else None,
-        reap_age_s=_age(figures.reaped_at, at),
-        claim_age_s=_age(figures.claimed_at, at),
-        start_age_s=_age(figures.started_at, at),
-        uptime_s=_age(figures.began_at, at),
+        reap_age_s=age(figures.reaped_at, at),
+        claim_age_s=age(figures.claimed_at, at),
+        start_age_s=age(figures.started_at, at),
+        uptime_s=age(figures.began_at, at),
         figures=figures.report(),
         executor=executor_state(memory.hello, executor),
         executor_error=executor.last_error,
-        full_queues=dict(full_queues),
-        stopping=stopping,
-        store_silent_for_s=store_silent_for,
-        postponed=dict(postponed),
-        tick_age_s=_age(committed_at, at),
+        stopping=memory.stopping.how,
     )
     return _with_executor(report, memory.hello, executor, at)
 
@@ -73,7 +58,7 @@ def _with_executor(
             executor_pid=hello.pid,
             executor_release=hello.release,
             executor_marks=hello.marks,
-            executor_heard_s=_age(executor.answered_at, at),
+            executor_heard_s=age(executor.answered_at, at),
         )
     if (other := executor.incompatible) is not None:
         unfit = IncompatibleExecutor(pid=other.pid, version=other.version, wanted=wire.VERSION)
@@ -90,5 +75,6 @@ def executor_state(hello: wire.Hello | None, executor: ExecutorApi) -> ExecutorS
     return ExecutorState.WAITING if hello is None else ExecutorState.CONNECTED
 
 
-def _age(moment: Instant | None, at: Instant) -> float | None:
+def age(moment: Instant | None, at: Instant) -> float | None:
+    """Return the seconds since a moment; None: it never came."""
     return None if moment is None else round(at - moment, 3)

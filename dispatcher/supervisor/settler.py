@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from functools import partial
 
@@ -11,9 +10,7 @@ import structlog
 from dispatcher import policy, wire
 from dispatcher.backoff import Backoff
 from dispatcher.execution import OpenRun, Settlement
-from dispatcher.executor_api import ExecutorApi
-from dispatcher.store.api import SupervisorStore
-from dispatcher.supervisor.turn import LiveRun, Memory, Turn
+from dispatcher.supervisor.turn import LiveRun, Shared, Turn
 from dispatcher.times import Instant, StoreTime, store_time_of
 
 log = structlog.get_logger()
@@ -25,18 +22,9 @@ PREDECESSOR_DELAY = (1.0, 60.0)
 class Settler:
     """Settles a run once, then has the executor forget it."""
 
-    def __init__(
-        self,
-        store: SupervisorStore,
-        executor: ExecutorApi,
-        memory: Memory,
-        *,
-        rng: random.Random,
-    ) -> None:
-        self._store = store
-        self._executor = executor
-        self._memory = memory
-        self._rng = rng
+    def __init__(self, shared: Shared) -> None:
+        self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
+        self._rng = shared.rng
         self._postponements: defaultdict[int, Backoff] = defaultdict(
             lambda: Backoff(*PREDECESSOR_DELAY)
         )

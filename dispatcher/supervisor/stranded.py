@@ -6,7 +6,6 @@ this node, if its executor does not know them.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Mapping
 from functools import partial
 
@@ -15,11 +14,10 @@ import structlog
 from dispatcher import policy, wire
 from dispatcher.daemon_report import StrandedReport
 from dispatcher.execution import OpenRun, Settlement
-from dispatcher.executor_api import END_THEM, ExecutorApi
+from dispatcher.executor_api import END_THEM
 from dispatcher.model import Outcome
-from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH
-from dispatcher.supervisor.turn import LiveRun, Memory, Turn
+from dispatcher.supervisor.turn import LiveRun, Memory, Shared, Turn
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -28,13 +26,9 @@ log = structlog.get_logger()
 class StrandedRuns:
     """Searches this host for processes of such runs, and settles runs without any."""
 
-    def __init__(
-        self, store: SupervisorStore, executor: ExecutorApi, memory: Memory, *, rng: random.Random
-    ) -> None:
-        self._store = store
-        self._executor = executor
-        self._memory = memory
-        self._rng = rng
+    def __init__(self, shared: Shared) -> None:
+        self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
+        self._rng = shared.rng
 
     def living(self, turn: Turn, runs: Collection[OpenRun]) -> Mapping[RunUid, str]:
         """Return which of these runs may have living processes, and so stay open, and which."""

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 import structlog
+from msgspec.structs import replace
 
 from dispatcher import wire
 from dispatcher.daemon_report import DaemonReport
@@ -34,14 +35,14 @@ from dispatcher.supervisor.outage import Outage
 from dispatcher.supervisor.reaper import Reaper
 from dispatcher.supervisor.reconcile import exited
 from dispatcher.supervisor.recorder import Recorder
-from dispatcher.supervisor.report import daemon_report
+from dispatcher.supervisor.report import age, daemon_report
 from dispatcher.supervisor.retention import Files, Retention
 from dispatcher.supervisor.settler import Settler
-from dispatcher.supervisor.stop import Stop, Stopping
+from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
 from dispatcher.supervisor.transactor import Operation, Transactor
-from dispatcher.supervisor.turn import Memory, Request, SupervisorSettings
+from dispatcher.supervisor.turn import Memory, Request, Shared, SupervisorSettings
 from dispatcher.supervisor.worker_recorder import WorkerRecorder
 from dispatcher.times import Instant
 
@@ -65,36 +66,20 @@ class Supervisor:
     ) -> None:
         self._store, self._executor = store, executor
         self._memory = memory = Memory(settings)
+        shared = Shared(store, executor, memory, rng)
         self._transactor = Transactor(store, memory)
-        self._stopping = Stopping()
-        self._timeouts = Timeouts(store, executor, memory)
+        self._timeouts = Timeouts(shared)
         self._workers = WorkerRecorder(store, memory)
-        stranded = StrandedRuns(store, executor, memory, rng=rng)
-        settler = Settler(store, executor, memory, rng=rng)
-        self._recorder = Recorder(
-            store,
-            executor,
-            memory,
-            timeouts=self._timeouts,
-            workers=self._workers,
-            stranded=stranded,
-            settler=settler,
-        )
-        self._claimer = Claimer(store, executor, memory, self._stopping)
-        self._reaper = Reaper(store, executor, memory)
-        self._endings = Endings(
-            store,
-            executor,
-            memory,
-            reaper=self._reaper,
-            timeouts=self._timeouts,
-            stopping=self._stopping,
-        )
-        self._absence = Absence(store, executor, memory, stranded, rng=rng)
+        stranded, settler = StrandedRuns(shared), Settler(shared)
+        self._recorder = Recorder(shared, self._timeouts, self._workers, stranded, settler)
+        self._claimer = Claimer(shared)
+        self._reaper = Reaper(shared)
+        self._endings = Endings(shared, self._reaper, self._timeouts)
+        self._absence = Absence(shared, stranded)
         self._clock = ClockWatch(store, memory)
         self._due_tasks = DueTasks(store)
         self._node_row = NodeRow(store, memory)
-        self._idleness = Idleness(store, executor, memory, self._stopping)
+        self._idleness = Idleness(shared)
         retention = Retention(store, memory, files)
         self._chores = (
             Chore(store, "bulk submits", Admission(store)),
@@ -111,7 +96,7 @@ class Supervisor:
     def stop(self, how: Stop, *, at: Instant) -> None:
         """Record a request to stop; see `Stopping.request`."""
         drain_timeout, runs = self._memory.settings.drain_timeout, len(self._memory.live)
-        self._stopping.request(how, drain_timeout=drain_timeout, runs=runs, at=at)
+        self._memory.stopping.request(how, drain_timeout=drain_timeout, runs=runs, at=at)
 
     def tick(
         self,
@@ -152,14 +137,14 @@ class Supervisor:
 
     def is_over(self, *, at: Instant) -> bool:
         """Return whether the daemon may exit: nothing is left to do, or nothing worth a wait."""
-        if self._stopping.how is None:
+        if self._memory.stopping.how is None:
             return self._idleness.is_idle and self.leaves_nothing_behind
-        if self._stopping.how is Stop.LEAVE:
+        if self._memory.stopping.how is Stop.LEAVE:
             return True
         if self.leaves_nothing_behind or self._idleness.nothing_open:
             return True
         patience = self._memory.longest_ending + DRAIN_PATIENCE
-        given_up_at = Instant(self._stopping.deadline + patience)
+        given_up_at = Instant(self._memory.stopping.deadline + patience)
         if at < given_up_at:
             return False
         answers = self._memory.is_served_by(self._executor)
@@ -173,7 +158,7 @@ class Supervisor:
 
     def log_left_behind(self) -> None:
         """Log each run that a drain did not see end."""
-        if self._stopping.ends_runs:
+        if self._memory.stopping.ends_runs:
             for live in self._memory.live.values():
                 log.error("run.left_behind", **live.ids())
 
@@ -195,15 +180,12 @@ class Supervisor:
 
     def report(self, *, at: Instant) -> DaemonReport:
         """Return what an operator wants to know about this node."""
-        return daemon_report(
-            self._memory,
-            self._executor,
+        return replace(
+            daemon_report(self._memory, self._executor, at),
             full_queues=self._claimer.full_queues(),
-            stopping=self._stopping.how,
-            store_silent_for=self._outage.silent_for(at),
+            store_silent_for_s=self._outage.silent_for(at),
             postponed={one.name: one.error for one in self._chores if one.error is not None},
-            committed_at=self._transactor.committed_at,
-            at=at,
+            tick_age_s=age(self._transactor.committed_at, at),
         )
 
     # One transaction for all operations, or one for each --------------------------------------
@@ -291,7 +273,7 @@ class Supervisor:
         if self._transactor.again:
             return at
         latest = at + min(self._memory.settings.poll, self.shortest_lease / 4)
-        pause, stop_by = self._memory.pause, self._stopping.deadline
+        pause, stop_by = self._memory.pause, self._memory.stopping.deadline
         instants = [Instant(latest), pause.until, pause.next_trial_at, stop_by]
         instants += [self._due_tasks.next.at, self._reaper.expiry.at, self._absence.due]
         instants += [self._timeouts.runs.at, self._timeouts.tasks.at]

@@ -28,13 +28,12 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.execution import NO_LIMITS, Limits, OpenRun
-from dispatcher.executor_api import ExecutorApi, OutputState, latest_run_end, run_deadline
+from dispatcher.executor_api import OutputState, latest_run_end, run_deadline
 from dispatcher.model import GivenUp, Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.alarm import Alarm
-from dispatcher.supervisor.turn import LiveRun, Memory, Turn, Watch
+from dispatcher.supervisor.turn import LiveRun, Shared, Turn, Watch
 from dispatcher.times import NEVER, Instant, StoreTime, instant_of
 from dispatcher.wire import RunUid
 
@@ -61,10 +60,8 @@ LEAST_LOOK = 1.0
 class Timeouts:
     """Ends runs, and fails waiting tasks, at their deadlines."""
 
-    def __init__(self, store: SupervisorStore, executor: ExecutorApi, memory: Memory) -> None:
-        self._store = store
-        self._executor = executor
-        self._memory = memory
+    def __init__(self, shared: Shared) -> None:
+        self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self.runs = Alarm(NEVER)
         """For the next deadline of a run."""
         self.tasks = Alarm()

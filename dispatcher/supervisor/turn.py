@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -11,8 +12,10 @@ from dispatcher.execution import Claim, Limits, OpenRun
 from dispatcher.executor_api import ExecutorApi, StartSettings
 from dispatcher.model import Liveness
 from dispatcher.policy import RetryPolicy
+from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.pause import Pause
+from dispatcher.supervisor.stop import Stopping
 from dispatcher.times import NEVER, Instant, StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
@@ -197,6 +200,7 @@ class Memory:
     """Why workers cannot reach their sockets; None: no such report."""
     pause: Pause = field(default_factory=Pause)
     figures: Figures = field(default_factory=Figures)
+    stopping: Stopping = field(default_factory=Stopping)
 
     def is_served_by(self, executor: ExecutorApi) -> bool:
         """Return whether the executor answers whose runs are reconciled, and not a new one."""
@@ -214,6 +218,16 @@ class Memory:
         start = self.settings.start
         graces = (live.kill_grace or 0.0 for live in self.live.values())
         return max(graces, default=start.kill_grace) + start.leftover_grace
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the parts of the supervisor work with."""
+
+    store: SupervisorStore
+    executor: ExecutorApi
+    memory: Memory
+    rng: random.Random
 
 
 @dataclass(slots=True)
