@@ -190,7 +190,7 @@ class SqliteEngine:
             raise self._replaced()
         # SQLite would notice only at the first write.
         if self._path is not None and not sqlite_errors.is_writable(self._path):
-            raise sqlite_errors.denied(self._path, "permission sqlite_errors.denied")
+            raise sqlite_errors.denied(self._path, "permission denied")
         try:
             self._connection = dbapi2.connect(
                 ":memory:" if self._path is None else f"{self._path.as_uri()}?mode=rw",
