@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 from dispatcher import commits
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
-from dispatcher.host.locks import Held, tried
+from dispatcher.host.locks import FileLock, try_directory_lock
 from dispatcher.host.signals import unstopped
 from dispatcher.model import NewTask, Submitted
 from dispatcher.store.api import SubmitterStore
@@ -62,19 +62,19 @@ class Turns:
 
     def take(self, do: Callable[[StoreTime], T], *, remedy: str, harmless_twice: bool = True) -> T:
         """Do a step of the work as `commits.change` does, after the others' turn."""
-        with unstopped(), self._turn():
+        with unstopped(), closing(self._turn()):
             if (left := self._ended + GAP - self._clock()) > 0:
                 self._wait(left)
             return self._timed(do, remedy=remedy, harmless_twice=harmless_twice)
 
-    def _turn(self) -> Held:
+    def _turn(self) -> FileLock:
         """Wait for other bulk work, but not for one that seems stopped."""
         until = self._clock() + self._patience
-        while (held := tried(self._state_dir)) is None:
+        while (held := try_directory_lock(self._state_dir)) is None:
             if self._clock() >= until:
                 self._patience = 0.0
                 self._ended = self._clock()
-                return Held(None)
+                return FileLock(None)
             self._wait(TURN_RETRY)
             self._ended = self._clock()  # an upper bound of when their turn ended
         self._patience = TURN_PATIENCE

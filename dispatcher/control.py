@@ -120,7 +120,7 @@ def why_unreachable(config: Config) -> str | None:
 
     Call it when `report` or `reload` found none: the daemon may be about to listen.
     """
-    pid = locks.holder(config.state_dir / locks.DAEMON_LOCK)
+    pid = locks.holder_of(config.state_dir / locks.DAEMON_LOCK)
     if pid is None:
         return None
     socket = find(config)

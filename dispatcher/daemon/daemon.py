@@ -66,10 +66,7 @@ class Daemon:
         until_idle: bool,
         around: Surroundings = Surroundings(),
     ) -> None:
-        """Wire the parts, and make the output directory.
-
-        Raises `ConfigError`, and `StoreUnavailable` where the disk is full.
-        """
+        """Wire the parts. Raises `ConfigError`, `StoreUnavailable` where the disk is full."""
         self._config = config
         self._node = node
         self._until_idle = until_idle
@@ -97,12 +94,7 @@ class Daemon:
             control=self._control_channel(),
             duties=self._duties(),
         )
-        if (signals := around.signals) is not None:
-            self._selector.register(
-                signals.reader,
-                selectors.EVENT_READ,
-                lambda at, _: self._commands.obey_signals(signals.arrived(), at=at),
-            )
+        self._watch_signals()
 
     def run(self) -> None:
         """Turn the loop until nothing is left to do, then `finish`."""
@@ -156,6 +148,14 @@ class Daemon:
     def _tend_outputs(self, at: Instant) -> Instant:
         """Keep the output directory within its bounds; return when to be awake for that."""
         return self._outputs.run_due(lambda: self.supervisor.open_runs, at=at)
+
+    def _watch_signals(self) -> None:
+        if (signals := self._around.signals) is not None:
+            self._selector.register(
+                signals.reader,
+                selectors.EVENT_READ,
+                lambda at, _: self._commands.obey_signals(signals.arrived(), at=at),
+            )
 
     def _control_channel(self) -> Channel | None:
         control = self._around.control

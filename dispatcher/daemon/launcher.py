@@ -99,7 +99,7 @@ class EmbeddedLauncher:
 
     def _is_coming(self, at: Instant) -> bool:
         """Say whether to wait for one that lives; for good it would be refused by its lock."""
-        if (pid := locks.holder(self._lock_file)) is None:
+        if (pid := locks.holder_of(self._lock_file)) is None:
             self._missed_since = None
             return False
         if self._missed_since is None:

@@ -17,16 +17,17 @@ from dispatcher.config.config import Config
 from dispatcher.daemon.commands import STOP_SIGNALS
 from dispatcher.daemon.daemon import Daemon, Surroundings, executor_client, is_embedded
 from dispatcher.daemon.duties import Duty
+from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.executor_connection import connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.errors import cannot_use, cannot_write
 from dispatcher.exit_codes import ExitCode
 from dispatcher.host import owner, sockets
-from dispatcher.host.locks import DAEMON_LOCK, hold
+from dispatcher.host.locks import DAEMON_LOCK, lock_file
 from dispatcher.host.node import node_id, refuse_copy
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory, make
-from dispatcher.host.signals import Signals
+from dispatcher.host.signals import caught
 from dispatcher.logs import logs
 from dispatcher.store.api import Store
 from dispatcher.store.open import lock_database, open_store
@@ -63,12 +64,12 @@ def run(config: Config, *, drain: bool, onlooker: Duty | None = None) -> int:
     with ExitStack() as stack:
         stack.callback(logs.close, within=LAST_LINES_WITHIN)
         state_lock = config.state_dir / DAEMON_LOCK
-        stack.enter_context(hold(state_lock, f"state directory {config.state_dir}"))
+        stack.enter_context(closing(lock_file(state_lock, f"state directory {config.state_dir}")))
         refuse_copy(node, config.state_dir)
         runtime = _hold_runtime_dir(config)
         stack.callback(runtime.release)
         store = stack.enter_context(locked_store(config))
-        signals = stack.enter_context(Signals((*STOP_SIGNALS, signal.SIGHUP)))
+        signals = stack.enter_context(caught((*STOP_SIGNALS, signal.SIGHUP)))
         notifier = stack.enter_context(closing(Notifier(os.environ)))
         around = Surroundings(
             signals=signals,
@@ -78,13 +79,7 @@ def run(config: Config, *, drain: bool, onlooker: Duty | None = None) -> int:
             onlooker=onlooker,
             set_up_logs=set_up_logs,
         )
-        executor = executor_client(
-            config,
-            node,
-            store,
-            connect=partial(connect_to, str(config.executor_socket)),
-            launcher=_launcher(config, node) if is_embedded(config) else None,
-        )
+        executor = _executor_client(config, node, store)
         daemon = Daemon(
             config, node=node, store=store, executor=executor, until_idle=drain, around=around
         )
@@ -99,7 +94,7 @@ def run(config: Config, *, drain: bool, onlooker: Duty | None = None) -> int:
 @contextmanager
 def locked_store(config: Config) -> Iterator[Store]:
     """Open the store, upgraded if need be, as the one daemon that works on its database."""
-    with lock_database(config.store_url, state_dir=config.state_dir):
+    with closing(lock_database(config.store_url, state_dir=config.state_dir)):
         store = open_store(
             config.store_url, state_dir=config.state_dir, patience=STORE_PATIENCE, upgrade=True
         )
@@ -133,16 +128,23 @@ def _hold_runtime_dir(config: Config) -> RuntimeDirectory:
         raise cannot_write(told, error, remedy) from error
     path = directory / "daemon.lock"
     what, holder = f"runtime directory {directory}", f"state directory {config.state_dir}"
-    lock = partial(hold, path, what, holder=holder)
+    lock = partial(lock_file, path, what, holder=holder)
     return RuntimeDirectory(
         directory, lock(), lock_path=path, lock=lock, state_dir=config.state_dir
     )
 
 
-def _launcher(config: Config, node: str) -> EmbeddedLauncher:
-    return EmbeddedLauncher(
+def _executor_client(config: Config, node: str, store: Store) -> ExecutorClient:
+    launcher = EmbeddedLauncher(
         state_dir=config.state_dir,
         runtime_dir=config.runtime_dir,
         node_id=node,
         log_format="journal" if logs.in_journal() else "json",
+    )
+    return executor_client(
+        config,
+        node,
+        store,
+        connect=partial(connect_to, str(config.executor_socket)),
+        launcher=launcher if is_embedded(config) else None,
     )

@@ -139,7 +139,7 @@ def _journal(config: Config) -> Iterator[Finding]:
 
 def _output_dir(config: Config) -> Iterator[Finding]:
     """Report an output directory that is missing while a daemon runs."""
-    runs = locks.holder(config.state_dir / locks.DAEMON_LOCK) is not None
+    runs = locks.holder_of(config.state_dir / locks.DAEMON_LOCK) is not None
     if runs and not config.output_dir.exists():
         text = f"{config.output_dir} was removed, with what runs had written"
         yield warning("output", text, "the next run makes it again; if none starts: dispatcher why")
@@ -206,7 +206,7 @@ def _sockets(config: Config) -> Iterator[Finding]:
         config.runtime_dir.stat()
     except OSError as error:
         their_locks = (config.state_dir / name for name in (locks.EXECUTOR_LOCK, locks.DAEMON_LOCK))
-        is_in_use = any(locks.holder(lock) is not None for lock in their_locks)
+        is_in_use = any(locks.holder_of(lock) is not None for lock in their_locks)
         if error.errno in REMOVED and is_in_use:
             text = f"{config.runtime_dir} was removed while it is in use"
             yield warning("sockets", text, "if it does not come back: see the logs, runtime.lost")

@@ -31,7 +31,7 @@ from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.oom import OomScore
 from dispatcher.exit_codes import ExitCode
 from dispatcher.host import inheritance, owner, utf8
-from dispatcher.host.locks import EXECUTOR_LOCK, Held
+from dispatcher.host.locks import EXECUTOR_LOCK, FileLock
 from dispatcher.host.marks import call_spawner
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import RuntimeDirectory
@@ -64,12 +64,12 @@ def main() -> int:
 def _run(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log) -> int:
     try:
         process.check_host(state_dir, runtime_dir)
-        lock = Held(process.lock_directory(state_dir))
+        lock = FileLock(process.lock_directory(state_dir))
         runtime = RuntimeDirectory(
             Path(runtime_dir),
-            lock if runtime_dir == state_dir else Held(process.lock_directory(runtime_dir)),
+            lock if runtime_dir == state_dir else FileLock(process.lock_directory(runtime_dir)),
             lock_path=Path(runtime_dir, EXECUTOR_LOCK),
-            lock=lambda: Held(process.lock_directory(runtime_dir, patience=0.0)),
+            lock=lambda: FileLock(process.lock_directory(runtime_dir, patience=0.0)),
             state_dir=Path(state_dir),
         )
         name = process.hold_node_name(options.node_id, Path(state_dir))

@@ -1,4 +1,4 @@
-"""Locks that the kernel drops when their holder dies, and that name who holds them."""
+"""Locks that the kernel drops when their holder dies, in files that name the holder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from dispatcher.errors import AlreadyHeld, DispatcherError, cannot_use
 from dispatcher.host import owner
@@ -18,45 +16,24 @@ LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 #: The file, in its state directory and in its runtime directory, that an executor locks.
 EXECUTOR_LOCK = "executor.lock"
 
-
 #: The file in its state directory that a daemon locks.
 DAEMON_LOCK = "lock"
 
 
-def tried(directory: Path) -> Held | None:
-    """Lock a directory, which is there; None if somebody else has it locked.
-
-    Where it cannot be locked at all, as on some filesystems, nothing is: nobody is kept out.
-    """
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return Held(None)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError:
-        os.close(descriptor)
-        return Held(None)
-    return Held(descriptor)
-
-
-class Held:
-    """A lock that is ours until `release`, or the end of the process; on None it locks nothing."""
+class FileLock:
+    """A lock that is ours until `close`, or the end of the process; with None it locks nothing."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
 
-    def release(self) -> None:
-        """Let others have it. Idempotent. The file stays: removing it would make two locks."""
+    def close(self) -> None:
+        """Release the lock. Idempotent. The file stays: removing it would make two locks."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def is_at(self, path: Path) -> bool:
-        """Whether the file at a path is the one that is locked, and not another in its place."""
+        """Whether the locked file is still the one at a path."""
         if self._descriptor is None:
             return True
         try:
@@ -64,23 +41,12 @@ class Held:
         except OSError:
             return False
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
+def lock_file(path: Path, what: str, *, holder: str = "") -> FileLock:
+    """Lock a file, created if missing, and write our pid, `holder` and our host into it.
 
-
-def hold(path: Path, what: str, *, holder: str = "") -> Held:
-    """Lock a file, made if missing, and write into it who we are: our pid, `holder` and our host.
-
-    Raises `AlreadyHeld`, which names `what` and its holder, without waiting; `ConfigError` when
-    the file cannot be written, `StoreUnavailable` when its disk is full, `HostTrouble` when its
+    Does not wait. Raises `AlreadyHeld`, which names `what` and its holder; `ConfigError` when the
+    file cannot be written, `StoreUnavailable` when its disk is full, `HostTrouble` when its
     directory was removed.
     """
     try:
@@ -90,7 +56,7 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        name = _named(os.pread(descriptor, 4096, 0).decode(errors="replace"))
+        name = _holder_in(os.pread(descriptor, 4096, 0).decode(errors="replace"))
         os.close(descriptor)
         raise AlreadyHeld(
             f"{what} is in use by {name} (lock {path}); stop that one, or configure another place"
@@ -98,19 +64,39 @@ def hold(path: Path, what: str, *, holder: str = "") -> Held:
     except OSError as error:
         os.close(descriptor)
         raise _cannot_lock(what, path, error) from None
-    # The lock holds also where a full disk forgets the name.
+    # The lock holds also where a full disk takes no name.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         name = ", ".join(filter(None, (f"pid {os.getpid()}", holder)))
         os.pwrite(descriptor, f"{name}\nhost {os.uname().nodename}".encode(), 0)
-    return Held(descriptor)
+    return FileLock(descriptor)
 
 
-def holder(path: Path) -> int | None:
-    """Return the pid of the process that holds a lock; None: nobody does, or it cannot be seen.
+def try_directory_lock(directory: Path) -> FileLock | None:
+    """Lock an existing directory; None if another process has it locked.
 
-    The file names it, and only the holder keeps the file open. To try the lock instead could turn
-    away a process that takes it in the same moment.
+    A directory that cannot be locked, as on some filesystems, keeps nobody out.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return FileLock(None)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        os.close(descriptor)
+        return FileLock(None)
+    return FileLock(descriptor)
+
+
+def holder_of(path: Path) -> int | None:
+    """Return the pid of the process that holds a file's lock; None: nobody visible does.
+
+    The file names it, and only the holder keeps the file open. Trying the lock instead could turn
+    away a process that takes it at the same moment.
     """
     with suppress(OSError, ValueError):
         first = path.read_text("utf-8", "replace").partition("\n")[0]
@@ -123,9 +109,9 @@ def holder(path: Path) -> int | None:
     return None
 
 
-def _named(said: str) -> str:
-    """Return who holds a lock, with the name of its host where that is not ours: a container's."""
-    name, _, host = said.partition("\nhost ")
+def _holder_in(content: str) -> str:
+    """Return the holder that a lock file names, with its host if that is not ours: a container."""
+    name, _, host = content.partition("\nhost ")
     elsewhere = f", on host {host}" if host and host != os.uname().nodename else ""
     return f"{name or 'another process'}{elsewhere}"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dispatcher.errors import DispatcherError, cannot_use
-from dispatcher.host.locks import Held
+from dispatcher.host.locks import FileLock
 from dispatcher.times import Instant
 
 #: Seconds between two looks: what was removed is back within so many.
@@ -88,10 +88,10 @@ class RuntimeDirectory:
     def __init__(
         self,
         directory: Path,
-        held: Held,
+        held: FileLock,
         *,
         lock_path: Path,
-        lock: Callable[[], Held],
+        lock: Callable[[], FileLock],
         state_dir: Path,
     ) -> None:
         """`held` is the lock of the file at `lock_path`, and `lock` takes another; it never waits.
@@ -123,7 +123,7 @@ class RuntimeDirectory:
 
     def release(self) -> None:
         """Let others have the directory."""
-        self._held.release()
+        self._held.close()
 
     def look(self, entries: Iterable[Entry], *, at: Instant) -> Look:
         """Make again what is missing; what cannot be made is tried again at the next look.
@@ -169,7 +169,7 @@ class RuntimeDirectory:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._state_dir))
         self._make_directory()
         held = self._lock()
-        self._held.release()
+        self._held.close()
         self._held = held
         self._restored.append(self._lock_path.name)
 

@@ -1,4 +1,4 @@
-"""Signals as something to wait on, and not in the middle of what others wait for."""
+"""Signals as something to wait on, and stops held back from critical work."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
-#: What a terminal stops a process with.
+#: The signals by which a terminal stops a process.
 _STOPS = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 
 
 @contextmanager
 def unstopped() -> Iterator[None]:
-    """Let no Ctrl-Z stop this thread in the body: it does so at its end."""
+    """Delay Ctrl-Z in this thread until the end of the body."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield
@@ -24,33 +22,32 @@ def unstopped() -> Iterator[None]:
 
 
 class Signals:
-    """While it is entered, each of these signals only leaves its number in a pipe."""
+    """A pipe that receives the numbers of caught signals."""
 
-    def __init__(self, handled: Sequence[signal.Signals]) -> None:
-        self._handled = handled
-        self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def __enter__(self) -> Self:
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for signum in self._handled:
-            signal.signal(signum, lambda *_: None)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        signal.set_wakeup_fd(-1)
-        for signum in self._handled:
-            signal.signal(signum, signal.SIG_DFL)
-        os.close(self.reader)
-        os.close(self._writer)
+    def __init__(self, reader: int) -> None:
+        self.reader = reader
+        """A descriptor that is readable when a signal has arrived."""
 
     def arrived(self) -> list[signal.Signals]:
-        """Return the signals that came since the last call."""
+        """Return the signals since the last call."""
         try:
             return [signal.Signals(number) for number in os.read(self.reader, 256)]
         except BlockingIOError:
             return []
+
+
+@contextmanager
+def caught(handled: Sequence[signal.Signals]) -> Iterator[Signals]:
+    """Let these signals do nothing but write their numbers into a pipe, in the body."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for signum in handled:
+        signal.signal(signum, lambda *_: None)
+    try:
+        yield Signals(reader)
+    finally:
+        signal.set_wakeup_fd(-1)
+        for signum in handled:
+            signal.signal(signum, signal.SIG_DFL)
+        os.close(reader)
+        os.close(writer)

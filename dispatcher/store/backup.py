@@ -11,7 +11,7 @@ from typing import Any, Final
 from pysqlite3 import dbapi2
 
 from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
-from dispatcher.host.locks import hold
+from dispatcher.host.locks import lock_file
 from dispatcher.store import migrate
 from dispatcher.store.drafts import replace, reported_draft_of, written
 from dispatcher.store.names import beside
@@ -75,7 +75,7 @@ def _to_be_replaced(file: Path) -> Iterator[None]:
         if file.exists():
             lock = Path(f"{file}.lock")
             if lock.exists():
-                stack.enter_context(hold(lock, f"the database {file}"))
+                stack.enter_context(closing(lock_file(lock, f"the database {file}")))
             try:
                 take(stack.enter_context(connected(file)), file)
             except dbapi2.Error as error:

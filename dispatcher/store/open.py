@@ -16,7 +16,7 @@ from dispatcher.errors import (
     cannot_write,
 )
 from dispatcher.host import files, owner
-from dispatcher.host.locks import Held, hold
+from dispatcher.host.locks import FileLock, lock_file
 from dispatcher.store import migrate, migrations
 from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
@@ -94,7 +94,7 @@ def database_path(url: str) -> Path | None:
     return Path("/" + path.lstrip("/"))
 
 
-def lock_database(url: str, *, state_dir: Path) -> Held:
+def lock_database(url: str, *, state_dir: Path) -> FileLock:
     """Make this process the one daemon on a database, until it lets go or dies.
 
     What was being made beside it, and whose maker is gone, is removed.
@@ -104,14 +104,14 @@ def lock_database(url: str, *, state_dir: Path) -> Held:
     """
     path = database_path(url)
     if path is None:
-        return Held(None)
+        return FileLock(None)
     path = path.resolve()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise _denied(error) from error
     holder = f"state directory {state_dir}"
-    held = hold(Path(f"{path}.lock"), f"the database {path}", holder=holder)
+    held = lock_file(Path(f"{path}.lock"), f"the database {path}", holder=holder)
     remove_abandoned(path.parent)
     return held
 

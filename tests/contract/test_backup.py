@@ -210,7 +210,8 @@ def test_a_database_at_work_is_not_overwritten(path: Path, saved: Path) -> None:
         with pytest.raises(StoreUnavailable, match=r"copy\.db is open in another process; .*fuser"):
             make(path, saved, overwrite=True)
     state = saved.parent / "state"
-    with lock_database(f"sqlite://{saved}", state_dir=state):  # of a daemon that has it not open
+    # Of a daemon that has it not open.
+    with closing(lock_database(f"sqlite://{saved}", state_dir=state)):
         told = rf"copy\.db is in use by pid {os.getpid()}, state directory {state}"
         with pytest.raises(AlreadyHeld, match=told):
             make(path, saved, overwrite=True)

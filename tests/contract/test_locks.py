@@ -3,19 +3,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from dispatcher.errors import AlreadyHeld, HostTrouble
-from dispatcher.host.locks import hold
+from dispatcher.host.locks import lock_file
 from dispatcher.store.open import lock_database
 
 HOLD = """
 import sys
 from pathlib import Path
-from dispatcher.host.locks import hold
-held = hold(Path(sys.argv[1]), "it", holder="state directory /elsewhere")
+from dispatcher.host.locks import lock_file
+held = lock_file(Path(sys.argv[1]), "it", holder="state directory /elsewhere")
 sys.stdout.write("held\\n")
 sys.stdout.flush()
 sys.stdin.read()
@@ -32,11 +33,11 @@ def test_who_comes_second_learns_who_holds_it(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(AlreadyHeld) as refused:
-            hold(lock, "the state directory")
+            lock_file(lock, "the state directory")
         other.kill()
         other.wait()
 
-        hold(lock, "the state directory").release()
+        lock_file(lock, "the state directory").close()
 
     assert f"pid {other.pid}, state directory /elsewhere" in str(refused.value)
     assert str(refused.value).startswith("the state directory is in use by ")
@@ -45,11 +46,11 @@ def test_who_comes_second_learns_who_holds_it(tmp_path: Path) -> None:
 def test_who_holds_it_on_another_host_is_named_with_that(tmp_path: Path) -> None:
     """Of two containers each has a process 1."""
     lock = tmp_path / "lock"
-    with hold(lock, "it", holder="state directory /s"):
+    with closing(lock_file(lock, "it", holder="state directory /s")):
         written = lock.read_text()
         lock.write_text("pid 1, state directory /s\nhost 0a1b2c")
         with pytest.raises(AlreadyHeld) as refused:
-            hold(lock, "it")
+            lock_file(lock, "it")
 
     assert f"pid {os.getpid()}, state directory /s\nhost {os.uname().nodename}" == written
     assert "it is in use by pid 1, state directory /s, on host 0a1b2c (lock" in str(refused.value)
@@ -57,36 +58,36 @@ def test_who_holds_it_on_another_host_is_named_with_that(tmp_path: Path) -> None
 
 def test_a_lock_is_let_go_by_release_and_by_with(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    held = hold(lock, "it")
-    held.release()
-    held.release()
-    with hold(lock, "it"), pytest.raises(AlreadyHeld):
-        hold(lock, "it")
-    hold(lock, "it").release()
+    held = lock_file(lock, "it")
+    held.close()
+    held.close()
+    with closing(lock_file(lock, "it")), pytest.raises(AlreadyHeld):
+        lock_file(lock, "it")
+    lock_file(lock, "it").close()
 
     assert lock.exists()
 
 
 def test_the_file_names_its_latest_holder_alone(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    hold(lock, "it", holder="with a very long name that was here before").release()
-    hold(lock, "it", holder="me").release()
+    lock_file(lock, "it", holder="with a very long name that was here before").close()
+    lock_file(lock, "it", holder="me").close()
 
     assert f"pid {os.getpid()}, me\nhost {os.uname().nodename}" == lock.read_text()
 
 
 def test_a_lock_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> None:
     with pytest.raises(HostTrouble, match=r"cannot lock it: .*/nowhere/lock: No such file"):
-        hold(tmp_path / "nowhere" / "lock", "it")
+        lock_file(tmp_path / "nowhere" / "lock", "it")
 
 
 def test_a_refused_lock_leaves_no_descriptor(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with hold(lock, "it"):
+    with closing(lock_file(lock, "it")):
         before = os.listdir("/proc/self/fd")
         for _ in range(10):
             with pytest.raises(AlreadyHeld):
-                hold(lock, "it")
+                lock_file(lock, "it")
         after = os.listdir("/proc/self/fd")
 
     assert before == after
@@ -95,7 +96,7 @@ def test_a_refused_lock_leaves_no_descriptor(tmp_path: Path) -> None:
 def test_r58_two_daemons_cannot_have_one_database(tmp_path: Path) -> None:
     path, link = tmp_path / "new" / "tasks.db", tmp_path / "link.db"
     link.symlink_to(path)
-    with lock_database(f"sqlite://{path}", state_dir=tmp_path / "one"):
+    with closing(lock_database(f"sqlite://{path}", state_dir=tmp_path / "one")):
         with pytest.raises(AlreadyHeld) as refused:
             lock_database(f"sqlite://{link}", state_dir=tmp_path / "two")
         again = str(refused.value)
@@ -107,7 +108,7 @@ def test_r58_two_daemons_cannot_have_one_database(tmp_path: Path) -> None:
 
 def test_a_store_in_memory_is_nobody_elses(tmp_path: Path) -> None:
     with (
-        lock_database("sqlite://", state_dir=tmp_path),
-        lock_database("sqlite://", state_dir=tmp_path),
+        closing(lock_database("sqlite://", state_dir=tmp_path)),
+        closing(lock_database("sqlite://", state_dir=tmp_path)),
     ):
         assert list(tmp_path.iterdir()) == []

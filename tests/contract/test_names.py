@@ -80,7 +80,7 @@ def test_a_symbolic_link_is_no_second_name_and_finds_the_same_lock_and_wal(
     link.symlink_to(path)
     urls = [f"sqlite://{name}" for name in (path, link)]
 
-    with lock_database(urls[0], state_dir=tmp_path):
+    with closing(lock_database(urls[0], state_dir=tmp_path)):
         with pytest.raises(AlreadyHeld, match=r"tasks\.db\.lock"):
             lock_database(urls[1], state_dir=tmp_path)
         with closing(opened(path)) as first, closing(opened(link)) as second:
@@ -134,7 +134,7 @@ for name in {[str(tmp_path / "alone.db"), str(tmp_path / "room" / "tasks.db")]!r
     mounts = (
         f"mount --bind {path} {tmp_path}/alone.db && mount --bind {path.parent} {tmp_path}/room"
     )
-    with lock_database(f"sqlite://{path}", state_dir=tmp_path):
+    with closing(lock_database(f"sqlite://{path}", state_dir=tmp_path)):
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "-", sys.executable, "-"],
             input=script,

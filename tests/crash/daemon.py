@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 
 from dispatcher.config import config
@@ -15,10 +15,10 @@ from dispatcher.daemon.executor_connection import connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.daemon.run import locked_store
 from dispatcher.host import sockets
-from dispatcher.host.locks import DAEMON_LOCK, hold
+from dispatcher.host.locks import DAEMON_LOCK, lock_file
 from dispatcher.host.node import node_id
 from dispatcher.host.runtime_directory import BoundSocket
-from dispatcher.host.signals import Signals
+from dispatcher.host.signals import caught
 from dispatcher.logs import logs
 from tests.crash import sites
 from tests.crash.mortal import Fate, Point, kill_this_process
@@ -36,9 +36,11 @@ def run(given: config.Config, fate: Fate) -> None:
     logs.set_up(given)
     node = node_id(given.state_dir)
     with ExitStack() as stack:
-        stack.enter_context(hold(given.state_dir / DAEMON_LOCK, "the state directory"))
+        stack.enter_context(
+            closing(lock_file(given.state_dir / DAEMON_LOCK, "the state directory"))
+        )
         store = stack.enter_context(locked_store(given))
-        signals = stack.enter_context(Signals((*STOP_SIGNALS, signal.SIGHUP)))
+        signals = stack.enter_context(caught((*STOP_SIGNALS, signal.SIGHUP)))
         control = BoundSocket(str(given.control_socket), partial(sockets.listen, backlog=1))
         launcher = EmbeddedLauncher(
             state_dir=given.state_dir, runtime_dir=given.runtime_dir, node_id=node

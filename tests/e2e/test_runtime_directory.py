@@ -8,13 +8,13 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from dispatcher.host.locks import hold
+from dispatcher.host.locks import lock_file
 from tests.e2e.helpers import expect_file, expect_settled, external_executor, python, shell, states
 from tests.e2e.world import Daemon, World
 from tests.eventually import eventually, let_pass
@@ -299,7 +299,8 @@ def test_a_directory_that_another_dispatcher_locked_meanwhile_is_left_to_it(nest
     with world.daemon() as daemon, ExitStack() as held:
         tasks = begin(world, daemon, *ways)
         others = [
-            held.enter_context(hold(theirs / "run" / lock, "x", holder="them")) for lock in locks
+            held.enter_context(closing(lock_file(theirs / "run" / lock, "x", holder="them")))
+            for lock in locks
         ]
 
         def take() -> None:
@@ -321,7 +322,7 @@ def test_a_directory_that_another_dispatcher_locked_meanwhile_is_left_to_it(nest
         assert "its socket was removed: see runtime.lost in its log" in report["degraded"][0]
         let_pass(3.0)  # more than a lease
         for other in others:
-            other.release()
+            other.close()
         restored(daemon)
         expect_beats(world, tasks, ways)
         finish(world, daemon, tasks)

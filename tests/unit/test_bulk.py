@@ -19,7 +19,7 @@ from dispatcher.bulk import (
     Turns,
 )
 from dispatcher.client import Client
-from dispatcher.host.locks import tried
+from dispatcher.host.locks import try_directory_lock
 from dispatcher.times import Instant
 from tests.command import Command
 
@@ -128,7 +128,7 @@ class Among:
         self.now = Instant(1.0)
         self.did: list[Instant] = []
         self.masks: list[bool] = []
-        self.theirs = tried(client.config.state_dir)
+        self.theirs = try_directory_lock(client.config.state_dir)
         self.theirs_until = Instant(1e9)
         self._turns = Turns(
             client.store, client.config.state_dir, clock=lambda: self.now, wait=self._wait
@@ -138,7 +138,7 @@ class Among:
         self.now = Instant(self.now + seconds)
         self.masks.append(stops_blocked())
         if self.theirs is not None and self.now >= self.theirs_until:
-            self.theirs.release()
+            self.theirs.close()
 
     def take(self) -> None:
         self._turns.take(lambda _: self.did.append(self.now), remedy="none")
@@ -174,15 +174,15 @@ def test_r69_a_turn_ends_with_its_transaction_also_where_that_fails(client: Clie
     turns = Turns(client.store, client.config.state_dir)
 
     def fail(_: object) -> None:
-        assert tried(client.config.state_dir) is None
+        assert try_directory_lock(client.config.state_dir) is None
         raise ValueError("no such row")
 
     with pytest.raises(ValueError, match="no such row"):
         turns.take(fail, remedy="none")
 
-    held = tried(client.config.state_dir)
+    held = try_directory_lock(client.config.state_dir)
     assert held is not None
-    held.release()
+    held.close()
 
 
 def test_where_a_directory_cannot_be_locked_bulk_work_goes_on(client: Client) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from dispatcher.host.locks import hold
+from dispatcher.host.locks import lock_file
 from dispatcher.store import migrations
 from tests.command import Command
 
@@ -57,7 +58,9 @@ def test_an_older_database_is_brought_up_to_date_and_keeps_its_tasks(newer: Comm
 
 
 def test_nothing_is_migrated_under_a_daemon(newer: Command) -> None:
-    with hold(newer.state_dir / "tasks.db.lock", "the database", holder="state directory /x"):
+    with closing(
+        lock_file(newer.state_dir / "tasks.db.lock", "the database", holder="state directory /x")
+    ):
         told = newer("migrate", exits=75).stderr
 
     assert "tasks.db is in use by pid " in told

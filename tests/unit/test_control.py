@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +18,7 @@ import pytest
 from dispatcher import control
 from dispatcher.config.config import Config, load
 from dispatcher.host import files
-from dispatcher.host.locks import DAEMON_LOCK, hold
+from dispatcher.host.locks import DAEMON_LOCK, lock_file
 from tests.reports import report
 
 
@@ -172,7 +173,7 @@ def test_a_daemon_that_lives_and_cannot_be_asked_is_named(tmp_path: Path) -> Non
     config = configured(tmp_path, "run")
     assert control.why_unreachable(config) is None
 
-    with hold(config.state_dir / DAEMON_LOCK, "it"):
+    with closing(lock_file(config.state_dir / DAEMON_LOCK, "it")):
         why = control.why_unreachable(config)
         assert why is not None
         assert f"(pid {os.getpid()}) lives" in why

@@ -18,7 +18,7 @@ from dispatcher.daemon.launcher import (
     SETTLED,
     EmbeddedLauncher,
 )
-from dispatcher.host.locks import hold
+from dispatcher.host.locks import lock_file
 from dispatcher.times import Instant
 
 
@@ -130,7 +130,7 @@ def test_a_log_that_cannot_be_opened_at_once_is_named_and_keeps_nobody_waiting(
 
 
 def test_none_is_started_beside_one_that_lives_and_makes_its_socket_again(launch: Launch) -> None:
-    held = hold(launch.log.with_name("executor.lock"), "executor")
+    held = lock_file(launch.log.with_name("executor.lock"), "executor")
     with capture_logs() as said:
         for late in (0.0, 1.0, FOUND_WITHIN - 0.1):
             launch.launcher.ensure_running(at=Instant(launch.now + late))
@@ -139,16 +139,16 @@ def test_none_is_started_beside_one_that_lives_and_makes_its_socket_again(launch
         line["reason"].partition(" and ")[0] for line in said
     ]
 
-    held.release()
+    held.close()
     launch.launcher.ensure_running(at=Instant(launch.now + FOUND_WITHIN - 0.1))
 
     assert launch.launcher._child is not None
 
 
 def test_one_that_is_not_found_for_long_says_itself_why_there_is_no_other(launch: Launch) -> None:
-    held = hold(launch.log.with_name("executor.lock"), "executor")
+    held = lock_file(launch.log.with_name("executor.lock"), "executor")
     launch.launcher.ensure_running(at=Instant(launch.now))
     launch.launcher.ensure_running(at=Instant(launch.now + FOUND_WITHIN))
-    held.release()
+    held.close()
 
     assert launch.launcher._child is not None

@@ -17,7 +17,7 @@ import pytest
 from dispatcher.errors import ConfigError, HostTrouble
 from dispatcher.executor.process import lock_directory
 from dispatcher.host import sockets
-from dispatcher.host.locks import Held, hold, holder
+from dispatcher.host.locks import FileLock, holder_of, lock_file
 from dispatcher.host.runtime_directory import (
     LOOK_INTERVAL,
     BoundSocket,
@@ -38,7 +38,7 @@ class Ours:
         self.above = above / "above"
         self.directory = self.above / "run"
         self.directory.mkdir(0o700, parents=True)
-        lock = partial(hold, self.directory / "daemon.lock", "the directory", holder="ours")
+        lock = partial(lock_file, self.directory / "daemon.lock", "the directory", holder="ours")
         self.runtime = RuntimeDirectory(
             self.directory,
             lock(),
@@ -176,7 +176,7 @@ def test_no_lock_follows_a_link(ours: Ours) -> None:
         (ours.directory / lock).symlink_to(victim)
 
     with pytest.raises(ConfigError):
-        hold(ours.directory / "daemon.lock", "the directory")
+        lock_file(ours.directory / "daemon.lock", "the directory")
     with pytest.raises(ConfigError):
         lock_directory(str(ours.directory))
     assert not victim.exists()
@@ -186,13 +186,13 @@ def test_the_lock_of_a_new_directory_keeps_others_out_again(ours: Ours) -> None:
     (ours.directory / "daemon.lock").unlink()
 
     assert Look(restored=("daemon.lock",)) == ours.look()
-    assert os.getpid() == holder(ours.directory / "daemon.lock")
+    assert os.getpid() == holder_of(ours.directory / "daemon.lock")
     assert ours.before == []
 
 
 def test_a_directory_that_another_process_has_locked_is_not_taken_from_it(ours: Ours) -> None:
     make_it_anew(ours)
-    other = hold(ours.directory / "daemon.lock", "the directory", holder="another's")
+    other = lock_file(ours.directory / "daemon.lock", "the directory", holder="another's")
 
     look = ours.look()
 
@@ -200,7 +200,7 @@ def test_a_directory_that_another_process_has_locked_is_not_taken_from_it(ours: 
     assert f"in use by pid {os.getpid()}, another's" in look.lost
     assert not ours.path.exists()
     assert Look() == ours.look()
-    other.release()
+    other.close()
     assert Look(restored=ALL) == ours.look()
     assert ours.answers()
 
@@ -261,19 +261,19 @@ def test_a_directory_that_is_removed_before_it_is_looked_after_is_trouble_and_no
     remove_all(ours)
 
     with pytest.raises(HostTrouble, match="its directory was just removed: try again"):
-        hold(lock, "the directory")
+        lock_file(lock, "the directory")
     with pytest.raises(HostTrouble, match="its directory was just removed: try again"):
         RuntimeDirectory(
             ours.directory,
-            Held(None),
+            FileLock(None),
             lock_path=lock,
-            lock=lambda: Held(None),
+            lock=lambda: FileLock(None),
             state_dir=ours.above,
         )
     remove_the_parent(ours)
     ours.above.touch()
     with pytest.raises(HostTrouble, match="Not a directory; its directory was just removed"):
-        hold(lock, "the directory")
+        lock_file(lock, "the directory")
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])
@@ -282,7 +282,7 @@ def test_the_target_of_a_link_is_made_again_as_the_directory_is(tmp_path: Path, 
     (tmp_path / "link").symlink_to("real")
     directory = tmp_path / "link" / below
     directory.chmod(0o711)
-    lock = partial(hold, directory / "lock", "it")
+    lock = partial(lock_file, directory / "lock", "it")
     runtime = RuntimeDirectory(
         directory, lock(), lock_path=directory / "lock", lock=lock, state_dir=tmp_path
     )
@@ -325,12 +325,12 @@ def test_a_directory_above_which_all_is_removed_while_it_is_made_is_trouble(ours
 
 
 def test_a_lock_names_its_holder_as_long_as_that_holds_it(tmp_path: Path) -> None:
-    held = hold(tmp_path / "lock", "it")
-    assert os.getpid() == holder(tmp_path / "lock")
+    held = lock_file(tmp_path / "lock", "it")
+    assert os.getpid() == holder_of(tmp_path / "lock")
 
-    held.release()
-    assert None is holder(tmp_path / "lock")
-    assert None is holder(tmp_path / "no")
+    held.close()
+    assert None is holder_of(tmp_path / "lock")
+    assert None is holder_of(tmp_path / "no")
 
 
 def full(path: str) -> socket.socket:

@@ -12,7 +12,7 @@ import pytest
 from dispatcher.config.reload import Reloaded
 from dispatcher.daemon.commands import STOP_SIGNALS, Commands
 from dispatcher.errors import ConfigError
-from dispatcher.host.signals import Signals
+from dispatcher.host.signals import caught
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.times import Instant
@@ -36,7 +36,7 @@ def test_signals_that_arrive_together_are_one_request(
     world = World()
     world.submit("sleep")
     world.start()
-    with Signals(STOP_SIGNALS) as signals:
+    with caught(STOP_SIGNALS) as signals:
         commands = commands_of(world, how)
         for signum in together:
             os.kill(os.getpid(), signum)
@@ -48,7 +48,7 @@ def test_signals_that_arrive_together_are_one_request(
 
 def test_a_second_signal_hurries_a_drain_in_a_later_turn() -> None:
     world = World()
-    with Signals(STOP_SIGNALS) as signals:
+    with caught(STOP_SIGNALS) as signals:
         commands = commands_of(world, Stop.DRAIN)
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)

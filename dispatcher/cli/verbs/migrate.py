@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
 from dispatcher.cli.configuration import config_as_owner
@@ -28,7 +30,7 @@ def command(*, check: bool, as_json: bool) -> int:
     config = config_as_owner()
     before, wanted = _schema(config)
     if not check:
-        with lock_database(config.store_url, state_dir=config.state_dir):
+        with closing(lock_database(config.store_url, state_dir=config.state_dir)):
             open_store(
                 config.store_url, state_dir=config.state_dir, patience=PATIENCE, upgrade=True
             ).close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -38,7 +39,7 @@ def command(*, file: Path, as_json: bool) -> None:
     config = config_as_owner(whole=False)
     database = database_of(config)
     refuse_place(database)
-    with lock_database(config.store_url, state_dir=config.state_dir):
+    with closing(lock_database(config.store_url, state_dir=config.state_dir)):
         done = put_back(
             database,
             file.absolute(),
