@@ -89,7 +89,7 @@ def _run(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log
     except Exception:  # noqa: BLE001 - the one place: log it, and let the successor sweep
         log("executor.failed", error=traceback.format_exc())
         return ExitCode.REFUSED
-    log.last_words()
+    log.report_repetitions()
     log("executor.left", pid=os.getpid())
     del lock, runtime, name
     return ExitCode.OK if nothing_stays else ExitCode.REFUSED

@@ -91,7 +91,7 @@ class Log:
             for facts in self._repeats.ended(at):
                 self("error.ceased", **facts)
 
-    def last_words(self) -> None:
+    def report_repetitions(self) -> None:
         """Report the repetitions that were left out and not reported yet: the process ends."""
         for facts in self._repeats.unreported():
             self("error.ceased", **facts)

@@ -21,7 +21,7 @@ from dispatcher.host.runtime_directory import BoundSocket
 from dispatcher.outbox import Outbox
 from dispatcher.times import NEVER, Instant
 
-#: Connections that may wait: of workers, while a daemon restarts.
+#: Connections that may wait: those of workers while a daemon restarts.
 BACKLOG = 4096
 
 #: Seconds for which a peer may read nothing while messages wait for it.
@@ -38,7 +38,7 @@ _CHUNK = 64 * 1024
 
 
 class Server:
-    """Speaks the wire protocol's executor side over at most one connection."""
+    """The executor's side of the wire protocol, over at most one connection."""
 
     def __init__(self, directory: str, kernel: Kernel, log: Log) -> None:
         self._kernel = kernel

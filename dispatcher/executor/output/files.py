@@ -81,7 +81,7 @@ class OutputFile:
         return end.decode(errors="replace").replace("\0", "")
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self.descriptor)
 
 
@@ -101,18 +101,19 @@ class OutputFiles:
     def open(self, path: str) -> int:
         """Return a locked descriptor that appends to `path`, and keep one of our own.
 
-        Raises OutputLocked when a run has it, OSError when it is no regular file or cannot be
-        opened.
+        Raises OutputLocked if a run has it, OSError if it cannot be opened as a regular file.
         """
         descriptor = self._reused(path) if self._empty else None
         if descriptor is None:
             descriptor = _made(path)
-        self._lock(descriptor)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # By its inode, as its name may be another file's by now; a copy would keep the lock.
             own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
             os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise OutputLocked from None
             raise
         self._files[path] = OutputFile(path, own)
         return descriptor
@@ -141,7 +142,7 @@ class OutputFiles:
 
     def _reused(self, path: str) -> int | None:
         """Return a descriptor of an empty file that nobody else has, under its new name."""
-        with suppress(OSError):  # somebody tidied up
+        with suppress(OSError):  # it was removed
             empty = self._empty.popleft()
             descriptor = _opened(empty.path)  # before its name is taken: it may be a FIFO by now
             os.rename(empty.path, path)
@@ -181,20 +182,9 @@ class OutputFiles:
             return None
         return (found.st_dev, found.st_ino)
 
-    def _lock(self, descriptor: int) -> int:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise OutputLocked from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
-
 
 def _made(path: str) -> int:
-    """Return a descriptor of an output; its directory is made again if somebody removed it."""
+    """Return a descriptor of an output; its directory is made again if it was removed."""
     try:
         return _opened(path, create=True)
     except FileNotFoundError:

@@ -37,13 +37,13 @@ MOST_AT_ONCE = 1 << 20
 MOST_RECORDS = 1000
 RECORD_RATE = 280.0
 
-#: Seconds that journald may take nothing of a run that is gone; then the rest is given up.
+#: Seconds for which journald may take nothing of a run that is gone before the rest is given up.
 PATIENCE = 60.0
 
 #: Runs that are gone and still to be forwarded; of more, the oldest is given up.
 MOST_ENDED = 256
 
-#: Looks at runs that are gone before an executor leaves, with a moment for journald after each.
+#: Looks at runs that are gone before an executor exits, with a moment for journald after each.
 LAST_LOOKS = 20
 
 #: Seconds after which it is reported that journald has no room.
@@ -157,7 +157,7 @@ class Forwarder:
         self._quiet.close()
 
     def _forward(self, stream: Stream, at: Instant) -> int:
-        """Send what comes next of a file; return how many bytes were read."""
+        """Send the next part of a file; return how many bytes were read."""
         size, offset = stream.size, stream.offset
         data = stream.read()
         start = stream.offset
@@ -211,7 +211,7 @@ class Forwarder:
             self._log("output.held_back", reason=absent or f"no room for {LONG:g} s")
 
     def _is_done(self, stream: Stream, at: Instant) -> bool:
-        """Report what was lost; drop a stream of which no more is to come."""
+        """Report what was lost; drop the stream if it is done."""
         if not stream.done and at >= stream.give_up_at:
             stream.lose(
                 max(stream.measured(), stream.offset), f"journald took nothing for {PATIENCE:g} s"

@@ -69,5 +69,5 @@ def test_whoever_leaves_says_what_was_left_out(tmp_path: Path) -> None:
     lines = Lines(tmp_path)
     for _ in range(BURST + 7):
         lines.log("host.short", error="EMFILE")
-    lines.log.last_words()
+    lines.log.report_repetitions()
     assert 7 == lines.read()[-1]["left_out"]
