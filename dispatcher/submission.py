@@ -1,4 +1,4 @@
-"""What may be submitted: a task's options, their limits, and a remedy for each mistake."""
+"""Makes tasks from options and the configuration, and checks them: each mistake has a remedy."""
 
 from __future__ import annotations
 
@@ -22,34 +22,29 @@ from dispatcher.quantities.durations import Milliseconds
 from dispatcher.wire import KillMode
 from dispatcher.words import plain
 
-#: Bytes of a command with its arguments: what one argument may have, so what every host can exec.
+#: Bytes of a command with its arguments: the limit of one argument, which every host can exec.
 MAX_COMMAND = 128 * 1024
 
 #: Bytes of a payload.
 MAX_PAYLOAD = 1024 * 1024
 
-#: Bytes of a task's environment as JSON, so that command, payload and it fit one line to the
-#: executor even where every character needs an escape.
+#: Bytes of a task's environment as JSON. With it, command and payload fit into one line to the
+#: executor even if each character needs an escape.
 MAX_ENVIRONMENT = 1024 * 1024
 
-#: Bytes of a path: PATH_MAX without its NUL.
+#: Bytes of a path (PATH_MAX without its NUL); number of labels.
 MAX_PATH = 4095
-
 MAX_LABELS = 64
 
-_NAME = re.compile(NAME)
+#: Fields with a fixed choice of words.
+_WORDS: Mapping[str, type[Liveness | KillMode]] = {"liveness": Liveness, "kill_mode": KillMode}
 
-_FIELDS = tuple(field.name for field in fields(NewTask))
-
-#: Fields that are one of some words.
-_WORDS: Mapping[str, list[str]] = {"liveness": list(Liveness), "kill_mode": list(KillMode)}
-
-#: What a profile's rules say beside what exit codes mean.
+#: Rules of profiles that do not concern exit codes.
 _RULES = frozenset({("lost", "orphaned"), ("leftovers", "report"), ("output", "journal")})
 
 
 class TaskOptions(TypedDict, total=False):
-    """A task as keyword arguments. Left out or None: the configuration's default."""
+    """A task as keyword arguments. Missing or None: the configuration's default."""
 
     profile: str | None
     queue: str | None
@@ -76,7 +71,7 @@ class TaskOptions(TypedDict, total=False):
 
 
 def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> NewTask:
-    """Return a task with its defaults filled in: the working directory is the caller's.
+    """Return a task with all defaults; the default working directory is the caller's.
 
     Raises `InvalidTask`, which names the option and the remedy.
     """
@@ -85,7 +80,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     options = {**options, **_typed(options, TaskOptions)}
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(payload := given.get("payload"), str):
-        given["payload"] = payload.removeprefix("\ufeff")  # what some editors begin a file with
+        given["payload"] = payload.removeprefix("\ufeff")  # a byte order mark of an editor
     if (name := given.pop("profile", None)) is not None:
         command, given = _of_profile(config, str(name), command, given)
     elif not config.defaults.allow_commands:
@@ -112,7 +107,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
 def _of_profile(
     config: Config, name: str, command: Sequence[str], options: Mapping[str, object]
 ) -> tuple[Sequence[str], dict[str, object]]:
-    """Return a profile's command for a payload, and the options with what the profile gives."""
+    """Return a profile's command for a payload, and the options with the profile's defaults."""
     if command:
         raise InvalidTask(f"command: profile {name!r} brings its own; leave the command out")
     if (profile := config.profiles.get(name)) is None:
@@ -138,36 +133,32 @@ def _known(config: Config) -> str:
 
 
 def _defaults(given: TaskDefaults) -> dict[str, object]:
-    """Return what the configuration gives tasks of some kind, in the names of `TaskOptions`."""
-    named = {name: getattr(given, name) for name in TaskDefaults.__struct_fields__}
-    if given.liveness is not None:
-        named["liveness"] = Liveness(given.liveness)
-    if given.kill_mode is not None:
-        named["kill_mode"] = KillMode(given.kill_mode)
-    return {name: value for name, value in named.items() if value is not None}
+    """Return the defaults of a queue or profile as `TaskOptions`."""
+    named = ((name, getattr(given, name)) for name in TaskDefaults.__struct_fields__)
+    return {
+        name: _WORDS[name](value) if name in _WORDS else value
+        for name, value in named
+        if value is not None
+    }
 
 
 def checked(task: NewTask) -> NewTask:
-    """Return a task whose values have their types: what is stored must reach the executor whole.
+    """Return a task whose values have their types, so that it can be stored and sent unchanged.
 
-    Raises `InvalidTask` for the first thing that no task may have.
+    Raises `InvalidTask` for the first mistake.
     """
-    task = _typed({name: getattr(task, name) for name in _FIELDS}, NewTask)
+    task = _typed({field.name: getattr(task, field.name) for field in fields(NewTask)}, NewTask)
     _check(task)
     return task
 
 
 def _typed(given: Mapping[str, object], kind: type[Any]) -> Any:
-    """Return what was given as a value of a kind. Raises `InvalidTask`, which names the field."""
+    """Convert values to a type. Raises `InvalidTask`, which names the field."""
     try:
         return msgspec.convert(plain(given), kind)
     except msgspec.ValidationError as error:
-        raise InvalidTask(in_words(error, given, choices=_choices(error))) from None
-
-
-def _choices(error: msgspec.ValidationError) -> list[str]:
-    """Return the words that a field may be which an error is about."""
-    return next((words for name, words in _WORDS.items() if f".{name}`" in str(error)), [])
+        choices = next((list(_WORDS[name]) for name in _WORDS if f".{name}`" in str(error)), [])
+        raise InvalidTask(in_words(error, given, choices=choices)) from None
 
 
 def _check(task: NewTask) -> None:
@@ -229,9 +220,9 @@ def _check_payload(payload: str | None) -> None:
     try:
         msgspec.json.decode(payload, type=msgspec.Raw)
     except UNREADABLE as error:
-        told = in_words(error, text=payload)
+        fault = in_words(error, text=payload)
         raise InvalidTask(
-            f"""payload: {told}; write for example: '{{"month": "2026-08"}}'"""
+            f"""payload: {fault}; write for example: '{{"month": "2026-08"}}'"""
         ) from None
 
 
@@ -244,7 +235,7 @@ def _check_environment(env: Mapping[str, str]) -> None:
 
 
 def check_variable(name: str) -> None:
-    """Raise `InvalidTask` for what no task may call a variable."""
+    """Raise `InvalidTask` for an invalid name of a variable."""
     _text("env", name, MAX_ENVIRONMENT)
     try:
         limits.check_variable(name)
@@ -268,7 +259,7 @@ def _check_rules(rules: Mapping[str, str]) -> None:
 
 
 def check_claim(queue: str, lease_ttl_ms: int | None) -> None:
-    """Raise `InvalidTask` for what no queue is called, or no claim may have as its lease."""
+    """Raise `InvalidTask` for an invalid name of a queue, or lease of a claim."""
     check_queue(queue)
     if lease_ttl_ms is not None:
         _typed({"lease_ttl_ms": lease_ttl_ms}, TaskOptions)
@@ -276,15 +267,15 @@ def check_claim(queue: str, lease_ttl_ms: int | None) -> None:
 
 
 def check_queue(queue: str) -> None:
-    """Raise `InvalidTask` for what no queue is called, whatever its type."""
+    """Raise `InvalidTask` for an invalid name of a queue, of any type."""
     _typed({"queue": queue}, TaskOptions)
     check_name("queue", queue)
 
 
 def check_name(option: str, name: str) -> None:
-    """Raise `InvalidTask` for what is no name of a queue, or of a label."""
+    """Raise `InvalidTask` for an invalid name of a queue or label."""
     _text(option, name, 100)
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise InvalidTask(f"{option}: {name!r} {NO_NAME}")
 
 
@@ -294,9 +285,8 @@ def _check_number(option: str, number: int, least: int, most: int) -> None:
 
 
 def _text(option: str, text: str, limit: int) -> int:
-    """Return a text's size in bytes, if it can be an argument of a process and is not too long."""
-    size = _size(option, text)
-    if size > limit:
+    """Return a text's bytes. Raises `InvalidTask` if too long, or unfit for a process."""
+    if (size := _size(option, text)) > limit:
         raise InvalidTask(f"{option}: {size} bytes are more than {limit}; shorten it")
     return size
 

@@ -1,4 +1,4 @@
-"""An embedded store copied while others work with it."""
+"""Backs up an embedded store while others use it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from dispatcher.store.open import is_there
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_errors import BUSY, code_of, translated
 
-#: Seconds that others get to close a database that is to be replaced.
+#: Seconds to wait for others to close a database that is to be replaced.
 PATIENCE: Final = 1.0
 
-#: Findings of a damaged copy that are told.
+#: Problems of a damaged copy to report.
 MOST_PROBLEMS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackedUp:
-    """What a backup holds."""
+    """The content of a backup."""
 
     identity: str
     schema: int
@@ -37,11 +37,11 @@ class BackedUp:
 
 
 def back_up(database: Path, file: Path, *, overwrite: bool, patience: float) -> BackedUp:
-    """Copy a database as of one moment into a file: checked, and whole from when it has its name.
+    """Copy a database, as of one moment, into a file; the copy is complete and checked once named.
 
-    Through a connection, as `sqlite` says why. Raises `DispatcherError` when the file exists and
-    is not to be overwritten, or is no database that nobody has open, `StoreUnusable` when the
-    database or the copy is damaged.
+    Reads through a connection, as `sqlite` explains. Raises `DispatcherError` if the file exists
+    without `overwrite`, or is not a database that can be replaced; `StoreUnusable` if database or
+    copy is damaged.
     """
     file, own = file.resolve(), database.resolve()
     if not is_there(database):
@@ -52,7 +52,7 @@ def back_up(database: Path, file: Path, *, overwrite: bool, patience: float) -> 
             raise DispatcherError(f"{file} is the database itself; name another file")
     if exists and not overwrite:
         raise DispatcherError(f"{file} exists; name another file, or add --overwrite")
-    # The draft first: where none can be made, the error is of the disk, not of what lies there.
+    # The draft first, so that a full disk is reported before the file that is there.
     with reported_draft_of(file) as draft, _to_be_replaced(file):
         with closing(SqliteEngine(database, patience=patience)) as engine:
             schema, identity = migrate.version_of(engine)
@@ -66,10 +66,10 @@ def back_up(database: Path, file: Path, *, overwrite: bool, patience: float) -> 
 
 @contextmanager
 def _to_be_replaced(file: Path) -> Iterator[None]:
-    """Hold what has a backup's name: nothing, or a database of ours, all of it in its one file.
+    """Lock the file that a backup replaces: nothing, or a whole dispatcher database.
 
-    What else lies there is not ours to overwrite; and a part of another database beside it would
-    be taken for a part of the backup.
+    Any other file is kept. SQLite would take parts of another database next to it for parts of the
+    backup.
     """
     with ExitStack() as stack:
         if file.exists():
@@ -93,22 +93,22 @@ def _to_be_replaced(file: Path) -> Iterator[None]:
 
 
 def connected(file: Path) -> closing[Any]:
-    """Open a database to `take` it; the errors are SQLite's."""
+    """Open a database for `take`; raises SQLite's errors."""
     return closing(
         dbapi2.connect(f"{file.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=PATIENCE)
     )
 
 
 def take(connection: Any, file: Path) -> None:
-    """Keep everybody from a database of ours, and bring all of it into its one file.
+    """Lock a database exclusively, and move its WAL into its file.
 
-    Raises `StoreUnavailable` when another process has it open, else SQLite's errors: of a file
-    that is none, which stays as it is.
+    Raises `StoreUnavailable` if another process has it open, and SQLite's errors for a file that is
+    not a dispatcher database, which stays unchanged.
     """
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("SELECT count(*) FROM meta")
-        connection.execute("PRAGMA journal_mode = DELETE")  # and the WAL into the file
+        connection.execute("PRAGMA journal_mode = DELETE")  # moves the WAL into the file
         connection.execute("BEGIN EXCLUSIVE")
         for left in beside(file):
             left.unlink(missing_ok=True)
@@ -121,10 +121,10 @@ def take(connection: Any, file: Path) -> None:
 
 
 def copy(source: Any, draft: Path, name: Path) -> None:
-    """Copy a connection's database, which has that name, and see that all of the copy is whole."""
+    """Copy a connection's database and check the copy; errors call the database `name`."""
     with opened(draft, "rw") as target:
         source.backup(target)
-        # One file: without it the copy would want a WAL beside it, and a disk that can be written.
+        # With a WAL the copy could not be read on a read-only disk.
         target.execute("PRAGMA journal_mode = DELETE")
         rows = target.execute(f"PRAGMA integrity_check({MOST_PROBLEMS})").fetchall()
     if problems := [" ".join(row[0].split()) for row in rows if row[0] != "ok"]:
@@ -136,14 +136,14 @@ def copy(source: Any, draft: Path, name: Path) -> None:
 
 @contextmanager
 def opened(file: Path, mode: str) -> Iterator[Any]:
-    """Give a connection that nobody shares, to a file that nobody else has open."""
+    """Open a connection to a file that no one else uses."""
     try:
         with closing(
             dbapi2.connect(f"{file.as_uri()}?mode={mode}", uri=True, isolation_level=None)
         ) as connection:
-            if mode == "rw":  # shares no memory: so it works on filesystems that cannot
+            if mode == "rw":  # needs no shared memory, which some filesystems lack
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            # What is wrong with the file has an error of its own here; a copy's has none.
+            # Errors here have a code for what is wrong with the file; those of a copy have none.
             connection.execute("SELECT count(*) FROM sqlite_schema")
             yield connection
     except dbapi2.Error as error:
@@ -153,7 +153,7 @@ def opened(file: Path, mode: str) -> Iterator[Any]:
 
 
 def count(file: Path) -> int:
-    """Return how many tasks a copy holds."""
+    """Return the number of tasks in a copy."""
     with opened(file, "ro") as connection:
         ((tasks,),) = connection.execute("SELECT count(*) FROM tasks").fetchall()
     return int(tasks)

@@ -1,9 +1,8 @@
-"""The store time of an embedded store: it follows the boot clock, which nobody can set.
+"""The store time of an embedded store: it follows the boot clock, which cannot be set.
 
-When a boot is first seen the host's clock is believed, unless it is behind the store time that the
-rows of before it know. From then on store time is the boot clock and a constant that stands in the
-store, so that every process of this boot has the same one, and no step of the host's clock moves
-it.
+The first transaction of a boot takes the time from the host's clock, but never from before the
+latest row. From then on store time is the boot clock plus a constant in the store: the same for
+every process, and independent of steps of the host's clock.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from dispatcher.calendar import Calendar, Setting
 from dispatcher.store.engine import Engine
 from dispatcher.times import HOST_CLOCK, HostClock, Instant, StoreTime
 
-#: Milliseconds by which the host's clock may differ from what is remembered; more is a step.
+#: Milliseconds; a larger difference of the host's clock from the recorded one is a step.
 STEP: Final = 1_000
 
-#: Settings of the host's clock that are remembered: some for each boot, and for each step.
+#: Recorded settings of the host's clock: one for each boot and each step.
 KEPT: Final = 1_000
 
 _RECKONED = """
@@ -28,10 +27,9 @@ ORDER BY id DESC LIMIT 1
 
 _SETTINGS = "SELECT since, ahead_ms, step_ms FROM clock_settings ORDER BY id"
 
-# Rows are fresher than the last setting: those of nodes where a daemon ran, else those of the
-# newest task and run, of what finished last, the beats of what runs, and the last signs of bulk
-# submits. All but the last, of which there are few, are found by an index. Before the first setting
-# all went by another clock.
+# The latest times in rows that may be newer than the last setting: nodes, the newest task and run,
+# the last finish, beats of running tasks, and bulk submits. All but the few bulk submits are found
+# by an index. Without any setting, rows carry times of another clock.
 _LATEST_ROWS = """
 SELECT since,
     (SELECT max(seen_at) FROM nodes),
@@ -54,25 +52,25 @@ _DROP_OLD = "DELETE FROM clock_settings WHERE id <= (SELECT max(id) FROM clock_s
 
 
 class Clock:
-    """Tells store time, and remembers how the host's clock stood meanwhile.
+    """Computes store time, and records settings of the host's clock.
 
-    Asked in an open transaction, at whose beginning `begin` is called.
+    Each transaction calls `begin` first; all methods run in one.
     """
 
     def __init__(self, host: HostClock = HOST_CLOCK) -> None:
         self._host = host
         self._reckoning = ""
         self._boot_ms = 0
-        """Store time without the boot clock."""
+        """Store time minus the boot clock."""
         self._setting = Setting(StoreTime(0), 0, 0)
-        """The last that is known."""
+        """The last known one."""
         self._is_stored = False
-        """Whether both were read from the store: what was only written may be rolled back."""
+        """Whether both were read from the store: written ones may have been rolled back."""
         self._began = StoreTime(0)
-        """The store time of the transaction, which the rows that it writes carry."""
+        """The store time of the transaction and of the rows that it writes."""
 
     def begin(self, engine: Engine, *, write: bool) -> StoreTime:
-        """Return the store time; write down, if one may, that a boot is seen for the first time."""
+        """Return the store time; in a transaction that writes, record a new boot."""
         if not self._is_stored and not self._recall(engine):
             self._began = self._begin_boot(engine, write=write)
         else:
@@ -80,10 +78,10 @@ class Clock:
         return self._began
 
     def watch(self, engine: Engine) -> Setting:
-        """Return how the host's clock was set last; write it down if nobody has.
+        """Return the last setting of the host's clock; record it if it is new.
 
-        A step counts from the beginning of the transaction that finds it, so that the dates of the
-        rows it writes are those of the clock as it stands.
+        A step counts from the beginning of the transaction that finds it, so that the rows of that
+        transaction have dates of the new setting.
         """
         if self._look().step_ms:
             self._recall(engine)
@@ -92,7 +90,7 @@ class Clock:
         return self._setting
 
     def calendar(self, engine: Engine) -> Calendar:
-        """Return how the host's clock stands, and how it stood."""
+        """Return the host's clock, now and earlier, relative to store time."""
         found = self._look()
         settings = tuple(Setting(*row) for row in engine.rows(_SETTINGS))
         return Calendar(found.since, found.ahead_ms, settings)
@@ -101,7 +99,7 @@ class Clock:
         return StoreTime(round(instant * 1000) + self._boot_ms)
 
     def _look(self) -> Setting:
-        """Return how the host's clock stands now; the step is 0 if it is as it was known."""
+        """Return the setting of the host's clock now; its step is 0 if it is the known one."""
         known_ms = self._setting.ahead_ms
         read = self._host.both()
         if read is None:

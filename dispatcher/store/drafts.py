@@ -1,8 +1,7 @@
-"""Databases made beside their place, and put there once they are whole.
+"""Builds databases next to their place, and moves them there when they are complete.
 
-A draft lies in a directory of its own, which its maker keeps locked: so what a killed maker left is
-told from what is being made. Not the file is locked, since closing a descriptor of a database drops
-SQLite's locks.
+A draft is in a directory of its own, which its maker locks, so that abandoned drafts are
+recognized. The file itself is not locked: closing a descriptor of a database drops SQLite's locks.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from dispatcher.store.names import DRAFT, WHOLE, beside
 
 _DRAFT = re.compile(rf"{re.escape(DRAFT)}[0-9a-f]{{8}}$")
 
-#: A second name that a draft gets and loses, where it needs one in the end.
+#: A hard link to a draft, made and removed to test whether links work.
 _PROBE: Final = "link"
 
 
 @contextmanager
 def draft_of(file: Path) -> Iterator[Path]:
-    """Give an empty private file on the disk of another; whatever is left of it goes in the end.
+    """Give an empty private file on the disk of another; remove at the end what is left of it.
 
-    Raises OSError when it cannot be made; no other error names it.
+    Raises OSError if it cannot be created. The store's errors name `file` instead of the draft.
     """
     remove_abandoned(file.parent)
     directory, lock = _directory(file)
@@ -48,14 +47,14 @@ def draft_of(file: Path) -> Iterator[Path]:
 
 
 def _directory(file: Path) -> tuple[Path, int]:
-    """Make a draft's directory; return it and the descriptor that locks it."""
+    """Create a draft's directory; return it and the descriptor that locks it."""
     while True:
         directory = file.with_name(f"{file.name}{DRAFT}{os.urandom(4).hex()}")
         directory.mkdir(mode=0o700)
         descriptor = -1
         try:
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            with suppress(OSError):  # no locks on this filesystem: then nobody removes it either
+            with suppress(OSError):  # without locks nobody removes it either
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if directory.exists():
                 return directory, descriptor
@@ -67,13 +66,13 @@ def _directory(file: Path) -> tuple[Path, int]:
             if descriptor >= 0:
                 os.close(descriptor)
             raise
-        # Before it was locked, somebody took it for abandoned.
+        # Another process took it for abandoned before it was locked.
         if descriptor >= 0:
             os.close(descriptor)
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the drafts in a directory whose makers are gone, as far as this user may."""
+    """Remove the drafts in a directory whose makers are gone, if this user may."""
     with suppress(OSError):
         for entry in os.scandir(parent):
             if _DRAFT.search(entry.name) and entry.is_dir(follow_symlinks=False):
@@ -99,7 +98,7 @@ def _remove(directory: Path) -> None:
 
 @contextmanager
 def reported_draft_of(file: Path) -> Iterator[Path]:
-    """Give a `draft_of` a file; one that cannot be made has the error of `written`."""
+    """Give a `draft_of` a file; report one that cannot be created like `written`."""
     with ExitStack() as stack:
         with written(file):
             draft = stack.enter_context(draft_of(file))
@@ -108,19 +107,19 @@ def reported_draft_of(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def written(file: Path) -> Iterator[None]:
-    """Turn errors of the kernel into those of a file that cannot be made, but `FileExistsError`."""
+    """Turn an OSError, but not `FileExistsError`, into the error of a file that is not writable."""
     try:
         yield
     except FileExistsError:
         raise
     except OSError as error:
-        told = f"cannot write {file.name} in {file.parent}"
+        problem = f"cannot write {file.name} in {file.parent}"
         remedy = "this needs a directory that this user may write"
-        raise cannot_write(told, error, remedy, DispatcherError) from error
+        raise cannot_write(problem, error, remedy, DispatcherError) from error
 
 
 def finish(draft: Path, file: Path) -> None:
-    """Bring a draft that nobody has open to the disk, and see that `name_finished` can follow."""
+    """Sync a closed draft to the disk, and check that `name_finished` can name it."""
     with written(file):
         files.sync(draft)
     probe = draft.with_name(_PROBE)
@@ -132,7 +131,7 @@ def finish(draft: Path, file: Path) -> None:
 
 
 def name_finished(draft: Path, file: Path) -> None:
-    """Give a finished draft its name. Raises `FileExistsError` when something has it."""
+    """Give a finished draft its name. Raises `FileExistsError` if the name is taken."""
     try:
         file.hardlink_to(draft)
     except FileExistsError:
@@ -143,7 +142,7 @@ def name_finished(draft: Path, file: Path) -> None:
 
 
 def replace(draft: Path, file: Path) -> None:
-    """Bring a draft that nobody has open to the disk, and give it the name of what it replaces."""
+    """Sync a closed draft to the disk, and rename it over the file that it replaces."""
     with written(file):
         files.sync(draft)
         draft.rename(file)
@@ -151,9 +150,9 @@ def replace(draft: Path, file: Path) -> None:
 
 
 def _no_link(file: Path, error: OSError) -> DispatcherError:
-    told = f"cannot make {file}, as no hard link can be made there"
+    problem = f"cannot make {file}, as no hard link can be made there"
     remedy = "keep the database on a filesystem that has them"
-    return cannot_write(told, error, remedy, StoreUnusable)
+    return cannot_write(problem, error, remedy, StoreUnusable)
 
 
 def _sync_directory_of(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""A look at a database that changes nothing: what schema it has, whether it is whole."""
+"""Examines a database without changing it: its schema, and whether it is damaged."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from dispatcher.store.engine import transaction
 from dispatcher.store.lineage import LINEAGE, lineage
 from dispatcher.store.sqlite import SqliteEngine
 
-#: Findings of a damaged database that are told.
+#: Problems of a damaged database to report.
 MOST_PROBLEMS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
-    """What a database is."""
+    """Facts about a database."""
 
     schema: int
     known: int
-    """The schema that this dispatcher works with."""
+    """The schema version of this dispatcher."""
     identity: str
     lineage: frozenset[str]
-    """Itself, and the stores in whose place it was restored."""
+    """Its identity, and those of the stores that it replaced."""
     calendar: Calendar | None
-    """How the host's clock stands; None in a database of another schema."""
+    """Of the host's clock; None in a database of another schema."""
     problems: tuple[str, ...]
-    """What is damaged; empty also where nobody looked."""
+    """Damage; empty also without `whole`."""
 
 
 def examine(path: Path, *, patience: float, whole: bool) -> Examined:
-    """Look at an existing database; `whole` reads all of it, while others go on.
+    """Examine an existing database; `whole` reads all of it, while others use it.
 
-    Through a connection, as `sqlite` says why. Raises `StoreUnavailable` and `StoreUnusable`.
+    Reads through a connection, as `sqlite` explains. Raises `StoreUnavailable` and `StoreUnusable`.
     """
     with closing(SqliteEngine(path, patience=patience)) as engine:
         schema, identity = migrate.version_of(engine)
@@ -65,6 +65,6 @@ def _problems(engine: SqliteEngine) -> tuple[str, ...]:
     try:
         with transaction(engine, write=False):
             rows = engine.rows(f"PRAGMA integrity_check({MOST_PROBLEMS})")
-    except StoreUnusable as error:  # so damaged that not even this is possible
+    except StoreUnusable as error:  # too damaged to be checked
         return (str(error).partition("; ")[0],)
     return tuple(row[0] for row in rows if row[0] != "ok")

@@ -1,4 +1,4 @@
-"""Where SQLite cannot be trusted with a file: locks and shared memory of a WAL stop at the host."""
+"""Filesystems on which SQLite loses data: its locks and shared memory work on one host only."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _NETWORK = frozenset(
     }
 )  # fmt: skip
 
-# Any other fuse.* may be sshfs, s3fs, rclone or worse: nothing tells.
+# Any other fuse.* may be a network filesystem, such as sshfs.
 _LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs"})
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def network_filesystem(path: Path, mountinfo: str) -> str | None:
-    """Return the type of the network filesystem that holds a path; None if it is a local one.
+    """Return the type of the network filesystem of a path; None if it is local.
 
     `path` is absolute and free of symbolic links; `mountinfo` is the text of /proc/self/mountinfo.
     """
     kind, depth = "", -1
     for line in mountinfo.splitlines():
         point, source = _point(line), line.partition(" - ")[2]
-        # Of several mounts on one point the last hides the others.
+        # The last of several mounts on one point hides the others.
         if path.is_relative_to(point) and len(point.parts) >= depth:
             kind, depth = source.split(" ")[0], len(point.parts)
     network = kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
@@ -37,11 +37,11 @@ def network_filesystem(path: Path, mountinfo: str) -> str | None:
 
 
 def is_mounted_alone(path: Path, mountinfo: str) -> bool:
-    """Tell whether a file is mounted without its directory, and so apart from what is beside it."""
+    """Return whether a file is mounted without its directory, and so without its neighbours."""
     return any(path == _point(line) for line in mountinfo.splitlines())
 
 
 def _point(line: str) -> Path:
-    """Return where a line of mountinfo says that something is mounted."""
+    """Return the mount point of a line of mountinfo."""
     escaped = line.partition(" - ")[0].split(" ")[4]
     return Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), escaped))

@@ -1,8 +1,7 @@
-"""What a forked child inherits of an open database: nothing that it may use, not even close.
+"""Keeps a forked child from the database connections that it inherits, even from closing them.
 
-The locks stay with the parent, and SQLite in the child believes that it has them: what the child
-wrote would be lost or would overwrite what others commit, and its close could delete a WAL that is
-in use.
+The locks stay with the parent, but SQLite in the child assumes that it holds them: its writes would
+be lost or would overwrite others' commits, and its close could delete a WAL in use.
 """
 
 from __future__ import annotations
@@ -16,33 +15,33 @@ from dispatcher.errors import DispatcherError
 
 
 class Heirloom(Protocol):
-    """What a forked child must not use. It compares pids too: a fork in C runs no hook."""
+    """An object that a forked child must not use. Compares pids too: a fork in C runs no hook."""
 
     @property
     def is_inherited(self) -> bool:
         """Whether another process opened it."""
 
     def forsake(self) -> None:
-        """Refuse everything from now on: this process is a fork of the one that opened it."""
+        """Refuse all use from now on: this process is a fork of the one that opened it."""
 
 
 _opened: Final[weakref.WeakSet[Heirloom]] = weakref.WeakSet()
 
 
 def forsake_in_children(opened: Heirloom) -> None:
-    """Have something forsaken in each child that this process forks, at its end at the latest."""
+    """Call `forsake` in each child that this process forks, at its exit at the latest."""
     _opened.add(opened)
 
 
 def keep_for_ever(thing: object) -> None:
-    """Keep an object even when the interpreter ends: deleting it would close it."""
+    """Keep an object beyond the end of the interpreter, whose deletion would close it."""
     import ctypes  # noqa: PLC0415 - only in a forked child
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def refusal(name: object) -> DispatcherError:
-    """Return the error of whoever uses a database that the parent opened."""
+    """Return the error for the use of a database that a parent process opened."""
     return DispatcherError(
         f"{name} was opened before a fork, by another process than this one (pid {os.getpid()}),"
         " and nothing was written; open a Client in the process that uses it"

@@ -1,4 +1,4 @@
-"""In whose place a store was restored: it goes on beyond the ids and fences that those gave."""
+"""Records which stores a restored store replaced, so that it never repeats their ids and fences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from dispatcher.store.engine import Engine, Row
 
-#: The store's own identity, and those of its predecessors.
+#: The store's identity, and those of its predecessors.
 LINEAGE: Final = "SELECT value FROM meta WHERE key IN ('store_id', 'predecessors')"
 
 _WRITE: Final = """
@@ -18,12 +18,12 @@ ON CONFLICT (key) DO UPDATE SET value = excluded.value
 
 
 def lineage(rows: Iterable[Row]) -> frozenset[str]:
-    """Return the stores that the rows of `LINEAGE` name."""
+    """Return the identities in rows of `LINEAGE`."""
     return frozenset(" ".join(value for (value,) in rows).split())
 
 
 def succeed(engine: Engine, predecessors: Iterable[str]) -> str:
-    """Make a store, within a transaction, the successor of others; return its new identity."""
+    """Make a store the successor of others, in an open transaction; return its new identity."""
     identity = str(uuid.uuid4())
     named = " ".join(sorted(predecessors))
     engine.change(_WRITE, {"identity": identity, "predecessors": named})

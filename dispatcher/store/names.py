@@ -1,7 +1,7 @@
-"""A database has one name: SQLite finds the newest commits by it, and daemons find each other.
+"""Refuses a database with two names: SQLite finds the newest commits by its name.
 
-With one name in one directory, the files beside a database are the same for everybody who reaches
-it, by whatever symbolic links and mounted directories. By a second hard link they are others.
+With one name, all users find the same WAL and lock next to a database, through any symbolic links
+and mounted directories. Under a second hard link they find other ones.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Final
 
 from dispatcher.errors import StoreUnusable
 
-#: What the name of the directory of a draft ends with, before eight random digits.
+#: Suffix of the name of a draft's directory, before eight random digits.
 DRAFT: Final = ".new-"
 
-#: A draft's own name.
+#: File name of a draft.
 WHOLE: Final = "draft.db"
 
 
 def beside(file: Path) -> tuple[Path, ...]:
-    """Return what SQLite takes for a part of a database file, whoever left it there."""
+    """Return the files that SQLite takes for parts of a database, even if they are not."""
     return tuple(Path(f"{file}{tail}") for tail in ("-wal", "-shm", "-journal"))
 
 
 def refuse_second_name(path: Path) -> None:
-    """Raise `StoreUnusable` when a database file has another name too. It is never opened here."""
+    """Raise `StoreUnusable` if a database file has a second name, without opening it."""
     real = path.resolve()
     try:
         found = real.stat()
-    except OSError:  # whoever opens it says what is wrong
+    except OSError:  # opening it reports the error
         return
     if found.st_nlink > 1 and not _has_one_without_drafts(real):
         raise StoreUnusable(
@@ -41,7 +41,7 @@ def refuse_second_name(path: Path) -> None:
 
 
 def _has_one_without_drafts(real: Path) -> bool:
-    """Remove the name under which it was made, in case its maker died before it could."""
+    """Remove the name of its draft, if the process that made it died before it could."""
     for draft in real.parent.glob(f"{escape(real.name)}{DRAFT}*/{WHOLE}"):
         with suppress(OSError):
             if draft.samefile(real):

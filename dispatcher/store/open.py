@@ -1,4 +1,4 @@
-"""Opening a store by its URL: made when it never existed, refused when it is not what was left."""
+"""Opens a store by its URL: creates one that never existed, refuses a lost or replaced one."""
 
 from __future__ import annotations
 
@@ -44,22 +44,21 @@ def open_store(
 ) -> Store:
     """Open the store that `url` names: ``sqlite:///PATH``, or ``sqlite://`` for one in memory.
 
-    `patience` is how many seconds a transaction may wait for other writers; `clock` is the
-    host's. A missing database is made if `create` says so and the state
-    directory does not remember one. An older schema is brought up to date if `upgrade` says so: for
-    who holds `lock_database`, as a daemon may work with the old one. Which store it is, is
-    remembered there if nothing is yet; whether it is another than the remembered one, the caller
-    asks with `remembered_identity`.
+    A transaction waits up to `patience` seconds for other writers; `clock` is the host's. With
+    `create`, a missing database is created unless the state directory remembers one. With
+    `upgrade`, an older schema is upgraded: only a holder of `lock_database` may, as a daemon may
+    use the old one. The state directory remembers its first store's identity; the caller compares
+    a later one by `remembered_identity`.
 
-    Raises `ConfigError` for a URL that names no store, `StoreUnusable` for a database that is not
-    what was left or cannot be made, `StoreUnavailable` for one that does not answer in time.
+    Raises `ConfigError` for a URL that names no store, `StoreUnusable` for a database that is lost,
+    replaced, damaged or cannot be created, `StoreUnavailable` for one that does not answer in time.
     """
     path = database_path(url)
     if path is None:
         engine = SqliteEngine(None, patience=patience)
         return SqlStore(engine, migrate.create(engine), Clock(clock))
     refuse_place(path, mountinfo)
-    _see_that_it_exists(path, state_dir, create=create)
+    _ensure_exists(path, state_dir, create=create)
     engine = SqliteEngine(path, patience=patience)
     try:
         store = SqlStore(engine, _adopt(engine, path, upgrade=upgrade), Clock(clock))
@@ -76,7 +75,7 @@ def _adopt(engine: SqliteEngine, path: Path, *, upgrade: bool) -> str:
 
 
 def database_path(url: str) -> Path | None:
-    """Return the database file that a store URL names; None if that store is in memory.
+    """Return the database file of a store URL; None for a store in memory.
 
     Raises `ConfigError` when the URL names no store.
     """
@@ -85,7 +84,7 @@ def database_path(url: str) -> Path | None:
     path = url.removeprefix(_SQLITE)
     if path != url and path in _IN_MEMORY:
         return None
-    # Others write four slashes for an absolute path and three for a relative one.
+    # Other programs take three slashes for a relative path, and four for an absolute one.
     if path == url or not path.startswith("/") or len(Path(path).parts) < 3:
         raise ConfigError(
             f"store.url: {url!r} is not sqlite:// and an absolute path, "
@@ -95,12 +94,10 @@ def database_path(url: str) -> Path | None:
 
 
 def lock_database(url: str, *, state_dir: Path) -> FileLock:
-    """Make this process the one daemon on a database, until it lets go or dies.
+    """Lock a database for one daemon, this process, and remove abandoned drafts next to it.
 
-    What was being made beside it, and whose maker is gone, is removed.
-
-    Raises `AlreadyHeld`, which names the other's pid and state directory; `ConfigError` when the
-    URL names no store; `StoreUnusable` when its directory cannot be made.
+    Raises `AlreadyHeld`, which names the holder's pid and state directory; `ConfigError` for a URL
+    that names no store; `StoreUnusable` if its directory cannot be created.
     """
     path = database_path(url)
     if path is None:
@@ -117,7 +114,7 @@ def lock_database(url: str, *, state_dir: Path) -> FileLock:
 
 
 def remembered_identity(state_dir: Path) -> str | None:
-    """Return the id of the store that a state directory worked on last; None if on none yet."""
+    """Return the identity of the store that a state directory used last; None if none yet."""
     file = _identity_file(state_dir)
     try:
         return files.read(file).decode("utf-8", "replace").strip()
@@ -131,7 +128,7 @@ def remembered_identity(state_dir: Path) -> str | None:
 
 
 def remember_identity(state_dir: Path, identity: str) -> None:
-    """Write, atomically, which store a state directory works on."""
+    """Record, atomically, which store a state directory uses."""
     file = _identity_file(state_dir)
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -145,12 +142,12 @@ def _identity_file(state_dir: Path) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether a database is there. Raises what `open_store` does where nobody can tell."""
+    """Return whether a database exists. Raises like `open_store` if that is unknown."""
     return _size(path) is not None
 
 
 def _size(path: Path) -> int | None:
-    """Return a file's size; None if there is no file. Never opens it: see `sqlite`."""
+    """Return a file's size without opening it (see `sqlite`); None if it does not exist."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -163,7 +160,7 @@ def _size(path: Path) -> int | None:
 
 
 def refuse_place(path: Path, mountinfo: Path = MOUNTINFO) -> None:
-    """Raise `StoreUnusable` where SQLite would lose data."""
+    """Raise `StoreUnusable` for a place where SQLite would lose data."""
     real, mounts = path.resolve(), mountinfo.read_text("utf-8", errors="surrogateescape")
     if (filesystem := network_filesystem(real, mounts)) is not None:
         raise StoreUnusable(
@@ -177,10 +174,10 @@ def refuse_place(path: Path, mountinfo: Path = MOUNTINFO) -> None:
         )
 
 
-def _see_that_it_exists(path: Path, state_dir: Path, *, create: bool) -> None:
-    """Make a database that never was; refuse one that was made and lost."""
+def _ensure_exists(path: Path, state_dir: Path, *, create: bool) -> None:
+    """Create a database that never existed; refuse one that was lost."""
     if _size(path) is None:
-        _refuse_remainders(path, state_dir)
+        _refuse_lost(path, state_dir)
         if not create:
             raise StoreUnusable(f"{path} does not exist; the first `dispatcher run` makes it")
         _create(path.resolve())
@@ -191,11 +188,11 @@ def _see_that_it_exists(path: Path, state_dir: Path, *, create: bool) -> None:
         )
 
 
-def _refuse_remainders(path: Path, state_dir: Path) -> None:
-    """Refuse to make a database where there was one."""
+def _refuse_lost(path: Path, state_dir: Path) -> None:
+    """Raise `StoreUnusable` if there was a database before."""
     wal = Path(f"{path.resolve()}-wal")
     has_wal, identity = wal.exists(), remembered_identity(state_dir)
-    # Asked last: who made the database meanwhile made it before these.
+    # Checked last: another process that just created the database did so before these.
     if _size(path) is not None:
         return
     if has_wal:
@@ -212,7 +209,7 @@ def _refuse_remainders(path: Path, state_dir: Path) -> None:
 
 
 def _create(path: Path) -> None:
-    """Make the database beside its place, whole, and name it; others may be faster."""
+    """Create a complete database as a draft, and name it unless another process was faster."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with draft_of(path) as draft:
@@ -221,7 +218,7 @@ def _create(path: Path) -> None:
                     migrate.create(engine)
             except (StoreUnavailable, CommitUnknown) as error:
                 raise _no_room(path) from error
-            # SQLite removes it once all of it is in the database.
+            # SQLite removes the WAL once all of it is in the database.
             if beside(draft)[0].exists():
                 raise _no_room(path)
             with suppress(FileExistsError):

@@ -1,4 +1,4 @@
-"""A backup put in the place of a database, as another store that repeats no id and no fence."""
+"""Restores a backup as a new store, which never repeats an id or a fence of the old ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dispatcher.store.names import beside, refuse_second_name
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.times import WallTime, from_iso, iso
 
-#: The least that fences are advanced by, and ids where nobody knows how far they were: more than
-#: any task runs, and any node accepts, between a backup and its restore.
+#: Least advance of fences, and of ids if the last ones are unknown: more runs of a task, and more
+#: tasks of a node, than between a backup and its restore.
 LEAP: Final = 10**6
 
 _2020: Final = WallTime(from_iso("2020-01-01T00:00:00Z"))
@@ -41,38 +41,38 @@ _COUNTS = "SELECT count(*), count(CASE WHEN state = 'running' THEN 1 END) FROM t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What stands in the place of the database now."""
+    """The restored database."""
 
     identity: str
     tasks: int
     running: int
-    """As the backup has it: the daemon settles them once nothing of them lives."""
+    """Tasks that run in the backup: the daemon settles them once no process of them lives."""
     next_id: int
-    """The next task's."""
+    """Of the next task."""
     kept: Path | None
-    """Where the database is that was there; None: there was none."""
+    """Where the previous database is; None: there was none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
-    """How far ids and fences were in a database."""
+    """The last ids and fences of a database."""
 
     tasks: int = 0
     runs: int = 0
     fence: int = 0
     knows: Callable[[str], bool] = lambda _: False
     stores: frozenset[str] = frozenset()
-    """The store that it is, and those in whose place that was restored."""
+    """Its identity, and those of the stores that it replaced."""
     whole: bool = False
-    """Whether it could be asked, and all of it is there."""
+    """Whether it could be read, and is not damaged."""
 
 
 def leap(now: WallTime) -> int:
-    """Return by how much to go on where nobody knows how far a store was: by time.
+    """Return the advance of ids and fences if the last ones are unknown: milliseconds since 2020.
 
-    The milliseconds since 2020, so that two restores of one backup do not repeat each other either,
-    whose stores may both be lost: unless more was given than one a millisecond, or the clock was
-    back. JSON numbers (2^53) have room for 40,000 such leaps.
+    It grows with time, so that two restores of one backup do not repeat each other's ids, unless
+    there were more than one a millisecond, or the clock was set back. JSON numbers (2^53) have room
+    for 40,000 such leaps.
     """
     return max(LEAP, now - _2020)
 
@@ -85,31 +85,23 @@ def restore(
     remembered: str | None = None,
     now: WallTime,
 ) -> Restored:
-    """Put a backup in the place of a database, which is kept beside it under a dated name.
+    """Replace a database by a backup; keep the old database next to it under a dated name.
 
-    For who holds `lock_database`. It becomes a store of its own, whose ids and fences are beyond
-    those of the backup and of the database before. Ids go on from there only if that one knows
-    all that were given: it is whole, of the backup's lineage and that of the store that the state
-    directory `remembered`, not behind the backup, and it or the backup knows the runs that
-    `traces` name (texts of outputs, of a journal). Else they `leap`, as fences always do.
+    The caller holds `lock_database`. The result is a store of its own, with ids and fences beyond
+    those of the backup and of the old database. Ids continue there only if the old database knows
+    all that were ever used: it is not damaged, not older than the backup, has the backup's lineage
+    and that of the store that the state directory `remembered`, and it or the backup knows the runs
+    named in `traces` (texts of outputs and a journal). Otherwise ids `leap`; fences always do.
 
-    Raises `StoreUnusable` when the file is no whole store, or a newer dispatcher's,
-    `StoreUnavailable` when another process has the database open.
+    Raises `StoreUnusable` if the file is a damaged or newer store, or none; `StoreUnavailable` if
+    another process has the database open.
     """
     refuse_second_name(database)
     database = database.resolve()
-    try:
-        is_file = file.is_file()
-    except OSError as error:
-        remedy = "name a backup that this user may read"
-        raise cannot_write(f"cannot read {file}", error, remedy, DispatcherError) from error
-    if not is_file:
-        raise DispatcherError(f"{file} is not there, or no file; name a backup")
-    if database.exists() and file.samefile(database):
-        raise DispatcherError(f"{file} is the database itself; name a backup")
+    _check_backup(file, database)
     with reported_draft_of(database) as draft:
         _read(file, draft)
-        # Put back, if at all, once the connection is closed, which removes a WAL that it finds.
+        # The old database is put back only after its connection closed, which may remove a WAL.
         with _dated_name(database, now) as dated, _alone_with(database) as before:
             with closing(SqliteEngine(draft, patience=0.0)) as engine:
                 identity, next_id = _renew(engine, before, traces, remembered, leap(now))
@@ -126,21 +118,33 @@ def restore(
     return Restored(identity=identity, tasks=tasks, running=running, next_id=next_id, kept=kept)
 
 
+def _check_backup(file: Path, database: Path) -> None:
+    try:
+        is_file = file.is_file()
+    except OSError as error:
+        remedy = "name a backup that this user may read"
+        raise cannot_write(f"cannot read {file}", error, remedy, DispatcherError) from error
+    if not is_file:
+        raise DispatcherError(f"{file} is not there, or no file; name a backup")
+    if database.exists() and file.samefile(database):
+        raise DispatcherError(f"{file} is the database itself; name a backup")
+
+
 def _read(file: Path, draft: Path) -> None:
-    """Make a draft of a backup, checked and up to date."""
+    """Copy a backup to a draft, check it and upgrade it."""
     try:
         _copy(file, draft)
         with closing(SqliteEngine(draft, patience=0.0)) as engine:
             migrate.adopt(engine, name=str(file))
     except StoreUnusable as error:
-        told, _, remedy = str(error).replace(str(draft), str(file)).rpartition("; ")
+        problem, _, remedy = str(error).replace(str(draft), str(file)).rpartition("; ")
         if not remedy.startswith("upgrade"):
             remedy = "name another backup"
-        raise StoreUnusable(f"{told}; {remedy}") from error
+        raise StoreUnusable(f"{problem}; {remedy}") from error
 
 
 def _copy(file: Path, draft: Path) -> None:
-    """Copy a backup and check it; it may be on a disk that nobody can write."""
+    """Copy a backup and check the copy; its disk may be read-only."""
     wal, _, journal = beside(file)
     alone = not any(part.exists() and part.stat().st_size for part in (wal, journal))
     with opened(file.absolute(), "ro&immutable=1" if alone else "ro") as source:
@@ -149,7 +153,7 @@ def _copy(file: Path, draft: Path) -> None:
 
 @contextmanager
 def _alone_with(database: Path) -> Iterator[_Seen]:
-    """Keep everybody from a database, all of it in its one file; what is damaged stays as it is."""
+    """Lock a database exclusively and return its last ids; leave a damaged one unchanged."""
     if not database.exists():
         yield _Seen()
         return
@@ -186,7 +190,7 @@ def _renew(
     remembered: str | None,
     leaps_by: int,
 ) -> tuple[str, int]:
-    """Make a draft another store; return its identity, and the next task's id."""
+    """Turn a draft into a new store; return its identity, and the next task's id."""
     own = _seen(engine.connection)
     worked = own.stores | ({remembered} if remembered is not None else set())
     traced = {uid for text in traces for uid in _UID.findall(text)}
@@ -199,7 +203,7 @@ def _renew(
     by = 0 if known else leaps_by
     with transaction(engine, write=True):
         identity = succeed(engine, worked | before.stores)
-        # Beyond those of the database before too, wherever the clock was when that was restored.
+        # Also beyond the old database, at whatever clock that was restored.
         beyond = before.fence + (0 if known else LEAP)
         engine.change(_ADVANCE_FENCES, {"leap": max(leaps_by, beyond)})
         last = max(own.tasks, before.tasks) + by
@@ -215,10 +219,10 @@ def _advance(engine: Engine, name: str, seq: int) -> None:
 
 @contextmanager
 def _dated_name(database: Path, now: WallTime) -> Iterator[Path]:
-    """Give a free name for the present database, to be set aside with its parts.
+    """Give a free name to which the present database and its parts can be moved.
 
-    After an error they have their own names again, unless something is in their place: then the
-    error names where they are.
+    After an error they get their own names back, or, if those are taken, the error names where they
+    are.
     """
     dated = re.sub(r"[-:]|\..*", "", iso(now))
     kept = database.with_name(f"{database.name}.before-{dated}Z")
@@ -234,7 +238,7 @@ def _dated_name(database: Path, now: WallTime) -> Iterator[Path]:
 
 
 def _set_aside(database: Path, kept: Path) -> bool:
-    """Rename the present database and what SQLite would take for its part, if any is there."""
+    """Rename the present database and its parts, if there are any."""
     try:
         with written(database):
             return _rename(database, kept)
@@ -245,7 +249,7 @@ def _set_aside(database: Path, kept: Path) -> bool:
 
 
 def _put_back(kept: Path, database: Path) -> str | None:
-    """Give what was set aside its name; where that cannot be, return where it is."""
+    """Give the old database its name back; return where it is if that is impossible."""
     if not any(name.exists() for name in _whole(kept)):
         return None
     if database.exists():
@@ -267,5 +271,5 @@ def _rename(database: Path, to: Path) -> bool:
 
 
 def _whole(database: Path) -> tuple[Path, ...]:
-    """Return a database and its parts; it last: without it, none of them is in use."""
+    """Return the parts of a database, and it last: without it, no part is in use."""
     return (*beside(database), database)

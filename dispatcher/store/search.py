@@ -1,4 +1,4 @@
-"""Looking through the tasks without keeping anybody waiting: a bounded part at a time."""
+"""Searches tasks in bounded steps, so that nobody waits long."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dispatcher.model import Task, TaskFilter
 from dispatcher.store.api import ReaderStore
 from dispatcher.times import StoreTime
 
-#: Ids between which one query looks. Bounds how long it holds its snapshot: 10 ms where few are
-#: wanted, 100 ms where all are.
+#: Ids in the range of one query. Bounds how long it holds its snapshot: 10 ms for few matches,
+#: 100 ms if all match.
 WINDOW = 10_000
 
-#: Milliseconds by which the clock may have been set back between two submits.
+#: Milliseconds by which the clock may be set back between two submits.
 STEP_BACK = 3_600_000
 
 
 def each_task(store: ReaderStore, wanted: TaskFilter) -> Iterator[Task]:
-    """Yield the tasks that a filter lets through; each part of them is a snapshot of its own."""
+    """Yield the tasks that match a filter; each step is a snapshot of its own."""
     with store.snapshot():
-        ids = _between(store, wanted)
+        ids = _range_of(store, wanted)
     starts = range(ids.start, ids.stop, WINDOW)
     left = wanted.limit
     for start in starts if wanted.oldest_first else reversed(starts):
@@ -34,8 +34,8 @@ def each_task(store: ReaderStore, wanted: TaskFilter) -> Iterator[Task]:
             return
 
 
-def _between(store: ReaderStore, wanted: TaskFilter) -> range:
-    """Return the ids between which the wanted tasks stand; ids and times grow together."""
+def _range_of(store: ReaderStore, wanted: TaskFilter) -> range:
+    """Return the range of ids that may match: ids grow with time."""
     ids = store.ids()
     start, stop = ids.start, ids.stop
     if wanted.since is not None:
@@ -50,7 +50,7 @@ def _between(store: ReaderStore, wanted: TaskFilter) -> range:
 
 
 def _first_from(store: ReaderStore, time: StoreTime, ids: range) -> int:
-    """Return the id from which on tasks were submitted at a time or later."""
+    """Return the first id of tasks submitted at a time or later."""
     low, high = ids.start, ids.stop
     while low < high:
         middle = (low + high) // 2

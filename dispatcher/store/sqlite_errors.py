@@ -56,8 +56,8 @@ def translated(error: Exception, path: Path | None, patience: float) -> Dispatch
         )
     # A user with permission to open the files lacked descriptors or memory.
     if code in _FAILED or (code == _CANTOPEN and (path is None or is_writable(path))):
-        told = f"{name}: {error}"
-        return _on_read_only(told, path) or StoreUnavailable(f"{told}; {_remedy(path)}")
+        problem = f"{name}: {error}"
+        return _on_read_only(problem, path) or StoreUnavailable(f"{problem}; {_remedy(path)}")
     if code in _DENIED:
         return denied(path, error)
     if code in _ALTERED:
@@ -97,27 +97,27 @@ def too_few_files() -> str | None:
 
 def denied(path: Path | None, why: object) -> DispatcherError:
     """Return the error of a database that this user cannot write."""
-    told = f"{path or 'the database in memory'} cannot be written ({why})"
+    problem = f"{path or 'the database in memory'} cannot be written ({why})"
     remedy = "give this user write permission on the file and its directory"
     if path is not None:
         remedy = owner.of_another(path) or remedy
-    return _on_read_only(told, path) or StoreUnusable(f"{told}; {remedy}")
+    return _on_read_only(problem, path) or StoreUnusable(f"{problem}; {remedy}")
 
 
 def unseen(path: Path | None, error: OSError) -> DispatcherError:
     """Return the error of a database whose existence cannot be checked."""
-    told = f"{path}: {error.strerror}"
+    problem = f"{path}: {error.strerror}"
     remedy = "give this user permission to enter its directory"
     if path is not None:
         remedy = owner.of_another(path) or remedy
-    return in_trouble(told, error.errno) or StoreUnusable(f"{told}; {remedy}")
+    return in_trouble(problem, error.errno) or StoreUnusable(f"{problem}; {remedy}")
 
 
-def _on_read_only(told: str, path: Path | None) -> StoreUnavailable | None:
+def _on_read_only(problem: str, path: Path | None) -> StoreUnavailable | None:
     """Return the error of a database on a read-only filesystem; None if it is writable."""
     with suppress(OSError):
         if path is not None and os.statvfs(path.resolve().parent).f_flag & os.ST_RDONLY:
-            return in_trouble(f"{told}: {os.strerror(errno.EROFS)}", errno.EROFS)
+            return in_trouble(f"{problem}: {os.strerror(errno.EROFS)}", errno.EROFS)
     return None
 
 
