@@ -1,4 +1,4 @@
-"""What crosses process borders: messages, one JSON object a line, error names, exit codes."""
+"""Messages between daemon and executor: one JSON object a line."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Annotated, NewType
 
 import msgspec
 
-from dispatcher.complaints import UNREADABLE, in_words
-
-#: This release. Daemon and executor say theirs, as an upgrade leaves the old ones running.
+#: This release. Daemon and executor report theirs: an upgrade leaves the old ones running.
 RELEASE = "0.1.0"
 
 #: Version of the daemon-executor protocol; a daemon speaks this one and the one before.
-#: 2: sockets of systemd's protocol for workers. 3: marks, the outputs of all earlier runs, and the
-#: reason of an unkillable run, and sockets that are made again. An executor of version 2 knows none
-#: of these.
+#: 2: sockets of systemd's protocol for workers. 3: marks, the outputs of all earlier runs, the
+#: reason of an unkillable run, and recreated sockets; an executor of version 2 knows none of these.
 VERSION = 3
 
 #: Bytes of one line between daemon and executor: a payload of 1 MiB, escaped, and its command.
 MAX_LINE = 4 * 1024 * 1024
 
-#: Seconds by which the executor's deadline for a run is behind the daemon's own decision.
+#: Listening worker sockets that travel with one message.
+MAX_LISTENERS = 8
+
+#: Seconds by which the executor's deadline for a run is later than the daemon's own decision.
 BACKSTOP = 2.0
 
 #: 128 random bits in hex: a run's only name between processes.
 RunUid = NewType("RunUid", str)
 
-#: What a number may be, so that kernel and database take it.
+#: The numbers that kernel and database accept.
 Pid = Annotated[int, msgspec.Meta(gt=0, le=2**22)]
 Ticks = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 Moment = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
-"""An instant at which something was seen: three centuries of uptime."""
+"""An instant of an observation: up to three centuries of uptime."""
 
 
 class Fault(enum.StrEnum):
-    """Whose fault it is that a run did not start."""
+    """The cause of a failed start."""
 
     TASK = "task"
     HOST = "host"
@@ -44,9 +44,9 @@ class Fault(enum.StrEnum):
 
 
 class KillMode(enum.StrEnum):
-    """Who gets the kill signal: all processes of a run, or only the one that was started.
+    """The receivers of the kill signal: all processes of a run, or only its leader.
 
-    The grace, and the SIGKILL after it, are the whole tree's in either case.
+    The grace, and the SIGKILL after it, concern the whole tree in either case.
     """
 
     TREE = "tree"
@@ -54,7 +54,7 @@ class KillMode(enum.StrEnum):
 
 
 class RunState(enum.StrEnum):
-    """How far a run is, as the executor says."""
+    """The state of a run in the executor."""
 
     RUNNING = "running"
     LEADER_EXITED = "leader_exited"
@@ -64,7 +64,7 @@ class RunState(enum.StrEnum):
 
 
 class EndedBy(enum.StrEnum):
-    """Endings that the executor begins by itself. Any other ``ended_by`` is the daemon's reason."""
+    """Endings that the executor begins by itself; any other ``ended_by`` is the daemon's reason."""
 
     ABSENCE = "absence"
     RUN_TIMEOUT = "run_timeout"
@@ -73,26 +73,25 @@ class EndedBy(enum.StrEnum):
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """How a run's leader ended. Neither code nor signal: nobody saw it (*vanished*)."""
+    """How a run's leader ended; without code and signal its end was not observed (*vanished*)."""
 
     at: Moment
-    """Instant at which it was seen."""
     exit_code: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
     signal: Annotated[int, msgspec.Meta(ge=1, le=127)] | None = None
     max_rss_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     cpu_seconds: float | None = None
     oom: bool = False
-    """A SIGKILL of the kernel's for lack of memory ended the leader, or what it waited for."""
+    """The kernel killed the leader, or a process it waited for, for lack of memory."""
     oom_doubtful: bool = False
-    """More runs died of SIGKILL at that moment than the kernel ended so: it may have been one."""
+    """More runs died of SIGKILL then than the kernel killed for lack of memory: maybe this one."""
     leftovers: tuple[str, ...] = ()
     """Names of processes that outlived the leader and were ended."""
     left_alone: tuple[str, ...] = ()
-    """Processes that outlived the leader and go on, as "name (pid)"."""
+    """Processes that outlived the leader and still run, as "name (pid)"."""
     output_truncated: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
-    """Bytes of its output that the run itself removed, by truncating the file."""
+    """Bytes of output that the run itself truncated."""
     tail: str = ""
-    """The last bytes of the output, decoded with replacement."""
+    """The end of the output, decoded with replacement."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -114,13 +113,13 @@ class Hello(Message, frozen=True, tag="hello"):
     epoch: int
     pid: int
     release: str = ""
-    """Of the executor's code; empty: older than the question."""
+    """The release of the executor's code; empty for one older than this field."""
     marks: bool = False
-    """Whether the processes of its runs carry their mark."""
+    """Whether the processes of its runs carry the mark of their run."""
 
 
 class RunReport(Message, frozen=True, tag="run"):
-    """One run that the executor knows and was not told to forget; between hello and its end."""
+    """One run that the executor has not forgotten; sent between hello and its end."""
 
     uid: RunUid
     state: RunState
@@ -129,45 +128,42 @@ class RunReport(Message, frozen=True, tag="run"):
     exit: Exit | None = None
     ended_by: str | None = None
     until: float | None = None
-    """Instant until which its worker asked to go on, beyond its run time-out."""
+    """Instant to which its worker asked to extend its run time-out."""
     reason: str = ""
-    """Why an `unkillable` run is not gone, or who of a run that ends may not be signalled."""
+    """Why an `unkillable` run is not gone; of another, the processes that may not be signalled."""
 
 
 class HelloEnd(Message, frozen=True, tag="hello_end"):
-    """Every run was named."""
+    """All runs were sent."""
 
 
 class Started(Message, frozen=True, tag="started"):
-    """The run's leader lives."""
+    """The run's leader has started."""
 
     uid: RunUid
     pid: Pid
     start_ticks: Ticks
     at: Moment
-    """Instant of the start."""
 
 
 class StartFailed(Message, frozen=True, tag="start_failed"):
-    """The run has no process and is already forgotten."""
+    """The run has no process, and the executor has forgotten it."""
 
     uid: RunUid
     fault: Fault
     error: str
-    """What is wrong, for people: it names the program, directory or file."""
     errno: int | None = None
 
 
 class Changed(Message, frozen=True, tag="changed"):
-    """A run moved, and is not gone."""
+    """A run has changed its state, and is not gone."""
 
     uid: RunUid
     state: RunState
     exit: Exit | None = None
     ended_by: str | None = None
     reason: str = ""
-    """Why an `unkillable` run is not gone: who survived SIGKILL, or what cannot be seen. Of any
-    other run: who may not be signalled."""
+    """Why an `unkillable` run is not gone; of another, the processes that may not be signalled."""
 
 
 class Exited(Message, frozen=True, tag="exited"):
@@ -179,9 +175,9 @@ class Exited(Message, frozen=True, tag="exited"):
 
 
 class Notice(Message, frozen=True, tag="notice"):
-    """What a worker said by systemd's protocol since its last notice; again until it is noted.
+    """What a worker sent by systemd's protocol since its last notice; repeated until noted.
 
-    With a hello it comes before the runs are named: what was said before an exit stands before it.
+    In a greeting it precedes the runs, so that it precedes a later exit.
     """
 
     uid: RunUid
@@ -189,33 +185,29 @@ class Notice(Message, frozen=True, tag="notice"):
     beat: bool = False
     note: str | None = None
     failed: bool = False
-    """It gave itself up."""
+    """Whether it declared failure."""
     until: float | None = None
-    """Instant until which it asks to go on, beyond its run time-out."""
+    """Instant to which it asks to extend its run time-out."""
 
 
 class Stray(Message, frozen=True, tag="stray"):
-    """A process that came from one of several runs, nobody can tell which."""
+    """A process that descends from one of several runs, unknown from which."""
 
     pid: int
     name: str
     candidates: tuple[RunUid, ...]
-    """The last twenty to start, if there are more."""
-
-
-#: Listening worker sockets that travel with one message.
-MAX_LISTENERS = 8
+    """At most the last twenty to start."""
 
 
 class Door(Message, frozen=True, tag="door"):
-    """The sockets that workers speak to were missing: they are there again, or cannot be yet.
+    """The workers' sockets were removed, and are recreated or cannot be yet.
 
-    Once they are, the worker socket that listens now travels with this line or one before, and
-    behind it those without a name at which workers still wait.
+    The new worker socket travels with this line or an earlier one, followed by those without a
+    name at which workers still wait.
     """
 
     shut: str = ""
-    """Why they cannot be made again; empty: they are there."""
+    """Why they cannot be recreated; empty: they are."""
 
 
 class Pong(Message, frozen=True, tag="pong"):
@@ -228,7 +220,7 @@ class Pong(Message, frozen=True, tag="pong"):
 
 
 class Start(Message, frozen=True, tag="start"):
-    """Start a run. Refused when the uid is known, the epoch is old or a deadline has passed."""
+    """Start a run. Refused for a known uid, an old epoch, or a deadline that has passed."""
 
     uid: Annotated[RunUid, msgspec.Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]
     epoch: int
@@ -238,56 +230,54 @@ class Start(Message, frozen=True, tag="start"):
     cwd: str | None = None
     umask: Annotated[int, msgspec.Meta(ge=0, le=0o777)] = 0o077
     output_budget: int | None = None
-    """Bytes of the output that are kept, the last ones; None: all."""
+    """How many of the last bytes of output are kept; None: all."""
     to_journald: bool = False
-    """Forward the output to systemd's journal too. An executor that is older than this field does
-    not; the file has all of it."""
+    """Forward the output to systemd's journal too; an executor older than this field does not."""
     payload: str | None = None
     previous_output_path: str | None = None
     earlier_output_paths: tuple[str, ...] = ()
-    """Output files of the task's runs on this node, the latest and those before: while one is
-    locked, that run may live and this one does not start."""
+    """Outputs of the task's earlier runs on this node; while one is locked, this one must wait."""
     kill_signal: Annotated[int, msgspec.Meta(ge=1, le=64)] = 15
     kill_mode: KillMode = KillMode.TREE
-    """An executor that is older than this field signals the tree."""
+    """An executor older than this field signals the tree."""
     kill_grace: float = 10.0
     exit_grace: float = 10.0
     leftover_grace: float = 2.0
     report_leftovers: bool = False
-    """Name what outlives the leader by that, and leave it alone."""
+    """Report processes that outlive the leader by `leftover_grace`, instead of ending them."""
     deadlines: dict[str, float] = {}
     """Instant at which the executor ends the run by itself, by `EndedBy`."""
     watchdog: float | None = None
-    """Seconds within which systemd's protocol asks for a sign of life; None: no socket for it."""
+    """Seconds between signs of life by systemd's protocol; None: no socket for it."""
     longest: float | None = None
-    """Instant to which the worker itself may move its run time-out; None: it has none."""
+    """Instant to which the worker may extend its run time-out; None: it has none."""
 
 
 class Renew(Message, frozen=True, tag="renew"):
-    """Move kill deadlines, of many runs at once; never back."""
+    """Move kill deadlines of many runs to later instants."""
 
     deadlines: dict[RunUid, dict[str, float]]
 
 
 class End(Message, frozen=True, tag="end"):
-    """End a run's whole tree. Again with `at_once`: without the rest of the grace."""
+    """End a run's whole tree; a second one with `at_once` cuts the grace short."""
 
     uid: RunUid
     reason: str
     at_once: bool = False
     longest_grace: float | None = None
-    """Seconds of kill grace at most; None: as the run's own says."""
+    """Upper bound of the kill grace in seconds; None: the run's own."""
 
 
 class Noted(Message, frozen=True, tag="noted"):
-    """A notice, and those before it, were written down, or refused."""
+    """A notice and all before it were committed or refused."""
 
     uid: RunUid
     serial: int
 
 
 class Forget(Message, frozen=True, tag="forget"):
-    """The run is settled: drop it, unless it still lives."""
+    """Forget a settled run, unless it still lives."""
 
     uid: RunUid
 
@@ -297,49 +287,15 @@ class Leave(Message, frozen=True, tag="leave"):
 
 
 class Ping(Message, frozen=True, tag="ping"):
-    """Are you there, it asks."""
+    """Request a `Pong`."""
 
     sequence: int
 
 
-FromExecutor = (
-    Hello
-    | RunReport
-    | HelloEnd
-    | Started
-    | StartFailed
-    | Changed
-    | Exited
-    | Notice
-    | Stray
-    | Door
-    | Pong
-)
+Greeting = Hello | RunReport | HelloEnd
+FromExecutor = Greeting | Started | StartFailed | Changed | Exited | Notice | Stray | Door | Pong
 ToExecutor = Start | Renew | End | Noted | Forget | Leave | Ping
 
 encode = msgspec.json.Encoder().encode
 decode_from_executor = msgspec.json.Decoder(FromExecutor).decode
 decode_to_executor = msgspec.json.Decoder(ToExecutor).decode
-
-
-def as_utf8(text: str) -> str:
-    """Return a text that a message can carry: the name of a file may be none."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def unreadable(start: Start) -> str | None:
-    """Return why no executor could read this start; None: it can.
-
-    A line that it refuses would end the connection.
-    """
-    try:
-        line = encode(start)
-        decode_to_executor(line)
-    except UNREADABLE as error:
-        return in_words(error)
-    if len(line) <= MAX_LINE:
-        return None
-    return (
-        f"command, payload and environment, with what the profile adds, are {len(line)} bytes"
-        f" as JSON, more than {MAX_LINE}; pass what is long in a file"
-    )

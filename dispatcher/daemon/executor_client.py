@@ -12,7 +12,7 @@ import structlog
 from dispatcher import wire
 from dispatcher.backoff import Backoff
 from dispatcher.complaints import UNREADABLE, in_words
-from dispatcher.daemon.executor_connection import ExecutorConnection
+from dispatcher.daemon.executor_connection import ExecutorConnection, why_unreadable
 from dispatcher.daemon.greeting import Check, Greeting
 from dispatcher.daemon.launcher import Launcher
 from dispatcher.daemon.output_state import output_state
@@ -150,7 +150,7 @@ class ExecutorClient(ExecutorApi):
         """
         if self._connection is None:
             return
-        if isinstance(message, wire.Start) and (why := wire.unreadable(message)) is not None:
+        if isinstance(message, wire.Start) and (why := why_unreadable(message)) is not None:
             text = f"cannot be started: {why}"
             failed = wire.StartFailed(uid=message.uid, fault=wire.Fault.TASK, error=text)
             self._events.append(failed)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 
 from dispatcher import wire
+from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.host.sockets import credentials
 from dispatcher.outbox import Outbox
 from dispatcher.times import Instant
@@ -108,3 +109,21 @@ def connect_to(path: str) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def why_unreadable(start: wire.Start) -> str | None:
+    """Return why no executor could read this start, None if it can.
+
+    A line that it cannot read would end the connection.
+    """
+    try:
+        line = wire.encode(start)
+        wire.decode_to_executor(line)
+    except UNREADABLE as error:
+        return in_words(error)
+    if len(line) <= wire.MAX_LINE:
+        return None
+    return (
+        f"command, payload and environment, with what the profile adds, are {len(line)} bytes"
+        f" as JSON, more than {wire.MAX_LINE}; pass what is long in a file"
+    )

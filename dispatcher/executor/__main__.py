@@ -8,7 +8,6 @@ import sys
 import traceback
 from pathlib import Path
 
-from dispatcher import wire
 from dispatcher.errors import (
     AlreadyHeld,
     ConfigError,
@@ -51,7 +50,7 @@ def main() -> int:
     process.close_inherited()
     log = Log(inheritance.STDERR, form=options.log_format, node=options.node_id)
     if options.mistake:
-        log("config.mistaken", mistakes=[*map(wire.as_utf8, options.mistake)])
+        log("config.mistaken", mistakes=[*map(utf8.as_utf8, options.mistake)])
     if options.became is not None:
         uid = os.geteuid()
         log("user.changed", user_id=uid, user=owner.name_of(uid), path=options.became)

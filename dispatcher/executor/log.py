@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from dispatcher import times, wire
+from dispatcher import times
+from dispatcher.host import utf8
 from dispatcher.logs import journald, records
 from dispatcher.logs.catalogue import EXECUTOR, Event
 from dispatcher.logs.repeats import Repeats
@@ -69,7 +70,7 @@ class Log:
             "level": known.level,
             "event": event,
             "sequence": next(self._numbers),
-            **{name: wire.as_utf8(f) if isinstance(f, str) else f for name, f in facts.items()},
+            **{name: utf8.as_utf8(f) if isinstance(f, str) else f for name, f in facts.items()},
             **self._node_fields,
         }
         if self._records is not None:

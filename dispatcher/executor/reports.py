@@ -13,6 +13,7 @@ from dispatcher.executor.log import Log
 from dispatcher.executor.records import Ending, Forgotten, Gone, LeaderExited, Started, Starting
 from dispatcher.executor.run import TrackedRun, ids, without_tail
 from dispatcher.executor.system.procfs import Process
+from dispatcher.host import utf8
 from dispatcher.times import Instant
 
 #: Runs named with a stray, those that started last.
@@ -47,7 +48,7 @@ class Reporter:
         self, start: wire.Start, fault: wire.Fault, error: str, number: int | None = None
     ) -> None:
         """Report that a run has no process."""
-        error = wire.as_utf8(error)
+        error = utf8.as_utf8(error)
         self.log("run.start_failed", **ids(start.uid, start.env), fault=fault, error=error)
         self.send(wire.StartFailed(uid=start.uid, fault=fault, error=error, errno=number))
 

@@ -22,6 +22,11 @@ def insist() -> None:
         os.execv(sys.executable, words)  # noqa: S606 - the same program, no shell
 
 
+def as_utf8(text: str) -> str:
+    """Return a text that a message can carry: names of files need not be UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _restore(name: bytes) -> None:
     """Set a variable to what it was when this process began, as far as that is known."""
     with suppress(OSError):

@@ -13,6 +13,7 @@ import pytest
 from dispatcher import wire
 from dispatcher.config.settings import NodeSection
 from dispatcher.daemon.executor_client import ExecutorClient
+from dispatcher.daemon.executor_connection import why_unreadable
 from dispatcher.executor.log import Log
 from dispatcher.executor.notice_sockets import MOST_BYTES
 from dispatcher.executor.output.files import TAIL_BYTES
@@ -83,7 +84,7 @@ def test_a_task_of_the_largest_values_fits_one_line() -> None:
         command=task.command, payload=task.payload, env=dict(task.env), cwd=task.cwd, **paths
     )
 
-    assert wire.unreadable(largest) is None
+    assert why_unreadable(largest) is None
 
 
 def test_deadlines_of_as_many_runs_as_a_node_may_have_fit_one_line() -> None:
