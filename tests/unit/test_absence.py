@@ -34,7 +34,7 @@ def world() -> World:
 def shared(world: World) -> World:
     """A world whose store nodes on other hosts share."""
     store: Any = world.store
-    store._alone = False
+    store._engine.dialect = replace(store._engine.dialect, shared=True)
     return world
 
 
