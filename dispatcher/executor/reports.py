@@ -19,6 +19,9 @@ from dispatcher.times import Instant
 #: Runs named with a stray, those that started last.
 MAX_CANDIDATES = 20
 
+#: Seconds without a shortage after which it is over: three times the longest pause between looks.
+SHORTAGE_OVER = 30.0
+
 
 class Reporter:
     """Reports each event to all who need it."""
@@ -29,7 +32,7 @@ class Reporter:
         self.journal = journal
         self.log = log
         self.send = send
-        self._short_of: set[int | None] = set()
+        self._short_at: dict[int | None, Instant] = {}
 
     def starting(self, run: TrackedRun, at: Instant) -> None:
         """Report a start before its leader is spawned."""
@@ -93,12 +96,9 @@ class Reporter:
         self.log("worker.stray", pid=process.pid, name=process.name, candidates=candidates)
         self.send(wire.Stray(pid=process.pid, name=process.name, candidates=candidates))
 
-    def shortage(self, error: OSError) -> None:
+    def shortage(self, error: OSError, at: Instant) -> None:
         """Report once for each errno what the host is short of; the next look tries again."""
-        if error.errno not in self._short_of:
-            self._short_of.add(error.errno)
+        last = self._short_at.get(error.errno)
+        self._short_at[error.errno] = at
+        if last is None or at - last > SHORTAGE_OVER:
             self.log("host.short", error=str(error))
-
-    def shortage_over(self) -> None:
-        """Report each shortage again from now on."""
-        self._short_of.clear()

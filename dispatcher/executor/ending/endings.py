@@ -80,7 +80,7 @@ class Endings:
                 return self._tree.look(run, at)
             return self._survivors.look(run.uid)
         except OSError as error:
-            self._report.shortage(error)
+            self._report.shortage(error, at)
             self._tree.interrupt_walk(run)
             return Unknown(f"the host cannot show it: {error}")
 

@@ -39,7 +39,8 @@ class Signaller:
         if run.signals_leader_alone and run.pid is not None:
             for signum in (run.kill_signal, signal.SIGCONT):
                 self._kernel.signal_leader(run.pid, signum)
-            self._note_refused(run, [one for one in processes_of(seen) if one.pid == run.pid])
+            leader = [one for one in processes_of(seen) if one.pid == run.pid]
+            self._note_refused(run, leader, at)
             run.note_signalled(at)
             return True
         return walk is None or self._send_kill_signal(run, walk, at)
@@ -54,11 +55,11 @@ class Signaller:
                 self._kernel.signal_group(group, signum)
         processes = walk.take(self._tree.share, group)
         for number, process in enumerate(processes):
-            if process.group != group and not self._signal_one(process, *signums):
+            if process.group != group and not self._signal_one(process, at, *signums):
                 walk.give_back(len(processes) - number)
                 processes = processes[:number]
                 break
-        self._note_signalled(run, processes)
+        self._note_signalled(run, processes, at)
         if walk.held_up:
             run.plan_look(at)
             return False
@@ -72,9 +73,11 @@ class Signaller:
     ) -> bool:
         """Send SIGKILL: at once to a tree that was found in one tick; any other is frozen first.
 
-        The group gets it at the end: the children of a process that dies early become ours.
+        The group gets it at the end: the children of a process that dies early become ours. If the
+        tree cannot be walked, it gets it at once: that needs nothing of which the host is short.
         """
         if walk is None and run.killing.freezing:
+            self._kill_group(run)
             return True
         if walk is not None:
             if run.killing.freezing and not walk.whole:
@@ -86,28 +89,34 @@ class Signaller:
                 walk.signal_children_first()
         processes = processes_of(seen) if walk is None else walk.take(self._tree.share, None)
         done = walk is None or walk.signalled == len(walk.found)
-        if run.holds_leader and run.pid is not None and done:
-            self._kernel.signal_group(run.pid, signal.SIGKILL)
-        run.note_killed([one for one in processes if self._signal_one(one, signal.SIGKILL)], at)
-        self._note_signalled(run, processes)
+        if done:
+            self._kill_group(run)
+        run.note_killed([one for one in processes if self._signal_one(one, at, signal.SIGKILL)], at)
+        self._note_signalled(run, processes, at)
         if done:
             run.killing.end_round()
         return done
 
-    def _signal_one(self, process: Process, *signums: int) -> bool:
+    def _kill_group(self, run: TrackedRun) -> None:
+        if run.holds_leader and run.pid is not None:
+            self._kernel.signal_group(run.pid, signal.SIGKILL)
+
+    def _signal_one(self, process: Process, at: Instant, *signums: int) -> bool:
         """Signal a process; False if the host is short of what that needs."""
         try:
             self._kernel.signal(process, *signums)
         except OSError as error:
-            self._report.shortage(error)
+            self._report.shortage(error, at)
             return False
         return True
 
-    def _note_signalled(self, run: TrackedRun, processes: list[Process]) -> None:
-        refused = self._note_refused(run, processes)
+    def _note_signalled(self, run: TrackedRun, processes: list[Process], at: Instant) -> None:
+        refused = self._note_refused(run, processes, at)
         self._name_ended(run, [process for process in processes if process not in refused])
 
-    def _note_refused(self, run: TrackedRun, processes: list[Process]) -> list[Process]:
+    def _note_refused(
+        self, run: TrackedRun, processes: list[Process], at: Instant
+    ) -> list[Process]:
         """Return the processes that may not be signalled; report once that a run has some."""
         try:
             refused = refusing(self._kernel, processes)
@@ -115,7 +124,7 @@ class Signaller:
                 run.trouble = why_unsignalled(self._kernel, refused)
                 self._report.unsignalled(run)
         except OSError as error:
-            self._report.shortage(error)
+            self._report.shortage(error, at)
             return []
         return refused
 

@@ -148,12 +148,10 @@ class Tree:
         Return how many were dead.
         """
         try:
-            reaped = self._scan(0, at).reaped
+            return self._scan(0, at).reaped
         except OSError as error:
-            self._report.shortage(error)
+            self._report.shortage(error, at)
             return 0
-        self._report.shortage_over()
-        return reaped
 
     def begin_walk(self, run: TrackedRun, at: Instant) -> Walk:
         """Begin at the root of a run's tree, whatever was found before; look() goes on with it."""

@@ -554,6 +554,33 @@ def test_what_the_host_cannot_show_is_not_asked_for_again_at_once(world: Countin
     assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
 
 
+def test_a_shortage_in_the_middle_of_a_freeze_does_not_keep_sigkill_from_the_group(
+    world: Counting,
+) -> None:
+    """A stopped tree may be what the host is short by, and would stand still for ever."""
+    leader = world.start(HUGE)
+    tree = [leader, *world.grow(leader)]
+    group = [process for process in tree if process.group == leader.pid]
+    world.end(HUGE, at_once=True)
+    steps = world.steps()
+    while not leader.stopped:
+        next(steps)
+    look = world.kernel.look
+
+    def short(pid: int) -> Any:
+        raise OSError(24, "Too many open files", f"/proc/{pid}/stat")
+
+    world.kernel.look = short  # type: ignore[method-assign]
+    world.run_for(20)
+
+    assert [] == [process for process in group if SIGKILL not in kinds(process)]
+    assert [] != [process for process in tree if SIGKILL not in kinds(process)]
+    assert 1 == world.names().count("host.short")
+    world.kernel.look = look  # type: ignore[method-assign]
+    world.run_for(15)
+    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
 def test_who_survives_is_named_as_it_is_seen_after_the_killing(world: Counting) -> None:
     leader = world.start(HUGE)
     stuck = world.kernel.born(world.grow(leader)[-1].pid, leads=True, cannot_die=True)
