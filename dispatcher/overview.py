@@ -1,4 +1,4 @@
-"""How things stand: the store and a running daemon, read together."""
+"""The state of a dispatcher: the store and a running daemon, read together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Stuck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """How things stand, counted over all tasks."""
+    """The state of node, queues and all tasks."""
 
     standing: Standing
     counts: Mapping[str, Mapping[TaskState, int]]
@@ -79,7 +79,7 @@ class Status:
 
 
 def status(store: ReaderStore, config: Config) -> Status:
-    """Return how things stand. Reads every task."""
+    """Return the state of everything. Reads every task."""
     with store.snapshot():
         counts, leases = store.counts(), store.leases()
         ready_since = store.ready_since()
@@ -95,7 +95,7 @@ def status(store: ReaderStore, config: Config) -> Status:
 
 
 def standing(store: ReaderStore, config: Config) -> Standing:
-    """Return how this node stands, with the running daemon's report."""
+    """Return the state of this node, with the running daemon's report."""
     me = known_node_id(config.state_dir)
     with store.snapshot():
         calendar = store.calendar()

@@ -1,4 +1,4 @@
-"""How a node and its queues stand, and what keeps tasks from running: pure, from what was read."""
+"""The state of a node and its queues, and what keeps tasks from running. Pure."""
 
 from __future__ import annotations
 

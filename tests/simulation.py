@@ -65,7 +65,7 @@ class FakeExecutor:
         self.outputs: dict[str, tuple[int, WallTime]] = {}
         """Bytes of each output, and when it last grew, by the host's clock."""
         self.alive: dict[wire.RunUid, str] = {}
-        """What of runs that it does not know lives on its host."""
+        """Living processes of runs that it does not know."""
         self.looks = 0
         self._pids = iter(range(1000, 10**9))
 
@@ -95,11 +95,11 @@ class FakeExecutor:
         self.events.append(Disconnected("died"))
 
     def has_answered(self, *, since: Instant) -> bool:
-        """Answer at once, unless it stands still: then it last answered what was asked before."""
+        """Answer a ping at once, unless `mute`: then only pings before `answered` were answered."""
         return self.answering and (not self.mute or self.answered >= since)
 
     def send(self, message: wire.ToExecutor) -> None:
-        """Do at once what the daemon says."""
+        """Obey at once."""
         self.sent.append(message)
         if isinstance(message, wire.Start):
             self._start(message)
@@ -111,24 +111,24 @@ class FakeExecutor:
             self.runs.pop(message.uid, None)
 
     def output_state(self, path: str, pid: int | None) -> OutputState:
-        """Say what the test let a run write."""
+        """Return what the test let a run write."""
         if path not in self.outputs:
             return OutputState(0, 0.0, math.inf)
         size, grown_at = self.outputs[path]
         return OutputState(size, grown_at / 1000, (self.wall() - grown_at) / 1000)
 
     def survivors(self, runs: Mapping[wire.RunUid, Collection[str]]) -> Mapping[wire.RunUid, str]:
-        """Say what the test lets live on this host."""
+        """Return which runs the test lets live on this host."""
         self.looks += 1
         return {uid: self.alive[uid] for uid in runs if uid in self.alive}
 
     def write(self, uid: wire.RunUid, *, grows: bool = True) -> None:
-        """Let a run write a byte, or the one anew that it has written."""
+        """Let a run write a byte, or write its last byte again."""
         path = f"/output/{uid}.log"
         self.outputs[path] = self.outputs.get(path, (0, None))[0] + grows, self.wall()
 
     def reconnect(self) -> None:
-        """Greet anew, as asked."""
+        """Greet again."""
         self.events.append(Disconnected("reconnecting"))
         self.greet()
 
@@ -161,7 +161,7 @@ fits: ExecutorApi = FakeExecutor()
 
 
 def replace_run(run: wire.RunReport, **changes: Any) -> wire.RunReport:
-    """Return a run's report with some facts changed."""
+    """Return a run's report with some fields changed."""
     facts = {name: getattr(run, name) for name in run.__struct_fields__}
     return wire.RunReport(**{**facts, **changes})
 
@@ -209,7 +209,7 @@ class World:
         return Instant(10_000 + self.elapsed)
 
     def fresh_supervisor(self, **changes: Any) -> Supervisor:
-        """Return a supervisor that knows nothing yet, as after a restart."""
+        """Return a supervisor without memory, as after a restart."""
         self.settings = replace(self.settings, **changes)
         rng = random.Random(self.seed)
         self.supervisor = Supervisor(
@@ -240,7 +240,7 @@ class World:
         return self
 
     def tick(self, *requests: Request) -> None:
-        """Tick once, with what the executor said since, and workers now."""
+        """Tick once, with the executor's new events and these requests of workers."""
         events, self.executor.events = self.executor.events, []
         self.deadline = self.supervisor.tick(
             events, requests, caught_up=self.caught_up, at=self.at()
@@ -287,6 +287,6 @@ class World:
         return self.runs(task_id)[-1].uid
 
     def gone(self, task_id: int, exit_code: int | None = 0, **facts: Any) -> None:
-        """Let a task's running worker end, and the daemon hear of it."""
+        """Let a task's running worker end, and the daemon receive it."""
         self.executor.gone(self.uid(task_id), exit_code, at=self.at(), **facts)
         self.settle_down()

@@ -118,7 +118,7 @@ class Recorder:
             turn.after(partial(self._note_unsignalled, event.uid, event.reason))
 
     def _exited(self, turn: Turn, event: wire.Exited) -> None:
-        """Settle a run whose process tree is gone, once; then the executor may forget it."""
+        """Settle a run whose process tree is gone, once; the executor forgets it."""
         run = self._store.open_run(event.uid)
         if run is None:
             turn.pending_starts.pop(event.uid, None)

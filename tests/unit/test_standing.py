@@ -12,6 +12,7 @@ import pytest
 from dispatcher import control, wire
 from dispatcher.cli.verbs.status import status_json
 from dispatcher.config.config import load
+from dispatcher.errors import StoreUnavailable
 from dispatcher.model import PausedQueue, TaskState
 from dispatcher.overview import STUCK_AFTER, Status
 from dispatcher.standing import Obstacle, Standing
@@ -19,6 +20,7 @@ from dispatcher.supervisor.stop import Stop
 from dispatcher.times import WallTime, iso
 from tests.command import Command
 from tests.simulation import SETTINGS, World
+from tests.unit.test_supervisor import Unwell
 
 
 def standing_of(
@@ -101,9 +103,15 @@ def daemon_stopping() -> Scene:
 
 
 def store_silent() -> Scene:
-    world = begun()
-    world.supervisor._outage.note_failure(at=world.at())
-    return world, world.submit()
+    world = World()
+    store: Any = Unwell(world.store)
+    world.store = store
+    world.fresh_supervisor().figures.began_at = world.at()
+    world.start()
+    task = world.submit()
+    store.failures = [(StoreUnavailable("locked"), False)]
+    world.tick()
+    return world, task
 
 
 def executor_missing() -> Scene:
