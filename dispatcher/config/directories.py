@@ -21,9 +21,11 @@ from dispatcher.host.node import known_node_id
 _HEADER = re.compile(r"\s*\[")
 _NODE = re.compile(r"\s*\[\s*node\s*\]\s*(#.*)?$")
 _DIRECTORY = re.compile(r"\s*[\"']?(state_dir|runtime_dir)\b")
+_NAMES_DIRECTORY = re.compile(r"state_dir|runtime_dir", re.IGNORECASE)
 _KEY = re.compile(r"\s*[^#\s]")
 _SLOTS = re.compile(r"\s*[\"']?slots\b")
-_STORE = re.compile(r"\s*[\"']?(store|url)\b")
+_STORE = re.compile(r"\s*\[\s*store\s*\]\s*(#.*)?$")
+_NAMES_STORE = re.compile(r"store|url|sqlite", re.IGNORECASE)
 _DOTTED = re.compile(r"\s*[\"']?node[\"']?\s*[.=]")
 
 
@@ -59,7 +61,7 @@ def despite_mistakes(
 ) -> Config | None:
     """Return the configuration of a file that is not TOML; None: its directories are not certain.
 
-    `with_store`: the store must be certain too, so that no line of the file may name one. The state
+    `with_store`: the store must be certain too, so no line of the file may name one. The state
     directory must be one in which a node was started.
     """
     file, environ = config.find(named, environ)
@@ -82,7 +84,7 @@ def _node_in(file: Path, *, with_store: bool) -> NodeSection | None:
         lines = text.splitlines()
         if any(quotes in text for quotes in ("'''", '"""')):
             return None
-        if with_store and any(map(_STORE.match, lines)):
+        if with_store and _may_name_store(lines):
             return None
         table = toml.tables(file, "\n".join(_lines_of_node(lines)))
     except (ConfigError, ValueError):
@@ -93,6 +95,20 @@ def _node_in(file: Path, *, with_store: bool) -> NodeSection | None:
     return NodeSection(state_dir=state_dir, runtime_dir=runtime_dir)
 
 
+def _may_name_store(lines: Sequence[str]) -> bool:
+    """Return whether a line may name a store: any place in a mistaken line may be its key."""
+    inside = False
+    for line in lines:
+        if _HEADER.match(line):
+            inside = _STORE.match(line) is not None
+            named = not inside and _NAMES_STORE.search(line) is not None
+        else:
+            named = inside or _NAMES_STORE.search(line) is not None
+        if named and _KEY.match(line) and not _DIRECTORY.match(line):
+            return True
+    return False
+
+
 def _lines_of_node(lines: Sequence[str]) -> Iterator[str]:
     """Yield the lines of [node] that name directories. Raises ValueError if others may do so."""
     inside, sections = False, 0
@@ -100,11 +116,13 @@ def _lines_of_node(lines: Sequence[str]) -> Iterator[str]:
         if _HEADER.match(line):
             inside = _NODE.match(line) is not None
             sections += inside
+            if not inside and _NAMES_DIRECTORY.search(line):
+                raise ValueError(line)
         elif _DIRECTORY.match(line) and inside:
             yield line
         elif inside and _KEY.match(line) and not _SLOTS.match(line):
             raise ValueError(line)  # it may be a directory, misspelled
-        elif _DIRECTORY.match(line) or _DOTTED.match(line):
+        elif _KEY.match(line) and (_NAMES_DIRECTORY.search(line) or _DOTTED.match(line)):
             raise ValueError(line)
     if sections != 1:
         raise ValueError(f"{sections} sections [node]")

@@ -68,27 +68,34 @@ def read(file: Path) -> Read:
     if len(mistakes) > MOST_MISTAKES:
         raise ConfigError("\n".join((*lines, f"{file}: more than {MOST_MISTAKES} mistakes")))
     good = _without(mistakes, table)
-    places_certain = not any(map(_concerns_places, mistakes))
     both = good["node"].keys() >= DIRECTORIES
     directories_certain = both or not any(map(_concerns_directories, mistakes))
+    places_certain = directories_certain and not any(map(_concerns_store, mistakes))
     settings = msgspec.convert(good, Settings, dec_hook=_quantity)
     return Read(settings, lines, places_certain, directories_certain)
-
-
-def _concerns_places(mistake: Mistake) -> bool:
-    """Return whether a mistake is in the sections of places, or may be a key of theirs."""
-    section = mistake.section.partition(".")[0]
-    places = {**_kinds(NodeSection), **_kinds(StoreSection)}
-    others = (sections().keys() | named_tables().keys()) - {"node", "store"}
-    return section not in others or mistake.key in places
 
 
 def _concerns_directories(mistake: Mistake) -> bool:
     """Return whether a mistake is in a directory's key, or may be such a key."""
     if mistake.section == "node":
         return mistake.key in DIRECTORIES or mistake.key not in _kinds(NodeSection)
-    known = mistake.section.partition(".")[0] in sections().keys() | named_tables().keys()
-    return not known or mistake.key in DIRECTORIES
+    return _may_be_section(mistake) or mistake.key in DIRECTORIES
+
+
+def _concerns_store(mistake: Mistake) -> bool:
+    """Return whether a mistake is in the section of the store, or may be a key of it."""
+    if mistake.section == "node":
+        return mistake.key in _kinds(StoreSection)
+    return (
+        mistake.section == "store"
+        or _may_be_section(mistake)
+        or mistake.key in _kinds(StoreSection)
+    )
+
+
+def _may_be_section(mistake: Mistake) -> bool:
+    """Return whether a mistake is an unknown name, which may be that of a misspelled section."""
+    return mistake.section.partition(".")[0] not in sections().keys() | named_tables().keys()
 
 
 def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,16 +19,37 @@ def config_home(environ: Mapping[str, str]) -> Path | None:
 
 
 def user_file(environ: Mapping[str, str]) -> Path | None:
-    """Return this user's own file if it exists; root has none.
+    """Return this user's own file if it exists, or if that cannot be found out; root has none.
 
-    The directory must be this user's own: `runuser` and `setpriv` keep another user's HOME.
+    The directory must be this user's own: `runuser` and `setpriv` keep another user's HOME. Reading
+    the file reports why it cannot be found.
     """
     home = config_home(environ)
     if home is None or os.geteuid() == 0:
         return None
     file = home / "dispatcher" / "dispatcher.toml"
     try:
-        is_own = file.parent.stat().st_uid == os.geteuid()
-        return file if is_own and file.exists() else None
-    except OSError:
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError:  # as EACCES, EIO, ESTALE: it may be there
+        pass
+    return file if _is_own(file.parent) else None
+
+
+def _is_own(directory: Path) -> bool:
+    """Return whether one of the last three directories of a path belongs to this user.
+
+    Where all three are hidden from this user, the owner of the directory that hides them counts.
+    """
+    for place in (directory, *directory.parents):
+        try:
+            if place.stat().st_uid == os.geteuid():
+                return True
+        except (FileNotFoundError, PermissionError):
+            continue
+        except OSError:  # as EIO, ESTALE
+            return True
+        if place not in {directory, directory.parent}:
+            return False
+    return False

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -115,6 +116,46 @@ def test_an_ordinary_users_own_file_goes_before_the_systems(
 
     users_file.unlink()
     assert config_module.SYSTEM_FILE == load(None, {}).file
+
+
+@pytest.mark.parametrize(
+    ("closed", "number"),
+    [(0, errno.EACCES), (1, errno.EACCES), (2, errno.EACCES), (0, errno.EIO), (2, errno.ESTALE)],
+)
+def test_an_own_file_that_cannot_be_looked_at_is_read_and_reported(
+    users_file: Path, monkeypatch: pytest.MonkeyPatch, closed: int, number: int
+) -> None:
+    """A closed directory, or a home on a server that fails."""
+    unseen = users_file.parents[closed]
+    home = users_file.parents[2]
+    if home.stat().st_uid != os.geteuid():
+        owned = (home, *home.rglob("*"))
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        for path in owned:
+            os.chown(path, 4711, -1)
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    stat = os.stat
+
+    def refuses(path: Path | str, *words: object, **options: object) -> os.stat_result:
+        if Path(path).is_relative_to(unseen) and (number != errno.EACCES or Path(path) != unseen):
+            raise OSError(number, os.strerror(number), str(path))
+        return stat(path, *words, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", refuses)
+    monkeypatch.setattr(os, "lstat", lambda path: refuses(path, follow_symlinks=False))
+
+    assert users_file == config_module.find(None, {})[0]
+
+
+def test_a_directory_of_roots_in_an_own_home_is_an_own_one(
+    users_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = 4711
+    monkeypatch.setattr(os, "geteuid", lambda: owner)
+    if os.getuid() == 0:
+        os.chown(users_file.parents[1], owner, -1)
+        os.chown(users_file.parent, 0, 0)
+        assert users_file == load(None, {}).file
 
 
 @pytest.mark.parametrize("uid", [0, 4712])

@@ -266,13 +266,38 @@ def test_what_a_file_says_beside_its_mistakes_is_known(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[node]\nslots = 0", "[nod]", "state_dir = '/x'", "[leases]\nurl = 'x'", "[store]\nul = ''"],
+    [
+        "[nod]",
+        "state_dir = '/x'",
+        "[leases]\nurl = 'x'",
+        "[store]\nul = ''",
+        "[node]\nurl = 'x'",
+        "[node]\nslotz = 4",
+        "[node]\nstate_dir = '/x'\nruntime_di = '/y'",
+        "[node]\nstate_dir = '/x'\nruntime_dir = '/y'\n[store]\nurl = 5",
+    ],
 )
 def test_a_mistake_that_may_be_about_places_leaves_them_unknown(file: Path, text: str) -> None:
     with pytest.raises(Mistaken) as error:
         read(file, text, HOME)
 
     assert not error.value.places_certain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[node]\nslots = 0",
+        "[node]\nslots = 'many'",
+        "[node]\nslots = 4.0",
+        "[node]\nstate_dir = '/x'\nruntime_dir = '/y'\nslotz = 4",
+    ],
+)
+def test_a_mistake_in_slots_leaves_the_places_certain(file: Path, text: str) -> None:
+    with pytest.raises(Mistaken) as error:
+        read(file, text, HOME)
+
+    assert error.value.places_certain
 
 
 def test_a_password_in_a_store_url_is_not_repeated(file: Path) -> None:

@@ -101,6 +101,8 @@ def test_a_mistake_that_may_be_about_them_is_refused(file: File, text: str) -> N
         "[broken\n[node]\nstate_dir = '{dir}'\n[node]\nstate_dir = '{dir}'\n",
         "node.runtime_dir = '/run/x'\n[broken\n[node]\nstate_dir = '{dir}'\n",
         "[broken\n[node]\nstate_dir = '{dir}'\n[leases]\nruntime_dir = '/run/x'\n",
+        "[broken\n[node]\nstate_dir = '{dir}'\n[leases]\n>runtime_dir = '/run/x'\n",
+        "[node] runtime_dir = '/run/x'\n[node]\nstate_dir = '{dir}'\n",
         "[broken\n[node]\nstate_dir = '/where/no/node/was/started'\n",
         "[broken\n[node]\nstate_dir = '{dir}'\nruntime_dir = 'relative'\n",
     ],
@@ -124,7 +126,17 @@ def test_a_store_is_certain_where_no_line_may_name_one(file: File) -> None:
     assert found is not None
     assert f"sqlite://{file.state_dir}/tasks.db" == found.store_url
 
-    for line in ("url = 'sqlite:///x/y.db'", 'store.url = "x', "'store' = {url", ' "url" = 1'):
+    for line in (
+        "url = 'sqlite:///x/y.db'",
+        'store.url = "x',
+        "'store' = {url",
+        ' "url" = 1',
+        '[store] url = "sqlite:///x/y.db"',
+        "+url = 'x'",
+        ">URL = 'x'",
+        "[store]\n'u\\u0072l' = 'x'",
+        "ulr = 'sqlite:///x/y.db'",
+    ):
         file.path.write_text(f"{line}\n{broken}")
         assert despite_mistakes(str(file.path), ENVIRON, with_store=True) is None
         assert despite_mistakes(str(file.path), ENVIRON) is not None
