@@ -10,8 +10,8 @@ from dispatcher.host import inheritance, utf8
 
 def main() -> int:
     """Run the command line that this process was given; return its exit code."""
-    inheritance.put_in_order()
-    utf8.insist()
+    inheritance.repair()
+    utf8.ensure_utf8_mode()
     # What imports make stays: looking through it for garbage is a tenth of a submit's time.
     gc.disable()
     try:

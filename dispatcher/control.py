@@ -154,7 +154,7 @@ def _request(path: Path, request: bytes, kind: type[T], *, within: float) -> T |
     try:
         return _exchange(path, request, kind, within=within)
     except (PermissionError, TimeoutError) as error:
-        if (whose := owner.of_another(path)) is not None and os.geteuid() != 0:
+        if (whose := owner.remedy_if_foreign(path)) is not None and os.geteuid() != 0:
             raise ForeignDaemon(f"a daemon answers its own user alone; {whose}") from error
         if isinstance(error, PermissionError):
             return None

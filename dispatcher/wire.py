@@ -185,7 +185,6 @@ class Notice(Message, frozen=True, tag="notice"):
     beat: bool = False
     note: str | None = None
     failed: bool = False
-    """Whether it declared failure."""
     until: float | None = None
     """Instant to which it asks to extend its run time-out."""
 
@@ -236,7 +235,7 @@ class Start(Message, frozen=True, tag="start"):
     payload: str | None = None
     previous_output_path: str | None = None
     earlier_output_paths: tuple[str, ...] = ()
-    """Outputs of the task's earlier runs on this node; while one is locked, this one must wait."""
+    """Outputs of the task's earlier runs here; while one is locked, this run does not start."""
     kill_signal: Annotated[int, msgspec.Meta(ge=1, le=64)] = 15
     kill_mode: KillMode = KillMode.TREE
     """An executor older than this field signals the tree."""

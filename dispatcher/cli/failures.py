@@ -153,7 +153,9 @@ def _explained_os_error(error: OSError, verb: str | None) -> tuple[str, int]:
     message = error.strerror or str(error)
     if error.filename is not None:
         message = f"{error.filename}: {message}"
-        if isinstance(error, PermissionError) and (whose := owner.of_another(error.filename)):
+        if isinstance(error, PermissionError) and (
+            whose := owner.remedy_if_foreign(error.filename)
+        ):
             message += f"; {whose}"
         trouble = in_trouble(message, error.errno)
         return explained(trouble) if trouble else (message, ExitCode.REFUSED)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dispatcher.config.settings import Settings
 from dispatcher.host import sockets
-from dispatcher.host.owner import agree
+from dispatcher.host.owner import have_same_owner
 
 #: The variables by which a worker finds the dispatcher that runs it, however its file changes.
 STATE = "DISPATCHER_STATE_DIR"
@@ -43,7 +43,7 @@ def runtime_directory(settings: Settings, state_dir: Path, environ: Mapping[str,
         chosen = given
     elif made := _systemd_directory(environ, "RUNTIME_DIRECTORY"):
         chosen = made
-    elif base.startswith("/") and agree(Path(base), state_dir):
+    elif base.startswith("/") and have_same_owner(Path(base), state_dir):
         chosen = Path(base) / f"dispatcher-{_hash_of(state_dir)}"
     else:
         chosen = state_dir / "run"

@@ -33,7 +33,10 @@ def text_of(file: Path) -> str:
         return files.read(file, MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         remedy = "let --config or $DISPATCHER_CONFIG name a file that this user may read"
-        if isinstance(error, PermissionError) and (reader := owner.meant_for(file)) is not None:
+        if (
+            isinstance(error, PermissionError)
+            and (reader := owner.intended_reader(file)) is not None
+        ):
             remedy = f"it is for user {reader}: sudo -u {reader} dispatcher ...; or {remedy}"
         raise ConfigError(f"{file}: {error.strerror}; {remedy}") from error
     except UnicodeDecodeError as error:

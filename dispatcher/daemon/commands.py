@@ -59,7 +59,7 @@ class Commands:
                 self._reload()
         if not frozenset(STOP_SIGNALS).isdisjoint(arrived):
             if self._notifier is not None:
-                self._notifier.stopping()
+                self._notifier.report_stopping()
             self._supervisor.stop(self.on_stop, at=at)
 
     def handle_request(self, line: bytes, reply: Reply, _pid: int) -> bool:
@@ -88,7 +88,7 @@ class Commands:
     def _reload(self) -> Reloaded:
         """Read the configuration again. Raises `ConfigError` once it is logged."""
         if self._notifier is not None:
-            self._notifier.reloading()
+            self._notifier.report_reloading()
         try:
             reloaded = self._reconfigure()
         except ConfigError as error:

@@ -70,15 +70,15 @@ class ManagerReports:
     def run_due(self, at: Instant) -> Instant:
         """Send a sign of life, and at intervals the state; return when to be called again."""
         notifier = self._notifier
-        notifier.alive(at=at)
+        notifier.send_sign_of_life(at=at)
         if not notifier.is_ready or at - self._reported_at >= STATUS_INTERVAL:
             self._reported_at = at
             report = self._supervisor.report(at=at)
-            notifier.status(report.in_a_line())
+            notifier.report_status(report.in_a_line())
             if self._is_current(report):
-                notifier.ready()
+                notifier.report_ready()
             if report.stopping:
-                notifier.stays(at=at)
+                notifier.extend_stop(at=at)
         return Instant(at + min(STATUS_INTERVAL, notifier.interval or STATUS_INTERVAL))
 
     def _is_current(self, report: DaemonReport) -> bool:

@@ -151,7 +151,7 @@ class OutputDirectory:
 
     def discard(self, paths: Iterable[str], reason: str) -> None:
         """Remove files soon, where they are in this directory: it may have been moved since."""
-        ours = (output_files.here(path, self._directory) for path in paths)
+        ours = (output_files.relocated(path, self._directory) for path in paths)
         self._doomed.extend(_Doomed(path, reason) for path in ours)
         self._due = self._wake_at = Instant(0.0)
 

@@ -75,7 +75,7 @@ def run(config: Config, *, drain: bool, onlooker: Duty | None = None) -> int:
             signals=signals,
             control=_listen_for_commands(config),
             runtime=runtime,
-            notifier=notifier if notifier.wanted else None,
+            notifier=notifier if notifier.has_manager else None,
             onlooker=onlooker,
             set_up_logs=set_up_logs,
         )

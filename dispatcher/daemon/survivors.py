@@ -24,7 +24,7 @@ def survivors(runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
 
     A process that was there at the first of two looks and is dead may have left another behind.
     """
-    first, second = marks.Carriers(runs, _hidden), marks.Carriers(runs, _hidden)
+    first, second = marks.MarkedProcesses(runs, _hidden), marks.MarkedProcesses(runs, _hidden)
     found: dict[RunUid, str] = {}
     for uid, paths in runs.items():
         whole = second.whole and second.dead[uid] <= first.dead[uid]

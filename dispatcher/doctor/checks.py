@@ -37,7 +37,7 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     """Check everything; each check comes after those that it depends on."""
     yield _configuration(config)
     yield from _host()
-    if (whose := owner.of_another(config.state_dir)) is not None and not _is_open(config):
+    if (whose := owner.remedy_if_foreign(config.state_dir)) is not None and not _is_open(config):
         yield from_error("state directory", DispatcherError(f"it is not this user's: {whose}"))
         return  # no other check could see anything
     yield from _state_dir(config)
@@ -148,7 +148,7 @@ def _output_dir(config: Config) -> Iterator[Finding]:
 def _punching(config: Config) -> Iterator[Finding]:
     place = existing(config.output_dir)
     text = f"holes in files of {place}"
-    error = holes.tried(str(place))
+    error = holes.try_punching(str(place))
     if error is None:
         yield ok("output budget", f"{text} can be punched")
     elif error.errno in holes.UNSUPPORTED:

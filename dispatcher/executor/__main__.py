@@ -31,7 +31,7 @@ from dispatcher.executor.system.oom import OomScore
 from dispatcher.exit_codes import ExitCode
 from dispatcher.host import inheritance, owner, utf8
 from dispatcher.host.locks import EXECUTOR_LOCK, FileLock
-from dispatcher.host.marks import call_spawner
+from dispatcher.host.marks import name_spawner
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import RuntimeDirectory
 
@@ -41,8 +41,8 @@ LAST_LINES_WITHIN = 1.0
 
 def main() -> int:
     """Run the executor; return its exit code."""
-    inheritance.put_in_order()
-    utf8.insist()
+    inheritance.repair()
+    utf8.ensure_utf8_mode()
     options = _parser().parse_args()
     state_dir, runtime_dir = (
         str(Path(d).absolute()) for d in (options.state_dir, options.runtime_dir)
@@ -138,7 +138,7 @@ def _executor(
         Outside(kernel, spawner, outputs, server, notices, report),
         runtime=runtime,
         embedded=options.embedded,
-        notifier=notifier if notifier.wanted else None,
+        notifier=notifier if notifier.has_manager else None,
     )
     process.obey_sigterm(executor.shut_down, kernel)
     return executor
@@ -150,7 +150,7 @@ def _spawner(outputs: OutputFiles, limits: tuple[int, int], log: Log) -> Spawner
     if spawner.why_unmarked is not None:
         log("mark.unavailable", reason=spawner.why_unmarked)
     else:
-        call_spawner()
+        name_spawner()
     return spawner
 
 

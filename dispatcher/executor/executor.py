@@ -123,7 +123,7 @@ class Executor:
         if self._shutdown_wanted and not self._stopping:
             self._stopping = True
             if self._notifier is not None:
-                self._notifier.stopping()
+                self._notifier.report_stopping()
             self._report.log("executor.stopping", runs=len(self.table.live))
             self.runs.end_all(wire.EndedBy.SHUTDOWN, at)
         self.runs.act(at, all_read=self._server.all_read)
@@ -140,7 +140,7 @@ class Executor:
     def _restore_names(self, runtime: RuntimeDirectory, at: Instant) -> None:
         """Make again what was removed from the runtime directory, and report it to the daemon."""
         if not self._report.journal.is_there:
-            self._report.journal.make_again()  # in the state directory, if the other is gone
+            self._report.journal.restore()  # in the state directory, if the other is gone
         look = runtime.look((*self._server.names, *self._notices.names), at=at)
         if look.lost is not None:
             self._report.log("runtime.lost", reason=look.lost)
@@ -150,12 +150,14 @@ class Executor:
             self._server.send(wire.Door())
 
     def _notify_manager(self, notifier: Notifier, at: Instant) -> None:
-        notifier.alive(at=at)
-        notifier.status(f"{len(self.table.live)} runs" + ("" if self.is_open else ", sweeping"))
+        notifier.send_sign_of_life(at=at)
+        notifier.report_status(
+            f"{len(self.table.live)} runs" + ("" if self.is_open else ", sweeping")
+        )
         if self.is_open:
-            notifier.ready()
+            notifier.report_ready()
         if self._stopping:
-            notifier.stays(at=at)
+            notifier.extend_stop(at=at)
 
     def _open_when_swept(self) -> None:
         if not self.is_open and not self.runs.sweeping:

@@ -123,7 +123,7 @@ class Journal:
             return os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
         return False
 
-    def make_again(self) -> None:
+    def restore(self) -> None:
         """Make a rewrite due at once."""
         self._incomplete, self._retry_at = True, Instant(0.0)
 

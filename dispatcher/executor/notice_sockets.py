@@ -31,7 +31,7 @@ class Directory:
         """Whether a directory is there, made by anybody."""
         return os.path.isdir(self.path)
 
-    def make_again(self) -> None:
+    def restore(self) -> None:
         """Make it, unless it is there. Raises OSError."""
         Path(self.path).mkdir(mode=0o700, parents=True, exist_ok=True)
         # Not to be listed: a process needs the name of the socket that it opens.

@@ -100,7 +100,7 @@ class Notices:
         self._resting: dict[wire.RunUid, RunChannel] = {}
         self._news: dict[wire.RunUid, RunChannel] = {}
         self._sent_at = Instant(0.0)
-        Directory(self._directory).make_again()
+        Directory(self._directory).restore()
         for leftover in self._directory.iterdir():
             with suppress(OSError):
                 leftover.unlink()

@@ -92,7 +92,7 @@ def hold_node_name(node: str, state_dir: Path) -> socket.socket | None:
 
 def remedy_for(path: str) -> str:
     """Return how to make a path usable."""
-    return owner.of_another(Path(path)) or _WRITABLE
+    return owner.remedy_if_foreign(Path(path)) or _WRITABLE
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -1,6 +1,6 @@
-"""Processes that /proc does not list for this user (hidepid), found by asking for each pid.
+"""Processes that /proc does not list for this user (hidepid), found by probing each pid.
 
-They are other users', and this user's own that are not dumpable.
+They are other users', and this user's that are not dumpable.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-#: Needs no right, and takes 0.3 microseconds through `map`: 4 million pids take one to two seconds.
+#: Needs no privilege, and takes 0.3 µs through `map`: 4 million pids take one to two seconds.
 _getsid = ctypes.CDLL(None).getsid
 
-#: What pidfd_open(2) answers for a thread: since Linux 6.9, and before.
+#: Errors of pidfd_open(2) for a thread: since Linux 6.9, and before.
 _NO_LEADER = (errno.ENOENT, errno.EINVAL)
 
-#: Pids that are asked for at a time: bounds the memory of a look.
+#: Pids probed at a time: bounds the memory of a look.
 _CHUNK = 1 << 16
 
-#: Pids that the next look asks for again: one is given out before anybody can see who has it.
+#: Pids that the next look probes again: a pid is allocated before its process is visible.
 _OVERLAP = 64
 
-#: Rounds of a look until no pid is given out between its begin and its end.
+#: Rounds of a look at most, until no pid is allocated during one.
 MOST_ROUNDS = 50
 
 
@@ -41,27 +41,27 @@ def proc_hides() -> bool:
 
 
 class HiddenPids:
-    """Asks for every pid once, then for those alone that were given out since."""
+    """Probes every pid once, then only those allocated since."""
 
     def __init__(self) -> None:
         self._last: int | None = None
-        """The last pid that was given out when the former look ended."""
+        """The last pid allocated when the previous look ended."""
         self._forks = 0
-        """How many were given out by then, threads included, since the host booted."""
+        """Pids allocated by then since the host booted, threads included."""
         self._found: set[int] = set()
 
     def look(self) -> tuple[set[int], bool]:
-        """Return the pids that somebody has; and whether none can be missing.
+        """Return the pids in use, and whether the result is complete.
 
-        Whoever forks and exits, again and again, is always a pid further: nobody is missing only if
-        no pid was given out while those before it were asked for.
+        A process that forks and exits again and again always has a new pid: the result is complete
+        only if no pid was allocated during the look.
         """
         found = _existing(iter([self._found]))
         for _ in range(MOST_ROUNDS):
             forks, last, most = _forks(), _last_pid(), _pid_max()
-            came_round = forks - self._forks >= most // 2
-            asked = pids_to_ask_for(None if came_round else self._last, last, most)
-            found |= _existing(asked)
+            wrapped = forks - self._forks >= most // 2
+            probed = pids_to_probe(None if wrapped else self._last, last, most)
+            found |= _existing(probed)
             self._forks, self._last = forks, last
             if whole := _last_pid() == last:
                 break
@@ -69,19 +69,19 @@ class HiddenPids:
         return self._found, whole
 
 
-def pids_to_ask_for(before: int | None, last: int, most: int) -> Iterator[range]:
+def pids_to_probe(before: int | None, last: int, most: int) -> Iterator[range]:
     """Yield the pids below `most` that may be new since `before`, in chunks; None: all of them.
 
-    They are given out in their order, and after the highest from the lowest again.
+    The kernel allocates them in ascending order, and restarts at the lowest after the highest.
     """
     first = 0 if before is None else max(0, before - _OVERLAP)
     if before is None:
-        asked = [range(1, max(most, last + 1))]
+        ranges = [range(1, max(most, last + 1))]
     elif before <= last:
-        asked = [range(first + 1, last + 1)]
+        ranges = [range(first + 1, last + 1)]
     else:
-        asked = [range(first + 1, most), range(1, last + 1)]
-    for pids in asked:
+        ranges = [range(first + 1, most), range(1, last + 1)]
+    for pids in ranges:
         for start in pids[::_CHUNK]:
             yield range(start, min(start + _CHUNK, pids.stop))
 
@@ -89,14 +89,14 @@ def pids_to_ask_for(before: int | None, last: int, most: int) -> Iterator[range]
 def _existing(chunks: Iterator[range] | Iterator[set[int]]) -> set[int]:
     found: set[int] = set()
     for pids in chunks:
-        asked = list(pids)
-        sessions = map(_getsid, asked)
-        found.update(pid for pid, session in zip(asked, sessions, strict=True) if session >= 0)
+        probed = list(pids)
+        sessions = map(_getsid, probed)
+        found.update(pid for pid, session in zip(probed, sessions, strict=True) if session >= 0)
     return found
 
 
 def _leads(pid: int) -> bool:
-    """Whether a pid is a process's own, not that of another thread of it; False once it is gone."""
+    """Whether a pid is a process's, not another thread's; False once it is gone."""
     try:
         os.close(os.pidfd_open(pid))
     except ProcessLookupError:
@@ -120,4 +120,4 @@ def _forks() -> int:
     for line in Path("/proc/stat").read_bytes().splitlines():
         if line.startswith(b"processes "):
             return int(line.split()[1])
-    return 1 << 62  # as if they had come round
+    return 1 << 62  # as if the pids had wrapped

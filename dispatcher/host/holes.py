@@ -1,4 +1,4 @@
-"""Holes in files: blocks given back to the filesystem while every offset stays valid."""
+"""Holes in files: blocks returned to the filesystem while every offset stays valid."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import errno
 import os
 from pathlib import Path
 
-#: Only whole blocks are given back.
+#: Only whole blocks are returned.
 BLOCK = 4096
 
-#: What a filesystem without holes answers.
+#: Errors of a filesystem without holes.
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 #: FALLOC_FL_KEEP_SIZE and, with it, FALLOC_FL_PUNCH_HOLE: linux/falloc.h.
@@ -22,35 +22,35 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
-    """Reserve or give back the blocks of a part of a file. Raises OSError: see its man page."""
+    """Reserve blocks, or return them to the filesystem, in a range. Raises OSError."""
     if _fallocate(descriptor, mode, offset, length) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
 
 def punch(descriptor: int, offset: int, length: int) -> None:
-    """Give back the blocks of a part of a file; its size stays. Raises OSError."""
+    """Return the blocks of a range to the filesystem; the size stays. Raises OSError."""
     fallocate(descriptor, _PUNCH, offset, length)
 
 
 def next_data(descriptor: int, offset: int) -> int | None:
-    """Return where the next bytes are that are in no hole; None: there are none."""
+    """Return the offset of the next data outside holes, None if there is none."""
     try:
         return os.lseek(descriptor, offset, os.SEEK_DATA)
     except OSError as error:
         if error.errno == errno.ENXIO:
             return None
-        return offset  # a filesystem that knows no holes
+        return offset  # a filesystem without holes
 
 
-def tried(directory: str) -> OSError | None:
-    """Punch a hole into a file made for that, nameless where it may be; return what failed."""
+def try_punching(directory: str) -> OSError | None:
+    """Punch a hole into a temporary file, unnamed if possible; return the error."""
     flags = os.O_RDWR | os.O_CLOEXEC
     path = f"{directory}/holes-{os.getpid()}"
     try:
         try:
             descriptor = os.open(directory, os.O_TMPFILE | flags, 0o600)
-        except OSError:  # some filesystems, of those without holes too, know only files with names
+        except OSError:  # some filesystems have only named files
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | flags, 0o600)
             Path(path).unlink()
         with os.fdopen(descriptor, "wb", buffering=0) as file:
@@ -62,11 +62,11 @@ def tried(directory: str) -> OSError | None:
 
 
 def unsupported(directory: str) -> str | None:
-    """Say why no run's output in a directory can be kept within its budget; None: it can.
+    """Return why output in a directory cannot be kept within a budget, None if it can.
 
-    What stands in the way of trying is not said here.
+    None also if the directory cannot be tried: others report that.
     """
-    error = tried(directory)
+    error = try_punching(directory)
     if error is None or error.errno not in UNSUPPORTED:
         return None
     return (

@@ -1,19 +1,19 @@
-"""What a program was started with, put in order before it opens anything or waits for a signal."""
+"""Repairs what a program inherits, before it opens anything or waits for a signal."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-#: The descriptor of stderr, also where Python found it closed and made no `sys.stderr`.
+#: The descriptor of stderr, also if Python found it closed and made no `sys.stderr`.
 STDERR = 2
 
 
-def put_in_order() -> None:
-    """Fill descriptors 0 to 2 that are closed, and block no signal.
+def repair() -> None:
+    """Open `/dev/null` at closed descriptors 0 to 2, and unblock all signals.
 
-    A database or a lock in the place of stdout would receive what somebody prints. A mask outlives
-    exec: a service that its starter's mask keeps from SIGTERM could only be killed.
+    A database or lock that got descriptor 1 would receive printed text. A signal mask survives
+    exec: a service that inherits a blocked SIGTERM could only be killed.
     """
     while (null := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         os.set_inheritable(null, True)

@@ -119,5 +119,5 @@ def _holder_in(content: str) -> str:
 def _cannot_lock(what: str, path: Path, error: OSError) -> DispatcherError:
     remedy = "this user must be able to write there"
     if isinstance(error, PermissionError):
-        remedy = owner.of_another(path) or remedy
+        remedy = owner.remedy_if_foreign(path) or remedy
     return cannot_use(f"cannot lock {what}: {path}", error, remedy)

@@ -1,10 +1,10 @@
-"""The mark: a soft limit by which every process of a run is recognised, whatever it does.
+"""The mark: a soft limit that identifies every process of a run.
 
 A run's leader starts with a soft `RLIMIT_RTTIME` that encodes the run's uid. The kernel copies it
-to every descendant over fork and exec; neither an environment nor a session, an open file or a
-living parent is needed. The limit restricts nothing: it allows 146,000 years of real-time CPU.
-A process of the same user is read by prlimit(2); where that is refused, as for a set-gid
-program, `/proc/PID/limits` is readable by everybody.
+to every descendant across fork and exec, whatever they do to environment, session, open files or
+parents. The limit restricts nothing: it allows 146,000 years of real-time CPU. prlimit(2) reads it
+from processes of the same user; for others, such as a set-gid program, `/proc/PID/limits` is
+readable by everybody.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from pathlib import Path
 from dispatcher.host.hidden import HiddenPids, proc_hides
 from dispatcher.wire import RunUid
 
-#: Above every limit that anybody sets; the bits below carry the uid.
+#: Above every ordinary limit; the bits below carry the uid.
 _FLAG = 1 << 62
 _UID_BITS = (1 << 61) - 1
 
-#: What an operator is told where no marks can be set.
+#: The message for an executor that cannot set marks.
 CANNOT_MARK = (
     "the executor has a hard limit of RLIMIT_RTTIME: remove LimitRTTIME= from its unit, or the"
     " line `rttime` from limits.conf"
 )
 
-#: What the kernel calls an executor that sets marks, before its own pid. While it spawns, it has
-#: the mark of a run that it is no part of; a child that has not left it yet has another pid.
+#: The process name of an executor that sets marks, followed by its own pid. While it spawns it
+#: carries the mark of that run; a child before its exec carries the name with another pid.
 _SPAWNER = "executor"
 
 _LIMIT_LINE = b"Max realtime timeout"
 
-#: Lists of processes that `read_marks` takes until all of one were there to be read.
+#: Lists of processes that `read_marks` takes at most, until every process of one could be read.
 MOST_LISTS = 20
 
 #: Bytes of /proc/PID/limits: about 1,300.
@@ -44,7 +44,7 @@ _MOST_BYTES = 8192
 
 
 def mark_of(uid: str) -> int:
-    """Return the mark of a run; 0 for a uid that is not hexadecimal: its run has none."""
+    """Return the mark of a run; 0 for a uid that is not hexadecimal."""
     try:
         return _FLAG | (int(uid, 16) & _UID_BITS)
     except ValueError:
@@ -52,20 +52,19 @@ def mark_of(uid: str) -> int:
 
 
 def by_mark(uids: Iterable[RunUid]) -> Mapping[int, RunUid]:
-    """Return runs by their marks, those without left out."""
+    """Return runs by their marks, without those that have none."""
     return {mark: uid for uid in uids if (mark := mark_of(uid))}
 
 
 def mark_in(limit: int) -> int:
-    """Return the mark that a soft limit is, 0 if it is an ordinary limit."""
+    """Return the mark in a soft limit, 0 for an ordinary limit."""
     return limit if limit & ~_UID_BITS == _FLAG else 0
 
 
 def read_mark(pid: int) -> int | None:
-    """Return the mark of a process, alive or a zombie; 0 if it has none.
+    """Return the mark of a process or zombie; 0 if it has none, None if it is hidden.
 
-    None: the kernel does not show it to this user. Raises ProcessLookupError when nobody has the
-    pid.
+    Raises ProcessLookupError for a pid that is not in use.
     """
     try:
         return mark_in(resource.prlimit(pid, resource.RLIMIT_RTTIME)[0])
@@ -76,13 +75,13 @@ def read_mark(pid: int) -> int | None:
 def read_marks(
     hidden: HiddenPids, found: Callable[[int, int], object] | None = None
 ) -> tuple[dict[int, int], bool]:
-    """Return the marks of all processes that have one, by pid; and whether none can be missing.
+    """Return the marks of all processes by pid, and whether the result is complete.
 
-    `found` is called with each pid and its mark at once: the process may soon be gone. `hidden` is
-    kept from look to look.
+    `found` is called with each pid and its mark immediately: the process may soon be gone. Pass
+    the same `hidden` to every call.
 
-    A process that forks and exits, again and again, is always a pid further. It is listed all the
-    same: so a list of which each process was still there to be read misses nobody.
+    A process that forks and exits again and again always has a new pid, but is always listed: a
+    list of which every process could still be read is complete.
     """
     read: dict[int, int | None] = {}
     hides = proc_hides()
@@ -90,9 +89,11 @@ def read_marks(
         gone, whole = False, True
         pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
         if hides:
-            asked, whole = hidden.look()
-            pids |= asked
-        for pid in sorted(pids - read.keys(), reverse=True):  # the youngest lives, if any does
+            unlisted, whole = hidden.look()
+            pids |= unlisted
+        for pid in sorted(
+            pids - read.keys(), reverse=True
+        ):  # the youngest is the likeliest to live
             try:
                 mark = read[pid] = read_mark(pid)
             except ProcessLookupError:
@@ -105,8 +106,8 @@ def read_marks(
     return {pid: mark for pid, mark in read.items() if mark}, whole and not gone
 
 
-def lives(pid: int) -> bool:
-    """Say whether a process has not exited yet, also where /proc does not show it. A zombie has."""
+def is_alive(pid: int) -> bool:
+    """Return whether a process has not exited, also if /proc hides it. A zombie has exited."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -119,17 +120,17 @@ def lives(pid: int) -> bool:
         os.close(handle)
 
 
-class Carriers:
+class MarkedProcesses:
     """The processes on this host that carry the marks of runs."""
 
     def __init__(self, uids: Iterable[RunUid], hidden: HiddenPids | None = None) -> None:
-        """`hidden` is given where several looks follow each other."""
+        """Pass the same `hidden` for several looks in a row."""
         self.living: defaultdict[RunUid, list[str]] = defaultdict(list)
         """As "name (pid)"."""
         self.dead: defaultdict[RunUid, set[int]] = defaultdict(set)
-        """Zombies, and what has just died: it may have left others behind."""
+        """Zombies and processes that have just died: they may have left children."""
         self.whole = True
-        """Whether no process can be missing."""
+        """Whether the look is complete."""
         wanted = by_mark(uids)
         read: Mapping[int, int] = {}
         if wanted:
@@ -146,22 +147,22 @@ class Carriers:
 
 
 def _name_of(pid: int) -> str | None:
-    """Return a process by name, None if it has exited."""
-    if not lives(pid):
+    """Return a process as "name (pid)", None if it has exited."""
+    if not is_alive(pid):
         return None
     with suppress(OSError):  # it is hidden from this user
         return f"{Path(f'/proc/{pid}/comm').read_text('utf-8', 'replace').strip()} ({pid})"
     return f"pid {pid}"
 
 
-def call_spawner() -> None:
-    """Let others know this process, which is no part of a run, by its name."""
+def name_spawner() -> None:
+    """Name this process so that it is not taken for part of a run."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(f"{_SPAWNER}{os.getpid()}", "ascii")
 
 
 def why_unmarked() -> str | None:
-    """Return why this process must not set marks; None: it may."""
+    """Return why this process must not set marks, None if it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_RTTIME)
     if mark_in(soft):
         return "it is part of another dispatcher's run, whose mark its own runs keep"

@@ -1,7 +1,7 @@
-"""The state directory's identity: which node this is, whatever the host is called today.
+"""The identity of a state directory: the node, whatever the host's name.
 
-An executor holds its node's name on this host, so that a copy of its state directory, which has the
-same identity and a journal of the same processes, is no node beside it.
+An executor binds its node's name on this host. A copy of its state directory has the same identity
+and a journal of the same processes, and is refused while the name is bound.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def node_id(state_dir: Path) -> str:
-    """Return the node id that a state directory holds; make directory and id where missing.
+    """Return the node id of a state directory; create directory and id if missing.
 
-    Of several processes that do so at once, all get the same id. Raises `ConfigError` when the
-    directory cannot be used or the file holds no id, `StoreUnavailable` when its disk is full.
+    Concurrent processes get the same id. Raises `ConfigError` when the directory cannot be used or
+    the file is damaged, `StoreUnavailable` when its disk is full.
     """
     known = known_node_id(state_dir)
     if known is None:
@@ -37,9 +37,9 @@ def node_id(state_dir: Path) -> str:
 
 
 def known_node_id(state_dir: Path) -> str | None:
-    """Return the node id that a state directory holds, None if no node was ever started there.
+    """Return the node id of a state directory, None if no node was ever started there.
 
-    Raises `ConfigError` when the file cannot be read or holds no id.
+    Raises `ConfigError` when the file cannot be read or is damaged.
     """
     file = state_dir / "node-id"
     try:
@@ -49,7 +49,7 @@ def known_node_id(state_dir: Path) -> str | None:
     except files.Unfit as error:
         raise ConfigError(f"{file}: damaged, it {error.strerror}; {_RESTORE}") from error
     except OSError as error:
-        remedy = owner.of_another(file) or "make it readable for this user"
+        remedy = owner.remedy_if_foreign(file) or "make it readable for this user"
         raise ConfigError(f"{file}: {error.strerror}; {remedy}") from error
     if not _UUID.fullmatch(text):
         raise ConfigError(f"{file}: damaged, it holds {text[:40]!r} instead of a UUID; {_RESTORE}")
@@ -57,20 +57,20 @@ def known_node_id(state_dir: Path) -> str | None:
 
 
 def prepare(state_dir: Path) -> None:
-    """Make the state directory, for its owner only, unless it is there.
+    """Create the state directory, for its owner only, if missing.
 
-    Raises `ConfigError` when that is not possible, `StoreUnavailable` when its disk is full.
+    Raises `ConfigError` when that fails, `StoreUnavailable` when its disk is full.
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        told = f"cannot make the state directory {state_dir}"
+        problem = f"cannot make the state directory {state_dir}"
         remedy = "set [node] state_dir to one that this user may write"
-        raise cannot_write(told, error, remedy) from error
+        raise cannot_write(problem, error, remedy) from error
 
 
 def _create(state_dir: Path) -> None:
-    """Write a new id whole and on disk before its name appears; the first to name it wins."""
+    """Write a new id to the disk before its name appears; the first to name it wins."""
     from uuid import uuid4  # noqa: PLC0415 - once in a node's life
 
     draft = state_dir / f".node-id.{uuid4()}"
@@ -80,18 +80,18 @@ def _create(state_dir: Path) -> None:
             (state_dir / "node-id").hardlink_to(draft)
         files.sync(state_dir)
     except OSError as error:
-        told = f"cannot write {state_dir / 'node-id'}"
+        problem = f"cannot write {state_dir / 'node-id'}"
         remedy = "make the state directory writable for this user"
-        raise cannot_write(told, error, remedy) from error
+        raise cannot_write(problem, error, remedy) from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
 
 
 def hold_name(node: str, state_dir: Path) -> socket.socket | None:
-    """Be this node's executor on this host until the socket is closed; None: another one still is.
+    """Bind this node's name until the socket is closed; None: another executor still holds it.
 
-    Raises `ConfigError` when that one serves another state directory.
+    Raises `ConfigError` when that executor serves another state directory.
     """
     held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -105,7 +105,7 @@ def hold_name(node: str, state_dir: Path) -> socket.socket | None:
 
 
 def refuse_copy(node: str, state_dir: Path) -> None:
-    """Raise `ConfigError` when an executor of this node serves another state directory here."""
+    """Raise `ConfigError` when an executor of this node serves another state directory."""
     pid = _holder(node)
     served = None if pid is None else _state_dir_of(pid)
     if pid is not None and served is not None:
@@ -113,7 +113,7 @@ def refuse_copy(node: str, state_dir: Path) -> None:
 
 
 def expect_same(node: str, state_dir: Path, served: Path, executor: int) -> None:
-    """Raise `ConfigError` when the directory that this node's executor serves is not ours."""
+    """Raise `ConfigError` when this node's executor serves another state directory."""
     with suppress(OSError):
         if state_dir == served or state_dir.samefile(served):
             return
@@ -130,22 +130,22 @@ def _name(node: str) -> str:
 
 
 def _holder(node: str) -> int | None:
-    """Return the pid of this user's process, or root's, that holds a node's name; None: none known.
+    """Return the pid of the process of this user or root that holds a node's name, if any.
 
-    A stranger may hold any name: that says nothing.
+    Any other user may hold any name, which means nothing.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-        asking.setblocking(False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
-            asking.connect(_name(node))
+            probe.connect(_name(node))
         except OSError:
             return None
-        pid, uid = sockets.credentials(asking)
+        pid, uid = sockets.credentials(probe)
         return pid if uid in {os.geteuid(), 0} else None
 
 
 def _state_dir_of(executor: int) -> Path | None:
-    """Return the state directory that an executor was started on, as its command line says."""
+    """Return the state directory on an executor's command line."""
     try:
         words = Path(f"/proc/{executor}/cmdline").read_bytes().split(b"\0")
         return Path(os.fsdecode(words[words.index(b"--state-dir") + 1]))

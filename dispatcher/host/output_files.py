@@ -1,8 +1,8 @@
 """Output files of runs: whether a process still writes to one, and the one way to remove them.
 
-An output file is also the lock by which a twin is prevented: as long as a process has it open as
-its run's output, it stays. The lock is tried as a shared one, as the executor does with a former
-run's: nobody takes the other for a survivor.
+An output file is also the lock that prevents a twin: it stays as long as a process has it open as
+its run's output. The lock is tried as a shared one, as the executor tries a former run's, so that
+neither takes the other for a survivor.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import stat
 #: The name of a run's output: the run's uid.
 NAME = re.compile(r"([0-9a-f]{32})\.log")
 
-#: Nothing that waits: no FIFO, no lease of a file server.
+#: Never blocks: neither on a FIFO nor on a file server's lease.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def opened(path: str) -> int:
-    """Return a descriptor that reads an output. Raises OSError, also where no file can be read."""
+    """Return a descriptor to read an output. Raises OSError, also for anything but a file."""
     descriptor = os.open(path, _READ)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -29,10 +29,10 @@ def opened(path: str) -> int:
     return descriptor
 
 
-def here(path: str, output_dir: str) -> str:
-    """Return where the output of a run is that was at a path, if its state directory was moved.
+def relocated(path: str, output_dir: str) -> str:
+    """Return the path of a run's output in this directory, after its state directory was moved.
 
-    Its name is its run's uid, which no other run has.
+    Its name is its run's uid, which is unique.
     """
     return f"{output_dir}/{path.rpartition('/')[2]}"
 
@@ -40,10 +40,10 @@ def here(path: str, output_dir: str) -> str:
 def remove(path: str) -> int | None:
     """Remove the output file of a run that is over; return the bytes of disk that it took.
 
-    None when a process still has it open as its run's output, and it stays. -1: it was not there,
-    cannot be removed, or has not the name of an output, whatever a row says. An empty file is not
-    asked: whoever starts a run may be renaming it. Whoever deletes the run's row does so before,
-    and commits: what a crash leaves then is a file without a run, found by its age.
+    None: a process still has it open as its run's output, and it stays. -1: it is missing, cannot
+    be removed, or is not named as an output. An empty file's lock is not tried: an executor may be
+    renaming the file for a start. Delete the run's row first, and commit: a crash then leaves a
+    file without a run, which is found by its age.
     """
     if not NAME.fullmatch(path.rpartition("/")[2]):
         return -1
@@ -65,7 +65,7 @@ def remove(path: str) -> int | None:
 
 
 def is_held(path: str) -> bool:
-    """Tell whether a process still has a file open as its run's output. Raises OSError: unknown."""
+    """Return whether a process still has a file open as its run's output. Raises OSError."""
     try:
         os.close(_locked(path))
     except BlockingIOError:
@@ -76,9 +76,9 @@ def is_held(path: str) -> bool:
 
 
 def _locked(path: str) -> int:
-    """Return a descriptor that shares the lock. Raises BlockingIOError when a run's process has it.
+    """Return a descriptor that shares the lock.
 
-    Other errors are of the file: it is missing, or may not be opened.
+    Raises BlockingIOError when a run's process has it, and the file's own OSErrors.
     """
     try:
         descriptor = os.open(path, _READ)
@@ -94,7 +94,7 @@ def _locked(path: str) -> int:
 
 
 def _make_readable(path: str) -> None:
-    """Give us back a file of ours whose mode its worker has changed. Raises OSError."""
+    """Restore our access to a file whose mode its worker changed. Raises OSError."""
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):

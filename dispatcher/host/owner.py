@@ -1,8 +1,8 @@
 """Root at work in another user's directory: the process becomes that user.
 
-The owner of a directory can put a symbolic link in the place of any name in it, at any moment: a
-file that root opens, makes or removes by such a name may be any file of the host. As the owner, the
-process can do no more than the owner can, and each file that it makes is the owner's.
+The owner of a directory can replace any name in it by a symbolic link, at any moment: a file that
+root opens, creates or removes by such a name may be any file of the host. As the owner, the process
+can do no more than the owner, and its files are the owner's.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MOST_LINKS: Final = 40
 
 _PR_SET_DUMPABLE: Final = 4
 
-#: What this process became.
+#: The user that this process became, if any.
 _became: Final[list[Owner]] = []
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A user other than root, and what belongs to it on the way to a file."""
+    """A user other than root, and a place that this user owns on the way to a file."""
 
     uid: int
     gid: int
@@ -38,7 +38,7 @@ class Owner:
 
     @property
     def name(self) -> str:
-        """Its name, as `sudo -u` takes it."""
+        """Its name, as `sudo -u` accepts it."""
         return name_of(self.uid)
 
     def __str__(self) -> str:
@@ -62,11 +62,10 @@ def owner_of(
     lstat: Callable[[Path], os.stat_result] = os.lstat,
     readlink: Callable[[Path], str] = os.readlink,
 ) -> Owner | None:
-    """Return the user who decides which file an absolute path leads to; None: only root does.
+    """Return the user who controls which file an absolute path leads to; None: only root does.
 
-    That is the last one who owns a directory or a symbolic link on the way to it, as far as the way
-    exists. `unknown` is the id that stands for users without one in this namespace: none of them
-    can become root in it.
+    It is the last owner of a directory or symbolic link on the way, as far as the way exists.
+    `unknown` is the id of users that this namespace does not map: none can become root in it.
     """
     last = None
     for place, found in _way(path, lstat, readlink):
@@ -80,10 +79,10 @@ def _way(
     lstat: Callable[[Path], os.stat_result],
     readlink: Callable[[Path], str],
 ) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield each directory and link that the kernel passes on the way to a path, and its end."""
+    """Yield each directory and link that the kernel passes on the way to a path, and the last."""
     at, left, links = Path("/"), list(reversed(path.parts)), 0
     while left:
-        # A part that is absolute, as a link's target may be, begins at the root again.
+        # An absolute part, as of a link's target, starts at the root again.
         there = at.parent if left[-1] == ".." else at / left[-1]
         left.pop()
         try:
@@ -100,9 +99,9 @@ def _way(
 
 
 def unknown_user(proc: Path = Path("/proc")) -> int | None:
-    """Return the id that stands for users without one in this namespace; None: each has one.
+    """Return the id of users that this namespace does not map; None if it maps all of them.
 
-    None also where a user of the namespace has that id.
+    None also if the namespace maps a user to that id.
     """
     with suppress(OSError, ValueError):
         unknown = int((proc / "sys/kernel/overflowuid").read_text())
@@ -113,8 +112,8 @@ def unknown_user(proc: Path = Path("/proc")) -> int | None:
     return None
 
 
-def agree(place: Path, other: Path) -> bool:
-    """Tell whether one user decides about two places. Only root asks: others need no care."""
+def have_same_owner(place: Path, other: Path) -> bool:
+    """Return whether one user controls two places; True for all but root, who must care."""
     if os.geteuid() != 0:
         return True
     unknown = unknown_user()
@@ -123,9 +122,9 @@ def agree(place: Path, other: Path) -> bool:
 
 
 def foreign_owner(state_dir: Path, others: Mapping[str, Path]) -> Owner | None:
-    """Return the user to whom the state directory belongs, if this is root and that is not.
+    """Return the owner of the state directory, if this process is root and the owner is not.
 
-    Raises `ConfigError` where the state directory is root's, and one of the `others` is not.
+    Raises `ConfigError` if the state directory is root's and one of the `others` is not.
     """
     if os.geteuid() != 0:
         return None
@@ -143,7 +142,7 @@ def foreign_owner(state_dir: Path, others: Mapping[str, Path]) -> Owner | None:
 
 
 def refused(owner: Owner, state_dir: Path) -> ConfigError:
-    """Return the error of root who stays root in another user's state directory."""
+    """Return the error for root that stays root in another user's state directory."""
     return ConfigError(
         f"the state directory {state_dir} belongs to {owner}{_through(owner, state_dir)}, and root"
         f" does not work in another user's directory: sudo -u '{owner.name}' dispatcher ..."
@@ -155,9 +154,9 @@ def _through(owner: Owner, path: Path) -> str:
 
 
 def become(owner: Owner, state_dir: Path) -> None:
-    """Become the owner of the state directory, for good, with its groups, home and name.
+    """Become the owner of the state directory for good, with its groups, home and name.
 
-    Raises `ConfigError` where this process may not, or could not load its own code then.
+    Raises `ConfigError` if this process may not, or could not load its own code then.
     """
     import pwd  # noqa: PLC0415 - for root alone
 
@@ -175,17 +174,17 @@ def become(owner: Owner, state_dir: Path) -> None:
     except OSError as error:
         raise refused(owner, state_dir) from error
     _became.append(owner)
-    # Without an entry as container runtimes have it: no name, and a home that is there.
+    # Without an entry, as in container runtimes: no name, and a home that exists.
     os.environ["HOME"] = "/" if entry is None else entry.pw_dir
     for name in ("USER", "LOGNAME"):
         os.environ.pop(name, None)
         if entry is not None:
             os.environ[name] = entry.pw_name
-    _see_own_code(owner)
+    _check_code_is_readable(owner)
 
 
-def _see_own_code(owner: Owner) -> None:
-    """Raise `ConfigError` where the owner cannot load what is imported later, or started."""
+def _check_code_is_readable(owner: Owner) -> None:
+    """Raise `ConfigError` if the owner cannot load later imports, or start Python."""
     for path in (sys.executable, Path(os.__file__).parent, Path(__file__).parents[1]):
         if not os.access(path, os.R_OK | os.X_OK):
             raise ConfigError(
@@ -195,9 +194,9 @@ def _see_own_code(owner: Owner) -> None:
 
 
 def show_in_proc() -> None:
-    """Let the user see in /proc what this process has open, as of each of its own.
+    """Let the user see this process in /proc like its others.
 
-    The kernel hides a process that has changed its user: PR_SET_DUMPABLE in prctl(2).
+    The kernel hides a process that changed its user: PR_SET_DUMPABLE in prctl(2).
     """
     import ctypes  # noqa: PLC0415 - for root's daemon alone
 
@@ -205,14 +204,14 @@ def show_in_proc() -> None:
 
 
 def became() -> Owner | None:
-    """Return the user that this process became; None: it is who started it."""
+    """Return the user that this process became; None: it kept its own."""
     return _became[-1] if _became else None
 
 
-def of_another(path: Path | str) -> str | None:
-    """Return the remedy for a place that is another user's; None: it is this user's, or not there.
+def remedy_if_foreign(path: Path | str) -> str | None:
+    """Return the remedy for a place of another user; None: it is this user's, or missing.
 
-    What cannot be seen is of the user whose directory hides it.
+    A hidden place counts as the owner's of the directory that hides it.
     """
     for place in (Path(path), *Path(path).parents):
         try:
@@ -227,11 +226,11 @@ def of_another(path: Path | str) -> str | None:
     return None
 
 
-def meant_for(file: Path) -> str | None:
-    """Return the user who is to read a file, which this one may not; None: nobody, or this one.
+def intended_reader(file: Path) -> str | None:
+    """Return the user for whom an unreadable file is meant; None: nobody, or this user.
 
-    Of a file, or a directory that hides it, that is root's and for a group, that is the user of the
-    group's name, as `install-service` leaves it.
+    A file of root that a group may read, or such a directory that hides it, is meant for the user
+    with the group's name: `install-service` leaves it so.
     """
     import grp  # noqa: PLC0415 - for who may not read it
     import pwd  # noqa: PLC0415
@@ -252,9 +251,9 @@ def meant_for(file: Path) -> str | None:
 
 
 def may_read(owner: Owner, file: Path) -> bool:
-    """Say whether a user may read a file; only root asks. True where root may not become the user.
+    """Return whether a user may read a file; for root alone.
 
-    Root is that user while the kernel is asked.
+    Root becomes that user for the check. True if root may not become the user.
     """
     before = os.getgroups()
     name = owner.name

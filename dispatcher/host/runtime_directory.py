@@ -1,7 +1,7 @@
-"""The runtime directory of a process, and its sockets there: made again when they are removed.
+"""The runtime directory of a process: it is recreated with its sockets when it is removed.
 
-A logout removes `$XDG_RUNTIME_DIR` under processes that go on. Connections that stand are not
-touched by it; only the names have to come back.
+A logout removes `$XDG_RUNTIME_DIR` under processes that still run. Open connections survive that;
+only the names have to be restored.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from dispatcher.errors import DispatcherError, cannot_use
 from dispatcher.host.locks import FileLock
 from dispatcher.times import Instant
 
-#: Seconds between two looks: what was removed is back within so many.
+#: Seconds between two looks: what was removed is restored within them.
 LOOK_INTERVAL = 1.0
 
 
 class Entry(Protocol):
-    """Something in the runtime directory that has a name."""
+    """A name in the runtime directory."""
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """Its path."""
 
     @property
     def is_there(self) -> bool:
-        """Whether it is still what is found at its path."""
+        """Whether it is still what its path leads to."""
 
-    def make_again(self) -> None:
-        """Put it back. Raises OSError or a `DispatcherError`."""
+    def restore(self) -> None:
+        """Restore it. Raises OSError or a `DispatcherError`."""
 
 
 class BoundSocket:
-    """A socket bound to a path; when its file is gone, another one is bound to the same path."""
+    """A socket bound to a path; another one is bound there when its file is gone."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class BoundSocket:
         bind: Callable[[str], socket.socket],
         adopt: Callable[[socket.socket, socket.socket], None] | None = None,
     ) -> None:
-        """`adopt` receives the new socket and the one before, which it is to close in its time."""
+        """`adopt` receives the new socket and the former one, and closes the latter in time."""
         self.path = path
         self.adopt = adopt or (lambda _, before: before.close())
         self.bind = bind
@@ -56,14 +56,15 @@ class BoundSocket:
 
     @property
     def is_there(self) -> bool:
-        """Whether the file at the path is this socket's: no other has its inode while it is open.
+        """Whether the file at the path is this socket's.
 
-        A unix socket holds the inode that it was bound to, also when that has no name any more.
+        A unix socket keeps the inode that it was bound to, also without a name: no other file has
+        that inode while the socket is open.
         """
         return self._file is not None and _file_at(self.path) == self._file
 
-    def make_again(self) -> None:
-        """Bind another socket, in the place of whatever is at the path."""
+    def restore(self) -> None:
+        """Bind another socket, replacing what is at the path."""
         before, self.socket = self.socket, self.bind(self.path)
         self._file = _file_at(self.path)
         self.adopt(self.socket, before)
@@ -71,19 +72,19 @@ class BoundSocket:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What has changed since the last look."""
+    """Changes since the last look."""
 
     restored: tuple[str, ...] | None = None
-    """The names of what was missing, once all of it is there again."""
+    """The names that were missing, once all are restored."""
     lost: str | None = None
-    """Why something that is missing cannot be made again, when that is found first."""
+    """Why a missing name cannot be restored, at the first failure."""
 
 
 _AS_BEFORE = Look()
 
 
 class RuntimeDirectory:
-    """Looks after the directory, the lock that keeps others out of it, and what is in it."""
+    """Restores the directory, the lock that keeps others out, and the entries."""
 
     def __init__(
         self,
@@ -94,9 +95,9 @@ class RuntimeDirectory:
         lock: Callable[[], FileLock],
         state_dir: Path,
     ) -> None:
-        """`held` is the lock of the file at `lock_path`, and `lock` takes another; it never waits.
+        """`held` is the lock of the file at `lock_path`; `lock` takes another, without waiting.
 
-        Raises `HostTrouble` where the directory was removed since.
+        Raises `HostTrouble` if the directory was removed since.
         """
         self._directory = directory
         self._held = held
@@ -107,42 +108,39 @@ class RuntimeDirectory:
             self._was = directory.stat()
         except OSError as error:
             raise cannot_use(f"cannot use {directory}", error, "let this user have it") from error
-        """The directory when it was last seen as it should be."""
+        """The directory's status at its last intact look."""
         self._resolved = directory.resolve()
-        """Where it is, whatever links lead there."""
+        """Its path without links."""
         self._restored: list[str] = []
         self.due = Instant(0.0)
         """When to look again."""
         self.trouble: str | None = None
-        """Why something is missing; None: nothing is."""
+        """Why something is missing, None if nothing is."""
 
     @property
     def device(self) -> int:
-        """The number of the filesystem that it is on."""
+        """The number of its filesystem."""
         return self._was.st_dev
 
     def release(self) -> None:
-        """Let others have the directory."""
+        """Release the lock of the directory."""
         self._held.close()
 
     def look(self, entries: Iterable[Entry], *, at: Instant) -> Look:
-        """Make again what is missing; what cannot be made is tried again at the next look.
+        """Restore each missing entry; what fails is tried again at the next look.
 
-        The rest does not wait for it.
-
-        Nothing is taken from others: where another process has locked the directory meanwhile, this
-        one waits for its end.
+        A directory that another process has locked meanwhile stays that one's until its end.
         """
         self.due = Instant(at + LOOK_INTERVAL)
         try:
-            self._take()
+            self._restore_directory()
         except (OSError, DispatcherError) as error:
             return self._failed(error)
         failure: OSError | DispatcherError | None = None
         for entry in entries:
             try:
                 if not entry.is_there:
-                    entry.make_again()
+                    entry.restore()
                     self._restored.append(Path(entry.path).name)
             except (OSError, DispatcherError) as error:
                 failure = failure or error
@@ -160,12 +158,12 @@ class RuntimeDirectory:
         is_news, self.trouble = self.trouble is None, why
         return Look(lost=why) if is_news else _AS_BEFORE
 
-    def _take(self) -> None:
-        """Have the directory, and hold the lock that others look at."""
+    def _restore_directory(self) -> None:
+        """Restore the directory and its lock, if missing."""
         if self._held.is_at(self._lock_path):
             self._was = self._directory.stat()
             return
-        if not self._state_dir.is_dir():  # it may be above: an empty one in its place misleads
+        if not self._state_dir.is_dir():  # it may be the parent: an empty one would mislead
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._state_dir))
         self._make_directory()
         held = self._lock()
@@ -174,12 +172,12 @@ class RuntimeDirectory:
         self._restored.append(self._lock_path.name)
 
     def _make_directory(self) -> None:
-        """Make it as it was; if somebody did before us, it stays as it is."""
+        """Create it with its former mode; one that exists stays as it is."""
         was = self._was
         mode = stat.S_IMODE(was.st_mode)
         try:
             make(self._directory, mode)
-        except FileExistsError:  # by a link that leads to nothing now, or by a file
+        except FileExistsError:  # a dangling link, or a file
             if self._directory.resolve() != self._resolved:
                 raise
             make(self._resolved, mode)
@@ -190,12 +188,12 @@ class RuntimeDirectory:
 
 
 def make(directory: Path, mode: int = 0o700) -> None:
-    """Make a directory, and those above it; one that is there stays as it is.
+    """Create a directory and its parents; one that exists stays as it is.
 
-    The mode is there from the first, so that no link in its place gets it.
+    It has its mode from the first, so that no link in its place gets it.
 
-    Raises `HostTrouble` where somebody removes what is made; otherwise OSError, which names a link
-    that leads to nothing.
+    Raises `HostTrouble` if another process removes it meanwhile; otherwise OSError, which names a
+    dangling link.
     """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +208,7 @@ def make(directory: Path, mode: int = 0o700) -> None:
             why = f"{place} is a link to {place.readlink()}, which is missing"
             raise FileExistsError(errno.EEXIST, why, str(directory)) from error
         if isinstance(error, FileNotFoundError) and place.parent.is_dir():
-            raise  # as in /proc, where nothing can be made
+            raise  # as in /proc
         if isinstance(error, FileExistsError) and os.path.lexists(place):
             number = errno.EEXIST if place == directory else errno.ENOTDIR
             raise OSError(number, os.strerror(number), str(directory)) from error

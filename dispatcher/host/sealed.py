@@ -1,4 +1,4 @@
-"""Files in memory that nobody can change any more: memfd_create(2), sealed."""
+"""Immutable files in memory: memfd_create(2), sealed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 
 def sealed_file(name: str, content: bytes) -> int:
-    """Return a descriptor of a sealed file with this content, at its start. Raises OSError."""
+    """Return a descriptor at the start of a sealed file with this content. Raises OSError."""
     file = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         rest = memoryview(content)

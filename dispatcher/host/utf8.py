@@ -1,4 +1,4 @@
-"""Every text is UTF-8: what a terminal, a file or the kernel gave us, whatever the locale is."""
+"""Every text is UTF-8, whatever the locale: from terminals, files and the kernel."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def insist() -> None:
-    """Begin this program anew in Python's UTF-8 mode, where its locale has another encoding.
+def ensure_utf8_mode() -> None:
+    """Restart this program in Python's UTF-8 mode, if its locale has another encoding.
 
-    Arguments, environment and the names of files would be other bytes for who started us, and for
-    what we start. Nothing may be open yet that the new one should find. What Python itself sets in
-    the environment of a program without a locale (PEP 538) is taken back: workers inherit it.
+    Otherwise arguments, environment and file names would be other bytes to the programs that start
+    it and that it starts. Call it before anything is opened. It also restores the variable that
+    Python sets for a program without a locale (PEP 538): workers inherit it.
     """
     if "LC_CTYPE" in os.environ:
         _restore(b"LC_CTYPE")
@@ -28,7 +28,7 @@ def as_utf8(text: str) -> str:
 
 
 def _restore(name: bytes) -> None:
-    """Set a variable to what it was when this process began, as far as that is known."""
+    """Restore a variable's value of the start of this process, if /proc shows it."""
     with suppress(OSError):
         entries = Path("/proc/self/environ").read_bytes().split(b"\0")
         given = next((entry for entry in entries if entry.startswith(name + b"=")), None)

@@ -25,7 +25,7 @@ def prune(
     for batch in _batches(store, config, older_than_ms, states):
         tasks += batch.tasks
         for path in batch.output_paths:
-            ours = output_files.here(path, str(config.output_dir))
+            ours = output_files.relocated(path, str(config.output_dir))
             size = output_files.remove(ours)
             if size is not None and size >= 0:
                 removed.append(ours)

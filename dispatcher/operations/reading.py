@@ -48,6 +48,6 @@ def standing(store: Store, config: Config) -> Standing:
 
 def _relocated(run: Run, output_dir: str) -> Run:
     """Return a run with its output's path in the state directory as it is now."""
-    moved = output_files.here(run.output_path, output_dir)
+    moved = output_files.relocated(run.output_path, output_dir)
     is_there = run.output_path != moved and Path(moved).exists()
     return replace(run, output_path=moved) if is_there else run

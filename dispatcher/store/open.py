@@ -238,5 +238,5 @@ def _denied(error: OSError, path: Path | None = None) -> DispatcherError:
         named = path
     remedy = "the store and its state directory need this user's permission to write"
     if isinstance(error, PermissionError) and named is not None:
-        remedy = owner.of_another(Path(named)) or remedy
+        remedy = owner.remedy_if_foreign(Path(named)) or remedy
     return cannot_write(str(named), error, remedy, StoreUnusable)

@@ -100,7 +100,7 @@ def denied(path: Path | None, why: object) -> DispatcherError:
     problem = f"{path or 'the database in memory'} cannot be written ({why})"
     remedy = "give this user write permission on the file and its directory"
     if path is not None:
-        remedy = owner.of_another(path) or remedy
+        remedy = owner.remedy_if_foreign(path) or remedy
     return _on_read_only(problem, path) or StoreUnusable(f"{problem}; {remedy}")
 
 
@@ -109,7 +109,7 @@ def unseen(path: Path | None, error: OSError) -> DispatcherError:
     problem = f"{path}: {error.strerror}"
     remedy = "give this user permission to enter its directory"
     if path is not None:
-        remedy = owner.of_another(path) or remedy
+        remedy = owner.remedy_if_foreign(path) or remedy
     return in_trouble(problem, error.errno) or StoreUnusable(f"{problem}; {remedy}")
 
 

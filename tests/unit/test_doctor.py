@@ -141,7 +141,7 @@ def test_what_keeps_a_start_from_the_output_directory_is_bad(
     output.unlink()
     for number, remedy in ((errno.ENOSPC, "make room"), (errno.EROFS, "chown it")):
         why = OSError(number, os.strerror(number))
-        monkeypatch.setattr(holes, "tried", lambda _, why=why: why)
+        monkeypatch.setattr(holes, "try_punching", lambda _, why=why: why)
         finding = found(used, "output")
         assert (Level.BAD, True) == (finding.level, remedy in str(finding.remedy))
         assert os.strerror(number) in finding.text

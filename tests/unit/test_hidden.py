@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from dispatcher.host import hidden
-from dispatcher.host.hidden import HiddenPids, pids_to_ask_for
+from dispatcher.host.hidden import HiddenPids, pids_to_probe
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_after_all_pids_those_are_asked_for_that_were_given_out_since(
     monkeypatch.setattr(hidden, "_OVERLAP", overlap)
     if before is not None:  # those may have been given out and not be seen yet
         asked = [*range(before + 1 - overlap, before + 1), *asked]
-    assert asked == [pid for pids in pids_to_ask_for(before, last, 10) for pid in pids]
+    assert asked == [pid for pids in pids_to_probe(before, last, 10) for pid in pids]
 
 
 class Host:
@@ -122,7 +122,7 @@ def test_a_thread_is_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.start()
     told.wait()
     asked = [{os.getpid(), *ids}]
-    monkeypatch.setattr(hidden, "pids_to_ask_for", lambda *_: iter(asked))
+    monkeypatch.setattr(hidden, "pids_to_probe", lambda *_: iter(asked))
     found, _ = HiddenPids().look()
     go.set()
     thread.join()
@@ -133,5 +133,5 @@ def test_a_thread_is_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_whoever_has_a_pid_is_found_whatever_proc_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [{os.getpid(), 1, 2**22 + 1}]
-    monkeypatch.setattr(hidden, "pids_to_ask_for", lambda *_: iter(asked))
+    monkeypatch.setattr(hidden, "pids_to_probe", lambda *_: iter(asked))
     assert {os.getpid(), 1} <= HiddenPids().look()[0]

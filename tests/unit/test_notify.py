@@ -41,12 +41,12 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 def test_ready_is_said_once_and_again_after_a_reload(manager: Manager) -> None:
     with closing(Notifier(manager.environ)) as notifier:
-        notifier.ready()
-        notifier.ready()
+        notifier.report_ready()
+        notifier.report_ready()
         assert ["READY=1"] == manager.heard()
 
-        notifier.reloading()
-        notifier.ready()
+        notifier.report_reloading()
+        notifier.report_ready()
         reloading, ready = manager.heard()
         assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
         assert "READY=1" == ready
@@ -55,12 +55,12 @@ def test_ready_is_said_once_and_again_after_a_reload(manager: Manager) -> None:
 def test_a_ready_that_nobody_took_is_said_again(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     with closing(Notifier({"NOTIFY_SOCKET": path})) as notifier:
-        notifier.ready()
+        notifier.report_ready()
         assert not notifier.is_ready
 
         late = Manager(path)
         with closing(late.socket):
-            notifier.ready()
+            notifier.report_ready()
             assert ["READY=1"] == late.heard()
             assert notifier.is_ready
 
@@ -68,7 +68,7 @@ def test_a_ready_that_nobody_took_is_said_again(tmp_path: Path) -> None:
 def test_a_status_is_said_when_it_changes(manager: Manager) -> None:
     with closing(Notifier(manager.environ)) as notifier:
         for text in ("0 of 2", "0 of 2", "1 of 2"):
-            notifier.status(text)
+            notifier.report_status(text)
     assert ["STATUS=0 of 2", "STATUS=1 of 2"] == manager.heard()
 
 
@@ -77,7 +77,7 @@ def test_signs_of_life_come_a_third_of_the_interval_apart(manager: Manager) -> N
     with closing(Notifier(manager.environ)) as notifier:
         assert 1.0 == notifier.interval
         for at in (100.0, 100.5, 101.0, 101.9, 102.0):
-            notifier.alive(at=Instant(at))
+            notifier.send_sign_of_life(at=Instant(at))
     assert ["WATCHDOG=1"] * 3 == manager.heard()
 
 
@@ -93,21 +93,21 @@ def test_signs_of_life_come_a_third_of_the_interval_apart(manager: Manager) -> N
 def test_no_watchdog_no_sign_of_life(manager: Manager, environ: dict[str, str]) -> None:
     with closing(Notifier(manager.environ | environ)) as notifier:
         assert notifier.interval is None
-        notifier.alive(at=Instant(100.0))
+        notifier.send_sign_of_life(at=Instant(100.0))
     assert [] == manager.heard()
 
 
 def test_a_long_stop_is_extended_now_and_then(manager: Manager) -> None:
     with closing(Notifier(manager.environ)) as notifier:
-        notifier.stopping()
+        notifier.report_stopping()
         for at in (100.0, 101.0, 109.9, 110.0):
-            notifier.stays(at=Instant(at))
+            notifier.extend_stop(at=Instant(at))
     assert ["STOPPING=1", *["EXTEND_TIMEOUT_USEC=30000000"] * 2] == manager.heard()
 
 
 def test_without_a_manager_nothing_happens(tmp_path: Path) -> None:
     for environ in ({}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}):
         with closing(Notifier(environ)) as notifier:
-            notifier.ready()
-            notifier.status("fine")
-            assert notifier.wanted is bool(environ)
+            notifier.report_ready()
+            notifier.report_status("fine")
+            assert notifier.has_manager is bool(environ)

@@ -233,7 +233,7 @@ def test_a_file_that_one_may_not_read_is_for_its_owner_or_the_user_of_its_group(
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     monkeypatch.setattr(files, "read", denied)
 
-    assert user == owner.meant_for(file)
+    assert user == owner.intended_reader(file)
     with pytest.raises(ConfigError, match="let --config") as caught:
         toml.text_of(file)
     whose = f"it is for user {user}: sudo -u {user} dispatcher ...; or "

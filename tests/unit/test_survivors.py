@@ -107,7 +107,7 @@ def test_a_process_that_nobody_reaped_yet_does_not_live() -> None:
 @pytest.mark.parametrize("named", ["by its pid", "by its parent's"])
 def test_an_executor_that_is_just_spawning_is_never_named_but_its_child_is(named: str) -> None:
     """Until its exec, a child has its executor's name and mark."""
-    call = "import os, sys; from dispatcher.host.marks import call_spawner; call_spawner();"
+    call = "import os, sys; from dispatcher.host.marks import name_spawner; name_spawner();"
     if named == "by its parent's":
         call += "child = os.fork(); child and (os.waitpid(child, 0), sys.exit());"
     with process(

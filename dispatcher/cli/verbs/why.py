@@ -139,7 +139,7 @@ def _of_ending(
     then = f"then the task is {ahead.state}" + (f": {ahead.reason}" if ahead.reason else "")
     then += f" (dispatcher {task.intent})" if task.intent else ""
     yield f"{begun}; {course}; {then}"
-    if living := marks.Carriers([run.uid]).living[run.uid]:
+    if living := marks.MarkedProcesses([run.uid]).living[run.uid]:
         yield f"of it still live: {', '.join(living)}"
 
 

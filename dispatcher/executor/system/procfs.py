@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from dispatcher.host.marks import lives
+from dispatcher.host.marks import is_alive
 
 #: The kernel's flag of its own threads, which have no program, no session and no environment.
 _KERNEL_THREAD = 0x00200000
@@ -93,7 +93,7 @@ def _opaque(pid: int) -> Process | None:
         group, session = os.getpgid(pid), os.getsid(pid)
     except OSError:
         return None
-    return Process(pid, f"pid {pid}", 0, group, session, UNKNOWN_START, alive=lives(pid))
+    return Process(pid, f"pid {pid}", 0, group, session, UNKNOWN_START, alive=is_alive(pid))
 
 
 def children(pid: int) -> list[int]:

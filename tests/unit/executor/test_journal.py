@@ -421,7 +421,7 @@ def test_a_journal_that_was_removed_with_its_directory_is_written_again_at_once(
     (apart.memory / "node.journal").unlink()
 
     assert not journal.is_there
-    journal.make_again()
+    journal.restore()
     assert Instant(0.0) == journal.due
     journal.rewrite([], Instant(1.0))
 
@@ -439,7 +439,7 @@ def test_a_journal_whose_directory_was_removed_is_in_the_state_directory_meanwhi
     (apart.memory / "node.journal").unlink()
     apart.memory.rmdir()
     apart.memory.touch()
-    journal.make_again()
+    journal.restore()
 
     assert journal.rewrite([], Instant(1.0)) is None
     journal.note(starting())

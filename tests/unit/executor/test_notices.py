@@ -218,7 +218,7 @@ def test_a_run_is_heard_at_its_new_socket_and_at_the_one_that_lost_its_name(ear:
         path.unlink()
         *_, name = ear.notices.names
         assert not name.is_there
-        name.make_again()
+        name.restore()
         connected.send(b"STATUS=before")
         ear.hear()
         ear.note()
@@ -236,7 +236,7 @@ def test_sockets_without_a_name_are_few_and_go_with_the_run(ear: Ear) -> None:
     watched = len(ear.kernel._watched)
     *_, name = ear.notices.names
     for _ in range(3 * MOST_NAMELESS):
-        name.make_again()
+        name.restore()
         ear.hear()
 
     assert watched + MOST_NAMELESS == len(ear.kernel._watched)
@@ -252,7 +252,7 @@ def test_of_the_sockets_without_a_name_the_one_that_speaks_stays(ear: Ear) -> No
         at = NOW
         for _ in range(3 * MOST_NAMELESS):
             at = Instant(at + 1)
-            name.make_again()
+            name.restore()
             ear.hear(at)
             connected.send(b"WATCHDOG=1")
             ear.hear(at)
@@ -265,7 +265,7 @@ def test_of_the_sockets_without_a_name_the_one_that_speaks_stays(ear: Ear) -> No
 def test_a_flood_at_a_nameless_socket_rests_like_any_other(ear: Ear) -> None:
     with ear.open() as out:
         *_, name = ear.notices.names
-        name.make_again()
+        name.restore()
         ear.hear()
         out.setblocking(False)
         at = NOW
@@ -290,8 +290,8 @@ def test_where_the_directory_is_missing_a_run_gets_its_socket_with_the_directory
     assert not directory.is_there
     assert not name.is_there
 
-    directory.make_again()
-    name.make_again()
+    directory.restore()
+    name.restore()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
         out.sendto(b"WATCHDOG=1", name.path)
         ear.hear()

@@ -212,7 +212,7 @@ def test_who_waits_for_a_daemon_while_the_door_is_made_again_is_let_in_by_the_ne
         for _ in range(2):
             knocking.append(knock(door.path, stack))
             Path(door.path).unlink()
-            door.make_again()
+            door.restore()
 
         here.peer = socket.socket(socket.AF_UNIX)
         here.peer.connect(here.peer_path)
@@ -235,12 +235,12 @@ def test_a_door_without_a_name_is_kept_only_while_somebody_waits_at_it(here: Her
     with ExitStack() as stack:
         for _ in range(wire.MAX_LISTENERS + 2):
             knock(door.path, stack)
-            door.make_again()
+            door.restore()
         assert wire.MAX_LISTENERS - 1 == len(here.server._earlier)
 
         for one in here.server._earlier:
             one.accept()[0].close()
-        door.make_again()
+        door.restore()
 
         assert [] == here.server._earlier
 
@@ -277,7 +277,7 @@ def test_a_daemon_that_cannot_be_let_in_is_tried_again_and_the_loop_rests(here: 
 def test_a_daemon_is_let_in_by_the_new_socket_and_the_present_one_stays(here: Here) -> None:
     door, _ = here.server.names
     Path(door.path).unlink()
-    door.make_again()
+    door.restore()
     assert here.server.connected
     assert 0.0 == here.server.due
     here.server.accept(here.kernel.wait(0), Instant(1.0))
@@ -296,7 +296,7 @@ def test_the_workers_new_door_travels_with_what_is_said_next(here: Here) -> None
     socket.recv_fds(here.peer, 1000, 4)
     Path(workers.path).unlink()
 
-    workers.make_again()
+    workers.restore()
     here.server.send(wire.Door())
     here.server.flush(Instant(1.0))
     said, (passed,), _, _ = socket.recv_fds(here.peer, 1000, 4)
@@ -313,7 +313,7 @@ def test_a_door_that_was_never_opened_is_not_opened_by_being_made_again(tmp_path
     server = Server(str(tmp_path), kernel, lambda *_, **__: None)  # type: ignore[arg-type]
     door, _ = server.names
     Path(door.path).unlink()
-    door.make_again()
+    door.restore()
     with socket.socket(socket.AF_UNIX) as early:
         early.connect(door.path)
         assert float("inf") == server.due
