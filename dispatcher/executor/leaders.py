@@ -8,6 +8,7 @@ import msgspec
 
 from dispatcher import wire
 from dispatcher.executor.outside import Outside
+from dispatcher.executor.records import Forgotten, Started
 from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.starting.spawn import CannotStart
 from dispatcher.executor.table import RunTable
@@ -52,7 +53,7 @@ class Leaders:
             self._notices.forget(run.uid)
             self._outputs.close(run.output_path)
             self._table.remove(run)
-            self._report.forgotten(run.uid, at)
+            self._report.journal.note(Forgotten(uid=run.uid, at=at))
             self._report.start_failed(start, failure.fault, failure.error, failure.errno)
             return False
         ticks = self._kernel.start_ticks(pid, since=before)
@@ -61,7 +62,7 @@ class Leaders:
             self._without_handle.append(run)
         else:
             self._by_handle[run.handle] = run
-        self._report.spawned(run.uid, pid, ticks, at)
+        self._report.journal.note(Started(uid=run.uid, at=at, pid=pid, start_ticks=ticks))
         self._unreported[run.uid] = wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at)
         return True
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dispatcher import wire
 from dispatcher.executor.journal import Journal
 from dispatcher.executor.log import Log
-from dispatcher.executor.records import Ending, Forgotten, Gone, LeaderExited, Started, Starting
+from dispatcher.executor.records import Ending, Gone, LeaderExited, Starting
 from dispatcher.executor.run import TrackedRun, ids, without_tail
 from dispatcher.executor.system.procfs import Process
 from dispatcher.host import utf8
@@ -55,10 +55,6 @@ class Reporter:
         self.log("run.start_failed", **ids(start.uid, start.env), fault=fault, error=error)
         self.send(wire.StartFailed(uid=start.uid, fault=fault, error=error, errno=number))
 
-    def spawned(self, uid: wire.RunUid, pid: int, start_ticks: int, at: Instant) -> None:
-        """Record a leader; the daemon's report is delayed by `Leaders`."""
-        self.journal.note(Started(uid=uid, at=at, pid=pid, start_ticks=start_ticks))
-
     def ending(self, run: TrackedRun, reason: str, at: Instant) -> None:
         """Report that an ending begins, before the first signal."""
         self.journal.note(Ending(uid=run.uid, at=at, ended_by=reason))
@@ -76,19 +72,10 @@ class Reporter:
         self.journal.note(Gone(uid=run.uid, at=at, exit=kept, ended_by=run.ended_by))
         self.send(wire.Exited(uid=run.uid, exit=complete, ended_by=run.ended_by))
 
-    def forgotten(self, uid: wire.RunUid, at: Instant) -> None:
-        """Record that a successor need not know a run."""
-        self.journal.note(Forgotten(uid=uid, at=at))
-
-    def unkillable(self, run: TrackedRun) -> None:
-        """Report that a run survives SIGKILL, and why."""
+    def trouble(self, event: str, run: TrackedRun, **ids: str | int) -> None:
+        """Report why processes of a run cannot be ended."""
         self.send(wire.Changed(uid=run.uid, state=run.state, reason=run.trouble))
-        self.log("worker.unkillable", **run.ids, pid=run.pid, reason=run.trouble)
-
-    def unsignalled(self, run: TrackedRun) -> None:
-        """Report that processes of a run may not be signalled, and why."""
-        self.send(wire.Changed(uid=run.uid, state=run.state, reason=run.trouble))
-        self.log("worker.unsignalled", uid=run.uid, pid=run.pid, reason=run.trouble)
+        self.log(event, **ids, pid=run.pid, reason=run.trouble)
 
     def stray(self, process: Process, candidates: tuple[wire.RunUid, ...]) -> None:
         """Report a process that may be of several runs."""

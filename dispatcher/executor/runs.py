@@ -15,7 +15,7 @@ from dispatcher.executor.output.stream import Stream
 from dispatcher.executor.outside import Outside
 from dispatcher.executor.phases import Phase
 from dispatcher.executor.processes.tree import Tree
-from dispatcher.executor.records import InheritedRun
+from dispatcher.executor.records import Forgotten, InheritedRun
 from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.table import RunTable
 from dispatcher.times import NEVER, Instant
@@ -179,7 +179,7 @@ class Runs:
             return
         del self._table.known[uid]
         self._notices.forget(uid)
-        self._report.forgotten(uid, at)
+        self._report.journal.note(Forgotten(uid=uid, at=at))
 
     def close(self, at: Instant) -> None:
         """Forward the rest of the output of runs that are gone, for a second at most."""

@@ -107,7 +107,7 @@ class Endings:
 
     def _hold(self, run: TrackedRun, why: str) -> None:
         run.note_unkillable(why)
-        self._report.unkillable(run)
+        self._report.trouble("worker.unkillable", run, **run.ids)
 
     def _is_signalling(self, run: TrackedRun) -> bool:
         """Return whether the kill signal is on its way through a tree larger than one tick reaches.

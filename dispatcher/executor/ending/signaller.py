@@ -122,7 +122,7 @@ class Signaller:
             refused = refusing(self._kernel, processes)
             if refused and not run.trouble:
                 run.trouble = why_unsignalled(self._kernel, refused)
-                self._report.unsignalled(run)
+                self._report.trouble("worker.unsignalled", run, uid=run.uid)
         except OSError as error:
             self._report.shortage(error, at)
             return []

@@ -21,14 +21,6 @@ class QuietFiles(Generic[T]):
         self._items: dict[int, list[T]] = {}
         """By the number of their watch: a worker may have made one file of two outputs."""
 
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @property
-    def descriptor(self) -> int:
-        """The descriptor that the loop waits for; negative if there is none."""
-        return -1 if self._writes is None else self._writes.descriptor
-
     def close(self) -> None:
         """Close the descriptor."""
         if self._writes is not None:

@@ -32,6 +32,9 @@ Quiet = QuietFiles[BudgetedFile]
 UID = RunUid("a")
 BUDGET = 1 << 20
 
+#: Descriptors that a loop would wait for.
+WATCHED: list[int] = []
+
 #: Outputs of a test, closed at its end.
 OPENED: list[OutputFile] = []
 
@@ -39,7 +42,8 @@ OPENED: list[OutputFile] = []
 @pytest.fixture
 def quiet() -> Iterator[Quiet]:
     """What reports writes; a user has few of them, so it is closed."""
-    quiet = Quiet(lambda _: None)
+    WATCHED.clear()
+    quiet = Quiet(WATCHED.append)
     yield quiet
     quiet.close()
     while OPENED:
@@ -97,9 +101,10 @@ def test_what_is_within_the_budget_is_not_touched(tmp_path: Path, quiet: Quiet) 
     assert b"x" * BUDGET == path.read_bytes()
 
 
-def told(budgets: Budgets, quiet: Quiet, at: Instant) -> None:
-    """Let the budgets read which files were written to."""
-    budgets.note_writes([quiet.descriptor], at)
+def is_watching() -> bool:
+    """Whether any file is watched."""
+    (descriptor,) = WATCHED
+    return "inotify wd" in Path(f"/proc/self/fdinfo/{descriptor}").read_text()
 
 
 def test_a_quiet_file_is_not_looked_at_until_its_first_write(tmp_path: Path, quiet: Quiet) -> None:
@@ -109,7 +114,7 @@ def test_a_quiet_file_is_not_looked_at_until_its_first_write(tmp_path: Path, qui
 
     append(path, 3 * BUDGET)
     at = Instant(50.0)
-    told(budgets, quiet, at)
+    budgets.note_writes(WATCHED, at)
     assert at == budgets.due
     budgets.enforce(at)
 
@@ -124,7 +129,7 @@ def test_each_time_that_it_was_quiet_its_first_write_is_told_again(
     budgets.enforce(budgets.due)
     for at in map(Instant, (50.0, 60.0, 70.0)):
         append(path, 10)
-        told(budgets, quiet, at)
+        budgets.note_writes(WATCHED, at)
         budgets.enforce(at)
         budgets.enforce(budgets.due)
         assert budgets.due == NEVER
@@ -178,13 +183,13 @@ def test_of_a_run_that_is_gone_nothing_is_asked_any_longer(tmp_path: Path, quiet
     budgets, path = make(tmp_path, quiet)
     budgets.enforce(budgets.due)
     budgets.drop(UID)
-    assert "inotify wd" not in Path(f"/proc/self/fdinfo/{quiet.descriptor}").read_text()
+    assert not is_watching()
 
     append(path, 10)
-    told(budgets, quiet, Instant(50.0))
+    budgets.note_writes(WATCHED, Instant(50.0))
 
     assert budgets.due == NEVER
-    assert 0 == len(quiet)
+    assert not is_watching()
 
 
 def test_where_no_holes_can_be_punched_it_is_said_once_and_nothing_is_done(
@@ -293,8 +298,7 @@ def test_a_file_that_is_watched_twice_is_dropped_once_and_for_all(
         assert quiet.watch(file, str(path))
     quiet.drop(file)
 
-    assert 0 == len(quiet)
-    assert "inotify wd" not in Path(f"/proc/self/fdinfo/{quiet.descriptor}").read_text()
+    assert not is_watching()
 
 
 def test_what_its_writer_truncates_is_counted(tmp_path: Path, quiet: Quiet) -> None:
@@ -303,7 +307,7 @@ def test_what_its_writer_truncates_is_counted(tmp_path: Path, quiet: Quiet) -> N
     append(path, 1000)
     budgets.enforce(budgets.due)
     path.write_bytes(b"note\n")
-    told(budgets, quiet, Instant(50.0))
+    budgets.note_writes(WATCHED, Instant(50.0))
     budgets.enforce(Instant(50.0))
 
     assert [1000] == [output.truncated for output in OPENED]
@@ -329,12 +333,12 @@ def test_two_outputs_that_are_one_file_are_both_looked_after(tmp_path: Path, qui
     budgets.enforce(budgets.due)
     budgets.drop(UID)
     append(path, 3 * BUDGET)
-    told(budgets, quiet, Instant(50.0))
+    budgets.note_writes(WATCHED, Instant(50.0))
     budgets.enforce(Instant(50.0))
     assert on_disk(path) <= BUDGET + 65536
     budgets.drop(RunUid("b"))
 
-    assert 0 == len(quiet)
+    assert not is_watching()
 
 
 def test_a_file_that_its_writer_truncates_is_kept_within_its_budget_again(

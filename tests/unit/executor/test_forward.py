@@ -53,6 +53,7 @@ class Place:
         self.journald = journald
         self.now = Instant(0.0)
         self.events: list[dict[str, Any]] = []
+        self.log: Any = Heard(self.events)
         self.header = Header(boot_id="b", pid_namespace="p")
         self.journal = Journal(str(directory / "executor.journal"), self.header)
         self.runs: dict[str, TrackedRun] = {}
@@ -63,7 +64,7 @@ class Place:
     def another(self) -> Forwarder:
         """Return the forwarder of an executor that begins now."""
         self.journal.rewrite([run.summary(self.now) for run in self.runs.values()], self.now)
-        log: Any = Heard(self.events)
+        log = self.log
         connection = Connection(self.journald.environ)
         return Forwarder(
             self.journal, log, QuietFiles(self.kernel.watch), node="n", journald=connection
@@ -266,7 +267,7 @@ def test_what_the_budget_drops_first_is_counted_and_the_next_whole_line_follows(
     path = place.follow(text=line)
     place.keep_on()
     append(path, line * 2000)
-    budgets = Budgets(place.forwarder._log, QuietFiles(place.kernel.watch))
+    budgets = Budgets(place.log, QuietFiles(place.kernel.watch))
     output = OutputFile(str(path), os.open(path, os.O_RDWR))
     budgets.watch(RunUid("run"), output, 1 << 20, place.now)
     budgets.drop(RunUid("run"))

@@ -200,9 +200,9 @@ def test_the_last_words_of_a_run_are_told_before_its_end(directory: Path) -> Non
     leader = world.start(str(RUN), watchdog=60.0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
         out.connect(str(directory / "notify" / RUN))
-        world.kernel._watched.clear()
+        world.kernel.watched.clear()
         out.send(b"WATCHDOG=trigger\nSTATUS=bye")
-    world.kernel._watched.clear()
+    world.kernel.watched.clear()
     world.kernel.ignore = lambda _descriptor: None  # type: ignore[method-assign]
     world.kernel.dies(leader)
     world.run_for(1)
@@ -233,15 +233,15 @@ def test_a_run_is_heard_at_its_new_socket_and_at_the_one_that_lost_its_name(ear:
 
 def test_sockets_without_a_name_are_few_and_go_with_the_run(ear: Ear) -> None:
     ear.open().close()
-    watched = len(ear.kernel._watched)
+    watched = len(ear.kernel.watched)
     *_, name = ear.notices.names
     for _ in range(3 * MOST_NAMELESS):
         name.restore()
         ear.hear()
 
-    assert watched + MOST_NAMELESS == len(ear.kernel._watched)
+    assert watched + MOST_NAMELESS == len(ear.kernel.watched)
     ear.notices.forget(RUN)
-    assert watched - 1 == len(ear.kernel._watched)
+    assert watched - 1 == len(ear.kernel.watched)
     assert [] == list((ear.directory / "notify").iterdir())
 
 

@@ -82,7 +82,7 @@ class FakeKernel:
         self._last_pid = 100
         self._leaders: set[int] = set()
         self.handles: set[int] = set()
-        self._watched: set[int] = set()
+        self.watched: set[int] = set()
 
     # What tests do ---------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class FakeKernel:
             happens()
             return []
         ready = [pid for pid in self.handles if self.processes[pid].status is not None]
-        ready += select.select(self._watched, (), (), 0)[0]
+        ready += select.select(self.watched, (), (), 0)[0]
         ready += [DAEMON] if self.daemon_speaks() else []
         if not ready:
             assert timeout is not None, "it would wait for ever"
@@ -128,12 +128,12 @@ class FakeKernel:
         return ready
 
     def watch(self, descriptor: int, *, writable: bool = False) -> None:
-        self._watched.add(descriptor)
+        self.watched.add(descriptor)
 
     def ignore(self, descriptor: int) -> None:
-        if descriptor not in self._watched:
+        if descriptor not in self.watched:
             raise FileNotFoundError(errno.ENOENT, "not watched")
-        self._watched.remove(descriptor)
+        self.watched.remove(descriptor)
 
     def watch_edge(self, descriptor: int) -> None: ...
 
