@@ -32,7 +32,7 @@ _ESCAPE = re.compile(
 _OF_A_HALF = re.compile("Input data was truncated|.*(surrogate pair|hex escape)")
 
 #: What a name of a queue or label may be.
-NO_NAME = "is no name; use up to 100 letters, digits and _ . : / @ + -"
+NO_NAME = "is not a name; use up to 100 letters, digits and _ . : / @ + -"
 
 
 def in_words(

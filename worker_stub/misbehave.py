@@ -208,7 +208,7 @@ def _duration(text: str) -> float:
     """Return seconds: "2s", "500ms", "1.5m"."""
     found = re.fullmatch(r"([0-9.]+)(ms|s|m|h)", text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write e.g. 2s or 500ms")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write e.g. 2s or 500ms")
     return float(found[1]) * _SECONDS[found[2]]
 
 
@@ -216,5 +216,5 @@ def _size(text: str) -> int:
     """Return bytes: "5000", "64K", "100M", "1G"."""
     found = re.fullmatch(r"([0-9]+)([KMG]?)", text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write e.g. 64K or 100M")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write e.g. 64K or 100M")
     return int(found[1]) * _BYTES[found[2]]

@@ -73,7 +73,7 @@ def claim_options(command: Callable[..., int]) -> Callable[..., int]:
 def lock_of(given: str | None, from_file: str | None) -> str | None:
     """Return the lock that --lock or --lock-file gives; None: the environment may have it."""
     if given is not None and from_file is not None:
-        raise click.UsageError("--lock and --lock-file say the same thing; give one")
+        raise click.UsageError("--lock and --lock-file both give the lock; use one")
     return from_file if given is None else given
 
 

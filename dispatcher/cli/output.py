@@ -180,7 +180,7 @@ class RunOutput:
     def _is_still_ours(self, file: int) -> bool:
         """Return whether the file was not handed on to a later run."""
         with suppress(FileNotFoundError):
-            there, here = os.stat(self._path), os.fstat(file)  # noqa: PTH116 - beside fstat
+            there, here = os.stat(self._path), os.fstat(file)  # noqa: PTH116 - as fstat
             return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
         return False
 

@@ -121,7 +121,7 @@ class Moment(click.ParamType[int]):
             return from_iso(str(value))
         except (ValueError, OverflowError):
             remedy = 'write how long ago, e.g. "2h", or a date, e.g. "2026-08-01T06:00"'
-            self.fail(f"{value!r} is no time; {remedy}", param, ctx)
+            self.fail(f"{value!r} is not a time; {remedy}", param, ctx)
 
 
 class Signal(click.ParamType[int]):

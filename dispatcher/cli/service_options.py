@@ -14,14 +14,14 @@ from dispatcher.cli.options import config_option, json_option
 from dispatcher.cli.printing import print_json
 from dispatcher.errors import DispatcherError
 from dispatcher.service import install
-from dispatcher.service.files import Step
+from dispatcher.service.files import InstallStep
 from dispatcher.service.install import Place
 
 
 def _instance_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,29}", name):
         raise click.UsageError(
-            f"--instance: {name!r} is no name of an instance; use up to 30 letters, digits, _, ."
+            f"--instance: {name!r} is not a name of an instance; use up to 30 letters, digits, _, ."
             " and -, and begin with none of the last two"
         )
     if name == "dispatcher":
@@ -62,7 +62,7 @@ def service_place(*, user: bool, instance: str | None, run_as: str | None) -> Pl
     return install.place(user=user, instance=instance, named=named_file(), run_as=run_as)
 
 
-def print_steps(steps: Sequence[Step], follows: Sequence[str], *, as_json: bool) -> None:
+def print_steps(steps: Sequence[InstallStep], follows: Sequence[str], *, as_json: bool) -> None:
     """Print what was done, and the commands to type next."""
     if as_json:
         print_json({"steps": [step._asdict() for step in steps], "next": follows})

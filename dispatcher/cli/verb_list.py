@@ -48,7 +48,7 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "prune": Verb("Delete tasks that finished long ago.", changes=True),
         "migrate": Verb("Bring the database up to date.", changes=True),
         "backup": Verb("Copy the database while everything runs.", changes=True),
-        "restore": Verb("Replace the database by a backup.", changes=True),
+        "restore": Verb("Replace the database with a backup.", changes=True),
         "install-service": Verb("Install dispatcher as a service of systemd."),
         "uninstall-service": Verb("Remove what install-service wrote."),
     },

@@ -106,7 +106,7 @@ def _value(entry: re.Match[str]) -> str:
 def _check(where: str, name: str, line: str) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{where}: what stands before = is no name of a variable; use letters,"
+            f"{where}: the text before = is not a name of a variable; use letters,"
             " digits and _, and no export"
         )
     try:
@@ -123,4 +123,4 @@ def _mistake(line: str) -> str:
     value = line.partition("=")[2].strip()
     if value[:1] in ("'", '"'):
         return "the quote does not end, or something follows it; quote the whole value once"
-    return "a quote or \\ stands in a value without quotes; put the whole value in '...'"
+    return "a value without quotes has a quote or \\; put the whole value in '...'"

@@ -163,7 +163,7 @@ def _check(name: str, body: object) -> Iterator[Mistake]:
     else:
         for own, table in body.items():
             if not isinstance(table, dict):
-                what = f"is no table; write [{name}.NAME], and under it the keys of that one"
+                what = f"is not a table; write [{name}.NAME], and under it the keys of that one"
                 yield Mistake(name, own, what)
             elif not re.fullmatch(NAME, own):
                 yield Mistake(f"{name}.{own}", "", NO_NAME)

@@ -85,7 +85,7 @@ def contradiction(wanted: object) -> str | None:
 def check_variable(name: str) -> None:
     """Raise ValueError with the remedy for a name that no variable of a task may have."""
     if not _VARIABLE.fullmatch(name):
-        raise ValueError(f"{name[:80]!r} is no name of a variable; use letters, digits and _")
+        raise ValueError(f"{name[:80]!r} is not a name of a variable; use letters, digits and _")
     if name.startswith("DISPATCHER_") and name != "DISPATCHER_CONFIG":
         raise ValueError(f"{name} is set by the dispatcher itself; use another name")
 

@@ -150,7 +150,7 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
             if not (
                 code.isascii() and code.isdigit() and int(code) <= 255 and str(int(code)) == code
             ):
-                yield f"exit_codes: {code!r} is no exit code; write one from 0 to 255"
+                yield f"exit_codes: {code!r} is not an exit code; write one from 0 to 255"
         for key, path in (("cwd", self.cwd), ("env_file", (self.env_file or "/").lstrip("-"))):
             if path is not None and not path.startswith("/"):
                 yield f"{key}: {path!r} is not absolute; begin it with /"

@@ -50,7 +50,7 @@ def _scalars(payload: str | None, wanted: Sequence[str]) -> dict[str, str]:
     try:
         given = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError):
-        raise InvalidTask(f"payload: is no JSON object; give one {needed}") from None
+        raise InvalidTask(f"payload: is not a JSON object; give one {needed}") from None
     values = {}
     for key in wanted:
         if key not in given:

@@ -66,7 +66,7 @@ def _not_toml(file: Path, error: Exception) -> str:
     complaint = str(error)
     what, _, place = complaint.rstrip(")").partition(" (at ")
     if at := re.fullmatch(r"line (\d+), column (\d+)", place):
-        remedy = "; a text stands in quotes" if what == "Invalid value" else ""
+        remedy = "; put texts in quotes" if what == "Invalid value" else ""
         return f"{file}:{at[1]}:{at[2]}: not TOML: {what}{remedy}"
     return f"{file}: not TOML: {complaint}"
 

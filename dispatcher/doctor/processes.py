@@ -65,7 +65,7 @@ def processes(config: Config) -> Iterator[Finding]:
 
 
 def _executor(config: Config, report: DaemonReport) -> Iterator[Finding]:
-    pid, heard = report.executor_pid, report.executor_heard_s
+    pid, answered_ago = report.executor_pid, report.executor_heard_s
     restart = "restart it when no work is running: its end ends all runs"
     if (other := report.executor_incompatible) is not None:
         text = f"pid {other.pid} speaks version {other.version}, {other.wanted} is wanted"
@@ -83,10 +83,12 @@ def _executor(config: Config, report: DaemonReport) -> Iterator[Finding]:
         text = "one holds the daemon's connection, and has not greeted it"
         yield bad("executor", text, _look_at(f"$(cat {config.state_dir}/executor.lock)"))
     elif report.executor is ExecutorState.SILENT:
-        text = f"pid {pid} is silent: it answered {heard or 0:.0f} s ago"
+        text = f"pid {pid} is silent: it answered {answered_ago or 0:.0f} s ago"
         yield bad("executor", text, _look_at(pid))
-    elif heard is not None and heard > PING_INTERVAL + ANSWERED_WITHIN:
-        text = f"pid {pid} answered {heard:.0f} s ago, and is pinged each {PING_INTERVAL:g} s"
+    elif answered_ago is not None and answered_ago > PING_INTERVAL + ANSWERED_WITHIN:
+        text = (
+            f"pid {pid} answered {answered_ago:.0f} s ago, and is pinged each {PING_INTERVAL:g} s"
+        )
         yield warning("executor", text, _look_at(pid))
     else:
         yield _of_release("executor", pid, report.executor_release, restart)

@@ -1,1 +1,1 @@
-"""What daemon and executor say: the catalogue, and how its lines are written and held back."""
+"""The logs of daemon and executor: the catalogue of events, and how lines are written."""

@@ -241,7 +241,7 @@ def _facts_of(node: str) -> Processor:
 def _in_json(_logger: WrappedLogger, _method: str, fields: EventDict) -> str:
     try:
         return _encode(fields).decode()
-    except (UnicodeError, TypeError):  # bytes of a foreign encoding, keys that are no text
+    except (UnicodeError, TypeError):  # bytes of a foreign encoding, keys that are not texts
         return json.dumps(fields, default=str, skipkeys=True)
 
 

@@ -80,7 +80,7 @@ def _text(value: object) -> str:
         return value
     try:
         return _encode(value).decode()
-    except (UnicodeError, TypeError):  # bytes of a foreign encoding, keys that are no text
+    except (UnicodeError, TypeError):  # bytes of a foreign encoding, keys that are not texts
         return repr(value)
 
 

@@ -14,7 +14,7 @@ def parse(given: object) -> int:
         name = text if text.startswith("SIG") else f"SIG{text}"
         number = int(signal.Signals.__members__.get(name, 0))
     if isinstance(given, bool) or number not in signal.valid_signals():
-        raise ValueError(f"{given!r} is no signal; `kill -l` lists them, for example INT or 2")
+        raise ValueError(f"{given!r} is not a signal; `kill -l` lists them, for example INT or 2")
     if number == signal.SIGSTOP:
         raise ValueError("STOP ends nothing; name for example INT, or KILL")
     return number

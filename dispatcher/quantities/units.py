@@ -17,7 +17,9 @@ def read(text: object, units: Mapping[str, int], *, kind: str, usual: str) -> fl
     form = rf"([0-9]+(?:\.[0-9]+)?)({'|'.join(units)})"
     found = re.fullmatch(form, text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f"{text!r} is no {kind}; write a number and {', '.join(others)} or {last}")
+        raise ValueError(
+            f"{text!r} is not a {kind}; write a number and {', '.join(others)} or {last}"
+        )
     return float(found[1]) * units[found[2]]
 
 

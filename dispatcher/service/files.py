@@ -17,7 +17,7 @@ _HEAD = """\
 _SEAL = "# What follows has the SHA-256 "
 
 
-class Step(NamedTuple):
+class InstallStep(NamedTuple):
     """One step of an installation: done, or found done."""
 
     did: str
@@ -55,24 +55,24 @@ def expect_as_written(paths: Sequence[Path]) -> None:
         )
 
 
-def write(texts: Mapping[Path, str]) -> Iterator[Step]:
+def write(texts: Mapping[Path, str]) -> Iterator[InstallStep]:
     """Write the files that differ, each in one step."""
     for path, text in texts.items():
         before = content(path)
         if before == text:
-            yield Step("unchanged", str(path))
+            yield InstallStep("unchanged", str(path))
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, text, mode=0o644)
-        yield Step("wrote" if before is None else "replaced", str(path))
+        yield InstallStep("wrote" if before is None else "replaced", str(path))
 
 
-def remove(paths: Sequence[Path]) -> Iterator[Step]:
+def remove(paths: Sequence[Path]) -> Iterator[InstallStep]:
     """Remove the files that exist."""
     for path in paths:
         if content(path) is not None:
             path.unlink()
-            yield Step("removed", str(path))
+            yield InstallStep("removed", str(path))
 
 
 def content(path: Path) -> str | None:

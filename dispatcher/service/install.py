@@ -19,7 +19,7 @@ from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.host.files import replace
 from dispatcher.host.owner import owner_of, unknown_user
 from dispatcher.service import files, systemd, units
-from dispatcher.service.files import Step
+from dispatcher.service.files import InstallStep
 from dispatcher.service.units import ACCOUNT, Installation
 
 #: Where an administrator's units are.
@@ -76,7 +76,7 @@ def place(*, user: bool, instance: str | None, named: str | None, run_as: str | 
     )
 
 
-def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Step]:
+def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[InstallStep]:
     """Write the units, and the missing files that they need; yield each step.
 
     Before anything is written, raises `ConfigError` for a configuration that does not fit, and
@@ -89,7 +89,7 @@ def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Step]
         _expect_visible((*_needed(command), at.file))
     config = configuration_for(at) if at.file.exists() else None
     if not at.user and at.run_as == ACCOUNT and systemd.make_account():
-        yield Step("made", f"the user {ACCOUNT}")
+        yield InstallStep("made", f"the user {ACCOUNT}")
     account = None if at.user else systemd.account(at.run_as)
     if config is None:
         yield from _make_configuration(at, account)
@@ -111,7 +111,7 @@ def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Step]
         yield from _unreadable(at, command)
 
 
-def uninstall(at: Place, *, force: bool) -> Iterator[Step]:
+def uninstall(at: Place, *, force: bool) -> Iterator[InstallStep]:
     """Remove the units and yield each step; drop-ins, configuration, state and user stay.
 
     Raises `DispatcherError` without units, while they run or are enabled, and for units that were
@@ -130,7 +130,7 @@ def uninstall(at: Place, *, force: bool) -> Iterator[Step]:
     yield from files.remove(at.paths)
     for left in (*(Path(f"{path}.d") for path in at.paths), at.file):
         if left.exists():
-            yield Step("left", str(left))
+            yield InstallStep("left", str(left))
 
 
 def _environment(at: Place) -> Mapping[str, str]:
@@ -157,7 +157,7 @@ def configuration_for(at: Place) -> Config:
     return config
 
 
-def _make_configuration(at: Place, account: tuple[str, str] | None) -> Iterator[Step]:
+def _make_configuration(at: Place, account: tuple[str, str] | None) -> Iterator[InstallStep]:
     """Write a configuration that the units need."""
     environ = _environment(at)
     if account is None:
@@ -177,10 +177,10 @@ def _make_configuration(at: Place, account: tuple[str, str] | None) -> Iterator[
         at.file.parent.mkdir(parents=True)
         # Other users' services have their files there too; each file has its own mode.
         at.file.parent.chmod(0o700 if account is None else 0o755)
-        yield Step("made", str(at.file.parent))
+        yield InstallStep("made", str(at.file.parent))
     mode = 0o600 if account is None else 0o640
     replace(at.file, reference.commented_file(given), mode=mode, group=group)
-    yield Step("wrote", str(at.file))
+    yield InstallStep("wrote", str(at.file))
 
 
 def _expect_visible(paths: Sequence[Path]) -> None:
@@ -199,7 +199,7 @@ def _needed(command: Sequence[str]) -> Sequence[Path]:
     return program, program.resolve(), Path(sys.executable).resolve(), units.SHIPPED.resolve()
 
 
-def _make_places(config: Config, run_as: str) -> Iterator[Step]:
+def _make_places(config: Config, run_as: str) -> Iterator[InstallStep]:
     """Make the directories that systemd does not make, and warn of those closed to the service.
 
     None is made below a directory of another user, who may lead its path to any place of root's.
@@ -209,24 +209,26 @@ def _make_places(config: Config, run_as: str) -> Iterator[Step]:
         foreign = owner_of(directory, unknown=unknown_user())
         if foreign is not None and not directory.exists():
             why = f"{directory} is missing, and {foreign.place} belongs to {foreign}"
-            yield Step("warning", f"{why}; make it: sudo -u '{foreign.name}' mkdir -p {directory}")
+            yield InstallStep(
+                "warning", f"{why}; make it: sudo -u '{foreign.name}' mkdir -p {directory}"
+            )
         elif not directory.exists():
             directory.mkdir(parents=True)
             directory.chmod(0o755 if directory == figures else 0o700)
             owner = pwd.getpwnam(run_as)
             os.chown(directory, owner.pw_uid, owner.pw_gid)
-            yield Step("made", str(directory))
+            yield InstallStep("made", str(directory))
         elif (closed := systemd.unwritable(directory, run_as)) is not None:
             remedy = f"chown {run_as} {closed}" if closed == directory else f"chmod o+x {closed}"
             why = f"the user {run_as} may not write in {directory}"
-            yield Step("warning", f"{why}; the service needs it: {remedy}")
+            yield InstallStep("warning", f"{why}; the service needs it: {remedy}")
 
 
-def _unreadable(at: Place, command: Sequence[str]) -> Iterator[Step]:
+def _unreadable(at: Place, command: Sequence[str]) -> Iterator[InstallStep]:
     """Warn of paths that the service's user may not read."""
     for path in dict.fromkeys((*_needed(command), at.file)):
         if (part := systemd.unreadable(path, at.run_as)) is not None:
-            yield Step(
+            yield InstallStep(
                 "warning",
                 f"the user {at.run_as} may not read {part}; the service needs it:"
                 f" {_remedy(part, at.run_as)}",

@@ -94,7 +94,7 @@ def test_a_daemon_that_does_not_answer_fails_no_submit(world: World, *, listenin
 def test_arguments_that_are_not_utf8_are_refused(world: World, arguments: list[bytes]) -> None:
     told = world.cli(*arguments, exits=2).stderr
 
-    assert "is not UTF-8" in told or "is no name" in told
+    assert "is not UTF-8" in told or "is not a name" in told
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])

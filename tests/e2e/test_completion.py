@@ -23,7 +23,7 @@ def asked(world: World, words: list[str], shell: str = "bash") -> list[str]:
 
 
 def test_verbs_options_and_states_are_offered(world: World) -> None:
-    verbs = ("run", "retry", "release", "resume", "restore", "reload")
+    verbs = ("retry", "release", "resume", "run", "reload", "restore")
     assert [f"plain,{verb}" for verb in verbs] == asked(world, ["dispatcher", "r"])
     assert ["plain,--state"] == asked(world, ["dispatcher", "list", "--st"])
     expected = ["plain,scheduled", "plain,succeeded"]

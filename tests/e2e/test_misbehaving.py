@@ -54,8 +54,8 @@ def test_r32_each_manner_has_its_outcome_and_disturbs_nobody(world: World) -> No
 @pytest.mark.parametrize(
     ("manner", "remedy"),
     [
-        (("--silent-after", "2"), "'2' is no time; write e.g. 2s or 500ms"),
-        (("--flood", "lots"), "'lots' is no size; write e.g. 64K or 100M"),
+        (("--silent-after", "2"), "'2' is not a time; write e.g. 2s or 500ms"),
+        (("--flood", "lots"), "'lots' is not a size; write e.g. 64K or 100M"),
     ],
 )
 def test_what_it_does_not_understand_it_answers_with_the_remedy(

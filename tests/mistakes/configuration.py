@@ -49,8 +49,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="check-config",
             config="[store]\nurl = sqlite:///x/y.db\n",
             told=(
-                "/etc/dispatcher/dispatcher.toml:2:7: not TOML: Invalid value; a text stands "
-                "in quotes"
+                "/etc/dispatcher/dispatcher.toml:2:7: not TOML: Invalid value; put texts in quotes"
             ),
             exits=78,
         ),
@@ -202,7 +201,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="check-config",
             config='[leases]\nttl = "1 week"\n',
             told=(
-                "/etc/dispatcher/dispatcher.toml:2: leases.ttl: '1 week' is no duration; write "
+                "/etc/dispatcher/dispatcher.toml:2: leases.ttl: '1 week' is not a duration; write "
                 "a number and ms, s, m, h or d"
             ),
             exits=78,
@@ -212,7 +211,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="check-config",
             config='[output]\nrun_budget = "64MB"\n',
             told=(
-                "/etc/dispatcher/dispatcher.toml:2: output.run_budget: '64MB' is no size; "
+                "/etc/dispatcher/dispatcher.toml:2: output.run_budget: '64MB' is not a size; "
                 "write a number and KiB, MiB, GiB or TiB"
             ),
             exits=78,
@@ -252,7 +251,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="check-config",
             config='[queues.ci]\nkill_signal = "TREM"\n',
             told=(
-                "/etc/dispatcher/dispatcher.toml:2: queues.ci.kill_signal: 'TREM' is no "
+                "/etc/dispatcher/dispatcher.toml:2: queues.ci.kill_signal: 'TREM' is not a "
                 "signal; `kill -l` lists them, for example INT or 2"
             ),
             exits=78,

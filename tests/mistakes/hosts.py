@@ -434,7 +434,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a name that no instance can have",
             typed="install-service --user --instance a/b",
             told=(
-                "--instance: 'a/b' is no name of an instance; use up to 30 letters, digits, _, ."
+                "--instance: 'a/b' is not a name of an instance; use up to 30 letters, digits, _, ."
                 " and -, and begin with none of the last two (see: dispatcher install-service"
                 " --help)"
             ),

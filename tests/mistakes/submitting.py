@@ -33,7 +33,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a payload that is no object",
             typed="submit --profile report --payload '[1]'",
             config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
-            told="payload: is no JSON object; give one with month, which the command needs",
+            told="payload: is not a JSON object; give one with month, which the command needs",
             exits=2,
         ),
         Mistake(
@@ -126,7 +126,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a queue with a blank in its name",
             typed="submit --queue 'my queue' -- true",
-            told="queue: 'my queue' is no name; use up to 100 letters, digits and _ . : / @ + -",
+            told="queue: 'my queue' is not a name; use up to 100 letters, digits and _ . : / @ + -",
             exits=2,
         ),
         Mistake(
@@ -157,7 +157,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a negative delay",
             typed="submit --delay -5s -- true",
             told=(
-                "Invalid value for '--delay': '-5s' is no duration; write a number and ms, s, "
+                "Invalid value for '--delay': '-5s' is not a duration; write a number and ms, s, "
                 "m, h or d (see: dispatcher submit --help)"
             ),
             exits=2,
@@ -234,7 +234,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a signal misspelt",
             typed="submit --kill-signal TREM -- true",
             told=(
-                "Invalid value for '--kill-signal': 'TREM' is no signal; `kill -l` lists them, "
+                "Invalid value for '--kill-signal': 'TREM' is not a signal; `kill -l` lists them, "
                 "for example INT or 2 (see: dispatcher submit --help)"
             ),
             exits=2,
@@ -248,7 +248,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a variable without a name",
             typed="submit --env '' -- true",
-            told="env: '' is no name of a variable; use letters, digits and _",
+            told="env: '' is not a name of a variable; use letters, digits and _",
             exits=2,
         ),
         Mistake(

@@ -123,7 +123,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a time in other words",
             typed="list --since yesterday",
             told=(
-                "Invalid value for '--since': 'yesterday' is no time; write how long ago, e.g. "
+                "Invalid value for '--since': 'yesterday' is not a time; write how long ago, e.g. "
                 '"2h", or a date, e.g. "2026-08-01T06:00" (see: dispatcher list --help)'
             ),
             exits=2,
@@ -143,7 +143,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="pause what is no name of a queue",
             typed="pause 'my queue'",
-            told="queue: 'my queue' is no name; use up to 100 letters, digits and _ . : / @ + -",
+            told="queue: 'my queue' is not a name; use up to 100 letters, digits and _ . : / @ + -",
             exits=2,
         ),
     ),

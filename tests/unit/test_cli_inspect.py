@@ -248,8 +248,8 @@ def test_times_are_said_as_people_do(seconds: int, said: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--since", "yesterday"], "'yesterday' is no time; write how long ago, e.g. \"2h\""),
-        (["--since", "3"], "'3' is no time"),
+        (["--since", "yesterday"], "'yesterday' is not a time; write how long ago, e.g. \"2h\""),
+        (["--since", "3"], "'3' is not a time"),
         (["--state", "done"], "'done' is not one of 'scheduled', 'ready'"),
         (["--limit", "0"], "0 is not in the range 1<=x<="),
         (["--label", "team"], "label: 'team' has no value; write team=VALUE"),

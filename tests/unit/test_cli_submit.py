@@ -119,8 +119,11 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
     [
         ([], "command: is empty; name a program, for example: -- echo hello"),
         (["--", ""], "command: is empty"),
-        (["--queue", "a b", "--", "x"], "queue: 'a b' is no name; use up to 100 letters, digits"),
-        (["--queue", "", "--", "x"], "queue: '' is no name"),
+        (
+            ["--queue", "a b", "--", "x"],
+            "queue: 'a b' is not a name; use up to 100 letters, digits",
+        ),
+        (["--queue", "", "--", "x"], "queue: '' is not a name"),
         (["--queue", "q" * 101, "--", "x"], "queue: 101 bytes are more than 100"),
         (
             ["--priority", "2147483648", "--", "x"],
@@ -129,7 +132,7 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
         (["--priority", "high", "--", "x"], "Invalid value for '--priority'"),
         (["--max-attempts", "0", "--", "x"], "max_attempts: must be from 1 to"),
         (["--delay", "5", "--", "x"], '5 is a plain number; add its unit, e.g. "5s"'),
-        (["--delay", "-5s", "--", "x"], "'-5s' is no duration"),
+        (["--delay", "-5s", "--", "x"], "'-5s' is not a duration"),
         (["--delay", "9999d", "--", "x"], "delay: must be from 0s to"),
         (
             ["--env", "NOT_SET_HERE", "--", "x"],
@@ -162,19 +165,22 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
             ["--delay", "5s", "--total-timeout", "5s", "--", "x"],
             "delay: 5s leaves nothing of total_timeout (5s), which counts from now",
         ),
-        (["--kill-signal", "HUPP", "--", "x"], "'HUPP' is no signal; `kill -l` lists them, for"),
-        (["--kill-signal", "0", "--", "x"], "'0' is no signal"),
-        (["--kill-signal", "65", "--", "x"], "'65' is no signal"),
+        (["--kill-signal", "HUPP", "--", "x"], "'HUPP' is not a signal; `kill -l` lists them, for"),
+        (["--kill-signal", "0", "--", "x"], "'0' is not a signal"),
+        (["--kill-signal", "65", "--", "x"], "'65' is not a signal"),
         (["--kill-signal", "SIGSTOP", "--", "x"], "STOP ends nothing; name for example INT"),
-        (["--kill-grace", "-1s", "--", "x"], "'-1s' is no duration"),
-        (["--env", "=x", "--", "x"], "env: '' is no name of a variable"),
-        (["--env", "A-B=x", "--", "x"], "env: 'A-B' is no name of a variable; use letters, digits"),
+        (["--kill-grace", "-1s", "--", "x"], "'-1s' is not a duration"),
+        (["--env", "=x", "--", "x"], "env: '' is not a name of a variable"),
+        (
+            ["--env", "A-B=x", "--", "x"],
+            "env: 'A-B' is not a name of a variable; use letters, digits",
+        ),
         (
             ["--env", "DISPATCHER_FENCE=1", "--", "x"],
             "env: DISPATCHER_FENCE is set by the dispatcher",
         ),
         (["--label", "team", "--", "x"], "label: 'team' has no value; write team=VALUE"),
-        (["--label", "a b=c", "--", "x"], "label: 'a b' is no name"),
+        (["--label", "a b=c", "--", "x"], "label: 'a b' is not a name"),
         (["--key", "", "--", "x"], "key: is empty; leave it out"),
         (["--key", "k" * 256, "--", "x"], "key: 256 bytes are more than 255"),
         (
@@ -337,8 +343,8 @@ def test_a_wrong_kill_mode_of_a_program_is_told(command: Command) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--env", ""], "env: '' is no name of a variable; use letters, digits and _"),
-        (["--env", "=3"], "env: '' is no name of a variable; use letters, digits and _"),
+        (["--env", ""], "env: '' is not a name of a variable; use letters, digits and _"),
+        (["--env", "=3"], "env: '' is not a name of a variable; use letters, digits and _"),
         (["--cwd", "/a\nb"], r"cwd: '/a\nb' holds a line break or another control character"),
         (["--label", "a=\udcff"], "label a: is not UTF-8; encode it so"),
         (["--queue", "\udcff"], "queue: is not UTF-8; encode it so"),

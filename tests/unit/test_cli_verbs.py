@@ -231,7 +231,7 @@ def test_an_empty_reason_is_refused_and_nothing_is_done(
         (["show", "0"], "Invalid value for 'ID'"),
         (["show", str(2**63)], "Invalid value for 'ID'"),
         (["cancel"], "Missing argument 'ID...'"),
-        (["prune", "--older-than", "1x"], "'1x' is no duration"),
+        (["prune", "--older-than", "1x"], "'1x' is not a duration"),
         (["--config"], "Option '--config' requires an argument (see: dispatcher --help)"),
         (
             ["fail", "--task", "1", "--reason"],

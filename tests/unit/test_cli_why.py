@@ -71,7 +71,7 @@ def test_a_queue_is_paused_and_resumed_and_everybody_says_so(command: Command) -
     assert "queue ci is paused: upgrade" in command("claim", "--queue", "ci", exits=1).stderr
     assert "ci resumed\n" == command("resume", "ci").stdout
     assert "ci was not paused\n" == command("resume", "ci").stdout
-    assert "queue: 'a b' is no name; use up to 100" in command("pause", "a b", exits=2).stderr
+    assert "queue: 'a b' is not a name; use up to 100" in command("pause", "a b", exits=2).stderr
 
 
 def test_pausing_and_resuming_as_json(command: Command) -> None:

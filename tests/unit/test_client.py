@@ -48,7 +48,7 @@ def test_a_client_takes_keywords_or_a_task(command: Command) -> None:
         ({"max_attempts": True}, "max_attempts: expected an integer, got true or false"),
         ({"notify": "yes"}, "notify: expected true or false, got a text in quotes"),
         ({"kill_signal": "INT"}, "kill_signal: expected an integer, got a text in quotes"),
-        ({"kill_signal": 65}, "kill_signal: 65 is no signal"),
+        ({"kill_signal": 65}, "kill_signal: 65 is not a signal"),
         ({"run_timeout_ms": 1.5}, "run_timeout_ms: expected an integer, got a number with"),
         ({"queue_timeout_ms": True}, "queue_timeout_ms: expected an integer, got true or false"),
         ({"priority": math.nan}, "priority: expected an integer, got a number with a fraction"),
@@ -137,7 +137,7 @@ def test_a_text_of_another_library_is_taken_as_the_text_that_it_is(command: Comm
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ({"kill_signal": "TREM"}, "kill_signal: 'TREM' is no signal"),
+        ({"kill_signal": "TREM"}, "kill_signal: 'TREM' is not a signal"),
         ({"kill_signal": 2.0}, "kill_signal: expected an integer or a text in quotes"),
         ({"env": 5}, "env: expected an object, got an integer"),
         ({"queue": []}, "queue: expected a text in quotes, got a list"),
@@ -158,12 +158,12 @@ def test_a_keyword_of_a_wrong_type_is_refused_by_its_name(
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda client: client.pause("a b"), "queue: 'a b' is no name; use up to"),
-        (lambda client: client.pause(""), "queue: '' is no name; use up to"),
+        (lambda client: client.pause("a b"), "queue: 'a b' is not a name; use up to"),
+        (lambda client: client.pause(""), "queue: '' is not a name; use up to"),
         (lambda client: client.pause("\ud800"), "queue: is not UTF-8; encode it so"),
         (lambda client: client.pause(5), "queue: expected a text in quotes, got an integer"),
-        (lambda client: client.claim(queue="a b"), "queue: 'a b' is no name; use up to"),
-        (lambda client: client.claim(queue=""), "queue: '' is no name; use up to"),
+        (lambda client: client.claim(queue="a b"), "queue: 'a b' is not a name; use up to"),
+        (lambda client: client.claim(queue=""), "queue: '' is not a name; use up to"),
         (lambda client: client.claim(lease_ttl_ms=1.5), "lease_ttl_ms: expected an integer, got"),
         (lambda client: client.claim(lease_ttl_ms=2.0), "lease_ttl_ms: expected an integer, got"),
         (lambda client: client.claim(lease_ttl_ms=True), "lease_ttl_ms: expected an integer, got"),

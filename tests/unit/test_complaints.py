@@ -19,7 +19,7 @@ from dispatcher.words import parse_request
         (["a", 1], list[str], "item 2: expected a text in quotes, got an integer"),
         (1.5, int | str | None, "expected an integer or a text in quotes, got a number with a"),
         ([], Annotated[list[str], msgspec.Meta(min_length=1)], "expected a list that is not empty"),
-        ("a b", Annotated[str, msgspec.Meta(pattern="^a$")], "'a b' is no name; use up to 100"),
+        ("a b", Annotated[str, msgspec.Meta(pattern="^a$")], "'a b' is not a name; use up to 100"),
         ({}, int, "expected an integer, got a table"),
     ],
 )

@@ -68,12 +68,12 @@ MISTAKES = [
     ("[leases]\nttl = '60'", 'leases.ttl: 60 is a plain number; add its unit, e.g. "60s"'),
     (
         "[leases]\nttl = '1 week'",
-        "leases.ttl: '1 week' is no duration; write a number and ms, s, m",
+        "leases.ttl: '1 week' is not a duration; write a number and ms, s, m",
     ),
-    ("[leases]\nttl = '-5s'", "leases.ttl: '-5s' is no duration"),
+    ("[leases]\nttl = '-5s'", "leases.ttl: '-5s' is not a duration"),
     ("[leases]\nttl = '0.2ms'", "leases.ttl: '0.2ms' is shorter than a millisecond"),
     ("[leases]\nttl = '99999d'", "leases.ttl: '99999d' is longer than 36500 days"),
-    ("[leases]\nttl = true", "leases.ttl: True is no duration"),
+    ("[leases]\nttl = true", "leases.ttl: True is not a duration"),
     ("[leases]\nttl = '199ms'", ":2: leases.ttl: 199ms is less than 200ms; raise it"),
     ("[leases]\nworker_ttl = '0s'", "leases.worker_ttl: 0s is less than 200ms; raise it"),
     ("[leases]\nreap_interval = '0s'", "leases.reap_interval: 0s is less than 20ms; raise it"),
@@ -81,12 +81,18 @@ MISTAKES = [
         "[output]\nrun_budget = '2GiB'\ntotal_budget = '1GiB'",
         ":3: output.total_budget: 1GiB is less than run_budget (2GiB); raise it or lower that",
     ),
-    ("[output]\nretention = 'forever'", "output.retention: 'forever' is no duration; write a num"),
+    (
+        "[output]\nretention = 'forever'",
+        "output.retention: 'forever' is not a duration; write a",
+    ),
     (
         "[output]\nretention = '0s'",
         "output.retention: 0s is less than 1s, so that nobody could se",
     ),
-    ("[output]\nfree_floor = '5%'", "output.free_floor: '5%' is no size; write a number and KiB"),
+    (
+        "[output]\nfree_floor = '5%'",
+        "output.free_floor: '5%' is not a size; write a number",
+    ),
     ("[daemon]\npoll = '19ms'", "daemon.poll: 19ms is less than 20ms; raise it"),
     (
         "[leases]\nttl = '4s'\nreap_interval = '3s'",
@@ -107,14 +113,20 @@ MISTAKES = [
     ("[retry]\nmax_orphans = -1", "retry.max_orphans: expected an integer >= 0"),
     ("[executor]\nmode = 'embeded'", "\"external\"; did you mean 'embedded'?"),
     ("[executor]\nmode = 1", 'executor.mode: 1 is not "embedded" or "external"'),
-    ("[executor]\nabsence_limit = 'nevr'", "executor.absence_limit: 'nevr' is no duration; write"),
+    (
+        "[executor]\nabsence_limit = 'nevr'",
+        "executor.absence_limit: 'nevr' is not a duration",
+    ),
     ("[executor]\nabsence_limit = '999ms'", "absence_limit: 999ms is less than 1s"),
     ("[daemon]\non_stop = 'stop'", 'daemon.on_stop: \'stop\' is not "drain" or "leave"'),
     ("[logs]\nlevel = 'trace'", 'logs.level: \'trace\' is not "debug" or "info" or "warning" or'),
     ("[logs]\nformat = 'jsn'", "did you mean 'json'?"),
-    ("[defaults]\nqueue = 'a b'", "defaults.queue: 'a b' is no name; use up to 100"),
+    ("[defaults]\nqueue = 'a b'", "defaults.queue: 'a b' is not a name; use up to 100"),
     ("[defaults]\npriority = 3000000000", "defaults.priority: expected an integer <= 2147483647"),
-    ("[queues]\nconcurrency = 3", ":2: queues.concurrency: is no table; write [queues.NAME], and"),
+    (
+        "[queues]\nconcurrency = 3",
+        ":2: queues.concurrency: is not a table; write [queues.NAME]",
+    ),
     ("queues = 3", ":1: queues: is a section; write [queues.NAME] on a line of its own"),
     (
         "[queues.a]\n[queues.b]\nconcurency = 3",
@@ -133,7 +145,7 @@ MISTAKES = [
         "[queues.'a.b']\nlease_ttl = 5",
         ":2: queues.a.b.lease_ttl: 5 is a plain number; add its unit",
     ),
-    ("[queues.'a b']\nconcurrency = 1", ":1: queues.a b: is no name; use up to 100 letters"),
+    ("[queues.'a b']\nconcurrency = 1", ":1: queues.a b: is not a name; use up to 100 letters"),
     ("[queues.a]\nlease_ttl = '199ms'", ":2: queues.a.lease_ttl: 199ms is less than 200ms"),
     (
         "[queues.a]\nrun_timeout = '9999d'",
@@ -141,7 +153,7 @@ MISTAKES = [
     ),
     (
         "[queues.a]\nkill_signal = 'TREM'",
-        "queues.a.kill_signal: 'TREM' is no signal; `kill -l` lists",
+        "queues.a.kill_signal: 'TREM' is not a signal; `kill -l` lists",
     ),
     ("[queues.a]\nliveness = 'proces'", "did you mean 'process'?"),
     (
@@ -155,7 +167,7 @@ MISTAKES = [
     ("[metrics]\ninterval = '10ms'", ":2: metrics.interval: 10ms is less than 1s; raise it"),
     ("[node\nslots = 4", ":1:6: not TOML: Expected ']' at the end of a table declaration"),
     ("[node]\nslots = 4\nslots = 5\n", ":3:10: not TOML: Cannot overwrite a value"),
-    ("[node]\nslots = four", ":2:9: not TOML: Invalid value; a text stands in quotes"),
+    ("[node]\nslots = four", ":2:9: not TOML: Invalid value; put texts in quotes"),
 ]
 
 

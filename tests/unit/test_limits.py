@@ -20,7 +20,7 @@ def task(**wanted: Any) -> NewTask:
     [
         ({"run_timeout_ms": 0}, "run_timeout: must be above 0; leave it out for none"),
         ({"kill_grace_ms": -1}, "kill_grace: must be 0 or more"),
-        ({"kill_signal": 65}, "kill_signal: 65 is no signal"),
+        ({"kill_signal": 65}, "kill_signal: 65 is not a signal"),
         ({"start_timeout_ms": 1}, "start_timeout: waits for a first heartbeat"),
     ],
 )

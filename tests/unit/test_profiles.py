@@ -63,7 +63,7 @@ def test_a_profile_gives_command_and_defaults_and_its_queue_gives_the_rest(confi
         ([], {"profile": "resise"}, "profile: there is no 'resise'; did you mean 'resize'?"),
         ([], {"profile": "zzz"}, "profile: there is no 'zzz'; known are: resize"),
         ([], {}, "payload: is missing; give a JSON object with input, size, which the command"),
-        ([], {"payload": "[]"}, "payload: is no JSON object; give one with input, size, which"),
+        ([], {"payload": "[]"}, "payload: is not a JSON object; give one with input, size, which"),
         ([], {"payload": "{"}, "payload: not JSON"),
         ([], {"payload": '{"inputs": 1}'}, "no 'input', which the command needs; did you mean"),
         ([], {"payload": '{"input": [1], "size": 1}'}, "payload: 'input' must be a text, a number"),
@@ -114,11 +114,11 @@ def test_an_argument_stays_one_argument(
         ("queue = 'q'", ":1: profiles.p: "),
         (
             "command = ['a']\nexit_codes = { x = 'held' }",
-            ":3: profiles.p.exit_codes: 'x' is no exit",
+            ":3: profiles.p.exit_codes: 'x' is not an exit code",
         ),
         (
             "command = ['a']\nexit_codes = { '256' = 'held' }",
-            "'256' is no exit code; write one from",
+            "'256' is not an exit code; write one from",
         ),
         (
             "command = ['a']\nexit_codes = { '3' = 'hold' }",

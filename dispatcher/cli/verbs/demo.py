@@ -42,10 +42,11 @@ def command(folder: Path | None, picture: Path | None) -> int:
     """Watch the main job, workers that misbehave, and a kill in the middle.
 
     It runs one gzip task for each of the 48 largest files of FOLDER (default: Python's standard
-    library), and six workers: one beats for five leases, one falls silent, one ignores SIGTERM and
-    leaves an escaped grandchild, one fails for good, one exits 75 twice, one names no program. It
-    kills the daemon with SIGKILL when half of the files are settled, and starts it again. It works
-    in a temporary folder and leaves nothing behind. It exits 0 only if every promise was kept.
+    library), and six workers: one sends heartbeats for five leases, one falls silent, one ignores
+    SIGTERM and leaves an escaped grandchild, one fails for good, one exits 75 twice, one names no
+    program. It kills the daemon with SIGKILL when half of the files are settled, and starts it
+    again. It works in a temporary folder and leaves nothing behind. It exits 0 only if every
+    promise was kept.
     """
     files = largest(folder or Path(sysconfig.get_path("stdlib")))
     if len(files) <= 2 * SLOW:

@@ -41,8 +41,8 @@ def command(
 ) -> int:
     """Renew a claim's lease, and print until when.
 
-    Exit codes: 0 renewed, 69 the store did not answer or 74 the renewal may not be written: try
-    again, 79 the claim is no longer yours: stop working on it.
+    Exit codes: 0 renewed; 69 the store did not answer, 74 the renewal may or may not be written:
+    try again; 79 the claim is no longer yours: stop working on it.
     """
     lock = lock_of(lock, lock_from_file)
     reported = report_to_daemon("heartbeat", task_id, lock, progress=progress, note=note)

@@ -1,4 +1,4 @@
-"""`dispatcher restore`: replace the database by a backup."""
+"""`dispatcher restore`: replace the database with a backup."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dispatcher.times import wall_clock
 @json_option
 @config_option
 def command(*, file: Path, as_json: bool) -> None:
-    """Replace the database by FILE, a backup. No daemon may run.
+    """Replace the database with FILE, a backup. No daemon may run.
 
     The old database is kept next to it under a dated name. Work that was done after the backup is
     done again: the database becomes another store, whose task ids and fences continue beyond all
