@@ -67,6 +67,16 @@ class StrandedReport(msgspec.Struct, frozen=True, kw_only=True):
     is_ours: bool
     """Whether the run belongs to this node, whose executor ends what it finds of it."""
 
+    def describe(self, what: str, *, awaited: bool) -> str:
+        """Return what lives of the run and who ends it.
+
+        `what` names the run; `awaited`: its executor must be back first.
+        """
+        if not self.is_ours:
+            return f"no executor ends {what}: {self.why}"
+        when = " once it is back" if awaited else ""
+        return f"the executor does not know {what}, and ends what lives of it{when}: {self.why}"
+
 
 class OutputReport(msgspec.Struct, frozen=True, kw_only=True):
     """The output directory. Sizes in bytes; None while unknown."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dispatcher.calendar import UNCHANGED, Calendar
-from dispatcher.daemon_report import DaemonReport, ExecutorState
+from dispatcher.daemon_report import DaemonReport, ExecutorState, StrandedReport
 from dispatcher.model import Node, PausedQueue, Task, TaskState
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime
@@ -71,41 +71,6 @@ class Reason:
     text: str
     until: StoreTime | None = None
     """When it ends by itself; None: the text says what ends it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StrandedRun:
-    """An open run that no executor knows."""
-
-    task_id: int
-    fence: int
-    why: str
-    """What lives, or may live, of the run."""
-    is_ours: bool
-    """Whether it belongs to this node, whose executor ends what it finds of it."""
-    awaited: bool
-    """Whether the executor must be back first."""
-
-    def describe(self, what: str) -> str:
-        """Return what lives of the run and who ends it; `what` names the run."""
-        if not self.is_ours:
-            return f"no executor ends {what}: {self.why}"
-        when = " once it is back" if self.awaited else ""
-        return f"the executor does not know {what}, and ends what lives of it{when}: {self.why}"
-
-
-def stranded_runs(report: DaemonReport) -> list[StrandedRun]:
-    """Return the open runs that no executor knows."""
-    return [
-        StrandedRun(
-            task_id=one.task_id,
-            fence=one.fence,
-            why=one.why,
-            is_ours=one.is_ours,
-            awaited=not report.is_connected,
-        )
-        for one in report.stranded
-    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,11 +191,11 @@ class Standing:
         return None if self.report is None or self.report.is_connected else "executor"
 
     @property
-    def stranded(self) -> list[StrandedRun]:
+    def stranded(self) -> Sequence[StrandedReport]:
         """The open runs that no executor knows."""
-        return [] if self.report is None else stranded_runs(self.report)
+        return () if self.report is None else self.report.stranded
 
-    def stranded_of(self, task: Task) -> StrandedRun | None:
+    def stranded_of(self, task: Task) -> StrandedReport | None:
         """Return the current run of a task if it is stranded."""
         for one in self.stranded:
             if (one.task_id, one.fence, TaskState.RUNNING) == (task.id, task.fence, task.state):

@@ -10,10 +10,11 @@ from dispatcher.cli import render
 from dispatcher.cli.configuration import open_client
 from dispatcher.cli.printing import print_json
 from dispatcher.client import Client
+from dispatcher.daemon_report import StrandedReport
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import FINISHED, INTENDED, Intent, Outcome, Task, TaskState
 from dispatcher.outlook import Asked, Outlook
-from dispatcher.standing import Obstacle, Standing, StrandedRun
+from dispatcher.standing import Obstacle, Standing
 
 #: Obstacles that leave the rest of the work undone.
 _NO_DAEMON = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING})
@@ -65,7 +66,7 @@ def _is_unfinished(one: Asked) -> bool:
     return one.ahead is not None or (one.task is not None and one.task.state is TaskState.READY)
 
 
-def _json(one: Asked, stranded: Mapping[int, StrandedRun], *, done: bool) -> dict[str, object]:
+def _json(one: Asked, stranded: Mapping[int, StrandedReport], *, done: bool) -> dict[str, object]:
     living = stranded.get(one.task_id) if one.ahead else None
     return {
         "id": one.task_id,
@@ -77,13 +78,15 @@ def _json(one: Asked, stranded: Mapping[int, StrandedRun], *, done: bool) -> dic
     }
 
 
-def _text(one: Asked, stranded: StrandedRun | None) -> str:
+def _text(one: Asked, stranded: StrandedReport | None) -> str:
     assert one.task is not None
     if one.ahead is None:
         return one.task.state
     if stranded is None or stranded.is_ours:
         return f"is {_course(one.ahead)}"
-    return f"is stranded, and {stranded.describe('it')}; then it is {one.ahead.state}"
+    return (
+        f"is stranded, and {stranded.describe('it', awaited=False)}; then it is {one.ahead.state}"
+    )
 
 
 def _course(ahead: Outlook) -> str:

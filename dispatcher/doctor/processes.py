@@ -12,7 +12,6 @@ from dispatcher.config.config import Config
 from dispatcher.daemon.executor_client import PING_INTERVAL
 from dispatcher.daemon_report import DaemonReport, ExecutorState
 from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
-from dispatcher.standing import stranded_runs
 
 #: Descriptors of the executor itself, and of each run: pidfd, notify socket, and those of a start.
 OWN_DESCRIPTORS = 64
@@ -159,9 +158,10 @@ def _held(report: DaemonReport) -> Iterator[Finding]:
 
 
 def _stranded(report: DaemonReport) -> Iterator[Finding]:
-    stranded = stranded_runs(report)
+    stranded = report.stranded
     for one in stranded[:MOST_STRANDED]:
-        text, _, remedy = one.describe(f"task {one.task_id}").partition("; ")
+        found = one.describe(f"task {one.task_id}", awaited=not report.is_connected)
+        text, _, remedy = found.partition("; ")
         yield warning("stranded run", text, remedy or f"dispatcher why {one.task_id}")
     if len(stranded) > MOST_STRANDED:
         text = f"{len(stranded) - MOST_STRANDED} more runs that no executor knows"

@@ -9,7 +9,7 @@ from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH, settle_abandoned
 from dispatcher.supervisor.turn import Shared, Turn
-from dispatcher.times import Instant, instant_of
+from dispatcher.times import Instant
 
 
 class Absence:
@@ -62,7 +62,7 @@ class Absence:
         turn.again |= more
         scan_at = turn.at if more else turn.at + settings.reap_interval
         takeover_at = self._store.next_takeover(settings.node_id, now=turn.now)
-        scan_at = min(scan_at, instant_of(takeover_at, now=turn.now, at=turn.at))
+        scan_at = min(scan_at, turn.instant_of(takeover_at))
         turn.after(partial(self._scan.set, scan_at))
 
     def _send_renewal(self, hello: wire.Hello | None, at: Instant) -> None:

@@ -1,4 +1,4 @@
-"""Free slots, filled: which tasks are claimed next, and their start."""
+"""Which tasks become ready and are claimed next, and their start."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import structlog
 
 from dispatcher.execution import Claim
 from dispatcher.executor_api import start_message
+from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
-from dispatcher.times import Instant, StoreTime
+from dispatcher.times import NEVER, Instant, StoreTime
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -20,12 +21,24 @@ log = structlog.get_logger()
 CLAIM_BATCH = 200
 
 
+#: Scheduled tasks moved to ready in one transaction. Bounds how long a worker waits for its answer.
+DUE_BATCH = 500
+
+
 class Claimer:
     """Claims as many tasks as there are free slots, from each queue in turn."""
 
     def __init__(self, shared: Shared) -> None:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
         self._last_queue = ""
+        self.scheduled = Alarm(NEVER)
+        """For the scheduled task that is due next."""
+
+    def move_due(self, turn: Turn) -> None:
+        """Move scheduled tasks that are due to ready."""
+        moved = self._store.move_due(limit=DUE_BATCH, now=turn.now)
+        turn.again |= moved == DUE_BATCH
+        turn.after(partial(self.scheduled.set, turn.instant_of(self._store.next_due())))
 
     def fill_slots(self, turn: Turn) -> None:
         """Claim for every free slot, as far as the host can bear it."""

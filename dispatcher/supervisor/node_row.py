@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from dispatcher import wire
 from dispatcher.model import Node
 from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.turn import Memory, Turn
@@ -30,19 +29,18 @@ class NodeRow:
         """Write the row, if it is due."""
         interval = SEEN_INTERVAL[0 if self._memory.live else 1]
         if self._memory.hello is not None and turn.at >= self._written_at + interval:
-            self._store.record_node(self._node(self._memory.hello, turn, interval))
+            hello, settings = self._memory.hello, self._memory.settings
+            node = Node(
+                id=settings.node_id,
+                boot_id=hello.boot_id,
+                pid_namespace=hello.pid_namespace,
+                hostname=settings.hostname,
+                slots=settings.slots,
+                seen_at=turn.now,
+                seen_interval_ms=round(interval * 1000),
+            )
+            self._store.record_node(node)
             turn.after(partial(self._note_written, turn.at))
 
     def _note_written(self, at: Instant) -> None:
         self._written_at = at
-
-    def _node(self, hello: wire.Hello, turn: Turn, interval: float) -> Node:
-        return Node(
-            id=self._memory.settings.node_id,
-            boot_id=hello.boot_id,
-            pid_namespace=hello.pid_namespace,
-            hostname=self._memory.settings.hostname,
-            slots=self._memory.settings.slots,
-            seen_at=turn.now,
-            seen_interval_ms=round(interval * 1000),
-        )

@@ -12,7 +12,7 @@ from dispatcher.execution import OpenRun
 from dispatcher.model import Liveness, Outcome
 from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
-from dispatcher.times import LONG_AGO, NEVER, Instant, instant_of
+from dispatcher.times import LONG_AGO, NEVER, Instant
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -66,7 +66,7 @@ class Reaper:
             self._store.begin_ending(run.run_uid, Outcome.LOST, reason, now=turn.now)
             turn.after(partial(self._log_expired, run))
         turn.again |= len(lost) == REAP_BATCH
-        expires_at = instant_of(self._store.next_expiry(node), now=turn.now, at=turn.at)
+        expires_at = turn.instant_of(self._store.next_expiry(node))
         turn.after(partial(self.expiry.set, expires_at))
 
     def end_declared_runs(self, turn: Turn) -> None:

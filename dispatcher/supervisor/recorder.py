@@ -18,7 +18,7 @@ from dispatcher.supervisor.stranded import StrandedRuns
 from dispatcher.supervisor.timeouts import Timeouts
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
 from dispatcher.supervisor.worker_recorder import WorkerRecorder
-from dispatcher.times import Instant, StoreTime, store_time_of
+from dispatcher.times import Instant, StoreTime
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
@@ -62,7 +62,7 @@ class Recorder:
     def record_starts(self, turn: Turn) -> None:
         """Write the starts of this turn that no exit followed."""
         for uid, event in turn.pending_starts.items():
-            begun = store_time_of(Instant(event.at), now=turn.now, at=turn.at)
+            begun = turn.store_time_of(event.at)
             self._store.record_started(uid, pid=event.pid, started_at=begun, now=turn.now)
             turn.after(partial(self._note_started, event, turn.now, turn.at))
         turn.pending_starts = {}
@@ -144,7 +144,7 @@ class Recorder:
     def _record_missed_start(self, turn: Turn, run: OpenRun, report: wire.RunReport | None) -> None:
         """Record a start that happened while no daemon was connected."""
         if report is not None and run.pid is None and report.pid is not None:
-            moment = store_time_of(_began(report, turn.at), now=turn.now, at=turn.at)
+            moment = turn.store_time_of(_began(report, turn.at))
             self._store.record_started(run.run_uid, pid=report.pid, started_at=moment, now=turn.now)
 
     def _record_facts(self, turn: Turn, fresh: wire.Changed | wire.RunReport) -> None:

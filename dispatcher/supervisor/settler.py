@@ -11,7 +11,7 @@ from dispatcher import policy, wire
 from dispatcher.backoff import Backoff
 from dispatcher.execution import OpenRun, Settlement
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
-from dispatcher.times import Instant, StoreTime, store_time_of
+from dispatcher.times import Instant, StoreTime
 
 log = structlog.get_logger()
 
@@ -37,8 +37,8 @@ class Settler:
             end,
             self._memory.settings.retry,
             now=turn.now,
-            ended_at=_ended_at(turn, end),
-            started=_start_of(turn, started),
+            ended_at=turn.store_time_of(end.exit.at) if isinstance(end, wire.Exited) else turn.now,
+            started=(started.pid, turn.store_time_of(started.at)) if started is not None else None,
             rng=self._rng,
         )
         if isinstance(end, wire.StartFailed) and end.fault is not wire.Fault.TASK:
@@ -101,15 +101,3 @@ class Settler:
         if pause.reason is not None:
             log.info("node.resumed", reason=pause.reason)
         pause.started(claimed=claimed, slots=self._memory.settings.slots)
-
-
-def _ended_at(turn: Turn, end: policy.End) -> StoreTime:
-    if isinstance(end, wire.Exited):
-        return store_time_of(Instant(end.exit.at), now=turn.now, at=turn.at)
-    return turn.now
-
-
-def _start_of(turn: Turn, started: wire.Started | None) -> tuple[int, StoreTime] | None:
-    if started is None:
-        return None
-    return started.pid, store_time_of(Instant(started.at), now=turn.now, at=turn.at)

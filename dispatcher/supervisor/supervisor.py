@@ -26,7 +26,6 @@ from dispatcher.supervisor.admission import Admission
 from dispatcher.supervisor.chores import Chore
 from dispatcher.supervisor.claimer import Claimer
 from dispatcher.supervisor.clock import ClockWatch
-from dispatcher.supervisor.due_tasks import DueTasks
 from dispatcher.supervisor.endings import Endings
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.idleness import Idleness
@@ -77,7 +76,6 @@ class Supervisor:
         self._endings = Endings(shared, self._reaper, self._timeouts)
         self._absence = Absence(shared, stranded)
         self._clock = ClockWatch(store, memory)
-        self._due_tasks = DueTasks(store)
         self._node_row = NodeRow(store, memory)
         self._idleness = Idleness(shared)
         retention = Retention(store, memory, files)
@@ -212,7 +210,7 @@ class Supervisor:
             self._endings.send_endings,
             self._absence.take_over,
             self._timeouts.give_up,
-            self._due_tasks.move_due,
+            self._claimer.move_due,
             self._claimer.fill_slots,
             self._node_row.write_node_row,
             self._idleness.look_for_work,
@@ -275,7 +273,7 @@ class Supervisor:
         latest = at + min(self._memory.settings.poll, self.shortest_lease / 4)
         pause, stop_by = self._memory.pause, self._memory.stopping.deadline
         instants = [Instant(latest), pause.until, pause.next_trial_at, stop_by]
-        instants += [self._due_tasks.next.at, self._reaper.expiry.at, self._absence.due]
+        instants += [self._claimer.scheduled.at, self._reaper.expiry.at, self._absence.due]
         instants += [self._timeouts.runs.at, self._timeouts.tasks.at]
         instants += [chore.due for chore in self._chores]
         return min(instant for instant in instants if instant > at)

@@ -192,7 +192,7 @@ class Timeouts:
             if watch.stall_by <= turn.at:
                 reason = _reason("stall_timeout: no progress, no output", limits.stall_timeout_ms)
                 return Verdict(Outcome.STALLED, f"{reason}; {BUFFERED}")
-        return replace(watch, total_by=instant_of(limits.total_at, now=turn.now, at=turn.at))
+        return replace(watch, total_by=turn.instant_of(limits.total_at))
 
     # Progress -------------------------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class Timeouts:
             turn.again |= len(given_up) == GIVE_UP_BATCH
             fails_at = self._store.next_failure()
         poll_at = turn.at + self._memory.settings.poll
-        look_at = min(poll_at, instant_of(fails_at, now=turn.now, at=turn.at))
+        look_at = min(poll_at, turn.instant_of(fails_at))
         turn.after(partial(self.tasks.set, look_at))
 
     @staticmethod

@@ -16,7 +16,7 @@ from dispatcher.store.api import SupervisorStore
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.pause import Pause
 from dispatcher.supervisor.stop import Stopping
-from dispatcher.times import NEVER, Instant, StoreTime
+from dispatcher.times import NEVER, Instant, StoreTime, instant_of, store_time_of
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
 
@@ -252,6 +252,14 @@ class Turn:
     again: bool = False
     """Whether more is due at once than one transaction should hold."""
     effects: list[Callable[[], None]] = field(default_factory=list)
+
+    def instant_of(self, moment: StoreTime | None) -> Instant:
+        """Return the instant of a store time; see `times.instant_of`."""
+        return instant_of(moment, now=self.now, at=self.at)
+
+    def store_time_of(self, moment: float) -> StoreTime:
+        """Return the store time of a past instant."""
+        return store_time_of(Instant(moment), now=self.now, at=self.at)
 
     def after(self, effect: Callable[[], None]) -> None:
         """Call this after the commit, in order; never if the commit fails."""

@@ -132,7 +132,8 @@ def _degraded(standing: Standing) -> list[str]:
         faults.append(f"{len(held) - MOST_HELD} more tasks keep their slots in the same way")
     for work, error in report.postponed.items():
         faults.append(f"{work}: the store does not take it: {error}")
-    faults += [one.describe(f"task {one.task_id}") for one in standing.stranded]
+    away = not report.is_connected
+    faults += [one.describe(f"task {one.task_id}", awaited=away) for one in report.stranded]
     return faults
 
 

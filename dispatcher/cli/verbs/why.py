@@ -101,7 +101,8 @@ def _of_running(
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
     if (stranded := status.stranded_of(task)) is not None:
-        yield f"{stranded.describe('it')}; it is settled once nothing of it lives"
+        living = stranded.describe("it", awaited=status.missing == "executor")
+        yield f"{living}; it is settled once nothing of it lives"
     if ahead is not None:
         yield from _of_ending(task, run, status, ahead, leases)
     else:
