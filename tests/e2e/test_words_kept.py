@@ -18,38 +18,43 @@ LINGERS = """
     while [ ! -e go ]; do sleep 0.05; done
 """
 
-#: It says over its socket that it is to run later, and stays.
-DEFERS = python("""
-    import json, os, signal, socket, time
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(os.environ["DISPATCHER_SOCKET"])
-        task_id, lock = int(os.environ["DISPATCHER_TASK_ID"]), os.environ["DISPATCHER_CLAIM_LOCK"]
-        words = {"op": "defer", "task_id": task_id, "lock": lock}
-        connection.sendall(json.dumps(words).encode() + b"\\n")
-        answer = json.loads(connection.makefile().readline())
-    with open("deferred", "w") as file:
-        file.write(f"{answer['ok']}\\n")
-    while not os.path.exists("go"):
-        time.sleep(0.05)
+#: Declares a task over its worker's socket, again while the store is not available.
+_DECLARE = """
+import json, os, signal, socket, time
+
+def declare(op):
+    asked = {"op": op, "task_id": int(os.environ["DISPATCHER_TASK_ID"]),
+             "lock": os.environ["DISPATCHER_CLAIM_LOCK"]}
+    answer = {"error": "store_unavailable"}
+    while answer.get("error") == "store_unavailable":
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(os.environ["DISPATCHER_SOCKET"])
+            connection.sendall(json.dumps(asked).encode() + b"\\n")
+            answer = json.loads(connection.makefile().readline())
+    return answer["ok"]
+"""
+
+
+#: Defers its task, and stays.
+DEFERS = python(f"""{_DECLARE}
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+answer = declare("defer")
+with open("deferred", "w") as file:
+    file.write(f"{{answer}}\\n")
+while not os.path.exists("go"):
+    time.sleep(0.05)
 """)
 
 
-#: It says over its socket that it has succeeded, and cleans up until it may go.
-CLEANS_UP = python("""
-    import json, os, signal, socket, time
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(os.environ["DISPATCHER_SOCKET"])
-        task_id, lock = int(os.environ["DISPATCHER_TASK_ID"]), os.environ["DISPATCHER_CLAIM_LOCK"]
-        words = {"op": "succeed", "task_id": task_id, "lock": lock}
-        connection.sendall(json.dumps(words).encode() + b"\\n")
-        answer = json.loads(connection.makefile().readline())
-    with open("declared", "w") as file:
-        file.write(f"{answer['ok']}\\n")
-    while not os.path.exists("go"):
-        time.sleep(0.05)
-    with open("cleaned", "w") as file:
-        file.write("up\\n")
+#: Declares success, and cleans up until it may go.
+CLEANS_UP = python(f"""{_DECLARE}
+answer = declare("succeed")
+with open("declared", "w") as file:
+    file.write(f"{{answer}}\\n")
+while not os.path.exists("go"):
+    time.sleep(0.05)
+with open("cleaned", "w") as file:
+    file.write("up\\n")
 """)
 
 
