@@ -285,7 +285,7 @@ def _verdict_of_status(run: OpenRun, exit_code: int | None, signum: int | None) 
 def _oom_killed(seen: wire.Exit) -> str:
     killed = "killed for lack of memory"
     if seen.oom_doubtful:
-        killed = f"probably {killed}: other runs died of SIGKILL at that moment"
+        killed = f"probably {killed}: such a kill was counted, maybe of another run"
     if seen.exit_code is None:
         return killed
     return f"exit code {seen.exit_code}: a process of it was {killed}"

@@ -83,7 +83,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     oom: bool = False
     """The kernel killed the leader, or a process it waited for, for lack of memory."""
     oom_doubtful: bool = False
-    """More runs died of SIGKILL then than the kernel killed for lack of memory: maybe this one."""
+    """The kernel killed a process for lack of memory, maybe not one of this run."""
     leftovers: tuple[str, ...] = ()
     """Names of processes that outlived the leader and were ended."""
     left_alone: tuple[str, ...] = ()

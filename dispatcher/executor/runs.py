@@ -52,7 +52,7 @@ class Runs:
         self._output_dir = output_dir
         kernel = outside.kernel
         self._endings = Endings(kernel, outside.outputs, tree, report)
-        self._oom_kills = OomKills(kernel, report.log)
+        self._oom_kills = OomKills(kernel, table.live, report.log)
         self._budgets = Budgets(report.log, QuietFiles(kernel.watch))
         quiet = QuietFiles[Stream](kernel.watch)
         self._forwarder = Forwarder(report.journal, report.log, quiet, node=node)
@@ -113,8 +113,7 @@ class Runs:
         if name := run.passed_deadline(at):
             self._report.start_failed(start, wire.Fault.LATE, f"its deadline {name} has passed")
             return
-        if not self._table.live:
-            self._oom_kills.begin()
+        self._oom_kills.look(at)  # what was killed by now was not of this run
         self._survey_at = min(self._survey_at, Instant(at + SURVEY_INTERVAL))
         self._table.add(run)
         self._starts.append((run, start))

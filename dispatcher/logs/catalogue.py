@@ -517,7 +517,7 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
         ),
         "run.oom_killed": Event(
             "The kernel ended a run's first process, or one that it waited for, for lack of memory."
-            " `doubtful`: fewer such kills were counted than runs died of SIGKILL at that moment.",
+            " `doubtful`: the kernel killed a process for that, maybe not one of this run.",
             "warning",
             fields={**UID, "pid": int | None, "doubtful": bool},
             optional=TASK,

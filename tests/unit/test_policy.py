@@ -66,7 +66,7 @@ def settled(run: OpenRun, end: End, retry: RetryPolicy = RETRY) -> Settlement:
         (
             exited(signal=9, oom=True, oom_doubtful=True),
             Outcome.OOM_KILLED,
-            "probably killed for lack of memory: other runs died of SIGKILL at that moment",
+            "probably killed for lack of memory: such a kill was counted, maybe of another run",
         ),
         (
             exited(exit_code=137, oom=True),

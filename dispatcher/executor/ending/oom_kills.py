@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 import msgspec
 
+from dispatcher import wire
 from dispatcher.executor.log import Log
 from dispatcher.executor.phases import Phase
 from dispatcher.executor.run import TrackedRun
@@ -17,10 +18,7 @@ from dispatcher.times import Instant
 #: Seconds for which a counted kill may be a run's: a large process dies late.
 KILL_AGE = 30.0
 
-#: Seconds after which a counted kill is no longer surely that of a run that ends: two looks.
-SURE_AGE = 2.0
-
-#: Kills that are kept at most: as many as runs can end in one look.
+#: Kills that are kept at most of one look: as many as runs can end in it.
 MOST_KILLS = 1000
 
 #: The exit code by which a shell reports that a SIGKILL ended what it ran.
@@ -34,55 +32,77 @@ class Counts(Protocol):
         """Return how many processes of our cgroup it has ended so, if it counts."""
 
 
+class Kill(NamedTuple):
+    """A counted kill that no run's end has used up."""
+
+    at: Instant
+    """When it was counted."""
+    candidates: frozenset[wire.RunUid]
+    """The runs that lived then; one of them may have lost a process to it."""
+
+
 class OomKills:
     """Finds the runs among those just ended that the kernel ended for lack of memory.
 
     The kernel counts its kills and does not name them. So a run is one of them if its leader died
-    of a SIGKILL that we did not send, or reports one, and a kill was counted that no other run's
-    end has used up.
+    of a SIGKILL that we did not send, or reports one, and a kill was counted while it lived that no
+    other run's end has used up. That is certain if the kill was counted since that leader was last
+    seen alive, or if no other run lived.
     """
 
-    def __init__(self, kernel: Counts, log: Log) -> None:
+    def __init__(self, kernel: Counts, live: Mapping[wire.RunUid, TrackedRun], log: Log) -> None:
         self._kernel = kernel
+        self._live = live
         self._log = log
-        self._counted: int | None = None
-        self._kills: deque[Instant] = deque()
-        """When each was counted that no run's end has used up."""
-
-    def begin(self) -> None:
-        """Count from now on: earlier kills were no run's."""
-        self._kills.clear()
-        self._counted = self._kernel.oom_kills()
+        self._counted = kernel.oom_kills()
+        self._kills: deque[Kill] = deque()
 
     def look(self, at: Instant) -> None:
-        """Add the kills since the last look, and drop those too old to be a run's end."""
+        """Add the kills since the last look, and drop those too old to be a run's end.
+
+        Call it before a run is added to the live ones or removed from them.
+        """
         counted = self._kernel.oom_kills()
         if counted is None:
             return
-        self._kills.extend([at] * min(counted - (self._counted or 0), MOST_KILLS))
+        if self._counted is not None and counted > self._counted:
+            kill = Kill(at, frozenset(self._live))
+            self._kills.extend([kill] * min(counted - self._counted, MOST_KILLS))
         self._counted = counted
-        while self._kills and self._kills[0] < at - KILL_AGE:
+        while self._kills and self._kills[0].at < at - KILL_AGE:
             self._kills.popleft()
 
     def judge(self, runs: Iterable[TrackedRun], at: Instant) -> None:
         """Record it in the exits of the runs whose leaders have just ended so."""
-        suspects = [run for run in runs if is_suspect(run)]
-        if not suspects:
-            return
-        self.look(at)
-        kills = min(len(self._kills), len(suspects))
-        if not kills:
-            return
-        used = [self._kills.pop() for _ in range(kills)]
-        doubtful = kills < len(suspects) or min(used) < at - SURE_AGE
+        ended = [run for run in runs if has_just_ended(run)]
+        if ended:
+            self.look(at)
+        suspects = [run for run in ended if reports_sigkill(run) and self._may_be_killed(run)]
+        uids = {run.uid for run in suspects}
+        possible = [kill for kill in self._kills if not kill.candidates.isdisjoint(uids)]
+        used = possible[max(0, len(possible) - len(uids)) :]
+        doubtful = len(used) < len(uids) or any(
+            kill.at < at and not kill.candidates <= uids for kill in used
+        )
+        for kill in used:
+            self._kills.remove(kill)
         for run in suspects:
             assert run.exit is not None
             run.exit = msgspec.structs.replace(run.exit, oom=True, oom_doubtful=doubtful)
             self._log("run.oom_killed", **run.ids, pid=run.pid, doubtful=doubtful)
 
+    def _may_be_killed(self, run: TrackedRun) -> bool:
+        return any(run.uid in kill.candidates for kill in self._kills)
 
-def is_suspect(run: TrackedRun) -> bool:
-    """Whether a leader's exit shows a SIGKILL that is not ours."""
-    if run.phase is not Phase.LINGERING or run.exit is None or run.exit_noted:
-        return False
-    return run.exit.signal == signal.SIGKILL or run.exit.exit_code == SIGKILL_REPORTED
+
+def has_just_ended(run: TrackedRun) -> bool:
+    """Whether a leader's exit, which no ending of ours preceded, was not reported yet."""
+    return run.phase is Phase.LINGERING and run.exit is not None and not run.exit_noted
+
+
+def reports_sigkill(run: TrackedRun) -> bool:
+    """Whether a leader died of SIGKILL, or reports that what it waited for did."""
+    seen = run.exit
+    return seen is not None and (
+        seen.signal == signal.SIGKILL or seen.exit_code == SIGKILL_REPORTED
+    )

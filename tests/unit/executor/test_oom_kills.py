@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from dispatcher import wire
-from dispatcher.executor.ending.oom_kills import KILL_AGE
+from dispatcher.executor.ending.oom_kills import KILL_AGE, OomKills
+from dispatcher.executor.log import Log
+from dispatcher.executor.phases import Phase
+from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.system.kernel import ProcessStatus
-from tests.unit.executor.world import FakeProcess, World
+from dispatcher.times import Instant
+from tests.unit.executor.world import FakeKernel, FakeProcess, World
 
 KILLED = ProcessStatus(signal=signal.SIGKILL)
 
@@ -128,6 +132,47 @@ def test_what_was_killed_while_nothing_ran_was_no_run(world: World) -> None:
     killed(world, world.start("after"))
 
     assert {"before": (False, False), "after": (False, False)} == exits(world)
+
+
+def test_a_kill_that_spared_the_leader_of_a_run_is_not_surely_anothers_end(world: World) -> None:
+    """The shell went on and succeeded; an operator's `kill -9` ended the other run."""
+    shell, other = world.start("shell"), world.start("other")
+    kernel_kills(world)
+    killed(world, shell, status=ProcessStatus(exit_code=0))
+    world.run_for(0.5)
+    killed(world, other)
+
+    assert {"shell": (False, False), "other": (True, True)} == exits(world)
+
+
+def test_a_kill_that_was_counted_a_while_ago_is_surely_of_the_only_run(world: World) -> None:
+    """A large process dies late."""
+    leader = world.start("large")
+    kernel_kills(world)
+    world.run_for(1.5)
+    killed(world, leader)
+
+    assert {"large": (True, False)} == exits(world)
+
+
+def test_a_kill_that_was_counted_before_a_run_started_was_not_of_it(world: World) -> None:
+    world.start("before")
+    kernel_kills(world)
+    killed(world, world.start("after"))
+
+    assert {"after": (False, False)} == exits(world)
+
+
+def test_what_the_kernel_counted_before_the_executor_began_was_no_run() -> None:
+    """A run of its predecessor that survives SIGKILL may live then."""
+    kernel, log = FakeKernel(), Log(2)
+    kernel.killed_for_memory = 40
+    uid, died = wire.RunUid("run"), wire.Exit(at=0.0, signal=signal.SIGKILL)
+    run = TrackedRun(uid=uid, output_path="/run.log", phase=Phase.LINGERING, exit=died)
+
+    OomKills(kernel, {uid: run}, log).judge([run], Instant(1.0))
+
+    assert run.exit == died
 
 
 def test_a_successor_reads_it_in_the_journal(world: World) -> None:
