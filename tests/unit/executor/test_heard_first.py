@@ -27,7 +27,7 @@ def world() -> Iterator[World]:
     directory = Path(tempfile.mkdtemp(prefix="heard-"))
     world = World(directory)
     yield world
-    for uid in list(world.notices._channels):
+    for uid in list(world.executor.table.known):
         world.notices.forget(uid)
     shutil.rmtree(directory)
 

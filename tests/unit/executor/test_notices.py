@@ -259,7 +259,9 @@ def test_of_the_sockets_without_a_name_the_one_that_speaks_stays(ear: Ear) -> No
 
         connected.send(b"STATUS=still here")
         ear.hear(Instant(at + 1))
-        assert "still here" == ear.notices._channels[RUN].unsent.note  # type: ignore[union-attr]
+        ear.note()
+        ear.hear(Instant(at + 2))
+        assert ["still here"] == [notice.note for notice in ear.told()]
 
 
 def test_a_flood_at_a_nameless_socket_rests_like_any_other(ear: Ear) -> None:
