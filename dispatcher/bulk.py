@@ -1,4 +1,4 @@
-"""Bulk work on the store: small transactions, between which others get their turn."""
+"""Bulk work on the store: small transactions, with gaps for other writers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dispatcher.times import Instant, StoreTime, instant, pause
 
 T = TypeVar("T")
 
-#: Seconds that a transaction should take, so that nobody waits longer than 0.05 for it.
+#: Seconds that a transaction should take, so that others wait at most 0.05 for it.
 AIM = 0.02
 
 #: Seconds between two transactions: others try to lock the store each millisecond.
@@ -61,7 +61,7 @@ class Turns:
         self._ended = Instant(0.0)
 
     def take(self, do: Callable[[StoreTime], T], *, remedy: str, harmless_twice: bool = True) -> T:
-        """Do a step of the work as `commits.change` does, after the others' turn."""
+        """Do a step of the work as `commits.change` does, when it is our turn."""
         with unstopped(), closing(self._turn()):
             if (left := self._ended + GAP - self._clock()) > 0:
                 self._wait(left)
@@ -109,11 +109,11 @@ def submit(
 
     Few are accepted by `at_once`, in one transaction. Many are staged in parts, accepted by one
     small change, and turned into tasks part by part. A process that dies before the acceptance
-    leaves only what `go_on` removes; after it a daemon, or the next bulk submit, continues.
+    leaves only what `continue_silent` removes; after it a daemon, or the next bulk submit, goes on.
     `report` is called with the number of staged tasks, then with those of created and all tasks.
 
-    Raises `CommitUnknown`, with a text that says so, for any error after the acceptance, Ctrl-C
-    included. Any other error means that no task is accepted.
+    Raises `CommitUnknown`, which reports the acceptance, for any later error and Ctrl-C. Any other
+    error means that no task is accepted.
     """
     parts = _parts(tasks, clock)
     first, second = next(parts, []), next(parts, None)
@@ -135,9 +135,9 @@ def submit(
     return submitted
 
 
-def go_on(store: SubmitterStore, turns: Turns) -> bool:
-    """Take a step of `SubmitterStore.go_on`; return whether one was needed."""
-    return turns.take(lambda now: store.go_on(now=now), remedy="do the same again")
+def continue_silent(store: SubmitterStore, turns: Turns) -> bool:
+    """Take a step of `SubmitterStore.continue_silent`; return whether one was needed."""
+    return turns.take(lambda now: store.continue_silent(now=now), remedy="do the same again")
 
 
 def _parts(tasks: Iterable[NewTask], clock: Callable[[], Instant]) -> Iterator[list[NewTask]]:
@@ -175,7 +175,7 @@ class _BulkSubmit:
 
     def remove_silent(self) -> None:
         """Continue or remove the bulk submits of clients that are gone."""
-        while go_on(self._store, self._turns):
+        while continue_silent(self._store, self._turns):
             pass
 
     def stage(self, part: list[NewTask]) -> None:

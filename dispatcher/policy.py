@@ -226,7 +226,7 @@ def _account(
 
 
 def _as_intended(run: OpenRun, judged: Verdict, account: _Account) -> _Account:
-    """Return the account with the state that an operator's intent asks for; budgets stay charged.
+    """Return the account with the state of an operator's intent; budgets stay charged.
 
     An intent has no effect on a run that succeeded.
     """

@@ -122,7 +122,7 @@ class LocalClaims:
         from dispatcher import bulk  # noqa: PLC0415 - hardly ever needed
 
         turns = bulk.Turns(self._store, self._config.state_dir)
-        steps = takewhile(bool, (bulk.go_on(self._store, turns) for _ in range(STEPS)))
+        steps = takewhile(bool, (bulk.continue_silent(self._store, turns) for _ in range(STEPS)))
         return any([*steps])
 
     def _paused(self, queue: str, task_id: int | None) -> PausedQueue | None:

@@ -170,7 +170,7 @@ class SubmitterStore(Transactions, Protocol):
         Removes nothing of an accepted one until all its parts are tasks.
         """
 
-    def go_on(self, *, now: StoreTime) -> bool:
+    def continue_silent(self, *, now: StoreTime) -> bool:
         """Take one step for a bulk submit whose client is silent; False if none needs one.
 
         After 10 s of silence admit another accepted part; after an hour remove records of admitted

@@ -14,7 +14,7 @@ from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable
 from dispatcher.host.locks import lock_file
 from dispatcher.store import migrate
 from dispatcher.store.drafts import replace, reported_draft_of, written
-from dispatcher.store.names import beside
+from dispatcher.store.names import side_files
 from dispatcher.store.open import is_there
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_errors import BUSY, code_of, translated
@@ -48,12 +48,12 @@ def back_up(database: Path, file: Path, *, overwrite: bool, patience: float) -> 
         raise StoreUnusable(f"{database} does not exist; there is nothing to back up yet")
     with written(file):
         exists = file.exists()
-        if file in (own, *beside(own)) or (exists and file.samefile(own)):
+        if file in (own, *side_files(own)) or (exists and file.samefile(own)):
             raise DispatcherError(f"{file} is the database itself; name another file")
     if exists and not overwrite:
         raise DispatcherError(f"{file} exists; name another file, or add --overwrite")
     # The draft first, so that a full disk is reported before the file that is there.
-    with reported_draft_of(file) as draft, _to_be_replaced(file):
+    with reported_draft_of(file) as draft, _locked_target(file):
         with closing(SqliteEngine(database, patience=patience)) as engine:
             schema, identity = migrate.version_of(engine)
             copy(engine.connection, draft, database)
@@ -65,7 +65,7 @@ def back_up(database: Path, file: Path, *, overwrite: bool, patience: float) -> 
 
 
 @contextmanager
-def _to_be_replaced(file: Path) -> Iterator[None]:
+def _locked_target(file: Path) -> Iterator[None]:
     """Lock the file that a backup replaces: nothing, or a whole dispatcher database.
 
     Any other file is kept. SQLite would take parts of another database next to it for parts of the
@@ -77,13 +77,13 @@ def _to_be_replaced(file: Path) -> Iterator[None]:
             if lock.exists():
                 stack.enter_context(closing(lock_file(lock, f"the database {file}")))
             try:
-                take(stack.enter_context(connected(file)), file)
+                lock_exclusively(stack.enter_context(connection_to(file)), file)
             except dbapi2.Error as error:
                 raise DispatcherError(
                     f"{file} is not overwritten, as it is no database of dispatcher that can be"
                     f" written ({error}); remove it, or name another file"
                 ) from error
-        for left in beside(file):
+        for left in side_files(file):
             if left.exists():
                 raise DispatcherError(
                     f"{left} is left of another database, and SQLite would take it for a part of"
@@ -92,14 +92,14 @@ def _to_be_replaced(file: Path) -> Iterator[None]:
         yield
 
 
-def connected(file: Path) -> closing[Any]:
-    """Open a database for `take`; raises SQLite's errors."""
+def connection_to(file: Path) -> closing[Any]:
+    """Open a database for `lock_exclusively`; raises SQLite's errors."""
     return closing(
         dbapi2.connect(f"{file.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=PATIENCE)
     )
 
 
-def take(connection: Any, file: Path) -> None:
+def lock_exclusively(connection: Any, file: Path) -> None:
     """Lock a database exclusively, and move its WAL into its file.
 
     Raises `StoreUnavailable` if another process has it open, and SQLite's errors for a file that is
@@ -110,7 +110,7 @@ def take(connection: Any, file: Path) -> None:
         connection.execute("SELECT count(*) FROM meta")
         connection.execute("PRAGMA journal_mode = DELETE")  # moves the WAL into the file
         connection.execute("BEGIN EXCLUSIVE")
-        for left in beside(file):
+        for left in side_files(file):
             left.unlink(missing_ok=True)
     except dbapi2.Error as error:
         if code_of(error) in BUSY:
@@ -122,7 +122,7 @@ def take(connection: Any, file: Path) -> None:
 
 def copy(source: Any, draft: Path, name: Path) -> None:
     """Copy a connection's database and check the copy; errors call the database `name`."""
-    with opened(draft, "rw") as target:
+    with private_connection(draft, "rw") as target:
         source.backup(target)
         # With a WAL the copy could not be read on a read-only disk.
         target.execute("PRAGMA journal_mode = DELETE")
@@ -135,7 +135,7 @@ def copy(source: Any, draft: Path, name: Path) -> None:
 
 
 @contextmanager
-def opened(file: Path, mode: str) -> Iterator[Any]:
+def private_connection(file: Path, mode: str) -> Iterator[Any]:
     """Open a connection to a file that no one else uses."""
     try:
         with closing(
@@ -154,6 +154,6 @@ def opened(file: Path, mode: str) -> Iterator[Any]:
 
 def count(file: Path) -> int:
     """Return the number of tasks in a copy."""
-    with opened(file, "ro") as connection:
+    with private_connection(file, "ro") as connection:
         ((tasks,),) = connection.execute("SELECT count(*) FROM tasks").fetchall()
     return int(tasks)

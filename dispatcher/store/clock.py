@@ -71,10 +71,10 @@ class Clock:
 
     def begin(self, engine: Engine, *, write: bool) -> StoreTime:
         """Return the store time; in a transaction that writes, record a new boot."""
-        if not self._is_stored and not self._recall(engine):
+        if not self._is_stored and not self._load(engine):
             self._began = self._begin_boot(engine, write=write)
         else:
-            self._began = self._at(self._host.instant())
+            self._began = self._store_time(self._host.instant())
         return self._began
 
     def watch(self, engine: Engine) -> Setting:
@@ -83,34 +83,34 @@ class Clock:
         A step counts from the beginning of the transaction that finds it, so that the rows of that
         transaction have dates of the new setting.
         """
-        if self._look().step_ms:
-            self._recall(engine)
-            if (found := self._look()).step_ms:
-                self._set(engine, replace(found, since=self._began))
+        if self._current().step_ms:
+            self._load(engine)
+            if (found := self._current()).step_ms:
+                self._record(engine, replace(found, since=self._began))
         return self._setting
 
     def calendar(self, engine: Engine) -> Calendar:
         """Return the host's clock, now and earlier, relative to store time."""
-        found = self._look()
+        found = self._current()
         settings = tuple(Setting(*row) for row in engine.rows(_SETTINGS))
         return Calendar(found.since, found.ahead_ms, settings)
 
-    def _at(self, instant: Instant) -> StoreTime:
+    def _store_time(self, instant: Instant) -> StoreTime:
         return StoreTime(round(instant * 1000) + self._boot_ms)
 
-    def _look(self) -> Setting:
+    def _current(self) -> Setting:
         """Return the setting of the host's clock now; its step is 0 if it is the known one."""
         known_ms = self._setting.ahead_ms
         read = self._host.both()
         if read is None:
-            return Setting(self._at(self._host.instant()), known_ms, 0)
-        wall, now = read[0], self._at(read[1])
+            return Setting(self._store_time(self._host.instant()), known_ms, 0)
+        wall, now = read[0], self._store_time(read[1])
         step_ms = wall - now - known_ms
         if abs(step_ms) <= STEP:
             step_ms = 0
         return Setting(now, known_ms + step_ms, step_ms)
 
-    def _recall(self, engine: Engine) -> bool:
+    def _load(self, engine: Engine) -> bool:
         self._reckoning = self._reckoning or self._host.reckoning()
         rows = engine.rows(_RECKONED, {"reckoning": self._reckoning})
         for boot_ms, *setting in rows:
@@ -123,10 +123,10 @@ class Clock:
         now = StoreTime(max([wall, *known]))
         self._boot_ms, self._setting = now - round(instant * 1000), Setting(now, wall - now, 0)
         if write:
-            self._set(engine, self._setting)
+            self._record(engine, self._setting)
         return now
 
-    def _set(self, engine: Engine, setting: Setting) -> None:
+    def _record(self, engine: Engine, setting: Setting) -> None:
         values = {"reckoning": self._reckoning, "boot_ms": self._boot_ms, **asdict(setting)}
         engine.change(_SET, values)
         engine.change(_DROP_OLD, {"kept": KEPT})

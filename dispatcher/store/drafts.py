@@ -16,7 +16,7 @@ from typing import Final
 
 from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable, cannot_write
 from dispatcher.host import files
-from dispatcher.store.names import DRAFT, WHOLE, beside
+from dispatcher.store.names import DRAFT, WHOLE, side_files
 
 _DRAFT = re.compile(rf"{re.escape(DRAFT)}[0-9a-f]{{8}}$")
 
@@ -91,7 +91,7 @@ def _remove_if_abandoned(directory: Path) -> None:
 
 def _remove(directory: Path) -> None:
     draft = directory / WHOLE
-    for name in (draft, *beside(draft), directory / _PROBE):
+    for name in (draft, *side_files(draft), directory / _PROBE):
         name.unlink(missing_ok=True)
     directory.rmdir()
 

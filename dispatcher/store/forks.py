@@ -14,26 +14,26 @@ from typing import Final, Protocol
 from dispatcher.errors import DispatcherError
 
 
-class Heirloom(Protocol):
+class Inheritable(Protocol):
     """An object that a forked child must not use. Compares pids too: a fork in C runs no hook."""
 
     @property
     def is_inherited(self) -> bool:
         """Whether another process opened it."""
 
-    def forsake(self) -> None:
+    def disable(self) -> None:
         """Refuse all use from now on: this process is a fork of the one that opened it."""
 
 
-_opened: Final[weakref.WeakSet[Heirloom]] = weakref.WeakSet()
+_opened: Final[weakref.WeakSet[Inheritable]] = weakref.WeakSet()
 
 
-def forsake_in_children(opened: Heirloom) -> None:
-    """Call `forsake` in each child that this process forks, at its exit at the latest."""
+def disable_in_children(opened: Inheritable) -> None:
+    """Call `disable` in each child that this process forks, at its exit at the latest."""
     _opened.add(opened)
 
 
-def keep_for_ever(thing: object) -> None:
+def leak(thing: object) -> None:
     """Keep an object beyond the end of the interpreter, whose deletion would close it."""
     import ctypes  # noqa: PLC0415 - only in a forked child
 
@@ -48,11 +48,11 @@ def refusal(name: object) -> DispatcherError:
     )
 
 
-def _forsake_inherited() -> None:
+def _disable_inherited() -> None:
     for opened in _opened:
         if opened.is_inherited:
-            opened.forsake()
+            opened.disable()
 
 
-os.register_at_fork(after_in_child=_forsake_inherited)
-atexit.register(_forsake_inherited)
+os.register_at_fork(after_in_child=_disable_inherited)
+atexit.register(_disable_inherited)

@@ -22,7 +22,7 @@ def lineage(rows: Iterable[Row]) -> frozenset[str]:
     return frozenset(" ".join(value for (value,) in rows).split())
 
 
-def succeed(engine: Engine, predecessors: Iterable[str]) -> str:
+def record_successor(engine: Engine, predecessors: Iterable[str]) -> str:
     """Make a store the successor of others, in an open transaction; return its new identity."""
     identity = str(uuid.uuid4())
     named = " ".join(sorted(predecessors))

@@ -20,7 +20,7 @@ DRAFT: Final = ".new-"
 WHOLE: Final = "draft.db"
 
 
-def beside(file: Path) -> tuple[Path, ...]:
+def side_files(file: Path) -> tuple[Path, ...]:
     """Return the files that SQLite takes for parts of a database, even if they are not."""
     return tuple(Path(f"{file}{tail}") for tail in ("-wal", "-shm", "-journal"))
 

@@ -22,7 +22,7 @@ from dispatcher.store.api import Store
 from dispatcher.store.clock import Clock
 from dispatcher.store.drafts import draft_of, name_finished, remove_abandoned
 from dispatcher.store.filesystems import MOUNTINFO, is_mounted_alone, network_filesystem
-from dispatcher.store.names import DRAFT, beside
+from dispatcher.store.names import DRAFT, side_files
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.store.sqlite_errors import too_few_files
@@ -219,7 +219,7 @@ def _create(path: Path) -> None:
             except (StoreUnavailable, CommitUnknown) as error:
                 raise _no_room(path) from error
             # SQLite removes the WAL once all of it is in the database.
-            if beside(draft)[0].exists():
+            if side_files(draft)[0].exists():
                 raise _no_room(path)
             with suppress(FileExistsError):
                 name_finished(draft, path)

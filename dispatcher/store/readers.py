@@ -22,6 +22,7 @@ from dispatcher.model import (
 from dispatcher.store import bulk_parts
 from dispatcher.store.api import ReaderStore
 from dispatcher.store.engine import NONE, Values
+from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.rows import (
     node_from,
     open_run_from,
@@ -32,7 +33,6 @@ from dispatcher.store.rows import (
 )
 from dispatcher.store.statements import readers as sql
 from dispatcher.store.transactions import SqlTransactions
-from dispatcher.store.values import of_filter
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 
@@ -50,7 +50,7 @@ class SqlReader(SqlTransactions):
     def tasks(self, wanted: TaskFilter) -> list[Task]:
         statement = sql.TASKS_OLDEST_FIRST if wanted.oldest_first else sql.TASKS
         statement = statement.format(each_label=self._engine.dialect.each_label)
-        return [task_from(row) for row in self._engine.rows(statement, of_filter(wanted))]
+        return [task_from(row) for row in self._engine.rows(statement, filter_parameters(wanted))]
 
     def ids(self) -> range:
         first = self._engine.rows(sql.FIRST_ID)

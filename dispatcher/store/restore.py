@@ -13,11 +13,11 @@ from pysqlite3 import dbapi2
 
 from dispatcher.errors import DispatcherError, StoreUnavailable, StoreUnusable, cannot_write
 from dispatcher.store import migrate
-from dispatcher.store.backup import connected, copy, opened, take
+from dispatcher.store.backup import connection_to, copy, lock_exclusively, private_connection
 from dispatcher.store.drafts import finish, name_finished, reported_draft_of, written
 from dispatcher.store.engine import Engine, transaction
-from dispatcher.store.lineage import LINEAGE, lineage, succeed
-from dispatcher.store.names import beside, refuse_second_name
+from dispatcher.store.lineage import LINEAGE, lineage, record_successor
+from dispatcher.store.names import refuse_second_name, side_files
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.times import WallTime, from_iso, iso
 
@@ -54,7 +54,7 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
+class _LastIds:
     """The last ids and fences of a database."""
 
     tasks: int = 0
@@ -102,9 +102,9 @@ def restore(
     with reported_draft_of(database) as draft:
         _read(file, draft)
         # The old database is put back only after its connection closed, which may remove a WAL.
-        with _dated_name(database, now) as dated, _alone_with(database) as before:
+        with _dated_name(database, now) as dated, _locked(database) as before:
             with closing(SqliteEngine(draft, patience=0.0)) as engine:
-                identity, next_id = _renew(engine, before, traces, remembered, leap(now))
+                identity, next_id = _make_successor(engine, before, traces, remembered, leap(now))
                 with transaction(engine, write=False):
                     ((tasks, running),) = engine.rows(_COUNTS)
             finish(draft, database)
@@ -145,36 +145,36 @@ def _read(file: Path, draft: Path) -> None:
 
 def _copy(file: Path, draft: Path) -> None:
     """Copy a backup and check the copy; its disk may be read-only."""
-    wal, _, journal = beside(file)
+    wal, _, journal = side_files(file)
     alone = not any(part.exists() and part.stat().st_size for part in (wal, journal))
-    with opened(file.absolute(), "ro&immutable=1" if alone else "ro") as source:
+    with private_connection(file.absolute(), "ro&immutable=1" if alone else "ro") as source:
         copy(source, draft, file)
 
 
 @contextmanager
-def _alone_with(database: Path) -> Iterator[_Seen]:
+def _locked(database: Path) -> Iterator[_LastIds]:
     """Lock a database exclusively and return its last ids; leave a damaged one unchanged."""
     if not database.exists():
-        yield _Seen()
+        yield _LastIds()
         return
-    with connected(database) as connection:
+    with connection_to(database) as connection:
         try:
-            take(connection, database)
+            lock_exclusively(connection, database)
             checked = connection.execute("PRAGMA quick_check(1)").fetchall()
-            seen = replace(_seen(connection), whole=checked == [("ok",)])
+            seen = replace(_last_ids(connection), whole=checked == [("ok",)])
         except dbapi2.Error:
-            seen = _Seen()
+            seen = _LastIds()
         yield seen
 
 
-def _seen(connection: Any) -> _Seen:
+def _last_ids(connection: Any) -> _LastIds:
     def number(query: str) -> int:
         return int(connection.execute(query).fetchone()[0] or 0)
 
     def knows(uid: str) -> bool:
         return connection.execute(_RUN_IS_KNOWN, (uid,)).fetchone() is not None
 
-    return _Seen(
+    return _LastIds(
         tasks=number(_SEQUENCE),
         runs=number(_RUN_SEQUENCE),
         fence=number(_FENCE),
@@ -183,15 +183,15 @@ def _seen(connection: Any) -> _Seen:
     )
 
 
-def _renew(
+def _make_successor(
     engine: SqliteEngine,
-    before: _Seen,
+    before: _LastIds,
     traces: Iterable[str],
     remembered: str | None,
     leaps_by: int,
 ) -> tuple[str, int]:
     """Turn a draft into a new store; return its identity, and the next task's id."""
-    own = _seen(engine.connection)
+    own = _last_ids(engine.connection)
     worked = own.stores | ({remembered} if remembered is not None else set())
     traced = {uid for text in traces for uid in _UID.findall(text)}
     known = (
@@ -202,7 +202,7 @@ def _renew(
     )
     by = 0 if known else leaps_by
     with transaction(engine, write=True):
-        identity = succeed(engine, worked | before.stores)
+        identity = record_successor(engine, worked | before.stores)
         # Also beyond the old database, at whatever clock that was restored.
         beyond = before.fence + (0 if known else LEAP)
         engine.change(_ADVANCE_FENCES, {"leap": max(leaps_by, beyond)})
@@ -226,7 +226,7 @@ def _dated_name(database: Path, now: WallTime) -> Iterator[Path]:
     """
     dated = re.sub(r"[-:]|\..*", "", iso(now))
     kept = database.with_name(f"{database.name}.before-{dated}Z")
-    while any(name.exists() for name in _whole(kept)):
+    while any(name.exists() for name in _all_files(kept)):
         kept = kept.with_name(f"{kept.name}-again")
     try:
         yield kept
@@ -250,7 +250,7 @@ def _set_aside(database: Path, kept: Path) -> bool:
 
 def _put_back(kept: Path, database: Path) -> str | None:
     """Give the old database its name back; return where it is if that is impossible."""
-    if not any(name.exists() for name in _whole(kept)):
+    if not any(name.exists() for name in _all_files(kept)):
         return None
     if database.exists():
         return f"what was there is kept: {kept}"
@@ -263,13 +263,15 @@ def _put_back(kept: Path, database: Path) -> str | None:
 
 def _rename(database: Path, to: Path) -> bool:
     moves = [
-        (old, new) for old, new in zip(_whole(database), _whole(to), strict=True) if old.exists()
+        (old, new)
+        for old, new in zip(_all_files(database), _all_files(to), strict=True)
+        if old.exists()
     ]
     for old, new in moves:
         old.rename(new)
     return bool(moves)
 
 
-def _whole(database: Path) -> tuple[Path, ...]:
+def _all_files(database: Path) -> tuple[Path, ...]:
     """Return the parts of a database, and it last: without it, no part is in use."""
-    return (*beside(database), database)
+    return (*side_files(database), database)

@@ -35,7 +35,7 @@ _command_from = msgspec.json.Decoder(tuple[str, ...]).decode
 _strings_from = msgspec.json.Decoder(dict[str, str]).decode
 
 #: Decoders of columns that hold JSON, or a boolean, which some databases store as a number.
-_READ: Final[Mapping[str, Callable[[Any], object]]] = {
+_DECODERS: Final[Mapping[str, Callable[[Any], object]]] = {
     "command": _command_from,
     "env": _strings_from,
     "labels": _strings_from,
@@ -47,10 +47,10 @@ _READ: Final[Mapping[str, Callable[[Any], object]]] = {
 }
 
 #: Values that a damaged column reads as: the first that fits its type, but None where that fits.
-_NOTHING: Final[tuple[object, ...]] = ("", 0, False, (), {}, Liveness.PROCESS)
+_DEFAULTS: Final[tuple[object, ...]] = ("", 0, False, (), {}, Liveness.PROCESS)
 
 #: The same of columns that must not be 0 or empty; the lease in milliseconds.
-_INSTEAD: Final = {"lease_ttl_ms": 60_000, "max_attempts": 1, "state": TaskState.HELD}
+_DEFAULTS_BY_NAME: Final = {"lease_ttl_ms": 60_000, "max_attempts": 1, "state": TaskState.HELD}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class Ready:
 
 def ready_from(row: Row, kill_grace_ms: int | None = None) -> tuple[Ready, str | None]:
     """Return a ready task, with the node's kill grace if it has none, and its row's damage."""
-    ready, damage = _from(Ready, row)
+    ready, damage = _value_and_damage(Ready, row)
     if ready.kill_grace_ms is None:
         ready = replace(ready, kill_grace_ms=kill_grace_ms)
     return ready, damage
@@ -94,7 +94,7 @@ def ready_from(row: Row, kill_grace_ms: int | None = None) -> tuple[Ready, str |
 
 def open_run_from(row: Row) -> OpenRun:
     """Return an open run; if damaged, with the intent to hold its task once it is over."""
-    run, damage = _from(OpenRun, row)
+    run, damage = _value_and_damage(OpenRun, row)
     if damage is None or run.intent is Intent.CANCEL:
         return run
     return replace(run, intent=Intent.HOLD, intent_reason=damage)
@@ -102,7 +102,7 @@ def open_run_from(row: Row) -> OpenRun:
 
 def task_from(row: Row) -> Task:
     """Return a task; its reason names the damage of its row."""
-    task, damage = _from(Task, row)
+    task, damage = _value_and_damage(Task, row)
     if damage is None or task.reason.startswith(DAMAGED):
         return task
     return replace(task, reason=f"{damage}; {task.reason}")
@@ -110,22 +110,22 @@ def task_from(row: Row) -> Task:
 
 def run_from(row: Row) -> Run:
     """Return a run; its reason is the damage of its row, if any."""
-    run, damage = _from(Run, row)
+    run, damage = _value_and_damage(Run, row)
     return run if damage is None else replace(run, reason=damage)
 
 
 def node_from(row: Row) -> Node:
     """Return a node."""
-    return _from(Node, row)[0]
+    return _value_and_damage(Node, row)[0]
 
 
 def given_up_from(row: Row, now: StoreTime) -> GivenUp:
     """Return a task that is over its time, from a row of `OVERDUE`: which time-out it was."""
     task_id, queue, queue_timeout_ms, total_timeout_ms, total_at = row
     if (total := time_from(total_at)) is not None and total <= now:
-        reason = f"total_timeout: not done within {_written(total_timeout_ms)} of its submit"
+        reason = f"total_timeout: not done within {_shown(total_timeout_ms)} of its submit"
         return GivenUp(task_id=task_id, queue=queue, timeout="total_timeout", reason=reason)
-    reason = f"queue_timeout: not claimed within {_written(queue_timeout_ms)}"
+    reason = f"queue_timeout: not claimed within {_shown(queue_timeout_ms)}"
     return GivenUp(task_id=task_id, queue=queue, timeout="queue_timeout", reason=reason)
 
 
@@ -139,30 +139,30 @@ def time_from(value: object) -> StoreTime | None:
     return StoreTime(value) if isinstance(value, int) else None
 
 
-def _written(duration_ms: object) -> str:
+def _shown(duration_ms: object) -> str:
     return str(Milliseconds(duration_ms)) if isinstance(duration_ms, int) else "its time"
 
 
-def _from(kind: type[Kind], row: Row) -> tuple[Kind, str | None]:
+def _value_and_damage(kind: type[Kind], row: Row) -> tuple[Kind, str | None]:
     """Return the value of a row that was read by `columns(kind)`, and how the row is damaged."""
     named = dict(zip(names(kind), row, strict=True))  # type: ignore[arg-type]
     limits = {}
     if "limits" in _types(kind):  # type: ignore[arg-type]
         limits = {name: named.pop(name) for name in _LIMITS}
-    value, wrong = _value_from(kind, named)
+    value, faults = _value_from(kind, named)
     if any(limit is not None for limit in limits.values()):
         found, also = _value_from(Limits, limits)
-        value, wrong = replace(value, limits=found), wrong + also  # type: ignore[type-var]
-    return value, DAMAGED + ", ".join(wrong) if wrong else None
+        value, faults = replace(value, limits=found), faults + also  # type: ignore[type-var]
+    return value, DAMAGED + ", ".join(faults) if faults else None
 
 
 def _value_from(kind: type[Kind], named: dict[str, Any]) -> tuple[Kind, list[str]]:
     """Return a value, and the name and fault of each damaged column."""
     values = dict(named)
     try:
-        for name, read in _READ.items():
+        for name, decode in _DECODERS.items():
             if name in values:
-                values[name] = read(values[name])
+                values[name] = decode(values[name])
         return msgspec.convert(values, kind), []
     except (*UNREADABLE, TypeError):
         return _value_of_damaged(kind, named)
@@ -170,16 +170,18 @@ def _value_from(kind: type[Kind], named: dict[str, Any]) -> tuple[Kind, list[str
 
 def _value_of_damaged(kind: type[Kind], named: Mapping[str, Any]) -> tuple[Kind, list[str]]:
     values: dict[str, object] = {}
-    wrong = []
+    faults = []
     for name, value in named.items():
         wanted = _types(kind)[name]  # type: ignore[arg-type]
         try:
-            values[name] = msgspec.convert(_READ[name](value) if name in _READ else value, wanted)
+            values[name] = msgspec.convert(
+                _DECODERS[name](value) if name in _DECODERS else value, wanted
+            )
         except (*UNREADABLE, TypeError) as error:
             fault = "expected a text" if isinstance(error, TypeError) else in_words(error)
-            wrong.append(f"{name}: {fault}")
-            values[name] = _nothing(name, wanted)
-    return msgspec.convert(values, kind), wrong
+            faults.append(f"{name}: {fault}")
+            values[name] = _default(name, wanted)
+    return msgspec.convert(values, kind), faults
 
 
 @cache
@@ -187,11 +189,11 @@ def _types(kind: Any) -> Mapping[str, Any]:
     return get_type_hints(kind)
 
 
-def _nothing(name: str, wanted: Any) -> object:
+def _default(name: str, wanted: Any) -> object:
     """Return the value that a damaged column of a type reads as."""
     if get_origin(wanted) in (Union, types.UnionType) and type(None) in get_args(wanted):
         return None
-    return _INSTEAD.get(name, next((one for one in _NOTHING if _fits(one, wanted)), None))
+    return _DEFAULTS_BY_NAME.get(name, next((one for one in _DEFAULTS if _fits(one, wanted)), None))
 
 
 def _fits(value: object, wanted: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Searches tasks in bounded steps, so that nobody waits long."""
+"""Searches tasks in bounded steps, so that no writer waits long."""
 
 from __future__ import annotations
 

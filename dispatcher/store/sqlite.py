@@ -76,13 +76,13 @@ class SqliteEngine:
         self._path = path
         self._files = () if path is None else _files(path)
         self._patience = patience
-        self._closed = self._forsaken = False
+        self._closed = self._disabled = False
         self._inodes: list[tuple[int, int]] = []
         self._identity: list[Row] = []
         self._connection: Any = None
         self._cursor: Any = _OUTSIDE
         self._connect()
-        forks.forsake_in_children(self)
+        forks.disable_in_children(self)
 
     @property
     def connection(self) -> Any:
@@ -96,16 +96,16 @@ class SqliteEngine:
     def is_inherited(self) -> bool:
         return os.getpid() != self._pid
 
-    def forsake(self) -> None:
-        if not self._forsaken:
-            forks.keep_for_ever(self._connection)
+    def disable(self) -> None:
+        if not self._disabled:
+            forks.leak(self._connection)
             self._connection = None
-            self._forsaken = True
+            self._disabled = True
             self._cursor = _Refusing(self._refusal())
 
     def _check_fork(self) -> None:
         if os.getpid() != self._pid:
-            self.forsake()
+            self.disable()
 
     def begin(self, *, write: bool) -> None:
         self._check_fork()
@@ -223,7 +223,7 @@ class SqliteEngine:
     def _refuse_misuse(self) -> None:
         if self._closed:
             raise RuntimeError("the store is closed")
-        if self._forsaken:
+        if self._disabled:
             raise self._refusal()
         if self._path is not None:
             refuse_second_name(self._path)

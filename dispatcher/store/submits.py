@@ -13,14 +13,14 @@ from dispatcher.complaints import UNREADABLE
 from dispatcher.model import NewTask, Submitted
 from dispatcher.store.api import SubmitterStore
 from dispatcher.store.bulk_parts import encoded, left, shortened
+from dispatcher.store.parameters import new_task_parameters
 from dispatcher.store.statements import submitters as sql
 from dispatcher.store.transactions import SqlTransactions
-from dispatcher.store.values import of_new_task
 from dispatcher.times import StoreTime
 
 #: Milliseconds of silence after which others admit a client's accepted parts, and after which its
 #: records and whatever it never accepted are removed: the client is dead, or stopped for long.
-GO_ON_AFTER: Final = 10_000
+CONTINUE_AFTER: Final = 10_000
 GONE_AFTER: Final = 3_600_000
 
 #: Parts removed in one step.
@@ -38,7 +38,7 @@ class SqlSubmitter(SqlTransactions):
     """`SubmitterStore` on an engine."""
 
     def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
-        new = of_new_task(task, now)
+        new = new_task_parameters(task, now)
         for (task_id,) in self._engine.rows(sql.SUBMIT, new):
             if task.payload is not None:
                 values = {"task_id": task_id, "payload": task.payload}
@@ -89,8 +89,8 @@ class SqlSubmitter(SqlTransactions):
             self._engine.change(sql.REMOVE_BULK, {"uid": uid})
         return removed == REMOVED
 
-    def go_on(self, *, now: StoreTime) -> bool:
-        silent = {"silent": now - GO_ON_AFTER, "gone": now - GONE_AFTER}
+    def continue_silent(self, *, now: StoreTime) -> bool:
+        silent = {"silent": now - CONTINUE_AFTER, "gone": now - GONE_AFTER}
         rows = self._engine.rows(sql.SILENT, silent)
         for uid, is_left in rows:
             if not is_left:

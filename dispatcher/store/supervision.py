@@ -12,11 +12,11 @@ from dispatcher.model import GivenUp, Node, Outcome
 from dispatcher.store import bulk_parts, claims
 from dispatcher.store.api import SupervisorStore
 from dispatcher.store.engine import NONE, Values
+from dispatcher.store.parameters import remains_parameters, settlement_parameters
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import given_up_from, time_from
 from dispatcher.store.statements import claims as claims_sql
 from dispatcher.store.statements import supervisor as sql
-from dispatcher.store.values import of_remains, of_settlement
 from dispatcher.store.workers import SqlWorker
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
@@ -110,13 +110,13 @@ class SqlSupervisor(SqlReader, SqlWorker):
         return claims.begin_ending(self._engine, uid, ending, reason)
 
     def settle(self, settlement: Settlement, *, now: StoreTime) -> bool:
-        values = of_settlement(settlement, now)
+        values = settlement_parameters(settlement, now)
         if not self._engine.change(sql.CLOSE, values):
             return False
         if settlement.total_anew:
             self._engine.change(sql.BEGIN_TOTAL_ANEW, values)
         self._engine.change(sql.MOVE_ON, values)
-        if (remains := of_remains(settlement)) is not None:
+        if (remains := remains_parameters(settlement)) is not None:
             self._engine.change(sql.REMAINS, remains)
         return True
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from dispatcher.model import Declared, TaskState
 from dispatcher.store.api import WorkerStore
+from dispatcher.store.parameters import declaration_parameters
 from dispatcher.store.rows import state_from
 from dispatcher.store.statements import workers as sql
 from dispatcher.store.transactions import SqlTransactions
-from dispatcher.store.values import of_declaration
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
@@ -40,7 +40,7 @@ class SqlWorker(SqlTransactions):
         return self._refusal(note.task_id, note.lock)
 
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
-        values = of_declaration(declaration, now)
+        values = declaration_parameters(declaration, now)
         if self._engine.change(sql.DECLARE, values):
             return Accepted()
         for word, reason, delay_ms, retry, result in self._engine.rows(sql.DECLARED, values):

@@ -15,7 +15,7 @@ STEP_PAUSE = 0.05
 
 
 class Admission:
-    """Takes one step of `go_on` in each transaction. A look causes no tick of its own."""
+    """Takes one step of `continue_silent` in each transaction. A look causes no tick of its own."""
 
     def __init__(self, store: SubmitterStore) -> None:
         self._store = store
@@ -29,7 +29,7 @@ class Admission:
 
     def do(self, turn: Turn) -> None:
         """Take a step."""
-        more = self._store.go_on(now=turn.now)
+        more = self._store.continue_silent(now=turn.now)
         look_at = Instant(turn.at + (STEP_PAUSE if more else LOOK_INTERVAL))
         turn.after(partial(self._plan, look_at, more=more))
 

@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.errors import StoreRefused
 from dispatcher.model import Liveness, NewTask, Submitted, TaskState
-from dispatcher.store.submits import GO_ON_AFTER, GONE_AFTER, REMOVED
+from dispatcher.store.submits import CONTINUE_AFTER, GONE_AFTER, REMOVED
 from tests.contract.helpers import NOW, TTL, OneByOne, later, new_task
 
 #: A task with a value in every field.
@@ -152,7 +152,7 @@ def test_what_was_accepted_is_not_forgotten_before_all_of_it_is_tasks(store: One
 def go_on(store: OneByOne, milliseconds: int) -> int:
     """Go on as long as there is something to do; return how many steps that took."""
     steps = 0
-    while store.go_on(now=later(milliseconds)):
+    while store.continue_silent(now=later(milliseconds)):
         steps += 1
     return steps
 
@@ -162,10 +162,10 @@ def test_for_a_client_that_is_silent_others_go_on_and_it_may_come_back(store: On
     store.accept(uid, now=NOW)
     store.admit(uid, now=NOW)
 
-    assert 0 == go_on(store, GO_ON_AFTER)
-    assert 2 == go_on(store, GO_ON_AFTER + 1)
+    assert 0 == go_on(store, CONTINUE_AFTER)
+    assert 2 == go_on(store, CONTINUE_AFTER + 1)
     assert 3 == len(store.states())
-    assert not store.admit(uid, now=later(GO_ON_AFTER + 2))
+    assert not store.admit(uid, now=later(CONTINUE_AFTER + 2))
     assert [1, 2, 3] == [store.submitted(uid, part)[0].task_id for part in range(3)]
 
 
@@ -201,7 +201,7 @@ def test_one_that_somebody_began_to_forget_is_removed_without_an_hours_wait(
     uid = staged(store, *[[new_task()]] * (REMOVED + 1))
     store.forget(uid)
 
-    assert 1 == go_on(store, GO_ON_AFTER + 1)
+    assert 1 == go_on(store, CONTINUE_AFTER + 1)
     assert (0, 0) == left(store)
 
 
@@ -210,7 +210,7 @@ def test_a_submit_that_waits_for_its_client_hides_no_other(store: OneByOne) -> N
     store.stage("other", 0, [new_task()], now=later(1))
     store.accept("other", now=later(1))
 
-    assert 1 == go_on(store, GO_ON_AFTER + 2)
+    assert 1 == go_on(store, CONTINUE_AFTER + 2)
     assert 1 == len(store.states())
 
 

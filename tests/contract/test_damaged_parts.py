@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dispatcher.model import NewTask
-from dispatcher.store.submits import GO_ON_AFTER, GONE_AFTER
+from dispatcher.store.submits import CONTINUE_AFTER, GONE_AFTER
 from tests.contract.helpers import NOW, OneByOne, later, new_task
 from tests.contract.test_bulk_submits import go_on, left, staged
 
@@ -49,7 +49,9 @@ def test_a_damaged_part_is_named_with_what_is_wrong_and_the_rest_becomes_tasks(
     store.accept(uid, now=NOW)
     damage(store, 1, text)
 
-    assert 3 == go_on(store, GO_ON_AFTER + 1)  # the last one sees that nothing else is to be done
+    assert 3 == go_on(
+        store, CONTINUE_AFTER + 1
+    )  # the last one sees that nothing else is to be done
     assert 2 == len(store.states())
     assert 1 == store.coming()
     (found,) = store.damaged_parts()
@@ -68,8 +70,8 @@ def test_what_is_damaged_is_not_looked_at_again_at_once_and_hides_no_other(
     store.stage("other", 0, [new_task()], now=later(1))
     store.accept("other", now=later(1))
 
-    assert 2 == go_on(store, GO_ON_AFTER + 2)
-    assert 0 == go_on(store, GO_ON_AFTER + 3)
+    assert 2 == go_on(store, CONTINUE_AFTER + 2)
+    assert 0 == go_on(store, CONTINUE_AFTER + 3)
     assert 1 == len(store.states())
 
 

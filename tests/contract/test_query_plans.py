@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dispatcher.model import Outcome, TaskFilter, TaskState
+from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.statements import claims, operators, readers, submitters, supervisor, workers
-from dispatcher.store.values import of_filter
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
 PLANS = [
@@ -88,7 +88,7 @@ def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
 def test_looking_for_tasks_reads_no_row_outside_its_bounds(
     raw: SqlStore, *, oldest_first: bool
 ) -> None:
-    values = of_filter(TaskFilter(queue="q", since=NOW, label=("a", "b")))
+    values = filter_parameters(TaskFilter(queue="q", since=NOW, label=("a", "b")))
     with raw.transaction():
         statement = readers.TASKS_OLDEST_FIRST if oldest_first else readers.TASKS
         statement = statement.format(each_label=raw._engine.dialect.each_label)

@@ -13,7 +13,7 @@ from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.model import Submitted
-from dispatcher.store.submits import GO_ON_AFTER
+from dispatcher.store.submits import CONTINUE_AFTER
 from tests.command import Command
 from tests.unit.test_bulk_submit import (
     ALL,
@@ -53,7 +53,7 @@ def test_r68_what_interrupts_a_commit_that_was_made_is_told_what_became_of_it(
     else:
         assert str(told.value).startswith("all 12 tasks are accepted: do not submit them again")
         assert str(told.value).endswith(f"({str(error) or 'interrupted'})")
-        go_on(client, GO_ON_AFTER + 1)
+        go_on(client, CONTINUE_AFTER + 1)
         assert TASKS * PARTS == kept(client)[0]
 
 
@@ -105,7 +105,7 @@ def test_r68_a_callback_that_fails_once_all_is_accepted_hides_nothing_of_it(
     with pytest.raises(CommitUnknown, match=r"all 12 tasks are accepted: .*\(no such bar\)"):
         client.submit_many(MANY, tell=tell)
 
-    go_on(client, GO_ON_AFTER + 1)
+    go_on(client, CONTINUE_AFTER + 1)
     assert TASKS * PARTS == kept(client)[0]
 
 

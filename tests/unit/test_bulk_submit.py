@@ -14,7 +14,7 @@ from dispatcher.client import Client
 from dispatcher.errors import CommitUnknown, DispatcherError, InvalidTask, StoreUnavailable
 from dispatcher.model import NewTask, TaskState
 from dispatcher.store.sql import SqlStore
-from dispatcher.store.submits import GO_ON_AFTER, GONE_AFTER
+from dispatcher.store.submits import CONTINUE_AFTER, GONE_AFTER
 from dispatcher.supervisor.admission import LOOK_INTERVAL, STEP_PAUSE
 from dispatcher.times import Instant, StoreTime
 from tests.command import Command
@@ -62,7 +62,7 @@ def go_on(client: Client, milliseconds: int) -> None:
     more = True
     while more:
         with client.store.transaction() as now:
-            more = client.store.go_on(now=StoreTime(now + milliseconds))
+            more = client.store.continue_silent(now=StoreTime(now + milliseconds))
 
 
 def fail_at(client: Client, number: int, error: BaseException, *, committed: bool) -> None:
@@ -137,7 +137,7 @@ def test_r68_whatever_fails_all_are_accepted_or_none_and_the_caller_is_told_whic
     else:
         assert isinstance(told.value, CommitUnknown)
         assert "all 12 tasks are accepted" in str(told.value)
-        go_on(client, GO_ON_AFTER + 1)
+        go_on(client, CONTINUE_AFTER + 1)
         assert (TASKS * PARTS, 1, PARTS) == kept(client)
     go_on(client, GONE_AFTER + 1)
     assert (TASKS * PARTS if number > BEFORE else 0, 0, 0) == kept(client)
@@ -337,7 +337,7 @@ def test_a_backup_half_way_is_restored_with_what_was_accepted_and_nothing_else(
     command("restore", backup)
 
     with command.client() as client:
-        go_on(client, GO_ON_AFTER + 1)
+        go_on(client, CONTINUE_AFTER + 1)
         tasks, submits, _ = kept(client)
         assert (4, 2) == (tasks, submits)
         restored = {task.id for task in client.tasks()}
@@ -374,7 +374,7 @@ def test_r68_a_daemon_goes_on_with_what_a_client_left_accepted_and_runs_it() -> 
     world.start()
     assert (0, 1) == tables(world)
 
-    world.run_for(GO_ON_AFTER / 1000 + LOOK_INTERVAL + STEP_PAUSE)
+    world.run_for(CONTINUE_AFTER / 1000 + LOOK_INTERVAL + STEP_PAUSE)
 
     assert (4, 1) == tables(world)
     world.settle_down()

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreRefused, StoreUnavailable
 from dispatcher.model import Liveness, NewTask, TaskState
-from dispatcher.store.submits import GO_ON_AFTER
+from dispatcher.store.submits import CONTINUE_AFTER
 from dispatcher.supervisor.admission import LOOK_INTERVAL
 from dispatcher.supervisor.chores import RETRY
 from dispatcher.supervisor.turn import Request
@@ -22,7 +22,7 @@ from tests.simulation import SETTINGS, World
 from tests.unit.test_bulk_submit import TASK, left_behind, tables
 
 #: Seconds within which a daemon has looked for what a silent client left, and tried once.
-LOOKED = GO_ON_AFTER / 1000 + 2 * LOOK_INTERVAL
+LOOKED = CONTINUE_AFTER / 1000 + 2 * LOOK_INTERVAL
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def test_r69_a_full_disk_under_an_accepted_bulk_submit_costs_no_beat() -> None:
     expect_catalogued(logs)
 
 
-@pytest.mark.parametrize("work", ["go_on", "prune"])
+@pytest.mark.parametrize("work", ["continue_silent", "prune"])
 @pytest.mark.parametrize(
     "error", [StoreUnavailable("disk full"), CommitUnknown("no answer"), StoreRefused("CHECK")]
 )
@@ -108,7 +108,7 @@ def test_what_the_store_does_not_take_is_tried_again_ever_less_and_is_reported(
         setattr(store, work, sound)
         world.run_for(RETRY[1])
 
-    name = {"go_on": "bulk submits", "prune": "retention"}[work]
+    name = {"continue_silent": "bulk submits", "prune": "retention"}[work]
     assert 1 <= begun
     assert 6 <= often <= 25
     assert {name: str(error)} == postponed

@@ -36,7 +36,7 @@ def _json(value: object) -> str:
         raise StoreRefused(f"a text {in_words(error)}") from error
 
 
-def of_new_task(task: NewTask, now: StoreTime) -> Values:
+def new_task_parameters(task: NewTask, now: StoreTime) -> Values:
     """Return the parameters of `SUBMIT`. Raises `StoreRefused` on broken Unicode."""
     total_at = None if task.total_timeout_ms is None else now + task.total_timeout_ms
     waits = None if task.delay_ms or task.queue_timeout_ms is None else now + task.queue_timeout_ms
@@ -55,7 +55,7 @@ def of_new_task(task: NewTask, now: StoreTime) -> Values:
     }
 
 
-def of_declaration(declaration: Declaration, now: StoreTime) -> dict[str, object]:
+def declaration_parameters(declaration: Declaration, now: StoreTime) -> dict[str, object]:
     """Return the parameters of `DECLARE`."""
     return {
         "now": now,
@@ -69,7 +69,7 @@ def of_declaration(declaration: Declaration, now: StoreTime) -> dict[str, object
     }
 
 
-def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
+def settlement_parameters(settlement: Settlement, now: StoreTime) -> Values:
     """Return the parameters of `CLOSE` and `MOVE_ON`."""
     return {
         **{field.name: getattr(settlement, field.name) for field in fields(Settlement)},
@@ -80,7 +80,7 @@ def of_settlement(settlement: Settlement, now: StoreTime) -> Values:
     }
 
 
-def of_remains(settlement: Settlement) -> Values | None:
+def remains_parameters(settlement: Settlement) -> Values | None:
     """Return the parameters of `REMAINS`; None where a run left nothing."""
     left_alone, leftovers = settlement.left_alone, settlement.leftovers
     if not (left_alone or leftovers or settlement.output_truncated):
@@ -93,7 +93,7 @@ def of_remains(settlement: Settlement) -> Values | None:
     }
 
 
-def of_filter(wanted: TaskFilter) -> Values:
+def filter_parameters(wanted: TaskFilter) -> Values:
     """Return the parameters of `TASKS`."""
     states = frozenset(TaskState) if wanted.states is None else wanted.states
     label, labelled = wanted.label or (None, None)
