@@ -42,7 +42,7 @@ def change(
         if not commits:
             raise
         cause, harmless_twice = error, False
-    text = f"{error_text(cause)}; so it was done, or it was not: {remedy}"
+    text = f"{error_text(cause)}; it may have been done or not: {remedy}"
     if harmless_twice:
         try:
             return _transact(store, do)

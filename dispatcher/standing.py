@@ -112,7 +112,9 @@ class Standing:
         if not self._is_by_hand(queue):  # a daemon has no part in such a queue
             found += [*self.daemon_obstacles(), *self.faults(), *self._room_limits(queue)]
         if not found and turn:
-            found.append(Reason(Obstacle.TURN_COMES, "nothing stands in its way: its turn comes"))
+            found.append(
+                Reason(Obstacle.TURN_COMES, "nothing keeps it from running: its turn comes")
+            )
         return found
 
     def faults(self) -> Iterator[Reason]:
@@ -180,7 +182,7 @@ class Standing:
             text = "the daemon is another user's, and does not answer this one: dispatcher doctor"
             yield Reason(Obstacle.DAEMON_NOT_ANSWERING, text)
         elif self.report is not None and self.report.stopping:
-            text = f"the daemon is stopping ({self.report.stopping}): the next one goes on"
+            text = f"the daemon is stopping ({self.report.stopping}): the next one continues"
             yield Reason(Obstacle.DAEMON_STOPPING, text)
 
     @property

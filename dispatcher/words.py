@@ -27,9 +27,9 @@ REMEDIES = {
     WorkerError.SUPERSEDED: f"a newer run owns the task; {_STOP}",
     WorkerError.NOT_RUNNING: f"the task is not running; {_STOP}",
     WorkerError.UNKNOWN_TASK: "there is no such task; stop working, exit 79",
-    WorkerError.ALREADY_DECLARED: "another outcome was declared before and stands; exit",
+    WorkerError.ALREADY_DECLARED: "another outcome was declared before and holds; exit",
     WorkerError.STORE_UNAVAILABLE: (
-        "it is not known whether this was written; work on and ask again"
+        "the result of this write is unknown; continue to work and try again"
     ),
     WorkerError.NOT_ALLOWED: (
         "only the users of the daemon and of its runs, and root, may use this socket; stop"
@@ -191,5 +191,5 @@ def messages_of_notice(
     elif notice.note is not None:
         yield Note(task_id=task_id, lock=lock, note=notice.note)
     if notice.failed:
-        reason = "it gave itself up: WATCHDOG=trigger"
+        reason = "it reported its own failure: WATCHDOG=trigger"
         yield Declaration(task_id=task_id, lock=lock, word=Declared.FAIL, reason=reason)

@@ -147,7 +147,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "complete --task 1 --lock-file lock.txt",
             ),
             told=(
-                "already_declared: another outcome was declared before and stands; exit "
+                "already_declared: another outcome was declared before and holds; exit "
                 "(task 1: succeeded, attempt 1)"
             ),
             exits=1,

@@ -66,7 +66,7 @@ def test_a_submit_without_a_key_is_not_repeated_and_the_remedy_is_told(
 ) -> None:
     doubt(client, committed=committed)
 
-    with pytest.raises(CommitUnknown, match=r"it was done, or it was not: see `dispatcher list`"):
+    with pytest.raises(CommitUnknown, match=r"it may have been done or not: see `dispatcher list`"):
         client.submit(command=["true"])
 
     assert committed is bool(client.tasks())
@@ -161,7 +161,7 @@ def test_a_doubt_that_stays_is_told_with_what_to_do(
     client.submit(command=["true"])
     fail(client, (CommitUnknown(UNKNOWN), True), (StoreUnavailable("locked"), False))
 
-    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; so it was done, or it was not") as told:
+    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; it may have been done or not") as told:
         change(client)
 
     assert remedy in str(told.value)
@@ -183,7 +183,7 @@ def test_nothing_that_fails_the_second_time_ends_the_doubt_of_the_first(
     client.submit(command=["true"])
     fail(client, (CommitUnknown(UNKNOWN), committed), (again, False))
 
-    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; so it was done, or it was not: ") as known:
+    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; it may have been done or not: ") as known:
         client.cancel(1)
 
     assert told in str(known.value)
@@ -217,7 +217,7 @@ def test_what_ctrl_c_ends_in_its_commit_was_done_or_not_and_is_not_done_again(
         client.submit(command=["true"])
     fail(client, (KeyboardInterrupt(), True), (AssertionError("again"), False))  # type: ignore[arg-type]
 
-    with pytest.raises(CommitUnknown, match=r"^interrupted; so it was done, or it was not: "):
+    with pytest.raises(CommitUnknown, match=r"^interrupted; it may have been done or not: "):
         change(client)
 
 
@@ -240,7 +240,7 @@ def test_ctrl_c_at_the_second_try_ends_no_doubt_of_the_first(client: Client) -> 
     client.submit(command=["true"])
     fail(client, (CommitUnknown(UNKNOWN), True), (KeyboardInterrupt(), False))  # type: ignore[arg-type]
 
-    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; so it was done, or it was not"):
+    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; it may have been done or not"):
         client.cancel(1)
 
 

@@ -122,7 +122,7 @@ def test_who_gives_itself_up_fails_once_it_is_gone() -> None:
     world.gone(task_id, exit_code=0)
 
     (run,) = world.runs(task_id)
-    assert ("failed", "it gave itself up: WATCHDOG=trigger") == (run.outcome, run.error)
+    assert ("failed", "it reported its own failure: WATCHDOG=trigger") == (run.outcome, run.error)
 
 
 def test_what_was_said_before_an_exit_stands_although_no_daemon_was_there() -> None:

@@ -191,7 +191,7 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
     ),
     Obstacle.DAEMON_STOPPING: (
         daemon_stopping,
-        "the daemon is stopping (drain): the next one goes on",
+        "the daemon is stopping (drain): the next one continues",
     ),
     Obstacle.STORE_SILENT: (store_silent, "the store has not answered the daemon for 0.0 s"),
     Obstacle.EXECUTOR_MISSING: (
@@ -228,7 +228,7 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
         ),
     ),
     Obstacle.SLOTS_FULL: (slots_full, "all 1 slots are busy"),
-    Obstacle.TURN_COMES: (turn_comes, "nothing stands in its way: its turn comes"),
+    Obstacle.TURN_COMES: (turn_comes, "nothing keeps it from running: its turn comes"),
 }
 
 #: Seconds until those end that end by themselves.
