@@ -1,4 +1,4 @@
-"""What msgspec complains of, in the words of somebody who writes TOML or JSON."""
+"""msgspec's validation errors, in the words of people who write TOML or JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from dispatcher.errors import did_you_mean
 
-#: What msgspec calls a type: what people call it, and the type itself.
+#: msgspec's names of types: what people call them, and the types.
 _TYPES = {
     "int": ("an integer", int),
     "str": ("a text in quotes", str),
@@ -20,18 +20,18 @@ _TYPES = {
     "null": ("null", type(None)),
 }
 
-#: What reading JSON raises.
+#: Errors of parsing JSON.
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
-#: Escapes of a JSON text; `half` is one of a surrogate that has no other one beside it.
+#: Escapes of a JSON text; `half` is a surrogate without the other half of its pair.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<half>u[dD][89a-fA-F]\w\w)|.)", re.DOTALL
 )
 
-#: What msgspec complains of where such a half stands.
+#: msgspec's error for such a half.
 _OF_A_HALF = re.compile("Input data was truncated|.*(surrogate pair|hex escape)")
 
-#: What a name of a queue or label may be.
+#: The error for an invalid name of a queue or label.
 NO_NAME = "is not a name; use up to 100 letters, digits and _ . : / @ + -"
 
 
@@ -43,11 +43,11 @@ def in_words(
     table: str = "an object",
     text: str | bytes = "",
 ) -> str:
-    """Return what is wrong: where inside of what was given, a colon, and what was expected.
+    """Return the place of the mistake in the input, a colon, and what was expected there.
 
-    `value` is what was given, if it is to be named; `choices` are the words that would have been
-    right where only some are; `table` is what a mapping is called there; `text` is what was read,
-    where that may be anybody's. The error is one of those that reading JSON raises: `UNREADABLE`.
+    `error` is one of `UNREADABLE`. `value` is the input, if the message may quote it; `choices` are
+    the valid words, if only some are; `table` is the format's name for a mapping; `text` is the
+    unparsed input.
     """
     if isinstance(error, UnicodeError):
         return "is not UTF-8; encode it so"
@@ -62,10 +62,10 @@ def in_words(
         return ": ".join((*names, missing[1], "is missing"))
     if choice := re.fullmatch("Invalid (?:enum )?value '(.*)'", complaint):
         near = did_you_mean(choice[1], choices)
-        told = f"{choice[1]!r} is not {' or '.join(choices)}{near}"
+        expected = f"{choice[1]!r} is not {' or '.join(choices)}{near}"
     else:
-        told = _expected(complaint, value, table)
-    return ": ".join((*names, told))
+        expected = _expected(complaint, value, table)
+    return ": ".join((*names, expected))
 
 
 def _of_syntax(complaint: str, text: str | bytes) -> str:
@@ -77,17 +77,17 @@ def _of_syntax(complaint: str, text: str | bytes) -> str:
 
 
 def _half_in(text: str | bytes) -> str | None:
-    """Return the first escape in a JSON text that is half of a character."""
+    """Return the first escape of a JSON text that is half of a pair."""
     written = text if isinstance(text, str) else text.decode(errors="replace")
     return next((found["half"] for found in _ESCAPE.finditer(written) if found["half"]), None)
 
 
 def _place(path: str, complaint: str, value: object) -> tuple[list[str], object]:
-    """Return the names of what leads to a mistake inside a value, and what stands there."""
+    """Return the path of a mistake inside a value, and the value there."""
     names = []
     for key, index in re.findall(r"\.([^.\[]+)|\[(.*?)\]", path):
         if key or index == "...":
-            # Of a mapping whose keys are anybody's it does not say which one.
+            # msgspec does not name the key of a mapping with arbitrary keys.
             name = key or _culprit(complaint, value)
             names += [name] if name else []
             value = value.get(name) if isinstance(value, dict) else None
@@ -98,7 +98,7 @@ def _place(path: str, complaint: str, value: object) -> tuple[list[str], object]
 
 
 def _culprit(complaint: str, value: object) -> str:
-    """Return the first key of a mapping whose value is of the type that was complained of."""
+    """Return the first key of a mapping whose value has the refused type."""
     got = complaint.rpartition(", got `")[2].rstrip("`")
     _, kind = _TYPES.get(got, ("", None))
     pairs = value.items() if isinstance(value, dict) else ()
@@ -106,7 +106,7 @@ def _culprit(complaint: str, value: object) -> str:
 
 
 def _expected(complaint: str, value: object, table: str) -> str:
-    if " matching regex " in complaint:  # only names have to match one
+    if " matching regex " in complaint:  # only names must match one
         return f"{value!r} {NO_NAME}"
     found = re.fullmatch("Expected `(.*?)`(.*?)(?:, got `(.*)`)?", complaint)
     if found is None:
@@ -114,7 +114,9 @@ def _expected(complaint: str, value: object, table: str) -> str:
     kinds, limits, got = found.groups()
     words = {name: word for name, (word, _) in _TYPES.items()} | {"object": table}
     wanted = {**words, "float": "a number"}
-    told = " or ".join(wanted.get(kind, kind) for kind in kinds.split(" | ") if kind != "null")
+    kind_words = " or ".join(
+        wanted.get(kind, kind) for kind in kinds.split(" | ") if kind != "null"
+    )
     limits = limits.replace(" of length >= 1", " that is not empty")
     limits = limits.replace(" of length <= ", " no longer than ")
-    return f"expected {told}{limits}" + (f", got {words.get(got, got)}" if got else "")
+    return f"expected {kind_words}{limits}" + (f", got {words.get(got, got)}" if got else "")

@@ -125,13 +125,13 @@ def why_unreachable(config: Config) -> str | None:
         return None
     socket = find(config)
     if not socket.parent.is_dir():
-        told = f"the runtime directory {socket.parent} was removed"
+        problem = f"the runtime directory {socket.parent} was removed"
         return (
-            f"{told}; the daemon (pid {pid}) lives and makes it again; if it cannot, runtime.lost"
+            f"{problem}; the daemon (pid {pid}) lives and makes it again; if it cannot, runtime.lost"
             " in its log gives the reason"
         )
-    told = f"the daemon (pid {pid}) lives and does not listen at {socket}"
-    return f"{told}; it is starting, or its socket was removed: see runtime.lost in its log"
+    problem = f"the daemon (pid {pid}) lives and does not listen at {socket}"
+    return f"{problem}; it is starting, or its socket was removed: see runtime.lost in its log"
 
 
 def reload(config: Config) -> dict[str, Any] | None:

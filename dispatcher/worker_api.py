@@ -1,4 +1,4 @@
-"""What a worker receives and may send: its environment, and requests as one JSON object a line."""
+"""The workers' interface: their environment, and requests as one JSON object a line."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated
 
 import msgspec
 
-#: The environment variable by which the executor finds a run's processes again. Not secret.
+#: The variable by which the executor recognises a run's processes. Not secret.
 MARKER = "DISPATCHER_RUN"
 
-#: The variables by which a run's log lines and output are found again. No secret is among them.
+#: The variables that identify a run in log lines and output. None is secret.
 TASK_VARIABLE = "DISPATCHER_TASK_ID"
 IDENTITY_VARIABLES = (
     TASK_VARIABLE,
@@ -23,7 +23,7 @@ IDENTITY_VARIABLES = (
 #: The marker of the outer run, in a dispatcher that is itself a task.
 OUTER_MARKER = "DISPATCHER_RUN_OUTER"
 
-#: What a task's environment inherits from the executor's; and LC_*.
+#: The variables that a task inherits from the executor; LC_* too.
 ENVIRONMENT_ALLOWED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
 
 #: Bytes of one line between a worker and the daemon.
@@ -38,40 +38,40 @@ MAX_RESULT = 32 * 1024
 
 
 class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
-    """What a worker asks. The lock is the right to ask it."""
+    """A worker's request; the lock authorises it."""
 
     task_id: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     lock: str
 
 
 class Heartbeat(WorkerRequest, frozen=True, tag="heartbeat"):
-    """I live: renew my lease."""
+    """Renew the lease."""
 
     progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     note: Text | None = None
 
 
 class Succeed(WorkerRequest, frozen=True, tag="succeed"):
-    """I am done, and did it."""
+    """Declare success."""
 
     result: msgspec.Raw = msgspec.Raw()
 
 
 class Fail(WorkerRequest, frozen=True, tag="fail"):
-    """I could not do it."""
+    """Declare failure."""
 
     reason: Text
     retry: bool = True
 
 
 class Defer(WorkerRequest, frozen=True, tag="defer"):
-    """It is too early; try again after so many seconds."""
+    """Ask for another run later, after `delay` seconds."""
 
     delay: Annotated[float, msgspec.Meta(ge=0, le=10**9)] | None = None
 
 
 class Hold(WorkerRequest, frozen=True, tag="hold"):
-    """An operator must act first."""
+    """Ask for an operator: hold the task."""
 
     reason: Text
 
@@ -82,7 +82,7 @@ decode_request = msgspec.json.Decoder(AnyRequest).decode
 
 
 class WorkerError(enum.StrEnum):
-    """Names of the answers a worker may get instead of ok."""
+    """The errors with which the daemon refuses a request."""
 
     NOT_OWNER = "not_owner"
     SUPERSEDED = "superseded"

@@ -1,4 +1,4 @@
-"""The daemon's own children, and as the init of a container, everybody else's that nobody reaps."""
+"""The daemon's own children and, as the init of a container, orphans that nobody else reaps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from dispatcher.times import Instant
 
-#: The pid of who gets every orphan of its pid namespace.
+#: The pid of the process that inherits every orphan of its pid namespace.
 INIT: Final = 1
 
 #: Seconds between two looks for dead orphans.
@@ -22,14 +22,14 @@ _ours: Final[weakref.WeakSet[subprocess.Popen[bytes]]] = weakref.WeakSet()
 
 
 def start(command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
-    """Start a process that its caller waits for. Raises OSError."""
+    """Start a process that its caller reaps. Raises OSError."""
     child = subprocess.Popen(command, **how)  # noqa: S603 - our own interpreter and paths
     _ours.add(child)
     return child
 
 
 def reap_orphans(at: Instant) -> Instant:
-    """Reap dead children that this process did not start; return when to look again."""
+    """Reap dead children that `start` did not start; return when to look again."""
     ours = {child.pid for child in _ours}
     listed = Path("/proc/self/task", str(os.getpid()), "children").read_text("ascii")
     for pid in map(int, listed.split()):

@@ -241,9 +241,9 @@ def _make_output_dir(config: Config) -> None:
     try:
         config.output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        told = f"cannot make the output directory {config.output_dir}"
+        problem = f"cannot make the output directory {config.output_dir}"
         remedy = "move away what is there, or set [node] state_dir to another directory"
-        raise cannot_write(told, error, remedy) from error
+        raise cannot_write(problem, error, remedy) from error
 
 
 def _check_store(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -21,21 +22,21 @@ from dispatcher.times import Instant
 
 log = structlog.get_logger()
 
-#: Seconds until an executor that would not stay is started again: first, and at most.
+#: Seconds until an executor that exited early is started again: first, and at most.
 RELAUNCH = (0.1, 5.0)
 
-#: Seconds that a living executor gets to listen: when its socket was removed, it makes it again.
+#: Seconds that a living executor has to listen again: it recreates a removed socket.
 FOUND_WITHIN = 3 * LOOK_INTERVAL
 
 #: Seconds after which a start counts as good, and the next failure as the first.
 SETTLED = 10.0
 
-#: Bytes of the end of its log in which an executor's last word is looked for, and characters of
-#: it that are shown.
-LAST_WORDS = 16 * 1024
+#: Bytes of the end of an executor's log that are searched for its last error, and characters of
+#: the error that are shown.
+LOG_TAIL = 16 * 1024
 MOST_SHOWN = 500
 
-#: What systemd says to the daemon alone.
+#: Variables that systemd sets for the daemon alone.
 NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 
 
@@ -50,7 +51,7 @@ class Launcher(Protocol):
         """The last error of the last one, if it exited early; None: it stayed, or left none."""
 
 
-class _Said(msgspec.Struct):
+class _LogLine(msgspec.Struct):
     """A line of the executor's log."""
 
     error: str = ""
@@ -60,11 +61,16 @@ class EmbeddedLauncher:
     """Starts executors in sessions of their own, one at a time."""
 
     def __init__(
-        self, *, state_dir: Path, runtime_dir: Path, node_id: str, log_format: str = "json"
+        self,
+        *,
+        state_dir: Path,
+        runtime_dir: Path,
+        node_id: str,
+        log_format: str = "json",
+        start: Callable[..., subprocess.Popen[bytes]] = children.start,
     ) -> None:
-        """`log_format` is "journal" where the executor's log becomes records of the journal; else,
-        and its errors in any case, it goes to `executor.log`.
-        """
+        """With the `log_format` "journal" only errors go to `executor.log`, otherwise all lines."""
+        self._start = start
         self._command = [
             *(sys.executable, "-P", "-m", "dispatcher.executor", "--embedded"),
             *("--state-dir", str(state_dir), "--runtime-dir", str(runtime_dir)),
@@ -74,31 +80,31 @@ class EmbeddedLauncher:
         self._log_began = 0
         self._lock_file = state_dir / locks.EXECUTOR_LOCK
         self._missed_since: Instant | None = None
-        """Since when one lives that cannot be reached."""
+        """Since when an executor lives and does not listen."""
         self._child: subprocess.Popen[bytes] | None = None
         self.last_error: str | None = None
-        """Why the last one did not stay, as it said; None: it stayed, or said nothing."""
+        """The last error of the last one, if it exited early; None: it stayed, or left none."""
         self._launched_at = Instant(0.0)
         self._backoff = Backoff(*RELAUNCH)
         self._retry_at = Instant(0.0)
 
     def ensure_running(self, *, at: Instant) -> None:
         """Start an executor, unless one that was started before still runs or failed just now."""
-        self._look_after(at)
-        if self._child is not None or at < self._retry_at or self._is_coming(at):
+        self._reap(at)
+        if self._child is not None or at < self._retry_at or self._may_come_back(at):
             return
         try:
             self._child = self._launch()
-        except OSError as error:  # the host's fault, and perhaps a passing one
-            self._wait_longer(at)
+        except OSError as error:  # the host's, and perhaps temporary
+            self._postpone(at)
             self.last_error = f"cannot start an executor: {error}"
             log.warning("daemon.waiting", reason=self.last_error)
             return
         self._launched_at = at
         log.info("executor.started", executor_pid=self._child.pid)
 
-    def _is_coming(self, at: Instant) -> bool:
-        """Say whether to wait for one that lives; for good it would be refused by its lock."""
+    def _may_come_back(self, at: Instant) -> bool:
+        """Return whether to wait for a living executor, whose lock would refuse another."""
         if (pid := locks.holder_of(self._lock_file)) is None:
             self._missed_since = None
             return False
@@ -110,9 +116,9 @@ class EmbeddedLauncher:
 
     def _launch(self) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
-        with open(self._log_file, "ab", opener=_at_once) as log_file:
+        with open(self._log_file, "ab", opener=_without_waiting) as log_file:
             self._log_began = log_file.tell()
-            return children.start(
+            return self._start(
                 self._command,
                 cwd="/",
                 env=environment,
@@ -122,13 +128,13 @@ class EmbeddedLauncher:
                 start_new_session=True,
             )
 
-    def _look_after(self, at: Instant) -> None:
-        """Bury an executor that ended, and wait longer each time one would not stay."""
+    def _reap(self, at: Instant) -> None:
+        """Reap an executor that ended; wait longer after each that exited early."""
         if self._child is None or self._child.poll() is None:
             return
         if at - self._launched_at < SETTLED:
-            self._wait_longer(at)
-            self.last_error = self._last_word()
+            self._postpone(at)
+            self.last_error = self._logged_error()
         else:
             self._backoff.reset()
             self._retry_at, self.last_error = at, None
@@ -140,29 +146,29 @@ class EmbeddedLauncher:
         )
         self._child = None
 
-    def _last_word(self) -> str | None:
-        """Return the error that the executor's log ends with, or what Python wrote there."""
+    def _logged_error(self) -> str | None:
+        """Return the error at the end of the executor's log, of a log line or of Python."""
         try:
             with files.opened(self._log_file) as file:
                 end = file.seek(0, os.SEEK_END)
-                file.seek(max(self._log_began, end - LAST_WORDS))
-                said = file.read(LAST_WORDS).strip()
+                file.seek(max(self._log_began, end - LOG_TAIL))
+                tail = file.read(LOG_TAIL).strip()
         except OSError:
             return None
-        line = said.rpartition(b"\n")[2]
+        line = tail.rpartition(b"\n")[2]
         with suppress(*UNREADABLE):
-            return _shown(msgspec.json.decode(line, type=_Said).error)
-        return _shown(line.decode(errors="replace"))
+            return _last_line(msgspec.json.decode(line, type=_LogLine).error)
+        return _last_line(line.decode(errors="replace"))
 
-    def _wait_longer(self, at: Instant) -> None:
+    def _postpone(self, at: Instant) -> None:
         self._retry_at = Instant(at + self._backoff.grow())
 
 
-def _shown(error: str) -> str | None:
-    """Return the last line of an error: of a traceback that is what went wrong."""
+def _last_line(error: str) -> str | None:
+    """Return the last line of an error: that of a traceback names it."""
     return error.strip().rpartition("\n")[2][:MOST_SHOWN] or None
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Open a log; a FIFO that nobody reads is an error, and nothing to wait for."""
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a log; a FIFO without a reader is an error, and does not block."""
     return os.open(path, flags | os.O_NONBLOCK, 0o666)

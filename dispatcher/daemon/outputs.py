@@ -1,13 +1,12 @@
 """The output directory as a whole: within its budget, and no fuller than the disk allows.
 
-The executor keeps the file of a run that lives within that run's own budget; here files of runs
-that are over are removed, the oldest first. It is the daemon's work, as it knows what is over, and
-it is done in small pieces between its turns: a look at the directory's time and the disk's room
-each second, a walk only when one of them says so, and so seldom that walks cost at most a
-five-hundredth of a CPU.
+The executor keeps a living run's file within that run's own budget; the daemon, which knows the
+closed runs, removes their files, the oldest first. It does so in small pieces between its turns:
+each second it checks the directory's time and the disk's free space, and walks the directory only
+if one of them demands it, so seldom that walks cost at most a five-hundredth of a CPU.
 
-An output file is also the lock by which a twin is prevented. A file is not removed while the store
-has its run open, nor while any process still holds its lock: `output_files` sees to that.
+An output file is also the lock that prevents a twin: it is not removed while its run is open in
+the store, nor, by `output_files`, while any process holds its lock.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from dispatcher.wire import RunUid
 
 log = structlog.get_logger()
 
-#: Seconds between two looks at the directory's time and the disk's room, when awake anyway, and at
-#: most; and between two pieces of work.
+#: Seconds between two looks at the directory's time and the disk's free space, when awake anyway,
+#: and at most; and between two pieces of work.
 LOOK_INTERVAL = 1.0
 LONGEST_LOOK_INTERVAL = 10.0
 STEP = 0.025
@@ -41,7 +40,7 @@ REMOVED = 8
 #: Seconds between two walks for each file of the last: one costs 5 µs.
 WALK_PAUSE = 0.0025
 
-#: Seconds after which the directory is walked although nothing happened: files grow old.
+#: Seconds after which the directory is walked in any case: files grow old.
 LONGEST_WALK_INTERVAL = 86_400.0
 
 #: Seconds between two warnings while nothing more can be removed.
@@ -49,7 +48,7 @@ WARN_INTERVAL = 3_600.0
 
 
 class Bounds(NamedTuple):
-    """What the configuration wants, in bytes and milliseconds."""
+    """The bounds of the configuration, in bytes."""
 
     total_budget: int
     free_floor: int
@@ -70,7 +69,7 @@ class OutputDirectory:
         *,
         free: Callable[[str], int] | None = None,
     ) -> None:
-        """`free` returns how many bytes of a directory's disk may still be written."""
+        """`free` returns the free bytes of a directory's disk."""
         self._directory = directory
         self.bounds = bounds
         self._free = free or _free
@@ -100,7 +99,7 @@ class OutputDirectory:
             self._walk.close()
 
     def report(self) -> OutputReport:
-        """Return how the output stands, for an operator."""
+        """Return the state of the output, for an operator."""
         free: int | None = None
         with suppress(OSError):
             free = self._free(self._directory)
@@ -124,40 +123,40 @@ class OutputDirectory:
         self._due, self._wake_at = at, Instant(at + LONGEST_LOOK_INTERVAL)
         if (live := open_runs()) is not None:
             with suppress(OSError):  # the directory is missing: starts report it
-                self._do_some(live, at=at)
+                self._work(live, at=at)
             is_working = self._walk is not None or self._doomed
             self._due = Instant(at + (STEP if is_working else LOOK_INTERVAL))
             self._wake_at = self._due if is_working else self._wake_at
         return self._wake_at
 
-    # What the store has to say -------------------------------------------------------------
+    # What the store decides -------------------------------------------------------------
 
     def expire(self, before: WallTime) -> None:
-        """Take note that files last written before this date are older than the retention."""
+        """Set the date before which last written files are older than the retention."""
         self._old_before = before
 
     def suspects(self, *, limit: int) -> Sequence[RunUid]:
-        """Return some runs whose files are older than the retention: the store may not know them.
+        """Return some runs whose files are older than the retention; the store may not know them.
 
-        They are returned until they are `judged`.
+        They are returned again until they are `judged`.
         """
         return tuple(islice(self._suspects, limit))
 
     def judged(self, suspects: Sequence[RunUid], unknown: Iterable[RunUid]) -> None:
-        """Remove the files of those that no store knows."""
+        """Remove the files of the suspects that the store does not know."""
         for _ in suspects:
             self._suspects.popleft()
         self.discard((f"{self._directory}/{uid}.log" for uid in unknown), "no run")
 
     def discard(self, paths: Iterable[str], reason: str) -> None:
-        """Remove files soon, where they are in this directory: it may have been moved since."""
+        """Remove files soon, by their names in this directory: it may have been moved since."""
         ours = (output_files.relocated(path, self._directory) for path in paths)
         self._doomed.extend(_Doomed(path, reason) for path in ours)
         self._due = self._wake_at = Instant(0.0)
 
     # Pieces of work ------------------------------------------------------------------------
 
-    def _do_some(self, live: Collection[RunUid], *, at: Instant) -> None:
+    def _work(self, live: Collection[RunUid], *, at: Instant) -> None:
         if self._doomed:
             self._remove_some()
         elif self._walk is not None:
@@ -180,7 +179,7 @@ class OutputDirectory:
         )
 
     def _judge(self, walk: Walk, at: Instant) -> None:
-        """Choose what is removed, now that all of it was seen."""
+        """Choose the files to remove after a complete walk."""
         self._walked = walk
         self._walk_at = Instant(at + walk.files * WALK_PAUSE)
         self._walk_by = Instant(at + LONGEST_WALK_INTERVAL)
@@ -196,18 +195,18 @@ class OutputDirectory:
             excess -= size
             self._doomed.append(_Doomed(path, reason))
         if excess > 0 and walk.removable == len(oldest):
-            self._complain(reason, walk, at)
+            self._report_excess(reason, walk, at)
         else:
             self._trouble = None
 
-    def _complain(self, reason: str, walk: Walk, at: Instant) -> None:
-        """Say that all is done that may be done, and that it is not enough."""
+    def _report_excess(self, reason: str, walk: Walk, at: Instant) -> None:
+        """Report that the bounds are exceeded and nothing is left to remove."""
         free, bounds = self._free(self._directory), self.bounds
         if reason == "total_budget":
-            told = f"output takes {_mib(walk.bytes)} of {_mib(bounds.total_budget)}"
+            excess = f"output takes {_mib(walk.bytes)} of {_mib(bounds.total_budget)}"
         else:
-            told = f"{_mib(free)} of the disk are free, {_mib(bounds.free_floor)} are wanted"
-        self._trouble = f"{told}, and no run that is over has output left to remove"
+            excess = f"{_mib(free)} of the disk are free, {_mib(bounds.free_floor)} are wanted"
+        self._trouble = f"{excess}, and no run that is over has output left to remove"
         if at >= self._warn_at:
             self._warn_at = Instant(at + WARN_INTERVAL)
             log.warning(
@@ -241,7 +240,7 @@ def _changed_ns(directory: str) -> int:
 
 def _free(directory: str) -> int:
     room = os.statvfs(directory)
-    if room.f_blocks == 0:  # a filesystem that does not say
+    if room.f_blocks == 0:  # unknown
         return 1 << 62
     return room.f_bavail * room.f_frsize
 

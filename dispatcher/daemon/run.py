@@ -113,8 +113,8 @@ def _listen(path: str) -> socket.socket:
     try:
         return sockets.listen(path, backlog=CONTROL_BACKLOG)
     except OSError as error:
-        told, remedy = f"cannot listen at {path}", "move away what is there"
-        raise cannot_use(told, error, remedy) from error
+        problem, remedy = f"cannot listen at {path}", "move away what is there"
+        raise cannot_use(problem, error, remedy) from error
 
 
 def _hold_runtime_dir(config: Config) -> RuntimeDirectory:
@@ -123,9 +123,9 @@ def _hold_runtime_dir(config: Config) -> RuntimeDirectory:
     try:
         make(directory)
     except OSError as error:
-        told = f"cannot make the runtime directory {directory}"
+        problem = f"cannot make the runtime directory {directory}"
         remedy = "set [node] runtime_dir to one that this user may write"
-        raise cannot_write(told, error, remedy) from error
+        raise cannot_write(problem, error, remedy) from error
     path = directory / "daemon.lock"
     what, holder = f"runtime directory {directory}", f"state directory {config.state_dir}"
     lock = partial(lock_file, path, what, holder=holder)

@@ -1,6 +1,6 @@
-"""A look at this host for processes of runs that no executor knows: by output lock and by mark.
+"""Looks on this host for processes of runs that no executor knows: by output lock and by mark.
 
-Neither needs the executor that started them, its journal, or the same pid namespace for the lock.
+Neither needs their executor or its journal, and the lock needs not even the same pid namespace.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from dispatcher.wire import RunUid
 #: Processes of a run that are named.
 NAMED = 3
 
-
 _hidden = HiddenPids()
 
 
 def survivors(runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
-    """Return of which runs something lives here, or may, and what; they come with their outputs.
+    """Return the runs of which something lives here, or may, with the evidence.
 
-    A process that was there at the first of two looks and is dead may have left another behind.
+    `runs` come with the paths of their outputs. There are two looks, as a process that is dead at
+    the second may have left a child since the first.
     """
     first, second = marks.MarkedProcesses(runs, _hidden), marks.MarkedProcesses(runs, _hidden)
     found: dict[RunUid, str] = {}
     for uid, paths in runs.items():
         whole = second.whole and second.dead[uid] <= first.dead[uid]
-        if said := next(_signs(second.living[uid], paths, whole=whole), None):
-            found[uid] = said
+        if evidence := next(_evidence(second.living[uid], paths, whole=whole), None):
+            found[uid] = evidence
     return found
 
 
-def _signs(processes: list[str], paths: Collection[str], *, whole: bool) -> Iterator[str]:
+def _evidence(processes: list[str], paths: Collection[str], *, whole: bool) -> Iterator[str]:
     if processes:
         yield f"its processes live on this host: {', '.join(processes[:NAMED])}{END_THEM}"
     if not whole:
@@ -41,8 +41,8 @@ def _signs(processes: list[str], paths: Collection[str], *, whole: bool) -> Iter
     for path in paths:
         try:
             if output_files.is_held(path):
-                told = f"a process on this host still has its output open (fuser -v {path})"
-                yield f"{told}{END_THEM}"
+                text = f"a process on this host still has its output open (fuser -v {path})"
+                yield f"{text}{END_THEM}"
         except OSError as error:
-            told = f"it may live, as its output {path} cannot be opened: {error.strerror}"
-            yield f"{told}; let this user open it"
+            text = f"it may live, as its output {path} cannot be opened: {error.strerror}"
+            yield f"{text}; let this user open it"

@@ -50,8 +50,8 @@ class LocalClaims:
         if claim is None and self._admit_accepted():
             claim = commits.change(self._store, take, remedy=remedy)
         if isinstance(claim, PausedQueue):
-            told = f"queue {claim.queue} is paused: {claim.reason}"
-            raise DispatcherError(f"{told}; `dispatcher resume {claim.queue}` ends that")
+            problem = f"queue {claim.queue} is paused: {claim.reason}"
+            raise DispatcherError(f"{problem}; `dispatcher resume {claim.queue}` ends that")
         if claim is not None:
             self._locks[claim.task_id] = claim.lock
         return claim

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from dispatcher.daemon import children
 from dispatcher.daemon.launcher import (
     FOUND_WITHIN,
     MOST_SHOWN,
@@ -27,24 +29,34 @@ class Launch:
 
     def __init__(self, directory: Path) -> None:
         self.log = directory / "executor.log"
-        self.launcher = EmbeddedLauncher(state_dir=directory, runtime_dir=directory, node_id="n")
+        self.launcher = EmbeddedLauncher(
+            state_dir=directory, runtime_dir=directory, node_id="n", start=self.start
+        )
         self.now = 1000.0
+        self.started: list[subprocess.Popen[bytes]] = []
         self.says("")
 
     def says(self, text: str, *, code: int = 78) -> None:
         said = text.encode(errors="surrogateescape")
-        script = f"import sys; sys.stderr.buffer.write({said!r}); sys.exit({code})"
-        self.launcher._command = [sys.executable, "-I", "-S", "-c", script]
+        self.script = f"import sys; sys.stderr.buffer.write({said!r}); sys.exit({code})"
+
+    def start(self, _: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        self.started.append(children.start([sys.executable, "-I", "-S", "-c", self.script], **how))
+        return self.started[-1]
+
+    def turn(self, *, after: float = 0.0) -> int:
+        """Let the launcher act so many seconds from now; return how many it started."""
+        before = len(self.started)
+        self.launcher.ensure_running(at=Instant(self.now + after))
+        return len(self.started) - before
 
     def once(self, *, lives: float = 0.0) -> list[Any]:
         """Have one launched, and look again when it has ended, so many seconds after its start."""
-        self.launcher.ensure_running(at=Instant(self.now))
-        child = self.launcher._child
-        assert child is not None
-        child.wait()
+        assert 1 == self.turn()
+        self.started[-1].wait()
         self.now += lives
         with capture_logs() as said:
-            self.launcher._look_after(Instant(self.now))
+            self.turn()
         return said
 
 
@@ -52,23 +64,20 @@ class Launch:
 def launch(tmp_path: Path) -> Iterator[Launch]:
     launch = Launch(tmp_path)
     yield launch
-    if (child := launch.launcher._child) is not None:
+    for child in launch.started:
         child.kill()
         child.wait()
 
 
 def test_one_that_does_not_stay_is_started_again_ever_more_slowly(launch: Launch) -> None:
     """No loop of executors, however long nobody mends what it refuses."""
-    waits = []
-    for _ in range(9):
-        launch.once()
-        waits.append(round(launch.launcher._retry_at - launch.now, 3))
-        launch.launcher.ensure_running(at=Instant(launch.now + waits[-1] - 0.01))
-        assert launch.launcher._child is None
-        launch.now += waits[-1]
-
-    assert [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0] == waits
+    waits = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
     assert RELAUNCH == (waits[0], waits[-1])
+
+    for wait in waits:
+        launch.once()
+        assert 0 == launch.turn(after=wait - 0.01)
+        launch.now += wait
 
 
 @pytest.mark.parametrize(
@@ -99,11 +108,15 @@ def test_its_last_word_is_kept_and_logged(launch: Launch, said: str, error: str 
 
 
 def test_a_log_in_whose_place_a_fifo_stands_keeps_nobody_waiting(launch: Launch) -> None:
-    launch.once()
+    launch.says("an error\n")
+    launch.turn()
+    launch.started[-1].wait()
     launch.log.unlink()
     os.mkfifo(launch.log)
 
-    assert launch.launcher._last_word() is None
+    launch.turn()
+
+    assert launch.launcher.last_error is None
 
 
 def test_one_that_stayed_a_while_refused_nothing(launch: Launch) -> None:
@@ -133,22 +146,18 @@ def test_none_is_started_beside_one_that_lives_and_makes_its_socket_again(launch
     held = lock_file(launch.log.with_name("executor.lock"), "executor")
     with capture_logs() as said:
         for late in (0.0, 1.0, FOUND_WITHIN - 0.1):
-            launch.launcher.ensure_running(at=Instant(launch.now + late))
-    assert launch.launcher._child is None
+            assert 0 == launch.turn(after=late)
     assert [f"the executor (pid {os.getpid()}) lives"] == [
         line["reason"].partition(" and ")[0] for line in said
     ]
 
     held.close()
-    launch.launcher.ensure_running(at=Instant(launch.now + FOUND_WITHIN - 0.1))
 
-    assert launch.launcher._child is not None
+    assert 1 == launch.turn(after=FOUND_WITHIN - 0.1)
 
 
 def test_one_that_is_not_found_for_long_says_itself_why_there_is_no_other(launch: Launch) -> None:
     held = lock_file(launch.log.with_name("executor.lock"), "executor")
-    launch.launcher.ensure_running(at=Instant(launch.now))
-    launch.launcher.ensure_running(at=Instant(launch.now + FOUND_WITHIN))
+    launch.turn()
+    assert 1 == launch.turn(after=FOUND_WITHIN)
     held.close()
-
-    assert launch.launcher._child is not None
