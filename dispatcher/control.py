@@ -127,8 +127,8 @@ def why_unreachable(config: Config) -> str | None:
     if not socket.parent.is_dir():
         problem = f"the runtime directory {socket.parent} was removed"
         return (
-            f"{problem}; the daemon (pid {pid}) lives and makes it again; if it cannot, runtime.lost"
-            " in its log gives the reason"
+            f"{problem}; the daemon (pid {pid}) lives and makes it again; if it cannot,"
+            " runtime.lost in its log gives the reason"
         )
     problem = f"the daemon (pid {pid}) lives and does not listen at {socket}"
     return f"{problem}; it is starting, or its socket was removed: see runtime.lost in its log"
