@@ -116,11 +116,15 @@ class Journal:
 
     @property
     def is_there(self) -> bool:
-        """Whether a successor would find the lines: they may be removed with their directory."""
+        """Whether the lines are where they belong, and a successor would find them.
+
+        They may be removed with their directory; while that is missing, they belong at `path`.
+        """
         if self._descriptor is None or self._kept_at == self.path:
             return True
-        with suppress(OSError):  # through the link, if it is one
-            return os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
+        with suppress(OSError):
+            if self._linked or not Path(self._kept_at).parent.is_dir():
+                return os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
         return False
 
     def restore(self) -> None:

@@ -450,7 +450,11 @@ def test_a_journal_whose_directory_was_removed_is_in_the_state_directory_meanwhi
     assert [UID] == uids(apart.journal())
 
     apart.memory.unlink()
+    assert (True, NEVER) == (journal.is_there, journal.due)
     apart.memory.mkdir()
+    assert not journal.is_there, "a disk that hangs would hold the executor up"
+    journal.restore()
+    assert Instant(0.0) == journal.due
     journal.rewrite([], Instant(2.0))
     assert (True, True) == (apart.path.is_symlink(), journal.is_there)
     journal.close()
