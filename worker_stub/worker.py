@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
-from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
 from worker_stub import names
@@ -81,12 +80,7 @@ class Worker:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         if self._thread is not None:
             self._thread.join(timeout=ANSWER)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dispatcher.cli.configuration import name_file
-from dispatcher.cli.param_types import ID, TEXT, Duration, Signal
+from dispatcher.cli.param_types import DURATION, ID, SIGNAL, TEXT
 from dispatcher.wire import KillMode
 
 config_option = click.option(
@@ -83,10 +83,10 @@ def limit_options(command: Callable[..., int]) -> Callable[..., int]:
     )(command)
     command = click.option(
         "--kill-signal",
-        type=Signal(),
+        type=SIGNAL,
         metavar="SIGNAL",
         help="The signal that asks a run to end [default: TERM].",
     )(command)
     for name, text in reversed(_LIMITS.items()):
-        command = click.option(f"--{name}", type=Duration(), metavar="DURATION", help=text)(command)
+        command = click.option(f"--{name}", type=DURATION, metavar="DURATION", help=text)(command)
     return command

@@ -6,7 +6,6 @@ import errno
 import os
 import sys
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 import click
@@ -94,12 +93,7 @@ class RunOutput:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def exists(self) -> bool:

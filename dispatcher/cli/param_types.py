@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dispatcher.quantities import durations, signal_names
-from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import from_iso
 
 if TYPE_CHECKING:
@@ -44,30 +44,43 @@ class FilePath(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Text(click.ParamType[str]):
-    """A text that a database can hold; bytes that are not UTF-8 arrive as lone surrogates."""
+class Parsed(click.ParamType[Any]):
+    """A text that a function converts; its ValueError has the remedy."""
 
-    name = "text"
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
-        """Refuse what is not UTF-8."""
-        text = str(value)
+    ) -> Any:
+        """Convert a text; a default has its type already."""
+        if isinstance(value, int):
+            return value
         try:
-            text.encode()
-        except UnicodeEncodeError:
-            self.fail("is not UTF-8; encode it so", param, ctx)
-        return text
+            return self._parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
-TEXT = Text()
+def _utf8(text: str) -> str:
+    """Return a text that a database can hold; bytes that are not UTF-8 arrive as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8; encode it so") from None
+    return text
 
 
-COUNT = click.IntRange(1, 10**9)
-
-
-FILE = FilePath(dir_okay=False, path_type=Path)
+def _moment(text: str) -> int:
+    """Return an age as `Milliseconds`, or a date as milliseconds since the epoch."""
+    with suppress(ValueError):
+        return durations.parse(text)
+    try:
+        return from_iso(text)
+    except (ValueError, OverflowError):
+        remedy = 'write how long ago, e.g. "2h", or a date, e.g. "2026-08-01T06:00"'
+        raise ValueError(f"{text!r} is not a time; {remedy}") from None
 
 
 class TaskId(click.IntRange):
@@ -82,58 +95,10 @@ class TaskId(click.IntRange):
         return offered("tasks")(ctx, param, incomplete)
 
 
+COUNT = click.IntRange(1, 10**9)
+DURATION = Parsed("duration", durations.parse)
+FILE = FilePath(dir_okay=False, path_type=Path)
 ID = TaskId(1, 2**63 - 1)
-
-
-class Duration(click.ParamType[Milliseconds]):
-    """A duration with its unit."""
-
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Milliseconds:
-        """Return it in milliseconds."""
-        if isinstance(value, Milliseconds):
-            return value
-        try:
-            return durations.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Moment(click.ParamType[int]):
-    """A time: an age as `Milliseconds`, or a date as milliseconds since the epoch."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Return an age or a date."""
-        if isinstance(value, int):
-            return value
-        try:
-            return durations.parse(value)
-        except ValueError:
-            pass
-        try:
-            return from_iso(str(value))
-        except (ValueError, OverflowError):
-            remedy = 'write how long ago, e.g. "2h", or a date, e.g. "2026-08-01T06:00"'
-            self.fail(f"{value!r} is not a time; {remedy}", param, ctx)
-
-
-class Signal(click.ParamType[int]):
-    """A signal by its name or number."""
-
-    name = "signal"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Return its number."""
-        try:
-            return signal_names.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+MOMENT = Parsed("time", _moment)
+SIGNAL = Parsed("signal", signal_names.parse)
+TEXT = Parsed("text", _utf8)

@@ -93,6 +93,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return self.runtime_dir / "executor.sock"
 
 
+#: The sections that are taken as they are in the file.
+_SECTIONS = [name for name in Settings.__struct_fields__ if name in Config.__struct_fields__]
+
+
 class Mistaken(ConfigError):
     """A file has mistakes; go on with `rest`, or print them and exit 78."""
 
@@ -195,15 +199,6 @@ def resolve(
         runtime_dir=tried(lambda: places.runtime_directory(settings, state_dir, environ), nowhere),
         store_url=tried(lambda: places.store_url(settings, state_dir, environ), ""),
         slots=settings.node.slots or len(os.sched_getaffinity(0)),
-        daemon=settings.daemon,
-        executor=settings.executor,
-        leases=settings.leases,
-        retry=settings.retry,
-        output=settings.output,
-        defaults=settings.defaults,
-        queues=settings.queues,
-        profiles=settings.profiles,
-        logs=settings.logs,
-        metrics=settings.metrics,
+        **{name: getattr(settings, name) for name in _SECTIONS},
     )
     return config, mistakes

@@ -312,9 +312,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"queues": list[str]},
         ),
         "node.resumed": Event(
-            "This host can start processes again.",
-            fields={"reason": str},
-            same_by=("reason",),
+            "This host can start processes again.", fields={"reason": str}, same_by=("reason",)
         ),
         "store.unavailable": Event(
             "The store did not answer; nothing was written, and workers go on.",
@@ -416,9 +414,7 @@ EXECUTOR: Mapping[str, Event] = MappingProxyType(
         ),
         "executor.left": Event("The executor stops now; no line follows.", fields={"pid": int}),
         "executor.failed": Event(
-            "A bug ended the executor; the next one ends its runs.",
-            "error",
-            fields={"error": str},
+            "A bug ended the executor; the next one ends its runs.", "error", fields={"error": str}
         ),
         "runtime.lost": _LOST,
         "runtime.restored": _RESTORED,

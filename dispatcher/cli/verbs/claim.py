@@ -17,7 +17,7 @@ from dispatcher.calendar import Calendar
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.held_claim import LOCK, usage_errors, warn_of_end
 from dispatcher.cli.options import config_option, examples, json_option
-from dispatcher.cli.param_types import ID, Duration, offered
+from dispatcher.cli.param_types import DURATION, ID, offered
 from dispatcher.cli.printing import is_closed, print_json, printed
 from dispatcher.client import Client
 from dispatcher.config.config import Config
@@ -40,14 +40,8 @@ from dispatcher.quantities.durations import Milliseconds
     shell_complete=offered("queues"),
     help="Queue [default: as configured].",
 )
-@click.option(
-    "--task",
-    "task_id",
-    type=ID,
-    metavar="ID",
-    help="Claim this task.",
-)
-@click.option("--ttl", type=Duration(), metavar="DURATION", help="Set the task's lease.")
+@click.option("--task", "task_id", type=ID, metavar="ID", help="Claim this task.")
+@click.option("--ttl", type=DURATION, metavar="DURATION", help="Set the task's lease.")
 @click.option(
     "--lock-file",
     metavar="PATH",

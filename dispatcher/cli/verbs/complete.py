@@ -23,12 +23,7 @@ from dispatcher.complaints import UNREADABLE, in_words
 @json_option
 @config_option
 def command(
-    *,
-    task_id: int,
-    lock: str | None,
-    lock_from_file: str | None,
-    result: str | None,
-    as_json: bool,
+    *, task_id: int, lock: str | None, lock_from_file: str | None, result: str | None, as_json: bool
 ) -> int:
     """Declare that a claimed task succeeded; exit codes as of `heartbeat`."""
     raw = None if result is None else _json(result)

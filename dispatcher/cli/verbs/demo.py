@@ -27,9 +27,7 @@ from dispatcher.exit_codes import ExitCode
     )
 )
 @click.argument(
-    "folder",
-    required=False,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    "folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option(
     "--svg",

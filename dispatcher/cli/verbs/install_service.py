@@ -15,7 +15,7 @@ from dispatcher.service.install import Place
         "dispatcher install-service                       # as root: a service of this host",
         "dispatcher install-service --instance gpu",
         "dispatcher install-service --user                # one of your own, without root",
-    ),
+    )
 )
 @click.option(
     "--run-as",

@@ -13,13 +13,8 @@ import click
 from dispatcher.calendar import Calendar
 from dispatcher.cli import lines, render
 from dispatcher.cli.configuration import open_client
-from dispatcher.cli.options import (
-    absolute_option,
-    config_option,
-    examples,
-    json_option,
-)
-from dispatcher.cli.param_types import COUNT, TEXT, Moment, offered
+from dispatcher.cli.options import absolute_option, config_option, examples, json_option
+from dispatcher.cli.param_types import COUNT, MOMENT, TEXT, offered
 from dispatcher.cli.printing import print_json, print_json_line
 from dispatcher.client import Client
 from dispatcher.errors import did_you_mean
@@ -40,7 +35,7 @@ REASON = 80
         'dispatcher list --text "gzip -k" --limit 20',
         "dispatcher list --state failed --json | jq '.[].id'",
         "dispatcher list --limit 1000000 --json-lines | grep big.log",
-    ),
+    )
 )
 @click.option(
     "--state",
@@ -50,11 +45,7 @@ REASON = 80
     help=f"Only this state. Repeatable. {', '.join(TaskState)}.",
 )
 @click.option(
-    "--queue",
-    type=TEXT,
-    metavar="NAME",
-    shell_complete=offered("queues"),
-    help="Only this queue.",
+    "--queue", type=TEXT, metavar="NAME", shell_complete=offered("queues"), help="Only this queue."
 )
 @click.option(
     "--profile",
@@ -67,20 +58,15 @@ REASON = 80
 @click.option("--text", type=TEXT, metavar="TEXT", help="Only commands that contain this.")
 @click.option(
     "--since",
-    type=Moment(),
+    type=MOMENT,
     metavar="TIME",
     help='Submitted since then: a date, or an age, e.g. "2h".',
 )
 @click.option(
-    "--until", type=Moment(), metavar="TIME", help='Submitted before, e.g. "2026-08-01T06:00".'
+    "--until", type=MOMENT, metavar="TIME", help='Submitted before, e.g. "2026-08-01T06:00".'
 )
 @click.option(
-    "--limit",
-    type=COUNT,
-    default=100,
-    show_default="100",
-    metavar="N",
-    help="The most to list.",
+    "--limit", type=COUNT, default=100, show_default="100", metavar="N", help="The most to list."
 )
 @click.option("--oldest-first", is_flag=True, help="Start with the oldest, not the newest.")
 @absolute_option

@@ -8,11 +8,7 @@ import click
 
 from dispatcher.cli import render
 from dispatcher.cli.configuration import open_client
-from dispatcher.cli.options import (
-    config_option,
-    examples,
-    task_id_argument,
-)
+from dispatcher.cli.options import config_option, examples, task_id_argument
 from dispatcher.cli.output import RunOutput, print_end
 from dispatcher.cli.param_types import COUNT
 from dispatcher.client import Client
@@ -31,12 +27,7 @@ from dispatcher.model import Run
 )
 @task_id_argument
 @click.option("--run", "run_id", type=int, metavar="N", help="Id of the run [default: the last].")
-@click.option(
-    "--tail",
-    type=COUNT,
-    metavar="N",
-    help="Begin with the last N lines.",
-)
+@click.option("--tail", type=COUNT, metavar="N", help="Begin with the last N lines.")
 @click.option(
     "-f",
     "--follow",

@@ -16,8 +16,7 @@ from dispatcher.metrics import exposition
 
 @click.command(
     epilog=examples(
-        "dispatcher metrics",
-        "dispatcher metrics --textfile /var/lib/node_exporter/dispatcher.prom",
+        "dispatcher metrics", "dispatcher metrics --textfile /var/lib/node_exporter/dispatcher.prom"
     )
 )
 @click.option(

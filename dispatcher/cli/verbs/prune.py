@@ -5,12 +5,8 @@ from __future__ import annotations
 import click
 
 from dispatcher.cli.configuration import config_as_owner
-from dispatcher.cli.options import (
-    config_option,
-    examples,
-    json_option,
-)
-from dispatcher.cli.param_types import Duration
+from dispatcher.cli.options import config_option, examples, json_option
+from dispatcher.cli.param_types import DURATION
 from dispatcher.cli.printing import print_json
 from dispatcher.cli.progress import bar
 from dispatcher.client import Client
@@ -28,7 +24,7 @@ from dispatcher.quantities.durations import Milliseconds
 )
 @click.option(
     "--older-than",
-    type=Duration(),
+    type=DURATION,
     metavar="DURATION",
     help="Finished at least this long ago [default: output.retention, 30d].",
 )

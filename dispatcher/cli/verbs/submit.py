@@ -15,7 +15,7 @@ from dispatcher.cli import lines
 from dispatcher.cli.accepted import AcceptedTasks, naming_unprinted
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option, limit_options
-from dispatcher.cli.param_types import Duration, offered
+from dispatcher.cli.param_types import DURATION, offered
 from dispatcher.cli.printing import print_json, print_json_list
 from dispatcher.client import Client
 from dispatcher.config.config import Config
@@ -68,7 +68,7 @@ _MOST_WARNINGS = 10
 )
 @click.option("--key", metavar="TEXT", help="Submit once: the same key again gives the same task.")
 @click.option(
-    "--delay", type=Duration(), metavar="DURATION", help='Start no earlier, e.g. "90s", "2h".'
+    "--delay", type=DURATION, metavar="DURATION", help='Start no earlier, e.g. "90s", "2h".'
 )
 @click.option(
     "--liveness",
@@ -83,7 +83,7 @@ _MOST_WARNINGS = 10
 )
 @click.option(
     "--lease-ttl",
-    type=Duration(),
+    type=DURATION,
     metavar="DURATION",
     help="How long the claim lasts without a heartbeat.",
 )

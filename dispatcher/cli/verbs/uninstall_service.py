@@ -12,7 +12,7 @@ from dispatcher.service import install
 @click.command(
     epilog=examples(
         "dispatcher uninstall-service", "dispatcher uninstall-service --user --instance gpu"
-    ),
+    )
 )
 @service_options
 def command(*, user: bool, instance: str | None, force: bool, as_json: bool) -> None:
