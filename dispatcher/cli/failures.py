@@ -79,7 +79,7 @@ def report_bug(error: Exception, verb: str | None) -> int:
 
         _write("".join(traceback.format_exception(error)))
     else:
-        _print(f"{_place_of(error)}; a bug: DISPATCHER_TRACEBACK=1 shows all of it")
+        _print(f"{_error_with_place(error)}; a bug: DISPATCHER_TRACEBACK=1 shows all of it")
     return ExitCode.REFUSED
 
 
@@ -123,8 +123,7 @@ def _denied_to_owner(message: str) -> str:
     return f"\nthis process became {user}, because {user.place} belongs to that user"
 
 
-def _place_of(error: Exception) -> str:
-    """Return an error with its place in the code."""
+def _error_with_place(error: Exception) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -88,11 +88,10 @@ def task_with_runs_json(
         {**run_json(run, calendar), "output_dropped": dropped(run.output_path, budget)}
         for run in runs
     ]
-    return {**task_json(task, calendar), "payload": _raw(task.payload), "runs": runs_json}
+    return {**task_json(task, calendar), "payload": _json_value(task.payload), "runs": runs_json}
 
 
-def _raw(text: str | None) -> msgspec.Raw | None:
-    """Return JSON text as a value."""
+def _json_value(text: str | None) -> msgspec.Raw | None:
     return None if text is None else msgspec.Raw(text.encode())
 
 
@@ -115,7 +114,7 @@ def run_json(run: Run, calendar: Calendar) -> dict[str, Any]:
         "lease_expires_at": moment(run.lease_expires_at, calendar),
         "progress": run.progress,
         "note": run.note,
-        "result": _raw(run.result),
+        "result": _json_value(run.result),
         "error": run.error,
         "output_tail": tail(run),
         "max_rss_bytes": run.max_rss_bytes,

@@ -44,12 +44,12 @@ def print_table(
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns
-        widest = _cut(widths, columns, room)
+        widest = _cut_width(widths, columns, room)
         for heading in spare:
             if widest >= min(_READABLE, max(widths[column] for column in columns)):
                 break
             columns.remove(headings.index(heading))
-            widest = _cut(widths, columns, room)
+            widest = _cut_width(widths, columns, room)
         widths = [min(one, widest) for one in widths]
     paint = _painted if is_colourful() else _unpainted
     lines = [
@@ -82,8 +82,7 @@ def _width_of(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
 
 
-def _cut(widths: Sequence[int], columns: Sequence[int], room: int) -> int:
-    """Return the width at which to cut cells for the columns to fit."""
+def _cut_width(widths: Sequence[int], columns: Sequence[int], room: int) -> int:
     room -= len(_GAP) * (len(columns) - 1)
     taken = sorted(widths[column] for column in columns)
     for number, one in enumerate(taken):

@@ -78,18 +78,18 @@ def read(file: Path) -> Read:
 def _concerns_directories(mistake: Mistake) -> bool:
     """Return whether a mistake is in a directory's key, or may be such a key."""
     if mistake.section == "node":
-        return mistake.key in DIRECTORIES or mistake.key not in _kinds(NodeSection)
+        return mistake.key in DIRECTORIES or mistake.key not in _key_types(NodeSection)
     return _may_be_section(mistake) or mistake.key in DIRECTORIES
 
 
 def _concerns_store(mistake: Mistake) -> bool:
     """Return whether a mistake is in the section of the store, or may be a key of it."""
     if mistake.section == "node":
-        return mistake.key in _kinds(StoreSection)
+        return mistake.key in _key_types(StoreSection)
     return (
         mistake.section == "store"
         or _may_be_section(mistake)
-        or mistake.key in _kinds(StoreSection)
+        or mistake.key in _key_types(StoreSection)
     )
 
 
@@ -192,7 +192,7 @@ def _check_table(name: str, body: Mapping[str, object], kind: type[Section]) -> 
 
 
 def _check_keys(name: str, body: Mapping[str, object], kind: type[Section]) -> Iterator[Mistake]:
-    kinds = _kinds(kind)
+    kinds = _key_types(kind)
     for key, value in body.items():
         if key not in kinds:
             yield Mistake(name, key, f"unknown key{_nearest(key, kinds)}")
@@ -203,8 +203,7 @@ def _check_keys(name: str, body: Mapping[str, object], kind: type[Section]) -> I
             yield Mistake(name, key, _explain(key, value, kinds[key], error))
 
 
-def _kinds(section: type[Section]) -> dict[str, object]:
-    """Return the type of each key of a section."""
+def _key_types(section: type[Section]) -> dict[str, object]:
     return {field.encode_name: field.type for field in msgspec.structs.fields(section)}
 
 
@@ -216,7 +215,7 @@ def _nearest(word: str, known: Mapping[str, object]) -> str:
     """Return the word that was meant: the same key in another section, or a similar one."""
     named = {f"{name}.NAME": kind for name, kind in named_tables().items()}
     for section, kind in {**sections(), **named}.items():
-        if word in _kinds(kind):
+        if word in _key_types(kind):
             return f"; it belongs under [{section}]"
     return did_you_mean(word, known) or f"; known here: {', '.join(known)}"
 

@@ -81,7 +81,7 @@ class Key(NamedTuple):
 
 def every_key() -> Iterator[Key]:
     """Yield every key in the order of the file."""
-    for section, kind in _kinds().items():
+    for section, kind in _types_by_header().items():
         texts = _texts(kind)
         for field in msgspec.structs.fields(kind):
             yield Key(
@@ -94,8 +94,7 @@ def every_key() -> Iterator[Key]:
             )
 
 
-def _kinds() -> dict[str, type[Section]]:
-    """Return the sections by their headers: `node`, `queues.NAME`."""
+def _types_by_header() -> dict[str, type[Section]]:
     kinds: dict[str, type[Section]] = {}
     for field in msgspec.structs.fields(Settings):
         if field.name in named_tables():
@@ -107,7 +106,7 @@ def _kinds() -> dict[str, type[Section]]:
 
 def section_text(name: str) -> str:
     """Return the description of a section."""
-    return _flat(inspect.getdoc(_kinds()[name]) or "")
+    return _flat(inspect.getdoc(_types_by_header()[name]) or "")
 
 
 def commented_file(given: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -180,7 +179,7 @@ def schema() -> dict[str, Any]:
 
 def _kind(key: Key) -> dict[str, Any]:
     """Return the schema of a key's values, without the null for a key that is left out."""
-    fields = msgspec.structs.fields(_kinds()[key.section])
+    fields = msgspec.structs.fields(_types_by_header()[key.section])
     field = next(field for field in fields if field.name == key.field)
     made: dict[str, Any] = msgspec.json.schema(field.type, schema_hook=_quantity)
     kind = next((kind for kind in made.get("anyOf", ()) if kind != {"type": "null"}), made)

@@ -47,7 +47,7 @@ class Reloaded(NamedTuple):
 def reload(old: Config, environ: Mapping[str, str]) -> Reloaded:
     """Read the configuration's file again. After a `ConfigError` the old one stays in force."""
     new = load(str(old.file) if old.file is not None else None, environ)
-    before, after = dict(_keys(old)), dict(_keys(new))
+    before, after = dict(_given_values(old)), dict(_given_values(new))
     changes = {
         key: Change(_shown(key, before), _shown(key, after))
         for key in (*before, *(key for key in after if key not in before))
@@ -75,8 +75,7 @@ def with_environments(
     return reloaded._replace(changed={**changed, **reloaded.changed})
 
 
-def _keys(config: Config) -> Iterator[tuple[str, object]]:
-    """Yield every key that has a value, with that value."""
+def _given_values(config: Config) -> Iterator[tuple[str, object]]:
     yield "node.state_dir", str(config.state_dir)
     yield "node.runtime_dir", str(config.runtime_dir)
     yield "node.slots", config.slots

@@ -54,7 +54,7 @@ def processes(config: Config) -> Iterator[Finding]:
     yield from _descriptors(pid, report.slots)
     yield from _marks(report)
     yield from _pause(report)
-    yield from _held(report)
+    yield from _unended(report)
     yield from _stranded(report)
     if (shut := report.workers_shut_out) is not None:
         text = f"workers cannot connect, and their leases wait: {shut}"
@@ -146,8 +146,7 @@ def _pause(report: DaemonReport) -> Iterator[Finding]:
         yield bad("node", text, "fix that; the node tries again within a minute")
 
 
-def _held(report: DaemonReport) -> Iterator[Finding]:
-    """Report runs that could not be ended, and keep their slots."""
+def _unended(report: DaemonReport) -> Iterator[Finding]:
     unended = {**report.unsignalled_because, **report.unkillable_because}
     for task_id, why in islice(unended.items(), MOST_STRANDED):
         remedy = f"end them as their user, or see what they wait for: dispatcher why {task_id}"

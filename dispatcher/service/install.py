@@ -86,7 +86,7 @@ def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Insta
     if not force:
         files.expect_as_written(at.paths)
     if not at.user:
-        _expect_visible((*_needed(command), at.file))
+        _expect_visible((*_start_paths(command), at.file))
     config = configuration_for(at) if at.file.exists() else None
     if not at.user and at.run_as == ACCOUNT and systemd.make_account():
         yield InstallStep("made", f"the user {ACCOUNT}")
@@ -108,7 +108,7 @@ def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Insta
     )
     if account is not None:
         yield from _make_places(config, at.run_as)
-        yield from _unreadable(at, command)
+        yield from _warn_unreadable(at, command)
 
 
 def uninstall(at: Place, *, force: bool) -> Iterator[InstallStep]:
@@ -158,7 +158,6 @@ def configuration_for(at: Place) -> Config:
 
 
 def _make_configuration(at: Place, account: tuple[str, str] | None) -> Iterator[InstallStep]:
-    """Write a configuration that the units need."""
     environ = _environment(at)
     if account is None:
         state_dir = load(os.devnull, os.environ).state_dir
@@ -193,8 +192,7 @@ def _expect_visible(paths: Sequence[Path]) -> None:
             )
 
 
-def _needed(command: Sequence[str]) -> Sequence[Path]:
-    """Return the paths that the service starts from: the command, its Python, this package."""
+def _start_paths(command: Sequence[str]) -> Sequence[Path]:
     program = Path(command[0])
     return program, program.resolve(), Path(sys.executable).resolve(), units.SHIPPED.resolve()
 
@@ -224,9 +222,8 @@ def _make_places(config: Config, run_as: str) -> Iterator[InstallStep]:
             yield InstallStep("warning", f"{why}; the service needs it: {remedy}")
 
 
-def _unreadable(at: Place, command: Sequence[str]) -> Iterator[InstallStep]:
-    """Warn of paths that the service's user may not read."""
-    for path in dict.fromkeys((*_needed(command), at.file)):
+def _warn_unreadable(at: Place, command: Sequence[str]) -> Iterator[InstallStep]:
+    for path in dict.fromkeys((*_start_paths(command), at.file)):
         if (part := systemd.unreadable(path, at.run_as)) is not None:
             yield InstallStep(
                 "warning",

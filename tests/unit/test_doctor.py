@@ -396,13 +396,13 @@ def test_runs_that_could_not_be_ended_are_named_once_and_many_are_counted() -> N
         unkillable_because=dict.fromkeys(range(2, 8), "it survived SIGKILL"),
     )
 
-    first, *_, last = found = list(processes._held(unended))
+    first, *_, last = found = list(processes._unended(unended))
 
     remedy = "end them as their user, or see what they wait for: dispatcher why 1"
     said = "task 1: sleep (7) belongs to root"
     assert Finding("unended run", Level.BAD, said, remedy) == first
     assert (6, "2 more runs could not be ended") == (len(found), last.text)
-    assert [] == list(processes._held(report()))
+    assert [] == list(processes._unended(report()))
 
 
 @pytest.mark.parametrize(("executor", "when"), [("connected", ""), ("silent", " once it is back")])

@@ -111,8 +111,8 @@ def _filter(
     return TaskFilter(
         states=frozenset(map(TaskState, state)) or None,
         label=None if label is None else next(iter(lines.pairs("label", [label]).items())),
-        since=_moment(since, calendar),
-        until=_moment(until, calendar),
+        since=_store_time(since, calendar),
+        until=_store_time(until, calendar),
         **others,
     )
 
@@ -158,8 +158,7 @@ def _obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
     return obstacle
 
 
-def _moment(given: int | None, calendar: Calendar) -> StoreTime | None:
-    """Return the store time of a date or an age."""
+def _store_time(given: int | None, calendar: Calendar) -> StoreTime | None:
     if isinstance(given, Milliseconds):
         return StoreTime(calendar.now - given)
     return None if given is None else calendar.moment(WallTime(given))

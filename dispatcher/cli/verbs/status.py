@@ -41,7 +41,7 @@ def command(*, as_json: bool) -> None:
 def status_json(found: Status, config: Config) -> dict[str, Any]:
     """Return the status with every key that other programs rely on."""
     standing = found.standing
-    degraded = _degraded(standing)
+    degraded = _faults(standing)
     stuck = found.stuck()
     return {
         "health": _health(standing, degraded=degraded, stuck=stuck),
@@ -116,8 +116,7 @@ def _health(standing: Standing, *, degraded: list[str], stuck: Stuck | None) -> 
     return "stuck" if stuck else "degraded" if degraded else "ok"
 
 
-def _degraded(standing: Standing) -> list[str]:
-    """Return the faults of this node while its daemon runs."""
+def _faults(standing: Standing) -> list[str]:
     faults = [reason.text for reason in standing.faults()]
     if standing.unreachable is not None:
         faults.append(standing.unreachable)
@@ -195,7 +194,6 @@ def _output_text(output: dict[str, Any]) -> str:
 
 
 def _print_ages(found: dict[str, Any]) -> None:
-    """Print the ages of the loop's last steps, and of the leases."""
     node, leases = found["node"], found["leases"]
     ages = ((what, node.get(f"{what}_age_s")) for what in ("tick", "reap", "claim", "start"))
     if last := [f"{what} {age:.1f} s" for what, age in ages if age is not None]:

@@ -166,11 +166,11 @@ def _options(
 def _print_outcomes(
     store: Client, facts: list[dict[str, Any]], seen: AcceptedTasks, *, is_bulk: bool, as_json: bool
 ) -> ExitCode:
-    """Wait until all are done; print ids and outcomes as JSON, the ids are printed otherwise."""
+    """Wait until all are done; with --json, print ids and outcomes."""
     if not as_json:
-        return ExitCode.OK if _wait(store, facts) else ExitCode.REFUSED
+        return ExitCode.OK if _all_succeed(store, facts) else ExitCode.REFUSED
     with naming_unprinted(seen):
-        good = _wait(store, facts)
+        good = _all_succeed(store, facts)
         print_json(facts if is_bulk else facts[0])
     return ExitCode.OK if good else ExitCode.REFUSED
 
@@ -208,8 +208,8 @@ def _reported(submitted: Iterable[Submitted]) -> Iterator[Submitted]:
         click.echo(f"dispatcher: and so have {rest} more; --json names each", err=True)
 
 
-def _wait(store: Client, facts: list[dict[str, Any]]) -> bool:
-    """Wait for tasks, and add their outcomes to their facts; return whether all succeeded."""
+def _all_succeed(store: Client, facts: list[dict[str, Any]]) -> bool:
+    """Wait for tasks, and add their outcomes to their facts."""
     from dispatcher.cli import waiting  # noqa: PLC0415 - for --wait alone
 
     sys.stdout.flush()

@@ -97,7 +97,7 @@ def _of_running(
     expires_at = render.moment(run.lease_expires_at, status.calendar)
     if run.node.startswith(LOCAL):
         yield f"it was claimed by hand; its lease expires at {expires_at}"
-        yield from _heartbeat(run, status)
+        yield from _last_heartbeat(run, status)
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
     if (stranded := status.stranded_of(task)) is not None:
@@ -112,7 +112,7 @@ def _of_running(
             yield f"it is not proved gone, and keeps its slot: {why}"
         if why := report.unsignalled_because.get(task.id):
             yield why
-    yield from _heartbeat(run, status)
+    yield from _last_heartbeat(run, status)
     yield from (reason.text for reason in status.daemon_obstacles())
     yield from (reason.text for reason in status.faults())
 
@@ -144,8 +144,7 @@ def _of_ending(
         yield f"of it still live: {', '.join(living)}"
 
 
-def _heartbeat(run: Run, status: Standing) -> Iterator[str]:
-    """Yield the worker's last heartbeat, with its progress."""
+def _last_heartbeat(run: Run, status: Standing) -> Iterator[str]:
     if run.last_heartbeat_at is not None:
         progress, when = render.progress_text(run), render.ago(run.last_heartbeat_at, status.now)
         yield f"its last heartbeat came {when}" + (f": {progress}" if progress else "")
