@@ -30,7 +30,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
         return same and self.node_id in {"", own.node_id}
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="event"):
     """A line about one run."""
 
     uid: Annotated[wire.RunUid, msgspec.Meta(min_length=1, max_length=64)]

@@ -94,6 +94,19 @@ def test_what_was_noted_is_known_again_also_after_a_rewrite(
     assert facts(run) == facts(again)  # it is no later that its leader was surely not reaped
 
 
+def test_a_line_is_what_executors_of_before_wrote_and_read(
+    journal: Journal, tmp_path: Path
+) -> None:
+    journal.note(Started(uid=UID, at=2.0, pid=9, start_ticks=8))
+    journal.note(Starting(uid=UID, at=1.0, output_path="/x", task_variables={"a": "b"}))
+    journal.flush()
+
+    assert [
+        '{"event":"started","uid":"run","at":2.0,"pid":9,"start_ticks":8}',
+        '{"event":"starting","uid":"run","at":1.0,"output_path":"/x","whose":{"a":"b"}}',
+    ] == (tmp_path / "journal").read_text().splitlines()[1:]
+
+
 def test_forgotten_is_unknown(journal: Journal) -> None:
     for line in (starting(), starting("other"), Forgotten(uid=UID, at=2.0)):
         journal.note(line)
