@@ -12,7 +12,7 @@ log = structlog.get_logger()
 
 
 class Idleness:
-    """Reads from the store what is unfinished; queries it only if somebody needs the answer."""
+    """Reads what is unfinished, if a stop or `until_idle` needs to know."""
 
     def __init__(self, shared: Shared) -> None:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
@@ -23,13 +23,13 @@ class Idleness:
 
     def look_for_work(self, turn: Turn) -> None:
         """Read what is left to do."""
-        settings, connected = self._memory.settings, self._memory.hello is not None
-        if self._memory.stopping.how is not None:
-            missing = not connected and self._executor.missing
-            nothing = missing and not self._store.open_runs(settings.node_id)
-            turn.after(partial(self._note_open, nothing=nothing))
-        if settings.until_idle:
-            turn.after(partial(self._note_idle, is_idle=connected and self._needs_people(turn)))
+        memory, nothing_open, is_idle = self._memory, self.nothing_open, self.is_idle
+        if memory.stopping.how is not None:
+            missing = memory.hello is None and self._executor.missing
+            nothing_open = missing and not self._store.open_runs(memory.settings.node_id)
+        if memory.settings.until_idle:
+            is_idle = memory.hello is not None and self._needs_people(turn)
+        turn.after(partial(self._note, nothing_open=nothing_open, is_idle=is_idle))
 
     def _needs_people(self, turn: Turn) -> bool:
         """Return whether no task goes on by itself; log the paused queues with tasks, once."""
@@ -41,8 +41,5 @@ class Idleness:
             turn.after(partial(log.warning, "queue.left_paused", queues=paused))
         return True
 
-    def _note_open(self, *, nothing: bool) -> None:
-        self.nothing_open = nothing
-
-    def _note_idle(self, *, is_idle: bool) -> None:
-        self.is_idle = is_idle
+    def _note(self, *, nothing_open: bool, is_idle: bool) -> None:
+        self.nothing_open, self.is_idle = nothing_open, is_idle

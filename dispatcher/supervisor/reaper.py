@@ -39,7 +39,7 @@ class Reaper:
     def renew_leases(self, turn: Turn) -> None:
         """Renew the leases that the daemon owns, and those that expired because we were away."""
         self._spare_after_absence(turn)
-        shortest = min((live.lease_ttl for live in self._memory.live.values()), default=math.inf)
+        shortest = self._memory.shortest_lease
         renewed = shortest < math.inf and turn.at >= self._renewed_at + shortest / 3
         if renewed:
             self._store.renew(self._memory.settings.node_id, now=turn.now)

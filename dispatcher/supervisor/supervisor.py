@@ -7,7 +7,6 @@ memory. A failed commit therefore leaves no trace outside the store, and the tic
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -173,8 +172,8 @@ class Supervisor:
 
     @property
     def shortest_lease(self) -> float:
-        """The ttl in seconds of the shortest living lease, infinite without one."""
-        return min((live.lease_ttl for live in self._memory.live.values()), default=math.inf)
+        """The shortest ttl of a live run in seconds; infinite without one."""
+        return self._memory.shortest_lease
 
     def report(self, *, at: Instant) -> DaemonReport:
         """Return what an operator wants to know about this node."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -211,6 +212,11 @@ class Memory:
     def living(self) -> int:
         """How many runs are known to have started and live."""
         return sum(live.pid is not None for live in self.live.values())
+
+    @property
+    def shortest_lease(self) -> float:
+        """The shortest ttl of a live run in seconds; infinite without one."""
+        return min((live.lease_ttl for live in self.live.values()), default=math.inf)
 
     @property
     def longest_ending(self) -> float:
