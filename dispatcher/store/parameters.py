@@ -1,4 +1,7 @@
-"""Parameters of statements, made from the model's values."""
+"""Parameters of statements, made from the model's values.
+
+Words are bound by their `value`: the driver adapts an enum, which takes 10 µs.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,13 @@ def _json(value: object) -> str:
 
 
 def new_task_parameters(task: NewTask, now: StoreTime) -> Values:
-    """Return the parameters of `SUBMIT`. Raises `StoreRefused` on broken Unicode."""
+    """Return the columns of a task that are not NULL. Raises `StoreRefused` on broken Unicode."""
     total_at = None if task.total_timeout_ms is None else now + task.total_timeout_ms
     waits = None if task.delay_ms or task.queue_timeout_ms is None else now + task.queue_timeout_ms
-    return {
+    values = {
         **{name: getattr(task, name) for name in SUBMITTED_FIELDS},
+        "notify": task.notify or None,
+        "liveness": task.liveness.value,
         "command": _json(task.command),
         "env": _json(task.env),
         "labels": _json(task.labels),
@@ -53,6 +58,7 @@ def new_task_parameters(task: NewTask, now: StoreTime) -> Values:
         "total_at": total_at,
         "fails_at": min((at for at in (total_at, waits) if at is not None), default=None),
     }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def declaration_parameters(declaration: Declaration, now: StoreTime) -> dict[str, object]:
@@ -74,6 +80,8 @@ def settlement_parameters(settlement: Settlement, now: StoreTime) -> Values:
     return {
         **{field.name: getattr(settlement, field.name) for field in fields(Settlement)},
         "uid": settlement.run_uid,
+        "outcome": settlement.outcome.value,
+        "state": settlement.state.value,
         "error": settlement.run_reason if settlement.outcome in FAULTS else None,
         "now": now,
         "finished_at": now if settlement.state in FINISHED else None,

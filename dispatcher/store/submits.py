@@ -39,7 +39,7 @@ class SqlSubmitter(SqlTransactions):
 
     def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
         new = new_task_parameters(task, now)
-        for (task_id,) in self._engine.rows(sql.SUBMIT, new):
+        for (task_id,) in self._engine.rows(sql.submit(tuple(new)), new):
             if task.payload is not None:
                 values = {"task_id": task_id, "payload": task.payload}
                 self._engine.change(sql.SUBMIT_PAYLOAD, values)

@@ -49,7 +49,7 @@ def test_what_a_killed_maker_left_goes_with_the_next_one(
     left_by_a_killed_maker(file)
 
     if next_one == "daemon":
-        lock_database(f"sqlite://{path}", state_dir=tmp_path).release()
+        lock_database(f"sqlite://{path}", state_dir=tmp_path).close()
     else:
         name = "copy.db" if next_one == "backup" else "copy-of-tuesday.db"
         back_up(path, path.with_name(name), overwrite=False, patience=1.0)
