@@ -106,7 +106,7 @@ class RunOutput:
             with suppress(FileNotFoundError):
                 self._file = output_files.opened(self._path)
             if self._file is not None and self._tail is not None:
-                self._start = self._offset = _start_of_tail(self._file, self._tail)
+                self._start = self._offset = start_of_tail(self._file, self._tail)
         if self._file is None:
             return b""
         if self._was_truncated(self._file):
@@ -190,7 +190,7 @@ def _version(file: int) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _start_of_tail(file: int, lines: int) -> int:
+def start_of_tail(file: int, lines: int) -> int:
     """Return where the last lines of a file begin; it is read from its end, without holes."""
     size = position = os.fstat(file).st_size
     while (position := _end_of_data(file, position)) > 0:

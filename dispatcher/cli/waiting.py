@@ -32,7 +32,11 @@ def wait_for(store: Client, task_ids: Sequence[int]) -> dict[int, Task | None]:
         with bar("done", len(task_ids)) as progressed:
             rested.update(each_at_rest(store, task_ids, progressed))
     except KeyboardInterrupt:
-        _print(_going_on([task_id for task_id in dict.fromkeys(task_ids) if task_id not in rested]))
+        _print(
+            remaining_text(
+                [task_id for task_id in dict.fromkeys(task_ids) if task_id not in rested]
+            )
+        )
         raise click.Abort from None
     for task_id, task in rested.items():
         if task is None:
@@ -63,7 +67,8 @@ def _look(task: Task, run: Run | None) -> str:
     return f"dispatcher {'logs' if wrote else 'why'} {task.id}"
 
 
-def _going_on(task_ids: Sequence[int]) -> str:
+def remaining_text(task_ids: Sequence[int]) -> str:
+    """Return which tasks go on, and the command that ends them."""
     named = task_ids[:_NAMED]
     what = f"task {named[0]} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
     whom = "it" if len(task_ids) == 1 else "them"

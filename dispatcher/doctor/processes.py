@@ -48,14 +48,14 @@ def processes(config: Config) -> Iterator[Finding]:
         yield warning("daemon", "none runs", "dispatcher run, or systemctl start dispatcher")
         yield ok("executor", "not checked: it answers only a daemon")
         return
-    yield _of_release("daemon", report.pid, report.release, "restart it: workers go on")
-    yield from _executor(config, report)
+    yield check_release("daemon", report.pid, report.release, "restart it: workers go on")
+    yield from check_executor(config, report)
     pid = report.executor_pid or report.pid
-    yield from _descriptors(pid, report.slots)
-    yield from _marks(report)
-    yield from _pause(report)
-    yield from _unended(report)
-    yield from _stranded(report)
+    yield from check_descriptors(pid, report.slots)
+    yield from check_marks(report)
+    yield from check_pause(report)
+    yield from check_unended(report)
+    yield from check_stranded(report)
     if (shut := report.workers_shut_out) is not None:
         text = f"workers cannot connect, and their leases wait: {shut}"
         yield bad(
@@ -63,7 +63,8 @@ def processes(config: Config) -> Iterator[Finding]:
         )
 
 
-def _executor(config: Config, report: DaemonReport) -> Iterator[Finding]:
+def check_executor(config: Config, report: DaemonReport) -> Iterator[Finding]:
+    """Check that the executor answers, and runs a release that fits."""
     pid, answered_ago = report.executor_pid, report.executor_heard_s
     restart = "restart it when no work is running: its end ends all runs"
     if (other := report.executor_incompatible) is not None:
@@ -90,26 +91,26 @@ def _executor(config: Config, report: DaemonReport) -> Iterator[Finding]:
         )
         yield warning("executor", text, _look_at(pid))
     else:
-        yield _of_release("executor", pid, report.executor_release, restart)
+        yield check_release("executor", pid, report.executor_release, restart)
 
 
 def _look_at(pid: int | str) -> str:
     return f"see whether it is stopped, or waits for a disk: ps -o pid,stat,wchan {pid}"
 
 
-def _of_release(
+def check_release(
     check: str, pid: int, release: str | None, remedy: str, installed: str = wire.RELEASE
 ) -> Finding:
     """Check that a process runs the code that is installed now."""
     if release != installed:
         text = f"pid {pid} answers and runs release {release or 'of before'}, not {installed}"
         return warning(check, text, remedy)
-    if _started_before_install(pid):
+    if started_before_install(pid):
         return warning(check, f"pid {pid} answers and runs what was installed before", remedy)
     return ok(check, f"pid {pid} answers, release {release}")
 
 
-def _started_before_install(pid: int, started: Callable[[int], float] | None = None) -> bool:
+def started_before_install(pid: int, started: Callable[[int], float] | None = None) -> bool:
     """Return whether a process is older than this package's files; False if unknown."""
     import psutil  # noqa: PLC0415 - no other check needs it
 
@@ -126,7 +127,8 @@ def _create_time(pid: int) -> float:
     return float(psutil.Process(pid).create_time())
 
 
-def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
+def check_descriptors(pid: int, slots: int) -> Iterator[Finding]:
+    """Check that the executor may open the descriptors of so many slots."""
     needed = OWN_DESCRIPTORS + DESCRIPTORS_PER_RUN * slots
     try:
         _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -139,14 +141,15 @@ def _descriptors(pid: int, slots: int) -> Iterator[Finding]:
         yield ok("descriptors", text)
 
 
-def _pause(report: DaemonReport) -> Iterator[Finding]:
+def check_pause(report: DaemonReport) -> Iterator[Finding]:
     """Report a node that cannot start workers, and claims nothing meanwhile."""
     if (reason := report.paused) is not None:
         text = f"workers cannot be started, and nothing is claimed: {reason}"
         yield bad("node", text, "fix that; the node tries again within a minute")
 
 
-def _unended(report: DaemonReport) -> Iterator[Finding]:
+def check_unended(report: DaemonReport) -> Iterator[Finding]:
+    """Report runs that could not be ended, and keep their slots."""
     unended = {**report.unsignalled_because, **report.unkillable_because}
     for task_id, why in islice(unended.items(), MOST_STRANDED):
         remedy = f"end them as their user, or see what they wait for: dispatcher why {task_id}"
@@ -156,7 +159,8 @@ def _unended(report: DaemonReport) -> Iterator[Finding]:
         yield bad("unended run", text, "dispatcher status names them")
 
 
-def _stranded(report: DaemonReport) -> Iterator[Finding]:
+def check_stranded(report: DaemonReport) -> Iterator[Finding]:
+    """Report open runs that no executor knows."""
     stranded = report.stranded
     for one in stranded[:MOST_STRANDED]:
         found = one.describe(f"task {one.task_id}", awaited=not report.is_connected)
@@ -167,7 +171,8 @@ def _stranded(report: DaemonReport) -> Iterator[Finding]:
         yield warning("stranded run", text, "dispatcher status names them")
 
 
-def _marks(report: DaemonReport) -> Iterator[Finding]:
+def check_marks(report: DaemonReport) -> Iterator[Finding]:
+    """Check that the processes of runs carry marks."""
     marks = report.executor_marks
     if marks:
         yield ok("marks", "the processes of each run carry its mark")

@@ -49,7 +49,7 @@ class NonBlockingWriter:
         clock: Callable[[], Instant] = times.instant,
     ) -> None:
         """`report` is called with the number of dropped lines; it may `write` a line."""
-        self._sink = sink
+        self.sink = sink
         self._report = report
         self._clock = clock
         self._queue: deque[bytes] = deque()
@@ -108,12 +108,12 @@ class NonBlockingWriter:
         """Give the reader so many seconds to take the queue; its descriptor stays open."""
         give_up_at = self._clock() + within
         while self._queue and (left := give_up_at - self._clock()) > 0:
-            self._sink.wait(left)
+            self.sink.wait(left)
             self.retry()
-        self._sink.wait(max(0.0, give_up_at - self._clock()))
+        self.sink.wait(max(0.0, give_up_at - self._clock()))
         self._queue.clear()
-        self._sink.close()
-        self._sink = Sink(_nowhere, _at_once, _nothing_to_close)
+        self.sink.close()
+        self.sink = Sink(_nowhere, _at_once, _nothing_to_close)
 
     def _attempt(self, line: bytes) -> bytes:
         """Write a line; return the part that the reader did not take."""
@@ -121,7 +121,7 @@ class NonBlockingWriter:
             line, self._torn = b"\n" + line, False
         try:
             while line:
-                line = line[self._sink.send(line) :]
+                line = line[self.sink.send(line) :]
                 self._begun, self._failing = bool(line), False
         except BlockingIOError:
             return line
@@ -145,7 +145,7 @@ def sink_for(descriptor: int) -> Sink:
         try:
             own = _reopened(descriptor)
         except OSError:  # it is another user's, or has no reader
-            threaded = _ThreadedSink(descriptor)
+            threaded = ThreadedSink(descriptor)
             return Sink(threaded.send, threaded.wait, _nothing_to_close)
         close = partial(os.close, own)
         return Sink(partial(os.write, own), partial(_wait_for_room, own), close)
@@ -182,7 +182,7 @@ def _reopened(descriptor: int) -> int:
     return os.open(f"/proc/self/fd/{descriptor}", flags)
 
 
-class _ThreadedSink:
+class ThreadedSink:
     """Writes one line at a time in a thread, which alone waits for the reader.
 
     For a pipe or terminal of another user: it cannot be opened again, and the process that started
@@ -194,22 +194,22 @@ class _ThreadedSink:
 
         self._descriptor = descriptor
         self._line = b""
-        self._given, self._idle = threading.Semaphore(0), threading.Event()
-        self._idle.set()
+        self._given, self.idle = threading.Semaphore(0), threading.Event()
+        self.idle.set()
         threading.Thread(target=self._work, daemon=True).start()
 
     def send(self, line: bytes) -> int:
         """Give the thread a line. Raises BlockingIOError while it writes the one before."""
-        if not self._idle.is_set():
+        if not self.idle.is_set():
             raise BlockingIOError
-        self._idle.clear()
+        self.idle.clear()
         self._line = line
         self._given.release()
         return len(line)
 
     def wait(self, seconds: float) -> None:
         """Wait until the thread takes the next line."""
-        self._idle.wait(seconds)
+        self.idle.wait(seconds)
 
     def _work(self) -> None:
         while True:
@@ -217,7 +217,7 @@ class _ThreadedSink:
             with suppress(OSError):
                 while self._line:
                     self._write_some()
-            self._idle.set()
+            self.idle.set()
 
     def _write_some(self) -> None:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.cli.output import CHUNK, RunOutput, _start_of_tail, dropped
+from dispatcher.cli.output import CHUNK, RunOutput, dropped, start_of_tail
 from dispatcher.host.holes import BLOCK
 from tests.holes import punch_out
 
@@ -95,7 +95,7 @@ def test_the_last_lines_are_found_across_holes_however_large(
 
     monkeypatch.setattr("dispatcher.cli.output.os.pread", counted)
     with file.open("rb") as reader:
-        assert starts[max(0, 6 - lines)] == _start_of_tail(reader.fileno(), lines)
+        assert starts[max(0, 6 - lines)] == start_of_tail(reader.fileno(), lines)
 
     assert len(reads) <= 20
 

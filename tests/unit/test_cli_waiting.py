@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.cli.waiting import _going_on
+from dispatcher.cli.waiting import remaining_text
 
 FIRST_TWENTY = " ".join(map(str, range(1, 21)))
 
@@ -21,4 +21,4 @@ FIRST_TWENTY = " ".join(map(str, range(1, 21)))
     ],
 )
 def test_what_ends_the_tasks_that_go_on_can_be_pasted(many: int, told: str) -> None:
-    assert told == _going_on(range(1, many + 1))
+    assert told == remaining_text(range(1, many + 1))

@@ -291,8 +291,8 @@ def test_a_small_run_has_room_enough_for_sockets(
 
 
 def test_a_process_of_another_release_is_named() -> None:
-    of_before = processes._of_release("executor", 4711, "0.0.9", "restart it")
-    of_now = processes._of_release("executor", 2**22 + 1, wire.RELEASE, "restart it")
+    of_before = processes.check_release("executor", 4711, "0.0.9", "restart it")
+    of_now = processes.check_release("executor", 2**22 + 1, wire.RELEASE, "restart it")
 
     said = f"pid 4711 answers and runs release 0.0.9, not {wire.RELEASE}"
     assert Finding("executor", Level.WARNING, said, "restart it") == of_before
@@ -353,7 +353,7 @@ def test_how_the_executor_is_says_the_daemon(
         **changes,
     }
 
-    (finding,) = processes._executor(load(str(command.config_file)), report(**facts))
+    (finding,) = processes.check_executor(load(str(command.config_file)), report(**facts))
 
     assert (level, True, True) == (
         finding.level,
@@ -363,13 +363,13 @@ def test_how_the_executor_is_says_the_daemon(
 
 
 def test_a_process_older_than_the_files_runs_what_was_there_before() -> None:
-    assert processes._started_before_install(1, lambda _: 0.0)
-    assert not processes._started_before_install(1, lambda _: time.time())
+    assert processes.started_before_install(1, lambda _: 0.0)
+    assert not processes.started_before_install(1, lambda _: time.time())
 
 
 def test_fewer_descriptors_than_slots_need() -> None:
-    (few,) = processes._descriptors(os.getpid(), 10**9)
-    (enough,) = processes._descriptors(os.getpid(), 1)
+    (few,) = processes.check_descriptors(os.getpid(), 10**9)
+    (enough,) = processes.check_descriptors(os.getpid(), 1)
 
     assert (Level.BAD, Level.OK) == (few.level, enough.level)
     assert "LimitNOFILE=" in str(few.remedy)
@@ -382,12 +382,12 @@ def test_stranded_runs_are_named_with_the_remedy_and_many_are_counted() -> None:
         for task_id in range(1, 8)
     )
 
-    first, *_, last = found = list(processes._stranded(report(stranded=stranded)))
+    first, *_, last = found = list(processes.check_stranded(report(stranded=stranded)))
 
     said = f"no executor ends task 1: {living}"
     assert Finding("stranded run", Level.WARNING, said, "end them") == first
     assert (6, "2 more runs that no executor knows") == (len(found), last.text)
-    assert [] == list(processes._stranded(report()))
+    assert [] == list(processes.check_stranded(report()))
 
 
 def test_runs_that_could_not_be_ended_are_named_once_and_many_are_counted() -> None:
@@ -396,13 +396,13 @@ def test_runs_that_could_not_be_ended_are_named_once_and_many_are_counted() -> N
         unkillable_because=dict.fromkeys(range(2, 8), "it survived SIGKILL"),
     )
 
-    first, *_, last = found = list(processes._unended(unended))
+    first, *_, last = found = list(processes.check_unended(unended))
 
     remedy = "end them as their user, or see what they wait for: dispatcher why 1"
     said = "task 1: sleep (7) belongs to root"
     assert Finding("unended run", Level.BAD, said, remedy) == first
     assert (6, "2 more runs could not be ended") == (len(found), last.text)
-    assert [] == list(processes._unended(report()))
+    assert [] == list(processes.check_unended(report()))
 
 
 @pytest.mark.parametrize(("executor", "when"), [("connected", ""), ("silent", " once it is back")])
@@ -410,7 +410,7 @@ def test_a_stranded_run_that_the_executor_ends_needs_no_operator(executor: str, 
     living = "its processes live on this host: sleep (20816)"
     stranded = [{"task_id": 1, "fence": 1, "why": living, "is_ours": True}]
 
-    (found,) = processes._stranded(report(stranded=stranded, executor=executor))
+    (found,) = processes.check_stranded(report(stranded=stranded, executor=executor))
 
     said = f"the executor does not know task 1, and ends what lives of it{when}: {living}"
     assert Finding("stranded run", Level.WARNING, said, "dispatcher why 1") == found
@@ -431,11 +431,11 @@ def test_a_stranded_run_that_the_executor_ends_needs_no_operator(executor: str, 
 def test_an_executor_that_does_not_mark_its_runs_is_worth_a_warning(
     facts: dict[str, object], level: Level, remedy: str
 ) -> None:
-    (found,) = processes._marks(report(**facts))
+    (found,) = processes.check_marks(report(**facts))
 
     assert level is found.level
     assert remedy in (found.remedy or "")
 
 
 def test_nothing_is_known_of_marks_without_an_executor() -> None:
-    assert [] == list(processes._marks(report()))
+    assert [] == list(processes.check_marks(report()))

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.logs import writer
-from dispatcher.logs.writer import MOST_QUEUED, RETRY, NonBlockingWriter, _ThreadedSink, sink_for
+from dispatcher.logs.writer import MOST_QUEUED, RETRY, NonBlockingWriter, ThreadedSink, sink_for
 from dispatcher.times import Instant
 
 LINE = b"x" * 999 + b"\n"
@@ -46,13 +46,13 @@ class Reader:
             except BlockingIOError:
                 if self._is_written():
                     return taken
-                self.writer._sink.wait(0.01)
+                self.writer.sink.wait(0.01)
                 self.writer.retry()
 
     def _is_written(self) -> bool:
         """Whether nothing comes any more: neither from the queue nor from a thread."""
-        behind = getattr(self.writer._sink.send, "__self__", None)
-        busy = isinstance(behind, _ThreadedSink) and not behind._idle.is_set()
+        behind = getattr(self.writer.sink.send, "__self__", None)
+        busy = isinstance(behind, ThreadedSink) and not behind.idle.is_set()
         return not busy and not self.writer._queue and not select.select([self.read], [], [], 0)[0]
 
 
@@ -172,7 +172,7 @@ class Disk:
     def __init__(self, reader: Reader) -> None:
         self.room = 0
         self.text = b""
-        reader.writer._sink = reader.writer._sink._replace(send=self.send)
+        reader.writer.sink = reader.writer.sink._replace(send=self.send)
 
     def send(self, line: bytes) -> int:
         if not self.room:
@@ -209,14 +209,14 @@ def test_a_line_is_still_whole_when_the_end_of_the_broken_one_had_to_wait(reader
     disk = Disk(reader)
     disk.room = 3
     reader.writer.write(b"first\n")
-    write = reader.writer._sink.send
+    write = reader.writer.sink.send
 
     def stopped(line: bytes) -> int:
         raise BlockingIOError
 
-    reader.writer._sink = reader.writer._sink._replace(send=stopped)
+    reader.writer.sink = reader.writer.sink._replace(send=stopped)
     reader.writer.write(b"second\n")
-    reader.writer._sink = reader.writer._sink._replace(send=write)
+    reader.writer.sink = reader.writer.sink._replace(send=write)
     disk.room = 100
     reader.writer.retry()
 
