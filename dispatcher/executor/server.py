@@ -106,6 +106,16 @@ class Server:
         return self._peer is not None
 
     @property
+    def connection(self) -> socket.socket | None:
+        """The daemon's connection."""
+        return self._peer
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._outbox or self._sending)
+
+    @property
     def due(self) -> Instant:
         """When to flush even if nothing happens."""
         if self._lines:

@@ -22,7 +22,7 @@ def judge(played: Played) -> None:
     stage = played.stage
     judge_stage(stage)
     undisturbed = played.cast.mortal == "daemon" and not played.cast.together
-    with telling(stage):
+    with explained(stage):
         for task, part in zip(stage.tasks(), played.parts, strict=True):
             runs = stage.runs(task.id)
             judge_part(part, task, runs)
@@ -32,21 +32,21 @@ def judge(played: Played) -> None:
 
 def judge_stage(stage: Stage) -> None:
     """Check every invariant that holds whatever was played."""
-    with telling(stage):
+    with explained(stage):
         stage.family.expect_nobody()
         tasks = stage.tasks()
         runs = {task.id: stage.runs(task.id) for task in tasks}
         uids = [run.uid for found in runs.values() for run in found]
         assert len(uids) == len(set(uids)), "a uid was given twice"
-        assert [] == known_to_a_successor(stage), "the journal tells of forgotten runs"
+        assert [] == known_to_a_successor(stage), "the journal still lists forgotten runs"
         for task in tasks:
             judge_task(task, runs[task.id])
             judge_diary(stage.diary(task.id), runs[task.id])
 
 
 @contextmanager
-def telling(stage: Stage) -> Iterator[None]:
-    """Let a failure tell the whole story."""
+def explained(stage: Stage) -> Iterator[None]:
+    """Add the whole story to a failure."""
     try:
         yield
     except AssertionError as error:
@@ -71,8 +71,8 @@ def judge_task(task: Task, runs: list[Run]) -> None:
 def judge_part(part: Part, task: Task, runs: list[Run]) -> None:
     """Judge that a task ended as it had to, by the outcomes by which it had to."""
     assert part.state is task.state, f"{part.name} ended {task.state}"
-    told = " ".join(run.outcome or "-" for run in runs if run.outcome is not Outcome.ORPHANED)
-    assert re.fullmatch(part.outcomes, told), f"outcomes of {part.name}: {told}"
+    outcomes = " ".join(run.outcome or "-" for run in runs if run.outcome is not Outcome.ORPHANED)
+    assert re.fullmatch(part.outcomes, outcomes), f"outcomes of {part.name}: {outcomes}"
     codes = {run.exit_code for run in runs if run.outcome is Outcome.FAILED}
     assert codes <= {7}, f"exit codes of {part.name}: {codes}"
 
@@ -97,7 +97,7 @@ def judge_undisturbed(diary: Diary, runs: list[Run]) -> None:
 
 
 def known_to_a_successor(stage: Stage) -> list[str]:
-    """Return the runs that the journal still tells of."""
+    """Return the runs that the journal still lists."""
     boot_id, namespace = stage.boot_id, stage.pid_namespace
     journal = Journal(str(stage.place.journal), Header(boot_id=boot_id, pid_namespace=namespace))
     return [run.uid for run in journal.predecessors_runs()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -177,12 +178,12 @@ class ExecutorLife:
 
     def fileno(self) -> int:
         """Return what to wait on."""
-        return self.kernel._poll.fileno()
+        return self.kernel.fileno()
 
     @property
     def has_news(self) -> bool:
         """Whether somebody speaks to it, or a leader has exited."""
-        return bool(self.kernel._poll.poll(0))
+        return bool(select.select([self.kernel], [], [], 0)[0])
 
     def step(self) -> bool:
         """Let it act once; False when it leaves."""

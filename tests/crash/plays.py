@@ -59,7 +59,7 @@ class Interrupted:
 
     def __init__(self, whom: str) -> None:
         self._whom = whom
-        self._told: object = None
+        self._interrupted: object = None
 
     def begin(self, stage: Stage) -> None:
         self._gate = stage.directory / "gate"
@@ -77,12 +77,12 @@ class Interrupted:
             self._gate.touch()
             for name in goes:
                 stage.has_left[name] = False
-        elif interrupted is not None and interrupted is not self._told:
-            self._told = interrupted
-            self._tell(stage)
+        elif interrupted is not None and interrupted is not self._interrupted:
+            self._interrupted = interrupted
+            self._interrupt(stage)
         return True
 
-    def _tell(self, stage: Stage) -> None:
+    def _interrupt(self, stage: Stage) -> None:
         if self._whom == "daemon":
             stage.daemon.supervisor.stop(Stop.DRAIN, at=times.instant())
             stage.step_daemon()

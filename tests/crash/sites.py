@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon.launcher import EmbeddedLauncher
@@ -25,32 +27,56 @@ def _half_of_a_send(connection: socket.socket, data: bytes) -> None:
         connection.send(data[: len(data) // 2])
 
 
-def _half_of_what_the_executor_says(server: Server, at: float) -> None:
-    data = bytes(server._sending) or server._outbox.encoded()
-    passing = [one.fileno() for one in server._passing]
-    with suppress(OSError):
-        socket.send_fds(server._peer, [data[: len(data) // 2]], passing)
+def _half_of_a_flush(server: Server, at: float) -> None:
+    with half_of_one_send():
+        server.flush(at)
 
 
-def _half_of_the_lines(journal: Journal) -> None:
-    data = b"\n".join(journal._lines)
-    os.write(journal._descriptor, data[: len(data) // 2])
+@contextmanager
+def half_of_one_send() -> Iterator[None]:
+    """Let the next bytes be sent by half, and none after them."""
+    sends = [0]
+
+    def halved(send: Callable[..., int]) -> Callable[..., int]:
+        def send_half(peer: socket.socket, data: Any, *passed: Any) -> int:
+            sends[0] += 1
+            if sends[0] > 1:
+                raise BlockingIOError
+            (piece,) = data if passed else (data,)
+            half = piece[: len(piece) // 2]
+            return send(peer, [half], *passed) if passed else send(peer, half)
+
+        return send_half
+
+    with pytest.MonkeyPatch.context() as patched, suppress(OSError):
+        patched.setattr(socket.socket, "send", halved(socket.socket.send))
+        patched.setattr(socket, "send_fds", halved(socket.send_fds))
+        yield
+
+
+def _half_of_the_records(journal: Journal) -> None:
+    before = os.path.getsize(journal.path)
+    journal.flush()
+    written = os.path.getsize(journal.path) - before
+    os.truncate(journal.path, before + written // 2)
 
 
 def _half_of_a_new_journal(journal: Journal, runs: object, at: float) -> None:
     Path(f"{journal.path}.new").write_bytes(b'{"event":"header"')
 
 
-def _nobody_knocks(server: Server, ready: Collection[int], at: float) -> bool:
-    return server._door.socket.fileno() not in ready and at < server._reopen_at
+def _no_connection_waits(server: Server, ready: Collection[int], at: float) -> bool:
+    door, *_ = server.names
+    return door.socket.fileno() not in ready
 
 
-def _nobody_speaks(server: Server, ready: Collection[int]) -> bool:
-    return not server._lines and (server._peer is None or server._peer.fileno() not in ready)
+def _nothing_received(server: Server, ready: Collection[int]) -> bool:
+    peer = server.connection
+    return server.all_read and (peer is None or peer.fileno() not in ready)
 
 
-def _nothing_to_say(server: Server, at: float) -> bool:
-    return server._peer is None or not (server._outbox or server._sending)
+def _nothing_unsent(server: Server, at: float) -> bool:
+    return server.connection is None or not server.wants_to_write
 
 
 _STORE = {
@@ -92,16 +118,16 @@ _OUTPUTS = {"open": Act()}
 
 _JOURNAL = {
     "note": Act(),
-    "flush": Act(_half_of_the_lines, idle=lambda journal: not journal._lines),
+    "flush": Act(_half_of_the_records, idle=lambda journal: not journal.has_unwritten),
     "rewrite": Act(_half_of_a_new_journal),
 }
 
 _SERVER = {
     "open": Act(),
-    "accept": Act(idle=_nobody_knocks),
-    "receive": Act(idle=_nobody_speaks),
+    "accept": Act(idle=_no_connection_waits),
+    "receive": Act(idle=_nothing_received),
     "send": Act(),
-    "flush": Act(_half_of_what_the_executor_says, idle=_nothing_to_say),
+    "flush": Act(_half_of_a_flush, idle=_nothing_unsent),
 }
 
 

@@ -135,14 +135,14 @@ class Stage:
 
     def kill_daemon(self) -> None:
         if self.daemon is not None:
-            self._hear("DAEMON DIES", point=str(self.daemon.fate.point))
+            self._note("DAEMON DIES", point=str(self.daemon.fate.point))
             daemon, self.daemon = self.daemon, None
             daemon.close()
 
     def kill_executor(self) -> None:
         """Its children live on; the dead among them are buried by init."""
         if self.executor is not None:
-            self._hear("EXECUTOR DIES", point=str(self.executor.fate.point))
+            self._note("EXECUTOR DIES", point=str(self.executor.fate.point))
             executor, self.executor = self.executor, None
             executor.close()
             self._bereaved |= self.family.orphans()
@@ -171,7 +171,7 @@ class Stage:
             return self.daemon is not None
         self._act(daemon.finish)
         if self.daemon is not None:
-            self._hear("DAEMON LEAVES")
+            self._note("DAEMON LEAVES")
             self.has_left["daemon"] = True
             self.daemon = None
         return False
@@ -181,7 +181,7 @@ class Stage:
         executor = self.executor
         if executor is None or self._act(executor.step) is not False:
             return self.executor is not None
-        self._hear("EXECUTOR LEAVES", runs=list(executor.runs))
+        self._note("EXECUTOR LEAVES", runs=list(executor.runs))
         self.has_left["executor"] = True
         self.executor = None
         executor.close()
@@ -252,7 +252,7 @@ class Stage:
         if self._bereaved:
             self._bereaved &= self.family.orphans()
 
-    def _hear(self, event: str, **facts: object) -> None:
+    def _note(self, event: str, **facts: object) -> None:
         self.trace.append({"event": event, **facts})
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dispatcher.model import NewTask, Outcome, TaskState
 from tests.crash import workers
-from tests.crash.judges import judge_stage, telling
+from tests.crash.judges import explained, judge_stage
 from tests.crash.outside import Outside
 from tests.crash.stage import Stage
 
@@ -48,7 +48,7 @@ def test_a_daemon_killed_twenty_times_runs_each_of_200_tasks_to_success_once(
     outside.drain()
 
     judge_stage(stage)
-    with telling(stage):
+    with explained(stage):
         assert killed_before_the_end
         assert [TaskState.SUCCEEDED] * TASKS == stage.states()
         assert all(
@@ -72,7 +72,7 @@ def test_both_killed_at_once_again_and_again_lose_and_double_nothing(
     outside.drain()
 
     judge_stage(stage)
-    with telling(stage):
+    with explained(stage):
         assert [TaskState.SUCCEEDED] * TASKS == stage.states()
         lost = [
             run

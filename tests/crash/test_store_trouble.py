@@ -15,7 +15,7 @@ import pytest
 from dispatcher.errors import CommitUnknown
 from dispatcher.model import Outcome, TaskState
 from tests.crash import workers
-from tests.crash.judges import judge, judge_stage, telling
+from tests.crash.judges import explained, judge, judge_stage
 from tests.crash.outside import Outside
 from tests.crash.plays import CASTS, perform
 from tests.crash.stage import Stage
@@ -96,7 +96,7 @@ def test_a_full_disk_is_waited_for(template: Path, tmp_path: Path) -> None:
 
 def judge_uncharged(stage: Stage, tasks: list[int]) -> None:
     judge_stage(stage)
-    with telling(stage):
+    with explained(stage):
         for task in map(stage.task, tasks):
             assert (TaskState.SUCCEEDED, 0, 0) == (task.state, task.attempts_used, task.orphans)
             outcomes = {run.outcome for run in stage.runs(task.id)}

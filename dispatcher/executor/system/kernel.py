@@ -65,6 +65,10 @@ class Kernel:
 
     # Waiting -------------------------------------------------------------------------------
 
+    def fileno(self) -> int:
+        """Return a descriptor that is readable while `wait` would return something."""
+        return self._poll.fileno()
+
     def wait(self, timeout: float | None) -> list[int]:
         """Wait for a ready descriptor; return all that are ready.
 
