@@ -126,6 +126,7 @@ def _hold_runtime_dir(config: Config) -> RuntimeDirectory:
         problem = f"cannot make the runtime directory {directory}"
         remedy = "set [node] runtime_dir to one that this user may write"
         raise cannot_write(problem, error, remedy) from error
+    owner.refuse_foreign(directory)
     path = directory / "daemon.lock"
     what, holder = f"runtime directory {directory}", f"state directory {config.state_dir}"
     lock = partial(lock_file, path, what, holder=holder)

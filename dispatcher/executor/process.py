@@ -59,6 +59,7 @@ def lock_directory(directory: str, *, patience: float = LOCK_PATIENCE) -> int:
         make(Path(directory))
     except OSError as error:
         raise cannot_write(f"cannot make {directory}", error, _WRITABLE) from error
+    owner.refuse_foreign(Path(directory))
     try:
         descriptor = os.open(path, LOCK_FLAGS, 0o600)
     except OSError as error:

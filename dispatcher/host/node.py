@@ -29,6 +29,8 @@ def node_id(state_dir: Path) -> str:
     known = known_node_id(state_dir)
     if known is None:
         prepare(state_dir)
+    owner.refuse_foreign(state_dir)
+    if known is None:
         _create(state_dir)
         known = known_node_id(state_dir)
     if known is None:
@@ -62,7 +64,7 @@ def prepare(state_dir: Path) -> None:
     Raises `ConfigError` when that fails, `StoreUnavailable` when its disk is full.
     """
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner.make(state_dir)
     except OSError as error:
         problem = f"cannot make the state directory {state_dir}"
         remedy = "set [node] state_dir to one that this user may write"

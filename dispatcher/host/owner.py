@@ -149,6 +149,33 @@ def refused(owner: Owner, state_dir: Path) -> ConfigError:
     )
 
 
+def make(directory: Path) -> None:
+    """Create a directory and its parents, for this user only, if missing.
+
+    Raises OSError, and `ConfigError` as `refuse_foreign` does.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    refuse_foreign(directory)
+
+
+def refuse_foreign(*places: Path) -> None:
+    """Raise `ConfigError` if this process is root and another user owns one of the places.
+
+    In a directory that all may write, as /tmp, that user may have made a place that was missing
+    when `foreign_owner` looked for its owner. From here on it exists, so that it stays root's.
+    """
+    if os.geteuid() != 0:
+        return
+    unknown = unknown_user()
+    for path in places:
+        if (owner := owner_of(path, unknown=unknown)) is not None:
+            whose = f"{path} belongs to {owner}{_through(owner, path)}"
+            raise ConfigError(
+                f"{whose}, and did not when root looked for its owner; if that user is the right"
+                " one, run the command again"
+            )
+
+
 def _through(owner: Owner, path: Path) -> str:
     return "" if owner.place == path else f", to whom {owner.place} belongs"
 

@@ -59,6 +59,7 @@ def open_store(
         return SqlStore(engine, migrate.create(engine), Clock(clock))
     refuse_place(path, mountinfo)
     _ensure_exists(path, state_dir, create=create)
+    owner.refuse_foreign(state_dir, path)
     engine = SqliteEngine(path, patience=patience)
     try:
         store = SqlStore(engine, _adopt(engine, path, upgrade=upgrade), Clock(clock))
@@ -102,9 +103,8 @@ def lock_database(url: str, *, state_dir: Path) -> FileLock:
     path = database_path(url)
     if path is None:
         return FileLock(None)
-    path = path.resolve()
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = _with_directory(path)
     except OSError as error:
         raise _denied(error) from error
     holder = f"state directory {state_dir}"
@@ -131,7 +131,7 @@ def remember_identity(state_dir: Path, identity: str) -> None:
     """Record, atomically, which store a state directory uses."""
     file = _identity_file(state_dir)
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner.make(state_dir)
         files.replace(file, f"{identity}\n", durable=True)
     except OSError as error:
         raise _denied(error, file) from error
@@ -180,7 +180,7 @@ def _ensure_exists(path: Path, state_dir: Path, *, create: bool) -> None:
         _refuse_lost(path, state_dir)
         if not create:
             raise StoreUnusable(f"{path} does not exist; the first `dispatcher run` makes it")
-        _create(path.resolve())
+        _create(path)
     if _size(path) == 0:
         raise StoreUnusable(
             f"{path} is empty, and nothing is made over a file that existed; "
@@ -211,7 +211,7 @@ def _refuse_lost(path: Path, state_dir: Path) -> None:
 def _create(path: Path) -> None:
     """Create a complete database as a draft, and name it unless another process was faster."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = _with_directory(path)
         with draft_of(path) as draft:
             try:
                 with closing(SqliteEngine(draft, patience=0)) as engine:
@@ -225,6 +225,14 @@ def _create(path: Path) -> None:
                 name_finished(draft, path)
     except OSError as error:
         raise _denied(error, path) from error
+
+
+def _with_directory(path: Path) -> Path:
+    """Create the directory of a database if missing; return the path without links."""
+    real = path.resolve()
+    owner.make(real.parent)
+    owner.refuse_foreign(path)
+    return real
 
 
 def _no_room(path: Path) -> StoreUnavailable:

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,11 @@ from dispatcher.client import Client
 from dispatcher.config import toml
 from dispatcher.config.config import load
 from dispatcher.errors import ConfigError
+from dispatcher.executor.process import lock_directory
 from dispatcher.host import files, owner
+from dispatcher.host.node import node_id
 from dispatcher.host.owner import MOST_LINKS, owner_of, unknown_user
+from dispatcher.store.open import lock_database, open_store, remember_identity
 from tests.command import Command
 
 ANN, BOB, UNKNOWN = 1000, 1001, 65534
@@ -168,6 +171,39 @@ def test_a_program_of_roots_is_refused_in_a_users_state_directory(place: Path) -
         " user's directory: sudo -u '#12345' dispatcher ..."
     )
     assert [] == list(state.iterdir())
+
+
+@root_only
+@pytest.mark.parametrize(
+    "use",
+    [
+        node_id,
+        lambda state: lock_directory(str(state)),
+        lambda state: lock_database(f"sqlite://{state}/tasks.db", state_dir=state),
+        lambda state: open_store(f"sqlite://{state}/tasks.db", state_dir=state, patience=0),
+        lambda state: open_store(f"sqlite://{state}-of/tasks.db", state_dir=state, patience=0),
+        lambda state: remember_identity(state, "0" * 32),
+    ],
+    ids=["node", "executor", "lock", "database", "state", "identity"],
+)
+@pytest.mark.parametrize("through", ["directory", "link"])
+def test_root_makes_no_files_where_another_user_was_faster_to_make_the_directory(
+    place: Path, use: Callable[[Path], object], through: str
+) -> None:
+    """In /tmp anybody can, after root has looked for the owner of what was missing."""
+    place.chmod(0o1777)
+    state = place / "state"
+    assert owner.foreign_owner(state, {}) is None
+    theirs = users(state) if through == "directory" else place / "etc"
+    if through == "link":
+        theirs.mkdir()
+        state.symlink_to(theirs)
+        os.chown(state, 12345, 12346, follow_symlinks=False)
+
+    with pytest.raises(ConfigError, match=f"{state}.* belongs to uid 12345"):
+        use(state)
+
+    assert [] == list(theirs.iterdir())
 
 
 @root_only
