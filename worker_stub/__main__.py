@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     hold.add_argument("--reason", required=True, metavar="TEXT")
     bad = verbs.add_parser(
         "misbehave",
-        help="do what workers should not",
+        help="misbehave, for tests",
         description=misbehave.__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )

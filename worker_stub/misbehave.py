@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--silent-after", type=_duration, metavar="TIME", help="beat for this long, then hang")
     add("--stop-self", action="store_true", help="SIGSTOP; continued, beat once: 79 if refused")
     add("--hang", action="store_true", help="never exit")
-    add("--exit", type=int, default=0, metavar="CODE", help="exit; what it forked stays behind")
+    add("--exit", type=int, default=0, metavar="CODE", help="exit; its children stay behind")
     add(
         "--cleared", dest="fence", help=argparse.SUPPRESS
     )  # set after --clear-env: the fence of the run

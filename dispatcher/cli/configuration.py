@@ -66,7 +66,7 @@ def config_as_caller(*, whole: bool = True) -> Config:
             raise
         if (rest := _certain_of(error)) is None:
             raise ConfigError(f"{error}\n{_REMEDY}") from error
-        for line in (*str(error).splitlines(), "going on with what can be read of it"):
+        for line in (*str(error).splitlines(), "going on with the rest of it"):
             click.echo(f"dispatcher: {line}", err=True)
         return rest
 

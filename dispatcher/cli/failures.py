@@ -153,9 +153,9 @@ def _explained_os_error(error: OSError, verb: str | None) -> tuple[str, int]:
     if error.filename is not None:
         message = f"{error.filename}: {message}"
         if isinstance(error, PermissionError) and (
-            whose := owner.remedy_if_foreign(error.filename)
+            remedy := owner.remedy_if_foreign(error.filename)
         ):
-            message += f"; {whose}"
+            message += f"; {remedy}"
         trouble = in_trouble(message, error.errno)
         return explained(trouble) if trouble else (message, ExitCode.REFUSED)
     if error.errno not in _CANNOT_WRITE:

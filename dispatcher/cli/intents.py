@@ -143,7 +143,7 @@ def _missing_daemon(standing: Standing, done: Sequence[Asked]) -> Iterator[str]:
         reasons = [*standing.daemon_obstacles()]
     else:
         ready = [one.task.queue for one in done if one.task and one.task.state is TaskState.READY]
-        next_ = "what is ready waits until it is back"
+        next_ = "ready tasks wait until it is back"
         reasons = standing.queue_obstacles(ready[0]) if ready else []
     for reason in reasons:
         if reason.obstacle in _NO_DAEMON:

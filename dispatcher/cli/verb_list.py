@@ -58,7 +58,7 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
     },
     "More": {
         "demo": Verb("Watch the main job on real files, with a kill in the middle."),
-        "completion": Verb("Print what makes a shell complete verbs and names."),
+        "completion": Verb("Print lines that make a shell complete verbs and names."),
     },
 }
 

@@ -71,10 +71,10 @@ def remaining_text(task_ids: Sequence[int]) -> str:
     """Return which tasks go on, and the command that ends them."""
     named = task_ids[:_NAMED]
     what = f"task {named[0]} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
-    whom = "it" if len(task_ids) == 1 else "them"
+    ended = "it" if len(task_ids) == 1 else "them"
     if len(named) < len(task_ids):
-        whom = f"the first {len(named)}"
-    return f"{what}; dispatcher cancel {' '.join(map(str, named))} ends {whom}"
+        ended = f"the first {len(named)}"
+    return f"{what}; dispatcher cancel {' '.join(map(str, named))} ends {ended}"
 
 
 def _print(text: str) -> None:

@@ -37,8 +37,8 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     """Check everything; each check comes after those that it depends on."""
     yield _configuration(config)
     yield from _host()
-    if (whose := owner.remedy_if_foreign(config.state_dir)) is not None and not _is_open(config):
-        yield from_error("state directory", DispatcherError(f"it is not this user's: {whose}"))
+    if (remedy := owner.remedy_if_foreign(config.state_dir)) is not None and not _is_open(config):
+        yield from_error("state directory", DispatcherError(f"it is not this user's: {remedy}"))
         return  # no other check could see anything
     yield from _state_dir(config)
     yield from _node(config)
@@ -141,7 +141,7 @@ def _output_dir(config: Config) -> Iterator[Finding]:
     """Report an output directory that is missing while a daemon runs."""
     runs = locks.holder_of(config.state_dir / locks.DAEMON_LOCK) is not None
     if runs and not config.output_dir.exists():
-        text = f"{config.output_dir} was removed, with what runs had written"
+        text = f"{config.output_dir} was removed, with the output of runs"
         yield warning("output", text, "the next run makes it again; if none starts: dispatcher why")
 
 
@@ -250,7 +250,7 @@ def _store(config: Config) -> Iterator[Finding]:
             yield warning("store", f"{path} is not there", "the first submit or start makes it")
             return
         if not there:
-            remedy = "restore it from a backup, or see what `dispatcher run` says"
+            remedy = "restore it from a backup, or see the message of `dispatcher run`"
             yield bad("store", f"{path} is missing, and it was there", remedy)
             return
         found = examine(path, patience=PATIENCE, whole=True)

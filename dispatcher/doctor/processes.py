@@ -106,7 +106,7 @@ def check_release(
         text = f"pid {pid} answers and runs release {release or 'of before'}, not {installed}"
         return warning(check, text, remedy)
     if started_before_install(pid):
-        return warning(check, f"pid {pid} answers and runs what was installed before", remedy)
+        return warning(check, f"pid {pid} answers and runs an earlier installation", remedy)
     return ok(check, f"pid {pid} answers, release {release}")
 
 
@@ -177,7 +177,7 @@ def check_marks(report: DaemonReport) -> Iterator[Finding]:
     if marks:
         yield ok("marks", "the processes of each run carry its mark")
     elif marks is not None:
-        text = "runs have no mark: what escapes is found by its environment or output alone"
+        text = "runs have no mark: escaped processes are found by their environment or output alone"
         older = "restart the executor when no work is running: its release marks no runs"
         same = report.executor_release == wire.RELEASE
         yield warning(

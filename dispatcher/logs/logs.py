@@ -227,10 +227,10 @@ def _stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
 
 def _facts_of(node: str) -> Processor:
     """Return the processor that adds time, level, sequence and node to an event."""
-    whose = {"node": node} if node else {}
+    node_fields = {"node": node} if node else {}
 
     def facts(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        fields = {**_stamp(logger, method, event), **whose}
+        fields = {**_stamp(logger, method, event), **node_fields}
         if "exc_info" in fields:
             fields = dict(structlog.processors.format_exc_info(logger, method, fields))
         return fields

@@ -134,7 +134,7 @@ def uninstall(at: Place, *, force: bool) -> Iterator[InstallStep]:
 
 
 def _environment(at: Place) -> Mapping[str, str]:
-    """Return what the service will have of the variables that name directories."""
+    """Return the variables that name directories, as the service will have them."""
     if at.user:
         return {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"}
     own = f"-{at.instance}" if at.instance else ""

@@ -15,7 +15,7 @@ from dispatcher.store.open import database_path
 #: The units as they are shipped, `user/` those of one user's manager.
 SHIPPED = Path(__file__).parents[1] / "systemd"
 
-#: The user that the shipped units name, who has no other processes.
+#: The user of the shipped units, which has no other processes.
 ACCOUNT = "dispatcher"
 
 #: The names of the shipped units, in the order of their start.

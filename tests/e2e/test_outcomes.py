@@ -180,7 +180,10 @@ def test_what_was_ended_with_a_run_and_what_it_truncated_stay_known(world: World
     assert "left processes behind, which were ended: sleep" in shown
     assert "its output was truncated; at least 7 bytes are lost" in shown
     assert "its output was truncated" in world.cli("logs", task_id).stderr
-    assert "what its last run left behind was ended: sleep" in world.cli("why", task_id).stdout
+    assert (
+        "its last run left processes behind, which were ended: sleep"
+        in world.cli("why", task_id).stdout
+    )
 
 
 def test_logs_of_an_output_that_somebody_emptied_show_the_end_that_was_kept(world: World) -> None:

@@ -126,7 +126,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             told=(
                 "/etc/dispatcher/dispatcher.toml:2: leases.ttl: 60 is a plain number; add its "
                 'unit, e.g. "60s"\n'
-                "going on with what can be read of it\n"
+                "going on with the rest of it\n"
                 "no task 42; `dispatcher list` shows those there are"
             ),
             exits=1,

@@ -21,7 +21,7 @@ from tests.reports import report
 
 NO_DAEMON = "dispatcher: the daemon is not running: dispatcher run; "
 ENDED_LATER = f"{NO_DAEMON}a run that is not being ended yet goes on until it is back\n"
-READY_LATER = f"{NO_DAEMON}what is ready waits until it is back\n"
+READY_LATER = f"{NO_DAEMON}ready tasks wait until it is back\n"
 
 
 @pytest.fixture

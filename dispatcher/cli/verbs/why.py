@@ -83,7 +83,7 @@ def explain(
         yield from (reason.text for reason in status.obstacles(task))
     if task.state is not TaskState.RUNNING and runs and runs[-1].leftovers:
         names = ", ".join(runs[-1].leftovers)
-        yield f"what its last run left behind was ended: {names}"
+        yield f"its last run left processes behind, which were ended: {names}"
     if task.fails_at is not None:
         fails_at = render.moment(task.fails_at, status.calendar)
         yield f"it fails at {fails_at} if it has not been claimed by then"
