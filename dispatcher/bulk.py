@@ -13,7 +13,7 @@ from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
 from dispatcher.host.locks import FileLock, try_directory_lock
 from dispatcher.host.signals import unstopped
 from dispatcher.model import NewTask, Submitted
-from dispatcher.store.api import SubmitterStore
+from dispatcher.store.api import SubmitterStore, Transactions
 from dispatcher.store.submits import size_of
 from dispatcher.times import Instant, StoreTime, instant, pause
 
@@ -46,7 +46,7 @@ class Turns:
 
     def __init__(
         self,
-        store: SubmitterStore,
+        store: Transactions,
         state_dir: Path,
         *,
         clock: Callable[[], Instant] = instant,

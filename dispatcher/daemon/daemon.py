@@ -29,7 +29,7 @@ from dispatcher.executor_api import StartSettings
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
 from dispatcher.host.signals import Signals
-from dispatcher.store.api import Store
+from dispatcher.store.api import Store, Transactions
 from dispatcher.store.open import remember_identity, remembered_identity
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.supervisor import Supervisor
@@ -247,7 +247,7 @@ def _make_output_dir(config: Config) -> None:
 
 
 def _check_store(
-    store: Store, state_dir: Path, hello: wire.Hello, runs: Sequence[wire.RunReport]
+    store: Transactions, state_dir: Path, hello: wire.Hello, runs: Sequence[wire.RunReport]
 ) -> None:
     """Refuse another store while runs of the old one live; else remember the new one."""
     remembered = remembered_identity(state_dir)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Iterator
 from dispatcher.config.config import Config
 from dispatcher.host import output_files
 from dispatcher.model import Pruned, TaskState
-from dispatcher.store.api import Store
+from dispatcher.store.api import OperatorStore
 from dispatcher.times import StoreTime
 
 
 def prune(
-    store: Store,
+    store: OperatorStore,
     config: Config,
     *,
     older_than_ms: int,
@@ -34,7 +34,7 @@ def prune(
 
 
 def _batches(
-    store: Store, config: Config, older_than_ms: int, states: Collection[TaskState]
+    store: OperatorStore, config: Config, older_than_ms: int, states: Collection[TaskState]
 ) -> Iterator[Pruned]:
     from dispatcher import bulk  # noqa: PLC0415 - no submit needs it
 

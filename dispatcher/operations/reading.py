@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 from dispatcher.config.config import Config
 from dispatcher.host import output_files
 from dispatcher.model import Run
-from dispatcher.store.api import Store
+from dispatcher.store.api import ReaderStore
 
 if TYPE_CHECKING:
     from dispatcher.overview import Status
     from dispatcher.standing import Standing
 
 
-def runs(store: Store, config: Config, task_id: int) -> list[Run]:
+def runs(store: ReaderStore, config: Config, task_id: int) -> list[Run]:
     """Return a task's runs, oldest first, with the present paths of their outputs."""
     with store.snapshot():
         found = store.runs(task_id)
     return [_relocated(run, str(config.output_dir)) for run in found]
 
 
-def queues(store: Store, config: Config) -> frozenset[str]:
+def queues(store: ReaderStore, config: Config) -> frozenset[str]:
     """Return the queues of all tasks, and those that the configuration names."""
     with store.snapshot():
         used = store.counts().keys()
@@ -32,14 +32,14 @@ def queues(store: Store, config: Config) -> frozenset[str]:
     return frozenset({*used, *named})
 
 
-def status(store: Store, config: Config) -> Status:
+def status(store: ReaderStore, config: Config) -> Status:
     """Return the state of node, queues and tasks."""
     from dispatcher import overview  # noqa: PLC0415 - no submit needs it
 
     return overview.status(store, config)
 
 
-def standing(store: Store, config: Config) -> Standing:
+def standing(store: ReaderStore, config: Config) -> Standing:
     """Return the state of this node."""
     from dispatcher import overview  # noqa: PLC0415 - no submit needs it
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from dispatcher import commits
 from dispatcher.model import NewTask, Submitted
-from dispatcher.store.api import Store
+from dispatcher.store.api import SubmitterStore
 from dispatcher.times import StoreTime
 
 
-def accept(store: Store, tasks: Sequence[NewTask]) -> list[Submitted]:
+def accept(store: SubmitterStore, tasks: Sequence[NewTask]) -> list[Submitted]:
     """Accept checked tasks, all or none."""
 
     def submit(now: StoreTime) -> list[Submitted]:
