@@ -127,7 +127,7 @@ def why_unreachable(config: Config) -> str | None:
     if not socket.parent.is_dir():
         problem = f"the runtime directory {socket.parent} was removed"
         return (
-            f"{problem}; the daemon (pid {pid}) lives and makes it again; if it cannot,"
+            f"{problem}; the daemon (pid {pid}) lives and recreates it; if it cannot,"
             " runtime.lost in its log gives the reason"
         )
     problem = f"the daemon (pid {pid}) lives and does not listen at {socket}"

@@ -37,7 +37,7 @@ def _evidence(processes: list[str], paths: Collection[str], *, whole: bool) -> I
     if processes:
         yield f"its processes live on this host: {', '.join(processes[:NAMED])}{END_THEM}"
     if not whole:
-        yield "nobody can tell whether it lives: processes come and go while they are looked at"
+        yield "it is unknown whether it lives: processes started and ended during the look"
     for path in paths:
         try:
             if output_files.is_held(path):

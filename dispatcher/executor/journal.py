@@ -207,7 +207,7 @@ def opened(path: str) -> BinaryIO:
     os.close(descriptor)
     if stat.S_ISREG(found.st_mode):
         raise _refused(path, f"has {found.st_size} bytes, more than any journal")
-    raise _refused(path, "is no regular file")
+    raise _refused(path, "is not a regular file")
 
 
 def _refused(path: str, wrong: str) -> ConfigError:

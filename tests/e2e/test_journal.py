@@ -84,7 +84,7 @@ def test_a_journal_that_cannot_be_read_is_named_wherever_one_asks_until_it_is_re
     world: World, make: Callable[[Path], None]
 ) -> None:
     journal = world.state_dir / "executor.journal"
-    wrong = f"the journal {journal} is no regular file"
+    wrong = f"the journal {journal} is not a regular file"
 
     with world.daemon() as daemon:
         executor = daemon.executor()

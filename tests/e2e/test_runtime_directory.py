@@ -227,7 +227,7 @@ def test_commands_say_the_truth_while_it_is_missing(nested: World) -> None:
         tasks = begin(world, daemon, "plain", "plain")
         told = (
             f"the runtime directory {world.runtime_dir} was removed; the daemon (pid"
-            f" {daemon.pid}) lives and makes it again; if it cannot, runtime.lost in its log gives"
+            f" {daemon.pid}) lives and recreates it; if it cannot, runtime.lost in its log gives"
             " the reason"
         )
         with gone(world):

@@ -310,7 +310,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="executor",
             scene="journal directory",
             told=(
-                "the journal /var/lib/dispatcher/executor.journal is no regular file; let the "
+                "the journal /var/lib/dispatcher/executor.journal is not a regular file; let the "
                 "executor's user read it or, when none of its runs lives, move it away"
             ),
             exits=78,

@@ -465,7 +465,7 @@ def test_r65_status_tells_when_the_executor_was_heard_and_whether_it_is_of_anoth
 
 def test_an_executor_that_exits_is_named_with_its_last_error(tmp_path: Path) -> None:
     world, _ = executor_missing()
-    world.executor.last_error = "the journal /x is no regular file; move it away"
+    world.executor.last_error = "the journal /x is not a regular file; move it away"
 
     found = shown(world, tmp_path)
 

@@ -386,7 +386,7 @@ def test_a_file_that_cannot_be_opened_is_reported_and_one_that_is_gone_is_not(
 
     (told,) = place.told("output.unforwarded")
     assert ("d", 0) == (told["uid"], told["bytes"])
-    assert "it is no regular file" in told["reason"]
+    assert "it is not a regular file" in told["reason"]
 
 
 def test_what_cannot_be_read_of_one_output_is_lost_and_the_others_go_on(
