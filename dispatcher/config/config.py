@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from dispatcher.config import places
-from dispatcher.config.of_user import user_file
+from dispatcher.config.of_user import config_home, user_file
 from dispatcher.config.places import RUNTIME, SOCKET, STATE, STORE
 from dispatcher.config.settings import (
     DaemonSection,
@@ -81,6 +81,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def output_dir(self) -> Path:
         """Where the runs' output files are."""
         return self.state_dir / "output"
+
+    @property
+    def worker_home(self) -> Path:
+        """The home directory of workers under the unit of the user that the units name."""
+        return self.state_dir / "home"
+
+    @property
+    def start_command(self) -> str:
+        """The command that starts the daemon."""
+        if self.executor.mode == "embedded":
+            return "dispatcher run"
+        file = self.file or SYSTEM_FILE
+        home = config_home(os.environ)
+        is_users = home is not None and file.parent == home / "dispatcher"
+        is_instance = is_users or file.parent == SYSTEM_FILE.parent
+        instance = f"@{file.stem}" if is_instance and file.stem != SYSTEM_FILE.stem else ""
+        return f"systemctl {'--user ' if is_users else ''}start dispatcher{instance}"
 
     @property
     def control_socket(self) -> Path:

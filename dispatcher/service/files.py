@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dispatcher.errors import DispatcherError
-from dispatcher.host.files import replace
+from dispatcher.host.files import Unfit, read, replace
 
 _HEAD = """\
 # Written by "dispatcher install-service"; "dispatcher uninstall-service" removes it.
 # Write changes into a drop-in, which neither of them touches: systemctl {edit} {name}
 """
+#: Bytes of a unit; systemd's own limit of a line is as large.
+_MOST_BYTES = 1024 * 1024
+
 _SEAL = "# What follows has the SHA-256 "
 
 
@@ -76,10 +79,15 @@ def remove(paths: Sequence[Path]) -> Iterator[InstallStep]:
 
 
 def content(path: Path) -> str | None:
-    """Return a file's content, None without a file. A symbolic link never counts as ours."""
+    """Return a file's content, None without a file.
+
+    A symbolic link never counts as ours, nor does anything but a regular file.
+    """
     if path.is_symlink():
         return f"a link to {path.readlink()}"
     try:
-        return path.read_text("utf-8", "replace")
+        return read(path, _MOST_BYTES).decode("utf-8", "replace")
     except FileNotFoundError:
         return None
+    except Unfit as error:
+        return error.strerror

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,7 @@ from dispatcher.config.file import written
 from dispatcher.config.of_user import config_home
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.host.files import replace
-from dispatcher.host.owner import owner_of, unknown_user
-from dispatcher.service import files, systemd, units
+from dispatcher.service import files, places, systemd, units
 from dispatcher.service.files import InstallStep
 from dispatcher.service.units import ACCOUNT, Installation
 
@@ -38,6 +36,9 @@ class Place:
     """Its configuration."""
     run_as: str = ACCOUNT
     """The user that a service of the host runs as."""
+
+    usual_file: Path = SYSTEM_FILE
+    """The configuration that its user's commands read unless they name another."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -72,6 +73,7 @@ def place(*, user: bool, instance: str | None, named: str | None, run_as: str | 
         user=user,
         units=where,
         file=Path(named).absolute() if named else usual,
+        usual_file=directory / SYSTEM_FILE.name,
         run_as=run_as or before.user or ACCOUNT,
     )
 
@@ -86,7 +88,9 @@ def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Insta
     if not force:
         files.expect_as_written(at.paths)
     if not at.user:
-        _expect_visible((*_start_paths(command), at.file))
+        places.expect_visible((*places.start_paths(command), at.file))
+    for path in (at.file, at.units):
+        places.expect_own(path)
     config = configuration_for(at) if at.file.exists() else None
     if not at.user and at.run_as == ACCOUNT and systemd.make_account():
         yield InstallStep("made", f"the user {ACCOUNT}")
@@ -107,21 +111,23 @@ def install(at: Place, command: Sequence[str], *, force: bool) -> Iterator[Insta
         {at.units / n: files.sealed(n, text, user=at.user) for n, text in texts.items()}
     )
     if account is not None:
-        yield from _make_places(config, at.run_as)
-        yield from _warn_unreadable(at, command)
+        yield from places.make_places(config, at.run_as)
+        yield from places.warn_unreadable((*places.start_paths(command), at.file), at.run_as)
+        yield from _other_users(at)
 
 
 def uninstall(at: Place, *, force: bool) -> Iterator[InstallStep]:
     """Remove the units and yield each step; drop-ins, configuration, state and user stay.
 
     Raises `DispatcherError` without units, while they run or are enabled, and for units that were
-    changed by hand.
+    changed by hand. With `force`, units whose manager does not answer count as stopped.
     """
     if not any(path.exists() or path.is_symlink() for path in at.paths):
         raise DispatcherError(f"no service is installed here: there is no {at.paths[-1]}")
+    places.expect_own(at.units)
     if not force:
         files.expect_as_written(at.paths)
-    if shutil.which("systemctl") and (busy := systemd.in_use(at.names, user=at.user)):
+    if busy := _in_use(at, force=force):
         disable = f"{at.systemctl} disable --now {' '.join(at.names)}"
         raise DispatcherError(
             f"still running or enabled: {', '.join(busy)}; disable it first, which ends its runs:"
@@ -131,6 +137,34 @@ def uninstall(at: Place, *, force: bool) -> Iterator[InstallStep]:
     for left in (*(Path(f"{path}.d") for path in at.paths), at.file):
         if left.exists():
             yield InstallStep("left", str(left))
+
+
+def _in_use(at: Place, *, force: bool) -> Sequence[str]:
+    if shutil.which("systemctl") is None:
+        return []
+    try:
+        return systemd.in_use(at.names, user=at.user)
+    except systemd.ManagerSilent:
+        if not force:
+            raise
+        return []
+
+
+def _other_users(at: Place) -> Iterator[InstallStep]:
+    """Warn of drop-ins that set another user than the unit."""
+    for path in at.paths:
+        unit = path.name.partition("@")
+        directories = {f"{path.name}.d", f"{unit[0]}{unit[1]}.service.d" if unit[1] else ""}
+        for drop_in in sorted(
+            file for name in directories if name for file in (at.units / name).glob("*.conf")
+        ):
+            user = units.installed(files.content(drop_in) or "").user
+            if user is not None and user != at.run_as:
+                yield InstallStep(
+                    "warning",
+                    f"{drop_in} sets User={user}, and the directories are for {at.run_as}; remove"
+                    f" that line and give --run-as {user}",
+                )
 
 
 def _environment(at: Place) -> Mapping[str, str]:
@@ -153,7 +187,10 @@ def configuration_for(at: Place) -> Config:
             ' [executor]: mode = "external"'
         )
     if not at.user:
-        _expect_visible((config.state_dir, config.runtime_dir))
+        figures = units.figures_directory(config)
+        database = config.other_places["database"]
+        directories = (config.state_dir, config.runtime_dir, database, figures)
+        places.expect_visible([path for path in directories if path is not None])
     return config
 
 
@@ -173,67 +210,14 @@ def _make_configuration(at: Place, account: tuple[str, str] | None) -> Iterator[
         given = {**reference.PACKAGED, **directories}
         group = int(account[1]) if account[1].isdecimal() else getgrnam(account[1]).gr_gid
     if not at.file.parent.exists():
-        at.file.parent.mkdir(parents=True)
         # Other users' services have their files there too; each file has its own mode.
-        at.file.parent.chmod(0o700 if account is None else 0o755)
+        directory_mode = 0o700 if account is None else 0o755
+        places.make_directory(at.file.parent, mode=directory_mode, above=directory_mode)
         yield InstallStep("made", str(at.file.parent))
+    places.expect_own(at.file)
     mode = 0o600 if account is None else 0o640
     replace(at.file, reference.commented_file(given), mode=mode, group=group)
     yield InstallStep("wrote", str(at.file))
-
-
-def _expect_visible(paths: Sequence[Path]) -> None:
-    """Raise `ConfigError` for a path that the daemon's unit hides from it."""
-    for path in paths:
-        if hidden := next((one for one in units.HIDDEN if path.is_relative_to(one)), None):
-            raise ConfigError(
-                f"{path} is below {hidden}, which a service of the host does not see; move it, for"
-                " example to /opt, /etc or /var/lib, or install a service of your own: --user"
-            )
-
-
-def _start_paths(command: Sequence[str]) -> Sequence[Path]:
-    program = Path(command[0])
-    return program, program.resolve(), Path(sys.executable).resolve(), units.SHIPPED.resolve()
-
-
-def _make_places(config: Config, run_as: str) -> Iterator[InstallStep]:
-    """Make the directories that systemd does not make, and warn of those closed to the service.
-
-    None is made below a directory of another user, who may lead its path to any place of root's.
-    """
-    figures = config.metrics.textfile and Path(config.metrics.textfile).parent
-    for directory in units.other_places(config):
-        foreign = owner_of(directory, unknown=unknown_user())
-        if foreign is not None and not directory.exists():
-            why = f"{directory} is missing, and {foreign.place} belongs to {foreign}"
-            yield InstallStep(
-                "warning", f"{why}; make it: sudo -u '{foreign.name}' mkdir -p {directory}"
-            )
-        elif not directory.exists():
-            directory.mkdir(parents=True)
-            directory.chmod(0o755 if directory == figures else 0o700)
-            owner = pwd.getpwnam(run_as)
-            os.chown(directory, owner.pw_uid, owner.pw_gid)
-            yield InstallStep("made", str(directory))
-        elif (closed := systemd.unwritable(directory, run_as)) is not None:
-            remedy = f"chown {run_as} {closed}" if closed == directory else f"chmod o+x {closed}"
-            why = f"the user {run_as} may not write in {directory}"
-            yield InstallStep("warning", f"{why}; the service needs it: {remedy}")
-
-
-def _warn_unreadable(at: Place, command: Sequence[str]) -> Iterator[InstallStep]:
-    for path in dict.fromkeys((*_start_paths(command), at.file)):
-        if (part := systemd.unreadable(path, at.run_as)) is not None:
-            yield InstallStep(
-                "warning",
-                f"the user {at.run_as} may not read {part}; the service needs it:"
-                f" {_remedy(part, at.run_as)}",
-            )
-
-
-def _remedy(path: Path, user: str) -> str:
-    return f"chmod o+x {path}" if path.is_dir() else f"chgrp {systemd.account(user)[1]} {path}"
 
 
 def this_command() -> Sequence[str]:

@@ -8,10 +8,11 @@ import pwd
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dispatcher.errors import DispatcherError
+from dispatcher.host.owner import name_of
 from dispatcher.service.units import ACCOUNT, SHIPPED
 
 
@@ -28,10 +29,27 @@ def version() -> int:
     return int(found[1])
 
 
+class ManagerSilent(DispatcherError):
+    """The manager of the units does not answer."""
+
+
 def in_use(names: Sequence[str], *, user: bool) -> list[str]:
-    """Return which units run or are enabled, if their manager answers."""
+    """Return which units run or are enabled. Raises `ManagerSilent`."""
     manager = ["systemctl", *(["--user"] if user else [])]
-    shown = _output(*manager, "show", "--property=Id,ActiveState,UnitFileState", *names)
+    command = [*manager, "show", "--property=Id,ActiveState,UnitFileState", *names]
+    done = _run(command)
+    if done.returncode != 0 and user:  # `su` and `runuser` name no manager, or another user's
+        others = {"XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"}
+        environ = {name: value for name, value in os.environ.items() if name not in others}
+        done = _run(command, {**environ, "XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"})
+    if done.returncode != 0:
+        whose = f"the user manager of {name_of(os.getuid())}" if user else "systemd"
+        why = done.stderr.strip().partition("\n")[0]
+        raise ManagerSilent(
+            f"{whose} does not answer whether {' and '.join(names)} run: {why}; start it, or if"
+            " nothing of the service runs: --force"
+        )
+    shown = done.stdout
     found = []
     for block in shown.split("\n\n"):
         properties = dict(line.partition("=")[::2] for line in block.splitlines())
@@ -96,5 +114,13 @@ def _closed(path: Path, name: str, bits: int) -> Path | None:
 
 def _output(*command: str) -> str:
     """Return the output of a command; "" if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = _run(command)
     return done.stdout if done.returncode == 0 else ""
+
+
+def _run(
+    command: Sequence[str], environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, check=False, env=environ
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,8 +31,8 @@ FIRST_KNOWN: Mapping[str, int] = {"ProtectProc": 247}
 #: What `ProtectHome=` and `PrivateTmp=` hide from the daemon of a system service.
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 
-_FILE = re.compile(r"^ExecStart=.* --config (\S+|\"(?:[^\"\\]|\\.)*\")$", re.MULTILINE)
-_USER = re.compile(r"^User=(\S+)$", re.MULTILINE)
+_FILE = re.compile(r"^ExecStart[ \t]*=.* --config (\S+|\"(?:[^\"\\]|\\.)*\")[ \t]*$", re.MULTILINE)
+_USER = re.compile(r"^[ \t]*User[ \t]*=[ \t]*(\S+)[ \t]*$", re.MULTILINE)
 
 _EXEC = re.compile(r"^(Exec\w+)=\S+ (\w+) --config \S+$", re.MULTILINE)
 
@@ -62,6 +62,7 @@ def instanced(text: str, instance: str = "%i") -> str:
     text = re.sub(r"\b(dispatcher(?:-executor)?)\.service", rf"\1@{instance}.service", text)
     text = text.replace("/dispatcher/dispatcher.toml", f"/dispatcher/{instance}.toml")
     text = re.sub(r"^((?:State|Runtime)Directory=.*)$", rf"\1-{instance}", text, flags=re.MULTILINE)
+    text = text.replace("HOME=/var/lib/dispatcher/", f"HOME=/var/lib/dispatcher-{instance}/")
     named = rf"\1@{instance}\nEnvironment={INSTANCE_VARIABLE}={instance}"
     text = re.sub(r"^(SyslogIdentifier=.*)$", named, text, flags=re.MULTILINE)
     return re.sub(r"^(Description=.*)$", rf"\1 ({instance})", text, flags=re.MULTILINE)
@@ -73,11 +74,12 @@ def unit_texts(one: Installation) -> Mapping[str, str]:
     made = {}
     for name, own in zip(NAMES, names(one.instance), strict=True):
         text = (shipped / name).read_text("utf-8")
-        made[own] = _filled_in(text if one.instance is None else instanced(text), one)
+        text = text if one.instance is None else instanced(text)
+        made[own] = _filled_in(text, one, is_daemon=name == NAMES[-1])
     return made
 
 
-def _filled_in(text: str, one: Installation) -> str:
+def _filled_in(text: str, one: Installation, *, is_daemon: bool) -> str:
     program, *words = one.command
     # Of the program, no variable is replaced (systemd.service(5)).
     started = " ".join([quoted(program), *(map(argument, words))])
@@ -87,23 +89,29 @@ def _filled_in(text: str, one: Installation) -> str:
     text = _set(text, "Documentation", page)
     if one.account is not None:
         user, group = one.account
-        text = _with_directories(_set(_set(text, "User", user), "Group", group), one.config)
-        if user != ACCOUNT:
-            text = _set(text, "RemoveIPC", None)  # it removes what other programs of the user share
+        text = _set(_set(text, "User", user), "Group", group)
+        text = _with_directories(text, one.config, is_daemon=is_daemon)
+        home = f"Environment={quoted(f'HOME={one.config.worker_home}')}\n"
+        if user != ACCOUNT:  # it has a home, and other programs, which share what RemoveIPC removes
+            home = ""
+            text = _set(text, "RemoveIPC", None)
+        text = re.sub(r"^Environment=HOME=.*\n", _literal(home), text, flags=re.MULTILINE)
     for directive, version in FIRST_KNOWN.items():
         if one.systemd < version:
             text = _set(text, directive, None)
     return text
 
 
-def _with_directories(text: str, config: Config) -> str:
+def _with_directories(text: str, config: Config, *, is_daemon: bool) -> str:
     """Set the directories that systemd makes, and those that the service may write to."""
     for directive, base in _MADE_BELOW.items():
         made = made_by_systemd(config)[directive]
         text = _set(text, directive, None if made is None else quoted(str(made.relative_to(base))))
         if made is None:
             text = re.sub(rf"^(?:#.*\n)?{directive}\w+=.*\n", "", text, flags=re.MULTILINE)
-    opened = "".join(f"ReadWritePaths={quoted(str(place))}\n" for place in other_places(config))
+    places = other_places(config) if is_daemon else _other(config, _written_by_both(config))
+    # "-": one that is missing costs what is written there, not the start.
+    opened = "".join(f"ReadWritePaths={quoted(f'-{place}')}\n" for place in places)
     return re.sub(r"^ProtectSystem=.*\n", rf"\g<0>{_literal(opened)}", text, flags=re.MULTILINE)
 
 
@@ -119,21 +127,34 @@ def made_by_systemd(config: Config) -> Mapping[str, Path | None]:
 
 def other_places(config: Config) -> Sequence[Path]:
     """Return the directories that the daemon writes to, and that systemd does not make."""
+    return _other(config, [*_written_by_both(config), figures_directory(config)])
+
+
+def figures_directory(config: Config) -> Path | None:
+    """Return the directory of `[metrics] textfile`, to which the daemon alone writes."""
+    textfile = config.metrics.textfile
+    return None if textfile is None else Path(textfile).parent
+
+
+def hidden_by(path: Path) -> Path | None:
+    """Return which of the directories that the daemon's unit hides holds a path."""
+    return next((hidden for hidden in HIDDEN if path.is_relative_to(hidden)), None)
+
+
+def _other(config: Config, places: Sequence[Path | None]) -> Sequence[Path]:
+    """Return those of some directories that systemd does not make."""
     made = [place for place in made_by_systemd(config).values() if place is not None]
     return [
         place
-        for place in dict.fromkeys(_written_to(config))
-        if not any(place.is_relative_to(one) for one in made)
+        for place in dict.fromkeys(places)
+        if place is not None and not any(place.is_relative_to(one) for one in made)
     ]
 
 
-def _written_to(config: Config) -> Iterator[Path]:
-    yield config.state_dir
-    yield config.runtime_dir
-    if (database := database_path(config.store_url)) is not None:
-        yield database.parent
-    if config.metrics.textfile is not None:
-        yield Path(config.metrics.textfile).parent
+def _written_by_both(config: Config) -> Sequence[Path]:
+    """Return the directories to which daemon and workers write."""
+    database = database_path(config.store_url)
+    return [config.state_dir, config.runtime_dir, *([] if database is None else [database.parent])]
 
 
 def _set(text: str, directive: str, value: str | None) -> str:
@@ -170,8 +191,8 @@ class Installed(NamedTuple):
 
 def installed(text: str) -> Installed:
     """Return the options in the text of a unit."""
-    user, file = _USER.search(text), _FILE.search(text)
-    return Installed(user and user[1], file and Path(_unquoted(file[1])))
+    users, file = _USER.findall(text), _FILE.search(text)
+    return Installed(users[-1] if users else None, file and Path(_unquoted(file[1])))
 
 
 def _unquoted(word: str) -> str:

@@ -40,7 +40,7 @@ def python(program: str) -> str:
 
 #: Tries what a row names by its first words: a line of shell that fails where it is not allowed.
 TRIALS: Mapping[str, str] = {
-    "become another user": "[ $(/opt/root-id -u) = 0 ]",
+    "become another user": "[ $(/opt/root-id -u) = 0 ] && [ $(/opt/root-group-id -g) = 0 ]",
     "open raw sockets": python(
         "import socket as s; s.socket(s.AF_INET, s.SOCK_RAW, 1); s.socket(s.AF_PACKET, s.SOCK_RAW)"
     ),
@@ -52,6 +52,7 @@ TRIALS: Mapping[str, str] = {
     "schedule in real time": "chrt --fifo 1 true",
     "run programs for another": "/opt/small",
     # modify_ldt(2), to read.
+    "rely on `HOME`": '[ "$HOME" != /var/lib/dispatcher/home ]',
     "change segments": python(
         "import ctypes; kept = ctypes.create_string_buffer(64);"
         " raise SystemExit(ctypes.CDLL(None).syscall(154, 0, kept, 64) < 0)"
@@ -69,6 +70,7 @@ ALLOWED: Mapping[str, str] = {
     "set-gid bits": "touch it && chmod 2755 it && test -g it",
     "setarch -R": "setarch --addr-no-randomize true",
     "nice": "nice true",
+    "its own home directory": 'touch "$HOME/file" && test "$(stat -c %a "$HOME")" = 700',
     "the network": python("import socket as s; s.socket(s.AF_INET)"),
     "a home directory": "touch /home/dispatcher/file",
 }
@@ -89,6 +91,7 @@ def prepare(machine: Machine) -> None:
     for directory in ("/etc/app", "/home/dispatcher"):
         machine.run("install", "--directory", "--owner=dispatcher", directory)
     machine.run("install", "--mode=4755", "/usr/bin/id", "/opt/root-id")
+    machine.run("install", "--mode=2755", "/usr/bin/id", "/opt/root-group-id")
     small = machine.path("/opt/small")
     small.write_bytes(elf32())
     small.chmod(0o755)

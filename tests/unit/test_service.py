@@ -8,6 +8,7 @@ import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from dispatcher.config.config import load
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.service import install as service
-from dispatcher.service import systemd
+from dispatcher.service import places, systemd
 from dispatcher.service import units as unit_files
 from dispatcher.service.files import is_as_written, sealed
 from dispatcher.service.install import Place, configuration_for, install
@@ -38,7 +39,7 @@ def command(
 ) -> Command:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "states"))
-    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)  # nobody's real service
+    monkeypatch.setattr(systemd, "in_use", lambda *_, **__: [])  # of no real service
     return Command(tmp_path, capsys, monkeypatch)
 
 
@@ -185,6 +186,20 @@ def test_uninstalling_takes_back_what_was_written_and_leaves_configuration_and_s
     assert "no service is installed here" in command("uninstall-service", "--user", exits=1).stderr
 
 
+def test_an_executor_makes_the_home_that_its_unit_sets(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: None)
+    home = command.state_dir / "home"
+    command("executor")
+    assert not home.exists()
+
+    monkeypatch.setenv("HOME", str(home))
+    command("executor")
+    assert 0o700 == home.stat().st_mode & 0o777
+    command("executor")
+
+
 def test_each_instance_has_its_own_units_file_and_state(command: Command, units: Path) -> None:
     for instance in ("a", "b-1"):
         did(command, "install-service", "--instance", instance)
@@ -194,6 +209,8 @@ def test_each_instance_has_its_own_units_file_and_state(command: Command, units:
         service = section(units / f"dispatcher@{instance}.service")
         file = service["ExecStart"].split()[-1]
         assert file.endswith(f"/dispatcher/{instance}.toml")
+        shown = command("install-service", "--user", "--instance", instance).stdout
+        assert f"  dispatcher status --config {file}   # each verb takes --config" in shown
         directories.add(load(file, MANAGER).state_dir)
     assert 2 == len(directories)
 
@@ -345,6 +362,177 @@ def test_no_directory_is_made_where_another_user_decides_what_its_path_leads_to(
     assert [] == list(victim.iterdir())
     (told,) = [what for kind, what in steps if kind == "warning" and "missing" in what]
     assert f"make it: sudo -u 'nobody' mkdir -p {theirs}/link/new" in told
+
+
+def theirs(directory: Path) -> Path:
+    """Return a directory, made for nobody."""
+    directory.mkdir()
+    os.chown(directory, pwd.getpwnam("nobody").pw_uid, -1)
+    return directory
+
+
+EXTERNAL = (
+    'executor.mode = "external"\nnode.state_dir = "/var/lib/d"\nnode.runtime_dir = "/run/d"\n'
+)
+
+
+@pytest.mark.parametrize("there", ["nothing", "a file of theirs", "a file of root's", "a link"])
+def test_a_configuration_that_another_user_decides_about_is_refused(
+    of_nobody: Place, public: Path, there: str
+) -> None:
+    """It names directories that root makes and gives to the service's user."""
+    conf = theirs(public / "theirs") / "conf"
+    file = conf / "d.toml"
+    text = f'{EXTERNAL}metrics.textfile = "{public}/victim/x.prom"\n'
+    if there == "a link":
+        (public / "roots").mkdir()
+        (public / "roots" / "d.toml").write_text(text)
+        conf.symlink_to(public / "roots")
+        os.chown(conf, pwd.getpwnam("nobody").pw_uid, -1, follow_symlinks=False)
+    elif there != "nothing":
+        conf.mkdir()
+        file.write_text(text)
+        if there == "a file of theirs":
+            os.chown(file, pwd.getpwnam("nobody").pw_uid, -1)
+    before = sorted(public.rglob("*"))
+
+    with pytest.raises(ConfigError, match=r"belongs to nobody .* move it, for example to"):
+        list(install(replace(of_nobody, file=file), ["/bin/sh"], force=False))
+
+    assert before == sorted(public.rglob("*"))
+
+
+def test_a_directory_that_another_user_got_hold_of_gets_no_configuration(
+    of_nobody: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = places.make_directory
+
+    def and_lose_it(path: Path, **options: Any) -> None:
+        make(path, **options)
+        os.chown(path, pwd.getpwnam("nobody").pw_uid, -1)
+
+    monkeypatch.setattr(places, "make_directory", and_lose_it)
+
+    with pytest.raises(ConfigError, match="belongs to nobody"):
+        list(install(of_nobody, ["/bin/sh"], force=False))
+
+    assert [] == list(of_nobody.file.parent.iterdir())
+
+
+def test_a_link_put_where_a_directory_was_made_gets_neither_mode_nor_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (victim := tmp_path / "victim").mkdir(mode=0o700)
+    mkdir = Path.mkdir
+
+    def and_swap(path: Path, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        path.rmdir()
+        path.symlink_to(victim)
+
+    monkeypatch.setattr(Path, "mkdir", and_swap)
+
+    with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+        places.make_directory(tmp_path / "new", mode=0o755)
+
+    assert 0o700 == victim.stat().st_mode & 0o777
+
+
+def test_a_user_that_a_drop_in_sets_is_reported(of_nobody: Place) -> None:
+    for name in ("dispatcher@gpu.service.d", "dispatcher-executor@.service.d"):
+        (of_nobody.units / name).mkdir(parents=True)
+        (of_nobody.units / name / "user.conf").write_text("[Service]\nUser = ada \n")
+
+    told = [what for did, what in install(of_nobody, ["/bin/sh"], force=False) if did == "warning"]
+
+    found = [what for what in told if "sets User=ada" in what and "--run-as ada" in what]
+    assert 2 == len(found)
+    assert "dispatcher-executor@.service.d/user.conf" in found[0]
+    assert "dispatcher@gpu.service.d/user.conf" in found[1]
+
+
+@pytest.mark.parametrize("line", ["User=ada ", " User = ada\t", "User=bob\nUser=ada"])
+def test_a_user_in_a_unit_is_found_as_systemd_finds_it(line: str) -> None:
+    assert "ada" == unit_files.installed(f"[Service]\n{line}\nGroup=x\n").user
+
+
+@pytest.mark.parametrize("key", ["metrics.textfile", "store.url"])
+def test_a_file_that_the_daemon_would_not_see_is_refused(key: str, tmp_path: Path) -> None:
+    scheme = "sqlite://" if key == "store.url" else ""
+    file = tmp_path / "d.toml"
+    file.write_text(f'{EXTERNAL}{key} = "{scheme}/home/me/x/d.prom"\n')
+    at = Place(instance=None, user=False, units=tmp_path / "units", file=file)
+
+    with pytest.raises(ConfigError, match=r"/home/me/x\S* is below /home"):
+        configuration_for(at)
+
+
+@pytest.mark.parametrize("verb", ["install-service", "uninstall-service"])
+def test_a_fifo_where_a_unit_would_be_is_left_alone(
+    command: Command, units: Path, verb: str
+) -> None:
+    units.mkdir(parents=True)
+    os.mkfifo(units / "dispatcher.service")
+
+    assert "was changed by hand" in command(verb, "--user", exits=1).stderr
+    assert (units / "dispatcher.service").is_fifo()
+    assert did(command, verb, "--force")
+
+
+MANAGER_OF_RUN_USER = """\
+#!/bin/sh
+[ "$XDG_RUNTIME_DIR" = /run/user/$(id -u) ] || { echo "no bus at $XDG_RUNTIME_DIR" >&2; exit 1; }
+printf 'Id=dispatcher-executor.service\\nActiveState=active\\nUnitFileState=enabled\\n\\n'
+printf 'Id=dispatcher.service\\nActiveState=inactive\\nUnitFileState=\\n'
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of programs that go before the host's."""
+    (directory := tmp_path / "programs").mkdir()
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    return directory
+
+
+def program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("runtime", [None, "/run/user/of-another"])
+def test_a_user_manager_is_found_without_its_variable(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, runtime: str | None
+) -> None:
+    program(programs / "systemctl", MANAGER_OF_RUN_USER)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    if runtime is not None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+
+    assert ["dispatcher-executor.service"] == systemd.in_use(NAMES, user=True)
+
+
+def test_units_whose_manager_does_not_answer_are_removed_by_force_alone(
+    tmp_path: Path,
+    programs: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "states"))
+    command = Command(tmp_path, capsys, monkeypatch)
+    did(command, "install-service")
+    program(programs / "systemctl", "#!/bin/sh\necho 'Failed to connect' >&2\nexit 1\n")
+
+    told = command("uninstall-service", "--user", exits=1).stderr
+
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert f"the user manager of {user} does not answer" in told
+    assert "Failed to connect" in told
+    assert "--force" in told
+    units = tmp_path / "config" / "systemd" / "user"
+    assert NAMES == sorted(path.name for path in units.iterdir())
+    assert ("removed", NAMES[0]) in did(command, "uninstall-service", "--force")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: its files are closed to another user")

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from dispatcher.config.config import Config, load
+from dispatcher.config.settings import MetricsSection
 from dispatcher.executor.killing import UNKILLABLE_AFTER
 from dispatcher.exit_codes import ExitCode
 from dispatcher.logs.journald import identifier
@@ -60,12 +61,12 @@ def written(
     run_as: str = "dispatcher",
     program: str = "/bin/true",
     systemd: int = 252,
-    **directories: Path,
+    **settings: Path | MetricsSection,
 ) -> Mapping[str, str]:
     """Return the units of an installation."""
     environ = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
     config: Config = msgspec.structs.replace(
-        load(os.devnull, environ), file=Path("/etc/dispatcher/x.toml"), **directories
+        load(os.devnull, environ), file=Path("/etc/dispatcher/x.toml"), **settings
     )
     return unit_texts(
         Installation(
@@ -278,7 +279,25 @@ def test_systemd_makes_the_directories_it_can_and_the_daemon_may_write_to_the_ot
         written(state_dir=Path("/srv/d"), runtime_dir=Path("/srv/d/run"))["dispatcher.service"]
     )
     assert not [key for key in elsewhere if key.startswith(("StateDir", "RuntimeDir"))]
-    assert elsewhere["ReadWritePaths"] == "/var/lib/dispatcher"  # the last: where the store is
+    assert elsewhere["ReadWritePaths"] == "-/var/lib/dispatcher"  # the last: where the store is
+
+
+def test_a_directory_of_figures_is_open_to_the_daemon_and_its_loss_stops_no_unit() -> None:
+    figures = MetricsSection(textfile="/srv/my figures/d.prom")
+    executor, daemon = (section_of(written(metrics=figures)[name]) for name in NAMES)
+
+    assert '"-/srv/my figures"' == daemon["ReadWritePaths"]
+    assert "ReadWritePaths" not in executor
+
+
+def test_workers_have_a_home_below_the_state_directory_or_that_of_their_own_user() -> None:
+    name = "dispatcher-executor.service"
+    assert "HOME=/var/lib/dispatcher/home" == unit(name)["Environment"]
+    template = (SHIPPED / TEMPLATES[0]).read_text("utf-8")
+    assert "\nEnvironment=HOME=/var/lib/dispatcher-%i/home\n" in template
+    elsewhere = written(state_dir=Path("/srv/a b"))[name]
+    assert '\nEnvironment="HOME=/srv/a b/home"\n' in elsewhere
+    assert "HOME=" not in written(run_as="ada")[name]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -26,6 +27,9 @@ def command() -> None:
     """
     config, mistakes = executor_config()
     me = node_id(config.state_dir)
+    if os.environ.get("HOME") == str(config.worker_home):  # as the unit sets it
+        with suppress(OSError):
+            config.worker_home.mkdir(mode=0o700)
     form = config.logs.format
     command = [
         *(sys.executable, "-P", "-m", "dispatcher.executor"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from dispatcher.cli.options import examples
@@ -48,6 +50,10 @@ def command(
             follows.append(f"{at.systemctl} restart {path.stem}   # {costs}")
     if at.user:
         follows.append("loginctl enable-linger   # it starts at boot, and stays when you log out")
+    if at.file != at.usual_file:
+        become = "" if at.user else f"sudo -u {at.run_as} "
+        named = shlex.quote(str(at.file))
+        follows.append(f"{become}dispatcher status --config {named}   # each verb takes --config")
     print_steps(steps, follows, as_json=as_json)
 
 

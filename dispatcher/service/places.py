@@ -1,0 +1,108 @@
+"""The files and directories of a service: seen by its units, owned by root, open to its user."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dispatcher.config.config import SYSTEM_FILE, Config
+from dispatcher.errors import ConfigError
+from dispatcher.host.owner import Owner, owner_of, unknown_user
+from dispatcher.service import systemd, units
+from dispatcher.service.files import InstallStep
+
+
+def expect_own(path: Path) -> None:
+    """Raise `ConfigError` for root and a path that leads where another user decides (ADR 13).
+
+    A configuration names directories that root makes and gives to the service's user.
+    """
+    if os.geteuid() != 0 or (owner := owner_of(path, unknown=unknown_user())) is None:
+        return
+    through = "" if owner.place == path else f", to whom {owner.place} belongs"
+    raise ConfigError(
+        f"{path} belongs to {owner}{through}, and root installs by root's own files only: move it,"
+        f" for example to {SYSTEM_FILE.parent}, or install a service of that user:"
+        f" sudo -u '{owner.name}' dispatcher install-service --user"
+    )
+
+
+def make_directory(
+    path: Path, *, mode: int, above: int = 0o755, owner: Owner | None = None
+) -> None:
+    """Make a directory, those missing above it with the mode `above`. Raises OSError.
+
+    Mode and owner are set by descriptor, so a link in its place gets neither.
+    """
+    missing = [part for part in (path, *path.parents) if not part.exists()]
+    for part in reversed(missing):
+        part.mkdir(0o700)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(part, flags)
+        try:
+            if part == path and owner is not None:
+                os.fchown(descriptor, owner.uid, owner.gid)
+            os.fchmod(descriptor, mode if part == path else above)
+        finally:
+            os.close(descriptor)
+
+
+def expect_visible(paths: Sequence[Path]) -> None:
+    """Raise `ConfigError` for a path that the daemon's unit hides from it."""
+    for path in paths:
+        if (hidden := units.hidden_by(path)) is not None:
+            raise ConfigError(
+                f"{path} is below {hidden}, which a service of the host does not see; move it, for"
+                " example to /opt, /etc or /var/lib, or install a service of your own: --user"
+            )
+
+
+def start_paths(command: Sequence[str]) -> Sequence[Path]:
+    """Return the paths that the service starts from: the command, its Python, this package."""
+    program = Path(command[0])
+    return program, program.resolve(), Path(sys.executable).resolve(), units.SHIPPED.resolve()
+
+
+def make_places(config: Config, run_as: str) -> Iterator[InstallStep]:
+    """Make the directories that systemd does not make, and warn of those closed to the service.
+
+    None is made below a directory of another user, who may lead its path to any place of root's.
+    """
+    figures = units.figures_directory(config)
+    entry = pwd.getpwnam(run_as)
+    for directory in units.other_places(config):
+        foreign = owner_of(directory, unknown=unknown_user())
+        if foreign is not None and not directory.exists():
+            why = f"{directory} is missing, and {foreign.place} belongs to {foreign}"
+            yield InstallStep(
+                "warning", f"{why}; make it: sudo -u '{foreign.name}' mkdir -p {directory}"
+            )
+        elif not directory.exists():
+            mode = 0o755 if directory == figures else 0o700
+            owner = Owner(entry.pw_uid, entry.pw_gid, directory)
+            make_directory(directory, mode=mode, owner=owner)
+            yield InstallStep("made", str(directory))
+        elif (closed := systemd.unwritable(directory, run_as)) is not None:
+            remedy = f"chown {run_as} {closed}" if closed == directory else f"chmod o+x {closed}"
+            why = f"the user {run_as} may not write in {directory}"
+            yield InstallStep("warning", f"{why}; the service needs it: {remedy}")
+
+
+def warn_unreadable(paths: Sequence[Path], run_as: str) -> Iterator[InstallStep]:
+    """Warn of paths that the service's user may not read."""
+    for path in dict.fromkeys(paths):
+        if (part := systemd.unreadable(path, run_as)) is not None:
+            yield InstallStep(
+                "warning",
+                f"the user {run_as} may not read {part}; the service needs it:"
+                f" {_remedy(part, run_as)}",
+            )
+
+
+def _remedy(path: Path, user: str) -> str:
+    if path.is_dir():
+        return f"chmod o+x {path}"
+    return f"chgrp {systemd.account(user)[1]} {path} && chmod g+r {path}"
