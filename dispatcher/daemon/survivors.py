@@ -35,7 +35,7 @@ def survivors(runs: Mapping[RunUid, Collection[str]]) -> Mapping[RunUid, str]:
 
 def _evidence(processes: list[str], paths: Collection[str], *, whole: bool) -> Iterator[str]:
     if processes:
-        yield f"its processes live on this host: {', '.join(processes[:NAMED])}{END_THEM}"
+        yield f"its processes live on this host: {marks.listed(processes, NAMED)}{END_THEM}"
     if not whole:
         yield "it is unknown whether it lives: processes started and ended during the look"
     for path in paths:

@@ -13,7 +13,7 @@ import os
 import resource
 import select
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +38,9 @@ _LIMIT_LINE = b"Max realtime timeout"
 
 #: Lists of processes that `read_marks` takes at most, until every process of one could be read.
 MOST_LISTS = 20
+
+#: Processes of a run that a message lists at most; there may be thousands.
+MOST_LISTED = 10
 
 #: Bytes of /proc/PID/limits: about 1,300.
 _MOST_BYTES = 8192
@@ -118,6 +121,12 @@ def is_alive(pid: int) -> bool:
         return not exited.poll(0)
     finally:
         os.close(handle)
+
+
+def listed(processes: Sequence[str], most: int = MOST_LISTED) -> str:
+    """Return the first of these processes in words, and the number of the others."""
+    others = len(processes) - most
+    return ", ".join(processes[:most]) + (f" and {others} more" if others > 0 else "")
 
 
 class MarkedProcesses:

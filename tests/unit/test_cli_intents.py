@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from dispatcher import control
 from dispatcher.execution import Claim
 from dispatcher.executor_api import END_THEM
-from dispatcher.host.marks import mark_of
+from dispatcher.host.marks import MOST_LISTED, mark_of
 from dispatcher.model import Declared, Intent, Outcome, TaskState
 from dispatcher.words import Declaration
 from tests.command import Command
@@ -224,6 +225,22 @@ def test_why_names_which_processes_of_an_ending_run_live(command: Command) -> No
     finally:
         living.kill()
         living.wait()
+
+
+def test_why_names_some_of_many_processes_and_counts_the_others(command: Command) -> None:
+    mark = f"--rttime={mark_of(ending(command).run_uid)}:unlimited"
+    living = [subprocess.Popen(["prlimit", mark, "sleep", "1000"]) for _ in range(MOST_LISTED + 2)]
+    try:
+        eventually(lambda: _is_counted(command))
+    finally:
+        for process in living:
+            process.kill()
+            process.wait()
+
+
+def _is_counted(command: Command) -> None:
+    told = command("why", 1).stdout
+    assert re.search(rf"  of it still live: (sleep \(\d+\),? ){{{MOST_LISTED}}}and 2 more\n", told)
 
 
 def _is_named(command: Command, pid: int) -> None:

@@ -141,7 +141,7 @@ def _of_ending(
     then += f" (dispatcher {task.intent})" if task.intent else ""
     yield f"{begun}; {course}; {then}"
     if living := marks.MarkedProcesses([run.uid]).living[run.uid]:
-        yield f"of it still live: {', '.join(living)}"
+        yield f"of it still live: {marks.listed(living)}"
 
 
 def _last_heartbeat(run: Run, status: Standing) -> Iterator[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dispatcher.executor.run import MAX_LEFTOVERS
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.executor.system.procfs import Process
+from dispatcher.host.marks import MOST_LISTED, listed
 
 
 def refusing(kernel: Kernel, processes: Iterable[Process]) -> list[Process]:
@@ -16,12 +16,12 @@ def refusing(kernel: Kernel, processes: Iterable[Process]) -> list[Process]:
 
 def why_unsignalled(kernel: Kernel, processes: list[Process]) -> str:
     """Return who owns processes that may not be signalled, and the remedy."""
-    shown = processes[:MAX_LEFTOVERS]
+    shown = processes[:MOST_LISTED]
     owners = {_owner(kernel.owner(one.pid)) for one in shown}
     pids = " ".join(str(one.pid) for one in shown)
     verb, them = ("belongs", "it") if len(shown) == 1 else ("belong", "them")
     return (
-        f"{_named(shown)} {verb} to {' and '.join(sorted(owners))},"
+        f"{_named(processes)} {verb} to {' and '.join(sorted(owners))},"
         f" and the dispatcher may not signal {them}: sudo kill {pids}"
     )
 
@@ -30,14 +30,14 @@ def why_alive(kernel: Kernel, processes: list[Process]) -> str:
     """Return which processes survived SIGKILL, and which of them may not be signalled."""
     refused = refusing(kernel, processes)
     survivors = [one for one in processes if one not in refused]
-    reasons = [f"it survived SIGKILL: {_named(survivors[:MAX_LEFTOVERS])}"] if survivors else []
+    reasons = [f"it survived SIGKILL: {_named(survivors)}"] if survivors else []
     if refused:
         reasons.append(why_unsignalled(kernel, refused))
     return "; ".join(reasons)
 
 
 def _named(processes: list[Process]) -> str:
-    return ", ".join(f"{one.name} ({one.pid})" for one in processes)
+    return listed([f"{one.name} ({one.pid})" for one in processes])
 
 
 def _owner(uid: int | None) -> str:

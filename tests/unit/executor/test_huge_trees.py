@@ -16,6 +16,7 @@ from dispatcher.executor.processes.tree import ATTRIBUTIONS_PER_TICK, REAPS_PER_
 from dispatcher.executor.processes.walk import LOOKS_PER_TICK
 from dispatcher.executor.run import MAX_LEFTOVERS
 from dispatcher.executor.system.kernel import ProcessStatus
+from dispatcher.host.marks import MOST_LISTED
 from dispatcher.times import Instant
 from tests.unit.executor.world import FakeProcess, World
 
@@ -552,6 +553,16 @@ def test_what_the_host_cannot_show_is_not_asked_for_again_at_once(world: Countin
     world.run_for(1)
 
     assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+
+
+def test_some_of_many_that_survive_are_named_and_the_others_counted(world: Counting) -> None:
+    world.grow(world.start(SMALL), MOST_LISTED + 2, cannot_die=True)
+    world.end(SMALL, at_once=True)
+    world.run_for(6)
+
+    reason = world.last(wire.Changed).reason
+    assert MOST_LISTED == reason.count("(")
+    assert reason.endswith(") and 2 more")
 
 
 def test_a_shortage_in_the_middle_of_a_freeze_does_not_keep_sigkill_from_the_group(
