@@ -36,7 +36,7 @@ class SqlOperator(SqlReader):
         if run is not None:
             self._end(run, Intent.CANCEL, Outcome.CANCELLED, reason)
         elif state not in FINISHED:
-            self._engine.change(sql.CANCEL, {"id": task_id, "reason": reason, "now": now})
+            self.engine.change(sql.CANCEL, {"id": task_id, "reason": reason, "now": now})
         return state
 
     def hold(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
@@ -46,13 +46,13 @@ class SqlOperator(SqlReader):
                 return state
             self._end(run, Intent.HOLD, Outcome.HELD, reason)
         elif state not in FINISHED | {TaskState.HELD}:
-            self._engine.change(claims_sql.HOLD, {"id": task_id, "reason": reason})
+            self.engine.change(claims_sql.HOLD, {"id": task_id, "reason": reason})
         return state
 
     def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         state, run = self._find(task_id)
         if state in RETRIABLE:
-            self._engine.change(sql.RETRY, {"id": task_id, "now": now})
+            self.engine.change(sql.RETRY, {"id": task_id, "now": now})
         elif run is not None and run.is_ending and _outcome(run) is not Outcome.SUCCEEDED:
             self._intend(run, Intent.RETRY, "retried by operator")
         return state
@@ -60,17 +60,17 @@ class SqlOperator(SqlReader):
     def release(self, task_id: int, *, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
         state, run = self._find(task_id)
         if state is TaskState.HELD:
-            self._engine.change(sql.RELEASE, {"id": task_id, "now": now})
+            self.engine.change(sql.RELEASE, {"id": task_id, "now": now})
         elif run is not None and run.is_ending and _can_be_released(run, policy, now):
             self._intend(run, Intent.RELEASE, "released by operator")
         return state
 
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         values = {"queue": queue, "reason": reason, "now": now}
-        return self._engine.change(sql.PAUSE, values) > 0
+        return self.engine.change(sql.PAUSE, values) > 0
 
     def resume(self, queue: str) -> bool:
-        return self._engine.change(sql.RESUME, {"queue": queue}) > 0
+        return self.engine.change(sql.RESUME, {"queue": queue}) > 0
 
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
@@ -80,12 +80,12 @@ class SqlOperator(SqlReader):
         for task_id, payload in self._old(before, limit, states):
             if payload >= left and tasks:
                 return Pruned(tasks, tuple(paths), more=True)
-            runs = self._engine.rows(sql.OLD_RUNS, {"task_id": task_id, "limit": left})
+            runs = self.engine.rows(sql.OLD_RUNS, {"task_id": task_id, "limit": left})
             paths += [path for _, path in runs]
             if len(runs) >= left:  # no room for the task itself, and it may have more
-                self._engine.change_each(sql.DELETE_RUN, [{"id": run_id} for run_id, _ in runs])
+                self.engine.change_each(sql.DELETE_RUN, [{"id": run_id} for run_id, _ in runs])
                 return Pruned(tasks, tuple(paths), more=True)
-            self._engine.change(sql.DELETE, {"id": task_id})
+            self.engine.change(sql.DELETE, {"id": task_id})
             tasks += 1
             left = max(0, left - len(runs) - payload - 1)
         return Pruned(tasks, tuple(paths), more=tasks == limit)
@@ -104,10 +104,10 @@ class SqlOperator(SqlReader):
             statement, values = claims_sql.READY, {"queue": queue, "limit": 1}
         else:
             statement, values = claims_sql.READY_TASK, {"task_id": task_id}
-        statement += self._engine.dialect.skip_locked
-        for ready in claims.claimable(self._engine, statement, values):
+        statement += self.engine.dialect.skip_locked
+        for ready in claims.claimable(self.engine, statement, values):
             return claims.claim_by_hand(
-                self._engine,
+                self.engine,
                 ready,
                 owner=owner,
                 output_dir=output_dir,
@@ -118,7 +118,7 @@ class SqlOperator(SqlReader):
 
     def _find(self, task_id: int) -> tuple[TaskState | None, OpenRun | None]:
         """Return a task's state, and its run if it runs; both are locked for this transaction."""
-        rows = self._engine.rows(sql.STATE + self._engine.dialect.lock_row, {"id": task_id})
+        rows = self.engine.rows(sql.STATE + self.engine.dialect.lock_row, {"id": task_id})
         if not rows:
             return None, None
         state, uid = rows[0]
@@ -130,11 +130,11 @@ class SqlOperator(SqlReader):
             return
         self._intend(run, intent, reason)
         if not run.leader_exited:
-            claims.begin_ending(self._engine, run.run_uid, ending, reason)
+            claims.begin_ending(self.engine, run.run_uid, ending, reason)
 
     def _intend(self, run: OpenRun, intent: Intent, reason: str) -> None:
         values = {"uid": run.run_uid, "intent": intent.value, "reason": reason}
-        self._engine.change(sql.INTEND, values)
+        self.engine.change(sql.INTEND, values)
 
     def _old(
         self, before: StoreTime, limit: int, states: Collection[TaskState]
@@ -142,7 +142,7 @@ class SqlOperator(SqlReader):
         """Yield id and payload (in 64 KiB) of at most `limit` tasks, of each state oldest first."""
         for state in sorted(states):
             values = {"state": state.value, "before": before, "limit": limit}
-            rows = self._engine.rows(sql.OLD, values)
+            rows = self.engine.rows(sql.OLD, values)
             yield from rows
             limit -= len(rows)
             if not limit:

@@ -41,73 +41,73 @@ class SqlReader(SqlTransactions):
     """`ReaderStore` on an engine."""
 
     def calendar(self) -> Calendar:
-        return self._clock.calendar(self._engine)
+        return self._clock.calendar(self.engine)
 
     def task(self, task_id: int) -> Task | None:
-        rows = self._engine.rows(sql.TASK, {"id": task_id})
+        rows = self.engine.rows(sql.TASK, {"id": task_id})
         return task_from(rows[0]) if rows else None
 
     def tasks(self, wanted: TaskFilter) -> list[Task]:
         statement = sql.TASKS_OLDEST_FIRST if wanted.oldest_first else sql.TASKS
-        statement = statement.format(each_label=self._engine.dialect.each_label)
-        return [task_from(row) for row in self._engine.rows(statement, filter_parameters(wanted))]
+        statement = statement.format(each_label=self.engine.dialect.each_label)
+        return [task_from(row) for row in self.engine.rows(statement, filter_parameters(wanted))]
 
     def ids(self) -> range:
-        first = self._engine.rows(sql.FIRST_ID)
-        last = self._engine.rows(sql.LAST_ID)
+        first = self.engine.rows(sql.FIRST_ID)
+        last = self.engine.rows(sql.LAST_ID)
         return range(first[0][0], last[0][0] + 1) if first and last else range(0)
 
     def submitted_from(self, task_id: int) -> tuple[int, StoreTime] | None:
-        rows = self._engine.rows(sql.SUBMITTED_FROM, {"id": task_id})
+        rows = self.engine.rows(sql.SUBMITTED_FROM, {"id": task_id})
         return (rows[0][0], time_from(rows[0][1]) or StoreTime(0)) if rows else None
 
     def runs(self, task_id: int) -> list[Run]:
-        return [run_from(row) for row in self._engine.rows(sql.RUNS, {"task_id": task_id})]
+        return [run_from(row) for row in self.engine.rows(sql.RUNS, {"task_id": task_id})]
 
     def open_run(self, uid: RunUid) -> OpenRun | None:
         return next(iter(self._open_runs(sql.OPEN_RUN, {"uid": uid})), None)
 
     def _open_runs(self, statement: str, values: Values = NONE) -> list[OpenRun]:
-        return [open_run_from(row) for row in self._engine.rows(statement, values)]
+        return [open_run_from(row) for row in self.engine.rows(statement, values)]
 
     def known_runs(self, uids: Iterable[RunUid]) -> set[RunUid]:
-        return {uid for uid in uids if self._engine.rows(sql.RUN_IS_KNOWN, {"uid": uid})}
+        return {uid for uid in uids if self.engine.rows(sql.RUN_IS_KNOWN, {"uid": uid})}
 
     def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
         counts: dict[str, dict[TaskState, int]] = {}
-        for queue, state, tasks in self._engine.rows(sql.COUNTS):
+        for queue, state, tasks in self.engine.rows(sql.COUNTS):
             of_queue, known = counts.setdefault(queue, {}), state_from(state)
             of_queue[known] = of_queue.get(known, 0) + tasks
         return counts
 
     def ready_since(self) -> Mapping[str, StoreTime]:
-        rows = self._engine.rows(sql.READY_SINCE)
+        rows = self.engine.rows(sql.READY_SINCE)
         return {queue: since for queue, value in rows if (since := time_from(value)) is not None}
 
     def outcomes(self) -> Mapping[Outcome, int]:
-        return {Outcome(outcome): runs for outcome, runs in self._engine.rows(sql.OUTCOMES)}
+        return {Outcome(outcome): runs for outcome, runs in self.engine.rows(sql.OUTCOMES)}
 
     def leases(self) -> Leases:
-        (row,) = self._engine.rows(sql.LEASES)
+        (row,) = self.engine.rows(sql.LEASES)
         return Leases(row[0], *map(time_from, row[1:]))
 
     def nodes(self) -> Sequence[Node]:
-        return [node_from(row) for row in self._engine.rows(sql.NODES)]
+        return [node_from(row) for row in self.engine.rows(sql.NODES)]
 
     def paused_queues(self) -> list[PausedQueue]:
-        return [PausedQueue(*row) for row in self._engine.rows(sql.PAUSED_QUEUES)]
+        return [PausedQueue(*row) for row in self.engine.rows(sql.PAUSED_QUEUES)]
 
     def prunable(self, *, before: StoreTime, states: Collection[TaskState] = FINISHED) -> int:
         return sum(
-            self._engine.rows(sql.PRUNABLE, {"state": state.value, "before": before})[0][0]
+            self.engine.rows(sql.PRUNABLE, {"state": state.value, "before": before})[0][0]
             for state in states
         )
 
     def coming(self) -> int:
-        return bulk_parts.coming(self._engine)
+        return bulk_parts.coming(self.engine)
 
     def damaged_parts(self) -> list[str]:
-        return bulk_parts.damaged(self._engine)
+        return bulk_parts.damaged(self.engine)
 
 
 fits: type[ReaderStore] = SqlReader

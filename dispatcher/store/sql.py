@@ -13,7 +13,7 @@ class SqlStore(SqlSubmitter, SqlOperator, SqlSupervisor):
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
-        self._engine.close()
+        self.engine.close()
 
 
 fits: type[Store] = SqlStore

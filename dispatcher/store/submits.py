@@ -39,12 +39,12 @@ class SqlSubmitter(SqlTransactions):
 
     def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
         new = new_task_parameters(task, now)
-        for (task_id,) in self._engine.rows(sql.submit(tuple(new)), new):
+        for (task_id,) in self.engine.rows(sql.submit(tuple(new)), new):
             if task.payload is not None:
                 values = {"task_id": task_id, "payload": task.payload}
-                self._engine.change(sql.SUBMIT_PAYLOAD, values)
+                self.engine.change(sql.SUBMIT_PAYLOAD, values)
             return Submitted(task_id, created=True)
-        ((task_id, command, payload),) = self._engine.rows(
+        ((task_id, command, payload),) = self.engine.rows(
             sql.TASK_WITH_KEY, {"queue": task.queue, "key": task.key}
         )
         same = {"command": new["command"] == command, "payload": task.payload == payload}
@@ -53,27 +53,27 @@ class SqlSubmitter(SqlTransactions):
 
     def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:
         if part == 0:
-            self._engine.change(sql.BEGIN_BULK, {"uid": uid, "now": now})
-        elif not self._engine.change(sql.SEE_BULK, {"uid": uid, "now": now}):
+            self.engine.change(sql.BEGIN_BULK, {"uid": uid, "now": now})
+        elif not self.engine.change(sql.SEE_BULK, {"uid": uid, "now": now}):
             return False
         text = encoded([shortened(task) for task in tasks]).decode()
         values = {"uid": uid, "part": part, "many": len(tasks), "tasks": text}
-        self._engine.change(sql.STAGE, values)
+        self.engine.change(sql.STAGE, values)
         return True
 
     def accept(self, uid: str, *, now: StoreTime) -> bool:
-        return self._engine.change(sql.ACCEPT, {"uid": uid, "now": now}) > 0
+        return self.engine.change(sql.ACCEPT, {"uid": uid, "now": now}) > 0
 
     def accepted(self, uid: str) -> bool | None:
-        rows = self._engine.rows(sql.BULK_STATE, {"uid": uid})
+        rows = self.engine.rows(sql.BULK_STATE, {"uid": uid})
         return rows[0][0] == "accepted" if rows else None
 
     def admit(self, uid: str, *, now: StoreTime) -> bool:
-        self._engine.change(sql.SEE_BULK, {"uid": uid, "now": now})
+        self.engine.change(sql.SEE_BULK, {"uid": uid, "now": now})
         return self._admit(uid, now)
 
     def submitted(self, uid: str, part: int) -> list[Submitted] | None:
-        for (text,) in self._engine.rows(sql.SUBMITTED, {"uid": uid, "part": part}):
+        for (text,) in self.engine.rows(sql.SUBMITTED, {"uid": uid, "part": part}):
             try:
                 return [Submitted(*one) for one in _submitted_from(text)]
             except (*UNREADABLE, TypeError):
@@ -81,31 +81,31 @@ class SqlSubmitter(SqlTransactions):
         return None
 
     def forget(self, uid: str) -> bool:
-        if self._engine.rows(sql.NEXT_PART, {"uid": uid, "after": -1}):
+        if self.engine.rows(sql.NEXT_PART, {"uid": uid, "after": -1}):
             return False
-        self._engine.change(sql.DROP_BULK, {"uid": uid})  # or its client might accept the rest
-        removed = self._engine.change(sql.REMOVE_PARTS, {"uid": uid, "limit": REMOVED})
+        self.engine.change(sql.DROP_BULK, {"uid": uid})  # or its client might accept the rest
+        removed = self.engine.change(sql.REMOVE_PARTS, {"uid": uid, "limit": REMOVED})
         if removed < REMOVED:
-            self._engine.change(sql.REMOVE_BULK, {"uid": uid})
+            self.engine.change(sql.REMOVE_BULK, {"uid": uid})
         return removed == REMOVED
 
     def continue_silent(self, *, now: StoreTime) -> bool:
         silent = {"silent": now - CONTINUE_AFTER, "gone": now - GONE_AFTER}
-        rows = self._engine.rows(sql.SILENT, silent)
+        rows = self.engine.rows(sql.SILENT, silent)
         for uid, is_left in rows:
             if not is_left:
                 self.forget(uid)
             elif not self._admit(uid, now):  # the rest is damaged: back to the end of the line
-                self._engine.change(sql.SEE_BULK, {"uid": uid, "now": now})
+                self.engine.change(sql.SEE_BULK, {"uid": uid, "now": now})
         return bool(rows)
 
     def _admit(self, uid: str, now: StoreTime) -> bool:
-        for part, tasks, damage in left(self._engine, uid, lock=self._engine.dialect.lock_row):
+        for part, tasks, damage in left(self.engine, uid, lock=self.engine.dialect.lock_row):
             if damage is None:
                 made = [self.submit(task, now=now) for task in tasks]
                 text = encoded([(one.task_id, one.created, one.differs) for one in made]).decode()
                 values = {"uid": uid, "part": part, "submitted": text}
-                self._engine.change(sql.ADMITTED, values)
+                self.engine.change(sql.ADMITTED, values)
                 return True
         return False
 

@@ -26,29 +26,29 @@ class SqlSupervisor(SqlReader, SqlWorker):
     """`SupervisorStore` on an engine."""
 
     def move_due(self, *, limit: int, now: StoreTime) -> int:
-        statement = sql.DUE + self._engine.dialect.skip_locked
-        due = self._engine.rows(statement, {"limit": limit, "now": now})
+        statement = sql.DUE + self.engine.dialect.skip_locked
+        due = self.engine.rows(statement, {"limit": limit, "now": now})
         if due:
             values = [{"id": task_id, "now": now} for (task_id,) in due]
-            self._engine.change_each(sql.MAKE_READY, values)
+            self.engine.change_each(sql.MAKE_READY, values)
         return len(due)
 
     def next_due(self) -> StoreTime | None:
         return self._first_time(sql.NEXT_DUE)
 
     def give_up(self, *, limit: int, now: StoreTime) -> list[GivenUp]:
-        statement = sql.OVERDUE + self._engine.dialect.skip_locked
-        overdue = self._engine.rows(statement, {"limit": limit, "now": now})
+        statement = sql.OVERDUE + self.engine.dialect.skip_locked
+        overdue = self.engine.rows(statement, {"limit": limit, "now": now})
         given_up = [given_up_from(row, now) for row in overdue]
         values = [{"id": one.task_id, "reason": one.reason, "now": now} for one in given_up]
-        self._engine.change_each(sql.GIVE_UP, values)
+        self.engine.change_each(sql.GIVE_UP, values)
         return given_up
 
     def next_failure(self) -> StoreTime | None:
         return self._first_time(sql.NEXT_FAILURE)
 
     def ready_queues(self, *, after: str, limit: int) -> list[str]:
-        rows = self._engine.rows(sql.READY_QUEUES, {"after": after, "limit": limit})
+        rows = self.engine.rows(sql.READY_QUEUES, {"after": after, "limit": limit})
         return [queue for (queue,) in rows]
 
     def claim(
@@ -62,37 +62,37 @@ class SqlSupervisor(SqlReader, SqlWorker):
         until: StoreTime | None = None,
         now: StoreTime,
     ) -> list[Claim]:
-        statement = claims_sql.READY + self._engine.dialect.skip_locked
+        statement = claims_sql.READY + self.engine.dialect.skip_locked
         values = {"queue": queue, "limit": limit}
         return [
             claims.claim(
-                self._engine,
+                self.engine,
                 ready,
                 owner=node,
                 output_dir=output_dir,
                 takeover_at=ready.takeover_at(until),
                 now=now,
             )
-            for ready in claims.claimable(self._engine, statement, values, kill_grace_ms)
+            for ready in claims.claimable(self.engine, statement, values, kill_grace_ms)
         ]
 
     def record_started(
         self, uid: RunUid, *, pid: int, started_at: StoreTime, now: StoreTime
     ) -> bool:
         values = {"uid": uid, "pid": pid, "started_at": started_at, "now": now}
-        if not self._engine.change(sql.RECORD_STARTED, values):
+        if not self.engine.change(sql.RECORD_STARTED, values):
             return False
-        self._engine.change(sql.BEGIN_LEASE, values)
+        self.engine.change(sql.BEGIN_LEASE, values)
         return True
 
     def record_leader_exit(
         self, uid: RunUid, *, exit_code: int | None, signal: int | None, now: StoreTime
     ) -> bool:
         values = {"uid": uid, "exit_code": exit_code, "signal": signal}
-        return self._engine.change(sql.RECORD_LEADER_EXIT, values) > 0
+        return self.engine.change(sql.RECORD_LEADER_EXIT, values) > 0
 
     def renew(self, node: str, *, now: StoreTime) -> int:
-        return self._engine.change(sql.RENEW, {"node": node, "now": now})
+        return self.engine.change(sql.RENEW, {"node": node, "now": now})
 
     def expired(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
         return self._open_runs(sql.EXPIRED, {"node": node, "limit": limit, "now": now})
@@ -107,28 +107,28 @@ class SqlSupervisor(SqlReader, SqlWorker):
         return self._open_runs(sql.ENDINGS, {"node": node})
 
     def begin_ending(self, uid: RunUid, ending: Outcome, reason: str, *, now: StoreTime) -> bool:
-        return claims.begin_ending(self._engine, uid, ending, reason)
+        return claims.begin_ending(self.engine, uid, ending, reason)
 
     def settle(self, settlement: Settlement, *, now: StoreTime) -> bool:
         values = settlement_parameters(settlement, now)
-        if not self._engine.change(sql.CLOSE, values):
+        if not self.engine.change(sql.CLOSE, values):
             return False
         if settlement.total_anew:
-            self._engine.change(sql.BEGIN_TOTAL_ANEW, values)
-        self._engine.change(sql.MOVE_ON, values)
+            self.engine.change(sql.BEGIN_TOTAL_ANEW, values)
+        self.engine.change(sql.MOVE_ON, values)
         if (remains := remains_parameters(settlement)) is not None:
-            self._engine.change(sql.REMAINS, remains)
+            self.engine.change(sql.REMAINS, remains)
         return True
 
     def confirm(self, node: str, until: StoreTime | None) -> int:
-        return self._engine.change(sql.CONFIRM, {"node": node, "until": until})
+        return self.engine.change(sql.CONFIRM, {"node": node, "until": until})
 
     def abandoned(self, *, limit: int, now: StoreTime) -> list[OpenRun]:
-        statement = sql.ABANDONED + self._engine.dialect.skip_locked
+        statement = sql.ABANDONED + self.engine.dialect.skip_locked
         return self._open_runs(statement, {"limit": limit, "now": now})
 
     def stranded(self, node: str, *, now: StoreTime) -> list[OpenRun]:
-        dialect = self._engine.dialect
+        dialect = self.engine.dialect
         values = {"node": node, "alone": not dialect.shared, "now": now}
         return self._open_runs(sql.STRANDED + dialect.skip_locked, values)
 
@@ -137,14 +137,14 @@ class SqlSupervisor(SqlReader, SqlWorker):
 
     def has_unfinished(self, *, but: Iterable[str] = ()) -> bool:
         values = {"but": "".join(f" {queue} " for queue in but)}
-        ((unfinished,),) = self._engine.rows(sql.HAS_UNFINISHED, values)
-        return bool(unfinished) or bulk_parts.is_coming(self._engine)
+        ((unfinished,),) = self.engine.rows(sql.HAS_UNFINISHED, values)
+        return bool(unfinished) or bulk_parts.is_coming(self.engine)
 
     def record_node(self, node: Node) -> None:
-        self._engine.change(sql.RECORD_NODE, asdict(node))
+        self.engine.change(sql.RECORD_NODE, asdict(node))
 
     def _first_time(self, statement: str, values: Values = NONE) -> StoreTime | None:
-        rows = self._engine.rows(statement, values)
+        rows = self.engine.rows(statement, values)
         return time_from(rows[0][0]) if rows else None
 
 

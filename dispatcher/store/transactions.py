@@ -17,7 +17,7 @@ class SqlTransactions:
     """`Transactions` on an engine whose schema `migrate` has prepared."""
 
     def __init__(self, engine: Engine, identity: str, clock: Clock) -> None:
-        self._engine = engine
+        self.engine = engine
         self._identity = identity
         self._clock = clock
 
@@ -27,13 +27,13 @@ class SqlTransactions:
 
     @contextmanager
     def transaction(self) -> Iterator[StoreTime]:
-        with transaction(self._engine, write=True):
-            yield self._clock.begin(self._engine, write=True)
+        with transaction(self.engine, write=True):
+            yield self._clock.begin(self.engine, write=True)
 
     @contextmanager
     def snapshot(self) -> Iterator[StoreTime]:
-        with transaction(self._engine, write=False):
-            yield self._clock.begin(self._engine, write=False)
+        with transaction(self.engine, write=False):
+            yield self._clock.begin(self.engine, write=False)
 
     def watch_clock(self) -> Setting:
-        return self._clock.watch(self._engine)
+        return self._clock.watch(self.engine)

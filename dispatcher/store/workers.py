@@ -29,21 +29,21 @@ class SqlWorker(SqlTransactions):
             "note": beat.note,
             "now": now,
         }
-        if rows := self._engine.rows(sql.HEARTBEAT, values):
+        if rows := self.engine.rows(sql.HEARTBEAT, values):
             return Renewed(rows[0][0])
         return self._refusal(beat.task_id, beat.lock)
 
     def note(self, note: Note, *, now: StoreTime) -> Accepted | Refused:
         values = {"task_id": note.task_id, "lock": note.lock, "note": note.note, "now": now}
-        if self._engine.change(sql.NOTE, values):
+        if self.engine.change(sql.NOTE, values):
             return Accepted()
         return self._refusal(note.task_id, note.lock)
 
     def declare(self, declaration: Declaration, *, now: StoreTime) -> Accepted | Refused:
         values = declaration_parameters(declaration, now)
-        if self._engine.change(sql.DECLARE, values):
+        if self.engine.change(sql.DECLARE, values):
             return Accepted()
-        for word, reason, delay_ms, retry, result in self._engine.rows(sql.DECLARED, values):
+        for word, reason, delay_ms, retry, result in self.engine.rows(sql.DECLARED, values):
             before = replace(
                 declaration,
                 word=Declared(word),
@@ -59,18 +59,18 @@ class SqlWorker(SqlTransactions):
         return self._refusal(declaration.task_id, declaration.lock)
 
     def lock_of(self, uid: RunUid) -> tuple[int, str] | None:
-        rows = self._engine.rows(sql.LOCK_OF, {"uid": uid})
+        rows = self.engine.rows(sql.LOCK_OF, {"uid": uid})
         return rows[0] if rows else None
 
     def declared(self, node: str) -> list[RunUid]:
-        return [RunUid(uid) for (uid,) in self._engine.rows(sql.DECLARED_UIDS, {"node": node})]
+        return [RunUid(uid) for (uid,) in self.engine.rows(sql.DECLARED_UIDS, {"node": node})]
 
     def renew_short(self, node: str, *, gap_ms: int, now: StoreTime) -> int:
         values = {"node": node, "gap_ms": gap_ms, "now": now}
-        return self._engine.change(sql.RENEW_SHORT, values)
+        return self.engine.change(sql.RENEW_SHORT, values)
 
     def _refusal(self, task_id: int, lock: str) -> Refused:
-        rows = self._engine.rows(sql.PRESENTED, {"task_id": task_id, "lock": lock})
+        rows = self.engine.rows(sql.PRESENTED, {"task_id": task_id, "lock": lock})
         if not rows:
             return Refused(WorkerError.UNKNOWN_TASK)
         state, current_uid, presented_uid, attempt = rows[0]

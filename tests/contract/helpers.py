@@ -76,7 +76,7 @@ class OneByOne:
 
     def sql(self, statement: str, values: dict[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Execute a statement in the open transaction."""
-        rows: list[tuple[Any, ...]] = self.raw._engine.rows(statement, values or {})
+        rows: list[tuple[Any, ...]] = self.raw.engine.rows(statement, values or {})
         return rows
 
 

@@ -264,7 +264,7 @@ def claims(store: SqlStore) -> None:
 
 def beats(store: SqlStore) -> None:
     with store.transaction() as now:
-        (row,) = store._engine.rows("SELECT lock FROM tasks WHERE state = 'running'")
+        (row,) = store.engine.rows("SELECT lock FROM tasks WHERE state = 'running'")
         assert isinstance(store.heartbeat(Beat(task_id=1, lock=row[0]), now=now), Renewed)
 
 
@@ -276,7 +276,7 @@ def cancels(store: SqlStore) -> None:
 def settles(store: SqlStore) -> None:
     """Settle a run after which the task runs again, so that only the run knows when."""
     with store.transaction() as now:
-        (row,) = store._engine.rows("SELECT run_uid FROM tasks WHERE state = 'running'")
+        (row,) = store.engine.rows("SELECT run_uid FROM tasks WHERE state = 'running'")
         facts = {"outcome": Outcome.RELEASED, "state": TaskState.READY}
         claim: Any = SimpleNamespace(run_uid=row[0])
         assert store.settle(settlement(claim, ended_at=now, **facts), now=now)

@@ -35,7 +35,7 @@ DAMAGE = {
 
 def damage(store: OneByOne, task_id: int, change: str) -> None:
     with store.raw.transaction():
-        store.raw._engine.change(f"UPDATE tasks SET {change} WHERE id = :id", {"id": task_id})
+        store.raw.engine.change(f"UPDATE tasks SET {change} WHERE id = :id", {"id": task_id})
 
 
 @pytest.mark.parametrize("change", DAMAGE)
@@ -131,7 +131,7 @@ def test_no_value_of_any_column_of_a_run_keeps_others_from_being_read(
         claim = store.claimed(queue=f"of-{column}")
         with suppress(dbapi2.Error, StoreRefused), store.raw.transaction():
             change = f"UPDATE runs SET {column} = {value} WHERE uid = :uid"
-            store.raw._engine.change(change, {"uid": claim.run_uid})
+            store.raw.engine.change(change, {"uid": claim.run_uid})
 
         read_all(store)
         store.runs(claim.task_id)

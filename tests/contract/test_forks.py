@@ -92,9 +92,9 @@ def test_a_child_forked_within_a_transaction_can_neither_go_on_nor_undo_it(path:
                 with pytest.raises(DispatcherError, match="before a fork"):
                     store.submit(new_task(), now=NOW)
                 refused += 1
-                store._engine.rollback()
+                store.engine.rollback()
                 with pytest.raises(DispatcherError, match="before a fork"):
-                    store._engine.begin(write=True)
+                    store.engine.begin(write=True)
                 refused += 1
             finally:
                 os._exit(refused)
@@ -114,7 +114,7 @@ def test_a_child_that_is_forked_in_c_within_a_transaction_commits_nothing_of_it(
             refused = 0
             try:
                 with pytest.raises(DispatcherError, match="before a fork"):
-                    store._engine.commit()
+                    store.engine.commit()
                 refused = 1
             finally:
                 os._exit(refused)

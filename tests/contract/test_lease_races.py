@@ -199,7 +199,7 @@ def test_ac6_a_beat_is_ok_exactly_when_the_expiry_moved(
         }[kind]
         with raw.transaction():
             rewind = "UPDATE tasks SET lease_expires_at = :expiry WHERE state = 'running'"
-            raw._engine.change(rewind, {"expiry": expiry})
+            raw.engine.change(rewind, {"expiry": expiry})
         before = _rows(store)
 
         answer = store.heartbeat(Beat(task_id=claim.task_id, lock=lock), now=LATE)
@@ -225,7 +225,7 @@ def _brought_into(store: OneByOne, state: str, attempts: int) -> Claim:
     elif state == "declared":
         with store.raw.transaction():
             declared = "UPDATE runs SET declared = 'succeed' WHERE uid = :uid"
-            store.raw._engine.change(declared, {"uid": claim.run_uid})
+            store.raw.engine.change(declared, {"uid": claim.run_uid})
     elif state == "exited":
         store.record_leader_exit(claim.run_uid, exit_code=0, signal=None, now=NOW)
     elif state == "superseded":

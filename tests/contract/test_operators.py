@@ -189,7 +189,7 @@ def test_a_pruned_task_takes_its_payload_along(store: OneByOne, raw: SqlStore) -
     store.prune(before=later(1), limit=10)
 
     with raw.snapshot():
-        assert [] == raw._engine.rows("SELECT task_id FROM payloads")
+        assert [] == raw.engine.rows("SELECT task_id FROM payloads")
 
 
 def test_what_is_not_finished_or_not_old_enough_stays(store: OneByOne) -> None:

@@ -58,7 +58,7 @@ def test_a_statement_goes_by_its_index_and_sorts_no_table(
     raw: SqlStore, statement: str, values: dict[str, object], used: list[str]
 ) -> None:
     with raw.transaction():
-        plan = [row[3] for row in raw._engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
+        plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 
     steps = [step for step in plan if " tasks" in step or " runs" in step or " bulk_parts" in step]
     assert [step for step in steps if "USING" not in step] == [], plan
@@ -79,7 +79,7 @@ def test_a_statement_goes_by_its_index_and_sorts_no_table(
 def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
     values = {"queue": "q", "limit": 1, "now": 1, "after": "", "before": 1, "state": "x"}
     with raw.transaction():
-        plan = [row[3] for row in raw._engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
+        plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 
     assert [step for step in plan if "TEMP B-TREE" in step] == []
 
@@ -91,8 +91,8 @@ def test_looking_for_tasks_reads_no_row_outside_its_bounds(
     values = filter_parameters(TaskFilter(queue="q", since=NOW, label=("a", "b")))
     with raw.transaction():
         statement = readers.TASKS_OLDEST_FIRST if oldest_first else readers.TASKS
-        statement = statement.format(each_label=raw._engine.dialect.each_label)
-        plan = [row[3] for row in raw._engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
+        statement = statement.format(each_label=raw.engine.dialect.each_label)
+        plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 
     assert "SEARCH tasks USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plan
     assert [step for step in plan if "TEMP B-TREE" in step] == []
@@ -127,7 +127,7 @@ def a_days_work(store: OneByOne) -> None:
 
 def test_no_statement_is_planned_twice(store: OneByOne) -> None:
     planned: Counter[str] = Counter()
-    connection: Any = store.raw._engine._connection
+    connection: Any = store.raw.engine.connection
 
     def allow(*args: object) -> int:
         planned[str(args)] += 1

@@ -78,11 +78,11 @@ def test_a_commit_without_a_clear_answer_says_so_and_the_next_connection_is_fres
     path: Path,
 ) -> None:
     with closing(opened(path)) as store:
-        old = store._engine._connection
+        old = store.engine.connection
         break_commit(store, path)
 
         with store.transaction() as now:
-            fresh = store._engine._connection
+            fresh = store.engine.connection
             store.submit(new_task(), now=now)
         with store.snapshot():
             counts = store.counts()
@@ -95,7 +95,7 @@ def fill_up(store: SqlStore) -> None:
     """Write until the database may not grow any more."""
     with store.transaction():
         store.submit(new_task(), now=NOW)
-        store._engine.rows("PRAGMA max_page_count = 1")
+        store.engine.rows("PRAGMA max_page_count = 1")
         store.submit(new_task(payload="x" * 100_000), now=NOW)
 
 
@@ -132,7 +132,7 @@ def test_want_of_descriptors_is_unavailable_and_passes(path: Path) -> None:
 def test_every_commit_is_synced_and_keys_are_checked(path: Path) -> None:
     with closing(opened(path)) as store, store.snapshot():
         pragmas = {
-            name: store._engine.rows(f"PRAGMA {name}")
+            name: store.engine.rows(f"PRAGMA {name}")
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
 

@@ -46,7 +46,7 @@ def stranded(store: OneByOne, now: int, node: str = NODE) -> list[str]:
 @pytest.fixture
 def shared(store: OneByOne) -> OneByOne:
     """A store with which nodes on other hosts may work."""
-    engine = store.raw._engine
+    engine = store.raw.engine
     engine.dialect = replace(engine.dialect, shared=True)
     return store
 

@@ -62,7 +62,7 @@ def _liveness_for_whoever_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def heartbeat(store: SqlStore, beat: Any, *, now: Any) -> Any:
         answer = sound(store, beat, now=now)
-        store._engine.change(stamp, {"id": beat.task_id, "now": now})
+        store.engine.change(stamp, {"id": beat.task_id, "now": now})
         return answer
 
     monkeypatch.setattr(SqlStore, "heartbeat", heartbeat)

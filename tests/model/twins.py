@@ -68,7 +68,7 @@ class Twins(RuleBasedStateMachine):
 
     def rows(self, table: str, columns: str) -> list[tuple[Any, ...]]:
         with self.store.snapshot():
-            return self.store._engine.rows(f"SELECT {columns} FROM {table} ORDER BY id")
+            return self.store.engine.rows(f"SELECT {columns} FROM {table} ORDER BY id")
 
     def everything(self) -> list[Any]:
         return [self.rows("tasks", "*"), self.rows("runs", "*")]

@@ -34,7 +34,7 @@ def world() -> World:
 def shared(world: World) -> World:
     """A world whose store nodes on other hosts share."""
     store: Any = world.store
-    store._engine.dialect = replace(store._engine.dialect, shared=True)
+    store.engine.dialect = replace(store.engine.dialect, shared=True)
     return world
 
 
@@ -65,7 +65,7 @@ def column(world: World, name: str, task_id: int) -> Any:
     with world.store.snapshot():
         engine: Any = world.store
         query = f"SELECT {name} FROM tasks WHERE id = :id"
-        ((value,),) = engine._engine.rows(query, {"id": task_id})
+        ((value,),) = engine.engine.rows(query, {"id": task_id})
     return value
 
 

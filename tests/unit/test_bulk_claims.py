@@ -24,7 +24,7 @@ def left_accepted(client: Client, *queues: str, silent_s: float = 11) -> None:
             task = NewTask(command=("true",), max_attempts=1, lease_ttl_ms=60_000, queue=queue)
             store.stage("bulk", part, [task], now=now)
         store.accept("bulk", now=now)
-        store._engine.change(f"UPDATE bulk_submits SET seen_at = seen_at - {silent_s * 1000}")
+        store.engine.change(f"UPDATE bulk_submits SET seen_at = seen_at - {silent_s * 1000}")
 
 
 def test_a_claim_that_finds_nothing_brings_in_what_is_accepted(client: Client) -> None:
@@ -85,7 +85,7 @@ def test_status_and_metrics_report_what_is_coming_and_what_is_damaged(
     assert [] == command("status", "--json").json["damaged_parts"]
     store: Any = client.store
     with store.transaction():
-        store._engine.change("UPDATE bulk_parts SET tasks = :text", {"text": text})
+        store.engine.change("UPDATE bulk_parts SET tasks = :text", {"text": text})
 
     assert client.claim(queue="a") is None
     assert "part 0 of bulk submit bulk is damaged by hand: " in command("status").stdout

@@ -52,7 +52,7 @@ def kept(client: Client) -> tuple[int, int, int]:
     store: Any = client.store
     with store.snapshot():
         return tuple(  # type: ignore[return-value]
-            store._engine.rows(f"SELECT count(*) FROM {table}")[0][0]
+            store.engine.rows(f"SELECT count(*) FROM {table}")[0][0]
             for table in ("tasks", "bulk_submits", "bulk_parts")
         )
 
@@ -178,7 +178,7 @@ def test_r68_after_a_death_between_two_commits_the_next_bulk_submit_cleans_up_or
     assert not kept(client)[0] or was_accepted
     store: Any = client.store
     with store.transaction():
-        store._engine.change("UPDATE bulk_submits SET seen_at = seen_at - 3600001")
+        store.engine.change("UPDATE bulk_submits SET seen_at = seen_at - 3600001")
 
     client.submit_many([TASK] * (TASKS * PARTS))
 
@@ -244,7 +244,7 @@ def test_lines_that_come_seldom_are_signs_of_life_though_they_fill_no_part(clien
         for _ in range(TASKS - 1):
             clock[0] = Instant(clock[0] + 3_540)
             with store.transaction():
-                store._engine.change("UPDATE bulk_submits SET seen_at = seen_at - 3540000")
+                store.engine.change("UPDATE bulk_submits SET seen_at = seen_at - 3540000")
             go_on(client, 0)
             yield TASK
 
@@ -363,7 +363,7 @@ def tables(world: World) -> tuple[int, int]:
     assert isinstance(store, SqlStore)
     with store.snapshot():
         return tuple(  # type: ignore[return-value]
-            store._engine.rows(f"SELECT count(*) FROM {table}")[0][0]
+            store.engine.rows(f"SELECT count(*) FROM {table}")[0][0]
             for table in ("tasks", "bulk_submits")
         )
 

@@ -29,7 +29,7 @@ LOOKED = CONTINUE_AFTER / 1000 + 2 * LOOK_INTERVAL
 def full(world: World) -> Iterator[None]:
     """Let the database take no page more."""
     store: Any = world.store
-    connection = store._engine.connection
+    connection = store.engine.connection
     ((most,),) = connection.execute("PRAGMA max_page_count").fetchall()
     connection.execute("VACUUM")  # no free page is left
     connection.execute("PRAGMA max_page_count = 1")
@@ -43,7 +43,7 @@ def beats(world: World, seconds: int) -> list[bool]:
     """Let a worker beat each second; return which beats renewed its lease."""
     answers: list[bool] = []
     with world.store.snapshot():
-        ((task_id, lock),) = world.store._engine.rows(  # type: ignore[attr-defined]
+        ((task_id, lock),) = world.store.engine.rows(  # type: ignore[attr-defined]
             "SELECT id, lock FROM tasks WHERE state = 'running'"
         )
 
@@ -124,7 +124,7 @@ def test_a_damaged_part_ends_no_daemon_and_the_rest_goes_on() -> None:
     left_behind(world, accepted=True)
     store: Any = world.store
     with store.transaction() as now:
-        store._engine.change("UPDATE bulk_parts SET tasks = '[{\"command\":5}]' WHERE part = 0")
+        store.engine.change("UPDATE bulk_parts SET tasks = '[{\"command\":5}]' WHERE part = 0")
         store.stage("other", 0, [TASK], now=now)
         store.accept("other", now=now)
     world.start()
@@ -143,7 +143,7 @@ def test_a_drain_waits_for_no_damaged_part() -> None:
     left_behind(world, accepted=True)
     store: Any = world.store
     with store.transaction():
-        store._engine.change("UPDATE bulk_parts SET tasks = '[' WHERE part = 1")
+        store.engine.change("UPDATE bulk_parts SET tasks = '[' WHERE part = 1")
     world.start()
     assert not world.supervisor.is_over(at=world.at())
 

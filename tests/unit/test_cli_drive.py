@@ -41,7 +41,7 @@ def sql(command: Command, statement: str) -> list[Any]:
     with command.client() as client:
         store: Any = client.store
         with store.transaction():
-            rows: list[Any] = store._engine.rows(statement)
+            rows: list[Any] = store.engine.rows(statement)
     return rows
 
 

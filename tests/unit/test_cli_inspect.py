@@ -200,7 +200,7 @@ def test_list_takes_times_as_dates_and_as_how_long_ago_they_were(command: Comman
     for _ in range(3):
         command("submit", "--", "true")
     with command.client() as client, client.store.transaction() as now:
-        engine = client.store._engine  # type: ignore[attr-defined]
+        engine = client.store.engine  # type: ignore[attr-defined]
         for task_id, hours in ((1, 48), (2, 3), (3, 0)):
             then = {"id": task_id, "then": now - hours * 3_600_000}
             engine.change("UPDATE tasks SET created_at = :then WHERE id = :id", then)
@@ -421,7 +421,7 @@ def test_the_output_of_a_moved_state_directory_is_found_where_it_is_now(command:
     with command.client() as client:
         path = Path(client.runs(1)[0].output_path)
         with client.store.transaction():
-            client.store._engine.change("UPDATE runs SET output_path = '/before/' || uid || '.log'")
+            client.store.engine.change("UPDATE runs SET output_path = '/before/' || uid || '.log'")
 
     assert "hello\n" == command("logs", 1).stdout
     assert str(path) == command("show", 1, "--json").json["runs"][0]["output_path"]

@@ -390,7 +390,7 @@ def passed(command: Command, milliseconds: int) -> None:
     statement = """UPDATE tasks SET deadline_at = deadline_at - :ms, total_at = total_at - :ms,
         takeover_at = takeover_at - :ms, lease_expires_at = lease_expires_at - :ms"""
     with command.client() as client, client.store.transaction():
-        client.store._engine.change(statement, {"ms": milliseconds})  # type: ignore[attr-defined]
+        client.store.engine.change(statement, {"ms": milliseconds})  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("limit", ["run", "total"])

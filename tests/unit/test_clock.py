@@ -354,7 +354,7 @@ def test_a_step_costs_one_row_however_many_tasks_wait(world: World) -> None:
     for _ in range(2_000):
         world.submit(delay_ms=1_000_000)
     world.settle_down()
-    changes = cast("Any", cast("SqlStore", world.store)._engine)._connection
+    changes = cast("Any", cast("SqlStore", world.store).engine).connection
     before = changes.total_changes
 
     world.step_clock(DAY)

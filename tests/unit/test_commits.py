@@ -248,7 +248,7 @@ def test_ctrl_c_just_before_the_commit_leaves_no_transaction_open(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store: Any = client.store
-    engine = store._engine
+    engine = store.engine
 
     def interrupted() -> None:
         raise KeyboardInterrupt

@@ -20,7 +20,7 @@ CHANGES = [
 
 def damage(world: World, task_id: int, change: str) -> None:
     with world.store.transaction():
-        engine = world.store._engine  # type: ignore[attr-defined]
+        engine = world.store.engine  # type: ignore[attr-defined]
         engine.change(f"UPDATE tasks SET {change} WHERE id = :id", {"id": task_id})
 
 

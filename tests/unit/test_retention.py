@@ -46,7 +46,7 @@ fits: Files = FakeFiles()
 
 def rows(world: World) -> dict[str, int]:
     """Return how many rows each table has."""
-    engine = cast("SqlStore", world.store)._engine
+    engine = cast("SqlStore", world.store).engine
     with world.store.snapshot():
         tables = [
             row[0] for row in engine.rows("SELECT name FROM sqlite_master WHERE type='table'")
@@ -141,7 +141,7 @@ def test_r56_no_row_grows_with_heartbeats() -> None:
     world = World(KEEPING).start()
     task_id = world.submit(liveness=Liveness.WORKER)
     world.settle_down()
-    engine = cast("SqlStore", world.store)._engine
+    engine = cast("SqlStore", world.store).engine
     with world.store.snapshot():
         ((lock,),) = engine.rows("SELECT lock FROM tasks")
     before, beats = rows(world), 20_000

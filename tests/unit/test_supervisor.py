@@ -49,7 +49,7 @@ def test_the_worker_gets_its_claim_in_the_environment(world: World) -> None:
 
     env = world.executor.starts[0].env
     with world.store.transaction():
-        lock = world.store._engine.rows("SELECT lock FROM tasks")[0][0]  # type: ignore[attr-defined]
+        lock = world.store.engine.rows("SELECT lock FROM tasks")[0][0]  # type: ignore[attr-defined]
     assert {
         "A": "b",
         "DISPATCHER_TASK_ID": str(task),
