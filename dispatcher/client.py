@@ -28,7 +28,8 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
-from dispatcher.operations import intents, pruning, reading, submitting
+from dispatcher.operations import intents
+from dispatcher.operations import tasks as operations
 from dispatcher.operations.local_claims import LocalClaims
 from dispatcher.outlook import Asked, Outlook
 from dispatcher.store.open import open_store
@@ -98,7 +99,7 @@ class Client:
         """Accept one task, as a value or as keyword arguments. Raises `InvalidTask`."""
         if task is None:
             task = submission.new_task(self.config, command, options)
-        (submitted,) = submitting.accept(self.store, [submission.checked(task)])
+        (submitted,) = operations.accept(self.store, [submission.checked(task)])
         with commits.report_done(f"task {submitted.task_id} is accepted: do not submit it again"):
             control.wake(self.config)
         return submitted
@@ -120,7 +121,10 @@ class Client:
         """Do the same for more tasks than fit in memory. Read the ids before the client closes."""
         from dispatcher import bulk  # noqa: PLC0415 - no single submit needs it
 
-        checked, at_once = map(submission.checked, tasks), partial(submitting.accept, self.store)
+        checked, at_once = (
+            map(submission.checked, tasks),
+            partial(operations.accept, self.store),
+        )
         submitted = bulk.submit(
             self.store, self.config.state_dir, checked, at_once=at_once, report=tell
         )
@@ -193,7 +197,7 @@ class Client:
         Output files go too, if they are this node's and no process has them open. Each batch is
         one transaction. `tell` is called repeatedly with the number of tasks deleted.
         """
-        return pruning.prune(
+        return operations.prune(
             self.store, self.config, older_than_ms=older_than_ms, states=states, tell=tell
         )
 
@@ -262,7 +266,7 @@ class Client:
 
     def runs(self, task_id: int) -> list[Run]:
         """Return a task's runs, oldest first, with the present paths of their outputs."""
-        return reading.runs(self.store, self.config, task_id)
+        return operations.runs(self.store, self.config, task_id)
 
     def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
         """Return how many tasks are in each state, by queue."""
@@ -271,7 +275,7 @@ class Client:
 
     def queues(self) -> frozenset[str]:
         """Return the queues of all tasks, and those that the configuration names."""
-        return reading.queues(self.store, self.config)
+        return operations.queues(self.store, self.config)
 
     def calendar(self) -> Calendar:
         """Return what turns the store's times into dates."""
@@ -288,11 +292,11 @@ class Client:
 
     def status(self) -> Status:
         """Return the state of node, queues and tasks; it counts every task."""
-        return reading.status(self.store, self.config)
+        return operations.status(self.store, self.config)
 
     def standing(self) -> Standing:
         """Return the state of this node, with a running daemon's report about itself."""
-        return reading.standing(self.store, self.config)
+        return operations.standing(self.store, self.config)
 
     def outcomes(self) -> Mapping[Outcome, int]:
         """Return the number of closed runs of each outcome."""

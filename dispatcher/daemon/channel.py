@@ -165,7 +165,6 @@ class Channel:
             self._former.pop(0).close()
 
     def _accept_at(self, listener: socket.socket, at: Instant) -> bool:
-        """Accept some connections; return whether none waits any more."""
         for _ in range(ACCEPTS):
             try:
                 connection, _ = listener.accept()
@@ -223,7 +222,6 @@ class Channel:
             self._handle_next(peer)
 
     def _handle_next(self, peer: Peer) -> None:
-        """Handle a peer's next line, if it is its turn."""
         if peer.may_proceed:
             try:
                 line = peer.take_line()

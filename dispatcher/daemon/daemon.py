@@ -146,7 +146,6 @@ class Daemon:
         return duties
 
     def _tend_outputs(self, at: Instant) -> Instant:
-        """Keep the output directory within its bounds; return when to be awake for that."""
         return self._outputs.run_due(lambda: self.supervisor.open_runs, at=at)
 
     def _watch_signals(self) -> None:

@@ -129,7 +129,6 @@ class EmbeddedLauncher:
             )
 
     def _reap(self, at: Instant) -> None:
-        """Reap an executor that ended; wait longer after each that exited early."""
         if self._child is None or self._child.poll() is None:
             return
         if at - self._launched_at < SETTLED:

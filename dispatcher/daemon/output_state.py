@@ -31,7 +31,6 @@ def _written_path(path: str, pid: int | None) -> str:
 
 
 def _target(link: str) -> str:
-    """Return where a link leads, "" if that cannot be read."""
     try:
         return os.readlink(link)  # noqa: PTH115 - as cheap as it gets
     except OSError:

@@ -200,7 +200,6 @@ class OutputDirectory:
             self._trouble = None
 
     def _report_excess(self, reason: str, walk: Walk, at: Instant) -> None:
-        """Report that the bounds are exceeded and nothing is left to remove."""
         free, bounds = self._free(self._directory), self.bounds
         if reason == "total_budget":
             excess = f"output takes {_mib(walk.bytes)} of {_mib(bounds.total_budget)}"

@@ -113,7 +113,6 @@ class _Writer:
     """A process that writes the file once."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        """Start it. Raises OSError."""
         self.end = -1
         self.process = children.start(
             command,

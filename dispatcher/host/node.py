@@ -147,7 +147,6 @@ def _holder(node: str) -> int | None:
 
 
 def _state_dir_of(executor: int) -> Path | None:
-    """Return the state directory on an executor's command line."""
     try:
         words = Path(f"/proc/{executor}/cmdline").read_bytes().split(b"\0")
         return Path(os.fsdecode(words[words.index(b"--state-dir") + 1]))

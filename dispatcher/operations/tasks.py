@@ -1,0 +1,111 @@
+"""Operations on tasks: accepting a few, deleting old ones, reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dispatcher import commits
+from dispatcher.config.config import Config
+from dispatcher.host import output_files
+from dispatcher.model import NewTask, Pruned, Run, Submitted, TaskState
+from dispatcher.store.api import OperatorStore, ReaderStore, SubmitterStore
+from dispatcher.times import StoreTime
+
+if TYPE_CHECKING:
+    from dispatcher.overview import Status
+    from dispatcher.standing import Standing
+
+
+def accept(store: SubmitterStore, tasks: Sequence[NewTask]) -> list[Submitted]:
+    """Accept checked tasks, all or none."""
+
+    def submit(now: StoreTime) -> list[Submitted]:
+        store.watch_clock()
+        return [store.submit(task, now=now) for task in tasks]
+
+    is_keyed = bool(tasks) and all(task.key is not None for task in tasks)
+    remedy = "see `dispatcher list` first; a --key makes it safe"
+    if is_keyed:
+        remedy = "submit it again, with the same key"
+    return commits.change(store, submit, remedy=remedy, harmless_twice=is_keyed)
+
+
+def prune(
+    store: OperatorStore,
+    config: Config,
+    *,
+    older_than_ms: int,
+    states: Collection[TaskState],
+    tell: Callable[[int], object],
+) -> Pruned:
+    """Delete finished tasks: see `Client.prune`."""
+    tasks = 0
+    removed: list[str] = []
+    for batch in _batches(store, config, older_than_ms, states):
+        tasks += batch.tasks
+        for path in batch.output_paths:
+            ours = output_files.relocated(path, str(config.output_dir))
+            size = output_files.remove(ours)
+            if size is not None and size >= 0:
+                removed.append(ours)
+        tell(tasks)
+    return Pruned(tasks, tuple(removed))
+
+
+def _batches(
+    store: OperatorStore, config: Config, older_than_ms: int, states: Collection[TaskState]
+) -> Iterator[Pruned]:
+    from dispatcher import bulk  # noqa: PLC0415 - no submit needs it
+
+    turns = bulk.Turns(store, config.state_dir)
+    began: list[StoreTime] = []  # so that it ends, however fast others finish
+
+    def delete(now: StoreTime) -> Pruned:
+        began.append(now)
+        before = StoreTime(began[0] - older_than_ms)
+        return store.prune(before=before, limit=turns.rows, states=states)
+
+    remedy = "prune again; output that has lost its runs goes when it is old enough"
+    more = True
+    while more:
+        yield (batch := turns.take(delete, remedy=remedy, harmless_twice=False))
+        more = batch.more
+
+
+def runs(store: ReaderStore, config: Config, task_id: int) -> list[Run]:
+    """Return a task's runs, oldest first, with the present paths of their outputs."""
+    with store.snapshot():
+        found = store.runs(task_id)
+    return [_relocated(run, str(config.output_dir)) for run in found]
+
+
+def queues(store: ReaderStore, config: Config) -> frozenset[str]:
+    """Return the queues of all tasks, and those that the configuration names."""
+    with store.snapshot():
+        used = store.counts().keys()
+    named = {config.defaults.queue, *config.queues}
+    named |= {one.queue for one in config.profiles.values() if one.queue is not None}
+    return frozenset({*used, *named})
+
+
+def status(store: ReaderStore, config: Config) -> Status:
+    """Return the state of node, queues and tasks."""
+    from dispatcher import overview  # noqa: PLC0415 - no submit needs it
+
+    return overview.status(store, config)
+
+
+def standing(store: ReaderStore, config: Config) -> Standing:
+    """Return the state of this node."""
+    from dispatcher import overview  # noqa: PLC0415 - no submit needs it
+
+    return overview.standing(store, config)
+
+
+def _relocated(run: Run, output_dir: str) -> Run:
+    moved = output_files.relocated(run.output_path, output_dir)
+    is_there = run.output_path != moved and Path(moved).exists()
+    return replace(run, output_path=moved) if is_there else run
