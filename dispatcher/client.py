@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 
 
-def _no_progress(_done: int, _total: int | None = None) -> None:
-    pass
+def _no_progress(_done: int, _total: int | None = None) -> None: ...
 
 
 class Client:
@@ -59,8 +58,7 @@ class Client:
     work wake the daemon, if one runs. After a fork every method but `close` raises
     `DispatcherError` in the child: open another client there.
 
-    Root gets a `ConfigError` for another user's state directory: a library cannot change the user
-    of its program, as the command line does.
+    Root gets a `ConfigError` for another user's state directory: a library cannot change its user.
     """
 
     def __init__(self, config: Config, *, patience: float = PATIENCE) -> None:
@@ -109,9 +107,9 @@ class Client:
     ) -> list[Submitted]:
         """Accept all tasks or, when one is invalid, none. Raises `InvalidTask`.
 
-        `tell` is called repeatedly, first with the number of tasks read, then with the number
-        created and their total. If every task has a key, a commit without an answer is looked up
-        by the keys. An interruption after the acceptance raises `CommitUnknown`, which says so.
+        `tell` is called with the number of tasks read, then with the number created and their
+        total. If every task has a key, a commit without an answer is looked up by the keys. An
+        interruption after the acceptance raises `CommitUnknown`, which says so.
         """
         return list(self.submit_all(tasks, tell=tell))
 
@@ -121,20 +119,19 @@ class Client:
         """Do the same for more tasks than fit in memory. Read the ids before the client closes."""
         from dispatcher import bulk  # noqa: PLC0415 - no single submit needs it
 
-        checked, at_once = (
-            map(submission.checked, tasks),
-            partial(operations.accept, self.store),
-        )
         submitted = bulk.submit(
-            self.store, self.config.state_dir, checked, at_once=at_once, report=tell
+            self.store,
+            self.config.state_dir,
+            map(submission.checked, tasks),
+            at_once=partial(operations.accept, self.store),
+            report=tell,
         )
         self._unread.add(submitted)
         with commits.report_done("all tasks are accepted: do not submit them again"):
             control.wake(self.config)
         return submitted
 
-    # Operating: `cancel`, `hold`, `release` and `retry` return the state that the task was in, None
-    # if there is no such task. A task in another state stays as it is. --------------------------
+    # Operating: each verb returns the state that the task was in, None if there is no such task. -
 
     def cancel(self, task_id: int, reason: str = "cancelled by an operator") -> TaskState | None:
         """Cancel an unfinished task; the daemon ends a running one, a local claim ends at once."""
@@ -149,10 +146,7 @@ class Client:
         return self.ask(task_id, Intent.RELEASE).was
 
     def retry(self, task_id: int) -> TaskState | None:
-        """Make a failed, cancelled or held task ready again, with all its attempts.
-
-        A task whose run is ending follows once the run has ended.
-        """
+        """Make a failed, cancelled or held task ready again, now or when its run has ended."""
         return self.ask(task_id, Intent.RETRY).was
 
     def ask(self, task_id: int, intent: Intent | str, reason: str | None = None) -> Asked:
