@@ -142,6 +142,8 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     """Deferred work that the store refuses, with the error."""
     tick_age_s: float | None = None
     output: OutputReport | None = None
+    metrics_unwritten: str | None = None
+    """Why the last file of figures was not written; None: it was, or the file names none."""
 
     @property
     def is_full(self) -> bool:

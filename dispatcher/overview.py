@@ -110,6 +110,7 @@ def standing(store: ReaderStore, config: Config) -> Standing:
         daemon=daemon,
         report=report,
         unreachable=unreachable,
+        start_command=config.start_command(),
         by_hand={name for name, queue in queues if queue.concurrency == 0},
     )
 

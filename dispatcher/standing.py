@@ -88,6 +88,8 @@ class Standing:
     """None while no daemon answers."""
     unreachable: str | None = None
     """Why the daemon cannot be reached, though it runs."""
+    start_command: str = "dispatcher run"
+    """The command that starts the daemon."""
     by_hand: Container[str] = ()
     """Queues that the configuration leaves to claims by hand; the daemon's report overrides."""
 
@@ -173,7 +175,7 @@ class Standing:
     def daemon_obstacles(self) -> Iterator[Reason]:
         """Yield why no daemon claims."""
         if self.daemon == "not running":
-            text = "the daemon is not running: dispatcher run"
+            text = f"the daemon is not running: {self.start_command}"
             yield Reason(Obstacle.DAEMON_NOT_RUNNING, text)
         elif self.daemon == "not answering":
             text = self.unreachable or "the daemon is not answering: dispatcher doctor"

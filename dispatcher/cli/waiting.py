@@ -25,8 +25,8 @@ def wait_for(store: Client, task_ids: Sequence[int]) -> dict[int, Task | None]:
     `click.Abort`.
     """
     is_idle = all(is_at_rest(store.task(task_id)) for task_id in task_ids)
-    if not is_idle and store.standing().daemon == "not running":
-        _print("no daemon runs here; it waits: dispatcher run")
+    if not is_idle and (standing := store.standing()).daemon == "not running":
+        _print(f"no daemon runs here; it waits: {standing.start_command}")
     rested: dict[int, Task | None] = {}
     try:
         with bar("done", len(task_ids)) as progressed:

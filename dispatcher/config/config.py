@@ -87,9 +87,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """The home directory of workers under the unit of the user that the units name."""
         return self.state_dir / "home"
 
-    @property
-    def start_command(self) -> str:
-        """The command that starts the daemon."""
+    def start_command(self, unit: str = "dispatcher") -> str:
+        """Return the command that starts the daemon, or another unit of the service."""
         if self.executor.mode == "embedded":
             return "dispatcher run"
         file = self.file or SYSTEM_FILE
@@ -97,7 +96,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         is_users = home is not None and file.parent == home / "dispatcher"
         is_instance = is_users or file.parent == SYSTEM_FILE.parent
         instance = f"@{file.stem}" if is_instance and file.stem != SYSTEM_FILE.stem else ""
-        return f"systemctl {'--user ' if is_users else ''}start dispatcher{instance}"
+        return f"systemctl {'--user ' if is_users else ''}start {unit}{instance}"
 
     @property
     def control_socket(self) -> Path:

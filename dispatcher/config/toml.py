@@ -52,10 +52,10 @@ def tables(file: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ConfigError(_not_toml(file, error)) from error
+        raise ConfigError(_not_toml(file, text, error)) from error
 
 
-def _not_toml(file: Path, error: Exception) -> str:
+def _not_toml(file: Path, text: str, error: Exception) -> str:
     """Return a parser's complaint with file, line and column first, as in all mistakes."""
     if isinstance(error, RecursionError):
         return f"{file}: is nested too deeply; no key has a list within a list"
@@ -66,9 +66,22 @@ def _not_toml(file: Path, error: Exception) -> str:
     complaint = str(error)
     what, _, place = complaint.rstrip(")").partition(" (at ")
     if at := re.fullmatch(r"line (\d+), column (\d+)", place):
+        if what.startswith("Cannot declare ") and (twice := _twice(text, int(at[1]))):
+            return f"{file}:{at[1]}:{at[2]}: not TOML: {twice}"
         remedy = "; put texts in quotes" if what == "Invalid value" else ""
         return f"{file}:{at[1]}:{at[2]}: not TOML: {what}{remedy}"
     return f"{file}: not TOML: {complaint}"
+
+
+def _twice(text: str, number: int) -> str | None:
+    """Return what is wrong with a header whose table is written before; None: it is not found."""
+    before = text.split("\n")
+    try:
+        path = _path(before[number - 1])
+        first = lines("\n".join(before[: number - 1]))[path]
+    except (KeyError, ValueError):
+        return None
+    return f"line {first} has the table [{path}] already; write the keys there"
 
 
 def lines(text: str) -> dict[str, int]:

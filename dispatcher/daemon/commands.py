@@ -41,6 +41,7 @@ class Commands:
         on_stop: Stop,
         reconfigure: Callable[[], Reloaded],
         output_report: Callable[[], OutputReport | None] = lambda: None,
+        metrics_unwritten: Callable[[], str | None] = lambda: None,
         notifier: Notifier | None = None,
     ) -> None:
         self.on_stop = on_stop
@@ -48,6 +49,7 @@ class Commands:
         self._supervisor = supervisor
         self._reconfigure = reconfigure
         self._output_report = output_report
+        self._metrics_unwritten = metrics_unwritten
         self._notifier = notifier
 
     def obey_signals(self, arrived: Collection[signal.Signals], *, at: Instant) -> None:
@@ -74,7 +76,8 @@ class Commands:
                 reply({"ok": True})  # any arrival turns the loop, which looks for work
             case "status":
                 report = self._supervisor.report(at=instant())
-                reply(msgspec.structs.replace(report, output=self._output_report()))
+                output, unwritten = self._output_report(), self._metrics_unwritten()
+                reply(msgspec.structs.replace(report, output=output, metrics_unwritten=unwritten))
             case "reload":
                 try:
                     reply({"ok": True, **_changes(self._reload())})

@@ -78,15 +78,16 @@ class Daemon:
         self.supervisor = Supervisor(
             store, executor, self._settings, rng=random.SystemRandom(), files=self._outputs
         )
+        self._selector = selectors.EpollSelector()
+        self._textfile = Textfile(self._selector, config=config)
         self._commands = Commands(
             self.supervisor,
             on_stop=_on_stop(config),
             reconfigure=self.reconfigure,
             output_report=self._outputs.report,
+            metrics_unwritten=self._textfile.failure,
             notifier=around.notifier,
         )
-        self._selector = selectors.EpollSelector()
-        self._textfile = Textfile(self._selector, config=config)
         self.loop = Loop(
             self.supervisor,
             executor,

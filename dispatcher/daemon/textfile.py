@@ -27,6 +27,11 @@ LOG_AGAIN = 3600.0
 #: Seconds after which a running writer is logged as late.
 SLOW = 60.0
 
+#: Bytes that a pipe holds: pipe(7).
+_PIPE_BYTES = 64 * 1024
+
+_TRACEBACK = "Traceback (most recent call last)"
+
 #: Seconds that a writer has to end when the daemon stops.
 PATIENCE = 2.0
 
@@ -55,10 +60,16 @@ class Textfile:
         """Why the last file was not written, and when that was logged; None after a success."""
         self.configure(config)
 
+    def failure(self) -> str | None:
+        """Return why the last file was not written; None: it was."""
+        return None if self._failure is None else self._failure[0]
+
     def configure(self, config: Config) -> None:
         """Use this configuration from now on; begin at once."""
         self._config = config
         self._due = NEVER if config.metrics.textfile is None else Instant(0.0)
+        if self._due == NEVER:
+            self._failure = None
 
     def run_due(self, at: Instant) -> Instant:
         """Start a writer when one is due, unless the last still runs; return when the next is."""
@@ -132,8 +143,12 @@ class _Writer:
     def error(self) -> str:
         """Return the message that it wrote before it ended."""
         assert self.process.stderr is not None
-        written = os.read(self.process.stderr.fileno(), 4096)
-        return written.decode(errors="replace").strip().removeprefix("dispatcher: ")
+        written = (
+            os.read(self.process.stderr.fileno(), _PIPE_BYTES).decode(errors="replace").strip()
+        )
+        if _TRACEBACK in written:  # as while an upgrade replaces its modules
+            written = written.splitlines()[-1]
+        return written.removeprefix("dispatcher: ")
 
     def reap(self) -> int | None:
         """Close its descriptors; return its exit code, None if it has not ended in time."""

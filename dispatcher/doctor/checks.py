@@ -9,13 +9,12 @@ import os
 import platform
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from dispatcher import wire
 from dispatcher.calendar import Calendar
-from dispatcher.config import environment_file
 from dispatcher.config.config import Config
+from dispatcher.doctor import named_files
 from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
 from dispatcher.doctor.free_space import existing, rooms
 from dispatcher.doctor.processes import processes
@@ -35,7 +34,7 @@ PATIENCE = 5.0
 
 def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding]:
     """Check everything; each check comes after those that it depends on."""
-    yield _configuration(config)
+    yield named_files.configuration(config)
     yield from _host()
     if (remedy := owner.remedy_if_foreign(config.state_dir)) is not None and not _is_open(config):
         yield from_error("state directory", DispatcherError(f"it is not this user's: {remedy}"))
@@ -46,8 +45,8 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     yield from rooms(config)
     yield from _output_dir(config)
     yield from _punching(config)
-    yield from _secrets(config)
-    yield from _textfile(config)
+    yield from named_files.secrets(config)
+    yield from named_files.textfile(config)
     yield from _sockets(config)
     yield from _filesystem(config, mountinfo)
     yield from processes(config)
@@ -55,14 +54,6 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
 
 def _is_open(config: Config) -> bool:
     return os.access(config.state_dir, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
-
-
-def _configuration(config: Config) -> Finding:
-    """Check that the daemon's user, which root became, may read the file too."""
-    if config.file is None or os.access(config.file, os.R_OK, effective_ids=True):
-        return ok("configuration", str(config.file or "built-in defaults: no file"))
-    text = f"{config.file}: the daemon's user may not read it when it starts or reloads"
-    return bad("configuration", text, "chgrp it to that user's group and chmod 640")
 
 
 # The host -----------------------------------------------------------------------------------
@@ -96,7 +87,7 @@ def _state_dir(config: Config) -> Iterator[Finding]:
     try:
         found = directory.stat()
     except FileNotFoundError:
-        yield warning("state directory", f"{directory} is not there", "dispatcher run makes it")
+        yield warning("state directory", f"{directory} is not there", _makes(config))
         return
     except OSError as error:
         yield bad("state directory", f"{directory}: {error.strerror}", "run this as its user")
@@ -114,6 +105,10 @@ def _state_dir(config: Config) -> Iterator[Finding]:
         yield warning("state directory", f"{text}: others may enter it", remedy)
     else:
         yield ok("state directory", text)
+
+
+def _makes(config: Config) -> str:
+    return f"the daemon makes it: {config.start_command()}"
 
 
 def _node(config: Config) -> Iterator[Finding]:
@@ -162,42 +157,6 @@ def _punching(config: Config) -> Iterator[Finding]:
     else:
         remedy = "chown it to the daemon's user, or run this as that user"
         yield bad("output", f"nothing can be written in {place}: {error.strerror}", remedy)
-
-
-def _secrets(config: Config) -> Iterator[Finding]:
-    """Check the files of profiles' secrets as the daemon does, and who may read them."""
-    try:
-        environment_file.read_all(config)
-    except DispatcherError as error:
-        for mistake in str(error).splitlines():
-            yield from_error("env_file", DispatcherError(mistake))
-    named = (profile.env_file for profile in config.profiles.values())
-    for path in sorted({name.removeprefix("-") for name in named if name is not None}):
-        with suppress(OSError):  # it is missing, or reported above
-            mode = stat.S_IMODE(Path(path).stat().st_mode)
-            text = f"{path}, mode {mode:04o}"
-            if mode & 0o007:
-                remedy = f"chmod o= {path}: it holds secrets"
-                yield warning("env_file", f"{text}: every user may open it", remedy)
-            else:
-                yield ok("env_file", text)
-
-
-def _textfile(config: Config) -> Iterator[Finding]:
-    """Check that the file of metrics can be written: its directory takes the draft."""
-    if config.metrics.textfile is None:
-        return
-    directory = Path(config.metrics.textfile).parent
-    if not directory.is_dir():
-        remedy = f"make it: mkdir -m 755 {directory}"
-        yield bad("metrics", f"{directory}, for [metrics] textfile, is not there", remedy)
-    elif not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
-        remedy = "chown it to the daemon's user, or run this as that user"
-        yield bad(
-            "metrics", f"nothing can be written in {directory}, for [metrics] textfile", remedy
-        )
-    else:
-        yield ok("metrics", f"{config.metrics.textfile} can be written")
 
 
 def _sockets(config: Config) -> Iterator[Finding]:
@@ -250,7 +209,7 @@ def _store(config: Config) -> Iterator[Finding]:
             yield warning("store", f"{path} is not there", "the first submit or start makes it")
             return
         if not there:
-            remedy = "restore it from a backup, or see the message of `dispatcher run`"
+            remedy = f"restore it from a backup, or see the message of `{config.start_command()}`"
             yield bad("store", f"{path} is missing, and it was there", remedy)
             return
         found = examine(path, patience=PATIENCE, whole=True)

@@ -45,7 +45,7 @@ def processes(config: Config) -> Iterator[Finding]:
         yield ok("executor", "not checked: it answers only a daemon")
         return
     if report is None:
-        yield warning("daemon", "none runs", "dispatcher run, or systemctl start dispatcher")
+        yield warning("daemon", "none runs", config.start_command())
         yield ok("executor", "not checked: it answers only a daemon")
         return
     yield check_release("daemon", report.pid, report.release, "restart it: workers go on")
@@ -74,7 +74,7 @@ def check_executor(config: Config, report: DaemonReport) -> Iterator[Finding]:
         text = "none is there, and the daemon waits for it"
         remedy = f"see {config.state_dir}/executor.log: the daemon starts one again and again"
         if config.executor.mode == "external":
-            remedy = "start it: dispatcher executor (or systemctl start dispatcher-executor)"
+            remedy = f"start it: {config.start_command('dispatcher-executor')}"
         elif (last_error := report.executor_error) is not None:
             why, _, what = last_error.partition("; ")
             text, remedy = f"none stays: {why}", what or remedy

@@ -55,6 +55,16 @@ def name_of(uid: int) -> str:
         return f"#{uid}"
 
 
+def group_name(gid: int) -> str:
+    """Return a group's name, or its id where the host has none."""
+    import grp  # noqa: PLC0415 - for advice alone
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
 def owner_of(
     path: Path,
     *,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dispatcher.config import of_service
 from dispatcher.config.config import SYSTEM_FILE, Config
 from dispatcher.errors import ConfigError
 from dispatcher.host.owner import Owner, owner_of, unknown_user
@@ -53,7 +54,7 @@ def make_directory(
 def expect_visible(paths: Sequence[Path]) -> None:
     """Raise `ConfigError` for a path that the daemon's unit hides from it."""
     for path in paths:
-        if (hidden := units.hidden_by(path)) is not None:
+        if (hidden := of_service.hidden_by(path)) is not None:
             raise ConfigError(
                 f"{path} is below {hidden}, which a service of the host does not see; move it, for"
                 " example to /opt, /etc or /var/lib, or install a service of your own: --user"

@@ -28,9 +28,6 @@ _MADE_BELOW = {"StateDirectory": Path("/var/lib"), "RuntimeDirectory": Path("/ru
 #: lack: an older systemd would warn at each start.
 FIRST_KNOWN: Mapping[str, int] = {"ProtectProc": 247}
 
-#: What `ProtectHome=` and `PrivateTmp=` hide from the daemon of a system service.
-HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
-
 _FILE = re.compile(r"^ExecStart[ \t]*=.* --config (\S+|\"(?:[^\"\\]|\\.)*\")[ \t]*$", re.MULTILINE)
 _USER = re.compile(r"^[ \t]*User[ \t]*=[ \t]*(\S+)[ \t]*$", re.MULTILINE)
 
@@ -134,11 +131,6 @@ def figures_directory(config: Config) -> Path | None:
     """Return the directory of `[metrics] textfile`, to which the daemon alone writes."""
     textfile = config.metrics.textfile
     return None if textfile is None else Path(textfile).parent
-
-
-def hidden_by(path: Path) -> Path | None:
-    """Return which of the directories that the daemon's unit hides holds a path."""
-    return next((hidden for hidden in HIDDEN if path.is_relative_to(hidden)), None)
 
 
 def _other(config: Config, places: Sequence[Path | None]) -> Sequence[Path]:

@@ -27,6 +27,10 @@ def test_the_file_is_kept_fresh_and_its_absence_told_once_while_work_goes_on(wor
     with world.daemon() as daemon:
         told = daemon.expect("metrics.unwritten")
         assert "No such file or directory; its directory must be there" in told["reason"]
+        missing = world.cli("status").stdout
+        assert (
+            f"metrics   [metrics] textfile is not written: cannot write {file}: No such" in missing
+        )
         task_id = world.submit("sleep", "1000")
         daemon.expect("run.started", task_id=task_id)
         world.cli("cancel", task_id)
@@ -39,6 +43,7 @@ def test_the_file_is_kept_fresh_and_its_absence_told_once_while_work_goes_on(wor
             assert (1, 1) == (found["dispatcher_up",], found["dispatcher_runs_total", "cancelled"])
 
         eventually(probe)
+        assert "textfile" not in world.cli("status").stdout
         live = shown(world.cli("metrics").stdout)
         shutil.rmtree(directory)
         eventually(lambda: _assert_told(daemon.events("metrics.unwritten"), 2))

@@ -92,6 +92,10 @@ def test_why_as_json(command: Command) -> None:
     assert ["the daemon is not running: dispatcher run"] == told["because"]
     assert "no task 9" in command("why", 9, exits=1).stderr
 
+    command.configure("[executor]\nmode = 'external'")
+    told = command("why", 1, "--json").json
+    assert ["the daemon is not running: systemctl start dispatcher"] == told["because"]
+
 
 @pytest.mark.parametrize(
     ("state", "facts", "expected"),

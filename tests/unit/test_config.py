@@ -5,10 +5,12 @@ import os
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dispatcher.config import config as config_module
 from dispatcher.config.config import Config, Mistaken, load
+from dispatcher.config.settings import ExecutorSection
 from dispatcher.errors import ConfigError
 from dispatcher.quantities import durations
 
@@ -452,6 +454,27 @@ def test_what_a_stop_does_follows_from_whose_the_executor_is(
     file: Path, text: str, on_stop: str
 ) -> None:
     assert on_stop == read(file, text).on_stop
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("/etc/dispatcher/dispatcher.toml", "systemctl start dispatcher"),
+        ("/etc/dispatcher/gpu.toml", "systemctl start dispatcher@gpu"),
+        ("/srv/jobs/gpu.toml", "systemctl start dispatcher"),
+        ("/u/dispatcher/dispatcher.toml", "systemctl --user start dispatcher"),
+        ("/u/dispatcher/a.toml", "systemctl --user start dispatcher@a"),
+    ],
+)
+def test_a_service_is_started_by_its_manager(
+    monkeypatch: pytest.MonkeyPatch, name: str, command: str
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/u")
+    config = msgspec.structs.replace(load(os.devnull, {"HOME": "/home/me"}), file=Path(name))
+    external = msgspec.structs.replace(config, executor=ExecutorSection(mode="external"))
+
+    assert "dispatcher run" == config.start_command()
+    assert command == external.start_command()
 
 
 def test_an_absence_limit_is_a_duration_or_never(file: Path) -> None:

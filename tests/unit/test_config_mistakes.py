@@ -182,6 +182,21 @@ def test_a_mistake_is_told_with_its_file_place_and_remedy(file: Path, text: str,
     assert 1 == len(message.splitlines())
 
 
+@pytest.mark.parametrize("header", ["[metrics]", "[ metrics ] # again", '[queues."a.b"]'])
+def test_a_table_that_is_there_twice_is_told_with_the_line_of_the_first(
+    file: Path, header: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(file, f"# first\n{header}\n[logs]\n{header}\ntextfile = '/x/d.prom'\n")
+
+    path = "queues.a.b" if "queues" in header else "metrics"
+    told = f"{file}:4:"
+    assert str(error.value).startswith(told)
+    assert f"not TOML: line 2 has the table [{path}] already; write the keys there" in str(
+        error.value
+    )
+
+
 def test_all_mistakes_are_told_at_once(file: Path) -> None:
     with pytest.raises(ConfigError) as error:
         read(file, "[node]\nslots = 0\nslot = 1\n[leases]\nttl = 5\n[zzz]\n", HOME)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import pwd
 import time
 from pathlib import Path
 
 import pytest
 
 from dispatcher import wire
+from dispatcher.config import of_service
 from dispatcher.config.config import load
 from dispatcher.daemon_report import StrandedReport
-from dispatcher.doctor import free_space, processes
+from dispatcher.doctor import free_space, named_files, processes
 from dispatcher.doctor.checks import findings
 from dispatcher.doctor.finding import Finding, Level
-from dispatcher.host import holes
+from dispatcher.host import holes, owner
 from dispatcher.store import migrations
 from tests.command import Command
 from tests.reports import report
@@ -47,16 +49,16 @@ def test_on_a_healthy_host_nothing_is_bad(used: Command) -> None:
 
     assert [] == [line for line in told if line.startswith("bad")]
     assert "ok       integrity        every page was read, and is whole" in told
-    assert (
-        "warning  daemon           none runs; dispatcher run, or systemctl start dispatcher" in told
-    )
+    assert "warning  daemon           none runs; dispatcher run" in told
 
 
 def test_a_directory_of_figures_that_is_not_there_is_bad(used: Command, tmp_path: Path) -> None:
     directory = tmp_path / "figures"
     used.configure(f'[metrics]\ntextfile = "{directory}/d.prom"')
     finding = found(used, "metrics")
-    assert (Level.BAD, f"make it: mkdir -m 755 {directory}") == (finding.level, finding.remedy)
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    remedy = f"make it, and restart the daemon: install -d -m 755 -o {user} {directory}"
+    assert (Level.BAD, remedy) == (finding.level, finding.remedy)
 
     directory.mkdir()
     assert Level.OK is found(used, "metrics").level
@@ -85,7 +87,7 @@ def test_as_json(used: Command) -> None:
 def test_before_the_first_use_it_makes_nothing(command: Command) -> None:
     told = command("doctor").stdout
 
-    assert f"{command.state_dir} is not there; dispatcher run makes it" in told
+    assert f"{command.state_dir} is not there; the daemon makes it: dispatcher run" in told
     assert not command.state_dir.exists()
 
 
@@ -160,6 +162,49 @@ def test_secrets_that_every_user_may_read(used: Command, mode: int, level: Level
     finding = found(used, "env_file")
 
     assert (level, True) == (finding.level, f"mode {mode:04o}" in finding.text)
+
+
+@pytest.mark.parametrize(
+    ("mode", "of_group", "remedy"),
+    [
+        (0o644, False, "chgrp {group} {file} && chmod 640 {file}"),
+        (0o604, True, "chgrp {group} {file} && chmod 640 {file}"),
+        (0o644, True, "chmod o= {file}"),
+    ],
+)
+def test_the_advice_about_secrets_keeps_them_readable_for_the_daemon(
+    used: Command, monkeypatch: pytest.MonkeyPatch, mode: int, of_group: bool, remedy: str
+) -> None:
+    """Its user is neither root nor the file's owner."""
+    file = used.state_dir / "secrets"
+    file.write_text("TOKEN=x\n")
+    file.chmod(mode)
+    used.configure(f'[profiles.deploy]\ncommand = ["true"]\nenv_file = "{file}"')
+    config = load(str(used.config_file))
+    group = file.stat().st_gid if of_group else 4711
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(os, "getegid", lambda: group)
+    monkeypatch.setattr(os, "getgroups", lambda: [group])
+
+    (finding,) = named_files.secrets(config)
+
+    name = owner.group_name(group)
+    assert remedy.format(group=name, file=file) == finding.remedy
+
+
+def test_a_directory_of_figures_that_the_hosts_unit_hides_is_bad(
+    used: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_service, "SYSTEM_FILE", used.config_file)
+    monkeypatch.setattr(of_service, "HIDDEN", (tmp_path,))
+    used.configure(f'[metrics]\ntextfile = "{tmp_path}/d.prom"')
+    assert Level.OK is found(used, "metrics").level
+
+    used.configure(f'[executor]\nmode = "external"\n[metrics]\ntextfile = "{tmp_path}/d.prom"')
+    finding = found(used, "metrics")
+
+    assert Level.BAD is finding.level
+    assert f"is below {tmp_path}, which the daemon's unit hides" in finding.text
 
 
 def test_secrets_with_which_no_daemon_starts(used: Command) -> None:
@@ -302,7 +347,13 @@ def test_a_process_of_another_release_is_named() -> None:
 @pytest.mark.parametrize(
     ("mode", "changes", "level", "said", "remedy"),
     [
-        ("external", {"executor": "waiting"}, Level.BAD, "none is there", "start it: dispatcher"),
+        (
+            "external",
+            {"executor": "waiting"},
+            Level.BAD,
+            "none is there",
+            "start it: systemctl start dispatcher-executor",
+        ),
         ("embedded", {"executor": "waiting"}, Level.BAD, "none is there", "executor.log"),
         (
             "embedded",

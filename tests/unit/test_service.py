@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.config import of_service
 from dispatcher.config.config import load
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.service import install as service
@@ -296,7 +297,7 @@ def of_nobody(public: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A service of this host that runs as a user that each host has."""
     if os.geteuid() != 0:
         pytest.skip("needs root: it gives files to another user")
-    monkeypatch.setattr(unit_files, "HIDDEN", ())
+    monkeypatch.setattr(of_service, "HIDDEN", ())
     file = public / "etc" / "gpu.toml"
     return Place(instance="gpu", user=False, units=public / "units", file=file, run_as="nobody")
 

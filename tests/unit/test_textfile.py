@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import selectors
+import shlex
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -63,6 +64,22 @@ def test_what_keeps_it_from_being_written_is_told_once_until_it_changes(world: W
         ("metrics.written", None),
     ] == told
     assert world.due == 5_030
+
+
+def test_a_traceback_is_reported_by_its_last_line_and_as_the_reason_until_a_success(
+    world: World,
+) -> None:
+    """As while an upgrade replaces the modules."""
+    lines = ("Traceback (most recent call last):", "x" * 5000, "ImportError: No module")
+    program = f"printf '%s\\n' {shlex.join(lines)} >&2; exit 1"
+    with structlog.testing.capture_logs() as logs:
+        world.writes(program, at=0)
+        failure = world.textfile.failure()
+        world.writes("exit 0", at=10)
+
+    assert logs[0]["reason"] == failure
+    assert "ImportError: No module" == failure
+    assert world.textfile.failure() is None
 
 
 def test_beside_a_writer_that_hangs_there_is_no_other_one(world: World) -> None:

@@ -163,6 +163,8 @@ def _print(found: dict[str, Any]) -> None:
         click.echo(f"output    {_output_text(output)}")
         for trouble in output["trouble"]:
             click.echo(f"          {render.plain(trouble)}")
+    if why := node.get("metrics_unwritten"):
+        click.echo(f"metrics   [metrics] textfile is not written: {render.plain(why)}")
     for queue, reason in found["paused_queues"].items():
         click.echo(f"queue     {queue} is paused: {render.plain(reason)}")
     if not found["queues"]:

@@ -1,0 +1,77 @@
+"""The checks of the configuration, and of the files that it names."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from dispatcher.config import environment_file, of_service
+from dispatcher.config.config import Config
+from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
+from dispatcher.errors import DispatcherError
+from dispatcher.host import owner
+
+
+def configuration(config: Config) -> Finding:
+    """Check that the daemon's user, which root became, may read the file too."""
+    if config.file is None or os.access(config.file, os.R_OK, effective_ids=True):
+        return ok("configuration", str(config.file or "built-in defaults: no file"))
+    text = f"{config.file}: the daemon's user may not read it when it starts or reloads"
+    return bad("configuration", text, _let_read(config.file))
+
+
+def secrets(config: Config) -> Iterator[Finding]:
+    """Check the files of profiles' secrets as the daemon does, and who may read them."""
+    try:
+        environment_file.read_all(config)
+    except DispatcherError as error:
+        for mistake in str(error).splitlines():
+            yield from_error("env_file", DispatcherError(mistake))
+    named = (profile.env_file for profile in config.profiles.values())
+    for path in sorted({name.removeprefix("-") for name in named if name is not None}):
+        with suppress(OSError):  # it is missing, or reported above
+            status = Path(path).stat()
+            mode = stat.S_IMODE(status.st_mode)
+            text = f"{path}, mode {mode:04o}"
+            if mode & 0o007:
+                remedy = f"chmod o= {path}" if _may_read_as_own(status) else _let_read(path)
+                yield warning(
+                    "env_file", f"{text}: every user may open it, and it holds secrets", remedy
+                )
+            else:
+                yield ok("env_file", text)
+
+
+def _may_read_as_own(found: os.stat_result) -> bool:
+    """Return whether the daemon's user, as which this process runs, may read a closed file."""
+    if os.geteuid() in {0, found.st_uid}:
+        return True
+    return found.st_gid in {os.getegid(), *os.getgroups()} and bool(found.st_mode & stat.S_IRGRP)
+
+
+def _let_read(path: Path | str) -> str:
+    """Return the command with which the daemon's user may read a file, and no other user."""
+    return f"chgrp {owner.group_name(os.getegid())} {path} && chmod 640 {path}"
+
+
+def textfile(config: Config) -> Iterator[Finding]:
+    """Check that the file of metrics can be written: its directory takes the draft."""
+    if config.metrics.textfile is None:
+        return
+    directory = Path(config.metrics.textfile).parent
+    what = f"{directory}, for [metrics] textfile,"
+    user = owner.name_of(os.geteuid())
+    if of_service.is_hosts(config) and (hidden := of_service.hidden_by(directory)) is not None:
+        text = f"{what} is below {hidden}, which the daemon's unit hides"
+        yield bad("metrics", text, "name a file elsewhere, for example below /var/lib")
+    elif not directory.is_dir():
+        remedy = f"make it, and restart the daemon: install -d -m 755 -o {user} {directory}"
+        yield bad("metrics", f"{what} is not there", remedy)
+    elif not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        remedy = f"chown {user} {directory}, or run this as the daemon's user"
+        yield bad("metrics", f"nothing can be written in {what.removesuffix(',')}", remedy)
+    else:
+        yield ok("metrics", f"{config.metrics.textfile} can be written")
