@@ -261,22 +261,22 @@ class _BulkSubmit:
 
     def _forget(self) -> None:
         while self._turns.take(
-            lambda _: self._store.forget(self._uid), remedy="it goes by itself in an hour"
+            lambda _: self._store.forget(self._uid), remedy="it is removed within an hour"
         ):
             pass
 
 
-_NOT_LISTED = "not all of them are listed yet, a daemon goes on within seconds"
+_NOT_LISTED = "not all of them are listed yet; a daemon adds the rest within seconds"
 
 _IDS_IN_LIST = "`dispatcher list` has their ids"
 
 _TOO_LATE = (
-    "nothing was submitted: for more than an hour no further task came, or this process stood"
-    " still, and what was put aside was removed; submit again"
+    "nothing was submitted: no further task came for more than an hour, or this process was"
+    " stopped for so long, and the staged tasks were removed; submit again"
 )
 
 _NO_IDS = (
-    "all tasks are accepted, but ids of some are not known: this process stood still for an hour,"
-    " in which they were kept, or rows were changed by hand; see `dispatcher list` and `dispatcher"
-    " status`"
+    "all tasks are accepted, but the ids of some are unknown: this process was stopped for the hour"
+    " in which they are kept, or rows were changed by hand; see `dispatcher list` and"
+    " `dispatcher status`"
 )

@@ -276,7 +276,7 @@ def _verdict_of_status(run: OpenRun, exit_code: int | None, signum: int | None) 
         silence = f"its lease of {run.lease_ttl_ms / 1000:g} s expired: no heartbeat"
         return Verdict(Outcome.LOST, silence)
     if exit_code is None:
-        return Verdict(Outcome.ORPHANED, "nobody saw how it ended")
+        return Verdict(Outcome.ORPHANED, "its exit was not seen")
     if (ruled := run.rules.get(str(exit_code))) is not None:
         return Verdict(Outcome(ruled), f"exit code {exit_code}, by its profile")
     return Verdict(EXIT_CODES.get(exit_code, Outcome.FAILED), f"exit code {exit_code}")

@@ -218,7 +218,7 @@ def _store(config: Config) -> Iterator[Finding]:
         return
     text = f"{path}, schema {found.schema}"
     if found.schema < found.known:
-        remedy = "start the daemon anew, or run: dispatcher migrate"
+        remedy = "restart the daemon, or run: dispatcher migrate"
         yield bad("store", f"{text}, older than {found.known}", remedy)
     elif found.schema > found.known:
         yield bad("store", f"{text}, newer than {found.known}", "upgrade this dispatcher")

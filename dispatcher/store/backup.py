@@ -80,7 +80,7 @@ def _locked_target(file: Path) -> Iterator[None]:
                 lock_exclusively(stack.enter_context(connection_to(file)), file)
             except dbapi2.Error as error:
                 raise DispatcherError(
-                    f"{file} is not overwritten, as it is no database of dispatcher that can be"
+                    f"{file} is not overwritten, as it is not a dispatcher database that can be"
                     f" written ({error}); remove it, or name another file"
                 ) from error
         for left in side_files(file):

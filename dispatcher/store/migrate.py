@@ -49,7 +49,7 @@ def adopt(
         if not upgrade:
             raise StoreUnusable(
                 f"{name} was made by an older dispatcher (schema {version}, this one works with"
-                f" {len(migrations)}); start the daemon anew, or run: dispatcher migrate"
+                f" {len(migrations)}); restart the daemon, or run: dispatcher migrate"
             )
         with transaction(engine, write=True):
             # Another process may have upgraded it meanwhile.

@@ -183,7 +183,7 @@ def _ensure_exists(path: Path, state_dir: Path, *, create: bool) -> None:
         _create(path)
     if _size(path) == 0:
         raise StoreUnusable(
-            f"{path} is empty, and nothing is made over a file that existed; "
+            f"{path} is empty, and an existing file is never replaced; "
             "restore it from a backup, or remove it"
         )
 
@@ -199,12 +199,12 @@ def _refuse_lost(path: Path, state_dir: Path) -> None:
         # SQLite would replay it into the new database.
         raise StoreUnusable(
             f"{path} is missing, and {wal} holds its last commits; "
-            "restore it from a backup, or remove that file to start anew without its tasks"
+            "restore it from a backup, or remove that file to start again without its tasks"
         )
     if identity is not None:
         raise StoreUnusable(
             f"{path} is missing, and {_identity_file(state_dir)} remembers its store {identity}; "
-            "restore it from a backup, or remove that file to start anew without its tasks"
+            "restore it from a backup, or remove that file to start again without its tasks"
         )
 
 

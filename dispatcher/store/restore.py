@@ -125,7 +125,7 @@ def _check_backup(file: Path, database: Path) -> None:
         remedy = "name a backup that this user may read"
         raise cannot_write(f"cannot read {file}", error, remedy, DispatcherError) from error
     if not is_file:
-        raise DispatcherError(f"{file} is not there, or no file; name a backup")
+        raise DispatcherError(f"{file} does not exist, or is not a file; name a backup")
     if database.exists() and file.samefile(database):
         raise DispatcherError(f"{file} is the database itself; name a backup")
 
@@ -253,11 +253,11 @@ def _put_back(kept: Path, database: Path) -> str | None:
     if not any(name.exists() for name in _all_files(kept)):
         return None
     if database.exists():
-        return f"what was there is kept: {kept}"
+        return f"the old database is kept: {kept}"
     try:
         _rename(kept, database)
     except OSError as error:
-        return f"what was there is kept: {kept}; rename it to {database} ({error.strerror})"
+        return f"the old database is kept: {kept}; rename it to {database} ({error.strerror})"
     return None
 
 

@@ -126,7 +126,7 @@ class SqliteEngine:
             if sqlite_errors.code_of(error) in sqlite_errors.BUSY | {sqlite_errors.FULL}:
                 raise failure from error
             self._drop()
-            raise CommitUnknown(f"the commit got no clear answer: {failure}") from error
+            raise CommitUnknown(f"the commit has an unknown outcome: {failure}") from error
         self._cursor = _OUTSIDE
 
     def rollback(self) -> None:

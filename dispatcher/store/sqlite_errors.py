@@ -62,7 +62,7 @@ def translated(error: Exception, path: Path | None, patience: float) -> Dispatch
         return denied(path, error)
     if code in _ALTERED:
         return StoreUnusable(
-            f"{name} is damaged, or no database of dispatcher ({error}); "
+            f"{name} is damaged, or not a dispatcher database ({error}); "
             "restore it from a backup, or let store.url name another file"
         )
     return StoreRefused(_bad_value(error))

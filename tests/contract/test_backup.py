@@ -198,7 +198,7 @@ def test_what_is_no_database_of_ours_is_not_overwritten(path: Path, saved: Path,
         saved.write_text("[node]\nslots = 4\n" * 50 if harm == "a configuration" else "")
     before = files(saved)
 
-    with pytest.raises(DispatcherError, match=r"no database of dispatcher .*; remove it, or name"):
+    with pytest.raises(DispatcherError, match=r"not a dispatcher database .*; remove it, or name"):
         make(path, saved, overwrite=True)
 
     assert before == files(saved)
@@ -499,13 +499,13 @@ def songs(copy: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing": (nothing, r"copy\.db is not there, or no file; name a backup"),
-    "empty": (lambda copy: os.truncate(copy, 0), r"copy\.db is damaged, or no .*; name another"),
+    "missing": (nothing, r"copy\.db does not exist, or is not a file; name a backup"),
+    "empty": (lambda copy: os.truncate(copy, 0), r"copy\.db is damaged, or not .*; name another"),
     "garbage": (
         lambda copy: copy.write_bytes(b"garbage " * 1000),
-        r"copy\.db is damaged, or no database of dispatcher .*; name another backup",
+        r"copy\.db is damaged, or not a dispatcher database .*; name another backup",
     ),
-    "another program's": (songs, r"copy\.db is damaged, or no .*; name another backup"),
+    "another program's": (songs, r"copy\.db is damaged, or not .*; name another backup"),
     "damaged within": (damage, r"copy\.db is damaged.*; name another backup"),
     "of a newer version": (
         lambda copy: meddle(copy, "UPDATE meta SET value = '99' WHERE key = 'schema_version'"),
@@ -553,7 +553,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, call: str, nth: int, code: int) -> li
 
 
 @pytest.mark.parametrize(
-    ("was", "told"), [("nothing", ""), ("a database", "; what was there is kept: .*")]
+    ("was", "told"), [("nothing", ""), ("a database", "; the old database is kept: .*")]
 )
 def test_a_database_that_is_made_meanwhile_is_not_overwritten(
     path: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was: str, told: str

@@ -15,7 +15,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             before=("submit -- true",),
             scene="truncated",
             told=(
-                "/var/lib/dispatcher/tasks.db is damaged, or no database of dispatcher "
+                "/var/lib/dispatcher/tasks.db is damaged, or not a dispatcher database "
                 "(database disk image is malformed); restore it from a backup, or let "
                 "store.url name another file"
             ),
@@ -27,8 +27,8 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             before=("submit -- true",),
             scene="emptied",
             told=(
-                "/var/lib/dispatcher/tasks.db is empty, and nothing is made over a file that "
-                "existed; restore it from a backup, or remove it"
+                "/var/lib/dispatcher/tasks.db is empty, and an existing file is never "
+                "replaced; restore it from a backup, or remove it"
             ),
             exits=78,
         ),
@@ -38,7 +38,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             before=("submit -- true",),
             scene="replaced",
             told=(
-                "/var/lib/dispatcher/tasks.db is damaged, or no database of dispatcher (no "
+                "/var/lib/dispatcher/tasks.db is damaged, or not a dispatcher database (no "
                 "such table: meta); restore it from a backup, or let store.url name another "
                 "file"
             ),
@@ -52,7 +52,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             told=(
                 "/var/lib/dispatcher/tasks.db is missing, and /var/lib/dispatcher/store-id "
                 "remembers its store 00000000-…; restore it from a backup, or remove that file "
-                "to start anew without its tasks"
+                "to start again without its tasks"
             ),
             exits=78,
         ),
@@ -74,7 +74,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             scene="older",
             told=(
                 "/var/lib/dispatcher/tasks.db was made by an older dispatcher (schema 0, this "
-                f"one works with {len(MIGRATIONS)}); start the daemon anew, or run: dispatcher "
+                f"one works with {len(MIGRATIONS)}); restart the daemon, or run: dispatcher "
                 "migrate"
             ),
             exits=78,
@@ -115,7 +115,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             before=("submit -- true",),
             files={"dispatcher.toml": b"[node]\nslots = 4\n"},
             told=(
-                "/home/me/dispatcher.toml is not overwritten, as it is no database of dispatcher "
+                "/home/me/dispatcher.toml is not overwritten, as it is not a dispatcher database "
                 "that can be written (file is not a database); remove it, or name another file"
             ),
             exits=1,
@@ -148,7 +148,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a restore from a file that is not there",
             typed="restore copy.db",
             before=("submit -- true",),
-            told="/home/me/copy.db is not there, or no file; name a backup",
+            told="/home/me/copy.db does not exist, or is not a file; name a backup",
             exits=1,
         ),
         Mistake(
@@ -157,7 +157,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             before=("submit -- true",),
             files={"copy.db": b"no database" * 100},
             told=(
-                "/home/me/copy.db is damaged, or no database of dispatcher (file is not a "
+                "/home/me/copy.db is damaged, or not a dispatcher database (file is not a "
                 "database); name another backup"
             ),
             exits=78,

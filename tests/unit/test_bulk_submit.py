@@ -278,7 +278,7 @@ def test_ids_that_nobody_read_for_an_hour_are_told_to_be_lost(client: Client) ->
     submitted = client.submit_all([TASK] * (TASKS * PARTS))
     go_on(client, GONE_AFTER + 1)
 
-    with pytest.raises(CommitUnknown, match="all tasks are accepted, but ids of some"):
+    with pytest.raises(CommitUnknown, match="all tasks are accepted, but the ids of some"):
         next(submitted)
 
     assert (TASKS * PARTS, 0, 0) == kept(client)

@@ -40,7 +40,7 @@ def test_an_older_database_is_refused_with_what_to_do(newer: Command) -> None:
             f"tasks.db was made by an older dispatcher (schema {NOW}, this one works with {NEXT})"
             in told
         )
-        assert "start the daemon anew, or run: dispatcher migrate" in told
+        assert "restart the daemon, or run: dispatcher migrate" in told
 
 
 def test_a_check_says_what_would_be_done_and_does_nothing(newer: Command) -> None:

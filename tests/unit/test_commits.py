@@ -17,7 +17,7 @@ from tests.command import Command
 from tests.contract.sqlite_files import file_size_limit
 from tests.unit.test_supervisor import Unwell
 
-UNKNOWN = "the commit got no clear answer"
+UNKNOWN = "the commit has an unknown outcome"
 
 
 @pytest.fixture

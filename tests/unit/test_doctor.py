@@ -282,12 +282,12 @@ def test_a_file_that_is_no_database(used: Command) -> None:
 
     told = used("doctor", exits=1).stdout
 
-    assert "is damaged, or no database of dispatcher (file is not a database); restore it" in told
+    assert "is damaged, or not a dispatcher database (file is not a database); restore it" in told
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [(1, "schema {0}, older than {1}; start"), (-1, "schema {0}, newer than {1}; upg")],
+    [(1, "schema {0}, older than {1}; restart"), (-1, "schema {0}, newer than {1}; upg")],
 )
 def test_a_schema_of_another_release(
     used: Command, more: int, said: str, monkeypatch: pytest.MonkeyPatch
