@@ -146,7 +146,7 @@ class Client:
         return self.ask(task_id, Intent.RELEASE).was
 
     def retry(self, task_id: int) -> TaskState | None:
-        """Make a failed, cancelled or held task ready again, now or when its run has ended."""
+        """Make a failed, cancelled or held task ready with all attempts, now or after its run."""
         return self.ask(task_id, Intent.RETRY).was
 
     def ask(self, task_id: int, intent: Intent | str, reason: str | None = None) -> Asked:

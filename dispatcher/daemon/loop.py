@@ -25,7 +25,7 @@ class Loop:
         supervisor: Supervisor,
         executor: ExecutorClient,
         *,
-        selector: selectors.BaseSelector,
+        selector: selectors.EpollSelector,
         control: Channel | None = None,
         duties: Sequence[Duty] = (),
         clock: Callable[[], Instant] = instant,
@@ -67,7 +67,7 @@ class Loop:
     def fileno(self) -> int:
         """Return a descriptor that is readable when a turn has something to read."""
         self._watch_executor()
-        return self._selector.fileno()  # type: ignore[attr-defined, no-any-return]
+        return self._selector.fileno()
 
     def step(self, *, longest: float = 60.0) -> None:
         """Wait at most so many seconds for something to happen or to be due, and do it."""

@@ -58,9 +58,7 @@ def run(config: Config, *, drain: bool, onlooker: Duty | None = None) -> int:
     before_line = CLEAR_LINE if onlooker is not None and sys.stdout.isatty() else ""
     set_up_logs = partial(logs.set_up, node=node, before_line=before_line)
     set_up_logs(config)
-    if (user := owner.became()) is not None:
-        owner.show_in_proc()
-        log.info("user.changed", user_id=user.uid, user=user.name, path=str(user.place))
+    _show_changed_user()
     with ExitStack() as stack:
         stack.callback(logs.close, within=LAST_LINES_WITHIN)
         state_lock = config.state_dir / DAEMON_LOCK
@@ -89,6 +87,12 @@ def run(config: Config, *, drain: bool, onlooker: Duty | None = None) -> int:
         logs.report_left_out()
         log.info("daemon.stopped")
     return ExitCode.OK
+
+
+def _show_changed_user() -> None:
+    if (user := owner.became()) is not None:
+        owner.show_in_proc()
+        log.info("user.changed", user_id=user.uid, user=user.name, path=str(user.place))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stage(template: Path) -> Iterator[Stage]:
-    """Directories and a store, with nobody alive yet."""
+    """Directories and a store, with no process yet."""
     with Stage(template) as stage:
         yield stage
 

@@ -15,7 +15,7 @@ from tests.crash.stage import Stage
 
 
 class Declaring:
-    """The declaration stands whoever dies, or its run is lost and the next one declares."""
+    """The declaration stands whichever process dies, or its run is lost and the next declares."""
 
     parts = (Part("declares", TaskState.SUCCEEDED, "succeeded", endless=True),)
 
@@ -32,9 +32,9 @@ class Declaring:
         return True
 
     def repeat(self) -> None:
-        """Let the worker say what it has to say, or hear what is answered."""
+        """Let the worker send its requests, or read the answers."""
         if self._lock.exists():
-            self._worker.go_on(lock=self._lock.read_text("ascii").strip())
+            self._worker.proceed(lock=self._lock.read_text("ascii").strip())
 
     @property
     def heard(self) -> bool:
@@ -51,10 +51,10 @@ class Worker:
         self._socket: socket.socket | None = None
         self._heard = b""
 
-    def go_on(self, *, lock: str) -> None:
-        """Say what is to be said, or hear what is answered; never wait."""
+    def proceed(self, *, lock: str) -> None:
+        """Send the requests, or read the answers, without waiting."""
         if self._socket is None:
-            self._speak(lock)
+            self._send(lock)
             return
         try:
             chunk = self._socket.recv(65536)
@@ -73,7 +73,7 @@ class Worker:
             self._socket.close()
             self._socket = None
 
-    def _speak(self, lock: str) -> None:
+    def _send(self, lock: str) -> None:
         words: list[dict[str, Any]] = [
             {"op": "heartbeat", "progress": 0.5},
             {"op": "succeed", "result": {"answer": 42}},

@@ -1,4 +1,4 @@
-"""The processes below this one: nobody gets away, the dead are buried, strangers are left alone."""
+"""The processes below this one: all are found, the dead reaped, strangers left alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Family:
         self._strangers = set(_below(os.getpid()))
 
     def living(self) -> list[int]:
-        """Return every living descendant; bury those of our children that are dead."""
+        """Return every living descendant; reap our dead children."""
         found = []
         for pid in _below(os.getpid()):
             if pid in self._strangers:
@@ -37,7 +37,7 @@ class Family:
         return set(_children(os.getpid())) - self._strangers
 
     def end(self) -> None:
-        """SIGKILL everybody, again until nobody is left."""
+        """SIGKILL all descendants until none is left."""
 
         def probe() -> None:
             left = self.living()
@@ -47,8 +47,8 @@ class Family:
 
         eventually(probe, every=0.002)
 
-    def expect_nobody(self) -> None:
-        """Wait until nobody is left; if somebody stays, end it and fail."""
+    def expect_none(self) -> None:
+        """Wait until none is left; end one that stays, and fail."""
 
         def probe() -> None:
             assert [] == [f"{pid} {_command(pid)}" for pid in self.living()]
@@ -60,12 +60,12 @@ class Family:
 
 
 def become_subreaper() -> None:
-    """From now on whoever loses its parent below us becomes our child."""
+    """Become the parent of descendants that lose theirs."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def bury(pid: int) -> None:
-    """Reap a child if it is dead; somebody else may have done so."""
+    """Reap a child if it is dead and not reaped yet."""
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 

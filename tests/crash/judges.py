@@ -33,7 +33,7 @@ def judge(played: Played) -> None:
 def judge_stage(stage: Stage) -> None:
     """Check every invariant that holds whatever was played."""
     with explained(stage):
-        stage.family.expect_nobody()
+        stage.family.expect_none()
         tasks = stage.tasks()
         runs = {task.id: stage.runs(task.id) for task in tasks}
         uids = [run.uid for found in runs.values() for run in found]
@@ -54,7 +54,7 @@ def explained(stage: Stage) -> Iterator[None]:
 
 
 def judge_task(task: Task, runs: list[Run]) -> None:
-    """Judge the books of one task."""
+    """Judge the counters and runs of one task."""
     outcomes = [run.outcome for run in runs]
     assert task.reason, f"no reason why {task}"
     assert None not in outcomes, f"an open run of {task}"
@@ -69,7 +69,7 @@ def judge_task(task: Task, runs: list[Run]) -> None:
 
 
 def judge_part(part: Part, task: Task, runs: list[Run]) -> None:
-    """Judge that a task ended as it had to, by the outcomes by which it had to."""
+    """Judge that a task ended in the expected state, by the expected outcomes."""
     assert part.state is task.state, f"{part.name} ended {task.state}"
     outcomes = " ".join(run.outcome or "-" for run in runs if run.outcome is not Outcome.ORPHANED)
     assert re.fullmatch(part.outcomes, outcomes), f"outcomes of {part.name}: {outcomes}"
@@ -78,14 +78,14 @@ def judge_part(part: Part, task: Task, runs: list[Run]) -> None:
 
 
 def judge_diary(diary: Diary, runs: list[Run]) -> None:
-    """Judge what the workers wrote: none twice, none beside another, none without its run."""
+    """Judge the diaries: no start twice, none during another run, none without its run."""
     lines = diary.lines()
     assert [] == [line for line in lines if line[0] == "twin"], f"a twin: {lines}"
     started = diary.started()
     assert len(started) == len(set(started)), f"a run was started twice: {lines}"
     assert all(first[1] <= second[1] for first, second in pairwise(lines)), f"a twin: {lines}"
     by_fence = {run.fence: run for run in runs}
-    assert set(started) <= by_fence.keys(), f"a run that nobody knows: {lines}"
+    assert set(started) <= by_fence.keys(), f"an unknown run: {lines}"
     for fence in started:
         assert by_fence[fence].outcome is not Outcome.SPAWN_FAILED
 

@@ -182,7 +182,7 @@ class ExecutorLife:
 
     @property
     def has_news(self) -> bool:
-        """Whether somebody speaks to it, or a leader has exited."""
+        """Whether it has something to read, or a leader has exited."""
         return bool(select.select([self.kernel], [], [], 0)[0])
 
     def step(self) -> bool:
@@ -203,7 +203,7 @@ class ExecutorLife:
         return {} if self.executor is None else self.executor.table.known
 
     def close(self) -> None:
-        """Lose every descriptor, as at death: nothing is said or written, no child is touched."""
+        """Lose every descriptor, as at death: nothing is sent or written, no child is touched."""
         for run in self.runs.values():
             if run.handle is not None:
                 with suppress(OSError):  # it died of closing it

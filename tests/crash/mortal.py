@@ -1,4 +1,4 @@
-"""Death at a chosen call: whoever is wrapped dies before, within or after its n-th, at once.
+"""Death at a chosen call: a wrapped object dies before, within or after its n-th.
 
 Nothing in the product knows of this: its collaborators are wrapped where they are put together.
 """
@@ -19,7 +19,7 @@ BEFORE, WITHIN, AFTER = "before", "within", "after"
 
 
 class Died(BaseException):
-    """The process is no more. What it did before this call is done, and nothing else ever will."""
+    """The process is dead. What it did before this call is done, and nothing follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ def die_here() -> NoReturn:
 
 
 def kill_this_process() -> NoReturn:
-    """Die as by `kill -9`: nothing is unwound, nothing said."""
+    """Die as by `kill -9`: nothing is unwound."""
     os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("nobody survives SIGKILL")
+    raise AssertionError("SIGKILL was survived")
 
 
 class Fate:
@@ -73,7 +73,7 @@ class Fate:
     ) -> Any:
         """Perform an act, unless this is where it ends."""
         if self.dead:
-            raise Died  # on the way out somebody wants to clean up: the dead do not
+            raise Died  # cleaning up on the way out: the dead do not
         self.calls[site] += 1
         if half is not None:
             self.halves.add(site)
@@ -124,7 +124,7 @@ class Act:
 
 
 class Mortal:
-    """Stands in for an object; some of its methods are calls at which somebody may die."""
+    """Wraps an object; some of its methods are calls at which the process may die."""
 
     def __init__(self, target: Any, fate: Fate, label: str, acts: Mapping[str, Act]) -> None:
         self._target = target
@@ -147,7 +147,7 @@ class Mortal:
 
 
 class MortalStore(Mortal):
-    """A store in whose transactions somebody may die: at begin, at each write, at commit."""
+    """A store in whose transactions the process may die: at begin, each write, and commit."""
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:

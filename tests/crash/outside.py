@@ -102,7 +102,7 @@ class Outside:
         except AssertionError:
             raise AssertionError(f"waited in vain:\n{self.log.read_text()}") from None
 
-    # What the daemons said ----------------------------------------------------------------
+    # What the daemons logged ---------------------------------------------------------------
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return what all daemons logged of one event, in whole lines."""

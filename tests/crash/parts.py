@@ -11,14 +11,14 @@ from tests.crash.stage import Stage
 
 @dataclass(frozen=True)
 class Part:
-    """One task: its name, where it must end, and by which outcomes, those lost by us left out."""
+    """One task: its name, final state, and outcomes without the orphaned runs."""
 
     name: str
     state: TaskState
     outcomes: str
     """A regular expression."""
     endless: bool = False
-    """It runs until somebody ends it."""
+    """It runs until it is ended."""
 
 
 class Play(Protocol):
@@ -30,4 +30,4 @@ class Play(Protocol):
         """Submit the tasks."""
 
     def operate(self, stage: Stage) -> bool:
-        """Do what an operator would do now, before every turn; say whether the play goes on."""
+        """Do what an operator would do now, before every turn; return whether the play goes on."""

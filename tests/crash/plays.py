@@ -24,7 +24,7 @@ class Work:
         Part("exits-7-at-first", TaskState.SUCCEEDED, "failed succeeded"),
         Part("defers-at-first", TaskState.SUCCEEDED, "(deferred )+succeeded"),
         Part("no-program", TaskState.FAILED, "spawn_failed"),
-        # Cancelled while it waits to run again, it has no run that says so.
+        # Cancelled while it waits to run again, no run of it is cancelled.
         Part("cancelled", TaskState.CANCELLED, "(cancelled)?", endless=True),
         Part("escapes", TaskState.SUCCEEDED, "succeeded"),
     )
@@ -129,7 +129,7 @@ class Played:
 
 
 def perform(name: str, stage: Stage, cast: Cast, point: Point | None = None) -> Played:
-    """Play to the end: whoever dies is started again."""
+    """Play to the end: each process that dies is started again."""
     play: Play = PLAYS[name]()
     fates = {who: stage.fate_of(who) for who in stage.has_left}
     if point is not None:

@@ -30,7 +30,7 @@ LONGEST_PLAY = PATIENCE
 
 
 class Stage:
-    """Directories, a store, and whoever is alive. A context manager that leaves nothing behind."""
+    """Directories, a store and processes. A context manager that leaves nothing behind."""
 
     def __init__(self, template: Path, *, state_dir: Path | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="crash-", dir=MEMORY))
@@ -140,7 +140,7 @@ class Stage:
             daemon.close()
 
     def kill_executor(self) -> None:
-        """Its children live on; the dead among them are buried by init."""
+        """Its children live on; init reaps the dead among them."""
         if self.executor is not None:
             self._note("EXECUTOR DIES", point=str(self.executor.fate.point))
             executor, self.executor = self.executor, None
@@ -153,7 +153,7 @@ class Stage:
         self.kill_executor()
 
     def revive(self) -> None:
-        """Start whoever died, and the other one with it if that had gone before."""
+        """Start each process that died, and with it the other one if that had left."""
         for one, other in (("executor", "daemon"), ("daemon", "executor")):
             if getattr(self, one) is None and not self.has_left[one]:
                 self.has_left[other] = False
@@ -200,7 +200,7 @@ class Stage:
             ready = {fd for fd, _ in poll.poll(max(0.0, min(longest, due - at)))}
         at = times.instant()
         for name, step in (("daemon", self.step_daemon), ("executor", self.step_executor)):
-            life = getattr(self, name)  # asked now: one may die with the other
+            life = getattr(self, name)  # looked up now: one may die with the other
             if life in lives and (life.fileno() in ready or life.due <= at):
                 step()
 
@@ -210,7 +210,7 @@ class Stage:
         return all(self.has_left.values())
 
     def finish(self) -> None:
-        """Take turns until all is done; whoever died is started again."""
+        """Take turns until all is done; start each process that died again."""
         while not self.is_over:
             self.revive()
             self.turn()
@@ -221,7 +221,7 @@ class Stage:
             self.turn()
 
     def story(self) -> str:
-        """Return everything that was said, for a failure's message."""
+        """Return all log lines and outcomes, for a failure's message."""
         lines = [" ".join(f"{k}={v}" for k, v in line.items()) for line in self.trace]
         for task in self.tasks():
             lines.append(
@@ -234,7 +234,7 @@ class Stage:
         return "\n".join(lines)
 
     def _act(self, act: Callable[[], Any]) -> Any:
-        """Let somebody act; return None if that was the end."""
+        """Let a process act; return None if it died."""
         try:
             return act()
         except Died:

@@ -1,4 +1,4 @@
-"""SIGKILL again and again, at moments that nobody chose but a seed."""
+"""SIGKILL again and again, at random moments of a seed."""
 
 from __future__ import annotations
 

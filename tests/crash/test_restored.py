@@ -19,7 +19,7 @@ from tests.crash.stage import Stage
 
 
 def back_up(stage: Stage) -> Path:
-    """Copy the database while nobody has it open."""
+    """Copy the database while it is not open."""
     stage.store.close()
     copy = stage.directory / "backup"
     shutil.copy(database(stage), copy)
@@ -42,7 +42,7 @@ def another_store(stage: Stage) -> Path:
 
 def database(stage: Stage) -> Path:
     path = stage.place.state_dir / "tasks.db"
-    assert not path.with_name("tasks.db-wal").exists(), "somebody has the database open"
+    assert not path.with_name("tasks.db-wal").exists(), "the database is open"
     return path
 
 

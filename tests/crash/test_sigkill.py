@@ -17,7 +17,7 @@ from tests.crash.plays import CASTS, Played, Work
 
 MOMENTS = (BEFORE, WITHIN, AFTER) if "FUZZ" in os.environ else (AFTER,)
 
-#: Which call of its kind is the last; the first where nothing is said.
+#: Which call of its kind is the last; the first by default.
 NUMBERS = {
     "client.connect": 0,  # whichever first finds somebody
     "store.begin": 4,
@@ -32,12 +32,12 @@ NUMBERS = {
     "journal.flush": 4,
 }
 
-#: Without a commit that got no answer, an ending decided here, and a worker that speaks.
+#: Without a commit that got no answer, an ending decided here, and a worker that sends requests.
 NOT_IN_WORK = {"client.reconnect", "store.begin_ending", "store.heartbeat", "store.declare"}
 
 
 def points(found: dict[str, bool], *without: str) -> list[str]:
-    """Return where to die, of sites that say whether they can be done by half."""
+    """Return where to die; `found` maps sites to whether it can be done by half."""
     return [
         f"{site}:{moment}:{NUMBERS.get(site, 1)}"
         for site, has_half in found.items()

@@ -1,4 +1,4 @@
-"""The store is locked, its disk is full, or a commit gets no answer: it recovers, nobody pays."""
+"""The store is locked, its disk is full, or a commit gets no answer: tasks lose nothing by it."""
 
 from __future__ import annotations
 

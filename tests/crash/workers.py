@@ -1,4 +1,4 @@
-"""Commands of the tasks in these tests: each writes down in its task's diary when it lived."""
+"""Commands of the tasks in these tests: each records in its task's diary when it lived."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STAYS_UNTIL_ALLOWED = '[ -e "$1" ] || exec sleep 1000; code=0'
 
 @dataclass(frozen=True)
 class Diary:
-    """What the runs of one task wrote down."""
+    """The records of one task's runs."""
 
     path: Path
 
