@@ -20,7 +20,7 @@ OLDEST = 1_000
 SUSPECTS = 10_000
 
 
-class Walk:
+class OutputWalk:
     """What was found so far."""
 
     def __init__(self, directory: str, old_before_ns: int, spared: Container[str]) -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import structlog
 
-from dispatcher.daemon.output_walk import Walk
+from dispatcher.daemon.output_walk import OutputWalk
 from dispatcher.daemon_report import OutputReport
 from dispatcher.host import holes, output_files
 from dispatcher.times import Instant, WallTime
@@ -74,10 +74,10 @@ class OutputDirectory:
         self.bounds = bounds
         self._free = free or _free
         self._old_before = WallTime(0)
-        self._walk: Walk | None = None
+        self._walk: OutputWalk | None = None
         self._walk_at = Instant(0.0)
         self._walk_by = Instant(0.0)
-        self._walked: Walk | None = None
+        self._walked: OutputWalk | None = None
         self._changed_ns = 0
         self._doomed: deque[_Doomed] = deque()
         self._removed: Counter[str] = Counter()
@@ -164,7 +164,7 @@ class OutputDirectory:
                 self._judge(self._walk, at)
                 self._walk = None
         elif self._wants_walk(at, busy=bool(live)):
-            self._walk = Walk(self._directory, self._old_before * 1_000_000, self._spared)
+            self._walk = OutputWalk(self._directory, self._old_before * 1_000_000, self._spared)
             self._spared = set()
 
     def _wants_walk(self, at: Instant, *, busy: bool) -> bool:
@@ -178,7 +178,7 @@ class OutputDirectory:
             or self._free(self._directory) < self.bounds.free_floor
         )
 
-    def _judge(self, walk: Walk, at: Instant) -> None:
+    def _judge(self, walk: OutputWalk, at: Instant) -> None:
         """Choose the files to remove after a complete walk."""
         self._walked = walk
         self._walk_at = Instant(at + walk.files * WALK_PAUSE)
@@ -199,7 +199,7 @@ class OutputDirectory:
         else:
             self._trouble = None
 
-    def _report_excess(self, reason: str, walk: Walk, at: Instant) -> None:
+    def _report_excess(self, reason: str, walk: OutputWalk, at: Instant) -> None:
         free, bounds = self._free(self._directory), self.bounds
         if reason == "total_budget":
             excess = f"output takes {_mib(walk.bytes)} of {_mib(bounds.total_budget)}"

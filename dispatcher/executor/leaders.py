@@ -8,7 +8,7 @@ import msgspec
 
 from dispatcher import wire
 from dispatcher.executor.outside import Outside
-from dispatcher.executor.records import Forgotten, Started
+from dispatcher.executor.records import Forgotten, LeaderStarted
 from dispatcher.executor.run import TrackedRun
 from dispatcher.executor.starting.spawn import CannotStart
 from dispatcher.executor.table import RunTable
@@ -62,7 +62,7 @@ class Leaders:
             self._without_handle.append(run)
         else:
             self._by_handle[run.handle] = run
-        self._report.journal.note(Started(uid=run.uid, at=at, pid=pid, start_ticks=ticks))
+        self._report.journal.note(LeaderStarted(uid=run.uid, at=at, pid=pid, start_ticks=ticks))
         self._unreported[run.uid] = wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at)
         return True
 

@@ -42,7 +42,7 @@ MOST_NAMELESS = 4
 _LONG_AGO = Instant(0.0)
 
 
-class Peer(Protocol):
+class DaemonConnection(Protocol):
     """The daemon, if one is connected."""
 
     @property
@@ -87,7 +87,7 @@ class RunChannel:
 class Notices:
     """Reads the sockets of all runs that have one; a flood delays nobody but its own run."""
 
-    def __init__(self, runtime_dir: str, kernel: Kernel, peer: Peer) -> None:
+    def __init__(self, runtime_dir: str, kernel: Kernel, peer: DaemonConnection) -> None:
         """Make the directory of the sockets, and remove those of a dead executor.
 
         OSError: it cannot be made.

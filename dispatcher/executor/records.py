@@ -54,7 +54,7 @@ class Starting(Identified, frozen=True, tag="starting"):
     """Written before the leader is spawned."""
 
 
-class Started(Record, frozen=True, tag="started"):
+class LeaderStarted(Record, frozen=True, tag="started"):
     """The leader was spawned."""
 
     pid: wire.Pid
@@ -98,7 +98,7 @@ class Forgotten(Record, frozen=True, tag="forgotten"):
     """The daemon has settled the run, or it never began."""
 
 
-AnyRecord = Starting | Started | Ending | LeaderExited | InheritedRun | Gone | Forgotten
+AnyRecord = Starting | LeaderStarted | Ending | LeaderExited | InheritedRun | Gone | Forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _apply(record: AnyRecord, runs: dict[wire.RunUid, InheritedRun]) -> None:
     match record:
         case Starting():
             run = InheritedRun(**asdict(record))
-        case Started():
+        case LeaderStarted():
             run = replace(run, pid=record.pid, start_ticks=record.start_ticks)
         case Ending():
             run = replace(run, ended_by=record.ended_by)

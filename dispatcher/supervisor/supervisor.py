@@ -25,7 +25,7 @@ from dispatcher.supervisor.admission import Admission
 from dispatcher.supervisor.chores import Chore
 from dispatcher.supervisor.claimer import Claimer
 from dispatcher.supervisor.clock import ClockWatch
-from dispatcher.supervisor.endings import Endings
+from dispatcher.supervisor.ender import Ender
 from dispatcher.supervisor.figures import Figures
 from dispatcher.supervisor.idleness import Idleness
 from dispatcher.supervisor.node_row import NodeRow
@@ -72,7 +72,7 @@ class Supervisor:
         self._recorder = Recorder(shared, self._timeouts, self._workers, stranded, settler)
         self._claimer = Claimer(shared)
         self._reaper = Reaper(shared)
-        self._endings = Endings(shared, self._reaper, self._timeouts)
+        self._ender = Ender(shared, self._reaper, self._timeouts)
         self._absence = Absence(shared, stranded)
         self._clock = ClockWatch(store, memory)
         self._node_row = NodeRow(store, memory)
@@ -205,8 +205,8 @@ class Supervisor:
             self._reaper.renew_leases,
             self._absence.renew_takeover_deadlines,
             self._workers.record_cli_declarations,
-            self._endings.decide_endings,
-            self._endings.send_endings,
+            self._ender.decide_endings,
+            self._ender.send_endings,
             self._absence.take_over,
             self._timeouts.give_up,
             self._claimer.move_due,

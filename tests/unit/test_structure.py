@@ -21,7 +21,7 @@ LONG_FILES = {
 }
 
 #: Class names that two programs share, as they mean the same.
-SHARED_NAMES = {"Refused": "worker_stub stands alone", "Channel": "worker_stub stands alone"}
+SHARED_NAMES = {"Refused": "worker_stub stands alone"}
 
 
 @cache

@@ -18,8 +18,8 @@ from dispatcher.executor.records import (
     Header,
     InheritedRun,
     LeaderExited,
+    LeaderStarted,
     Record,
-    Started,
     Starting,
 )
 from dispatcher.executor.run import TrackedRun
@@ -61,7 +61,7 @@ EXIT = wire.Exit(at=7.0, exit_code=3, cpu_seconds=0.5)
     [
         ([], (InheritedRun, None, None, None, None, 1.0)),
         (
-            [Started(uid=UID, at=2.0, pid=9, start_ticks=8)],
+            [LeaderStarted(uid=UID, at=2.0, pid=9, start_ticks=8)],
             (InheritedRun, 9, 8, None, None, 2.0),
         ),
         (
@@ -97,7 +97,7 @@ def test_what_was_noted_is_known_again_also_after_a_rewrite(
 def test_a_line_is_what_executors_of_before_wrote_and_read(
     journal: Journal, tmp_path: Path
 ) -> None:
-    journal.note(Started(uid=UID, at=2.0, pid=9, start_ticks=8))
+    journal.note(LeaderStarted(uid=UID, at=2.0, pid=9, start_ticks=8))
     journal.note(Starting(uid=UID, at=1.0, output_path="/x", task_variables={"a": "b"}))
     journal.flush()
 

@@ -18,7 +18,7 @@ from dispatcher.times import Instant
 log = structlog.get_logger()
 
 
-class Endings:
+class Ender:
     """Decides which runs end, and orders the executor to end them.
 
     Both wait while the executor does not answer: it could end nothing, and a worker that exited in
