@@ -78,6 +78,14 @@ def remove(paths: Sequence[Path]) -> Iterator[InstallStep]:
             yield InstallStep("removed", str(path))
 
 
+def remove_links(paths: Sequence[Path]) -> Iterator[InstallStep]:
+    """Remove the symbolic links by which a unit was enabled."""
+    for path in paths:
+        if path.is_symlink():
+            path.unlink()
+            yield InstallStep("removed", str(path))
+
+
 def content(path: Path) -> str | None:
     """Return a file's content, None without a file.
 

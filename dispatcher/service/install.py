@@ -133,6 +133,8 @@ def uninstall(at: Place, *, force: bool) -> Iterator[InstallStep]:
             f"still running or enabled: {', '.join(busy)}; disable it first, which ends its runs:"
             f" {disable}"
         )
+    links = [wants / name for name in at.names for wants in at.units.glob("*.wants")]
+    yield from files.remove_links(links)
     yield from files.remove(at.paths)
     for left in (*(Path(f"{path}.d") for path in at.paths), at.file):
         if left.exists():

@@ -133,7 +133,7 @@ NOT_TYPED: Mapping[str, str] = {
     "# sudo -u dispatcher dispatcher status": "root, systemd",
     "# dispatcher install-service --instance gpu": "root, systemd",
     "$ dispatcher install-service --user": "the user's own manager; test_service.py does",
-    "# systemctl stop dispatcher dispatcher-executor": "root, systemd",
+    "# systemctl stop dispatcher-executor dispatcher": "root, systemd",
 }
 
 #: Pages whose reader has a daemon that runs.

@@ -533,7 +533,10 @@ def test_units_whose_manager_does_not_answer_are_removed_by_force_alone(
     assert "--force" in told
     units = tmp_path / "config" / "systemd" / "user"
     assert NAMES == sorted(path.name for path in units.iterdir())
-    assert ("removed", NAMES[0]) in did(command, "uninstall-service", "--force")
+    (units / "default.target.wants").mkdir()
+    (enabled := units / "default.target.wants" / NAMES[0]).symlink_to(units / NAMES[0])
+    assert 2 == did(command, "uninstall-service", "--force").count(("removed", NAMES[0]))
+    assert not enabled.is_symlink()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: its files are closed to another user")
