@@ -80,7 +80,7 @@ class Look:
     """Why a missing name cannot be restored, at the first failure."""
 
 
-_AS_BEFORE = Look()
+_UNCHANGED = Look()
 
 
 class RuntimeDirectory:
@@ -105,10 +105,9 @@ class RuntimeDirectory:
         self._lock = lock
         self._state_dir = state_dir
         try:
-            self._was = directory.stat()
+            self._intact = directory.stat()  # at the last look that found it so
         except OSError as error:
             raise cannot_use(f"cannot use {directory}", error, "let this user have it") from error
-        """The directory's status at its last intact look."""
         self._resolved = directory.resolve()
         """Its path without links."""
         self._restored: list[str] = []
@@ -120,7 +119,7 @@ class RuntimeDirectory:
     @property
     def device(self) -> int:
         """The number of its filesystem."""
-        return self._was.st_dev
+        return self._intact.st_dev
 
     def release(self) -> None:
         """Release the lock of the directory."""
@@ -147,7 +146,7 @@ class RuntimeDirectory:
         if failure is not None:
             return self._failed(failure)
         if not self._restored and self.trouble is None:
-            return _AS_BEFORE
+            return _UNCHANGED
         restored, self._restored, self.trouble = tuple(self._restored), [], None
         return Look(restored=restored)
 
@@ -156,12 +155,12 @@ class RuntimeDirectory:
         if isinstance(error, OSError):
             why = f"{error.filename or self._directory}: {error.strerror}"
         is_news, self.trouble = self.trouble is None, why
-        return Look(lost=why) if is_news else _AS_BEFORE
+        return Look(lost=why) if is_news else _UNCHANGED
 
     def _restore_directory(self) -> None:
         """Restore the directory and its lock, if missing."""
         if self._held.is_at(self._lock_path):
-            self._was = self._directory.stat()
+            self._intact = self._directory.stat()
             return
         if not self._state_dir.is_dir():  # it may be the parent: an empty one would mislead
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._state_dir))
@@ -173,7 +172,7 @@ class RuntimeDirectory:
 
     def _make_directory(self) -> None:
         """Create it with its former mode; one that exists stays as it is."""
-        was = self._was
+        was = self._intact
         mode = stat.S_IMODE(was.st_mode)
         try:
             make(self._directory, mode)
