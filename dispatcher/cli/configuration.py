@@ -12,7 +12,7 @@ import click
 from dispatcher.client import Client
 from dispatcher.config.config import Config, Mistaken, find, load
 from dispatcher.errors import ConfigError
-from dispatcher.host import owner
+from dispatcher.host import owner, user_change
 from dispatcher.store.open import database_path
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def config_as_owner(*, whole: bool = True) -> Config:
 
 def _become_owner(config: Config) -> None:
     if (foreign := owner.foreign_owner(config.state_dir, config.other_places)) is not None:
-        owner.become(foreign, config.state_dir)
+        user_change.become(foreign, config.state_dir)
 
 
 def config_as_caller(*, whole: bool = True) -> Config:

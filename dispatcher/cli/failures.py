@@ -28,7 +28,7 @@ from dispatcher.errors import (
     in_trouble,
 )
 from dispatcher.exit_codes import ExitCode
-from dispatcher.host import owner
+from dispatcher.host import owner, user_change
 
 #: Exit codes of errors, the first that fits; any other error is "refused, or not found".
 EXIT_CODES: Mapping[type[DispatcherError], ExitCode] = {
@@ -115,7 +115,7 @@ def _priority() -> str:
 
 def _denied_to_owner(message: str) -> str:
     """Return the line to add where something was denied to the user that root became."""
-    user = owner.became()
+    user = user_change.became()
     if user is None or not any(
         os.strerror(denied).lower() in message.lower() for denied in _DENIED
     ):

@@ -22,7 +22,7 @@ from dispatcher.daemon.executor_connection import connect_to
 from dispatcher.daemon.launcher import EmbeddedLauncher
 from dispatcher.errors import cannot_use, cannot_write
 from dispatcher.exit_codes import ExitCode
-from dispatcher.host import owner, sockets
+from dispatcher.host import owner, sockets, user_change
 from dispatcher.host.locks import DAEMON_LOCK, lock_file
 from dispatcher.host.node import node_id, refuse_copy
 from dispatcher.host.notify import Notifier
@@ -90,8 +90,8 @@ def run(config: Config, *, drain: bool, onlooker: Duty | None = None) -> int:
 
 
 def _show_changed_user() -> None:
-    if (user := owner.became()) is not None:
-        owner.show_in_proc()
+    if (user := user_change.became()) is not None:
+        user_change.show_in_proc()
         log.info("user.changed", user_id=user.uid, user=user.name, path=str(user.place))
 
 

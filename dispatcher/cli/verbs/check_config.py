@@ -12,7 +12,7 @@ from dispatcher.cli.printing import print_json
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config, Mistaken
 from dispatcher.errors import ConfigError
-from dispatcher.host import owner
+from dispatcher.host import owner, user_change
 
 
 @click.command(epilog=examples("dispatcher check-config --config new.toml"))
@@ -46,7 +46,7 @@ def command(*, as_json: bool) -> None:
 def _closed_to_daemon(config: Config) -> Iterator[str]:
     """Yield the mistake of a file that root may read, and the daemon's user may not."""
     user = owner.foreign_owner(config.state_dir, config.other_places)
-    if user is not None and config.file is not None and not owner.may_read(user, config.file):
+    if user is not None and config.file is not None and not user_change.may_read(user, config.file):
         yield (
             f"{config.file}: {user}, whose state directory it names, may not read it;"
             f" chgrp it to that user's group and chmod 640, and let the user enter its directory"
