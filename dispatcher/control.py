@@ -8,6 +8,7 @@ copy of the directory they differ, so that no client takes the original's daemon
 from __future__ import annotations
 
 import os
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,14 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds that a daemon has to accept a request, and to answer it.
-TIMEOUT = 0.5
-
-#: Seconds that it has to commit a worker's request, which waits for the disk.
-COMMIT_TIMEOUT = 5.0
-
-#: Seconds that it has to read its configuration: its turn may wait for the store first.
-RELOAD_TIMEOUT = 5.0
+#: Seconds that a daemon has to accept a request, and to answer it. Its turn may wait for the store
+#: and its disk, and for the other processes of a busy host.
+TIMEOUT = 5
 
 
 class ForeignDaemon(DispatcherError):
@@ -85,14 +81,14 @@ def _address_file(config: Config) -> Path:
 
 
 def wake(config: Config) -> None:
-    """Wake the daemon, if one runs, to look for work. Never fails, hardly waits.
+    """Wake the daemon, if one runs, to look for work. Never fails, never waits.
 
     A daemon that misses it looks by itself within its poll interval.
     """
     path = find(config)
     with suppress(OSError):
         if path.exists():  # much cheaper than to connect
-            with _connect(path) as connection:
+            with _connect(path, 0) as connection:
                 connection.sendall(b'{"op":"wake"}\n')
 
 
@@ -101,7 +97,7 @@ def status(path: Path) -> DaemonReport | None:
 
     Raises TimeoutError when one runs and does not answer, and `ForeignDaemon`.
     """
-    return _request(path, b'{"op":"status"}\n', DaemonReport, within=TIMEOUT)
+    return _request(path, b'{"op":"status"}\n', DaemonReport)
 
 
 def report(config: Config) -> DaemonReport | None:
@@ -139,20 +135,20 @@ def reload(config: Config) -> dict[str, Any] | None:
 
     Raises TimeoutError when one runs and does not answer, and `ForeignDaemon`.
     """
-    return _request(find(config), b'{"op":"reload"}\n', dict[str, Any], within=RELOAD_TIMEOUT)
+    return _request(find(config), b'{"op":"reload"}\n', dict[str, Any])
 
 
 def send_request(path: Path, line: bytes) -> dict[str, Any] | None:
     """Return the daemon's answer to a worker's request; None: none in time, or not for us."""
     try:
-        return _exchange(path, line + b"\n", dict[str, Any], within=COMMIT_TIMEOUT)
+        return _exchange(path, line + b"\n", dict[str, Any])
     except (PermissionError, TimeoutError):
         return None
 
 
-def _request(path: Path, request: bytes, kind: type[T], *, within: float) -> T | None:
+def _request(path: Path, request: bytes, kind: type[T]) -> T | None:
     try:
-        return _exchange(path, request, kind, within=within)
+        return _exchange(path, request, kind)
     except (PermissionError, TimeoutError) as error:
         if (whose := owner.remedy_if_foreign(path)) is not None and os.geteuid() != 0:
             raise ForeignDaemon(f"a daemon answers its own user alone; {whose}") from error
@@ -161,10 +157,9 @@ def _request(path: Path, request: bytes, kind: type[T], *, within: float) -> T |
         raise
 
 
-def _exchange(path: Path, request: bytes, kind: type[T], *, within: float) -> T | None:
+def _exchange(path: Path, request: bytes, kind: type[T]) -> T | None:
     try:
-        with _connect(path) as connection:
-            connection.settimeout(within)
+        with _connect(path, TIMEOUT) as connection:
             connection.sendall(request)
             line = connection.makefile("rb").readline()
     except (BlockingIOError, ConnectionResetError, BrokenPipeError, TimeoutError) as error:
@@ -181,13 +176,17 @@ def _exchange(path: Path, request: bytes, kind: type[T], *, within: float) -> T 
         raise TimeoutError(f"{path}: no answer of a daemon") from error
 
 
-def _connect(path: Path) -> socket:
+def _connect(path: Path, within: int) -> socket:
     import socket  # noqa: PLC0415 - most submits meet no daemon or leave before they need it
 
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(TIMEOUT)
+        # Only a blocking connect(2) waits, for so long, for room in the daemon's queue: socket(7).
+        connection.setblocking(within > 0)
+        longest = struct.pack("@ll", within, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, longest)
         connection.connect(str(path))
+        connection.settimeout(within)
     except BaseException:
         connection.close()
         raise

@@ -14,7 +14,7 @@ from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.render import command_text
 from dispatcher.client import Client
 from dispatcher.config.config import Config
-from dispatcher.model import Task, TaskFilter
+from dispatcher.model import PausedQueue, Task, TaskFilter
 from dispatcher.store.open import database_path
 
 #: Seconds to wait for the store; the Tab key must answer at once.
@@ -58,8 +58,13 @@ def _newest(config: Config, limit: int) -> Sequence[Task]:
 
 
 def _paused(config: Config) -> _Offers:
-    paused = _from_store(config, lambda store: [*store.standing().paused.values()])
+    paused = _from_store(config, _paused_queues)
     return [(one.queue, one.reason) for one in paused]
+
+
+def _paused_queues(client: Client) -> Sequence[PausedQueue]:
+    with client.store.snapshot():
+        return client.store.paused_queues()
 
 
 def _from_store(config: Config, query: Callable[[Client], Sequence[_T]]) -> Sequence[_T]:

@@ -8,7 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +19,7 @@ from dispatcher import control
 from dispatcher.config.config import Config, load
 from dispatcher.host import files
 from dispatcher.host.locks import DAEMON_LOCK, lock_file
+from tests.eventually import PATIENCE, let_pass
 from tests.reports import report
 
 
@@ -105,6 +106,54 @@ def test_who_listens_there_and_is_no_daemon_gives_no_answer() -> None:
 
             with pytest.raises(TimeoutError, match="no answer of a daemon"):
                 asked.result()
+
+
+def test_a_daemon_that_answers_late_on_a_busy_host_is_waited_for() -> None:
+    with (
+        TemporaryDirectory() as short,
+        socket.socket(socket.AF_UNIX) as daemon,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        path = Path(short) / "control.sock"
+        daemon.bind(str(path))
+        daemon.listen()
+        asked = pool.submit(control.status, path)
+        connection, _ = daemon.accept()
+        with connection:
+            let_pass(1.0)
+            connection.sendall(msgspec.json.encode(report()) + b"\n")
+
+            assert report() == asked.result()
+
+
+def test_a_daemon_whose_queue_is_full_for_a_moment_is_waited_for() -> None:
+    """As after many submits, each of which wakes it."""
+    with (
+        TemporaryDirectory() as short,
+        socket.socket(socket.AF_UNIX) as daemon,
+        ExitStack() as others,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        path = Path(short) / "control.sock"
+        daemon.bind(str(path))
+        daemon.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                other = others.enter_context(socket.socket(socket.AF_UNIX))
+                other.setblocking(False)
+                other.connect(str(path))
+        asked = pool.submit(control.status, path)
+        let_pass(0.5)
+        others.close()
+        daemon.settimeout(PATIENCE)
+        while True:
+            connection, _ = daemon.accept()
+            with connection:
+                if connection.recv(100):
+                    connection.sendall(msgspec.json.encode(report()) + b"\n")
+                    break
+
+        assert report() == asked.result()
 
 
 def test_clients_of_a_copied_state_directory_do_not_take_the_originals_daemon_for_theirs(

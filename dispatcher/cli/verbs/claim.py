@@ -114,7 +114,7 @@ def _print_claim(
 
 def _why_not(store: Client, config: Config, queue: str | None, task_id: int | None) -> str:
     if task_id is None:
-        wanted, known = queue or config.defaults.queue, store.status().counts
+        wanted, known = queue or config.defaults.queue, store.counts()
         near = "" if wanted in known else did_you_mean(wanted, known)
         listed = f"; see: dispatcher list --queue {wanted}" if wanted in known else ""
         return f"nothing to claim in queue {wanted!r}{near or listed}"
