@@ -74,8 +74,9 @@ def write_new(
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        if mode is not None:
+        if group != -1:  # the daemon's unit forbids the call
             os.fchown(descriptor, -1, group)
+        if mode is not None:
             os.fchmod(descriptor, mode)
         if durable:
             os.fsync(descriptor)

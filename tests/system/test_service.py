@@ -93,6 +93,34 @@ def test_a_reload_fails_when_the_file_has_a_mistake_and_what_held_holds_on(
     assert 7 == dispatcher(machine, "status", "--json")["node"]["slots"]
 
 
+def test_a_directory_of_figures_that_is_missing_keeps_no_unit_down(machine: Machine) -> None:
+    serve(machine)
+    named = 'textfile = "/srv/figures/d.prom"'
+    example = '#textfile = "/var/lib/node_exporter/dispatcher.prom"'
+    configure(machine, example, named)
+    machine.run("dispatcher", "install-service")
+    machine.run("rmdir", "/srv/figures")
+    machine.systemctl("daemon-reload")
+
+    machine.systemctl("restart", *UNITS)
+
+    def reported() -> None:
+        shown = machine.run("dispatcher", "status", user="dispatcher").stdout
+        assert "[metrics] textfile is not written: cannot write /srv/figures/d.prom" in shown
+
+    eventually(reported, every=0.2)
+    (advice,) = [
+        line.rpartition("the daemon: ")[2]
+        for line in machine.run(
+            "dispatcher", "doctor", user="dispatcher", exits=1
+        ).stdout.splitlines()
+        if "/srv/figures" in line
+    ]
+    machine.run(*advice.split())
+    machine.systemctl("restart", "dispatcher")
+    eventually(lambda: machine.run("test", "-s", "/srv/figures/d.prom"), every=0.2)
+
+
 def test_r61_at_a_shutdown_workers_are_answered_and_every_run_is_settled(
     machine: Machine,
 ) -> None:
@@ -164,7 +192,8 @@ def test_instances_run_side_by_side_and_one_is_taken_back_alone(machine: Machine
         configure(machine, "allow_commands = false", "allow_commands = true", file)
         machine.systemctl("daemon-reload")
         machine.systemctl("enable", "--now", f"dispatcher-executor@{name}", f"dispatcher@{name}")
-        dispatcher(machine, "--config", file, "submit", "--wait", "--", "true")
+        own = f'test -d "$HOME" && test "$HOME" = /var/lib/dispatcher-{name}/home'
+        dispatcher(machine, "--config", file, "submit", "--wait", "--", "sh", "-c", own)
         eventually(partial(expect_own_names, machine, name), every=0.2)
 
     machine.systemctl("disable", "--now", "dispatcher-executor@a", "dispatcher@a")
@@ -193,6 +222,11 @@ def test_a_users_service_goes_on_when_its_user_is_not_there(machine: Machine) ->
     ada("systemctl", "--user", "enable", "--now", *UNITS)
     task_id = ada("dispatcher", "submit", "--wait", "--", "sh", "-c", "id -un").strip()
     assert "ada\n" == ada("dispatcher", "logs", task_id)
+
+    without = {"HOME": "/home/ada"}  # as `runuser` leaves it
+    words = ("dispatcher", "uninstall-service", "--user")
+    refused = machine.run(*words, user="ada", exits=1, env=without).stderr
+    assert "still running or enabled: dispatcher-executor.service, dispatcher.service" in refused
 
     path = machine.path("/home/ada/.config/dispatcher/dispatcher.toml")
     path.write_text(path.read_text().replace("#slots = 4", "slots = 0"))

@@ -95,3 +95,14 @@ def test_a_file_is_replaced_whole_with_its_mode(tmp_path: Path, *, durable: bool
 
     assert ["x"] == [found.name for found in tmp_path.iterdir()]
     assert ("new", 0o644) == (path.read_text(), path.stat().st_mode & 0o777)
+
+
+def test_a_file_that_keeps_its_group_needs_no_right_to_change_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's unit forbids the call, and the daemon writes its figures."""
+    monkeypatch.delattr(os, "fchown")
+
+    files.replace(tmp_path / "d.prom", "1", mode=0o644)
+
+    assert 0o644 == (tmp_path / "d.prom").stat().st_mode & 0o777
