@@ -1,6 +1,6 @@
 """Parameters of statements, made from the model's values.
 
-Words are bound by their `value`: the driver adapts an enum, which takes 10 µs.
+Words are bound by their `value`, as plain text.
 """
 
 from __future__ import annotations
