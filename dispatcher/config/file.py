@@ -69,10 +69,20 @@ def read(file: Path) -> Read:
         raise ConfigError("\n".join((*lines, f"{file}: more than {MOST_MISTAKES} mistakes")))
     good = _without(mistakes, table)
     both = good["node"].keys() >= DIRECTORIES
-    directories_certain = both or not any(map(_concerns_directories, mistakes))
-    places_certain = directories_certain and not any(map(_concerns_store, mistakes))
+    unclear = [one for one in mistakes if not _is_stray_key(one, table)]
+    directories_certain = both or not any(map(_concerns_directories, unclear))
+    places_certain = directories_certain and not any(map(_concerns_store, unclear))
     settings = msgspec.convert(good, Settings, dec_hook=_quantity)
     return Read(settings, lines, places_certain, directories_certain)
+
+
+def _is_stray_key(mistake: Mistake, table: Mapping[str, object]) -> bool:
+    """Return whether a mistake is a known key, of no place, outside its section."""
+    kinds = (*sections().values(), *named_tables().values())
+    known = {key for kind in kinds for key in _key_types(kind)}
+    places = DIRECTORIES | _key_types(StoreSection).keys()
+    is_table = isinstance(table.get(mistake.section), dict)
+    return mistake.section in known - places and not is_table
 
 
 def _concerns_directories(mistake: Mistake) -> bool:

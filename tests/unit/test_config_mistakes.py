@@ -300,6 +300,8 @@ def test_what_a_file_says_beside_its_mistakes_is_known(file: Path) -> None:
         "[store]\nul = ''",
         "[node]\nurl = 'x'",
         "[node]\nslotz = 4",
+        "[slots]\nstate_dir = '/x'",
+        "slots = 4\nurl = 'x'",
         "[node]\nstate_dir = '/x'\nruntime_di = '/y'",
         "[node]\nstate_dir = '/x'\nruntime_dir = '/y'\n[store]\nurl = 5",
     ],
@@ -317,6 +319,7 @@ def test_a_mistake_that_may_be_about_places_leaves_them_unknown(file: Path, text
         "[node]\nslots = 0",
         "[node]\nslots = 'many'",
         "[node]\nslots = 4.0",
+        "slots = 4\n[node]\nstate_dir = '/x'",
         "[node]\nstate_dir = '/x'\nruntime_dir = '/y'\nslotz = 4",
     ],
 )

@@ -142,6 +142,40 @@ def test_a_store_is_certain_where_no_line_may_name_one(file: File) -> None:
         assert despite_mistakes(str(file.path), ENVIRON) is not None
 
 
+@pytest.mark.parametrize(
+    "mistake", ["slots = 'many'", "slots = 0", "slots = 4.0", "runtime_dir = '/run/d'\nslotz = 4"]
+)
+def test_verbs_that_look_or_stop_work_with_a_mistake_in_slots(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    mistake: str,
+) -> None:
+    command = Command(tmp_path, capsys, monkeypatch)
+    command("submit", "--", "true")
+    command.configure(mistake)
+
+    for typed in ("status", "list", "why 1", "cancel 1"):
+        assert "going on with the rest of it" in command(*typed.split()).stderr
+
+
+@pytest.mark.parametrize("line", ['[store] url = "sqlite:///x/y.db"', "+url = 'x'", ">url = 'x'"])
+def test_no_verb_works_on_another_store_where_a_mistaken_line_may_name_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    command = Command(tmp_path, capsys, monkeypatch)
+    command("submit", "--", "true")
+    node_id(command.state_dir)
+    command.configure(f"{line}\n")
+
+    told = command("cancel", 1, exits=78).stderr
+
+    assert "not TOML" in told
+    assert "reaches the daemon: --config PATH" in told
+    command.configure("")
+    assert "ready" == command("show", 1, "--json").json["state"]
+
+
 def test_verbs_that_look_or_stop_work_with_a_file_that_is_not_toml(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
