@@ -21,21 +21,21 @@ class FakeNotifier:
         self.is_ready = False
         self.said: list[str] = []
 
-    def ready(self) -> None:
+    def report_ready(self) -> None:
         if self.room:
             self.is_ready = True
             self._say("ready")
 
-    def status(self, text: str) -> None:
+    def report_status(self, text: str) -> None:
         self._say(text)
 
-    def alive(self, *, at: Instant) -> None:
+    def send_sign_of_life(self, *, at: Instant) -> None:
         self._say("alive")
 
-    def stopping(self) -> None:
+    def report_stopping(self) -> None:
         self._say("stopping")
 
-    def stays(self, *, at: Instant) -> None:
+    def extend_stop(self, *, at: Instant) -> None:
         self._say("stays")
 
     def _say(self, word: str) -> None:
