@@ -36,7 +36,6 @@ class Place:
     """Its configuration."""
     run_as: str = ACCOUNT
     """The user that a service of the host runs as."""
-
     usual_file: Path = SYSTEM_FILE
     """The configuration that its user's commands read unless they name another."""
 
