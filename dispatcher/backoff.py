@@ -19,5 +19,4 @@ class Backoff:
         return self.delay
 
     def reset(self) -> None:
-        """Begin anew after a success."""
         self.delay = 0.0

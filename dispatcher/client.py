@@ -85,8 +85,6 @@ class Client:
         finally:
             self.store.close()
 
-    # Submitting ------------------------------------------------------------------------
-
     def submit(
         self,
         task: NewTask | None = None,
@@ -199,8 +197,6 @@ class Client:
     def _claims(self) -> LocalClaims:
         return LocalClaims(self.store, self.config, self._locks)
 
-    # Working -------------------------------------------------------------------------------
-
     def claim(
         self,
         *,
@@ -250,8 +246,6 @@ class Client:
     ) -> Accepted | Refused:
         """Declare failure; without `retry` for good. See `complete`."""
         return self._claims.declare("fail", task_id, lock, reason=reason, retry=retry)
-
-    # Reading ---------------------------------------------------------------------------
 
     def task(self, task_id: int) -> Task | None:
         """Return a task, None if the id is unknown."""

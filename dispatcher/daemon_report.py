@@ -50,8 +50,6 @@ class FiguresReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IncompatibleExecutor(msgspec.Struct, frozen=True, kw_only=True):
-    """The executor that speaks another version."""
-
     pid: int
     version: int
     wanted: int
@@ -147,7 +145,6 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_full(self) -> bool:
-        """Whether every slot has a run in it."""
         return self.busy >= self.slots
 
     @property

@@ -97,8 +97,6 @@ INTENDED: Mapping[Intent, TaskState] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
-    """A task to submit."""
-
     command: tuple[str, ...]
     max_attempts: int
     lease_ttl_ms: int

@@ -47,7 +47,6 @@ class Outbox:
         return lines
 
     def clear(self) -> None:
-        """Drop the unsent messages."""
         self._unsent.clear()
 
 

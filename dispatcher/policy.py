@@ -80,8 +80,6 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An outcome and its reason."""
-
     outcome: Outcome
     reason: str
 

@@ -98,7 +98,6 @@ def applicable_environment() -> Mapping[str, str]:
 
 
 def database_of(config: Config) -> Path:
-    """Return the path of the configuration's database."""
     path = database_path(config.store_url)
     assert path is not None, "no configuration names a store in memory"
     return path

@@ -84,8 +84,6 @@ def _moment(text: str) -> int:
 
 
 class TaskId(click.IntRange):
-    """A task's number."""
-
     name = "task id"
 
     def shell_complete(

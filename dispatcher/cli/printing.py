@@ -20,7 +20,6 @@ def print_json(value: object) -> None:
 
 
 def print_json_line(value: object) -> None:
-    """Print a value as a line of JSON."""
     click.echo(msgspec.json.encode(value))
 
 

@@ -210,7 +210,6 @@ def truncated(run: Run) -> str:
 
 
 def output_is_gone(run: Run) -> bool:
-    """Return whether the output file of a finished run was removed."""
     return bool(run.outcome and run.output_tail) and not os.path.exists(run.output_path)  # noqa: PTH110
 
 

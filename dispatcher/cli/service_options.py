@@ -33,7 +33,6 @@ def _instance_name(_: click.Context, __: click.Parameter, name: str | None) -> s
 
 
 def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that name a service."""
     for option in (
         config_option,
         json_option,

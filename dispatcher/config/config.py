@@ -79,7 +79,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def output_dir(self) -> Path:
-        """Where the runs' output files are."""
         return self.state_dir / "output"
 
     @property

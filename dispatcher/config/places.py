@@ -57,7 +57,6 @@ def runtime_directory(settings: Settings, state_dir: Path, environ: Mapping[str,
 
 
 def store_url(settings: Settings, state_dir: Path, environ: Mapping[str, str]) -> str:
-    """Return the URL of the store."""
     url = environ.get(STORE) or settings.store.url
     if url is None:
         return f"sqlite://{state_dir / 'tasks.db'}"

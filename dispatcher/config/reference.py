@@ -105,7 +105,6 @@ def _types_by_header() -> dict[str, type[Section]]:
 
 
 def section_text(name: str) -> str:
-    """Return the description of a section."""
     return _flat(inspect.getdoc(_types_by_header()[name]) or "")
 
 

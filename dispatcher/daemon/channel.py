@@ -89,7 +89,6 @@ class Channel:
         self._watch_listener()
 
     def close(self) -> None:
-        """Close every connection and the listening socket."""
         for peer in list(self._peers.values()):
             self._drop(peer)
         if self._resume_at is None:
@@ -151,8 +150,6 @@ class Channel:
         deadlines += [] if self._resume_at is None else [self._resume_at]
         return min(deadlines, default=None)
 
-    # Accepting ------------------------------------------------------------------------------
-
     def _watch_listener(self) -> None:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
@@ -208,8 +205,6 @@ class Channel:
             if peer.events:
                 self._selector.unregister(peer.connection)
             peer.connection.close()
-
-    # Lines and answers ----------------------------------------------------------------------
 
     def _serve(self, peer: Peer, at: Instant, mask: int) -> None:
         try:

@@ -75,38 +75,31 @@ class ExecutorClient(ExecutorApi):
 
     @property
     def answering(self) -> bool:
-        """Whether the executor greeted us and answers pings."""
         return self.greeting is not None and not self._silent
 
     @property
     def missing(self) -> bool:
-        """Whether none listens: a unit that is down, or one that we start and that exits."""
         refused = self._backoff.delay > 0 if self._launcher is None else self.last_error is not None
         return self._connection is None and refused
 
     @property
     def greeting(self) -> wire.Hello | None:
-        """The greeting of the present connection; None until it is complete."""
         return self._greeting.accepted
 
     @property
     def incompatible(self) -> wire.Hello | None:
-        """The greeting of a connected executor that speaks another version."""
         return self._greeting.incompatible
 
     @property
     def last_error(self) -> str | None:
-        """The last error of an executor that exited; None: one is connected, or none is known."""
         return self._launcher.last_error if self._launcher and self.greeting is None else None
 
     @property
     def silent(self) -> bool:
-        """Whether it is connected and has sent nothing for too long."""
         return self._silent
 
     @property
     def answered_at(self) -> Instant:
-        """When anything was last read from it."""
         return self._answered_at
 
     def has_answered(self, *, since: Instant) -> bool:
@@ -122,7 +115,6 @@ class ExecutorClient(ExecutorApi):
 
     @property
     def connection(self) -> socket.socket | None:
-        """The present connection, to wait on."""
         return None if self._connection is None else self._connection.socket
 
     @property
@@ -132,7 +124,6 @@ class ExecutorClient(ExecutorApi):
 
     @property
     def wants_to_write(self) -> bool:
-        """Whether something waits for the connection to become writable."""
         return self._connection is not None and self._connection.wants_to_write
 
     def take_worker_listeners(self) -> list[socket.socket]:
@@ -161,11 +152,9 @@ class ExecutorClient(ExecutorApi):
     survivors = staticmethod(survivors)
 
     def reconnect(self) -> None:
-        """Drop the connection; the next greeting comes from a fresh one."""
         self._drop("reconnecting", retry_at=Instant(0.0))
 
     def close(self) -> None:
-        """Close what is open."""
         self._close_connection()
         for listener in self._worker_listeners:
             listener.close()
@@ -208,8 +197,6 @@ class ExecutorClient(ExecutorApi):
             self._read(self._connection, at)
             self._drop(os.strerror(error.errno or errno.EPIPE), retry_at=at)
 
-    # Connecting ---------------------------------------------------------------------------
-
     def _try_to_connect(self, at: Instant) -> None:
         try:
             self._connection = ExecutorConnection(self._connect(), at=at)
@@ -238,8 +225,6 @@ class ExecutorClient(ExecutorApi):
             self._before_close()
             self._connection.socket.close()
             self._connection = None
-
-    # Reading ------------------------------------------------------------------------------
 
     def _read(self, connection: ExecutorConnection, at: Instant) -> None:
         later = Instant(at + RECONNECT[1])
@@ -278,8 +263,6 @@ class ExecutorClient(ExecutorApi):
                     self._answered_ping_at, self._pending_ping_at = self._pending_ping_at, None
             case _:
                 self._events.append(message)
-
-    # Silence ------------------------------------------------------------------------------
 
     @property
     def _owes_a_message(self) -> bool:

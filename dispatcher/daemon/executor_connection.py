@@ -31,12 +31,10 @@ class ExecutorConnection:
 
     @property
     def uid(self) -> int:
-        """The user that the executor is."""
         return credentials(self.socket)[1]
 
     @property
     def wants_to_write(self) -> bool:
-        """Whether something waits to be sent."""
         return bool(self._unsent or self._outbox)
 
     def is_stuck(self, *, at: Instant) -> bool:

@@ -53,7 +53,6 @@ class Greeting:
         self._hello = hello
 
     def add(self, run: wire.RunReport) -> None:
-        """Add a run that the executor knows."""
         self._runs.append(run)
 
     def complete(self) -> Connected | None:

@@ -140,8 +140,6 @@ class Loop:
     def _requests_due(self) -> Instant | None:
         return self._workers.requests.due(shortest=self._supervisor.shortest_lease)
 
-    # The executor's connection --------------------------------------------------------------
-
     def _watch_executor(self) -> None:
         """Wait on the present connection, and for room in it while something waits to be sent."""
         if (connection := self._executor.connection) is None:

@@ -43,7 +43,6 @@ class OutputWalk:
         return len(entries) == WALKED
 
     def close(self) -> None:
-        """Give up the walk."""
         self._entries.close()
 
     def oldest(self) -> list[tuple[str, int]]:

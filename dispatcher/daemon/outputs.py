@@ -94,12 +94,10 @@ class OutputDirectory:
         self._wake_at = Instant(0.0)
 
     def close(self) -> None:
-        """Give up the walk, if one is under way."""
         if self._walk is not None:
             self._walk.close()
 
     def report(self) -> OutputReport:
-        """Return the state of the output, for an operator."""
         free: int | None = None
         with suppress(OSError):
             free = self._free(self._directory)
@@ -129,21 +127,13 @@ class OutputDirectory:
             self._wake_at = self._due if is_working else self._wake_at
         return self._wake_at
 
-    # What the store decides -------------------------------------------------------------
-
     def expire(self, before: WallTime) -> None:
-        """Set the date before which last written files are older than the retention."""
         self._old_before = before
 
     def suspects(self, *, limit: int) -> Sequence[RunUid]:
-        """Return some runs whose files are older than the retention; the store may not know them.
-
-        They are returned again until they are `judged`.
-        """
         return tuple(islice(self._suspects, limit))
 
     def judged(self, suspects: Sequence[RunUid], unknown: Iterable[RunUid]) -> None:
-        """Remove the files of the suspects that the store does not know."""
         for _ in suspects:
             self._suspects.popleft()
         self.discard((f"{self._directory}/{uid}.log" for uid in unknown), "no run")
@@ -153,8 +143,6 @@ class OutputDirectory:
         ours = (output_files.relocated(path, self._directory) for path in paths)
         self._doomed.extend(_Doomed(path, reason) for path in ours)
         self._due = self._wake_at = Instant(0.0)
-
-    # Pieces of work ------------------------------------------------------------------------
 
     def _work(self, live: Collection[RunUid], *, at: Instant) -> None:
         if self._doomed:

@@ -43,7 +43,6 @@ class Peer:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the connection was closed."""
         return self.connection.fileno() < 0
 
     @property

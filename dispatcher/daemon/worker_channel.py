@@ -107,7 +107,6 @@ class WorkerChannel:
         return None if self._channel is None else self._channel.run_due(at=at)
 
     def close(self) -> None:
-        """Close the socket and all connections."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None

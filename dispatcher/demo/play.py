@@ -79,7 +79,6 @@ class Play:
             self._watch(daemon, lambda *_: False)
 
     def task(self, task_id: int) -> Task:
-        """Return a task of the play."""
         task = self.client.task(task_id)
         if task is None:
             raise DemoFailed(f"task {task_id} has disappeared")

@@ -61,7 +61,6 @@ class Screen:
             self._live.stop()
 
     def show(self, rows: Sequence[TaskRow]) -> None:
-        """Show the current rows."""
         self._rows = rows
         if self._live is not None:
             self._live.update(_table(rows), refresh=True)

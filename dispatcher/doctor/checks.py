@@ -56,9 +56,6 @@ def _is_open(config: Config) -> bool:
     return os.access(config.state_dir, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
 
 
-# The host -----------------------------------------------------------------------------------
-
-
 def _host() -> Iterator[Finding]:
     release = platform.release()
     numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
@@ -77,9 +74,6 @@ def _host() -> Iterator[Finding]:
     unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
     manager = "systemd" if Path("/run/systemd/system").exists() else "no systemd"
     yield ok("manager", f"{manager}, cgroup {'v2' if unified else 'v1 or none'}")
-
-
-# Directories --------------------------------------------------------------------------------
 
 
 def _state_dir(config: Config) -> Iterator[Finding]:
@@ -180,9 +174,6 @@ def _sockets(config: Config) -> Iterator[Finding]:
         yield bad("sockets", f"{config.runtime_dir} is not writable by this user", remedy)
     else:
         yield ok("sockets", text)
-
-
-# The store ----------------------------------------------------------------------------------
 
 
 def _filesystem(config: Config, mountinfo: Path) -> Iterator[Finding]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 
 class Level(enum.StrEnum):
-    """The result of a check."""
-
     OK = "ok"
     WARNING = "warning"
     BAD = "bad"

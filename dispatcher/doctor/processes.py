@@ -172,7 +172,6 @@ def check_stranded(report: DaemonReport) -> Iterator[Finding]:
 
 
 def check_marks(report: DaemonReport) -> Iterator[Finding]:
-    """Check that the processes of runs carry marks."""
     marks = report.executor_marks
     if marks:
         yield ok("marks", "the processes of each run carry its mark")

@@ -113,7 +113,6 @@ class Connection:
                 raise
 
     def close(self) -> None:
-        """Close the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

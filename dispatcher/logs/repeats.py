@@ -81,7 +81,6 @@ class Repeats:
         self.forget()
 
     def forget(self) -> None:
-        """Forget all repetitions."""
         self._known.clear()
         self.due = Instant(math.inf)
 

@@ -33,7 +33,6 @@ class LocalClaims:
     def claim(
         self, queue: str | None, task_id: int | None, lease_ttl_ms: int | None
     ) -> Claim | None:
-        """Claim a task: see `Client.claim`."""
         queue = self._config.defaults.queue if queue is None else queue
         submission.check_claim(queue, lease_ttl_ms)
         made: list[Claim] = []
@@ -70,7 +69,6 @@ class LocalClaims:
     def heartbeat(
         self, task_id: int, lock: str | None, progress: float | None, note: str | None
     ) -> Renewed | Refused:
-        """Renew a lease: see `Client.heartbeat`."""
         beat = self._request("heartbeat", task_id, lock, progress=progress, note=note)
         assert isinstance(beat, Beat)
         return commits.change(

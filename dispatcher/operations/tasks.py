@@ -41,7 +41,6 @@ def prune(
     states: Collection[TaskState],
     tell: Callable[[int], object],
 ) -> Pruned:
-    """Delete finished tasks: see `Client.prune`."""
     tasks = 0
     removed: list[str] = []
     for batch in _batches(store, config, older_than_ms, states):

@@ -153,7 +153,6 @@ def private_connection(file: Path, mode: str) -> Iterator[Any]:
 
 
 def count(file: Path) -> int:
-    """Return the number of tasks in a copy."""
     with private_connection(file, "ro") as connection:
         ((tasks,),) = connection.execute("SELECT count(*) FROM tasks").fetchall()
     return int(tasks)

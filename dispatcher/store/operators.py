@@ -3,8 +3,6 @@
 A verb that would change nothing, as the run has succeeded, writes neither intent nor ending.
 """
 
-# ruff: noqa: D102 -- the contracts are the Protocol's.
-
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 """The store for readers."""
 
-# ruff: noqa: D102 -- the contracts are the Protocol's.
-
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

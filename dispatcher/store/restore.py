@@ -41,8 +41,6 @@ _COUNTS = "SELECT count(*), count(CASE WHEN state = 'running' THEN 1 END) FROM t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """The restored database."""
-
     identity: str
     tasks: int
     running: int

@@ -115,7 +115,6 @@ def run_from(row: Row) -> Run:
 
 
 def node_from(row: Row) -> Node:
-    """Return a node."""
     return _value_and_damage(Node, row)[0]
 
 

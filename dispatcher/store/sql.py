@@ -12,7 +12,6 @@ class SqlStore(SqlSubmitter, SqlOperator, SqlSupervisor):
     """`Store` on an engine."""
 
     def close(self) -> None:
-        """Close the connection. Idempotent."""
         self.engine.close()
 
 

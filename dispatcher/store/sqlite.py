@@ -4,8 +4,6 @@ A process that has the database open must not open the file in any other way: cl
 drops all POSIX locks of the process on that file, including SQLite's.
 """
 
-# ruff: noqa: D102 -- the contracts are the Protocol's.
-
 from __future__ import annotations
 
 import os

@@ -13,7 +13,6 @@ OLDEST_LIBRARY: Final = (3, 51, 3)
 
 
 def library_version() -> tuple[int, ...]:
-    """Return the version of the SQLite library."""
     version: tuple[int, ...] = dbapi2.sqlite_version_info
     return version
 

@@ -1,7 +1,5 @@
 """The store for submitters: a single task at once, a bulk submit in parts until all are there."""
 
-# ruff: noqa: D102 -- the contracts are the Protocol's.
-
 from __future__ import annotations
 
 from collections.abc import Sequence

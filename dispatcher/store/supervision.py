@@ -1,6 +1,6 @@
 """The store for the daemon's ticks."""
 
-# ruff: noqa: ARG002, D102 -- the methods, their arguments and their contracts are the Protocol's.
+# ruff: noqa: ARG002 -- the methods, their arguments and their contracts are the Protocol's.
 
 from __future__ import annotations
 

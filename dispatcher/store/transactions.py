@@ -1,7 +1,5 @@
 """Transactions on an engine, at the store's time: what all parts of the store share."""
 
-# ruff: noqa: D102 -- the contracts are the Protocol's.
-
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The store for workers: a statement checks the lock and writes; only a refusal is looked into."""
 
-# ruff: noqa: D102 -- the contracts are the Protocol's.
-
 from __future__ import annotations
 
 from dataclasses import replace

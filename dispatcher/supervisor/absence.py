@@ -29,7 +29,6 @@ class Absence:
 
     @property
     def due(self) -> Instant:
-        """When to renew or to scan next."""
         limited = self._memory.settings.absence_limit is not None and self._memory.live
         return min(self._renewal.at, self._scan.at) if limited else self._scan.at
 

@@ -24,11 +24,9 @@ class Admission:
         """When to continue; `NEVER` if the last look found nothing to do."""
 
     def is_due(self, at: Instant) -> bool:
-        """Return whether to look."""
         return self._next_look.is_due(at)
 
     def do(self, turn: Turn) -> None:
-        """Take a step."""
         more = self._store.continue_silent(now=turn.now)
         look_at = Instant(turn.at + (STEP_PAUSE if more else LOOK_INTERVAL))
         turn.after(partial(self._plan, look_at, more=more))

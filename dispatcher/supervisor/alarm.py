@@ -14,9 +14,7 @@ class Alarm:
     at: Instant = LONG_AGO
 
     def set(self, at: float) -> None:
-        """Replace the instant."""
         self.at = Instant(at)
 
     def is_due(self, at: Instant) -> bool:
-        """Return whether the instant has come."""
         return at >= self.at

@@ -48,7 +48,6 @@ class Chore:
 
     @property
     def due(self) -> Instant:
-        """When a tick must be made for it."""
         return self._work.due if self._outage.retry_at is None else self._outage.retry_at
 
     def do(self, at: Instant) -> None:

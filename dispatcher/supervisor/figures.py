@@ -31,12 +31,10 @@ class Histogram:
         self._total = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one duration."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._total += seconds
 
     def report(self) -> HistogramReport:
-        """Return the present counts."""
         return HistogramReport(
             bounds=tuple(self._bounds), counts=tuple(self._counts), sum=round(self._total, 6)
         )
@@ -57,7 +55,6 @@ class Figures:
     """When a worker last started."""
 
     def report(self) -> FiguresReport:
-        """Return the present figures."""
         return FiguresReport(
             claims=self.claims,
             settled={outcome.value: self.settled[outcome] for outcome in Outcome},

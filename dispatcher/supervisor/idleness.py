@@ -22,7 +22,6 @@ class Idleness:
         """Whether this node has no open run, and no executor that could have one."""
 
     def look_for_work(self, turn: Turn) -> None:
-        """Read what is left to do."""
         memory, nothing_open, is_idle = self._memory, self.nothing_open, self.is_idle
         if memory.stopping.how is not None:
             missing = memory.hello is None and self._executor.missing

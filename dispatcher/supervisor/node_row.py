@@ -26,7 +26,6 @@ class NodeRow:
         self._written_at = LONG_AGO
 
     def write_node_row(self, turn: Turn) -> None:
-        """Write the row, if it is due."""
         interval = SEEN_INTERVAL[0 if self._memory.live else 1]
         if self._memory.hello is not None and turn.at >= self._written_at + interval:
             hello, settings = self._memory.hello, self._memory.settings

@@ -56,7 +56,6 @@ class Recorder:
         }
 
     def record(self, turn: Turn, event: Event) -> None:
-        """Record one event of the executor."""
         self._recordings[type(event)](turn, event)
 
     def record_starts(self, turn: Turn) -> None:
@@ -66,8 +65,6 @@ class Recorder:
             self._store.record_started(uid, pid=event.pid, started_at=begun, now=turn.now)
             turn.after(partial(self._note_started, event, turn.now, turn.at))
         turn.pending_starts = {}
-
-    # Events, in the order of their arrival ----------------------------------------------------
 
     def _connected(self, turn: Turn, event: Connected) -> None:
         """Reconcile store and executor: at start, after a crash and after an unknown commit."""
@@ -139,8 +136,6 @@ class Recorder:
         facts = {"pid": event.pid, "name": event.name, "candidates": event.candidates}
         turn.after(partial(log.warning, "worker.stray", **facts))
 
-    # Writing ----------------------------------------------------------------------------------
-
     def _record_missed_start(self, turn: Turn, run: OpenRun, report: wire.RunReport | None) -> None:
         """Record a start that happened while no daemon was connected."""
         if report is not None and run.pid is None and report.pid is not None:
@@ -160,8 +155,6 @@ class Recorder:
         if (outcome := policy.outcome_of_ending(fresh.ended_by)) is not None:
             reason = f"ended by the executor: {fresh.ended_by}"
             self._store.begin_ending(fresh.uid, outcome, reason, now=turn.now)
-
-    # After the commit -------------------------------------------------------------------------
 
     def _remember(self, hello: wire.Hello, found: Differences, now: StoreTime, at: Instant) -> None:
         memory = self._memory

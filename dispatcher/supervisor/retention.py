@@ -58,11 +58,9 @@ class Retention:
 
     @property
     def due(self) -> Instant:
-        """When to look next."""
         return NEVER if self._memory.settings.retention is None else self._next_look.at
 
     def is_due(self, at: Instant) -> bool:
-        """Return whether to look."""
         return at >= self.due
 
     def do(self, turn: Turn) -> None:

@@ -176,7 +176,6 @@ class Supervisor:
         return self._memory.shortest_lease
 
     def report(self, *, at: Instant) -> DaemonReport:
-        """Return what an operator wants to know about this node."""
         return replace(
             daemon_report(self._memory, self._executor, at),
             full_queues=self._claimer.full_queues(),
@@ -184,8 +183,6 @@ class Supervisor:
             postponed={one.name: one.error for one in self._chores if one.error is not None},
             tick_age_s=age(self._transactor.committed_at, at),
         )
-
-    # One transaction for all operations, or one for each --------------------------------------
 
     def _perform(self, unanswered: list[Request], at: Instant) -> None:
         """Run all operations; a request leaves the list once it is answered."""

@@ -67,8 +67,6 @@ class Timeouts:
         self.tasks = Alarm()
         """For the next look at waiting tasks."""
 
-    # Runs -----------------------------------------------------------------------------------
-
     def begin(
         self, uid: RunUid, live: LiveRun, began: Instant, *, now: StoreTime, at: Instant
     ) -> None:
@@ -194,8 +192,6 @@ class Timeouts:
                 return Verdict(Outcome.STALLED, f"{reason}; {BUFFERED}")
         return replace(watch, total_by=turn.instant_of(limits.total_at))
 
-    # Progress -------------------------------------------------------------------------------
-
     def _check_output(self, uid: RunUid, live: LiveRun, watch: Watch, at: Instant) -> Watch:
         """Check, if due, whether the output has grown since the last look."""
         if at < min(watch.look_by, watch.stall_by):
@@ -223,8 +219,6 @@ class Timeouts:
 
     def _written(self, uid: RunUid, pid: int | None) -> OutputState:
         return self._executor.output_state(f"{self._memory.settings.output_dir}/{uid}.log", pid)
-
-    # Tasks that wait ------------------------------------------------------------------------
 
     def give_up(self, turn: Turn) -> None:
         """Fail tasks that waited too long; look once a poll, and at the next deadline."""

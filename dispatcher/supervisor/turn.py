@@ -92,7 +92,6 @@ class Watch:
 
     @property
     def due(self) -> Instant:
-        """When to look at the run again."""
         return min(self.run_by, self.start_by, self.stall_by, self.look_by, self.total_by)
 
     def extended(self, until: Instant) -> Watch:
