@@ -437,5 +437,5 @@ def test_what_is_no_file_in_place_of_an_output_holds_up_no_look(command: Command
     path.unlink()
     os.mkfifo(path)
 
-    assert "no regular file" in command("logs", 1, exits=1).stderr
+    assert "not a regular file" in command("logs", 1, exits=1).stderr
     command("show", 1)

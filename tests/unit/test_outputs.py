@@ -158,7 +158,7 @@ def test_nothing_happened_nothing_is_walked(place: Place, monkeypatch: pytest.Mo
     place.file(0)
     place.work()
     walks: list[str] = []
-    monkeypatch.setattr(outputs, "Walk", lambda directory, *_: walks.append(directory))
+    monkeypatch.setattr(outputs, "OutputWalk", lambda directory, *_: walks.append(directory))
 
     place.work()
     place.wake_at = place.outputs.run_due(set, at=Instant(place.at + 60))
