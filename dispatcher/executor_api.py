@@ -180,7 +180,6 @@ def start_message(
         kill_signal=limits.kill_signal or signal.SIGTERM,
         kill_mode=claim.kill_mode,
         kill_grace=settings.kill_grace if grace is None else grace / 1000,
-        exit_grace=settings.exit_grace,
         leftover_grace=settings.leftover_grace,
         report_leftovers=claim.reports_leftovers,
         to_journald=claim.output_to_journald,

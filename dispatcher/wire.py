@@ -98,9 +98,6 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """A line between daemon and executor."""
 
 
-# From the executor -------------------------------------------------------------------------
-
-
 class Hello(Message, frozen=True, tag="hello"):
     """First line of a connection; the listening worker socket travels with it."""
 
@@ -152,7 +149,6 @@ class StartFailed(Message, frozen=True, tag="start_failed"):
     uid: RunUid
     fault: Fault
     error: str
-    errno: int | None = None
 
 
 class Changed(Message, frozen=True, tag="changed"):
@@ -215,9 +211,6 @@ class Pong(Message, frozen=True, tag="pong"):
     sequence: int
 
 
-# From the daemon ---------------------------------------------------------------------------
-
-
 class Start(Message, frozen=True, tag="start"):
     """Start a run. Refused for a known uid, an old epoch, or a deadline that has passed."""
 
@@ -227,7 +220,6 @@ class Start(Message, frozen=True, tag="start"):
     env: dict[str, str]
     output_path: str
     cwd: str | None = None
-    umask: Annotated[int, msgspec.Meta(ge=0, le=0o777)] = 0o077
     output_budget: int | None = None
     """How many of the last bytes of output are kept; None: all."""
     to_journald: bool = False
@@ -240,7 +232,6 @@ class Start(Message, frozen=True, tag="start"):
     kill_mode: KillMode = KillMode.TREE
     """An executor older than this field signals the tree."""
     kill_grace: float = 10.0
-    exit_grace: float = 10.0
     leftover_grace: float = 2.0
     report_leftovers: bool = False
     """Report processes that outlive the leader by `leftover_grace`, instead of ending them."""

@@ -54,7 +54,7 @@ class Leaders:
             self._outputs.close(run.output_path)
             self._table.remove(run)
             self._report.journal.note(Forgotten(uid=run.uid, at=at))
-            self._report.start_failed(start, failure.fault, failure.error, failure.errno)
+            self._report.start_failed(start, failure.fault, failure.error)
             return False
         ticks = self._kernel.start_ticks(pid, since=before)
         run.note_spawned(pid, ticks, self._kernel.adopt(pid))
@@ -117,5 +117,5 @@ class Leaders:
             variables = self._notices.open(start.uid, start.watchdog)
         except OSError as error:
             text = f"cannot make its notify socket: {error}"
-            raise CannotStart(wire.Fault.HOST, text, error.errno) from error
+            raise CannotStart(wire.Fault.HOST, text) from error
         return msgspec.structs.replace(start, env={**start.env, **variables})

@@ -169,8 +169,6 @@ class Notices:
         self._channels.pop(uid, None)
         self._news.pop(uid, None)
 
-    # Reading ---------------------------------------------------------------------------------
-
     def receive(self, ready: Iterable[int], at: Instant) -> Iterator[tuple[wire.RunUid, Instant]]:
         """Read what came; yield the runs that request more time, and until when."""
         for channel in [c for c in self._resting.values() if c.window_ends <= at]:
@@ -229,8 +227,6 @@ class Notices:
                     self._news[channel.uid] = channel
                 if notice.until is not None:
                     yield channel.uid, Instant(notice.until)
-
-    # Sending ---------------------------------------------------------------------------------
 
     def resend_unconfirmed(self) -> None:
         """Send a new daemon everything that none has confirmed."""

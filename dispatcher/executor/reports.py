@@ -47,13 +47,11 @@ class Reporter:
             )
         )
 
-    def start_failed(
-        self, start: wire.Start, fault: wire.Fault, error: str, number: int | None = None
-    ) -> None:
+    def start_failed(self, start: wire.Start, fault: wire.Fault, error: str) -> None:
         """Report that a run has no process."""
         error = utf8.as_utf8(error)
         self.log("run.start_failed", **ids(start.uid, start.env), fault=fault, error=error)
-        self.send(wire.StartFailed(uid=start.uid, fault=fault, error=error, errno=number))
+        self.send(wire.StartFailed(uid=start.uid, fault=fault, error=error))
 
     def ending(self, run: TrackedRun, reason: str, at: Instant) -> None:
         """Report that an ending begins, before the first signal."""

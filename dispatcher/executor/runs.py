@@ -88,8 +88,6 @@ class Runs:
                 reason=run.trouble,
             )
 
-    # Requests --------------------------------------------------------------------------------
-
     def inherit(self, at: Instant) -> None:
         """Take over the predecessor's runs; what survives of them gets SIGKILL at once."""
         for inherited in self._report.journal.predecessors_runs():
@@ -190,8 +188,6 @@ class Runs:
         """Close the descriptors that watch and forward output."""
         self._budgets.close()
         self._forwarder.close()
-
-    # Acts ------------------------------------------------------------------------------------
 
     def act(self, at: Instant, *, all_read: bool) -> None:
         """Do everything that is due: intentions are journaled before, observations after.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import signal
@@ -154,11 +153,11 @@ def test_the_child_has_three_descriptors_and_its_own_session(home: Home, daemon:
     assert "['0', '1', '2', '3'] True\n" == home.output().read_text()  # 3 is the listing's
 
 
-def test_cwd_and_umask_are_the_tasks(home: Home, daemon: Daemon, tmp_path: Path) -> None:
-    run(daemon, ["sh", "-c", "pwd; umask"], home.output(), cwd=str(tmp_path), umask=0o027)
+def test_the_cwd_is_the_tasks_and_the_umask_077(home: Home, daemon: Daemon, tmp_path: Path) -> None:
+    run(daemon, ["sh", "-c", "pwd; umask"], home.output(), cwd=str(tmp_path))
     run(daemon, ["sh", "-c", "pwd; umask"], home.output("second"))
 
-    assert f"{tmp_path}\n0027\n" == home.output().read_text()
+    assert f"{tmp_path}\n0077\n" == home.output().read_text()
     assert "/\n0077\n" == home.output("second").read_text()
 
 
@@ -200,34 +199,34 @@ def script(path: Path, text: str, mode: int = 0o700) -> str:
 
 
 @pytest.mark.parametrize(
-    ("case", "words", "number"),
+    ("case", "words"),
     [
-        ("unknown", ["no such program: 'no-such-program'", "not in PATH '/a:/b'"], errno.ENOENT),
-        ("long_path", ["no such program: 'no-such-program'", f"'{'/a:' * 26}/a…')"], errno.ENOENT),
-        ("missing", ["no such program: ", "/missing"], errno.ENOENT),
-        ("cwd", ["no such working directory: /no/such/directory"], errno.ENOENT),
-        ("cwd_file", ["the working directory is not a directory: /dev/null"], errno.ENOTDIR),
-        ("mode", ["not executable: ", "/mode"], errno.EACCES),
-        ("mode_in_path", ["not executable: ", "/mode"], errno.EACCES),
-        ("directory", ["not a program but a directory: ", "/etc"], errno.EACCES),
-        ("interpreter", ["missing interpreter: ", "needs /no/such/sh"], errno.ENOENT),
-        ("windows", ["ends with a carriage return: ", r"needs '/bin/sh\r'; save"], errno.ENOENT),
-        ("second", ["missing interpreter: ", "/interpreter, the int", "needs /no/such/sh"], 2),
-        ("second_windows", ["carriage return: ", "/windows, the interpreter of "], errno.ENOENT),
-        ("second_format", ["(a script needs a #! line): ", "/format"], errno.ENOEXEC),
-        ("second_mode", ["not executable: ", "/mode, the interpreter of "], errno.EACCES),
-        ("row", ["too many interpreters in a row: ", "/row7 needs "], errno.ELOOP),
-        ("mark", ["a byte order mark stands before its #! line: ", "save it without"], 8),
-        ("format", ["not in an executable format", "#! line"], errno.ENOEXEC),
-        ("size", ["argument 1 is too large", "one may have 131071"], errno.E2BIG),
-        ("sizes", ["arguments and environment are too large", "they may have"], errno.E2BIG),
-        ("nul", ["cannot be a command line", "null"], None),
-        ("variable", ["cannot be a command line", "environment variable"], None),
-        ("empty", ["cannot be a command line: it is empty"], None),
+        ("unknown", ["no such program: 'no-such-program'", "not in PATH '/a:/b'"]),
+        ("long_path", ["no such program: 'no-such-program'", f"'{'/a:' * 26}/a…')"]),
+        ("missing", ["no such program: ", "/missing"]),
+        ("cwd", ["no such working directory: /no/such/directory"]),
+        ("cwd_file", ["the working directory is not a directory: /dev/null"]),
+        ("mode", ["not executable: ", "/mode"]),
+        ("mode_in_path", ["not executable: ", "/mode"]),
+        ("directory", ["not a program but a directory: ", "/etc"]),
+        ("interpreter", ["missing interpreter: ", "needs /no/such/sh"]),
+        ("windows", ["ends with a carriage return: ", r"needs '/bin/sh\r'; save"]),
+        ("second", ["missing interpreter: ", "/interpreter, the int", "needs /no/such/sh"]),
+        ("second_windows", ["carriage return: ", "/windows, the interpreter of "]),
+        ("second_format", ["(a script needs a #! line): ", "/format"]),
+        ("second_mode", ["not executable: ", "/mode, the interpreter of "]),
+        ("row", ["too many interpreters in a row: ", "/row7 needs "]),
+        ("mark", ["a byte order mark stands before its #! line: ", "save it without"]),
+        ("format", ["not in an executable format", "#! line"]),
+        ("size", ["argument 1 is too large", "one may have 131071"]),
+        ("sizes", ["arguments and environment are too large", "they may have"]),
+        ("nul", ["cannot be a command line", "null"]),
+        ("variable", ["cannot be a command line", "environment variable"]),
+        ("empty", ["cannot be a command line: it is empty"]),
     ],
 )
 def test_r27_what_a_task_did_wrong_is_named(
-    home: Home, daemon: Daemon, tmp_path: Path, case: str, words: list[str], number: int | None
+    home: Home, daemon: Daemon, tmp_path: Path, case: str, words: list[str]
 ) -> None:
     no_mode = script(tmp_path / "mode", "#!/bin/sh\n", 0o600)
     no_interpreter = script(tmp_path / "interpreter", "#!/no/such/sh -x\n")
@@ -271,7 +270,7 @@ def test_r27_what_a_task_did_wrong_is_named(
 
     failed = fails(daemon, command, home.output(), **settings)
 
-    assert (wire.Fault.TASK, number) == (failed.fault, failed.errno)
+    assert wire.Fault.TASK is failed.fault
     for word in words:
         assert word in failed.error
     assert 0 == run(daemon, ["true"], home.output("next")).exit_code  # nothing stayed behind
@@ -280,7 +279,7 @@ def test_r27_what_a_task_did_wrong_is_named(
 def test_r35_a_missing_output_directory_is_the_hosts_fault(home: Home, daemon: Daemon) -> None:
     failed = fails(daemon, ["true"], home.outputs / "no" / "no" / "out.log")
 
-    assert (wire.Fault.HOST, errno.ENOENT) == (failed.fault, failed.errno)
+    assert wire.Fault.HOST is failed.fault
     assert "cannot open the output file" in failed.error
 
 
@@ -293,7 +292,8 @@ def test_r35_running_out_of_descriptors_is_the_hosts_fault(home: Home, daemon: D
     failed = fails(daemon, ["true"], home.output())
     resource.prlimit(executor, resource.RLIMIT_NOFILE, limits)
 
-    assert (wire.Fault.HOST, errno.EMFILE) == (failed.fault, failed.errno)
+    assert wire.Fault.HOST is failed.fault
+    assert "Too many open files" in failed.error
     assert 0 == run(daemon, ["true"], home.output()).exit_code
 
 

@@ -42,7 +42,7 @@ def start(**facts: Any) -> wire.Start:
         ({"env": {"A": "\ud800"}}, "is not UTF-8"),
         ({"kill_grace": math.nan}, "kill_grace: expected a number, got null"),
         ({"deadlines": {"absence": math.inf}}, "deadlines: expected a number, got null"),
-        ({"umask": -1}, "umask: expected an integer >= 0"),
+        ({"kill_signal": 0}, "kill_signal: expected an integer >= 1"),
         ({"uid": "../../etc"}, "uid: "),
         ({"env": {"A": "\1" * 800_000}}, "bytes as JSON, more than 4194304; pass what is long in"),
     ],

@@ -25,16 +25,15 @@ MOST_OF_PATH = 80
 class CannotStart(Exception):
     """The run has no process: report the fault and forget the run."""
 
-    def __init__(self, fault: wire.Fault, error: str, number: int | None = None) -> None:
+    def __init__(self, fault: wire.Fault, error: str) -> None:
         super().__init__(error)
         self.fault = fault
         self.error = error
-        self.errno = number
 
     @classmethod
     def without_journal(cls, error: OSError) -> Self:
         """Return the failure of a start that no successor could know of."""
-        return cls(wire.Fault.HOST, f"cannot write the journal: {error.strerror}", error.errno)
+        return cls(wire.Fault.HOST, f"cannot write the journal: {error.strerror}")
 
 
 class Spawner:
@@ -76,7 +75,6 @@ class Spawner:
         program = ""
         stdin = self._null
         output = self._open_output(start)
-        umask = os.umask(start.umask)
         try:
             refuse_full(output, start.output_path)
             if start.payload is not None:
@@ -88,10 +86,9 @@ class Spawner:
             raise CannotStart(wire.Fault.TASK, f"cannot be a command line: {error}") from error
         except OSError as error:
             fault = wire.Fault.HOST if error.errno in HOST_TROUBLE else wire.Fault.TASK
-            raise CannotStart(fault, explain(error, program, start), error.errno) from error
+            raise CannotStart(fault, explain(error, program, start)) from error
         finally:
             os.fchdir(self._home)
-            os.umask(umask)
             os.close(output)
             if stdin != self._null:
                 os.close(stdin)
@@ -104,9 +101,8 @@ class Spawner:
         except OutputLocked:
             pass
         except (OSError, ValueError) as error:
-            number = error.errno if isinstance(error, OSError) else None
             text = f"cannot open the output file: {error}"
-            raise CannotStart(wire.Fault.HOST, text, number) from error
+            raise CannotStart(wire.Fault.HOST, text) from error
         text = f"processes of an earlier run still write to {path}"
         raise CannotStart(wire.Fault.PREDECESSOR, text)
 
@@ -175,7 +171,7 @@ def _set_limit(what: int, limits: tuple[int, int]) -> None:
         resource.setrlimit(what, limits)
     except ValueError as error:
         text = f"cannot set a resource limit of the executor: {error}"
-        raise CannotStart(wire.Fault.HOST, text, errno.EPERM) from error
+        raise CannotStart(wire.Fault.HOST, text) from error
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
@@ -200,7 +196,7 @@ def refuse_full(output: int, path: str) -> None:
         return
     if room.f_bfree == 0 or os.geteuid() != 0:  # root may use the reserve
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-        raise CannotStart(wire.Fault.HOST, f"no room for the output: {full}", errno.ENOSPC)
+        raise CannotStart(wire.Fault.HOST, f"no room for the output: {full}")
 
 
 def enter(directory: str) -> None:
@@ -216,7 +212,7 @@ def enter(directory: str) -> None:
             errno.EACCES: "no permission to enter the working directory",
         }
         text = words.get(error.errno or 0, f"working directory: {error.strerror}")
-        raise CannotStart(wire.Fault.TASK, f"{text}: {directory}", error.errno) from error
+        raise CannotStart(wire.Fault.TASK, f"{text}: {directory}") from error
 
 
 def find_program(command: tuple[str, ...], search: str) -> str:
@@ -234,7 +230,7 @@ def find_program(command: tuple[str, ...], search: str) -> str:
                 return path
             unusable = unusable or path
     if unusable:
-        raise CannotStart(wire.Fault.TASK, f"not executable: {unusable}", errno.EACCES)
+        raise CannotStart(wire.Fault.TASK, f"not executable: {unusable}")
     shown = search if len(search) <= MOST_OF_PATH else f"{search[:MOST_OF_PATH]}…"
     text = f"no such program: {name!r} (not in PATH {shown!r})"
-    raise CannotStart(wire.Fault.TASK, text, errno.ENOENT)
+    raise CannotStart(wire.Fault.TASK, text)

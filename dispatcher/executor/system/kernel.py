@@ -63,8 +63,6 @@ class Kernel:
         self._oom_counter.close()
         os.close(self._children)
 
-    # Waiting -------------------------------------------------------------------------------
-
     def fileno(self) -> int:
         """Return a descriptor that is readable while `wait` would return something."""
         return self._poll.fileno()
@@ -92,8 +90,6 @@ class Kernel:
     def watch_edge(self, descriptor: int) -> None:
         """Wait for new input at `descriptor`, which stays unread."""
         self._poll.register(descriptor, select.EPOLLIN | select.EPOLLET)
-
-    # Leaders: our own children, unreaped until their tree is gone ----------------------------
 
     def adopt(self, leader: int) -> int | None:
         """Return a watched handle of a leader just spawned; None if descriptors are short."""
@@ -167,8 +163,6 @@ class Kernel:
     def oom_kills(self) -> int | None:
         """Return how many processes of our cgroup the kernel ended for lack of memory, if known."""
         return self._oom_counter.read()
-
-    # Every other process ---------------------------------------------------------------------
 
     def orphans(self) -> list[int]:
         """Return our children, dead or alive, without the unreaped leaders."""
