@@ -51,20 +51,6 @@ _FILE = """\
 # the default is derived. Durations carry their unit: "200ms", "15m", "30d".
 # Try a change with: dispatcher check-config --config THIS_FILE"""
 
-_PAGE = """\
-# Configuration
-
-<!-- Made by `make docs` from dispatcher/config: change the texts there. -->
-
-One TOML file: `--config PATH`, else `$DISPATCHER_CONFIG`, else
-`$XDG_CONFIG_HOME/dispatcher/dispatcher.toml` (`~/.config/…`; not for root), else
-`/etc/dispatcher/dispatcher.toml`; without a file the defaults below apply. An unknown key or an
-impossible value is an error that names file, line, key and remedy (exit code 78);
-`dispatcher check-config` finds them all. Durations carry their unit: `"200ms"`, `"15m"`, `"30d"`.
-
-`dispatcher config` prints every value and its source, `dispatcher config --commented` a file
-with every key to start from, and `dispatcher config --schema` the JSON schema for editors."""
-
 
 class Key(NamedTuple):
     """One key of the file."""
@@ -88,7 +74,7 @@ def every_key() -> Iterator[Key]:
                 section=section,
                 name=field.encode_name,
                 field=field.name,
-                text=texts[field.name],
+                text=_flat(texts[field.name]),
                 default=None if _is_derived(field) else written(field.default),
                 example=example_of(field.type),
             )
@@ -121,25 +107,11 @@ def commented_file(given: Mapping[str, str] = MappingProxyType({})) -> str:
             lines += ["", *textwrap.wrap(section_text(section), _WIDTH, **_COMMENT)]
             # Commented out: a table NAME would be one more queue.
             lines.append(f"#[{section}]" if section.endswith(_NAME) else f"[{section}]")
-        lines += ["", *textwrap.wrap(_plain(key.text), _WIDTH, **_COMMENT)]
+        lines += ["", *textwrap.wrap(key.text.replace("`", ""), _WIDTH, **_COMMENT)]
         if key.name in given:
             lines.append(f"{key.name} = {given[key.name]}")
         else:
             lines.append(f"#{key.name} = {key.default or key.example}")
-    return "\n".join(lines) + "\n"
-
-
-def page() -> str:
-    """Return the page of the documentation that names every key."""
-    lines = [_PAGE]
-    section = ""
-    for key in every_key():
-        if key.section != section:
-            section = key.section
-            lines += ["", f"## `[{section}]`", "", section_text(section), ""]
-            lines += ["| key | default | |", "|---|---|---|"]
-        default = f"`{key.default}`" if key.default else f"(e.g. `{key.example}`)"
-        lines.append(f"| `{key.name}` | {default} | {_flat(key.text)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -157,7 +129,7 @@ def schema() -> dict[str, Any]:
             },
         )
         described = _kind(key)
-        described["description"] = _flat(key.text)
+        described["description"] = key.text
         if key.default is not None:
             described["default"] = tomllib.loads(f"x = {key.default}")["x"]
         section["properties"][key.name] = described
@@ -259,10 +231,6 @@ def _is_derived(field: Any) -> bool:
     default = field.default
     nothing = default is None or default is msgspec.NODEFAULT
     return nothing or (isinstance(default, Milliseconds) and default < 0)
-
-
-def _plain(text: str) -> str:
-    return _flat(text).replace("`", "")
 
 
 def _flat(text: str) -> str:
