@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 from dispatcher.execution import Claim, OpenRun
 from dispatcher.model import FINISHED, Intent, Outcome, Pruned, TaskState
 from dispatcher.store import claims
-from dispatcher.store.api import OperatorStore
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import state_from
 from dispatcher.store.statements import claims as claims_sql
@@ -169,6 +168,3 @@ def _can_be_released(run: OpenRun, policy: RetryPolicy, now: StoreTime) -> bool:
     held = next_state(run, policy, now=now) is TaskState.HELD
     released = replace(run, intent=Intent.RELEASE)
     return held and next_state(released, policy, now=now) is TaskState.READY
-
-
-fits: type[OperatorStore] = SqlOperator

@@ -18,7 +18,6 @@ from dispatcher.model import (
     TaskState,
 )
 from dispatcher.store import bulk_parts
-from dispatcher.store.api import ReaderStore
 from dispatcher.store.engine import NONE, Values
 from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.rows import (
@@ -106,6 +105,3 @@ class SqlReader(SqlTransactions):
 
     def damaged_parts(self) -> list[str]:
         return bulk_parts.damaged(self.engine)
-
-
-fits: type[ReaderStore] = SqlReader

@@ -9,7 +9,6 @@ import msgspec
 
 from dispatcher.complaints import UNREADABLE
 from dispatcher.model import NewTask, Submitted
-from dispatcher.store.api import SubmitterStore
 from dispatcher.store.bulk_parts import encoded, left, shortened
 from dispatcher.store.parameters import new_task_parameters
 from dispatcher.store.statements import submitters as sql
@@ -106,6 +105,3 @@ class SqlSubmitter(SqlTransactions):
                 self.engine.change(sql.ADMITTED, values)
                 return True
         return False
-
-
-fits: type[SubmitterStore] = SqlSubmitter

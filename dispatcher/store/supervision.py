@@ -10,7 +10,6 @@ from dataclasses import asdict
 from dispatcher.execution import Claim, OpenRun, Settlement
 from dispatcher.model import GivenUp, Node, Outcome
 from dispatcher.store import bulk_parts, claims
-from dispatcher.store.api import SupervisorStore
 from dispatcher.store.engine import NONE, Values
 from dispatcher.store.parameters import remains_parameters, settlement_parameters
 from dispatcher.store.readers import SqlReader
@@ -146,6 +145,3 @@ class SqlSupervisor(SqlReader, SqlWorker):
     def _first_time(self, statement: str, values: Values = NONE) -> StoreTime | None:
         rows = self.engine.rows(statement, values)
         return time_from(rows[0][0]) if rows else None
-
-
-fits: type[SupervisorStore] = SqlSupervisor

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dispatcher.model import Declared, TaskState
-from dispatcher.store.api import WorkerStore
 from dispatcher.store.parameters import declaration_parameters
 from dispatcher.store.rows import state_from
 from dispatcher.store.statements import workers as sql
@@ -77,6 +76,3 @@ class SqlWorker(SqlTransactions):
         earlier = presented_uid is not None and presented_uid != current_uid
         error = WorkerError.SUPERSEDED if earlier else WorkerError.NOT_OWNER
         return Refused(error, TaskState.RUNNING, attempt)
-
-
-fits: type[WorkerStore] = SqlWorker
