@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dispatcher import commits
 from dispatcher.config.config import Config
@@ -13,10 +12,6 @@ from dispatcher.host import output_files
 from dispatcher.model import NewTask, Pruned, Run, Submitted, TaskState
 from dispatcher.store.api import OperatorStore, ReaderStore, SubmitterStore
 from dispatcher.times import StoreTime
-
-if TYPE_CHECKING:
-    from dispatcher.overview import Status
-    from dispatcher.standing import Standing
 
 
 def accept(store: SubmitterStore, tasks: Sequence[NewTask]) -> list[Submitted]:
@@ -88,20 +83,6 @@ def queues(store: ReaderStore, config: Config) -> frozenset[str]:
     named = {config.defaults.queue, *config.queues}
     named |= {one.queue for one in config.profiles.values() if one.queue is not None}
     return frozenset({*used, *named})
-
-
-def status(store: ReaderStore, config: Config) -> Status:
-    """Return the state of node, queues and tasks."""
-    from dispatcher import overview  # noqa: PLC0415 - no submit needs it
-
-    return overview.status(store, config)
-
-
-def standing(store: ReaderStore, config: Config) -> Standing:
-    """Return the state of this node."""
-    from dispatcher import overview  # noqa: PLC0415 - no submit needs it
-
-    return overview.standing(store, config)
 
 
 def _relocated(run: Run, output_dir: str) -> Run:
