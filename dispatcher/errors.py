@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
+from dispatcher.exit_codes import ExitCode
+
 #: What a full disk answers.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -19,42 +21,58 @@ REMOVED = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class DispatcherError(Exception):
-    """Something the user can act on: print the message, exit with the type's exit code."""
+    """Something the user can act on: print the message, exit with the code."""
+
+    exit_code = ExitCode.REFUSED
 
 
 class ConfigError(DispatcherError):
-    """The configuration is wrong; exit 78 and say where."""
+    """The configuration is wrong; say where."""
+
+    exit_code = ExitCode.CONFIG
 
 
 class InvalidTask(DispatcherError):
-    """What was submitted cannot be a task; exit 2 and say which field."""
+    """What was submitted cannot be a task; name the field."""
+
+    exit_code = ExitCode.USAGE
 
 
 class NoTask(DispatcherError):
-    """There is no task with this id, or there is none any more; exit 1."""
+    """There is no task with this id, or there is none any more."""
 
     def __init__(self, task_id: int) -> None:
         super().__init__(f"no task {task_id}; `dispatcher list` shows those there are")
 
 
 class NoLock(DispatcherError):
-    """Somebody spoke for a claim without its lock; exit 2 and say how to give it."""
+    """A message for a claim came without its lock; name the options that give it."""
+
+    exit_code = ExitCode.USAGE
 
 
 class StoreUnavailable(DispatcherError):
-    """The store did not answer and nothing was written; keep the workers, try again (exit 69)."""
+    """The store did not answer and nothing was written; keep the workers, try again."""
+
+    exit_code = ExitCode.STORE_UNAVAILABLE
 
 
 class HostTrouble(StoreUnavailable):
-    """The same, and not the store alone: the host, or a filesystem; try again (exit 75)."""
+    """The same, and not the store alone: the host, or a filesystem; try again."""
+
+    exit_code = ExitCode.TEMPORARY
 
 
 class CommitUnknown(DispatcherError):
-    """The store may or may not have committed; look before anything is done again (exit 74)."""
+    """The store may or may not have committed; look before anything is done again."""
+
+    exit_code = ExitCode.COMMIT_UNKNOWN
 
 
 class StoreUnusable(DispatcherError):
-    """The database is not what was left; touch nothing, exit 78, say how to restore."""
+    """The database is not what was left; touch nothing, name the way to restore it."""
+
+    exit_code = ExitCode.CONFIG
 
 
 class StoreRefused(DispatcherError):
@@ -62,7 +80,9 @@ class StoreRefused(DispatcherError):
 
 
 class AlreadyHeld(DispatcherError):
-    """Somebody else holds the lock; exit 75 and name the holder."""
+    """Somebody else holds the lock; name the holder."""
+
+    exit_code = ExitCode.TEMPORARY
 
 
 def cannot_write(

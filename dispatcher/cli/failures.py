@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,32 +14,9 @@ from click.exceptions import ClickException, UsageError
 
 from dispatcher.cli.printing import forget_stdout
 from dispatcher.cli.verb_list import VERBS
-from dispatcher.errors import (
-    AlreadyHeld,
-    CommitUnknown,
-    ConfigError,
-    DispatcherError,
-    HostTrouble,
-    InvalidTask,
-    NoLock,
-    StoreUnavailable,
-    StoreUnusable,
-    in_trouble,
-)
+from dispatcher.errors import DispatcherError, in_trouble
 from dispatcher.exit_codes import ExitCode
 from dispatcher.host import owner, user_change
-
-#: Exit codes of errors, the first that fits; any other error is "refused, or not found".
-EXIT_CODES: Mapping[type[DispatcherError], ExitCode] = {
-    InvalidTask: ExitCode.USAGE,
-    NoLock: ExitCode.USAGE,
-    ConfigError: ExitCode.CONFIG,
-    StoreUnusable: ExitCode.CONFIG,
-    HostTrouble: ExitCode.TEMPORARY,
-    StoreUnavailable: ExitCode.STORE_UNAVAILABLE,
-    CommitUnknown: ExitCode.COMMIT_UNKNOWN,
-    AlreadyHeld: ExitCode.TEMPORARY,
-}
 
 #: Seconds after which a service exits without its last message if nobody reads stderr.
 LAST_MESSAGE_WITHIN = 2
@@ -143,8 +119,7 @@ def explained(
     if isinstance(error, ClickException):
         return error.format_message(), error.exit_code
     if isinstance(error, DispatcherError):
-        fitting = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-        return str(error), next(fitting, ExitCode.REFUSED)
+        return str(error), error.exit_code
     return _explained_os_error(error, verb)
 
 

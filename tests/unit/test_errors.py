@@ -7,7 +7,6 @@ import os
 
 import pytest
 
-from dispatcher.cli.failures import EXIT_CODES
 from dispatcher.errors import ConfigError, DispatcherError, cannot_write
 
 
@@ -29,6 +28,6 @@ def test_a_service_manager_tries_again_unless_somebody_must_act(
     failed = cannot_write("cannot write /v", OSError(number, os.strerror(number)), "ask its owner")
 
     assert f"cannot write /v: {os.strerror(number)}; {remedy}" == str(failed)
-    assert code == next(code for kind, code in EXIT_CODES.items() if isinstance(failed, kind))
+    assert code == failed.exit_code
     assert isinstance(failed, DispatcherError)
     assert (code == 78) == isinstance(failed, ConfigError)
