@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
@@ -16,11 +15,8 @@ from dispatcher.host.node import expect_same
 log = structlog.get_logger()
 
 
-class Check(Protocol):
-    """Judges a greeting."""
-
-    def __call__(self, hello: wire.Hello, runs: Sequence[wire.RunReport]) -> None:
-        """Raise a `DispatcherError` when this daemon must not work with that executor."""
+#: Judges a greeting: raises a `DispatcherError` if this daemon must not work with that executor.
+Check = Callable[[wire.Hello, Sequence[wire.RunReport]], None]
 
 
 class Greeting:
