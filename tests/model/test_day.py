@@ -47,7 +47,7 @@ def _spares_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _goes_by_the_hosts_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Clock, "_at", lambda self, instant: StoreTime(self._host.wall()))
+    monkeypatch.setattr(Clock, "_store_time", lambda self, instant: StoreTime(self._host.wall()))
 
 
 def _never_looks_for_the_lost(monkeypatch: pytest.MonkeyPatch) -> None:
