@@ -86,7 +86,7 @@ class AlreadyHeld(DispatcherError):
 
 
 def cannot_write(
-    told: str, error: OSError, remedy: str, mistake: type[DispatcherError] = ConfigError
+    failure: str, error: OSError, remedy: str, mistake: type[DispatcherError] = ConfigError
 ) -> DispatcherError:
     """Return the error of a place that cannot be used.
 
@@ -94,28 +94,30 @@ def cannot_write(
     Otherwise a `mistake`, with the `remedy`: the configuration's, unless the place was named by
     who typed the command.
     """
-    told = f"{told}: {error.strerror}"
-    return in_trouble(told, error.errno) or mistake(f"{told}; {remedy}")
+    failure = f"{failure}: {error.strerror}"
+    return in_trouble(failure, error.errno) or mistake(f"{failure}; {remedy}")
 
 
-def cannot_use(told: str, error: OSError, remedy: str) -> DispatcherError:
+def cannot_use(failure: str, error: OSError, remedy: str) -> DispatcherError:
     """Return the error of a place in a directory that was there: if it is missing, it was removed.
 
     Then it is `HostTrouble`, which a new start may find mended; otherwise as `cannot_write`.
     """
     if error.errno in REMOVED:
-        return HostTrouble(f"{told}: {error.strerror}; its directory was just removed: try again")
-    return cannot_write(told, error, remedy)
+        return HostTrouble(
+            f"{failure}: {error.strerror}; its directory was just removed: try again"
+        )
+    return cannot_write(failure, error, remedy)
 
 
-def in_trouble(told: str, number: int | None) -> StoreUnavailable | None:
+def in_trouble(failure: str, number: int | None) -> StoreUnavailable | None:
     """Return the error of what a host in trouble answered; None of any other answer."""
     if number in FULL:
-        return StoreUnavailable(f"{told}; make room on its disk")
+        return StoreUnavailable(f"{failure}; make room on its disk")
     if number == errno.EROFS:
-        return HostTrouble(f"{told}; mount it for writing, and try again")
+        return HostTrouble(f"{failure}; mount it for writing, and try again")
     if number in HOST_TROUBLE:
-        return HostTrouble(f"{told}; try again when the host is well")
+        return HostTrouble(f"{failure}; try again when the host is well")
     return None
 
 

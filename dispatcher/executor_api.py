@@ -90,8 +90,8 @@ class ExecutorApi(Protocol):
         """Whether it holds our connection, greeted or not, and has sent nothing for too long."""
 
     @property
-    def answered_at(self) -> Instant:
-        """When it last sent anything."""
+    def last_read_at(self) -> Instant:
+        """When anything was last read from it."""
 
     def has_answered(self, *, since: Instant) -> bool:
         """Return whether it answered a ping sent after an instant; if not, ping it.

@@ -125,7 +125,7 @@ class RunReport(Message, frozen=True, tag="run"):
     exit: Exit | None = None
     ended_by: str | None = None
     until: float | None = None
-    """Instant to which its worker asked to extend its run time-out."""
+    """Instant to which its worker requested to extend its run time-out."""
     reason: str = ""
     """Why an `unkillable` run is not gone; of another, the processes that may not be signalled."""
 
@@ -182,7 +182,7 @@ class Notice(Message, frozen=True, tag="notice"):
     note: str | None = None
     failed: bool = False
     until: float | None = None
-    """Instant to which it asks to extend its run time-out."""
+    """Instant to which it requests to extend its run time-out."""
 
 
 class Stray(Message, frozen=True, tag="stray"):

@@ -55,7 +55,7 @@ class FakeExecutor:
         self.incompatible: wire.Hello | None = None
         self.last_error: str | None = None
         self.silent = False
-        self.answered_at = Instant(0.0)
+        self.last_read_at = Instant(0.0)
         self.mute = False
         self.answered = Instant(-math.inf)
         self.refusal: wire.StartFailed | None = None

@@ -62,7 +62,7 @@ class ExecutorClient(ExecutorApi):
         self._awaiting_since: Instant | None = None
         """Since when a message is due from the executor."""
         self._pinged_at = Instant(0.0)
-        self._answered_at = Instant(0.0)
+        self._last_read_at = Instant(0.0)
         self._sequence = 0
         self._silent = False
         self._events: list[Event] = []
@@ -99,8 +99,8 @@ class ExecutorClient(ExecutorApi):
         return self._silent
 
     @property
-    def answered_at(self) -> Instant:
-        return self._answered_at
+    def last_read_at(self) -> Instant:
+        return self._last_read_at
 
     def has_answered(self, *, since: Instant) -> bool:
         """Whether it answered a ping sent since an instant; if not, the next flush sends one.
@@ -119,7 +119,7 @@ class ExecutorClient(ExecutorApi):
 
     @property
     def uid(self) -> int:
-        """The user that the executor at the present connection, and so every run of it, is."""
+        """The user of the connected executor and of its runs."""
         return os.geteuid() if self._connection is None else self._connection.uid
 
     @property
@@ -229,7 +229,7 @@ class ExecutorClient(ExecutorApi):
     def _read(self, connection: ExecutorConnection, at: Instant) -> None:
         later = Instant(at + RECONNECT[1])
         try:
-            heard, ended = connection.read(self._worker_listeners)
+            received, ended = connection.read(self._worker_listeners)
         except OSError as error:
             self._drop(os.strerror(error.errno or errno.EPIPE), retry_at=at)
             return
@@ -242,8 +242,8 @@ class ExecutorClient(ExecutorApi):
         if connection.is_overlong:
             self._drop(f"a line of more than {wire.MAX_LINE} bytes", retry_at=later)
             return
-        if heard:
-            self._answered_at = at
+        if received:
+            self._last_read_at = at
             self._awaiting_since = at if self._owes_a_message else None
         if ended:
             self._drop("connection closed", retry_at=at)

@@ -63,16 +63,16 @@ class ExecutorConnection:
 
         Worker sockets are appended to `listeners`, the one to listen at last. Raises OSError.
         """
-        heard = False
+        received = False
         try:
             while chunk := self._receive(listeners):
-                heard = True
+                received = True
                 self._received += chunk
                 if len(chunk) < CHUNK:
                     break
         except BlockingIOError:
-            return heard, False
-        return heard, not chunk
+            return received, False
+        return received, not chunk
 
     def messages(self) -> Iterator[wire.FromExecutor]:
         """Yield the messages of the whole lines read. Raises one of `UNREADABLE`."""

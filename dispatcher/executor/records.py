@@ -91,7 +91,7 @@ class InheritedRun(Identified, frozen=True, tag="known"):
 
 
 class Gone(InheritedRun, frozen=True, tag="gone"):
-    """The same of a run of whose tree nothing is left; first written with its exit alone."""
+    """A run whose tree is gone; the first such record has only its exit."""
 
 
 class Forgotten(Record, frozen=True, tag="forgotten"):

@@ -112,7 +112,7 @@ def unknown_user(proc: Path = Path("/proc")) -> int | None:
 
 
 def have_same_owner(place: Path, other: Path) -> bool:
-    """Return whether one user controls two places; True for all but root, who must care."""
+    """Return whether one user controls two places. Always True unless this process is root."""
     if os.geteuid() != 0:
         return True
     unknown = unknown_user()

@@ -1,4 +1,4 @@
-"""Unix sockets: bound to a path in the place of what is there, and who is at their other end."""
+"""Bind unix sockets, replacing what is there; peer credentials."""
 
 from __future__ import annotations
 

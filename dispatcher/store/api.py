@@ -346,8 +346,8 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
     def expired(self, node: str, *, limit: int, now: StoreTime) -> list[OpenRun]:
         """Return at most `limit` of this node's `worker` runs whose lease has expired.
 
-        Or expires later than twice its ttl from now, after a wrong clock. Without those that
-        `renew` covers.
+        After a wrong clock, a lease that expires later than twice its ttl from now counts too.
+        Runs that `renew` covers are left out.
         """
 
     def next_expiry(self, node: str) -> StoreTime | None:
@@ -388,7 +388,7 @@ class SupervisorStore(ReaderStore, WorkerStore, Protocol):
         """Return other nodes' runs past `takeover_at`, to be settled once none of them lives here.
 
         An embedded store has one node, the caller: all other runs in it come from before a restore
-        or a move, and are returned at once. Oldest first.
+        or a move, and are returned at once. The oldest run comes first.
         """
 
     def next_takeover(self, node: str, *, now: StoreTime) -> StoreTime | None:

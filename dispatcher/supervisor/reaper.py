@@ -32,7 +32,7 @@ class Reaper:
         self._suspected: dict[RunUid, Instant] = {}
         """When each lease was first seen expired, while the executor has not answered since."""
         self._disconnected_at: Instant | None = None
-        """From when on workers may wait at a socket that no executor has passed to us."""
+        """Since when workers may wait at a socket that we have not received."""
         self.expiry = Alarm(NEVER)
         """For the lease of a worker that expires next."""
 

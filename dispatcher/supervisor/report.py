@@ -58,7 +58,7 @@ def _with_executor(
             executor_pid=hello.pid,
             executor_release=hello.release,
             executor_marks=hello.marks,
-            executor_heard_s=age(executor.answered_at, at),
+            executor_heard_s=age(executor.last_read_at, at),
         )
     if (other := executor.incompatible) is not None:
         unfit = IncompatibleExecutor(pid=other.pid, version=other.version, wanted=wire.VERSION)
@@ -67,7 +67,7 @@ def _with_executor(
 
 
 def executor_state(hello: wire.Hello | None, executor: ExecutorApi) -> ExecutorState:
-    """Return how the executor is that greeted, or that none did."""
+    """Return the executor's state."""
     if executor.incompatible is not None:
         return ExecutorState.INCOMPATIBLE
     if executor.silent or (hello is not None and not executor.answering):

@@ -31,7 +31,7 @@ class StrandedRuns:
         self._rng = shared.rng
 
     def living(self, turn: Turn, runs: Collection[OpenRun]) -> Mapping[RunUid, str]:
-        """Return which of these runs may have living processes, and so stay open, and which."""
+        """Map each run that may have living processes, and so stays open, to their description."""
         if not runs:
             return {}
         output_dir = self._memory.settings.output_dir

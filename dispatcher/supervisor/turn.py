@@ -95,7 +95,7 @@ class Watch:
         return min(self.run_by, self.start_by, self.stall_by, self.look_by, self.total_by)
 
     def extended(self, until: Instant) -> Watch:
-        """Return the watch with the extension that the worker asked for, as far as allowed."""
+        """Return the watch with the extension that the worker requested, as far as allowed."""
         run_by = min(until, self.longest)
         return self if run_by <= self.run_by else replace(self, run_by=run_by)
 
@@ -117,7 +117,7 @@ class LiveRun:
     """Seconds; None for a run that was opened by hand."""
     watch: Watch | None = None
     extended_until: Instant | None = None
-    """Until when its worker asked to go on, beyond its run time-out."""
+    """Until when its worker requested to go on, beyond its run time-out."""
     exit_by: Instant | None = None
     """When a worker that declared its end must have exited."""
     pid: int | None = None
@@ -203,7 +203,7 @@ class Memory:
     stopping: Stopping = field(default_factory=Stopping)
 
     def is_served_by(self, executor: ExecutorApi) -> bool:
-        """Return whether the executor answers whose runs are reconciled, and not a new one."""
+        """Return whether the executor whose runs were reconciled still answers."""
         same = self.hello is not None and self.hello is executor.greeting
         return same and executor.answering
 
@@ -248,7 +248,7 @@ class Turn:
     pending_starts: dict[RunUid, wire.Started] = field(default_factory=dict)
     """Starts not written yet: a start whose exit follows in the same turn needs no write."""
     extended: dict[RunUid, Instant] = field(default_factory=dict)
-    """Until when runs asked to go on in this turn; memory has it only after the commit."""
+    """Until when runs requested to go on in this turn; memory has it only after the commit."""
     closed: set[RunUid] = field(default_factory=set)
     abandoned: bool = False
     """Whether a claim that is not this node's has ended: settle it now, not at the next scan."""

@@ -451,7 +451,7 @@ def test_r65_status_tells_when_the_executor_was_heard_and_whether_it_is_of_anoth
     tmp_path: Path,
 ) -> None:
     world = begun()
-    world.executor.answered_at = world.at()
+    world.executor.last_read_at = world.at()
     world.elapsed += 11
 
     assert 11.0 == shown(world, tmp_path)["node"]["executor_heard_s"]

@@ -73,8 +73,8 @@ class Signaller:
     ) -> bool:
         """Send SIGKILL: at once to a tree that was found in one tick; any other is frozen first.
 
-        The group gets it at the end: the children of a process that dies early become ours. If the
-        tree cannot be walked, it gets it at once: that needs nothing of which the host is short.
+        The group gets SIGKILL last: the children of a process that dies early become ours. If the
+        tree cannot be walked, the group gets SIGKILL at once, which needs nothing that is short.
         """
         if walk is None and run.killing.freezing:
             self._kill_group(run)

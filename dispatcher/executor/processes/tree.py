@@ -179,7 +179,7 @@ class Tree:
 
     @property
     def may_get_orphans(self) -> bool:
-        """Whether orphans of no tracked run may be, or become, our children, to be reaped.
+        """Whether we may have to reap orphans of no tracked run.
 
         The init of a container may get anybody's at any time.
         """
