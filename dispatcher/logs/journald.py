@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Mapping
 
-from dispatcher.host.sealed import sealed_file
+from dispatcher.host.files import sealed_file
 from dispatcher.logs.writer import Sink
 
 #: The priority of each level: sd-daemon(3).

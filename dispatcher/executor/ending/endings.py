@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dispatcher import wire
-from dispatcher.executor.ending.refusals import why_alive
-from dispatcher.executor.ending.signaller import Signaller
+from dispatcher.executor.ending.signaller import Signaller, why_alive
 from dispatcher.executor.output.files import OutputFiles
 from dispatcher.executor.phases import Phase
 from dispatcher.executor.processes.answers import Absent, Look, Present, Unknown, processes_of

@@ -19,9 +19,8 @@ from dispatcher.executor.output.budgets import (
     UNWATCHED_PAUSE,
     next_round,
 )
-from dispatcher.executor.output.pieces import pieces
 from dispatcher.executor.output.quiet_files import QuietFiles
-from dispatcher.executor.output.stream import Stream, head
+from dispatcher.executor.output.stream import Stream, head, pieces
 from dispatcher.executor.records import Forwarded
 from dispatcher.executor.run import TrackedRun
 from dispatcher.host import output_files

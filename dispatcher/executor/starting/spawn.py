@@ -15,8 +15,8 @@ from dispatcher.errors import HOST_TROUBLE
 from dispatcher.executor.output.files import OutputFiles, OutputLocked
 from dispatcher.executor.starting.explain import explain
 from dispatcher.executor.system.oom import OomScore
+from dispatcher.host.files import sealed_file
 from dispatcher.host.marks import mark_of, why_unmarked
-from dispatcher.host.sealed import sealed_file
 
 #: Characters of a PATH that are shown where a program is not in it.
 MOST_OF_PATH = 80

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.executor.output.pieces import MOST_OF_PIECE, Piece, pieces
+from dispatcher.executor.output.stream import MOST_OF_PIECE, Piece, pieces
 
 
 def cut(data: bytes, *, last: bool = False, single: bool = True) -> list[Piece]:
