@@ -10,8 +10,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from dispatcher.config import places
-from dispatcher.config.of_user import config_home, user_file
-from dispatcher.config.places import RUNTIME, SOCKET, STATE, STORE
+from dispatcher.config.places import RUNTIME, SOCKET, STATE, STORE, config_home, user_file
 from dispatcher.config.settings import (
     DaemonSection,
     ExecutorSection,

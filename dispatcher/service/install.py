@@ -13,7 +13,7 @@ from pathlib import Path
 from dispatcher.config import reference
 from dispatcher.config.config import SYSTEM_FILE, Config, load
 from dispatcher.config.file import written
-from dispatcher.config.of_user import config_home
+from dispatcher.config.places import config_home
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.host.files import replace
 from dispatcher.service import files, places, systemd, units

@@ -11,7 +11,7 @@ from dispatcher.errors import StoreUnusable
 from dispatcher.store import migrate, migrations
 from dispatcher.store.clock import Clock
 from dispatcher.store.engine import transaction
-from dispatcher.store.lineage import LINEAGE, lineage
+from dispatcher.store.migrate import LINEAGE, lineage
 from dispatcher.store.sqlite import SqliteEngine
 
 #: Problems of a damaged database to report.

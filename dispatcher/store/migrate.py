@@ -1,13 +1,16 @@
-"""Creates and upgrades a database: its schema, version and identity."""
+"""Creates and upgrades a database: its schema, version, identity, and the stores it replaced."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dispatcher.errors import StoreUnusable
-from dispatcher.store.engine import Engine, transaction
+from dispatcher.store.engine import Engine, Row, transaction
 from dispatcher.store.migrations import MIGRATIONS
+
+#: The store's identity, and those of its predecessors.
+LINEAGE = "SELECT value FROM meta WHERE key IN ('store_id', 'predecessors')"
 
 _META = "SELECT key, value FROM meta WHERE key IN ('schema_version', 'store_id')"
 _WRITE_META = """
@@ -63,6 +66,23 @@ def version_of(engine: Engine) -> tuple[int, str]:
     """Return a database's schema version, possibly a newer one, and its identity."""
     with transaction(engine, write=False):
         return _read_meta(engine, "the store", known=2**31)
+
+
+def lineage(rows: Iterable[Row]) -> frozenset[str]:
+    """Return the identities in rows of `LINEAGE`."""
+    return frozenset(" ".join(value for (value,) in rows).split())
+
+
+def record_successor(engine: Engine, predecessors: Iterable[str]) -> str:
+    """Make a store the successor of others, in an open transaction; return its new identity.
+
+    So it never repeats their ids and fences.
+    """
+    identity = str(uuid.uuid4())
+    engine.change(_WRITE_META, {"key": "store_id", "value": identity})
+    named = " ".join(sorted(predecessors))
+    engine.change(_WRITE_META, {"key": "predecessors", "value": named})
+    return identity
 
 
 def _read_meta(engine: Engine, name: str, *, known: int) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from dispatcher.store import migrate
 from dispatcher.store.backup import connection_to, copy, lock_exclusively, private_connection
 from dispatcher.store.drafts import finish, name_finished, reported_draft_of, written
 from dispatcher.store.engine import Engine, transaction
-from dispatcher.store.lineage import LINEAGE, lineage, record_successor
+from dispatcher.store.migrate import LINEAGE, lineage, record_successor
 from dispatcher.store.names import refuse_second_name, side_files
 from dispatcher.store.sqlite import SqliteEngine
 from dispatcher.times import WallTime, from_iso, iso

@@ -1,4 +1,4 @@
-"""The model's values, read from rows that may have been changed by hand.
+"""The model's values: the columns of each, and its reading from rows perhaps changed by hand.
 
 A damaged column, with a value of a wrong type, reads as not set, so that one row never hides
 others. The reason of the row's task names the damage.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -18,12 +18,24 @@ from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.execution import NO_LIMITS, Limits, OpenRun
 from dispatcher.model import GivenUp, Intent, Liveness, Node, Run, Task, TaskState
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.store.columns import names
 from dispatcher.store.engine import Row
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode
 
 Kind = TypeVar("Kind")
+
+
+@cache
+def names(kind: Any) -> tuple[str, ...]:
+    """Return a value's fields, in order; in the place of `limits` those of `Limits`."""
+    own = (field.name for field in fields(kind))
+    return tuple(name for one in own for name in (names(Limits) if one == "limits" else (one,)))
+
+
+def columns(kind: Any, **expressions: str) -> str:
+    """Return the list that a SELECT reads a value from: by default a column named as the field."""
+    return ", ".join(expressions.get(name, name) for name in names(kind))
+
 
 _LIMITS: Final = names(Limits)
 _STATES: Final = frozenset(TaskState)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.store.columns import columns
-from dispatcher.store.rows import Ready
+from dispatcher.store.rows import Ready, columns
 
 _READY_COLUMNS = columns(
     Ready, task_id="id", payload="(SELECT payload FROM payloads WHERE task_id = id)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dispatcher.execution import OpenRun
 from dispatcher.model import Node, Run, Task, TaskState
-from dispatcher.store.columns import columns
+from dispatcher.store.rows import columns
 
 _TASK = columns(Task, payload="(SELECT payload FROM payloads WHERE task_id = id)")
 

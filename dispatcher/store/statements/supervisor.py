@@ -6,7 +6,7 @@ A limit is cast, because SQLite plans a statement with a bare parameter there an
 from __future__ import annotations
 
 from dispatcher.model import Node
-from dispatcher.store.columns import columns, names
+from dispatcher.store.rows import columns, names
 from dispatcher.store.statements.readers import OPEN_RUN_COLUMNS
 
 DUE = """
