@@ -79,8 +79,8 @@ METRICS: Sequence[Metric] = (
     Metric("dispatcher_claims_total", "counter", (), "daemon",
            "Tasks claimed since the daemon started."),
     Metric("dispatcher_runs_total", "counter", ("outcome",), "daemon",
-           "Runs settled by this daemon since it started. The command that ends a claim made by"
-           " hand settles it."),
+           "Runs settled by this daemon since it started. The command that ends a local"
+           " claim settles it."),
     Metric("dispatcher_kill_duration_seconds", "histogram", (), "daemon",
            "Time from the decision to end a run until its process tree is gone, with its graces."),
     Metric("dispatcher_tick_duration_seconds", "histogram", (), "daemon",

@@ -91,7 +91,7 @@ class Standing:
     start_command: str = "dispatcher run"
     """The command that starts the daemon."""
     by_hand: Container[str] = ()
-    """Queues that the configuration leaves to claims by hand; the daemon's report overrides."""
+    """Queues that the configuration leaves to local claims; the daemon's report overrides."""
 
     @property
     def now(self) -> StoreTime:
@@ -162,7 +162,7 @@ class Standing:
             yield Reason(Obstacle.QUEUE_PAUSED, text)
         if self._is_by_hand(queue):
             text = (
-                f"its queue {queue} is for claims by hand here ([queues.{queue}] concurrency = 0):"
+                f"its queue {queue} is for local claims here ([queues.{queue}] concurrency = 0):"
                 f" dispatcher claim --queue {queue}"
             )
             yield Reason(Obstacle.QUEUE_FULL, text)
@@ -221,7 +221,7 @@ class Standing:
         if (most := report.full_queues.get(queue)) is not None:
             text = (
                 f"its queue {queue} has {most} running here, as many as [queues.{queue}]"
-                " concurrency allows; claims made by hand do not count"
+                " concurrency allows; local claims do not count"
             )
             yield Reason(Obstacle.QUEUE_FULL, text)
         if report.is_full:

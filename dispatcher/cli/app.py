@@ -82,8 +82,8 @@ def dispatcher() -> None:
     """Run commands as tasks: one owner each, clean kills, honest recovery.
 
     Exit codes: 0 ok, 1 refused or not found, 2 usage, 69 store unavailable (nothing was written),
-    74 it was written or may have been: look before you repeat it, 75 another process holds it or
-    the host is in trouble: try again, 78 the configuration or the store cannot be used, 79 the
+    74 it was, or may have been, written: check before you repeat it, 75 another process holds it
+    or the host is in trouble: try again, 78 the configuration or the store cannot be used, 79 the
     lease is lost, 130 interrupted.
     """
 

@@ -137,5 +137,5 @@ def _explained_os_error(error: OSError, verb: str | None) -> tuple[str, int]:
         return message, ExitCode.REFUSED
     if not changes(verb):
         return f"cannot write: {message}", ExitCode.REFUSED
-    remedy = "look whether it was done before you repeat it"
+    remedy = "check whether it was done before you repeat it"
     return f"cannot write: {message}; {remedy}", ExitCode.COMMIT_UNKNOWN

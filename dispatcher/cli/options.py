@@ -85,7 +85,7 @@ def limit_options(command: Callable[..., int]) -> Callable[..., int]:
         "--kill-signal",
         type=SIGNAL,
         metavar="SIGNAL",
-        help="The signal that asks a run to end [default: TERM].",
+        help="The signal that ends a run [default: TERM].",
     )(command)
     for name, text in reversed(_LIMITS.items()):
         command = click.option(f"--{name}", type=DURATION, metavar="DURATION", help=text)(command)

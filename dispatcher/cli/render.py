@@ -141,7 +141,7 @@ def short(text: str | None, most: int = SHORT) -> str:
 
 
 def began(run: Run) -> StoreTime | None:
-    """Return when a run's work began: with the claim where that was made by hand."""
+    """Return when a run's work began: with the claim if that is a local one."""
     return run.claimed_at if run.node.startswith(LOCAL) else run.started_at
 
 

@@ -37,7 +37,10 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
         config_option,
         json_option,
         click.option(
-            "--force", is_flag=True, help="Overwrite or remove units that were changed by hand."
+            "--force",
+            is_flag=True,
+            help="Overwrite or remove units that were changed by hand; remove them also if systemd"
+            " does not answer.",
         ),
         click.option(
             "--instance",

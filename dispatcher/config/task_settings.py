@@ -63,7 +63,7 @@ class TaskDefaults(Section, frozen=True):
     kill_grace_ms: TenSeconds | None = None
     """Time between the kill signal and SIGKILL."""
     kill_signal: Annotated[str, Meta(examples=["INT"])] | None = None
-    """The signal that asks a run to end. Left out: `TERM`."""
+    """The signal that ends a run. Left out: `TERM`."""
     kill_mode: Annotated[Literal["tree", "leader"], Meta(examples=["leader"])] | None = None
     """What gets that signal: all processes of the run (`tree`), or only the first one (`leader`),
     for a master that ends its own workers. In either case the survivors of the grace get SIGKILL.
@@ -91,9 +91,9 @@ class Queue(TaskDefaults, frozen=True):
     """
 
     concurrency: Annotated[int, Meta(ge=0, le=10_000, examples=[2])] | None = None
-    """How many of its tasks run at once on this node. Left out: as many as there are slots. Claims
-    by hand (`dispatcher claim`) do not count: they take no slot. With `0` this node's daemon claims
-    nothing from it: a queue for claims by hand, for which `run --drain` does not wait."""
+    """How many of its tasks run at once on this node. Left out: as many as there are slots. Local
+    claims (`dispatcher claim`) do not count: they take no slot. With `0` this node's daemon claims
+    nothing from it: a queue for local claims, for which `run --drain` does not wait."""
 
 
 #: The meanings that a profile may give to exit codes.

@@ -71,8 +71,8 @@ TASK: Fields = {"task_id": int}
 
 #: The events of both logs.
 _USER_CHANGED = Event(
-    "Root started it on the state directory of another user; it became that user. `path` belongs"
-    " to that user.",
+    "Root started this process on the state directory of another user; the process became that"
+    " user. `path` belongs to that user.",
     fields={"user_id": int, "user": str, "path": str},
 )
 _STRAY = Event(
@@ -179,7 +179,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             same_by=(),
         ),
         "executor.incompatible": Event(
-            "The executor speaks another version of the protocol; nothing new is started.",
+            "The executor uses another version of the protocol; nothing new is started.",
             "error",
             fields={"version": int, "wanted": int},
             same_by=(),
@@ -204,7 +204,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
         ),
         "claim.taken_over": Event(
             "A claim was settled: no executor answers for it and none of its processes lives here,"
-            " or a claim by hand has expired.",
+            " or a local claim has expired.",
             "warning",
             fields={**RUN, "owner": str, "reason": str},
         ),

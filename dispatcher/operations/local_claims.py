@@ -1,4 +1,4 @@
-"""Claims made by hand: the caller is the worker, whether a daemon runs or not."""
+"""Local claims: the caller is the worker, whether a daemon runs or not."""
 
 from __future__ import annotations
 

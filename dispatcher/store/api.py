@@ -214,7 +214,7 @@ class WorkerStore(Transactions, Protocol):
 
 
 class OperatorStore(ReaderStore, Protocol):
-    """For operators, and for claims by hand.
+    """For operators, and for local claims.
 
     What an operator wants of a running task is kept as its intent: the settle moves the task there,
     whatever the run's outcome. A later intent replaces an earlier one. The four verbs return the

@@ -41,7 +41,7 @@ class SupervisorSettings:
     poll: float = 1.0
     drain_timeout: float = 60.0
     until_idle: bool = False
-    """Stop when no task is ready, scheduled or running, except in queues for claims by hand."""
+    """Stop when no task is ready, scheduled or running, except in queues for local claims."""
     reap_interval: float = 5.0
     absence_limit: float | None = None
     """How long runs may go on without a daemon; None: for ever."""

@@ -1,4 +1,4 @@
-"""The run and total time-outs of claims made by hand: no beat and no word goes beyond them."""
+"""The run and total time-outs of local claims: no beat and no word goes beyond them."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ def test_what_was_done_and_cannot_be_printed_is_no_refusal(world: World) -> None
 
     full = redirected(world, "cancel 1", "> /dev/full")
 
-    told = "cannot write: No space left on device; look whether it was done before you repeat it"
+    told = "cannot write: No space left on device; check whether it was done before you repeat it"
     assert (74, f"dispatcher: {told}\n", "cancelled") == (
         full.returncode,
         full.stderr,

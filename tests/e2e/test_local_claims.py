@@ -222,7 +222,7 @@ def test_a_queue_for_claims_by_hand_is_left_alone_by_a_running_daemon(world: Wor
         daemon.expect("claim.taken_over", task_id=task)
         world.until(task, "ready")
         told = world.cli("why", task).stdout
-        assert "its queue reviews is for claims by hand here" in told
+        assert "its queue reviews is for local claims here" in told
         assert "dispatcher claim --queue reviews" in told
         status = world.cli("status", "--json").json
         assert ("ok", {"queue_full": 1}) == (status["health"], status["waiting"])
@@ -242,7 +242,7 @@ def test_a_queue_for_claims_by_hand_is_left_alone_by_a_running_daemon(world: Wor
         world.until(world.submit("true"), "succeeded")
         assert "ready" == world.show(last)["state"]
 
-    assert "is for claims by hand here" in world.cli("why", last).stdout
+    assert "is for local claims here" in world.cli("why", last).stdout
     world.cli("claim", "--task", last)
     world.submit("true", queue="reviews", delay="1h")
     with world.daemon("--drain") as daemon:

@@ -118,7 +118,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
     ),
-    "A broken file beside a daemon that works on with the old one": (
+    "A broken file while a daemon works on with the old one": (
         Mistake(
             name="a verb that only needs to know where the store is",
             typed="cancel 42",
@@ -142,7 +142,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
-            name="where the store is cannot be told",
+            name="a store whose place is uncertain",
             typed="status",
             config='[nod]\nstate_dir = "/elsewhere"\n',
             told=(

@@ -44,7 +44,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=2,
         ),
         Mistake(
-            name="a command beside a profile",
+            name="a command together with a profile",
             typed="submit --profile report -- true",
             config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
             told="command: profile 'report' brings its own; leave the command out",
@@ -213,7 +213,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=2,
         ),
         Mistake(
-            name="a command beside the lines",
+            name="a command together with --from",
             typed="submit --from - -- true",
             told=(
                 "with --from, command and key stand in the file's lines (see: dispatcher "

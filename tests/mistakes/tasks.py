@@ -51,14 +51,14 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=1,
         ),
         Mistake(
-            name="logs of a run claimed by hand",
+            name="logs of a local claim",
             typed="logs 1",
             before=(
                 "submit -- true",
                 "claim --lock-file lock.txt",
                 "complete --task 1 --lock-file lock.txt",
             ),
-            told="run 1 was claimed by hand; its output was not captured",
+            told="run 1 is a local claim; its output was not captured",
             exits=1,
         ),
         Mistake(

@@ -244,7 +244,7 @@ def test_a_task_whose_time_is_over_is_claimed_no_more(command: Command) -> None:
 def test_what_a_local_claim_wrote_is_not_here_and_logs_says_so(command: Command) -> None:
     claimed(command)
 
-    assert "run 1 was claimed by hand" in command("logs", 1, exits=1).stderr
+    assert "run 1 is a local claim" in command("logs", 1, exits=1).stderr
 
 
 # Refusals ----------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_what_a_worker_said_of_itself_is_shown_to_people(command: Command) -> No
     assert re.search(r"  heartbeat  (now|. s ago)\n", running)
     assert r'  payload    {"rows": [1,\n2]}' in running
     assert re.search(r'  result     "x{118}…\n', done)
-    # A claim by hand began with the claim: the table has STARTED, and then TOOK.
+    # A local claim began with the claim: the table has STARTED, and then TOOK.
     assert re.search(r"running +(now|. s ago)", running)
     assert re.search(r"succeeded +(now|. s ago) +\d\.\ds", done)
 

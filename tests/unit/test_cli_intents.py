@@ -372,7 +372,7 @@ def test_the_python_client_tells_the_same(command: Command) -> None:
         assert client.ask(9, Intent.CANCEL).was is None
 
 
-# Claims by hand --------------------------------------------------------------------------------
+# Local claims --------------------------------------------------------------------------------
 
 
 def test_nobody_claims_a_named_task_of_a_paused_queue(command: Command) -> None:
@@ -386,7 +386,7 @@ def test_nobody_claims_a_named_task_of_a_paused_queue(command: Command) -> None:
 
 
 def passed(command: Command, milliseconds: int) -> None:
-    """Let time pass for the claims made by hand: all that is theirs moves back."""
+    """Let time pass for the local claims: all that is theirs moves back."""
     statement = """UPDATE tasks SET deadline_at = deadline_at - :ms, total_at = total_at - :ms,
         takeover_at = takeover_at - :ms, lease_expires_at = lease_expires_at - :ms"""
     with command.client() as client, client.store.transaction():

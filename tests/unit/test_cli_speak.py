@@ -64,7 +64,7 @@ def command(
     monkeypatch: pytest.MonkeyPatch,
     daemon: FakeDaemon,
 ) -> Command:
-    """Return the command line of a task's worker, whose lock is also that of a claim by hand."""
+    """Return the command line of a task's worker, whose lock is also that of a local claim."""
     command = Command(tmp_path, capsys, monkeypatch)
     command("submit", "--", "true")
     lock = command("claim", "--json").json["lock"]

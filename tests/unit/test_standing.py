@@ -224,7 +224,7 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
         queue_full,
         (
             "its queue default has 1 running here, as many as [queues.default] concurrency allows;"
-            " claims made by hand do not count"
+            " local claims do not count"
         ),
     ),
     Obstacle.SLOTS_FULL: (slots_full, "all 1 slots are busy"),
@@ -237,7 +237,7 @@ ENDS_IN = {Obstacle.NOT_DUE: 5_000, Obstacle.NODE_PAUSED: 1_000}
 
 def test_a_queue_for_claims_by_hand_is_told_as_such_and_never_stuck() -> None:
     told = (
-        "its queue default is for claims by hand here ([queues.default] concurrency = 0):"
+        "its queue default is for local claims here ([queues.default] concurrency = 0):"
         " dispatcher claim --queue default"
     )
     world = begun(concurrency={"default": 0})

@@ -65,7 +65,7 @@ def command(
     with `complete` or `fail`. No heartbeat renews it beyond the task's run time-out, counted from
     this claim, or its total time-out. Exit code 1: there is nothing to claim.
 
-    A daemon runs ready tasks at once. To keep a queue for claims by hand, write `concurrency = 0`
+    A daemon runs ready tasks at once. To keep a queue for local claims, write `concurrency = 0`
     under `[queues.NAME]`; `pause` would stop your claims too.
     """
     if queue is not None and task_id is not None:

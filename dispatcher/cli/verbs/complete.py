@@ -25,7 +25,7 @@ from dispatcher.complaints import UNREADABLE, in_words
 def command(
     *, task_id: int, lock: str | None, lock_from_file: str | None, result: str | None, as_json: bool
 ) -> int:
-    """Declare that a claimed task succeeded; exit codes as of `heartbeat`."""
+    """Declare that a claimed task succeeded; same exit codes as `heartbeat`."""
     raw = None if result is None else _json(result)
     lock = lock_of(lock, lock_from_file)
     if reported := report_to_daemon("succeed", task_id, lock, result=raw):

@@ -23,7 +23,7 @@ def command() -> None:
     """Run the executor in the foreground, for `[executor] mode = "external"`.
 
     It is the parent of the workers and outlives daemons; SIGTERM ends all its runs. It needs only
-    the directories of the configuration: a mistake elsewhere is logged, and it starts.
+    the directories of the configuration; other mistakes are only logged.
     """
     config, mistakes = executor_config()
     me = node_id(config.state_dir)

@@ -30,7 +30,7 @@ def command(
     no_retry: bool,
     as_json: bool,
 ) -> int:
-    """Declare that a claimed task failed; exit codes as of `heartbeat`."""
+    """Declare that a claimed task failed; same exit codes as `heartbeat`."""
     lock, retry = lock_of(lock, lock_from_file), not no_retry
     if reported := report_to_daemon("fail", task_id, lock, reason=reason, retry=retry):
         return print_answer(task_id, reported[0], as_json=as_json)

@@ -31,13 +31,20 @@ def command(
 ) -> None:
     """Write the two units for this installation, and a configuration if there is none.
 
-    The units start this dispatcher with the file of --config; without it with the file that they
-    name already, or /etc/dispatcher/dispatcher.toml, NAME.toml for an instance; with --user it is
-    in ~/.config. A second install changes nothing, or updates the units. If a unit was changed by
-    hand, nothing is written; make changes in a drop-in: systemctl edit dispatcher.
+    The units start this dispatcher with the first of these files:
+
+    \b
+      the file of --config
+      the file that installed units name
+      for an instance: /etc/dispatcher/NAME.toml
+      otherwise: /etc/dispatcher/dispatcher.toml
+    With --user the directory is ~/.config/dispatcher instead.
+
+    A second install changes nothing, or updates the units. If a unit was changed by hand, nothing
+    is written; make changes in a drop-in: systemctl edit dispatcher.
 
     Nothing is started; the commands to type next are printed.
-    """
+    """  # noqa: D301 - click reads the \b
     if user and run_as:
         raise click.UsageError("--run-as: a service of your own runs as you; leave it out")
     at = service_place(user=user, instance=instance, run_as=run_as)

@@ -66,7 +66,7 @@ REASON = 80
     "--until", type=MOMENT, metavar="TIME", help='Submitted before, e.g. "2026-08-01T06:00".'
 )
 @click.option(
-    "--limit", type=COUNT, default=100, show_default="100", metavar="N", help="The most to list."
+    "--limit", type=COUNT, default=100, show_default="100", metavar="N", help="Maximum to list."
 )
 @click.option("--oldest-first", is_flag=True, help="Start with the oldest, not the newest.")
 @absolute_option

@@ -81,5 +81,5 @@ def _chosen_run(store: Client, task_id: int, run_id: int | None) -> Run:
         known = ", ".join(str(run.id) for run in runs)
         raise DispatcherError(f"task {task_id} has no run {run_id}; its runs: {known}")
     if chosen.node.startswith(LOCAL):
-        raise DispatcherError(f"run {chosen.id} was claimed by hand; its output was not captured")
+        raise DispatcherError(f"run {chosen.id} is a local claim; its output was not captured")
     return chosen

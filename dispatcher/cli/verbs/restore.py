@@ -28,9 +28,9 @@ def command(*, file: Path, as_json: bool) -> None:
     """Replace the database with FILE, a backup. No daemon may run.
 
     The old database is kept next to it under a dated name. Work that was done after the backup is
-    done again: the database becomes another store, whose task ids and fences continue beyond all
-    that were given, so that none means two things. The next daemon settles the runs that the backup
-    has open, once none of their processes lives on this host; a claim by hand keeps its lock.
+    done again. The database becomes another store, whose task ids and fences continue beyond all
+    earlier ones: no id or fence is used twice. The next daemon settles the runs that the backup has
+    open, once none of their processes lives on this host; a local claim keeps its lock.
     """
     config = config_as_owner(whole=False)
     database = database_of(config)
@@ -67,7 +67,7 @@ def _print(database: Path, done: Restored) -> None:
         were = "was" if done.running == 1 else "were"
         click.echo(
             f"{done.running} {were} running: the daemon settles its runs once nothing of them"
-            " lives; a claim by hand keeps its lock"
+            " lives; a local claim keeps its lock"
         )
 
 

@@ -21,7 +21,7 @@ from dispatcher.daemon.run import run as run_daemon
     "--drain",
     is_flag=True,
     help="Exit 0 when no task is ready, scheduled or running, except in queues that are paused or "
-    "kept for claims by hand.",
+    "kept for local claims.",
 )
 @config_option
 def command(*, drain: bool) -> int:

@@ -96,7 +96,7 @@ def _of_running(
         return
     expires_at = render.moment(run.lease_expires_at, status.calendar)
     if run.node.startswith(LOCAL):
-        yield f"it was claimed by hand; its lease expires at {expires_at}"
+        yield f"it is a local claim; its lease expires at {expires_at}"
         yield from _last_heartbeat(run, status)
         return
     yield f"run {run.id}, attempt {run.attempt} of {task.max_attempts}, process {run.pid or '-'}"
