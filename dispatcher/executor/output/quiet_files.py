@@ -1,11 +1,21 @@
-"""Files that are quiet: they are not looked at again before they are written to."""
+"""Quiet files, examined again only after a write: inotify(7), once for each file and watch."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import struct
 from collections.abc import Callable, Container
 from typing import Generic, TypeVar
 
-from dispatcher.executor.system.write_watch import WriteWatch
+#: IN_CLOEXEC | IN_NONBLOCK; IN_MODIFY | IN_ONESHOT: sys/inotify.h.
+_NEW = os.O_CLOEXEC | os.O_NONBLOCK
+_FIRST_WRITE = 0x00000002 | 0x80000000
+
+#: Watch, mask, cookie, length of a name: a file that is watched itself has none.
+_EVENT = struct.Struct("iIII")
+
+_libc = ctypes.CDLL(None)
 
 T = TypeVar("T")
 
@@ -16,23 +26,26 @@ class QuietFiles(Generic[T]):
     def __init__(self, wait_for: Callable[[int], object]) -> None:
         """`wait_for` makes the loop wait for a descriptor; it is called at the first `watch`."""
         self._wait_for = wait_for
-        self._writes: WriteWatch | None = None
+        self._inotify: int | None = None
         self._numbers: dict[T, int] = {}
         self._items: dict[int, list[T]] = {}
         """By the number of their watch: a worker may have made one file of two outputs."""
 
     def close(self) -> None:
-        """Close the descriptor."""
-        if self._writes is not None:
-            self._writes.close()
+        if self._inotify is not None:
+            os.close(self._inotify)
 
     def watch(self, item: T, path: str) -> bool:
         """Watch an item's file for its next write; False if the host is short of what that needs.
 
         A write of before is not reported: measure the file afterwards.
         """
-        writes = self._writes = self._writes or self._made()
-        if writes is None or (number := writes.add(path)) is None:
+        if self._inotify is None:
+            self._inotify = self._opened()
+        if self._inotify is None:
+            return False
+        number = _libc.inotify_add_watch(self._inotify, os.fsencode(path), _FIRST_WRITE)
+        if number < 0:
             return False
         self._numbers[item] = number
         items = self._items.setdefault(number, [])
@@ -40,32 +53,37 @@ class QuietFiles(Generic[T]):
             items.append(item)
         return True
 
-    def _made(self) -> WriteWatch | None:
-        writes = WriteWatch()
+    def _opened(self) -> int | None:
+        descriptor: int = _libc.inotify_init1(_NEW)
+        if descriptor < 0:
+            return None
         try:
-            if writes.descriptor >= 0:
-                self._wait_for(writes.descriptor)
-                return writes
+            self._wait_for(descriptor)
         except OSError:
-            writes.close()
-        return None
+            os.close(descriptor)
+            return None
+        return descriptor
 
     def drop(self, item: T) -> None:
         """End an item's watch, if there is one."""
         number = self._numbers.pop(item, None)
-        if number is None or self._writes is None:
+        if number is None:
             return
         self._items[number].remove(item)
         if not self._items[number]:
             del self._items[number]
-            self._writes.remove(number)
+            _libc.inotify_rm_watch(self._inotify, number)
 
     def written(self, ready: Container[int]) -> list[T]:
         """Return the items whose files were written to, if the descriptor is among the `ready`."""
-        if self._writes is None or self._writes.descriptor not in ready:
+        if self._inotify is None or self._inotify not in ready:
+            return []
+        try:
+            events = os.read(self._inotify, 1 << 16)
+        except BlockingIOError:
             return []
         written: list[T] = []
-        for number in self._writes.read():
+        for number, *_ in _EVENT.iter_unpack(events):  # of watches that `drop` ended too
             for item in self._items.pop(number, ()):
                 if self._numbers.get(item) == number:
                     del self._numbers[item]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.executor.log import Log
+from dispatcher.executor.output import quiet_files
 from dispatcher.executor.output.budgets import (
     LONGEST_PAUSE,
     MOST_PUNCHED,
@@ -22,7 +23,6 @@ from dispatcher.executor.output.budgets import (
 )
 from dispatcher.executor.output.files import OutputFile
 from dispatcher.executor.output.quiet_files import QuietFiles
-from dispatcher.executor.system.write_watch import WriteWatch
 from dispatcher.host import holes
 from dispatcher.times import NEVER, Instant
 from dispatcher.wire import RunUid
@@ -139,13 +139,13 @@ def test_what_is_written_while_we_ask_to_be_told_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
 ) -> None:
     budgets, path = make(tmp_path, quiet)
-    add = WriteWatch.add
+    watch = quiet.watch
 
-    def slow(watch: WriteWatch, name: str) -> int | None:
+    def slow(file: BudgetedFile, name: str) -> bool:
         append(path, 10)
-        return add(watch, name)
+        return watch(file, name)
 
-    monkeypatch.setattr(WriteWatch, "add", slow)
+    monkeypatch.setattr(quiet, "watch", slow)
     at = budgets.due
     budgets.enforce(at)
 
@@ -169,7 +169,7 @@ def test_where_nobody_tells_of_a_write_a_quiet_file_is_looked_at_now_and_then(
 ) -> None:
     """A host has only so many watches to give."""
     budgets, path = make(tmp_path, quiet)
-    monkeypatch.setattr(WriteWatch, "add", lambda *_: None)
+    monkeypatch.setattr(quiet_files._libc, "inotify_add_watch", lambda *_: -1)
     budgets.enforce(budgets.due)
     assert UNWATCHED_PAUSE == budgets.due
 
