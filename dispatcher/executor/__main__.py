@@ -40,7 +40,6 @@ LAST_LINES_WITHIN = 1.0
 
 
 def main() -> int:
-    """Run the executor; return its exit code."""
     inheritance.repair()
     utf8.ensure_utf8_mode()
     options = _parser().parse_args()

@@ -14,14 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from dispatcher import wire
 from dispatcher.executor.notice_sockets import Directory, named, parsed, received
+from dispatcher.executor.server import Server
 from dispatcher.executor.system.kernel import Kernel
 from dispatcher.host.runtime_directory import BoundSocket, Entry
 from dispatcher.outbox import merged
-from dispatcher.times import NEVER, Instant
+from dispatcher.times import LONG_AGO, NEVER, Instant
 
 #: Messages read of one run in so many seconds. A sender of more waits: its own socket is full then.
 READS = 32
@@ -39,19 +39,6 @@ GROUPING = 0.05
 #: closes the one that has been silent for longest.
 MOST_NAMELESS = 4
 
-_LONG_AGO = Instant(0.0)
-
-
-class DaemonConnection(Protocol):
-    """The daemon, if one is connected."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether one is."""
-
-    def send(self, message: wire.FromExecutor) -> None:
-        """Queue a message."""
-
 
 @dataclass(slots=True, eq=False)
 class RunChannel:
@@ -67,7 +54,7 @@ class RunChannel:
     unsent: wire.Notice | None = None
     unconfirmed: wire.Notice | None = None
     """What was sent and not confirmed: sent again to the next daemon."""
-    window_ends: Instant = _LONG_AGO
+    window_ends: Instant = LONG_AGO
     read: int = 0
     """Messages in this window."""
 
@@ -87,19 +74,19 @@ class RunChannel:
 class Notices:
     """Reads the sockets of all runs that have one; a flood delays nobody but its own run."""
 
-    def __init__(self, runtime_dir: str, kernel: Kernel, peer: DaemonConnection) -> None:
+    def __init__(self, runtime_dir: str, kernel: Kernel, server: Server) -> None:
         """Make the directory of the sockets, and remove those of a dead executor.
 
         OSError: it cannot be made.
         """
         self._directory = Path(runtime_dir, "notify")
         self._kernel = kernel
-        self._peer = peer
+        self._server = server
         self._channels: dict[wire.RunUid, RunChannel] = {}
         self._by_descriptor: dict[int, RunChannel] = {}
         self._resting: dict[wire.RunUid, RunChannel] = {}
         self._news: dict[wire.RunUid, RunChannel] = {}
-        self._sent_at = Instant(0.0)
+        self._sent_at = LONG_AGO
         Directory(self._directory).restore()
         for leftover in self._directory.iterdir():
             with suppress(OSError):
@@ -115,7 +102,7 @@ class Notices:
     def due(self) -> Instant:
         """When to read or send even if nothing happens."""
         due = min((channel.window_ends for channel in self._resting.values()), default=NEVER)
-        if self._news and self._peer.connected:
+        if self._news and self._server.connected:
             due = min(due, self._send_at)
         return due
 
@@ -201,7 +188,7 @@ class Notices:
         if channel is None or not channel.open:
             return []
         untils = [until for _, until in self._read(channel, LAST_READS, at)]
-        if channel.unsent is not None and self._peer.connected:
+        if channel.unsent is not None and self._server.connected:
             self._send(channel, channel.unsent)
         return untils
 
@@ -244,7 +231,7 @@ class Notices:
 
     def send_due(self, at: Instant) -> None:
         """Send the news, if it is time."""
-        if self._news and self._peer.connected and at >= self._send_at:
+        if self._news and self._server.connected and at >= self._send_at:
             self._sent_at = at
             for channel in list(self._news.values()):
                 if channel.unsent is not None:
@@ -267,4 +254,4 @@ class Notices:
     def _send(self, channel: RunChannel, news: wire.Notice) -> None:
         self._news.pop(channel.uid, None)
         channel.unsent, channel.unconfirmed = None, merged(channel.unconfirmed, news)
-        self._peer.send(news)
+        self._server.send(news)

@@ -52,7 +52,7 @@ class Runs:
         self._output_dir = output_dir
         kernel = outside.kernel
         self._endings = Endings(kernel, outside.outputs, tree, report)
-        self._oom_kills = OomKills(kernel, table.live, report.log)
+        self._oom_kills = OomKills(kernel.oom_kills, table.live, report.log)
         self._budgets = Budgets(report.log, QuietFiles(kernel.watch))
         quiet = QuietFiles[Stream](kernel.watch)
         self._forwarder = Forwarder(report.journal, report.log, quiet, node=node)
@@ -159,7 +159,6 @@ class Runs:
             self._report.send(wire.Changed(uid=uid, state=state, ended_by=reason))
 
     def end_all(self, reason: str, at: Instant) -> None:
-        """Begin to end every run."""
         for uid in self._table.known:
             self.end_ourselves(uid, reason, at)
 

@@ -102,17 +102,14 @@ class Server:
 
     @property
     def connected(self) -> bool:
-        """Whether a daemon is connected."""
         return self._peer is not None
 
     @property
     def connection(self) -> socket.socket | None:
-        """The daemon's connection."""
         return self._peer
 
     @property
     def wants_to_write(self) -> bool:
-        """Whether something waits to be sent."""
         return bool(self._outbox or self._sending)
 
     @property

@@ -31,10 +31,12 @@ class Notifier:
         if self._address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.settimeout(_PATIENCE)
-        self._interval = _watchdog_interval(environ) if self._address else None
+        self.interval = _watchdog_interval(environ) if self._address else None
+        """Seconds between two signs of life for the manager; None: it wants none."""
         self._alive_at = Instant(0.0)
         self._extended_at = Instant(0.0)
-        self._ready = False
+        self.is_ready = False
+        """Whether the manager received that this process is ready, since the last reload."""
         self._status = ""
 
     @property
@@ -42,26 +44,16 @@ class Notifier:
         """Whether a service manager listens."""
         return self._socket is not None
 
-    @property
-    def interval(self) -> float | None:
-        """Seconds between two signs of life for the manager; None: it wants none."""
-        return self._interval
-
     def close(self) -> None:
         """Close the socket. Idempotent."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the manager received that this process is ready, since the last reload."""
-        return self._ready
-
     def report_ready(self) -> None:
         """Report that the process is ready: once, and again after a reload."""
-        if not self._ready:
-            self._ready = self._send("READY=1")
+        if not self.is_ready:
+            self.is_ready = self._send("READY=1")
 
     def report_status(self, text: str) -> None:
         """Report the state in a line; an unchanged line is not sent again."""
@@ -74,17 +66,16 @@ class Notifier:
 
         A store that does not answer does not stop it: a restart would not help.
         """
-        if self._interval is not None and at - self._alive_at >= self._interval:
+        if self.interval is not None and at - self._alive_at >= self.interval:
             self._alive_at = at
             self._send("WATCHDOG=1")
 
     def report_reloading(self) -> None:
         """Report that the configuration is read again; the next `report_ready` ends that."""
-        self._ready = False
+        self.is_ready = False
         self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_us()}")
 
     def report_stopping(self) -> None:
-        """Report that the process stops."""
         self._send("STOPPING=1")
 
     def extend_stop(self, *, at: Instant) -> None:

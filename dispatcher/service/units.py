@@ -36,8 +36,6 @@ _EXEC = re.compile(r"^(Exec\w+)=\S+ (\w+) --config \S+$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class Installation:
-    """The facts of one installation."""
-
     command: Sequence[str]
     """The command of this dispatcher; its program is an absolute path."""
     config: Config

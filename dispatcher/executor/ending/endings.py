@@ -140,20 +140,14 @@ class Endings:
         elif run.pid is not None:
             usage = self._kernel.reap(run.pid)
             self._tree.forget(run)
-        seen = run.exit or wire.Exit(at=at)
-        tail = self._outputs.end(run.output_path)
-        complete = wire.Exit(
-            at=seen.at,
-            exit_code=seen.exit_code,
-            signal=seen.signal,
-            oom=seen.oom,
-            oom_doubtful=seen.oom_doubtful,
+        complete = msgspec.structs.replace(
+            run.exit or wire.Exit(at=at),
+            tail=self._outputs.end(run.output_path),
             max_rss_bytes=usage.max_rss_bytes,
             cpu_seconds=usage.cpu_seconds,
             leftovers=run.leftovers,
             left_alone=left_alone,
             output_truncated=self._outputs.truncated(run.output_path),
-            tail=tail,
         )
         run.note_gone(complete)
         self._report.gone(run, complete, at)

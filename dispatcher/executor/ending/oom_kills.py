@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,13 +23,6 @@ MOST_KILLS = 1000
 
 #: The exit code by which a shell reports that a SIGKILL ended what it ran.
 SIGKILL_REPORTED = 128 + signal.SIGKILL
-
-
-class Counts(Protocol):
-    """The part of the kernel that is used here."""
-
-    def oom_kills(self) -> int | None:
-        """Return how many processes of our cgroup it has ended so, if it counts."""
 
 
 class Kill(NamedTuple):
@@ -50,11 +43,17 @@ class OomKills:
     seen alive, or if no other run lived.
     """
 
-    def __init__(self, kernel: Counts, live: Mapping[wire.RunUid, TrackedRun], log: Log) -> None:
-        self._kernel = kernel
+    def __init__(
+        self,
+        count: Callable[[], int | None],
+        live: Mapping[wire.RunUid, TrackedRun],
+        log: Log,
+    ) -> None:
+        """`count` returns the kills that the kernel counted in our cgroup; None: it does not."""
+        self._count = count
         self._live = live
         self._log = log
-        self._counted = kernel.oom_kills()
+        self._counted = count()
         self._kills: deque[Kill] = deque()
 
     def look(self, at: Instant) -> None:
@@ -62,7 +61,7 @@ class OomKills:
 
         Call it before a run is added to the live ones or removed from them.
         """
-        counted = self._kernel.oom_kills()
+        counted = self._count()
         if counted is None:
             return
         if self._counted is not None and counted > self._counted:

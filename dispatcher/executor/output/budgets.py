@@ -83,7 +83,6 @@ class Budgets:
                     file.output.trim()
 
     def close(self) -> None:
-        """Watch no file any longer."""
         self._quiet.close()
 
     def note_writes(self, ready: Container[int], at: Instant) -> None:

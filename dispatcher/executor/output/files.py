@@ -81,7 +81,6 @@ class OutputFile:
         return end.decode(errors="replace").replace("\0", "")
 
     def close(self) -> None:
-        """Close the descriptor."""
         os.close(self.descriptor)
 
 

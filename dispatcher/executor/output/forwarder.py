@@ -26,7 +26,7 @@ from dispatcher.executor.run import TrackedRun
 from dispatcher.host import output_files
 from dispatcher.logs.journald import ABSENT_PAUSE, Connection
 from dispatcher.logs.writer import RETRY
-from dispatcher.times import NEVER, Instant
+from dispatcher.times import LONG_AGO, NEVER, Instant
 
 #: Bytes read of all files in one look: some 2 ms of the executor's loop.
 MOST_AT_ONCE = 1 << 20
@@ -51,8 +51,6 @@ LONG = 10.0
 #: Seconds between two reports that a run's output was not forwarded.
 REPORT_PAUSE = 10.0
 
-_BEFORE = Instant(0.0)
-
 
 class Forwarder:
     """Reads the files of runs whose output is for the journal, each as it grows."""
@@ -72,8 +70,8 @@ class Forwarder:
         self._journald = journald or Connection()
         self._quiet = quiet
         self._streams: dict[wire.RunUid, Stream] = {}
-        self._allowed, self._counted_at = float(MOST_RECORDS), _BEFORE
-        self._retry_at = _BEFORE
+        self._allowed, self._counted_at = float(MOST_RECORDS), LONG_AGO
+        self._retry_at = LONG_AGO
         self._held_since: Instant | None = None
         self._held_reported = False
         self.due = NEVER
@@ -141,14 +139,13 @@ class Forwarder:
             ended = [stream for stream in self._streams.values() if stream.ended]
             if not ended:
                 break
-            self._retry_at = _BEFORE
+            self._retry_at = LONG_AGO
             for stream in ended:
                 stream.look_at = at
             yield from self.forward(at)
             self._journald.wait(ABSENT_PAUSE)
 
     def close(self) -> None:
-        """Close the descriptors."""
         for stream in self._streams.values():
             os.close(stream.descriptor)
         self._streams.clear()

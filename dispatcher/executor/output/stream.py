@@ -11,7 +11,7 @@ from dispatcher import worker_api
 from dispatcher.executor.run import TrackedRun
 from dispatcher.host.holes import next_data
 from dispatcher.logs.journald import field
-from dispatcher.times import NEVER, Instant
+from dispatcher.times import LONG_AGO, NEVER, Instant
 
 #: Bytes read at a time.
 MOST_READ = 256 << 10
@@ -21,8 +21,6 @@ MOST_OF_PIECE = 48 << 10
 
 #: The field that says why a record does not end with its line.
 LINE_BREAK = b"DISPATCHER_LINE_BREAK"
-
-_BEFORE = Instant(0.0)
 
 
 class Piece(NamedTuple):
@@ -50,7 +48,7 @@ class Stream:
     lost: int = 0
     """Bytes that were not forwarded and not reported yet."""
     why_lost: str = ""
-    report_at: Instant = _BEFORE
+    report_at: Instant = LONG_AGO
     ended: bool = False
     done: bool = False
     """It ended, and all of it was forwarded or lost."""

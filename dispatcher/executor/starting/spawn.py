@@ -63,7 +63,6 @@ class Spawner:
         self._ignored = [s for s in signal.valid_signals() if signal.getsignal(s) == signal.SIG_IGN]
 
     def close(self) -> None:
-        """Close the descriptors."""
         os.close(self._home)
         os.close(self._null)
         if self._oom_score is not None:

@@ -54,7 +54,6 @@ class OomScore:
         return None
 
     def close(self) -> None:
-        """Close the descriptor."""
         os.close(self._descriptor)
 
     def lend(self) -> None:
@@ -89,7 +88,6 @@ class OomCounter:
             self.close()
 
     def close(self) -> None:
-        """Close the descriptor."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

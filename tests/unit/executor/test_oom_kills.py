@@ -170,7 +170,7 @@ def test_what_the_kernel_counted_before_the_executor_began_was_no_run() -> None:
     uid, died = wire.RunUid("run"), wire.Exit(at=0.0, signal=signal.SIGKILL)
     run = TrackedRun(uid=uid, output_path="/run.log", phase=Phase.LINGERING, exit=died)
 
-    OomKills(kernel, {uid: run}, log).judge([run], Instant(1.0))
+    OomKills(kernel.oom_kills, {uid: run}, log).judge([run], Instant(1.0))
 
     assert run.exit == died
 
