@@ -23,8 +23,6 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class OutputState:
-    """A run's output file."""
-
     size: int
     """Bytes."""
     modified_at: float

@@ -13,8 +13,6 @@ from dispatcher.wire import KillMode, RunUid
 
 
 class TaskState(enum.StrEnum):
-    """Where a task is in its life."""
-
     SCHEDULED = "scheduled"
     READY = "ready"
     RUNNING = "running"

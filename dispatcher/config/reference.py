@@ -53,8 +53,6 @@ _FILE = """\
 
 
 class Key(NamedTuple):
-    """One key of the file."""
-
     section: str
     name: str
     field: str

@@ -35,8 +35,6 @@ class Change(NamedTuple):
 
 
 class Reloaded(NamedTuple):
-    """A configuration read again."""
-
     config: Config
     """The new configuration, with what is kept of the old one."""
     changed: Mapping[str, Change]

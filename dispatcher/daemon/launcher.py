@@ -52,8 +52,6 @@ class Launcher(Protocol):
 
 
 class _LogLine(msgspec.Struct):
-    """A line of the executor's log."""
-
     error: str = ""
 
 

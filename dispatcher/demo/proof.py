@@ -31,7 +31,6 @@ class ProofCheck:
 
     @property
     def kept(self) -> bool:
-        """Whether the actual value is as promised."""
         return self.expected == self.actual
 
     def __str__(self) -> str:

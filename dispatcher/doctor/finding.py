@@ -14,8 +14,6 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report."""
-
     check: str
     level: Level
     text: str

@@ -21,8 +21,6 @@ Fields = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of the catalogue."""
-
     meaning: str
     """What happened, in one sentence."""
     level: Level = "info"

@@ -78,7 +78,6 @@ def identifier(program: str, environ: Mapping[str, str]) -> str:
 
 
 def field(name: bytes, value: bytes) -> bytes:
-    """Return a field of a record."""
     if b"\n" in value:
         return b"%b\n%b%b\n" % (name, _LENGTH.pack(len(value)), value)
     return b"%b=%b\n" % (name, value)

@@ -29,8 +29,6 @@ RETRY = 0.25
 
 
 class Sink(NamedTuple):
-    """Where lines go."""
-
     send: Callable[[bytes], int]
     """Write without waiting; return how many bytes. Raises BlockingIOError or OSError."""
     wait: Callable[[float], object]

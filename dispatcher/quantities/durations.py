@@ -17,7 +17,6 @@ class Milliseconds(int):
 
     @property
     def seconds(self) -> float:
-        """The same in seconds."""
         return self / 1000
 
     def __str__(self) -> str:

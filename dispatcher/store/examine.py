@@ -20,8 +20,6 @@ MOST_PROBLEMS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
-    """Facts about a database."""
-
     schema: int
     known: int
     """The schema version of this dispatcher."""

@@ -10,8 +10,6 @@ STORE_RETRY = (0.05, 1.0)
 
 
 class Outage:
-    """The current outage, if there is one."""
-
     def __init__(self, retry: tuple[float, float] = STORE_RETRY) -> None:
         self.retry_at: Instant | None = None
         """When to try again; None while the store answers."""

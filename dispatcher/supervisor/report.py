@@ -67,7 +67,6 @@ def _with_executor(
 
 
 def executor_state(hello: wire.Hello | None, executor: ExecutorApi) -> ExecutorState:
-    """Return the executor's state."""
     if executor.incompatible is not None:
         return ExecutorState.INCOMPATIBLE
     if executor.silent or (hello is not None and not executor.answering):
