@@ -29,8 +29,8 @@ from dispatcher.calendar import Calendar
 from dispatcher.client import Client
 from dispatcher.config.config import load
 from dispatcher.model import Leases, NewTask, PausedQueue, TaskState
+from dispatcher.obstacles import Standing
 from dispatcher.overview import Status
-from dispatcher.standing import Standing
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 from dispatcher.times import StoreTime

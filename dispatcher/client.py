@@ -39,8 +39,8 @@ from dispatcher.times import StoreTime
 from dispatcher.words import Accepted, Refused, Renewed
 
 if TYPE_CHECKING:
+    from dispatcher.obstacles import Standing
     from dispatcher.overview import Status
-    from dispatcher.standing import Standing
 
 #: Seconds that a call waits for other writers before it raises `StoreUnavailable`.
 PATIENCE = 5.0

@@ -55,7 +55,7 @@ def in_words(
         return "is nested too deeply"
     complaint, _, path = str(error).partition(" - at `")
     if not isinstance(error, msgspec.ValidationError):
-        return f"not JSON: {_of_syntax(complaint, text)}"
+        return f"not JSON: {_syntax_error(complaint, text)}"
     path = path.removeprefix("key` in `").partition("`")[0]
     names, value = _place(path, complaint, value)
     if missing := re.fullmatch("Object missing required field `(.*)`", complaint):
@@ -68,7 +68,7 @@ def in_words(
     return ": ".join((*names, expected))
 
 
-def _of_syntax(complaint: str, text: str | bytes) -> str:
+def _syntax_error(complaint: str, text: str | bytes) -> str:
     if _OF_A_HALF.match(complaint) and (half := _half_in(text)):
         return f"\\{half} is half of a surrogate pair; write both halves, or the character itself"
     if complaint == "Input data was truncated":

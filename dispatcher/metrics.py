@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from dispatcher.daemon_report import HistogramReport
 from dispatcher.model import Outcome, TaskState
+from dispatcher.obstacles import Obstacle
 from dispatcher.overview import Status
-from dispatcher.standing import Obstacle
 
 
 class Metric(NamedTuple):

@@ -11,7 +11,7 @@ from dispatcher.config.config import Config
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.host.node import known_node_id
 from dispatcher.model import Leases, TaskState
-from dispatcher.standing import AT_REST, FAULTS, DaemonState, Obstacle, Reason, Standing
+from dispatcher.obstacles import AT_REST, FAULTS, DaemonState, Obstacle, Reason, Standing
 from dispatcher.store.api import ReaderStore
 from dispatcher.times import StoreTime
 

@@ -82,7 +82,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     if isinstance(payload := given.get("payload"), str):
         given["payload"] = payload.removeprefix("\ufeff")  # a byte order mark of an editor
     if (name := given.pop("profile", None)) is not None:
-        command, given = _of_profile(config, str(name), command, given)
+        command, given = _from_profile(config, str(name), command, given)
     elif not config.defaults.allow_commands:
         raise InvalidTask(f"command: only profiles may be run here{_known(config)}; add --profile")
     wanted = {"queue": config.defaults.queue, **given}
@@ -104,7 +104,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     return checked(NewTask(command=tuple(command), **wanted))  # type: ignore[arg-type]
 
 
-def _of_profile(
+def _from_profile(
     config: Config, name: str, command: Sequence[str], options: Mapping[str, object]
 ) -> tuple[Sequence[str], dict[str, object]]:
     """Return a profile's command for a payload, and the options with the profile's defaults."""

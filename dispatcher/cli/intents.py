@@ -13,8 +13,8 @@ from dispatcher.client import Client
 from dispatcher.daemon_report import StrandedReport
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import FINISHED, INTENDED, Intent, Outcome, Task, TaskState
+from dispatcher.obstacles import Obstacle, Standing
 from dispatcher.outlook import Asked, Outlook
-from dispatcher.standing import Obstacle, Standing
 
 #: Obstacles that leave the rest of the work undone.
 _NO_DAEMON = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING})

@@ -83,10 +83,10 @@ def _given_values(config: Config) -> Iterator[tuple[str, object]]:
         tables = part if isinstance(part, Mapping) else {"": part}
         for own, table in tables.items():
             if isinstance(table, Section):
-                yield from _of_table(f"{name}.{own}" if own else name, table)
+                yield from _table_values(f"{name}.{own}" if own else name, table)
 
 
-def _of_table(path: str, table: Section) -> Iterator[tuple[str, object]]:
+def _table_values(path: str, table: Section) -> Iterator[tuple[str, object]]:
     for field in msgspec.structs.fields(table):
         value = getattr(table, field.name)
         if value is not None:

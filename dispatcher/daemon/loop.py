@@ -86,7 +86,7 @@ class Loop:
             if key.data is not None:
                 key.data(at, mask)
         behind = self._workers.check_backlog()
-        requests = self._take_requests(at, hurry=bool(events) or at >= self._deadline)
+        requests = self._take_requests(at, at_once=bool(events) or at >= self._deadline)
         grouping = self._requests_due() is not None
         # A worker's request counts before its exit, so exits wait until all requests are read.
         self._held, events = (events, []) if behind else ([], events)
@@ -130,10 +130,10 @@ class Loop:
         if (due := self._requests_due()) is not None:
             yield due
 
-    def _take_requests(self, at: Instant, *, hurry: bool) -> Sequence[Request]:
-        """Return the workers' requests, if due or in a hurry: before what the executor reports."""
+    def _take_requests(self, at: Instant, *, at_once: bool) -> Sequence[Request]:
+        """Return the workers' requests, if due or `at_once`: before what the executor reports."""
         due = self._requests_due()
-        if due is None or (at < due and not hurry):
+        if due is None or (at < due and not at_once):
             return ()
         return self._workers.requests.take(at=at)
 

@@ -22,7 +22,7 @@ from dispatcher.errors import FULL, REMOVED, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.host import holes, locks, owner
 from dispatcher.host.node import known_node_id
-from dispatcher.standing import recent_step_text
+from dispatcher.obstacles import recent_step_text
 from dispatcher.store.examine import Examined, examine
 from dispatcher.store.filesystems import MOUNTINFO
 from dispatcher.store.open import database_path, is_there, refuse_place, remembered_identity

@@ -61,11 +61,11 @@ class Ender:
         at_once = self._memory.stopping.how is Stop.HURRY
         for run in self._store.endings(self._memory.settings.node_id):
             live = self._memory.live.get(run.run_uid)
-            if live is not None and (not live.end_sent or (at_once and not live.hurried)):
+            if live is not None and (not live.end_sent or (at_once and not live.at_once_sent)):
                 turn.after(partial(self._send_end, live, run, turn.at, at_once=at_once))
 
     def _send_end(self, live: LiveRun, run: OpenRun, at: Instant, *, at_once: bool) -> None:
         assert run.ending is not None
-        live.end_sent_at, live.hurried = live.end_sent_at or at, at_once
+        live.end_sent_at, live.at_once_sent = live.end_sent_at or at, at_once
         self._executor.send(wire.End(uid=run.run_uid, reason=run.ending, at_once=at_once))
         log.info("run.ending", ending=run.ending, reason=run.ending_reason, **live.ids())

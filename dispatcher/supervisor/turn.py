@@ -125,7 +125,7 @@ class LiveRun:
     """When its worker last sent a message that the store did not take."""
     end_sent_at: Instant | None = None
     """When the executor was first ordered to end it."""
-    hurried: bool = False
+    at_once_sent: bool = False
     """Whether the order was repeated without the rest of the grace."""
     unkillable: str | None = None
     """Why it lives although SIGKILL was sent; None: no such report."""

@@ -17,8 +17,8 @@ from dispatcher.client import Client
 from dispatcher.config.config import load
 from dispatcher.errors import StoreUnavailable
 from dispatcher.model import Leases, TaskState
+from dispatcher.obstacles import Standing
 from dispatcher.overview import Status
-from dispatcher.standing import Standing
 from dispatcher.times import StoreTime
 from tests.command import Command
 from tests.reports import report

@@ -9,7 +9,7 @@ import pytest
 from dispatcher.calendar import Calendar
 from dispatcher.cli.verbs.why import explain
 from dispatcher.model import PausedQueue, Task, TaskState
-from dispatcher.standing import Standing
+from dispatcher.obstacles import Standing
 from dispatcher.times import StoreTime
 from tests.command import Command
 from tests.reports import report

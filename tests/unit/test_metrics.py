@@ -14,8 +14,8 @@ from dispatcher.calendar import Calendar
 from dispatcher.daemon_report import HistogramReport, OutputReport
 from dispatcher.metrics import METRICS, exposition
 from dispatcher.model import Leases, Outcome, PausedQueue, TaskState
+from dispatcher.obstacles import Standing
 from dispatcher.overview import Status
-from dispatcher.standing import Standing
 from dispatcher.supervisor import figures
 from dispatcher.times import StoreTime
 from tests.command import Command

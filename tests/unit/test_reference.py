@@ -17,7 +17,7 @@ from dispatcher.config.config import Config, load
 from dispatcher.config.file import named_tables, written
 from dispatcher.config.section import NAME
 from dispatcher.config.settings import Settings
-from dispatcher.standing import Obstacle
+from dispatcher.obstacles import Obstacle
 
 ROOT = Path(__file__).parents[2]
 

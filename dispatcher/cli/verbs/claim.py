@@ -14,8 +14,8 @@ import msgspec
 
 from dispatcher import control, worker_api
 from dispatcher.calendar import Calendar
+from dispatcher.cli.claims import LOCK, usage_errors, warn_of_end
 from dispatcher.cli.configuration import config_as_owner
-from dispatcher.cli.held_claim import LOCK, usage_errors, warn_of_end
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.param_types import DURATION, ID, offered
 from dispatcher.cli.printing import is_closed, print_json, printed

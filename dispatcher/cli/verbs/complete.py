@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 import msgspec
 
-from dispatcher.cli.configuration import open_client
-from dispatcher.cli.held_claim import (
+from dispatcher.cli.claims import (
     claim_options,
     lock_of,
     print_answer,
     report_to_daemon,
     usage_errors,
 )
+from dispatcher.cli.configuration import open_client
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.complaints import UNREADABLE, in_words
 

@@ -6,8 +6,7 @@ import os
 
 import click
 
-from dispatcher.cli.configuration import open_client
-from dispatcher.cli.held_claim import (
+from dispatcher.cli.claims import (
     claim_options,
     lock_of,
     print_answer,
@@ -15,6 +14,7 @@ from dispatcher.cli.held_claim import (
     usage_errors,
     warn_of_end,
 )
+from dispatcher.cli.configuration import open_client
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.words import Renewed
 

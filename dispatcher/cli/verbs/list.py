@@ -19,8 +19,8 @@ from dispatcher.cli.printing import print_json, print_json_line
 from dispatcher.client import Client
 from dispatcher.errors import did_you_mean
 from dispatcher.model import Task, TaskFilter, TaskState
+from dispatcher.obstacles import AT_REST, Obstacle, Standing
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.standing import AT_REST, Obstacle, Standing
 from dispatcher.times import StoreTime, WallTime
 
 #: Characters of a reason in a list, as the longest cell sets the width; `show` has all of it.
@@ -94,9 +94,9 @@ def command(*, limit: int, absolute: bool, as_json: bool, json_lines: bool, **gi
         elif first:
             _print_tasks(shown, obstacle, calendar, absolute=absolute)
         if not first:
-            click.echo(f"dispatcher: no tasks{_of_queue(store, wanted.queue)}", err=True)
+            click.echo(f"dispatcher: no tasks{_empty_queue_text(store, wanted.queue)}", err=True)
         elif next(tasks, None) is not None:
-            click.echo(f"dispatcher: {limit}{_of_all(store, wanted)}", err=True)
+            click.echo(f"dispatcher: {limit}{_total_text(store, wanted)}", err=True)
 
 
 def _filter(
@@ -123,7 +123,7 @@ def _task_json(
     return {**render.task_json(task, calendar), "obstacle": obstacle(task)}
 
 
-def _of_queue(store: Client, queue: str | None) -> str:
+def _empty_queue_text(store: Client, queue: str | None) -> str:
     """Return the queue without tasks, with the nearest name if there is none such."""
     if queue is None:
         return ""
@@ -131,7 +131,7 @@ def _of_queue(store: Client, queue: str | None) -> str:
     return f" in queue {queue!r}" + ("" if queue in known else did_you_mean(queue, known))
 
 
-def _of_all(store: Client, wanted: TaskFilter) -> str:
+def _total_text(store: Client, wanted: TaskFilter) -> str:
     """Return how many tasks there are in all, if the store keeps that count."""
     counted = TaskFilter(states=wanted.states, queue=wanted.queue)
     if replace(wanted, oldest_first=False) != counted:

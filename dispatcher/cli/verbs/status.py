@@ -16,8 +16,8 @@ from dispatcher.cli.printing import print_json
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.model import TaskState
+from dispatcher.obstacles import DAY, Standing, recent_step_text
 from dispatcher.overview import Status, Stuck
-from dispatcher.standing import DAY, Standing, recent_step_text
 from dispatcher.times import StoreTime
 
 #: Tasks that could not be ended, and keep a slot, that are named one by one.

@@ -15,9 +15,9 @@ from dispatcher.errors import NoTask
 from dispatcher.execution import LOCAL
 from dispatcher.host import marks
 from dispatcher.model import Run, Task, TaskState
+from dispatcher.obstacles import Standing
 from dispatcher.outlook import Outlook
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.standing import Standing
 
 #: The defaults.
 LEASES = LeasesSection()
@@ -72,7 +72,7 @@ def explain(
     `ahead`: the outlook of a run that is ending, within the graces of `leases`.
     """
     if task.state is TaskState.RUNNING:
-        yield from _of_running(task, runs[-1] if runs else None, status, ahead, leases)
+        yield from _explain_running(task, runs[-1] if runs else None, status, ahead, leases)
     elif task.state is TaskState.HELD:
         release = f"release {task.id}, " if task.attempts_used < task.max_attempts else ""
         yield f"it waits for you: dispatcher {release}retry {task.id} or cancel {task.id}"
@@ -89,7 +89,7 @@ def explain(
         yield f"it fails at {fails_at} if it has not been claimed by then"
 
 
-def _of_running(
+def _explain_running(
     task: Task, run: Run | None, status: Standing, ahead: Outlook | None, leases: LeasesSection
 ) -> Iterator[str]:
     if run is None:
@@ -104,7 +104,7 @@ def _of_running(
         living = stranded.describe("it", awaited=status.missing == "executor")
         yield f"{living}; it is settled once nothing of it lives"
     if ahead is not None:
-        yield from _of_ending(task, run, status, ahead, leases)
+        yield from _explain_ending(task, run, status, ahead, leases)
     else:
         yield f"its lease expires at {expires_at} unless it is renewed"
     if (report := status.report) is not None:
@@ -117,7 +117,7 @@ def _of_running(
     yield from (reason.text for reason in status.faults())
 
 
-def _of_ending(
+def _explain_ending(
     task: Task, run: Run, status: Standing, ahead: Outlook, leases: LeasesSection
 ) -> Iterator[str]:
     """Yield how the run ends, which of its processes live, and what follows."""

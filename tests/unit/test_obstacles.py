@@ -14,8 +14,8 @@ from dispatcher.cli.verbs.status import status_json
 from dispatcher.config.config import load
 from dispatcher.errors import StoreUnavailable
 from dispatcher.model import PausedQueue, TaskState
+from dispatcher.obstacles import Obstacle, Standing
 from dispatcher.overview import STUCK_AFTER, Status
-from dispatcher.standing import Obstacle, Standing
 from dispatcher.supervisor.stop import Stop
 from dispatcher.times import WallTime, iso
 from tests.command import Command
