@@ -133,7 +133,7 @@ def _refusal_of_running(one: Asked, task: Task) -> str | None:
 
 
 def _retry(task_id: int) -> str:
-    return f"`dispatcher retry {task_id}` gives all its attempts back"
+    return f"`dispatcher retry {task_id}` restores all its attempts"
 
 
 def _missing_daemon(standing: Standing, done: Sequence[Asked]) -> Iterator[str]:

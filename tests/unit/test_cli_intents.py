@@ -315,7 +315,7 @@ def test_a_release_without_an_attempt_left_is_refused_with_the_remedy(command: C
 
     told = command("release", 1, exits=1).stderr
 
-    remedy = "`dispatcher retry 1` gives all its attempts back"
+    remedy = "`dispatcher retry 1` restores all its attempts"
     assert told == (
         "dispatcher: task 1 is being ended as timed_out; then it is held, and cannot be released:"
         f" no attempt is left; {remedy}\n"
@@ -331,7 +331,7 @@ def test_held_without_an_attempt_left_it_is_not_released_either(command: Command
 
     told = command("release", 1, exits=1).stderr
 
-    assert "task 1 is held with no attempt left; `dispatcher retry 1` gives" in told
+    assert "task 1 is held with no attempt left; `dispatcher retry 1` restores" in told
     assert "1 ready\n" == command("retry", 1).stdout
 
 

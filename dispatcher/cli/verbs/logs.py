@@ -22,7 +22,7 @@ from dispatcher.model import Run
         "dispatcher logs 42",
         "dispatcher logs 42 --run 57",
         "dispatcher logs 42 --tail 20",
-        "dispatcher logs -f 42   # until it rests",
+        "dispatcher logs -f 42   # until it is finished or held",
     )
 )
 @task_id_argument
@@ -32,7 +32,7 @@ from dispatcher.model import Run
     "-f",
     "--follow",
     is_flag=True,
-    help="Follow the output as it grows, through later runs, until the task rests.",
+    help="Follow the output as it grows, through later runs, until the task is finished or held.",
 )
 @config_option
 def command(*, task_id: int, run_id: int | None, tail: int | None, follow: bool) -> None:

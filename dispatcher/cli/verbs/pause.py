@@ -19,7 +19,7 @@ from dispatcher.submission import check_queue
 def command(*, queues: tuple[str, ...], reason: str, as_json: bool) -> None:
     """Stop all claims from these queues. Running tasks go on; submitting stays possible.
 
-    It holds on every node until `resume`; `status` and `why` show it.
+    The pause lasts on every node until `resume`; `status` and `why` show it.
     """
     for queue in queues:
         check_queue(queue)

@@ -14,7 +14,7 @@ from dispatcher.model import Intent
 @json_option
 @config_option
 def command(*, task_ids: tuple[int, ...], as_json: bool) -> None:
-    """Make held tasks ready, with the attempts they have left; `retry` gives all of them back.
+    """Make held tasks ready, with the attempts they have left; `retry` restores all of them.
 
     A task that is going to be held becomes ready once its run has ended.
     """
