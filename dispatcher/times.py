@@ -1,4 +1,4 @@
-"""Three kinds of time with three types that do not mix, and the clocks of a host."""
+"""Three kinds of time with three types that do not mix, alarms, and the clocks of a host."""
 
 from __future__ import annotations
 
@@ -26,6 +26,19 @@ Instant = NewType("Instant", float)
 #: After and before every instant.
 NEVER = Instant(math.inf)
 LONG_AGO = Instant(-math.inf)
+
+
+class Alarm:
+    """An instant at which something is due; a new alarm is due at once."""
+
+    def __init__(self, at: Instant = LONG_AGO) -> None:
+        self.at = at
+
+    def set(self, at: float) -> None:
+        self.at = Instant(at)
+
+    def is_due(self, at: Instant) -> bool:
+        return at >= self.at
 
 
 def instant() -> Instant:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dispatcher.cli.configuration import name_file
-from dispatcher.cli.param_types import DURATION, ID, SIGNAL, TEXT
+from dispatcher.cli.param_types import DURATION, ID, SIGNAL, TEXT, offered
 from dispatcher.wire import KillMode
 
 config_option = click.option(
@@ -36,6 +36,18 @@ task_ids_argument = click.argument(
     required=True,
     callback=lambda _ctx, _param, ids: tuple(dict.fromkeys(ids)),  # a repeated id counts once
 )
+
+
+def queues_argument(offer: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the argument that names queues; a shell completes those that `offer` lists."""
+    return click.argument(
+        "queues",
+        type=TEXT,
+        metavar="QUEUE...",
+        nargs=-1,
+        required=True,
+        shell_complete=offered(offer),
+    )
 
 
 def _not_blank(_: click.Context, __: click.Parameter, text: str) -> str:

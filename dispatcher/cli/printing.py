@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import click
@@ -31,6 +31,17 @@ def print_json_list(values: Iterable[object]) -> None:
         sys.stdout.write(f"{opening}\n{text}".replace("\n", "\n  "))
         opening = ","
     click.echo("[]" if opening == "[" else "\n]")
+
+
+def print_queue_changes(
+    changed: Mapping[str, bool], words: tuple[str, str], *, as_json: bool
+) -> None:
+    """Print each queue with the first of `words` if it changed, else with the second."""
+    if as_json:
+        print_json([{"queue": queue, "done": done} for queue, done in changed.items()])
+        return
+    for queue, done in changed.items():
+        click.echo(f"{queue} {words[0] if done else words[1]}")
 
 
 @contextmanager

@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from dispatcher import wire
-from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
 from dispatcher.supervisor.takeover import TAKEOVER_BATCH, settle_abandoned
 from dispatcher.supervisor.turn import Shared, Turn
-from dispatcher.times import Instant
+from dispatcher.times import Alarm, Instant
 
 
 class Absence:

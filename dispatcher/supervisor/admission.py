@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from dispatcher.store.api import SubmitterStore
-from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import Turn
-from dispatcher.times import NEVER, Instant
+from dispatcher.times import NEVER, Alarm, Instant
 
 #: Seconds between two looks, and between two steps while there is more to do.
 LOOK_INTERVAL = 5.0

@@ -10,9 +10,8 @@ import structlog
 
 from dispatcher.execution import Claim
 from dispatcher.executor_api import start_message
-from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
-from dispatcher.times import NEVER, Instant, StoreTime
+from dispatcher.times import NEVER, Alarm, Instant, StoreTime
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()

@@ -10,9 +10,8 @@ import structlog
 from dispatcher import policy
 from dispatcher.execution import OpenRun
 from dispatcher.model import Liveness, Outcome
-from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
-from dispatcher.times import LONG_AGO, NEVER, Instant
+from dispatcher.times import LONG_AGO, NEVER, Alarm, Instant
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()

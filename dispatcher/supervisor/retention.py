@@ -9,9 +9,8 @@ from typing import Protocol
 import structlog
 
 from dispatcher.store.api import OperatorStore
-from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import Memory, Turn
-from dispatcher.times import NEVER, Instant, StoreTime, WallTime
+from dispatcher.times import NEVER, Alarm, Instant, StoreTime, WallTime
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()

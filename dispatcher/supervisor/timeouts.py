@@ -32,9 +32,8 @@ from dispatcher.executor_api import OutputState, latest_run_end, run_deadline
 from dispatcher.model import GivenUp, Outcome
 from dispatcher.policy import TOTAL_OVER, Verdict
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn, Watch
-from dispatcher.times import NEVER, Instant, StoreTime, instant_of
+from dispatcher.times import NEVER, Alarm, Instant, StoreTime, instant_of
 from dispatcher.wire import RunUid
 
 log = structlog.get_logger()

@@ -10,9 +10,8 @@ import structlog
 
 from dispatcher import wire
 from dispatcher.store.api import WorkerStore
-from dispatcher.supervisor.alarm import Alarm
 from dispatcher.supervisor.turn import LiveRun, Memory, Request, Turn
-from dispatcher.times import Instant, StoreTime
+from dispatcher.times import Alarm, Instant, StoreTime
 from dispatcher.words import (
     Accepted,
     Beat,

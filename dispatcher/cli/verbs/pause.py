@@ -5,8 +5,14 @@ from __future__ import annotations
 import click
 
 from dispatcher.cli.configuration import open_client
-from dispatcher.cli.options import config_option, examples, json_option, reason_option
-from dispatcher.cli.queue_changes import print_changes, queues_argument
+from dispatcher.cli.options import (
+    config_option,
+    examples,
+    json_option,
+    queues_argument,
+    reason_option,
+)
+from dispatcher.cli.printing import print_queue_changes
 from dispatcher.errors import did_you_mean
 from dispatcher.submission import check_queue
 
@@ -30,4 +36,4 @@ def command(*, queues: tuple[str, ...], reason: str, as_json: bool) -> None:
                 near = did_you_mean(queue, known) or "; it holds for those that come"
                 click.echo(f"dispatcher: no task is in queue {queue!r}{near}", err=True)
         changed = {queue: store.pause(queue, reason) for queue in queues}
-    print_changes(changed, ("paused", "was paused already"), as_json=as_json)
+    print_queue_changes(changed, ("paused", "was paused already"), as_json=as_json)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from dispatcher.cli.configuration import open_client
-from dispatcher.cli.options import config_option, examples, json_option
-from dispatcher.cli.queue_changes import print_changes, queues_argument
+from dispatcher.cli.options import config_option, examples, json_option, queues_argument
+from dispatcher.cli.printing import print_queue_changes
 
 
 @click.command(epilog=examples("dispatcher resume nightly"))
@@ -17,4 +17,4 @@ def command(*, queues: tuple[str, ...], as_json: bool) -> None:
     """Allow claims from these queues again."""
     with open_client() as store:
         changed = {queue: store.resume(queue) for queue in queues}
-    print_changes(changed, ("resumed", "was not paused"), as_json=as_json)
+    print_queue_changes(changed, ("resumed", "was not paused"), as_json=as_json)
