@@ -15,7 +15,7 @@ from dispatcher.errors import (
     StoreUnavailable,
     cannot_use,
 )
-from dispatcher.executor import process
+from dispatcher.executor import bootstrap
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Journal
 from dispatcher.executor.log import Log
@@ -46,7 +46,7 @@ def main() -> int:
     state_dir, runtime_dir = (
         str(Path(d).absolute()) for d in (options.state_dir, options.runtime_dir)
     )
-    process.close_inherited()
+    bootstrap.close_inherited()
     log = Log(inheritance.STDERR, form=options.log_format, node=options.node_id)
     if options.mistake:
         log("config.mistaken", mistakes=[*map(utf8.as_utf8, options.mistake)])
@@ -61,16 +61,16 @@ def main() -> int:
 
 def _run(state_dir: str, runtime_dir: str, options: argparse.Namespace, log: Log) -> int:
     try:
-        process.check_host(state_dir, runtime_dir)
-        lock = FileLock(process.lock_directory(state_dir))
+        bootstrap.check_host(state_dir, runtime_dir)
+        lock = FileLock(bootstrap.lock_directory(state_dir))
         runtime = RuntimeDirectory(
             Path(runtime_dir),
-            lock if runtime_dir == state_dir else FileLock(process.lock_directory(runtime_dir)),
+            lock if runtime_dir == state_dir else FileLock(bootstrap.lock_directory(runtime_dir)),
             lock_path=Path(runtime_dir, EXECUTOR_LOCK),
-            lock=lambda: FileLock(process.lock_directory(runtime_dir, patience=0.0)),
+            lock=lambda: FileLock(bootstrap.lock_directory(runtime_dir, patience=0.0)),
             state_dir=Path(state_dir),
         )
-        name = process.hold_node_name(options.node_id, Path(state_dir))
+        name = bootstrap.hold_node_name(options.node_id, Path(state_dir))
         executor = _executor(state_dir, runtime_dir, options, log, runtime)
     except ConfigError as error:
         log("executor.refused", error=str(error))
@@ -114,11 +114,11 @@ def _executor(
     log: Log,
     runtime: RuntimeDirectory,
 ) -> Executor:
-    limits = process.become_parent()
+    limits = bootstrap.become_parent()
     identity = ExecutorIdentity(
         node_id=options.node_id,
         state_dir=state_dir,
-        boot_id=process.boot_id(),
+        boot_id=bootstrap.boot_id(),
         pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
     )
     kernel, outputs = Kernel(), OutputFiles()
@@ -127,7 +127,7 @@ def _executor(
         notices = Notices(runtime_dir, kernel, server)
     except OSError as error:
         wrong = f"cannot listen in {runtime_dir}"
-        raise cannot_use(wrong, error, process.remedy_for(runtime_dir)) from error
+        raise cannot_use(wrong, error, bootstrap.remedy_for(runtime_dir)) from error
     notifier = Notifier({} if options.embedded else os.environ)  # embedded, the daemon notifies
     spawner = _spawner(outputs, limits, log)
     journal = _journal(identity, runtime_dir, runtime.device)
@@ -139,7 +139,7 @@ def _executor(
         embedded=options.embedded,
         notifier=notifier if notifier.has_manager else None,
     )
-    process.obey_sigterm(executor.shut_down, kernel)
+    bootstrap.obey_sigterm(executor.shut_down, kernel)
     return executor
 
 

@@ -88,11 +88,6 @@ class Journal:
         """Add a record, to be written by the next flush."""
         self._lines.append(encode(record))
 
-    @property
-    def has_unwritten(self) -> bool:
-        """Whether records wait for the next flush."""
-        return bool(self._lines)
-
     def flush(self) -> OSError | None:
         """Write the added records, wholly or not at all; return why they could not be written."""
         if not self._lines:

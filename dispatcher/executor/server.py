@@ -105,14 +105,6 @@ class Server:
         return self._peer is not None
 
     @property
-    def connection(self) -> socket.socket | None:
-        return self._peer
-
-    @property
-    def wants_to_write(self) -> bool:
-        return bool(self._outbox or self._sending)
-
-    @property
     def due(self) -> Instant:
         """When to flush even if nothing happens."""
         if self._lines:

@@ -9,7 +9,7 @@ import signal
 import sys
 
 from dispatcher import times
-from dispatcher.executor import process
+from dispatcher.executor import bootstrap
 from dispatcher.executor.executor import Executor, ExecutorIdentity
 from dispatcher.executor.journal import Journal
 from dispatcher.executor.log import Log
@@ -39,7 +39,8 @@ def main(arguments: list[str]) -> None:
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     locks = [
-        process.lock_directory(directory) for directory in (options.state_dir, options.runtime_dir)
+        bootstrap.lock_directory(directory)
+        for directory in (options.state_dir, options.runtime_dir)
     ]
     fate = Fate(options.die, kill=kill_this_process)
     compose(options, fate).run()
@@ -68,7 +69,7 @@ def compose(options: argparse.Namespace, fate: Fate) -> Executor:
         report=Reporter(sites.mortal_journal(journal, fate), log, mortal_server.send),
     )
     executor = Executor(node, outside, embedded=True)
-    process.obey_sigterm(executor.shut_down, kernel)
+    bootstrap.obey_sigterm(executor.shut_down, kernel)
     return executor
 
 

@@ -71,12 +71,12 @@ def _no_connection_waits(server: Server, ready: Collection[int], at: float) -> b
 
 
 def _nothing_received(server: Server, ready: Collection[int]) -> bool:
-    peer = server.connection
+    peer = server._peer
     return server.all_read and (peer is None or peer.fileno() not in ready)
 
 
 def _nothing_unsent(server: Server, at: float) -> bool:
-    return server.connection is None or not server.wants_to_write
+    return server._peer is None or not (server._outbox or server._sending)
 
 
 _STORE = {
@@ -118,7 +118,7 @@ _OUTPUTS = {"open": Act()}
 
 _JOURNAL = {
     "note": Act(),
-    "flush": Act(_half_of_the_records, idle=lambda journal: not journal.has_unwritten),
+    "flush": Act(_half_of_the_records, idle=lambda journal: not journal._lines),
     "rewrite": Act(_half_of_a_new_journal),
 }
 

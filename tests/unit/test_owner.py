@@ -16,7 +16,7 @@ from dispatcher.client import Client
 from dispatcher.config import toml
 from dispatcher.config.config import load
 from dispatcher.errors import ConfigError
-from dispatcher.executor.process import lock_directory
+from dispatcher.executor.bootstrap import lock_directory
 from dispatcher.host import files, owner
 from dispatcher.host.node import node_id
 from dispatcher.host.owner import MOST_LINKS, owner_of, unknown_user

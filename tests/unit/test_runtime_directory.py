@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.errors import ConfigError, HostTrouble
-from dispatcher.executor.process import lock_directory
+from dispatcher.executor.bootstrap import lock_directory
 from dispatcher.host import sockets
 from dispatcher.host.locks import FileLock, holder_of, lock_file
 from dispatcher.host.runtime_directory import (
