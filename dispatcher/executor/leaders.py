@@ -116,6 +116,5 @@ class Leaders:
         try:
             variables = self._notices.open(start.uid, start.watchdog)
         except OSError as error:
-            text = f"cannot make its notify socket: {error}"
-            raise CannotStart(wire.Fault.HOST, text) from error
+            raise CannotStart(wire.Fault.HOST, f"cannot make its notify socket: {error}") from error
         return msgspec.structs.replace(start, env={**start.env, **variables})

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from dispatcher.times import Instant, monotonic_us
+from dispatcher.times import LONG_AGO, Instant, monotonic_us
 
 #: Signs of life in one interval of the watchdog; sd_watchdog_enabled(3) recommends two.
 _OFTEN = 3
@@ -33,8 +33,7 @@ class Notifier:
             self._socket.settimeout(_PATIENCE)
         self.interval = _watchdog_interval(environ) if self._address else None
         """Seconds between two signs of life for the manager; None: it wants none."""
-        self._alive_at = Instant(0.0)
-        self._extended_at = Instant(0.0)
+        self._alive_at = self._extended_at = LONG_AGO
         self.is_ready = False
         """Whether the manager received that this process is ready, since the last reload."""
         self._status = ""

@@ -49,9 +49,8 @@ def in_use(names: Sequence[str], *, user: bool) -> list[str]:
             f"{whose} does not answer whether {' and '.join(names)} run: {why}; start it, or if"
             " nothing of the service runs: --force"
         )
-    shown = done.stdout
     found = []
-    for block in shown.split("\n\n"):
+    for block in done.stdout.split("\n\n"):
         properties = dict(line.partition("=")[::2] for line in block.splitlines())
         runs = properties.get("ActiveState", "inactive") not in {"inactive", "failed"}
         if runs or properties.get("UnitFileState", "").startswith("enabled"):

@@ -38,7 +38,7 @@ class _Empty:
 
 
 class OutputLocked(Exception):
-    """Processes of another run write to this file: do not start this one."""
+    """Processes of another run write to the file named here: do not start this one."""
 
 
 class OutputFile:
@@ -112,7 +112,7 @@ class OutputFiles:
         except OSError as error:
             os.close(descriptor)
             if isinstance(error, BlockingIOError):
-                raise OutputLocked from None
+                raise OutputLocked(path) from None
             raise
         self._files[path] = OutputFile(path, own)
         return descriptor

@@ -93,20 +93,17 @@ class Spawner:
                 os.close(stdin)
 
     def _open_output(self, start: wire.Start) -> int:
-        path = start.output_path
         try:
             self._refuse_predecessor(start)
-            return self._outputs.open(path)
-        except OutputLocked:
-            pass
+            return self._outputs.open(start.output_path)
+        except OutputLocked as error:
+            text = f"processes of an earlier run still write to {error}"
+            raise CannotStart(wire.Fault.PREDECESSOR, text) from error
         except (OSError, ValueError) as error:
-            text = f"cannot open the output file: {error}"
-            raise CannotStart(wire.Fault.HOST, text) from error
-        text = f"processes of an earlier run still write to {path}"
-        raise CannotStart(wire.Fault.PREDECESSOR, text)
+            raise CannotStart(wire.Fault.HOST, f"cannot open the output file: {error}") from error
 
     def _refuse_predecessor(self, start: wire.Start) -> None:
-        """Raise CannotStart unless every earlier run of the task is known to be gone."""
+        """Raise OutputLocked or CannotStart unless all earlier runs are known to be gone."""
         for path in filter(None, (start.previous_output_path, *start.earlier_output_paths)):
             try:
                 held = self._outputs.is_locked(path)
@@ -114,8 +111,7 @@ class Spawner:
                 text = f"it is unknown whether an earlier run lives: {path}: {error}"
                 raise CannotStart(wire.Fault.PREDECESSOR, text) from error
             if held:
-                text = f"processes of an earlier run still write to {path}"
-                raise CannotStart(wire.Fault.PREDECESSOR, text)
+                raise OutputLocked(path)
 
     def _spawn(
         self,
@@ -231,5 +227,4 @@ def find_program(command: tuple[str, ...], search: str) -> str:
     if unusable:
         raise CannotStart(wire.Fault.TASK, f"not executable: {unusable}")
     shown = search if len(search) <= MOST_OF_PATH else f"{search[:MOST_OF_PATH]}…"
-    text = f"no such program: {name!r} (not in PATH {shown!r})"
-    raise CannotStart(wire.Fault.TASK, text)
+    raise CannotStart(wire.Fault.TASK, f"no such program: {name!r} (not in PATH {shown!r})")
