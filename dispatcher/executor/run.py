@@ -10,7 +10,7 @@ from typing import Self
 import msgspec
 
 from dispatcher import wire, worker_api
-from dispatcher.executor.killing import UNKILLABLE_AFTER, Killing
+from dispatcher.executor.kills import UNKILLABLE_AFTER, Kills
 from dispatcher.executor.phases import MOVES, Phase, Step
 from dispatcher.executor.records import Gone, InheritedRun
 from dispatcher.executor.system.procfs import Process
@@ -61,7 +61,7 @@ class TrackedRun:
     leftovers: tuple[str, ...] = ()
     unkillable: bool = False
     """A process lives long after its SIGKILL, or for as long it is unknown whether one does."""
-    killing: Killing = field(default_factory=Killing)
+    kills: Kills = field(default_factory=Kills)
     trouble: str = ""
     """Why the run is `unkillable`, or before that which processes may not be signalled."""
     inherited: InheritedRun | None = None
@@ -227,7 +227,7 @@ class TrackedRun:
 
     def note_killed(self, processes: list[Process], at: Instant) -> None:
         """Record who got SIGKILL; those who got it for the first time are looked at again soon."""
-        if self.killing.note_killed(processes, at):
+        if self.kills.note_killed(processes, at):
             self.pause = min(self.pause, LONGEST_PAUSE[Phase.KILLED])
 
     def note_alive(self, at: Instant) -> None:

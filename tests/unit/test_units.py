@@ -14,7 +14,7 @@ import pytest
 
 from dispatcher.config.config import Config, load
 from dispatcher.config.settings import MetricsSection
-from dispatcher.executor.killing import UNKILLABLE_AFTER
+from dispatcher.executor.kills import UNKILLABLE_AFTER
 from dispatcher.exit_codes import ExitCode
 from dispatcher.logs.journald import identifier
 from dispatcher.service.units import NAMES, SHIPPED, Installation, argument, unit_texts

@@ -100,7 +100,7 @@ class Endings:
         run.note_alive(at)
         walk = self._tree.walk(run)
         if walk is None or (walk.whole and not walk.signalled):
-            survivors = run.killing.survivors(seen.processes, at if walk is None else walk.began_at)
+            survivors = run.kills.survivors(seen.processes, at if walk is None else walk.began_at)
             if survivors and not run.unkillable:
                 self._hold(run, why_alive(self._kernel, survivors))
 

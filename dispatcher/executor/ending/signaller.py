@@ -80,16 +80,16 @@ class Signaller:
         The group gets SIGKILL last: the children of a process that dies early become ours. If the
         tree cannot be walked, the group gets SIGKILL at once, which needs nothing that is short.
         """
-        if walk is None and run.killing.freezing:
+        if walk is None and run.kills.freezing:
             self._kill_group(run)
             return True
         if walk is not None:
-            if run.killing.freezing and not walk.whole:
+            if run.kills.freezing and not walk.whole:
                 return False
-            if not run.killing.may_kill(found_at_once=walk.found_at_once):
+            if not run.kills.may_kill(found_at_once=walk.found_at_once):
                 self._tree.begin_walk(run, at)
                 return False
-            if run.killing.freezing and not walk.signalled:
+            if run.kills.freezing and not walk.signalled:
                 walk.signal_children_first()
         processes = processes_of(seen) if walk is None else walk.take(self._tree.share, None)
         done = walk is None or walk.signalled == len(walk.found)
@@ -98,7 +98,7 @@ class Signaller:
         run.note_killed([one for one in processes if self._signal_one(one, at, signal.SIGKILL)], at)
         self._note_signalled(run, processes, at)
         if done:
-            run.killing.end_round()
+            run.kills.end_round()
         return done
 
     def _kill_group(self, run: TrackedRun) -> None:

@@ -155,7 +155,7 @@ class Tree:
 
     def begin_walk(self, run: TrackedRun, at: Instant) -> Walk:
         """Begin at the root of a run's tree, whatever was found before; look() goes on with it."""
-        stop = partial(run.killing.stop, self._kernel) if run.killing.freezing else None
+        stop = partial(run.kills.stop, self._kernel) if run.kills.freezing else None
         walk = self._walks[run.uid] = Walk(self._kernel, at, stop)
         return walk
 

@@ -10,7 +10,7 @@ import pytest
 from dispatcher import wire
 from dispatcher.executor.executor import STOP_PATIENCE
 from dispatcher.executor.journal import Journal
-from dispatcher.executor.killing import UNKILLABLE_AFTER
+from dispatcher.executor.kills import UNKILLABLE_AFTER
 from dispatcher.executor.records import Gone, Header
 from dispatcher.logs.journald import SOCKET_VARIABLE
 from dispatcher.times import Instant

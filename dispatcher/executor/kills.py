@@ -20,7 +20,7 @@ UNKILLABLE_AFTER = 5.0
 MOST_FREEZES = 4
 
 
-class Killing:
+class Kills:
     """Records which processes of one run were stopped, and which got SIGKILL."""
 
     def __init__(self) -> None:
