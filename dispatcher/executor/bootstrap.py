@@ -83,7 +83,7 @@ def lock_directory(directory: str, *, patience: float = LOCK_PATIENCE) -> int:
 def hold_node_name(node: str, state_dir: Path) -> socket.socket | None:
     """Return the socket that keeps copies of this node off this host: they would sweep our runs.
 
-    None: a process that is no executor has the name. The locks hold all the same.
+    None: another program has the name. The locks hold all the same.
     """
     give_up_at = times.instant() + LOCK_PATIENCE
     while (held := hold_name(node, state_dir)) is None and times.instant() <= give_up_at:

@@ -47,7 +47,7 @@ class Journal:
     """Collects records during a tick and writes them in one piece."""
 
     def __init__(self, path: str, header: Header, *, kept_at: str | None = None) -> None:
-        """`path` is where a successor looks; `kept_at` where the lines are, if not there."""
+        """`path` is what a successor reads: a link to `kept_at` if the lines are kept there."""
         self.path = path
         self._kept_at = kept_at or path
         self._linked = kept_at is None

@@ -28,11 +28,11 @@ class Directory:
 
     @property
     def is_there(self) -> bool:
-        """Whether a directory is there, made by anybody."""
+        """Whether a directory exists, also one that another process made."""
         return os.path.isdir(self.path)
 
     def restore(self) -> None:
-        """Make it, unless it is there. Raises OSError."""
+        """Make the directory if it is missing. Raises OSError."""
         Path(self.path).mkdir(mode=0o700, parents=True, exist_ok=True)
         # Not to be listed: a process needs the name of the socket that it opens.
         Path(self.path).chmod(0o711)

@@ -48,7 +48,7 @@ class RunChannel:
     name: BoundSocket
     grouping: float
     nameless: list[socket.socket] = field(default_factory=list)
-    """Its earlier sockets, whose names somebody removed; last the one used last."""
+    """Its earlier sockets, whose names were removed; the one used last is the last."""
     open: bool = True
     serial: int = 0
     unsent: wire.Notice | None = None

@@ -50,7 +50,7 @@ class Signaller:
         return walk is None or self._send_kill_signal(run, walk, at)
 
     def _send_kill_signal(self, run: TrackedRun, walk: Walk, at: Instant) -> bool:
-        """Send the kill signal to those whose turn it is; after a shortage it goes on there."""
+        """Send the kill signal to processes in their turn; continue where a shortage stopped it."""
         signums = (run.kill_signal, signal.SIGCONT)
         group = run.pid if run.holds_leader else None
         if group is not None and not walk.group_signalled:

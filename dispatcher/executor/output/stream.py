@@ -55,7 +55,7 @@ class Stream:
     give_up_at: Instant = NEVER
 
     def lose(self, until: int, why: str) -> None:
-        """Count everything before an offset as lost, and go on there."""
+        """Count everything before an offset as lost, and continue there."""
         self.lost += until - self.offset
         self.offset, self.why_lost = until, why
 

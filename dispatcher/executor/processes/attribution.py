@@ -31,7 +31,7 @@ _MARKERS = (worker_api.MARKER.encode() + b"=", worker_api.OUTER_MARKER.encode() 
 
 
 class LeftAlone:
-    """Runs that are gone while their leftovers go on, as their profile allows: nobody's now."""
+    """Runs that are gone, and whose leftovers run on as their profile allows, as part of no run."""
 
     def __init__(self) -> None:
         self._leaders: dict[wire.RunUid, int] = {}
@@ -42,7 +42,7 @@ class LeftAlone:
         return bool(self._leaders)
 
     def add(self, run: TrackedRun) -> None:
-        """Count what is left of a run, and what it will start, as nobody's from now on."""
+        """Attribute a run's leftovers, and what they start, to no run from now on."""
         if run.pid is None:
             return
         if len(self._leaders) >= MOST_LEFT_ALONE:

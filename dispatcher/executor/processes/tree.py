@@ -174,7 +174,7 @@ class Tree:
         return self._walks.get(run.uid)
 
     def leave_alone(self, run: TrackedRun) -> None:
-        """Count what is left of a run, and what it will start, as nobody's from now on."""
+        """Attribute a run's leftovers, and what they start, to no run from now on."""
         self._attribution.left_alone.add(run)
 
     @property

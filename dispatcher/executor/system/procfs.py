@@ -60,7 +60,7 @@ class Process(NamedTuple):
 
 
 def look(pid: int) -> Process | None:
-    """Return the process `pid`, an opaque one if /proc hides it; None if there is none."""
+    """Return the process `pid`, opaque if /proc hides it; None if it does not exist."""
     try:
         stat = read(f"/proc/{pid}/stat")
     except _NOT_SHOWN:
