@@ -31,9 +31,10 @@ RETRY = 0.25
 class Sink(NamedTuple):
     send: Callable[[bytes], int]
     """Write without waiting; return how many bytes. Raises BlockingIOError or OSError."""
-    wait: Callable[[float], object]
-    """Wait until it takes bytes, for so many seconds at most."""
-    close: Callable[[], None]
+    wait: Callable[[float], object] = lambda _: None
+    """Wait until it takes bytes, for so many seconds at most; a file takes them at once."""
+    close: Callable[[], None] = lambda: None
+    """Close the descriptor, if it is ours."""
 
 
 class NonBlockingWriter:
@@ -111,7 +112,7 @@ class NonBlockingWriter:
         self.sink.wait(max(0.0, give_up_at - self._clock()))
         self._queue.clear()
         self.sink.close()
-        self.sink = Sink(_nowhere, _at_once, _nothing_to_close)
+        self.sink = Sink(len)  # drops every line
 
     def _attempt(self, line: bytes) -> bytes:
         """Write a line; return the part that the reader did not take."""
@@ -144,12 +145,10 @@ def sink_for(descriptor: int) -> Sink:
             own = _reopened(descriptor)
         except OSError:  # it is another user's, or has no reader
             threaded = ThreadedSink(descriptor)
-            return Sink(threaded.send, threaded.wait, _nothing_to_close)
+            return Sink(threaded.send, threaded.wait)
         close = partial(os.close, own)
         return Sink(partial(os.write, own), partial(_wait_for_room, own), close)
-    return Sink(
-        partial(os.write, descriptor), _at_once, _nothing_to_close
-    )  # a file never waits for a reader
+    return Sink(partial(os.write, descriptor))  # a file never waits for a reader
 
 
 def _send(connection: socket.socket, line: bytes) -> int:
@@ -160,18 +159,6 @@ def _wait_for_room(descriptor: int, seconds: float) -> None:
     room = select.poll()
     room.register(descriptor, select.POLLOUT)
     room.poll(None if seconds == inf else seconds * 1000)
-
-
-def _nowhere(line: bytes) -> int:
-    return len(line)
-
-
-def _at_once(_seconds: float) -> None:
-    """Return: a file takes bytes or raises an error at once."""
-
-
-def _nothing_to_close() -> None:
-    """Close nothing: the descriptor is not ours."""
 
 
 def _reopened(descriptor: int) -> int:

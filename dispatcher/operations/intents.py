@@ -5,7 +5,7 @@ from __future__ import annotations
 from dispatcher import commits, control
 from dispatcher.config.config import Config
 from dispatcher.model import INTENDED, Intent, TaskState
-from dispatcher.operations.local_claims import settle_abandoned
+from dispatcher.operations.local_claims import settle_all_abandoned
 from dispatcher.outlook import Asked, Outlook, outlook
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
@@ -18,7 +18,7 @@ def ask(store: Store, config: Config, task_id: int, word: Intent | str, why: str
 
     def do(now: StoreTime) -> Asked:
         store.watch_clock()
-        settle_abandoned(store, config, now)
+        settle_all_abandoned(store, config, now)
         match intent:
             case Intent.CANCEL:
                 was = store.cancel(task_id, reason, now=now)
@@ -28,7 +28,7 @@ def ask(store: Store, config: Config, task_id: int, word: Intent | str, why: str
                 was = store.release(task_id, policy=config.retry.policy(), now=now)
             case Intent.RETRY:
                 was = store.retry(task_id, now=now)
-        settle_abandoned(store, config, now)
+        settle_all_abandoned(store, config, now)
         is_running = was is TaskState.RUNNING
         ahead = outlook_of(store, config, task_id, now) if is_running else None
         return Asked(intent, task_id, was, store.task(task_id), ahead)
