@@ -19,7 +19,13 @@ class ExecutorState(enum.StrEnum):
     SILENT = "silent"
     """It holds the connection and does not answer."""
     INCOMPATIBLE = "incompatible"
-    """It speaks another version of the protocol."""
+    """Its version of the protocol differs."""
+    UNKNOWN = "unknown"
+    """A state that only a newer daemon knows."""
+
+    @classmethod
+    def _missing_(cls, _: object) -> ExecutorState:
+        return cls.UNKNOWN
 
 
 _PHRASES = {

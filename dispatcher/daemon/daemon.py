@@ -45,7 +45,8 @@ class Surroundings:
     """What attaches a daemon to its process and its host."""
 
     signals: Signals | None = None
-    control: BoundSocket | None = None
+    listen: Callable[[], BoundSocket] | None = None
+    """Listens for commands: called once the configuration has proved usable."""
     runtime: RuntimeDirectory | None = None
     notifier: Notifier | None = None
     onlooker: Duty | None = None
@@ -67,13 +68,11 @@ class Daemon:
         around: Surroundings = Surroundings(),
     ) -> None:
         """Wire the parts. Raises `ConfigError`, `StoreUnavailable` where the disk is full."""
-        self._config = config
-        self._node = node
-        self._until_idle = until_idle
-        self._executor = executor
-        self._around = around
+        self._config, self._node, self._until_idle = config, node, until_idle
+        self._executor, self._around = executor, around
         self._settings = settings(config, node, until_idle=until_idle)
         _make_output_dir(config)
+        self._control = None if around.listen is None else around.listen()
         self._outputs = OutputDirectory(self._settings.output_dir, _bounds(config))
         self.supervisor = Supervisor(
             store, executor, self._settings, rng=random.SystemRandom(), files=self._outputs
@@ -137,7 +136,7 @@ class Daemon:
             duties.append(ManagerReports(around.notifier, self.supervisor, self._executor).run_due)
         duties.append(self._textfile.run_due)
         if around.runtime is not None:
-            names = () if around.control is None else (around.control,)
+            names = () if self._control is None else (self._control,)
             duties.append(restore_names(around.runtime, names))
         if around.onlooker is not None:
             duties.append(around.onlooker)
@@ -158,16 +157,15 @@ class Daemon:
             )
 
     def _control_channel(self) -> Channel | None:
-        control = self._around.control
-        if control is None:
+        if self._control is None:
             return None
         channel = Channel(
-            control.socket,
+            self._control.socket,
             self._commands.handle_request,
             selector=self._selector,
             only_uids=frozenset({os.geteuid(), 0}),
         )
-        control.adopt = lambda now, _: channel.listen_at(now, at=instant())
+        self._control.adopt = lambda now, _: channel.listen_at(now, at=instant())
         return channel
 
 

@@ -58,7 +58,7 @@ def run(given: config.Config, fate: Fate) -> None:
             store=sites.mortal_store(store, fate),
             executor=sites.mortal_client(client, fate),
             until_idle=False,
-            around=Surroundings(signals=signals, control=control),
+            around=Surroundings(signals=signals, listen=lambda: control),
         )
         stack.callback(daemon.close)
         daemon.run()

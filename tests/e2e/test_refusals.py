@@ -40,6 +40,16 @@ def test_a_second_daemon_on_a_database_is_refused_and_told_who_holds_it(
     assert f"state directory {holder}" in told
 
 
+def test_a_daemon_that_its_configuration_ends_has_listened_for_no_command(world: World) -> None:
+    (world.directory / "secrets").write_text("no assignment\n")
+    world.configure(**{"profiles.p": {"command": ["true"], "env_file": "secrets"}})
+
+    assert "secrets" in world.cli("run", exits=78).stderr
+
+    assert [] == sorted(world.runtime_dir.glob("control.sock"))
+    assert not (world.state_dir / "control-socket").exists()
+
+
 def test_an_executor_of_another_node_is_refused_with_both_state_directories(
     world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

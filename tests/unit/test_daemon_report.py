@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from dispatcher.daemon_report import DaemonReport
+from dispatcher.daemon_report import DaemonReport, ExecutorState
 from tests.reports import report
 
 
@@ -36,3 +36,9 @@ def test_a_report_of_an_older_or_a_newer_daemon_is_read() -> None:
     found = msgspec.json.decode(line, type=DaemonReport)
 
     assert report(busy=1, unkillable_because={4: "in D state"}) == found
+
+
+def test_a_state_of_the_executor_that_only_a_newer_daemon_knows_is_read_as_unknown() -> None:
+    line = msgspec.json.encode(report()).replace(b'"connected"', b'"sweeping"')
+
+    assert ExecutorState.UNKNOWN is msgspec.json.decode(line, type=DaemonReport).executor
