@@ -118,12 +118,19 @@ class Journal:
     def is_there(self) -> bool:
         """Whether the lines are where they belong, and a successor would find them.
 
-        They may be removed with their directory; while that is missing, they belong at `path`.
+        They may be removed with their directory; while it is missing or closed, they belong at
+        `path`.
         """
         if self._descriptor is None or self._kept_at == self.path:
             return True
+        if self._linked or not os.access(Path(self._kept_at).parent, os.W_OK | os.X_OK):
+            return self._is_found()
+        return False
+
+    def _is_found(self) -> bool:
+        """Return whether `path` leads to the lines."""
         with suppress(OSError):
-            if self._linked or not Path(self._kept_at).parent.is_dir():
+            if self._descriptor is not None:
                 return os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
         return False
 
@@ -138,7 +145,9 @@ class Journal:
         try:
             try:
                 descriptor = self._written_anew(self._kept_at, data)
-            except (FileNotFoundError, NotADirectoryError):  # its directory was removed
+            except OSError:  # its directory was removed, and perhaps made again by another user
+                if self._linked and self._is_found():
+                    raise  # the old lines stay, with those that follow
                 descriptor = self._written_anew(self.path, data)
         except OSError as error:
             text = f"it could not be made: {error.strerror}"

@@ -472,3 +472,61 @@ def test_a_journal_whose_directory_was_removed_is_in_the_state_directory_meanwhi
     journal.rewrite([], Instant(2.0))
     assert (True, True) == (apart.path.is_symlink(), journal.is_there)
     journal.close()
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["after a while", "at once"])
+def test_r35_a_directory_that_root_made_again_leaves_the_journal_in_the_state_directory(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch, noticed: bool
+) -> None:
+    """The executor may not write there: each second a rewrite failed, and none compacted."""
+    journal = apart.journal()
+    journal.rewrite([], Instant(0.0))
+    (apart.memory / "node.journal").unlink()
+    if noticed:
+        apart.memory.rmdir()
+        assert journal.rewrite([], Instant(1.0)) is None
+        apart.memory.mkdir()
+    with monkeypatch.context() as patched:
+        close_to_this_user(apart.memory, patched)
+        assert noticed == journal.is_there
+        assert journal.rewrite([], Instant(2.0)) is None
+        journal.note(starting())
+        assert journal.flush() is None
+
+        assert (False, True) == (apart.path.is_symlink(), journal.is_there)
+        assert NEVER == journal.due
+        assert [UID] == uids(apart.journal())
+
+    assert not journal.is_there
+    assert journal.rewrite([], Instant(3.0)) is None
+    assert (True, True) == (apart.path.is_symlink(), journal.is_there)
+    journal.close()
+
+
+def test_a_rewrite_that_fails_leaves_a_journal_that_a_successor_finds_where_it_is(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = apart.journal()
+    journal.rewrite([], Instant(0.0))
+    with monkeypatch.context() as patched:
+        close_to_this_user(apart.memory, patched)
+        assert journal.rewrite([], Instant(1.0)) is not None
+    journal.note(starting())
+    assert journal.flush() is None
+
+    assert (True, True) == (apart.path.is_symlink(), journal.is_there)
+    assert [UID] == uids(apart.journal())
+    journal.close()
+
+
+def close_to_this_user(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse what a directory of root's refuses an ordinary user, also to root."""
+    really = os.open
+
+    def refuse(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT and Path(path).parent == directory:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return really(path, flags, mode)
+
+    monkeypatch.setattr(module.os, "open", refuse)
+    monkeypatch.setattr(module.os, "access", lambda path, _: Path(path) != directory)
