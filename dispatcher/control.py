@@ -7,6 +7,7 @@ copy of the directory they differ, so that no client takes the original's daemon
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from contextlib import suppress
@@ -166,7 +167,9 @@ def _exchange(path: Path, request: bytes, kind: type[T]) -> T | None:
         raise TimeoutError(f"{path}: no answer") from error
     except PermissionError:
         raise
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:  # a stopped and continued connect(2) in a full queue
+            raise TimeoutError(f"{path}: no answer") from error
         return None
     if not line.endswith(b"\n"):
         raise TimeoutError(f"{path}: no answer")

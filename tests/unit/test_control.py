@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -137,11 +138,7 @@ def test_a_daemon_whose_queue_is_full_for_a_moment_is_waited_for() -> None:
         path = Path(short) / "control.sock"
         daemon.bind(str(path))
         daemon.listen(0)
-        with suppress(BlockingIOError):
-            while True:
-                other = others.enter_context(socket.socket(socket.AF_UNIX))
-                other.setblocking(False)
-                other.connect(str(path))
+        fill(path, others)
         asked = pool.submit(control.status, path)
         let_pass(0.5)
         others.close()
@@ -154,6 +151,38 @@ def test_a_daemon_whose_queue_is_full_for_a_moment_is_waited_for() -> None:
                     break
 
         assert report() == asked.result()
+
+
+def test_a_client_stopped_and_continued_while_the_queue_is_full_does_not_find_that_none_runs() -> (
+    None
+):
+    """A signal ends such a connect(2), which Python takes for done."""
+    with (
+        TemporaryDirectory() as short,
+        socket.socket(socket.AF_UNIX) as daemon,
+        ExitStack() as others,
+    ):
+        path = Path(short) / "control.sock"
+        daemon.bind(str(path))
+        daemon.listen(0)
+        fill(path, others)
+        before = signal.signal(signal.SIGALRM, lambda *_: None)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(TimeoutError, match="no answer"):
+                control.status(path)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+def fill(path: Path, others: ExitStack) -> None:
+    """Connect until the queue of a listener is full."""
+    with suppress(BlockingIOError):
+        while True:
+            other = others.enter_context(socket.socket(socket.AF_UNIX))
+            other.setblocking(False)
+            other.connect(str(path))
 
 
 def test_clients_of_a_copied_state_directory_do_not_take_the_originals_daemon_for_theirs(
