@@ -71,7 +71,7 @@ def read(file: Path) -> Read:
     both = good["node"].keys() >= DIRECTORIES
     unclear = [one for one in mistakes if not _is_stray_key(one, table)]
     directories_certain = both or not any(map(_concerns_directories, unclear))
-    places_certain = directories_certain and not any(map(_concerns_store, unclear))
+    places_certain = directories_certain and not any(_concerns_store(one, table) for one in unclear)
     settings = msgspec.convert(good, Settings, dec_hook=_quantity)
     return Read(settings, lines, places_certain, directories_certain)
 
@@ -92,15 +92,18 @@ def _concerns_directories(mistake: Mistake) -> bool:
     return _may_be_section(mistake) or mistake.key in DIRECTORIES
 
 
-def _concerns_store(mistake: Mistake) -> bool:
+def _concerns_store(mistake: Mistake, table: Mapping[str, Any]) -> bool:
     """Return whether a mistake is in the section of the store, or may be a key of it."""
-    if mistake.section == "node":
-        return mistake.key in _key_types(StoreSection)
-    return (
-        mistake.section == "store"
-        or _may_be_section(mistake)
-        or mistake.key in _key_types(StoreSection)
-    )
+    section, _, name = mistake.section.partition(".")
+    if section == "store" or _may_be_section(mistake):
+        return True
+    kind = named_tables().get(section) if name else sections().get(section)
+    if kind is not None and mistake.key in _key_types(kind):
+        return False
+    body = table[section][name] if name else table[section]
+    value = body.get(mistake.key) if mistake.key else body
+    named = toml.NAMES_STORE.search(mistake.key) is not None
+    return named or "sqlite" in str(value).lower()
 
 
 def _may_be_section(mistake: Mistake) -> bool:

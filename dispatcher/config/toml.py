@@ -16,6 +16,9 @@ MOST_BYTES = 1024 * 1024
 #: Names in one dotted key. The parser's memory grows with their square: 116 MiB for 5,000.
 MOST_NAMES = 32
 
+#: A word of a key or value that may name a store.
+NAMES_STORE = re.compile(r"(?<![a-z])(store|url)(?![a-z])|sqlite", re.IGNORECASE)
+
 #: `MOST_NAMES` names and dots where a key may begin: a longer key follows.
 _LONG_KEY = re.compile(
     rf"""(?:^|[\[{{,])[ \t]*

@@ -304,6 +304,14 @@ def test_what_a_file_says_beside_its_mistakes_is_known(file: Path) -> None:
         "slots = 4\nurl = 'x'",
         "[node]\nstate_dir = '/x'\nruntime_di = '/y'",
         "[node]\nstate_dir = '/x'\nruntime_dir = '/y'\n[store]\nurl = 5",
+        "[node]\nstate_dir = '/x'\nruntime_dir = '/y'\nstore = 'sqlite:///x/t.db'",
+        "[node]\nstate_dir = '/x'\nruntime_dir = '/y'\nstore_url = '/x/t.db'",
+        "[node]\nstate_dir = '/x'\nruntime_dir = '/y'\ntasks = 'sqlite:///x/t.db'",
+        "[node]\nstate_dir = '/x'\nruntime_dir = '/y'\nstore.url = '/x/t.db'",
+        "[daemon]\nstore_url = '/x/t.db'",
+        "[[daemon]]\nurl = 'SQLite:///x/t.db'",
+        "[profiles]\nstore = '/x/t.db'",
+        "[queues.a]\ntasks = {at = 'sqlite:///x/t.db'}",
     ],
 )
 def test_a_mistake_that_may_be_about_places_leaves_them_unknown(file: Path, text: str) -> None:
@@ -321,6 +329,7 @@ def test_a_mistake_that_may_be_about_places_leaves_them_unknown(file: Path, text
         "[node]\nslots = 4.0",
         "slots = 4\n[node]\nstate_dir = '/x'",
         "[node]\nstate_dir = '/x'\nruntime_dir = '/y'\nslotz = 4",
+        "[daemon]\ncurl = 1\nrestored = 1",
     ],
 )
 def test_a_mistake_in_slots_leaves_the_places_certain(file: Path, text: str) -> None:
