@@ -25,7 +25,9 @@ _NAMES_DIRECTORY = re.compile(r"state_dir|runtime_dir", re.IGNORECASE)
 _KEY = re.compile(r"\s*[^#\s]")
 _SLOTS = re.compile(r"\s*[\"']?slots\b")
 _STORE = re.compile(r"\s*\[\s*store\s*\]\s*(#.*)?$")
-_NAMES_STORE = re.compile(r"store|url|sqlite", re.IGNORECASE)
+_ESCAPED_KEY = re.compile(
+    r"""\s*\[.*\\ | [^="]*"[^=\\]*\\[^=]*= | .*"[^"\\]*\\[^"]*"\s*[.=]""", re.VERBOSE
+)
 _DOTTED = re.compile(r"\s*[\"']?node[\"']?\s*[.=]")
 
 
@@ -77,12 +79,15 @@ def despite_mistakes(
 def _node_in(file: Path, *, with_store: bool) -> NodeSection | None:
     """Return the directories of a file's only [node], by its lines; None: they are not certain.
 
-    Nothing is certain in a file with multi-line strings: their lines may look like sections.
+    Nothing is certain in a file with multi-line strings, whose lines may look like sections, or
+    with an escape in a key, which may be any key.
     """
     try:
         text = toml.text_of(file)
         lines = text.splitlines()
         if any(quotes in text for quotes in ("'''", '"""')):
+            return None
+        if any(_KEY.match(line) and _ESCAPED_KEY.match(line) for line in lines):
             return None
         if with_store and _may_name_store(lines):
             return None
@@ -101,12 +106,19 @@ def _may_name_store(lines: Sequence[str]) -> bool:
     for line in lines:
         if _HEADER.match(line):
             inside = _STORE.match(line) is not None
-            named = not inside and _NAMES_STORE.search(line) is not None
+            named = not inside and _names_store(line)
         else:
-            named = inside or _NAMES_STORE.search(line) is not None
+            named = inside or _names_store(line)
         if named and _KEY.match(line) and not _DIRECTORY.match(line):
             return True
     return False
+
+
+def _names_store(line: str) -> bool:
+    """Return whether a line names a store, but for a comment that can hold neither key nor text."""
+    before, _, comment = line.partition("#")
+    line = line if re.search("[\"'=]", comment) else before
+    return toml.NAMES_STORE.search(line) is not None
 
 
 def _lines_of_node(lines: Sequence[str]) -> Iterator[str]:

@@ -119,6 +119,40 @@ def test_a_file_that_cannot_be_read_is_refused(file: File) -> None:
         load(str(file.path), ENVIRON)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '["st\\u006fre"]',
+        '["no\\u0064e"]',
+        '"state\\u005fdir" = "/x"',
+        'node = { "runtime\\u005fdir" = "/x" }',
+        '>"u\\u0072l" = "/x/y.db"',
+        '"u\\u0072l = "/x/y.db"',
+        'x = { a = 1, "u\\u0072l" = "/x/y.db" }',
+    ],
+)
+def test_nothing_is_certain_where_an_escape_may_hide_a_key(file: File, line: str) -> None:
+    file.path.write_text(f"[broken\n{line}\n{file.node}")
+
+    assert despite_mistakes(str(file.path), ENVIRON, with_store=True) is None
+    assert despite_mistakes(str(file.path), ENVIRON) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "command = ['curl', '-s']",
+        "ttl = '5s'  # restore time of the store",
+        'grace = "5s"  # of a url',
+        'command = ["sed", "s/\\\\./x/", "a=b"]',
+    ],
+)
+def test_a_line_without_a_stores_name_leaves_the_store_certain(file: File, line: str) -> None:
+    file.path.write_text(f"[broken\n{line}\n{file.node}")
+
+    assert despite_mistakes(str(file.path), ENVIRON, with_store=True) is not None
+
+
 def test_a_store_is_certain_where_no_line_may_name_one(file: File) -> None:
     broken = f"{file.node}[store]\n# url = 'sqlite:///x/y.db'\n[executor]\nslots = \n"
     file.path.write_text(broken)
@@ -136,6 +170,8 @@ def test_a_store_is_certain_where_no_line_may_name_one(file: File) -> None:
         ">URL = 'x'",
         "[store]\n'u\\u0072l' = 'x'",
         "ulr = 'sqlite:///x/y.db'",
+        "store_url = '/x/y.db'",
+        "ttl = 'it's # url = '/x/y.db'",
     ):
         file.path.write_text(f"{line}\n{broken}")
         assert despite_mistakes(str(file.path), ENVIRON, with_store=True) is None
