@@ -29,6 +29,9 @@ _T = TypeVar("_T")
 #: The configuration file when none is named and the user has none.
 SYSTEM_FILE = Path("/etc/dispatcher/dispatcher.toml")
 
+#: Where an administrator's units are.
+SYSTEM_UNITS = Path("/etc/systemd/system")
+
 #: The variable that names the configuration file.
 _FILE = "DISPATCHER_CONFIG"
 
@@ -87,14 +90,33 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def start_command(self, unit: str = "dispatcher") -> str:
         """Return the command that starts the daemon, or another unit of the service."""
-        if self.executor.mode == "embedded":
-            return "dispatcher run"
-        file = self.file or SYSTEM_FILE
-        home = config_home(os.environ)
-        is_users = home is not None and file.parent == home / "dispatcher"
-        is_instance = is_users or file.parent == SYSTEM_FILE.parent
-        instance = f"@{file.stem}" if is_instance and file.stem != SYSTEM_FILE.stem else ""
-        return f"systemctl {'--user ' if is_users else ''}start {unit}{instance}"
+        if self.executor.mode == "external" and (command := self._start_of_unit(unit)) is not None:
+            return command
+        command = "dispatcher executor" if unit == "dispatcher-executor" else "dispatcher run"
+        if self.file is None or self.file == find(None, os.environ)[0]:
+            return command
+        import shlex  # noqa: PLC0415 - for advice alone
+
+        return f"{command} --config {shlex.quote(str(self.file))}"
+
+    def _start_of_unit(self, unit: str) -> str | None:
+        """Return the command that starts the unit of this file; None: no unit is known to read it.
+
+        `install-service --config FILE` makes a unit without an instance read any file.
+        """
+        file, home = self.file or SYSTEM_FILE, config_home(os.environ)
+        managers = {"systemctl": (SYSTEM_FILE.parent, SYSTEM_UNITS)}
+        if home is not None:
+            managers["systemctl --user"] = home / "dispatcher", home / "systemd" / "user"
+        for systemctl, (directory, units) in managers.items():
+            is_usual = file.parent == directory
+            instances = (units / f"{unit}@{name}.service" for name in (file.stem, ""))
+            if is_usual and file.name != SYSTEM_FILE.name and any(map(_may_exist, instances)):
+                return f"{systemctl} start {unit}@{file.stem}"
+            plain = units / f"{unit}.service"
+            if (is_usual and file.name == SYSTEM_FILE.name) or _reads(plain, file):
+                return f"{systemctl} start {unit}"
+        return None
 
     @property
     def control_socket(self) -> Path:
@@ -185,6 +207,13 @@ def _may_exist(file: Path) -> bool:
         return file.exists()
     except OSError:  # reading it reports the error
         return True
+
+
+def _reads(unit: Path, file: Path) -> bool:
+    try:
+        return f" --config {file}\n" in unit.read_text("utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 def concerns_directories(impossible: str) -> bool:

@@ -11,7 +11,7 @@ from grp import getgrnam
 from pathlib import Path
 
 from dispatcher.config import reference
-from dispatcher.config.config import SYSTEM_FILE, Config, load
+from dispatcher.config.config import SYSTEM_FILE, SYSTEM_UNITS, Config, load
 from dispatcher.config.file import written
 from dispatcher.config.places import config_home
 from dispatcher.errors import ConfigError, DispatcherError
@@ -19,9 +19,6 @@ from dispatcher.host.files import replace
 from dispatcher.service import files, places, systemd, units
 from dispatcher.service.files import InstallStep
 from dispatcher.service.units import ACCOUNT, Installation
-
-#: Where an administrator's units are.
-SYSTEM_UNITS = Path("/etc/systemd/system")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,7 +94,7 @@ def test_why_as_json(command: Command) -> None:
 
     command.configure("[executor]\nmode = 'external'")
     told = command("why", 1, "--json").json
-    assert ["the daemon is not running: systemctl start dispatcher"] == told["because"]
+    assert ["the daemon is not running: dispatcher run"] == told["because"]
 
 
 @pytest.mark.parametrize(

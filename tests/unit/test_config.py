@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -457,24 +458,54 @@ def test_what_a_stop_does_follows_from_whose_the_executor_is(
 
 
 @pytest.mark.parametrize(
-    ("name", "command"),
+    ("name", "units", "command"),
     [
-        ("/etc/dispatcher/dispatcher.toml", "systemctl start dispatcher"),
-        ("/etc/dispatcher/gpu.toml", "systemctl start dispatcher@gpu"),
-        ("/srv/jobs/gpu.toml", "systemctl start dispatcher"),
-        ("/u/dispatcher/dispatcher.toml", "systemctl --user start dispatcher"),
-        ("/u/dispatcher/a.toml", "systemctl --user start dispatcher@a"),
+        ("etc/dispatcher.toml", {}, "systemctl start dispatcher"),
+        ("etc/gpu.toml", {"units/dispatcher@gpu.service": ""}, "systemctl start dispatcher@gpu"),
+        ("etc/gpu.toml", {"units/dispatcher@.service": ""}, "systemctl start dispatcher@gpu"),
+        (
+            "etc/gpu.toml",
+            {"units/dispatcher.service": "etc/gpu.toml"},
+            "systemctl start dispatcher",
+        ),
+        ("etc/gpu.toml", {"units/dispatcher.service": "etc/a.toml"}, None),
+        ("etc/gpu.toml", {}, None),
+        ("srv/dispatcher.toml", {}, None),
+        ("srv/d.toml", {"units/dispatcher.service": "srv/d.toml"}, "systemctl start dispatcher"),
+        ("u/dispatcher/dispatcher.toml", {}, "systemctl --user start dispatcher"),
+        (
+            "u/dispatcher/a.toml",
+            {"u/systemd/user/dispatcher@a.service": ""},
+            "systemctl --user start dispatcher@a",
+        ),
+        ("u/dispatcher/a.toml", {"units/dispatcher@a.service": ""}, None),
     ],
 )
-def test_a_service_is_started_by_its_manager(
-    monkeypatch: pytest.MonkeyPatch, name: str, command: str
+def test_a_dispatcher_is_started_by_its_unit_or_with_its_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    units: Mapping[str, str],
+    command: str | None,
 ) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", "/u")
-    config = msgspec.structs.replace(load(os.devnull, {"HOME": "/home/me"}), file=Path(name))
+    monkeypatch.delenv("DISPATCHER_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "u"))
+    monkeypatch.setattr(config_module, "SYSTEM_FILE", tmp_path / "etc" / "dispatcher.toml")
+    monkeypatch.setattr(config_module, "SYSTEM_UNITS", tmp_path / "units", raising=False)
+    for unit, file in units.items():
+        (tmp_path / unit).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / unit).write_text(f"ExecStart=/x run --config {tmp_path / file}\n")
+    config = msgspec.structs.replace(load(os.devnull, {"HOME": "/home/me"}), file=tmp_path / name)
     external = msgspec.structs.replace(config, executor=ExecutorSection(mode="external"))
 
+    assert f"dispatcher run --config {config.file}" == config.start_command()
+    assert (command or f"dispatcher run --config {config.file}") == external.start_command()
+    if command is None:
+        by_hand = f"dispatcher executor --config {config.file}"
+        assert by_hand == external.start_command("dispatcher-executor")
+
+    monkeypatch.setenv("DISPATCHER_CONFIG", str(config.file))
     assert "dispatcher run" == config.start_command()
-    assert command == external.start_command()
 
 
 def test_an_absence_limit_is_a_duration_or_never(file: Path) -> None:

@@ -352,7 +352,7 @@ def test_a_process_of_another_release_is_named() -> None:
             {"executor": "waiting"},
             Level.BAD,
             "none is there",
-            "start it: systemctl start dispatcher-executor",
+            "start it: dispatcher executor",
         ),
         ("embedded", {"executor": "waiting"}, Level.BAD, "none is there", "executor.log"),
         (
