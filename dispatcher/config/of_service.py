@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dispatcher.config.config import SYSTEM_FILE, Config
@@ -16,6 +17,12 @@ def is_hosts(config: Config) -> bool:
     return external and config.file is not None and config.file.parent == SYSTEM_FILE.parent
 
 
-def hidden_by(path: Path) -> Path | None:
-    """Return which of the directories that the daemon's unit hides holds a path."""
-    return next((hidden for hidden in HIDDEN if path.is_relative_to(hidden)), None)
+def hidden_by(path: Path) -> str | None:
+    """Return which of the directories that the daemon's unit hides holds a path, or its target."""
+    real = Path(os.path.realpath(path))
+    for hidden in HIDDEN:
+        if path.is_relative_to(hidden):
+            return str(hidden)
+        if real.is_relative_to(os.path.realpath(hidden)):
+            return f"{hidden} (as {real})"
+    return None

@@ -16,7 +16,12 @@ from dispatcher.host import owner
 
 
 def configuration(config: Config) -> Finding:
-    """Check that the daemon's user, which root became, may read the file too."""
+    """Check that the daemon sees what the file names, and that its user may read the file too."""
+    if of_service.is_hosts(config):
+        for path in (config.state_dir, config.runtime_dir, config.other_places["database"]):
+            if path is not None and (hidden := of_service.hidden_by(path)) is not None:
+                text = f"{path} is below {hidden}, which the daemon's unit hides"
+                return bad("configuration", text, "name a place elsewhere, as below /var/lib")
     if config.file is None or os.access(config.file, os.R_OK, effective_ids=True):
         return ok("configuration", str(config.file or "built-in defaults: no file"))
     text = f"{config.file}: the daemon's user may not read it when it starts or reloads"

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from dispatcher import wire
 from dispatcher.config import of_service
@@ -205,6 +206,30 @@ def test_a_directory_of_figures_that_the_hosts_unit_hides_is_bad(
 
     assert Level.BAD is finding.level
     assert f"is below {tmp_path}, which the daemon's unit hides" in finding.text
+
+
+@pytest.mark.parametrize("way", ["link", "home/../home/big"])
+def test_what_leads_below_a_directory_that_the_hosts_unit_hides_is_bad(
+    used: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    (home := tmp_path / "home").symlink_to(tmp_path / "var-home")
+    (tmp_path / "var-home" / "big").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "var-home" / "big")
+    monkeypatch.setattr(of_service, "SYSTEM_FILE", used.config_file)
+    monkeypatch.setattr(of_service, "HIDDEN", (home,))
+    external = '[executor]\nmode = "external"\n'
+    used.configure(f'{external}[metrics]\ntextfile = "{tmp_path}/x/../{way}/d.prom"')
+    (tmp_path / "x").mkdir()
+    config = load(str(used.config_file))
+    state_dir = tmp_path / "x" / ".." / way
+
+    (figures,) = named_files.textfile(config)
+    whole = named_files.configuration(structs.replace(config, state_dir=state_dir))
+
+    below = f"is below {home} (as {tmp_path}/var-home/big), which the daemon's unit hides"
+    assert (Level.BAD, Level.BAD) == (figures.level, whole.level)
+    assert below in figures.text
+    assert below in whole.text
 
 
 def test_secrets_with_which_no_daemon_starts(used: Command) -> None:

@@ -228,6 +228,25 @@ def test_a_file_that_the_daemon_would_not_see_is_refused(key: str, tmp_path: Pat
         configuration_for(at)
 
 
+@pytest.mark.parametrize("way", ["link", "../home/me/x"])
+@pytest.mark.parametrize("key", ["metrics.textfile", "node.state_dir"])
+def test_a_place_that_leads_where_the_daemon_would_not_see_it_is_refused(
+    key: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_service, "HIDDEN", (Path("/home"),))
+    (tmp_path / "link").symlink_to("/home/me/x")
+    up = "/".join([".."] * (len(tmp_path.parts) - 2))
+    named = tmp_path / (way if way == "link" else f"{up}/{way}")
+    file = tmp_path / "d.toml"
+    text = EXTERNAL.replace("/var/lib/d", str(named)) if key == "node.state_dir" else EXTERNAL
+    figures = f'metrics.textfile = "{named}/d.prom"\n' if key == "metrics.textfile" else ""
+    file.write_text(text + figures)
+    at = Place(instance=None, user=False, units=tmp_path / "units", file=file)
+
+    with pytest.raises(ConfigError, match=r" is below /home\b"):
+        configuration_for(at)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: its files are closed to another user")
 def test_the_first_part_of_a_path_that_a_user_may_not_enter_is_found(public: Path) -> None:
     (public / "closed" / "in").mkdir(parents=True)
