@@ -10,6 +10,9 @@ from dispatcher.config.config import SYSTEM_FILE, Config
 #: What `ProtectHome=` and `PrivateTmp=` hide from the daemon of a host's service.
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 
+#: Directly below these and / are directories of the whole system.
+_SHARED_BELOW = (Path("/"), Path("/usr"), Path("/var"))
+
 
 def is_hosts(config: Config) -> bool:
     """Return whether a configuration is where that of a host's service is."""
@@ -26,3 +29,14 @@ def hidden_by(path: Path) -> str | None:
         if real.is_relative_to(os.path.realpath(hidden)):
             return f"{hidden} (as {real})"
     return None
+
+
+def remedy_if_closed(directory: Path, user: str) -> str:
+    """Return what lets the service's user write in a directory that it may not write in.
+
+    A directory of the whole system, as /var/lib, is not to be given to one user.
+    """
+    real = Path(os.path.realpath(directory))
+    if real.parent in _SHARED_BELOW:
+        return f"name a subdirectory of it in the configuration, as {directory / 'dispatcher-data'}"
+    return f"chown {user} {directory}"

@@ -58,7 +58,10 @@ def _may_read_as_own(found: os.stat_result) -> bool:
 
 
 def _let_read(path: Path | str) -> str:
-    """Return the command with which the daemon's user may read a file, and no other user."""
+    """Return the command with which the daemon's user may enter the file's way, or read it."""
+    for part in reversed(Path(path).resolve().parents):
+        if not os.access(part, os.X_OK, effective_ids=True):
+            return f"chmod o+x {part}"
     return f"chgrp {owner.group_name(os.getegid())} {path} && chmod 640 {path}"
 
 
@@ -76,7 +79,8 @@ def textfile(config: Config) -> Iterator[Finding]:
         remedy = f"make it, and restart the daemon: install -d -m 755 -o {user} {directory}"
         yield bad("metrics", f"{what} is not there", remedy)
     elif not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
-        remedy = f"chown {user} {directory}, or run this as the daemon's user"
+        remedy = of_service.remedy_if_closed(directory, user)
+        remedy = f"{remedy}; or run this as the daemon's user"
         yield bad("metrics", f"nothing can be written in {what.removesuffix(',')}", remedy)
     else:
         yield ok("metrics", f"{config.metrics.textfile} can be written")

@@ -87,7 +87,9 @@ def make_places(config: Config, run_as: str) -> Iterator[InstallStep]:
             make_directory(directory, mode=mode, owner=owner)
             yield InstallStep("made", str(directory))
         elif (closed := systemd.unwritable(directory, run_as)) is not None:
-            remedy = f"chown {run_as} {closed}" if closed == directory else f"chmod o+x {closed}"
+            remedy = f"chmod o+x {closed}"
+            if closed == directory.resolve():
+                remedy = of_service.remedy_if_closed(directory, run_as)
             why = f"the user {run_as} may not write in {directory}"
             yield InstallStep("warning", f"{why}; the service needs it: {remedy}")
 

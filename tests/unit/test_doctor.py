@@ -77,6 +77,35 @@ def test_a_configuration_that_the_user_whom_root_became_may_not_read_is_bad(
     assert f"{closed}: the daemon's user may not read it" in finding.text
 
 
+def test_a_directory_that_hides_the_configuration_from_the_daemons_user_is_to_be_opened(
+    used: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No mode of the file itself changes anything: /etc/dispatcher was 750."""
+    hidden = {used.config_file, used.config_file.parent}
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, m, **of: p not in hidden and access(p, m, **of))
+
+    assert f"chmod o+x {used.config_file.parent}" == found(used, "configuration").remedy
+
+
+@pytest.mark.parametrize("file", ["/x.prom", "/var/lib/x.prom", "link/x.prom"])
+def test_a_directory_of_the_whole_system_is_not_to_be_given_to_the_daemons_user(
+    used: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    (tmp_path / "link").symlink_to("/var/lib")
+    file = str(tmp_path / file)
+    used.configure(f'[metrics]\ntextfile = "{file}"')
+    config = load(str(used.config_file))
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+
+    (finding,) = named_files.textfile(config)
+
+    directory = Path(file).parent
+    assert Level.BAD is finding.level
+    assert str(finding.remedy).startswith("name a subdirectory of it in the configuration, as")
+    assert str(directory / "dispatcher-data") in str(finding.remedy)
+
+
 def test_as_json(used: Command) -> None:
     told = {one["check"]: one for one in used("doctor", "--json").json}
 

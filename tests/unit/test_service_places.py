@@ -103,6 +103,31 @@ def test_a_directory_of_figures_is_open_to_readers_and_one_closed_to_the_service
     ] == told
 
 
+@pytest.mark.parametrize(
+    ("named", "target", "remedy"),
+    [
+        ("link", "figures", "chown nobody {}"),
+        ("/", None, "name a subdirectory of it in the configuration, as {}dispatcher-data"),
+        ("/var/lib", None, "name a subdirectory of it in the configuration, as {}/dispatcher-data"),
+    ],
+)
+def test_a_directory_closed_to_the_service_is_opened_by_what_opens_it(
+    of_nobody: Place, public: Path, named: str, target: str | None, remedy: str
+) -> None:
+    directory = public / named
+    if target is not None:
+        (public / target).mkdir()
+        directory.symlink_to(public / target)
+    of_nobody.file.parent.mkdir()
+    of_nobody.file.write_text(f'{EXTERNAL}metrics.textfile = "{directory}/d.prom"\n')
+
+    told = [what for _, what in install(of_nobody, ["/bin/sh"], force=False) if "write" in what]
+
+    assert [remedy.format(directory).replace("//", "/")] == [
+        what.partition("needs it: ")[2] for what in told
+    ]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root gives directories away")
 def test_no_directory_is_made_where_another_user_decides_what_its_path_leads_to(
     of_nobody: Place, public: Path
