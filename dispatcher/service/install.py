@@ -129,7 +129,9 @@ def uninstall(at: Place, *, force: bool) -> Iterator[InstallStep]:
             f"still running or enabled: {', '.join(busy)}; disable it first, which ends its runs:"
             f" {disable}"
         )
-    links = [wants / name for name in at.names for wants in at.units.glob("*.wants")]
+    kinds = ("wants", "requires", "upholds")
+    enabled = [directory for kind in kinds for directory in at.units.glob(f"*.{kind}")]
+    links = [directory / name for name in at.names for directory in enabled]
     yield from files.remove_links(links)
     yield from files.remove(at.paths)
     for left in (*(Path(f"{path}.d") for path in at.paths), at.file):
@@ -189,6 +191,7 @@ def configuration_for(at: Place) -> Config:
         database = config.other_places["database"]
         directories = (config.state_dir, config.runtime_dir, database, figures)
         places.expect_visible([path for path in directories if path is not None])
+        places.expect_makeable(units.other_places(config))
     return config
 
 

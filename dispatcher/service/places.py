@@ -61,6 +61,16 @@ def expect_visible(paths: Sequence[Path]) -> None:
             )
 
 
+def expect_makeable(directories: Sequence[Path]) -> None:
+    """Raise `ConfigError` for a directory that is a file, or below one."""
+    for directory in directories:
+        way = (directory, *directory.parents)
+        there = next(part for part in way if os.path.lexists(part))
+        if not there.is_dir():
+            wrong = f"{there} is not a directory"
+            raise ConfigError(f"{directory}: {wrong}; move it, or name another directory")
+
+
 def start_paths(command: Sequence[str]) -> Sequence[Path]:
     """Return the paths that the service starts from: the command, its Python, this package."""
     program = Path(command[0])

@@ -327,7 +327,11 @@ def test_units_whose_manager_does_not_answer_are_removed_by_force_alone(
     assert NAMES == sorted(path.name for path in units.iterdir())
     (units / "default.target.wants").mkdir()
     (enabled := units / "default.target.wants" / NAMES[0]).symlink_to(units / NAMES[0])
-    assert 2 == did(command, "uninstall-service", "--force").count(("removed", NAMES[0]))
+    (units / "x.service.requires").mkdir()
+    (required := units / "x.service.requires" / NAMES[1]).symlink_to(units / NAMES[1])
+    steps = did(command, "uninstall-service", "--force")
+    assert [2, 2] == [steps.count(("removed", name)) for name in NAMES]
+    assert not required.is_symlink()
     assert not enabled.is_symlink()
 
 

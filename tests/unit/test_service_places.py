@@ -107,7 +107,7 @@ def test_a_directory_of_figures_is_open_to_readers_and_one_closed_to_the_service
     ("named", "target", "remedy"),
     [
         ("link", "figures", "chown nobody {}"),
-        ("/", None, "name a subdirectory of it in the configuration, as {}dispatcher-data"),
+        ("/", None, "name a subdirectory of it in the configuration, as /dispatcher-data"),
         ("/var/lib", None, "name a subdirectory of it in the configuration, as {}/dispatcher-data"),
     ],
 )
@@ -119,13 +119,11 @@ def test_a_directory_closed_to_the_service_is_opened_by_what_opens_it(
         (public / target).mkdir()
         directory.symlink_to(public / target)
     of_nobody.file.parent.mkdir()
-    of_nobody.file.write_text(f'{EXTERNAL}metrics.textfile = "{directory}/d.prom"\n')
+    of_nobody.file.write_text(f'{EXTERNAL}metrics.textfile = "{directory / "d.prom"}"\n')
 
     told = [what for _, what in install(of_nobody, ["/bin/sh"], force=False) if "write" in what]
 
-    assert [remedy.format(directory).replace("//", "/")] == [
-        what.partition("needs it: ")[2] for what in told
-    ]
+    assert [remedy.format(directory)] == [what.partition("needs it: ")[2] for what in told]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root gives directories away")
@@ -270,6 +268,20 @@ def test_a_place_that_leads_where_the_daemon_would_not_see_it_is_refused(
 
     with pytest.raises(ConfigError, match=r" is below /home\b"):
         configuration_for(at)
+
+
+@pytest.mark.parametrize("below", ["", "/a", "/a/b"])
+def test_a_directory_below_a_file_is_refused_before_anything_is_written(
+    of_nobody: Place, public: Path, below: str
+) -> None:
+    (public / "file").touch()
+    of_nobody.file.parent.mkdir()
+    of_nobody.file.write_text(f'{EXTERNAL}metrics.textfile = "{public}/file{below}/d.prom"\n')
+
+    with pytest.raises(ConfigError, match=f"{public}/file is not a directory"):
+        list(install(of_nobody, ["/bin/sh"], force=False))
+
+    assert not of_nobody.units.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: its files are closed to another user")
