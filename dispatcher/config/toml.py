@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -36,15 +37,21 @@ def text_of(file: Path) -> str:
         return files.read(file, MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         remedy = "let --config or $DISPATCHER_CONFIG name a file that this user may read"
-        if (
-            isinstance(error, PermissionError)
-            and (reader := owner.intended_reader(file)) is not None
-        ):
-            remedy = f"it is for user {reader}: sudo -u {reader} dispatcher ...; or {remedy}"
+        if isinstance(error, PermissionError):
+            remedy = f"{_remedy_of_closed(file)}{remedy}"
         raise ConfigError(f"{file}: {error.strerror}; {remedy}") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{file}:{line}: not UTF-8; save the file in that encoding") from error
+
+
+def _remedy_of_closed(file: Path) -> str:
+    if (closed := owner.hiding_directory(file)) is not None:
+        me = owner.name_of(os.geteuid()).removeprefix("#")
+        return f"it is below {closed}, which is closed to this user: sudo chown {me} {closed}; or "
+    if (reader := owner.intended_reader(file)) is not None:
+        return f"it is for user {reader}: sudo -u {reader} dispatcher ...; or "
+    return ""
 
 
 def tables(file: Path, text: str) -> dict[str, Any]:

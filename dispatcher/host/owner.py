@@ -197,6 +197,19 @@ def remedy_if_foreign(path: Path | str) -> str | None:
     return None
 
 
+def hiding_directory(file: Path) -> Path | None:
+    """Return the directory of another user that hides a file in a directory of this user's."""
+    for place in (file, *file.parents):
+        try:
+            found = place.stat()
+        except OSError:
+            continue
+        mine = os.geteuid()
+        hides = place != file and found.st_uid != mine and place.parent.stat().st_uid == mine
+        return place if hides else None
+    return None
+
+
 def intended_reader(file: Path) -> str | None:
     """Return the user for whom an unreadable file is meant; None: nobody, or this user.
 

@@ -277,6 +277,29 @@ def test_a_file_that_one_may_not_read_is_for_its_owner_or_the_user_of_its_group(
 
 
 @root_only
+@pytest.mark.parametrize("closed", [".config", ".config/dispatcher"])
+def test_a_directory_of_roots_that_hides_a_users_own_file_is_to_be_given_to_the_user(
+    place: Path, closed: str
+) -> None:
+    place.chmod(0o755)
+    home = users(place / "home")
+    file = home / ".config" / "dispatcher" / "dispatcher.toml"
+    users(file.parents[1])
+    users(file.parent)
+    os.chown(home / closed, 0, 0)
+    (home / closed).chmod(0o700)
+    os.seteuid(home.stat().st_uid)
+    try:
+        with pytest.raises(ConfigError) as caught:
+            toml.text_of(file)
+    finally:
+        os.seteuid(0)
+
+    assert f"sudo chown 12345 {home / closed}; or let --config" in str(caught.value)
+    assert "sudo -u" not in str(caught.value)
+
+
+@root_only
 def test_a_configuration_that_only_root_may_read_is_no_good_one(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
