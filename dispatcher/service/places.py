@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dispatcher.config import of_service
-from dispatcher.config.config import SYSTEM_FILE, Config
+from dispatcher.config.config import SYSTEM_FILE, SYSTEM_UNITS, Config
 from dispatcher.errors import ConfigError
 from dispatcher.host.owner import Owner, owner_of, unknown_user
 from dispatcher.service import systemd, units
@@ -25,10 +25,23 @@ def expect_own(path: Path) -> None:
         return
     through = "" if owner.place == path else f", to whom {owner.place} belongs"
     raise ConfigError(
-        f"{path} belongs to {owner}{through}, and root installs by root's own files only: move it,"
-        f" for example to {SYSTEM_FILE.parent}, or install a service of that user:"
+        f"{path} belongs to {owner}{through}, and root installs by root's own files only:"
+        f" {_remedy_of_foreign(path, owner)}"
+    )
+
+
+def _remedy_of_foreign(path: Path, owner: Owner) -> str:
+    """Return how root gets a place of its own; a directory of the user's own stays the user's."""
+    place = owner.place
+    give_back = f"chown {'-h ' if place.is_symlink() else ''}root {place}"
+    if any(place.is_relative_to(roots) for roots in (SYSTEM_FILE.parent, SYSTEM_UNITS)):
+        return give_back
+    elsewhere = (
+        f"move it, for example to {SYSTEM_FILE.parent}, or install a service of that user:"
         f" sudo -u '{owner.name}' dispatcher install-service --user"
     )
+    is_in_roots = owner_of(place.parent, unknown=unknown_user()) is None
+    return f"{give_back}, or {elsewhere}" if place == path and is_in_roots else elsewhere
 
 
 def make_directory(

@@ -491,7 +491,7 @@ def test_a_dispatcher_is_started_by_its_unit_or_with_its_file(
     monkeypatch.delenv("DISPATCHER_CONFIG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "u"))
     monkeypatch.setattr(config_module, "SYSTEM_FILE", tmp_path / "etc" / "dispatcher.toml")
-    monkeypatch.setattr(config_module, "SYSTEM_UNITS", tmp_path / "units", raising=False)
+    monkeypatch.setattr(config_module, "SYSTEM_UNITS", tmp_path / "units")
     for unit, file in units.items():
         (tmp_path / unit).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / unit).write_text(f"ExecStart=/x run --config {tmp_path / file}\n")

@@ -186,6 +186,29 @@ def test_a_configuration_that_another_user_decides_about_is_refused(
     assert before == sorted(public.rglob("*"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root gives files away")
+@pytest.mark.parametrize("given", ["etc", "etc/gpu.toml", "units", "srv/d.toml", "etc/link.toml"])
+def test_a_place_of_roots_own_that_was_given_away_is_to_be_given_back(
+    of_nobody: Place, public: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setattr(places, "SYSTEM_FILE", public / "etc" / "dispatcher.toml")
+    monkeypatch.setattr(places, "SYSTEM_UNITS", public / "units")
+    for made in ("etc", "units", "srv"):
+        (public / made).mkdir()
+    for file in ("etc/gpu.toml", "srv/d.toml"):
+        (public / file).write_text(EXTERNAL)
+    (public / "etc" / "link.toml").symlink_to(public / "srv" / "d.toml")
+    os.chown(public / given, pwd.getpwnam("nobody").pw_uid, -1, follow_symlinks=False)
+    at = replace(of_nobody, file=public / given) if given.endswith(".toml") else of_nobody
+
+    with pytest.raises(ConfigError) as refused:
+        list(install(at, ["/bin/sh"], force=False))
+
+    option = "-h " if "link" in given else ""
+    assert f"own files only: chown {option}root {public / given}" in str(refused.value)
+    assert ("move it" in str(refused.value)) == given.startswith("srv")
+
+
 def test_a_directory_that_another_user_got_hold_of_gets_no_configuration(
     of_nobody: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
