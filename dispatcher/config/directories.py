@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +26,9 @@ _NAMES_DIRECTORY = re.compile(r"state_dir|runtime_dir", re.IGNORECASE)
 _KEY = re.compile(r"\s*[^#\s]")
 _SLOTS = re.compile(r"\s*[\"']?slots\b")
 _STORE = re.compile(r"\s*\[\s*store\s*\]\s*(#.*)?$")
-_ESCAPED_KEY = re.compile(
-    r"""\s*\[.*\\ | [^="]*"[^=\\]*\\[^=]*= | .*"[^"\\]*\\[^"]*"\s*[.=]""", re.VERBOSE
-)
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})")
+_DIRECTORIES = re.compile(r"node|state_dir|runtime_dir", re.IGNORECASE)
+_PLACES = re.compile(rf"{_DIRECTORIES.pattern}|store|url|sqlite", re.IGNORECASE)
 _DOTTED = re.compile(r"\s*[\"']?node[\"']?\s*[.=]")
 
 
@@ -76,18 +77,30 @@ def despite_mistakes(
     return found if known_node_id(found.state_dir) is not None else None
 
 
+def _is_disguised(line: str, words: re.Pattern[str]) -> bool:
+    """Return whether escapes of a line spell one of these words."""
+    plain = _ESCAPE.sub(_character, line)
+    return len(words.findall(plain)) > len(words.findall(line))
+
+
+def _character(escape: re.Match[str]) -> str:
+    code = int(escape[1] or escape[2], 16)
+    return chr(code) if code <= sys.maxunicode else ""
+
+
 def _node_in(file: Path, *, with_store: bool) -> NodeSection | None:
     """Return the directories of a file's only [node], by its lines; None: they are not certain.
 
     Nothing is certain in a file with multi-line strings, whose lines may look like sections, or
-    with an escape in a key, which may be any key.
+    where escapes spell a word that matters.
     """
     try:
         text = toml.text_of(file)
         lines = text.splitlines()
         if any(quotes in text for quotes in ("'''", '"""')):
             return None
-        if any(_KEY.match(line) and _ESCAPED_KEY.match(line) for line in lines):
+        words = _PLACES if with_store else _DIRECTORIES
+        if any(_KEY.match(line) and _is_disguised(line, words) for line in lines):
             return None
         if with_store and _may_name_store(lines):
             return None
