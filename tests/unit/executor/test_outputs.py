@@ -78,6 +78,26 @@ def test_a_file_that_somebody_opened_by_its_name_is_not_handed_on(
     os.close(other)
 
 
+def test_a_file_that_was_open_elsewhere_during_twenty_starts_is_handed_on_afterwards(
+    outputs: OutputFiles, tmp_path: Path
+) -> None:
+    """As by a child that is about to exec, while a busy host starts others."""
+    first = str(tmp_path / "first.log")
+    os.close(outputs.open(first))
+    outputs.end(first)
+    outputs.close(first)
+    child = os.open(first, os.O_WRONLY | os.O_APPEND)
+    inode = outputs.identity(first)
+
+    for number in range(20):
+        os.close(outputs.open(str(tmp_path / f"{number}.log")))
+    assert inode == outputs.identity(first)
+    os.close(child)
+    os.close(outputs.open(str(tmp_path / "last.log")))
+
+    assert inode == outputs.identity(str(tmp_path / "last.log"))
+
+
 @pytest.mark.parametrize("kind", ["fifo", "not empty", "linked", "unreadable"])
 def test_what_a_worker_put_in_place_of_its_output_is_not_handed_on(
     outputs: OutputFiles, tmp_path: Path, kind: str
