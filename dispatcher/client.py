@@ -129,7 +129,7 @@ class Client:
             control.wake(self.config)
         return submitted
 
-    # Operating: each verb returns the state that the task was in, None if there is no such task. -
+    # Verbs of operators return the state that the task was in; None if the task does not exist.
 
     def cancel(self, task_id: int, reason: str = "cancelled by an operator") -> TaskState | None:
         """Cancel an unfinished task; the daemon ends a running one, a local claim ends at once."""
