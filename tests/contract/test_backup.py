@@ -134,7 +134,7 @@ def test_r52_a_backup_drops_no_lock_of_a_store_that_the_same_process_has_open(
     assert "another process has held the write lock" in done.stderr
 
 
-def test_a_file_is_overwritten_only_when_told_and_never_by_half(path: Path, saved: Path) -> None:
+def test_a_file_is_overwritten_only_by_request_and_never_by_half(path: Path, saved: Path) -> None:
     before = files(saved)
     with pytest.raises(DispatcherError, match=r"copy\.db exists; .* --overwrite"):
         make(path, saved)
@@ -158,7 +158,7 @@ def test_the_database_is_never_its_own_backup(path: Path, name: str) -> None:
         assert 3 == OneByOne(store).new()
 
 
-def test_what_another_store_left_beside_a_file_is_no_part_of_the_backup(
+def test_files_that_another_store_left_next_to_the_target_stay_out_of_the_backup(
     path: Path, saved: Path
 ) -> None:
     submit(saved, 5)
@@ -178,7 +178,7 @@ def test_what_another_store_left_beside_a_file_is_no_part_of_the_backup(
 
 
 @pytest.mark.parametrize("tail", ["-wal", "-journal"])
-def test_no_backup_is_made_beside_what_sqlite_would_take_for_a_part_of_it(
+def test_a_backup_is_refused_next_to_a_file_that_sqlite_would_read_as_part_of_it(
     path: Path, copy: Path, tail: str
 ) -> None:
     copy.parent.mkdir()
@@ -191,7 +191,9 @@ def test_no_backup_is_made_beside_what_sqlite_would_take_for_a_part_of_it(
 
 
 @pytest.mark.parametrize("harm", ["a configuration", "another program's", "empty"])
-def test_what_is_no_database_of_ours_is_not_overwritten(path: Path, saved: Path, harm: str) -> None:
+def test_a_file_that_is_not_our_database_is_not_overwritten(
+    path: Path, saved: Path, harm: str
+) -> None:
     if harm == "another program's":
         songs(saved)
     else:
@@ -254,7 +256,7 @@ def damage(path: Path) -> None:
         file.write(b"\xff" * 4096)
 
 
-def test_nothing_is_no_backup(path: Path, tmp_path: Path) -> None:
+def test_a_missing_database_is_not_backed_up(path: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match="does not exist; there is nothing to back up"):
         make(tmp_path / "missing.db", path, overwrite=True)
 
@@ -314,9 +316,7 @@ def test_the_same_backup_restored_again_repeats_neither(path: Path, saved: Path)
 
 
 @pytest.mark.parametrize("harm", ["damaged", "garbage", "missing", "all but its WAL"])
-def test_where_the_database_before_cannot_be_asked_ids_leap(
-    path: Path, saved: Path, harm: str
-) -> None:
+def test_ids_leap_if_the_database_before_cannot_be_read(path: Path, saved: Path, harm: str) -> None:
     wal, journal = path.with_name("tasks.db-wal"), path.with_name("tasks.db-journal")
     if harm == "damaged":
         os.truncate(path, 5000)
@@ -475,7 +475,7 @@ restore(Path({str(path)!r}), Path({str(saved)!r}), traces=(), now={WHEN})
     assert path.with_name(KEPT).exists()
 
 
-def test_a_copy_with_its_wal_beside_it_is_restored_with_it(path: Path, tmp_path: Path) -> None:
+def test_a_copy_with_its_wal_next_to_it_is_restored_with_it(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "copied" / "tasks.db"
     other.parent.mkdir()
     with closing(opened(path)) as store:
@@ -515,7 +515,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize(("harm", "told"), BAD.values(), ids=BAD.keys())
-def test_what_is_no_whole_store_is_refused_and_changes_nothing(
+def test_an_incomplete_store_is_refused_and_changes_nothing(
     path: Path, saved: Path, harm: Callable[[Path], object], told: str
 ) -> None:
     harm(saved)

@@ -54,7 +54,7 @@ def left(store: OneByOne) -> tuple[int, int]:
     return submits, parts
 
 
-def test_what_is_put_aside_is_no_task_and_its_key_keeps_nobody_out(store: OneByOne) -> None:
+def test_a_staged_task_is_not_a_task_yet_and_its_key_blocks_nobody(store: OneByOne) -> None:
     uid = staged(store, [new_task(key="k"), new_task(delay_ms=5)])
 
     assert {} == store.states() == store.counts()
@@ -122,7 +122,9 @@ def test_each_step_twice_is_as_good_as_once(store: OneByOne) -> None:
     assert 1 == len(store.states()) == len(store.submitted(uid, 0))
 
 
-def test_forgetting_removes_in_bounded_steps_what_is_no_task_and_no_task(store: OneByOne) -> None:
+def test_forgetting_removes_staged_tasks_in_bounded_steps_and_no_accepted_task(
+    store: OneByOne,
+) -> None:
     uid = staged(store, *[[new_task()]] * (REMOVED + 1))
 
     assert store.forget(uid)

@@ -202,7 +202,7 @@ def test_a_task_is_due_at_its_very_millisecond(store: OneByOne) -> None:
     assert store.move_due(limit=1, now=later(10)) == 1
 
 
-def test_a_due_task_says_why_it_is_ready(store: OneByOne) -> None:
+def test_a_due_task_gets_a_new_reason(store: OneByOne) -> None:
     claim = store.claimed()
     store.end(
         claim, outcome=Outcome.FAILED, state=TaskState.SCHEDULED, reason="again", run_at=later(9)

@@ -129,7 +129,7 @@ def test_no_step_of_the_hosts_clock_moves_store_time(host: Host, step: int) -> N
 
 
 @pytest.mark.parametrize("step", [40 * DAY, -DAY])
-def test_a_step_is_written_down_once_whoever_watches(host: Host, step: int) -> None:
+def test_a_step_is_written_down_once_by_any_watcher(host: Host, step: int) -> None:
     now(host)
     assert 0 == watched(host)
 

@@ -48,7 +48,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 ROOT = "run this as that user: sudo -u root"
 
 
-def test_r50_a_directory_that_nobody_may_enter_any_more_is_told_as_that(path: Path) -> None:
+def test_r50_a_directory_that_nobody_may_enter_any_more_is_reported_as_closed(path: Path) -> None:
     """Nothing is known of the files then, so also not that they are gone."""
     with closing(opened(path)) as store:
         before = os.geteuid()
@@ -128,7 +128,9 @@ def read(store: SqlStore, task_id: int) -> object:
 
 
 @pytest.mark.parametrize("statement", ["DROP TABLE runs", "ALTER TABLE tasks DROP COLUMN reason"])
-def test_r50_a_table_that_goes_missing_in_use_is_no_crash(path: Path, statement: str) -> None:
+def test_r50_a_table_that_goes_missing_in_use_does_not_crash_the_store(
+    path: Path, statement: str
+) -> None:
     with closing(opened(path)) as store:
         meddle(path, statement)
         with pytest.raises(StoreUnusable, match=r"tasks\.db.* restore"), store.transaction():

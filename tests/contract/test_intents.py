@@ -93,7 +93,7 @@ def test_of_what_has_succeeded_nothing_is_intended_and_nothing_ended(
     assert [] == store.endings(NODE)
 
 
-def test_an_exit_0_in_an_ending_is_no_success_and_the_intent_is_kept(store: OneByOne) -> None:
+def test_an_exit_0_in_an_ending_is_not_a_success_and_the_intent_is_kept(store: OneByOne) -> None:
     claim = store.claimed()
     begin_to_end(store, claim, "ending")
     begin_to_end(store, claim, "exited with 0")

@@ -225,7 +225,7 @@ def test_leases_shorter_than_twice_an_absence_are_spared(store: OneByOne, claim:
 # Declarations ------------------------------------------------------------------------------
 
 
-def test_a_declaration_stands_beside_the_run_until_its_end(store: OneByOne, claim: Claim) -> None:
+def test_a_declaration_is_kept_with_the_run_until_its_end(store: OneByOne, claim: Claim) -> None:
     said = declaration(claim, Declared.FAIL, reason="no disk", retry=False)
 
     assert Accepted() == store.declare(said, now=NOW)

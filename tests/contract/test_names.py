@@ -73,7 +73,7 @@ def test_the_name_that_a_dead_maker_left_is_removed(path: Path, name: str) -> No
     assert other.exists()  # of who makes one now, perhaps
 
 
-def test_a_symbolic_link_is_no_second_name_and_finds_the_same_lock_and_wal(
+def test_a_symbolic_link_is_not_a_second_name_and_finds_the_same_lock_and_wal(
     path: Path, tmp_path: Path
 ) -> None:
     link = tmp_path / "link.db"

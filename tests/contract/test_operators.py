@@ -202,7 +202,7 @@ def test_what_is_not_finished_or_not_old_enough_stays(store: OneByOne) -> None:
     assert sorted(kept) == sorted(store.states())
 
 
-def test_of_runs_the_store_says_which_it_knows_open_or_closed(store: OneByOne) -> None:
+def test_the_store_returns_the_runs_that_it_knows_open_or_closed(store: OneByOne) -> None:
     open_one, closed = store.claimed(), store.claimed()
     store.end(closed, now=later(1))
     gone = store.claimed()

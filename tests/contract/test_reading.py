@@ -194,7 +194,7 @@ def test_closed_runs_are_counted_by_outcome(store: OneByOne) -> None:
     assert {Outcome.SUCCEEDED: 2} == store.outcomes()
 
 
-def test_leases_tell_the_oldest_renewal_the_oldest_beat_and_the_next_expiry(
+def test_leases_report_the_oldest_renewal_the_oldest_beat_and_the_next_expiry(
     store: OneByOne,
 ) -> None:
     assert Leases(0, None, None, None) == store.leases()

@@ -74,7 +74,7 @@ def test_r53_opening_waits_for_no_writer(path: Path) -> None:
 # Failures to write -------------------------------------------------------------------------
 
 
-def test_a_commit_without_a_clear_answer_says_so_and_the_next_connection_is_fresh(
+def test_a_commit_without_a_clear_answer_raises_and_the_next_connection_is_fresh(
     path: Path,
 ) -> None:
     with closing(opened(path)) as store:

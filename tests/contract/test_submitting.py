@@ -8,7 +8,7 @@ from dispatcher.wire import KillMode
 from tests.contract.helpers import NOW, TTL, OneByOne, later, new_task
 
 
-def test_a_task_is_ready_and_carries_all_that_was_asked(store: OneByOne) -> None:
+def test_a_task_is_ready_and_carries_every_field_of_the_request(store: OneByOne) -> None:
     task_id = store.new(
         command=("grep", "-r", "häß\tlich\n"),
         max_attempts=7,

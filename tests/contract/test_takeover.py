@@ -259,7 +259,7 @@ def test_what_ends_a_node_run_does_not_make_it_stranded(shared: OneByOne) -> Non
     assert [] == abandoned(shared, 99)
 
 
-def test_confirming_says_nothing_of_other_nodes_and_local_claims(
+def test_confirming_moves_nothing_of_other_nodes_and_local_claims(
     store: OneByOne, claim: Claim
 ) -> None:
     store.claimed(queue="x", node="other")

@@ -84,7 +84,7 @@ def test_a_waiting_period_begins_when_the_task_becomes_ready(
 
 
 @pytest.mark.parametrize("state", [TaskState.SCHEDULED, TaskState.HELD])
-def test_what_waits_for_something_else_has_only_its_total_time(
+def test_a_task_that_is_not_ready_has_only_its_total_timeout(
     store: OneByOne, state: TaskState
 ) -> None:
     assert later(TOTAL) == store.task(settled(store, state, now=5, **BOTH)).fails_at

@@ -68,7 +68,7 @@ def worker(channel: Answering) -> Worker:
     return worker
 
 
-def test_whatever_a_worker_can_say_the_daemon_understands() -> None:
+def test_the_daemon_parses_every_request_that_a_worker_can_send() -> None:
     channel = Answering()
 
     worker(channel).heartbeat(0.5, "half of it")
@@ -118,7 +118,7 @@ def test_the_environment_holds_what_the_worker_looks_for(store: OneByOne) -> Non
 
 
 @pytest.mark.parametrize("progress", [1.0000000002, -0.1, float("nan")])
-def test_a_progress_that_nobody_would_take_is_refused_where_it_is_told(progress: float) -> None:
+def test_a_progress_that_the_daemon_would_refuse_is_refused_in_the_worker(progress: float) -> None:
     channel = Answering()
     mistaken = worker(channel)
 
@@ -183,7 +183,7 @@ def _is_refused(refusals: list[Refused]) -> None:
 
 
 @pytest.mark.parametrize(("program", "code"), [("/nowhere/program", 127), ("/", 126)])
-def test_a_command_that_cannot_be_run_is_told_and_exits_as_in_a_shell(
+def test_a_command_that_cannot_be_run_is_reported_and_exits_as_in_a_shell(
     program: str,
     code: int,
     monkeypatch: pytest.MonkeyPatch,

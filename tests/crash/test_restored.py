@@ -126,7 +126,7 @@ def test_another_store_is_refused_while_runs_of_the_old_one_live(
     assert TaskState.CANCELLED is stage.task(task).state
 
 
-def test_the_daemon_says_so_and_exits_78_on_another_store(outside: Outside) -> None:
+def test_the_daemon_logs_another_store_and_exits_78(outside: Outside) -> None:
     stage = outside.stage
     task = stage.submit(workers.STAYS)
     with outside.daemon() as daemon:

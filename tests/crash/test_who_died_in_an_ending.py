@@ -57,7 +57,7 @@ def test_ending_signalled_both_dead_is_ended_with_the_same_outcome(stage: Stage)
     [("absence", Outcome.ORPHANED, 0), ("run_timeout", Outcome.TIMED_OUT, 1)],
 )
 @pytest.mark.parametrize("both", [False, True])
-def test_executor_ended_a_run_by_itself_no_daemon_is_settled_as_it_says(
+def test_executor_ended_a_run_by_itself_no_daemon_is_settled_by_its_report(
     stage: Stage, deadline: str, outcome: Outcome, attempts: int, *, both: bool
 ) -> None:
     gate = stage.directory / "gate"

@@ -13,7 +13,7 @@ from tests.e2e.world import World
 UNTIL_2026_MS = 189_388_800_000
 
 
-def test_r78_a_backup_is_made_beside_a_daemon_and_a_restore_is_refused_with_its_name(
+def test_r78_a_backup_is_made_under_a_running_daemon_and_a_restore_is_refused_with_its_name(
     world: World, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy.db"
@@ -81,5 +81,5 @@ def test_after_a_lost_state_directory_a_look_at_the_new_one_hides_nothing(
 
 
 @pytest.mark.parametrize("typed", ["backup", "restore", "metrics --textfile", "demo --svg"])
-def test_an_empty_name_is_no_file(world: World, typed: str) -> None:
+def test_an_empty_file_name_is_a_usage_error(world: World, typed: str) -> None:
     assert "it is empty; name a file" in world.cli(*typed.split(), "", exits=2).stderr

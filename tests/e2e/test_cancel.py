@@ -87,7 +87,7 @@ def test_a_cancelled_task_that_is_retried_runs_as_if_new(world: World) -> None:
         daemon.expect("run.settled", task_id=task_id, outcome="succeeded", attempt=1, fence=2)
 
 
-def test_what_is_over_stays_so_and_the_exit_code_says_it(world: World) -> None:
+def test_a_finished_task_stays_finished_and_the_exit_code_shows_it(world: World) -> None:
     succeeded, failed = submit_all(
         world, {"command": ["true"]}, {"command": ["false"], "max_attempts": 1}
     )

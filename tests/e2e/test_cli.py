@@ -129,7 +129,7 @@ def test_many_lines_come_from_a_file_all_or_none(world: World) -> None:
     assert [str(number) for number in range(1, 1_001)] == printed.splitlines()
 
 
-def test_a_removed_working_directory_is_told(world: World) -> None:
+def test_a_removed_working_directory_is_reported(world: World) -> None:
     gone = world.directory / "gone"
     gone.mkdir()
     script = f"rmdir {gone} && exec {DISPATCHER} submit -- true"
@@ -142,7 +142,7 @@ def test_a_removed_working_directory_is_told(world: World) -> None:
     assert "dispatcher: cwd: the present directory was removed; name another\n" == done.stderr
 
 
-def test_a_reader_that_leaves_early_is_no_error_to_tell(world: World) -> None:
+def test_a_reader_that_leaves_early_causes_no_error_message(world: World) -> None:
     (world.directory / "many.jsonl").write_text('{"command": ["true"]}\n' * 5_000)
     world.cli("submit", "--from", "many.jsonl")
 
@@ -212,7 +212,7 @@ def test_a_closed_stdout_is_survived(world: World) -> None:
     assert "ready" == world.show(1)["state"]
 
 
-def test_check_config_tells_every_mistake_and_exits_78(world: World) -> None:
+def test_check_config_reports_every_mistake_and_exits_78(world: World) -> None:
     world.configure(leases={"ttll": "1s"}, retry={"max_attempts": 0})
 
     told = world.cli("check-config", exits=78).stderr.splitlines()

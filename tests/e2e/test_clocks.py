@@ -67,7 +67,7 @@ WRITES = python("""
 """)
 
 
-def test_who_writes_is_not_stalled_whatever_its_outputs_time_says(world: World) -> None:
+def test_a_run_that_writes_is_not_stalled_whatever_the_mtime_of_its_output(world: World) -> None:
     with world.daemon():
         task = world.submit(*WRITES, stall_timeout="1500ms", max_attempts=1)
         world.until(task, "succeeded")

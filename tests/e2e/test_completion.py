@@ -48,7 +48,9 @@ def test_queues_profiles_and_tasks_are_offered(world: World) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["no store", "no such file", "a mistake", "damaged"])
-def test_in_trouble_nothing_is_offered_said_or_made(world: World, trouble: str) -> None:
+def test_completion_in_trouble_offers_prints_and_creates_nothing(
+    world: World, trouble: str
+) -> None:
     if trouble == "no such file":
         world.config_file.unlink()
     elif trouble == "a mistake":

@@ -141,7 +141,7 @@ def _expect_all_succeed(world: World, daemon: Daemon, ids: list[int]) -> None:
     assert 0 == world.cli("status", "--json").json["node"]["busy"]
 
 
-def test_r22_what_a_dead_daemon_asked_and_nobody_read_never_runs(world: World) -> None:
+def test_r22_an_unread_start_of_a_dead_daemon_never_runs(world: World) -> None:
     with world.daemon() as daemon:
         executor = daemon.executor()
         executor.suspend()

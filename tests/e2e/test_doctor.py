@@ -19,7 +19,7 @@ def looked(
     return {one["check"]: (one["level"], one["said"]) for one in told}
 
 
-def test_daemon_and_executor_are_asked_how_they_are(world: World) -> None:
+def test_doctor_reports_the_state_of_daemon_and_executor(world: World) -> None:
     with world.daemon() as daemon:
         executor = daemon.executor()
         task_id = world.submit("sleep", "1000")
@@ -43,7 +43,7 @@ def test_daemon_and_executor_are_asked_how_they_are(world: World) -> None:
         assert 1 == len(daemon.events("executor.connected"))  # nobody came in between
 
 
-def test_an_upgrade_under_a_running_executor_is_told(world: World) -> None:
+def test_an_upgrade_under_a_running_executor_is_reported(world: World) -> None:
     """The daemon was started anew since, the executor was not: its workers live on."""
     world.configure(executor={"mode": "external"})
     installed = world.directory / "installed"

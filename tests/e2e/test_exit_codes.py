@@ -78,7 +78,7 @@ CODES: list[tuple[int, Callable[[World], None], list[str | int], str]] = [
     CODES,
     ids=lambda part: " ".join(map(str, part)) if isinstance(part, list) else None,
 )
-def test_each_exit_code_is_the_listed_one_and_is_told_in_a_line(
+def test_each_exit_code_is_the_listed_one_and_is_explained_in_a_line(
     world: World,
     code: int,
     given: Callable[[World], None],
@@ -108,7 +108,7 @@ def test_a_second_daemon_is_75(world: World) -> None:
         *("migrate", "migrate --check"),
     ],
 )
-def test_a_database_that_one_may_not_open_is_told(world: World, typed: str) -> None:
+def test_a_database_without_permission_to_open_is_reported(world: World, typed: str) -> None:
     world.submit("true")
 
     done = denied(world, typed.split())
@@ -185,7 +185,7 @@ def denied(world: World, arguments: list[str]) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     "verb", ["list", "list --json-lines", "show 1", "logs 1", "status", "config", "--help"]
 )
-def test_a_full_disk_and_a_closed_stdout_are_told_or_survived(world: World, verb: str) -> None:
+def test_a_full_disk_and_a_closed_stdout_are_reported_or_survived(world: World, verb: str) -> None:
     world.submit("echo", "x")
     world.cli("run", "--drain")
 
@@ -262,7 +262,7 @@ def test_nothing_is_claimed_where_the_lock_has_nowhere_to_go(world: World) -> No
     assert 0 == redirected(world, "claim --lock-file lock.txt", ">&-").returncode
 
 
-def test_what_was_done_and_cannot_be_printed_is_no_refusal(world: World) -> None:
+def test_a_change_that_cannot_be_printed_is_not_reported_as_a_refusal(world: World) -> None:
     world.submit("true")
 
     full = redirected(world, "cancel 1", "> /dev/full")

@@ -62,7 +62,7 @@ def test_r67_a_follower_loses_nothing_and_sees_nothing_twice_across_runs(world: 
             assert [f"dispatcher: run {n}, attempt {n}:" for n in (1, 2)] == heads
 
 
-def test_a_follower_of_what_has_not_run_yet_says_so_and_waits(world: World) -> None:
+def test_a_follower_of_a_task_that_has_not_run_yet_reports_it_and_waits(world: World) -> None:
     task_id = world.submit("echo", "here")
 
     with following(world, task_id) as (process, out):
@@ -84,7 +84,7 @@ def test_a_follower_of_what_never_ran_and_rests_does_not_wait(world: World) -> N
     assert "has not run yet: cancelled" in world.cli("logs", "-f", task_id, exits=1).stderr
 
 
-def test_a_follower_skips_what_was_punched_out_and_says_so(world: World) -> None:
+def test_a_follower_skips_dropped_output_and_reports_it(world: World) -> None:
     world.configure(output={"run_budget": "64KiB"})
     task_id = world.submit(
         *shell(
@@ -114,7 +114,7 @@ def test_a_follower_skips_what_was_punched_out_and_says_so(world: World) -> None
         assert "131072 bytes of its output were dropped" in world.cli("show", task_id).stdout
 
 
-def test_waiting_tells_by_the_exit_code_whether_all_succeeded(world: World) -> None:
+def test_waiting_shows_by_the_exit_code_whether_all_succeeded(world: World) -> None:
     with world.daemon():
         good = world.cli("submit", "--wait", "--", "true")
         assert "succeeded" == world.show(int(good.stdout))["state"]
@@ -149,7 +149,7 @@ def test_the_words_of_a_run_that_got_an_empty_file_are_not_the_former_ones(world
         assert "" == world.cli("logs", silent).stdout
 
 
-def test_r67_r74_a_flood_stays_near_its_budget_and_the_follower_says_what_it_lost(
+def test_r67_r74_a_flood_stays_near_its_budget_and_the_follower_reports_what_it_lost(
     world: World,
 ) -> None:
     """A follower that is slower than the flood; the first line is read before anything is lost.

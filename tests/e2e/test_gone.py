@@ -63,7 +63,7 @@ def assert_started_again(world: World, task_id: int) -> None:
     assert 2 <= len([run for run in runs if run["started_at"] is not None])
 
 
-def test_r13_an_escapee_with_nothing_but_its_mark_ends_with_its_run_and_is_no_stray(
+def test_r13_an_escapee_with_nothing_but_its_mark_ends_with_its_run_and_is_not_a_stray(
     world: World,
 ) -> None:
     """Another run lives, so that nothing but the mark says whose it is."""
@@ -141,7 +141,7 @@ def test_what_set_the_limit_itself_is_found_by_the_rest(world: World) -> None:
         assert not is_alive(process)
 
 
-def test_r14_a_run_that_is_not_proved_gone_says_why_and_keeps_its_slot(world: World) -> None:
+def test_r14_a_run_that_is_not_proved_gone_shows_why_and_keeps_its_slot(world: World) -> None:
     """The lock on its output is held by somebody whom no listing shows as a writer."""
     with world.daemon() as daemon:
         task_id = world.submit("sleep", "1000")

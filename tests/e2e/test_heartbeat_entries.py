@@ -232,7 +232,7 @@ def test_ac1_ac7_ac12_r01_a_beat_moves_the_expiry_and_stamps_life(
         ("unknown_task", lambda c: (c.done + 1000, c.lock)),
     ],
 )
-def test_ac2_ac4_ac7_r02_r03_r11_a_refused_beat_is_told_why_and_writes_nothing(
+def test_ac2_ac4_ac7_r02_r03_r11_a_refused_beat_gets_the_reason_and_writes_nothing(
     claims: Claims, entry: Entry, error: str, wrong: Callable[[Claims], tuple[int, str]]
 ) -> None:
     before = _everything(claims.world)
@@ -245,7 +245,7 @@ def test_ac2_ac4_ac7_r02_r03_r11_a_refused_beat_is_told_why_and_writes_nothing(
 
 
 @pytest.mark.parametrize("entry", [by_socket, by_worker, by_verb])
-def test_r02_a_beat_that_nobody_hears_is_never_ok(
+def test_r02_a_beat_that_nobody_reads_is_never_ok(
     claims: Claims, entry: Entry, tmp_path: Path, bytecode: Path
 ) -> None:
     deaf = World(tmp_path, bytecode)
@@ -256,7 +256,7 @@ def test_r02_a_beat_that_nobody_hears_is_never_ok(
 
 
 @pytest.mark.parametrize("entry", [by_worker, by_verb])
-def test_ac3_ac12_a_worker_without_a_lock_is_told_which_variable_is_missing(
+def test_ac3_ac12_a_worker_without_a_lock_gets_the_name_of_the_missing_variable(
     claims: Claims, entry: Entry
 ) -> None:
     """Never a silent ok, and never somebody's default identity in its place."""

@@ -153,7 +153,7 @@ def test_r35_with_no_room_for_the_database_the_daemon_waits_and_nothing_is_lost(
     assert "full" in refused.stderr
 
 
-def test_r35_a_daemon_that_starts_on_a_full_disk_says_what_to_do(world: World) -> None:
+def test_r35_a_daemon_that_starts_on_a_full_disk_names_the_remedy(world: World) -> None:
     with small_disk(world, "state") as disk:
         task_id = world.submit("true")
         (filler,) = fill(disk, "bytes")

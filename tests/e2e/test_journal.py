@@ -80,7 +80,7 @@ def unreadable(journal: Path, make: Callable[[Path], None]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "fifo"])
-def test_a_journal_that_cannot_be_read_is_named_wherever_one_asks_until_it_is_repaired(
+def test_an_unreadable_journal_is_named_by_every_command_until_it_is_repaired(
     world: World, make: Callable[[Path], None]
 ) -> None:
     journal = world.state_dir / "executor.journal"

@@ -60,7 +60,7 @@ def expect_written(path: Path, text: str) -> None:
     eventually(probe)
 
 
-def test_r70_one_field_finds_all_that_was_said_of_a_task_and_all_that_it_said(
+def test_r70_one_field_finds_every_log_line_about_a_task_and_its_output(
     world: World, journald: Journald
 ) -> None:
     configure(world, "echo hello; echo oops >&2; printf 'no end'")
@@ -138,7 +138,7 @@ def test_what_a_killed_executor_had_not_forwarded_its_successor_forwards(
     assert [] == journald.found(DISPATCHER_EVENT="output.unforwarded")
 
 
-def test_without_a_journal_every_line_stays_in_its_file_and_the_log_says_so(
+def test_without_a_journal_every_line_stays_in_its_file_and_the_log_reports_it(
     world: World, journald: Journald
 ) -> None:
     configure(world, "echo hello")

@@ -219,7 +219,7 @@ def test_a_wrapped_command_beats_without_knowing_it(world: World) -> None:
         assert 7 == world.until(bad, "failed")["runs"][0]["exit_code"]
 
 
-def test_r28_a_wrapped_command_gets_the_lock_only_where_that_is_asked_for(world: World) -> None:
+def test_r28_a_wrapped_command_gets_the_lock_only_by_request(world: World) -> None:
     wrap = [sys.executable, "-m", "worker_stub", "run"]
     with world.daemon():
         without = world.submit(*wrap, "--", "env", **WORKER)
@@ -231,7 +231,7 @@ def test_r28_a_wrapped_command_gets_the_lock_only_where_that_is_asked_for(world:
         assert "DISPATCHER_CLAIM_LOCK" in world.cli("logs", with_it).stdout
 
 
-def test_ac11_a_worker_is_told_its_ttl_and_its_interval(world: World) -> None:
+def test_ac11_a_worker_gets_its_ttl_and_its_interval(world: World) -> None:
     told = 'echo "$DISPATCHER_LEASE_TTL $DISPATCHER_HEARTBEAT_INTERVAL"'
     with world.daemon():
         tasks = [

@@ -20,7 +20,9 @@ def shown(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_the_file_is_kept_fresh_and_its_absence_told_once_while_work_goes_on(world: World) -> None:
+def test_the_file_is_kept_fresh_and_its_absence_logged_once_while_work_goes_on(
+    world: World,
+) -> None:
     directory = world.directory / "exported"
     file = directory / "dispatcher.prom"
     world.configure(metrics={"textfile": str(file), "interval": "1s"})

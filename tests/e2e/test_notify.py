@@ -75,7 +75,7 @@ def test_r60_a_stopped_loop_gives_no_sign_of_life(world: World, manager: Manager
         manager.expect(*["WATCHDOG=1"] * (heard + 1))
 
 
-def test_it_says_that_it_waits_for_the_executor(world: World, manager: Manager) -> None:
+def test_the_status_shows_that_it_waits_for_the_executor(world: World, manager: Manager) -> None:
     world.configure(executor={"mode": "external"})
     with world.daemon(env=manager.env):
         manager.expect("STATUS=waits for the executor; 0 of", "READY=1")

@@ -225,7 +225,7 @@ def test_a_state_directory_that_is_a_users_link_to_roots_makes_nothing_there(
     assert "Permission denied" in world.cli("submit", "--", "true", exits=78).stderr
 
 
-def test_a_lock_beside_an_old_backup_that_is_a_link_is_not_followed_by_root_either(
+def test_a_lock_next_to_an_old_backup_that_is_a_link_is_not_followed_by_root_either(
     world: World, user: int, victim: Path
 ) -> None:
     """The state directory is root's here, and the backup in a user's."""

@@ -62,7 +62,9 @@ def test_r32_r36_exit_codes_and_signals_give_exactly_their_outcomes(world: World
     assert EXITS == found
 
 
-def test_r27_commands_that_cannot_be_started_say_which_file_and_why(world: World) -> None:
+def test_r27_the_reason_of_a_command_that_cannot_be_started_names_the_file_and_the_cause(
+    world: World,
+) -> None:
     here = world.directory
     cases = _unstartable(here)
     ids = submit_all(world, *({"max_attempts": 1, **task} for task, _ in cases))

@@ -19,7 +19,7 @@ def output_of(world: World, task_id: int) -> Path:
     return Path(world.show(task_id)["runs"][0]["output_path"])
 
 
-def test_r74_beyond_the_total_budget_the_oldest_output_goes_and_every_command_says_so(
+def test_r74_beyond_the_total_budget_the_oldest_output_goes_and_every_command_shows_it(
     world: World,
 ) -> None:
     world.configure(output={"run_budget": "1MiB", "total_budget": "2MiB"})

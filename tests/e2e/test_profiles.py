@@ -97,7 +97,7 @@ def test_a_profiles_command_meets_no_shell(world: World) -> None:
     assert "a b $(id) \"; 'x'|" == world.cli("logs", task).stdout
 
 
-def test_the_secrets_of_an_env_file_reach_the_worker_and_nothing_else(world: World) -> None:
+def test_the_secrets_of_an_env_file_reach_only_the_worker(world: World) -> None:
     secrets = world.directory / "p.env"
     world.config_file.write_text(
         world.config_file.read_text()

@@ -24,7 +24,7 @@ from tests.e2e.world import DISPATCHER, World
 # Others -----------------------------------------------------------------------------------
 
 
-def test_a_second_daemon_on_a_database_is_refused_and_told_who_holds_it(
+def test_a_second_daemon_on_a_database_is_refused_with_the_name_of_its_holder(
     world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with world.daemon() as daemon:

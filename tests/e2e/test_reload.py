@@ -113,7 +113,7 @@ def test_reload_prints_what_changed_what_was_kept_and_every_mistake(world: World
 
 
 @pytest.mark.parametrize("what", ["fifo", "env_file", "dots"])
-def test_r64_whatever_stands_in_the_files_place_is_refused_and_the_daemon_goes_on(
+def test_r64_anything_unreadable_in_the_files_place_is_refused_and_the_daemon_goes_on(
     world: World, what: str
 ) -> None:
     variables = world.directory / "p.env"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.e2e.world import World
 
 
-def test_a_submitted_task_runs_and_every_verb_tells_of_it(world: World) -> None:
+def test_a_submitted_task_runs_and_every_verb_shows_it(world: World) -> None:
     with world.daemon() as daemon:
         task_id = world.submit("sh", "-c", "echo hello; exit 0")
 
@@ -48,7 +48,7 @@ def test_output_that_is_not_text_is_printed_as_it_is(world: World) -> None:
     assert "a\ufffd" in world.show(task_id)["runs"][0]["output_tail"]
 
 
-def test_a_drain_does_not_wait_for_a_paused_queue_and_says_what_it_leaves(world: World) -> None:
+def test_a_drain_does_not_wait_for_a_paused_queue_and_reports_what_it_leaves(world: World) -> None:
     left, done = world.submit("true", queue="nightly"), world.submit("true")
     world.cli("pause", "nightly")
 
@@ -69,7 +69,7 @@ def test_drain_ends_when_nothing_is_left_to_do(world: World) -> None:
     assert ["succeeded"] * 4 == [world.show(task)["state"] for task in tasks]
 
 
-def test_a_second_daemon_is_refused_and_told_who_holds_the_state_directory(world: World) -> None:
+def test_a_second_daemon_is_refused_with_the_holder_of_the_state_directory(world: World) -> None:
     with world.daemon() as daemon:
         told = world.cli("run", exits=75).stderr
 

@@ -221,7 +221,7 @@ def test_a_worker_that_is_silent_is_still_found_out_afterwards(nested: World) ->
         expect_settled(daemon, [task_id], outcome="lost")
 
 
-def test_commands_say_the_truth_while_it_is_missing(nested: World) -> None:
+def test_commands_report_its_absence(nested: World) -> None:
     world = nested
     with world.daemon() as daemon:
         tasks = begin(world, daemon, "plain", "plain")

@@ -138,7 +138,7 @@ def refused(stream: socket.socket, data: bytes) -> int:
     return sent
 
 
-def test_junk_is_refused_and_said_to_be_junk(siege: Siege) -> None:
+def test_junk_is_refused_as_invalid(siege: Siege) -> None:
     junk = [b"", b"{}", b"[1, 2", b"\0" * 100, os.urandom(99).replace(b"\n", b""), b'{"op":"x"}']
     junk.append(b'{"x":' + b"[" * 60_000)
     for _ in siege.lasting():
@@ -242,7 +242,9 @@ def test_r84_a_flood_starves_nobody(siege: Siege, words: Callable[[Siege], bytes
     assert sum(siege.process.cpu_times()[:2]) - cpu < 5
 
 
-def test_a_peer_that_never_reads_its_answers_is_not_heard_for_ever(siege: Siege) -> None:
+def test_requests_of_a_peer_that_never_reads_its_answers_are_not_read_for_ever(
+    siege: Siege,
+) -> None:
     line = siege.beat_of(MINE)
     with siege.line() as stream:
         stream.setblocking(False)
@@ -263,7 +265,7 @@ def test_a_beat_for_another_task_with_ones_own_lock_is_not_owner(siege: Siege) -
         assert "not_owner" == answers(stream, 1)[0]["error"]
 
 
-def test_who_asks_and_hangs_up_its_side_is_answered(siege: Siege) -> None:
+def test_a_peer_that_closes_its_half_after_a_request_is_answered(siege: Siege) -> None:
     """As `nc` does: it sends, closes its half, and reads on."""
     with siege.line() as stream:
         stream.sendall(siege.beat_of(MINE) * 2)

@@ -101,7 +101,7 @@ def test_r66_a_second_sigterm_hurries(world: World) -> None:
     )
 
 
-def test_r61_r66_daemons_come_and_go_beside_an_external_executor_and_no_worker_notices(
+def test_r61_r66_daemons_come_and_go_over_an_external_executor_and_no_worker_notices(
     world: World,
 ) -> None:
     world.configure(executor={"mode": "external"}, node={"slots": 2})
@@ -124,7 +124,7 @@ def test_r61_r66_daemons_come_and_go_beside_an_external_executor_and_no_worker_n
     assert dict.fromkeys([long, *ids], ("succeeded", 1)) == found
 
 
-def test_with_no_external_executor_the_daemon_waits_and_says_so(world: World) -> None:
+def test_without_an_external_executor_the_daemon_waits_and_reports_it(world: World) -> None:
     world.configure(executor={"mode": "external"})
     with world.daemon() as daemon:
         world.submit("true")
@@ -160,7 +160,7 @@ def test_r34_sigterm_to_the_executor_ends_its_runs_as_released(world: World) -> 
         assert {"released"} == {run["outcome"] for run in task["runs"]}
 
 
-def test_r62_told_to_leave_a_daemon_leaves_its_embedded_executor_and_the_next_one_takes_it_home(
+def test_r62_with_on_stop_leave_a_daemon_leaves_its_embedded_executor_to_the_next_one(
     world: World,
 ) -> None:
     world.configure(daemon={"on_stop": "leave"})

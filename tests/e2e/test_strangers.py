@@ -40,7 +40,7 @@ def begin(world: World) -> None:
         (["restore", "/etc/passwd"], 78),
     ],
 )
-def test_a_stranger_is_told_whose_it_is(
+def test_a_stranger_gets_the_name_of_the_owner(
     stranger: World, arguments: list[str | int], code: int
 ) -> None:
     world = stranger
@@ -56,7 +56,7 @@ def test_a_stranger_is_told_whose_it_is(
         assert "belongs to user root; run this as that user: sudo -u root" in told
 
 
-def test_who_may_use_the_store_and_not_the_daemon_is_told_that(stranger: World) -> None:
+def test_a_user_of_the_store_without_access_to_the_daemon_is_informed(stranger: World) -> None:
     world = stranger
     with world.daemon():
         world.until(world.submit("true"), "succeeded")

@@ -59,7 +59,7 @@ def namespaces() -> bool:
     return shutil.which("unshare") is not None and not subprocess.run(made, check=False).returncode
 
 
-def test_r80_whoever_speaks_by_systemd_notify_keeps_a_lease_of_a_second(world: World) -> None:
+def test_r80_any_program_that_uses_systemd_notify_keeps_a_lease_of_a_second(world: World) -> None:
     """A shell loop, senders that are gone, another user, a container, each beside a flood.
 
     And who is silent is lost.
@@ -120,7 +120,7 @@ def test_a_user_whom_the_runtime_directory_keeps_out_cannot_beat(world: World) -
         assert ("lost", None) == (run["outcome"], run["last_heartbeat_at"])
 
 
-def test_what_workers_say_of_themselves_is_shown_and_done(world: World) -> None:
+def test_status_and_requests_of_workers_are_shown_and_carried_out(world: World) -> None:
     """READY and STATUS, EXTEND_TIMEOUT_USEC and WATCHDOG=trigger; a `process` run with --notify."""
     with world.daemon() as daemon:
         says = 'systemd-notify --ready --status "half way"; : > said; exec sleep 60'
@@ -163,7 +163,7 @@ def test_what_workers_say_of_themselves_is_shown_and_done(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-def test_r80_what_is_said_while_no_daemon_listens_is_kept_for_the_next(
+def test_r80_notices_sent_while_no_daemon_listens_are_kept_for_the_next(
     world: World, how: str
 ) -> None:
     """A beat before each look, a note and the time asked for: nothing of it waits for a daemon."""

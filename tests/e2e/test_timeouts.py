@@ -157,7 +157,7 @@ def test_r41_the_total_time_holds_over_all_attempts(world: World) -> None:
     assert "timed_out" == only_run(tasks[running])["outcome"]
 
 
-def test_r17_a_worker_is_asked_by_its_own_signal_and_waited_for_with_its_own_grace(
+def test_r17_a_worker_gets_its_own_kill_signal_and_its_own_kill_grace(
     world: World,
 ) -> None:
     """For an expiry and a cancel alike."""
@@ -191,7 +191,7 @@ def test_r17_a_worker_is_asked_by_its_own_signal_and_waited_for_with_its_own_gra
     assert waited > 0.65  # its own grace; the hour of the others would not have been over
 
 
-def test_a_drain_asks_by_the_tasks_own_signal(world: World) -> None:
+def test_a_drain_sends_the_tasks_own_kill_signal(world: World) -> None:
     world.configure(leases={"kill_grace": "1h"}, daemon={"drain_timeout": "0s"})
     with world.daemon():
         task_id = world.submit(*shell(POLITE), kill_signal="USR1")
@@ -201,7 +201,7 @@ def test_a_drain_asks_by_the_tasks_own_signal(world: World) -> None:
     assert "released" == only_run(world.show(task_id))["outcome"]
 
 
-def test_an_executor_that_is_stopped_asks_by_the_tasks_own_signal(world: World) -> None:
+def test_an_executor_that_is_stopped_sends_the_tasks_own_kill_signal(world: World) -> None:
     world.configure(leases={"kill_grace": "1h"}, executor={"mode": "external"})
     with world.daemon(alone=False) as daemon:
         with external_executor(world, alone=False):

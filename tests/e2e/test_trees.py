@@ -150,7 +150,7 @@ MANY = python("""
 """)
 
 
-def test_each_of_three_hundred_processes_is_asked_once_and_a_small_run_ends_meanwhile(
+def test_each_of_three_hundred_processes_is_signalled_once_and_a_small_run_ends_meanwhile(
     world: World,
 ) -> None:
     world.configure(leases={"kill_grace": "1h"}, node={"slots": 2})

@@ -66,7 +66,7 @@ def timing_out(world: World, daemon: Daemon, **options: int) -> int:
 
 
 @pytest.mark.parametrize(("verb", "state"), [("cancel", "cancelled"), ("hold", "held")])
-def test_r77_a_task_whose_run_is_being_ended_goes_where_an_operator_said(
+def test_r77_a_task_whose_run_is_being_ended_goes_where_an_operator_sent_it(
     world: World, verb: str, state: str
 ) -> None:
     with world.daemon() as daemon:

@@ -75,7 +75,7 @@ def test_another_user_is_refused_whatever_it_knows_and_its_uid_and_pid_are_logge
     assert '"error":"not_allowed"' in answer
 
 
-def test_the_runs_of_an_executor_that_is_another_user_are_heard(world: World) -> None:
+def test_beats_of_an_executor_of_another_user_are_accepted(world: World) -> None:
     user = another_user()
     world.configure(executor={"mode": "external"})
     for directory in (world.state_dir, world.state_dir / "output", world.runtime_dir):

@@ -125,7 +125,7 @@ SPEAKS_LATER = """
 """
 
 
-def test_calls_inside_a_task_reach_its_dispatcher_whatever_the_file_says_by_now(
+def test_calls_inside_a_task_reach_its_dispatcher_after_a_change_of_the_file(
     world: World,
 ) -> None:
     right = world.config_file.read_text()
@@ -196,7 +196,7 @@ def test_r71_another_file_inside_a_task_means_another_dispatcher_however_it_is_n
     assert [task_id] == [task["id"] for task in world.cli("list", "--json").json]
 
 
-def test_r28_r31_a_worker_gets_its_claim_and_the_allowed_variables_and_nothing_else(
+def test_r28_r31_a_worker_gets_only_its_claim_and_the_allowed_variables(
     world: World,
 ) -> None:
     """The lock in the environment is the stored one, byte for byte."""

@@ -17,7 +17,7 @@ from tests.executor.daemon import Daemon
 from tests.executor.workers import children
 
 
-def test_the_hello_says_whose_executor_this_is(home: Home) -> None:
+def test_the_hello_names_the_owner_of_the_executor(home: Home) -> None:
     process = home.executor()
     daemon = home.daemon()
     (home.state_dir / "store-id").write_text("the-store\n")
@@ -128,9 +128,7 @@ def test_2_1_not_even_the_half_that_was_read(home: Home, daemon: Daemon) -> None
     ],
     ids=["empty", "words", "binary", "fields", "type", "value", "deep", "long", "endless"],
 )
-def test_nonsense_ends_the_connection_and_nothing_else(
-    home: Home, daemon: Daemon, junk: bytes
-) -> None:
+def test_nonsense_ends_only_the_connection(home: Home, daemon: Daemon, junk: bytes) -> None:
     uid = daemon.start(["sleep", "1000"], home.output())
     daemon.expect(wire.Started, uid)
 
@@ -142,7 +140,7 @@ def test_nonsense_ends_the_connection_and_nothing_else(
     assert 1 == len(home.events("daemon.dropped"))
 
 
-def test_a_line_of_the_greatest_length_is_heard(home: Home, daemon: Daemon) -> None:
+def test_a_line_of_the_greatest_length_is_read(home: Home, daemon: Daemon) -> None:
     payload = "x" * (wire.MAX_LINE - 1000)
 
     uid = daemon.start(["wc", "-c"], home.output(), payload=payload)
@@ -158,7 +156,7 @@ def test_of_pings_that_come_together_the_last_is_answered(home: Home, daemon: Da
     assert [] == daemon.ping(9)
 
 
-def test_a_gone_run_is_told_again_until_it_is_forgotten(home: Home, daemon: Daemon) -> None:
+def test_a_gone_run_is_reported_again_until_it_is_forgotten(home: Home, daemon: Daemon) -> None:
     uid = daemon.start(["sh", "-c", "echo out; exit 3"], home.output())
     exited = daemon.expect(wire.Exited, uid)
 
@@ -170,7 +168,7 @@ def test_a_gone_run_is_told_again_until_it_is_forgotten(home: Home, daemon: Daem
     assert {} == home.daemon().runs
 
 
-def test_a_quick_run_is_told_of_in_one_batch(home: Home, daemon: Daemon) -> None:
+def test_a_quick_run_is_reported_in_one_batch(home: Home, daemon: Daemon) -> None:
     with home.stopped():
         uids = [daemon.start(["true"], home.output(str(n))) for n in range(20)]
     for uid in uids:
@@ -218,7 +216,9 @@ def test_what_was_removed_is_made_again_before_a_ping_is_answered(
         listening.accept()[0].close()
 
 
-def test_who_comes_while_the_sockets_are_missing_is_told_so(home: Home, daemon: Daemon) -> None:
+def test_a_daemon_that_connects_while_the_sockets_are_missing_is_informed(
+    home: Home, daemon: Daemon
+) -> None:
     home.runtime_dir.rename(home.state_dir / "aside")
     home.runtime_dir.touch()
     assert [f"{home.runtime_dir}: File exists"] == [

@@ -140,7 +140,7 @@ def ignores_by_now(home: Home) -> None:
     eventually(probe)
 
 
-def test_a_stopped_worker_is_woken_to_hear_its_signal(home: Home, daemon: Daemon) -> None:
+def test_a_stopped_worker_is_continued_to_receive_its_signal(home: Home, daemon: Daemon) -> None:
     uid = daemon.start(["sh", "-c", "kill -STOP $$; exec sleep 1000"], home.output())
     leader = daemon.expect(wire.Started, uid).pid
 
@@ -211,7 +211,7 @@ def test_a_kill_deadline_is_kept_without_any_daemon(home: Home, daemon: Daemon) 
     assert wire.RunState.RUNNING == later.runs[stays].state
 
 
-def test_an_ending_of_its_own_is_told_before_the_exit(home: Home, daemon: Daemon) -> None:
+def test_an_ending_by_the_executor_is_reported_before_the_exit(home: Home, daemon: Daemon) -> None:
     deadlines = {"run_timeout": times.instant() + 0.2}
     uid = daemon.start(["sleep", "1000"], home.output(), deadlines=deadlines)
 
@@ -273,7 +273,7 @@ def test_a_run_that_lives_is_not_forgotten(home: Home, daemon: Daemon) -> None:
     assert "cancelled" == daemon.expect(wire.Exited, uid).ended_by
 
 
-def test_an_end_beside_its_start_ends_the_run(home: Home, daemon: Daemon) -> None:
+def test_an_end_in_the_same_batch_as_its_start_ends_the_run(home: Home, daemon: Daemon) -> None:
     uid = wire.RunUid("u" * 32)
     start = wire.Start(
         uid=uid,

@@ -128,7 +128,7 @@ def test_start_ticks_are_the_kernels(here: Here) -> None:
     assert asked == told
 
 
-def test_r15_a_process_that_took_over_a_pid_hears_nothing(here: Here) -> None:
+def test_r15_a_process_that_took_over_a_pid_is_not_signalled(here: Here) -> None:
     elder = os.posix_spawn("/bin/sleep", ["sleep", "1000"], os.environ)
     known = here.kernel.look(elder)
     assert known is not None

@@ -22,7 +22,7 @@ def kernel() -> Iterator[Kernel]:
 
 
 @pytest.mark.parametrize("renamed", [False, True])
-def test_who_writes_to_an_output_is_found_and_no_other_filesystem_is_asked(
+def test_writers_of_an_output_are_found_without_a_call_to_another_filesystem(
     kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, renamed: bool
 ) -> None:
     """A file on a dead mount made everybody's look fail, or the executor hang."""

@@ -21,7 +21,7 @@ from tests.executor.daemon import Daemon
 from tests.executor.workers import children, lives
 
 
-def test_a_second_executor_is_refused_and_told_who_holds_the_lock(
+def test_a_second_executor_is_refused_with_the_holder_of_the_lock(
     home: Home, daemon: Daemon
 ) -> None:
     uid = daemon.start(["sleep", "1000"], home.output())
@@ -35,7 +35,7 @@ def test_a_second_executor_is_refused_and_told_who_holds_the_lock(
     assert [] == [m for m in daemon.ping() if isinstance(m, wire.Exited)]
 
 
-def test_its_name_says_that_it_is_no_part_of_the_run_whose_mark_it_has_while_it_spawns(
+def test_its_process_name_excludes_it_from_the_run_whose_mark_it_has_while_it_spawns(
     home: Home, daemon: Daemon
 ) -> None:
     daemon.ping()
@@ -178,7 +178,9 @@ def test_r34_sigterm_ends_all_runs_by_the_ladder_and_then_it_leaves(
     assert 0 == home.processes[0].wait()
 
 
-def test_what_it_ended_on_sigterm_is_told_by_its_successor(home: Home, daemon: Daemon) -> None:
+def test_its_successor_reports_the_runs_that_it_ended_on_sigterm(
+    home: Home, daemon: Daemon
+) -> None:
     uid = daemon.start(["sleep", "1000"], home.output())
     daemon.expect(wire.Started, uid)
     daemon.close()
@@ -205,7 +207,7 @@ def test_embedded_it_leaves_on_the_daemons_last_word(home: Home) -> None:
     assert 0 == process.wait()
 
 
-def test_external_it_stays_whatever_the_daemon_says(home: Home, daemon: Daemon) -> None:
+def test_an_external_executor_ignores_a_request_to_leave(home: Home, daemon: Daemon) -> None:
     daemon.send(wire.Leave())
 
     daemon.ping()

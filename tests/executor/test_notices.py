@@ -75,7 +75,7 @@ def test_a_worker_that_wants_none_has_none(home: Home, daemon: Daemon) -> None:
     assert "NOTIFY_SOCKET" not in output.read_text()
 
 
-def test_whoever_is_let_in_may_send_and_nobody_may_list(home: Home, daemon: Daemon) -> None:
+def test_anybody_let_in_may_send_and_nobody_may_list(home: Home, daemon: Daemon) -> None:
     _, path = start(home, daemon)
 
     assert 0o666 == stat.S_IMODE(path.stat().st_mode)
@@ -83,7 +83,7 @@ def test_whoever_is_let_in_may_send_and_nobody_may_list(home: Home, daemon: Daem
     assert 0o700 == stat.S_IMODE(home.runtime_dir.stat().st_mode)
 
 
-def test_a_notice_is_told_again_until_it_is_noted(home: Home, daemon: Daemon) -> None:
+def test_a_notice_is_reported_again_until_it_is_acknowledged(home: Home, daemon: Daemon) -> None:
     """What a dead daemon read, or never did, reaches the next one, before the runs are named."""
     uid, path = start(home, daemon)
     say(path, b"WATCHDOG=1\nSTATUS=one")
@@ -104,7 +104,7 @@ def test_a_notice_is_told_again_until_it_is_noted(home: Home, daemon: Daemon) ->
     assert [wire.Hello, wire.RunReport] == [type(message) for message in last.messages]
 
 
-def test_what_is_said_before_the_end_is_told_before_it(home: Home, daemon: Daemon) -> None:
+def test_a_notice_sent_before_the_end_is_reported_before_it(home: Home, daemon: Daemon) -> None:
     script = """
 import os, socket
 out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -125,7 +125,7 @@ def has_ended(daemon: Daemon, uid: str) -> None:
     assert any(isinstance(m, wire.Exited) and m.uid == uid for m in daemon.messages)
 
 
-def test_junk_floods_and_descriptors_harm_nobody_else(home: Home, daemon: Daemon) -> None:
+def test_junk_floods_and_descriptors_harm_no_other_run(home: Home, daemon: Daemon) -> None:
     """Oversize and senseless messages, 253 descriptors with each, a full queue."""
     process = home.processes[-1]
     noisy, loud = start(home, daemon)
@@ -166,7 +166,9 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def test_a_flood_is_told_now_and_then_and_its_last_word_counts(home: Home, daemon: Daemon) -> None:
+def test_a_flood_is_reported_now_and_then_and_its_last_notice_counts(
+    home: Home, daemon: Daemon
+) -> None:
     uid, path = start(home, daemon)
     with sender(path) as out:
         for number in range(200):

@@ -28,12 +28,12 @@ def fails(daemon: Daemon, command: list[str], output: Path, **settings: object) 
 
 
 @pytest.mark.parametrize("code", [0, 1, 75, 78, 130, 143, 255])
-def test_r32_the_exit_code_is_told_as_it_was(home: Home, daemon: Daemon, code: int) -> None:
+def test_r32_the_exit_code_is_reported_unchanged(home: Home, daemon: Daemon, code: int) -> None:
     assert code == run(daemon, ["sh", "-c", f"exit {code}"], home.output()).exit_code
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_r32_a_signal_is_told_as_a_signal(home: Home, daemon: Daemon, signum: int) -> None:
+def test_r32_a_signal_is_reported_as_a_signal(home: Home, daemon: Daemon, signum: int) -> None:
     exit_ = run(daemon, ["sh", "-c", f"kill -{signum} $$"], home.output())
 
     assert (None, signum) == (exit_.exit_code, exit_.signal)
@@ -49,7 +49,7 @@ def test_started_names_the_leader_by_pid_and_start_ticks(home: Home, daemon: Dae
     assert 1 <= started.at
 
 
-def test_r29_output_is_captured_from_the_first_byte_and_its_end_told(
+def test_r29_output_is_captured_from_the_first_byte_and_its_tail_reported(
     home: Home, daemon: Daemon
 ) -> None:
     program = "import sys; sys.stdout.write('x' * 9000); sys.stdout.flush(); raise ValueError('ü')"
@@ -69,7 +69,7 @@ def test_the_tail_is_text_that_any_database_takes(home: Home, daemon: Daemon) ->
     assert "ab\N{REPLACEMENT CHARACTER}c" == exit_.tail
 
 
-def test_what_a_run_used_is_told(home: Home, daemon: Daemon) -> None:
+def test_the_resources_that_a_run_used_are_reported(home: Home, daemon: Daemon) -> None:
     """More than whoever started the executor ever had: that mark is inherited."""
     program = "x = bytearray(500_000_000); x[::4096] = x[::4096]; sum(range(2_000_000))"
 
@@ -81,7 +81,7 @@ def test_what_a_run_used_is_told(home: Home, daemon: Daemon) -> None:
     assert exit_.cpu_seconds >= 0.01
 
 
-def test_memory_below_the_executors_own_is_not_told(home: Home, daemon: Daemon) -> None:
+def test_memory_below_the_executors_own_is_not_reported(home: Home, daemon: Daemon) -> None:
     """A spawned process inherits its parent's high-water mark, which is not its own."""
     assert run(daemon, ["true"], home.output()).max_rss_bytes is None
 
@@ -340,7 +340,9 @@ def test_nothing_starts_while_any_earlier_run_still_writes(home: Home, daemon: D
     assert 0 == run(daemon, ["true"], home.output("second"), **previous).exit_code
 
 
-def test_a_previous_output_that_is_gone_is_no_obstacle(home: Home, daemon: Daemon) -> None:
+def test_a_previous_output_that_is_gone_does_not_prevent_the_start(
+    home: Home, daemon: Daemon
+) -> None:
     previous = {"previous_output_path": str(home.output("never"))}
 
     assert 0 == run(daemon, ["true"], home.output(), **previous).exit_code

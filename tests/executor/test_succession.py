@@ -89,7 +89,7 @@ def test_two_hundred_survivors_that_only_their_output_gives_away_are_found_toget
     assert cpu_seconds(home.processes[-1].pid) <= 1.5
 
 
-def test_r31_codes_that_were_journaled_are_told_by_the_successor(
+def test_r31_the_successor_reports_the_exit_codes_in_the_journal(
     home: Home, daemon: Daemon
 ) -> None:
     output = home.output("a")
@@ -178,7 +178,7 @@ def without(home: Home, event: str) -> None:
     home.journal.write_text("".join(kept))
 
 
-def test_a_run_that_was_never_spawned_is_told_as_vanished(home: Home, daemon: Daemon) -> None:
+def test_a_run_that_was_never_spawned_is_reported_as_vanished(home: Home, daemon: Daemon) -> None:
     uid = daemon.start(["true"], home.output())
     daemon.expect(wire.Exited, uid)
     dies(home)
@@ -302,7 +302,7 @@ def test_the_journal_holds_no_secret(home: Home, daemon: Daemon) -> None:
     assert 0o600 == home.journal.stat().st_mode & 0o777
 
 
-def test_what_survives_the_sweep_is_told_as_unkillable_and_tried_again(
+def test_a_survivor_of_the_sweep_is_reported_as_unkillable_and_tried_again(
     home: Home, daemon: Daemon
 ) -> None:
     """The lock on its output is held by somebody whom no process listing shows as a writer."""

@@ -55,7 +55,7 @@ def _ok_whatever_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SqlStore, "heartbeat", heartbeat)
 
 
-def _liveness_for_whoever_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def _liveness_without_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The repair's gap: the second write, of liveness, asks for no lock."""
     sound = SqlStore.heartbeat
     stamp = "UPDATE tasks SET last_heartbeat_at = :now WHERE id = :id AND state = 'running'"
@@ -138,7 +138,7 @@ PLANTS = [
         statement("HEARTBEAT", "lock = :lock", "lower(lock) = lower(:lock)"),
     ),
     Plant("ok although refused", _ok_whatever_happened),
-    Plant("liveness for whoever calls", _liveness_for_whoever_calls),
+    Plant("liveness for whoever calls", _liveness_without_a_lock),
     Plant("one lock for all claims", _one_lock_for_all_claims),
     Plant(
         "a claim that keeps the old lock",

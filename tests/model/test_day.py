@@ -37,7 +37,7 @@ def _nothing(*_: object) -> None:
     pass
 
 
-def _reaps_whatever_the_executor_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def _reaps_without_the_executors_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Memory, "is_served_by", lambda self, _: self.hello is not None)
     monkeypatch.setattr(Reaper, "_confirmed", lambda self, expired, turn: expired)
 
@@ -57,7 +57,7 @@ def _never_looks_for_the_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "plant",
     [
-        _reaps_whatever_the_executor_says,
+        _reaps_without_the_executors_answer,
         _spares_nobody,
         _goes_by_the_hosts_clock,
         _never_looks_for_the_lost,

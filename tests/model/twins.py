@@ -106,7 +106,7 @@ class Twins(RuleBasedStateMachine):
     # After every step -----------------------------------------------------------------------------
 
     @invariant()
-    def every_task_is_as_the_protocol_says(self) -> None:
+    def every_task_is_as_the_protocol_requires(self) -> None:
         columns = (
             "id, state, fence, attempts_used, deferrals, orphans, lease_expires_at,"
             " last_heartbeat_at, progress, ending, intent, finished_at, owner, run_uid, lock"
@@ -130,7 +130,7 @@ class Twins(RuleBasedStateMachine):
         assert expected == found
 
     @invariant()
-    def every_run_is_as_the_protocol_says(self) -> None:
+    def every_run_is_as_the_protocol_requires(self) -> None:
         found = self.rows(
             "runs", "task_id, uid, lock, fence, attempt, outcome, declared, exit_code"
         )

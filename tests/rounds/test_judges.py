@@ -58,7 +58,7 @@ def test_nothing_is_wrong_with_a_round_in_which_nothing_is() -> None:
     ],
     ids=["a stamp", "a birth", "seen by its successor"],
 )
-def test_an_earlier_run_that_lives_beside_a_later_one_is_an_overlap(seen: Seen) -> None:
+def test_an_earlier_run_that_lives_during_a_later_one_is_an_overlap(seen: Seen) -> None:
     assert 1 == len(judge(seen).overlaps)
 
 

@@ -14,7 +14,7 @@ from tests.rounds.play import play
 
 #: Chosen so that between them everybody is killed, and everybody stopped, and soon.
 @pytest.mark.parametrize("seed", [29479, 8863, 11155, 15185])
-def test_whoever_is_killed_or_stopped_no_task_has_two_trees_and_no_run_a_wrong_code(
+def test_no_task_has_two_trees_and_no_run_a_wrong_code_under_random_kills_and_stops(
     seed: int, bytecode: Path
 ) -> None:
     seen, verdict = play(seed, bytecode)

@@ -87,7 +87,9 @@ def may_protect() -> bool:
     return tried.returncode == 0
 
 
-def test_r37_what_the_kernel_killed_for_memory_is_told_so(world: World, cgroup: Path) -> None:
+def test_r37_a_run_that_the_kernel_killed_for_memory_is_reported_as_that(
+    world: World, cgroup: Path
+) -> None:
     hog = world.submit(*python(HOG))
     behind_a_shell = world.submit(*shell(f'{sys.executable} -c "{HOG}"; exit $?'))
     innocent = world.submit(*shell("until [ -e go ]; do sleep 0.1; done"))
@@ -140,7 +142,7 @@ def test_workers_are_born_without_the_executors_protection(world: World) -> None
         assert -500 == int(Path(f"/proc/{executor.pid}/oom_score_adj").read_text())
 
 
-def test_a_protection_that_cannot_be_given_up_is_inherited_and_told(world: World) -> None:
+def test_a_protection_that_cannot_be_given_up_is_inherited_and_logged(world: World) -> None:
     score = world.directory / "score"
     score.write_text("-500\n")
     task = world.submit("true")

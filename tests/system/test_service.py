@@ -149,7 +149,7 @@ def test_r61_at_a_shutdown_workers_are_answered_and_every_run_is_settled(
     assert "released" == slept["outcome"]
 
 
-def test_r70_the_journal_finds_what_was_said_of_a_task_and_what_it_wrote(machine: Machine) -> None:
+def test_r70_the_journal_finds_the_log_lines_about_a_task_and_its_output(machine: Machine) -> None:
     serve(machine)
     path = machine.path(FILE)
     path.write_text(

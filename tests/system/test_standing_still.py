@@ -66,7 +66,7 @@ DEADLINES = {
     ids=" then ".join,
 )
 @pytest.mark.parametrize("name", DEADLINES)
-def test_a_worker_that_ended_before_its_deadline_has_its_own_outcome_whoever_stood_still(
+def test_a_worker_that_ended_before_its_deadline_has_its_own_outcome_after_a_standstill(
     world: World, name: str, who: tuple[str, ...]
 ) -> None:
     deadline = DEADLINES[name]

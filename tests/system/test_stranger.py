@@ -130,7 +130,7 @@ def eve(machine: Machine, *words: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("config", [FILE, THEIRS])
-def test_a_stranger_is_refused_every_verb_and_told_why(served: Machine, config: str) -> None:
+def test_a_stranger_is_refused_every_verb_with_the_reason(served: Machine, config: str) -> None:
     served.run("touch", "/tmp/copy")
     for verb in VERBS.keys() - OF_NO_SERVICE:
         of_host = verb.endswith("install-service")

@@ -51,7 +51,7 @@ def readiness(machine: Machine, unit: str) -> float:
 
 
 @pytest.mark.parametrize("seconds", [LONG, 0])
-def test_r60_a_unit_with_nothing_to_do_is_ready_before_its_watchdog_asks(
+def test_r60_a_unit_with_nothing_to_do_is_ready_before_its_watchdog_expires(
     machine: Machine, seconds: int
 ) -> None:
     serve(machine)

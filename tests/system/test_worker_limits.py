@@ -104,7 +104,7 @@ def can(machine: Machine, trial: str) -> bool:
     return machine.run(*words, user="dispatcher", exits=None).returncode == 0
 
 
-def test_what_the_page_says_that_a_worker_cannot_do_is_so_and_its_drop_in_allows_it(
+def test_a_worker_cannot_do_what_the_page_forbids_and_its_drop_in_allows_it(
     machine: Machine,
 ) -> None:
     prepare(machine)
@@ -125,7 +125,7 @@ def test_what_the_page_says_that_a_worker_cannot_do_is_so_and_its_drop_in_allows
         assert can(machine, trial), each
 
 
-def test_what_the_page_says_that_works_under_the_unit_works(machine: Machine) -> None:
+def test_a_worker_can_do_what_the_page_allows_under_the_unit(machine: Machine) -> None:
     prepare(machine)
 
     assert [] == [what for what, trial in ALLOWED.items() if not can(machine, trial)]

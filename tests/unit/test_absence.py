@@ -218,7 +218,7 @@ def test_a_node_that_need_not_confirm_keeps_its_claim_for_ever(shared: World) ->
         (False, False, Outcome.ORPHANED),
     ],
 )
-def test_a_takeover_settles_as_declared_else_as_its_ending_else_orphaned(
+def test_a_takeover_settles_as_declared_then_as_its_ending_then_as_orphaned(
     world: World, *, declared: bool, ending: bool, outcome: Outcome
 ) -> None:
     claim = claim_elsewhere(world, takeover_in=1)
@@ -285,7 +285,7 @@ def test_a_deadline_counts_from_before_its_transaction(limited: World) -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_run_is_confirmed_with_the_kill_grace_that_its_executor_was_told(
+def test_a_run_is_confirmed_with_the_kill_grace_that_its_executor_received(
     limited: World, *, restarted: bool
 ) -> None:
     """A reload to a shorter one must not let others start while it is still being ended."""
@@ -451,5 +451,5 @@ def test_r16_another_node_of_the_same_hostname_is_another(shared: World) -> None
     assert [] == [m for m in world.executor.sent if isinstance(m, wire.End)]
 
 
-def test_the_node_of_the_simulation_is_no_local_owner() -> None:
+def test_the_node_of_the_simulation_is_not_a_local_owner() -> None:
     assert not NODE.startswith(LOCAL)

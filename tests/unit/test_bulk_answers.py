@@ -39,7 +39,7 @@ class Alarm(BaseException):
 
 @pytest.mark.parametrize("number", range(ALL))
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Alarm("time is over")], ids=repr)
-def test_r68_what_interrupts_a_commit_that_was_made_is_told_what_became_of_it(
+def test_r68_an_interruption_of_a_commit_that_was_made_carries_its_result(
     client: Client, number: int, error: BaseException
 ) -> None:
     fail_at(client, number, error, committed=True)
@@ -58,7 +58,7 @@ def test_r68_what_interrupts_a_commit_that_was_made_is_told_what_became_of_it(
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_r68_where_nobody_can_say_whether_it_was_accepted_that_is_told(
+def test_r68_an_acceptance_that_cannot_be_looked_up_is_reported_as_unknown(
     client: Client, monkeypatch: pytest.MonkeyPatch, *, committed: bool
 ) -> None:
     fail_at(client, BEFORE, KeyboardInterrupt(), committed=committed)
@@ -196,7 +196,9 @@ def test_what_is_submitted_can_be_closed_however_many_they_are(client: Client, m
     assert (many, 0, 0) == kept(client)
 
 
-def test_r68_one_whose_record_is_gone_when_it_asks_is_not_taken_for_none(client: Client) -> None:
+def test_r68_a_submit_whose_record_is_gone_at_its_look_up_is_not_reported_as_refused(
+    client: Client,
+) -> None:
     """It stood still for an hour in its commit: a daemon made all of it tasks and cleaned up."""
     store: Any = client.store
     accept = store.accept

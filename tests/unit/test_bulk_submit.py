@@ -89,7 +89,9 @@ def test_tasks_are_taken_one_by_one_and_put_aside_before_more_are_taken(client: 
     assert (TASKS * PARTS, 0, 0) == kept(client)
 
 
-def test_what_fits_into_one_part_is_one_transaction_and_leaves_nothing_else(client: Client) -> None:
+def test_a_submit_that_fits_into_one_part_is_one_transaction_and_leaves_only_tasks(
+    client: Client,
+) -> None:
     fail_at(client, 1, StoreUnavailable("a second transaction"), committed=False)
 
     assert TASKS == len(client.submit_many([TASK] * TASKS))
@@ -123,7 +125,7 @@ def test_r69_a_part_is_bounded_in_bytes_whatever_its_tasks_are_long_by(
 
 @pytest.mark.parametrize("number", range(ALL))
 @pytest.mark.parametrize("error", [StoreUnavailable("locked"), KeyboardInterrupt()], ids=repr)
-def test_r68_whatever_fails_all_are_accepted_or_none_and_the_caller_is_told_which(
+def test_r68_any_failure_leaves_all_accepted_or_none_and_the_caller_learns_which(
     client: Client, number: int, error: BaseException
 ) -> None:
     fail_at(client, number, error, committed=False)
@@ -260,7 +262,7 @@ def test_lines_that_come_seldom_are_signs_of_life_though_they_fill_no_part(clien
     assert 3 * TASKS == len(list(submitted))
 
 
-def test_one_that_stood_still_for_an_hour_is_told_that_nothing_was_submitted(
+def test_a_submit_that_stood_still_for_an_hour_reports_that_nothing_was_submitted(
     client: Client,
 ) -> None:
     def tasks() -> Iterator[NewTask]:
@@ -274,7 +276,7 @@ def test_one_that_stood_still_for_an_hour_is_told_that_nothing_was_submitted(
     assert (0, 0, 0) == kept(client)
 
 
-def test_ids_that_nobody_read_for_an_hour_are_told_to_be_lost(client: Client) -> None:
+def test_ids_that_nobody_read_for_an_hour_are_reported_as_lost(client: Client) -> None:
     submitted = client.submit_all([TASK] * (TASKS * PARTS))
     go_on(client, GONE_AFTER + 1)
 
@@ -319,7 +321,7 @@ def test_status_reports_what_is_accepted_and_not_listed_yet(command: Command) ->
     assert 2 == command("status", "--json").json["coming"]
 
 
-def test_a_backup_half_way_is_restored_with_what_was_accepted_and_nothing_else(
+def test_a_backup_during_a_bulk_submit_is_restored_with_only_the_accepted_tasks(
     command: Command,
 ) -> None:
     with command.client() as client, client.store.transaction() as now:

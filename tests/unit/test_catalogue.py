@@ -42,7 +42,7 @@ BOTH = [pytest.param(DAEMON, False, id="daemon"), pytest.param(EXECUTOR, True, i
 
 
 @pytest.mark.parametrize(("entries", "executor"), BOTH)
-def test_r67_every_entry_is_said_somewhere_and_everything_said_has_an_entry(
+def test_r67_every_entry_is_logged_somewhere_and_every_logged_event_has_an_entry(
     entries: Mapping[str, Event], *, executor: bool
 ) -> None:
     call = re.compile(r"\b(?:log(?:\.\w+)?|self\._log|self)\(\s*\"([a-z]+\.[a-z_]+)\"")

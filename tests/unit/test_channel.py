@@ -105,7 +105,7 @@ def is_dropped(stream: socket.socket) -> bool:
         return False
 
 
-def test_of_each_peer_one_line_is_heard_until_it_was_answered(
+def test_one_line_of_each_peer_is_read_until_it_was_answered(
     server: Server, connect: Connect
 ) -> None:
     flood, other = connect(), connect()
@@ -122,7 +122,7 @@ def test_of_each_peer_one_line_is_heard_until_it_was_answered(
     assert [b"1", b"a", b"2"] == [line for line, _ in server.heard]
 
 
-def test_what_is_not_heard_stays_in_the_senders_socket(server: Server, connect: Connect) -> None:
+def test_unread_lines_stay_in_the_senders_socket(server: Server, connect: Connect) -> None:
     stream = connect()
     stream.setblocking(False)
     sent = 0
@@ -194,7 +194,7 @@ def test_the_end_of_a_line_counts(server: Server, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n{}\n"])
-def test_a_line_too_long_is_told_so_before_it_is_cut_off(
+def test_the_sender_of_a_line_too_long_is_answered_before_it_is_cut_off(
     server: Server, connect: Connect, end: bytes
 ) -> None:
     stream = connect()
@@ -328,7 +328,7 @@ def test_another_user_is_refused_and_closed_unheard_and_its_uid_and_pid_are_logg
     assert [] == server.heard
 
 
-def test_who_said_a_line_is_known_by_its_pid(
+def test_the_sender_of_a_line_is_known_by_its_pid(
     server: Server, connect: Callable[[], socket.socket]
 ) -> None:
     connect().sendall(line() + b"\n")
@@ -338,7 +338,7 @@ def test_who_said_a_line_is_known_by_its_pid(
     assert [os.getpid()] == server.pids
 
 
-def test_a_request_carries_the_pid_of_who_said_it() -> None:
+def test_a_request_carries_the_pid_of_its_sender() -> None:
     requests = WorkerRequests()
     requests.add(line(), print, 4711)
 
@@ -353,7 +353,7 @@ def knock(server: Server, stack: ExitStack, count: int, line: bytes = b"beat\n")
         stream.sendall(line)
 
 
-def test_nobody_who_waited_at_the_door_is_unheard_when_all_is_heard(server: Server) -> None:
+def test_every_waiting_connection_is_read_before_all_is_read(server: Server) -> None:
     with ExitStack() as stack:
         knock(server, stack, 3 * channel.ACCEPTS + 5)
 
@@ -365,7 +365,7 @@ def test_nobody_who_waited_at_the_door_is_unheard_when_all_is_heard(server: Serv
         assert 4 < len(turns) < 10
 
 
-def test_what_one_says_in_many_lines_is_heard_before_all_is_heard(server: Server) -> None:
+def test_every_line_of_a_peer_is_read_before_all_is_read(server: Server) -> None:
     with ExitStack() as stack:
         knock(server, stack, 1, b"one\ntwo\nthree\n")
 
@@ -404,7 +404,7 @@ def test_a_flood_of_connections_stops_nobodys_clock(
         assert b"beat" == server.heard[0][0]
 
 
-def test_who_cannot_be_let_in_is_not_heard_and_the_loop_rests(
+def test_a_connection_that_cannot_be_accepted_is_not_read_and_the_loop_waits(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.turn()
@@ -426,7 +426,7 @@ def test_who_cannot_be_let_in_is_not_heard_and_the_loop_rests(
         assert server.turn()
 
 
-def test_at_another_socket_all_are_heard_that_were_connected_or_waited(
+def test_a_change_of_socket_keeps_connected_and_waiting_peers(
     server: Server, connect: Connect
 ) -> None:
     there = connect()
@@ -441,7 +441,7 @@ def test_at_another_socket_all_are_heard_that_were_connected_or_waited(
         assert {b"waited", b"connected", b"new"} == set(server.hears(3))
 
 
-def test_all_who_waited_at_the_socket_before_are_heard_however_many(server: Server) -> None:
+def test_a_change_of_socket_reads_all_that_waited_before_however_many(server: Server) -> None:
     with ExitStack() as stack:
         knock(server, stack, 2 * channel.ACCEPTS)
         server.channel.listen_at(sockets.listen(str(server.path), backlog=128), at=server.at)
@@ -456,7 +456,7 @@ def test_all_who_waited_at_the_socket_before_are_heard_however_many(server: Serv
         assert server.due != server.at, "the former socket is closed"
 
 
-def test_a_channel_that_is_deaf_hears_at_another_socket_when_the_shortage_is_over(
+def test_a_channel_short_of_descriptors_reads_at_another_socket_after_the_shortage(
     server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def short(_: socket.socket) -> None:

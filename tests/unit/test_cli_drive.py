@@ -75,7 +75,7 @@ def test_ac1_ac3_a_claim_prints_its_lock_which_renews_it_from_a_later_command(
     assert left_ms(command) > 30_000
 
 
-def test_ac3_no_lock_is_told_by_its_name_and_is_never_ok(command: Command) -> None:
+def test_ac3_a_missing_lock_is_named_and_is_never_ok(command: Command) -> None:
     claimed(command)
     before = everything(command)
 
@@ -89,7 +89,7 @@ def test_ac3_no_lock_is_told_by_its_name_and_is_never_ok(command: Command) -> No
     assert before == everything(command)
 
 
-def test_people_are_told_task_lock_fence_and_expiry(command: Command) -> None:
+def test_claim_prints_task_lock_fence_and_expiry_for_people(command: Command) -> None:
     printed = dict(line.split() for line in command("claim").stdout.splitlines())
 
     assert ["task_id", "lock", "fence", "lease_expires_at"] == list(printed)
@@ -130,7 +130,9 @@ def test_a_lock_file_that_cannot_be_written_claims_nothing(
     assert "ready" == command("show", 1, "--json").json["state"]
 
 
-def test_a_directory_is_no_lock_file_and_claims_nothing(command: Command, tmp_path: Path) -> None:
+def test_a_directory_as_lock_file_is_refused_and_claims_nothing(
+    command: Command, tmp_path: Path
+) -> None:
     told = command("claim", "--lock-file", tmp_path, exits=2).stderr
 
     assert "is a directory" in told
@@ -153,7 +155,7 @@ def test_a_claim_whose_lock_cannot_be_kept_after_all_is_given_back(
 
 
 @pytest.mark.parametrize("progress", ["nan", "inf", "-inf"])
-def test_what_is_no_number_is_no_progress(command: Command, progress: str) -> None:
+def test_a_progress_that_is_not_a_number_is_refused(command: Command, progress: str) -> None:
     facts = claimed(command)
 
     command("heartbeat", "--task", 1, "--lock", facts["lock"], "--progress", progress, exits=2)
@@ -164,14 +166,14 @@ def test_what_is_no_number_is_no_progress(command: Command, progress: str) -> No
 
 
 @pytest.mark.parametrize("ttl", ["0s", "199ms", "3651d"])
-def test_a_lease_that_no_task_may_have_is_told_in_the_words_of_the_option(
+def test_a_lease_that_no_task_may_have_is_refused_in_the_words_of_the_option(
     command: Command, ttl: str
 ) -> None:
     for verb in (["claim", "--ttl", ttl], ["submit", "--lease-ttl", ttl, "--", "true"]):
         assert "lease_ttl: must be from 200ms to 3650d" in command(*verb, exits=2).stderr
 
 
-def test_a_lock_file_that_is_not_there_is_told(command: Command, tmp_path: Path) -> None:
+def test_a_missing_lock_file_is_reported(command: Command, tmp_path: Path) -> None:
     claimed(command)
 
     told = command("heartbeat", "--task", 1, "--lock-file", tmp_path / "nowhere", exits=2).stderr
@@ -211,7 +213,7 @@ def test_exported_lines_leave_out_a_lock_that_is_kept_in_a_file(
         (["--task", 1], "task 1 is running"),
     ],
 )
-def test_nothing_to_claim_exits_1_and_says_why(
+def test_nothing_to_claim_exits_1_with_the_reason(
     command: Command, arguments: list[object], told: str
 ) -> None:
     claimed(command)
@@ -241,7 +243,7 @@ def test_a_task_whose_time_is_over_is_claimed_no_more(command: Command) -> None:
     assert "failed" == command("show", 2, "--json").json["state"]
 
 
-def test_what_a_local_claim_wrote_is_not_here_and_logs_says_so(command: Command) -> None:
+def test_logs_explains_that_the_output_of_a_local_claim_is_not_here(command: Command) -> None:
     claimed(command)
 
     assert "run 1 is a local claim" in command("logs", 1, exits=1).stderr
@@ -250,7 +252,7 @@ def test_what_a_local_claim_wrote_is_not_here_and_logs_says_so(command: Command)
 # Refusals ----------------------------------------------------------------------------------
 
 
-def test_what_a_worker_said_of_itself_is_shown_to_people(command: Command) -> None:
+def test_the_reports_of_a_worker_are_shown_to_people(command: Command) -> None:
     command("submit", "--payload", '{"rows": [1,\n2]}', "--", "true")
     lock = claimed(command, "--task", 2)["lock"]
     before = command("show", 2).stdout
@@ -334,7 +336,9 @@ def test_r02_a_store_that_does_not_answer_is_69_and_never_ok(
         ["heartbeat", "--lock-file", "lock"],
     ],
 )
-def test_what_cannot_be_said_is_a_usage_error(command: Command, arguments: list[str]) -> None:
+def test_a_report_that_no_worker_may_send_is_a_usage_error(
+    command: Command, arguments: list[str]
+) -> None:
     lock = claimed(command, "--lock-file", "lock")
     before = everything(command)
 
@@ -448,7 +452,7 @@ def test_a_client_without_any_lock_raises(command: Command) -> None:
         client.heartbeat(1)
 
 
-def test_a_client_refuses_what_no_worker_could_say(command: Command) -> None:
+def test_a_client_refuses_a_report_that_no_worker_could_send(command: Command) -> None:
     with command.client() as client:
         client.claim()
         with pytest.raises(ValueError, match="progress"):

@@ -83,7 +83,7 @@ def test_an_example_with_a_mistake_would_be_found() -> None:
         command.make_context("list", ["--since", "soon"], parent=CONTEXT)
 
 
-def test_every_verb_stands_in_the_help_once_under_a_heading(command: Command) -> None:
+def test_every_verb_is_in_the_help_once_under_a_heading(command: Command) -> None:
     shown = command("--help").stdout
     listed = re.findall(r"^  ([a-z-]+) +[A-Z]", shown, re.MULTILINE)
 

@@ -82,7 +82,7 @@ def test_runs_stand_oldest_first(command: Command) -> None:
         (None, None, None),
     ],
 )
-def test_the_end_of_the_output_comes_from_the_row_else_from_the_file(
+def test_the_end_of_the_output_comes_from_the_row_or_if_missing_there_from_the_file(
     command: Command, output: bytes | None, stored: str | None, shown: str | None
 ) -> None:
     command("submit", "--", "true")
@@ -138,7 +138,7 @@ def test_time_outs_and_how_a_run_is_ended_are_shown_where_a_task_has_its_own(
 
 
 @pytest.mark.parametrize("verb", ["show", "logs", "cancel", "retry"])
-def test_an_unknown_id_is_told(command: Command, verb: str) -> None:
+def test_an_unknown_id_is_reported(command: Command, verb: str) -> None:
     result = command(verb, 42, exits=1)
 
     assert result.stderr.startswith("dispatcher: no task 42; ")
@@ -184,7 +184,7 @@ def test_list_for_people_is_a_table_of_whole_lines(command: Command) -> None:
     assert row.endswith(f"echo {'x' * 300} 'two\\nlines' '[bold]'")
 
 
-def test_list_filters_by_profile_and_by_what_stands_in_the_command(command: Command) -> None:
+def test_list_filters_by_profile_and_by_text_in_the_command(command: Command) -> None:
     command.configure('[profiles.zip]\ncommand = ["gzip", "-k", "{file}"]')
     command("submit", "--profile", "zip", "--payload", '{"file": "big.log"}')
     command("submit", "--", "sh", "-c", "echo 'big \"log\"'; gzip -k x")
@@ -217,7 +217,7 @@ def test_list_takes_times_as_dates_and_as_how_long_ago_they_were(command: Comman
     assert three_hours_ago in command("list", "--absolute").stdout
 
 
-def test_list_starts_with_the_oldest_when_asked_and_prints_json_by_the_line(
+def test_list_starts_with_the_oldest_on_request_and_prints_json_by_the_line(
     command: Command,
 ) -> None:
     for _ in range(3):
@@ -239,7 +239,7 @@ def test_list_starts_with_the_oldest_when_asked_and_prints_json_by_the_line(
         (-86_400 * 400, "400 d ago"),
     ],
 )
-def test_times_are_said_as_people_do(seconds: int, said: str) -> None:
+def test_times_are_printed_as_people_write_them(seconds: int, said: str) -> None:
     now = StoreTime(2_000_000_000_000)
 
     assert said == render.ago(StoreTime(now + seconds * 1000), now)
@@ -256,7 +256,7 @@ def test_times_are_said_as_people_do(seconds: int, said: str) -> None:
         (["--quue", "x"], "No such option '--quue'. Did you mean '--queue'?"),
     ],
 )
-def test_list_tells_mistakes(command: Command, arguments: list[str], told: str) -> None:
+def test_list_reports_mistakes(command: Command, arguments: list[str], told: str) -> None:
     assert told in command("list", *arguments, exits=2).stderr
 
 
@@ -284,7 +284,7 @@ def test_logs_falls_back_to_what_the_row_keeps(command: Command) -> None:
     assert command("show", 1, "--json").json["runs"][0]["output_is_gone"]
 
 
-def test_logs_says_why_there_is_nothing(command: Command) -> None:
+def test_logs_explains_why_there_is_no_output(command: Command) -> None:
     command("submit", "--", "true")
     waiting = command("logs", 1, exits=1).stderr
     command.run_once(output=None)
@@ -295,7 +295,7 @@ def test_logs_says_why_there_is_nothing(command: Command) -> None:
     assert "dispatcher: task 1 has no run 9; its runs: 1\n" == unknown
 
 
-def test_list_says_on_stderr_that_there_is_more(command: Command) -> None:
+def test_list_reports_on_stderr_that_there_is_more(command: Command) -> None:
     lines = b'{"command": ["true"], "queue": "a"}\n' * 4 + b'{"command": ["false"]}\n'
     command("submit", "--from", "-", stdin=lines)
 
@@ -320,7 +320,7 @@ def test_list_says_on_stderr_that_there_is_more(command: Command) -> None:
     assert "" == command("list", "--limit", 5).stderr
 
 
-def test_an_empty_list_says_so_on_stderr_and_names_the_queue_that_was_meant(
+def test_an_empty_list_is_reported_on_stderr_with_the_queue_that_was_meant(
     command: Command,
 ) -> None:
     nothing = command("list")
@@ -336,7 +336,9 @@ def test_an_empty_list_says_so_on_stderr_and_names_the_queue_that_was_meant(
     assert "dispatcher: no tasks in queue 'nightly'\n" == none_failed.stderr
 
 
-def test_an_empty_list_says_so_though_the_configuration_has_a_mistake(command: Command) -> None:
+def test_an_empty_list_is_reported_although_the_configuration_has_a_mistake(
+    command: Command,
+) -> None:
     command("submit", "--queue", "nightly", "--", "true")
     command.configure("[queues.mornings]\nconcurrency = -1")
 
@@ -429,7 +431,7 @@ def test_the_output_of_a_moved_state_directory_is_found_where_it_is_now(command:
     assert not path.exists()
 
 
-def test_what_is_no_file_in_place_of_an_output_holds_up_no_look(command: Command) -> None:
+def test_a_fifo_in_place_of_an_output_holds_up_no_verb(command: Command) -> None:
     command("submit", "--", "true")
     command.run_once(output=b"hello\n", state=TaskState.SUCCEEDED, outcome=Outcome.SUCCEEDED)
     with command.client() as client:

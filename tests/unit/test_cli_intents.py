@@ -73,7 +73,7 @@ def declaring(command: Command, word: Declared) -> Claim:
         (["retry"], "is being ended as timed_out; then it is ready", "ready"),
     ],
 )
-def test_what_happens_to_a_task_that_is_being_ended_is_told_exactly(
+def test_the_fate_of_a_task_that_is_being_ended_is_reported_exactly(
     command: Command, typed: list[str], text: str, then: str
 ) -> None:
     ending(command)
@@ -88,7 +88,7 @@ def test_what_happens_to_a_task_that_is_being_ended_is_told_exactly(
     assert ENDED_LATER == as_json.stderr
 
 
-def test_show_list_and_why_say_it_too(command: Command) -> None:
+def test_show_list_and_why_report_it_too(command: Command) -> None:
     ending(command)
     before = command("why", 1).stdout
     command("hold", 1, "--reason", "look at it")
@@ -157,7 +157,9 @@ def test_what_is_not_ending_is_neither_retried_nor_released(command: Command) ->
 
 
 @pytest.mark.parametrize("wrong", ["Cancel", "kill", "", 1, None])
-def test_the_python_client_refuses_a_word_that_is_no_intent(command: Command, wrong: Any) -> None:
+def test_the_python_client_refuses_a_word_that_is_not_an_intent(
+    command: Command, wrong: Any
+) -> None:
     claimed(command)
     with command.client() as client:
         with pytest.raises(ValueError, match="must be one of cancel, hold, release, retry, not "):
@@ -271,7 +273,7 @@ def test_a_word_on_a_stranded_run_names_what_has_to_be_ended(
     assert "nothing ends its processes; then the task is cancelled: cancelled by an op" in why
 
 
-def test_a_word_on_a_stranded_run_of_this_node_says_that_its_executor_ends_it(
+def test_an_intent_on_a_stranded_run_of_this_node_names_its_executor(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claimed(command)
@@ -287,7 +289,7 @@ def test_a_word_on_a_stranded_run_of_this_node_says_that_its_executor_ends_it(
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_what_lived_of_an_earlier_run_is_not_said_of_the_next(
+def test_survivors_of_an_earlier_run_are_not_reported_for_the_next(
     command: Command, monkeypatch: pytest.MonkeyPatch, *, ours: bool
 ) -> None:
     claimed(command)
@@ -343,7 +345,7 @@ def test_a_hold_beyond_the_total_time_is_refused_with_what_happens(command: Comm
     assert "then it is failed: timed_out: too long; total_timeout is over" in told
 
 
-def test_what_is_ready_waits_for_a_daemon_and_that_is_said(command: Command) -> None:
+def test_a_ready_task_waits_for_a_daemon_and_every_verb_reports_it(command: Command) -> None:
     command("submit", "--", "true")
 
     held = command("hold", 1)
@@ -355,7 +357,7 @@ def test_what_is_ready_waits_for_a_daemon_and_that_is_said(command: Command) -> 
     assert [READY_LATER] * 2 == [released.stderr, retried.stderr]
 
 
-def test_the_python_client_tells_the_same(command: Command) -> None:
+def test_the_python_client_returns_the_same(command: Command) -> None:
     ending(command)
     with command.client() as client:
         before = client.outlook(1)
@@ -395,7 +397,7 @@ def passed(command: Command, milliseconds: int) -> None:
 
 @pytest.mark.parametrize("limit", ["run", "total"])
 @pytest.mark.parametrize("words", [["complete"], ["heartbeat"], ["fail", "--reason", "x"]])
-def test_after_its_time_a_claim_by_hand_is_timed_out_whatever_it_says(
+def test_a_claim_by_hand_is_timed_out_after_its_time_whatever_it_declares(
     command: Command, limit: str, words: list[str]
 ) -> None:
     command("submit", f"--{limit}-timeout", "3s", "--max-attempts", 2, "--", "true")
@@ -414,7 +416,7 @@ def test_after_its_time_a_claim_by_hand_is_timed_out_whatever_it_says(
     assert ("failed" if limit == "total" else "cancelled") == shown["state"]
 
 
-def test_the_expiry_of_a_claim_by_hand_is_told_within_its_time(command: Command) -> None:
+def test_the_reported_expiry_of_a_claim_by_hand_is_within_its_time(command: Command) -> None:
     command("submit", "--run-timeout", "3s", "--", "true")
     claim: Any = command("claim", "--ttl", "1h", "--json").json
 
@@ -426,7 +428,9 @@ def test_the_expiry_of_a_claim_by_hand_is_told_within_its_time(command: Command)
     assert f"{ends}; no heartbeat renews the lease beyond\n" == beat.stderr
 
 
-def test_a_lease_that_its_time_outs_do_not_end_early_is_told_without_them(command: Command) -> None:
+def test_a_lease_that_no_time_out_ends_early_is_reported_without_time_outs(
+    command: Command,
+) -> None:
     command("submit", "--run-timeout", "3h", "--", "true")
     claim = command("claim", "--ttl", "1h", "--json")
 

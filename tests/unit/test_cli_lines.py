@@ -92,7 +92,7 @@ def test_json_answers_for_every_line(command: Command) -> None:
     ] == answers
 
 
-def test_the_mark_that_an_editor_begins_a_file_with_is_no_part_of_it(command: Command) -> None:
+def test_a_byte_order_mark_at_the_start_of_a_file_is_skipped(command: Command) -> None:
     command.configure(
         f'[profiles.say]\ncommand = ["echo", "{{what}}"]\nenv_file = "{Path.cwd()}/env"'
     )
@@ -127,7 +127,7 @@ def test_a_file_without_lines_submits_nothing(command: Command) -> None:
         (b'[\n  {"command": ["true"]}\n]\n', "make a line of each item: jq -c '.[]' FILE"),
     ],
 )
-def test_a_file_of_something_else_is_refused_with_how_to_make_lines_of_it(
+def test_a_file_of_another_format_is_refused_with_the_way_to_convert_it(
     command: Command, content: bytes, remedy: str
 ) -> None:
     told = command("submit", "--from", "-", stdin=content, exits=2).stderr
@@ -203,5 +203,5 @@ def test_a_mistake_in_a_line_names_it_and_nothing_is_submitted(
         (b"[" * 100_000, "line 1: "),
     ],
 )
-def test_a_line_that_is_not_json_is_told(command: Command, line: bytes, told: str) -> None:
+def test_a_line_that_is_not_json_is_reported(command: Command, line: bytes, told: str) -> None:
     assert told in command("submit", "--from", "-", stdin=line, exits=2).stderr

@@ -43,7 +43,7 @@ def test_an_older_database_is_refused_with_what_to_do(newer: Command) -> None:
         assert "restart the daemon, or run: dispatcher migrate" in told
 
 
-def test_a_check_says_what_would_be_done_and_does_nothing(newer: Command) -> None:
+def test_a_check_reports_what_would_be_done_and_does_nothing(newer: Command) -> None:
     assert f"schema {NOW}; to do: schema {NEXT}\n" == newer("migrate", "--check", exits=1).stdout
     told = newer("migrate", "--check", "--json", exits=1).json
     assert {"before": NOW, "now": NOW, "wanted": NEXT} == told
@@ -76,7 +76,7 @@ def test_a_newer_database_is_refused(newer: Command, monkeypatch: pytest.MonkeyP
         assert f"made by a newer dispatcher (schema {NEXT}, this one knows {NOW}); upgrade" in told
 
 
-def test_where_there_was_no_database_there_is_one_then(command: Command) -> None:
+def test_migrate_creates_a_missing_database(command: Command) -> None:
     assert (
         f"no database yet; to do: schema {NOW}\n" == command("migrate", "--check", exits=1).stdout
     )

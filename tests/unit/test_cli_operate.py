@@ -22,7 +22,7 @@ def ids(result: Any) -> list[int]:
     return [task["id"] for task in result.json]
 
 
-def test_cancel_tells_of_each_task_what_became_of_it(command: Command) -> None:
+def test_cancel_reports_the_result_for_each_task(command: Command) -> None:
     for _ in range(3):
         command("submit", "--", "true")
     command.run_once()  # task 1
@@ -108,7 +108,7 @@ def test_prune_removes_no_output_before_its_rows_are_gone_for_certain(command: C
     assert not file.exists()
 
 
-def test_prune_with_a_retention_of_never_wants_to_be_told_how_old(command: Command) -> None:
+def test_prune_with_a_retention_of_never_requires_an_age(command: Command) -> None:
     command.configure('[output]\nretention = "never"')
 
     told = command("prune", exits=2).stderr

@@ -49,7 +49,7 @@ def test_a_line_that_a_follower_has_begun_is_ended_and_the_next_whole_one_follow
         assert b"\nwhole\n" == read_all(output)
 
 
-def test_a_line_that_ends_with_what_was_read_is_no_end_of_the_output(file: Path) -> None:
+def test_the_end_of_what_was_read_does_not_break_a_line(file: Path) -> None:
     file.write_bytes(b"x" * (BLOCK + CHUNK - 1) + b"\n" + b"more\n")
     punch_out(str(file), 0, BLOCK)
 

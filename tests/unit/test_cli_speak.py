@@ -80,7 +80,7 @@ def command(
     return command
 
 
-def test_what_is_said_inside_a_task_goes_to_its_daemon_and_needs_no_file(
+def test_reports_from_inside_a_task_go_to_its_daemon_and_need_no_file(
     command: Command, daemon: FakeDaemon
 ) -> None:
     command.config_file.unlink()
@@ -101,7 +101,9 @@ def test_what_is_said_inside_a_task_goes_to_its_daemon_and_needs_no_file(
     ] == daemon.heard
 
 
-def test_a_lease_that_ends_early_is_told_as_ever(command: Command, daemon: FakeDaemon) -> None:
+def test_a_lease_that_ends_early_is_reported_as_always(
+    command: Command, daemon: FakeDaemon
+) -> None:
     daemon.answer = {"ok": True, "lease_expires_in": 59.999}
 
     assert "no heartbeat renews the lease beyond" in command("heartbeat").stderr
@@ -128,7 +130,7 @@ def test_a_refusal_of_the_daemon_has_the_exit_code_of_one_of_the_store(
 @pytest.mark.parametrize(
     "answer", [None, {"ok": False, "error": "not_allowed", "message": "m"}, {}], ids=str
 )
-def test_the_store_is_asked_where_the_daemon_gives_no_answer(
+def test_the_store_answers_if_the_daemon_does_not(
     command: Command, daemon: FakeDaemon, answer: Mapping[str, object] | None
 ) -> None:
     daemon.answer = answer

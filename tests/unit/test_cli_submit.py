@@ -207,7 +207,7 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
         (["--payload", '"\udcff"', "--", "x"], "payload: is not UTF-8"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_with_the_remedy_and_nothing_is_submitted(
+def test_a_mistake_is_reported_in_one_line_with_the_remedy_and_nothing_is_submitted(
     command: Command, arguments: list[str], told: str
 ) -> None:
     result = command("submit", *arguments, exits=2)
@@ -239,13 +239,13 @@ def test_a_payload_has_at_most_a_mebibyte(command: Command, size: int, source: s
     assert fits or "payload: 1048577 bytes are more than 1048576" in result.stderr
 
 
-def test_a_deeply_nested_payload_is_told(command: Command) -> None:
+def test_a_deeply_nested_payload_is_reported(command: Command) -> None:
     result = command("submit", "--payload", "-", "--", "cat", stdin=b"[" * 100_000, exits=2)
 
     assert "payload: is nested too deeply; write" in result.stderr
 
 
-def test_waiting_says_what_became_of_those_that_did_not_succeed(command: Command) -> None:
+def test_waiting_reports_the_tasks_that_did_not_succeed(command: Command) -> None:
     lines = b'{"command": ["true"], "key": "%d"}\n'
     command("submit", "--from", "-", stdin=b"".join(lines % n for n in range(3)))
     command("hold", 1, "--reason", "disk is full")
@@ -266,13 +266,13 @@ def test_waiting_says_what_became_of_those_that_did_not_succeed(command: Command
     ]
 
 
-def test_a_line_may_say_labels_as_list_does(command: Command) -> None:
+def test_a_line_may_write_labels_as_list_does(command: Command) -> None:
     command("submit", "--from", "-", stdin=b'{"command": ["true"], "labels": {"team": "data"}}')
 
     assert {"team": "data"} == command("show", 1, "--json").json["labels"]
 
 
-def test_a_key_with_another_command_or_payload_is_told_and_the_first_task_stays(
+def test_a_key_with_another_command_or_payload_is_reported_and_the_first_task_stays(
     command: Command,
 ) -> None:
     first = command("submit", "--key", "k", "--payload", "1", "--", "echo", "a").id
@@ -335,7 +335,7 @@ def test_a_kill_mode_is_the_tasks_and_is_shown(command: Command) -> None:
     assert "line 1: kill_mode: 'laeder' is not tree or leader; did you mean 'leader'?" in told
 
 
-def test_a_wrong_kill_mode_of_a_program_is_told(command: Command) -> None:
+def test_a_wrong_kill_mode_of_a_program_is_reported(command: Command) -> None:
     with command.client() as client, pytest.raises(InvalidTask, match="kill_mode: 'x' is not tree"):
         client.submit(command=["true"], kill_mode="x")  # type: ignore[typeddict-item]
 

@@ -65,7 +65,7 @@ def test_status_for_people(command: Command) -> None:
     assert re.search(r"QUEUE +READY\na +1\n", shown)
 
 
-def test_status_passes_on_what_the_daemon_says(command: Command) -> None:
+def test_status_passes_on_the_daemons_report(command: Command) -> None:
     standing = Standing(
         calendar=START, paused={}, node=None, daemon="running", report=report(busy=1)
     )
@@ -103,7 +103,7 @@ def test_check_config_names_the_file_or_every_mistake(command: Command) -> None:
     assert "leases.ttl: 5 is a plain number" in second
 
 
-def test_config_tells_what_holds_and_why(command: Command) -> None:
+def test_config_shows_each_value_and_its_source(command: Command) -> None:
     command.configure("slots = 3")
 
     shown = command("config")
@@ -154,7 +154,7 @@ def test_each_error_has_its_exit_code_and_one_line(error: Any, code: int) -> Non
     assert 1 == len(message.splitlines())
 
 
-def test_a_store_that_does_not_answer_is_told_after_the_patience(command: Command) -> None:
+def test_a_store_that_does_not_answer_is_reported_after_the_patience(command: Command) -> None:
     command("submit", "--", "true")
     config = load(str(command.config_file))
 
@@ -164,7 +164,7 @@ def test_a_store_that_does_not_answer_is_told_after_the_patience(command: Comman
         assert "ready" == command("show", 1, "--json").json["state"]  # reading waits for nobody
 
 
-def test_a_damaged_database_is_told_without_a_traceback(command: Command) -> None:
+def test_a_damaged_database_is_reported_without_a_traceback(command: Command) -> None:
     command("submit", "--", "true")
     for file in command.state_dir.glob("tasks.db*"):
         file.unlink()
@@ -175,7 +175,7 @@ def test_a_damaged_database_is_told_without_a_traceback(command: Command) -> Non
     assert result.stderr.startswith(f"dispatcher: {command.state_dir}/tasks.db is damaged")
 
 
-def test_a_bug_is_one_line_that_says_where(
+def test_a_bug_is_one_line_that_names_its_place(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def buggy() -> None:
@@ -193,7 +193,9 @@ def test_a_bug_is_one_line_that_says_where(
         command("list")
 
 
-def test_a_service_tells_all_of_a_bug(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_prints_the_traceback_of_a_bug(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def buggy() -> None:
         raise KeyError("surprise")
 

@@ -45,7 +45,7 @@ def test_what_is_over_is_not_held(command: Command) -> None:
     assert "task 1 has cancelled already" in command("hold", 1, exits=1).stderr
 
 
-def test_the_pause_of_a_queue_that_nobody_knows_says_so_and_holds(command: Command) -> None:
+def test_the_pause_of_an_unknown_queue_is_reported_and_holds(command: Command) -> None:
     command.configure('[queues.nightly]\n[profiles.shrink]\ncommand = ["true"]\nqueue = "files"\n')
     command("submit", "--queue", "ci", "--", "true")
     for known in ("ci", "nightly", "files", "default"):
@@ -60,7 +60,7 @@ def test_the_pause_of_a_queue_that_nobody_knows_says_so_and_holds(command: Comma
     ) == paused.stderr
 
 
-def test_a_queue_is_paused_and_resumed_and_everybody_says_so(command: Command) -> None:
+def test_a_queue_is_paused_and_resumed_and_every_verb_shows_it(command: Command) -> None:
     command("submit", "--queue", "ci", "--", "true")
 
     assert "ci paused\n" == command("pause", "ci", "--reason", "upgrade").stdout
@@ -115,7 +115,7 @@ def test_why_as_json(command: Command) -> None:
         ),
     ],
 )
-def test_why_names_what_stands_in_the_way(
+def test_why_names_each_obstacle(
     state: TaskState, facts: dict[str, object], expected: list[str]
 ) -> None:
     status = Standing(
@@ -129,7 +129,7 @@ def test_why_names_what_stands_in_the_way(
     assert expected == list(explain(task(state), [], status))
 
 
-def test_a_time_out_that_waits_is_told() -> None:
+def test_a_pending_time_out_is_reported() -> None:
     waiting = task(TaskState.READY, fails_at=StoreTime(9_000))
     paused = {"q": PausedQueue("q", "upgrade", StoreTime(1_000))}
     status = Standing(calendar=START, paused=paused, node=None, daemon="running", report=report())

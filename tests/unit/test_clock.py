@@ -53,7 +53,7 @@ def hand(world: World, **facts: Any) -> int:
     return world.submit(priority=-1, **facts)
 
 
-def test_a_delay_is_as_long_as_was_asked_for(world: World, step: float) -> None:
+def test_a_delay_is_as_long_as_requested(world: World, step: float) -> None:
     task = world.submit(delay_ms=10_000)
 
     after(world, step)
@@ -123,7 +123,7 @@ def ends(world: World) -> list[str]:
     return [message.reason for message in world.executor.sent if isinstance(message, wire.End)]
 
 
-def test_what_is_submitted_before_the_daemon_saw_a_step_is_delayed_as_asked(
+def test_a_task_submitted_before_the_daemon_saw_a_step_is_delayed_as_requested(
     world: World, step: float
 ) -> None:
     world.step_clock(step)
@@ -340,7 +340,7 @@ def test_a_step_is_logged_when_its_commit_succeeds(
     assert [3_600_000] == gaps(said)
 
 
-def test_corrections_of_less_than_a_second_are_no_step(
+def test_corrections_of_less_than_a_second_are_not_a_step(
     world: World, said: list[dict[str, Any]]
 ) -> None:
     for _ in range(3):

@@ -47,7 +47,7 @@ def doubt(client: Client, *, committed: bool) -> None:
 either = pytest.mark.parametrize("committed", [True, False])
 
 
-def test_an_unknown_commit_is_no_silence_of_the_store() -> None:
+def test_an_unknown_commit_is_not_a_silence_of_the_store() -> None:
     assert not issubclass(CommitUnknown, StoreUnavailable)
 
 
@@ -61,7 +61,7 @@ def test_a_submit_with_a_key_is_looked_up_and_made_once(client: Client, *, commi
 
 
 @either
-def test_a_submit_without_a_key_is_not_repeated_and_the_remedy_is_told(
+def test_a_submit_without_a_key_is_not_repeated_and_the_remedy_is_reported(
     client: Client, *, committed: bool
 ) -> None:
     doubt(client, committed=committed)
@@ -113,7 +113,7 @@ MOVES: list[tuple[str, Callable[[Client], object], object]] = [
 
 @either
 @pytest.mark.parametrize(("name", "move", "before"), MOVES, ids=[move[0] for move in MOVES])
-def test_what_may_be_said_twice_is_and_tells_how_it_was_before(
+def test_a_repeatable_change_is_repeated_and_returns_the_state_before(
     client: Client, name: str, move: Callable[[Client], object], before: object, *, committed: bool
 ) -> None:
     for _ in range(3):
@@ -155,7 +155,7 @@ def test_beats_and_declarations_are_repeated(client: Client, *, committed: bool)
         (lambda client: client.prune(older_than_ms=0), "prune again"),
     ],
 )
-def test_a_doubt_that_stays_is_told_with_what_to_do(
+def test_a_lasting_doubt_is_reported_with_the_remedy(
     client: Client, change: Callable[[Client], object], remedy: str
 ) -> None:
     client.submit(command=["true"])
@@ -190,7 +190,7 @@ def test_nothing_that_fails_the_second_time_ends_the_doubt_of_the_first(
     assert committed is (client.task(1).state is TaskState.CANCELLED)  # type: ignore[union-attr]
 
 
-def test_the_command_line_tells_it_with_an_exit_code_of_its_own(
+def test_the_command_line_reports_it_with_an_exit_code_of_its_own(
     command: Command, client: Client
 ) -> None:
     client.submit(command=["true"])

@@ -23,7 +23,9 @@ from dispatcher.words import parse_request
         ({}, int, "expected an integer, got a table"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_told_in_words(value: object, kind: Any, told: str) -> None:
+def test_a_value_of_the_wrong_kind_is_reported_in_words(
+    value: object, kind: Any, told: str
+) -> None:
     with pytest.raises(msgspec.ValidationError) as error:
         msgspec.convert(value, kind)
 
@@ -68,7 +70,7 @@ def test_a_value_of_the_wrong_kind_is_told_in_words(value: object, kind: Any, to
     ],
     ids=lambda part: str(part)[:40],
 )
-def test_a_workers_line_that_makes_no_sense_is_told_in_words(line: bytes, told: str) -> None:
+def test_a_workers_line_that_makes_no_sense_is_refused_in_words(line: bytes, told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)) as error:
         parse_request(line)
 

@@ -241,7 +241,7 @@ def test_the_state_directory_follows_the_environment(
         '[node]\nstate_dir = "/new"\nruntime_dir = "/new"\n[store]\nurl = "sqlite:///new/t.db"',
     ],
 )
-def test_a_worker_finds_the_places_of_its_dispatcher_whatever_the_file_says_by_now(
+def test_a_worker_finds_the_places_of_its_dispatcher_after_a_change_of_the_file(
     file: Path, text: str
 ) -> None:
     file.write_text(text)
@@ -335,7 +335,7 @@ def test_the_file_goes_before_the_environment(file: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("no_system_file")
-def test_the_runtime_directory_is_systemds_else_the_users_else_in_the_state_directory() -> None:
+def test_the_runtime_directory_is_systemds_or_the_users_or_in_the_state_directory() -> None:
     state = {"STATE_DIRECTORY": "/v"}
     name = sha256(b"/v").hexdigest()[:8]
 

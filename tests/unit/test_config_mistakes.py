@@ -172,7 +172,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("text", "told"), MISTAKES, ids=[text for text, _ in MISTAKES])
-def test_a_mistake_is_told_with_its_file_place_and_remedy(file: Path, text: str, told: str) -> None:
+def test_a_mistake_is_reported_with_its_file_place_and_remedy(
+    file: Path, text: str, told: str
+) -> None:
     with pytest.raises(ConfigError) as error:
         read(file, text, HOME)
 
@@ -183,7 +185,7 @@ def test_a_mistake_is_told_with_its_file_place_and_remedy(file: Path, text: str,
 
 
 @pytest.mark.parametrize("header", ["[metrics]", "[ metrics ] # again", '[queues."a.b"]'])
-def test_a_table_that_is_there_twice_is_told_with_the_line_of_the_first(
+def test_a_table_that_is_there_twice_is_reported_with_the_line_of_the_first(
     file: Path, header: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -197,7 +199,7 @@ def test_a_table_that_is_there_twice_is_told_with_the_line_of_the_first(
     )
 
 
-def test_all_mistakes_are_told_at_once(file: Path) -> None:
+def test_all_mistakes_are_reported_at_once(file: Path) -> None:
     with pytest.raises(ConfigError) as error:
         read(file, "[node]\nslots = 0\nslot = 1\n[leases]\nttl = 5\n[zzz]\n", HOME)
 
@@ -228,7 +230,7 @@ cwd = "here"
 """
 
 
-def test_mistakes_of_every_kind_are_told_in_one_round(file: Path) -> None:
+def test_mistakes_of_every_kind_are_reported_in_one_round(file: Path) -> None:
     with pytest.raises(ConfigError) as error:
         read(file, MANY, HOME)
 
@@ -252,7 +254,7 @@ def test_mistakes_of_every_kind_are_told_in_one_round(file: Path) -> None:
     assert "env: LEVEL: expected a text in quotes, got an integer; write" in str(error.value)
 
 
-def test_texts_with_many_dots_are_no_keys(file: Path) -> None:
+def test_texts_with_many_dots_are_not_keys(file: Path) -> None:
     dots = "." * 100 + "a.b" * 100
     profile = f"[profiles.p]\ncommand = ['{dots}', 'a{dots}'] # {dots}\n# {dots}\n"
 
@@ -282,7 +284,7 @@ def test_a_parser_without_memory_is_a_mistake_and_no_end(
         read(file, "")
 
 
-def test_what_a_file_says_beside_its_mistakes_is_known(file: Path) -> None:
+def test_the_correct_keys_of_a_file_with_mistakes_are_known(file: Path) -> None:
     with pytest.raises(Mistaken) as error:
         read(file, "[node]\nslots = 7\n[leases]\nttl = 5\n[queues.a]\nx = 1\n[queues.b]\n", HOME)
 

@@ -31,7 +31,7 @@ def test_a_client_of_another_environment_finds_the_daemon(tmp_path: Path) -> Non
     assert daemons.control_socket == control.find(clients)
 
 
-def test_r35_what_is_said_already_is_not_written_again(
+def test_r35_an_announcement_that_holds_is_not_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk would not take it, and does not have to."""
@@ -43,7 +43,7 @@ def test_r35_what_is_said_already_is_not_written_again(
     assert config.control_socket == control.find(config)
 
 
-def test_r35_where_it_cannot_be_said_nobody_is_sent_to_the_wrong_place(
+def test_r35_an_announcement_that_fails_sends_nobody_to_the_wrong_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, now = configured(tmp_path, "before"), configured(tmp_path, "now")
@@ -82,7 +82,7 @@ def test_garbage_in_its_place_sends_nobody_anywhere(tmp_path: Path, said: bytes)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=lambda make: make.__name__)
-def test_nobody_waits_for_what_is_no_file_in_its_place(
+def test_nobody_waits_for_a_fifo_or_device_in_its_place(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     config = configured(tmp_path, "run")
@@ -91,7 +91,7 @@ def test_nobody_waits_for_what_is_no_file_in_its_place(
     assert config.control_socket == control.find(config)
 
 
-def test_who_listens_there_and_is_no_daemon_gives_no_answer() -> None:
+def test_a_listener_that_is_not_a_daemon_gives_no_answer() -> None:
     with (
         TemporaryDirectory() as short,
         socket.socket(socket.AF_UNIX) as stranger,
@@ -247,7 +247,7 @@ def test_another_dispatchers_daemon_in_our_runtime_directory_is_not_taken_for_ou
             assert (None if node == "another" else report(node=node)) == answer
 
 
-def test_a_daemon_that_lives_and_cannot_be_asked_is_named(tmp_path: Path) -> None:
+def test_a_daemon_that_lives_and_cannot_be_reached_is_named(tmp_path: Path) -> None:
     config = configured(tmp_path, "run")
     assert control.why_unreachable(config) is None
 

@@ -46,7 +46,7 @@ def test_on_a_terminal_the_table_holds_the_latest_of_everything() -> None:
     assert ["2 of 8" in last, "running" in last, "1 of 8" in last] == [True, True, False]
 
 
-def test_the_picture_shows_what_was_said_and_the_table_that_stood_there_then() -> None:
+def test_the_picture_shows_the_lines_and_the_table_of_that_moment() -> None:
     with Screen(Console(file=StringIO())) as screen:
         screen.write("first")
         screen.show(FIRST)
@@ -64,7 +64,7 @@ def test_the_picture_shows_what_was_said_and_the_table_that_stood_there_then() -
     assert picture == screen.picture()
 
 
-def test_a_promise_that_was_not_kept_is_said_to_have_failed() -> None:
+def test_a_promise_that_was_not_kept_is_reported_as_failed() -> None:
     kept, broken = ProofCheck("runs", 1, 1), ProofCheck("runs", 1, 2)
 
     assert (True, False) == (kept.kept, broken.kept)

@@ -317,7 +317,7 @@ def test_a_store_that_is_missing_or_another_one(used: Command) -> None:
     assert "tasks.db is missing, and it was there" in used("doctor", exits=1).stdout
 
 
-def test_a_store_restored_as_it_is_told_is_not_bad(used: Command, tmp_path: Path) -> None:
+def test_a_store_restored_as_advised_is_not_bad(used: Command, tmp_path: Path) -> None:
     used("backup", tmp_path / "copy.db")
     identity = "5f3d2c1b-of-a-store-that-is-lost"
     (used.state_dir / "store-id").write_text(f"{identity}\n")
@@ -331,7 +331,7 @@ def test_a_store_restored_as_it_is_told_is_not_bad(used: Command, tmp_path: Path
     assert Level.OK is found(used, "store identity").level
 
 
-def test_a_file_that_is_no_database(used: Command) -> None:
+def test_a_file_that_is_not_a_database(used: Command) -> None:
     (used.state_dir / "tasks.db").write_text("hello" * 1000)
 
     told = used("doctor", exits=1).stdout
@@ -447,7 +447,7 @@ def test_a_process_of_another_release_is_named() -> None:
         ("embedded", {"executor_heard_s": 5.1}, Level.OK, "answers, release", "None"),
     ],
 )
-def test_how_the_executor_is_says_the_daemon(
+def test_the_daemon_reports_the_state_of_the_executor(
     command: Command, mode: str, changes: dict[str, object], level: Level, said: str, remedy: str
 ) -> None:
     command.configure(f'[executor]\nmode = "{mode}"')

@@ -34,7 +34,7 @@ def config(file: Path, named: str) -> Config:
         ("A=$(id) $HOME\n", {"A": "$(id) $HOME"}),
     ],
 )
-def test_what_a_line_says(tmp_path: Path, text: str, variables: dict[str, str]) -> None:
+def test_a_line_sets_variables(tmp_path: Path, text: str, variables: dict[str, str]) -> None:
     file = tmp_path / "p.env"
     file.write_text(text, newline="")
 

@@ -205,7 +205,7 @@ def test_another_protocol_version_is_never_greeted(
     assert wire.VERSION + 1 == (client.incompatible or hello()).version
 
 
-def test_an_executor_of_another_version_is_no_more_once_its_connection_ended(
+def test_an_executor_of_another_version_is_forgotten_once_its_connection_ended(
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.run_due(at=at(0))
@@ -217,7 +217,7 @@ def test_an_executor_of_another_version_is_no_more_once_its_connection_ended(
     assert None is client.incompatible
 
 
-def test_what_came_before_the_end_of_a_connection_is_heard(
+def test_messages_before_the_end_of_a_connection_are_read(
     client: ExecutorClient, executor: Executor
 ) -> None:
     connect(client, executor)
@@ -231,7 +231,7 @@ def test_what_came_before_the_end_of_a_connection_is_heard(
     assert not client.answering
 
 
-def test_the_last_words_are_heard_although_it_cannot_be_written_to(
+def test_the_last_messages_are_read_although_it_cannot_be_written_to(
     client: ExecutorClient, executor: Executor
 ) -> None:
     """An executor that is stopped says how its runs ended, and goes while we talk to it."""
@@ -250,9 +250,7 @@ def test_the_last_words_are_heard_although_it_cannot_be_written_to(
     assert isinstance(gone, Disconnected)
 
 
-def test_junk_ends_the_connection_and_nothing_else(
-    client: ExecutorClient, executor: Executor
-) -> None:
+def test_junk_ends_only_the_connection(client: ExecutorClient, executor: Executor) -> None:
     connect(client, executor)
 
     executor.say(raw=b"\x00junk\n")
@@ -433,7 +431,7 @@ def test_an_executor_that_went_silent_after_a_word_is_found_so(
     assert client.silent
 
 
-def test_only_the_answer_to_what_was_asked_since_proves_that_it_has_spoken(
+def test_only_an_answer_to_a_later_ping_proves_that_it_has_answered(
     client: ExecutorClient, executor: Executor
 ) -> None:
     """What else comes may have waited in the socket since before."""

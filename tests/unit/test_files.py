@@ -26,7 +26,7 @@ def test_a_file_is_read_whole_up_to_the_bound_and_also_through_a_link(tmp_path: 
         read(file, 4)
 
 
-def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+def test_a_file_that_is_not_regular_is_refused_and_never_waited_for(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
 

@@ -93,7 +93,7 @@ def test_who_had_exited_when_its_executor_spoke_has_its_code(
 
 
 @pytest.mark.parametrize(("facts", "happens", "ended"), TIMES)
-def test_no_run_is_ended_for_its_time_while_something_waits_to_be_heard(
+def test_no_run_is_ended_for_its_time_while_requests_are_unread(
     facts: dict[str, Any], happens: Callable[[World, Line], None], ended: str
 ) -> None:
     world = World()
@@ -166,7 +166,7 @@ def deaf_for(world: World, seconds: float) -> None:
     world.settle_down()
 
 
-def test_who_could_not_be_heard_before_the_greeting_is_renewed_once_and_not_lost() -> None:
+def test_a_worker_that_could_not_be_read_before_the_greeting_is_renewed_once_and_not_lost() -> None:
     world = World()
     worker = at_work(world, WORKER, nothing)
     world.executor.mute = False
@@ -186,7 +186,7 @@ def test_who_could_not_be_heard_before_the_greeting_is_renewed_once_and_not_lost
     assert ["lost"] == ends(world)
 
 
-def test_the_lease_is_renewed_only_when_all_that_waited_at_the_door_was_heard() -> None:
+def test_the_lease_is_renewed_only_when_every_waiting_connection_was_read() -> None:
     world = World()
     worker = at_work(world, WORKER, nothing)
     world.executor.mute = False
@@ -214,7 +214,7 @@ def test_a_short_deafness_prolongs_nothing() -> None:
     assert ["lost"] == ends(world)
 
 
-def test_a_claim_made_by_hand_is_not_lost_while_something_waits_to_be_heard() -> None:
+def test_a_claim_made_by_hand_is_not_lost_while_requests_are_unread() -> None:
     world = World()
     world.submit("by hand", queue="hand")
     with world.store.transaction() as now:

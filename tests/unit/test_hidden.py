@@ -24,7 +24,7 @@ from dispatcher.host.hidden import HiddenPids, pids_to_probe
 )
 @pytest.mark.parametrize("overlap", [0, 2])
 @pytest.mark.parametrize("chunk", [2, 100])
-def test_after_all_pids_those_are_asked_for_that_were_given_out_since(
+def test_after_all_pids_those_that_were_given_out_since_are_probed(
     monkeypatch: pytest.MonkeyPatch,
     before: int | None,
     last: int,
@@ -67,7 +67,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(monkeypatch)
 
 
-def test_a_later_look_asks_for_what_was_found_and_what_is_new(host: Host) -> None:
+def test_a_later_look_probes_the_pids_found_before_and_new_ones(host: Host) -> None:
     pids = HiddenPids()
     assert ({7, 100}, True) == pids.look()
     assert 399 == len(host.asked)
@@ -81,7 +81,7 @@ def test_a_later_look_asks_for_what_was_found_and_what_is_new(host: Host) -> Non
     assert {7, *range(100 - hidden._OVERLAP + 1, 104)} == set(host.asked)
 
 
-def test_when_the_pids_may_have_come_round_since_all_are_asked_for_again(host: Host) -> None:
+def test_all_pids_are_probed_again_when_they_may_have_wrapped_since(host: Host) -> None:
     pids = HiddenPids()
     pids.look()
     host.asked.clear()
@@ -108,7 +108,7 @@ def test_who_stands_still_at_last_is_found(host: Host) -> None:
     assert 103 in found
 
 
-def test_a_thread_is_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_is_not_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number was taken for a process's, and no survivor with threads could be looked at."""
     told, go = threading.Event(), threading.Event()
     ids: list[int] = []
@@ -131,7 +131,9 @@ def test_a_thread_is_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.getpid() in found
 
 
-def test_whoever_has_a_pid_is_found_whatever_proc_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_process_with_a_pid_is_found_whatever_proc_lists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = [{os.getpid(), 1, 2**22 + 1}]
     monkeypatch.setattr(hidden, "pids_to_probe", lambda *_: iter(asked))
     assert {os.getpid(), 1} <= HiddenPids().look()[0]

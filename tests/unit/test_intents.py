@@ -96,7 +96,7 @@ def by_an_exit_that_the_store_refuses(world: World, task: int) -> None:
     ],
 )
 @pytest.mark.parametrize(("intent", "state"), WORDS)
-def test_r77_whatever_settles_a_run_its_task_goes_where_an_operator_said(
+def test_r77_a_task_goes_where_an_operator_sent_it_whatever_settles_its_run(
     intent: Intent, state: TaskState, settle: Callable[[World, int], None]
 ) -> None:
     world, task = timing_out()
@@ -200,7 +200,7 @@ def test_a_word_that_comes_after_it_finds_the_task_finished() -> None:
     assert TaskState.SUCCEEDED is world.state(task)
 
 
-def test_a_cancel_beside_an_ending_that_was_first_holds_through_a_drain() -> None:
+def test_a_cancel_after_an_ending_that_was_first_holds_through_a_drain() -> None:
     world = World()
     task = world.submit("sleep")
     world.start()

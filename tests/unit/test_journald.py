@@ -95,7 +95,7 @@ def test_a_record_has_a_field_for_each_key_and_a_message_that_people_can_read(
 
 
 @pytest.mark.parametrize("form", ["auto", "journal"])
-def test_where_stdout_is_the_journal_records_are_sent_unless_json_was_asked_for(
+def test_records_are_sent_to_a_stdout_that_is_the_journal_unless_json_is_configured(
     tmp_path: Path, journald: Journald, form: str
 ) -> None:
     for asked in (form, "json"):
@@ -108,7 +108,7 @@ def test_where_stdout_is_the_journal_records_are_sent_unless_json_was_asked_for(
     assert stdout.read().startswith('{"timestamp"')
 
 
-def test_where_records_were_asked_for_and_nobody_takes_them_lines_are_written_and_say_so(
+def test_lines_are_written_with_the_reason_if_nobody_takes_the_configured_records(
     tmp_path: Path, journald: Journald
 ) -> None:
     journald.leave()
@@ -128,7 +128,7 @@ def test_where_records_were_asked_for_and_nobody_takes_them_lines_are_written_an
     assert 1 == again.read().count("log.unjournaled")
 
 
-def test_lines_and_long_values_and_what_is_no_text_arrive_as_they_are(
+def test_lines_and_long_values_and_bytes_that_are_not_text_arrive_unchanged(
     journald: Journald, stdout: Stdout
 ) -> None:
     long = "x" * (1 << 20)
@@ -165,7 +165,7 @@ def test_a_journal_that_stands_still_costs_lines_beyond_a_bound_and_they_are_cou
     assert MOST_QUEUED < sum(len(b"".join(record.values())) for record in kept) + 500 * len(kept)
 
 
-def test_a_journal_that_was_away_gets_what_was_said_meanwhile(
+def test_a_journal_that_was_away_gets_the_lines_logged_meanwhile(
     journald: Journald, stdout: Stdout
 ) -> None:
     log = structlog.get_logger()
@@ -199,7 +199,7 @@ def test_the_executors_lines_are_records_too_and_errors_stay_where_they_are_look
     assert '"event":"executor.refused"' in line
 
 
-def test_an_executor_without_a_journal_writes_lines_and_says_why(
+def test_an_executor_without_a_journal_writes_lines_and_the_reason(
     tmp_path: Path, journald: Journald
 ) -> None:
     journald.leave()

@@ -142,7 +142,7 @@ def test_a_log_that_cannot_be_opened_at_once_is_named_and_keeps_nobody_waiting(
     assert str(launch.log) in str(launch.launcher.last_error)
 
 
-def test_none_is_started_beside_one_that_lives_and_makes_its_socket_again(launch: Launch) -> None:
+def test_none_is_started_while_one_lives_and_recreates_its_socket(launch: Launch) -> None:
     held = lock_file(launch.log.with_name("executor.lock"), "executor")
     with capture_logs() as said:
         for late in (0.0, 1.0, FOUND_WITHIN - 0.1):
@@ -156,7 +156,7 @@ def test_none_is_started_beside_one_that_lives_and_makes_its_socket_again(launch
     assert 1 == launch.turn(after=FOUND_WITHIN - 0.1)
 
 
-def test_one_that_is_not_found_for_long_says_itself_why_there_is_no_other(launch: Launch) -> None:
+def test_one_that_is_not_found_for_long_gives_the_reason_by_its_own_refusal(launch: Launch) -> None:
     held = lock_file(launch.log.with_name("executor.lock"), "executor")
     launch.turn()
     assert 1 == launch.turn(after=FOUND_WITHIN)

@@ -180,7 +180,7 @@ def test_ac5_a_worker_from_before_is_superseded(world: World) -> None:
     assert before == world.runs(old.task_id)[1]
 
 
-def test_without_the_store_a_worker_is_told_to_ask_again(world: World) -> None:
+def test_without_the_store_a_worker_is_requested_to_retry(world: World) -> None:
     worker = started(world)
     transaction = world.store.transaction
 
@@ -225,7 +225,7 @@ def test_r10_a_worker_that_was_turned_away_is_not_lost_for_it(world: World) -> N
 # Absence and clocks ------------------------------------------------------------------------
 
 
-def test_r65_an_absence_is_told_as_at_most_the_nodes_interval_longer_than_it_was(
+def test_r65_an_absence_is_reported_at_most_the_nodes_interval_too_long(
     world: World,
 ) -> None:
     world.run_for(12)  # idle, it writes that it is there each minute
@@ -317,7 +317,7 @@ def test_what_was_declared_outranks_the_exit(
     )
 
 
-def test_a_deferral_takes_the_delay_that_was_asked_for(world: World) -> None:
+def test_a_deferral_takes_the_requested_delay(world: World) -> None:
     worker = started(world)
     worker.declare(Declared.DEFER, delay_ms=5_000)
     world.gone(worker.task_id, 0)
@@ -330,7 +330,7 @@ def declarations(said: list[Any]) -> list[int]:
 
 
 @pytest.mark.parametrize("grace", [0.0, 0.5, 10.0])
-def test_a_declaration_is_logged_once_though_it_is_overheard_repeated_and_ended(
+def test_a_declaration_in_the_store_is_logged_once_although_repeated_and_ended(
     world: World, grace: float
 ) -> None:
     start = replace(world.settings.start, exit_grace=grace)
@@ -349,7 +349,9 @@ def test_a_declaration_is_logged_once_though_it_is_overheard_repeated_and_ended(
     assert ["succeeded"] == ends(world)
 
 
-def test_one_that_was_overheard_is_logged_once_though_its_end_is_told_late(world: World) -> None:
+def test_a_declaration_in_the_store_is_logged_once_although_its_end_is_sent_late(
+    world: World,
+) -> None:
     """The ending is committed, and the store is silent before the executor is told of it."""
     store: Any = Unwell(world.store)
     world.store = store
@@ -503,7 +505,7 @@ def test_a_run_time_out_holds_also_while_workers_cannot_speak(world: World) -> N
     assert ["timed_out"] == ends(world)
 
 
-def test_a_new_executor_has_sockets_until_it_says_otherwise(world: World) -> None:
+def test_a_new_executor_has_sockets_until_it_reports_otherwise(world: World) -> None:
     started(world)
     world.executor.events.append(wire.Door(shut="gone"))
     world.run_for(1)

@@ -24,7 +24,7 @@ def task(**wanted: Any) -> NewTask:
         ({"start_timeout_ms": 1}, "start_timeout: waits for a first heartbeat"),
     ],
 )
-def test_mistakes_are_told_with_their_remedy(wanted: dict[str, Any], told: str) -> None:
+def test_mistakes_are_reported_with_their_remedy(wanted: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidTask, match=told):
         limits.check(task(**wanted))
 

@@ -71,7 +71,7 @@ def test_a_line_is_json_with_its_time_its_level_its_event_and_a_sequence(tmp_pat
         ("console", False, False),
     ],
 )
-def test_a_terminal_is_drawn_for_and_everything_else_gets_json(
+def test_a_terminal_gets_text_and_every_other_output_json(
     tmp_path: Path, form: str, *, terminal: bool, is_json: bool
 ) -> None:
     stream = Stream(terminal=terminal)
@@ -85,7 +85,7 @@ def test_a_terminal_is_drawn_for_and_everything_else_gets_json(
     assert (terminal and not is_json) == ("\x1b[" in line)
 
 
-def test_for_people_whom_it_happened_to_comes_first_and_what_says_nothing_is_left_out(
+def test_a_line_for_people_begins_with_its_subject_and_omits_empty_fields(
     tmp_path: Path,
 ) -> None:
     drawn, told = Stream(terminal=True), Stream()
@@ -122,7 +122,7 @@ def test_in_the_journal_each_line_begins_with_its_priority(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("form", "journal"), [("auto", "8:1"), ("auto", ""), ("auto", "x"), ("json", "")]
 )
-def test_where_stdout_is_no_journal_or_plain_json_was_asked_for_nothing_stands_before_it(
+def test_json_has_no_prefix_if_stdout_is_not_the_journal_or_json_is_configured(
     tmp_path: Path, form: str, journal: str
 ) -> None:
     with (tmp_path / "stdout").open("w+") as stream:
@@ -169,7 +169,7 @@ def test_r51_what_repeats_is_held_back_by_the_catalogue_alone(tmp_path: Path) ->
         ("error", {**RUN, "pid": 4}, "is error, not info"),
     ],
 )
-def test_a_line_that_is_not_as_its_entry_says_is_refused_where_strict(
+def test_a_line_that_differs_from_its_entry_is_refused_in_strict_mode(
     level: str, fields: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(logs.NotInCatalogue, match=re.escape(told)):

@@ -126,7 +126,7 @@ def beat(number: int) -> bytes:
     return json.dumps(request).encode() + b"\n"
 
 
-def test_all_who_waited_at_the_door_are_heard_before_anything_is_judged(
+def test_every_waiting_connection_is_read_before_anything_is_judged(
     daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path is short
@@ -174,7 +174,7 @@ def test_a_worker_may_get_the_number_of_a_connection_that_just_ended(
         assert "Disconnected" in [name for names, *_ in daemon.supervisor.ticks for name in names]
 
 
-def test_a_beat_that_waits_for_its_grouping_is_heard_before_anything_is_judged(
+def test_a_beat_that_waits_for_its_grouping_is_read_before_anything_is_judged(
     daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -249,7 +249,7 @@ def exit_after_a_word(daemon: Daemon, stack: ExitStack) -> None:
     daemon.executor.sendall(wire.encode(exited) + b"\n")
 
 
-def test_an_exit_waits_until_what_its_worker_said_before_was_read(
+def test_an_exit_waits_until_the_earlier_requests_of_its_worker_were_read(
     daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protocol 1.5: declarations come before exits, also when both were waiting."""

@@ -23,7 +23,7 @@ def test_a_mark_is_61_bits_of_the_uid_above_every_limit_that_anybody_sets() -> N
 
 
 @pytest.mark.parametrize("limit", [resource.RLIM_INFINITY, 0, 1_000_000, 2**62 - 1, 2**63 - 1])
-def test_an_ordinary_limit_is_no_mark(limit: int) -> None:
+def test_an_ordinary_limit_is_not_a_mark(limit: int) -> None:
     assert 0 == mark_in(limit)
 
 

@@ -94,7 +94,7 @@ def test_a_day_in_figures() -> None:
     assert 51 == found["dispatcher_lease_remaining_seconds",]
 
 
-def test_what_last_happened_is_told_by_the_clock_that_prometheus_knows() -> None:
+def test_the_time_of_the_last_event_is_given_by_the_clock_of_prometheus() -> None:
     world = World().start()
     world.step_clock(86_400)
     world.run_for(1)
@@ -154,7 +154,7 @@ def test_names_follow_the_conventions(metric: object) -> None:
     assert kind != "histogram" or name.endswith("_seconds")
 
 
-def test_without_a_daemon_the_store_tells_what_it_knows(command: Command) -> None:
+def test_without_a_daemon_the_metrics_come_from_the_store(command: Command) -> None:
     command("submit", "--queue", "a", "--", "true")
     command("pause", "b")
 

@@ -51,7 +51,7 @@ def test_a_damaged_node_id_is_never_replaced(tmp_path: Path, content: str) -> No
     assert content == file.read_text("latin-1")
 
 
-def test_a_state_directory_that_cannot_be_made_is_told_with_the_remedy(tmp_path: Path) -> None:
+def test_a_state_directory_that_cannot_be_made_is_reported_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(ConfigError, match=r"cannot make .*Not a directory; set \[node\] state_dir"):

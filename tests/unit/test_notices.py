@@ -46,7 +46,7 @@ def last_beat(world: World, task_id: int) -> float | None:
         ({"liveness": Liveness.PROCESS, "lease_ttl_ms": 6_000}, None),
     ],
 )
-def test_a_worker_and_whoever_wants_it_gets_a_socket(
+def test_a_worker_and_every_run_with_notify_get_a_socket(
     facts: dict[str, Any], watchdog: float | None
 ) -> None:
     world, _ = started(**facts)
@@ -125,7 +125,7 @@ def test_who_gives_itself_up_fails_once_it_is_gone() -> None:
     assert ("failed", "it reported its own failure: WATCHDOG=trigger") == (run.outcome, run.error)
 
 
-def test_what_was_said_before_an_exit_stands_although_no_daemon_was_there() -> None:
+def test_a_notice_before_an_exit_counts_although_no_daemon_was_there() -> None:
     world, task_id = started(max_attempts=1)
     uid = world.uid(task_id)
     world.executor.gone(uid, 0, at=world.at())
@@ -199,7 +199,7 @@ def test_more_time_is_given_as_far_as_it_goes(
     )
 
 
-def test_more_time_asked_for_with_the_first_word_holds() -> None:
+def test_more_time_requested_with_the_first_notice_holds() -> None:
     """The executor may tell of it before it tells of the start."""
     world = World().start()
     task_id = world.submit("work", **PROCESS, run_timeout_ms=10_000)
@@ -213,7 +213,7 @@ def test_more_time_asked_for_with_the_first_word_holds() -> None:
     assert "timed_out" == world.task(task_id).ending
 
 
-def test_more_time_asked_for_while_the_daemon_stood_still_holds() -> None:
+def test_more_time_requested_while_the_daemon_stood_still_holds() -> None:
     world, task_id = started(**PROCESS, run_timeout_ms=10_000)
     world.executor.events.append(
         wire.Notice(uid=world.uid(task_id), serial=1, until=Instant(world.at() + 17))
@@ -226,7 +226,7 @@ def test_more_time_asked_for_while_the_daemon_stood_still_holds() -> None:
     assert "timed_out" == world.task(task_id).ending
 
 
-def test_asking_again_and_again_is_no_way_to_go_on_for_ever() -> None:
+def test_repeated_requests_for_time_do_not_extend_a_run_for_ever() -> None:
     """Also at the very moment at which the time is over."""
     world, task_id = started(**PROCESS, run_timeout_ms=10_000)
     for serial in range(1, 23):

@@ -39,7 +39,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
         yield manager
 
 
-def test_ready_is_said_once_and_again_after_a_reload(manager: Manager) -> None:
+def test_ready_is_sent_once_and_again_after_a_reload(manager: Manager) -> None:
     with closing(Notifier(manager.environ)) as notifier:
         notifier.report_ready()
         notifier.report_ready()
@@ -52,7 +52,7 @@ def test_ready_is_said_once_and_again_after_a_reload(manager: Manager) -> None:
         assert "READY=1" == ready
 
 
-def test_a_ready_that_nobody_took_is_said_again(tmp_path: Path) -> None:
+def test_a_ready_that_nobody_took_is_sent_again(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     with closing(Notifier({"NOTIFY_SOCKET": path})) as notifier:
         notifier.report_ready()
@@ -65,7 +65,7 @@ def test_a_ready_that_nobody_took_is_said_again(tmp_path: Path) -> None:
             assert notifier.is_ready
 
 
-def test_a_status_is_said_when_it_changes(manager: Manager) -> None:
+def test_a_status_is_sent_when_it_changes(manager: Manager) -> None:
     with closing(Notifier(manager.environ)) as notifier:
         for text in ("0 of 2", "0 of 2", "1 of 2"):
             notifier.report_status(text)

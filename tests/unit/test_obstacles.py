@@ -235,7 +235,7 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
 ENDS_IN = {Obstacle.NOT_DUE: 5_000, Obstacle.NODE_PAUSED: 1_000}
 
 
-def test_a_queue_for_claims_by_hand_is_told_as_such_and_never_stuck() -> None:
+def test_a_queue_for_claims_by_hand_is_reported_as_such_and_never_stuck() -> None:
     told = (
         "its queue default is for local claims here ([queues.default] concurrency = 0):"
         " dispatcher claim --queue default"
@@ -294,7 +294,7 @@ def test_r43_a_daemon_that_is_not_there_is_named(
         (None, "not running"),
     ],
 )
-def test_a_daemon_without_an_answer_is_told_apart_by_what_failed(
+def test_a_daemon_without_an_answer_is_distinguished_by_what_failed(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -326,7 +326,7 @@ def test_a_task_that_runs_or_is_over_has_no_obstacle() -> None:
     assert [] == standing_of(world).obstacles(world.task(task))
 
 
-def test_all_obstacles_are_told_the_nearest_first() -> None:
+def test_all_obstacles_are_reported_the_nearest_first() -> None:
     world, task = queue_full()
     with world.store.transaction() as now:
         world.store.pause("default", "upgrade", now=now)
@@ -395,7 +395,9 @@ def test_a_queue_is_looked_up_among_the_paused_ones_whatever_their_number() -> N
 
 
 @pytest.mark.parametrize("scene", [queue_full, slots_full, queue_paused, held, not_due])
-def test_r65_what_is_full_or_parked_is_no_alert(scene: Callable[[], Scene], tmp_path: Path) -> None:
+def test_r65_full_slots_and_parked_tasks_are_not_an_alert(
+    scene: Callable[[], Scene], tmp_path: Path
+) -> None:
     world, _ = scene()
     world.elapsed += 3600
     found = shown(world, tmp_path)
@@ -403,7 +405,7 @@ def test_r65_what_is_full_or_parked_is_no_alert(scene: Callable[[], Scene], tmp_
     assert ("ok", None, []) == tuple(found[key] for key in ("health", "stuck", "degraded"))
 
 
-def test_r65_a_fault_beside_full_slots_is_degraded_and_not_stuck(tmp_path: Path) -> None:
+def test_r65_a_fault_together_with_full_slots_is_degraded_and_not_stuck(tmp_path: Path) -> None:
     world, _ = slots_full()
     world.executor.answering = False
     world.elapsed += 3600
@@ -447,7 +449,7 @@ def test_r65_a_daemon_that_has_just_begun_is_not_blamed_for_what_waited_before(
     assert ("stuck", "executor_missing") == (found["health"], found["stuck"]["obstacle"])
 
 
-def test_r65_status_tells_when_the_executor_was_heard_and_whether_it_is_of_another_version(
+def test_r65_status_reports_the_executors_last_message_and_whether_it_is_of_another_version(
     tmp_path: Path,
 ) -> None:
     world = begun()
@@ -484,7 +486,7 @@ def test_r65_a_node_was_seen_when_its_daemon_last_ticked(tmp_path: Path) -> None
     assert iso(WallTime(now - 500)) == shown(world, tmp_path)["node"]["seen_at"]
 
 
-def test_r65_status_tells_the_last_turns_and_the_ages_of_leases(tmp_path: Path) -> None:
+def test_r65_status_reports_the_last_ticks_and_the_ages_of_leases(tmp_path: Path) -> None:
     world = begun()
     world.submit(lease_ttl_ms=600_000)
     world.settle_down()

@@ -38,7 +38,7 @@ def test_what_was_taken_waits_no_more() -> None:
     assert b"" == outbox.take()
 
 
-def test_runs_stand_in_the_order_in_which_they_were_told_of() -> None:
+def test_runs_are_in_the_order_of_their_reports() -> None:
     said = [
         wire.Started(uid=ONE, pid=1, start_ticks=2, at=3.0),
         wire.Started(uid=TWO, pid=4, start_ticks=5, at=6.0),
@@ -69,7 +69,7 @@ def test_notices_of_a_run_are_one_and_stand_before_its_end() -> None:
     ] == from_executor(beat, exited, note)
 
 
-def test_an_answer_stands_behind_all_that_was_said_before_it() -> None:
+def test_an_answer_follows_every_message_before_it() -> None:
     exited = wire.Exited(uid=ONE, exit=GONE)
 
     assert [exited, wire.Pong(sequence=2)] == from_executor(

@@ -96,7 +96,7 @@ def test_beyond_the_total_budget_the_oldest_output_goes_first_and_no_more_of_it_
     assert "" == place.trouble()
 
 
-def test_output_of_an_open_run_is_never_removed_and_what_that_leaves_is_said(
+def test_output_of_an_open_run_is_never_removed_and_the_excess_is_reported(
     place: Place, said: list[EventDict]
 ) -> None:
     for number in range(5):
@@ -257,7 +257,7 @@ def test_what_a_moved_state_directory_took_along_is_removed_here(place: Place) -
     assert not moved.exists()
 
 
-def test_where_no_holes_can_be_punched_it_is_said_at_start_and_in_the_report(
+def test_a_filesystem_without_holes_is_reported_at_start_and_in_the_report(
     tmp_path: Path, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holes, "unsupported", lambda directory: f"{directory} cannot")

@@ -300,7 +300,7 @@ def test_a_directory_of_roots_that_hides_a_users_own_file_is_to_be_given_to_the_
 
 
 @root_only
-def test_a_configuration_that_only_root_may_read_is_no_good_one(
+def test_a_configuration_that_only_root_may_read_is_reported(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.chmod(0o755)

@@ -78,9 +78,7 @@ def test_beyond_what_the_host_bore_one_is_tried_after_longer_and_longer() -> Non
 
 @pytest.mark.parametrize("bears", [1, 3, 10])
 @pytest.mark.parametrize("slots", [12, 200])
-def test_a_host_that_bears_few_is_used_and_hardly_ever_asked_for_more(
-    bears: int, slots: int
-) -> None:
+def test_a_host_that_bears_few_is_used_and_rarely_tried_for_more(bears: int, slots: int) -> None:
     """371 starts had failed in 120 s: each good one was followed by a burst of bad ones."""
     pause, rng = Pause(), random.Random(1)
     running: list[float] = []

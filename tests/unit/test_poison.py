@@ -101,7 +101,7 @@ def test_deadlines_of_as_many_runs_as_a_node_may_have_fit_one_line() -> None:
     assert len(wire.encode(renew)) <= wire.MAX_LINE
 
 
-def test_what_an_executor_says_of_one_run_fits_one_line() -> None:
+def test_the_largest_report_of_one_run_fits_one_line() -> None:
     names = ("\1" * 64,) * 20
     exit_ = wire.Exit(at=1.0, leftovers=names, left_alone=names, tail="\1" * TAIL_BYTES)
     largest = (
@@ -127,7 +127,7 @@ def test_what_an_executor_says_of_one_run_fits_one_line() -> None:
     ],
     ids=["not UTF-8", "nested deep", "a huge number", "no pid", "no end"],
 )
-def test_what_an_executor_may_not_say_costs_the_connection_and_not_the_daemon(
+def test_an_invalid_message_of_an_executor_costs_the_connection_and_not_the_daemon(
     client: ExecutorClient,
     executor: Executor,
     raw: bytes,

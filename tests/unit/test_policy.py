@@ -98,7 +98,7 @@ def test_r32_how_a_run_ended_decides_its_outcome(end: End, outcome: Outcome, rea
     assert (outcome, reason) == (judged.outcome, judged.reason)
 
 
-def test_an_ending_goes_before_what_the_process_said() -> None:
+def test_an_ending_takes_precedence_over_the_exit_of_the_process() -> None:
     ending = replace(RUN, ending=Outcome.CANCELLED, ending_reason="by operator")
 
     assert Outcome.CANCELLED == verdict(ending, exited(exit_code=0)).outcome
@@ -202,7 +202,7 @@ ENDED = {
 
 @pytest.mark.parametrize("outcome", [one for one in Outcome if one is not Outcome.SUCCEEDED])
 @pytest.mark.parametrize("intent", Intent)
-def test_a_task_goes_where_an_operator_said_and_is_charged_as_its_run_ended(
+def test_a_task_goes_where_an_operator_sent_it_and_is_charged_as_its_run_ended(
     intent: Intent, outcome: Outcome
 ) -> None:
     ending = None if outcome in ENDED else outcome
@@ -288,7 +288,7 @@ def test_a_local_claim_that_ran_out_of_time_timed_out(
     assert Outcome.LOST is settled(silent, None).outcome
 
 
-def test_a_profile_that_says_what_137_means_means_it_also_where_memory_ran_out() -> None:
+def test_a_profiles_rule_for_137_holds_also_where_memory_ran_out() -> None:
     run = replace(RUN, rules={"137": "deferred"})
 
     told = verdict(run, exited(exit_code=137, oom=True))

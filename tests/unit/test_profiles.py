@@ -131,7 +131,7 @@ def test_an_argument_stays_one_argument(
         ("command = ['a']\nlost = 'never'", ":3: profiles.p.lost: 'never' is not \"attempt\" or"),
     ],
 )
-def test_r64_a_mistake_in_a_profile_is_told_with_place_and_remedy(
+def test_r64_a_mistake_in_a_profile_is_reported_with_place_and_remedy(
     tmp_path: Path, keys: str, told: str
 ) -> None:
     file = tmp_path / "dispatcher.toml"

@@ -66,7 +66,7 @@ def test_every_example_and_default_is_accepted(tmp_path: Path) -> None:
             _of(f"[{key.section}]\n{beside}{key.name} = {value}\n", tmp_path)
 
 
-def test_the_schema_knows_what_the_file_may_say() -> None:
+def test_the_schema_describes_every_key_of_the_file() -> None:
     schema = reference.schema()
 
     assert list(Settings.__struct_fields__) == list(schema["properties"])
@@ -118,7 +118,7 @@ def test_patterns_in_the_schema_are_those_of_editors_and_fit_their_own_examples(
         ("[executor]\nmode = 'external'", "daemon.on_stop", ('"leave"', "derived")),
     ],
 )
-def test_each_value_says_where_it_comes_from(
+def test_each_value_names_its_source(
     tmp_path: Path, text: str, key: str, expected: tuple[str, str]
 ) -> None:
     found = {
@@ -129,7 +129,7 @@ def test_each_value_says_where_it_comes_from(
     assert expected == found[key]
 
 
-def test_a_value_that_a_worker_has_from_its_environment_says_so(tmp_path: Path) -> None:
+def test_a_value_from_a_workers_environment_names_that_source(tmp_path: Path) -> None:
     config = _of("[node]\nstate_dir = '/var/lib/dispatcher'", tmp_path, keep_file=True)
     places = {"DISPATCHER_STATE_DIR": "/s", "DISPATCHER_STORE_URL": "sqlite:///s/t.db"}
 
@@ -156,7 +156,7 @@ def test_every_obstacle_is_in_the_page_for_operators() -> None:
     assert [] == [obstacle for obstacle in Obstacle if f"`{obstacle}`" not in page]
 
 
-def test_every_room_of_the_code_stands_in_the_architecture() -> None:
+def test_every_room_of_the_code_is_in_the_architecture() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     product = ROOT / "dispatcher"
     inside = ("daemon", "supervisor", "config", "logs", "executor", ".")

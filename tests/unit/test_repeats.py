@@ -35,7 +35,7 @@ def test_errors_that_differ_do_not_hide_each_other() -> None:
     assert 0 == repeats.admit("y.failed", (), {"error": "e"}, Instant(HOUR))
 
 
-def test_when_it_stops_that_is_said_once_with_what_was_left_out() -> None:
+def test_the_end_of_a_repetition_is_logged_once_with_the_count_of_omitted_lines() -> None:
     repeats = Repeats()
     assert math.inf == repeats.due
     lines(repeats, seconds=BURST + 5)
@@ -55,7 +55,7 @@ def test_what_comes_seldom_is_never_left_out() -> None:
     assert [0] * 60 == lines(Repeats(), seconds=60 * 61, every=61)
 
 
-def test_what_was_left_out_is_told_at_the_end_of_the_process() -> None:
+def test_the_count_of_omitted_lines_is_logged_at_the_end_of_the_process() -> None:
     repeats = Repeats()
     lines(repeats, seconds=BURST + 5)
 

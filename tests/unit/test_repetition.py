@@ -131,7 +131,7 @@ def test_r51_a_store_that_fails_a_thousand_times_costs_a_line_a_minute(said: Str
     }
 
 
-def test_r51_a_host_that_starts_nothing_is_told_at_most_once_a_minute(said: StringIO) -> None:
+def test_r51_a_host_that_starts_nothing_is_logged_at_most_once_a_minute(said: StringIO) -> None:
     world = World()
     set_up(world, said)
     uid = wire.RunUid("")

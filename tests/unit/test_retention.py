@@ -64,9 +64,7 @@ def finished(world: World, **facts: Any) -> int:
     return task_id
 
 
-def test_r56_what_finished_before_the_retention_is_deleted_with_its_output_and_nothing_else() -> (
-    None
-):
+def test_r56_only_tasks_that_finished_before_the_retention_are_deleted_with_their_output() -> None:
     files = FakeFiles()
     world = World(KEEPING, files=files).start()
     old = finished(world)
@@ -126,7 +124,7 @@ def test_output_of_which_the_store_knows_no_run_is_removed() -> None:
     assert [] == files.old
 
 
-def test_before_the_executor_said_what_lives_no_output_is_judged() -> None:
+def test_no_output_is_judged_before_the_executor_reported_its_runs() -> None:
     files = FakeFiles()
     world = World(KEEPING, files=files)
     files.old = [RunUid("f" * 32)]

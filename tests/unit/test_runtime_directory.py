@@ -219,7 +219,7 @@ def test_what_cannot_be_made_is_reported_once_and_tried_again(ours: Ours) -> Non
     assert ours.runtime.trouble is None
 
 
-def test_a_socket_for_which_there_is_no_room_is_reported_with_what_came_before(ours: Ours) -> None:
+def test_a_socket_for_which_the_disk_has_no_room_is_reported(ours: Ours) -> None:
     remove_all(ours)
     bind, ours.socket.bind = ours.socket.bind, full
 
@@ -229,7 +229,7 @@ def test_a_socket_for_which_there_is_no_room_is_reported_with_what_came_before(o
     assert Look(restored=ALL) == ours.look()
 
 
-def test_what_cannot_be_made_keeps_nothing_else_away(ours: Ours) -> None:
+def test_a_socket_that_cannot_be_made_prevents_no_other(ours: Ours) -> None:
     other = BoundSocket(str(ours.directory / "other"), listen)
     remove_all(ours)
     bind, ours.socket.bind = ours.socket.bind, full

@@ -221,7 +221,9 @@ def test_a_name_that_no_unit_can_have_is_refused(command: Command, name: str) ->
     assert "--instance" in command("install-service", f"--instance={name}", exits=2).stderr
 
 
-def test_the_name_of_the_only_services_file_is_no_instance(command: Command, units: Path) -> None:
+def test_the_name_of_the_only_services_file_is_refused_as_an_instance(
+    command: Command, units: Path
+) -> None:
     told = command("install-service", "--user", "--instance=dispatcher", exits=2).stderr
 
     assert "use another name" in told
@@ -253,7 +255,7 @@ def test_who_is_not_root_is_refused_a_service_of_the_host(command: Command) -> N
     assert "become root, or give --user" in command("install-service", exits=1).stderr
 
 
-def test_a_host_without_systemd_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_systemd_gets_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
 
     with pytest.raises(DispatcherError, match=r"no systemd .* dispatcher run"):

@@ -62,7 +62,7 @@ def of_nobody(public: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(instance="gpu", user=False, units=public / "units", file=file, run_as="nobody")
 
 
-def test_a_service_of_another_user_may_have_its_file_beside_the_first_ones(
+def test_a_service_of_another_user_may_have_its_file_next_to_the_first_ones(
     of_nobody: Place,
 ) -> None:
     before = os.umask(0o077)

@@ -23,6 +23,6 @@ def test_a_size_is_written_in_its_largest_whole_unit() -> None:
     ("text", "remedy"),
     [(64, "add its unit"), ("64 MB", "write a number and KiB"), ("9999999TiB", "larger than")],
 )
-def test_what_is_no_size_is_answered_with_the_remedy(text: object, remedy: str) -> None:
+def test_an_invalid_size_is_refused_with_the_remedy(text: object, remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
         sizes.parse(text)

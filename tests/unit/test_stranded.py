@@ -110,7 +110,7 @@ def test_it_is_looked_at_only_at_each_scan(world: World) -> None:
         (False, False, Outcome.ORPHANED),
     ],
 )
-def test_it_is_settled_as_declared_else_as_its_ending_else_orphaned(
+def test_it_is_settled_as_declared_then_as_its_ending_then_as_orphaned(
     world: World, *, declared: bool, ending: bool, outcome: Outcome
 ) -> None:
     claim = claimed_before(world)

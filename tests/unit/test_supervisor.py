@@ -169,7 +169,7 @@ def test_r18_a_cancelled_run_ends_before_its_task_is_cancelled(world: World) -> 
     assert Outcome.CANCELLED == world.runs(task)[0].outcome
 
 
-def test_an_ending_is_told_once(world: World) -> None:
+def test_an_ending_is_sent_once(world: World) -> None:
     task = world.submit("sleep")
     world.start()
     world.cancel(task)
@@ -179,7 +179,7 @@ def test_an_ending_is_told_once(world: World) -> None:
     assert 1 == len([m for m in world.executor.sent if isinstance(m, wire.End)])
 
 
-def test_an_ending_is_told_again_to_a_fresh_connection(world: World) -> None:
+def test_an_ending_is_sent_again_to_a_fresh_connection(world: World) -> None:
     task = world.submit("sleep")
     world.start()
     world.cancel(task)

@@ -49,7 +49,7 @@ def look(*paths: Path) -> str | None:
     return survivors({UID: [str(path) for path in paths]}).get(UID)
 
 
-def test_nothing_lives_where_there_is_no_file_and_no_process(tmp_path: Path, output: Path) -> None:
+def test_nothing_lives_without_a_file_and_a_process(tmp_path: Path, output: Path) -> None:
     output.write_text("said")
 
     assert look(output, tmp_path / "missing.log", output / "below a file") is None
@@ -68,7 +68,7 @@ def test_an_output_that_is_locked_is_a_sign_of_life_at_either_path(
     assert look(output) is None
 
 
-def test_the_look_is_no_sign_of_life_to_another(output: Path) -> None:
+def test_a_look_does_not_appear_as_a_sign_of_life_to_another(output: Path) -> None:
     output.touch()
     with output.open("rb") as looked_at:
         fcntl.flock(looked_at, fcntl.LOCK_SH)
@@ -141,7 +141,7 @@ def _expect(holds: bool) -> None:
     assert holds
 
 
-def test_a_mark_is_read_from_proc_where_the_limit_may_not_be_asked_for(
+def test_a_mark_is_read_from_proc_if_prlimit_is_not_permitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refused(*_: object) -> tuple[int, int]:

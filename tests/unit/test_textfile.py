@@ -47,7 +47,7 @@ def world(tmp_path: Path) -> Iterator[World]:
             yield world
 
 
-def test_what_keeps_it_from_being_written_is_told_once_until_it_changes(world: World) -> None:
+def test_the_cause_of_an_unwritten_file_is_logged_once_until_it_changes(world: World) -> None:
     with structlog.testing.capture_logs() as logs:
         for at in (0, 10, 20, LOG_AGAIN, LOG_AGAIN + 10):
             world.writes("echo dispatcher: no room >&2; exit 1", at=at)
@@ -82,7 +82,7 @@ def test_a_traceback_is_reported_by_its_last_line_and_as_the_reason_until_a_succ
     assert world.textfile.failure() is None
 
 
-def test_beside_a_writer_that_hangs_there_is_no_other_one(world: World) -> None:
+def test_no_second_writer_starts_while_one_hangs(world: World) -> None:
     before = set(psutil.Process().children())
     with structlog.testing.capture_logs() as logs:
         world.writes("exec sleep 1000", at=0, ends=False)

@@ -215,7 +215,7 @@ def test_a_cancelled_run_is_not_timed_out_as_well(world: World) -> None:
 # Progress ----------------------------------------------------------------------------------
 
 
-def test_r06_timed_beats_alone_are_no_progress(world: World) -> None:
+def test_r06_timed_beats_alone_are_not_progress(world: World) -> None:
     worker = at_work(world, lease_ttl_ms=30_000, stall_timeout_ms=60_250)
     worker.beat(progress=0.5, note="alive")  # at the start: as good as the start itself
 
@@ -334,7 +334,7 @@ def test_a_clock_that_was_set_makes_no_progress_old(world: World) -> None:
     assert ["stalled"] == ends(world)
 
 
-def test_after_a_restart_the_outputs_age_says_since_when_it_is_silent(world: World) -> None:
+def test_after_a_restart_the_silence_counts_from_the_outputs_age(world: World) -> None:
     task = started(world, stall_timeout_ms=10_000)
     world.run_for(5)
     world.executor.write(world.uid(task))
@@ -446,7 +446,7 @@ def test_one_that_came_meanwhile_is_found_within_a_poll() -> None:
     assert TaskState.FAILED is world.state(task)
 
 
-def test_whoever_is_claimed_in_time_has_waited_enough(world: World) -> None:
+def test_a_task_claimed_in_time_is_free_of_its_queue_timeout(world: World) -> None:
     task = started(world, queue_timeout_ms=1_000)
 
     world.run_for(60)
@@ -471,7 +471,7 @@ def test_each_waiting_period_has_its_own_time(world: World) -> None:
     assert TaskState.FAILED is world.state(task)
 
 
-def test_the_waiting_are_asked_about_once_in_a_poll() -> None:
+def test_waiting_tasks_are_queried_once_in_a_poll() -> None:
     world = World()
     asked = 0
     next_failure = world.store.next_failure
@@ -740,7 +740,7 @@ def test_a_stop_waits_as_long_as_the_most_patient_of_its_runs(world: World) -> N
     assert world.supervisor.is_over(at=world.at())
 
 
-def test_a_stop_waits_as_long_as_the_executor_was_told_whatever_was_reloaded_since(
+def test_a_stop_waits_for_the_grace_that_the_executor_received_despite_a_reload_since(
     world: World,
 ) -> None:
     world.fresh_supervisor(start=replace(SETTINGS.start, kill_grace=100.0))

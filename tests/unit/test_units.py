@@ -106,7 +106,7 @@ OF_A_USER: Mapping[str, Callable[[Path], Mapping[str, str]]] = {
 
 @analyzed
 @pytest.mark.parametrize("which", [*OF_THE_HOST, *OF_A_USER])
-def test_systemd_has_nothing_to_say_of_the_units(tmp_path: Path, which: str) -> None:
+def test_systemd_finds_no_fault_with_the_units(tmp_path: Path, which: str) -> None:
     texts = {**OF_THE_HOST, **OF_A_USER}[which](tmp_path)
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
@@ -119,7 +119,7 @@ def test_systemd_has_nothing_to_say_of_the_units(tmp_path: Path, which: str) -> 
 
 @analyzed
 @pytest.mark.parametrize("which", OF_THE_HOST)
-def test_the_units_are_as_closed_as_they_say(tmp_path: Path, which: str) -> None:
+def test_the_units_are_as_closed_as_their_exposure_limit(tmp_path: Path, which: str) -> None:
     for name, text in OF_THE_HOST[which](tmp_path).items():
         (tmp_path / name).write_text(text)
         most = MOST_EXPOSED[name.partition(".")[0].partition("@")[0]]

@@ -16,7 +16,7 @@ from worker_stub import Refused
 from worker_stub.daemon_socket import LOOKS, MISSING, DaemonSocket, Unreachable
 
 
-def test_a_refusal_passes_any_context_manager_and_keeps_what_it_says() -> None:
+def test_a_refusal_passes_any_context_manager_and_keeps_its_message() -> None:
     @contextmanager
     def scope() -> Iterator[None]:
         yield

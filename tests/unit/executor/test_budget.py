@@ -122,9 +122,7 @@ def test_a_quiet_file_is_not_looked_at_until_its_first_write(tmp_path: Path, qui
     assert SHORTEST_PAUSE == round(budgets.due - at, 3)
 
 
-def test_each_time_that_it_was_quiet_its_first_write_is_told_again(
-    tmp_path: Path, quiet: Quiet
-) -> None:
+def test_the_first_write_after_each_silence_is_reported_again(tmp_path: Path, quiet: Quiet) -> None:
     budgets, path = make(tmp_path, quiet)
     budgets.enforce(budgets.due)
     for at in map(Instant, (50.0, 60.0, 70.0)):
@@ -135,7 +133,7 @@ def test_each_time_that_it_was_quiet_its_first_write_is_told_again(
         assert budgets.due == NEVER
 
 
-def test_what_is_written_while_we_ask_to_be_told_is_seen(
+def test_a_write_during_the_set_up_of_a_watch_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
 ) -> None:
     budgets, path = make(tmp_path, quiet)
@@ -164,7 +162,7 @@ def test_a_file_is_looked_at_the_sooner_the_faster_it_grows(tmp_path: Path, quie
     assert [LONGEST_PAUSE, LONGEST_PAUSE / 2, SHORTEST_PAUSE] == pauses
 
 
-def test_where_nobody_tells_of_a_write_a_quiet_file_is_looked_at_now_and_then(
+def test_a_quiet_file_without_a_watch_is_checked_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
 ) -> None:
     """A host has only so many watches to give."""
@@ -179,7 +177,7 @@ def test_where_nobody_tells_of_a_write_a_quiet_file_is_looked_at_now_and_then(
     assert on_disk(path) <= BUDGET + 65536
 
 
-def test_of_a_run_that_is_gone_nothing_is_asked_any_longer(tmp_path: Path, quiet: Quiet) -> None:
+def test_a_run_that_is_gone_is_not_watched_any_longer(tmp_path: Path, quiet: Quiet) -> None:
     budgets, path = make(tmp_path, quiet)
     budgets.enforce(budgets.due)
     budgets.drop(UID)
@@ -192,7 +190,7 @@ def test_of_a_run_that_is_gone_nothing_is_asked_any_longer(tmp_path: Path, quiet
     assert not is_watching()
 
 
-def test_where_no_holes_can_be_punched_it_is_said_once_and_nothing_is_done(
+def test_a_filesystem_without_holes_is_logged_once_and_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
 ) -> None:
     def refuse(*_: int) -> int:
@@ -213,7 +211,7 @@ def test_where_no_holes_can_be_punched_it_is_said_once_and_nothing_is_done(
     assert ["log", "run.log"] == sorted(file.name for file in tmp_path.iterdir())
 
 
-def test_where_holes_can_be_punched_the_trial_says_nothing_and_leaves_nothing(
+def test_the_trial_on_a_filesystem_with_holes_logs_nothing_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     assert None is holes.unsupported(str(tmp_path))

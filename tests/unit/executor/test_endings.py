@@ -40,7 +40,7 @@ def test_signal_grace_kill_at_their_instants(world: World) -> None:
     assert 0.5 == exited.exit.cpu_seconds
 
 
-def test_each_process_hears_the_kill_signal_once(world: World) -> None:
+def test_each_process_gets_the_kill_signal_once(world: World) -> None:
     leader = world.start(kill_signal=int(SIGUSR1))
     member = world.kernel.born(leader.pid, ignores=frozenset({SIGUSR1}))
     escaped = world.kernel.born(leader.pid, leads=True)
@@ -51,7 +51,7 @@ def test_each_process_hears_the_kill_signal_once(world: World) -> None:
     assert [SIGUSR1] == [signum for _, signum in escaped.heard]  # it died of it
 
 
-def test_with_kill_mode_leader_only_the_leader_hears_the_signal_and_all_get_sigkill(
+def test_with_kill_mode_leader_only_the_leader_gets_the_signal_and_all_get_sigkill(
     world: World,
 ) -> None:
     world.spawner.facts = {"ignores": STUBBORN}
@@ -70,7 +70,9 @@ def test_with_kill_mode_leader_only_the_leader_hears_the_signal_and_all_get_sigk
     assert "cancelled" == world.last(wire.Exited).ended_by
 
 
-def test_with_kill_mode_leader_what_a_dead_leader_left_is_asked_as_always(world: World) -> None:
+def test_with_kill_mode_leader_the_leftovers_of_a_dead_leader_get_the_kill_signal(
+    world: World,
+) -> None:
     leader = world.start(kill_mode=wire.KillMode.LEADER, leftover_grace=1.0)
     left = world.kernel.born(leader.pid, leads=True)
     world.kernel.dies(leader)
@@ -224,7 +226,7 @@ def test_an_orphan_that_dies_unseen_may_have_left_another(world: World) -> None:
     assert 1 == len(world.said(wire.Exited))
 
 
-def test_an_environment_that_cannot_be_read_yet_is_no_answer(world: World) -> None:
+def test_an_environment_that_cannot_be_read_yet_leaves_the_owner_unknown(world: World) -> None:
     """In the middle of an exec it reads as empty: 6 to 12 % of all reads."""
     first, second = world.start("first"), world.start("second")
     execing = world.kernel.born(first.pid, leads=True, environment=None)
@@ -317,7 +319,7 @@ def test_lineage_is_remembered(world: World) -> None:
     assert [] == other.heard
 
 
-def test_the_earliest_deadline_ends_a_run_without_being_asked(world: World) -> None:
+def test_the_earliest_deadline_ends_a_run_without_a_request(world: World) -> None:
     at = world.kernel.now
     leader = world.start(deadlines={"absence": at + 60, "run_timeout": at + 30})
 
@@ -330,7 +332,7 @@ def test_the_earliest_deadline_ends_a_run_without_being_asked(world: World) -> N
     assert (SIGTERM, "run_timeout") == (exited.exit.signal, exited.ended_by)
 
 
-def test_a_renewed_deadline_counts_from_what_was_said_last(world: World) -> None:
+def test_a_renewed_deadline_counts_from_the_last_renewal(world: World) -> None:
     at = world.kernel.now
     leader = world.start(deadlines={"absence": at + 10})
     for later in (20, 15, 30):
@@ -373,7 +375,7 @@ def test_r35_a_refusal_leaves_nothing_behind(world: World) -> None:
     assert [] == world.journal.predecessors_runs()
 
 
-def test_a_living_run_is_not_forgotten_whoever_asks(world: World) -> None:
+def test_a_living_run_is_not_forgotten_on_any_request(world: World) -> None:
     world.start()
     world.hear(wire.Forget(uid=wire.RunUid("run")))
 
@@ -393,7 +395,7 @@ def test_runs_leave_nothing_behind(world: World) -> None:
     assert world.executor.patience(None) is None
 
 
-def test_what_outlives_the_leader_is_left_alone_where_the_start_says_so(world: World) -> None:
+def test_leftovers_are_left_alone_if_the_start_requests_it(world: World) -> None:
     leader = world.start(report_leftovers=True, leftover_grace=2.0)
     server = world.kernel.born(leader.pid)
     world.kernel.dies(leader)
@@ -418,7 +420,7 @@ def test_what_outlives_the_leader_is_left_alone_where_the_start_says_so(world: W
     assert [] == helper.heard + stranger.heard
 
 
-def test_an_end_that_was_asked_for_reports_nobody(world: World) -> None:
+def test_a_requested_end_reports_no_leftovers(world: World) -> None:
     world.spawner.facts = {"ignores": frozenset({SIGTERM})}
     leader = world.start(report_leftovers=True, kill_grace=1.0)
     child = world.kernel.born(leader.pid, ignores=frozenset({SIGTERM}))
@@ -442,7 +444,7 @@ def test_what_was_left_alone_is_reaped_when_it_dies_though_nothing_runs(world: W
     assert math.inf == world.executor.runs.due, "and then nothing is looked at"
 
 
-def test_a_mark_is_read_before_everything_else_that_may_be_anothers(world: World) -> None:
+def test_a_mark_is_read_before_every_sign_that_may_be_anothers(world: World) -> None:
     """Neither environment, session, output nor parents are left of it."""
     uid, other = "a" * 32, "b" * 32
     bystander = world.start(other)
@@ -580,7 +582,9 @@ def test_dead_orphans_are_reaped_the_sooner_the_more_there_are(world: World) -> 
     assert 120 == len(world.kernel.reaped), "few can wait for a second"
 
 
-def test_what_was_left_alone_is_known_by_its_mark_when_nothing_else_is_left(world: World) -> None:
+def test_a_leftover_left_alone_is_known_by_its_mark_when_no_other_sign_remains(
+    world: World,
+) -> None:
     leader = world.start("a" * 32, report_leftovers=True)
     server = world.kernel.born(leader.pid)
     world.kernel.dies(leader)
@@ -684,7 +688,7 @@ def test_a_leftover_of_another_user_is_named_and_not_counted_as_ended(world: Wor
     assert (f"p{ended.pid}",) == world.last(wire.Exited).exit.leftovers
 
 
-def test_survivors_and_processes_of_another_user_are_told_apart(world: World) -> None:
+def test_survivors_and_processes_of_another_user_are_distinguished(world: World) -> None:
     world.spawner.facts = {"cannot_die": True}
     leader = world.start(kill_grace=0.0)
     theirs = world.kernel.born(leader.pid, owner=0)

@@ -119,9 +119,7 @@ def test_a_run_that_nobody_confirmed_is_ended_though_we_stood_still(world: World
 
 
 @pytest.mark.parametrize("before", [0, 9])
-def test_a_worker_that_asked_for_time_while_we_stood_still_has_it(
-    world: World, before: int
-) -> None:
+def test_a_worker_that_requested_time_during_a_standstill_has_it(world: World, before: int) -> None:
     limits = {"watchdog": 60.0, "longest": world.kernel.now + 100}
     leader = limited(world, "run_timeout", 4, **limits)
     path = Path(world.directory, "notify", RUN)
@@ -195,7 +193,7 @@ def test_a_dead_leader_that_a_tracer_holds_is_looked_at_again_after_a_pause(worl
     assert 3 == world.last(wire.Exited).exit.exit_code
 
 
-def test_an_answer_stands_behind_all_that_was_known_when_it_was_asked_for(world: World) -> None:
+def test_an_answer_follows_everything_known_at_its_request(world: World) -> None:
     world.start("silent", watchdog=60.0)
     leader = world.start("done")
     path = Path(world.directory, "notify", "silent")
@@ -214,7 +212,7 @@ def test_an_answer_stands_behind_all_that_was_known_when_it_was_asked_for(world:
     assert "done" == world.last(wire.Exited).uid
 
 
-def test_an_answer_stands_behind_the_exit_that_no_handle_tells_of(world: World) -> None:
+def test_an_answer_follows_the_exit_that_no_handle_reports(world: World) -> None:
     world.kernel.short_of_handles = True
     leader = world.start()
     world.kernel.dies(leader)

@@ -88,7 +88,7 @@ def kinds(process: FakeProcess) -> list[int]:
     return [signum for _, signum in process.heard]
 
 
-def test_each_process_of_a_huge_tree_hears_the_kill_signal_once_over_many_ticks(
+def test_each_process_of_a_huge_tree_gets_the_kill_signal_once_over_many_ticks(
     world: Counting,
 ) -> None:
     world.spawner.facts = {"ignores": STUBBORN}
@@ -125,7 +125,7 @@ def test_small_runs_are_ended_while_a_huge_one_is_still_being_found(world: Count
     assert [SMALL, HUGE] == [exited.uid for exited in world.said(wire.Exited)]
 
 
-def test_what_is_said_and_what_exits_is_noted_in_between(world: Counting) -> None:
+def test_messages_and_exits_are_processed_in_between(world: Counting) -> None:
     huge, other = world.start(HUGE), world.start(SMALL)
     world.grow(huge)
     world.end(HUGE)
@@ -412,7 +412,7 @@ def test_a_child_whose_parent_dies_while_the_tree_is_being_found_is_not_passed_o
     assert [SIGTERM, SIGCONT] == kinds(child)
 
 
-def test_a_child_that_is_orphaned_after_it_was_found_is_asked_once(world: Counting) -> None:
+def test_a_child_that_is_orphaned_after_it_was_found_is_signalled_once(world: Counting) -> None:
     leader = world.start(HUGE)
     between = world.kernel.born(leader.pid)
     child = world.kernel.born(between.pid, leads=True, ignores=STUBBORN)
@@ -428,7 +428,9 @@ def test_a_child_that_is_orphaned_after_it_was_found_is_asked_once(world: Counti
     assert [SIGTERM, SIGCONT] == kinds(child)
 
 
-def test_nobody_is_asked_twice_though_the_host_is_short_meanwhile(world: Counting) -> None:
+def test_no_process_is_signalled_twice_although_the_host_is_short_meanwhile(
+    world: Counting,
+) -> None:
     world.spawner.facts = {"ignores": STUBBORN}
     leader = world.start(HUGE, kill_grace=1e6)
     tree = world.grow(leader, ignores=STUBBORN)
@@ -467,7 +469,7 @@ def test_a_shortage_keeps_the_kill_signal_from_none(world: Counting, number: int
     assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
 
 
-def test_a_group_is_asked_once_though_the_host_is_short_at_the_first_process(
+def test_a_group_is_signalled_once_although_the_host_is_short_at_the_first_process(
     world: Counting,
 ) -> None:
     world.spawner.facts = {"ignores": STUBBORN}
@@ -489,7 +491,7 @@ def test_a_group_is_asked_once_though_the_host_is_short_at_the_first_process(
     assert [SIGTERM, SIGCONT] == kinds(leader) == kinds(orphan)
 
 
-def test_a_look_that_the_host_cannot_show_asks_nobody_and_is_tried_again(world: Counting) -> None:
+def test_a_scan_that_the_host_refuses_signals_nobody_and_is_tried_again(world: Counting) -> None:
     world.spawner.facts = {"ignores": STUBBORN}
     leader = world.start(HUGE, kill_grace=10.0)
     tree = [leader, *world.grow(leader, 2, ignores=STUBBORN)]
@@ -522,7 +524,7 @@ def test_a_shortage_that_lasts_does_not_prolong_the_grace(world: Counting, numbe
     assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
 
 
-def test_nobody_is_asked_twice_though_a_list_of_our_children_comes_too_early(
+def test_no_process_is_signalled_twice_although_a_list_of_our_children_comes_too_early(
     world: Counting,
 ) -> None:
     """Their parent has just died of the signal, so the first list of a tick may not have them."""
@@ -543,7 +545,7 @@ def test_nobody_is_asked_twice_though_a_list_of_our_children_comes_too_early(
     assert {(SIGTERM, SIGCONT)} == {tuple(kinds(process)) for process in escaped}
 
 
-def test_what_the_host_cannot_show_is_not_asked_for_again_at_once(world: Counting) -> None:
+def test_a_scan_that_the_host_refuses_is_not_repeated_at_once(world: Counting) -> None:
     world.grow(world.start(HUGE))
     world.end(HUGE, at_once=True)
     world.kernel.broken = OSError(24, "Too many open files")
@@ -693,7 +695,7 @@ def test_dead_orphans_are_reaped_part_by_part_and_their_run_is_gone_after_the_la
     assert 1 == len(world.said(wire.Exited))
 
 
-def test_what_is_dead_and_not_reaped_yet_is_no_leftover(world: Counting) -> None:
+def test_a_dead_process_that_is_not_reaped_yet_is_not_a_leftover(world: Counting) -> None:
     leader = world.start(HUGE, leftover_grace=0.0)
     tree = [world.kernel.born(leader.pid) for _ in range(3 * REAPS_PER_TICK)]
     world.kernel.dies(leader)
@@ -706,7 +708,7 @@ def test_what_is_dead_and_not_reaped_yet_is_no_leftover(world: Counting) -> None
     assert "worker.leftover_ended" not in world.names()
 
 
-def test_a_leader_that_is_asked_alone_is_asked_once_whatever_the_size(world: Counting) -> None:
+def test_a_leader_that_is_signalled_alone_is_signalled_once_at_any_size(world: Counting) -> None:
     world.spawner.facts = {"ignores": STUBBORN}
     leader = world.start(HUGE, kill_grace=10.0, kill_mode=wire.KillMode.LEADER)
     tree = world.grow(leader)
@@ -763,7 +765,7 @@ def test_leftovers_of_many_runs_are_all_named(world: Counting) -> None:
     assert [6] * 40 == [len(exited.exit.left_alone) for exited in world.said(wire.Exited)]
 
 
-def test_huge_leftovers_are_left_alone_where_the_start_says_so(world: Counting) -> None:
+def test_huge_leftovers_are_left_alone_if_the_start_requests_it(world: Counting) -> None:
     leader = world.start(HUGE, report_leftovers=True, leftover_grace=1.0)
     tree = world.grow(leader)
     world.kernel.dies(leader)

@@ -115,7 +115,7 @@ def test_forgotten_is_unknown(journal: Journal) -> None:
     assert ["other"] == [run.uid for run in journal.predecessors_runs()]
 
 
-def test_a_header_of_another_boot_is_no_damage_and_there_is_nothing_to_know(
+def test_a_header_of_another_boot_is_not_damage_and_names_no_runs(
     journal: Journal, tmp_path: Path
 ) -> None:
     journal.note(starting())
@@ -282,7 +282,7 @@ def test_what_lies_where_the_new_journal_is_to_be_is_not_written_to(
     assert "theirs" == foreign.read_text()
 
 
-def test_the_intention_is_on_disk_before_the_act_and_the_fact_before_it_is_told(
+def test_the_intention_is_on_disk_before_the_act_and_the_fact_before_its_report(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path)

@@ -76,7 +76,7 @@ def test_a_damaged_line_costs_that_line_and_is_counted(tmp_path: Path, damaged: 
     assert Damage(lines=2, first=3) == torn.damage
 
 
-def test_the_last_line_torn_by_the_death_of_its_writer_is_no_damage(tmp_path: Path) -> None:
+def test_a_last_line_torn_by_the_death_of_its_writer_is_not_damage(tmp_path: Path) -> None:
     torn = journal(tmp_path, HEAD, line("first"))
     with Path(torn.path).open("ab") as file:
         file.write(line("last")[:-5])
@@ -134,7 +134,7 @@ def test_a_journal_that_is_whole_or_of_another_boot_or_not_there_has_no_damage(
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "device", "loop", "huge"])
-def test_what_is_no_journal_is_refused_by_its_name_with_the_remedy(
+def test_a_file_that_is_not_a_journal_is_refused_by_its_name_with_the_remedy(
     tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "executor.journal"

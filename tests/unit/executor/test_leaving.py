@@ -108,7 +108,7 @@ def test_r34_shut_down_it_ends_all_runs_by_the_ladder_and_leaves(external: World
     assert [2] == [e["runs"] for e in external.events if e["event"] == "executor.stopping"]
 
 
-def test_shut_down_it_leaves_behind_what_survives_sigkill_and_says_what_stays(
+def test_a_shutdown_leaves_behind_the_survivors_of_sigkill_and_names_them(
     external: World,
 ) -> None:
     external.spawner.facts = {"ignores": frozenset({SIGTERM, SIGKILL})}

@@ -28,7 +28,7 @@ class Lines:
         return [json.loads(line[3:]) for line in self.file.read_text().splitlines()]
 
 
-def test_each_line_has_its_priority_for_the_journal_and_is_as_the_catalogue_says(
+def test_each_line_has_its_priority_for_the_journal_and_matches_the_catalogue(
     tmp_path: Path,
 ) -> None:
     lines = Lines(tmp_path)
@@ -49,7 +49,7 @@ def test_without_a_journal_a_line_is_json_alone(tmp_path: Path) -> None:
     assert re.match(r'\{"timestamp":"[^"]+Z","level":"info"', lines.file.read_text())
 
 
-def test_r51_repetitions_are_held_back_counted_and_said_to_have_ceased(tmp_path: Path) -> None:
+def test_r51_repetitions_are_held_back_and_counted_and_their_end_is_logged(tmp_path: Path) -> None:
     lines = Lines(tmp_path)
     for _ in range(BURST + 7):
         lines.log("host.short", error="EMFILE")
@@ -65,7 +65,7 @@ def test_r51_repetitions_are_held_back_counted_and_said_to_have_ceased(tmp_path:
     assert [] == EXECUTOR["error.ceased"].mistakes(ceased)
 
 
-def test_whoever_leaves_says_what_was_left_out(tmp_path: Path) -> None:
+def test_an_executor_that_exits_logs_the_count_of_omitted_lines(tmp_path: Path) -> None:
     lines = Lines(tmp_path)
     for _ in range(BURST + 7):
         lines.log("host.short", error="EMFILE")

@@ -147,7 +147,7 @@ def test_what_follows_waits_until_the_last_was_noted_unless_it_is_urgent(ear: Ea
         assert [("5", False)] == [(notice.note, notice.beat) for notice in ear.told()]
 
 
-def test_nothing_is_told_to_nobody_and_all_to_the_next(ear: Ear) -> None:
+def test_nothing_is_sent_without_a_daemon_and_everything_to_the_next(ear: Ear) -> None:
     ear.daemon.connected = False
     with ear.open() as out:
         out.send(b"WATCHDOG=1\nSTATUS=one")
@@ -194,7 +194,7 @@ def test_a_socket_that_rests_can_be_closed(ear: Ear) -> None:
             out.send(b"x")
 
 
-def test_the_last_words_of_a_run_are_told_before_its_end(directory: Path) -> None:
+def test_the_last_notices_of_a_run_are_reported_before_its_end(directory: Path) -> None:
     """Also those that came after the wait from which the end is known."""
     world = World(directory)
     leader = world.start(str(RUN), watchdog=60.0)
@@ -212,7 +212,7 @@ def test_the_last_words_of_a_run_are_told_before_its_end(directory: Path) -> Non
     assert (True, "bye") == ((last := world.last(wire.Notice)).failed, last.note)
 
 
-def test_a_run_is_heard_at_its_new_socket_and_at_the_one_that_lost_its_name(ear: Ear) -> None:
+def test_a_run_is_read_at_its_new_socket_and_at_the_one_that_lost_its_name(ear: Ear) -> None:
     with ear.open() as connected, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         path = ear.directory / "notify" / RUN
         path.unlink()

@@ -43,7 +43,7 @@ class FakeNotifier:
             self.said.append(word)
 
 
-def test_it_says_how_it_is_and_lives_even_with_nothing_to_do(tmp_path: Path) -> None:
+def test_it_reports_its_status_and_its_life_even_with_nothing_to_do(tmp_path: Path) -> None:
     notifier = FakeNotifier()
     world = World(tmp_path, notifier=notifier)
 
@@ -78,7 +78,7 @@ def test_an_idle_executor_is_ready_before_its_first_wait(
     assert ["alive", "0 runs", "ready"] == notifier.said
 
 
-def test_a_manager_whose_queue_was_full_is_told_again(tmp_path: Path) -> None:
+def test_a_notification_that_met_a_full_queue_is_sent_again(tmp_path: Path) -> None:
     notifier = FakeNotifier(interval=None, room=False)
     world = World(tmp_path, notifier=notifier)
     assert LONGEST_WAIT == world.executor.patience(None)

@@ -56,7 +56,7 @@ def test_the_counter_of_a_cgroup_is_found_where_it_is_mounted(
     assert [counter] == counters(proc(tmp_path, cgroup, mount))
 
 
-def test_without_a_memory_controller_there_is_no_counter(tmp_path: Path) -> None:
+def test_a_host_without_a_memory_controller_has_no_counter(tmp_path: Path) -> None:
     mounts = (
         "36 31 0:33 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu",
         "37 31 0:34 /elsewhere /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory",
@@ -131,7 +131,7 @@ def test_it_is_given_up_around_each_start_also_one_that_fails(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("own", ["0", "300"])
-def test_a_score_that_is_no_protection_is_inherited(tmp_path: Path, own: str) -> None:
+def test_a_score_that_protects_nothing_is_inherited(tmp_path: Path, own: str) -> None:
     file = tmp_path / "oom_score_adj"
     file.write_text(f"{own}\n")
 

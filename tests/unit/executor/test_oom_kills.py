@@ -43,7 +43,7 @@ def kernel_kills(world: World, number: int = 1) -> None:
     world.kernel.killed_for_memory += number
 
 
-def test_r37_a_leader_that_the_kernel_killed_for_memory_is_told_so(world: World) -> None:
+def test_r37_a_leader_that_the_kernel_killed_for_memory_is_reported_as_that(world: World) -> None:
     leader, other = world.start("hog"), world.start("innocent")
     kernel_kills(world)
     killed(world, leader)
@@ -125,7 +125,7 @@ def test_a_kill_is_a_runs_end_for_a_while_and_no_longer(world: World) -> None:
     assert {"soon": (True, True), "late": (False, False)} == exits(world), "it is no sure sign"
 
 
-def test_what_was_killed_while_nothing_ran_was_no_run(world: World) -> None:
+def test_a_kill_while_nothing_ran_is_charged_to_no_run(world: World) -> None:
     killed(world, world.start("before"), status=ProcessStatus(exit_code=0))
     world.run_for(1)
     kernel_kills(world)
@@ -163,7 +163,7 @@ def test_a_kill_that_was_counted_before_a_run_started_was_not_of_it(world: World
     assert {"after": (False, False)} == exits(world)
 
 
-def test_what_the_kernel_counted_before_the_executor_began_was_no_run() -> None:
+def test_a_kill_before_the_executor_began_is_charged_to_no_run() -> None:
     """A run of its predecessor that survives SIGKILL may live then."""
     kernel, log = FakeKernel(), Log(2)
     kernel.killed_for_memory = 40

@@ -231,7 +231,7 @@ def test_the_lock_is_held_as_long_as_anyone_has_the_description(
     assert not outputs.is_locked(path)
 
 
-def test_a_daemon_that_tries_the_lock_before_it_removes_a_file_is_no_survivor(
+def test_a_daemon_that_tries_the_lock_before_it_removes_a_file_is_not_a_survivor(
     outputs: OutputFiles, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "run.log")

@@ -108,7 +108,7 @@ def test_a_peer_that_vanishes_while_we_write_is_dropped(here: Here) -> None:
     assert not here.server.connected
 
 
-def test_what_a_peer_said_before_it_left_is_heard_to_its_end(here: Here) -> None:
+def test_the_messages_of_a_peer_that_left_are_read_to_their_end(here: Here) -> None:
     """130 starts of a daemon that left: 66 were thrown away at the first answer that failed."""
     here.peer.sendall(b"".join(wire.encode(wire.Ping(sequence=n)) + b"\n" for n in range(130)))
     here.peer.close()
@@ -144,7 +144,7 @@ def test_a_peer_that_the_host_cannot_send_to_is_dropped_and_may_come_again(
     assert not here.server.connected
 
 
-def test_a_burst_is_heard_in_portions(here: Here) -> None:
+def test_a_burst_is_read_in_portions(here: Here) -> None:
     """So that a thousand starts do not delay the ladder of others."""
     here.peer.sendall(b"".join(wire.encode(wire.Ping(sequence=n)) + b"\n" for n in range(100)))
 
@@ -159,7 +159,7 @@ def test_a_burst_is_heard_in_portions(here: Here) -> None:
     assert max(map(len, portions)) <= 32
 
 
-def test_more_than_a_read_takes_is_not_all_that_was_said(here: Here) -> None:
+def test_a_message_longer_than_one_read_is_not_all_read_after_it(here: Here) -> None:
     line = wire.encode(wire.Forget(uid=wire.RunUid("x" * 200_000))) + b"\n"
     here.peer.settimeout(5)
     assert here.peer.send(line) > 100_000
@@ -184,7 +184,7 @@ def test_what_waits_for_a_peer_that_does_not_read_is_bounded_by_its_runs(here: H
     assert max(sizes) < 1000
 
 
-def test_what_is_said_to_nobody_is_not_kept(here: Here) -> None:
+def test_messages_without_a_peer_are_not_kept(here: Here) -> None:
     here.peer.close()
     here.server.receive(here.kernel.wait(1))
 
@@ -289,7 +289,7 @@ def test_a_daemon_is_let_in_by_the_new_socket_and_the_present_one_stays(here: He
         assert float("inf") == here.server.due
 
 
-def test_the_workers_new_door_travels_with_what_is_said_next(here: Here) -> None:
+def test_the_workers_new_door_travels_with_the_next_message(here: Here) -> None:
     _, workers = here.server.names
     here.server.send(wire.Pong(sequence=1))
     here.server.flush(Instant(1.0))

@@ -16,7 +16,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def test_a_start_is_told_in_time(world: World) -> None:
+def test_a_start_is_reported_in_time(world: World) -> None:
     world.start("first")
     world.run_for(REPORT_DELAY / 2)
     world.start("second")
@@ -29,7 +29,7 @@ def test_a_start_is_told_in_time(world: World) -> None:
     assert ["first", "second"] == [started.uid for started in world.said(wire.Started)]
 
 
-def test_a_run_that_ends_at_once_is_told_in_one_go_start_first(world: World) -> None:
+def test_a_run_that_ends_at_once_is_reported_in_one_batch_start_first(world: World) -> None:
     other = world.start("other")
     leader = world.start("short")
     world.kernel.dies(leader)

@@ -111,7 +111,7 @@ def test_nothing_is_proved_while_processes_come_and_go(
     assert ABSENT is look_at(survivors, inherited())[0]
 
 
-def test_an_output_that_cannot_be_asked_keeps_its_run_and_no_other(kernel: FakeKernel) -> None:
+def test_an_output_that_cannot_be_tested_keeps_only_its_own_run(kernel: FakeKernel) -> None:
     class Refusing(FakeOutputs):
         def is_locked(self, path: str) -> bool:
             if path == f"/{OURS}.log":
