@@ -124,7 +124,7 @@ def found_out(daemon: Daemon, silent: int) -> list[float]:
     ]
 
 
-def told(what: str, seconds: list[float]) -> None:
+def print_figures(what: str, seconds: list[float]) -> None:
     """Print how many, median, 99th percentile and the longest, in milliseconds."""
     ordered = sorted(seconds)
     p99 = ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
@@ -148,12 +148,14 @@ def main() -> None:
             daemon = Daemon(Path(folder), slots=workers)
             daemon.submit(workers, lease_ttl="60s")
             with daemon.running():
-                told(f"beats of {workers}, answered", answered(daemon, workers, args.seconds))
+                print_figures(
+                    f"beats of {workers}, answered", answered(daemon, workers, args.seconds)
+                )
     with tempfile.TemporaryDirectory(prefix="bench-", dir=args.dir) as folder:
         daemon = Daemon(Path(folder), slots=args.silent)
         with daemon.running():
             time.sleep(1)
-            told("expiry, acted on after", found_out(daemon, args.silent))
+            print_figures("expiry, acted on after", found_out(daemon, args.silent))
 
 
 if __name__ == "__main__":

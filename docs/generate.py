@@ -114,14 +114,14 @@ def _mistakes() -> str:
     page = _MISTAKES
     for group, mistakes in MISTAKES.items():
         rows = [
-            f"| {one.name} | {'<br>'.join(map(_cell, one.told.splitlines()))} | {one.exits} |"
+            f"| {one.name} | {'<br>'.join(map(_cell, one.text.splitlines()))} | {one.exits} |"
             for one in mistakes
         ]
         page += f"\n## {group}\n\n" + "\n".join(
             ("| mistake | message | exit |", "|---|---|---|", *rows)
         )
         page += "\n"
-    rows = [f"| {one.name} | {_cell(one.told)} |\n" for one in CANNOT_START]
+    rows = [f"| {one.name} | {_cell(one.text)} |\n" for one in CANNOT_START]
     return page + _CANNOT_START + "".join(rows)
 
 

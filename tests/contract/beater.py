@@ -15,12 +15,12 @@ store = open_store(url, state_dir=Path(state_dir), patience=20)
 sys.stdout.write("ready\n")
 sys.stdout.flush()
 for line in sys.stdin:
-    asked = json.loads(line)
-    for _ in range(asked["dawdle"]):
+    request = json.loads(line)
+    for _ in range(request["dawdle"]):
         pass
-    beat = Beat(task_id=asked["task_id"], lock=asked["lock"])
+    beat = Beat(task_id=request["task_id"], lock=request["lock"])
     with store.transaction():
-        answer = store.heartbeat(beat, now=StoreTime(asked["now"]))
+        answer = store.heartbeat(beat, now=StoreTime(request["now"]))
     word = answer.error if isinstance(answer, Refused) else "ok"
     sys.stdout.write(f"{word}\n")
     sys.stdout.flush()

@@ -214,8 +214,8 @@ def test_a_database_at_work_is_not_overwritten(path: Path, saved: Path) -> None:
     state = saved.parent / "state"
     # Of a daemon that has it not open.
     with closing(lock_database(f"sqlite://{saved}", state_dir=state)):
-        told = rf"copy\.db is in use by pid {os.getpid()}, state directory {state}"
-        with pytest.raises(AlreadyHeld, match=told):
+        message = rf"copy\.db is in use by pid {os.getpid()}, state directory {state}"
+        with pytest.raises(AlreadyHeld, match=message):
             make(path, saved, overwrite=True)
 
     assert [1] == ids(saved)
@@ -233,8 +233,8 @@ def test_a_symbolic_link_to_a_backup_stays_one(path: Path, saved: Path) -> None:
 
 
 def test_where_no_file_can_be_made_the_directory_is_named(path: Path, tmp_path: Path) -> None:
-    told = rf"cannot write copy\.db in {tmp_path}/missing: No such file or directory; "
-    with pytest.raises(DispatcherError, match=told) as failed:
+    message = rf"cannot write copy\.db in {tmp_path}/missing: No such file or directory; "
+    with pytest.raises(DispatcherError, match=message) as failed:
         back_up(path, tmp_path / "missing/copy.db", overwrite=False, patience=1.0)
     assert DRAFT not in str(failed.value)
 
@@ -514,14 +514,14 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("harm", "told"), BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize(("harm", "message"), BAD.values(), ids=BAD.keys())
 def test_an_incomplete_store_is_refused_and_changes_nothing(
-    path: Path, saved: Path, harm: Callable[[Path], object], told: str
+    path: Path, saved: Path, harm: Callable[[Path], object], message: str
 ) -> None:
     harm(saved)
     before = files(path)
 
-    with pytest.raises(DispatcherError, match=told):
+    with pytest.raises(DispatcherError, match=message):
         put_back(path, saved)
 
     assert before == files(path)
@@ -553,10 +553,10 @@ def fails(monkeypatch: pytest.MonkeyPatch, call: str, nth: int, code: int) -> li
 
 
 @pytest.mark.parametrize(
-    ("was", "told"), [("nothing", ""), ("a database", "; the old database is kept: .*")]
+    ("was", "message"), [("nothing", ""), ("a database", "; the old database is kept: .*")]
 )
 def test_a_database_that_is_made_meanwhile_is_not_overwritten(
-    path: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was: str, told: str
+    path: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was: str, message: str
 ) -> None:
     def after_another_submit(draft: Path, file: Path) -> None:
         monkeypatch.undo()
@@ -569,7 +569,7 @@ def test_a_database_that_is_made_meanwhile_is_not_overwritten(
     made: list[int] = []
     monkeypatch.setattr("dispatcher.store.restore.name_finished", after_another_submit)
 
-    with pytest.raises(StoreUnavailable, match=f"run dispatcher restore again{told}$"):
+    with pytest.raises(StoreUnavailable, match=f"run dispatcher restore again{message}$"):
         put_back(path, saved)
 
     assert made == ids(path)

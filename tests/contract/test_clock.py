@@ -100,10 +100,10 @@ def seen(store: SqlStore, at: int) -> None:
         )
 
 
-def failing(store: SqlStore, ask: Callable[[], int]) -> int:
+def failing(store: SqlStore, call: Callable[[], int]) -> int:
     """Return an answer of a transaction that fails then."""
     with suppress(StoreUnavailable), store.transaction():
-        answer = ask()
+        answer = call()
         raise StoreUnavailable
     return answer
 

@@ -64,8 +64,8 @@ def test_r50_a_directory_that_nobody_may_enter_any_more_is_reported_as_closed(pa
         # As an ordinary user it is still ours, as root it becomes another user's.
         own = "give this user permission to enter its directory"
         others = {f"{place} belongs to user root; {ROOT}" for place in path.parents}
-        told = str(refused.value).removeprefix(f"{path}: Permission denied; ")
-        assert told in ({own} if before else others)
+        remedy = str(refused.value).removeprefix(f"{path}: Permission denied; ")
+        assert remedy in ({own} if before else others)
         with store.transaction() as now:
             store.submit(new_task(), now=now)
 

@@ -41,9 +41,9 @@ def damage(store: OneByOne, part: int, text: str) -> None:
         store.sql(f"UPDATE bulk_parts SET tasks = {text} WHERE part = {part}")
 
 
-@pytest.mark.parametrize(("text", "told"), DAMAGE)
+@pytest.mark.parametrize(("text", "message"), DAMAGE)
 def test_a_damaged_part_is_named_with_what_is_wrong_and_the_rest_becomes_tasks(
-    store: OneByOne, text: str, told: str
+    store: OneByOne, text: str, message: str
 ) -> None:
     uid = staged(store, [new_task()], [new_task()], [new_task()])
     store.accept(uid, now=NOW)
@@ -56,7 +56,7 @@ def test_a_damaged_part_is_named_with_what_is_wrong_and_the_rest_becomes_tasks(
     assert 1 == store.coming()
     (found,) = store.damaged_parts()
     assert found.startswith("part 1 of bulk submit bulk is damaged by hand: "), found
-    assert told in found
+    assert message in found
     assert not store.forget(uid)
     assert (1, 3) == left(store)
 

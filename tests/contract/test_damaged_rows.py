@@ -59,9 +59,9 @@ def test_a_claim_by_hand_holds_it_too(store: OneByOne) -> None:
     task = store.new()
     damage(store, task, "command = 'nope'")
 
-    for asked in ({"task_id": task}, {}):
+    for where in ({"task_id": task}, {}):
         assert (
-            store.claim_local("default", owner="local:1", output_dir="/out", now=NOW, **asked)
+            store.claim_local("default", owner="local:1", output_dir="/out", now=NOW, **where)
             is None
         )
 

@@ -24,19 +24,19 @@ def drafts(directory: Path) -> list[str]:
 def left_by_a_killed_maker(file: Path) -> str:
     """Return the name of what a process that was killed while it made a file left behind."""
     before = drafts(file.parent)
-    ready, told = os.pipe()
+    ready, go = os.pipe()
     maker = os.fork()
     if not maker:
         with draft_of(file) as draft:
             draft.write_bytes(b"half of it")
             draft.with_name(f"{draft.name}-wal").write_bytes(b"and its WAL")
-            os.write(told, b".")
+            os.write(go, b".")
             signal.pause()
     os.read(ready, 1)
     os.kill(maker, signal.SIGKILL)
     os.waitpid(maker, 0)
     os.close(ready)
-    os.close(told)
+    os.close(go)
     (name,) = set(drafts(file.parent)) - set(before)
     return name
 

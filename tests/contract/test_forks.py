@@ -36,7 +36,7 @@ def program(name: str, path: Path, *arguments: str) -> Iterator[subprocess.Popen
             running.stdin.close()
 
 
-def told(running: subprocess.Popen[str], word: str) -> None:
+def send(running: subprocess.Popen[str], word: str) -> None:
     running.stdin.write(f"{word}\n")
     running.stdin.flush()
 
@@ -52,7 +52,7 @@ def test_r83_a_forked_child_is_refused_by_every_transaction_and_may_close(
 ) -> None:
     with program("forker.py", path, way) as forker:
         assert forker.stdout.readline() == "forked\n"
-        told(forker, "use")
+        send(forker, "use")
         answers = forker.stdout.read().splitlines()
 
     assert [True, True] == [
@@ -76,7 +76,7 @@ def test_a_forked_child_that_ends_takes_no_commit_of_others_with_it(
         # Nobody has it open but the child, which may believe that it is the last.
         assert path.with_name("tasks.db-wal").stat().st_size
 
-        told(forker, word)
+        send(forker, word)
         assert forker.stdout.read() == ""
 
     assert (0, 3) == (forker.returncode, tasks(path))

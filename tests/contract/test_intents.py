@@ -17,7 +17,7 @@ from tests.contract.helpers import NODE, NOW, OneByOne, later
 POLICY = RetryPolicy(max_deferrals=1, max_orphans=1)
 
 
-def said(store: OneByOne, claim: Claim) -> tuple[Intent | None, str | None]:
+def intent_of(store: OneByOne, claim: Claim) -> tuple[Intent | None, str | None]:
     task = store.task(claim.task_id)
     return task.intent, task.intent_reason
 
@@ -54,9 +54,9 @@ def test_of_a_run_whose_end_has_begun_the_intent_is_kept(
     given = {"policy": POLICY} if verb == "release" else {}
     assert TaskState.RUNNING is getattr(store, verb)(claim.task_id, *why, now=later(1), **given)
 
-    assert (intent, why[0] if why else "retried by operator") == said(store, claim)
+    assert (intent, why[0] if why else "retried by operator") == intent_of(store, claim)
     (run,) = store.open_runs(NODE)
-    assert (intent, said(store, claim)[1]) == (run.intent, run.intent_reason)
+    assert (intent, intent_of(store, claim)[1]) == (run.intent, run.intent_reason)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_an_exit_0_in_an_ending_is_not_a_success_and_the_intent_is_kept(store: O
 
     store.cancel(claim.task_id, "not needed", now=later(1))
 
-    assert (Intent.CANCEL, "not needed") == said(store, claim)
+    assert (Intent.CANCEL, "not needed") == intent_of(store, claim)
 
 
 def test_the_last_word_holds(store: OneByOne) -> None:
@@ -110,7 +110,7 @@ def test_the_last_word_holds(store: OneByOne) -> None:
     for verb, *why in (("cancel", "a"), ("retry",), ("hold", "b"), ("release",), ("cancel", "c")):
         given = {"policy": POLICY} if verb == "release" else {}
         getattr(store, verb)(claim.task_id, *why, now=NOW, **given)
-        kept.append(said(store, claim)[0])
+        kept.append(intent_of(store, claim)[0])
 
     assert [Intent.CANCEL, Intent.RETRY, Intent.HOLD, Intent.RELEASE, Intent.CANCEL] == kept
     assert Outcome.CANCELLED is store.task(claim.task_id).ending  # the first ending
@@ -135,7 +135,7 @@ def test_only_what_would_be_held_is_released(store: OneByOne) -> None:
     for claim in (timed_out, declared, exited):
         assert TaskState.RUNNING is store.release(claim.task_id, policy=POLICY, now=NOW)
 
-    kept = [said(store, claim)[0] for claim in (timed_out, declared, exited)]
+    kept = [intent_of(store, claim)[0] for claim in (timed_out, declared, exited)]
     assert [None, Intent.RELEASE, Intent.RELEASE] == kept
 
 
@@ -145,7 +145,7 @@ def test_a_settled_task_has_no_intent_any_more(store: OneByOne) -> None:
 
     store.end(claim, outcome=Outcome.CANCELLED, state=TaskState.CANCELLED)
 
-    assert (None, None) == said(store, claim)
+    assert (None, None) == intent_of(store, claim)
 
 
 def test_a_settlement_may_begin_the_total_time_out_anew(store: OneByOne) -> None:
@@ -177,7 +177,7 @@ def test_a_hold_of_the_last_attempt_is_not_released(store: OneByOne) -> None:
     store.hold(claim.task_id, "look first", now=NOW)
 
     assert TaskState.RUNNING is store.release(claim.task_id, policy=POLICY, now=later(1))
-    assert (Intent.HOLD, "look first") == said(store, claim)
+    assert (Intent.HOLD, "look first") == intent_of(store, claim)
 
 
 def test_a_release_is_of_any_task_that_is_going_to_be_held_with_attempts_left(
@@ -199,7 +199,7 @@ def test_a_release_is_of_any_task_that_is_going_to_be_held_with_attempts_left(
     store.release(no_retry.task_id, policy=POLICY, now=NOW)
     store.release(patient.task_id, policy=POLICY, now=NOW)
 
-    kept = [said(store, claim)[0] for claim in (deferred, no_retry, patient)]
+    kept = [intent_of(store, claim)[0] for claim in (deferred, no_retry, patient)]
     assert [Intent.RELEASE, Intent.RELEASE, None] == kept
     runs = [store.open_run(claim.run_uid) for claim in (deferred, no_retry)]
     assert all(run is not None for run in runs)
@@ -213,7 +213,7 @@ def test_a_hold_beyond_the_total_time_out_leaves_nothing(store: OneByOne) -> Non
     begin_to_end(store, claim, "ending")
 
     assert TaskState.RUNNING is store.hold(claim.task_id, "look first", now=later(2_000))
-    assert (None, None) == said(store, claim)
+    assert (None, None) == intent_of(store, claim)
 
 
 @pytest.mark.parametrize(

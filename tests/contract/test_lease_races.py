@@ -116,12 +116,12 @@ def test_ac8_r08_beats_in_threads_race_the_reaper(
 
         def beats(claim: Claim, rng: random.Random, reaper: Callable[[], None]) -> Answers:
             start = threading.Barrier(beaters + 1)
-            said = [
+            futures = [
                 pool.submit(beat, claim, rng.randrange(0, 40_000), start) for _ in range(beaters)
             ]
             start.wait()
             reaper()
-            return [answer.result() for answer in said]
+            return [answer.result() for answer in futures]
 
         race(store, beats, ROUNDS)
         closed = threading.Barrier(beaters)
@@ -147,13 +147,13 @@ def test_ac8_r08_beats_of_other_processes_race_the_reaper(
 
         def beats(claim: Claim, rng: random.Random, reaper: Callable[[], None]) -> Answers:
             for beater in beaters:
-                asked = {
+                request = {
                     "task_id": claim.task_id,
                     "lock": claim.lock,
                     "now": LATE,
                     "dawdle": rng.randrange(0, 40_000),
                 }
-                beater.stdin.write(json.dumps(asked) + "\n")
+                beater.stdin.write(json.dumps(request) + "\n")
                 beater.stdin.flush()
             reaper()
             return [beater.stdout.readline().strip() for beater in beaters]

@@ -226,9 +226,9 @@ def test_leases_shorter_than_twice_an_absence_are_spared(store: OneByOne, claim:
 
 
 def test_a_declaration_is_kept_with_the_run_until_its_end(store: OneByOne, claim: Claim) -> None:
-    said = declaration(claim, Declared.FAIL, reason="no disk", retry=False)
+    declared = declaration(claim, Declared.FAIL, reason="no disk", retry=False)
 
-    assert Accepted() == store.declare(said, now=NOW)
+    assert Accepted() == store.declare(declared, now=NOW)
 
     run = store.open_run(claim.run_uid)
     assert (Declared.FAIL, "no disk", False) == (
@@ -240,12 +240,12 @@ def test_a_declaration_is_kept_with_the_run_until_its_end(store: OneByOne, claim
 
 
 def test_the_same_again_is_accepted_also_after_the_settle(store: OneByOne, claim: Claim) -> None:
-    said = declaration(claim, result='{"rows":3}')
-    store.declare(said, now=NOW)
+    declared = declaration(claim, result='{"rows":3}')
+    store.declare(declared, now=NOW)
 
-    assert Accepted() == store.declare(said, now=later(1))
+    assert Accepted() == store.declare(declared, now=later(1))
     store.end(claim)
-    assert Accepted() == store.declare(said, now=later(2))
+    assert Accepted() == store.declare(declared, now=later(2))
     assert '{"rows":3}' == store.runs(claim.task_id)[0].result
 
 

@@ -209,8 +209,8 @@ def test_the_store_returns_the_runs_that_it_knows_open_or_closed(store: OneByOne
     store.end(gone, now=NOW)
     store.prune(before=later(1), limit=10)
 
-    asked = [open_one.run_uid, closed.run_uid, gone.run_uid, "f" * 32]
-    assert {open_one.run_uid, closed.run_uid} == store.known_runs(asked)
+    uids = [open_one.run_uid, closed.run_uid, gone.run_uid, "f" * 32]
+    assert {open_one.run_uid, closed.run_uid} == store.known_runs(uids)
 
 
 def test_prunable_counts_what_prune_would_take(store: OneByOne) -> None:

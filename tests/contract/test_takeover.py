@@ -156,8 +156,8 @@ def test_a_local_claim_that_is_over_is_abandoned_at_once(
     if how == "ended":
         store.cancel(claim.task_id, "operator", now=NOW)
     else:
-        said = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
-        assert Accepted() == store.declare(said, now=NOW)
+        declared = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
+        assert Accepted() == store.declare(declared, now=NOW)
 
     assert [claim.run_uid] == abandoned(store, 0)
 
@@ -283,8 +283,8 @@ def test_open_declared_runs_are_found_by_their_node(store: OneByOne, claim: Clai
         for queue, node in (("a", NODE), ("b", NODE), ("c", "other"))
     )
     for each in (ours, other, claim):
-        said = Declaration(task_id=each.task_id, lock=each.lock, word=Declared.SUCCEED)
-        store.declare(said, now=NOW)
+        declared = Declaration(task_id=each.task_id, lock=each.lock, word=Declared.SUCCEED)
+        store.declare(declared, now=NOW)
 
     assert [ours.run_uid] == store.declared(NODE)
     store.end(ours)

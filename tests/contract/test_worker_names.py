@@ -35,10 +35,10 @@ class Answering:
 
     def __init__(self, **answer: object) -> None:
         self.answer = {"ok": True, "lease_expires_in": 60.0, **answer}
-        self.heard: list[worker_api.AnyRequest] = []
+        self.received: list[worker_api.AnyRequest] = []
 
     def request(self, request: dict[str, Any], *, within: float) -> dict[str, Any]:
-        self.heard.append(worker_api.decode_request(wire.encode(request)))
+        self.received.append(worker_api.decode_request(wire.encode(request)))
         return self.answer
 
     def close(self) -> None: ...
@@ -56,7 +56,7 @@ class Picky:
             return {"ok": False, "error": "invalid", "message": "what?"}
         return {"ok": True, "lease_expires_in": 60.0}
 
-    def assert_heard(self, count: int) -> None:
+    def assert_received(self, count: int) -> None:
         assert count <= len(self.requests)
 
     def close(self) -> None: ...
@@ -84,8 +84,8 @@ def test_the_daemon_parses_every_request_that_a_worker_can_send() -> None:
         worker_api.Fail(reason="no", retry=False, **mine),
         worker_api.Defer(delay=60, **mine),
         worker_api.Hold(reason="a password", **mine),
-    ] == channel.heard
-    assert set(worker_api.AnyRequest.__args__) == {type(heard) for heard in channel.heard}
+    ] == channel.received
+    assert set(worker_api.AnyRequest.__args__) == {type(request) for request in channel.received}
 
 
 @pytest.mark.parametrize("error", worker_api.WorkerError)
@@ -122,14 +122,14 @@ def test_a_progress_that_the_daemon_would_refuse_is_refused_in_the_worker(progre
     channel = Answering()
     mistaken = worker(channel)
 
-    for tell in (mistaken.progress, mistaken.heartbeat):
+    for report in (mistaken.progress, mistaken.heartbeat):
         with pytest.raises(ValueError, match="from 0 to 1"):
-            tell(progress)
+            report(progress)
     with pytest.raises(ValueError, match="4096"):
         mistaken.progress(note="x" * 4097)
 
     mistaken.heartbeat()
-    assert [worker_api.Heartbeat(task_id=7, lock="lock")] == channel.heard
+    assert [worker_api.Heartbeat(task_id=7, lock="lock")] == channel.received
 
 
 def test_a_beating_thread_whose_words_make_no_sense_goes_on_without_them() -> None:
@@ -141,7 +141,7 @@ def test_a_beating_thread_whose_words_make_no_sense_goes_on_without_them() -> No
     beating.progress(note="\ud800")
 
     with beating:
-        eventually(lambda: channel.assert_heard(2))
+        eventually(lambda: channel.assert_received(2))
 
     assert [] == refusals
     assert [True, False] == ["note" in request for request in channel.requests]

@@ -37,7 +37,7 @@ class Declaring:
             self._worker.proceed(lock=self._lock.read_text("ascii").strip())
 
     @property
-    def heard(self) -> bool:
+    def answered(self) -> bool:
         """Whether the worker knows that its declaration stands."""
         return self._worker.done
 
@@ -49,7 +49,7 @@ class Worker:
         self.done = False
         self._path = str(path)
         self._socket: socket.socket | None = None
-        self._heard = b""
+        self._received = b""
 
     def proceed(self, *, lock: str) -> None:
         """Send the requests, or read the answers, without waiting."""
@@ -62,8 +62,8 @@ class Worker:
             return
         except ConnectionResetError:
             chunk = b""
-        self._heard += chunk
-        if not chunk or self._heard.count(b"\n") == 2:
+        self._received += chunk
+        if not chunk or self._received.count(b"\n") == 2:
             self.close()
             # A refusal is of an earlier run's lock: the next one shows its own.
             self.done = self._accepted()
@@ -78,7 +78,7 @@ class Worker:
             {"op": "heartbeat", "progress": 0.5},
             {"op": "succeed", "result": {"answer": 42}},
         ]
-        self._heard = b""
+        self._received = b""
         speaker = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             speaker.connect(self._path)
@@ -91,5 +91,5 @@ class Worker:
 
     def _accepted(self) -> bool:
         with suppress(IndexError):
-            return json.loads(self._heard.splitlines()[1])["ok"]
+            return json.loads(self._received.splitlines()[1])["ok"]
         return False

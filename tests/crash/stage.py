@@ -20,7 +20,7 @@ from tests.crash.lives import DaemonLife, ExecutorLife, Place, descriptors
 from tests.crash.mortal import Died, Fate
 from tests.crash.workers import Diary
 from tests.eventually import PATIENCE
-from tests.heard import Heard, expect_catalogued
+from tests.recorded_logs import RecordedLog, expect_catalogued
 
 #: Where files cost nothing: no power fails here, and nothing else needs a disk.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
@@ -129,7 +129,7 @@ class Stage:
     def start_executor(self, fate: Fate | None = None) -> None:
         """Let an executor begin; it may die of what it finds."""
         self.executor = ExecutorLife(
-            self.place, fate or Fate(), Heard(self.trace), boot_id=self.boot_id
+            self.place, fate or Fate(), RecordedLog(self.trace), boot_id=self.boot_id
         )
         self._act(self.executor.begin)
 

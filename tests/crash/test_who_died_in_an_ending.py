@@ -104,7 +104,7 @@ def test_declaration_committed_not_answered_is_accepted_when_it_is_repeated(
     declared = stage.runs(1)[0].result
 
     stage.until_idle = False
-    while not play.heard:
+    while not play.answered:
         stage.revive()
         stage.turn()
         play.repeat()

@@ -60,7 +60,7 @@ class Place:
         code = app.run(split(line))
         return Result(code, *self._capsys.readouterr())
 
-    def told(self, text: str) -> str:
+    def as_written(self, text: str) -> str:
         """Return what was said as the table has it."""
         return as_installed(
             text,
@@ -94,13 +94,13 @@ def as_installed(text: str, paths: Mapping[Path, str]) -> str:
     What differs from run to run is a pid 4711, a UUID of noughts, and the 1st of August 2026.
     """
     lines = [line.removeprefix("dispatcher: ") for line in text.splitlines()]
-    said = "\n".join(lines).replace(f"{PATIENCE} s", "5 s")
+    shown = "\n".join(lines).replace(f"{PATIENCE} s", "5 s")
     for path, named in paths.items():
-        said = said.replace(str(path), named)
-    said = re.sub(r"\bpid \d+", "pid 4711", said)
-    said = re.sub(r"-inum \d+", "-inum 4711", said)
-    said = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*Z?", "2026-08-01T12:00:00Z", said)
-    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "0" * 8 + "-…", said)
+        shown = shown.replace(str(path), named)
+    shown = re.sub(r"\bpid \d+", "pid 4711", shown)
+    shown = re.sub(r"-inum \d+", "-inum 4711", shown)
+    shown = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*Z?", "2026-08-01T12:00:00Z", shown)
+    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "0" * 8 + "-…", shown)
 
 
 def nothing(place: Place) -> AbstractContextManager[None]:

@@ -19,7 +19,7 @@ from tests.e2e.users import as_root, owned_by
 from tests.e2e.world import DISPATCHER, Result, World
 
 
-def told(world: World, text: str) -> str:
+def as_written(world: World, text: str) -> str:
     """Return what was said as the table has it; `world` is the one that spoke."""
     return as_installed(
         text,

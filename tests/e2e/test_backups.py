@@ -47,11 +47,11 @@ def test_r78_a_restored_store_runs_what_ran_then_once_and_gives_no_id_or_fence_a
         Path(f"{copy}.wait").unlink()
         world.until(running, "succeeded")
 
-    told = world.cli("restore", copy).stdout
+    printed = world.cli("restore", copy).stdout
 
-    assert f"{world.state_dir}/tasks.db: 1 tasks, the next one is {lost + 1}" in told
-    assert "the old database is kept: " in told
-    assert "1 was running: the daemon settles its runs once nothing of them lives; " in told
+    assert f"{world.state_dir}/tasks.db: 1 tasks, the next one is {lost + 1}" in printed
+    assert "the old database is kept: " in printed
+    assert "1 was running: the daemon settles its runs once nothing of them lives; " in printed
     with world.daemon():
         again = world.until(running, "succeeded")
         new = world.submit("sh", "-c", note)

@@ -93,7 +93,7 @@ def test_r68_where_ids_cannot_be_printed_that_all_is_accepted_is_reported(
     reader, writer = os.pipe()
     os.close(reader)
     with Path("/dev/full").open("wb") as full, open(writer, "wb") as closed:
-        told = subprocess.run(
+        result = subprocess.run(
             [DISPATCHER, "submit", *command],
             input=LINE * (lines or 0),
             stdout=full if to == "a full disk" else closed,
@@ -103,12 +103,12 @@ def test_r68_where_ids_cannot_be_printed_that_all_is_accepted_is_reported(
             check=False,
         )
 
-    said = told.stderr.decode()
-    assert 74 == told.returncode, said
-    assert said.startswith("dispatcher: task")
-    assert "submitted, and" in said
-    assert "do not submit again (cannot write: " in said
-    assert 1 == len(said.splitlines()), said
+    message = result.stderr.decode()
+    assert 74 == result.returncode, message
+    assert message.startswith("dispatcher: task")
+    assert "submitted, and" in message
+    assert "do not submit again (cannot write: " in message
+    assert 1 == len(message.splitlines()), message
     assert (lines or 1) == len(listed(world))
     _assert_parts(world, 0)
 
@@ -129,9 +129,9 @@ def test_a_reader_who_has_seen_enough_leaves_nothing_behind(world: World) -> Non
         submit.stdin.close()
         assert b"1\n" == submit.stdout.readline()
         submit.stdout.close()
-        said = submit.stderr.read().decode()
+        message = submit.stderr.read().decode()
 
-    assert "Traceback" not in said
-    assert "Exception ignored" not in said
-    assert "and all that follow, were submitted" in said
+    assert "Traceback" not in message
+    assert "Exception ignored" not in message
+    assert "and all that follow, were submitted" in message
     _assert_parts(world, 0)

@@ -26,11 +26,11 @@ def test_what_waits_is_cancelled_at_once_with_and_without_a_daemon(world: World)
         world, {"command": ["true"]}, {"command": ["true"], "delay": "1h"}
     )
 
-    told = world.cli("cancel", ready, scheduled).stdout
+    printed = world.cli("cancel", ready, scheduled).stdout
     with world.daemon("--drain") as daemon:
         assert 0 == daemon.wait()
 
-    assert f"{ready} cancelled\n{scheduled} cancelled\n" == told
+    assert f"{ready} cancelled\n{scheduled} cancelled\n" == printed
     for task_id in (ready, scheduled):
         task = world.show(task_id)
         assert ("cancelled", []) == (task["state"], task["runs"])
@@ -94,11 +94,11 @@ def test_a_finished_task_stays_finished_and_the_exit_code_shows_it(world: World)
     with world.daemon("--drain") as daemon:
         assert 0 == daemon.wait()
 
-    told = world.cli("cancel", succeeded, failed, 99, exits=1).stderr
+    printed = world.cli("cancel", succeeded, failed, 99, exits=1).stderr
     refused = world.cli("retry", succeeded, exits=1).stderr
 
-    assert f"dispatcher: task {succeeded} has succeeded already; " in told
-    assert f"dispatcher: task {failed} has failed already; " in told
-    assert "dispatcher: no task 99; " in told
+    assert f"dispatcher: task {succeeded} has succeeded already; " in printed
+    assert f"dispatcher: task {failed} has failed already; " in printed
+    assert "dispatcher: no task 99; " in printed
     assert f"task {succeeded} is succeeded; only failed, cancelled and held ones" in refused
     assert ["succeeded", "failed"] == [world.show(i)["state"] for i in (succeeded, failed)]

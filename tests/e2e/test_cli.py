@@ -92,9 +92,9 @@ def test_a_daemon_that_does_not_answer_fails_no_submit(world: World, *, listenin
     ],
 )
 def test_arguments_that_are_not_utf8_are_refused(world: World, arguments: list[bytes]) -> None:
-    told = world.cli(*arguments, exits=2).stderr
+    message = world.cli(*arguments, exits=2).stderr
 
-    assert "is not UTF-8" in told or "is not a name" in told
+    assert "is not UTF-8" in message or "is not a name" in message
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
@@ -119,8 +119,10 @@ def test_many_lines_come_from_a_file_all_or_none(world: World) -> None:
     file = world.directory / "tasks.jsonl"
     good = '{"command": ["true"], "max-attempts": 1}\n'
     file.write_text(good * 1_000 + '{"command": ["true"], "max_atempts": 1}\n')
-    told = world.cli("submit", "--from", file, exits=2).stderr
-    assert "dispatcher: line 1001: max_atempts: unknown key; did you mean 'max_attempts'?\n" == told
+    message = world.cli("submit", "--from", file, exits=2).stderr
+    assert (
+        "dispatcher: line 1001: max_atempts: unknown key; did you mean 'max_attempts'?\n" == message
+    )
     assert [] == world.cli("list", "--json").json
     file.write_text(good * 1_000)
 
@@ -215,14 +217,14 @@ def test_a_closed_stdout_is_survived(world: World) -> None:
 def test_check_config_reports_every_mistake_and_exits_78(world: World) -> None:
     world.configure(leases={"ttll": "1s"}, retry={"max_attempts": 0})
 
-    told = world.cli("check-config", exits=78).stderr.splitlines()
+    lines = world.cli("check-config", exits=78).stderr.splitlines()
 
-    assert 2 == len(told)
-    assert told[0].endswith("leases.ttll: unknown key; did you mean 'ttl'?")
-    assert "retry.max_attempts: expected an integer >= 1" in told[1]
+    assert 2 == len(lines)
+    assert lines[0].endswith("leases.ttll: unknown key; did you mean 'ttl'?")
+    assert "retry.max_attempts: expected an integer >= 1" in lines[1]
     for verb in (["run"], ["submit", "--", "true"], ["claim"]):
-        assert told == world.cli(*verb, exits=78).stderr.splitlines()
-    assert told == world.cli("list").stderr.splitlines()[:2]
+        assert lines == world.cli(*verb, exits=78).stderr.splitlines()
+    assert lines == world.cli("list").stderr.splitlines()[:2]
 
 
 def test_submitting_imports_only_what_it_needs(world: World) -> None:

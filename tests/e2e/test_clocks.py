@@ -85,8 +85,8 @@ def test_r09_an_hour_on_the_wall_clock_costs_nobody_a_lease_and_prolongs_none(
 
         clock.set(step)
 
-        told = daemon.expect("clock.stepped")
-        assert step * 1000 == pytest.approx(told["gap_ms"], abs=1_000)
+        stepped = daemon.expect("clock.stepped")
+        assert step * 1000 == pytest.approx(stepped["gap_ms"], abs=1_000)
         silent = world.submit(*SILENT, **LEASE)
         expiries = stored(world, "SELECT lease_expires_at FROM tasks WHERE lock NOTNULL")
         latest = time.time() * 1000 + 2_000
@@ -132,9 +132,9 @@ def test_forty_days_ahead_for_a_while_delete_and_fail_nothing(
         daemon.expect("clock.stepped")
         assert "deleted: 0 tasks" in world.cli("prune", "--older-than", "30d").stdout
         world.cli("claim", "--task", claimed, "--ttl", "30m")
-        told = "the host's clock was set ahead by 40d at "
-        assert told in world.cli("status").stdout
-        assert told in world.cli("doctor").stdout
+        stepped = "the host's clock was set ahead by 40d at "
+        assert stepped in world.cli("status").stdout
+        assert stepped in world.cli("doctor").stdout
         let_pass(1.2)  # outputs are looked at each second
         clock.set(0)
         eventually(lambda: expect_steps(daemon, 2))

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.world import DISPATCHER, World
 
 
-def asked(world: World, words: list[str], shell: str = "bash") -> list[str]:
+def offered(world: World, words: list[str], shell: str = "bash") -> list[str]:
     """Return what is offered for the last of these words; nothing may be said on stderr."""
     environ = {"_DISPATCHER_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(words)}
     environ["COMP_CWORD"] = words[-1] if shell == "fish" else str(len(words) - 1)
@@ -24,10 +24,10 @@ def asked(world: World, words: list[str], shell: str = "bash") -> list[str]:
 
 def test_verbs_options_and_states_are_offered(world: World) -> None:
     verbs = ("retry", "release", "resume", "run", "reload", "restore")
-    assert [f"plain,{verb}" for verb in verbs] == asked(world, ["dispatcher", "r"])
-    assert ["plain,--state"] == asked(world, ["dispatcher", "list", "--st"])
+    assert [f"plain,{verb}" for verb in verbs] == offered(world, ["dispatcher", "r"])
+    assert ["plain,--state"] == offered(world, ["dispatcher", "list", "--st"])
     expected = ["plain,scheduled", "plain,succeeded"]
-    assert expected == asked(world, ["dispatcher", "list", "--state", "s"])
+    assert expected == offered(world, ["dispatcher", "list", "--state", "s"])
 
 
 def test_queues_profiles_and_tasks_are_offered(world: World) -> None:
@@ -35,16 +35,16 @@ def test_queues_profiles_and_tasks_are_offered(world: World) -> None:
     world.submit("sleep", "5", queue="nightly")
     world.submit("true")
 
-    assert ["plain,ci"] == asked(world, ["dispatcher", "pause", "c"])
+    assert ["plain,ci"] == offered(world, ["dispatcher", "pause", "c"])
     expected = ["plain,ci", "plain,default", "plain,nightly"]
-    assert expected == asked(world, ["dispatcher", "list", "--queue", ""])
+    assert expected == offered(world, ["dispatcher", "list", "--queue", ""])
     world.cli("pause", "nightly")
-    assert ["plain,nightly"] == asked(world, ["dispatcher", "resume", ""])
-    assert ["plain,zip"] == asked(world, ["dispatcher", "submit", "--profile", ""])
-    assert ["plain,2\tready: true", "plain,1\tready: sleep 5"] == asked(
+    assert ["plain,nightly"] == offered(world, ["dispatcher", "resume", ""])
+    assert ["plain,zip"] == offered(world, ["dispatcher", "submit", "--profile", ""])
+    assert ["plain,2\tready: true", "plain,1\tready: sleep 5"] == offered(
         world, ["dispatcher", "show", ""], "fish"
     )
-    assert ["plain,1"] == asked(world, ["dispatcher", "logs", "-f", "1"])
+    assert ["plain,1"] == offered(world, ["dispatcher", "logs", "-f", "1"])
 
 
 @pytest.mark.parametrize("trouble", ["no store", "no such file", "a mistake", "damaged"])
@@ -60,9 +60,9 @@ def test_completion_in_trouble_offers_prints_and_creates_nothing(
         for file in world.state_dir.glob("tasks.db*"):
             file.write_bytes(b"no database " * 1_000)
 
-    assert [] == asked(world, ["dispatcher", "list", "--queue", ""])
-    assert [] == asked(world, ["dispatcher", "show", ""])
-    assert [] == asked(world, ["dispatcher", "resume", ""])
+    assert [] == offered(world, ["dispatcher", "list", "--queue", ""])
+    assert [] == offered(world, ["dispatcher", "show", ""])
+    assert [] == offered(world, ["dispatcher", "resume", ""])
     assert (trouble == "damaged") == world.state_dir.exists()
 
 

@@ -15,8 +15,8 @@ from tests.e2e.world import World
 def looked(
     world: World, *, exits: int = 0, env: Mapping[str, str] | None = None
 ) -> dict[str, tuple[str, str]]:
-    told = world.cli("doctor", "--json", exits=exits, env=env).json
-    return {one["check"]: (one["level"], one["said"]) for one in told}
+    findings = world.cli("doctor", "--json", exits=exits, env=env).json
+    return {one["check"]: (one["level"], one["said"]) for one in findings}
 
 
 def test_doctor_reports_the_state_of_daemon_and_executor(world: World) -> None:
@@ -82,8 +82,8 @@ def test_r43_an_executor_of_another_version_is_named_until_it_is_started_anew(
             world, prefix=("env", f"PYTHONPATH={installed}"), alone=False
         ) as old:
             assert 0 == daemon.expect("executor.incompatible")["version"]
-            said = f"pid {old.pid} speaks version 0, {wire.VERSION} is wanted"
-            assert ("bad", said) == looked(world, exits=1)["executor"]
+            text = f"pid {old.pid} speaks version 0, {wire.VERSION} is wanted"
+            assert ("bad", text) == looked(world, exits=1)["executor"]
             (obstacle,) = world.cli("why", task_id, "--json").json["obstacles"]
             assert "executor_incompatible" == obstacle["obstacle"]
         with external_executor(world, alone=False):
@@ -93,5 +93,5 @@ def test_r43_an_executor_of_another_version_is_named_until_it_is_started_anew(
 def test_a_missing_executor_is_named(world: World) -> None:
     world.configure(executor={"mode": "external"})
     with world.daemon():
-        said = "none is there, and the daemon waits for it"
-        assert ("bad", said) == looked(world, exits=1)["executor"]
+        text = "none is there, and the daemon waits for it"
+        assert ("bad", text) == looked(world, exits=1)["executor"]

@@ -74,7 +74,7 @@ CODES: list[tuple[int, Callable[[World], None], list[str | int], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("code", "given", "arguments", "told"),
+    ("code", "given", "arguments", "message"),
     CODES,
     ids=lambda part: " ".join(map(str, part)) if isinstance(part, list) else None,
 )
@@ -83,14 +83,14 @@ def test_each_exit_code_is_the_listed_one_and_is_explained_in_a_line(
     code: int,
     given: Callable[[World], None],
     arguments: list[str | int],
-    told: str,
+    message: str,
 ) -> None:
     given(world)
 
     result = world.cli(*arguments, exits=code)
 
-    assert told in result.stderr
-    assert (1 if told else 0) == len(result.stderr.splitlines())
+    assert message in result.stderr
+    assert (1 if message else 0) == len(result.stderr.splitlines())
 
 
 def test_a_second_daemon_is_75(world: World) -> None:
@@ -150,13 +150,13 @@ def test_a_disk_that_is_mounted_for_reading_is_the_hosts_trouble(world: World, t
         world.cli("backup", disk / "b1")
         remount(disk, "ro")
 
-        told = world.cli(*words, disk / file, exits=75).stderr.splitlines()
+        lines = world.cli(*words, disk / file, exits=75).stderr.splitlines()
 
         assert [b"SQLite format 3"] == [one.read_bytes()[:15] for one in disk.iterdir()]
-    assert 1 == len(told)
-    assert file in told[0]
-    assert "-wal" not in told[0]
-    assert told[0].endswith("Read-only file system; mount it for writing, and try again")
+    assert 1 == len(lines)
+    assert file in lines[0]
+    assert "-wal" not in lines[0]
+    assert lines[0].endswith("Read-only file system; mount it for writing, and try again")
     assert "ready" == world.show(1)["state"]
 
 
@@ -227,15 +227,15 @@ def test_a_submit_whose_ids_cannot_be_printed_names_them_and_exits_74(
 ) -> None:
     lines = world.directory / "tasks.jsonl"
     lines.write_text('{"command": ["true"]}\n' * tasks)
-    asked = "--from tasks.jsonl" if tasks > 1 else "-- true"
+    source = "--from tasks.jsonl" if tasks > 1 else "-- true"
 
-    full = redirected(world, f"submit {options} {asked}", "> /dev/full")
+    full = redirected(world, f"submit {options} {source}", "> /dev/full")
 
     why = "do not submit again (cannot write: No space left on device)"
     named = " ".join(map(str, range(1, 21)))
     many = f"tasks {named}, and all that follow, were submitted, and not all ids are printed: {why}"
-    told = many if tasks > 1 else f"task 1 was submitted, and its id is not printed: {why}"
-    assert (74, f"dispatcher: {told}\n") == (full.returncode, full.stderr)
+    message = many if tasks > 1 else f"task 1 was submitted, and its id is not printed: {why}"
+    assert (74, f"dispatcher: {message}\n") == (full.returncode, full.stderr)
     assert tasks == len(world.cli("list", "--json").json)
 
 
@@ -245,8 +245,8 @@ def test_a_claim_that_cannot_be_printed_is_given_back_uncharged(world: World, op
 
     full = redirected(world, f"claim {options}", "> /dev/full")
 
-    told = "cannot write: No space left on device; task 1 was given back"
-    assert (1, f"dispatcher: {told}\n") == (full.returncode, full.stderr)
+    message = "cannot write: No space left on device; task 1 was given back"
+    assert (1, f"dispatcher: {message}\n") == (full.returncode, full.stderr)
     shown = world.show(1)
     assert ("ready", "released") == (shown["state"], shown["runs"][0]["outcome"])
     assert 1 == world.cli("claim", "--json").json["attempt"]
@@ -267,8 +267,10 @@ def test_a_change_that_cannot_be_printed_is_not_reported_as_a_refusal(world: Wor
 
     full = redirected(world, "cancel 1", "> /dev/full")
 
-    told = "cannot write: No space left on device; check whether it was done before you repeat it"
-    assert (74, f"dispatcher: {told}\n", "cancelled") == (
+    message = (
+        "cannot write: No space left on device; check whether it was done before you repeat it"
+    )
+    assert (74, f"dispatcher: {message}\n", "cancelled") == (
         full.returncode,
         full.stderr,
         world.show(1)["state"],

@@ -67,12 +67,12 @@ def test_a_follower_of_a_task_that_has_not_run_yet_reports_it_and_waits(world: W
 
     with following(world, task_id) as (process, out):
         assert process.stderr is not None
-        told = process.stderr.readline().decode()
+        message = process.stderr.readline().decode()
         with world.daemon():
             assert 0 == process.wait(timeout=PATIENCE)
 
         waits = "task 1 has not run yet: ready, submitted; waiting until it does"
-        assert f"dispatcher: {waits}\n" == told
+        assert f"dispatcher: {waits}\n" == message
         assert b"dispatcher: run 1, attempt 1:\n" == process.stderr.read()
         assert "here\n" == out.read_text()
 
@@ -123,12 +123,12 @@ def test_waiting_shows_by_the_exit_code_whether_all_succeeded(world: World) -> N
         assert "failed" == world.show(int(bad.stdout))["state"]
         why = "exit code 7 (attempt 1 of 1)"
         assert f"dispatcher: task 2 failed: {why}; dispatcher logs 2\n" == bad.stderr
-        told = world.cli("submit", "--wait", "--json", *fail, exits=1).json
+        report = world.cli("submit", "--wait", "--json", *fail, exits=1).json
         assert {"id": 3, "state": "failed", "outcome": "failed", "exit_code": 7} == {
-            key: told[key] for key in ("id", "state", "outcome", "exit_code")
+            key: report[key] for key in ("id", "state", "outcome", "exit_code")
         }
-        assert told["created"]
-        assert "exit code 7" in told["reason"]
+        assert report["created"]
+        assert "exit code 7" in report["reason"]
         lines = '{"command": ["true"]}\n' * 20
         many = world.cli("submit", "--wait", "--from", "-", stdin=lines)
         assert 20 == len(many.stdout.split())

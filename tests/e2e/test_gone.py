@@ -158,7 +158,7 @@ def test_r14_a_run_that_is_not_proved_gone_shows_why_and_keeps_its_slot(world: W
     try:
         with world.daemon() as daemon:
             reason = daemon.expect("run.reconciled", state="unkillable")
-            told = world.cli("why", task_id).stdout
+            explained = world.cli("why", task_id).stdout
             degraded = world.cli("status", "--json").json["degraded"]
             reader.kill()
             expect_settled(daemon, [task_id])
@@ -169,7 +169,7 @@ def test_r14_a_run_that_is_not_proved_gone_shows_why_and_keeps_its_slot(world: W
         reader.wait()
 
     assert task_id == reason["task_id"]
-    assert "its output file is locked" in told
+    assert "its output file is locked" in explained
     assert [True] == ["its output file is locked" in text for text in degraded]
 
 

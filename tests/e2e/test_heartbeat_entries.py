@@ -36,35 +36,35 @@ ADVICE, EXIT = "exit 79", 79
 
 
 @dataclass(frozen=True)
-class Heard:
+class BeatResult:
     """What came of one beat: an error's name, or none; and what was said beside it."""
 
     error: str | None
     message: str = ""
 
 
-Entry = Callable[[World, int, str], Heard]
+Entry = Callable[[World, int, str], BeatResult]
 
 
-def by_store(world: World, task_id: int, lock: str) -> Heard:
+def by_store(world: World, task_id: int, lock: str) -> BeatResult:
     url = f"sqlite://{world.state_dir}/tasks.db"
     mine = open_store(url, state_dir=world.state_dir, patience=PATIENCE)
     with closing(mine) as store, store.transaction() as now:
         answer = store.heartbeat(Beat(task_id=task_id, lock=lock), now=now)
-    return Heard(None) if isinstance(answer, Renewed) else Heard(answer.error, ADVICE)
+    return BeatResult(None) if isinstance(answer, Renewed) else BeatResult(answer.error, ADVICE)
 
 
-def by_socket(world: World, task_id: int, lock: str) -> Heard:
+def by_socket(world: World, task_id: int, lock: str) -> BeatResult:
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(PATIENCE)
         try:
             line.connect(str(world.runtime_dir / "worker.sock"))
         except OSError:
-            return Heard("unreachable")
+            return BeatResult("unreachable")
         line.sendall(json.dumps({"op": "heartbeat", "task_id": task_id, "lock": lock}).encode())
         line.sendall(b"\n")
         answer = json.loads(line.makefile().readline())
-    return Heard(None) if answer["ok"] else Heard(answer["error"], answer["message"])
+    return BeatResult(None) if answer["ok"] else BeatResult(answer["error"], answer["message"])
 
 
 def _claim(world: World, task_id: int, lock: str) -> dict[str, str]:
@@ -78,20 +78,20 @@ def _claim(world: World, task_id: int, lock: str) -> dict[str, str]:
     }
 
 
-def by_worker(world: World, task_id: int, lock: str) -> Heard:
+def by_worker(world: World, task_id: int, lock: str) -> BeatResult:
     worker = Worker(beats="calls", environ=_claim(world, task_id, lock))
     try:
         worker.heartbeat()
     except Refused as refusal:
-        return Heard(refusal.error if refusal.lost else "not lost", refusal.message)
+        return BeatResult(refusal.error if refusal.lost else "not lost", refusal.message)
     except Unreachable:
-        return Heard("unreachable")
+        return BeatResult("unreachable")
     finally:
         worker.__exit__(None, None, None)
-    return Heard(None)
+    return BeatResult(None)
 
 
-def by_verb(world: World, task_id: int, lock: str) -> Heard:
+def by_verb(world: World, task_id: int, lock: str) -> BeatResult:
     """The exit code alone tells a shell script which it was."""
     done = subprocess.run(
         [sys.executable, "-m", "worker_stub", "heartbeat"],
@@ -102,18 +102,18 @@ def by_verb(world: World, task_id: int, lock: str) -> Heard:
     )
     if done.returncode == 0:
         assert 0 < float(done.stdout) <= TTL
-        return Heard(None)
+        return BeatResult(None)
     assert "" == done.stdout
     if done.returncode == 69:
-        return Heard("unreachable")
+        return BeatResult("unreachable")
     if done.returncode == 2:
         raise RuntimeError(done.stderr)
     assert EXIT == done.returncode
     _, error, message = done.stderr.split(": ", 2)
-    return Heard(error, message)
+    return BeatResult(error, message)
 
 
-def by_cli(world: World, task_id: int, lock: str) -> Heard:
+def by_cli(world: World, task_id: int, lock: str) -> BeatResult:
     done = subprocess.run(
         [DISPATCHER, "heartbeat", "--task", str(task_id), "--lock", lock, "--json"],
         env=world.env,
@@ -123,7 +123,7 @@ def by_cli(world: World, task_id: int, lock: str) -> Heard:
     )
     answer = json.loads(done.stdout)
     assert (0 if answer["ok"] else EXIT) == done.returncode
-    return Heard(None) if answer["ok"] else Heard(answer["error"], answer["message"])
+    return BeatResult(None) if answer["ok"] else BeatResult(answer["error"], answer["message"])
 
 
 ENTRIES: Sequence[Entry] = (
@@ -210,10 +210,10 @@ def test_ac1_ac7_ac12_r01_a_beat_moves_the_expiry_and_stamps_life(
         )
     before = _left(claims)
 
-    heard = entry(claims.world, claims.running, claims.lock)
+    result = entry(claims.world, claims.running, claims.lock)
 
     query = f"SELECT last_heartbeat_at FROM tasks WHERE id = {claims.running}"
-    assert Heard(None) == heard
+    assert BeatResult(None) == result
     assert before < TTL / 2 < _left(claims) <= TTL
     assert time.time() - 10 < stored(claims.world, query)[0][0] / 1000 < time.time() + 1
 
@@ -237,10 +237,10 @@ def test_ac2_ac4_ac7_r02_r03_r11_a_refused_beat_gets_the_reason_and_writes_nothi
 ) -> None:
     before = _everything(claims.world)
 
-    heard = entry(claims.world, *wrong(claims))
+    result = entry(claims.world, *wrong(claims))
 
-    assert error == heard.error
-    assert ADVICE in heard.message
+    assert error == result.error
+    assert ADVICE in result.message
     assert before == _everything(claims.world)
 
 
@@ -250,7 +250,7 @@ def test_r02_a_beat_that_nobody_reads_is_never_ok(
 ) -> None:
     deaf = World(tmp_path, bytecode)
     try:
-        assert Heard("unreachable") == entry(deaf, claims.running, claims.lock)
+        assert BeatResult("unreachable") == entry(deaf, claims.running, claims.lock)
     finally:
         deaf.close()
 

@@ -57,13 +57,13 @@ def test_r13_r35_without_a_free_descriptor_a_living_tree_is_not_taken_for_gone(
         daemon.expect("run.started", task_id=task_id)
         with _limit(executor, resource.RLIMIT_NOFILE, NO_MORE):
             (world.directory / "go").touch()
-            eventually(lambda: _assert_exit_heard(daemon))
+            eventually(lambda: _assert_exit_recorded(daemon))
             assert ([], True) == (daemon.events("run.settled"), is_alive(escaped))
         daemon.expect("run.settled", task_id=task_id, outcome="succeeded")
         assert not is_alive(escaped)
 
 
-def _assert_exit_heard(daemon: Daemon) -> None:
+def _assert_exit_recorded(daemon: Daemon) -> None:
     assert daemon.events("worker.leader_exited") or daemon.events("run.settled")
 
 
@@ -112,14 +112,14 @@ def test_r35_without_a_free_process_the_node_pauses_and_recovers(world: World) -
 
 
 @pytest.mark.parametrize(
-    ("short_of", "said"),
+    ("short_of", "message"),
     [
         ("files", "cannot open the output file: [Errno 28] No space left on device"),
         ("bytes", "no room for the output: [Errno 28] No space left on device"),
     ],
 )
 def test_r35_with_a_full_disk_the_node_pauses_and_recovers(
-    world: World, short_of: str, said: str
+    world: World, short_of: str, message: str
 ) -> None:
     with small_disk(world, "state") as disk:
         world.configure(store={"url": f"sqlite://{world.directory}/elsewhere/tasks.db"})
@@ -128,7 +128,7 @@ def test_r35_with_a_full_disk_the_node_pauses_and_recovers(
             filler = fill(disk, short_of)
             _submit(world, 40)
             reason = _expect_pause(world, daemon)
-            assert reason.startswith(said)
+            assert reason.startswith(message)
             for file in filler:
                 file.unlink()
             _expect_recovery(world, daemon)
@@ -202,9 +202,9 @@ def test_r35_whatever_a_start_cannot_write_on_a_full_disk_is_named_and_tried_aga
                 world.expect_nobody()  # whoever still has it open would give its inode back later
                 _remove(disk / name)
                 filler = fill(disk, "files")
-                said = world.cli(verb, exits=69).stderr
-                assert str(disk / name) in said
-                assert "No space left on device; make room on its disk" in said
+                message = world.cli(verb, exits=69).stderr
+                assert str(disk / name) in message
+                assert "No space left on device; make room on its disk" in message
                 for file in filler:
                     file.unlink()
                 world.cli("run", "--drain")
@@ -298,13 +298,13 @@ def test_an_output_directory_that_was_removed_is_reported_and_made_again_at_the_
             output.touch()
             task_id = world.submit("echo", "hello")
             _expect_pause(world, daemon)
-            told = world.cli("doctor", exits=1).stdout
-            assert f"bad      output           {output} is not a directory; move it away" in told
-            assert "bad      node             workers cannot be started" in told
+            printed = world.cli("doctor", exits=1).stdout
+            assert f"bad      output           {output} is not a directory; move it away" in printed
+            assert "bad      node             workers cannot be started" in printed
             output.unlink()
         else:
-            told = world.cli("doctor").stdout
-            assert f"warning  output           {output} was removed" in told
+            printed = world.cli("doctor").stdout
+            assert f"warning  output           {output} was removed" in printed
             task_id = world.submit("echo", "hello")
 
         world.until(task_id, "succeeded")

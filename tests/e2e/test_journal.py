@@ -105,8 +105,8 @@ def expect_named(world: World, task_id: int, wrong: str) -> None:
     assert wrong in world.cli("status").stdout
     assert wrong in world.cli("why", task_id).stdout
     doctor = {one["check"]: one for one in world.cli("doctor", "--json", exits=1).json}
-    for check, said in (("journal", wrong), ("executor", f"none stays: {wrong}")):
-        assert ("bad", said) == (doctor[check]["level"], doctor[check]["said"])
+    for check, text in (("journal", wrong), ("executor", f"none stays: {wrong}")):
+        assert ("bad", text) == (doctor[check]["level"], doctor[check]["said"])
         assert "let the executor's user read it" in doctor[check]["remedy"]
 
 

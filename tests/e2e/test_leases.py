@@ -232,11 +232,11 @@ def test_r28_a_wrapped_command_gets_the_lock_only_by_request(world: World) -> No
 
 
 def test_ac11_a_worker_gets_its_ttl_and_its_interval(world: World) -> None:
-    told = 'echo "$DISPATCHER_LEASE_TTL $DISPATCHER_HEARTBEAT_INTERVAL"'
+    prints = 'echo "$DISPATCHER_LEASE_TTL $DISPATCHER_HEARTBEAT_INTERVAL"'
     with world.daemon():
         tasks = [
-            world.submit("sh", "-c", told, lease_ttl="9s"),
-            world.submit("sh", "-c", told, liveness="worker"),
+            world.submit("sh", "-c", prints, lease_ttl="9s"),
+            world.submit("sh", "-c", prints, liveness="worker"),
         ]
         for task_id, expected in zip(tasks, ["9 3.000", "900 300.000"], strict=True):
             world.until(task_id, "succeeded")

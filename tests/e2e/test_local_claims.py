@@ -99,11 +99,11 @@ def test_a_silent_local_claim_is_lost_and_its_task_run_by_the_daemon(world: Worl
 
 # A worker's own run, spoken for over every entry point -------------------------------------
 
-Say = Callable[[str], bool | str]
+SendBeat = Callable[[str], bool | str]
 
 
-def by_cli(world: World, task: int) -> Say:
-    def say(lock: str) -> bool | str:
+def by_cli(world: World, task: int) -> SendBeat:
+    def send(lock: str) -> bool | str:
         line = ["heartbeat", "--task", task, "--lock", lock, "--json"]
         done = subprocess.run(
             [DISPATCHER, *map(str, line)], env=world.env, capture_output=True, check=False
@@ -112,20 +112,20 @@ def by_cli(world: World, task: int) -> Say:
         assert (0 if answer["ok"] else 79) == done.returncode
         return True if answer["ok"] else str(answer["error"])
 
-    return say
+    return send
 
 
-def by_client(world: World, task: int) -> Say:
-    def say(lock: str) -> bool | str:
+def by_client(world: World, task: int) -> SendBeat:
+    def send(lock: str) -> bool | str:
         with Client(load(str(world.config_file))) as client:
             answer = client.heartbeat(task, lock=lock)
         return str(answer.error) if isinstance(answer, Refused) else True
 
-    return say
+    return send
 
 
-def by_socket(world: World, task: int) -> Say:
-    def say(lock: str) -> bool | str:
+def by_socket(world: World, task: int) -> SendBeat:
+    def send(lock: str) -> bool | str:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(world.runtime_dir / "worker.sock"))
             request = {"op": "heartbeat", "task_id": task, "lock": lock}
@@ -133,7 +133,7 @@ def by_socket(world: World, task: int) -> Say:
             answer: dict[str, Any] = json.loads(connection.makefile().readline())
         return True if answer["ok"] else str(answer["error"])
 
-    return say
+    return send
 
 
 def test_ac1_ac4_ac7_r01_every_entry_point_is_the_one_operation(world: World) -> None:
@@ -144,14 +144,14 @@ def test_ac1_ac4_ac7_r01_every_entry_point_is_the_one_operation(world: World) ->
         daemon.expect("run.started")  # which begins the lease anew
         ((lock,),) = stored(world, "SELECT lock FROM tasks")
         for entry in (by_cli, by_client, by_socket):
-            say = entry(world, task)
+            send = entry(world, task)
             # A `process` lease is the daemon's to renew in 20 min: what moves it now is the beat.
             _execute(world, "UPDATE tasks SET lease_expires_at = 1, last_heartbeat_at = NULL")
             for wrong in (lock[:-1], lock + "0", lock.upper() + "A"):
-                assert "not_owner" == say(wrong), entry.__name__
+                assert "not_owner" == send(wrong), entry.__name__
             assert [(1, None)] == _lease(world), entry.__name__
 
-            assert say(lock) is True, entry.__name__
+            assert send(lock) is True, entry.__name__
 
             ((expiry, beat),) = _lease(world)
             assert expiry / 1000 > time.time() + 30, entry.__name__
@@ -221,9 +221,9 @@ def test_a_queue_for_claims_by_hand_is_left_alone_by_a_running_daemon(world: Wor
         lock = world.cli("claim", "--queue", "reviews", "--ttl", "300ms", "--json").json["lock"]
         daemon.expect("claim.taken_over", task_id=task)
         world.until(task, "ready")
-        told = world.cli("why", task).stdout
-        assert "its queue reviews is for local claims here" in told
-        assert "dispatcher claim --queue reviews" in told
+        explained = world.cli("why", task).stdout
+        assert "its queue reviews is for local claims here" in explained
+        assert "dispatcher claim --queue reviews" in explained
         status = world.cli("status", "--json").json
         assert ("ok", {"queue_full": 1}) == (status["health"], status["waiting"])
         lock = world.cli("claim", "--queue", "reviews", "--ttl", "1m", "--json").json["lock"]

@@ -118,7 +118,7 @@ def _everything_written(world: World, history: Iterable[Daemon]) -> dict[str, st
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"event": "run.strated"}, "not in the catalogue"),
         ({"event": "daemon.stopped", "level": "error"}, "is error, not info"),
@@ -131,7 +131,7 @@ def _everything_written(world: World, history: Iterable[Daemon]) -> dict[str, st
     ],
 )
 def test_a_line_out_of_form_or_with_a_secret_is_found(
-    finished: Path, line: dict[str, object], told: str
+    finished: Path, line: dict[str, object], message: str
 ) -> None:
     secrets = dict(zip(("lock", "env", "payload"), secrets_of(finished / "tasks.db"), strict=True))
     right = {"timestamp": "", "level": "info", "sequence": 1}
@@ -139,7 +139,7 @@ def test_a_line_out_of_form_or_with_a_secret_is_found(
     text = text.replace("{env}", secrets["env"]).replace("{payload}", secrets["payload"])
     (finished / "daemon-1.log").write_text(text + "\n")
 
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=message):
         expect_in_form(finished)
 
 

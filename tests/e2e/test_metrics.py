@@ -27,8 +27,8 @@ def test_the_file_is_kept_fresh_and_its_absence_logged_once_while_work_goes_on(
     file = directory / "dispatcher.prom"
     world.configure(metrics={"textfile": str(file), "interval": "1s"})
     with world.daemon() as daemon:
-        told = daemon.expect("metrics.unwritten")
-        assert "No such file or directory; its directory must be there" in told["reason"]
+        event = daemon.expect("metrics.unwritten")
+        assert "No such file or directory; its directory must be there" in event["reason"]
         missing = world.cli("status").stdout
         assert (
             f"metrics   [metrics] textfile is not written: cannot write {file}: No such" in missing
@@ -48,13 +48,13 @@ def test_the_file_is_kept_fresh_and_its_absence_logged_once_while_work_goes_on(
         assert "textfile" not in world.cli("status").stdout
         live = shown(world.cli("metrics").stdout)
         shutil.rmtree(directory)
-        eventually(lambda: _assert_told(daemon.events("metrics.unwritten"), 2))
+        eventually(lambda: _assert_logged(daemon.events("metrics.unwritten"), 2))
     assert 1 == live["dispatcher_kill_duration_seconds_count",]
     assert live["dispatcher_tick_duration_seconds_sum",] > 0
     assert live["dispatcher_output_free_bytes",] > 0
 
 
-def _assert_told(events: list[object], times: int) -> None:
+def _assert_logged(events: list[object], times: int) -> None:
     assert times == len(events), events
 
 
@@ -69,8 +69,8 @@ def test_a_full_disk_leaves_the_old_file_and_stops_nothing(world: World) -> None
         with world.daemon() as daemon:
             eventually(lambda: _assert_there(file))
             (filler,) = fill(disk, "bytes")
-            told = daemon.expect("metrics.unwritten")
-            assert "No space left on device" in told["reason"]
+            event = daemon.expect("metrics.unwritten")
+            assert "No space left on device" in event["reason"]
             assert 1 == shown(file.read_text())["dispatcher_up",]
             assert {file, filler} == set(disk.iterdir())
             task_id = world.submit("true")

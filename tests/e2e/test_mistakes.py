@@ -30,15 +30,15 @@ def place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def test_r87_each_mistake_gets_its_message(place: Place, mistake: Mistake) -> None:
     made = place.make(mistake)
 
-    assert (mistake.told, mistake.exits) == (place.told(made.stderr), made.exit_code)
+    assert (mistake.text, mistake.exits) == (place.as_written(made.stderr), made.exit_code)
 
 
 @pytest.mark.parametrize("mistake", OF_PROCESSES, ids=lambda mistake: mistake.name)
 def test_each_mistake_among_processes_gets_its_message(world: World, mistake: Mistake) -> None:
     made = mistaken_daemons.SCENES[mistake.scene](world)
 
-    assert (mistake.told, mistake.exits) == (
-        mistaken_daemons.told(world, made.stderr),
+    assert (mistake.text, mistake.exits) == (
+        mistaken_daemons.as_written(world, made.stderr),
         made.exit_code,
     )
 
@@ -61,12 +61,12 @@ def test_each_command_that_cannot_be_started_has_its_reason(world: World) -> Non
     with world.daemon("--drain", env={"PATH": "/usr/local/bin:/usr/bin:/bin"}) as daemon:
         daemon.wait()
 
-    told = {}
+    messages = {}
     for number, one in enumerate(CANNOT_START, start=1):
         (run,) = world.show(number)["runs"]
         assert "spawn_failed" == run["outcome"], run
-        told[one.name] = mistaken_daemons.told(world, run["error"])
-    assert {one.name: one.told for one in CANNOT_START} == told
+        messages[one.name] = mistaken_daemons.as_written(world, run["error"])
+    assert {one.name: one.text for one in CANNOT_START} == messages
 
 
 def test_the_table_is_whole() -> None:
@@ -75,5 +75,5 @@ def test_the_table_is_whole() -> None:
     scenes = {*mistaken.SCENES, *mistaken_daemons.SCENES, ""}
     assert scenes == {mistake.scene for mistake in EACH}
     for mistake in EACH:
-        assert mistake.told, mistake.name
+        assert mistake.text, mistake.name
         assert mistake.exits in {1, 2, 69, 74, 75, 78, 79}, mistake.name

@@ -38,8 +38,8 @@ def move(world: World, tmp_path: Path, *, whole: bool) -> None:
 
 def see_it_settled(world: World, task: int, worker: psutil.Process, reason: str) -> None:
     with world.daemon() as daemon:
-        told = daemon.expect("run.stranded", task_id=task)
-        assert (f"{reason} ({worker.pid})" in told["reason"], worker.pid) == (True, told["pid"])
+        event = daemon.expect("run.stranded", task_id=task)
+        assert (f"{reason} ({worker.pid})" in event["reason"], worker.pid) == (True, event["pid"])
         other = world.until(world.submit("true"), "succeeded")
         assert "running" == world.show(task)["state"]
         status = world.cli("status", "--json").json
@@ -79,10 +79,10 @@ def test_the_worker_of_a_node_whose_journal_is_lost_is_ended_before_its_task_run
     move(world, tmp_path, whole=True)
 
     with world.daemon() as daemon:
-        told = daemon.expect("run.stranded", task_id=task, pid=worker.pid)
+        event = daemon.expect("run.stranded", task_id=task, pid=worker.pid)
         daemon.expect("run.started", task_id=task, fence=2)
         assert not is_alive(worker)
-        assert told["reason"].endswith(f"sleep ({worker.pid})")
+        assert event["reason"].endswith(f"sleep ({worker.pid})")
         assert "ok" == world.cli("status", "--json").json["health"]
         assert str(worker.pid) not in world.cli("why", task).stdout
 
@@ -103,11 +103,11 @@ def test_a_word_on_a_stranded_run_and_doctor_name_what_has_to_be_ended(
         daemon.expect("run.stranded", task_id=task, pid=worker.pid)
         daemon.expect("executor.connected")
         doctor = world.cli("doctor").stdout
-        told = world.cli("hold", task).stdout
+        event = world.cli("hold", task).stdout
 
         assert f"warning  stranded run     no executor ends task {task}: {living} exit\n" in doctor
         ends = f"{task} is stranded, and no executor ends it: {living} exit; then it is held\n"
-        assert ends == told
+        assert ends == event
         worker.kill()
         world.until(task, "held")
 

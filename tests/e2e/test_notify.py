@@ -21,22 +21,22 @@ class Manager:
         path = f"{world.runtime_dir}/manager"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.socket.bind(path)
-        self.said: list[str] = []
+        self.received: list[str] = []
         self.env = {"NOTIFY_SOCKET": path}
 
-    def hear(self) -> list[str]:
+    def receive(self) -> list[str]:
         """Return all that was said so far."""
         with suppress(BlockingIOError):
             while True:
-                self.said.append(self.socket.recv(4096).decode())
-        return self.said
+                self.received.append(self.socket.recv(4096).decode())
+        return self.received
 
     def expect(self, *words: str) -> None:
         def probe() -> None:
-            self.hear()
-            rest = iter(self.said)
-            missing = [w for w in words if not any(said.startswith(w) for said in rest)]
-            assert not missing, f"{missing} not in this order in {self.said}"
+            self.receive()
+            rest = iter(self.received)
+            missing = [w for w in words if not any(line.startswith(w) for line in rest)]
+            assert not missing, f"{missing} not in this order in {self.received}"
 
         eventually(probe)
 
@@ -67,12 +67,12 @@ def test_r60_a_stopped_loop_gives_no_sign_of_life(world: World, manager: Manager
         daemon.signal(signal.SIGSTOP)
         try:
             eventually(lambda: _expect_stopped(daemon.process.pid))
-            heard = len(manager.hear())
+            count = len(manager.receive())
             let_pass(0.5)  # it would have been due three times
-            assert heard == len(manager.hear())
+            assert count == len(manager.receive())
         finally:
             daemon.signal(signal.SIGCONT)
-        manager.expect(*["WATCHDOG=1"] * (heard + 1))
+        manager.expect(*["WATCHDOG=1"] * (count + 1))
 
 
 def test_the_status_shows_that_it_waits_for_the_executor(world: World, manager: Manager) -> None:

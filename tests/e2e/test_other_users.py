@@ -209,10 +209,10 @@ def test_a_link_in_the_place_of_a_lock_or_a_log_leads_root_nowhere(
 def test_a_database_that_is_a_link_to_no_file_makes_none(users: World, victim: Path) -> None:
     (users.state_dir / "tasks.db").symlink_to(victim.parent / "new" / "x.db")
 
-    told = users.cli("list", exits=78).stderr
+    message = users.cli("list", exits=78).stderr
 
-    assert "Permission denied" in told
-    assert f"this process became uid {users.state_dir.stat().st_uid}, because" in told
+    assert "Permission denied" in message
+    assert f"this process became uid {users.state_dir.stat().st_uid}, because" in message
 
 
 def test_a_state_directory_that_is_a_users_link_to_roots_makes_nothing_there(
@@ -236,9 +236,9 @@ def test_a_lock_next_to_an_old_backup_that_is_a_link_is_not_followed_by_root_eit
     os.chown(home, user, user)
     (home / "b.db.lock").symlink_to(victim)
 
-    told = world.cli("backup", "--overwrite", home / "b.db", exits=78).stderr
+    message = world.cli("backup", "--overwrite", home / "b.db", exits=78).stderr
 
-    assert "b.db.lock" in told
+    assert "b.db.lock" in message
 
 
 def test_r76_no_file_is_removed_where_a_users_link_leads(users: World, victim: Path) -> None:
@@ -287,11 +287,11 @@ def test_a_file_that_only_root_may_write_is_denied_with_who_was_denied(
         ("metrics", "--textfile", victim.parent / "m.prom"),
         ("claim", "--lock-file", victim.parent / "lock"),
     ):
-        told = users.cli(verb, *options, exits=1).stderr.splitlines()
+        message = users.cli(verb, *options, exits=1).stderr.splitlines()
 
-        assert "Permission denied" in told[0]
+        assert "Permission denied" in message[0]
         became = f"this process became uid {user}, because {users.state_dir} belongs to that user"
-        assert [f"dispatcher: {became}"] == told[1:]
+        assert [f"dispatcher: {became}"] == message[1:]
     assert "ready" == users.show(1)["state"]
 
 

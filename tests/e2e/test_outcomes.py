@@ -76,8 +76,8 @@ def test_r27_the_reason_of_a_command_that_cannot_be_started_names_the_file_and_t
         assert 0 == world.cli("status", "--json").json["node"]["busy"]
 
     reasons = [task["reason"] for task in listed(world).values()]
-    assert [(said, True) for _, said in cases] == [
-        (said, said in reason) for (_, said), reason in zip(cases, reasons, strict=True)
+    assert [(text, True) for _, text in cases] == [
+        (text, text in reason) for (_, text), reason in zip(cases, reasons, strict=True)
     ], reasons
     (run,) = world.show(ids[0])["runs"]
     assert (reasons[0].removesuffix(" (attempt 1 of 1)"), None, None, None) == tuple(
@@ -196,8 +196,8 @@ def test_logs_of_an_output_that_somebody_emptied_show_the_end_that_was_kept(worl
 
     logs = world.cli("logs", task_id)
 
-    told = f"dispatcher: {path} was emptied or replaced by another process; this was its end:\n"
-    assert ("hello\n", told) == (logs.stdout, logs.stderr)
+    message = f"dispatcher: {path} was emptied or replaced by another process; this was its end:\n"
+    assert ("hello\n", message) == (logs.stdout, logs.stderr)
 
 
 def test_what_the_budget_took_of_an_output_is_in_the_json_of_its_run(world: World) -> None:

@@ -33,8 +33,8 @@ def test_a_row_that_cannot_be_started_fails_and_its_neighbours_run(world: World)
         expect_connected_once(daemon)
 
     assert ["spawn_failed"] * 2 == [run["outcome"] for run in task["runs"]]
-    told = "cannot be started: kill_signal: expected an integer <= 64"
-    assert told == task["runs"][0]["error"]
+    message = "cannot be started: kill_signal: expected an integer <= 64"
+    assert message == task["runs"][0]["error"]
 
 
 def test_a_task_too_large_for_one_line_with_its_secrets_fails_with_the_reason(

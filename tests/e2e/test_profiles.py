@@ -129,9 +129,9 @@ env_file = "{secrets}"
         "kept": "hunter2-first of env own 1\n",
         "second": "hunter2-second of env own 1\n",
     } == written
-    told = [world.cli("config").stdout, world.cli("show", second, "--json").stdout, refused]
-    told += [daemon.output(), world.cli("list", "--json").stdout]
-    assert [] == [text for text in told if "hunter2" in text]
+    shown = [world.cli("config").stdout, world.cli("show", second, "--json").stdout, refused]
+    shown += [daemon.output(), world.cli("list", "--json").stdout]
+    assert [] == [text for text in shown if "hunter2" in text]
     files = [file for file in world.state_dir.rglob("*") if file.is_file()]
     assert world.state_dir / "tasks.db" in files
     assert [] == [file for file in files if b"hunter2" in file.read_bytes()]

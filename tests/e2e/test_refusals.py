@@ -34,10 +34,10 @@ def test_a_second_daemon_on_a_database_is_refused_with_the_name_of_its_holder(
             store={"url": f"sqlite://{holder}/tasks.db"},
             node={"runtime_dir": f"{world.runtime_dir}/other"},
         )
-        told = world.cli("run", exits=75).stderr
+        message = world.cli("run", exits=75).stderr
 
-    assert f"the database {holder}/tasks.db is in use by pid {daemon.pid}, " in told
-    assert f"state directory {holder}" in told
+    assert f"the database {holder}/tasks.db is in use by pid {daemon.pid}, " in message
+    assert f"state directory {holder}" in message
 
 
 def test_a_daemon_that_its_configuration_ends_has_listened_for_no_command(world: World) -> None:
@@ -59,11 +59,11 @@ def test_an_executor_of_another_node_is_refused_with_both_state_directories(
             daemon.expect("executor.connected")
         theirs, world.state_dir = world.state_dir, tmp_path_factory.mktemp("other")
         world.configure(executor={"mode": "external"})
-        told = world.cli("run", exits=78).stderr
+        message = world.cli("run", exits=78).stderr
 
-    assert f"its state directory is {theirs} " in told
-    assert f"ours is {world.state_dir} " in told
-    assert "runtime_dir" in told
+    assert f"its state directory is {theirs} " in message
+    assert f"ours is {world.state_dir} " in message
+    assert "runtime_dir" in message
 
 
 def test_a_second_node_in_a_runtime_directory_does_not_disturb_the_first(
@@ -72,22 +72,24 @@ def test_a_second_node_in_a_runtime_directory_does_not_disturb_the_first(
     with world.daemon() as daemon:
         ours, world.state_dir = world.state_dir, tmp_path_factory.mktemp("other")
         world.configure()
-        told = world.cli("run", exits=75).stderr
+        message = world.cli("run", exits=75).stderr
         world.state_dir = ours
         world.configure()
         assert "running" == world.cli("status", "--json").json["daemon"]
 
-    assert f"runtime directory {world.runtime_dir} is in use by pid {daemon.pid}, " in told
-    assert f"state directory {ours}" in told
+    assert f"runtime directory {world.runtime_dir} is in use by pid {daemon.pid}, " in message
+    assert f"state directory {ours}" in message
 
 
 def test_a_socket_path_that_is_too_long_is_refused_with_the_remedy(world: World) -> None:
     world.configure(node={"runtime_dir": f"/tmp/{'x' * 200}"})
 
     for verb in ("run", "executor"):
-        told = world.cli(verb, exits=78).stderr
+        message = world.cli(verb, exits=78).stderr
 
-        assert "a socket's path at most 107; set [node] runtime_dir to a shorter directory" in told
+        assert (
+            "a socket's path at most 107; set [node] runtime_dir to a shorter directory" in message
+        )
 
 
 #: Runs a command whose stderr is the journal, as far as its environment says.
@@ -99,27 +101,27 @@ def test_in_the_journal_a_refusal_has_the_priority_of_an_error(world: World, ver
     world.configure(node={"runtime_dir": f"/tmp/{'x' * 200}", "slots": 0})
     world.prefix = ("sh", "-c", _INTO_THE_JOURNAL)
 
-    told = world.cli(verb, exits=78).stderr.splitlines()
+    message = world.cli(verb, exits=78).stderr.splitlines()
 
-    assert 2 == len(told)
-    assert all(line.startswith("<3>dispatcher: ") for line in told), told
+    assert 2 == len(message)
+    assert all(line.startswith("<3>dispatcher: ") for line in message), message
 
 
 def test_elsewhere_a_refusal_has_no_priority(world: World) -> None:
     world.configure(node={"slots": 0})
 
-    told = world.cli("run", exits=78, env={"JOURNAL_STREAM": "1:1"}).stderr
+    message = world.cli("run", exits=78, env={"JOURNAL_STREAM": "1:1"}).stderr
 
-    assert told.startswith("dispatcher: ")
+    assert message.startswith("dispatcher: ")
 
 
 def test_a_runtime_directory_that_cannot_be_made_is_refused_with_the_remedy(world: World) -> None:
     world.configure(node={"runtime_dir": "/proc/nowhere"})
 
-    told = world.cli("run", exits=78).stderr
+    message = world.cli("run", exits=78).stderr
 
-    assert "cannot make the runtime directory /proc/nowhere: " in told
-    assert "set [node] runtime_dir to one that this user may write" in told
+    assert "cannot make the runtime directory /proc/nowhere: " in message
+    assert "set [node] runtime_dir to one that this user may write" in message
 
 
 # The database -----------------------------------------------------------------------------
@@ -188,14 +190,14 @@ def test_r50_a_database_that_is_not_what_was_left_is_refused_and_not_touched(
     world: World, left_behind: Callable[[World], Path], damage: str
 ) -> None:
     database = left_behind(world)
-    do, said = DAMAGES[damage]
+    do, expected = DAMAGES[damage]
     do(database)
     before = database.read_bytes() if database.exists() else None
 
-    told = [world.cli(*verb, exits=78).stderr for verb in (["run"], ["submit", "--", "true"])]
+    messages = [world.cli(*verb, exits=78).stderr for verb in (["run"], ["submit", "--", "true"])]
 
-    assert told[0] == told[1]
-    assert [] == [words for words in said if words not in told[0]], told[0]
+    assert messages[0] == messages[1]
+    assert [] == [words for words in expected if words not in messages[0]], messages[0]
     assert before == (database.read_bytes() if database.exists() else None)
 
 
@@ -279,8 +281,8 @@ def test_r53_a_database_locked_by_another_is_reported_waited_for_and_nothing_is_
     assert "locked" in refused.stderr
     assert ("running", True) == (status["daemon"], status["node"]["store_silent_for_s"] > 3)
     # On a busy host a submit may keep it waiting too: but each outage is told once, and its end.
-    told = [event["event"] for event in daemon.events() if event["event"].startswith("store.")]
-    assert ["store.unavailable", "store.recovered"] * (len(told) // 2) == told
+    events = [event["event"] for event in daemon.events() if event["event"].startswith("store.")]
+    assert ["store.unavailable", "store.recovered"] * (len(events) // 2) == events
     assert max(event["silent_for_s"] for event in daemon.events("store.recovered")) > 4
     assert ["failed", "succeeded"] == states(world)
 
@@ -289,7 +291,7 @@ def test_a_file_in_place_of_the_output_directory_is_named_with_the_remedy(world:
     world.state_dir.mkdir(exist_ok=True)
     (world.state_dir / "output").write_text("not a directory")
 
-    told = world.cli("run", exits=78).stderr
+    message = world.cli("run", exits=78).stderr
 
-    assert f"cannot make the output directory {world.state_dir}/output: " in told
-    assert "move away what is there" in told
+    assert f"cannot make the output directory {world.state_dir}/output: " in message
+    assert "move away what is there" in message

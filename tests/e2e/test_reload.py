@@ -39,13 +39,13 @@ def test_r64_reload_under_load_is_whole_or_nothing(
 
         world.configure(node={"slots": 4}, leases={"ttl": "5s"})
         daemon.signal(signal.SIGHUP)
-        told = daemon.expect("config.reloaded")
+        event = daemon.expect("config.reloaded")
         assert {
             "node.slots": {"old": "1", "new": "4"},
             "leases.ttl": {"old": "1m", "new": "5s"},
             "leases.reap_interval": {"old": "5s", "new": "2500ms"},
-        } == told["changed"]
-        assert {} == told["kept"]
+        } == event["changed"]
+        assert {} == event["kept"]
         for number in range(50):
             text = good.replace("slots = 1", f"slots = {2 + number % 3}")
             broken = number % 5 == 3
@@ -55,7 +55,7 @@ def test_r64_reload_under_load_is_whole_or_nothing(
             daemon.signal(signal.SIGHUP)
             eventually(partial(_expect_more, daemon, name, before))
             manager.expect()  # it reads: nobody waits for room in its socket
-        assert daemon.events("run.settled")[-1]["sequence"] > told["sequence"], "it flowed"
+        assert daemon.events("run.settled")[-1]["sequence"] > event["sequence"], "it flowed"
         eventually(lambda: _all_succeeded(world))
         manager.expect("READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1")
         assert {"config.refused"} == {e["event"] for e in daemon.events() if e["level"] == "error"}
@@ -146,10 +146,10 @@ def test_a_broken_file_takes_no_verb_away_that_only_looks_or_stops(world: World)
         text = world.config_file.read_text().replace("[leasse]\n", "")
         world.config_file.write_text(text.replace("poll = ", "pol = "))
 
-        told = world.cli("status")
-        assert "daemon    running" in told.stdout
-        assert "daemon.pol: unknown key; did you mean 'poll'?" in told.stderr
-        assert "going on with the rest of it" in told.stderr
+        event = world.cli("status")
+        assert "daemon    running" in event.stdout
+        assert "daemon.pol: unknown key; did you mean 'poll'?" in event.stderr
+        assert "going on with the rest of it" in event.stderr
         world.cli("cancel", first)
         world.until(first, "cancelled")
         world.cli("hold", second)
@@ -180,5 +180,5 @@ def test_a_mistaken_file_keeps_no_executor_down(world: World, mistake: str) -> N
             world.until(world.submit("true"), "succeeded")
 
     lines = map(json.loads, (world.directory / "external.log").read_text().splitlines())
-    (told,) = [line for line in lines if line["event"] == "config.mistaken"]
-    assert str(world.config_file) in told["mistakes"][0]
+    (event,) = [line for line in lines if line["event"] == "config.mistaken"]
+    assert str(world.config_file) in event["mistakes"][0]

@@ -71,9 +71,9 @@ def test_drain_ends_when_nothing_is_left_to_do(world: World) -> None:
 
 def test_a_second_daemon_is_refused_with_the_holder_of_the_state_directory(world: World) -> None:
     with world.daemon() as daemon:
-        told = world.cli("run", exits=75).stderr
+        message = world.cli("run", exits=75).stderr
 
-        assert str(daemon.pid) in told
+        assert str(daemon.pid) in message
 
 
 def test_a_world_ends_what_a_killed_daemon_left(world: World) -> None:

@@ -206,8 +206,8 @@ def test_r75_leases_wait_while_the_directory_cannot_be_made_and_begin_anew_then(
         finish(world, daemon, tasks)
         assert 1 == len(daemon.events("runtime.restored"))
     log = (world.state_dir / "executor.log").read_text().splitlines()
-    told = [event for event in map(json.loads, log) if event["event"].startswith("runtime.")]
-    assert ["runtime.lost", "runtime.restored"] == [event["event"] for event in told]
+    events = [event for event in map(json.loads, log) if event["event"].startswith("runtime.")]
+    assert ["runtime.lost", "runtime.restored"] == [event["event"] for event in events]
 
 
 def test_a_worker_that_is_silent_is_still_found_out_afterwards(nested: World) -> None:
@@ -225,7 +225,7 @@ def test_commands_report_its_absence(nested: World) -> None:
     world = nested
     with world.daemon() as daemon:
         tasks = begin(world, daemon, "plain", "plain")
-        told = (
+        message = (
             f"the runtime directory {world.runtime_dir} was removed; the daemon (pid"
             f" {daemon.pid}) lives and recreates it; if it cannot, runtime.lost in its log gives"
             " the reason"
@@ -234,18 +234,18 @@ def test_commands_report_its_absence(nested: World) -> None:
             daemon.expect("workers.unreachable")
 
             report = world.cli("status", "--json").json
-            assert ("not answering", [told]) == (report["daemon"], report["degraded"])
-            assert f"degraded  {told}" in world.cli("status").stdout
+            assert ("not answering", [message]) == (report["daemon"], report["degraded"])
+            assert f"degraded  {message}" in world.cli("status").stdout
             doctor = {one["check"]: one for one in world.cli("doctor", "--json").json}
-            assert ("warning", told.partition("; ")[0]) == (
+            assert ("warning", message.partition("; ")[0]) == (
                 doctor["daemon"]["level"],
                 doctor["daemon"]["said"],
             )
-            assert doctor["daemon"]["remedy"].startswith(told.partition("; ")[2])
+            assert doctor["daemon"]["remedy"].startswith(message.partition("; ")[2])
             assert "warning" == doctor["sockets"]["level"]
-            assert told in world.cli("reload", exits=1).stderr
+            assert message in world.cli("reload", exits=1).stderr
             waits = world.cli("submit", "--delay", "1h", "--", "true").id
-            assert told in world.cli("why", waits).stdout
+            assert message in world.cli("why", waits).stdout
             soon = world.cli("submit", "--", "true").id
             world.until(soon, "succeeded")  # looked for, as nobody can wake the daemon
             world.cli("cancel", tasks[0])

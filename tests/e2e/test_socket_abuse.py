@@ -56,12 +56,12 @@ class Siege:
         """Go on until both workers were heard meanwhile, twice: an abuse never lasts so long."""
         give_up_at = time.monotonic() + PATIENCE
         for _ in range(2):
-            before = self._heard()
-            while any(now == then for now, then in zip(self._heard(), before, strict=True)):
+            before = self._last_beats()
+            while any(now == then for now, then in zip(self._last_beats(), before, strict=True)):
                 assert time.monotonic() < give_up_at, "its workers are not heard beside this"
                 yield
 
-    def _heard(self) -> list[int]:
+    def _last_beats(self) -> list[int]:
         """Return when each worker's last beat was accepted, in the store's time."""
         query = "SELECT last_heartbeat_at FROM tasks ORDER BY id LIMIT 2"
         return [at for (at,) in stored(self.world, query)]

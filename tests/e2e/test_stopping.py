@@ -42,10 +42,10 @@ def test_r34_r66_sigterm_drains_waits_for_workers_and_releases_the_rest_uncharge
         daemon.expect("run.started", task_id=quick)
         expect_file(world, "stubborn")
         daemon.terminate()
-        said = daemon.expect("daemon.stopping", how="drain", runs=2)
+        event = daemon.expect("daemon.stopping", how="drain", runs=2)
         assert (2.0, "waits up to 2 s for its runs; a second signal ends them now") == (
-            said["timeout_s"],
-            said["message"],
+            event["timeout_s"],
+            event["message"],
         )
         late = world.submit("true")
         (world.directory / "go").touch()

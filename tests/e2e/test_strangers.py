@@ -50,10 +50,10 @@ def test_a_stranger_gets_the_name_of_the_owner(
         result = world.cli(*arguments, exits=code)
         world.prefix = ()
 
-    told = result.stdout + result.stderr
-    assert not any(wrong in told for wrong in WRONG), told
+    printed = result.stdout + result.stderr
+    assert not any(wrong in printed for wrong in WRONG), printed
     if arguments[0] not in {"run", "executor"}:
-        assert "belongs to user root; run this as that user: sudo -u root" in told
+        assert "belongs to user root; run this as that user: sudo -u root" in printed
 
 
 def test_a_user_of_the_store_without_access_to_the_daemon_is_informed(stranger: World) -> None:
@@ -74,5 +74,5 @@ def test_a_user_of_the_store_without_access_to_the_daemon_is_informed(stranger: 
     assert ("not ours", "not ours") == (status["daemon"], status["health"])
     assert "the daemon is another user's, and does not answer this one" in why
     assert "bad      daemon           a daemon answers its own user alone; " in doctor
-    told = status["daemon"] + why + doctor
-    assert not any(wrong in told for wrong in WRONG), told
+    printed = status["daemon"] + why + doctor
+    assert not any(wrong in printed for wrong in WRONG), printed

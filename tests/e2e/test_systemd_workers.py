@@ -123,8 +123,8 @@ def test_a_user_whom_the_runtime_directory_keeps_out_cannot_beat(world: World) -
 def test_status_and_requests_of_workers_are_shown_and_carried_out(world: World) -> None:
     """READY and STATUS, EXTEND_TIMEOUT_USEC and WATCHDOG=trigger; a `process` run with --notify."""
     with world.daemon() as daemon:
-        says = 'systemd-notify --ready --status "half way"; : > said; exec sleep 60'
-        told = world.cli("submit", "--notify", "--", *shell(says)).id
+        script = 'systemd-notify --ready --status "half way"; : > said; exec sleep 60'
+        reports = world.cli("submit", "--notify", "--", *shell(script)).id
         extends = submit(
             world,
             *python(
@@ -149,17 +149,17 @@ def test_status_and_requests_of_workers_are_shown_and_carried_out(world: World) 
             max_attempts=1,
         )
         expect_file(world, "said")
-        eventually(lambda: noted(world, told, "half way"))
-        world.cli("cancel", told)
+        eventually(lambda: noted(world, reports, "half way"))
+        world.cli("cancel", reports)
 
         (gave_up,) = world.until(gives_up, "failed")["runs"]
         (extended,) = world.until(extends, "failed")["runs"]
-        asked = moment_of(daemon.expect("run.extended", task_id=extends)["timestamp"])
-        expect_settled(daemon, [told], outcome="cancelled")
+        extended_at = moment_of(daemon.expect("run.extended", task_id=extends)["timestamp"])
+        expect_settled(daemon, [reports], outcome="cancelled")
     assert ("failed", True) == (gave_up["outcome"], "WATCHDOG=trigger" in gave_up["error"])
     assert "timed_out" == extended["outcome"]
     assert moment_of(extended["ended_at"]) - moment_of(extended["started_at"]) > 2.49, extended
-    assert asked < moment_of(extended["ended_at"])
+    assert extended_at < moment_of(extended["ended_at"])
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
@@ -167,7 +167,7 @@ def test_r80_notices_sent_while_no_daemon_listens_are_kept_for_the_next(
     world: World, how: str
 ) -> None:
     """A beat before each look, a note and the time asked for: nothing of it waits for a daemon."""
-    says = """
+    script = """
         import os, socket, time
         from pathlib import Path
         out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -189,7 +189,7 @@ def test_r80_notices_sent_while_no_daemon_listens_are_kept_for_the_next(
         out.send(b"STATUS=done")
     """
     with world.daemon() as daemon:
-        task_id = submit(world, *python(says), run_timeout="1500ms", total_timeout="60s")
+        task_id = submit(world, *python(script), run_timeout="1500ms", total_timeout="60s")
         expect_file(world, "said")
         daemon.expect("run.started")
         if how == "stopped":

@@ -159,13 +159,15 @@ def test_each_of_three_hundred_processes_is_signalled_once_and_a_small_run_ends_
         expect_file(world, "grown", lines=301)
 
         world.cli("cancel", task_id)
-        told = expect_file(world, "told", lines=301)
+        signalled = expect_file(world, "told", lines=301)
         other = world.submit("true")
         expect_settled(daemon, [other], outcome="succeeded")
         (world.directory / "go").touch()
         expect_settled(daemon, [task_id], outcome="cancelled")
 
-        assert 301 == len(set(told)) == len((world.directory / "told").read_text().splitlines())
+        assert (
+            301 == len(set(signalled)) == len((world.directory / "told").read_text().splitlines())
+        )
         assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
 
 
@@ -251,12 +253,12 @@ def test_ac5_a_worker_whose_claim_was_taken_while_it_stood_still_exits_79_and_ch
         before = world.show(task_id)
 
         stale.send_signal(signal.SIGCONT)
-        _, said = stale.communicate(timeout=PATIENCE)
+        _, message = stale.communicate(timeout=PATIENCE)
 
         after = world.show(task_id)
         world.cli("cancel", task_id)
         expect_settled(daemon, [task_id], outcome="cancelled")
-    assert (79, True) == (stale.returncode, b"superseded" in said)
+    assert (79, True) == (stale.returncode, b"superseded" in message)
     same = ("state", "attempts_used", "fence", "deferrals", "orphans")
     assert [before.get(key) for key in same] == [after.get(key) for key in same]
     assert [run["pid"] for run in before["runs"]] == [run["pid"] for run in after["runs"]]

@@ -21,8 +21,8 @@ def test_a_daemon_on_a_hard_link_of_anothers_database_refuses_and_names_the_reme
         )
 
         for verb in (("run",), ("submit", "--", "true")):
-            told = world.cli(*verb, exits=78).stderr
-            assert f"{link} has 2 names (hard links)" in told
+            message = world.cli(*verb, exits=78).stderr
+            assert f"{link} has 2 names (hard links)" in message
 
         link.unlink()
         world.configure()

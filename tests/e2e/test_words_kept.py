@@ -72,12 +72,12 @@ def test_r77_a_task_whose_run_is_being_ended_goes_where_an_operator_sent_it(
     with world.daemon() as daemon:
         task = timing_out(world, daemon)
 
-        told = world.cli(verb, task).stdout
+        result = world.cli(verb, task).stdout
         why = world.cli("why", task).stdout
         (world.directory / "go").touch()
 
         shown = world.until(task, state)
-        assert f"{task} is being ended as timed_out; then it is {state}\n" == told
+        assert f"{task} is being ended as timed_out; then it is {state}\n" == result
         assert (
             f"then SIGKILL; then the task is {state}: {state} by an operator (dispatcher {verb})"
             in why
@@ -99,12 +99,12 @@ def test_a_daemon_that_starts_meanwhile_keeps_the_word_too(world: World) -> None
         task = timing_out(world, daemon)
         daemon.kill()
 
-    told = world.cli("cancel", task)
-    assert f"{task} is being ended as timed_out; then it is cancelled\n" == told.stdout
+    result = world.cli("cancel", task)
+    assert f"{task} is being ended as timed_out; then it is cancelled\n" == result.stdout
     assert (
         "dispatcher: the daemon is not running: dispatcher run; a run that is not being ended"
         " yet goes on until it is back\n"
-    ) == told.stderr
+    ) == result.stderr
 
     with world.daemon():
         (world.directory / "go").touch()
@@ -119,15 +119,15 @@ def test_a_cancel_of_a_run_that_goes_on_is_kept_for_the_next_daemon(world: World
         daemon.kill()
     worker = psutil.Process(pid)
 
-    told = world.cli("cancel", task, "--json")
+    result = world.cli("cancel", task, "--json")
     assert is_alive(worker)
 
     with world.daemon():
         world.until(task, "cancelled")
     assert [{"id": task, "was": "running", "done": True}] == [
-        {name: one[name] for name in ("id", "was", "done")} for one in told.json
+        {name: one[name] for name in ("id", "was", "done")} for one in result.json
     ]
-    assert "the daemon is not running" in told.stderr
+    assert "the daemon is not running" in result.stderr
     assert not is_alive(worker)
 
 
@@ -137,12 +137,12 @@ def test_after_a_declared_deferral_a_cancel_holds(world: World) -> None:
         task = world.submit(*DEFERS, kill_grace="1h")
         assert ["True"] == expect_file(world, "deferred")
 
-        told = world.cli("cancel", task).stdout
+        result = world.cli("cancel", task).stdout
         daemon.expect("run.ending", task_id=task)  # at once, not after its exit grace
         (world.directory / "go").touch()
 
         shown = world.until(task, "cancelled")
-    assert f"{task} is being ended as deferred; then it is cancelled\n" == told
+    assert f"{task} is being ended as deferred; then it is cancelled\n" == result
     assert (["deferred"], 1) == ([run["outcome"] for run in shown["runs"]], shown["deferrals"])
 
 
@@ -152,7 +152,7 @@ def test_a_word_that_is_refused_leaves_a_worker_that_has_succeeded_alone(world: 
         task = world.submit(*CLEANS_UP)
         assert ["True"] == expect_file(world, "declared")
 
-        told = [world.cli(verb, task, exits=1).stderr for verb in ("cancel", "hold", "retry")]
+        result = [world.cli(verb, task, exits=1).stderr for verb in ("cancel", "hold", "retry")]
         why = world.cli("why", task).stdout
         follower = world.submit("true")
         world.until(follower, "succeeded")  # the daemon has turned since
@@ -166,8 +166,8 @@ def test_a_word_that_is_refused_leaves_a_worker_that_has_succeeded_alone(world: 
     assert [
         f"dispatcher: task {task} has declared success; it cannot be cancelled\n",
         f"dispatcher: task {task} has declared success; it cannot be held\n",
-    ] == told[:2]
-    assert "then it is succeeded; " in told[2]
+    ] == result[:2]
+    assert "then it is succeeded; " in result[2]
     assert "an operator" not in why
     assert "dispatcher retry" not in why
 
@@ -178,7 +178,7 @@ def test_a_hold_that_is_released_and_a_cancel_that_is_retried_run_again(world: W
 
         for verb, task in (("hold", held), ("cancel", cancelled)):
             world.cli(verb, task)
-        told = [world.cli("release", held).stdout, world.cli("retry", cancelled).stdout]
+        result = [world.cli("release", held).stdout, world.cli("retry", cancelled).stdout]
         (world.directory / "go").touch()
 
         for task, used in ((held, 1), (cancelled, 0)):
@@ -186,16 +186,16 @@ def test_a_hold_that_is_released_and_a_cancel_that_is_retried_run_again(world: W
             assert ["timed_out", "succeeded"] == [run["outcome"] for run in shown["runs"]]
             assert used == shown["attempts_used"]
     then = "is being ended as timed_out; then it is ready\n"
-    assert [f"{held} {then}", f"{cancelled} {then}"] == told
+    assert [f"{held} {then}", f"{cancelled} {then}"] == result
 
 
 def test_nobody_is_let_into_a_paused_queue_by_a_task_s_number(world: World) -> None:
     task = world.submit("true", queue="ci")
     world.cli("pause", "ci", "--reason", "upgrade")
 
-    told = world.cli("claim", "--task", task, exits=1).stderr
+    result = world.cli("claim", "--task", task, exits=1).stderr
 
-    assert "queue ci is paused: upgrade; `dispatcher resume ci` ends that" in told
+    assert "queue ci is paused: upgrade; `dispatcher resume ci` ends that" in result
     world.cli("resume", "ci")
     world.cli("claim", "--task", task)
 
@@ -206,11 +206,11 @@ def test_the_time_of_a_claim_by_hand_is_over_in_the_sight_of_a_daemon(world: Wor
     claim = world.cli("claim", "--task", task, "--ttl", "1h", "--json").json
     with world.daemon() as daemon:
         daemon.expect("claim.taken_over", task_id=task)
-        told = world.cli("complete", "--task", task, "--lock", claim["lock"], exits=79).stderr
+        result = world.cli("complete", "--task", task, "--lock", claim["lock"], exits=79).stderr
 
     (run,) = world.show(task)["runs"]
     assert ("timed_out", "run_timeout: not done within 500ms") == (run["outcome"], run["error"])
-    assert "not_running" in told
+    assert "not_running" in result
 
 
 def test_two_signals_that_arrive_together_are_one_request_to_leave(world: World) -> None:

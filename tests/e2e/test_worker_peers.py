@@ -49,7 +49,7 @@ def test_another_user_is_refused_whatever_it_knows_and_its_uid_and_pid_are_logge
 ) -> None:
     """The socket's mode keeps others out; that one may be changed, and a directory shared."""
     user = another_user()
-    asks = """
+    script = """
         import contextlib, os, socket, sys
         with socket.socket(socket.AF_UNIX) as stream:
             stream.connect(sys.argv[1])
@@ -64,9 +64,9 @@ def test_another_user_is_refused_whatever_it_knows_and_its_uid_and_pid_are_logge
         world.runtime_dir.chmod(0o711)
         path.chmod(0o666)
         words = line(world, task_id, op="fail", reason="sabotage").decode()
-        command = [*as_user(user), *python(asks), str(path), words]
-        told = subprocess.run(command, capture_output=True, text=True, check=True)
-        pid, _, answer = told.stdout.strip().partition(" ")
+        command = [*as_user(user), *python(script), str(path), words]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        pid, _, answer = result.stdout.strip().partition(" ")
         refused = daemon.expect("peer.refused", peer_uid=user)
         assert "running" == world.show(task_id)["state"]
         world.cli("cancel", task_id)

@@ -61,9 +61,12 @@ def test_an_executor_of_another_version_is_named(world: World, version: int) -> 
         task = world.submit("true")
         assert version == daemon.expect("executor.incompatible")["version"]
         status = world.cli("status", "--json").json
-        said = f"the executor, pid {executor.pid}, speaks version {version}"
+        message = f"the executor, pid {executor.pid}, speaks version {version}"
         assert ("incompatible", "degraded") == (status["executor"], status["health"])
-        assert [True] * 2 == [said in status["degraded"][0], said in world.cli("why", task).stdout]
+        assert [True] * 2 == [
+            message in status["degraded"][0],
+            message in world.cli("why", task).stdout,
+        ]
 
 
 def test_r82_a_copied_state_directory_is_refused_and_ends_nothing_of_the_original(

@@ -117,5 +117,5 @@ class Daemon:
         """Return what was said until the executor had handled everything sent before."""
         self.send(wire.Ping(sequence=number))
         self.expect(wire.Pong)
-        said, self.messages = self.messages, []
-        return said
+        received, self.messages = self.messages, []
+        return received

@@ -205,9 +205,9 @@ def test_what_was_removed_is_made_again_before_a_ping_is_answered(
     for number, remove in enumerate((partial(shutil.rmtree, home.runtime_dir), notify.unlink)):
         daemon.passed.clear()
         remove()
-        said = daemon.ping(10 + number)
+        messages = daemon.ping(10 + number)
 
-        assert wire.Door() in said
+        assert wire.Door() in messages
         assert notify.is_socket()
         assert [] != daemon.passed or notify.unlink == remove
     (door,) = home.daemon().passed
@@ -222,7 +222,7 @@ def test_a_daemon_that_connects_while_the_sockets_are_missing_is_informed(
     home.runtime_dir.rename(home.state_dir / "aside")
     home.runtime_dir.touch()
     assert [f"{home.runtime_dir}: File exists"] == [
-        said.shut for said in daemon.ping() if isinstance(said, wire.Door)
+        message.shut for message in daemon.ping() if isinstance(message, wire.Door)
     ]
 
     with Daemon(home.state_dir / "aside") as later:

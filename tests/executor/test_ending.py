@@ -159,10 +159,10 @@ def test_at_once_skips_the_rest_of_the_grace(home: Home, daemon: Daemon) -> None
     ignores_by_now(home)
 
     daemon.send(wire.End(uid=uid, reason="released"))
-    said = daemon.ping()
+    messages = daemon.ping()
     daemon.send(wire.End(uid=uid, reason="hurried", at_once=True))
 
-    assert [] == [m for m in said if isinstance(m, wire.Exited)]
+    assert [] == [m for m in messages if isinstance(m, wire.Exited)]
     assert "released" == daemon.expect(wire.Exited, uid).ended_by
 
 

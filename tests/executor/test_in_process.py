@@ -27,7 +27,7 @@ from dispatcher.executor.system.kernel import Kernel
 from tests.crash.family import Family
 from tests.eventually import eventually
 from tests.executor.workers import lives
-from tests.heard import Heard
+from tests.recorded_logs import RecordedLog
 from tests.unit.executor.world import FakeServer
 
 
@@ -45,7 +45,7 @@ class Here:
         self.spawner = Spawner(outputs, environ=os.environ, open_files=limits)
         self.journal = Journal(str(directory / "journal"), Header(boot_id="b", pid_namespace="p"))
         server: Any = self.server
-        log: Any = Heard([])
+        log: Any = RecordedLog([])
         outside = Outside(
             kernel=self.kernel,
             spawner=self.spawner,
@@ -69,7 +69,7 @@ class Here:
         )
 
     def exits(self) -> int:
-        return sum(isinstance(message, wire.Exited) for message in self.server.said)
+        return sum(isinstance(message, wire.Exited) for message in self.server.sent)
 
     def close(self) -> None:
         self.family.end()
@@ -98,7 +98,7 @@ def test_r30_nobody_elses_child_is_reaped_while_a_thousand_workers_exit(here: He
 
     assert [7] * 40 == codes
     assert 1000 == here.exits()
-    assert {0} == {m.exit.exit_code for m in here.server.said if isinstance(m, wire.Exited)}
+    assert {0} == {m.exit.exit_code for m in here.server.sent if isinstance(m, wire.Exited)}
     assert [] == here.kernel.orphans()
 
 
@@ -119,13 +119,13 @@ def test_start_ticks_are_the_kernels(here: Here) -> None:
     """They are mostly not asked for: to answer, the kernel would first finish the exec."""
     for n in range(50):
         here.start("sleep", "1000", uid=str(n))
-    while len([m for m in here.server.said if isinstance(m, wire.Started)]) < 50:
+    while len([m for m in here.server.sent if isinstance(m, wire.Started)]) < 50:
         here.executor.step(timeout=0.1)
 
-    told = {m.pid: m.start_ticks for m in here.server.said if isinstance(m, wire.Started)}
+    started = {m.pid: m.start_ticks for m in here.server.sent if isinstance(m, wire.Started)}
 
-    asked = {pid: process.start_ticks for pid in told if (process := here.kernel.look(pid))}
-    assert asked == told
+    found = {pid: process.start_ticks for pid in started if (process := here.kernel.look(pid))}
+    assert found == started
 
 
 def test_r15_a_process_that_took_over_a_pid_is_not_signalled(here: Here) -> None:

@@ -123,6 +123,6 @@ def test_a_flood_reaches_the_journal_whole_while_others_are_served(
 
         eventually(probe)
 
-    told = [record["MESSAGE"] for record in journald.found(DISPATCHER_RUN=loud)]
-    assert [b"%d" % number for number in range(1, 400_001)] == b"\n".join(told).split(b"\n")
+    texts = [record["MESSAGE"] for record in journald.found(DISPATCHER_RUN=loud)]
+    assert [b"%d" % number for number in range(1, 400_001)] == b"\n".join(texts).split(b"\n")
     assert 1 == len(journald.found(DISPATCHER_RUN=calm, MESSAGE="hello"))

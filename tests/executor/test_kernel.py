@@ -37,12 +37,12 @@ def test_writers_of_an_output_are_found_without_a_call_to_another_filesystem(
         output.rename(tmp_path / "moved.log")
     stat = os.stat
 
-    def asked(path: str) -> os.stat_result:
+    def fail_on_other(path: str) -> os.stat_result:
         if os.readlink(path) == str(other):
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         return stat(path)
 
-    monkeypatch.setattr("dispatcher.executor.system.procfs.os.stat", asked)
+    monkeypatch.setattr("dispatcher.executor.system.procfs.os.stat", fail_on_other)
     try:
         assert file == kernel.written(writer.pid, {file: str(output)})
         assert kernel.written(reader.pid, {file: str(output)}) is None

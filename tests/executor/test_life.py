@@ -161,8 +161,8 @@ def test_what_its_parent_ignored_and_blocked_is_not_ignored_by_it(home: Home) ->
 def test_r34_sigterm_ends_all_runs_by_the_ladder_and_then_it_leaves(
     home: Home, daemon: Daemon
 ) -> None:
-    says_bye = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done"
-    uid = daemon.start(["sh", "-c", says_bye], home.output())
+    prints_bye = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done"
+    uid = daemon.start(["sh", "-c", prints_bye], home.output())
 
     def ready() -> None:
         assert home.output().exists()

@@ -40,7 +40,7 @@ def sender(path: Path) -> socket.socket:
     return out
 
 
-def say(path: Path, *messages: bytes) -> None:
+def send(path: Path, *messages: bytes) -> None:
     """Say something for a run and be gone."""
     with sender(path) as out:
         for message in messages:
@@ -86,9 +86,9 @@ def test_anybody_let_in_may_send_and_nobody_may_list(home: Home, daemon: Daemon)
 def test_a_notice_is_reported_again_until_it_is_acknowledged(home: Home, daemon: Daemon) -> None:
     """What a dead daemon read, or never did, reaches the next one, before the runs are named."""
     uid, path = start(home, daemon)
-    say(path, b"WATCHDOG=1\nSTATUS=one")
+    send(path, b"WATCHDOG=1\nSTATUS=one")
     first = daemon.expect(wire.Notice, uid)
-    say(path, b"STATUS=two")
+    send(path, b"STATUS=two")
     daemon.close()
     later = home.daemon(greet=False)
     later.expect(wire.HelloEnd)
@@ -113,11 +113,11 @@ out.send(b"STATUS=bye\\nWATCHDOG=trigger")
 """
     uid = daemon.start([sys.executable, "-ISc", script], home.state_dir / "out.log", watchdog=60.0)
     eventually(lambda: has_ended(daemon, uid))
-    said = [message for message in daemon.messages if getattr(message, "uid", None) == uid]
+    messages = [message for message in daemon.messages if getattr(message, "uid", None) == uid]
 
-    notices = [m for m in said if isinstance(m, wire.Notice)]
+    notices = [m for m in messages if isinstance(m, wire.Notice)]
     assert (True, "bye") == (notices[-1].failed, notices[-1].note)
-    assert isinstance(said[-1], wire.Exited)
+    assert isinstance(messages[-1], wire.Exited)
 
 
 def has_ended(daemon: Daemon, uid: str) -> None:
@@ -145,14 +145,14 @@ def test_junk_floods_and_descriptors_harm_no_other_run(home: Home, daemon: Daemo
         with home.stopped():
             fill(out)
     os.close(reader)
-    say(soft, b"WATCHDOG=1")
+    send(soft, b"WATCHDOG=1")
 
     assert note(daemon, quiet).beat
     assert before == descriptors(process.pid)
-    heard = [m for m in daemon.ping() if isinstance(m, wire.Notice) and m.uid == noisy]
-    assert [] == heard
-    say(loud, b"STATUS=a\0b\xff\nWATCHDOG=1")
-    assert (True, "a\ufffdb\ufffd") == ((said := note(daemon, noisy)).beat, said.note)
+    notices = [m for m in daemon.ping() if isinstance(m, wire.Notice) and m.uid == noisy]
+    assert [] == notices
+    send(loud, b"STATUS=a\0b\xff\nWATCHDOG=1")
+    assert (True, "a\ufffdb\ufffd") == ((messages := note(daemon, noisy)).beat, messages.note)
 
 
 def fill(out: socket.socket) -> None:
@@ -208,8 +208,8 @@ def test_a_run_moves_its_own_deadline_as_far_as_it_may(home: Home, daemon: Daemo
     deadlines = {wire.EndedBy.RUN_TIMEOUT: now + 1.0}
     patient, path = start(home, daemon, deadlines=deadlines, longest=now + 600)
     bound, other = start(home, daemon, deadlines=deadlines, longest=now - 0.5)
-    say(path, b"EXTEND_TIMEOUT_USEC=60000000")
-    say(other, b"EXTEND_TIMEOUT_USEC=60000000")
+    send(path, b"EXTEND_TIMEOUT_USEC=60000000")
+    send(other, b"EXTEND_TIMEOUT_USEC=60000000")
     ended = daemon.expect(wire.Exited, bound)
     until = note(daemon, patient).until
     reported = home.daemon().runs[patient]

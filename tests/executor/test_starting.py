@@ -245,7 +245,7 @@ def test_r27_what_a_task_did_wrong_is_named(
     row = "/bin/sh"
     for number_in_row in range(8):
         row = script(tmp_path / f"row{number_in_row}", f"#!{row}\n")
-    asked: dict[str, tuple[list[str], dict[str, object]]] = {
+    cases: dict[str, tuple[list[str], dict[str, object]]] = {
         "unknown": (["no-such-program"], {"env": {"PATH": "/a:/b"}}),
         "long_path": (["no-such-program"], {"env": {"PATH": "/a:" * 500}}),
         "missing": ([str(tmp_path / "missing")], {}),
@@ -266,7 +266,7 @@ def test_r27_what_a_task_did_wrong_is_named(
         "variable": (["true"], {"env": {"A=B": "c"}}),
         "empty": ([], {}),
     }
-    command, settings = asked[case]
+    command, settings = cases[case]
 
     failed = fails(daemon, command, home.output(), **settings)
 

@@ -211,7 +211,7 @@ def write_journal(home: Home, *lines: dict[str, object], **header: str) -> None:
     home.journal.write_text("".join(json.dumps(line) + "\n" for line in (first, *lines)))
 
 
-def told_of(pid: int, ticks: int, home: Home, at: float) -> list[dict[str, object]]:
+def journaled_start(pid: int, ticks: int, home: Home, at: float) -> list[dict[str, object]]:
     return [
         {"event": "starting", "uid": "u", "output_path": str(home.output()), "at": at},
         {"event": "started", "uid": "u", "pid": pid, "start_ticks": ticks, "at": at},
@@ -227,7 +227,7 @@ def test_r15_a_stranger_with_a_recycled_pid_is_let_alone(
 ) -> None:
     """Same pid, other start: neither it nor its session is what the journal meant."""
     at = times.instant()
-    write_journal(home, *told_of(stranger.pid, ticks_of(stranger.pid) - 1, home, at))
+    write_journal(home, *journaled_start(stranger.pid, ticks_of(stranger.pid) - 1, home, at))
 
     later = succeeded(home)
 
@@ -242,7 +242,7 @@ def test_r15_nor_is_a_strangers_session_whose_leader_has_gone(home: Home, tmp_pa
     member = pid_in(tmp_path / "pid")
     leader.wait()
     long_ago = (ticks_of(member) - 10) / os.sysconf("SC_CLK_TCK")
-    write_journal(home, *told_of(leader.pid, ticks_of(member) - 100, home, long_ago))
+    write_journal(home, *journaled_start(leader.pid, ticks_of(member) - 100, home, long_ago))
 
     later = succeeded(home)
 
@@ -256,7 +256,9 @@ def test_r15_but_a_session_that_was_ours_is_ended(home: Home, tmp_path: Path) ->
     leader = subprocess.Popen(["sh", "-c", stay], start_new_session=True)
     member = pid_in(tmp_path / "pid")
     leader.wait()
-    write_journal(home, *told_of(leader.pid, ticks_of(member) - 1, home, times.instant() + 1))
+    write_journal(
+        home, *journaled_start(leader.pid, ticks_of(member) - 1, home, times.instant() + 1)
+    )
 
     later = succeeded(home)
 
@@ -268,7 +270,7 @@ def test_r15_but_a_session_that_was_ours_is_ended(home: Home, tmp_path: Path) ->
 def test_another_boots_journal_is_about_nobody(
     home: Home, stranger: subprocess.Popen[bytes], header: dict[str, str]
 ) -> None:
-    lines = told_of(stranger.pid, ticks_of(stranger.pid), home, times.instant())
+    lines = journaled_start(stranger.pid, ticks_of(stranger.pid), home, times.instant())
     write_journal(home, *lines, **header)
 
     later = succeeded(home)

@@ -11,21 +11,21 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="nothing to claim",
             typed="claim",
-            told="nothing to claim in queue 'default'",
+            text="nothing to claim in queue 'default'",
             exits=1,
         ),
         Mistake(
             name="claim from a queue misspelt",
             typed="claim --queue reviws",
             before=("submit --queue reviews -- true",),
-            told="nothing to claim in queue 'reviws'; did you mean 'reviews'?",
+            text="nothing to claim in queue 'reviws'; did you mean 'reviews'?",
             exits=1,
         ),
         Mistake(
             name="claim from a paused queue",
             typed="claim --queue ci",
             before=("pause ci --reason upgrade",),
-            told="queue ci is paused: upgrade; `dispatcher resume ci` ends that",
+            text="queue ci is paused: upgrade; `dispatcher resume ci` ends that",
             exits=1,
         ),
         Mistake(
@@ -35,19 +35,19 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "submit -- true",
                 "claim --lock-file lock.txt",
             ),
-            told="task 1 is running: claimed; only a ready one can be claimed",
+            text="task 1 is running: claimed; only a ready one can be claimed",
             exits=1,
         ),
         Mistake(
             name="claim what does not exist",
             typed="claim --task 42",
-            told="no task 42; `dispatcher list` shows those there are",
+            text="no task 42; `dispatcher list` shows those there are",
             exits=1,
         ),
         Mistake(
             name="a task and a queue",
             typed="claim --task 1 --queue ci",
-            told=(
+            text=(
                 "--task names a task of any queue; leave --queue out (see: dispatcher claim --help)"
             ),
             exits=2,
@@ -59,7 +59,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "submit -- true",
                 "claim --lock-file lock.txt",
             ),
-            told=(
+            text=(
                 "no lock for task 1, so nothing was written: give the lock that `claim` "
                 "printed (--lock, --lock-file or $DISPATCHER_CLAIM_LOCK)"
             ),
@@ -72,7 +72,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "submit -- true",
                 "claim --lock-file lock.txt",
             ),
-            told=(
+            text=(
                 "Missing option '--task' (env var: 'DISPATCHER_TASK_ID') (see: dispatcher "
                 "heartbeat --help)"
             ),
@@ -82,7 +82,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a file for the lock that does not exist",
             typed="heartbeat --task 1 --lock-file lock.txt",
             before=("submit -- true",),
-            told=(
+            text=(
                 "no lock: cannot read lock.txt: No such file or directory; name the file that "
                 "`claim --lock-file` wrote"
             ),
@@ -95,7 +95,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "submit -- true",
                 "claim --lock-file lock.txt",
             ),
-            told=(
+            text=(
                 "not_owner: this is not the lock of the run, or the run is ending or out of time; "
                 "another claim may own the task: stop working, record nothing, exit 79 (task 1: "
                 "running, attempt 1)"
@@ -110,7 +110,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "claim --lock-file lock.txt",
                 "cancel 1",
             ),
-            told=(
+            text=(
                 "not_running: the task is not running; another claim may own the task: stop "
                 "working, record nothing, exit 79 (task 1: cancelled, attempt 1)"
             ),
@@ -126,7 +126,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "release 1",
                 "claim --lock-file other.txt",
             ),
-            told=(
+            text=(
                 "superseded: a newer run owns the task; another claim may own the task: stop "
                 "working, record nothing, exit 79 (task 1: running, attempt 1)"
             ),
@@ -135,7 +135,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a heartbeat for no task",
             typed="heartbeat --task 42 --lock x",
-            told="unknown_task: there is no such task; stop working, exit 79 (task 42)",
+            text="unknown_task: there is no such task; stop working, exit 79 (task 42)",
             exits=79,
         ),
         Mistake(
@@ -146,7 +146,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "claim --lock-file lock.txt",
                 "complete --task 1 --lock-file lock.txt",
             ),
-            told=(
+            text=(
                 "already_declared: another outcome was declared before and holds; exit "
                 "(task 1: succeeded, attempt 1)"
             ),
@@ -159,7 +159,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "submit -- true",
                 "claim --lock-file lock.txt",
             ),
-            told=(
+            text=(
                 "Invalid value for '--progress': 1.5 is not in the range 0<=x<=1 (see: "
                 "dispatcher heartbeat --help)"
             ),
@@ -172,7 +172,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "submit -- true",
                 "claim --lock-file lock.txt",
             ),
-            told=(
+            text=(
                 "--result: not JSON: invalid character (byte 0); write for "
                 "example: '{\"rows\": 3}' (see: dispatcher complete --help)"
             ),
@@ -185,7 +185,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "submit -- true",
                 "claim --lock-file lock.txt",
             ),
-            told=(
+            text=(
                 "result: 40002 bytes are more than 32768; write it to a file and name that "
                 "(see: dispatcher complete --help)"
             ),

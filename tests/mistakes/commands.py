@@ -10,22 +10,22 @@ CANNOT_START: Sequence[CannotStart] = (
     CannotStart(
         name="a program that is not installed",
         submitted="-- no-such-program",
-        told="no such program: 'no-such-program' (not in PATH '/usr/local/bin:/usr/bin:/bin')",
+        text="no such program: 'no-such-program' (not in PATH '/usr/local/bin:/usr/bin:/bin')",
     ),
     CannotStart(
         name="a script that is not there",
         submitted="-- ./nowhere.sh",
-        told="no such program: /home/me/nowhere.sh",
+        text="no such program: /home/me/nowhere.sh",
     ),
     CannotStart(
         name="a script that is not executable",
         submitted="-- ./plain.sh",
-        told="not executable: /home/me/plain.sh",
+        text="not executable: /home/me/plain.sh",
     ),
     CannotStart(
         name="a script whose interpreter is not installed",
         submitted="-- ./strange.sh",
-        told=(
+        text=(
             "missing interpreter: /home/me/strange.sh needs /opt/strange/bin/run, "
             "which does not exist"
         ),
@@ -33,7 +33,7 @@ CANNOT_START: Sequence[CannotStart] = (
     CannotStart(
         name="a script with line ends of Windows",
         submitted="-- ./windows.sh",
-        told=(
+        text=(
             "its first line ends with a carriage return: /home/me/windows.sh needs '/bin/sh\\r'; "
             "save it with line ends of Unix, for example: sed -i 's/\\r$//' /home/me/windows.sh"
         ),
@@ -41,12 +41,12 @@ CANNOT_START: Sequence[CannotStart] = (
     CannotStart(
         name="a script without a `#!` line",
         submitted="-- ./bare.sh",
-        told="not in an executable format (a script needs a #! line): /home/me/bare.sh",
+        text="not in an executable format (a script needs a #! line): /home/me/bare.sh",
     ),
     CannotStart(
         name="a script that begins with a byte order mark",
         submitted="-- ./marked.sh",
-        told=(
+        text=(
             "a byte order mark stands before its #! line: /home/me/marked.sh; save it without, "
             "for example: sed -i '1s/^\\xef\\xbb\\xbf//' /home/me/marked.sh"
         ),
@@ -54,16 +54,16 @@ CANNOT_START: Sequence[CannotStart] = (
     CannotStart(
         name="a directory",
         submitted="-- ./folder",
-        told="not a program but a directory: /home/me/folder",
+        text="not a program but a directory: /home/me/folder",
     ),
     CannotStart(
         name="a working directory that is gone",
         submitted="--cwd gone -- true",
-        told="no such working directory: /home/me/gone",
+        text="no such working directory: /home/me/gone",
     ),
     CannotStart(
         name="a file as working directory",
         submitted="--cwd plain.sh -- true",
-        told="the working directory is not a directory: /home/me/plain.sh",
+        text="the working directory is not a directory: /home/me/plain.sh",
     ),
 )

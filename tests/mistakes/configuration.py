@@ -11,7 +11,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="the file that `--config` names does not exist",
             typed="check-config --config nowhere.toml",
-            told=(
+            text=(
                 "/home/me/nowhere.toml: No such file or directory; let --config or "
                 "$DISPATCHER_CONFIG name a file that this user may read"
             ),
@@ -20,7 +20,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a directory in its place",
             typed="check-config --config .",
-            told=(
+            text=(
                 "/home/me: Is a directory; let --config or $DISPATCHER_CONFIG name a file that "
                 "this user may read"
             ),
@@ -30,7 +30,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="this user may not read it",
             typed="check-config",
             scene="unreadable configuration",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml: Permission denied; it is for user root: sudo -u "
                 "root dispatcher ...; or let --config or $DISPATCHER_CONFIG name a file that this "
                 "user may read"
@@ -41,14 +41,14 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="it is not UTF-8",
             typed="check-config --config latin1.toml",
             files={"latin1.toml": b"[node]\n# gr\xfc\xdfe\n"},
-            told="/home/me/latin1.toml:2: not UTF-8; save the file in that encoding",
+            text="/home/me/latin1.toml:2: not UTF-8; save the file in that encoding",
             exits=78,
         ),
         Mistake(
             name="a text without its quotes",
             typed="check-config",
             config="[store]\nurl = sqlite:///x/y.db\n",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2:7: not TOML: Invalid value; put texts in quotes"
             ),
             exits=78,
@@ -57,7 +57,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a bracket that is not closed",
             typed="check-config",
             config="[node\nslots = 4\n",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:1:6: not TOML: Expected ']' at the end of a "
                 "table declaration"
             ),
@@ -67,14 +67,14 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a key given twice",
             typed="check-config",
             config="[node]\nslots = 4\nslots = 5\n",
-            told="/etc/dispatcher/dispatcher.toml:3:10: not TOML: Cannot overwrite a value",
+            text="/etc/dispatcher/dispatcher.toml:3:10: not TOML: Cannot overwrite a value",
             exits=78,
         ),
         Mistake(
             name="an unknown section",
             typed="check-config",
             config='[lease]\nttl = "1m"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:1: lease: unknown section; did you mean 'leases'?"
             ),
             exits=78,
@@ -83,7 +83,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="an unknown key",
             typed="check-config",
             config="[node]\nslot = 4\n",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: node.slot: unknown key; did you mean 'slots'?"
             ),
             exits=78,
@@ -92,7 +92,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a key in the wrong section",
             typed="check-config",
             config='[node]\nttl = "1m"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: node.ttl: unknown key; it belongs under "
                 "[leases]"
             ),
@@ -102,14 +102,14 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a key outside of any section",
             typed="check-config",
             config="slots = 4\n",
-            told="/etc/dispatcher/dispatcher.toml:1: slots: unknown key; it belongs under [node]",
+            text="/etc/dispatcher/dispatcher.toml:1: slots: unknown key; it belongs under [node]",
             exits=78,
         ),
         Mistake(
             name="several mistakes at once",
             typed="check-config",
             config='[node]\nslots = "4"\n\n[leases]\nttl = 60\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: node.slots: expected an integer, got a "
                 "text in quotes; write for example: slots = "
                 "4\n/etc/dispatcher/dispatcher.toml:5: leases.ttl: 60 is a plain number; add "
@@ -123,7 +123,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a verb that only needs to know where the store is",
             typed="cancel 42",
             config="[leases]\nttl = 60\n",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: leases.ttl: 60 is a plain number; add its "
                 'unit, e.g. "60s"\n'
                 "going on with the rest of it\n"
@@ -135,7 +135,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="one that needs all of it",
             typed="submit -- true",
             config="[leases]\nttl = 60\n",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: leases.ttl: 60 is a plain number; add its "
                 'unit, e.g. "60s"'
             ),
@@ -145,7 +145,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a store whose place is uncertain",
             typed="status",
             config='[nod]\nstate_dir = "/elsewhere"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:1: nod: unknown section; did you mean 'node'?\n"
                 "until that is mended, a file with only [node] state_dir in it (and [store] url, "
                 "if it has one) reaches the daemon: --config PATH"
@@ -156,7 +156,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="it is not TOML at all",
             typed="status",
             config="[node\n",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:1:6: not TOML: Expected ']' at the end of a "
                 "table declaration\n"
                 "until that is mended, a file with only [node] state_dir in it (and [store] url, "
@@ -170,7 +170,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a text where a number belongs",
             typed="check-config",
             config='[node]\nslots = "4"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: node.slots: expected an integer, got a "
                 "text in quotes; write for example: slots = 4"
             ),
@@ -180,7 +180,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a number out of range",
             typed="check-config",
             config="[node]\nslots = 0\n",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: node.slots: expected an integer >= 1; "
                 "write for example: slots = 4"
             ),
@@ -190,7 +190,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a duration without its unit",
             typed="check-config",
             config="[leases]\nttl = 60\n",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: leases.ttl: 60 is a plain number; add its "
                 'unit, e.g. "60s"'
             ),
@@ -200,7 +200,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a duration in other words",
             typed="check-config",
             config='[leases]\nttl = "1 week"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: leases.ttl: '1 week' is not a duration; write "
                 "a number and ms, s, m, h or d"
             ),
@@ -210,7 +210,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a size in other words",
             typed="check-config",
             config='[output]\nrun_budget = "64MB"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: output.run_budget: '64MB' is not a size; "
                 "write a number and KiB, MiB, GiB or TiB"
             ),
@@ -220,7 +220,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a choice misspelt",
             typed="check-config",
             config='[executor]\nmode = "embeded"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: executor.mode: 'embeded' is not \"embedded\" "
                 "or \"external\"; did you mean 'embedded'?"
             ),
@@ -230,7 +230,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a relative path",
             typed="check-config",
             config='[node]\nstate_dir = "state"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml: node.state_dir: 'state' is not an absolute "
                 "path; begin it with / or ~/"
             ),
@@ -240,7 +240,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a database server",
             typed="check-config",
             config='[store]\nurl = "mysql://user:secret@host/db"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml: store.url: only SQLite is known; write for "
                 'example: url = "sqlite:///var/lib/dispatcher/tasks.db"'
             ),
@@ -250,7 +250,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a signal that does not exist",
             typed="check-config",
             config='[queues.ci]\nkill_signal = "TREM"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: queues.ci.kill_signal: 'TREM' is not a "
                 "signal; `kill -l` lists them, for example INT or 2"
             ),
@@ -260,7 +260,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a socket's path that is too long",
             typed="check-config",
             config='[node]\nruntime_dir = "/tmp/' + "x" * 100 + '"\n',
-            told="/etc/dispatcher/dispatcher.toml: node.runtime_dir: /tmp/"
+            text="/etc/dispatcher/dispatcher.toml: node.runtime_dir: /tmp/"
             + "x" * 100
             + (
                 "/notify/<run uid> has 145 bytes and a socket's path at most 107; set [node] "
@@ -272,7 +272,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="lists within lists without an end",
             typed="check-config",
             config="x = " + "[" * 5000 + "\n",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml: is nested too deeply; no key has a list within a "
                 "list"
             ),
@@ -282,14 +282,14 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a lease that is shorter than any may be",
             typed="check-config",
             config='[leases]\nttl = "1ms"\n',
-            told="/etc/dispatcher/dispatcher.toml:2: leases.ttl: 1ms is less than 200ms; raise it",
+            text="/etc/dispatcher/dispatcher.toml:2: leases.ttl: 1ms is less than 200ms; raise it",
             exits=78,
         ),
         Mistake(
             name="a reaper slower than the leases",
             typed="check-config",
             config='[leases]\nttl = "4s"\nreap_interval = "3s"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:3: leases.reap_interval: 3s is more than half "
                 "of ttl (4s); lower it to at most 2s, or leave it out"
             ),
@@ -299,7 +299,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a shortest back-off above the longest",
             typed="check-config",
             config='[retry]\nbackoff_min = "20m"\nbackoff_max = "10m"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: retry.backoff_min: 20m is more than "
                 "backoff_max (10m); lower it or raise that"
             ),
@@ -309,7 +309,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a time-out that another one always precedes",
             typed="check-config",
             config='[queues.ci]\nstall_timeout = "2h"\nrun_timeout = "1h"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: queues.ci.stall_timeout: 2h is longer than "
                 "run_timeout (1h), which would come first; lower it or raise run_timeout"
             ),
@@ -319,7 +319,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a profile without its command",
             typed="check-config",
             config='[profiles.report]\nqueue = "nightly"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:1: profiles.report: needs a command; write "
                 'for example: command = ["convert", "{input}", "-resize", "{size}"]'
             ),
@@ -329,7 +329,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a variable of a profile that the dispatcher sets",
             typed="check-config",
             config='[profiles.report]\ncommand = ["report"]\nenv = { DISPATCHER_FENCE = "1" }\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:3: profiles.report.env: DISPATCHER_FENCE is set "
                 "by the dispatcher itself; use another name"
             ),
@@ -339,7 +339,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="less output in all than for one run",
             typed="check-config",
             config='[output]\ntotal_budget = "1MiB"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: output.total_budget: 1MiB is less than "
                 "run_budget (64MiB); raise it or lower that"
             ),
@@ -349,7 +349,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a file of figures that the node exporter would not read",
             typed="check-config",
             config='[metrics]\ntextfile = "/var/lib/figures.txt"\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: metrics.textfile: '/var/lib/figures.txt' is "
                 "not an absolute path that ends with .prom, which the node exporter needs; "
                 'write for example "/var/lib/node_exporter/dispatcher.prom"'
@@ -364,7 +364,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 'exit_codes = { "3" = "hld" }\n'
                 'env = { LEVEL = 3 }\n[profiles.b]\ncommand = ["b"]\nenv_file = "/nowhere.env"\n'
             ),
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:4: profiles.report.exit_codes: 'hld' is not "
                 '"succeeded" or "failed" or "deferred" or "held"; did you mean \'held\'?\n'
                 "/etc/dispatcher/dispatcher.toml:5: profiles.report.env: LEVEL: expected a text in "
@@ -380,7 +380,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a lone brace in a profile's command",
             typed="check-config",
             config='[profiles.report]\ncommand = ["report", "{month"]\n',
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: profiles.report.command: '{month' has a "
                 "lone brace; write {key}, or {{ for a brace"
             ),

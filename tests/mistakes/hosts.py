@@ -14,7 +14,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="list",
             before=("submit -- true",),
             scene="truncated",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db is damaged, or not a dispatcher database "
                 "(database disk image is malformed); restore it from a backup, or let "
                 "store.url name another file"
@@ -26,7 +26,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="list",
             before=("submit -- true",),
             scene="emptied",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db is empty, and an existing file is never "
                 "replaced; restore it from a backup, or remove it"
             ),
@@ -37,7 +37,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="list",
             before=("submit -- true",),
             scene="replaced",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db is damaged, or not a dispatcher database (no "
                 "such table: meta); restore it from a backup, or let store.url name another "
                 "file"
@@ -49,7 +49,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="list",
             before=("submit -- true",),
             scene="removed",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db is missing, and /var/lib/dispatcher/store-id "
                 "remembers its store 00000000-…; restore it from a backup, or remove that file "
                 "to start again without its tasks"
@@ -61,7 +61,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="list",
             before=("submit -- true",),
             scene="newer",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db was made by a newer dispatcher (schema 99, this "
                 f"one knows {len(MIGRATIONS)}); upgrade this dispatcher"
             ),
@@ -72,7 +72,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="list",
             before=("submit -- true",),
             scene="older",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db was made by an older dispatcher (schema 0, this "
                 f"one works with {len(MIGRATIONS)}); restart the daemon, or run: dispatcher "
                 "migrate"
@@ -83,7 +83,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a database on a network filesystem",
             typed="list",
             scene="network filesystem",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db is on nfs4, a network filesystem, where SQLite "
                 "loses data; let store.url name a file on a local disk"
             ),
@@ -94,7 +94,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="list",
             before=("submit -- true",),
             scene="second name",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db has 2 names (hard links), and a commit made through "
                 "one name is lost to users of the other; keep the name that the daemon uses and "
                 "remove the others; find them with: find / -xdev -inum 4711"
@@ -106,7 +106,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="backup copy.db",
             before=("submit -- true",),
             files={"copy.db": b"of yesterday"},
-            told="/home/me/copy.db exists; name another file, or add --overwrite",
+            text="/home/me/copy.db exists; name another file, or add --overwrite",
             exits=1,
         ),
         Mistake(
@@ -114,7 +114,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="backup --overwrite dispatcher.toml",
             before=("submit -- true",),
             files={"dispatcher.toml": b"[node]\nslots = 4\n"},
-            told=(
+            text=(
                 "/home/me/dispatcher.toml is not overwritten, as it is not a dispatcher database "
                 "that can be written (file is not a database); remove it, or name another file"
             ),
@@ -124,7 +124,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a backup into a directory that is not there",
             typed="backup missing/copy.db",
             before=("submit -- true",),
-            told=(
+            text=(
                 "cannot write copy.db in /home/me/missing: No such file or directory; this needs a "
                 "directory that this user may write"
             ),
@@ -133,7 +133,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a backup without a name",
             typed="backup ''",
-            told=(
+            text=(
                 "Invalid value for 'FILE': it is empty; name a file (see: dispatcher backup --help)"
             ),
             exits=2,
@@ -141,14 +141,14 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a backup where no task was ever submitted",
             typed="backup copy.db",
-            told=("/var/lib/dispatcher/tasks.db does not exist; there is nothing to back up yet"),
+            text=("/var/lib/dispatcher/tasks.db does not exist; there is nothing to back up yet"),
             exits=78,
         ),
         Mistake(
             name="a restore from a file that is not there",
             typed="restore copy.db",
             before=("submit -- true",),
-            told="/home/me/copy.db does not exist, or is not a file; name a backup",
+            text="/home/me/copy.db does not exist, or is not a file; name a backup",
             exits=1,
         ),
         Mistake(
@@ -156,7 +156,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="restore copy.db",
             before=("submit -- true",),
             files={"copy.db": b"no database" * 100},
-            told=(
+            text=(
                 "/home/me/copy.db is damaged, or not a dispatcher database (file is not a "
                 "database); name another backup"
             ),
@@ -166,7 +166,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a directory in place of the database",
             typed="list",
             scene="directory",
-            told="/var/lib/dispatcher/tasks.db is not a file; let store.url name one",
+            text="/var/lib/dispatcher/tasks.db is not a file; let store.url name one",
             exits=78,
         ),
         Mistake(
@@ -174,7 +174,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="submit -- true",
             before=("submit -- true",),
             scene="locked",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db: another process has held the write lock for "
                 "more than 5 s; try again, or look for it: fuser -v "
                 "/var/lib/dispatcher/tasks.db"
@@ -186,7 +186,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="submit -- true",
             before=("submit -- true",),
             scene="read-only",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db cannot be written (permission denied); give this "
                 "user write permission on the file and its directory"
             ),
@@ -197,7 +197,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="status",
             before=("submit -- true",),
             scene="another user's",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db: Permission denied; /var/lib/dispatcher belongs to "
                 "user root; run this as that user: sudo -u root"
             ),
@@ -208,7 +208,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="submit -- true",
             before=("submit -- true",),
             scene="read-only filesystem",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db cannot be written (permission denied): Read-only "
                 "file system; mount it for writing, and try again"
             ),
@@ -218,7 +218,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a state directory that this user may not make",
             typed="submit -- true",
             scene="forbidden",
-            told=(
+            text=(
                 "/var/lib/dispatcher: Permission denied; the store and its state directory "
                 "need this user's permission to write"
             ),
@@ -230,7 +230,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             before=("submit -- true",),
             stdin=b'"' + b"x" * 1000000 + b'"',
             scene="full disk",
-            told=(
+            text=(
                 "/var/lib/dispatcher/tasks.db: database or disk is full; make room on its disk, "
                 "which is full"
             ),
@@ -240,7 +240,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a full disk at the first start",
             typed="submit -- true",
             scene="tiny disk",
-            told="/var/lib/dispatcher/tasks.db could not be made; is there room on its disk?",
+            text="/var/lib/dispatcher/tasks.db could not be made; is there room on its disk?",
             exits=69,
         ),
         Mistake(
@@ -248,7 +248,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="status",
             before=("submit -- true",),
             scene="damaged node-id",
-            told=(
+            text=(
                 "/var/lib/dispatcher/node-id: damaged, it holds 'node 1' instead of a UUID; "
                 "restore it from a backup, or, when nothing that this node started still runs, "
                 "delete it"
@@ -260,14 +260,14 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="reload where no daemon runs",
             typed="reload",
-            told="no daemon runs here; it reads its file when it starts",
+            text="no daemon runs here; it reads its file when it starts",
             exits=1,
         ),
         Mistake(
             name="a second daemon on a state directory",
             typed="run",
             scene="second daemon",
-            told=(
+            text=(
                 "state directory /var/lib/dispatcher is in use by pid 4711 (lock "
                 "/var/lib/dispatcher/lock); stop that one, or configure another place"
             ),
@@ -277,7 +277,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a second daemon on a database",
             typed="run",
             scene="second on database",
-            told=(
+            text=(
                 "the database /var/lib/dispatcher/tasks.db is in use by pid 4711, state "
                 "directory /var/lib/dispatcher (lock /var/lib/dispatcher/tasks.db.lock); stop "
                 "that one, or configure another place"
@@ -288,7 +288,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a second daemon in a runtime directory",
             typed="run",
             scene="second in runtime dir",
-            told=(
+            text=(
                 "runtime directory /run/dispatcher is in use by pid 4711, state directory "
                 "/var/lib/dispatcher (lock /run/dispatcher/daemon.lock); stop that one, or "
                 "configure another place"
@@ -299,7 +299,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a second executor",
             typed="executor",
             scene="second executor",
-            told=(
+            text=(
                 "another executor, pid 4711, holds /var/lib/dispatcher/executor.lock; one is "
                 "enough, and stopping it ends its runs"
             ),
@@ -309,7 +309,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a directory in place of the executor's journal",
             typed="executor",
             scene="journal directory",
-            told=(
+            text=(
                 "the journal /var/lib/dispatcher/executor.journal is not a regular file; let the "
                 "executor's user read it or, when none of its runs lives, move it away"
             ),
@@ -319,7 +319,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="the executor of another node",
             typed="run",
             scene="other executor",
-            told=(
+            text=(
                 "the executor at this socket is of another node: its state directory is "
                 "/var/lib/dispatcher (node 00000000-…), ours is /srv/other (node 00000000-…); "
                 "give each its own [node] runtime_dir"
@@ -330,7 +330,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="another store while runs of the one before live",
             typed="run",
             scene="other store",
-            told=(
+            text=(
                 "the store is 00000000-…, but runs of the store 00000000-… still live on this "
                 "node (1, executor pid 4711); point store.url at that store until they are "
                 "done, or end them with a SIGTERM to the executor"
@@ -341,7 +341,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a mistake in the file that is read again",
             typed="reload",
             scene="reload mistake",
-            told=(
+            text=(
                 "/etc/dispatcher/dispatcher.toml:2: node.slots: expected an integer >= 1; "
                 "write for example: slots = 4"
             ),
@@ -351,7 +351,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a runtime directory that cannot be made",
             typed="run",
             scene="no runtime dir",
-            told=(
+            text=(
                 "cannot make the runtime directory /proc/dispatcher: No such file or "
                 "directory; set [node] runtime_dir to one that this user may write"
             ),
@@ -361,7 +361,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a runtime directory of another user",
             typed="run",
             scene="other owner",
-            told=(
+            text=(
                 "cannot lock runtime directory /run/dispatcher: /run/dispatcher/daemon.lock: "
                 "Permission denied; this user must be able to write there"
             ),
@@ -371,7 +371,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="root in a user's state directory, without the right to become that user",
             typed="list",
             scene="weak root",
-            told=(
+            text=(
                 "the state directory /var/lib/dispatcher belongs to uid 1000, and root does not "
                 "work in another user's directory: sudo -u '#1000' dispatcher ..."
             ),
@@ -381,7 +381,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a file that only root may write, in a user's state directory",
             typed="backup /home/me/copy.db",
             scene="root denied",
-            told=(
+            text=(
                 "cannot write copy.db in /home/me: Permission denied; this needs a directory "
                 "that this user may write\n"
                 "this process became uid 1000, because /var/lib/dispatcher belongs to that user"
@@ -392,7 +392,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a directory in place of the control socket",
             typed="run",
             scene="socket taken",
-            told=(
+            text=(
                 "cannot listen at /run/dispatcher/control.sock: Is a directory; move away what "
                 "is there"
             ),
@@ -402,7 +402,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a daemon that starts on a full disk",
             typed="run",
             scene="full at start",
-            told=(
+            text=(
                 "cannot write /var/lib/dispatcher/node-id: No space left on device; make room "
                 "on its disk"
             ),
@@ -412,7 +412,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a filesystem that takes no writes, for the daemon",
             typed="run",
             scene="read only at start",
-            told=(
+            text=(
                 "cannot write /var/lib/dispatcher/node-id: Read-only file system; mount it for "
                 "writing, and try again"
             ),
@@ -422,7 +422,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a file in place of the output directory",
             typed="run",
             scene="output file",
-            told=(
+            text=(
                 "cannot make the output directory /var/lib/dispatcher/output: File exists; "
                 "move away what is there, or set [node] state_dir to another directory"
             ),
@@ -433,7 +433,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a name that no instance can have",
             typed="install-service --user --instance a/b",
-            told=(
+            text=(
                 "--instance: 'a/b' is not a name of an instance; use up to 30 letters, digits, _, ."
                 " and -, and begin with none of the last two (see: dispatcher install-service"
                 " --help)"
@@ -443,7 +443,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="another user for a service of one's own",
             typed="install-service --user --run-as backup",
-            told=(
+            text=(
                 "--run-as: a service of your own runs as you; leave it out (see: dispatcher"
                 " install-service --help)"
             ),

@@ -19,7 +19,7 @@ class Mistake:
     """What was done, in words; unique."""
     typed: str
     """What stands after `dispatcher`, as a shell splits it."""
-    told: str
+    text: str
     """What stderr holds then, each line without the `dispatcher: ` that begins it."""
     exits: int
     config: str = ""
@@ -40,5 +40,5 @@ class CannotStart:
     name: str
     submitted: str
     """What stands after `dispatcher submit`."""
-    told: str
+    text: str
     """The reason of the run, as `show` and `why` print it."""

@@ -12,42 +12,42 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a profile that does not exist",
             typed="submit --profile reprot",
             config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
-            told="profile: there is no 'reprot'; did you mean 'report'?",
+            text="profile: there is no 'reprot'; did you mean 'report'?",
             exits=2,
         ),
         Mistake(
             name="a payload without a key that the command needs",
             typed='submit --profile report --payload \'{"mnth": "2026-08"}\'',
             config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
-            told="payload: has no 'month', which the command needs; did you mean 'mnth'?",
+            text="payload: has no 'month', which the command needs; did you mean 'mnth'?",
             exits=2,
         ),
         Mistake(
             name="no payload at all",
             typed="submit --profile report",
             config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
-            told="payload: is missing; give a JSON object with month, which the command needs",
+            text="payload: is missing; give a JSON object with month, which the command needs",
             exits=2,
         ),
         Mistake(
             name="a payload that is no object",
             typed="submit --profile report --payload '[1]'",
             config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
-            told="payload: is not a JSON object; give one with month, which the command needs",
+            text="payload: is not a JSON object; give one with month, which the command needs",
             exits=2,
         ),
         Mistake(
             name="a list where an argument belongs",
             typed="submit --profile report --payload '{\"month\": [8]}'",
             config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
-            told="payload: 'month' must be a text, a number, true or false to be an argument",
+            text="payload: 'month' must be a text, a number, true or false to be an argument",
             exits=2,
         ),
         Mistake(
             name="a command together with a profile",
             typed="submit --profile report -- true",
             config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
-            told="command: profile 'report' brings its own; leave the command out",
+            text="command: profile 'report' brings its own; leave the command out",
             exits=2,
         ),
         Mistake(
@@ -57,7 +57,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 '[defaults]\nallow_commands = false\n\n[profiles.report]\ncommand = ["report", '
                 '"--month", "{month}"]\n'
             ),
-            told="command: only profiles may be run here; known are: report; add --profile",
+            text="command: only profiles may be run here; known are: report; add --profile",
             exits=2,
         ),
     ),
@@ -65,19 +65,19 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a verb misspelt",
             typed="sumbit -- true",
-            told="no verb 'sumbit'; did you mean 'submit'? (see: dispatcher --help)",
+            text="no verb 'sumbit'; did you mean 'submit'? (see: dispatcher --help)",
             exits=2,
         ),
         Mistake(
             name="no command",
             typed="submit",
-            told="command: is empty; name a program, for example: -- echo hello",
+            text="command: is empty; name a program, for example: -- echo hello",
             exits=2,
         ),
         Mistake(
             name="an option misspelt",
             typed="submit --que ci -- true",
-            told=(
+            text=(
                 "No such option '--que'. (Did you mean one of: '--env', '--key', '--queue'?) "
                 "(see: dispatcher submit --help)"
             ),
@@ -86,7 +86,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a command that is too long",
             typed="submit -- echo " + "x" * 140000,
-            told=(
+            text=(
                 "command: 140006 bytes are more than 131072; pass what is long as the payload, "
                 "or in a file"
             ),
@@ -95,7 +95,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a payload that is not JSON",
             typed="submit --payload {month:8} -- true",
-            told=(
+            text=(
                 "payload: not JSON: expected '\"' (byte 1); write for "
                 'example: \'{"month": "2026-08"}\''
             ),
@@ -104,21 +104,21 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a payload file that does not exist",
             typed="submit --payload @job.json -- true",
-            told="payload: job.json: No such file or directory; name a file to read",
+            text="payload: job.json: No such file or directory; name a file to read",
             exits=2,
         ),
         Mistake(
             name="a payload that is not UTF-8",
             typed="submit --payload - -- true",
             stdin=b'"gr\xfc\xdfe"',
-            told="payload: is not UTF-8; encode it so",
+            text="payload: is not UTF-8; encode it so",
             exits=2,
         ),
         Mistake(
             name="a payload above its limit",
             typed="submit --payload - -- true",
             stdin=b'"' + b"x" * 1048577 + b'"',
-            told=(
+            text=(
                 "payload: 1048577 bytes are more than 1048576; name a file in it that holds them"
             ),
             exits=2,
@@ -126,37 +126,37 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a queue with a blank in its name",
             typed="submit --queue 'my queue' -- true",
-            told="queue: 'my queue' is not a name; use up to 100 letters, digits and _ . : / @ + -",
+            text="queue: 'my queue' is not a name; use up to 100 letters, digits and _ . : / @ + -",
             exits=2,
         ),
         Mistake(
             name="a label without a value",
             typed="submit --label team -- true",
-            told="label: 'team' has no value; write team=VALUE",
+            text="label: 'team' has no value; write team=VALUE",
             exits=2,
         ),
         Mistake(
             name="a variable that is not set",
             typed="submit --env NOT_SET_HERE -- true",
-            told="env: NOT_SET_HERE is not set here; set it, or write NOT_SET_HERE=VALUE",
+            text="env: NOT_SET_HERE is not set here; set it, or write NOT_SET_HERE=VALUE",
             exits=2,
         ),
         Mistake(
             name="a variable that the dispatcher sets",
             typed="submit --env DISPATCHER_FENCE=1 -- true",
-            told="env: DISPATCHER_FENCE is set by the dispatcher itself; use another name",
+            text="env: DISPATCHER_FENCE is set by the dispatcher itself; use another name",
             exits=2,
         ),
         Mistake(
             name="no attempt at all",
             typed="submit --max-attempts 0 -- true",
-            told="max_attempts: must be from 1 to 2147483647, not 0",
+            text="max_attempts: must be from 1 to 2147483647, not 0",
             exits=2,
         ),
         Mistake(
             name="a negative delay",
             typed="submit --delay -5s -- true",
-            told=(
+            text=(
                 "Invalid value for '--delay': '-5s' is not a duration; write a number and ms, s, "
                 "m, h or d (see: dispatcher submit --help)"
             ),
@@ -165,7 +165,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a number without its unit",
             typed="submit --run-timeout 90 -- true",
-            told=(
+            text=(
                 "Invalid value for '--run-timeout': 90 is a plain number; add its unit, e.g. "
                 '"90s" (see: dispatcher submit --help)'
             ),
@@ -174,7 +174,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a delay beyond the time for it all",
             typed="submit --delay 2h --total-timeout 1h -- true",
-            told=(
+            text=(
                 "delay: 2h leaves nothing of total_timeout (1h), which counts from now; lower "
                 "it or raise that"
             ),
@@ -183,7 +183,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a first heartbeat of who need not beat",
             typed="submit --start-timeout 1m -- true",
-            told=(
+            text=(
                 "start_timeout: waits for a first heartbeat, which a task with liveness "
                 "process need not give; add liveness worker, or use run_timeout"
             ),
@@ -192,7 +192,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a liveness that does not exist",
             typed="submit --liveness proces -- true",
-            told=(
+            text=(
                 "Invalid value for '--liveness': 'proces' is not one of 'process', 'worker' "
                 "(see: dispatcher submit --help)"
             ),
@@ -202,20 +202,20 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a broken line among many",
             typed="submit --from -",
             stdin=b'{"command": ["true"]}\n{"command": ["true"}\n',
-            told="line 2: not JSON: expected ',' or ']' (byte 19)",
+            text="line 2: not JSON: expected ',' or ']' (byte 19)",
             exits=2,
         ),
         Mistake(
             name="an unknown key in a line",
             typed="submit --from -",
             stdin=b'{"comand": ["true"]}\n',
-            told="line 1: comand: unknown key; did you mean 'command'?",
+            text="line 1: comand: unknown key; did you mean 'command'?",
             exits=2,
         ),
         Mistake(
             name="a command together with --from",
             typed="submit --from - -- true",
-            told=(
+            text=(
                 "with --from, command and key stand in the file's lines (see: dispatcher "
                 "submit --help)"
             ),
@@ -224,7 +224,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a priority in words",
             typed="submit --priority high -- true",
-            told=(
+            text=(
                 "Invalid value for '--priority': 'high' is not a valid integer (see: "
                 "dispatcher submit --help)"
             ),
@@ -233,7 +233,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a signal misspelt",
             typed="submit --kill-signal TREM -- true",
-            told=(
+            text=(
                 "Invalid value for '--kill-signal': 'TREM' is not a signal; `kill -l` lists them, "
                 "for example INT or 2 (see: dispatcher submit --help)"
             ),
@@ -242,19 +242,19 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a lease that is too short",
             typed="submit --lease-ttl 1ms -- true",
-            told="lease_ttl: must be from 200ms to 3650d, not 1ms",
+            text="lease_ttl: must be from 200ms to 3650d, not 1ms",
             exits=2,
         ),
         Mistake(
             name="a variable without a name",
             typed="submit --env '' -- true",
-            told="env: '' is not a name of a variable; use letters, digits and _",
+            text="env: '' is not a name of a variable; use letters, digits and _",
             exits=2,
         ),
         Mistake(
             name="an empty key",
             typed="submit --key '' -- true",
-            told="key: is empty; leave it out, or name what must happen only once",
+            text="key: is empty; leave it out, or name what must happen only once",
             exits=2,
         ),
     ),

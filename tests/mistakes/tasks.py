@@ -11,19 +11,19 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a task that does not exist",
             typed="show 42",
-            told="no task 42; `dispatcher list` shows those there are",
+            text="no task 42; `dispatcher list` shows those there are",
             exits=1,
         ),
         Mistake(
             name="logs of a task that does not exist",
             typed="logs 42",
-            told="no task 42; `dispatcher list` shows those there are",
+            text="no task 42; `dispatcher list` shows those there are",
             exits=1,
         ),
         Mistake(
             name="no number of a task",
             typed="show first",
-            told=(
+            text=(
                 "Invalid value for 'ID': 'first' is not a valid task id (see: dispatcher show "
                 "--help)"
             ),
@@ -33,7 +33,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="logs of a task that has not run",
             typed="logs 1",
             before=("submit -- true",),
-            told=(
+            text=(
                 "task 1 has not run yet: ready, submitted; `dispatcher why 1` shows what it "
                 "waits for"
             ),
@@ -47,7 +47,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "claim --lock-file lock.txt",
                 "complete --task 1 --lock-file lock.txt",
             ),
-            told="task 1 has no run 7; its runs: 1",
+            text="task 1 has no run 7; its runs: 1",
             exits=1,
         ),
         Mistake(
@@ -58,7 +58,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "claim --lock-file lock.txt",
                 "complete --task 1 --lock-file lock.txt",
             ),
-            told="run 1 is a local claim; its output was not captured",
+            text="run 1 is a local claim; its output was not captured",
             exits=1,
         ),
         Mistake(
@@ -69,13 +69,13 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "claim --lock-file lock.txt",
                 "complete --task 1 --lock-file lock.txt",
             ),
-            told="task 1 has succeeded already; there is nothing to cancel",
+            text="task 1 has succeeded already; there is nothing to cancel",
             exits=1,
         ),
         Mistake(
             name="cancel one that does not exist",
             typed="cancel 42",
-            told="no task 42; `dispatcher list` shows those there are",
+            text="no task 42; `dispatcher list` shows those there are",
             exits=1,
         ),
         Mistake(
@@ -86,27 +86,27 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
                 "claim --lock-file lock.txt",
                 "fail --task 1 --lock-file lock.txt --reason broken --no-retry",
             ),
-            told="task 1 has failed already; there is nothing to hold",
+            text="task 1 has failed already; there is nothing to hold",
             exits=1,
         ),
         Mistake(
             name="release what is not held",
             typed="release 1",
             before=("submit -- true",),
-            told="task 1 is ready; only held ones can be released",
+            text="task 1 is ready; only held ones can be released",
             exits=1,
         ),
         Mistake(
             name="retry what is ready",
             typed="retry 1",
             before=("submit -- true",),
-            told="task 1 is ready; only failed, cancelled and held ones can be retried",
+            text="task 1 is ready; only failed, cancelled and held ones can be retried",
             exits=1,
         ),
         Mistake(
             name="a state that does not exist",
             typed="list --state done",
-            told=(
+            text=(
                 "Invalid value for '--state': 'done' is not one of 'scheduled', "
                 "'ready', 'running', 'held', 'succeeded', 'failed', 'cancelled' (see: "
                 "dispatcher list --help)"
@@ -116,13 +116,13 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a label filter without a value",
             typed="list --label team",
-            told="label: 'team' has no value; write team=VALUE",
+            text="label: 'team' has no value; write team=VALUE",
             exits=2,
         ),
         Mistake(
             name="a time in other words",
             typed="list --since yesterday",
-            told=(
+            text=(
                 "Invalid value for '--since': 'yesterday' is not a time; write how long ago, e.g. "
                 '"2h", or a date, e.g. "2026-08-01T06:00" (see: dispatcher list --help)'
             ),
@@ -131,19 +131,19 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a word too many",
             typed="show 1 2",
-            told="Got unexpected extra argument (2) (see: dispatcher show --help)",
+            text="Got unexpected extra argument (2) (see: dispatcher show --help)",
             exits=2,
         ),
         Mistake(
             name="pause without a queue",
             typed="pause",
-            told="Missing argument 'QUEUE...' (see: dispatcher pause --help)",
+            text="Missing argument 'QUEUE...' (see: dispatcher pause --help)",
             exits=2,
         ),
         Mistake(
             name="pause what is no name of a queue",
             typed="pause 'my queue'",
-            told="queue: 'my queue' is not a name; use up to 100 letters, digits and _ . : / @ + -",
+            text="queue: 'my queue' is not a name; use up to 100 letters, digits and _ . : / @ + -",
             exits=2,
         ),
     ),

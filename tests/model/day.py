@@ -31,7 +31,7 @@ WORKERS = 100
 POLL = 60.0
 
 #: Seconds after which a worker whose beat was not taken asks again.
-ASK_AGAIN = 120.0
+RETRY_AFTER = 120.0
 
 DONE = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
 
@@ -49,7 +49,7 @@ class Worker:
     """When it comes to its end; silent ones stop beating then."""
     way: str
     """How: an exit code, a declared word, `silent`."""
-    heard: float = 0.0
+    last_beat: float = 0.0
     """When its last beat was accepted, or it started."""
     ended: bool = False
     """Whether the executor was told to end it."""
@@ -101,7 +101,7 @@ class Day:
         self.unreported: list[Callable[[], None]] = []
         self._calendar: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
-        self._starts = self._told = 0
+        self._starts = self._read = 0
 
     @property
     def executor_speaks(self) -> bool:
@@ -173,10 +173,10 @@ class Day:
         for start in executor.starts[self._starts :]:
             self._begin(start)
         self._starts = len(executor.starts)
-        for message in executor.sent[self._told :]:
+        for message in executor.sent[self._read :]:
             if isinstance(message, wire.End) and message.uid in self.workers:
                 self._end(self.workers[message.uid], message.reason)
-        self._told = len(executor.sent)
+        self._read = len(executor.sent)
 
     def _begin(self, start: wire.Start) -> None:
         task_id = int(start.env["DISPATCHER_TASK_ID"])
@@ -192,7 +192,7 @@ class Day:
             beats=beats,
             until=self.time + self.rng.uniform(60, 4 * 3600),
             way=self.rng.choice(ways),
-            heard=self.time,
+            last_beat=self.time,
         )
         self.workers[start.uid] = worker
         if beats:
@@ -203,9 +203,9 @@ class Day:
         """Beat, and again at ttl / 3: until its time has come, or the kill."""
         if worker.gone or self.time >= worker.until:
             return
-        self.say(worker, Beat(task_id=worker.task_id, lock=worker.lock), self.beat)
+        self.send(worker, Beat(task_id=worker.task_id, lock=worker.lock), self.beat)
 
-    def say(
+    def send(
         self,
         worker: Worker,
         words: Beat | Declaration,
@@ -220,15 +220,15 @@ class Day:
             case [Renewed()]:
                 assert not worker.ended, "a beat was accepted after the ending"
                 self.beats += 1
-                worker.heard = self.time
+                worker.last_beat = self.time
                 self.after(worker.ttl / 3, partial(again, worker))
             case [Accepted()]:
-                worker.heard = self.time
+                worker.last_beat = self.time
             case [Refused()]:
                 assert worker.ended, f"a rightful holder was refused: {answers}"
                 self.refused += 1
             case _:
-                self.after(ASK_AGAIN, partial(again, worker))
+                self.after(RETRY_AFTER, partial(again, worker))
 
     def come_to_an_end(self, worker: Worker) -> None:
         if worker.gone:
@@ -245,7 +245,7 @@ class Day:
     def declare(self, worker: Worker) -> None:
         if not worker.gone:
             words = Declaration(task_id=worker.task_id, lock=worker.lock, word=Declared(worker.way))
-            self.say(worker, words, self.declare)
+            self.send(worker, words, self.declare)
 
     def exit(self, worker: Worker, code: int | None) -> None:
         """Be gone; the executor says so when it can."""
@@ -273,12 +273,12 @@ class Day:
     def _end(self, worker: Worker, reason: str) -> None:
         if reason == Outcome.LOST and not worker.ended:
             self.judge_loss(worker)
-            self.losses.append((worker, self.time - worker.heard))
+            self.losses.append((worker, self.time - worker.last_beat))
         worker.ended = True
         # The kill ladder takes its time, and a worker may beat while it is on it.
         if worker.beats:
             beat = Beat(task_id=worker.task_id, lock=worker.lock)
-            self.after(self.rng.uniform(0, 6), partial(self.say, worker, beat, self.beat))
+            self.after(self.rng.uniform(0, 6), partial(self.send, worker, beat, self.beat))
         self.after(self.rng.uniform(0, 12), partial(self.exit, worker, None))
 
     # Trouble ------------------------------------------------------------------------------------
@@ -358,15 +358,15 @@ class Day:
         assert worker.beats
         assert worker.way == "silent"
         assert self.time >= worker.until
-        assert self.time >= worker.heard + worker.ttl - 0.001, "taken before its time"
-        latest = max(worker.heard, self.disturbed) + worker.ttl + POLL
+        assert self.time >= worker.last_beat + worker.ttl - 0.001, "taken before its time"
+        latest = max(worker.last_beat, self.disturbed) + worker.ttl + POLL
         assert self.time <= latest, f"found out {self.time - latest} s late"
 
     def judge_silence(self, worker: Worker) -> None:
         """A silent one is being ended by the time that it must be, whatever came between."""
         if worker.gone or worker.ended:
             return
-        latest = max(worker.heard, self.disturbed) + worker.ttl + POLL
+        latest = max(worker.last_beat, self.disturbed) + worker.ttl + POLL
         able = self.daemon_lives and self.executor_speaks and not self.store.away
         assert self.time <= latest or not able, "nobody ends a silent worker"
         self.after(max(worker.ttl, latest - self.time) + 1, partial(self.judge_silence, worker))

@@ -85,7 +85,7 @@ class LeaseProtocol(Twins):
             lease_ttl_ms=ttl,
             liveness=liveness,
         )
-        task_id = self.ask("submit", task, now=self.now()).task_id
+        task_id = self.do("submit", task, now=self.now()).task_id
         assert task_id not in self.tasks
         self.tasks[task_id] = TaskModel(task_id, liveness, ttl)
 
@@ -99,7 +99,7 @@ class LeaseProtocol(Twins):
         ready = [t for t in self.tasks.values() if t.state is TaskState.READY]
         expected = sorted(ready, key=lambda task: task.id)[:limit]
 
-        claims: list[Claim] = self.ask(
+        claims: list[Claim] = self.do(
             "claim", "default", limit=limit, node=NODE, output_dir="/out", now=now
         )
 
@@ -119,7 +119,7 @@ class LeaseProtocol(Twins):
         now = StoreTime(self.clock - lag)
 
         uid = task.run.uid
-        recorded = self.ask("record_started", uid, pid=7, started_at=now, now=now)
+        recorded = self.do("record_started", uid, pid=7, started_at=now, now=now)
 
         assert task.running == recorded
         if recorded:
@@ -137,7 +137,7 @@ class LeaseProtocol(Twins):
 
         task_id = task.id if kind != "no task's" else max(self.tasks) + 1
         beat = Beat(task_id=task_id, lock=lock, progress=progress)
-        answer = self.ask("heartbeat", beat, now=now)
+        answer = self.do("heartbeat", beat, now=now)
 
         if task_id not in self.tasks:
             assert Refused(WorkerError.UNKNOWN_TASK) == answer
@@ -161,19 +161,19 @@ class LeaseProtocol(Twins):
             retry=retry if word is Declared.FAIL else True,
             reason="why" if word in {Declared.FAIL, Declared.HOLD} else None,
         )
-        said = next((r.declared for r in task.runs if r.lock == lock and r.declared), None)
+        declared = next((r.declared for r in task.runs if r.lock == lock and r.declared), None)
         before = self.everything()
 
-        answer = self.ask("declare", words, now=self.now())
+        answer = self.do("declare", words, now=self.now())
 
-        if said is None and task.holds(lock):
+        if declared is None and task.holds(lock):
             task.run.declared = words
             assert Accepted() == answer
             return
         assert before == self.everything()
-        if said is None:
+        if declared is None:
             assert task.refusal(lock) == answer
-        elif same_words(said, words):
+        elif same_words(declared, words):
             assert Accepted() == answer
         else:
             stands = task.refusal(lock)
@@ -187,7 +187,7 @@ class LeaseProtocol(Twins):
         task = self.pick(number)
         before = self.everything()
 
-        begun = self.ask("begin_ending", task.run.uid, ending, "why", now=self.now())
+        begun = self.do("begin_ending", task.run.uid, ending, "why", now=self.now())
 
         assert begun == (task.running and task.ending is None)
         if begun:
@@ -201,7 +201,7 @@ class LeaseProtocol(Twins):
         task = self.pick(number)
 
         uid = task.run.uid
-        recorded = self.ask("record_leader_exit", uid, exit_code=code, signal=None, now=self.now())
+        recorded = self.do("record_leader_exit", uid, exit_code=code, signal=None, now=self.now())
 
         assert task.running == recorded
         if recorded:
@@ -227,10 +227,10 @@ class LeaseProtocol(Twins):
         lost = {task.run.uid: task for task in self.tasks.values() if task.expired(now)}
         could_expire = [task.expires for task in self.tasks.values() if task.may_expire]
 
-        found = self.ask("expired", NODE, limit=99, now=now)
-        earliest = self.ask("next_expiry", NODE)
+        found = self.do("expired", NODE, limit=99, now=now)
+        earliest = self.do("next_expiry", NODE)
         for run in found:
-            assert self.ask("begin_ending", run.run_uid, Outcome.LOST, "silent", now=now)
+            assert self.do("begin_ending", run.run_uid, Outcome.LOST, "silent", now=now)
 
         assert lost.keys() == {run.run_uid for run in found}
         assert not could_expire or (earliest is not None and earliest <= min(could_expire))
@@ -243,7 +243,7 @@ class LeaseProtocol(Twins):
     def renew(self, now: StoreTime) -> None:
         mine = [task for task in self.tasks.values() if task.running and not task.may_expire]
 
-        assert len(mine) == self.ask("renew", NODE, now=now)
+        assert len(mine) == self.do("renew", NODE, now=now)
 
         for task in mine:
             task.expires = now + task.ttl
@@ -251,7 +251,7 @@ class LeaseProtocol(Twins):
     def spare(self, gap: int, now: StoreTime) -> None:
         short = [t for t in self.tasks.values() if t.running and t.ttl < 2 * gap]
 
-        assert len(short) == self.ask("renew_short", NODE, gap_ms=gap, now=now)
+        assert len(short) == self.do("renew_short", NODE, gap_ms=gap, now=now)
 
         for task in short:
             task.expires = now + task.ttl
@@ -263,14 +263,14 @@ class LeaseProtocol(Twins):
         running = [task for task in self.tasks.values() if task.running]
         task = running[number % len(running)]
         now = StoreTime(self.clock - lag)
-        run = self.ask("open_run", RunUid(task.run.uid))
+        run = self.do("open_run", RunUid(task.run.uid))
         end = None
         if code is not None:
             end = wire.Exited(uid=run.run_uid, exit=wire.Exit(at=0.0, exit_code=code))
             task.run.exit_code = code
         settlement = policy.settle(run, end, RETRY, now=now, ended_at=now, rng=self.rng)
 
-        assert self.ask("settle", settlement, now=now)
+        assert self.do("settle", settlement, now=now)
 
         assert task.settle(now) is settlement.outcome
         self.settled.append((task.id, settlement))
@@ -282,8 +282,8 @@ class LeaseProtocol(Twins):
         _, settlement = self.settled[-1 - number % len(self.settled)]
         before = self.everything()
 
-        assert not self.ask("settle", settlement, now=self.now())
-        assert self.ask("open_run", settlement.run_uid) is None
+        assert not self.do("settle", settlement, now=self.now())
+        assert self.do("open_run", settlement.run_uid) is None
         assert before == self.everything()
 
     # Time, operators, death ---------------------------------------------------------------------
@@ -295,7 +295,7 @@ class LeaseProtocol(Twins):
         due = dict(self.rows("tasks WHERE state = 'scheduled'", "id, run_at"))
         ready = [task_id for task_id, run_at in due.items() if run_at <= self.clock]
 
-        assert len(ready) == self.ask("move_due", limit=99, now=self.now())
+        assert len(ready) == self.do("move_due", limit=99, now=self.now())
 
         for task_id in ready:
             self.tasks[task_id].state = TaskState.READY
@@ -306,16 +306,16 @@ class LeaseProtocol(Twins):
         task = self.pick(number)
         match verb:
             case "cancel":
-                assert task.state is self.ask("cancel", task.id, "operator", now=self.now())
+                assert task.state is self.do("cancel", task.id, "operator", now=self.now())
                 task.cancel(self.clock)
             case "retry":
-                assert task.state is self.ask("retry", task.id, now=self.now())
+                assert task.state is self.do("retry", task.id, now=self.now())
                 task.retry()
             case "hold":
-                assert task.state is self.ask("hold", task.id, "operator", now=self.now())
+                assert task.state is self.do("hold", task.id, "operator", now=self.now())
                 task.hold()
             case "release":
-                assert task.state is self.ask("release", task.id, policy=RETRY, now=self.now())
+                assert task.state is self.do("release", task.id, policy=RETRY, now=self.now())
                 task.release()
             case "prune":
                 self.prune()
@@ -329,7 +329,7 @@ class LeaseProtocol(Twins):
         before = min(finished, default=self.clock) + 1
         old = [t.id for t in self.tasks.values() if (t.finished or before) < before]
 
-        assert len(old) == self.ask("prune", before=StoreTime(before), limit=99).tasks
+        assert len(old) == self.do("prune", before=StoreTime(before), limit=99).tasks
 
         self.tasks = {task_id: t for task_id, t in self.tasks.items() if task_id not in old}
         self.settled = [(task_id, s) for task_id, s in self.settled if task_id not in old]

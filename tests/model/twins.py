@@ -61,7 +61,7 @@ class Twins(RuleBasedStateMachine):
 
     # Asking both ----------------------------------------------------------------------------
 
-    def ask(self, call: str, *args: Any, **kwargs: Any) -> Any:
+    def do(self, call: str, *args: Any, **kwargs: Any) -> Any:
         """Call the store, in a transaction of its own."""
         with self.store.transaction():
             return getattr(self.store, call)(*args, **kwargs)

@@ -19,5 +19,5 @@ def test_no_task_has_two_trees_and_no_run_a_wrong_code_under_random_kills_and_st
 ) -> None:
     seen, verdict = play(seed, bytecode)
 
-    told = [f"seed {seed}: {'; '.join(map(str, seen.faults))}", *verdict.complaints]
-    assert not verdict.complaints, "\n".join(told)
+    lines = [f"seed {seed}: {'; '.join(map(str, seen.faults))}", *verdict.complaints]
+    assert not verdict.complaints, "\n".join(lines)

@@ -93,13 +93,13 @@ class Machine:
         """Boot, on the disk as it is, and wait until systemd is up."""
         for group in self._groups:
             group.mkdir(exist_ok=True)
-        told = self._directory / "ready"
-        told.unlink(missing_ok=True)
+        ready = self._directory / "ready"
+        ready.unlink(missing_ok=True)
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening,
             (self._directory / "console").open("ab") as console,
         ):
-            listening.bind(str(told))
+            listening.bind(str(ready))
             listening.setblocking(False)
             self._nspawn = subprocess.Popen(
                 [
@@ -112,13 +112,13 @@ class Machine:
                 env={
                     "PATH": os.environ["PATH"],
                     "GROUPS_OF_IT": " ".join(map(str, self._groups)),
-                    "NOTIFY_SOCKET": str(told),
+                    "NOTIFY_SOCKET": str(ready),
                     "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
                 },
             )
-            heard: dict[str, str] = {}
-            eventually(lambda: self._expect_up(listening, heard))
-            self._leader = int(heard["X_NSPAWN_LEADER_PID"])
+            received: dict[str, str] = {}
+            eventually(lambda: self._expect_up(listening, received))
+            self._leader = int(received["X_NSPAWN_LEADER_PID"])
 
     def _command(self) -> list[str]:
         return [
@@ -129,13 +129,13 @@ class Machine:
             f"--bind-ro={self._site}:/opt/dispatcher",
         ]
 
-    def _expect_up(self, listening: socket.socket, heard: dict[str, str]) -> None:
+    def _expect_up(self, listening: socket.socket, received: dict[str, str]) -> None:
         with suppress(BlockingIOError):
-            while said := listening.recv(1 << 16).decode():
-                heard.update(line.partition("=")[::2] for line in said.splitlines())
+            while text := listening.recv(1 << 16).decode():
+                received.update(line.partition("=")[::2] for line in text.splitlines())
         if self._nspawn is not None and self._nspawn.poll() is not None:
             pytest.fail(f"it does not boot:\n{self._console()}")
-        assert {"READY", "X_NSPAWN_LEADER_PID"} <= heard.keys(), self._console()
+        assert {"READY", "X_NSPAWN_LEADER_PID"} <= received.keys(), self._console()
 
     def _console(self) -> str:
         return (self._directory / "console").read_text("utf-8", "replace")

@@ -120,15 +120,15 @@ class Crew:
         return crew
 
     def dispatcher(self, *words: str) -> Any:
-        told = self.machine.run("dispatcher", *words, user="dispatcher").stdout
-        return json.loads(told) if told.strip() else None
+        printed = self.machine.run("dispatcher", *words, user="dispatcher").stdout
+        return json.loads(printed) if printed.strip() else None
 
     def ledger(self, word: str) -> list[tuple[int, int]]:
         """Return the tasks that have written a word, each with its fence."""
         path = self.machine.path(f"{PLACE}/ledger")
         lines = path.read_text().splitlines() if path.exists() else []
         notes = (line.split() for line in lines)
-        return [(int(task), int(fence)) for said, task, fence in notes if said == word]
+        return [(int(task), int(fence)) for noted, task, fence in notes if noted == word]
 
     def last_fences(self) -> dict[int, int]:
         return dict(self.ledger("born"))

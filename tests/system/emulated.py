@@ -148,7 +148,7 @@ class Emulated:
         eventually(self._expect_line)
         self._line.settimeout(SLOW)
         self._answers = self._line.makefile("rb")
-        assert {"up": True} == self._answer(), self._said()
+        assert {"up": True} == self._answer(), self._output()
 
     def _command(self) -> list[str]:
         here = self._directory
@@ -165,11 +165,11 @@ class Emulated:
 
     def _expect_line(self) -> None:
         if self._qemu is not None and self._qemu.poll() is not None:
-            pytest.fail(f"it does not start:\n{self._said()}")
+            pytest.fail(f"it does not start:\n{self._output()}")
         refused = self._line.connect_ex(str(self._directory / "agent"))
-        assert 0 == refused, self._said()
+        assert 0 == refused, self._output()
 
-    def _said(self) -> str:
+    def _output(self) -> str:
         files = (self._directory / name for name in ("errors", "console"))
         return "".join(file.read_text("utf-8", "replace") for file in files if file.exists())
 
@@ -177,16 +177,16 @@ class Emulated:
         while line := self._answers.readline():
             with suppress(ValueError):  # whatever the line had in it before
                 return dict(json.loads(line))
-        pytest.fail(f"it has ended:\n{self._said()}")
+        pytest.fail(f"it has ended:\n{self._output()}")
 
     def run(
         self, *command: str, user: str = "root", exits: int | None = 0
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in it to its end, which is this exit code; None: any."""
-        asked = {"command": [*as_user(user), *command], "env": ENVIRONMENT}
-        self._line.sendall(json.dumps(asked).encode() + b"\n")
-        told = self._answer()
-        done = subprocess.CompletedProcess(command, told["code"], told["out"], told["err"])
+        request = {"command": [*as_user(user), *command], "env": ENVIRONMENT}
+        self._line.sendall(json.dumps(request).encode() + b"\n")
+        answer = self._answer()
+        done = subprocess.CompletedProcess(command, answer["code"], answer["out"], answer["err"])
         assert exits in {None, done.returncode}, done
         return done
 

@@ -103,9 +103,9 @@ def test_r37_a_run_that_the_kernel_killed_for_memory_is_reported_as_that(
         assert ("oom_killed", 9) == (first["outcome"], first["signal"])
         assert "killed for lack of memory" in first["error"]
         assert ("oom_killed", 137) == (second["outcome"], second["exit_code"])
-        told = world.cli("why", hog).stdout
-        assert "oom_killed" in told
-        assert "killed for lack of memory" in told
+        explained = world.cli("why", hog).stdout
+        assert "oom_killed" in explained
+        assert "killed for lack of memory" in explained
     assert 2 == len(logged(world, "run.oom_killed"))
 
 

@@ -37,8 +37,8 @@ with Worker() as worker:
 
 def dispatcher(machine: Machine, *words: object, exits: int = 0) -> Any:
     """Run a verb as the service's user; return what it prints, which is JSON."""
-    told = machine.run("dispatcher", *map(str, words), user="dispatcher", exits=exits).stdout
-    return json.loads(told) if told.strip() else None
+    printed = machine.run("dispatcher", *map(str, words), user="dispatcher", exits=exits).stdout
+    return json.loads(printed) if printed.strip() else None
 
 
 def configure(machine: Machine, old: str, new: str, file: str = FILE) -> None:
@@ -85,9 +85,9 @@ def test_a_reload_fails_when_the_file_has_a_mistake_and_what_held_holds_on(
     configure(machine, "slots = 7", "slots = 'many'")
     machine.systemctl("reload", "dispatcher", exits=1)
 
-    said = machine.run("journalctl", "--unit=dispatcher", "--output=cat").stdout
-    assert f"{FILE}:" in said
-    assert "node.slots: " in said
+    logged = machine.run("journalctl", "--unit=dispatcher", "--output=cat").stdout
+    assert f"{FILE}:" in logged
+    assert "node.slots: " in logged
     assert "active" == machine.systemctl("is-active", "dispatcher").strip()
     configure(machine, "slots = 'many'", "slots = 7")
     assert 7 == dispatcher(machine, "status", "--json")["node"]["slots"]
@@ -174,8 +174,8 @@ def test_r70_the_journal_finds_the_log_lines_about_a_task_and_its_output(machine
 
 def journal(machine: Machine, *matches: str) -> list[dict[str, str]]:
     """Return the records of a machine's journal that have these fields."""
-    told = machine.run("journalctl", "--output=json", *matches).stdout
-    return [json.loads(line) for line in told.splitlines()]
+    printed = machine.run("journalctl", "--output=json", *matches).stdout
+    return [json.loads(line) for line in printed.splitlines()]
 
 
 def expect_own_names(machine: Machine, instance: str) -> None:

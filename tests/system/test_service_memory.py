@@ -42,8 +42,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulated]:
 
 
 def dispatcher(host: Emulated, *words: object) -> Any:
-    told = host.run("dispatcher", *map(str, words), user="dispatcher").stdout
-    return json.loads(told) if told.strip() else None
+    printed = host.run("dispatcher", *map(str, words), user="dispatcher").stdout
+    return json.loads(printed) if printed.strip() else None
 
 
 def until(host: Emulated, task: int, state: str) -> list[dict[str, Any]]:

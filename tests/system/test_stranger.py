@@ -136,14 +136,14 @@ def test_a_stranger_is_refused_every_verb_with_the_reason(served: Machine, confi
         of_host = verb.endswith("install-service")
         own = () if of_host else (f"--config={config}",)
 
-        code, said = eve(served, "dispatcher", verb, *own, *TRIED.get(verb, ()))
+        code, message = eve(served, "dispatcher", verb, *own, *TRIED.get(verb, ()))
 
         refusal = NOT_YOUR_HOST if of_host else REFUSALS[config].get(verb, NOT_YOURS)
-        assert refusal in said, (verb, said)
+        assert refusal in message, (verb, message)
         assert code in {1, 78}, (verb, code)
-        lines = [line for line in said.splitlines() if line.startswith("dispatcher: ")]
-        assert len(lines) <= 1, said
-        assert "Traceback" not in said
+        lines = [line for line in message.splitlines() if line.startswith("dispatcher: ")]
+        assert len(lines) <= 1, message
+        assert "Traceback" not in message
 
 
 def test_a_stranger_can_neither_see_nor_touch_files_and_sockets_of_the_service(
@@ -162,9 +162,9 @@ def test_a_stranger_can_neither_signal_processes_nor_manage_units(served: Machin
     for unit in UNITS:
         pid = served.systemctl("show", "--value", "--property=MainPID", unit).strip()
         for signal in ("TERM", "HUP", "KILL"):
-            code, said = eve(served, "kill", f"-{signal}", pid)
-            assert (1, True) == (code, "not permitted" in said), said
+            code, message = eve(served, "kill", f"-{signal}", pid)
+            assert (1, True) == (code, "not permitted" in message), message
         for verb in ("stop", "restart", "reload", "kill"):
-            code, said = eve(served, "systemctl", "--no-ask-password", verb, unit)
-            assert code != 0, said
-            assert "denied" in said or "authentication required" in said, said
+            code, message = eve(served, "systemctl", "--no-ask-password", verb, unit)
+            assert code != 0, message
+            assert "denied" in message or "authentication required" in message, message

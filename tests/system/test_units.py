@@ -38,8 +38,8 @@ def watchdog(machine: Machine, seconds: int, *units: str) -> None:
 
 
 def shown(machine: Machine, unit: str, *names: str) -> list[str]:
-    told = machine.systemctl("show", unit, "--property", ",".join(names)).splitlines()
-    values = dict(line.partition("=")[::2] for line in told)
+    lines = machine.systemctl("show", unit, "--property", ",".join(names)).splitlines()
+    values = dict(line.partition("=")[::2] for line in lines)
     return [values[name] for name in names]
 
 
@@ -103,8 +103,8 @@ def disturb(crew: Crew, unit: str) -> None:
     come_back(machine, unit, partial(restarted, machine, unit))  # with that watchdog
     crew.expect_at_work()
     in_rounds(crew, unit, "hangs", partial(signalled, machine, unit, "STOP"))
-    told = machine.run("journalctl", "--unit", unit, "--output=cat", "_PID=1").stdout
-    assert ROUNDS <= told.count("Watchdog timeout"), told
+    lines = machine.run("journalctl", "--unit", unit, "--output=cat", "_PID=1").stdout
+    assert ROUNDS <= lines.count("Watchdog timeout"), lines
 
 
 def test_r61_whatever_happens_to_the_daemon_no_run_is_touched(machine: Machine) -> None:

@@ -57,8 +57,10 @@ def debian(suite: str) -> Path:
 
 def mirror() -> str:
     """Return where this host's apt finds Debian."""
-    told = run("apt-get", "indextargets", "--format", "$(SITE) $(CODENAME)").stdout
-    sites = [site for site, _, name in (line.partition(" ") for line in told.splitlines()) if name]
+    targets = run("apt-get", "indextargets", "--format", "$(SITE) $(CODENAME)").stdout
+    sites = [
+        site for site, _, name in (line.partition(" ") for line in targets.splitlines()) if name
+    ]
     return next(
         (site for site in sites if site.endswith("/debian")), "http://deb.debian.org/debian"
     )

@@ -154,9 +154,9 @@ def test_what_a_local_claim_declares_over_the_socket_is_settled_in_the_same_tick
     claim = claim_local(world)
     world.start()
     world.run_for(1)
-    said = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
+    declaration = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
 
-    world.tick(Request(said, lambda *_: None))
+    world.tick(Request(declaration, lambda *_: None))
 
     assert TaskState.SUCCEEDED is world.state(claim.task_id)
 
@@ -224,8 +224,8 @@ def test_a_takeover_settles_as_declared_then_as_its_ending_then_as_orphaned(
     claim = claim_elsewhere(world, takeover_in=1)
     with world.store.transaction() as now:
         if declared:
-            said = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
-            world.store.declare(said, now=now)
+            declaration = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
+            world.store.declare(declaration, now=now)
         if ending:
             world.store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=now)
     world.start()
@@ -299,9 +299,9 @@ def test_a_run_is_confirmed_with_the_kill_grace_that_its_executor_received(
 
     limited.run_for(LIMIT / 4)
 
-    told = [start.kill_grace for start in limited.executor.starts]
+    graces = [start.kill_grace for start in limited.executor.starts]
     ahead = (column(limited, "takeover_at", task) - limited.now()) / 1000
-    assert ([10.0], LIMIT + BEYOND) == (told, ahead)
+    assert ([10.0], LIMIT + BEYOND) == (graces, ahead)
 
 
 def test_nothing_is_confirmed_that_was_not_committed(limited: World) -> None:

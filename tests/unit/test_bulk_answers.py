@@ -44,15 +44,15 @@ def test_r68_an_interruption_of_a_commit_that_was_made_carries_its_result(
 ) -> None:
     fail_at(client, number, error, committed=True)
 
-    with pytest.raises((CommitUnknown, type(error))) as told:
+    with pytest.raises((CommitUnknown, type(error))) as raised:
         client.submit_many(MANY)
 
     if number < BEFORE:
-        assert told.value is error
+        assert raised.value is error
         assert (0, 0, 0) == kept(client)
     else:
-        assert str(told.value).startswith("all 12 tasks are accepted: do not submit them again")
-        assert str(told.value).endswith(f"({str(error) or 'interrupted'})")
+        assert str(raised.value).startswith("all 12 tasks are accepted: do not submit them again")
+        assert str(raised.value).endswith(f"({str(error) or 'interrupted'})")
         go_on(client, CONTINUE_AFTER + 1)
         assert TASKS * PARTS == kept(client)[0]
 
@@ -156,13 +156,13 @@ def test_r68_the_command_line_reports_what_ctrl_c_interrupted(
 
     monkeypatch.setattr(commits, "_transact", interrupted)
     if lines is None:
-        told = command("submit", "--", "true", exits=74).stderr
+        raised = command("submit", "--", "true", exits=74).stderr
     else:
         stdin = b'{"command": ["true"]}\n' * lines
-        told = command("submit", "--from", "-", stdin=stdin, exits=74).stderr
+        raised = command("submit", "--from", "-", stdin=stdin, exits=74).stderr
 
-    assert "interrupted" in told
-    assert "dispatcher list" in told or "all 12 tasks are accepted" in told
+    assert "interrupted" in raised
+    assert "dispatcher list" in raised or "all 12 tasks are accepted" in raised
 
 
 def _ids(store: Any) -> range:

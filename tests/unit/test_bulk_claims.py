@@ -89,6 +89,6 @@ def test_status_and_metrics_report_what_is_coming_and_what_is_damaged(
 
     assert client.claim(queue="a") is None
     assert "part 0 of bulk submit bulk is damaged by hand: " in command("status").stdout
-    (told,) = command("status", "--json").json["damaged_parts"]
-    assert told.startswith("part 0 of bulk submit bulk is damaged by hand: ")
+    (damaged,) = command("status", "--json").json["damaged_parts"]
+    assert damaged.startswith("part 0 of bulk submit bulk is damaged by hand: ")
     assert "dispatcher_coming_tasks 1.0" in command("metrics").stdout

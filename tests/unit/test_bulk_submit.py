@@ -130,15 +130,15 @@ def test_r68_any_failure_leaves_all_accepted_or_none_and_the_caller_learns_which
 ) -> None:
     fail_at(client, number, error, committed=False)
 
-    with pytest.raises((DispatcherError, KeyboardInterrupt)) as told:
+    with pytest.raises((DispatcherError, KeyboardInterrupt)) as raised:
         client.submit_many([TASK] * (TASKS * PARTS))
 
     if number <= BEFORE:
-        assert told.value is error
+        assert raised.value is error
         assert (0, 0, 0) == kept(client)
     else:
-        assert isinstance(told.value, CommitUnknown)
-        assert "all 12 tasks are accepted" in str(told.value)
+        assert isinstance(raised.value, CommitUnknown)
+        assert "all 12 tasks are accepted" in str(raised.value)
         go_on(client, CONTINUE_AFTER + 1)
         assert (TASKS * PARTS, 1, PARTS) == kept(client)
     go_on(client, GONE_AFTER + 1)
@@ -194,13 +194,13 @@ def test_a_mistake_late_in_a_file_leaves_nothing_and_names_its_line(
     good = b'{"command": ["true"]}\n' * (TASKS * PARTS)
     bad = good + (b"" if keep else b'{"command": []}\n')
 
-    told = command("submit", "--from", "-", stdin=bad, exits=0 if keep else 2)
+    result = command("submit", "--from", "-", stdin=bad, exits=0 if keep else 2)
 
     with command.client() as client:
         assert (TASKS * PARTS if keep else 0, 0, 0) == kept(client)
     if not keep:
-        assert "line 13: command: is empty" in told.stderr
-        assert "" == told.stdout
+        assert "line 13: command: is empty" in result.stderr
+        assert "" == result.stdout
 
 
 def test_a_line_without_an_end_is_refused_and_not_read_to_it(
@@ -209,9 +209,9 @@ def test_a_line_without_an_end_is_refused_and_not_read_to_it(
     monkeypatch.setattr("dispatcher.cli.lines.LONGEST", 100)
     endless = b'{"command": ["true"]}\n' + b"[" * 1_000
 
-    told = command("submit", "--from", "-", stdin=endless, exits=2)
+    result = command("submit", "--from", "-", stdin=endless, exits=2)
 
-    assert "line 2: is longer than 100 bytes; give each task a line of its own" in told.stderr
+    assert "line 2: is longer than 100 bytes; give each task a line of its own" in result.stderr
 
 
 @pytest.mark.parametrize("many", [0, 1, TASKS * PARTS])

@@ -32,21 +32,21 @@ class Server:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "sock"
         self.at = NOW
-        self.heard: list[tuple[bytes, Reply]] = []
+        self.received: list[tuple[bytes, Reply]] = []
         self.pids: list[int] = []
         self.sensible = True
         self.due: Instant | None = None
         self.selector = selectors.DefaultSelector()
         self.channel = Channel(
             sockets.listen(str(self.path), backlog=128),
-            self.hear,
+            self.receive,
             selector=self.selector,
             only_uids=frozenset({os.geteuid()}),
             refusal=NOT_ALLOWED,
         )
 
-    def hear(self, line: bytes, reply: Reply, pid: int) -> bool:
-        self.heard.append((line, reply))
+    def receive(self, line: bytes, reply: Reply, pid: int) -> bool:
+        self.received.append((line, reply))
         self.pids.append(pid)
         return self.sensible
 
@@ -58,16 +58,16 @@ class Server:
         self.due = self.channel.run_due(at=self.at)
         return not behind
 
-    def hears(self, count: int) -> list[bytes]:
+    def receives(self, count: int) -> list[bytes]:
         def probe() -> None:
             self.turn()
-            assert count <= len(self.heard)
+            assert count <= len(self.received)
 
         eventually(probe)
-        return [line for line, _ in self.heard]
+        return [line for line, _ in self.received]
 
     def answer(self, number: int) -> None:
-        self.heard[number][1]({"ok": True})
+        self.received[number][1]({"ok": True})
 
 
 @pytest.fixture
@@ -110,16 +110,16 @@ def test_one_line_of_each_peer_is_read_until_it_was_answered(
 ) -> None:
     flood, other = connect(), connect()
     flood.sendall(b"1\n2\n3\n")
-    server.hears(1)
+    server.receives(1)
     other.sendall(b"a\n")
 
-    assert [b"1", b"a"] == server.hears(2)
+    assert [b"1", b"a"] == server.receives(2)
     server.turn()
-    assert 2 == len(server.heard)
+    assert 2 == len(server.received)
     server.answer(0)
     server.channel.run_due(at=server.at)
 
-    assert [b"1", b"a", b"2"] == [line for line, _ in server.heard]
+    assert [b"1", b"a", b"2"] == [line for line, _ in server.received]
 
 
 def test_unread_lines_stay_in_the_senders_socket(server: Server, connect: Connect) -> None:
@@ -133,7 +133,7 @@ def test_unread_lines_stay_in_the_senders_socket(server: Server, connect: Connec
             server.turn()
 
     assert sent < 2**20
-    assert [b"x" * 1000] == server.hears(1)
+    assert [b"x" * 1000] == server.receives(1)
 
 
 def test_half_a_line_gets_five_seconds_and_no_more(server: Server, connect: Connect) -> None:
@@ -153,7 +153,7 @@ def test_junk_alone_proves_nothing(server: Server, connect: Connect) -> None:
     server.sensible = False
     stream = connect()
     stream.sendall(b"junk\n")
-    server.hears(1)
+    server.receives(1)
     server.answer(0)
     assert b"ok" in stream.recv(100)
 
@@ -178,7 +178,7 @@ def test_a_line_too_long_is_cut_off(server: Server, connect: Connect) -> None:
         raise AssertionError
 
     eventually(cut_off)
-    assert [] == server.heard
+    assert [] == server.received
 
 
 def test_the_end_of_a_line_counts(server: Server, connect: Connect) -> None:
@@ -186,11 +186,11 @@ def test_the_end_of_a_line_counts(server: Server, connect: Connect) -> None:
     for stream, size in ((longest, 65_535), (longer, 65_536)):
         stream.sendall(b"x" * size + b"\n")
 
-    assert [b"x" * 65_535] == server.hears(1)
+    assert [b"x" * 65_535] == server.receives(1)
     for _ in range(4):
         server.turn()
     assert "invalid" == json.loads(longer.recv(4096))["error"]
-    assert 1 == len(server.heard)
+    assert 1 == len(server.received)
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n{}\n"])
@@ -207,14 +207,14 @@ def test_the_sender_of_a_line_too_long_is_answered_before_it_is_cut_off(
     assert (False, "invalid") == (answer["ok"], answer["error"])
     assert "longer than 65536 bytes with its end; write what is long to a file" in answer["message"]
     assert is_dropped(stream)
-    assert [] == server.heard
+    assert [] == server.received
 
 
 def test_who_does_not_read_its_answers_is_dropped(server: Server, connect: Connect) -> None:
     stream = connect()
     stream.sendall(b"1\n")
-    server.hears(1)
-    server.heard[0][1]({"long": "x" * 10**6})
+    server.receives(1)
+    server.received[0][1]({"long": "x" * 10**6})
     server.turn()
 
     server.at = Instant(NOW + UNREAD)
@@ -229,10 +229,10 @@ def test_who_hangs_up_its_side_is_answered_first(server: Server, connect: Connec
     stream = connect()
     stream.sendall(b"1\n2\n")
     stream.shutdown(socket.SHUT_WR)
-    server.hears(1)
+    server.receives(1)
     server.turn()
     server.answer(0)
-    server.hears(2)
+    server.receives(2)
     server.answer(1)
     server.turn()
 
@@ -247,7 +247,7 @@ def test_a_full_channel_closes_the_idlest_and_keeps_those_that_speak(
     monkeypatch.setattr(channel, "UNPROVED_SEATS", 2)
     speaking = connect()
     speaking.sendall(b"1\n")
-    server.hears(1)
+    server.receives(1)
     idle = []
     for _ in range(20):
         server.at = Instant(server.at + 0.001)
@@ -255,11 +255,11 @@ def test_a_full_channel_closes_the_idlest_and_keeps_those_that_speak(
 
     speaking.sendall(b"2\n")
     server.answer(0)
-    server.hears(2)
+    server.receives(2)
 
     assert [True] * 11 == [is_dropped(stream) for stream in idle[:11]]
     idle[-1].sendall(b"3\n")
-    assert b"3" in server.hears(3)
+    assert b"3" in server.receives(3)
 
 
 # What workers say ----------------------------------------------------------------------------
@@ -317,15 +317,15 @@ def test_another_user_is_refused_and_closed_unheard_and_its_uid_and_pid_are_logg
     stranger = os.geteuid() + 1
     monkeypatch.setattr(sockets, "credentials", lambda _: (4711, stranger))
 
-    with capture_logs() as said:
+    with capture_logs() as logs:
         stream = connect()
         server.turn()
 
     assert NOT_ALLOWED == stream.recv(1000)
     assert [("peer.refused", stranger, 4711)] == [
-        (event["event"], event["peer_uid"], event["peer_pid"]) for event in said
+        (event["event"], event["peer_uid"], event["peer_pid"]) for event in logs
     ]
-    assert [] == server.heard
+    assert [] == server.received
 
 
 def test_the_sender_of_a_line_is_known_by_its_pid(
@@ -333,7 +333,7 @@ def test_the_sender_of_a_line_is_known_by_its_pid(
 ) -> None:
     connect().sendall(line() + b"\n")
 
-    server.hears(1)
+    server.receives(1)
 
     assert [os.getpid()] == server.pids
 
@@ -361,7 +361,7 @@ def test_every_waiting_connection_is_read_before_all_is_read(server: Server) -> 
         while not turns[-1]:
             turns.append(server.turn())
 
-        assert 3 * channel.ACCEPTS + 5 == len(server.heard)
+        assert 3 * channel.ACCEPTS + 5 == len(server.received)
         assert 4 < len(turns) < 10
 
 
@@ -371,21 +371,21 @@ def test_every_line_of_a_peer_is_read_before_all_is_read(server: Server) -> None
 
         answered = 0
         while not server.turn():
-            while answered < len(server.heard):
+            while answered < len(server.received):
                 server.answer(answered)
                 answered += 1
 
-        assert [b"one", b"two", b"three"] == [line for line, _ in server.heard]
+        assert [b"one", b"two", b"three"] == [line for line, _ in server.received]
 
 
 def test_who_does_not_read_its_answers_keeps_nobody_waiting(server: Server) -> None:
     with ExitStack() as stack:
         knock(server, stack, 1, b"one\ntwo\n")
-        server.hears(1)
-        server.heard[0][1]({"ok": "x" * 10_000_000})
+        server.receives(1)
+        server.received[0][1]({"ok": "x" * 10_000_000})
 
         assert server.turn()
-        assert [b"one"] == [line for line, _ in server.heard]
+        assert [b"one"] == [line for line, _ in server.received]
 
 
 def test_a_flood_of_connections_stops_nobodys_clock(
@@ -401,7 +401,7 @@ def test_a_flood_of_connections_stops_nobodys_clock(
             turns += 1
 
         assert 100 / channel.ACCEPTS <= turns < 20
-        assert b"beat" == server.heard[0][0]
+        assert b"beat" == server.received[0][0]
 
 
 def test_a_connection_that_cannot_be_accepted_is_not_read_and_the_loop_waits(
@@ -422,7 +422,7 @@ def test_a_connection_that_cannot_be_accepted_is_not_read_and_the_loop_waits(
 
         server.turn()
         assert not server.turn()
-        assert [b"beat"] == server.hears(1)
+        assert [b"beat"] == server.receives(1)
         assert server.turn()
 
 
@@ -438,7 +438,7 @@ def test_a_change_of_socket_keeps_connected_and_waiting_peers(
         there.sendall(b"connected\n")
         connect().sendall(b"new\n")
 
-        assert {b"waited", b"connected", b"new"} == set(server.hears(3))
+        assert {b"waited", b"connected", b"new"} == set(server.receives(3))
 
 
 def test_a_change_of_socket_reads_all_that_waited_before_however_many(server: Server) -> None:
@@ -451,7 +451,7 @@ def test_a_change_of_socket_reads_all_that_waited_before_however_many(server: Se
         while not server.turn():
             pass
 
-        assert 2 * channel.ACCEPTS + 1 == len(server.heard)
+        assert 2 * channel.ACCEPTS + 1 == len(server.received)
         server.turn()
         assert server.due != server.at, "the former socket is closed"
 
@@ -472,4 +472,4 @@ def test_a_channel_short_of_descriptors_reads_at_another_socket_after_the_shorta
         late.sendall(b"late\n")
         server.at = Instant(server.at + channel.SHORTAGE_PAUSE)
 
-        assert {b"late", b"waited"} == set(server.hears(2))
+        assert {b"late", b"waited"} == set(server.receives(2))

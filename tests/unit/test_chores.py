@@ -17,7 +17,7 @@ from dispatcher.supervisor.admission import LOOK_INTERVAL
 from dispatcher.supervisor.chores import RETRY
 from dispatcher.supervisor.turn import Request
 from dispatcher.words import Beat, Renewed
-from tests.heard import expect_catalogued
+from tests.recorded_logs import expect_catalogued
 from tests.simulation import SETTINGS, World
 from tests.unit.test_bulk_submit import TASK, left_behind, tables
 
@@ -47,12 +47,12 @@ def beats(world: World, seconds: int) -> list[bool]:
             "SELECT id, lock FROM tasks WHERE state = 'running'"
         )
 
-    def hear(answer: object, _: object) -> None:
+    def collect(answer: object, _: object) -> None:
         answers.append(isinstance(answer, Renewed))
 
     for _ in range(seconds):
         world.run_for(1)
-        world.tick(Request(Beat(task_id=task_id, lock=lock), hear))
+        world.tick(Request(Beat(task_id=task_id, lock=lock), collect))
     return answers
 
 
@@ -69,13 +69,13 @@ def test_r69_a_full_disk_under_an_accepted_bulk_submit_costs_no_beat() -> None:
 
     with full(world), capture_logs() as logs:
         answers = beats(world, 90)
-    told = [one for one in logs if one["event"].startswith(("work.", "store."))]
+    events = [one for one in logs if one["event"].startswith(("work.", "store."))]
     world.run_for(RETRY[1])
 
     assert [True] * 90 == answers
     assert TaskState.RUNNING == world.state(working)
-    assert ["work.postponed"] == [one["event"] for one in told]
-    assert "bulk submits" == told[0]["work"]
+    assert ["work.postponed"] == [one["event"] for one in events]
+    assert "bulk submits" == events[0]["work"]
     assert (10, 1) == tables(world)
     expect_catalogued(logs)
 
@@ -113,8 +113,8 @@ def test_what_the_store_does_not_take_is_tried_again_ever_less_and_is_reported(
     assert 6 <= often <= 25
     assert {name: str(error)} == postponed
     assert {} == world.supervisor.report(at=world.at()).postponed
-    told = [(one["event"], one["work"]) for one in logs if one["event"].startswith("work.")]
-    assert [("work.postponed", name), ("work.resumed", name)] == told
+    events = [(one["event"], one["work"]) for one in logs if one["event"].startswith("work.")]
+    assert [("work.postponed", name), ("work.resumed", name)] == events
     assert not [one for one in logs if one["event"].startswith("store.")]
     expect_catalogued(logs)
 
@@ -134,8 +134,8 @@ def test_a_damaged_part_ends_no_daemon_and_the_rest_goes_on() -> None:
     assert 3 == tables(world)[0]
     with store.snapshot():
         assert 2 == store.coming()
-        (told,) = store.damaged_parts()
-    assert told.startswith("part 0 of bulk submit bulk is damaged by hand: item 1: command: ")
+        (events,) = store.damaged_parts()
+    assert events.startswith("part 0 of bulk submit bulk is damaged by hand: item 1: command: ")
 
 
 def test_a_drain_waits_for_no_damaged_part() -> None:

@@ -108,9 +108,9 @@ def test_status_and_doctor_show_a_step_for_a_day(command: Command, clock: Clock)
     clock.by = -DAY
     notice(command)
 
-    told = "the host's clock was set back by 1d at "
-    assert told in command("status").stdout
-    assert told in command("doctor").stdout
+    message = "the host's clock was set back by 1d at "
+    assert message in command("status").stdout
+    assert message in command("doctor").stdout
     found = command("status", "--json").json["clock"]
     assert -DAY * 1000 == pytest.approx(found["step_ms"], abs=1_000)
     assert -DAY * 1000 == pytest.approx(found["ahead_ms"], abs=1_000)

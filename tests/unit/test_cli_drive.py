@@ -133,9 +133,9 @@ def test_a_lock_file_that_cannot_be_written_claims_nothing(
 def test_a_directory_as_lock_file_is_refused_and_claims_nothing(
     command: Command, tmp_path: Path
 ) -> None:
-    told = command("claim", "--lock-file", tmp_path, exits=2).stderr
+    message = command("claim", "--lock-file", tmp_path, exits=2).stderr
 
-    assert "is a directory" in told
+    assert "is a directory" in message
     assert "ready" == command("show", 1, "--json").json["state"]
 
 
@@ -147,10 +147,10 @@ def test_a_claim_whose_lock_cannot_be_kept_after_all_is_given_back(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", full)
-        told = command("claim", "--lock-file", tmp_path / "lock", exits=1).stderr
+        message = command("claim", "--lock-file", tmp_path / "lock", exits=1).stderr
 
-    assert "No space left on device" in told
-    assert "task 1 was given back" in told
+    assert "No space left on device" in message
+    assert "task 1 was given back" in message
     assert "ready" == command("show", 1, "--json").json["state"]
 
 
@@ -176,9 +176,9 @@ def test_a_lease_that_no_task_may_have_is_refused_in_the_words_of_the_option(
 def test_a_missing_lock_file_is_reported(command: Command, tmp_path: Path) -> None:
     claimed(command)
 
-    told = command("heartbeat", "--task", 1, "--lock-file", tmp_path / "nowhere", exits=2).stderr
+    message = command("heartbeat", "--task", 1, "--lock-file", tmp_path / "nowhere", exits=2).stderr
 
-    assert "no lock: cannot read" in told
+    assert "no lock: cannot read" in message
 
 
 def test_exported_lines_are_what_a_shell_needs_and_no_marker(
@@ -206,7 +206,7 @@ def test_exported_lines_leave_out_a_lock_that_is_kept_in_a_file(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--queue", "empty"], "nothing to claim in queue 'empty'"),
         (["--task", 99], "no task 99"),
@@ -214,11 +214,11 @@ def test_exported_lines_leave_out_a_lock_that_is_kept_in_a_file(
     ],
 )
 def test_nothing_to_claim_exits_1_with_the_reason(
-    command: Command, arguments: list[object], told: str
+    command: Command, arguments: list[object], message: str
 ) -> None:
     claimed(command)
 
-    assert told in command("claim", *arguments, exits=1).stderr
+    assert message in command("claim", *arguments, exits=1).stderr
 
 
 def test_a_ttl_is_the_tasks_lease_and_must_be_one(command: Command) -> None:

@@ -229,7 +229,7 @@ def test_list_starts_with_the_oldest_on_request_and_prints_json_by_the_line(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0, "now"),
         (-59, "59 s ago"),
@@ -239,14 +239,14 @@ def test_list_starts_with_the_oldest_on_request_and_prints_json_by_the_line(
         (-86_400 * 400, "400 d ago"),
     ],
 )
-def test_times_are_printed_as_people_write_them(seconds: int, said: str) -> None:
+def test_times_are_printed_as_people_write_them(seconds: int, text: str) -> None:
     now = StoreTime(2_000_000_000_000)
 
-    assert said == render.ago(StoreTime(now + seconds * 1000), now)
+    assert text == render.ago(StoreTime(now + seconds * 1000), now)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--since", "yesterday"], "'yesterday' is not a time; write how long ago, e.g. \"2h\""),
         (["--since", "3"], "'3' is not a time"),
@@ -256,8 +256,8 @@ def test_times_are_printed_as_people_write_them(seconds: int, said: str) -> None
         (["--quue", "x"], "No such option '--quue'. Did you mean '--queue'?"),
     ],
 )
-def test_list_reports_mistakes(command: Command, arguments: list[str], told: str) -> None:
-    assert told in command("list", *arguments, exits=2).stderr
+def test_list_reports_mistakes(command: Command, arguments: list[str], message: str) -> None:
+    assert message in command("list", *arguments, exits=2).stderr
 
 
 def test_logs_prints_the_last_runs_output_or_that_of_the_run_named(command: Command) -> None:

@@ -78,10 +78,10 @@ def test_the_fate_of_a_task_that_is_being_ended_is_reported_exactly(
 ) -> None:
     ending(command)
 
-    said = command(*typed, 1)
+    result = command(*typed, 1)
     as_json = command(*typed, 1, "--json")
 
-    assert (f"1 {text}\n", ENDED_LATER) == (said.stdout, said.stderr)
+    assert (f"1 {text}\n", ENDED_LATER) == (result.stdout, result.stderr)
     expected = {"id": 1, "was": "running", "done": True, "ending": "timed_out", "then": then}
     expected |= {"stranded": None}
     assert [expected] == as_json.json
@@ -123,11 +123,11 @@ def test_what_has_declared_its_success_is_refused_and_left_alone(
     declaring(command, Declared.SUCCEED)
     before = command("show", 1, "--json").json
 
-    told = command(verb, 1, exits=1).stderr
+    message = command(verb, 1, exits=1).stderr
     (as_json,) = command(verb, 1, "--json", exits=1).json
 
     never = {"cancel": "cancelled", "hold": "held"}[verb]
-    assert f"dispatcher: task 1 has declared success; it cannot be {never}\n" == told
+    assert f"dispatcher: task 1 has declared success; it cannot be {never}\n" == message
     assert (False, "succeeded") == (as_json["done"], as_json["then"])
     assert (None, None) == (before["intent"], before["ending"])
     assert before == command("show", 1, "--json").json
@@ -137,23 +137,23 @@ def test_what_has_declared_its_success_is_refused_and_left_alone(
 def test_a_retry_of_it_is_refused_too(command: Command) -> None:
     declaring(command, Declared.SUCCEED)
 
-    told = command("retry", 1, exits=1).stderr
+    message = command("retry", 1, exits=1).stderr
 
     only = "only failed, cancelled and held ones can be retried"
-    assert f"dispatcher: task 1 is being ended; then it is succeeded; {only}\n" in told
+    assert f"dispatcher: task 1 is being ended; then it is succeeded; {only}\n" in message
     assert "dispatcher retry" not in command("why", 1).stdout
 
 
 def test_what_is_not_ending_is_neither_retried_nor_released(command: Command) -> None:
     claimed(command)
 
-    told = [command(verb, 1, exits=1).stderr for verb in ("retry", "release")]
+    messages = [command(verb, 1, exits=1).stderr for verb in ("retry", "release")]
 
     only = "dispatcher: task 1 is running; only "
     assert [
         f"{only}failed, cancelled and held ones can be retried\n",
         f"{only}held ones can be released\n",
-    ] == told
+    ] == messages
 
 
 @pytest.mark.parametrize("wrong", ["Cancel", "kill", "", 1, None])
@@ -173,15 +173,15 @@ def test_why_names_what_was_declared_before_a_word_ended_the_run(command: Comman
     command("cancel", 1)
     command("retry", 1)
 
-    told = command("why", 1).stdout
+    message = command("why", 1).stdout
 
     goes_on = "if it is not being ended yet, it goes on until the daemon is back"
     then = "then the task is ready: retried by operator (dispatcher retry)"
-    assert f"  it declared deferred; {goes_on}; {then}\n" in told
+    assert f"  it declared deferred; {goes_on}; {then}\n" in message
 
 
 @pytest.mark.parametrize(
-    ("ends", "facts", "told"),
+    ("ends", "facts", "message"),
     [
         (
             ending,
@@ -210,12 +210,12 @@ def test_why_names_the_grace_of_what_ends_or_who_is_missing_for_it(
     monkeypatch: pytest.MonkeyPatch,
     ends: Callable[[Command], Claim],
     facts: dict[str, object],
-    told: str,
+    message: str,
 ) -> None:
     ends(command)
     monkeypatch.setattr(control, "status", lambda _: report(**facts))
 
-    assert told in command("why", 1).stdout
+    assert message in command("why", 1).stdout
 
 
 def test_why_names_which_processes_of_an_ending_run_live(command: Command) -> None:
@@ -241,8 +241,10 @@ def test_why_names_some_of_many_processes_and_counts_the_others(command: Command
 
 
 def _is_counted(command: Command) -> None:
-    told = command("why", 1).stdout
-    assert re.search(rf"  of it still live: (sleep \(\d+\),? ){{{MOST_LISTED}}}and 2 more\n", told)
+    message = command("why", 1).stdout
+    assert re.search(
+        rf"  of it still live: (sleep \(\d+\),? ){{{MOST_LISTED}}}and 2 more\n", message
+    )
 
 
 def _is_named(command: Command, pid: int) -> None:
@@ -262,12 +264,12 @@ def test_a_word_on_a_stranded_run_names_what_has_to_be_ended(
     living = f"its processes live on this host: sleep (20816){END_THEM}"
     strand(monkeypatch, living, ours=False)
 
-    said = command("cancel", 1)
+    result = command("cancel", 1)
     (as_json,) = command("cancel", 1, "--json").json
     why = command("why", 1).stdout
 
-    told = f"1 is stranded, and no executor ends it: {living}; then it is cancelled\n"
-    assert (told, "") == (said.stdout, said.stderr)
+    message = f"1 is stranded, and no executor ends it: {living}; then it is cancelled\n"
+    assert (message, "") == (result.stdout, result.stderr)
     assert (living, "cancelled") == (as_json["stranded"], as_json["then"])
     assert f"no executor ends it: {living}; it is settled once nothing of it lives\n" in why
     assert "nothing ends its processes; then the task is cancelled: cancelled by an op" in why
@@ -280,10 +282,10 @@ def test_an_intent_on_a_stranded_run_of_this_node_names_its_executor(
     living = "its processes live on this host: sleep (20816)"
     strand(monkeypatch, living, ours=True)
 
-    said = command("cancel", 1).stdout
+    result = command("cancel", 1).stdout
     why = command("why", 1).stdout
 
-    assert said == "1 is being ended; then it is cancelled\n"
+    assert result == "1 is being ended; then it is cancelled\n"
     assert f"the executor does not know it, and ends what lives of it: {living}; it is set" in why
     assert "its processes have no grace, as the executor does not know it; then the task" in why
 
@@ -303,9 +305,9 @@ def test_survivors_of_an_earlier_run_are_not_reported_for_the_next(
 def test_a_release_of_what_will_not_be_held_is_refused_with_what_happens(command: Command) -> None:
     ending(command)
 
-    told = command("release", 1, exits=1).stderr
+    message = command("release", 1, exits=1).stderr
 
-    assert told == (
+    assert message == (
         "dispatcher: task 1 is being ended as timed_out; then it is scheduled;"
         " only held ones can be released\n"
     )
@@ -315,10 +317,10 @@ def test_a_release_without_an_attempt_left_is_refused_with_the_remedy(command: C
     ending(command, "--max-attempts", 1)
     command("hold", 1)
 
-    told = command("release", 1, exits=1).stderr
+    message = command("release", 1, exits=1).stderr
 
     remedy = "`dispatcher retry 1` restores all its attempts"
-    assert told == (
+    assert message == (
         "dispatcher: task 1 is being ended as timed_out; then it is held, and cannot be released:"
         f" no attempt is left; {remedy}\n"
     )
@@ -331,18 +333,18 @@ def test_held_without_an_attempt_left_it_is_not_released_either(command: Command
     command("submit", "--max-attempts", 1, "--", "true")
     command.run_once(state=TaskState.HELD, outcome=Outcome.TIMED_OUT)
 
-    told = command("release", 1, exits=1).stderr
+    message = command("release", 1, exits=1).stderr
 
-    assert "task 1 is held with no attempt left; `dispatcher retry 1` restores" in told
+    assert "task 1 is held with no attempt left; `dispatcher retry 1` restores" in message
     assert "1 ready\n" == command("retry", 1).stdout
 
 
 def test_a_hold_beyond_the_total_time_is_refused_with_what_happens(command: Command) -> None:
     ending(command, "--total-timeout", "1ms")
 
-    told = command("hold", 1, exits=1).stderr
+    message = command("hold", 1, exits=1).stderr
 
-    assert "then it is failed: timed_out: too long; total_timeout is over" in told
+    assert "then it is failed: timed_out: too long; total_timeout is over" in message
 
 
 def test_a_ready_task_waits_for_a_daemon_and_every_verb_reports_it(command: Command) -> None:
@@ -362,14 +364,14 @@ def test_the_python_client_returns_the_same(command: Command) -> None:
     with command.client() as client:
         before = client.outlook(1)
 
-        asked = client.ask(1, "cancel")
+        requested = client.ask(1, "cancel")
 
         assert before is not None
         assert (Outcome.TIMED_OUT, TaskState.SCHEDULED) == (before.outcome, before.state)
-        assert asked.ahead == client.outlook(1)
-        assert asked.ahead is not None
-        assert (TaskState.RUNNING, TaskState.CANCELLED) == (asked.was, asked.ahead.state)
-        assert "cancelled by an operator" == asked.ahead.reason
+        assert requested.ahead == client.outlook(1)
+        assert requested.ahead is not None
+        assert (TaskState.RUNNING, TaskState.CANCELLED) == (requested.was, requested.ahead.state)
+        assert "cancelled by an operator" == requested.ahead.reason
         assert TaskState.RUNNING is client.hold(1)
         assert client.ask(9, Intent.CANCEL).was is None
 
@@ -381,9 +383,9 @@ def test_nobody_claims_a_named_task_of_a_paused_queue(command: Command) -> None:
     command("submit", "--queue", "ci", "--", "true")
     command("pause", "ci", "--reason", "upgrade")
 
-    told = command("claim", "--task", 1, exits=1).stderr
+    message = command("claim", "--task", 1, exits=1).stderr
 
-    assert "queue ci is paused: upgrade; `dispatcher resume ci` ends that" in told
+    assert "queue ci is paused: upgrade; `dispatcher resume ci` ends that" in message
     assert "ready" == command("show", 1, "--json").json["state"]
 
 
@@ -404,12 +406,12 @@ def test_a_claim_by_hand_is_timed_out_after_its_time_whatever_it_declares(
     claim: Any = command("claim", "--ttl", "1h", "--json").json
     passed(command, 6_000)
 
-    told = command(*words, "--task", 1, "--lock", claim["lock"], exits=79).stderr
+    message = command(*words, "--task", 1, "--lock", claim["lock"], exits=79).stderr
     command("cancel", 1, exits=1 if limit == "total" else 0)  # any verb settles what is over
 
     shown = command("show", 1, "--json").json
     (run,) = shown["runs"]
-    assert "not_owner" in told
+    assert "not_owner" in message
     assert ("timed_out", 1) == (run["outcome"], shown["attempts_used"])
     why = {"run": "run_timeout: not done within 3s", "total": "total_timeout is over"}
     assert why[limit] == run["error"]

@@ -130,14 +130,14 @@ def test_a_file_without_lines_submits_nothing(command: Command) -> None:
 def test_a_file_of_another_format_is_refused_with_the_way_to_convert_it(
     command: Command, content: bytes, remedy: str
 ) -> None:
-    told = command("submit", "--from", "-", stdin=content, exits=2).stderr
+    message = command("submit", "--from", "-", stdin=content, exits=2).stderr
 
-    assert told.startswith("dispatcher: line 1: ")
-    assert told.endswith(f"{remedy}\n")
+    assert message.startswith("dispatcher: line 1: ")
+    assert message.endswith(f"{remedy}\n")
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"comand": ["x"]}, "comand: unknown key; did you mean 'command'?"),
         ({"command": ["x"], "zzz": 1}, "zzz: unknown key; known are: command, profile, queue"),
@@ -179,21 +179,21 @@ def test_a_file_of_another_format_is_refused_with_the_way_to_convert_it(
     ],
 )
 def test_a_mistake_in_a_line_names_it_and_nothing_is_submitted(
-    command: Command, line: object, told: str
+    command: Command, line: object, message: str
 ) -> None:
     content = lines({"command": ["true"]}, {"command": ["true"]}, line, {"command": ["true"]})
 
     result = command("submit", "--from", "-", stdin=content, exits=2)
 
-    assert f"dispatcher: line 3: {told}" in result.stderr or (
-        "line 3: " in result.stderr and told in result.stderr
+    assert f"dispatcher: line 3: {message}" in result.stderr or (
+        "line 3: " in result.stderr and message in result.stderr
     )
     assert 1 == len(result.stderr.splitlines())
     assert [] == command("list", "--json").json
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         (b'{"command": ["\\ud800"]}', "line 1: not JSON: \\ud800 is half of a surrogate pair"),
         (b"{", "line 1: not JSON: it ends too early"),
@@ -203,5 +203,5 @@ def test_a_mistake_in_a_line_names_it_and_nothing_is_submitted(
         (b"[" * 100_000, "line 1: "),
     ],
 )
-def test_a_line_that_is_not_json_is_reported(command: Command, line: bytes, told: str) -> None:
-    assert told in command("submit", "--from", "-", stdin=line, exits=2).stderr
+def test_a_line_that_is_not_json_is_reported(command: Command, line: bytes, message: str) -> None:
+    assert message in command("submit", "--from", "-", stdin=line, exits=2).stderr

@@ -34,19 +34,19 @@ def newer(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 def test_an_older_database_is_refused_with_what_to_do(newer: Command) -> None:
     for typed in (("list",), ("submit", "--", "true"), ("status",)):
-        told = newer(*typed, exits=78).stderr
+        report = newer(*typed, exits=78).stderr
 
         assert (
             f"tasks.db was made by an older dispatcher (schema {NOW}, this one works with {NEXT})"
-            in told
+            in report
         )
-        assert "restart the daemon, or run: dispatcher migrate" in told
+        assert "restart the daemon, or run: dispatcher migrate" in report
 
 
 def test_a_check_reports_what_would_be_done_and_does_nothing(newer: Command) -> None:
     assert f"schema {NOW}; to do: schema {NEXT}\n" == newer("migrate", "--check", exits=1).stdout
-    told = newer("migrate", "--check", "--json", exits=1).json
-    assert {"before": NOW, "now": NOW, "wanted": NEXT} == told
+    report = newer("migrate", "--check", "--json", exits=1).json
+    assert {"before": NOW, "now": NOW, "wanted": NEXT} == report
 
 
 def test_an_older_database_is_brought_up_to_date_and_keeps_its_tasks(newer: Command) -> None:
@@ -61,9 +61,9 @@ def test_nothing_is_migrated_under_a_daemon(newer: Command) -> None:
     with closing(
         lock_file(newer.state_dir / "tasks.db.lock", "the database", holder="state directory /x")
     ):
-        told = newer("migrate", exits=75).stderr
+        report = newer("migrate", exits=75).stderr
 
-    assert "tasks.db is in use by pid " in told
+    assert "tasks.db is in use by pid " in report
     assert f"schema {NOW}; to do: schema {NEXT}\n" == newer("migrate", "--check", exits=1).stdout
 
 
@@ -72,8 +72,10 @@ def test_a_newer_database_is_refused(newer: Command, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:NOW])
 
     for typed in (("migrate",), ("migrate", "--check"), ("list",)):
-        told = newer(*typed, exits=78).stderr
-        assert f"made by a newer dispatcher (schema {NEXT}, this one knows {NOW}); upgrade" in told
+        report = newer(*typed, exits=78).stderr
+        assert (
+            f"made by a newer dispatcher (schema {NEXT}, this one knows {NOW}); upgrade" in report
+        )
 
 
 def test_migrate_creates_a_missing_database(command: Command) -> None:

@@ -64,8 +64,8 @@ def test_retry_refuses_what_is_not_over(command: Command) -> None:
 
     result = command("retry", 1, exits=1)
 
-    told = "dispatcher: task 1 is ready; only failed, cancelled and held ones can be retried\n"
-    assert told == result.stderr
+    message = "dispatcher: task 1 is ready; only failed, cancelled and held ones can be retried\n"
+    assert message == result.stderr
 
 
 def test_prune_deletes_old_tasks_and_their_files_and_no_others(command: Command) -> None:
@@ -111,8 +111,8 @@ def test_prune_removes_no_output_before_its_rows_are_gone_for_certain(command: C
 def test_prune_with_a_retention_of_never_requires_an_age(command: Command) -> None:
     command.configure('[output]\nretention = "never"')
 
-    told = command("prune", exits=2).stderr
-    assert '[output] retention is "never": give an age, e.g. --older-than 30d' in told
+    message = command("prune", exits=2).stderr
+    assert '[output] retention is "never": give an age, e.g. --older-than 30d' in message
     assert "deleted: 0 tasks" in command("prune", "--older-than", "1h").stdout
 
 

@@ -37,9 +37,9 @@ def test_a_bar_shows_how_much_of_how_much_and_leaves_no_trace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = watched(monkeypatch)
-    with progress.bar("eaten", 4) as tell:
-        tell(1)
-        tell(3, 5)
+    with progress.bar("eaten", 4) as report:
+        report(1)
+        report(3, 5)
 
     shown = terminal.getvalue()
     assert [("1", "4"), ("3", "5")] == sorted(set(re.findall(r"eaten .*?(\d)/(\d)", shown)))
@@ -48,9 +48,9 @@ def test_a_bar_shows_how_much_of_how_much_and_leaves_no_trace(
 
 def test_what_is_only_read_is_not_called_done(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = watched(monkeypatch)
-    with progress.bar("submitted", None) as tell:
-        tell(1)
-        tell(3, 5)
+    with progress.bar("submitted", None) as report:
+        report(1)
+        report(3, 5)
 
     shown = terminal.getvalue()
     assert [("read", "1", "?"), ("submitted", "3", "5")] == sorted(
@@ -70,8 +70,8 @@ def test_nothing_is_shown_where_it_would_not_help(
     else:
         monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())
 
-    with progress.bar("eaten", 4) as tell:
-        tell(1)
+    with progress.bar("eaten", 4) as report:
+        report(1)
 
     assert "" == terminal.getvalue()
     if trouble == "pipe":

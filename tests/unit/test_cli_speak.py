@@ -23,7 +23,7 @@ class FakeDaemon:
         self.path = path
         self.answer: Mapping[str, object] | None = {"ok": True}
         """None: it closes the connection."""
-        self.heard: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -37,7 +37,7 @@ class FakeDaemon:
                 line = lines.readline()
                 if not line:
                     return
-                self.heard.append(json.loads(line))
+                self.requests.append(json.loads(line))
                 if self.answer is not None:
                     connection.sendall(json.dumps(self.answer).encode() + b"\n")
 
@@ -93,12 +93,12 @@ def test_reports_from_inside_a_task_go_to_its_daemon_and_need_no_file(
 
     assert renewed.stdout.startswith("1 renewed until 20")
     assert ("", "1 accepted\n", {"ok": True}) == (renewed.stderr, completed.stdout, failed.json)
-    own = {"task_id": 1, "lock": daemon.heard[0]["lock"]}
+    own = {"task_id": 1, "lock": daemon.requests[0]["lock"]}
     assert [
         {"op": "heartbeat", "progress": 0.5, "note": "half", **own},
         {"op": "succeed", "result": {"rows": 3}, **own},
         {"op": "fail", "reason": "why", "retry": False, **own},
-    ] == daemon.heard
+    ] == daemon.requests
 
 
 def test_a_lease_that_ends_early_is_reported_as_always(
@@ -137,7 +137,7 @@ def test_the_store_answers_if_the_daemon_does_not(
 
     command("complete")
 
-    assert 1 == len(daemon.heard)
+    assert 1 == len(daemon.requests)
     assert "succeeded" == command("show", 1, "--json").json["state"]
 
 
@@ -158,5 +158,5 @@ def test_another_file_or_a_claim_by_hand_means_no_daemon_of_this_task(
 
     command("complete", *options)
 
-    assert [] == daemon.heard
+    assert [] == daemon.requests
     assert "succeeded" == command("show", 1, "--json").json["state"]

@@ -115,7 +115,7 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "command: is empty; name a program, for example: -- echo hello"),
         (["--", ""], "command: is empty"),
@@ -208,12 +208,12 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
     ],
 )
 def test_a_mistake_is_reported_in_one_line_with_the_remedy_and_nothing_is_submitted(
-    command: Command, arguments: list[str], told: str
+    command: Command, arguments: list[str], message: str
 ) -> None:
     result = command("submit", *arguments, exits=2)
 
     assert "" == result.stdout
-    assert told in result.stderr
+    assert message in result.stderr
     assert result.stderr.startswith("dispatcher: ")
     assert 1 == len(result.stderr.splitlines())
     assert [] == command("list", "--json").json
@@ -286,8 +286,8 @@ def test_a_key_with_another_command_or_payload_is_reported_and_the_first_task_st
     assert ("1\n", "") == (same.stdout, same.stderr)
     for what, words in others.items():
         other = command("submit", "--key", "k", *words)
-        told = f"task 1 has this key already, with another {what}; nothing was submitted"
-        assert ("1\n", f"dispatcher: {told}: new work needs a new key\n") == (
+        message = f"task 1 has this key already, with another {what}; nothing was submitted"
+        assert ("1\n", f"dispatcher: {message}: new work needs a new key\n") == (
             other.stdout,
             other.stderr,
         )
@@ -306,11 +306,11 @@ def test_of_many_keys_with_other_commands_ten_are_named_and_the_rest_counted(
 
     command("submit", "--from", "-", stdin=lines("true"))
 
-    told = command("submit", "--from", "-", stdin=lines("false")).stderr.splitlines()
+    message = command("submit", "--from", "-", stdin=lines("false")).stderr.splitlines()
 
-    assert 11 == len(told)
-    assert "task 10 has this key already" in told[9]
-    assert "dispatcher: and so have 2 more; --json names each" == told[10]
+    assert 11 == len(message)
+    assert "task 10 has this key already" in message[9]
+    assert "dispatcher: and so have 2 more; --json names each" == message[10]
 
 
 def test_a_kill_mode_is_the_tasks_and_is_shown(command: Command) -> None:
@@ -331,8 +331,8 @@ def test_a_kill_mode_is_the_tasks_and_is_shown(command: Command) -> None:
         assert claimed is not None
         assert KillMode.LEADER is claimed.kill_mode
     other = line.replace(b"leader", b"laeder")
-    told = command("submit", "--from", "-", stdin=other, exits=2).stderr
-    assert "line 1: kill_mode: 'laeder' is not tree or leader; did you mean 'leader'?" in told
+    message = command("submit", "--from", "-", stdin=other, exits=2).stderr
+    assert "line 1: kill_mode: 'laeder' is not tree or leader; did you mean 'leader'?" in message
 
 
 def test_a_wrong_kill_mode_of_a_program_is_reported(command: Command) -> None:
@@ -341,7 +341,7 @@ def test_a_wrong_kill_mode_of_a_program_is_reported(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--env", ""], "env: '' is not a name of a variable; use letters, digits and _"),
         (["--env", "=3"], "env: '' is not a name of a variable; use letters, digits and _"),
@@ -352,7 +352,7 @@ def test_a_wrong_kill_mode_of_a_program_is_reported(command: Command) -> None:
     ],
 )
 def test_what_no_task_may_have_is_refused_in_words(
-    command: Command, words: list[str], told: str
+    command: Command, words: list[str], message: str
 ) -> None:
-    assert told in command("submit", *words, "--", "true", exits=2).stderr
+    assert message in command("submit", *words, "--", "true", exits=2).stderr
     assert [] == command("list", "--json").json

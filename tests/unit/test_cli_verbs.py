@@ -183,10 +183,10 @@ def test_a_bug_is_one_line_that_names_its_place(
 
     monkeypatch.setattr("dispatcher.cli.verbs.list.open_client", buggy)
 
-    told = command("list", exits=1).stderr
+    message = command("list", exits=1).stderr
 
     assert re.fullmatch(
-        r"dispatcher: KeyError: 'surprise' \(test_cli_verbs.py:\d+\); a bug: .*\n", told
+        r"dispatcher: KeyError: 'surprise' \(test_cli_verbs.py:\d+\); a bug: .*\n", message
     )
     monkeypatch.setenv("DISPATCHER_TRACEBACK", "1")
     with pytest.raises(KeyError):
@@ -201,10 +201,10 @@ def test_a_service_prints_the_traceback_of_a_bug(
 
     monkeypatch.setattr("dispatcher.cli.verbs.executor.executor_config", buggy)
 
-    told = command("executor", exits=1).stderr
+    message = command("executor", exits=1).stderr
 
-    assert told.startswith("Traceback (most recent call last):\n")
-    assert told.endswith("KeyError: 'surprise'\n")
+    assert message.startswith("Traceback (most recent call last):\n")
+    assert message.endswith("KeyError: 'surprise'\n")
 
 
 @pytest.mark.parametrize(
@@ -217,14 +217,14 @@ def test_an_empty_reason_is_refused_and_nothing_is_done(
 ) -> None:
     command("submit", "--", "true")
 
-    told = command(*arguments, "--reason", " ", exits=2).stderr
+    message = command(*arguments, "--reason", " ", exits=2).stderr
 
-    assert "--reason: is empty; give a reason" in told
+    assert "--reason: is empty; give a reason" in message
     assert "ready" == command("show", 1, "--json").json["state"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["lst"], "no verb 'lst'; did you mean 'list'? (see: dispatcher --help)"),
         (["frobnicate"], "no verb 'frobnicate' (see: dispatcher --help)"),
@@ -242,11 +242,11 @@ def test_an_empty_reason_is_refused_and_nothing_is_done(
     ],
 )
 def test_usage_mistakes_are_one_line_with_where_to_look(
-    command: Command, arguments: list[str], told: str
+    command: Command, arguments: list[str], message: str
 ) -> None:
     result = command(*arguments, exits=2)
 
-    assert told in result.stderr
+    assert message in result.stderr
     assert 1 == len(result.stderr.splitlines())
 
 

@@ -10,7 +10,7 @@ FIRST_TWENTY = " ".join(map(str, range(1, 21)))
 
 
 @pytest.mark.parametrize(
-    ("many", "told"),
+    ("many", "message"),
     [
         (1, "task 1 goes on; dispatcher cancel 1 ends it"),
         (2, "2 tasks go on; dispatcher cancel 1 2 ends them"),
@@ -20,5 +20,5 @@ FIRST_TWENTY = " ".join(map(str, range(1, 21)))
         ),
     ],
 )
-def test_what_ends_the_tasks_that_go_on_can_be_pasted(many: int, told: str) -> None:
-    assert told == remaining_text(range(1, many + 1))
+def test_what_ends_the_tasks_that_go_on_can_be_pasted(many: int, message: str) -> None:
+    assert message == remaining_text(range(1, many + 1))

@@ -29,9 +29,9 @@ def test_a_task_is_held_with_a_reason_and_released(command: Command) -> None:
     command("submit", "--", "true")
 
     assert "1 held\n" == command("hold", 1, "--reason", "disk is full").stdout
-    told = command("why", 1).stdout
-    assert told.startswith("task 1 is held: disk is full\n")
-    assert "dispatcher release 1" in told
+    explained = command("why", 1).stdout
+    assert explained.startswith("task 1 is held: disk is full\n")
+    assert "dispatcher release 1" in explained
     assert "1 ready\n" == command("release", 1).stdout
     wrong = command("release", 1, exits=1).stderr
     assert "task 1 is ready; only held ones can be released" in wrong
@@ -86,15 +86,15 @@ def test_pausing_and_resuming_as_json(command: Command) -> None:
 def test_why_as_json(command: Command) -> None:
     command("submit", "--", "true")
 
-    told = command("why", 1, "--json").json
+    explained = command("why", 1, "--json").json
 
-    assert (1, "ready") == (told["id"], told["state"])
-    assert ["the daemon is not running: dispatcher run"] == told["because"]
+    assert (1, "ready") == (explained["id"], explained["state"])
+    assert ["the daemon is not running: dispatcher run"] == explained["because"]
     assert "no task 9" in command("why", 9, exits=1).stderr
 
     command.configure("[executor]\nmode = 'external'")
-    told = command("why", 1, "--json").json
-    assert ["the daemon is not running: dispatcher run"] == told["because"]
+    explained = command("why", 1, "--json").json
+    assert ["the daemon is not running: dispatcher run"] == explained["because"]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_client_takes_keywords_or_a_task(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"command": ()}, "command: is empty"),
         ({"command": ("x", 5)}, "command: item 2: expected a text in quotes, got an integer"),
@@ -70,10 +70,10 @@ def test_a_client_takes_keywords_or_a_task(command: Command) -> None:
     ],
 )
 def test_a_client_refuses_what_no_task_may_have_and_submits_none_of_many(
-    command: Command, fields: Mapping[str, Any], told: str
+    command: Command, fields: Mapping[str, Any], message: str
 ) -> None:
     with command.client() as client:
-        with pytest.raises(InvalidTask, match=told):
+        with pytest.raises(InvalidTask, match=message):
             client.submit_many([new_task(), new_task(**fields)])
         assert [] == client.tasks()
 
@@ -135,7 +135,7 @@ def test_a_text_of_another_library_is_taken_as_the_text_that_it_is(command: Comm
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ({"kill_signal": "TREM"}, "kill_signal: 'TREM' is not a signal"),
         ({"kill_signal": 2.0}, "kill_signal: expected an integer or a text in quotes"),
@@ -147,16 +147,16 @@ def test_a_text_of_another_library_is_taken_as_the_text_that_it_is(command: Comm
     ],
 )
 def test_a_keyword_of_a_wrong_type_is_refused_by_its_name(
-    command: Command, option: Mapping[str, Any], told: str
+    command: Command, option: Mapping[str, Any], message: str
 ) -> None:
     with command.client() as client:
-        with pytest.raises(InvalidTask, match=told):
+        with pytest.raises(InvalidTask, match=message):
             client.submit(**{"command": ["true"], **option})
         assert [] == client.tasks()
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda client: client.pause("a b"), "queue: 'a b' is not a name; use up to"),
         (lambda client: client.pause(""), "queue: '' is not a name; use up to"),
@@ -173,12 +173,12 @@ def test_a_keyword_of_a_wrong_type_is_refused_by_its_name(
     ],
 )
 def test_what_can_be_no_queue_or_lease_is_refused_and_nothing_written(
-    command: Command, call: Callable[[Client], object], told: str
+    command: Command, call: Callable[[Client], object], message: str
 ) -> None:
     with command.client() as client:
         client.submit(command=["true"])
 
-        with pytest.raises(InvalidTask, match=told):
+        with pytest.raises(InvalidTask, match=message):
             call(client)
 
         assert "ready" == client.task(1).state  # type: ignore[union-attr]
@@ -187,7 +187,7 @@ def test_what_can_be_no_queue_or_lease_is_refused_and_nothing_written(
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda client: client.heartbeat(1, lock="\ud800"), "lock: is not UTF-8; encode it so"),
         (lambda client: client.complete(1, lock="\ud800"), "lock: is not UTF-8; encode it so"),
@@ -201,9 +201,9 @@ def test_what_can_be_no_queue_or_lease_is_refused_and_nothing_written(
     ],
 )
 def test_words_that_no_json_can_hold_are_refused_by_their_name(
-    command: Command, call: Callable[[Client], object], told: str
+    command: Command, call: Callable[[Client], object], message: str
 ) -> None:
-    with command.client() as client, pytest.raises(ValueError, match=told) as refused:
+    with command.client() as client, pytest.raises(ValueError, match=message) as refused:
         call(client)
 
     assert ValueError is refused.type
@@ -285,15 +285,15 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
 
 def refusals(client: Client) -> Mapping[str, str]:
     """Call every method in this process; return what those say that refuse."""
-    told = {}
+    errors = {}
     for name, call in CALLS.items():
         try:
             call(client)
         except DispatcherError as error:
-            told[name] = str(error)
+            errors[name] = str(error)
     client.close()
     client.close()
-    return told
+    return errors
 
 
 def test_every_method_of_a_client_refuses_in_a_forked_child_and_close_is_harmless(
@@ -310,10 +310,10 @@ def test_every_method_of_a_client_refuses_in_a_forked_child_and_close_is_harmles
                 os._exit(0)
         os.close(writing)
         with open(reading, "rb") as answer:
-            told = msgspec.json.decode(answer.read(), type=dict[str, str])
+            errors = msgspec.json.decode(answer.read(), type=dict[str, str])
         os.waitpid(child, 0)
 
-        assert CALLS.keys() == {name for name, text in told.items() if "before a fork" in text}
+        assert CALLS.keys() == {name for name, text in errors.items() if "before a fork" in text}
         assert 2 == client.submit(command=["true"]).task_id
         assert [2, 1] == [task.id for task in client.tasks()]
 

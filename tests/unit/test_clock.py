@@ -267,39 +267,39 @@ def test_nothing_is_pruned_within_the_hour_after_the_clock_was_set_by_much() -> 
 
 
 @pytest.fixture
-def said() -> Iterator[list[dict[str, Any]]]:
+def logged() -> Iterator[list[dict[str, Any]]]:
     with capture_logs() as lines:
         yield cast("list[dict[str, Any]]", lines)
 
 
-def gaps(said: list[dict[str, Any]]) -> list[int]:
-    return [line["gap_ms"] for line in said if line["event"] == "clock.stepped"]
+def gaps(logged: list[dict[str, Any]]) -> list[int]:
+    return [line["gap_ms"] for line in logged if line["event"] == "clock.stepped"]
 
 
 def test_each_step_is_logged_once_with_its_size_though_no_lease_lives(
-    world: World, said: list[dict[str, Any]]
+    world: World, logged: list[dict[str, Any]]
 ) -> None:
     for seconds in (40 * DAY, -40 * DAY, -DAY):
         world.step_clock(seconds)
         world.run_for(70)
 
     sizes = [40 * 86_400_000, -40 * 86_400_000, -86_400_000]
-    assert sizes == gaps(said)
-    assert ["ahead", "back", "back"] == [line["message"].split()[5].strip(";") for line in said]
+    assert sizes == gaps(logged)
+    assert ["ahead", "back", "back"] == [line["message"].split()[5].strip(";") for line in logged]
 
 
 def test_a_step_in_the_daemons_absence_is_logged_when_it_is_back(
-    world: World, said: list[dict[str, Any]]
+    world: World, logged: list[dict[str, Any]]
 ) -> None:
     world.step_clock(-HOUR)
     world.restart()
 
-    assert [-3_600_000] == gaps(said)
-    assert [] == [line for line in said if line["event"] == "daemon.was_away"]
+    assert [-3_600_000] == gaps(logged)
+    assert [] == [line for line in logged if line["event"] == "daemon.was_away"]
 
 
 def test_a_step_that_a_command_saw_first_is_logged_by_the_daemon_and_by_no_later_one(
-    world: World, said: list[dict[str, Any]]
+    world: World, logged: list[dict[str, Any]]
 ) -> None:
     world.run_for(60)
     for steps in (1, 2):
@@ -316,11 +316,11 @@ def test_a_step_that_a_command_saw_first_is_logged_by_the_daemon_and_by_no_later
     world.run_for(60)
     world.restart()
 
-    assert [3_600_000, 7_200_000, -3_600_000] == gaps(said)
+    assert [3_600_000, 7_200_000, -3_600_000] == gaps(logged)
 
 
 def test_a_step_is_logged_when_its_commit_succeeds(
-    world: World, said: list[dict[str, Any]]
+    world: World, logged: list[dict[str, Any]]
 ) -> None:
     transaction = world.store.transaction
 
@@ -333,21 +333,21 @@ def test_a_step_is_logged_when_its_commit_succeeds(
     world.store.transaction = failing  # type: ignore[method-assign]
     world.step_clock(HOUR)
     world.run_for(5)
-    assert [] == gaps(said)
+    assert [] == gaps(logged)
     world.store.transaction = transaction  # type: ignore[method-assign]
     world.run_for(5)
 
-    assert [3_600_000] == gaps(said)
+    assert [3_600_000] == gaps(logged)
 
 
 def test_corrections_of_less_than_a_second_are_not_a_step(
-    world: World, said: list[dict[str, Any]]
+    world: World, logged: list[dict[str, Any]]
 ) -> None:
     for _ in range(3):
         world.step_clock(0.3)
         world.run_for(10)
 
-    assert [] == gaps(said)
+    assert [] == gaps(logged)
 
 
 def test_a_step_costs_one_row_however_many_tasks_wait(world: World) -> None:

@@ -161,14 +161,14 @@ def test_a_lasting_doubt_is_reported_with_the_remedy(
     client.submit(command=["true"])
     fail(client, (CommitUnknown(UNKNOWN), True), (StoreUnavailable("locked"), False))
 
-    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; it may have been done or not") as told:
+    with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; it may have been done or not") as raised:
         change(client)
 
-    assert remedy in str(told.value)
+    assert remedy in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("again", "told"),
+    ("again", "raised"),
     [
         (CommitUnknown(UNKNOWN), "`dispatcher show 1`"),
         (StoreUnavailable("locked"), "`dispatcher show 1`"),
@@ -178,7 +178,7 @@ def test_a_lasting_doubt_is_reported_with_the_remedy(
 )
 @either
 def test_nothing_that_fails_the_second_time_ends_the_doubt_of_the_first(
-    client: Client, again: Exception, told: str, *, committed: bool
+    client: Client, again: Exception, message: str, *, committed: bool
 ) -> None:
     client.submit(command=["true"])
     fail(client, (CommitUnknown(UNKNOWN), committed), (again, False))
@@ -186,7 +186,7 @@ def test_nothing_that_fails_the_second_time_ends_the_doubt_of_the_first(
     with pytest.raises(CommitUnknown, match=f"{UNKNOWN}; it may have been done or not: ") as known:
         client.cancel(1)
 
-    assert told in str(known.value)
+    assert message in str(known.value)
     assert committed is (client.task(1).state is TaskState.CANCELLED)  # type: ignore[union-attr]
 
 
@@ -196,10 +196,10 @@ def test_the_command_line_reports_it_with_an_exit_code_of_its_own(
     client.submit(command=["true"])
 
     with file_size_limit(0):  # of the commit's files none can grow
-        told = command("submit", "--", "true", exits=74).stderr
+        message = command("submit", "--", "true", exits=74).stderr
 
-    assert UNKNOWN in told
-    assert "see `dispatcher list` first; a --key makes it safe" in told
+    assert UNKNOWN in message
+    assert "see `dispatcher list` first; a --key makes it safe" in message
 
 
 CHANGES = [

@@ -13,7 +13,7 @@ from dispatcher.words import parse_request
 
 
 @pytest.mark.parametrize(
-    ("value", "kind", "told"),
+    ("value", "kind", "message"),
     [
         ({"a": "x", "b": 1}, dict[str, str], "b: expected a text in quotes, got an integer"),
         (["a", 1], list[str], "item 2: expected a text in quotes, got an integer"),
@@ -24,18 +24,18 @@ from dispatcher.words import parse_request
     ],
 )
 def test_a_value_of_the_wrong_kind_is_reported_in_words(
-    value: object, kind: Any, told: str
+    value: object, kind: Any, message: str
 ) -> None:
     with pytest.raises(msgspec.ValidationError) as error:
         msgspec.convert(value, kind)
 
     words = in_words(error.value, value, table="a table")
-    assert words.startswith(told)
+    assert words.startswith(message)
     assert not set("`$") & set(words)
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         (b"", "the line is empty; write one JSON object"),
         (b"  ", "the line is empty"),
@@ -70,8 +70,8 @@ def test_a_value_of_the_wrong_kind_is_reported_in_words(
     ],
     ids=lambda part: str(part)[:40],
 )
-def test_a_workers_line_that_makes_no_sense_is_refused_in_words(line: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)) as error:
+def test_a_workers_line_that_makes_no_sense_is_refused_in_words(line: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
         parse_request(line)
 
     assert not set("`$") & set(str(error.value))

@@ -348,7 +348,7 @@ def test_the_runtime_directory_is_systemds_or_the_users_or_in_the_state_director
 
 @pytest.mark.usefixtures("no_system_file")
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
         ({"HOME": "/h\udcff"}, r"node\.state_dir: '/h\\udcff.* set \[node\] state_dir to another"),
         ({"HOME": "/h", "XDG_STATE_HOME": "/s\n"}, r"node\.state_dir: '/s\\n/dispatcher' is not"),
@@ -359,11 +359,11 @@ def test_the_runtime_directory_is_systemds_or_the_users_or_in_the_state_director
     ],
 )
 def test_a_directory_whose_name_no_message_could_carry_is_refused(
-    environ: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+    environ: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", environ["HOME"])
 
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load(None, environ)
 
 

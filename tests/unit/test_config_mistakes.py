@@ -171,16 +171,16 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "told"), MISTAKES, ids=[text for text, _ in MISTAKES])
+@pytest.mark.parametrize(("text", "expected"), MISTAKES, ids=[text for text, _ in MISTAKES])
 def test_a_mistake_is_reported_with_its_file_place_and_remedy(
-    file: Path, text: str, told: str
+    file: Path, text: str, expected: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
         read(file, text, HOME)
 
     message = str(error.value)
     assert message.startswith(f"{file}:")
-    assert told in message
+    assert expected in message
     assert 1 == len(message.splitlines())
 
 
@@ -192,8 +192,8 @@ def test_a_table_that_is_there_twice_is_reported_with_the_line_of_the_first(
         read(file, f"# first\n{header}\n[logs]\n{header}\ntextfile = '/x/d.prom'\n")
 
     path = "queues.a.b" if "queues" in header else "metrics"
-    told = f"{file}:4:"
-    assert str(error.value).startswith(told)
+    expected = f"{file}:4:"
+    assert str(error.value).startswith(expected)
     assert f"not TOML: line 2 has the table [{path}] already; write the keys there" in str(
         error.value
     )
@@ -267,9 +267,9 @@ def test_of_very_many_mistakes_the_first_are_explained(file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(file, text)
 
-    told = str(caught.value).splitlines()
-    assert told[99].startswith(f"{file}:100: a99: unknown key")
-    assert [f"{file}: more than 100 mistakes"] == told[100:]
+    expected = str(caught.value).splitlines()
+    assert expected[99].startswith(f"{file}:100: a99: unknown key")
+    assert [f"{file}: more than 100 mistakes"] == expected[100:]
 
 
 def test_a_parser_without_memory_is_a_mistake_and_no_end(

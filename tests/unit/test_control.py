@@ -58,7 +58,7 @@ def test_r35_an_announcement_that_fails_sends_nobody_to_the_wrong_place(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "content",
     [
         b"",
         b"\xff\xfe garbage",
@@ -69,13 +69,13 @@ def test_r35_an_announcement_that_fails_sends_nobody_to_the_wrong_place(
         b"%s /a\nb",
         b"%s /" + b"x" * 107,
     ],
-    ids=lambda said: repr(said)[:20],
+    ids=lambda content: repr(content)[:20],
 )
-def test_garbage_in_its_place_sends_nobody_anywhere(tmp_path: Path, said: bytes) -> None:
+def test_garbage_in_its_place_sends_nobody_anywhere(tmp_path: Path, content: bytes) -> None:
     config = configured(tmp_path, "run")
     found = config.state_dir.stat()
-    said = said.replace(b"%s", b"%d:%d" % (found.st_dev, found.st_ino))
-    (config.state_dir / "control-socket").write_bytes(said + b"\n")
+    content = content.replace(b"%s", b"%d:%d" % (found.st_dev, found.st_ino))
+    (config.state_dir / "control-socket").write_bytes(content + b"\n")
 
     assert config.control_socket == control.find(config)
     control.wake(config)
@@ -100,13 +100,13 @@ def test_a_listener_that_is_not_a_daemon_gives_no_answer() -> None:
         path = Path(short) / "control.sock"
         stranger.bind(str(path))
         stranger.listen()
-        asked = pool.submit(control.status, path)
+        pending = pool.submit(control.status, path)
         connection, _ = stranger.accept()
         with connection:
             connection.sendall(b"220 mail.example ESMTP\n")
 
             with pytest.raises(TimeoutError, match="no answer of a daemon"):
-                asked.result()
+                pending.result()
 
 
 def test_a_daemon_that_answers_late_on_a_busy_host_is_waited_for() -> None:
@@ -118,13 +118,13 @@ def test_a_daemon_that_answers_late_on_a_busy_host_is_waited_for() -> None:
         path = Path(short) / "control.sock"
         daemon.bind(str(path))
         daemon.listen()
-        asked = pool.submit(control.status, path)
+        pending = pool.submit(control.status, path)
         connection, _ = daemon.accept()
         with connection:
             let_pass(1.0)
             connection.sendall(msgspec.json.encode(report()) + b"\n")
 
-            assert report() == asked.result()
+            assert report() == pending.result()
 
 
 def test_a_daemon_whose_queue_is_full_for_a_moment_is_waited_for() -> None:
@@ -139,7 +139,7 @@ def test_a_daemon_whose_queue_is_full_for_a_moment_is_waited_for() -> None:
         daemon.bind(str(path))
         daemon.listen(0)
         fill(path, others)
-        asked = pool.submit(control.status, path)
+        pending = pool.submit(control.status, path)
         let_pass(0.5)
         others.close()
         daemon.settimeout(PATIENCE)
@@ -150,7 +150,7 @@ def test_a_daemon_whose_queue_is_full_for_a_moment_is_waited_for() -> None:
                     connection.sendall(msgspec.json.encode(report()) + b"\n")
                     break
 
-        assert report() == asked.result()
+        assert report() == pending.result()
 
 
 def test_a_client_stopped_and_continued_while_the_queue_is_full_does_not_find_that_none_runs() -> (
@@ -209,10 +209,12 @@ def test_a_state_directory_is_the_same_by_another_path_and_another_name(tmp_path
     assert daemons.control_socket == control.find(configured(tmp_path / "moved", "clients"))
 
 
-@pytest.mark.parametrize("said", ["", "/run/old/control.sock\n", "1:2 /run/x/control.sock\n", "\0"])
-def test_what_names_no_directory_or_another_one_is_ignored(tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["", "/run/old/control.sock\n", "1:2 /run/x/control.sock\n", "\0"]
+)
+def test_what_names_no_directory_or_another_one_is_ignored(tmp_path: Path, content: str) -> None:
     config = configured(tmp_path, "run")
-    (tmp_path / "state/control-socket").write_text(said)
+    (tmp_path / "state/control-socket").write_text(content)
 
     assert config.control_socket == control.find(config)
 
@@ -238,11 +240,11 @@ def test_another_dispatchers_daemon_in_our_runtime_directory_is_not_taken_for_ou
         theirs.listen()
         for node in ("another", "5a7c0c3e-0000-4000-8000-000000000001"):
             with ThreadPoolExecutor(1) as pool:
-                asked = pool.submit(control.report, config)
+                pending = pool.submit(control.report, config)
                 connection, _ = theirs.accept()
                 with connection:
                     connection.sendall(msgspec.json.encode(report(node=node)) + b"\n")
-                    answer = asked.result()
+                    answer = pending.result()
 
             assert (None if node == "another" else report(node=node)) == answer
 

@@ -40,7 +40,7 @@ def test_a_right_file_has_no_mistakes(file: File) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "told"),
+    ("mistake", "message"),
     [
         ("[leases]\nttl = 5\n", "leases.ttl"),
         ("[leasse]\n", "leasse: unknown section"),
@@ -56,12 +56,12 @@ def test_a_right_file_has_no_mistakes(file: File) -> None:
     ],
 )
 def test_a_mistake_elsewhere_is_named_and_costs_nothing(
-    file: File, mistake: str, told: str
+    file: File, mistake: str, message: str
 ) -> None:
     found = file.read(file.node + mistake)
 
     assert (file.state_dir, Path("/run/ours")) == found[:2]
-    assert told in found[2]
+    assert message in found[2]
 
 
 def test_directories_that_the_file_leaves_to_systemd_are_certain_too(file: File) -> None:
@@ -206,10 +206,10 @@ def test_no_verb_works_on_another_store_where_a_mistaken_line_may_name_it(
     node_id(command.state_dir)
     command.configure(f"{line}\n")
 
-    told = command("cancel", 1, exits=78).stderr
+    message = command("cancel", 1, exits=78).stderr
 
-    assert "not TOML" in told
-    assert "reaches the daemon: --config PATH" in told
+    assert "not TOML" in message
+    assert "reaches the daemon: --config PATH" in message
     command.configure("")
     assert "ready" == command("show", 1, "--json").json["state"]
 
@@ -223,7 +223,7 @@ def test_verbs_that_look_or_stop_work_with_a_file_that_is_not_toml(
     command.configure("slots = \n")
 
     for typed in ("status", "list", "why 1", "pause default --reason x", "cancel 1"):
-        told = command(*typed.split()).stderr
-        assert "not TOML" in told
-        assert "going on with the rest of it" in told
+        message = command(*typed.split()).stderr
+        assert "not TOML" in message
+        assert "going on with the rest of it" in message
     assert "not TOML" in command("submit", "--", "true", exits=78).stderr

@@ -46,11 +46,11 @@ def found(command: Command, check: str) -> Finding:
 
 
 def test_on_a_healthy_host_nothing_is_bad(used: Command) -> None:
-    told = used("doctor").stdout.splitlines()
+    printed = used("doctor").stdout.splitlines()
 
-    assert [] == [line for line in told if line.startswith("bad")]
-    assert "ok       integrity        every page was read, and is whole" in told
-    assert "warning  daemon           none runs; dispatcher run" in told
+    assert [] == [line for line in printed if line.startswith("bad")]
+    assert "ok       integrity        every page was read, and is whole" in printed
+    assert "warning  daemon           none runs; dispatcher run" in printed
 
 
 def test_a_directory_of_figures_that_is_not_there_is_bad(used: Command, tmp_path: Path) -> None:
@@ -107,17 +107,17 @@ def test_a_directory_of_the_whole_system_is_not_to_be_given_to_the_daemons_user(
 
 
 def test_as_json(used: Command) -> None:
-    told = {one["check"]: one for one in used("doctor", "--json").json}
+    printed = {one["check"]: one for one in used("doctor", "--json").json}
 
-    assert {"configuration", "host", "sqlite", "store", "daemon", "room"} <= told.keys()
-    assert {"check", "level", "said", "remedy"} == told["store"].keys()
-    assert ("ok", None) == (told["store"]["level"], told["store"]["remedy"])
+    assert {"configuration", "host", "sqlite", "store", "daemon", "room"} <= printed.keys()
+    assert {"check", "level", "said", "remedy"} == printed["store"].keys()
+    assert ("ok", None) == (printed["store"]["level"], printed["store"]["remedy"])
 
 
 def test_before_the_first_use_it_makes_nothing(command: Command) -> None:
-    told = command("doctor").stdout
+    printed = command("doctor").stdout
 
-    assert f"{command.state_dir} is not there; the daemon makes it: dispatcher run" in told
+    assert f"{command.state_dir} is not there; the daemon makes it: dispatcher run" in printed
     assert not command.state_dir.exists()
 
 
@@ -133,9 +133,9 @@ def test_a_look_changes_nothing(used: Command) -> None:
 def test_each_mistake_of_the_configuration_is_a_line(command: Command) -> None:
     command.configure("slotz = 1\n[leases]\nttl = 5")
 
-    told = command("doctor", exits=1).stdout.splitlines()
+    printed = command("doctor", exits=1).stdout.splitlines()
 
-    assert ["bad      configuration"] * 2 == [line[:22] for line in told]
+    assert ["bad      configuration"] * 2 == [line[:22] for line in printed]
 
 
 def test_a_state_directory_that_others_may_enter(used: Command) -> None:
@@ -275,9 +275,9 @@ def test_secrets_with_which_no_daemon_starts(used: Command) -> None:
 def test_a_damaged_node_id(used: Command) -> None:
     (used.state_dir / "node-id").write_text("me")
 
-    told = used("doctor", exits=1).stdout
+    printed = used("doctor", exits=1).stdout
 
-    assert "damaged, it holds 'me' instead of a UUID; restore it from a backup" in told
+    assert "damaged, it holds 'me' instead of a UUID; restore it from a backup" in printed
 
 
 def test_r54_a_database_on_a_network_filesystem(used: Command, tmp_path: Path) -> None:
@@ -301,17 +301,17 @@ def test_r49_a_damaged_page_that_no_start_reads_is_found(used: Command) -> None:
         file.write(bytes(range(256)) * 16)
     used("show", 1)  # works: it does not come by there
 
-    told = used("doctor", exits=1).stdout
+    printed = used("doctor", exits=1).stdout
 
-    assert "bad      integrity " in told
-    assert "; stop the daemon, then: dispatcher restore FILE" in told
+    assert "bad      integrity " in printed
+    assert "; stop the daemon, then: dispatcher restore FILE" in printed
 
 
 def test_a_store_that_is_missing_or_another_one(used: Command) -> None:
     identity = used.state_dir / "store-id"
     identity.write_text("another\n")
-    told = used("doctor", exits=1).stdout
-    assert "and this state directory worked with another; let store.url name that one" in told
+    printed = used("doctor", exits=1).stdout
+    assert "and this state directory worked with another; let store.url name that one" in printed
 
     (used.state_dir / "tasks.db").unlink()
     assert "tasks.db is missing, and it was there" in used("doctor", exits=1).stdout
@@ -326,30 +326,32 @@ def test_a_store_restored_as_advised_is_not_bad(used: Command, tmp_path: Path) -
     for _ in range(2):  # of which the state directory knows none before a daemon starts
         used("restore", tmp_path / "copy.db")
 
-    told = used("doctor").stdout
-    assert f", restored in the place of {identity}; the next daemon takes it" in told
+    printed = used("doctor").stdout
+    assert f", restored in the place of {identity}; the next daemon takes it" in printed
     assert Level.OK is found(used, "store identity").level
 
 
 def test_a_file_that_is_not_a_database(used: Command) -> None:
     (used.state_dir / "tasks.db").write_text("hello" * 1000)
 
-    told = used("doctor", exits=1).stdout
+    printed = used("doctor", exits=1).stdout
 
-    assert "is damaged, or not a dispatcher database (file is not a database); restore it" in told
+    assert (
+        "is damaged, or not a dispatcher database (file is not a database); restore it" in printed
+    )
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "text"),
     [(1, "schema {0}, older than {1}; restart"), (-1, "schema {0}, newer than {1}; upg")],
 )
 def test_a_schema_of_another_release(
-    used: Command, more: int, said: str, monkeypatch: pytest.MonkeyPatch
+    used: Command, more: int, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schema = len(migrations.MIGRATIONS)
     monkeypatch.setattr(migrations, "MIGRATIONS", ("",) * (schema + more))
 
-    assert said.format(schema, schema + more) in used("doctor", exits=1).stdout
+    assert text.format(schema, schema + more) in used("doctor", exits=1).stdout
 
 
 def test_little_room_and_none(used: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,13 +395,13 @@ def test_a_process_of_another_release_is_named() -> None:
     of_before = processes.check_release("executor", 4711, "0.0.9", "restart it")
     of_now = processes.check_release("executor", 2**22 + 1, wire.RELEASE, "restart it")
 
-    said = f"pid 4711 answers and runs release 0.0.9, not {wire.RELEASE}"
-    assert Finding("executor", Level.WARNING, said, "restart it") == of_before
+    text = f"pid 4711 answers and runs release 0.0.9, not {wire.RELEASE}"
+    assert Finding("executor", Level.WARNING, text, "restart it") == of_before
     assert Level.OK is of_now.level
 
 
 @pytest.mark.parametrize(
-    ("mode", "changes", "level", "said", "remedy"),
+    ("mode", "changes", "level", "text", "remedy"),
     [
         (
             "external",
@@ -448,7 +450,7 @@ def test_a_process_of_another_release_is_named() -> None:
     ],
 )
 def test_the_daemon_reports_the_state_of_the_executor(
-    command: Command, mode: str, changes: dict[str, object], level: Level, said: str, remedy: str
+    command: Command, mode: str, changes: dict[str, object], level: Level, text: str, remedy: str
 ) -> None:
     command.configure(f'[executor]\nmode = "{mode}"')
     facts = {
@@ -462,7 +464,7 @@ def test_the_daemon_reports_the_state_of_the_executor(
 
     assert (level, True, True) == (
         finding.level,
-        said in finding.text,
+        text in finding.text,
         remedy in str(finding.remedy),
     ), finding
 
@@ -489,8 +491,8 @@ def test_stranded_runs_are_named_with_the_remedy_and_many_are_counted() -> None:
 
     first, *_, last = found = list(processes.check_stranded(report(stranded=stranded)))
 
-    said = f"no executor ends task 1: {living}"
-    assert Finding("stranded run", Level.WARNING, said, "end them") == first
+    text = f"no executor ends task 1: {living}"
+    assert Finding("stranded run", Level.WARNING, text, "end them") == first
     assert (6, "2 more runs that no executor knows") == (len(found), last.text)
     assert [] == list(processes.check_stranded(report()))
 
@@ -504,8 +506,8 @@ def test_runs_that_could_not_be_ended_are_named_once_and_many_are_counted() -> N
     first, *_, last = found = list(processes.check_unended(unended))
 
     remedy = "end them as their user, or see what they wait for: dispatcher why 1"
-    said = "task 1: sleep (7) belongs to root"
-    assert Finding("unended run", Level.BAD, said, remedy) == first
+    text = "task 1: sleep (7) belongs to root"
+    assert Finding("unended run", Level.BAD, text, remedy) == first
     assert (6, "2 more runs could not be ended") == (len(found), last.text)
     assert [] == list(processes.check_unended(report()))
 
@@ -517,8 +519,8 @@ def test_a_stranded_run_that_the_executor_ends_needs_no_operator(executor: str, 
 
     (found,) = processes.check_stranded(report(stranded=stranded, executor=executor))
 
-    said = f"the executor does not know task 1, and ends what lives of it{when}: {living}"
-    assert Finding("stranded run", Level.WARNING, said, "dispatcher why 1") == found
+    text = f"the executor does not know task 1, and ends what lives of it{when}: {living}"
+    assert Finding("stranded run", Level.WARNING, text, "dispatcher why 1") == found
 
 
 @pytest.mark.parametrize(

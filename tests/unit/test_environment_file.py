@@ -42,7 +42,7 @@ def test_a_line_sets_variables(tmp_path: Path, text: str, variables: dict[str, s
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"A=1\n\nhunter2\n", ":3: has no =; write NAME=VALUE"),
         (b"A='1\n2'\nB-C=hunter2\n", ":3: the text before = is not a name of a variable"),
@@ -63,7 +63,7 @@ def test_a_line_sets_variables(tmp_path: Path, text: str, variables: dict[str, s
     ],
 )
 def test_r64_a_mistake_names_file_line_and_remedy_and_no_value(
-    tmp_path: Path, content: bytes, told: str
+    tmp_path: Path, content: bytes, message: str
 ) -> None:
     file = tmp_path / "p.env"
     file.write_bytes(content)
@@ -71,7 +71,7 @@ def test_r64_a_mistake_names_file_line_and_remedy_and_no_value(
     with pytest.raises(ConfigError) as error:
         environment_file.read_all(config(file, str(file)))
 
-    assert f"dispatcher.toml: profiles.p.env_file: {file}{told}" in str(error.value)
+    assert f"dispatcher.toml: profiles.p.env_file: {file}{message}" in str(error.value)
     assert "hunter2" not in str(error.value)
 
 

@@ -59,11 +59,11 @@ class Executor:
     def ensure_running(self, *, at: Instant) -> None:
         self.launches.append(at)
 
-    def say(self, *messages: wire.Message, raw: bytes = b"") -> None:
+    def send(self, *messages: wire.Message, raw: bytes = b"") -> None:
         lines = b"".join(msgspec.json.encode(message) + b"\n" for message in messages)
         self.ends[-1].sendall(lines + raw)
 
-    def heard(self) -> bytes:
+    def received(self) -> bytes:
         return self.ends[-1].recv(1 << 20)
 
 
@@ -94,7 +94,7 @@ def at(seconds: float) -> Instant:
 
 def connect(client: ExecutorClient, executor: Executor, *, seconds: float = 0.0) -> None:
     client.run_due(at=at(seconds))
-    executor.say(hello(), wire.HelloEnd())
+    executor.send(hello(), wire.HelloEnd())
     assert [Connected(hello(), ())] == client.receive(at=at(seconds))
 
 
@@ -102,10 +102,10 @@ def test_a_greeting_is_one_event_with_every_run(client: ExecutorClient, executor
     run = wire.RunReport(uid=UID, state=wire.RunState.RUNNING, pid=7)
 
     client.run_due(at=at(0))
-    executor.say(hello(), run)
+    executor.send(hello(), run)
     assert [] == client.receive(at=at(0))
     assert not client.answering
-    executor.say(wire.HelloEnd())
+    executor.send(wire.HelloEnd())
 
     assert [Connected(hello(), (run,))] == client.receive(at=at(0))
     assert client.answering
@@ -115,9 +115,9 @@ def test_lines_may_arrive_in_pieces(client: ExecutorClient, executor: Executor) 
     connect(client, executor)
     line = msgspec.json.encode(wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0)) + b"\n"
 
-    executor.say(raw=line[:10])
+    executor.send(raw=line[:10])
     assert [] == client.receive(at=at(0))
-    executor.say(raw=line[10:] + line[:5])
+    executor.send(raw=line[10:] + line[:5])
     assert [wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0)] == client.receive(at=at(0))
 
 
@@ -141,7 +141,7 @@ def test_of_the_worker_listeners_that_come_the_last_one_taken_is_the_one_with_th
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.run_due(at=at(0))
-    executor.say(hello(), wire.HelloEnd())
+    executor.send(hello(), wire.HelloEnd())
     client.receive(at=at(0))
     line = msgspec.json.encode(wire.Door()) + b"\n"
     with ExitStack() as stack:
@@ -165,7 +165,7 @@ def test_an_executor_of_another_node_is_refused_with_both_directories(
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.run_due(at=at(0))
-    executor.say(hello(node_id="stranger", state_dir="/theirs"), wire.HelloEnd())
+    executor.send(hello(node_id="stranger", state_dir="/theirs"), wire.HelloEnd())
 
     with pytest.raises(ConfigError, match=r"/theirs \(node stranger\), ours is /ours"):
         client.receive(at=at(0))
@@ -175,7 +175,7 @@ def test_an_executor_whose_state_directory_was_lost_is_refused_with_its_pid(
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.run_due(at=at(0))
-    executor.say(hello(node_id="of before", state_dir="/ours"), wire.HelloEnd())
+    executor.send(hello(node_id="of before", state_dir="/ours"), wire.HelloEnd())
 
     lost = r"\(pid 42, node of before\) has lost its state directory: /ours .* kill 42$"
     with pytest.raises(ConfigError, match=lost):
@@ -186,7 +186,7 @@ def test_an_executor_of_a_copied_state_directory_is_refused_with_both(
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.run_due(at=at(0))
-    executor.say(hello(state_dir="/theirs"), wire.HelloEnd())
+    executor.send(hello(state_dir="/theirs"), wire.HelloEnd())
 
     with pytest.raises(ConfigError, match=r"/ours is a copy of /theirs, .* \(pid 42\)"):
         client.receive(at=at(0))
@@ -196,12 +196,12 @@ def test_another_protocol_version_is_never_greeted(
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.run_due(at=at(0))
-    executor.say(hello(version=wire.VERSION + 1), wire.HelloEnd())
+    executor.send(hello(version=wire.VERSION + 1), wire.HelloEnd())
 
-    with capture_logs() as said:
+    with capture_logs() as logs:
         assert [] == client.receive(at=at(0))
     assert not client.answering
-    assert "executor.incompatible" == said[-1]["event"]
+    assert "executor.incompatible" == logs[-1]["event"]
     assert wire.VERSION + 1 == (client.incompatible or hello()).version
 
 
@@ -209,7 +209,7 @@ def test_an_executor_of_another_version_is_forgotten_once_its_connection_ended(
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.run_due(at=at(0))
-    executor.say(hello(version=wire.VERSION + 1), wire.HelloEnd())
+    executor.send(hello(version=wire.VERSION + 1), wire.HelloEnd())
     client.receive(at=at(0))
     executor.ends[-1].close()
     client.receive(at=at(1))
@@ -222,7 +222,7 @@ def test_messages_before_the_end_of_a_connection_are_read(
 ) -> None:
     connect(client, executor)
     exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=0))
-    executor.say(exited)
+    executor.send(exited)
     executor.ends[-1].close()
 
     events = client.receive(at=at(1)) + client.receive(at=at(1))
@@ -236,24 +236,24 @@ def test_the_last_messages_are_read_although_it_cannot_be_written_to(
 ) -> None:
     """An executor that is stopped says how its runs ended, and goes while we talk to it."""
     client.run_due(at=Instant(0.0))
-    executor.say(hello(), wire.HelloEnd())
+    executor.send(hello(), wire.HelloEnd())
     client.receive(at=Instant(0.1))
     exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=0))
-    executor.say(exited)
+    executor.send(exited)
     executor.ends[-1].close()
 
     client.send(wire.End(uid=UID, reason="released"))
     client.flush(at=Instant(0.2))
 
-    heard, gone = client.receive(at=Instant(0.3))
-    assert exited == heard
+    last, gone = client.receive(at=Instant(0.3))
+    assert exited == last
     assert isinstance(gone, Disconnected)
 
 
 def test_junk_ends_only_the_connection(client: ExecutorClient, executor: Executor) -> None:
     connect(client, executor)
 
-    executor.say(raw=b"\x00junk\n")
+    executor.send(raw=b"\x00junk\n")
     (event,) = client.receive(at=at(1))
     client.run_due(at=at(3))
 
@@ -299,14 +299,14 @@ def test_silence_is_noticed_after_ten_seconds_and_ends_with_a_word(
         assert client.answering == (second <= 15)
     client.run_due(at=at(15.1))
     assert not client.answering
-    assert b'{"type":"ping","sequence":1}' in executor.heard()
-    executor.say(wire.Pong(sequence=1))
+    assert b'{"type":"ping","sequence":1}' in executor.received()
+    executor.send(wire.Pong(sequence=1))
     client.receive(at=at(16))
-    with capture_logs() as said:
+    with capture_logs() as logs:
         client.run_due(at=at(16))
 
     assert client.answering
-    assert ["executor.answered"] == [line["event"] for line in said]
+    assert ["executor.answered"] == [line["event"] for line in logs]
 
 
 def test_our_own_absence_is_not_the_executors_silence(
@@ -315,7 +315,7 @@ def test_our_own_absence_is_not_the_executors_silence(
     connect(client, executor)
     client.run_due(at=at(5))
     client.flush(at=at(5))
-    executor.say(wire.Pong(sequence=1))
+    executor.send(wire.Pong(sequence=1))
 
     client.receive(at=at(3600))
     client.run_due(at=at(3600))
@@ -346,7 +346,7 @@ def test_a_message_without_a_connection_is_lost_not_kept(
     client.flush(at=at(0))
 
     with pytest.raises(BlockingIOError):
-        executor.heard()
+        executor.received()
 
 
 def test_a_connection_that_is_never_greeted_is_silent_and_costs_no_turns(
@@ -355,7 +355,7 @@ def test_a_connection_that_is_never_greeted_is_silent_and_costs_no_turns(
     """It waits in the backlog of an executor that is stopped."""
     due = client.run_due(at=at(0))
 
-    with capture_logs() as said:
+    with capture_logs() as logs:
         for turn in range(1, 20):
             assert due > turn - 1
             client.receive(at=at(turn))
@@ -363,9 +363,9 @@ def test_a_connection_that_is_never_greeted_is_silent_and_costs_no_turns(
             assert client.silent == (turn > 2)
 
     assert not client.answering
-    assert ["executor.silent"] == [line["event"] for line in said]
+    assert ["executor.silent"] == [line["event"] for line in logs]
     assert 1 == len(executor.ends)
-    executor.say(hello(), wire.HelloEnd())
+    executor.send(hello(), wire.HelloEnd())
     client.receive(at=at(20))
     client.run_due(at=at(20))
     assert client.answering
@@ -375,7 +375,7 @@ def test_one_that_speaks_another_version_is_not_silent_and_costs_no_turns(
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.run_due(at=at(0))
-    executor.say(hello(version=wire.VERSION + 1), wire.HelloEnd())
+    executor.send(hello(version=wire.VERSION + 1), wire.HelloEnd())
 
     for turn in range(1, 30):
         client.receive(at=at(turn))
@@ -396,7 +396,7 @@ def test_one_that_does_not_answer_costs_no_turns(
         client.flush(at=at(turn))
 
     assert client.silent
-    assert 1 == executor.heard().count(b"ping")
+    assert 1 == executor.received().count(b"ping")
 
 
 def test_the_silence_of_two_that_stood_still_together_is_nobodys(
@@ -422,7 +422,7 @@ def test_an_executor_that_went_silent_after_a_word_is_found_so(
     connect(client, executor)
     client.run_due(at=at(5))
     client.flush(at=at(5))
-    executor.say(wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0))
+    executor.send(wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0))
 
     for turn in range(6, 18):
         client.receive(at=at(turn))
@@ -440,12 +440,12 @@ def test_only_an_answer_to_a_later_ping_proves_that_it_has_answered(
 
     client.receive(at=at(8))
     assert not client.has_answered(since=at(6))
-    executor.say(wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0), wire.Pong(sequence=0))
+    executor.send(wire.Started(uid=UID, pid=1, start_ticks=2, at=3.0), wire.Pong(sequence=0))
     client.receive(at=at(9))
     assert not client.has_answered(since=at(6))
     client.flush(at=at(9))
-    assert b'{"type":"ping","sequence":1}\n' == executor.heard()
-    executor.say(wire.Pong(sequence=1))
+    assert b'{"type":"ping","sequence":1}\n' == executor.received()
+    executor.send(wire.Pong(sequence=1))
     client.receive(at=at(10))
 
     assert client.has_answered(since=at(6))
@@ -468,7 +468,7 @@ def test_what_waits_for_an_executor_that_does_not_read_is_bounded_by_its_runs(
 
     sent = 0
     while client.wants_to_write:
-        sent += len(executor.heard())
+        sent += len(executor.received())
         client.flush(at=at(3))
     assert sent < 10_000_000 + 1000
 

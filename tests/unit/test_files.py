@@ -59,20 +59,20 @@ READERS: list[tuple[str, Callable[[Path], object], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "reads", "error", "told"), READERS)
+@pytest.mark.parametrize(("name", "reads", "error", "message"), READERS)
 def test_no_reader_of_a_small_file_waits_for_a_fifo_in_its_place(
     tmp_path: Path,
     name: str,
     reads: Callable[[Path], object],
     error: type[Exception],
-    told: str,
+    message: str,
 ) -> None:
     os.mkfifo(tmp_path / name)
 
     with pytest.raises(error) as caught:
         reads(tmp_path / name)
 
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_executor_waits_for_no_fifo_in_the_place_of_the_stores_id(tmp_path: Path) -> None:

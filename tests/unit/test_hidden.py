@@ -13,7 +13,7 @@ from dispatcher.host.hidden import HiddenPids, pids_to_probe
 
 
 @pytest.mark.parametrize(
-    ("before", "last", "asked"),
+    ("before", "last", "probed"),
     [
         (None, 3, [1, 2, 3, 4, 5, 6, 7, 8, 9]),  # also above the last: they have come round
         (None, 12, [*range(1, 13)]),  # pid_max was lowered since
@@ -28,15 +28,15 @@ def test_after_all_pids_those_that_were_given_out_since_are_probed(
     monkeypatch: pytest.MonkeyPatch,
     before: int | None,
     last: int,
-    asked: list[int],
+    probed: list[int],
     chunk: int,
     overlap: int,
 ) -> None:
     monkeypatch.setattr(hidden, "_CHUNK", chunk)
     monkeypatch.setattr(hidden, "_OVERLAP", overlap)
     if before is not None:  # those may have been given out and not be seen yet
-        asked = [*range(before + 1 - overlap, before + 1), *asked]
-    assert asked == [pid for pids in pids_to_probe(before, last, 10) for pid in pids]
+        probed = [*range(before + 1 - overlap, before + 1), *probed]
+    assert probed == [pid for pids in pids_to_probe(before, last, 10) for pid in pids]
 
 
 class Host:
@@ -45,7 +45,7 @@ class Host:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.last = 100
         self.forks = 100
-        self.asked: list[int] = []
+        self.probed: list[int] = []
         self.moves: Iterator[int] = iter(())
         monkeypatch.setattr(hidden, "_last_pid", self.last_pid)
         monkeypatch.setattr(hidden, "_pid_max", lambda: 400)
@@ -58,7 +58,7 @@ class Host:
         return self.last
 
     def getsid(self, pid: int) -> int:
-        self.asked.append(pid)
+        self.probed.append(pid)
         return 0 if pid in {7, self.last} else -1
 
 
@@ -70,26 +70,26 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 def test_a_later_look_probes_the_pids_found_before_and_new_ones(host: Host) -> None:
     pids = HiddenPids()
     assert ({7, 100}, True) == pids.look()
-    assert 399 == len(host.asked)
+    assert 399 == len(host.probed)
 
-    host.asked.clear()
+    host.probed.clear()
     host.moves, host.forks = iter([103, 103]), 103
     found, whole = pids.look()
     assert whole
     assert {7, 103} <= found
 
-    assert {7, *range(100 - hidden._OVERLAP + 1, 104)} == set(host.asked)
+    assert {7, *range(100 - hidden._OVERLAP + 1, 104)} == set(host.probed)
 
 
 def test_all_pids_are_probed_again_when_they_may_have_wrapped_since(host: Host) -> None:
     pids = HiddenPids()
     pids.look()
-    host.asked.clear()
+    host.probed.clear()
     host.forks += 300
 
     pids.look()
 
-    assert 399 <= len(host.asked)
+    assert 399 <= len(host.probed)
 
 
 def test_who_is_always_a_pid_further_keeps_a_look_from_being_whole(host: Host) -> None:
@@ -110,19 +110,19 @@ def test_who_stands_still_at_last_is_found(host: Host) -> None:
 
 def test_a_thread_is_not_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number was taken for a process's, and no survivor with threads could be looked at."""
-    told, go = threading.Event(), threading.Event()
+    ready, go = threading.Event(), threading.Event()
     ids: list[int] = []
 
     def live() -> None:
         ids.append(threading.get_native_id())
-        told.set()
+        ready.set()
         go.wait()
 
     thread = threading.Thread(target=live)
     thread.start()
-    told.wait()
-    asked = [{os.getpid(), *ids}]
-    monkeypatch.setattr(hidden, "pids_to_probe", lambda *_: iter(asked))
+    ready.wait()
+    probed = [{os.getpid(), *ids}]
+    monkeypatch.setattr(hidden, "pids_to_probe", lambda *_: iter(probed))
     found, _ = HiddenPids().look()
     go.set()
     thread.join()
@@ -134,6 +134,6 @@ def test_a_thread_is_not_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_process_with_a_pid_is_found_whatever_proc_lists(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = [{os.getpid(), 1, 2**22 + 1}]
-    monkeypatch.setattr(hidden, "pids_to_probe", lambda *_: iter(asked))
+    probed = [{os.getpid(), 1, 2**22 + 1}]
+    monkeypatch.setattr(hidden, "pids_to_probe", lambda *_: iter(probed))
     assert {os.getpid(), 1} <= HiddenPids().look()[0]

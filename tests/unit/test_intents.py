@@ -21,7 +21,7 @@ WORDS = [
 ]
 
 
-def say(world: World, task: int, intent: Intent) -> None:
+def request(world: World, task: int, intent: Intent) -> None:
     """Say it as the command line does."""
     with world.store.transaction() as now:
         match intent:
@@ -101,7 +101,7 @@ def test_r77_a_task_goes_where_an_operator_sent_it_whatever_settles_its_run(
 ) -> None:
     world, task = timing_out()
 
-    say(world, task, intent)
+    request(world, task, intent)
     settle(world, task)
 
     row = world.task(task)
@@ -123,7 +123,7 @@ def test_a_run_cancelled_before_it_was_started_is_cancelled_though_the_host_is_a
     world.tick()
     assert TaskState.RUNNING is world.state(task)
 
-    say(world, task, Intent.CANCEL)
+    request(world, task, Intent.CANCEL)
     world.settle_down()
 
     assert TaskState.CANCELLED is world.state(task)
@@ -143,7 +143,7 @@ def test_after_a_declared_deferral_too(intent: Intent, state: TaskState) -> None
     words = Declaration(task_id=task, lock=locked[1], word=Declared.DEFER)
     world.tick(Request(words, lambda *_: None))
 
-    say(world, task, intent)
+    request(world, task, intent)
     world.settle_down()
     if intent is not Intent.RETRY:  # it is ended at once, and not after its exit grace
         assert wire.RunState.ENDING is world.executor.runs[uid].state
@@ -167,7 +167,7 @@ def test_after_its_leader_has_exited_the_run_keeps_its_outcome(
     world.executor.events.append(changed)
     world.settle_down()
 
-    say(world, task, intent)
+    request(world, task, intent)
     world.gone(task, code)
 
     assert (state, outcome) == (world.state(task), world.runs(task)[0].outcome)
@@ -181,7 +181,7 @@ def test_a_word_that_comes_before_the_exit_is_settled_outranks_exit_0() -> None:
         world.start()
         world.executor.gone(world.uid(task), 0, at=world.at())  # seen, and not yet heard
 
-        say(world, task, intent)
+        request(world, task, intent)
         world.settle_down()
 
         (run,) = world.runs(task)
@@ -208,14 +208,14 @@ def test_a_cancel_after_an_ending_that_was_first_holds_through_a_drain() -> None
     world.settle_down()
     assert Outcome.RELEASED is world.task(task).ending
 
-    say(world, task, Intent.CANCEL)
+    request(world, task, Intent.CANCEL)
     world.gone(task, None, signal=9)
 
     assert TaskState.CANCELLED is world.state(task)
 
 
 @pytest.mark.parametrize(
-    ("said", "state", "attempts_used"),
+    ("intents", "state", "attempts_used"),
     [
         ([Intent.CANCEL, Intent.RETRY], TaskState.RUNNING, 0),
         ([Intent.HOLD, Intent.RELEASE], TaskState.RUNNING, 1),
@@ -225,12 +225,12 @@ def test_a_cancel_after_an_ending_that_was_first_holds_through_a_drain() -> None
     ],
 )
 def test_the_last_word_of_several_holds(
-    said: list[Intent], state: TaskState, attempts_used: int
+    intents: list[Intent], state: TaskState, attempts_used: int
 ) -> None:
     world, task = timing_out()
 
-    for intent in said:
-        say(world, task, intent)
+    for intent in intents:
+        request(world, task, intent)
     by_its_exit(world, task)
 
     assert (state, attempts_used) == (world.state(task), world.task(task).attempts_used)
@@ -238,7 +238,7 @@ def test_the_last_word_of_several_holds(
 
 def test_a_retry_of_an_ending_run_begins_the_total_time_anew() -> None:
     world, task = timing_out(total_timeout_ms=5_000)
-    say(world, task, Intent.RETRY)
+    request(world, task, Intent.RETRY)
     world.run_for(4.5)  # past the total time of before
 
     by_its_exit(world, task)
@@ -252,9 +252,9 @@ def test_a_held_run_that_is_released_before_it_is_gone_goes_on_uncharged() -> No
     task = world.submit("sleep", max_attempts=1)
     world.start()
 
-    say(world, task, Intent.HOLD)
+    request(world, task, Intent.HOLD)
     world.settle_down()
-    say(world, task, Intent.RELEASE)
+    request(world, task, Intent.RELEASE)
     world.gone(task, None, signal=15)
 
     assert (TaskState.RUNNING, 0) == (world.state(task), world.task(task).attempts_used)
@@ -266,9 +266,9 @@ def test_a_cancelled_run_that_is_retried_before_it_is_gone_runs_as_if_new() -> N
     task = world.submit("sleep", max_attempts=1)
     world.start()
 
-    say(world, task, Intent.CANCEL)
+    request(world, task, Intent.CANCEL)
     world.settle_down()
-    say(world, task, Intent.RETRY)
+    request(world, task, Intent.RETRY)
     world.gone(task, None, signal=15)
 
     assert (TaskState.RUNNING, 0) == (world.state(task), world.task(task).attempts_used)

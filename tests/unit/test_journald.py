@@ -98,8 +98,8 @@ def test_a_record_has_a_field_for_each_key_and_a_message_that_people_can_read(
 def test_records_are_sent_to_a_stdout_that_is_the_journal_unless_json_is_configured(
     tmp_path: Path, journald: Journald, form: str
 ) -> None:
-    for asked in (form, "json"):
-        stdout = Stdout(tmp_path, journald, asked, systemd=True)
+    for configured in (form, "json"):
+        stdout = Stdout(tmp_path, journald, configured, systemd=True)
         structlog.get_logger().info("daemon.stopped")
         stdout.close()
 
@@ -116,9 +116,9 @@ def test_lines_are_written_with_the_reason_if_nobody_takes_the_configured_record
     structlog.get_logger().info("daemon.stopped")
     stdout.close()
 
-    told, stopped = stdout.read().splitlines()
-    assert '"event":"log.unjournaled"' in told
-    assert str(journald.path) in told
+    unjournaled, stopped = stdout.read().splitlines()
+    assert '"event":"log.unjournaled"' in unjournaled
+    assert str(journald.path) in unjournaled
     assert '"event":"daemon.stopped"' in stopped
 
     again = Stdout(tmp_path, journald, "auto", systemd=True)

@@ -34,11 +34,11 @@ class Launch:
         )
         self.now = 1000.0
         self.started: list[subprocess.Popen[bytes]] = []
-        self.says("")
+        self.prints("")
 
-    def says(self, text: str, *, code: int = 78) -> None:
-        said = text.encode(errors="surrogateescape")
-        self.script = f"import sys; sys.stderr.buffer.write({said!r}); sys.exit({code})"
+    def prints(self, text: str, *, code: int = 78) -> None:
+        printed = text.encode(errors="surrogateescape")
+        self.script = f"import sys; sys.stderr.buffer.write({printed!r}); sys.exit({code})"
 
     def start(self, _: list[str], **how: Any) -> subprocess.Popen[bytes]:
         self.started.append(children.start([sys.executable, "-I", "-S", "-c", self.script], **how))
@@ -55,9 +55,9 @@ class Launch:
         assert 1 == self.turn()
         self.started[-1].wait()
         self.now += lives
-        with capture_logs() as said:
+        with capture_logs() as logs:
             self.turn()
-        return said
+        return logs
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_one_that_does_not_stay_is_started_again_ever_more_slowly(launch: Launch
 
 
 @pytest.mark.parametrize(
-    ("said", "error"),
+    ("printed", "error"),
     [
         ('{"event":"executor.refused","error":"the journal /x is no file; move it"}\n', "the jour"),
         (
@@ -95,9 +95,9 @@ def test_one_that_does_not_stay_is_started_again_ever_more_slowly(launch: Launch
         ("x" * 100_000, "x" * MOST_SHOWN),
     ],
 )
-def test_its_last_word_is_kept_and_logged(launch: Launch, said: str, error: str | None) -> None:
+def test_its_last_word_is_kept_and_logged(launch: Launch, printed: str, error: str | None) -> None:
     launch.log.write_text('{"event":"executor.refused","error":"of an earlier one"}\n')
-    launch.says(said)
+    launch.prints(printed)
 
     (line,) = launch.once()
 
@@ -108,7 +108,7 @@ def test_its_last_word_is_kept_and_logged(launch: Launch, said: str, error: str 
 
 
 def test_a_log_in_whose_place_a_fifo_stands_keeps_nobody_waiting(launch: Launch) -> None:
-    launch.says("an error\n")
+    launch.prints("an error\n")
     launch.turn()
     launch.started[-1].wait()
     launch.log.unlink()
@@ -120,7 +120,7 @@ def test_a_log_in_whose_place_a_fifo_stands_keeps_nobody_waiting(launch: Launch)
 
 
 def test_one_that_stayed_a_while_refused_nothing(launch: Launch) -> None:
-    launch.says("an error\n")
+    launch.prints("an error\n")
     launch.once()
     assert "an error" == launch.launcher.last_error
 
@@ -135,20 +135,20 @@ def test_a_log_that_cannot_be_opened_at_once_is_named_and_keeps_nobody_waiting(
 ) -> None:
     os.mkfifo(launch.log)
 
-    with capture_logs() as said:
+    with capture_logs() as logs:
         launch.launcher.ensure_running(at=Instant(launch.now))
 
-    assert ["daemon.waiting"] == [line["event"] for line in said]
+    assert ["daemon.waiting"] == [line["event"] for line in logs]
     assert str(launch.log) in str(launch.launcher.last_error)
 
 
 def test_none_is_started_while_one_lives_and_recreates_its_socket(launch: Launch) -> None:
     held = lock_file(launch.log.with_name("executor.lock"), "executor")
-    with capture_logs() as said:
+    with capture_logs() as logs:
         for late in (0.0, 1.0, FOUND_WITHIN - 0.1):
             assert 0 == launch.turn(after=late)
     assert [f"the executor (pid {os.getpid()}) lives"] == [
-        line["reason"].partition(" and ")[0] for line in said
+        line["reason"].partition(" and ")[0] for line in logs
     ]
 
     held.close()

@@ -29,17 +29,17 @@ class Line:
         self.lock = world.executor.starts[-1].env["DISPATCHER_CLAIM_LOCK"]
         self.answers: list[Any] = []
 
-    def say(self, words: Beat | Declaration) -> Any:
+    def send(self, words: Beat | Declaration) -> Any:
         request = Request(words, lambda answer, _: self.answers.append(answer))
         self.world.tick(request)
         self.world.settle_down()
         return self.answers[-1]
 
     def beat(self, **facts: Any) -> Any:
-        return self.say(Beat(task_id=self.task_id, lock=self.lock, **facts))
+        return self.send(Beat(task_id=self.task_id, lock=self.lock, **facts))
 
     def declare(self, word: Declared, **facts: Any) -> Any:
-        return self.say(Declaration(task_id=self.task_id, lock=self.lock, word=word, **facts))
+        return self.send(Declaration(task_id=self.task_id, lock=self.lock, word=word, **facts))
 
 
 @pytest.fixture
@@ -234,12 +234,12 @@ def test_r65_an_absence_is_reported_at_most_the_nodes_interval_too_long(
 
     world.elapsed += 100
     world.fresh_supervisor()
-    with capture_logs() as said:
+    with capture_logs() as logs:
         world.settle_down()
         world.executor.greet()
         world.settle_down()
 
-    (gap,) = [line["gap_ms"] for line in said if line["event"] == "daemon.was_away"]
+    (gap,) = [line["gap_ms"] for line in logs if line["event"] == "daemon.was_away"]
     assert 100_000 <= gap <= 105_000 + 1_000
 
 
@@ -247,10 +247,10 @@ def test_our_own_absence_costs_nobody_a_lease(world: World) -> None:
     worker = started(world)
 
     world.elapsed += 100  # the daemon was stopped: no tick in between
-    with capture_logs() as said:
+    with capture_logs() as logs:
         world.settle_down()
     assert [] == ends(world)
-    assert ["daemon.was_away"] == [line["event"] for line in said if "gap_ms" in line]
+    assert ["daemon.was_away"] == [line["event"] for line in logs if "gap_ms" in line]
     world.run_for(29.9)
     assert [] == ends(world)
     world.run_for(0.2)
@@ -325,8 +325,8 @@ def test_a_deferral_takes_the_requested_delay(world: World) -> None:
     assert 5_000 == world.task(worker.task_id).run_at - world.now()
 
 
-def declarations(said: list[Any]) -> list[int]:
-    return [line["task_id"] for line in said if line["event"] == "run.declared"]
+def declarations(logs: list[Any]) -> list[int]:
+    return [line["task_id"] for line in logs if line["event"] == "run.declared"]
 
 
 @pytest.mark.parametrize("grace", [0.0, 0.5, 10.0])
@@ -338,14 +338,14 @@ def test_a_declaration_in_the_store_is_logged_once_although_repeated_and_ended(
     worker = started(world)
     world.run_for(3)  # the next tick looks for what was declared past the daemon
 
-    with capture_logs() as said:
+    with capture_logs() as logs:
         for _ in range(2):
             assert Accepted() == worker.declare(Declared.SUCCEED)
         world.run_for(12)
         assert Accepted() == worker.declare(Declared.SUCCEED)
         world.run_for(12)
 
-    assert [worker.task_id] == declarations(said)
+    assert [worker.task_id] == declarations(logs)
     assert ["succeeded"] == ends(world)
 
 
@@ -362,7 +362,7 @@ def test_a_declaration_in_the_store_is_logged_once_although_its_end_is_sent_late
         assert Accepted() == store.declare(words, now=now)
     grace = world.settings.start.exit_grace
 
-    with capture_logs() as said:
+    with capture_logs() as logs:
         world.run_for(2)
         world.elapsed += grace
         decided: Any = [(None, True)] * 5
@@ -370,7 +370,7 @@ def test_a_declaration_in_the_store_is_logged_once_although_its_end_is_sent_late
         store.failures = [(StoreRefused("CHECK failed"), False), *decided, *silent]
         world.run_for(3 * grace)
 
-    assert [worker.task_id] == declarations(said)
+    assert [worker.task_id] == declarations(logs)
     assert (["succeeded"], []) == (ends(world), store.failures)
 
 

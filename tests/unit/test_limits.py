@@ -16,7 +16,7 @@ def task(**wanted: Any) -> NewTask:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("wanted", "message"),
     [
         ({"run_timeout_ms": 0}, "run_timeout: must be above 0; leave it out for none"),
         ({"kill_grace_ms": -1}, "kill_grace: must be 0 or more"),
@@ -24,8 +24,8 @@ def task(**wanted: Any) -> NewTask:
         ({"start_timeout_ms": 1}, "start_timeout: waits for a first heartbeat"),
     ],
 )
-def test_mistakes_are_reported_with_their_remedy(wanted: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidTask, match=told):
+def test_mistakes_are_reported_with_their_remedy(wanted: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidTask, match=message):
         limits.check(task(**wanted))
 
 

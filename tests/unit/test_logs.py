@@ -88,9 +88,9 @@ def test_a_terminal_gets_text_and_every_other_output_json(
 def test_a_line_for_people_begins_with_its_subject_and_omits_empty_fields(
     tmp_path: Path,
 ) -> None:
-    drawn, told = Stream(terminal=True), Stream()
+    drawn, message = Stream(terminal=True), Stream()
     facts = {"outcome": "lost", "state": "ready", "exit_code": None, "reason": "none", **RUN}
-    for stream in (drawn, told):
+    for stream in (drawn, message):
         logs.set_up(config(tmp_path), stream=stream, strict=True)
         structlog.get_logger().info("run.settled", pid=None, **facts)
 
@@ -98,7 +98,7 @@ def test_a_line_for_people_begins_with_its_subject_and_omits_empty_fields(
     assert line.rstrip().endswith(
         "task_id=7 run_id=1 attempt=1 outcome=lost state=ready reason=none fence=2 queue=q"
     )
-    (event,) = told.events()
+    (event,) = message.events()
     assert {"exit_code": None, "pid": None}.items() <= event.items()
     assert ["timestamp", "level", "event", "sequence", "pid"] == list(event)[:5]
 
@@ -143,8 +143,8 @@ def test_r51_what_repeats_is_held_back_by_the_catalogue_alone(tmp_path: Path) ->
         log.warning("lease.refused", task_id=number, error="not_owner")
         log.info("run.started", pid=4, **RUN)
     log.warning("lease.refused", task_id=1, error="superseded")
-    told = [event["event"] for event in stream.events()]
-    assert (BURST + 1, 1000) == (told.count("lease.refused"), told.count("run.started"))
+    events = [event["event"] for event in stream.events()]
+    assert (BURST + 1, 1000) == (events.count("lease.refused"), events.count("run.started"))
 
     now = Instant(INTERVAL)
     log.warning("lease.refused", task_id=1, error="not_owner")
@@ -161,7 +161,7 @@ def test_r51_what_repeats_is_held_back_by_the_catalogue_alone(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("level", "fields", "told"),
+    ("level", "fields", "message"),
     [
         ("info", {"task_id": 1}, "lacks run_id"),
         ("info", {**RUN, "pid": "4"}, "pid: Expected `int | null`, got `str`"),
@@ -170,9 +170,9 @@ def test_r51_what_repeats_is_held_back_by_the_catalogue_alone(tmp_path: Path) ->
     ],
 )
 def test_a_line_that_differs_from_its_entry_is_refused_in_strict_mode(
-    level: str, fields: dict[str, Any], told: str
+    level: str, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(logs.NotInCatalogue, match=re.escape(told)):
+    with pytest.raises(logs.NotInCatalogue, match=re.escape(message)):
         getattr(structlog.get_logger(), level)("run.started", **fields)
 
 

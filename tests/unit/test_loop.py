@@ -117,8 +117,8 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
 
 
 def greet(daemon: Daemon, listener: socket.socket) -> None:
-    said = b"".join(wire.encode(message) + b"\n" for message in (hello(), wire.HelloEnd()))
-    socket.send_fds(daemon.executor, [said], [listener.fileno()])
+    greeting = b"".join(wire.encode(message) + b"\n" for message in (hello(), wire.HelloEnd()))
+    socket.send_fds(daemon.executor, [greeting], [listener.fileno()])
 
 
 def beat(number: int) -> bytes:
@@ -144,7 +144,7 @@ def test_every_waiting_connection_is_read_before_anything_is_judged(
 
         assert ["Connected"] == ticks[-1][0], "what was said before is read before"
         assert WORKERS == sum(requests for _, requests, _ in ticks)
-        assert [True] == [heard for *_, heard in ticks if heard]
+        assert [True] == [received for *_, received in ticks if received]
 
 
 def test_a_worker_may_get_the_number_of_a_connection_that_just_ended(
@@ -200,11 +200,11 @@ def test_what_the_executor_was_not_sent_yet_is_sent_before_the_daemon_leaves(
 ) -> None:
     daemon.client.send(wire.End(uid=UID, reason="x" * 3_000_000))
     daemon.client.send(wire.Forget(uid=UID))
-    heard = bytearray()
+    received = bytearray()
 
     def read() -> None:
         while chunk := daemon.executor.recv(100_000):
-            heard.extend(chunk)
+            received.extend(chunk)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -213,8 +213,8 @@ def test_what_the_executor_was_not_sent_yet_is_sent_before_the_daemon_leaves(
     daemon.loop.close()
     reader.join()
 
-    said = [wire.decode_to_executor(line) for line in heard.splitlines()]
-    assert [wire.End, wire.Forget, wire.Leave] == [type(message) for message in said]
+    messages = [wire.decode_to_executor(line) for line in received.splitlines()]
+    assert [wire.End, wire.Forget, wire.Leave] == [type(message) for message in messages]
 
 
 def test_an_executor_that_does_not_read_keeps_no_daemon_from_leaving() -> None:
@@ -315,14 +315,14 @@ def test_r60_it_is_ready_once_store_and_executor_agree(
         daemon = Daemon(lambda: Instant(1000.0), notifier)
         stack.callback(daemon.close)
         daemon.loop.step(longest=0)
-        assert ["STATUS=waits for the executor; 0 of 1 slots busy"] == manager.heard()
+        assert ["STATUS=waits for the executor; 0 of 1 slots busy"] == manager.received()
 
         greet(daemon, stack.enter_context(sockets.listen("sock", backlog=128)))
         while "Connected" not in daemon.supervisor.ticks[-1][0]:
-            assert [] == manager.heard()
+            assert [] == manager.received()
             daemon.loop.step(longest=0)
 
-        assert ["STATUS=0 of 1 slots busy", "READY=1"] == manager.heard()
+        assert ["STATUS=0 of 1 slots busy", "READY=1"] == manager.received()
 
 
 def test_an_executor_that_does_not_listen_is_not_waited_for(tmp_path: Path) -> None:
@@ -334,4 +334,4 @@ def test_an_executor_that_does_not_listen_is_not_waited_for(tmp_path: Path) -> N
         with closing(daemon):
             daemon.loop.step(longest=0)
 
-            assert "READY=1" in manager.heard()
+            assert "READY=1" in manager.received()

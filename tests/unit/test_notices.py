@@ -23,7 +23,7 @@ def started(**facts: Any) -> tuple[World, int]:
     return world, task_id
 
 
-def say(world: World, task_id: int, *, serial: int = 1, **words: Any) -> None:
+def report(world: World, task_id: int, *, serial: int = 1, **words: Any) -> None:
     """Let the executor tell what a worker said."""
     world.executor.events.append(wire.Notice(uid=world.uid(task_id), serial=serial, **words))
     world.settle_down()
@@ -58,7 +58,7 @@ def test_a_beat_renews_the_lease_and_silence_is_lost() -> None:
     world, task_id = started(max_attempts=1)
     for serial in range(1, 5):
         world.run_for(20)
-        say(world, task_id, serial=serial, beat=True, note=f"part {serial}")
+        report(world, task_id, serial=serial, beat=True, note=f"part {serial}")
     world.run_for(29)
 
     assert TaskState.RUNNING is world.state(task_id)
@@ -72,7 +72,7 @@ def test_a_note_alone_renews_no_lease() -> None:
     """Of systemd's words WATCHDOG=1 alone feeds its watchdog; the note is shown nevertheless."""
     world, task_id = started(stall_timeout_ms=20_000)
     world.run_for(15)
-    say(world, task_id, note="still here")
+    report(world, task_id, note="still here")
     world.run_for(15.5)
 
     (run,) = world.runs(task_id)
@@ -87,7 +87,7 @@ def test_a_beat_of_an_ending_or_an_earlier_run_is_refused_and_noted() -> None:
     world.settle_down()
     lease = world.runs(task_id)[-1].lease_expires_at
     world.run_for(1)
-    say(world, task_id, beat=True, note="no", failed=True)
+    report(world, task_id, beat=True, note="no", failed=True)
 
     (run,) = world.runs(task_id)
     assert (lease, None, None) == (run.lease_expires_at, run.note, run.last_heartbeat_at)
@@ -113,8 +113,8 @@ def test_a_notice_of_an_unknown_run_is_noted() -> None:
 
 def test_who_gives_itself_up_fails_once_it_is_gone() -> None:
     world, task_id = started(max_attempts=1)
-    say(world, task_id, failed=True)
-    say(world, task_id, serial=2, failed=True)  # told again: the first word on it was lost
+    report(world, task_id, failed=True)
+    report(world, task_id, serial=2, failed=True)  # told again: the first word on it was lost
     world.run_for(9)
     assert world.task(task_id).ending is None
     world.run_for(2)
@@ -159,7 +159,7 @@ def test_an_absence_renews_once_and_a_kept_beat_no_more_than_that() -> None:
 def test_a_first_beat_ends_the_wait_for_one() -> None:
     world, task_id = started(start_timeout_ms=5_000)
     world.run_for(3)
-    say(world, task_id, beat=True)
+    report(world, task_id, beat=True)
     world.run_for(20)
 
     assert world.task(task_id).ending is None
@@ -171,7 +171,7 @@ PROCESS = {"liveness": Liveness.PROCESS, "lease_ttl_ms": 60_000, "notify": True}
 
 
 @pytest.mark.parametrize(
-    ("facts", "asked", "ended"),
+    ("facts", "requested", "ended"),
     [
         ({}, 90.0, 90.0),
         ({}, 10.0, 60.0),
@@ -182,13 +182,13 @@ PROCESS = {"liveness": Liveness.PROCESS, "lease_ttl_ms": 60_000, "notify": True}
     ids=str,
 )
 def test_more_time_is_given_as_far_as_it_goes(
-    facts: dict[str, int], asked: float, ended: float
+    facts: dict[str, int], requested: float, ended: float
 ) -> None:
     """To the total time-out, else to twice the run's own; earlier never."""
     world, task_id = started(**PROCESS, run_timeout_ms=60_000, max_attempts=1, **facts)
     (start,) = world.executor.starts
     began = world.at() - 1
-    say(world, task_id, until=Instant(began + asked))
+    report(world, task_id, until=Instant(began + requested))
     world.run_for(ended - 3)
     assert world.task(task_id).ending is None
     world.run_for(4)
@@ -204,8 +204,8 @@ def test_more_time_requested_with_the_first_notice_holds() -> None:
     world = World().start()
     task_id = world.submit("work", **PROCESS, run_timeout_ms=10_000)
     world.tick()
-    asked = wire.Notice(uid=world.uid(task_id), serial=1, until=Instant(world.at() + 18))
-    world.executor.events.insert(0, asked)
+    requested = wire.Notice(uid=world.uid(task_id), serial=1, until=Instant(world.at() + 18))
+    world.executor.events.insert(0, requested)
     world.settle_down()
     world.run_for(17)
     assert world.task(task_id).ending is None
@@ -241,7 +241,7 @@ def test_repeated_requests_for_time_do_not_extend_a_run_for_ever() -> None:
 
 def test_more_time_holds_over_a_restart_of_the_daemon() -> None:
     world, task_id = started(**PROCESS, run_timeout_ms=10_000)
-    say(world, task_id, until=Instant(world.at() + 15))
+    report(world, task_id, until=Instant(world.at() + 15))
     uid = world.uid(task_id)
     run = world.executor.runs[uid]
     facts = {name: getattr(run, name) for name in run.__struct_fields__}

@@ -22,7 +22,7 @@ class Manager:
         self.socket.bind(address.replace("@", "\0", 1))
         self.environ = {"NOTIFY_SOCKET": address}
 
-    def heard(self) -> list[str]:
+    def received(self) -> list[str]:
         found = []
         while True:
             try:
@@ -43,11 +43,11 @@ def test_ready_is_sent_once_and_again_after_a_reload(manager: Manager) -> None:
     with closing(Notifier(manager.environ)) as notifier:
         notifier.report_ready()
         notifier.report_ready()
-        assert ["READY=1"] == manager.heard()
+        assert ["READY=1"] == manager.received()
 
         notifier.report_reloading()
         notifier.report_ready()
-        reloading, ready = manager.heard()
+        reloading, ready = manager.received()
         assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
         assert "READY=1" == ready
 
@@ -61,7 +61,7 @@ def test_a_ready_that_nobody_took_is_sent_again(tmp_path: Path) -> None:
         late = Manager(path)
         with closing(late.socket):
             notifier.report_ready()
-            assert ["READY=1"] == late.heard()
+            assert ["READY=1"] == late.received()
             assert notifier.is_ready
 
 
@@ -69,7 +69,7 @@ def test_a_status_is_sent_when_it_changes(manager: Manager) -> None:
     with closing(Notifier(manager.environ)) as notifier:
         for text in ("0 of 2", "0 of 2", "1 of 2"):
             notifier.report_status(text)
-    assert ["STATUS=0 of 2", "STATUS=1 of 2"] == manager.heard()
+    assert ["STATUS=0 of 2", "STATUS=1 of 2"] == manager.received()
 
 
 def test_signs_of_life_come_a_third_of_the_interval_apart(manager: Manager) -> None:
@@ -78,7 +78,7 @@ def test_signs_of_life_come_a_third_of_the_interval_apart(manager: Manager) -> N
         assert 1.0 == notifier.interval
         for at in (100.0, 100.5, 101.0, 101.9, 102.0):
             notifier.send_sign_of_life(at=Instant(at))
-    assert ["WATCHDOG=1"] * 3 == manager.heard()
+    assert ["WATCHDOG=1"] * 3 == manager.received()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_no_watchdog_no_sign_of_life(manager: Manager, environ: dict[str, str]) 
     with closing(Notifier(manager.environ | environ)) as notifier:
         assert notifier.interval is None
         notifier.send_sign_of_life(at=Instant(100.0))
-    assert [] == manager.heard()
+    assert [] == manager.received()
 
 
 def test_a_long_stop_is_extended_now_and_then(manager: Manager) -> None:
@@ -102,7 +102,7 @@ def test_a_long_stop_is_extended_now_and_then(manager: Manager) -> None:
         notifier.report_stopping()
         for at in (100.0, 101.0, 109.9, 110.0):
             notifier.extend_stop(at=Instant(at))
-    assert ["STOPPING=1", *["EXTEND_TIMEOUT_USEC=30000000"] * 2] == manager.heard()
+    assert ["STOPPING=1", *["EXTEND_TIMEOUT_USEC=30000000"] * 2] == manager.received()
 
 
 def test_without_a_manager_nothing_happens(tmp_path: Path) -> None:

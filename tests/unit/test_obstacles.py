@@ -236,7 +236,7 @@ ENDS_IN = {Obstacle.NOT_DUE: 5_000, Obstacle.NODE_PAUSED: 1_000}
 
 
 def test_a_queue_for_claims_by_hand_is_reported_as_such_and_never_stuck() -> None:
-    told = (
+    texts = (
         "its queue default is for local claims here ([queues.default] concurrency = 0):"
         " dispatcher claim --queue default"
     )
@@ -249,7 +249,7 @@ def test_a_queue_for_claims_by_hand_is_reported_as_such_and_never_stuck() -> Non
     running, absent = standing_of(world), standing_of(world, "not running")
 
     for standing in (running, replace(absent, by_hand={"default"})):
-        assert [(Obstacle.QUEUE_FULL, told)] == [
+        assert [(Obstacle.QUEUE_FULL, texts)] == [
             (one.obstacle, one.text) for one in standing.obstacles(task)
         ]
     assert {Obstacle.QUEUE_FULL: 1} == status_of(world).waiting()
@@ -332,9 +332,9 @@ def test_all_obstacles_are_reported_the_nearest_first() -> None:
         world.store.pause("default", "upgrade", now=now)
     world.executor.answering = False
 
-    told = [reason.obstacle for reason in standing_of(world).obstacles(world.task(task))]
+    texts = [reason.obstacle for reason in standing_of(world).obstacles(world.task(task))]
 
-    assert [Obstacle.QUEUE_PAUSED, Obstacle.EXECUTOR_SILENT, Obstacle.QUEUE_FULL] == told
+    assert [Obstacle.QUEUE_PAUSED, Obstacle.EXECUTOR_SILENT, Obstacle.QUEUE_FULL] == texts
 
 
 def test_a_claim_by_hand_takes_neither_a_slot_nor_a_place_in_its_queue() -> None:
@@ -471,8 +471,8 @@ def test_an_executor_that_exits_is_named_with_its_last_error(tmp_path: Path) -> 
 
     found = shown(world, tmp_path)
 
-    told = f"the executor exits: {world.executor.last_error}; nothing starts or ends until it runs"
-    assert [told] == found["degraded"]
+    texts = f"the executor exits: {world.executor.last_error}; nothing starts or ends until it runs"
+    assert [texts] == found["degraded"]
     assert world.executor.last_error == found["node"]["executor_error"]
 
 

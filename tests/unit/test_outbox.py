@@ -39,13 +39,13 @@ def test_what_was_taken_waits_no_more() -> None:
 
 
 def test_runs_are_in_the_order_of_their_reports() -> None:
-    said = [
+    messages = [
         wire.Started(uid=ONE, pid=1, start_ticks=2, at=3.0),
         wire.Started(uid=TWO, pid=4, start_ticks=5, at=6.0),
         wire.Exited(uid=ONE, exit=GONE),
     ]
 
-    assert said == from_executor(*said)
+    assert messages == from_executor(*messages)
 
 
 def test_changes_of_a_run_are_one_that_keeps_all_of_them() -> None:

@@ -74,13 +74,13 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def said() -> Iterator[list[EventDict]]:
+def logged() -> Iterator[list[EventDict]]:
     with capture_logs() as lines:
         yield lines
 
 
 def test_beyond_the_total_budget_the_oldest_output_goes_first_and_no_more_of_it_than_must(
-    place: Place, said: list[EventDict]
+    place: Place, logged: list[EventDict]
 ) -> None:
     for number in range(5):
         place.file(number)
@@ -88,16 +88,16 @@ def test_beyond_the_total_budget_the_oldest_output_goes_first_and_no_more_of_it_
     place.work()
 
     assert [3, 4] == place.left()
-    (told,) = said
-    assert ("output.removed", "total_budget", 3) == (told["event"], told["reason"], told["files"])
-    assert 120 * KIB == told["freed_bytes"]
+    (line,) = logged
+    assert ("output.removed", "total_budget", 3) == (line["event"], line["reason"], line["files"])
+    assert 120 * KIB == line["freed_bytes"]
     place.work()
     assert 80 * KIB == place.outputs.report().bytes
     assert "" == place.trouble()
 
 
 def test_output_of_an_open_run_is_never_removed_and_the_excess_is_reported(
-    place: Place, said: list[EventDict]
+    place: Place, logged: list[EventDict]
 ) -> None:
     for number in range(5):
         place.file(number)
@@ -107,12 +107,12 @@ def test_output_of_an_open_run_is_never_removed_and_the_excess_is_reported(
         place.work()
 
     assert [0, 1, 2] == place.left()
-    assert ["output.overflowed", "output.removed"] == sorted({line["event"] for line in said})
+    assert ["output.overflowed", "output.removed"] == sorted({line["event"] for line in logged})
     assert "output takes 120 MiB" not in place.trouble()
     assert "no run that is over has output left to remove" in place.trouble()
 
 
-def test_the_warning_is_not_repeated_within_the_hour(place: Place, said: list[EventDict]) -> None:
+def test_the_warning_is_not_repeated_within_the_hour(place: Place, logged: list[EventDict]) -> None:
     place.file(0, size=200 * KIB)
     place.live = {uid(0)}
 
@@ -120,7 +120,7 @@ def test_the_warning_is_not_repeated_within_the_hour(place: Place, said: list[Ev
         place.work()
         place.at -= 3600 - 60
 
-    assert 2 == [line["event"] for line in said].count("output.overflowed")
+    assert 2 == [line["event"] for line in logged].count("output.overflowed")
 
 
 def test_a_file_that_a_process_still_holds_stays_and_the_next_oldest_goes(place: Place) -> None:
@@ -141,7 +141,7 @@ def test_a_file_that_a_process_still_holds_stays_and_the_next_oldest_goes(place:
 
 
 def test_below_the_floor_of_free_space_output_goes_until_as_much_is_free(
-    place: Place, said: list[EventDict]
+    place: Place, logged: list[EventDict]
 ) -> None:
     place.outputs.bounds = Bounds(total_budget=1 << 40, free_floor=1000 * KIB)
     for number in range(5):
@@ -151,7 +151,9 @@ def test_below_the_floor_of_free_space_output_goes_until_as_much_is_free(
     place.work()
 
     assert [2, 3, 4] == place.left()
-    assert [("output.removed", "free_floor")] == [(line["event"], line["reason"]) for line in said]
+    assert [("output.removed", "free_floor")] == [
+        (line["event"], line["reason"]) for line in logged
+    ]
 
 
 def test_nothing_happened_nothing_is_walked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +221,7 @@ def test_a_link_in_place_of_an_output_file_is_not_followed(place: Place, tmp_pat
 
 
 def test_files_older_than_the_retention_are_suspects_and_go_when_no_store_knows_them(
-    place: Place, said: list[EventDict]
+    place: Place, logged: list[EventDict]
 ) -> None:
     place.outputs.bounds = Bounds(1 << 40, 0)
     place.outputs.expire(WallTime(NOW - 10_000_000))
@@ -234,7 +236,7 @@ def test_files_older_than_the_retention_are_suspects_and_go_when_no_store_knows_
     place.work()
 
     assert [0, 2, 3] == place.left()
-    assert "no run" == said[-1]["reason"]
+    assert "no run" == logged[-1]["reason"]
 
 
 def test_paths_of_another_node_are_left_alone(place: Place, tmp_path: Path) -> None:
@@ -258,11 +260,11 @@ def test_what_a_moved_state_directory_took_along_is_removed_here(place: Place) -
 
 
 def test_a_filesystem_without_holes_is_reported_at_start_and_in_the_report(
-    tmp_path: Path, said: list[EventDict], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holes, "unsupported", lambda directory: f"{directory} cannot")
 
     place = Place(tmp_path)
 
-    assert [("output.uncapped", "warning")] == [(one["event"], one["log_level"]) for one in said]
+    assert [("output.uncapped", "warning")] == [(one["event"], one["log_level"]) for one in logged]
     assert f"{tmp_path} cannot" == place.trouble()

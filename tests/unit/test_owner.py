@@ -311,8 +311,10 @@ def test_a_configuration_that_only_root_may_read_is_reported(
     assert "ok" in command("check-config").stdout
 
     command.config_file.chmod(0o600)
-    told = command("check-config", exits=78).stderr
-    assert f"{command.config_file}: daemon (uid 1), whose state directory it names, may not" in told
+    message = command("check-config", exits=78).stderr
+    assert (
+        f"{command.config_file}: daemon (uid 1), whose state directory it names, may not" in message
+    )
     assert before == (os.geteuid(), os.getegid(), os.getgroups())
 
     command.config_file.chmod(0o640)

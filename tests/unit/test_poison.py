@@ -33,7 +33,7 @@ def start(**facts: Any) -> wire.Start:
 
 
 @pytest.mark.parametrize(
-    ("facts", "told"),
+    ("facts", "message"),
     [
         ({"kill_signal": "INT"}, "kill_signal: expected an integer, got a text in quotes"),
         ({"kill_signal": 2**70}, "kill_signal: expected an integer <= 64"),
@@ -51,7 +51,7 @@ def test_a_start_that_no_executor_could_read_fails_and_the_connection_stays(
     client: ExecutorClient,
     executor: Executor,
     facts: dict[str, Any],
-    told: str,
+    message: str,
 ) -> None:
     connect(client, executor)
 
@@ -63,9 +63,9 @@ def test_a_start_that_no_executor_could_read_fails_and_the_connection_stays(
 
     assert isinstance(failed, wire.StartFailed)
     assert (wire.Fault.TASK, start(**facts).uid) == (failed.fault, failed.uid)
-    assert told in failed.error
+    assert message in failed.error
     assert failed.error.startswith("cannot be started: ")
-    (line,) = executor.heard().splitlines()
+    (line,) = executor.received().splitlines()
     assert start(uid=wire.RunUid("next")) == wire.decode_to_executor(line)
 
 

@@ -209,7 +209,9 @@ def test_a_task_goes_where_an_operator_sent_it_and_is_charged_as_its_run_ended(
     run = replace(
         RUN, ending=ending, ending_reason="why", intent=intent, intent_reason="an operator"
     )
-    unsaid = settled(replace(run, intent=None, intent_reason=None), ENDED.get(outcome, exited()))
+    without_intent = settled(
+        replace(run, intent=None, intent_reason=None), ENDED.get(outcome, exited())
+    )
 
     found = settled(run, ENDED.get(outcome, exited()))
 
@@ -218,7 +220,9 @@ def test_a_task_goes_where_an_operator_sent_it_and_is_charged_as_its_run_ended(
     charged = (found.attempts_used, found.deferrals, found.orphans)
     anew = intent is Intent.RETRY
     assert (
-        (0, 0, 0) if anew else (unsaid.attempts_used, unsaid.deferrals, unsaid.orphans)
+        (0, 0, 0)
+        if anew
+        else (without_intent.attempts_used, without_intent.deferrals, without_intent.orphans)
     ) == charged
     assert anew == found.total_anew
 
@@ -291,6 +295,6 @@ def test_a_local_claim_that_ran_out_of_time_timed_out(
 def test_a_profiles_rule_for_137_holds_also_where_memory_ran_out() -> None:
     run = replace(RUN, rules={"137": "deferred"})
 
-    told = verdict(run, exited(exit_code=137, oom=True))
+    found = verdict(run, exited(exit_code=137, oom=True))
 
-    assert (Outcome.DEFERRED, "exit code 137, by its profile") == (told.outcome, told.reason)
+    assert (Outcome.DEFERRED, "exit code 137, by its profile") == (found.outcome, found.reason)

@@ -56,7 +56,7 @@ def test_a_profile_gives_command_and_defaults_and_its_queue_gives_the_rest(confi
 
 
 @pytest.mark.parametrize(
-    ("command", "options", "told"),
+    ("command", "options", "message"),
     [
         (["true"], {}, "command: only profiles may be run here; known are: resize; add --profile"),
         (["true"], {"profile": "resize"}, "command: profile 'resize' brings its own; leave the"),
@@ -72,7 +72,7 @@ def test_a_profile_gives_command_and_defaults_and_its_queue_gives_the_rest(confi
     ],
 )
 def test_what_a_profile_cannot_make_a_task_of_is_refused_with_the_remedy(
-    config: Config, command: list[str], options: Any, told: str
+    config: Config, command: list[str], options: Any, message: str
 ) -> None:
     if not command:
         options = {"profile": "resize", **options}
@@ -80,7 +80,7 @@ def test_what_a_profile_cannot_make_a_task_of_is_refused_with_the_remedy(
     with pytest.raises(InvalidTask) as error:
         new_task(config, command, options)
 
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_an_argument_stays_one_argument(
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         (
             "command = 'true'",
@@ -132,7 +132,7 @@ def test_an_argument_stays_one_argument(
     ],
 )
 def test_r64_a_mistake_in_a_profile_is_reported_with_place_and_remedy(
-    tmp_path: Path, keys: str, told: str
+    tmp_path: Path, keys: str, message: str
 ) -> None:
     file = tmp_path / "dispatcher.toml"
     file.write_text(f"[profiles.p]\n{keys}\n")
@@ -140,4 +140,4 @@ def test_r64_a_mistake_in_a_profile_is_reported_with_place_and_remedy(
     with pytest.raises(ConfigError) as error:
         load(str(file), {"HOME": "/home/somebody"})
 
-    assert told in str(error.value)
+    assert message in str(error.value)

@@ -62,8 +62,8 @@ def test_every_example_and_default_is_accepted(tmp_path: Path) -> None:
     for key in reference.every_key():
         for value in filter(None, (key.default, key.example)):
             needs_command = key.section == "profiles.NAME" and key.name != "command"
-            beside = 'command = ["true"]\n' if needs_command else ""
-            _of(f"[{key.section}]\n{beside}{key.name} = {value}\n", tmp_path)
+            command = 'command = ["true"]\n' if needs_command else ""
+            _of(f"[{key.section}]\n{command}{key.name} = {value}\n", tmp_path)
 
 
 def test_the_schema_describes_every_key_of_the_file() -> None:

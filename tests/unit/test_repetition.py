@@ -88,24 +88,24 @@ def test_r26_twenty_simultaneous_timeouts_start_again_spread_over_their_back_off
 
 
 @pytest.fixture
-def said() -> StringIO:
+def stream() -> StringIO:
     """What is logged from here on, by a clock that the test must set."""
     return StringIO()
 
 
-def set_up(world: World, said: StringIO) -> None:
+def set_up(world: World, stream: StringIO) -> None:
     config = load(None, {"STATE_DIRECTORY": "/v"})
-    logs.set_up(config, stream=said, strict=True, clock=world.at)
+    logs.set_up(config, stream=stream, strict=True, clock=world.at)
 
 
-def events(said: StringIO, name: str) -> list[dict[str, Any]]:
-    lines = map(json.loads, said.getvalue().splitlines())
+def events(stream: StringIO, name: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, stream.getvalue().splitlines())
     return [line for line in lines if line["event"] == name]
 
 
-def test_r51_a_store_that_fails_a_thousand_times_costs_a_line_a_minute(said: StringIO) -> None:
+def test_r51_a_store_that_fails_a_thousand_times_costs_a_line_a_minute(stream: StringIO) -> None:
     world = World()
-    set_up(world, said)
+    set_up(world, stream)
     unwell = Unwell(world.store)
     world.store = unwell  # type: ignore[assignment]
     world.fresh_supervisor()
@@ -119,7 +119,7 @@ def test_r51_a_store_that_fails_a_thousand_times_costs_a_line_a_minute(said: Str
     minutes = (world.elapsed - began) / MINUTE
 
     for name in ("store.unavailable", "store.recovered"):
-        lines = events(said, name)
+        lines = events(stream, name)
         assert BURST < len(lines) <= BURST + minutes + 1
         left_out = sum(line.get("left_out", 0) for line in lines)
         assert 1000 - MINUTE <= len(lines) + left_out <= 1000, "each was told or counted"
@@ -127,19 +127,19 @@ def test_r51_a_store_that_fails_a_thousand_times_costs_a_line_a_minute(said: Str
     world.run_for(2 * MINUTE)
     logs.flush(world.at())
     assert {"store.unavailable", "store.recovered"} == {
-        line["of"] for line in events(said, "error.ceased")
+        line["of"] for line in events(stream, "error.ceased")
     }
 
 
-def test_r51_a_host_that_starts_nothing_is_logged_at_most_once_a_minute(said: StringIO) -> None:
+def test_r51_a_host_that_starts_nothing_is_logged_at_most_once_a_minute(stream: StringIO) -> None:
     world = World()
-    set_up(world, said)
+    set_up(world, stream)
     uid = wire.RunUid("")
     world.executor.refusal = wire.StartFailed(uid=uid, fault=wire.Fault.HOST, error="EMFILE")
     world.submit("true")
     world.start()
     world.run_for(120 * MINUTE)
 
-    assert len(events(said, "node.paused")) <= BURST + 120
+    assert len(events(stream, "node.paused")) <= BURST + 120
     assert world.runs(1), "it was tried"
     assert 0 == world.task(1).attempts_used

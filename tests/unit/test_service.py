@@ -47,8 +47,8 @@ def units(tmp_path: Path) -> Path:
 
 def did(command: Command, *words: str) -> list[tuple[str, str]]:
     """Run a verb for a user's service; return what it did, of each thing the name."""
-    told = command(*words, "--user", "--json").json
-    return [(step["did"], Path(step["what"]).name) for step in told["steps"]]
+    report = command(*words, "--user", "--json").json
+    return [(step["did"], Path(step["what"]).name) for step in report["steps"]]
 
 
 def section(path: Path) -> dict[str, str]:
@@ -144,12 +144,12 @@ def test_a_unit_that_was_changed_by_hand_is_named_and_left_alone(
     other = units / "dispatcher-executor.service"
     before = (changed.read_text(), other.read_text())
 
-    told = command(verb, "--user", exits=1).stderr
+    report = command(verb, "--user", exits=1).stderr
 
-    assert f"{changed} was changed by hand" in told
-    assert f"{changed}.d/*.conf" in told
-    assert "--force" in told
-    assert str(other) not in told
+    assert f"{changed} was changed by hand" in report
+    assert f"{changed}.d/*.conf" in report
+    assert "--force" in report
+    assert str(other) not in report
     assert before == (changed.read_text(), other.read_text())
     assert did(command, verb, "--force")
 
@@ -224,18 +224,18 @@ def test_a_name_that_no_unit_can_have_is_refused(command: Command, name: str) ->
 def test_the_name_of_the_only_services_file_is_refused_as_an_instance(
     command: Command, units: Path
 ) -> None:
-    told = command("install-service", "--user", "--instance=dispatcher", exits=2).stderr
+    report = command("install-service", "--user", "--instance=dispatcher", exits=2).stderr
 
-    assert "use another name" in told
+    assert "use another name" in report
     assert not units.exists()
 
 
 def test_a_configuration_for_an_embedded_executor_is_refused_and_nothing_written(
     command: Command, units: Path
 ) -> None:
-    told = command("install-service", "--user", "--config", command.config_file, exits=78).stderr
+    report = command("install-service", "--user", "--config", command.config_file, exits=78).stderr
 
-    assert 'mode = "external"' in told
+    assert 'mode = "external"' in report
     assert not units.exists()
 
 
@@ -244,9 +244,9 @@ def test_a_mistaken_configuration_is_refused_and_nothing_written(
 ) -> None:
     command.configure("[executor]\nmode = 'externel'")
 
-    told = command("install-service", "--user", "--config", command.config_file, exits=78).stderr
+    report = command("install-service", "--user", "--config", command.config_file, exits=78).stderr
 
-    assert "did you mean 'external'?" in told
+    assert "did you mean 'external'?" in report
     assert not units.exists()
 
 
@@ -319,12 +319,12 @@ def test_units_whose_manager_does_not_answer_are_removed_by_force_alone(
     did(command, "install-service")
     program(programs / "systemctl", "#!/bin/sh\necho 'Failed to connect' >&2\nexit 1\n")
 
-    told = command("uninstall-service", "--user", exits=1).stderr
+    report = command("uninstall-service", "--user", exits=1).stderr
 
     user = pwd.getpwuid(os.getuid()).pw_name
-    assert f"the user manager of {user} does not answer" in told
-    assert "Failed to connect" in told
-    assert "--force" in told
+    assert f"the user manager of {user} does not answer" in report
+    assert "Failed to connect" in report
+    assert "--force" in report
     units = tmp_path / "config" / "systemd" / "user"
     assert NAMES == sorted(path.name for path in units.iterdir())
     (units / "default.target.wants").mkdir()

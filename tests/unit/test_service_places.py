@@ -97,10 +97,10 @@ def test_a_directory_of_figures_is_open_to_readers_and_one_closed_to_the_service
     assert not [what for _, what in install(of_nobody, ["/bin/sh"], force=False) if "write" in what]
 
     os.chown(figures, 0, 0)
-    told = [what for _, what in install(of_nobody, ["/bin/sh"], force=False) if "write" in what]
+    written = [what for _, what in install(of_nobody, ["/bin/sh"], force=False) if "write" in what]
     assert [
         f"the user nobody may not write in {figures}; the service needs it: chown nobody {figures}"
-    ] == told
+    ] == written
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_a_directory_closed_to_the_service_is_opened_by_what_opens_it(
     of_nobody.file.parent.mkdir()
     of_nobody.file.write_text(f'{EXTERNAL}metrics.textfile = "{directory / "d.prom"}"\n')
 
-    told = [what for _, what in install(of_nobody, ["/bin/sh"], force=False) if "write" in what]
+    written = [what for _, what in install(of_nobody, ["/bin/sh"], force=False) if "write" in what]
 
-    assert [remedy.format(directory)] == [what.partition("needs it: ")[2] for what in told]
+    assert [remedy.format(directory)] == [what.partition("needs it: ")[2] for what in written]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root gives directories away")
@@ -144,8 +144,8 @@ def test_no_directory_is_made_where_another_user_decides_what_its_path_leads_to(
     steps = list(install(of_nobody, ["/bin/sh"], force=False))
 
     assert [] == list(victim.iterdir())
-    (told,) = [what for kind, what in steps if kind == "warning" and "missing" in what]
-    assert f"make it: sudo -u 'nobody' mkdir -p {theirs}/link/new" in told
+    (written,) = [what for kind, what in steps if kind == "warning" and "missing" in what]
+    assert f"make it: sudo -u 'nobody' mkdir -p {theirs}/link/new" in written
 
 
 def theirs(directory: Path) -> Path:
@@ -250,9 +250,11 @@ def test_a_user_that_a_drop_in_sets_is_reported(of_nobody: Place) -> None:
         (of_nobody.units / name).mkdir(parents=True)
         (of_nobody.units / name / "user.conf").write_text("[Service]\nUser = ada \n")
 
-    told = [what for did, what in install(of_nobody, ["/bin/sh"], force=False) if did == "warning"]
+    written = [
+        what for did, what in install(of_nobody, ["/bin/sh"], force=False) if did == "warning"
+    ]
 
-    found = [what for what in told if "sets User=ada" in what and "--run-as ada" in what]
+    found = [what for what in written if "sets User=ada" in what and "--run-as ada" in what]
     assert 2 == len(found)
     assert "dispatcher-executor@.service.d/user.conf" in found[0]
     assert "dispatcher@gpu.service.d/user.conf" in found[1]

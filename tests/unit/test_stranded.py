@@ -44,12 +44,12 @@ def test_runs_of_another_node_in_an_embedded_store_are_orphaned_at_once_and_it_i
 ) -> None:
     claims = [claimed_before(world) for _ in range(250)]
 
-    with capture_logs() as said:
+    with capture_logs() as logs:
         world.start()
 
     assert {Outcome.ORPHANED} == {outcomes(world, claim.task_id)[0] for claim in claims}
     assert TaskState.RUNNING is world.state(claims[0].task_id)
-    taken = [line for line in said if line["event"] == "claim.taken_over"]
+    taken = [line for line in logs if line["event"] == "claim.taken_over"]
     assert (250, {"far"}) == (len(taken), {line["owner"] for line in taken})
 
 
@@ -61,13 +61,13 @@ def test_r79_as_long_as_something_of_it_lives_a_run_stays_with_a_visible_reason(
         world.store.record_started(claim.run_uid, pid=4711, started_at=now, now=now)
     world.executor.alive[claim.run_uid] = ALIVE
 
-    with capture_logs() as said:
+    with capture_logs() as logs:
         world.start()
         world.run_for(100)
 
     assert [None] == outcomes(world, claim.task_id)
     assert [(claim.task_id, 1, ALIVE, False)] == stranded(world)
-    warned = [line for line in said if line["event"] == "run.stranded"]
+    warned = [line for line in logs if line["event"] == "run.stranded"]
     assert [("far", ALIVE, claim.task_id, 4711)] == [
         (line["owner"], line["reason"], line["task_id"], line["pid"]) for line in warned
     ]
@@ -116,8 +116,8 @@ def test_it_is_settled_as_declared_then_as_its_ending_then_as_orphaned(
     claim = claimed_before(world)
     with world.store.transaction() as now:
         if declared:
-            said = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
-            world.store.declare(said, now=now)
+            logs = Declaration(task_id=claim.task_id, lock=claim.lock, word=Declared.SUCCEED)
+            world.store.declare(logs, now=now)
         if ending:
             world.store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=now)
 

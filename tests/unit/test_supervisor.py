@@ -20,7 +20,7 @@ from dispatcher.supervisor.turn import Request
 from dispatcher.times import StoreTime
 from dispatcher.words import Beat, Refused
 from dispatcher.worker_api import WorkerError
-from tests.heard import expect_catalogued
+from tests.recorded_logs import expect_catalogued
 from tests.simulation import SETTINGS, World
 
 
@@ -422,11 +422,11 @@ def test_a_drain_names_what_it_leaves_behind_and_who_leaves_does_not(
     world.start()
     world.supervisor.stop(how, at=world.at())
 
-    with capture_logs() as said:
+    with capture_logs() as logs:
         world.supervisor.log_left_behind()
 
-    assert ["run.left_behind"] * named == [line["event"] for line in said]
-    expect_catalogued(said)
+    assert ["run.left_behind"] * named == [line["event"] for line in logs]
+    expect_catalogued(logs)
 
 
 def test_to_leave_touches_no_worker(world: World) -> None:
@@ -580,8 +580,11 @@ def test_each_request_is_answered_once_wherever_the_store_fails(
     world.start()
     answers: list[list[object]] = [[], [], []]
     beats = [
-        Request(Beat(task_id=number, lock="x"), lambda answer, _, heard=heard: heard.append(answer))
-        for number, heard in enumerate(answers, 1)
+        Request(
+            Beat(task_id=number, lock="x"),
+            lambda answer, _, received=received: received.append(answer),
+        )
+        for number, received in enumerate(answers, 1)
     ]
 
     none: Any = (None, True)

@@ -61,10 +61,10 @@ def test_an_output_that_is_locked_is_a_sign_of_life_at_either_path(
     with output.open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
 
-        told = look(tmp_path / "moved-away.log", output)
+        found = look(tmp_path / "moved-away.log", output)
 
-    told_of = f"a process on this host still has its output open (fuser -v {output})"
-    assert f"{told_of}; end them, or wait until they exit" == told
+    expected = f"a process on this host still has its output open (fuser -v {output})"
+    assert f"{expected}; end them, or wait until they exit" == found
     assert look(output) is None
 
 
@@ -79,20 +79,20 @@ def test_a_look_does_not_appear_as_a_sign_of_life_to_another(output: Path) -> No
 def test_a_file_that_cannot_be_looked_at_leaves_it_unknown(output: Path) -> None:
     output.symlink_to(output)
 
-    told = look(output)
+    found = look(output)
 
-    assert told is not None
-    assert told.startswith(f"it may live, as its output {output} cannot be opened: ")
-    assert told.endswith("; let this user open it")
+    assert found is not None
+    assert found.startswith(f"it may live, as its output {output} cannot be opened: ")
+    assert found.endswith("; let this user open it")
 
 
 def test_a_process_with_the_mark_is_named_and_one_with_another_is_not() -> None:
     with process(mark=marks.mark_of(UID)) as running, process(mark=marks.mark_of(OTHER)):
-        told = look()
+        found = look()
 
-        assert told is not None
-        assert told.startswith("its processes live on this host: ")
-        assert told.endswith(f" ({running.pid}); end them, or wait until they exit")
+        assert found is not None
+        assert found.startswith("its processes live on this host: ")
+        assert found.endswith(f" ({running.pid}); end them, or wait until they exit")
     assert look() is None
 
 
@@ -117,13 +117,13 @@ def test_an_executor_that_is_just_spawning_is_never_named_but_its_child_is(named
         mark=marks.mark_of(UID),
     ) as running:
         pid = int(running.stdout.readline())
-        told = look()
+        found = look()
 
         if named == "by its pid":
-            assert told is None
+            assert found is None
         else:
-            assert told is not None
-            assert f"this host: executor{running.pid} ({pid}); end" in told
+            assert found is not None
+            assert f"this host: executor{running.pid} ({pid}); end" in found
 
 
 def test_the_mark_outlives_environment_session_outputs_and_parents() -> None:
@@ -131,9 +131,9 @@ def test_the_mark_outlives_environment_session_outputs_and_parents() -> None:
     with process("sh", "-c", f"exec 3<&0; {escape}", mark=marks.mark_of(UID)) as running:
         running.wait()
 
-        told = look()
-        assert told is not None
-        assert f"({running.pid})" not in told
+        found = look()
+        assert found is not None
+        assert f"({running.pid})" not in found
     eventually(lambda: _expect(look() is None))
 
 

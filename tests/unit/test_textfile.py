@@ -55,14 +55,14 @@ def test_the_cause_of_an_unwritten_file_is_logged_once_until_it_changes(world: W
         world.writes("exit 0", at=5_010)
         world.writes("exit 0", at=5_020)
 
-    told = [(log["event"], log.get("reason")) for log in logs]
+    logged = [(log["event"], log.get("reason")) for log in logs]
     unwritten = "metrics.unwritten"
     assert [
         (unwritten, "no room"),
         (unwritten, "no room"),
         (unwritten, "exit code 3"),
         ("metrics.written", None),
-    ] == told
+    ] == logged
     assert world.due == 5_030
 
 

@@ -473,19 +473,19 @@ def test_each_waiting_period_has_its_own_time(world: World) -> None:
 
 def test_waiting_tasks_are_queried_once_in_a_poll() -> None:
     world = World()
-    asked = 0
+    queries = 0
     next_failure = world.store.next_failure
 
     def counted() -> Any:
-        nonlocal asked
-        asked += 1
+        nonlocal queries
+        queries += 1
         return next_failure()
 
     world.store.next_failure = counted  # type: ignore[method-assign]
     started(world, lease_ttl_ms=400)  # so that it ticks each 100 ms
     world.run_for(10)
 
-    assert 10 <= asked <= 12
+    assert 10 <= queries <= 12
 
 
 # The whole task ------------------------------------------------------------------------------

@@ -153,10 +153,10 @@ def test_the_packaged_configuration_is_the_one_the_units_need() -> None:
 
 
 def test_an_operators_shell_means_the_same_store_as_the_units() -> None:
-    told = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
+    environ = {"STATE_DIRECTORY": "/var/lib/dispatcher", "RUNTIME_DIRECTORY": "/run/dispatcher"}
     file = str(SHIPPED / "dispatcher.toml")
 
-    assert load(file, told) == load(file, {"HOME": "/root", "XDG_RUNTIME_DIR": "/run/user/0"})
+    assert load(file, environ) == load(file, {"HOME": "/root", "XDG_RUNTIME_DIR": "/run/user/0"})
 
 
 @pytest.mark.parametrize("directory", ["", "user"])

@@ -44,16 +44,16 @@ def test_a_socket_that_is_missing_for_a_moment_is_waited_for(tmp_path: Path) -> 
         socket.socket(socket.AF_UNIX) as listener,
         closing(DaemonSocket("sock")) as channel,
     ):
-        asked = pool.submit(channel.request, {"op": "heartbeat"}, within=30.0)
+        answer = pool.submit(channel.request, {"op": "heartbeat"}, within=30.0)
         let_pass(3 * LOOKS)  # it has looked at least once by then, or else is no slower for it
-        assert not asked.done()
+        assert not answer.done()
         listener.bind("sock")
         listener.listen()
         connection, _ = listener.accept()
         with connection:
             connection.sendall(b'{"ok": true}\n')
 
-            assert {"ok": True} == asked.result()
+            assert {"ok": True} == answer.result()
 
 
 class Clock:

@@ -27,14 +27,14 @@ STUBBORN = frozenset({SIGTERM})
 def test_signal_grace_kill_at_their_instants(world: World) -> None:
     world.spawner.facts = {"ignores": STUBBORN}
     leader = world.start(kill_grace=10.0)
-    asked_at = world.kernel.now
+    ended_at = world.kernel.now
 
     world.end()
     world.run_for(9.9)
-    assert [(asked_at, SIGTERM), (asked_at, SIGCONT)] == leader.heard
+    assert [(ended_at, SIGTERM), (ended_at, SIGCONT)] == leader.signals
     world.run_for(0.2)
 
-    assert (asked_at + 10, SIGKILL) == pytest.approx(leader.heard[2])
+    assert (ended_at + 10, SIGKILL) == pytest.approx(leader.signals[2])
     exited = world.last(wire.Exited)
     assert (SIGKILL, "cancelled") == (exited.exit.signal, exited.ended_by)
     assert 0.5 == exited.exit.cpu_seconds
@@ -47,8 +47,8 @@ def test_each_process_gets_the_kill_signal_once(world: World) -> None:
 
     world.end()
 
-    assert [SIGUSR1, SIGCONT] == [signum for _, signum in member.heard]
-    assert [SIGUSR1] == [signum for _, signum in escaped.heard]  # it died of it
+    assert [SIGUSR1, SIGCONT] == [signum for _, signum in member.signals]
+    assert [SIGUSR1] == [signum for _, signum in escaped.signals]  # it died of it
 
 
 def test_with_kill_mode_leader_only_the_leader_gets_the_signal_and_all_get_sigkill(
@@ -61,12 +61,12 @@ def test_with_kill_mode_leader_only_the_leader_gets_the_signal_and_all_get_sigki
 
     world.end()
     world.run_for(9.9)
-    assert [SIGTERM, SIGCONT] == [signum for _, signum in leader.heard]
-    assert [] == member.heard + escaped.heard
+    assert [SIGTERM, SIGCONT] == [signum for _, signum in leader.signals]
+    assert [] == member.signals + escaped.signals
     world.run_for(0.2)
 
     for process in (leader, member, escaped):
-        assert SIGKILL == process.heard[-1][1]
+        assert SIGKILL == process.signals[-1][1]
     assert "cancelled" == world.last(wire.Exited).ended_by
 
 
@@ -79,7 +79,7 @@ def test_with_kill_mode_leader_the_leftovers_of_a_dead_leader_get_the_kill_signa
 
     world.run_for(1.5)
 
-    assert [SIGTERM] == [signum for _, signum in left.heard]  # it died of it
+    assert [SIGTERM] == [signum for _, signum in left.signals]  # it died of it
     assert 1 == len(world.last(wire.Exited).exit.leftovers)
 
 
@@ -89,14 +89,14 @@ def test_a_leader_that_dies_of_the_signal_waits_for_its_tree(world: World) -> No
 
     world.end()
     world.run_for(4.9)
-    assert [] == world.said(wire.Exited)
+    assert [] == world.sent(wire.Exited)
     assert world.kernel.processes[leader.pid].status  # not reaped while its group may be signalled
     world.run_for(0.2)
 
     exited = world.last(wire.Exited)
     assert (SIGTERM, "cancelled") == (exited.exit.signal, exited.ended_by)
-    assert SIGKILL == child.heard[-1][1]
-    assert [] == world.said(wire.Changed)
+    assert SIGKILL == child.signals[-1][1]
+    assert [] == world.sent(wire.Changed)
     assert {child.pid, leader.pid} == set(world.kernel.reaped)
 
 
@@ -110,8 +110,8 @@ def test_new_members_get_sigkill_too(world: World) -> None:
     child.cannot_die = False
     world.run_for(0.2)
 
-    assert SIGKILL == late.heard[0][1]
-    assert 1 == len(world.said(wire.Exited))
+    assert SIGKILL == late.signals[0][1]
+    assert 1 == len(world.sent(wire.Exited))
 
 
 def test_r14_what_cannot_die_is_unkillable_and_never_gone(world: World) -> None:
@@ -120,13 +120,13 @@ def test_r14_what_cannot_die_is_unkillable_and_never_gone(world: World) -> None:
 
     world.end()
     world.run_for(5.9)
-    assert [] == world.said(wire.Changed)
+    assert [] == world.sent(wire.Changed)
     world.run_for(3600)
 
-    assert [wire.RunState.UNKILLABLE] == [m.state for m in world.said(wire.Changed)]
+    assert [wire.RunState.UNKILLABLE] == [m.state for m in world.sent(wire.Changed)]
     assert 1 == world.names().count("worker.unkillable")
-    assert [] == world.said(wire.Exited)
-    assert 360 <= len({at for at, _ in leader.heard}) <= 500  # tried again, each ten seconds
+    assert [] == world.sent(wire.Exited)
+    assert 360 <= len({at for at, _ in leader.signals}) <= 500  # tried again, each ten seconds
 
     leader.cannot_die = False
     world.run_for(10)
@@ -139,7 +139,7 @@ def test_r14_nothing_is_gone_while_somebody_cannot_be_looked_at(world: World) ->
     world.kernel.dies(leader)
 
     world.run_for(600)
-    assert [] == world.said(wire.Exited)
+    assert [] == world.sent(wire.Exited)
     assert 1 == world.names().count("host.short")
     world.kernel.broken = None
     world.run_for(1)
@@ -155,8 +155,8 @@ def test_leftovers_have_their_grace_then_the_ladder(world: World) -> None:
 
     world.run_for(10)
 
-    heard = [(round(at - began, 3), signum) for at, signum in left.heard]
-    assert [(2.0, SIGTERM), (2.0, SIGCONT), (5.0, SIGKILL)] == heard
+    signals = [(round(at - began, 3), signum) for at, signum in left.signals]
+    assert [(2.0, SIGTERM), (2.0, SIGCONT), (5.0, SIGKILL)] == signals
     changed, exited = world.last(wire.Changed), world.last(wire.Exited)
     assert (wire.RunState.LEADER_EXITED, 4) == (
         changed.state,
@@ -212,18 +212,18 @@ def test_an_orphan_that_dies_unseen_may_have_left_another(world: World) -> None:
     world.kernel.dies(leader)
     reap_if_dead = world.kernel.reap_if_dead
 
-    def dies_when_asked(orphan: int) -> bool:
+    def dies_when_checked(orphan: int) -> bool:
         if orphan == between.pid and between.status is None:
             world.kernel.dies(between)
         return reap_if_dead(orphan)
 
-    world.kernel.reap_if_dead = dies_when_asked  # type: ignore[method-assign]
+    world.kernel.reap_if_dead = dies_when_checked  # type: ignore[method-assign]
     world.run_for(1)
 
-    assert [] == world.said(wire.Exited)
+    assert [] == world.sent(wire.Exited)
     world.kernel.dies(hidden)
     world.run_for(1)
-    assert 1 == len(world.said(wire.Exited))
+    assert 1 == len(world.sent(wire.Exited))
 
 
 def test_an_environment_that_cannot_be_read_yet_leaves_the_owner_unknown(world: World) -> None:
@@ -234,11 +234,11 @@ def test_an_environment_that_cannot_be_read_yet_leaves_the_owner_unknown(world: 
     world.kernel.dies(second)
 
     world.run_for(0.5)
-    assert [] == world.said(wire.Exited)
+    assert [] == world.sent(wire.Exited)
     execing.environment = b"A=b\0" + worker_api.MARKER.encode() + b"=first\0"
     world.run_for(0.1)
 
-    assert ["second"] == [exited.uid for exited in world.said(wire.Exited)]
+    assert ["second"] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_an_environment_that_is_never_readable_makes_a_stray(world: World) -> None:
@@ -247,14 +247,14 @@ def test_an_environment_that_is_never_readable_makes_a_stray(world: World) -> No
     world.kernel.dies(first)
 
     world.run_for(1.5)
-    assert ["first"] == [exited.uid for exited in world.said(wire.Exited)]
-    (stray,) = world.said(wire.Stray)
+    assert ["first"] == [exited.uid for exited in world.sent(wire.Exited)]
+    (stray,) = world.sent(wire.Stray)
     assert (silent.pid, ("first", "second")) == (stray.pid, stray.candidates)
     world.kernel.dies(second)
     world.run_for(20)
 
-    assert ["first", "second"] == [exited.uid for exited in world.said(wire.Exited)]
-    assert SIGTERM == silent.heard[0][1]
+    assert ["first", "second"] == [exited.uid for exited in world.sent(wire.Exited)]
+    assert SIGTERM == silent.signals[0][1]
 
 
 def test_a_stray_is_ended_when_its_candidates_are_gone_in_the_same_tick(world: World) -> None:
@@ -267,10 +267,10 @@ def test_a_stray_is_ended_when_its_candidates_are_gone_in_the_same_tick(world: W
 
     world.run_for(20)
 
-    (told,) = world.said(wire.Stray)
-    assert tuple(f"run-{number}" for number in range(5, 25)) == told.candidates
-    assert SIGTERM == stray.heard[0][1]
-    assert 25 == len(world.said(wire.Exited))
+    (reason,) = world.sent(wire.Stray)
+    assert tuple(f"run-{number}" for number in range(5, 25)) == reason.candidates
+    assert SIGTERM == stray.signals[0][1]
+    assert 25 == len(world.sent(wire.Exited))
     assert [] == [p for p in world.kernel.processes.values() if p.pid == stray.pid]
 
 
@@ -284,9 +284,9 @@ def test_a_process_of_our_own_session_is_nobodys(world: World) -> None:
     world.end(at_once=True)
     world.run_for(5)
 
-    assert 1 == len(world.said(wire.Exited))
+    assert 1 == len(world.sent(wire.Exited))
     assert [leader.pid] == world.kernel.reaped
-    assert [] == ours.heard
+    assert [] == ours.signals
 
 
 def test_what_was_there_before_every_run_is_nobodys(world: World) -> None:
@@ -297,8 +297,8 @@ def test_what_was_there_before_every_run_is_nobodys(world: World) -> None:
     world.end(at_once=True)
     world.run_for(5)
 
-    assert 1 == len(world.said(wire.Exited))
-    assert [] == elder.heard + world.said(wire.Stray)
+    assert 1 == len(world.sent(wire.Exited))
+    assert [] == elder.signals + world.sent(wire.Stray)
 
 
 def test_lineage_is_remembered(world: World) -> None:
@@ -313,10 +313,10 @@ def test_lineage_is_remembered(world: World) -> None:
     world.kernel.dies(between)
     world.run_for(6)
 
-    assert [SIGTERM, SIGCONT, SIGKILL] == [signum for _, signum in hidden.heard]
-    assert [] == world.said(wire.Stray)
-    assert ["run"] == [exited.uid for exited in world.said(wire.Exited)]
-    assert [] == other.heard
+    assert [SIGTERM, SIGCONT, SIGKILL] == [signum for _, signum in hidden.signals]
+    assert [] == world.sent(wire.Stray)
+    assert ["run"] == [exited.uid for exited in world.sent(wire.Exited)]
+    assert [] == other.signals
 
 
 def test_the_earliest_deadline_ends_a_run_without_a_request(world: World) -> None:
@@ -324,7 +324,7 @@ def test_the_earliest_deadline_ends_a_run_without_a_request(world: World) -> Non
     leader = world.start(deadlines={"absence": at + 60, "run_timeout": at + 30})
 
     world.run_for(29.9)
-    assert [] == leader.heard
+    assert [] == leader.signals
     world.run_for(0.2)
 
     changed, exited = world.last(wire.Changed), world.last(wire.Exited)
@@ -337,10 +337,10 @@ def test_a_renewed_deadline_counts_from_the_last_renewal(world: World) -> None:
     leader = world.start(deadlines={"absence": at + 10})
     for later in (20, 15, 30):
         world.run_for(4)
-        world.hear(wire.Renew(deadlines={wire.RunUid("run"): {"absence": at + later}}))
+        world.deliver(wire.Renew(deadlines={wire.RunUid("run"): {"absence": at + later}}))
 
     world.run_for(17.9)
-    assert [] == leader.heard
+    assert [] == leader.signals
     world.run_for(0.2)
 
     assert "absence" == world.last(wire.Exited).ended_by
@@ -355,7 +355,7 @@ def test_a_deadline_ends_leftovers_too(world: World) -> None:
 
     world.run_for(5.1)
 
-    assert SIGTERM == left.heard[0][1]
+    assert SIGTERM == left.signals[0][1]
     assert (0, None) == (world.last(wire.Exited).exit.exit_code, world.last(wire.Exited).ended_by)
 
 
@@ -365,19 +365,19 @@ def test_r35_a_refusal_leaves_nothing_behind(world: World) -> None:
         uid=wire.RunUid("run"), epoch=1, command=("x",), env={}, output_path="/x", kill_grace=1.0
     )
 
-    world.hear(start, wire.End(uid=start.uid, reason="cancelled"))
+    world.deliver(start, wire.End(uid=start.uid, reason="cancelled"))
     world.server.knocks = True
     world.run_for(5)
 
     failed = world.last(wire.StartFailed)
     assert (wire.Fault.HOST, "no memory") == (failed.fault, failed.error)
-    assert [] == world.said(wire.RunReport) + world.said(wire.Exited)
+    assert [] == world.sent(wire.RunReport) + world.sent(wire.Exited)
     assert [] == world.journal.predecessors_runs()
 
 
 def test_a_living_run_is_not_forgotten_on_any_request(world: World) -> None:
     world.start()
-    world.hear(wire.Forget(uid=wire.RunUid("run")))
+    world.deliver(wire.Forget(uid=wire.RunUid("run")))
 
     assert ["running"] == [e["state"] for e in world.events if e["event"] == "run.forget_refused"]
     assert ["run"] == [run.uid for run in world.journal.predecessors_runs()]
@@ -388,7 +388,7 @@ def test_runs_leave_nothing_behind(world: World) -> None:
         leader = world.start(str(n), deadlines={"run_timeout": world.kernel.now + 1e6})
         world.kernel.dies(leader)
         world.run_for(0)
-        world.hear(wire.Forget(uid=wire.RunUid(str(n))))
+        world.deliver(wire.Forget(uid=wire.RunUid(str(n))))
 
     table = world.executor.table
     assert ({}, {}, set()) == (table.known, table.live, world.kernel.handles)
@@ -400,12 +400,12 @@ def test_leftovers_are_left_alone_if_the_start_requests_it(world: World) -> None
     server = world.kernel.born(leader.pid)
     world.kernel.dies(leader)
     world.run_for(1.9)
-    assert [] == world.said(wire.Exited)
+    assert [] == world.sent(wire.Exited)
     world.run_for(0.4)
 
-    assert ((), 1) == (world.last(wire.Exited).exit.leftovers, len(world.said(wire.Exited)))
+    assert ((), 1) == (world.last(wire.Exited).exit.leftovers, len(world.sent(wire.Exited)))
     assert 1 == len(world.last(wire.Exited).exit.left_alone)
-    assert [] == server.heard
+    assert [] == server.signals
 
     # Nothing of it becomes another run's, though that one lived when it was started.
     other = world.start("other", leftover_grace=0.0)
@@ -416,8 +416,8 @@ def test_leftovers_are_left_alone_if_the_start_requests_it(world: World) -> None
     world.kernel.dies(other)
     world.run_for(5)
     assert ("other", ()) == (world.last(wire.Exited).uid, world.last(wire.Exited).exit.leftovers)
-    assert [] == world.said(wire.Stray)
-    assert [] == helper.heard + stranger.heard
+    assert [] == world.sent(wire.Stray)
+    assert [] == helper.signals + stranger.signals
 
 
 def test_a_requested_end_reports_no_leftovers(world: World) -> None:
@@ -427,7 +427,7 @@ def test_a_requested_end_reports_no_leftovers(world: World) -> None:
     world.end()
     world.run_for(3)
 
-    assert [SIGKILL] == [signum for _, signum in child.heard if signum == SIGKILL][:1]
+    assert [SIGKILL] == [signum for _, signum in child.signals if signum == SIGKILL][:1]
     assert () == world.last(wire.Exited).exit.left_alone
 
 
@@ -436,7 +436,7 @@ def test_what_was_left_alone_is_reaped_when_it_dies_though_nothing_runs(world: W
     server = world.kernel.born(leader.pid)
     world.kernel.dies(leader)
     world.run_for(5)
-    assert [] == server.heard
+    assert [] == server.signals
 
     world.kernel.dies(server)
     world.run_for(2)
@@ -456,12 +456,12 @@ def test_a_mark_is_read_before_every_sign_that_may_be_anothers(world: World) -> 
 
     world.run_for(5)
 
-    assert SIGTERM == hidden.heard[0][1]
+    assert SIGTERM == hidden.signals[0][1]
     assert (uid, (f"p{hidden.pid}",)) == (
         world.last(wire.Exited).uid,
         world.last(wire.Exited).exit.leftovers,
     )
-    assert [] == world.said(wire.Stray) + bystander.heard
+    assert [] == world.sent(wire.Stray) + bystander.signals
 
 
 def test_another_runs_daemon_with_a_remembered_pid_is_not_taken_for_a_leftover(
@@ -479,9 +479,9 @@ def test_another_runs_daemon_with_a_remembered_pid_is_not_taken_for_a_leftover(
     world.kernel.dies(other)
     world.run_for(5)
 
-    assert SIGTERM == daemon.heard[0][1]
-    assert [second] == [m.uid for m in world.said(wire.Exited) if m.exit.leftovers]
-    assert [] == left.heard
+    assert SIGTERM == daemon.signals[0][1]
+    assert [second] == [m.uid for m in world.sent(wire.Exited) if m.exit.leftovers]
+    assert [] == left.signals
 
 
 def test_r15_a_leader_that_proc_does_not_show_is_signalled_and_never_taken_for_gone(
@@ -493,8 +493,8 @@ def test_r15_a_leader_that_proc_does_not_show_is_signalled_and_never_taken_for_g
 
     world.end("a" * 32)
     world.run_for(0.5)
-    assert [SIGTERM, SIGCONT] == [signum for _, signum in leader.heard]
-    assert [] == world.said(wire.Exited)
+    assert [SIGTERM, SIGCONT] == [signum for _, signum in leader.signals]
+    assert [] == world.sent(wire.Exited)
     world.run_for(2)
 
     assert SIGKILL == world.last(wire.Exited).exit.signal
@@ -507,8 +507,8 @@ def test_a_child_that_proc_does_not_show_is_signalled_with_its_run(world: World)
     world.end("a" * 32, at_once=True)
     world.run_for(1)
 
-    assert SIGKILL == hidden.heard[-1][1]
-    assert 1 == len(world.said(wire.Exited))
+    assert SIGKILL == hidden.signals[-1][1]
+    assert 1 == len(world.sent(wire.Exited))
 
 
 def test_what_cannot_be_read_of_one_process_keeps_no_other_run(world: World) -> None:
@@ -531,7 +531,7 @@ def test_what_cannot_be_read_of_one_process_keeps_no_other_run(world: World) -> 
     world.kernel.dies(quiet)
     world.run_for(0)
 
-    assert ["b" * 32] == [exited.uid for exited in world.said(wire.Exited)]
+    assert ["b" * 32] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_without_marks_the_rest_still_gives_a_process_away(world: World) -> None:
@@ -544,8 +544,8 @@ def test_without_marks_the_rest_still_gives_a_process_away(world: World) -> None
 
     world.run_for(5)
 
-    assert SIGTERM == escaped.heard[0][1]
-    assert [] == world.said(wire.Stray)
+    assert SIGTERM == escaped.signals[0][1]
+    assert [] == world.sent(wire.Stray)
 
 
 def test_what_is_not_proved_gone_after_sigkill_is_reported_with_its_reason(world: World) -> None:
@@ -554,10 +554,10 @@ def test_what_is_not_proved_gone_after_sigkill_is_reported_with_its_reason(world
     world.end("a" * 32)
     world.run_for(10)
 
-    reasons = [m.reason for m in world.said(wire.Changed)]
+    reasons = [m.reason for m in world.sent(wire.Changed)]
     assert [f"it survived SIGKILL: p{leader.pid} ({leader.pid})"] == reasons
     world.connect(connected=True)
-    assert reasons == [m.reason for m in world.said(wire.RunReport)]
+    assert reasons == [m.reason for m in world.sent(wire.RunReport)]
 
 
 def test_dead_orphans_are_reaped_the_sooner_the_more_there_are(world: World) -> None:
@@ -600,7 +600,7 @@ def test_a_leftover_left_alone_is_known_by_its_mark_when_no_other_sign_remains(
         world.last(wire.Exited).uid,
         world.last(wire.Exited).exit.leftovers,
     )
-    assert [] == helper.heard + world.said(wire.Stray)
+    assert [] == helper.signals + world.sent(wire.Stray)
 
 
 def test_a_session_number_of_what_was_left_alone_may_be_another_runs_by_now(world: World) -> None:
@@ -616,7 +616,7 @@ def test_a_session_number_of_what_was_left_alone_may_be_another_runs_by_now(worl
     world.kernel.dies(other)
     world.run_for(5)
 
-    assert SIGTERM == daemon.heard[0][1]
+    assert SIGTERM == daemon.signals[0][1]
     assert 1 == len(world.last(wire.Exited).exit.leftovers)
 
 
@@ -630,8 +630,8 @@ def test_r15_as_the_init_of_a_container_it_ends_no_stranger_that_it_is_given(wor
     world.end("a" * 32, at_once=True)
     world.run_for(5)
 
-    assert [] == stranger.heard + world.said(wire.Stray)
-    assert SIGKILL == escaped.heard[-1][1]
+    assert [] == stranger.signals + world.sent(wire.Stray)
+    assert SIGKILL == escaped.signals[-1][1]
 
 
 def test_a_run_that_only_its_daemon_knows_is_swept_and_reported_gone(world: World) -> None:
@@ -643,8 +643,8 @@ def test_a_run_that_only_its_daemon_knows_is_swept_and_reported_gone(world: Worl
     world.end(uid)
     world.run_for(1)
 
-    assert [SIGKILL] == [signum for _, signum in survivor.heard][:1]
-    assert [] == stranger.heard
+    assert [SIGKILL] == [signum for _, signum in survivor.signals][:1]
+    assert [] == stranger.signals
     exited = world.last(wire.Exited)
     assert (uid, "swept", None) == (exited.uid, exited.ended_by, exited.exit.exit_code)
 
@@ -658,18 +658,18 @@ def test_a_process_of_another_user_is_named_at_the_kill_signal_and_never_called_
 
     world.end()
     world.run_for(0.5)
-    early = world.said(wire.Changed)
+    early = world.sent(wire.Changed)
     world.run_for(60)
 
-    told = f"p{leader.pid} ({leader.pid}) belongs to root, and the dispatcher may not signal it"
-    why = f"{told}: sudo kill {leader.pid}"
+    reason = f"p{leader.pid} ({leader.pid}) belongs to root, and the dispatcher may not signal it"
+    why = f"{reason}: sudo kill {leader.pid}"
     assert [(wire.RunState.ENDING, why)] == [(m.state, m.reason) for m in early]
     assert [(wire.RunState.UNKILLABLE, why)] == [
-        (m.state, m.reason) for m in world.said(wire.Changed)[1:]
+        (m.state, m.reason) for m in world.sent(wire.Changed)[1:]
     ]
     assert 1 == world.names().count("worker.unsignalled")
     world.connect(connected=True)
-    assert [why] == [m.reason for m in world.said(wire.RunReport)]
+    assert [why] == [m.reason for m in world.sent(wire.RunReport)]
 
 
 def test_a_leftover_of_another_user_is_named_and_not_counted_as_ended(world: World) -> None:
@@ -679,12 +679,12 @@ def test_a_leftover_of_another_user_is_named_and_not_counted_as_ended(world: Wor
     world.kernel.dies(leader)
 
     world.run_for(1.5)
-    reasons = [m.reason for m in world.said(wire.Changed) if m.reason]
+    reasons = [m.reason for m in world.sent(wire.Changed) if m.reason]
     world.kernel.dies(left)
     world.run_for(10)
 
-    told = f"p{left.pid} ({left.pid}) belongs to uid 1001, and the dispatcher may not signal it"
-    assert [f"{told}: sudo kill {left.pid}"] == reasons
+    reason = f"p{left.pid} ({left.pid}) belongs to uid 1001, and the dispatcher may not signal it"
+    assert [f"{reason}: sudo kill {left.pid}"] == reasons
     assert (f"p{ended.pid}",) == world.last(wire.Exited).exit.leftovers
 
 

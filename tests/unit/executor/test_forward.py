@@ -29,8 +29,8 @@ from dispatcher.host.holes import BLOCK
 from dispatcher.logs.journald import Connection
 from dispatcher.times import NEVER, Instant
 from dispatcher.wire import RunUid
-from tests.heard import Heard
 from tests.journald import Journald
+from tests.recorded_logs import RecordedLog
 
 WHOSE = {"DISPATCHER_TASK_ID": "42", "DISPATCHER_QUEUE": "q"}
 
@@ -53,7 +53,7 @@ class Place:
         self.journald = journald
         self.now = Instant(0.0)
         self.events: list[dict[str, Any]] = []
-        self.log: Any = Heard(self.events)
+        self.log: Any = RecordedLog(self.events)
         self.header = Header(boot_id="b", pid_namespace="p")
         self.journal = Journal(str(directory / "executor.journal"), self.header)
         self.runs: dict[str, TrackedRun] = {}
@@ -111,7 +111,7 @@ class Place:
     def messages(self) -> list[bytes]:
         return [record["MESSAGE"] for record in self.journald.take()]
 
-    def told(self, name: str) -> list[dict[str, Any]]:
+    def events_of(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == name]
 
 
@@ -195,7 +195,7 @@ def test_a_flood_is_forwarded_a_bounded_part_at_a_time_and_each_file_has_its_tur
     texts = [record["MESSAGE"] for record in place.journald.found(DISPATCHER_RUN="flood")]
     assert lines == b"\n".join(texts) + b"\n"
     assert len(texts) < 100
-    assert [] == place.told("output.unforwarded")
+    assert [] == place.events_of("output.unforwarded")
 
 
 def test_so_few_records_are_sent_that_journald_drops_none(place: Place) -> None:
@@ -228,7 +228,7 @@ def test_a_journal_that_is_full_or_away_gets_all_of_it_later_and_once(place: Pla
     waiting = len(lines) * 5 - (place.runs["run"].forwarded or 0)
     assert 0 < waiting
     place.keep_on(LONG)
-    held = place.told("output.held_back")
+    held = place.events_of("output.held_back")
     assert [f"no room for {LONG:g} s"] == [event["reason"] for event in held]
 
     place.keep_on(60, taken=True)
@@ -237,11 +237,11 @@ def test_a_journal_that_is_full_or_away_gets_all_of_it_later_and_once(place: Pla
     place.journald.leave()
     append(path, b"last\n")
     place.keep_on(1)
-    assert 2 == len(place.told("output.held_back"))
+    assert 2 == len(place.events_of("output.held_back"))
     place.journald.listen()
     place.keep_on(1)
     assert b"last" == place.messages()[-1]
-    assert [] == place.told("output.unforwarded")
+    assert [] == place.events_of("output.unforwarded")
 
 
 def test_a_successor_goes_on_where_its_predecessor_came_to(place: Place) -> None:
@@ -275,7 +275,7 @@ def test_what_the_budget_drops_first_is_counted_and_the_next_whole_line_follows(
     place.end()
     place.keep_on(60, taken=True)
 
-    (lost,) = place.told("output.unforwarded")
+    (lost,) = place.events_of("output.unforwarded")
     assert ("run", 42) == (lost["uid"], lost["task_id"])
     assert "[output] run_budget dropped it first" == lost["reason"]
     texts = b"\n".join(place.messages()).split(b"\n")
@@ -296,7 +296,7 @@ def test_what_is_truncated_is_counted_as_far_as_it_was_seen_and_what_follows_is_
     place.keep_on()
 
     assert [b"one", b"two", b"new"] == place.messages()
-    (lost,) = place.told("output.unforwarded")
+    (lost,) = place.events_of("output.unforwarded")
     assert (3, "its writer truncated the file") == (lost["bytes"], lost["reason"])
 
 
@@ -319,13 +319,13 @@ def test_losses_that_go_on_are_reported_together(place: Place) -> None:
         place.keep_on(LONGEST_PAUSE)
         os.truncate(path, 0)
         place.keep_on(LONGEST_PAUSE)
-    assert 1 == len(place.told("output.unforwarded"))
+    assert 1 == len(place.events_of("output.unforwarded"))
     place.keep_on(REPORT_PAUSE)
     append(path, b"whole\n")
     place.end()
     place.keep_on()
 
-    assert [11, 19 * 11] == [event["bytes"] for event in place.told("output.unforwarded")]
+    assert [11, 19 * 11] == [event["bytes"] for event in place.events_of("output.unforwarded")]
     assert [b"whole"] == place.messages()
 
 
@@ -340,10 +340,10 @@ def test_the_rest_of_a_run_is_given_up_when_nobody_takes_it_for_long(place: Plac
     place.keep_on(2)
 
     assert ["run"] == place.done
-    (lost,) = place.told("output.unforwarded")
+    (lost,) = place.events_of("output.unforwarded")
     assert (4, f"journald took nothing for {PATIENCE:g} s") == (lost["bytes"], lost["reason"])
     assert [str(place.journald.path)] == [
-        event["reason"].partition(": ")[0] for event in place.told("output.held_back")
+        event["reason"].partition(": ")[0] for event in place.events_of("output.held_back")
     ]
 
 
@@ -355,7 +355,7 @@ def test_no_more_than_so_many_runs_that_are_gone_hold_a_descriptor(place: Place)
     place.keep_on(1)
 
     assert ["0", "1", "2"] == place.done
-    assert 3 == len(place.told("output.unforwarded"))
+    assert 3 == len(place.events_of("output.unforwarded"))
 
 
 def test_who_leaves_forwards_for_a_moment_and_leaves_the_rest_to_its_successor(
@@ -372,7 +372,7 @@ def test_who_leaves_forwards_for_a_moment_and_leaves_the_rest_to_its_successor(
     place.end("b")
     assert [] == list(place.forwarder.finish(place.now))
     assert 0 == place.runs["b"].forwarded
-    assert [] == place.told("output.unforwarded")
+    assert [] == place.events_of("output.unforwarded")
 
 
 def test_a_file_that_cannot_be_opened_is_reported_and_one_that_is_gone_is_not(
@@ -384,9 +384,9 @@ def test_a_file_that_cannot_be_opened_is_reported_and_one_that_is_gone_is_not(
         run = TrackedRun(RunUid(name), str(place.directory / f"{name}.log"), forwarded=0)
         place.forwarder.follow(run, None, place.now)
 
-    (told,) = place.told("output.unforwarded")
-    assert ("d", 0) == (told["uid"], told["bytes"])
-    assert "it is not a regular file" in told["reason"]
+    (lost,) = place.events_of("output.unforwarded")
+    assert ("d", 0) == (lost["uid"], lost["bytes"])
+    assert "it is not a regular file" in lost["reason"]
 
 
 def test_what_cannot_be_read_of_one_output_is_lost_and_the_others_go_on(

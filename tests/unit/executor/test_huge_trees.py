@@ -33,26 +33,26 @@ class Counting(World):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.asked: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
         self.ticks: list[Counter[str]] = []
         for name in ("look", "signal", "environment", "reap_if_dead"):
             self._count(name)
         tick = self.executor.tick
 
         def counted(*args: Any) -> None:
-            self.asked.clear()
+            self.calls.clear()
             tick(*args)
-            self.ticks.append(Counter(self.asked))
+            self.ticks.append(Counter(self.calls))
 
         self.executor.tick = counted  # type: ignore[method-assign]
 
     def _count(self, name: str) -> None:
-        ask = getattr(self.kernel, name)
+        call = getattr(self.kernel, name)
 
         def counted(*args: Any) -> Any:
-            answer = ask(*args)
-            self.asked[name] += 1
-            self.asked["reaped"] += name == "reap_if_dead" and answer
+            answer = call(*args)
+            self.calls[name] += 1
+            self.calls["reaped"] += name == "reap_if_dead" and answer
             return answer
 
         setattr(self.kernel, name, counted)
@@ -85,7 +85,7 @@ def world(tmp_path: Path) -> Counting:
 
 
 def kinds(process: FakeProcess) -> list[int]:
-    return [signum for _, signum in process.heard]
+    return [signum for _, signum in process.signals]
 
 
 def test_each_process_of_a_huge_tree_gets_the_kill_signal_once_over_many_ticks(
@@ -96,15 +96,15 @@ def test_each_process_of_a_huge_tree_gets_the_kill_signal_once_over_many_ticks(
     tree = world.grow(leader, ignores=STUBBORN)
 
     world.end(HUGE)
-    assert [] == leader.heard, "nobody is asked before the whole tree is found"
+    assert [] == leader.signals, "nobody is asked before the whole tree is found"
     world.run_for(9)
 
     assert {(SIGTERM, SIGCONT)} == {tuple(kinds(process)) for process in [leader, *tree]}
     assert LOOKS_PER_TICK < world.most("look") + 2 <= LOOKS_PER_TICK + 3
     assert world.most("signal") <= 2 * LOOKS_PER_TICK
     world.run_for(10)
-    assert {SIGKILL} == {process.heard[-1][1] for process in [leader, *tree]}
-    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert {SIGKILL} == {process.signals[-1][1] for process in [leader, *tree]}
+    assert [HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_small_runs_are_ended_while_a_huge_one_is_still_being_found(world: Counting) -> None:
@@ -113,16 +113,16 @@ def test_small_runs_are_ended_while_a_huge_one_is_still_being_found(world: Count
     small = world.start(SMALL)
     world.kernel.born(small.pid, leads=True)
     ends = [wire.End(uid=wire.RunUid(uid), reason="cancelled") for uid in (HUGE, SMALL)]
-    world.hear(*ends)
+    world.deliver(*ends)
 
     for _ in world.steps():
-        if world.said(wire.Exited):
+        if world.sent(wire.Exited):
             break
-    assert [SMALL] == [exited.uid for exited in world.said(wire.Exited)]
-    assert [] == huge.heard
+    assert [SMALL] == [exited.uid for exited in world.sent(wire.Exited)]
+    assert [] == huge.signals
 
     world.run_for(1)
-    assert [SMALL, HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [SMALL, HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_messages_and_exits_are_processed_in_between(world: Counting) -> None:
@@ -134,9 +134,9 @@ def test_messages_and_exits_are_processed_in_between(world: Counting) -> None:
     world.server.inbox.append(wire.Ping(sequence=7))
     world.executor.step(timeout=0)
 
-    assert [] == huge.heard
-    kinds_said = [type(m) for m in world.server.said if isinstance(m, wire.Exited | wire.Pong)]
-    assert [wire.Exited, wire.Pong] == kinds_said
+    assert [] == huge.signals
+    kinds_sent = [type(m) for m in world.server.sent if isinstance(m, wire.Exited | wire.Pong)]
+    assert [wire.Exited, wire.Pong] == kinds_sent
 
 
 def test_huge_trees_share_a_tick(world: Counting) -> None:
@@ -144,10 +144,10 @@ def test_huge_trees_share_a_tick(world: Counting) -> None:
     for leader in trees:
         world.grow(leader, MANY // 3)
     ends = [wire.End(uid=wire.RunUid(f"{n:032x}"), reason="cancelled") for n in range(1, 5)]
-    world.hear(*ends)
-    asked = [sum(bool(leader.heard) for leader in trees) for _ in world.steps()]
+    world.deliver(*ends)
+    counts = [sum(bool(leader.signals) for leader in trees) for _ in world.steps()]
 
-    assert {0, 4} == set(asked), "all are as far at the same time"
+    assert {0, 4} == set(counts), "all are as far at the same time"
     assert world.most("look") <= LOOKS_PER_TICK + 4
 
 
@@ -166,7 +166,7 @@ def test_none_that_cannot_die_keeps_sigkill_from_the_rest(
         pass
 
     assert {(SIGSTOP, SIGKILL)} == {tuple(kinds(process)) for process in mortal}
-    assert [] == world.said(wire.Exited)
+    assert [] == world.sent(wire.Exited)
     assert world.most("signal") <= LOOKS_PER_TICK
 
 
@@ -177,7 +177,7 @@ def test_the_grace_begins_when_the_last_of_a_huge_tree_has_the_kill_signal(
     world.spawner.facts = {"ignores": STUBBORN}
     leader = world.start(HUGE, kill_grace=0.5)
     tree = world.grow(leader, ignores=STUBBORN)
-    world.hear(wire.End(uid=wire.RunUid(HUGE), reason="cancelled"))
+    world.deliver(wire.End(uid=wire.RunUid(HUGE), reason="cancelled"))
     for _ in range(MANY):
         world.executor.step(timeout=0)
         if all(SIGTERM in kinds(process) for process in tree):
@@ -187,7 +187,7 @@ def test_the_grace_begins_when_the_last_of_a_huge_tree_has_the_kill_signal(
 
     assert [] == [process for process in tree if SIGKILL in kinds(process)]
     world.run_for(2)
-    assert sent + 0.5 <= min(at for process in tree for at, s in process.heard if s == SIGKILL)
+    assert sent + 0.5 <= min(at for process in tree for at, s in process.signals if s == SIGKILL)
     assert [] == [process for process in tree if SIGKILL not in kinds(process)]
 
 
@@ -198,7 +198,7 @@ def test_an_end_that_is_hurried_goes_on_part_by_part(world: Counting) -> None:
     world.end(HUGE)
     for _ in range(MANY // LOOKS_PER_TICK + 2):
         world.executor.step(timeout=0)
-    assert [] == leader.heard
+    assert [] == leader.signals
 
     world.end(HUGE, at_once=True)
     for _ in world.steps():
@@ -229,7 +229,7 @@ def test_a_tree_that_forks_whenever_it_is_looked_at_is_ended_all_the_same(
     for _ in world.steps():
         pass
     world.run_for(1)
-    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_no_process_of_a_huge_tree_gets_sigkill_before_each_is_stopped(world: Counting) -> None:
@@ -251,7 +251,7 @@ def test_no_process_of_a_huge_tree_gets_sigkill_before_each_is_stopped(world: Co
     assert {(SIGSTOP, SIGKILL)} == {tuple(kinds(process)) for process in tree[1:]}
     assert [SIGSTOP, SIGKILL] == kinds(leader)[:2]
     assert world.most("signal") <= LOOKS_PER_TICK
-    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_a_process_is_stopped_before_its_children_are_listed(world: Counting) -> None:
@@ -339,7 +339,7 @@ def test_a_bomb_that_refills_the_pids_of_its_dead_is_ended(world: Counting) -> N
     world.run_for(30)
 
     assert [] == [process for process in bomb.tree if process.status is None]
-    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
     assert "worker.unkillable" not in world.names()
 
 
@@ -379,7 +379,7 @@ def test_only_who_lives_long_after_its_own_sigkill_is_called_unkillable(world: C
     world.run_for(1)
 
     assert f"it survived SIGKILL: p{late.pid} ({late.pid})" == world.last(wire.Changed).reason
-    assert late.heard[0][0] < began + 0.2
+    assert late.signals[0][0] < began + 0.2
 
 
 def test_an_unkillable_run_with_new_processes_is_not_left_alone_for_long(world: World) -> None:
@@ -436,7 +436,7 @@ def test_no_process_is_signalled_twice_although_the_host_is_short_meanwhile(
     tree = world.grow(leader, ignores=STUBBORN)
     world.end(HUGE)
     for ticks, _ in enumerate(world.steps()):
-        short = ticks % 2 and leader.heard
+        short = ticks % 2 and leader.signals
         world.kernel.broken = OSError(24, "Too many open files") if short else None
     world.kernel.broken = None
     world.run_for(1)
@@ -466,7 +466,7 @@ def test_a_shortage_keeps_the_kill_signal_from_none(world: Counting, number: int
     assert {(SIGTERM, SIGCONT)} == {tuple(kinds(process)) for process in tree}
     assert 1 == world.names().count("host.short")
     world.run_for(3)
-    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_a_group_is_signalled_once_although_the_host_is_short_at_the_first_process(
@@ -521,7 +521,7 @@ def test_a_shortage_that_lasts_does_not_prolong_the_grace(world: Counting, numbe
     world.run_for(3)
 
     assert [] == [process for process in tree if SIGKILL not in kinds(process)]
-    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_no_process_is_signalled_twice_although_a_list_of_our_children_comes_too_early(
@@ -554,7 +554,7 @@ def test_a_scan_that_the_host_refuses_is_not_repeated_at_once(world: Counting) -
     world.kernel.broken = None
     world.run_for(1)
 
-    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_some_of_many_that_survive_are_named_and_the_others_counted(world: Counting) -> None:
@@ -591,7 +591,7 @@ def test_a_shortage_in_the_middle_of_a_freeze_does_not_keep_sigkill_from_the_gro
     assert 1 == world.names().count("host.short")
     world.kernel.look = look  # type: ignore[method-assign]
     world.run_for(15)
-    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_who_survives_is_named_as_it_is_seen_after_the_killing(world: Counting) -> None:
@@ -618,9 +618,9 @@ def test_a_traceless_process_at_the_end_of_a_huge_tree_is_known_before_its_paren
     world.end(HUGE, at_once=True)
     world.run_for(1)
 
-    assert SIGKILL == traceless.heard[-1][1]
-    assert [] == world.said(wire.Stray)
-    assert [HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert SIGKILL == traceless.signals[-1][1]
+    assert [] == world.sent(wire.Stray)
+    assert [HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_nothing_is_absent_while_orphans_wait_for_their_attribution(world: Counting) -> None:
@@ -634,16 +634,16 @@ def test_nothing_is_absent_while_orphans_wait_for_their_attribution(world: Count
 
     for _ in range(4):
         world.executor.step(timeout=0)
-        assert [] == world.said(wire.Exited)
+        assert [] == world.sent(wire.Exited)
     world.run_for(1)
 
     assert world.most("environment") <= ATTRIBUTIONS_PER_TICK
-    assert [SMALL] == [exited.uid for exited in world.said(wire.Exited)]
-    assert [] == world.said(wire.Stray)
+    assert [SMALL] == [exited.uid for exited in world.sent(wire.Exited)]
+    assert [] == world.sent(wire.Stray)
     for orphan in orphans:
         world.kernel.dies(orphan)
     world.run_for(1)
-    assert [SMALL, HUGE] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [SMALL, HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_all_orphans_of_a_living_run_are_attributed_in_ticks_that_follow_at_once(
@@ -659,8 +659,8 @@ def test_all_orphans_of_a_living_run_are_attributed_in_ticks_that_follow_at_once
     for _ in world.steps():
         pass
 
-    asked = [tick["environment"] for tick in world.ticks if tick["environment"]]
-    assert [ATTRIBUTIONS_PER_TICK] * 5 == asked
+    counts = [tick["environment"] for tick in world.ticks if tick["environment"]]
+    assert [ATTRIBUTIONS_PER_TICK] * 5 == counts
 
 
 def test_marked_orphans_keep_no_other_run_however_many_they_are(world: Counting) -> None:
@@ -671,7 +671,7 @@ def test_marked_orphans_keep_no_other_run_however_many_they_are(world: Counting)
 
     world.executor.step(timeout=0)
 
-    assert [SMALL] == [exited.uid for exited in world.said(wire.Exited)]
+    assert [SMALL] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
 def test_dead_orphans_are_reaped_part_by_part_and_their_run_is_gone_after_the_last(
@@ -684,7 +684,7 @@ def test_dead_orphans_are_reaped_part_by_part_and_their_run_is_gone_after_the_la
         world.kernel.dies(process)
 
     for _ in world.steps():
-        if not world.said(wire.Exited):
+        if not world.sent(wire.Exited):
             continue
         break
     world.run_for(0.1)
@@ -692,7 +692,7 @@ def test_dead_orphans_are_reaped_part_by_part_and_their_run_is_gone_after_the_la
     assert world.most("reaped") <= REAPS_PER_TICK
     assert {process.pid for process in tree} <= set(world.kernel.reaped[:-1])
     assert leader.pid == world.kernel.reaped[-1]
-    assert 1 == len(world.said(wire.Exited))
+    assert 1 == len(world.sent(wire.Exited))
 
 
 def test_a_dead_process_that_is_not_reaped_yet_is_not_a_leftover(world: Counting) -> None:
@@ -762,7 +762,7 @@ def test_leftovers_of_many_runs_are_all_named(world: Counting) -> None:
 
     world.run_for(3)
 
-    assert [6] * 40 == [len(exited.exit.left_alone) for exited in world.said(wire.Exited)]
+    assert [6] * 40 == [len(exited.exit.left_alone) for exited in world.sent(wire.Exited)]
 
 
 def test_huge_leftovers_are_left_alone_if_the_start_requests_it(world: Counting) -> None:

@@ -195,7 +195,7 @@ def test_r35_a_start_that_cannot_be_noted_is_the_hosts_fault_until_there_is_room
     disk = Disk(monkeypatch)
 
     start = wire.Start(uid=UID, epoch=1, command=("x",), env={}, output_path="/x")
-    world.hear(start)
+    world.deliver(start)
     disk.full = False
 
     failed = world.last(wire.StartFailed)
@@ -253,7 +253,7 @@ def test_a_journal_that_could_not_be_made_is_tried_again(tmp_path: Path) -> None
     world = World(tmp_path)
     start = wire.Start(uid=UID, epoch=1, command=("x",), env={}, output_path="/x")
 
-    world.hear(start)
+    world.deliver(start)
     failed = world.last(wire.StartFailed)
     assert wire.Fault.HOST is failed.fault
     assert "cannot write the journal: it could not be made: Is a directory" == failed.error
@@ -324,7 +324,7 @@ def test_at_most_two_writes_a_tick(tmp_path: Path) -> None:
         return error
 
     world.journal.flush = counted  # type: ignore[method-assign]
-    world.hear(*(wire.End(uid=wire.RunUid(str(n)), reason="lost") for n in range(20)))
+    world.deliver(*(wire.End(uid=wire.RunUid(str(n)), reason="lost") for n in range(20)))
 
     assert [20, 20] == writes
 

@@ -154,8 +154,8 @@ def test_a_file_that_is_not_a_journal_is_refused_by_its_name_with_the_remedy(
     with pytest.raises(ConfigError) as refused:
         Journal(str(path), HEADER).predecessors_runs()
 
-    told, _, remedy = str(refused.value).partition("; ")
-    assert str(path) in told
+    message, _, remedy = str(refused.value).partition("; ")
+    assert str(path) in message
     assert "let the executor's user read it or, when none of its runs lives, move it" in remedy
 
 
@@ -190,7 +190,7 @@ def test_a_successor_names_the_damage_and_ends_what_survives_of_a_run_it_half_kn
         name: damaged[name] for name in ("path", "lines", "first")
     }
     assert survivor.status is not None
-    (run,) = world.said(wire.RunReport)
+    (run,) = world.sent(wire.RunReport)
     assert ("run", wire.RunState.GONE, wire.EndedBy.SWEPT) == (run.uid, run.state, run.ended_by)
     again = Journal(str(world.path), HEADER)
     assert ["run"] == uids(again)

@@ -56,7 +56,7 @@ def test_a_run_that_nobody_forgot_keeps_it(embedded: World) -> None:
     embedded.kernel.dies(embedded.start())
     embedded.connect(connected=False)
     assert embedded.run_for(1000)
-    embedded.hear(wire.Forget(uid=wire.RunUid("run")))
+    embedded.deliver(wire.Forget(uid=wire.RunUid("run")))
 
     assert embedded.run_for(9)
     assert not embedded.run_for(1.1)
@@ -64,28 +64,28 @@ def test_a_run_that_nobody_forgot_keeps_it(embedded: World) -> None:
 
 def test_the_daemons_last_word_lets_it_go_at_once(embedded: World) -> None:
     embedded.kernel.dies(embedded.start())
-    embedded.hear(wire.Leave())
+    embedded.deliver(wire.Leave())
     assert embedded.run_for(5)
 
-    embedded.hear(wire.Forget(uid=wire.RunUid("run")))
+    embedded.deliver(wire.Forget(uid=wire.RunUid("run")))
 
     assert not embedded.stays
 
 
 def test_a_new_daemon_takes_the_last_word_back(embedded: World) -> None:
     leader = embedded.start()
-    embedded.hear(wire.Leave())
+    embedded.deliver(wire.Leave())
     embedded.connect(connected=True)
     embedded.kernel.dies(leader)
     embedded.run_for(0)
 
-    embedded.hear(wire.Forget(uid=wire.RunUid("run")))
+    embedded.deliver(wire.Forget(uid=wire.RunUid("run")))
 
     assert embedded.run_for(100)
 
 
 def test_external_it_stays(external: World) -> None:
-    external.hear(wire.Leave())
+    external.deliver(wire.Leave())
     external.connect(connected=False)
 
     assert external.run_for(1000)
@@ -101,9 +101,9 @@ def test_r34_shut_down_it_ends_all_runs_by_the_ladder_and_leaves(external: World
     assert external.run_for(2.9)
     assert not external.run_for(0.2)
 
-    assert SIGTERM == polite.heard[0][1]
-    assert {"polite", "stubborn"} == {m.uid for m in external.said(wire.Changed)}
-    assert {"shutdown"} == {m.ended_by for m in external.said(wire.Exited)}
+    assert SIGTERM == polite.signals[0][1]
+    assert {"polite", "stubborn"} == {m.uid for m in external.sent(wire.Changed)}
+    assert {"shutdown"} == {m.ended_by for m in external.sent(wire.Exited)}
     assert {"shutdown"} == {run.ended_by for run in external.journal.predecessors_runs()}
     assert [2] == [e["runs"] for e in external.events if e["event"] == "executor.stopping"]
 
@@ -155,7 +155,7 @@ def test_shutting_down_it_starts_nothing(external: World) -> None:
     external.shut_down()
     late = wire.Start(uid=wire.RunUid("late"), epoch=1, command=("x",), env={}, output_path="/x")
 
-    external.hear(late)
+    external.deliver(late)
 
     assert wire.Fault.HOST == external.last(wire.StartFailed).fault
 
@@ -184,9 +184,9 @@ def test_embedded_it_does_not_stay_for_output_that_the_journal_does_not_take(
     before.close()
 
     embedded = World(tmp_path, embedded=True)
-    embedded.hear(wire.Forget(uid=run))
+    embedded.deliver(wire.Forget(uid=run))
     assert embedded.stays
-    embedded.hear(wire.Leave())
+    embedded.deliver(wire.Leave())
 
     assert not embedded.stays
     (left,) = Journal(before.path, header).predecessors_runs()

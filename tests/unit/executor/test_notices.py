@@ -44,18 +44,18 @@ class Ear:
         out.connect(self.notices.open(uid, watchdog)["NOTIFY_SOCKET"])
         return out
 
-    def hear(self, at: Instant = NOW) -> list[tuple[wire.RunUid, Instant]]:
+    def receive(self, at: Instant = NOW) -> list[tuple[wire.RunUid, Instant]]:
         """Hear what is ready, and tell what is due."""
-        asked = list(self.notices.receive(self.kernel.wait(0), at))
+        extensions = list(self.notices.receive(self.kernel.wait(0), at))
         self.notices.send_due(at)
-        return asked
+        return extensions
 
-    def told(self) -> list[wire.Notice]:
-        said, self.daemon.said = self.daemon.said, []
-        return said
+    def taken(self) -> list[wire.Notice]:
+        sent, self.daemon.sent = self.daemon.sent, []
+        return sent
 
     def note(self) -> None:
-        for notice in self.told():
+        for notice in self.taken():
             self.notices.confirm(notice.uid, notice.serial)
 
 
@@ -75,7 +75,7 @@ def ear(directory: Path) -> Iterator[Ear]:
 
 
 @pytest.mark.parametrize(
-    ("said", "facts"),
+    ("text", "facts"),
     [
         (b"WATCHDOG=1", {"beat": True}),
         (b"READY=1\nMAINPID=12", {"beat": True}),
@@ -92,10 +92,10 @@ def ear(directory: Path) -> Iterator[Ear]:
     ],
     ids=str,
 )
-def test_what_is_understood(said: bytes, facts: dict[str, Any] | None) -> None:
+def test_what_is_understood(text: bytes, facts: dict[str, Any] | None) -> None:
     expected = None if facts is None else wire.Notice(uid=RUN, serial=3, **facts)
 
-    assert expected == parsed(said, RUN, 3, NOW)
+    assert expected == parsed(text, RUN, 3, NOW)
 
 
 def test_of_two_notices_the_later_note_and_the_longer_time_count() -> None:
@@ -114,49 +114,49 @@ def test_a_lone_beat_waits_for_nothing_and_the_next_for_no_eighth_of_its_lease(
 ) -> None:
     with ear.open(watchdog) as out:
         out.send(b"WATCHDOG=1")
-        ear.hear()
-        assert [1] == [notice.serial for notice in ear.daemon.said]
+        ear.receive()
+        assert [1] == [notice.serial for notice in ear.daemon.sent]
         ear.note()
         out.send(b"WATCHDOG=1")
-        ear.hear(Instant(NOW + pause / 2))
-        assert [] == ear.told()
+        ear.receive(Instant(NOW + pause / 2))
+        assert [] == ear.taken()
         assert pytest.approx(NOW + pause) == ear.notices.due
-        ear.hear(ear.notices.due)
-        assert [2] == [notice.serial for notice in ear.told()]
+        ear.receive(ear.notices.due)
+        assert [2] == [notice.serial for notice in ear.taken()]
 
 
 def test_what_follows_waits_until_the_last_was_noted_unless_it_is_urgent(ear: Ear) -> None:
     with ear.open() as out:
         out.send(b"WATCHDOG=1")
-        ear.hear()
-        (first,) = ear.told()
+        ear.receive()
+        (first,) = ear.taken()
         for number in range(5):
             out.send(b"WATCHDOG=1\nSTATUS=%d" % number)
-            ear.hear(Instant(NOW + 1 + number))
-        assert [] == ear.told()
+            ear.receive(Instant(NOW + 1 + number))
+        assert [] == ear.taken()
         out.send(b"EXTEND_TIMEOUT_USEC=1000000")
-        assert [(RUN, Instant(NOW + 11))] == ear.hear(Instant(NOW + 10))
-        (urgent,) = ear.told()
+        assert [(RUN, Instant(NOW + 11))] == ear.receive(Instant(NOW + 10))
+        (urgent,) = ear.taken()
         assert ("4", NOW + 11, True) == (urgent.note, urgent.until, urgent.beat)
         out.send(b"STATUS=5")
         ear.notices.confirm(RUN, first.serial)  # of two: the later one is not noted yet
-        ear.hear(Instant(NOW + 20))
-        assert [] == ear.told()
+        ear.receive(Instant(NOW + 20))
+        assert [] == ear.taken()
         ear.notices.confirm(RUN, urgent.serial)
-        ear.hear(Instant(NOW + 20))
-        assert [("5", False)] == [(notice.note, notice.beat) for notice in ear.told()]
+        ear.receive(Instant(NOW + 20))
+        assert [("5", False)] == [(notice.note, notice.beat) for notice in ear.taken()]
 
 
 def test_nothing_is_sent_without_a_daemon_and_everything_to_the_next(ear: Ear) -> None:
     ear.daemon.connected = False
     with ear.open() as out:
         out.send(b"WATCHDOG=1\nSTATUS=one")
-        ear.hear()
+        ear.receive()
         assert ear.notices.due > NOW + 60  # nobody is woken for it
         ear.daemon.connected = True
         ear.notices.resend_unconfirmed()
-        (told,) = ear.told()
-        assert (True, "one") == (told.beat, told.note)
+        (notice,) = ear.taken()
+        assert (True, "one") == (notice.beat, notice.note)
 
 
 def test_a_flood_is_read_now_and_then_and_the_rest_waits_in_its_own_socket(ear: Ear) -> None:
@@ -165,17 +165,17 @@ def test_a_flood_is_read_now_and_then_and_the_rest_waits_in_its_own_socket(ear: 
         loud.setblocking(False)
         for _ in range(READS):
             loud.send(b"WATCHDOG=1")
-            ear.hear()
+            ear.receive()
         assert pytest.approx(NOW + WINDOW) == ear.notices.due
         loud.send(b"STATUS=one more")
         soft.send(b"WATCHDOG=1")
-        ear.hear()
+        ear.receive()
         ear.notices.resend_unconfirmed()
-        assert {(RUN, None), (other, None)} == {(told.uid, told.note) for told in ear.told()}
-        ear.hear(Instant(NOW + WINDOW))  # it is listened to again
-        ear.hear(Instant(NOW + WINDOW))
+        assert {(RUN, None), (other, None)} == {(notice.uid, notice.note) for notice in ear.taken()}
+        ear.receive(Instant(NOW + WINDOW))  # it is listened to again
+        ear.receive(Instant(NOW + WINDOW))
         ear.notices.resend_unconfirmed()
-        assert (RUN, "one more") in {(told.uid, told.note) for told in ear.told()}
+        assert (RUN, "one more") in {(notice.uid, notice.note) for notice in ear.taken()}
         ear.notices.forget(other)
 
 
@@ -184,7 +184,7 @@ def test_a_socket_that_rests_can_be_closed(ear: Ear) -> None:
         out.setblocking(False)
         for _ in range(READS):
             out.send(b"x")
-            ear.hear()
+            ear.receive()
         assert ear.notices.due < NOW + 1
         ear.notices.close(RUN)
         ear.notices.close(RUN)
@@ -207,8 +207,8 @@ def test_the_last_notices_of_a_run_are_reported_before_its_end(directory: Path) 
     world.kernel.dies(leader)
     world.run_for(1)
 
-    told = [type(message) for message in world.server.said]
-    assert [wire.Notice, wire.Exited] == told[-2:]
+    sent = [type(message) for message in world.server.sent]
+    assert [wire.Notice, wire.Exited] == sent[-2:]
     assert (True, "bye") == ((last := world.last(wire.Notice)).failed, last.note)
 
 
@@ -220,13 +220,13 @@ def test_a_run_is_read_at_its_new_socket_and_at_the_one_that_lost_its_name(ear: 
         assert not name.is_there
         name.restore()
         connected.send(b"STATUS=before")
-        ear.hear()
+        ear.receive()
         ear.note()
         sender.sendto(b"STATUS=after", str(path))
-        ear.hear(Instant(NOW + 1))
+        ear.receive(Instant(NOW + 1))
         connected.send(b"EXTEND_TIMEOUT_USEC=1000000")
 
-        assert ["after"] == [notice.note for notice in ear.told()]
+        assert ["after"] == [notice.note for notice in ear.taken()]
         assert name.is_there
         assert [Instant(NOW + 3)] == ear.notices.read_rest(RUN, Instant(NOW + 2))
 
@@ -237,7 +237,7 @@ def test_sockets_without_a_name_are_few_and_go_with_the_run(ear: Ear) -> None:
     *_, name = ear.notices.names
     for _ in range(3 * MOST_NAMELESS):
         name.restore()
-        ear.hear()
+        ear.receive()
 
     assert watched + MOST_NAMELESS == len(ear.kernel.watched)
     ear.notices.forget(RUN)
@@ -253,29 +253,29 @@ def test_of_the_sockets_without_a_name_the_one_that_speaks_stays(ear: Ear) -> No
         for _ in range(3 * MOST_NAMELESS):
             at = Instant(at + 1)
             name.restore()
-            ear.hear(at)
+            ear.receive(at)
             connected.send(b"WATCHDOG=1")
-            ear.hear(at)
+            ear.receive(at)
 
         connected.send(b"STATUS=still here")
-        ear.hear(Instant(at + 1))
+        ear.receive(Instant(at + 1))
         ear.note()
-        ear.hear(Instant(at + 2))
-        assert ["still here"] == [notice.note for notice in ear.told()]
+        ear.receive(Instant(at + 2))
+        assert ["still here"] == [notice.note for notice in ear.taken()]
 
 
 def test_a_flood_at_a_nameless_socket_rests_like_any_other(ear: Ear) -> None:
     with ear.open() as out:
         *_, name = ear.notices.names
         name.restore()
-        ear.hear()
+        ear.receive()
         out.setblocking(False)
         at = NOW
         for _ in range(3):
             with suppress(BlockingIOError):
                 while True:
                     out.send(b"WATCHDOG=1")
-            ear.hear(at)
+            ear.receive(at)
             at = Instant(at + WINDOW / 3)
 
         assert ear.notices.due <= Instant(NOW + WINDOW)
@@ -296,7 +296,7 @@ def test_where_the_directory_is_missing_a_run_gets_its_socket_with_the_directory
     name.restore()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
         out.sendto(b"WATCHDOG=1", name.path)
-        ear.hear()
-        ear.hear()
+        ear.receive()
+        ear.receive()
 
-    assert [True] == [notice.beat for notice in ear.told()]
+    assert [True] == [notice.beat for notice in ear.taken()]

@@ -19,40 +19,40 @@ class FakeNotifier:
         self.room = room
         """Whether the manager's queue takes a message."""
         self.is_ready = False
-        self.said: list[str] = []
+        self.sent: list[str] = []
 
     def report_ready(self) -> None:
         if self.room:
             self.is_ready = True
-            self._say("ready")
+            self._send("ready")
 
     def report_status(self, text: str) -> None:
-        self._say(text)
+        self._send(text)
 
     def send_sign_of_life(self, *, at: Instant) -> None:
-        self._say("alive")
+        self._send("alive")
 
     def report_stopping(self) -> None:
-        self._say("stopping")
+        self._send("stopping")
 
     def extend_stop(self, *, at: Instant) -> None:
-        self._say("stays")
+        self._send("stays")
 
-    def _say(self, word: str) -> None:
-        if word not in self.said:
-            self.said.append(word)
+    def _send(self, word: str) -> None:
+        if word not in self.sent:
+            self.sent.append(word)
 
 
 def test_it_reports_its_status_and_its_life_even_with_nothing_to_do(tmp_path: Path) -> None:
     notifier = FakeNotifier()
     world = World(tmp_path, notifier=notifier)
 
-    assert ["alive", "0 runs", "ready"] == notifier.said
+    assert ["alive", "0 runs", "ready"] == notifier.sent
     assert 0.5 == world.executor.patience(None)
 
     world.start()
     world.shut_down()
-    assert ["1 runs", "stopping", "stays"] == notifier.said[3:]
+    assert ["1 runs", "stopping", "stays"] == notifier.sent[3:]
 
 
 class Waits(Exception):
@@ -75,7 +75,7 @@ def test_an_idle_executor_is_ready_before_its_first_wait(
     with pytest.raises(Waits):
         world.executor.run()
 
-    assert ["alive", "0 runs", "ready"] == notifier.said
+    assert ["alive", "0 runs", "ready"] == notifier.sent
 
 
 def test_a_notification_that_met_a_full_queue_is_sent_again(tmp_path: Path) -> None:
@@ -86,5 +86,5 @@ def test_a_notification_that_met_a_full_queue_is_sent_again(tmp_path: Path) -> N
     notifier.room = True
     world.run_for(LONGEST_WAIT)
 
-    assert "ready" in notifier.said
+    assert "ready" in notifier.sent
     assert world.executor.patience(None) is None

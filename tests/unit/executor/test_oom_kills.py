@@ -34,8 +34,8 @@ def killed(world: World, *leaders: FakeProcess, status: ProcessStatus = KILLED) 
 
 def exits(world: World) -> dict[str, tuple[bool, bool]]:
     """Return of each run that is gone whether memory ended it, and whether that is doubtful."""
-    told = world.said(wire.Exited)
-    return {told.uid: (told.exit.oom, told.exit.oom_doubtful) for told in told}
+    exited = world.sent(wire.Exited)
+    return {exited.uid: (exited.exit.oom, exited.exit.oom_doubtful) for exited in exited}
 
 
 def kernel_kills(world: World, number: int = 1) -> None:
@@ -52,7 +52,7 @@ def test_r37_a_leader_that_the_kernel_killed_for_memory_is_reported_as_that(worl
     assert {"hog": (True, False), "innocent": (False, False)} == exits(world)
     (logged,) = [event for event in world.events if event["event"] == "run.oom_killed"]
     assert ("hog", leader.pid, False) == (logged["uid"], logged["pid"], logged["doubtful"])
-    assert [signal.SIGKILL] * 2 == [told.exit.signal for told in world.said(wire.Exited)]
+    assert [signal.SIGKILL] * 2 == [exited.exit.signal for exited in world.sent(wire.Exited)]
 
 
 def test_a_shell_that_reports_it_of_what_it_ran_counts_too(world: World) -> None:

@@ -35,7 +35,7 @@ class Here:
     def log(self, event: str, **facts: Any) -> None:
         self.events.append({"event": event, **facts})
 
-    def say_too_much(self, at: float) -> None:
+    def send_too_much(self, at: float) -> None:
         for n in range(10):
             self.server.send(
                 wire.StartFailed(
@@ -55,7 +55,7 @@ def here(tmp_path: Path) -> Iterator[Here]:
 
 
 def test_a_peer_that_reads_nothing_for_ten_seconds_is_dropped(here: Here) -> None:
-    here.say_too_much(at=100.0)
+    here.send_too_much(at=100.0)
 
     here.server.flush(Instant(109.9))
     assert here.server.connected
@@ -67,7 +67,7 @@ def test_a_peer_that_reads_nothing_for_ten_seconds_is_dropped(here: Here) -> Non
 
 
 def test_a_peer_that_reads_slowly_is_kept_and_gets_everything(here: Here) -> None:
-    here.say_too_much(at=100.0)
+    here.send_too_much(at=100.0)
     read = bytearray()
     at = 100.0
     while here.server.due < float("inf"):
@@ -86,7 +86,7 @@ def test_a_peer_that_reads_slowly_is_kept_and_gets_everything(here: Here) -> Non
 
 
 def test_a_blocked_peer_wakes_nobody_until_it_reads(here: Here) -> None:
-    here.say_too_much(at=100.0)
+    here.send_too_much(at=100.0)
 
     assert [] == here.kernel.wait(0)
     here.peer.settimeout(0)
@@ -113,13 +113,13 @@ def test_the_messages_of_a_peer_that_left_are_read_to_their_end(here: Here) -> N
     here.peer.sendall(b"".join(wire.encode(wire.Ping(sequence=n)) + b"\n" for n in range(130)))
     here.peer.close()
 
-    heard: list[wire.ToExecutor] = []
+    received: list[wire.ToExecutor] = []
     while here.server.connected:
-        heard += here.server.receive(here.kernel.wait(1))
-        here.server.send(wire.Pong(sequence=len(heard)))
+        received += here.server.receive(here.kernel.wait(1))
+        here.server.send(wire.Pong(sequence=len(received)))
         here.server.flush(Instant(100.0))
 
-    assert [wire.Ping(sequence=n) for n in range(130)] == heard
+    assert [wire.Ping(sequence=n) for n in range(130)] == received
 
     here.peer = socket.socket(socket.AF_UNIX)
     here.peer.connect(here.peer_path)
@@ -150,8 +150,8 @@ def test_a_burst_is_read_in_portions(here: Here) -> None:
 
     portions = []
     while here.server.due == 0 or not portions:
-        heard = here.server.receive(here.kernel.wait(1))
-        portions.append([message.sequence for message in heard])  # type: ignore[union-attr]
+        received = here.server.receive(here.kernel.wait(1))
+        portions.append([message.sequence for message in received])  # type: ignore[union-attr]
 
         assert here.server.all_read == (99 in portions[-1])
 
@@ -164,13 +164,13 @@ def test_a_message_longer_than_one_read_is_not_all_read_after_it(here: Here) -> 
     here.peer.settimeout(5)
     assert here.peer.send(line) > 100_000
 
-    heard = [here.server.receive(here.kernel.wait(0)) or here.server.all_read for _ in range(5)]
+    received = [here.server.receive(here.kernel.wait(0)) or here.server.all_read for _ in range(5)]
 
-    assert [False, True] == [heard[0], heard[-1]]
+    assert [False, True] == [received[0], received[-1]]
 
 
 def test_what_waits_for_a_peer_that_does_not_read_is_bounded_by_its_runs(here: Here) -> None:
-    here.say_too_much(at=100.0)
+    here.send_too_much(at=100.0)
     sizes = []
     for number in range(3000):
         uid = wire.RunUid(str(number % 3))
@@ -299,9 +299,9 @@ def test_the_workers_new_door_travels_with_the_next_message(here: Here) -> None:
     workers.restore()
     here.server.send(wire.Door())
     here.server.flush(Instant(1.0))
-    said, (passed,), _, _ = socket.recv_fds(here.peer, 1000, 4)
+    message, (passed,), _, _ = socket.recv_fds(here.peer, 1000, 4)
 
-    assert wire.encode(wire.Door()) + b"\n" == said
+    assert wire.encode(wire.Door()) + b"\n" == message
     with socket.socket(fileno=passed) as listening, socket.socket(socket.AF_UNIX) as worker:
         worker.connect(workers.path)
         listening.accept()[0].close()

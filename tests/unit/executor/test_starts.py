@@ -20,13 +20,13 @@ def test_a_start_is_reported_in_time(world: World) -> None:
     world.start("first")
     world.run_for(REPORT_DELAY / 2)
     world.start("second")
-    assert [] == world.said(wire.Started)
+    assert [] == world.sent(wire.Started)
 
     world.run_for(REPORT_DELAY * 0.6)
-    assert ["first"] == [started.uid for started in world.said(wire.Started)]
+    assert ["first"] == [started.uid for started in world.sent(wire.Started)]
 
     world.run_for(REPORT_DELAY)
-    assert ["first", "second"] == [started.uid for started in world.said(wire.Started)]
+    assert ["first", "second"] == [started.uid for started in world.sent(wire.Started)]
 
 
 def test_a_run_that_ends_at_once_is_reported_in_one_batch_start_first(world: World) -> None:
@@ -35,9 +35,9 @@ def test_a_run_that_ends_at_once_is_reported_in_one_batch_start_first(world: Wor
     world.kernel.dies(leader)
     world.run_for(0)
 
-    told = [m for m in world.server.said if isinstance(m, wire.Started | wire.Exited)]
-    assert [(wire.Started, "short"), (wire.Exited, "short")] == [(type(m), m.uid) for m in told]
+    sent = [m for m in world.server.sent if isinstance(m, wire.Started | wire.Exited)]
+    assert [(wire.Started, "short"), (wire.Exited, "short")] == [(type(m), m.uid) for m in sent]
 
     world.kernel.dies(other)
     world.run_for(1)
-    assert 1 == sum(started.uid == "short" for started in world.said(wire.Started))
+    assert 1 == sum(started.uid == "short" for started in world.sent(wire.Started))

@@ -85,7 +85,7 @@ def test_r15_a_leader_that_proc_does_not_show_is_not_proved_gone(
 
     assert isinstance(look, Unknown)
     assert str(hidden.pid) in look.why
-    assert [] == hidden.heard
+    assert [] == hidden.signals
 
 
 def test_a_process_that_proc_hides_is_known_and_signalled_by_its_mark(

@@ -25,7 +25,7 @@ from dispatcher.executor.system.kernel import ProcessStatus, Usage
 from dispatcher.executor.system.procfs import UNKNOWN_START, File, Process
 from dispatcher.host.marks import mark_of
 from dispatcher.times import Instant
-from tests.heard import Heard
+from tests.recorded_logs import RecordedLog
 
 M = TypeVar("M")
 
@@ -57,7 +57,7 @@ class FakeProcess:
     """A tracer keeps its end from everybody else."""
     stopped: bool = False
     status: ProcessStatus | None = None
-    heard: list[tuple[float, int]] = field(default_factory=list)
+    signals: list[tuple[float, int]] = field(default_factory=list)
 
 
 class FakeKernel:
@@ -253,7 +253,7 @@ class FakeKernel:
     def _deliver(self, process: FakeProcess, signum: int) -> None:
         if process.status is not None or process.owner is not None:
             return
-        process.heard.append((self.now, signum))
+        process.signals.append((self.now, signum))
         if signum in (signal.SIGSTOP, signal.SIGCONT):
             process.stopped = signum == signal.SIGSTOP
             return
@@ -301,7 +301,7 @@ class FakeServer:
         self.knocks = False
         self.all_read = True
         self.inbox: list[wire.ToExecutor] = []
-        self.said: list[Any] = []
+        self.sent: list[Any] = []
 
     def close(self) -> None: ...
 
@@ -325,16 +325,16 @@ class FakeServer:
     def receive(self, ready: Iterable[int]) -> list[wire.ToExecutor]:
         if not self._is_among(ready):
             return []
-        heard, self.inbox = self.inbox[:LINES_PER_TICK], self.inbox[LINES_PER_TICK:]
+        received, self.inbox = self.inbox[:LINES_PER_TICK], self.inbox[LINES_PER_TICK:]
         self.all_read = not self.inbox
-        return heard
+        return received
 
     def _is_among(self, ready: Iterable[int]) -> bool:
         return self.descriptor is None or self.descriptor in ready
 
     def send(self, message: wire.FromExecutor) -> None:
         if self.connected:
-            self.said.append(message)
+            self.sent.append(message)
 
     def flush(self, at: Instant) -> None: ...
 
@@ -361,7 +361,7 @@ class World:
         self.journal = Journal(str(self.path), Header(boot_id="boot", pid_namespace="pids"))
         kernel: Any = self.kernel
         self.notices = Notices(str(runtime_dir or directory), kernel, self.server)
-        log: Any = Heard(self.events)
+        log: Any = RecordedLog(self.events)
         self.report = Reporter(self.journal, log, self.server.send)
         parts: dict[str, Any] = {
             "kernel": self.kernel,
@@ -386,7 +386,7 @@ class World:
     def start(self, uid: str = "run", **settings: Any) -> FakeProcess:
         """Have a run started; return its leader."""
         output = f"/{uid}.log"
-        self.hear(
+        self.deliver(
             wire.Start(
                 uid=wire.RunUid(uid),
                 epoch=1,
@@ -398,7 +398,7 @@ class World:
         )
         return next(reversed(self.kernel.processes.values()))
 
-    def hear(self, *messages: wire.ToExecutor) -> None:
+    def deliver(self, *messages: wire.ToExecutor) -> None:
         """Let the daemon say something, and the executor act on it."""
         self.server.inbox += messages
         self.run_for(0)
@@ -420,7 +420,7 @@ class World:
         assert self.kernel.stop is None
 
     def end(self, uid: str = "run", **more: Any) -> None:
-        self.hear(wire.End(uid=wire.RunUid(uid), reason="cancelled", **more))
+        self.deliver(wire.End(uid=wire.RunUid(uid), reason="cancelled", **more))
 
     def run_for(self, seconds: float) -> bool:
         """Let time pass; False when the executor has left."""
@@ -431,11 +431,11 @@ class World:
                 break
         return self.stays
 
-    def said(self, kind: type[M]) -> list[M]:
-        return [message for message in self.server.said if isinstance(message, kind)]
+    def sent(self, kind: type[M]) -> list[M]:
+        return [message for message in self.server.sent if isinstance(message, kind)]
 
     def last(self, kind: type[M]) -> M:
-        return self.said(kind)[-1]
+        return self.sent(kind)[-1]
 
     def names(self) -> list[str]:
         return [event["event"] for event in self.events]

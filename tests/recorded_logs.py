@@ -10,7 +10,7 @@ from dispatcher.logs.catalogue import DAEMON, EXECUTOR
 from dispatcher.times import Instant
 
 
-class Heard:
+class RecordedLog:
     """Keeps what it is told, which must be as the catalogue says."""
 
     due = Instant(math.inf)

@@ -171,10 +171,10 @@ def test_a_worker_that_could_not_be_read_before_the_greeting_is_renewed_once_and
     worker = at_work(world, WORKER, nothing)
     world.executor.mute = False
 
-    with capture_logs() as said:
+    with capture_logs() as logs:
         deaf_for(world, 70)
     assert ("daemon.was_away", 1) == [
-        (line["event"], line["leases"]) for line in said if "leases" in line
+        (line["event"], line["leases"]) for line in logs if "leases" in line
     ][-1]
     world.run_for(29.9)
     assert [] == ends(world)

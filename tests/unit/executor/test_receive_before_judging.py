@@ -51,7 +51,7 @@ def test_a_run_that_exited_while_we_stood_still_has_its_code_whatever_passed(
 
     exited = world.last(wire.Exited)
     assert (code, None) == (exited.exit.exit_code, exited.ended_by)
-    assert [] == leader.heard
+    assert [] == leader.signals
 
 
 def test_a_run_whose_handle_nobody_could_open_has_its_code_too(world: World) -> None:
@@ -63,7 +63,7 @@ def test_a_run_whose_handle_nobody_could_open_has_its_code_too(world: World) -> 
 
     assert 0.6 < SURVEY_INTERVAL
     world.run_for(3 * SURVEY_INTERVAL)
-    (exited,) = world.said(wire.Exited)
+    (exited,) = world.sent(wire.Exited)
     assert (3, None) == (exited.exit.exit_code, exited.ended_by)
 
 
@@ -78,7 +78,7 @@ def test_a_run_that_was_confirmed_while_we_stood_still_goes_on(world: World, bef
 
     world.stand_still(6, confirm)
     world.run_for(3.9)
-    assert [] == leader.heard
+    assert [] == leader.signals
     world.run_for(0.2)
 
     assert "absence" == world.last(wire.Exited).ended_by
@@ -93,7 +93,7 @@ def test_a_daemon_that_waited_at_the_door_may_confirm_before_its_absence_is_judg
     world.stand_still(6, lambda: setattr(world.server, "knocks", True))
     world.server.inbox.append(renewal(world, 4))
     world.run_for(3.9)
-    assert [] == leader.heard
+    assert [] == leader.signals
     world.run_for(0.2)
 
     assert "absence" == world.last(wire.Exited).ended_by
@@ -106,7 +106,7 @@ def test_daemons_that_come_again_and_again_and_confirm_nothing_save_nobody(world
         world.run_for(1)
         world.server.knocks = True
 
-    assert SIGTERM == leader.heard[0][1]
+    assert SIGTERM == leader.signals[0][1]
 
 
 def test_a_run_that_nobody_confirmed_is_ended_though_we_stood_still(world: World) -> None:
@@ -114,7 +114,7 @@ def test_a_run_that_nobody_confirmed_is_ended_though_we_stood_still(world: World
 
     world.stand_still(6)
 
-    assert SIGTERM == leader.heard[0][1]
+    assert SIGTERM == leader.signals[0][1]
     assert "absence" == world.last(wire.Exited).ended_by
 
 
@@ -127,14 +127,14 @@ def test_a_worker_that_requested_time_during_a_standstill_has_it(world: World, b
         worker.setblocking(False)
         worker.connect(str(path))
 
-        def ask() -> None:
+        def request() -> None:
             for _ in range(before):  # as many as a socket of any host holds
                 worker.send(b"WATCHDOG=1")
             worker.send(b"EXTEND_TIMEOUT_USEC=20000000")
 
-        world.stand_still(6, ask)
+        world.stand_still(6, request)
         world.run_for(19)
-        assert [] == leader.heard
+        assert [] == leader.signals
         world.run_for(4)
 
     assert "run_timeout" == world.last(wire.Exited).ended_by
@@ -152,7 +152,7 @@ def test_who_floods_its_socket_is_ended_at_its_time_all_the_same(world: World) -
                     worker.send(b"WATCHDOG=1")
             world.run_for(0.05)
 
-    assert SIGTERM == leader.heard[0][1]
+    assert SIGTERM == leader.signals[0][1]
 
 
 def test_who_went_within_its_grace_while_we_stood_still_is_not_killed(world: World) -> None:
@@ -163,7 +163,7 @@ def test_who_went_within_its_grace_while_we_stood_still_is_not_killed(world: Wor
     world.stand_still(9, lambda: world.kernel.dies(leader, ProcessStatus(exit_code=7)))
 
     assert 7 == world.last(wire.Exited).exit.exit_code
-    assert SIGKILL not in [signum for _, signum in leader.heard]
+    assert SIGKILL not in [signum for _, signum in leader.signals]
     assert "run.escalated" not in world.names()
 
 
@@ -174,7 +174,7 @@ def test_an_executor_that_stood_still_lets_in_who_knocks_before_it_leaves() -> N
     world.stand_still(60, lambda: setattr(world.server, "knocks", True))
 
     assert world.stays
-    assert [1] == [hello.epoch for hello in world.said(wire.Hello)]
+    assert [1] == [hello.epoch for hello in world.sent(wire.Hello)]
     shutil.rmtree(directory)
 
 
@@ -186,7 +186,7 @@ def test_a_dead_leader_that_a_tracer_holds_is_looked_at_again_after_a_pause(worl
 
     world.run_for(10)
     assert world.kernel.looks - before < 100
-    assert [] == world.said(wire.Exited)
+    assert [] == world.sent(wire.Exited)
     leader.held = False
     world.run_for(SURVEY_INTERVAL)
 
@@ -202,12 +202,12 @@ def test_an_answer_follows_everything_known_at_its_request(world: World) -> None
         world.run_for(0)  # told, and not confirmed
         worker.sendto(b"WATCHDOG=1", str(path))
         world.kernel.dies(leader)
-        world.server.said.clear()
+        world.server.sent.clear()
 
-        world.hear(wire.Ping(sequence=5))
+        world.deliver(wire.Ping(sequence=5))
 
-    assert wire.Pong(sequence=5) == world.server.said[-1]
-    assert {wire.Started, wire.Exited, wire.Notice} >= {type(m) for m in world.server.said[:-1]}
+    assert wire.Pong(sequence=5) == world.server.sent[-1]
+    assert {wire.Started, wire.Exited, wire.Notice} >= {type(m) for m in world.server.sent[:-1]}
     assert 2 == world.last(wire.Notice).serial
     assert "done" == world.last(wire.Exited).uid
 
@@ -217,6 +217,6 @@ def test_an_answer_follows_the_exit_that_no_handle_reports(world: World) -> None
     leader = world.start()
     world.kernel.dies(leader)
 
-    world.hear(wire.Ping(sequence=5))
+    world.deliver(wire.Ping(sequence=5))
 
-    assert [wire.Exited, wire.Pong] == [type(message) for message in world.server.said[-2:]]
+    assert [wire.Exited, wire.Pong] == [type(message) for message in world.server.sent[-2:]]
