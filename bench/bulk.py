@@ -82,7 +82,7 @@ def cpu(call: Callable[[], object]) -> float:
 
 
 def write(where: Path, stop: Event, into: multiprocessing.Queue[list[float]]) -> None:
-    """Write one row each 20 ms until told; say how long each took."""
+    """Write one row each 20 ms until the stop; return how long each took."""
     store, taken = opened(where), []
     while not stop.wait(0.02):
         begin = time.perf_counter()
@@ -161,21 +161,21 @@ def main() -> None:
                 print(f"{name:>12}: {1000 * taken:6.1f} ms, {taken / each_row:.2f} of each row")
         of_paused, of_none = (cpu(looked_at(paused).waiting) for paused in (QUEUES, 0))
         print(f"{QUEUES} paused queues: {of_paused / of_none:.1f} of as many that are not")
-        print(f"a writer beside one that spins: {waits(where, spin)}")
+        print(f"a writer during one that spins: {waits(where, spin)}")
         with Client(load(str(config))) as client:
 
             def prune() -> None:
                 pruned = client.prune(older_than_ms=0, states={TaskState.SUCCEEDED})
                 print(f"pruned {pruned.tasks}")
 
-            print(f"a writer beside a prune: {waits(where, prune)}")
+            print(f"a writer during a prune: {waits(where, prune)}")
 
         def submit() -> None:
             print(
                 f"submit --from of {args.rows // 5}: {memory(config, args.rows // 5)} MiB of memory"
             )
 
-        print(f"a writer beside a submit --from: {waits(where, submit)}")
+        print(f"a writer during a submit --from: {waits(where, submit)}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python bench/kill.py [--runs 100] [--dir /var/tmp]
 
 Leader and grandchild ignore SIGTERM; the grandchild was forked twice and has a session of its own.
-There is no grace, so what is measured is the way from the committed ending (`run.ending` in the
+Without a grace, the figure is the way from the committed ending (`run.ending` in the
 log) to SIGKILL and death, as pidfds of both show it; and to `run.settled`, for which two scans of
 the tree must agree and the store must have committed.
 """

@@ -6,7 +6,7 @@ Each round runs the C loop, the dispatcher and the C loop again; the ratio is to
 two. Rate: tasks per second from the first claim to the last settle. CPU: everything that daemon,
 executor and their workers used, start and stop of both interpreters included.
 
-Not on an ext4 directory beside which thousands of files were deleted in the last minutes: there a
+Not on an ext4 filesystem where thousands of files were deleted in the last minutes: there a
 new file costs 500 us instead of 14 us (measured), as the allocator steps over each inode that was
 deleted recently.
 """

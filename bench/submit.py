@@ -1,4 +1,4 @@
-"""What `dispatcher submit -- true` costs whoever types it, beside an interpreter that does nothing.
+"""The cost of `dispatcher submit -- true`, compared with an interpreter that does nothing.
 
     python bench/submit.py [--runs 50] [--dir /var/tmp]
 

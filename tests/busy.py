@@ -1,6 +1,6 @@
 """`python -m tests.busy`: every test, five times in a row, on a host that has no time for it.
 
-python -m tests.busy                                # beside four loops that never wait
+python -m tests.busy                                # under four loops that never wait
 python -m tests.busy --rounds 1 --loops 8 tests/e2e # and what else pytest is given
 """
 

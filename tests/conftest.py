@@ -1,4 +1,4 @@
-"""What holds in every test: each line that is logged in its process is as the catalogue says."""
+"""Checks of every test: each line that its process logs matches the catalogue."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Record = dict[str, bytes]
 
 
 class Journald:
-    """Listens at a path of its own; what it took stands in `records`, in order."""
+    """Listens at a path of its own; `records` holds what it received, in order."""
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="journald-"))  # short: a socket's path is

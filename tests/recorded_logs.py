@@ -1,4 +1,4 @@
-"""Logs that are lists, and as the catalogue says all the same."""
+"""Logs that are lists, checked against the catalogue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dispatcher.times import Instant
 
 
 class RecordedLog:
-    """Keeps what it is told, which must be as the catalogue says."""
+    """Keeps the events that are logged; each must match the catalogue."""
 
     due = Instant(math.inf)
 

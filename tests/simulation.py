@@ -42,7 +42,7 @@ SETTINGS = SupervisorSettings(
 
 
 class FakeExecutor:
-    """An executor whose runs live in a dict, start at once and end when the test says so."""
+    """An executor whose runs live in a dict, start at once and end when the test ends them."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []

@@ -1,4 +1,4 @@
-"""A process that beats when told to, and says what it was answered: run by test_lease_races."""
+"""A process that beats on request and prints the answer: run by test_lease_races."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Opens a store, forks, and lets the child do what it is told on stdin: `use` it,
+"""Opens a store, forks, and lets the child follow the commands on stdin: `use` it,
 `close` or `drop` it, or just `end`.
 
 It forks by `os.fork`, or in C, as an extension module may, of which Python's hooks learn nothing.
 
 The child ends as any program does, through the interpreter's own end; the parent closes the store
-at once, says `forked`, and waits for it.
+at once, prints `forked`, and waits for it.
 """
 
 from __future__ import annotations

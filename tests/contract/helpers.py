@@ -1,4 +1,4 @@
-"""What the contract's tests say over and over."""
+"""Shared steps of the contract's tests."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class OneByOne:
         return claims
 
     def end(self, claim: Claim, *, now: StoreTime = NOW, **facts: Any) -> bool:
-        """Settle a claim's run: succeeded, unless the facts say otherwise."""
+        """Settle a claim's run: succeeded, unless the facts differ."""
         settled: bool = self.settle(settlement(claim, **facts), now=now)
         return settled
 
@@ -86,7 +86,7 @@ def new_task(**wanted: Any) -> NewTask:
 
 
 def settlement(claim: Claim, **facts: Any) -> Settlement:
-    """Return a settlement: succeeded, unless the facts say otherwise."""
+    """Return a settlement: succeeded, unless the facts differ."""
     given = {
         "run_uid": claim.run_uid,
         "outcome": Outcome.SUCCEEDED,

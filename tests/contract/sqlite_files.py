@@ -17,7 +17,7 @@ from tests.contract.helpers import NOW, new_task
 
 
 def opened(path: Path, *, patience: float = 0.0) -> SqlStore:
-    """Open the store of a file; the state directory is beside it."""
+    """Open the store of a file; the state directory is next to it."""
     store = open_store(
         f"sqlite://{path}", state_dir=path.parent.parent / "state", patience=patience
     )
@@ -26,7 +26,7 @@ def opened(path: Path, *, patience: float = 0.0) -> SqlStore:
 
 
 def files(path: Path) -> dict[str, bytes]:
-    """Return what lies beside a database, and itself."""
+    """Return a database and the files next to it."""
     return {file.name: file.read_bytes() for file in path.parent.iterdir()}
 
 

@@ -1,4 +1,4 @@
-"""A bulk submit: nothing of it before it is accepted, all of it afterwards, whoever dies."""
+"""A bulk submit: nothing of it before it is accepted, all of it afterwards, after any death."""
 
 from __future__ import annotations
 

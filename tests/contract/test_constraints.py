@@ -1,4 +1,4 @@
-"""Rows that must not exist cannot be written, whoever writes."""
+"""Rows that must not exist cannot be written by any writer."""
 
 from __future__ import annotations
 

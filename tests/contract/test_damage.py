@@ -44,7 +44,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-#: What a stranger to root's files is told to do.
+#: The remedy for a stranger to root's files.
 ROOT = "run this as that user: sudo -u root"
 
 

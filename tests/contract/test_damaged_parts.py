@@ -19,7 +19,7 @@ def written(**fields: object) -> str:
 
 ONE = written()
 
-#: What somebody wrote, in SQL, and what is said of it.
+#: What somebody wrote, in SQL, and the error about it.
 DAMAGE = [
     ("""'[{"command": 5}]'""", "item 1: command: expected a list"),
     ("""'[{"command": ["true"]}]'""", "item 1: max_attempts: is missing"),
@@ -142,7 +142,7 @@ def test_whether_it_was_accepted_is_known_as_long_as_it_is_there(store: OneByOne
 
 
 def test_every_task_that_is_accepted_is_one_that_the_schema_takes(store: OneByOne) -> None:
-    """What a submit may say at its least is not called damaged."""
+    """The smallest valid submit is not reported as damaged."""
     least = NewTask(
         command=("x",),
         max_attempts=1,

@@ -1,4 +1,4 @@
-"""What is made beside a database: gone with its maker, whoever killed it, and never before."""
+"""Drafts next to a database: removed after their maker's death, by any cause, and not before."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ LATE = later(TTL + 1)
 ROUNDS = 200
 LOST = {"outcome": Outcome.LOST, "state": TaskState.READY, "attempts_used": 1}
 
-#: What a beat may be told when the reaper was first.
+#: What a beat may be answered when the reaper was first.
 REAPED = {"not_owner", "not_running", "superseded"}
 
 Answers = Sequence[str]
@@ -47,7 +47,7 @@ def reap(store: Store) -> None:
 
 
 def judge(store: OneByOne, claim: Claim, answers: Answers) -> bool:
-    """See that either the beats won or the reaper, never a mix; tell whether the beats won."""
+    """Check that either the beats won or the reaper, never a mix; return whether the beats won."""
     (run,) = store.runs(claim.task_id)
     state = store.task(claim.task_id).state
     if set(answers) == {"ok"}:

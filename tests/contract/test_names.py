@@ -22,7 +22,7 @@ from tests.contract.test_filesystems import MOUNTS
 
 def second_name(path: Path, where: str) -> Path:
     name = {
-        "beside it": path.with_name("other.db"),
+        "next to it": path.with_name("other.db"),
         "in another directory": path.parent.parent / "elsewhere" / "tasks.db",
     }[where]
     name.parent.mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ def second_name(path: Path, where: str) -> Path:
     return name
 
 
-@pytest.mark.parametrize("where", ["beside it", "in another directory"])
+@pytest.mark.parametrize("where", ["next to it", "in another directory"])
 def test_r83_a_database_with_two_names_is_refused_by_both_untouched_with_the_remedy(
     path: Path, where: str
 ) -> None:

@@ -133,7 +133,7 @@ def test_no_statement_is_planned_twice(store: OneByOne) -> None:
         planned[str(args)] += 1
         return 0
 
-    # SQLite asks while it plans. Setting this makes it plan everything once more.
+    # SQLite calls it while it plans. Setting this makes it plan everything once more.
     connection.set_authorizer(allow)
     a_days_work(store)
     a_days_work(store)

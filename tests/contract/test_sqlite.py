@@ -115,7 +115,7 @@ def test_want_of_descriptors_is_unavailable_and_passes(path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with closing(opened(path)) as store:
         break_commit(store, path)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # so low that there is no other
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # so low that no other is free
         try:
             with pytest.raises(StoreUnavailable), store.transaction():
                 pass

@@ -31,7 +31,7 @@ ENVIRONMENT = {
 
 
 class Answering:
-    """The daemon's half of a channel: it reads as the daemon reads, and answers as it is told."""
+    """The daemon's half of a channel: it reads as the daemon does, and gives the test's answers."""
 
     def __init__(self, **answer: object) -> None:
         self.answer = {"ok": True, "lease_expires_in": 60.0, **answer}

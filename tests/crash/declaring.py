@@ -26,7 +26,7 @@ class Declaring:
 
     def operate(self, stage: Stage) -> bool:
         if self._worker.done or stage.task(1).state is TaskState.SUCCEEDED:
-            self._worker.close()  # it may have declared, and died before it heard so
+            self._worker.close()  # it may have declared, and died before it read the answer
             return False
         self.repeat()
         return True

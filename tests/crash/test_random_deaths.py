@@ -1,4 +1,4 @@
-"""Each new process may die again, at any call: recovery is no safer than work.
+"""Each new process may die again, at any call: recovery is not safer than work.
 
 Normally for a few seeds; with FUZZ=1 for FUZZ_MINUTES (10). One again: ``CRASH_SEED=4711``.
 """

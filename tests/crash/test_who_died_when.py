@@ -1,6 +1,6 @@
 """The table "Who died when" of docs/protocol.md, starts and exits: a test for each row.
 
-A row's name says what was done, what was not, who died, and what becomes of it.
+A row's name gives what was done, what was not, who died, and the result.
 """
 
 from __future__ import annotations

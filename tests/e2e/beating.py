@@ -1,4 +1,4 @@
-"""A worker that beats each 0.3 s until a file says stop, started as fast as can be."""
+"""A worker that beats each 0.3 s until a stop file appears, started as fast as possible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ while not os.path.exists("stop"):
             chunk = stream.recv(4096)
             if not chunk: raise ConnectionResetError
             answer += chunk
-    except (ConnectionError, BlockingIOError):  # as everybody who asks the daemon: once more
+    except (ConnectionError, BlockingIOError):  # as every client of the daemon does: once more
         kept = None
         time.sleep(0.05)
         continue

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.e2e.world import World
 from tests.eventually import PATIENCE
 
-#: What stands between the commands of a shell whose output is told apart.
+#: The separator of the outputs of a shell's commands.
 _MARK = "<<the next command>>"
 
 _BLOCK = re.compile(r"^```(console|toml)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -25,7 +25,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.\d]*Z?")
 
 @dataclass
 class Typed:
-    """One command of a block, and what the page says that it prints."""
+    """One command of a block, and the output that the page shows."""
 
     command: str
     shown: list[str] = field(default_factory=list)

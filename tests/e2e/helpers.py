@@ -1,4 +1,4 @@
-"""What end-to-end tests share beside the world: commands for workers, and looks at many tasks."""
+"""Shared by end-to-end tests, apart from the world: commands for workers, and views of tasks."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def expect_dead(process: psutil.Process) -> None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Tell whether a process runs its program: a zombie does not."""
+    """Return whether a process runs its program: a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -107,7 +107,7 @@ def ordinary_user() -> int:
     if os.geteuid() != 0:
         return os.geteuid()
     if shutil.which("setpriv") is None:
-        pytest.skip("we are root, and there is no setpriv to be somebody else")
+        pytest.skip("we are root, and setpriv, to become another user, is missing")
     return 200_000 + secrets.randbelow(100_000)
 
 

@@ -1,6 +1,6 @@
 """What every world's daemons and executors logged: in form, in order, and without a secret.
 
-Each end-to-end test shows it beside what it is about: a world asks it at its end.
+Each end-to-end test checks it too: a world calls it at its end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEAST_SECRET = 8
 
 
 def expect_in_form(directory: Path) -> None:
-    """Fail unless every line below a world's directory is as the catalogue says, and tells nothing.
+    """Fail unless every line below a world's directory matches the catalogue and shows no secret.
 
     Of a process's lines none is missing between its first and its last.
     """
@@ -44,7 +44,7 @@ def _expect_lines(file: Path, entries: Mapping[str, Event], *, begins: str) -> N
     for line in file.read_text("utf-8", "replace").splitlines(keepends=True):
         if not line.startswith("{") or not line.endswith("\n"):
             assert "Traceback" not in line, f"{file.name}: {line}"
-            continue  # a mistake told to people, or what a process that was killed had begun
+            continue  # an error message for people, or a line cut short by a kill
         event: dict[str, Any] = json.loads(line)
         assert event["event"] in entries, f"{file.name}: not in the catalogue: {line}"
         mistakes = entries[event["event"]].mistakes(event)
@@ -63,7 +63,7 @@ def secrets_of(database: Path) -> Iterator[str]:
     another's hands has none that can be known.
     """
     with (
-        tempfile.TemporaryDirectory() as aside,  # to open it leaves files beside it
+        tempfile.TemporaryDirectory() as aside,  # to open it leaves files next to it
         suppress(sqlite3.DatabaseError),
         closing(sqlite3.connect(_copied(database, Path(aside)))) as store,
     ):

@@ -61,7 +61,7 @@ class Place:
         return Result(code, *self._capsys.readouterr())
 
     def as_written(self, text: str) -> str:
-        """Return what was said as the table has it."""
+        """Return a message in the form of the table."""
         return as_installed(
             text,
             {

@@ -20,7 +20,7 @@ from tests.e2e.world import DISPATCHER, Result, World
 
 
 def as_written(world: World, text: str) -> str:
-    """Return what was said as the table has it; `world` is the one that spoke."""
+    """Return a message of `world` in the form of the table."""
     return as_installed(
         text,
         {
@@ -34,7 +34,7 @@ def as_written(world: World, text: str) -> str:
 
 
 def second_daemon(world: World) -> Result:
-    """`run` beside a running one."""
+    """`run` while one is running."""
     with world.daemon():
         return world.cli("run", exits=75)
 
@@ -68,7 +68,7 @@ def other_executor(world: World) -> Result:
 
 
 def second_executor(world: World) -> Result:
-    """`executor` beside a running one."""
+    """`executor` while one is running."""
     world.configure(executor={"mode": "external"})
     with external_executor(world):
         with world.daemon(alone=False) as daemon:
@@ -117,14 +117,14 @@ def no_runtime_dir(world: World) -> Result:
 
 
 def output_file(world: World) -> Result:
-    """`run` where a file stands in place of the output directory."""
+    """`run` with a file in the place of the output directory."""
     world.state_dir.mkdir()
     (world.state_dir / "output").touch()
     return world.cli("run", exits=78)
 
 
 def socket_taken(world: World) -> Result:
-    """`run` where a directory stands in place of the control socket."""
+    """`run` with a directory in the place of the control socket."""
     (world.runtime_dir / "control.sock").mkdir(parents=True)
     return world.cli("run", exits=78)
 

@@ -29,7 +29,7 @@ STORM = shell("""
 
 
 def neighbours_of_a_storm(world: World, daemon: Daemon, count: int) -> list[float]:
-    """Run so many quiet tasks beside a storm; return the seconds from start to settled, sorted."""
+    """Run so many quiet tasks during a storm; return the seconds from start to settled, sorted."""
     storm = world.submit(*STORM)
     expect_file(world, "storm")
     quiet = submit_all(world, *[{"command": ["true"]}] * count)
@@ -52,7 +52,7 @@ def escalated(world: World, tasks: list[int]) -> list[dict[str, Any]]:
 
 
 def in_words(waited: list[float]) -> str:
-    """Say how long neighbours waited."""
+    """Print how long neighbours waited."""
     return f"{len(waited)} neighbours: median {median(waited):.3f} s, longest {waited[-1]:.3f} s"
 
 

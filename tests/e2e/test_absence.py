@@ -81,7 +81,7 @@ def test_the_runs_of_a_daemon_that_was_killed_for_good_are_ended(world: World) -
         task, worker = start(world, daemon)
         daemon.kill()
         expect_gone(worker)
-        assert [("running",)] == stored(world, "SELECT state FROM tasks")  # nobody says more yet
+        assert [("running",)] == stored(world, "SELECT state FROM tasks")  # nobody reports more yet
 
     with world.daemon():
         judge_orphaned(world, task)

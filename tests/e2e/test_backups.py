@@ -1,4 +1,4 @@
-"""`dispatcher backup` beside a daemon at work, and `dispatcher restore` in its place."""
+"""`dispatcher backup` under a daemon at work, and `dispatcher restore` in its place."""
 
 from __future__ import annotations
 

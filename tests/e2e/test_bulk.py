@@ -25,7 +25,7 @@ class Held(NamedTuple):
 
 
 def test_r52_two_thousand_tasks_succeed_once_each_and_nothing_grows(world: World) -> None:
-    """Descriptors; and memory, processes and files beside them."""
+    """Descriptors, memory, processes and files."""
     world.configure(logs={"level": "info"})
     with world.daemon() as daemon:
         processes = [psutil.Process(daemon.pid), daemon.executor()]

@@ -17,7 +17,7 @@ from dispatcher.host.node import known_node_id
 from tests.e2e.world import DISPATCHER, World
 from tests.eventually import PATIENCE, eventually
 
-#: What whoever submits would wait for in vain; all of them together cost more than the submit.
+#: Modules that a submit must not import; all of them together cost more than the submit.
 FORBIDDEN = {
     *("structlog", "rich", "psutil", "prometheus_client", "logging", "asyncio", "concurrent"),
     *("difflib", "random", "subprocess", "tempfile", "shutil", "unittest", "json", "email", "http"),

@@ -18,7 +18,7 @@ DAY = 86_400
 
 PLAIN = ["sh", "-c", "while [ ! -e stop ]; do sleep 0.1; done"]
 
-#: Shifts the wall clock of a Python process by what a file says, in seconds.
+#: Shifts the wall clock of a Python process by the seconds in a file.
 _SET_CLOCK = """
 import os, time
 _file, _real = os.environ.get("SHIFTED_BY"), time.time_ns

@@ -12,7 +12,7 @@ from tests.e2e.world import DISPATCHER, World
 
 
 def offered(world: World, words: list[str], shell: str = "bash") -> list[str]:
-    """Return what is offered for the last of these words; nothing may be said on stderr."""
+    """Return what is offered for the last of these words; stderr must stay empty."""
     environ = {"_DISPATCHER_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(words)}
     environ["COMP_CWORD"] = words[-1] if shell == "fish" else str(len(words) - 1)
     done = subprocess.run(

@@ -28,8 +28,8 @@ from tests.eventually import eventually
 
 WAIT = "while [ ! -e go ]; do sleep 0.02; done;"
 
-#: The first run hangs together with a grandchild that escaped from its session; later runs tell
-#: whether anybody of an earlier one is left, and wait until four are there at once.
+#: The first run hangs together with a grandchild that escaped from its session; later runs record
+#: whether a process of an earlier one is left, and wait until four are there at once.
 TWIN = python("""
     import fcntl, os, pathlib, sys, time
     name = os.environ["DISPATCHER_TASK_ID"]

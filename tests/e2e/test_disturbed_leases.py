@@ -53,7 +53,7 @@ def rewind(world: World, task_id: int, **columns: object) -> None:
 
 
 def test_ac1_r07_a_lease_rewound_by_hand_is_lost_when_no_beat_follows(world: World) -> None:
-    """Whatever pid stands in its row: a live one is no argument, and a stranger is let be."""
+    """For any pid in its row: a live one keeps no lease, and a stranger is not signalled."""
     with world.daemon() as daemon, subprocess.Popen(SILENT) as stranger:
         task_id = world.submit(*SILENT, liveness="worker", lease_ttl="10m", max_attempts=1)
         daemon.expect("run.started", task_id=task_id)
@@ -143,7 +143,7 @@ def crowd(world: World, *, leases: int) -> None:
 def test_who_ended_while_the_executor_stood_still_is_not_lost_for_its_silence(
     world: World,
 ) -> None:
-    """It stopped beating because it was done; only its parent knew, and could not say so."""
+    """It stopped beating because it was done; only its parent knew, and could not report it."""
     with world.daemon() as daemon:
         done = world.submit(*beating(), **LEASE)
         daemon.expect("run.started", task_id=done)

@@ -1,4 +1,4 @@
-"""`dispatcher doctor` beside living processes."""
+"""`dispatcher doctor` with living processes."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def denied(world: World, arguments: list[str]) -> subprocess.CompletedProcess[st
     prefix: list[str] = []
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
-            pytest.skip("we are root, and there is no setpriv to give up root's rights")
+            pytest.skip("we are root, and setpriv, to give up root's rights, is missing")
         weak = "-dac_override,-dac_read_search,-fowner"
         prefix = ["setpriv", f"--bounding-set={weak}", f"--inh-caps={weak}"]
     world.state_dir.chmod(0)

@@ -136,7 +136,7 @@ def test_waiting_shows_by_the_exit_code_whether_all_succeeded(world: World) -> N
 
 
 def test_the_words_of_a_run_that_got_an_empty_file_are_not_the_former_ones(world: World) -> None:
-    """ADR 6: a run that wrote nothing hands its file on; whoever still follows it must notice."""
+    """ADR 6: a run that wrote nothing hands its file on; a follower of it must notice."""
     silent = world.submit("true")
     with world.daemon():
         world.until(silent, "succeeded")

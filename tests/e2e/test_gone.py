@@ -1,4 +1,4 @@
-"""A run is gone when that is proved: no start beside what may live, whatever gives it away."""
+"""A run is gone when that is proved: nothing starts while something of it may live."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def escaped(world: World) -> psutil.Process:
 
 
 def test_a_refused_start_hides_no_earlier_run_that_may_still_write(world: World) -> None:
-    """Fences 3 to 5 started while the output of fence 1 was locked: only the last run was asked."""
+    """Fences 3 to 5 started under a locked output of fence 1: only the last run was checked."""
     with world.daemon() as daemon:
         fails = shell("until [ -e go ]; do sleep 0.02; done; echo x; exit 1")
         task_id = world.submit(*fails, max_attempts=5)
@@ -66,7 +66,7 @@ def assert_started_again(world: World, task_id: int) -> None:
 def test_r13_an_escapee_with_nothing_but_its_mark_ends_with_its_run_and_is_not_a_stray(
     world: World,
 ) -> None:
-    """Another run lives, so that nothing but the mark says whose it is."""
+    """Another run lives, so that only the mark identifies its run."""
     with world.daemon() as daemon:
         other = world.submit("sleep", "1000")
         daemon.expect("run.started", task_id=other)
@@ -99,7 +99,7 @@ def test_r13_an_escapee_with_nothing_but_its_mark_ends_with_its_run_and_is_not_a
 def test_r13_r48_a_survivor_of_daemon_and_executor_is_swept_by_its_mark_before_the_next_run(
     world: World, drops: str
 ) -> None:
-    """An idle journal is old, the leader is gone, and a session says nothing."""
+    """An idle journal is old, the leader is gone, and a session proves nothing."""
     script = shell(f"[ $DISPATCHER_FENCE = 2 ] && {{ {ALIVE}; exit; }}; {drops} sleep 1000")
     with world.daemon() as daemon:
         task_id = world.submit(*script)
@@ -117,7 +117,7 @@ def test_r13_r48_a_survivor_of_daemon_and_executor_is_swept_by_its_mark_before_t
     expect_dead(process)
 
 
-#: Says whether the one that escaped from fence 1 still lives.
+#: Prints whether the process that escaped from fence 1 still lives.
 ALIVE = "grep -sq '^State:.[^Z]' /proc/$(cat escaped)/status && echo alive || echo gone"
 
 

@@ -18,6 +18,6 @@ def test_an_agent_is_ended_before_its_task_runs_again_though_it_may_be_anothers(
         task_id = world.submit(*shell(f"{LOOKS_FOR_A_TWIN}{AGENT}\nexit 1"), max_attempts=2)
 
         expect_settled(daemon, [task_id], outcome="succeeded")
-        assert not (world.directory / "twin").exists(), "it lived beside the retry"
+        assert not (world.directory / "twin").exists(), "it lived during the retry"
         world.cli("cancel", lasting)
         expect_settled(daemon, [lasting], outcome="cancelled")

@@ -1,6 +1,6 @@
 """Every way to beat is the same operation.
 
-One daemon, whose tasks stand in every state that a beat can meet. `ENTRIES` lists the ways; a new
+One daemon has tasks in every state that a beat can meet. `ENTRIES` lists the ways; a new
 one is two lines there.
 """
 
@@ -31,13 +31,13 @@ from worker_stub.daemon_socket import Unreachable
 #: Seconds; nobody beats for the tasks that stand by, so longer than all these tests.
 TTL = 300.0
 
-#: What a refused worker is told to do, and the code that it exits with.
+#: The advice to a refused worker, and its exit code.
 ADVICE, EXIT = "exit 79", 79
 
 
 @dataclass(frozen=True)
 class BeatResult:
-    """What came of one beat: an error's name, or none; and what was said beside it."""
+    """The result of one beat: an error's name, or none; and its message."""
 
     error: str | None
     message: str = ""
@@ -92,7 +92,7 @@ def by_worker(world: World, task_id: int, lock: str) -> BeatResult:
 
 
 def by_verb(world: World, task_id: int, lock: str) -> BeatResult:
-    """The exit code alone tells a shell script which it was."""
+    """A shell script knows each by the exit code alone."""
     done = subprocess.run(
         [sys.executable, "-m", "worker_stub", "heartbeat"],
         env={**world.env, **_claim(world, task_id, lock)},

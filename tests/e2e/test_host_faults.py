@@ -1,4 +1,4 @@
-"""The host runs short of something: the node pauses and says so, no task is charged."""
+"""The host runs short of something: the node pauses and reports it, no task is charged."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_r35_whatever_a_start_cannot_write_on_a_full_disk_is_named_and_tried_aga
         world.cli("run", "--drain")
         for verb, names in made.items():
             for name in names:
-                world.expect_nobody()  # whoever still has it open would give its inode back later
+                world.expect_nobody()  # an open file would give its inode back later
                 _remove(disk / name)
                 filler = fill(disk, "files")
                 message = world.cli(verb, exits=69).stderr
@@ -222,7 +222,7 @@ def _submit(world: World, number: int) -> None:
 
 
 def _expect_pause(world: World, daemon: Daemon) -> str:
-    """Wait for the pause; see that `status` says why, return what the log says."""
+    """Wait for the pause; check that `status` shows the reason, return the reason in the log."""
     daemon.expect("node.paused")
     status = world.cli("status", "--json").json
     shown = world.cli("status").stdout
@@ -235,7 +235,7 @@ def _expect_pause(world: World, daemon: Daemon) -> str:
 
 
 def _expect_recovery(world: World, daemon: Daemon) -> None:
-    """See that all goes on without being told, and that it cost nobody an attempt."""
+    """Check that all goes on without a command, and that it cost nobody an attempt."""
     daemon.expect("node.resumed")
     eventually(lambda: _assert_all_succeeded(world), every=0.2)
     assert world.cli("status", "--json").json["node"]["paused"] is None

@@ -114,7 +114,7 @@ def test_a_journal_that_its_user_may_not_read_is_refused_by_its_name(world: Worl
     prefix = []
     if os.geteuid() == 0:  # whom no mode keeps out, unless it gives that up
         if shutil.which("setpriv") is None:
-            pytest.skip("we are root, and there is no setpriv to give up root's right to read all")
+            pytest.skip("we are root, and setpriv, to give up root's right to read all, is missing")
         prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     world.configure(executor={"mode": "external"})
     journal = world.state_dir / "executor.journal"
@@ -137,7 +137,7 @@ def _expect(fact: bool) -> None:
 
 
 def test_an_exit_seen_on_a_full_disk_is_known_to_the_next_executor(world: World) -> None:
-    """Protocol 2.3: no daemon is there to tell it to, and nothing starts meanwhile."""
+    """Protocol 2.3: no daemon is there to log it, and nothing starts meanwhile."""
     slots = 30  # what is left of the journal's last block holds the ends of a few
     elsewhere = f"sqlite://{world.directory}/elsewhere/tasks.db"
     world.configure(node={"slots": slots}, store={"url": elsewhere})

@@ -1,6 +1,6 @@
-"""What daemon, executor and workers say in systemd's journal, by the installed command.
+"""What daemon, executor and workers write to systemd's journal, by the installed command.
 
-The journal is a socket of the test: a real one is asked in tests/system.
+The journal is a socket of the test: tests/system reads a real one.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def configure(world: World, script: str, **sections: Mapping[str, object]) -> No
     """Give the world a profile whose output is for the journal."""
     world.configure(logs={"format": "journal", "level": "info"}, **sections)
     with world.config_file.open("a") as file:
-        file.write(f'[profiles.told]\ncommand = ["sh", "-c", {json.dumps(script)}]\n')
+        file.write(f'[profiles.noisy]\ncommand = ["sh", "-c", {json.dumps(script)}]\n')
         file.write('output = "journal"\nmax_attempts = 1\n')
 
 
 def submit(world: World) -> int:
-    return world.cli("submit", "--profile", "told").id
+    return world.cli("submit", "--profile", "noisy").id
 
 
 def lines(journald: Journald, task_id: int) -> list[bytes]:

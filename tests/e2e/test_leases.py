@@ -16,13 +16,13 @@ from tests.e2e.helpers import shell
 from tests.e2e.world import World
 from tests.eventually import PATIENCE, eventually, let_pass
 
-#: Says a line to the daemon and prints the answer; `LOCK` may be changed before.
-SAY = """
+#: Sends a line to the daemon and prints the answer; `LOCK` may be changed before.
+SEND = """
 import json, os, socket, sys, time
 LOCK = os.environ["DISPATCHER_CLAIM_LOCK"]
 TASK = int(os.environ["DISPATCHER_TASK_ID"])
 FENCE = os.environ["DISPATCHER_FENCE"]
-def say(**words):
+def send(**words):
     answer = {"error": "store_unavailable"}
     while answer.get("error") == "store_unavailable":  # for that nobody stops
         with socket.socket(socket.AF_UNIX) as s:
@@ -42,16 +42,16 @@ def answers(world: World, task_id: int) -> list[dict[str, object]]:
 
 
 def script(world: World, text: str) -> list[str]:
-    """Return the command of a worker that can `say` things."""
+    """Return the command of a worker that can `send` requests."""
     file = world.directory / "worker.py"
-    file.write_text(SAY + text, "utf-8")
+    file.write_text(SEND + text, "utf-8")
     return [sys.executable, str(file)]
 
 
 def test_ac9_a_worker_that_beats_outlives_its_lease(world: World) -> None:
     beats = """
 for _ in range(10):
-    assert say(op="heartbeat", progress=0.5, note="working")["ok"]
+    assert send(op="heartbeat", progress=0.5, note="working")["ok"]
     time.sleep(0.3)
 """
     with world.daemon() as daemon:
@@ -104,7 +104,7 @@ if FENCE == "1":
 def test_ac1_a_lease_rewound_by_hand_is_moved_forward_by_the_next_beat(world: World) -> None:
     beats = """
 while not os.path.exists("stop"):
-    assert say(op="heartbeat")["ok"]
+    assert send(op="heartbeat")["ok"]
     time.sleep(0.05)
 """
     with world.daemon():
@@ -139,14 +139,14 @@ def test_ac2_wrong_locks_are_refused_and_the_worker_itself_is_not(world: World) 
     tries = """
 mine = LOCK
 for LOCK in (mine[:-1], mine + "0", mine.upper() + "A", "", " " + mine):
-    assert say(op="heartbeat")["error"] == "not_owner"
+    assert send(op="heartbeat")["error"] == "not_owner"
 LOCK = mine
 TASK += 1000
-assert say(op="heartbeat")["error"] == "unknown_task"
+assert send(op="heartbeat")["error"] == "unknown_task"
 TASK -= 1000
-assert say(op="dance")["error"] == "invalid"
-assert say(op="heartbeat", progress=7)["error"] == "invalid"
-assert say(op="heartbeat")["ok"]
+assert send(op="dance")["error"] == "invalid"
+assert send(op="heartbeat", progress=7)["error"] == "invalid"
+assert send(op="heartbeat")["ok"]
 """
     with world.daemon():
         task_id = world.submit(*script(world, tries), **WORKER)
@@ -162,7 +162,7 @@ def test_ac5_a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_go
 import signal
 if FENCE == "1":
     os.kill(os.getpid(), signal.SIGSTOP)
-    say(op="succeed", result="stale")
+    send(op="succeed", result="stale")
 """
     with world.daemon():
         task_id = world.submit(*script(world, stopped), **WORKER)
@@ -175,11 +175,11 @@ if FENCE == "1":
 
 def test_what_a_worker_declares_outranks_its_exit_code(world: World) -> None:
     with world.daemon():
-        fine = world.submit(*script(world, 'say(op="succeed", result={"n": 3}); sys.exit(9)'))
+        fine = world.submit(*script(world, 'send(op="succeed", result={"n": 3}); sys.exit(9)'))
         world.until(fine, "succeeded")
-        bad = world.submit(*script(world, 'say(op="fail", reason="no", retry=False)'))
+        bad = world.submit(*script(world, 'send(op="fail", reason="no", retry=False)'))
         world.until(bad, "failed")
-        stuck = world.submit(*script(world, 'say(op="hold", reason="look"); time.sleep(99)'))
+        stuck = world.submit(*script(world, 'send(op="hold", reason="look"); time.sleep(99)'))
 
         (run,) = world.show(fine)["runs"]
         assert ({"n": 3}, 9) == (run["result"], run["exit_code"])

@@ -199,7 +199,7 @@ def test_the_daemon_is_found_from_another_environment(world: World) -> None:
     xdg = world.runtime_dir / "xdg"
     xdg.mkdir()
     text = world.config_file.read_text().replace("runtime_dir", "# runtime_dir")
-    # Of a length that leaves room for the sockets where $XDG_RUNTIME_DIR says nothing.
+    # Of a length that leaves room for the sockets if $XDG_RUNTIME_DIR is not set.
     short = str(world.runtime_dir / "state")
     world.config_file.write_text(text.replace(str(world.state_dir), short))
     with world.daemon(env={"XDG_RUNTIME_DIR": str(xdg)}) as daemon:
@@ -212,7 +212,7 @@ def test_the_daemon_is_found_from_another_environment(world: World) -> None:
 
 
 def test_a_queue_for_claims_by_hand_is_left_alone_by_a_running_daemon(world: World) -> None:
-    """Also what was claimed and lost, at a drain, and as long as the configuration says so."""
+    """Also a lost claim, also at a drain, and only while the configuration requires it."""
     world.configure(leases={"reap_interval": "200ms"}, **{"queues.reviews": {"concurrency": 0}})
     task = world.submit("true", queue="reviews")
     with world.daemon() as daemon:

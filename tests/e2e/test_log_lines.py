@@ -1,4 +1,4 @@
-"""What a daemon says: every line in form, in the catalogue, and without secrets."""
+"""The log of a daemon: every line in form, in the catalogue, and without secrets."""
 
 from __future__ import annotations
 

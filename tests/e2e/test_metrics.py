@@ -1,4 +1,4 @@
-"""The file of metrics beside a running daemon: fresh, and never in the loop's way."""
+"""The metrics file of a running daemon: fresh, and never in the loop's way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker that misbehaves as it is told, and what becomes of it: what trees do not show."""
+"""The worker that misbehaves as its arguments say, and its outcomes that trees do not cover."""
 
 from __future__ import annotations
 

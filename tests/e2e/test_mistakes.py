@@ -1,4 +1,4 @@
-"""Every mistake of the table is made, and gets the message that the table says."""
+"""Every mistake of the table is made, and gets the message of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a service manager hears of the daemon (sd_notify(3)), on a socket of ours."""
+"""What a service manager receives from the daemon (sd_notify(3)), on a socket of ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.eventually import eventually, let_pass
 
 
 class Manager:
-    """Hears what the daemon says; says back nothing, as systemd."""
+    """Receives the daemon's messages; answers nothing, as systemd."""
 
     def __init__(self, world: World) -> None:
         path = f"{world.runtime_dir}/manager"
@@ -25,7 +25,7 @@ class Manager:
         self.env = {"NOTIFY_SOCKET": path}
 
     def receive(self) -> list[str]:
-        """Return all that was said so far."""
+        """Return all messages so far."""
         with suppress(BlockingIOError):
             while True:
                 self.received.append(self.socket.recv(4096).decode())

@@ -267,7 +267,7 @@ def test_of_what_a_row_names_nothing_is_removed_but_a_runs_output(world: World) 
 
 
 def _name_as_output(world: World, path: str) -> None:
-    """Let the row of a run that is over say that its output is there."""
+    """Claim in the row of a run that is over that its output is there."""
     world.cli("submit", "--", "true")
     world.cli("run", "--drain")
     with closing(sqlite3.connect(world.database, isolation_level=None)) as store:

@@ -1,4 +1,4 @@
-"""What real processes do, and what is then said of them."""
+"""What real processes do, and what is then reported."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_r27_the_reason_of_a_command_that_cannot_be_started_names_the_file_and_t
 
 
 def _unstartable(here: Path) -> list[tuple[dict[str, Any], str]]:
-    """Return tasks and what is to be said of each; the files they need are made."""
+    """Return tasks and the expected reason of each; the files they need are made."""
     (here / "plain").write_text("echo hello\n")
     (here / "garbage").write_bytes(b"\0\1garbage")
     (here / "script").write_text("#!/no/such/interpreter -x\n")

@@ -56,7 +56,7 @@ def test_r32_r33_r40_what_an_end_means_is_the_profiles(world: World) -> None:
     explicit = world.cli("submit", "--from", "-", stdin=line).id
     declares = world.cli("submit", "--profile", "declares").id
     charged, spared = (world.cli("submit", "--profile", p).id for p in ("charged", "spared"))
-    # Fixed at submit: what the file says later changes no task.
+    # Fixed at submit: a later change of the file changes no task.
     kept = world.config_file.read_text()
     world.config_file.write_text(kept.replace('4 = "held"', '4 = "succeeded"'))
     with world.daemon() as daemon:
@@ -89,11 +89,11 @@ def test_r32_r33_r40_what_an_end_means_is_the_profiles(world: World) -> None:
 
 def test_a_profiles_command_meets_no_shell(world: World) -> None:
     world.config_file.write_text(
-        world.config_file.read_text() + '[profiles.say]\ncommand = ["printf", "%s|", "{text}"]\n'
+        world.config_file.read_text() + '[profiles.print]\ncommand = ["printf", "%s|", "{text}"]\n'
     )
     payload = '{"text": "a b $(id) \\"; \'x\'"}'
     with world.daemon():
-        task = world.cli("submit", "--profile", "say", "--payload", payload, "--wait").id
+        task = world.cli("submit", "--profile", "print", "--payload", payload, "--wait").id
     assert "a b $(id) \"; 'x'|" == world.cli("logs", task).stdout
 
 

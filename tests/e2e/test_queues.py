@@ -14,7 +14,7 @@ from tests.e2e.helpers import expect_file, listed, shell, states, submit_all
 from tests.e2e.world import DISPATCHER, World
 from tests.eventually import PATIENCE, eventually
 
-#: Counts who is alive beside it, itself included.
+#: Counts the live workers, itself included.
 COUNT = shell("""
     : > "alive.$$"
     set -- alive.*

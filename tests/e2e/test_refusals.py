@@ -1,4 +1,4 @@
-"""What the daemon refuses to start beside, and to start on: with the reason and the remedy."""
+"""What the daemon refuses to start with: each refusal gives the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_socket_path_that_is_too_long_is_refused_with_the_remedy(world: World)
         )
 
 
-#: Runs a command whose stderr is the journal, as far as its environment says.
+#: Runs a command whose stderr is the journal according to its environment.
 _INTO_THE_JOURNAL = 'JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) exec "$0" "$@"'
 
 
@@ -164,7 +164,7 @@ def _replace_by_another(database: Path) -> None:
     _execute("CREATE TABLE songs (title)")(database)
 
 
-#: What may happen to a database, and what is then said.
+#: What may happen to a database, and parts of the message.
 DAMAGES: Mapping[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "truncated": (_truncate, ("tasks.db", "malformed", "backup")),
     "empty": (lambda path: path.write_bytes(b""), ("tasks.db is empty", "restore it")),
@@ -280,7 +280,7 @@ def test_r53_a_database_locked_by_another_is_reported_waited_for_and_nothing_is_
 
     assert "locked" in refused.stderr
     assert ("running", True) == (status["daemon"], status["node"]["store_silent_for_s"] > 3)
-    # On a busy host a submit may keep it waiting too: but each outage is told once, and its end.
+    # On a busy host a submit may keep it waiting too: but each outage and its end is logged once.
     events = [event["event"] for event in daemon.events() if event["event"].startswith("store.")]
     assert ["store.unavailable", "store.recovered"] * (len(events) // 2) == events
     assert max(event["silent_for_s"] for event in daemon.events("store.recovered")) > 4

@@ -1,4 +1,4 @@
-"""The verbs beside a running daemon."""
+"""The verbs with a running daemon."""
 
 from __future__ import annotations
 

@@ -31,17 +31,17 @@ BEATS = """
         line = socket.socket(socket.AF_UNIX)
         line.connect(env["DISPATCHER_SOCKET"])
         answers = line.makefile()
-    asked = {"op": "heartbeat", "task_id": int(env["DISPATCHER_TASK_ID"]),
+    request = {"op": "heartbeat", "task_id": int(env["DISPATCHER_TASK_ID"]),
              "lock": env["DISPATCHER_CLAIM_LOCK"]}
     while not os.path.exists("enough"):
         try:
-            if way == "asks":
+            if way == "requests":
                 with socket.socket(socket.AF_UNIX) as line:
                     line.connect(env["DISPATCHER_SOCKET"])
-                    line.sendall(json.dumps(asked).encode() + b"\\n")
+                    line.sendall(json.dumps(request).encode() + b"\\n")
                     answer = json.loads(line.makefile().readline() or '{"ok": true}')
             elif way == "stays":
-                line.sendall(json.dumps(asked).encode() + b"\\n")
+                line.sendall(json.dumps(request).encode() + b"\\n")
                 answer = json.loads(answers.readline() or '{"error": "the connection ended"}')
             elif way == "sends":
                 out.sendto(b"WATCHDOG=1", env["NOTIFY_SOCKET"])
@@ -91,7 +91,7 @@ def begin(world: World, daemon: Daemon, *ways: str, lease: str = "2s") -> list[i
 
 
 def expect_beats(world: World, tasks: list[int], ways: tuple[str, ...], *, more: int = 3) -> None:
-    """Wait until each worker that speaks was heard so many times more."""
+    """Wait until so many more beats of each worker that sends any were accepted."""
     speakers = [task for task, way in zip(tasks, ways, strict=True) if way != "plain"]
     done = {task: len(expect_file(world, f"beats.{task}")) for task in speakers}
     for task in speakers:
@@ -99,7 +99,7 @@ def expect_beats(world: World, tasks: list[int], ways: tuple[str, ...], *, more:
 
 
 def finish(world: World, daemon: Daemon, tasks: list[int]) -> None:
-    """Let all workers exit, and see that each ran once, unharmed, beside one connection."""
+    """Let all workers exit, and check that each ran once, unharmed, on one connection."""
     (world.directory / "enough").touch()
     expect_settled(daemon, tasks, outcome="succeeded", fence=1)
     assert [] == daemon.events("lease.expired")
@@ -162,7 +162,7 @@ def nested(world: World) -> Iterator[World]:
 
 
 def test_r75_workers_live_on_when_the_runtime_directory_is_removed(nested: World) -> None:
-    world, ways = nested, ("asks",) * 6 + ("sends",) * 3 + ("connected",) * 3 + ("plain",) * 6
+    world, ways = nested, ("requests",) * 6 + ("sends",) * 3 + ("connected",) * 3 + ("plain",) * 6
     ways += ("verb", "stays")
     with world.daemon() as daemon:
         tasks = begin(world, daemon, *ways, lease="5m")  # twenty of them start at once
@@ -190,7 +190,7 @@ def test_r75_leases_wait_while_the_directory_cannot_be_made_and_begin_anew_then(
     nested: World,
 ) -> None:
     """As between a logout and the next login: nobody may make `/run/user/1000` but root."""
-    world, ways = nested, ("asks", "sends", "connected", "plain")
+    world, ways = nested, ("requests", "sends", "connected", "plain")
     with world.daemon() as daemon:
         tasks = begin(world, daemon, *ways)
 
@@ -258,7 +258,7 @@ def test_commands_report_its_absence(nested: World) -> None:
 def test_no_second_daemon_and_no_second_executor_start_while_it_is_missing(nested: World) -> None:
     world = nested
     with world.daemon() as daemon:
-        tasks = begin(world, daemon, "asks", "plain")
+        tasks = begin(world, daemon, "requests", "plain")
         executor = daemon.executor().pid
         with gone(world):
             daemon.expect("workers.unreachable")
@@ -292,7 +292,7 @@ def test_a_daemon_of_another_state_directory_cannot_have_the_new_one_either(nest
 
 
 def test_a_directory_that_another_dispatcher_locked_meanwhile_is_left_to_it(nested: World) -> None:
-    world, ways = nested, ("asks", "sends", "plain")
+    world, ways = nested, ("requests", "sends", "plain")
     above, theirs = world.runtime_dir.parent, world.runtime_dir.parent.with_name("theirs")
     (theirs / "run").mkdir(0o700, parents=True)
     locks = ("daemon.lock", "executor.lock")
@@ -332,7 +332,7 @@ def test_a_directory_that_another_dispatcher_locked_meanwhile_is_left_to_it(nest
 def test_a_daemon_that_starts_without_the_directory_finds_the_executor_that_lives(
     nested: World, mode: str
 ) -> None:
-    world, ways = nested, ("asks", "sends", "plain")
+    world, ways = nested, ("requests", "sends", "plain")
     world.configure(node={"slots": 24}, executor={"mode": mode})
     with external_executor(world) if mode == "external" else suspended():
         with world.daemon() as first:
@@ -384,7 +384,7 @@ def test_each_name_comes_back_alone(nested: World, name: str) -> None:
     world = nested
     of_daemon = name in {"control.sock", "daemon.lock"}
     with world.daemon() as daemon:
-        tasks = begin(world, daemon, "asks")
+        tasks = begin(world, daemon, "requests")
         (world.runtime_dir / name).unlink()
 
         if of_daemon:
@@ -392,7 +392,7 @@ def test_each_name_comes_back_alone(nested: World, name: str) -> None:
         else:
             daemon.expect("workers.reachable")
         assert (world.runtime_dir / name).exists()
-        expect_beats(world, tasks, ("asks",))
+        expect_beats(world, tasks, ("requests",))
         assert ["running"] == states(world)
         finish(world, daemon, tasks)
 

@@ -1,7 +1,7 @@
-"""Strangers and floods at the worker socket, while two workers beat for their lives beside them.
+"""Strangers and floods at the worker socket, while two workers beat for their lives.
 
 One beats over a connection of its own each time, as a shell script does, one over the same. Lease
-1 s, a beat each 0.3 s: whoever disturbs them for a second ends them, and fails the test.
+1 s, a beat each 0.3 s: an abuse that disturbs them for a second ends them and fails the test.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.eventually import PATIENCE, eventually
 #: Bytes by which a daemon's memory may grow under abuse: far less than what it is sent.
 GROWTH = 24 * 1024 * 1024
 
-#: Longer than any host is slow: whether a worker is heard is seen by its beats.
+#: Longer than any host is slow: accepted beats show that a worker is read.
 LEASE = {"liveness": "worker", "lease_ttl": "10m", "max_attempts": 1}
 
 #: The number of the worker for which the tests speak.
@@ -53,12 +53,14 @@ class Siege:
         return stream
 
     def lasting(self) -> Iterator[None]:
-        """Go on until both workers were heard meanwhile, twice: an abuse never lasts so long."""
+        """Go on until two beats of both workers were accepted: an abuse never lasts so long."""
         give_up_at = time.monotonic() + PATIENCE
         for _ in range(2):
             before = self._last_beats()
             while any(now == then for now, then in zip(self._last_beats(), before, strict=True)):
-                assert time.monotonic() < give_up_at, "its workers are not heard beside this"
+                assert time.monotonic() < give_up_at, (
+                    "no beats of its workers are accepted meanwhile"
+                )
                 yield
 
     def _last_beats(self) -> list[int]:
@@ -230,7 +232,7 @@ def flood(siege: Siege, line: bytes, *, connections: int) -> Iterator[None]:
     ids=["valid", "not owner", "declarations", "junk"],
 )
 def test_r84_a_flood_starves_nobody(siege: Siege, words: Callable[[Siege], bytes]) -> None:
-    """A beat beside it is answered, neither worker loses its lease, the log stays readable."""
+    """A beat meanwhile is answered, neither worker loses its lease, the log stays readable."""
     log = (siege.world.directory / "daemon-1.log").stat
     size, cpu = log().st_size, sum(siege.process.cpu_times()[:2])
 

@@ -1,4 +1,4 @@
-"""Daemon and executor stopped across deadlines: what waited is heard before these count."""
+"""Daemon and executor stopped across deadlines: waiting messages are read before these count."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def both(daemon: Daemon, order: str) -> Sequence[psutil.Process]:
 
 
 class Crew:
-    """Tasks whose workers exit with the codes that a file tells them, one each."""
+    """Tasks whose workers exit with the codes in a file, one each."""
 
     def __init__(self, world: World, daemon: Daemon, count: int, **options: str | int) -> None:
         self.world = world
@@ -121,7 +121,7 @@ def test_an_executor_that_stood_still_past_the_absence_limit_ends_nobody_who_was
         with stopped(daemon.executor()):
             crew.exit(0, 3)
             let_pass(LIMIT + SLACK + LATER)
-        # It has looked at all of them when it tells of two: the others would be ended by now.
+        # It has judged all of them when it reports two: the others would be ended by now.
         expect_settled(daemon, crew.tasks[:2])
 
         assert [] == daemon.events("run.ending")
@@ -246,5 +246,5 @@ def shorten_leases(world: World, ttl: int) -> None:
 
 
 def beaten(world: World, since: int) -> list[tuple[int]]:
-    """Return the tasks whose workers have been heard since, in the store's time."""
+    """Return the tasks with an accepted beat since, in the store's time."""
     return world.stored("SELECT id FROM tasks WHERE last_heartbeat_at > ?", since)

@@ -18,7 +18,7 @@ from tests.e2e.helpers import (
 from tests.e2e.world import World
 from tests.eventually import PATIENCE
 
-#: It ends itself when it is told to, or when it may.
+#: It ends itself on SIGTERM, or when it may.
 WILLING = "while [ ! -e go ]; do sleep 0.02; done"
 
 #: It takes no hint, nor does its child.
@@ -155,7 +155,7 @@ def test_r34_sigterm_to_the_executor_ends_its_runs_as_released(world: World) -> 
 
     for task_id in ids:
         task = world.show(task_id)
-        # While it waits for the stubborn one, it starts nothing new, and says so.
+        # While it waits for the stubborn one, it starts nothing new, and reports it.
         assert (True, 0) == (task["state"] in ("ready", "scheduled"), task["attempts_used"])
         assert {"released"} == {run["outcome"] for run in task["runs"]}
 

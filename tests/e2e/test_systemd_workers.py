@@ -60,9 +60,9 @@ def namespaces() -> bool:
 
 
 def test_r80_any_program_that_uses_systemd_notify_keeps_a_lease_of_a_second(world: World) -> None:
-    """A shell loop, senders that are gone, another user, a container, each beside a flood.
+    """A shell loop, senders that are gone, another user, a container, each during a flood.
 
-    And who is silent is lost.
+    A silent worker is lost.
     """
     world.configure(node={"slots": 8})
     env = ("env", f"D={world.directory}", f"R={world.runtime_dir}")
@@ -123,7 +123,7 @@ def test_a_user_whom_the_runtime_directory_keeps_out_cannot_beat(world: World) -
 def test_status_and_requests_of_workers_are_shown_and_carried_out(world: World) -> None:
     """READY and STATUS, EXTEND_TIMEOUT_USEC and WATCHDOG=trigger; a `process` run with --notify."""
     with world.daemon() as daemon:
-        script = 'systemd-notify --ready --status "half way"; : > said; exec sleep 60'
+        script = 'systemd-notify --ready --status "half way"; : > sent; exec sleep 60'
         reports = world.cli("submit", "--notify", "--", *shell(script)).id
         extends = submit(
             world,
@@ -148,7 +148,7 @@ def test_status_and_requests_of_workers_are_shown_and_carried_out(world: World) 
             lease_ttl="20s",
             max_attempts=1,
         )
-        expect_file(world, "said")
+        expect_file(world, "sent")
         eventually(lambda: noted(world, reports, "half way"))
         world.cli("cancel", reports)
 
@@ -166,23 +166,23 @@ def test_status_and_requests_of_workers_are_shown_and_carried_out(world: World) 
 def test_r80_notices_sent_while_no_daemon_listens_are_kept_for_the_next(
     world: World, how: str
 ) -> None:
-    """A beat before each look, a note and the time asked for: nothing of it waits for a daemon."""
+    """A beat before each look, a note and requested time: nothing of it waits for a daemon."""
     script = """
         import os, socket, time
         from pathlib import Path
         out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         out.connect(os.environ["NOTIFY_SOCKET"])
-        def say(text):
+        def send(text):
             out.send(text)
-            Path("said").write_text("said")
-        say(b"READY=1")
+            Path("sent").write_text("sent")
+        send(b"READY=1")
         while not Path("away").exists():
             out.send(b"WATCHDOG=1")
             time.sleep(0.1)
         for _ in range(100):  # ten may wait in a socket
             out.send(b"WATCHDOG=1\\nSTATUS=nobody listens")
         out.send(b"EXTEND_TIMEOUT_USEC=20000000")
-        Path("told").touch()
+        Path("extended").touch()
         while not Path("enough").exists():
             out.send(b"WATCHDOG=1")
             time.sleep(0.1)
@@ -190,17 +190,17 @@ def test_r80_notices_sent_while_no_daemon_listens_are_kept_for_the_next(
     """
     with world.daemon() as daemon:
         task_id = submit(world, *python(script), run_timeout="1500ms", total_timeout="60s")
-        expect_file(world, "said")
+        expect_file(world, "sent")
         daemon.expect("run.started")
         if how == "stopped":
             daemon.signal(signal.SIGSTOP)
         else:
             daemon.kill()
         (world.directory / "away").touch()
-        expect_file(world, "told")
+        expect_file(world, "extended")
         began = world_time(world, task_id)
         if time.time() > began + 1.4:
-            pytest.skip("the host is too slow: its run time-out was over before it asked for more")
+            pytest.skip("the host is too slow: its run time-out was over before it requested more")
         # Beyond the lease, its run time-out, and the two seconds that the executor adds to it.
         eventually(lambda: passed(began + (1.8 if how == "stopped" else 3.8)))
         if how == "stopped":

@@ -24,15 +24,15 @@ WRAP = [sys.executable, "-m", "worker_stub", "run", "--"]
 WORKER = {"liveness": "worker", "lease_ttl": "1s"}
 FOREVER = ["sleep", "1000"]
 
-#: It says which signal asked it to go, in a file and on its output, and goes.
+#: It writes the signal that it got to a file and its output, and exits.
 POLITE = """
-    trap 'echo TERM >> asked; exit 0' TERM
-    trap 'echo USR1 >> asked; exit 0' USR1
+    trap 'echo TERM >> signals; exit 0' TERM
+    trap 'echo USR1 >> signals; exit 0' USR1
     echo >> ready
     while :; do sleep 0.02; done
 """
 
-#: Its main thread takes any hint; a thread that is no daemon does not let it go.
+#: Its main thread ends on SIGTERM; a non-daemon thread keeps the process alive.
 BLOCKED = python("""
     import signal, sys, threading, time
     threading.Thread(target=time.sleep, args=(1000,)).start()
@@ -183,7 +183,7 @@ def test_r17_a_worker_gets_its_own_kill_signal_and_its_own_kill_grace(
             daemon.expect("run.settled", task_id=blocked)["timestamp"],
         )
 
-    assert ["USR1", "USR1"] == expect_file(world, "asked", lines=2)
+    assert ["USR1", "USR1"] == expect_file(world, "signals", lines=2)
     assert ["timed_out", "cancelled"] == [
         only_run(world.show(task_id))["outcome"] for task_id in (timed, cancelled)
     ]
@@ -197,7 +197,7 @@ def test_a_drain_sends_the_tasks_own_kill_signal(world: World) -> None:
         task_id = world.submit(*shell(POLITE), kill_signal="USR1")
         expect_file(world, "ready")
 
-    assert ["USR1"] == expect_file(world, "asked")
+    assert ["USR1"] == expect_file(world, "signals")
     assert "released" == only_run(world.show(task_id))["outcome"]
 
 
@@ -209,7 +209,7 @@ def test_an_executor_that_is_stopped_sends_the_tasks_own_kill_signal(world: Worl
             expect_file(world, "ready")
         expect_settled(daemon, [task_id])
 
-    assert ["USR1"] == expect_file(world, "asked")
+    assert ["USR1"] == expect_file(world, "signals")
     assert "released" == only_run(world.show(task_id))["outcome"]
 
 

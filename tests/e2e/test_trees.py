@@ -32,7 +32,7 @@ from tests.e2e.helpers import (
 from tests.e2e.world import DISPATCHER, World
 from tests.eventually import PATIENCE, eventually
 
-#: The tree of each of these ignores SIGTERM and hangs: what it does besides, and its processes.
+#: The tree of each of these ignores SIGTERM and hangs: its further behaviour, its processes.
 EVASIONS = {
     "nothing": ((), 1),
     "forks": (("--fork", "2"), 3),
@@ -114,7 +114,7 @@ def test_r20_two_hundred_stubborn_trees_expire_at_once_and_hold_up_nobody(world:
     with world.daemon() as daemon:
         ids = submit_all(world, *[task] * 200)
         expect_file(world, "stubborn", lines=200)
-        for task_id in ids:  # a lease begins anew when the start is told
+        for task_id in ids:  # a lease begins anew when the start is reported
             daemon.expect("run.started", task_id=task_id)
         with closing(sqlite3.connect(world.state_dir / "tasks.db")) as store, store:
             store.execute("UPDATE tasks SET lease_expires_at = 1")
@@ -128,11 +128,11 @@ def test_r20_two_hundred_stubborn_trees_expire_at_once_and_hold_up_nobody(world:
         assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
 
 
-#: Three hundred processes on three levels, in many sessions; each notes how often it is asked.
+#: Three hundred processes on three levels, in many sessions; each records its SIGTERMs.
 MANY = python("""
     import os, signal, time
-    told = os.open("told", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    signal.signal(signal.SIGTERM, lambda *_: os.write(told, b"%d\\n" % os.getpid()))
+    signalled = os.open("signalled", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    signal.signal(signal.SIGTERM, lambda *_: os.write(signalled, b"%d\\n" % os.getpid()))
     for number in range(10):
         if os.fork() == 0:
             if number % 3 == 0:
@@ -159,14 +159,16 @@ def test_each_of_three_hundred_processes_is_signalled_once_and_a_small_run_ends_
         expect_file(world, "grown", lines=301)
 
         world.cli("cancel", task_id)
-        signalled = expect_file(world, "told", lines=301)
+        signalled = expect_file(world, "signalled", lines=301)
         other = world.submit("true")
         expect_settled(daemon, [other], outcome="succeeded")
         (world.directory / "go").touch()
         expect_settled(daemon, [task_id], outcome="cancelled")
 
         assert (
-            301 == len(set(signalled)) == len((world.directory / "told").read_text().splitlines())
+            301
+            == len(set(signalled))
+            == len((world.directory / "signalled").read_text().splitlines())
         )
         assert {daemon.pid, daemon.executor().pid} == {p.pid for p in world.processes()}
 
@@ -191,7 +193,7 @@ def test_r13_a_nested_dispatcher_is_ended_with_everything_below_it(world: World)
 
 
 def test_a_helper_that_stays_behind_is_found_and_ended(world: World) -> None:
-    """It left session and output, as daemons do; one in three ignores SIGTERM besides."""
+    """It left session and output, as daemons do; one in three also ignores SIGTERM."""
     daemonises = ("--escape", "--close-output", "--stamp")
     agent = shell("eval $(ssh-agent -a agent) > /dev/null && echo agent $SSH_AGENT_PID 1 0 >> 0")
     commands = [

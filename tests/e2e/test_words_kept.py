@@ -1,4 +1,4 @@
-"""What an operator says while a run is ending, or while no daemon is there, is kept."""
+"""An operator's intent is kept while a run is ending, or while no daemon is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.helpers import expect_file, external_executor, is_alive, python, shell
 from tests.e2e.world import Daemon, World
 
-#: It takes no hint; a while after it was asked, it goes.
+#: It ignores SIGTERM; a while after it got one, it exits.
 LINGERS = """
     trap '' TERM
     echo $$ >> pids
@@ -23,13 +23,13 @@ _DECLARE = """
 import json, os, signal, socket, time
 
 def declare(op):
-    asked = {"op": op, "task_id": int(os.environ["DISPATCHER_TASK_ID"]),
+    request = {"op": op, "task_id": int(os.environ["DISPATCHER_TASK_ID"]),
              "lock": os.environ["DISPATCHER_CLAIM_LOCK"]}
     answer = {"error": "store_unavailable"}
     while answer.get("error") == "store_unavailable":
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(os.environ["DISPATCHER_SOCKET"])
-            connection.sendall(json.dumps(asked).encode() + b"\\n")
+            connection.sendall(json.dumps(request).encode() + b"\\n")
             answer = json.loads(connection.makefile().readline())
     return answer["ok"]
 """

@@ -154,7 +154,7 @@ def test_r71_a_heartbeat_inside_a_task_needs_no_configuration(
 ) -> None:
     """`heartbeat || exit 79` ends no healthy run while somebody edits the file."""
     right = world.config_file.read_text()
-    script = SPEAKS_LATER + '{cli} fail --reason "as asked" --no-retry'
+    script = SPEAKS_LATER + '{cli} fail --reason "as requested" --no-retry'
     with world.daemon() as daemon:
         task_id = world.submit(*shell(script.format(cli=DISPATCHER)))
         expect_file(world, "began")
@@ -168,7 +168,7 @@ def test_r71_a_heartbeat_inside_a_task_needs_no_configuration(
     assert "failed" == settled["outcome"]
     task = world.show(task_id)
     assert "alive" == task["runs"][0]["note"]
-    assert "as asked" in task["reason"]
+    assert "as requested" in task["reason"]
 
 
 def test_r71_another_file_inside_a_task_means_another_dispatcher_however_it_is_named(

@@ -1,7 +1,7 @@
 """The product as an ordinary user runs it, and what such a user may not read.
 
 Debian's `ssh-agent` is set-gid: who started it may signal it, and reads neither its environment nor
-what it has open, nor asks for its limits.
+what it has open, nor its limits.
 """
 
 from __future__ import annotations

@@ -147,12 +147,12 @@ class World:
         """What every command begins with: who runs it, and where."""
         self._daemons = 0
         self._before = {child.pid for child in psutil.Process().children(recursive=True)}
-        # Whoever loses its parent in here becomes our child: nobody gets away.
+        # An orphan in here becomes our child: no process gets away.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.configure()
 
     def configure(self, **sections: Mapping[str, object]) -> None:
-        """Write the configuration: the hurried one, with these keys beside or instead."""
+        """Write the configuration: the hurried one, with these keys added or replaced."""
         merged = {name: dict(keys) for name, keys in HURRIED.items()}
         merged["node"] |= {"state_dir": str(self.state_dir), "runtime_dir": str(self.runtime_dir)}
         for name, keys in sections.items():
@@ -275,7 +275,7 @@ class World:
         alone: bool = True,
         env: Mapping[str, str] | None = None,
     ) -> Iterator[Daemon]:
-        """Run `dispatcher run` while the block lasts; wait until it says that it started.
+        """Run `dispatcher run` while the block lasts; wait until it logs its start.
 
         At the end it is stopped by SIGTERM, unless it ended before, and if it was `alone` no
         process may be left. What a killed daemon leaves goes on.

@@ -16,7 +16,7 @@ M = TypeVar("M")
 
 
 class Daemon:
-    """One connection; it keeps every message until somebody asks for it."""
+    """One connection; it keeps every message until a test takes it."""
 
     def __init__(self, runtime_dir: Path, *, greet: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -38,7 +38,7 @@ class Daemon:
             raise
 
     def greeted(self) -> None:
-        """Hear the executor out: who it is and what runs it knows."""
+        """Read the executor's greeting: who it is and what runs it knows."""
         self.hello = self.expect(wire.Hello)
         self.expect(wire.HelloEnd)
 
@@ -58,7 +58,7 @@ class Daemon:
         self.socket.sendall(b"".join(wire.encode(message) + b"\n" for message in messages))
 
     def start(self, command: list[str], output: Path | str, **settings: Any) -> wire.RunUid:
-        """Ask for a run whose marker is set as the real daemon sets it; return its uid."""
+        """Send the start of a run, its marker set as the real daemon sets it; return its uid."""
         uid = wire.RunUid(settings.pop("uid", secrets.token_hex(16)))
         env = {worker_api.MARKER: uid, **settings.pop("env", {})}
         epoch = settings.pop("epoch", self.hello.epoch)
@@ -114,7 +114,7 @@ class Daemon:
         return True
 
     def ping(self, number: int = 1) -> list[Any]:
-        """Return what was said until the executor had handled everything sent before."""
+        """Return the messages until the executor had handled everything sent before."""
         self.send(wire.Ping(sequence=number))
         self.expect(wire.Pong)
         received, self.messages = self.messages, []

@@ -55,7 +55,7 @@ def test_each_connection_gets_the_same_door_for_workers(home: Home, daemon: Daem
 def test_the_sockets_are_this_users_alone(home: Home, daemon: Daemon) -> None:
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in home.runtime_dir.iterdir()}
 
-    notices = modes.pop("notify")  # whoever is let in here must know which of them it wants
+    notices = modes.pop("notify")  # a peer that is let in here must know which of them it wants
     assert 0o711 == notices
     assert {"executor.sock": 0o600, "worker.sock": 0o600, "executor.lock": 0o600} == modes
     assert 0o700 == stat.S_IMODE(home.runtime_dir.stat().st_mode)

@@ -98,7 +98,7 @@ def test_the_kill_signal_comes_first_and_is_the_tasks(home: Home, daemon: Daemon
 def test_a_master_ends_its_own_workers_where_the_signal_is_for_it_alone(
     home: Home, daemon: Daemon
 ) -> None:
-    worker = "trap 'echo worker heard' TERM; echo ready; while [ ! -e go ]; do sleep 0.02; done"
+    worker = "trap 'echo worker caught' TERM; echo ready; while [ ! -e go ]; do sleep 0.02; done"
     master = f"trap 'touch go' TERM; sh -c \"{worker}\" & child=$!; wait; wait $child; exit 4"
     command = ["sh", "-c", f"cd {home.outputs}; {master}"]
     uid = daemon.start(command, home.output(), kill_mode=wire.KillMode.LEADER, kill_grace=60.0)

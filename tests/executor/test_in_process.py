@@ -1,4 +1,4 @@
-"""The executor as an object of this process, beside children that are none of its business."""
+"""The executor as an object of this process, which has other children too."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_an_unrelated_child_is_not_ended_with_any_run(here: Here) -> None:
 
 
 def test_start_ticks_are_the_kernels(here: Here) -> None:
-    """They are mostly not asked for: to answer, the kernel would first finish the exec."""
+    """They are mostly not read: to answer, the kernel would first finish the exec."""
     for n in range(50):
         here.start("sleep", "1000", uid=str(n))
     while len([m for m in here.server.sent if isinstance(m, wire.Started)]) < 50:

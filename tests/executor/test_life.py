@@ -235,7 +235,7 @@ def test_a_lease_that_somebody_breaks_does_not_end_it(home: Home, daemon: Daemon
 
 
 def test_it_holds_nothing_that_it_inherited(home: Home) -> None:
-    """Whoever waits for the end of a pipe would wait as long as the executor lives."""
+    """A reader of the pipe to its end would wait as long as the executor lives."""
     reads, writes = os.pipe()
     os.set_inheritable(writes, True)
     process = home.executor(pass_fds=(writes,))

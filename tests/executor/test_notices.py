@@ -1,4 +1,4 @@
-"""Workers that speak systemd's own protocol, as the executor hears them."""
+"""Workers that use systemd's own protocol, as the executor reads them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sender(path: Path) -> socket.socket:
 
 
 def send(path: Path, *messages: bytes) -> None:
-    """Say something for a run and be gone."""
+    """Send messages for a run and close the socket."""
     with sender(path) as out:
         for message in messages:
             out.send(message)

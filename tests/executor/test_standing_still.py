@@ -1,4 +1,4 @@
-"""An executor that was stopped hears what happened meanwhile before it judges any time."""
+"""An executor that was stopped reads what happened meanwhile before it judges any time."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ sys.stdin.read()
 
 @contextmanager
 def traced(pid: int) -> Iterator[None]:
-    """Let another process trace this one, and never look at what it hears of it."""
+    """Let another process trace this one, and never read its events."""
     with subprocess.Popen(
         [sys.executable, "-c", _TRACER, str(pid)],
         stdin=subprocess.PIPE,

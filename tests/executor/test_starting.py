@@ -1,4 +1,4 @@
-"""Starting a run: what its leader gets, and what is said when there is none (protocol 2.6)."""
+"""Starting a run: what its leader gets, and the report when none starts (protocol 2.6)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_tail_is_text_that_any_database_takes(home: Home, daemon: Daemon) ->
 
 
 def test_the_resources_that_a_run_used_are_reported(home: Home, daemon: Daemon) -> None:
-    """More than whoever started the executor ever had: that mark is inherited."""
+    """More than the parent of the executor ever had: that mark is inherited."""
     program = "x = bytearray(500_000_000); x[::4096] = x[::4096]; sum(range(2_000_000))"
 
     exit_ = run(daemon, [PYTHON, "-c", program], home.output())

@@ -1,4 +1,4 @@
-"""An executor died: what its successor ends, and what it knows to tell (protocol 2.3 and 2.4)."""
+"""An executor died: what its successor ends, and what it reports (protocol 2.3 and 2.4)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_survivors_are_gone_before_the_successors_hello(home: Home, daemon: Daem
     assert {(None, None)} == {(exit_.exit_code, exit_.signal) for exit_ in vanished if exit_}
 
 
-#: Not covered, as protocol 5 says: nothing is left by which it could be found.
+#: Not covered (protocol 5): nothing is left by which it could be found.
 COVERED = [ways for ways in ALL_WAYS if set(ways) != set(WAYS)]
 
 
@@ -320,7 +320,7 @@ def test_a_survivor_of_the_sweep_is_reported_as_unkillable_and_tried_again(
 
     assert times.instant() - began >= 5.0
     assert wire.RunState.UNKILLABLE == later.runs[uid].state
-    assert holder.poll() is None  # it only reads the file: it is no worker
+    assert holder.poll() is None  # it only reads the file: it is not a worker
     holder.kill()
     holder.wait()
     assert uid == later.expect(wire.Exited, uid).uid

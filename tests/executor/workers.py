@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.eventually import eventually
 
-#: Forks twice and leaves everything behind by which it could be found, as far as it is told to.
+#: Forks twice and leaves everything behind by which it could be found, as its arguments say.
 #: Its middle process waits to be orphaned too, so that nothing is seen of it but its child.
 _ESCAPES = """
 import os, resource, sys
@@ -82,7 +82,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def lives(pid: int) -> bool:
-    """Say whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -96,7 +96,7 @@ STUBBORN = ["sh", "-c", "trap '' TERM HUP INT; sh -c 'sleep 1000 & wait; wait' &
 #: Ignores SIGTERM, and has one that left its session and its environment.
 WITHOUT_MARKER = ["sh", "-c", "trap '' TERM; sleep 1000 & (env -i setsid sleep 1000 &); wait"]
 
-#: The same, and no output either: by nothing can anybody tell whose it is.
+#: The same, and no output either: nothing shows which run it belongs to.
 WITHOUT_TRACE = [
     "sh",
     "-c",

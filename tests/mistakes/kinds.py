@@ -1,4 +1,4 @@
-"""What stands in the table of mistakes.
+"""The rows of the table of mistakes.
 
 Messages are written as on an installed host: the configuration is /etc/dispatcher/dispatcher.toml,
 the state directory /var/lib/dispatcher, the runtime directory /run/dispatcher, the directory that a
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """One mistake, how it is made, and what is said."""
+    """One mistake, how it is made, and the message."""
 
     name: str
     """What was done, in words; unique."""
     typed: str
-    """What stands after `dispatcher`, as a shell splits it."""
+    """The words after `dispatcher`, as a shell splits them."""
     text: str
     """What stderr holds then, each line without the `dispatcher: ` that begins it."""
     exits: int
@@ -30,7 +30,7 @@ class Mistake:
     """What files in the present directory hold."""
     stdin: bytes = b""
     scene: str = ""
-    """What stands around it that no command line makes: a function of tests/e2e/mistaken.py."""
+    """The surroundings that no command line makes: a function of tests/e2e/mistaken.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,6 @@ class CannotStart:
 
     name: str
     submitted: str
-    """What stands after `dispatcher submit`."""
+    """The words after `dispatcher submit`."""
     text: str
     """The reason of the run, as `show` and `why` print it."""

@@ -30,7 +30,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=2,
         ),
         Mistake(
-            name="a payload that is no object",
+            name="a payload that is not an object",
             typed="submit --profile report --payload '[1]'",
             config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',
             text="payload: is not a JSON object; give one with month, which the command needs",

@@ -141,7 +141,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=2,
         ),
         Mistake(
-            name="pause what is no name of a queue",
+            name="pause a queue by an invalid name",
             typed="pause 'my queue'",
             text="queue: 'my queue' is not a name; use up to 100 letters, digits and _ . : / @ + -",
             exits=2,

@@ -10,6 +10,6 @@ from dispatcher.logs import logs
 
 @pytest.fixture
 def quiet(catalogued: None) -> None:
-    """Log next to nothing: a day of workers would tell of each."""
+    """Log next to nothing: a day of workers would log each."""
     config = load(None, {"STATE_DIRECTORY": "/v"})
     logs.set_up(msgspec.structs.replace(config, logs=LogsSection(level="error")), strict=True)

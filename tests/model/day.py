@@ -30,7 +30,7 @@ TTLS = (1200, 3600)
 WORKERS = 100
 POLL = 60.0
 
-#: Seconds after which a worker whose beat was not taken asks again.
+#: Seconds after which a worker whose beat was not taken retries.
 RETRY_AFTER = 120.0
 
 DONE = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
@@ -52,12 +52,12 @@ class Worker:
     last_beat: float = 0.0
     """When its last beat was accepted, or it started."""
     ended: bool = False
-    """Whether the executor was told to end it."""
+    """Whether the executor received its end."""
     gone: bool = False
 
 
 class Away:
-    """A store that is away when the day says so."""
+    """A store that is away when the day requires it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -168,7 +168,7 @@ class Day:
         self.tasks[task_id] = ttl
 
     def look(self) -> None:
-        """See what the daemon told the executor since, and hold it against the promises."""
+        """Check what the daemon sent the executor since against the promises."""
         executor = self.world.executor
         for start in executor.starts[self._starts :]:
             self._begin(start)
@@ -211,7 +211,7 @@ class Day:
         words: Beat | Declaration,
         again: Callable[[Worker], None],
     ) -> None:
-        """Say it to the daemon if there is one; what was not taken is said again."""
+        """Send it to the daemon if there is one; what was not taken is sent again."""
         answers: list[Renewed | Accepted | Refused | None] = []
         if self.daemon_lives:
             self.world.tick(Request(words, lambda answer, _: answers.append(answer)))
@@ -248,7 +248,7 @@ class Day:
             self.send(worker, words, self.declare)
 
     def exit(self, worker: Worker, code: int | None) -> None:
-        """Be gone; the executor says so when it can."""
+        """Be gone; the executor reports it when it can."""
         if worker.gone:
             return
         worker.gone = True
@@ -301,7 +301,7 @@ class Day:
         self.after(self.rng.uniform(0, 60), self.executor_starts)
 
     def executor_starts(self) -> None:
-        if not self.daemon_lives:  # it greets whoever comes
+        if not self.daemon_lives:  # it greets any daemon
             return
         self.world.executor.greet()
         self.world.settle_down()
@@ -316,7 +316,7 @@ class Day:
             self.after(self.rng.choice([20, 600, 5_000]), self.executor_goes_on)
 
     def executor_goes_on(self) -> None:
-        """With what it has to say of the time when it could not."""
+        """With its reports of the time when it could not send them."""
         self.world.executor.answering, self.world.executor.mute = True, False
         self.disturbed = self.time
         for report in self.unreported:
@@ -330,7 +330,7 @@ class Day:
 
     def store_is_back(self) -> None:
         self.store.away = False
-        self.disturbed = self.time + 1.0  # the daemon asks once a second
+        self.disturbed = self.time + 1.0  # the daemon pings once a second
 
     def clock_is_set(self) -> None:
         self.world.step_clock(self.rng.choice([3600.0, -3600.0, 2.0, -0.5]))

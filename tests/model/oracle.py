@@ -34,7 +34,7 @@ FINAL = {
 
 @dataclass
 class RunModel:
-    """One run: what its row says, beside the lock that only its worker knows."""
+    """One run: its row, and the lock that only its worker knows."""
 
     uid: str
     lock: str
@@ -67,7 +67,7 @@ class TaskModel:
     progress: float | None = None
     ending: Outcome | None = None
     intent: str | None = None
-    """What an operator said last, while it runs."""
+    """An operator's last intent, while it runs."""
     finished: int | None = None
 
     @property
@@ -79,7 +79,7 @@ class TaskModel:
         return self.runs[-1]
 
     def holds(self, lock: str) -> bool:
-        """Tell whether a lock is that of the current claim, and the claim is not ending."""
+        """Return whether a lock is that of the current claim, and the claim is not ending."""
         return self.running and self.ending is None and lock == self.run.lock
 
     def refusal(self, lock: str) -> Refused:
@@ -93,12 +93,12 @@ class TaskModel:
 
     @property
     def may_expire(self) -> bool:
-        """Tell whether only the worker's beats renew this lease: no one else's, and no ending."""
+        """Return whether only the worker's beats renew this lease: no one else's, and no ending."""
         beats = self.running and self.liveness is Liveness.WORKER
         return beats and self.ending is None and not self.run.daemons_to_renew
 
     def expired(self, now: int) -> bool:
-        """Tell whether the reaper must find this one: expired, or of a clock that was wrong."""
+        """Return whether the reaper must find this one: expired, or of a clock that was wrong."""
         return self.may_expire and not now < self.expires <= now + 2 * self.ttl
 
     # Operations that change something -----------------------------------------------------
@@ -112,7 +112,7 @@ class TaskModel:
         self.progress = self.progress if progress is None else progress
 
     def settle(self, now: int) -> Outcome:
-        """Close the run, charge its outcome, and move the task: where an operator said, if any."""
+        """Close the run, charge its outcome, and move the task, by an operator's intent if any."""
         outcome = self.run.outcome = self._outcome()
         self.state = self._next_state(outcome, self.run.declared)
         if self.intent is not None and outcome is not Outcome.SUCCEEDED:
@@ -204,5 +204,5 @@ class TaskModel:
 
 
 def same_words(one: Declaration, other: Declaration) -> bool:
-    """Tell whether two declarations say the same, whatever lock they were said under."""
+    """Return whether two declarations are equal but for their locks."""
     return replace(one, lock="") == replace(other, lock="")

@@ -38,14 +38,14 @@ def statement(name: str, sound: str, buggy: str) -> Callable[[pytest.MonkeyPatch
     def put(monkeypatch: pytest.MonkeyPatch) -> None:
         statements = next(module for module in STATEMENTS if hasattr(module, name))
         text: str = getattr(statements, name)
-        assert sound in text, f"{name} does not say {sound!r} any more: plant this bug anew"
+        assert sound in text, f"{name} does not contain {sound!r} any more: plant this bug anew"
         monkeypatch.setattr(statements, name, text.replace(sound, buggy))
 
     return put
 
 
 def _ok_whatever_happened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it was: the helper's answer is ignored, and the worker is told that all is well."""
+    """As it was: the helper's answer is ignored, and the worker gets an ok."""
     sound = SqlStore.heartbeat
 
     def heartbeat(store: SqlStore, beat: Any, *, now: Any) -> Renewed:
@@ -56,7 +56,7 @@ def _ok_whatever_happened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _liveness_without_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The repair's gap: the second write, of liveness, asks for no lock."""
+    """The repair's gap: the second write, of liveness, checks no lock."""
     sound = SqlStore.heartbeat
     stamp = "UPDATE tasks SET last_heartbeat_at = :now WHERE id = :id AND state = 'running'"
 
@@ -119,7 +119,7 @@ PLANTS = [
         "a heartbeat that extends the lease and stamps nothing",
         statement("HEARTBEAT", "last_heartbeat_at = :now", "note = note"),
     ),
-    Plant("a heartbeat that asks for no lock", statement("HEARTBEAT", "AND lock = :lock", "")),
+    Plant("a heartbeat that checks no lock", statement("HEARTBEAT", "AND lock = :lock", "")),
     Plant("a heartbeat of an ending run", statement("HEARTBEAT", "AND ending IS NULL", "")),
     Plant(
         "a heartbeat that takes the later expiry",
@@ -138,7 +138,7 @@ PLANTS = [
         statement("HEARTBEAT", "lock = :lock", "lower(lock) = lower(:lock)"),
     ),
     Plant("ok although refused", _ok_whatever_happened),
-    Plant("liveness for whoever calls", _liveness_without_a_lock),
+    Plant("liveness without a lock", _liveness_without_a_lock),
     Plant("one lock for all claims", _one_lock_for_all_claims),
     Plant(
         "a claim that keeps the old lock",
@@ -160,7 +160,7 @@ PLANTS = [
         statement("CLOSE", "SET outcome = :outcome,", "SET"),
     ),
     Plant("a settle that works twice", statement("CLOSE", "AND outcome IS NULL", "")),
-    Plant("a declaration that asks for no lock", statement("DECLARE", "AND lock = :lock", "")),
+    Plant("a declaration that checks no lock", statement("DECLARE", "AND lock = :lock", "")),
     Plant("a second declaration that wins", statement("DECLARE", "AND declared IS NULL", "")),
     Plant("a repeated declaration under any lock", statement("DECLARED", "AND lock = :lock", "")),
     Plant("an expiry of ending runs", statement("EXPIRED", "tasks.ending IS NULL AND", "")),

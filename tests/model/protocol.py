@@ -1,4 +1,4 @@
-"""The lease protocol as a hypothesis state machine: the real store beside a plain oracle.
+"""The lease protocol as a hypothesis state machine: the real store and a plain oracle.
 
 Every step does one operation on both and compares the answers; after every step every row of the
 store is compared with the oracle. The invariants, by name in docs/design.md and docs/protocol.md:
@@ -8,7 +8,7 @@ store is compared with the oracle. The invariants, by name in docs/design.md and
 - the fence grows by one with each claim; exactly one open run while running; a run closes once;
 - expiry means expiry, and no lease reaches further than now + 2 ttl once the reaper has looked;
 - declared > ending > exit code;
-- an operator's last word on a running task says where it goes, whatever its run's outcome charges.
+- an operator's last intent decides where a running task goes, whatever its run's outcome charges.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TIME = st.sampled_from([0, 1, 333, 1_000, 2_500, 60_000, 200_000, -1_000, -3_600
 LAG = st.sampled_from([0, 0, 0, 1, 400, 5_000])
 #: Own and earlier ones more often than the rest.
 LOCKS = st.sampled_from(["own", "own", "own", "own", "earlier", "earlier", *KINDS_OF_LOCKS])
-#: A declaration tells only while its run has the lock: most are the rightful worker's.
+#: A declaration counts only while its run has the lock: most are the rightful worker's.
 DECLARERS = st.sampled_from([*("own",) * 12, "earlier", "earlier", *KINDS_OF_LOCKS])
 WORDS = st.sampled_from(Declared)
 ENDINGS = st.sampled_from(

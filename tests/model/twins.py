@@ -1,4 +1,4 @@
-"""The real store beside the oracle: asked alike, and compared row by row after every step."""
+"""The real store and the oracle: called alike, and compared row by row after every step."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Twins(RuleBasedStateMachine):
             lambda: WallTime(self.clock), lambda: Instant(self.clock / 1000), lambda: "boot"
         )
 
-    # Asking both ----------------------------------------------------------------------------
+    # Calling both ---------------------------------------------------------------------------
 
     def do(self, call: str, *args: Any, **kwargs: Any) -> Any:
         """Call the store, in a transaction of its own."""

@@ -1,6 +1,6 @@
 """A worker of the random rounds. A program of its own: `python -I -S actor.py DIRECTORY NAME …`.
 
-Whatever it does, it says so in files that all workers of a round append to, one line a write:
+It records everything it does in files that all workers of a round append to, one line a write:
 
     births   task fence role pid start-ticks time     at the begin
     stamps   task fence time                          as long as it lives
@@ -59,7 +59,7 @@ class Actor:
         os.close(descriptor)
 
     def act(self) -> None:
-        """Live as a leader is told to."""
+        """Live as the arguments of a leader say."""
         self.look_for_twins()
         if self.options.ignore_term:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

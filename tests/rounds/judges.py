@@ -52,7 +52,7 @@ def overlaps(seen: Seen) -> Iterator[str]:
     for (task, fence), end in last.items():
         for (other, later), begin in first.items():
             if other == task and fence < later and begin <= end:
-                yield f"task {task}: run {fence} lived {end - begin:.3f} s beside run {later}"
+                yield f"task {task}: run {fence} lived {end - begin:.3f} s with run {later}"
     for task, fence, pid in seen.files["twins"]:
         yield f"task {task}: run {fence} began while {pid} of an earlier one lived"
 

@@ -1,4 +1,4 @@
-"""Random rounds: nobody twice, nobody left, no code but the real one, whoever is killed or stopped.
+"""Random kills and stops: no run twice, no process left, no exit code but the real one.
 
 These are of a few seeds. `python -m tests.rounds` plays as many as you like, or one seed again.
 """

@@ -24,7 +24,7 @@ from tests.system.trees import CACHE, add, make_layer, run
 #: Seconds after which an answer of an emulated host is taken for lost: it is ten times slower.
 SLOW = 10 * PATIENCE
 
-#: What a tree lacks to be the disk of an emulated host: what starts here is asked for by nobody.
+#: What a tree lacks to be the disk of an emulated host: nobody needs what starts here.
 _MASKED = (
     *("systemd-udevd.service", "systemd-udev-trigger.service", "systemd-networkd.service"),
     *("systemd-timesyncd.service", "systemd-hwdb-update.service", "serial-getty@ttyS0.service"),
@@ -35,16 +35,16 @@ _AGENT = """\
 import json, os, subprocess, tty
 line = open("/dev/ttyS1", "r+b", buffering=0)
 tty.setraw(line)
-def answer(**said):
-    left = json.dumps(said).encode() + b"\\n"
+def answer(**facts):
+    left = json.dumps(facts).encode() + b"\\n"
     while left:
         left = left[line.write(left):]
 answer(up=True)
-asked = b""
+unread = b""
 while True:
-    asked += os.read(line.fileno(), 65536)
-    while b"\\n" in asked:
-        request, asked = asked.split(b"\\n", 1)
+    unread += os.read(line.fileno(), 65536)
+    while b"\\n" in unread:
+        request, unread = unread.split(b"\\n", 1)
         request = json.loads(request)
         done = subprocess.run(request["command"], env=request["env"], cwd="/", text=True,
                               stdin=subprocess.DEVNULL, capture_output=True)

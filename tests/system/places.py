@@ -1,4 +1,4 @@
-"""Where the product is tried besides here: with another /proc, below another init.
+"""Where else the product is tested: with another /proc, below another init.
 
 A mount ends with the last process that sees it, a namespace with its init: both with their test.
 """

@@ -14,7 +14,7 @@ import pytest
 
 from tests.eventually import eventually
 
-#: Where the unified hierarchy is, alone or beside the old one.
+#: Where the unified hierarchy is, alone or with the old one.
 _CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 
 

@@ -63,7 +63,7 @@ def expect_listening(world: World) -> None:
 
 
 def test_hidepid_1_a_process_that_cannot_be_read_holds_up_no_other_run(users_world: World) -> None:
-    """Nothing tells whose it is: a stray, named, and ended with the last of its candidates."""
+    """Nothing shows its run: a stray, named, and ended with the last of its candidates."""
     world = users_world
     world.configure(node={"slots": 8})
     sees_proc(world, "hidepid=1")
@@ -99,7 +99,7 @@ def test_an_agent_is_ended_with_its_run_though_another_may_be_its_own(users_worl
         )
 
         expect_settled(daemon, [task_id], outcome="succeeded")
-        assert not (world.directory / "twin").exists(), "it lived beside the retry"
+        assert not (world.directory / "twin").exists(), "it lived during the retry"
         assert [] == agents(world)
         assert [] == daemon.events("worker.stray")
         world.cli("cancel", lasting)

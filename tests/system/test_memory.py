@@ -1,4 +1,4 @@
-"""Out of memory: the executor lives, the outcome says why, and nobody else pays for it."""
+"""Out of memory: the executor lives, the outcome names the cause, and no other run pays."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_a_child_in_the_session_of_a_reaped_leader_is_swept_before_its_task_runs
     with world.daemon() as daemon:
         daemon.expect("run.settled", task_id=task_id, fence=2, outcome="succeeded")
 
-        assert not (world.directory / "twin").exists(), "it lived beside its successor"
+        assert not (world.directory / "twin").exists(), "it lived during its successor"
         assert namespace.process(child) is None
 
 
@@ -82,7 +82,7 @@ def crowded(tmp_path: Path, bytecode: Path, small: Namespace) -> Iterator[Elsewh
         world.close()
 
 
-#: Leaves a server of its own session behind, and by that its own pid to whoever comes.
+#: Leaves a server of its own session behind, and so frees its own pid.
 SERVES = """
 import os
 if os.fork() == 0:
@@ -93,13 +93,13 @@ if os.fork() == 0:
 os.wait()
 """
 
-#: Forks until a child has the pid it was told. That one leads a session, and has no environment
+#: Forks until a child has the given pid. That child leads a session, and has no environment
 #: and no output; its parent exits at once, so that nobody has seen them together.
 DAEMON_WITH_PID = """
 import os
 wanted = {pid}
 while True:
-    told, tells = os.pipe()
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         if os.getpid() != wanted:
@@ -108,13 +108,13 @@ while True:
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
-        os.set_inheritable(tells, False)
+        os.set_inheritable(writer, False)
         os.execve("/bin/sleep", ["sleep", "1000"], {{}})
-    os.close(tells)
+    os.close(writer)
     if child == wanted:
-        os.read(told, 1)  # until the exec closes the other end
+        os.read(reader, 1)  # until the exec closes the other end
         os._exit(0)
-    os.close(told)
+    os.close(reader)
     os.waitpid(child, 0)
 """
 
@@ -122,7 +122,7 @@ while True:
 def test_a_hidden_survivor_is_swept_after_the_pids_have_come_round(
     tmp_path: Path, bytecode: Path, privileged: None
 ) -> None:
-    """Pids were asked for up to the last one that was given out: a twin ran beside it."""
+    """Pids were probed up to the last one that was given out: a twin ran meanwhile."""
     with Namespace(pid_max=1200) as namespace:
         world = Elsewhere(tmp_path, bytecode, namespace)
         belongs_to_a_user(world)

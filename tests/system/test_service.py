@@ -13,14 +13,14 @@ UNITS = ("dispatcher-executor", "dispatcher")
 
 FILE = "/etc/dispatcher/dispatcher.toml"
 
-#: Speaks to its daemon when it is asked to end, and ends when it has an answer: yes, or that its
+#: Declares to its daemon on SIGTERM, and ends when it has an answer: accepted, or that its
 #: claim is over, as the daemon has just written that the run is ended.
 SPEAKS_ON_SIGTERM = """
 import signal, time
 from worker_stub import Refused, Worker
-def asked(*_):
+def on_sigterm(*_):
     raise SystemExit
-signal.signal(signal.SIGTERM, asked)
+signal.signal(signal.SIGTERM, on_sigterm)
 with Worker() as worker:
     print("up", flush=True)
     try:
@@ -28,7 +28,7 @@ with Worker() as worker:
             time.sleep(1)
     except SystemExit:
         try:
-            worker.succeed({"said": "goodbye"})
+            worker.succeed({"word": "goodbye"})
         except Refused:
             pass
         print("answered", flush=True)

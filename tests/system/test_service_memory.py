@@ -28,7 +28,7 @@ _, status = os.wait()
 raise SystemExit(128 + os.WTERMSIG(status))
 """
 
-#: Works until somebody says go.
+#: Works until the go file appears.
 INNOCENT = "until [ -e /run/dispatcher/go ]; do sleep 1; done"
 
 

@@ -1,6 +1,6 @@
 """Somebody stands still while a deadline passes: what happened before it is what counts.
 
-The worker exits by itself before the deadline, with a code of its own, and nobody hears it before
+The worker exits by itself before the deadline, with a code of its own, and nobody reads it before
 the deadline has passed.
 """
 
@@ -26,7 +26,7 @@ DEADLINE = 3.0
 #: Seconds for which a deadline is past when they go on: the executor has its own, 2 s behind.
 LATE = 3.0
 
-#: Says that it is there, exits when it is told to.
+#: Makes a file when it is there, exits when another file appears.
 WAITS = "echo > there; until [ -e go ]; do sleep 0.02; done; echo > gone; exit 3"
 
 STUB = f"{sys.executable} -m worker_stub"

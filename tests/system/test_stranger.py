@@ -22,7 +22,7 @@ runtime_dir = "/run/dispatcher"
 mode = "external"
 """
 
-#: What each verb is tried with, if anything, besides `--config`.
+#: The arguments of each verb in addition to `--config`, if any.
 TRIED: Mapping[str, Sequence[str]] = {
     "submit": ["--", "true"],
     **dict.fromkeys(("show", "why", "logs", "cancel", "retry", "hold", "release"), ("1",)),
@@ -76,7 +76,7 @@ for path in sys.argv[1:]:
 print(could)
 """
 
-#: Speaks to each socket that has no path, which has no owner either, and asks it for everything.
+#: Connects to each socket that has no path, and so no owner, and requests everything.
 KNOCKS = """
 import socket
 for line in open("/proc/net/unix"):
@@ -98,7 +98,7 @@ def as_it_is(machine: Machine) -> tuple[object, ...]:
     """Return what a stranger could have changed: the task, the units, all names and their modes."""
     task = dispatcher(machine, "show", "1", "--json")
     units = machine.systemctl("show", "--property=ActiveState,InvocationID", *UNITS)
-    # Readers of a database make and remove what SQLite needs besides it.
+    # Readers of a database make and remove the further files that SQLite needs.
     ours = ("!", "-name", "*-wal", "!", "-name", "*-shm", "-printf", "%p %u %m\n")
     names = machine.run("find", *PLACES, *ours).stdout
     runs = [(run["uid"], run["pid"], run["outcome"]) for run in task["runs"]]

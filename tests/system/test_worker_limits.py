@@ -1,4 +1,4 @@
-"""What a worker cannot do under the unit, as the page for operators says, and what allows it."""
+"""What a worker cannot do under the unit, by the page for operators, and what allows it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TRIALS: Mapping[str, str] = {
     ),
 }
 
-#: What the page says that works all the same.
+#: What works all the same, according to the page.
 ALLOWED: Mapping[str, str] = {
     # ptrace(2), PTRACE_TRACEME: what each program does that a debugger starts.
     "a debugger": python(

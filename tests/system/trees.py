@@ -20,7 +20,7 @@ CACHE = Path("/var/cache/dispatcher-tests")
 #: What is not in the smallest Debian that boots.
 PACKAGES = "systemd,systemd-sysv,dbus,libpam-systemd,python3,procps"
 
-#: What makes a test wait for nothing that it does not ask for.
+#: Settings that keep a test from waiting for anything it does not need.
 MASKED = ("getty.target", "console-getty.service", "apt-daily.timer", "apt-daily-upgrade.timer")
 
 #: Starts what was installed from the wheel.
@@ -75,7 +75,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(tree: Path, directory: Path) -> Path:
     """Install the wheel, and what it needs, for the Python of a tree; return where.
 
-    Whoever needs it meanwhile waits: tests run side by side.
+    A test that needs it meanwhile waits: tests run side by side.
     """
     with (directory / "installing").open("w") as lock:
         flock(lock, LOCK_EX)

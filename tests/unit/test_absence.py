@@ -1,4 +1,4 @@
-"""Takeover and absence in virtual time: who is silent, and who says in time that it is not."""
+"""Takeover and absence in virtual time: which nodes are silent, and which report in time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.simulation import NODE, SETTINGS, World
 
 LIMIT = 100.0
 
-#: What stands in `takeover_at` beyond the limit: 2 s, the kill grace and the margin.
+#: What `takeover_at` adds to the limit: 2 s, the kill grace and the margin.
 BEYOND = 2 + 10 + 15
 
 
@@ -257,7 +257,7 @@ def test_r85_a_healthy_daemon_confirms_its_runs_each_quarter_of_the_limit(limite
         deadline = renewals(limited)[-1].deadlines[limited.uid(task)]["absence"]
         assert LIMIT * 0.7 < deadline - limited.at() <= LIMIT + 2
         takeover_in = column(limited, "takeover_at", task) / 1000 - limited.now() / 1000
-        # Whatever the executor was told: ended, and the margin gone by, before anybody else comes.
+        # Whatever the executor received: ended, and the margin over, before any other node claims.
         assert takeover_in >= deadline - limited.at() + 10 + 15 - 0.001
 
     assert len(renewals(limited)) < 45
@@ -265,7 +265,7 @@ def test_r85_a_healthy_daemon_confirms_its_runs_each_quarter_of_the_limit(limite
 
 
 def test_a_deadline_counts_from_before_its_transaction(limited: World) -> None:
-    """What a slow commit takes is no time in which anybody confirmed."""
+    """The time of a slow commit is not time in which anybody confirmed."""
     limited.submit("work")
     limited.start()
     commit = limited.store.transaction

@@ -117,12 +117,12 @@ def test_no_ctrl_z_stops_a_process_while_others_wait_for_it(client: Client) -> N
 
 
 def stops_blocked() -> bool:
-    """Say whether Ctrl-Z waits."""
+    """Return whether Ctrl-Z waits."""
     return signal.SIGTSTP in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 class Among:
-    """Bulk work beside other bulk work, whose turn lasts until the test ends it."""
+    """Bulk work during other bulk work, whose turn lasts until the test ends it."""
 
     def __init__(self, client: Client) -> None:
         self.now = Instant(1.0)

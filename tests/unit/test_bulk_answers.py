@@ -77,7 +77,7 @@ def test_r68_an_acceptance_that_cannot_be_looked_up_is_reported_as_unknown(
 def test_r68_an_acceptance_that_became_tasks_meanwhile_is_not_taken_for_none(
     client: Client,
 ) -> None:
-    """A daemon made them tasks before we asked."""
+    """A daemon made them tasks before our look-up."""
     accept = client.store.accept
 
     def accepted(uid: str, *, now: Any) -> bool:

@@ -15,7 +15,7 @@ from dispatcher.logs.catalogue import DAEMON, EXECUTOR, Event
 PRODUCT = Path(dispatcher.__path__[0])
 TESTS = Path(__file__).parent.parent
 
-#: Neither mentions events by name to say them.
+#: Both mention events by name without logging them.
 APART = {"catalogue.py", "lines.py"}
 
 #: What no test brings about, and why.
@@ -51,7 +51,7 @@ def test_r67_every_entry_is_logged_somewhere_and_every_logged_event_has_an_entry
     }
 
     assert set() == logged - entries.keys(), "no entry"
-    assert set() == entries.keys() - literals(sources(executor=executor)), "never said"
+    assert set() == entries.keys() - literals(sources(executor=executor)), "never logged"
 
 
 @pytest.mark.parametrize(("entries", "executor"), BOTH)

@@ -27,7 +27,7 @@ NOW = Instant(1000.0)
 
 
 class Server:
-    """A channel and what it heard; it answers when the test says so."""
+    """A channel and what it received; it answers when the test lets it."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "sock"
@@ -51,7 +51,7 @@ class Server:
         return self.sensible
 
     def turn(self) -> bool:
-        """Take a turn of the loop; say whether all was heard that had been said before it."""
+        """Take a turn of the loop; return whether all that was sent before it was read."""
         for key, mask in self.selector.select(0.01):
             key.data(self.at, mask)
         behind = self.channel.check_backlog() or self.channel.is_short
@@ -262,7 +262,7 @@ def test_a_full_channel_closes_the_idlest_and_keeps_those_that_speak(
     assert b"3" in server.receives(3)
 
 
-# What workers say ----------------------------------------------------------------------------
+# What workers send ---------------------------------------------------------------------------
 
 
 def line(**words: object) -> bytes:
@@ -391,7 +391,7 @@ def test_who_does_not_read_its_answers_keeps_nobody_waiting(server: Server) -> N
 def test_a_flood_of_connections_stops_nobodys_clock(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waited when it began has been heard by then."""
+    """A connection that waited when it began has been read by then."""
     monkeypatch.setattr(channel, "MOST_WAITING", 100)
     with ExitStack() as stack:
         knock(server, stack, 1)

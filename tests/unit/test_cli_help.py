@@ -1,4 +1,4 @@
-"""What `--help` says can be typed as it stands."""
+"""The commands in `--help` can be typed as they are."""
 
 from __future__ import annotations
 

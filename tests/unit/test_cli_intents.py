@@ -57,7 +57,7 @@ def exited(command: Command) -> Claim:
 
 
 def declaring(command: Command, word: Declared) -> Claim:
-    """Have a run end because it said so."""
+    """Have a run end by its declaration."""
     claim = claimed(command)
     words = Declaration(task_id=claim.task_id, lock=claim.lock, word=word)
     with command.client() as client, client.store.transaction() as now:

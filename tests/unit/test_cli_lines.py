@@ -94,7 +94,7 @@ def test_json_answers_for_every_line(command: Command) -> None:
 
 def test_a_byte_order_mark_at_the_start_of_a_file_is_skipped(command: Command) -> None:
     command.configure(
-        f'[profiles.say]\ncommand = ["echo", "{{what}}"]\nenv_file = "{Path.cwd()}/env"'
+        f'[profiles.print]\ncommand = ["echo", "{{what}}"]\nenv_file = "{Path.cwd()}/env"'
     )
     text = command.config_file.read_text("utf-8")
     command.config_file.write_text(text, "utf-8-sig")
@@ -103,7 +103,7 @@ def test_a_byte_order_mark_at_the_start_of_a_file_is_skipped(command: Command) -
     Path("lines").write_text('{"command": ["true"]}\n', "utf-8-sig")
 
     assert f"{command.config_file}: ok\n" == command("check-config").stdout
-    first = command("submit", "--profile", "say", "--payload", "@job.json").id
+    first = command("submit", "--profile", "print", "--payload", "@job.json").id
     second = command("submit", "--from", "lines").id
 
     shown = command("show", first, "--json").json

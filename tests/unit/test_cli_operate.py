@@ -86,24 +86,24 @@ def test_prune_deletes_old_tasks_and_their_files_and_no_others(command: Command)
 
 def test_prune_removes_no_output_that_a_process_still_has_locked(command: Command) -> None:
     command("submit", "--", "true")
-    _, file = command.run_once(ended_at=1, output=b"said")
+    _, file = command.run_once(ended_at=1, output=b"output")
     with file.open("ab") as survivors:
         fcntl.flock(survivors, fcntl.LOCK_EX)
 
         assert "deleted: 1 tasks, 0 output files\n" == command("prune").stdout
 
-    assert b"said" == file.read_bytes()
+    assert b"output" == file.read_bytes()
     assert [] == ids(command("list", "--json"))
 
 
 def test_prune_removes_no_output_before_its_rows_are_gone_for_certain(command: Command) -> None:
     command("submit", "--", "true")
-    _, file = command.run_once(ended_at=1, output=b"said")
+    _, file = command.run_once(ended_at=1, output=b"output")
     with command.client() as client:
         with file_size_limit(0), pytest.raises(CommitUnknown):
             client.prune(older_than_ms=0)
 
-        assert b"said" == file.read_bytes()
+        assert b"output" == file.read_bytes()
         assert (str(file),) == client.prune(older_than_ms=0).output_paths
     assert not file.exists()
 

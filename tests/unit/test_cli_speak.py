@@ -17,7 +17,7 @@ from tests.command import Command
 
 
 class FakeDaemon:
-    """Gives one answer to whatever is said, and keeps that."""
+    """Gives one answer to every request, and keeps the requests."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -284,7 +284,7 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
 
 
 def refusals(client: Client) -> Mapping[str, str]:
-    """Call every method in this process; return what those say that refuse."""
+    """Call every method in this process; return the errors of those that refuse."""
     errors = {}
     for name, call in CALLS.items():
         try:

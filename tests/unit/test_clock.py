@@ -263,7 +263,7 @@ def test_nothing_is_pruned_within_the_hour_after_the_clock_was_set_by_much() -> 
         assert world.store.task(task) is None
 
 
-# What is said, and what it costs ------------------------------------------------------------
+# What is logged, and what it costs-----------------------------------------------------------
 
 
 @pytest.fixture

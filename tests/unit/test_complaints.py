@@ -1,4 +1,4 @@
-"""What reading JSON complains of is told in words, never in msgspec's."""
+"""Complaints about JSON are in words, never in msgspec's."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_the_named_file_goes_before_the_environments_and_that_before_the_systems
 
 @pytest.fixture
 def users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of an ordinary user, beside the system's."""
+    """The file of an ordinary user, in addition to the system's."""
     of_system = tmp_path / "system.toml"
     of_system.write_text("[node]\nstate_dir = '/of/system'\n")
     monkeypatch.setattr(config_module, "SYSTEM_FILE", of_system)

@@ -1,4 +1,4 @@
-"""Where a daemon says that it listens."""
+"""Where a daemon announces its control socket."""
 
 from __future__ import annotations
 

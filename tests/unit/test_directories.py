@@ -24,7 +24,7 @@ class File:
         node_id(self.state_dir)
 
     def read(self, text: str) -> tuple[Path, Path, str]:
-        """Return the directories that a text says, and what is wrong with it."""
+        """Return the directories that a text names, and its mistakes."""
         self.path.write_text(text)
         config, mistakes = load(str(self.path), ENVIRON)
         return config.state_dir, config.runtime_dir, "\n".join(mistakes)

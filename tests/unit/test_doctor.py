@@ -373,7 +373,7 @@ def test_a_small_run_has_room_enough_for_sockets(
     """`/run` is a tenth of the memory; nothing there grows, and no prune makes room in it."""
     run = Path("/dev/shm")
     if run.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("/dev/shm is no filesystem of its own here")
+        pytest.skip("/dev/shm is not a filesystem of its own here")
     used.configure(f'runtime_dir = "{run}"')
     whole = os.statvfs
 

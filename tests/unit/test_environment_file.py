@@ -1,4 +1,4 @@
-"""`env_file` of a profile: what a file says, what is wrong with it, and that no message tells."""
+"""`env_file` of a profile: its variables, its mistakes, and no secret in any message."""
 
 from __future__ import annotations
 

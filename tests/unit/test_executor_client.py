@@ -39,7 +39,7 @@ def accept(hello: wire.Hello, runs: Sequence[wire.RunReport]) -> None:
 
 
 class Executor:
-    """What listens: each connection's other end, and how often one was asked to be launched."""
+    """The listening side: each connection's other end, and how often a launch was requested."""
 
     def __init__(self) -> None:
         self.up = True
@@ -234,7 +234,7 @@ def test_messages_before_the_end_of_a_connection_are_read(
 def test_the_last_messages_are_read_although_it_cannot_be_written_to(
     client: ExecutorClient, executor: Executor
 ) -> None:
-    """An executor that is stopped says how its runs ended, and goes while we talk to it."""
+    """An executor that is stopped reports how its runs ended, and exits while we write to it."""
     client.run_due(at=Instant(0.0))
     executor.send(hello(), wire.HelloEnd())
     client.receive(at=Instant(0.1))

@@ -1,4 +1,4 @@
-"""Which pids are asked for where /proc hides processes."""
+"""Which pids are probed if /proc hides processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_after_all_pids_those_that_were_given_out_since_are_probed(
 
 
 class Host:
-    """Pids that are given out as a test says."""
+    """Pids that are given out as a test requires."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.last = 100
@@ -93,7 +93,7 @@ def test_all_pids_are_probed_again_when_they_may_have_wrapped_since(host: Host) 
 
 
 def test_who_is_always_a_pid_further_keeps_a_look_from_being_whole(host: Host) -> None:
-    """It forked while the pids before it were asked for: twins ran beside what nobody had seen."""
+    """It forked while the pids before it were probed: twins ran, and nobody had seen it."""
     host.moves = iter(range(101, 10_000))
 
     assert not HiddenPids().look()[1]

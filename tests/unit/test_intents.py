@@ -13,7 +13,7 @@ from dispatcher.supervisor.turn import Request
 from dispatcher.words import Declaration
 from tests.simulation import World
 
-#: What an operator says while a run is being ended, and where the task goes then.
+#: An operator's intent while a run is being ended, and the task's state then.
 WORDS = [
     (Intent.CANCEL, TaskState.CANCELLED),
     (Intent.HOLD, TaskState.HELD),
@@ -22,7 +22,7 @@ WORDS = [
 
 
 def request(world: World, task: int, intent: Intent) -> None:
-    """Say it as the command line does."""
+    """Write the intent as the command line does."""
     with world.store.transaction() as now:
         match intent:
             case Intent.CANCEL:
@@ -72,7 +72,7 @@ def by_another_node(world: World, _: int) -> None:
 
 
 def by_replay(world: World, task: int) -> None:
-    """One transaction for each operation, since the store refuses what came beside the exit."""
+    """One transaction for each operation, since the store refuses what came with the exit."""
     world.executor.events.append(
         wire.Started(uid=wire.RunUid(world.uid(task)), pid=2**70, start_ticks=1, at=world.at())
     )
@@ -80,7 +80,7 @@ def by_replay(world: World, task: int) -> None:
 
 
 def by_an_exit_that_the_store_refuses(world: World, task: int) -> None:
-    """Its task would be held for an internal error, if nothing had been said."""
+    """Its task would be held for an internal error, without an intent."""
     world.gone(task, None, signal=9, max_rss_bytes=2**70)
 
 
@@ -174,12 +174,12 @@ def test_after_its_leader_has_exited_the_run_keeps_its_outcome(
 
 
 def test_a_word_that_comes_before_the_exit_is_settled_outranks_exit_0() -> None:
-    """The exit was on its way: whose transaction is first decides, and says it."""
+    """The exit was on its way: the first transaction decides, and reports it."""
     for intent, state in WORDS[:2]:
         world = World()
         task = world.submit("true")
         world.start()
-        world.executor.gone(world.uid(task), 0, at=world.at())  # seen, and not yet heard
+        world.executor.gone(world.uid(task), 0, at=world.at())  # seen, and not yet read
 
         request(world, task, intent)
         world.settle_down()

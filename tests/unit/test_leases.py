@@ -21,7 +21,7 @@ WORKER = {"liveness": Liveness.WORKER, "lease_ttl_ms": 30_000}
 
 
 class Line:
-    """A worker at its socket: says things, remembers the answers."""
+    """A worker at its socket: sends requests, remembers the answers."""
 
     def __init__(self, world: World, task_id: int) -> None:
         self.world = world
@@ -352,7 +352,7 @@ def test_a_declaration_in_the_store_is_logged_once_although_repeated_and_ended(
 def test_a_declaration_in_the_store_is_logged_once_although_its_end_is_sent_late(
     world: World,
 ) -> None:
-    """The ending is committed, and the store is silent before the executor is told of it."""
+    """The ending is committed, and the store is silent before the executor receives it."""
     store: Any = Unwell(world.store)
     world.store = store
     world.restart()

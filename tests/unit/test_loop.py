@@ -142,7 +142,7 @@ def test_every_waiting_connection_is_read_before_anything_is_judged(
         while not (ticks := daemon.supervisor.ticks) or not ticks[-1][2]:
             daemon.loop.step()
 
-        assert ["Connected"] == ticks[-1][0], "what was said before is read before"
+        assert ["Connected"] == ticks[-1][0], "what was sent before is read before"
         assert WORKERS == sum(requests for _, requests, _ in ticks)
         assert [True] == [received for *_, received in ticks if received]
 
@@ -243,7 +243,7 @@ def speak(stack: ExitStack, number: int) -> None:
 
 
 def exit_after_a_word(daemon: Daemon, stack: ExitStack) -> None:
-    """Let a worker say something, and the executor report its exit, before either is read."""
+    """Let a worker send a request, and the executor report its exit, before either is read."""
     speak(stack, 1)
     exited = wire.Exited(uid=UID, exit=wire.Exit(at=1.0, exit_code=1))
     daemon.executor.sendall(wire.encode(exited) + b"\n")

@@ -177,7 +177,7 @@ def test_a_counter_does_not_fall_when_rows_are_pruned(command: Command) -> None:
 
     after = shown(command("metrics").stdout)
     stored = ("dispatcher_runs_stored", "failed")
-    assert (1, 0) == (before[stored], after[stored])  # so this one is no counter
+    assert (1, 0) == (before[stored], after[stored])  # so this one is not a counter
     world = World().start()
     task = world.submit()
     world.settle_down()

@@ -64,7 +64,7 @@ def test_a_node_has_one_executor_on_a_host_whichever_directory_it_serves(tmp_pat
     assert held is not None
 
     with held:
-        # Not the words of an executor: what this process serves nobody can tell.
+        # Not the words of an executor: nobody knows what this process serves.
         assert hold_name(me, tmp_path / "one") is None
         refuse_copy(me, tmp_path / "two")
     successor = hold_name(me, tmp_path / "one")
@@ -99,7 +99,7 @@ def test_a_copy_is_refused_with_both_directories_and_what_to_do(
 def test_a_stranger_who_holds_the_name_keeps_nobody_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any user may bind any abstract name, and the node's id is no secret."""
+    """Any user may bind any abstract name, and the node's id is public."""
     me = node_id(tmp_path / "one")
     held = hold_name(me, tmp_path / "one")
     assert held is not None

@@ -1,4 +1,4 @@
-"""What workers say by systemd's own protocol, from the executor's word on, in virtual time."""
+"""Workers' notices by systemd's protocol, from the executor's message on, in virtual time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def started(**facts: Any) -> tuple[World, int]:
 
 
 def report(world: World, task_id: int, *, serial: int = 1, **words: Any) -> None:
-    """Let the executor tell what a worker said."""
+    """Let the executor report a worker's notice."""
     world.executor.events.append(wire.Notice(uid=world.uid(task_id), serial=serial, **words))
     world.settle_down()
 
@@ -114,7 +114,7 @@ def test_a_notice_of_an_unknown_run_is_noted() -> None:
 def test_who_gives_itself_up_fails_once_it_is_gone() -> None:
     world, task_id = started(max_attempts=1)
     report(world, task_id, failed=True)
-    report(world, task_id, serial=2, failed=True)  # told again: the first word on it was lost
+    report(world, task_id, serial=2, failed=True)  # reported again: the acknowledgement was lost
     world.run_for(9)
     assert world.task(task_id).ending is None
     world.run_for(2)
@@ -200,7 +200,7 @@ def test_more_time_is_given_as_far_as_it_goes(
 
 
 def test_more_time_requested_with_the_first_notice_holds() -> None:
-    """The executor may tell of it before it tells of the start."""
+    """The executor may report it before the start."""
     world = World().start()
     task_id = world.submit("work", **PROCESS, run_timeout_ms=10_000)
     world.tick()

@@ -1,4 +1,4 @@
-"""The output directory within its bounds: real files, a disk that says what it is told to."""
+"""The output directory within its bounds: real files, a disk whose free space the test sets."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_warning_is_not_repeated_within_the_hour(place: Place, logged: list[
 
 
 def test_a_file_that_a_process_still_holds_stays_and_the_next_oldest_goes(place: Place) -> None:
-    """The output lock of a run that is over: nothing of its task may start beside the process."""
+    """The output lock of a run that is over: its task must not start while the process lives."""
     held = place.file(0)
     for number in range(1, 4):
         place.file(number)

@@ -50,7 +50,7 @@ def test_a_passing_fault_keeps_nothing_waiting_for_runs_that_live_long() -> None
     pause.begin("no output directory", living=3, at=Instant(0.0))
     at = pause.until
 
-    assert 4 == pause.room(living=3, at=at), "one more is tried beside them"
+    assert 4 == pause.room(living=3, at=at), "one more is tried with them"
     rooms = []
     for claimed in range(4, 7):
         pause.started(claimed=claimed, slots=6)

@@ -56,7 +56,7 @@ def test_a_start_that_no_executor_could_read_fails_and_the_connection_stays(
     connect(client, executor)
 
     client.send(start(**facts))
-    assert at(0) == client.run_due(at=at(0))  # its failure is to be heard at once
+    assert at(0) == client.run_due(at=at(0))  # its failure is to be reported at once
     client.send(start(uid=wire.RunUid("next")))
     client.flush(at=at(0))
     (failed,) = client.receive(at=at(0))

@@ -1,4 +1,4 @@
-"""What `[queues.NAME]` says: how many run at once, and what their tasks get."""
+"""`[queues.NAME]`: how many run at once, and what their tasks get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever waits is heard before a run's time is over, in virtual time (protocol 1.13)."""
+"""Waiting requests are read before a run's time is judged, in virtual time (protocol 1.13)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ HOUR = 3600
 
 
 def lines(repeats: Repeats, *, seconds: int, every: float = 1.0, error: str = "e") -> list[int]:
-    """Let an error come again and again; return what each of its lines said was left out."""
+    """Log an error again and again; return the count of omitted lines in each of its lines."""
     omitted = []
     for number in range(int(seconds / every)):
         left_out = repeats.admit("x.failed", ("error",), {"error": error}, Instant(number * every))

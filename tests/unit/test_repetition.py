@@ -1,4 +1,4 @@
-"""What goes wrong again and again, in virtual time: how often it is tried, and how much is said."""
+"""Repeated failures, in virtual time: how often each is tried, and how much is logged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fail_for(world: World, tasks: list[int], seconds: float) -> None:
 
 
 def test_r25_an_always_failing_command_is_started_ever_more_seldom_up_to_the_cap() -> None:
-    """Each task's back-off bounds how often all are started: there is no limit beside it.
+    """Each task's back-off bounds how often all are started: no other limit applies.
 
     Of n tasks that fail at once, no minute sees more than 4 n starts (their first one), and at the
     cap no half cap more than n.
@@ -122,7 +122,7 @@ def test_r51_a_store_that_fails_a_thousand_times_costs_a_line_a_minute(stream: S
         lines = events(stream, name)
         assert BURST < len(lines) <= BURST + minutes + 1
         left_out = sum(line.get("left_out", 0) for line in lines)
-        assert 1000 - MINUTE <= len(lines) + left_out <= 1000, "each was told or counted"
+        assert 1000 - MINUTE <= len(lines) + left_out <= 1000, "each was logged or counted"
 
     world.run_for(2 * MINUTE)
     logs.flush(world.at())

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "requirements.md").read_text("utf-8")
 NOT_BUILT = "not built yet"
 
-#: A row's id, and the cell that says what proves it.
+#: A row's id, and the cell that names its proof.
 ROWS = dict(re.findall(r"^\| ((?:AC|R)-\d+) \|.*\| (\S[^|]*) \|$", PAGE, re.MULTILINE))
 
 

@@ -55,7 +55,7 @@ class Ours:
         return self.runtime.look([self.socket], at=NOW)
 
     def answers(self) -> bool:
-        """Say whether the socket that listens now is the one at the path."""
+        """Return whether the socket that listens now is the one at the path."""
         with socket.socket(socket.AF_UNIX) as peer:
             peer.connect(str(self.path))
             self.socket.socket.accept()[0].close()
@@ -131,7 +131,7 @@ def test_what_was_removed_or_replaced_is_made_again_at_the_next_look(
 
 @pytest.mark.parametrize("mode", [0o700, 0o711])
 def test_a_directory_that_was_removed_is_as_private_as_it_was(ours: Ours, mode: int) -> None:
-    """Workers that became another user need 0711, from whoever starts the dispatcher."""
+    """Workers that became another user need 0711, whichever user starts the dispatcher."""
     ours.directory.chmod(mode)
     ours.look()
     remove_all(ours)

@@ -21,7 +21,7 @@ from tests.simulation import World
 
 def commands_of(world: World, how: Stop) -> Commands:
     def reconfigure() -> Reloaded:
-        raise ConfigError("there is no file")
+        raise ConfigError("the file is missing")
 
     return Commands(world.supervisor, on_stop=how, reconfigure=reconfigure)
 

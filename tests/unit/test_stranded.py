@@ -1,4 +1,4 @@
-"""Open runs for which no executor answers, in virtual time: nothing starts beside what may live."""
+"""Open runs for which no executor answers, in virtual time: nothing starts while one may live."""
 
 from __future__ import annotations
 

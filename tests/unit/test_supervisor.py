@@ -458,7 +458,7 @@ def test_until_idle_is_over_when_nothing_is_ready_scheduled_or_running(world: Wo
 
 
 class Unwell:
-    """A store whose transactions fail at their end when the test says so."""
+    """A store whose transactions fail at their end when the test requires it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -19,7 +19,7 @@ from dispatcher.host import marks
 from dispatcher.wire import RunUid
 from tests.eventually import eventually
 
-#: Not those of a test that runs beside this one: the whole host is looked at.
+#: Not those of a test that runs meanwhile: the whole host is scanned.
 UID, OTHER = RunUid(uuid.uuid4().hex), RunUid(uuid.uuid4().hex)
 
 WAITS = [sys.executable, "-c", "import sys; sys.stdin.read()"]
@@ -50,7 +50,7 @@ def look(*paths: Path) -> str | None:
 
 
 def test_nothing_lives_without_a_file_and_a_process(tmp_path: Path, output: Path) -> None:
-    output.write_text("said")
+    output.write_text("output")
 
     assert look(output, tmp_path / "missing.log", output / "below a file") is None
 

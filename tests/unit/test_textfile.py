@@ -1,4 +1,4 @@
-"""The writer of the metrics' file: one at a time, and its troubles told once."""
+"""The writer of the metrics' file: one at a time, and its troubles logged once."""
 
 from __future__ import annotations
 

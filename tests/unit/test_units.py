@@ -23,8 +23,8 @@ PROGRAM = "/usr/local/bin/dispatcher"
 
 TEMPLATES = tuple(name.replace(".service", "@.service") for name in NAMES)
 
-#: What `systemd-analyze security` may say of each, in tenths; of a unit that closes nothing it says
-#: 9.6 of 10.
+#: The highest exposure that `systemd-analyze security` may report of each, in tenths; a unit that
+#: closes nothing has 9.6 of 10.
 MOST_EXPOSED = {"dispatcher": "5", "dispatcher-executor": "35"}
 
 #: Names of which each part is quoted or doubled in a unit; systemd takes no quote in a program's.

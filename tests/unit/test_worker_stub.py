@@ -45,7 +45,7 @@ def test_a_socket_that_is_missing_for_a_moment_is_waited_for(tmp_path: Path) -> 
         closing(DaemonSocket("sock")) as channel,
     ):
         answer = pool.submit(channel.request, {"op": "heartbeat"}, within=30.0)
-        let_pass(3 * LOOKS)  # it has looked at least once by then, or else is no slower for it
+        let_pass(3 * LOOKS)  # it has looked at least once by then, or is not slower for it
         assert not answer.done()
         listener.bind("sock")
         listener.listen()

@@ -487,7 +487,7 @@ def test_another_runs_daemon_with_a_remembered_pid_is_not_taken_for_a_leftover(
 def test_r15_a_leader_that_proc_does_not_show_is_signalled_and_never_taken_for_gone(
     world: World,
 ) -> None:
-    """Under `hidepid` it is our unreaped child, whatever /proc says."""
+    """Under `hidepid` it is our unreaped child, whatever /proc shows."""
     world.spawner.facts = {"hidden": True, "ignores": frozenset({SIGTERM})}
     leader = world.start("a" * 32, kill_grace=1.0)
 

@@ -187,7 +187,7 @@ def test_a_flood_is_forwarded_a_bounded_part_at_a_time_and_each_file_has_its_tur
     assert SHORTEST_PAUSE == place.forwarder.due
     place.journald.take()
     place.now = Instant(SHORTEST_PAUSE)
-    place.forwarder.forward(place.now)  # the calm one first, where there was no room for both
+    place.forwarder.forward(place.now)  # the calm one first, if both did not fit
     assert 7 == place.runs["calm"].forwarded
     place.end("flood")
     place.keep_on(60, taken=True)

@@ -29,7 +29,7 @@ MANY = 6 * LOOKS_PER_TICK
 
 
 class Counting(World):
-    """Counts what each tick asks of the kernel."""
+    """Counts the kernel calls of each tick."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -58,7 +58,7 @@ class Counting(World):
         setattr(self.kernel, name, counted)
 
     def most(self, name: str) -> int:
-        """Return how often the kernel was asked in the busiest tick."""
+        """Return the number of kernel calls in the busiest tick."""
         return max(tick[name] for tick in self.ticks)
 
     def grow(self, leader: FakeProcess, number: int = MANY, **facts: Any) -> list[FakeProcess]:
@@ -96,7 +96,7 @@ def test_each_process_of_a_huge_tree_gets_the_kill_signal_once_over_many_ticks(
     tree = world.grow(leader, ignores=STUBBORN)
 
     world.end(HUGE)
-    assert [] == leader.signals, "nobody is asked before the whole tree is found"
+    assert [] == leader.signals, "nobody is signalled before the whole tree is found"
     world.run_for(9)
 
     assert {(SIGTERM, SIGCONT)} == {tuple(kinds(process)) for process in [leader, *tree]}

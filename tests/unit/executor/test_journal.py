@@ -91,7 +91,7 @@ def test_what_was_noted_is_known_again_also_after_a_rewrite(
 
     rewrite(journal, [run], 99.0)
     (again,) = journal.predecessors_runs()
-    assert facts(run) == facts(again)  # it is no later that its leader was surely not reaped
+    assert facts(run) == facts(again)  # its leader was surely not reaped before
 
 
 def test_a_line_is_what_executors_of_before_wrote_and_read(

@@ -1,6 +1,6 @@
 """A journal that something other than its executor wrote to: what can be known of it, and what not.
 
-A successor goes on by what is left, and says what is not.
+A successor goes on with what is left, and reports what is lost.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def test_external_it_stays(external: World) -> None:
 
 
 def test_r34_shut_down_it_ends_all_runs_by_the_ladder_and_leaves(external: World) -> None:
-    """What was ended because we stopped is said to be so."""
+    """A run ended by our stop is reported as that."""
     polite = external.start("polite")
     external.spawner.facts = {"ignores": frozenset({SIGTERM})}
     external.start("stubborn", kill_grace=3.0)

@@ -45,7 +45,7 @@ class Ear:
         return out
 
     def receive(self, at: Instant = NOW) -> list[tuple[wire.RunUid, Instant]]:
-        """Hear what is ready, and tell what is due."""
+        """Receive what is ready, and send what is due."""
         extensions = list(self.notices.receive(self.kernel.wait(0), at))
         self.notices.send_due(at)
         return extensions

@@ -1,4 +1,4 @@
-"""What the service manager hears of the executor."""
+"""What the service manager receives from the executor."""
 
 from __future__ import annotations
 

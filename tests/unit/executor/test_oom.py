@@ -1,4 +1,4 @@
-"""What the kernel tells of memory: this process's score, and the counter of its cgroup."""
+"""The kernel's files about memory: this process's score, and the counter of its cgroup."""
 
 from __future__ import annotations
 

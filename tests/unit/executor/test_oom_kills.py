@@ -122,7 +122,7 @@ def test_a_kill_is_a_runs_end_for_a_while_and_no_longer(world: World) -> None:
     world.run_for(4)
     killed(world, late)
 
-    assert {"soon": (True, True), "late": (False, False)} == exits(world), "it is no sure sign"
+    assert {"soon": (True, True), "late": (False, False)} == exits(world), "it is not a sure sign"
 
 
 def test_a_kill_while_nothing_ran_is_charged_to_no_run(world: World) -> None:

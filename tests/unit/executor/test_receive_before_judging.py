@@ -1,4 +1,4 @@
-"""Whatever waits is heard before a time is over, in virtual time (protocol 1.13)."""
+"""Waiting messages are read before any time is judged, in virtual time (protocol 1.13)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUN = wire.RunUid("run")
 @pytest.fixture
 def world() -> Iterator[World]:
     """Sockets need short paths."""
-    directory = Path(tempfile.mkdtemp(prefix="heard-"))
+    directory = Path(tempfile.mkdtemp(prefix="unread-"))
     world = World(directory)
     yield world
     for uid in list(world.executor.table.known):
@@ -69,7 +69,7 @@ def test_a_run_whose_handle_nobody_could_open_has_its_code_too(world: World) -> 
 
 @pytest.mark.parametrize("before", [0, LINES_PER_TICK + 8, 10 * LINES_PER_TICK])
 def test_a_run_that_was_confirmed_while_we_stood_still_goes_on(world: World, before: int) -> None:
-    """However much the daemon had said before that."""
+    """However many messages the daemon had sent before that."""
     leader = limited(world, "absence", 4)
 
     def confirm() -> None:
@@ -168,7 +168,7 @@ def test_who_went_within_its_grace_while_we_stood_still_is_not_killed(world: Wor
 
 
 def test_an_executor_that_stood_still_lets_in_who_knocks_before_it_leaves() -> None:
-    directory = Path(tempfile.mkdtemp(prefix="heard-"))
+    directory = Path(tempfile.mkdtemp(prefix="unread-"))
     world = World(directory, embedded=True, greeted=False)
 
     world.stand_still(60, lambda: setattr(world.server, "knocks", True))
@@ -199,7 +199,7 @@ def test_an_answer_follows_everything_known_at_its_request(world: World) -> None
     path = Path(world.directory, "notify", "silent")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
         worker.sendto(b"WATCHDOG=1", str(path))
-        world.run_for(0)  # told, and not confirmed
+        world.run_for(0)  # reported, and not acknowledged
         worker.sendto(b"WATCHDOG=1", str(path))
         world.kernel.dies(leader)
         world.server.sent.clear()

@@ -255,7 +255,7 @@ def test_a_socket_path_is_judged_by_its_bytes() -> None:
 
 
 def test_a_daemon_that_cannot_be_let_in_is_tried_again_and_the_loop_rests(here: Here) -> None:
-    """Without a free descriptor the one who waits at the door would tell so at every look."""
+    """Without a free descriptor a waiting connection would wake every wait."""
     here.peer.close()
     here.server.receive(here.kernel.wait(1))
     with socket.socket(socket.AF_UNIX) as late:

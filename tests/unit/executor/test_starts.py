@@ -1,4 +1,4 @@
-"""When the daemon hears of a start: late enough that a run which ends at once is told in one go."""
+"""When a start is reported: late enough that a run which ends at once is reported in one batch."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_a_stranger_that_is_older_than_a_run_is_none_of_its_processes(
 def test_r15_a_leader_that_proc_does_not_show_is_not_proved_gone(
     kernel: FakeKernel, survivors: Survivors
 ) -> None:
-    """Unknown identity, no signal, and no release beside it."""
+    """Unknown identity, no signal, and no release meanwhile."""
     hidden = kernel.born(INIT, leads=True, hidden=True)
 
     look = look_at(survivors, inherited(pid=hidden.pid, start_ticks=1))[0]

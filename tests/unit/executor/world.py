@@ -1,4 +1,4 @@
-"""An executor in virtual time: a kernel whose processes do what the test says, and no sockets."""
+"""An executor in virtual time: a kernel whose processes obey the test, and no sockets."""
 
 from __future__ import annotations
 
@@ -292,7 +292,7 @@ class FakeOutputs(OutputFiles):
 
 
 class FakeServer:
-    """A daemon that is there or not; what it says and hears are lists."""
+    """A daemon that is there or not; its messages in both directions are lists."""
 
     def __init__(self) -> None:
         self.descriptor: int | None = DAEMON
@@ -399,7 +399,7 @@ class World:
         return next(reversed(self.kernel.processes.values()))
 
     def deliver(self, *messages: wire.ToExecutor) -> None:
-        """Let the daemon say something, and the executor act on it."""
+        """Let the daemon send messages, and the executor act on them."""
         self.server.inbox += messages
         self.run_for(0)
 
