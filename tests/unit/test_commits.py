@@ -168,7 +168,7 @@ def test_a_lasting_doubt_is_reported_with_the_remedy(
 
 
 @pytest.mark.parametrize(
-    ("again", "raised"),
+    ("again", "message"),
     [
         (CommitUnknown(UNKNOWN), "`dispatcher show 1`"),
         (StoreUnavailable("locked"), "`dispatcher show 1`"),
