@@ -28,7 +28,8 @@ from pathlib import Path
 from dispatcher.calendar import Calendar
 from dispatcher.client import Client
 from dispatcher.config.config import load
-from dispatcher.model import Leases, NewTask, PausedQueue, TaskState
+from dispatcher.model import Leases, PausedQueue, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.obstacles import Standing
 from dispatcher.overview import Status
 from dispatcher.store.api import Store

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dispatcher.model import NewTask
+from dispatcher.new_task import NewTask
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dispatcher.execution import Settlement
-from dispatcher.model import NewTask, Outcome, TaskState
+from dispatcher.model import Outcome, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.store.open import open_store
 
 BATCH = 50

@@ -12,7 +12,8 @@ from dispatcher import commits
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
 from dispatcher.host.locks import FileLock, try_directory_lock
 from dispatcher.host.signals import unstopped
-from dispatcher.model import NewTask, Submitted
+from dispatcher.model import Submitted
+from dispatcher.new_task import NewTask
 from dispatcher.store.api import SubmitterStore, Transactions
 from dispatcher.store.submits import size_of
 from dispatcher.times import Instant, StoreTime, instant, pause

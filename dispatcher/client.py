@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, Unpack
 from weakref import WeakSet
 
-from dispatcher import commits, control, submission
+from dispatcher import commits, control, submission, task_checks
 from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
 from dispatcher.execution import Claim
@@ -19,7 +19,6 @@ from dispatcher.host import owner
 from dispatcher.model import (
     FINISHED,
     Intent,
-    NewTask,
     Outcome,
     Pruned,
     Run,
@@ -28,6 +27,7 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
+from dispatcher.new_task import NewTask
 from dispatcher.operations import intents
 from dispatcher.operations import tasks as operations
 from dispatcher.operations.local_claims import LocalClaims
@@ -95,7 +95,7 @@ class Client:
         """Accept one task, as a value or as keyword arguments. Raises `InvalidTask`."""
         if task is None:
             task = submission.new_task(self.config, command, options)
-        (submitted,) = operations.accept(self.store, [submission.checked(task)])
+        (submitted,) = operations.accept(self.store, [task_checks.checked(task)])
         with commits.report_done(f"task {submitted.task_id} is accepted: do not submit it again"):
             control.wake(self.config)
         return submitted
@@ -120,7 +120,7 @@ class Client:
         submitted = bulk.submit(
             self.store,
             self.config.state_dir,
-            map(submission.checked, tasks),
+            map(task_checks.checked, tasks),
             at_once=partial(operations.accept, self.store),
             report=tell,
         )

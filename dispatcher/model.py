@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -91,39 +91,6 @@ INTENDED: Mapping[Intent, TaskState] = {
     Intent.RELEASE: TaskState.READY,
     Intent.RETRY: TaskState.READY,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
-    command: tuple[str, ...]
-    max_attempts: int
-    lease_ttl_ms: int
-    queue: str = "default"
-    priority: int = 0
-    delay_ms: int = 0
-    cwd: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    payload: str | None = None
-    """JSON text; the worker's stdin."""
-    key: str | None = None
-    """Idempotency key, unique per queue while the row exists."""
-    profile: str | None = None
-    """The profile it was submitted with."""
-    rules: Mapping[str, str] = field(default_factory=dict)
-    """Its profile's rules, fixed at submit: outcomes by exit code, and the profile's choices for
-    `lost`, `leftovers` and `output`."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    liveness: Liveness = Liveness.PROCESS
-    notify: bool = False
-    """Whether its runs get a socket of systemd's protocol; with liveness `worker` all do."""
-    run_timeout_ms: int | None = None
-    stall_timeout_ms: int | None = None
-    start_timeout_ms: int | None = None
-    queue_timeout_ms: int | None = None
-    total_timeout_ms: int | None = None
-    kill_grace_ms: int | None = None
-    kill_signal: int | None = None
-    kill_mode: KillMode | None = None
 
 
 @dataclass(frozen=True, slots=True)

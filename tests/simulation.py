@@ -18,7 +18,8 @@ from dispatcher.executor_api import (
     OutputState,
     StartSettings,
 )
-from dispatcher.model import NewTask, Run, Task, TaskState
+from dispatcher.model import Run, Task, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.policy import RetryPolicy
 from dispatcher.store.api import Store
 from dispatcher.store.open import open_store

@@ -12,9 +12,11 @@ from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import InvalidTask, did_you_mean
-from dispatcher.model import Liveness, NewTask
+from dispatcher.model import Liveness
+from dispatcher.new_task import NewTask
 from dispatcher.quantities import durations
-from dispatcher.submission import TaskOptions, check_variable, new_task
+from dispatcher.submission import TaskOptions, new_task
+from dispatcher.task_checks import check_variable
 from dispatcher.wire import KillMode
 
 #: The type of each key of a line.

@@ -9,7 +9,8 @@ import re
 from typing import Final
 
 from dispatcher.errors import InvalidTask
-from dispatcher.model import Liveness, NewTask
+from dispatcher.model import Liveness
+from dispatcher.new_task import NewTask
 from dispatcher.quantities import durations, signal_names
 from dispatcher.quantities.durations import Milliseconds
 

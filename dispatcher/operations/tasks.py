@@ -9,7 +9,8 @@ from pathlib import Path
 from dispatcher import commits
 from dispatcher.config.config import Config
 from dispatcher.host import output_files
-from dispatcher.model import NewTask, Pruned, Run, Submitted, TaskState
+from dispatcher.model import Pruned, Run, Submitted, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.store.api import OperatorStore, ReaderStore, SubmitterStore
 from dispatcher.times import StoreTime
 

@@ -16,7 +16,6 @@ from dispatcher.model import (
     FINISHED,
     GivenUp,
     Leases,
-    NewTask,
     Node,
     Outcome,
     PausedQueue,
@@ -27,6 +26,7 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
+from dispatcher.new_task import NewTask
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed

@@ -11,7 +11,7 @@ import msgspec
 
 from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.errors import StoreRefused
-from dispatcher.model import NewTask
+from dispatcher.new_task import NewTask
 from dispatcher.store.engine import Engine
 from dispatcher.store.rows import DAMAGED
 from dispatcher.store.statements import submitters as sql

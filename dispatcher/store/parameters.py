@@ -13,7 +13,8 @@ import msgspec
 from dispatcher.complaints import in_words
 from dispatcher.errors import StoreRefused
 from dispatcher.execution import Settlement
-from dispatcher.model import FINISHED, NewTask, Outcome, TaskFilter, TaskState
+from dispatcher.model import FINISHED, Outcome, TaskFilter, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.store.engine import Values
 from dispatcher.store.statements.submitters import SUBMITTED_FIELDS
 from dispatcher.times import StoreTime

@@ -8,7 +8,8 @@ from typing import Final
 import msgspec
 
 from dispatcher.complaints import UNREADABLE
-from dispatcher.model import NewTask, Submitted
+from dispatcher.model import Submitted
+from dispatcher.new_task import NewTask
 from dispatcher.store.bulk_parts import encoded, left, shortened
 from dispatcher.store.parameters import new_task_parameters
 from dispatcher.store.statements import submitters as sql

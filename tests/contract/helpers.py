@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dispatcher.execution import Claim, Settlement
-from dispatcher.model import NewTask, Outcome, TaskState
+from dispatcher.model import Outcome, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
 

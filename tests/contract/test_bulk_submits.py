@@ -7,7 +7,8 @@ import json
 import pytest
 
 from dispatcher.errors import StoreRefused
-from dispatcher.model import Liveness, NewTask, Submitted, TaskState
+from dispatcher.model import Liveness, Submitted, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.store.submits import CONTINUE_AFTER, GONE_AFTER, REMOVED
 from tests.contract.helpers import NOW, TTL, OneByOne, later, new_task
 

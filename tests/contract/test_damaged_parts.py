@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dispatcher.model import NewTask
+from dispatcher.new_task import NewTask
 from dispatcher.store.submits import CONTINUE_AFTER, GONE_AFTER
 from tests.contract.helpers import NOW, OneByOne, later, new_task
 from tests.contract.test_bulk_submits import go_on, left, staged

@@ -13,7 +13,8 @@ from typing import Any, Self
 from structlog.testing import capture_logs
 
 from dispatcher import times
-from dispatcher.model import NewTask, Run, Task, TaskFilter, TaskState
+from dispatcher.model import Run, Task, TaskFilter, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.store.open import open_store
 from tests.crash.family import Family, bury
 from tests.crash.lives import DaemonLife, ExecutorLife, Place, descriptors

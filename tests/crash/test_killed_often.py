@@ -8,7 +8,8 @@ import signal
 
 import pytest
 
-from dispatcher.model import NewTask, Outcome, TaskState
+from dispatcher.model import Outcome, TaskState
+from dispatcher.new_task import NewTask
 from tests.crash import workers
 from tests.crash.judges import explained, judge_stage
 from tests.crash.outside import Outside

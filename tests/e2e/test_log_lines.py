@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.model import NewTask
+from dispatcher.new_task import NewTask
 from dispatcher.store.open import open_store
 from tests.e2e.helpers import expect_settled, listed, shell, stored, submit_all
 from tests.e2e.lines import expect_in_form, secrets_of

@@ -18,7 +18,8 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from dispatcher import policy, wire
 from dispatcher.execution import Claim
-from dispatcher.model import Declared, Liveness, NewTask, Outcome, TaskState
+from dispatcher.model import Declared, Liveness, Outcome, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.policy import RetryPolicy
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid

@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.client import Client
 from dispatcher.errors import StoreUnavailable
-from dispatcher.model import NewTask
+from dispatcher.new_task import NewTask
 from dispatcher.operations.local_claims import STEPS
 from tests.command import Command
 from tests.unit.test_bulk_submit import client, command, fail_at

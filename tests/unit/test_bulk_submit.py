@@ -12,7 +12,8 @@ import pytest
 from dispatcher import bulk
 from dispatcher.client import Client
 from dispatcher.errors import CommitUnknown, DispatcherError, InvalidTask, StoreUnavailable
-from dispatcher.model import NewTask, TaskState
+from dispatcher.model import TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.submits import CONTINUE_AFTER, GONE_AFTER
 from dispatcher.supervisor.admission import LOOK_INTERVAL, STEP_PAUSE

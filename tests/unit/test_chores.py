@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreRefused, StoreUnavailable
-from dispatcher.model import Liveness, NewTask, TaskState
+from dispatcher.model import Liveness, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.store.submits import CONTINUE_AFTER
 from dispatcher.supervisor.admission import LOOK_INTERVAL
 from dispatcher.supervisor.chores import RETRY

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.submission import MAX_ENVIRONMENT, MAX_PAYLOAD
+from dispatcher.task_checks import MAX_ENVIRONMENT, MAX_PAYLOAD
 from tests.command import Command
 
 

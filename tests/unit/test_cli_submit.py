@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
-from dispatcher.submission import MAX_COMMAND, MAX_PAYLOAD
+from dispatcher.task_checks import MAX_COMMAND, MAX_PAYLOAD
 from dispatcher.wire import KillMode
 from tests.command import Command
 

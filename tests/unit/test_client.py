@@ -14,7 +14,8 @@ import pytest
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, InvalidTask, StoreRefused
 from dispatcher.execution import Claim
-from dispatcher.model import Intent, Liveness, NewTask, TaskFilter
+from dispatcher.model import Intent, Liveness, TaskFilter
+from dispatcher.new_task import NewTask
 from tests.command import Command
 
 

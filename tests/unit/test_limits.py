@@ -8,7 +8,8 @@ import pytest
 
 from dispatcher.config import limits
 from dispatcher.errors import InvalidTask
-from dispatcher.model import Liveness, NewTask
+from dispatcher.model import Liveness
+from dispatcher.new_task import NewTask
 
 
 def task(**wanted: Any) -> NewTask:

@@ -18,7 +18,7 @@ from dispatcher.executor.log import Log
 from dispatcher.executor.notice_sockets import MOST_BYTES
 from dispatcher.executor.output.files import TAIL_BYTES
 from dispatcher.executor_api import Disconnected
-from dispatcher.submission import MAX_COMMAND, MAX_ENVIRONMENT, MAX_PATH, MAX_PAYLOAD, checked
+from dispatcher.task_checks import MAX_COMMAND, MAX_ENVIRONMENT, MAX_PATH, MAX_PAYLOAD, checked
 from dispatcher.times import Instant
 from tests.unit.executor.world import World
 from tests.unit.test_client import new_task

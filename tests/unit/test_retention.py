@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from dispatcher.model import Liveness, NewTask, TaskState
+from dispatcher.model import Liveness, TaskState
+from dispatcher.new_task import NewTask
 from dispatcher.store.sql import SqlStore
 from dispatcher.supervisor.retention import BATCH_PAUSE, LOOK_INTERVAL, PRUNE_BATCH, Files
 from dispatcher.times import WallTime

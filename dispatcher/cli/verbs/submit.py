@@ -21,9 +21,11 @@ from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.errors import InvalidTask
 from dispatcher.exit_codes import ExitCode
-from dispatcher.model import Liveness, NewTask, Submitted
+from dispatcher.model import Liveness, Submitted
+from dispatcher.new_task import NewTask
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.submission import MAX_PAYLOAD, TaskOptions, new_task
+from dispatcher.submission import TaskOptions, new_task
+from dispatcher.task_checks import MAX_PAYLOAD
 from dispatcher.wire import KillMode
 
 #: Ids printed at a time.

@@ -6,7 +6,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Final
 
-from dispatcher.model import NewTask
+from dispatcher.new_task import NewTask
 
 #: Columns that hold a field of `NewTask` as it is, or as JSON.
 SUBMITTED_FIELDS: Final = tuple(

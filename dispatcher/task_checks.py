@@ -1,0 +1,173 @@
+"""Checks the values of a task: each mistake has a remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_args
+
+import msgspec
+
+from dispatcher.complaints import NO_NAME, UNREADABLE, in_words
+from dispatcher.config import limits
+from dispatcher.config.section import NAME
+from dispatcher.config.task_settings import Meaning
+from dispatcher.errors import InvalidTask
+from dispatcher.model import Liveness
+from dispatcher.new_task import NewTask
+from dispatcher.quantities.durations import Milliseconds
+from dispatcher.wire import KillMode
+from dispatcher.words import plain
+
+#: Bytes of a command with its arguments: the limit of one argument, which every host can exec.
+MAX_COMMAND = 128 * 1024
+
+#: Bytes of a payload.
+MAX_PAYLOAD = 1024 * 1024
+
+#: Bytes of a task's environment as JSON. With it, command and payload fit into one line to the
+#: executor even if each character needs an escape.
+MAX_ENVIRONMENT = 1024 * 1024
+
+#: Bytes of a path (PATH_MAX without its NUL); number of labels.
+MAX_PATH = 4095
+MAX_LABELS = 64
+
+#: Fields with a fixed choice of words.
+CHOICES: Mapping[str, type[Liveness | KillMode]] = {"liveness": Liveness, "kill_mode": KillMode}
+
+#: Rules of profiles that do not concern exit codes.
+_RULES = frozenset({("lost", "orphaned"), ("leftovers", "report"), ("output", "journal")})
+
+
+def checked(task: NewTask) -> NewTask:
+    """Return a task whose values have their types, so that it can be stored and sent unchanged.
+
+    Raises `InvalidTask` for the first mistake.
+    """
+    task = typed({field.name: getattr(task, field.name) for field in fields(NewTask)}, NewTask)
+    _check(task)
+    return task
+
+
+def typed(given: Mapping[str, object], kind: type[Any]) -> Any:
+    """Convert values to a type. Raises `InvalidTask`, which names the field."""
+    try:
+        return msgspec.convert(plain(given), kind)
+    except msgspec.ValidationError as error:
+        choices = next((list(CHOICES[name]) for name in CHOICES if f".{name}`" in str(error)), [])
+        raise InvalidTask(in_words(error, given, choices=choices)) from None
+
+
+def _check(task: NewTask) -> None:
+    _check_command(task.command)
+    check_payload(task.payload)
+    _check_environment(task.env)
+    _check_labels(task.labels)
+    _check_rules(task.rules)
+    check_number("priority", task.priority, -(2**31), 2**31 - 1)
+    check_number("max_attempts", task.max_attempts, 1, 2**31 - 1)
+    check_number("lease_ttl", task.lease_ttl_ms, limits.LEAST_LEASE, limits.LONGEST)
+    check_number("delay", task.delay_ms, Milliseconds(0), limits.LONGEST)
+    limits.check(task)
+    check_name("queue", task.queue)
+    if task.key is not None and not _text("key", task.key, 255):
+        raise InvalidTask("key: is empty; leave it out, or name what must happen only once")
+    if task.profile is not None:
+        _text("profile", task.profile, 255)
+    if task.cwd is not None:
+        _text("cwd", task.cwd, MAX_PATH)
+        if not task.cwd.startswith("/"):
+            raise InvalidTask(f"cwd: {task.cwd!r} is not absolute; begin it with /")
+        if limits.CONTROL.search(task.cwd):
+            raise InvalidTask(f"cwd: {limits.unprintable_path(task.cwd)}")
+
+
+def _check_command(command: tuple[str, ...]) -> None:
+    if not command or not command[0]:
+        raise InvalidTask("command: is empty; name a program, for example: -- echo hello")
+    size = sum(_size("command", argument) + 1 for argument in command)
+    if size > MAX_COMMAND:
+        raise InvalidTask(
+            f"command: {size} bytes are more than {MAX_COMMAND};"
+            " pass what is long as the payload, or in a file"
+        )
+
+
+def check_payload(payload: str | None) -> None:
+    """Raise `InvalidTask` for a payload that is too long or not JSON."""
+    if payload is None:
+        return
+    if (size := _size("payload", payload)) > MAX_PAYLOAD:
+        raise InvalidTask(
+            f"payload: {size} bytes are more than {MAX_PAYLOAD}; name a file in it that holds them"
+        )
+    try:
+        msgspec.json.decode(payload, type=msgspec.Raw)
+    except UNREADABLE as error:
+        fault = in_words(error, text=payload)
+        raise InvalidTask(
+            f"""payload: {fault}; write for example: '{{"month": "2026-08"}}'"""
+        ) from None
+
+
+def _check_environment(env: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        check_variable(name)
+        _text(f"env {name}", value, MAX_ENVIRONMENT)
+    if len(msgspec.json.encode(dict(env))) > MAX_ENVIRONMENT:
+        raise InvalidTask(f"env: more than {MAX_ENVIRONMENT} bytes in all; use the payload")
+
+
+def check_variable(name: str) -> None:
+    """Raise `InvalidTask` for an invalid name of a variable."""
+    _text("env", name, MAX_ENVIRONMENT)
+    try:
+        limits.check_variable(name)
+    except ValueError as error:
+        raise InvalidTask(f"env: {error}") from None
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise InvalidTask(f"label: {len(labels)} labels are more than {MAX_LABELS}; leave some out")
+    for name, value in labels.items():
+        check_name("label", name)
+        _text(f"label {name}", value, 255)
+
+
+def _check_rules(rules: Mapping[str, str]) -> None:
+    for name, word in rules.items():
+        _text("rules", name, 100)
+        if (name, word) not in _RULES and word not in get_args(Meaning):
+            raise InvalidTask(f"rules: {name}: {word!r} is no rule; leave rules to profiles")
+
+
+def check_name(option: str, name: str) -> None:
+    """Raise `InvalidTask` for an invalid name of a queue or label."""
+    _text(option, name, 100)
+    if not re.fullmatch(NAME, name):
+        raise InvalidTask(f"{option}: {name!r} {NO_NAME}")
+
+
+def check_number(option: str, number: int, least: int, most: int) -> None:
+    """Raise `InvalidTask` for a number outside of its bounds."""
+    if not least <= number <= most:
+        raise InvalidTask(f"{option}: must be from {least} to {most}, not {type(most)(number)}")
+
+
+def _text(option: str, text: str, limit: int) -> int:
+    """Return a text's bytes. Raises `InvalidTask` if too long, or unfit for a process."""
+    if (size := _size(option, text)) > limit:
+        raise InvalidTask(f"{option}: {size} bytes are more than {limit}; shorten it")
+    return size
+
+
+def _size(option: str, text: str) -> int:
+    if "\0" in text:
+        raise InvalidTask(f"{option}: holds a NUL character, which no process can be given")
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidTask(f"{option}: is not UTF-8; encode it so") from None
