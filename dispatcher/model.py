@@ -255,6 +255,7 @@ class TaskFilter:
     """Submitted at this time or later."""
     until: StoreTime | None = None
     """Submitted before this time."""
+    finished_before: StoreTime | None = None
     after_id: int | None = None
     before_id: int | None = None
     """Only tasks with a smaller id: the next page, newest first."""

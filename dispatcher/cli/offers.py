@@ -5,7 +5,11 @@ On any error nothing is offered and nothing is printed: the user is in the middl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import io
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from click.shell_completion import CompletionItem
@@ -14,7 +18,7 @@ from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.render import command_text
 from dispatcher.client import Client
 from dispatcher.config.config import Config
-from dispatcher.model import PausedQueue, Task, TaskFilter
+from dispatcher.model import PausedQueue, Task, TaskFilter, TaskState
 from dispatcher.store.open import database_path
 
 #: Seconds to wait for the store; the Tab key must answer at once.
@@ -26,21 +30,35 @@ _MOST_TASKS = 50
 #: The newest tasks whose queues are offered.
 _SEARCHED = 500
 
+#: The newest ids among which tasks in some states are searched: 20 ms.
+_MOST_SEARCHED = 20_000
+
 _T = TypeVar("_T")
 _Offers = Iterable[tuple[str, str]]
 
 
 def offer(kind: str, begun: str) -> list[CompletionItem]:
-    """Return the names of a kind that begin so: "queues", "paused", "profiles" or "tasks"."""
+    """Return the names of a kind that begin so: "queues", "paused" or "profiles"."""
+    return _begun(_OFFERS[kind], begun)
+
+
+def offer_tasks(states: Collection[TaskState] | None, begun: str) -> list[CompletionItem]:
+    """Return the ids that begin so, of the newest tasks in these states, or in any."""
+    return _begun(partial(_tasks, states=states), begun)
+
+
+def _begun(offers: Callable[[Config], _Offers], begun: str) -> list[CompletionItem]:
     try:
-        found = list(_OFFERS[kind](config_as_owner()))
+        with redirect_stderr(io.StringIO()):  # a warning would land in the line
+            found = list(offers(config_as_owner(whole=False)))
     except Exception:  # noqa: BLE001 - the error belongs to the command, not to the Tab key
         return []
     return [CompletionItem(name, help=text) for name, text in found if name.startswith(begun)]
 
 
 def _queues(config: Config) -> _Offers:
-    seen = dict.fromkeys((task.queue for task in _newest(config, _SEARCHED)), "has tasks")
+    newest = _newest(config, TaskFilter(limit=_SEARCHED))
+    seen = dict.fromkeys((task.queue for task in newest), "has tasks")
     return sorted({**seen, **dict.fromkeys(config.queues, "configured")}.items())
 
 
@@ -48,13 +66,21 @@ def _profiles(config: Config) -> _Offers:
     return [(name, command_text(one.command)) for name, one in sorted(config.profiles.items())]
 
 
-def _tasks(config: Config) -> _Offers:
-    for task in _newest(config, _MOST_TASKS):
+def _tasks(config: Config, states: Collection[TaskState] | None) -> _Offers:
+    wanted = TaskFilter(states=frozenset(states or TaskState), limit=_MOST_TASKS)
+    for task in _newest(config, wanted):
         yield str(task.id), f"{task.state}: {command_text(task.command)[:40]}"
 
 
-def _newest(config: Config, limit: int) -> Sequence[Task]:
-    return _from_store(config, lambda store: store.tasks(TaskFilter(limit=limit)))
+def _newest(config: Config, wanted: TaskFilter) -> Sequence[Task]:
+    """Return matching tasks; few may match, so that only some of all tasks are searched."""
+
+    def newest(client: Client) -> Sequence[Task]:
+        with client.store.snapshot():
+            last = client.store.ids().stop
+        return client.tasks(replace(wanted, after_id=last - 1 - _MOST_SEARCHED))
+
+    return _from_store(config, newest)
 
 
 def _paused(config: Config) -> _Offers:
@@ -80,5 +106,4 @@ _OFFERS: Mapping[str, Callable[[Config], _Offers]] = {
     "queues": _queues,
     "paused": _paused,
     "profiles": _profiles,
-    "tasks": _tasks,
 }

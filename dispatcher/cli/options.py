@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
 
 from dispatcher.cli.configuration import name_file
-from dispatcher.cli.param_types import DURATION, ID, SIGNAL, TEXT, offered
+from dispatcher.cli.param_types import DURATION, ID, SIGNAL, TEXT, file_names, offered
 from dispatcher.wire import KillMode
 
 config_option = click.option(
     "--config",
     metavar="PATH",
+    shell_complete=file_names,
     callback=lambda ctx, _param, path: name_file(ctx, path),
     expose_value=False,
     help="Configuration file [default: $DISPATCHER_CONFIG, else"
@@ -28,26 +30,29 @@ absolute_option = click.option(
 
 task_id_argument = click.argument("task_id", metavar="ID", type=ID)
 
-task_ids_argument = click.argument(
-    "task_ids",
-    metavar="ID...",
-    type=ID,
-    nargs=-1,
-    required=True,
-    callback=lambda _ctx, _param, ids: tuple(dict.fromkeys(ids)),  # a repeated id counts once
-)
 
+def queues_options(offer: str, every: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what adds the argument that names queues, and `--all`; one of both is given.
 
-def queues_argument(offer: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the argument that names queues; a shell completes those that `offer` lists."""
-    return click.argument(
-        "queues",
-        type=TEXT,
-        metavar="QUEUE...",
-        nargs=-1,
-        required=True,
-        shell_complete=offered(offer),
-    )
+    A shell completes the queues that `offer` lists; `every` is the help of `--all`.
+    """
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def with_queues(*, queues: tuple[str, ...], every: bool, **others: Any) -> None:
+            if every and queues:
+                raise click.UsageError("--all means every queue; name none")
+            if not (every or queues):
+                raise click.UsageError("Missing argument 'QUEUE...': name queues, or give --all")
+            command(queues=queues, **others)
+
+        all_option = click.option("--all", "every", is_flag=True, help=every)
+        argument = click.argument(
+            "queues", type=TEXT, metavar="QUEUE...", nargs=-1, shell_complete=offered(offer)
+        )
+        return argument(all_option(with_queues))
+
+    return add
 
 
 def _not_blank(_: click.Context, __: click.Parameter, text: str) -> str:

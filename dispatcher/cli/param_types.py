@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dispatcher.model import TaskState
 from dispatcher.quantities import durations, signal_names
 from dispatcher.times import from_iso
 
@@ -84,19 +85,74 @@ def _moment(text: str) -> int:
 
 
 class TaskId(click.IntRange):
+    """The id of a task; a shell completes those of the newest tasks in some states."""
+
     name = "task id"
+
+    def __init__(self, states: Collection[TaskState] | None = None) -> None:
+        super().__init__(1, 2**63 - 1)
+        self._states = states
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return the ids of the newest tasks that begin so."""
-        return offered("tasks")(ctx, param, incomplete)
+        """Return the ids that begin so."""
+        del param
+        from dispatcher.cli.offers import offer_tasks  # noqa: PLC0415 - for the Tab key alone
+
+        with ctx.scope(cleanup=False):
+            return offer_tasks(self._states, incomplete)
+
+
+class TaskIds(click.ParamType[Any]):
+    """The id of a task, or a range of ids: 12-40."""
+
+    name = TaskId.name
+
+    def __init__(self, states: Collection[TaskState] | None = None) -> None:
+        self._one = TaskId(states)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return an id, or the ids of a range."""
+        ends: list[Any] = str(value).split("-", 1)
+        if not all(ends) or len(ends) == 1:
+            return self._one.convert(value, param, ctx)
+        first, last = (self._one.convert(end, param, ctx) for end in ends)
+        if first > last:
+            self.fail(f"{value!r} runs backwards; write {last}-{first}", param, ctx)
+        return range(first, last + 1)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the ids that begin so."""
+        return self._one.shell_complete(ctx, param, incomplete)
+
+
+def file_names(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return what makes a shell complete the name of a file, whatever its kind."""
+    return _by_the_shell("file", incomplete)
+
+
+def directory_names(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return what makes a shell complete the name of a directory."""
+    return _by_the_shell("dir", incomplete)
+
+
+def _by_the_shell(kind: str, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - for the Tab key alone
+
+    return [CompletionItem(incomplete, type=kind)]
 
 
 COUNT = click.IntRange(1, 10**9)
 DURATION = Parsed("duration", durations.parse)
 FILE = FilePath(dir_okay=False, path_type=Path)
-ID = TaskId(1, 2**63 - 1)
+ID = TaskId()
 MOMENT = Parsed("time", _moment)
 SIGNAL = Parsed("signal", signal_names.parse)
 TEXT = Parsed("text", _utf8)

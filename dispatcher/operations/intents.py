@@ -2,41 +2,130 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from dispatcher import commits, control
 from dispatcher.config.config import Config
-from dispatcher.model import INTENDED, Intent, TaskState
+from dispatcher.model import INTENDED, Intent, TaskFilter, TaskState
 from dispatcher.operations.local_claims import settle_all_abandoned
 from dispatcher.outlook import Asked, Outlook, outlook
+from dispatcher.selection import of_one
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
+
+if TYPE_CHECKING:
+    from dispatcher.bulk import Turns
+
+#: Tasks that are changed in one transaction without a turn among bulk work: a few milliseconds.
+AT_ONCE = 20
+
+_REMEDY = "see `dispatcher list`, or do the same again"
+
+_Do = Callable[[StoreTime], list[Asked]]
 
 
 def ask(store: Store, config: Config, task_id: int, word: Intent | str, why: str | None) -> Asked:
     """Write an intent, and return what becomes of the task: see `Client.ask`."""
-    intent = _parsed(word)
-    reason = why or f"{INTENDED[intent]} by an operator"
-
-    def do(now: StoreTime) -> Asked:
-        store.watch_clock()
-        settle_all_abandoned(store, config, now)
-        match intent:
-            case Intent.CANCEL:
-                was = store.cancel(task_id, reason, now=now)
-            case Intent.HOLD:
-                was = store.hold(task_id, reason, now=now)
-            case Intent.RELEASE:
-                was = store.release(task_id, policy=config.retry.policy(), now=now)
-            case Intent.RETRY:
-                was = store.retry(task_id, now=now)
-        settle_all_abandoned(store, config, now)
-        is_running = was is TaskState.RUNNING
-        ahead = outlook_of(store, config, task_id, now) if is_running else None
-        return Asked(intent, task_id, was, store.task(task_id), ahead)
-
-    remedy = f"see `dispatcher show {task_id}`"
-    asked = commits.change(store, commits.first_answer(do), remedy=remedy)
+    do = _Intended(store, config, _parsed(word), why).write([task_id])
+    (asked,) = commits.change(store, do, remedy=f"see `dispatcher show {task_id}`")
     control.wake(config)
     return asked
+
+
+def ask_each(
+    store: Store,
+    config: Config,
+    task_ids: Sequence[int],
+    intent: Intent,
+    why: str | None = None,
+    *,
+    wanted: TaskFilter | None = None,
+) -> Iterator[list[Asked]]:
+    """Write an intent for each task, some in one transaction; yield what becomes of them.
+
+    Tasks that do not match `wanted` any more are left alone, and left out of the answers. Raises
+    `CommitUnknown`, which counts the tasks that are done, for an error after the first
+    transaction. Any other error means that nothing was written.
+    """
+    intended = _Intended(store, config, intent, why, wanted)
+    turns = _turns(store, config) if len(task_ids) > AT_ONCE else None
+    done = 0
+    while done < len(task_ids):
+        some = task_ids[done : done + (turns.rows if turns else AT_ONCE)]
+        do = intended.write(some)
+        with _counted(done, len(task_ids)):
+            answers = (
+                turns.take(do, remedy=_REMEDY)
+                if turns
+                else commits.change(store, do, remedy=_REMEDY)
+            )
+            control.wake(config)
+        done += len(some)
+        yield answers
+
+
+def _turns(store: Store, config: Config) -> Turns:
+    from dispatcher import bulk  # noqa: PLC0415 - for many tasks
+
+    return bulk.Turns(store, config.state_dir)
+
+
+def _counted(done: int, total: int) -> AbstractContextManager[None]:
+    """Raise `CommitUnknown` for an error in the body if some tasks are done already."""
+    if not done:
+        return nullcontext()
+    return commits.report_done(f"{done} of {total} tasks are done; do the same again for the rest")
+
+
+@dataclass(frozen=True, slots=True)
+class _Intended:
+    """An intent and its reason, to be written for tasks that match a filter."""
+
+    store: Store
+    config: Config
+    intent: Intent
+    reason: str | None
+    wanted: TaskFilter | None = None
+
+    def write(self, task_ids: Sequence[int]) -> _Do:
+        """Return what writes it in a transaction; called again, that returns the first answers."""
+
+        def do(now: StoreTime) -> list[Asked]:
+            self.store.watch_clock()
+            settle_all_abandoned(self.store, self.config, now)
+            was = {
+                task_id: self._write(task_id, now)
+                for task_id in task_ids
+                if self._is_meant(task_id)
+            }
+            settle_all_abandoned(self.store, self.config, now)
+            return [self._asked(task_id, before, now) for task_id, before in was.items()]
+
+        return commits.first_answer(do)
+
+    def _is_meant(self, task_id: int) -> bool:
+        return self.wanted is None or bool(self.store.matching(of_one(self.wanted, task_id)))
+
+    def _write(self, task_id: int, now: StoreTime) -> TaskState | None:
+        """Write it for one task; return the state before."""
+        reason = self.reason or f"{INTENDED[self.intent]} by an operator"
+        match self.intent:
+            case Intent.CANCEL:
+                return self.store.cancel(task_id, reason, now=now)
+            case Intent.HOLD:
+                return self.store.hold(task_id, reason, now=now)
+            case Intent.RELEASE:
+                return self.store.release(task_id, policy=self.config.retry.policy(), now=now)
+            case Intent.RETRY:
+                return self.store.retry(task_id, now=now)
+
+    def _asked(self, task_id: int, was: TaskState | None, now: StoreTime) -> Asked:
+        is_running = was is TaskState.RUNNING
+        ahead = outlook_of(self.store, self.config, task_id, now) if is_running else None
+        return Asked(self.intent, task_id, was, self.store.task(task_id), ahead)
 
 
 def outlook_of(store: Store, config: Config, task_id: int, now: StoreTime) -> Outlook | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dispatcher import commits
 from dispatcher.config.config import Config
 from dispatcher.host import output_files
-from dispatcher.model import Pruned, Run, Submitted, TaskState
+from dispatcher.model import Pruned, Run, Submitted, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.api import OperatorStore, ReaderStore, SubmitterStore
 from dispatcher.times import StoreTime
+
+_PRUNE_AGAIN = "prune again; output that has lost its runs goes when it is old enough"
 
 
 def accept(store: SubmitterStore, tasks: Sequence[NewTask]) -> list[Submitted]:
@@ -37,9 +39,26 @@ def prune(
     states: Collection[TaskState],
     tell: Callable[[int], object],
 ) -> Pruned:
+    return _removed(_batches(store, config, older_than_ms, states), config, tell)
+
+
+def prune_each(
+    store: OperatorStore,
+    config: Config,
+    task_ids: Sequence[int],
+    wanted: TaskFilter,
+    *,
+    tell: Callable[[int], object],
+) -> Pruned:
+    """Delete those of these tasks that match and have finished; otherwise as `prune`."""
+    return _removed(_batches_of_each(store, config, task_ids, wanted), config, tell)
+
+
+def _removed(batches: Iterable[Pruned], config: Config, tell: Callable[[int], object]) -> Pruned:
+    """Remove the output files of deleted tasks; return how many tasks, and which files."""
     tasks = 0
     removed: list[str] = []
-    for batch in _batches(store, config, older_than_ms, states):
+    for batch in batches:
         tasks += batch.tasks
         for path in batch.output_paths:
             ours = output_files.relocated(path, str(config.output_dir))
@@ -63,11 +82,29 @@ def _batches(
         before = StoreTime(began[0] - older_than_ms)
         return store.prune(before=before, limit=turns.rows, states=states)
 
-    remedy = "prune again; output that has lost its runs goes when it is old enough"
     more = True
     while more:
-        yield (batch := turns.take(delete, remedy=remedy, harmless_twice=False))
+        yield (batch := turns.take(delete, remedy=_PRUNE_AGAIN, harmless_twice=False))
         more = batch.more
+
+
+def _batches_of_each(
+    store: OperatorStore, config: Config, task_ids: Sequence[int], wanted: TaskFilter
+) -> Iterator[Pruned]:
+    from dispatcher import bulk  # noqa: PLC0415 - no submit needs it
+
+    turns = bulk.Turns(store, config.state_dir)
+    done = many = 0
+
+    def delete(_: StoreTime) -> Pruned:
+        return store.prune_each(task_ids[done : done + many], wanted, limit=turns.rows)
+
+    while done < len(task_ids):
+        many, more = turns.rows, True
+        while more:
+            yield (batch := turns.take(delete, remedy=_PRUNE_AGAIN, harmless_twice=False))
+            more = batch.more
+        done += many
 
 
 def runs(store: ReaderStore, config: Config, task_id: int) -> list[Run]:

@@ -27,6 +27,7 @@ from dispatcher.model import (
     TaskState,
 )
 from dispatcher.new_task import NewTask
+from dispatcher.selection import Match
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Accepted, Beat, Declaration, Note, Refused, Renewed
@@ -82,6 +83,9 @@ class ReaderStore(Transactions, Protocol):
 
         Reads every row between `after_id` and `before_id` until there are enough: set both.
         """
+
+    def matching(self, wanted: TaskFilter) -> list[Match]:
+        """Return what is known of the tasks that `tasks` would return, lowest id first."""
 
     def ids(self) -> range:
         """Return the range of task ids."""
@@ -256,6 +260,12 @@ class OperatorStore(ReaderStore, Protocol):
 
         Oldest first in each state. Each 64 KiB of payload count as a row. A task goes after all its
         runs, so one with many runs takes several calls.
+        """
+
+    def prune_each(self, task_ids: Iterable[int], wanted: TaskFilter, *, limit: int) -> Pruned:
+        """Delete at most `limit` rows of those of these tasks that match and have finished.
+
+        In their order; otherwise as `prune`.
         """
 
     def claim_local(

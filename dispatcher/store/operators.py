@@ -5,12 +5,13 @@ A verb that would change nothing, as the run has succeeded, writes neither inten
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dispatcher.execution import Claim, OpenRun
-from dispatcher.model import FINISHED, Intent, Outcome, Pruned, TaskState
+from dispatcher.model import FINISHED, Intent, Outcome, Pruned, TaskFilter, TaskState
+from dispatcher.selection import CHANGES, of_one
 from dispatcher.store import claims
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import state_from
@@ -20,9 +21,6 @@ from dispatcher.times import StoreTime
 
 if TYPE_CHECKING:
     from dispatcher.policy import RetryPolicy
-
-#: States from which an operator's `retry` starts a task again.
-RETRIABLE: Final = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD})
 
 
 class SqlOperator(SqlReader):
@@ -48,7 +46,7 @@ class SqlOperator(SqlReader):
 
     def retry(self, task_id: int, *, now: StoreTime) -> TaskState | None:
         state, run = self._find(task_id)
-        if state in RETRIABLE:
+        if state in CHANGES[Intent.RETRY]:
             self.engine.change(sql.RETRY, {"id": task_id, "now": now})
         elif run is not None and run.is_ending and _outcome(run) is not Outcome.SUCCEEDED:
             self._intend(run, Intent.RETRY, "retried by operator")
@@ -72,9 +70,16 @@ class SqlOperator(SqlReader):
     def prune(
         self, *, before: StoreTime, limit: int, states: Collection[TaskState] = FINISHED
     ) -> Pruned:
+        return self._delete(self._old(before, limit, states), limit)
+
+    def prune_each(self, task_ids: Iterable[int], wanted: TaskFilter, *, limit: int) -> Pruned:
+        return self._delete(self._finished(task_ids, wanted), limit)
+
+    def _delete(self, found: Iterable[tuple[int, int]], limit: int) -> Pruned:
+        """Delete at most `limit` rows of tasks, which come with their payloads (in 64 KiB)."""
         tasks, left = 0, limit
         paths: list[str] = []
-        for task_id, payload in self._old(before, limit, states):
+        for task_id, payload in found:
             if payload >= left and tasks:
                 return Pruned(tasks, tuple(paths), more=True)
             runs = self.engine.rows(sql.OLD_RUNS, {"task_id": task_id, "limit": left})
@@ -144,6 +149,13 @@ class SqlOperator(SqlReader):
             limit -= len(rows)
             if not limit:
                 return
+
+    def _finished(self, task_ids: Iterable[int], wanted: TaskFilter) -> Iterator[tuple[int, int]]:
+        """Yield id and payload (in 64 KiB) of those that match and have finished."""
+        for task_id in task_ids:
+            for one in self.matching(of_one(wanted, task_id)):
+                if one.state in FINISHED:
+                    yield task_id, self.engine.rows(sql.SIZE, {"task_id": task_id})[0][0]
 
 
 def _outcome(run: OpenRun) -> Outcome:

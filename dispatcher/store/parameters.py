@@ -113,6 +113,7 @@ def filter_parameters(wanted: TaskFilter) -> Values:
         "text": None if wanted.text is None else _json(wanted.text)[1:-1],
         "since": 0 if wanted.since is None else wanted.since,
         "until": NO_ID if wanted.until is None else wanted.until,
+        "finished_before": wanted.finished_before,
         "after_id": -1 if wanted.after_id is None else wanted.after_id,
         "before_id": NO_ID if wanted.before_id is None else wanted.before_id,
         "label": label,

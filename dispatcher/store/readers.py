@@ -17,10 +17,12 @@ from dispatcher.model import (
     TaskFilter,
     TaskState,
 )
+from dispatcher.selection import Match
 from dispatcher.store import bulk_parts
 from dispatcher.store.engine import NONE, Values
 from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.rows import (
+    match_from,
     node_from,
     open_run_from,
     run_from,
@@ -48,6 +50,10 @@ class SqlReader(SqlTransactions):
         statement = sql.TASKS_OLDEST_FIRST if wanted.oldest_first else sql.TASKS
         statement = statement.format(each_label=self.engine.dialect.each_label)
         return [task_from(row) for row in self.engine.rows(statement, filter_parameters(wanted))]
+
+    def matching(self, wanted: TaskFilter) -> list[Match]:
+        statement = sql.MATCHES.format(each_label=self.engine.dialect.each_label)
+        return [match_from(row) for row in self.engine.rows(statement, filter_parameters(wanted))]
 
     def ids(self) -> range:
         first = self.engine.rows(sql.FIRST_ID)

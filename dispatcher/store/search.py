@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from dispatcher.model import Task, TaskFilter
+from dispatcher.selection import Match
 from dispatcher.store.api import ReaderStore
 from dispatcher.times import StoreTime
 
@@ -19,19 +20,33 @@ STEP_BACK = 3_600_000
 
 def each_task(store: ReaderStore, wanted: TaskFilter) -> Iterator[Task]:
     """Yield the tasks that match a filter; each step is a snapshot of its own."""
-    with store.snapshot():
-        ids = _range_of(store, wanted)
-    starts = range(ids.start, ids.stop, WINDOW)
     left = wanted.limit
-    for start in starts if wanted.oldest_first else reversed(starts):
-        stop = min(start + WINDOW, ids.stop)
-        window = replace(wanted, after_id=start - 1, before_id=stop, limit=left)
+    for window in _windows(store, wanted):
         with store.snapshot():
-            page = store.tasks(window)
+            page = store.tasks(replace(window, limit=left))
         yield from page
         left -= len(page)
         if left <= 0:
             return
+
+
+def each_match(store: ReaderStore, parts: Iterable[TaskFilter]) -> Iterator[Match]:
+    """Yield the tasks that match a filter, for each filter lowest id first, in such steps."""
+    for part in parts:
+        for window in _windows(store, replace(part, oldest_first=True)):
+            with store.snapshot():
+                page = store.matching(replace(window, limit=WINDOW))
+            yield from page
+
+
+def _windows(store: ReaderStore, wanted: TaskFilter) -> Iterator[TaskFilter]:
+    """Yield a filter for each stretch of ids that may have matches, in the filter's order."""
+    with store.snapshot():
+        ids = _range_of(store, wanted)
+    starts = range(ids.start, ids.stop, WINDOW)
+    for start in starts if wanted.oldest_first else reversed(starts):
+        stop = min(start + WINDOW, ids.stop)
+        yield replace(wanted, after_id=start - 1, before_id=stop)
 
 
 def _range_of(store: ReaderStore, wanted: TaskFilter) -> range:

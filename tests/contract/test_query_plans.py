@@ -84,13 +84,15 @@ def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
     assert [step for step in plan if "TEMP B-TREE" in step] == []
 
 
-@pytest.mark.parametrize("oldest_first", [False, True])
-def test_looking_for_tasks_reads_no_row_outside_its_bounds(
-    raw: SqlStore, *, oldest_first: bool
-) -> None:
-    values = filter_parameters(TaskFilter(queue="q", since=NOW, label=("a", "b")))
+@pytest.mark.parametrize(
+    "statement",
+    [readers.TASKS, readers.TASKS_OLDEST_FIRST, readers.MATCHES],
+    ids=["newest first", "oldest first", "matches"],
+)
+def test_looking_for_tasks_reads_no_row_outside_its_bounds(raw: SqlStore, statement: str) -> None:
+    wanted = TaskFilter(queue="q", since=NOW, label=("a", "b"), finished_before=NOW)
+    values = filter_parameters(wanted)
     with raw.transaction():
-        statement = readers.TASKS_OLDEST_FIRST if oldest_first else readers.TASKS
         statement = statement.format(each_label=raw.engine.dialect.each_label)
         plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 

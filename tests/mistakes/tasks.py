@@ -104,6 +104,49 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=1,
         ),
         Mistake(
+            name="no task to cancel",
+            typed="cancel",
+            told=(
+                "Missing argument 'ID...': name tasks by ids, ranges (12-40) or filters, e.g. "
+                "--queue NAME (see: dispatcher cancel --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a range from its end",
+            typed="cancel 40-12",
+            told=(
+                "Invalid value for 'ID...': '40-12' runs backwards; write 12-40 "
+                "(see: dispatcher cancel --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="cancel what has succeeded, by state",
+            typed="cancel --state succeeded",
+            told=(
+                "Invalid value for '--state': 'succeeded' is not one of 'scheduled', 'ready', "
+                "'running', 'held' (see: dispatcher cancel --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="delete what has not finished",
+            typed="prune 1",
+            before=("submit -- true",),
+            told="task 1 is ready; only finished tasks can be deleted",
+            exits=1,
+        ),
+        Mistake(
+            name="pause no queue",
+            typed="pause",
+            told=(
+                "Missing argument 'QUEUE...': name queues, or give --all (see: dispatcher pause "
+                "--help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
             name="a state that does not exist",
             typed="list --state done",
             text=(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option
-from dispatcher.cli.param_types import DURATION
 from dispatcher.cli.printing import print_json
 from dispatcher.cli.progress import bar
+from dispatcher.cli.selection import Chosen, acting, choose, confirm, print_dry_run, selected
 from dispatcher.client import Client
+from dispatcher.config.config import Config
 from dispatcher.config.section import LEAST_RETENTION
-from dispatcher.model import FINISHED, TaskState
-from dispatcher.quantities.durations import Milliseconds
+from dispatcher.errors import DispatcherError, NoTask
+from dispatcher.model import FINISHED, Pruned, TaskFilter, TaskState
+from dispatcher.operations.tasks import prune_each
+from dispatcher.selection import Selection
+from dispatcher.times import StoreTime
 
 
 @click.command(
@@ -20,50 +26,103 @@ from dispatcher.quantities.durations import Milliseconds
         "dispatcher prune",
         "dispatcher prune --older-than 12h --dry-run",
         "dispatcher prune --older-than 1h --state succeeded",
+        "dispatcher prune 42 50-60",
     )
 )
-@click.option(
-    "--older-than",
-    type=DURATION,
-    metavar="DURATION",
-    help="Finished at least this long ago [default: output.retention, 30d].",
+@selected(
+    FINISHED,
+    older_than="Finished at least this long ago [default: output.retention, 30d; of ids and "
+    "ranges 0s].",
+    required=False,
 )
-@click.option(
-    "--state",
-    multiple=True,
-    type=click.Choice(sorted(state.value for state in FINISHED)),
-    metavar="STATE",
-    help=f"Only this state. Repeatable. {', '.join(sorted(FINISHED))}.",
-)
-@click.option("--dry-run", is_flag=True, help="Delete nothing; print how many tasks it would be.")
+@acting
 @json_option
 @config_option
-def command(
-    *, older_than: Milliseconds | None, state: tuple[str, ...], dry_run: bool, as_json: bool
-) -> None:
+def command(*, selection: Selection, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Delete tasks that finished long ago, with their runs and output files.
 
-    An age below 1s, which means everything that has finished, requires --state.
+    Name them by id, by range (12-40), or by filters, all of which must match. An age below 1s and
+    nothing more, which means everything that has finished, requires --state.
     """
     config = config_as_owner()
-    age = config.output.retention_ms if older_than is None else older_than
-    if age is None:
-        raise click.UsageError('[output] retention is "never": give an age, e.g. --older-than 30d')
-    if age < LEAST_RETENTION and not state and not dry_run:
+    age = _age(config, selection)
+    others = replace(selection, older_than_ms=None)
+    states = others.wanted.states
+    if age is not None and age < LEAST_RETENTION and others == Selection() and not dry_run:
         wide = f"--older-than {age} deletes all that has finished"
         raise click.UsageError(f"{wide}; name states, e.g. --state succeeded, or try: --dry-run")
-    states = frozenset(map(TaskState, state)) or FINISHED
     with Client(config) as store:
-        many = store.prunable(older_than_ms=age, states=states)
-        if dry_run:
-            if as_json:
-                print_json({"dry_run": True, "tasks": many})
-            else:
-                click.echo(f"would delete: {many} tasks, with their runs and output files")
-            return
+        if age is not None and others == Selection(wanted=TaskFilter(states=states)):
+            _prune_states(store, age, states, dry_run=dry_run, yes=yes, as_json=as_json)
+        else:
+            _prune_chosen(store, age, selection, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def _age(config: Config, selection: Selection) -> int | None:
+    """Return how long ago tasks must have finished, in milliseconds; None: at any time."""
+    if selection.older_than_ms is not None:
+        return selection.older_than_ms
+    if selection.ids or selection.ranges:
+        return None
+    if config.output.retention_ms is None:
+        raise click.UsageError('[output] retention is "never": give an age, e.g. --older-than 30d')
+    return config.output.retention_ms
+
+
+def _prune_states(
+    store: Client,
+    age: int,
+    states: frozenset[TaskState] | None,
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Delete all tasks of some states, which an index finds and counts."""
+    states = states or FINISHED
+    many = store.prunable(older_than_ms=age, states=states)
+    if not dry_run:
+        confirm("delete", Chosen(range(many)), yes=yes)
         with bar("deleted", many) as progressed:
             pruned = store.prune(older_than_ms=age, states=states, tell=progressed)
+        _print_pruned(pruned, as_json=as_json)
+    elif as_json:
+        print_json({"dry_run": True, "tasks": many})
+    else:
+        click.echo(f"would delete: {many} tasks, with their runs and output files")
+
+
+def _prune_chosen(
+    store: Client, age: int | None, selection: Selection, *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    """Delete the tasks that a selection finds.
+
+    Raises `DispatcherError` for tasks named by their ids alone that stay.
+    """
+    with store.store.snapshot() as now:
+        before = None if age is None else StoreTime(now - age)
+    wanted = replace(selection.wanted, finished_before=before)
+    chosen = choose(store, replace(selection, wanted=wanted, older_than_ms=None), FINISHED)
+    if dry_run:
+        print_dry_run(store, "delete", selection, chosen, as_json=as_json)
+        return
+    confirm("delete", chosen, yes=yes)
+    with bar("deleted", len(chosen.ids)) as progressed:
+        pruned = prune_each(store.store, store.config, chosen.ids, chosen.wanted, tell=progressed)
+    _print_pruned(pruned, as_json=as_json)
+    if selection.is_of_ids and (stay := set(selection.ids) - set(chosen.ids)):
+        raise DispatcherError("\n".join(_why_not(store, one) for one in sorted(stay)))
+
+
+def _print_pruned(pruned: Pruned, *, as_json: bool) -> None:
     if as_json:
         print_json({"tasks": pruned.tasks, "output_files": len(pruned.output_paths)})
     else:
         click.echo(f"deleted: {pruned.tasks} tasks, {len(pruned.output_paths)} output files")
+
+
+def _why_not(store: Client, task_id: int) -> str:
+    task = store.task(task_id)
+    if task is None:
+        return str(NoTask(task_id))
+    return f"task {task_id} is {task.state}; only finished tasks can be deleted"

@@ -44,6 +44,10 @@ FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at < :before
 ORDER BY finished_at, id LIMIT CAST(:limit AS BIGINT)
 """
 
+SIZE = """
+SELECT COALESCE(sum(octet_length(payload)), 0) / 65536 FROM payloads WHERE task_id = :task_id
+"""
+
 OLD_RUNS = """
 SELECT id, output_path FROM runs WHERE task_id = :task_id LIMIT CAST(:limit AS BIGINT)
 """

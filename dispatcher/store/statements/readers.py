@@ -12,12 +12,13 @@ TASK = f"SELECT {_TASK} FROM tasks WHERE id = :id"
 
 # A state that is not wanted is NULL, which equals nothing. The casts give a parameter that may be
 # NULL a type. The separator of a command's arguments occurs in no argument.
-_TASKS = f"""
-SELECT {_TASK} FROM tasks
+_MATCHING = f"""
+FROM tasks
 WHERE state IN ({", ".join(f":{state}" for state in TaskState)})
     AND queue = COALESCE(CAST(:queue AS TEXT), queue)
     AND id > :after_id AND id < :before_id
     AND created_at >= :since AND created_at < :until
+    AND (CAST(:finished_before AS BIGINT) IS NULL OR finished_at < :finished_before)
     AND (CAST(:profile AS TEXT) IS NULL OR profile = :profile)
     AND (CAST(:text AS TEXT) IS NULL OR replace(replace(command, '","', ' '), :text, '')
         <> replace(command, '","', ' '))
@@ -25,9 +26,11 @@ WHERE state IN ({", ".join(f":{state}" for state in TaskState)})
         SELECT 1 FROM {{each_label}} AS label WHERE label.key = :label AND label.value = :labelled))
 """
 
-TASKS = f"{_TASKS}ORDER BY id DESC LIMIT CAST(:limit AS BIGINT)"
+TASKS = f"SELECT {_TASK} {_MATCHING}ORDER BY id DESC LIMIT CAST(:limit AS BIGINT)"
 
-TASKS_OLDEST_FIRST = f"{_TASKS}ORDER BY id LIMIT CAST(:limit AS BIGINT)"
+TASKS_OLDEST_FIRST = f"SELECT {_TASK} {_MATCHING}ORDER BY id LIMIT CAST(:limit AS BIGINT)"
+
+MATCHES = f"SELECT id, state, intent {_MATCHING}ORDER BY id LIMIT CAST(:limit AS BIGINT)"
 
 FIRST_ID = "SELECT id FROM tasks ORDER BY id LIMIT 1"
 

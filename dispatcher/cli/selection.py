@@ -1,0 +1,210 @@
+"""The tasks that a verb acts on: ids, ranges and filters; the question before it changes many."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+import click
+
+from dispatcher.cli import lines, render
+from dispatcher.cli.param_types import DURATION, TEXT, TaskIds, offered
+from dispatcher.cli.printing import print_json
+from dispatcher.client import Client
+from dispatcher.errors import DispatcherError, did_you_mean
+from dispatcher.model import TaskFilter, TaskState
+from dispatcher.selection import Match, Selection
+from dispatcher.store.search import each_match
+
+#: So many tasks are changed without a question, and named one by one.
+FEW = 20
+
+
+def selected(
+    states: Collection[TaskState],
+    *,
+    usual: str = "",
+    offers: Collection[TaskState] | None = None,
+    older_than: str = "Submitted at least this long ago.",
+    required: bool = True,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what adds ids, ranges and filters to a verb, which receives one `selection`.
+
+    A filter can name some of the `states`; `usual` is the help's text for those that it takes
+    otherwise. A shell offers ids of tasks in the states `offers` [default: `states`].
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_selection(**given: Any) -> Any:
+            selection = _selection(**{name: given.pop(name) for name in _NAMES})
+            if required and selection == Selection():
+                raise click.UsageError(_MISSING)
+            return command(selection=selection, **given)
+
+        decorated: Callable[..., Any] = with_selection
+        for add in reversed(_parameters(states, usual, offers or states, older_than)):
+            decorated = add(decorated)
+        return decorated
+
+    return decorate
+
+
+#: The parameters that make a selection.
+_NAMES = ("tasks", "queue", "profile", "label", "text", "state", "older_than")
+
+_MISSING = (
+    "Missing argument 'ID...': name tasks by ids, ranges (12-40) or filters, e.g. --queue NAME"
+)
+
+
+def _parameters(
+    states: Collection[TaskState], usual: str, offers: Collection[TaskState], older_than: str
+) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    return [
+        click.argument("tasks", metavar="ID...", type=TaskIds(offers), nargs=-1),
+        click.option(
+            "--queue",
+            type=TEXT,
+            metavar="NAME",
+            shell_complete=offered("queues"),
+            help="Only this queue.",
+        ),
+        click.option(
+            "--profile",
+            type=TEXT,
+            metavar="NAME",
+            shell_complete=offered("profiles"),
+            help="Only tasks of this profile.",
+        ),
+        click.option("--label", type=TEXT, metavar="NAME=VALUE", help="Only with this label."),
+        click.option("--text", type=TEXT, metavar="TEXT", help="Only commands that contain this."),
+        click.option(
+            "--state",
+            multiple=True,
+            type=click.Choice([state.value for state in TaskState if state in states]),
+            metavar="STATE",
+            help=f"Only this state. Repeatable. {_names(states)}{usual}.",
+        ),
+        click.option("--older-than", type=DURATION, metavar="DURATION", help=older_than),
+    ]
+
+
+def acting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a verb that may change many tasks: `dry_run` and `yes`."""
+    command = click.option(
+        "--yes", is_flag=True, help=f"On a terminal, change more than {FEW} without a question."
+    )(command)
+    return click.option(
+        "--dry-run", is_flag=True, help="Change nothing; print which tasks it would be."
+    )(command)
+
+
+def _selection(
+    *,
+    tasks: Sequence[int | range],
+    state: Sequence[str],
+    label: str | None,
+    older_than: int | None,
+    **others: Any,
+) -> Selection:
+    wanted = TaskFilter(
+        states=frozenset(map(TaskState, state)) or None,
+        label=None if label is None else next(iter(lines.pairs("label", [label]).items())),
+        **others,
+    )
+    return Selection(
+        ids=tuple(dict.fromkeys(one for one in tasks if isinstance(one, int))),
+        ranges=tuple(one for one in tasks if isinstance(one, range)),
+        wanted=wanted,
+        older_than_ms=older_than,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The tasks that a selection finds."""
+
+    ids: Sequence[int]
+    states: Mapping[TaskState, int] = field(default_factory=dict)
+    """How many are in each state, as far as that is known."""
+    wanted: TaskFilter = field(default_factory=TaskFilter)
+    """What they matched."""
+
+    @property
+    def text(self) -> str:
+        """Their number, with that of each state: "3 tasks (2 ready, 1 held)"."""
+        known = [f"{self.states[state]} {state}" for state in TaskState if state in self.states]
+        return f"{len(self.ids)} tasks" + (f" ({', '.join(known)})" if known else "")
+
+
+def choose(
+    store: Client,
+    selection: Selection,
+    usual: Collection[TaskState],
+    *,
+    can: Callable[[Match], bool] = bool,
+) -> Chosen:
+    """Return the tasks that a selection finds, of `usual` states unless it names others."""
+    with store.store.snapshot() as now:
+        wanted = selection.filter(usual, now=now)
+    ids, states = array("q"), Counter[TaskState]()
+    for one in each_match(store.store, selection.parts(wanted)):
+        if can(one):
+            ids.append(one.id)
+            states[one.state] += 1
+    return Chosen(ids, states, wanted)
+
+
+def confirm(does: str, chosen: Chosen, *, yes: bool) -> None:
+    """Require the count of more than a few tasks from the user of a terminal.
+
+    Raises `DispatcherError` for another answer.
+    """
+    if yes or len(chosen.ids) <= FEW or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    click.echo(f"{does} {chosen.text}? Type their number to go on: ", err=True, nl=False)
+    if sys.stdin.readline().strip() != str(len(chosen.ids)):
+        raise DispatcherError("nothing was changed; --yes goes on without the question")
+
+
+def print_dry_run(
+    store: Client, does: str, selection: Selection, chosen: Chosen, *, as_json: bool
+) -> None:
+    """Print which tasks a verb would change; of many the first ones."""
+    if as_json:
+        states = {state.value: chosen.states[state] for state in chosen.states}
+        print_json({"dry_run": True, "tasks": len(chosen.ids), "states": states})
+        return
+    from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
+
+    click.echo(f"would {does}: {chosen.text}")
+    found = [task for one in chosen.ids[:FEW] if (task := store.task(one)) is not None]
+    if found:
+        rows = [(one.id, one.state, one.queue, render.command_text(one.command)) for one in found]
+        print_table(("ID", "STATE", "QUEUE", "COMMAND"), rows, spare=("QUEUE",))
+    if len(chosen.ids) > FEW:
+        click.echo(f"… and {len(chosen.ids) - FEW} more")
+    if stay := sorted(set(selection.ids).difference(chosen.ids)):
+        click.echo(f"dispatcher: {', '.join(map(str, stay))} would stay as they are", err=True)
+
+
+def nothing_text(
+    store: Client, does: str, chosen: Chosen, others: Collection[TaskState] = ()
+) -> str:
+    """Return that a selection finds no task; `others` are states that --state can name."""
+    wanted = chosen.wanted
+    if wanted.queue is not None and wanted.queue not in (known := store.queues()):
+        more = f"; no queue {wanted.queue!r}{did_you_mean(wanted.queue, known)}"
+    else:
+        more = f"; --state takes others: {_names(others)}" if others else ""
+    return f"nothing to {does}: no task that matches is {_names(wanted.states or (), ' or ')}{more}"
+
+
+def _names(states: Collection[TaskState], between: str = ", ") -> str:
+    return between.join(state for state in TaskState if state in states)

@@ -1,0 +1,408 @@
+"""Operators' verbs on many tasks: ids, ranges, filters, the question before, and a dry run."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.cli.selection import FEW, Chosen, confirm
+from dispatcher.client import Client
+from dispatcher.errors import DispatcherError
+from dispatcher.model import Intent, TaskFilter, TaskState
+from dispatcher.selection import Selection, merged
+from dispatcher.submission import new_task
+from dispatcher.times import StoreTime
+from tests.command import Command
+
+MANY = FEW + 5
+
+READY, HELD = TaskState.READY, TaskState.HELD
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+@pytest.fixture
+def client(command: Command) -> Iterator[Client]:
+    with command.client() as client:
+        yield client
+
+
+def submit(command: Command, many: int, *options: object) -> None:
+    for _ in range(many):
+        command("submit", *options, "--", "true")
+
+
+def ids_in(client: Client, state: TaskState) -> list[int]:
+    """Return the ids of the tasks in a state, lowest first."""
+    wanted = TaskFilter(states=frozenset({state}), oldest_first=True)
+    return [task.id for task in client.tasks(wanted)]
+
+
+def aged(client: Client, task_id: int, column: str, milliseconds: int) -> None:
+    """Have something happen to a task so much earlier."""
+    statement = f"UPDATE tasks SET {column} = {column} - :ms WHERE id = :id"
+    with client.store.transaction():
+        client.store.engine.change(  # type: ignore[attr-defined]
+            statement, {"ms": milliseconds, "id": task_id}
+        )
+
+
+# Selections ----------------------------------------------------------------------------------
+
+
+def test_ranges_and_ids_that_touch_become_one() -> None:
+    spans = [range(8, 9), range(1, 3), range(3, 5), range(2, 4), range(6, 7)]
+
+    assert [range(1, 5), range(6, 7), range(8, 9)] == merged(spans)
+    assert [] == merged([])
+
+
+def test_each_part_of_a_selection_has_bounds_of_its_own() -> None:
+    selection = Selection(ids=(9, 3), ranges=(range(4, 7),))
+
+    parts = selection.parts(TaskFilter(queue="q"))
+
+    assert [(2, 7), (8, 10)] == [(one.after_id, one.before_id) for one in parts]
+    assert {"q"} == {one.queue for one in parts}
+
+
+def test_a_selection_without_ids_is_its_filter() -> None:
+    selection = Selection(wanted=TaskFilter(queue="q"), older_than_ms=1_000)
+
+    wanted = selection.filter({READY}, now=StoreTime(5_000))
+
+    assert TaskFilter(queue="q", states=frozenset({READY}), until=StoreTime(4_000)) == wanted
+    assert [wanted] == selection.parts(wanted)
+
+
+def test_states_that_are_named_replace_the_usual_ones() -> None:
+    selection = Selection(wanted=TaskFilter(states=frozenset({HELD})))
+
+    assert frozenset({HELD}) == selection.filter({READY}, now=StoreTime(0)).states
+
+
+# Ids, ranges, filters --------------------------------------------------------------------------
+
+
+def test_ids_and_ranges_are_acted_on_together(command: Command, client: Client) -> None:
+    submit(command, 6)
+
+    result = command("cancel", 1, "3-4", 3)
+
+    assert "1 cancelled\n3 cancelled\n4 cancelled\n" == result.stdout
+    assert [2, 5, 6] == ids_in(client, READY)
+
+
+def test_a_range_leaves_out_what_the_verb_cannot_change(command: Command) -> None:
+    submit(command, 3)
+    command.run_once()  # task 1
+
+    result = command("cancel", "1-99")
+
+    assert ("2 cancelled\n3 cancelled\n", "") == (result.stdout, result.stderr)
+
+
+def test_ids_alone_are_each_reported_also_those_that_stay(command: Command) -> None:
+    submit(command, 2)
+    command.run_once()  # task 1
+
+    result = command("cancel", 1, 2, 9, exits=1)
+
+    assert "2 cancelled\n" == result.stdout
+    assert "task 1 has failed already" in result.stderr
+    assert "no task 9" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("filters", "held"),
+    [
+        (["--queue", "q"], [2, 3]),
+        (["--label", "team=data"], [1, 3]),
+        (["--text", "big.log"], [4]),
+        (["--profile", "zip"], [5]),
+        (["--state", "scheduled"], [6]),
+        (["--older-than", "2h"], [1, 2]),
+        (["--queue", "q", "--label", "team=data"], [3]),
+        (["3-6", "--queue", "q"], [3]),
+        ([2, 4, "--text", "true"], [2]),
+    ],
+    ids=str,
+)
+def test_filters_name_the_tasks_that_match_all_of_them(
+    command: Command, client: Client, filters: list[object], held: list[int]
+) -> None:
+    command.configure('[profiles.zip]\ncommand = ["gzip"]')
+    command("submit", "--label", "team=data", "--", "true")
+    command("submit", "--queue", "q", "--", "true")
+    command("submit", "--queue", "q", "--label", "team=data", "--", "true")
+    command("submit", "--", "gzip", "big.log")
+    command("submit", "--profile", "zip")
+    command("submit", "--delay", "1h", "--", "true")
+    for task_id in (1, 2):
+        aged(client, task_id, "created_at", 3 * 3_600_000)
+
+    shown = command("hold", *filters).stdout
+
+    assert "".join(f"{task_id} held\n" for task_id in held) == shown
+    assert held == ids_in(client, HELD)
+
+
+def test_a_filter_of_retry_takes_failed_tasks_unless_a_state_is_named(
+    command: Command, client: Client
+) -> None:
+    submit(command, 4)
+    command.run_once()  # task 1
+    command("cancel", 2)
+    command("hold", 3)
+
+    failed = command("retry", "1-4").stdout
+    cancelled = command("retry", "--state", "cancelled").stdout
+
+    assert ("1 ready\n", "2 ready\n") == (failed, cancelled)
+    assert [3] == ids_in(client, HELD)
+
+
+def test_a_filter_of_release_takes_what_is_held_or_being_held_and_nothing_that_runs(
+    command: Command, client: Client
+) -> None:
+    submit(command, 4)
+    with client.store.transaction() as now:
+        client.store.claim("default", limit=2, node="n", output_dir="/o", now=now)
+    command("hold", 2, 3)  # task 2 runs
+
+    tried = command("release", "--queue", "default", "--dry-run").stdout
+    shown = command("release", "--queue", "default").stdout
+
+    assert tried.startswith("would release: 2 tasks (1 running, 1 held)\n")
+    assert "2 is being ended as held; then it is ready\n3 ready\n" == shown
+    assert Intent.RELEASE is client.task(2).intent  # type: ignore[union-attr]
+    assert client.task(1).intent is None  # type: ignore[union-attr]
+
+
+def test_where_nothing_matches_that_is_reported_and_is_no_failure(command: Command) -> None:
+    submit(command, 1, "--queue", "nightly")
+
+    assert (
+        "dispatcher: nothing to retry: no task that matches is failed; --state takes others: held,"
+        " cancelled\n"
+    ) == command("retry", "--queue", "nightly").stderr
+    assert (
+        "dispatcher: nothing to hold: no task that matches is running\n"
+        == command("hold", "1-5", "--state", "running").stderr
+    )
+    assert "; no queue 'nightli'; did you mean 'nightly'?" in (
+        command("cancel", "--queue", "nightli").stderr
+    )
+    assert [] == command("retry", "1-5", "--json").json
+
+
+def test_many_tasks_that_a_filter_names_are_counted_and_those_named_by_id_are_listed(
+    command: Command,
+) -> None:
+    with command.client() as client:
+        client.submit_many(client_tasks(client, 2 * MANY))
+        with client.store.transaction() as now:
+            client.store.claim("default", limit=2, node="n", output_dir="/o", now=now)
+
+    counted = command("cancel", f"1-{MANY}").stdout
+    listed = command("cancel", *range(MANY + 1, 2 * MANY + 1)).stdout
+
+    ending = "being ended, then cancelled: 2 tasks\n"
+    assert f"{ending}cancelled: {MANY - 2} tasks\n" == counted
+    assert MANY == len(listed.splitlines())
+
+
+def client_tasks(client: Client, many: int) -> Iterator[Any]:
+    return (new_task(client.config, ["true"], {}) for _ in range(many))
+
+
+def test_the_json_of_many_names_each_of_them(command: Command) -> None:
+    with command.client() as client:
+        client.submit_many(client_tasks(client, MANY))
+
+    found = command("hold", "--queue", "default", "--json").json
+
+    assert [*range(1, MANY + 1)] == [one["id"] for one in found]
+    assert {"id": 1, "was": "ready", "done": True, "ending": None, "then": None} == {
+        key: found[0][key] for key in ("id", "was", "done", "ending", "then")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["cancel"], "Missing argument 'ID...': name tasks by ids, ranges (12-40) or filters"),
+        (["cancel", "40-12"], "'40-12' runs backwards; write 12-40"),
+        (["cancel", "1-x"], "'x' is not a valid task id"),
+        (["cancel", "0-4"], "0 is not in the range"),
+        (["hold", "first"], "'first' is not a valid task id"),
+        (["cancel", "--label", "team"], "label: 'team' has no value; write team=VALUE"),
+        (["cancel", "--state", "succeeded"], "'succeeded' is not one of 'scheduled', 'ready'"),
+        (["retry", "--state", "running"], "'running' is not one of 'held', 'failed', 'cancelled'"),
+        (["pause"], "Missing argument 'QUEUE...': name queues, or give --all"),
+        (["resume", "--all", "q"], "--all means every queue; name none"),
+    ],
+)
+def test_a_mistaken_selection_is_one_line_and_nothing_is_done(
+    command: Command, arguments: list[str], told: str
+) -> None:
+    submit(command, 1)
+
+    stderr = command(*arguments, exits=2).stderr
+
+    assert told in stderr
+    assert 1 == len(stderr.splitlines())
+    assert "ready" == command("show", 1, "--json").json["state"]
+
+
+# A dry run, and the question -------------------------------------------------------------------
+
+
+def test_a_dry_run_prints_which_tasks_it_would_be_and_changes_nothing(
+    command: Command, client: Client
+) -> None:
+    submit(command, 3)
+    command("hold", 2)
+
+    shown = command("cancel", "--queue", "default", "--dry-run").stdout
+    as_json = command("cancel", "--queue", "default", "--dry-run", "--json").json
+
+    assert "would cancel: 3 tasks (2 ready, 1 held)\n" == shown.splitlines(keepends=True)[0]
+    assert "1   ready  default  true" in shown
+    assert {"dry_run": True, "tasks": 3, "states": {"ready": 2, "held": 1}} == as_json
+    assert [1, 3] == ids_in(client, READY)
+
+
+def test_a_dry_run_of_ids_names_those_that_would_stay(command: Command) -> None:
+    submit(command, 2)
+    command.run_once()  # task 1
+
+    result = command("cancel", 1, 2, 9, "--dry-run")
+
+    assert result.stdout.startswith("would cancel: 1 tasks (1 ready)\n")
+    assert "dispatcher: 1, 9 would stay as they are\n" == result.stderr
+
+
+def test_a_dry_run_of_many_prints_the_first_and_counts_the_others(command: Command) -> None:
+    with command.client() as client:
+        client.submit_many(client_tasks(client, MANY))
+
+    shown = command("hold", "--queue", "default", "--dry-run").stdout
+
+    assert f"would hold: {MANY} tasks ({MANY} ready)\n" in shown
+    assert f"… and {MANY - FEW} more\n" in shown
+    assert FEW + 3 == len(shown.splitlines())
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, answer: str, chosen: Chosen, *, yes: bool) -> str:
+    """Return what a terminal shows of the question; raise what the answer leads to."""
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    monkeypatch.setattr(sys, "stderr", shown)
+    confirm("cancel", chosen, yes=yes)
+    return shown.getvalue()
+
+
+def test_on_a_terminal_many_are_changed_for_their_count_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = Chosen(range(MANY), {READY: MANY - 1, HELD: 1})
+
+    shown = asked(monkeypatch, f"{MANY}\n", many, yes=False)
+
+    question = f"cancel {MANY} tasks ({MANY - 1} ready, 1 held)? Type their number to go on: "
+    assert question == shown
+    for answer in ("y\n", "\n", "", f"{MANY - 1}\n"):
+        with pytest.raises(DispatcherError, match="nothing was changed; --yes goes on"):
+            asked(monkeypatch, answer, many, yes=False)
+
+
+def test_few_are_changed_without_a_question_and_so_are_many_with_yes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "" == asked(monkeypatch, "", Chosen(range(FEW)), yes=False)
+    assert "" == asked(monkeypatch, "", Chosen(range(MANY)), yes=True)
+
+
+def test_without_a_terminal_nothing_is_asked(command: Command, client: Client) -> None:
+    client.submit_many(client_tasks(client, MANY))
+
+    command("cancel", "--queue", "default")
+
+    assert [] == ids_in(client, READY)
+
+
+# Prune ---------------------------------------------------------------------------------------
+
+
+def test_a_range_of_prune_deletes_what_has_finished_in_it_at_any_time(command: Command) -> None:
+    submit(command, 4)
+    command("cancel", 2, 3)
+
+    shown = command("prune", "1-2").stdout
+
+    assert "deleted: 1 tasks, 0 output files\n" == shown
+    assert [4, 3, 1] == [task["id"] for task in command("list", "--json").json]
+
+
+def test_prune_of_ids_reports_those_that_stay(command: Command) -> None:
+    submit(command, 2)
+    _, file = command.run_once()
+
+    result = command("prune", 1, 2, 9, exits=1)
+
+    assert "deleted: 1 tasks, 1 output files\n" == result.stdout
+    assert (
+        "dispatcher: task 2 is ready; only finished tasks can be deleted\n"
+        "dispatcher: no task 9; `dispatcher list` shows those there are\n"
+    ) == result.stderr
+    assert not file.exists()
+
+
+def test_a_filter_of_prune_narrows_what_is_old_enough(command: Command, client: Client) -> None:
+    for queue in ("a", "b", "a"):
+        submit(command, 1, "--queue", queue)
+    command("cancel", "1-3")
+    for task_id in (1, 2):
+        aged(client, task_id, "finished_at", 2 * 3_600_000)
+
+    tried = command("prune", "--queue", "a", "--older-than", "1h", "--dry-run").stdout
+    deleted = command("prune", "--queue", "a", "--older-than", "1h").stdout
+    by_default = command("prune", "--queue", "a").stdout  # 30 days
+
+    assert tried.startswith("would delete: 1 tasks (1 cancelled)\n")
+    assert "deleted: 1 tasks, 0 output files\n" == deleted
+    assert "deleted: 0 tasks, 0 output files\n" == by_default
+    assert [3, 2] == [task["id"] for task in command("list", "--json").json]
+
+
+# Pause and resume ------------------------------------------------------------------------------
+
+
+def test_all_queues_are_paused_and_resumed(command: Command) -> None:
+    command.configure("[queues.gpu]\nconcurrency = 1")
+    submit(command, 1, "--queue", "ci")
+
+    paused = command("pause", "--all", "--reason", "maintenance").stdout
+    status = command("status", "--json").json["paused_queues"]
+    resumed = command("resume", "--all").stdout
+
+    assert "ci paused\ndefault paused\ngpu paused\n" == paused
+    assert dict.fromkeys(("ci", "default", "gpu"), "maintenance") == status
+    assert "ci resumed\ndefault resumed\ngpu resumed\n" == resumed
+    assert "dispatcher: no queue is paused\n" == command("resume", "--all").stderr
