@@ -69,6 +69,12 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=2,
         ),
         Mistake(
+            name="a verb of another program",
+            typed="squeue",
+            told="no verb 'squeue'; here it is `dispatcher list` (see: dispatcher --help)",
+            exits=2,
+        ),
+        Mistake(
             name="no command",
             typed="submit",
             text="command: is empty; name a program, for example: -- echo hello",

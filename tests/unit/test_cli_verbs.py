@@ -12,6 +12,7 @@ import pytest
 from dispatcher import errors
 from dispatcher.calendar import Calendar
 from dispatcher.cli import app, failures
+from dispatcher.cli.foreign_verbs import MEANT
 from dispatcher.cli.verbs.status import status_json
 from dispatcher.client import Client
 from dispatcher.config.config import load
@@ -228,6 +229,8 @@ def test_an_empty_reason_is_refused_and_nothing_is_done(
     [
         (["lst"], "no verb 'lst'; did you mean 'list'? (see: dispatcher --help)"),
         (["frobnicate"], "no verb 'frobnicate' (see: dispatcher --help)"),
+        (["kill", "1"], "no verb 'kill'; here it is `dispatcher cancel ID` (see: dispatcher"),
+        (["squeue"], "no verb 'squeue'; here it is `dispatcher list` (see: dispatcher --help)"),
         (["show"], "Missing argument 'ID' (see: dispatcher show --help)"),
         (["show", "x"], "Invalid value for 'ID'"),
         (["show", "0"], "Invalid value for 'ID'"),
@@ -248,6 +251,15 @@ def test_usage_mistakes_are_one_line_with_where_to_look(
 
     assert message in result.stderr
     assert 1 == len(result.stderr.splitlines())
+
+
+@pytest.mark.parametrize(("foreign", "ours"), MEANT.items())
+def test_what_a_verb_of_another_program_is_here_exists(foreign: str, ours: str) -> None:
+    named = re.findall(r"`(?:dispatcher )?([a-z-]+)", f"`dispatcher {ours}`")
+
+    assert named
+    assert [] == [verb for verb in named if verb not in app.VERBS]
+    assert foreign not in app.VERBS
 
 
 @pytest.mark.parametrize(
