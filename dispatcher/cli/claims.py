@@ -17,12 +17,13 @@ import click
 from dispatcher import control, worker_api
 from dispatcher.calendar import Calendar
 from dispatcher.cli.configuration import applicable_environment
-from dispatcher.cli.param_types import ID
+from dispatcher.cli.param_types import TaskId, file_names
 from dispatcher.cli.printing import print_json
 from dispatcher.config.places import SOCKET
 from dispatcher.errors import CommitUnknown, NoLock
 from dispatcher.exit_codes import ExitCode
 from dispatcher.host import files
+from dispatcher.model import TaskState
 from dispatcher.times import StoreTime, wall_clock
 from dispatcher.words import REMEDIES, Accepted, Refused, Renewed, encode_request, parse_request
 from dispatcher.worker_api import WorkerError
@@ -51,6 +52,7 @@ def claim_options(command: Callable[..., int]) -> Callable[..., int]:
             "--lock-file",
             "lock_from_file",
             metavar="PATH",
+            shell_complete=file_names,
             callback=_read_lock,
             help="Read the lock from this file.",
         ),
@@ -58,7 +60,7 @@ def claim_options(command: Callable[..., int]) -> Callable[..., int]:
         click.option(
             "--task",
             "task_id",
-            type=ID,
+            type=TaskId({TaskState.RUNNING}),
             required=True,
             envvar="DISPATCHER_TASK_ID",
             show_envvar=True,

@@ -47,6 +47,52 @@ def test_queues_profiles_and_tasks_are_offered(world: World) -> None:
     assert ["plain,1"] == offered(world, ["dispatcher", "logs", "-f", "1"])
 
 
+def test_only_ids_are_offered_that_the_verb_can_act_on(world: World) -> None:
+    for _ in range(4):
+        world.submit("true")
+    world.cli("cancel", 1)
+    world.cli("hold", 2)
+    world.cli("claim", "--task", 3, "--lock-file", str(world.directory / "lock"))
+
+    def ids(*words: str) -> list[str]:
+        return [one.removeprefix("plain,") for one in offered(world, ["dispatcher", *words, ""])]
+
+    assert ["4", "3", "2"] == ids("cancel")
+    assert ["4", "3"] == ids("hold")
+    assert ["2"] == ids("release")
+    assert ["2", "1"] == ids("retry")
+    assert ["1"] == ids("prune")
+    assert ["4", "3", "2", "1"] == ids("show")
+    assert ["4"] == ids("claim", "--task")
+    assert ["3"] == ids("fail", "--task")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["submit", "--from", "jo"], "file,jo"),
+        (["submit", "--cwd", "di"], "dir,di"),
+        (["submit", "--", "./sc"], "file,./sc"),
+        (["submit", "--", "./script", "--in", "da"], "file,da"),
+        (["submit", "--queue", "q", "gz"], "file,gz"),
+        (["list", "--config", "et"], "file,et"),
+        (["backup", "co"], "file,co"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_the_shell_completes_names_of_files(world: World, words: list[str], kind: str) -> None:
+    assert [kind] == offered(world, ["dispatcher", *words])
+
+
+def test_a_mistake_elsewhere_in_the_configuration_hides_no_task(world: World) -> None:
+    world.submit("true")
+    text = world.config_file.read_text()
+    world.config_file.write_text(f'{text}\n[profiles.zip]\ncomand = ["gzip"]\n')
+
+    assert ["plain,1"] == offered(world, ["dispatcher", "cancel", ""])
+    assert ["plain,default"] == offered(world, ["dispatcher", "list", "--queue", "d"])
+
+
 @pytest.mark.parametrize("trouble", ["no store", "no such file", "a mistake", "damaged"])
 def test_completion_in_trouble_offers_prints_and_creates_nothing(
     world: World, trouble: str

@@ -17,13 +17,14 @@ from dispatcher.calendar import Calendar
 from dispatcher.cli.claims import LOCK, usage_errors, warn_of_end
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option
-from dispatcher.cli.param_types import DURATION, ID, offered
+from dispatcher.cli.param_types import DURATION, TaskId, file_names, offered
 from dispatcher.cli.printing import is_closed, print_json, printed
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoTask, cannot_write, did_you_mean
 from dispatcher.execution import Claim
 from dispatcher.executor_api import worker_environment
+from dispatcher.model import TaskState
 from dispatcher.quantities.durations import Milliseconds
 
 
@@ -40,11 +41,14 @@ from dispatcher.quantities.durations import Milliseconds
     shell_complete=offered("queues"),
     help="Queue [default: as configured].",
 )
-@click.option("--task", "task_id", type=ID, metavar="ID", help="Claim this task.")
+@click.option(
+    "--task", "task_id", type=TaskId({TaskState.READY}), metavar="ID", help="Claim this task."
+)
 @click.option("--ttl", type=DURATION, metavar="DURATION", help="Set the task's lease.")
 @click.option(
     "--lock-file",
     metavar="PATH",
+    shell_complete=file_names,
     help="Write the lock to this file (mode 0600) instead of printing it.",
 )
 @click.option("--export", is_flag=True, help="Print variables for a shell to evaluate.")

@@ -15,7 +15,7 @@ from dispatcher.cli import lines
 from dispatcher.cli.accepted import AcceptedTasks, naming_unprinted
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option, limit_options
-from dispatcher.cli.param_types import DURATION, offered
+from dispatcher.cli.param_types import DURATION, directory_names, file_names, offered
 from dispatcher.cli.printing import print_json, print_json_list
 from dispatcher.client import Client
 from dispatcher.config.config import Config
@@ -61,7 +61,12 @@ _MOST_WARNINGS = 10
 )
 @click.option("--priority", type=int, metavar="N", help="Higher runs first [default: 0].")
 @click.option("--max-attempts", type=int, metavar="N", help="Attempts before the task fails.")
-@click.option("--cwd", metavar="DIR", help="Working directory [default: this one].")
+@click.option(
+    "--cwd",
+    metavar="DIR",
+    shell_complete=directory_names,
+    help="Working directory [default: this one].",
+)
 @click.option(
     "--env",
     multiple=True,
@@ -98,6 +103,7 @@ _MOST_WARNINGS = 10
     "--from",
     "source",
     metavar="FILE|-",
+    shell_complete=file_names,
     help="Submit many, all or none: a JSON object a line with these options as keys and "
     '"command" as a list. Options given here apply to lines without them.',
 )
@@ -108,7 +114,7 @@ _MOST_WARNINGS = 10
 )
 @json_option
 @config_option
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=file_names)
 def command(
     *, source: str | None, wait: bool, as_json: bool, command: tuple[str, ...], **given: Any
 ) -> int:
