@@ -71,7 +71,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a verb of another program",
             typed="squeue",
-            told="no verb 'squeue'; here it is `dispatcher list` (see: dispatcher --help)",
+            text="no verb 'squeue'; here it is `dispatcher list` (see: dispatcher --help)",
             exits=2,
         ),
         Mistake(

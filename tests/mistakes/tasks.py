@@ -106,7 +106,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="no task to cancel",
             typed="cancel",
-            told=(
+            text=(
                 "Missing argument 'ID...': name tasks by ids, ranges (12-40) or filters, e.g. "
                 "--queue NAME (see: dispatcher cancel --help)"
             ),
@@ -115,7 +115,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="a range from its end",
             typed="cancel 40-12",
-            told=(
+            text=(
                 "Invalid value for 'ID...': '40-12' runs backwards; write 12-40 "
                 "(see: dispatcher cancel --help)"
             ),
@@ -124,7 +124,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="cancel what has succeeded, by state",
             typed="cancel --state succeeded",
-            told=(
+            text=(
                 "Invalid value for '--state': 'succeeded' is not one of 'scheduled', 'ready', "
                 "'running', 'held' (see: dispatcher cancel --help)"
             ),
@@ -134,13 +134,13 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="delete what has not finished",
             typed="prune 1",
             before=("submit -- true",),
-            told="task 1 is ready; only finished tasks can be deleted",
+            text="task 1 is ready; only finished tasks can be deleted",
             exits=1,
         ),
         Mistake(
             name="pause no queue",
             typed="pause",
-            told=(
+            text=(
                 "Missing argument 'QUEUE...': name queues, or give --all (see: dispatcher pause "
                 "--help)"
             ),
