@@ -138,15 +138,6 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=1,
         ),
         Mistake(
-            name="pause no queue",
-            typed="pause",
-            text=(
-                "Missing argument 'QUEUE...': name queues, or give --all (see: dispatcher pause "
-                "--help)"
-            ),
-            exits=2,
-        ),
-        Mistake(
             name="a state that does not exist",
             typed="list --state done",
             text=(
@@ -180,7 +171,10 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         Mistake(
             name="pause without a queue",
             typed="pause",
-            text="Missing argument 'QUEUE...' (see: dispatcher pause --help)",
+            text=(
+                "Missing argument 'QUEUE...': name queues, or give --all (see: dispatcher pause "
+                "--help)"
+            ),
             exits=2,
         ),
         Mistake(
