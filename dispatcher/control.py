@@ -23,6 +23,7 @@ from dispatcher.daemon_report import DaemonReport
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.host import files, locks, owner, sockets
 from dispatcher.host.node import known_node_id
+from dispatcher.host.utf8 import as_utf8
 
 if TYPE_CHECKING:
     from socket import socket
@@ -132,11 +133,13 @@ def why_unreachable(config: Config) -> str | None:
 
 
 def reload(config: Config) -> dict[str, Any] | None:
-    """Let the running daemon read its file again; return its answer, None if none runs.
+    """Let the running daemon read its file again, if it is this configuration's.
 
-    Raises TimeoutError when one runs and does not answer, and `ForeignDaemon`.
+    Return its answer, None if none runs. Raises TimeoutError when one runs and does not answer, and
+    `ForeignDaemon`.
     """
-    return _request(find(config), b'{"op":"reload"}\n', dict[str, Any])
+    request = {"op": "reload", "file": config.file and as_utf8(os.path.realpath(config.file))}
+    return _request(find(config), msgspec.json.encode(request) + b"\n", dict[str, Any])
 
 
 def send_request(path: Path, line: bytes) -> dict[str, Any] | None:

@@ -140,6 +140,12 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     """The concurrency limit of each queue that has reached it here."""
     stopping: str | None = None
     """How the daemon stops; None: it does not."""
+    ends_runs_in_s: float | None = None
+    """Seconds until a draining daemon ends the runs that are left; None: it does not drain."""
+    config_file: str | None = ""
+    """The file of the configuration in force; None: built-in defaults, "": an older daemon."""
+    config_mistakes: tuple[str, ...] = ()
+    """The mistakes of profiles, which alone cannot be used."""
     store_silent_for_s: float | None = None
     """Seconds since the store last answered; None: it answers."""
     postponed: dict[str, str] = {}

@@ -130,6 +130,8 @@ class StartSettings:
     """Variables that point a worker's own calls to this dispatcher's store."""
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
     """Secrets for the tasks of a profile, in memory and in the environment of their workers."""
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """Why no task of a profile can start, by profile."""
 
 
 def run_deadline(run_by: Instant) -> dict[str, float]:

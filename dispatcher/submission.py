@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from dispatcher.config import limits, template
+from dispatcher.config import limits, profiles, template
 from dispatcher.config.config import Config
 from dispatcher.config.task_settings import TaskDefaults
-from dispatcher.errors import InvalidTask, did_you_mean
+from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
 from dispatcher.new_task import NewTask
 from dispatcher.quantities import signal_names
@@ -58,7 +58,9 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     if (name := given.pop("profile", None)) is not None:
         command, given = _from_profile(config, str(name), command, given)
     elif not config.defaults.allow_commands:
-        raise InvalidTask(f"command: only profiles may be run here{_known(config)}; add --profile")
+        raise InvalidTask(
+            f"command: only profiles may be run here{profiles.known(config)}; add --profile"
+        )
     wanted = {"queue": config.defaults.queue, **given}
     if (queue := config.queues.get(wanted["queue"])) is not None:  # type: ignore[call-overload]
         wanted = {**_defaults(queue), **wanted}
@@ -84,9 +86,7 @@ def _from_profile(
     """Return a profile's command for a payload, and the options with the profile's defaults."""
     if command:
         raise InvalidTask(f"command: profile {name!r} brings its own; leave the command out")
-    if (profile := config.profiles.get(name)) is None:
-        near = did_you_mean(name, config.profiles) or _known(config)
-        raise InvalidTask(f"profile: there is no {name!r}{near}")
+    profile = profiles.named(config, name)
     payload = options.get("payload")
     check_payload(payload)  # type: ignore[arg-type]
     wanted = {"queue": profile.queue, "cwd": profile.cwd, **_defaults(profile), **options}
@@ -100,10 +100,6 @@ def _from_profile(
     }
     filled = template.fill(profile.command, payload)  # type: ignore[arg-type]
     return filled, {key: value for key, value in wanted.items() if value is not None}
-
-
-def _known(config: Config) -> str:
-    return f"; known are: {', '.join(config.profiles) or 'none'}"
 
 
 def _defaults(given: TaskDefaults) -> dict[str, object]:

@@ -81,10 +81,12 @@ _CONFIGURATION = """\
 <!-- Made by `make docs` from dispatcher/config: change the texts there. -->
 
 One TOML file: `--config PATH`, else `$DISPATCHER_CONFIG`, else
-`$XDG_CONFIG_HOME/dispatcher/dispatcher.toml` (`~/.config/…`; not for root), else
-`/etc/dispatcher/dispatcher.toml`; without a file the defaults below apply. An unknown key or an
-impossible value is an error that names file, line, key and remedy (exit code 78);
-`dispatcher check-config` finds them all. Durations carry their unit: `"200ms"`, `"15m"`, `"30d"`.
+`$XDG_CONFIG_HOME/dispatcher/dispatcher.toml` (`~/.config/…`; of root only if root owns it, and each
+directory and link on the way), else `/etc/dispatcher/dispatcher.toml`; without a file the defaults
+below apply. An unknown key or an impossible value is an error that names file, line, key and remedy
+(exit code 78); `dispatcher check-config` finds them all. In a profile it concerns that profile
+alone: submits of it are refused, its tasks are held, and the rest of the file holds. Durations
+carry their unit: `"200ms"`, `"15m"`, `"30d"`.
 
 `dispatcher config` prints every value and its source, `dispatcher config --commented` a file
 with every key to start from, and `dispatcher config --schema` the JSON schema for editors."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,12 +38,12 @@ def named_file() -> str | None:
     return named
 
 
-def config_as_owner(*, whole: bool = True) -> Config:
+def config_as_owner(*, whole: bool = True, warn: bool = True) -> Config:
     """Return the configuration as `config_as_caller`; root becomes the state directory's owner.
 
     Root has read the file and all that the command line names by then, and opens nothing after.
     """
-    config = config_as_caller(whole=whole)
+    config = config_as_caller(whole=whole, warn=warn)
     _become_owner(config)
     return config
 
@@ -53,22 +53,31 @@ def _become_owner(config: Config) -> None:
         user_change.become(foreign, config.state_dir)
 
 
-def config_as_caller(*, whole: bool = True) -> Config:
+def config_as_caller(*, whole: bool = True, warn: bool = True) -> Config:
     """Return the configuration of the command line. Raises `ConfigError`.
 
-    Unless it must be `whole`, mistakes are only printed if the file certainly names the daemon and
-    store: that daemon works on with the file of before, and must stay reachable.
+    Mistakes of profiles are only printed. Unless it must be `whole`, so are others if the file
+    certainly names the daemon and store: that daemon works on with the file of before, and must
+    stay reachable. Without `warn` nothing is printed.
     """
     try:
-        return load(named_file())
+        config = load(named_file())
     except ConfigError as error:
         if whole or isinstance(error.__cause__, OSError):
             raise
         if (rest := _certain_of(error)) is None:
             raise ConfigError(f"{error}\n{_REMEDY}") from error
-        for line in (*str(error).splitlines(), "going on with the rest of it"):
-            click.echo(f"dispatcher: {line}", err=True)
+        if warn:
+            _warn(str(error).splitlines(), "going on with the rest of it")
         return rest
+    if config.mistakes and warn:
+        _warn(config.mistakes, f"going on without profile {' and '.join(config.mistaken_profiles)}")
+    return config
+
+
+def _warn(mistakes: Sequence[str], consequence: str) -> None:
+    for line in (*mistakes, consequence):
+        click.echo(f"dispatcher: {line}", err=True)
 
 
 def _certain_of(error: ConfigError) -> Config | None:

@@ -5,9 +5,7 @@ On any error nothing is offered and nothing is printed: the user is in the middl
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import redirect_stderr
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -49,8 +47,7 @@ def offer_tasks(states: Collection[TaskState] | None, begun: str) -> list[Comple
 
 def _begun(offers: Callable[[Config], _Offers], begun: str) -> list[CompletionItem]:
     try:
-        with redirect_stderr(io.StringIO()):  # a warning would land in the line
-            found = list(offers(config_as_owner(whole=False)))
+        found = list(offers(config_as_owner(whole=False, warn=False)))
     except Exception:  # noqa: BLE001 - the error belongs to the command, not to the Tab key
         return []
     return [CompletionItem(name, help=text) for name, text in found if name.startswith(begun)]

@@ -19,7 +19,7 @@ config_option = click.option(
     callback=lambda ctx, _param, path: name_file(ctx, path),
     expose_value=False,
     help="Configuration file [default: $DISPATCHER_CONFIG, else"
-    " ~/.config/dispatcher/dispatcher.toml, else /etc/dispatcher/dispatcher.toml].",
+    " dispatcher/dispatcher.toml in $XDG_CONFIG_HOME (~/.config), else in /etc].",
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

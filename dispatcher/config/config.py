@@ -58,8 +58,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     defaults: Defaults
     queues: Mapping[str, Queue]
     profiles: Mapping[str, Profile]
+    """Without the mistaken ones."""
+    mistaken_profiles: Mapping[str, Sequence[str]] = {}
+    """The mistakes of each profile that has one, a line each: it cannot be used."""
     logs: LogsSection
     metrics: MetricsSection
+
+    @property
+    def mistakes(self) -> Sequence[str]:
+        """The mistakes of profiles, a line each: all that a configuration may have."""
+        return [line for lines in self.mistaken_profiles.values() for line in lines]
 
     @property
     def on_stop(self) -> Literal["drain", "leave"]:
@@ -157,25 +165,28 @@ class Mistaken(ConfigError):
 def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration: of the file named, else $DISPATCHER_CONFIG's, else the user's own.
 
-    Where the user has none it is the system's, and without any file the defaults hold. Raises
-    `ConfigError` when a file that was named cannot be read, and `Mistaken` when it has mistakes.
+    Where the user has none it is the system's, and without any file the defaults hold. A profile
+    with a mistake is in `mistaken_profiles`. Raises `ConfigError` when the file cannot be read, and
+    `Mistaken` when it has other mistakes.
     """
     file, environ = find(named, environ)
     settings = Settings()
     mistakes: list[str] = []
+    profiles: Mapping[str, Sequence[str]] = {}
     places_certain = directories_certain = True
     if file is not None:
         from dispatcher.config import file as config_file  # noqa: PLC0415 - imports a TOML parser
 
-        settings, mistakes, places_certain, directories_certain = config_file.read(file)
+        settings, mistakes, profiles, places_certain, directories_certain = config_file.read(file)
     config, impossible = resolve(settings, file, environ)
+    config = msgspec.structs.replace(config, mistaken_profiles=profiles)
     places_certain = places_certain or {STATE, RUNTIME, STORE} <= environ.keys()
     directories_certain = directories_certain and not any(map(concerns_directories, impossible))
     if not places_certain and settings.node.runtime_dir is None:
         # It is derived from what may be mistaken.
         impossible = [what for what in impossible if not what.startswith("node.runtime_dir")]
     mistakes += [f"{file or 'built-in defaults'}: {what}" for what in impossible]
-    if mistakes:
+    if len(mistakes) > len(config.mistakes):
         raise Mistaken(
             mistakes,
             config,
@@ -204,9 +215,12 @@ def find(named: str | None, environ: Mapping[str, str]) -> tuple[Path | None, Ma
 
 def _may_exist(file: Path) -> bool:
     try:
-        return file.exists()
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError:  # reading it reports the error
-        return True
+        pass
+    return True
 
 
 def _reads(unit: Path, file: Path) -> bool:

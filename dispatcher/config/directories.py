@@ -47,7 +47,8 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> F
     Raises `ConfigError` if they are not: another directory is another node.
     """
     try:
-        return Found(config.load(named, environ))
+        loaded = config.load(named, environ)
+        return Found(loaded, loaded.mistakes)
     except Mistaken as error:
         if not error.directories_certain:
             raise

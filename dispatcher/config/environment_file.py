@@ -7,11 +7,13 @@ repeats one.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from dispatcher.config import limits
 from dispatcher.config.config import Config
-from dispatcher.errors import ConfigError
 from dispatcher.host import files
 
 #: Bytes of one file: what one string of an environment may have.
@@ -28,31 +30,47 @@ _ENTRY = re.compile(
 _ESCAPE = re.compile(r'\\(["\\$`])|\\\n')
 
 
-def read_all(config: Config) -> dict[str, dict[str, str]]:
-    """Return the variables of each profile that has a file.
+class Variables(NamedTuple):
+    """What the tasks of profiles get from files, and which profiles cannot be used."""
 
-    Raises `ConfigError`, a line for each file with a mistake: where, what, and the remedy.
-    """
-    found, wrong = _read_all(config)
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    return found
-
-
-def mistakes(config: Config) -> list[str]:
-    """Return a line for each file with a mistake."""
-    return _read_all(config)[1]
+    of: Mapping[str, Mapping[str, str]]
+    """The variables of each profile that can be used: none of one without a file."""
+    unusable: Mapping[str, str]
+    """Of each other profile a line: its mistake, or why its file cannot be read."""
+    unread: Sequence[str]
+    """A line for each file that cannot be read now."""
 
 
-def _read_all(config: Config) -> tuple[dict[str, dict[str, str]], list[str]]:
-    found, wrong = {}, []
+def read_all(config: Config, before: Variables | None = None) -> Variables:
+    """Return the variables of each profile; one with a mistake now keeps those of before."""
+    found: dict[str, Mapping[str, str]] = {}
+    wrong = {name: lines[0] for name, lines in config.mistaken_profiles.items()}
+    unread = []
     for name, profile in config.profiles.items():
-        if profile.env_file is not None:
+        if name not in config.mistaken_profiles:
             try:
-                found[name] = read(profile.env_file)
+                found[name] = {} if profile.env_file is None else read(profile.env_file)
             except ValueError as error:
-                wrong.append(f"{config.file}: profiles.{name}.env_file: {error}")
-    return found, wrong
+                wrong[name] = f"{config.file}: profiles.{name}.env_file: {error}"
+                unread.append(wrong[name])
+    kept = {} if before is None else {name: before.of[name] for name in wrong if name in before.of}
+    unusable = {name: why for name, why in wrong.items() if name not in kept}
+    return Variables({**found, **kept}, unusable, unread)
+
+
+def check(named: str) -> None:
+    """Raise ValueError as `read` does; an unchanged file is read once in this process."""
+    try:
+        found = Path(named.removeprefix("-")).stat()
+    except OSError:
+        read(named)
+    else:
+        _read_once(named, (found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=64)
+def _read_once(named: str, _version: tuple[int, ...]) -> None:
+    read(named)
 
 
 def read(named: str) -> dict[str, str]:

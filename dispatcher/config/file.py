@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -12,38 +11,28 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 
 from dispatcher.complaints import NO_NAME, in_words
-from dispatcher.config import toml
+from dispatcher.config import reach, toml
+from dispatcher.config.reach import DIRECTORIES, Mistake
 from dispatcher.config.section import NAME, Section
-from dispatcher.config.settings import NodeSection, Settings, StoreSection
+from dispatcher.config.settings import Settings
+from dispatcher.config.tables import key_types, named_tables, sections
 from dispatcher.errors import ConfigError, did_you_mean
 from dispatcher.quantities import durations, sizes
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
 
-#: The keys of [node] that name its directories.
-DIRECTORIES = frozenset({"state_dir", "runtime_dir"})
-
 #: The most mistakes that are explained.
 MOST_MISTAKES = 100
 
 
-class Mistake(NamedTuple):
-    """A mistake of a key, or of its section if the key is "".
-
-    The section of a named table is its whole path: `queues.builds`.
-    """
-
-    section: str
-    key: str
-    what: str
-
-
 class Read(NamedTuple):
-    """The settings of a file; a mistaken key counts as left out."""
+    """The settings of a file; a mistaken key counts as left out, and so does a mistaken profile."""
 
     settings: Settings
     mistakes: list[str]
     """A line for each."""
+    profiles: dict[str, list[str]]
+    """Those lines of them that concern one profile alone, by profile."""
     places_certain: bool
     """Whether no mistake may concern the state directory, the sockets or the store."""
     directories_certain: bool
@@ -60,55 +49,25 @@ def read(file: Path) -> Read:
     table = toml.tables(file, text)
     try:
         settings = msgspec.convert(table, Settings, dec_hook=_quantity)
-        return Read(settings, [], places_certain=True, directories_certain=True)
+        return Read(settings, [], {}, places_certain=True, directories_certain=True)
     except msgspec.ValidationError:
         every = (mistake for name, body in table.items() for mistake in _check(name, body))
         mistakes = list(islice(every, MOST_MISTAKES + 1))
     lines = _located(file, text, mistakes[:MOST_MISTAKES])
     if len(mistakes) > MOST_MISTAKES:
         raise ConfigError("\n".join((*lines, f"{file}: more than {MOST_MISTAKES} mistakes")))
+    profiles: dict[str, list[str]] = {}
+    for mistake, line in zip(mistakes, lines, strict=True):
+        if (profile := reach.profile_of(mistake, table)) is not None:
+            profiles.setdefault(profile, []).append(line)
     good = _without(mistakes, table)
+    good["profiles"] = {n: keys for n, keys in good["profiles"].items() if n not in profiles}
     both = good["node"].keys() >= DIRECTORIES
-    unclear = [one for one in mistakes if not _is_stray_key(one, table)]
-    directories_certain = both or not any(map(_concerns_directories, unclear))
-    places_certain = directories_certain and not any(_concerns_store(one, table) for one in unclear)
+    unclear = [one for one in mistakes if not reach.is_stray_key(one, table)]
+    directories = both or not any(map(reach.concerns_directories, unclear))
+    places = directories and not any(reach.concerns_store(one, table) for one in unclear)
     settings = msgspec.convert(good, Settings, dec_hook=_quantity)
-    return Read(settings, lines, places_certain, directories_certain)
-
-
-def _is_stray_key(mistake: Mistake, table: Mapping[str, object]) -> bool:
-    """Return whether a mistake is a known key, of no place, outside its section."""
-    kinds = (*sections().values(), *named_tables().values())
-    known = {key for kind in kinds for key in _key_types(kind)}
-    places = DIRECTORIES | _key_types(StoreSection).keys()
-    is_table = isinstance(table.get(mistake.section), dict)
-    return mistake.section in known - places and not is_table
-
-
-def _concerns_directories(mistake: Mistake) -> bool:
-    """Return whether a mistake is in a directory's key, or may be such a key."""
-    if mistake.section == "node":
-        return mistake.key in DIRECTORIES or mistake.key not in _key_types(NodeSection)
-    return _may_be_section(mistake) or mistake.key in DIRECTORIES
-
-
-def _concerns_store(mistake: Mistake, table: Mapping[str, Any]) -> bool:
-    """Return whether a mistake is in the section of the store, or may be a key of it."""
-    section, _, name = mistake.section.partition(".")
-    if section == "store" or _may_be_section(mistake):
-        return True
-    kind = named_tables().get(section) if name else sections().get(section)
-    if kind is not None and mistake.key in _key_types(kind):
-        return False
-    body = table[section][name] if name else table[section]
-    value = body.get(mistake.key) if mistake.key else body
-    named = toml.NAMES_STORE.search(mistake.key) is not None
-    return named or "sqlite" in str(value).lower()
-
-
-def _may_be_section(mistake: Mistake) -> bool:
-    """Return whether a mistake is an unknown name, which may be that of a misspelled section."""
-    return mistake.section.partition(".")[0] not in sections().keys() | named_tables().keys()
+    return Read(settings, lines, profiles, places, directories)
 
 
 def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,27 +98,14 @@ def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str,
 
 
 def given_by(file: Path) -> frozenset[tuple[str, str]]:
-    """Return the keys, each with its section, of a file without mistakes."""
+    """Return the keys, each with its section, of a file without mistakes but in profiles."""
     given = set()
     for section, body in toml.tables(file, toml.text_of(file)).items():
         given |= {(section, key) for key in body}
-        if section in named_tables():
-            given |= {(f"{section}.{name}", key) for name, keys in body.items() for key in keys}
+        named = body.items() if section in named_tables() else ()
+        tables = [(name, keys) for name, keys in named if isinstance(keys, dict)]
+        given |= {(f"{section}.{name}", key) for name, keys in tables for key in keys}
     return frozenset(given)
-
-
-@cache
-def sections() -> dict[str, type[Section]]:
-    """Return the type of each section that is written under its own name."""
-    every = {field.name: field.type for field in msgspec.structs.fields(Settings)}
-    return {name: kind for name, kind in every.items() if name not in named_tables()}
-
-
-@cache
-def named_tables() -> dict[str, type[Section]]:
-    """Return the type of the tables `[section.NAME]`, for sections of named tables."""
-    every = {field.name: field.type for field in msgspec.structs.fields(Settings)}
-    return {name: get_args(kind)[1] for name, kind in every.items() if get_origin(kind) is dict}
 
 
 def _check(name: str, body: object) -> Iterator[Mistake]:
@@ -205,7 +151,7 @@ def _check_table(name: str, body: Mapping[str, object], kind: type[Section]) -> 
 
 
 def _check_keys(name: str, body: Mapping[str, object], kind: type[Section]) -> Iterator[Mistake]:
-    kinds = _key_types(kind)
+    kinds = key_types(kind)
     for key, value in body.items():
         if key not in kinds:
             yield Mistake(name, key, f"unknown key{_nearest(key, kinds)}")
@@ -216,10 +162,6 @@ def _check_keys(name: str, body: Mapping[str, object], kind: type[Section]) -> I
             yield Mistake(name, key, _explain(key, value, kinds[key], error))
 
 
-def _key_types(section: type[Section]) -> dict[str, object]:
-    return {field.encode_name: field.type for field in msgspec.structs.fields(section)}
-
-
 def _quantity(kind: type, value: object) -> Milliseconds | Bytes:
     return sizes.parse(value) if kind is Bytes else durations.parse(value)
 
@@ -228,7 +170,7 @@ def _nearest(word: str, known: Mapping[str, object]) -> str:
     """Return the word that was meant: the same key in another section, or a similar one."""
     named = {f"{name}.NAME": kind for name, kind in named_tables().items()}
     for section, kind in {**sections(), **named}.items():
-        if word in _key_types(kind):
+        if word in key_types(kind):
             return f"; it belongs under [{section}]"
     return did_you_mean(word, known) or f"; known here: {', '.join(known)}"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dispatcher.config.settings import Settings
 from dispatcher.host import sockets
-from dispatcher.host.owner import have_same_owner
+from dispatcher.host.owner import belongs_to_root_alone, have_same_owner
 
 #: The variables by which a worker finds the dispatcher that runs it, however its file changes.
 STATE = "DISPATCHER_STATE_DIR"
@@ -130,15 +130,18 @@ def config_home(environ: Mapping[str, str]) -> Path | None:
 
 
 def user_file(environ: Mapping[str, str]) -> Path | None:
-    """Return this user's own file if it exists, or if that cannot be found out; root has none.
+    """Return this user's own file if it exists, or if that cannot be found out.
 
     The directory must be this user's own: `runuser` and `setpriv` keep another user's HOME. Reading
-    the file reports why it cannot be found.
+    the file reports why it cannot be found. `sudo` and `su` may keep another user's HOME or
+    XDG_CONFIG_HOME too: root's own file is one that root can look at, and owns with all its path.
     """
     home = config_home(environ)
-    if home is None or os.geteuid() == 0:
+    if home is None:
         return None
     file = home / "dispatcher" / "dispatcher.toml"
+    if os.geteuid() == 0:
+        return file if belongs_to_root_alone(file) else None
     try:
         file.lstat()
     except (FileNotFoundError, NotADirectoryError):

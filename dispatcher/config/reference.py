@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dispatcher.config.config import Config, find
-from dispatcher.config.file import example_of, given_by, named_tables, sections, written
+from dispatcher.config.file import example_of, given_by, written
 from dispatcher.config.places import RUNTIME, STATE, STORE
 from dispatcher.config.section import NAME, Section
 from dispatcher.config.settings import Settings
+from dispatcher.config.tables import named_tables, sections
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.quantities.sizes import Bytes
 

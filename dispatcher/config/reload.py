@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from dispatcher.config.config import Config, load
+from dispatcher.config.config import Config, find, load
 from dispatcher.config.file import written
 from dispatcher.config.section import Section
 from dispatcher.quantities.durations import Milliseconds
@@ -42,9 +43,20 @@ class Reloaded(NamedTuple):
     """Changes that take effect when the daemon starts again."""
 
 
+def file_of(before: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the file that a reload reads: that of before, else one that is found by now."""
+    return before or find(None, environ)[0]
+
+
 def reload(old: Config, environ: Mapping[str, str]) -> Reloaded:
-    """Read the configuration's file again. After a `ConfigError` the old one stays in force."""
+    """Read the configuration's file again; where there was none, the one that is there now.
+
+    A profile that has a mistake now stays as it was. After a `ConfigError` all of the old
+    configuration stays in force.
+    """
     new = load(str(old.file) if old.file is not None else None, environ)
+    kept = {name: old.profiles[name] for name in new.mistaken_profiles if name in old.profiles}
+    new = msgspec.structs.replace(new, profiles={**new.profiles, **kept})
     before, after = dict(_given_values(old)), dict(_given_values(new))
     changes = {
         key: Change(_shown(key, before), _shown(key, after))

@@ -121,7 +121,8 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
     env_file: Annotated[str, Meta(examples=["/etc/dispatcher/images.env"])] | None = None
     """A file of `NAME=VALUE` lines with secrets for the command; `env` takes precedence. Values may
     be quoted with '...' or "..."; # begins a comment. The daemon reads it when it starts and at
-    each reload, and a run gets the values of that time: they are never stored or shown. With `-`
+    each reload, and a run gets the values of that time: they are never stored or shown. While it
+    cannot be read, submits are refused, and a daemon that never read it holds the tasks. With `-`
     before its path it may be missing."""
     exit_codes: (
         Annotated[dict[str, Meaning], Meta(examples=[{"3": "deferred", "4": "held"}])] | None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import structlog
 
 from dispatcher.complaints import UNREADABLE, in_words
-from dispatcher.config.reload import Reloaded
+from dispatcher.config.reload import Reloaded, file_of
 from dispatcher.daemon.channel import Reply
-from dispatcher.daemon_report import OutputReport
+from dispatcher.daemon_report import DaemonReport, OutputReport
 from dispatcher.errors import ConfigError
 from dispatcher.host.notify import Notifier
+from dispatcher.host.utf8 import as_utf8
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.times import Instant, instant
@@ -29,6 +32,8 @@ class ControlRequest(msgspec.Struct):
     """A line that the command line sends to a running daemon."""
 
     op: str
+    file: str | None = None
+    """Of a reload: the path without links of the file that is meant; None: the daemon's own."""
 
 
 class Commands:
@@ -46,6 +51,10 @@ class Commands:
     ) -> None:
         self.on_stop = on_stop
         """What a stop signal does."""
+        self.file: Path | None = None
+        """The file of the configuration in force; None: built-in defaults."""
+        self.mistakes: Sequence[str] = ()
+        """Those of profiles in that file."""
         self._supervisor = supervisor
         self._reconfigure = reconfigure
         self._output_report = output_report
@@ -60,9 +69,7 @@ class Commands:
             with suppress(ConfigError):  # logged, and the old configuration holds
                 self._reload()
         if not frozenset(STOP_SIGNALS).isdisjoint(arrived):
-            if self._notifier is not None:
-                self._notifier.report_stopping()
-            self._supervisor.stop(self.on_stop, at=at)
+            self._begin_stop(self.on_stop, at=at)
 
     def handle_request(self, line: bytes, reply: Reply, _pid: int) -> bool:
         """Answer a line from the control socket; return whether it is valid JSON for a request."""
@@ -75,18 +82,38 @@ class Commands:
             case "wake":
                 reply({"ok": True})  # any arrival turns the loop, which looks for work
             case "status":
-                report = self._supervisor.report(at=instant())
-                output, unwritten = self._output_report(), self._metrics_unwritten()
-                reply(msgspec.structs.replace(report, output=output, metrics_unwritten=unwritten))
+                reply(self._report())
             case "reload":
-                try:
-                    reply({"ok": True, **_changes(self._reload())})
-                except ConfigError as error:
-                    reply({"ok": False, "error": "config_refused", "message": str(error)})
+                reply(self._reload_if_own(request.file))
             case unknown:
                 message = f"unknown op {unknown!r}; there are wake, status and reload"
                 reply({"ok": False, "error": WorkerError.INVALID, "message": message})
         return True
+
+    def _report(self) -> DaemonReport:
+        return msgspec.structs.replace(
+            self._supervisor.report(at=instant()),
+            output=self._output_report(),
+            metrics_unwritten=self._metrics_unwritten(),
+            config_file=None if self.file is None else as_utf8(str(self.file)),
+            config_mistakes=tuple(map(as_utf8, self.mistakes)),
+        )
+
+    def _begin_stop(self, how: Stop, *, at: Instant) -> None:
+        if self._notifier is not None:
+            self._notifier.report_stopping()
+        self._supervisor.stop(how, at=at)
+
+    def _reload_if_own(self, file: str | None) -> dict[str, object]:
+        """Return the answer to a reload; one that means a file of others changes nothing."""
+        own = file_of(self.file, os.environ)
+        if file is not None and file != (own and as_utf8(os.path.realpath(own))):
+            return {"ok": False, "error": "other_file", "file": own and as_utf8(str(own))}
+        try:
+            changes = _changes(self._reload())
+        except ConfigError as error:
+            return {"ok": False, "error": "config_refused", "message": str(error)}
+        return {"ok": True, **changes, "mistakes": [*map(as_utf8, self.mistakes)]}
 
     def _reload(self) -> Reloaded:
         """Read the configuration again. Raises `ConfigError` once it is logged."""

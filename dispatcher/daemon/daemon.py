@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from dispatcher import wire
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config
+from dispatcher.config.environment_file import Variables
 from dispatcher.config.reload import Reloaded, reload, with_environments
 from dispatcher.daemon import children
 from dispatcher.daemon.channel import Channel
@@ -35,6 +38,8 @@ from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.supervisor.turn import SupervisorSettings
 from dispatcher.times import Instant, instant
+
+log = structlog.get_logger()
 
 #: Seconds for which the last messages to the executor are waited for.
 LAST_MESSAGES_WITHIN = 1.0
@@ -70,12 +75,13 @@ class Daemon:
         """Wire the parts. Raises `ConfigError`, `StoreUnavailable` where the disk is full."""
         self._config, self._node, self._until_idle = config, node, until_idle
         self._executor, self._around = executor, around
-        self._settings = settings(config, node, until_idle=until_idle)
+        self._variables = environment_file.read_all(config)
+        followed = settings(config, node, self._variables, until_idle=until_idle)
         _make_output_dir(config)
         self._control = None if around.listen is None else around.listen()
-        self._outputs = OutputDirectory(self._settings.output_dir, _bounds(config))
+        self._outputs = OutputDirectory(followed.output_dir, _bounds(config))
         self.supervisor = Supervisor(
-            store, executor, self._settings, rng=random.SystemRandom(), files=self._outputs
+            store, executor, followed, rng=random.SystemRandom(), files=self._outputs
         )
         self._selector = selectors.EpollSelector()
         self._textfile = Textfile(self._selector, config=config)
@@ -95,6 +101,7 @@ class Daemon:
             duties=self._duties(),
         )
         self._watch_signals()
+        self._report_configuration()
 
     def run(self) -> None:
         """Turn the loop until nothing is left to do, then `finish`."""
@@ -118,16 +125,24 @@ class Daemon:
     def reconfigure(self) -> Reloaded:
         """Apply the configuration as it is now. Raises `ConfigError`; then nothing has changed."""
         reloaded = reload(self._config, os.environ)
-        follows = settings(reloaded.config, self._node, until_idle=self._until_idle)
-        environments = self._settings.start.environments, follows.start.environments
-        reloaded = with_environments(reloaded, *environments)
-        self.supervisor.reconfigure(follows)
+        variables = environment_file.read_all(reloaded.config, self._variables)
+        reloaded = with_environments(reloaded, self._variables.of, variables.of)
+        followed = settings(reloaded.config, self._node, variables, until_idle=self._until_idle)
+        self.supervisor.reconfigure(followed)
         self._outputs.bounds = _bounds(reloaded.config)
         self._around.set_up_logs(reloaded.config)
         self._commands.on_stop = _on_stop(reloaded.config)
         self._textfile.configure(reloaded.config)
-        self._config, self._settings = reloaded.config, follows
+        self._config, self._variables = reloaded.config, variables
+        self._report_configuration()
         return reloaded
+
+    def _report_configuration(self) -> None:
+        """Let `status` report the file and the mistakes of profiles; log the mistakes."""
+        mistakes = [*self._config.mistakes, *self._variables.unread]
+        self._commands.file, self._commands.mistakes = self._config.file, mistakes
+        if mistakes:
+            log.warning("config.mistaken", mistakes=mistakes)
 
     def _duties(self) -> list[Duty]:
         around = self._around
@@ -192,8 +207,10 @@ def is_embedded(config: Config) -> bool:
     return config.executor.mode == "embedded"
 
 
-def settings(config: Config, node: str, *, until_idle: bool) -> SupervisorSettings:
-    """Return what the supervisor needs of the configuration. Raises `ConfigError`."""
+def settings(
+    config: Config, node: str, variables: Variables, *, until_idle: bool
+) -> SupervisorSettings:
+    """Return what the supervisor needs of the configuration."""
     leases, absence_ms = config.leases, config.executor.absence_limit_ms
     retention_ms = config.output.retention_ms
     return SupervisorSettings(
@@ -221,7 +238,8 @@ def settings(config: Config, node: str, *, until_idle: bool) -> SupervisorSettin
             leftover_grace=leases.leftover_grace_ms / 1000,
             output_budget=int(config.output.run_budget),
             configuration=config.environment,
-            environments=environment_file.read_all(config),
+            environments=variables.of,
+            unusable=variables.unusable,
         ),
     )
 

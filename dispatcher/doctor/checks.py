@@ -45,6 +45,7 @@ def findings(config: Config, *, mountinfo: Path = MOUNTINFO) -> Iterator[Finding
     yield from rooms(config)
     yield from _output_dir(config)
     yield from _punching(config)
+    yield from named_files.profiles(config)
     yield from named_files.secrets(config)
     yield from named_files.textfile(config)
     yield from _sockets(config)

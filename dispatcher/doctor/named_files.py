@@ -28,13 +28,16 @@ def configuration(config: Config) -> Finding:
     return bad("configuration", text, _let_read(config.file))
 
 
+def profiles(config: Config) -> Iterator[Finding]:
+    """Yield the mistakes of profiles, which alone cannot be used."""
+    for mistake in config.mistakes:
+        yield from_error("profile", DispatcherError(mistake))
+
+
 def secrets(config: Config) -> Iterator[Finding]:
     """Check the files of profiles' secrets as the daemon does, and who may read them."""
-    try:
-        environment_file.read_all(config)
-    except DispatcherError as error:
-        for mistake in str(error).splitlines():
-            yield from_error("env_file", DispatcherError(mistake))
+    for mistake in environment_file.read_all(config).unread:
+        yield from_error("env_file", DispatcherError(mistake))
     named = (profile.env_file for profile in config.profiles.values())
     for path in sorted({name.removeprefix("-") for name in named if name is not None}):
         with suppress(OSError):  # it is missing, or reported above

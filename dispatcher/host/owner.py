@@ -111,6 +111,18 @@ def unknown_user(proc: Path = Path("/proc")) -> int | None:
     return None
 
 
+def belongs_to_root_alone(file: Path) -> bool:
+    """Return whether a file exists that root owns, with each directory and link on the way to it.
+
+    Users that this namespace does not map count as others.
+    """
+    try:
+        file.stat()
+    except OSError:
+        return False
+    return owner_of(file, unknown=None) is None
+
+
 def have_same_owner(place: Path, other: Path) -> bool:
     """Return whether one user controls two places. Always True unless this process is root."""
     if os.geteuid() != 0:

@@ -381,6 +381,12 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             "error",
             fields={"mistakes": list[str]},
         ),
+        "config.mistaken": Event(
+            "Profiles, or their `env_file`, have mistakes. They stay as they were before a reload;"
+            " otherwise they cannot be used, and their tasks are held. The rest is in force.",
+            "warning",
+            fields={"mistakes": list[str]},
+        ),
         "error.ceased": _CEASED,
         "log.dropped": _DROPPED,
         "log.unjournaled": _UNJOURNALED,

@@ -10,6 +10,7 @@ import structlog
 
 from dispatcher.execution import Claim
 from dispatcher.executor_api import start_message
+from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
 from dispatcher.times import NEVER, Alarm, Instant, StoreTime
 from dispatcher.wire import RunUid
@@ -27,8 +28,9 @@ DUE_BATCH = 500
 class Claimer:
     """Claims as many tasks as there are free slots, from each queue in turn."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, settler: Settler) -> None:
         self._store, self._executor, self._memory = shared.store, shared.executor, shared.memory
+        self._settler = settler
         self._last_queue = ""
         self.scheduled = Alarm(NEVER)
         """For the scheduled task that is due next."""
@@ -49,8 +51,16 @@ class Claimer:
         held = len(memory.live) - len(turn.closed & memory.live.keys())
         room = memory.pause.room(living=memory.living, at=turn.at)
         limit = min(memory.settings.slots, room)
+        unusable = memory.settings.start.unusable
         for claim in self._claims(turn, min(CLAIM_BATCH, int(limit) - held)):
-            turn.after(partial(self._start, claim, memory.hello.epoch, turn.now, turn.at))
+            turn.after(partial(self._note_claimed, claim, turn.at))
+            if (why := unusable.get(claim.profile or "")) is None:
+                turn.after(partial(self._start, claim, memory.hello.epoch, turn.now, turn.at))
+            else:
+                mended = f"dispatcher reload, then dispatcher release {claim.task_id}"
+                why = f"its profile cannot be used: {why}; once that is mended: {mended}"
+                self._settler.hold(turn, claim, why)
+                turn.again = True  # its slot is free
 
     def _claims(self, turn: Turn, free: int) -> Iterator[Claim]:
         """Share the free slots among the queues with ready tasks, after the last one served."""
@@ -105,11 +115,13 @@ class Claimer:
     def _note_served(self, queue: str) -> None:
         self._last_queue = queue
 
-    def _start(self, claim: Claim, epoch: int, now: StoreTime, at: Instant) -> None:
+    def _note_claimed(self, claim: Claim, at: Instant) -> None:
         live = self._memory.live[claim.run_uid] = LiveRun.of(claim)
         self._memory.figures.claims += 1
         self._memory.figures.claimed_at = at
         log.info("task.claimed", **live.ids())
+
+    def _start(self, claim: Claim, epoch: int, now: StoreTime, at: Instant) -> None:
         deadlines = {}
         if self._memory.settings.absence_limit is not None:
             deadlines = self._memory.settings.kill_deadlines(at)

@@ -45,6 +45,7 @@ def daemon_report(memory: Memory, executor: ExecutorApi, at: Instant) -> DaemonR
         executor=executor_state(memory.hello, executor),
         executor_error=executor.last_error,
         stopping=memory.stopping.how,
+        ends_runs_in_s=memory.stopping.left(at),
     )
     return _with_executor(report, memory.hello, executor, at)
 

@@ -9,7 +9,8 @@ import structlog
 
 from dispatcher import policy, wire
 from dispatcher.backoff import Backoff
-from dispatcher.execution import OpenRun, Settlement
+from dispatcher.execution import Claim, OpenRun, Settlement
+from dispatcher.model import Outcome
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
 from dispatcher.times import Instant, StoreTime
 
@@ -51,6 +52,12 @@ class Settler:
         self._store.settle(settlement, now=turn.now)
         turn.closed.add(run.run_uid)
         turn.after(partial(self._settled, run, settlement, end, started, turn.at))
+
+    def hold(self, turn: Turn, claim: Claim, why: str) -> None:
+        """Hold the task of a claim of this turn, which never gets a process."""
+        self._store.begin_ending(claim.run_uid, Outcome.HELD, why, now=turn.now)
+        if (run := self._store.open_run(claim.run_uid)) is not None:
+            self.settle(turn, run, None)
 
     def note_started(self, task_id: int, at: Instant) -> None:
         """Note, after the commit, that the host could start a worker of this task."""

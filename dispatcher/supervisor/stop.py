@@ -44,6 +44,10 @@ class Stopping:
         }[self.how]
         log.info("daemon.stopping", how=self.how, runs=runs, timeout_s=timeout, message=message)
 
+    def left(self, at: Instant) -> float | None:
+        """Return the seconds until a drain ends the runs that are left; None: nothing drains."""
+        return round(max(0.0, self.deadline - at), 3) if self.how is Stop.DRAIN else None
+
     @property
     def ends_runs(self) -> bool:
         """Whether runs are ended, at once or after the deadline."""

@@ -70,7 +70,7 @@ class Supervisor:
         self._workers = WorkerRecorder(store, memory)
         stranded, settler = StrandedRuns(shared), Settler(shared)
         self._recorder = Recorder(shared, self._timeouts, self._workers, stranded, settler)
-        self._claimer = Claimer(shared)
+        self._claimer = Claimer(shared, settler)
         self._reaper = Reaper(shared)
         self._ender = Ender(shared, self._reaper, self._timeouts)
         self._absence = Absence(shared, stranded)

@@ -39,6 +39,14 @@ def second_daemon(world: World) -> Result:
         return world.cli("run", exits=75)
 
 
+def reload_other_file(world: World) -> Result:
+    """`reload` with another file than the one that the daemon reads."""
+    other = world.directory / "new.toml"
+    other.write_text(world.config_file.read_text())
+    with world.daemon():
+        return world.cli("reload", "--config", other, exits=1)
+
+
 def second_on_database(world: World) -> Result:
     """`run` with a state directory of its own, on a database that a daemon has."""
     with world.daemon():
@@ -208,6 +216,7 @@ SCENES: Mapping[str, Callable[[World], Result]] = {
     scene.__name__.replace("_", " "): scene
     for scene in (
         second_daemon,
+        reload_other_file,
         second_on_database,
         second_in_runtime_dir,
         other_executor,

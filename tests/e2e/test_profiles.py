@@ -108,17 +108,21 @@ env_file = "{secrets}"
 """
     )
     submit = ("submit", "--profile", "p", "--env", "OWN=own", "--payload")
-    mistake = f"profiles.p.env_file: {secrets} is missing; make it, or write -{secrets} if it may"
-    for verb in ("run", "check-config"):
-        assert mistake in world.cli(verb, exits=78).stderr
+    mistake = f"{secrets} is missing; make it, or write -{secrets} if it may be"
+    assert f"profiles.p.env_file: {mistake}" in world.cli("check-config", exits=78).stderr
+    refused = world.cli(*submit, "{}", exits=78).stderr
+    assert f"profile: the env_file of 'p': {mistake}" in refused
 
     secrets.write_text("SECRET=hunter2-first\nBOTH=hunter2-both\n")
     with world.daemon() as daemon:
         world.cli(*submit, '{"to": "first"}', "--wait")
+        kept = world.cli(*submit, '{"to": "kept"}', "--delay", "1h").id
         secrets.write_text("SECRET='hunter2-second")
-        refused = world.cli("reload", exits=78).stderr
+        refused = world.cli("reload").stderr
         assert f"{secrets}:1: the quote does not end" in refused
-        world.cli(*submit, '{"to": "kept"}', "--wait")
+        world.cli("hold", kept)
+        world.cli("release", kept)
+        world.until(kept, "succeeded")
         secrets.write_text("SECRET='hunter2-second'\n")
         assert "profiles.p.env_file: (not shown) -> (not shown)" in world.cli("reload").stdout
         second = world.cli(*submit, '{"to": "second"}', "--wait").id

@@ -116,11 +116,8 @@ def test_reload_prints_what_changed_what_was_kept_and_every_mistake(world: World
 def test_r64_anything_unreadable_in_the_files_place_is_refused_and_the_daemon_goes_on(
     world: World, what: str
 ) -> None:
-    variables = world.directory / "p.env"
-    variables.write_text("A=1\n")
-    world.configure(**{"profiles.p": {"command": ["true"], "env_file": str(variables)}})
     with world.daemon() as daemon:
-        replaced = variables if what == "env_file" else world.config_file
+        replaced = world.config_file
         before = replaced.rename(replaced.with_suffix(".before"))
         if what == "dots":
             replaced.write_text("a." * 40_000 + "b=1")
@@ -134,6 +131,56 @@ def test_r64_anything_unreadable_in_the_files_place_is_refused_and_the_daemon_go
         before.rename(replaced)
         world.cli("reload")
         world.until(world.submit("true"), "succeeded")
+
+
+def test_r64_a_mistaken_profile_stays_as_it_was_and_the_rest_is_reloaded(world: World) -> None:
+    variables = world.directory / "p.env"
+    variables.write_text("A=1\n")
+    profile = {"command": shell('echo "$A" > wrote'), "env_file": str(variables)}
+    world.configure(**{"profiles.p": profile})
+    with world.daemon() as daemon:
+        task_id = world.cli("submit", "--profile", "p", "--delay", "1h").id
+        before = variables.rename(world.directory / "before.env")
+        os.mkfifo(variables)  # whatever stands in its place blocks nothing
+        world.configure(node={"slots": 3}, **{"profiles.p": profile, "profiles.q": {"comand": []}})
+
+        done = world.cli("reload")
+
+        assert "node.slots: 4 -> 3\n" == done.stdout
+        assert "profiles.q.comand: unknown key; did you mean 'command'?" in done.stderr
+        assert f"profiles.p.env_file: {variables} is not a regular file" in done.stderr
+        assert 1 == done.stderr.count("profiles.q.comand")
+        mistakes = daemon.expect("config.mistaken")["mistakes"]
+        assert mistakes == world.cli("status", "--json").json["node"]["config_mistakes"]
+        assert f"degraded  {mistakes[0]}" in world.cli("status").stdout
+        assert [] == daemon.events("config.refused")
+        world.cli("release", world.cli("hold", task_id).stdout.split()[0])
+        world.until(task_id, "succeeded")
+        assert "1\n" == (world.directory / "wrote").read_text(), "with the variables of before"
+        before.replace(variables)
+        world.configure(**{"profiles.p": profile})
+        world.cli("reload")
+        assert [] == world.cli("status", "--json").json["degraded"]
+
+
+def test_a_daemon_starts_with_a_mistaken_profile_and_holds_its_tasks(world: World) -> None:
+    variables = world.directory / "p.env"
+    variables.write_text("A=1\n")
+    world.configure(**{"profiles.p": {"command": ["true"], "env_file": str(variables)}})
+    task_id = world.cli("submit", "--profile", "p").id
+    variables.unlink()
+    with world.daemon() as daemon:
+        other = world.submit("true")
+        world.until(other, "succeeded")
+        held = world.until(task_id, "held")
+        [mistake] = daemon.expect("config.mistaken")["mistakes"]
+        assert f"its profile cannot be used: {mistake}; once that is mended" in held["reason"]
+        assert 0 == held["attempts_used"]
+        assert mistake in world.cli("why", task_id).stdout
+        variables.write_text("A=1\n")
+        world.cli("reload")
+        world.cli("release", task_id)
+        world.until(task_id, "succeeded")
 
 
 def test_a_broken_file_takes_no_verb_away_that_only_looks_or_stops(world: World) -> None:

@@ -264,6 +264,17 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=1,
         ),
         Mistake(
+            name="reload with another file than the daemon's",
+            typed="reload --config new.toml",
+            scene="reload other file",
+            text=(
+                "nothing was reloaded: the daemon reads /etc/dispatcher/dispatcher.toml "
+                "(dispatcher reload --config /etc/dispatcher/dispatcher.toml), not "
+                "/home/me/new.toml"
+            ),
+            exits=1,
+        ),
+        Mistake(
             name="a second daemon on a state directory",
             typed="run",
             scene="second daemon",

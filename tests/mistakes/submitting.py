@@ -16,6 +16,29 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=2,
         ),
         Mistake(
+            name="a profile with a mistake",
+            typed="submit --profile report",
+            config='[profiles.report]\ncommand = ["report"]\nrun_timeout = "1 h"\n',
+            text=(
+                "/etc/dispatcher/dispatcher.toml:3: profiles.report.run_timeout: '1 h' is not a "
+                "duration; write a number and ms, s, m, h or d\n"
+                "going on without profile report\n"
+                "profile: 'report' has a mistake in /etc/dispatcher/dispatcher.toml: dispatcher "
+                "check-config names it"
+            ),
+            exits=78,
+        ),
+        Mistake(
+            name="a profile whose file of secrets is missing",
+            typed="submit --profile report",
+            config='[profiles.report]\ncommand = ["report"]\nenv_file = "/nowhere.env"\n',
+            text=(
+                "profile: the env_file of 'report': /nowhere.env is missing; make it, or write "
+                "-/nowhere.env if it may be"
+            ),
+            exits=78,
+        ),
+        Mistake(
             name="a payload without a key that the command needs",
             typed='submit --profile report --payload \'{"mnth": "2026-08"}\'',
             config='[profiles.report]\ncommand = ["report", "--month", "{month}"]\n',

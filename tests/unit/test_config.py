@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from dispatcher.config import config as config_module
-from dispatcher.config.config import Config, Mistaken, load
+from dispatcher.config.config import Config, Mistaken, find, load
 from dispatcher.config.settings import ExecutorSection
 from dispatcher.errors import ConfigError
+from dispatcher.exit_codes import ExitCode
 from dispatcher.quantities import durations
 
 
@@ -162,12 +163,98 @@ def test_a_directory_of_roots_in_an_own_home_is_an_own_one(
 
 
 @pytest.mark.parametrize("uid", [0, 4712])
-def test_a_file_in_the_home_of_another_user_is_not_read_nor_is_one_of_roots(
+def test_a_file_in_the_home_of_another_user_is_not_read_by_root_or_others(
     users_file: Path, monkeypatch: pytest.MonkeyPatch, uid: int
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
 
     assert config_module.SYSTEM_FILE == load(None, {}).file
+
+
+# Root's own file ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def roots_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of root, beside the system's; all directories on its way are root's."""
+    if os.geteuid() != 0:
+        pytest.skip("only root has root's own file")
+    of_system = tmp_path / "system.toml"
+    of_system.write_text("")
+    monkeypatch.setattr(config_module, "SYSTEM_FILE", of_system)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    file = tmp_path / "home" / ".config" / "dispatcher" / "dispatcher.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    return file
+
+
+def test_roots_own_file_goes_before_the_systems(roots_file: Path) -> None:
+    assert roots_file == find(None, {})[0]
+    assert roots_file == find(None, {"XDG_CONFIG_HOME": str(roots_file.parents[1])})[0]
+
+    roots_file.unlink()
+    assert config_module.SYSTEM_FILE == find(None, {})[0]
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_file_of_which_another_user_owns_a_part_of_the_way_is_not_roots(
+    roots_file: Path, part: int
+) -> None:
+    """As `sudo` and `su` keep HOME or XDG_CONFIG_HOME: root obeys no file that another may make."""
+    os.chown((roots_file, *roots_file.parents)[part], 4711, 4711)
+
+    assert config_module.SYSTEM_FILE == find(None, {})[0]
+    assert (
+        config_module.SYSTEM_FILE == find(None, {"XDG_CONFIG_HOME": str(roots_file.parents[1])})[0]
+    )
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_a_file_that_a_link_of_another_user_leads_to_is_not_roots(
+    roots_file: Path, part: int
+) -> None:
+    """The target is root's own file, and where the link leads tomorrow is that user's choice."""
+    place = (roots_file, *roots_file.parents)[part]
+    target = place.rename(place.with_name("roots"))
+    place.symlink_to(target)
+    assert roots_file == find(None, {})[0]
+
+    os.lchown(place, 4711, 4711)
+
+    assert config_module.SYSTEM_FILE == find(None, {})[0]
+
+
+def test_a_link_of_roots_to_the_file_of_another_user_is_not_read(
+    roots_file: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs.toml"
+    theirs.touch()
+    os.chown(theirs, 4711, 4711)
+    roots_file.unlink()
+    roots_file.symlink_to(theirs)
+
+    assert config_module.SYSTEM_FILE == find(None, {})[0]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_root_reads_no_file_that_it_cannot_look_at(
+    roots_file: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As the home of another user on a server may be, which `sudo` has kept."""
+    stat = os.stat
+
+    def refuses(path: Path | str, *words: object, **options: object) -> os.stat_result:
+        if Path(path).is_relative_to(roots_file.parents[2]):
+            raise OSError(number, os.strerror(number), str(path))
+        return stat(path, *words, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", refuses)
+
+    assert config_module.SYSTEM_FILE == find(None, {})[0]
+
+
+# --------------------------------------------------------------------------------------------
 
 
 def test_a_worker_goes_by_its_dispatchers_file_also_where_the_user_has_one(
@@ -192,6 +279,32 @@ def test_a_systems_file_of_which_one_may_not_know_whether_it_is_there_is_an_erro
 
     with pytest.raises(ConfigError, match="x: File name too long; "):
         load(None, {})
+
+
+def test_a_closed_directory_of_the_systems_file_is_an_error_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever `Path.exists` makes of it: the defaults would be another dispatcher's."""
+    of_system = tmp_path / "closed" / "dispatcher.toml"
+    monkeypatch.setattr(config_module, "SYSTEM_FILE", of_system)
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(of_system))
+    path_stat = Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        if path == of_system:
+            raise denied
+        return path_stat(path, **options)
+
+    def read_nothing(*_: object) -> bytes:
+        raise denied
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr("dispatcher.host.files.read", read_nothing)
+
+    with pytest.raises(ConfigError, match=r"Permission denied; .*let --config or") as caught:
+        load(None, {"XDG_CONFIG_HOME": str(tmp_path)})
+    assert ExitCode.CONFIG == caught.value.exit_code
 
 
 @pytest.mark.usefixtures("no_system_file")

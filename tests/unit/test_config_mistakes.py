@@ -60,10 +60,6 @@ MISTAKES = [
     ("#" * toml.MOST_BYTES + "#", ": has more than 1048576 bytes; let --config or"),
     (f"[node]\nslots = {'9' * 5_000}", ": a number is too long; shorten it"),
     ("[store]\nurl = 'sqlite:///a\u00a0/b.db'", "store.url: 'a\\xa0/b.db' is not printable UTF-8"),
-    (
-        '[profiles.a]\ncommand = ["true"]\ncwd = "/a\\nb"',
-        ":3: profiles.a.cwd: '/a\\nb' holds a line break or another control character; rename it",
-    ),
     ("[leases]\nttl = 60", ':2: leases.ttl: 60 is a plain number; add its unit, e.g. "60s"'),
     ("[leases]\nttl = '60'", 'leases.ttl: 60 is a plain number; add its unit, e.g. "60s"'),
     (

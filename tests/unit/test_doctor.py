@@ -261,7 +261,7 @@ def test_what_leads_below_a_directory_that_the_hosts_unit_hides_is_bad(
     assert below in whole.text
 
 
-def test_secrets_with_which_no_daemon_starts(used: Command) -> None:
+def test_secrets_with_which_a_profile_cannot_be_used(used: Command) -> None:
     secrets = used.state_dir / "secrets"
     used.configure(f'[profiles.deploy]\ncommand = ["true"]\nenv_file = "{secrets}"')
 

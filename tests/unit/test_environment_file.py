@@ -8,7 +8,6 @@ import pytest
 
 from dispatcher.config import environment_file
 from dispatcher.config.config import Config, load
-from dispatcher.errors import ConfigError
 
 
 def config(file: Path, named: str) -> Config:
@@ -38,7 +37,7 @@ def test_a_line_sets_variables(tmp_path: Path, text: str, variables: dict[str, s
     file = tmp_path / "p.env"
     file.write_text(text, newline="")
 
-    assert {"p": variables} == environment_file.read_all(config(file, str(file)))
+    assert {"p": variables} == environment_file.read_all(config(file, str(file))).of
 
 
 @pytest.mark.parametrize(
@@ -68,23 +67,26 @@ def test_r64_a_mistake_names_file_line_and_remedy_and_no_value(
     file = tmp_path / "p.env"
     file.write_bytes(content)
 
-    with pytest.raises(ConfigError) as error:
-        environment_file.read_all(config(file, str(file)))
+    found = environment_file.read_all(config(file, str(file)))
 
-    assert f"dispatcher.toml: profiles.p.env_file: {file}{message}" in str(error.value)
-    assert "hunter2" not in str(error.value)
+    assert ({}, ["p"]) == (found.of, list(found.unusable))
+    [line] = found.unread
+    assert f"dispatcher.toml: profiles.p.env_file: {file}{message}" in line
+    assert "hunter2" not in line
 
 
 def test_a_missing_file_is_a_mistake_unless_it_may_be(tmp_path: Path) -> None:
     file = tmp_path / "p.env"
-    with pytest.raises(ConfigError, match=rf"{file} is missing; make it, or write -{file} if it"):
-        environment_file.read_all(config(file, str(file)))
 
-    assert {"p": {}} == environment_file.read_all(config(file, f"-{file}"))
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
-        environment_file.read_all(config(file, f"-{tmp_path}"))
+    def unread(named: str) -> str:
+        return "".join(environment_file.read_all(config(file, named)).unread)
+
+    assert f"{file} is missing; make it, or write -{file} if it" in unread(str(file))
+    assert {"p": {}} == environment_file.read_all(config(file, f"-{file}")).of
+    assert "cannot be read: Is a directory" in unread(f"-{tmp_path}")
 
 
 def test_its_path_is_absolute(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r":3: profiles\.p\.env_file: 'p\.env' is not absolute"):
-        config(tmp_path / "x", "-p.env")
+    [line] = config(tmp_path / "x", "-p.env").mistakes
+
+    assert ":3: profiles.p.env_file: 'p.env' is not absolute" in line

@@ -14,9 +14,10 @@ import pytest
 
 from dispatcher.config import reference
 from dispatcher.config.config import Config, load
-from dispatcher.config.file import named_tables, written
+from dispatcher.config.file import written
 from dispatcher.config.section import NAME
 from dispatcher.config.settings import Settings
+from dispatcher.config.tables import named_tables
 from dispatcher.obstacles import Obstacle
 
 ROOT = Path(__file__).parents[2]

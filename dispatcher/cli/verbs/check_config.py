@@ -22,10 +22,11 @@ def command(*, as_json: bool) -> None:
     """Report every mistake of the configuration with its remedy; exit 78 if there is one."""
     mistakes: list[str] = []
     try:
-        config = config_as_caller()
+        config = config_as_caller(warn=False)
+        mistakes += config.mistakes
     except Mistaken as error:
         config, mistakes = error.rest, [*error.mistakes]
-    mistakes += [*_closed_to_daemon(config), *environment_file.mistakes(config)]
+    mistakes += [*_closed_to_daemon(config), *environment_file.read_all(config).unread]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     source = str(config.file) if config.file is not None else None

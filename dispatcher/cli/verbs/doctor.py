@@ -24,11 +24,11 @@ def command(*, as_json: bool) -> int:
     about a second for each gigabyte. Run it as root or as the daemon's user.
     """
     try:
-        config_as_caller()
+        config_as_caller(warn=False)
     except ConfigError as error:
         found = [from_error("configuration", ConfigError(line)) for line in str(error).splitlines()]
     else:
-        found = list(findings(config_as_owner()))
+        found = list(findings(config_as_owner(warn=False)))
     if as_json:
         print_json([_json(finding) for finding in found])
     else:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from dispatcher import control
+from dispatcher.cli import render
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
+from dispatcher.config.config import Config
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.exit_codes import ExitCode
 
@@ -18,19 +24,16 @@ from dispatcher.exit_codes import ExitCode
 def command(*, as_json: bool) -> int:
     """Make the running daemon read its configuration again, and print what changed.
 
-    If the file has a mistake, the old configuration stays in force; exit code 78.
+    If the file has a mistake, the old configuration stays in force; exit code 78. A mistake in a
+    profile concerns that profile alone, which stays as it was. A daemon that started without a file
+    reads the one that is there now. If it reads another file than this command, nothing changes;
+    exit code 1.
     """
     config = config_as_owner()
-    try:
-        answer = control.reload(config)
-    except TimeoutError:
-        raise DispatcherError("the daemon does not answer; see: dispatcher status") from None
-    if answer is None and (why := control.why_unreachable(config)) is not None:
-        raise DispatcherError(why)
-    if answer is None:
-        raise DispatcherError("no daemon runs here; it reads its file when it starts")
-    if not answer["ok"]:
-        raise ConfigError(answer["message"])
+    answer = _answer(config)
+    for mistake in answer.get("mistakes", ()):
+        if mistake not in config.mistakes:  # those were printed
+            click.echo(f"dispatcher: {render.plain(mistake)}", err=True)
     if as_json:
         print_json({"changed": answer["changed"], "kept": answer["kept"]})
         return ExitCode.OK
@@ -41,3 +44,26 @@ def command(*, as_json: bool) -> int:
     if not answer["changed"] and not answer["kept"]:
         click.echo("nothing changed")
     return ExitCode.OK
+
+
+def _answer(config: Config) -> Mapping[str, Any]:
+    try:
+        answer = control.reload(config)
+    except TimeoutError:
+        raise DispatcherError("the daemon does not answer; see: dispatcher status") from None
+    if answer is None and (why := control.why_unreachable(config)) is not None:
+        raise DispatcherError(why)
+    if answer is None:
+        raise DispatcherError("no daemon runs here; it reads its file when it starts")
+    if not answer["ok"]:
+        raise _refused(answer, config)
+    return answer
+
+
+def _refused(answer: Mapping[str, Any], config: Config) -> DispatcherError:
+    if answer["error"] != "other_file":
+        return ConfigError(answer["message"])
+    reads = "no file"
+    if (theirs := answer["file"]) is not None:
+        reads = f"{theirs} (dispatcher reload --config {shlex.quote(theirs)})"
+    return DispatcherError(f"nothing was reloaded: the daemon reads {reads}, not {config.file}")

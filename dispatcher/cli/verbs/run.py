@@ -29,7 +29,7 @@ def command(*, drain: bool) -> int:
 
     It starts an executor unless the configuration sets `[executor] mode = "external"`.
     """
-    config = config_as_owner()
+    config = config_as_owner(warn=False)  # the log names the mistakes
     if not drain or not is_watched():
         return run_daemon(config, drain=drain)
     from dispatcher.cli.draining import shown  # noqa: PLC0415 - for terminals

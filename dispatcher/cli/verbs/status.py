@@ -122,6 +122,7 @@ def _faults(standing: Standing) -> list[str]:
         faults.append(standing.unreachable)
     if (report := standing.report) is None:
         return faults
+    faults += report.config_mistakes
     if (why := report.workers_shut_out) is not None:
         faults.append(f"workers cannot connect, and their leases wait: {why}")
     held = report.unkillable_because
@@ -142,7 +143,7 @@ def _age(moment: StoreTime | None, now: StoreTime) -> float | None:
 
 def _print(found: dict[str, Any]) -> None:
     node = found["node"]
-    click.echo(f"daemon    {found['daemon']}")
+    _print_daemon(found)
     click.echo(f"executor  {found['executor']}")
     click.echo(f"node      {node['id'] or 'none yet'} ({node['hostname'] or 'never started'})")
     busy = f"{node['busy']} of " if "busy" in node else ""
@@ -178,6 +179,21 @@ def _print(found: dict[str, Any]) -> None:
         ("QUEUE", *(state.upper() for state in shown)),
         ((queue, *(counts[s] for s in shown)) for queue, counts in found["queues"].items()),
     )
+
+
+def _print_daemon(found: dict[str, Any]) -> None:
+    """Print the daemon's state, pid, uptime and configuration, as far as they are known."""
+    node, state = found["node"], found["daemon"]
+    if stopping := node.get("stopping"):
+        state = "draining" if stopping == "drain" else f"stopping ({stopping})"
+    facts = [f"{state} (pid {found['daemon_pid']})" if found["daemon_pid"] else state]
+    if (uptime := node.get("uptime_s")) is not None:
+        facts.append(f"started {render.ago(StoreTime(0), StoreTime(round(uptime * 1000)))}")
+    if (left := node.get("ends_runs_in_s")) is not None:
+        facts.append(f"ends what runs in {left:.0f} s")
+    click.echo(f"daemon    {', '.join(facts)}")
+    if (file := node.get("config_file", "")) != "":
+        click.echo(f"config    {render.plain(file or 'built-in defaults: no file')}")
 
 
 def _print_coming(found: dict[str, Any]) -> None:

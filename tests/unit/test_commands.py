@@ -1,10 +1,12 @@
-"""Signals that arrive in one turn of the daemon's loop."""
+"""Commands of operators: signals that arrive in one turn, and requests on the control socket."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from dispatcher.host.signals import caught
 from dispatcher.supervisor.stop import Stop
 from dispatcher.supervisor.supervisor import Supervisor
 from dispatcher.times import Instant
-from tests.simulation import World
+from tests.simulation import SETTINGS, World
 
 
 def commands_of(world: World, how: Stop) -> Commands:
@@ -64,6 +66,50 @@ def test_to_leave_is_never_hurried() -> None:
         world.supervisor.stop(Stop.LEAVE, at=Instant(1.0))
 
     assert Stop.LEAVE is stopping(world)
+
+
+# Requests ----------------------------------------------------------------
+
+
+def request(commands: Commands, line: bytes) -> Any:
+    answers: list[object] = []
+    commands.handle_request(line, answers.append, 1)
+    (answer,) = answers
+    return answer
+
+
+def test_the_report_counts_down_to_the_end_of_a_drain() -> None:
+    world = World(settings=replace(SETTINGS, drain_timeout=60.0)).start()
+    assert world.supervisor.report(at=world.at()).ends_runs_in_s is None
+
+    world.supervisor.stop(Stop.DRAIN, at=world.at())
+    world.elapsed += 45
+
+    assert 15.0 == world.supervisor.report(at=world.at()).ends_runs_in_s
+    world.supervisor.stop(Stop.HURRY, at=world.at())
+    assert world.supervisor.report(at=world.at()).ends_runs_in_s is None
+
+
+def test_a_reload_that_means_another_file_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, link, other = (tmp_path / name for name in ("own.toml", "link.toml", "other.toml"))
+    own.touch()
+    link.symlink_to(own)
+    commands = commands_of(World(), Stop.DRAIN)
+    commands.file = link
+
+    refused = {"ok": False, "error": "other_file", "file": str(link)}
+    assert refused == request(commands, b'{"op": "reload", "file": "%s"}' % bytes(other))
+    for line in (b'{"op": "reload", "file": "%s"}' % bytes(own), b'{"op": "reload"}'):
+        assert "config_refused" == request(commands, line)["error"]  # as it is read
+
+    monkeypatch.setattr("dispatcher.config.config.SYSTEM_FILE", tmp_path / "none")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("DISPATCHER_CONFIG", raising=False)
+    commands.file = None
+    refused = {"ok": False, "error": "other_file", "file": None}
+    assert refused == request(commands, b'{"op": "reload", "file": "%s"}' % bytes(other))
 
 
 def stopping(world: World) -> Any:
