@@ -17,7 +17,7 @@ from dispatcher.config.config import Config
 from dispatcher.doctor import named_files
 from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
 from dispatcher.doctor.free_space import existing, rooms
-from dispatcher.doctor.processes import processes
+from dispatcher.doctor.processes import how_to_restart, processes
 from dispatcher.errors import FULL, REMOVED, DispatcherError, StoreUnusable
 from dispatcher.executor import journal
 from dispatcher.host import holes, locks, owner
@@ -210,7 +210,9 @@ def _store(config: Config) -> Iterator[Finding]:
         return
     text = f"{path}, schema {found.schema}"
     if found.schema < found.known:
-        remedy = "restart the daemon, or run: dispatcher migrate"
+        remedy = "start the daemon, or run: dispatcher migrate"
+        if locks.holder_of(config.state_dir / locks.DAEMON_LOCK) is not None:
+            remedy = f"the daemon works with the older one; {how_to_restart(config)}"
         yield bad("store", f"{text}, older than {found.known}", remedy)
     elif found.schema > found.known:
         yield bad("store", f"{text}, newer than {found.known}", "upgrade this dispatcher")

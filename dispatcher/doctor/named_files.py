@@ -79,7 +79,8 @@ def textfile(config: Config) -> Iterator[Finding]:
         text = f"{what} is below {hidden}, which the daemon's unit hides"
         yield bad("metrics", text, "name a file elsewhere, for example below /var/lib")
     elif not directory.is_dir():
-        remedy = f"make it, and restart the daemon: install -d -m 755 -o {user} {directory}"
+        anew = ", and restart the daemon" if of_service.is_hosts(config) else ""
+        remedy = f"make it{anew}: install -d -m 755 -o {user} {directory}"
         yield bad("metrics", f"{what} is not there", remedy)
     elif not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         remedy = of_service.remedy_if_closed(directory, user)

@@ -12,6 +12,7 @@ from dispatcher.config.config import Config
 from dispatcher.daemon.executor_client import PING_INTERVAL
 from dispatcher.daemon_report import DaemonReport, ExecutorState
 from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
+from dispatcher.host import locks
 
 #: Descriptors of the executor itself, and of each run: pidfd, notify socket, and those of a start.
 OWN_DESCRIPTORS = 64
@@ -28,6 +29,25 @@ BOOT_ROUNDING = 2.0
 ANSWERED_WITHIN = 1.0
 
 
+def how_to_restart(config: Config) -> str:
+    """Return how to restart the daemon so that no work is lost: where its stop drains, runs end."""
+    if config.on_stop == "leave":
+        return "restart it: workers go on"
+    return (
+        f"restart it when nothing runs: its stop waits up to {config.daemon.drain_timeout_ms} for"
+        " its runs and ends the rest, which start anew; so that workers go on, set [daemon] on_stop"
+        ' = "leave" first, and: dispatcher reload'
+    )
+
+
+def _how_to_kill(config: Config) -> str:
+    """Return how to replace a daemon that answers no signal; no run ends for a SIGKILL."""
+    if config.on_stop == "leave":
+        return "restart it: workers go on"
+    pid = locks.holder_of(config.state_dir / locks.DAEMON_LOCK) or "PID"
+    return f"kill -KILL {pid}, then {config.start_command()}: workers go on"
+
+
 def processes(config: Config) -> Iterator[Finding]:
     """Check the daemon's report, also of the executor: a second connection would end the first."""
     try:
@@ -36,7 +56,7 @@ def processes(config: Config) -> Iterator[Finding]:
         yield from_error("daemon", error)
         return
     except TimeoutError:
-        remedy = "see its log; if its loop hangs, restart it: workers go on"
+        remedy = f"see its log; if its loop hangs, {_how_to_kill(config)}"
         yield bad("daemon", "one runs and does not answer", remedy)
         return
     if report is None and (why := control.why_unreachable(config)) is not None:
@@ -48,11 +68,11 @@ def processes(config: Config) -> Iterator[Finding]:
         yield warning("daemon", "none runs", config.start_command())
         yield ok("executor", "not checked: it answers only a daemon")
         return
-    yield check_release("daemon", report.pid, report.release, "restart it: workers go on")
+    yield check_release("daemon", report.pid, report.release, how_to_restart(config))
     yield from check_executor(config, report)
     pid = report.executor_pid or report.pid
     yield from check_descriptors(pid, report.slots)
-    yield from check_marks(report)
+    yield from check_marks(config, report)
     yield from check_pause(report)
     yield from check_unended(report)
     yield from check_stranded(report)
@@ -63,10 +83,16 @@ def processes(config: Config) -> Iterator[Finding]:
         )
 
 
+def _how_to_replace_executor(config: Config) -> str:
+    replace = "restart it" if config.executor.mode == "external" else "end it"
+    then = "" if config.executor.mode == "external" else "; the daemon starts another"
+    return f"{replace} when nothing runs: its end ends all runs{then}"
+
+
 def check_executor(config: Config, report: DaemonReport) -> Iterator[Finding]:
     """Check that the executor answers, and runs a release that fits."""
     pid, answered_ago = report.executor_pid, report.executor_heard_s
-    restart = "restart it when no work is running: its end ends all runs"
+    restart = _how_to_replace_executor(config)
     if (other := report.executor_incompatible) is not None:
         text = f"pid {other.pid} speaks version {other.version}, {other.wanted} is wanted"
         yield bad("executor", text, restart)
@@ -171,13 +197,13 @@ def check_stranded(report: DaemonReport) -> Iterator[Finding]:
         yield warning("stranded run", text, "dispatcher status names them")
 
 
-def check_marks(report: DaemonReport) -> Iterator[Finding]:
+def check_marks(config: Config, report: DaemonReport) -> Iterator[Finding]:
     marks = report.executor_marks
     if marks:
         yield ok("marks", "the processes of each run carry its mark")
     elif marks is not None:
         text = "runs have no mark: escaped processes are found by their environment or output alone"
-        older = "restart the executor when no work is running: its release marks no runs"
+        older = f"its release marks no runs: {_how_to_replace_executor(config)}"
         same = report.executor_release == wire.RELEASE
         yield warning(
             "marks", text, "see why: mark.unavailable in the executor's log" if same else older

@@ -7,19 +7,20 @@ import errno
 import os
 import pwd
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
-from dispatcher import wire
+from dispatcher import control, wire
 from dispatcher.config import of_service
 from dispatcher.config.config import load
 from dispatcher.daemon_report import StrandedReport
 from dispatcher.doctor import free_space, named_files, processes
 from dispatcher.doctor.checks import findings
 from dispatcher.doctor.finding import Finding, Level
-from dispatcher.host import holes, owner
+from dispatcher.host import holes, locks, owner
 from dispatcher.store import migrations
 from tests.command import Command
 from tests.reports import report
@@ -58,7 +59,7 @@ def test_a_directory_of_figures_that_is_not_there_is_bad(used: Command, tmp_path
     used.configure(f'[metrics]\ntextfile = "{directory}/d.prom"')
     finding = found(used, "metrics")
     user = pwd.getpwuid(os.geteuid()).pw_name
-    remedy = f"make it, and restart the daemon: install -d -m 755 -o {user} {directory}"
+    remedy = f"make it: install -d -m 755 -o {user} {directory}"
     assert (Level.BAD, remedy) == (finding.level, finding.remedy)
 
     directory.mkdir()
@@ -343,7 +344,7 @@ def test_a_file_that_is_not_a_database(used: Command) -> None:
 
 @pytest.mark.parametrize(
     ("more", "text"),
-    [(1, "schema {0}, older than {1}; restart"), (-1, "schema {0}, newer than {1}; upg")],
+    [(1, "schema {0}, older than {1}; start the"), (-1, "schema {0}, newer than {1}; upg")],
 )
 def test_a_schema_of_another_release(
     used: Command, more: int, text: str, monkeypatch: pytest.MonkeyPatch
@@ -430,7 +431,14 @@ def test_a_process_of_another_release_is_named() -> None:
             {"executor_incompatible": {"pid": 4711, "version": 2, "wanted": 4}},
             Level.BAD,
             "pid 4711 speaks version 2, 4 is wanted",
-            "restart it when no work is running",
+            "end it when nothing runs: its end ends all runs; the daemon starts another",
+        ),
+        (
+            "external",
+            {"executor_incompatible": {"pid": 4711, "version": 2, "wanted": 4}},
+            Level.BAD,
+            "pid 4711 speaks version 2, 4 is wanted",
+            "restart it when nothing runs: its end ends all runs",
         ),
         (
             "embedded",
@@ -532,17 +540,64 @@ def test_a_stranded_run_that_the_executor_ends_needs_no_operator(executor: str, 
             Level.WARNING,
             "mark.unavailable",
         ),
-        ({"executor_marks": False, "executor_release": "0.0.9"}, Level.WARNING, "restart"),
+        (
+            {"executor_marks": False, "executor_release": "0.0.9"},
+            Level.WARNING,
+            "end it when nothing runs",
+        ),
     ],
 )
 def test_an_executor_that_does_not_mark_its_runs_is_worth_a_warning(
-    facts: dict[str, object], level: Level, remedy: str
+    command: Command, facts: dict[str, object], level: Level, remedy: str
 ) -> None:
-    (found,) = processes.check_marks(report(**facts))
+    (found,) = processes.check_marks(load(str(command.config_file)), report(**facts))
 
     assert level is found.level
     assert remedy in (found.remedy or "")
 
 
-def test_nothing_is_known_of_marks_without_an_executor() -> None:
-    assert [] == list(processes.check_marks(report()))
+def test_nothing_is_known_of_marks_without_an_executor(command: Command) -> None:
+    assert [] == list(processes.check_marks(load(str(command.config_file)), report()))
+
+
+@pytest.mark.parametrize(
+    ("text", "restart", "if_it_hangs"),
+    [
+        (
+            "",
+            "restart it when nothing runs: its stop waits up to 1m for its runs and ends the rest",
+            "kill -KILL PID, then dispatcher run: workers go on",
+        ),
+        ('[daemon]\non_stop = "leave"', "restart it: workers go on", "restart it: workers go on"),
+        ('[executor]\nmode = "external"', "restart it: workers go on", "restart it: workers go on"),
+    ],
+)
+def test_no_advice_about_a_daemon_costs_work(
+    command: Command, monkeypatch: pytest.MonkeyPatch, text: str, restart: str, if_it_hangs: str
+) -> None:
+    command.configure(text)
+    config = load(str(command.config_file))
+
+    def hang(_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(control, "report", lambda _: report(release="0.0.9"))
+    older = next(iter(processes.processes(config)))
+    monkeypatch.setattr(control, "report", hang)
+    (hanging,) = processes.processes(config)
+
+    assert (Level.WARNING, True) == (older.level, str(older.remedy).startswith(restart))
+    assert f"see its log; if its loop hangs, {if_it_hangs}" == hanging.remedy
+
+
+def test_a_store_that_an_older_daemon_uses_is_upgraded_at_no_cost(
+    used: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = (*migrations.MIGRATIONS, "")
+    monkeypatch.setattr(migrations, "MIGRATIONS", more)
+    assert "start the daemon, or run: dispatcher migrate" == found(used, "store").remedy
+
+    with closing(locks.lock_file(used.state_dir / locks.DAEMON_LOCK, "the store")):
+        remedy = str(found(used, "store").remedy)
+
+    assert remedy.startswith("the daemon works with the older one; restart it when nothing runs")
