@@ -29,7 +29,8 @@ class Defaults(Section, frozen=True):
     queue: Annotated[str, Meta(pattern=NAME, examples=["default"])] = "default"
     """The queue of a task without one."""
     priority: Annotated[int, Meta(ge=-(2**31), le=MOST, examples=[0])] = 0
-    """The priority of a task without one; higher ones are claimed first."""
+    """The priority of a task without one. The highest of a queue is claimed first; queues take
+    turns."""
     allow_commands: Annotated[bool, Meta(examples=[False])] = True
     """Whether a submit may give a command, not only a profile. It guards against mistakes alone: a
     user who may write the database may run anything as the daemon's user."""
@@ -39,7 +40,7 @@ class TaskDefaults(Section, frozen=True):
     """Defaults for the tasks of a queue or profile."""
 
     priority: Annotated[int, Meta(ge=-(2**31), le=MOST, examples=[10])] | None = None
-    """Higher ones are claimed first, within their queue."""
+    """Higher ones are claimed first, within their queue; queues take turns."""
     max_attempts: Annotated[int, Meta(ge=1, le=MOST, examples=[5])] | None = None
     """Attempts after which a task is failed."""
     liveness: Annotated[Literal["process", "worker"], Meta(examples=["worker"])] | None = None

@@ -59,7 +59,12 @@ _MOST_WARNINGS = 10
     shell_complete=offered("queues"),
     help="Queue [default: as configured].",
 )
-@click.option("--priority", type=int, metavar="N", help="Higher runs first [default: 0].")
+@click.option(
+    "--priority",
+    type=int,
+    metavar="N",
+    help="Higher runs first in its queue; queues take turns [default: 0].",
+)
 @click.option("--max-attempts", type=int, metavar="N", help="Attempts before the task fails.")
 @click.option(
     "--cwd",
