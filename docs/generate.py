@@ -28,8 +28,8 @@ _EVENTS = f"""\
 Each line of a log is one JSON object: `timestamp`, `level`, `event`, `sequence` (from 1 in each
 process; a gap is a lost line), `node`, and the fields below, numbers with their unit in the name.
 An event keeps its name and meaning between releases. No line holds a lock, an environment or a
-payload. On a terminal the daemon's lines are formatted for people; in systemd's journal they are
-[records](journal.md).
+payload. On a terminal each event of the daemon is one line, cut to the width of the terminal; only
+warnings and errors are whole. In systemd's journal they are [records](journal.md).
 
 Events with a ↻ may repeat while a fault lasts. After {repeats.BURST} equal lines at most one in
 {repeats.INTERVAL:g} s is written, and `left_out` counts those since the last. `error.ceased`

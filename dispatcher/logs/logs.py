@@ -21,7 +21,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from dispatcher import times
 from dispatcher.config.config import Config
-from dispatcher.logs import catalogue, journald, records
+from dispatcher.logs import catalogue, console, journald, records
 from dispatcher.logs.out import LogStream, descriptor_of
 from dispatcher.logs.repeats import Repeats
 from dispatcher.times import Instant, iso, wall_clock
@@ -191,7 +191,7 @@ def _written(node: str, *, identifier: str | None, drawn: bool, prefixed: bool) 
     if identifier is not None:
         return [_facts_of(node), _recorded_as(identifier)]
     if drawn:
-        return _drawn()
+        return [_facts_of(""), _drawn]
     return [_facts_of(node), _in_json, *((_prefixed,) if prefixed else ())]
 
 
@@ -199,20 +199,18 @@ def _prefixed(_logger: WrappedLogger, method: str, line: str) -> str:
     return journald.PREFIX[method] + line
 
 
-def _drawn() -> list[Processor]:
-    plain = structlog.dev.plain_traceback
-    colors = _out.stream.isatty()
-    return [
-        _arranged,
-        structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain),
-    ]
+def _drawn(_logger: WrappedLogger, _method: str, fields: EventDict) -> str:
+    """Return a line for people; the width of a terminal is that of now."""
+    colours = _out.stream.isatty() and not os.environ.get("NO_COLOR")
+    return console.line(fields, columns=_columns(_out.stream), colours=colours)
 
 
-def _arranged(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Return the fields in the order for people, without the sequence."""
-    fields = _stamp(logger, method, event)
-    del fields["sequence"]
-    return dict(records.arranged(fields))
+def _columns(stream: TextIO) -> int | None:
+    """Return the columns of a terminal; None for anything else."""
+    try:
+        return os.get_terminal_size(descriptor_of(stream)).columns or None
+    except OSError:
+        return None
 
 
 def _stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -18,7 +18,7 @@ WHOM = ("task_id", "run_id", "attempt")
 RENAMED = {"uid": "DISPATCHER_RUN", "level": "PRIORITY"}
 
 #: Keys that a message leaves out: they are fields, and the journal shows time and priority.
-_NOT_SHOWN = frozenset({"timestamp", "level", "event", "sequence", "node"})
+NOT_SHOWN = frozenset({"timestamp", "level", "event", "sequence", "node"})
 
 #: Characters of a field's name that journald takes: journal_field_valid of sd_journal_sendv.
 _MOST_OF_NAME = 64
@@ -54,19 +54,17 @@ def record(line: Mapping[str, object], *, identifier: str) -> bytes:
     short = [f"SYSLOG_IDENTIFIER={identifier}\nPRIORITY={PRIORITY[str(line['level'])]}"]
     long = b""
     for key, value in arranged(line):
-        text = str(value) if type(value) is int else _text(value)
+        text = _text(value)
         if "\n" in text:
             long += field(name_of(key).encode(), text.encode(errors="backslashreplace"))
         elif key != "level":
             short.append(f"{name_of(key)}={text}")
-        if key in _NOT_SHOWN:
+        if key in NOT_SHOWN:
             continue
-        if _is_word(text):
-            message_parts.append(f"{key}={text}")
-        elif _has_lines(text):
+        if _has_lines(text):
             beneath.append(text)
         else:
-            message_parts.append(f"{key}={text!r}")
+            message_parts.append(_pair(key, text))
     message = "\n".join((" ".join(message_parts), *beneath))
     if beneath:
         long += field(b"MESSAGE", message.encode(errors="backslashreplace"))
@@ -75,7 +73,18 @@ def record(line: Mapping[str, object], *, identifier: str) -> bytes:
     return "\n".join((*short, "")).encode(errors="backslashreplace") + long
 
 
+def pair(key: str, value: object) -> str:
+    """Return a fact as a message shows it, on one line."""
+    return _pair(key, _text(value))
+
+
+def _pair(key: str, text: str) -> str:
+    return f"{key}={text}" if _is_word(text) else f"{key}={text!r}"
+
+
 def _text(value: object) -> str:
+    if type(value) is int:
+        return str(value)
     if isinstance(value, str):
         return value
     try:

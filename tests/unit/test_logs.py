@@ -96,7 +96,8 @@ def test_a_line_for_people_begins_with_its_subject_and_omits_empty_fields(
 
     line = re.sub(r"\x1b\[[0-9;]*m", "", drawn.getvalue())
     assert line.rstrip().endswith(
-        "task_id=7 run_id=1 attempt=1 outcome=lost state=ready reason=none fence=2 queue=q"
+        "run.settled task_id=7 outcome=lost state=ready reason=none attempt=1 queue=q run_id=1"
+        " fence=2"
     )
     (event,) = message.events()
     assert {"exit_code": None, "pid": None}.items() <= event.items()
