@@ -129,7 +129,9 @@ class Standing:
             yield Reason(Obstacle.STORE_SILENT, text)
         yield from self._executor_faults(report)
         if unknown := report.unknown_runs:
-            text = f"{unknown} runs that the store does not know are being ended first"
+            runs = "a run" if unknown == 1 else f"{unknown} runs"
+            are = "is" if unknown == 1 else "are"
+            text = f"{runs} that the store does not know {are} being ended first"
             yield Reason(Obstacle.UNKNOWN_RUNS, text)
         if report.paused:
             yield self._pause(report.paused, report.paused_for_s)
@@ -225,11 +227,13 @@ class Standing:
             )
             yield Reason(Obstacle.QUEUE_FULL, text)
         if report.is_full:
-            text = f"all {report.slots} slots are busy"
+            busy = "the one slot is" if report.slots == 1 else f"all {report.slots} slots are"
+            text = f"{busy} busy"
             yield Reason(Obstacle.SLOTS_FULL, text)
         elif report.bears is not None and report.busy >= report.bears:
+            runs = "one run" if report.bears == 1 else f"{report.bears} runs"
             text = (
-                f"this host bears {report.bears} runs at once: {report.bears_because};"
+                f"this host bears {runs} at once: {report.bears_because};"
                 " one more is tried now and then"
             )
             yield Reason(Obstacle.SLOTS_FULL, text)

@@ -10,14 +10,18 @@ from dispatcher import control
 from dispatcher.config.config import Config
 from dispatcher.daemon_report import DaemonReport
 from dispatcher.host.node import known_node_id
-from dispatcher.model import Leases, TaskState
+from dispatcher.model import Leases, Run, Task, TaskState
 from dispatcher.obstacles import AT_REST, FAULTS, DaemonState, Obstacle, Reason, Standing
 from dispatcher.store.api import ReaderStore
+from dispatcher.store.search import last_run
 from dispatcher.times import StoreTime
 
 #: Seconds for which a ready task waits, and nothing starts, though slots are free, before it is
 #: called stuck: longer than a daemon takes to start, or an executor to be found silent.
 STUCK_AFTER = 30.0
+
+#: Running tasks that a status names.
+MOST_RUNNING = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Status:
     ready_since: Mapping[str, StoreTime]
     """Since when the longest ready task of each queue is ready."""
     leases: Leases
+    running: Sequence[tuple[Task, Run | None]] = ()
+    """Tasks that run, at most `MOST_RUNNING`, each with its open run."""
     coming: int = 0
     """Tasks of bulk submits that are accepted and not listed yet."""
     damaged_parts: Sequence[str] = ()
@@ -84,10 +90,13 @@ def status(store: ReaderStore, config: Config) -> Status:
         counts, leases = store.counts(), store.leases()
         ready_since = store.ready_since()
         coming, damaged_parts = store.coming(), store.damaged_parts()
+        tasks = store.foremost(TaskState.RUNNING, limit=MOST_RUNNING)
+        running = [(task, last_run(store, task)) for task in sorted(tasks, key=lambda one: one.id)]
     return Status(
         counts=counts,
         ready_since=ready_since,
         leases=leases,
+        running=running,
         standing=standing(store, config),
         coming=coming,
         damaged_parts=damaged_parts,

@@ -14,9 +14,13 @@ from dispatcher.errors import DispatcherError
 from dispatcher.host import output_files
 from dispatcher.host.holes import BLOCK
 from dispatcher.model import Run
+from dispatcher.times import WallTime
 
 #: Bytes of one read.
 CHUNK = 64 * 1024
+
+#: Bytes of output shown with a run.
+TAIL = 4096
 
 
 def print_end(run: Run) -> None:
@@ -30,6 +34,16 @@ def print_end(run: Run) -> None:
         click.echo(f"dispatcher: {run.output_path} {what}; this was its end:", err=True)
         sys.stdout.buffer.write(run.output_tail.encode())
         sys.stdout.buffer.flush()
+
+
+def end_of(path: str) -> tuple[str, WallTime] | None:
+    """Return the last text of an output, and when it was last written to; None without the file."""
+    with suppress(OSError), os.fdopen(output_files.opened(path), "rb") as file:
+        found = os.fstat(file.fileno())
+        file.seek(-min(TAIL, found.st_size), os.SEEK_END)
+        text = file.read(TAIL).decode(errors="replace").replace("\0", "")
+        return text, WallTime(found.st_mtime_ns // 1_000_000)
+    return None
 
 
 def dropped(path: str, budget: int) -> int:

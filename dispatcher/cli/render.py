@@ -6,25 +6,20 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from contextlib import suppress
 from signal import SIGTERM
 from typing import Any
 
 import msgspec
 
 from dispatcher.calendar import Calendar
-from dispatcher.cli.output import dropped
+from dispatcher.cli.output import dropped, end_of
 from dispatcher.config.limits import TIMEOUTS
 from dispatcher.execution import LOCAL
-from dispatcher.host import output_files
 from dispatcher.model import Run, Task
 from dispatcher.quantities import signal_names
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode
-
-#: Bytes of output shown with a run.
-TAIL = 4096
 
 #: Characters shown of a long text; `show --json` has all of it.
 SHORT = 120
@@ -77,6 +72,21 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
     }
 
 
+def last_run_json(run: Run | None, now: StoreTime) -> dict[str, Any]:
+    """Return what `list --json` shows of a task's last run; the duration of an open one so far."""
+    start = None if run is None else began(run)
+    end = now if run is None or run.ended_at is None else run.ended_at
+    return {
+        "outcome": run and run.outcome,
+        "exit_code": run and run.exit_code,
+        "signal": run and run.signal,
+        "duration_s": None if start is None else max(0, end - start) / 1000,
+        "progress": run and run.progress,
+        "note": run and run.note,
+        "result": run and _json_value(run.result),
+    }
+
+
 def task_with_runs_json(
     task: Task, runs: list[Run], calendar: Calendar, *, budget: int
 ) -> dict[str, Any]:
@@ -88,7 +98,12 @@ def task_with_runs_json(
         {**run_json(run, calendar), "output_dropped": dropped(run.output_path, budget)}
         for run in runs
     ]
-    return {**task_json(task, calendar), "payload": _json_value(task.payload), "runs": runs_json}
+    return {
+        **task_json(task, calendar),
+        **last_run_json(runs[-1] if runs else None, calendar.now),
+        "payload": _json_value(task.payload),
+        "runs": runs_json,
+    }
 
 
 def _json_value(text: str | None) -> msgspec.Raw | None:
@@ -180,25 +195,39 @@ def time(time: StoreTime | None, calendar: Calendar, *, absolute: bool) -> str:
 
 
 def ago(time: StoreTime | None, now: StoreTime) -> str:
-    """Return the distance of a time from now: "3 min ago", "in 2 h"; "" for None."""
+    """Return the distance of a time from now: "3 min ago", "in 1 h 59 min"; "" for None."""
     if time is None:
         return ""
-    seconds = abs(now - time) // 1000
-    if seconds == 0:
+    if abs(now - time) < 1000:
         return "now"
-    size, unit = next((size, unit) for size, unit in _SPANS if seconds >= size)
-    span = f"{seconds // size} {unit}"
-    return f"{span} ago" if time < now else f"in {span}"
+    return f"in {_left(time - now)}" if time > now else f"{span(now - time)} ago"
+
+
+def span(milliseconds: int) -> str:
+    """Return how long ago something was, in the largest unit that is full: "3 min"."""
+    seconds = milliseconds // 1000
+    size, unit = next((size, unit) for size, unit in _SPANS if seconds >= size or size == 1)
+    return f"{seconds // size} {unit}"
+
+
+def _left(milliseconds: int) -> str:
+    """Return the time until something, rounded: in hours from a day on, in minutes from an hour."""
+    step = 3600 if milliseconds >= 86_400_000 else 60 if milliseconds >= 3_600_000 else 1
+    seconds = round(milliseconds / 1000 / step) * step
+    parts = []
+    for size, unit in _SPANS:
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts)
 
 
 def tail(run: Run) -> str | None:
     """Return the end of a run's output: from the store, or from its file on this host."""
     if run.output_tail is not None:
         return run.output_tail
-    with suppress(OSError), os.fdopen(output_files.opened(run.output_path), "rb") as file:
-        file.seek(-min(TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
-        return file.read(TAIL).decode(errors="replace").replace("\0", "")
-    return None
+    found = end_of(run.output_path)
+    return None if found is None else found[0]
 
 
 def truncated(run: Run) -> str:
@@ -250,12 +279,14 @@ def line(text: str) -> str:
 
 def duration(start: StoreTime | None, end: StoreTime | None) -> str:
     """Return the time between two moments for people, "" if one is missing."""
-    if start is None or end is None:
-        return ""
-    seconds = max(0, end - start) / 1000
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
+    return "" if start is None or end is None else seconds(max(0, end - start) / 1000)
+
+
+def seconds(count: float) -> str:
+    """Return a number of seconds for people: "1.5s", "2m03s", "1h04m"."""
+    if round(count, 1) < 60:
+        return f"{count:.1f}s"
+    minutes, rest = divmod(round(count), 60)
     return f"{minutes}m{rest:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"
 
 

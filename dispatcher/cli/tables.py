@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 _GAP = "  "
 
@@ -32,34 +32,58 @@ _COLOURS = {
 
 
 def print_table(
-    headings: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    spare: Sequence[str] = (),
+    alike: Collection[str] = (),
+    in_middle: Collection[str] = (),
 ) -> None:
-    """Print rows under headings.
+    """Print rows under headings, as `table` returns them."""
+    lines = table(headings, rows, spare=spare, alike=alike, in_middle=in_middle)
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
-    A terminal that is too narrow shows no `spare` columns, the first of them being the first to go;
-    then the widest cells are cut.
+
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    spare: Sequence[str] = (),
+    alike: Collection[str] = (),
+    in_middle: Collection[str] = (),
+) -> list[str]:
+    """Return the lines of rows under headings.
+
+    A terminal shows no column that is empty, and none of `alike` that has one value. One that is
+    too narrow shows no `spare` columns, the first of them being the first to go; then the widest
+    cells are cut at their end, those of `in_middle` in the middle.
     """
     cells = [list(headings), *([_text(value) for value in row] for row in rows)]
     columns = list(range(len(headings)))
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     if sys.stdout.isatty():
+        columns = _telling(cells, alike)
         room = shutil.get_terminal_size().columns
         widest = _cut_width(widths, columns, room)
         for heading in spare:
             if widest >= min(_READABLE, max(widths[column] for column in columns)):
                 break
-            columns.remove(headings.index(heading))
-            widest = _cut_width(widths, columns, room)
+            if (spared := headings.index(heading)) in columns:
+                columns.remove(spared)
+                widest = _cut_width(widths, columns, room)
         widths = [min(one, widest) for one in widths]
     paint = _painted if is_colourful() else _unpainted
-    lines = [
-        _GAP.join(
-            paint(_fit(row[column], widths[column]), row[column], number) for column in columns
+    middle = {column for column in columns if headings[column] in in_middle}
+    lines = []
+    for number, row in enumerate(cells):
+        fitted = (cut(row[at], widths[at], in_middle=at in middle) for at in columns)
+        padded = (
+            paint(text + " " * (widths[at] - width(text)), row[at], number)
+            for at, text in zip(columns, fitted, strict=True)
         )
-        for number, row in enumerate(cells)
-    ]
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in lines))
-    sys.stdout.flush()
+        lines.append(_GAP.join(padded).rstrip())
+    return lines
 
 
 def is_colourful() -> bool:
@@ -76,10 +100,41 @@ def width(text: str) -> int:
     return len(text) if text.isascii() else sum(map(_width_of, text))
 
 
+def cut(text: str, columns: int, *, in_middle: bool = False) -> str:
+    """Return a text that takes at most so many columns, with "…" for what is left out."""
+    if width(text) <= columns:
+        return text
+    tail = _end(text, (columns - 1) // 2) if in_middle else ""
+    return f"{_beginning(text, columns - 1 - width(tail))}…{tail}"
+
+
+def _beginning(text: str, columns: int) -> str:
+    while width(text) > columns:
+        text = text[: min(len(text) - 1, columns)]
+    return text
+
+
+def _end(text: str, columns: int) -> str:
+    while width(text) > columns:
+        text = text[max(1, len(text) - columns) :]
+    return text
+
+
 def _width_of(character: str) -> int:
     if unicodedata.combining(character) or unicodedata.category(character) in {"Cf", "Me", "Mn"}:
         return 0
     return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
+
+
+def _telling(cells: Sequence[Sequence[str]], alike: Collection[str]) -> list[int]:
+    """Return the columns that say something of the rows; all if there is no row."""
+    headings, *rows = cells
+    values = [{row[column] for row in rows} for column in range(len(headings))]
+    return [
+        column
+        for column, found in enumerate(values)
+        if found != {""} and (len(rows) < 2 or len(found) > 1 or headings[column] not in alike)
+    ]
 
 
 def _cut_width(widths: Sequence[int], columns: Sequence[int], room: int) -> int:
@@ -91,17 +146,6 @@ def _cut_width(widths: Sequence[int], columns: Sequence[int], room: int) -> int:
             return max(1, share)
         room -= one
     return max(taken)
-
-
-def _fit(text: str, columns: int) -> str:
-    """Return a text cut or filled up to so many columns."""
-    missing = columns - width(text)
-    if missing < 0:
-        while width(text) > columns - 1:
-            text = text[: min(len(text) - 1, columns - 1)]
-        text += "…"
-        missing = columns - width(text)
-    return text + " " * missing
 
 
 def _text(value: object) -> str:

@@ -19,7 +19,7 @@ class Verb(NamedTuple):
 GROUPS: Mapping[str, Mapping[str, Verb]] = {
     "Tasks": {
         "submit": Verb("Submit a command as a task, or many from a file.", changes=True),
-        "list": Verb("List tasks, newest first."),
+        "list": Verb("List tasks: what runs, needs you, waits, is over."),
         "show": Verb("Show a task with all its runs."),
         "why": Verb("Explain why a task is where it is, and what happens next."),
         "logs": Verb("Print what a task's run wrote."),

@@ -96,6 +96,20 @@ class ReaderStore(Transactions, Protocol):
     def runs(self, task_id: int) -> list[Run]:
         """Return a task's runs, oldest first; lease and beats of the open one are current."""
 
+    def last_run(self, task_id: int) -> Run | None:
+        """Return a task's last run as `runs` does, but without the end of its output."""
+
+    def foremost(self, state: TaskState, *, queue: str | None = None, limit: int) -> list[Task]:
+        """Return at most `limit` tasks of a state, of one queue or all; reads no others.
+
+        Running ones come by owner; ready ones, of one queue, in the order of claims; scheduled ones
+        in the order in which they are due; held ones, of one queue, by descending id; finished ones
+        the last finished first, those of one queue by descending id.
+        """
+
+    def before(self, task: Task, *, limit: int) -> int:
+        """Return how many ready tasks of its queue precede a ready task, counting to `limit`."""
+
     def open_run(self, uid: RunUid) -> OpenRun | None:
         """Return a run that is not closed; None if it is closed or unknown."""
 

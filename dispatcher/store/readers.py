@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
 
 from dispatcher.calendar import Calendar
 from dispatcher.execution import OpenRun
@@ -35,6 +36,14 @@ from dispatcher.store.transactions import SqlTransactions
 from dispatcher.times import StoreTime
 from dispatcher.wire import RunUid
 
+#: States with an order of their own.
+_IN_ITS_ORDER: Final = {
+    TaskState.RUNNING: sql.RUNNING,
+    TaskState.READY: sql.NEXT,
+    TaskState.SCHEDULED: sql.FIRST_DUE,
+    TaskState.HELD: sql.RESTING,
+}
+
 
 class SqlReader(SqlTransactions):
     """`ReaderStore` on an engine."""
@@ -66,6 +75,21 @@ class SqlReader(SqlTransactions):
 
     def runs(self, task_id: int) -> list[Run]:
         return [run_from(row) for row in self.engine.rows(sql.RUNS, {"task_id": task_id})]
+
+    def last_run(self, task_id: int) -> Run | None:
+        rows = self.engine.rows(sql.LAST_RUN, {"task_id": task_id})
+        return run_from(rows[0]) if rows else None
+
+    def foremost(self, state: TaskState, *, queue: str | None = None, limit: int) -> list[Task]:
+        statement = sql.LAST_FINISHED if queue is None else sql.RESTING
+        statement = _IN_ITS_ORDER.get(state, statement)
+        values = {"state": state.value, "queue": queue, "limit": limit}
+        return [task_from(row) for row in self.engine.rows(statement, values)]
+
+    def before(self, task: Task, *, limit: int) -> int:
+        values = {"queue": task.queue, "priority": task.priority, "id": task.id, "limit": limit}
+        ((found,),) = self.engine.rows(sql.BEFORE, values)
+        return int(found)
 
     def open_run(self, uid: RunUid) -> OpenRun | None:
         return next(iter(self._open_runs(sql.OPEN_RUN, {"uid": uid})), None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
-from dispatcher.model import Task, TaskFilter
+from dispatcher.model import Run, Task, TaskFilter
 from dispatcher.selection import Match
 from dispatcher.store.api import ReaderStore
 from dispatcher.times import StoreTime
+
+_T = TypeVar("_T")
 
 #: Ids in the range of one query. Bounds how long it holds its snapshot: 10 ms for few matches,
 #: 100 ms if all match.
@@ -20,10 +23,24 @@ STEP_BACK = 3_600_000
 
 def each_task(store: ReaderStore, wanted: TaskFilter) -> Iterator[Task]:
     """Yield the tasks that match a filter; each step is a snapshot of its own."""
+    return _each(store, wanted, lambda task: task)
+
+
+def each_with_run(store: ReaderStore, wanted: TaskFilter) -> Iterator[tuple[Task, Run | None]]:
+    """Yield the same tasks, each with its last run in the same snapshot."""
+    return _each(store, wanted, lambda task: (task, last_run(store, task)))
+
+
+def last_run(store: ReaderStore, task: Task) -> Run | None:
+    """Return a task's last run, without the end of its output; None if it never ran."""
+    return store.last_run(task.id) if task.fence else None
+
+
+def _each(store: ReaderStore, wanted: TaskFilter, found: Callable[[Task], _T]) -> Iterator[_T]:
     left = wanted.limit
     for window in _windows(store, wanted):
         with store.snapshot():
-            page = store.tasks(replace(window, limit=left))
+            page = list(map(found, store.tasks(replace(window, limit=left))))
         yield from page
         left -= len(page)
         if left <= 0:

@@ -34,6 +34,17 @@ PLANS = [
     (claims.LAST_OUTCOME, {"task_id": 1}, ["(task_id=?)"]),
     (claims.EARLIER_OUTPUTS, {"task_id": 1, "owner": "n"}, ["(task_id=?)"]),
     (readers.RUNS, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
+    (readers.LAST_RUN, {"task_id": 1}, ["(task_id=?)", "PRIMARY KEY"]),
+    (readers.RUNNING, {"queue": None, "limit": 1}, ["tasks_running"]),
+    (readers.NEXT, {"queue": "q", "limit": 1}, ["tasks_ready (queue=?)"]),
+    (readers.FIRST_DUE, {"queue": None, "limit": 1}, ["tasks_due"]),
+    (readers.LAST_FINISHED, {"state": "failed", "limit": 1}, ["tasks_finished (state=?"]),
+    (readers.RESTING, {"queue": "q", "state": "held", "limit": 1}, ["tasks_resting (queue=? AND"]),
+    (
+        readers.BEFORE,
+        {"queue": "q", "priority": 0, "id": 1, "limit": 1},
+        ["tasks_ready (queue=? AND priority>?)", "tasks_ready (queue=? AND priority=? AND id<?)"],
+    ),
     (readers.PRUNABLE, {"before": 1, "state": "failed"}, ["tasks_finished (state=? AND"]),
     (operators.OLD, {"before": 1, "limit": 1, "state": "x"}, ["tasks_finished (state=? AND"]),
     (operators.OLD_RUNS, {"task_id": 1, "limit": 1}, ["(task_id=?)"]),
@@ -74,10 +85,17 @@ def test_a_statement_goes_by_its_index_and_sorts_no_table(
         supervisor.OVERDUE,
         supervisor.NEXT_FAILURE,
         operators.OLD,
+        readers.LAST_RUN,
+        readers.RUNNING,
+        readers.NEXT,
+        readers.FIRST_DUE,
+        readers.LAST_FINISHED,
+        readers.RESTING,
     ],
 )
 def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
     values = {"queue": "q", "limit": 1, "now": 1, "after": "", "before": 1, "state": "x"}
+    values["task_id"] = 1
     with raw.transaction():
         plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 

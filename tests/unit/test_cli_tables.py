@@ -105,3 +105,34 @@ def test_a_table_needs_no_rich() -> None:
     )
 
     assert 0 == os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", script)
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, columns: int, rows: list[tuple[object, ...]]) -> str:
+    """Return a table on a terminal of this width."""
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    headings = ("ID", "QUEUE", "LABELS", "COMMAND")
+    return "\n".join(tables.table(headings, rows, alike=["QUEUE"], in_middle=["COMMAND"]))
+
+
+def test_a_terminal_shows_no_column_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = drawn(monkeypatch, 80, [(1, "q", "", "true"), (2, "q", None, "true")])
+    one = drawn(monkeypatch, 80, [(1, "q", "", "true")])
+    other = drawn(monkeypatch, 80, [(1, "q", "", "true"), (2, "r", "a=b", "true")])
+
+    assert ["ID", "COMMAND"] == same.splitlines()[0].split()
+    assert ["ID", "QUEUE", "COMMAND"] == one.splitlines()[0].split()
+    assert ["ID", "QUEUE", "LABELS", "COMMAND"] == other.splitlines()[0].split()
+    assert ["ID", "QUEUE", "LABELS", "COMMAND"] == drawn(monkeypatch, 80, []).split()
+
+
+def test_a_command_is_cut_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "python /srv/project/train.py --epochs 300"
+
+    (_, row) = drawn(monkeypatch, 24, [(1, None, None, command)]).splitlines()
+
+    assert "1   python /sr…pochs 300" == row
+    assert "日…語" == tables.cut("日本語日本語", 5, in_middle=True)
+    assert "…" == tables.cut(command, 1, in_middle=True)
+    assert command == tables.cut(command, len(command), in_middle=True)

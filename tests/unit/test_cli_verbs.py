@@ -66,6 +66,42 @@ def test_status_for_people(command: Command) -> None:
     assert re.search(r"QUEUE +READY\na +1\n", shown)
 
 
+def test_status_names_what_runs(command: Command) -> None:
+    for _ in range(6):
+        command("submit", "--", "true")
+    with command.client() as client:
+        for _ in range(6):
+            client.claim()
+        client.heartbeat(2, progress=0.5)
+
+    (line,) = [one for one in command("status").stdout.splitlines() if one[:8] == "running "]
+    running = command("status", "--json").json["running"]
+
+    time = r"\d\.\ds"
+    assert re.fullmatch(
+        rf"running   1 \({time}\), 2 \({time}, 50 %\), 3 \({time}\), 4 \({time}\),"
+        " 2 more: dispatcher list",
+        line,
+    )
+    assert [1, 2, 3, 4, 5, 6] == [one["id"] for one in running]
+    assert ("default", 0.5, None) == tuple(
+        running[1][name] for name in ("queue", "progress", "outcome")
+    )
+
+
+def test_status_shows_queues_with_work_first_and_states_as_the_list_does(command: Command) -> None:
+    for queue in ("default", "default", "b", "c"):
+        command("submit", "--queue", queue, "--", "true")
+    command.run_once()
+    command("cancel", 2, 3)
+    command("hold", 4)
+
+    shown = command("status").stdout.partition("QUEUE")[2].splitlines()
+
+    assert ["HELD", "FAILED", "CANCELLED"] == shown[0].split()
+    assert ["c", "b", "default"] == [line.split()[0] for line in shown[1:]]
+
+
 def test_status_passes_on_the_daemons_report(command: Command) -> None:
     standing = Standing(
         calendar=START, paused={}, node=None, daemon="running", report=report(busy=1)

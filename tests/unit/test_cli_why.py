@@ -129,6 +129,15 @@ def test_why_names_each_obstacle(
     assert expected == list(explain(task(state), [], status))
 
 
+def test_the_ready_tasks_before_one_are_counted(command: Command) -> None:
+    for _ in range(3):
+        command("submit", "--", "true")
+
+    assert "before it" not in command("why", 1).stdout
+    assert "  1 ready task of its queue is before it\n" in command("why", 2).stdout
+    assert "  2 ready tasks of its queue are before it\n" in command("why", 3).stdout
+
+
 def test_a_pending_time_out_is_reported() -> None:
     waiting = task(TaskState.READY, fails_at=StoreTime(9_000))
     paused = {"q": PausedQueue("q", "upgrade", StoreTime(1_000))}

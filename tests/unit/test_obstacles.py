@@ -214,7 +214,7 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
     ),
     Obstacle.UNKNOWN_RUNS: (
         unknown_runs,
-        "1 runs that the store does not know are being ended first",
+        "a run that the store does not know is being ended first",
     ),
     Obstacle.NODE_PAUSED: (
         node_paused,
@@ -227,7 +227,7 @@ SCENES: Mapping[Obstacle, tuple[Callable[[], Scene], str]] = {
             " local claims do not count"
         ),
     ),
-    Obstacle.SLOTS_FULL: (slots_full, "all 1 slots are busy"),
+    Obstacle.SLOTS_FULL: (slots_full, "the one slot is busy"),
     Obstacle.TURN_COMES: (turn_comes, "nothing keeps it from running: its turn comes"),
 }
 
@@ -365,7 +365,7 @@ def test_r43_list_why_and_status_name_the_same_obstacle(
     assert dict.fromkeys(expected, 1) == command("status", "--json").json["waiting"]
     assert "waiting   1 not_due, 1 queue_paused, 1 daemon_not_running\n" in command("status").stdout
     assert why[2]["until"] == command("show", 3, "--json").json["run_at"]
-    assert "daemon not running; submitted" in command("list").stdout
+    assert "daemon not running; 1st in line" in command("list").stdout
 
 
 class OnlyByName(dict[str, PausedQueue]):

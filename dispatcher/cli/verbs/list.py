@@ -1,39 +1,39 @@
-"""`dispatcher list`: tasks, newest first."""
+"""`dispatcher list`: tasks, those first that a person looks for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 import click
 
 from dispatcher.calendar import Calendar
-from dispatcher.cli import lines, render
+from dispatcher.cli import glance, lines, render
 from dispatcher.cli.configuration import open_client
+from dispatcher.cli.dashboard import LIMIT, Dashboard, report_more, report_none
 from dispatcher.cli.options import absolute_option, config_option, examples, json_option
 from dispatcher.cli.param_types import COUNT, MOMENT, TEXT, offered
 from dispatcher.cli.printing import print_json, print_json_line
 from dispatcher.client import Client
-from dispatcher.errors import did_you_mean
-from dispatcher.model import Task, TaskFilter, TaskState
-from dispatcher.obstacles import AT_REST, Obstacle, Standing
+from dispatcher.model import Run, Task, TaskFilter, TaskState
+from dispatcher.obstacles import Obstacle
 from dispatcher.quantities.durations import Milliseconds
+from dispatcher.store.search import each_with_run
 from dispatcher.times import StoreTime, WallTime
-
-#: Characters of a reason in a list, as the longest cell sets the width; `show` has all of it.
-REASON = 80
 
 
 @click.command(
     epilog=examples(
+        "dispatcher list -w",
         "dispatcher list --state running --state ready",
         "dispatcher list --queue nightly --label team=data --since 2h",
         "dispatcher list --state failed --since 2026-08-01 --until 2026-08-02T06:00",
         'dispatcher list --text "gzip -k" --limit 20',
-        "dispatcher list --state failed --json | jq '.[].id'",
+        "dispatcher list --state failed --json | jq '.[] | [.id, .exit_code]'",
         "dispatcher list --limit 1000000 --json-lines | grep big.log",
     )
 )
@@ -66,37 +66,45 @@ REASON = 80
     "--until", type=MOMENT, metavar="TIME", help='Submitted before, e.g. "2026-08-01T06:00".'
 )
 @click.option(
-    "--limit", type=COUNT, default=100, show_default="100", metavar="N", help="Maximum to list."
+    "--limit",
+    type=COUNT,
+    metavar="N",
+    help="Maximum to list [default: 20 that need you, 10 that wait, 10 that are over; else 100].",
 )
-@click.option("--oldest-first", is_flag=True, help="Start with the oldest, not the newest.")
+@click.option("--oldest-first", is_flag=True, help="By age, the oldest first.")
+@click.option("-w", "--watch", is_flag=True, help="Show it again every two seconds.")
 @absolute_option
 @json_option
 @click.option("--json-lines", is_flag=True, help="Print JSON, a line for each task.")
 @config_option
-def command(*, limit: int, absolute: bool, as_json: bool, json_lines: bool, **given: Any) -> None:
-    """List tasks, the newest first.
+def command(
+    *,
+    limit: int | None,
+    absolute: bool,
+    watch: bool,
+    as_json: bool,
+    json_lines: bool,
+    **given: Any,
+) -> None:
+    """List tasks as a person looks for them.
+
+    First those that run; then those that need you, held or failed; then those that wait, in the
+    order in which they run; then the last ones that are over. JSON lists the newest first.
 
     Dates without a zone are in your zone; printed times are UTC.
     """
+    if watch and (as_json or json_lines or not sys.stdout.isatty()):
+        raise click.UsageError("--watch: needs a terminal, and prints no JSON")
     with open_client() as store:
-        calendar = store.calendar()
-        wanted = _filter(calendar, **given)
-        tasks = iter(store.each_task(replace(wanted, limit=limit + 1)))
-        first = list(islice(tasks, 1))
-        shown = chain(first, islice(tasks, limit - 1))
-        obstacle = _obstacles(store.standing())
-        as_mapping = partial(_task_json, obstacle=obstacle, calendar=calendar)
-        if json_lines:
-            for task in shown:
-                print_json_line(as_mapping(task))
-        elif as_json:
-            print_json(list(map(as_mapping, shown)))
-        elif first:
-            _print_tasks(shown, obstacle, calendar, absolute=absolute)
-        if not first:
-            click.echo(f"dispatcher: no tasks{_empty_queue_text(store, wanted.queue)}", err=True)
-        elif next(tasks, None) is not None:
-            click.echo(f"dispatcher: {limit}{_total_text(store, wanted)}", err=True)
+        wanted = _filter(store.calendar(), **given)
+        if as_json or json_lines:
+            _print_json(store, replace(wanted, limit=limit or LIMIT), by_line=json_lines)
+            return
+        shown = Dashboard(client=store, wanted=wanted, limit=limit, absolute=absolute)
+        if watch:
+            shown.watch()
+        else:
+            shown.print()
 
 
 def _filter(
@@ -117,80 +125,38 @@ def _filter(
     )
 
 
-def _task_json(
-    task: Task, *, obstacle: Callable[[Task], Obstacle | None], calendar: Calendar
+def _print_json(store: Client, wanted: TaskFilter, *, by_line: bool) -> None:
+    found = iter(each_with_run(store.store, replace(wanted, limit=wanted.limit + 1)))
+    first = list(islice(found, 1))
+    standing = store.standing()
+    as_mapping = partial(_as_json, obstacle=glance.obstacles(standing), calendar=standing.calendar)
+    shown = map(as_mapping, chain(first, islice(found, wanted.limit - 1)))
+    if by_line:
+        for one in shown:
+            print_json_line(one)
+    else:
+        print_json(list(shown))
+    if not first:
+        report_none(store, wanted.queue)
+    elif next(found, None) is not None:
+        report_more(store, wanted)
+
+
+def _as_json(
+    found: tuple[Task, Run | None],
+    *,
+    obstacle: Callable[[Task], Obstacle | None],
+    calendar: Calendar,
 ) -> dict[str, Any]:
-    return {**render.task_json(task, calendar), "obstacle": obstacle(task)}
-
-
-def _empty_queue_text(store: Client, queue: str | None) -> str:
-    """Return the queue without tasks, with the nearest name if there is none such."""
-    if queue is None:
-        return ""
-    known = store.queues()
-    return f" in queue {queue!r}" + ("" if queue in known else did_you_mean(queue, known))
-
-
-def _total_text(store: Client, wanted: TaskFilter) -> str:
-    """Return how many tasks there are in all, if the store keeps that count."""
-    counted = TaskFilter(states=wanted.states, queue=wanted.queue)
-    if replace(wanted, oldest_first=False) != counted:
-        return " shown, and there are more; --limit N shows more"
-    total = sum(
-        count
-        for queue, states in store.counts().items()
-        for state, count in states.items()
-        if wanted.queue in (None, queue) and (wanted.states is None or state in wanted.states)
-    )
-    return f" of {total}; --limit N shows more"
-
-
-def _obstacles(standing: Standing) -> Callable[[Task], Obstacle | None]:
-    """Return a function for a task's nearest obstacle: the ready ones of a queue share it."""
-
-    @cache
-    def of_queue(queue: str) -> Obstacle:
-        return standing.queue_obstacles(queue)[0].obstacle
-
-    def obstacle(task: Task) -> Obstacle | None:
-        return of_queue(task.queue) if task.state is TaskState.READY else AT_REST.get(task.state)
-
-    return obstacle
+    task, run = found
+    return {
+        **render.task_json(task, calendar),
+        **render.last_run_json(run, calendar.now),
+        "obstacle": obstacle(task),
+    }
 
 
 def _store_time(given: int | None, calendar: Calendar) -> StoreTime | None:
     if isinstance(given, Milliseconds):
         return StoreTime(calendar.now - given)
     return None if given is None else calendar.moment(WallTime(given))
-
-
-def _print_tasks(
-    tasks: Iterable[Task],
-    obstacle: Callable[[Task], Obstacle | None],
-    calendar: Calendar,
-    *,
-    absolute: bool,
-) -> None:
-    from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
-
-    rows = (
-        (
-            task.id,
-            task.state,
-            task.queue,
-            f"{task.attempts_used}/{task.max_attempts}",
-            render.time(task.created_at, calendar, absolute=absolute),
-            _why(task, obstacle(task)),
-            render.command_text(task.command),
-        )
-        for task in tasks
-    )
-    headings = ("ID", "STATE", "QUEUE", "ATTEMPTS USED", "SUBMITTED", "REASON", "COMMAND")
-    print_table(headings, rows, spare=("ATTEMPTS USED", "SUBMITTED", "QUEUE"))
-
-
-def _why(task: Task, obstacle: Obstacle | None) -> str:
-    """Return a task's reason; of a ready one also what keeps it from running."""
-    if task.state is not TaskState.READY or obstacle is None:
-        return render.short(task.reason, REASON)
-    return render.short(f"{obstacle.replace('_', ' ')}; {task.reason}", REASON)

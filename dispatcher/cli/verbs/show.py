@@ -48,7 +48,7 @@ def command(*, task_id: int, absolute: bool, as_json: bool) -> None:
         date = partial(render.time, calendar=calendar, absolute=absolute)
         _print_task(task, runs[-1] if runs else None, date)
         if runs:
-            _print_runs(runs, date, budget)
+            _print_runs(runs, date, calendar.now, budget)
 
 
 def _print_task(task: Task, last: Run | None, date: _Date) -> None:
@@ -81,7 +81,7 @@ def _print_task(task: Task, last: Run | None, date: _Date) -> None:
             click.echo(f"  {name:<10} {render.line(value)}")
 
 
-def _print_runs(runs: list[Run], date: _Date, budget: int) -> None:
+def _print_runs(runs: list[Run], date: _Date, now: StoreTime, budget: int) -> None:
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
     click.echo()
@@ -94,7 +94,7 @@ def _print_runs(runs: list[Run], date: _Date, budget: int) -> None:
                 run.outcome or "running",
                 run.pid,
                 date(render.began(run)),
-                render.duration(render.began(run), run.ended_at),
+                render.duration(render.began(run), run.ended_at or now),
                 render.plain(run.reason or ""),
             )
             for run in runs

@@ -15,10 +15,14 @@ from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
 from dispatcher.client import Client
 from dispatcher.config.config import Config
-from dispatcher.model import TaskState
+from dispatcher.model import FINISHED, TaskState
 from dispatcher.obstacles import DAY, Standing, recent_step_text
 from dispatcher.overview import Status, Stuck
+from dispatcher.store.glance import GROUPS
 from dispatcher.times import StoreTime
+
+#: Running tasks that are named in a line.
+MOST_NAMED = 4
 
 #: Tasks that could not be ended, and keep a slot, that are named one by one.
 MOST_HELD = 5
@@ -66,6 +70,7 @@ def status_json(found: Status, config: Config) -> dict[str, Any]:
             state: sum(queue.get(state, 0) for queue in found.counts.values())
             for state in TaskState
         },
+        "running": _running(found),
         "waiting": found.waiting(),
         "coming": found.coming,
         "damaged_parts": found.damaged_parts,
@@ -97,6 +102,14 @@ def _reported(standing: Standing, config: Config) -> dict[str, Any]:
             **report,
         },
     }
+
+
+def _running(found: Status) -> list[dict[str, Any]]:
+    now = found.standing.now
+    return [
+        {"id": task.id, "queue": task.queue, **render.last_run_json(run, now)}
+        for task, run in found.running
+    ]
 
 
 def _clock(calendar: Calendar) -> dict[str, Any]:
@@ -151,11 +164,15 @@ def _print(found: dict[str, Any]) -> None:
     for text in found["degraded"]:
         click.echo(f"degraded  {render.plain(text)}")
     if stuck := found["stuck"]:
-        tasks = f"{stuck['tasks']} ready tasks wait for up to {stuck['waited_s']:.0f} s"
+        tasks = (
+            "a ready task waits" if stuck["tasks"] == 1 else f"{stuck['tasks']} ready tasks wait"
+        )
+        tasks = f"{tasks} for up to {stuck['waited_s']:.0f} s"
         click.echo(f"stuck     {tasks} though slots are free: {render.plain(stuck['text'])}")
     if found["clock"]["text"]:
         click.echo(f"clock     {found['clock']['text']}")
     _print_ages(found)
+    _print_running(found)
     if found["waiting"]:
         waiting = (f"{tasks} {obstacle}" for obstacle, tasks in found["waiting"].items())
         click.echo(f"waiting   {', '.join(waiting)}")
@@ -171,14 +188,35 @@ def _print(found: dict[str, Any]) -> None:
     if not found["queues"]:
         click.echo("no tasks")
         return
+    click.echo()
+    _print_queues(found)
+
+
+def _print_running(found: dict[str, Any]) -> None:
+    """Print which tasks run, for how long and how far they are."""
+    named = []
+    for run in found["running"][:MOST_NAMED]:
+        progress = "" if run["progress"] is None else f", {run['progress'] * 100:.3g} %"
+        took = render.seconds(run["duration_s"] or 0.0)
+        named.append(f"{run['id']} ({took}{progress})")
+    if (rest := found["states"][TaskState.RUNNING] - len(named)) and named:
+        named.append(f"{rest} more: dispatcher list")
+    if named:
+        click.echo(f"running   {', '.join(named)}")
+
+
+def _print_queues(found: dict[str, Any]) -> None:
+    """Print the queues, first those with work, each with what runs before what is over."""
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
-    click.echo()
-    shown = [state for state in TaskState if found["states"][state]]
-    print_table(
-        ("QUEUE", *(state.upper() for state in shown)),
-        ((queue, *(counts[s] for s in shown)) for queue, counts in found["queues"].items()),
-    )
+    in_order = (state for states, _ in GROUPS for state in states)
+    shown = [state for state in in_order if found["states"][state]]
+    rows = [
+        (queue, *(counts[state] for state in shown)) for queue, counts in found["queues"].items()
+    ]
+    unfinished = [number for number, state in enumerate(shown, 1) if state not in FINISHED]
+    rows.sort(key=lambda row: not any(row[number] for number in unfinished))
+    print_table(("QUEUE", *(state.upper() for state in shown)), rows)
 
 
 def _print_daemon(found: dict[str, Any]) -> None:

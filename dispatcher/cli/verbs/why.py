@@ -10,6 +10,7 @@ from dispatcher.cli import render
 from dispatcher.cli.configuration import open_client
 from dispatcher.cli.options import config_option, examples, json_option, task_id_argument
 from dispatcher.cli.printing import print_json
+from dispatcher.client import Client
 from dispatcher.config.settings import LeasesSection
 from dispatcher.errors import NoTask
 from dispatcher.execution import LOCAL
@@ -18,6 +19,7 @@ from dispatcher.model import Run, Task, TaskState
 from dispatcher.obstacles import Standing
 from dispatcher.outlook import Outlook
 from dispatcher.quantities.durations import Milliseconds
+from dispatcher.store.glance import MOST_BEFORE
 
 #: The defaults.
 LEASES = LeasesSection()
@@ -32,9 +34,10 @@ def command(*, task_id: int, as_json: bool) -> None:
     with open_client() as store:
         task, runs, status = store.task(task_id), store.runs(task_id), store.standing()
         ahead, leases = store.outlook(task_id), store.config.leases
-    if task is None:
-        raise NoTask(task_id)
-    because = list(explain(task, runs, status, ahead, leases))
+        if task is None:
+            raise NoTask(task_id)
+        before = _before(store, task)
+    because = list(explain(task, runs, status, ahead, leases, before=before))
     if as_json:
         reasons = [
             {
@@ -60,16 +63,27 @@ def command(*, task_id: int, as_json: bool) -> None:
             click.echo(f"  {render.plain(line)}")
 
 
+def _before(store: Client, task: Task) -> int:
+    """Return how many ready tasks of its queue precede a ready task."""
+    if task.state is not TaskState.READY:
+        return 0
+    with store.store.snapshot():
+        return store.store.before(task, limit=MOST_BEFORE)
+
+
 def explain(
     task: Task,
     runs: list[Run],
     status: Standing,
     ahead: Outlook | None = None,
     leases: LeasesSection = LEASES,
+    *,
+    before: int = 0,
 ) -> Iterator[str]:
     """Yield what keeps a task from its next state, the nearest first.
 
-    `ahead`: the outlook of a run that is ending, within the graces of `leases`.
+    `ahead`: the outlook of a run that is ending, within the graces of `leases`. `before`: how many
+    ready tasks of its queue precede it, counted to `MOST_BEFORE`.
     """
     if task.state is TaskState.RUNNING:
         yield from _explain_running(task, runs[-1] if runs else None, status, ahead, leases)
@@ -81,6 +95,10 @@ def explain(
         yield f"dispatcher retry {task.id} gives it all its attempts again"
     else:
         yield from (reason.text for reason in status.obstacles(task))
+    if before:
+        tasks = "1 ready task" if before == 1 else f"{before} ready tasks"
+        least = "at least " if before >= MOST_BEFORE else ""
+        yield f"{least}{tasks} of its queue {'is' if before == 1 else 'are'} before it"
     if task.state is not TaskState.RUNNING and runs and runs[-1].leftovers:
         names = ", ".join(runs[-1].leftovers)
         yield f"its last run left processes behind, which were ended: {names}"

@@ -26,11 +26,51 @@ WHERE state IN ({", ".join(f":{state}" for state in TaskState)})
         SELECT 1 FROM {{each_label}} AS label WHERE label.key = :label AND label.value = :labelled))
 """
 
-TASKS = f"SELECT {_TASK} {_MATCHING}ORDER BY id DESC LIMIT CAST(:limit AS BIGINT)"
+_LIMIT = "LIMIT CAST(:limit AS BIGINT)"
 
-TASKS_OLDEST_FIRST = f"SELECT {_TASK} {_MATCHING}ORDER BY id LIMIT CAST(:limit AS BIGINT)"
+TASKS = f"SELECT {_TASK} {_MATCHING}ORDER BY id DESC {_LIMIT}"
 
-MATCHES = f"SELECT id, state, intent {_MATCHING}ORDER BY id LIMIT CAST(:limit AS BIGINT)"
+TASKS_OLDEST_FIRST = f"SELECT {_TASK} {_MATCHING}ORDER BY id {_LIMIT}"
+
+MATCHES = f"SELECT id, state, intent {_MATCHING}ORDER BY id {_LIMIT}"
+
+_OF_QUEUE = "queue = COALESCE(CAST(:queue AS TEXT), queue)"
+
+# The tasks of a state that people look for first. Each reads an index in its order. The states that
+# `RESTING` leaves out make its partial index usable.
+RUNNING = f"""
+SELECT {_TASK} FROM tasks WHERE state = 'running' AND {_OF_QUEUE} ORDER BY owner, id {_LIMIT}
+"""
+
+NEXT = f"""
+SELECT {_TASK} FROM tasks WHERE state = 'ready' AND queue = :queue
+ORDER BY priority DESC, id {_LIMIT}
+"""
+
+FIRST_DUE = f"""
+SELECT {_TASK} FROM tasks WHERE state = 'scheduled' AND {_OF_QUEUE} ORDER BY run_at, id {_LIMIT}
+"""
+
+LAST_FINISHED = f"""
+SELECT {_TASK} FROM tasks WHERE state = CAST(:state AS TEXT) AND finished_at IS NOT NULL
+ORDER BY finished_at DESC, id DESC {_LIMIT}
+"""
+
+RESTING = f"""
+SELECT {_TASK} FROM tasks
+WHERE queue = :queue AND state = CAST(:state AS TEXT) AND state <> 'ready' AND state <> 'running'
+ORDER BY id DESC {_LIMIT}
+"""
+
+# In two parts, each a range of the index.
+BEFORE = f"""
+SELECT count(*) FROM (
+    SELECT 1 FROM tasks WHERE state = 'ready' AND queue = :queue AND priority > :priority
+    UNION ALL
+    SELECT 1 FROM tasks
+    WHERE state = 'ready' AND queue = :queue AND priority = :priority AND id < :id
+    {_LIMIT})
+"""
 
 FIRST_ID = "SELECT id FROM tasks ORDER BY id LIMIT 1"
 
@@ -40,17 +80,19 @@ SUBMITTED_FROM = "SELECT id, created_at FROM tasks WHERE id >= :id ORDER BY id L
 
 # The lease and the beats of an open run are in its task's row.
 _LIVE = ("last_heartbeat_at", "lease_expires_at", "progress", "note")
-_RUN = columns(
-    Run,
+_OF_RUN = {
     **{name: f"runs.{name}" for name in ("id", "fence", "reason")},
     **{name: f"COALESCE(tasks.{name}, runs.{name})" for name in _LIVE},
-)
-
-RUNS = f"""
-SELECT {_RUN}
+}
+_OF_TASK = """
 FROM runs LEFT JOIN tasks ON tasks.id = runs.task_id AND tasks.run_uid = runs.uid
 WHERE runs.task_id = :task_id
-ORDER BY runs.fence
+"""
+
+RUNS = f"SELECT {columns(Run, **_OF_RUN)} {_OF_TASK} ORDER BY runs.fence"
+
+LAST_RUN = f"""
+SELECT {columns(Run, **_OF_RUN, output_tail="NULL")} {_OF_TASK} ORDER BY runs.fence DESC LIMIT 1
 """
 
 # Of columns that both tables have, and those with another name than the field.
