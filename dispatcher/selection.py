@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 from dispatcher.model import FINISHED, Intent, TaskFilter, TaskState
 from dispatcher.times import StoreTime
 
-#: The states of tasks that an operator's verb changes; of running tasks `release` changes those
-#: that are going to be held.
+#: The states of tasks that an operator's verb changes; of running ones `release` changes those that
+#: are going to be held. Any verb may change a running task whose run is ending.
 CHANGES: Final[Mapping[Intent, frozenset[TaskState]]] = {
     Intent.CANCEL: frozenset(TaskState) - FINISHED,
     Intent.HOLD: frozenset(TaskState) - FINISHED - {TaskState.HELD},
@@ -20,11 +20,10 @@ CHANGES: Final[Mapping[Intent, frozenset[TaskState]]] = {
 
 
 class Match(NamedTuple):
-    """A task that matches a filter, as far as a choice needs it."""
+    """A task that matches a filter."""
 
     id: int
     state: TaskState
-    intent: Intent | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from dispatcher.cli.progress import bar
 from dispatcher.cli.selection import FEW, Chosen, choose, confirm, nothing_text, print_dry_run
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError
-from dispatcher.model import Intent, Task, TaskFilter, TaskState
+from dispatcher.model import Intent, Outcome, Task, TaskFilter, TaskState
 from dispatcher.operations.intents import ask_each
 from dispatcher.outlook import Asked
 from dispatcher.selection import CHANGES, Match, Selection
@@ -43,8 +43,8 @@ def request(
             answers = _asked(store, selection.ids, intent, reason)
             _report(store, answers, _refusals(answers), as_json=as_json)
             return
-        usual = CHANGES[intent] if selection.is_of_ids else USUAL[intent]
-        chosen = choose(store, selection, usual, can=lambda one: _can(intent, one))
+        usual = CHANGES[intent] | {TaskState.RUNNING} if selection.is_of_ids else USUAL[intent]
+        chosen = choose(store, selection, usual, can=lambda one: _can(store, intent, one))
         if dry_run:
             print_dry_run(store, intent, selection, chosen, as_json=as_json)
             return
@@ -61,10 +61,16 @@ def request(
             click.echo(f"dispatcher: {stay} tasks stay as they are: {why}", err=True)
 
 
-def _can(intent: Intent, one: Match) -> bool:
-    """Return whether the verb changes a task: of running ones `release` only those to be held."""
-    is_released = intent is Intent.RELEASE and one.state is TaskState.RUNNING
-    return one.intent is Intent.HOLD if is_released else one.state in CHANGES[intent]
+def _can(store: Client, intent: Intent, one: Match) -> bool:
+    """Return whether the verb changes a task, as far as that is known before."""
+    if one.state is not TaskState.RUNNING:
+        return one.state in CHANGES[intent]
+    ahead = store.outlook(one.id)
+    if ahead is None:
+        return intent in {Intent.CANCEL, Intent.HOLD}
+    if intent is Intent.RELEASE:
+        return ahead.state is TaskState.HELD and ahead.not_released is None
+    return ahead.outcome is not Outcome.SUCCEEDED
 
 
 def _asked(

@@ -85,7 +85,7 @@ class ReaderStore(Transactions, Protocol):
         """
 
     def matching(self, wanted: TaskFilter) -> list[Match]:
-        """Return what is known of the tasks that `tasks` would return, lowest id first."""
+        """Return id and state of the tasks that `tasks` would return, lowest id first."""
 
     def ids(self) -> range:
         """Return the range of task ids."""

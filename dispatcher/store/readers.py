@@ -23,7 +23,6 @@ from dispatcher.store import bulk_parts
 from dispatcher.store.engine import NONE, Values
 from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.rows import (
-    match_from,
     node_from,
     open_run_from,
     run_from,
@@ -62,7 +61,8 @@ class SqlReader(SqlTransactions):
 
     def matching(self, wanted: TaskFilter) -> list[Match]:
         statement = sql.MATCHES.format(each_label=self.engine.dialect.each_label)
-        return [match_from(row) for row in self.engine.rows(statement, filter_parameters(wanted))]
+        rows = self.engine.rows(statement, filter_parameters(wanted))
+        return [Match(task_id, state_from(state)) for task_id, state in rows]
 
     def ids(self) -> range:
         first = self.engine.rows(sql.FIRST_ID)

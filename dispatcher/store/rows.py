@@ -18,7 +18,6 @@ from dispatcher.complaints import UNREADABLE, in_words
 from dispatcher.execution import NO_LIMITS, Limits, OpenRun
 from dispatcher.model import GivenUp, Intent, Liveness, Node, Run, Task, TaskState
 from dispatcher.quantities.durations import Milliseconds
-from dispatcher.selection import Match
 from dispatcher.store.engine import Row
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode
@@ -40,7 +39,6 @@ def columns(kind: Any, **expressions: str) -> str:
 
 _LIMITS: Final = names(Limits)
 _STATES: Final = frozenset(TaskState)
-_INTENTS: Final = frozenset(Intent)
 
 #: Prefix of a damaged row's reason.
 DAMAGED: Final = "damaged by hand: "
@@ -140,11 +138,6 @@ def given_up_from(row: Row, now: StoreTime) -> GivenUp:
         return GivenUp(task_id=task_id, queue=queue, timeout="total_timeout", reason=reason)
     reason = f"queue_timeout: not claimed within {_shown(queue_timeout_ms)}"
     return GivenUp(task_id=task_id, queue=queue, timeout="queue_timeout", reason=reason)
-
-
-def match_from(row: Row) -> Match:
-    task_id, state, intent = row
-    return Match(task_id, state_from(state), Intent(intent) if intent in _INTENTS else None)
 
 
 def state_from(value: object) -> TaskState:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.model import FINISHED, Intent, Outcome, Pruned, TaskFilter, TaskState
+from dispatcher.model import FINISHED, Outcome, Pruned, TaskFilter, TaskState
 from dispatcher.selection import Match, of_one
 from dispatcher.store import search
-from tests.contract.helpers import NOW, OneByOne, later
+from tests.contract.helpers import OneByOne, later
 
 READY = frozenset({TaskState.READY})
 
@@ -52,16 +52,8 @@ def test_what_matches_a_filter_is_what_is_listed_by_it_the_lowest_id_first(
 
     listed = store.tasks(TaskFilter(**wanted, oldest_first=True))
 
-    assert [Match(task.id, task.state, task.intent) for task in listed] == store.matching(
-        TaskFilter(**wanted)
-    )
-
-
-def test_a_match_has_what_an_operator_intends_with_the_task(store: OneByOne) -> None:
-    claim = store.claimed()
-    store.hold(claim.task_id, "look at it", now=NOW)
-
-    assert [(claim.task_id, TaskState.RUNNING, Intent.HOLD)] == store.matching(TaskFilter())
+    expected = [Match(task.id, task.state) for task in listed]
+    assert expected == store.matching(TaskFilter(**wanted))
 
 
 def test_tasks_match_by_the_time_at_which_they_finished(store: OneByOne) -> None:

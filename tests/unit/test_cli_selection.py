@@ -13,10 +13,11 @@ import pytest
 from dispatcher.cli.selection import FEW, Chosen, confirm
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError
-from dispatcher.model import Intent, TaskFilter, TaskState
+from dispatcher.model import Declared, Intent, Outcome, TaskFilter, TaskState
 from dispatcher.selection import Selection, merged
 from dispatcher.submission import new_task
 from dispatcher.times import StoreTime
+from dispatcher.words import Declaration
 from tests.command import Command
 
 MANY = FEW + 5
@@ -291,6 +292,46 @@ def test_a_dry_run_of_ids_names_those_that_would_stay(command: Command) -> None:
 
     assert result.stdout.startswith("would cancel: 1 tasks (1 ready)\n")
     assert "dispatcher: 1, 9 would stay as they are\n" == result.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "would"),
+    [
+        ("cancel", "1 tasks (1 running)"),
+        ("hold", "1 tasks (1 running)"),
+        ("retry", "1 tasks (1 running)"),
+        ("release", "0 tasks"),
+    ],
+)
+def test_a_dry_run_knows_which_verbs_change_a_run_that_is_ending(
+    command: Command, client: Client, verb: str, would: str
+) -> None:
+    submit(command, 2)
+    with client.store.transaction() as now:
+        ending, _ = client.store.claim("default", limit=2, node="n", output_dir="/o", now=now)
+        client.store.begin_ending(ending.run_uid, Outcome.TIMED_OUT, "too long", now=now)
+
+    shown = command(verb, 1, "--dry-run").stdout
+    of_running = command(verb, 2, "--dry-run").stdout
+
+    assert f"would {verb}: {would}\n" == shown.splitlines(keepends=True)[0]
+    assert (verb in {"cancel", "hold"}) == ("(1 running)" in of_running)
+
+
+def test_a_filter_leaves_a_run_alone_that_has_declared_its_success(
+    command: Command, client: Client
+) -> None:
+    submit(command, 2)
+    with client.store.transaction() as now:
+        done, _ = client.store.claim("default", limit=2, node="n", output_dir="/o", now=now)
+    words = Declaration(task_id=done.task_id, lock=done.lock, word=Declared.SUCCEED)
+    with client.store.transaction() as now:
+        client.store.declare(words, now=now)
+
+    result = command("cancel", "1-2")
+
+    assert "2 is being ended; then it is cancelled\n" == result.stdout
+    assert "stay as they are" not in result.stderr
 
 
 def test_a_dry_run_of_many_prints_the_first_and_counts_the_others(command: Command) -> None:
