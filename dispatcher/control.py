@@ -12,7 +12,7 @@ import os
 import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -140,6 +140,15 @@ def reload(config: Config) -> dict[str, Any] | None:
     """
     request = {"op": "reload", "file": config.file and as_utf8(os.path.realpath(config.file))}
     return _request(find(config), msgspec.json.encode(request) + b"\n", dict[str, Any])
+
+
+def stop(config: Config, how: Literal["leave", "hurry"] | None) -> dict[str, Any] | None:
+    """Let the running daemon stop, as configured without a `how`.
+
+    Return its answer, None if none runs. Raises as `reload` does.
+    """
+    request = msgspec.json.encode({"op": "stop", "how": how})
+    return _request(find(config), request + b"\n", dict[str, Any])
 
 
 def send_request(path: Path, line: bytes) -> dict[str, Any] | None:

@@ -146,6 +146,8 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     """The file of the configuration in force; None: built-in defaults, "": an older daemon."""
     config_mistakes: tuple[str, ...] = ()
     """The mistakes of profiles, which alone cannot be used."""
+    managed: bool = False
+    """Whether a service manager started the daemon."""
     store_silent_for_s: float | None = None
     """Seconds since the store last answered; None: it answers."""
     postponed: dict[str, str] = {}

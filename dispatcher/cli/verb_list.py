@@ -41,6 +41,8 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
     "The service": {
         "run": Verb("Run the daemon.", is_service=True),
         "executor": Verb("Run the executor (mode external; its own unit).", is_service=True),
+        "stop": Verb("Stop the running daemon.", changes=True),
+        "restart": Verb("Replace the running daemon.", changes=True, is_service=True),
         "reload": Verb("Make the running daemon read its configuration again."),
         "status": Verb("Show the state of daemon, executor and queues."),
         "metrics": Verb("Print figures for Prometheus."),

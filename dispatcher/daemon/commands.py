@@ -34,6 +34,8 @@ class ControlRequest(msgspec.Struct):
     op: str
     file: str | None = None
     """Of a reload: the path without links of the file that is meant; None: the daemon's own."""
+    how: Stop | None = None
+    """Of a stop; None: as configured."""
 
 
 class Commands:
@@ -85,8 +87,11 @@ class Commands:
                 reply(self._report())
             case "reload":
                 reply(self._reload_if_own(request.file))
+            case "stop":
+                self._stop(request.how or self.on_stop)
+                reply({"ok": True})
             case unknown:
-                message = f"unknown op {unknown!r}; there are wake, status and reload"
+                message = f"unknown op {unknown!r}; there are wake, status, reload and stop"
                 reply({"ok": False, "error": WorkerError.INVALID, "message": message})
         return True
 
@@ -97,7 +102,13 @@ class Commands:
             metrics_unwritten=self._metrics_unwritten(),
             config_file=None if self.file is None else as_utf8(str(self.file)),
             config_mistakes=tuple(map(as_utf8, self.mistakes)),
+            managed=self._notifier is not None,
         )
+
+    def _stop(self, how: Stop) -> None:
+        """Begin to stop, unless it has begun: a request made twice hurries nothing."""
+        if how is Stop.HURRY or self._supervisor.report(at=instant()).stopping is None:
+            self._begin_stop(how, at=instant())
 
     def _begin_stop(self, how: Stop, *, at: Instant) -> None:
         if self._notifier is not None:

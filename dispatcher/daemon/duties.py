@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import structlog
 
 from dispatcher.daemon.executor_client import ExecutorClient
 from dispatcher.daemon_report import DaemonReport, ExecutorState
+from dispatcher.host import background
 from dispatcher.host.notify import Notifier
 from dispatcher.host.runtime_directory import BoundSocket, RuntimeDirectory
 from dispatcher.logs import logs
@@ -18,6 +21,9 @@ log = structlog.get_logger()
 
 #: Seconds between two reports to the service manager.
 STATUS_INTERVAL = 1.0
+
+#: Seconds between two looks at the size of a log file.
+LOG_INTERVAL = 10.0
 
 Duty = Callable[[Instant], Instant]
 
@@ -40,6 +46,17 @@ def write_logs(at: Instant) -> Instant:
     if at >= logs.due():
         logs.flush(at)
     return logs.due()
+
+
+def bound_log(file: Path) -> Duty:
+    """Return the duty to go on in a new log file when the present one is full."""
+
+    def look(at: Instant) -> Instant:
+        with suppress(OSError):  # as on a full disk: the log goes on where it is
+            background.bound_log(file, background.outputs())
+        return Instant(at + LOG_INTERVAL)
+
+    return when_due(look)
 
 
 def restore_names(runtime: RuntimeDirectory, names: Sequence[BoundSocket]) -> Duty:

@@ -39,6 +39,12 @@ def second_daemon(world: World) -> Result:
         return world.cli("run", exits=75)
 
 
+def second_in_background(world: World) -> Result:
+    """`run --detach` while one is running."""
+    with world.daemon():
+        return world.cli("run", "--detach", exits=75)
+
+
 def reload_other_file(world: World) -> Result:
     """`reload` with another file than the one that the daemon reads."""
     other = world.directory / "new.toml"
@@ -216,6 +222,7 @@ SCENES: Mapping[str, Callable[[World], Result]] = {
     scene.__name__.replace("_", " "): scene
     for scene in (
         second_daemon,
+        second_in_background,
         reload_other_file,
         second_on_database,
         second_in_runtime_dir,

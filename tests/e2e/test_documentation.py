@@ -132,6 +132,7 @@ NOT_TYPED: Mapping[str, str] = {
     "# python3 -m venv /opt/dispatcher && /opt/dispatcher/bin/pip install .": "root, systemd",
     "# sudo -u dispatcher dispatcher status": "root, systemd",
     "# dispatcher install-service --instance gpu": "root, systemd",
+    "$ dispatcher run --detach": "beside the daemon of this page; test_own_daemon.py does",
     "$ dispatcher install-service --user": "the user's own manager; test_service.py does",
     "# systemctl stop dispatcher-executor dispatcher": "root, systemd",
 }

@@ -34,6 +34,8 @@ def begin(world: World) -> None:
         (["submit", "--", "true"], 78),
         (["doctor"], 1),
         (["reload"], 1),
+        (["stop"], 1),
+        (["restart"], 1),
         (["restore", "copy.db"], 78),
         (["run"], 78),
         (["executor"], 78),

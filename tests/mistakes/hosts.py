@@ -270,9 +270,17 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             text=(
                 "nothing was reloaded: the daemon reads /etc/dispatcher/dispatcher.toml "
                 "(dispatcher reload --config /etc/dispatcher/dispatcher.toml), not "
+                "/home/me/new.toml; to change that: dispatcher restart --config "
                 "/home/me/new.toml"
             ),
             exits=1,
+        ),
+        Mistake(
+            name="a daemon in the background while one runs",
+            typed="run --detach",
+            scene="second in background",
+            text="the daemon runs already (pid 4711); dispatcher restart replaces it",
+            exits=75,
         ),
         Mistake(
             name="a second daemon on a state directory",

@@ -46,7 +46,10 @@ NOT_YOUR_FILE = f"{FILE}: Permission denied; it is for user dispatcher: sudo -u 
 NOT_YOUR_HOST = "only root changes the services of this host"
 
 #: What a verb is refused with, by its configuration; what is not here: `NOT_YOURS`.
-REFUSALS = {FILE: dict.fromkeys(VERBS, NOT_YOUR_FILE), THEIRS: {"reload": NOT_YOUR_DAEMON}}
+REFUSALS = {
+    FILE: dict.fromkeys(VERBS, NOT_YOUR_FILE),
+    THEIRS: dict.fromkeys(("reload", "stop", "restart"), NOT_YOUR_DAEMON),
+}
 
 #: Tries all that can be done to each path, and to each socket without one; prints what it could.
 INTRUDES = """

@@ -68,7 +68,7 @@ def test_to_leave_is_never_hurried() -> None:
     assert Stop.LEAVE is stopping(world)
 
 
-# Requests ----------------------------------------------------------------
+# Requests of `dispatcher stop` ----------------------------------------------------------------
 
 
 def request(commands: Commands, line: bytes) -> Any:
@@ -76,6 +76,39 @@ def request(commands: Commands, line: bytes) -> Any:
     commands.handle_request(line, answers.append, 1)
     (answer,) = answers
     return answer
+
+
+def test_a_request_to_stop_does_what_is_configured_or_what_it_names() -> None:
+    for line, how in {
+        b'{"op": "stop"}': Stop.DRAIN,
+        b'{"op": "stop", "how": null}': Stop.DRAIN,
+        b'{"op": "stop", "how": "leave"}': Stop.LEAVE,
+        b'{"op": "stop", "how": "hurry"}': Stop.HURRY,
+    }.items():
+        world = World()
+        assert {"ok": True} == request(commands_of(world, Stop.DRAIN), line)
+        assert how is stopping(world)
+
+
+def test_a_request_made_twice_hurries_nothing_but_one_to_hurry_does() -> None:
+    world = World()
+    commands = commands_of(world, Stop.DRAIN)
+    for how in ("null", "null", '"leave"', '"drain"'):
+        request(commands, f'{{"op": "stop", "how": {how}}}'.encode())
+        assert Stop.DRAIN is stopping(world)
+
+    request(commands, b'{"op": "stop", "how": "hurry"}')
+
+    assert Stop.HURRY is stopping(world)
+
+
+def test_a_request_to_stop_in_an_unknown_way_changes_nothing() -> None:
+    world = World()
+
+    answer = request(commands_of(world, Stop.DRAIN), b'{"op": "stop", "how": "politely"}')
+
+    assert (False, "invalid") == (answer["ok"], answer["error"])
+    assert stopping(world) is None
 
 
 def test_the_report_counts_down_to_the_end_of_a_drain() -> None:

@@ -63,7 +63,10 @@ def _answer(config: Config) -> Mapping[str, Any]:
 def _refused(answer: Mapping[str, Any], config: Config) -> DispatcherError:
     if answer["error"] != "other_file":
         return ConfigError(answer["message"])
-    reads = "no file"
+    reads, restart = "no file", f"dispatcher restart --config {shlex.quote(str(config.file))}"
     if (theirs := answer["file"]) is not None:
         reads = f"{theirs} (dispatcher reload --config {shlex.quote(theirs)})"
-    return DispatcherError(f"nothing was reloaded: the daemon reads {reads}, not {config.file}")
+    return DispatcherError(
+        f"nothing was reloaded: the daemon reads {reads}, not {config.file}; to change that:"
+        f" {restart}"
+    )

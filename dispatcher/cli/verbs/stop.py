@@ -1,0 +1,43 @@
+"""`dispatcher stop`: stop the running daemon, and wait for its end."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from dispatcher.cli import own_daemon
+from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.options import config_option, examples
+from dispatcher.exit_codes import ExitCode
+from dispatcher.host import locks
+
+
+@click.command(
+    epilog=examples(
+        "dispatcher stop          # as configured: waits for runs, then releases them",
+        "dispatcher stop --leave  # runs go on; the next daemon continues them",
+        "dispatcher stop --now    # ends runs at once; they run again",
+    )
+)
+@click.option("--leave", is_flag=True, help="Let runs go on; the next daemon continues them.")
+@click.option("--now", is_flag=True, help="End runs at once: released, they run again.")
+@config_option
+def command(*, leave: bool, now: bool) -> ExitCode:
+    """Stop the running daemon, and wait until it has ended.
+
+    Without an option it does what SIGTERM does ([daemon] on_stop). A daemon that a service manager
+    runs is stopped there: `systemctl stop dispatcher`.
+    """
+    if leave and now:
+        raise click.UsageError("--leave lets runs go on, --now ends them; give one")
+    config = config_as_owner(whole=False)
+    if (running := own_daemon.report(config)) is None:
+        executor = locks.holder_of(config.state_dir / locks.EXECUTOR_LOCK)
+        alone = f"; its executor (pid {executor}) lives: dispatcher run goes on with its runs"
+        click.echo(f"no daemon runs here{alone if executor else ''}")
+        return ExitCode.OK
+    how: Literal["leave", "hurry"] | None = "leave" if leave else "hurry" if now else None
+    own_daemon.stop(config, running, how)
+    click.echo(f"the daemon has stopped (pid {running.pid})")
+    return ExitCode.OK
