@@ -25,5 +25,6 @@ MEANT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("start", "continue"), "run`, `resume QUEUE` or `release ID"),
     "scontrol": "show ID`, `hold ID`, `release ID`, `retry ID` or `reload",
     "parallel": "config` (node.slots), then `dispatcher reload",
-    **dict.fromkeys(("daemon", "worker", "serve"), "run"),
+    **dict.fromkeys(("daemon", "worker", "serve"), "run`, or `dispatcher run --detach"),
+    **dict.fromkeys(("shutdown", "quit"), "stop"),
 }
