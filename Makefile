@@ -7,14 +7,14 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo    set up and watch the main job on the embedded store"
-	@echo "make picture draw anew the picture of the demo that the README shows"
+	@echo "make picture redraw the demo picture of the README"
 	@echo "make test    set up and run every check: format, lint, types, layers, tests"
-	@echo "make test-busy  every test, five times, beside four busy loops: half an hour"
+	@echo "make test-busy  every test, five times, under four busy loops: half an hour"
 	@echo "make test-system  what needs root: other users, mounts, namespaces; minutes"
 	@echo "make fuzz    hours of crashes and random histories (FUZZ_MINUTES=10)"
 	@echo "make bench   speed, as ratios against a C loop in the same run"
-	@echo "make docs    write anew the pages and files that are made from the code"
-	@echo "make clean   remove what these made"
+	@echo "make docs    rewrite the pages and files that are generated from the code"
+	@echo "make clean   remove everything that these made"
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,20 +43,19 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
-# More than there are cores, as most tests wait more than they compute. systemd-analyze looks at the
+# More processes than cores, as most tests wait more than they compute. systemd-analyze checks the
 # units.
 pytest: $(STAMP)
 	@command -v systemd-analyze >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
 		|| apt-get install --yes --quiet systemd
 	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
-# No test may fail because a host is slow.
+# A slow host must not fail any test.
 test-busy: $(STAMP)
 	$(BIN)/python -m tests.busy
 
-# What the tests in namespaces run beside what every Linux has, what boots a Debian, and what emulates
-# a host. Without the last one its test is skipped. Machines are independent, and mostly wait.
-# -rs: why one was skipped, P: figures.
+# It installs the programs that tests in namespaces need, those that boot a Debian, and QEMU. Without
+# QEMU its test is skipped. Machines are independent, and mostly wait. -rs: reasons of skips, P: figures.
 test-system: $(STAMP)
 	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
 		|| { command -v ssh-agent && command -v systemd-nspawn && command -v mmdebstrap; } >/dev/null \
@@ -67,8 +66,7 @@ test-system: $(STAMP)
 		|| apt-get install --yes --quiet --no-install-recommends qemu-system-x86
 	$(BIN)/pytest -rfEsP --numprocesses 3 --dist loadgroup --durations 20 tests/system
 
-# Every call instead of a choice of them, many seeds, and random deaths and rounds for
-# FUZZ_MINUTES each.
+# A death at every call instead of some, many seeds, and random deaths and rounds for FUZZ_MINUTES each.
 FUZZ_MINUTES ?= 10
 fuzz: $(STAMP)
 	FUZZ=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest --numprocesses 2 --timeout 0 tests/crash tests/model

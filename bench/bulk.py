@@ -1,4 +1,4 @@
-"""What bulk work and large tables cost everybody else.
+"""The cost of bulk work and large tables for others.
 
     python bench/bulk.py [--rows 1000000] [--dir /var/tmp]
 

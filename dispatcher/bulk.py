@@ -16,7 +16,7 @@ from dispatcher.model import Submitted
 from dispatcher.new_task import NewTask
 from dispatcher.store.api import SubmitterStore, Transactions
 from dispatcher.store.submits import size_of
-from dispatcher.times import Instant, StoreTime, instant, pause
+from dispatcher.times import Instant, StoreTime, instant, sleep
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Turns:
         state_dir: Path,
         *,
         clock: Callable[[], Instant] = instant,
-        wait: Callable[[float], object] = pause,
+        wait: Callable[[float], object] = sleep,
     ) -> None:
         self.rows = FIRST
         self._store = store
@@ -197,7 +197,7 @@ class _BulkSubmit:
             return self._store.accept(self._uid, now=now)
 
         try:
-            exists = self._turns.take(accept, remedy="the store is asked which")
+            exists = self._turns.take(accept, remedy="the store shows which")
         except BaseException as error:
             if self._was_accepted(error):
                 with self.accepted(_NOT_LISTED):
@@ -209,7 +209,7 @@ class _BulkSubmit:
     def withdrawn(self, error: BaseException) -> BaseException:
         """Remove the parts; return the error of a submit of which nothing is left."""
         with suppress(DispatcherError):
-            self._forget()
+            self._remove()
         cause = commits.cause_of(error)
         if isinstance(cause, CommitUnknown):
             return StoreUnavailable(f"nothing was submitted: {cause}; submit again")
@@ -258,11 +258,11 @@ class _BulkSubmit:
                 yield from made
         finally:
             with self.accepted(_IDS_IN_LIST), suppress(DispatcherError):
-                self._forget()
+                self._remove()
 
-    def _forget(self) -> None:
+    def _remove(self) -> None:
         while self._turns.take(
-            lambda _: self._store.forget(self._uid), remedy="it is removed within an hour"
+            lambda _: self._store.remove_parts(self._uid), remedy="it is removed within an hour"
         ):
             pass
 

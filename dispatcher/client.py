@@ -31,7 +31,7 @@ from dispatcher.new_task import NewTask
 from dispatcher.operations import intents
 from dispatcher.operations import tasks as operations
 from dispatcher.operations.local_claims import LocalClaims
-from dispatcher.outlook import Asked, Outlook
+from dispatcher.outlook import IntentResult, Outlook
 from dispatcher.store.open import open_store
 from dispatcher.store.search import each_task
 from dispatcher.submission import TaskOptions
@@ -101,18 +101,18 @@ class Client:
         return submitted
 
     def submit_many(
-        self, tasks: Iterable[NewTask], *, tell: Callable[..., object] = _no_progress
+        self, tasks: Iterable[NewTask], *, report: Callable[..., object] = _no_progress
     ) -> list[Submitted]:
         """Accept all tasks or, when one is invalid, none. Raises `InvalidTask`.
 
-        `tell` is called with the number of tasks read, then with the number created and their
+        `report` is called with the number of tasks read, then with the number created and their
         total. If every task has a key, a commit without an answer is looked up by the keys. An
         interruption after the acceptance raises `CommitUnknown`, which says so.
         """
-        return list(self.submit_all(tasks, tell=tell))
+        return list(self.submit_all(tasks, report=report))
 
     def submit_all(
-        self, tasks: Iterable[NewTask], *, tell: Callable[..., object] = _no_progress
+        self, tasks: Iterable[NewTask], *, report: Callable[..., object] = _no_progress
     ) -> Iterator[Submitted]:
         """Do the same for more tasks than fit in memory. Read the ids before the client closes."""
         from dispatcher import bulk  # noqa: PLC0415 - no single submit needs it
@@ -122,7 +122,7 @@ class Client:
             self.config.state_dir,
             map(task_checks.checked, tasks),
             at_once=partial(operations.accept, self.store),
-            report=tell,
+            report=report,
         )
         self._unread.add(submitted)
         with commits.report_done("all tasks are accepted: do not submit them again"):
@@ -133,26 +133,28 @@ class Client:
 
     def cancel(self, task_id: int, reason: str = "cancelled by an operator") -> TaskState | None:
         """Cancel an unfinished task; the daemon ends a running one, a local claim ends at once."""
-        return self.ask(task_id, Intent.CANCEL, reason).was
+        return self.request(task_id, Intent.CANCEL, reason).was
 
     def hold(self, task_id: int, reason: str = "held by an operator") -> TaskState | None:
         """Park an unfinished task until it is released; a running one is ended first."""
-        return self.ask(task_id, Intent.HOLD, reason).was
+        return self.request(task_id, Intent.HOLD, reason).was
 
     def release(self, task_id: int) -> TaskState | None:
         """Make a held task ready, or one that is to be held; it needs an attempt left."""
-        return self.ask(task_id, Intent.RELEASE).was
+        return self.request(task_id, Intent.RELEASE).was
 
     def retry(self, task_id: int) -> TaskState | None:
         """Make a failed, cancelled or held task ready with all attempts, now or after its run."""
-        return self.ask(task_id, Intent.RETRY).was
+        return self.request(task_id, Intent.RETRY).was
 
-    def ask(self, task_id: int, intent: Intent | str, reason: str | None = None) -> Asked:
-        """Do what `cancel`, `hold`, `release` and `retry` do; return what becomes of the task.
+    def request(
+        self, task_id: int, intent: Intent | str, reason: str | None = None
+    ) -> IntentResult:
+        """Cancel, hold, release or retry a task, and return also what becomes of it.
 
         `intent` is an `Intent` or its word. Raises ValueError for another word.
         """
-        return intents.ask(self.store, self.config, task_id, intent, reason)
+        return intents.request(self.store, self.config, task_id, intent, reason)
 
     def outlook(self, task_id: int) -> Outlook | None:
         """Return the outcome of a run that is ending and its task's next state; None: none is."""
@@ -182,15 +184,15 @@ class Client:
         *,
         older_than_ms: int,
         states: Collection[TaskState] = FINISHED,
-        tell: Callable[[int], object] = bool,
+        report: Callable[[int], object] = bool,
     ) -> Pruned:
         """Delete tasks in these states that finished at least so long ago, with their runs.
 
         Output files go too, if they are this node's and no process has them open. Each batch is
-        one transaction. `tell` is called repeatedly with the number of tasks deleted.
+        one transaction. `report` is called repeatedly with the number of tasks deleted.
         """
         return operations.prune(
-            self.store, self.config, older_than_ms=older_than_ms, states=states, tell=tell
+            self.store, self.config, older_than_ms=older_than_ms, states=states, report=report
         )
 
     @property

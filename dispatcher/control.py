@@ -142,7 +142,7 @@ def reload(config: Config) -> dict[str, Any] | None:
     return _request(find(config), msgspec.json.encode(request) + b"\n", dict[str, Any])
 
 
-def stop(config: Config, how: Literal["leave", "hurry"] | None) -> dict[str, Any] | None:
+def stop(config: Config, how: Literal["leave", "at_once"] | None) -> dict[str, Any] | None:
     """Let the running daemon stop, as configured without a `how`.
 
     Return its answer, None if none runs. Raises as `reload` does.

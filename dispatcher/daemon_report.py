@@ -132,7 +132,7 @@ class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     executor_release: str | None = None
     executor_marks: bool | None = None
     """Whether the processes of its runs carry the mark of their run."""
-    executor_heard_s: float | None = None
+    executor_answer_age_s: float | None = None
     executor_error: str | None = None
     """The last error of an executor that exited."""
     executor_incompatible: IncompatibleExecutor | None = None

@@ -1,4 +1,4 @@
-"""The errors somebody catches; each docstring says what to do."""
+"""The errors that callers catch; each docstring names the handling."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from collections.abc import Iterable
 
 from dispatcher.exit_codes import ExitCode
 
-#: What a full disk answers.
+#: The errors of a full disk.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-#: What a host answers that is full, short of something, or broken: nobody's mistake, and it passes.
+#: The errors of a host that is full, short of something, or broken: nobody's mistake; they pass.
 HOST_TROUBLE = FULL | frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.EROFS}
 )
 
 
-#: What a place answers in a directory that somebody has removed.
+#: The errors of a path in a removed directory.
 REMOVED = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class DispatcherError(Exception):
-    """Something the user can act on: print the message, exit with the code."""
+    """An error that the user can act on: print the message, exit with the code."""
 
     exit_code = ExitCode.REFUSED
 
 
 class ConfigError(DispatcherError):
-    """The configuration is wrong; say where."""
+    """The configuration is wrong; name the place."""
 
     exit_code = ExitCode.CONFIG
 
 
 class InvalidTask(DispatcherError):
-    """What was submitted cannot be a task; name the field."""
+    """The request cannot become a task; name the field."""
 
     exit_code = ExitCode.USAGE
 
 
 class NoTask(DispatcherError):
-    """There is no task with this id, or there is none any more."""
+    """No task has this id, or none has it any more."""
 
     def __init__(self, task_id: int) -> None:
         super().__init__(f"no task {task_id}; `dispatcher list` shows those there are")
@@ -58,7 +58,7 @@ class StoreUnavailable(DispatcherError):
 
 
 class HostTrouble(StoreUnavailable):
-    """The same, and not the store alone: the host, or a filesystem; try again."""
+    """The host or a filesystem, not the store alone, is in trouble; try again."""
 
     exit_code = ExitCode.TEMPORARY
 
@@ -80,7 +80,7 @@ class StoreRefused(DispatcherError):
 
 
 class AlreadyHeld(DispatcherError):
-    """Somebody else holds the lock; name the holder."""
+    """Another process holds the lock; name the holder."""
 
     exit_code = ExitCode.TEMPORARY
 
@@ -88,20 +88,20 @@ class AlreadyHeld(DispatcherError):
 def cannot_write(
     failure: str, error: OSError, remedy: str, mistake: type[DispatcherError] = ConfigError
 ) -> DispatcherError:
-    """Return the error of a place that cannot be used.
+    """Return the error of a path that cannot be used.
 
-    `StoreUnavailable` of a host in trouble: that may pass, and a service manager tries again.
-    Otherwise a `mistake`, with the `remedy`: the configuration's, unless the place was named by
-    who typed the command.
+    `StoreUnavailable` if the host is in trouble: that may pass, and a service manager tries again.
+    Otherwise a `mistake` with the `remedy`: a `ConfigError`, unless the user typed the path.
     """
     failure = f"{failure}: {error.strerror}"
     return in_trouble(failure, error.errno) or mistake(f"{failure}; {remedy}")
 
 
 def cannot_use(failure: str, error: OSError, remedy: str) -> DispatcherError:
-    """Return the error of a place in a directory that was there: if it is missing, it was removed.
+    """Return the error of a path in a directory that existed before.
 
-    Then it is `HostTrouble`, which a new start may find mended; otherwise as `cannot_write`.
+    If that is missing now it was removed: `HostTrouble`, which a new start may find mended.
+    Otherwise as `cannot_write`.
     """
     if error.errno in REMOVED:
         return HostTrouble(
@@ -111,7 +111,7 @@ def cannot_use(failure: str, error: OSError, remedy: str) -> DispatcherError:
 
 
 def in_trouble(failure: str, number: int | None) -> StoreUnavailable | None:
-    """Return the error of what a host in trouble answered; None of any other answer."""
+    """Return the error for the error number of a host in trouble; None for any other number."""
     if number in FULL:
         return StoreUnavailable(f"{failure}; make room on its disk")
     if number == errno.EROFS:

@@ -119,7 +119,7 @@ class OpenRun:
     intent_reason: str | None = None
     lease_expires_at: StoreTime | None = None
     deadline_at: StoreTime | None = None
-    """Of a local claim: when its time is over despite heartbeats; None: never."""
+    """When the time of a local claim is over despite heartbeats; None: never."""
 
     @property
     def leader_exited(self) -> bool:

@@ -100,7 +100,7 @@ class Submitted:
     task_id: int
     created: bool
     differs: tuple[str, ...] = ()
-    """Of `command` and `payload`, those that differ from the task with the key."""
+    """`command` or `payload`, or both, if they differ from the task with the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ class Reason:
     obstacle: Obstacle
     text: str
     until: StoreTime | None = None
-    """When it ends by itself; None: the text says what ends it."""
+    """When it ends by itself; None: the text names what ends it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class Standing:
     """What keeps this node from running tasks, if anything."""
 
     calendar: Calendar
-    """Of the store, when it was read."""
+    """The store's calendar, when it was read."""
     paused: Mapping[str, PausedQueue]
     """Paused queues, by name."""
     node: Node | None

@@ -27,7 +27,7 @@ class Outlook:
     outcome: Outcome
     state: TaskState
     reason: str
-    """Of the next state."""
+    """The reason of the next state."""
     declared: bool = False
     """Whether its worker declared the outcome."""
     not_released: str | None = None
@@ -35,7 +35,7 @@ class Outlook:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class IntentResult:
     """An operator's verb on a task, and its effect."""
 
     intent: Intent

@@ -141,7 +141,7 @@ def _check_rules(rules: Mapping[str, str]) -> None:
     for name, word in rules.items():
         _text("rules", name, 100)
         if (name, word) not in _RULES and word not in get_args(Meaning):
-            raise InvalidTask(f"rules: {name}: {word!r} is no rule; leave rules to profiles")
+            raise InvalidTask(f"rules: {name}: {word!r} is not a rule; leave rules to profiles")
 
 
 def check_name(option: str, name: str) -> None:

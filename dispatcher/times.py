@@ -115,8 +115,8 @@ def reckoning() -> str:
     return f"{boot_id()} {namespace}".rstrip()
 
 
-def pause(seconds: float) -> None:
-    """Wait. Only for the store's own short retries; other code returns a deadline."""
+def sleep(seconds: float) -> None:
+    """Sleep. Only for the store's own short retries; other code returns a deadline."""
     time.sleep(seconds)
 
 

@@ -65,13 +65,13 @@ class Fail(WorkerRequest, frozen=True, tag="fail"):
 
 
 class Defer(WorkerRequest, frozen=True, tag="defer"):
-    """Ask for another run later, after `delay` seconds."""
+    """Request another run later, after `delay` seconds."""
 
     delay: Annotated[float, msgspec.Meta(ge=0, le=10**9)] | None = None
 
 
 class Hold(WorkerRequest, frozen=True, tag="hold"):
-    """Ask for an operator: hold the task."""
+    """Hold the task for an operator."""
 
     reason: Text
 

@@ -32,8 +32,8 @@ payload. On a terminal each event of the daemon is one line, cut to the width of
 warnings and errors are whole. In systemd's journal they are [records](journal.md).
 
 Events with a ↻ may repeat while a fault lasts. After {repeats.BURST} equal lines at most one in
-{repeats.INTERVAL:g} s is written, and `left_out` counts those since the last. `error.ceased`
-follows once none has occurred for that long.
+{repeats.INTERVAL:g} s is written, and `left_out` counts the lines left out since the last.
+`error.ceased` follows once none has occurred for that long.
 
 """
 
@@ -80,13 +80,13 @@ _CONFIGURATION = """\
 
 <!-- Made by `make docs` from dispatcher/config: change the texts there. -->
 
-One TOML file: `--config PATH`, else `$DISPATCHER_CONFIG`, else
-`$XDG_CONFIG_HOME/dispatcher/dispatcher.toml` (`~/.config/…`; of root only if root owns it, and each
-directory and link on the way), else `/etc/dispatcher/dispatcher.toml`; without a file the defaults
-below apply. An unknown key or an impossible value is an error that names file, line, key and remedy
-(exit code 78); `dispatcher check-config` finds them all. In a profile it concerns that profile
-alone: submits of it are refused, its tasks are held, and the rest of the file holds. Durations
-carry their unit: `"200ms"`, `"15m"`, `"30d"`.
+One TOML file: the first of `--config PATH`, `$DISPATCHER_CONFIG`,
+`$XDG_CONFIG_HOME/dispatcher/dispatcher.toml` (`~/.config/…`; for root only if root owns it, and
+each directory and link on the way) and `/etc/dispatcher/dispatcher.toml`. Without a file the
+defaults below apply. An unknown key or an impossible value is an error that names file, line, key
+and remedy (exit code 78); `dispatcher check-config` finds them all. A mistake in a profile
+concerns that profile alone: its submits are refused, its tasks are held, and the rest of the file
+holds. Durations carry their unit: `"200ms"`, `"15m"`, `"30d"`.
 
 `dispatcher config` prints every value and its source, `dispatcher config --commented` a file
 with every key to start from, and `dispatcher config --schema` the JSON schema for editors."""

@@ -23,9 +23,9 @@ def catalogued() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands of one run of all tests keep their compiled modules.
+    """The directory in which all commands of a test run keep their compiled modules.
 
-    That is one directory for all of its processes: to compile them takes seconds of CPU.
+    All processes share it, as compiling takes seconds of CPU.
     """
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -89,10 +89,10 @@ def _meant(verb: str) -> str:
 def dispatcher() -> None:
     """Run commands as tasks: one owner each, clean kills, honest recovery.
 
-    Exit codes: 0 ok, 1 refused or not found, 2 usage, 69 store unavailable (nothing was written),
-    74 it was, or may have been, written: check before you repeat it, 75 another process holds it
-    or the host is in trouble: try again, 78 the configuration or the store cannot be used, 79 the
-    lease is lost, 130 interrupted.
+    Exit codes: 0 ok; 1 refused, or not found; 2 usage; 69 the store is unavailable, nothing was
+    written; 74 written, or perhaps written: check before you repeat it; 75 another process holds
+    it, or the host is in trouble: try again; 78 the configuration or the store cannot be used; 79
+    the lease is lost; 130 interrupted.
     """
 
 

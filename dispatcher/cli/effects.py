@@ -9,7 +9,7 @@ from dispatcher.daemon_report import StrandedReport
 from dispatcher.errors import NoTask
 from dispatcher.model import FINISHED, INTENDED, Intent, Outcome, Task, TaskState
 from dispatcher.obstacles import Obstacle, Standing
-from dispatcher.outlook import Asked, Outlook
+from dispatcher.outlook import IntentResult, Outlook
 
 #: Obstacles that leave the rest of the work undone.
 _NO_DAEMON = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING})
@@ -25,12 +25,12 @@ _ONLY = {
 }
 
 
-def is_unfinished(one: Asked) -> bool:
+def is_unfinished(one: IntentResult) -> bool:
     """Return whether a daemon has work to do after the change."""
     return one.ahead is not None or (one.task is not None and one.task.state is TaskState.READY)
 
 
-def as_json(one: Asked, stranded: StrandedReport | None, *, done: bool) -> dict[str, object]:
+def as_json(one: IntentResult, stranded: StrandedReport | None, *, done: bool) -> dict[str, object]:
     living = stranded if one.ahead else None
     return {
         "id": one.task_id,
@@ -42,7 +42,7 @@ def as_json(one: Asked, stranded: StrandedReport | None, *, done: bool) -> dict[
     }
 
 
-def text(one: Asked, stranded: StrandedReport | None) -> str:
+def text(one: IntentResult, stranded: StrandedReport | None) -> str:
     """Return what becomes of a task, to be read after its id."""
     assert one.task is not None
     if one.ahead is None:
@@ -54,7 +54,7 @@ def text(one: Asked, stranded: StrandedReport | None) -> str:
     )
 
 
-def of_many(one: Asked, stranded: StrandedReport | None) -> str:
+def of_many(one: IntentResult, stranded: StrandedReport | None) -> str:
     """Return what becomes of a task, to be read before the number of such tasks."""
     assert one.task is not None
     if one.ahead is None:
@@ -69,7 +69,7 @@ def _course(ahead: Outlook) -> str:
     return f"being ended{known}; then it is {ahead.state}"
 
 
-def refusal(one: Asked) -> str | None:
+def refusal(one: IntentResult) -> str | None:
     """Return why the request has no effect; None: it has one, now or when the run ends."""
     if one.was is None or one.task is None:
         return str(NoTask(one.task_id))
@@ -86,7 +86,7 @@ def refusal(one: Asked) -> str | None:
     return None if one.was in fits else f"task {one.task_id} is {one.was}; {_ONLY[one.intent]}"
 
 
-def _refusal_of_running(one: Asked, task: Task) -> str | None:
+def _refusal_of_running(one: IntentResult, task: Task) -> str | None:
     if one.ahead is None:  # it runs on, or was driven by hand and is settled
         still = task.state is TaskState.RUNNING
         if still and one.intent is Intent.HOLD:
@@ -111,7 +111,7 @@ def _retry(task_id: int) -> str:
     return f"`dispatcher retry {task_id}` restores all its attempts"
 
 
-def missing_daemon(standing: Standing, done: Sequence[Asked]) -> Iterator[str]:
+def missing_daemon(standing: Standing, done: Sequence[IntentResult]) -> Iterator[str]:
     """Yield why no daemon does the rest, and what happens until one does."""
     if any(one.ahead is not None for one in done):
         next_ = "a run that is not being ended yet goes on until it is back"
@@ -125,7 +125,9 @@ def missing_daemon(standing: Standing, done: Sequence[Asked]) -> Iterator[str]:
             yield f"{reason.text}; {next_}"
 
 
-def stranded_of(standing: Standing | None, done: Sequence[Asked]) -> Mapping[int, StrandedReport]:
+def stranded_of(
+    standing: Standing | None, done: Sequence[IntentResult]
+) -> Mapping[int, StrandedReport]:
     """Return the stranded runs of tasks, by the tasks' ids."""
     return {
         one.task_id: found

@@ -1,4 +1,4 @@
-"""`dispatcher logs -f` and `submit --wait`: watch tasks until they rest."""
+"""`dispatcher logs -f` and `submit --wait`: watch tasks until they finish or are held."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_at_rest(task: Task | None) -> bool:
 
 
 def follow(store: Client, task_id: int, first: Run, *, tail: int | None = None) -> None:
-    """Print a run's output as it grows, and that of every later run, until the task rests.
+    """Print a run's output as it grows, then each later run's, until the task ends or is held.
 
     `tail`: lines of the first run's output to begin with.
     """
@@ -40,7 +40,7 @@ def follow(store: Client, task_id: int, first: Run, *, tail: int | None = None) 
 
 
 def await_run(store: Client, task_id: int) -> None:
-    """Print that a task has not run yet, and wait for its first run, or until it rests."""
+    """Print that a task has not run yet, and wait for its first run, or its end without one."""
     task = store.task(task_id)
     if task is not None and not is_at_rest(task) and not store.runs(task_id):
         why = f"{task.state}, {render.plain(task.reason)}"
@@ -53,7 +53,7 @@ def await_run(store: Client, task_id: int) -> None:
 def each_at_rest(
     store: Client, task_ids: Iterable[int], progressed: Callable[[int], None]
 ) -> Iterator[tuple[int, Task | None]]:
-    """Yield each task when it rests, None for a deleted one; report how many do."""
+    """Yield each task that finishes or is held, None for a deleted one; report their number."""
     waiting = list(dict.fromkeys(task_ids))
     total = len(waiting)
     while waiting:
@@ -109,7 +109,7 @@ def _look_up(store: Client, task_id: int, run: Run) -> Run | None:
 
 
 def _next_run(store: Client, task_id: int, fence: int = 0) -> Run | None:
-    """Wait for the run after the one of this fence; None when the task rests without one."""
+    """Wait for the run after the one of this fence; None if the task ends without one."""
     while True:
         task = store.task(task_id)
         later = [one for one in store.runs(task_id) if one.fence > fence]

@@ -17,14 +17,10 @@ from dispatcher.obstacles import AT_REST, Obstacle, Standing
 from dispatcher.store.glance import GROUPS, MOST_BEFORE, Seen
 from dispatcher.times import StoreTime, WallTime
 
-HEADINGS = ("ID", "STATE", "QUEUE", "PRIORITY", "TIME", "DETAIL", "COMMAND")
+HEADINGS = ("ID", "STATE", "QUEUE", "PRIORITY", "TIME", "DETAIL", "LABELS", "COMMAND")
 
 #: Columns that a narrow terminal leaves out, the first ones first.
-SPARE = ("PRIORITY", "QUEUE")
-
-#: Columns of a terminal that the widest cells keep before any is left out: "slots full; 1st in
-#: line" is whole.
-READABLE = 23
+SPARE = ("PRIORITY", "QUEUE", "LABELS")
 
 #: Columns that say nothing where all tasks have the same value.
 ALIKE = ("PRIORITY", "QUEUE")
@@ -39,7 +35,7 @@ SILENCE = 60_000
 MOST_PAUSED = 3
 
 #: Reasons that a person need not be reminded of.
-_PLAIN_REASONS = frozenset({"submitted", "delayed by its submitter", "its time has come"})
+_PLAIN_REASONS = frozenset({"submitted", "delayed by its submitter"})
 
 #: Shells whose script is shown alone.
 _SHELLS = frozenset({"sh", "bash", "/bin/sh", "/bin/bash"})
@@ -98,7 +94,8 @@ def row(seen: Seen, view: View) -> tuple[object, ...]:
         task.priority or None,
         took,
         render.short(_detail(seen, view), DETAIL),
-        _labels(task.labels) + _command(task.command),
+        render.pairs_text(task.labels),
+        _command(task.command),
     )
 
 
@@ -124,11 +121,6 @@ def hindrances(counts: Mapping[TaskState, int], standing: Standing) -> Iterator[
             )
 
 
-def _labels(labels: Mapping[str, str]) -> str:
-    """Return a task's labels, to stand before its command: few tasks have some."""
-    return f"[{render.line(render.pairs_text(labels))}] " if labels else ""
-
-
 def _command(command: tuple[str, ...]) -> str:
     """Return a command as a user types it; of a shell only its script."""
     is_script = len(command) == 3 and command[0] in _SHELLS and command[1] == "-c"
@@ -146,9 +138,9 @@ def _detail(seen: Seen, view: View) -> str:
         return "; ".join([f"due {view.when(task.run_at)}", *reason])
     ended = view.when(task.finished_at or (None if run is None else run.ended_at))
     if task.state is TaskState.SUCCEEDED:
-        return _told([ended], None if run is None else run.result)
-    tells = run is not None and task.state is not TaskState.CANCELLED
-    return _told([*reason, ended], _last_line(run, view) if run and tells else None)
+        return _with_report([ended], None if run is None else run.result)
+    reports = run is not None and task.state is not TaskState.CANCELLED
+    return _with_report([*reason, ended], _last_line(run, view) if run and reports else None)
 
 
 def _of_running(task: Task, run: Run, view: View) -> str:
@@ -165,7 +157,7 @@ def _of_running(task: Task, run: Run, view: View) -> str:
         f"silent {render.span(silent)}" if silent >= SILENCE else "",
         f"attempt {task.attempts_used + 1} of {task.max_attempts}" if task.attempts_used else "",
     )
-    return _told(facts, None if output is None else last_line(output[0]))
+    return _with_report(facts, None if output is None else last_line(output[0]))
 
 
 def _of_ready(seen: Seen, view: View) -> Iterator[str]:
@@ -192,9 +184,9 @@ def _reason(task: Task, run: Run | None) -> str:
     return f"{reason}, exit code {code}"
 
 
-def _told(facts: Iterable[str], said: str | None) -> str:
-    """Return facts, and then what a task itself said."""
-    return ": ".join(filter(None, ("; ".join(filter(None, facts)), said)))
+def _with_report(facts: Iterable[str], reported: str | None) -> str:
+    """Return facts, and then what a task itself reported."""
+    return ": ".join(filter(None, ("; ".join(filter(None, facts)), reported)))
 
 
 def _silence(run: Run, written_at: WallTime | None, view: View) -> int:

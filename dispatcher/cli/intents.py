@@ -16,8 +16,8 @@ from dispatcher.cli.selection import FEW, Chosen, choose, confirm, nothing_text,
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError
 from dispatcher.model import Intent, Outcome, Task, TaskFilter, TaskState
-from dispatcher.operations.intents import ask_each
-from dispatcher.outlook import Asked
+from dispatcher.operations.intents import request_each
+from dispatcher.outlook import IntentResult
 from dispatcher.selection import CHANGES, Match, Selection
 
 #: The states of tasks that a verb takes by range or filter, if not all that it changes.
@@ -40,7 +40,7 @@ def request(
     with open_client() as store:
         if selection.is_of_ids and not dry_run:
             confirm(intent, Chosen(selection.ids), yes=yes)
-            answers = _asked(store, selection.ids, intent, reason)
+            answers = _requested(store, selection.ids, intent, reason)
             _report(store, answers, _refusals(answers), as_json=as_json)
             return
         usual = CHANGES[intent] | {TaskState.RUNNING} if selection.is_of_ids else USUAL[intent]
@@ -49,7 +49,7 @@ def request(
             print_dry_run(store, intent, selection, chosen, as_json=as_json)
             return
         confirm(intent, chosen, yes=yes)
-        answers = _asked(store, chosen.ids, intent, reason, chosen.wanted)
+        answers = _requested(store, chosen.ids, intent, reason, chosen.wanted)
         refused = _refusals(answers)
         done = [one for one in answers if one.task_id not in refused]
         _report(store, done, {}, as_json=as_json, one_by_one=len(done) <= FEW)
@@ -73,38 +73,40 @@ def _can(store: Client, intent: Intent, one: Match) -> bool:
     return ahead.outcome is not Outcome.SUCCEEDED
 
 
-def _asked(
+def _requested(
     store: Client,
     task_ids: Sequence[int],
     intent: Intent,
     reason: str | None,
     wanted: TaskFilter | None = None,
-) -> list[Asked]:
+) -> list[IntentResult]:
     """Write the intent for each task; return what becomes of them, and little more of many."""
-    answers: list[Asked] = []
+    answers: list[IntentResult] = []
     kept: dict[tuple[TaskState, str], Task] = {}
     with bar("done", len(task_ids)) as progressed:
-        for some in ask_each(store.store, store.config, task_ids, intent, reason, wanted=wanted):
+        for some in request_each(
+            store.store, store.config, task_ids, intent, reason, wanted=wanted
+        ):
             answers += (_lightened(one, kept) for one in some)
             progressed(len(answers))
     return answers
 
 
-def _lightened(one: Asked, kept: dict[tuple[TaskState, str], Task]) -> Asked:
+def _lightened(one: IntentResult, kept: dict[tuple[TaskState, str], Task]) -> IntentResult:
     """Return an answer whose task stands for all of its state and queue, unless it runs."""
     if one.task is None or one.task.state is TaskState.RUNNING:
         return one
     return replace(one, task=kept.setdefault((one.task.state, one.task.queue), one.task))
 
 
-def _refusals(answers: Iterable[Asked]) -> dict[int, str]:
+def _refusals(answers: Iterable[IntentResult]) -> dict[int, str]:
     """Return why tasks stay as they were, by their ids."""
     return {one.task_id: why for one in answers if (why := effects.refusal(one)) is not None}
 
 
 def _report(
     store: Client,
-    answers: Sequence[Asked],
+    answers: Sequence[IntentResult],
     refused: Mapping[int, str],
     *,
     as_json: bool,

@@ -18,8 +18,9 @@ config_option = click.option(
     shell_complete=file_names,
     callback=lambda ctx, _param, path: name_file(ctx, path),
     expose_value=False,
-    help="Configuration file [default: $DISPATCHER_CONFIG, else"
-    " dispatcher/dispatcher.toml in $XDG_CONFIG_HOME (~/.config), else in /etc].",
+    help="Configuration file [default: the first of $DISPATCHER_CONFIG,"
+    " $XDG_CONFIG_HOME/dispatcher/dispatcher.toml (~/.config) and"
+    " /etc/dispatcher/dispatcher.toml].",
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -136,7 +136,7 @@ class RunOutput:
             self._close()
             return b""
         if not chunk:
-            self._note_version(self._file)
+            self._remember_version(self._file)
             return b""
         self._offset += len(chunk)
         self._version = None
@@ -144,7 +144,7 @@ class RunOutput:
         self._at_line_start = chunk.endswith(b"\n")
         return whole or self.read()
 
-    def _note_version(self, file: int) -> None:
+    def _remember_version(self, file: int) -> None:
         """Remember the file's version once everything was read."""
         if self._suspect is None and (version := _version(file))[0] == self._offset:
             self._version = version

@@ -76,7 +76,7 @@ def report(config: Config) -> DaemonReport | None:
     return None
 
 
-def stop(config: Config, running: DaemonReport, how: Literal["leave", "hurry"] | None) -> None:
+def stop(config: Config, running: DaemonReport, how: Literal["leave", "at_once"] | None) -> None:
     """Stop the running daemon and wait for its end; without a `how`, as configured."""
     if running.managed:
         raise DispatcherError(

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 _GAP = "  "
 
 #: Columns that the widest cells keep while other columns can be left out.
-READABLE = 16
+_READABLE = 16
 
 _BOLD = "1"
 
@@ -50,25 +50,24 @@ def table(
     rows: Iterable[Sequence[object]],
     *,
     spare: Sequence[str] = (),
-    readable: int = READABLE,
     alike: Collection[str] = (),
     in_middle: Collection[str] = (),
 ) -> list[str]:
     """Return the lines of rows under headings.
 
-    A terminal shows no column that is empty, and none of `alike` that has one value. While the
-    widest cells would keep less than `readable` of its columns, the next of `spare` is left out.
-    Then they are cut at their end, those of `in_middle` in the middle.
+    A terminal shows no column that is empty, and none of `alike` that has one value. One that is
+    too narrow shows no `spare` columns, the first of them being the first to go; then the widest
+    cells are cut at their end, those of `in_middle` in the middle.
     """
     cells = [list(headings), *([_text(value) for value in row] for row in rows)]
     columns = list(range(len(headings)))
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     if sys.stdout.isatty():
-        columns = _telling(cells, alike)
+        columns = _informative(cells, alike)
         room = shutil.get_terminal_size().columns
         widest = _cut_width(widths, columns, room)
         for heading in spare:
-            if widest >= min(readable, max(widths[column] for column in columns)):
+            if widest >= min(_READABLE, max(widths[column] for column in columns)):
                 break
             if (spared := headings.index(heading)) in columns:
                 columns.remove(spared)
@@ -127,8 +126,8 @@ def _width_of(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
 
 
-def _telling(cells: Sequence[Sequence[str]], alike: Collection[str]) -> list[int]:
-    """Return the columns that say something of the rows; all if there is no row."""
+def _informative(cells: Sequence[Sequence[str]], alike: Collection[str]) -> list[int]:
+    """Return the columns with information about the rows; all if there are no rows."""
     headings, *rows = cells
     values = [{row[column] for row in rows} for column in range(len(headings))]
     return [

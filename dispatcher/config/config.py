@@ -163,11 +163,11 @@ class Mistaken(ConfigError):
 
 
 def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
-    """Return the configuration: of the file named, else $DISPATCHER_CONFIG's, else the user's own.
+    """Return the configuration: of the named file, $DISPATCHER_CONFIG, the user's or the system's.
 
-    Where the user has none it is the system's, and without any file the defaults hold. A profile
-    with a mistake is in `mistaken_profiles`. Raises `ConfigError` when the file cannot be read, and
-    `Mistaken` when it has other mistakes.
+    The first of them counts; without any file the defaults hold. A profile with a mistake is in
+    `mistaken_profiles`. Raises `ConfigError` when the file cannot be read, and `Mistaken` when it
+    has other mistakes.
     """
     file, environ = find(named, environ)
     settings = Settings()

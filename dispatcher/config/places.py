@@ -1,6 +1,6 @@
 """Where a user's own file, a node's directories and its store are: environment, file, or default.
 
-What is impossible raises ValueError with the remedy.
+An impossible place raises ValueError with the remedy.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def user_file(environ: Mapping[str, str]) -> Path | None:
 def _is_own(directory: Path) -> bool:
     """Return whether one of the last three directories of a path belongs to this user.
 
-    Where all three are hidden from this user, the owner of the directory that hides them counts.
+    If all three are hidden from this user, the owner of the directory that hides them counts.
     """
     for place in (directory, *directory.parents):
         try:

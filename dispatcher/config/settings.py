@@ -44,11 +44,11 @@ class NodeSection(Section, frozen=True):
 
     state_dir: Annotated[str, Meta(examples=["/var/lib/dispatcher"])] | None = None
     """Where this node keeps its identity, its lock, the runs' output and, by default, the database.
-    Left out: `$STATE_DIRECTORY` as systemd sets it, else `dispatcher` under `$XDG_STATE_HOME`, else
+    Left out: the first of `$STATE_DIRECTORY` (systemd sets it), `$XDG_STATE_HOME/dispatcher` and
     `~/.local/state/dispatcher`. Inside a task `$DISPATCHER_STATE_DIR` takes precedence."""
     runtime_dir: Annotated[str, Meta(examples=["/run/dispatcher"])] | None = None
-    """Where the sockets are: a short path. Left out: `$RUNTIME_DIRECTORY` as systemd sets it, else
-    `dispatcher-<hash of state_dir>` under `$XDG_RUNTIME_DIR`, else `run` in the state directory.
+    """Where the sockets are: a short path. Left out: the first of `$RUNTIME_DIRECTORY` (systemd
+    sets it), `$XDG_RUNTIME_DIR/dispatcher-<hash of state_dir>` and `run` in the state directory.
     Inside a task `$DISPATCHER_RUNTIME_DIR` takes precedence."""
     slots: Annotated[int, Meta(ge=1, le=10_000, examples=[4])] | None = None
     """How many workers run here at once. Left out: one for each CPU that the daemon may use."""
@@ -164,7 +164,7 @@ class RetrySection(Section, frozen=True):
     backoff_max_ms: QuarterHour = DERIVED
     """The longest back-off. Left out: 15 min, or `backoff_min` if that is more."""
     cooldown_ms: Minute = Milliseconds(60_000)
-    """The delay after a deferral without one of its own."""
+    """The delay after a deferral that names none."""
 
     def __post_init__(self) -> None:
         """Derive the bound that was left out from the other."""

@@ -23,7 +23,7 @@ log = structlog.get_logger()
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 #: Seconds until the next try after a shortage: the socket stays readable meanwhile.
-SHORTAGE_PAUSE = 0.5
+SHORTAGE_DELAY = 0.5
 
 #: Connections that one user may hold open at a channel; one more closes the idlest.
 CONNECTIONS_PER_USER = 256
@@ -169,7 +169,7 @@ class Channel:
                 if error.errno not in SHORTAGES:
                     return True
                 self._selector.unregister(self._listener)
-                self._resume_at = Instant(at + SHORTAGE_PAUSE)
+                self._resume_at = Instant(at + SHORTAGE_DELAY)
                 return False
             self._accepted += 1
             with suppress(OSError):  # gone already

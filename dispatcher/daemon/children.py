@@ -1,4 +1,4 @@
-"""The daemon's own children and, as the init of a container, orphans that nobody else reaps."""
+"""The daemon's own children and, as the init of a container, orphans without another reaper."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Commands:
 
     def _stop(self, how: Stop) -> None:
         """Begin to stop, unless it has begun: a request made twice hurries nothing."""
-        if how is Stop.HURRY or self._supervisor.report(at=instant()).stopping is None:
+        if how is Stop.AT_ONCE or self._supervisor.report(at=instant()).stopping is None:
             self._begin_stop(how, at=instant())
 
     def _begin_stop(self, how: Stop, *, at: Instant) -> None:

@@ -1,4 +1,4 @@
-"""Work of the loop besides tasks: each duty does what is due and returns when to be called next."""
+"""Work of the loop apart from tasks: each duty does what is due and returns its next call."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ class ExecutorClient(ExecutorApi):
     def receive(self, *, at: Instant) -> list[Event]:
         """Return the events since the last call."""
         if self._awaiting_since is not None and at - self._read_at > READING_GAP:
-            self._awaiting_since = at  # nobody read: it is no silence of the executor's
+            self._awaiting_since = at  # we did not read: the executor was not silent
         self._read_at = at
         if self._connection is not None:
             self._read(self._connection, at)

@@ -38,7 +38,7 @@ STEP = 0.025
 REMOVED = 8
 
 #: Seconds between two walks for each file of the last: one costs 5 µs.
-WALK_PAUSE = 0.0025
+WALK_INTERVAL = 0.0025
 
 #: Seconds after which the directory is walked in any case: files grow old.
 LONGEST_WALK_INTERVAL = 86_400.0
@@ -169,7 +169,7 @@ class OutputDirectory:
     def _judge(self, walk: OutputWalk, at: Instant) -> None:
         """Choose the files to remove after a complete walk."""
         self._walked = walk
-        self._walk_at = Instant(at + walk.files * WALK_PAUSE)
+        self._walk_at = Instant(at + walk.files * WALK_INTERVAL)
         self._walk_by = Instant(at + LONGEST_WALK_INTERVAL)
         self._suspects = walk.suspects
         surplus = walk.bytes - self.bounds.total_budget

@@ -43,7 +43,7 @@ CONTROL_BACKLOG = 128
 #: Seconds that a slow reader of the log is given for the last lines.
 LAST_LINES_WITHIN = 1.0
 
-#: What removes the line of a terminal that the cursor is in: ECMA-48, EL.
+#: Erases the terminal's current line: ECMA-48, EL.
 CLEAR_LINE = "\r\x1b[2K"
 
 

@@ -99,7 +99,7 @@ class Play:
         """Show the tasks until a condition on (settled, running) is true or the drain ends."""
         for _ in range(int(PATIENCE / LOOK)):
             status = self.client.status()
-            self._note_executor(status)
+            self._remember_executor(status)
             self._screen.show(self._rows(status))
             if until(*self._counts(status)):
                 return
@@ -128,7 +128,7 @@ class Play:
                     self.executor.wait(10)
             raise
 
-    def _note_executor(self, status: Status) -> None:
+    def _remember_executor(self, status: Status) -> None:
         report = status.standing.report
         if self.executor is None and report is not None and report.executor_pid is not None:
             with suppress(psutil.NoSuchProcess):

@@ -91,7 +91,7 @@ def _how_to_replace_executor(config: Config) -> str:
 
 def check_executor(config: Config, report: DaemonReport) -> Iterator[Finding]:
     """Check that the executor answers, and runs a release that fits."""
-    pid, answered_ago = report.executor_pid, report.executor_heard_s
+    pid, answered_ago = report.executor_pid, report.executor_answer_age_s
     restart = _how_to_replace_executor(config)
     if (other := report.executor_incompatible) is not None:
         text = f"pid {other.pid} speaks version {other.version}, {other.wanted} is wanted"

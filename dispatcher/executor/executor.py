@@ -112,7 +112,7 @@ class Executor:
 
     def tick(self, ready: Collection[int], at: Instant) -> None:
         """Read everything, then do all that is due."""
-        self.runs.note_events(ready, at)
+        self.runs.record_events(ready, at)
         for uid, until in self._notices.receive(ready, at):
             self.table.extend(uid, until)
         if self._server.accept(ready, at):
@@ -209,7 +209,7 @@ class Executor:
             case wire.Renew():
                 self.table.renew(message.deadlines)
             case wire.Ping():
-                self._leaders.note_unwatched(at)
+                self._leaders.record_unwatched(at)
                 self._ping = message.sequence
             case wire.Leave():
                 self._leaving = True

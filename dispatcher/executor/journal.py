@@ -53,7 +53,7 @@ class Journal:
         self._linked = kept_at is None
         """Whether `path` leads to the lines."""
         self.damage: Damage | None = None
-        """What of the predecessor's journal could not be read."""
+        """The lines of the predecessor's journal that could not be read."""
         self._header = header
         self._descriptor: int | None = None
         self._lines: list[bytes] = []
@@ -84,7 +84,7 @@ class Journal:
             raise _refused(self.path, f"cannot be read: {error.strerror}") from error
         return runs
 
-    def note(self, record: Record) -> None:
+    def append(self, record: Record) -> None:
         """Add a record, to be written by the next flush."""
         self._lines.append(encode(record))
 

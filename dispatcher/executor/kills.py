@@ -47,7 +47,7 @@ class Kills:
         self._freezes += stopped > 0
         return not stopped or self._freezes > MOST_FREEZES
 
-    def note_killed(self, processes: list[Process], at: Instant) -> bool:
+    def record_killed(self, processes: list[Process], at: Instant) -> bool:
         """Record who got SIGKILL; return whether some of the living got it for the first time."""
         new = {one.identity for one in processes if one.alive} - self._killed.keys()
         self._killed |= dict.fromkeys(new, at)

@@ -53,16 +53,16 @@ class Leaders:
             self._notices.forget(run.uid)
             self._outputs.close(run.output_path)
             self._table.remove(run)
-            self._report.journal.note(Forgotten(uid=run.uid, at=at))
+            self._report.journal.append(Forgotten(uid=run.uid, at=at))
             self._report.start_failed(start, failure.fault, failure.error)
             return False
         ticks = self._kernel.start_ticks(pid, since=before)
-        run.note_spawned(pid, ticks, self._kernel.adopt(pid))
+        run.record_spawned(pid, ticks, self._kernel.adopt(pid))
         if run.handle is None:
             self._without_handle.append(run)
         else:
             self._by_handle[run.handle] = run
-        self._report.journal.note(LeaderStarted(uid=run.uid, at=at, pid=pid, start_ticks=ticks))
+        self._report.journal.append(LeaderStarted(uid=run.uid, at=at, pid=pid, start_ticks=ticks))
         self._unreported[run.uid] = wire.Started(uid=run.uid, pid=pid, start_ticks=ticks, at=at)
         return True
 
@@ -76,30 +76,30 @@ class Leaders:
         if started := self._unreported.pop(uid, None):
             self._report.send(started)
 
-    def note_exits(self, ready: Iterable[int], at: Instant) -> None:
+    def record_exits(self, ready: Iterable[int], at: Instant) -> None:
         """Record the exits of the leaders whose handles are ready."""
         for descriptor in ready:
             run = self._by_handle.get(descriptor)
-            if run is not None and not self.note_exit(run, at):
+            if run is not None and not self.record_exit(run, at):
                 # Dead, and held by a tracer: its handle would be ready at every look until then.
                 self._drop_handle(run)
                 self._without_handle.append(run)
 
-    def note_unwatched(self, at: Instant) -> None:
+    def record_unwatched(self, at: Instant) -> None:
         """Record the exits of leaders without a handle."""
         for run in self._without_handle:
             if run.leader_lives:
-                self.note_exit(run, at)
+                self.record_exit(run, at)
         self._without_handle = [run for run in self._without_handle if run.leader_lives]
 
-    def note_exit(self, run: TrackedRun, at: Instant) -> bool:
+    def record_exit(self, run: TrackedRun, at: Instant) -> bool:
         """Record a leader's exit; False if it lives."""
         status = self._kernel.exit_of(run.pid) if run.pid else None
         if status is None:
             return False
         self._drop_handle(run)
         exit_seen = wire.Exit(at=at, exit_code=status.exit_code, signal=status.signal)
-        run.note_leader_exit(exit_seen, at)
+        run.record_leader_exit(exit_seen, at)
         self._table.attention[run.uid] = run
         return True
 

@@ -53,7 +53,7 @@ class RunChannel:
     serial: int = 0
     unsent: wire.Notice | None = None
     unconfirmed: wire.Notice | None = None
-    """What was sent and not confirmed: sent again to the next daemon."""
+    """The notice sent and not acknowledged: sent again to the next daemon."""
     window_ends: Instant = LONG_AGO
     read: int = 0
     """Messages in this window."""

@@ -4,13 +4,13 @@ STARTING ── spawned ──► RUNNING ── leader exited ──► LINGERI
     │                      │                             │
     │ end                  │ end                         │ end, time up
     ▼                      ▼                             ▼
-    └────────────────────► ASKED ◄───────────────────────┘
+    └──────────────────► SIGNALLED ◄─────────────────────┘
                              │ kill, time up
                              ▼
                            KILLED
 
-An ending may begin with KILLED at once. LINGERING, ASKED and KILLED lead to GONE once the tree is
-empty.
+An ending may begin with KILLED at once. LINGERING, SIGNALLED and KILLED lead to GONE once the tree
+is empty.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Phase(enum.IntEnum):
     RUNNING = 1
     LINGERING = 2
     """The leader has exited; the rest of the tree has the leftover grace."""
-    ASKED = 3
+    SIGNALLED = 3
     """The tree gets the kill signal, then has the kill grace."""
     KILLED = 4
     """The tree gets SIGKILL at every look."""
@@ -47,19 +47,27 @@ class Step(enum.IntEnum):
 #: A step that a phase does not list changes nothing: the leader of a run that is being ended exits,
 #: or is spawned after its ending began.
 MOVES: Mapping[Phase, Mapping[Step, Phase]] = {
-    Phase.STARTING: {Step.SPAWNED: Phase.RUNNING, Step.END: Phase.ASKED, Step.KILL: Phase.KILLED},
+    Phase.STARTING: {
+        Step.SPAWNED: Phase.RUNNING,
+        Step.END: Phase.SIGNALLED,
+        Step.KILL: Phase.KILLED,
+    },
     Phase.RUNNING: {
         Step.LEADER_EXITED: Phase.LINGERING,
-        Step.END: Phase.ASKED,
+        Step.END: Phase.SIGNALLED,
         Step.KILL: Phase.KILLED,
     },
     Phase.LINGERING: {
-        Step.END: Phase.ASKED,
+        Step.END: Phase.SIGNALLED,
         Step.KILL: Phase.KILLED,
-        Step.TIME_UP: Phase.ASKED,
+        Step.TIME_UP: Phase.SIGNALLED,
         Step.EMPTIED: Phase.GONE,
     },
-    Phase.ASKED: {Step.KILL: Phase.KILLED, Step.TIME_UP: Phase.KILLED, Step.EMPTIED: Phase.GONE},
+    Phase.SIGNALLED: {
+        Step.KILL: Phase.KILLED,
+        Step.TIME_UP: Phase.KILLED,
+        Step.EMPTIED: Phase.GONE,
+    },
     Phase.KILLED: {Step.EMPTIED: Phase.GONE},
     Phase.GONE: {},
 }

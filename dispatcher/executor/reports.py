@@ -19,7 +19,7 @@ from dispatcher.times import Instant
 #: Runs named with a stray, those that started last.
 MAX_CANDIDATES = 20
 
-#: Seconds without a shortage after which it is over: three times the longest pause between looks.
+#: Seconds without a shortage after which it is over: three of the longest intervals between looks.
 SHORTAGE_OVER = 30.0
 
 
@@ -36,7 +36,7 @@ class Reporter:
 
     def starting(self, run: TrackedRun, at: Instant) -> None:
         """Report a start before its leader is spawned."""
-        self.journal.note(
+        self.journal.append(
             Starting(
                 uid=run.uid,
                 at=at,
@@ -55,19 +55,19 @@ class Reporter:
 
     def ending(self, run: TrackedRun, reason: str, at: Instant) -> None:
         """Report that an ending begins, before the first signal."""
-        self.journal.note(Ending(uid=run.uid, at=at, ended_by=reason))
+        self.journal.append(Ending(uid=run.uid, at=at, ended_by=reason))
         self.log("run.ending", **run.ids, reason=reason)
 
     def leader_exited(self, run: TrackedRun, exit_seen: wire.Exit, at: Instant) -> None:
         """Report a leader's exit that is not yet its run's."""
-        self.journal.note(LeaderExited(uid=run.uid, at=at, exit=exit_seen))
+        self.journal.append(LeaderExited(uid=run.uid, at=at, exit=exit_seen))
         if run.state is wire.RunState.LEADER_EXITED:
             self.send(wire.Changed(uid=run.uid, state=run.state, exit=exit_seen))
 
     def gone(self, run: TrackedRun, complete: wire.Exit, at: Instant) -> None:
         """Report that nothing of a run is left."""
         kept = without_tail(complete)
-        self.journal.note(Gone(uid=run.uid, at=at, exit=kept, ended_by=run.ended_by))
+        self.journal.append(Gone(uid=run.uid, at=at, exit=kept, ended_by=run.ended_by))
         self.send(wire.Exited(uid=run.uid, exit=complete, ended_by=run.ended_by))
 
     def trouble(self, event: str, run: TrackedRun, **ids: str | int) -> None:

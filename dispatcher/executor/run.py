@@ -17,14 +17,14 @@ from dispatcher.executor.system.procfs import Process
 from dispatcher.times import NEVER, Instant
 
 #: Seconds between a signal and the first look at its effect; each further look doubles it.
-FIRST_PAUSE = 0.001
+FIRST_INTERVAL = 0.001
 
 #: Names of leftovers reported with an exit; a worker may leave thousands.
 MAX_LEFTOVERS = 20
 
 #: Seconds at most between two looks at a tree that should become empty.
-LONGEST_PAUSE = {Phase.LINGERING: 0.25, Phase.ASKED: 0.25, Phase.KILLED: 0.1}
-LONGEST_PAUSE_UNKILLABLE = 10.0
+LONGEST_INTERVAL = {Phase.LINGERING: 0.25, Phase.SIGNALLED: 0.25, Phase.KILLED: 0.1}
+LONGEST_INTERVAL_UNKILLABLE = 10.0
 
 
 def ids(uid: wire.RunUid, task_variables: Mapping[str, str]) -> dict[str, str | int]:
@@ -75,7 +75,7 @@ class TrackedRun:
     its file."""
     forget_later: bool = False
     """The daemon has settled it, and the rest of its output is still to be forwarded."""
-    exit_noted: bool = False
+    exit_recorded: bool = False
     """The leader's exit was reported before the run was gone."""
     signalling: bool = False
     """The kill signal has not reached the whole tree yet."""
@@ -84,7 +84,7 @@ class TrackedRun:
     limit: Instant = NEVER
     """When the phase ends, whatever the processes do."""
     look_at: Instant = NEVER
-    pause: float = FIRST_PAUSE
+    interval: float = FIRST_INTERVAL
 
     @classmethod
     def started(cls, start: wire.Start, *, marked: bool) -> Self:
@@ -200,12 +200,12 @@ class TrackedRun:
             forwarded=self.forwarded,
         )
 
-    def note_spawned(self, pid: int, start_ticks: int, handle: int | None) -> None:
+    def record_spawned(self, pid: int, start_ticks: int, handle: int | None) -> None:
         """Set the leader; an ending may have begun before it lived."""
         self.pid, self.start_ticks, self.handle = pid, start_ticks, handle
         self._take(Step.SPAWNED, NEVER)
 
-    def note_leader_exit(self, exit_seen: wire.Exit, at: Instant) -> None:
+    def record_leader_exit(self, exit_seen: wire.Exit, at: Instant) -> None:
         """Set the leader's exit; the rest of its tree has the leftover grace."""
         self.exit = exit_seen
         self._take(Step.LEADER_EXITED, Instant(at + self.leftover_grace))
@@ -215,7 +215,7 @@ class TrackedRun:
         self.signalling, self.ending_since = True, at
         self._take(Step.END, Instant(at + self.kill_grace))
 
-    def note_signalled(self, at: Instant) -> None:
+    def record_signalled(self, at: Instant) -> None:
         """Count the grace from now on: the kill signal has reached the whole tree."""
         self.signalling = False
         self.limit = Instant(self.limit + (at - self.ending_since))
@@ -225,12 +225,12 @@ class TrackedRun:
         self.signalling = False
         self._take(Step.KILL, Instant(at + UNKILLABLE_AFTER))
 
-    def note_killed(self, processes: list[Process], at: Instant) -> None:
+    def record_killed(self, processes: list[Process], at: Instant) -> None:
         """Record who got SIGKILL; those who got it for the first time are looked at again soon."""
-        if self.kills.note_killed(processes, at):
-            self.pause = min(self.pause, LONGEST_PAUSE[Phase.KILLED])
+        if self.kills.record_killed(processes, at):
+            self.interval = min(self.interval, LONGEST_INTERVAL[Phase.KILLED])
 
-    def note_alive(self, at: Instant) -> None:
+    def record_alive(self, at: Instant) -> None:
         """Extend the limit: processes were seen after the kill, each judged by its own SIGKILL."""
         if not self.unkillable:
             self.limit = Instant(at + UNKILLABLE_AFTER)
@@ -238,36 +238,36 @@ class TrackedRun:
     def escalate(self, at: Instant) -> None:
         """Go on to what follows when the phase has lasted as long as it may."""
         match MOVES[self.phase].get(Step.TIME_UP):
-            case Phase.ASKED:
+            case Phase.SIGNALLED:
                 self.end(at)
             case Phase.KILLED:
                 self.kill(at)
 
-    def note_unkillable(self, why: str) -> None:
+    def record_unkillable(self, why: str) -> None:
         """Record that the run survives SIGKILL, or that this cannot be seen."""
         self.unkillable, self.trouble = True, why
         self.limit = NEVER
 
-    def note_gone(self, complete: wire.Exit) -> None:
+    def record_gone(self, complete: wire.Exit) -> None:
         """Set the complete exit: nothing of the tree is left."""
         self.exit = complete
         self._take(Step.EMPTIED, NEVER)
 
     def plan_look(self, at: Instant) -> None:
         """Set when to look again, unless the leader's handle will wake us."""
-        was_signalled = self.phase is Phase.ASKED and not self.signalling
+        was_signalled = self.phase is Phase.SIGNALLED and not self.signalling
         if self.phase is Phase.RUNNING or (was_signalled and self.leader_lives):
             self.look_at = NEVER
             return
-        self.look_at = Instant(at + self.pause)
-        most = LONGEST_PAUSE_UNKILLABLE if self.unkillable else LONGEST_PAUSE[self.phase]
-        self.pause = min(2 * self.pause, most)
+        self.look_at = Instant(at + self.interval)
+        most = LONGEST_INTERVAL_UNKILLABLE if self.unkillable else LONGEST_INTERVAL[self.phase]
+        self.interval = min(2 * self.interval, most)
 
     def _take(self, step: Step, limit: Instant) -> None:
         """Move as `MOVES` allows; the new phase ends at `limit`."""
         if (phase := MOVES[self.phase].get(step)) is not None:
             self.phase, self.limit = phase, limit
-            self.look_at, self.pause = NEVER, FIRST_PAUSE
+            self.look_at, self.interval = NEVER, FIRST_INTERVAL
 
 
 def without_tail(exit_: wire.Exit) -> wire.Exit:

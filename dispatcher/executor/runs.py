@@ -97,11 +97,11 @@ class Runs:
             self._report.log("journal.damaged", path=path, lines=lines, first=first)
         self._compact(at)
 
-    def note_events(self, ready: Collection[int], at: Instant) -> None:
+    def record_events(self, ready: Collection[int], at: Instant) -> None:
         """Record writes to quiet files and exits of leaders, before any request is handled."""
-        self._budgets.note_writes(ready, at)
-        self._forwarder.note_writes(ready, at)
-        self._leaders.note_exits(ready, at)
+        self._budgets.record_writes(ready, at)
+        self._forwarder.record_writes(ready, at)
+        self._leaders.record_exits(ready, at)
 
     def start(self, start: wire.Start, at: Instant, *, marked: bool) -> None:
         """Start a run in this tick, unless it is known or too late."""
@@ -135,7 +135,7 @@ class Runs:
             path = f"{self._output_dir}/{uid}.log"
             inherited = InheritedRun(uid=uid, at=at, output_path=path, held_until=at, marked=True)
             run = self._take_over(inherited, at)
-            self._report.journal.note(run.summary(at))
+            self._report.journal.append(run.summary(at))
             return False
         if not (run.may_be_killed if at_once else run.may_be_ended):
             return False
@@ -175,7 +175,7 @@ class Runs:
             return
         del self._table.known[uid]
         self._notices.forget(uid)
-        self._report.journal.note(Forgotten(uid=uid, at=at))
+        self._report.journal.append(Forgotten(uid=uid, at=at))
 
     def close(self, at: Instant) -> None:
         """Forward the rest of the output of runs that are gone, for a second at most."""
@@ -194,7 +194,7 @@ class Runs:
         `all_read` is whether nothing that the daemon sent is unread: it may move deadlines.
         """
         self._endings.new_tick()
-        self._note_time(at, all_read=all_read)
+        self._record_time(at, all_read=all_read)
         journal_error = self._report.journal.flush()
         starts, self._starts = self._starts, []
         for run, start in starts:
@@ -234,13 +234,13 @@ class Runs:
         if error := self._report.journal.rewrite(summaries, at):
             self._report.log("journal.write_failed", error=str(error))
 
-    def _note_time(self, at: Instant, *, all_read: bool) -> None:
+    def _record_time(self, at: Instant, *, all_read: bool) -> None:
         if at >= self._table.due:
             self._table.due = NEVER
             for run in self._table.live.values():
                 if run.due <= at:
                     self._judge(run, at, all_read=all_read)
-                self._table.note_due(run)
+                self._table.record_due(run)
         if at >= self._forwarder.due:  # before the budgets drop what it has not read
             self._forget_forwarded(self._forwarder.forward(at), at)
         if at >= self._budgets.due:
@@ -250,7 +250,7 @@ class Runs:
             watched = self._table.live or self._tree.may_get_orphans
             self._survey_at = Instant(at + interval) if watched else NEVER
             self._oom_kills.look(at)
-            self._leaders.note_unwatched(at)
+            self._leaders.record_unwatched(at)
 
     def _forget_forwarded(self, uids: Iterable[wire.RunUid], at: Instant) -> None:
         for uid in uids:
@@ -260,7 +260,7 @@ class Runs:
     def _judge(self, run: TrackedRun, at: Instant, *, all_read: bool) -> None:
         """Apply what is due to a run, after what it did and sent by now."""
         if run.leader_lives:
-            self._leaders.note_exit(run, at)
+            self._leaders.record_exit(run, at)
         if all_read and run.passed_deadline(at):
             for until in self._notices.read_rest(run.uid, at):
                 self._table.extend(run.uid, until)
@@ -282,4 +282,4 @@ class Runs:
             return
         if self._endings.is_walking(run):
             self._table.attention[run.uid] = run
-        self._table.note_due(run)
+        self._table.record_due(run)

@@ -29,7 +29,7 @@ PATIENCE = 10.0
 
 #: Seconds until accepting is tried again after it failed: in between, the waiting connection would
 #: end every wait at once.
-SHORTAGE_PAUSE = 0.5
+SHORTAGE_DELAY = 0.5
 
 #: Lines handled in a tick: bounds how long a burst of starts can delay other runs' endings.
 LINES_PER_TICK = 32
@@ -134,7 +134,7 @@ class Server:
             self._log("daemon.shut_out", reason=error.strerror)
             self._hang_up()
             self._kernel.ignore(listener.fileno())
-            self._reopen_at = Instant(at + SHORTAGE_PAUSE)
+            self._reopen_at = Instant(at + SHORTAGE_DELAY)
             return False
         self._keep_waited_at(self._earlier)
         self._passing = [self._workers.socket, *self._earlier]

@@ -35,14 +35,14 @@ class RunTable:
         """Add a run that the daemon has just requested."""
         self.known[run.uid] = self.live[run.uid] = run
         self._absence_delayed = False
-        self.note_due(run)
+        self.record_due(run)
 
     def remove(self, run: TrackedRun) -> None:
         """Remove a run that has no process."""
         del self.known[run.uid], self.live[run.uid]
         self.attention.pop(run.uid, None)
 
-    def note_due(self, run: TrackedRun) -> None:
+    def record_due(self, run: TrackedRun) -> None:
         """Take a run's next instant into account."""
         self.due = min(self.due, run.due)
 
@@ -71,4 +71,4 @@ class RunTable:
     def _move(self, run: TrackedRun, moved: dict[str, float]) -> None:
         for name, instant in moved.items():
             run.deadlines[name] = max(instant, run.deadlines.get(name, instant))
-        self.note_due(run)
+        self.record_due(run)

@@ -344,7 +344,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             same_by=(),
         ),
         "clock.stepped": Event(
-            "The host's clock was set by `gap_ms`; negative is back. No task became due by it.",
+            "The host's clock was set by `gap_ms` (negative: back). This makes no task due.",
             "warning",
             fields={"gap_ms": int, "message": str},
             same_by=(),
@@ -377,7 +377,7 @@ DAEMON: Mapping[str, Event] = MappingProxyType(
             fields={"changed": dict[str, object], "kept": dict[str, object]},
         ),
         "config.refused": Event(
-            "The file has mistakes; the configuration of before stays in force.",
+            "The file has mistakes; the previous configuration stays in force.",
             "error",
             fields={"mistakes": list[str]},
         ),

@@ -31,7 +31,7 @@ SOCKET_VARIABLE = "DISPATCHER_JOURNAL_SOCKET"
 INSTANCE_VARIABLE = "DISPATCHER_INSTANCE"
 
 #: Seconds between two attempts to reach an absent journald.
-ABSENT_PAUSE = 0.05
+ABSENT_DELAY = 0.05
 
 _TOO_LARGE = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
 
@@ -139,7 +139,7 @@ class Connection:
         """Wait until journald has room, or may be back, for so many seconds at most."""
         room = select.poll()
         if self._socket is None:
-            seconds = min(seconds, ABSENT_PAUSE)
+            seconds = min(seconds, ABSENT_DELAY)
         else:
             room.register(self._socket, select.POLLOUT)
         room.poll(seconds * 1000)

@@ -11,7 +11,7 @@ from dispatcher import commits, control
 from dispatcher.config.config import Config
 from dispatcher.model import INTENDED, Intent, TaskFilter, TaskState
 from dispatcher.operations.local_claims import settle_all_abandoned
-from dispatcher.outlook import Asked, Outlook, outlook
+from dispatcher.outlook import IntentResult, Outlook, outlook
 from dispatcher.selection import of_one
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
@@ -24,18 +24,20 @@ AT_ONCE = 20
 
 _REMEDY = "see `dispatcher list`, or do the same again"
 
-_Do = Callable[[StoreTime], list[Asked]]
+_Do = Callable[[StoreTime], list[IntentResult]]
 
 
-def ask(store: Store, config: Config, task_id: int, word: Intent | str, why: str | None) -> Asked:
-    """Write an intent, and return what becomes of the task: see `Client.ask`."""
+def request(
+    store: Store, config: Config, task_id: int, word: Intent | str, why: str | None
+) -> IntentResult:
+    """Write an intent, and return its result: see `Client.request`."""
     do = _Intended(store, config, _parsed(word), why).write([task_id])
-    (asked,) = commits.change(store, do, remedy=f"see `dispatcher show {task_id}`")
+    (result,) = commits.change(store, do, remedy=f"see `dispatcher show {task_id}`")
     control.wake(config)
-    return asked
+    return result
 
 
-def ask_each(
+def request_each(
     store: Store,
     config: Config,
     task_ids: Sequence[int],
@@ -43,7 +45,7 @@ def ask_each(
     why: str | None = None,
     *,
     wanted: TaskFilter | None = None,
-) -> Iterator[list[Asked]]:
+) -> Iterator[list[IntentResult]]:
     """Write an intent for each task, some in one transaction; yield what becomes of them.
 
     Tasks that do not match `wanted` any more are left alone, and left out of the answers. Raises
@@ -93,7 +95,7 @@ class _Intended:
     def write(self, task_ids: Sequence[int]) -> _Do:
         """Return what writes it in a transaction; called again, that returns the first answers."""
 
-        def do(now: StoreTime) -> list[Asked]:
+        def do(now: StoreTime) -> list[IntentResult]:
             self.store.watch_clock()
             settle_all_abandoned(self.store, self.config, now)
             was = {
@@ -102,7 +104,7 @@ class _Intended:
                 if self._is_meant(task_id)
             }
             settle_all_abandoned(self.store, self.config, now)
-            return [self._asked(task_id, before, now) for task_id, before in was.items()]
+            return [self._result(task_id, before, now) for task_id, before in was.items()]
 
         return commits.first_answer(do)
 
@@ -122,10 +124,10 @@ class _Intended:
             case Intent.RETRY:
                 return self.store.retry(task_id, now=now)
 
-    def _asked(self, task_id: int, was: TaskState | None, now: StoreTime) -> Asked:
+    def _result(self, task_id: int, was: TaskState | None, now: StoreTime) -> IntentResult:
         is_running = was is TaskState.RUNNING
         ahead = outlook_of(self.store, self.config, task_id, now) if is_running else None
-        return Asked(self.intent, task_id, was, self.store.task(task_id), ahead)
+        return IntentResult(self.intent, task_id, was, self.store.task(task_id), ahead)
 
 
 def outlook_of(store: Store, config: Config, task_id: int, now: StoreTime) -> Outlook | None:

@@ -152,8 +152,8 @@ def settle_all_abandoned(store: Store, config: Config, now: StoreTime) -> None:
         return
     from random import SystemRandom  # noqa: PLC0415 - hardly ever needed, and slow to import
 
-    from dispatcher.supervisor import takeover  # noqa: PLC0415
+    from dispatcher.supervisor import abandoned  # noqa: PLC0415
 
     retry, rng = config.retry.policy(), SystemRandom()
-    while takeover.settle_abandoned(store, retry, rng=rng, now=now):
+    while abandoned.settle_abandoned(store, retry, rng=rng, now=now):
         pass

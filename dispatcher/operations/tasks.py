@@ -37,9 +37,9 @@ def prune(
     *,
     older_than_ms: int,
     states: Collection[TaskState],
-    tell: Callable[[int], object],
+    report: Callable[[int], object],
 ) -> Pruned:
-    return _removed(_batches(store, config, older_than_ms, states), config, tell)
+    return _removed(_batches(store, config, older_than_ms, states), config, report)
 
 
 def prune_each(
@@ -48,13 +48,13 @@ def prune_each(
     task_ids: Sequence[int],
     wanted: TaskFilter,
     *,
-    tell: Callable[[int], object],
+    report: Callable[[int], object],
 ) -> Pruned:
     """Delete those of these tasks that match and have finished; otherwise as `prune`."""
-    return _removed(_batches_of_each(store, config, task_ids, wanted), config, tell)
+    return _removed(_batches_of_each(store, config, task_ids, wanted), config, report)
 
 
-def _removed(batches: Iterable[Pruned], config: Config, tell: Callable[[int], object]) -> Pruned:
+def _removed(batches: Iterable[Pruned], config: Config, report: Callable[[int], object]) -> Pruned:
     """Remove the output files of deleted tasks; return how many tasks, and which files."""
     tasks = 0
     removed: list[str] = []
@@ -65,7 +65,7 @@ def _removed(batches: Iterable[Pruned], config: Config, tell: Callable[[int], ob
             size = output_files.remove(ours)
             if size is not None and size >= 0:
                 removed.append(ours)
-        tell(tasks)
+        report(tasks)
     return Pruned(tasks, tuple(removed))
 
 

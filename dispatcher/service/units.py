@@ -76,7 +76,7 @@ def unit_texts(one: Installation) -> Mapping[str, str]:
 
 def _filled_in(text: str, one: Installation, *, is_daemon: bool) -> str:
     program, *words = one.command
-    # Of the program, no variable is replaced (systemd.service(5)).
+    # Variables are not replaced in the program (systemd.service(5)).
     started = " ".join([quoted(program), *(map(argument, words))])
     file = argument(str(one.config.file))
     text = _EXEC.sub(lambda line: f"{line[1]}={started} {line[2]} --config {file}", text)

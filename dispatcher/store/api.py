@@ -143,7 +143,7 @@ class ReaderStore(Transactions, Protocol):
     def damaged_parts(self) -> list[str]:
         """Return which accepted parts were damaged by hand, and how: at most ten.
 
-        Of each bulk submit only the damaged parts before its first sound one.
+        Only those before the first sound part of each bulk submit.
         """
 
 
@@ -182,7 +182,7 @@ class SubmitterStore(Transactions, Protocol):
     def submitted(self, uid: str, part: int) -> list[Submitted] | None:
         """Return the tasks of a part; None if it has none yet, or was removed."""
 
-    def forget(self, uid: str) -> bool:
+    def remove_parts(self, uid: str) -> bool:
         """Remove some parts of a bulk submit, never a task; return whether more are left.
 
         Removes nothing of an accepted one until all its parts are tasks.
@@ -234,7 +234,7 @@ class WorkerStore(Transactions, Protocol):
 class OperatorStore(ReaderStore, Protocol):
     """For operators, and for local claims.
 
-    What an operator wants of a running task is kept as its intent: the settle moves the task there,
+    An operator's verb on a running task is kept as its intent: the settle moves the task there,
     whatever the run's outcome. A later intent replaces an earlier one. The four verbs return the
     state before, None for an unknown task, and write nothing in states that they do not name.
     """

@@ -27,7 +27,7 @@ class Examined:
     lineage: frozenset[str]
     """Its identity, and those of the stores that it replaced."""
     calendar: Calendar | None
-    """Of the host's clock; None in a database of another schema."""
+    """Dates of the host's clock; None in a database of another schema."""
     problems: tuple[str, ...]
     """Damage; empty also without `whole`."""
 

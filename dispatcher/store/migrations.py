@@ -176,7 +176,7 @@ CREATE TABLE runs (
 CREATE INDEX runs_declared ON runs (node) WHERE declared IS NOT NULL AND outcome IS NULL;
 """
 
-# Of runs that were open before, the built-in default is assumed where their task has none.
+# Runs that were open before get the built-in default if their task has none.
 _KILL_GRACE = """
 ALTER TABLE runs ADD COLUMN kill_grace_ms BIGINT CHECK (kill_grace_ms >= 0);
 UPDATE runs SET kill_grace_ms = COALESCE(

@@ -46,7 +46,7 @@ class Restored:
     running: int
     """Tasks that run in the backup: the daemon settles them once no process of them lives."""
     next_id: int
-    """Of the next task."""
+    """The id of the next task."""
     kept: Path | None
     """Where the previous database is; None: there was none."""
 

@@ -20,7 +20,7 @@ from dispatcher.store import forks, sqlite_errors
 from dispatcher.store.engine import NONE, Dialect, Row, Values
 from dispatcher.store.names import refuse_second_name
 from dispatcher.store.sqlite_library import check_library
-from dispatcher.times import instant, pause
+from dispatcher.times import instant, sleep
 
 #: Seconds between two tries for the write lock. SQLite's own handler waits longer each time, so one
 #: process starves among many short writers.
@@ -246,7 +246,7 @@ class SqliteEngine:
                     raise self._fail(error) from error
             else:
                 return rows
-            pause(RETRY_EVERY)
+            sleep(RETRY_EVERY)
 
     def _drop(self) -> None:
         """Close the connection; the next transaction opens a fresh one."""

@@ -78,7 +78,7 @@ class SqlSubmitter(SqlTransactions):
                 break
         return None
 
-    def forget(self, uid: str) -> bool:
+    def remove_parts(self, uid: str) -> bool:
         if self.engine.rows(sql.NEXT_PART, {"uid": uid, "after": -1}):
             return False
         self.engine.change(sql.DROP_BULK, {"uid": uid})  # or its client might accept the rest
@@ -92,7 +92,7 @@ class SqlSubmitter(SqlTransactions):
         rows = self.engine.rows(sql.SILENT, silent)
         for uid, is_left in rows:
             if not is_left:
-                self.forget(uid)
+                self.remove_parts(uid)
             elif not self._admit(uid, now):  # the rest is damaged: back to the end of the line
                 self.engine.change(sql.SEE_BULK, {"uid": uid, "now": now})
         return bool(rows)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from dispatcher import wire
+from dispatcher.supervisor.abandoned import SETTLE_BATCH, settle_abandoned
 from dispatcher.supervisor.stranded import StrandedRuns, log_taken
-from dispatcher.supervisor.takeover import TAKEOVER_BATCH, settle_abandoned
 from dispatcher.supervisor.turn import Shared, Turn
 from dispatcher.times import Alarm, Instant
 
@@ -54,7 +54,7 @@ class Absence:
         taken = settle_abandoned(self._store, settings.retry, rng=self._rng, now=turn.now)
         for run, settlement in taken:
             turn.after(partial(log_taken, self._memory, run, settlement))
-        more = len(taken) == TAKEOVER_BATCH
+        more = len(taken) == SETTLE_BATCH
         if self._scan.is_due(turn.at):
             more |= self._stranded.settle(turn)
         turn.again |= more

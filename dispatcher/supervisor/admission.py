@@ -1,4 +1,4 @@
-"""Continues bulk submits whose client is gone: what was accepted becomes tasks."""
+"""Continues bulk submits whose client is gone: accepted parts become tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dispatcher.times import NEVER, Alarm, Instant
 
 #: Seconds between two looks, and between two steps while there is more to do.
 LOOK_INTERVAL = 5.0
-STEP_PAUSE = 0.05
+STEP_INTERVAL = 0.05
 
 
 class Admission:
@@ -27,7 +27,7 @@ class Admission:
 
     def do(self, turn: Turn) -> None:
         more = self._store.continue_silent(now=turn.now)
-        look_at = Instant(turn.at + (STEP_PAUSE if more else LOOK_INTERVAL))
+        look_at = Instant(turn.at + (STEP_INTERVAL if more else LOOK_INTERVAL))
         turn.after(partial(self._plan, look_at, more=more))
 
     def _plan(self, look_at: Instant, *, more: bool) -> None:

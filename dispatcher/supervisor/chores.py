@@ -61,11 +61,11 @@ class Chore:
                 self._work.do(turn)
         except (StoreUnavailable, CommitUnknown, StoreRefused) as error:
             self.error = str(error)
-            if self._outage.note_failure(at=at):
+            if self._outage.record_failure(at=at):
                 log.warning("work.postponed", work=self.name, error=self.error)
             return
         self.error = None
-        if (waited := self._outage.note_success(at=at)) is not None:
+        if (waited := self._outage.record_success(at=at)) is not None:
             log.info("work.resumed", work=self.name, waited_s=waited)
         for effect in turn.effects:
             effect()

@@ -53,7 +53,7 @@ class Claimer:
         limit = min(memory.settings.slots, room)
         unusable = memory.settings.start.unusable
         for claim in self._claims(turn, min(CLAIM_BATCH, int(limit) - held)):
-            turn.after(partial(self._note_claimed, claim, turn.at))
+            turn.after(partial(self._remember_claimed, claim, turn.at))
             if (why := unusable.get(claim.profile or "")) is None:
                 turn.after(partial(self._start, claim, memory.hello.epoch, turn.now, turn.at))
             else:
@@ -101,7 +101,7 @@ class Claimer:
         return Counter(live.queue for uid, live in self._memory.live.items() if uid not in closed)
 
     def _claim(self, turn: Turn, queue: str, limit: int) -> list[Claim]:
-        turn.after(partial(self._note_served, queue))
+        turn.after(partial(self._remember_served, queue))
         return self._store.claim(
             queue,
             limit=limit,
@@ -112,10 +112,10 @@ class Claimer:
             now=turn.now,
         )
 
-    def _note_served(self, queue: str) -> None:
+    def _remember_served(self, queue: str) -> None:
         self._last_queue = queue
 
-    def _note_claimed(self, claim: Claim, at: Instant) -> None:
+    def _remember_claimed(self, claim: Claim, at: Instant) -> None:
         live = self._memory.live[claim.run_uid] = LiveRun.of(claim)
         self._memory.figures.claims += 1
         self._memory.figures.claimed_at = at

@@ -58,7 +58,7 @@ class Ender:
         """
         if not self._memory.is_served_by(self._executor):
             return
-        at_once = self._memory.stopping.how is Stop.HURRY
+        at_once = self._memory.stopping.how is Stop.AT_ONCE
         for run in self._store.endings(self._memory.settings.node_id):
             live = self._memory.live.get(run.run_uid)
             if live is not None and (not live.end_sent or (at_once and not live.at_once_sent)):

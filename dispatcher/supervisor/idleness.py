@@ -28,7 +28,7 @@ class Idleness:
             nothing_open = missing and not self._store.open_runs(memory.settings.node_id)
         if memory.settings.until_idle:
             is_idle = memory.hello is not None and self._needs_people(turn)
-        turn.after(partial(self._note, nothing_open=nothing_open, is_idle=is_idle))
+        turn.after(partial(self._remember, nothing_open=nothing_open, is_idle=is_idle))
 
     def _needs_people(self, turn: Turn) -> bool:
         """Return whether no task goes on by itself; log the paused queues with tasks, once."""
@@ -40,5 +40,5 @@ class Idleness:
             turn.after(partial(log.warning, "queue.left_paused", queues=paused))
         return True
 
-    def _note(self, *, nothing_open: bool, is_idle: bool) -> None:
+    def _remember(self, *, nothing_open: bool, is_idle: bool) -> None:
         self.nothing_open, self.is_idle = nothing_open, is_idle

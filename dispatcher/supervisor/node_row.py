@@ -39,7 +39,7 @@ class NodeRow:
                 seen_interval_ms=round(interval * 1000),
             )
             self._store.record_node(node)
-            turn.after(partial(self._note_written, turn.at))
+            turn.after(partial(self._remember_written, turn.at))
 
-    def _note_written(self, at: Instant) -> None:
+    def _remember_written(self, at: Instant) -> None:
         self._written_at = at

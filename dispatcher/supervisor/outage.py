@@ -20,7 +20,7 @@ class Outage:
         """Return the seconds since the store last answered, None while it does."""
         return None if self.retry_at is None else round(at - self._since, 3)
 
-    def note_failure(self, *, at: Instant) -> bool:
+    def record_failure(self, *, at: Instant) -> bool:
         """Plan the next try; return whether an outage has begun."""
         is_new = self.retry_at is None
         if is_new:
@@ -29,7 +29,7 @@ class Outage:
         self.retry_at = Instant(at + self._backoff.grow())
         return is_new
 
-    def note_success(self, *, at: Instant) -> float | None:
+    def record_success(self, *, at: Instant) -> float | None:
         """End the outage, if there is one; return its length in seconds."""
         silent_for = self.silent_for(at)
         self.retry_at = None

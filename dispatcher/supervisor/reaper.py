@@ -43,7 +43,7 @@ class Reaper:
         if renewed:
             self._store.renew(self._memory.settings.node_id, now=turn.now)
         connected = self._memory.hello is not None
-        turn.after(partial(self._note_checked, turn.at, renewed=renewed, connected=connected))
+        turn.after(partial(self._remember_checked, turn.at, renewed=renewed, connected=connected))
 
     def end_lost_runs(self, turn: Turn) -> None:
         """Begin the ending `lost` of each worker run whose lease has expired.
@@ -119,7 +119,7 @@ class Reaper:
         """Renew once the leases whose heartbeats may have waited at a closed socket."""
         if self._disconnected_at is not None:
             gap_ms = round((turn.at - self._disconnected_at) * 1000)
-            turn.after(self._note_connected)
+            turn.after(self._remember_connected)
             self._spare(turn, gap_ms)
 
     def _spare(self, turn: Turn, gap_ms: int) -> None:
@@ -128,14 +128,14 @@ class Reaper:
         if spared:
             turn.after(partial(log.warning, "daemon.was_away", leases=spared, gap_ms=gap_ms))
 
-    def _note_checked(self, at: Instant, *, renewed: bool, connected: bool) -> None:
+    def _remember_checked(self, at: Instant, *, renewed: bool, connected: bool) -> None:
         self._checked_at = at
         if renewed:
             self._renewed_at = at
         if not connected and self._disconnected_at is None:
             self._disconnected_at = at
 
-    def _note_connected(self) -> None:
+    def _remember_connected(self) -> None:
         self._disconnected_at = None
 
     def _suspect(self, suspected: dict[RunUid, Instant]) -> None:

@@ -63,7 +63,7 @@ class Recorder:
         for uid, event in turn.pending_starts.items():
             begun = turn.store_time_of(event.at)
             self._store.record_started(uid, pid=event.pid, started_at=begun, now=turn.now)
-            turn.after(partial(self._note_started, event, turn.now, turn.at))
+            turn.after(partial(self._remember_started, event, turn.now, turn.at))
         turn.pending_starts = {}
 
     def _connected(self, turn: Turn, event: Connected) -> None:
@@ -93,7 +93,7 @@ class Recorder:
     def _disconnected(self, turn: Turn, event: Disconnected) -> None:
         """Start nothing until an executor greets us; its last events hold."""
         turn.claims_blocked = True
-        turn.after(partial(self._note_lost, event.reason))
+        turn.after(partial(self._remember_lost, event.reason))
 
     def _started(self, turn: Turn, event: wire.Started) -> None:
         """Keep a start for `record_starts`, or for an exit in the same turn."""
@@ -108,11 +108,11 @@ class Recorder:
         self._record_facts(turn, event)
         if event.ended_by == wire.EndedBy.SHUTDOWN:
             turn.claims_blocked = True
-            turn.after(partial(self._note_lost, "it is being stopped"))
+            turn.after(partial(self._remember_lost, "it is being stopped"))
         if event.state is wire.RunState.UNKILLABLE:
-            turn.after(partial(self._note_unkillable, event.uid, event.reason))
+            turn.after(partial(self._remember_unkillable, event.uid, event.reason))
         elif event.reason:
-            turn.after(partial(self._note_unsignalled, event.uid, event.reason))
+            turn.after(partial(self._remember_unsignalled, event.uid, event.reason))
 
     def _exited(self, turn: Turn, event: wire.Exited) -> None:
         """Settle a run whose process tree is gone, once; the executor forgets it."""
@@ -182,27 +182,27 @@ class Recorder:
                 live.unsignalled = report.reason
             log.info("run.reconciled", state=report.state, **live.ids())
 
-    def _note_lost(self, reason: str) -> None:
+    def _remember_lost(self, reason: str) -> None:
         if self._memory.hello is not None:
             self._memory.hello = None
             log.warning("executor.lost", reason=reason, runs=len(self._memory.live))
 
-    def _note_started(self, event: wire.Started, now: StoreTime, at: Instant) -> None:
+    def _remember_started(self, event: wire.Started, now: StoreTime, at: Instant) -> None:
         live = self._memory.live.get(event.uid)
         if live is not None:
             live.pid = event.pid
             self._timeouts.begin(event.uid, live, Instant(event.at), now=now, at=at)
-            self._settler.note_started(live.task_id, at)
+            self._settler.remember_started(live.task_id, at)
             log.info("run.started", **live.ids())
 
-    def _note_unkillable(self, uid: RunUid, reason: str) -> None:
+    def _remember_unkillable(self, uid: RunUid, reason: str) -> None:
         self._memory.surplus.discard(uid)
         live = self._memory.live.get(uid)
         if live is not None:
             live.unkillable = reason
         self._log("worker.unkillable", uid, level="error", reason=reason)
 
-    def _note_unsignalled(self, uid: RunUid, reason: str) -> None:
+    def _remember_unsignalled(self, uid: RunUid, reason: str) -> None:
         if (live := self._memory.live.get(uid)) is not None:
             live.unsignalled = reason
         self._log("worker.unsignalled", uid, level="warning", reason=reason)

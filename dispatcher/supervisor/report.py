@@ -59,7 +59,7 @@ def _with_executor(
             executor_pid=hello.pid,
             executor_release=hello.release,
             executor_marks=hello.marks,
-            executor_heard_s=age(executor.last_read_at, at),
+            executor_answer_age_s=age(executor.last_read_at, at),
         )
     if (other := executor.incompatible) is not None:
         unfit = IncompatibleExecutor(pid=other.pid, version=other.version, wanted=wire.VERSION)

@@ -21,7 +21,7 @@ LOOKUP_BATCH = 500
 
 #: Seconds between two batches, slow enough for the removal of their files; and between two looks,
 #: of which a short retention has four.
-BATCH_PAUSE = 0.5
+BATCH_INTERVAL = 0.5
 LOOK_INTERVAL = 60.0
 
 
@@ -79,9 +79,9 @@ class Retention:
             turn.after(partial(self._files.expire, calendar.date(before)))
         pruned = self._store.prune(before=before, limit=PRUNE_BATCH)
         more = self._remove_unknown_files(turn) or pruned.more
-        pause = BATCH_PAUSE if more else min(LOOK_INTERVAL, retention / 4)
-        turn.after(partial(self._next_look.set, turn.at + pause))
-        turn.after(partial(self._note_pruned, pruned.tasks, pruned.output_paths, more=more))
+        interval = BATCH_INTERVAL if more else min(LOOK_INTERVAL, retention / 4)
+        turn.after(partial(self._next_look.set, turn.at + interval))
+        turn.after(partial(self._remember_pruned, pruned.tasks, pruned.output_paths, more=more))
 
     def _remove_unknown_files(self, turn: Turn) -> bool:
         """Remove files that belong to no run; return whether there may be more."""
@@ -95,7 +95,7 @@ class Retention:
         turn.after(partial(self._files.judged, suspects, unknown))
         return len(suspects) == LOOKUP_BATCH
 
-    def _note_pruned(self, tasks: int, paths: Sequence[str], *, more: bool) -> None:
+    def _remember_pruned(self, tasks: int, paths: Sequence[str], *, more: bool) -> None:
         if self._files is not None and paths:
             self._files.discard(paths, "retention")
         self._tasks += tasks

@@ -59,8 +59,8 @@ class Settler:
         if (run := self._store.open_run(claim.run_uid)) is not None:
             self.settle(turn, run, None)
 
-    def note_started(self, task_id: int, at: Instant) -> None:
-        """Note, after the commit, that the host could start a worker of this task."""
+    def remember_started(self, task_id: int, at: Instant) -> None:
+        """Remember, after the commit, that the host could start a worker of this task."""
         self._postponements.pop(task_id, None)
         self._host_recovered(len(self._memory.live), at)
 

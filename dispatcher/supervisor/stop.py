@@ -19,7 +19,7 @@ class Stop(enum.StrEnum):
     """Claim no more and exit; workers live on."""
     DRAIN = "drain"
     """Claim no more, wait for the workers, then end those that are left."""
-    HURRY = "hurry"
+    AT_ONCE = "at_once"
     """End every worker at once."""
 
 
@@ -32,15 +32,15 @@ class Stopping:
     """When to end the runs that are left, if they are to be ended."""
 
     def request(self, how: Stop, *, drain_timeout: float, runs: int, at: Instant) -> None:
-        """Record and log a request. A second request hurries a drain; leaving needs no hurry."""
+        """Record and log a request. A second request ends the runs of a drain at once."""
         if self.how is not Stop.LEAVE:
-            self.how = how if self.how is None else Stop.HURRY
+            self.how = how if self.how is None else Stop.AT_ONCE
         timeout = drain_timeout if self.how is Stop.DRAIN else 0.0
         self.deadline = Instant(at + timeout)
         message = {
             Stop.LEAVE: "leaves at once; its runs go on",
             Stop.DRAIN: f"waits up to {timeout:g} s for its runs; a second signal ends them now",
-            Stop.HURRY: "ends its runs at once",
+            Stop.AT_ONCE: "ends its runs at once",
         }[self.how]
         log.info("daemon.stopping", how=self.how, runs=runs, timeout_s=timeout, message=message)
 
@@ -51,4 +51,4 @@ class Stopping:
     @property
     def ends_runs(self) -> bool:
         """Whether runs are ended, at once or after the deadline."""
-        return self.how in (Stop.DRAIN, Stop.HURRY)
+        return self.how in (Stop.DRAIN, Stop.AT_ONCE)

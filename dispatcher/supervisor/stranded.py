@@ -16,7 +16,7 @@ from dispatcher.daemon_report import StrandedReport
 from dispatcher.execution import OpenRun, Settlement
 from dispatcher.executor_api import END_THEM
 from dispatcher.model import Outcome
-from dispatcher.supervisor.takeover import TAKEOVER_BATCH
+from dispatcher.supervisor.abandoned import SETTLE_BATCH
 from dispatcher.supervisor.turn import LiveRun, Memory, Shared, Turn
 from dispatcher.wire import RunUid
 
@@ -56,13 +56,13 @@ class StrandedRuns:
                 turn.after(partial(self._forget, uid))
         living = self.living(turn, runs.values())
         over = [run for uid, run in runs.items() if uid not in living]
-        for run in over[:TAKEOVER_BATCH]:
+        for run in over[:SETTLE_BATCH]:
             settlement = policy.settle(
                 run, None, settings.retry, now=turn.now, ended_at=turn.now, rng=self._rng
             )
             self._store.settle(settlement, now=turn.now)
             turn.after(partial(self._settled, run, settlement))
-        return len(over) > TAKEOVER_BATCH
+        return len(over) > SETTLE_BATCH
 
     def _remember(self, run: OpenRun, why: str) -> None:
         is_ours = run.owner == self._memory.settings.node_id

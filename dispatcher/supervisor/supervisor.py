@@ -108,25 +108,25 @@ class Supervisor:
         Deferrable work follows in transactions of its own.
 
         `caught_up` is whether events and requests are complete: if not, no deadline is judged.
-        Events that the store did not take are kept for the next tick; workers are asked to retry.
+        Events that the store did not take are kept for the next tick; workers then have to retry.
         Raises `StoreUnusable`.
         """
         self._inbox.extend(events)
         if self._outage.retry_at is not None and at < self._outage.retry_at:
-            self._workers.ask_to_retry(requests, at=at)
+            self._workers.request_retry(requests, at=at)
             return self._outage.retry_at
         self._transactor.begin_tick(caught_up=caught_up)
         unanswered = list(requests)
         try:
             self._perform(unanswered, at)
         except (StoreUnavailable, CommitUnknown) as error:
-            self._workers.ask_to_retry(unanswered, at=at)
+            self._workers.request_retry(unanswered, at=at)
             if isinstance(error, CommitUnknown):
                 self._reconcile_after_unknown_commit()
-            if self._outage.note_failure(at=at):
+            if self._outage.record_failure(at=at):
                 log.warning("store.unavailable", error=str(error))
         else:
-            if (silent_for := self._outage.note_success(at=at)) is not None:
+            if (silent_for := self._outage.record_success(at=at)) is not None:
                 log.info("store.recovered", silent_for_s=silent_for)
             for chore in self._chores:
                 chore.do(at)
@@ -220,7 +220,7 @@ class Supervisor:
                 self._transactor.run([partial(self._workers.record, request=request)], at)
             except StoreRefused as error:
                 log.exception("store.refused", operation="request", error=str(error))
-                self._workers.ask_to_retry([request], at=at)
+                self._workers.request_retry([request], at=at)
             unanswered.pop(0)
         while self._inbox:
             event = self._inbox[0]

@@ -111,9 +111,9 @@ class Timeouts:
     def extend(self, turn: Turn, uid: RunUid, until: Instant) -> None:
         """Let a worker extend its run time-out, as far as `latest_run_end` allows."""
         turn.extended[uid] = until
-        turn.after(partial(self._note_extended, uid, until))
+        turn.after(partial(self._remember_extended, uid, until))
 
-    def _note_extended(self, uid: RunUid, until: Instant) -> None:
+    def _remember_extended(self, uid: RunUid, until: Instant) -> None:
         live = self._memory.live.get(uid)
         if live is None:
             return
@@ -122,7 +122,7 @@ class Timeouts:
             self._watch(live, live.watch)
 
     def _watch(self, live: LiveRun, watch: Watch) -> None:
-        """Set the deadlines, with the extension that the worker asked for."""
+        """Set the deadlines, with the extension that the worker requested."""
         live.watch = watch if live.extended_until is None else watch.extended(live.extended_until)
         if live.watch is not watch:
             log.debug("run.extended", **live.ids())
@@ -177,7 +177,7 @@ class Timeouts:
             return Verdict(Outcome.TIMED_OUT, TOTAL_OVER)
         if watch.run_by <= turn.at:
             reason = _reason("run_timeout: not done", limits.run_timeout_ms)
-            reason += ", nor by when it asked for" if live.extended_until else ""
+            reason += ", nor within the extension that it requested" if live.extended_until else ""
             return Verdict(Outcome.TIMED_OUT, reason)
         if watch.start_by <= turn.at:
             if run.last_heartbeat_at is None:

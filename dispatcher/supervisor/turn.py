@@ -219,7 +219,7 @@ class Memory:
 
     @property
     def longest_ending(self) -> float:
-        """Seconds from the first signal to a run's end, at most, as its graces say."""
+        """Seconds from the first signal to a run's end, at most, by its graces."""
         start = self.settings.start
         graces = (live.kill_grace or 0.0 for live in self.live.values())
         return max(graces, default=start.kill_grace) + start.leftover_grace

@@ -49,7 +49,7 @@ class WorkerRecorder:
         else:
             answer = self._store.declare(message, now=turn.now)
             turn.abandoned |= isinstance(answer, Accepted) and not self._is_ours(message.task_id)
-            turn.after(partial(self._note_declared, request, message, answer, turn.at))
+            turn.after(partial(self._remember_declared, request, message, answer, turn.at))
         turn.after(partial(request.answer, answer, turn.now))
 
     def record_notice(self, turn: Turn, notice: wire.Notice) -> None:
@@ -71,22 +71,22 @@ class WorkerRecorder:
             leases = self._store.renew_short(node, gap_ms=EVER, now=turn.now)
             turn.gap = math.inf
             turn.after(partial(log.warning, "workers.reachable", leases=leases))
-        turn.after(partial(self._note_door, door))
+        turn.after(partial(self._remember_door, door))
 
-    def _note_door(self, door: wire.Door) -> None:
+    def _remember_door(self, door: wire.Door) -> None:
         self._memory.workers_unreachable = door.shut or None
 
     def record_cli_declarations(self, turn: Turn) -> None:
-        """Note, once a poll, declarations that command line or client wrote to the store."""
+        """Remember, once a poll, declarations that command line or client wrote to the store."""
         if not self._memory.live or not self._next_look.is_due(turn.at):
             return
         for uid in self._store.declared(self._memory.settings.node_id):
             live = self._memory.live.get(uid)
             if live is not None and live.exit_by is None and not live.end_sent:
-                turn.after(partial(self._note_cli_declaration, live, turn.at))
+                turn.after(partial(self._remember_cli_declaration, live, turn.at))
         turn.after(partial(self._next_look.set, turn.at + self._memory.settings.poll))
 
-    def ask_to_retry(self, requests: Sequence[Request], *, at: Instant) -> None:
+    def request_retry(self, requests: Sequence[Request], *, at: Instant) -> None:
         """Answer that the store took nothing.
 
         Remember who sent, lock unchecked, so that our own outage costs nobody a lease.
@@ -107,11 +107,11 @@ class WorkerRecorder:
         live.exit_by = Instant(at + self._memory.settings.start.exit_grace)
         return True
 
-    def _note_cli_declaration(self, live: LiveRun, at: Instant) -> None:
+    def _remember_cli_declaration(self, live: LiveRun, at: Instant) -> None:
         if self._expect_exit(live, at):
             log.info("run.declared", **live.ids())
 
-    def _note_declared(
+    def _remember_declared(
         self, request: Request, message: Declaration, answer: Accepted | Refused, at: Instant
     ) -> None:
         self._log_refusal(request, answer)

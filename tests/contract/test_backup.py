@@ -117,7 +117,7 @@ def test_a_backup_waits_for_no_writer_and_none_for_it_and_holds_nothing_uncommit
 def test_r52_a_backup_drops_no_lock_of_a_store_that_the_same_process_has_open(
     path: Path, copy: Path
 ) -> None:
-    """What opens and closes the file by other means would let another process in."""
+    """Opening and closing the file by other means would drop its lock."""
     with closing(opened(path)) as store, store.transaction():
         store.submit(new_task(), now=NOW)
         make(path, copy)
@@ -212,7 +212,7 @@ def test_a_database_at_work_is_not_overwritten(path: Path, saved: Path) -> None:
         with pytest.raises(StoreUnavailable, match=r"copy\.db is open in another process; .*fuser"):
             make(path, saved, overwrite=True)
     state = saved.parent / "state"
-    # Of a daemon that has it not open.
+    # The lock of a daemon that does not have it open.
     with closing(lock_database(f"sqlite://{saved}", state_dir=state)):
         message = rf"copy\.db is in use by pid {os.getpid()}, state directory {state}"
         with pytest.raises(AlreadyHeld, match=message):
@@ -232,7 +232,7 @@ def test_a_symbolic_link_to_a_backup_stays_one(path: Path, saved: Path) -> None:
     assert [1, 2] == ids(saved)
 
 
-def test_where_no_file_can_be_made_the_directory_is_named(path: Path, tmp_path: Path) -> None:
+def test_a_missing_directory_is_named(path: Path, tmp_path: Path) -> None:
     message = rf"cannot write copy\.db in {tmp_path}/missing: No such file or directory; "
     with pytest.raises(DispatcherError, match=message) as failed:
         back_up(path, tmp_path / "missing/copy.db", overwrite=False, patience=1.0)
@@ -348,7 +348,7 @@ def test_a_damaged_database_is_not_believed_how_far_it_was(path: Path, saved: Pa
 
 
 @pytest.mark.parametrize("there", ["a new one", "one as old as the backup", "the one before"])
-def test_where_the_database_before_does_not_know_all_that_was_given_ids_leap(
+def test_ids_leap_if_the_database_before_does_not_know_all_ids_that_were_used(
     path: Path, saved: Path, there: str
 ) -> None:
     """Made by a mere look at a lost state directory, put back by hand, or not the last that ran."""
@@ -486,7 +486,7 @@ def test_a_copy_with_its_wal_next_to_it_is_restored_with_it(path: Path, tmp_path
     assert 2 == put_back(path, other).tasks
 
 
-# What is refused changes nothing -----------------------------------------------------------
+# A refusal changes nothing -----------------------------------------------------------------
 
 
 def nothing(copy: Path) -> None:
@@ -619,7 +619,7 @@ def test_a_restore_that_fails_leaves_all_as_it_was(
         assert [] == renamed
 
 
-def test_what_cannot_be_put_back_is_named(
+def test_a_database_that_cannot_be_put_back_is_named(
     path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails(monkeypatch, "link", 2, errno.EPERM)

@@ -128,25 +128,25 @@ def test_forgetting_removes_staged_tasks_in_bounded_steps_and_no_accepted_task(
 ) -> None:
     uid = staged(store, *[[new_task()]] * (REMOVED + 1))
 
-    assert store.forget(uid)
+    assert store.remove_parts(uid)
     assert (1, 1) == left(store)
     assert not store.accept(uid, now=NOW)  # half of it
     assert not store.stage(uid, 99, [new_task()], now=NOW)
-    assert not store.forget(uid)
+    assert not store.remove_parts(uid)
 
     assert (0, 0) == left(store)
     assert {} == store.states()
 
 
-def test_what_was_accepted_is_not_forgotten_before_all_of_it_is_tasks(store: OneByOne) -> None:
+def test_accepted_parts_are_not_removed_before_all_are_tasks(store: OneByOne) -> None:
     uid = staged(store, [new_task()], [new_task()])
     store.accept(uid, now=NOW)
     store.admit(uid, now=NOW)
 
-    assert not store.forget(uid)
+    assert not store.remove_parts(uid)
     assert (1, 2) == left(store)
     assert store.admit(uid, now=NOW)
-    assert not store.forget(uid)
+    assert not store.remove_parts(uid)
 
     assert (0, 0) == left(store)
     assert 2 == len(store.states())
@@ -198,11 +198,11 @@ def test_each_part_is_a_sign_of_life(store: OneByOne) -> None:
     assert store.accept(uid, now=later(GONE_AFTER + 1))
 
 
-def test_one_that_somebody_began_to_forget_is_removed_without_an_hours_wait(
+def test_a_submit_whose_removal_began_is_removed_without_an_hours_wait(
     store: OneByOne,
 ) -> None:
     uid = staged(store, *[[new_task()]] * (REMOVED + 1))
-    store.forget(uid)
+    store.remove_parts(uid)
 
     assert 1 == go_on(store, CONTINUE_AFTER + 1)
     assert (0, 0) == left(store)
@@ -217,14 +217,14 @@ def test_a_submit_that_waits_for_its_client_hides_no_other(store: OneByOne) -> N
     assert 1 == len(store.states())
 
 
-def test_what_no_row_can_hold_is_refused_before_it_is_put_aside(store: OneByOne) -> None:
+def test_a_value_that_no_row_can_hold_is_refused_before_it_is_staged(store: OneByOne) -> None:
     with pytest.raises(StoreRefused):
         store.stage("bulk", 0, [new_task(payload="\udc80")], now=NOW)
 
     assert (0, 0) == left(store)
 
 
-def test_what_a_task_leaves_out_is_not_written(store: OneByOne) -> None:
+def test_defaults_of_a_task_are_not_written(store: OneByOne) -> None:
     staged(store, [new_task()])
 
     with store.raw.snapshot():

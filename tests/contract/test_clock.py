@@ -1,4 +1,4 @@
-"""Store time goes by the boot clock, whatever the host's clock is set to."""
+"""Store time follows the boot clock, whatever the host's clock is set to."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_step_is_written_down_once_by_any_watcher(host: Host, step: int) -> No
 
 
 @pytest.mark.parametrize("step", [40 * DAY, -DAY])
-def test_what_a_transaction_that_finds_a_step_writes_has_the_date_that_is_shown(
+def test_a_transaction_that_finds_a_step_writes_the_date_that_is_shown(
     host: Host, step: int
 ) -> None:
     """Rows of the transaction carry the time of its beginning, which is before the look."""
@@ -159,7 +159,7 @@ def test_what_a_transaction_that_finds_a_step_writes_has_the_date_that_is_shown(
             assert NOW + step == store.calendar().date(begun)
 
 
-def test_all_who_watch_know_it_and_the_first_writes_it_down(host: Host) -> None:
+def test_all_watchers_of_a_step_know_it_and_the_first_records_it(host: Host) -> None:
     with closing(host.opened()) as daemon, closing(host.opened()) as command:
         for shown in (0, DAY, DAY):
             host.shown = NOW + shown
@@ -224,7 +224,7 @@ def test_a_process_that_stands_still_between_two_readings_sees_no_step(host: Hos
     assert 0 == watched(host)
 
 
-def test_who_may_only_read_writes_down_no_boot(host: Host) -> None:
+def test_a_reader_records_no_boot(host: Host) -> None:
     with closing(host.opened()) as store, store.snapshot() as read:
         assert NOW == read
         assert () == store.calendar().settings
@@ -343,7 +343,7 @@ def test_a_row_of_before_an_upgrade_holds_no_time_back(host: Host) -> None:
     assert NOW == now(host)
 
 
-def test_what_was_shown_stays_and_what_comes_goes_by_the_present_clock(host: Host) -> None:
+def test_past_dates_stay_and_future_dates_follow_the_present_clock(host: Host) -> None:
     now(host)
     host.passes(HOUR)
     host.shown += DAY
@@ -368,7 +368,7 @@ def test_a_date_that_a_step_ahead_skipped_is_the_steps(host: Host) -> None:
     assert NOW + HOUR == calendar(host).moment(WallTime(NOW + DAY))
 
 
-def test_of_a_date_that_was_shown_twice_the_later_one_is_meant(host: Host) -> None:
+def test_a_date_that_was_shown_twice_means_the_later_time(host: Host) -> None:
     now(host)
     host.passes(3 * HOUR)
     host.shown -= 2 * HOUR
@@ -378,7 +378,7 @@ def test_of_a_date_that_was_shown_twice_the_later_one_is_meant(host: Host) -> No
     assert NOW + 4 * HOUR == calendar(host).moment(WallTime(NOW + 2 * HOUR))
 
 
-def test_a_step_that_nobody_has_watched_yet_counts_for_what_comes(host: Host) -> None:
+def test_an_unrecorded_step_counts_for_future_dates(host: Host) -> None:
     now(host)
     host.shown += DAY
 
@@ -388,7 +388,7 @@ def test_a_step_that_nobody_has_watched_yet_counts_for_what_comes(host: Host) ->
     assert NOW == known.date(StoreTime(NOW))
 
 
-def test_of_a_clock_that_flaps_only_the_last_settings_are_remembered(
+def test_a_clock_that_flaps_leaves_only_its_last_settings(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock, "KEPT", 3)

@@ -57,11 +57,11 @@ def test_a_damaged_part_is_named_with_what_is_wrong_and_the_rest_becomes_tasks(
     (found,) = store.damaged_parts()
     assert found.startswith("part 1 of bulk submit bulk is damaged by hand: "), found
     assert message in found
-    assert not store.forget(uid)
+    assert not store.remove_parts(uid)
     assert (1, 3) == left(store)
 
 
-def test_what_is_damaged_is_not_looked_at_again_at_once_and_hides_no_other(
+def test_a_damaged_part_is_not_read_again_at_once_and_hides_no_other(
     store: OneByOne,
 ) -> None:
     uid = staged(store, [new_task()])
@@ -75,7 +75,7 @@ def test_what_is_damaged_is_not_looked_at_again_at_once_and_hides_no_other(
     assert 1 == len(store.states())
 
 
-def test_what_is_damaged_stays_until_it_is_mended_and_then_becomes_tasks(store: OneByOne) -> None:
+def test_a_damaged_part_stays_until_it_is_mended_and_then_becomes_tasks(store: OneByOne) -> None:
     uid = staged(store, [new_task()], [new_task()])
     store.accept(uid, now=NOW)
     damage(store, 0, "'x'")
@@ -102,7 +102,7 @@ def test_nothing_that_is_only_damaged_is_unfinished(store: OneByOne) -> None:
     assert not store.has_unfinished()
 
 
-def test_what_is_put_aside_and_not_accepted_is_not_called_damaged(store: OneByOne) -> None:
+def test_a_staged_part_that_is_not_accepted_is_not_reported_as_damaged(store: OneByOne) -> None:
     staged(store, [new_task()])
     damage(store, 0, "'x'")
 
@@ -129,7 +129,7 @@ def test_ids_that_were_damaged_are_not_known(store: OneByOne, text: str) -> None
     assert store.submitted(uid, 0) is None
 
 
-def test_whether_it_was_accepted_is_known_as_long_as_it_is_there(store: OneByOne) -> None:
+def test_a_submit_is_known_as_accepted_until_it_is_removed(store: OneByOne) -> None:
     assert store.accepted("bulk") is None
     uid = staged(store, [new_task()])
     assert store.accepted(uid) is False
@@ -137,7 +137,7 @@ def test_whether_it_was_accepted_is_known_as_long_as_it_is_there(store: OneByOne
     assert store.accepted(uid) is True
     store.admit(uid, now=NOW)
     assert store.accepted(uid) is True
-    store.forget(uid)
+    store.remove_parts(uid)
     assert store.accepted(uid) is None
 
 

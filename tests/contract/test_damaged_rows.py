@@ -1,4 +1,4 @@
-"""Rows that somebody changed by hand: one task's trouble, named, and nobody else's."""
+"""Rows changed by hand: the trouble of one task, named, and of no other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dispatcher.policy import RetryPolicy
 from dispatcher.store.rows import DAMAGED
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
-#: What a hand may write, as SQL; the schema refuses some of it.
+#: Changes by hand, as SQL; the schema refuses some of them.
 DAMAGE = {
     "kill_grace_ms = 'x'": "kill_grace_ms: expected an integer, got a text in quotes",
     "run_timeout_ms = 'x'": "run_timeout_ms: expected an integer, got a text in quotes",

@@ -68,7 +68,7 @@ def test_a_beat_renews_up_to_the_deadline_and_no_further(store: OneByOne) -> Non
     assert store.open_run(claim.run_uid).ran_out_of_time
 
 
-def test_what_comes_after_the_deadline_is_refused_and_writes_nothing(store: OneByOne) -> None:
+def test_a_request_after_the_deadline_is_refused_and_writes_nothing(store: OneByOne) -> None:
     claim = taken(store, run_timeout_ms=3_000)
     before = store.runs(claim.task_id)
     note = Note(task_id=claim.task_id, lock=claim.lock, note="late")

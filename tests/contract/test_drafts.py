@@ -42,7 +42,7 @@ def left_by_a_killed_maker(file: Path) -> str:
 
 
 @pytest.mark.parametrize("next_one", ["backup", "backup by another name", "daemon"])
-def test_what_a_killed_maker_left_goes_with_the_next_one(
+def test_the_draft_of_a_killed_maker_is_removed_by_the_next_one(
     path: Path, tmp_path: Path, next_one: str
 ) -> None:
     file = path if next_one == "daemon" else path.with_name("copy.db")
@@ -59,7 +59,7 @@ def test_what_a_killed_maker_left_goes_with_the_next_one(
         assert 1 == len(store.ids())
 
 
-def test_what_is_being_made_stays(path: Path) -> None:
+def test_a_draft_in_progress_stays(path: Path) -> None:
     left = left_by_a_killed_maker(path)
     with draft_of(path) as draft:
         draft.write_bytes(b"half of it")
@@ -73,7 +73,7 @@ def test_what_is_being_made_stays(path: Path) -> None:
     assert [] == drafts(path.parent)
 
 
-def test_what_only_has_such_a_name_stays(path: Path) -> None:
+def test_a_file_with_only_the_name_of_a_draft_stays(path: Path) -> None:
     others = [
         path.with_name(f"{name}{DRAFT}{digits}")
         for name, digits in [

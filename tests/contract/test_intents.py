@@ -44,7 +44,7 @@ def begin_to_end(store: OneByOne, claim: Claim, how: str) -> None:
 @pytest.mark.parametrize(
     ("verb", "intent"), [("cancel", Intent.CANCEL), ("hold", Intent.HOLD), ("retry", Intent.RETRY)]
 )
-def test_of_a_run_whose_end_has_begun_the_intent_is_kept(
+def test_an_intent_is_kept_for_a_run_that_is_ending(
     store: OneByOne, how: str, verb: str, intent: Intent
 ) -> None:
     claim = store.claimed()
@@ -78,7 +78,7 @@ def test_an_ending_stands_and_none_is_begun_once_the_leader_has_exited(
     "how", ["declared success", "exited with 0", "exited as its rules call a success"]
 )
 @pytest.mark.parametrize("verb", ["cancel", "hold", "retry", "release"])
-def test_of_what_has_succeeded_nothing_is_intended_and_nothing_ended(
+def test_a_run_that_has_succeeded_takes_no_intent_and_no_ending(
     store: OneByOne, how: str, verb: str
 ) -> None:
     claim = store.claimed(profile="p", rules={"3": "succeeded"})
@@ -103,7 +103,7 @@ def test_an_exit_0_in_an_ending_is_not_a_success_and_the_intent_is_kept(store: O
     assert (Intent.CANCEL, "not needed") == intent_of(store, claim)
 
 
-def test_the_last_word_holds(store: OneByOne) -> None:
+def test_the_last_intent_holds(store: OneByOne) -> None:
     claim = store.claimed()
     kept = []
 
@@ -116,7 +116,7 @@ def test_the_last_word_holds(store: OneByOne) -> None:
     assert Outcome.CANCELLED is store.task(claim.task_id).ending  # the first ending
 
 
-def test_of_a_run_that_goes_on_nothing_is_retried_or_released(store: OneByOne) -> None:
+def test_a_run_that_goes_on_is_not_retried_or_released(store: OneByOne) -> None:
     claim = store.claimed()
     before = store.task(claim.task_id)
 
@@ -125,7 +125,7 @@ def test_of_a_run_that_goes_on_nothing_is_retried_or_released(store: OneByOne) -
     assert before == store.task(claim.task_id)
 
 
-def test_only_what_would_be_held_is_released(store: OneByOne) -> None:
+def test_only_a_task_that_would_be_held_is_released(store: OneByOne) -> None:
     timed_out, declared, exited = store.claimed(), store.claimed(), store.claimed()
     begin_to_end(store, timed_out, "ending")
     words = Declaration(task_id=declared.task_id, lock=declared.lock, word=Declared.HOLD)
@@ -161,7 +161,7 @@ def test_a_settlement_may_begin_the_total_time_out_anew(store: OneByOne) -> None
     ]
 
 
-def test_what_has_no_attempt_left_is_not_released(store: OneByOne) -> None:
+def test_a_task_without_an_attempt_left_is_not_released(store: OneByOne) -> None:
     claim = store.claimed(max_attempts=1)
     store.end(claim, outcome=Outcome.TIMED_OUT, state=TaskState.HELD, attempts_used=1)
 

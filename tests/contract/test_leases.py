@@ -183,7 +183,7 @@ def test_another_nodes_leases_are_not_ours_to_find(store: OneByOne) -> None:
     assert 0 == store.renew(NODE, now=NOW)
 
 
-def test_what_is_ending_declared_or_exited_is_never_lost(store: OneByOne) -> None:
+def test_a_run_that_is_ending_declared_or_exited_is_never_lost(store: OneByOne) -> None:
     ending, declared, exited = (
         store.claimed(queue=name, liveness=Liveness.WORKER) for name in ("a", "b", "c")
     )
@@ -249,7 +249,7 @@ def test_the_same_again_is_accepted_also_after_the_settle(store: OneByOne, claim
     assert '{"rows":3}' == store.runs(claim.task_id)[0].result
 
 
-def test_another_word_is_refused_and_changes_nothing(store: OneByOne, claim: Claim) -> None:
+def test_another_declaration_is_refused_and_changes_nothing(store: OneByOne, claim: Claim) -> None:
     store.declare(declaration(claim), now=NOW)
     before = everything(store)
 

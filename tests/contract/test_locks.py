@@ -23,7 +23,7 @@ sys.stdin.read()
 """
 
 
-def test_who_comes_second_learns_who_holds_it(tmp_path: Path) -> None:
+def test_a_second_holder_gets_the_name_of_the_first(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(lock)],
@@ -43,8 +43,8 @@ def test_who_comes_second_learns_who_holds_it(tmp_path: Path) -> None:
     assert str(refused.value).startswith("the state directory is in use by ")
 
 
-def test_who_holds_it_on_another_host_is_named_with_that(tmp_path: Path) -> None:
-    """Of two containers each has a process 1."""
+def test_a_holder_on_another_host_is_named_with_its_host(tmp_path: Path) -> None:
+    """Each of two containers has a process 1."""
     lock = tmp_path / "lock"
     with closing(lock_file(lock, "it", holder="state directory /s")):
         written = lock.read_text()

@@ -93,7 +93,7 @@ def test_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> None:
 
 
 class Overtaken(SqliteEngine):
-    """An engine that somebody else's upgrade overtakes before its first write."""
+    """An engine that another upgrade overtakes before its first write."""
 
     overtake = True
 
@@ -105,7 +105,7 @@ class Overtaken(SqliteEngine):
         super().begin(write=write)
 
 
-def test_of_two_upgrades_at_once_one_does_it(tmp_path: Path) -> None:
+def test_two_upgrades_at_once_apply_each_step_once(tmp_path: Path) -> None:
     with database(tmp_path / "tasks.db") as engine:
         migrate.create(engine)
     with closing(Overtaken(tmp_path / "tasks.db", patience=0)) as slower:

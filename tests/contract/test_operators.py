@@ -192,7 +192,7 @@ def test_a_pruned_task_takes_its_payload_along(store: OneByOne, raw: SqlStore) -
         assert [] == raw.engine.rows("SELECT task_id FROM payloads")
 
 
-def test_what_is_not_finished_or_not_old_enough_stays(store: OneByOne) -> None:
+def test_tasks_that_are_not_finished_or_not_old_enough_stay(store: OneByOne) -> None:
     kept = [store.new(), store.new(delay_ms=1), task_in(store, TaskState.HELD)]
     kept.append(store.claimed(queue="busy").task_id)
     kept.append(store.finished(queue="young", now=later(10)))
@@ -245,7 +245,7 @@ def test_a_task_that_waits_is_held_and_released_with_the_budgets_it_had(
     )
 
 
-def test_of_a_running_task_the_ending_held_is_begun(store: OneByOne) -> None:
+def test_the_hold_of_a_running_task_begins_the_ending_held(store: OneByOne) -> None:
     claim = store.claimed()
 
     assert TaskState.RUNNING is store.hold(claim.task_id, "look at it", now=later(9))
@@ -256,7 +256,7 @@ def test_of_a_running_task_the_ending_held_is_begun(store: OneByOne) -> None:
 
 
 @pytest.mark.parametrize("state", [*FINISHED, TaskState.HELD])
-def test_what_is_over_or_held_already_is_not_held(store: OneByOne, state: TaskState) -> None:
+def test_a_task_that_is_over_or_held_already_is_not_held(store: OneByOne, state: TaskState) -> None:
     task_id = task_in(store, state)
     before = store.task(task_id)
 
@@ -265,7 +265,7 @@ def test_what_is_over_or_held_already_is_not_held(store: OneByOne, state: TaskSt
 
 
 @pytest.mark.parametrize("state", [*FINISHED, TaskState.READY, TaskState.SCHEDULED])
-def test_only_what_is_held_is_released(store: OneByOne, state: TaskState) -> None:
+def test_only_a_held_task_is_released(store: OneByOne, state: TaskState) -> None:
     task_id = task_in(store, state)
     before = store.task(task_id)
 

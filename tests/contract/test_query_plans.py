@@ -65,7 +65,7 @@ PLANS = [
 
 
 @pytest.mark.parametrize(("statement", "values", "used"), PLANS, ids=lambda part: str(part)[:40])
-def test_a_statement_goes_by_its_index_and_sorts_no_table(
+def test_a_statement_uses_its_index_and_sorts_no_table(
     raw: SqlStore, statement: str, values: dict[str, object], used: list[str]
 ) -> None:
     with raw.transaction():

@@ -168,7 +168,7 @@ def test_a_run_has_an_error_when_something_went_wrong(store: OneByOne, outcome: 
         (TaskState.CANCELLED, False),
     ],
 )
-def test_unfinished_is_what_may_still_run_by_itself(
+def test_tasks_that_may_still_run_by_themselves_are_unfinished(
     store: OneByOne, state: TaskState, *, unfinished: bool
 ) -> None:
     assert not store.has_unfinished()
@@ -217,7 +217,7 @@ def test_a_nodes_row_is_written_and_overwritten(store: OneByOne) -> None:
     assert [second] == list(store.nodes())
 
 
-def test_what_remains_of_a_run_is_kept_with_it(store: OneByOne) -> None:
+def test_leftovers_and_truncated_bytes_are_kept_with_their_run(store: OneByOne) -> None:
     bare, rich = store.claimed(), store.claimed()
     store.end(bare)
     store.end(rich, left_alone=("sleep (7)",), leftovers=("sh", "sleep"), output_truncated=2**40)

@@ -1,4 +1,4 @@
-"""What SQLite alone does: a file that may be locked, damaged, full, replaced or gone."""
+"""Behaviour of SQLite alone: a file that may be locked, damaged, full, replaced or gone."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_r53_a_lock_held_by_others_is_an_answer_in_time_and_then_forgotten(path:
     assert waited >= 0.02
 
 
-def test_r53_who_has_patience_gets_the_lock(path: Path) -> None:
+def test_r53_a_patient_writer_gets_the_lock(path: Path) -> None:
     with closing(opened(path, patience=20)) as store, locked(path) as let_go:
         threading.Timer(0.1, let_go).start()
 

@@ -148,7 +148,7 @@ def test_an_id_is_never_given_twice(store: OneByOne) -> None:
     ],
     ids=str,
 )
-def test_what_no_row_can_hold_is_refused_and_nothing_is_written(
+def test_a_value_that_no_row_can_hold_is_refused_and_nothing_is_written(
     store: OneByOne, wanted: dict[str, object]
 ) -> None:
     with pytest.raises(StoreRefused):

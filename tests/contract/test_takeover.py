@@ -250,7 +250,7 @@ def test_the_next_run_of_a_task_has_the_kill_grace_that_is_configured_then(store
     assert 9 == claimed(9).kill_grace_ms
 
 
-def test_what_ends_a_node_run_does_not_make_it_stranded(shared: OneByOne) -> None:
+def test_the_ending_of_a_nodes_run_does_not_make_it_stranded(shared: OneByOne) -> None:
     claim = shared.claimed()
     shared.confirm(NODE, later(100))
     shared.begin_ending(claim.run_uid, Outcome.CANCELLED, "operator", now=NOW)

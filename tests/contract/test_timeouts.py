@@ -1,4 +1,4 @@
-"""What may bound a task in time, on the store: which deadline holds in which state."""
+"""Time-outs of tasks in the store: which deadline holds in which state."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_a_task_that_is_not_ready_has_only_its_total_timeout(
 
 
 @pytest.mark.parametrize("state", [TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED])
-def test_what_is_finished_fails_no_more(store: OneByOne, state: TaskState) -> None:
+def test_a_finished_task_does_not_fail_later(store: OneByOne, state: TaskState) -> None:
     settled(store, state, now=5, **BOTH)
 
     assert store.next_failure() is None
     assert [] == given_up(store, 10 * TOTAL)
 
 
-def test_what_runs_is_not_given_up_here(store: OneByOne) -> None:
+def test_a_running_task_is_not_failed_by_the_store(store: OneByOne) -> None:
     store.claimed(**BOTH)
 
     assert store.next_failure() is None

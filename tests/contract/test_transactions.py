@@ -13,7 +13,7 @@ from tests.contract.helpers import NOW, OneByOne, new_task
 
 
 class Interruption(BaseException):
-    """What nobody expects."""
+    """An unexpected error."""
 
 
 def test_a_transaction_gives_the_stores_time(raw: SqlStore) -> None:
@@ -24,7 +24,7 @@ def test_a_transaction_gives_the_stores_time(raw: SqlStore) -> None:
     assert before <= now <= wall_clock()
 
 
-def test_what_a_transaction_wrote_is_there_for_others_after_it_and_not_before(
+def test_others_see_the_writes_of_a_transaction_after_it_and_not_before(
     raw: SqlStore, url: str, tmp_path: Path
 ) -> None:
     other = open_store(url, state_dir=tmp_path / "state", patience=0)

@@ -132,7 +132,7 @@ def test_a_progress_that_the_daemon_would_refuse_is_refused_in_the_worker(progre
     assert [worker_api.Heartbeat(task_id=7, lock="lock")] == channel.received
 
 
-def test_a_beating_thread_whose_words_make_no_sense_goes_on_without_them() -> None:
+def test_a_beating_thread_with_an_invalid_note_goes_on_without_it() -> None:
     """Only a claim that is gone ends a worker; a note that nobody can read does not."""
     channel = Picky()
     refusals: list[Refused] = []
@@ -147,7 +147,7 @@ def test_a_beating_thread_whose_words_make_no_sense_goes_on_without_them() -> No
     assert [True, False] == ["note" in request for request in channel.requests]
 
 
-def test_a_refusal_that_closed_the_connection_before_a_word_was_sent_is_read_and_final(
+def test_a_refusal_that_closed_the_connection_before_a_request_was_sent_is_read_and_final(
     tmp_path: Path,
 ) -> None:
     path = str(tmp_path / "socket")

@@ -13,7 +13,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Family:
-    """What came into being below this process since this object was made."""
+    """The processes started below this one since this object was made."""
 
     def __init__(self) -> None:
         become_subreaper()

@@ -1,4 +1,4 @@
-"""What must be true after every death, however it came."""
+"""Checks that must hold after every death."""
 
 from __future__ import annotations
 

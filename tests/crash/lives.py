@@ -65,7 +65,7 @@ class Place:
         return self.state_dir / "executor.journal"
 
     def config(self, *, kill_grace_ms: int = 0) -> Config:
-        """Return the configuration of a daemon in a hurry."""
+        """Return the configuration of a daemon with short times."""
         settings = Settings(
             node=NodeSection(
                 state_dir=str(self.state_dir), runtime_dir=str(self.runtime_dir), slots=4
@@ -215,7 +215,7 @@ class ExecutorLife:
         for path in list(self._outputs._files):
             self._outputs.close(path)
         if self.fate.dead:
-            # What its last call had opened and kept nowhere yet.
+            # Descriptors that its last call had opened and not stored yet.
             for descriptor, *_ in descriptors() - self._before:
                 os.close(descriptor)
 

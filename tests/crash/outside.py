@@ -42,7 +42,7 @@ format = "json"
 
 
 class Outside:
-    """What runs outside the test process. Everything ends with the stage."""
+    """Processes outside the test process. Everything ends with the stage."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage

@@ -1,4 +1,4 @@
-"""What a play is made of: tasks, each with the end it must come to."""
+"""The parts of a play: tasks, each with its expected end."""
 
 from __future__ import annotations
 

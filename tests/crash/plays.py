@@ -1,4 +1,4 @@
-"""What happens on the stage: a handful of tasks that meet everything a run can meet."""
+"""The plays on the stage: a few tasks that meet everything a run can meet."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ PLAYS = {
 
 @dataclass(frozen=True)
 class Cast:
-    """Who dies, who dies with it, and when they are started again."""
+    """The process that dies, those that die with it, and when they are started again."""
 
     mortal: str
     together: bool = False
@@ -120,7 +120,7 @@ CASTS = {
 
 @dataclass
 class Played:
-    """What a play left behind, for the judges."""
+    """The state after a play, for the judges."""
 
     stage: Stage
     parts: tuple[Part, ...]

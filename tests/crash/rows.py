@@ -1,4 +1,4 @@
-"""What the rows of "Who died when" share: a start, a death, and how it all ended."""
+"""Shared by the rows of "Who died when": a start, a death, and the end."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ _SPAWNER = {"start": Act()}
 _OUTPUTS = {"open": Act()}
 
 _JOURNAL = {
-    "note": Act(),
+    "append": Act(),
     "flush": Act(_half_of_the_records, idle=lambda journal: not journal._lines),
     "rewrite": Act(_half_of_a_new_journal),
 }

@@ -23,7 +23,7 @@ from tests.crash.workers import Diary
 from tests.eventually import PATIENCE
 from tests.recorded_logs import RecordedLog, expect_catalogued
 
-#: Where files cost nothing: no power fails here, and nothing else needs a disk.
+#: A directory in memory: no power fails here, so files need no disk.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 
 #: Seconds that a play may take: a hundred times what it needs.
@@ -258,7 +258,7 @@ class Stage:
 
 
 def make_template(directory: Path) -> Path:
-    """Make a state directory with an empty store, to be copied: that is faster than making one."""
+    """Make a state directory with an empty store; copying it is faster than making another."""
     open_store(f"sqlite://{directory / 'tasks.db'}", state_dir=directory, patience=5.0).close()
     assert {"tasks.db", "store-id"} == set(os.listdir(directory))
     return directory

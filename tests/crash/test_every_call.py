@@ -22,7 +22,7 @@ FUZZ = "FUZZ" in os.environ
 #: Tests for one play and cast.
 SHARES = 4
 
-#: Of the calls between the first and the last of a kind, one in so many.
+#: One in so many calls between the first and the last of a kind.
 STRIDE = 7
 
 

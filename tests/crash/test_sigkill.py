@@ -17,7 +17,7 @@ from tests.crash.plays import CASTS, Played, Work
 
 MOMENTS = (BEFORE, WITHIN, AFTER) if "FUZZ" in os.environ else (AFTER,)
 
-#: Which call of its kind is the last; the first by default.
+#: The number of the call to die at, by site; the first by default.
 NUMBERS = {
     "client.connect": 0,  # whichever first finds somebody
     "store.begin": 4,
@@ -28,7 +28,7 @@ NUMBERS = {
     "client.flush": 2,
     "server.send": 5,
     "server.flush": 3,
-    "journal.note": 6,
+    "journal.append": 6,
     "journal.flush": 4,
 }
 

@@ -1,4 +1,4 @@
-"""What every world's daemons and executors logged: in form, in order, and without a secret.
+"""Checks of the logs of every world's daemons and executors: form, order, no secret.
 
 Each end-to-end test checks it too: a world calls it at its end.
 """
@@ -24,7 +24,7 @@ LEAST_SECRET = 8
 def expect_in_form(directory: Path) -> None:
     """Fail unless every line below a world's directory matches the catalogue and shows no secret.
 
-    Of a process's lines none is missing between its first and its last.
+    No line of a process is missing between its first and its last.
     """
     daemons = sorted(directory.glob("daemon-*.log"))
     executors = [*directory.rglob("executor.log"), *directory.glob("external*.log")]

@@ -1,4 +1,4 @@
-"""What stands around a mistake that no command line makes: files, users, disks, locks."""
+"""The surroundings of a mistake that no command line makes: files, users, disks, locks."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Place:
 def as_installed(text: str, paths: Mapping[Path, str]) -> str:
     """Return messages as the table has them: no prefix, the paths of an installed host, no chance.
 
-    What differs from run to run is a pid 4711, a UUID of noughts, and the 1st of August 2026.
+    Values that differ from run to run become pid 4711, a UUID of noughts, and 1 August 2026.
     """
     lines = [line.removeprefix("dispatcher: ") for line in text.splitlines()]
     shown = "\n".join(lines).replace(f"{PATIENCE} s", "5 s")
@@ -116,7 +116,7 @@ def nothing(place: Place) -> AbstractContextManager[None]:
 def _other_user(place: Place, *, owns: Path | None = None) -> Iterator[None]:
     """Be an ordinary user in this process, who owns a directory and what is in it.
 
-    What is imported late is imported before.
+    Modules that are imported late are imported before.
     """
     place.type("check-config")
     place.type("config")

@@ -158,7 +158,7 @@ def read_only_at_start(world: World) -> Result:
 
 
 def other_owner(world: World) -> Result:
-    """`run` with a runtime directory that belongs to somebody else."""
+    """`run` with a runtime directory that belongs to another user."""
     user = ordinary_user()
     with tempfile.TemporaryDirectory() as state_dir, _closed(world.runtime_dir):
         os.chown(state_dir, user, -1)

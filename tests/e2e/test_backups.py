@@ -32,7 +32,7 @@ def test_r78_a_backup_is_made_under_a_running_daemon_and_a_restore_is_refused_wi
     assert 2 == len(world.cli("list", "--json").json)
 
 
-def test_r78_a_restored_store_runs_what_ran_then_once_and_gives_no_id_or_fence_again(
+def test_r78_a_restored_store_repeats_its_open_runs_once_and_no_id_or_fence(
     world: World, tmp_path: Path
 ) -> None:
     copy, diary = tmp_path / "copy.db", tmp_path / "diary"

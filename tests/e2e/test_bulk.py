@@ -16,7 +16,7 @@ GROWTH = (3 * 1024 * 1024, 512 * 1024)
 
 
 class Held(NamedTuple):
-    """What a process holds."""
+    """The resources that a process holds."""
 
     descriptors: int
     memory: int
@@ -48,7 +48,7 @@ def test_r52_two_thousand_tasks_succeed_once_each_and_nothing_grows(world: World
     assert EXPECTED_FILES == files
 
 
-#: What a state directory holds when nobody works in it.
+#: The files of an idle state directory.
 EXPECTED_FILES = {
     "control-socket", "executor.journal", "executor.lock", "executor.log", "lock", "node-id",
     "output", "store-id", "tasks.db", "tasks.db.lock",

@@ -17,7 +17,7 @@ from tests.e2e.helpers import listed, stored
 from tests.e2e.world import DISPATCHER, World
 from tests.eventually import eventually
 
-#: Lines of which several parts are put aside as soon as they are written, and some wait for more.
+#: Lines that fill several staged parts as soon as they are written, with some left for the next.
 PARTS = 5
 LINES, MORE = PARTS * PART_TASKS + 100, 400
 
@@ -72,7 +72,7 @@ def _assert_stopped(pid: int) -> None:
     assert psutil.STATUS_STOPPED == psutil.Process(pid).status()
 
 
-def test_r68_of_a_killed_bulk_submit_nothing_is_seen_and_nobody_waits_for_it(world: World) -> None:
+def test_r68_a_killed_bulk_submit_is_invisible_and_blocks_nobody(world: World) -> None:
     with half_way(world) as submit:
         submit.kill()
         submit.wait()
@@ -86,7 +86,7 @@ def test_r68_of_a_killed_bulk_submit_nothing_is_seen_and_nobody_waits_for_it(wor
 
 @pytest.mark.parametrize("lines", [None, 10, 3 * PART_TASKS])
 @pytest.mark.parametrize("to", ["a full disk", "a closed pipe"])
-def test_r68_where_ids_cannot_be_printed_that_all_is_accepted_is_reported(
+def test_r68_a_submit_whose_ids_cannot_be_printed_reports_that_all_is_accepted(
     world: World, lines: int | None, to: str
 ) -> None:
     command = ["--", "true"] if lines is None else ["--from", "-"]

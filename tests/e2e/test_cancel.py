@@ -21,7 +21,7 @@ STUBBORN = python("""
 """)
 
 
-def test_what_waits_is_cancelled_at_once_with_and_without_a_daemon(world: World) -> None:
+def test_waiting_tasks_are_cancelled_at_once_with_and_without_a_daemon(world: World) -> None:
     ready, scheduled = submit_all(
         world, {"command": ["true"]}, {"command": ["true"], "delay": "1h"}
     )

@@ -24,8 +24,8 @@ FORBIDDEN = {
     *("argparse", "pydoc", "traceback", "ssl", "hashlib", "multiprocessing", "sqlite3", "zlib"),
 }
 FORBIDDEN_ROOMS = {
-    *("daemon", "loop", "supervisor", "logs", "channels", "policy", "reference", "metrics"),
-    *("executor", "executor_client", "demo", "takeover", "processes", "cli.follow", "cli.tables"),
+    *("daemon", "supervisor", "logs", "policy", "config.reference", "metrics", "executor", "demo"),
+    *("cli.follow", "cli.tables"),
     *("cli.offers", "cli.progress", "cli.verbs.list", "cli.render"),
 }
 

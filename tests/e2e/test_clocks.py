@@ -31,7 +31,7 @@ if _file:
 
 
 class HostClock:
-    """What the host's clock is to all commands that are given this environment."""
+    """The host's clock as all commands with this environment see it."""
 
     def __init__(self, world: World) -> None:
         self._file: Path = world.directory / "shifted-by"
@@ -56,7 +56,7 @@ def clock(world: World) -> HostClock:
     return clock
 
 
-#: What it writes looks as it does after a step ahead of nearly its `stall_timeout`, each time.
+#: Each write gets the mtime that a step ahead by nearly its `stall_timeout` would give it.
 WRITES = python("""
     import os, time
     for _ in range(10):

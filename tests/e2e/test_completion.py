@@ -1,4 +1,4 @@
-"""What a shell offers when somebody presses the tab key."""
+"""The offers of a shell at the tab key."""
 
 from __future__ import annotations
 

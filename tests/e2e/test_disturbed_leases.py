@@ -66,7 +66,7 @@ def test_ac1_r07_a_lease_rewound_by_hand_is_lost_when_no_beat_follows(world: Wor
         stranger.kill()
 
 
-def test_a_daemon_that_stood_still_past_leases_spares_who_beats_and_finds_who_does_not(
+def test_a_daemon_that_stood_still_past_leases_spares_workers_that_beat_and_finds_silent_ones(
     world: World,
 ) -> None:
     with world.daemon() as daemon:
@@ -140,7 +140,7 @@ def crowd(world: World, *, leases: int) -> None:
         expect_one_run_each(world, *diligent)
 
 
-def test_who_ended_while_the_executor_stood_still_is_not_lost_for_its_silence(
+def test_a_worker_that_ended_while_the_executor_stood_still_is_not_lost_for_its_silence(
     world: World,
 ) -> None:
     """It stopped beating because it was done; only its parent knew, and could not report it."""

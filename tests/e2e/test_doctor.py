@@ -16,7 +16,7 @@ def looked(
     world: World, *, exits: int = 0, env: Mapping[str, str] | None = None
 ) -> dict[str, tuple[str, str]]:
     findings = world.cli("doctor", "--json", exits=exits, env=env).json
-    return {one["check"]: (one["level"], one["said"]) for one in findings}
+    return {one["check"]: (one["level"], one["finding"]) for one in findings}
 
 
 def test_doctor_reports_the_state_of_daemon_and_executor(world: World) -> None:

@@ -140,7 +140,7 @@ NOT_TYPED: Mapping[str, str] = {
 #: Pages whose reader has a daemon that runs.
 WITH_DAEMON = frozenset({"operations.md"})
 
-#: What the reader has done before a block, by its first line.
+#: The steps of the reader before a block, by its first line.
 DONE_BEFORE: Mapping[str, str] = {
     '$ eval "$(dispatcher claim --queue reviews --ttl 30m --export)"': (
         "dispatcher submit --queue reviews -- true"
@@ -165,7 +165,7 @@ def test_every_console_block_prints_what_the_page_shows(world: World, page: Path
                 type_all(world, [*typed, *block.typed()], {"PATH": PATH})
 
 
-def test_what_is_not_typed_stands_on_a_page() -> None:
+def test_every_block_that_is_not_run_is_on_a_page() -> None:
     there = {block.name for page in PAGES for block in blocks(page)}
 
     assert not [name for name in (*NOT_TYPED, *DONE_BEFORE) if name not in there]

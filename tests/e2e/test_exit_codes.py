@@ -134,7 +134,7 @@ def test_doctor_looks_at_all_where_the_state_directory_is_denied(
     assert (1, "") == (done.returncode, done.stderr)
     for check in ("node id", "journal", "output", "store"):
         assert "bad" == found[check]["level"], found[check]
-        assert "ermission denied" in found[check]["said"]
+        assert "ermission denied" in found[check]["finding"]
         assert found[check]["remedy"]
     assert {"state directory", "sockets", "daemon"} <= found.keys()
     assert ("ok" if runtime_dir == "short" else "bad") == found["sockets"]["level"]

@@ -77,7 +77,7 @@ def test_a_follower_of_a_task_that_has_not_run_yet_reports_it_and_waits(world: W
         assert "here\n" == out.read_text()
 
 
-def test_a_follower_of_what_never_ran_and_rests_does_not_wait(world: World) -> None:
+def test_a_follower_of_a_finished_task_that_never_ran_does_not_wait(world: World) -> None:
     task_id = world.submit("true")
     world.cli("cancel", task_id)
 
@@ -135,7 +135,7 @@ def test_waiting_shows_by_the_exit_code_whether_all_succeeded(world: World) -> N
         assert all("succeeded" == world.show(int(line))["state"] for line in many.stdout.split())
 
 
-def test_the_words_of_a_run_that_got_an_empty_file_are_not_the_former_ones(world: World) -> None:
+def test_output_in_a_reused_file_is_not_shown_for_the_former_run(world: World) -> None:
     """ADR 6: a run that wrote nothing hands its file on; a follower of it must notice."""
     silent = world.submit("true")
     with world.daemon():

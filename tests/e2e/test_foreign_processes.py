@@ -31,7 +31,7 @@ def becomes_root(world: World) -> str:
 
 
 @pytest.mark.parametrize("leads", [True, False], ids=["leader", "leftover"])
-def test_what_belongs_to_root_is_named_with_its_remedy_and_not_as_a_survivor(
+def test_a_process_of_root_is_named_with_its_remedy_and_not_as_a_survivor(
     world: World, becomes_root: str, *, leads: bool
 ) -> None:
     noted = "echo $$ > pid.new; mv pid.new pid; exec sleep 1000"

@@ -1,4 +1,4 @@
-"""One run that forks without end is nobody else's trouble."""
+"""A run that forks without end disturbs no other run."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_r13_r48_a_survivor_of_daemon_and_executor_is_swept_by_its_mark_before_t
 ALIVE = "grep -sq '^State:.[^Z]' /proc/$(cat escaped)/status && echo alive || echo gone"
 
 
-def test_what_set_the_limit_itself_is_found_by_the_rest(world: World) -> None:
+def test_a_process_that_set_the_limit_itself_is_found_by_its_other_signs(world: World) -> None:
     program = python("""
         import os, resource, time
         resource.setrlimit(resource.RLIMIT_RTTIME, (1_000_000, 1_000_000))
@@ -224,7 +224,7 @@ def test_a_survivor_that_no_journal_names_is_swept_by_its_mark(world: World, lef
     expect_dead(process)
 
 
-#: Forks and exits, again and again: what is listed is gone when it is looked at.
+#: Forks and exits, again and again: a listed process is gone before it is read.
 HANDS_ON = """
 import os, time
 null = os.open(os.devnull, os.O_RDWR)

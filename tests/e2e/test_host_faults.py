@@ -188,10 +188,10 @@ def test_r35_a_daemon_killed_and_started_on_a_full_disk_goes_on_when_room_is_mad
             daemon.expect("run.settled", task_id=task_id, exit_code=7, attempt=1)
 
 
-def test_r35_whatever_a_start_cannot_write_on_a_full_disk_is_named_and_tried_again(
+def test_r35_a_file_that_a_start_cannot_write_on_a_full_disk_is_named_and_tried_again(
     world: World,
 ) -> None:
-    """Exit code 69, and nothing that a service manager would give up."""
+    """Exit code 69, after which a service manager tries again."""
     made = {"run": ("lock", "output", "store-id"), "executor": ("executor.lock",)}
     with small_disk(world, "state") as disk:
         world.configure(store={"url": f"sqlite://{world.directory}/elsewhere/tasks.db"})

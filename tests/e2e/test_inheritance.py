@@ -1,4 +1,4 @@
-"""What who starts daemon and executor hands down to them: signals blocked, descriptors closed."""
+"""What daemon and executor inherit from their parent: blocked signals, closed descriptors."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def expect_named(world: World, task_id: int, wrong: str) -> None:
     assert wrong in world.cli("why", task_id).stdout
     doctor = {one["check"]: one for one in world.cli("doctor", "--json", exits=1).json}
     for check, text in (("journal", wrong), ("executor", f"none stays: {wrong}")):
-        assert ("bad", text) == (doctor[check]["level"], doctor[check]["said"])
+        assert ("bad", text) == (doctor[check]["level"], doctor[check]["finding"])
         assert "let the executor's user read it" in doctor[check]["remedy"]
 
 

@@ -113,7 +113,7 @@ def test_r70_no_line_is_lost_or_comes_twice_when_the_daemon_is_killed(
     assert [b"one", b"two"] == lines(journald, task_id)
 
 
-def test_what_a_killed_executor_had_not_forwarded_its_successor_forwards(
+def test_a_successor_forwards_the_output_that_a_killed_executor_had_not_forwarded(
     world: World, journald: Journald
 ) -> None:
     script = "echo one; while [ ! -e go ]; do sleep 0.02; done; echo two; exec sleep 600"

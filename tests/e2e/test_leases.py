@@ -173,7 +173,7 @@ if FENCE == "1":
         assert [None, None] == [run["result"] for run in task["runs"]]
 
 
-def test_what_a_worker_declares_outranks_its_exit_code(world: World) -> None:
+def test_a_workers_declaration_outranks_its_exit_code(world: World) -> None:
     with world.daemon():
         fine = world.submit(*script(world, 'send(op="succeed", result={"n": 3}); sys.exit(9)'))
         world.until(fine, "succeeded")

@@ -82,7 +82,7 @@ def test_r28_r67_every_line_is_of_the_catalogue_and_nothing_written_shows_a_secr
     }
 
 
-#: What must have happened, lest a scan of silence count.
+#: Events that must be in the log, so that an empty log fails.
 RICH = {
     "daemon.started", "daemon.stopping", "daemon.stopped", "executor.started",
     "executor.connected", "executor.lost", "task.claimed", "run.started",

@@ -58,7 +58,7 @@ def test_r32_each_manner_has_its_outcome_and_disturbs_nobody(world: World) -> No
         (("--flood", "lots"), "'lots' is not a size; write e.g. 64K or 100M"),
     ],
 )
-def test_what_it_does_not_understand_it_answers_with_the_remedy(
+def test_an_unknown_argument_is_answered_with_the_remedy(
     manner: tuple[str, ...], remedy: str
 ) -> None:
     done = subprocess.run(misbehaves(*manner), capture_output=True, text=True, check=False)

@@ -92,7 +92,7 @@ def test_the_worker_of_a_node_whose_journal_is_lost_is_ended_before_its_task_run
         world.until(task, "cancelled")
 
 
-def test_a_word_on_a_stranded_run_and_doctor_name_what_has_to_be_ended(
+def test_a_cancel_of_a_stranded_run_and_doctor_name_the_processes_to_end(
     world: World, tmp_path: Path
 ) -> None:
     task, worker = leave_a_worker(world)

@@ -61,7 +61,7 @@ def test_ready_status_watchdog_stopping(world: World, manager: Manager) -> None:
 
 
 def test_r60_a_stopped_loop_gives_no_sign_of_life(world: World, manager: Manager) -> None:
-    """What hangs must not look healthy."""
+    """A process that hangs must not look healthy."""
     with world.daemon(env=manager.env | {"WATCHDOG_USEC": "300000"}) as daemon:
         manager.expect("READY=1", "WATCHDOG=1")
         daemon.signal(signal.SIGSTOP)

@@ -22,7 +22,7 @@ from tests.e2e.helpers import as_user, external_executor, ordinary_user
 from tests.e2e.users import as_root, owned_by
 from tests.e2e.world import DISPATCHER, World
 
-#: What a file of root's holds, which nobody else may read.
+#: The content of a file that only root may read.
 SECRET = "root's\n"
 
 UID = "0123456789abcdef" * 2
@@ -40,7 +40,7 @@ def users(world: World, user: int) -> World:
     """The world of a user, in which root types every command."""
     world.state_dir.mkdir()
     owned_by(world, user)
-    # Where root stayed root, it could write here without the right to write everywhere.
+    # If root stayed root, it could write here without the right to write everywhere.
     world.state_dir.chmod(0o777)
     world.prefix = as_root()
     return world
@@ -80,7 +80,7 @@ def typed_by(world: World, prefix: tuple[str, ...]) -> Iterator[None]:
 # What is made -------------------------------------------------------------------------------
 
 
-def test_r76_what_root_types_in_a_users_directory_is_done_by_the_user_who_goes_on_with_it(
+def test_r76_roots_commands_in_a_users_directory_run_as_the_user_who_can_go_on_with_them(
     users: World, user: int
 ) -> None:
     copy = "state/copy.db"  # from here, as a user may not enter the directories above
@@ -254,7 +254,7 @@ def test_r76_no_file_is_removed_where_a_users_link_leads(users: World, victim: P
     roots.unlink()
 
 
-def test_of_what_a_row_names_nothing_is_removed_but_a_runs_output(world: World) -> None:
+def test_a_row_makes_only_a_runs_output_removed_whatever_it_names(world: World) -> None:
     world.cli("submit", "--", "true")
     important = world.state_dir / "output" / "important"
     _name_as_output(world, "/important")
@@ -277,7 +277,7 @@ def _name_as_output(world: World, path: str) -> None:
 # What only root may ---------------------------------------------------------------------------
 
 
-def test_a_file_that_only_root_may_write_is_denied_with_who_was_denied(
+def test_a_file_that_only_root_may_write_is_denied_with_the_name_of_the_user(
     users: World, user: int, victim: Path
 ) -> None:
     users.cli("submit", "--", "true")

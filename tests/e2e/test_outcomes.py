@@ -1,4 +1,4 @@
-"""What real processes do, and what is then reported."""
+"""Outcomes of real processes, and their reports."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _run_until_settled(world: World, ids: list[int]) -> None:
             daemon.expect("run.settled", task_id=task_id)
 
 
-def test_what_was_ended_with_a_run_and_what_it_truncated_stay_known(world: World) -> None:
+def test_leftovers_and_truncated_output_of_a_run_stay_known(world: World) -> None:
     script = "sleep 1000 & echo before; sleep 0.5; echo note > /dev/stderr; sleep 0.5; exit 1"
     with world.daemon() as daemon:
         task_id = world.submit(*shell(script), max_attempts=1)
@@ -200,7 +200,7 @@ def test_logs_of_an_output_that_somebody_emptied_show_the_end_that_was_kept(worl
     assert ("hello\n", message) == (logs.stdout, logs.stderr)
 
 
-def test_what_the_budget_took_of_an_output_is_in_the_json_of_its_run(world: World) -> None:
+def test_bytes_dropped_by_the_budget_are_in_the_json_of_their_run(world: World) -> None:
     world.configure(output={"run_budget": "64KiB"})
     task_id = world.submit(*shell("yes | head -c 1000000"))
     world.cli("run", "--drain")

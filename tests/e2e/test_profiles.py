@@ -42,7 +42,7 @@ lost = "orphan"
 """
 
 
-def test_r32_r33_r40_what_an_end_means_is_the_profiles(world: World) -> None:
+def test_r32_r33_r40_a_profile_decides_the_meaning_of_an_exit_code(world: World) -> None:
     world.configure(retry={"max_orphans": 1, "cooldown": "1h"}, defaults={"allow_commands": False})
     world.config_file.write_text(world.config_file.read_text() + PROFILES)
     refused = world.cli("submit", "--", "true", exits=2).stderr
@@ -141,7 +141,7 @@ env_file = "{secrets}"
     assert [] == [file for file in files if b"hunter2" in file.read_bytes()]
 
 
-def test_what_a_profile_reports_goes_on_and_the_next_start_does_not_wait_for_it(
+def test_reported_leftovers_of_a_profile_go_on_and_the_next_start_does_not_wait(
     world: World,
 ) -> None:
     script = "sh -c 'echo $$ >> servers; exec sleep 1000' & sleep 0.1; exit 1"

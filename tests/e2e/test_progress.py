@@ -67,7 +67,9 @@ def test_a_drain_into_a_file_keeps_the_bar_on_the_terminal(world: World) -> None
     assert 2 == log.read_text().count('"run.settled"')
 
 
-def test_who_waits_sees_a_bar_that_goes_and_a_pipe_only_the_id(world: World) -> None:
+def test_a_waiting_submit_shows_a_bar_that_disappears_and_a_pipe_gets_only_the_id(
+    world: World,
+) -> None:
     with world.daemon():
         code, shown = on_a_terminal(world, "submit", "--wait", "--", *shell("sleep 1.2"))
         piped = world.cli("submit", "--wait", "--", "sleep", "0.6")

@@ -1,4 +1,4 @@
-"""Who runs next, how many at once, and how often: slots, queues, priorities, delays, keys."""
+"""The order, number and repetition of runs: slots, queues, priorities, delays, keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COUNT = shell("""
 ORDER = shell("echo $DISPATCHER_TASK_ID >> order")
 
 
-def test_r45_with_no_word_about_slots_there_are_as_many_as_cpus(world: World) -> None:
+def test_r45_without_configured_slots_there_are_as_many_as_cpus(world: World) -> None:
     _without_slots(world)
     submit_all(world, *[{"command": COUNT}] * 60)
 
@@ -87,7 +87,7 @@ def test_r47_queues_take_turns_and_within_one_the_highest_priority_goes_first(wo
     assert [1, 1, 1, 1] == [length for _, length in runs[:4]], runs
 
 
-def test_what_is_delayed_starts_when_it_is_due_and_not_before(world: World) -> None:
+def test_a_delayed_task_starts_when_it_is_due_and_not_before(world: World) -> None:
     with world.daemon() as daemon:
         daemon.expect("executor.connected")
         task_id = world.submit("true", delay="500ms")
@@ -104,7 +104,7 @@ def _moment(text: Any) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def test_r55_fifty_who_submit_with_one_key_get_one_task(world: World) -> None:
+def test_r55_fifty_submitters_with_one_key_get_one_task(world: World) -> None:
     command = [DISPATCHER, "submit", "--key", "nightly", "--", "true"]
     submits = [
         subprocess.Popen(command, stdout=subprocess.PIPE, env=world.env, cwd=world.directory)

@@ -239,7 +239,7 @@ def test_commands_report_its_absence(nested: World) -> None:
             doctor = {one["check"]: one for one in world.cli("doctor", "--json").json}
             assert ("warning", message.partition("; ")[0]) == (
                 doctor["daemon"]["level"],
-                doctor["daemon"]["said"],
+                doctor["daemon"]["finding"],
             )
             assert doctor["daemon"]["remedy"].startswith(message.partition("; ")[2])
             assert "warning" == doctor["sockets"]["level"]

@@ -111,7 +111,7 @@ def crew_in_time(
     raise AssertionError(f"the host needs more than {timeout} s to stop a process")
 
 
-def test_an_executor_that_stood_still_past_the_absence_limit_ends_nobody_who_was_confirmed(
+def test_an_executor_that_stood_still_past_the_absence_limit_ends_no_confirmed_run(
     world: World,
 ) -> None:
     world.configure(executor={"absence_limit": f"{LIMIT:g}s"}, node={"slots": 6})
@@ -130,7 +130,7 @@ def test_an_executor_that_stood_still_past_the_absence_limit_ends_nobody_who_was
 
 
 @pytest.mark.parametrize("order", ["daemon first", "executor first"])
-def test_r86_both_stood_still_past_run_time_outs_and_who_was_done_has_its_code(
+def test_r86_a_finished_run_has_its_code_after_both_stood_still_past_run_time_outs(
     world: World, order: str
 ) -> None:
     with world.daemon() as daemon:
@@ -142,7 +142,7 @@ def test_r86_both_stood_still_past_run_time_outs_and_who_was_done_has_its_code(
 
 
 @pytest.mark.parametrize("order", ["daemon first", "executor first"])
-def test_both_stood_still_past_the_absence_limit_and_who_was_done_has_its_code(
+def test_a_finished_run_has_its_code_after_both_stood_still_past_the_absence_limit(
     world: World, order: str
 ) -> None:
     world.configure(executor={"absence_limit": f"{LIMIT:g}s"})

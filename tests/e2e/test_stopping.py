@@ -67,7 +67,7 @@ def test_r34_r66_sigterm_drains_waits_for_workers_and_releases_the_rest_uncharge
     )
 
 
-def test_r34_what_was_released_is_the_first_of_its_priority_to_run_again(world: World) -> None:
+def test_r34_a_released_task_is_the_first_of_its_priority_to_run_again(world: World) -> None:
     world.configure(node={"slots": 1}, daemon={"drain_timeout": "0s"})
     first, second = submit_all(
         world, *[{"command": shell("echo $DISPATCHER_TASK_ID >> order; " + WILLING)}] * 2

@@ -1,4 +1,4 @@
-"""What another user reads: whose it is, and never that something hangs or does not run."""
+"""Messages for another user: they name the owner, and never report that something hangs."""
 
 from __future__ import annotations
 

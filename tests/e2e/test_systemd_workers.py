@@ -75,7 +75,7 @@ def test_r80_any_program_that_uses_systemd_notify_keeps_a_lease_of_a_second(worl
         user = ordinary_user()
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "sh", "-c"]
         workers["another user"] = [*become, BEATS]
-        # Who may go into the runtime directory is its owner's decision.
+        # The owner decides who may enter the runtime directory.
         world.runtime_dir.chmod(0o711)
     if namespaces():
         # It sees its socket under another name, and nothing else of the runtime directory.

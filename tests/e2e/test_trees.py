@@ -212,7 +212,7 @@ def test_a_helper_that_stays_behind_is_found_and_ended(world: World) -> None:
             assert ended["names"] in (["ssh-agent"], ["python"], [Path(sys.executable).name])
 
 
-def test_r19_who_declares_its_end_and_stays_is_ended_before_its_successor_starts(
+def test_r19_a_worker_that_declares_its_end_and_stays_is_ended_before_its_successor_starts(
     world: World,
 ) -> None:
     stays = shell(f"""

@@ -1,4 +1,4 @@
-"""Who speaks at the worker socket: only the users of daemon and runs, and the log names the pid."""
+"""Peers of the worker socket: only the users of daemon and runs, and the log names the pid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def another_user() -> int:
     return ordinary_user()
 
 
-def test_the_pid_of_who_declares_and_of_who_is_refused_is_logged(world: World) -> None:
+def test_the_pid_of_each_declaration_and_refusal_is_logged(world: World) -> None:
     with world.daemon() as daemon:
         declares = world.submit(sys.executable, "-m", "worker_stub", "succeed")
         worker = daemon.expect("run.settled", task_id=declares, outcome="succeeded")["pid"]

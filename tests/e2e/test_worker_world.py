@@ -32,11 +32,11 @@ REPORT = shell("""
     while [ ! -e go ]; do sleep 0.02; done
 """)
 
-#: Of the daemon's own environment: what a worker gets, and what it must not.
+#: The daemon's own environment: what a worker inherits, and what it must not.
 PASSED = {"USER": "somebody", "LC_TIME": "C", "TZ": "UTC", "TMPDIR": "/tmp", "SHELL": "/bin/sh"}
 KEPT = {"API_TOKEN": "hunter2", "DISPATCHER_CLAIM_LOCK": "outer", "NOTIFY_SOCKET": "/run/no"}
 
-#: Signals 32 and 33, in a mask: posix_spawn leaves them ignored, and nobody else uses them.
+#: Signals 32 and 33, in a mask: posix_spawn leaves them ignored, and no program uses them.
 LIBRARYS_OWN = 0b11 << 31
 
 #: Sends its heartbeat as a worker would, with no help; prints the answer.
@@ -91,7 +91,7 @@ def test_r72_a_program_gets_every_byte_whatever_the_locale_of_daemon_and_submitt
 def test_r71_a_call_inside_a_task_reaches_the_dispatcher_that_runs_it(
     world: World, named: bool
 ) -> None:
-    """Whatever home the task has, and where the daemon has its state directory from."""
+    """For any home of the task, and any source of the daemon's state directory."""
     world.configure(executor={"mode": "embedded"})
     lines = world.config_file.read_text().splitlines()
     text = "\n".join(line for line in lines if not line.startswith(("state_dir", "runtime_dir")))

@@ -1,4 +1,4 @@
-"""Whose executor is it? Other versions, another node's, and the double of a copied directory."""
+"""Executors of another version, of another node, and of a copied directory."""
 
 from __future__ import annotations
 

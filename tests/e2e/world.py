@@ -39,7 +39,7 @@ from tests.eventually import PATIENCE, eventually
 
 DISPATCHER = str(Path(sys.executable).with_name("dispatcher"))
 
-#: Sections of a world's configuration: like the defaults, in a hurry.
+#: Sections of a world's configuration: like the defaults, with short times.
 HURRIED: Mapping[str, Mapping[str, object]] = {
     "node": {"slots": 4},
     "daemon": {"poll": "200ms", "drain_timeout": "2s"},
@@ -53,7 +53,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Result:
-    """What a command that ended left behind."""
+    """The results of a command that ended."""
 
     exit_code: int
     stdout: str
@@ -144,7 +144,7 @@ class World:
         }
         self._own_env = dict(self.env)
         self.prefix: tuple[str, ...] = ()
-        """What every command begins with: who runs it, and where."""
+        """The words before every command: its user and its directory."""
         self._daemons = 0
         self._before = {child.pid for child in psutil.Process().children(recursive=True)}
         # An orphan in here becomes our child: no process gets away.
@@ -242,7 +242,7 @@ class World:
     def until(self, task_id: int, *states: str) -> dict[str, Any]:
         """Wait until a task is in one of these states, and return it as shown.
 
-        What is waited for is looked up in the store: a command takes a fifth of a second of CPU.
+        The wait reads the store: a command would take a fifth of a second of CPU each time.
         """
 
         def probe() -> None:

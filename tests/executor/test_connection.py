@@ -79,9 +79,7 @@ def test_2_1_a_new_connection_ends_the_old_one_and_begins_an_epoch(
     )
 
 
-def test_2_1_what_a_dead_daemon_sent_and_nobody_read_is_never_started(
-    home: Home, daemon: Daemon
-) -> None:
+def test_2_1_an_unread_start_of_a_dead_daemon_is_never_started(home: Home, daemon: Daemon) -> None:
     """The executor is stopped, as if it were busy, while one daemon dies and another comes."""
     with home.stopped():
         late = daemon.start(["true"], home.output("late"))
@@ -148,7 +146,7 @@ def test_a_line_of_the_greatest_length_is_read(home: Home, daemon: Daemon) -> No
     assert f"{len(payload)}\n" == daemon.expect(wire.Exited, uid).exit.tail
 
 
-def test_of_pings_that_come_together_the_last_is_answered(home: Home, daemon: Daemon) -> None:
+def test_the_last_of_several_pings_is_answered(home: Home, daemon: Daemon) -> None:
     with home.stopped():
         daemon.send(wire.Ping(sequence=7), wire.Ping(sequence=8))
 
@@ -192,7 +190,7 @@ def test_hundreds_of_runs_cost_no_more_descriptors_than_they_have_leaders(
     assert before == len(os.listdir(f"/proc/{executor}/fd"))
 
 
-def test_what_was_removed_is_made_again_before_a_ping_is_answered(
+def test_a_removed_socket_is_made_again_before_a_ping_is_answered(
     home: Home, daemon: Daemon
 ) -> None:
     """By that order a daemon knows of every silence whose it was, however short the lease."""

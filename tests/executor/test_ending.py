@@ -1,4 +1,4 @@
-"""Ending runs: ladder, tree, leftovers and strays, with real processes (protocol 2.9 to 2.11)."""
+"""Ending runs: signals, tree, leftovers and strays, with real processes (protocol 2.9 to 2.11)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_r13_a_grandchild_that_escaped_ends_with_its_run(
 
 
 @pytest.mark.parametrize("ways", ALL_WAYS, ids=lambda ways: "+".join(ways) or "none")
-def test_r13_what_outlives_its_leader_has_a_grace_then_it_ends(
+def test_r13_processes_that_outlive_their_leader_have_a_grace_and_then_end(
     home: Home, daemon: Daemon, tmp_path: Path, ways: tuple[str, ...]
 ) -> None:
     began = times.instant()
@@ -160,7 +160,7 @@ def test_at_once_skips_the_rest_of_the_grace(home: Home, daemon: Daemon) -> None
 
     daemon.send(wire.End(uid=uid, reason="released"))
     messages = daemon.ping()
-    daemon.send(wire.End(uid=uid, reason="hurried", at_once=True))
+    daemon.send(wire.End(uid=uid, reason="cancelled", at_once=True))
 
     assert [] == [m for m in messages if isinstance(m, wire.Exited)]
     assert "released" == daemon.expect(wire.Exited, uid).ended_by
@@ -174,7 +174,7 @@ def test_at_once_skips_the_rest_of_the_grace(home: Home, daemon: Daemon) -> None
 def test_r20_two_hundred_stubborn_trees_do_not_hold_up_anyone(
     home: Home, daemon: Daemon, command: list[str]
 ) -> None:
-    """Nor are they compared each with each: that took seconds of CPU, and tens of them for 400."""
+    """They are not compared each with each: that took seconds of CPU, for 400 tens of seconds."""
     executor = home.processes[0].pid
     uids = [daemon.start(command, home.output(str(n)), kill_grace=1000.0) for n in range(200)]
     for uid in uids:
@@ -364,7 +364,7 @@ def test_a_subreaper_below_us_hides_nothing(home: Home, daemon: Daemon, tmp_path
     assert not lives(hidden)
 
 
-def test_where_a_hard_limit_forbids_marks_it_is_reported_and_the_rest_still_holds(
+def test_a_hard_limit_that_forbids_marks_is_reported_and_other_signs_still_hold(
     home: Home, tmp_path: Path
 ) -> None:
     executor = home.executor(

@@ -59,9 +59,7 @@ def test_a_settled_run_is_kept_until_its_output_was_forwarded_by_a_successor_too
     assert [] == home.events("output.unforwarded")
 
 
-def test_what_was_forwarded_is_not_forwarded_again_by_a_successor(
-    home: Home, journald: Journald
-) -> None:
+def test_a_successor_does_not_forward_lines_again(home: Home, journald: Journald) -> None:
     executor = home.executor(env=dict(journald.environ))
     daemon = home.daemon()
     command = ["sh", "-c", "echo one; exec sleep 600"]

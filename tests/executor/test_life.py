@@ -140,7 +140,7 @@ def test_it_is_deaf_to_the_terminal(home: Home, daemon: Daemon, signum: signal.S
     assert home.processes[0].poll() is None
 
 
-def test_what_its_parent_ignored_and_blocked_is_not_ignored_by_it(home: Home) -> None:
+def test_the_executor_does_not_inherit_ignored_or_blocked_signals(home: Home) -> None:
     """SIGCHLD ignored would throw exit codes away; with SIGTERM blocked it would stay."""
     both = {signal.SIGCHLD, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, both)
@@ -158,7 +158,7 @@ def test_what_its_parent_ignored_and_blocked_is_not_ignored_by_it(home: Home) ->
     assert 0 == process.wait()
 
 
-def test_r34_sigterm_ends_all_runs_by_the_ladder_and_then_it_leaves(
+def test_r34_sigterm_ends_all_runs_with_their_graces_and_then_the_executor_exits(
     home: Home, daemon: Daemon
 ) -> None:
     prints_bye = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done"

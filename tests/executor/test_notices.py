@@ -47,8 +47,8 @@ def send(path: Path, *messages: bytes) -> None:
             out.send(message)
 
 
-def note(daemon: Daemon, uid: str) -> wire.Notice:
-    """Return the next notice and have it noted, as a daemon has."""
+def acknowledge(daemon: Daemon, uid: str) -> wire.Notice:
+    """Return the next notice, acknowledged as by a daemon."""
     notice = daemon.expect(wire.Notice, uid)
     daemon.send(wire.Noted(uid=notice.uid, serial=notice.serial))
     return notice
@@ -84,7 +84,7 @@ def test_anybody_let_in_may_send_and_nobody_may_list(home: Home, daemon: Daemon)
 
 
 def test_a_notice_is_reported_again_until_it_is_acknowledged(home: Home, daemon: Daemon) -> None:
-    """What a dead daemon read, or never did, reaches the next one, before the runs are named."""
+    """A notice that a dead daemon read, or did not, reaches the next one before the runs."""
     uid, path = start(home, daemon)
     send(path, b"WATCHDOG=1\nSTATUS=one")
     first = daemon.expect(wire.Notice, uid)
@@ -93,7 +93,7 @@ def test_a_notice_is_reported_again_until_it_is_acknowledged(home: Home, daemon:
     later = home.daemon(greet=False)
     later.expect(wire.HelloEnd)
     kinds = [type(message) for message in later.messages]
-    again = note(later, uid)
+    again = acknowledge(later, uid)
 
     assert (True, "one") == (first.beat, first.note)
     assert (True, "two") == (again.beat, again.note)
@@ -147,12 +147,15 @@ def test_junk_floods_and_descriptors_harm_no_other_run(home: Home, daemon: Daemo
     os.close(reader)
     send(soft, b"WATCHDOG=1")
 
-    assert note(daemon, quiet).beat
+    assert acknowledge(daemon, quiet).beat
     assert before == descriptors(process.pid)
     notices = [m for m in daemon.ping() if isinstance(m, wire.Notice) and m.uid == noisy]
     assert [] == notices
     send(loud, b"STATUS=a\0b\xff\nWATCHDOG=1")
-    assert (True, "a\ufffdb\ufffd") == ((messages := note(daemon, noisy)).beat, messages.note)
+    assert (True, "a\ufffdb\ufffd") == (
+        (messages := acknowledge(daemon, noisy)).beat,
+        messages.note,
+    )
 
 
 def fill(out: socket.socket) -> None:
@@ -173,9 +176,9 @@ def test_a_flood_is_reported_now_and_then_and_its_last_notice_counts(
     with sender(path) as out:
         for number in range(200):
             out.send(b"WATCHDOG=1\nSTATUS=%d" % number)
-    notices = [note(daemon, uid)]
+    notices = [acknowledge(daemon, uid)]
     while notices[-1].note != "199":
-        notices.append(note(daemon, uid))
+        notices.append(acknowledge(daemon, uid))
 
     assert len(notices) < 100
 
@@ -211,7 +214,7 @@ def test_a_run_moves_its_own_deadline_as_far_as_it_may(home: Home, daemon: Daemo
     send(path, b"EXTEND_TIMEOUT_USEC=60000000")
     send(other, b"EXTEND_TIMEOUT_USEC=60000000")
     ended = daemon.expect(wire.Exited, bound)
-    until = note(daemon, patient).until
+    until = acknowledge(daemon, patient).until
     reported = home.daemon().runs[patient]
 
     assert wire.EndedBy.RUN_TIMEOUT == ended.ended_by

@@ -40,7 +40,7 @@ def wait_for(file: Path) -> None:
 
 
 @pytest.mark.parametrize("deadline", ["absence", "run_timeout"])
-def test_who_exited_meanwhile_has_its_code_whatever_passed(
+def test_a_run_that_exited_meanwhile_has_its_code_whatever_deadline_passed(
     home: Home, daemon: Daemon, deadline: str
 ) -> None:
     gate, done = home.outputs / "gate", home.outputs / "done"
@@ -58,7 +58,7 @@ def test_who_exited_meanwhile_has_its_code_whatever_passed(
     assert (3, None) == (exited.exit.exit_code, exited.ended_by)
 
 
-def test_who_was_confirmed_meanwhile_goes_on(home: Home, daemon: Daemon) -> None:
+def test_a_run_that_was_confirmed_meanwhile_goes_on(home: Home, daemon: Daemon) -> None:
     """Its renewal waits behind more lines than are handled at once."""
     deadline = at(2.5)
     uid = daemon.start(["sleep", "1000"], home.output(), deadlines={"absence": deadline})
@@ -73,7 +73,9 @@ def test_who_was_confirmed_meanwhile_goes_on(home: Home, daemon: Daemon) -> None
     assert wire.RunState.RUNNING == home.daemon().runs[uid].state
 
 
-def test_who_went_within_its_grace_meanwhile_is_not_killed(home: Home, daemon: Daemon) -> None:
+def test_a_run_that_ended_within_its_grace_meanwhile_is_not_killed(
+    home: Home, daemon: Daemon
+) -> None:
     ready = home.outputs / "ready"
     script = f"trap 'kill $!; exit 7' TERM; sleep 1000 & touch {ready}; wait"
     uid = daemon.start(["sh", "-c", script], home.output(), kill_grace=SOON)

@@ -225,7 +225,7 @@ def script(path: Path, text: str, mode: int = 0o700) -> str:
         ("empty", ["cannot be a command line: it is empty"]),
     ],
 )
-def test_r27_what_a_task_did_wrong_is_named(
+def test_r27_the_mistake_of_a_task_is_named(
     home: Home, daemon: Daemon, tmp_path: Path, case: str, words: list[str]
 ) -> None:
     no_mode = script(tmp_path / "mode", "#!/bin/sh\n", 0o600)

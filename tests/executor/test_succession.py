@@ -235,7 +235,9 @@ def test_r15_a_stranger_with_a_recycled_pid_is_let_alone(
     assert stranger.poll() is None
 
 
-def test_r15_nor_is_a_strangers_session_whose_leader_has_gone(home: Home, tmp_path: Path) -> None:
+def test_r15_a_strangers_session_without_its_leader_is_let_alone(
+    home: Home, tmp_path: Path
+) -> None:
     """All that is left has a session of the journaled number; it was born too late to be ours."""
     stay = f"sleep 1000 & echo $! > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid"
     leader = subprocess.Popen(["sh", "-c", stay], start_new_session=True)

@@ -1,4 +1,4 @@
-"""What the workers of these tests run."""
+"""The programs of the workers in these tests."""
 
 from __future__ import annotations
 

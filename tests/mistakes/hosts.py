@@ -1,4 +1,4 @@
-"""What is wrong with the store, the disk, the user, or other processes."""
+"""Faults of the store, the disk, the user, or other processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A day of a hundred workers in virtual time: who lives, who is lost, and when.
+"""A day of a hundred workers in virtual time: which live, which are lost, and when.
 
 The real supervisor, reaper, listener and reconciliation over the real store; workers are lines on
 a calendar. Things go wrong all day long: the daemon dies, the executor dies or falls silent, the
@@ -275,7 +275,7 @@ class Day:
             self.judge_loss(worker)
             self.losses.append((worker, self.time - worker.last_beat))
         worker.ended = True
-        # The kill ladder takes its time, and a worker may beat while it is on it.
+        # An ending takes its time, and a worker may beat meanwhile.
         if worker.beats:
             beat = Beat(task_id=worker.task_id, lock=worker.lock)
             self.after(self.rng.uniform(0, 6), partial(self.send, worker, beat, self.beat))

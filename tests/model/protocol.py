@@ -40,7 +40,7 @@ MOST_TASKS = 4
 
 TTLS = st.sampled_from([1_000, 60_000])
 TASK = st.integers(0, 3)
-#: What passes before an operation, also backwards: somebody sets the clock.
+#: Time that passes before an operation, also backwards, as if the clock was set.
 TIME = st.sampled_from([0, 1, 333, 1_000, 2_500, 60_000, 200_000, -1_000, -3_600_000])
 #: How far an operation's `now` may lie behind: a stale one is safe.
 LAG = st.sampled_from([0, 0, 0, 1, 400, 5_000])
@@ -215,7 +215,7 @@ class LeaseProtocol(Twins):
         lag=st.sampled_from([0, 0, 400]),
     )
     def reap(self, after: int, gap: int, lag: int, *, renews: bool) -> None:
-        """What the daemon does: renew, now and then, what is its to renew; end what has expired.
+        """The daemon's part: now and then renew the leases that it renews; end the expired ones.
 
         After a gap, which was our own fault, the short leases are renewed once instead.
         """

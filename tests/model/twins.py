@@ -20,7 +20,7 @@ NODE = "node-1"
 EPOCH = 1_800_000_000_000
 MEMORY = Path("/dev/shm")
 
-#: What somebody might present for a task: `stored` is what the row holds, also of an ending run.
+#: Locks that may be presented for a task: `stored` is the one in the row, also of an ending run.
 KINDS_OF_LOCKS = (
     *("own", "stored", "earlier", "other task's", "no task's"),
     *("one character off", "prefix", "longer", "upper case", "empty"),

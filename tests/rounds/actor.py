@@ -84,7 +84,7 @@ class Actor:
                 self.write("twins", pid)
 
     def escape(self) -> None:
-        """Have a grandchild that nothing gives away: no session, parent, environment or output."""
+        """Have a grandchild that shows no run: no session, parent, environment or output."""
         if os.fork():
             os.wait()
             return

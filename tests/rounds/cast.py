@@ -1,4 +1,4 @@
-"""Who takes part in a round: mixed workers, as a seed deals them."""
+"""The workers of a round: mixed, as a seed deals them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CODES = (0, 0, 0, 3, 75)
 
 @dataclass(frozen=True)
 class Part:
-    """What a worker does, and how its task is submitted."""
+    """A worker's behaviour, and how its task is submitted."""
 
     manner: str
     flags: tuple[str, ...] = ()

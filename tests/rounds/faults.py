@@ -1,4 +1,4 @@
-"""What befalls a round: SIGKILL, or SIGSTOP and SIGCONT, for somebody in it."""
+"""The faults of a round: SIGKILL, or SIGSTOP and SIGCONT, for one of its processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What many rounds came to, in one line."""
+"""The sum of many rounds, in one line."""
 
 from __future__ import annotations
 

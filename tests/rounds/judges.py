@@ -1,4 +1,4 @@
-"""What must be true after every round. Each judge yields what is wrong, in words."""
+"""Checks after every round. Each judge yields the faults, in words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REFUSED = 79
 
 @dataclass
 class Verdict:
-    """What was wrong with a round; nothing, if it was right."""
+    """The faults of a round; empty if it was right."""
 
     overlaps: list[str] = field(default_factory=list)
     wrong_codes: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What workers left behind: by what they are, by their mark, and by what they were called."""
+"""Processes that workers left behind: by birth, by mark, and by name."""
 
 from __future__ import annotations
 

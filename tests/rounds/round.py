@@ -48,7 +48,7 @@ _RUNS = (
 
 @dataclass
 class Seen:
-    """What was done in a round, and what there was afterwards."""
+    """The actions of a round, and the state afterwards."""
 
     absence_limit: bool
     faults: list[Fault]

@@ -45,7 +45,7 @@ def with_first_run(outcome: str, code: int | None, signum: int | None = None) ->
     return replace(RIGHT, runs=[first, RIGHT.runs[1]])
 
 
-def test_nothing_is_wrong_with_a_round_in_which_nothing_is() -> None:
+def test_a_round_without_faults_has_no_complaints() -> None:
     assert [] == judge(RIGHT).complaints
 
 
@@ -101,7 +101,7 @@ def test_a_run_too_few_an_open_one_and_a_second_start_are_complaints() -> None:
 
 
 @pytest.mark.parametrize("by", ["mark", "name", "birth"])
-def test_who_is_left_behind_is_found_by_mark_name_or_birth(by: str) -> None:
+def test_a_process_left_behind_is_found_by_mark_name_or_birth(by: str) -> None:
     token = f"left-behind-{os.getpid()}"
     with subprocess.Popen(
         ["sh", "-c", "read never", token if by == "name" else "sh"], stdin=-1

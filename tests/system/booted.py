@@ -1,6 +1,6 @@
 """A host with systemd as its first process: a Debian that boots within a second, in a container.
 
-What is installed in it is the wheel, not this checkout.
+The wheel is installed in it, not this checkout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 from tests.eventually import PATIENCE, eventually
 from tests.system.trees import make_layer
 
-#: What a command in it has.
+#: The environment of a command in it.
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 #: Joins the machine's control groups, and sees its own layer over the kept Debian.

@@ -1,6 +1,6 @@
-"""What needs a namespace, a mount or another user: `make test-system`, as root.
+"""Tests that need a namespace, a mount or another user: `make test-system`, as root.
 
-Where something is lacking, a test is skipped with what it lacks.
+A test is skipped with the name of the program that it lacks.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ note("done")
 raise SystemExit(3 if kind == "fails" else 0)
 """
 
-#: No lease ends by itself in a test: what is settled was settled for another reason.
+#: No lease ends by itself in a test: every settle has another reason.
 _LEASE = {"liveness": "worker", "lease_ttl": "1h"}
 
 #: How many there are of each kind, and the options of its submit.

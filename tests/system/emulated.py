@@ -24,7 +24,7 @@ from tests.system.trees import CACHE, add, make_layer, run
 #: Seconds after which an answer of an emulated host is taken for lost: it is ten times slower.
 SLOW = 10 * PATIENCE
 
-#: What a tree lacks to be the disk of an emulated host: nobody needs what starts here.
+#: Units masked on the disk of an emulated host, as no test needs them.
 _MASKED = (
     *("systemd-udevd.service", "systemd-udev-trigger.service", "systemd-networkd.service"),
     *("systemd-timesyncd.service", "systemd-hwdb-update.service", "serial-getty@ttyS0.service"),

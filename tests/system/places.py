@@ -28,7 +28,7 @@ PATIENCE = 20.0
 #: The first kernel whose pid namespaces have a `pid_max` each; before, it is everybody's.
 PID_MAX_OF_ITS_OWN = (6, 14)
 
-#: Mounts a /proc for the command that follows, and for nobody else.
+#: Mounts a /proc for the following command alone.
 _MOUNTS = 'mount -t proc -o "$0" proc /proc && exec "$@"'
 
 

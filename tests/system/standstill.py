@@ -1,4 +1,4 @@
-"""Who stands still: by SIGSTOP, or because the host froze them."""
+"""Processes that stand still: by SIGSTOP, or because the host froze them."""
 
 from __future__ import annotations
 

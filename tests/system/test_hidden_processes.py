@@ -1,4 +1,4 @@
-"""What a user may not read of a process does not make it gone.
+"""A process that a user may not read is not gone.
 
 An ordinary user's `ssh-agent` shows them little of itself; with `hidepid` nothing at all.
 """

@@ -74,7 +74,7 @@ def test_r88_an_installed_service_runs_tasks_and_is_taken_back_whole(machine: Ma
     assert machine.path(FILE).exists()
 
 
-def test_a_reload_fails_when_the_file_has_a_mistake_and_what_held_holds_on(
+def test_a_reload_fails_on_a_mistaken_file_and_the_old_settings_stay(
     machine: Machine,
 ) -> None:
     serve(machine)

@@ -45,7 +45,7 @@ NOT_YOUR_DAEMON = f"/run/dispatcher {AS_USER}"
 NOT_YOUR_FILE = f"{FILE}: Permission denied; it is for user dispatcher: sudo -u dispatcher"
 NOT_YOUR_HOST = "only root changes the services of this host"
 
-#: What a verb is refused with, by its configuration; what is not here: `NOT_YOURS`.
+#: The refusal of each verb, by its configuration; `NOT_YOURS` by default.
 REFUSALS = {
     FILE: dict.fromkeys(VERBS, NOT_YOUR_FILE),
     THEIRS: dict.fromkeys(("reload", "stop", "restart"), NOT_YOUR_DAEMON),

@@ -1,4 +1,4 @@
-"""A disk that hangs: who needs it waits for it, and nobody else."""
+"""A disk that hangs: only processes that need it wait for it."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def disturb(crew: Crew, unit: str) -> None:
     assert ROUNDS <= lines.count("Watchdog timeout"), lines
 
 
-def test_r61_whatever_happens_to_the_daemon_no_run_is_touched(machine: Machine) -> None:
+def test_r61_no_run_is_touched_whatever_happens_to_the_daemon(machine: Machine) -> None:
     crew = Crew.employ(machine)
 
     disturb(crew, "dispatcher")
@@ -121,7 +121,7 @@ def test_r61_whatever_happens_to_the_daemon_no_run_is_touched(machine: Machine) 
     crew.expect_outcomes(lambda before: not before)
 
 
-def test_r61_whatever_happens_to_the_executor_each_run_is_settled_and_done_again(
+def test_r61_each_run_is_settled_and_repeated_whatever_happens_to_the_executor(
     machine: Machine,
 ) -> None:
     crew = Crew.employ(machine)

@@ -1,4 +1,4 @@
-"""What a host boots from in these tests: a Debian, and the wheel of this project in it."""
+"""The trees that hosts boot from in these tests: a Debian with the wheel of this project."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-#: Where a Debian is kept once it was made, which takes half a minute: 200 MB each.
+#: A Debian is kept here once it was made, which takes half a minute: 200 MB each.
 CACHE = Path("/var/cache/dispatcher-tests")
 
-#: What is not in the smallest Debian that boots.
+#: Packages that the smallest bootable Debian lacks.
 PACKAGES = "systemd,systemd-sysv,dbus,libpam-systemd,python3,procps"
 
 #: Settings that keep a test from waiting for anything it does not need.

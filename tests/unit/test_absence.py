@@ -148,7 +148,7 @@ def test_r09_a_step_of_the_clock_costs_no_local_claim(world: World, step: float)
     assert [Outcome.LOST] == outcomes(world, claim.task_id)
 
 
-def test_what_a_local_claim_declares_over_the_socket_is_settled_in_the_same_tick(
+def test_a_local_claims_declaration_over_the_socket_is_settled_in_the_same_tick(
     world: World,
 ) -> None:
     claim = claim_local(world)
@@ -374,7 +374,9 @@ def test_nobody_takes_over_its_own_claims_after_standing_still_or_a_step(
     assert column(limited, "takeover_at", task) > limited.now()
 
 
-def test_what_the_executor_ended_in_our_absence_is_orphaned_and_runs_again(limited: World) -> None:
+def test_a_run_that_the_executor_ended_in_our_absence_is_orphaned_and_runs_again(
+    limited: World,
+) -> None:
     task = limited.submit("work")
     limited.start()
     uid = limited.uid(task)
@@ -394,7 +396,7 @@ def test_what_the_executor_ended_in_our_absence_is_orphaned_and_runs_again(limit
 # Declared past the daemon ------------------------------------------------------------------
 
 
-def test_r19_who_declared_by_command_line_gets_its_exit_grace_too(world: World) -> None:
+def test_r19_a_declaration_by_command_line_gives_the_exit_grace_too(world: World) -> None:
     task = world.submit("work")
     world.start()
     lock = world.executor.starts[0].env["DISPATCHER_CLAIM_LOCK"]
@@ -410,7 +412,7 @@ def test_r19_who_declared_by_command_line_gets_its_exit_grace_too(world: World) 
     assert TaskState.SUCCEEDED is world.state(task)
 
 
-# Who a node is -----------------------------------------------------------------------------
+# Node identity -----------------------------------------------------------------------------
 
 
 def test_r16_a_new_hostname_changes_nothing(world: World) -> None:

@@ -83,14 +83,14 @@ def test_r69_between_two_steps_of_a_prune_others_write(command: Command) -> None
         def write(_: int) -> None:
             wrote.append(other.submit(command=["true"]).task_id)
 
-        pruned = client.prune(older_than_ms=-1_000, tell=write)
+        pruned = client.prune(older_than_ms=-1_000, report=write)
 
         assert 2 * FIRST == pruned.tasks
         assert len(wrote) > 1
         assert wrote == [task.id for task in reversed(client.tasks())]
 
 
-def test_a_prune_takes_what_had_finished_when_it_began_and_ends(client: Client) -> None:
+def test_a_prune_deletes_the_tasks_finished_at_its_beginning_and_ends(client: Client) -> None:
     for _ in range(2 * FIRST):
         client.cancel(client.submit(command=["true"]).task_id)
     meanwhile: list[int] = []
@@ -99,7 +99,7 @@ def test_a_prune_takes_what_had_finished_when_it_began_and_ends(client: Client) 
         meanwhile.append(client.submit(command=["true"]).task_id)
         client.cancel(meanwhile[-1])
 
-    client.prune(older_than_ms=0, tell=finish)
+    client.prune(older_than_ms=0, report=finish)
 
     assert meanwhile
     assert set(meanwhile) <= {task.id for task in client.tasks()}
@@ -185,5 +185,5 @@ def test_r69_a_turn_ends_with_its_transaction_also_where_that_fails(client: Clie
     held.close()
 
 
-def test_where_a_directory_cannot_be_locked_bulk_work_goes_on(client: Client) -> None:
+def test_bulk_work_goes_on_if_its_directory_cannot_be_locked(client: Client) -> None:
     assert 1 == Turns(client.store, Path("/nonexistent")).take(lambda _: 1, remedy="none")

@@ -1,4 +1,4 @@
-"""Whatever ends a submit early, its caller learns whether it was accepted."""
+"""A caller learns whether its submit was accepted, whatever ended it early."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MANY = [TASK] * (TASKS * PARTS)
 
 
 class Alarm(BaseException):
-    """What a signal's handler raises."""
+    """The exception of a signal handler."""
 
 
 @pytest.mark.parametrize("number", range(ALL))
@@ -98,23 +98,23 @@ def test_r68_an_acceptance_that_became_tasks_meanwhile_is_not_taken_for_none(
 def test_r68_a_callback_that_fails_once_all_is_accepted_hides_nothing_of_it(
     client: Client,
 ) -> None:
-    def tell(_done: int, total: int | None = None) -> None:
+    def report(_done: int, total: int | None = None) -> None:
         if total is not None:
             raise ValueError("no such bar")
 
     with pytest.raises(CommitUnknown, match=r"all 12 tasks are accepted: .*\(no such bar\)"):
-        client.submit_many(MANY, tell=tell)
+        client.submit_many(MANY, report=report)
 
     go_on(client, CONTINUE_AFTER + 1)
     assert TASKS * PARTS == kept(client)[0]
 
 
 def test_r68_a_callback_that_fails_before_leaves_nothing(client: Client) -> None:
-    def tell(_done: int) -> None:
+    def report(_done: int) -> None:
         raise ValueError("no such bar")
 
     with pytest.raises(ValueError, match="no such bar"):
-        client.submit_many(MANY, tell=tell)
+        client.submit_many(MANY, report=report)
 
     assert (0, 0, 0) == kept(client)
 
@@ -188,7 +188,7 @@ def test_ids_that_nobody_wants_go_at_once(client: Client) -> None:
 
 
 @pytest.mark.parametrize("many", [0, 1, TASKS * PARTS])
-def test_what_is_submitted_can_be_closed_however_many_they_are(client: Client, many: int) -> None:
+def test_a_submit_can_be_closed_however_many_tasks_it_has(client: Client, many: int) -> None:
     submitted: Iterator[Submitted] = client.submit_all([TASK] * many)
 
     submitted.close()  # type: ignore[attr-defined]
@@ -207,7 +207,7 @@ def test_r68_a_submit_whose_record_is_gone_at_its_look_up_is_not_reported_as_ref
         done = accept(uid, now=now)
         while store.admit(uid, now=now):
             pass
-        while store.forget(uid):
+        while store.remove_parts(uid):
             pass
         return bool(done)
 

@@ -1,4 +1,4 @@
-"""Where no daemon runs, a claim makes tasks of what a silent client had accepted."""
+"""Without a daemon a claim makes tasks of parts that a silent client had accepted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def left_accepted(client: Client, *queues: str, silent_s: float = 11) -> None:
         store.engine.change(f"UPDATE bulk_submits SET seen_at = seen_at - {silent_s * 1000}")
 
 
-def test_a_claim_that_finds_nothing_brings_in_what_is_accepted(client: Client) -> None:
+def test_a_claim_that_finds_nothing_continues_an_accepted_submit(client: Client) -> None:
     left_accepted(client, "a", "b", "c")
 
     claim = client.claim(queue="c")
@@ -37,7 +37,7 @@ def test_a_claim_that_finds_nothing_brings_in_what_is_accepted(client: Client) -
     assert 0 == client.status().coming
 
 
-def test_what_is_ready_is_claimed_before_anything_is_brought_in(client: Client) -> None:
+def test_a_ready_task_is_claimed_before_a_bulk_submit_is_continued(client: Client) -> None:
     ready = client.submit(command=["true"], queue="a").task_id
     left_accepted(client, "a")
 
@@ -65,13 +65,15 @@ def test_a_client_that_is_not_silent_is_left_alone(client: Client) -> None:
     assert 1 == client.status().coming
 
 
-def test_where_nothing_is_coming_a_claim_is_one_transaction(client: Client) -> None:
+def test_a_claim_is_one_transaction_if_no_bulk_submit_is_coming(client: Client) -> None:
     fail_at(client, 1, StoreUnavailable("a second transaction"), committed=False)
 
     assert client.claim() is None
 
 
-def test_the_command_line_claims_what_is_brought_in(command: Command, client: Client) -> None:
+def test_the_command_line_claims_a_task_of_a_continued_submit(
+    command: Command, client: Client
+) -> None:
     left_accepted(client, "reviews")
 
     assert "DISPATCHER_TASK_ID=1" in command("claim", "--queue", "reviews", "--export").stdout

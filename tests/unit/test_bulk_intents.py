@@ -13,7 +13,7 @@ from dispatcher.client import Client
 from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.model import Intent, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
-from dispatcher.operations.intents import AT_ONCE, ask_each
+from dispatcher.operations.intents import AT_ONCE, request_each
 from dispatcher.operations.tasks import prune_each
 from tests.command import Command
 from tests.unit.test_supervisor import Unwell
@@ -58,7 +58,7 @@ def test_r69_between_two_steps_of_a_cancel_others_write(command: Command, client
     ids = submitted(client, TWO_STEPS)
     wrote: list[int] = []
     with command.client() as other:
-        for _ in ask_each(client.store, client.config, ids, Intent.CANCEL):
+        for _ in request_each(client.store, client.config, ids, Intent.CANCEL):
             wrote.append(other.submit(command=["true"]).task_id)  # noqa: PERF401
 
     assert len(wrote) > 1
@@ -70,9 +70,9 @@ def test_a_few_tasks_are_changed_all_or_none(client: Client) -> None:
     failing(client, (StoreUnavailable("busy"), False))
 
     with pytest.raises(StoreUnavailable):
-        list(ask_each(client.store, client.config, ids, Intent.CANCEL))
+        list(request_each(client.store, client.config, ids, Intent.CANCEL))
     kept = states(client)
-    (answers,) = ask_each(client.store, client.config, ids, Intent.CANCEL)
+    (answers,) = request_each(client.store, client.config, ids, Intent.CANCEL)
 
     assert {TaskState.READY: AT_ONCE} == kept
     assert AT_ONCE == len(answers)
@@ -83,7 +83,7 @@ def test_an_error_in_the_first_step_means_that_nothing_was_written(client: Clien
     failing(client, (StoreUnavailable("busy"), False))
 
     with pytest.raises(StoreUnavailable, match="busy"):
-        list(ask_each(client.store, client.config, ids, Intent.HOLD))
+        list(request_each(client.store, client.config, ids, Intent.HOLD))
 
     assert {TaskState.READY: TWO_STEPS} == states(client)
 
@@ -91,12 +91,12 @@ def test_an_error_in_the_first_step_means_that_nothing_was_written(client: Clien
 @pytest.mark.parametrize("error", [StoreUnavailable("busy"), KeyboardInterrupt()])
 def test_an_error_in_a_later_step_counts_what_is_done(client: Client, error: BaseException) -> None:
     ids = submitted(client, TWO_STEPS)
-    steps = ask_each(client.store, client.config, ids, Intent.HOLD)
+    steps = request_each(client.store, client.config, ids, Intent.HOLD)
     done = len(next(steps))
     failing(client, (error, False))  # type: ignore[arg-type]
 
-    told = f"{done} of {TWO_STEPS} tasks are done; do the same again for the rest"
-    with pytest.raises(CommitUnknown, match=told):
+    raised = f"{done} of {TWO_STEPS} tasks are done; do the same again for the rest"
+    with pytest.raises(CommitUnknown, match=raised):
         next(steps)
 
     assert FIRST == done == states(client)[TaskState.HELD]
@@ -108,7 +108,7 @@ def test_a_step_of_unknown_result_is_done_again_and_reports_the_states_before(
     ids = submitted(client, 3)
     failing(client, (CommitUnknown("unknown"), True))
 
-    (answers,) = ask_each(
+    (answers,) = request_each(
         client.store, client.config, ids, Intent.HOLD, wanted=TaskFilter(states=READY)
     )
 
@@ -122,7 +122,7 @@ def test_what_matches_no_more_is_left_alone(client: Client) -> None:
     ids = submitted(client, 3)
     client.cancel(ids[1])
 
-    (answers,) = ask_each(
+    (answers,) = request_each(
         client.store, client.config, ids, Intent.RETRY, wanted=TaskFilter(states=READY)
     )
 
@@ -134,7 +134,7 @@ def test_r69_named_tasks_are_deleted_in_steps_between_which_others_write(
     command: Command, client: Client
 ) -> None:
     ids = submitted(client, TWO_STEPS)
-    for _ in ask_each(client.store, client.config, ids, Intent.CANCEL):
+    for _ in request_each(client.store, client.config, ids, Intent.CANCEL):
         pass
     wrote: list[int] = []
     with command.client() as other:
@@ -142,7 +142,7 @@ def test_r69_named_tasks_are_deleted_in_steps_between_which_others_write(
         def write(_: int) -> None:
             wrote.append(other.submit(command=["true"]).task_id)
 
-        pruned = prune_each(client.store, client.config, ids, TaskFilter(), tell=write)
+        pruned = prune_each(client.store, client.config, ids, TaskFilter(), report=write)
 
     assert TWO_STEPS == pruned.tasks
     assert len(wrote) > 1

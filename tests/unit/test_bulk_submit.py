@@ -16,7 +16,7 @@ from dispatcher.model import TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.sql import SqlStore
 from dispatcher.store.submits import CONTINUE_AFTER, GONE_AFTER
-from dispatcher.supervisor.admission import LOOK_INTERVAL, STEP_PAUSE
+from dispatcher.supervisor.admission import LOOK_INTERVAL, STEP_INTERVAL
 from dispatcher.times import Instant, StoreTime
 from tests.command import Command
 from tests.simulation import SETTINGS, World
@@ -112,7 +112,7 @@ def test_a_submit_that_fits_into_one_part_is_one_transaction_and_leaves_only_tas
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_r69_a_part_is_bounded_in_bytes_whatever_its_tasks_are_long_by(
+def test_r69_a_part_is_bounded_in_bytes_whatever_makes_its_tasks_long(
     client: Client, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(bulk, "PART_BYTES", 200)
@@ -167,7 +167,7 @@ def kill_at(client: Client, number: int, monkeypatch: pytest.MonkeyPatch) -> Non
     """Submit, and die at the end of a transaction, committed."""
     fail_at(client, number, Killed(), committed=True)
     with monkeypatch.context() as dead:
-        dead.setattr(client.store, "forget", lambda _: False)
+        dead.setattr(client.store, "remove_parts", lambda _: False)
         with pytest.raises((Killed, CommitUnknown)):
             client.submit_many([TASK] * (TASKS * PARTS))
 
@@ -377,7 +377,7 @@ def test_r68_a_daemon_goes_on_with_what_a_client_left_accepted_and_runs_it() -> 
     world.start()
     assert (0, 1) == tables(world)
 
-    world.run_for(CONTINUE_AFTER / 1000 + LOOK_INTERVAL + STEP_PAUSE)
+    world.run_for(CONTINUE_AFTER / 1000 + LOOK_INTERVAL + STEP_INTERVAL)
 
     assert (4, 1) == tables(world)
     world.settle_down()
@@ -395,7 +395,7 @@ def test_an_hour_later_a_daemon_leaves_nothing_but_tasks(*, accepted: bool) -> N
     assert (4 if accepted else 0, 0) == tables(world)
 
 
-def test_where_nobody_submits_in_bulk_no_tick_is_made_for_it() -> None:
+def test_no_tick_is_made_for_bulk_submits_without_any() -> None:
     world = World(settings=replace(SETTINGS, poll=3600.0, reap_interval=3600.0)).start()
     world.run_for(2 * LOOK_INTERVAL)
 

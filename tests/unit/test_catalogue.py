@@ -18,7 +18,7 @@ TESTS = Path(__file__).parent.parent
 #: Both mention events by name without logging them.
 APART = {"catalogue.py", "lines.py"}
 
-#: What no test brings about, and why.
+#: Events that no test causes, and why.
 UNSEEN: Mapping[str, str] = {}
 
 

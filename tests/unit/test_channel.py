@@ -210,7 +210,7 @@ def test_the_sender_of_a_line_too_long_is_answered_before_it_is_cut_off(
     assert [] == server.received
 
 
-def test_who_does_not_read_its_answers_is_dropped(server: Server, connect: Connect) -> None:
+def test_a_peer_that_does_not_read_its_answers_is_dropped(server: Server, connect: Connect) -> None:
     stream = connect()
     stream.sendall(b"1\n")
     server.receives(1)
@@ -225,7 +225,7 @@ def test_who_does_not_read_its_answers_is_dropped(server: Server, connect: Conne
     assert server.due is None
 
 
-def test_who_hangs_up_its_side_is_answered_first(server: Server, connect: Connect) -> None:
+def test_a_peer_that_closes_its_half_is_answered_first(server: Server, connect: Connect) -> None:
     stream = connect()
     stream.sendall(b"1\n2\n")
     stream.shutdown(socket.SHUT_WR)
@@ -299,7 +299,7 @@ def test_no_beat_waits_longer_than_a_quarter_second_or_an_eighth_of_its_lease(tt
     assert due - NOW <= min(0.25, ttl / 8) + 1e-9
 
 
-def test_what_makes_no_sense_is_answered_with_the_rest() -> None:
+def test_invalid_requests_are_answered_together_with_the_others() -> None:
     requests, answers = WorkerRequests(), []
     assert not requests.add(os.urandom(8), answers.append)
     assert not requests.add(b"", answers.append)
@@ -378,7 +378,7 @@ def test_every_line_of_a_peer_is_read_before_all_is_read(server: Server) -> None
         assert [b"one", b"two", b"three"] == [line for line, _ in server.received]
 
 
-def test_who_does_not_read_its_answers_keeps_nobody_waiting(server: Server) -> None:
+def test_a_peer_that_does_not_read_its_answers_delays_nobody(server: Server) -> None:
     with ExitStack() as stack:
         knock(server, stack, 1, b"one\ntwo\n")
         server.receives(1)
@@ -417,7 +417,7 @@ def test_a_connection_that_cannot_be_accepted_is_not_read_and_the_loop_waits(
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert not server.turn()
-        assert server.due == server.at + channel.SHORTAGE_PAUSE
+        assert server.due == server.at + channel.SHORTAGE_DELAY
         server.at = server.due
 
         server.turn()
@@ -470,6 +470,6 @@ def test_a_channel_short_of_descriptors_reads_at_another_socket_after_the_shorta
             server.channel.listen_at(sockets.listen(str(server.path), backlog=128), at=server.at)
         late.connect(str(server.path))
         late.sendall(b"late\n")
-        server.at = Instant(server.at + channel.SHORTAGE_PAUSE)
+        server.at = Instant(server.at + channel.SHORTAGE_DELAY)
 
         assert {b"late", b"waited"} == set(server.receives(2))

@@ -1,4 +1,4 @@
-"""Who is reaped by the daemon as the init of a container: orphans, and nobody that it started."""
+"""The daemon as the init of a container reaps orphans, and no process that it started."""
 
 from __future__ import annotations
 

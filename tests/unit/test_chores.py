@@ -85,7 +85,7 @@ def test_r69_a_full_disk_under_an_accepted_bulk_submit_costs_no_beat() -> None:
 @pytest.mark.parametrize(
     "error", [StoreUnavailable("disk full"), CommitUnknown("no answer"), StoreRefused("CHECK")]
 )
-def test_what_the_store_does_not_take_is_tried_again_ever_less_and_is_reported(
+def test_work_that_the_store_refuses_is_tried_less_and_less_and_is_reported(
     work: str, error: DispatcherError
 ) -> None:
     world = World(replace(SETTINGS, retention=10.0))

@@ -83,7 +83,7 @@ def test_dates_are_those_that_the_hosts_clock_showed_and_will_show(
     assert clock.shows() == new["run_at"][:16]
 
 
-def test_a_list_since_a_date_goes_by_the_dates_that_it_shows(
+def test_a_list_since_a_date_compares_the_dates_that_it_shows(
     command: Command, clock: Clock
 ) -> None:
     command("submit", "--", "true")

@@ -1,4 +1,4 @@
-"""What operators read of a task whose run is ending."""
+"""The messages for operators about a task whose run is ending."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_declared_run_is_ended_as_it_declared(command: Command) -> None:
 
 
 @pytest.mark.parametrize("verb", ["cancel", "hold"])
-def test_what_has_declared_its_success_is_refused_and_left_alone(
+def test_a_cancel_or_hold_after_a_declared_success_is_refused_and_changes_nothing(
     command: Command, verb: str
 ) -> None:
     declaring(command, Declared.SUCCEED)
@@ -144,7 +144,7 @@ def test_a_retry_of_it_is_refused_too(command: Command) -> None:
     assert "dispatcher retry" not in command("why", 1).stdout
 
 
-def test_what_is_not_ending_is_neither_retried_nor_released(command: Command) -> None:
+def test_a_run_that_is_not_ending_is_neither_retried_nor_released(command: Command) -> None:
     claimed(command)
 
     messages = [command(verb, 1, exits=1).stderr for verb in ("retry", "release")]
@@ -163,12 +163,12 @@ def test_the_python_client_refuses_a_word_that_is_not_an_intent(
     claimed(command)
     with command.client() as client:
         with pytest.raises(ValueError, match="must be one of cancel, hold, release, retry, not "):
-            client.ask(1, wrong)
+            client.request(1, wrong)
 
         assert client.outlook(1) is None
 
 
-def test_why_names_what_was_declared_before_a_word_ended_the_run(command: Command) -> None:
+def test_why_names_the_declaration_before_an_intent_ended_the_run(command: Command) -> None:
     declaring(command, Declared.DEFER)
     command("cancel", 1)
     command("retry", 1)
@@ -205,7 +205,7 @@ def test_why_names_what_was_declared_before_a_word_ended_the_run(command: Comman
         ),
     ],
 )
-def test_why_names_the_grace_of_what_ends_or_who_is_missing_for_it(
+def test_why_names_the_grace_of_an_ending_or_the_missing_process(
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
     ends: Callable[[Command], Claim],
@@ -256,7 +256,7 @@ def strand(monkeypatch: pytest.MonkeyPatch, why: str, *, fence: int = 1, ours: b
     monkeypatch.setattr(control, "status", lambda _: report(stranded=[one]))
 
 
-def test_a_word_on_a_stranded_run_names_what_has_to_be_ended(
+def test_a_cancel_of_a_stranded_run_names_the_processes_to_end(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody signals it, so no verb promises that."""
@@ -302,7 +302,9 @@ def test_survivors_of_an_earlier_run_are_not_reported_for_the_next(
     assert "20816" not in command("why", 1).stdout
 
 
-def test_a_release_of_what_will_not_be_held_is_refused_with_what_happens(command: Command) -> None:
+def test_a_release_of_a_task_that_will_not_be_held_is_refused_with_its_next_state(
+    command: Command,
+) -> None:
     ending(command)
 
     message = command("release", 1, exits=1).stderr
@@ -339,7 +341,7 @@ def test_held_without_an_attempt_left_it_is_not_released_either(command: Command
     assert "1 ready\n" == command("retry", 1).stdout
 
 
-def test_a_hold_beyond_the_total_time_is_refused_with_what_happens(command: Command) -> None:
+def test_a_hold_beyond_the_total_time_is_refused_with_the_next_state(command: Command) -> None:
     ending(command, "--total-timeout", "1ms")
 
     message = command("hold", 1, exits=1).stderr
@@ -364,7 +366,7 @@ def test_the_python_client_returns_the_same(command: Command) -> None:
     with command.client() as client:
         before = client.outlook(1)
 
-        requested = client.ask(1, "cancel")
+        requested = client.request(1, "cancel")
 
         assert before is not None
         assert (Outcome.TIMED_OUT, TaskState.SCHEDULED) == (before.outcome, before.state)
@@ -373,7 +375,7 @@ def test_the_python_client_returns_the_same(command: Command) -> None:
         assert (TaskState.RUNNING, TaskState.CANCELLED) == (requested.was, requested.ahead.state)
         assert "cancelled by an operator" == requested.ahead.reason
         assert TaskState.RUNNING is client.hold(1)
-        assert client.ask(9, Intent.CANCEL).was is None
+        assert client.request(9, Intent.CANCEL).was is None
 
 
 # Local claims --------------------------------------------------------------------------------

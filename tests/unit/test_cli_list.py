@@ -98,7 +98,7 @@ def test_a_run_shows_its_time_progress_silence_and_last_line(command: Command) -
     assert re.fullmatch(r"3  running  default  \d\.\ds  make", shown[3])
 
 
-def test_a_run_that_ends_or_is_repeated_says_so(command: Command) -> None:
+def test_a_run_that_ends_or_is_repeated_shows_it(command: Command) -> None:
     command("submit", "--max-attempts", 4, "--", "make")
     command.run_once(state=TaskState.READY)
     claim = started(command, minutes=2)
@@ -170,7 +170,7 @@ def test_a_task_that_is_over_shows_when_and_its_result(command: Command) -> None
     (listed,) = command("list", "--json").json
 
     assert re.search(
-        r"1  succeeded  default  5\.0s  (now|\d+ s ago): \{\"lines\":7\}  \[team=data\] true", shown
+        r"1  succeeded  default  5\.0s  (now|\d+ s ago): \{\"lines\":7\}  team=data  true", shown
     )
     assert ("succeeded", None, None, 5.0, {"lines": 7}, {"team": "data"}) == tuple(
         listed[key] for key in ("outcome", "exit_code", "signal", "duration_s", "result", "labels")
@@ -196,7 +196,7 @@ def mixed(command: Command) -> None:
 
 
 @pytest.mark.parametrize("columns", [80, 140])
-def test_forty_tasks_fit_a_terminal_and_the_last_lines_say_what_is_left_out(
+def test_forty_tasks_fit_a_terminal_and_the_last_lines_count_the_omitted(
     command: Command, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     mixed(command)

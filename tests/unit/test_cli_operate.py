@@ -59,7 +59,7 @@ def test_retry_makes_a_failed_task_ready_with_all_its_attempts(command: Command)
     assert ("ready", 0) == (task["state"], task["attempts_used"])
 
 
-def test_retry_refuses_what_is_not_over(command: Command) -> None:
+def test_retry_refuses_a_task_that_is_not_over(command: Command) -> None:
     command("submit", "--", "true")
 
     result = command("retry", 1, exits=1)

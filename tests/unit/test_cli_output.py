@@ -21,7 +21,7 @@ def read_all(output: RunOutput) -> bytes:
     return b"".join(iter(output.read, b""))
 
 
-def test_what_begins_within_a_line_goes_on_at_the_next_one(file: Path) -> None:
+def test_output_that_begins_within_a_line_continues_at_the_next_one(file: Path) -> None:
     lines = [b"%07d\n" % n + b"x" * 20 + b"\n" for n in range(2000)]
     content = b"".join(lines)
     file.write_bytes(content)
@@ -65,7 +65,7 @@ def test_a_line_longer_than_a_read_is_given_as_it_is(file: Path) -> None:
         assert b"x" * CHUNK + b"\nmore\n" == read_all(output)
 
 
-def test_of_a_file_without_holes_nothing_is_left_out(file: Path) -> None:
+def test_a_file_without_holes_is_read_whole(file: Path) -> None:
     assert 0 == dropped(str(file), 0)
     file.write_bytes(b"a\nb")
 
@@ -101,7 +101,7 @@ def test_the_last_lines_are_found_across_holes_however_large(
 
 
 def test_r67_a_hole_that_the_worker_made_tears_no_line(file: Path) -> None:
-    """`truncate -s 200K /proc/self/fd/1` between two lines: the second was left out."""
+    """`truncate -s 200K /proc/self/fd/1` between two lines: the second was lost."""
     with file.open("ab") as writer:
         writer.write(b"start\n")
         writer.truncate(50 * BLOCK)
@@ -167,7 +167,7 @@ def test_an_output_whose_beginning_the_budget_took_was_not_truncated(file: Path)
         assert 0 == output.truncated
 
 
-def test_after_a_writer_truncated_its_output_what_follows_is_read(file: Path) -> None:
+def test_output_after_a_truncation_by_its_writer_is_read(file: Path) -> None:
     """`echo note > /dev/stderr` does: a follower waited until the file was as long again."""
     file.write_bytes(b"before\n")
     with RunOutput(str(file), budget=0) as output:

@@ -46,7 +46,9 @@ def test_a_bar_shows_how_much_of_how_much_and_leaves_no_trace(
     assert shown.endswith("\x1b[2K")
 
 
-def test_what_is_only_read_is_not_called_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_that_were_only_read_are_not_counted_as_submitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     terminal = watched(monkeypatch)
     with progress.bar("submitted", None) as report:
         report(1)

@@ -190,7 +190,7 @@ def test_a_filter_of_release_takes_what_is_held_or_being_held_and_nothing_that_r
     assert client.task(1).intent is None  # type: ignore[union-attr]
 
 
-def test_where_nothing_matches_that_is_reported_and_is_no_failure(command: Command) -> None:
+def test_a_filter_that_matches_nothing_is_reported_and_does_not_fail(command: Command) -> None:
     submit(command, 1, "--queue", "nightly")
 
     assert (
@@ -240,7 +240,7 @@ def test_the_json_of_many_names_each_of_them(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["cancel"], "Missing argument 'ID...': name tasks by ids, ranges (12-40) or filters"),
         (["cancel", "40-12"], "'40-12' runs backwards; write 12-40"),
@@ -255,13 +255,13 @@ def test_the_json_of_many_names_each_of_them(command: Command) -> None:
     ],
 )
 def test_a_mistaken_selection_is_one_line_and_nothing_is_done(
-    command: Command, arguments: list[str], told: str
+    command: Command, arguments: list[str], message: str
 ) -> None:
     submit(command, 1)
 
     stderr = command(*arguments, exits=2).stderr
 
-    assert told in stderr
+    assert message in stderr
     assert 1 == len(stderr.splitlines())
     assert "ready" == command("show", 1, "--json").json["state"]
 
@@ -350,7 +350,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, answer: str, chosen: Chosen, *, yes: bool) -> str:
+def confirmed(monkeypatch: pytest.MonkeyPatch, answer: str, chosen: Chosen, *, yes: bool) -> str:
     """Return what a terminal shows of the question; raise what the answer leads to."""
     shown = Terminal()
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
@@ -364,23 +364,23 @@ def test_on_a_terminal_many_are_changed_for_their_count_alone(
 ) -> None:
     many = Chosen(range(MANY), {READY: MANY - 1, HELD: 1})
 
-    shown = asked(monkeypatch, f"{MANY}\n", many, yes=False)
+    shown = confirmed(monkeypatch, f"{MANY}\n", many, yes=False)
 
     question = f"cancel {MANY} tasks ({MANY - 1} ready, 1 held)? Type their number to go on: "
     assert question == shown
     for answer in ("y\n", "\n", "", f"{MANY - 1}\n"):
         with pytest.raises(DispatcherError, match="nothing was changed; --yes goes on"):
-            asked(monkeypatch, answer, many, yes=False)
+            confirmed(monkeypatch, answer, many, yes=False)
 
 
 def test_few_are_changed_without_a_question_and_so_are_many_with_yes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert "" == asked(monkeypatch, "", Chosen(range(FEW)), yes=False)
-    assert "" == asked(monkeypatch, "", Chosen(range(MANY)), yes=True)
+    assert "" == confirmed(monkeypatch, "", Chosen(range(FEW)), yes=False)
+    assert "" == confirmed(monkeypatch, "", Chosen(range(MANY)), yes=True)
 
 
-def test_without_a_terminal_nothing_is_asked(command: Command, client: Client) -> None:
+def test_without_a_terminal_no_number_is_required(command: Command, client: Client) -> None:
     client.submit_many(client_tasks(client, MANY))
 
     command("cancel", "--queue", "default")

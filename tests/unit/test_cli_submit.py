@@ -90,7 +90,7 @@ def test_a_kill_signal_has_a_name_or_a_number(command: Command, given: str, numb
     assert number == command("show", task_id, "--json").json["kill_signal"]
 
 
-def test_what_follows_the_command_is_the_commands(command: Command) -> None:
+def test_options_after_the_command_belong_to_the_command(command: Command) -> None:
     task_id = command("submit", "--queue", "q", "ls", "--json", "-l").id
 
     assert ["ls", "--json", "-l"] == command("show", task_id, "--json").json["command"]
@@ -296,7 +296,7 @@ def test_a_key_with_another_command_or_payload_is_reported_and_the_first_task_st
     assert ["echo", "a"] == command("show", first, "--json").json["command"]
 
 
-def test_of_many_keys_with_other_commands_ten_are_named_and_the_rest_counted(
+def test_ten_of_many_keys_with_other_commands_are_named_and_the_rest_counted(
     command: Command,
 ) -> None:
     def lines(word: str) -> bytes:
@@ -351,7 +351,7 @@ def test_a_wrong_kill_mode_of_a_program_is_reported(command: Command) -> None:
         (["--lease-ttl", "199ms"], "lease_ttl: must be from 200ms to 3650d, not 199ms"),
     ],
 )
-def test_what_no_task_may_have_is_refused_in_words(
+def test_an_invalid_option_is_refused_in_words(
     command: Command, words: list[str], message: str
 ) -> None:
     assert message in command("submit", *words, "--", "true", exits=2).stderr

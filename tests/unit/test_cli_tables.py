@@ -116,7 +116,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, columns: int, rows: list[tuple[object
     return "\n".join(tables.table(headings, rows, alike=["QUEUE"], in_middle=["COMMAND"]))
 
 
-def test_a_terminal_shows_no_column_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_no_empty_column(monkeypatch: pytest.MonkeyPatch) -> None:
     same = drawn(monkeypatch, 80, [(1, "q", "", "true"), (2, "q", None, "true")])
     one = drawn(monkeypatch, 80, [(1, "q", "", "true")])
     other = drawn(monkeypatch, 80, [(1, "q", "", "true"), (2, "r", "a=b", "true")])

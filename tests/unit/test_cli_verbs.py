@@ -315,7 +315,7 @@ def test_what_a_verb_of_another_program_is_here_exists(foreign: str, ours: str) 
     ],
     ids=" ".join,
 )
-def test_what_is_not_utf8_is_a_usage_mistake_wherever_it_stands(
+def test_text_that_is_not_utf8_is_a_usage_mistake_in_any_argument(
     command: Command, words: list[str]
 ) -> None:
     assert "is not UTF-8; encode it so" in command(*words, "a=\udcff", exits=2).stderr

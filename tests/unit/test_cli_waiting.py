@@ -20,5 +20,7 @@ FIRST_TWENTY = " ".join(map(str, range(1, 21)))
         ),
     ],
 )
-def test_what_ends_the_tasks_that_go_on_can_be_pasted(many: int, message: str) -> None:
+def test_the_command_that_cancels_the_remaining_tasks_can_be_pasted(
+    many: int, message: str
+) -> None:
     assert message == remaining_text(range(1, many + 1))

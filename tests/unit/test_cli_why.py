@@ -38,7 +38,7 @@ def test_a_task_is_held_with_a_reason_and_released(command: Command) -> None:
     assert "no task 9" in command("hold", 9, exits=1).stderr
 
 
-def test_what_is_over_is_not_held(command: Command) -> None:
+def test_a_task_that_is_over_is_not_held(command: Command) -> None:
     command("submit", "--", "true")
     command("cancel", 1)
 

@@ -63,14 +63,14 @@ def test_a_client_takes_keywords_or_a_task(command: Command) -> None:
         ({"payload": b"{}"}, "payload: expected a text in quotes, got bytes"),
         ({"profile": 5}, "profile: expected a text in quotes, got an integer"),
         ({"profile": "a\0b"}, "profile: holds a NUL character"),
-        ({"rules": {"3": "forgiven"}}, "rules: 3: 'forgiven' is no rule; leave rules to profiles"),
+        ({"rules": {"3": "forgiven"}}, "rules: 3: 'forgiven' is not a rule; leave rules to prof"),
         ({"delay_ms": -1}, "delay: must be from 0s"),
         ({"lease_ttl_ms": 199}, "lease_ttl: must be from 200ms"),
         ({"cwd": "here"}, "cwd: 'here' is not absolute"),
         ({"labels": {"a": "x" * 256}}, "label a: 256 bytes are more than 255"),
     ],
 )
-def test_a_client_refuses_what_no_task_may_have_and_submits_none_of_many(
+def test_a_client_refuses_an_invalid_task_and_submits_none_of_many(
     command: Command, fields: Mapping[str, Any], message: str
 ) -> None:
     with command.client() as client:
@@ -84,7 +84,7 @@ def test_a_command_is_a_list_and_no_string(command: Command) -> None:
         client.submit(command="echo hello")
 
 
-def test_what_a_task_holds_has_its_type_whatever_it_was_given_as(command: Command) -> None:
+def test_fields_of_a_task_have_their_type_whatever_was_given(command: Command) -> None:
     """A signal's name among numbers would end the executor's connection at every start."""
     with command.client() as client:
         client.submit(command=["true"], kill_signal="INT", liveness="worker")  # type: ignore[typeddict-item]
@@ -173,7 +173,7 @@ def test_a_keyword_of_a_wrong_type_is_refused_by_its_name(
         (lambda client: client.claim(lease_ttl_ms=2**62), "lease_ttl: must be from 200ms to 3650d"),
     ],
 )
-def test_what_can_be_no_queue_or_lease_is_refused_and_nothing_written(
+def test_an_invalid_queue_or_lease_is_refused_and_nothing_written(
     command: Command, call: Callable[[Client], object], message: str
 ) -> None:
     with command.client() as client:
@@ -262,7 +262,7 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "resume": lambda client: client.resume("q"),
     "prunable": lambda client: client.prunable(older_than_ms=0),
     "prune": lambda client: client.prune(older_than_ms=0),
-    "ask": lambda client: client.ask(1, Intent.CANCEL),
+    "request": lambda client: client.request(1, Intent.CANCEL),
     "outlook": lambda client: client.outlook(1),
     "claim": lambda client: client.claim(),
     "give_back": lambda client: client.give_back(

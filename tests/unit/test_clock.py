@@ -136,7 +136,7 @@ def test_a_task_submitted_before_the_daemon_saw_a_step_is_delayed_as_requested(
     assert TaskState.RUNNING is world.state(task)
 
 
-def test_what_a_worker_puts_off_after_a_step_is_put_off_so_long(world: World, step: float) -> None:
+def test_a_deferral_after_a_step_lasts_as_long_as_requested(world: World, step: float) -> None:
     task = world.submit(liveness=Liveness.WORKER)
     world.settle_down()
     lock = world.executor.starts[-1].env["DISPATCHER_CLAIM_LOCK"]
@@ -263,7 +263,7 @@ def test_nothing_is_pruned_within_the_hour_after_the_clock_was_set_by_much() -> 
         assert world.store.task(task) is None
 
 
-# What is logged, and what it costs-----------------------------------------------------------
+# What is logged, and what it costs -----------------------------------------------------------
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_a_second_signal_hurries_a_drain_in_a_later_turn() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             commands.obey_signals(signals.arrived(), at=world.at())
 
-        assert Stop.HURRY is stopping(world)
+        assert Stop.AT_ONCE is stopping(world)
 
 
 def test_to_leave_is_never_hurried() -> None:
@@ -83,23 +83,23 @@ def test_a_request_to_stop_does_what_is_configured_or_what_it_names() -> None:
         b'{"op": "stop"}': Stop.DRAIN,
         b'{"op": "stop", "how": null}': Stop.DRAIN,
         b'{"op": "stop", "how": "leave"}': Stop.LEAVE,
-        b'{"op": "stop", "how": "hurry"}': Stop.HURRY,
+        b'{"op": "stop", "how": "at_once"}': Stop.AT_ONCE,
     }.items():
         world = World()
         assert {"ok": True} == request(commands_of(world, Stop.DRAIN), line)
         assert how is stopping(world)
 
 
-def test_a_request_made_twice_hurries_nothing_but_one_to_hurry_does() -> None:
+def test_a_repeated_stop_ends_no_run_and_a_stop_at_once_does() -> None:
     world = World()
     commands = commands_of(world, Stop.DRAIN)
     for how in ("null", "null", '"leave"', '"drain"'):
         request(commands, f'{{"op": "stop", "how": {how}}}'.encode())
         assert Stop.DRAIN is stopping(world)
 
-    request(commands, b'{"op": "stop", "how": "hurry"}')
+    request(commands, b'{"op": "stop", "how": "at_once"}')
 
-    assert Stop.HURRY is stopping(world)
+    assert Stop.AT_ONCE is stopping(world)
 
 
 def test_a_request_to_stop_in_an_unknown_way_changes_nothing() -> None:
@@ -119,7 +119,7 @@ def test_the_report_counts_down_to_the_end_of_a_drain() -> None:
     world.elapsed += 45
 
     assert 15.0 == world.supervisor.report(at=world.at()).ends_runs_in_s
-    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.supervisor.stop(Stop.AT_ONCE, at=world.at())
     assert world.supervisor.report(at=world.at()).ends_runs_in_s is None
 
 

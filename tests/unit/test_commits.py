@@ -210,7 +210,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_ctrl_c_ends_in_its_commit_was_done_or_not_and_is_not_done_again(
+def test_a_change_interrupted_in_its_commit_is_reported_as_unknown_and_not_repeated(
     client: Client, change: Callable[[Client], object]
 ) -> None:
     for _ in range(3):

@@ -27,7 +27,7 @@ def read(file: Path, text: str, environ: dict[str, str] | None = None) -> Config
     return load(str(file), environ or {})
 
 
-# What is in no file --------------------------------------------------------------------------
+# Values without a file ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_a_file_in_the_home_of_another_user_is_not_read_by_root_or_others(
 
 @pytest.fixture
 def roots_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of root, beside the system's; all directories on its way are root's."""
+    """Root's file, in addition to the system's; root owns all directories on the way to it."""
     if os.geteuid() != 0:
         pytest.skip("only root has root's own file")
     of_system = tmp_path / "system.toml"
@@ -257,7 +257,7 @@ def test_root_reads_no_file_that_it_cannot_look_at(
 # --------------------------------------------------------------------------------------------
 
 
-def test_a_worker_goes_by_its_dispatchers_file_also_where_the_user_has_one(
+def test_a_worker_uses_its_dispatchers_file_although_the_user_has_one(
     users_file: Path, file: Path
 ) -> None:
     file.write_text("")
@@ -272,7 +272,7 @@ def test_a_worker_goes_by_its_dispatchers_file_also_where_the_user_has_one(
     assert (users_file, Path("/s")) == (theirs.file, theirs.state_dir)
 
 
-def test_a_systems_file_of_which_one_may_not_know_whether_it_is_there_is_an_error(
+def test_a_system_file_in_a_closed_directory_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config_module, "SYSTEM_FILE", tmp_path / ("x" * 300))
@@ -400,7 +400,7 @@ def test_another_file_has_places_of_its_own_however_it_is_named(
 
 
 @pytest.mark.usefixtures("no_system_file")
-def test_a_worker_of_an_older_release_finds_what_that_named(file: Path) -> None:
+def test_a_worker_of_an_older_release_finds_the_directory_in_its_environment(file: Path) -> None:
     file.write_text('[store]\nurl = "sqlite:///d/tasks.db"')
     theirs = _places(file)
     del theirs["DISPATCHER_RUN_CONFIG"], theirs["DISPATCHER_STORE_URL"]
@@ -518,7 +518,7 @@ def test_a_store_url_names_a_whole_path_with_three_or_four_slashes(
     assert "sqlite:///var/lib/d/tasks.db" == config.store_url
 
 
-# What follows from other keys ----------------------------------------------------------------
+# Values derived from other keys --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -564,7 +564,7 @@ def test_a_bound_of_the_backoff_that_is_left_out_follows_the_other(
         ('[daemon]\non_stop = "leave"', "leave"),
     ],
 )
-def test_what_a_stop_does_follows_from_whose_the_executor_is(
+def test_the_default_stop_depends_on_the_mode_of_the_executor(
     file: Path, text: str, on_stop: str
 ) -> None:
     assert on_stop == read(file, text).on_stop

@@ -257,7 +257,7 @@ def test_texts_with_many_dots_are_not_keys(file: Path) -> None:
     assert (dots, f"a{dots}") == read(file, profile).profiles["p"].command
 
 
-def test_of_very_many_mistakes_the_first_are_explained(file: Path) -> None:
+def test_the_first_of_very_many_mistakes_are_explained(file: Path) -> None:
     text = "".join(f"a{number} = 1\n" for number in range(101))
 
     with pytest.raises(ConfigError) as caught:

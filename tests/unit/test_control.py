@@ -212,7 +212,9 @@ def test_a_state_directory_is_the_same_by_another_path_and_another_name(tmp_path
 @pytest.mark.parametrize(
     "content", ["", "/run/old/control.sock\n", "1:2 /run/x/control.sock\n", "\0"]
 )
-def test_what_names_no_directory_or_another_one_is_ignored(tmp_path: Path, content: str) -> None:
+def test_an_announcement_of_no_directory_or_another_one_is_ignored(
+    tmp_path: Path, content: str
+) -> None:
     config = configured(tmp_path, "run")
     (tmp_path / "state/control-socket").write_text(content)
 

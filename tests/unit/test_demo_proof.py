@@ -1,4 +1,4 @@
-"""What the demo counts as a promise that was kept."""
+"""The demo's criteria for a kept promise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dispatcher.model import Outcome
 
 @dataclass
 class Ran:
-    """What is looked at of a run."""
+    """The examined fields of a run."""
 
     fence: int
     outcome: Outcome

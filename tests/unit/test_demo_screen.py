@@ -1,4 +1,4 @@
-"""What the demo shows: a table that moves, or a line for each piece of news."""
+"""The screen of the demo: a live table, or a line for each piece of news."""
 
 from __future__ import annotations
 

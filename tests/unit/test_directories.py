@@ -1,4 +1,4 @@
-"""What an executor finds its directories by, whatever else is wrong with the file."""
+"""An executor finds its directories, whatever the other mistakes of the file."""
 
 from __future__ import annotations
 

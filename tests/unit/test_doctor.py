@@ -111,7 +111,7 @@ def test_as_json(used: Command) -> None:
     printed = {one["check"]: one for one in used("doctor", "--json").json}
 
     assert {"configuration", "host", "sqlite", "store", "daemon", "room"} <= printed.keys()
-    assert {"check", "level", "said", "remedy"} == printed["store"].keys()
+    assert {"check", "level", "finding", "remedy"} == printed["store"].keys()
     assert ("ok", None) == (printed["store"]["level"], printed["store"]["remedy"])
 
 
@@ -162,7 +162,7 @@ def test_a_filesystem_without_holes(used: Command, monkeypatch: pytest.MonkeyPat
     assert "ext4, xfs, btrfs or tmpfs" in str(finding.remedy)
 
 
-def test_what_keeps_a_start_from_the_output_directory_is_bad(
+def test_an_unusable_output_directory_is_bad(
     used: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = used.state_dir / "output"
@@ -239,7 +239,7 @@ def test_a_directory_of_figures_that_the_hosts_unit_hides_is_bad(
 
 
 @pytest.mark.parametrize("way", ["link", "home/../home/big"])
-def test_what_leads_below_a_directory_that_the_hosts_unit_hides_is_bad(
+def test_a_path_below_a_directory_that_the_hosts_unit_hides_is_bad(
     used: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     (home := tmp_path / "home").symlink_to(tmp_path / "var-home")
@@ -442,19 +442,19 @@ def test_a_process_of_another_release_is_named() -> None:
         ),
         (
             "embedded",
-            {"executor": "silent", "executor_heard_s": 15.2},
+            {"executor": "silent", "executor_answer_age_s": 15.2},
             Level.BAD,
             "is silent: it answered 15 s ago",
             "ps -o pid,stat,wchan",
         ),
         (
             "embedded",
-            {"executor_heard_s": 11.3},
+            {"executor_answer_age_s": 11.3},
             Level.WARNING,
             "answered 11 s ago, and is pinged each 5 s",
             "ps -o pid,stat,wchan",
         ),
-        ("embedded", {"executor_heard_s": 5.1}, Level.OK, "answers, release", "None"),
+        ("embedded", {"executor_answer_age_s": 5.1}, Level.OK, "answers, release", "None"),
     ],
 )
 def test_the_daemon_reports_the_state_of_the_executor(
@@ -464,7 +464,7 @@ def test_the_daemon_reports_the_state_of_the_executor(
     facts = {
         "executor_pid": 2**22 + 1,
         "executor_release": wire.RELEASE,
-        "executor_heard_s": 0.2,
+        "executor_answer_age_s": 0.2,
         **changes,
     }
 

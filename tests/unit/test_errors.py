@@ -1,4 +1,4 @@
-"""Which trouble passes by itself, and which needs somebody."""
+"""Errors that pass by themselves, and errors that need a person."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_the_worker_socket_comes_with_the_greeting(
     passed.close()
 
 
-def test_of_the_worker_listeners_that_come_the_last_one_taken_is_the_one_with_the_name(
+def test_the_listener_with_the_name_is_the_last_one_taken(
     client: ExecutorClient, executor: Executor
 ) -> None:
     client.run_due(at=at(0))
@@ -416,7 +416,7 @@ def test_the_silence_of_two_that_stood_still_together_is_nobodys(
     assert client.silent
 
 
-def test_an_executor_that_went_silent_after_a_word_is_found_so(
+def test_an_executor_that_went_silent_after_a_message_is_found_silent(
     client: ExecutorClient, executor: Executor
 ) -> None:
     connect(client, executor)
@@ -434,7 +434,7 @@ def test_an_executor_that_went_silent_after_a_word_is_found_so(
 def test_only_an_answer_to_a_later_ping_proves_that_it_has_answered(
     client: ExecutorClient, executor: Executor
 ) -> None:
-    """What else comes may have waited in the socket since before."""
+    """Any other message may have waited in the socket since before."""
     connect(client, executor, seconds=1)
     assert client.has_answered(since=at(1))
 
@@ -453,7 +453,7 @@ def test_only_an_answer_to_a_later_ping_proves_that_it_has_answered(
     assert not client.has_answered(since=at(9))
 
 
-def test_what_waits_for_an_executor_that_does_not_read_is_bounded_by_its_runs(
+def test_the_queue_for_an_executor_that_does_not_read_is_bounded_by_its_runs(
     client: ExecutorClient, executor: Executor
 ) -> None:
     connect(client, executor)

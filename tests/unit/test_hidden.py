@@ -92,14 +92,14 @@ def test_all_pids_are_probed_again_when_they_may_have_wrapped_since(host: Host) 
     assert 399 <= len(host.probed)
 
 
-def test_who_is_always_a_pid_further_keeps_a_look_from_being_whole(host: Host) -> None:
+def test_a_process_that_always_moves_to_the_next_pid_keeps_a_look_incomplete(host: Host) -> None:
     """It forked while the pids before it were probed: twins ran, and nobody had seen it."""
     host.moves = iter(range(101, 10_000))
 
     assert not HiddenPids().look()[1]
 
 
-def test_who_stands_still_at_last_is_found(host: Host) -> None:
+def test_a_process_that_stops_forking_is_found(host: Host) -> None:
     host.moves = iter([101, 102, 103, 103])
 
     found, whole = HiddenPids().look()

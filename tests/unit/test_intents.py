@@ -173,7 +173,7 @@ def test_after_its_leader_has_exited_the_run_keeps_its_outcome(
     assert (state, outcome) == (world.state(task), world.runs(task)[0].outcome)
 
 
-def test_a_word_that_comes_before_the_exit_is_settled_outranks_exit_0() -> None:
+def test_an_intent_before_the_settle_outranks_exit_0() -> None:
     """The exit was on its way: the first transaction decides, and reports it."""
     for intent, state in WORDS[:2]:
         world = World()
@@ -189,7 +189,7 @@ def test_a_word_that_comes_before_the_exit_is_settled_outranks_exit_0() -> None:
         assert (state.value, 0) == (run.outcome, run.exit_code)
 
 
-def test_a_word_that_comes_after_it_finds_the_task_finished() -> None:
+def test_an_intent_after_the_settle_finds_the_task_finished() -> None:
     world = World()
     task = world.submit("true")
     world.start()
@@ -204,7 +204,7 @@ def test_a_cancel_after_an_ending_that_was_first_holds_through_a_drain() -> None
     world = World()
     task = world.submit("sleep")
     world.start()
-    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.supervisor.stop(Stop.AT_ONCE, at=world.at())
     world.settle_down()
     assert Outcome.RELEASED is world.task(task).ending
 
@@ -224,7 +224,7 @@ def test_a_cancel_after_an_ending_that_was_first_holds_through_a_drain() -> None
         ([Intent.CANCEL, Intent.RELEASE], TaskState.CANCELLED, 1),  # nothing to release
     ],
 )
-def test_the_last_word_of_several_holds(
+def test_the_last_intent_of_several_holds(
     intents: list[Intent], state: TaskState, attempts_used: int
 ) -> None:
     world, task = timing_out()

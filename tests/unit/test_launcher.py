@@ -95,7 +95,7 @@ def test_one_that_does_not_stay_is_started_again_ever_more_slowly(launch: Launch
         ("x" * 100_000, "x" * MOST_SHOWN),
     ],
 )
-def test_its_last_word_is_kept_and_logged(launch: Launch, printed: str, error: str | None) -> None:
+def test_its_last_error_is_kept_and_logged(launch: Launch, printed: str, error: str | None) -> None:
     launch.log.write_text('{"event":"executor.refused","error":"of an earlier one"}\n')
     launch.prints(printed)
 
@@ -107,7 +107,7 @@ def test_its_last_word_is_kept_and_logged(launch: Launch, printed: str, error: s
     assert (launch.launcher.last_error or "").startswith(error or "")
 
 
-def test_a_log_in_whose_place_a_fifo_stands_keeps_nobody_waiting(launch: Launch) -> None:
+def test_a_fifo_in_the_place_of_a_log_delays_nobody(launch: Launch) -> None:
     launch.prints("an error\n")
     launch.turn()
     launch.started[-1].wait()

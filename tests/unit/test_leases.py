@@ -136,7 +136,7 @@ def test_nobody_is_lost_before_the_executor_spoke_again(world: World) -> None:
     assert worker.answers == []
 
 
-def test_whose_exit_the_executor_could_not_report_is_not_lost(world: World) -> None:
+def test_a_run_whose_exit_could_not_be_reported_yet_is_not_lost(world: World) -> None:
     task = started(world).task_id
 
     world.executor.mute = True
@@ -158,7 +158,7 @@ def test_ac8_a_beat_in_the_tick_of_its_expiry_wins(world: World) -> None:
     assert [] == ends(world)
 
 
-def test_a_beat_during_the_kill_ladder_gets_not_owner(world: World) -> None:
+def test_a_beat_during_an_ending_gets_not_owner(world: World) -> None:
     worker = started(world)
     world.run_for(30)
 
@@ -302,7 +302,7 @@ def test_r09_a_step_of_the_clock_costs_nobody_a_lease_and_prolongs_none(
         (Declared.HOLD, {"reason": "look"}, TaskState.HELD, Outcome.HELD),
     ],
 )
-def test_what_was_declared_outranks_the_exit(
+def test_a_declaration_outranks_the_exit(
     world: World, word: Declared, facts: dict[str, Any], state: TaskState, outcome: Outcome
 ) -> None:
     worker = started(world)
@@ -374,7 +374,9 @@ def test_a_declaration_in_the_store_is_logged_once_although_its_end_is_sent_late
     assert (["succeeded"], []) == (ends(world), store.failures)
 
 
-def test_r19_who_declared_and_does_not_exit_is_ended_after_its_grace(world: World) -> None:
+def test_r19_a_worker_that_declared_and_does_not_exit_is_ended_after_its_grace(
+    world: World,
+) -> None:
     worker = started(world)
     worker.declare(Declared.SUCCEED)
 
@@ -411,7 +413,7 @@ def test_a_declaration_outranks_a_drain(world: World) -> None:
     worker = started(world)
     worker.declare(Declared.FAIL, reason="done for", retry=False)
 
-    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.supervisor.stop(Stop.AT_ONCE, at=world.at())
     world.settle_down()
     world.gone(worker.task_id, None, signal=15)
 

@@ -135,7 +135,9 @@ def test_json_has_no_prefix_if_stdout_is_not_the_journal_or_json_is_configured(
         assert (tmp_path / "stdout").read_text().startswith("{")
 
 
-def test_r51_what_repeats_is_held_back_by_the_catalogue_alone(tmp_path: Path) -> None:
+def test_r51_only_events_that_the_catalogue_lists_are_held_back_when_they_repeat(
+    tmp_path: Path,
+) -> None:
     stream, now = Stream(), Instant(0.0)
     logs.set_up(config(tmp_path), stream=stream, strict=True, clock=lambda: now)
     log = structlog.get_logger()
@@ -177,7 +179,7 @@ def test_a_line_that_differs_from_its_entry_is_refused_in_strict_mode(
         getattr(structlog.get_logger(), level)("run.started", **fields)
 
 
-def test_what_is_below_the_level_is_not_written(tmp_path: Path) -> None:
+def test_events_below_the_level_are_not_written(tmp_path: Path) -> None:
     stream = Stream()
     logs.set_up(config(tmp_path, '[logs]\nlevel = "warning"'), stream=stream, strict=True)
 
@@ -267,7 +269,7 @@ def test_setting_up_again_reaches_loggers_that_were_used_before(tmp_path: Path) 
     assert ["worker.unkillable"] == [event["event"] for event in late.events()]
 
 
-def test_what_a_stopped_reader_missed_is_counted_when_it_is_back(tmp_path: Path) -> None:
+def test_lines_that_a_stopped_reader_missed_are_counted_when_it_is_back(tmp_path: Path) -> None:
     read, write = os.pipe()
     with open(write, "w", encoding="utf-8") as stream:
         logs.set_up(config(tmp_path), stream=stream, strict=True, clock=lambda: Instant(0.0))

@@ -195,7 +195,7 @@ def test_a_beat_that_waits_for_its_grouping_is_read_before_anything_is_judged(
         assert [([], 1, True), ([], 0, False), ([], 1, True)] == daemon.supervisor.ticks[-3:]
 
 
-def test_what_the_executor_was_not_sent_yet_is_sent_before_the_daemon_leaves(
+def test_unsent_messages_are_sent_before_the_daemon_leaves(
     daemon: Daemon,
 ) -> None:
     daemon.client.send(wire.End(uid=UID, reason="x" * 3_000_000))

@@ -133,7 +133,7 @@ def test_every_verb_works_and_warns_and_only_the_profile_is_refused(command: Com
     found = command("doctor", "--json", exits=1).json
     first, second = [one for one in found if one["check"] == "profile"]
     assert {"bad"} == {first["level"], second["level"]}
-    assert "profiles.bad.comand: unknown key" in first["said"]
+    assert "profiles.bad.comand: unknown key" in first["finding"]
 
 
 def test_check_config_reports_it_and_exits_78(command: Command) -> None:

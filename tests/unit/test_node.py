@@ -22,7 +22,7 @@ def test_a_node_id_is_made_once_and_kept(tmp_path: Path) -> None:
     assert 0o700 == state_dir.stat().st_mode & 0o777
 
 
-def test_of_many_that_make_a_node_id_at_once_all_get_the_same(tmp_path: Path) -> None:
+def test_processes_that_make_a_node_id_at_once_all_get_the_same(tmp_path: Path) -> None:
     found: list[str] = []
     barrier = threading.Barrier(8)
 

@@ -69,7 +69,7 @@ def test_a_beat_renews_the_lease_and_silence_is_lost() -> None:
 
 
 def test_a_note_alone_renews_no_lease() -> None:
-    """Of systemd's words WATCHDOG=1 alone feeds its watchdog; the note is shown nevertheless."""
+    """Only WATCHDOG=1 feeds systemd's watchdog; the note is shown nevertheless."""
     world, task_id = started(stall_timeout_ms=20_000)
     world.run_for(15)
     report(world, task_id, note="still here")
@@ -111,7 +111,7 @@ def test_a_notice_of_an_unknown_run_is_noted() -> None:
     assert [7] == noted(world)
 
 
-def test_who_gives_itself_up_fails_once_it_is_gone() -> None:
+def test_a_run_that_gives_itself_up_fails_once_it_is_gone() -> None:
     world, task_id = started(max_attempts=1)
     report(world, task_id, failed=True)
     report(world, task_id, serial=2, failed=True)  # reported again: the acknowledgement was lost
@@ -252,4 +252,4 @@ def test_more_time_holds_over_a_restart_of_the_daemon() -> None:
     world.run_for(5)
     assert "timed_out" == world.task(task_id).ending
     world.gone(task_id)
-    assert "nor by when it asked for" in (world.runs(task_id)[0].error or "")
+    assert "nor within the extension that it requested" in (world.runs(task_id)[0].error or "")

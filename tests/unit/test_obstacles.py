@@ -257,7 +257,7 @@ def test_a_queue_for_claims_by_hand_is_reported_as_such_and_never_stuck() -> Non
 
 
 @pytest.mark.parametrize("obstacle", SCENES, ids=str)
-def test_r43_what_keeps_a_task_from_running_is_named(obstacle: Obstacle) -> None:
+def test_r43_each_obstacle_of_a_task_is_named(obstacle: Obstacle) -> None:
     scene, text = SCENES[obstacle]
     world, task = scene()
 
@@ -363,7 +363,7 @@ def test_r43_list_why_and_status_name_the_same_obstacle(
     expected = ["queue_paused", "daemon_not_running", "not_due"]
     assert expected == [listed[n] for n in (1, 2, 3)] == [one["obstacle"] for one in why]
     assert dict.fromkeys(expected, 1) == command("status", "--json").json["waiting"]
-    assert "waiting   1 not due, 1 queue paused, 1 daemon not running\n" in command("status").stdout
+    assert "waiting   1 not_due, 1 queue_paused, 1 daemon_not_running\n" in command("status").stdout
     assert why[2]["until"] == command("show", 3, "--json").json["run_at"]
     assert "daemon not running; 1st in line" in command("list").stdout
 
@@ -456,7 +456,7 @@ def test_r65_status_reports_the_executors_last_message_and_whether_it_is_of_anot
     world.executor.last_read_at = world.at()
     world.elapsed += 11
 
-    assert 11.0 == shown(world, tmp_path)["node"]["executor_heard_s"]
+    assert 11.0 == shown(world, tmp_path)["node"]["executor_answer_age_s"]
     world, _ = executor_incompatible()
     found = shown(world, tmp_path)
     assert ("incompatible", "degraded") == (found["executor"], found["health"])

@@ -1,4 +1,4 @@
-"""What waits to be sent: of each run one message of a kind, in an order that stays true."""
+"""Unsent messages: one of a kind for each run, in an order that stays true."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def to_executor(*messages: wire.ToExecutor) -> list[wire.ToExecutor]:
     return lines(*messages, decode=wire.decode_to_executor)
 
 
-def test_what_was_taken_waits_no_more() -> None:
+def test_a_message_that_was_taken_waits_no_more() -> None:
     outbox = Outbox()
     outbox.put(wire.Leave())
 

@@ -250,7 +250,7 @@ def test_paths_of_another_node_are_left_alone(place: Place, tmp_path: Path) -> N
     assert (True, False) == (theirs.exists(), ours.exists())
 
 
-def test_what_a_moved_state_directory_took_along_is_removed_here(place: Place) -> None:
+def test_output_in_a_moved_state_directory_is_removed_here(place: Place) -> None:
     moved = place.file(1)
 
     place.outputs.discard([f"/before/the/move/output/{moved.name}"], "retention")

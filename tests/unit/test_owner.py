@@ -1,4 +1,4 @@
-"""Whose a directory is, and so whom root becomes to work in it."""
+"""The owner of a directory, and so the user that root becomes to work in it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ FILES = Files(
         ("/mnt", None, None),
     ],
 )
-def test_the_owner_of_a_path_is_the_last_who_decides_where_it_leads(
+def test_the_owner_of_a_path_is_the_last_user_who_decides_where_it_leads(
     path: str, uid: int | None, place: str | None
 ) -> None:
     owner = owner_of(Path(path), unknown=UNKNOWN, lstat=FILES.lstat, readlink=FILES.readlink)

@@ -59,7 +59,7 @@ def test_a_passing_fault_keeps_nothing_waiting_for_runs_that_live_long() -> None
     assert [5, 6, math.inf] == rooms
 
 
-def test_beyond_what_the_host_bore_one_is_tried_after_longer_and_longer() -> None:
+def test_runs_beyond_the_hosts_capacity_are_tried_at_growing_intervals() -> None:
     pause, at = Pause(), Instant(0.0)
     pause.begin("no descriptors", living=2, at=at)
     at = pause.until

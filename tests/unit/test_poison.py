@@ -1,4 +1,4 @@
-"""What a message cannot carry is found before it is sent, on the side that makes it."""
+"""A value that a message cannot carry is found before it is sent, by the sender."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's end means, as pure functions."""
+"""The meaning of a run's end, as pure functions."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_task_goes_where_an_operator_sent_it_and_is_charged_as_its_run_ended(
 
 
 @pytest.mark.parametrize("intent", Intent)
-def test_no_word_undoes_what_has_succeeded(intent: Intent) -> None:
+def test_no_intent_undoes_a_success(intent: Intent) -> None:
     run = replace(RUN, intent=intent, intent_reason="an operator")
 
     for done in (
@@ -255,7 +255,7 @@ def test_nothing_is_released_that_has_no_attempt_left() -> None:
         (Intent.RETRY, TaskState.READY),
     ],
 )
-def test_where_the_total_time_is_over_only_a_retry_runs_it_again(
+def test_only_a_retry_runs_a_task_again_after_its_total_time(
     intent: Intent, state: TaskState
 ) -> None:
     run = replace(RUN, limits=Limits(total_at=NOW), intent=intent, intent_reason="an operator")

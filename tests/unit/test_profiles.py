@@ -1,4 +1,4 @@
-"""What `[profiles.NAME]` makes of a submit: its command, its defaults, its refusals."""
+"""`[profiles.NAME]`: the command, the defaults and the refusals of a submit."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_profile_gives_command_and_defaults_and_its_queue_gives_the_rest(confi
         ([], {"payload": '{"input": "\\u0000", "size": 1}'}, "command: holds a NUL character"),
     ],
 )
-def test_what_a_profile_cannot_make_a_task_of_is_refused_with_the_remedy(
+def test_a_payload_that_does_not_fit_the_profile_is_refused_with_the_remedy(
     config: Config, command: list[str], options: Any, message: str
 ) -> None:
     if not command:

@@ -65,7 +65,7 @@ def test_r44_a_full_queue_hides_no_other_one() -> None:
     assert [1, 1, 1] == [len(running(one, *tasks[name])) for name in "abc"]
 
 
-def test_of_a_queue_for_claims_by_hand_nothing_runs_and_no_drain_waits_for_it() -> None:
+def test_a_queue_for_claims_by_hand_runs_nothing_and_no_drain_waits_for_it() -> None:
     settings = replace(SETTINGS, slots=2, concurrency={"a": 0}, until_idle=True)
     one = World(settings=settings).start()
     by_hand = [one.submit(queue="a") for _ in range(3)]
@@ -135,7 +135,7 @@ def test_a_limit_holds_after_a_restart() -> None:
         ),
     ],
 )
-def test_what_a_submitter_leaves_out_the_queue_gives_and_then_the_defaults(
+def test_the_queue_and_then_the_defaults_fill_what_a_submit_leaves_out(
     config: Config, options: Any, expected: dict[str, object]
 ) -> None:
     task = new_task(config, ["true"], options)

@@ -31,12 +31,12 @@ def drain(world: World, _: Line) -> None:
     world.supervisor.stop(Stop.DRAIN, at=world.at())
 
 
-def hurry(world: World, worker: Line) -> None:
+def stop_at_once(world: World, worker: Line) -> None:
     drain(world, worker)
     drain(world, worker)
 
 
-#: What a task has, what happens to its run, and how its run is ended when its time is over.
+#: The settings of a task, the events of its run, and its ending when its time is over.
 TIMES = [
     pytest.param(WORKER, nothing, "lost", id="lease"),
     pytest.param({**PLAIN, "run_timeout_ms": 5_000}, nothing, "timed_out", id="run_timeout"),
@@ -45,7 +45,7 @@ TIMES = [
     pytest.param({**BEATING, "start_timeout_ms": 5_000}, nothing, "lost", id="start_timeout"),
     pytest.param(BEATING, declare, "succeeded", id="exit_grace"),
     pytest.param(PLAIN, drain, "released", id="drain"),
-    pytest.param(PLAIN, hurry, "released", id="hurry"),
+    pytest.param(PLAIN, stop_at_once, "released", id="at once"),
 ]
 
 #: Longer than each of these times, and than the patience of a drain beyond it.
@@ -78,7 +78,7 @@ def test_no_run_is_ended_for_its_time_before_the_executor_spoke_since(
 
 
 @pytest.mark.parametrize(("facts", "happens", "ended"), TIMES)
-def test_who_had_exited_when_its_executor_spoke_has_its_code(
+def test_a_run_that_had_exited_when_its_executor_answered_has_its_code(
     facts: dict[str, Any], happens: Callable[[World, Line], None], ended: str
 ) -> None:
     world = World()
@@ -109,7 +109,7 @@ def test_no_run_is_ended_for_its_time_while_requests_are_unread(
     assert [ended] == ends(world)
 
 
-def test_each_lease_waits_for_a_word_since_its_own_expiry() -> None:
+def test_each_lease_waits_for_an_answer_since_its_own_expiry() -> None:
     world = World()
     first = at_work(world, WORKER, nothing).task_id
     world.run_for(2)
@@ -128,11 +128,11 @@ def test_each_lease_waits_for_a_word_since_its_own_expiry() -> None:
     assert world.uid(second) in world.executor.runs
 
 
-def test_a_drain_that_stood_still_waits_for_a_word_before_it_gives_up() -> None:
+def test_a_drain_that_stood_still_waits_for_an_answer_before_it_gives_up() -> None:
     world = World()
     task = world.submit("sleep", **PLAIN)
     world.start()
-    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.supervisor.stop(Stop.AT_ONCE, at=world.at())
     world.settle_down()
     world.executor.mute = True
     world.elapsed += 1000
@@ -148,7 +148,7 @@ def test_a_drain_gives_up_on_an_executor_that_does_not_answer() -> None:
     world = World()
     world.submit("sleep", **PLAIN)
     world.start()
-    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.supervisor.stop(Stop.AT_ONCE, at=world.at())
     world.executor.answering = False
 
     world.run_for(1000)

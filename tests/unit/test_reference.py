@@ -1,4 +1,4 @@
-"""What is made from the code: complete, true, and not older than the code."""
+"""Generated files: complete, true, and not older than the code."""
 
 from __future__ import annotations
 

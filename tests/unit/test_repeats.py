@@ -51,7 +51,7 @@ def test_the_end_of_a_repetition_is_logged_once_with_the_count_of_omitted_lines(
     assert [0] * BURST == lines(repeats, seconds=BURST), "a new burst"
 
 
-def test_what_comes_seldom_is_never_left_out() -> None:
+def test_rare_events_are_never_left_out() -> None:
     assert [0] * 60 == lines(Repeats(), seconds=60 * 61, every=61)
 
 

@@ -29,7 +29,7 @@ def starts(world: World, task: int) -> list[float]:
 
 
 def fail_for(world: World, tasks: list[int], seconds: float) -> None:
-    """Let time pass in which every run fails as soon as it was started."""
+    """Let time pass while every run fails as soon as it was started."""
     end = world.elapsed + seconds
     while world.elapsed < end:
         for task in tasks:
@@ -89,7 +89,7 @@ def test_r26_twenty_simultaneous_timeouts_start_again_spread_over_their_back_off
 
 @pytest.fixture
 def stream() -> StringIO:
-    """What is logged from here on, by a clock that the test must set."""
+    """The lines logged from here on, by a clock that the test must set."""
     return StringIO()
 
 

@@ -1,4 +1,4 @@
-"""What finished long ago is deleted by the daemon itself, in virtual time; and nothing grows."""
+"""The daemon itself deletes tasks that finished long ago, in virtual time; nothing grows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 from dispatcher.model import Liveness, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.sql import SqlStore
-from dispatcher.supervisor.retention import BATCH_PAUSE, LOOK_INTERVAL, PRUNE_BATCH, Files
+from dispatcher.supervisor.retention import BATCH_INTERVAL, LOOK_INTERVAL, PRUNE_BATCH, Files
 from dispatcher.times import WallTime
 from dispatcher.wire import RunUid
 from dispatcher.words import Beat, Renewed
@@ -97,7 +97,7 @@ def test_r56_a_backlog_goes_in_batches_between_which_others_are_served() -> None
     fresh = world.submit()
     world.settle_down()
     assert world.state(fresh) is TaskState.RUNNING
-    world.run_for(3 * BATCH_PAUSE)
+    world.run_for(3 * BATCH_INTERVAL)
     assert 1 == rows(world)["tasks"]
 
 

@@ -116,7 +116,7 @@ ALL = ("daemon.lock", "sock")
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_what_was_removed_or_replaced_is_made_again_at_the_next_look(
+def test_a_removed_or_replaced_file_is_made_again_at_the_next_look(
     ours: Ours, damage: Callable[[Ours], None], restored: tuple[str, ...]
 ) -> None:
     damage(ours)
@@ -205,7 +205,7 @@ def test_a_directory_that_another_process_has_locked_is_not_taken_from_it(ours: 
     assert ours.answers()
 
 
-def test_what_cannot_be_made_is_reported_once_and_tried_again(ours: Ours) -> None:
+def test_a_directory_that_cannot_be_made_is_reported_once_and_tried_again(ours: Ours) -> None:
     remove_the_parent(ours)
     ours.above.touch()
 
@@ -313,7 +313,7 @@ def test_a_link_that_leads_to_nothing_is_named_with_its_target(ours: Ours, below
     assert not (ours.above / "elsewhere").exists()
 
 
-def test_a_directory_above_which_all_is_removed_while_it_is_made_is_trouble(ours: Ours) -> None:
+def test_a_directory_whose_parents_are_removed_while_it_is_made_is_reported(ours: Ours) -> None:
     class Removed(type(Path())):  # type: ignore[misc] - 3.11 has no other way
         def mkdir(self, *_: object, **__: object) -> None:
             raise FileExistsError(errno.EEXIST, "File exists", str(self / "gone"))

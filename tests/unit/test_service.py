@@ -1,4 +1,4 @@
-"""Installing a service and taking it back: what is written, what is left alone, what is refused."""
+"""Installing and removing a service: files written, files left alone, refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
     not shutil.which("systemctl"), reason="there is no systemctl (Debian: apt install systemd)"
 )
 
-#: What a user's manager has in its environment.
+#: The environment of a user's manager.
 MANAGER = {"XDG_RUNTIME_DIR": "/run/user/1000"}
 
 NAMES = ["dispatcher-executor.service", "dispatcher.service"]
@@ -154,7 +154,7 @@ def test_a_unit_that_was_changed_by_hand_is_named_and_left_alone(
     assert did(command, verb, "--force")
 
 
-def test_what_comes_from_elsewhere_is_left_alone(command: Command, units: Path) -> None:
+def test_a_unit_from_elsewhere_is_left_alone(command: Command, units: Path) -> None:
     """A unit that a package copied there, or the link of a masked one."""
     units.mkdir(parents=True)
     (units / "dispatcher.service").symlink_to(os.devnull)
@@ -251,7 +251,7 @@ def test_a_mistaken_configuration_is_refused_and_nothing_written(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root installs services of the host")
-def test_who_is_not_root_is_refused_a_service_of_the_host(command: Command) -> None:
+def test_an_ordinary_user_is_refused_a_service_of_the_host(command: Command) -> None:
     assert "become root, or give --user" in command("install-service", exits=1).stderr
 
 
@@ -337,7 +337,7 @@ def test_units_whose_manager_does_not_answer_are_removed_by_force_alone(
     assert not enabled.is_symlink()
 
 
-def test_what_was_written_is_known_by_any_release_and_any_change_seen() -> None:
+def test_a_sealed_unit_is_recognised_and_any_change_is_seen() -> None:
     text = sealed("dispatcher.service", "[Unit]\nA=b\n", user=False)
 
     assert is_as_written(text)

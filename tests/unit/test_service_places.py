@@ -25,7 +25,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("hidden", ["/home/me/x", "/root/x", "/tmp/x", "/run/user/1/x"])
-def test_what_a_service_of_the_host_does_not_see_is_refused(hidden: str, tmp_path: Path) -> None:
+def test_a_program_that_a_service_of_the_host_does_not_see_is_refused(
+    hidden: str, tmp_path: Path
+) -> None:
     at = Place(instance=None, user=False, units=tmp_path / "units", file=Path("/etc/d.toml"))
 
     with pytest.raises(ConfigError, match=f"{hidden} is below /"):
@@ -130,7 +132,7 @@ def test_a_directory_closed_to_the_service_is_opened_by_what_opens_it(
 def test_no_directory_is_made_where_another_user_decides_what_its_path_leads_to(
     of_nobody: Place, public: Path
 ) -> None:
-    """A link to a directory of root's: what was made there was given to the user."""
+    """A link to a directory of root's: files made there were given to the user."""
     (victim := public / "victim").mkdir()
     (theirs := public / "theirs").mkdir()
     (theirs / "link").symlink_to(victim)

@@ -80,7 +80,7 @@ def test_r79_as_long_as_something_of_it_lives_a_run_stays_with_a_visible_reason(
     assert [] == stranded(world)
 
 
-def test_what_lives_of_one_run_keeps_no_other(world: World) -> None:
+def test_survivors_of_one_run_keep_no_other(world: World) -> None:
     living, over = claimed_before(world), claimed_before(world)
     world.executor.alive[living.run_uid] = ALIVE
     world.start()

@@ -319,7 +319,9 @@ def test_r27_a_spawn_that_the_task_is_to_blame_for_uses_up_an_attempt(world: Wor
     assert 1 == world.task(task).attempts_used
 
 
-def test_what_the_executor_ended_by_itself_gets_the_outcome_of_its_reason(world: World) -> None:
+def test_a_run_that_the_executor_ended_by_itself_gets_the_outcome_of_the_reason(
+    world: World,
+) -> None:
     tasks = [world.submit("true") for _ in range(2)]
     world.start()
 
@@ -386,7 +388,7 @@ def test_a_stop_waits_for_no_executor_while_nothing_runs(world: World) -> None:
     assert world.supervisor.is_over(at=world.at())
 
 
-def test_a_stop_waits_for_the_executor_of_what_runs(world: World) -> None:
+def test_a_stop_waits_for_an_executor_with_runs(world: World) -> None:
     world.submit("sleep")
     world.start()
     runs = dict(world.executor.runs)
@@ -401,11 +403,11 @@ def test_a_stop_waits_for_the_executor_of_what_runs(world: World) -> None:
     assert not world.supervisor.is_over(at=world.at()), "it is back, and what runs is waited for"
 
 
-def test_a_drain_gives_up_on_what_does_not_end(world: World) -> None:
+def test_a_drain_gives_up_on_runs_that_do_not_end(world: World) -> None:
     world.submit("sleep")
     world.start()
 
-    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.supervisor.stop(Stop.AT_ONCE, at=world.at())
     world.run_for(20)
     assert not world.supervisor.is_over(at=world.at())
     world.run_for(5)
@@ -414,8 +416,8 @@ def test_a_drain_gives_up_on_what_does_not_end(world: World) -> None:
     assert not world.supervisor.leaves_nothing_behind
 
 
-@pytest.mark.parametrize(("how", "named"), [(Stop.LEAVE, 0), (Stop.HURRY, 1)])
-def test_a_drain_names_what_it_leaves_behind_and_who_leaves_does_not(
+@pytest.mark.parametrize(("how", "named"), [(Stop.LEAVE, 0), (Stop.AT_ONCE, 1)])
+def test_a_drain_names_the_runs_that_it_leaves_behind_and_a_leave_does_not(
     world: World, how: Stop, named: int
 ) -> None:
     world.submit("sleep")

@@ -14,7 +14,7 @@ from dispatcher.supervisor.timeouts import LOOKS
 from tests.simulation import SETTINGS, World
 from tests.unit.test_leases import Line, ends
 
-#: So that nothing but its own deadline wakes the supervisor in time.
+#: With these nothing but its own deadline wakes the supervisor in time.
 RARELY = replace(SETTINGS, poll=3_600.0)
 LONG = {"lease_ttl_ms": 40_000_000}
 WORKER = {"liveness": Liveness.WORKER, **LONG}
@@ -125,7 +125,7 @@ def test_a_restart_changes_nothing_about_when_it_ends(world: World) -> None:
     assert ["timed_out"] == ends(world)
 
 
-def test_what_was_over_in_our_absence_ends_when_we_are_back(world: World) -> None:
+def test_a_run_whose_time_ended_in_our_absence_ends_when_we_are_back(world: World) -> None:
     started(world, run_timeout_ms=7_250)
 
     world.elapsed += 60
@@ -161,7 +161,7 @@ def test_no_time_is_over_while_nothing_could_be_ended() -> None:
     assert ["timed_out"] == ends(world)
 
 
-def test_who_exited_in_time_is_not_timed_out_while_its_children_linger(world: World) -> None:
+def test_a_run_that_exited_in_time_is_not_timed_out_while_its_children_linger(world: World) -> None:
     task = started(world, run_timeout_ms=7_250)
     world.run_for(7)
     world.executor.events.append(
@@ -189,7 +189,7 @@ def test_an_exit_in_the_tick_of_its_time_out_wins(world: World) -> None:
     assert TaskState.SUCCEEDED is world.state(task)
 
 
-def test_who_declared_has_its_grace_and_no_time_out(world: World) -> None:
+def test_a_run_that_declared_has_its_grace_and_no_time_out(world: World) -> None:
     worker = at_work(world, run_timeout_ms=7_250)
     world.run_for(7)
     worker.declare(Declared.SUCCEED)
@@ -457,7 +457,7 @@ def test_a_task_claimed_in_time_is_free_of_its_queue_timeout(world: World) -> No
 def test_each_waiting_period_has_its_own_time(world: World) -> None:
     task = started(world, queue_timeout_ms=5_000)
     world.run_for(60)
-    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.supervisor.stop(Stop.AT_ONCE, at=world.at())
     world.settle_down()
     world.gone(task, None, signal=15)
     assert TaskState.READY is world.state(task)
@@ -539,7 +539,7 @@ def test_a_back_off_never_leads_beyond_the_total_time(world: World) -> None:
 
 
 @pytest.mark.parametrize("exit_code", [1, 75])
-def test_r41_what_ends_after_the_total_time_runs_no_more(world: World, exit_code: int) -> None:
+def test_r41_a_run_that_ends_after_the_total_time_is_the_last(world: World, exit_code: int) -> None:
     task = started(world, total_timeout_ms=7_250)
     world.executor.answering = False  # it cannot be ended, and exits by itself later
     world.run_for(10)
@@ -672,7 +672,7 @@ def test_r40_every_time_out_counts_until_the_attempts_are_used_up(
     assert (TaskState.FAILED, 2) == (world.state(task), world.task(task).attempts_used)
 
 
-def test_r38_what_is_held_stays_held_without_a_total_time() -> None:
+def test_r38_a_held_task_stays_held_without_a_total_time() -> None:
     world = World()
     task = started(world, run_timeout_ms=5_000, queue_timeout_ms=5_000)
     world.gone(task, 78)
@@ -684,7 +684,7 @@ def test_r38_what_is_held_stays_held_without_a_total_time() -> None:
     assert TaskState.HELD is world.state(task)
 
 
-def test_r38_who_used_up_the_deferrals_stays_held_until_an_operator_acts() -> None:
+def test_r38_a_task_that_used_up_its_deferrals_stays_held_until_an_operator_acts() -> None:
     """Neither restarts nor other limits nor time let it run again."""
     settings = replace(SETTINGS, retry=replace(SETTINGS.retry, max_deferrals=1))
     world = World(settings=settings)
@@ -731,7 +731,7 @@ def test_without_its_own_it_has_the_nodes() -> None:
 def test_a_stop_waits_as_long_as_the_most_patient_of_its_runs(world: World) -> None:
     started(world, kill_grace_ms=100_000)
 
-    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.supervisor.stop(Stop.AT_ONCE, at=world.at())
     world.settle_down()
     world.run_for(100)
     assert not world.supervisor.is_over(at=world.at())
@@ -747,7 +747,7 @@ def test_a_stop_waits_for_the_grace_that_the_executor_received_despite_a_reload_
     started(world)
     world.supervisor.reconfigure(SETTINGS)
 
-    world.supervisor.stop(Stop.HURRY, at=world.at())
+    world.supervisor.stop(Stop.AT_ONCE, at=world.at())
     world.settle_down()
     world.run_for(100)
 

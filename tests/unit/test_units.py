@@ -164,15 +164,15 @@ def test_the_executor_has_the_time_to_end_its_runs(directory: str) -> None:
     leases = load(str(SHIPPED / "dispatcher.toml"), {"STATE_DIRECTORY": "/v"}).leases
     service = unit(f"{directory}/dispatcher-executor.service".lstrip("/"))
 
-    ladder = leases.kill_grace_ms / 1000 + leases.leftover_grace_ms / 1000 + UNKILLABLE_AFTER
-    assert int(service["TimeoutStopSec"]) > ladder
+    ending = leases.kill_grace_ms / 1000 + leases.leftover_grace_ms / 1000 + UNKILLABLE_AFTER
+    assert int(service["TimeoutStopSec"]) > ending
     # Or the executor's own death leaves workers.
     assert "mixed" == service["KillMode"]
 
 
 @pytest.mark.parametrize("name", [*TEMPLATES, *(f"user/{name}" for name in TEMPLATES)])
 def test_an_instance_logs_by_the_name_that_its_unit_has(name: str) -> None:
-    """What it prints is named by systemd, its records by itself."""
+    """systemd names its printed lines, and it names its records itself."""
     program = Path(name).name.partition("@")[0]
     variable, _, instance = unit(name)["Environment"].partition("=")
 
@@ -187,7 +187,7 @@ def test_a_restart_leaves_the_sockets_of_the_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, *TEMPLATES, *(f"user/{name}" for name in NAMES)])
 def test_a_shutdown_ends_the_runs_while_the_daemon_still_answers(name: str) -> None:
-    """What is started later is stopped earlier (systemd.unit(5), Before=)."""
+    """A unit started later is stopped earlier (systemd.unit(5), Before=)."""
     if "executor" not in name:
         assert unit(name, "Unit")["Before"] == name.rpartition("/")[2].replace(
             "dispatcher", "dispatcher-executor", 1
@@ -202,13 +202,13 @@ def test_an_executor_that_was_stopped_stays_so_when_the_daemon_starts(name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_r35_what_may_mend_itself_is_started_again_however_often_it_failed(name: str) -> None:
+def test_r35_a_unit_is_started_again_however_often_it_failed(name: str) -> None:
     assert "always" == unit(name)["Restart"]
     assert "0" == unit(name, "Unit")["StartLimitIntervalSec"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_cannot_mend_itself_is_not_started_again(name: str) -> None:
+def test_a_unit_is_not_started_again_after_a_mistake_in_its_configuration(name: str) -> None:
     service = unit(name)
 
     assert ("always", str(ExitCode.CONFIG.value)) == (
@@ -232,7 +232,7 @@ def test_workers_get_the_soft_limit_of_open_files_that_programs_expect() -> None
 
 
 @pytest.mark.parametrize("directive", ["RestrictSUIDSGID", "LockPersonality", "PrivateTmp"])
-def test_what_breaks_workers_is_not_in_the_executors_unit(directive: str) -> None:
+def test_directives_that_break_workers_are_not_in_the_executors_unit(directive: str) -> None:
     assert directive not in unit("dispatcher-executor.service")
 
 

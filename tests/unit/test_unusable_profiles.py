@@ -37,7 +37,7 @@ def test_its_task_is_held_with_the_reason_and_charged_nothing(world: World) -> N
     assert [] == world.executor.starts
 
 
-def test_other_tasks_run_beside_it(world: World) -> None:
+def test_other_tasks_run_meanwhile(world: World) -> None:
     held = [world.submit(profile="p") for _ in range(5)]
     others = [world.submit(profile="q"), world.submit()]
 

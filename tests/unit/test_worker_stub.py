@@ -1,4 +1,4 @@
-"""What the worker's half does without any daemon."""
+"""The worker's half without a daemon."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_refusal_passes_any_context_manager_and_keeps_its_message() -> None:
 
 
 @pytest.mark.parametrize("result", [float("inf"), [float("nan")]], ids=str)
-def test_what_json_has_no_word_for_is_refused_before_it_is_sent(result: object) -> None:
+def test_a_value_that_json_cannot_express_is_refused_before_it_is_sent(result: object) -> None:
     with pytest.raises(ValueError, match="the request cannot be JSON"):
         DaemonSocket("/nowhere").request({"op": "succeed", "result": result}, within=1.0)
 

@@ -120,7 +120,7 @@ def test_a_reader_that_stops_costs_lines_and_gets_their_number_when_it_is_back(
     assert MOST_QUEUED - 2000 < len(taken)
 
 
-def test_what_is_queued_follows_in_order_with_the_next_line(reader: Reader) -> None:
+def test_queued_lines_follow_in_order_with_the_next_line(reader: Reader) -> None:
     written = 0
     while reader.writer.due == float("inf"):
         reader.writer.write(b"%06d" % written + LINE)
@@ -223,7 +223,7 @@ def test_a_line_is_still_whole_when_the_end_of_the_broken_one_had_to_wait(reader
     assert b"fir\nsecond\ndropped 1\n" == disk.text
 
 
-def test_what_a_reader_that_left_has_lost_is_reported_to_the_next(tmp_path: Path) -> None:
+def test_lines_lost_by_a_reader_that_left_are_reported_to_the_next(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     first = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     write = os.open(tmp_path / "fifo", os.O_WRONLY)

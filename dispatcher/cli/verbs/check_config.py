@@ -19,7 +19,7 @@ from dispatcher.host import owner, user_change
 @json_option
 @config_option
 def command(*, as_json: bool) -> None:
-    """Report every mistake of the configuration with its remedy; exit 78 if there is one."""
+    """Report every mistake of the configuration with its remedy; exit 78 if it has any."""
     mistakes: list[str] = []
     try:
         config = config_as_caller(warn=False)

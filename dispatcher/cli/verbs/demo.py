@@ -34,7 +34,7 @@ from dispatcher.exit_codes import ExitCode
     "picture",
     metavar="PATH",
     type=FILE,
-    help="Write a picture of all that was shown to this file.",
+    help="Write a picture of the output to this file.",
 )
 def command(folder: Path | None, picture: Path | None) -> int:
     """Watch the main job, workers that misbehave, and a kill in the middle.

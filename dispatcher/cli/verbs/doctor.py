@@ -18,7 +18,7 @@ from dispatcher.exit_codes import ExitCode
 @json_option
 @config_option
 def command(*, as_json: bool) -> int:
-    """Look for faults of this host, its store and its processes; exit 1 if there is one.
+    """Look for faults of this host, its store and its processes; exit 1 if it finds one.
 
     It changes nothing, and may run while the daemon works. It reads the whole database, which takes
     about a second for each gigabyte. Run it as root or as the daemon's user.
@@ -42,7 +42,7 @@ def _json(finding: Finding) -> dict[str, str | None]:
     return {
         "check": finding.check,
         "level": finding.level,
-        "said": finding.text,
+        "finding": finding.text,
         "remedy": finding.remedy,
     }
 

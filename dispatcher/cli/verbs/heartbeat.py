@@ -26,7 +26,9 @@ from dispatcher.words import Renewed
     )
 )
 @claim_options
-@click.option("--progress", type=click.FloatRange(0, 1), metavar="0..1", help="How far it is.")
+@click.option(
+    "--progress", type=click.FloatRange(0, 1), metavar="0..1", help="Share of the work done."
+)
 @click.option("--note", metavar="TEXT", help="What it is doing.")
 @json_option
 @config_option
@@ -39,7 +41,7 @@ def command(
     note: str | None,
     as_json: bool,
 ) -> int:
-    """Renew a claim's lease, and print until when.
+    """Renew a claim's lease, and print its new expiry.
 
     Exit codes: 0 renewed; 69 the store did not answer, 74 the renewal may or may not be written:
     try again; 79 the claim is no longer yours: stop working on it.

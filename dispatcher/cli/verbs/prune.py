@@ -84,7 +84,7 @@ def _prune_states(
     if not dry_run:
         confirm("delete", Chosen(range(many)), yes=yes)
         with bar("deleted", many) as progressed:
-            pruned = store.prune(older_than_ms=age, states=states, tell=progressed)
+            pruned = store.prune(older_than_ms=age, states=states, report=progressed)
         _print_pruned(pruned, as_json=as_json)
     elif as_json:
         print_json({"dry_run": True, "tasks": many})
@@ -108,7 +108,7 @@ def _prune_chosen(
         return
     confirm("delete", chosen, yes=yes)
     with bar("deleted", len(chosen.ids)) as progressed:
-        pruned = prune_each(store.store, store.config, chosen.ids, chosen.wanted, tell=progressed)
+        pruned = prune_each(store.store, store.config, chosen.ids, chosen.wanted, report=progressed)
     _print_pruned(pruned, as_json=as_json)
     if selection.is_of_ids and (stay := set(selection.ids) - set(chosen.ids)):
         raise DispatcherError("\n".join(_why_not(store, one) for one in sorted(stay)))

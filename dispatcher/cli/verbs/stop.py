@@ -37,7 +37,7 @@ def command(*, leave: bool, now: bool) -> ExitCode:
         alone = f"; its executor (pid {executor}) lives: dispatcher run goes on with its runs"
         click.echo(f"no daemon runs here{alone if executor else ''}")
         return ExitCode.OK
-    how: Literal["leave", "hurry"] | None = "leave" if leave else "hurry" if now else None
+    how: Literal["leave", "at_once"] | None = "leave" if leave else "at_once" if now else None
     own_daemon.stop(config, running, how)
     click.echo(f"the daemon has stopped (pid {running.pid})")
     return ExitCode.OK

@@ -204,7 +204,7 @@ def _submitted(store: Client, tasks: Iterable[NewTask], *, is_bulk: bool) -> Ite
     from dispatcher.cli.progress import bar  # noqa: PLC0415 - for bulk submits
 
     with bar("submitted", None) as progressed:
-        return store.submit_all(tasks, tell=progressed)
+        return store.submit_all(tasks, report=progressed)
 
 
 def _reported(submitted: Iterable[Submitted]) -> Iterator[Submitted]:

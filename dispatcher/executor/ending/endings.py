@@ -57,8 +57,8 @@ class Endings:
         if isinstance(seen, Absent):
             self._end(run, at)
             return True
-        if run.exit is not None and not run.exit_noted:
-            run.exit_noted = True
+        if run.exit is not None and not run.exit_recorded:
+            run.exit_recorded = True
             self._report.leader_exited(run, run.exit, at)
         if at >= run.limit and run.phase is Phase.LINGERING and run.report_leftovers:
             if isinstance(seen, Present) and self._can_name(run, seen.processes):
@@ -97,7 +97,7 @@ class Endings:
             if at >= run.limit:
                 self._hold(run, seen.why)
             return
-        run.note_alive(at)
+        run.record_alive(at)
         walk = self._tree.walk(run)
         if walk is None or (walk.whole and not walk.signalled):
             survivors = run.kills.survivors(seen.processes, at if walk is None else walk.began_at)
@@ -105,7 +105,7 @@ class Endings:
                 self._hold(run, why_alive(self._kernel, survivors))
 
     def _hold(self, run: TrackedRun, why: str) -> None:
-        run.note_unkillable(why)
+        run.record_unkillable(why)
         self._report.trouble("worker.unkillable", run, **run.ids)
 
     def _is_signalling(self, run: TrackedRun) -> bool:
@@ -149,5 +149,5 @@ class Endings:
             left_alone=left_alone,
             output_truncated=self._outputs.truncated(run.output_path),
         )
-        run.note_gone(complete)
+        run.record_gone(complete)
         self._report.gone(run, complete, at)

@@ -96,7 +96,7 @@ class OomKills:
 
 def has_just_ended(run: TrackedRun) -> bool:
     """Whether a leader's exit, which no ending of ours preceded, was not reported yet."""
-    return run.phase is Phase.LINGERING and run.exit is not None and not run.exit_noted
+    return run.phase is Phase.LINGERING and run.exit is not None and not run.exit_recorded
 
 
 def reports_sigkill(run: TrackedRun) -> bool:

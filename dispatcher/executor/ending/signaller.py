@@ -44,8 +44,8 @@ class Signaller:
             for signum in (run.kill_signal, signal.SIGCONT):
                 self._kernel.signal_leader(run.pid, signum)
             leader = [one for one in processes_of(seen) if one.pid == run.pid]
-            self._note_refused(run, leader, at)
-            run.note_signalled(at)
+            self._record_refused(run, leader, at)
+            run.record_signalled(at)
             return True
         return walk is None or self._send_kill_signal(run, walk, at)
 
@@ -63,13 +63,13 @@ class Signaller:
                 walk.give_back(len(processes) - number)
                 processes = processes[:number]
                 break
-        self._note_signalled(run, processes, at)
+        self._record_signalled(run, processes, at)
         if walk.held_up:
             run.plan_look(at)
             return False
         if walk.signalled < len(walk.found):
             return False
-        run.note_signalled(at)
+        run.record_signalled(at)
         return True
 
     def _kill(
@@ -95,8 +95,10 @@ class Signaller:
         done = walk is None or walk.signalled == len(walk.found)
         if done:
             self._kill_group(run)
-        run.note_killed([one for one in processes if self._signal_one(one, at, signal.SIGKILL)], at)
-        self._note_signalled(run, processes, at)
+        run.record_killed(
+            [one for one in processes if self._signal_one(one, at, signal.SIGKILL)], at
+        )
+        self._record_signalled(run, processes, at)
         if done:
             run.kills.end_round()
         return done
@@ -114,11 +116,11 @@ class Signaller:
             return False
         return True
 
-    def _note_signalled(self, run: TrackedRun, processes: list[Process], at: Instant) -> None:
-        refused = self._note_refused(run, processes, at)
+    def _record_signalled(self, run: TrackedRun, processes: list[Process], at: Instant) -> None:
+        refused = self._record_refused(run, processes, at)
         self._name_ended(run, [process for process in processes if process not in refused])
 
-    def _note_refused(
+    def _record_refused(
         self, run: TrackedRun, processes: list[Process], at: Instant
     ) -> list[Process]:
         """Return the processes that may not be signalled; report once that a run has some."""

@@ -16,11 +16,11 @@ from dispatcher.host.holes import BLOCK, UNSUPPORTED, next_data, punch
 from dispatcher.times import NEVER, Instant
 
 #: Seconds between two looks: at a flood, and at a file that hardly grows.
-SHORTEST_PAUSE = 0.02
-LONGEST_PAUSE = 0.125
+SHORTEST_INTERVAL = 0.02
+LONGEST_INTERVAL = 0.125
 
 #: Seconds between two looks at a file that cannot be watched.
-UNWATCHED_PAUSE = 0.5
+UNWATCHED_INTERVAL = 0.5
 
 #: Part of a budget that a file may grow by, at the pace it had, until the next look.
 PART = 4
@@ -66,7 +66,7 @@ class Budgets:
     def watch(self, uid: wire.RunUid, output: OutputFile, budget: int, at: Instant) -> None:
         """Keep a run's file within its budget from now on."""
         if self._supported:
-            look_at = next_round(at, LONGEST_PAUSE)
+            look_at = next_round(at, LONGEST_INTERVAL)
             self._files[uid] = BudgetedFile(output, budget, look_at=look_at, looked_at=at)
             self.due = min(self.due, look_at)
 
@@ -85,7 +85,7 @@ class Budgets:
     def close(self) -> None:
         self._quiet.close()
 
-    def note_writes(self, ready: Container[int], at: Instant) -> None:
+    def record_writes(self, ready: Container[int], at: Instant) -> None:
         """Look soon at quiet files that were written to."""
         for file in self._quiet.written(ready):
             file.look_at = file.looked_at = self.due = at
@@ -99,22 +99,22 @@ class Budgets:
             self.due = min(self.due, file.look_at)
 
     def _enforce(self, file: BudgetedFile, at: Instant) -> None:
-        before, since = file.size, max(at - file.looked_at, SHORTEST_PAUSE)
+        before, since = file.size, max(at - file.looked_at, SHORTEST_INTERVAL)
         again = self._look(file)
         grown = file.size - before
         if not again and grown <= 0:
             file.look_at = self._watch_quiet(file, at)
-        elif again or grown / since >= file.budget / PART / SHORTEST_PAUSE:
-            file.look_at = Instant(at + SHORTEST_PAUSE)
+        elif again or grown / since >= file.budget / PART / SHORTEST_INTERVAL:
+            file.look_at = Instant(at + SHORTEST_INTERVAL)
         else:
             slow = at + file.budget / PART * since / grown
-            file.look_at = Instant(min(slow, next_round(at, LONGEST_PAUSE)))
+            file.look_at = Instant(min(slow, next_round(at, LONGEST_INTERVAL)))
         file.looked_at = at
 
     def _watch_quiet(self, file: BudgetedFile, at: Instant) -> Instant:
         """Watch a quiet file for its next write; return when to look without one."""
         if not self._quiet.watch(file, f"/proc/self/fd/{file.output.descriptor}"):
-            return next_round(at, UNWATCHED_PAUSE)
+            return next_round(at, UNWATCHED_INTERVAL)
         # No watch reports what was written after the look and before the watch.
         return at if file.output.measure() != file.size else NEVER
 
@@ -161,6 +161,6 @@ class Budgets:
         self._log("output.uncapped", path=path, reason="its filesystem cannot punch holes")
 
 
-def next_round(at: Instant, pause: float) -> Instant:
-    """Return the next instant that all looks `pause` seconds apart share."""
-    return Instant((at // pause + 1) * pause)
+def next_round(at: Instant, interval: float) -> Instant:
+    """Return the next instant that all looks `interval` seconds apart share."""
+    return Instant((at // interval + 1) * interval)

@@ -140,7 +140,7 @@ class OutputFiles:
         return tail
 
     def _reused(self, path: str) -> int | None:
-        """Return a descriptor of an empty file that nobody else has, under its new name."""
+        """Return a descriptor of an empty file that no other process has, under its new name."""
         with suppress(OSError):  # it was removed
             empty = self._empty.popleft()
             descriptor = _opened(empty.path)  # before its name is taken: it may be a FIFO by now

@@ -14,9 +14,9 @@ from dispatcher import wire
 from dispatcher.executor.journal import Journal
 from dispatcher.executor.log import Log
 from dispatcher.executor.output.budgets import (
-    LONGEST_PAUSE,
-    SHORTEST_PAUSE,
-    UNWATCHED_PAUSE,
+    LONGEST_INTERVAL,
+    SHORTEST_INTERVAL,
+    UNWATCHED_INTERVAL,
     next_round,
 )
 from dispatcher.executor.output.quiet_files import QuietFiles
@@ -24,7 +24,7 @@ from dispatcher.executor.output.stream import Stream, head, pieces
 from dispatcher.executor.records import Forwarded
 from dispatcher.executor.run import TrackedRun
 from dispatcher.host import output_files
-from dispatcher.logs.journald import ABSENT_PAUSE, Connection
+from dispatcher.logs.journald import ABSENT_DELAY, Connection
 from dispatcher.logs.writer import RETRY
 from dispatcher.times import LONG_AGO, NEVER, Instant
 
@@ -49,7 +49,7 @@ LAST_LOOKS = 20
 LONG = 10.0
 
 #: Seconds between two reports that a run's output was not forwarded.
-REPORT_PAUSE = 10.0
+REPORT_INTERVAL = 10.0
 
 
 class Forwarder:
@@ -97,7 +97,7 @@ class Forwarder:
         self._streams[run.uid] = Stream(run, own, head(run, self._node), offset, look_at=at)
         self.due = min(self.due, at)
 
-    def note_writes(self, ready: Container[int], at: Instant) -> None:
+    def record_writes(self, ready: Container[int], at: Instant) -> None:
         """Look soon at quiet files that were written to."""
         for stream in self._quiet.written(ready):
             stream.look_at = self.due = at
@@ -126,7 +126,9 @@ class Forwarder:
             if self._is_done(stream, at):
                 done.append(stream.run.uid)
         first = min((stream.look_at for stream in self._streams.values()), default=NEVER)
-        self.due = max(first, self._retry_at, Instant(at + SHORTEST_PAUSE if first <= at else 0.0))
+        self.due = max(
+            first, self._retry_at, Instant(at + SHORTEST_INTERVAL if first <= at else 0.0)
+        )
         return done
 
     def finish(self, at: Instant) -> Iterator[wire.RunUid]:
@@ -143,7 +145,7 @@ class Forwarder:
             for stream in ended:
                 stream.look_at = at
             yield from self.forward(at)
-            self._journald.wait(ABSENT_PAUSE)
+            self._journald.wait(ABSENT_DELAY)
 
     def close(self) -> None:
         for stream in self._streams.values():
@@ -161,16 +163,16 @@ class Forwarder:
         held = not self._send(stream, data, start, last=stream.ended and ends, at=at)
         if stream.offset != offset:
             stream.run.forwarded = stream.offset
-            self._journal.note(Forwarded(uid=stream.run.uid, at=at, forwarded=stream.offset))
+            self._journal.append(Forwarded(uid=stream.run.uid, at=at, forwarded=stream.offset))
             if stream.ended:
                 stream.give_up_at = Instant(at + PATIENCE)
         stream.done = stream.ended and not held and stream.offset >= stream.size
         if held:
             stream.look_at = self._retry_at
         elif stream.ended or not ends:
-            stream.look_at = Instant(at + SHORTEST_PAUSE)
+            stream.look_at = Instant(at + SHORTEST_INTERVAL)
         elif stream.size != size:
-            stream.look_at = next_round(at, LONGEST_PAUSE)
+            stream.look_at = next_round(at, LONGEST_INTERVAL)
         else:
             stream.look_at = self._watch_quiet(stream, at)
         return len(data)
@@ -182,7 +184,7 @@ class Forwarder:
         single = data.count(b"\n") <= self._allowed
         for piece in pieces(data, last=last, single=single):
             if self._allowed < 1:
-                self._retry_at = Instant(at + SHORTEST_PAUSE)
+                self._retry_at = Instant(at + SHORTEST_INTERVAL)
                 return False
             try:
                 self._journald.send(stream.record(piece))
@@ -199,7 +201,7 @@ class Forwarder:
     def _hold_back(self, at: Instant) -> None:
         """Retry later, and report once that output waits."""
         absent = self._journald.absent
-        self._retry_at = Instant(at + (SHORTEST_PAUSE if absent is None else RETRY))
+        self._retry_at = Instant(at + (SHORTEST_INTERVAL if absent is None else RETRY))
         if self._held_since is None:
             self._held_since = at
         if not self._held_reported and (absent is not None or at - self._held_since >= LONG):
@@ -216,7 +218,7 @@ class Forwarder:
         if stream.lost and (stream.done or at >= stream.report_at):
             ids, why = stream.run.ids, stream.why_lost
             self._log("output.unforwarded", **ids, bytes=stream.lost, reason=why)
-            stream.lost, stream.report_at = 0, Instant(at + REPORT_PAUSE)
+            stream.lost, stream.report_at = 0, Instant(at + REPORT_INTERVAL)
         if stream.done:
             del self._streams[stream.run.uid]
             self._quiet.drop(stream)
@@ -226,6 +228,6 @@ class Forwarder:
     def _watch_quiet(self, stream: Stream, at: Instant) -> Instant:
         """Watch a quiet file for its next write; return when to look without one."""
         if not self._quiet.watch(stream, f"/proc/self/fd/{stream.descriptor}"):
-            return next_round(at, UNWATCHED_PAUSE)
+            return next_round(at, UNWATCHED_INTERVAL)
         # No watch reports what was written after the look and before the watch.
         return at if stream.measured() != stream.size else NEVER

@@ -19,7 +19,7 @@ MOST_READ = 256 << 10
 #: Bytes of a record's message, as of a line that services write to the journal: 48 KiB there.
 MOST_OF_PIECE = 48 << 10
 
-#: The field that says why a record does not end with its line.
+#: The field that names why a record does not end with its line.
 LINE_BREAK = b"DISPATCHER_LINE_BREAK"
 
 

@@ -72,7 +72,7 @@ class Scan:
         """Record that runs may have a process which this scan does not show."""
         self.unclear |= dict.fromkeys(candidates, why)
 
-    def note_reaped(self, candidates: Iterable[wire.RunUid]) -> None:
+    def record_reaped(self, candidates: Iterable[wire.RunUid]) -> None:
         """Record that a run's process died: its own children may be missing in this scan."""
         self.reaped += 1
         self.mark_unclear(candidates, _JUST_DIED)
@@ -217,7 +217,7 @@ class Tree:
                 if orphan is None:
                     continue
             if self._reap_if_dead(pid):
-                scan.note_reaped(orphan.candidates)
+                scan.record_reaped(orphan.candidates)
                 continue
             self._orphans[pid] = orphan
             if orphan.owner is not None:
@@ -250,7 +250,7 @@ class Tree:
             return None
         self._attributions -= 1
         process = self._kernel.look(pid)
-        # Every leader made a session of its own: what is in ours was not born of a run.
+        # Every leader makes a session of its own: a process in ours belongs to no run.
         if process is None or process.session == self._kernel.session:
             if self._kernel.pid == INIT:
                 self._kernel.reap_if_dead(pid)

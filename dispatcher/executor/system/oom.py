@@ -106,7 +106,7 @@ class OomCounter:
 def counters(proc: Path) -> list[str]:
     """Return the files that may hold the counter of a process's cgroup; `proc` is its /proc.
 
-    Of version 2 (memory.events, with all cgroups below) and of version 1 (memory.oom_control,
+    They are of version 2 (memory.events, with all cgroups below) or 1 (memory.oom_control,
     without them): cgroups(7), proc_pid_mountinfo(5).
     """
     try:

@@ -95,7 +95,7 @@ LAST_RUN = f"""
 SELECT {columns(Run, **_OF_RUN, output_tail="NULL")} {_OF_TASK} ORDER BY runs.fence DESC LIMIT 1
 """
 
-# Of columns that both tables have, and those with another name than the field.
+# Columns that both tables have, and columns named differently from their field.
 OPEN_RUN_COLUMNS = columns(
     OpenRun,
     task_id="tasks.id",

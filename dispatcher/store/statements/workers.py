@@ -20,7 +20,7 @@ WHERE id = :task_id AND lock = :lock AND ending IS NULL
 RETURNING lease_expires_at
 """
 
-# A note alone is no sign of life: it moves no expiry and stamps no liveness.
+# A note alone proves no life: it moves no expiry and stamps no liveness.
 NOTE = """
 UPDATE tasks SET note = :note,
     progressed_at = CASE WHEN :note IS DISTINCT FROM note THEN :now ELSE progressed_at END

@@ -13,11 +13,11 @@ import pytest
 from dispatcher.executor.log import Log
 from dispatcher.executor.output import quiet_files
 from dispatcher.executor.output.budgets import (
-    LONGEST_PAUSE,
+    LONGEST_INTERVAL,
     MOST_PUNCHED,
-    SHORTEST_PAUSE,
+    SHORTEST_INTERVAL,
     SLACK,
-    UNWATCHED_PAUSE,
+    UNWATCHED_INTERVAL,
     BudgetedFile,
     Budgets,
 )
@@ -41,7 +41,7 @@ OPENED: list[OutputFile] = []
 
 @pytest.fixture
 def quiet() -> Iterator[Quiet]:
-    """What reports writes; a user has few of them, so it is closed."""
+    """The watcher that reports writes; a user has few of them, so it is closed."""
     WATCHED.clear()
     quiet = Quiet(WATCHED.append)
     yield quiet
@@ -92,7 +92,7 @@ def test_r67_the_oldest_bytes_are_punched_out_and_offsets_stay(
     assert on_disk(path) <= BUDGET + 65536
 
 
-def test_what_is_within_the_budget_is_not_touched(tmp_path: Path, quiet: Quiet) -> None:
+def test_output_within_the_budget_is_not_touched(tmp_path: Path, quiet: Quiet) -> None:
     budgets, path = make(tmp_path, quiet)
     append(path, BUDGET)
 
@@ -114,12 +114,12 @@ def test_a_quiet_file_is_not_looked_at_until_its_first_write(tmp_path: Path, qui
 
     append(path, 3 * BUDGET)
     at = Instant(50.0)
-    budgets.note_writes(WATCHED, at)
+    budgets.record_writes(WATCHED, at)
     assert at == budgets.due
     budgets.enforce(at)
 
     assert on_disk(path) <= BUDGET + 65536
-    assert SHORTEST_PAUSE == round(budgets.due - at, 3)
+    assert SHORTEST_INTERVAL == round(budgets.due - at, 3)
 
 
 def test_the_first_write_after_each_silence_is_reported_again(tmp_path: Path, quiet: Quiet) -> None:
@@ -127,7 +127,7 @@ def test_the_first_write_after_each_silence_is_reported_again(tmp_path: Path, qu
     budgets.enforce(budgets.due)
     for at in map(Instant, (50.0, 60.0, 70.0)):
         append(path, 10)
-        budgets.note_writes(WATCHED, at)
+        budgets.record_writes(WATCHED, at)
         budgets.enforce(at)
         budgets.enforce(budgets.due)
         assert budgets.due == NEVER
@@ -159,7 +159,7 @@ def test_a_file_is_looked_at_the_sooner_the_faster_it_grows(tmp_path: Path, quie
         budgets.enforce(at)
         pauses.append(round(budgets.due - at, 4))
 
-    assert [LONGEST_PAUSE, LONGEST_PAUSE / 2, SHORTEST_PAUSE] == pauses
+    assert [LONGEST_INTERVAL, LONGEST_INTERVAL / 2, SHORTEST_INTERVAL] == pauses
 
 
 def test_a_quiet_file_without_a_watch_is_checked_now_and_then(
@@ -169,7 +169,7 @@ def test_a_quiet_file_without_a_watch_is_checked_now_and_then(
     budgets, path = make(tmp_path, quiet)
     monkeypatch.setattr(quiet_files._libc, "inotify_add_watch", lambda *_: -1)
     budgets.enforce(budgets.due)
-    assert UNWATCHED_PAUSE == budgets.due
+    assert UNWATCHED_INTERVAL == budgets.due
 
     append(path, 3 * BUDGET)
     budgets.enforce(budgets.due)
@@ -184,7 +184,7 @@ def test_a_run_that_is_gone_is_not_watched_any_longer(tmp_path: Path, quiet: Qui
     assert not is_watching()
 
     append(path, 10)
-    budgets.note_writes(WATCHED, Instant(50.0))
+    budgets.record_writes(WATCHED, Instant(50.0))
 
     assert budgets.due == NEVER
     assert not is_watching()
@@ -266,7 +266,7 @@ def test_a_hole_costs_nothing_however_large_it_is(tmp_path: Path, quiet: Quiet, 
     assert budgets.due == NEVER
 
 
-def test_what_could_not_be_punched_out_is_tried_again(
+def test_a_failed_punch_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Quiet
 ) -> None:
     budgets, path = make(tmp_path, quiet)
@@ -299,21 +299,19 @@ def test_a_file_that_is_watched_twice_is_dropped_once_and_for_all(
     assert not is_watching()
 
 
-def test_what_its_writer_truncates_is_counted(tmp_path: Path, quiet: Quiet) -> None:
+def test_bytes_that_the_writer_truncates_are_counted(tmp_path: Path, quiet: Quiet) -> None:
     """`echo note > /dev/stderr` in a worker, whose stderr is a file."""
     budgets, path = make(tmp_path, quiet)
     append(path, 1000)
     budgets.enforce(budgets.due)
     path.write_bytes(b"note\n")
-    budgets.note_writes(WATCHED, Instant(50.0))
+    budgets.record_writes(WATCHED, Instant(50.0))
     budgets.enforce(Instant(50.0))
 
     assert [1000] == [output.truncated for output in OPENED]
 
 
-def test_what_has_no_name_any_more_is_kept_within_its_budget_too(
-    tmp_path: Path, quiet: Quiet
-) -> None:
+def test_an_unlinked_file_is_kept_within_its_budget_too(tmp_path: Path, quiet: Quiet) -> None:
     budgets, path = make(tmp_path, quiet)
     with path.open("ab") as file:
         path.unlink()
@@ -331,7 +329,7 @@ def test_two_outputs_that_are_one_file_are_both_looked_after(tmp_path: Path, qui
     budgets.enforce(budgets.due)
     budgets.drop(UID)
     append(path, 3 * BUDGET)
-    budgets.note_writes(WATCHED, Instant(50.0))
+    budgets.record_writes(WATCHED, Instant(50.0))
     budgets.enforce(Instant(50.0))
     assert on_disk(path) <= BUDGET + 65536
     budgets.drop(RunUid("b"))
@@ -376,7 +374,7 @@ def test_r67_room_that_a_worker_reserves_is_given_back(
     assert on_disk(path) <= BUDGET + SLACK
 
 
-def test_r67_what_is_written_into_a_hole_is_punched_out_again(tmp_path: Path, quiet: Quiet) -> None:
+def test_r67_bytes_written_into_a_hole_are_punched_out_again(tmp_path: Path, quiet: Quiet) -> None:
     """`dd conv=notrunc` into the beginning of an output that is long already."""
     budgets, path = make(tmp_path, quiet)
     with path.open("r+b") as file:

@@ -114,7 +114,7 @@ def test_new_members_get_sigkill_too(world: World) -> None:
     assert 1 == len(world.sent(wire.Exited))
 
 
-def test_r14_what_cannot_die_is_unkillable_and_never_gone(world: World) -> None:
+def test_r14_a_process_that_cannot_die_is_unkillable_and_never_gone(world: World) -> None:
     world.spawner.facts = {"cannot_die": True}
     leader = world.start(kill_grace=1.0)
 
@@ -133,7 +133,7 @@ def test_r14_what_cannot_die_is_unkillable_and_never_gone(world: World) -> None:
     assert "cancelled" == world.last(wire.Exited).ended_by
 
 
-def test_r14_nothing_is_gone_while_somebody_cannot_be_looked_at(world: World) -> None:
+def test_r14_no_run_is_gone_while_a_process_cannot_be_examined(world: World) -> None:
     leader = world.start(leftover_grace=1000.0)
     world.kernel.broken = OSError(errno.EMFILE, "Too many open files")
     world.kernel.dies(leader)
@@ -147,7 +147,7 @@ def test_r14_nothing_is_gone_while_somebody_cannot_be_looked_at(world: World) ->
     assert 0 == world.last(wire.Exited).exit.exit_code
 
 
-def test_leftovers_have_their_grace_then_the_ladder(world: World) -> None:
+def test_leftovers_have_their_grace_and_are_then_ended(world: World) -> None:
     leader = world.start(leftover_grace=2.0, kill_grace=3.0)
     left = world.kernel.born(leader.pid, ignores=STUBBORN, leads=True, environment=b"")
     began = world.kernel.now
@@ -205,7 +205,7 @@ def test_an_exit_seen_in_the_same_tick_comes_before_an_end(world: World) -> None
 
 
 def test_an_orphan_that_dies_unseen_may_have_left_another(world: World) -> None:
-    """What is reaped in a scan had children that only the next scan can see."""
+    """A process reaped in a scan had children that only the next scan can see."""
     leader = world.start(leftover_grace=1000.0)
     between = world.kernel.born(leader.pid, leads=True)
     hidden = world.kernel.born(between.pid, leads=True)
@@ -289,7 +289,7 @@ def test_a_process_of_our_own_session_is_nobodys(world: World) -> None:
     assert [] == ours.signals
 
 
-def test_what_was_there_before_every_run_is_nobodys(world: World) -> None:
+def test_a_process_older_than_every_run_belongs_to_none(world: World) -> None:
     elder = world.kernel.born(SELF, leads=True)
     world.run_for(1)
     world.start()
@@ -431,7 +431,7 @@ def test_a_requested_end_reports_no_leftovers(world: World) -> None:
     assert () == world.last(wire.Exited).exit.left_alone
 
 
-def test_what_was_left_alone_is_reaped_when_it_dies_though_nothing_runs(world: World) -> None:
+def test_a_leftover_left_alone_is_reaped_at_its_death_although_nothing_runs(world: World) -> None:
     leader = world.start(report_leftovers=True)
     server = world.kernel.born(leader.pid)
     world.kernel.dies(leader)
@@ -467,7 +467,7 @@ def test_a_mark_is_read_before_every_sign_that_may_be_anothers(world: World) -> 
 def test_another_runs_daemon_with_a_remembered_pid_is_not_taken_for_a_leftover(
     world: World,
 ) -> None:
-    """What was left alone is known by its mark; its pids may be anybody's by now."""
+    """A leftover left alone is known by its mark; its pid may belong to another process by now."""
     first, second = "a" * 32, "b" * 32
     leader = world.start(first, report_leftovers=True)
     left = world.kernel.born(leader.pid)
@@ -511,7 +511,7 @@ def test_a_child_that_proc_does_not_show_is_signalled_with_its_run(world: World)
     assert 1 == len(world.sent(wire.Exited))
 
 
-def test_what_cannot_be_read_of_one_process_keeps_no_other_run(world: World) -> None:
+def test_an_unreadable_process_keeps_no_other_run(world: World) -> None:
     """A storm of forks in one run: its neighbours are settled as if it were not there."""
     storm, quiet = world.start("a" * 32), world.start("b" * 32)
     forked = iter(range(10**6))
@@ -548,7 +548,7 @@ def test_without_marks_the_rest_still_gives_a_process_away(world: World) -> None
     assert [] == world.sent(wire.Stray)
 
 
-def test_what_is_not_proved_gone_after_sigkill_is_reported_with_its_reason(world: World) -> None:
+def test_a_run_not_proved_gone_after_sigkill_is_reported_with_its_reason(world: World) -> None:
     world.spawner.facts = {"cannot_die": True}
     leader = world.start("a" * 32, kill_grace=0.0)
     world.end("a" * 32)
@@ -603,7 +603,9 @@ def test_a_leftover_left_alone_is_known_by_its_mark_when_no_other_sign_remains(
     assert [] == helper.signals + world.sent(wire.Stray)
 
 
-def test_a_session_number_of_what_was_left_alone_may_be_another_runs_by_now(world: World) -> None:
+def test_the_session_number_of_a_leftover_left_alone_may_be_another_runs_by_now(
+    world: World,
+) -> None:
     """The daemon has no mark, as it set that limit itself; its environment names its run."""
     serving = world.start("a" * 32, report_leftovers=True)
     world.kernel.born(serving.pid, leads=True)

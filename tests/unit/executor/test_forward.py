@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from dispatcher.executor.journal import Journal
-from dispatcher.executor.output.budgets import LONGEST_PAUSE, SHORTEST_PAUSE, Budgets
+from dispatcher.executor.output.budgets import LONGEST_INTERVAL, SHORTEST_INTERVAL, Budgets
 from dispatcher.executor.output.files import OutputFile
 from dispatcher.executor.output.forwarder import (
     LONG,
     MOST_AT_ONCE,
     MOST_ENDED,
     PATIENCE,
-    REPORT_PAUSE,
+    REPORT_INTERVAL,
     Forwarder,
 )
 from dispatcher.executor.output.quiet_files import QuietFiles
@@ -82,7 +82,7 @@ class Place:
             task_variables=WHOSE,
             forwarded=0,
         )
-        self.journal.note(starting)
+        self.journal.append(starting)
         self.forwarder.follow(run, None, self.now)
         return path
 
@@ -99,7 +99,7 @@ class Place:
             if taken:
                 self.journald.take()
             for descriptor in self.kernel.watched:
-                self.forwarder.note_writes([descriptor], self.now)
+                self.forwarder.record_writes([descriptor], self.now)
             if self.forwarder.due <= self.now:
                 self.done += self.forwarder.forward(self.now)
                 self.journal.flush()
@@ -151,8 +151,8 @@ def test_a_file_that_grows_is_looked_at_eight_times_a_second_and_a_quiet_one_not
 ) -> None:
     path = place.follow(text=b"one\n")
     place.keep_on()
-    assert LONGEST_PAUSE == place.forwarder.due
-    place.keep_on(LONGEST_PAUSE)
+    assert LONGEST_INTERVAL == place.forwarder.due
+    place.keep_on(LONGEST_INTERVAL)
     assert NEVER == place.forwarder.due
 
     append(path, b"two\n")
@@ -160,7 +160,7 @@ def test_a_file_that_grows_is_looked_at_eight_times_a_second_and_a_quiet_one_not
     assert [b"one", b"two"] == place.messages()
 
 
-def test_when_a_run_is_gone_its_last_line_is_sent_and_its_file_given_back(place: Place) -> None:
+def test_the_last_line_of_a_gone_run_is_sent_and_its_file_given_back(place: Place) -> None:
     path = place.follow(text=b"one\ntwo")
     place.keep_on(1)
     assert place.forwarder.is_behind(RunUid("run"))
@@ -184,9 +184,9 @@ def test_a_flood_is_forwarded_a_bounded_part_at_a_time_and_each_file_has_its_tur
     assert flood.stat().st_size == 2 * MOST_AT_ONCE
     place.forwarder.forward(place.now)
     assert 0 < (place.runs["flood"].forwarded or 0) <= MOST_READ
-    assert SHORTEST_PAUSE == place.forwarder.due
+    assert SHORTEST_INTERVAL == place.forwarder.due
     place.journald.take()
-    place.now = Instant(SHORTEST_PAUSE)
+    place.now = Instant(SHORTEST_INTERVAL)
     place.forwarder.forward(place.now)  # the calm one first, if both did not fit
     assert 7 == place.runs["calm"].forwarded
     place.end("flood")
@@ -204,7 +204,7 @@ def test_so_few_records_are_sent_that_journald_drops_none(place: Place) -> None:
         for part in range(8):
             number = second * 8 + part
             append(path, b"".join(b"%d.%d\n" % (number, line) for line in range(100)))
-            place.keep_on(LONGEST_PAUSE, taken=True)
+            place.keep_on(LONGEST_INTERVAL, taken=True)
 
     texts = place.messages()
     assert [b"%d.%d" % (n, line) for n in range(240) for line in range(100)] == b"\n".join(
@@ -224,7 +224,7 @@ def test_a_journal_that_is_full_or_away_gets_all_of_it_later_and_once(place: Pla
     lines = [b"%d" % number for number in range(3000)]
     for number in range(0, 3000, 10):
         append(path, b"".join(line + b"\n" for line in lines[number : number + 10]))
-        place.keep_on(LONGEST_PAUSE)
+        place.keep_on(LONGEST_INTERVAL)
     waiting = len(lines) * 5 - (place.runs["run"].forwarded or 0)
     assert 0 < waiting
     place.keep_on(LONG)
@@ -260,7 +260,7 @@ def test_a_successor_goes_on_where_its_predecessor_came_to(place: Place) -> None
     assert [b"one", b"two", b"three"] == place.messages()
 
 
-def test_what_the_budget_drops_first_is_counted_and_the_next_whole_line_follows(
+def test_bytes_dropped_before_forwarding_are_counted_and_the_next_whole_line_follows(
     place: Place,
 ) -> None:
     line = b"x" * 999 + b"\n"
@@ -284,7 +284,7 @@ def test_what_the_budget_drops_first_is_counted_and_the_next_whole_line_follows(
     assert (1 << 20) + BLOCK > (len(texts) - 1) * 1000 > (1 << 20) - 1000
 
 
-def test_what_is_truncated_is_counted_as_far_as_it_was_seen_and_what_follows_is_sent(
+def test_truncated_bytes_are_counted_as_far_as_seen_and_later_lines_are_sent(
     place: Place,
 ) -> None:
     path = place.follow(text=b"one\ntwo\nthr")
@@ -316,11 +316,11 @@ def test_losses_that_go_on_are_reported_together(place: Place) -> None:
     path = place.follow()
     for _ in range(20):
         append(path, b"half a line")
-        place.keep_on(LONGEST_PAUSE)
+        place.keep_on(LONGEST_INTERVAL)
         os.truncate(path, 0)
-        place.keep_on(LONGEST_PAUSE)
+        place.keep_on(LONGEST_INTERVAL)
     assert 1 == len(place.events_of("output.unforwarded"))
-    place.keep_on(REPORT_PAUSE)
+    place.keep_on(REPORT_INTERVAL)
     append(path, b"whole\n")
     place.end()
     place.keep_on()
@@ -358,7 +358,7 @@ def test_no_more_than_so_many_runs_that_are_gone_hold_a_descriptor(place: Place)
     assert 3 == len(place.events_of("output.unforwarded"))
 
 
-def test_who_leaves_forwards_for_a_moment_and_leaves_the_rest_to_its_successor(
+def test_an_executor_that_exits_forwards_for_a_moment_and_leaves_the_rest_to_its_successor(
     place: Place,
 ) -> None:
     place.follow("a", text=b"one\n")
@@ -389,7 +389,7 @@ def test_a_file_that_cannot_be_opened_is_reported_and_one_that_is_gone_is_not(
     assert "it is not a regular file" in lost["reason"]
 
 
-def test_what_cannot_be_read_of_one_output_is_lost_and_the_others_go_on(
+def test_an_unreadable_output_is_lost_and_the_others_go_on(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bad sector under one output ended the executor, and with it every run, again and again."""

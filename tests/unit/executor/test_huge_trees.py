@@ -24,7 +24,7 @@ STUBBORN = frozenset({SIGTERM})
 
 HUGE, SMALL = "a" * 32, "b" * 32
 
-#: Processes of a huge tree, its leader left out.
+#: Processes of a huge tree, without its leader.
 MANY = 6 * LOOKS_PER_TICK
 
 
@@ -364,7 +364,9 @@ def test_processes_that_cannot_be_stopped_do_not_keep_sigkill_from_the_rest(
     assert [] == [process for process in tree if SIGKILL not in kinds(process)]
 
 
-def test_only_who_lives_long_after_its_own_sigkill_is_called_unkillable(world: Counting) -> None:
+def test_only_a_process_that_lives_long_after_its_own_sigkill_is_unkillable(
+    world: Counting,
+) -> None:
     """New processes were named that had just been found, and left alone for ten seconds."""
     world.spawner.facts = {"cannot_die": True}
     leader = world.start(SMALL)
@@ -594,7 +596,7 @@ def test_a_shortage_in_the_middle_of_a_freeze_does_not_keep_sigkill_from_the_gro
     assert [HUGE] == [exited.uid for exited in world.sent(wire.Exited)]
 
 
-def test_who_survives_is_named_as_it_is_seen_after_the_killing(world: Counting) -> None:
+def test_a_survivor_is_named_as_seen_after_sigkill(world: Counting) -> None:
     leader = world.start(HUGE)
     stuck = world.kernel.born(world.grow(leader)[-1].pid, leads=True, cannot_die=True)
     world.end(HUGE, at_once=True)
@@ -732,7 +734,7 @@ def test_huge_leftovers_are_named_as_few_and_logged_once(world: Counting) -> Non
     assert MAX_LEFTOVERS == len(world.last(wire.Exited).exit.leftovers)
 
 
-def test_leftovers_are_named_when_they_are_found_whatever_stands_before_them(
+def test_leftovers_are_named_however_many_dead_processes_come_first(
     world: Counting,
 ) -> None:
     """Those of the first part alone were named: many of the dead may come first."""

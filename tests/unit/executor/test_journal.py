@@ -79,11 +79,11 @@ EXIT = wire.Exit(at=7.0, exit_code=3, cpu_seconds=0.5)
     ],
     ids=["starting", "started", "ending", "leader_exited", "gone"],
 )
-def test_what_was_noted_is_known_again_also_after_a_rewrite(
+def test_journaled_facts_are_known_again_also_after_a_rewrite(
     journal: Journal, lines: list[Record], expected: tuple[object, ...]
 ) -> None:
     for line in [starting(), *lines]:
-        journal.note(line)
+        journal.append(line)
     assert journal.flush() is None
 
     (run,) = journal.predecessors_runs()
@@ -94,11 +94,9 @@ def test_what_was_noted_is_known_again_also_after_a_rewrite(
     assert facts(run) == facts(again)  # its leader was surely not reaped before
 
 
-def test_a_line_is_what_executors_of_before_wrote_and_read(
-    journal: Journal, tmp_path: Path
-) -> None:
-    journal.note(LeaderStarted(uid=UID, at=2.0, pid=9, start_ticks=8))
-    journal.note(Starting(uid=UID, at=1.0, output_path="/x", task_variables={"a": "b"}))
+def test_a_line_has_the_form_of_earlier_executors(journal: Journal, tmp_path: Path) -> None:
+    journal.append(LeaderStarted(uid=UID, at=2.0, pid=9, start_ticks=8))
+    journal.append(Starting(uid=UID, at=1.0, output_path="/x", task_variables={"a": "b"}))
     journal.flush()
 
     assert [
@@ -109,7 +107,7 @@ def test_a_line_is_what_executors_of_before_wrote_and_read(
 
 def test_forgotten_is_unknown(journal: Journal) -> None:
     for line in (starting(), starting("other"), Forgotten(uid=UID, at=2.0)):
-        journal.note(line)
+        journal.append(line)
     journal.flush()
 
     assert ["other"] == [run.uid for run in journal.predecessors_runs()]
@@ -118,7 +116,7 @@ def test_forgotten_is_unknown(journal: Journal) -> None:
 def test_a_header_of_another_boot_is_not_damage_and_names_no_runs(
     journal: Journal, tmp_path: Path
 ) -> None:
-    journal.note(starting())
+    journal.append(starting())
     journal.flush()
 
     after = Journal(str(tmp_path / "journal"), Header(boot_id="next", pid_namespace="pids"))
@@ -133,7 +131,7 @@ def test_it_is_compacted_when_it_has_grown(
     monkeypatch.setattr(module, "REWRITE_AFTER", 1000)
     journal.rewrite([], Instant(0.0))
     while journal.due == NEVER:
-        journal.note(starting())
+        journal.append(starting())
         journal.flush()
     size = (tmp_path / "journal").stat().st_size
 
@@ -150,7 +148,7 @@ def test_a_line_is_written_whole_or_not_at_all(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a full disk a part may fit."""
-    journal.note(starting("before"))
+    journal.append(starting("before"))
     journal.flush()
     really = os.write
 
@@ -161,9 +159,9 @@ def test_a_line_is_written_whole_or_not_at_all(
 
     with monkeypatch.context() as patched:
         patched.setattr(module.os, "write", half)
-        journal.note(starting("during"))
+        journal.append(starting("during"))
         error = journal.flush()
-    journal.note(starting("after"))
+    journal.append(starting("after"))
 
     assert error is not None
     assert errno.ENOSPC == error.errno
@@ -175,7 +173,7 @@ def test_a_line_is_written_whole_or_not_at_all(
 
 
 class Disk:
-    """Where the journal lies: full, or not."""
+    """The disk of the journal: full, or not."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = True
@@ -207,7 +205,7 @@ def test_r35_a_start_that_cannot_be_noted_is_the_hosts_fault_until_there_is_room
 
 
 @pytest.mark.parametrize("others", [0, 1], ids=["idle", "busy"])
-def test_what_could_not_be_noted_is_made_up_for_as_soon_as_there_is_room(
+def test_a_failed_write_is_made_up_for_as_soon_as_the_disk_has_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int
 ) -> None:
     """A successor that had to go by the old lines would lose the exit code."""
@@ -266,7 +264,7 @@ def test_a_journal_that_could_not_be_made_is_tried_again(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
-def test_what_lies_where_the_new_journal_is_to_be_is_not_written_to(
+def test_a_file_in_the_place_of_the_new_journal_is_not_written_to(
     tmp_path: Path, kind: str
 ) -> None:
     """A FIFO that nobody reads would hold up every worker."""
@@ -349,10 +347,10 @@ def apart(tmp_path: Path) -> Apart:
     return Apart(tmp_path)
 
 
-def note(journal: Journal, *lines: Record) -> None:
+def write(journal: Journal, *lines: Record) -> None:
     journal.rewrite([], Instant(0.0))
     for line in lines:
-        journal.note(line)
+        journal.append(line)
     assert journal.flush() is None
     journal.close()
 
@@ -362,7 +360,7 @@ def uids(journal: Journal) -> list[str]:
 
 
 def test_a_successor_finds_a_journal_that_is_kept_apart(apart: Apart) -> None:
-    note(apart.journal(), starting())
+    write(apart.journal(), starting())
 
     assert apart.path.is_symlink()
     assert [UID] == uids(apart.journal())
@@ -371,7 +369,7 @@ def test_a_successor_finds_a_journal_that_is_kept_apart(apart: Apart) -> None:
 
 
 def test_a_journal_of_before_is_read_and_then_kept_apart(apart: Apart) -> None:
-    note(Journal(str(apart.path), HEADER), starting())
+    write(Journal(str(apart.path), HEADER), starting())
     successor = apart.journal()
 
     runs = successor.predecessors_runs()
@@ -383,7 +381,7 @@ def test_a_journal_of_before_is_read_and_then_kept_apart(apart: Apart) -> None:
 
 
 def test_a_journal_may_come_back_to_the_state_directory(apart: Apart) -> None:
-    note(apart.journal(), starting())
+    write(apart.journal(), starting())
     successor = Journal(str(apart.path), HEADER)
     assert rewrite(successor, successor.predecessors_runs(), 2.0) is None
     successor.close()
@@ -392,9 +390,9 @@ def test_a_journal_may_come_back_to_the_state_directory(apart: Apart) -> None:
     assert [UID] == uids(apart.journal())
 
 
-def test_of_a_memory_that_is_gone_nothing_is_known(apart: Apart) -> None:
+def test_a_lost_journal_names_no_runs(apart: Apart) -> None:
     """As after a boot, which no process survives."""
-    note(apart.journal(), starting())
+    write(apart.journal(), starting())
     (apart.memory / "node.journal").unlink()
 
     assert [] == uids(apart.journal())
@@ -406,13 +404,13 @@ def test_a_journal_that_nobody_would_find_is_none(apart: Apart) -> None:
     journal = apart.journal()
 
     assert journal.rewrite([], Instant(0.0)) is not None
-    journal.note(starting())
+    journal.append(starting())
     assert journal.flush() is not None
     assert RETRY == journal.due
 
     apart.path.rmdir()
     assert journal.rewrite([], Instant(2.0)) is None
-    journal.note(starting())
+    journal.append(starting())
     assert journal.flush() is None
     assert [UID] == uids(apart.journal())
     journal.close()
@@ -458,7 +456,7 @@ def test_a_journal_whose_directory_was_removed_is_in_the_state_directory_meanwhi
     journal.restore()
 
     assert journal.rewrite([], Instant(1.0)) is None
-    journal.note(starting())
+    journal.append(starting())
     assert journal.flush() is None
     assert (False, True) == (apart.path.is_symlink(), journal.is_there)
     assert [UID] == uids(apart.journal())
@@ -490,7 +488,7 @@ def test_r35_a_directory_that_root_made_again_leaves_the_journal_in_the_state_di
         close_to_this_user(apart.memory, patched)
         assert noticed == journal.is_there
         assert journal.rewrite([], Instant(2.0)) is None
-        journal.note(starting())
+        journal.append(starting())
         assert journal.flush() is None
 
         assert (False, True) == (apart.path.is_symlink(), journal.is_there)
@@ -511,7 +509,7 @@ def test_a_rewrite_that_fails_leaves_a_journal_that_a_successor_finds_where_it_i
     with monkeypatch.context() as patched:
         close_to_this_user(apart.memory, patched)
         assert journal.rewrite([], Instant(1.0)) is not None
-    journal.note(starting())
+    journal.append(starting())
     assert journal.flush() is None
 
     assert (True, True) == (apart.path.is_symlink(), journal.is_there)

@@ -1,4 +1,4 @@
-"""A journal that something other than its executor wrote to: what can be known of it, and what not.
+"""A journal that another program wrote to: what can be read of it, and what cannot.
 
 A successor goes on with what is left, and reports what is lost.
 """
@@ -99,7 +99,7 @@ NO_HEADER = {
 def test_without_its_header_a_run_is_known_by_its_uid_and_not_by_its_pid(
     tmp_path: Path, header: bytes
 ) -> None:
-    """Whose pid that is, in another boot or namespace, nobody knows."""
+    """The owner of that pid in another boot or namespace is unknown."""
     starting = line(output_path="/run.log")
     started = line(event="started", pid=9, start_ticks=8)
     over = line("over", event="gone", exit=EXIT)
@@ -112,7 +112,7 @@ def test_without_its_header_a_run_is_known_by_its_uid_and_not_by_its_pid(
     assert Damage(lines=1, first=1) == headless.damage
 
 
-def test_of_an_empty_journal_nothing_is_known_and_that_is_damage(tmp_path: Path) -> None:
+def test_an_empty_journal_names_no_runs_and_counts_as_damaged(tmp_path: Path) -> None:
     empty = journal(tmp_path)
 
     assert [] == uids(empty)

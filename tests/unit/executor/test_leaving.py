@@ -62,7 +62,7 @@ def test_a_run_that_nobody_forgot_keeps_it(embedded: World) -> None:
     assert not embedded.run_for(1.1)
 
 
-def test_the_daemons_last_word_lets_it_go_at_once(embedded: World) -> None:
+def test_after_a_leave_the_last_forget_lets_the_executor_exit_at_once(embedded: World) -> None:
     embedded.kernel.dies(embedded.start())
     embedded.deliver(wire.Leave())
     assert embedded.run_for(5)
@@ -72,7 +72,7 @@ def test_the_daemons_last_word_lets_it_go_at_once(embedded: World) -> None:
     assert not embedded.stays
 
 
-def test_a_new_daemon_takes_the_last_word_back(embedded: World) -> None:
+def test_a_new_daemon_revokes_a_leave(embedded: World) -> None:
     leader = embedded.start()
     embedded.deliver(wire.Leave())
     embedded.connect(connected=True)
@@ -91,7 +91,9 @@ def test_external_it_stays(external: World) -> None:
     assert external.run_for(1000)
 
 
-def test_r34_shut_down_it_ends_all_runs_by_the_ladder_and_leaves(external: World) -> None:
+def test_r34_a_shutdown_ends_all_runs_with_their_graces_and_the_executor_exits(
+    external: World,
+) -> None:
     """A run ended by our stop is reported as that."""
     polite = external.start("polite")
     external.spawner.facts = {"ignores": frozenset({SIGTERM})}
@@ -125,8 +127,8 @@ def test_a_shutdown_leaves_behind_the_survivors_of_sigkill_and_names_them(
     assert ["stuck"] == [run.uid for run in external.journal.predecessors_runs()]
 
 
-def test_shut_down_it_waits_for_what_may_still_end(external: World) -> None:
-    """As long as a run is on its ladder, however long its grace is, and once more for each."""
+def test_a_shutdown_waits_for_runs_that_may_still_end(external: World) -> None:
+    """As long as a run is ending, however long its grace is, and once more for each."""
     external.spawner.facts = {"ignores": frozenset({SIGTERM, SIGKILL})}
     stuck = external.start("stuck", kill_grace=0.0)
     external.spawner.facts = {"ignores": frozenset({SIGTERM})}
@@ -179,7 +181,7 @@ def test_embedded_it_does_not_stay_for_output_that_the_journal_does_not_take(
     before = Journal(str(tmp_path / "executor.journal"), header)
     before.rewrite([], Instant(0.0))
     whole = wire.Exit(at=1.0, exit_code=0)
-    before.note(Gone(uid=run, at=1.0, output_path=str(output), exit=whole, forwarded=0))
+    before.append(Gone(uid=run, at=1.0, output_path=str(output), exit=whole, forwarded=0))
     before.flush()
     before.close()
 

@@ -54,7 +54,7 @@ class Ear:
         sent, self.daemon.sent = self.daemon.sent, []
         return sent
 
-    def note(self) -> None:
+    def acknowledge(self) -> None:
         for notice in self.taken():
             self.notices.confirm(notice.uid, notice.serial)
 
@@ -92,13 +92,13 @@ def ear(directory: Path) -> Iterator[Ear]:
     ],
     ids=str,
 )
-def test_what_is_understood(text: bytes, facts: dict[str, Any] | None) -> None:
+def test_a_message_becomes_a_notice(text: bytes, facts: dict[str, Any] | None) -> None:
     expected = None if facts is None else wire.Notice(uid=RUN, serial=3, **facts)
 
     assert expected == parsed(text, RUN, 3, NOW)
 
 
-def test_of_two_notices_the_later_note_and_the_longer_time_count() -> None:
+def test_two_notices_merge_into_the_later_note_and_the_longer_time() -> None:
     first = wire.Notice(uid=RUN, serial=1, beat=True, note="a", until=20.0)
     second = wire.Notice(uid=RUN, serial=2, failed=True, until=10.0)
     third = wire.Notice(uid=RUN, serial=3, note="b")
@@ -116,7 +116,7 @@ def test_a_lone_beat_waits_for_nothing_and_the_next_for_no_eighth_of_its_lease(
         out.send(b"WATCHDOG=1")
         ear.receive()
         assert [1] == [notice.serial for notice in ear.daemon.sent]
-        ear.note()
+        ear.acknowledge()
         out.send(b"WATCHDOG=1")
         ear.receive(Instant(NOW + pause / 2))
         assert [] == ear.taken()
@@ -125,7 +125,9 @@ def test_a_lone_beat_waits_for_nothing_and_the_next_for_no_eighth_of_its_lease(
         assert [2] == [notice.serial for notice in ear.taken()]
 
 
-def test_what_follows_waits_until_the_last_was_noted_unless_it_is_urgent(ear: Ear) -> None:
+def test_the_next_notice_waits_until_the_last_was_acknowledged_unless_it_is_urgent(
+    ear: Ear,
+) -> None:
     with ear.open() as out:
         out.send(b"WATCHDOG=1")
         ear.receive()
@@ -221,7 +223,7 @@ def test_a_run_is_read_at_its_new_socket_and_at_the_one_that_lost_its_name(ear: 
         name.restore()
         connected.send(b"STATUS=before")
         ear.receive()
-        ear.note()
+        ear.acknowledge()
         sender.sendto(b"STATUS=after", str(path))
         ear.receive(Instant(NOW + 1))
         connected.send(b"EXTEND_TIMEOUT_USEC=1000000")
@@ -245,7 +247,7 @@ def test_sockets_without_a_name_are_few_and_go_with_the_run(ear: Ear) -> None:
     assert [] == list((ear.directory / "notify").iterdir())
 
 
-def test_of_the_sockets_without_a_name_the_one_that_speaks_stays(ear: Ear) -> None:
+def test_the_nameless_socket_in_use_stays_open(ear: Ear) -> None:
     """It was refused after the fifth removal of its name, and its run was lost."""
     with ear.open() as connected:
         *_, name = ear.notices.names
@@ -259,7 +261,7 @@ def test_of_the_sockets_without_a_name_the_one_that_speaks_stays(ear: Ear) -> No
 
         connected.send(b"STATUS=still here")
         ear.receive(Instant(at + 1))
-        ear.note()
+        ear.acknowledge()
         ear.receive(Instant(at + 2))
         assert ["still here"] == [notice.note for notice in ear.taken()]
 
@@ -283,7 +285,7 @@ def test_a_flood_at_a_nameless_socket_rests_like_any_other(ear: Ear) -> None:
         assert READS >= speaker.read
 
 
-def test_where_the_directory_is_missing_a_run_gets_its_socket_with_the_directory(
+def test_a_run_gets_its_socket_together_with_the_missing_directory(
     ear: Ear,
 ) -> None:
     shutil.rmtree(ear.directory / "notify")

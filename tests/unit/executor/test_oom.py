@@ -106,7 +106,7 @@ def test_a_protection_is_given_up_for_a_start_and_taken_back(tmp_path: Path) -> 
 
 def test_it_is_given_up_around_each_start_also_one_that_fails(tmp_path: Path) -> None:
     score = tmp_path / "score"
-    # What is written here comes after what was written before.
+    # A line written here follows the lines written before.
     descriptor = os.open(score, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     spawner = Spawner(
         OutputFiles(),

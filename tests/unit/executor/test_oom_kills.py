@@ -1,4 +1,4 @@
-"""Which runs count as killed for lack of memory: the kernel counts its kills and names nobody."""
+"""Runs that count as killed for lack of memory: the kernel counts its kills without naming one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_r37_a_leader_that_the_kernel_killed_for_memory_is_reported_as_that(worl
     assert [signal.SIGKILL] * 2 == [exited.exit.signal for exited in world.sent(wire.Exited)]
 
 
-def test_a_shell_that_reports_it_of_what_it_ran_counts_too(world: World) -> None:
+def test_a_shell_that_exits_137_for_its_killed_command_counts_too(world: World) -> None:
     leader = world.start("shell")
     kernel_kills(world)
     killed(world, leader, status=ProcessStatus(exit_code=137))
@@ -66,7 +66,9 @@ def test_a_shell_that_reports_it_of_what_it_ran_counts_too(world: World) -> None
 @pytest.mark.parametrize(
     "status", [ProcessStatus(exit_code=1), ProcessStatus(exit_code=0), ProcessStatus(signal=11)]
 )
-def test_who_ends_in_another_way_was_not_killed(world: World, status: ProcessStatus) -> None:
+def test_a_leader_that_ends_in_another_way_was_not_killed_for_memory(
+    world: World, status: ProcessStatus
+) -> None:
     leader = world.start("run")
     kernel_kills(world)
     killed(world, leader, status=status)
@@ -80,7 +82,7 @@ def test_a_sigkill_that_the_kernel_did_not_count_is_somebodys(world: World) -> N
     assert {"run": (False, False)} == exits(world)
 
 
-def test_where_the_kernel_does_not_count_nothing_is_known(world: World) -> None:
+def test_a_kernel_without_a_counter_reports_no_kills(world: World) -> None:
     world.kernel.killed_for_memory = None
     killed(world, world.start("run"))
 

@@ -35,7 +35,7 @@ def test_a_run_that_wrote_nothing_leaves_its_file_to_the_next(
     assert ["second.log"] == os.listdir(tmp_path)
 
 
-def test_what_was_written_stays_where_it_is(outputs: OutputFiles, tmp_path: Path) -> None:
+def test_written_output_stays_in_its_file(outputs: OutputFiles, tmp_path: Path) -> None:
     first, second = tmp_path / "first.log", tmp_path / "second.log"
     os.close(outputs.open(str(first)))
     first.write_text("hello\n")
@@ -99,7 +99,7 @@ def test_a_file_that_was_open_elsewhere_during_twenty_starts_is_handed_on_afterw
 
 
 @pytest.mark.parametrize("kind", ["fifo", "not empty", "linked", "unreadable"])
-def test_what_a_worker_put_in_place_of_its_output_is_not_handed_on(
+def test_a_file_that_a_worker_put_in_place_of_its_output_is_not_reused(
     outputs: OutputFiles, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "run.log"
@@ -129,7 +129,7 @@ def test_what_a_worker_put_in_place_of_its_output_is_not_handed_on(
         os.close(reader)
 
 
-def test_what_was_written_by_name_after_the_end_is_not_handed_on(
+def test_an_empty_file_that_was_written_after_the_end_is_not_reused(
     outputs: OutputFiles, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first.log", tmp_path / "second.log"

@@ -11,7 +11,7 @@ def cut(data: bytes, *, last: bool = False, single: bool = True) -> list[Piece]:
     return list(pieces(data, last=last, single=single))
 
 
-def test_each_line_is_one_and_what_has_no_end_yet_waits() -> None:
+def test_each_line_is_one_record_and_an_unfinished_line_waits() -> None:
     assert [Piece(b"one", 4), Piece(b"", 5), Piece(b"two\0\xff", 11)] == cut(
         b"one\n\ntwo\0\xff\nthr"
     )

@@ -140,7 +140,7 @@ def test_a_worker_that_requested_time_during_a_standstill_has_it(world: World, b
     assert "run_timeout" == world.last(wire.Exited).ended_by
 
 
-def test_who_floods_its_socket_is_ended_at_its_time_all_the_same(world: World) -> None:
+def test_a_run_that_floods_its_socket_is_ended_at_its_time_all_the_same(world: World) -> None:
     leader = limited(world, "run_timeout", 4, watchdog=60.0)
     path = Path(world.directory, "notify", RUN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as worker:
@@ -155,7 +155,7 @@ def test_who_floods_its_socket_is_ended_at_its_time_all_the_same(world: World) -
     assert SIGTERM == leader.signals[0][1]
 
 
-def test_who_went_within_its_grace_while_we_stood_still_is_not_killed(world: World) -> None:
+def test_a_run_that_ended_within_its_grace_during_a_standstill_is_not_killed(world: World) -> None:
     world.spawner.facts = {"ignores": frozenset({SIGTERM})}
     leader = world.start(kill_grace=5.0)
     world.end()
@@ -167,7 +167,7 @@ def test_who_went_within_its_grace_while_we_stood_still_is_not_killed(world: Wor
     assert "run.escalated" not in world.names()
 
 
-def test_an_executor_that_stood_still_lets_in_who_knocks_before_it_leaves() -> None:
+def test_an_executor_that_stood_still_accepts_a_waiting_daemon_before_it_would_exit() -> None:
     directory = Path(tempfile.mkdtemp(prefix="unread-"))
     world = World(directory, embedded=True, greeted=False)
 

@@ -145,7 +145,7 @@ def test_a_peer_that_the_host_cannot_send_to_is_dropped_and_may_come_again(
 
 
 def test_a_burst_is_read_in_portions(here: Here) -> None:
-    """So that a thousand starts do not delay the ladder of others."""
+    """So that a thousand starts do not delay the endings of others."""
     here.peer.sendall(b"".join(wire.encode(wire.Ping(sequence=n)) + b"\n" for n in range(100)))
 
     portions = []
@@ -169,7 +169,7 @@ def test_a_message_longer_than_one_read_is_not_all_read_after_it(here: Here) -> 
     assert [False, True] == [received[0], received[-1]]
 
 
-def test_what_waits_for_a_peer_that_does_not_read_is_bounded_by_its_runs(here: Here) -> None:
+def test_the_queue_for_a_peer_that_does_not_read_is_bounded_by_its_runs(here: Here) -> None:
     here.send_too_much(at=100.0)
     sizes = []
     for number in range(3000):
@@ -200,7 +200,7 @@ def knock(path: str, stack: ExitStack) -> socket.socket:
     return worker
 
 
-def test_who_waits_for_a_daemon_while_the_door_is_made_again_is_let_in_by_the_next(
+def test_a_worker_that_waits_while_the_door_is_made_again_is_accepted_by_the_next_daemon(
     here: Here,
 ) -> None:
     """Workers that waited were reset, and a beat that finds nobody ends a run."""

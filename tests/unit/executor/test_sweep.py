@@ -1,4 +1,4 @@
-"""What a dead executor left behind: found by its mark, and never taken for gone unseen."""
+"""Processes that a dead executor left behind: found by mark, and never presumed gone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_survivor_without_anything_but_its_mark_is_found(
     assert [survivor.pid] == [process.pid for process in look.processes]
 
 
-def test_what_cannot_be_read_of_a_stranger_does_not_keep_a_marked_run(
+def test_an_unreadable_stranger_does_not_keep_a_marked_run(
     kernel: FakeKernel, survivors: Survivors
 ) -> None:
     """One foreign process without a readable environment made every sweep unclear."""

@@ -94,7 +94,7 @@ def test_r77_a_task_whose_run_is_being_ended_goes_where_an_operator_sent_it(
     )
 
 
-def test_a_daemon_that_starts_meanwhile_keeps_the_word_too(world: World) -> None:
+def test_a_daemon_that_starts_meanwhile_keeps_the_intent_too(world: World) -> None:
     with world.daemon(alone=False) as daemon:
         task = timing_out(world, daemon)
         daemon.kill()
@@ -146,7 +146,7 @@ def test_after_a_declared_deferral_a_cancel_holds(world: World) -> None:
     assert (["deferred"], 1) == ([run["outcome"] for run in shown["runs"]], shown["deferrals"])
 
 
-def test_a_word_that_is_refused_leaves_a_worker_that_has_succeeded_alone(world: World) -> None:
+def test_a_refused_intent_leaves_a_worker_that_has_succeeded_alone(world: World) -> None:
     world.configure(leases={"exit_grace": "1h"})
     with world.daemon() as daemon:
         task = world.submit(*CLEANS_UP)

@@ -1,4 +1,4 @@
-"""Settles claims of silent owners: for the daemon, and for commands while none runs.
+"""Settles local claims that are over: for the daemon, and for commands while none runs.
 
 A local claim has no process to wait for, so its end settles it at once.
 """
@@ -12,16 +12,16 @@ from dispatcher.execution import OpenRun, Settlement
 from dispatcher.store.api import SupervisorStore
 from dispatcher.times import StoreTime
 
-#: Claims taken back in one transaction. Bounds how long a beat waits for its answer.
-TAKEOVER_BATCH = 100
+#: Claims settled in one transaction. Bounds how long a beat waits for its answer.
+SETTLE_BATCH = 100
 
 
 def settle_abandoned(
     store: SupervisorStore, retry: policy.RetryPolicy, *, rng: random.Random, now: StoreTime
 ) -> list[tuple[OpenRun, Settlement]]:
-    """Settle at most `TAKEOVER_BATCH` runs of `SupervisorStore.abandoned`, and return them."""
+    """Settle at most `SETTLE_BATCH` runs of `SupervisorStore.abandoned`, and return them."""
     taken = []
-    for run in store.abandoned(limit=TAKEOVER_BATCH, now=now):
+    for run in store.abandoned(limit=SETTLE_BATCH, now=now):
         settlement = policy.settle(run, None, retry, now=now, ended_at=now, rng=rng)
         store.settle(settlement, now=now)
         taken.append((run, settlement))
