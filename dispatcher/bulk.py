@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dispatcher import commits
+from dispatcher.environment import Environment
 from dispatcher.errors import CommitUnknown, DispatcherError, StoreUnavailable
 from dispatcher.host.locks import FileLock, try_directory_lock
 from dispatcher.host.signals import unstopped
@@ -144,18 +145,25 @@ def continue_silent(store: SubmitterStore, turns: Turns) -> bool:
 def _parts(tasks: Iterable[NewTask], clock: Callable[[], Instant]) -> Iterator[list[NewTask]]:
     """Yield parts within all limits; the parts of a slow source show that its client lives."""
     part: list[NewTask] = []
+    environments: set[Environment | None] = {None}  # a part holds equal ones once
     size, until = 0, Instant(0.0)
     for task in tasks:
-        own = size_of(task)
+        own = size_of(task) + _more_bytes(task.environment, environments)
         if part and (len(part) == PART_TASKS or size + own > PART_BYTES or clock() >= until):
             yield part
-            part, size = [], 0
+            part, size, environments = [], 0, {None}
+            own = size_of(task) + _more_bytes(task.environment, environments)
         if not part:
             until = Instant(clock() + PART_SECONDS)
         part.append(task)
+        environments.add(task.environment)
         size += own
     if part:
         yield part
+
+
+def _more_bytes(environment: Environment | None, known: set[Environment | None]) -> int:
+    return 0 if environment is None or environment in known else environment.size
 
 
 class _BulkSubmit:

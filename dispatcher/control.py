@@ -82,16 +82,27 @@ def _address_file(config: Config) -> Path:
     return config.state_dir / "control-socket"
 
 
-def wake(config: Config) -> None:
-    """Wake the daemon, if one runs, to look for work. Never fails, never waits.
+def wake(config: Config) -> bool:
+    """Wake the daemon, if one runs, to look for work; return whether one listens.
 
-    A daemon that misses it looks by itself within its poll interval.
+    Never fails, never waits. A daemon that misses it looks by itself within its poll interval.
     """
     path = find(config)
-    with suppress(OSError):
-        if path.exists():  # much cheaper than to connect
-            with _connect(path, 0) as connection:
-                connection.sendall(b'{"op":"wake"}\n')
+    try:
+        if not path.exists():  # much cheaper than to connect
+            return False
+        with _connect(path, 0) as connection:
+            connection.sendall(b'{"op":"wake"}\n')
+    except BlockingIOError:  # its queue is full
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def is_running(config: Config) -> bool:
+    """Return whether a daemon of this state directory lives, as far as can be seen."""
+    return locks.holder_of(config.state_dir / locks.DAEMON_LOCK) is not None or wake(config)
 
 
 def status(path: Path) -> DaemonReport | None:

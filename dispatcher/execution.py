@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dispatcher.environment import Environment
 from dispatcher.model import Declared, Intent, Liveness, Outcome, TaskState
 from dispatcher.times import StoreTime
 from dispatcher.wire import KillMode, RunUid
@@ -60,6 +61,9 @@ class Claim:
     kill_grace_ms: int | None = None
     """From the kill signal to SIGKILL, as configured at the claim: a reload does not change it."""
     kill_mode: KillMode = KillMode.TREE
+    environment: Environment | None = None
+    """As in `NewTask`, like the umask."""
+    umask: int | None = None
     profile: str | None = None
     reports_leftovers: bool = False
     """Whether processes that outlive the leader are reported, not ended."""

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from dispatcher import wire, worker_api
 from dispatcher.execution import Claim, Limits
 from dispatcher.times import Instant, StoreTime, instant_of
@@ -43,6 +45,12 @@ class Disconnected:
 
     reason: str
 
+
+#: The variables of a locale that an executor of version 3 passes on: locale(7).
+_LOCALE = (
+    *("LC_ADDRESS", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_IDENTIFICATION", "LC_MEASUREMENT"),
+    *("LC_MESSAGES", "LC_MONETARY", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"),
+)
 
 #: The remedy for processes that no executor ends; ends each text of `survivors`.
 END_THEM = "; end them, or wait until they exit"
@@ -126,6 +134,8 @@ class StartSettings:
     leftover_grace: float = 2.0
     output_budget: int | None = None
     """Bytes of a run's output that are kept; None: all."""
+    umask: int = wire.UMASK
+    """Of tasks without their own."""
     configuration: Mapping[str, str] = field(default_factory=dict)
     """Variables that point a worker's own calls to this dispatcher's store."""
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
@@ -163,14 +173,13 @@ def start_message(
     limits = claim.limits
     grace, run_timeout = claim.kill_grace_ms, limits.run_timeout_ms
     run_by = {} if run_timeout is None else run_deadline(Instant(at + run_timeout / 1000))
-    own = {**settings.environments.get(claim.profile or "", {}), **claim.env}
-    # A task that names another configuration gets none of ours.
-    place = {} if "DISPATCHER_CONFIG" in own else settings.configuration
     return wire.Start(
         uid=claim.run_uid,
         epoch=epoch,
         command=claim.command,
-        env={**place, **own, **worker_environment(claim, settings.worker_socket)},
+        env=_variables(claim, settings),
+        inherits=claim.environment is None,
+        umask=settings.umask if claim.umask is None else claim.umask,
         cwd=claim.cwd,
         payload=claim.payload,
         output_path=claim.output_path,
@@ -187,6 +196,33 @@ def start_message(
         watchdog=claim.watchdog,
         longest=latest_run_end(limits, at, now=now, at=at),
     )
+
+
+def for_version_3(start: wire.Start) -> wire.Start:
+    """Return a start with which an executor of version 3 does the same.
+
+    A shell sets the umask and unsets what the run must not inherit, then becomes the program; one
+    that is missing exits with 127.
+    """
+    names = () if start.inherits else (*worker_api.ENVIRONMENT_ALLOWED, *_LOCALE)
+    unset = " ".join(name for name in names if name not in start.env)
+    script = f"umask {start.umask:04o}; " + (f"unset {unset}; " if unset else "") + 'exec "$@"'
+    command = ("/bin/sh", "-c", script, "sh", *start.command)
+    return msgspec.structs.replace(start, command=command, inherits=True, umask=wire.UMASK)
+
+
+def _variables(claim: Claim, settings: StartSettings) -> dict[str, str]:
+    """Return a run's variables: its submitter's; in their place its own; the dispatcher's."""
+    submitters: Mapping[str, str] = {}
+    if claim.environment is not None:
+        directory = {} if claim.cwd is None else {"PWD": claim.cwd}
+        submitters = {**claim.environment.variables, **directory}
+    secrets = settings.environments.get(claim.profile or "", {})
+    named = {worker_api.SECRETS: " ".join(sorted(secrets))} if secrets else {}
+    own = {**secrets, **named, **claim.env}
+    # A task that names another configuration gets none of ours.
+    place = {} if "DISPATCHER_CONFIG" in own else settings.configuration
+    return {**submitters, **place, **own, **worker_environment(claim, settings.worker_socket)}
 
 
 def worker_environment(claim: Claim, worker_socket: str) -> dict[str, str]:

@@ -139,6 +139,10 @@ class Task:
     kill_signal: int | None = None
     kill_mode: KillMode | None = None
     notify: bool = False
+    environment_id: int | None = None
+    """Of its submitter's environment; None: its runs get a clean one."""
+    umask: int | None = None
+    """None: as configured at the start of a run."""
     profile: str | None = None
     fails_at: StoreTime | None = None
     """When it fails unless it runs (queue time-out) or is finished (total time-out)."""

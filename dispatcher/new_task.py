@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dispatcher.environment import Environment
 from dispatcher.model import Liveness
 from dispatcher.wire import KillMode
 
@@ -18,7 +19,12 @@ class NewTask:
     priority: int = 0
     delay_ms: int = 0
     cwd: str | None = None
+    environment: Environment | None = None
+    """Its submitter's, in place of what a run inherits from the executor; None: a clean one."""
+    umask: int | None = None
+    """None: as configured at the start of a run."""
     env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its own, which take precedence."""
     payload: str | None = None
     """JSON text; the worker's stdin."""
     key: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -9,11 +10,20 @@ from typing import TypedDict
 from dispatcher.config import limits, profiles, template
 from dispatcher.config.config import Config
 from dispatcher.config.task_settings import TaskDefaults
+from dispatcher.environment import Environment
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
 from dispatcher.new_task import NewTask
 from dispatcher.quantities import signal_names
-from dispatcher.task_checks import CHOICES, check_name, check_number, check_payload, checked, typed
+from dispatcher.task_checks import (
+    CHOICES,
+    check_name,
+    check_number,
+    check_payload,
+    checked,
+    refuse_command_line,
+    typed,
+)
 from dispatcher.wire import KillMode
 
 
@@ -26,6 +36,11 @@ class TaskOptions(TypedDict, total=False):
     max_attempts: int | None
     delay_ms: int | None
     cwd: str | None
+    environment: Environment | None
+    """Its submitter's. A profile has none, and no umask of a submitter."""
+    umask: int | None
+    clean_env: bool | None
+    """Whether to leave out both of them."""
     env: Mapping[str, str] | None
     payload: str | None
     key: str | None
@@ -53,6 +68,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
         raise InvalidTask('command: must be a list of arguments, for example ["echo", "hello"]')
     options = {**options, **typed(options, TaskOptions)}
     given = {name: value for name, value in options.items() if value is not None}
+    given = _without_shell(given) if given.pop("clean_env", False) else given
     if isinstance(payload := given.get("payload"), str):
         given["payload"] = payload.removeprefix("\ufeff")  # a byte order mark of an editor
     if (name := given.pop("profile", None)) is not None:
@@ -74,7 +90,9 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
     }
     if liveness == Liveness.PROCESS and options.get("start_timeout_ms") is None:
         wanted.pop("start_timeout_ms", None)
-    wanted["cwd"] = _directory(given.get("cwd"))  # type: ignore[arg-type]
+    cwd = wanted["cwd"] = _directory(given.get("cwd"))  # type: ignore[arg-type]
+    if name is None:
+        refuse_command_line(command, cwd, _search_path(given.get("env")))  # type: ignore[arg-type]
     if (signal := wanted.get("kill_signal")) is not None:
         wanted["kill_signal"] = _signal_number(signal)
     return checked(NewTask(command=tuple(command), **wanted))  # type: ignore[arg-type]
@@ -89,7 +107,9 @@ def _from_profile(
     profile = profiles.named(config, name)
     payload = options.get("payload")
     check_payload(payload)  # type: ignore[arg-type]
-    wanted = {"queue": profile.queue, "cwd": profile.cwd, **_defaults(profile), **options}
+    own = {"queue": profile.queue, "cwd": profile.cwd, **_defaults(profile)}
+    wanted = {**own, **_without_shell(options)}
+    wanted["umask"] = None if profile.umask is None else limits.umask(profile.umask)
     wanted["env"] = {**(profile.env or {}), **options.get("env", {})}  # type: ignore[dict-item]
     wanted["profile"] = name
     wanted["rules"] = {
@@ -100,6 +120,11 @@ def _from_profile(
     }
     filled = template.fill(profile.command, payload)  # type: ignore[arg-type]
     return filled, {key: value for key, value in wanted.items() if value is not None}
+
+
+def _without_shell(options: Mapping[str, object]) -> dict[str, object]:
+    """Return options without what a task gets of its submitter's shell."""
+    return {name: options[name] for name in options if name not in {"environment", "umask"}}
 
 
 def _defaults(given: TaskDefaults) -> dict[str, object]:
@@ -117,6 +142,10 @@ def _signal_number(given: object) -> int:
         return signal_names.parse(given)
     except ValueError as error:
         raise InvalidTask(f"kill_signal: {error}") from None
+
+
+def _search_path(env: Mapping[str, str] | None) -> str:
+    return (env or {}).get("PATH") or os.environ.get("PATH", os.defpath)
 
 
 def _directory(cwd: str | None) -> str:

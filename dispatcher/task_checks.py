@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -26,13 +28,19 @@ MAX_COMMAND = 128 * 1024
 #: Bytes of a payload.
 MAX_PAYLOAD = 1024 * 1024
 
-#: Bytes of a task's environment as JSON. With it, command and payload fit into one line to the
-#: executor even if each character needs an escape.
+#: Bytes of a task's variables as JSON, its submitter's and its own. With them, command and payload
+#: fit into one line to the executor even if each character needs an escape.
 MAX_ENVIRONMENT = 1024 * 1024
 
 #: Bytes of a path (PATH_MAX without its NUL); number of labels.
 MAX_PATH = 4095
 MAX_LABELS = 64
+
+#: Characters of a line for a shell; few programs have one in their name.
+_FOR_SHELLS = frozenset(" \t\n;&|<>()$`\"'*?")
+
+#: Characters of such a line that a message repeats.
+_MOST_SHOWN = 200
 
 #: Fields with a fixed choice of words.
 CHOICES: Mapping[str, type[Liveness | KillMode]] = {"liveness": Liveness, "kill_mode": KillMode}
@@ -63,7 +71,7 @@ def typed(given: Mapping[str, object], kind: type[Any]) -> Any:
 def _check(task: NewTask) -> None:
     _check_command(task.command)
     check_payload(task.payload)
-    _check_environment(task.env)
+    _check_environment(task)
     _check_labels(task.labels)
     _check_rules(task.rules)
     check_number("priority", task.priority, -(2**31), 2**31 - 1)
@@ -95,6 +103,24 @@ def _check_command(command: tuple[str, ...]) -> None:
         )
 
 
+def refuse_command_line(command: Sequence[str], cwd: str, search: str) -> None:
+    """Raise `InvalidTask` for a command of one word that is no program but a line for a shell.
+
+    `search` is the PATH in which its program is looked for.
+    """
+    word = command[0] if len(command) == 1 else ""
+    if not isinstance(word, str) or _FOR_SHELLS.isdisjoint(word):
+        return
+    directories = [""] if "/" in word else search.split(":")
+    if any(os.path.lexists(Path(cwd, directory, word)) for directory in directories):
+        return
+    if len(word) > _MOST_SHOWN or not word.isprintable():
+        raise InvalidTask("command: its one word is no program; write: sh -c '...'")
+    import shlex  # noqa: PLC0415 - for advice alone
+
+    raise InvalidTask(f"command: {word!r} is no program; write: sh -c {shlex.quote(word)}")
+
+
 def check_payload(payload: str | None) -> None:
     """Raise `InvalidTask` for a payload that is too long or not JSON."""
     if payload is None:
@@ -112,12 +138,19 @@ def check_payload(payload: str | None) -> None:
         ) from None
 
 
-def _check_environment(env: Mapping[str, str]) -> None:
-    for name, value in env.items():
+def _check_environment(task: NewTask) -> None:
+    for name, value in task.env.items():
         check_variable(name)
         _text(f"env {name}", value, MAX_ENVIRONMENT)
-    if len(msgspec.json.encode(dict(env))) > MAX_ENVIRONMENT:
+    if (own := len(msgspec.json.encode(dict(task.env)))) > MAX_ENVIRONMENT:
         raise InvalidTask(f"env: more than {MAX_ENVIRONMENT} bytes in all; use the payload")
+    if task.environment is not None and own + task.environment.size > MAX_ENVIRONMENT:
+        raise InvalidTask(
+            f"environment: more than {MAX_ENVIRONMENT} bytes in all; unset what is large, or submit"
+            " with --clean-env"
+        )
+    if task.umask is not None and not 0 <= task.umask <= 0o777:
+        raise InvalidTask(f"umask: must be from 0 to 0o777, not {task.umask:#o}")
 
 
 def check_variable(name: str) -> None:

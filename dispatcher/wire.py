@@ -12,8 +12,9 @@ RELEASE = "0.1.0"
 
 #: Version of the daemon-executor protocol; a daemon speaks this one and the one before.
 #: 2: sockets of systemd's protocol for workers. 3: marks, the outputs of all earlier runs, the
-#: reason of an unkillable run, and recreated sockets; an executor of version 2 knows none of these.
-VERSION = 3
+#: reason of an unkillable run, and recreated sockets. 4: the umask of a run, and whether it
+#: inherits variables; `executor_api.for_version_3` replaces both.
+VERSION = 4
 
 #: Bytes of one line between daemon and executor: a payload of 1 MiB, escaped, and its command.
 MAX_LINE = 4 * 1024 * 1024
@@ -23,6 +24,9 @@ MAX_LISTENERS = 8
 
 #: Seconds by which the executor's deadline for a run is later than the daemon's own decision.
 BACKSTOP = 2.0
+
+#: The umask of a run for which nothing else is wanted.
+UMASK = 0o022
 
 #: 128 random bits in hex: a run's only name between processes.
 RunUid = NewType("RunUid", str)
@@ -219,6 +223,9 @@ class Start(Message, frozen=True, tag="start"):
     command: tuple[str, ...]
     env: dict[str, str]
     output_path: str
+    inherits: bool = True
+    """Whether it inherits the allowed variables of the executor too; False: `env` is all."""
+    umask: Annotated[int, msgspec.Meta(ge=0, le=0o777)] = UMASK
     cwd: str | None = None
     output_budget: int | None = None
     """How many of the last bytes of output are kept; None: all."""

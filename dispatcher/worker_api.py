@@ -23,7 +23,11 @@ IDENTITY_VARIABLES = (
 #: The marker of the outer run, in a dispatcher that is itself a task.
 OUTER_MARKER = "DISPATCHER_RUN_OUTER"
 
-#: The variables that a task inherits from the executor; LC_* too.
+#: The variable with the names of those that come from the `env_file` of the run's profile: a submit
+#: inside the run stores none of them.
+SECRETS = "DISPATCHER_SECRETS"
+
+#: The variables that a clean task inherits from the executor; LC_* too.
 ENVIRONMENT_ALLOWED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
 
 #: Bytes of one line between a worker and the daemon.

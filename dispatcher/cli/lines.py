@@ -28,6 +28,7 @@ _KINDS: Mapping[str, Any] = {
     "max_attempts": int,
     "cwd": str,
     "env": dict[str, str] | list[str],
+    "clean_env": bool,
     "key": str,
     "delay": object,
     "liveness": Liveness,

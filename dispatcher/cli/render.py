@@ -66,6 +66,8 @@ def task_json(task: Task, calendar: Calendar) -> dict[str, Any]:
         "kill_mode": task.kill_mode,
         "profile": task.profile,
         "cwd": task.cwd,
+        "clean_env": task.environment_id is None,
+        "umask": None if task.umask is None else f"{task.umask:04o}",
         "env": sorted(task.env),
         "key": task.key,
         "labels": dict(task.labels),

@@ -88,6 +88,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return {"runtime directory": self.runtime_dir, "database": database}
 
     @property
+    def carries_environments(self) -> bool:
+        """Whether a command gets its submitter's environment and umask, unless told otherwise."""
+        alone = "submitter" if self.store_url.startswith("sqlite:") else "clean"
+        return (self.defaults.environment or alone) == "submitter"
+
+    @property
     def output_dir(self) -> Path:
         return self.state_dir / "output"
 

@@ -14,6 +14,8 @@ from dispatcher.new_task import NewTask
 from dispatcher.quantities import durations, signal_names
 from dispatcher.quantities.durations import Milliseconds
 
+_UMASK: Final = re.compile("0?[0-7]{3}")
+
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 #: Characters that no path may hold, as lines of logs and tables carry paths.
@@ -89,6 +91,13 @@ def check_variable(name: str) -> None:
         raise ValueError(f"{name[:80]!r} is not a name of a variable; use letters, digits and _")
     if name.startswith("DISPATCHER_") and name != "DISPATCHER_CONFIG":
         raise ValueError(f"{name} is set by the dispatcher itself; use another name")
+
+
+def umask(text: str) -> int:
+    """Return the umask of octal digits. Raises ValueError with the remedy."""
+    if not _UMASK.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} is not a umask; write three octal digits, for example 022")
+    return int(text, 8)
 
 
 def unprintable_path(path: str) -> str:

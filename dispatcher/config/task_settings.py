@@ -31,9 +31,20 @@ class Defaults(Section, frozen=True):
     priority: Annotated[int, Meta(ge=-(2**31), le=MOST, examples=[0])] = 0
     """The priority of a task without one. The highest of a queue is claimed first; queues take
     turns."""
+    environment: Annotated[Literal["submitter", "clean"], Meta(examples=["clean"])] | None = None
+    """What a command without a profile gets. `submitter`: the environment and umask of the shell
+    that submits it, which the database then holds. `clean`: what the executor passes on (`PATH`,
+    `HOME`, `USER`, `LOGNAME`, `SHELL`, `LANG`, `LC_*`, `TZ`, `TMPDIR`), and the umask below. Left
+    out: `submitter`, but `clean` where several hosts share a store."""
+    umask: Annotated[str, Meta(examples=["022"])] = "022"
+    """The umask of clean tasks, in octal digits, unless their profile has one. The dispatcher's own
+    files are its user's alone, whatever it is."""
     allow_commands: Annotated[bool, Meta(examples=[False])] = True
     """Whether a submit may give a command, not only a profile. It guards against mistakes alone: a
     user who may write the database may run anything as the daemon's user."""
+
+    def _mistakes(self) -> Iterator[str]:
+        yield from _umask_mistakes(self.umask)
 
 
 class TaskDefaults(Section, frozen=True):
@@ -125,6 +136,9 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
     each reload, and a run gets the values of that time: they are never stored or shown. While it
     cannot be read, submits are refused, and a daemon that never read it holds the tasks. With `-`
     before its path it may be missing."""
+    umask: Annotated[str, Meta(examples=["077"])] | None = None
+    """The umask of the command, in octal digits. Left out: the one of `[defaults]`. A profile's
+    environment is always clean, whoever submits."""
     exit_codes: (
         Annotated[dict[str, Meaning], Meta(examples=[{"3": "deferred", "4": "held"}])] | None
     ) = None
@@ -146,6 +160,7 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
             template.check(self.command)
         except ValueError as error:
             yield f"command: {error}"
+        yield from _umask_mistakes(self.umask)
         if not self.command[0]:
             yield "command: its program is empty; name one"
         for code in self.exit_codes or ():
@@ -163,3 +178,11 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
                 limits.check_variable(name)
             except ValueError as error:
                 yield f"env: {error}"
+
+
+def _umask_mistakes(given: str | None) -> Iterator[str]:
+    try:
+        if given is not None:
+            limits.umask(given)
+    except ValueError as error:
+        yield f"umask: {error}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from dispatcher import wire
-from dispatcher.config import environment_file
+from dispatcher.config import environment_file, limits
 from dispatcher.config.config import Config
 from dispatcher.config.environment_file import Variables
 from dispatcher.config.reload import Reloaded, reload, with_environments
@@ -237,6 +237,7 @@ def settings(
             exit_grace=leases.exit_grace_ms / 1000,
             leftover_grace=leases.leftover_grace_ms / 1000,
             output_budget=int(config.output.run_budget),
+            umask=limits.umask(config.defaults.umask),
             configuration=config.environment,
             environments=variables.of,
             unusable=variables.unusable,

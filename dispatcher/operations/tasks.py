@@ -9,7 +9,7 @@ from pathlib import Path
 from dispatcher import commits
 from dispatcher.config.config import Config
 from dispatcher.host import output_files
-from dispatcher.model import Pruned, Run, Submitted, TaskFilter, TaskState
+from dispatcher.model import Pruned, Run, Submitted, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.api import OperatorStore, ReaderStore, SubmitterStore
 from dispatcher.times import StoreTime
@@ -112,6 +112,15 @@ def runs(store: ReaderStore, config: Config, task_id: int) -> list[Run]:
     with store.snapshot():
         found = store.runs(task_id)
     return [_relocated(run, str(config.output_dir)) for run in found]
+
+
+def submitters_variables(store: ReaderStore, task: Task) -> list[str] | None:
+    """Return the names of the variables of a task's submitter that its runs get; None: none."""
+    if task.environment_id is None:
+        return None
+    with store.snapshot():
+        found = store.environment(task.environment_id)
+    return [] if found is None else found.names
 
 
 def queues(store: ReaderStore, config: Config) -> frozenset[str]:

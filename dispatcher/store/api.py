@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from dispatcher.calendar import Calendar, Setting
+from dispatcher.environment import Environment
 from dispatcher.execution import Claim, OpenRun, Settlement
 from dispatcher.model import (
     FINISHED,
@@ -93,6 +94,9 @@ class ReaderStore(Transactions, Protocol):
     def submitted_from(self, task_id: int) -> tuple[int, StoreTime] | None:
         """Return id and time of submission of the first task with at least this id."""
 
+    def environment(self, environment_id: int) -> Environment | None:
+        """Return a stored environment; None if it is missing or damaged by hand."""
+
     def runs(self, task_id: int) -> list[Run]:
         """Return a task's runs, oldest first; lease and beats of the open one are current."""
 
@@ -158,7 +162,7 @@ class SubmitterStore(Transactions, Protocol):
         """Create a task: `scheduled` with a delay, otherwise `ready`.
 
         If a task of the same queue has the same key, write nothing and return that task's id, and
-        whether its command or payload differs.
+        whether its command or payload differs. Equal environments are stored once.
         """
 
     def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from itertools import islice, takewhile
 from typing import Any, Final
@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from dispatcher.complaints import UNREADABLE, in_words
+from dispatcher.environment import Environment
 from dispatcher.errors import StoreRefused
 from dispatcher.new_task import NewTask
 from dispatcher.store.engine import Engine
@@ -25,27 +26,46 @@ _DEFAULTS: Final = {
     for field in fields(NewTask)
 }
 
-_tasks_from = msgspec.json.Decoder(list[NewTask]).decode
-
 #: Damaged parts to name, and bulk submits to search for them.
 _MOST_NAMED: Final = 10
 _MOST_SEARCHED: Final = 100
 
 #: Lower bounds of a task's numbers in the schema; an upper bound that leaves room to add times.
 _LEAST: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("delay_ms", "kill_grace_ms"), 0),
+    **dict.fromkeys(("delay_ms", "kill_grace_ms", "umask"), 0),
     **dict.fromkeys(("max_attempts", "lease_ttl_ms", "kill_signal"), 1),
     **dict.fromkeys((field.name for field in fields(NewTask) if "timeout" in field.name), 1),
 }
 _MOST: Final = 2**62
+_MOST_OF: Final = {"umask": 0o777}
 
 
-def encoded(value: object) -> bytes:
-    """Return a value as JSON. Raises `StoreRefused` if no row can hold it."""
+def encoded(value: object, numbers: dict[Environment, int] | None = None) -> bytes:
+    """Return a value as JSON, with each environment as its number; new ones get the next.
+
+    Raises `StoreRefused` if no row can hold it.
+    """
+    known = {} if numbers is None else numbers
+
+    def number_of(one: object) -> int:
+        if not isinstance(one, Environment):
+            raise TypeError(f"it holds a {type(one).__name__}")
+        return known.setdefault(one, len(known))
+
     try:
-        return msgspec.json.encode(value)
+        return msgspec.json.encode(value, enc_hook=number_of)
     except (UnicodeEncodeError, OverflowError, TypeError) as error:
         raise StoreRefused(f"no row can hold it: {error}") from error
+
+
+def encoded_part(tasks: Sequence[NewTask]) -> tuple[str, str | None]:
+    """Return tasks as JSON, and their environments, which the tasks refer to by number.
+
+    Raises `StoreRefused` like `encoded`.
+    """
+    numbers: dict[Environment, int] = {}
+    text = encoded([shortened(task) for task in tasks], numbers).decode()
+    return text, f"[{','.join(one.text for one in numbers)}]" if numbers else None
 
 
 def shortened(task: NewTask) -> dict[str, Any]:
@@ -58,8 +78,8 @@ def left(engine: Engine, uid: str, *, lock: str = "") -> Iterator[Part]:
     """Yield, in order, the accepted parts that are not tasks yet."""
     after: object = -1
     while rows := engine.rows(sql.NEXT_PART + lock, {"uid": uid, "after": after}):
-        after, text = rows[0]
-        yield (after, *_part_from(text))
+        after, text, environments = rows[0]
+        yield (after, *_part_from(text, environments))
 
 
 def coming(engine: Engine) -> int:
@@ -87,10 +107,17 @@ def _accepted(engine: Engine) -> Iterator[tuple[str, Iterator[Part]]]:
         yield uid, left(engine, uid)
 
 
-def _part_from(text: Any) -> tuple[list[NewTask], str | None]:
+def _part_from(text: Any, environments: Any) -> tuple[list[NewTask], str | None]:
     """Return a part's tasks, and its damage by hand."""
     try:
-        tasks = _tasks_from(text)
+        texts = msgspec.json.decode(environments or "[]", type=list[msgspec.Raw])
+        known = [Environment.from_json(text) for text in texts]
+    except (*UNREADABLE, TypeError):
+        return [], "environments: they are not readable"
+    try:
+        tasks = msgspec.json.decode(
+            text, type=list[NewTask], dec_hook=lambda _, number: _numbered(known, number)
+        )
     except TypeError:
         return [], "expected a text"
     except UNREADABLE as error:
@@ -99,11 +126,18 @@ def _part_from(text: Any) -> tuple[list[NewTask], str | None]:
     return tasks, next(faults, None)
 
 
+def _numbered(known: Sequence[Environment], number: object) -> Environment:
+    if not isinstance(number, int) or not 0 <= number < len(known):
+        raise ValueError("there is no such one in the part")
+    return known[number]
+
+
 def _fault(task: NewTask) -> str | None:
     """Return which field breaks a rule of the schema."""
     if not task.queue:
         return "queue: is empty"
     for name, least in _LEAST.items():
-        if (value := getattr(task, name)) is not None and not least <= value <= _MOST:
-            return f"{name}: must be from {least} to {_MOST}"
+        most = _MOST_OF.get(name, _MOST)
+        if (value := getattr(task, name)) is not None and not least <= value <= most:
+            return f"{name}: must be from {least} to {most}"
     return None

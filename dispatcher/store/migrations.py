@@ -254,6 +254,21 @@ ALTER TABLE runs ADD COLUMN output_truncated BIGINT NOT NULL DEFAULT 0;
 
 _ATTEMPTS_USED = "ALTER TABLE tasks RENAME COLUMN attempt TO attempts_used;"
 
+# The environments of submitters, equal ones once, and those of a bulk submit's part. NULL in a
+# task: a clean environment, the configured umask. The index finds environments without a task.
+_ENVIRONMENTS = """
+CREATE TABLE environments (
+    id {row_id},
+    checksum BIGINT NOT NULL,
+    variables TEXT NOT NULL
+);
+CREATE INDEX environments_checksum ON environments (checksum);
+ALTER TABLE tasks ADD COLUMN environment_id BIGINT REFERENCES environments (id);
+CREATE INDEX tasks_environment ON tasks (environment_id) WHERE environment_id IS NOT NULL;
+ALTER TABLE tasks ADD COLUMN umask BIGINT CHECK (umask BETWEEN 0 AND 511);
+ALTER TABLE bulk_parts ADD COLUMN environments TEXT;
+"""
+
 #: One step for each version of the schema. Append; never edit a released one.
 MIGRATIONS: tuple[str, ...] = (
     _FIRST,
@@ -265,4 +280,5 @@ MIGRATIONS: tuple[str, ...] = (
     _BULK,
     _REMAINS,
     _ATTEMPTS_USED,
+    _ENVIRONMENTS,
 )

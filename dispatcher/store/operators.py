@@ -17,6 +17,7 @@ from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import state_from
 from dispatcher.store.statements import claims as claims_sql
 from dispatcher.store.statements import operators as sql
+from dispatcher.store.statements import submitters as submitters_sql
 from dispatcher.times import StoreTime
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class SqlOperator(SqlReader):
             if len(runs) >= left:  # no room for the task itself, and it may have more
                 self.engine.change_each(sql.DELETE_RUN, [{"id": run_id} for run_id, _ in runs])
                 return Pruned(tasks, tuple(paths), more=True)
-            self.engine.change(sql.DELETE, {"id": task_id})
+            self._delete_task(task_id)
             tasks += 1
             left = max(0, left - len(runs) - payload - 1)
         return Pruned(tasks, tuple(paths), more=tasks == limit)
@@ -137,6 +138,12 @@ class SqlOperator(SqlReader):
     def _intend(self, run: OpenRun, intent: Intent, reason: str) -> None:
         values = {"uid": run.run_uid, "intent": intent.value, "reason": reason}
         self.engine.change(sql.INTEND, values)
+
+    def _delete_task(self, task_id: int) -> None:
+        """Delete a task, and its environment if no other task has it."""
+        for (environment_id,) in self.engine.rows(sql.DELETE, {"id": task_id}):
+            if environment_id is not None:
+                self.engine.change(submitters_sql.REMOVE_UNUSED_ENVIRONMENT, {"id": environment_id})
 
     def _old(
         self, before: StoreTime, limit: int, states: Collection[TaskState]

@@ -40,8 +40,11 @@ def _json(value: object) -> str:
         raise StoreRefused(f"a text {in_words(error)}") from error
 
 
-def new_task_parameters(task: NewTask, now: StoreTime) -> Values:
-    """Return the columns of a task that are not NULL. Raises `StoreRefused` on broken Unicode."""
+def new_task_parameters(task: NewTask, now: StoreTime) -> dict[str, object]:
+    """Return the columns of a task that are not NULL, without its environment.
+
+    Raises `StoreRefused` on broken Unicode.
+    """
     total_at = None if task.total_timeout_ms is None else now + task.total_timeout_ms
     waits = None if task.delay_ms or task.queue_timeout_ms is None else now + task.queue_timeout_ms
     values = {

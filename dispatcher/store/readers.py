@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from dispatcher.calendar import Calendar
+from dispatcher.environment import Environment
 from dispatcher.execution import OpenRun
 from dispatcher.model import (
     FINISHED,
@@ -23,6 +24,7 @@ from dispatcher.store import bulk_parts
 from dispatcher.store.engine import NONE, Values
 from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.rows import (
+    environment_from,
     node_from,
     open_run_from,
     run_from,
@@ -72,6 +74,10 @@ class SqlReader(SqlTransactions):
     def submitted_from(self, task_id: int) -> tuple[int, StoreTime] | None:
         rows = self.engine.rows(sql.SUBMITTED_FROM, {"id": task_id})
         return (rows[0][0], time_from(rows[0][1]) or StoreTime(0)) if rows else None
+
+    def environment(self, environment_id: int) -> Environment | None:
+        rows = self.engine.rows(sql.ENVIRONMENT, {"id": environment_id})
+        return environment_from(rows[0][0]) if rows else None
 
     def runs(self, task_id: int) -> list[Run]:
         return [run_from(row) for row in self.engine.rows(sql.RUNS, {"task_id": task_id})]

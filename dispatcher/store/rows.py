@@ -9,12 +9,13 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from dispatcher.complaints import UNREADABLE, in_words
+from dispatcher.environment import Environment
 from dispatcher.execution import NO_LIMITS, Limits, OpenRun
 from dispatcher.model import GivenUp, Intent, Liveness, Node, Run, Task, TaskState
 from dispatcher.quantities.durations import Milliseconds
@@ -46,10 +47,14 @@ DAMAGED: Final = "damaged by hand: "
 _command_from = msgspec.json.Decoder(tuple[str, ...]).decode
 _strings_from = msgspec.json.Decoder(dict[str, str]).decode
 
+# Claims in a row have the same few environments.
+_environment_from = lru_cache(maxsize=16)(Environment.from_json)
+
 #: Decoders of columns that hold JSON, or a boolean, which some databases store as a number.
 _DECODERS: Final[Mapping[str, Callable[[Any], object]]] = {
     "command": _command_from,
     "env": _strings_from,
+    "environment": lambda text: None if text is None else _environment_from(text),
     "labels": _strings_from,
     "rules": lambda text: _strings_from(text) if text else {},
     "left_alone": lambda text: _command_from(text) if text else (),
@@ -84,6 +89,8 @@ class Ready:
     notify: bool
     kill_grace_ms: int | None
     kill_mode: KillMode | None
+    environment: Environment | None
+    umask: int | None
     limits: Limits = NO_LIMITS
 
     def takeover_at(self, until: StoreTime | None) -> StoreTime | None:
@@ -124,6 +131,14 @@ def run_from(row: Row) -> Run:
     """Return a run; its reason is the damage of its row, if any."""
     run, damage = _value_and_damage(Run, row)
     return run if damage is None else replace(run, reason=damage)
+
+
+def environment_from(text: object) -> Environment | None:
+    """Return a stored environment; None for damage."""
+    try:
+        return _environment_from(text)
+    except (*UNREADABLE, TypeError):
+        return None
 
 
 def node_from(row: Row) -> Node:

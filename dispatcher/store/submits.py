@@ -8,9 +8,10 @@ from typing import Final
 import msgspec
 
 from dispatcher.complaints import UNREADABLE
+from dispatcher.environment import Environment
 from dispatcher.model import Submitted
 from dispatcher.new_task import NewTask
-from dispatcher.store.bulk_parts import encoded, left, shortened
+from dispatcher.store.bulk_parts import encoded, encoded_part, left, shortened
 from dispatcher.store.parameters import new_task_parameters
 from dispatcher.store.statements import submitters as sql
 from dispatcher.store.transactions import SqlTransactions
@@ -28,7 +29,10 @@ _submitted_from = msgspec.json.Decoder(list[tuple[int, bool, tuple[str, ...]]]).
 
 
 def size_of(task: NewTask) -> int:
-    """Return the bytes that a task takes in its part. Raises `StoreRefused` like `stage`."""
+    """Return the bytes that a task takes in its part, without its environment.
+
+    Raises `StoreRefused` like `stage`.
+    """
     return len(encoded(shortened(task)))
 
 
@@ -36,12 +40,21 @@ class SqlSubmitter(SqlTransactions):
     """`SubmitterStore` on an engine."""
 
     def submit(self, task: NewTask, *, now: StoreTime) -> Submitted:
+        return self._submit(task, now, {})
+
+    def _submit(self, task: NewTask, now: StoreTime, ids: dict[Environment, int]) -> Submitted:
+        """Do the same; `ids` holds the environments that this transaction looked up."""
         new = new_task_parameters(task, now)
+        if task.environment is not None:
+            new["environment_id"] = self._environment_id(task.environment, ids)
         for (task_id,) in self.engine.rows(sql.submit(tuple(new)), new):
             if task.payload is not None:
                 values = {"task_id": task_id, "payload": task.payload}
                 self.engine.change(sql.SUBMIT_PAYLOAD, values)
             return Submitted(task_id, created=True)
+        if task.environment is not None:
+            values = {"id": ids.pop(task.environment)}
+            self.engine.change(sql.REMOVE_UNUSED_ENVIRONMENT, values)
         ((task_id, command, payload),) = self.engine.rows(
             sql.TASK_WITH_KEY, {"queue": task.queue, "key": task.key}
         )
@@ -49,14 +62,23 @@ class SqlSubmitter(SqlTransactions):
         differs = tuple(name for name in same if not same[name])
         return Submitted(task_id, created=False, differs=differs)
 
+    def _environment_id(self, environment: Environment, ids: dict[Environment, int]) -> int:
+        """Return the id of an environment; store it if there is no equal one."""
+        if (known := ids.get(environment)) is None:
+            values = {"checksum": environment.checksum, "variables": environment.text}
+            rows = self.engine.rows(sql.ENVIRONMENT_ID, values)
+            known = rows[0][0] if rows else self.engine.insert(sql.ADD_ENVIRONMENT, values)
+            ids[environment] = known
+        return known
+
     def stage(self, uid: str, part: int, tasks: Sequence[NewTask], *, now: StoreTime) -> bool:
         if part == 0:
             self.engine.change(sql.BEGIN_BULK, {"uid": uid, "now": now})
         elif not self.engine.change(sql.SEE_BULK, {"uid": uid, "now": now}):
             return False
-        text = encoded([shortened(task) for task in tasks]).decode()
+        text, environments = encoded_part(tasks)
         values = {"uid": uid, "part": part, "many": len(tasks), "tasks": text}
-        self.engine.change(sql.STAGE, values)
+        self.engine.change(sql.STAGE, {**values, "environments": environments})
         return True
 
     def accept(self, uid: str, *, now: StoreTime) -> bool:
@@ -100,7 +122,8 @@ class SqlSubmitter(SqlTransactions):
     def _admit(self, uid: str, now: StoreTime) -> bool:
         for part, tasks, damage in left(self.engine, uid, lock=self.engine.dialect.lock_row):
             if damage is None:
-                made = [self.submit(task, now=now) for task in tasks]
+                ids: dict[Environment, int] = {}
+                made = [self._submit(task, now, ids) for task in tasks]
                 text = encoded([(one.task_id, one.created, one.differs) for one in made]).decode()
                 values = {"uid": uid, "part": part, "submitted": text}
                 self.engine.change(sql.ADMITTED, values)

@@ -8,8 +8,9 @@ from functools import partial
 
 import structlog
 
+from dispatcher import wire
 from dispatcher.execution import Claim
-from dispatcher.executor_api import start_message
+from dispatcher.executor_api import for_version_3, start_message
 from dispatcher.supervisor.settler import Settler
 from dispatcher.supervisor.turn import LiveRun, Shared, Turn
 from dispatcher.times import NEVER, Alarm, Instant, StoreTime
@@ -128,4 +129,6 @@ class Claimer:
         message = start_message(
             claim, self._memory.settings.start, epoch=epoch, now=now, at=at, deadlines=deadlines
         )
-        self._executor.send(message)
+        hello = self._memory.hello
+        is_older = hello is not None and hello.version < wire.VERSION
+        self._executor.send(for_version_3(message) if is_older else message)

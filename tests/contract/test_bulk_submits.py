@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from dispatcher.environment import Environment
 from dispatcher.errors import StoreRefused
 from dispatcher.model import Liveness, Submitted, TaskState
 from dispatcher.new_task import NewTask
@@ -36,6 +37,8 @@ FULL = NewTask(
     total_timeout_ms=5,
     kill_grace_ms=0,
     kill_signal=10,
+    environment=Environment({"PATH": "/bin", "ß": ""}),
+    umask=0o777,
 )
 
 

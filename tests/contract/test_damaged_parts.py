@@ -31,6 +31,8 @@ DAMAGE = [
     (f"'[{written(lease_ttl_ms=0)}]'", "item 1: lease_ttl_ms: must be from 1"),
     (f"'[{written(run_timeout_ms=0)}]'", "item 1: run_timeout_ms: must be from 1"),
     (f"'[{written(delay_ms=2**63 - 1)}]'", "item 1: delay_ms: must be from 0"),
+    (f"'[{written(umask=512)}]'", "item 1: umask: must be from 0 to 511"),
+    (f"'[{written(environment=0)}]'", "item 1: environment: there is no such one in the part"),
     (f"'[{written(queue='')}]'", "item 1: queue: is empty"),
     (f"'[{written(liveness='no')}]'", "item 1: liveness: "),
 ]
@@ -154,6 +156,7 @@ def test_every_task_that_is_accepted_is_one_that_the_schema_takes(store: OneByOn
         total_timeout_ms=1,
         kill_grace_ms=0,
         kill_signal=1,
+        umask=0,
     )
     uid = staged(store, [least])
     store.accept(uid, now=NOW)

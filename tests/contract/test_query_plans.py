@@ -60,6 +60,8 @@ PLANS = [
     (submitters.ACCEPTED, {}, ["bulk_parts_left (uid=?)"]),
     (submitters.SILENT, {"silent": 2, "gone": 1}, ["bulk_parts_left (uid=?)"]),
     (readers.SUBMITTED_FROM, {"id": 1}, ["PRIMARY KEY"]),
+    (submitters.ENVIRONMENT_ID, {"checksum": 1, "variables": "{}"}, ["environments_checksum"]),
+    (submitters.REMOVE_UNUSED_ENVIRONMENT, {"id": 1}, ["COVERING INDEX tasks_environment"]),
     (submitters.TASK_WITH_KEY, {"queue": "q", "key": "k"}, ["tasks_key"]),
 ]
 
@@ -71,7 +73,8 @@ def test_a_statement_uses_its_index_and_sorts_no_table(
     with raw.transaction():
         plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 
-    steps = [step for step in plan if " tasks" in step or " runs" in step or " bulk_parts" in step]
+    tables = (" tasks", " runs", " bulk_parts", " environments")
+    steps = [step for step in plan if any(table in step for table in tables)]
     assert [step for step in steps if "USING" not in step] == [], plan
     assert [index for index in used if not any(index in step for step in steps)] == [], plan
 

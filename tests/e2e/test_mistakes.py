@@ -55,10 +55,11 @@ def test_each_command_that_cannot_be_started_has_its_reason(world: World) -> Non
         (world.directory / name).write_text(text)
         (world.directory / name).chmod(mode)
     (world.directory / "folder").mkdir()
+    usual = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
     for one in CANNOT_START:
-        world.cli("submit", "--max-attempts", 1, *mistaken.split(one.submitted))
+        world.cli("submit", "--max-attempts", 1, *mistaken.split(one.submitted), env=usual)
 
-    with world.daemon("--drain", env={"PATH": "/usr/local/bin:/usr/bin:/bin"}) as daemon:
+    with world.daemon("--drain") as daemon:
         daemon.wait()
 
     messages = {}

@@ -85,7 +85,8 @@ def test_r76_roots_commands_in_a_users_directory_run_as_the_user_who_can_go_on_w
 ) -> None:
     copy = "state/copy.db"  # from here, as a user may not enter the directories above
     users.directory.chmod(0o755)
-    first = users.cli("submit", "--", "sh", "-c", "id -u; echo $HOME:$USER").id
+    roots = {"TOKEN": "hunter2"}  # of no use to the user, and none of its business
+    first = users.cli("submit", "--", "sh", "-c", "id -u; echo $HOME:$USER:$TOKEN", env=roots).id
     with users.daemon("--drain") as daemon:
         daemon.wait()
         changed = daemon.expect("user.changed")
@@ -93,7 +94,7 @@ def test_r76_roots_commands_in_a_users_directory_run_as_the_user_who_can_go_on_w
     users.cli("restore", copy)
     users.cli("list")
 
-    assert f"{user}\n/:\n" == users.cli("logs", first).stdout
+    assert f"{user}\n/::\n" == users.cli("logs", first).stdout
     assert (user, f"#{user}", str(users.state_dir)) == (
         changed["user_id"],
         changed["user"],

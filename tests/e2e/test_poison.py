@@ -70,7 +70,8 @@ def test_a_path_that_is_not_utf8_costs_the_task_and_no_executor(world: World) ->
     with open(directory + b"/prog", "w") as file:
         file.write("not executable")
     path = os.fsdecode(directory) + os.pathsep + world.env["PATH"]
-    poison, neighbour = world.submit("prog", max_attempts=1), world.submit("sleep", "1")
+    poison = world.cli("submit", "--clean-env", "--max-attempts", 1, "prog").id
+    neighbour = world.submit("sleep", "1")
 
     with world.daemon(env={"PATH": path}) as daemon:
         expect_settled(daemon, [neighbour], outcome="succeeded")

@@ -6,7 +6,7 @@ import re
 import sys
 
 from tests.e2e.helpers import expect_settled, submit_all
-from tests.e2e.world import World
+from tests.e2e.world import DISPATCHER, World
 
 PROFILES = f"""
 [profiles.exits]
@@ -102,7 +102,9 @@ def test_the_secrets_of_an_env_file_reach_only_the_worker(world: World) -> None:
     world.config_file.write_text(
         world.config_file.read_text()
         + f"""[profiles.p]
-command = ["sh", "-c", 'echo "$SECRET $BOTH $OWN $DISPATCHER_FENCE" > $1', "-", "{{to}}"]
+command = ["sh", "-c", '''
+    {DISPATCHER} submit -- true; echo "$SECRET $BOTH $OWN $DISPATCHER_FENCE" > $1
+''', "-", "{{to}}"]
 env = {{ BOTH = "of env" }}
 env_file = "{secrets}"
 """
@@ -138,6 +140,7 @@ env_file = "{secrets}"
     assert [] == [text for text in shown if "hunter2" in text]
     files = [file for file in world.state_dir.rglob("*") if file.is_file()]
     assert world.state_dir / "tasks.db" in files
+    assert [("own",)] == world.stored("SELECT DISTINCT variables ->> 'OWN' FROM environments")
     assert [] == [file for file in files if b"hunter2" in file.read_bytes()]
 
 

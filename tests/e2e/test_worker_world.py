@@ -180,8 +180,8 @@ def test_r71_another_file_inside_a_task_means_another_dispatcher_however_it_is_n
     script = f"""
         DISPATCHER_CONFIG={inner} {DISPATCHER} check-config --json > by-variable
         {DISPATCHER} --config {inner} check-config --json > by-option
-        DISPATCHER_CONFIG={inner} {DISPATCHER} submit -- true
-        {DISPATCHER} --config {inner} submit -- true
+        DISPATCHER_CONFIG={inner} {DISPATCHER} submit -- true 2> none-runs
+        {DISPATCHER} --config {inner} submit -- true 2> none-runs
     """
     with world.daemon() as daemon:
         task_id = world.submit(*shell(script))
@@ -196,14 +196,21 @@ def test_r71_another_file_inside_a_task_means_another_dispatcher_however_it_is_n
     assert [task_id] == [task["id"] for task in world.cli("list", "--json").json]
 
 
-def test_r28_r31_a_worker_gets_only_its_claim_and_the_allowed_variables(
+def test_r28_r31_a_clean_worker_gets_only_its_claim_and_the_allowed_variables(
     world: World,
 ) -> None:
     """The lock in the environment is the stored one, byte for byte."""
     mine = {"GREETING": "grüße\n=", "HOME": "/elsewhere", "DISPATCHER_CONFIG": "mine"}
     with world.daemon(env={**PASSED, **KEPT, "DISPATCHER_RUN": "outer"}) as daemon:
         (task_id,) = submit_all(
-            world, {"command": REPORT, "env": mine, "queue": "reports", "max_attempts": 2}
+            world,
+            {
+                "command": REPORT,
+                "env": mine,
+                "queue": "reports",
+                "max_attempts": 2,
+                "clean_env": True,
+            },
         )
         expect_file(world, "done.2/environ")
         rows = stored(world, "SELECT id, uid, lock FROM runs ORDER BY fence")
@@ -246,14 +253,15 @@ def test_a_worker_starts_with_payload_and_directory_in_a_session_of_its_own(worl
     cwd = world.directory / "grüße und küsse"
     cwd.mkdir()
     with world.daemon() as daemon:
-        task_id = world.submit(*REPORT, payload="@payload.json", cwd=cwd.name, max_attempts=1)
+        given = ("--payload", "@payload.json", "--cwd", cwd.name, "--max-attempts", 1)
+        task_id = world.cli("submit", "--clean-env", *given, "--", *REPORT).id
         expect_settled(daemon, [task_id])
 
     report = cwd / "done.1"
     (run,) = world.show(task_id)["runs"]
     assert payload == (report / "stdin").read_text()
     assert f"{cwd}\n" == (report / "cwd").read_text()
-    assert "600\n" == (report / "mode").read_text()  # umask 077
+    assert "644\n" == (report / "mode").read_text()  # umask 022
     assert f"{run['output_path']}\n" * 2 == (report / "output").read_text()
     _, _, stat = (report / "stat").read_text().rpartition(") ")
     assert [str(run["pid"])] * 2 == stat.split()[2:4]  # process group, session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,8 +50,18 @@ def test_an_executor_of_the_version_before_is_worked_with(world: World) -> None:
     before = installed(world, wire.VERSION - 1)
     with external_executor(world, prefix=before), world.daemon(alone=False):
         task = world.submit(*shell("exit 3"), max_attempts=1)
+        given = world.cli("submit", *shell("umask; env"), env={"GREETING": "hello"}).id
+        clean = world.cli("submit", "--clean-env", *shell("umask; env")).id
 
         assert 3 == world.until(task, "failed")["runs"][0]["exit_code"]
+        lines = {}
+        for one in (given, clean):
+            world.until(one, "succeeded")
+            lines[one] = world.cli("logs", one).stdout.splitlines()
+        before_them = os.umask(0o022)
+        os.umask(before_them)
+        assert [f"{before_them:04o}", "0022"] == [lines[given][0], lines[clean][0]]
+        assert [True, False] == ["GREETING=hello" in lines[one] for one in (given, clean)]
 
 
 @pytest.mark.parametrize("version", [wire.VERSION - 2, wire.VERSION + 1])

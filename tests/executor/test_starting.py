@@ -124,6 +124,18 @@ def test_r28_the_environment_is_an_allow_list_and_what_the_task_names(home: Home
     assert others <= {"COLOUR", worker_api.MARKER, *worker_api.ENVIRONMENT_ALLOWED}
 
 
+def test_a_run_that_does_not_inherit_gets_what_is_sent_and_the_outer_markers(home: Home) -> None:
+    home.executor(env={"PATH": "/bin", "TZ": "UTC", "LC_TIME": "C", worker_api.MARKER: "outer"})
+    daemon = home.daemon()
+
+    uid = daemon.start(["/usr/bin/env"], home.output(), env={"COLOUR": "blue"}, inherits=False)
+    daemon.expect(wire.Exited, uid)
+
+    assert {"COLOUR=blue", f"{worker_api.OUTER_MARKER}=outer", f"{worker_api.MARKER}={uid}"} == set(
+        home.output().read_text().splitlines()
+    )
+
+
 def test_a_nested_dispatcher_passes_the_outer_markers_through(home: Home) -> None:
     home.executor(env={worker_api.MARKER: "outer", worker_api.OUTER_MARKER: "outermost"})
     daemon = home.daemon()
@@ -153,12 +165,19 @@ def test_the_child_has_three_descriptors_and_its_own_session(home: Home, daemon:
     assert "['0', '1', '2', '3'] True\n" == home.output().read_text()  # 3 is the listing's
 
 
-def test_the_cwd_is_the_tasks_and_the_umask_077(home: Home, daemon: Daemon, tmp_path: Path) -> None:
-    run(daemon, ["sh", "-c", "pwd; umask"], home.output(), cwd=str(tmp_path))
-    run(daemon, ["sh", "-c", "pwd; umask"], home.output("second"))
+def test_cwd_and_umask_are_the_tasks_and_those_of_the_executor_stay(
+    home: Home, daemon: Daemon, tmp_path: Path
+) -> None:
+    outputs = [home.output(name) for name in ("first", "second", "third")]
+    run(daemon, ["sh", "-c", "pwd; umask"], outputs[0], cwd=str(tmp_path), umask=0o000)
+    run(daemon, ["sh", "-c", "pwd; umask"], outputs[1])
+    fails(daemon, ["no-such-program"], outputs[2], umask=0o000)
 
-    assert f"{tmp_path}\n0077\n" == home.output().read_text()
-    assert "/\n0077\n" == home.output("second").read_text()
+    assert f"{tmp_path}\n0000\n" == outputs[0].read_text()
+    assert "/\n0022\n" == outputs[1].read_text()
+    assert {0o600} == {output.stat().st_mode & 0o777 for output in outputs}
+    (status,) = Path(f"/proc/{daemon.hello.pid}/status").read_text().split("Umask:\t")[1:]
+    assert status.startswith("0077\n")
 
 
 def test_children_get_the_limits_that_the_executor_was_started_with(home: Home) -> None:

@@ -377,6 +377,16 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=78,
         ),
         Mistake(
+            name="a umask that is not octal",
+            typed="check-config",
+            config='[defaults]\numask = "28"\n',
+            text=(
+                "/etc/dispatcher/dispatcher.toml:2: defaults.umask: '28' is not a umask; write "
+                "three octal digits, for example 022"
+            ),
+            exits=78,
+        ),
+        Mistake(
             name="a lone brace in a profile's command",
             typed="check-config",
             config='[profiles.report]\ncommand = ["report", "{month"]\n',

@@ -104,6 +104,14 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=2,
         ),
         Mistake(
+            name="a line for a shell as one word",
+            typed="submit 'make && make install'",
+            text=(
+                "command: 'make && make install' is no program; write: sh -c 'make && make install'"
+            ),
+            exits=2,
+        ),
+        Mistake(
             name="an option misspelt",
             typed="submit --que ci -- true",
             text=(

@@ -11,6 +11,7 @@ import pytest
 
 from dispatcher import bulk
 from dispatcher.client import Client
+from dispatcher.environment import Environment
 from dispatcher.errors import CommitUnknown, DispatcherError, InvalidTask, StoreUnavailable
 from dispatcher.model import TaskState
 from dispatcher.new_task import NewTask
@@ -121,6 +122,19 @@ def test_r69_a_part_is_bounded_in_bytes_whatever_makes_its_tasks_long(
     submitted = client.submit_all([long, long])
 
     assert (1, 2) == kept(client)[1:]
+    submitted.close()
+
+
+@pytest.mark.parametrize(("values", "parts"), [("aaaa", 2), ("abcd", 4)])
+def test_r69_a_part_is_bounded_by_its_environments_of_which_equal_ones_count_once(
+    client: Client, monkeypatch: pytest.MonkeyPatch, values: str, parts: int
+) -> None:
+    monkeypatch.setattr(bulk, "PART_BYTES", 1_500)
+    tasks = [replace(TASK, environment=Environment({"A": value * 1_000})) for value in values]
+
+    submitted = client.submit_all(tasks)
+
+    assert parts == kept(client)[2]
     submitted.close()
 
 

@@ -170,7 +170,7 @@ def test_list_as_json_is_show_without_runs_and_payload(command: Command) -> None
     shown = command("show", 1, "--json").json
 
     assert "daemon_not_running" == listed.pop("obstacle")
-    assert {*listed, "payload", "runs"} == set(shown)
+    assert {*listed, "environment", "payload", "runs"} == set(shown)
     assert listed.items() <= shown.items()
 
 

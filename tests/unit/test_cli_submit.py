@@ -10,6 +10,9 @@ from dispatcher.task_checks import MAX_COMMAND, MAX_PAYLOAD
 from dispatcher.wire import KillMode
 from tests.command import Command
 
+#: What a submit reports where no daemon runs.
+IDLE = "dispatcher: no daemon runs here, so nothing runs yet; start it: dispatcher run\n"
+
 
 @pytest.fixture
 def command(
@@ -22,7 +25,7 @@ def test_submit_prints_the_id_alone(command: Command) -> None:
     first = command("submit", "--", "echo", "hello")
     second = command("submit", "true")
 
-    assert ("1\n", "") == (first.stdout, first.stderr)
+    assert ("1\n", IDLE) == (first.stdout, first.stderr)
     assert "2\n" == second.stdout
 
 
@@ -283,11 +286,11 @@ def test_a_key_with_another_command_or_payload_is_reported_and_the_first_task_st
         "command and payload": ("--", "echo", "b"),
     }
 
-    assert ("1\n", "") == (same.stdout, same.stderr)
+    assert ("1\n", IDLE) == (same.stdout, same.stderr)
     for what, words in others.items():
         other = command("submit", "--key", "k", *words)
         message = f"task 1 has this key already, with another {what}; nothing was submitted"
-        assert ("1\n", f"dispatcher: {message}: new work needs a new key\n") == (
+        assert ("1\n", f"dispatcher: {message}: new work needs a new key\n{IDLE}") == (
             other.stdout,
             other.stderr,
         )
@@ -308,7 +311,7 @@ def test_ten_of_many_keys_with_other_commands_are_named_and_the_rest_counted(
 
     message = command("submit", "--from", "-", stdin=lines("false")).stderr.splitlines()
 
-    assert 11 == len(message)
+    assert 12 == len(message)
     assert "task 10 has this key already" in message[9]
     assert "dispatcher: and so have 2 more; --json names each" == message[10]
 

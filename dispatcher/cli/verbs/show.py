@@ -20,6 +20,7 @@ from dispatcher.cli.output import dropped
 from dispatcher.cli.printing import print_json
 from dispatcher.errors import NoTask
 from dispatcher.model import Run, Task, TaskState
+from dispatcher.operations.tasks import submitters_variables
 from dispatcher.times import StoreTime
 
 #: Lines of a run's output that `show` ends with.
@@ -41,17 +42,20 @@ def command(*, task_id: int, absolute: bool, as_json: bool) -> None:
         if (task := store.task(task_id)) is None:
             raise NoTask(task_id)
         runs, calendar = store.runs(task_id), store.calendar()
+        environment = submitters_variables(store.store, task)
         budget = store.config.output.run_budget
     if as_json:
-        print_json(render.task_with_runs_json(task, runs, calendar, budget=budget))
+        shown = render.task_with_runs_json(task, runs, calendar, budget=budget)
+        last = {"environment": environment, "runs": shown.pop("runs")}
+        print_json({**shown, **last})
     else:
         date = partial(render.time, calendar=calendar, absolute=absolute)
-        _print_task(task, runs[-1] if runs else None, date)
+        _print_task(task, runs[-1] if runs else None, date, environment)
         if runs:
             _print_runs(runs, date, calendar.now, budget)
 
 
-def _print_task(task: Task, last: Run | None, date: _Date) -> None:
+def _print_task(task: Task, last: Run | None, date: _Date, environment: list[str] | None) -> None:
     due = task.run_at if task.state is TaskState.SCHEDULED else None
     facts = {
         "state": f"{task.state}: {task.reason}",
@@ -66,6 +70,7 @@ def _print_task(task: Task, last: Run | None, date: _Date) -> None:
         "intent": task.intent and f"{task.intent}: {task.intent_reason}",
         "finished": date(task.finished_at),
         "directory": task.cwd,
+        "shell": _shell_text(task, environment),
         "variables": " ".join(sorted(task.env)),
         "profile": task.profile,
         "key": task.key,
@@ -79,6 +84,14 @@ def _print_task(task: Task, last: Run | None, date: _Date) -> None:
     for name, value in facts.items():
         if value:
             click.echo(f"  {name:<10} {render.line(value)}")
+
+
+def _shell_text(task: Task, environment: list[str] | None) -> str | None:
+    """Return what its runs get of the shell that submitted it; --json has every name."""
+    if environment is None:
+        return None
+    umask = "" if task.umask is None else f", umask {task.umask:04o}"
+    return f"{len(environment)} variables of its submitter{umask}"
 
 
 def _print_runs(runs: list[Run], date: _Date, now: StoreTime, budget: int) -> None:

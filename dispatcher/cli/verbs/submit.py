@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import click
 
-from dispatcher.cli import lines
+from dispatcher.cli import lines, submitter
 from dispatcher.cli.accepted import AcceptedTasks, naming_unprinted
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option, limit_options
@@ -78,6 +78,12 @@ _MOST_WARNINGS = 10
     metavar="NAME[=VALUE]",
     help="A variable for the command; without a value, your own. Repeatable.",
 )
+@click.option(
+    "--clean-env",
+    is_flag=True,
+    default=None,
+    help="Give the command a clean environment and umask, not those of this shell.",
+)
 @click.option("--key", metavar="TEXT", help="Submit once: the same key again gives the same task.")
 @click.option(
     "--delay", type=DURATION, metavar="DURATION", help='Start no earlier, e.g. "90s", "2h".'
@@ -125,10 +131,13 @@ def command(
 ) -> int:
     """Submit COMMAND as a task and print its id.
 
-    It needs no daemon: the task waits for one. The command's output is kept: `dispatcher logs`.
+    It needs no daemon: the task waits for one. The command runs as in this shell: with its
+    directory, environment and umask. Its output is kept: `dispatcher logs`.
     """
     options = _options(**given)
     config = config_as_owner()
+    if source is not None or not (options.get("clean_env") or options.get("profile")):
+        options |= submitter.shell_options(config)
     tasks = _tasks(config, source, command, options)
     is_bulk = source is not None
     with Client(config) as store:
@@ -147,6 +156,8 @@ def command(
                 print_json_list(map(_facts, submitted))
             else:
                 print_json(_facts(next(submitted)))
+    if not as_json:
+        submitter.report_idle(config)
     return ExitCode.OK
 
 

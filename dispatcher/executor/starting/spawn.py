@@ -53,7 +53,8 @@ class Spawner:
         """
         self._outputs = outputs
         self._oom_score = oom_score
-        self._environment = inherited(environ)
+        self._outer = outer_marker(environ)
+        self._inherited = {**allowed(environ), **self._outer}
         self._open_files = (resource.getrlimit(resource.RLIMIT_NOFILE), open_files)
         self._real_time = resource.getrlimit(resource.RLIMIT_RTTIME)
         self.why_unmarked = why_unmarked()
@@ -70,7 +71,7 @@ class Spawner:
 
     def start(self, start: wire.Start) -> int:
         """Return the pid of a started leader. Raises CannotStart."""
-        environment = {**self._environment, **start.env}
+        environment = {**(self._inherited if start.inherits else self._outer), **start.env}
         program = ""
         stdin = self._null
         output = self._open_output(start)
@@ -80,7 +81,7 @@ class Spawner:
                 stdin = sealed_file("payload", start.payload.encode())
             enter(start.cwd or "/")
             program = find_program(start.command, environment.get("PATH", os.defpath))
-            return self._spawn(start.uid, program, start.command, environment, (stdin, output))
+            return self._spawn(start, program, environment, (stdin, output))
         except ValueError as error:  # a NUL in a word, "=" in a variable's name, no command
             raise CannotStart(wire.Fault.TASK, f"cannot be a command line: {error}") from error
         except OSError as error:
@@ -115,17 +116,16 @@ class Spawner:
 
     def _spawn(
         self,
-        uid: wire.RunUid,
+        start: wire.Start,
         program: str,
-        command: tuple[str, ...],
         environment: dict[str, str],
         files: tuple[int, int],
     ) -> int:
         stdin, output = files
-        with self._lent_limits(uid):
+        with self._lent_limits(start):
             return os.posix_spawn(
                 program,
-                command,
+                start.command,
                 environment,
                 file_actions=(
                     (os.POSIX_SPAWN_DUP2, stdin, 0),
@@ -138,11 +138,12 @@ class Spawner:
             )
 
     @contextmanager
-    def _lent_limits(self, uid: wire.RunUid) -> Iterator[None]:
-        """Take on what a leader inherits: its mark, its limit of open files, its score."""
+    def _lent_limits(self, start: wire.Start) -> Iterator[None]:
+        """Take on what a leader inherits: its umask, mark, limit of open files and score."""
         ours, theirs = self._open_files
         soft, hard = self._real_time
-        mark = 0 if self.why_unmarked else mark_of(uid)
+        mark = 0 if self.why_unmarked else mark_of(start.uid)
+        umask = os.umask(start.umask)
         try:
             if mark:
                 _set_limit(resource.RLIMIT_RTTIME, (mark, hard))
@@ -152,6 +153,7 @@ class Spawner:
                 self._oom_score.lend()
             yield
         finally:
+            os.umask(umask)
             if self._oom_score is not None:
                 self._oom_score.take_back()
             if mark:
@@ -169,19 +171,21 @@ def _set_limit(what: int, limits: tuple[int, int]) -> None:
         raise CannotStart(wire.Fault.HOST, text) from error
 
 
-def inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that every task inherits of the executor, with its outer markers."""
-    kept = {
+def allowed(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a clean task inherits from the executor."""
+    return {
         name: value
         for name, value in environ.items()
         if name in worker_api.ENVIRONMENT_ALLOWED or name.startswith("LC_")
     }
+
+
+def outer_marker(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable by which the runs around this executor recognise every task."""
     outer = [
         environ[name] for name in (worker_api.MARKER, worker_api.OUTER_MARKER) if environ.get(name)
     ]
-    if outer:
-        kept[worker_api.OUTER_MARKER] = ":".join(outer)
-    return kept
+    return {worker_api.OUTER_MARKER: ":".join(outer)} if outer else {}
 
 
 def refuse_full(output: int, path: str) -> None:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from dispatcher.store.rows import Ready, columns
 
+# An environment whose row was removed by hand is "", which is damage.
+_ENVIRONMENT = """
+CASE WHEN environment_id IS NOT NULL
+    THEN COALESCE((SELECT variables FROM environments WHERE id = environment_id), '') END
+"""
+
 _READY_COLUMNS = columns(
-    Ready, task_id="id", payload="(SELECT payload FROM payloads WHERE task_id = id)"
+    Ready,
+    task_id="id",
+    payload="(SELECT payload FROM payloads WHERE task_id = id)",
+    environment=_ENVIRONMENT,
 )
 
 _READY = f"""

@@ -52,6 +52,6 @@ OLD_RUNS = """
 SELECT id, output_path FROM runs WHERE task_id = :task_id LIMIT CAST(:limit AS BIGINT)
 """
 
-DELETE = "DELETE FROM tasks WHERE id = :id"
+DELETE = "DELETE FROM tasks WHERE id = :id RETURNING environment_id"
 
 DELETE_RUN = "DELETE FROM runs WHERE id = :id"

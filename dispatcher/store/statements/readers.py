@@ -10,6 +10,8 @@ _TASK = columns(Task, payload="(SELECT payload FROM payloads WHERE task_id = id)
 
 TASK = f"SELECT {_TASK} FROM tasks WHERE id = :id"
 
+ENVIRONMENT = "SELECT variables FROM environments WHERE id = :id"
+
 # A state that is not wanted is NULL, which equals nothing. The casts give a parameter that may be
 # NULL a type. The separator of a command's arguments occurs in no argument.
 _MATCHING = f"""

@@ -10,7 +10,9 @@ from dispatcher.new_task import NewTask
 
 #: Columns that hold a field of `NewTask` as it is, or as JSON.
 SUBMITTED_FIELDS: Final = tuple(
-    field.name for field in fields(NewTask) if field.name not in {"delay_ms", "payload"}
+    field.name
+    for field in fields(NewTask)
+    if field.name not in {"delay_ms", "payload", "environment"}
 )
 
 
@@ -27,6 +29,19 @@ RETURNING id
 
 SUBMIT_PAYLOAD = "INSERT INTO payloads (task_id, payload) VALUES (:task_id, :payload)"
 
+ENVIRONMENT_ID = """
+SELECT id FROM environments WHERE checksum = :checksum AND variables = :variables
+"""
+
+ADD_ENVIRONMENT = """
+INSERT INTO environments (checksum, variables) VALUES (:checksum, :variables)
+"""
+
+REMOVE_UNUSED_ENVIRONMENT = """
+DELETE FROM environments WHERE id = :id
+    AND NOT EXISTS (SELECT 1 FROM tasks WHERE environment_id = :id)
+"""
+
 TASK_WITH_KEY = """
 SELECT tasks.id, tasks.command, payloads.payload
 FROM tasks LEFT JOIN payloads ON payloads.task_id = tasks.id
@@ -41,7 +56,8 @@ ON CONFLICT (uid) DO NOTHING
 SEE_BULK = "UPDATE bulk_submits SET seen_at = :now WHERE uid = :uid AND state <> 'dropped'"
 
 STAGE = """
-INSERT INTO bulk_parts (uid, part, many, tasks) VALUES (:uid, :part, :many, :tasks)
+INSERT INTO bulk_parts (uid, part, many, tasks, environments)
+VALUES (:uid, :part, :many, :tasks, :environments)
 ON CONFLICT (uid, part) DO NOTHING
 """
 
@@ -52,14 +68,15 @@ UPDATE bulk_submits SET state = 'accepted', seen_at = :now WHERE uid = :uid AND 
 BULK_STATE = "SELECT state FROM bulk_submits WHERE uid = :uid"
 
 NEXT_PART = """
-SELECT part, tasks FROM bulk_parts
+SELECT part, tasks, environments FROM bulk_parts
 WHERE uid = :uid AND tasks IS NOT NULL AND part > :after
     AND EXISTS (SELECT 1 FROM bulk_submits WHERE uid = :uid AND state = 'accepted')
 ORDER BY part LIMIT 1
 """
 
 ADMITTED = """
-UPDATE bulk_parts SET tasks = NULL, submitted = :submitted WHERE uid = :uid AND part = :part
+UPDATE bulk_parts SET tasks = NULL, environments = NULL, submitted = :submitted
+WHERE uid = :uid AND part = :part
 """
 
 SUBMITTED = """

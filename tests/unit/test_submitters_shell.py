@@ -1,0 +1,221 @@
+"""What `submit` takes of the shell that it runs in, and what it refuses or reports for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from dispatcher.config.config import load
+from dispatcher.environment import Environment
+from dispatcher.errors import InvalidTask
+from dispatcher.execution import Claim
+from dispatcher.host import user_change
+from dispatcher.host.locks import DAEMON_LOCK, lock_file
+from dispatcher.host.owner import Owner
+from dispatcher.submission import new_task
+from dispatcher.task_checks import MAX_ENVIRONMENT
+from tests.command import Command
+from tests.unit.test_cli_submit import IDLE
+
+PROFILES = """
+[profiles.usual]
+command = ["true"]
+[profiles.own]
+command = ["true"]
+umask = "077"
+"""
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    monkeypatch.setenv("TOKEN", "hunter2")
+    return Command(tmp_path, capsys, monkeypatch)
+
+
+@contextmanager
+def umask(mode: int) -> Iterator[None]:
+    before = os.umask(mode)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def claimed(command: Command) -> list[Claim]:
+    """Claim every task, in order."""
+    found = []
+    with command.client() as client:
+        while (claim := client.claim()) is not None:
+            found.append(claim)
+    return found
+
+
+def test_a_command_carries_the_environment_and_umask_of_its_submitter(command: Command) -> None:
+    with umask(0o027):
+        command("submit", "--", "true")
+        assert 0o027 == os.umask(0o027)
+    (claim,) = claimed(command)
+
+    assert claim.environment == Environment(os.environ)
+    assert ("hunter2", 0o027) == (claim.environment.variables["TOKEN"], claim.umask)
+    assert "DISPATCHER_CONFIG" in os.environ
+    assert "DISPATCHER_CONFIG" not in claim.environment.variables
+
+
+def test_a_clean_one_and_a_profile_carry_neither(command: Command) -> None:
+    command.configure(PROFILES)
+    command("submit", "--clean-env", "--", "true")
+    command("submit", "--profile", "usual")
+    command("submit", "--profile", "own")
+
+    claims = claimed(command)
+
+    assert [(None, None), (None, None), (None, 0o077)] == [
+        (claim.environment, claim.umask) for claim in claims
+    ]
+
+
+def test_by_the_configuration_all_are_clean(command: Command) -> None:
+    command.configure('[defaults]\nenvironment = "clean"\n')
+    command("submit", "--", "true")
+    command("submit", "--from", "-", stdin=b'{"command": ["true"], "clean_env": false}')
+
+    assert [(None, None)] * 2 == [(one.environment, one.umask) for one in claimed(command)]
+
+
+def test_a_line_decides_for_its_task_whether_it_is_clean(command: Command) -> None:
+    command.configure(PROFILES)
+    lines = (
+        b'{"command": ["true"]}\n{"command": ["true"], "clean_env": true}\n'
+        b'{"profile": "usual"}\n{"command": ["true"], "clean-env": false}\n'
+    )
+    command("submit", "--from", "-", stdin=lines)
+    command("submit", "--clean-env", "--from", "-", stdin=lines)
+
+    carrying = [claim.environment is not None for claim in claimed(command)]
+
+    assert [True, False, False, True] == carrying[:4]
+    assert [False, False, False, True] == carrying[4:]
+
+
+def test_what_root_submits_as_another_user_is_clean(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_change, "_became", [Owner(1000, 1000, Path("/"))])
+
+    command("submit", "--", "true")
+
+    assert [None] == [claim.environment for claim in claimed(command)]
+
+
+def test_a_variable_that_is_not_utf_8_is_named_and_the_others_are_carried(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATIN", "hunter3\udcff")
+
+    message = command("submit", "--", "true").stderr
+
+    assert "dispatcher: the task does not get the variable LATIN: it is not UTF-8\n" in message
+    assert "hunter" not in message
+    assert "LATIN" not in command("submit", "--clean-env", "--", "true").stderr
+    (claim, _) = claimed(command)
+    assert claim.environment is not None
+    assert ("hunter2", False) == (
+        claim.environment.variables["TOKEN"],
+        "LATIN" in claim.environment.variables,
+    )
+
+
+def test_names_are_shown_and_no_value(command: Command) -> None:
+    with umask(0o027):
+        carrying = command("submit", "--", "true").id
+    clean = command("submit", "--clean-env", "--", "true").id
+
+    shown = command("show", carrying, "--json")
+    assert "TOKEN" in shown.json["environment"]
+    assert ("0027", False) == (shown.json["umask"], shown.json["clean_env"])
+    many = len(shown.json["environment"])
+    line = f"  shell      {many} variables of its submitter, umask 0027\n"
+    assert line in command("show", carrying).stdout
+    cleaned = command("show", clean, "--json").json
+    assert (None, None, True) == (
+        *(cleaned["environment"], cleaned["umask"]),
+        cleaned["clean_env"],
+    )
+    assert "shell" not in command("show", clean).stdout
+    texts = [command(*words).stdout for words in (("list", "--json"), ("why", carrying), ("list",))]
+    assert [] == [text for text in (*texts, shown.stdout) if "hunter2" in text]
+
+
+def test_an_environment_beyond_what_a_start_can_carry_is_refused(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUGE", "x" * MAX_ENVIRONMENT)
+
+    message = command("submit", "--", "true", exits=2).stderr
+
+    assert "environment: more than 1048576 bytes in all; unset what is large, or submit" in message
+    command("submit", "--clean-env", "--", "true")
+
+
+def test_a_line_for_a_shell_is_refused_with_what_to_write(command: Command) -> None:
+    Path("my tool").touch()
+    Path("bin").mkdir()
+    Path("bin/other tool").touch()
+
+    message = command("submit", "a && b", exits=2).stderr
+    assert "dispatcher: command: 'a && b' is no program; write: sh -c 'a && b'\n" == message
+    message = command("submit", "--", "echo 'x' > y", exits=2).stderr
+    assert """write: sh -c 'echo '"'"'x'"'"' > y'\n""" in message
+    message = command("submit", "--from", "-", stdin=b'{"command": ["sleep 5"]}', exits=2).stderr
+    assert "line 1: command: 'sleep 5' is no program; write: sh -c 'sleep 5'" in message
+    message = command("submit", "--", "a\n" * 200, exits=2).stderr
+    assert "dispatcher: command: its one word is no program; write: sh -c '...'\n" == message
+    assert [] == command("list", "--json").json
+    command("submit", "./my tool")
+    command("submit", "--env", f"PATH={Path.cwd()}/bin", "other tool")
+    command("submit", "--", "no-such-program")
+    command("submit", "--", "sh", "-c", "a && b")
+
+
+def test_a_submit_without_a_daemon_reports_that_nothing_runs_yet(command: Command) -> None:
+    alone = command("submit", "--", "true")
+    bulk = command("submit", "--from", "-", stdin=b'{"command": ["true"]}\n' * 2)
+
+    assert ("1\n", IDLE) == (alone.stdout, alone.stderr)
+    assert ("2\n3\n", IDLE) == (bulk.stdout, bulk.stderr)
+    assert "" == command("submit", "--json", "--", "true").stderr
+    with closing(lock_file(command.state_dir / DAEMON_LOCK, "the state directory")):
+        assert "" == command("submit", "--", "true").stderr
+
+
+def test_a_program_gives_an_environment_itself(command: Command) -> None:
+    config = load(str(command.config_file))
+
+    assert new_task(config, ["true"], {}).environment is None
+    given = new_task(config, ["true"], {"environment": Environment({"A": "1"}), "umask": 0o002})
+    assert ({"A": "1"}, 0o002) == (given.environment and given.environment.variables, given.umask)
+    with pytest.raises(InvalidTask, match="umask: must be from 0 to 0o777, not 0o1000"):
+        new_task(config, ["true"], {"umask": 0o1000})
+    with pytest.raises(InvalidTask, match="environment: expected Environment"):
+        new_task(config, ["true"], {"environment": {"A": "1"}})  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('umask = "8"', "defaults.umask: '8' is not a umask; write three octal digits, for ex"),
+        ("umask = 22", "defaults.umask: expected a text in quotes, got an integer; write for"),
+        ('environment = "mine"', 'defaults.environment: \'mine\' is not "submitter" or "clean"'),
+    ],
+)
+def test_mistakes_of_the_configuration_are_named(command: Command, line: str, message: str) -> None:
+    command.configure(f"[defaults]\n{line}\n")
+
+    assert message in command("check-config", exits=78).stderr
