@@ -29,10 +29,16 @@ BOOT_ROUNDING = 2.0
 ANSWERED_WITHIN = 1.0
 
 
-def how_to_restart(config: Config) -> str:
-    """Return how to restart the daemon so that no work is lost: where its stop drains, runs end."""
+def how_to_restart(config: Config, *, managed: bool = False) -> str:
+    """Return how to restart the daemon so that no work is lost: where a SIGTERM drains, runs end.
+
+    `managed`: a service manager started it, and sends that signal.
+    """
     if config.on_stop == "leave":
         return "restart it: workers go on"
+    if not managed:
+        restart = config.start_command().replace("dispatcher run", "dispatcher restart")
+        return f"{restart}: workers go on"
     return (
         f"restart it when nothing runs: its stop waits up to {config.daemon.drain_timeout_ms} for"
         " its runs and ends the rest, which start anew; so that workers go on, set [daemon] on_stop"
@@ -68,7 +74,8 @@ def processes(config: Config) -> Iterator[Finding]:
         yield warning("daemon", "none runs", config.start_command())
         yield ok("executor", "not checked: it answers only a daemon")
         return
-    yield check_release("daemon", report.pid, report.release, how_to_restart(config))
+    restart = how_to_restart(config, managed=report.managed)
+    yield check_release("daemon", report.pid, report.release, restart)
     yield from check_executor(config, report)
     pid = report.executor_pid or report.pid
     yield from check_descriptors(pid, report.slots)

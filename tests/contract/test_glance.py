@@ -102,7 +102,8 @@ def test_what_runs_is_first_then_what_needs_a_person_then_what_waits_then_what_i
     assert found.counts[TaskState.SUCCEEDED] == 2
     assert [ready] == ids(glance(store.raw, states={TaskState.READY}))
     assert [parked] == ids(glance(store.raw, queue="p"))
-    assert ids(glance(store.raw, queue="p", states={TaskState.FAILED})) == []
+    also_broken = failed(store, -1, queue="p")
+    assert [also_broken] == ids(glance(store.raw, queue="p", states={TaskState.FAILED}))
     assert [running, broken, *over[::-1]] == ids(glance(store.raw, queue="own"))
 
 

@@ -561,19 +561,35 @@ def test_nothing_is_known_of_marks_without_an_executor(command: Command) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "restart", "if_it_hangs"),
+    ("text", "managed", "restart", "if_it_hangs"),
     [
         (
             "",
+            False,
+            "dispatcher restart: workers go on",
+            "kill -KILL PID, then dispatcher run: workers go on",
+        ),
+        (
+            "",
+            True,
             "restart it when nothing runs: its stop waits up to 1m for its runs and ends the rest",
             "kill -KILL PID, then dispatcher run: workers go on",
         ),
-        ('[daemon]\non_stop = "leave"', "restart it: workers go on", "restart it: workers go on"),
-        ('[executor]\nmode = "external"', "restart it: workers go on", "restart it: workers go on"),
+        *(
+            (text, managed, "restart it: workers go on", "restart it: workers go on")
+            for text in ('[daemon]\non_stop = "leave"', '[executor]\nmode = "external"')
+            for managed in (False, True)
+        ),
     ],
 )
 def test_no_advice_about_a_daemon_costs_work(
-    command: Command, monkeypatch: pytest.MonkeyPatch, text: str, restart: str, if_it_hangs: str
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    *,
+    managed: bool,
+    restart: str,
+    if_it_hangs: str,
 ) -> None:
     command.configure(text)
     config = load(str(command.config_file))
@@ -581,7 +597,7 @@ def test_no_advice_about_a_daemon_costs_work(
     def hang(_: object) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(control, "report", lambda _: report(release="0.0.9"))
+    monkeypatch.setattr(control, "report", lambda _: report(release="0.0.9", managed=managed))
     older = next(iter(processes.processes(config)))
     monkeypatch.setattr(control, "report", hang)
     (hanging,) = processes.processes(config)
@@ -600,4 +616,4 @@ def test_a_store_that_an_older_daemon_uses_is_upgraded_at_no_cost(
     with closing(locks.lock_file(used.state_dir / locks.DAEMON_LOCK, "the store")):
         remedy = str(found(used, "store").remedy)
 
-    assert remedy.startswith("the daemon works with the older one; restart it when nothing runs")
+    assert "the daemon works with the older one; dispatcher restart: workers go on" == remedy
