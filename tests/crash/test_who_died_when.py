@@ -110,10 +110,12 @@ def test_exit_journaled_not_delivered_is_settled_with_the_real_code(stage: Stage
 
 
 def test_exit_journaled_both_dead_is_settled_with_the_real_code(stage: Stage) -> None:
-    task = stage.submit(workers.EXITS_7)
+    gate = stage.directory / "gate"
+    task = stage.submit(f"{workers.WAITS}; code=7", str(gate))
     start(stage)
     starts(stage, task)
     stage.kill_daemon()
+    gate.touch()
     stage.until(lambda: Phase.GONE in phases(stage))
     stage.kill_executor()
 
