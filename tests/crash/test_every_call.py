@@ -23,7 +23,7 @@ FUZZ = "FUZZ" in os.environ
 SHARES = 4
 
 #: One in so many calls between the first and the last of a kind.
-STRIDE = 7
+STRIDE = 17
 
 
 @pytest.mark.parametrize("share", range(SHARES))
