@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,9 +56,9 @@ def _become_owner(config: Config) -> None:
 def config_as_caller(*, whole: bool = True, warn: bool = True) -> Config:
     """Return the configuration of the command line. Raises `ConfigError`.
 
-    Mistakes of profiles are only printed. Unless it must be `whole`, so are others if the file
-    certainly names the daemon and store: that daemon works on with the file of before, and must
-    stay reachable. Without `warn` nothing is printed.
+    The first mistake of each mistaken profile is only printed. Unless the configuration must be
+    `whole`, so are other mistakes if the file certainly names the daemon and store: that daemon
+    works on with the file of before, and must stay reachable. Without `warn` nothing is printed.
     """
     try:
         config = load(named_file())
@@ -68,16 +68,13 @@ def config_as_caller(*, whole: bool = True, warn: bool = True) -> Config:
         if (rest := _certain_of(error)) is None:
             raise ConfigError(f"{error}\n{_REMEDY}") from error
         if warn:
-            _warn(str(error).splitlines(), "going on with the rest of it")
+            for line in (*str(error).splitlines(), "going on with the rest of it"):
+                click.echo(f"dispatcher: {line}", err=True)
         return rest
-    if config.mistakes and warn:
-        _warn(config.mistakes, f"going on without profile {' and '.join(config.mistaken_profiles)}")
+    if warn:
+        for name, (first, *_) in config.mistaken_profiles.items():
+            click.echo(f"dispatcher: {first} (profile {name} is left out)", err=True)
     return config
-
-
-def _warn(mistakes: Sequence[str], consequence: str) -> None:
-    for line in (*mistakes, consequence):
-        click.echo(f"dispatcher: {line}", err=True)
 
 
 def _certain_of(error: ConfigError) -> Config | None:

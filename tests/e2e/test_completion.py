@@ -23,7 +23,7 @@ def offered(world: World, words: list[str], shell: str = "bash") -> list[str]:
 
 
 def test_verbs_options_and_states_are_offered(world: World) -> None:
-    verbs = ("retry", "release", "resume", "run", "reload", "restore")
+    verbs = ("retry", "release", "resume", "run", "restart", "reload", "restore")
     assert [f"plain,{verb}" for verb in verbs] == offered(world, ["dispatcher", "r"])
     assert ["plain,--state"] == offered(world, ["dispatcher", "list", "--st"])
     expected = ["plain,scheduled", "plain,succeeded"]

@@ -21,8 +21,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             config='[profiles.report]\ncommand = ["report"]\nrun_timeout = "1 h"\n',
             text=(
                 "/etc/dispatcher/dispatcher.toml:3: profiles.report.run_timeout: '1 h' is not a "
-                "duration; write a number and ms, s, m, h or d\n"
-                "going on without profile report\n"
+                "duration; write a number and ms, s, m, h or d (profile report is left out)\n"
                 "profile: 'report' has a mistake in /etc/dispatcher/dispatcher.toml: dispatcher "
                 "check-config names it"
             ),

@@ -32,7 +32,7 @@ def command(*, as_json: bool) -> int:
     config = config_as_owner()
     answer = _answer(config)
     for mistake in answer.get("mistakes", ()):
-        if mistake not in config.mistakes:  # those were printed
+        if mistake not in config.mistakes:  # those were printed, or are in `status`
             click.echo(f"dispatcher: {render.plain(mistake)}", err=True)
     if as_json:
         print_json({"changed": answer["changed"], "kept": answer["kept"]})
