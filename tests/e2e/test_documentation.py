@@ -128,7 +128,7 @@ def test_every_verb_and_option_that_the_pages_name_exists(
 #: Blocks that are not typed here, by their first line, and why.
 NOT_TYPED: Mapping[str, str] = {
     "$ make demo     # sets up, compresses files next to workers that misbehave, "
-    "kills the daemon half-way, proves it all": "the suite itself; test_demo.py plays it",
+    "kills the daemon half-way, proves every promise": "the suite itself; test_demo.py plays it",
     "# python3 -m venv /opt/dispatcher && /opt/dispatcher/bin/pip install .": "root, systemd",
     "# sudo -u dispatcher dispatcher status": "root, systemd",
     "# dispatcher install-service --instance gpu": "root, systemd",
