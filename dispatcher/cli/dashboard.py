@@ -125,6 +125,7 @@ class Dashboard:
             glance.HEADINGS,
             (glance.row(one, view) for one in seen),
             spare=glance.SPARE,
+            readable=glance.READABLE,
             alike=glance.ALIKE,
             in_middle=("COMMAND",),
         )

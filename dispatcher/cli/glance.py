@@ -17,10 +17,14 @@ from dispatcher.obstacles import AT_REST, Obstacle, Standing
 from dispatcher.store.glance import GROUPS, MOST_BEFORE, Seen
 from dispatcher.times import StoreTime, WallTime
 
-HEADINGS = ("ID", "STATE", "QUEUE", "PRIORITY", "TIME", "DETAIL", "LABELS", "COMMAND")
+HEADINGS = ("ID", "STATE", "QUEUE", "PRIORITY", "TIME", "DETAIL", "COMMAND")
 
 #: Columns that a narrow terminal leaves out, the first ones first.
-SPARE = ("PRIORITY", "QUEUE", "LABELS")
+SPARE = ("PRIORITY", "QUEUE")
+
+#: Columns of a terminal that the widest cells keep before any is left out: "slots full; 1st in
+#: line" is whole.
+READABLE = 23
 
 #: Columns that say nothing where all tasks have the same value.
 ALIKE = ("PRIORITY", "QUEUE")
@@ -35,7 +39,7 @@ SILENCE = 60_000
 MOST_PAUSED = 3
 
 #: Reasons that a person need not be reminded of.
-_PLAIN_REASONS = frozenset({"submitted", "delayed by its submitter"})
+_PLAIN_REASONS = frozenset({"submitted", "delayed by its submitter", "its time has come"})
 
 #: Shells whose script is shown alone.
 _SHELLS = frozenset({"sh", "bash", "/bin/sh", "/bin/bash"})
@@ -94,8 +98,7 @@ def row(seen: Seen, view: View) -> tuple[object, ...]:
         task.priority or None,
         took,
         render.short(_detail(seen, view), DETAIL),
-        render.pairs_text(task.labels),
-        _command(task.command),
+        _labels(task.labels) + _command(task.command),
     )
 
 
@@ -119,6 +122,11 @@ def hindrances(counts: Mapping[TaskState, int], standing: Standing) -> Iterator[
             yield render.plain(
                 f"queue {queue} is paused: {paused.reason}; dispatcher resume {queue}"
             )
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    """Return a task's labels, to stand before its command: few tasks have some."""
+    return f"[{render.line(render.pairs_text(labels))}] " if labels else ""
 
 
 def _command(command: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 _GAP = "  "
 
 #: Columns that the widest cells keep while other columns can be left out.
-_READABLE = 16
+READABLE = 16
 
 _BOLD = "1"
 
@@ -50,14 +50,15 @@ def table(
     rows: Iterable[Sequence[object]],
     *,
     spare: Sequence[str] = (),
+    readable: int = READABLE,
     alike: Collection[str] = (),
     in_middle: Collection[str] = (),
 ) -> list[str]:
     """Return the lines of rows under headings.
 
-    A terminal shows no column that is empty, and none of `alike` that has one value. One that is
-    too narrow shows no `spare` columns, the first of them being the first to go; then the widest
-    cells are cut at their end, those of `in_middle` in the middle.
+    A terminal shows no column that is empty, and none of `alike` that has one value. While the
+    widest cells would keep less than `readable` of its columns, the next of `spare` is left out.
+    Then they are cut at their end, those of `in_middle` in the middle.
     """
     cells = [list(headings), *([_text(value) for value in row] for row in rows)]
     columns = list(range(len(headings)))
@@ -67,7 +68,7 @@ def table(
         room = shutil.get_terminal_size().columns
         widest = _cut_width(widths, columns, room)
         for heading in spare:
-            if widest >= min(_READABLE, max(widths[column] for column in columns)):
+            if widest >= min(readable, max(widths[column] for column in columns)):
                 break
             if (spared := headings.index(heading)) in columns:
                 columns.remove(spared)

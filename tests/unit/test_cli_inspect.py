@@ -179,7 +179,7 @@ def test_list_for_people_is_a_table_of_whole_lines(command: Command) -> None:
 
     heading, row = command("list").stdout.splitlines()
 
-    headings = "ID STATE QUEUE PRIORITY TIME DETAIL LABELS COMMAND"
+    headings = "ID STATE QUEUE PRIORITY TIME DETAIL COMMAND"
     assert headings.split() == heading.split()
     assert row.endswith(f"echo {'x' * 300} 'two\\nlines' '[bold]'")
 

@@ -170,7 +170,7 @@ def test_a_task_that_is_over_shows_when_and_its_result(command: Command) -> None
     (listed,) = command("list", "--json").json
 
     assert re.search(
-        r"1  succeeded  default  5\.0s  (now|\d+ s ago): \{\"lines\":7\}  team=data  true", shown
+        r"1  succeeded  default  5\.0s  (now|\d+ s ago): \{\"lines\":7\}  \[team=data\] true", shown
     )
     assert ("succeeded", None, None, 5.0, {"lines": 7}, {"team": "data"}) == tuple(
         listed[key] for key in ("outcome", "exit_code", "signal", "duration_s", "result", "labels")

@@ -363,7 +363,7 @@ def test_r43_list_why_and_status_name_the_same_obstacle(
     expected = ["queue_paused", "daemon_not_running", "not_due"]
     assert expected == [listed[n] for n in (1, 2, 3)] == [one["obstacle"] for one in why]
     assert dict.fromkeys(expected, 1) == command("status", "--json").json["waiting"]
-    assert "waiting   1 not_due, 1 queue_paused, 1 daemon_not_running\n" in command("status").stdout
+    assert "waiting   1 not due, 1 queue paused, 1 daemon not running\n" in command("status").stdout
     assert why[2]["until"] == command("show", 3, "--json").json["run_at"]
     assert "daemon not running; 1st in line" in command("list").stdout
 

@@ -174,7 +174,8 @@ def _print(found: dict[str, Any]) -> None:
     _print_ages(found)
     _print_running(found)
     if found["waiting"]:
-        waiting = (f"{tasks} {obstacle}" for obstacle, tasks in found["waiting"].items())
+        words = ((one.replace("_", " "), tasks) for one, tasks in found["waiting"].items())
+        waiting = (f"{tasks} {obstacle}" for obstacle, tasks in words)
         click.echo(f"waiting   {', '.join(waiting)}")
     _print_coming(found)
     if output := node.get("output"):
