@@ -22,7 +22,8 @@ def line(fields: Mapping[str, object], *, columns: int | None, colours: bool) ->
     """
     level, event = str(fields["level"]), str(fields["event"])
     before = f"{str(fields['timestamp'])[11:19]} {f'{level} ' if level in _WHOLE else ''}"
-    facts = "".join(f" {records.pair(key, value)}" for key, value in _in_order(fields))
+    facts = f" {records.in_a_line(fields['message'])}" if "message" in fields else ""
+    facts += "".join(f" {records.pair(key, value)}" for key, value in _in_order(fields))
     room = None if columns is None or level in _WHOLE else columns - len(before) - len(event)
     if room is not None and len(facts) > room:
         facts = facts[: max(0, room - 1)] + "…"
@@ -33,8 +34,11 @@ def line(fields: Mapping[str, object], *, columns: int | None, colours: bool) ->
 
 
 def _in_order(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Yield the facts that say something: the task, the event's own, those of its run."""
-    left_out = {*records.NOT_SHOWN, "exception", "task_id", *_LAST}
+    """Yield the facts that say something: the task, the event's own, those of its run.
+
+    A message comes before them.
+    """
+    left_out = {*records.NOT_SHOWN, "exception", "message", "task_id", *_LAST}
     own = (key for key in fields if key not in left_out)
     for key in ("task_id", *own, *_LAST):
         if fields.get(key) is not None:

@@ -73,6 +73,11 @@ def record(line: Mapping[str, object], *, identifier: str) -> bytes:
     return "\n".join((*short, "")).encode(errors="backslashreplace") + long
 
 
+def in_a_line(value: object) -> str:
+    """Return a text with what a terminal would obey escaped."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in _text(value))
+
+
 def pair(key: str, value: object) -> str:
     """Return a fact as a message shows it, on one line."""
     return _pair(key, _text(value))

@@ -38,6 +38,19 @@ def test_what_only_this_event_has_stands_before_what_all_have() -> None:
     ) == console.line(SETTLED, columns=None, colours=False)
 
 
+def test_a_message_comes_first_without_quotes() -> None:
+    message = "waits up to 60 s for its runs; a second signal ends them now\x1b"
+    fields = {**TIME, "level": "info", "event": "daemon.stopping", "how": "drain"}
+
+    line = console.line({**fields, "message": message}, columns=80, colours=False)
+
+    assert (
+        "02:13:55 daemon.stopping waits up to 60 s for its runs; a second signal ends th…" == line
+    )
+    whole = console.line({**fields, "message": message}, columns=None, colours=False)
+    assert whole.endswith(r"ends them now\x1b how=drain")
+
+
 @pytest.mark.parametrize("level", ["warning", "error"])
 def test_a_warning_and_an_error_are_whole_as_they_name_the_remedy(level: str) -> None:
     reason = "the disk is full; make room" * 5
