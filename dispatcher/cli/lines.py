@@ -1,9 +1,12 @@
-"""Tasks from text: lines of JSON whose keys are `submit`'s options, and NAME=VALUE pairs."""
+"""Tasks from text: lines of shell, or of JSON whose keys are `submit`'s options.
+
+Also NAME=VALUE pairs.
+"""
 
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -40,7 +43,14 @@ _KINDS: Mapping[str, Any] = {
     "kill_mode": KillMode,
     "payload": msgspec.Raw,
     "label": dict[str, str] | list[str],
+    "name": str,
 }
+
+#: What a file of JSON begins with: an object, or what a mistaken file has in the place of one.
+_JSON = (b"{", b"[", b'"')
+
+#: The label that --name and the key `name` give.
+NAME = "name"
 
 #: Bytes of a line: more than any task needs, even with every character escaped.
 LONGEST = 16 * 1024 * 1024
@@ -54,19 +64,54 @@ _DURATIONS = frozenset({"delay", "lease_ttl", "kill_grace", *limits.TIMEOUTS})
 def read(
     lines: Iterable[bytes], config: Config, options: TaskOptions, environ: Mapping[str, str]
 ) -> Iterator[NewTask]:
-    """Yield a task for each line that is not blank; `options` hold for keys that a line leaves out.
+    """Yield a task for each line; `options` hold for keys that a line leaves out.
 
+    The first line that is neither blank nor a comment of a shell decides whether all are JSON.
     Raises `InvalidTask`, which names the first line with a mistake.
     """
+    fields_of: Callable[[bytes], dict[str, Any]] | None = None
     for number, line in enumerate(lines, start=1):
         text = line.removeprefix(BOM_UTF8) if number == 1 else line
+        if not text.strip() or (fields_of is not _fields and _is_comment(text)):
+            continue
+        fields_of = fields_of or (_fields if text.lstrip().startswith(_JSON) else _shell)
         try:
-            if text.strip():
-                fields = _fields(text)
-                command = fields.pop("command", [])
-                yield new_task(config, command, {**options, **_options(fields, environ)})
+            yield _task(fields_of(text), config, options, environ)
         except InvalidTask as error:
             raise InvalidTask(f"line {number}: {error}") from None
+
+
+def _task(
+    fields: dict[str, Any], config: Config, options: TaskOptions, environ: Mapping[str, str]
+) -> NewTask:
+    command, name = fields.pop("command", []), fields.pop(NAME, None)
+    wanted: TaskOptions = {**options, **_options(fields, environ)}
+    if name is not None:
+        wanted["labels"] = named(name, wanted.get("labels") or {})
+    return new_task(config, command, wanted)
+
+
+def _is_comment(line: bytes) -> bool:
+    return line.lstrip().startswith(b"#")
+
+
+def _shell(line: bytes) -> dict[str, Any]:
+    """Return the fields of a line of shell."""
+    text = line.strip()
+    if text.startswith(b'{"'):
+        raise InvalidTask("is JSON, after lines of shell; submit both in files of their own")
+    if (len(text) - len(text.rstrip(b"\\"))) % 2:
+        raise InvalidTask("ends with a backslash; write each command whole, on one line")
+    return {"command": ["sh", "-c", text.decode(errors="surrogateescape")]}
+
+
+def named(name: str | None, labels: Mapping[str, str]) -> dict[str, str]:
+    """Return labels with the one that holds a task's name. Raises `InvalidTask`."""
+    if name is None:
+        return {**labels}
+    if not name.strip():
+        raise InvalidTask("name: is empty; leave it out")
+    return {**labels, NAME: name}
 
 
 def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
@@ -114,13 +159,13 @@ def _fields(line: bytes) -> dict[str, Any]:
 
 
 def _made_of(line: bytes) -> str:
-    """Return how to convert other input to lines: an array, or commands of a shell."""
+    """Return how to make lines of other input: of an array, or of JSON and shell."""
     match line.lstrip()[:1]:
         case b"{" | b'"':
             return ""
         case b"[":
             return "; make a line of each item: jq -c '.[]' FILE"
-    return """; make tasks of a shell's lines: jq -R -c '{command: ["sh","-c",.]}' FILE"""
+    return "; the lines before are JSON: submit lines of shell in a file of their own"
 
 
 def _known() -> str:

@@ -29,6 +29,17 @@ absolute_option = click.option(
     "--absolute", is_flag=True, help="Print times as dates in UTC, not as ages."
 )
 
+#: The priority of --urgent: before all tasks that were given none, in the order of their submits.
+URGENT = 1000
+
+urgent_option = click.option(
+    "--urgent",
+    "priority",
+    flag_value=URGENT,
+    type=int,
+    help=f"First in its queue: --priority {URGENT}.",
+)
+
 task_id_argument = click.argument("task_id", metavar="ID", type=ID)
 
 

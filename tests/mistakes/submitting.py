@@ -114,7 +114,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="an option misspelt",
             typed="submit --que ci -- true",
             text=(
-                "No such option '--que'. (Did you mean one of: '--env', '--key', '--queue'?) "
+                "No such option '--que'. (Did you mean one of: '--key', '--queue', '--urgent'?) "
                 "(see: dispatcher submit --help)"
             ),
             exits=2,
@@ -261,7 +261,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a priority in words",
             typed="submit --priority high -- true",
             text=(
-                "Invalid value for '--priority': 'high' is not a valid integer (see: "
+                "Invalid value for '--priority' / '-p': 'high' is not a valid integer (see: "
                 "dispatcher submit --help)"
             ),
             exits=2,
@@ -291,6 +291,66 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="an empty key",
             typed="submit --key '' -- true",
             text="key: is empty; leave it out, or name what must happen only once",
+            exits=2,
+        ),
+        Mistake(
+            name="an empty name",
+            typed="submit --name '' -- true",
+            text="name: is empty; leave it out",
+            exits=2,
+        ),
+        Mistake(
+            name="an array instead of lines",
+            typed="submit --from -",
+            stdin=b'[{"command": ["true"]}]\n',
+            text=(
+                'line 1: must be a JSON object, for example {"command": ["true"]}; make a line of '
+                "each item: jq -c '.[]' FILE"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="JSON among lines of shell",
+            typed="submit --from -",
+            stdin=b'make all\n{"command": ["true"]}\n',
+            text="line 2: is JSON, after lines of shell; submit both in files of their own",
+            exits=2,
+        ),
+        Mistake(
+            name="a command on two lines",
+            typed="submit --from -",
+            stdin=b"make \\\n  all\n",
+            text="line 1: ends with a backslash; write each command whole, on one line",
+            exits=2,
+        ),
+        Mistake(
+            name="a script without its interpreter",
+            typed="submit --script job.sh",
+            files={"job.sh": b"echo hello\n"},
+            text="script: job.sh has no #! line; begin it with one, for example #!/bin/sh",
+            exits=2,
+        ),
+        Mistake(
+            name="an option misspelt in a script",
+            typed="submit --script job.sh",
+            files={"job.sh": b"#!/bin/sh\n#DISPATCHER --max-atempts 5\necho hello\n"},
+            text="script: job.sh:2: No such option '--max-atempts'. Did you mean '--max-attempts'?",
+            exits=2,
+        ),
+        Mistake(
+            name="a command in the comments of a script",
+            typed="submit --script job.sh",
+            files={"job.sh": b"#!/bin/sh\n#DISPATCHER make all\n"},
+            text="script: job.sh:2: 'make' does not belong into this line; write options in it",
+            exits=2,
+        ),
+        Mistake(
+            name="a script and lines",
+            typed="submit --script job.sh --from -",
+            files={"job.sh": b"#!/bin/sh\n"},
+            text=(
+                "--script and --from both give commands; use one (see: dispatcher submit --help)"
+            ),
             exits=2,
         ),
     ),

@@ -67,6 +67,7 @@ def test_each_example_of_a_help_can_be_typed(
     monkeypatch.setenv("DISPATCHER_TASK_ID", "42")  # as after `claim --export`
     monkeypatch.chdir(tmp_path)
     Path("lock.txt").write_text("a lock")
+    Path("train.sh").write_text("#!/bin/sh\n#DISPATCHER --queue gpu\n")
     given = list(invocations(example))
 
     assert given

@@ -120,20 +120,81 @@ def test_a_file_without_lines_submits_nothing(command: Command) -> None:
     assert [] == command("submit", "--from", "-", "--json", stdin=b"").json
 
 
-@pytest.mark.parametrize(
-    ("content", "remedy"),
-    [
-        (b"make all\n", """jq -R -c '{command: ["sh","-c",.]}' FILE"""),
-        (b'[\n  {"command": ["true"]}\n]\n', "make a line of each item: jq -c '.[]' FILE"),
-    ],
-)
-def test_a_file_of_another_format_is_refused_with_the_way_to_convert_it(
-    command: Command, content: bytes, remedy: str
-) -> None:
+def test_a_file_of_an_array_is_refused_with_the_way_to_convert_it(command: Command) -> None:
+    content = b'[\n  {"command": ["true"]}\n]\n'
+
     message = command("submit", "--from", "-", stdin=content, exits=2).stderr
 
     assert message.startswith("dispatcher: line 1: ")
-    assert message.endswith(f"{remedy}\n")
+    assert message.endswith("make a line of each item: jq -c '.[]' FILE\n")
+
+
+# Lines of shell ----------------------------------------------------------------------------
+
+
+def test_each_line_of_shell_is_a_task(command: Command) -> None:
+    content = b"\xef\xbb\xbf# a comment\n\n  echo 'a b' | wc -c  \r\n#another\n{ true; } && ls\n"
+
+    command("submit", "--from", "-", "-q", "ci", "-n", "mine", stdin=content)
+
+    listed = command("list", "--json", "--oldest-first").json
+    assert [["sh", "-c", "echo 'a b' | wc -c"], ["sh", "-c", "{ true; } && ls"]] == [
+        task["command"] for task in listed
+    ]
+    assert [("ci", {"name": "mine"})] * 2 == [(task["queue"], task["labels"]) for task in listed]
+
+
+def test_lines_of_json_may_follow_comments(command: Command) -> None:
+    command("submit", "--from", "-", stdin=b'# tasks\n{"command": ["true"]}\n')
+
+    assert ["true"] == command("show", 1, "--json").json["command"]
+
+
+def test_a_line_may_end_with_a_backslash_that_is_escaped(command: Command) -> None:
+    command("submit", "--from", "-", stdin=rb"printf %s \\")
+
+    assert ["sh", "-c", r"printf %s \\"] == command("show", 1, "--json").json["command"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'true\n{"command": ["true"]}\n', "line 2: is JSON, after lines of shell; submit both"),
+        (b'{"command": ["true"]}\nmake all\n', "line 2: not JSON: "),
+        (b'{"command": ["true"]}\nmake all\n', "submit lines of shell in a file of their own"),
+        (b'{"command": ["true"]}\n# a comment\n', "line 2: not JSON: "),
+        (b"true\nmake \\\n  all\n", "line 2: ends with a backslash; write each command whole"),
+        (b"true\necho \xff\n", "line 2: command: is not UTF-8; encode it so"),
+        (b"true\necho \0\n", "line 2: command: holds a NUL character"),
+        (b"echo " + b"x" * 131072, "line 1: command: 131084 bytes are more than 131072"),
+    ],
+)
+def test_a_line_that_cannot_be_a_task_is_named_and_nothing_is_submitted(
+    command: Command, content: bytes, message: str
+) -> None:
+    assert message in command("submit", "--from", "-", stdin=content, exits=2).stderr
+    assert [] == command("list", "--json").json
+
+
+def test_no_line_of_shell_is_accepted_where_only_profiles_may_run(command: Command) -> None:
+    command.configure("[defaults]\nallow_commands = false")
+
+    message = command("submit", "--from", "-", stdin=b"true\n", exits=2).stderr
+
+    assert "line 1: command: only profiles may be run here" in message
+
+
+# Names -------------------------------------------------------------------------------------
+
+
+def test_a_line_may_have_a_name_next_to_the_labels_of_all(command: Command) -> None:
+    content = lines({"command": ["a"], "name": "first"}, {"command": ["b"], "label": ["x=y"]})
+
+    command("submit", "--from", "-", "--label", "of=all", "--name", "any", stdin=content)
+
+    assert [{"of": "all", "name": "first"}, {"x": "y"}] == [
+        task["labels"] for task in command("list", "--json", "--oldest-first").json
+    ]
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,26 @@ def test_every_option_reaches_the_task(command: Command, monkeypatch: pytest.Mon
     )
 
 
+def test_the_usual_options_are_short(command: Command) -> None:
+    task_id = command("submit", "-q", "ci", "-p", "4", "-l", "a=b", "-n", "mine", "true").id
+
+    shown = command("show", task_id, "--json").json
+    assert ("ci", 4, {"a": "b", "name": "mine"}) == (
+        *(shown["queue"], shown["priority"], shown["labels"]),
+    )
+    (found,) = command("list", "--label", "name=mine", "--json").json
+    assert task_id == found["id"]
+
+
+def test_an_urgent_task_is_claimed_before_all_without_a_priority(command: Command) -> None:
+    for words in ([], ["--urgent"], ["--urgent", "--priority", "1"], ["-p", "1", "--urgent"]):
+        command("submit", *words, "--", "true")
+
+    claimed = [command("claim", "--json", "--lock-file", "lock").json["task_id"] for _ in range(4)]
+
+    assert [2, 4, 3, 1] == claimed
+
+
 @pytest.mark.parametrize(
     ("given", "number"), [("INT", 2), ("SIGINT", 2), ("sigint", 2), ("2", 2), ("40", 40)]
 )
@@ -132,7 +152,9 @@ def test_the_same_key_gives_the_same_task(command: Command) -> None:
             ["--priority", "2147483648", "--", "x"],
             "priority: must be from -2147483648 to 2147483647",
         ),
-        (["--priority", "high", "--", "x"], "Invalid value for '--priority'"),
+        (["--priority", "high", "--", "x"], "Invalid value for '--priority' / '-p'"),
+        (["--name", "", "--", "x"], "name: is empty; leave it out"),
+        (["-n", "x" * 256, "--", "x"], "label name: 256 bytes are more than 255"),
         (["--max-attempts", "0", "--", "x"], "max_attempts: must be from 1 to"),
         (["--delay", "5", "--", "x"], '5 is a plain number; add its unit, e.g. "5s"'),
         (["--delay", "-5s", "--", "x"], "'-5s' is not a duration"),

@@ -5,27 +5,31 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain, islice
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import click
 
-from dispatcher.cli import lines, submitter
+from dispatcher.cli import inputs, lines, submitter
 from dispatcher.cli.accepted import AcceptedTasks, naming_unprinted
 from dispatcher.cli.configuration import config_as_owner
-from dispatcher.cli.options import config_option, examples, json_option, limit_options
+from dispatcher.cli.options import (
+    config_option,
+    examples,
+    json_option,
+    limit_options,
+    urgent_option,
+)
 from dispatcher.cli.param_types import DURATION, directory_names, file_names, offered
 from dispatcher.cli.printing import print_json, print_json_list
+from dispatcher.cli.script import ScriptCommand, command_of
 from dispatcher.client import Client
 from dispatcher.config.config import Config
-from dispatcher.errors import InvalidTask
 from dispatcher.exit_codes import ExitCode
 from dispatcher.model import Liveness, Submitted
 from dispatcher.new_task import NewTask
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.submission import TaskOptions, new_task
-from dispatcher.task_checks import MAX_PAYLOAD
 from dispatcher.wire import KillMode
 
 #: Ids printed at a time.
@@ -36,14 +40,17 @@ _MOST_WARNINGS = 10
 
 
 @click.command(
+    cls=ScriptCommand,
     context_settings={"allow_interspersed_args": False},
     epilog=examples(
         "dispatcher submit -- gzip -k big.log",
-        "dispatcher submit --queue nightly --delay 2h --max-attempts 5 -- ./backup.sh",
+        "dispatcher submit -q nightly -n backup --delay 2h --max-attempts 5 -- ./backup.sh",
         "dispatcher submit --liveness worker --lease-ttl 30s -- ./speaks-systemds-watchdog",
         "dispatcher submit --env HOME --env LEVEL=3 --payload @job.json -- python job.py",
         "dispatcher submit --wait -- make test && echo it is green",
         "dispatcher submit --key report-2026-08 -- ./report.sh   # twice: still one task",
+        "dispatcher submit --script train.sh -- --epochs 3",
+        "ls *.log | sed 's/^/gzip -k /' | dispatcher submit --from -",
         """echo '{"command": ["true"], "queue": "ci"}' | dispatcher submit --from -""",
     ),
 )
@@ -55,16 +62,19 @@ _MOST_WARNINGS = 10
 )
 @click.option(
     "--queue",
+    "-q",
     metavar="NAME",
     shell_complete=offered("queues"),
     help="Queue [default: as configured].",
 )
 @click.option(
     "--priority",
+    "-p",
     type=int,
     metavar="N",
     help="Higher runs first in its queue; queues take turns [default: 0].",
 )
+@urgent_option
 @click.option("--max-attempts", type=int, metavar="N", help="Attempts before the task fails.")
 @click.option(
     "--cwd",
@@ -108,15 +118,28 @@ _MOST_WARNINGS = 10
 @limit_options
 @click.option("--payload", metavar="JSON|@FILE|-", help="JSON for the command's stdin.")
 @click.option(
-    "--label", multiple=True, metavar="NAME=VALUE", help="A label, for list --label. Repeatable."
+    "--label",
+    "-l",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A label, for list --label. Repeatable.",
 )
+@click.option("--name", "-n", metavar="TEXT", help="A name for people: the label `name`.")
 @click.option(
     "--from",
     "source",
     metavar="FILE|-",
     shell_complete=file_names,
-    help="Submit many, all or none: a JSON object a line with these options as keys and "
-    '"command" as a list. Options given here apply to lines without them.',
+    help="Submit many, all or none: a command of the shell a line, or a JSON object a line with "
+    'these options as keys and "command" as a list. Options given here apply to lines without '
+    "them.",
+)
+@click.option(
+    "--script",
+    metavar="FILE",
+    shell_complete=file_names,
+    help="Run this script with COMMAND as its arguments. Its comments before the first command may "
+    "hold options: #DISPATCHER --queue gpu. The file itself runs, as it is then.",
 )
 @click.option(
     "--wait",
@@ -127,7 +150,13 @@ _MOST_WARNINGS = 10
 @config_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=file_names)
 def command(
-    *, source: str | None, wait: bool, as_json: bool, command: tuple[str, ...], **given: Any
+    *,
+    source: str | None,
+    script: str | None,
+    wait: bool,
+    as_json: bool,
+    command: tuple[str, ...],
+    **given: Any,
 ) -> int:
     """Submit COMMAND as a task and print its id.
 
@@ -138,7 +167,7 @@ def command(
     config = config_as_owner()
     if source is not None or not (options.get("clean_env") or options.get("profile")):
         options |= submitter.shell_options(config)
-    tasks = _tasks(config, source, command, options)
+    tasks = _tasks(config, source, _of_script(script, source, command), options)
     is_bulk = source is not None
     with Client(config) as store:
         seen = AcceptedTasks(_submitted(store, tasks, is_bulk=is_bulk))
@@ -165,6 +194,7 @@ def _options(
     *,
     env: tuple[str, ...],
     label: tuple[str, ...],
+    name: str | None,
     payload: str | None,
     liveness: str | None,
     kill_mode: str | None,
@@ -177,8 +207,8 @@ def _options(
     }
     options |= {
         "env": lines.variables(env, os.environ),
-        "labels": lines.pairs("label", label),
-        "payload": _payload(payload),
+        "labels": lines.named(name, lines.pairs("label", label)),
+        "payload": inputs.payload(payload),
         "liveness": None if liveness is None else Liveness(liveness),
         "kill_mode": None if kill_mode is None else KillMode(kill_mode),
     }
@@ -243,6 +273,15 @@ def _all_succeed(store: Client, facts: list[dict[str, Any]]) -> bool:
     return all(one["state"] == "succeeded" for one in facts)
 
 
+def _of_script(script: str | None, source: str | None, command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the command, which for a script is its arguments."""
+    if script is None:
+        return command
+    if source is not None:
+        raise click.UsageError("--script and --from both give commands; use one")
+    return command_of(script, command)
+
+
 def _tasks(
     config: Config, source: str | None, command: tuple[str, ...], options: TaskOptions
 ) -> Iterable[NewTask]:
@@ -251,37 +290,5 @@ def _tasks(
         return [new_task(config, command, options)]
     if command or options.get("key") is not None:
         raise click.UsageError("with --from, command and key stand in the file's lines")
-    tasks = lines.read(_lines(source), config, options, os.environ)
+    tasks = lines.read(inputs.lines(source), config, options, os.environ)
     return chain(list(islice(tasks, 1)), tasks)  # a wrong file must make no store
-
-
-def _lines(source: str) -> Iterator[bytes]:
-    with _opened("from", source) as file:
-        while line := file.readline(lines.LONGEST + 1):
-            yield line
-
-
-def _payload(given: str | None) -> str | None:
-    """Return the payload from the option itself, a @FILE or stdin."""
-    if given is None or not (given == "-" or given.startswith("@")):
-        return given
-    try:
-        return _content("payload", given.removeprefix("@"), limit=MAX_PAYLOAD).decode()
-    except UnicodeDecodeError:
-        raise InvalidTask("payload: is not UTF-8; encode it so") from None
-
-
-def _content(option: str, source: str, *, limit: int) -> bytes:
-    """Return the content of a file or stdin, up to a byte beyond the limit."""
-    with _opened(option, source) as file:
-        return file.read(limit + 1)
-
-
-@contextmanager
-def _opened(option: str, source: str) -> Iterator[BinaryIO]:
-    """Open a file or stdin. Raises `InvalidTask`, which names it, also while it is read."""
-    try:
-        with click.open_file(source, "rb") as file:
-            yield cast("BinaryIO", file)
-    except OSError as error:
-        raise InvalidTask(f"{option}: {source}: {error.strerror}; name a file to read") from None

@@ -1,0 +1,88 @@
+"""`submit --script`: a script whose first comments hold options, in lines with a mark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from dispatcher.errors import InvalidTask
+
+#: The first word of a line with options.
+MARK = "#DISPATCHER"
+
+#: Bytes of a script that may hold options.
+_MOST = 64 * 1024
+
+#: What no script can give: whole lines of tasks, or another script.
+_NOT_IN_SCRIPTS = {"source": "--from", "script": "--script"}
+
+
+class ScriptCommand(click.Command):
+    """A command whose --script puts the options of the script before those that were typed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the script's options first, so that those of the command line win."""
+        if any(word.startswith("--script") for word in args) and not ctx.resilient_parsing:
+            path = self.make_parser(ctx).parse_args([*args])[0].get("script")
+            args = [*self._options_of(ctx, path), *args] if isinstance(path, str) else args
+        return super().parse_args(ctx, args)
+
+    def _options_of(self, ctx: click.Context, path: str) -> list[str]:
+        """Return the options of a script. Raises `InvalidTask`, which names the line."""
+        found: list[str] = []
+        for number, words in options_of(path):
+            try:
+                given = self.make_parser(ctx).parse_args([*words])[0]
+            except click.UsageError as error:
+                raise InvalidTask(f"script: {path}:{number}: {error.format_message()}") from None
+            wrong = [option for name, option in _NOT_IN_SCRIPTS.items() if name in given]
+            if isinstance(rest := given.get("command"), tuple) and rest:
+                wrong = [rest[0]]
+            if wrong or "--" in words:
+                problem = f"{(*wrong, '--')[0]!r} does not belong into this line"
+                raise InvalidTask(f"script: {path}:{number}: {problem}; write options in it")
+            found += words
+        return found
+
+
+def options_of(path: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and words of each marked line before the first command of a script."""
+    import shlex  # noqa: PLC0415 - for scripts alone
+
+    for number, line in enumerate(_head(path), start=1):
+        if line.strip() and not line.startswith("#"):
+            return
+        if line.split()[:1] == [MARK]:
+            try:
+                yield number, shlex.split(line.removeprefix(MARK), comments=True)
+            except ValueError as error:
+                problem = str(error).lower()
+                raise InvalidTask(f"script: {path}:{number}: {problem}; close it") from None
+
+
+def command_of(path: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the command that runs a script by the interpreter of its first line.
+
+    Raises `InvalidTask` if it names none.
+    """
+    first = next(iter(_head(path)), "")
+    interpreter = first.removeprefix("#!").strip().split(maxsplit=1)
+    if not first.startswith("#!") or not interpreter:
+        remedy = "begin it with one, for example #!/bin/sh"
+        raise InvalidTask(f"script: {path} has no #! line; {remedy}")
+    return (*interpreter, str(Path(path).absolute()), *arguments)
+
+
+def _head(path: str) -> list[str]:
+    """Return the first lines of a script. Raises `InvalidTask`."""
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_MOST)
+    except OSError as error:
+        raise InvalidTask(f"script: {path}: {error.strerror}; name a file to read") from None
+    if b"\r\n" in text.partition(b"\n")[0] + b"\n":
+        remedy = f"save it with those of Unix, for example: sed -i 's/\\r$//' {path}"
+        raise InvalidTask(f"script: {path} has line ends of Windows; {remedy}")
+    return text.decode(errors="surrogateescape").splitlines()
