@@ -6,41 +6,29 @@ with Client(load()) as client:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Self, Unpack
 from weakref import WeakSet
 
 from dispatcher import commits, control, submission, task_checks
-from dispatcher.calendar import Calendar
 from dispatcher.config.config import Config
 from dispatcher.execution import Claim
 from dispatcher.host import owner
-from dispatcher.model import (
-    FINISHED,
-    Intent,
-    Outcome,
-    Pruned,
-    Run,
-    Submitted,
-    Task,
-    TaskFilter,
-    TaskState,
-)
+from dispatcher.model import FINISHED, Intent, Pruned, Submitted, Task, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.operations import intents
 from dispatcher.operations import tasks as operations
 from dispatcher.operations.local_claims import LocalClaims
+from dispatcher.operations.reading import Reader
 from dispatcher.outlook import IntentResult, Outlook
 from dispatcher.store.open import open_store
-from dispatcher.store.search import each_task
 from dispatcher.submission import TaskOptions
 from dispatcher.times import StoreTime
 from dispatcher.words import Accepted, Refused, Renewed
 
 if TYPE_CHECKING:
-    from dispatcher.obstacles import Standing
-    from dispatcher.overview import Status
+    from dispatcher.operations.editing import TaskEdits
 
 #: Seconds that a call waits for other writers before it raises `StoreUnavailable`.
 PATIENCE = 5.0
@@ -49,7 +37,7 @@ PATIENCE = 5.0
 def _no_progress(_done: int, _total: int | None = None) -> None: ...
 
 
-class Client:
+class Client(Reader):
     """A connection to the store of one configuration; closed by `with` or `close`.
 
     Every method raises `StoreUnavailable` when the store does not answer within `patience` seconds
@@ -156,6 +144,16 @@ class Client:
         """
         return intents.request(self.store, self.config, task_id, intent, reason)
 
+    def edit(self, task_id: int, **edits: Unpack[TaskEdits]) -> TaskState | None:
+        """Change a task that waits or may be retried; a running or succeeded one stays as it is.
+
+        Raises `InvalidTask` for what no task in its state may have, for the command of a profile,
+        and for a queue in which its key is in use.
+        """
+        from dispatcher.operations import editing  # noqa: PLC0415 - no submit needs it
+
+        return editing.edit(self.store, self.config, task_id, edits)
+
     def outlook(self, task_id: int) -> Outlook | None:
         """Return the outcome of a run that is ending and its task's next state; None: none is."""
         with self.store.snapshot() as now:
@@ -211,8 +209,8 @@ class Client:
         The claim holds until its lease expires, whatever the task's liveness: only `heartbeat`
         renews it, up to the task's run time-out from now and its total one from its submit. A
         `lease_ttl_ms` replaces the task's own. This client remembers the lock for its other calls;
-        another process must be given it. None: nothing to claim. Raises `DispatcherError` if a
-        paused queue prevents the claim, `InvalidTask` for an invalid queue name or lease.
+        another process must be given it. None: nothing to claim. Raises `QueuePaused` if a paused
+        queue prevents the claim, `InvalidTask` for an invalid queue name or lease.
         """
         return self._claims.claim(queue, task_id, lease_ttl_ms)
 
@@ -249,50 +247,23 @@ class Client:
         """Declare failure; without `retry` for good. See `complete`."""
         return self._claims.declare("fail", task_id, lock, reason=reason, retry=retry)
 
-    def task(self, task_id: int) -> Task | None:
-        """Return a task, None if the id is unknown."""
-        with self.store.snapshot():
-            return self.store.task(task_id)
+    def wait(
+        self,
+        task_ids: Iterable[int],
+        *,
+        any_one: bool = False,
+        timeout_ms: int | None = None,
+        tell: Callable[..., object] = _no_progress,
+    ) -> dict[int, Task | None]:
+        """Wait until all tasks rest, or one does; return those that rest, None for a deleted one.
 
-    def runs(self, task_id: int) -> list[Run]:
-        """Return a task's runs, oldest first, with the present paths of their outputs."""
-        return operations.runs(self.store, self.config, task_id)
+        A task rests when it is finished or held: nothing happens to it until a person acts. The
+        time-out does not raise: tasks that do not rest by then are left out. `tell` is called with
+        the number of tasks that rest.
+        """
+        from dispatcher.operations import waiting  # noqa: PLC0415 - no submit needs it
 
-    def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
-        """Return how many tasks are in each state, by queue."""
-        with self.store.snapshot():
-            return self.store.counts()
-
-    def queues(self) -> frozenset[str]:
-        """Return the queues of all tasks, and those that the configuration names."""
-        return operations.queues(self.store, self.config)
-
-    def calendar(self) -> Calendar:
-        """Return what turns the store's times into dates."""
-        with self.store.snapshot():
-            return self.store.calendar()
-
-    def tasks(self, wanted: TaskFilter | None = None) -> list[Task]:
-        """Return the tasks that match a filter, in its order [default: newest first]."""
-        return list(self.each_task(wanted or TaskFilter()))
-
-    def each_task(self, wanted: TaskFilter) -> Iterator[Task]:
-        """Yield the same, reading the table part by part."""
-        return each_task(self.store, wanted)
-
-    def status(self) -> Status:
-        """Return the state of node, queues and tasks; it counts every task."""
-        from dispatcher import overview  # noqa: PLC0415 - no submit needs it
-
-        return overview.status(self.store, self.config)
-
-    def standing(self) -> Standing:
-        """Return the state of this node, with a running daemon's report about itself."""
-        from dispatcher import overview  # noqa: PLC0415 - no submit needs it
-
-        return overview.standing(self.store, self.config)
-
-    def outcomes(self) -> Mapping[Outcome, int]:
-        """Return the number of closed runs of each outcome."""
-        with self.store.snapshot():
-            return self.store.outcomes()
+        until = waiting.deadline(timeout_ms)
+        return dict(
+            waiting.each_at_rest(self.store, task_ids, any_one=any_one, until=until, tell=tell)
+        )

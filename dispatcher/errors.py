@@ -45,6 +45,14 @@ class NoTask(DispatcherError):
         super().__init__(f"no task {task_id}; `dispatcher list` shows those there are")
 
 
+class QueuePaused(DispatcherError):
+    """An operator stopped all claims from a queue; resume it, or wait."""
+
+    def __init__(self, queue: str, reason: str) -> None:
+        remedy = f"`dispatcher resume {queue}` ends that"
+        super().__init__(f"queue {queue} is paused: {reason}; {remedy}")
+
+
 class NoLock(DispatcherError):
     """A message for a claim came without its lock; name the options that give it."""
 

@@ -28,7 +28,7 @@ _S = TaskState
 MOVES: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
     {
         _S.SCHEDULED: frozenset({_S.READY, _S.HELD, _S.FAILED, _S.CANCELLED}),
-        _S.READY: frozenset({_S.RUNNING, _S.HELD, _S.FAILED, _S.CANCELLED}),
+        _S.READY: frozenset({_S.RUNNING, _S.SCHEDULED, _S.HELD, _S.FAILED, _S.CANCELLED}),
         _S.RUNNING: frozenset(
             {_S.READY, _S.SCHEDULED, _S.HELD, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}
         ),

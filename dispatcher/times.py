@@ -116,7 +116,7 @@ def reckoning() -> str:
 
 
 def sleep(seconds: float) -> None:
-    """Sleep. Only for the store's own short retries; other code returns a deadline."""
+    """Sleep. For short retries of the store and for clients; other code returns a deadline."""
     time.sleep(seconds)
 
 

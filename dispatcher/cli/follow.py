@@ -1,29 +1,21 @@
-"""`dispatcher logs -f` and `submit --wait`: watch tasks until they finish or are held."""
+"""`dispatcher logs -f`: print what a task's runs write until it finishes or is held."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import click
 
 from dispatcher.cli import render
 from dispatcher.cli.output import RunOutput, print_end
 from dispatcher.client import Client
-from dispatcher.model import FINISHED, Run, Task, TaskState
+from dispatcher.model import Run
+from dispatcher.operations.waiting import POLL, is_at_rest
 
-#: Seconds between two looks at a file, and at the store.
+#: Seconds between two looks at a file.
 FILE_POLL = 0.1
-STORE_POLL = 0.5
-
-#: Tasks read from the store in one look.
-_BATCH = 500
-
-
-def is_at_rest(task: Task | None) -> bool:
-    """Return whether nothing happens to a task until a person acts."""
-    return task is None or task.state in FINISHED or task.state is TaskState.HELD
 
 
 def follow(store: Client, task_id: int, first: Run, *, tail: int | None = None) -> None:
@@ -50,28 +42,6 @@ def await_run(store: Client, task_id: int) -> None:
         _next_run(store, task_id)
 
 
-def each_at_rest(
-    store: Client, task_ids: Iterable[int], progressed: Callable[[int], None]
-) -> Iterator[tuple[int, Task | None]]:
-    """Yield each task that finishes or is held, None for a deleted one; report their number."""
-    waiting = list(dict.fromkeys(task_ids))
-    total = len(waiting)
-    while waiting:
-        batch, rest = waiting[:_BATCH], waiting[_BATCH:]
-        open_ = []
-        for task_id in batch:
-            task = store.task(task_id)
-            if is_at_rest(task):
-                yield task_id, task
-            else:
-                open_.append(task_id)
-        moved = len(open_) < len(batch)
-        waiting = rest + open_ if moved else open_ + rest
-        progressed(total - len(waiting))
-        if waiting and not moved:
-            time.sleep(STORE_POLL)
-
-
 #: As a worker may do to its own output (docs/workers.md, "How it ends").
 TRUNCATED = "dispatcher: the output was truncated; what follows is new"
 
@@ -79,7 +49,7 @@ TRUNCATED = "dispatcher: the output was truncated; what follows is new"
 def _print(store: Client, task_id: int, run: Run, tail: int | None) -> None:
     budget = store.config.output.run_budget
     with RunOutput(run.output_path, budget=budget, tail=tail) as output:
-        is_over = _sampled(STORE_POLL, lambda: _is_over(store, task_id, run))
+        is_over = _sampled(POLL, lambda: _is_over(store, task_id, run))
         while True:
             over = next(is_over)
             while chunk := output.read():
@@ -117,7 +87,7 @@ def _next_run(store: Client, task_id: int, fence: int = 0) -> Run | None:
             return later[0]
         if is_at_rest(task):
             return None
-        time.sleep(STORE_POLL)
+        time.sleep(POLL)
 
 
 def _sampled(interval: float, read: Callable[[], bool]) -> Iterator[bool]:

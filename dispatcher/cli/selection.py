@@ -32,11 +32,14 @@ def selected(
     offers: Collection[TaskState] | None = None,
     older_than: str = "Submitted at least this long ago.",
     required: bool = True,
+    queue: str = "--queue",
+    label: str = "--label",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return what adds ids, ranges and filters to a verb, which receives one `selection`.
 
     A filter can name some of the `states`; `usual` is the help's text for those that it takes
-    otherwise. A shell offers ids of tasks in the states `offers` [default: `states`].
+    otherwise. A shell offers ids of tasks in the states `offers` [default: `states`]. `queue` and
+    `label` name two options, for a verb that has others of these names.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,32 +47,31 @@ def selected(
         def with_selection(**given: Any) -> Any:
             selection = _selection(**{name: given.pop(name) for name in _NAMES})
             if required and selection == Selection():
-                raise click.UsageError(_MISSING)
+                raise click.UsageError(_MISSING.format(queue))
             return command(selection=selection, **given)
 
         decorated: Callable[..., Any] = with_selection
-        for add in reversed(_parameters(states, usual, offers or states, older_than)):
+        for add in reversed(_filters(states, usual, older_than, queue, label)):
             decorated = add(decorated)
-        return decorated
+        ids = TaskIds(offers or states)
+        return click.argument("tasks", metavar="ID...", type=ids, nargs=-1)(decorated)
 
     return decorate
 
 
 #: The parameters that make a selection.
-_NAMES = ("tasks", "queue", "profile", "label", "text", "state", "older_than")
+_NAMES = ("tasks", "in_queue", "profile", "with_label", "text", "state", "older_than")
 
-_MISSING = (
-    "Missing argument 'ID...': name tasks by ids, ranges (12-40) or filters, e.g. --queue NAME"
-)
+_MISSING = "Missing argument 'ID...': name tasks by ids, ranges (12-40) or filters, e.g. {} NAME"
 
 
-def _parameters(
-    states: Collection[TaskState], usual: str, offers: Collection[TaskState], older_than: str
+def _filters(
+    states: Collection[TaskState], usual: str, older_than: str, queue: str, label: str
 ) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
     return [
-        click.argument("tasks", metavar="ID...", type=TaskIds(offers), nargs=-1),
         click.option(
-            "--queue",
+            queue,
+            "in_queue",
             type=TEXT,
             metavar="NAME",
             shell_complete=offered("queues"),
@@ -82,7 +84,9 @@ def _parameters(
             shell_complete=offered("profiles"),
             help="Only tasks of this profile.",
         ),
-        click.option("--label", type=TEXT, metavar="NAME=VALUE", help="Only with this label."),
+        click.option(
+            label, "with_label", type=TEXT, metavar="NAME=VALUE", help="Only with this label."
+        ),
         click.option("--text", type=TEXT, metavar="TEXT", help="Only commands that contain this."),
         click.option(
             "--state",
@@ -93,6 +97,10 @@ def _parameters(
         ),
         click.option("--older-than", type=DURATION, metavar="DURATION", help=older_than),
     ]
+
+
+def _pair(label: str) -> tuple[str, str]:
+    return next(iter(lines.pairs("label", [label]).items()))
 
 
 def acting(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,13 +117,15 @@ def _selection(
     *,
     tasks: Sequence[int | range],
     state: Sequence[str],
-    label: str | None,
+    with_label: str | None,
+    in_queue: str | None,
     older_than: int | None,
     **others: Any,
 ) -> Selection:
     wanted = TaskFilter(
         states=frozenset(map(TaskState, state)) or None,
-        label=None if label is None else next(iter(lines.pairs("label", [label]).items())),
+        label=None if with_label is None else _pair(with_label),
+        queue=in_queue,
         **others,
     )
     return Selection(

@@ -23,6 +23,8 @@ GROUPS: Mapping[str, Mapping[str, Verb]] = {
         "show": Verb("Show a task with all its runs."),
         "why": Verb("Explain why a task is where it is, and what happens next."),
         "logs": Verb("Print what a task's run wrote."),
+        "wait": Verb("Wait until tasks are done; fails unless all succeed."),
+        "edit": Verb("Change tasks that do not run.", changes=True),
         "cancel": Verb("Cancel tasks; running ones are ended.", changes=True),
         "retry": Verb("Make failed, cancelled or held tasks ready again.", changes=True),
         "hold": Verb("Park tasks until they are released.", changes=True),

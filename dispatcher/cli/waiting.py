@@ -1,42 +1,45 @@
-"""What `submit --wait` prints about its tasks."""
+"""What `wait` and `submit --wait` print about the tasks that they wait for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from dispatcher.cli import render
-from dispatcher.cli.follow import each_at_rest, is_at_rest
 from dispatcher.cli.progress import bar
 from dispatcher.client import Client
 from dispatcher.execution import LOCAL
 from dispatcher.model import Run, Task, TaskState
+from dispatcher.operations.waiting import deadline, each_at_rest, is_at_rest
+from dispatcher.quantities.durations import Milliseconds
 
 #: Tasks named when many go on.
 _NAMED = 20
 
 
-def wait_for(store: Client, task_ids: Sequence[int]) -> dict[int, Task | None]:
-    """Wait until all tasks rest; print each that did not succeed, with the reason.
+def wait_for(
+    store: Client, task_ids: Sequence[int], *, any_one: bool = False, timeout_ms: int | None = None
+) -> dict[int, Task | None]:
+    """Wait until all tasks rest, or one; print each that did not succeed, with the reason.
 
-    Return the tasks as they rest; a deleted one is None. On Ctrl-C, print what goes on and raise
+    Return the tasks that rest; a deleted one is None. On Ctrl-C, print what goes on and raise
     `click.Abort`.
     """
     is_idle = all(is_at_rest(store.task(task_id)) for task_id in task_ids)
     if not is_idle and (standing := store.standing()).daemon == "not running":
         _print(f"no daemon runs here; it waits: {standing.start_command}")
     rested: dict[int, Task | None] = {}
+    until = deadline(timeout_ms)
     try:
         with bar("done", len(task_ids)) as progressed:
-            rested.update(each_at_rest(store, task_ids, progressed))
-    except KeyboardInterrupt:
-        _print(
-            remaining_text(
-                [task_id for task_id in dict.fromkeys(task_ids) if task_id not in rested]
+            found = each_at_rest(
+                store.store, task_ids, any_one=any_one, until=until, tell=progressed
             )
-        )
+            rested.update(found)
+    except KeyboardInterrupt:
+        _print(remaining_text(remaining(task_ids, rested)))
         raise click.Abort from None
     for task_id, task in rested.items():
         if task is None:
@@ -67,6 +70,11 @@ def _look(task: Task, run: Run | None) -> str:
     return f"dispatcher {'logs' if wrote else 'why'} {task.id}"
 
 
+def remaining(task_ids: Sequence[int], rested: Mapping[int, Task | None]) -> list[int]:
+    """Return which tasks do not rest."""
+    return [task_id for task_id in dict.fromkeys(task_ids) if task_id not in rested]
+
+
 def remaining_text(task_ids: Sequence[int]) -> str:
     """Return which tasks go on, and the command that ends them."""
     named = task_ids[:_NAMED]
@@ -75,6 +83,15 @@ def remaining_text(task_ids: Sequence[int]) -> str:
     if len(named) < len(task_ids):
         ended = f"the first {len(named)}"
     return f"{what}; dispatcher cancel {' '.join(map(str, named))} ends {ended}"
+
+
+def late_text(task_ids: Sequence[int], timeout: Milliseconds) -> str:
+    """Return which tasks are not done after a time-out."""
+    named = " ".join(map(str, task_ids[:_NAMED]))
+    if len(task_ids) == 1:
+        return f"task {named} is not done after {timeout}"
+    more = " …" if len(task_ids) > _NAMED else ""
+    return f"{len(task_ids)} tasks are not done after {timeout}: {named}{more}"
 
 
 def _print(text: str) -> None:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dispatcher import commits, control
 from dispatcher.config.config import Config
 from dispatcher.model import INTENDED, Intent, TaskFilter, TaskState
+from dispatcher.operations.batches import in_batches
 from dispatcher.operations.local_claims import settle_all_abandoned
 from dispatcher.outlook import IntentResult, Outlook, outlook
 from dispatcher.selection import of_one
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
-
-if TYPE_CHECKING:
-    from dispatcher.bulk import Turns
-
-#: Tasks that are changed in one transaction without a turn among bulk work: a few milliseconds.
-AT_ONCE = 20
-
-_REMEDY = "see `dispatcher list`, or do the same again"
 
 _Do = Callable[[StoreTime], list[IntentResult]]
 
@@ -46,40 +37,12 @@ def request_each(
     *,
     wanted: TaskFilter | None = None,
 ) -> Iterator[list[IntentResult]]:
-    """Write an intent for each task, some in one transaction; yield what becomes of them.
+    """Write an intent for each task, as `in_batches`; yield what becomes of them.
 
-    Tasks that do not match `wanted` any more are left alone, and left out of the answers. Raises
-    `CommitUnknown`, which counts the tasks that are done, for an error after the first
-    transaction. Any other error means that nothing was written.
+    Tasks that do not match `wanted` any more are left alone, and left out of the answers.
     """
     intended = _Intended(store, config, intent, why, wanted)
-    turns = _turns(store, config) if len(task_ids) > AT_ONCE else None
-    done = 0
-    while done < len(task_ids):
-        some = task_ids[done : done + (turns.rows if turns else AT_ONCE)]
-        do = intended.write(some)
-        with _counted(done, len(task_ids)):
-            answers = (
-                turns.take(do, remedy=_REMEDY)
-                if turns
-                else commits.change(store, do, remedy=_REMEDY)
-            )
-            control.wake(config)
-        done += len(some)
-        yield answers
-
-
-def _turns(store: Store, config: Config) -> Turns:
-    from dispatcher import bulk  # noqa: PLC0415 - for many tasks
-
-    return bulk.Turns(store, config.state_dir)
-
-
-def _counted(done: int, total: int) -> AbstractContextManager[None]:
-    """Raise `CommitUnknown` for an error in the body if some tasks are done already."""
-    if not done:
-        return nullcontext()
-    return commits.report_done(f"{done} of {total} tasks are done; do the same again for the rest")
+    return in_batches(store, config, task_ids, intended.write)
 
 
 @dataclass(frozen=True, slots=True)

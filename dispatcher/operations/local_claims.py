@@ -7,7 +7,7 @@ from itertools import takewhile
 
 from dispatcher import commits, control, submission
 from dispatcher.config.config import Config
-from dispatcher.errors import DispatcherError, NoLock
+from dispatcher.errors import NoLock, QueuePaused
 from dispatcher.execution import LOCAL, Claim
 from dispatcher.model import Outcome, PausedQueue, TaskState
 from dispatcher.store.api import Store
@@ -49,8 +49,7 @@ class LocalClaims:
         if claim is None and self._admit_accepted():
             claim = commits.change(self._store, take, remedy=remedy)
         if isinstance(claim, PausedQueue):
-            problem = f"queue {claim.queue} is paused: {claim.reason}"
-            raise DispatcherError(f"{problem}; `dispatcher resume {claim.queue}` ends that")
+            raise QueuePaused(claim.queue, claim.reason)
         if claim is not None:
             self._locks[claim.task_id] = claim.lock
         return claim

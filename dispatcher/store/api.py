@@ -265,6 +265,15 @@ class OperatorStore(ReaderStore, Protocol):
         By intent, if `policy` would hold it when its run is settled, and it could be released then.
         """
 
+    def edit(self, before: Task, after: Task, *, now: StoreTime) -> bool:
+        """Write what differs between a task, as it is in this transaction, and its new value.
+
+        Its id, key, payload and history stay. A state may become `ready` instead of `scheduled`,
+        or the other way round. False, and nothing written, for a task that runs or has succeeded,
+        and if its key is in use in the new queue. A new total time-out counts from the submit or
+        `retry`; the queue time-out counts anew from `now` if either changes.
+        """
+
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         """Stop all claims from a queue; False if it was paused already."""
 

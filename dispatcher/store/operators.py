@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dispatcher.execution import Claim, OpenRun
-from dispatcher.model import FINISHED, Intent, Outcome, Pruned, TaskFilter, TaskState
+from dispatcher.model import FINISHED, Intent, Outcome, Pruned, Task, TaskFilter, TaskState
 from dispatcher.selection import CHANGES, of_one
 from dispatcher.store import claims
+from dispatcher.store.parameters import edit_parameters, edited_columns
 from dispatcher.store.readers import SqlReader
 from dispatcher.store.rows import state_from
 from dispatcher.store.statements import claims as claims_sql
@@ -60,6 +61,11 @@ class SqlOperator(SqlReader):
         elif run is not None and run.is_ending and _can_be_released(run, policy, now):
             self._intend(run, Intent.RELEASE, "released by operator")
         return state
+
+    def edit(self, before: Task, after: Task, *, now: StoreTime) -> bool:
+        changed = edited_columns(before, after)
+        values = {**edit_parameters(before, after, now), **changed}
+        return self.engine.change(sql.edit(tuple(changed)), values) > 0
 
     def pause(self, queue: str, reason: str, *, now: StoreTime) -> bool:
         values = {"queue": queue, "reason": reason, "now": now}

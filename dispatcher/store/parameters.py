@@ -13,9 +13,10 @@ import msgspec
 from dispatcher.complaints import in_words
 from dispatcher.errors import StoreRefused
 from dispatcher.execution import Settlement
-from dispatcher.model import FINISHED, Outcome, TaskFilter, TaskState
+from dispatcher.model import FINISHED, Outcome, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.store.engine import Values
+from dispatcher.store.statements.operators import EDITABLE
 from dispatcher.store.statements.submitters import SUBMITTED_FIELDS
 from dispatcher.times import StoreTime
 from dispatcher.words import Declaration
@@ -63,6 +64,29 @@ def new_task_parameters(task: NewTask, now: StoreTime) -> dict[str, object]:
         "fails_at": min((at for at in (total_at, waits) if at is not None), default=None),
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def edited_columns(before: Task, after: Task) -> Values:
+    """Return the columns to change. Raises `StoreRefused` on broken Unicode."""
+    changed = {
+        name: value for name in EDITABLE if (value := getattr(after, name)) != getattr(before, name)
+    }
+    as_json = changed.keys() & {"command", "env", "labels"}
+    return {**changed, **{name: _json(changed[name]) for name in as_json}}
+
+
+def edit_parameters(before: Task, after: Task, now: StoreTime) -> Values:
+    """Return the parameters of `edit` but for the columns to change."""
+    waits_ms = after.queue_timeout_ms if after.state is TaskState.READY else None
+    return {
+        "id": before.id,
+        "was": before.state.value,
+        "fence": before.fence,
+        "becomes": after.state.value,
+        "moved_to": after.queue,
+        "total_ms": after.total_timeout_ms,
+        "claim_by": None if waits_ms is None else now + waits_ms,
+    }
 
 
 def declaration_parameters(declaration: Declaration, now: StoreTime) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -31,6 +32,12 @@ LATE = later(10**6)
 
 SCHEDULED = TaskState.SCHEDULED
 
+
+def _edit(store: OneByOne, claim: Claim, state: TaskState) -> object:
+    task = store.task(claim.task_id)
+    return store.edit(task, replace(task, state=state, run_at=LATE), now=LATE)
+
+
 VERBS: dict[str, Callable[[OneByOne, Claim], object]] = {
     "move_due": lambda store, _: store.move_due(limit=999, now=LATE),
     "give_up": lambda store, _: store.give_up(limit=999, now=LATE),
@@ -42,6 +49,7 @@ VERBS: dict[str, Callable[[OneByOne, Claim], object]] = {
     "hold": lambda store, claim: store.hold(claim.task_id, "x", now=LATE),
     "retry": lambda store, claim: store.retry(claim.task_id, now=LATE),
     "release": lambda store, claim: store.release(claim.task_id, policy=RetryPolicy(), now=LATE),
+    **{f"edit to {state}": partial(_edit, state=state) for state in TaskState},
     **{
         f"settle as {state}": partial(OneByOne.end, state=state, now=LATE)
         for state in MOVES[TaskState.RUNNING]

@@ -46,6 +46,21 @@ PLANS = [
         ["tasks_ready (queue=? AND priority>?)", "tasks_ready (queue=? AND priority=? AND id<?)"],
     ),
     (readers.PRUNABLE, {"before": 1, "state": "failed"}, ["tasks_finished (state=? AND"]),
+    (
+        operators.edit(("queue", "run_at")),
+        {
+            "id": 1,
+            "was": "ready",
+            "becomes": "ready",
+            "fence": 1,
+            "moved_to": "q",
+            "queue": "q",
+            "run_at": 1,
+            "total_ms": 1,
+            "claim_by": 1,
+        },
+        ["PRIMARY KEY", "tasks_key (queue=? AND key=?)"],
+    ),
     (operators.OLD, {"before": 1, "limit": 1, "state": "x"}, ["tasks_finished (state=? AND"]),
     (operators.OLD_RUNS, {"task_id": 1, "limit": 1}, ["(task_id=?)"]),
     (

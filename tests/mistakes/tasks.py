@@ -138,6 +138,102 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=1,
         ),
         Mistake(
+            name="wait for one that does not exist",
+            typed="wait 42",
+            text="no task 42; `dispatcher list` shows those there are",
+            exits=1,
+        ),
+        Mistake(
+            name="wait longer than the time-out",
+            typed="wait 1 --timeout 0s",
+            before=("submit -- true",),
+            text=("no daemon runs here; it waits: dispatcher run\ntask 1 is not done after 0s"),
+            exits=75,
+        ),
+        Mistake(
+            name="edit without a change",
+            typed="edit 1",
+            before=("submit -- true",),
+            text=(
+                "nothing to change; give an option like --priority 5, or a command (see: "
+                "dispatcher edit --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="edit what runs",
+            typed="edit 1 --priority 5",
+            before=("submit -- true", "claim --lock-file lock.txt"),
+            text=(
+                "task 1 is running, and keeps what it began with; `dispatcher hold 1` ends its "
+                "run first"
+            ),
+            exits=1,
+        ),
+        Mistake(
+            name="edit what has succeeded",
+            typed="edit 1 --priority 5",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "complete --task 1 --lock-file lock.txt",
+            ),
+            text="task 1 has succeeded; submit another one",
+            exits=1,
+        ),
+        Mistake(
+            name="a command for two tasks",
+            typed="edit 1 2 -- true",
+            text=(
+                "a command is of one task: name one id before the -- (see: dispatcher edit --help)"
+            ),
+            exits=2,
+        ),
+        Mistake(
+            name="a command for the task of a profile",
+            typed="edit 1 -- true",
+            config='[profiles.report]\ncommand = ["report"]\n',
+            before=("submit --profile report",),
+            text=(
+                "task 1: command: profile 'report' brings its own; cancel the task, and submit "
+                "another"
+            ),
+            exits=1,
+        ),
+        Mistake(
+            name="a queue in which the key is in use",
+            typed="edit 2 --queue ci",
+            before=("submit --queue ci --key k -- true", "submit --key k -- true"),
+            text=(
+                "task 2: queue: a task with the key 'k' is in 'ci' already; leave this one in its "
+                "queue, or cancel it"
+            ),
+            exits=1,
+        ),
+        Mistake(
+            name="fewer attempts than are used",
+            typed="edit 1 --max-attempts 1",
+            before=(
+                "submit -- true",
+                "claim --lock-file lock.txt",
+                "fail --task 1 --lock-file lock.txt --reason broken",
+            ),
+            text=(
+                "task 1: max_attempts: 1 of them are used already; give 2 or more, or cancel the "
+                "task"
+            ),
+            exits=1,
+        ),
+        Mistake(
+            name="a delay for what is held",
+            typed="edit 1 --delay 2h",
+            before=("submit -- true", "hold 1"),
+            text=(
+                "task 1: delay: a held task does not start; `dispatcher release 1` makes it ready"
+            ),
+            exits=1,
+        ),
+        Mistake(
             name="a state that does not exist",
             typed="list --state done",
             text=(

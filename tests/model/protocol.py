@@ -13,6 +13,8 @@ store is compared with the oracle. The invariants, by name in docs/design.md and
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -52,7 +54,9 @@ WORDS = st.sampled_from(Declared)
 ENDINGS = st.sampled_from(
     [Outcome.LOST, Outcome.TIMED_OUT, Outcome.RELEASED, Outcome.CANCELLED, Outcome.ORPHANED]
 )
-VERBS = st.sampled_from(["cancel", "hold", "release", "retry", "retry", "prune", "restart"])
+VERBS = st.sampled_from(
+    ["cancel", "hold", "release", "retry", "retry", "delay", "prune", "restart"]
+)
 EXIT_CODES = st.sampled_from([None, 0, 1, 75, 78, 79])
 
 
@@ -318,11 +322,24 @@ class LeaseProtocol(Twins):
             case "release":
                 assert task.state is self.do("release", task.id, policy=RETRY, now=self.now())
                 task.release()
+            case "delay":
+                self.delay(task)
             case "prune":
                 self.prune()
             case _:
                 self.store.close()
                 self.store = self.opened()
+
+    def delay(self, task: TaskModel) -> None:
+        """Edit a task: only one that starts by itself can be delayed."""
+        before = self.do("task", task.id)
+        later = replace(before, state=TaskState.SCHEDULED, run_at=StoreTime(self.clock + 1_000))
+        starts = task.state in {TaskState.READY, TaskState.SCHEDULED}
+
+        assert starts is self.do("edit", before, later, now=self.now())
+
+        if starts:
+            task.state = TaskState.SCHEDULED
 
     def prune(self) -> None:
         """Delete what finished first, with all its runs."""

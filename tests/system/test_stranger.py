@@ -26,6 +26,8 @@ mode = "external"
 TRIED: Mapping[str, Sequence[str]] = {
     "submit": ["--", "true"],
     **dict.fromkeys(("show", "why", "logs", "cancel", "retry", "hold", "release"), ("1",)),
+    "wait": ["1"],
+    "edit": ["1", "--priority=1"],
     **dict.fromkeys(("pause", "resume"), ("default",)),
     "claim": ["--ttl=1m"],
     "heartbeat": ["--task=1", "--lock=0123456789abcdef"],

@@ -13,7 +13,8 @@ from dispatcher.client import Client
 from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.model import Intent, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
-from dispatcher.operations.intents import AT_ONCE, request_each
+from dispatcher.operations.batches import AT_ONCE
+from dispatcher.operations.intents import request_each
 from dispatcher.operations.tasks import prune_each
 from tests.command import Command
 from tests.unit.test_supervisor import Unwell

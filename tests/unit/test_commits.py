@@ -106,6 +106,7 @@ MOVES: list[tuple[str, Callable[[Client], object], object]] = [
     ("hold", lambda client: client.hold(1), TaskState.READY),
     ("retry", lambda client: client.retry(2), TaskState.CANCELLED),
     ("release", lambda client: client.release(3), TaskState.HELD),
+    ("edit", lambda client: client.edit(3, priority=5) and client.release(3), TaskState.HELD),
     ("pause", lambda client: client.pause("default"), True),
     ("resume", lambda client: client.resume("other"), True),
 ]

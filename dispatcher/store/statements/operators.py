@@ -2,6 +2,45 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Final
+
+#: Columns of a task that an operator may change, apart from those that follow from them.
+EDITABLE: Final = (
+    *("state", "reason", "run_at", "queue", "priority", "max_attempts", "command", "cwd", "env"),
+    *("labels", "lease_ttl_ms", "run_timeout_ms", "stall_timeout_ms", "start_timeout_ms"),
+    *("queue_timeout_ms", "total_timeout_ms", "kill_grace_ms", "kill_signal", "kill_mode"),
+)
+
+_TOTAL_AT = "CAST(:total_ms AS BIGINT) + COALESCE(total_at - total_timeout_ms, created_at)"
+
+# `claim_by` is NULL unless the task is ready and has a queue time-out.
+_TIMES = f""",
+    total_at = {_TOTAL_AT},
+    fails_at = CASE WHEN finished_at IS NOT NULL THEN NULL
+        WHEN CAST(:claim_by AS BIGINT) IS NULL OR {_TOTAL_AT} <= :claim_by
+        THEN {_TOTAL_AT} ELSE :claim_by END"""
+
+
+@cache
+def edit(columns: tuple[str, ...]) -> str:
+    """Return the UPDATE that sets these columns of a task that does not run.
+
+    Between two states it moves only from `ready` to `scheduled`, or back.
+    """
+    sets = ", ".join(f"{name} = :{name}" for name in ("fence", *columns))
+    if {"state", "run_at", "queue_timeout_ms", "total_timeout_ms"} & {*columns}:
+        sets += _TIMES
+    return f"""
+UPDATE tasks SET {sets}
+WHERE id = :id AND state = :was AND fence = :fence AND state <> 'running' AND state <> 'succeeded'
+    AND (state = :becomes OR ((state = 'ready' OR state = 'scheduled')
+        AND (:becomes = 'ready' OR :becomes = 'scheduled')))
+    AND NOT EXISTS (SELECT 1 FROM tasks AS other
+        WHERE other.queue = :moved_to AND other.key = tasks.key AND other.id <> tasks.id)
+"""
+
+
 STATE = "SELECT state, run_uid FROM tasks WHERE id = :id"
 
 INTEND = """

@@ -1,0 +1,227 @@
+"""Edits of tasks that do not run: what was given at the submit may be changed until the claim."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict
+
+from dispatcher import commits, control, task_checks
+from dispatcher.config.config import Config
+from dispatcher.config.limits import LONGEST
+from dispatcher.errors import InvalidTask
+from dispatcher.model import Liveness, Task, TaskFilter, TaskState
+from dispatcher.new_task import NewTask
+from dispatcher.operations.batches import in_batches
+from dispatcher.operations.local_claims import settle_all_abandoned
+from dispatcher.quantities import signal_names
+from dispatcher.selection import of_one
+from dispatcher.store.api import Store
+from dispatcher.times import StoreTime
+from dispatcher.wire import KillMode
+
+#: States of tasks that can be edited: they wait, or may be retried.
+EDITABLE = frozenset(TaskState) - {TaskState.RUNNING, TaskState.SUCCEEDED}
+
+#: States of tasks that start at a time of their own.
+_DUE = frozenset({TaskState.SCHEDULED, TaskState.READY})
+
+
+class TaskEdits(TypedDict, total=False):
+    """What to change of a task; what is left out stays."""
+
+    command: Sequence[str]
+    queue: str
+    priority: int
+    max_attempts: int
+    delay_ms: int
+    """From now; 0: it is ready at once."""
+    cwd: str
+    env: Mapping[str, str | None]
+    """Variables to set; None removes one. Others stay."""
+    labels: Mapping[str, str | None]
+    """The same of labels."""
+    lease_ttl_ms: int
+    run_timeout_ms: int | None
+    """None: no longer any; so with all that follow."""
+    stall_timeout_ms: int | None
+    start_timeout_ms: int | None
+    queue_timeout_ms: int | None
+    total_timeout_ms: int | None
+    kill_grace_ms: int | None
+    kill_signal: int | str | None
+    kill_mode: KillMode | None
+
+
+#: Fields of a submission that a task keeps as they are.
+_KEPT = {field.name for field in fields(NewTask)} & {field.name for field in fields(Task)}
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """What became of a request to edit a task."""
+
+    task_id: int
+    was: TaskState | None
+    """Its state before; None: there is no such task."""
+    refused: str | None = None
+    """Why this task cannot have the new values."""
+
+    @property
+    def done(self) -> bool:
+        return self.was in EDITABLE and self.refused is None
+
+
+def edit(store: Store, config: Config, task_id: int, edits: TaskEdits) -> TaskState | None:
+    """Change a task that does not run: see `Client.edit`."""
+    remedy = f"see `dispatcher show {task_id}`"
+    do = _writer(store, config, [task_id], _typed(edits), None)
+    (answer,) = commits.change(store, do, remedy=remedy)
+    if answer.refused is not None:
+        raise InvalidTask(answer.refused)
+    control.wake(config)
+    return answer.was
+
+
+def edit_each(
+    store: Store,
+    config: Config,
+    task_ids: Sequence[int],
+    edits: TaskEdits,
+    *,
+    wanted: TaskFilter | None = None,
+) -> Iterator[list[Edited]]:
+    """Change tasks, some in one transaction; yield what became of them: see `in_batches`.
+
+    Tasks that do not match `wanted` any more are left alone, and left out of the answers. Raises
+    `InvalidTask` for what no task may have.
+    """
+    given = _typed(edits)
+    return in_batches(
+        store, config, task_ids, lambda some: _writer(store, config, some, given, wanted)
+    )
+
+
+def _writer(
+    store: Store,
+    config: Config,
+    task_ids: Sequence[int],
+    given: TaskEdits,
+    wanted: TaskFilter | None,
+) -> Callable[[StoreTime], list[Edited]]:
+    """Return what changes some tasks in a transaction; repeated, it returns the first answers."""
+
+    def write(now: StoreTime) -> list[Edited]:
+        store.watch_clock()
+        settle_all_abandoned(store, config, now)
+        meant = [one for one in task_ids if wanted is None or store.matching(of_one(wanted, one))]
+        return [_changed(store, config, task_id, given, now) for task_id in meant]
+
+    return commits.first_answer(write)
+
+
+def _changed(
+    store: Store, config: Config, task_id: int, given: TaskEdits, now: StoreTime
+) -> Edited:
+    """Change a task in the transaction that reads it."""
+    task = store.task(task_id)
+    if task is None or task.state not in EDITABLE:
+        return Edited(task_id, None if task is None else task.state)
+    try:
+        after = edited(config, task, given, now)
+    except InvalidTask as error:
+        return Edited(task_id, task.state, str(error))
+    refused = None if store.edit(task, after, now=now) else _why_not(task, given.get("queue"))
+    return Edited(task_id, task.state, refused)
+
+
+def _why_not(task: Task, queue: str | None) -> str:
+    """Return why the store wrote nothing."""
+    if queue is None or task.key is None:
+        return f"its row cannot be changed: {task.reason}"
+    taken = f"queue: a task with the key {task.key!r} is in {queue!r} already"
+    return f"{taken}; leave this one in its queue, or cancel it"
+
+
+def edited(config: Config, task: Task, edits: TaskEdits, now: StoreTime) -> Task:
+    """Return a task with the edits. Raises `InvalidTask` for what no task in its state may have."""
+    if "command" in edits:
+        _check_command(config, task, edits["command"])
+    changes: dict[str, Any] = {**edits}
+    for name in changes.keys() & {"env", "labels"}:
+        changes[name] = _without_none({**getattr(task, name), **changes[name]})
+    submitted = {name: getattr(task, name) for name in _KEPT}
+    wanted = task_checks.checked(NewTask(**{**submitted, **changes}))
+    if "max_attempts" in edits:
+        _check_attempts(task, wanted.max_attempts)
+    after = {name: getattr(wanted, name) for name in changes.keys() & _KEPT}
+    if "delay_ms" in edits:
+        after |= _delayed(task, wanted.delay_ms, now)
+    return replace(task, **after)
+
+
+def _typed(edits: TaskEdits) -> TaskEdits:
+    """Return edits whose values some task may have, with their types. Raises `InvalidTask`."""
+    if unknown := edits.keys() - TaskEdits.__annotations__.keys():
+        raise TypeError(f"no edit of a task: {', '.join(sorted(unknown))}")
+    typed: TaskEdits = task_checks.typed(edits, TaskEdits)
+    values: dict[str, Any] = {name: value for name, value in typed.items() if value is not None}
+    for name in values.keys() & {"env", "labels"}:
+        values[name] = _without_none(values[name])
+    if (signal := values.get("kill_signal")) is not None:
+        typed["kill_signal"] = values["kill_signal"] = _signal_number(signal)
+    task_checks.checked(NewTask(**{**_ANY, **values}))
+    return typed
+
+
+#: A task that may have any time-out.
+_ANY: Mapping[str, Any] = {
+    "command": ("true",),
+    "max_attempts": 1,
+    "lease_ttl_ms": LONGEST,
+    "liveness": Liveness.WORKER,
+}
+
+
+def _without_none(given: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_command(config: Config, task: Task, command: Sequence[str]) -> None:
+    if task.profile is not None:
+        problem = f"profile {task.profile!r} brings its own"
+        raise InvalidTask(f"command: {problem}; cancel the task, and submit another")
+    if not config.defaults.allow_commands:
+        raise InvalidTask("command: only profiles may be run here; leave the command as it is")
+    task_checks.refuse_command_line(command, task.cwd or "/", os.environ.get("PATH", os.defpath))
+
+
+def _check_attempts(task: Task, wanted: int) -> None:
+    used = task.attempts_used
+    least = used + 1 if task.state in _DUE else used
+    if wanted < least:
+        remedy = f"give {least} or more, or cancel the task"
+        raise InvalidTask(f"max_attempts: {used} of them are used already; {remedy}")
+
+
+def _delayed(task: Task, delay_ms: int, now: StoreTime) -> Mapping[str, object]:
+    """Return state, time and reason of a task that starts after a delay."""
+    if task.state not in _DUE:
+        verb = "release" if task.state is TaskState.HELD else "retry"
+        remedy = f"`dispatcher {verb} {task.id}` makes it ready"
+        raise InvalidTask(f"delay: a {task.state} task does not start; {remedy}")
+    if delay_ms:
+        state, reason = TaskState.SCHEDULED, "delayed by an operator"
+    else:
+        state, reason = TaskState.READY, "its delay was ended by an operator"
+    if state is task.state is TaskState.READY:
+        return {}
+    return {"state": state, "reason": reason, "run_at": StoreTime(now + delay_ms)}
+
+
+def _signal_number(given: object) -> int:
+    try:
+        return signal_names.parse(given)
+    except ValueError as error:
+        raise InvalidTask(f"kill_signal: {error}") from None

@@ -1,0 +1,72 @@
+"""What a client reads, with or without a running daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from dispatcher.calendar import Calendar
+from dispatcher.config.config import Config
+from dispatcher.model import Outcome, Run, Task, TaskFilter, TaskState
+from dispatcher.operations import tasks as operations
+from dispatcher.store.api import Store
+from dispatcher.store.search import each_task
+
+if TYPE_CHECKING:
+    from dispatcher.obstacles import Standing
+    from dispatcher.overview import Status
+
+
+class Reader:
+    """The reading half of a `Client`."""
+
+    config: Config
+    store: Store
+
+    def task(self, task_id: int) -> Task | None:
+        """Return a task, None if the id is unknown."""
+        with self.store.snapshot():
+            return self.store.task(task_id)
+
+    def runs(self, task_id: int) -> list[Run]:
+        """Return a task's runs, oldest first, with the present paths of their outputs."""
+        return operations.runs(self.store, self.config, task_id)
+
+    def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
+        """Return how many tasks are in each state, by queue."""
+        with self.store.snapshot():
+            return self.store.counts()
+
+    def queues(self) -> frozenset[str]:
+        """Return the queues of all tasks, and those that the configuration names."""
+        return operations.queues(self.store, self.config)
+
+    def calendar(self) -> Calendar:
+        """Return what turns the store's times into dates."""
+        with self.store.snapshot():
+            return self.store.calendar()
+
+    def tasks(self, wanted: TaskFilter | None = None) -> list[Task]:
+        """Return the tasks that match a filter, in its order [default: newest first]."""
+        return list(self.each_task(wanted or TaskFilter()))
+
+    def each_task(self, wanted: TaskFilter) -> Iterator[Task]:
+        """Yield the same, reading the table part by part."""
+        return each_task(self.store, wanted)
+
+    def status(self) -> Status:
+        """Return the state of node, queues and tasks; it counts every task."""
+        from dispatcher import overview  # noqa: PLC0415 - no submit needs it
+
+        return overview.status(self.store, self.config)
+
+    def standing(self) -> Standing:
+        """Return the state of this node, with a running daemon's report about itself."""
+        from dispatcher import overview  # noqa: PLC0415 - no submit needs it
+
+        return overview.standing(self.store, self.config)
+
+    def outcomes(self) -> Mapping[Outcome, int]:
+        """Return the number of closed runs of each outcome."""
+        with self.store.snapshot():
+            return self.store.outcomes()
