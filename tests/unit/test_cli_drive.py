@@ -181,11 +181,16 @@ def test_a_missing_lock_file_is_reported(command: Command, tmp_path: Path) -> No
     assert "no lock: cannot read" in message
 
 
+def exports_of(stdout: str) -> dict[str, str]:
+    """Return the variables that lines of shell export."""
+    lines = (shlex.split(line) for line in stdout.splitlines())
+    return dict(words[1].split("=", 1) for words in lines if words[0] == "export")
+
+
 def test_exported_lines_are_what_a_shell_needs_and_no_marker(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = command("claim", "--export").stdout.splitlines()
-    exported = dict(shlex.split(line)[1].split("=", 1) for line in lines)
+    exported = exports_of(command("claim", "--export").stdout)
 
     assert ("1", "1", "60") == tuple(
         exported[f"DISPATCHER_{name}"] for name in ("TASK_ID", "FENCE", "LEASE_TTL")

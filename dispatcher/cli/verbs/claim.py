@@ -3,40 +3,56 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from dispatcher import control, worker_api
 from dispatcher.calendar import Calendar
-from dispatcher.cli.claims import LOCK, usage_errors, warn_of_end
+from dispatcher.cli import exports
+from dispatcher.cli.claims import usage_errors, warn_of_end
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.param_types import DURATION, TaskId, file_names, offered
 from dispatcher.cli.printing import is_closed, print_json, printed
 from dispatcher.client import Client
 from dispatcher.config.config import Config
-from dispatcher.errors import DispatcherError, NoTask, cannot_write, did_you_mean
+from dispatcher.errors import DispatcherError, NoTask, QueuePaused, cannot_write, did_you_mean
 from dispatcher.execution import Claim
-from dispatcher.executor_api import worker_environment
 from dispatcher.model import TaskState
+from dispatcher.operations.waiting import POLL, is_at_rest
 from dispatcher.quantities.durations import Milliseconds
+from dispatcher.times import sleep
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What to claim, and how to give it to the caller."""
+
+    queue: str | None
+    task_id: int | None
+    ttl: Milliseconds | None
+    lock_file: str | None
+    export: bool
+    as_json: bool
 
 
 @click.command(
+    cls=exports.ExportCommand,
     epilog=examples(
         "dispatcher claim --queue reviews",
         'eval "$(dispatcher claim --export)"; dispatcher heartbeat; dispatcher complete',
         "dispatcher claim --task 42 --ttl 30m --lock-file lock.txt --json",
-    )
+        "dispatcher claim --queue reviews --wait   # until there is a task",
+    ),
 )
 @click.option(
     "--queue",
+    "-q",
     metavar="NAME",
     shell_complete=offered("queues"),
     help="Queue [default: as configured].",
@@ -51,18 +67,15 @@ from dispatcher.quantities.durations import Milliseconds
     shell_complete=file_names,
     help="Write the lock to this file (mode 0600) instead of printing it.",
 )
-@click.option("--export", is_flag=True, help="Print variables for a shell to evaluate.")
+@click.option(
+    "--export",
+    is_flag=True,
+    help="Print variables for a shell to evaluate; without a task, a line that is false.",
+)
+@click.option("--wait", is_flag=True, help="Wait until there is a task to claim.")
 @json_option
 @config_option
-def command(
-    *,
-    queue: str | None,
-    task_id: int | None,
-    ttl: Milliseconds | None,
-    lock_file: str | None,
-    export: bool,
-    as_json: bool,
-) -> None:
+def command(*, wait: bool, **given: Any) -> None:
     """Claim a ready task and print its lock: the task is yours until its lease expires.
 
     Nothing is started. Renew the lease with `dispatcher heartbeat`, or the task runs again; end
@@ -72,17 +85,49 @@ def command(
     A daemon runs ready tasks at once. To keep a queue for local claims, write `concurrency = 0`
     under `[queues.NAME]`; `pause` would stop your claims too.
     """
-    if queue is not None and task_id is not None:
+    wanted = _Wanted(**given)
+    if wanted.queue is not None and wanted.task_id is not None:
         raise click.UsageError("--task names a task of any queue; leave --queue out")
-    if lock_file is None and is_closed():
+    if wanted.lock_file is None and is_closed():
         raise click.UsageError("stdout is closed, and the lock would be lost; give --lock-file")
     config = config_as_owner()
-    with _lock_file(lock_file) as keep, Client(config) as store:
+    with Client(config) as store:
+        if wait:
+            _claim_when_there_is_one(store, config, wanted)
+        elif not _claim(store, config, wanted):
+            raise DispatcherError(_why_not(store, config, wanted))
+
+
+def _claim_when_there_is_one(store: Client, config: Config, wanted: _Wanted) -> None:
+    """Claim and print a task; wait for one, unless the named one rests until a person acts."""
+    is_waiting = False
+    while True:
+        why = None
+        try:
+            if _claim(store, config, wanted):
+                return
+        except QueuePaused as error:
+            why = str(error)
+        is_hopeless = wanted.task_id is not None and is_at_rest(store.task(wanted.task_id))
+        if is_hopeless or not is_waiting:
+            why = why or _why_not(store, config, wanted)
+            if is_hopeless:
+                raise DispatcherError(why)
+            click.echo(f"dispatcher: {why}; waiting", err=True)
+            is_waiting = True
+        sleep(POLL)
+
+
+def _claim(store: Client, config: Config, wanted: _Wanted) -> bool:
+    """Claim and print a task; False if there is none."""
+    with _lock_file(wanted.lock_file) as keep:
         calendar = store.calendar()
         with usage_errors():
-            claimed = store.claim(queue=queue, task_id=task_id, lease_ttl_ms=ttl)
+            claimed = store.claim(
+                queue=wanted.queue, task_id=wanted.task_id, lease_ttl_ms=wanted.ttl
+            )
         if claimed is None:
-            raise DispatcherError(_why_not(store, config, queue, task_id))
+            return False
 
         def given_back(why: str) -> DispatcherError:
             store.give_back(claimed, f"its claim could not be written: {why}")
@@ -91,24 +136,18 @@ def command(
         with printed(given_back):
             keep(claimed.lock)
             warn_of_end(claimed.lease_expires_at, claimed.lease_ttl_ms, calendar)
-            _print_claim(claimed, calendar, config, lock_file, export=export, as_json=as_json)
+            _print_claim(claimed, calendar, config, wanted)
+    return True
 
 
-def _print_claim(
-    claimed: Claim,
-    calendar: Calendar,
-    config: Config,
-    lock_file: str | None,
-    *,
-    export: bool,
-    as_json: bool,
-) -> None:
+def _print_claim(claimed: Claim, calendar: Calendar, config: Config, wanted: _Wanted) -> None:
     facts = _facts(claimed, calendar)
-    if lock_file is not None:
-        facts |= {"lock": None, "lock_file": lock_file}
-    if export:
-        _print_exports(claimed, config, locked=lock_file is None)
-    elif as_json:
+    if wanted.lock_file is not None:
+        facts |= {"lock": None, "lock_file": wanted.lock_file}
+    if wanted.export:
+        for line in exports.lines(claimed, config, locked=wanted.lock_file is None):
+            click.echo(line)
+    elif wanted.as_json:
         print_json(facts)
     else:
         for name in ("task_id", "lock", "lock_file", "fence", "lease_expires_at"):
@@ -116,16 +155,16 @@ def _print_claim(
                 click.echo(f"{name:<17} {facts[name]}")
 
 
-def _why_not(store: Client, config: Config, queue: str | None, task_id: int | None) -> str:
-    if task_id is None:
-        wanted, known = queue or config.defaults.queue, store.counts()
-        near = "" if wanted in known else did_you_mean(wanted, known)
-        listed = f"; see: dispatcher list --queue {wanted}" if wanted in known else ""
-        return f"nothing to claim in queue {wanted!r}{near or listed}"
-    task = store.task(task_id)
+def _why_not(store: Client, config: Config, wanted: _Wanted) -> str:
+    if wanted.task_id is None:
+        queue, known = wanted.queue or config.defaults.queue, store.counts()
+        near = "" if queue in known else did_you_mean(queue, known)
+        listed = f"; see: dispatcher list --queue {queue}" if queue in known else ""
+        return f"nothing to claim in queue {queue!r}{near or listed}"
+    task = store.task(wanted.task_id)
     if task is None:
-        return str(NoTask(task_id))
-    return f"task {task_id} is {task.state}: {task.reason}; only a ready one can be claimed"
+        return str(NoTask(wanted.task_id))
+    return f"task {task.id} is {task.state}: {task.reason}; only a ready one can be claimed"
 
 
 def _facts(claimed: Claim, calendar: Calendar) -> dict[str, Any]:
@@ -144,15 +183,6 @@ def _facts(claimed: Claim, calendar: Calendar) -> dict[str, Any]:
         "cwd": claimed.cwd,
         "env": dict(claimed.env),
     }
-
-
-def _print_exports(claimed: Claim, config: Config, *, locked: bool) -> None:
-    """Print the variables of a worker, without the marker of a run that we started."""
-    socket = control.find(config).with_name("worker.sock")
-    variables = {**config.environment, **worker_environment(claimed, str(socket))}
-    for name, value in variables.items():
-        if name != worker_api.MARKER and (locked or name != LOCK):
-            click.echo(f"export {name}={shlex.quote(value)}")
 
 
 @contextmanager
