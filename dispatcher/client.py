@@ -15,7 +15,7 @@ from dispatcher import commits, control, submission, task_checks
 from dispatcher.config.config import Config
 from dispatcher.execution import Claim
 from dispatcher.host import owner
-from dispatcher.model import FINISHED, Intent, Pruned, Submitted, Task, TaskState
+from dispatcher.model import FINISHED, Intent, Pruned, Submitted, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.operations import intents
 from dispatcher.operations import tasks as operations
@@ -143,6 +143,23 @@ class Client(Reader):
         `intent` is an `Intent` or its word. Raises ValueError for another word.
         """
         return intents.request(self.store, self.config, task_id, intent, reason)
+
+    def request_each(
+        self,
+        task_ids: Iterable[int],
+        intent: Intent | str,
+        reason: str | None = None,
+        *,
+        wanted: TaskFilter | None = None,
+    ) -> list[IntentResult]:
+        """Do the same for many tasks, some in one transaction, between which others write.
+
+        With a filter, tasks that do not match it then are left alone, and left out. Raises
+        `CommitUnknown`, which counts the tasks that are done, for an error after the first ones.
+        """
+        ids = list(dict.fromkeys(task_ids))
+        batches = intents.request_each(self.store, self.config, ids, intent, reason, wanted=wanted)
+        return [result for results in batches for result in results]
 
     def edit(self, task_id: int, **edits: Unpack[TaskEdits]) -> TaskState | None:
         """Change a task that waits or may be retried; a running or succeeded one stays as it is.

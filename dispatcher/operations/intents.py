@@ -32,7 +32,7 @@ def request_each(
     store: Store,
     config: Config,
     task_ids: Sequence[int],
-    intent: Intent,
+    word: Intent | str,
     why: str | None = None,
     *,
     wanted: TaskFilter | None = None,
@@ -41,7 +41,7 @@ def request_each(
 
     Tasks that do not match `wanted` any more are left alone, and left out of the answers.
     """
-    intended = _Intended(store, config, intent, why, wanted)
+    intended = _Intended(store, config, _parsed(word), why, wanted)
     return in_batches(store, config, task_ids, intended.write)
 
 

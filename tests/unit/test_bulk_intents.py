@@ -148,3 +148,18 @@ def test_r69_named_tasks_are_deleted_in_steps_between_which_others_write(
     assert TWO_STEPS == pruned.tasks
     assert len(wrote) > 1
     assert {TaskState.READY: len(wrote)} == states(client)
+
+
+def test_a_client_requests_the_same_of_many_tasks_once_each(client: Client) -> None:
+    first, second, third = submitted(client, 3)
+    client.cancel(second)
+    wanted = TaskFilter(states=READY)
+
+    results = client.request_each([first, second, third, first], "hold", "later", wanted=wanted)
+
+    assert [(first, TaskState.READY), (third, TaskState.READY)] == [
+        (one.task_id, one.was) for one in results
+    ]
+    assert {"later"} == {one.task.reason for one in results if one.task is not None}
+    with pytest.raises(ValueError, match="must be one of cancel, hold, release, retry"):
+        client.request_each([first], "kill")

@@ -263,6 +263,7 @@ CALLS: Mapping[str, Callable[[Client], object]] = {
     "prunable": lambda client: client.prunable(older_than_ms=0),
     "prune": lambda client: client.prune(older_than_ms=0),
     "request": lambda client: client.request(1, Intent.CANCEL),
+    "request_each": lambda client: client.request_each([1], "cancel"),
     "outlook": lambda client: client.outlook(1),
     "edit": lambda client: client.edit(1, priority=1),
     "wait": lambda client: client.wait([1]),
