@@ -37,6 +37,10 @@ REWRITE_AFTER = 1024 * 1024
 #: to read what could not be written.
 RETRY = 1.0
 
+#: Seconds until a directory that is open, and took no journal, is tried again: its filesystem is
+#: full, and every try rewrites the journal elsewhere.
+RETRY_FULL = 60.0
+
 #: Bytes of a whole journal: far more than any has, so that damage is soon read.
 MAX_SIZE = 64 * 1024 * 1024
 
@@ -52,6 +56,8 @@ class Journal:
         self._kept_at = kept_at or path
         self._linked = kept_at is None
         """Whether `path` leads to the lines."""
+        self._full_until: Instant | None = None
+        """When to try `kept_at` again, whose directory is open and took no journal."""
         self.damage: Damage | None = None
         """The lines of the predecessor's journal that could not be read."""
         self._header = header
@@ -112,20 +118,24 @@ class Journal:
         """When to rewrite: to compact what has grown, or to add what could not be written."""
         if self._descriptor is None or self._incomplete or self._size > self._rewrite_at:
             return self._retry_at
-        return NEVER
+        return NEVER if self._full_until is None else self._full_until
 
     @property
     def is_there(self) -> bool:
         """Whether the lines are where they belong, and a successor would find them.
 
-        They may be removed with their directory; while it is missing or closed, they belong at
-        `path`.
+        They may be removed with their directory; while it is missing, closed or full, they belong
+        at `path`.
         """
         if self._descriptor is None or self._kept_at == self.path:
             return True
-        if self._linked or not os.access(Path(self._kept_at).parent, os.W_OK | os.X_OK):
+        if self._linked or self._full_until is not None or not self._is_open():
             return self._is_found()
         return False
+
+    def _is_open(self) -> bool:
+        """Return whether the directory where the lines are kept may be written."""
+        return os.access(Path(self._kept_at).parent, os.W_OK | os.X_OK)
 
     def _is_found(self) -> bool:
         """Return whether `path` leads to the lines."""
@@ -141,7 +151,7 @@ class Journal:
     def rewrite(self, summaries: Iterable[Record], at: Instant) -> OSError | None:
         """Replace all lines by one for each run; return why that failed."""
         data = b"\n".join([encode(self._header), *map(encode, summaries), b""])
-        self._retry_at = Instant(at + RETRY)
+        self._retry_at, self._full_until = Instant(at + RETRY), None
         try:
             try:
                 descriptor = self._written_anew(self._kept_at, data)
@@ -149,6 +159,8 @@ class Journal:
                 if self._linked and self._is_found():
                     raise  # the old lines stay, with those that follow
                 descriptor = self._written_anew(self.path, data)
+                if self._kept_at != self.path and self._is_open():
+                    self._full_until = Instant(at + RETRY_FULL)
         except OSError as error:
             text = f"it could not be made: {error.strerror}"
             self._why_missing = OSError(error.errno, text, error.filename)

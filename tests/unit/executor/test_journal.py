@@ -10,7 +10,7 @@ import pytest
 
 from dispatcher import wire
 from dispatcher.executor import journal as module
-from dispatcher.executor.journal import RETRY, Journal
+from dispatcher.executor.journal import RETRY, RETRY_FULL, Journal
 from dispatcher.executor.records import (
     Ending,
     Forgotten,
@@ -498,6 +498,35 @@ def test_r35_a_directory_that_root_made_again_leaves_the_journal_in_the_state_di
     assert not journal.is_there
     assert journal.rewrite([], Instant(3.0)) is None
     assert (True, True) == (apart.path.is_symlink(), journal.is_there)
+    journal.close()
+
+
+def test_a_full_runtime_directory_is_tried_again_after_a_minute_not_each_second(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was open, so it counted as room: each look rewrote the journal on the state's disk."""
+    really, journal = os.open, apart.journal()
+
+    def full(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT and Path(path).parent == apart.memory:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return really(path, flags, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.os, "open", full)
+        for at in (0.0, RETRY_FULL):
+            assert journal.rewrite([], Instant(at)) is None
+            assert (True, at + RETRY_FULL) == (journal.is_there, journal.due)
+        journal.append(starting())
+        assert journal.flush() is None
+        assert [UID] == uids(apart.journal())
+        apart.path.unlink()
+        assert not journal.is_there, "no successor would find it"
+        journal.restore()
+        assert Instant(0.0) == journal.due
+
+    assert journal.rewrite([], Instant(2 * RETRY_FULL)) is None
+    assert (True, True, NEVER) == (apart.path.is_symlink(), journal.is_there, journal.due)
     journal.close()
 
 
