@@ -89,7 +89,7 @@ class Standing:
     unreachable: str | None = None
     """Why the daemon cannot be reached, though it runs."""
     start_command: str = "dispatcher run"
-    """The command that starts the daemon."""
+    """The command that starts the daemon; "" unless it is not running."""
     by_hand: Container[str] = ()
     """Queues that the configuration leaves to local claims; the daemon's report overrides."""
 

@@ -119,7 +119,7 @@ def standing(store: ReaderStore, config: Config) -> Standing:
         daemon=daemon,
         report=report,
         unreachable=unreachable,
-        start_command=config.start_command(),
+        start_command=config.start_command() if daemon == "not running" else "",
         by_hand={name for name, queue in queues if queue.concurrency == 0},
     )
 

@@ -16,7 +16,7 @@ from dispatcher.cli.printing import forget_stdout
 from dispatcher.cli.verb_list import VERBS
 from dispatcher.errors import DispatcherError, in_trouble
 from dispatcher.exit_codes import ExitCode
-from dispatcher.host import owner, user_change
+from dispatcher.host import owner
 
 #: Seconds after which a service exits without its last message if nobody reads stderr.
 LAST_MESSAGE_WITHIN = 2
@@ -91,7 +91,7 @@ def _priority() -> str:
 
 def _denied_to_owner(message: str) -> str:
     """Return the line to add where something was denied to the user that root became."""
-    user = user_change.became()
+    user = owner.became()
     if user is None or not any(
         os.strerror(denied).lower() in message.lower() for denied in _DENIED
     ):

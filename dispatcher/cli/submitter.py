@@ -9,7 +9,7 @@ import click
 from dispatcher import control
 from dispatcher.config.config import Config
 from dispatcher.environment import Environment, is_utf8
-from dispatcher.host import user_change
+from dispatcher.host import owner
 from dispatcher.host.utf8 import as_utf8
 from dispatcher.submission import TaskOptions
 
@@ -20,7 +20,7 @@ def shell_options(config: Config) -> TaskOptions:
     Those of root are of no use to the user that it became. A variable that is not UTF-8 cannot be
     stored: it is named on stderr.
     """
-    if not config.carries_environments or user_change.became() is not None:
+    if not config.carries_environments or owner.became() is not None:
         return {}
     variables = {name: os.environ[name] for name in os.environ}
     for name in [name for name, value in variables.items() if not is_utf8(name, value)]:

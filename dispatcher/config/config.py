@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
@@ -23,6 +23,10 @@ from dispatcher.config.settings import (
 )
 from dispatcher.config.task_settings import Defaults, Profile, Queue
 from dispatcher.errors import ConfigError
+from dispatcher.host import owner
+
+if TYPE_CHECKING:
+    from dispatcher.config.unit_files import Manager
 
 _T = TypeVar("_T")
 
@@ -103,34 +107,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return self.state_dir / "home"
 
     def start_command(self, unit: str = "dispatcher") -> str:
-        """Return the command that starts the daemon, or another unit of the service."""
-        if self.executor.mode == "external" and (command := self._start_of_unit(unit)) is not None:
-            return command
-        command = "dispatcher executor" if unit == "dispatcher-executor" else "dispatcher run"
-        if self.file is None or self.file == find(None, os.environ)[0]:
-            return command
+        """Return the command that starts the daemon, or another unit of the service.
+
+        It is for the user who typed the command: root, if this process became another user.
+        """
         import shlex  # noqa: PLC0415 - for advice alone
 
+        from dispatcher.config import unit_files  # noqa: PLC0415
+
+        if self.executor.mode == "external":
+            found = unit_files.starter(managers(), self.file or SYSTEM_FILE, unit)
+            if found is not None:
+                return f"{found[0].systemctl} start {shlex.quote(found[1])}"
+        command = "dispatcher executor" if unit == "dispatcher-executor" else "dispatcher run"
+        is_found = owner.became() is None and self.file == find(None, os.environ)[0]
+        if self.file is None or is_found:
+            return command
         return f"{command} --config {shlex.quote(str(self.file))}"
-
-    def _start_of_unit(self, unit: str) -> str | None:
-        """Return the command that starts the unit of this file; None: no unit is known to read it.
-
-        `install-service --config FILE` makes a unit without an instance read any file.
-        """
-        file, home = self.file or SYSTEM_FILE, config_home(os.environ)
-        managers = {"systemctl": (SYSTEM_FILE.parent, SYSTEM_UNITS)}
-        if home is not None:
-            managers["systemctl --user"] = home / "dispatcher", home / "systemd" / "user"
-        for systemctl, (directory, units) in managers.items():
-            is_usual = file.parent == directory
-            instances = (units / f"{unit}@{name}.service" for name in (file.stem, ""))
-            if is_usual and file.name != SYSTEM_FILE.name and any(map(_may_exist, instances)):
-                return f"{systemctl} start {unit}@{file.stem}"
-            plain = units / f"{unit}.service"
-            if (is_usual and file.name == SYSTEM_FILE.name) or _reads(plain, file):
-                return f"{systemctl} start {unit}"
-        return None
 
     @property
     def control_socket(self) -> Path:
@@ -208,8 +201,8 @@ def find(named: str | None, environ: Mapping[str, str]) -> tuple[Path | None, Ma
     The variables that name a running dispatcher's places apply to that dispatcher's own file alone.
     """
     chosen = named or environ.get(_FILE)
-    owner = environ.get(_OWNER, environ.get(_FILE)) or SYSTEM_FILE
-    if chosen and os.path.realpath(chosen) != os.path.realpath(owner):
+    owners = environ.get(_OWNER, environ.get(_FILE)) or SYSTEM_FILE
+    if chosen and os.path.realpath(chosen) != os.path.realpath(owners):
         environ = {n: environ[n] for n in environ if n not in {STATE, RUNTIME, STORE, SOCKET}}
     if chosen:
         return Path(chosen).absolute(), environ
@@ -229,11 +222,19 @@ def _may_exist(file: Path) -> bool:
     return True
 
 
-def _reads(unit: Path, file: Path) -> bool:
-    try:
-        return f" --config {file}\n" in unit.read_text("utf-8")
-    except (OSError, ValueError):
-        return False
+def managers() -> Sequence[Manager]:
+    """Return the managers whose units may start a daemon: the host's, then the user's."""
+    from dispatcher.config.unit_files import PACKAGED, Manager  # noqa: PLC0415 - for advice alone
+
+    found = [Manager("systemctl", SYSTEM_FILE, (SYSTEM_UNITS, PACKAGED / "system"))]
+    if (home := config_home(os.environ)) is not None:
+        systemctl = "systemctl --user"
+        if (user := owner.became()) is not None:
+            own = f"env XDG_RUNTIME_DIR=/run/user/{user.uid}"
+            systemctl = f"{owner.sudo(user.uid)} {own} {systemctl}"
+        units = (home / "systemd" / "user", PACKAGED / "user")
+        found.append(Manager(systemctl, home / "dispatcher" / SYSTEM_FILE.name, units))
+    return found
 
 
 def concerns_directories(impossible: str) -> bool:

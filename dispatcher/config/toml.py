@@ -46,11 +46,13 @@ def text_of(file: Path) -> str:
 
 
 def _remedy_of_closed(file: Path) -> str:
-    if (closed := owner.hiding_directory(file)) is not None:
-        me = owner.name_of(os.geteuid()).removeprefix("#")
-        return f"it is below {closed}, which is closed to this user: sudo chown {me} {closed}; or "
+    if (closed := owner.misplaced(file)) is not None:
+        below = "it" if closed == file else f"it is below {closed}, which"
+        return (
+            f"{below} is closed to this user: sudo {owner.change_owner(os.geteuid(), closed)}; or "
+        )
     if (reader := owner.intended_reader(file)) is not None:
-        return f"it is for user {reader}: sudo -u {reader} dispatcher ...; or "
+        return f"it is for user {owner.name_of(reader)}: {owner.sudo(reader)} dispatcher ...; or "
     return ""
 
 

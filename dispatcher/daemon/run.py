@@ -90,7 +90,7 @@ def run(config: Config, *, drain: bool, onlooker: Duty | None = None) -> int:
 
 
 def _show_changed_user() -> None:
-    if (user := user_change.became()) is not None:
+    if (user := owner.became()) is not None:
         user_change.show_in_proc()
         log.info("user.changed", user_id=user.uid, user=user.name, path=str(user.place))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from dispatcher.config import environment_file, of_service
 from dispatcher.config.config import Config
+from dispatcher.config.file import given_by
 from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
 from dispatcher.errors import DispatcherError
 from dispatcher.host import owner
@@ -17,15 +19,27 @@ from dispatcher.host import owner
 
 def configuration(config: Config) -> Finding:
     """Check that the daemon sees what the file names, and that its user may read the file too."""
-    if of_service.is_hosts(config):
-        for path in (config.state_dir, config.runtime_dir, config.other_places["database"]):
-            if path is not None and (hidden := of_service.hidden_by(path)) is not None:
-                text = f"{path} is below {hidden}, which the daemon's unit hides"
-                return bad("configuration", text, "name a place elsewhere, as below /var/lib")
-    if config.file is None or os.access(config.file, os.R_OK, effective_ids=True):
-        return ok("configuration", str(config.file or "built-in defaults: no file"))
-    text = f"{config.file}: the daemon's user may not read it when it starts or reloads"
-    return bad("configuration", text, _let_read(config.file))
+    if config.file is None:
+        return ok("configuration", "built-in defaults: no file")
+    if not os.access(config.file, os.R_OK, effective_ids=True):
+        text = f"{config.file}: the daemon's user may not read it when it starts or reloads"
+        return bad("configuration", text, _let_read(config.file))
+    for path in _places_in(config.file, config) if of_service.is_hosts(config) else ():
+        if (hidden := of_service.hidden_by(path)) is not None:
+            text = f"{path} is below {hidden}, which the daemon's unit hides"
+            return bad("configuration", text, "name a place elsewhere, as below /var/lib")
+    return ok("configuration", str(config.file))
+
+
+def _places_in(file: Path, config: Config) -> Iterator[Path]:
+    """Yield the places that the file names: the unit gives the others, as this user has its own."""
+    given = given_by(file)
+    places = {
+        ("node", "state_dir"): config.state_dir,
+        ("node", "runtime_dir"): config.runtime_dir,
+        ("store", "url"): config.other_places["database"],
+    }
+    yield from (path for key, path in places.items() if key in given)
 
 
 def profiles(config: Config) -> Iterator[Finding]:
@@ -62,10 +76,18 @@ def _may_read_as_own(found: os.stat_result) -> bool:
 
 def _let_read(path: Path | str) -> str:
     """Return the command with which the daemon's user may enter the file's way, or read it."""
+    if (closed := _closed_above(path)) is not None:
+        return of_service.enter(closed)
+    named = shlex.quote(str(path))
+    return f"chgrp {owner.group_name(os.getegid())} {named} && chmod 640 {named}"
+
+
+def _closed_above(path: Path | str) -> Path | None:
+    """Return the first directory on a file's way that the daemon's user may not enter."""
     for part in reversed(Path(path).resolve().parents):
         if not os.access(part, os.X_OK, effective_ids=True):
-            return f"chmod o+x {part}"
-    return f"chgrp {owner.group_name(os.getegid())} {path} && chmod 640 {path}"
+            return part if part.exists() else None
+    return None
 
 
 def textfile(config: Config) -> Iterator[Finding]:
@@ -74,16 +96,19 @@ def textfile(config: Config) -> Iterator[Finding]:
         return
     directory = Path(config.metrics.textfile).parent
     what = f"{directory}, for [metrics] textfile,"
-    user = owner.name_of(os.geteuid())
     if of_service.is_hosts(config) and (hidden := of_service.hidden_by(directory)) is not None:
         text = f"{what} is below {hidden}, which the daemon's unit hides"
         yield bad("metrics", text, "name a file elsewhere, for example below /var/lib")
+    elif (closed := _closed_above(directory)) is not None:
+        text = f"{what} is below {closed}, which the daemon's user may not enter"
+        yield bad("metrics", text, of_service.enter(closed))
     elif not directory.is_dir():
         anew = ", and restart the daemon" if of_service.is_hosts(config) else ""
-        remedy = f"make it{anew}: install -d -m 755 -o {user} {directory}"
+        user, named = owner.installable_name(os.geteuid()), shlex.quote(str(directory))
+        remedy = f"make it{anew}: install -d -m 755 -o {user} {named}"
         yield bad("metrics", f"{what} is not there", remedy)
     elif not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
-        remedy = of_service.remedy_if_closed(directory, user)
+        remedy = of_service.remedy_if_closed(directory, os.geteuid())
         remedy = f"{remedy}; or run this as the daemon's user"
         yield bad("metrics", f"nothing can be written in {what.removesuffix(',')}", remedy)
     else:

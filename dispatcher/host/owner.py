@@ -12,6 +12,9 @@ from typing import Final
 
 from dispatcher.errors import ConfigError
 
+#: The user that this process, which root started, became: see `user_change`.
+_became: Final[list[Owner]] = []
+
 #: Symbolic links that the kernel follows on the way to one file: path_resolution(7).
 MOST_LINKS: Final = 40
 
@@ -42,6 +45,37 @@ def name_of(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"#{uid}"
+
+
+def sudo(uid: int) -> str:
+    """Return the beginning of a shell command as a user."""
+    import shlex  # noqa: PLC0415 - for advice alone
+
+    return f"sudo -u {shlex.quote(name_of(uid))}"
+
+
+def change_owner(uid: int, path: Path) -> str:
+    """Return the shell command that gives a file or directory to a user."""
+    import shlex  # noqa: PLC0415 - for advice alone
+
+    return f"chown {installable_name(uid)} {shlex.quote(str(path))}"
+
+
+def installable_name(uid: int) -> str:
+    """Return a user's name as `chown` and `install -o` accept it: #UID begins a comment there."""
+    import shlex  # noqa: PLC0415 - for advice alone
+
+    return shlex.quote(name_of(uid).removeprefix("#"))
+
+
+def note_became(owner: Owner) -> None:
+    """Record that this process became a user for good."""
+    _became.append(owner)
+
+
+def became() -> Owner | None:
+    """Return the user that this process became; None: it kept its own."""
+    return _became[-1] if _became else None
 
 
 def group_name(gid: int) -> str:
@@ -156,7 +190,7 @@ def refused(owner: Owner, state_dir: Path) -> ConfigError:
     """Return the error for root that stays root in another user's state directory."""
     return ConfigError(
         f"the state directory {state_dir} belongs to {owner}{_through(owner, state_dir)}, and root"
-        f" does not work in another user's directory: sudo -u '{owner.name}' dispatcher ..."
+        f" does not work in another user's directory: {sudo(owner.uid)} dispatcher ..."
     )
 
 
@@ -194,7 +228,8 @@ def _through(owner: Owner, path: Path) -> str:
 def remedy_if_foreign(path: Path | str) -> str | None:
     """Return the remedy for a place of another user; None: it is this user's, or missing.
 
-    A hidden place counts as the owner's of the directory that hides it.
+    A hidden place counts as the owner's of the directory that hides it. None also for a place of
+    root's if root typed the command, and became the user to whom it is closed.
     """
     for place in (Path(path), *Path(path).parents):
         try:
@@ -202,28 +237,38 @@ def remedy_if_foreign(path: Path | str) -> str | None:
         except OSError:
             continue
         hidden = place != Path(path)
-        if uid == os.geteuid() or (hidden and os.access(place, os.X_OK, effective_ids=True)):
+        if uid == os.geteuid() or _is_roots_choice(uid):
             return None
-        name = name_of(uid)
-        return f"{place} belongs to user {name}; run this as that user: sudo -u {name}"
+        if hidden and os.access(place, os.X_OK, effective_ids=True):
+            return None
+        return f"{place} belongs to user {name_of(uid)}; run this as that user: {sudo(uid)}"
     return None
 
 
-def hiding_directory(file: Path) -> Path | None:
-    """Return the directory of another user that hides a file in a directory of this user's."""
+def _is_roots_choice(uid: int) -> bool:
+    return uid == 0 and became() is not None
+
+
+def misplaced(file: Path) -> Path | None:
+    """Return the directory or file of root's, in this user's own directory, that denies a file.
+
+    It is to be given to this user, with whom root's verbs read no such file. None for a link, whose
+    target may be any directory of root's, and for a file with another name elsewhere.
+    """
     for place in (file, *file.parents):
         try:
-            found = place.stat()
+            found = place.lstat()
+            mine = place.parent.stat().st_uid == os.geteuid()
         except OSError:
             continue
-        mine = os.geteuid()
-        hides = place != file and found.st_uid != mine and place.parent.stat().st_uid == mine
-        return place if hides else None
+        is_alone = stat.S_ISDIR(found.st_mode) or found.st_nlink == 1
+        is_link = stat.S_ISLNK(found.st_mode)
+        return place if found.st_uid == 0 and mine and is_alone and not is_link else None
     return None
 
 
-def intended_reader(file: Path) -> str | None:
-    """Return the user for whom an unreadable file is meant; None: nobody, or this user.
+def intended_reader(file: Path) -> int | None:
+    """Return the uid of the user for whom an unreadable file is meant; None: nobody, or this user.
 
     A file of root that a group may read, or such a directory that hides it, is meant for the user
     with the group's name: `install-service` leaves it so.
@@ -236,11 +281,11 @@ def intended_reader(file: Path) -> str | None:
             found = place.stat()
         except OSError:
             continue
-        if found.st_uid == os.geteuid():
+        if found.st_uid == os.geteuid() or _is_roots_choice(found.st_uid):
             return None
-        name = name_of(found.st_uid)
+        uid = found.st_uid
         if found.st_uid == 0 and found.st_gid != 0 and found.st_mode & stat.S_IRGRP:
             with suppress(KeyError):
-                name = pwd.getpwnam(grp.getgrgid(found.st_gid).gr_name).pw_name
-        return name
+                uid = pwd.getpwnam(grp.getgrgid(found.st_gid).gr_name).pw_uid
+        return uid
     return None

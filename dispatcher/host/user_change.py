@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from dispatcher.errors import ConfigError
-from dispatcher.host.owner import Owner, refused
+from dispatcher.host.owner import Owner, note_became, refused
 
 _PR_SET_DUMPABLE: Final = 4
-
-#: The user that this process became, if any.
-_became: Final[list[Owner]] = []
 
 
 def become(owner: Owner, state_dir: Path) -> None:
@@ -42,7 +39,7 @@ def become(owner: Owner, state_dir: Path) -> None:
         os.setresuid(owner.uid, owner.uid, owner.uid)
     except OSError as error:
         raise refused(owner, state_dir) from error
-    _became.append(owner)
+    note_became(owner)
     # Without an entry, as in container runtimes: no name, and a home that exists.
     os.environ["HOME"] = "/" if entry is None else entry.pw_dir
     for name in ("USER", "LOGNAME"):
@@ -70,11 +67,6 @@ def show_in_proc() -> None:
     import ctypes  # noqa: PLC0415 - for root's daemon alone
 
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
-
-
-def became() -> Owner | None:
-    """Return the user that this process became; None: it kept its own."""
-    return _became[-1] if _became else None
 
 
 def may_read(owner: Owner, file: Path) -> bool:

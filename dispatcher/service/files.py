@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dispatcher.config.unit_files import MOST_BYTES
 from dispatcher.errors import DispatcherError
 from dispatcher.host.files import Unfit, read, replace
 
@@ -14,9 +15,6 @@ _HEAD = """\
 # Written by "dispatcher install-service"; "dispatcher uninstall-service" removes it.
 # Write changes into a drop-in, which neither of them touches: systemctl {edit} {name}
 """
-#: Bytes of a unit; systemd's own limit of a line is as large.
-_MOST_BYTES = 1024 * 1024
-
 _SEAL = "# What follows has the SHA-256 "
 
 
@@ -94,7 +92,7 @@ def content(path: Path) -> str | None:
     if path.is_symlink():
         return f"a link to {path.readlink()}"
     try:
-        return read(path, _MOST_BYTES).decode("utf-8", "replace")
+        return read(path, MOST_BYTES).decode("utf-8", "replace")
     except FileNotFoundError:
         return None
     except Unfit as error:

@@ -14,6 +14,7 @@ from dispatcher.config import reference
 from dispatcher.config.config import SYSTEM_FILE, SYSTEM_UNITS, Config, load
 from dispatcher.config.file import written
 from dispatcher.config.places import config_home
+from dispatcher.config.unit_files import installed
 from dispatcher.errors import ConfigError, DispatcherError
 from dispatcher.host.files import replace
 from dispatcher.service import files, places, systemd, units
@@ -62,7 +63,8 @@ def place(*, user: bool, instance: str | None, named: str | None, run_as: str | 
         if (home := config_home(os.environ)) is None:
             raise DispatcherError("this user has no home directory; let $XDG_CONFIG_HOME name one")
         directory, where = home / "dispatcher", home / "systemd" / "user"
-    before = units.installed(files.content(where / units.names(instance)[-1]) or "")
+    text = files.content(where / units.names(instance)[-1]) or ""
+    before = installed(text, {"i": instance or "", "E": str(directory.parent)})
     usual = before.file or directory / f"{instance or 'dispatcher'}.toml"
     return Place(
         instance=instance,
@@ -158,7 +160,7 @@ def _other_users(at: Place) -> Iterator[InstallStep]:
         for drop_in in sorted(
             file for name in directories if name for file in (at.units / name).glob("*.conf")
         ):
-            user = units.installed(files.content(drop_in) or "").user
+            user = installed(files.content(drop_in) or "").user
             if user is not None and user != at.run_as:
                 yield InstallStep(
                     "warning",
@@ -191,7 +193,8 @@ def configuration_for(at: Place) -> Config:
         database = config.other_places["database"]
         directories = (config.state_dir, config.runtime_dir, database, figures)
         places.expect_visible([path for path in directories if path is not None])
-        places.expect_makeable(units.other_places(config))
+        made = [path for path in units.made_by_systemd(config).values() if path is not None]
+        places.expect_makeable([*made, *units.other_places(config)])
     return config
 
 

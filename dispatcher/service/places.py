@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from dispatcher.config import of_service
 from dispatcher.config.config import SYSTEM_FILE, SYSTEM_UNITS, Config
 from dispatcher.errors import ConfigError
-from dispatcher.host.owner import Owner, owner_of, unknown_user
+from dispatcher.host.owner import Owner, owner_of, sudo, unknown_user
 from dispatcher.service import systemd, units
 from dispatcher.service.files import InstallStep
 
@@ -33,12 +34,13 @@ def expect_own(path: Path) -> None:
 def _remedy_of_foreign(path: Path, owner: Owner) -> str:
     """Return how root gets a place of its own; a directory of the user's own stays the user's."""
     place = owner.place
-    give_back = f"chown {'-h ' if place.is_symlink() else ''}root {place}"
-    if any(place.is_relative_to(roots) for roots in (SYSTEM_FILE.parent, SYSTEM_UNITS)):
-        return give_back
+    give_back = f"chown {'-h ' if place.is_symlink() else ''}root {shlex.quote(str(place))}"
+    for roots in (SYSTEM_FILE.parent, SYSTEM_UNITS):
+        if place.is_relative_to(roots) or roots.is_relative_to(place):
+            return give_back
     elsewhere = (
         f"move it, for example to {SYSTEM_FILE.parent}, or install a service of that user:"
-        f" sudo -u '{owner.name}' dispatcher install-service --user"
+        f" {sudo(owner.uid)} dispatcher install-service --user"
     )
     is_in_roots = owner_of(place.parent, unknown=unknown_user()) is None
     return f"{give_back}, or {elsewhere}" if place == path and is_in_roots else elsewhere
@@ -102,7 +104,8 @@ def make_places(config: Config, run_as: str) -> Iterator[InstallStep]:
         if foreign is not None and not directory.exists():
             why = f"{directory} is missing, and {foreign.place} belongs to {foreign}"
             yield InstallStep(
-                "warning", f"{why}; make it: sudo -u '{foreign.name}' mkdir -p {directory}"
+                "warning",
+                f"{why}; make it: {sudo(foreign.uid)} mkdir -p {shlex.quote(str(directory))}",
             )
         elif not directory.exists():
             mode = 0o755 if directory == figures else 0o700
@@ -110,9 +113,9 @@ def make_places(config: Config, run_as: str) -> Iterator[InstallStep]:
             make_directory(directory, mode=mode, owner=owner)
             yield InstallStep("made", str(directory))
         elif (closed := systemd.unwritable(directory, run_as)) is not None:
-            remedy = f"chmod o+x {closed}"
+            remedy = of_service.enter(closed)
             if closed == directory.resolve():
-                remedy = of_service.remedy_if_closed(directory, run_as)
+                remedy = of_service.remedy_if_closed(directory, entry.pw_uid)
             why = f"the user {run_as} may not write in {directory}"
             yield InstallStep("warning", f"{why}; the service needs it: {remedy}")
 
@@ -130,5 +133,6 @@ def warn_unreadable(paths: Sequence[Path], run_as: str) -> Iterator[InstallStep]
 
 def _remedy(path: Path, user: str) -> str:
     if path.is_dir():
-        return f"chmod o+x {path}"
-    return f"chgrp {systemd.account(user)[1]} {path} && chmod g+r {path}"
+        return of_service.enter(path)
+    named = shlex.quote(str(path))
+    return f"chgrp {systemd.account(user)[1]} {named} && chmod ug+r {named}"

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from dispatcher.config.config import Config
 from dispatcher.logs.journald import INSTANCE_VARIABLE
@@ -27,9 +26,6 @@ _MADE_BELOW = {"StateDirectory": Path("/var/lib"), "RuntimeDirectory": Path("/ru
 #: The first systemd that knows a directive (systemd.exec(5)), for those that a host with pidfds may
 #: lack: an older systemd would warn at each start.
 FIRST_KNOWN: Mapping[str, int] = {"ProtectProc": 247}
-
-_FILE = re.compile(r"^ExecStart[ \t]*=.* --config (\S+|\"(?:[^\"\\]|\\.)*\")[ \t]*$", re.MULTILINE)
-_USER = re.compile(r"^[ \t]*User[ \t]*=[ \t]*(\S+)[ \t]*$", re.MULTILINE)
 
 _EXEC = re.compile(r"^(Exec\w+)=\S+ (\w+) --config \S+$", re.MULTILINE)
 
@@ -169,24 +165,3 @@ def quoted(word: str) -> str:
 def argument(word: str) -> str:
     """Return an argument of a command line, where a single `$` begins a variable."""
     return quoted(word.replace("$", "$$"))
-
-
-class Installed(NamedTuple):
-    """The options of an installation as its unit has them; None: not in the unit."""
-
-    user: str | None
-    file: Path | None
-    """Its configuration."""
-
-
-def installed(text: str) -> Installed:
-    """Return the options in the text of a unit."""
-    users, file = _USER.findall(text), _FILE.search(text)
-    return Installed(users[-1] if users else None, file and Path(_unquoted(file[1])))
-
-
-def _unquoted(word: str) -> str:
-    """Return the word that `argument` quoted."""
-    if word.startswith('"'):
-        word = re.sub(r"\\(.)", r"\1", word[1:-1])
-    return word.replace("$$", "$").replace("%%", "%")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -10,11 +11,14 @@ import msgspec
 import pytest
 
 from dispatcher.config import config as config_module
+from dispatcher.config import unit_files
 from dispatcher.config.config import Config, Mistaken, find, load
 from dispatcher.config.settings import ExecutorSection
 from dispatcher.errors import ConfigError
 from dispatcher.exit_codes import ExitCode
+from dispatcher.host import owner
 from dispatcher.quantities import durations
+from dispatcher.service.units import argument
 
 
 @pytest.fixture
@@ -570,12 +574,56 @@ def test_the_default_stop_depends_on_the_mode_of_the_executor(
     assert on_stop == read(file, text).on_stop
 
 
+TEMPLATE = "etc/%i.toml"
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the files of a host: `etc`, `units`, `lib` for packages, `u` for a user."""
+    monkeypatch.delenv("DISPATCHER_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "u"))
+    monkeypatch.setattr(config_module, "SYSTEM_FILE", tmp_path / "etc" / "dispatcher.toml")
+    monkeypatch.setattr(config_module, "SYSTEM_UNITS", tmp_path / "units")
+    monkeypatch.setattr(unit_files, "PACKAGED", tmp_path / "lib")
+    return tmp_path
+
+
+def external(file: Path) -> Config:
+    config = load(os.devnull, {"HOME": "/home/me"})
+    return msgspec.structs.replace(config, file=file, executor=ExecutorSection(mode="external"))
+
+
 @pytest.mark.parametrize(
     ("name", "units", "command"),
     [
         ("etc/dispatcher.toml", {}, "systemctl start dispatcher"),
-        ("etc/gpu.toml", {"units/dispatcher@gpu.service": ""}, "systemctl start dispatcher@gpu"),
-        ("etc/gpu.toml", {"units/dispatcher@.service": ""}, "systemctl start dispatcher@gpu"),
+        ("etc/dispatcher.toml", {"units/dispatcher.service": "etc/gpu.toml"}, None),
+        ("etc/dispatcher.toml", {"units/dispatcher.service": None}, "systemctl start dispatcher"),
+        ("etc/gpu.toml", {"units/dispatcher@gpu.service": None}, None),
+        (
+            "etc/dispatcher.toml",
+            {"lib/system/dispatcher.service": "etc/dispatcher.toml"}
+            | {"lib/system/dispatcher@.service": TEMPLATE},
+            "systemctl start dispatcher",
+        ),
+        (
+            "etc/gpu.toml",
+            {"units/dispatcher@gpu.service": "etc/gpu.toml"},
+            "systemctl start dispatcher@gpu",
+        ),
+        ("etc/gpu.toml", {"units/dispatcher@.service": TEMPLATE}, "systemctl start dispatcher@gpu"),
+        ("etc/gpu.conf", {"units/dispatcher@.service": TEMPLATE}, None),
+        ("etc/a b.toml", {"units/dispatcher@.service": TEMPLATE}, None),
+        (
+            "etc/gpu.toml",
+            {"lib/system/dispatcher@.service": TEMPLATE},
+            "systemctl start dispatcher@gpu",
+        ),
+        (
+            "etc/gpu.toml",
+            {"units/dispatcher@gpu.service": "a.toml", "lib/system/dispatcher@.service": TEMPLATE},
+            None,
+        ),
         (
             "etc/gpu.toml",
             {"units/dispatcher.service": "etc/gpu.toml"},
@@ -585,40 +633,86 @@ def test_the_default_stop_depends_on_the_mode_of_the_executor(
         ("etc/gpu.toml", {}, None),
         ("srv/dispatcher.toml", {}, None),
         ("srv/d.toml", {"units/dispatcher.service": "srv/d.toml"}, "systemctl start dispatcher"),
+        (
+            "srv/a b.toml",
+            {"units/dispatcher.service": "srv/a b.toml"},
+            "systemctl start dispatcher",
+        ),
+        (
+            "srv/jobs.toml",
+            {"units/dispatcher@z.service": "srv/jobs.toml"},
+            "systemctl start dispatcher@z",
+        ),
+        ("etc/z.toml", {"units/dispatcher@z.service": "srv/jobs.toml"}, None),
         ("u/dispatcher/dispatcher.toml", {}, "systemctl --user start dispatcher"),
         (
             "u/dispatcher/a.toml",
-            {"u/systemd/user/dispatcher@a.service": ""},
+            {"u/systemd/user/dispatcher@.service": "%E/dispatcher/%i.toml"},
             "systemctl --user start dispatcher@a",
         ),
-        ("u/dispatcher/a.toml", {"units/dispatcher@a.service": ""}, None),
+        ("u/dispatcher/a.toml", {"units/dispatcher@a.service": "etc/a.toml"}, None),
     ],
 )
-def test_a_dispatcher_is_started_by_its_unit_or_with_its_file(
-    tmp_path: Path,
+def test_a_dispatcher_is_started_by_the_unit_that_reads_its_file_or_with_that_file(
+    host: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-    units: Mapping[str, str],
+    units: Mapping[str, str | None],
     command: str | None,
 ) -> None:
-    monkeypatch.delenv("DISPATCHER_CONFIG", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "u"))
-    monkeypatch.setattr(config_module, "SYSTEM_FILE", tmp_path / "etc" / "dispatcher.toml")
-    monkeypatch.setattr(config_module, "SYSTEM_UNITS", tmp_path / "units")
+    executor = "dispatcher-executor"
     for unit, file in units.items():
-        (tmp_path / unit).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / unit).write_text(f"ExecStart=/x run --config {tmp_path / file}\n")
-    config = msgspec.structs.replace(load(os.devnull, {"HOME": "/home/me"}), file=tmp_path / name)
-    external = msgspec.structs.replace(config, executor=ExecutorSection(mode="external"))
+        option = "" if file is None else f" --config {argument(str(host / file))}"
+        if file is not None and "%" in file:
+            option = f" --config {file if file.startswith('%') else host / file}"
+        for path in (host / unit, host / unit.replace("/dispatcher", f"/{executor}")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"ExecStart=/x run{option}\nExecReload=/x\n")
+    config = external(host / name)
+    embedded = msgspec.structs.replace(config, executor=ExecutorSection())
+    by_hand = f"--config {shlex.quote(str(config.file))}"
 
-    assert f"dispatcher run --config {config.file}" == config.start_command()
-    assert (command or f"dispatcher run --config {config.file}") == external.start_command()
-    if command is None:
-        by_hand = f"dispatcher executor --config {config.file}"
-        assert by_hand == external.start_command("dispatcher-executor")
+    assert f"dispatcher run {by_hand}" == embedded.start_command()
+    assert (command or f"dispatcher run {by_hand}") == config.start_command()
+    of_executor = command and command.replace("dispatcher", executor)
+    assert (of_executor or f"dispatcher executor {by_hand}") == config.start_command(executor)
 
     monkeypatch.setenv("DISPATCHER_CONFIG", str(config.file))
-    assert "dispatcher run" == config.start_command()
+    assert "dispatcher run" == embedded.start_command()
+
+
+@pytest.mark.parametrize("there", ["a queue", "a link to nothing to run"])
+def test_a_unit_that_starts_nothing_reads_no_file(host: Path, there: str) -> None:
+    """A FIFO without a writer kept `status` waiting."""
+    unit = host / "units" / "dispatcher.service"
+    unit.parent.mkdir()
+    if there == "a queue":
+        os.mkfifo(unit)
+    else:
+        unit.symlink_to(os.devnull)  # a masked unit
+
+    config = external(host / "etc" / "dispatcher.toml")
+
+    assert f"dispatcher run --config {config.file}" == config.start_command()
+
+
+def test_root_that_became_a_user_is_given_commands_of_root(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that user it would look in the user's home, and name root's own service."""
+    monkeypatch.setattr(owner, "_became", [owner.Owner(4999, 4999, host)])
+    own = host / "u" / "dispatcher" / "dispatcher.toml"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    config = external(own)
+    embedded = msgspec.structs.replace(config, executor=ExecutorSection())
+
+    assert f"dispatcher run --config {own}" == embedded.start_command()
+    assert (
+        "sudo -u '#4999' env XDG_RUNTIME_DIR=/run/user/4999 systemctl --user start dispatcher"
+    ) == config.start_command()
+    system = external(host / "etc" / "dispatcher.toml")
+    assert "systemctl start dispatcher" == system.start_command()
 
 
 def test_an_absence_limit_is_a_duration_or_never(file: Path) -> None:

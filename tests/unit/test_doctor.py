@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 import pwd
+import subprocess
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from msgspec import structs
 
 from dispatcher import control, wire
+from dispatcher.config import config as config_module
 from dispatcher.config import of_service
 from dispatcher.config.config import load
 from dispatcher.daemon_report import StrandedReport
@@ -66,6 +69,30 @@ def test_a_directory_of_figures_that_is_not_there_is_bad(used: Command, tmp_path
     assert Level.OK is found(used, "metrics").level
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it becomes another user")
+def test_a_directory_of_figures_below_a_closed_one_is_bad_and_no_user_needs_a_name(
+    used: Command,
+) -> None:
+    """It ended `doctor` with EACCES, and without any finding."""
+    with tempfile.TemporaryDirectory() as public:
+        Path(public).chmod(0o755)
+        (closed := Path(public) / "closed").mkdir(mode=0o700)
+        used.configure(f'[metrics]\ntextfile = "{closed}/figures/d.prom"')
+        config = load(str(used.config_file))
+        remedies = []
+        for command in (f"chmod a+x {closed}", f"install -d -o 4999 {closed}/figures"):
+            os.seteuid(4999)
+            try:
+                (finding,) = named_files.textfile(config)
+            finally:
+                os.seteuid(0)
+            remedies.append(finding.remedy)
+            subprocess.run(command.split(), check=True)
+
+    anew = f"make it: install -d -m 755 -o 4999 {closed}/figures"
+    assert [f"chmod a+x {closed}", anew] == remedies
+
+
 def test_a_configuration_that_the_user_whom_root_became_may_not_read_is_bad(
     used: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +113,7 @@ def test_a_directory_that_hides_the_configuration_from_the_daemons_user_is_to_be
     access = os.access
     monkeypatch.setattr(os, "access", lambda p, m, **of: p not in hidden and access(p, m, **of))
 
-    assert f"chmod o+x {used.config_file.parent}" == found(used, "configuration").remedy
+    assert f"chmod a+x {used.config_file.parent}" == found(used, "configuration").remedy
 
 
 @pytest.mark.parametrize("file", ["/x.prom", "/var/lib/x.prom", "link/x.prom"])
@@ -97,7 +124,7 @@ def test_a_directory_of_the_whole_system_is_not_to_be_given_to_the_daemons_user(
     file = str(tmp_path / file)
     used.configure(f'[metrics]\ntextfile = "{file}"')
     config = load(str(used.config_file))
-    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    monkeypatch.setattr(os, "access", lambda _, mode, **__: not mode & os.W_OK)
 
     (finding,) = named_files.textfile(config)
 
@@ -223,19 +250,47 @@ def test_the_advice_about_secrets_keeps_them_readable_for_the_daemon(
     assert remedy.format(group=name, file=file) == finding.remedy
 
 
-def test_a_directory_of_figures_that_the_hosts_unit_hides_is_bad(
+def read_by_a_unit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a unit of this host read a file."""
+    units = file.parent / "units"
+    units.mkdir()
+    (units / "dispatcher.service").write_text(f"ExecStart=/x run --config {file}\n")
+    monkeypatch.setattr(config_module, "SYSTEM_UNITS", units)
+
+
+def test_what_the_hosts_unit_hides_is_bad_if_it_reads_the_file(
     used: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(of_service, "SYSTEM_FILE", used.config_file)
     monkeypatch.setattr(of_service, "HIDDEN", (tmp_path,))
-    used.configure(f'[metrics]\ntextfile = "{tmp_path}/d.prom"')
-    assert Level.OK is found(used, "metrics").level
+    figures = f'[metrics]\ntextfile = "{tmp_path}/d.prom"'
+    checks = ("configuration", "metrics")
 
-    used.configure(f'[executor]\nmode = "external"\n[metrics]\ntextfile = "{tmp_path}/d.prom"')
-    finding = found(used, "metrics")
+    def levels() -> list[Level]:
+        return [found(used, check).level for check in checks]
 
-    assert Level.BAD is finding.level
-    assert f"is below {tmp_path}, which the daemon's unit hides" in finding.text
+    used.configure(f'[executor]\nmode = "external"\n{figures}')
+    assert [Level.OK, Level.OK] == levels(), "as in a container"
+    read_by_a_unit(used.config_file, monkeypatch)
+    assert [Level.BAD, Level.BAD] == levels()
+    for check in checks:
+        assert f"is below {tmp_path}, which the daemon's unit hides" in found(used, check).text
+    used.configure(figures)
+    assert [Level.OK, Level.OK] == levels(), "no external executor"
+
+
+def test_a_place_that_the_file_leaves_to_the_unit_is_not_judged_by_this_users_own(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login has its $XDG_RUNTIME_DIR below /run/user, and the unit one of its own."""
+    read_by_a_unit(command.config_file, monkeypatch)
+    command.config_file.write_text(
+        '[node]\nstate_dir = "/var/lib/d"\n[executor]\nmode = "external"\n'
+    )
+
+    config = load(str(command.config_file), {"XDG_RUNTIME_DIR": "/run/user/4999"})
+
+    assert config.runtime_dir.is_relative_to("/run/user/4999")
+    assert Level.OK is named_files.configuration(config).level
 
 
 @pytest.mark.parametrize("way", ["link", "home/../home/big"])
@@ -245,7 +300,7 @@ def test_a_path_below_a_directory_that_the_hosts_unit_hides_is_bad(
     (home := tmp_path / "home").symlink_to(tmp_path / "var-home")
     (tmp_path / "var-home" / "big").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "var-home" / "big")
-    monkeypatch.setattr(of_service, "SYSTEM_FILE", used.config_file)
+    read_by_a_unit(used.config_file, monkeypatch)
     monkeypatch.setattr(of_service, "HIDDEN", (home,))
     external = '[executor]\nmode = "external"\n'
     used.configure(f'{external}[metrics]\ntextfile = "{tmp_path}/x/../{way}/d.prom"')

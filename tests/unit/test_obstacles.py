@@ -11,7 +11,7 @@ import pytest
 
 from dispatcher import control, wire
 from dispatcher.cli.verbs.status import status_json
-from dispatcher.config.config import load
+from dispatcher.config.config import Config, load
 from dispatcher.errors import StoreUnavailable
 from dispatcher.model import PausedQueue, TaskState
 from dispatcher.obstacles import Obstacle, Standing
@@ -19,6 +19,7 @@ from dispatcher.overview import STUCK_AFTER, Status
 from dispatcher.supervisor.stop import Stop
 from dispatcher.times import WallTime, iso
 from tests.command import Command
+from tests.reports import report
 from tests.simulation import SETTINGS, World
 from tests.unit.test_supervisor import Unwell
 
@@ -503,3 +504,17 @@ def test_r65_status_reports_the_last_ticks_and_the_ages_of_leases(tmp_path: Path
     world.executor.answering = False
     world.run_for(5)
     assert 5 == shown(world, tmp_path)["node"]["reap_age_s"]  # nothing is reaped meanwhile
+
+
+def test_no_unit_is_looked_for_while_a_daemon_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit on a filesystem that hangs kept `status` waiting."""
+    command = Command(tmp_path, capsys, monkeypatch)
+    monkeypatch.setattr(Config, "start_command", lambda _: "asked")
+    command("submit", "--", "true")
+    assert "asked" in command("why", "1").stdout
+
+    monkeypatch.setattr(control, "report", lambda _: report())
+
+    assert "" == command.client().standing().start_command

@@ -269,7 +269,8 @@ def test_a_file_that_one_may_not_read_is_for_its_owner_or_the_user_of_its_group(
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     monkeypatch.setattr(files, "read", denied)
 
-    assert user == owner.intended_reader(file)
+    reader = owner.intended_reader(file)
+    assert user == (None if reader is None else owner.name_of(reader))
     with pytest.raises(ConfigError, match="let --config") as caught:
         toml.text_of(file)
     whose = f"it is for user {user}: sudo -u {user} dispatcher ...; or "
@@ -297,6 +298,70 @@ def test_a_directory_of_roots_that_hides_a_users_own_file_is_to_be_given_to_the_
 
     assert f"sudo chown 12345 {home / closed}; or let --config" in str(caught.value)
     assert "sudo -u" not in str(caught.value)
+
+
+@root_only
+@pytest.mark.parametrize(
+    ("there", "remedy"),
+    [
+        ("a file of root's", "it is closed to this user: sudo chown 12345 {file}"),
+        ("a file of root's with another name", "it is for user root: sudo -u root dispatcher"),
+        ("a link to a directory of root's", "it is for user root: sudo -u root dispatcher"),
+        ("a directory of another user's", "it is for user #4242: sudo -u '#4242' dispatcher"),
+    ],
+)
+def test_what_may_be_anothers_is_not_to_be_given_to_the_user(
+    place: Path, there: str, remedy: str
+) -> None:
+    """`chown` follows a link, to /etc/dispatcher for example."""
+    place.chmod(0o755)
+    home = users(place / "home")
+    file = home / "dispatcher" / "dispatcher.toml"
+    (roots := place / "roots").mkdir(mode=0o700)
+    if "link" in there:
+        file.parent.symlink_to(roots)
+        os.chown(file.parent, 12345, 12346, follow_symlinks=False)
+    elif "directory" in there:
+        file.parent.mkdir(mode=0o700)
+        os.chown(file.parent, 4242, -1)
+    else:
+        users(file.parent)
+        file.touch(mode=0o600)
+        if "another name" in there:
+            (roots / "file").hardlink_to(file)
+    os.seteuid(12345)
+    try:
+        with pytest.raises(ConfigError) as caught:
+            toml.text_of(file)
+    finally:
+        os.seteuid(0)
+
+    assert f"Permission denied; {remedy.format(file=file)}" in str(caught.value)
+    assert ("chown" in remedy) == ("chown" in str(caught.value))
+
+
+@root_only
+def test_root_that_became_a_user_is_not_advised_to_become_root(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.chmod(0o755)
+    (closed := place / "closed").mkdir(mode=0o700)
+    os.seteuid(12345)
+    try:
+        remedy = owner.remedy_if_foreign(closed / "file")
+        assert remedy == f"{closed} belongs to user root; run this as that user: sudo -u root"
+        monkeypatch.setattr(owner, "_became", [owner.Owner(12345, 12345, place)])
+        assert owner.remedy_if_foreign(closed / "file") is None
+        assert owner.intended_reader(closed / "file") is None
+    finally:
+        os.seteuid(0)
+
+
+def test_a_user_without_a_name_is_named_as_each_command_takes_it() -> None:
+    """A shell takes an unquoted #4999 as the beginning of a comment."""
+    assert "sudo -u '#4999'" == owner.sudo(4999)
+    assert "chown 4999 '/srv/a b'" == owner.change_owner(4999, Path("/srv/a b"))
+    assert ("4999", "root") == (owner.installable_name(4999), owner.installable_name(0))
 
 
 @root_only

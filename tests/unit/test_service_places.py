@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from dispatcher.config import of_service
+from dispatcher.config import of_service, unit_files
 from dispatcher.errors import ConfigError
-from dispatcher.service import places, systemd
-from dispatcher.service import units as unit_files
+from dispatcher.service import places, systemd, units
 from dispatcher.service.install import Place, configuration_for, install
 
 pytestmark = pytest.mark.skipif(
@@ -79,7 +79,7 @@ def test_a_service_of_another_user_may_have_its_file_next_to_the_first_ones(
 
     file.parent.chmod(0o750)  # as an earlier release made it
     steps = list(install(of_nobody, ["/bin/sh"], force=False))
-    assert [f"chmod o+x {file.parent}"] == [
+    assert [f"chmod a+x {file.parent}"] == [
         what.partition("needs it: ")[2] for did, what in steps if str(file.parent) in what
     ]
 
@@ -103,6 +103,43 @@ def test_a_directory_of_figures_is_open_to_readers_and_one_closed_to_the_service
     assert [
         f"the user nobody may not write in {figures}; the service needs it: chown nobody {figures}"
     ] == written
+
+
+@pytest.mark.parametrize(
+    ("closed", "uid", "group", "mode"),
+    [
+        ("etc", "root", "nogroup", 0o640),
+        ("etc/gpu.toml", "root", "root", 0o600),
+        ("figures", "root", "root", 0o755),
+        ("figures", "root", "root", 0o555),
+        ("figures", "nobody", "nogroup", 0o555),
+        ("above", "root", "nogroup", 0o740),
+    ],
+)
+def test_what_is_advised_opens_what_is_closed_to_the_service(
+    of_nobody: Place, public: Path, closed: str, uid: str, group: str, mode: int
+) -> None:
+    """Of a directory of the user's group, `chmod o+x` changed nothing, and was advised again."""
+    for made in ("etc", "figures", "above/figures"):
+        (public / made).mkdir(parents=True)
+    shutil.chown(public / "above" / "figures", "nobody")
+    figures = "above/figures" if closed == "above" else "figures"
+    of_nobody.file.write_text(f'{EXTERNAL}metrics.textfile = "{public}/{figures}/d.prom"\n')
+    if not closed.startswith("figures"):
+        shutil.chown(public / "figures", "nobody")
+    shutil.chown(public / closed, uid, group)
+    (public / closed).chmod(mode)
+
+    def advised() -> list[str]:
+        steps = install(of_nobody, ["/bin/sh"], force=False)
+        warnings = [what for did, what in steps if did == "warning" and str(public) in what]
+        return [warning.partition("needs it: ")[2] for warning in warnings]
+
+    (command,) = advised()
+    assert ("chown" in command) == (closed == "figures" and uid != "nobody")
+    subprocess.run(["/bin/sh", "-c", command], check=True)
+
+    assert [] == advised()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +184,7 @@ def test_no_directory_is_made_where_another_user_decides_what_its_path_leads_to(
 
     assert [] == list(victim.iterdir())
     (written,) = [what for kind, what in steps if kind == "warning" and "missing" in what]
-    assert f"make it: sudo -u 'nobody' mkdir -p {theirs}/link/new" in written
+    assert f"make it: sudo -u nobody mkdir -p {theirs}/link/new" in written
 
 
 def theirs(directory: Path) -> Path:
@@ -189,7 +226,9 @@ def test_a_configuration_that_another_user_decides_about_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root gives files away")
-@pytest.mark.parametrize("given", ["etc", "etc/gpu.toml", "units", "srv/d.toml", "etc/link.toml"])
+@pytest.mark.parametrize(
+    "given", ["etc", "etc/gpu.toml", "units", "srv/d.toml", "etc/link.toml", "."]
+)
 def test_a_place_of_roots_own_that_was_given_away_is_to_be_given_back(
     of_nobody: Place, public: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
@@ -304,6 +343,21 @@ def test_a_directory_below_a_file_is_refused_before_anything_is_written(
     (public / "file").touch()
     of_nobody.file.parent.mkdir()
     of_nobody.file.write_text(f'{EXTERNAL}metrics.textfile = "{public}/file{below}/d.prom"\n')
+
+    with pytest.raises(ConfigError, match=f"{public}/file is not a directory"):
+        list(install(of_nobody, ["/bin/sh"], force=False))
+
+    assert not of_nobody.units.exists()
+
+
+def test_a_directory_that_systemd_would_make_in_the_place_of_a_file_is_refused(
+    of_nobody: Place, public: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = {"StateDirectory": public, "RuntimeDirectory": Path("/run")}
+    monkeypatch.setattr(units, "_MADE_BELOW", below)
+    (public / "file").touch()
+    of_nobody.file.parent.mkdir()
+    of_nobody.file.write_text(EXTERNAL.replace("/var/lib/d", f"{public}/file"))
 
     with pytest.raises(ConfigError, match=f"{public}/file is not a directory"):
         list(install(of_nobody, ["/bin/sh"], force=False))

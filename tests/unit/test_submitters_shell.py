@@ -13,7 +13,7 @@ from dispatcher.config.config import load
 from dispatcher.environment import Environment
 from dispatcher.errors import InvalidTask
 from dispatcher.execution import Claim
-from dispatcher.host import user_change
+from dispatcher.host import owner
 from dispatcher.host.locks import DAEMON_LOCK, lock_file
 from dispatcher.host.owner import Owner
 from dispatcher.submission import new_task
@@ -107,7 +107,7 @@ def test_a_line_decides_for_its_task_whether_it_is_clean(command: Command) -> No
 def test_what_root_submits_as_another_user_is_clean(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(user_change, "_became", [Owner(1000, 1000, Path("/"))])
+    monkeypatch.setattr(owner, "_became", [Owner(1000, 1000, Path("/"))])
 
     command("submit", "--", "true")
 

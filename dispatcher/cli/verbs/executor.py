@@ -10,7 +10,7 @@ import click
 
 from dispatcher.cli.configuration import executor_config
 from dispatcher.cli.options import config_option, examples
-from dispatcher.host import user_change
+from dispatcher.host import owner
 from dispatcher.host.node import node_id
 
 #: Mistakes of a file that an executor logs; each is an argument.
@@ -39,6 +39,6 @@ def command() -> None:
         *("--log-format", "auto" if form == "console" else form),
         *(f"--mistake={mistake}".replace("\0", "\\0") for mistake in mistakes[:MOST_MISTAKES]),
     ]
-    if (user := user_change.became()) is not None:
+    if (user := owner.became()) is not None:
         command += ["--became", str(user.place)]
     os.execv(sys.executable, command)  # noqa: S606 - the same interpreter, no shell
