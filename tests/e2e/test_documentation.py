@@ -133,19 +133,28 @@ NOT_TYPED: Mapping[str, str] = {
     "# sudo -u dispatcher dispatcher status": "root, systemd",
     "# dispatcher install-service --instance gpu": "root, systemd",
     "$ dispatcher run --detach": "beside the daemon of this page; test_own_daemon.py does",
+    "$ pipx install .        # or, in an environment of your own: pip install .": "an installation",
+    "$ dispatcher stop                     # your own; it ends what still runs": (
+        "a service; test_own_daemon.py and test_service.py do"
+    ),
+    "# systemctl disable --now dispatcher dispatcher-executor": "root, systemd",
     "$ dispatcher install-service --user": "the user's own manager; test_service.py does",
     "# systemctl stop dispatcher-executor dispatcher": "root, systemd",
 }
 
 #: Pages whose reader has a daemon that runs.
-WITH_DAEMON = frozenset({"operations.md"})
+WITH_DAEMON = frozenset({"operations.md", "cookbook.md"})
 
 #: The steps of the reader before a block, by its first line.
 DONE_BEFORE: Mapping[str, str] = {
-    '$ eval "$(dispatcher claim --queue reviews --ttl 30m --export)"': (
-        "dispatcher submit --queue reviews -- true"
-    ),
     "$ dispatcher check-config": "echo hello > big.log",
+    "$ dispatcher submit -q builds --max-attempts 1 --run-timeout 30m "
+    '--key "$(git rev-parse HEAD)" --wait -- make test': (
+        "git() { echo 4f4eb61; }; printf 'test:\n\t@echo green\n' > Makefile"
+    ),
+    "$ dispatcher submit --script train.sh -- --epochs 3": (
+        "printf '#!/bin/sh\n#DISPATCHER --queue gpu0 --name training\nexec true\n' > train.sh"
+    ),
 }
 
 
