@@ -89,7 +89,8 @@ def command(
     """List tasks as a person looks for them.
 
     First those that run; then those that need you, held or failed; then those that wait, in the
-    order in which they run; then the last ones that are over. JSON lists the newest first.
+    order in which they run; then the last ones that are over. Without --limit they fit the
+    terminal. JSON lists the newest first.
 
     Dates without a zone are in your zone; printed times are UTC.
     """
