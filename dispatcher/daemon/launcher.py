@@ -168,4 +168,4 @@ def _last_line(error: str) -> str | None:
 
 def _without_waiting(path: str, flags: int) -> int:
     """Open a log; a FIFO without a reader is an error, and does not block."""
-    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+    return os.open(path, flags | os.O_NONBLOCK, 0o600)

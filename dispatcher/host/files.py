@@ -50,11 +50,11 @@ def read(path: str | Path, most: int = MOST_OF_ID) -> bytes:
 
 
 def replace(
-    path: Path, text: str, *, mode: int | None = None, group: int = -1, durable: bool = False
+    path: Path, text: str, *, mode: int = 0o600, group: int = -1, durable: bool = False
 ) -> None:
     """Write a file in one step: readers see the old or the new content. Raises OSError.
 
-    Without a `mode` the umask decides. A `durable` file is on the disk on return, with its name.
+    A `durable` file is on the disk on return, with its name.
     """
     draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
@@ -70,18 +70,17 @@ def replace(
 
 
 def write_new(
-    path: Path, text: str, *, mode: int | None = None, group: int = -1, durable: bool = False
+    path: Path, text: str, *, mode: int = 0o600, group: int = -1, durable: bool = False
 ) -> None:
     """Write a file that must not exist, nor a link in its place. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666 if mode is None else 0o600)
+    descriptor = os.open(path, flags, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         if group != -1:  # the daemon's unit forbids the call
             os.fchown(descriptor, -1, group)
-        if mode is not None:
-            os.fchmod(descriptor, mode)
+        os.fchmod(descriptor, mode)
         if durable:
             os.fsync(descriptor)
 

@@ -40,6 +40,19 @@ def test_submitting_works_with_no_daemon_and_on_a_fresh_host(world: World) -> No
     assert "not running" == world.cli("status", "--json").json["daemon"]
 
 
+def test_every_file_of_the_state_directory_is_its_owners_alone_whatever_the_umask(
+    world: World,
+) -> None:
+    world.prefix = ("sh", "-c", 'umask 0; exec "$@"', "sh")
+    world.cli("submit", "--", "true")
+    with world.daemon("--drain"):
+        world.until(1, "succeeded")
+
+    modes = {path.name: path.stat().st_mode & 0o777 for path in world.state_dir.iterdir()}
+    assert {"tasks.db", "node-id", "control-socket", "executor.log"} <= modes.keys()
+    assert {name: mode for name, mode in modes.items() if mode not in {0o600, 0o700}} == {}
+
+
 def test_without_any_file_the_users_own_directories_are_used(world: World) -> None:
     environ = {
         "DISPATCHER_CONFIG": "",
