@@ -197,7 +197,8 @@ def print_dry_run(
     found = [task for one in chosen.ids[:FEW] if (task := store.task(one)) is not None]
     if found:
         rows = [(one.id, one.state, one.queue, render.command_text(one.command)) for one in found]
-        print_table(("ID", "STATE", "QUEUE", "COMMAND"), rows, spare=("QUEUE",))
+        headings = ("ID", "STATE", "QUEUE", "COMMAND")
+        print_table(headings, rows, spare=("QUEUE",), alike=("STATE",), in_middle=("COMMAND",))
     if len(chosen.ids) > FEW:
         click.echo(f"… and {len(chosen.ids) - FEW} more")
     if stay := sorted(set(selection.ids).difference(chosen.ids)):
