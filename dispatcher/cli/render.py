@@ -213,8 +213,8 @@ def span(milliseconds: int) -> str:
 
 
 def _left(milliseconds: int) -> str:
-    """Return the time until something, rounded: in hours from a day on, in minutes from an hour."""
-    step = 3600 if milliseconds >= 86_400_000 else 60 if milliseconds >= 3_600_000 else 1
+    """Return the time until something, rounded: to hours from a day on, to minutes from ten on."""
+    step = 3600 if milliseconds >= 86_400_000 else 60 if milliseconds >= 600_000 else 1
     seconds = round(milliseconds / 1000 / step) * step
     parts = []
     for size, unit in _SPANS:
