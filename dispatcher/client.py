@@ -95,7 +95,7 @@ class Client(Reader):
 
         `report` is called with the number of tasks read, then with the number created and their
         total. If every task has a key, a commit without an answer is looked up by the keys. An
-        interruption after the acceptance raises `CommitUnknown`, which says so.
+        interruption after the acceptance raises `CommitUnknown`, which names it.
         """
         return list(self.submit_all(tasks, report=report))
 
@@ -270,17 +270,17 @@ class Client(Reader):
         *,
         any_one: bool = False,
         timeout_ms: int | None = None,
-        tell: Callable[..., object] = _no_progress,
+        report: Callable[..., object] = _no_progress,
     ) -> dict[int, Task | None]:
         """Wait until all tasks rest, or one does; return those that rest, None for a deleted one.
 
         A task rests when it is finished or held: nothing happens to it until a person acts. The
-        time-out does not raise: tasks that do not rest by then are left out. `tell` is called with
-        the number of tasks that rest.
+        time-out does not raise: tasks that do not rest by then are left out. `report` is called
+        with the number of tasks that rest.
         """
         from dispatcher.operations import waiting  # noqa: PLC0415 - no submit needs it
 
         until = waiting.deadline(timeout_ms)
         return dict(
-            waiting.each_at_rest(self.store, task_ids, any_one=any_one, until=until, tell=tell)
+            waiting.each_at_rest(self.store, task_ids, any_one=any_one, until=until, report=report)
         )

@@ -39,8 +39,8 @@ class Environment:
 
     Secrets of a profile are left out too, where one of its runs submits: they are never stored.
 
-    Equal ones have equal texts, and are stored once. It is no dataclass, so that bulk submits can
-    encode it as a number.
+    Equal ones have equal texts, and are stored once. It is not a dataclass, so that bulk submits
+    can encode it as a number.
     """
 
     __slots__ = ("text", "variables")

@@ -104,7 +104,7 @@ def _check_command(command: tuple[str, ...]) -> None:
 
 
 def refuse_command_line(command: Sequence[str], cwd: str, search: str) -> None:
-    """Raise `InvalidTask` for a command of one word that is no program but a line for a shell.
+    """Raise `InvalidTask` for a command of one word that is not a program but a line for a shell.
 
     `search` is the PATH in which its program is looked for.
     """
@@ -115,10 +115,10 @@ def refuse_command_line(command: Sequence[str], cwd: str, search: str) -> None:
     if any(os.path.lexists(Path(cwd, directory, word)) for directory in directories):
         return
     if len(word) > _MOST_SHOWN or not word.isprintable():
-        raise InvalidTask("command: its one word is no program; write: sh -c '...'")
+        raise InvalidTask("command: its one word is not a program; write: sh -c '...'")
     import shlex  # noqa: PLC0415 - for advice alone
 
-    raise InvalidTask(f"command: {word!r} is no program; write: sh -c {shlex.quote(word)}")
+    raise InvalidTask(f"command: {word!r} is not a program; write: sh -c {shlex.quote(word)}")
 
 
 def check_payload(payload: str | None) -> None:

@@ -39,7 +39,7 @@ class Dashboard:
     client: Client
     wanted: TaskFilter
     limit: int | None
-    """Maximum of all; None: as many of each group as `store.glance` says."""
+    """Maximum of all; None: the limits of `store.glance` for each group."""
     absolute: bool
     """Whether times are dates."""
 

@@ -26,7 +26,7 @@ SPARE = ("PRIORITY", "QUEUE")
 #: line" is whole.
 READABLE = 23
 
-#: Columns that say nothing where all tasks have the same value.
+#: Columns that are left out if all tasks have the same value.
 ALIKE = ("PRIORITY", "QUEUE")
 
 #: Characters of a detail, as the longest cell sets the width; `show` has all of it.
@@ -181,7 +181,7 @@ def _of_ready(seen: Seen, view: View) -> Iterator[str]:
 
 
 def _reason(task: Task, run: Run | None) -> str:
-    """Return why a task is at rest, with the exit code if that says more."""
+    """Return why a task is at rest, with the exit code if that adds something."""
     charged = f" (attempt {task.attempts_used} of {task.max_attempts})"
     reason = task.reason.removesuffix(charged)
     if reason != task.reason and task.attempts_used > 1:

@@ -140,7 +140,7 @@ def _await_answer(config: Config, child: Child, log: Path, end: select.poll | No
 
 
 def _plain_lines(log: Path, began: int) -> list[str]:
-    """Return the lines since an offset that are no records: messages for people."""
+    """Return the lines since an offset that are not records: messages for people."""
     with suppress(OSError), files.opened(log) as file:
         file.seek(max(began, os.fstat(file.fileno()).st_size - _MOST_BYTES))
         lines = file.read(_MOST_BYTES).decode(errors="replace").splitlines()

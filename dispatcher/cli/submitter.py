@@ -1,4 +1,4 @@
-"""The shell that submits: what its tasks get of it, and what it is told."""
+"""The shell that submits: what its tasks inherit, and the hints that it gets."""
 
 from __future__ import annotations
 

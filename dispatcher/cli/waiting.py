@@ -35,7 +35,7 @@ def wait_for(
     try:
         with bar("done", len(task_ids)) as progressed:
             found = each_at_rest(
-                store.store, task_ids, any_one=any_one, until=until, tell=progressed
+                store.store, task_ids, any_one=any_one, until=until, report=progressed
             )
             rested.update(found)
     except KeyboardInterrupt:

@@ -93,7 +93,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def carries_environments(self) -> bool:
-        """Whether a command gets its submitter's environment and umask, unless told otherwise."""
+        """Whether a command gets its submitter's environment and umask by default."""
         alone = "submitter" if self.store_url.startswith("sqlite:") else "clean"
         return (self.defaults.environment or alone) == "submitter"
 

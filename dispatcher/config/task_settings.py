@@ -138,7 +138,7 @@ class Profile(TaskDefaults, frozen=True, kw_only=True):
     before its path it may be missing."""
     umask: Annotated[str, Meta(examples=["077"])] | None = None
     """The umask of the command, in octal digits. Left out: the one of `[defaults]`. A profile's
-    environment is always clean, whoever submits."""
+    environment is always clean."""
     exit_codes: (
         Annotated[dict[str, Meaning], Meta(examples=[{"3": "deferred", "4": "held"}])] | None
     ) = None

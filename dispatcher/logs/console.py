@@ -34,7 +34,7 @@ def line(fields: Mapping[str, object], *, columns: int | None, colours: bool) ->
 
 
 def _in_order(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Yield the facts that say something: the task, the event's own, those of its run.
+    """Yield the facts to show: the task, the event's own, those of its run.
 
     A message comes before them.
     """

@@ -31,9 +31,9 @@ def each_at_rest(
     *,
     any_one: bool = False,
     until: Instant = NEVER,
-    tell: Callable[..., object] = bool,
+    report: Callable[..., object] = bool,
 ) -> Iterator[tuple[int, Task | None]]:
-    """Yield each task when it rests, None for a deleted one; `tell` is called with how many do.
+    """Yield each task when it rests, None for a deleted one; `report` is called with how many do.
 
     Ends when all rest, with `any_one` after the first look that finds one, and at the instant
     `until` after a last look at all.
@@ -52,7 +52,7 @@ def each_at_rest(
         moved = len(open_) < len(batch)
         # All must rest in the end, so the first ones are as good to watch as others.
         waiting = rest + open_ if moved or any_one else open_ + rest
-        tell(total - len(waiting))
+        report(total - len(waiting))
         if is_over or (any_one and moved):
             return
         if waiting and not moved:

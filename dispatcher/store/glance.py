@@ -71,7 +71,7 @@ def glance(
 ) -> Glance:
     """Return the first tasks of each group, by indexes, in one snapshot.
 
-    `limit`: of all tasks; None: as many as `GROUPS` says. `room`: at most so many even then.
+    `limit`: maximum of all; None: the maximum of each in `GROUPS`. `room`: maximum even then.
     """
     chosen = frozenset(TaskState if states is None else states)
     with store.snapshot():

@@ -212,7 +212,7 @@ def test_the_time_out_of_a_finished_task_begins_with_its_retry(store: OneByOne) 
     assert later(1_300) == store.task(task.id).fails_at
 
 
-def test_an_edit_of_something_else_moves_no_time_out(store: OneByOne) -> None:
+def test_an_edit_of_another_field_moves_no_time_out(store: OneByOne) -> None:
     task = store.task(store.new(queue_timeout_ms=500, total_timeout_ms=900))
 
     assert task.fails_at == fails_at(store, task, priority=3, run_timeout_ms=5)

@@ -87,7 +87,7 @@ def test_the_ready_tasks_before_one_are_counted_by_priority_and_id_to_a_limit(
     assert 2 == store.before(store.task(last), limit=2)
 
 
-def test_what_runs_is_first_then_what_needs_a_person_then_what_waits_then_what_is_over(
+def test_running_tasks_are_first_then_those_that_need_a_person_then_waiting_then_finished(
     store: OneByOne,
 ) -> None:
     over = [store.finished(now=later(5)), store.finished(now=later(9))]

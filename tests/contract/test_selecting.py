@@ -41,7 +41,7 @@ def cancelled(store: OneByOne, *, at: int, **wanted: object) -> int:
     ],
     ids=str,
 )
-def test_what_matches_a_filter_is_what_is_listed_by_it_the_lowest_id_first(
+def test_a_filter_matches_the_tasks_that_it_lists_the_lowest_id_first(
     store: OneByOne, wanted: dict[str, object]
 ) -> None:
     store.new(queue="q", labels={"a": "b"})
@@ -91,7 +91,7 @@ def test_matches_are_found_part_by_part_wherever_they_stand(
 # Prune ---------------------------------------------------------------------------------------
 
 
-def test_of_the_named_tasks_those_are_deleted_that_match_and_have_finished(store: OneByOne) -> None:
+def test_named_tasks_that_match_and_have_finished_are_deleted(store: OneByOne) -> None:
     claim = store.claimed(queue="q")
     store.end(claim)
     other_queue, not_named = store.finished(), store.finished(queue="q")

@@ -132,7 +132,7 @@ NOT_TYPED: Mapping[str, str] = {
     "# python3 -m venv /opt/dispatcher && /opt/dispatcher/bin/pip install .": "root, systemd",
     "# sudo -u dispatcher dispatcher status": "root, systemd",
     "# dispatcher install-service --instance gpu": "root, systemd",
-    "$ dispatcher run --detach": "beside the daemon of this page; test_own_daemon.py does",
+    "$ dispatcher run --detach": "a second daemon; test_own_daemon.py does",
     "$ pipx install .        # or, in an environment of your own: pip install .": "an installation",
     "$ dispatcher stop                     # your own; it ends what still runs": (
         "a service; test_own_daemon.py and test_service.py do"

@@ -141,7 +141,7 @@ def test_r64_a_mistaken_profile_stays_as_it_was_and_the_rest_is_reloaded(world: 
     with world.daemon() as daemon:
         task_id = world.cli("submit", "--profile", "p", "--delay", "1h").id
         before = variables.rename(world.directory / "before.env")
-        os.mkfifo(variables)  # whatever stands in its place blocks nothing
+        os.mkfifo(variables)  # anything in its place blocks nothing
         world.configure(node={"slots": 3}, **{"profiles.p": profile, "profiles.q": {"comand": []}})
 
         done = world.cli("reload")

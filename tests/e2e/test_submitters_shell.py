@@ -92,7 +92,7 @@ def _signals(report: Path) -> list[int]:
 
 
 def test_r28_no_value_of_a_submitters_variable_is_shown_or_logged(world: World) -> None:
-    """The database alone has it, as the pages say."""
+    """Only the database has it, as the pages promise."""
     env = {"TOKEN": "hunter2"}
     with world.daemon() as daemon:
         good = world.cli("submit", "--", "true", env=env).id

@@ -106,7 +106,8 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="a line for a shell as one word",
             typed="submit 'make && make install'",
             text=(
-                "command: 'make && make install' is no program; write: sh -c 'make && make install'"
+                "command: 'make && make install' is not a program;"
+                " write: sh -c 'make && make install'"
             ),
             exits=2,
         ),

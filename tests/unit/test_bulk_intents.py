@@ -119,7 +119,7 @@ def test_a_step_of_unknown_result_is_done_again_and_reports_the_states_before(
     assert {TaskState.HELD: 3} == states(client)
 
 
-def test_what_matches_no_more_is_left_alone(client: Client) -> None:
+def test_a_task_that_matches_no_more_is_left_alone(client: Client) -> None:
     ids = submitted(client, 3)
     client.cancel(ids[1])
 

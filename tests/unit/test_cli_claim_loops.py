@@ -102,7 +102,7 @@ def test_whatever_fails_ends_a_loop_that_evaluates_exports(
     assert "" == command("claim", *arguments, exits=code).stdout
 
 
-def test_help_is_no_failure(command: Command) -> None:
+def test_help_is_not_a_failure(command: Command) -> None:
     assert "false\n" not in command("claim", "--export", "--help").stdout
 
 

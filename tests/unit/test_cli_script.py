@@ -49,7 +49,7 @@ def test_the_command_line_wins(command: Command) -> None:
     assert {"name": "my job", "team": "ops", "a": "b"} == shown["labels"]
 
 
-def test_a_script_may_be_urgent_and_the_command_line_say_otherwise(command: Command) -> None:
+def test_a_script_may_be_urgent_and_the_command_line_overrides_it(command: Command) -> None:
     Path("job.sh").write_text("#!/bin/sh\n#DISPATCHER --urgent\n")
 
     first = command("submit", "--script", "job.sh").id
@@ -114,7 +114,7 @@ def test_a_script_that_cannot_be_used_is_refused(
     assert message in command("submit", *arguments, exits=2).stderr
 
 
-def test_a_word_of_the_command_is_no_script(command: Command) -> None:
+def test_a_word_of_the_command_is_not_a_script(command: Command) -> None:
     task_id = command("submit", "--", "echo", "--script", "none.sh").id
 
     assert ["echo", "--script", "none.sh"] == command("show", task_id, "--json").json["command"]

@@ -290,7 +290,7 @@ def test_usage_mistakes_are_one_line_with_where_to_look(
 
 
 @pytest.mark.parametrize(("foreign", "ours"), MEANT.items())
-def test_what_a_verb_of_another_program_is_here_exists(foreign: str, ours: str) -> None:
+def test_every_verb_named_for_one_of_another_program_exists(foreign: str, ours: str) -> None:
     named = re.findall(r"`(?:dispatcher )?([a-z-]+)", f"`dispatcher {ours}`")
 
     assert named

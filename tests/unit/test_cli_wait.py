@@ -123,7 +123,9 @@ def test_a_queue_means_its_unfinished_tasks(
     assert "2 held\n" == waited.stdout
 
 
-def test_a_queue_in_which_all_is_done_is_no_error_and_a_misspelt_one_is(command: Command) -> None:
+def test_a_wait_for_a_finished_queue_succeeds_and_for_a_misspelt_one_fails(
+    command: Command,
+) -> None:
     command("submit", "-q", "nightly", "--", "true")
     command("cancel", 1)
 

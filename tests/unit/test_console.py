@@ -31,7 +31,7 @@ def test_an_event_takes_one_line_of_a_terminal(columns: int) -> None:
     assert "…" == line[-1]
 
 
-def test_what_only_this_event_has_stands_before_what_all_have() -> None:
+def test_fields_of_this_event_alone_come_before_the_common_ones() -> None:
     assert (
         "02:13:55 run.settled task_id=7 outcome=failed reason='exit code 3' state=scheduled"
         " exit_code=3 attempt=1 queue=nightly pid=4711 run_id=1 fence=2"

@@ -158,7 +158,10 @@ def test_a_failed_task_is_changed_before_its_retry(client: Client) -> None:
         ({"kill_signal": "HUPP"}, "kill_signal: 'HUPP' is not a signal"),
         ({"kill_mode": "x"}, "kill_mode: 'x' is not tree or leader"),
         ({"start_timeout_ms": 5}, "start_timeout: waits for a first heartbeat"),
-        ({"command": ["make && echo ok"]}, "command: 'make && echo ok' is no program; write: sh"),
+        (
+            {"command": ["make && echo ok"]},
+            "command: 'make && echo ok' is not a program; write: sh",
+        ),
         ({"total_timeout_ms": 10}, "run_timeout: 5s is longer than total_timeout"),
     ],
 )
@@ -174,7 +177,7 @@ def test_what_no_task_may_have_is_refused_and_nothing_changes(
     assert before == task(client, task_id)
 
 
-def test_a_word_that_is_no_edit_is_an_error_of_the_program(client: Client) -> None:
+def test_a_keyword_that_edit_does_not_take_is_an_error_of_the_program(client: Client) -> None:
     with pytest.raises(TypeError, match="payload, priorty"):
         client.edit(submitted(client), priorty=5, payload="{}")
 
@@ -191,11 +194,11 @@ def test_a_task_keeps_an_attempt_if_it_starts_by_itself(command: Command, client
 
 
 def test_the_command_of_a_profile_stays(command: Command) -> None:
-    command.configure('[profiles.say]\ncommand = ["echo", "hello"]')
+    command.configure('[profiles.print]\ncommand = ["echo", "hello"]')
     with command.client() as client:
-        task_id = client.submit(profile="say").task_id
+        task_id = client.submit(profile="print").task_id
 
-        with pytest.raises(InvalidTask, match="command: profile 'say' brings its own"):
+        with pytest.raises(InvalidTask, match="command: profile 'print' brings its own"):
             client.edit(task_id, command=["rm"])
         assert TaskState.READY is client.edit(task_id, priority=5)
 

@@ -15,7 +15,7 @@ def test_equal_variables_are_one_environment_in_whatever_order() -> None:
     assert first != Environment({"A": "1"})
 
 
-def test_what_belongs_to_the_submitting_process_alone_is_left_out() -> None:
+def test_variables_of_the_submitting_process_alone_are_left_out() -> None:
     kept = {"PATH": "/bin", "TERM": "xterm", "CUDA_VISIBLE_DEVICES": "1", "LISTEN_ADDR": "::"}
     outer = {"DISPATCHER_RUN": "u", "DISPATCHER_CONFIG": "c", "DISPATCHER_CLAIM_LOCK": "l"}
     unit = {"NOTIFY_SOCKET": "/run/n", "INVOCATION_ID": "i", "JOURNAL_STREAM": "8:1"}
@@ -55,7 +55,7 @@ def test_its_repr_shows_no_value() -> None:
         ({"A": 5}, "its names and values must be texts"),
     ],
 )
-def test_what_no_process_or_row_can_hold_is_refused_without_its_value(
+def test_a_variable_that_no_process_or_row_can_hold_is_refused_without_its_value(
     variables: dict[str, str], message: str
 ) -> None:
     with pytest.raises(InvalidTask, match=message) as refused:

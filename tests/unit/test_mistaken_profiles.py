@@ -103,7 +103,7 @@ def test_a_value_in_the_place_of_a_profile_is_a_mistake_of_that_one(tmp_path: Pa
     assert (["good"], ["bad"]) == (list(config.profiles), list(config.mistaken_profiles))
 
 
-def test_what_is_mistaken_is_left_out_of_what_goes_on_despite_other_mistakes(
+def test_mistaken_profiles_are_left_out_of_the_rest_despite_other_mistakes(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(Mistaken) as caught:

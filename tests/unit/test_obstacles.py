@@ -511,9 +511,9 @@ def test_no_unit_is_looked_for_while_a_daemon_runs(
 ) -> None:
     """A unit on a filesystem that hangs kept `status` waiting."""
     command = Command(tmp_path, capsys, monkeypatch)
-    monkeypatch.setattr(Config, "start_command", lambda _: "asked")
+    monkeypatch.setattr(Config, "start_command", lambda _: "advised")
     command("submit", "--", "true")
-    assert "asked" in command("why", "1").stdout
+    assert "advised" in command("why", "1").stdout
 
     monkeypatch.setattr(control, "report", lambda _: report())
 

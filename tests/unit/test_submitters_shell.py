@@ -104,7 +104,7 @@ def test_a_line_decides_for_its_task_whether_it_is_clean(command: Command) -> No
     assert [False, False, False, True] == carrying[4:]
 
 
-def test_what_root_submits_as_another_user_is_clean(
+def test_a_submit_by_root_as_another_user_has_a_clean_environment(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner, "_became", [Owner(1000, 1000, Path("/"))])
@@ -170,13 +170,13 @@ def test_a_line_for_a_shell_is_refused_with_what_to_write(command: Command) -> N
     Path("bin/other tool").touch()
 
     message = command("submit", "a && b", exits=2).stderr
-    assert "dispatcher: command: 'a && b' is no program; write: sh -c 'a && b'\n" == message
+    assert "dispatcher: command: 'a && b' is not a program; write: sh -c 'a && b'\n" == message
     message = command("submit", "--", "echo 'x' > y", exits=2).stderr
     assert """write: sh -c 'echo '"'"'x'"'"' > y'\n""" in message
     message = command("submit", "--from", "-", stdin=b'{"command": ["sleep 5"]}', exits=2).stderr
-    assert "line 1: command: 'sleep 5' is no program; write: sh -c 'sleep 5'" in message
+    assert "line 1: command: 'sleep 5' is not a program; write: sh -c 'sleep 5'" in message
     message = command("submit", "--", "a\n" * 200, exits=2).stderr
-    assert "dispatcher: command: its one word is no program; write: sh -c '...'\n" == message
+    assert "dispatcher: command: its one word is not a program; write: sh -c '...'\n" == message
     assert [] == command("list", "--json").json
     command("submit", "./my tool")
     command("submit", "--env", f"PATH={Path.cwd()}/bin", "other tool")

@@ -63,7 +63,7 @@ def test_a_wait_ends_when_all_are_finished_held_or_deleted(client: Client, days:
     )
     seen: list[int] = []
 
-    rested = client.wait([third, first, second, first], tell=seen.append)
+    rested = client.wait([third, first, second, first], report=seen.append)
 
     assert {first: "cancelled", second: "held", third: "cancelled"} == states({**rested})
     assert seen == sorted(seen)

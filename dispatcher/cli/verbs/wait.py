@@ -47,7 +47,7 @@ def command(
     Exit code 0 if all that are done have succeeded, 1 if not, 75 if the time is over first.
 
     Tasks that come later are not waited for. With --label the finished tasks count too: a label
-    names a batch, and one of it may have failed before you asked.
+    names a batch, and one of its tasks may have failed before.
     """
     with open_client() as store:
         task_ids = _meant(store, selection)
