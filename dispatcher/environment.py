@@ -43,7 +43,7 @@ class Environment:
     can encode it as a number.
     """
 
-    __slots__ = ("text", "variables")
+    __slots__ = ("size", "text", "variables")
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         """Take over variables, such as `os.environ`. Raises `InvalidTask`, which shows no value."""
@@ -55,7 +55,10 @@ class Environment:
         }
         for name, value in self.variables.items():
             _check(name, value)
-        self.text = msgspec.json.encode(self.variables, order="sorted").decode()
+        encoded = msgspec.json.encode(self.variables, order="sorted")
+        self.text = encoded.decode()
+        self.size = len(encoded)
+        """Bytes of the text."""
 
     @classmethod
     def from_json(cls, text: str | msgspec.Raw) -> Self:
@@ -69,11 +72,6 @@ class Environment:
     @property
     def names(self) -> list[str]:
         return sorted(self.variables)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the text."""
-        return len(self.text.encode())
 
     @property
     def checksum(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -92,7 +91,7 @@ def new_task(config: Config, command: Sequence[str], options: TaskOptions) -> Ne
         wanted.pop("start_timeout_ms", None)
     cwd = wanted["cwd"] = _directory(given.get("cwd"))  # type: ignore[arg-type]
     if name is None:
-        refuse_command_line(command, cwd, _search_path(given.get("env")))  # type: ignore[arg-type]
+        refuse_command_line(command, cwd, given.get("env"))  # type: ignore[arg-type]
     if (signal := wanted.get("kill_signal")) is not None:
         wanted["kill_signal"] = _signal_number(signal)
     return checked(NewTask(command=tuple(command), **wanted))  # type: ignore[arg-type]
@@ -142,10 +141,6 @@ def _signal_number(given: object) -> int:
         return signal_names.parse(given)
     except ValueError as error:
         raise InvalidTask(f"kill_signal: {error}") from None
-
-
-def _search_path(env: Mapping[str, str] | None) -> str:
-    return (env or {}).get("PATH") or os.environ.get("PATH", os.defpath)
 
 
 def _directory(cwd: str | None) -> str:

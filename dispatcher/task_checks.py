@@ -42,6 +42,8 @@ _FOR_SHELLS = frozenset(" \t\n;&|<>()$`\"'*?")
 #: Characters of such a line that a message repeats.
 _MOST_SHOWN = 200
 
+_FIELDS = tuple(field.name for field in fields(NewTask))
+
 #: Fields with a fixed choice of words.
 CHOICES: Mapping[str, type[Liveness | KillMode]] = {"liveness": Liveness, "kill_mode": KillMode}
 
@@ -54,7 +56,7 @@ def checked(task: NewTask) -> NewTask:
 
     Raises `InvalidTask` for the first mistake.
     """
-    task = typed({field.name: getattr(task, field.name) for field in fields(NewTask)}, NewTask)
+    task = typed({name: getattr(task, name) for name in _FIELDS}, NewTask)
     _check(task)
     return task
 
@@ -103,14 +105,12 @@ def _check_command(command: tuple[str, ...]) -> None:
         )
 
 
-def refuse_command_line(command: Sequence[str], cwd: str, search: str) -> None:
-    """Raise `InvalidTask` for a command of one word that is not a program but a line for a shell.
-
-    `search` is the PATH in which its program is looked for.
-    """
+def refuse_command_line(command: Sequence[str], cwd: str, env: Mapping[str, str] | None) -> None:
+    """Raise `InvalidTask` for one word that is not a program but a line for a shell."""
     word = command[0] if len(command) == 1 else ""
     if not isinstance(word, str) or _FOR_SHELLS.isdisjoint(word):
         return
+    search = (env or {}).get("PATH") or os.environ.get("PATH", os.defpath)
     directories = [""] if "/" in word else search.split(":")
     if any(os.path.lexists(Path(cwd, directory, word)) for directory in directories):
         return

@@ -131,6 +131,8 @@ def _check_finite(name: str, fact: object) -> None:
 
 def plain(value: object) -> object:
     """Return a value with plain `str` in place of its subclasses, which other libraries have."""
+    if value is None:  # most fields of a task are; the checks below take longer
+        return None
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, Mapping):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
@@ -194,7 +193,7 @@ def _check_command(config: Config, task: Task, command: Sequence[str]) -> None:
         raise InvalidTask(f"command: {problem}; cancel the task, and submit another")
     if not config.defaults.allow_commands:
         raise InvalidTask("command: only profiles may be run here; leave the command as it is")
-    task_checks.refuse_command_line(command, task.cwd or "/", os.environ.get("PATH", os.defpath))
+    task_checks.refuse_command_line(command, task.cwd or "/", task.env)
 
 
 def _check_attempts(task: Task, wanted: int) -> None:

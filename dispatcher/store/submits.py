@@ -33,7 +33,9 @@ def size_of(task: NewTask) -> int:
 
     Raises `StoreRefused` like `stage`.
     """
-    return len(encoded(shortened(task)))
+    values = shortened(task)
+    values.pop("environment", None)
+    return len(encoded(values))
 
 
 class SqlSubmitter(SqlTransactions):
