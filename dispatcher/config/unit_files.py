@@ -65,10 +65,10 @@ class Manager(NamedTuple):
 
         `install-service --config FILE` makes a unit of any name read any file.
         """
-        real = file.resolve()
+        real = os.path.realpath(file)
         for name in dict.fromkeys(self._names(file, unit)):
             read = self._file_of(name)
-            if read is not None and (read == file or read.resolve() == real):
+            if read is not None and os.path.realpath(read) == real:
                 return name
         return None
 

@@ -84,9 +84,9 @@ def _let_read(path: Path | str) -> str:
 
 def _closed_above(path: Path | str) -> Path | None:
     """Return the first directory on a file's way that the daemon's user may not enter."""
-    for part in reversed(Path(path).resolve().parents):
+    for part in reversed(Path(os.path.realpath(path)).parents):
         if not os.access(part, os.X_OK, effective_ids=True):
-            return part if part.exists() else None
+            return part if part.is_dir() else None
     return None
 
 

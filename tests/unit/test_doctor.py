@@ -65,6 +65,9 @@ def test_a_directory_of_figures_that_is_not_there_is_bad(used: Command, tmp_path
     remedy = f"make it: install -d -m 755 -o {user} {directory}"
     assert (Level.BAD, remedy) == (finding.level, finding.remedy)
 
+    directory.symlink_to(directory)
+    assert finding == found(used, "metrics"), "a link in a circle"
+    directory.unlink()
     directory.mkdir()
     assert Level.OK is found(used, "metrics").level
 
