@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dispatcher import wire
 from dispatcher.calendar import Calendar
+from dispatcher.config import of_service
 from dispatcher.config.config import Config
 from dispatcher.doctor import named_files
 from dispatcher.doctor.finding import Finding, bad, from_error, ok, warning
@@ -168,7 +169,9 @@ def _sockets(config: Config) -> Iterator[Finding]:
         if isinstance(error, FileNotFoundError):
             yield ok("sockets", f"{text}, made at start")
             return
-        yield bad("sockets", f"{config.runtime_dir}: {error.strerror}", "run this as its user")
+        closed = named_files.closed_above(config.runtime_dir)
+        remedy = "run this as its user" if closed is None else of_service.enter(closed)
+        yield bad("sockets", f"{config.runtime_dir}: {error.strerror}", remedy)
         return
     if not os.access(config.runtime_dir, os.W_OK | os.X_OK):
         remedy = "chown it to the daemon's user, or run this as that user"

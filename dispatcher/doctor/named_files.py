@@ -76,13 +76,13 @@ def _may_read_as_own(found: os.stat_result) -> bool:
 
 def _let_read(path: Path | str) -> str:
     """Return the command with which the daemon's user may enter the file's way, or read it."""
-    if (closed := _closed_above(path)) is not None:
+    if (closed := closed_above(path)) is not None:
         return of_service.enter(closed)
     named = shlex.quote(str(path))
     return f"chgrp {owner.group_name(os.getegid())} {named} && chmod 640 {named}"
 
 
-def _closed_above(path: Path | str) -> Path | None:
+def closed_above(path: Path | str) -> Path | None:
     """Return the first directory on a file's way that the daemon's user may not enter."""
     for part in reversed(Path(os.path.realpath(path)).parents):
         if not os.access(part, os.X_OK, effective_ids=True):
@@ -99,7 +99,7 @@ def textfile(config: Config) -> Iterator[Finding]:
     if of_service.is_hosts(config) and (hidden := of_service.hidden_by(directory)) is not None:
         text = f"{what} is below {hidden}, which the daemon's unit hides"
         yield bad("metrics", text, "name a file elsewhere, for example below /var/lib")
-    elif (closed := _closed_above(directory)) is not None:
+    elif (closed := closed_above(directory)) is not None:
         text = f"{what} is below {closed}, which the daemon's user may not enter"
         yield bad("metrics", text, of_service.enter(closed))
     elif not directory.is_dir():

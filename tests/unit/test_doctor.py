@@ -20,7 +20,7 @@ from dispatcher.config import config as config_module
 from dispatcher.config import of_service
 from dispatcher.config.config import load
 from dispatcher.daemon_report import StrandedReport
-from dispatcher.doctor import free_space, named_files, processes
+from dispatcher.doctor import checks, free_space, named_files, processes
 from dispatcher.doctor.checks import findings
 from dispatcher.doctor.finding import Finding, Level
 from dispatcher.host import holes, locks, owner
@@ -83,6 +83,11 @@ def test_a_directory_of_figures_below_a_closed_one_is_bad_and_no_user_needs_a_na
         used.configure(f'[metrics]\ntextfile = "{closed}/figures/d.prom"')
         config = load(str(used.config_file))
         remedies = []
+        os.seteuid(4999)
+        try:
+            (sockets,) = checks._sockets(structs.replace(config, runtime_dir=closed / "run"))
+        finally:
+            os.seteuid(0)
         for command in (f"chmod a+x {closed}", f"install -d -o 4999 {closed}/figures"):
             os.seteuid(4999)
             try:
@@ -92,6 +97,7 @@ def test_a_directory_of_figures_below_a_closed_one_is_bad_and_no_user_needs_a_na
             remedies.append(finding.remedy)
             subprocess.run(command.split(), check=True)
 
+    assert f"chmod a+x {closed}" == sockets.remedy
     anew = f"make it: install -d -m 755 -o 4999 {closed}/figures"
     assert [f"chmod a+x {closed}", anew] == remedies
 
