@@ -133,7 +133,7 @@ def test_time_outs_and_how_a_run_is_ended_are_shown_where_a_task_has_its_own(
             *("kill_grace_ms", "kill_signal"),
         )
     )
-    assert re.search(r"fails      in (1 h|59 min)\n", bounded)
+    assert re.search(r"fails      in (1 h|5\d min)\n", bounded)
     assert f"fails      {shown['fails_at']}" in command("show", 2, "--absolute").stdout
 
 

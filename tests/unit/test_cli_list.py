@@ -75,6 +75,12 @@ def started(
     return claim
 
 
+#: What a time that was short a moment ago may be on a slow host, and two hours to come.
+SHORT = r"(\d+\.\ds|\d+m\d\ds)"
+AGO = r"(now|\d+ (s|min) ago)"
+IN_2_H = r"in (2 h|1 h \d+ min)"
+
+
 def rows(command: Command, *arguments: object) -> dict[int, str]:
     """Return the rows that `list` prints, whole, by task id."""
     printed = command("list", *arguments).stdout.splitlines()[1:]
@@ -85,7 +91,7 @@ def test_a_run_shows_its_time_progress_silence_and_last_line(command: Command) -
     for _ in range(3):
         command("submit", "--", "make")
     claim = started(command, minutes=64, output=b"loss 0.3\nloss 0.1\n\n", silent=9)
-    started(command, minutes=12, output=b"10 %\r\x1b[32m20 %\x1b[0m", silent=9)
+    started(command, minutes=192, output=b"10 %\r\x1b[32m20 %\x1b[0m", silent=125)
     started(command)
     with command.client() as client, client.store.transaction() as now:
         beat = Beat(task_id=claim.task_id, lock=claim.lock, progress=0.42, note="epoch 3")
@@ -93,26 +99,27 @@ def test_a_run_shows_its_time_progress_silence_and_last_line(command: Command) -
 
     shown = rows(command)
 
-    assert '1  running  default  1h04m  42 % "epoch 3": loss 0.1  make' == shown[1]
-    assert "2  running  default  12m00s  silent 9 min: 20 %  make" == shown[2]
-    assert re.fullmatch(r"3  running  default  \d\.\ds  make", shown[3])
+    progress = r'42 % "epoch 3": loss 0\.1'
+    assert re.fullmatch(rf"1  running  default  1h\d\dm  {progress}  make", shown[1])
+    assert re.fullmatch(r"2  running  default  3h\d\dm  silent 2 h: 20 %  make", shown[2])
+    assert re.fullmatch(rf"3  running  default  {SHORT}  make", shown[3])
 
 
 def test_a_run_that_ends_or_is_repeated_shows_it(command: Command) -> None:
     command("submit", "--max-attempts", 4, "--", "make")
     command.run_once(state=TaskState.READY)
-    claim = started(command, minutes=2)
+    claim = started(command, minutes=65)
     with command.client() as client, client.store.transaction() as now:
         client.store.begin_ending(claim.run_uid, Outcome.TIMED_OUT, "too long", now=now)
 
-    assert "  2m00s  ends as timed_out; attempt 2 of 4  make" in rows(command)[1]
+    assert re.search(r"  1h\d\dm  ends as timed_out; attempt 2 of 4  make", rows(command)[1])
 
 
 def test_a_local_claim_shows_when_its_lease_ends(command: Command) -> None:
     command("submit", "--", "review")
     command("claim", "--queue", "default", "--ttl", "2h")
 
-    assert "a local claim; its lease ends in 2 h" in rows(command)[1]
+    assert re.search(f"a local claim; its lease ends {IN_2_H}", rows(command)[1])
 
 
 def test_a_task_that_needs_a_person_shows_why_and_its_exit_code(command: Command) -> None:
@@ -125,7 +132,7 @@ def test_a_task_that_needs_a_person_shows_why_and_its_exit_code(command: Command
     shown = rows(command)
 
     assert re.search(
-        r"1  failed  default  \d\.\ds  used up its attempts, exit code 3; (now|\d s ago):"
+        rf"1  failed  default  {SHORT}  used up its attempts, exit code 3; {AGO}:"
         r" make: \*\*\* Error 2  make",
         shown[1],
     )
@@ -146,8 +153,8 @@ def test_a_waiting_task_shows_its_place_and_what_it_waits_for(command: Command) 
     assert [1, 3, 2, 4] == list(shown)
     assert "queue paused; 1st in line  one" in shown[1]
     assert "daemon not running; 2nd in line  two" in shown[2]
-    assert re.search(r"3  ready  default  7  \d\.\ds  daemon not running; 1st in line", shown[3])
-    assert "4  scheduled  default  due in 2 h  four" == shown[4]
+    assert re.search(rf"3  ready  default  7  {SHORT}  daemon not running; 1st in line", shown[3])
+    assert re.fullmatch(f"4  scheduled  default  due {IN_2_H}  four", shown[4])
 
 
 def test_a_task_that_is_over_shows_when_and_its_result(command: Command) -> None:
@@ -170,7 +177,7 @@ def test_a_task_that_is_over_shows_when_and_its_result(command: Command) -> None
     (listed,) = command("list", "--json").json
 
     assert re.search(
-        r"1  succeeded  default  5\.0s  (now|\d+ s ago): \{\"lines\":7\}  \[team=data\] true", shown
+        rf"1  succeeded  default  5\.0s  {AGO}: \{{\"lines\":7\}}  \[team=data\] true", shown
     )
     assert ("succeeded", None, None, 5.0, {"lines": 7}, {"team": "data"}) == tuple(
         listed[key] for key in ("outcome", "exit_code", "signal", "duration_s", "result", "labels")

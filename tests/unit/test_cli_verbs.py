@@ -77,7 +77,7 @@ def test_status_names_what_runs(command: Command) -> None:
     (line,) = [one for one in command("status").stdout.splitlines() if one[:8] == "running "]
     running = command("status", "--json").json["running"]
 
-    time = r"\d\.\ds"
+    time = r"(\d+\.\ds|\d+m\d\ds)"
     assert re.fullmatch(
         rf"running   1 \({time}\), 2 \({time}, 50 %\), 3 \({time}\), 4 \({time}\),"
         " 2 more: dispatcher list",
