@@ -115,6 +115,13 @@ def test_a_run_that_ends_or_is_repeated_shows_it(command: Command) -> None:
     assert re.search(r"  1h\d\dm  ends as timed_out; attempt 2 of 4  make", rows(command)[1])
 
 
+def test_show_prints_how_long_an_open_run_has_taken(command: Command) -> None:
+    command("submit", "--", "make")
+    started(command, minutes=65)
+
+    assert re.search(r"running +4321 +1 h ago +1h\d\dm", command("show", 1).stdout)
+
+
 def test_a_local_claim_shows_when_its_lease_ends(command: Command) -> None:
     command("submit", "--", "review")
     command("claim", "--queue", "default", "--ttl", "2h")
