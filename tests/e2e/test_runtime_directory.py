@@ -192,6 +192,8 @@ def test_r75_workers_live_on_when_the_runtime_directory_is_removed(nested: World
         )
         assert [executor] == [e["executor_pid"] for e in daemon.events("executor.connected")]
         assert [] == daemon.events("executor.lost")
+        (run,) = world.show(tasks[ways.index("verb")])["runs"]
+        assert "half way" == run["note"]
         finish(world, daemon, tasks)
 
 
