@@ -74,10 +74,10 @@ def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str,
     """Return a file's tables without the mistaken keys, or without a table that is still wrong."""
     wrong = {(mistake.section, mistake.key) for mistake in mistakes}
 
-    def good(name: str, body: object, kind: type[Section]) -> Mapping[str, Any] | None:
-        if not isinstance(body, dict) or (name, "") in wrong:
+    def good(body: object, kind: type[Section], *section: str) -> Mapping[str, Any] | None:
+        if not isinstance(body, dict) or (section, None) in wrong:
             return None
-        keys = {key: value for key, value in body.items() if (name, key) not in wrong}
+        keys = {key: value for key, value in body.items() if (section, key) not in wrong}
         try:
             msgspec.convert(keys, kind, dec_hook=_quantity)
         except msgspec.ValidationError:
@@ -86,13 +86,13 @@ def _without(mistakes: Sequence[Mistake], table: Mapping[str, Any]) -> dict[str,
 
     found: dict[str, Any] = {}
     for name, kind in sections().items():
-        found[name] = good(name, table.get(name), kind) or {}
+        found[name] = good(table.get(name), kind, name) or {}
     for name, kind in named_tables().items():
         own = table.get(name)
         tables = own.items() if isinstance(own, dict) else ()
         found[name] = {}
         for each, body in tables:
-            if (keys := good(f"{name}.{each}", body, kind)) is not None:
+            if (keys := good(body, kind, name, each)) is not None:
                 found[name][each] = keys
     return found
 
@@ -113,33 +113,37 @@ def _check(name: str, body: object) -> Iterator[Mistake]:
     known = {**sections(), **named_tables()}
     if name not in known:
         what = "section" if isinstance(body, dict) else "key"
-        yield Mistake(name, "", f"unknown {what}{_nearest(name, known)}")
+        quoted = name.partition(".")[0] in known
+        remedy = "; write it without quotes" if quoted else _nearest(name, known)
+        yield Mistake((), name, f"unknown {what}{remedy}")
     elif not isinstance(body, dict):
         header = f"[{name}.NAME]" if name in named_tables() else f"[{name}]"
-        yield Mistake(name, "", f"is a section; write {header} on a line of its own")
+        yield Mistake((name,), None, f"is a section; write {header} on a line of its own")
     elif name in sections():
-        yield from _check_table(name, body, sections()[name])
+        yield from _check_table((name,), body, sections()[name])
     else:
         for own, table in body.items():
             if not isinstance(table, dict):
                 what = f"is not a table; write [{name}.NAME], and under it the keys of that one"
-                yield Mistake(name, own, what)
+                yield Mistake((name,), own, what)
             elif not re.fullmatch(NAME, own):
-                yield Mistake(f"{name}.{own}", "", NO_NAME)
+                yield Mistake((name, own), None, NO_NAME)
             else:
-                yield from _check_table(f"{name}.{own}", table, named_tables()[name])
+                yield from _check_table((name, own), table, named_tables()[name])
 
 
-def _check_table(name: str, body: Mapping[str, object], kind: type[Section]) -> Iterator[Mistake]:
-    mistakes = list(_check_keys(name, body, kind))
+def _check_table(
+    section: tuple[str, ...], body: Mapping[str, object], kind: type[Section]
+) -> Iterator[Mistake]:
+    mistakes = list(_check_keys(section, body, kind))
     yield from mistakes
-    wrong = {mistake.key for mistake in mistakes}
+    wrong = {mistake.path[-1] for mistake in mistakes}
     good = {key: value for key, value in body.items() if key not in wrong}
     for field in msgspec.structs.fields(kind):
         if field.required and field.encode_name not in good:
             if field.encode_name not in wrong:
                 example = f"write for example: {field.encode_name} = {example_of(field.type)}"
-                yield Mistake(name, "", f"needs a {field.encode_name}; {example}")
+                yield Mistake(section, None, f"needs a {field.encode_name}; {example}")
             good[field.encode_name] = _example(field.type)
     try:
         msgspec.convert(good, kind, dec_hook=_quantity)
@@ -147,19 +151,21 @@ def _check_table(name: str, body: Mapping[str, object], kind: type[Section]) -> 
         for line in str(error).split("\n"):
             key, _, what = line.partition(": ")
             if not any(re.search(rf"\b{re.escape(other)}\b", what) for other in wrong):
-                yield Mistake(name, key, what)
+                yield Mistake(section, key, what)
 
 
-def _check_keys(name: str, body: Mapping[str, object], kind: type[Section]) -> Iterator[Mistake]:
+def _check_keys(
+    section: tuple[str, ...], body: Mapping[str, object], kind: type[Section]
+) -> Iterator[Mistake]:
     kinds = key_types(kind)
     for key, value in body.items():
         if key not in kinds:
-            yield Mistake(name, key, f"unknown key{_nearest(key, kinds)}")
+            yield Mistake(section, key, f"unknown key{_nearest(key, kinds)}")
             continue
         try:
             msgspec.convert(value, kinds[key], dec_hook=_quantity)
         except msgspec.ValidationError as error:
-            yield Mistake(name, key, _explain(key, value, kinds[key], error))
+            yield Mistake(section, key, _explain(key, value, kinds[key], error))
 
 
 def _quantity(kind: type, value: object) -> Milliseconds | Bytes:
@@ -227,7 +233,6 @@ def _located(file: Path, text: str, mistakes: Sequence[Mistake]) -> list[str]:
     lines = toml.lines(text)
     located = []
     for mistake in mistakes:
-        path = f"{mistake.section}.{mistake.key}" if mistake.key else mistake.section
-        line = f":{lines[path]}" if path in lines else ""
-        located.append(f"{file}{line}: {path}: {mistake.what}")
+        line = f":{lines[mistake.path]}" if mistake.path in lines else ""
+        located.append(f"{file}{line}: {toml.shown(mistake.path)}: {mistake.what}")
     return located

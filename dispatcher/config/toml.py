@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from dispatcher.errors import ConfigError
 from dispatcher.host import files, owner
@@ -25,6 +28,21 @@ _LONG_KEY = re.compile(
     rf"""(?:^|[\[{{,])[ \t]*
     (?:(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MOST_NAMES}}}""",
     re.MULTILINE | re.VERBOSE,
+)
+
+#: A name that needs no quotes.
+_BARE = re.compile("[A-Za-z0-9_-]+")
+
+#: The beginning of a line with a header, and of one with a key of one name.
+_HEADER = re.compile(r"\s*\[[^\[\]]+\]")
+_ENTRY = re.compile(
+    r"""\s*(?:(?P<bare>[A-Za-z0-9_-]+)|"(?P<double>[^"\\]*)"|'(?P<single>[^']*)')\s*="""
+)
+
+#: A text, or a comment, in which quotes begin none.
+_TEXT = re.compile(
+    r"""\"{3}(?:[^\\]|\\.)*?"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*""",
+    re.DOTALL,
 )
 
 
@@ -88,31 +106,49 @@ def _not_toml(file: Path, text: str, error: Exception) -> str:
 def _twice(text: str, number: int) -> str | None:
     """Return what is wrong with a header whose table is written before; None: it is not found."""
     before = text.split("\n")
-    try:
-        path = _path(before[number - 1])
-        first = lines("\n".join(before[: number - 1]))[path]
-    except (KeyError, ValueError):
+    if (path := _path(before[number - 1])) is None:
         return None
-    return f"line {first} has the table [{path}] already; write the keys there"
+    if (first := lines("\n".join(before[: number - 1])).get(path)) is None:
+        return None
+    return f"line {first} has the table [{shown(path)}] already; write the keys there"
 
 
-def lines(text: str) -> dict[str, int]:
+def lines(text: str) -> dict[tuple[str, ...], int]:
     """Return the first line of each section's and key's path, if written in a usual form."""
-    section = ""
-    found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[[^\[\]]+\]", line):
-            section = _path(header[0])
-            found.setdefault(section, number)
-        elif entry := re.match(r"\s*\"?([\w-]+)\"?\s*=", line):
-            found.setdefault(f"{section}.{entry[1]}" if section else entry[1], number)
+    section: tuple[str, ...] = ()
+    found: dict[tuple[str, ...], int] = {}
+    # Lines end at "\n" alone: str.splitlines knows others, which a comment may hold.
+    for number, line in enumerate(_TEXT.sub(_emptied, text).split("\n"), start=1):
+        if header := _HEADER.match(line):
+            if (path := _path(header[0])) is not None:
+                section = path
+                found.setdefault(section, number)
+        elif entry := _ENTRY.match(line):
+            key = entry["bare"] or entry["double"] or entry["single"] or ""
+            found.setdefault((*section, key), number)
     return found
 
 
-def _path(header: str) -> str:
-    """Return the path of a header like `[queues."a.b"]`, as mistakes name it."""
-    names, table = [], tomllib.loads(header)
+def _emptied(text: re.Match[str]) -> str:
+    """Return the line ends of a multi-line text, whose lines may look like keys; others as is."""
+    return "\n" * text[0].count("\n") if text[0].startswith(('"""', "'''")) else text[0]
+
+
+def _path(header: str) -> tuple[str, ...] | None:
+    """Return the path of a header like `[queues."a.b"]`; None: it is none."""
+    try:
+        table = tomllib.loads(header)
+    except ValueError:  # a list in a list
+        return None
+    names: list[str] = []
     while table:
         [(name, table)] = table.items()
         names.append(name)
-    return ".".join(names)
+    return tuple(names)
+
+
+def shown(path: Sequence[str]) -> str:
+    """Return a path in the form of the file: names with other characters than usual in quotes."""
+    return ".".join(
+        name if _BARE.fullmatch(name) else msgspec.json.encode(name).decode() for name in path
+    )

@@ -22,7 +22,32 @@ def read(file: Path, text: str, environ: dict[str, str] | None = None) -> Config
     return load(str(file), environ or {})
 
 
+#: As the lines of a file: a comment may hold line ends of Unicode, and a text lines of its own.
+SCRIPT = """[profiles.x]
+command = ["sh", "-c", '''
+[ -f x ] || exit
+[leases]
+ttl = 5
+''']
+# a\u2028b\u0085c
+"""
+
 MISTAKES = [
+    (
+        '["profiles.gpu"]\ncommand = ["x"]',
+        ':1: "profiles.gpu": unknown section; write it without q',
+    ),
+    (
+        '"metrics.textfile" = "/x.prom"\n[metrics]\ntextfile = "/y.prom"',
+        ':1: "metrics.textfile": unknown key; write it without quotes',
+    ),
+    ('\n["queues.a"]', ':2: "queues.a": unknown section; write it without quotes'),
+    ("['daemon.x']", ':1: "daemon.x": unknown section'),
+    ('"node.runtime_dir" = "/x"', ':1: "node.runtime_dir": unknown key'),
+    ('"" = 1', ':1: "": unknown key; known here: node, store'),
+    ("[node]\n'' = 1", ':2: node."": unknown key; known here: state_dir'),
+    (f"{SCRIPT}[leases]\nttl = 5", ":9: leases.ttl: 5 is a plain number"),
+    ("[daemon]\npoll = [\n[1, 2],\n]", ":2: daemon.poll: "),
     ("[lease]\nttl = '1s'", ":1: lease: unknown section; did you mean 'leases'?"),
     ("[zzz]", ":1: zzz: unknown section; known here: node, store, daemon, executor, leases"),
     ("slots = 4", ":1: slots: unknown key; it belongs under [node]"),
@@ -139,9 +164,9 @@ MISTAKES = [
     ),
     (
         "[queues.'a.b']\nlease_ttl = 5",
-        ":2: queues.a.b.lease_ttl: 5 is a plain number; add its unit",
+        ':2: queues."a.b".lease_ttl: 5 is a plain number; add its unit',
     ),
-    ("[queues.'a b']\nconcurrency = 1", ":1: queues.a b: is not a name; use up to 100 letters"),
+    ("[queues.'a b']\nconcurrency = 1", ':1: queues."a b": is not a name; use up to 100 letter'),
     ("[queues.a]\nlease_ttl = '199ms'", ":2: queues.a.lease_ttl: 199ms is less than 200ms"),
     (
         "[queues.a]\nrun_timeout = '9999d'",
@@ -187,7 +212,7 @@ def test_a_table_that_is_there_twice_is_reported_with_the_line_of_the_first(
     with pytest.raises(ConfigError) as error:
         read(file, f"# first\n{header}\n[logs]\n{header}\ntextfile = '/x/d.prom'\n")
 
-    path = "queues.a.b" if "queues" in header else "metrics"
+    path = 'queues."a.b"' if "queues" in header else "metrics"
     expected = f"{file}:4:"
     assert str(error.value).startswith(expected)
     assert f"not TOML: line 2 has the table [{path}] already; write the keys there" in str(

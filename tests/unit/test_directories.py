@@ -48,6 +48,7 @@ def test_a_right_file_has_no_mistakes(file: File) -> None:
         ("slotz = 4\n", "node.slotz: unknown key"),
         ("[store]\nurl = 'postgresql://x'\n", "store.url: only SQLite is known"),
         ("[profiles.a]\n", "profiles.a: needs a command"),
+        ("['profiles.gpu']\ncommand = ['true']\n", '"profiles.gpu": unknown section'),
         ("[executor]\nmode = 'external\n", "not TOML"),
         ("slots = four\n", "not TOML"),
         ("[profiles.a\ncommand = ['x']\n", "not TOML"),
@@ -80,6 +81,8 @@ def test_directories_that_the_file_leaves_to_systemd_are_certain_too(file: File)
         "[node]\nstate_dir = 'x'\n",
         "[leases]\nstate_dir = '/x'\n",
         "state_dir = '/x'\n",
+        "'node.runtime_dir' = '/x'\n",
+        "['node.x']\nruntime_dir = '/x'\n",
     ],
 )
 def test_a_mistake_that_may_be_about_them_is_refused(file: File, text: str) -> None:
