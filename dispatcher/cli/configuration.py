@@ -63,9 +63,11 @@ def config_as_caller(*, whole: bool = True, warn: bool = True) -> Config:
     try:
         config = load(named_file())
     except ConfigError as error:
-        if whole or isinstance(error.__cause__, OSError):
+        if whole:
             raise
         if (rest := _certain_of(error)) is None:
+            if isinstance(error.__cause__, OSError):
+                raise
             raise ConfigError(f"{error}\n{_REMEDY}") from error
         if warn:
             for line in (*str(error).splitlines(), "going on with the rest of it"):

@@ -179,7 +179,8 @@ def load(named: str | None = None, environ: Mapping[str, str] = os.environ) -> C
         settings, mistakes, profiles, places_certain, directories_certain = config_file.read(file)
     config, impossible = resolve(settings, file, environ)
     config = msgspec.structs.replace(config, mistaken_profiles=profiles)
-    places_certain = places_certain or {STATE, RUNTIME, STORE} <= environ.keys()
+    places_certain = places_certain or names_places(environ, with_store=True)
+    directories_certain = directories_certain or names_places(environ, with_store=False)
     directories_certain = directories_certain and not any(map(concerns_directories, impossible))
     if not places_certain and settings.node.runtime_dir is None:
         # It is derived from what may be mistaken.
@@ -235,6 +236,12 @@ def managers() -> Sequence[Manager]:
         units = (home / "systemd" / "user", PACKAGED / "user")
         found.append(Manager(systemctl, home / "dispatcher" / SYSTEM_FILE.name, units))
     return found
+
+
+def names_places(environ: Mapping[str, str], *, with_store: bool) -> bool:
+    """Return whether the environment names the directories, and the store, whatever the file is."""
+    directories = all(environ.get(name, "").startswith("/") for name in (STATE, RUNTIME))
+    return directories and bool(environ.get(STORE) or not with_store)
 
 
 def concerns_directories(impossible: str) -> bool:

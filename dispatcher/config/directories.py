@@ -13,23 +13,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from dispatcher.config import config, toml
 from dispatcher.config.config import Config, Mistaken
-from dispatcher.config.settings import NodeSection, Settings
+from dispatcher.config.settings import ExecutorSection, NodeSection, Settings
 from dispatcher.errors import ConfigError
 from dispatcher.host.node import known_node_id
 
-_HEADER = re.compile(r"\s*\[")
-_NODE = re.compile(r"\s*\[\s*node\s*\]\s*(#.*)?$")
+#: The beginning of a header; its name if it is one that matters, and nothing follows it.
+_HEADER = re.compile(r"\s*\[(?:\s*(node|store)\s*\]\s*(?:#.*)?$)?")
 _DIRECTORY = re.compile(r"\s*[\"']?(state_dir|runtime_dir)\b")
-_NAMES_DIRECTORY = re.compile(r"state_dir|runtime_dir", re.IGNORECASE)
-_KEY = re.compile(r"\s*[^#\s]")
 _SLOTS = re.compile(r"\s*[\"']?slots\b")
-_STORE = re.compile(r"\s*\[\s*store\s*\]\s*(#.*)?$")
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})")
-_DIRECTORIES = re.compile(r"node|state_dir|runtime_dir", re.IGNORECASE)
-_PLACES = re.compile(rf"{_DIRECTORIES.pattern}|store|url|sqlite", re.IGNORECASE)
-_DOTTED = re.compile(r"\s*[\"']?node[\"']?\s*[.=]")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
+#: The mode matters to advice alone.
+_EXTERNAL = re.compile(r"^[ \t]*mode[ \t]*=[ \t]*[\"']?external", re.MULTILINE)
+
+#: A word that may name a directory, or a store; `--url` is an option of another program.
+_DIRECTORIES = re.compile(r"(?<!--)(?:state_dir|runtime_dir)", re.IGNORECASE)
+_STORE = re.compile(rf"(?<!--)(?:{toml.NAMES_STORE.pattern})", re.IGNORECASE)
 
 
 class Found(NamedTuple):
@@ -65,90 +67,80 @@ def despite_mistakes(
 ) -> Config | None:
     """Return the configuration of a file that is not TOML; None: its directories are not certain.
 
-    `with_store`: the store must be certain too, so no line of the file may name one. The state
-    directory must be one in which a node was started.
+    `with_store`: the store must be certain too. The environment of a worker names all of them.
+    Elsewhere the file's lines do, for a state directory in which a node was started.
     """
     file, environ = config.find(named, environ)
-    node = file and _node_in(file, with_store=with_store)
-    if not node:
+    if file is None:
         return None
-    found, impossible = config.resolve(Settings(node=node), file, environ)
-    if any(map(config.concerns_directories, impossible)):
+    given = config.names_places(environ, with_store=with_store)
+    try:
+        settings = Settings() if given else _settings_in(file, with_store=with_store)
+    except (ConfigError, ValueError):
         return None
-    return found if known_node_id(found.state_dir) is not None else None
+    found, impossible = config.resolve(settings, file, environ)
+    if any(with_store or config.concerns_directories(what) for what in impossible):
+        return None
+    return found if given or known_node_id(found.state_dir) is not None else None
 
 
-def _is_disguised(line: str, words: re.Pattern[str]) -> bool:
-    """Return whether escapes of a line spell one of these words."""
-    plain = _ESCAPE.sub(_character, line)
-    return len(words.findall(plain)) > len(words.findall(line))
+def _settings_in(file: Path, *, with_store: bool) -> Settings:
+    """Return the directories of a file's only [node], by its lines, and how the daemon is started.
+
+    Raises ValueError or `ConfigError` if the directories are not certain.
+    """
+    text = toml.text_of(file)
+    lines = "\n".join(_lines_of_node(text, with_store=with_store))
+    node = msgspec.convert(toml.tables(file, lines), NodeSection)
+    if node.state_dir is None:
+        raise ValueError("no state_dir")
+    mode = ExecutorSection(mode="external" if _EXTERNAL.search(text) else "embedded")
+    return Settings(node=node, executor=mode)
+
+
+def _lines_of_node(text: str, *, with_store: bool) -> Iterator[str]:
+    """Yield the lines of [node] that name directories. Raises ValueError if others may name places.
+
+    No multi-line text may begin before the end of [node]: its lines may look like that section.
+    """
+    section, nodes = None, 0
+    # The line ends of TOML: str.splitlines knows others, which a comment may hold.
+    for line in text.replace("\r\n", "\n").split("\n"):
+        if "\r" in line:
+            raise ValueError(line)  # some editors end a line there
+        if not line.strip() or line.lstrip(" \t").startswith("#"):
+            continue
+        if header := _HEADER.match(line):
+            section = header[1]
+            nodes += section == "node"
+            if section is not None:
+                continue
+        if section == "node" and _DIRECTORY.match(line):
+            yield line
+        elif not _is_harmless(line, section, with_store=with_store):
+            raise ValueError(line)
+        if (section == "node" or not nodes) and ("'''" in line or '"""' in line):
+            raise ValueError(line)
+    if nodes != 1:
+        raise ValueError(f"{nodes} sections [node]")
+
+
+def _is_harmless(line: str, section: str | None, *, with_store: bool) -> bool:
+    """Return whether a line certainly names no place: any place in a mistaken line may be a key."""
+    if section == "node" and not _SLOTS.match(line):
+        return False  # it may be a directory, misspelled
+    if section == "store" and with_store:
+        return False
+    plain = _ESCAPE.sub(_character, _without_comment(line))
+    return not (_DIRECTORIES.search(plain) or (with_store and _STORE.search(plain)))
+
+
+def _without_comment(line: str) -> str:
+    """Return a line without a comment at its end, if that can hold neither key nor text."""
+    end = max(map(line.rfind, "\"'=")) + 1
+    return line[:end] + line[end:].partition("#")[0]
 
 
 def _character(escape: re.Match[str]) -> str:
-    code = int(escape[1] or escape[2], 16)
+    code = int(escape[escape.lastindex or 0], 16)
     return chr(code) if code <= sys.maxunicode else ""
-
-
-def _node_in(file: Path, *, with_store: bool) -> NodeSection | None:
-    """Return the directories of a file's only [node], by its lines; None: they are not certain.
-
-    Nothing is certain in a file with multi-line strings, whose lines may look like sections, or
-    where escapes spell a word that matters.
-    """
-    try:
-        text = toml.text_of(file)
-        lines = text.splitlines()
-        if any(quotes in text for quotes in ("'''", '"""')):
-            return None
-        words = _PLACES if with_store else _DIRECTORIES
-        if any(_KEY.match(line) and _is_disguised(line, words) for line in lines):
-            return None
-        if with_store and _may_name_store(lines):
-            return None
-        table = toml.tables(file, "\n".join(_lines_of_node(lines)))
-    except (ConfigError, ValueError):
-        return None
-    state_dir, runtime_dir = table.get("state_dir"), table.get("runtime_dir")
-    if not isinstance(state_dir, str) or not isinstance(runtime_dir, str | None):
-        return None
-    return NodeSection(state_dir=state_dir, runtime_dir=runtime_dir)
-
-
-def _may_name_store(lines: Sequence[str]) -> bool:
-    """Return whether a line may name a store: any place in a mistaken line may be its key."""
-    inside = False
-    for line in lines:
-        if _HEADER.match(line):
-            inside = _STORE.match(line) is not None
-            named = not inside and _names_store(line)
-        else:
-            named = inside or _names_store(line)
-        if named and _KEY.match(line) and not _DIRECTORY.match(line):
-            return True
-    return False
-
-
-def _names_store(line: str) -> bool:
-    """Return whether a line names a store, but for a comment that can hold neither key nor text."""
-    before, _, comment = line.partition("#")
-    line = line if re.search("[\"'=]", comment) else before
-    return toml.NAMES_STORE.search(line) is not None
-
-
-def _lines_of_node(lines: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of [node] that name directories. Raises ValueError if others may do so."""
-    inside, sections = False, 0
-    for line in lines:
-        if _HEADER.match(line):
-            inside = _NODE.match(line) is not None
-            sections += inside
-            if not inside and _NAMES_DIRECTORY.search(line):
-                raise ValueError(line)
-        elif _DIRECTORY.match(line) and inside:
-            yield line
-        elif inside and _KEY.match(line) and not _SLOTS.match(line):
-            raise ValueError(line)  # it may be a directory, misspelled
-        elif _KEY.match(line) and (_NAMES_DIRECTORY.search(line) or _DOTTED.match(line)):
-            raise ValueError(line)
-    if sections != 1:
-        raise ValueError(f"{sections} sections [node]")
