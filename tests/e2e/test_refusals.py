@@ -41,10 +41,9 @@ def test_a_second_daemon_on_a_database_is_refused_with_the_name_of_its_holder(
 
 
 def test_a_daemon_that_its_configuration_ends_has_listened_for_no_command(world: World) -> None:
-    (world.directory / "secrets").write_text("no assignment\n")
-    world.configure(**{"profiles.p": {"command": ["true"], "env_file": "secrets"}})
+    world.configure(leases={"ttl": 5})
 
-    assert "secrets" in world.cli("run", exits=78).stderr
+    assert "leases.ttl" in world.cli("run", exits=78).stderr
 
     assert [] == sorted(world.runtime_dir.glob("control.sock"))
     assert not (world.state_dir / "control-socket").exists()
