@@ -39,6 +39,7 @@ PACKAGED: Mapping[str, str] = {
     "state_dir": '"/var/lib/dispatcher"',
     "runtime_dir": '"/run/dispatcher"',
     "mode": '"external"',
+    "environment": '"clean"',
     "allow_commands": "false",
 }
 
