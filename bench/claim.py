@@ -6,8 +6,6 @@ One claim is what the daemon does for one free slot: due tasks, queues, claim, c
 stores take turns, claim by claim, so that a noisy machine disturbs all alike. Ratios: of medians.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import tempfile

@@ -8,8 +8,6 @@ log) to SIGKILL and death, as pidfds of both show it; and to `run.settled`, for 
 the tree must agree and the store must have committed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -8,8 +8,6 @@ follows the commit. Expiry: the time from the end of the lease, as the run's row
 it, to the log line of the decision; all the silent start at once, so many expire together.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

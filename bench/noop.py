@@ -11,8 +11,6 @@ new file costs 500 us instead of 14 us (measured), as the allocator steps over e
 deleted recently.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """CPU and wall time of each call of the store's hot path, in µs; one transaction per batch."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 import time

@@ -6,8 +6,6 @@ Both are started in turn, so that their ratio survives a busy machine. No daemon
 not wait for one.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

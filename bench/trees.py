@@ -7,8 +7,6 @@ other, first with the tree idle, then from its cancel until it has had its grace
 figure is the longest way from claim to settle to the median before.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import subprocess

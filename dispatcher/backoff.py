@@ -1,7 +1,5 @@
 """Delays that double with each failure in a row."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

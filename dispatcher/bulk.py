@@ -1,7 +1,5 @@
 """Bulk work on the store: small transactions, with gaps for other writers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, suppress
 from itertools import chain

@@ -1,7 +1,5 @@
 """Store times as dates of the host's clock, and back: only for people."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Changes of the store by people and programs, with commits whose result is unknown."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """msgspec's validation errors, in the words of people who write TOML or JSON."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 

@@ -1,7 +1,5 @@
 """The environment of a submitter's shell, which its tasks get. No message shows a value of it."""
 
-from __future__ import annotations
-
 from binascii import crc32
 from collections.abc import Mapping
 from typing import Self, final

@@ -1,7 +1,5 @@
 """The errors that callers catch; each docstring names the handling."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterable
 

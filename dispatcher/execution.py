@@ -1,7 +1,5 @@
 """One execution of a task: its claim, its open run, its settlement."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The executor as the supervisor sees it: messages out, events in, no socket."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The exit codes of the commands, and those that a worker gives a meaning."""
 
-from __future__ import annotations
-
 import enum
 
 

@@ -3,8 +3,6 @@
 Names follow prometheus.io/docs/practices/naming: base units, `_total` for counters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """States, moves, outcomes, and the values of tasks and runs. `_ms` in a name means milliseconds."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass

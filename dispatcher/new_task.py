@@ -1,7 +1,5 @@
 """A task as it is submitted. `_ms` in a name means milliseconds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

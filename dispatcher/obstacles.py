@@ -1,7 +1,5 @@
 """The state of a node and its queues, and what keeps tasks from running. Pure."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass

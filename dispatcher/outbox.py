@@ -3,8 +3,6 @@
 A peer that does not read therefore costs memory for its runs, not for its events.
 """
 
-from __future__ import annotations
-
 from typing import TypeVar, cast
 
 from dispatcher import wire

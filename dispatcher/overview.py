@@ -1,7 +1,5 @@
 """The state of a dispatcher: the store and a running daemon, read together."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 `settle` accounts for every closed run.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

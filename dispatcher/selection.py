@@ -1,7 +1,5 @@
 """Which tasks an operator means: ids, ranges of ids, and a filter."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple

@@ -1,7 +1,5 @@
 """Makes tasks from options and the configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict

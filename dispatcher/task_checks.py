@@ -1,7 +1,5 @@
 """Checks the values of a task: each mistake has a remedy."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Three kinds of time with three types that do not mix, alarms, and the clocks of a host."""
 
-from __future__ import annotations
-
 import errno
 import math
 import os

@@ -1,7 +1,5 @@
 """Messages between daemon and executor: one JSON object a line."""
 
-from __future__ import annotations
-
 import enum
 from typing import Annotated, NewType
 

@@ -1,7 +1,5 @@
 """Workers' messages under their claim's lock, and the store's answers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

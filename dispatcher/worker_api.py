@@ -1,7 +1,5 @@
 """The workers' interface: their environment, and requests as one JSON object a line."""
 
-from __future__ import annotations
-
 import enum
 from typing import Annotated
 

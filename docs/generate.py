@@ -1,7 +1,5 @@
 """Writes the pages and files generated from the code: `make docs`. A test compares them."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

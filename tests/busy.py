@@ -4,8 +4,6 @@ python -m tests.busy                                # under four loops that neve
 python -m tests.busy --rounds 1 --loops 8 tests/e2e # and what else pytest is given
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

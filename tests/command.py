@@ -1,7 +1,5 @@
 """The command line in this process: fast, with its own state directory and configuration."""
 
-from __future__ import annotations
-
 import io
 import sys
 from pathlib import Path

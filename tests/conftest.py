@@ -1,7 +1,5 @@
 """Checks of every test: each line that its process logs matches the catalogue."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

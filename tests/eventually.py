@@ -1,7 +1,5 @@
 """The only place in the tests that waits."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Holes in files, made by path."""
 
-from __future__ import annotations
-
 import os
 
 from dispatcher.host.holes import punch

@@ -1,7 +1,5 @@
 """A journald for tests: a datagram socket that reads its native protocol, and no more."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

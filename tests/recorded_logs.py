@@ -1,7 +1,5 @@
 """Logs that are lists, checked against the catalogue."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

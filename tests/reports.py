@@ -1,7 +1,5 @@
 """Reports of a daemon that is fine, but for what a test changes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

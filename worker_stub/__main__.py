@@ -12,8 +12,6 @@ Exit codes: 0 ok, 1 refused, 2 usage, 69 no answer, 79 the claim is no longer ou
 its command does, `misbehave` as its options say.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

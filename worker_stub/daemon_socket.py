@@ -1,7 +1,5 @@
 """Requests over the daemon's worker socket: one JSON object a line each way."""
 
-from __future__ import annotations
-
 import json
 import socket
 import time

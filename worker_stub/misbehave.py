@@ -8,8 +8,6 @@
 It does so in the order of the options below; then it exits.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

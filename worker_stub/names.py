@@ -1,7 +1,5 @@
 """The names that worker and daemon share; a contract test compares them with the dispatcher."""
 
-from __future__ import annotations
-
 #: Exit code of a worker whose claim is no longer its own.
 LEASE_LOST = 79
 

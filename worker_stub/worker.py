@@ -1,7 +1,5 @@
 """A worker's claim, kept alive and ended: `Worker`, a context manager."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

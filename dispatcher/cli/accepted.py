@@ -1,7 +1,5 @@
 """Accepted tasks, and the error that names them when their ids cannot be printed."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Inside a task they report to the daemon that runs it, over its socket, whatever 
 now. Elsewhere, and when no daemon answers, they write to the store.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The list for people: what they look for first, as one table that can be drawn again and again."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import textwrap

@@ -1,7 +1,5 @@
 """The progress bar of `run --drain` on a terminal, below the log's lines."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache

@@ -1,7 +1,5 @@
 """What becomes of tasks on which an operator acts, in words and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from dispatcher.cli import render

@@ -1,7 +1,5 @@
 """What `claim --export` prints: lines that a shell evaluates."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress

@@ -1,7 +1,5 @@
 """What a verb's failure prints on stderr, and its exit code."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

@@ -1,7 +1,5 @@
 """`dispatcher logs -f`: print what a task's runs write until it finishes or is held."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator

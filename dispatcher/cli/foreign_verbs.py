@@ -1,7 +1,5 @@
 """What the verbs of similar programs are here: pueue, Slurm, RQ, batch systems, systemctl."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Final
 

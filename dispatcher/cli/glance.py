@@ -1,7 +1,5 @@
 """Tasks at a glance: one row each, with what a person looks for in its state."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Files, and stdin, that options of `submit` name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast

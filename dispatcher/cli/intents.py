@@ -1,7 +1,5 @@
 """What `cancel`, `hold`, `release` and `retry` share: the request, and what becomes of tasks."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Also NAME=VALUE pairs.
 """
 
-from __future__ import annotations
-
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast

@@ -3,8 +3,6 @@
 On any error nothing is offered and nothing is printed: the user is in the middle of a line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Arguments and options that several verbs have."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 from typing import Any

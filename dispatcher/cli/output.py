@@ -1,7 +1,5 @@
 """Reading a run's output file as it grows, holes and successors included."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

@@ -1,7 +1,5 @@
 """What verbs print: JSON, and what happens when stdout cannot take it."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Tasks and runs as JSON that other programs rely on, and as text that a terminal survives."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

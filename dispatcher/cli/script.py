@@ -1,7 +1,5 @@
 """`submit --script`: a script whose first comments hold options, in lines with a mark."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The tasks that a verb acts on: ids, ranges and filters; the question before it changes many."""
 
-from __future__ import annotations
-
 import sys
 from array import array
 from collections import Counter

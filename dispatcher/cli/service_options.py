@@ -1,7 +1,5 @@
 """What `install-service` and `uninstall-service` share."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The shell that submits: what its tasks inherit, and the hints that it gets."""
 
-from __future__ import annotations
-
 import os
 
 import click

@@ -1,7 +1,5 @@
 """Tables for people: on a terminal they fit its width, elsewhere each line is whole and plain."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The verbs under the headings of `--help`; each has a module of its name in `cli/verbs/`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What `wait` and `submit --wait` print about the tasks that they wait for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

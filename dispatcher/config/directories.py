@@ -4,8 +4,6 @@ A mistake in the file stops a start or a reload of the daemon. It must not stop 
 running daemon uses the file of before, and waits for its executor.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

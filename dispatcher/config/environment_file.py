@@ -4,8 +4,6 @@ Their values are secrets: they exist in the file, the daemon's memory and the wo
 repeats one.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Read the configuration file: every mistake at once, each with its line, key and remedy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice

@@ -3,8 +3,6 @@
 They hold for the configuration and for a submit; each mistake has a remedy.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Final
 

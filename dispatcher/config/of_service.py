@@ -1,7 +1,5 @@
 """What the units of a host's service mean for its configuration."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import stat

@@ -3,8 +3,6 @@
 An impossible place raises ValueError with the remedy.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

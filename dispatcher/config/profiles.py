@@ -1,7 +1,5 @@
 """The profile that a submit names: usable, with a file of secrets that can be read."""
 
-from __future__ import annotations
-
 from dispatcher.config.config import Config
 from dispatcher.config.task_settings import Profile
 from dispatcher.errors import ConfigError, InvalidTask, did_you_mean

@@ -4,8 +4,6 @@ A word that nobody knows may be any key, misspelled, and a key below the wrong h
 for another section. What is not certain counts as concerned.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import reduce
 from operator import getitem

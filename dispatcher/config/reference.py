@@ -3,8 +3,6 @@
 The text of a key is its docstring there: there is no second copy.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import os

@@ -1,7 +1,5 @@
 """Reloading: what changed, and what may change while the daemon runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The base of every table of the configuration file, and the limits and types of its keys."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The sections and named tables of the configuration file, and their keys."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import get_args, get_origin
 

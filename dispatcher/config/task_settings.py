@@ -1,7 +1,5 @@
 """The sections about tasks: `[defaults]`, `[queues.NAME]` and `[profiles.NAME]`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

@@ -3,8 +3,6 @@
 Each argument stays one argument with any payload; no shell ever sees it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

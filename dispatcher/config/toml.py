@@ -1,7 +1,5 @@
 """The TOML of a configuration file: its text, its tables, and the lines of its keys."""
 
-from __future__ import annotations
-
 import os
 import re
 import tomllib

@@ -1,7 +1,5 @@
 """The units of the service that are installed, and which configuration file each of them reads."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A listening socket of the daemon: one JSON object a line each way, bounded in every direction."""
 
-from __future__ import annotations
-
 import errno
 import selectors
 import socket

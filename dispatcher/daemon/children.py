@@ -1,7 +1,5 @@
 """The daemon's own children and, as the init of a container, orphans without another reaper."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import weakref

@@ -1,7 +1,5 @@
 """Commands of operators to a running daemon: signals, and requests on the control socket."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Collection, Sequence

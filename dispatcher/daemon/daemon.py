@@ -1,7 +1,5 @@
 """The parts of a daemon, wired together for one configuration."""
 
-from __future__ import annotations
-
 import os
 import random
 import selectors

@@ -1,7 +1,5 @@
 """Work of the loop apart from tasks: each duty does what is due and returns its next call."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path

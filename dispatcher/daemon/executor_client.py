@@ -1,7 +1,5 @@
 """The daemon's client of the executor: connects, checks the greeting, pings, notices silence."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

@@ -1,7 +1,5 @@
 """One connection to the executor: lines and worker sockets in, messages out."""
 
-from __future__ import annotations
-
 import array
 import socket
 from collections.abc import Iterator

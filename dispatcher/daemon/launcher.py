@@ -1,7 +1,5 @@
 """The embedded executor: started by the daemon when none listens, outlives it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The loop: waits for something to happen or to be due, reads it, ticks, and sends the results."""
 
-from __future__ import annotations
-
 import os
 import select
 import selectors

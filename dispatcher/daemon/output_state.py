@@ -1,7 +1,5 @@
 """A look at a run's output file: cheap, as it is made for every run with a stall time-out."""
 
-from __future__ import annotations
-
 import math
 import os
 

@@ -1,7 +1,5 @@
 """One walk over the output directory, a piece at a time."""
 
-from __future__ import annotations
-
 import heapq
 import os
 from collections import deque

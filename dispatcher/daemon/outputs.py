@@ -9,8 +9,6 @@ An output file is also the lock that prevents a twin: it is not removed while it
 the store, nor, by `output_files`, while any process holds its lock.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence

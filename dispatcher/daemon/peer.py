@@ -1,7 +1,5 @@
 """One connection at a listening socket: a line is read, answered, and only then the next one."""
 
-from __future__ import annotations
-
 import selectors
 import socket
 from contextlib import suppress

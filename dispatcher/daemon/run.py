@@ -1,7 +1,5 @@
 """The daemon as a process: its locks, signals and logs, and one `Daemon` until it ends."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -3,8 +3,6 @@
 Neither needs their executor or its journal, and the lock needs not even the same pid namespace.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 
 from dispatcher.executor_api import END_THEM

@@ -1,7 +1,5 @@
 """The workers' socket: collects requests until a tick takes them, and writes the answers."""
 
-from __future__ import annotations
-
 import selectors
 import socket
 from collections.abc import Callable

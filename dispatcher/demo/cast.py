@@ -1,7 +1,5 @@
 """The six workers of the demo: what each does, and how its runs must end."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The main job: a gzip task for each of a folder's largest files."""
 
-from __future__ import annotations
-
 import gzip
 import subprocess
 import zlib

@@ -1,7 +1,5 @@
 """The play in two acts, between which the daemon is killed with SIGKILL."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence

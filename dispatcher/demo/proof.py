@@ -1,7 +1,5 @@
 """The promises of the demo, and whether they were kept."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The demo's screen: a live table on a terminal, a line for each change elsewhere."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 They change nothing, and read the database only through a connection: see `store.sqlite`.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import stat

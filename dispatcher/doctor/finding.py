@@ -1,7 +1,5 @@
 """One line of the report: a check, its result, and the remedy."""
 
-from __future__ import annotations
-
 import enum
 from dataclasses import dataclass
 

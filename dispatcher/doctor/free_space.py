@@ -1,7 +1,5 @@
 """The checks of free space, by filesystem."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The checks of the configuration, and of the files that it names."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import stat

@@ -1,7 +1,5 @@
 """The checks of daemon and executor: answers, releases, descriptors, stuck runs."""
 
-from __future__ import annotations
-
 import resource
 from collections.abc import Callable, Iterator
 from itertools import islice

@@ -1,7 +1,5 @@
 """``python -m dispatcher.executor``: the parent of the workers, a process that outlives daemons."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """What makes this process a fit parent of workers: locks, limits, signals."""
 
-from __future__ import annotations
-
 import ctypes
 import fcntl
 import os

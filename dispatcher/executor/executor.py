@@ -1,7 +1,5 @@
 """The executor's loop: it waits once, reads everything, then acts once. It decides no policy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass

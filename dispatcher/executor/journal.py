@@ -8,8 +8,6 @@ exit, no kill and no sign of life.
 A line that a successor cannot read costs that line alone: it is counted, and the rest holds.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

@@ -4,8 +4,6 @@ Parts that are killed one after the other free their pids to the rest, and a for
 once. A stopped process keeps its pid and forks no more.
 """
 
-from __future__ import annotations
-
 import signal
 
 from dispatcher.executor.system.kernel import Kernel

@@ -1,7 +1,5 @@
 """The leaders of runs: spawned in the tick of their start, watched until they exit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import msgspec

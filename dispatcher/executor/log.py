@@ -1,7 +1,5 @@
 """The executor's log: the same lines and catalogue as the daemon's."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The sockets of systemd's protocol, one for each run, their directory and their messages."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterable, Iterator

@@ -6,8 +6,6 @@ pid. No room is given for descriptors, so the kernel closes passed ones at once:
 `systemd-notify` waits for (BARRIER=1).
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The parts by which the executor reaches the outside of its process."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from dispatcher.executor.notices import Notices

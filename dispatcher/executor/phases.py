@@ -13,8 +13,6 @@ An ending may begin with KILLED at once. LINGERING, SIGNALLED and KILLED lead to
 is empty.
 """
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Mapping
 

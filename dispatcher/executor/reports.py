@@ -3,8 +3,6 @@
 The journal comes first: whatever the daemon receives must survive this process.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from dispatcher import wire

@@ -1,7 +1,5 @@
 """One run as the executor tracks it, from its start until the daemon has settled it."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field

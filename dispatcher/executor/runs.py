@@ -1,7 +1,5 @@
 """All runs that this executor knows: started, watched, ended, kept until they are forgotten."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 
 from dispatcher import wire

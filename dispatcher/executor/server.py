@@ -3,8 +3,6 @@
 Both ways are non-blocking. A new connection ends the old one, whose unread bytes are dropped.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import socket

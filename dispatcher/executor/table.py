@@ -1,7 +1,5 @@
 """The runs that this executor knows, and when they need attention."""
 
-from __future__ import annotations
-
 from dispatcher import wire
 from dispatcher.executor.run import TrackedRun
 from dispatcher.times import NEVER, Instant

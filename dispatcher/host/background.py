@@ -1,7 +1,5 @@
 """A process in the background: a session of its own, and its output in a bounded file."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import sys

@@ -1,7 +1,5 @@
 """Small files: read without blocking, replaced in one step; immutable ones in memory."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -3,8 +3,6 @@
 They are other users', and this user's that are not dumpable.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -1,7 +1,5 @@
 """Holes in files: blocks returned to the filesystem while every offset stays valid."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -1,7 +1,5 @@
 """Repairs what a program inherits, before it opens anything or waits for a signal."""
 
-from __future__ import annotations
-
 import os
 import signal
 

@@ -1,7 +1,5 @@
 """Locks that the kernel drops when their holder dies, in files that name the holder."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from contextlib import suppress

@@ -7,8 +7,6 @@ from processes of the same user; for others, such as a set-gid program, `/proc/P
 readable by everybody.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import select

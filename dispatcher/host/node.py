@@ -4,8 +4,6 @@ An executor binds its node's name on this host. A copy of its state directory ha
 and a journal of the same processes, and is refused while the name is bound.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import socket

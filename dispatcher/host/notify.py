@@ -3,8 +3,6 @@
 Without `$NOTIFY_SOCKET` nothing is reported.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Mapping

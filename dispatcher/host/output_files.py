@@ -5,8 +5,6 @@ its run's output. The lock is tried as a shared one, as the executor tries a for
 neither takes the other for a survivor.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -4,8 +4,6 @@ A logout removes `$XDG_RUNTIME_DIR` under processes that still run. Open connect
 only the names have to be restored.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

@@ -1,7 +1,5 @@
 """Signals as something to wait on, and stops held back from critical work."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator, Sequence

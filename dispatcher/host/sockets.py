@@ -1,7 +1,5 @@
 """Bind unix sockets, replacing what is there; peer credentials."""
 
-from __future__ import annotations
-
 import os
 import socket
 import struct

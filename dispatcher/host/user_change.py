@@ -5,8 +5,6 @@ root opens, creates or removes by such a name may be any file of the host. As th
 can do no more than the owner, and its files are the owner's.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Every text is UTF-8, whatever the locale: from terminals, files and the kernel."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress

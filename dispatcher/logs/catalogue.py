@@ -4,8 +4,6 @@ An event that is not here, or a line that does not match, fails the tests. docs/
 from it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType

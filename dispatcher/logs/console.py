@@ -1,7 +1,5 @@
 """Lines for a person at a terminal: one for each event, with what is particular to it first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from dispatcher.logs import records

@@ -5,8 +5,6 @@ is a stable `noun.verb_past` of the catalogue; its facts are fields, numbers wit
 name.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

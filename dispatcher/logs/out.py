@@ -1,7 +1,5 @@
 """Where the daemon's lines go: a stream, or systemd's journal."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable

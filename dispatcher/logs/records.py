@@ -1,7 +1,5 @@
 """Log events as records of systemd's journal: a field for each key, and a message for people."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache

@@ -3,8 +3,6 @@
 The catalogue has the events, and the fields by which two lines are equal (`same_by`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ the loop: a bounded number of bytes is queued, then lines are dropped. A reader 
 full disk, costs lines too. Lost lines are counted, and reported with the next line that is written.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import socket

@@ -1,7 +1,5 @@
 """Edits of tasks that do not run: what was given at the submit may be changed until the claim."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict

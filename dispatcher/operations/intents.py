@@ -1,7 +1,5 @@
 """Intents of operators: cancel, hold, release and retry, and what becomes of the task."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 

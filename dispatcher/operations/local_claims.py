@@ -1,7 +1,5 @@
 """Local claims: the caller is the worker, whether a daemon runs or not."""
 
-from __future__ import annotations
-
 import os
 from itertools import takewhile
 

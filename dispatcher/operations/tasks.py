@@ -1,7 +1,5 @@
 """Operations on tasks: accepting a few, deleting old ones, reading."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path

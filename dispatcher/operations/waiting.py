@@ -1,7 +1,5 @@
 """Waits until tasks rest: finished or held, so that nothing happens to them until a person acts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from dispatcher.model import FINISHED, Task, TaskState

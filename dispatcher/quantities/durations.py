@@ -1,7 +1,5 @@
 """Durations as people write them: "200ms", "1.5s", "15m", "2h", "30d"."""
 
-from __future__ import annotations
-
 from dispatcher.quantities import units
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}

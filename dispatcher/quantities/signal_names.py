@@ -1,7 +1,5 @@
 """Signals as people write them: "USR1", "SIGUSR1" or 10."""
 
-from __future__ import annotations
-
 import signal
 
 

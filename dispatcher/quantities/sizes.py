@@ -1,7 +1,5 @@
 """Sizes as people write them, `"64MiB"`, and as numbers of bytes."""
 
-from __future__ import annotations
-
 from dispatcher.quantities import units
 
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}

@@ -1,7 +1,5 @@
 """Quantities as people write them: a number and its unit."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The files of an installation: their first lines identify them; changed ones are kept."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Install dispatcher as a service of this host or of one user, and uninstall it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

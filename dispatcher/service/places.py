@@ -1,7 +1,5 @@
 """The files and directories of a service: seen by its units, owned by root, open to its user."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import shlex

@@ -1,7 +1,5 @@
 """The calls of systemd's own programs for an installation."""
 
-from __future__ import annotations
-
 import grp
 import os
 import pwd

@@ -1,7 +1,5 @@
 """The text of the units: the shipped ones, changed for one installation."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

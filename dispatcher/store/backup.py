@@ -1,7 +1,5 @@
 """Backs up an embedded store while others use it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The parts of bulk submits, as JSON: shortened when written, checked when read back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from itertools import islice, takewhile

@@ -1,7 +1,5 @@
 """A claim: finds ready tasks, makes lock, run uid and fence, and opens the run."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import fields, replace
 from typing import Any, Final

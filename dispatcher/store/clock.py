@@ -5,8 +5,6 @@ latest row. From then on store time is the boot clock plus a constant in the sto
 every process, and independent of steps of the host's clock.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 from typing import Final
 

@@ -4,8 +4,6 @@ A draft is in a directory of its own, which its maker locks, so that abandoned d
 recognized. The file itself is not locked: closing a descriptor of a database drops SQLite's locks.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

@@ -4,8 +4,6 @@ Statements have ``:name`` parameters, and use RETURNING, ON CONFLICT, partial in
 WITH, which every engine supports. A `Dialect` holds the differences.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

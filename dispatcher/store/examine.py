@@ -1,7 +1,5 @@
 """Examines a database without changing it: its schema, and whether it is damaged."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Filesystems on which SQLite loses data: its locks and shared memory work on one host only."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

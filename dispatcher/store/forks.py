@@ -4,8 +4,6 @@ The locks stay with the parent, but SQLite in the child assumes that it holds th
 be lost or would overwrite others' commits, and its close could delete a WAL in use.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import weakref

@@ -1,7 +1,5 @@
 """Creates and upgrades a database: its schema, version, identity, and the stores it replaced."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """The schema of the database, as numbered migrations."""
 
-from __future__ import annotations
-
 # Checks use CASE and OR, not IN, for which SQLite builds a table at each row that it checks.
 _FIRST = """
 CREATE TABLE meta (

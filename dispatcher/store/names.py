@@ -4,8 +4,6 @@ With one name, all users find the same WAL and lock next to a database, through 
 and mounted directories. Under a second hard link they find other ones.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from glob import escape
 from pathlib import Path

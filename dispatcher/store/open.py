@@ -1,7 +1,5 @@
 """Opens a store by its URL: creates one that never existed, refuses a lost or replaced one."""
 
-from __future__ import annotations
-
 import stat
 from contextlib import closing, suppress
 from pathlib import Path

@@ -3,8 +3,6 @@
 Words are bound by their `value`, as plain text.
 """
 
-from __future__ import annotations
-
 from dataclasses import fields
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Restores a backup as a new store, which never repeats an id or a fence of the old ones."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress

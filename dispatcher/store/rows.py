@@ -4,8 +4,6 @@ A damaged column, with a value of a wrong type, reads as not set, so that one ro
 others. The reason of the row's task names the damage.
 """
 
-from __future__ import annotations
-
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace

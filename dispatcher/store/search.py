@@ -1,7 +1,5 @@
 """Searches tasks in bounded steps, so that no writer waits long."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """The whole store: one SQL text, on any engine."""
 
-from __future__ import annotations
-
 from dispatcher.store.api import Store
 from dispatcher.store.operators import SqlOperator
 from dispatcher.store.submits import SqlSubmitter

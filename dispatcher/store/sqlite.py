@@ -4,8 +4,6 @@ A process that has the database open must not open the file in any other way: cl
 drops all POSIX locks of the process on that file, including SQLite's.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from contextlib import suppress

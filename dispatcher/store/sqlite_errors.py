@@ -1,7 +1,5 @@
 """SQLite's errors as errors of the store, with remedies for the user."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource

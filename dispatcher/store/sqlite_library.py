@@ -1,7 +1,5 @@
 """The version of the SQLite library, and the oldest safe one."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from pysqlite3 import dbapi2

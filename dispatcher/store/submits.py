@@ -1,7 +1,5 @@
 """The store for submitters: a single task at once, a bulk submit in parts until all are there."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

@@ -2,8 +2,6 @@
 
 # ruff: noqa: ARG002 -- the methods, their arguments and their contracts are the Protocol's.
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict
 

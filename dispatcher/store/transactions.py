@@ -1,7 +1,5 @@
 """Transactions on an engine, at the store's time: what all parts of the store share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """The store for workers: a statement checks the lock and writes; only a refusal is looked into."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from dispatcher.model import Declared, TaskState

@@ -3,8 +3,6 @@
 A local claim has no process to wait for, so its end settles it at once.
 """
 
-from __future__ import annotations
-
 import random
 
 from dispatcher import policy

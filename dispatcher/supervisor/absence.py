@@ -1,7 +1,5 @@
 """Renew this node's takeover deadlines; take over the claims of silent nodes."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from dispatcher import wire

@@ -1,7 +1,5 @@
 """Continues bulk submits whose client is gone: accepted parts become tasks."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from dispatcher.store.api import SubmitterStore

@@ -3,8 +3,6 @@
 Work that the store refuses, as on a full disk, therefore blocks no heartbeat.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import structlog

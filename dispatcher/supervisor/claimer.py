@@ -1,7 +1,5 @@
 """Which tasks become ready and are claimed next, and their start."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Container, Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """The host's clock, which anybody may set: no decision uses it, and its steps are logged."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import structlog

@@ -1,7 +1,5 @@
 """The ends of runs: which run ends now and why, and the order to the executor."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import structlog

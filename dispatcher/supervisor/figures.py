@@ -3,8 +3,6 @@
 They start at zero with each daemon, as Prometheus expects of counters.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Whether anything is left to do on this node: for a daemon that stops, or runs until idle."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import structlog

@@ -1,7 +1,5 @@
 """This node's row in the store."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from dispatcher.model import Node

@@ -1,7 +1,5 @@
 """An outage of the store: since when, and when to try again."""
 
-from __future__ import annotations
-
 from dispatcher.backoff import Backoff
 from dispatcher.times import Instant
 

@@ -5,8 +5,6 @@ may start than those that live, and with every good start one more at a time. Be
 lived when a start failed, one more is tried, and if that fails, again after twice as long.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

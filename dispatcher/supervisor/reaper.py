@@ -1,7 +1,5 @@
 """The leases of this node's runs: renewed, expired, and spared when the fault was ours."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

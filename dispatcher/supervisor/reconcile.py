@@ -3,8 +3,6 @@
 The same comparison serves a new daemon, a new executor, a new connection and an unknown commit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

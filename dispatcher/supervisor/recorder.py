@@ -1,7 +1,5 @@
 """The executor's events, recorded: starts, changes, exits, and the greeting of a new connection."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The daemon's report about itself, as `status` shows it."""
 
-from __future__ import annotations
-
 import os
 
 from msgspec.structs import replace

@@ -1,7 +1,5 @@
 """Deletes what finished long ago, a little at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Protocol

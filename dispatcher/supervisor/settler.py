@@ -1,7 +1,5 @@
 """Closing runs: outcome, the task's next state, and what follows."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from functools import partial
 

@@ -1,7 +1,5 @@
 """How the daemon stops: at once, or after its runs."""
 
-from __future__ import annotations
-
 import enum
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ They belong to other nodes, if claims were taken over or a database was restored
 this node, if its executor does not know them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from functools import partial
 

@@ -5,8 +5,6 @@ store, and puts on the `Turn` what may happen only after the commit: messages, l
 memory. A failed commit therefore leaves no trace outside the store, and the tick can be repeated.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Sequence
 from functools import partial

@@ -17,8 +17,6 @@ Which clock each uses, and what our own absence means:
   The `total_timeout` of a task ends a run only if the run lives then.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import replace

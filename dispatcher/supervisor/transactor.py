@@ -1,7 +1,5 @@
 """One transaction: operations, the commit, then what may happen only after it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

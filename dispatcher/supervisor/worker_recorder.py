@@ -1,7 +1,5 @@
 """Workers' messages, recorded and answered: heartbeats and declarations."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """A process that beats on request and prints the answer: run by test_lease_races."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

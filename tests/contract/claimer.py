@@ -1,7 +1,5 @@
 """A process that claims whatever it can, and prints what: run by test_races."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

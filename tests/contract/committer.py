@@ -1,7 +1,5 @@
 """Commits a task and keeps the store open until it is killed."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A store on every engine, fresh for each test."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path

@@ -7,8 +7,6 @@ The child ends as any program does, through the interpreter's own end; the paren
 at once, prints `forked`, and waits for it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

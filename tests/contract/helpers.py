@@ -1,7 +1,5 @@
 """Shared steps of the contract's tests."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dispatcher.execution import Claim, Settlement

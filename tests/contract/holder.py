@@ -1,7 +1,5 @@
 """A process that holds the write lock of a database until its input ends: run by test_sqlite."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

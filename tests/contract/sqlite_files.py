@@ -1,7 +1,5 @@
 """SQLite files and what happens to them."""
 
-from __future__ import annotations
-
 import resource
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

@@ -1,7 +1,5 @@
 """A database copied while others write, and a copy put in its place."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

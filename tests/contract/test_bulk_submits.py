@@ -1,7 +1,5 @@
 """A bulk submit: nothing of it before it is accepted, all of it afterwards, after any death."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Store time follows the boot clock, whatever the host's clock is set to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rows that must not exist cannot be written by any writer."""
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher.errors import StoreRefused

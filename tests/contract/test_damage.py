@@ -1,7 +1,5 @@
 """A store that is not what was left is refused, touched by nobody."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A part of a bulk submit that somebody changed by hand holds up nothing but itself."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

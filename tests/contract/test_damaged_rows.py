@@ -1,7 +1,5 @@
 """Rows changed by hand: the trouble of one task, named, and of no other."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The run and total time-outs of local claims: no beat and no word goes beyond them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

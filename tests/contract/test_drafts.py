@@ -1,7 +1,5 @@
 """Drafts next to a database: removed after their maker's death, by any cause, and not before."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """An edit of a task that does not run: one statement, guarded by the state and the fence."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

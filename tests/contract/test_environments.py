@@ -1,7 +1,5 @@
 """Environments of submitters: equal ones are one row, which lives as long as a task that has it."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

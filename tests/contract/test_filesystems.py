@@ -1,7 +1,5 @@
 """SQLite is refused where its locks and its shared memory stop at the host."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A store that was opened before a fork: the child may do nothing with it, and harms nobody."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

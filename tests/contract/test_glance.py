@@ -1,7 +1,5 @@
 """The tasks that a person looks for first."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """An operator's word on a running task: kept with it, and obeyed when its run is settled."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Beats against the reaper at the boundary, and whatever else is proved by trying often."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess

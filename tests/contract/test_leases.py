@@ -1,7 +1,5 @@
 """Heartbeats, declarations and expiry on the store."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """`MOVES` is what the store does, what the schema allows, and what the design's page shows."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace

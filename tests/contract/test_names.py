@@ -1,7 +1,5 @@
 """A database has one name: by a second one, commits would be lost."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

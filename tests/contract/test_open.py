@@ -1,7 +1,5 @@
 """A store is made once, remembered, and never made over what existed."""
 
-from __future__ import annotations
-
 import ctypes
 import shutil
 import stat

@@ -1,7 +1,5 @@
 """The statements that run in every tick cost what they return, not what the tables hold."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

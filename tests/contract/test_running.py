@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from dispatcher.execution import OpenRun
 from dispatcher.model import Intent, Liveness, Outcome, TaskState
 from dispatcher.wire import RunUid

@@ -1,7 +1,5 @@
 """Choosing tasks for an operator's verb: what matches a filter, and the deletion of some tasks."""
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher.model import FINISHED, Outcome, Pruned, TaskFilter, TaskState

@@ -1,7 +1,5 @@
 """Behaviour of SQLite alone: a file that may be locked, damaged, full, replaced or gone."""
 
-from __future__ import annotations
-
 import resource
 import subprocess
 import sys

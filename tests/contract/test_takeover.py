@@ -1,7 +1,5 @@
 """Local claims and `takeover_at` on the store."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Time-outs of tasks in the store: which deadline holds in which state."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

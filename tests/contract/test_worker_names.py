@@ -1,7 +1,5 @@
 """The worker's half stands alone, so it repeats names of the wire: they cannot drift apart."""
 
-from __future__ import annotations
-
 import socket
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`python -m tests.crash.daemon --die POINT`: `dispatcher run`, with one call as its last."""
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys

@@ -1,7 +1,5 @@
 """A worker that beats, declares its success over the socket, and does not go."""
 
-from __future__ import annotations
-
 import json
 import socket
 from contextlib import suppress

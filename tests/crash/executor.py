@@ -1,7 +1,5 @@
 """`python -m tests.crash.executor --die POINT`: the executor, with one call as its last."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import resource

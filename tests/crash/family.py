@@ -1,7 +1,5 @@
 """The processes below this one: all are found, the dead reaped, strangers left alone."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

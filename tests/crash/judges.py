@@ -1,7 +1,5 @@
 """Checks that must hold after every death."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The real daemon and the real executor as objects of the test process, each of which may die."""
 
-from __future__ import annotations
-
 import os
 import resource
 import select

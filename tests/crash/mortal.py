@@ -3,8 +3,6 @@
 Nothing in the product knows of this: its collaborators are wrapped where they are put together.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 from collections import Counter

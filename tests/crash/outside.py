@@ -1,7 +1,5 @@
 """Daemon and executor as processes of their own, on a stage's directories, and killed for real."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The parts of a play: tasks, each with its expected end."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """The plays on the stage: a few tasks that meet everything a run can meet."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Shared by the rows of "Who died when": a start, a death, and the end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from dispatcher.executor.phases import Phase

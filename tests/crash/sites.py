@@ -1,7 +1,5 @@
 """The calls at which daemon and executor leave their process, and how each is done by half."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping

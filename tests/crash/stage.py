@@ -1,7 +1,5 @@
 """One node on a stage: daemon and executor take turns, die where they must, and are born again."""
 
-from __future__ import annotations
-
 import os
 import select
 import shutil

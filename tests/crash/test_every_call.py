@@ -4,8 +4,6 @@ Normally at the first and the last call of every kind and at some between, with 
 point again: ``CRASH_POINT=store.commit:after:3``.
 """
 
-from __future__ import annotations
-
 import os
 from functools import cache
 from pathlib import Path

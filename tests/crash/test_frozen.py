@@ -1,7 +1,5 @@
 """Daemon or executor stands still for a while, and goes on: nothing is lost or doubled."""
 
-from __future__ import annotations
-
 import signal
 
 from dispatcher.model import Outcome, TaskState

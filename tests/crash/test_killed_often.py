@@ -1,7 +1,5 @@
 """SIGKILL again and again, at random moments of a seed."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

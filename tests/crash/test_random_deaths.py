@@ -3,8 +3,6 @@
 Normally for a few seeds; with FUZZ=1 for FUZZ_MINUTES (10). One again: ``CRASH_SEED=4711``.
 """
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The store is not what it was: an older copy of it, or another one."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

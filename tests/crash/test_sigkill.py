@@ -3,8 +3,6 @@
 Normally after one call of each kind; with FUZZ=1 before, within and after.
 """
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """The store is locked, its disk is full, or a commit gets no answer: tasks lose nothing by it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator

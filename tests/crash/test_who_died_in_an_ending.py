@@ -1,7 +1,5 @@
 """The table "Who died when" of docs/protocol.md, the rest: endings, survivors, other boots."""
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher import times

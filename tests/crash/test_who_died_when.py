@@ -3,8 +3,6 @@
 A row's name gives what was done, what was not, who died, and the result.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher.executor.phases import Phase

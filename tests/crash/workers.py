@@ -1,7 +1,5 @@
 """Commands of the tasks in these tests: each records in its task's diary when it lived."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A worker that beats each 0.3 s until a stop file appears, started as fast as possible."""
 
-from __future__ import annotations
-
 from tests.e2e.helpers import python
 
 #: A lease that three beats fit into, and one attempt: who loses it fails for good.

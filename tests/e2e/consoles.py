@@ -4,8 +4,6 @@ A line that begins with `$ ` is typed, what follows it is what it prints: `…` 
 no line at all for whatever it is. A line that begins with `# ` is typed by root.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Shared by end-to-end tests, apart from the world: commands for workers, and views of tasks."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

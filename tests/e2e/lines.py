@@ -3,8 +3,6 @@
 Each end-to-end test checks it too: a world calls it at its end.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

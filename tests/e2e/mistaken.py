@@ -1,7 +1,5 @@
 """The surroundings of a mistake that no command line makes: files, users, disks, locks."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

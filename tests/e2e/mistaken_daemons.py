@@ -1,7 +1,5 @@
 """Mistakes that only real processes can make: two daemons, another's executor, other users."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A run that forks as fast as the host can, and what its neighbours wait for."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime
 from statistics import median

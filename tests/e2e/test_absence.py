@@ -1,7 +1,5 @@
 """A daemon that is away: with a limit its executor ends the runs, without one they go on."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Iterator

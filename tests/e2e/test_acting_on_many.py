@@ -1,7 +1,5 @@
 """One verb for many tasks, typed where somebody sits, and where nobody does."""
 
-from __future__ import annotations
-
 import os
 import pty
 import subprocess

@@ -1,7 +1,5 @@
 """`dispatcher backup` under a daemon at work, and `dispatcher restore` in its place."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Many small tasks: each runs once, and nothing grows or stays behind."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import psutil

@@ -1,7 +1,5 @@
 """A bulk submit that is stopped or killed half-way: nobody waits for it, and none of it is seen."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

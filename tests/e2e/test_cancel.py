@@ -1,7 +1,5 @@
 """An operator cancels, and changes their mind."""
 
-from __future__ import annotations
-
 import signal
 
 import psutil

@@ -1,7 +1,5 @@
 """The installed command where no daemon runs."""
 
-from __future__ import annotations
-
 import os
 import pty
 import signal

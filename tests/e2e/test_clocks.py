@@ -1,7 +1,5 @@
 """Real processes on a host whose clock is set: the daemon's, and those of the command line."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The offers of a shell at the tab key."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

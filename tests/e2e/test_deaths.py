@@ -1,7 +1,5 @@
 """Daemon, executor or both are killed under running tasks; the next start makes it right."""
 
-from __future__ import annotations
-
 import shutil
 from datetime import datetime
 from functools import partial

@@ -1,7 +1,5 @@
 """The demo: what a newcomer sees first."""
 
-from __future__ import annotations
-
 import re
 import socket
 from pathlib import Path

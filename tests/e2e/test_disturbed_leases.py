@@ -1,7 +1,5 @@
 """Leases of real workers while clocks are set, processes stand still and the store is crowded."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import threading

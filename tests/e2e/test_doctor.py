@@ -1,7 +1,5 @@
 """`dispatcher doctor` with living processes."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The commands in the documentation work as written."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Every exit code of the command line, each with one line on stderr and never a traceback."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

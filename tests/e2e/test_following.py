@@ -1,7 +1,5 @@
 """`logs -f` and `submit --wait`, through the installed command."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

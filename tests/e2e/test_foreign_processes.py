@@ -1,7 +1,5 @@
 """Processes that became another user's, as under `sudo`: the dispatcher may not signal them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

@@ -1,7 +1,5 @@
 """A run that forks without end disturbs no other run."""
 
-from __future__ import annotations
-
 from tests.e2e.storms import neighbours_of_a_storm
 from tests.e2e.world import World
 

@@ -1,7 +1,5 @@
 """A run is gone when that is proved: nothing starts while something of it may live."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

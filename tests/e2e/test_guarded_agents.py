@@ -1,7 +1,5 @@
 """A process of a run that its user may signal, and read little of."""
 
-from __future__ import annotations
-
 from tests.e2e.helpers import expect_settled, shell
 from tests.e2e.users import AGENT, LOOKS_FOR_A_TWIN, belongs_to_a_user, needs_guarded_agent
 from tests.e2e.world import World

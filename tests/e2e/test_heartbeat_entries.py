@@ -4,8 +4,6 @@ One daemon has tasks in every state that a beat can meet. `ENTRIES` lists the wa
 one is two lines there.
 """
 
-from __future__ import annotations
-
 import json
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """The host runs short of something: the node pauses and reports it, no task is charged."""
 
-from __future__ import annotations
-
 import resource
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """What daemon and executor inherit from their parent: blocked signals, closed descriptors."""
 
-from __future__ import annotations
-
 import os
 import sys
 

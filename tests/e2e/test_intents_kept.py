@@ -1,7 +1,5 @@
 """An operator's intent is kept while a run is ending, or while no daemon is there."""
 
-from __future__ import annotations
-
 import re
 import signal
 

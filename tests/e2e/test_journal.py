@@ -1,7 +1,5 @@
 """A journal that is damaged, cannot be read, or could not be written for a while."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator

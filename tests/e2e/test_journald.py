@@ -3,8 +3,6 @@
 The journal is a socket of the test: tests/system reads a real one.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Leases through the installed command: workers that beat, fall silent, declare, come too late."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

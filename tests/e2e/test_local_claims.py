@@ -1,7 +1,5 @@
 """Locally driven workers through the installed command, and every entry point of a heartbeat."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import socket

@@ -1,7 +1,5 @@
 """The log of a daemon: every line in form, in the catalogue, and without secrets."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The metrics file of a running daemon: fresh, and never in the loop's way."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The worker that misbehaves as its arguments say, and its outcomes that trees do not cover."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from datetime import datetime

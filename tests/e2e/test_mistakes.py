@@ -1,7 +1,5 @@
 """Every mistake of the table is made, and gets the message of the table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """A database that was moved to another state directory, with runs that were open."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

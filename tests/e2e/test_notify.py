@@ -1,7 +1,5 @@
 """What a service manager receives from the daemon (sd_notify(3)), on a socket of ours."""
 
-from __future__ import annotations
-
 import signal
 import socket
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ What the user leaves there for root, a link in the place of each file, leads roo
 own.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pwd

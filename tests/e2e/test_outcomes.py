@@ -1,7 +1,5 @@
 """Outcomes of real processes, and their reports."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Output within its bounds and no longer than it is wanted, through the installed command."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A daemon for people without a service manager: `run --detach`, `stop` and `restart`."""
 
-from __future__ import annotations
-
 import json
 import os
 import stat

@@ -1,7 +1,5 @@
 """`hold`, `release`, `pause` and `resume` on real processes."""
 
-from __future__ import annotations
-
 import psutil
 
 from tests.e2e.helpers import expect_file, shell

@@ -1,7 +1,5 @@
 """Tasks that no executor could be sent: each fails by itself, and its neighbours run."""
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import closing

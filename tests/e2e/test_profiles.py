@@ -1,7 +1,5 @@
 """Profiles, as operators use them: each rule by kind of task."""
 
-from __future__ import annotations
-
 import re
 import sys
 

@@ -1,7 +1,5 @@
 """Bars: on a terminal while it takes long, and nowhere else."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re

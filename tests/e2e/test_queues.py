@@ -1,7 +1,5 @@
 """The order, number and repetition of runs: slots, queues, priorities, delays, keys."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from datetime import datetime

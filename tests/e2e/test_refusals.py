@@ -1,7 +1,5 @@
 """What the daemon refuses to start with: each refusal gives the reason and the remedy."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """SIGHUP and `dispatcher reload`: the file is read again, whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

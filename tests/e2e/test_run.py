@@ -1,7 +1,5 @@
 """The verbs with a running daemon."""
 
-from __future__ import annotations
-
 from tests.e2e.world import World
 
 

@@ -1,7 +1,5 @@
 """The runtime directory is removed under a daemon and an executor that live: nobody loses by it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -4,8 +4,6 @@ One beats over a connection of its own each time, as a shell script does, one ov
 1 s, a beat each 0.3 s: an abuse that disturbs them for a second ends them and fails the test.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """Daemon and executor stopped across deadlines: waiting messages are read before these count."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Iterator, Sequence

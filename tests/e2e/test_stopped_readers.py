@@ -1,7 +1,5 @@
 """Readers that stop (of a log, a terminal, stderr): the loops go on and signals work."""
 
-from __future__ import annotations
-
 import os
 import pty
 import signal

@@ -1,7 +1,5 @@
 """SIGTERM to daemon and executor: what waits, what is ended, what lives on."""
 
-from __future__ import annotations
-
 import signal
 
 import psutil

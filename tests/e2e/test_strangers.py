@@ -1,7 +1,5 @@
 """Messages for another user: they name the owner, and never report that something hangs."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

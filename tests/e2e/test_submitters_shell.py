@@ -1,7 +1,5 @@
 """A task runs as the shell that submits it would run it."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 from pathlib import Path

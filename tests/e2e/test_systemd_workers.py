@@ -1,7 +1,5 @@
 """Workers that speak systemd's own protocol: the real `systemd-notify`, and programs like it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

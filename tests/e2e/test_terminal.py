@@ -1,7 +1,5 @@
 """What a person sees on a terminal of 80 columns."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import pty

@@ -1,7 +1,5 @@
 """Time-outs, kill signals and graces on real processes, through the installed command."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from datetime import datetime

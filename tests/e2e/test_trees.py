@@ -1,7 +1,5 @@
 """Whole process trees: whatever a worker does to be left alone, nothing of it is left."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """One database by two names: a second daemon would lose the tasks of the first."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.e2e.world import World

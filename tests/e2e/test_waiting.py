@@ -1,7 +1,5 @@
 """`wait`, `edit` and the ways to submit, through the installed command and a daemon."""
 
-from __future__ import annotations
-
 import subprocess
 
 from tests.e2e.helpers import shell

@@ -1,7 +1,5 @@
 """Peers of the worker socket: only the users of daemon and runs, and the log names the pid."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """What a worker finds when it starts: environment, stdin, directory, signals, session, socket."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

@@ -1,7 +1,5 @@
 """Executors of another version, of another node, and of a copied directory."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

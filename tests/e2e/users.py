@@ -4,8 +4,6 @@ Debian's `ssh-agent` is set-gid: who started it may signal it, and reads neither
 what it has open, nor its limits.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 

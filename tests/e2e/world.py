@@ -4,8 +4,6 @@ Everything a world starts is ended through handles on exactly those processes, a
 leaves one behind fails its test.
 """
 
-from __future__ import annotations
-
 import ctypes
 import io
 import json

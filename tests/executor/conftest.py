@@ -1,7 +1,5 @@
 """An executor in a world of its own, as a process; whatever it started is gone afterwards."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

@@ -1,7 +1,5 @@
 """A daemon as the executor sees it: a socket that speaks the wire protocol, and nothing behind."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import socket

@@ -1,7 +1,5 @@
 """One connection at a time, greeted anew each time; nonsense ends it and nothing else."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """Ending runs: signals, tree, leftovers and strays, with real processes (protocol 2.9 to 2.11)."""
 
-from __future__ import annotations
-
 import resource
 import signal
 import sys

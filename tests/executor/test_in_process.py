@@ -1,7 +1,5 @@
 """The executor as an object of this process, which has other children too."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import resource

@@ -1,7 +1,5 @@
 """Output for systemd's journal, by a real executor with a socket as journald."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

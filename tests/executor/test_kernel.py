@@ -1,7 +1,5 @@
 """The executor's system calls, on real processes."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess

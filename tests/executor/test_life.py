@@ -1,7 +1,5 @@
 """The program: one per directory, deaf to the terminal, gone when it should be."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import resource

@@ -1,7 +1,5 @@
 """Workers that use systemd's own protocol, as the executor reads them."""
 
-from __future__ import annotations
-
 import array
 import os
 import socket

@@ -1,7 +1,5 @@
 """A leader that somebody reaped after its executor's death vouches for nobody any more."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

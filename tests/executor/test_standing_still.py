@@ -1,7 +1,5 @@
 """An executor that was stopped reads what happened meanwhile before it judges any time."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Starting a run: what its leader gets, and the report when none starts (protocol 2.6)."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

@@ -1,7 +1,5 @@
 """An executor died: what its successor ends, and what it reports (protocol 2.3 and 2.4)."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

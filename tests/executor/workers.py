@@ -1,7 +1,5 @@
 """The programs of the workers in these tests."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Mistakes with claims and locks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from tests.mistakes.kinds import Mistake

@@ -1,7 +1,5 @@
 """Commands that are accepted and cannot be started."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tests.mistakes.kinds import CannotStart

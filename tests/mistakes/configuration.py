@@ -1,7 +1,5 @@
 """Mistakes in the configuration file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from tests.mistakes.kinds import Mistake

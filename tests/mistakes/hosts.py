@@ -1,7 +1,5 @@
 """Faults of the store, the disk, the user, or other processes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from dispatcher.store.migrate import MIGRATIONS

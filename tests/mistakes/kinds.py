@@ -5,8 +5,6 @@ the state directory /var/lib/dispatcher, the runtime directory /run/dispatcher, 
 command is typed in /home/me, every process has the pid 4711, and every UUID is 00000000-….
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Mistakes of who submits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from tests.mistakes.kinds import Mistake

@@ -1,7 +1,5 @@
 """The table of mistakes, whole: tests make each of them, docs/mistakes.md is made from it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from tests.mistakes import claims, commands, configuration, hosts, submitting, tasks

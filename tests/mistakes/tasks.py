@@ -1,7 +1,5 @@
 """Mistakes with tasks and their states."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from tests.mistakes.kinds import Mistake

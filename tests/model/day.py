@@ -5,8 +5,6 @@ a calendar. Things go wrong all day long: the daemon dies, the executor dies or 
 store is away, the clock is set, the host sleeps. Whatever happens, `judge_*` holds after it.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 import random

@@ -4,8 +4,6 @@ Nothing here knows SQL, and nothing is copied from the store: it is docs/protoco
 a second time. `protocol.py` compares the two after every step.
 """
 
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 

@@ -4,8 +4,6 @@ A plant changes one piece of a statement's text, or one function. The text must 
 that fits nowhere any more fails, and is to be planted anew.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The lease protocol as a whole: no history of operations may break it, and no bug may hide."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """The real store and the oracle: called alike, and compared row by row after every step."""
 
-from __future__ import annotations
-
 import random
 import shutil
 import tempfile

@@ -5,8 +5,6 @@ python -m tests.rounds --minutes 60               # as many as there is time for
 python -m tests.rounds --seed 4711 --keep /tmp/x  # one again; its files stay if it fails
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import random

@@ -9,8 +9,6 @@ It records everything it does in files that all workers of a round append to, on
     twins    task fence pid                           when a process of an earlier run lives
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

@@ -1,7 +1,5 @@
 """The workers of a round: mixed, as a seed deals them."""
 
-from __future__ import annotations
-
 import random
 import sys
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The faults of a round: SIGKILL, or SIGSTOP and SIGCONT, for one of its processes."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass

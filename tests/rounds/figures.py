@@ -1,7 +1,5 @@
 """The sum of many rounds, in one line."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from statistics import median
 

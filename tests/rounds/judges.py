@@ -1,7 +1,5 @@
 """Checks after every round. Each judge yields the faults, in words."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field

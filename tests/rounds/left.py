@@ -1,7 +1,5 @@
 """Processes that workers left behind: by birth, by mark, and by name."""
 
-from __future__ import annotations
-
 import os
 import resource
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The daemon and the executor of a round: started, killed, stopped, and found."""
 
-from __future__ import annotations
-
 import os
 import signal
 from contextlib import ExitStack, suppress

@@ -1,7 +1,5 @@
 """A round from its seed to its verdict."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from pathlib import Path

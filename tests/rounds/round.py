@@ -1,7 +1,5 @@
 """One round: workers and faults by a seed, and what there is when all of it is over."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

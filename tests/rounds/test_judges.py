@@ -1,7 +1,5 @@
 """The judges of a round, each shown what it is there for."""
 
-from __future__ import annotations
-
 import os
 import resource
 import subprocess

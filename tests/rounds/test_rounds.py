@@ -3,8 +3,6 @@
 These are of a few seeds. `python -m tests.rounds` plays as many as you like, or one seed again.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

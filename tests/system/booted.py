@@ -3,8 +3,6 @@
 The wheel is installed in it, not this checkout.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

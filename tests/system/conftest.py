@@ -3,8 +3,6 @@
 A test is skipped with the name of the program that it lacks.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -4,8 +4,6 @@ Debian's kernel for clouds has the disk's driver and its filesystem built in, so
 alone.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import socket

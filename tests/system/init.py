@@ -1,7 +1,5 @@
 """The first process of a pid namespace: it reaps every orphan, as a host's init does."""
 
-from __future__ import annotations
-
 import os
 import signal
 from contextlib import suppress

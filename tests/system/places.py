@@ -3,8 +3,6 @@
 A mount ends with the last process that sees it, a namespace with its init: both with their test.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Processes that stand still: by SIGSTOP, or because the host froze them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import tempfile

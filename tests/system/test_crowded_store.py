@@ -1,7 +1,5 @@
 """A store that is crowded for long."""
 
-from __future__ import annotations
-
 from tests.e2e.test_disturbed_leases import crowd
 from tests.e2e.world import World
 

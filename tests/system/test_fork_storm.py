@@ -1,7 +1,5 @@
 """A fork storm at full length, with figures (`pytest -rA` shows them)."""
 
-from __future__ import annotations
-
 from tests.e2e.storms import in_words, neighbours_of_a_storm
 from tests.e2e.world import World
 

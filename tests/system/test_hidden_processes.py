@@ -3,8 +3,6 @@
 An ordinary user's `ssh-agent` shows them little of itself; with `hidepid` nothing at all.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -1,7 +1,5 @@
 """Out of memory: the executor lives, the outcome names the cause, and no other run pays."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """In a pid namespace whose init reaps, as on a real host: pids are given away again."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Random rounds as on a real host: below an init that reaps, with pids that come round."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The service on a host that booted: installed by its verb, started, reloaded, shut down."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from typing import Any

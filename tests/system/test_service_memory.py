@@ -1,7 +1,5 @@
 """The executor's unit under `MemoryMax=`, on a host that has a memory controller."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

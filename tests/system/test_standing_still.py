@@ -4,8 +4,6 @@ The worker exits by itself before the deadline, with a code of its own, and nobo
 the deadline has passed.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager

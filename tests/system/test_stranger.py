@@ -1,7 +1,5 @@
 """Another user of the host, who tries every verb, file, socket and unit of the service."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest

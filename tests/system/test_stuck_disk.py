@@ -1,7 +1,5 @@
 """A disk that hangs: only processes that need it wait for it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

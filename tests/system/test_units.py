@@ -1,7 +1,5 @@
 """The two units under twenty workers: restarts, kills, hangs, shutdowns, crashes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic

@@ -1,7 +1,5 @@
 """What a worker cannot do under the unit, by the page for operators, and what allows it."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Mapping

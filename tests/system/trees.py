@@ -1,7 +1,5 @@
 """The trees that hosts boot from in these tests: a Debian with the wheel of this project."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Takeover and absence in virtual time: which nodes are silent, and which report in time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

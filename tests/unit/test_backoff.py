@@ -1,7 +1,5 @@
 """Delays that double."""
 
-from __future__ import annotations
-
 from dispatcher.backoff import Backoff
 
 

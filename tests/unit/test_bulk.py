@@ -1,7 +1,5 @@
 """Bulk work: how much goes into a transaction, and whose turn it is in between. In virtual time."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A caller learns whether its submit was accepted, whatever ended it early."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Without a daemon a claim makes tasks of parts that a silent client had accepted."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Operators' verbs on very many tasks: in steps, each whole, with room for others in between."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Bulk submits by the client: all or nothing whatever fails, and never all of it in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The catalogue of log events against the source and the tests, in both directions."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """A listening socket's peers, with clocks that the test sets: turns, limits, and being dropped."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

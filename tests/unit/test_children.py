@@ -1,7 +1,5 @@
 """The daemon as the init of a container reaps orphans, and no process that it started."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

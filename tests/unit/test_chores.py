@@ -1,7 +1,5 @@
 """Work that may wait keeps nothing else from the store, which may not take it. In virtual time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

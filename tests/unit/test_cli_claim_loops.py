@@ -1,7 +1,5 @@
 """`claim --wait`, and `claim --export` in a loop of a shell."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path

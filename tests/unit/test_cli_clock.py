@@ -1,7 +1,5 @@
 """The command line on a host whose clock is set: with no daemon to notice it, and after one did."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

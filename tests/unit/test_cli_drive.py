@@ -1,7 +1,5 @@
 """`claim`, `heartbeat`, `complete` and `fail` in this process."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

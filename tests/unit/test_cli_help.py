@@ -1,7 +1,5 @@
 """The commands in `--help` can be typed as they are."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator

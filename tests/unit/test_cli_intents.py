@@ -1,7 +1,5 @@
 """The messages for operators about a task whose run is ending."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`dispatcher list` for people: what they look for first, on the terminal that they have."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

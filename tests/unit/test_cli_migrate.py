@@ -1,7 +1,5 @@
 """An older database: refused by every verb but those that may bring it up to date."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from pathlib import Path
 

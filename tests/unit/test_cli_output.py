@@ -1,7 +1,5 @@
 """Output of which the budget dropped a part: no half line is glued to another."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

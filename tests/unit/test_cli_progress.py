@@ -1,7 +1,5 @@
 """Bars: who sees them, when, and of what."""
 
-from __future__ import annotations
-
 import io
 import re
 import sys

@@ -1,7 +1,5 @@
 """Operators' verbs on many tasks: ids, ranges, filters, the question before, and a dry run."""
 
-from __future__ import annotations
-
 import io
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`heartbeat`, `complete` and `fail` inside a task: over the socket of the daemon that runs it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import socket

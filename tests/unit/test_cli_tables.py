@@ -1,7 +1,5 @@
 """Tables: whole where nobody looks, and legible on every terminal."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys

@@ -1,7 +1,5 @@
 """What `submit --wait` reports when it is interrupted."""
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher.cli.waiting import remaining_text

@@ -1,7 +1,5 @@
 """`hold`, `release`, `pause`, `resume` and `why`, without a daemon."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A host's clock that is set, in virtual time: nothing is due, late or lost for it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

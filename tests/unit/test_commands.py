@@ -1,7 +1,5 @@
 """Commands of operators: signals that arrive in one turn, and requests on the control socket."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A commit without an answer is never called "nothing was written"."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Complaints about JSON are in words, never in msgspec's."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any
 

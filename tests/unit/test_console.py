@@ -1,7 +1,5 @@
 """The lines of a log on a terminal."""
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher.logs import console

@@ -1,7 +1,5 @@
 """The pages that hold the contracts name what the code has: states, outcomes, messages, files."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import get_args

@@ -1,7 +1,5 @@
 """Where a daemon announces its control socket."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The daemon's report about itself, as it crosses the control socket."""
 
-from __future__ import annotations
-
 import msgspec
 
 from dispatcher.daemon_report import DaemonReport, ExecutorState

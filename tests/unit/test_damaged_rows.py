@@ -1,7 +1,5 @@
 """A row that somebody changed by hand while the daemon works, in virtual time."""
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher.model import Outcome, TaskState

@@ -1,7 +1,5 @@
 """The demo's criteria for a kept promise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The screen of the demo: a live table, or a line for each piece of news."""
 
-from __future__ import annotations
-
 from io import StringIO
 from xml.etree import ElementTree as ET
 

@@ -1,7 +1,5 @@
 """An executor finds its directories, whatever the other mistakes of the file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`dispatcher doctor`: each thing that may be wrong is found, and nothing is changed."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -1,7 +1,5 @@
 """`Client.edit`: what can be changed of a task that does not run, and what cannot."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

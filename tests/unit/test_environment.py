@@ -1,7 +1,5 @@
 """The environment that a task carries from its submitter's shell."""
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher.environment import Environment

@@ -1,7 +1,5 @@
 """`env_file` of a profile: its variables, its mistakes, and no secret in any message."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

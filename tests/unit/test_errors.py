@@ -1,7 +1,5 @@
 """Errors that pass by themselves, and errors that need a person."""
 
-from __future__ import annotations
-
 import errno
 import os
 

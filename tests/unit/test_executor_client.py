@@ -1,7 +1,5 @@
 """The daemon's end of the executor's socket, against the other end in the test's hands."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator, Sequence

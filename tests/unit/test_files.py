@@ -1,7 +1,5 @@
 """Reading small files in whose place anything may stand."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which pids are probed if /proc hides processes."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator

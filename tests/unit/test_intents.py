@@ -1,7 +1,5 @@
 """An operator's word in virtual time: kept through every way in which a run is settled."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """Log events as records of systemd's journal, against a socket that reads its protocol."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

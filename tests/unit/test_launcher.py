@@ -1,7 +1,5 @@
 """The embedded executor's launcher: how soon it tries again, and what it makes of a refusal."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

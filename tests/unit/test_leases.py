@@ -1,7 +1,5 @@
 """Leases in virtual time: who renews, who is lost, and who is spared."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

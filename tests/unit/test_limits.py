@@ -1,7 +1,5 @@
 """Limits as Python programs give them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

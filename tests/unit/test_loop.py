@@ -1,7 +1,5 @@
 """The daemon's loop over real sockets, with a wait that finds nothing as after a stop."""
 
-from __future__ import annotations
-
 import json
 import os
 import selectors

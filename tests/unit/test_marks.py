@@ -1,7 +1,5 @@
 """The mark of a run's processes: what it encodes, and what is none."""
 
-from __future__ import annotations
-
 import os
 import resource
 import subprocess

@@ -1,7 +1,5 @@
 """Figures: counted in memory, shown in the text format that Prometheus reads."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A mistake of one profile: it blocks that profile, for submit and daemon, and nothing else."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Workers' notices by systemd's protocol, from the executor's message on, in virtual time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """systemd's notify protocol, against a socket of ours (sd_notify(3))."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Why tasks are not running, and what counts as stuck, in virtual time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Unsent messages: one of a kind for each run, in an order that stays true."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The output directory within its bounds: real files, a disk whose free space the test sets."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections.abc import Iterator

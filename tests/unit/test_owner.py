@@ -1,7 +1,5 @@
 """The owner of a directory, and so the user that root becomes to work in it."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

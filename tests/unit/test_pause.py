@@ -1,7 +1,5 @@
 """The node's pause, and how many runs its host bears, by argument."""
 
-from __future__ import annotations
-
 import math
 import random
 

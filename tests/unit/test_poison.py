@@ -1,7 +1,5 @@
 """A value that a message cannot carry is found before it is sent, by the sender."""
 
-from __future__ import annotations
-
 import json
 import math
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The meaning of a run's end, as pure functions."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """`[profiles.NAME]`: the command, the defaults and the refusals of a submit."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The page for authors of workers names all that they may meet, and the limits that hold."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import get_args

@@ -1,7 +1,5 @@
 """`[queues.NAME]`: how many run at once, and what their tasks get."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

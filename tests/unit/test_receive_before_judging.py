@@ -1,7 +1,5 @@
 """Waiting requests are read before a run's time is judged, in virtual time (protocol 1.13)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Generated files: complete, true, and not older than the code."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import tomllib

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 from dispatcher.logs.repeats import BURST, INTERVAL, MOST, Repeats

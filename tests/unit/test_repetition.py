@@ -1,7 +1,5 @@
 """Repeated failures, in virtual time: how often each is tried, and how much is logged."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from io import StringIO

@@ -1,7 +1,5 @@
 """Each requirement names a test that exists, and each id in a test's name is a requirement's."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

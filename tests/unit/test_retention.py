@@ -1,7 +1,5 @@
 """The daemon itself deletes tasks that finished long ago, in virtual time; nothing grows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast

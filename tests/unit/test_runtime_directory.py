@@ -1,7 +1,5 @@
 """Names in the runtime directory: kept while somebody removes, replaces or takes them."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

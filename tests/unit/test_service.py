@@ -1,7 +1,5 @@
 """Installing and removing a service: files written, files left alone, refusals."""
 
-from __future__ import annotations
-
 import configparser
 import os
 import pwd

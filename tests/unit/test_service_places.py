@@ -1,7 +1,5 @@
 """The files and directories of a host's service: root's, seen by its units, open to its user."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import shutil

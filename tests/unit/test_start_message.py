@@ -1,7 +1,5 @@
 """What a worker gets from its submitter, its task and the dispatcher, and in which order."""
 
-from __future__ import annotations
-
 import subprocess
 from functools import partial
 from typing import Any

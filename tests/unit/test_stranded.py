@@ -1,7 +1,5 @@
 """Open runs for which no executor answers, in virtual time: nothing starts while one may live."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

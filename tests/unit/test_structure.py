@@ -1,7 +1,5 @@
 """The shape of the code: sizes, one name for each class, and who may import whom."""
 
-from __future__ import annotations
-
 import ast
 import tomllib
 from collections import Counter

@@ -1,7 +1,5 @@
 """What `submit` takes of the shell that it runs in, and what it refuses or reports for it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

@@ -1,7 +1,5 @@
 """The supervisor in virtual time, against the real store and a fake executor."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager

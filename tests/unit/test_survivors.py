@@ -1,7 +1,5 @@
 """A look at this host for what lives of a run: real files, real processes."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import resource

@@ -1,7 +1,5 @@
 """The writer of the metrics' file: one at a time, and its troubles logged once."""
 
-from __future__ import annotations
-
 import selectors
 import shlex
 from collections.abc import Iterator

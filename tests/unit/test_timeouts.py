@@ -1,7 +1,5 @@
 """Time-outs in virtual time: each at its own instant, whatever polls, beats or restarts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The systemd units: accepted by systemd, closed, and in agreement with the configuration."""
 
-from __future__ import annotations
-
 import configparser
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Tasks of a profile that the daemon cannot use are held, not run without what they need."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """`Client.wait`, in virtual time: each look at the store is followed by what the test does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The worker's half without a daemon."""
 
-from __future__ import annotations
-
 import pickle
 import socket
 from collections.abc import Iterator

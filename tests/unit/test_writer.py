@@ -1,7 +1,5 @@
 """Log lines for a reader that stops: queued, then dropped and counted; never waited for."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """`dispatcher backup`: copy the database while everything runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`dispatcher cancel`: cancel tasks for good."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli.intents import request

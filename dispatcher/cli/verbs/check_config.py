@@ -1,7 +1,5 @@
 """`dispatcher check-config`: report every mistake of the configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import click

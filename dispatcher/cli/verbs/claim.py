@@ -1,7 +1,5 @@
 """`dispatcher claim`: work on a task from a shell."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

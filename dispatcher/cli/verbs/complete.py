@@ -1,7 +1,5 @@
 """`dispatcher complete`: declare that a claimed task succeeded."""
 
-from __future__ import annotations
-
 import click
 import msgspec
 

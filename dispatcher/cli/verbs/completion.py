@@ -1,7 +1,5 @@
 """`dispatcher completion`: lines that make a shell complete what is typed."""
 
-from __future__ import annotations
-
 import click
 from click.shell_completion import ShellComplete, get_completion_class
 

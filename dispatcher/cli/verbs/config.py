@@ -1,7 +1,5 @@
 """`dispatcher config`: the value of every key, and where it comes from."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli.configuration import config_as_caller

@@ -1,7 +1,5 @@
 """`dispatcher demo`: the main job on real input, a SIGKILL in the middle, and the proof."""
 
-from __future__ import annotations
-
 import sysconfig
 import tempfile
 from pathlib import Path

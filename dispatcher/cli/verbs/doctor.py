@@ -1,7 +1,5 @@
 """`dispatcher doctor`: every fault that can be found, with its remedy."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli import render

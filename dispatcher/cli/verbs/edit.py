@@ -1,7 +1,5 @@
 """`dispatcher edit`: change tasks that do not run."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

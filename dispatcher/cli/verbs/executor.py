@@ -1,7 +1,5 @@
 """`dispatcher executor`: run the executor."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress

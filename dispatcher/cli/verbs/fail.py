@@ -1,7 +1,5 @@
 """`dispatcher fail`: declare that a claimed task failed."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli.claims import (

@@ -1,7 +1,5 @@
 """`dispatcher heartbeat`: renew a claim's lease."""
 
-from __future__ import annotations
-
 import os
 
 import click

@@ -1,7 +1,5 @@
 """`dispatcher hold`: park tasks until `release`."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli.intents import request

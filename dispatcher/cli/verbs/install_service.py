@@ -1,7 +1,5 @@
 """`dispatcher install-service`: write the units of this installation."""
 
-from __future__ import annotations
-
 import shlex
 
 import click

@@ -1,7 +1,5 @@
 """`dispatcher list`: tasks, those first that a person looks for."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import replace

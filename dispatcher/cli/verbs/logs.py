@@ -1,7 +1,5 @@
 """`dispatcher logs`: what a task's run wrote."""
 
-from __future__ import annotations
-
 import sys
 
 import click

@@ -1,7 +1,5 @@
 """`dispatcher metrics`: figures for Prometheus."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

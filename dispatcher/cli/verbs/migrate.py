@@ -1,7 +1,5 @@
 """`dispatcher migrate`: upgrade the database's schema while nothing uses it."""
 
-from __future__ import annotations
-
 from contextlib import closing
 
 import click

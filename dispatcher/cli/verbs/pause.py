@@ -1,7 +1,5 @@
 """`dispatcher pause`: stop all claims from queues."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli.configuration import open_client

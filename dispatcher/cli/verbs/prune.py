@@ -1,7 +1,5 @@
 """`dispatcher prune`: delete tasks that finished long ago."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import click

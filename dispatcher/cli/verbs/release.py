@@ -1,7 +1,5 @@
 """`dispatcher release`: make held tasks ready."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli.intents import request

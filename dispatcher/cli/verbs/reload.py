@@ -1,7 +1,5 @@
 """`dispatcher reload`: make the daemon read its configuration again."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """`dispatcher restart`: replace the running daemon by one in the background."""
 
-from __future__ import annotations
-
 import os
 
 import click

@@ -1,7 +1,5 @@
 """`dispatcher restore`: replace the database with a backup."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path

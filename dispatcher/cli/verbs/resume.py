@@ -1,7 +1,5 @@
 """`dispatcher resume`: allow claims from paused queues again."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli.configuration import open_client

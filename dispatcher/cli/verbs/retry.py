@@ -1,7 +1,5 @@
 """`dispatcher retry`: make tasks ready again."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli.intents import request

@@ -1,7 +1,5 @@
 """`dispatcher run`: run the daemon."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli.configuration import config_as_owner

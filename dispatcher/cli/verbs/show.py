@@ -1,7 +1,5 @@
 """`dispatcher show`: a task with all its runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

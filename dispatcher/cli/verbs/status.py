@@ -1,7 +1,5 @@
 """`dispatcher status`: the state of daemon, executor and queues."""
 
-from __future__ import annotations
-
 from itertools import islice
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`dispatcher stop`: stop the running daemon, and wait for its end."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import click

@@ -1,7 +1,5 @@
 """`dispatcher submit`: one task from the command line, or many from a file."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """`dispatcher uninstall-service`: remove the units."""
 
-from __future__ import annotations
-
 import click
 
 from dispatcher.cli.options import examples

@@ -1,7 +1,5 @@
 """`dispatcher wait`: wait until tasks are done."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import click

@@ -1,7 +1,5 @@
 """`dispatcher why`: why a task is in its state, and what happens next."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import click

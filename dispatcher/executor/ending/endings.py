@@ -1,7 +1,5 @@
 """Ending runs: which signals a run's processes get, and when nothing is left of them."""
 
-from __future__ import annotations
-
 import msgspec
 
 from dispatcher import wire

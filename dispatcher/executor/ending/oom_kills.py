@@ -1,7 +1,5 @@
 """Finding the runs that the kernel has ended for lack of memory."""
 
-from __future__ import annotations
-
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping

@@ -3,8 +3,6 @@
 It describes the processes that this user may not signal, as those of `sudo`.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterable
 

@@ -3,8 +3,6 @@
 The kernel writes the files, so a file may exceed its budget by what is written between two looks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The lock belongs to the open description that a run's processes share: the kerne
 the last of them, whatever became of their environment, session and parents.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -5,8 +5,6 @@ time-out. It is also the queue from which lines are read behind their writers, s
 for journald. The executor's journal records how far a file was forwarded, for a successor.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Container, Iterator
 

@@ -1,7 +1,5 @@
 """Quiet files, examined again only after a write: inotify(7), once for each file and watch."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import struct

@@ -1,7 +1,5 @@
 """Reading one run's output in pieces, each of which becomes a record of systemd's journal."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

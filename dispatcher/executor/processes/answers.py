@@ -1,7 +1,5 @@
 """The three answers of a look at a run's tree (protocol 2.10)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from dispatcher.executor.system.procfs import Process

@@ -5,8 +5,6 @@ parents), so it comes first. The other evidence is for programs that set that li
 for hosts where it cannot be set.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 

@@ -5,8 +5,6 @@ it, as daemons are let in after the sweep. Survivors that cannot die are looked 
 seconds.
 """
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable

@@ -8,8 +8,6 @@ Why an empty scan proves something: once its leader is dead, the topmost living 
 is our child. Our list of children loses only what we reap, and grows at its end.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A walk through the tree of one run, in parts that fit into a tick."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from dispatcher.executor.system.kernel import Kernel

@@ -1,7 +1,5 @@
 """Why the kernel does not execute a program, and the remedy."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource

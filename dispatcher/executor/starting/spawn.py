@@ -1,7 +1,5 @@
 """Starting a run's leader, and naming whose fault it is when that fails."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource

@@ -1,7 +1,5 @@
 """The kernel's calls about processes, and the one wait: no decision is made here."""
 
-from __future__ import annotations
-
 import os
 import resource
 import select

@@ -1,7 +1,5 @@
 """What /proc shows of a process, and what is known of a process that it hides."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from contextlib import suppress

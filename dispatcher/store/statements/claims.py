@@ -1,7 +1,5 @@
 """SQL that claims tasks, and takes a claim back. A limit is cast: see `supervisor`."""
 
-from __future__ import annotations
-
 from dispatcher.store.rows import Ready, columns
 
 # An environment whose row was removed by hand is "", which is damage.

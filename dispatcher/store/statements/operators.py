@@ -1,7 +1,5 @@
 """SQL of the operators' verbs. A limit is cast: see `supervisor`."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Final
 

@@ -1,7 +1,5 @@
 """SQL that only reads. A limit is cast: see `supervisor`."""
 
-from __future__ import annotations
-
 from dispatcher.execution import OpenRun
 from dispatcher.model import Node, Run, Task, TaskState
 from dispatcher.store.rows import columns

@@ -1,7 +1,5 @@
 """SQL of submits, single and bulk. A limit is cast: see `supervisor`."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from functools import cache
 from typing import Final

@@ -3,8 +3,6 @@
 A limit is cast, because SQLite plans a statement with a bare parameter there anew each time.
 """
 
-from __future__ import annotations
-
 from dispatcher.model import Node
 from dispatcher.store.rows import columns, names
 from dispatcher.store.statements.readers import OPEN_RUN_COLUMNS

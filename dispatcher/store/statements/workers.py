@@ -1,7 +1,5 @@
 """SQL of workers' messages, each guarded by the lock in the statement itself."""
 
-from __future__ import annotations
-
 # Lease and liveness change together. Only a changed report is progress: a worker that repeats
 # itself may be stuck. A local claim has no node: its `takeover_at` is the expiry. It alone has a
 # deadline, which no beat moves.

@@ -1,7 +1,5 @@
 """Output files within their budgets: real files, virtual time."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -1,7 +1,5 @@
 """Ending a run in virtual time: who gets which signal when, and when it is gone (protocol 2.9)."""
 
-from __future__ import annotations
-
 import errno
 import math
 from pathlib import Path

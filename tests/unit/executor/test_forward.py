@@ -1,7 +1,5 @@
 """Output forwarded to systemd's journal: real files, virtual time, a socket as journald."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Iterator

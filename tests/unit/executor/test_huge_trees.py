@@ -1,7 +1,5 @@
 """Trees of thousands of processes: a tick does a bounded part, and what is proved stays proved."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count

@@ -1,7 +1,5 @@
 """The journal: written in one piece or not at all, read back whole (protocol 2.3)."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

@@ -3,8 +3,6 @@
 A successor goes on with what is left, and reports what is lost.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

@@ -1,7 +1,5 @@
 """When an executor leaves, and when it stays, in virtual time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 

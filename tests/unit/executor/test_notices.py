@@ -1,7 +1,5 @@
 """The executor's ear for systemd's own protocol, in virtual time on real sockets."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import tempfile

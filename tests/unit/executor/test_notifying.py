@@ -1,7 +1,5 @@
 """What the service manager receives from the executor."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The kernel's files about memory: this process's score, and the counter of its cgroup."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import resource

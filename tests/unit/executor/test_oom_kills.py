@@ -1,7 +1,5 @@
 """Runs that count as killed for lack of memory: the kernel counts its kills without naming one."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Output files: locked while anyone writes, handed on when they stayed empty."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections.abc import Iterator

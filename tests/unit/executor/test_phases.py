@@ -1,7 +1,5 @@
 """The table of a run's phases is closed, and only leads forwards."""
 
-from __future__ import annotations
-
 from dispatcher.executor.phases import MOVES, Phase
 
 

@@ -1,7 +1,5 @@
 """How output is cut into records of the journal."""
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher.executor.output.stream import MOST_OF_PIECE, Piece, pieces

@@ -1,7 +1,5 @@
 """Waiting messages are read before any time is judged, in virtual time (protocol 1.13)."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import tempfile

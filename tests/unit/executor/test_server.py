@@ -1,7 +1,5 @@
 """A peer that does not read, on real sockets with the clock in our hands."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource

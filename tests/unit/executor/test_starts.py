@@ -1,7 +1,5 @@
 """When a start is reported: late enough that a run which ends at once is reported in one batch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Processes that a dead executor left behind: found by mark, and never presumed gone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

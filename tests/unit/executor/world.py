@@ -1,7 +1,5 @@
 """An executor in virtual time: a kernel whose processes obey the test, and no sockets."""
 
-from __future__ import annotations
-
 import errno
 import math
 import select
