@@ -93,7 +93,7 @@ def test_the_variables_that_are_unset_are_those_that_a_claim_sets(command: Comma
         (("--config", "/nowhere.toml"), 78),
     ],
 )
-def test_whatever_fails_ends_a_loop_that_evaluates_exports(
+def test_any_failure_ends_a_loop_that_evaluates_exports(
     command: Command, arguments: tuple[str, ...], code: int
 ) -> None:
     assert FALSE == command("claim", "--export", *arguments, exits=code).stdout

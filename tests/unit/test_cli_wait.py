@@ -44,7 +44,7 @@ def test_a_wait_for_what_has_succeeded_exits_0(
     ] == [{**one, "reason": "declared by the worker"} for one in command("wait", 1, "--json").json]
 
 
-def test_what_did_not_succeed_is_named_with_the_reason_and_exits_1(
+def test_tasks_that_did_not_succeed_are_named_with_the_reason_and_exit_1(
     command: Command, succeed: Callable[[int], None]
 ) -> None:
     for _ in range(4):
@@ -79,7 +79,7 @@ def test_any_is_done_with_the_first(command: Command, succeed: Callable[[int], N
     assert 1 == command("wait", "--any", 1, 3, exits=1).exit_code
 
 
-def test_when_the_time_is_over_the_rest_is_named_and_exits_75(
+def test_the_remaining_tasks_are_named_when_the_time_is_over_and_exit_75(
     command: Command, succeed: Callable[[int], None]
 ) -> None:
     for _ in range(3):
@@ -142,7 +142,7 @@ def test_a_wait_for_a_finished_queue_succeeds_and_for_a_misspelt_one_fails(
         (["1", "--timeout", "5"], '5 is a plain number; add its unit, e.g. "5s"', 2),
     ],
 )
-def test_what_cannot_be_waited_for_is_refused(
+def test_a_wait_for_an_impossible_selection_is_refused(
     command: Command, arguments: list[str], message: str, code: int
 ) -> None:
     command("submit", "--", "true")

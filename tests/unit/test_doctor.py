@@ -265,7 +265,7 @@ def read_by_a_unit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_module, "SYSTEM_UNITS", units)
 
 
-def test_what_the_hosts_unit_hides_is_bad_if_it_reads_the_file(
+def test_a_path_hidden_by_the_hosts_unit_is_bad_if_the_unit_reads_the_file(
     used: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_service, "HIDDEN", (tmp_path,))

@@ -83,7 +83,7 @@ def test_the_edits_are_the_columns_that_the_store_changes() -> None:
     assert {name.removesuffix("_ms") for name in EDITABLE} - {"state", "reason", "run_at"} == names
 
 
-def test_what_is_unset_is_as_if_it_had_never_been_given(client: Client) -> None:
+def test_an_unset_option_counts_as_never_given(client: Client) -> None:
     task_id = submitted(client, run_timeout_ms=1_000, total_timeout_ms=2_000, kill_signal=2)
 
     client.edit(task_id, run_timeout_ms=None, total_timeout_ms=None, kill_signal=None)
@@ -163,7 +163,7 @@ def test_a_failed_task_is_changed_before_its_retry(client: Client) -> None:
         ({"total_timeout_ms": 10}, "run_timeout: 5s is longer than total_timeout"),
     ],
 )
-def test_what_no_task_may_have_is_refused_and_nothing_changes(
+def test_an_invalid_edit_is_refused_and_nothing_changes(
     client: Client, edits: Mapping[str, Any], message: str
 ) -> None:
     task_id = submitted(client, run_timeout_ms=5_000)
@@ -227,7 +227,7 @@ def test_a_task_that_does_not_start_gets_no_delay(client: Client, state: str, ve
         client.edit(task_id, delay_ms=5)
 
 
-def test_of_many_each_is_changed_that_can_be(client: Client) -> None:
+def test_each_of_many_tasks_is_changed_if_it_can_be(client: Client) -> None:
     ids = [submitted(client, run_timeout_ms=ms) for ms in (1_000, 9_000, 1_000)]
     client.claim(task_id=ids[2])
 

@@ -308,7 +308,7 @@ def test_a_directory_of_roots_that_hides_a_users_own_file_is_to_be_given_to_the_
         ("a directory of another user's", "it is for user #4242: sudo -u '#4242' dispatcher"),
     ],
 )
-def test_what_may_be_anothers_is_not_to_be_given_to_the_user(
+def test_no_advice_gives_the_user_a_file_that_may_be_anothers(
     place: Path, there: str, remedy: str
 ) -> None:
     """`chown` follows a link, to /etc/dispatcher for example."""

@@ -114,7 +114,7 @@ def test_a_directory_of_figures_is_open_to_readers_and_one_closed_to_the_service
         ("above", "root", "nogroup", 0o740),
     ],
 )
-def test_what_is_advised_opens_what_is_closed_to_the_service(
+def test_the_advice_opens_a_directory_closed_to_the_service(
     of_nobody: Place, public: Path, closed: str, uid: str, group: str, mode: int
 ) -> None:
     """Of a directory of the user's group, `chmod o+x` changed nothing, and was advised again."""

@@ -110,7 +110,7 @@ def test_a_time_out_leaves_out_those_that_go_on(client: Client, days: Days) -> N
     assert 1.2 == pytest.approx(sum(days.waits))
 
 
-def test_when_the_time_is_over_all_are_looked_at_once_more(
+def test_all_tasks_are_read_once_more_when_the_time_is_over(
     client: Client, days: Days, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "_BATCH", 2)
