@@ -123,8 +123,11 @@ class Client(Reader):
         """Cancel an unfinished task; the daemon ends a running one, a local claim ends at once."""
         return self.request(task_id, Intent.CANCEL, reason).was
 
-    def hold(self, task_id: int, reason: str = "held by an operator") -> TaskState | None:
-        """Park an unfinished task until it is released; a running one is ended first."""
+    def hold(self, task_id: int, reason: str | None = None) -> TaskState | None:
+        """Park an unfinished task until it is released; a running one is ended first.
+
+        A held task gets the reason if one is given.
+        """
         return self.request(task_id, Intent.HOLD, reason).was
 
     def release(self, task_id: int) -> TaskState | None:

@@ -79,7 +79,8 @@ class _Intended:
             case Intent.CANCEL:
                 return self.store.cancel(task_id, reason, now=now)
             case Intent.HOLD:
-                return self.store.hold(task_id, reason, now=now)
+                is_given = self.reason is not None
+                return self.store.hold(task_id, reason, replace_reason=is_given, now=now)
             case Intent.RELEASE:
                 return self.store.release(task_id, policy=self.config.retry.policy(), now=now)
             case Intent.RETRY:

@@ -256,8 +256,13 @@ class OperatorStore(ReaderStore, Protocol):
         By intent, if its run is ending (ending, declaration, or leader's exit) without success.
         """
 
-    def hold(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
-        """Keep an unfinished task until it is released; a running one is ended as by `cancel`."""
+    def hold(
+        self, task_id: int, reason: str, *, replace_reason: bool = True, now: StoreTime
+    ) -> TaskState | None:
+        """Keep an unfinished task until it is released; a running one is ended as by `cancel`.
+
+        A held task gets the new reason if `replace_reason`, and otherwise keeps its own.
+        """
 
     def release(self, task_id: int, *, policy: RetryPolicy, now: StoreTime) -> TaskState | None:
         """Make a `held` task `ready` with its budgets as they are, if it has an attempt left.

@@ -36,13 +36,15 @@ class SqlOperator(SqlReader):
             self.engine.change(sql.CANCEL, {"id": task_id, "reason": reason, "now": now})
         return state
 
-    def hold(self, task_id: int, reason: str, *, now: StoreTime) -> TaskState | None:
+    def hold(
+        self, task_id: int, reason: str, *, replace_reason: bool = True, now: StoreTime
+    ) -> TaskState | None:
         state, run = self._find(task_id)
         if run is not None:
             if not _can_be_held(run, now):
                 return state
             self._end(run, Intent.HOLD, Outcome.HELD, reason)
-        elif state not in FINISHED | {TaskState.HELD}:
+        elif state not in FINISHED and (state is not TaskState.HELD or replace_reason):
             self.engine.change(claims_sql.HOLD, {"id": task_id, "reason": reason})
         return state
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from dispatcher.model import Outcome, PausedQueue, Pruned, TaskState
@@ -253,8 +255,19 @@ def test_the_hold_of_a_running_task_begins_the_ending_held(store: OneByOne) -> N
     assert claim.lock != store.column("lock", claim.task_id)
 
 
-@pytest.mark.parametrize("state", [*FINISHED, TaskState.HELD])
-def test_a_task_that_is_over_or_held_already_is_not_held(store: OneByOne, state: TaskState) -> None:
+def test_a_held_task_is_held_for_the_newest_reason(store: OneByOne) -> None:
+    task_id = task_in(store, TaskState.HELD)
+    before = store.task(task_id)
+
+    assert TaskState.HELD is store.hold(task_id, "no", replace_reason=False, now=later(8))
+    assert before == store.task(task_id)
+
+    assert TaskState.HELD is store.hold(task_id, "ask Ada", now=later(9))
+    assert replace(before, reason="ask Ada") == store.task(task_id)
+
+
+@pytest.mark.parametrize("state", FINISHED)
+def test_a_task_that_is_over_is_not_held(store: OneByOne, state: TaskState) -> None:
     task_id = task_in(store, state)
     before = store.task(task_id)
 

@@ -439,3 +439,14 @@ def test_a_lease_that_no_time_out_ends_early_is_reported_without_time_outs(
     beat = command("heartbeat", "--task", 1, "--lock", claim.json["lock"])
 
     assert ["", ""] == [claim.stderr, beat.stderr]
+
+
+def test_a_held_task_gets_the_reason_that_is_given_and_keeps_it_otherwise(command: Command) -> None:
+    command("submit", "--", "true")
+    command.run_once(outcome=Outcome.HELD, state=TaskState.HELD)
+
+    command("hold", 1)
+    assert "used up its attempts" == command("show", 1, "--json").json["reason"]
+
+    assert "1 held\n" == command("hold", 1, "--reason", "ask Ada").stdout
+    assert "ask Ada" == command("show", 1, "--json").json["reason"]

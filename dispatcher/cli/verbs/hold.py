@@ -1,6 +1,7 @@
 """`dispatcher hold`: park tasks until `release`."""
 
 import click
+from click.core import ParameterSource
 
 from dispatcher.cli.intents import request
 from dispatcher.cli.options import config_option, examples, json_option, reason_option
@@ -28,6 +29,8 @@ def command(*, selection: Selection, reason: str, dry_run: bool, yes: bool, as_j
     takes tasks that wait or run.
 
     A task whose run is ending already is held once that run has ended. A finished task stays as it
-    is, exit code 1.
+    is, exit code 1. A held task, named by its id, gets the new reason if one is given.
     """
-    request(selection, Intent.HOLD, reason, dry_run=dry_run, yes=yes, as_json=as_json)
+    source = click.get_current_context().get_parameter_source("reason")
+    given = None if source is ParameterSource.DEFAULT else reason
+    request(selection, Intent.HOLD, given, dry_run=dry_run, yes=yes, as_json=as_json)
