@@ -14,7 +14,7 @@ import click
 from dispatcher.cli import glance, render, tables
 from dispatcher.client import Client
 from dispatcher.errors import StoreUnavailable, did_you_mean
-from dispatcher.model import TaskFilter
+from dispatcher.model import TaskFilter, TaskState
 from dispatcher.obstacles import Standing
 from dispatcher.store.glance import MOST_AT_ONCE, Glance, Seen, search
 from dispatcher.store.glance import glance as at_a_glance
@@ -54,7 +54,7 @@ class Dashboard:
         room = MOST_AT_ONCE if self.limit or not is_drawn else max(height - 1, LEAST)
         found, lines = self._frame(columns, room)
         if not found.seen:
-            report_none(self.client, self.wanted.queue)
+            report_none(self.client, self.wanted)
             return
         if not is_drawn:
             lines = lines[: len(found.seen) + 1]
@@ -81,7 +81,7 @@ class Dashboard:
         """Return tasks, and the lines that show them: at most so many, the last ones whole."""
         found, standing = self._look(height), self.client.standing()
         below = _last_lines(found, standing, columns)
-        if (room := max(1, height - len(below) - 1)) < len(found.seen):
+        while (room := max(1, height - len(below) - 1)) < len(found.seen):
             found = self._look(room)
             below = _last_lines(found, standing, columns)
         return found, [*self._rows(found.seen, standing), *below][:height]
@@ -100,7 +100,7 @@ class Dashboard:
         found = iter(each_with_run(self.client.store, replace(wanted, limit=wanted.limit + 1)))
         first = list(islice(found, 1))
         if not first:
-            report_none(self.client, wanted.queue)
+            report_none(self.client, wanted)
             return
         shown = chain(first, islice(found, wanted.limit - 1))
         seen = (Seen(task=task, run=run, before=None) for task, run in shown)
@@ -129,13 +129,31 @@ class Dashboard:
         )
 
 
-def report_none(client: Client, queue: str | None) -> None:
-    """Report on stderr that no task matches, with the nearest queue if there is none such."""
-    where = ""
+def report_none(client: Client, wanted: TaskFilter) -> None:
+    """Report on stderr that no task matches, how many others there are, or the nearest queue."""
+    queue, where = wanted.queue, ""
     if queue is not None:
         known = client.queues()
         where = f" in queue {queue!r}" + ("" if queue in known else did_you_mean(queue, known))
-    click.echo(f"dispatcher: no tasks{where}", err=True)
+    counts = client.counts()
+    others = sum(sum(states.values()) for name, states in counts.items() if queue in (None, name))
+    none = f"no tasks{where}"
+    if others:
+        none = (
+            f"no task{where} {_unmatched(wanted)} ({others} {'other' if others == 1 else 'others'})"
+        )
+    click.echo(f"dispatcher: {none}", err=True)
+
+
+def _unmatched(wanted: TaskFilter) -> str:
+    """Return what a filter wants and no task does: "is ready", "matches and is ready"."""
+    by_state = TaskFilter(states=wanted.states, queue=wanted.queue)
+    is_only_by_state = replace(wanted, limit=by_state.limit, oldest_first=False) == by_state
+    parts = [] if is_only_by_state else ["matches"]
+    if wanted.states is not None:
+        names = " or ".join(state for state in TaskState if state in wanted.states)
+        parts.append(f"is {names}")
+    return " and ".join(parts)
 
 
 def report_more(client: Client, wanted: TaskFilter) -> None:
@@ -167,7 +185,11 @@ def _rest_of(found: Glance) -> str | None:
 
 def _last_lines(found: Glance, standing: Standing, columns: int) -> list[str]:
     """Return the lines below the table on a terminal."""
-    lines = [*glance.hindrances(found.counts, standing), glance.summary(found.counts)]
+    lines = [
+        *glance.omitted(found),
+        *glance.hindrances(found.counts, standing),
+        glance.summary(found.counts),
+    ]
     if not found.is_all:
         lines[-1] += "; of the newest that match"
     if (more := _rest_of(found)) is not None:

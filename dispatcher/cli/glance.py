@@ -1,6 +1,7 @@
 """Tasks at a glance: one row each, with what a person looks for in its state."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ from dispatcher.execution import LOCAL
 from dispatcher.host import output_files
 from dispatcher.model import FINISHED, Run, Task, TaskState
 from dispatcher.obstacles import AT_REST, Obstacle, Standing
-from dispatcher.store.glance import GROUPS, MOST_BEFORE, Seen
+from dispatcher.store.glance import GROUPS, MOST_BEFORE, Glance, Seen
 from dispatcher.times import StoreTime, WallTime
 
 HEADINGS = ("ID", "STATE", "QUEUE", "PRIORITY", "TIME", "DETAIL", "COMMAND")
@@ -106,6 +107,15 @@ def summary(counts: Mapping[TaskState, int]) -> str:
     states = (state for states, _ in GROUPS for state in states)
     parts = ", ".join(f"{counts[state]} {state}" for state in states if counts.get(state))
     return f"{total} {'task' if total == 1 else 'tasks'}: {parts}" if total else "no tasks"
+
+
+def omitted(found: Glance) -> Iterator[str]:
+    """Yield how many tasks that need a person are not shown, unless nothing else is."""
+    shown = Counter(seen.task.state for seen in found.seen)
+    for state in (TaskState.HELD, TaskState.FAILED):
+        there = found.counts.get(state, 0)
+        if there > shown[state] and there < sum(found.counts.values()):
+            yield f"… {there - shown[state]} more {state}: --state {state} lists them"
 
 
 def hindrances(counts: Mapping[TaskState, int], standing: Standing) -> Iterator[str]:

@@ -17,13 +17,14 @@ from dispatcher.store.search import each_task, last_run
 #: are shown unless a limit is given.
 GROUPS: Final[tuple[tuple[tuple[TaskState, ...], int], ...]] = (
     ((TaskState.RUNNING,), 100),
-    ((TaskState.HELD, TaskState.FAILED), 20),
+    ((TaskState.HELD,), 20),
+    ((TaskState.FAILED,), 20),
     ((TaskState.READY, TaskState.SCHEDULED), 10),
     ((TaskState.SUCCEEDED, TaskState.CANCELLED), 10),
 )
 
 #: Tasks in the longest glance without a limit.
-MOST: Final = 140
+MOST: Final = 160
 
 #: The largest limit: a glance is one snapshot.
 MOST_AT_ONCE: Final = 1000

@@ -96,7 +96,7 @@ def test_running_tasks_are_first_then_those_that_need_a_person_then_waiting_then
 
     found = glance(store.raw)
 
-    assert [running, broken, parked, ready, scheduled, over[1], over[0]] == ids(found)
+    assert [running, parked, broken, ready, scheduled, over[1], over[0]] == ids(found)
     assert found.counts[TaskState.SUCCEEDED] == 2
     assert [ready] == ids(glance(store.raw, states={TaskState.READY}))
     assert [parked] == ids(glance(store.raw, queue="p"))
@@ -127,6 +127,15 @@ def test_small_groups_are_whole_and_large_ones_share_the_rest(store: OneByOne) -
     assert ids(glance(store.raw, room=10)) == ids(glance(store.raw, limit=10))
     assert [running, *broken[::-1], *ready] == ids(glance(store.raw, limit=61))
     assert [running] == ids(glance(store.raw, limit=1))
+
+
+def test_held_tasks_keep_rows_before_later_failures(store: OneByOne) -> None:
+    parked = [held(store, queue="p") for _ in range(5)]
+    broken = [failed(store, number) for number in range(1, 11)]
+
+    room = glance(store.raw, room=8)
+    assert [*parked[:-5:-1], *broken[:-5:-1]] == ids(room)
+    assert [*parked[::-1], *broken[::-1]] == ids(search(store.raw, TaskFilter(since=later(0))))
 
 
 def test_a_search_shows_its_newest_matches_in_the_same_order(

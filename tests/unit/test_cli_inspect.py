@@ -342,7 +342,28 @@ def test_an_empty_list_is_reported_on_stderr_with_the_queue_that_was_meant(
     assert [] == misspelt.json
     meant = "dispatcher: no tasks in queue 'nightl'; did you mean 'nightly'?\n"
     assert meant == misspelt.stderr
-    assert "dispatcher: no tasks in queue 'nightly'\n" == none_failed.stderr
+    assert "dispatcher: no task in queue 'nightly' is failed (1 other)\n" == none_failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("filters", "reported"),
+    [
+        (["--label", "zz=1"], "no task matches (2 others)"),
+        (["--text", "needle"], "no task matches (2 others)"),
+        (["--state", "running", "--state", "held"], "no task is running or held (2 others)"),
+        (["--queue", "a", "--label", "zz=1"], "no task in queue 'a' matches (1 other)"),
+        (["--text", "x", "--state", "failed"], "no task matches and is failed (2 others)"),
+        (["--state", "failed", "--oldest-first", "--limit", 3], "no task is failed (2 others)"),
+        (["--state", "failed", "--json"], "no task is failed (2 others)"),
+    ],
+)
+def test_an_empty_list_counts_the_tasks_that_its_filter_leaves_out(
+    command: Command, filters: list[str], reported: str
+) -> None:
+    for queue in "ab":
+        command("submit", "--queue", queue, "--", "true")
+
+    assert f"dispatcher: {reported}\n" == command("list", *filters).stderr
 
 
 def test_an_empty_list_is_reported_although_the_configuration_has_a_mistake(

@@ -243,6 +243,26 @@ def test_a_small_terminal_shows_some_of_each_group_with_what_runs_first(
     assert 12 == len(on_a_terminal(monkeypatch, "list", lines=5).splitlines())
 
 
+def test_a_small_terminal_shows_what_is_held_and_counts_the_failures_left_out(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(25):
+        command("submit", "--", "true")
+    for number in range(1, 6):
+        command("hold", number)
+    for _ in range(20):
+        command.run_once()
+
+    shown = on_a_terminal(monkeypatch, "list", lines=18).splitlines()
+
+    assert 17 == len(shown)
+    states = [line.split()[1] for line in shown[1:-4]]
+    assert ["held"] * 5 + ["failed"] * 7 == states
+    assert "… 13 more failed: --state failed lists them" == shown[-4]
+    alone = on_a_terminal(monkeypatch, "list", "--state", "failed", lines=18)
+    assert "…" not in alone
+
+
 def test_a_watched_list_is_drawn_again_and_never_longer_than_the_terminal(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +279,7 @@ def test_a_watched_list_is_drawn_again_and_never_longer_than_the_terminal(
         if next(frames, "end") == "end":
             raise KeyboardInterrupt
 
-    faults = iter([None, None, StoreUnavailable("the store does not answer")])
+    faults = iter([None, None, None, StoreUnavailable("the store does not answer")])
     monkeypatch.setattr(dashboard, "at_a_glance", at_a_glance)
     monkeypatch.setattr(dashboard.time, "sleep", sleep)
 
@@ -269,7 +289,7 @@ def test_a_watched_list_is_drawn_again_and_never_longer_than_the_terminal(
     lines = [line.removesuffix("\x1b[K") for line in first.splitlines()]
     assert all(tables.width(line) <= 80 for line in lines)
     assert 15 == len(lines)
-    assert "11 of 40; --limit N shows more" == lines[-1]
+    assert "10 of 40; --limit N shows more" == lines[-1]
     assert ["running"] * 3 == [line.split()[1] for line in lines[1:4]]
     assert "dispatcher: the store does not answer\x1b[K\n" == second
     assert 2 == len(rest)
@@ -290,7 +310,7 @@ def test_a_list_by_age_is_not_in_groups(command: Command) -> None:
 
     assert [1, 2, 3, 4] == list(rows(command, "--oldest-first"))
     assert [4, 3, 2, 1] == list(rows(command, "--limit", 2000))
-    assert [1, 3, 2, 4] == list(rows(command))
+    assert [3, 1, 2, 4] == list(rows(command))
     few = command("list", "--oldest-first", "--limit", 3)
     assert "dispatcher: 3 of 4; --limit N shows more\n" == few.stderr
 

@@ -67,7 +67,7 @@ from dispatcher.times import StoreTime, WallTime
     "--limit",
     type=COUNT,
     metavar="N",
-    help="Maximum to list [default: 20 that need you, 10 that wait, 10 that are over; else 100].",
+    help="Maximum to list [default: 20 held, 20 failed, 10 that wait, 10 that are over; else 100].",
 )
 @click.option("--oldest-first", is_flag=True, help="By age, the oldest first.")
 @click.option("-w", "--watch", is_flag=True, help="Show it again every two seconds.")
@@ -136,7 +136,7 @@ def _print_json(store: Client, wanted: TaskFilter, *, by_line: bool) -> None:
     else:
         print_json(list(shown))
     if not first:
-        report_none(store, wanted.queue)
+        report_none(store, wanted)
     elif next(found, None) is not None:
         report_more(store, wanted)
 
