@@ -84,7 +84,7 @@ each directory and link on the way) and `/etc/dispatcher/dispatcher.toml`. Witho
 defaults below apply. An unknown key or an impossible value is an error that names file, line, key
 and remedy (exit code 78); `dispatcher check-config` finds them all. A mistake in a profile
 concerns that profile alone: its submits are refused, its tasks are held, and the rest of the file
-holds. Durations carry their unit: `"200ms"`, `"15m"`, `"30d"`.
+holds. Durations carry their unit: `"200ms"`, `"15m"`, `"2h30m"`, `"30d"`.
 
 `dispatcher config` prints every value and its source, `dispatcher config --commented` a file
 with every key to start from, and `dispatcher config --schema` the JSON schema for editors."""

@@ -4,6 +4,7 @@ Also NAME=VALUE pairs.
 """
 
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -83,6 +84,8 @@ def _task(
     fields: dict[str, Any], config: Config, options: TaskOptions, environ: Mapping[str, str]
 ) -> NewTask:
     command, name = fields.pop("command", []), fields.pop(NAME, None)
+    for key in ("label", "env"):
+        refuse_repeated(key, fields.get(key, ()), name if key == "label" else None)
     wanted: TaskOptions = {**options, **_options(fields, environ)}
     if name is not None:
         wanted["labels"] = named(name, wanted.get("labels") or {})
@@ -110,6 +113,19 @@ def named(name: str | None, labels: Mapping[str, str]) -> dict[str, str]:
     if not name.strip():
         raise InvalidTask("name: is empty; leave it out")
     return {**labels, NAME: name}
+
+
+def refuse_repeated(option: str, texts: Iterable[str], name: str | None = None) -> None:
+    """Refuse NAME[=VALUE] texts of which two have one name: only the last would count.
+
+    `name` gives the label `name`. Raises `InvalidTask`.
+    """
+    names = Counter(text.partition("=")[0] for text in texts)
+    if name is not None and NAME in names:
+        raise InvalidTask(f"{option}: the option name sets the label {NAME} too; give one of them")
+    for one, times in names.items():
+        if times > 1:
+            raise InvalidTask(f"{option}: {one} is given twice; give it once")
 
 
 def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
@@ -151,6 +167,8 @@ def _fields(line: bytes) -> dict[str, Any]:
         key = _ALSO.get(key := written.replace("-", "_"), key)
         if key not in _KINDS:
             raise InvalidTask(f"{written}: unknown key{did_you_mean(key, _KINDS) or _known()}")
+        if key in fields:
+            raise InvalidTask(f"{key}: is given twice; give it once")
         if bytes(value) != b"null":
             fields[key] = _value(key, value)
     return fields

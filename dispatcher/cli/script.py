@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from dispatcher.cli.contradictions import refuse_contradictions
 from dispatcher.errors import InvalidTask
 
 #: The first word of a line with options.
@@ -22,6 +23,8 @@ class ScriptCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the script's options first, so that those of the command line win."""
+        if not ctx.resilient_parsing:
+            refuse_contradictions(ctx, args)
         if any(word.startswith("--script") for word in args) and not ctx.resilient_parsing:
             path = self.make_parser(ctx).parse_args([*args])[0].get("script")
             args = [*self._options_of(ctx, path), *args] if isinstance(path, str) else args
@@ -33,6 +36,7 @@ class ScriptCommand(click.Command):
         for number, words in options_of(path):
             try:
                 given = self.make_parser(ctx).parse_args([*words])[0]
+                refuse_contradictions(ctx, [*found, *words])
             except click.UsageError as error:
                 raise InvalidTask(f"script: {path}:{number}: {error.format_message()}") from None
             wrong = [option for name, option in _NOT_IN_SCRIPTS.items() if name in given]

@@ -48,7 +48,7 @@ _SIZE = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(KiB|MiB|GiB|TiB)$"}
 
 _FILE = """\
 # The configuration of the dispatcher. Every key is here with its default, or with an example if
-# the default is derived. Durations carry their unit: "200ms", "15m", "30d".
+# the default is derived. Durations carry their unit: "200ms", "15m", "2h30m", "30d".
 # Try a change with: dispatcher check-config --config THIS_FILE"""
 
 

@@ -1,8 +1,11 @@
-"""Durations as people write them: "200ms", "1.5s", "15m", "2h", "30d"."""
+"""Durations as people write them: "200ms", "1.5s", "15m", "2h30m", "30d", "1w"."""
 
 from dispatcher.quantities import units
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+#: Also read, but not written: most people count days.
+_WEEK = {"w": 7 * _UNITS["d"]}
 
 #: The longest duration: every time that it leads to has a date.
 LONGEST_DAYS = 36_500
@@ -26,7 +29,7 @@ class Milliseconds(int):
 
 def parse(text: object) -> Milliseconds:
     """Return the duration that a text names; raise ValueError with the remedy if it names none."""
-    milliseconds = units.read(text, _UNITS, kind="duration", usual="s")
+    milliseconds = units.read(text, _UNITS | _WEEK, kind="duration", usual="s")
     if 0 < milliseconds < 1:
         raise ValueError(f"{text!r} is shorter than a millisecond")
     if milliseconds > LONGEST_DAYS * _UNITS["d"]:

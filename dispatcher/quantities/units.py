@@ -1,4 +1,4 @@
-"""Quantities as people write them: a number and its unit."""
+"""Quantities as people write them: a number and its unit, or several, the largest unit first."""
 
 import re
 from collections.abc import Mapping
@@ -12,13 +12,18 @@ def read(text: object, units: Mapping[str, int], *, kind: str, usual: str) -> fl
     if re.fullmatch(r"-?[0-9.]+", str(text)):
         raise ValueError(f'{text} is a plain number; add its unit, e.g. "{text}{usual}"')
     *others, last = units
-    form = rf"([0-9]+(?:\.[0-9]+)?)({'|'.join(units)})"
-    found = re.fullmatch(form, text) if isinstance(text, str) else None
+    form = "".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in reversed([*units]))
+    found = re.fullmatch(form, text) if isinstance(text, str) and text else None
     if found is None:
         raise ValueError(
             f"{text!r} is not a {kind}; write a number and {', '.join(others)} or {last}"
         )
-    return float(found[1]) * units[found[2]]
+    sizes = reversed([*units.values()])
+    return sum(
+        float(number) * size
+        for number, size in zip(found.groups(), sizes, strict=True)
+        if number is not None
+    )
 
 
 def written(amount: int, units: Mapping[str, int]) -> str | None:

@@ -200,7 +200,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             config='[leases]\nttl = "1 week"\n',
             text=(
                 "/etc/dispatcher/dispatcher.toml:2: leases.ttl: '1 week' is not a duration; write "
-                "a number and ms, s, m, h or d"
+                "a number and ms, s, m, h, d or w"
             ),
             exits=78,
         ),

@@ -19,7 +19,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             config='[profiles.report]\ncommand = ["report"]\nrun_timeout = "1 h"\n',
             text=(
                 "/etc/dispatcher/dispatcher.toml:3: profiles.report.run_timeout: '1 h' is not a "
-                "duration; write a number and ms, s, m, h or d (profile report is left out)\n"
+                "duration; write a number and ms, s, m, h, d or w (profile report is left out)\n"
                 "profile: 'report' has a mistake in /etc/dispatcher/dispatcher.toml: dispatcher "
                 "check-config names it"
             ),
@@ -193,7 +193,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             typed="submit --delay -5s -- true",
             text=(
                 "Invalid value for '--delay': '-5s' is not a duration; write a number and ms, s, "
-                "m, h or d (see: dispatcher submit --help)"
+                "m, h, d or w (see: dispatcher submit --help)"
             ),
             exits=2,
         ),

@@ -111,6 +111,12 @@ def test_those_that_stay_are_named_and_the_others_change(command: Command) -> No
         (["1", "--"], "command: is empty; name a program"),
         (["1", "--queue", "a b"], "queue: 'a b' is not a name"),
         (["1", "--env", "NOT_SET_HERE"], "env: NOT_SET_HERE is not set here"),
+        (["1", "--env", "A=1", "--unset-env", "A"], "env: A is given twice; give it once"),
+        (["1", "-l", "a=1", "--unset-label", "a"], "label: a is given twice; give it once"),
+        (
+            ["1", "--unset", "run-timeout", "--run-timeout", "1h"],
+            "--unset run-timeout and --run-timeout contradict; give one of them",
+        ),
         (["1", "--name", " "], "name: is empty; leave it out"),
         (["1", "--unset", "queue"], "Invalid value for '--unset'"),
         (["1", "--run-timeout", "0s"], "run_timeout: must be above 0"),

@@ -224,6 +224,13 @@ def test_a_line_may_have_a_name_next_to_the_labels_of_all(command: Command) -> N
             "env: more than 1048576 bytes in",
         ),
         ({"command": ["x"], "env": {"A": "\0"}}, "env A: holds a NUL character"),
+        ({"command": ["x"], "label": ["a=1", "a=2"]}, "label: a is given twice; give it once"),
+        ({"command": ["x"], "label": {}, "labels": {}}, "label: is given twice; give it once"),
+        (
+            {"command": ["x"], "label": {"name": "foo"}, "name": "bar"},
+            "label: the option name sets the label name too; give one of them",
+        ),
+        ({"command": ["x"], "env": ["A=1", "A=2"]}, "env: A is given twice; give it once"),
         ({"command": ["x"], "label": ["a"]}, "label: 'a' has no value"),
         (
             {"command": ["x"], "label": {str(n): "" for n in range(65)}},

@@ -94,12 +94,38 @@ def test_the_usual_options_are_short(command: Command) -> None:
 
 
 def test_an_urgent_task_is_claimed_before_all_without_a_priority(command: Command) -> None:
-    for words in ([], ["--urgent"], ["--urgent", "--priority", "1"], ["-p", "1", "--urgent"]):
+    for words in ([], ["--urgent"], ["--priority", "1"]):
         command("submit", *words, "--", "true")
 
-    claimed = [command("claim", "--json", "--lock-file", "lock").json["task_id"] for _ in range(4)]
+    claimed = [command("claim", "--json", "--lock-file", "lock").json["task_id"] for _ in range(3)]
 
-    assert [2, 4, 3, 1] == claimed
+    assert [2, 3, 1] == claimed
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("--urgent", "-p 3", "--urgent and --priority both set the priority; give one of"),
+        ("-p 3", "--urgent", "--urgent and --priority both set the priority; give one of"),
+        ("-l a=1", "-l a=2", "label: a is given twice; give it once"),
+        ("-l name=foo", "-n bar", "label: the option name sets the label name too"),
+        ("--env HOME=/", "--env HOME", "env: HOME is given twice; give it once"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    command: Command, first: str, second: str, message: str
+) -> None:
+    words = [*first.split(), *second.split()]
+    assert message in command("submit", *words, "--", "true", exits=2).stderr
+    Path("job.sh").write_text(f"#!/bin/sh\n#DISPATCHER {first}\n")
+    command("submit", "--script", "job.sh", *second.split())  # the command line overrides a script
+    with Path("job.sh").open("a") as script:
+        script.write(f"#DISPATCHER {second}\n")
+    found = command("submit", "--script", "job.sh", exits=2).stderr
+    assert f"script: job.sh:3: {message}" in found
+    assert 1 == len(command("list", "--json").json)
+    changed = command("edit", 1, *words, exits=2).stderr
+    assert message in changed
 
 
 @pytest.mark.parametrize(

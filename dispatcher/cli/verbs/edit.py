@@ -9,6 +9,7 @@ import click
 
 from dispatcher.cli import lines
 from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.contradictions import refuse_contradictions
 from dispatcher.cli.options import (
     config_option,
     examples,
@@ -58,6 +59,8 @@ class EditCommand(click.Command):
         if "--" in args:
             at = args.index("--")
             args, ctx.meta[_COMMAND] = args[:at], tuple(args[at + 1 :])
+        if not ctx.resilient_parsing:
+            refuse_contradictions(ctx, args)
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:

@@ -1,0 +1,34 @@
+"""Options that contradict each other where they stand together: the last one would win unseen."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from dispatcher.cli import lines
+from dispatcher.errors import InvalidTask
+
+#: Options of which one can be given, and what both set.
+_EITHER = (("--urgent", "--priority", "the priority"),)
+
+
+def refuse_contradictions(ctx: click.Context, words: Sequence[str]) -> None:
+    """Refuse words that set one thing twice. Raises `UsageError`, and as the parser does."""
+    given, _, order = ctx.command.make_parser(ctx).parse_args([*words])
+    options = {option for param in order for option in param.opts}
+    for one, other, what in _EITHER:
+        if one in options and other in options:
+            raise click.UsageError(f"{one} and {other} both set {what}; give one of them", ctx)
+    try:
+        _refuse_repeated(given)
+    except InvalidTask as error:
+        raise click.UsageError(str(error), ctx) from None
+
+
+def _refuse_repeated(given: dict[str, Any]) -> None:
+    for option in ("label", "env"):
+        texts = [*given.get(option, ()), *given.get(f"unset_{option}", ())]
+        lines.refuse_repeated(option, texts, given.get("name") if option == "label" else None)
+    for unset in given.get("unset", ()):
+        if unset.replace("-", "_") in given:
+            raise click.UsageError(f"--unset {unset} and --{unset} contradict; give one of them")
