@@ -1,6 +1,7 @@
 """Checks of every test: each line that its process logs matches the catalogue."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import structlog
 
 from dispatcher.config.config import load
 from dispatcher.logs import logs
+
+# A shell without job control lets its background jobs, and all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

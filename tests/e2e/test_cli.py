@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -178,7 +177,6 @@ def test_ctrl_c_ends_quietly_with_130(world: World) -> None:
         stderr=subprocess.PIPE,
         env=world.env,
         # A shell's background job ignores it, and would hand that down to whom we start.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one thread
     )
     stdin = f"/proc/{process.pid}/syscall"
     eventually(lambda: _assert_reads(stdin))

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 
@@ -295,7 +294,6 @@ def test_ctrl_c_ends_what_waits_with_130(world: World) -> None:
         env=world.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one thread
     )
     eventually(lambda: _assert_sleeps(process.pid))
 
