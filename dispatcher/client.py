@@ -209,8 +209,10 @@ class Client(Reader):
         Output files go too, if they are this node's and no process has them open. Each batch is
         one transaction. `report` is called repeatedly with the number of tasks deleted.
         """
+        with self.store.snapshot() as now:
+            before = StoreTime(now - older_than_ms)
         return operations.prune(
-            self.store, self.config, older_than_ms=older_than_ms, states=states, report=report
+            self.store, self.config, before=before, states=states, report=report
         )
 
     @property

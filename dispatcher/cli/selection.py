@@ -1,12 +1,15 @@
 """The tasks that a verb acts on: ids, ranges and filters; the question before it changes many."""
 
+import os
 import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
@@ -14,6 +17,7 @@ from dispatcher.cli import lines, render
 from dispatcher.cli.param_types import DURATION, TEXT, TaskIds, offered
 from dispatcher.cli.printing import print_json
 from dispatcher.client import Client
+from dispatcher.config.section import LEAST_RETENTION
 from dispatcher.errors import DispatcherError, did_you_mean
 from dispatcher.model import TaskFilter, TaskState
 from dispatcher.selection import Match, Selection
@@ -46,6 +50,8 @@ def selected(
             selection = _selection(**{name: given.pop(name) for name in _NAMES})
             if required and selection == Selection():
                 raise click.UsageError(_MISSING.format(queue))
+            if not given.get("dry_run", True):
+                _refuse_everything(selection)
             return command(selection=selection, **given)
 
         decorated: Callable[..., Any] = with_selection
@@ -95,6 +101,16 @@ def _filters(
         ),
         click.option("--older-than", type=DURATION, metavar="DURATION", help=older_than),
     ]
+
+
+def _refuse_everything(selection: Selection) -> None:
+    """Refuse an age that everything has, with nothing more."""
+    age = selection.older_than_ms
+    if age is None or age >= LEAST_RETENTION or selection != Selection(older_than_ms=age):
+        return
+    raise click.UsageError(
+        f"--older-than {age} alone means everything; name a state or a queue too, or try: --dry-run"
+    )
 
 
 def _pair(label: str) -> tuple[str, str]:
@@ -174,11 +190,21 @@ def confirm(does: str, chosen: Chosen, *, yes: bool) -> None:
 
     Raises `DispatcherError` for another answer.
     """
-    if yes or len(chosen.ids) <= FEW or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if yes or len(chosen.ids) <= FEW or not sys.stdin.isatty():
         return
-    click.echo(f"{does} {chosen.text}? Type their number to go on: ", err=True, nl=False)
+    with _shown_where_typed() as shown:
+        question = f"{does} {chosen.text}? Type their number to go on: "
+        click.echo(question, file=shown, nl=False)
     if sys.stdin.readline().strip() != str(len(chosen.ids)):
         raise DispatcherError("nothing was changed; --yes goes on without the question")
+
+
+def _shown_where_typed() -> AbstractContextManager[TextIO]:
+    """Open stderr, or the terminal of stdin where stderr goes elsewhere."""
+    if not sys.stderr.isatty():
+        with suppress(OSError):
+            return Path(os.ttyname(sys.stdin.fileno())).open("w")
+    return nullcontext(sys.stderr)
 
 
 def print_dry_run(

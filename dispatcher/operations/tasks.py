@@ -33,11 +33,12 @@ def prune(
     store: OperatorStore,
     config: Config,
     *,
-    older_than_ms: int,
+    before: StoreTime,
     states: Collection[TaskState],
     report: Callable[[int], object],
 ) -> Pruned:
-    return _removed(_batches(store, config, older_than_ms, states), config, report)
+    """Delete tasks that finished before a time, so that it ends, however fast others finish."""
+    return _removed(_batches(store, config, before, states), config, report)
 
 
 def prune_each(
@@ -68,16 +69,13 @@ def _removed(batches: Iterable[Pruned], config: Config, report: Callable[[int], 
 
 
 def _batches(
-    store: OperatorStore, config: Config, older_than_ms: int, states: Collection[TaskState]
+    store: OperatorStore, config: Config, before: StoreTime, states: Collection[TaskState]
 ) -> Iterator[Pruned]:
     from dispatcher import bulk  # noqa: PLC0415 - no submit needs it
 
     turns = bulk.Turns(store, config.state_dir)
-    began: list[StoreTime] = []  # so that it ends, however fast others finish
 
-    def delete(now: StoreTime) -> Pruned:
-        began.append(now)
-        before = StoreTime(began[0] - older_than_ms)
+    def delete(_: StoreTime) -> Pruned:
         return store.prune(before=before, limit=turns.rows, states=states)
 
     more = True

@@ -14,7 +14,9 @@ from tests.eventually import PATIENCE
 MANY = 25
 
 
-def on_a_terminal(world: World, *arguments: str, answer: str) -> tuple[int, str]:
+def on_a_terminal(
+    world: World, *arguments: str, answer: str, stderr: int | None = None
+) -> tuple[int, str]:
     """Run the command on a terminal where an answer is typed; return its exit code and output."""
     leader, follower = pty.openpty()
     os.write(leader, answer.encode())
@@ -22,7 +24,7 @@ def on_a_terminal(world: World, *arguments: str, answer: str) -> tuple[int, str]
         [DISPATCHER, *arguments],
         stdin=follower,
         stdout=follower,
-        stderr=follower,
+        stderr=follower if stderr is None else stderr,
         env={**world.env, "TERM": "dumb", "COLUMNS": "100"},
     )
     os.close(follower)
@@ -54,6 +56,17 @@ def test_many_tasks_are_cancelled_for_their_count(
     assert (exits, {state}) == (code, states(world))
     assert (f"cancelled: {MANY} tasks\n" in shown) == (exits == 0)
     assert ("nothing was changed; --yes" in shown) == (exits == 1)
+
+
+def test_the_question_appears_where_its_answer_is_typed(world: World) -> None:
+    submit_all(world, *[{"command": ["true"]}] * MANY)
+
+    code, shown = on_a_terminal(
+        world, "cancel", "--queue", "default", answer="y\n", stderr=subprocess.DEVNULL
+    )
+
+    assert f"cancel {MANY} tasks ({MANY} ready)? " in shown
+    assert (1, {"ready"}) == (code, states(world))
 
 
 def test_a_running_batch_is_cancelled_with_all_that_waits_and_is_retried(world: World) -> None:

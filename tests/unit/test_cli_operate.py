@@ -126,7 +126,7 @@ def test_prune_may_be_tried_and_bound_to_states(command: Command) -> None:
     kept = ids(command("list", "--json"))
     gone = command("prune", "--older-than", "0s", "--state", "cancelled").stdout
 
-    assert "deletes all that has finished; name states, e.g. --state succeeded" in refused
+    assert "--older-than 0s alone means everything; name a state or a queue too" in refused
     assert "would delete: 2 tasks, with their runs and output files\n" == tried
     assert {"dry_run": True, "tasks": 0} == tried_json
     assert [3, 2, 1] == kept

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dispatcher.cli.selection import FEW, Chosen, confirm
+from dispatcher.cli.verbs import prune
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError
 from dispatcher.model import Declared, Intent, Outcome, TaskFilter, TaskState
@@ -428,6 +429,37 @@ def test_a_filter_of_prune_narrows_what_is_old_enough(command: Command, client: 
     assert "deleted: 1 tasks, 0 output files\n" == deleted
     assert "deleted: 0 tasks, 0 output files\n" == by_default
     assert [3, 2] == [task["id"] for task in command("list", "--json").json]
+
+
+def test_prune_deletes_no_more_than_it_has_counted(
+    command: Command, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(command, 6)
+    command("cancel", "1-3")
+    questions: list[str] = []
+
+    def others_cancel(does: str, chosen: Chosen, **_: object) -> None:
+        questions.append(f"{does} {chosen.text}?")
+        for task_id in (4, 5, 6):
+            client.cancel(task_id)
+
+    monkeypatch.setattr(prune, "confirm", others_cancel)
+    shown = command("prune", "--older-than", "0s", "--state", "cancelled").stdout
+
+    assert ["delete 3 tasks?"] == questions
+    assert "deleted: 3 tasks, 0 output files\n" == shown
+    assert [4, 5, 6] == ids_in(client, TaskState.CANCELLED)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "hold", "retry", "release", "prune"])
+def test_an_age_of_everything_alone_is_refused(command: Command, verb: str) -> None:
+    submit(command, 1)
+
+    refused = command(verb, "--older-than", "0s", exits=2).stderr
+    command(verb, "--older-than", "0s", "--dry-run")
+
+    assert "--older-than 0s alone means everything; name a state or a queue too" in refused
+    assert "ready" == command("show", 1, "--json").json["state"]
 
 
 # Pause and resume ------------------------------------------------------------------------------

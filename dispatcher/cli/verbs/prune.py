@@ -11,10 +11,9 @@ from dispatcher.cli.progress import bar
 from dispatcher.cli.selection import Chosen, acting, choose, confirm, print_dry_run, selected
 from dispatcher.client import Client
 from dispatcher.config.config import Config
-from dispatcher.config.section import LEAST_RETENTION
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import FINISHED, Pruned, TaskFilter, TaskState
-from dispatcher.operations.tasks import prune_each
+from dispatcher.operations.tasks import prune, prune_each
 from dispatcher.selection import Selection
 from dispatcher.times import StoreTime
 
@@ -40,15 +39,12 @@ def command(*, selection: Selection, dry_run: bool, yes: bool, as_json: bool) ->
     """Delete tasks that finished long ago, with their runs and output files.
 
     Name them by id, by range (12-40), or by filters, all of which must match. An age below 1s and
-    nothing more, which means everything that has finished, requires --state.
+    nothing more means everything that has finished, and requires another filter.
     """
     config = config_as_owner()
     age = _age(config, selection)
     others = replace(selection, older_than_ms=None)
     states = others.wanted.states
-    if age is not None and age < LEAST_RETENTION and others == Selection() and not dry_run:
-        wide = f"--older-than {age} deletes all that has finished"
-        raise click.UsageError(f"{wide}; name states, e.g. --state succeeded, or try: --dry-run")
     with Client(config) as store:
         if age is not None and others == Selection(wanted=TaskFilter(states=states)):
             _prune_states(store, age, states, dry_run=dry_run, yes=yes, as_json=as_json)
@@ -78,11 +74,15 @@ def _prune_states(
 ) -> None:
     """Delete all tasks of some states, which an index finds and counts."""
     states = states or FINISHED
-    many = store.prunable(older_than_ms=age, states=states)
+    with store.store.snapshot() as now:
+        before = StoreTime(now - age)
+        many = store.store.prunable(before=before, states=states)
     if not dry_run:
         confirm("delete", Chosen(range(many)), yes=yes)
         with bar("deleted", many) as progressed:
-            pruned = store.prune(older_than_ms=age, states=states, report=progressed)
+            pruned = prune(
+                store.store, store.config, before=before, states=states, report=progressed
+            )
         _print_pruned(pruned, as_json=as_json)
     elif as_json:
         print_json({"dry_run": True, "tasks": many})
