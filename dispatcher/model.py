@@ -252,7 +252,7 @@ class TaskFilter:
     label: tuple[str, str] | None = None
     profile: str | None = None
     text: str | None = None
-    """A part of the command, with its arguments joined by spaces."""
+    """A part of the command, with its arguments joined by spaces, or of the label `name`."""
     since: StoreTime | None = None
     """Submitted at this time or later."""
     until: StoreTime | None = None

@@ -125,7 +125,6 @@ class Dashboard:
             spare=glance.SPARE,
             readable=glance.READABLE,
             alike=glance.ALIKE,
-            in_middle=("COMMAND",),
         )
 
 

@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from dispatcher.cli import render
+from dispatcher.cli.lines import NAME
 from dispatcher.cli.output import end_of
+from dispatcher.cli.tables import CommandCell
 from dispatcher.execution import LOCAL
 from dispatcher.host import output_files
 from dispatcher.model import FINISHED, Run, Task, TaskState
@@ -97,7 +99,7 @@ def row(seen: Seen, view: View) -> tuple[object, ...]:
         task.priority or None,
         took,
         render.short(_detail(seen, view), DETAIL),
-        _labels(task.labels) + _command(task.command),
+        command_cell(task, _command(task.command)),
     )
 
 
@@ -132,9 +134,11 @@ def hindrances(counts: Mapping[TaskState, int], standing: Standing) -> Iterator[
             )
 
 
-def _labels(labels: Mapping[str, str]) -> str:
-    """Return a task's labels, to stand before its command: few tasks have some."""
-    return f"[{render.line(render.pairs_text(labels))}] " if labels else ""
+def command_cell(task: Task, command: str) -> CommandCell:
+    """Return the cell of a task's command: its label `name` stands first, then the others."""
+    labels = dict(task.labels)
+    name = labels.pop(NAME, "")
+    return CommandCell(command, render.line(name), render.line(render.pairs_text(labels)))
 
 
 def _command(command: tuple[str, ...]) -> str:

@@ -91,7 +91,9 @@ def _filters(
         click.option(
             label, "with_label", type=TEXT, metavar="NAME=VALUE", help="Only with this label."
         ),
-        click.option("--text", type=TEXT, metavar="TEXT", help="Only commands that contain this."),
+        click.option(
+            "--text", type=TEXT, metavar="TEXT", help="Only commands or names that contain this."
+        ),
         click.option(
             "--state",
             multiple=True,
@@ -215,14 +217,18 @@ def print_dry_run(
         states = {state.value: chosen.states[state] for state in chosen.states}
         print_json({"dry_run": True, "tasks": len(chosen.ids), "states": states})
         return
+    from dispatcher.cli.glance import command_cell  # noqa: PLC0415 - only for people
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
     click.echo(f"would {does}: {chosen.text}")
     found = [task for one in chosen.ids[:FEW] if (task := store.task(one)) is not None]
     if found:
-        rows = [(one.id, one.state, one.queue, render.command_text(one.command)) for one in found]
+        rows = [
+            (one.id, one.state, one.queue, command_cell(one, render.command_text(one.command)))
+            for one in found
+        ]
         headings = ("ID", "STATE", "QUEUE", "COMMAND")
-        print_table(headings, rows, spare=("QUEUE",), alike=("STATE",), in_middle=("COMMAND",))
+        print_table(headings, rows, spare=("QUEUE",), alike=("STATE",))
     if len(chosen.ids) > FEW:
         click.echo(f"… and {len(chosen.ids) - FEW} more")
     if stay := sorted(set(selection.ids).difference(chosen.ids)):

@@ -5,6 +5,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 _GAP = "  "
 
@@ -29,16 +30,45 @@ _COLOURS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class CommandCell:
+    """The cell of a command, which is cut in the middle, after the name and labels of its task.
+
+    Each is one line. The name is cut last; the labels keep half of the columns that it leaves.
+    """
+
+    command: str
+    name: str = ""
+    labels: str = ""
+
+    def __str__(self) -> str:
+        return self._text(self.labels, self.command)
+
+    def cut(self, columns: int) -> str:
+        """Return a text that takes at most so many columns."""
+        room = columns - width(self._text("", ""))
+        labels = self.labels
+        if self.labels and width(str(self)) > columns:
+            labels = cut(self.labels, max(1, room // 2 - len("[] ")))
+        left = columns - width(self._text(labels, ""))
+        if left < 1:
+            return cut(self._text("", self.command), columns)
+        return self._text(labels, cut(self.command, left, in_middle=True))
+
+    def _text(self, labels: str, command: str) -> str:
+        name = f"{self.name}: " if self.name else ""
+        return f"{name}[{labels}] {command}" if labels else name + command
+
+
 def print_table(
     headings: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
     spare: Sequence[str] = (),
     alike: Collection[str] = (),
-    in_middle: Collection[str] = (),
 ) -> None:
     """Print rows under headings, as `table` returns them."""
-    lines = table(headings, rows, spare=spare, alike=alike, in_middle=in_middle)
+    lines = table(headings, rows, spare=spare, alike=alike)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
 
@@ -50,15 +80,15 @@ def table(
     spare: Sequence[str] = (),
     readable: int = READABLE,
     alike: Collection[str] = (),
-    in_middle: Collection[str] = (),
 ) -> list[str]:
     """Return the lines of rows under headings.
 
     A terminal shows no column that is empty, and none of `alike` that has one value. While the
     widest cells would keep less than `readable` of its columns, the next of `spare` is left out.
-    Then they are cut at their end, those of `in_middle` in the middle.
+    Then they are cut: texts at their end, a `CommandCell` as it does that itself.
     """
-    cells = [list(headings), *([_text(value) for value in row] for row in rows)]
+    values = [headings, *map(tuple, rows)]
+    cells = [[_text(value) for value in row] for row in values]
     columns = list(range(len(headings)))
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     if sys.stdout.isatty():
@@ -73,10 +103,9 @@ def table(
                 widest = _cut_width(widths, columns, room)
         widths = [min(one, widest) for one in widths]
     paint = _painted if is_colourful() else _unpainted
-    middle = {column for column in columns if headings[column] in in_middle}
     lines = []
     for number, row in enumerate(cells):
-        fitted = (cut(row[at], widths[at], in_middle=at in middle) for at in columns)
+        fitted = (_fitted(values[number][at], row[at], widths[at]) for at in columns)
         padded = (
             paint(text + " " * (widths[at] - width(text)), row[at], number)
             for at, text in zip(columns, fitted, strict=True)
@@ -123,6 +152,10 @@ def _width_of(character: str) -> int:
     if unicodedata.combining(character) or unicodedata.category(character) in {"Cf", "Me", "Mn"}:
         return 0
     return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
+
+
+def _fitted(value: object, text: str, columns: int) -> str:
+    return value.cut(columns) if isinstance(value, CommandCell) else cut(text, columns)
 
 
 def _informative(cells: Sequence[Sequence[str]], alike: Collection[str]) -> list[int]:

@@ -136,6 +136,7 @@ def filter_parameters(wanted: TaskFilter) -> Values:
         "queue": wanted.queue,
         "profile": wanted.profile,
         "text": None if wanted.text is None else _json(wanted.text)[1:-1],
+        "named": wanted.text,
         "since": 0 if wanted.since is None else wanted.since,
         "until": NO_ID if wanted.until is None else wanted.until,
         "finished_before": wanted.finished_before,

@@ -110,9 +110,12 @@ def test_tasks_are_listed_by_profile_by_text_and_by_time(store: OneByOne) -> Non
     assert [2, 1] == listed(store, text="o a b")
     assert [2] == listed(store, text='b"\\ ü')
     assert listed(store, text="%") == []
+    named = store.new(labels={"name": 'a "needle"', "other": "hay"})
+    assert [named] == listed(store, text='"needle"')
+    assert listed(store, text="hay") == []
     assert [2] == listed(store, since=later(2))
-    assert [1] == listed(store, until=later(2))
-    assert [1, 2] == listed(store, oldest_first=True)
+    assert [named, 1] == listed(store, until=later(2))
+    assert [1, 2, named] == listed(store, oldest_first=True)
 
 
 def test_tasks_are_found_part_by_part_wherever_they_stand(

@@ -263,6 +263,19 @@ def test_a_small_terminal_shows_what_is_held_and_counts_the_failures_left_out(
     assert "…" not in alone
 
 
+def test_the_name_of_a_task_stands_first_and_is_never_cut(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = ["/bin/sh", "-eu", "-c", "test 3 -ne 3; /srv/project/train.py --data /srv/data"]
+    command("submit", "-n", "training", "-l", "batch=7", "--", *test)
+    command("submit", "--", "true")
+
+    named = r"  training: \[batc.*\] /bin.*….*ta'?$"
+    assert re.search(named, on_a_terminal(monkeypatch, "list", "--text", "train").splitlines()[1])
+    listed = on_a_terminal(monkeypatch, "hold", "--text", "training", "--dry-run", columns=70)
+    assert re.search(named, listed.splitlines()[-1])
+
+
 def test_a_watched_list_is_drawn_again_and_never_longer_than_the_terminal(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, columns: int, rows: list[tuple[object
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("NO_COLOR", "1")
     headings = ("ID", "QUEUE", "LABELS", "COMMAND")
-    return "\n".join(tables.table(headings, rows, alike=["QUEUE"], in_middle=["COMMAND"]))
+    return "\n".join(tables.table(headings, rows, alike=["QUEUE"]))
 
 
 def test_a_terminal_shows_no_empty_column(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,9 +128,27 @@ def test_a_terminal_shows_no_empty_column(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_command_is_cut_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     command = "python /srv/project/train.py --epochs 300"
 
-    (_, row) = drawn(monkeypatch, 24, [(1, None, None, command)]).splitlines()
+    (_, row) = drawn(monkeypatch, 24, [(1, None, None, tables.CommandCell(command))]).splitlines()
 
     assert "1   python /sr…pochs 300" == row
     assert "日…語" == tables.cut("日本語日本語", 5, in_middle=True)
     assert "…" == tables.cut(command, 1, in_middle=True)
     assert command == tables.cut(command, len(command), in_middle=True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (80, "training: [batch=7 night=1] /bin/sh -c 'test 3 -ne 3'"),
+        (44, "training: [batch=7 night…] /bin/sh …3 -ne 3'"),
+        (40, "training: [batch=7 nig…] /bin/sh… -ne 3'"),
+        (24, "training: [bat…] /bi… 3'"),
+        (14, "training: /bi…"),
+        (8, "trainin…"),
+    ],
+)
+def test_of_a_task_the_command_is_cut_before_labels_and_name(columns: int, shown: str) -> None:
+    work = tables.CommandCell("/bin/sh -c 'test 3 -ne 3'", "training", "batch=7 night=1")
+
+    assert shown == work.cut(columns)
+    assert tables.width(shown) <= columns

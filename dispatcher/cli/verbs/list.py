@@ -53,7 +53,7 @@ from dispatcher.times import StoreTime, WallTime
     help="Only tasks of this profile.",
 )
 @click.option("--label", type=TEXT, metavar="NAME=VALUE", help="Only tasks with this label.")
-@click.option("--text", type=TEXT, metavar="TEXT", help="Only commands that contain this.")
+@click.option("--text", type=TEXT, metavar="TEXT", help="Only commands or names that contain this.")
 @click.option(
     "--since",
     type=MOMENT,

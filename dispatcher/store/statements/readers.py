@@ -21,7 +21,9 @@ WHERE state IN ({", ".join(f":{state}" for state in TaskState)})
     AND (CAST(:finished_before AS BIGINT) IS NULL OR finished_at < :finished_before)
     AND (CAST(:profile AS TEXT) IS NULL OR profile = :profile)
     AND (CAST(:text AS TEXT) IS NULL OR replace(replace(command, '","', ' '), :text, '')
-        <> replace(command, '","', ' '))
+        <> replace(command, '","', ' ') OR EXISTS (
+        SELECT 1 FROM {{each_label}} AS label WHERE label.key = 'name'
+            AND replace(label.value, CAST(:named AS TEXT), '') <> label.value))
     AND (CAST(:label AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM {{each_label}} AS label WHERE label.key = :label AND label.value = :labelled))
 """
