@@ -66,6 +66,8 @@ def selected(
 #: The parameters that make a selection.
 _NAMES = ("tasks", "in_queue", "profile", "with_label", "text", "state", "older_than")
 
+_SHORT = {"--queue": ("-q",), "--label": ("-l",)}
+
 _MISSING = "Missing argument 'ID...': name tasks by ids, ranges (12-40) or filters, e.g. {} NAME"
 
 
@@ -74,7 +76,7 @@ def _filters(
 ) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
     return [
         click.option(
-            queue,
+            *_with_short(queue),
             "in_queue",
             type=TEXT,
             metavar="NAME",
@@ -89,7 +91,11 @@ def _filters(
             help="Only tasks of this profile.",
         ),
         click.option(
-            label, "with_label", type=TEXT, metavar="NAME=VALUE", help="Only with this label."
+            *_with_short(label),
+            "with_label",
+            type=TEXT,
+            metavar="NAME=VALUE",
+            help="Only with this label.",
         ),
         click.option(
             "--text", type=TEXT, metavar="TEXT", help="Only commands or names that contain this."
@@ -113,6 +119,11 @@ def _refuse_everything(selection: Selection) -> None:
     raise click.UsageError(
         f"--older-than {age} alone means everything; name a state or a queue too, or try: --dry-run"
     )
+
+
+def _with_short(option: str) -> tuple[str, ...]:
+    """Return an option with its short one, which `submit` gives the usual names."""
+    return (option, *_SHORT.get(option, ()))
 
 
 def _pair(label: str) -> tuple[str, str]:

@@ -33,6 +33,11 @@ def report_idle(config: Config) -> None:
         _print(f"no daemon runs here, so nothing runs yet; start it: {config.start_command()}")
 
 
+def report_empty(source: str) -> None:
+    """Report on stderr that a file holds no task."""
+    _print(f"{'stdin' if source == '-' else as_utf8(source)} holds no task: nothing was submitted")
+
+
 def _umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)

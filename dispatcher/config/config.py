@@ -119,7 +119,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             found = unit_files.starter(managers(), self.file or SYSTEM_FILE, unit)
             if found is not None:
                 return f"{found[0].systemctl} start {shlex.quote(found[1])}"
-        command = "dispatcher executor" if unit == "dispatcher-executor" else "dispatcher run"
+        by_hand = "run" if self.executor.mode == "external" else "run --detach"
+        command = f"dispatcher {'executor' if unit == 'dispatcher-executor' else by_hand}"
         is_found = owner.became() is None and self.file == find(None, os.environ)[0]
         if self.file is None or is_found:
             return command

@@ -35,7 +35,7 @@ def how_to_restart(config: Config, *, managed: bool = False) -> str:
     if config.on_stop == "leave":
         return "restart it: workers go on"
     if not managed:
-        restart = config.start_command().replace("dispatcher run", "dispatcher restart")
+        restart = config.start_command().replace(" run --detach", " restart")
         return f"{restart}: workers go on"
     return (
         f"restart it when nothing runs: its stop waits up to {config.daemon.drain_timeout_ms} for"

@@ -302,7 +302,7 @@ def test_ctrl_c_ends_what_waits_with_130(world: World) -> None:
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (130, b"1\n") == (process.returncode, stdout)
     assert [
-        b"dispatcher: no daemon runs here; it waits: dispatcher run",
+        b"dispatcher: no daemon runs here; it waits: dispatcher run --detach",
         b"dispatcher: task 1 goes on; dispatcher cancel 1 ends it",
     ] == stderr.splitlines()
 

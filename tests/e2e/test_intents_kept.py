@@ -100,8 +100,8 @@ def test_a_daemon_that_starts_meanwhile_keeps_the_intent_too(world: World) -> No
     result = world.cli("cancel", task)
     assert f"{task} is being ended as timed_out; then it is cancelled\n" == result.stdout
     assert (
-        "dispatcher: the daemon is not running: dispatcher run; a run that is not being ended"
-        " yet goes on until it is back\n"
+        "dispatcher: the daemon is not running: dispatcher run --detach; a run that is not being"
+        " ended yet goes on until it is back\n"
     ) == result.stderr
 
     with world.daemon():

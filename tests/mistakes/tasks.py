@@ -145,7 +145,10 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="wait longer than the time-out",
             typed="wait 1 --timeout 0s",
             before=("submit -- true",),
-            text=("no daemon runs here; it waits: dispatcher run\ntask 1 is not done after 0s"),
+            text=(
+                "no daemon runs here; it waits: dispatcher run --detach\n"
+                "task 1 is not done after 0s"
+            ),
             exits=75,
         ),
         Mistake(

@@ -18,7 +18,7 @@ from tests.command import Command
 from tests.eventually import eventually
 from tests.reports import report
 
-NO_DAEMON = "dispatcher: the daemon is not running: dispatcher run; "
+NO_DAEMON = "dispatcher: the daemon is not running: dispatcher run --detach; "
 ENDED_LATER = f"{NO_DAEMON}a run that is not being ended yet goes on until it is back\n"
 READY_LATER = f"{NO_DAEMON}ready tasks wait until it is back\n"
 

@@ -114,8 +114,13 @@ def test_a_byte_order_mark_at_the_start_of_a_file_is_skipped(command: Command) -
 
 
 def test_a_file_without_lines_submits_nothing(command: Command) -> None:
-    assert "" == command("submit", "--from", "-", stdin=b"\n").stdout
+    Path("none").touch()
+
+    result = command("submit", "--from", "-", stdin=b"\n# a comment\n")
+    assert "" == result.stdout
+    assert "dispatcher: stdin holds no task: nothing was submitted\n" in result.stderr
     assert [] == command("submit", "--from", "-", "--json", stdin=b"").json
+    assert "none holds no task: nothing" in command("submit", "--from", "none").stderr
 
 
 def test_a_file_of_an_array_is_refused_with_the_way_to_convert_it(command: Command) -> None:

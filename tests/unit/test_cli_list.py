@@ -223,7 +223,7 @@ def test_forty_tasks_fit_a_terminal_and_the_last_lines_count_the_omitted(
     assert groups == states
     assert "QUEUE" not in shown[0]
     assert re.search(r"  python /s.*….* 300$", shown[1])
-    assert "the daemon is not running: dispatcher run" == hindrance
+    assert "the daemon is not running: dispatcher run --detach" == hindrance
     assert "40 tasks: 3 running, 4 failed, 14 ready, 2 scheduled, 17 succeeded" == total
     assert "27 of 40; --limit N shows more" == more
     assert 41 + 2 == len(on_a_terminal(monkeypatch, "list", "--limit", 100).splitlines())

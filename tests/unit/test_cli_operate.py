@@ -31,8 +31,8 @@ def test_cancel_reports_the_result_for_each_task(command: Command) -> None:
 
     assert "2 is being ended; then it is cancelled\n3 cancelled\n" == result.stdout
     assert (
-        "dispatcher: the daemon is not running: dispatcher run; a run that is not being ended"
-        " yet goes on until it is back\n"
+        "dispatcher: the daemon is not running: dispatcher run --detach; a run that is not being"
+        " ended yet goes on until it is back\n"
         "dispatcher: task 1 has failed already; there is nothing to cancel\n"
         "dispatcher: no task 9; `dispatcher list` shows those there are\n"
     ) == result.stderr

@@ -477,3 +477,32 @@ def test_all_queues_are_paused_and_resumed(command: Command) -> None:
     assert dict.fromkeys(("ci", "default", "gpu"), "maintenance") == status
     assert "ci resumed\ndefault resumed\ngpu resumed\n" == resumed
     assert "dispatcher: no queue is paused\n" == command("resume", "--all").stderr
+
+
+@pytest.mark.parametrize("verb", ["cancel", "hold", "release", "retry", "prune", "wait", "list"])
+def test_filters_have_the_short_options_of_submit(command: Command, verb: str) -> None:
+    for queue, label in (("nightly", "a=b"), ("nightly", "a=c"), ("daily", "a=b")):
+        command("submit", "-q", queue, "-l", label, "--", "true")
+    given = {"release": "hold", "retry": "cancel", "prune": "cancel", "wait": "cancel"}
+    if verb in given:
+        command(given[verb], "1-3")
+    exits = 1 if verb == "wait" else 0
+    also = {
+        "list": ["--json-lines"],
+        "prune": ["--older-than", "0s"],
+        "retry": ["--state", "cancelled"],
+    }.get(verb, [])
+
+    done = command(verb, "-q", "nightly", "-l", "a=b", *also, exits=exits).stdout
+
+    long = command("list", "--queue", "nightly", "--label", "a=b", "--json").json
+    states = [task["state"] for task in command("list", "--json", "--oldest-first").json]
+    match verb:
+        case "prune":
+            assert [] == long
+            assert 2 == len(states)
+        case "list":
+            assert 1 == len(done.splitlines())
+        case _:
+            assert done.startswith("1 ")
+            assert 1 == len(done.splitlines())

@@ -9,7 +9,7 @@ from dispatcher.wire import KillMode
 from tests.command import Command
 
 #: What a submit reports where no daemon runs.
-IDLE = "dispatcher: no daemon runs here, so nothing runs yet; start it: dispatcher run\n"
+IDLE = "dispatcher: no daemon runs here, so nothing runs yet; start it: dispatcher run --detach\n"
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_any_is_done_with_the_first(command: Command, succeed: Callable[[int], N
     waited = command("wait", "--any", 1, 2, 3)
 
     assert "2 succeeded\n" == waited.stdout
-    assert "no daemon runs here; it waits: dispatcher run" in waited.stderr
+    assert "no daemon runs here; it waits: dispatcher run --detach" in waited.stderr
     assert "2 succeeded\n" == command("wait", "--any", 1, 2, "--timeout", "1h").stdout
     command("cancel", 3)
     assert 1 == command("wait", "--any", 1, 3, exits=1).exit_code

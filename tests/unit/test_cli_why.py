@@ -87,7 +87,7 @@ def test_why_as_json(command: Command) -> None:
     explained = command("why", 1, "--json").json
 
     assert (1, "ready") == (explained["id"], explained["state"])
-    assert ["the daemon is not running: dispatcher run"] == explained["because"]
+    assert ["the daemon is not running: dispatcher run --detach"] == explained["because"]
     assert "no task 9" in command("why", 9, exits=1).stderr
 
     command.configure("[executor]\nmode = 'external'")

@@ -670,13 +670,13 @@ def test_a_dispatcher_is_started_by_the_unit_that_reads_its_file_or_with_that_fi
     embedded = msgspec.structs.replace(config, executor=ExecutorSection())
     by_hand = f"--config {shlex.quote(str(config.file))}"
 
-    assert f"dispatcher run {by_hand}" == embedded.start_command()
+    assert f"dispatcher run --detach {by_hand}" == embedded.start_command()
     assert (command or f"dispatcher run {by_hand}") == config.start_command()
     of_executor = command and command.replace("dispatcher", executor)
     assert (of_executor or f"dispatcher executor {by_hand}") == config.start_command(executor)
 
     monkeypatch.setenv("DISPATCHER_CONFIG", str(config.file))
-    assert "dispatcher run" == embedded.start_command()
+    assert "dispatcher run --detach" == embedded.start_command()
 
 
 @pytest.mark.parametrize("there", ["a queue", "a link to nothing to run"])
@@ -705,7 +705,7 @@ def test_root_that_became_a_user_is_given_commands_of_root(
     config = external(own)
     embedded = msgspec.structs.replace(config, executor=ExecutorSection())
 
-    assert f"dispatcher run --config {own}" == embedded.start_command()
+    assert f"dispatcher run --detach --config {own}" == embedded.start_command()
     assert (
         "sudo -u '#4999' env XDG_RUNTIME_DIR=/run/user/4999 systemctl --user start dispatcher"
     ) == config.start_command()

@@ -52,7 +52,7 @@ def test_on_a_healthy_host_nothing_is_bad(used: Command) -> None:
 
     assert [] == [line for line in printed if line.startswith("bad")]
     assert "ok       integrity        every page was read, and is whole" in printed
-    assert "warning  daemon           none runs; dispatcher run" in printed
+    assert "warning  daemon           none runs; dispatcher run --detach" in printed
 
 
 def test_a_directory_of_figures_that_is_not_there_is_bad(used: Command, tmp_path: Path) -> None:
@@ -152,7 +152,9 @@ def test_as_json(used: Command) -> None:
 def test_before_the_first_use_it_makes_nothing(command: Command) -> None:
     printed = command("doctor").stdout
 
-    assert f"{command.state_dir} is not there; the daemon makes it: dispatcher run" in printed
+    assert (
+        f"{command.state_dir} is not there; the daemon makes it: dispatcher run --detach" in printed
+    )
     assert not command.state_dir.exists()
 
 
@@ -629,13 +631,13 @@ def test_nothing_is_known_of_marks_without_an_executor(command: Command) -> None
             "",
             False,
             "dispatcher restart: workers go on",
-            "kill -KILL PID, then dispatcher run: workers go on",
+            "kill -KILL PID, then dispatcher run --detach: workers go on",
         ),
         (
             "",
             True,
             "restart it when nothing runs: its stop waits up to 1m for its runs and ends the rest",
-            "kill -KILL PID, then dispatcher run: workers go on",
+            "kill -KILL PID, then dispatcher run --detach: workers go on",
         ),
         *(
             (text, managed, "restart it: workers go on", "restart it: workers go on")

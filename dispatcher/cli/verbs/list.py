@@ -43,7 +43,12 @@ from dispatcher.times import StoreTime, WallTime
     help=f"Only this state. Repeatable. {', '.join(TaskState)}.",
 )
 @click.option(
-    "--queue", type=TEXT, metavar="NAME", shell_complete=offered("queues"), help="Only this queue."
+    "--queue",
+    "-q",
+    type=TEXT,
+    metavar="NAME",
+    shell_complete=offered("queues"),
+    help="Only this queue.",
 )
 @click.option(
     "--profile",
@@ -52,7 +57,7 @@ from dispatcher.times import StoreTime, WallTime
     shell_complete=offered("profiles"),
     help="Only tasks of this profile.",
 )
-@click.option("--label", type=TEXT, metavar="NAME=VALUE", help="Only tasks with this label.")
+@click.option("--label", "-l", type=TEXT, metavar="NAME=VALUE", help="Only with this label.")
 @click.option("--text", type=TEXT, metavar="TEXT", help="Only commands or names that contain this.")
 @click.option(
     "--since",

@@ -32,7 +32,8 @@ def command(*, leave: bool, now: bool) -> ExitCode:
     config = config_as_owner(whole=False)
     if (running := own_daemon.report(config)) is None:
         executor = locks.holder_of(config.state_dir / locks.EXECUTOR_LOCK)
-        alone = f"; its executor (pid {executor}) lives: dispatcher run goes on with its runs"
+        alone = f"; its executor (pid {executor}) lives"
+        alone += f": {config.start_command()} goes on with its runs"
         click.echo(f"no daemon runs here{alone if executor else ''}")
         return ExitCode.OK
     how: Literal["leave", "at_once"] | None = "leave" if leave else "at_once" if now else None

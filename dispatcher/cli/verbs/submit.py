@@ -289,4 +289,6 @@ def _tasks(
     if command or options.get("key") is not None:
         raise click.UsageError("with --from, command and key stand in the file's lines")
     tasks = lines.read(inputs.lines(source), config, options, os.environ)
-    return chain(list(islice(tasks, 1)), tasks)  # a wrong file must make no store
+    if not (first := list(islice(tasks, 1))):  # a wrong file must make no store
+        submitter.report_empty(source)
+    return chain(first, tasks)
