@@ -16,7 +16,7 @@ from dispatcher.cli import failures
 from dispatcher.cli.options import config_option, examples
 from dispatcher.cli.printing import forget_stdout
 from dispatcher.cli.verb_list import GROUPS, VERBS
-from dispatcher.errors import DispatcherError, did_you_mean
+from dispatcher.errors import DispatcherError
 from dispatcher.exit_codes import ExitCode
 from dispatcher.wire import RELEASE
 
@@ -62,16 +62,10 @@ class VerbGroup(click.Group):
         """Find the verb. Raises a usage error that names the nearest one."""
         known = ctx.resilient_parsing or not args or args[0] in VERBS
         if not known and not args[0].startswith("-"):
-            raise UsageError(f"no verb {args[0]!r}{_meant(args[0])}", ctx)
+            from dispatcher.cli.foreign_verbs import meant  # noqa: PLC0415 - for mistakes alone
+
+            raise UsageError(f"no verb {args[0]!r}{meant(args[0])}", ctx)
         return super().resolve_command(ctx, args)
-
-
-def _meant(verb: str) -> str:
-    """Return the end of a message that names what an unknown verb may mean, or ""."""
-    from dispatcher.cli.foreign_verbs import MEANT  # noqa: PLC0415 - only mistakes pay for it
-
-    known = MEANT.get(verb.lower())
-    return f"; here it is `dispatcher {known}`" if known else did_you_mean(verb, VERBS)
 
 
 @click.group(

@@ -265,6 +265,19 @@ def test_an_empty_reason_is_refused_and_nothing_is_done(
         (["frobnicate"], "no verb 'frobnicate' (see: dispatcher --help)"),
         (["kill", "1"], "no verb 'kill'; here it is `dispatcher cancel ID` (see: dispatcher"),
         (["squeue"], "no verb 'squeue'; here it is `dispatcher list` (see: dispatcher --help)"),
+        (
+            ["top"],
+            "no verb 'top'; here it is `dispatcher edit ID --urgent`, or `dispatcher list -w`",
+        ),
+        (["switch"], "no verb 'switch'; here it is `dispatcher edit ID --urgent` (see"),
+        (["sbatch"], "no verb 'sbatch'; here it is `dispatcher submit --script FILE` (see"),
+        (["sotp"], "no verb 'sotp'; did you mean 'stop'? (see: dispatcher --help)"),
+        (["submi"], "no verb 'submi'; did you mean 'submit'? (see: dispatcher --help)"),
+        (["shop"], "no verb 'shop'; did you mean 'show'? (see: dispatcher --help)"),
+        (["stoop-it"], "no verb 'stoop-it' (see: dispatcher --help)"),
+        (["cancelled"], "no verb 'cancelled' (see: dispatcher --help)"),
+        (["restart", "20"], "unexpected argument (20); to run a task again: dispatcher retry 20"),
+        (["stop", "20", "21"], "(20 21); to end a task: dispatcher cancel 20 21 (see: dispatcher"),
         (["show"], "Missing argument 'ID' (see: dispatcher show --help)"),
         (["show", "x"], "Invalid value for 'ID'"),
         (["show", "0"], "Invalid value for 'ID'"),
@@ -285,6 +298,13 @@ def test_usage_mistakes_are_one_line_with_where_to_look(
 
     assert message in result.stderr
     assert 1 == len(result.stderr.splitlines())
+
+
+def test_the_answer_to_parallel_names_the_file_that_is_read(command: Command) -> None:
+    shown = command("parallel", "4", exits=2).stderr
+
+    slots = f"write [node] slots = 4 to {command.config_file}, then `dispatcher reload`"
+    assert f"no verb 'parallel'; {slots}" in shown
 
 
 @pytest.mark.parametrize(("foreign", "ours"), MEANT.items())

@@ -6,6 +6,7 @@ import click
 
 from dispatcher.cli import own_daemon
 from dispatcher.cli.configuration import config_as_owner, name_file, named_file
+from dispatcher.cli.foreign_verbs import no_arguments
 from dispatcher.cli.options import config_option, examples
 from dispatcher.config.config import Config
 from dispatcher.daemon_report import DaemonReport
@@ -13,10 +14,11 @@ from dispatcher.errors import ConfigError
 
 
 @click.command(
+    context_settings={"allow_extra_args": True},
     epilog=examples(
         "dispatcher restart                      # runs go on meanwhile",
         "dispatcher restart --config other.toml  # with another file",
-    )
+    ),
 )
 @config_option
 def command() -> int:
@@ -25,6 +27,7 @@ def command() -> int:
     Runs go on: their executor outlives the daemon, and the new one continues them. If none runs,
     one is started. The configuration is checked before anything is stopped.
     """
+    no_arguments("run a task again", "dispatcher retry")
     config = config_as_owner()
     if (running := own_daemon.report(config)) is not None:
         config = _as_running(config, running)

@@ -6,17 +6,19 @@ import click
 
 from dispatcher.cli import own_daemon
 from dispatcher.cli.configuration import config_as_owner
+from dispatcher.cli.foreign_verbs import no_arguments
 from dispatcher.cli.options import config_option, examples
 from dispatcher.exit_codes import ExitCode
 from dispatcher.host import locks
 
 
 @click.command(
+    context_settings={"allow_extra_args": True},
     epilog=examples(
         "dispatcher stop          # as configured: waits for runs, then releases them",
         "dispatcher stop --leave  # runs go on; the next daemon continues them",
         "dispatcher stop --now    # ends runs at once; they run again",
-    )
+    ),
 )
 @click.option("--leave", is_flag=True, help="Let runs go on; the next daemon continues them.")
 @click.option("--now", is_flag=True, help="End runs at once: released, they run again.")
@@ -27,6 +29,7 @@ def command(*, leave: bool, now: bool) -> ExitCode:
     Without an option it does what SIGTERM does ([daemon] on_stop). A daemon that a service manager
     runs is stopped there: `systemctl stop dispatcher`.
     """
+    no_arguments("end a task", "dispatcher cancel")
     if leave and now:
         raise click.UsageError("--leave lets runs go on, --now ends them; give one")
     config = config_as_owner(whole=False)
