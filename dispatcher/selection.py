@@ -16,6 +16,9 @@ CHANGES: Final[Mapping[Intent, frozenset[TaskState]]] = {
     Intent.RETRY: frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.HELD}),
 }
 
+#: Intents that end a run.
+ENDS: Final = frozenset({Intent.CANCEL, Intent.HOLD})
+
 
 class Match(NamedTuple):
     """A task that matches a filter."""

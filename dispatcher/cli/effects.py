@@ -8,12 +8,10 @@ from dispatcher.errors import NoTask
 from dispatcher.model import FINISHED, INTENDED, Intent, Outcome, Task, TaskState
 from dispatcher.obstacles import Obstacle, Standing
 from dispatcher.outlook import IntentResult, Outlook
+from dispatcher.selection import ENDS
 
 #: Obstacles that leave the rest of the work undone.
 _NO_DAEMON = frozenset({Obstacle.DAEMON_NOT_RUNNING, Obstacle.DAEMON_NOT_ANSWERING})
-
-#: Intents that end a run.
-_ENDS = frozenset({Intent.CANCEL, Intent.HOLD})
 
 _ONLY = {
     Intent.CANCEL: "there is nothing to cancel",
@@ -73,9 +71,11 @@ def refusal(one: IntentResult) -> str | None:
         return str(NoTask(one.task_id))
     if one.was is TaskState.RUNNING:
         return _refusal_of_running(one, one.task)
-    if one.intent in _ENDS:
+    if one.intent in ENDS:
         over = one.was in FINISHED and one.was is not INTENDED[one.intent]
-        return f"task {one.task_id} has {one.was} already; {_ONLY[one.intent]}" if over else None
+        has = "is" if one.was is TaskState.CANCELLED else "has"
+        already = f"task {one.task_id} {has} {one.was} already; {_ONLY[one.intent]}"
+        return already if over else None
     if one.intent is Intent.RELEASE and one.was is one.task.state is TaskState.HELD:
         return f"task {one.task_id} is {one.was} with no attempt left; {_retry(one.task_id)}"
     fits = {TaskState.HELD}
@@ -93,7 +93,7 @@ def _refusal_of_running(one: IntentResult, task: Task) -> str | None:
         return f"task {one.task_id} is running; {_ONLY[one.intent]}" if still else None
     if task.intent is one.intent and one.ahead.state is INTENDED[one.intent]:
         return None
-    if one.ahead.outcome is Outcome.SUCCEEDED and one.intent in _ENDS:
+    if one.ahead.outcome is Outcome.SUCCEEDED and one.intent in ENDS:
         succeeded = "declared success" if one.ahead.declared else "exited with success"
         return f"task {one.task_id} has {succeeded}; it cannot be {INTENDED[one.intent]}"
     course, why = _course(one.ahead), _ONLY[one.intent]

@@ -10,7 +10,15 @@ from dispatcher.cli import effects, render
 from dispatcher.cli.configuration import open_client
 from dispatcher.cli.printing import print_json_list
 from dispatcher.cli.progress import bar
-from dispatcher.cli.selection import FEW, Chosen, choose, confirm, nothing_text, print_dry_run
+from dispatcher.cli.selection import (
+    FEW,
+    Chosen,
+    choose,
+    confirm,
+    counted,
+    nothing_text,
+    print_dry_run,
+)
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError
 from dispatcher.model import Intent, Outcome, Task, TaskFilter, TaskState
@@ -55,8 +63,8 @@ def request(
             others = () if selection.wanted.states else CHANGES[intent] - usual
             click.echo(f"dispatcher: {nothing_text(store, intent, chosen, others)}", err=True)
         elif stay := len(chosen.ids) - len(done):
-            why = "they have changed meanwhile, or their runs end otherwise"
-            click.echo(f"dispatcher: {stay} tasks stay as they are: {why}", err=True)
+            why = "changed meanwhile, or with a run that ends otherwise"
+            click.echo(f"dispatcher: left alone: {counted(stay, 'task')}, {why}", err=True)
 
 
 def _can(store: Client, intent: Intent, one: Match) -> bool:
@@ -125,7 +133,7 @@ def _report(
     else:
         many = Counter(effects.of_many(one, stranded.get(one.task_id)) for one in done)
         for text, tasks in many.items():
-            click.echo(f"{text}: {tasks} tasks")
+            click.echo(f"{text}: {counted(tasks, 'task')}")
     for line in effects.missing_daemon(standing, done) if standing else ():
         click.echo(f"dispatcher: {render.plain(line)}", err=True)
     if refused:

@@ -20,7 +20,7 @@ from dispatcher.client import Client
 from dispatcher.config.section import LEAST_RETENTION
 from dispatcher.errors import DispatcherError, did_you_mean
 from dispatcher.model import TaskFilter, TaskState
-from dispatcher.selection import Match, Selection
+from dispatcher.selection import ENDS, Match, Selection
 from dispatcher.store.search import each_match
 
 #: So many tasks are changed without a question, and named one by one.
@@ -173,11 +173,15 @@ class Chosen:
     wanted: TaskFilter = field(default_factory=TaskFilter)
     """What they matched."""
 
-    @property
-    def text(self) -> str:
-        """Their number, with that of each state: "3 tasks (2 ready, 1 held)"."""
+    def text(self, does: str) -> str:
+        """Return their number, that of each state, and of the runs that a verb ends.
+
+        "3 tasks (1 ready, 2 running), and end 2 runs".
+        """
         known = [f"{self.states[state]} {state}" for state in TaskState if state in self.states]
-        return f"{len(self.ids)} tasks" + (f" ({', '.join(known)})" if known else "")
+        text = counted(len(self.ids), "task") + (f" ({', '.join(known)})" if known else "")
+        runs = self.states.get(TaskState.RUNNING, 0) if does in ENDS else 0
+        return text + (f", and end {counted(runs, 'run')}" if runs else "")
 
 
 def choose(
@@ -205,10 +209,11 @@ def confirm(does: str, chosen: Chosen, *, yes: bool) -> None:
     """
     if yes or len(chosen.ids) <= FEW or not sys.stdin.isatty():
         return
+    many = len(chosen.ids)
     with _shown_where_typed() as shown:
-        question = f"{does} {chosen.text}? Type their number to go on: "
+        question = f"{does} {chosen.text(does)}? Type {many} to go on: "
         click.echo(question, file=shown, nl=False)
-    if sys.stdin.readline().strip() != str(len(chosen.ids)):
+    if sys.stdin.readline().strip() != str(many):
         raise DispatcherError("nothing was changed; --yes goes on without the question")
 
 
@@ -231,7 +236,7 @@ def print_dry_run(
     from dispatcher.cli.glance import command_cell  # noqa: PLC0415 - only for people
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
-    click.echo(f"would {does}: {chosen.text}")
+    click.echo(f"would {does}: {chosen.text(does)}")
     found = [task for one in chosen.ids[:FEW] if (task := store.task(one)) is not None]
     if found:
         rows = [
@@ -243,7 +248,10 @@ def print_dry_run(
     if len(chosen.ids) > FEW:
         click.echo(f"… and {len(chosen.ids) - FEW} more")
     if stay := sorted(set(selection.ids).difference(chosen.ids)):
-        click.echo(f"dispatcher: {', '.join(map(str, stay))} would stay as they are", err=True)
+        one = len(stay) == 1
+        which = f"{'task' if one else 'tasks'} {', '.join(map(str, stay))}"
+        stays = f"{which} would stay as {'it is' if one else 'they are'}"
+        click.echo(f"dispatcher: {stays}", err=True)
 
 
 def nothing_text(
@@ -260,3 +268,8 @@ def nothing_text(
 
 def _names(states: Collection[TaskState], between: str = ", ") -> str:
     return between.join(state for state in TaskState if state in states)
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun: "1 task", "2 tasks"."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -52,7 +52,7 @@ def test_many_tasks_are_cancelled_for_their_count(
 
     code, shown = on_a_terminal(world, "cancel", "--queue", "default", answer=answer)
 
-    assert f"cancel {MANY} tasks ({MANY} ready)? Type their number to go on: " in shown
+    assert f"cancel {MANY} tasks ({MANY} ready)? Type {MANY} to go on: " in shown
     assert (exits, {state}) == (code, states(world))
     assert (f"cancelled: {MANY} tasks\n" in shown) == (exits == 0)
     assert ("nothing was changed; --yes" in shown) == (exits == 1)

@@ -66,7 +66,7 @@ def test_filters_choose_and_options_change(command: Command) -> None:
     command("cancel", 2)
 
     dry = command("edit", "--in-queue", "nightly", "-q", "daily", "--dry-run").stdout
-    assert "would edit: 1 tasks (1 ready)" in dry
+    assert "would edit: 1 task (1 ready)" in dry
     assert "1 edited\n" == command("edit", "--in-queue", "nightly", "-q", "daily").stdout
     assert "3 edited\n" == command("edit", "--with-label", "of=ci", "-l", "seen=yes").stdout
     assert "1 edited\n2 edited\n" == command("edit", "1", "2", "-p", "3").stdout

@@ -75,7 +75,7 @@ def test_prune_deletes_old_tasks_and_their_files_and_no_others(command: Command)
     _, old_file = command.run_once(ended_at=old)
     _, new_file = command.run_once()
 
-    assert "deleted: 1 tasks, 1 output files\n" == command("prune").stdout
+    assert "deleted: 1 task, 1 output file\n" == command("prune").stdout
 
     assert [3, 2] == ids(command("list", "--json"))
     assert not old_file.exists()
@@ -88,7 +88,7 @@ def test_prune_removes_no_output_that_a_process_still_has_locked(command: Comman
     with file.open("ab") as survivors:
         fcntl.flock(survivors, fcntl.LOCK_EX)
 
-        assert "deleted: 1 tasks, 0 output files\n" == command("prune").stdout
+        assert "deleted: 1 task, 0 output files\n" == command("prune").stdout
 
     assert b"output" == file.read_bytes()
     assert [] == ids(command("list", "--json"))
@@ -130,7 +130,7 @@ def test_prune_may_be_tried_and_bound_to_states(command: Command) -> None:
     assert "would delete: 2 tasks, with their runs and output files\n" == tried
     assert {"dry_run": True, "tasks": 0} == tried_json
     assert [3, 2, 1] == kept
-    assert "deleted: 1 tasks, 0 output files\n" == gone
+    assert "deleted: 1 task, 0 output files\n" == gone
     assert [3, 1] == ids(command("list", "--json"))
 
 

@@ -289,16 +289,16 @@ def test_a_dry_run_of_ids_names_those_that_would_stay(command: Command) -> None:
 
     result = command("cancel", 1, 2, 9, "--dry-run")
 
-    assert result.stdout.startswith("would cancel: 1 tasks (1 ready)\n")
-    assert "dispatcher: 1, 9 would stay as they are\n" == result.stderr
+    assert result.stdout.startswith("would cancel: 1 task (1 ready)\n")
+    assert "dispatcher: tasks 1, 9 would stay as they are\n" == result.stderr
 
 
 @pytest.mark.parametrize(
     ("verb", "would"),
     [
-        ("cancel", "1 tasks (1 running)"),
-        ("hold", "1 tasks (1 running)"),
-        ("retry", "1 tasks (1 running)"),
+        ("cancel", "1 task (1 running), and end 1 run"),
+        ("hold", "1 task (1 running), and end 1 run"),
+        ("retry", "1 task (1 running)"),
         ("release", "0 tasks"),
     ],
 )
@@ -365,7 +365,7 @@ def test_on_a_terminal_many_are_changed_for_their_count_alone(
 
     shown = confirmed(monkeypatch, f"{MANY}\n", many, yes=False)
 
-    question = f"cancel {MANY} tasks ({MANY - 1} ready, 1 held)? Type their number to go on: "
+    question = f"cancel {MANY} tasks ({MANY - 1} ready, 1 held)? Type {MANY} to go on: "
     assert question == shown
     for answer in ("y\n", "\n", "", f"{MANY - 1}\n"):
         with pytest.raises(DispatcherError, match="nothing was changed; --yes goes on"):
@@ -396,7 +396,7 @@ def test_a_range_of_prune_deletes_what_has_finished_in_it_at_any_time(command: C
 
     shown = command("prune", "1-2").stdout
 
-    assert "deleted: 1 tasks, 0 output files\n" == shown
+    assert "deleted: 1 task, 0 output files\n" == shown
     assert [4, 3, 1] == [task["id"] for task in command("list", "--json").json]
 
 
@@ -406,7 +406,7 @@ def test_prune_of_ids_reports_those_that_stay(command: Command) -> None:
 
     result = command("prune", 1, 2, 9, exits=1)
 
-    assert "deleted: 1 tasks, 1 output files\n" == result.stdout
+    assert "deleted: 1 task, 1 output file\n" == result.stdout
     assert (
         "dispatcher: task 2 is ready; only finished tasks can be deleted\n"
         "dispatcher: no task 9; `dispatcher list` shows those there are\n"
@@ -423,11 +423,14 @@ def test_a_filter_of_prune_narrows_what_is_old_enough(command: Command, client: 
 
     tried = command("prune", "--queue", "a", "--older-than", "1h", "--dry-run").stdout
     deleted = command("prune", "--queue", "a", "--older-than", "1h").stdout
-    by_default = command("prune", "--queue", "a").stdout  # 30 days
+    by_default = command("prune", "--queue", "a")
+    by_state = command("prune", "--state", "cancelled", "--dry-run")
 
-    assert tried.startswith("would delete: 1 tasks (1 cancelled)\n")
-    assert "deleted: 1 tasks, 0 output files\n" == deleted
-    assert "deleted: 0 tasks, 0 output files\n" == by_default
+    assert tried.startswith("would delete: 1 task (1 cancelled)\n")
+    assert "deleted: 1 task, 0 output files\n" == deleted
+    assert "deleted: 0 tasks, 0 output files\n" == by_default.stdout
+    none = "dispatcher: none finished more than 30d ago; --older-than takes younger ones\n"
+    assert none == by_default.stderr == by_state.stderr
     assert [3, 2] == [task["id"] for task in command("list", "--json").json]
 
 
@@ -439,7 +442,7 @@ def test_prune_deletes_no_more_than_it_has_counted(
     questions: list[str] = []
 
     def others_cancel(does: str, chosen: Chosen, **_: object) -> None:
-        questions.append(f"{does} {chosen.text}?")
+        questions.append(f"{does} {chosen.text(does)}?")
         for task_id in (4, 5, 6):
             client.cancel(task_id)
 

@@ -40,7 +40,7 @@ def test_a_task_that_is_over_is_not_held(command: Command) -> None:
     command("submit", "--", "true")
     command("cancel", 1)
 
-    assert "task 1 has cancelled already" in command("hold", 1, exits=1).stderr
+    assert "task 1 is cancelled already" in command("hold", 1, exits=1).stderr
 
 
 def test_the_pause_of_an_unknown_queue_is_reported_and_holds(command: Command) -> None:

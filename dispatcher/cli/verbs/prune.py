@@ -8,12 +8,21 @@ from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import config_option, examples, json_option
 from dispatcher.cli.printing import print_json
 from dispatcher.cli.progress import bar
-from dispatcher.cli.selection import Chosen, acting, choose, confirm, print_dry_run, selected
+from dispatcher.cli.selection import (
+    Chosen,
+    acting,
+    choose,
+    confirm,
+    counted,
+    print_dry_run,
+    selected,
+)
 from dispatcher.client import Client
 from dispatcher.config.config import Config
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.model import FINISHED, Pruned, TaskFilter, TaskState
 from dispatcher.operations.tasks import prune, prune_each
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.selection import Selection
 from dispatcher.times import StoreTime
 
@@ -47,9 +56,12 @@ def command(*, selection: Selection, dry_run: bool, yes: bool, as_json: bool) ->
     states = others.wanted.states
     with Client(config) as store:
         if age is not None and others == Selection(wanted=TaskFilter(states=states)):
-            _prune_states(store, age, states, dry_run=dry_run, yes=yes, as_json=as_json)
+            found = _prune_states(store, age, states, dry_run=dry_run, yes=yes, as_json=as_json)
         else:
-            _prune_chosen(store, age, selection, dry_run=dry_run, yes=yes, as_json=as_json)
+            found = _prune_chosen(store, age, selection, dry_run=dry_run, yes=yes, as_json=as_json)
+    if not found and age is not None and selection.older_than_ms is None:
+        none = f"none finished more than {Milliseconds(age)} ago"
+        click.echo(f"dispatcher: {none}; --older-than takes younger ones", err=True)
 
 
 def _age(config: Config, selection: Selection) -> int | None:
@@ -71,8 +83,8 @@ def _prune_states(
     dry_run: bool,
     yes: bool,
     as_json: bool,
-) -> None:
-    """Delete all tasks of some states, which an index finds and counts."""
+) -> int:
+    """Delete all tasks of some states, which an index finds; return how many there are."""
     states = states or FINISHED
     with store.store.snapshot() as now:
         before = StoreTime(now - age)
@@ -87,13 +99,14 @@ def _prune_states(
     elif as_json:
         print_json({"dry_run": True, "tasks": many})
     else:
-        click.echo(f"would delete: {many} tasks, with their runs and output files")
+        click.echo(f"would delete: {counted(many, 'task')}, with their runs and output files")
+    return many
 
 
 def _prune_chosen(
     store: Client, age: int | None, selection: Selection, *, dry_run: bool, yes: bool, as_json: bool
-) -> None:
-    """Delete the tasks that a selection finds.
+) -> int:
+    """Delete the tasks that a selection finds; return how many they are.
 
     Raises `DispatcherError` for tasks named by their ids alone that stay.
     """
@@ -103,20 +116,22 @@ def _prune_chosen(
     chosen = choose(store, replace(selection, wanted=wanted, older_than_ms=None), FINISHED)
     if dry_run:
         print_dry_run(store, "delete", selection, chosen, as_json=as_json)
-        return
+        return len(chosen.ids)
     confirm("delete", chosen, yes=yes)
     with bar("deleted", len(chosen.ids)) as progressed:
         pruned = prune_each(store.store, store.config, chosen.ids, chosen.wanted, report=progressed)
     _print_pruned(pruned, as_json=as_json)
     if selection.is_of_ids and (stay := set(selection.ids) - set(chosen.ids)):
         raise DispatcherError("\n".join(_why_not(store, one) for one in sorted(stay)))
+    return len(chosen.ids)
 
 
 def _print_pruned(pruned: Pruned, *, as_json: bool) -> None:
     if as_json:
         print_json({"tasks": pruned.tasks, "output_files": len(pruned.output_paths)})
     else:
-        click.echo(f"deleted: {pruned.tasks} tasks, {len(pruned.output_paths)} output files")
+        files = counted(len(pruned.output_paths), "output file")
+        click.echo(f"deleted: {counted(pruned.tasks, 'task')}, {files}")
 
 
 def _why_not(store: Client, task_id: int) -> str:
