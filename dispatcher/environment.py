@@ -36,12 +36,13 @@ class Environment:
     """Variables without those that belong to the submitting process alone; it never changes.
 
     Secrets of a profile are left out too, where one of its runs submits: they are never stored.
+    The text names those that a clean task inherits from the executor, which gives its own then.
 
     Equal ones have equal texts, and are stored once. It is not a dataclass, so that bulk submits
     can encode it as a number.
     """
 
-    __slots__ = ("size", "text", "variables")
+    __slots__ = ("inherits", "size", "text", "variables")
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         """Take over variables, such as `os.environ`. Raises `InvalidTask`, which shows no value."""
@@ -53,7 +54,11 @@ class Environment:
         }
         for name, value in self.variables.items():
             _check(name, value)
-        encoded = msgspec.json.encode(self.variables, order="sorted")
+        gaps = " ".join(sorted(name for name in secrets if worker_api.is_inherited(name)))
+        self.inherits = bool(gaps)
+        """Whether a task gets the executor's PATH, HOME and the like in place of secrets."""
+        stored = {**self.variables, worker_api.SECRETS: gaps} if gaps else self.variables
+        encoded = msgspec.json.encode(stored, order="sorted")
         self.text = encoded.decode()
         self.size = len(encoded)
         """Bytes of the text."""

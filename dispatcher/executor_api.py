@@ -1,5 +1,6 @@
 """The executor as the supervisor sees it: messages out, events in, no socket."""
 
+import re
 import signal
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,9 @@ _LOCALE = (
     *("LC_ADDRESS", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_IDENTIFICATION", "LC_MEASUREMENT"),
     *("LC_MESSAGES", "LC_MONETARY", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"),
 )
+
+#: A name of a variable that each shell passes on.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 #: The remedy for processes that no executor ends; ends each text of `survivors`.
 END_THEM = "; end them, or wait until they exit"
@@ -176,7 +180,7 @@ def start_message(
         epoch=epoch,
         command=claim.command,
         env=_variables(claim, settings),
-        inherits=claim.environment is None,
+        inherits=claim.environment is None or claim.environment.inherits,
         umask=settings.umask if claim.umask is None else claim.umask,
         cwd=claim.cwd,
         payload=claim.payload,
@@ -200,13 +204,23 @@ def for_version_3(start: wire.Start) -> wire.Start:
     """Return a start with which an executor of version 3 does the same.
 
     A shell sets the umask and unsets what the run must not inherit, then becomes the program; one
-    that is missing exits with 127.
+    that is missing exits with 127. A shell may drop variables whose names are not its own, such as
+    functions of bash: it receives each in another one, and `env` gives them to the program.
     """
-    names = () if start.inherits else (*worker_api.ENVIRONMENT_ALLOWED, *_LOCALE)
-    unset = " ".join(name for name in names if name not in start.env)
-    script = f"umask {start.umask:04o}; " + (f"unset {unset}; " if unset else "") + 'exec "$@"'
-    command = ("/bin/sh", "-c", script, "sh", *start.command)
-    return msgspec.structs.replace(start, command=command, inherits=True, umask=wire.UMASK)
+    others = {name: value for name, value in start.env.items() if not _NAME.fullmatch(name)}
+    sent = {f"DISPATCHER_VARIABLE_{n}": f"{name}={others[name]}" for n, name in enumerate(others)}
+    kept = {name: value for name, value in start.env.items() if name not in others}
+    not_inherited = () if start.inherits else (*worker_api.ENVIRONMENT_ALLOWED, *_LOCALE)
+    unset = [*sent, *(name for name in not_inherited if name not in start.env)]
+    script = f"umask {start.umask:04o}; "
+    if sent:
+        script += "set -- /usr/bin/env -- " + " ".join(f'"${name}"' for name in sent) + ' "$@"; '
+    if unset:
+        script += f"unset {' '.join(unset)}; "
+    command = ("/bin/sh", "-c", script + 'exec "$@"', "sh", *start.command)
+    return msgspec.structs.replace(
+        start, command=command, env={**kept, **sent}, inherits=True, umask=wire.UMASK
+    )
 
 
 def _variables(claim: Claim, settings: StartSettings) -> dict[str, str]:

@@ -28,6 +28,12 @@ SECRETS = "DISPATCHER_SECRETS"
 #: The variables that a clean task inherits from the executor; LC_* too.
 ENVIRONMENT_ALLOWED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
 
+
+def is_inherited(name: str) -> bool:
+    """Return whether a clean task inherits the variable from the executor."""
+    return name in ENVIRONMENT_ALLOWED or name.startswith("LC_")
+
+
 #: Bytes of one line between a worker and the daemon.
 MAX_LINE = 64 * 1024
 

@@ -93,7 +93,7 @@ def _unstartable(here: Path) -> list[tuple[dict[str, Any], str]]:
     fits, does_not = {"FITS": KILOBYTE * 127}, {"TOO_LARGE": KILOBYTE * 128}
     return [
         ({"command": ["nonesuch"], "env": {"PATH": "/a:/b"}},
-         "no such program: 'nonesuch' (not in PATH '/a:/b')"),
+         "no such program: 'nonesuch' (not in the PATH of its submitter or profile)"),
         ({"command": ["/no/such/program"]}, "no such program: /no/such/program"),
         ({"command": ["plain/program"]}, f"no such program: {here}/plain/program"),
         ({"command": ["./script"]},

@@ -215,11 +215,24 @@ def script(path: Path, text: str, mode: int = 0o700) -> str:
     return str(path)
 
 
+def test_the_executors_own_path_is_shown_shortened_and_a_given_one_never(home: Home) -> None:
+    home.executor(env={"PATH": "/a:" * 500})
+    daemon = home.daemon()
+
+    own = fails(daemon, ["nonesuch"], home.output("a"))
+    given = fails(daemon, ["nonesuch"], home.output("b"), env={"PATH": "/sekret"}, inherits=False)
+
+    assert f"no such program: 'nonesuch' (not in PATH '{'/a:' * 26}/a…')" == own.error
+    assert "sekret" not in given.error
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("unknown", ["no such program: 'no-such-program'", "not in PATH '/a:/b'"]),
-        ("long_path", ["no such program: 'no-such-program'", f"'{'/a:' * 26}/a…')"]),
+        (
+            "unknown",
+            ["no such program: 'no-such-program'", "not in the PATH of its submitter or profile)"],
+        ),
         ("missing", ["no such program: ", "/missing"]),
         ("cwd", ["no such working directory: /no/such/directory"]),
         ("cwd_file", ["the working directory is not a directory: /dev/null"]),

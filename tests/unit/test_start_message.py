@@ -82,6 +82,33 @@ def test_an_executor_of_version_3_gives_a_run_the_same() -> None:
     assert {(True, wire.UMASK)} == {(one.inherits, one.umask) for one in (clean, carrying)}
 
 
+def test_an_executor_of_version_3_passes_on_names_that_a_shell_drops() -> None:
+    odd = {"BASH_FUNC_go%%": "() {  echo went $1\n}", "a.b": "1 $(x)", "-i": "'\""}
+    shell = {"PATH": "/usr/bin:/bin", "A": "1", **odd}
+    command = ("python3", "-c", "import os; print({**os.environ}, os.popen('bash -c go').read())")
+
+    start = for_version_3(started(*command, environment=Environment(shell), env={"c-d": "2"}))
+    (shown,) = run_by_version_3(start)
+
+    assert "went" in shown
+    assert all(f"{name!r}: {value!r}" in shown for name, value in {**shell, "c-d": "2"}.items())
+    assert "DISPATCHER_VARIABLE" not in shown
+    assert not any(value in word for value in odd.values() for word in start.command)
+
+
+def test_the_executors_path_fills_the_gap_that_a_secret_left() -> None:
+    secrets = {"DISPATCHER_SECRETS": "PATH TOKEN", "PATH": "/sekret", "TOKEN": "sekret"}
+    stored = Environment.from_json(Environment({"A": "1", **secrets}).text)
+
+    start = started(environment=stored)
+
+    assert start.inherits
+    assert "1" == start.env["A"]
+    assert {"PATH", "TOKEN", "DISPATCHER_SECRETS"}.isdisjoint(start.env)
+    assert "sekret" not in stored.text
+    assert not started(environment=Environment({"A": "1", "DISPATCHER_SECRETS": "TOKEN"})).inherits
+
+
 @pytest.mark.parametrize(("version", "program"), [(3, "/bin/sh"), (wire.VERSION, "true")])
 def test_the_daemon_starts_a_run_in_the_way_that_its_executor_knows(
     version: int, program: str

@@ -78,7 +78,7 @@ class Spawner:
             if start.payload is not None:
                 stdin = sealed_file("payload", start.payload.encode())
             enter(start.cwd or "/")
-            program = find_program(start.command, environment.get("PATH", os.defpath))
+            program = find_program(start.command, environment, shows_path="PATH" not in start.env)
             return self._spawn(start, program, environment, (stdin, output))
         except ValueError as error:  # a NUL in a word, "=" in a variable's name, no command
             raise CannotStart(wire.Fault.TASK, f"cannot be a command line: {error}") from error
@@ -171,11 +171,7 @@ def _set_limit(what: int, limits: tuple[int, int]) -> None:
 
 def allowed(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that a clean task inherits from the executor."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if name in worker_api.ENVIRONMENT_ALLOWED or name.startswith("LC_")
-    }
+    return {name: value for name, value in environ.items() if worker_api.is_inherited(name)}
 
 
 def outer_marker(environ: Mapping[str, str]) -> dict[str, str]:
@@ -212,11 +208,13 @@ def enter(directory: str) -> None:
         raise CannotStart(wire.Fault.TASK, f"{text}: {directory}") from error
 
 
-def find_program(command: tuple[str, ...], search: str) -> str:
+def find_program(
+    command: tuple[str, ...], environment: Mapping[str, str], *, shows_path: bool
+) -> str:
     """Return the program's path, relative to the working directory as the child sees it."""
     if not command:
         raise ValueError("it is empty")
-    name = command[0]
+    name, search = command[0], environment.get("PATH", os.defpath)
     if "/" in name:
         return name
     unusable = None
@@ -228,5 +226,6 @@ def find_program(command: tuple[str, ...], search: str) -> str:
             unusable = unusable or path
     if unusable:
         raise CannotStart(wire.Fault.TASK, f"not executable: {unusable}")
-    shown = search if len(search) <= MOST_OF_PATH else f"{search[:MOST_OF_PATH]}…"
-    raise CannotStart(wire.Fault.TASK, f"no such program: {name!r} (not in PATH {shown!r})")
+    beginning = search if len(search) <= MOST_OF_PATH else f"{search[:MOST_OF_PATH]}…"
+    path = f"PATH {beginning!r}" if shows_path else "the PATH of its submitter or profile"
+    raise CannotStart(wire.Fault.TASK, f"no such program: {name!r} (not in {path})")
