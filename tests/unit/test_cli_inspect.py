@@ -300,6 +300,18 @@ def test_logs_explains_why_there_is_no_output(command: Command) -> None:
     assert "dispatcher: task 1 has no run 9; its runs: 1\n" == unknown
 
 
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_logs_of_a_task_that_ended_without_a_run_names_no_wait(
+    command: Command, follow: list[str]
+) -> None:
+    command("submit", "--", "true")
+    command("cancel", 1)
+
+    reported = command("logs", *follow, 1, exits=1).stderr
+
+    assert "dispatcher: task 1 never ran: cancelled, cancelled by an operator\n" == reported
+
+
 def test_list_reports_on_stderr_that_there_is_more(command: Command) -> None:
     lines = b'{"command": ["true"], "queue": "a"}\n' * 4 + b'{"command": ["false"]}\n'
     command("submit", "--from", "-", stdin=lines)
@@ -422,7 +434,7 @@ def test_logs_from_the_last_lines_on(command: Command, written: bytes, shown: by
     command("submit", "--", "true")
     command.run_once(output=written)
 
-    assert shown.decode() == command("logs", 1, "--tail", 2).stdout
+    assert shown.decode() == command("logs", 1, "-n", 2).stdout
     assert shown.decode() == command("logs", 1, "--tail", 2, "-f").stdout
 
 

@@ -81,6 +81,20 @@ def test_pausing_and_resuming_as_json(command: Command) -> None:
     assert [{"queue": "a", "done": True}, {"queue": "c", "done": False}] == resumed
 
 
+def test_why_ends_a_question_to_a_person_with_its_last_line(command: Command) -> None:
+    for _ in range(2):
+        command("submit", "--", "true")
+    command.run_once(state=TaskState.HELD, output=b"looked\n\x1b[1mwhich bucket?\x1b[0m\n\n")
+    command.run_once(output=b"")
+
+    held, failed = command("why", 1).stdout, command("why", 2).stdout
+
+    first, second, *_ = held.splitlines()
+    assert "task 1 is held: used up its attempts" == first
+    assert "  the last line it wrote: which bucket?" == second
+    assert "the last line" not in failed
+
+
 def test_why_as_json(command: Command) -> None:
     command("submit", "--", "true")
 
@@ -99,11 +113,11 @@ def test_why_as_json(command: Command) -> None:
     ("state", "facts", "expected"),
     [
         (TaskState.READY, {"busy": 2}, ["all 2 slots are busy"]),
-        (TaskState.SCHEDULED, {}, ["it is due at 1970-01-01T00:00:05.000Z"]),
+        (TaskState.SCHEDULED, {}, ["it is due at 1970-01-01T00:00:05.000Z (in 5 s)"]),
         (
             TaskState.SCHEDULED,
             {"busy": 2},
-            ["it is due at 1970-01-01T00:00:05.000Z", "all 2 slots are busy"],
+            ["it is due at 1970-01-01T00:00:05.000Z (in 5 s)", "all 2 slots are busy"],
         ),
         (TaskState.SUCCEEDED, {"stopping": "drain"}, []),
         (
@@ -143,7 +157,7 @@ def test_a_pending_time_out_is_reported() -> None:
 
     assert [
         "its queue q is paused since 1970-01-01T00:00:01.000Z: upgrade; dispatcher resume q",
-        "it fails at 1970-01-01T00:00:09.000Z if it has not been claimed by then",
+        "it fails at 1970-01-01T00:00:09.000Z (in 9 s) if it has not been claimed by then",
     ] == list(explain(waiting, [], status))
 
 

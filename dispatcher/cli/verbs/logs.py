@@ -12,20 +12,20 @@ from dispatcher.cli.param_types import COUNT
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.execution import LOCAL
-from dispatcher.model import Run
+from dispatcher.model import FINISHED, Run
 
 
 @click.command(
     epilog=examples(
         "dispatcher logs 42",
         "dispatcher logs 42 --run 57",
-        "dispatcher logs 42 --tail 20",
+        "dispatcher logs 42 -n 20",
         "dispatcher logs -f 42   # until it is finished or held",
     )
 )
 @task_id_argument
 @click.option("--run", "run_id", type=int, metavar="N", help="Id of the run [default: the last].")
-@click.option("--tail", type=COUNT, metavar="N", help="Begin with the last N lines.")
+@click.option("-n", "--tail", type=COUNT, metavar="N", help="Begin with the last N lines.")
 @click.option(
     "-f",
     "--follow",
@@ -69,6 +69,8 @@ def _chosen_run(store: Client, task_id: int, run_id: int | None) -> Run:
     task, runs = store.task(task_id), store.runs(task_id)
     if task is None:
         raise NoTask(task_id)
+    if not runs and task.state in FINISHED:
+        raise DispatcherError(f"task {task_id} never ran: {task.state}, {task.reason}")
     if not runs:
         raise DispatcherError(
             f"task {task_id} has not run yet: {task.state}, {task.reason};"

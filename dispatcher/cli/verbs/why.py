@@ -6,6 +6,7 @@ import click
 
 from dispatcher.cli import render
 from dispatcher.cli.configuration import open_client
+from dispatcher.cli.glance import last_line
 from dispatcher.cli.options import config_option, examples, json_option, task_id_argument
 from dispatcher.cli.printing import print_json
 from dispatcher.client import Client
@@ -14,10 +15,11 @@ from dispatcher.errors import NoTask
 from dispatcher.execution import LOCAL
 from dispatcher.host import marks
 from dispatcher.model import Run, Task, TaskState
-from dispatcher.obstacles import Standing
+from dispatcher.obstacles import Reason, Standing
 from dispatcher.outlook import Outlook
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.store.glance import MOST_BEFORE
+from dispatcher.times import StoreTime
 
 #: The defaults.
 LEASES = LeasesSection()
@@ -86,13 +88,15 @@ def explain(
     if task.state is TaskState.RUNNING:
         yield from _explain_running(task, runs[-1] if runs else None, status, ahead, leases)
     elif task.state is TaskState.HELD:
+        yield from _last_line(runs)
         release = f"release {task.id}, " if task.attempts_used < task.max_attempts else ""
         yield f"it waits for you: dispatcher {release}retry {task.id} or cancel {task.id}"
     elif task.state is TaskState.FAILED:
+        yield from _last_line(runs)
         yield f"dispatcher logs {task.id} shows what its last run wrote" if runs else "it never ran"
         yield f"dispatcher retry {task.id} gives it all its attempts again"
     else:
-        yield from (reason.text for reason in status.obstacles(task))
+        yield from (_with_distance(reason, status) for reason in status.obstacles(task))
     if before:
         tasks = "1 ready task" if before == 1 else f"{before} ready tasks"
         least = "at least " if before >= MOST_BEFORE else ""
@@ -101,8 +105,25 @@ def explain(
         names = ", ".join(runs[-1].leftovers)
         yield f"its last run left processes behind, which were ended: {names}"
     if task.fails_at is not None:
-        fails_at = render.moment(task.fails_at, status.calendar)
-        yield f"it fails at {fails_at} if it has not been claimed by then"
+        yield f"it fails at {_date(task.fails_at, status)} if it has not been claimed by then"
+
+
+def _with_distance(reason: Reason, status: Standing) -> str:
+    return (
+        reason.text
+        if reason.until is None
+        else f"{reason.text} ({render.ago(reason.until, status.now)})"
+    )
+
+
+def _date(time: StoreTime | None, status: Standing) -> str:
+    return f"{render.moment(time, status.calendar)} ({render.ago(time, status.now)})"
+
+
+def _last_line(runs: list[Run]) -> Iterator[str]:
+    """Yield the last line that a last run wrote: its question if it exited with 78."""
+    if runs and (line := last_line(render.tail(runs[-1]) or "")):
+        yield f"the last line it wrote: {line}"
 
 
 def _explain_running(
@@ -110,7 +131,7 @@ def _explain_running(
 ) -> Iterator[str]:
     if run is None:
         return
-    expires_at = render.moment(run.lease_expires_at, status.calendar)
+    expires_at = _date(run.lease_expires_at, status)
     if run.node.startswith(LOCAL):
         yield f"it is a local claim; its lease expires at {expires_at}"
         yield from _last_heartbeat(run, status)
