@@ -2,13 +2,15 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import click
 
 from dispatcher import control, worker_api
 from dispatcher.cli.claims import LOCK
+from dispatcher.cli.printing import printed
 from dispatcher.config.config import Config
+from dispatcher.errors import DispatcherError
 from dispatcher.execution import Claim
 from dispatcher.executor_api import worker_environment
 
@@ -28,11 +30,23 @@ OF_CLAIM = (
 _MOST = 128 * 1024
 
 
-def lines(claimed: Claim, config: Config, *, locked: bool) -> Iterator[str]:
-    """Yield lines that set a worker's variables, without the marker of a run that we started.
+#: Unsets what describes a claim, and is false. `lines` makes it true.
+END_OF_LOOP = f"unset {' '.join(OF_CLAIM)};\nfalse"
 
-    A variable that is too long for a program's environment is the shell's own.
+
+def lines(claimed: Claim, config: Config, *, locked: bool) -> Iterator[str]:
+    """Yield what follows `END_OF_LOOP`: lines that set a worker's variables, and are true.
+
+    They are one command of the shell, so that a part of them sets nothing, and is an error. The
+    marker of a run that we started is left out. A variable that is too long for a program's
+    environment is the shell's own.
     """
+    yield " || {"
+    yield from _settings(claimed, config, locked=locked)
+    yield "true; }"
+
+
+def _settings(claimed: Claim, config: Config, *, locked: bool) -> Iterator[str]:
     socket = control.find(config).with_name("worker.sock")
     variables: Mapping[str, str | None] = {
         **config.environment,
@@ -58,25 +72,11 @@ def _command(claimed: Claim) -> str:
     return shlex.join([*(["env", *variables] if variables else []), *claimed.command])
 
 
-@contextmanager
-def ending_loops(*, wanted: bool) -> Iterator[None]:
-    """After an error, print a line that unsets what describes a claim, and is false.
+class ExportCommand(click.Command):
+    """A command whose --export ends loops unless a claim is printed to its end.
 
     Otherwise `while eval "$(dispatcher claim --export)"` would go on with the claim of before.
     """
-    try:
-        yield
-    except click.exceptions.Exit:  # of --help
-        raise
-    except BaseException:
-        if wanted:
-            with suppress(OSError):
-                click.echo(f"unset {' '.join(OF_CLAIM)}; false")
-        raise
-
-
-class ExportCommand(click.Command):
-    """A command whose --export ends loops, also for a mistake in the command line."""
 
     def make_context(
         self,
@@ -85,9 +85,29 @@ class ExportCommand(click.Command):
         parent: click.Context | None = None,
         **extra: object,
     ) -> click.Context:
-        with ending_loops(wanted="--export" in args):
+        is_wanted = "--export" in args  # which parsing empties
+        try:
             return super().make_context(info_name, args, parent, **extra)
+        except click.exceptions.Exit:  # of --help
+            raise
+        except BaseException:
+            if is_wanted:
+                with suppress(OSError):
+                    click.echo(END_OF_LOOP)
+            raise
 
     def invoke(self, ctx: click.Context) -> object:
-        with ending_loops(wanted=bool(ctx.params["export"])):
+        if not ctx.params["export"]:
             return super().invoke(ctx)
+        with printed(_nothing_claimed):  # before it claims: it may be killed at any instant
+            click.echo(END_OF_LOOP, nl=False)
+        try:
+            return super().invoke(ctx)
+        except BaseException:
+            with suppress(OSError):
+                click.echo()
+            raise
+
+
+def _nothing_claimed(why: str) -> DispatcherError:
+    return DispatcherError(f"cannot write: {why}; nothing was claimed")

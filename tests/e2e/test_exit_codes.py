@@ -236,7 +236,7 @@ def test_a_submit_whose_ids_cannot_be_printed_names_them_and_exits_74(
     assert tasks == len(world.cli("list", "--json").json)
 
 
-@pytest.mark.parametrize("options", ["", "--json", "--export", "--lock-file lock.txt"])
+@pytest.mark.parametrize("options", ["", "--json", "--lock-file lock.txt"])
 def test_a_claim_that_cannot_be_printed_is_given_back_uncharged(world: World, options: str) -> None:
     world.submit("true")
 
@@ -252,6 +252,10 @@ def test_a_claim_that_cannot_be_printed_is_given_back_uncharged(world: World, op
 def test_nothing_is_claimed_where_the_lock_has_nowhere_to_go(world: World) -> None:
     world.submit("true")
 
+    full = redirected(world, "claim --export", "> /dev/full")
+
+    message = "cannot write: No space left on device; nothing was claimed"
+    assert (1, f"dispatcher: {message}\n") == (full.returncode, full.stderr)
     closed = redirected(world, "claim", ">&-")
 
     assert (2, "ready") == (closed.returncode, world.show(1)["state"])

@@ -1,17 +1,22 @@
 """`claim --wait`, and `claim --export` in a loop of a shell."""
 
+import io
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from dispatcher.cli import exports
+from dispatcher.cli import app, exports
 from dispatcher.cli.verbs import claim
+from dispatcher.client import Client
+from dispatcher.errors import StoreUnavailable
 from tests.command import Command
 from tests.unit.test_cli_drive import exports_of
 
-FALSE = f"unset {' '.join(exports.OF_CLAIM)}; false\n"
+FALSE = f"{exports.END_OF_LOOP}\n"
 
 
 @pytest.fixture
@@ -100,6 +105,63 @@ def test_any_failure_ends_a_loop_that_evaluates_exports(
     assert "" == command("claim", *arguments, exits=code).stdout
 
 
+def evaluated(text: str, *, shell: str = "sh", before: str = "") -> str:
+    """Return what a loop prints that evaluates a text until it is false, twice at most."""
+    loop = """
+        DISPATCHER_TASK_ID=before; left=2
+        while [ $left -gt 0 ] && eval "$1"; do
+            echo "worked on $DISPATCHER_TASK_ID"; left=$((left - 1))
+        done
+        echo "ended with ${DISPATCHER_TASK_ID-none}"
+    """
+    ran = subprocess.run(
+        [shell, "-c", before + loop, shell, text], capture_output=True, text=True, check=False
+    )
+    return ran.stdout
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_a_claim_that_is_cut_anywhere_never_runs_the_task_of_before(
+    command: Command, shell: str
+) -> None:
+    command("submit", "--env", "A=b c", "--", "echo", "it's")
+
+    printed = command("claim", "--export").stdout
+
+    assert printed.startswith(exports.END_OF_LOOP)
+    done = "worked on 1\nworked on 1\nended with 1\n"
+    assert done == evaluated(printed, shell=shell)
+    assert done == evaluated(printed, shell=shell, before="set -e\n")
+    until = len(exports.END_OF_LOOP)
+    for length in {*range(until, len(printed) - 3, 17), until, until + 1, len(printed) - 4}:
+        assert "worked" not in evaluated(printed[:length], shell=shell), printed[:length]
+    assert "ended with none\n" == evaluated(printed[:until], shell=shell)
+
+
+@pytest.mark.parametrize("options", [(), ("--wait",)])
+def test_what_ends_a_loop_is_printed_before_anything_is_claimed(
+    command: Command, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    seen: list[str] = []
+
+    class Killed(BaseException):
+        """As a signal: nothing more is printed."""
+
+    def claimed(*_: object, **__: object) -> None:
+        seen.append(stdout.getvalue().decode())
+        raise Killed
+
+    command("submit", "--", "true")
+    stdout = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stdout))
+    monkeypatch.setattr(Client, "claim", claimed)
+
+    with pytest.raises(Killed):
+        app.run(["claim", "--export", *options])
+
+    assert [exports.END_OF_LOOP] == seen
+
+
 def test_help_is_not_a_failure(command: Command) -> None:
     assert "false\n" not in command("claim", "--export", "--help").stdout
 
@@ -163,6 +225,31 @@ def test_a_claim_stops_waiting_for_a_task_that_is_cancelled(
         message = command("claim", "--task", 1, "--wait", exits=1).stderr
 
     assert "task 1 is cancelled: cancelled by an operator; only a ready one" in message
+
+
+def test_a_claim_waits_while_another_process_writes_for_long(
+    command: Command, meanwhile: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Client.claim
+
+    def unavailable(*_: object, **__: object) -> None:
+        raise StoreUnavailable("another process has held the write lock for more than 5 s")
+
+    command("submit", "--delay", "1h", "--", "true")
+    with command.client() as client:
+        monkeypatch.setattr(Client, "claim", unavailable)
+        meanwhile(
+            bool,
+            lambda: monkeypatch.setattr(Client, "claim", claims),
+            bool,
+            lambda: client.edit(1, delay_ms=0),
+        )
+        claimed = command("claim", "--wait", "--json")
+
+    assert 1 == claimed.json["task_id"]
+    unanswered, nothing = claimed.stderr.splitlines()
+    assert "held the write lock for more than 5 s; waiting" in unanswered
+    assert "nothing to claim in queue 'default'" in nothing
 
 
 def test_while_a_claim_waits_no_file_for_its_lock_is_there(

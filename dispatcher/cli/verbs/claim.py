@@ -19,7 +19,14 @@ from dispatcher.cli.param_types import DURATION, TaskId, file_names, offered
 from dispatcher.cli.printing import is_closed, print_json, printed
 from dispatcher.client import Client
 from dispatcher.config.config import Config
-from dispatcher.errors import DispatcherError, NoTask, QueuePaused, cannot_write, did_you_mean
+from dispatcher.errors import (
+    DispatcherError,
+    NoTask,
+    QueuePaused,
+    StoreUnavailable,
+    cannot_write,
+    did_you_mean,
+)
 from dispatcher.execution import Claim
 from dispatcher.model import TaskState
 from dispatcher.operations.waiting import POLL, is_at_rest
@@ -97,22 +104,26 @@ def command(*, wait: bool, **given: Any) -> None:
 
 
 def _claim_when_there_is_one(store: Client, config: Config, wanted: _Wanted) -> None:
-    """Claim and print a task; wait for one, unless the named one rests until a person acts."""
-    is_waiting = False
+    """Claim and print a task; wait for one, unless the named one rests until a person acts.
+
+    Also wait while the store does not answer, as another process may write for long.
+    """
+    reported: set[type[Exception]] = set()
     while True:
-        why = None
+        kind: type[Exception] = QueuePaused
         try:
             if _claim(store, config, wanted):
                 return
+            if wanted.task_id is not None and is_at_rest(store.task(wanted.task_id)):
+                raise DispatcherError(_why_not(store, config, wanted))
+            why = "" if kind in reported else _why_not(store, config, wanted)
         except QueuePaused as error:
             why = str(error)
-        is_hopeless = wanted.task_id is not None and is_at_rest(store.task(wanted.task_id))
-        if is_hopeless or not is_waiting:
-            why = why or _why_not(store, config, wanted)
-            if is_hopeless:
-                raise DispatcherError(why)
+        except StoreUnavailable as error:
+            kind, why = StoreUnavailable, str(error)
+        if kind not in reported:
             click.echo(f"dispatcher: {why}; waiting", err=True)
-            is_waiting = True
+            reported.add(kind)
         sleep(POLL)
 
 
