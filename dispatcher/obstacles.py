@@ -109,7 +109,7 @@ class Standing:
     def queue_obstacles(self, queue: str, *, turn: bool = True) -> list[Reason]:
         """Return what keeps a queue's ready tasks from running; with `turn`, never nothing."""
         found = [*self._queue_limits(queue)]
-        if not self._is_by_hand(queue):  # a daemon has no part in such a queue
+        if not self.is_by_hand(queue):  # a daemon has no part in such a queue
             found += [*self.daemon_obstacles(), *self.faults(), *self._room_limits(queue)]
         if not found and turn:
             found.append(
@@ -160,14 +160,15 @@ class Standing:
                 f" dispatcher resume {queue}"
             )
             yield Reason(Obstacle.QUEUE_PAUSED, text)
-        if self._is_by_hand(queue):
+        if self.is_by_hand(queue):
             text = (
                 f"its queue {queue} is for local claims here ([queues.{queue}] concurrency = 0):"
                 f" dispatcher claim --queue {queue}"
             )
             yield Reason(Obstacle.QUEUE_FULL, text)
 
-    def _is_by_hand(self, queue: str) -> bool:
+    def is_by_hand(self, queue: str) -> bool:
+        """Return whether the daemon leaves a queue to local claims (`concurrency = 0`)."""
         if self.report is not None:
             return self.report.full_queues.get(queue) == 0
         return queue in self.by_hand

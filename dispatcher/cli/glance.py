@@ -183,7 +183,9 @@ def _of_running(task: Task, run: Run, view: View) -> str:
 def _of_ready(seen: Seen, view: View) -> Iterator[str]:
     """Yield what keeps a task from running, its place in its queue, and why it is there again."""
     task, obstacle = seen.task, view.obstacle(seen.task)
-    if obstacle is not None and obstacle is not Obstacle.TURN_COMES:
+    if obstacle is Obstacle.QUEUE_FULL and view.standing.is_by_hand(task.queue):
+        yield "for local claims"
+    elif obstacle is not None and obstacle is not Obstacle.TURN_COMES:
         yield obstacle.replace("_", " ")
     if (before := seen.before) is not None:
         place = f"{ordinal(before + 1)} in line"

@@ -162,6 +162,34 @@ def test_a_waiting_task_shows_its_place_and_what_it_waits_for(command: Command) 
     assert re.fullmatch(f"4  scheduled  default  due {IN_2_H}  four", shown[4])
 
 
+def test_a_ready_task_of_a_queue_for_local_claims_is_not_called_full(
+    command: Command,
+) -> None:
+    command.configure("[queues.review]\nconcurrency = 0\n")
+    command("submit", "--queue", "review", "--", "make")
+
+    assert "  for local claims; 1st in line  make" in rows(command)[1]
+
+
+def test_status_folds_queues_with_nothing_to_do_before_its_head_scrolls_away(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        command("submit", "--queue", f"q{number}", "--", "true")
+        if number < 17:
+            command("cancel", number + 1)
+
+    small = on_a_terminal(monkeypatch, "status", lines=24).splitlines()
+    large = on_a_terminal(monkeypatch, "status", lines=50).splitlines()
+    whole = command("status").stdout.splitlines()
+
+    assert len(small) < 24
+    assert ["q17", "q18", "q19"] == [line.split()[0] for line in small[-11:-8]]
+    assert "and 10 queues with nothing to do" == small[-1]
+    assert len(whole) == len(large)
+    assert "nothing to do" not in large[-1]
+
+
 def test_a_task_that_is_over_shows_when_and_its_result(command: Command) -> None:
     command("submit", "--label", "team=data", "--", "true")
     claim = started(command)

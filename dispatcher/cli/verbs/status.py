@@ -1,5 +1,7 @@
 """`dispatcher status`: the state of daemon, executor and queues."""
 
+import shutil
+import sys
 from itertools import islice
 from typing import Any
 
@@ -21,6 +23,9 @@ from dispatcher.times import StoreTime
 
 #: Running tasks that are named in a line.
 MOST_NAMED = 4
+
+#: Lines of a terminal that are kept for what stands above the queues, and for the next prompt.
+HEAD = 13
 
 #: Tasks that could not be ended, and keep a slot, that are named one by one.
 MOST_HELD = 5
@@ -205,17 +210,27 @@ def _print_running(found: dict[str, Any]) -> None:
 
 
 def _print_queues(found: dict[str, Any]) -> None:
-    """Print the queues, first those with work, each with what runs before what is over."""
+    """Print the queues, first those with work, each with what runs before what is over.
+
+    A terminal shows as many as fit below the lines about the daemon, those with work at least.
+    """
     from dispatcher.cli.tables import print_table  # noqa: PLC0415 - only for people
 
     in_order = (state for states, _ in GROUPS for state in states)
     shown = [state for state in in_order if found["states"][state]]
-    rows = [
-        (queue, *(counts[state] for state in shown)) for queue, counts in found["queues"].items()
-    ]
-    unfinished = [number for number, state in enumerate(shown, 1) if state not in FINISHED]
-    rows.sort(key=lambda row: not any(row[number] for number in unfinished))
-    print_table(("QUEUE", *(state.upper() for state in shown)), rows)
+    queues = sorted(found["queues"].items(), key=lambda queue: not _has_work(queue[1]))
+    rows = [(queue, *(counts[state] for state in shown)) for queue, counts in queues]
+    folded = 0
+    if sys.stdout.isatty() and len(rows) > (room := shutil.get_terminal_size().lines - HEAD):
+        with_work = sum(_has_work(counts) for _, counts in queues)
+        folded = len(rows) - max(with_work, room - 1)
+    print_table(("QUEUE", *(state.upper() for state in shown)), rows[: len(rows) - max(folded, 0)])
+    if folded > 0:
+        click.echo(f"and {folded} {'queue' if folded == 1 else 'queues'} with nothing to do")
+
+
+def _has_work(counts: dict[TaskState, int]) -> bool:
+    return any(tasks for state, tasks in counts.items() if state not in FINISHED)
 
 
 def _print_daemon(found: dict[str, Any]) -> None:
