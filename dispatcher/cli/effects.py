@@ -81,6 +81,9 @@ def refusal(one: IntentResult) -> str | None:
     fits = {TaskState.HELD}
     if one.intent is Intent.RETRY:
         fits |= {TaskState.FAILED, TaskState.CANCELLED}
+        if one.was is TaskState.SUCCEEDED:
+            again = f"a new task with the command that `dispatcher show {one.task_id}` prints"
+            return f"task {one.task_id} has succeeded; to run it again, submit {again}"
     return None if one.was in fits else f"task {one.task_id} is {one.was}; {_ONLY[one.intent]}"
 
 

@@ -1,7 +1,7 @@
 """What `cancel`, `hold`, `release` and `retry` share: the request, and what becomes of tasks."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import click
@@ -49,8 +49,11 @@ def request(
             answers = _requested(store, selection.ids, intent, reason)
             _report(store, answers, _refusals(answers), as_json=as_json)
             return
-        usual = CHANGES[intent] | {TaskState.RUNNING} if selection.is_of_ids else USUAL[intent]
-        chosen = choose(store, selection, usual, can=lambda one: _can(store, intent, one))
+        changes, usual = CHANGES[intent], USUAL[intent]
+        if selection.is_of_ids:
+            changes |= {TaskState.HELD} if intent is Intent.HOLD and reason else set()
+            usual = changes | {TaskState.RUNNING}
+        chosen = choose(store, selection, usual, can=lambda one: _can(store, intent, one, changes))
         if dry_run:
             print_dry_run(store, intent, selection, chosen, as_json=as_json)
             return
@@ -67,10 +70,10 @@ def request(
             click.echo(f"dispatcher: left alone: {counted(stay, 'task')}, {why}", err=True)
 
 
-def _can(store: Client, intent: Intent, one: Match) -> bool:
+def _can(store: Client, intent: Intent, one: Match, changes: Collection[TaskState]) -> bool:
     """Return whether the verb changes a task, as far as that is known before."""
     if one.state is not TaskState.RUNNING:
-        return one.state in CHANGES[intent]
+        return one.state in changes
     ahead = store.outlook(one.id)
     if ahead is None:
         return intent in {Intent.CANCEL, Intent.HOLD}

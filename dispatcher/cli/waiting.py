@@ -6,15 +6,19 @@ from typing import Any
 import click
 
 from dispatcher.cli import render
-from dispatcher.cli.progress import bar
+from dispatcher.cli.progress import bar, is_watched
 from dispatcher.client import Client
 from dispatcher.execution import LOCAL
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.operations.waiting import deadline, each_at_rest, is_at_rest
 from dispatcher.quantities.durations import Milliseconds
+from dispatcher.selection import merged
 
-#: Tasks named when many go on.
+#: Ids and ranges that a message names when many tasks go on.
 _NAMED = 20
+
+#: So many tasks are looked at for those that are not due.
+_MOST_DUE = 1_000
 
 
 def wait_for(
@@ -28,6 +32,8 @@ def wait_for(
     is_idle = all(is_at_rest(store.task(task_id)) for task_id in task_ids)
     if not is_idle and (standing := store.standing()).daemon == "not running":
         _print(f"no daemon runs here; it waits: {standing.start_command}")
+    if is_watched() and len(task_ids) <= _MOST_DUE:
+        _report_not_due(store, task_ids)
     rested: dict[int, Task | None] = {}
     until = deadline(timeout_ms)
     try:
@@ -45,6 +51,14 @@ def wait_for(
         elif task.state is not TaskState.SUCCEEDED:
             _print(f"task {task_id} {task.state}: {task.reason}; {_look(task, _last(store, task))}")
     return rested
+
+
+def _report_not_due(store: Client, task_ids: Sequence[int]) -> None:
+    with store.store.snapshot() as now:
+        tasks = [task for one in task_ids if (task := store.store.task(one)) is not None]
+    due = [task.run_at for task in tasks if task.state is TaskState.SCHEDULED]
+    if due:
+        _print(f"{len(due)} of {len(task_ids)} not due, the next {render.ago(min(due), now)}")
 
 
 def outcome_json(store: Client, task: Task | None) -> dict[str, Any]:
@@ -75,21 +89,28 @@ def remaining(task_ids: Sequence[int], rested: Mapping[int, Task | None]) -> lis
 
 def remaining_text(task_ids: Sequence[int]) -> str:
     """Return which tasks go on, and the command that ends them."""
-    named = task_ids[:_NAMED]
-    what = f"task {named[0]} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
+    what = f"task {task_ids[0]} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
+    named, count = _named(task_ids)
     ended = "it" if len(task_ids) == 1 else "them"
-    if len(named) < len(task_ids):
-        ended = f"the first {len(named)}"
-    return f"{what}; dispatcher cancel {' '.join(map(str, named))} ends {ended}"
+    if count < len(task_ids):
+        ended = f"the first {count}"
+    return f"{what}; dispatcher cancel {named} ends {ended}"
 
 
 def late_text(task_ids: Sequence[int], timeout: Milliseconds) -> str:
     """Return which tasks are not done after a time-out."""
-    named = " ".join(map(str, task_ids[:_NAMED]))
+    named, count = _named(task_ids)
     if len(task_ids) == 1:
         return f"task {named} is not done after {timeout}"
-    more = " …" if len(task_ids) > _NAMED else ""
+    more = " …" if count < len(task_ids) else ""
     return f"{len(task_ids)} tasks are not done after {timeout}: {named}{more}"
+
+
+def _named(task_ids: Sequence[int]) -> tuple[str, int]:
+    """Return tasks as ids and ranges, as a verb takes them, and how many tasks these are."""
+    spans = merged([range(one, one + 1) for one in task_ids])[:_NAMED]
+    named = [f"{one[0]}-{one[-1]}" if len(one) > 1 else f"{one[0]}" for one in spans]
+    return " ".join(named), sum(map(len, spans))
 
 
 def _print(text: str) -> None:

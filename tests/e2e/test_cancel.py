@@ -98,5 +98,5 @@ def test_a_finished_task_stays_finished_and_the_exit_code_shows_it(world: World)
     assert f"dispatcher: task {succeeded} has succeeded already; " in printed
     assert f"dispatcher: task {failed} has failed already; " in printed
     assert "dispatcher: no task 99; " in printed
-    assert f"task {succeeded} is succeeded; only failed, cancelled and held ones" in refused
+    assert f"task {succeeded} has succeeded; to run it again, submit a new task" in refused
     assert ["succeeded", "failed"] == [world.show(i)["state"] for i in (succeeded, failed)]

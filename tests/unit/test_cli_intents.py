@@ -448,5 +448,7 @@ def test_a_held_task_gets_the_reason_that_is_given_and_keeps_it_otherwise(comman
     command("hold", 1)
     assert "used up its attempts" == command("show", 1, "--json").json["reason"]
 
+    tried = command("hold", 1, "--reason", "ask Ada", "--dry-run").stdout
+    assert tried.startswith("would hold: 1 task (1 held)\n")
     assert "1 held\n" == command("hold", 1, "--reason", "ask Ada").stdout
     assert "ask Ada" == command("show", 1, "--json").json["reason"]

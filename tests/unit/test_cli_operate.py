@@ -66,6 +66,16 @@ def test_retry_refuses_a_task_that_is_not_over(command: Command) -> None:
     assert message == result.stderr
 
 
+def test_the_refusal_to_retry_what_has_succeeded_names_what_runs_it_again(command: Command) -> None:
+    command("submit", "--", "true")
+    command("claim", "--task", 1, "--lock-file", "lock")
+    command("complete", "--task", 1, "--lock-file", "lock")
+
+    again = "submit a new task with the command that `dispatcher show 1` prints"
+    message = f"dispatcher: task 1 has succeeded; to run it again, {again}\n"
+    assert message == command("retry", 1, exits=1).stderr
+
+
 def test_prune_deletes_old_tasks_and_their_files_and_no_others(command: Command) -> None:
     command.configure('[output]\nretention = "1h"')
     for _ in range(3):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.cli import waiting as cli_waiting
 from dispatcher.model import Outcome, TaskState
 from dispatcher.operations import waiting
 from tests.command import Command
@@ -162,3 +163,15 @@ def test_an_interrupted_wait_names_what_goes_on(
     message = command("wait", 1, exits=130).stderr
 
     assert "dispatcher: task 1 goes on; dispatcher cancel 1 ends it\n" in message
+
+
+def test_a_terminal_shows_how_many_tasks_are_not_due_and_when_the_next_is(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_waiting, "is_watched", lambda: True)
+    for delay in ("5h", "2h", "0s"):
+        command("submit", "--delay", delay, "--", "true")
+
+    shown = command("wait", "1-3", "--timeout", "0s", exits=75).stderr
+
+    assert "dispatcher: 2 of 3 not due, the next in 2 h\n" in shown
