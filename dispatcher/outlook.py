@@ -43,7 +43,7 @@ class IntentResult:
     was: TaskState | None
     """The state before; None: unknown task."""
     task: Task | None
-    """The task after it."""
+    """The task after it, without its payload."""
     ahead: Outlook | None
     """What is expected if its run is ending."""
 

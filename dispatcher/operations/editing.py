@@ -122,7 +122,7 @@ def _changed(
     store: Store, config: Config, task_id: int, given: TaskEdits, now: StoreTime
 ) -> Edited:
     """Change a task in the transaction that reads it."""
-    task = store.task(task_id)
+    task = store.task(task_id, payload=False)
     if task is None or task.state not in EDITABLE:
         return Edited(task_id, None if task is None else task.state)
     try:

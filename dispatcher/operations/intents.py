@@ -89,7 +89,8 @@ class _Intended:
     def _result(self, task_id: int, was: TaskState | None, now: StoreTime) -> IntentResult:
         is_running = was is TaskState.RUNNING
         ahead = outlook_of(self.store, self.config, task_id, now) if is_running else None
-        return IntentResult(self.intent, task_id, was, self.store.task(task_id), ahead)
+        task = self.store.task(task_id, payload=False)
+        return IntentResult(self.intent, task_id, was, task, ahead)
 
 
 def outlook_of(store: Store, config: Config, task_id: int, now: StoreTime) -> Outlook | None:

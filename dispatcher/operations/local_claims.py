@@ -123,7 +123,7 @@ class LocalClaims:
     def _paused(self, queue: str, task_id: int | None) -> PausedQueue | None:
         """Return the paused queue that keeps a task, or any of a queue, from being claimed."""
         if task_id is not None:
-            task = self._store.task(task_id)
+            task = self._store.task(task_id, payload=False)
             if task is None or task.state is not TaskState.READY:
                 return None
             queue = task.queue

@@ -76,8 +76,8 @@ class ReaderStore(Transactions, Protocol):
     def calendar(self) -> Calendar:
         """Return the difference between store time and the host's clock, now and earlier."""
 
-    def task(self, task_id: int) -> Task | None:
-        """Return one task."""
+    def task(self, task_id: int, *, payload: bool = True) -> Task | None:
+        """Return one task, without its payload if that is not needed: it may be long."""
 
     def tasks(self, wanted: TaskFilter) -> list[Task]:
         """Return tasks, newest first unless the filter says otherwise.

@@ -29,6 +29,8 @@ class Dialect:
     """Whether nodes on other hosts may use the database."""
     each_label: str
     """The JSON object `labels` as a table with the columns `key` and `value`."""
+    text_in_command: str
+    """Whether `:text` is in the arguments of the JSON array `command`, joined by spaces."""
 
 
 class Engine(Protocol):

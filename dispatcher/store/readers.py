@@ -19,7 +19,7 @@ from dispatcher.model import (
 )
 from dispatcher.selection import Match
 from dispatcher.store import bulk_parts
-from dispatcher.store.engine import NONE, Values
+from dispatcher.store.engine import NONE, Row, Values
 from dispatcher.store.parameters import filter_parameters
 from dispatcher.store.rows import (
     environment_from,
@@ -50,19 +50,25 @@ class SqlReader(SqlTransactions):
     def calendar(self) -> Calendar:
         return self._clock.calendar(self.engine)
 
-    def task(self, task_id: int) -> Task | None:
-        rows = self.engine.rows(sql.TASK, {"id": task_id})
+    def task(self, task_id: int, *, payload: bool = True) -> Task | None:
+        statement = sql.TASK if payload else sql.TASK_WITHOUT_PAYLOAD
+        rows = self.engine.rows(statement, {"id": task_id})
         return task_from(rows[0]) if rows else None
 
     def tasks(self, wanted: TaskFilter) -> list[Task]:
         statement = sql.TASKS_OLDEST_FIRST if wanted.oldest_first else sql.TASKS
-        statement = statement.format(each_label=self.engine.dialect.each_label)
-        return [task_from(row) for row in self.engine.rows(statement, filter_parameters(wanted))]
+        return [task_from(row) for row in self._matching(statement, wanted)]
 
     def matching(self, wanted: TaskFilter) -> list[Match]:
-        statement = sql.MATCHES.format(each_label=self.engine.dialect.each_label)
-        rows = self.engine.rows(statement, filter_parameters(wanted))
+        rows = self._matching(sql.MATCHES, wanted)
         return [Match(task_id, state_from(state)) for task_id, state in rows]
+
+    def _matching(self, statement: str, wanted: TaskFilter) -> Sequence[Row]:
+        dialect = self.engine.dialect
+        statement = statement.format(
+            each_label=dialect.each_label, text_in_command=dialect.text_in_command
+        )
+        return self.engine.rows(statement, filter_parameters(wanted))
 
     def ids(self) -> range:
         first = self.engine.rows(sql.FIRST_ID)

@@ -64,6 +64,8 @@ class SqliteEngine:
         skip_locked="",
         shared=False,
         each_label="json_each(CASE WHEN json_valid(labels) THEN labels ELSE '{}' END)",
+        text_in_command="""instr((SELECT group_concat(value, ' ')
+            FROM json_each(CASE WHEN json_valid(command) THEN command ELSE '[]' END)), :text)""",
     )
 
     def __init__(self, path: Path | None, *, patience: float) -> None:

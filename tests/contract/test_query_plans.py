@@ -124,10 +124,13 @@ def test_a_limit_needs_no_sorting(raw: SqlStore, statement: str) -> None:
     ids=["newest first", "oldest first", "matches"],
 )
 def test_looking_for_tasks_reads_no_row_outside_its_bounds(raw: SqlStore, statement: str) -> None:
-    wanted = TaskFilter(queue="q", since=NOW, label=("a", "b"), finished_before=NOW)
+    wanted = TaskFilter(queue="q", since=NOW, label=("a", "b"), text="x", finished_before=NOW)
     values = filter_parameters(wanted)
     with raw.transaction():
-        statement = statement.format(each_label=raw.engine.dialect.each_label)
+        dialect = raw.engine.dialect
+        statement = statement.format(
+            each_label=dialect.each_label, text_in_command=dialect.text_in_command
+        )
         plan = [row[3] for row in raw.engine.rows(f"EXPLAIN QUERY PLAN {statement}", values)]
 
     assert "SEARCH tasks USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plan

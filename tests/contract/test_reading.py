@@ -118,6 +118,26 @@ def test_tasks_are_listed_by_profile_by_text_and_by_time(store: OneByOne) -> Non
     assert [1, 2, named] == listed(store, oldest_first=True)
 
 
+@pytest.mark.parametrize("text", ["[", "]", '["', '"]', '","', "nrm", "\\n", "u0001"])
+def test_a_text_is_looked_for_in_the_arguments_and_not_in_how_they_are_stored(
+    store: OneByOne, text: str
+) -> None:
+    store.new(command=("sh", "-c", "cd /tmp\nrm x \x01", "end"))
+    there = store.new(command=("echo", f"a{text}b"))
+
+    assert [there] == listed(store, text=text)
+
+
+def test_a_text_is_looked_for_past_a_damaged_command(store: OneByOne) -> None:
+    damaged, other = store.new(), store.new(command=("echo", "damaged"))
+    with store.raw.transaction():
+        store.raw.engine.change(
+            "UPDATE tasks SET command = 'damaged [' WHERE id = :id", {"id": damaged}
+        )
+
+    assert [other] == listed(store, text="damaged")
+
+
 def test_tasks_are_found_part_by_part_wherever_they_stand(
     store: OneByOne, monkeypatch: pytest.MonkeyPatch
 ) -> None:

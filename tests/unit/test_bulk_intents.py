@@ -12,6 +12,7 @@ from dispatcher.errors import CommitUnknown, StoreUnavailable
 from dispatcher.model import Intent, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.operations.batches import AT_ONCE
+from dispatcher.operations.editing import edit_each
 from dispatcher.operations.intents import request_each
 from dispatcher.operations.tasks import prune_each
 from tests.command import Command
@@ -51,6 +52,29 @@ def failing(client: Client, *failures: tuple[Exception, bool]) -> None:
     """Let the next transactions fail, committed or not."""
     store: Any = client.store
     store.failures = [*failures]
+
+
+@pytest.mark.parametrize("verb", [*Intent, "edit"])
+def test_no_verb_reads_a_payload_while_others_wait_to_write(command: Command, verb: str) -> None:
+    read: set[str] = set()
+
+    def allow(_: int, table: str | None, *others: object) -> int:
+        read.add(table or "")
+        return 0
+
+    with command.client() as client:
+        ids = [client.submit(command=["true"], payload='"long"').task_id for _ in range(2)]
+        client.hold(ids[0])
+        engine: Any = client.store.engine  # type: ignore[attr-defined]
+        engine.connection.set_authorizer(allow)
+        if verb == "edit":
+            answers: list[Any] = [*edit_each(client.store, client.config, ids, {"priority": 5})]
+        else:
+            answers = [*request_each(client.store, client.config, ids, verb)]
+
+    assert [2] == [*map(len, answers)]
+    assert "tasks" in read
+    assert "payloads" not in read
 
 
 def test_r69_between_two_steps_of_a_cancel_others_write(command: Command, client: Client) -> None:

@@ -8,10 +8,12 @@ _TASK = columns(Task, payload="(SELECT payload FROM payloads WHERE task_id = id)
 
 TASK = f"SELECT {_TASK} FROM tasks WHERE id = :id"
 
+TASK_WITHOUT_PAYLOAD = f"SELECT {columns(Task, payload='NULL')} FROM tasks WHERE id = :id"
+
 ENVIRONMENT = "SELECT variables FROM environments WHERE id = :id"
 
 # A state that is not wanted is NULL, which equals nothing. The casts give a parameter that may be
-# NULL a type. The separator of a command's arguments occurs in no argument.
+# NULL a type.
 _MATCHING = f"""
 FROM tasks
 WHERE state IN ({", ".join(f":{state}" for state in TaskState)})
@@ -20,10 +22,9 @@ WHERE state IN ({", ".join(f":{state}" for state in TaskState)})
     AND created_at >= :since AND created_at < :until
     AND (CAST(:finished_before AS BIGINT) IS NULL OR finished_at < :finished_before)
     AND (CAST(:profile AS TEXT) IS NULL OR profile = :profile)
-    AND (CAST(:text AS TEXT) IS NULL OR replace(replace(command, '","', ' '), :text, '')
-        <> replace(command, '","', ' ') OR EXISTS (
+    AND (CAST(:text AS TEXT) IS NULL OR {{text_in_command}} OR EXISTS (
         SELECT 1 FROM {{each_label}} AS label WHERE label.key = 'name'
-            AND replace(label.value, CAST(:named AS TEXT), '') <> label.value))
+            AND replace(label.value, :text, '') <> label.value))
     AND (CAST(:label AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM {{each_label}} AS label WHERE label.key = :label AND label.value = :labelled))
 """
