@@ -144,6 +144,8 @@ class Task:
     profile: str | None = None
     fails_at: StoreTime | None = None
     """When it fails unless it runs (queue time-out) or is finished (total time-out)."""
+    retried_at: StoreTime | None = None
+    """When an operator last retried it: its total time-out counts from then, not its submit."""
     intent: Intent | None = None
     """Where an operator moves it once its run is settled."""
     intent_reason: str | None = None

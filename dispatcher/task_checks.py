@@ -140,7 +140,8 @@ def _check_environment(task: NewTask) -> None:
     for name, value in task.env.items():
         check_variable(name)
         _text(f"env {name}", value, MAX_ENVIRONMENT)
-    if (own := len(msgspec.json.encode(dict(task.env)))) > MAX_ENVIRONMENT:
+    own = size_of_variables(task.env)
+    if own > MAX_ENVIRONMENT:
         raise InvalidTask(f"env: more than {MAX_ENVIRONMENT} bytes in all; use the payload")
     if task.environment is not None and own + task.environment.size > MAX_ENVIRONMENT:
         raise InvalidTask(
@@ -149,6 +150,11 @@ def _check_environment(task: NewTask) -> None:
         )
     if task.umask is not None and not 0 <= task.umask <= 0o777:
         raise InvalidTask(f"umask: must be from 0 to 0o777, not {task.umask:#o}")
+
+
+def size_of_variables(env: Mapping[str, str]) -> int:
+    """Return the bytes of a task's own variables, as `MAX_ENVIRONMENT` counts them."""
+    return len(msgspec.json.encode(dict(env)))
 
 
 def check_variable(name: str) -> None:

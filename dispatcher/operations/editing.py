@@ -8,11 +8,12 @@ from dispatcher import commits, control, task_checks
 from dispatcher.config.config import Config
 from dispatcher.config.limits import LONGEST
 from dispatcher.errors import InvalidTask
-from dispatcher.model import Liveness, Task, TaskFilter, TaskState
+from dispatcher.model import FINISHED, Liveness, Task, TaskFilter, TaskState
 from dispatcher.new_task import NewTask
 from dispatcher.operations.batches import in_batches
 from dispatcher.operations.local_claims import settle_all_abandoned
 from dispatcher.quantities import signal_names
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.selection import of_one
 from dispatcher.store.api import Store
 from dispatcher.times import StoreTime
@@ -127,6 +128,8 @@ def _changed(
         return Edited(task_id, None if task is None else task.state)
     try:
         after = edited(config, task, given, now)
+        if "env" in given:
+            _check_size(store, after)
     except InvalidTask as error:
         return Edited(task_id, task.state, str(error))
     refused = None if store.edit(task, after, now=now) else _why_not(task, given.get("queue"))
@@ -146,6 +149,7 @@ def edited(config: Config, task: Task, edits: TaskEdits, now: StoreTime) -> Task
     if "command" in edits:
         _check_command(config, task, edits["command"])
     changes: dict[str, Any] = {**edits}
+    delay_ms = changes.pop("delay_ms", None)
     for name in changes.keys() & {"env", "labels"}:
         changes[name] = _without_none({**getattr(task, name), **changes[name]})
     submitted = {name: getattr(task, name) for name in _KEPT}
@@ -153,9 +157,12 @@ def edited(config: Config, task: Task, edits: TaskEdits, now: StoreTime) -> Task
     if "max_attempts" in edits:
         _check_attempts(task, wanted.max_attempts)
     after = {name: getattr(wanted, name) for name in changes.keys() & _KEPT}
-    if "delay_ms" in edits:
-        after |= _delayed(task, wanted.delay_ms, now)
-    return replace(task, **after)
+    if delay_ms is not None:
+        after |= _delayed(task, delay_ms, now)
+    result = replace(task, **after)
+    if edits.keys() & {"delay_ms", "total_timeout_ms"}:
+        _check_total(result, now)
+    return result
 
 
 def _typed(edits: TaskEdits) -> TaskEdits:
@@ -168,6 +175,8 @@ def _typed(edits: TaskEdits) -> TaskEdits:
         values[name] = _without_none(values[name])
     if (signal := values.get("kill_signal")) is not None:
         typed["kill_signal"] = values["kill_signal"] = _signal_number(signal)
+    if (delay_ms := values.pop("delay_ms", None)) is not None:  # it is checked with its task's time
+        task_checks.check_number("delay", delay_ms, Milliseconds(0), LONGEST)
     task_checks.checked(NewTask(**{**_ANY, **values}))
     return typed
 
@@ -215,6 +224,38 @@ def _delayed(task: Task, delay_ms: int, now: StoreTime) -> Mapping[str, object]:
     if state is task.state is TaskState.READY:
         return {}
     return {"state": state, "reason": reason, "run_at": StoreTime(now + delay_ms)}
+
+
+def _check_total(after: Task, now: StoreTime) -> None:
+    """Raise `InvalidTask` for a task whose total time-out is over before it can start."""
+    total_ms = after.total_timeout_ms
+    if total_ms is None or after.state in FINISHED:
+        return
+    begin, since = "its submit", after.created_at
+    if after.retried_at is not None:
+        begin, since = "its retry", after.retried_at
+    is_delayed = after.state is TaskState.SCHEDULED and after.run_at > now
+    needed_ms = (after.run_at if is_delayed else now) - since
+    if total_ms <= needed_ms:
+        over = "before its delay" if is_delayed else "already"
+        other = "a shorter delay" if is_delayed else "remove it"
+        raise InvalidTask(
+            f"total_timeout: {Milliseconds(total_ms)} from {begin} are over {over};"
+            f" give more than {Milliseconds(needed_ms)}, or {other}"
+        )
+
+
+def _check_size(store: Store, after: Task) -> None:
+    """Raise `InvalidTask` for variables that are too large with those of the submitter."""
+    if after.environment_id is None:
+        return
+    size = task_checks.size_of_variables(after.env) + store.environment_size(after.environment_id)
+    if size > task_checks.MAX_ENVIRONMENT:
+        most = task_checks.MAX_ENVIRONMENT
+        raise InvalidTask(
+            f"env: with its submitter's environment more than {most} bytes in all; give less, or"
+            " name a file that holds it"
+        )
 
 
 def _signal_number(given: object) -> int:

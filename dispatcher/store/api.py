@@ -97,6 +97,9 @@ class ReaderStore(Transactions, Protocol):
     def environment(self, environment_id: int) -> Environment | None:
         """Return a stored environment; None if it is missing or damaged by hand."""
 
+    def environment_size(self, environment_id: int) -> int:
+        """Return the bytes of a stored environment without reading it; 0 if it is missing."""
+
     def runs(self, task_id: int) -> list[Run]:
         """Return a task's runs, oldest first; lease and beats of the open one are current."""
 

@@ -267,6 +267,14 @@ ALTER TABLE tasks ADD COLUMN umask BIGINT CHECK (umask BETWEEN 0 AND 511);
 ALTER TABLE bulk_parts ADD COLUMN environments TEXT;
 """
 
+# From where the total time-out of a task counts; NULL: from its submit. Of tasks that were retried
+# before, those with a total time-out keep theirs.
+_RETRIED = """
+ALTER TABLE tasks ADD COLUMN retried_at BIGINT;
+UPDATE tasks SET retried_at = total_at - total_timeout_ms
+WHERE total_at - total_timeout_ms <> created_at;
+"""
+
 #: One step for each version of the schema. Append; never edit a released one.
 MIGRATIONS: tuple[str, ...] = (
     _FIRST,
@@ -279,4 +287,5 @@ MIGRATIONS: tuple[str, ...] = (
     _REMAINS,
     _ATTEMPTS_USED,
     _ENVIRONMENTS,
+    _RETRIED,
 )

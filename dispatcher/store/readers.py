@@ -83,6 +83,10 @@ class SqlReader(SqlTransactions):
         rows = self.engine.rows(sql.ENVIRONMENT, {"id": environment_id})
         return environment_from(rows[0][0]) if rows else None
 
+    def environment_size(self, environment_id: int) -> int:
+        rows = self.engine.rows(sql.ENVIRONMENT_SIZE, {"id": environment_id})
+        return int(rows[0][0]) if rows else 0
+
     def runs(self, task_id: int) -> list[Run]:
         return [run_from(row) for row in self.engine.rows(sql.RUNS, {"task_id": task_id})]
 

@@ -145,9 +145,10 @@ def node_from(row: Row) -> Node:
 
 def given_up_from(row: Row, now: StoreTime) -> GivenUp:
     """Return a task that is over its time, from a row of `OVERDUE`: which time-out it was."""
-    task_id, queue, queue_timeout_ms, total_timeout_ms, total_at = row
+    task_id, queue, queue_timeout_ms, total_timeout_ms, total_at, retried_at = row
     if (total := time_from(total_at)) is not None and total <= now:
-        reason = f"total_timeout: not done within {_shown(total_timeout_ms)} of its submit"
+        begin = "submit" if retried_at is None else "retry"
+        reason = f"total_timeout: not done within {_shown(total_timeout_ms)} of its {begin}"
         return GivenUp(task_id=task_id, queue=queue, timeout="total_timeout", reason=reason)
     reason = f"queue_timeout: not claimed within {_shown(queue_timeout_ms)}"
     return GivenUp(task_id=task_id, queue=queue, timeout="queue_timeout", reason=reason)

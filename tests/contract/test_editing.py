@@ -171,6 +171,26 @@ def test_a_total_time_out_counts_from_the_retry(store: OneByOne) -> None:
     assert later(5_300) == fails_at(store, store.task(task.id), total_timeout_ms=300)
 
 
+def test_a_first_total_time_out_counts_from_the_retry_too(store: OneByOne) -> None:
+    task = in_state(store, TaskState.FAILED)
+    store.retry(task.id, now=later(5_000))
+
+    assert later(5_300) == fails_at(store, store.task(task.id), total_timeout_ms=300)
+    assert None is fails_at(store, store.task(task.id), total_timeout_ms=None)
+    assert later(5_700) == fails_at(store, store.task(task.id), total_timeout_ms=700)
+    (given_up,) = store.give_up(limit=9, now=later(5_700))
+    assert "total_timeout: not done within 700ms of its retry" == given_up.reason
+
+
+def test_a_first_total_time_out_counts_from_the_retry_of_a_run_that_was_ending(
+    store: OneByOne,
+) -> None:
+    claim = store.claimed()
+    store.end(claim, state=TaskState.READY, total_anew=True, now=later(5_000))
+
+    assert later(5_300) == fails_at(store, store.task(claim.task_id), total_timeout_ms=300)
+
+
 def test_the_queue_time_out_of_a_ready_task_counts_from_the_edit(store: OneByOne) -> None:
     task = store.task(store.new(delay_ms=50))
     assert None is fails_at(store, task, queue_timeout_ms=200)

@@ -175,3 +175,21 @@ def test_attempts_used_keep_their_count_under_their_new_name(tmp_path: Path) -> 
         assert [(2,)] == query(engine, "SELECT attempts_used FROM tasks")
         with pytest.raises(StoreRefused), transaction(engine, write=True):
             engine.change("UPDATE tasks SET attempts_used = -1")
+
+
+def test_a_total_time_out_keeps_the_retry_from_which_it_counts(tmp_path: Path) -> None:
+    with database(tmp_path / "tasks.db") as engine:
+        migrate.create(engine, migrations.MIGRATIONS[:10])
+        with transaction(engine, write=True):
+            for total_ms, total_at in (("NULL", "NULL"), ("5", "6"), ("5", "9")):
+                engine.change(
+                    "INSERT INTO tasks (state, reason, queue, priority, liveness, lease_ttl_ms,"
+                    " max_attempts, created_at, run_at, labels, env, command, total_timeout_ms,"
+                    " total_at, fails_at) VALUES ('ready', '', 'q', 0, 'process', 1, 3, 1, 1, '',"
+                    f" '', '', {total_ms}, {total_at}, {total_at})"
+                )
+
+        migrate.adopt(engine)
+
+        kept = query(engine, "SELECT retried_at FROM tasks ORDER BY id")
+        assert [(None,), (None,), (4,)] == kept

@@ -235,6 +235,16 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             exits=1,
         ),
         Mistake(
+            name="a total time-out that is over before the delay",
+            typed="edit 1 --total-timeout 5m",
+            before=("submit --delay 1h -- true",),
+            text=(
+                "task 1: total_timeout: 5m from its submit are over before its delay; give more "
+                "than 1h, or a shorter delay"
+            ),
+            exits=1,
+        ),
+        Mistake(
             name="a state that does not exist",
             typed="list --state done",
             text=(

@@ -10,7 +10,7 @@ EDITABLE: Final = (
     *("queue_timeout_ms", "total_timeout_ms", "kill_grace_ms", "kill_signal", "kill_mode"),
 )
 
-_TOTAL_AT = "CAST(:total_ms AS BIGINT) + COALESCE(total_at - total_timeout_ms, created_at)"
+_TOTAL_AT = "CAST(:total_ms AS BIGINT) + COALESCE(retried_at, created_at)"
 
 # `claim_by` is NULL unless the task is ready and has a queue time-out.
 _TIMES = f""",
@@ -54,7 +54,7 @@ WHERE id = :id
 RETRY = """
 UPDATE tasks SET state = 'ready', reason = 'retried by operator', run_at = :now,
     finished_at = NULL, attempts_used = 0, deferrals = 0, orphans = 0,
-    total_at = :now + total_timeout_ms, fails_at = CASE
+    retried_at = :now, total_at = :now + total_timeout_ms, fails_at = CASE
         WHEN queue_timeout_ms IS NULL OR total_timeout_ms <= queue_timeout_ms
         THEN :now + total_timeout_ms ELSE :now + queue_timeout_ms END
 WHERE id = :id

@@ -12,6 +12,8 @@ TASK_WITHOUT_PAYLOAD = f"SELECT {columns(Task, payload='NULL')} FROM tasks WHERE
 
 ENVIRONMENT = "SELECT variables FROM environments WHERE id = :id"
 
+ENVIRONMENT_SIZE = "SELECT octet_length(variables) FROM environments WHERE id = :id"
+
 # A state that is not wanted is NULL, which equals nothing. The casts give a parameter that may be
 # NULL a type.
 _MATCHING = f"""

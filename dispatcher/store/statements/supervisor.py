@@ -23,7 +23,8 @@ WHERE id = :id
 NEXT_DUE = "SELECT run_at FROM tasks WHERE state = 'scheduled' ORDER BY run_at LIMIT 1"
 
 OVERDUE = """
-SELECT id, queue, queue_timeout_ms, total_timeout_ms, total_at FROM tasks WHERE fails_at <= :now
+SELECT id, queue, queue_timeout_ms, total_timeout_ms, total_at, retried_at
+FROM tasks WHERE fails_at <= :now
 ORDER BY fails_at LIMIT CAST(:limit AS BIGINT)
 """
 
@@ -131,7 +132,7 @@ WHERE uid = :uid
 
 # After an operator's retry of a run that was still ending.
 BEGIN_TOTAL_ANEW = """
-UPDATE tasks SET total_at = :now + total_timeout_ms
+UPDATE tasks SET retried_at = :now, total_at = :now + total_timeout_ms
 WHERE id = (SELECT task_id FROM runs WHERE uid = :uid) AND run_uid = :uid
 """
 
