@@ -111,12 +111,15 @@ def runs(store: ReaderStore, config: Config, task_id: int) -> list[Run]:
 
 
 def submitters_variables(store: ReaderStore, task: Task) -> list[str] | None:
-    """Return the names of the variables of a task's submitter that its runs get; None: none."""
+    """Return the names of the variables of a task's submitter that its runs get.
+
+    None: it is clean, or its environment is missing or damaged by hand.
+    """
     if task.environment_id is None:
         return None
     with store.snapshot():
         found = store.environment(task.environment_id)
-    return [] if found is None else found.names
+    return None if found is None else found.names
 
 
 def queues(store: ReaderStore, config: Config) -> frozenset[str]:

@@ -42,6 +42,9 @@ _STATES: Final = frozenset(TaskState)
 #: Prefix of a damaged row's reason.
 DAMAGED: Final = "damaged by hand: "
 
+#: Ends the reason of a task that is held for its damage.
+DAMAGE_REMEDY: Final = "; correct it and release the task, or cancel it and submit another"
+
 _command_from = msgspec.json.Decoder(tuple[str, ...]).decode
 _strings_from = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -106,7 +109,7 @@ def ready_from(row: Row, kill_grace_ms: int | None = None) -> tuple[Ready, str |
     ready, damage = _value_and_damage(Ready, row)
     if ready.kill_grace_ms is None:
         ready = replace(ready, kill_grace_ms=kill_grace_ms)
-    return ready, damage
+    return ready, None if damage is None else damage + DAMAGE_REMEDY
 
 
 def open_run_from(row: Row) -> OpenRun:
@@ -114,7 +117,7 @@ def open_run_from(row: Row) -> OpenRun:
     run, damage = _value_and_damage(OpenRun, row)
     if damage is None or run.intent is Intent.CANCEL:
         return run
-    return replace(run, intent=Intent.HOLD, intent_reason=damage)
+    return replace(run, intent=Intent.HOLD, intent_reason=damage + DAMAGE_REMEDY)
 
 
 def task_from(row: Row) -> Task:

@@ -9,7 +9,7 @@ from pysqlite3 import dbapi2
 from dispatcher.errors import StoreRefused
 from dispatcher.model import Intent, Outcome, TaskFilter, TaskState
 from dispatcher.policy import RetryPolicy
-from dispatcher.store.rows import DAMAGED
+from dispatcher.store.rows import DAMAGE_REMEDY, DAMAGED
 from tests.contract.helpers import NODE, NOW, OneByOne, later
 
 #: Changes by hand, as SQL; the schema refuses some of them.
@@ -48,7 +48,7 @@ def test_r81_a_damaged_row_is_held_where_it_would_be_claimed_and_its_neighbours_
     assert [tasks[1]] == [claim.task_id for claim in claims]
     assert TaskState.HELD is store.states()[tasks[0]]
     found = store.task(tasks[0])
-    assert f"{DAMAGED}{DAMAGE[change]}" == found.reason
+    assert f"{DAMAGED}{DAMAGE[change]}{DAMAGE_REMEDY}" == found.reason
     listed = store.tasks(TaskFilter(label=("a", "b")))
     assert {tasks[0], tasks[1], tasks[2]} == {task.id for task in listed}
 
@@ -93,7 +93,7 @@ def test_the_task_of_a_run_whose_row_is_damaged_meanwhile_is_held_once_that_is_o
         assert run.intent is None  # what an open run does not need
     else:
         assert Intent.HOLD is run.intent
-        assert f"{DAMAGED}{DAMAGE[change]}" == run.intent_reason
+        assert f"{DAMAGED}{DAMAGE[change]}{DAMAGE_REMEDY}" == run.intent_reason
     assert store.end(claim, outcome=Outcome.FAILED, state=TaskState.HELD)
     assert TaskState.HELD is store.states()[claim.task_id]
 

@@ -7,6 +7,7 @@ import pytest
 from dispatcher.environment import Environment
 from dispatcher.model import TaskState
 from dispatcher.new_task import NewTask
+from dispatcher.store.rows import DAMAGE_REMEDY
 from tests.contract.helpers import NOW, OneByOne, later, new_task
 
 MINE = Environment({"PATH": "/mine", "TOKEN": "hunter2"})
@@ -161,6 +162,7 @@ def test_r81_a_damaged_environment_holds_its_task_and_no_other(
     task = store.task(1)
     assert TaskState.HELD == task.state
     assert task.reason.startswith("damaged by hand: "), task.reason
+    assert task.reason.endswith(DAMAGE_REMEDY)
     assert "hunter2" not in task.reason
 
 

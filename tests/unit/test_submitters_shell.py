@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from pysqlite3 import dbapi2
 
 from dispatcher.config.config import load
 from dispatcher.environment import Environment
@@ -149,6 +150,16 @@ def test_names_are_shown_and_no_value(command: Command) -> None:
     assert "shell" not in command("show", clean).stdout
     texts = [command(*words).stdout for words in (("list", "--json"), ("why", carrying), ("list",))]
     assert [] == [text for text in (*texts, shown.stdout) if "hunter2" in text]
+
+
+def test_a_damaged_environment_is_shown_as_damaged_and_not_as_empty(command: Command) -> None:
+    task_id = command("submit", "--", "true").id
+    with closing(dbapi2.connect(command.state_dir / "tasks.db")) as database, database:
+        database.execute("UPDATE environments SET variables = '[5]'")
+
+    assert "  shell      its submitter's, damaged by hand\n" in command("show", task_id).stdout
+    shown = command("show", task_id, "--json").json
+    assert (None, False) == (shown["environment"], shown["clean_env"])
 
 
 def test_an_environment_beyond_what_a_start_can_carry_is_refused(

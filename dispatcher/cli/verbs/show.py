@@ -87,7 +87,7 @@ def _print_task(task: Task, last: Run | None, date: _Date, environment: list[str
 def _shell_text(task: Task, environment: list[str] | None) -> str | None:
     """Return what its runs get of the shell that submitted it; --json has every name."""
     if environment is None:
-        return None
+        return None if task.environment_id is None else "its submitter's, damaged by hand"
     umask = "" if task.umask is None else f", umask {task.umask:04o}"
     return f"{len(environment)} variables of its submitter{umask}"
 
