@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dispatcher.cli.configuration import name_file
-from dispatcher.cli.param_types import DURATION, ID, SIGNAL, TEXT, file_names, offered
+from dispatcher.cli.param_types import DURATION, SIGNAL, TEXT, file_names, offered
 from dispatcher.wire import KillMode
 
 config_option = click.option(
@@ -37,8 +37,6 @@ urgent_option = click.option(
     type=int,
     help=f"First in its queue: --priority {URGENT}.",
 )
-
-task_id_argument = click.argument("task_id", metavar="ID", type=ID)
 
 
 def queues_options(offer: str, every: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

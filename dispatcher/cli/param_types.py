@@ -152,7 +152,6 @@ def _by_the_shell(kind: str, incomplete: str) -> list[CompletionItem]:
 COUNT = click.IntRange(1, 10**9)
 DURATION = Parsed("duration", durations.parse)
 FILE = FilePath(dir_okay=False, path_type=Path)
-ID = TaskId()
 MOMENT = Parsed("time", _moment)
 SIGNAL = Parsed("signal", signal_names.parse)
 TEXT = Parsed("text", _utf8)

@@ -95,6 +95,25 @@ def test_why_ends_a_question_to_a_person_with_its_last_line(command: Command) ->
     assert "the last line" not in failed
 
 
+def test_show_and_why_take_several_ids_and_ranges(command: Command) -> None:
+    for _ in range(4):
+        command("submit", "--", "true")
+
+    shown, explained = command("show", 4, "1-2").stdout, command("why", 4, "1-2").stdout
+    as_json = command("show", 4, "1-2", "--json").json, command("why", "3-900", "--json").json
+
+    assert ["task 4", "task 1", "task 2"] == [s for s in shown.splitlines() if s[:4] == "task"]
+    assert ["task 4 is ready", "task 1 is ready", "task 2 is ready"] == [
+        line.split(":")[0] for line in explained.splitlines() if line.startswith("task")
+    ]
+    assert ([4, 1, 2], [3, 4]) == tuple([one["id"] for one in found] for found in as_json)
+    assert 1 == command("show", 1, "--json").json["id"]
+    missing = command("why", 1, 9, exits=1)
+    assert ("", True) == (missing.stdout, "no task 9" in missing.stderr)
+    assert "no task has an id in 7-9" in command("show", "7-9", exits=1).stderr
+    assert "dispatcher logs $id" in command("logs", 1, 2, exits=2).stderr
+
+
 def test_why_as_json(command: Command) -> None:
     command("submit", "--", "true")
 

@@ -6,13 +6,19 @@ import click
 
 from dispatcher.cli import render
 from dispatcher.cli.configuration import open_client
-from dispatcher.cli.options import config_option, examples, task_id_argument
+from dispatcher.cli.options import config_option, examples
 from dispatcher.cli.output import RunOutput, print_end
-from dispatcher.cli.param_types import COUNT
+from dispatcher.cli.param_types import COUNT, TaskIds
+from dispatcher.cli.several import one_id
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.execution import LOCAL
 from dispatcher.model import FINISHED, Run
+
+SEVERAL = (
+    "logs prints one task: for id in 20 21; do dispatcher logs $id; done;"
+    " dispatcher show takes several ids, and shows the last lines of each"
+)
 
 
 @click.command(
@@ -23,7 +29,7 @@ from dispatcher.model import FINISHED, Run
         "dispatcher logs -f 42   # until it is finished or held",
     )
 )
-@task_id_argument
+@click.argument("tasks", metavar="ID", type=TaskIds(), nargs=-1, required=True)
 @click.option("--run", "run_id", type=int, metavar="N", help="Id of the run [default: the last].")
 @click.option("-n", "--tail", type=COUNT, metavar="N", help="Begin with the last N lines.")
 @click.option(
@@ -33,8 +39,12 @@ from dispatcher.model import FINISHED, Run
     help="Follow the output as it grows, through later runs, until the task is finished or held.",
 )
 @config_option
-def command(*, task_id: int, run_id: int | None, tail: int | None, follow: bool) -> None:
+def command(
+    *, tasks: tuple[int | range, ...], run_id: int | None, tail: int | None, follow: bool
+) -> None:
     """Print the stdout and stderr of a task's run."""
+    if (task_id := one_id(tasks)) is None:
+        raise click.UsageError(SEVERAL)
     with open_client() as store:
         if follow:
             from dispatcher.cli import follow as following  # noqa: PLC0415 - for -f alone

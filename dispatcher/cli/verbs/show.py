@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import click
 
@@ -12,10 +13,11 @@ from dispatcher.cli.options import (
     config_option,
     examples,
     json_option,
-    task_id_argument,
 )
 from dispatcher.cli.output import dropped
-from dispatcher.cli.printing import print_json
+from dispatcher.cli.printing import print_json, print_json_list
+from dispatcher.cli.several import each_id, one_id, task_ids_argument
+from dispatcher.client import Client
 from dispatcher.errors import NoTask
 from dispatcher.model import Run, Task, TaskState
 from dispatcher.operations.tasks import submitters_variables
@@ -29,28 +31,57 @@ LAST_LINES = 10
 _Date = Callable[[StoreTime | None], str]
 
 
-@click.command(epilog=examples("dispatcher show 42", "dispatcher show 42 --json | jq .state"))
-@task_id_argument
+@click.command(
+    epilog=examples(
+        "dispatcher show 42", "dispatcher show 42 45-47", "dispatcher show 42 --json | jq .state"
+    )
+)
+@task_ids_argument
 @absolute_option
 @json_option
 @config_option
-def command(*, task_id: int, absolute: bool, as_json: bool) -> None:
-    """Show a task with all its runs, oldest first."""
+def command(*, tasks: tuple[int | range, ...], absolute: bool, as_json: bool) -> None:
+    """Show tasks with all their runs, oldest first.
+
+    JSON is an object for one ID, and otherwise a list.
+    """
     with open_client() as store:
-        if (task := store.task(task_id)) is None:
-            raise NoTask(task_id)
-        runs, calendar = store.runs(task_id), store.calendar()
-        environment = submitters_variables(store.store, task)
-        budget = store.config.output.run_budget
-    if as_json:
-        shown = render.task_with_runs_json(task, runs, calendar, budget=budget)
-        last = {"environment": environment, "runs": shown.pop("runs")}
-        print_json({**shown, **last})
-    else:
-        date = partial(render.time, calendar=calendar, absolute=absolute)
-        _print_task(task, runs[-1] if runs else None, date, environment)
-        if runs:
-            _print_runs(runs, date, calendar.now, budget)
+        if as_json:
+            shown = (_as_json(store, task_id) for task_id in each_id(store, tasks))
+            if one_id(tasks) is None:
+                print_json_list(shown)
+            else:
+                print_json(next(shown))
+            return
+        for number, task_id in enumerate(each_id(store, tasks)):
+            if number:
+                click.echo()
+            _print(store, task_id, absolute=absolute)
+
+
+def _task(store: Client, task_id: int) -> Task:
+    if (task := store.task(task_id)) is None:
+        raise NoTask(task_id)
+    return task
+
+
+def _as_json(store: Client, task_id: int) -> dict[str, Any]:
+    task, budget = _task(store, task_id), store.config.output.run_budget
+    shown = render.task_with_runs_json(task, store.runs(task_id), store.calendar(), budget=budget)
+    last = {
+        "environment": submitters_variables(store.store, task),
+        "runs": shown.pop("runs"),
+    }
+    return {**shown, **last}
+
+
+def _print(store: Client, task_id: int, *, absolute: bool) -> None:
+    task, runs, calendar = _task(store, task_id), store.runs(task_id), store.calendar()
+    date = partial(render.time, calendar=calendar, absolute=absolute)
+    variables = submitters_variables(store.store, task)
+    _print_task(task, runs[-1] if runs else None, date, variables)
+    if runs:
+        _print_runs(runs, date, calendar.now, store.config.output.run_budget)
 
 
 def _print_task(task: Task, last: Run | None, date: _Date, environment: list[str] | None) -> None:

@@ -1,14 +1,16 @@
 """`dispatcher why`: why a task is in its state, and what happens next."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from dispatcher.cli import render
 from dispatcher.cli.configuration import open_client
 from dispatcher.cli.glance import last_line
-from dispatcher.cli.options import config_option, examples, json_option, task_id_argument
-from dispatcher.cli.printing import print_json
+from dispatcher.cli.options import config_option, examples, json_option
+from dispatcher.cli.printing import print_json, print_json_list
+from dispatcher.cli.several import each_id, one_id, task_ids_argument
 from dispatcher.client import Client
 from dispatcher.config.settings import LeasesSection
 from dispatcher.errors import NoTask
@@ -25,42 +27,52 @@ from dispatcher.times import StoreTime
 LEASES = LeasesSection()
 
 
-@click.command(epilog=examples("dispatcher why 42"))
-@task_id_argument
+@click.command(epilog=examples("dispatcher why 42", "dispatcher why 42 45-47"))
+@task_ids_argument
 @json_option
 @config_option
-def command(*, task_id: int, as_json: bool) -> None:
-    """Explain why a task is in its state, and what must happen before it goes on."""
+def command(*, tasks: tuple[int | range, ...], as_json: bool) -> None:
+    """Explain why tasks are in their states, and what must happen before they go on.
+
+    JSON is an object for one ID, and otherwise a list.
+    """
     with open_client() as store:
-        task, runs, status = store.task(task_id), store.runs(task_id), store.standing()
-        ahead, leases = store.outlook(task_id), store.config.leases
-        if task is None:
-            raise NoTask(task_id)
-        before = _before(store, task)
-    because = list(explain(task, runs, status, ahead, leases, before=before))
-    if as_json:
-        reasons = [
-            {
-                "obstacle": reason.obstacle,
-                "text": reason.text,
-                "until": render.moment(reason.until, status.calendar),
-            }
-            for reason in status.obstacles(task)
-        ]
-        print_json(
-            {
-                "id": task.id,
-                "state": task.state,
-                "reason": task.reason,
-                "obstacles": reasons,
-                "because": because,
-            }
-        )
-    else:
-        reason = "" if ahead is not None else f": {render.plain(task.reason)}"
-        click.echo(f"task {task.id} is {task.state}{reason}")
-        for line in because:
-            click.echo(f"  {render.plain(line)}")
+        explained = (_explained(store, task_id) for task_id in each_id(store, tasks))
+        if not as_json:
+            for lines, _ in explained:
+                click.echo("\n".join(lines))
+        elif one_id(tasks) is None:
+            print_json_list(as_mapping for _, as_mapping in explained)
+        else:
+            print_json(next(explained)[1])
+
+
+def _explained(store: Client, task_id: int) -> tuple[list[str], dict[str, Any]]:
+    """Return an explanation as lines for people, and as JSON."""
+    task, runs, status = store.task(task_id), store.runs(task_id), store.standing()
+    ahead = store.outlook(task_id)
+    if task is None:
+        raise NoTask(task_id)
+    before = _before(store, task)
+    because = list(explain(task, runs, status, ahead, store.config.leases, before=before))
+    reason = "" if ahead is not None else f": {render.plain(task.reason)}"
+    lines = [f"task {task.id} is {task.state}{reason}"]
+    lines += [f"  {render.plain(line)}" for line in because]
+    obstacles = [
+        {
+            "obstacle": one.obstacle,
+            "text": one.text,
+            "until": render.moment(one.until, status.calendar),
+        }
+        for one in status.obstacles(task)
+    ]
+    return lines, {
+        "id": task.id,
+        "state": task.state,
+        "reason": task.reason,
+        "obstacles": obstacles,
+        "because": because,
+    }
 
 
 def _before(store: Client, task: Task) -> int:
