@@ -30,7 +30,10 @@ class Dialect:
     each_label: str
     """The JSON object `labels` as a table with the columns `key` and `value`."""
     text_in_command: str
-    """Whether `:text` is in the arguments of the JSON array `command`, joined by spaces."""
+    """Whether `:text` is in the arguments of the JSON array `command`, joined by spaces.
+
+    An empty text, as from a shell's unset variable, is in none.
+    """
 
 
 class Engine(Protocol):

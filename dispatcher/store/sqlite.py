@@ -65,7 +65,8 @@ class SqliteEngine:
         shared=False,
         each_label="json_each(CASE WHEN json_valid(labels) THEN labels ELSE '{}' END)",
         text_in_command="""instr((SELECT group_concat(value, ' ')
-            FROM json_each(CASE WHEN json_valid(command) THEN command ELSE '[]' END)), :text)""",
+            FROM json_each(CASE WHEN json_valid(command) THEN command ELSE '[]' END)),
+            nullif(:text, ''))""",
     )
 
     def __init__(self, path: Path | None, *, patience: float) -> None:

@@ -110,6 +110,7 @@ def test_tasks_are_listed_by_profile_by_text_and_by_time(store: OneByOne) -> Non
     assert [2, 1] == listed(store, text="o a b")
     assert [2] == listed(store, text='b"\\ ü')
     assert listed(store, text="%") == []
+    assert listed(store, text="") == []
     named = store.new(labels={"name": 'a "needle"', "other": "hay"})
     assert [named] == listed(store, text='"needle"')
     assert listed(store, text="hay") == []
