@@ -285,7 +285,6 @@ class Client(Reader):
         """
         from dispatcher.operations import waiting  # noqa: PLC0415 - no submit needs it
 
-        until = waiting.deadline(timeout_ms)
-        return dict(
-            waiting.each_at_rest(self.store, task_ids, any_one=any_one, until=until, report=report)
-        )
+        rest = waiting.Rest(self.store, task_ids)
+        rest.wait(any_one=any_one, until=waiting.deadline(timeout_ms), report=report)
+        return {one: self.task(one) for one in rest.states}

@@ -10,7 +10,7 @@ from dispatcher.cli.progress import bar, is_watched
 from dispatcher.client import Client
 from dispatcher.execution import LOCAL
 from dispatcher.model import Run, Task, TaskState
-from dispatcher.operations.waiting import deadline, each_at_rest, is_at_rest
+from dispatcher.operations.waiting import Rest, are_at_rest, deadline
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.selection import merged
 
@@ -23,49 +23,51 @@ _MOST_DUE = 1_000
 
 def wait_for(
     store: Client, task_ids: Sequence[int], *, any_one: bool = False, timeout_ms: int | None = None
-) -> dict[int, Task | None]:
+) -> dict[int, TaskState | None]:
     """Wait until all tasks rest, or one; print each that did not succeed, with the reason.
 
-    Return the tasks that rest; a deleted one is None. On Ctrl-C, print what goes on and raise
-    `click.Abort`.
+    Return the states of those that rest; a deleted one has none. On Ctrl-C, print what goes on and
+    raise `click.Abort`.
     """
-    is_idle = all(is_at_rest(store.task(task_id)) for task_id in task_ids)
+    is_idle = are_at_rest(store.store, task_ids)
     if not is_idle and (standing := store.standing()).daemon == "not running":
         _print(f"no daemon runs here; it waits: {standing.start_command}")
     if is_watched() and len(task_ids) <= _MOST_DUE:
         _report_not_due(store, task_ids)
-    rested: dict[int, Task | None] = {}
-    until = deadline(timeout_ms)
+    rest, until = Rest(store.store, task_ids), deadline(timeout_ms)
     try:
         with bar("done", len(task_ids)) as progressed:
-            found = each_at_rest(
-                store.store, task_ids, any_one=any_one, until=until, report=progressed
-            )
-            rested.update(found)
+            rest.wait(any_one=any_one, until=until, report=progressed)
     except KeyboardInterrupt:
-        _print(remaining_text(remaining(task_ids, rested)))
+        _print(remaining_text(remaining(task_ids, rest.states)))
         raise click.Abort from None
-    for task_id, task in rested.items():
-        if task is None:
-            _print(f"task {task_id} is gone: it was deleted")
-        elif task.state is not TaskState.SUCCEEDED:
-            _print(f"task {task_id} {task.state}: {task.reason}; {_look(task, _last(store, task))}")
-    return rested
+    for task_id, state in rest.states.items():
+        if state is not TaskState.SUCCEEDED:
+            _print(_failure_text(store, task_id, state))
+    return rest.states
 
 
 def _report_not_due(store: Client, task_ids: Sequence[int]) -> None:
     with store.store.snapshot() as now:
-        tasks = [task for one in task_ids if (task := store.store.task(one)) is not None]
-    due = [task.run_at for task in tasks if task.state is TaskState.SCHEDULED]
+        tasks = map(store.store.task, task_ids)
+        due = [task.run_at for task in tasks if task and task.state is TaskState.SCHEDULED]
     if due:
         _print(f"{len(due)} of {len(task_ids)} not due, the next {render.ago(min(due), now)}")
 
 
-def outcome_json(store: Client, task: Task | None) -> dict[str, Any]:
+def _failure_text(store: Client, task_id: int, state: TaskState | None) -> str:
+    task = store.task(task_id)
+    if task is None or state is None:
+        return f"task {task_id} is gone: it was deleted"
+    return f"task {task_id} {state}: {task.reason}; {_look(task, _last(store, task))}"
+
+
+def outcome_json(store: Client, task_id: int, state: TaskState | None) -> dict[str, Any]:
     """Return the outcome of a task and its last run, as `--wait --json` shows it."""
+    task = store.task(task_id)
     run = None if task is None else _last(store, task)
     return {
-        "state": task and task.state,
+        "state": state,
         "outcome": run and run.outcome,
         "exit_code": run and run.exit_code,
         "reason": task and task.reason,
@@ -82,7 +84,7 @@ def _look(task: Task, run: Run | None) -> str:
     return f"dispatcher {'logs' if wrote else 'why'} {task.id}"
 
 
-def remaining(task_ids: Sequence[int], rested: Mapping[int, Task | None]) -> list[int]:
+def remaining(task_ids: Sequence[int], rested: Mapping[int, object]) -> list[int]:
     """Return which tasks do not rest."""
     return [task_id for task_id in dict.fromkeys(task_ids) if task_id not in rested]
 

@@ -8,6 +8,7 @@ import pytest
 from dispatcher.client import Client
 from dispatcher.model import TaskState
 from dispatcher.operations import waiting
+from dispatcher.store.readers import SqlReader
 from dispatcher.times import Instant
 from tests.command import Command
 
@@ -89,15 +90,101 @@ def test_a_wait_for_any_ends_with_the_first(client: Client, days: Days) -> None:
     assert 2 == len(days.waits)
 
 
-def test_a_wait_for_any_of_very_many_looks_at_each(
+def test_a_wait_for_any_of_very_many_looks_at_each_before_it_sleeps(
     client: Client, days: Days, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "_BATCH", 2)
     ids = submitted(client, 5)
     client.cancel(ids[-1])
-    days.happen = iter([nothing, nothing])
 
     assert {ids[-1]: "cancelled"} == states({**client.wait(ids, any_one=True)})
+    assert [] == days.waits
+
+
+@pytest.mark.parametrize("again", [Client.release, Client.retry])
+def test_a_task_that_rests_no_longer_is_waited_for_again(
+    client: Client, days: Days, again: Callable[[Client, int], object]
+) -> None:
+    first, second, third = submitted(client, 3)
+    client.hold(first)
+    client.cancel(third)
+    days.happen = iter(
+        [
+            lambda: again(client, first),
+            lambda: client.cancel(second),
+            nothing,
+            lambda: client.cancel(first),
+        ]
+    )
+    seen: list[int] = []
+
+    rested = client.wait([first, second, third], report=seen.append)
+
+    assert dict.fromkeys((first, second, third), "cancelled") == states({**rested})
+    assert (2, 3) == (seen[0], seen[-1])
+    assert 4 == len(days.waits)
+
+
+def test_after_the_time_out_a_released_task_is_not_done(client: Client, days: Days) -> None:
+    first, second = submitted(client, 2)
+    client.hold(first)
+    days.happen = iter([lambda: client.release(first)])
+
+    assert {} == client.wait([first, second], timeout_ms=100)
+
+
+def test_of_very_many_tasks_each_is_watched_and_keeps_its_end_when_it_is_deleted(
+    client: Client, days: Days, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_BATCH", 2)
+    *others, last = submitted(client, 5)
+
+    def succeed() -> None:
+        assert client.claim(task_id=last) is not None
+        client.complete(last)
+        client.cancel(others[0])
+
+    days.happen = iter(
+        [
+            succeed,
+            lambda: client.prune(older_than_ms=0),
+            lambda: [client.cancel(one) for one in others[1:]],
+        ]
+    )
+    rest = waiting.Rest(client.store, [*others, last])
+
+    rest.wait()
+
+    assert {last: "succeeded", **dict.fromkeys(others, "cancelled")} == rest.states
+
+
+def test_a_wait_reads_states_of_the_wanted_tasks_alone(
+    client: Client, days: Days, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = submitted(client, 30)
+    for one in ids:
+        client.hold(one)
+    wanted = [ids[-1], ids[0], ids[2]]
+    monkeypatch.delattr(SqlReader, "task")  # it reads the payload
+    rest = waiting.Rest(client.store, wanted)
+
+    rest.wait()
+
+    assert dict.fromkeys(wanted, TaskState.HELD) == rest.states
+    assert waiting.are_at_rest(client.store, ids)
+    assert 99 == waiting.missing(client.store, [*wanted, 99])
+
+
+def test_looks_that_take_long_are_further_apart(client: Client, days: Days) -> None:
+    ids = submitted(client, 2)
+    days.happen = iter([lambda: [client.cancel(one) for one in ids]])
+
+    def take_a_second(_: int) -> None:
+        days.at += 1
+
+    client.wait(ids, report=take_a_second)
+
+    assert [9] == days.waits
 
 
 def test_a_time_out_leaves_out_those_that_go_on(client: Client, days: Days) -> None:

@@ -267,7 +267,7 @@ def _all_succeed(store: Client, facts: list[dict[str, Any]]) -> bool:
     sys.stdout.flush()
     rested = waiting.wait_for(store, [one["id"] for one in facts])
     for one in facts:
-        one.update(waiting.outcome_json(store, rested[one["id"]]))
+        one.update(waiting.outcome_json(store, one["id"], rested[one["id"]]))
     return all(one["state"] == "succeeded" for one in facts)
 
 

@@ -13,7 +13,8 @@ from dispatcher.cli.selection import choose, nothing_text, selected
 from dispatcher.client import Client
 from dispatcher.errors import DispatcherError, NoTask
 from dispatcher.exit_codes import ExitCode
-from dispatcher.model import FINISHED, Task, TaskState
+from dispatcher.model import FINISHED, TaskState
+from dispatcher.operations.waiting import missing
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.selection import Selection
 
@@ -55,7 +56,7 @@ def command(
         if late and timeout is not None:
             click.echo(f"dispatcher: {waiting.late_text(late, timeout)}", err=True)
             return ExitCode.TEMPORARY
-    succeeded = all(task and task.state is TaskState.SUCCEEDED for task in rested.values())
+    succeeded = all(state is TaskState.SUCCEEDED for state in rested.values())
     return ExitCode.OK if succeeded else ExitCode.REFUSED
 
 
@@ -65,9 +66,8 @@ def _meant(store: Client, selection: Selection) -> Sequence[int]:
     Raises `DispatcherError` for an unknown id, and if nothing matches that should.
     """
     if selection.is_of_ids:
-        for task_id in selection.ids:
-            if store.task(task_id) is None:
-                raise NoTask(task_id)
+        if (unknown := missing(store.store, selection.ids)) is not None:
+            raise NoTask(unknown)
         return selection.ids
     is_whole = bool(selection.ids or selection.ranges or selection.wanted.label)
     chosen = choose(store, selection, _ALL if is_whole else _UNFINISHED)
@@ -79,11 +79,12 @@ def _meant(store: Client, selection: Selection) -> Sequence[int]:
     return chosen.ids
 
 
-def _print(store: Client, rested: Mapping[int, Task | None], *, as_json: bool) -> None:
+def _print(store: Client, rested: Mapping[int, TaskState | None], *, as_json: bool) -> None:
     """Print the tasks that are done, in the order of their ids."""
     done = sorted(rested.items())
     if as_json:
-        print_json_list({"id": one, **waiting.outcome_json(store, task)} for one, task in done)
+        outcomes = ((one, waiting.outcome_json(store, one, state)) for one, state in done)
+        print_json_list({"id": one, **outcome} for one, outcome in outcomes)
         return
-    for task_id, task in done:
-        click.echo(f"{task_id} {'deleted' if task is None else task.state}")
+    for task_id, state in done:
+        click.echo(f"{task_id} {state or 'deleted'}")
