@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import NewType
@@ -79,6 +79,21 @@ def from_iso(text: str) -> WallTime:
     Raises ValueError.
     """
     moment = datetime.fromisoformat(text)
+    return WallTime(round(moment.timestamp() * 1000))
+
+
+def coming(text: str, now: WallTime) -> WallTime:
+    """Return the next time of a day, as "23:00", or that of an ISO 8601 text: see `from_iso`.
+
+    Raises ValueError.
+    """
+    hour, colon, rest = text.partition(":")
+    if not (colon and hour.isdecimal() and len(hour) <= len("23")):
+        return from_iso(text)
+    today = datetime.fromtimestamp(now / 1000)  # noqa: DTZ006 - people read their own zone
+    moment = datetime.fromisoformat(f"{today.date()}T{hour:0>2}:{rest}")
+    if moment.timestamp() * 1000 <= now:
+        moment += timedelta(days=1)
     return WallTime(round(moment.timestamp() * 1000))
 
 

@@ -1,8 +1,10 @@
-"""Accepted tasks, and the error that names them when their ids cannot be printed."""
+"""Accepted tasks, the warnings of them, and the error that names those without printed ids."""
 
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+import click
 
 from dispatcher import commits
 from dispatcher.errors import CommitUnknown
@@ -10,6 +12,9 @@ from dispatcher.model import Submitted
 
 #: Tasks named on stderr when stdout takes no ids.
 _MOST_NAMED = 20
+
+#: Tasks with the same key and another command that are named on stderr; the rest is counted.
+_MOST_WARNINGS = 10
 
 
 class AcceptedTasks:
@@ -46,3 +51,17 @@ def naming_unprinted(seen: AcceptedTasks) -> Iterator[None]:
         cause = isinstance(error, OSError) and error.strerror
         why = f"cannot write: {cause}" if cause else commits.error_text(error)
         raise CommitUnknown(f"{seen.named()}: do not submit again ({why})") from error
+
+
+def warned(submitted: Iterable[Submitted]) -> Iterator[Submitted]:
+    """Yield tasks; warn of those whose key another command or payload has."""
+    others = 0
+    for one in submitted:
+        if one.differs and (others := others + 1) <= _MOST_WARNINGS:
+            other = " and ".join(one.differs)
+            warning = f"task {one.task_id} has this key already, with another {other}"
+            remedy = "nothing was submitted: new work needs a new key"
+            click.echo(f"dispatcher: {warning}; {remedy}", err=True)
+        yield one
+    if (rest := others - _MOST_WARNINGS) > 0:
+        click.echo(f"dispatcher: and so have {rest} more; --json names each", err=True)

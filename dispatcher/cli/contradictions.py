@@ -9,7 +9,10 @@ from dispatcher.cli import lines
 from dispatcher.errors import InvalidTask
 
 #: Options of which one can be given, and what both set.
-_EITHER = (("--urgent", "--priority", "the priority"),)
+_EITHER = (
+    ("--urgent", "--priority", "the priority"),
+    ("--at", "--delay", "when the task starts"),
+)
 
 
 def refuse_contradictions(ctx: click.Context, words: Sequence[str]) -> None:

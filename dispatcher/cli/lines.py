@@ -17,8 +17,10 @@ from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness
 from dispatcher.new_task import NewTask
 from dispatcher.quantities import durations
+from dispatcher.quantities.durations import Milliseconds
 from dispatcher.submission import TaskOptions, new_task
 from dispatcher.task_checks import check_variable
+from dispatcher.times import coming, wall_clock
 from dispatcher.wire import KillMode
 
 #: The type of each key of a line.
@@ -33,6 +35,7 @@ _KINDS: Mapping[str, Any] = {
     "clean_env": bool,
     "key": str,
     "delay": object,
+    "at": str,
     "liveness": Liveness,
     "notify": bool,
     "lease_ttl": object,
@@ -128,6 +131,22 @@ def refuse_repeated(option: str, texts: Iterable[str], name: str | None = None) 
             raise InvalidTask(f"{option}: {one} is given twice; give it once")
 
 
+def delay_until(text: str) -> Milliseconds:
+    """Return how long a start must wait: until a date, or the next time of a day.
+
+    Raises ValueError with the remedy.
+    """
+    now = wall_clock()
+    try:
+        moment = coming(text, now)
+    except (ValueError, OverflowError):
+        remedy = 'write a time of the day, e.g. "23:00", or a date, e.g. "2026-08-01T06:00"'
+        raise ValueError(f"{text!r} is not a time; {remedy}") from None
+    if moment < now:
+        raise ValueError(f"{text!r} is over; leave it out, or write a time to come")
+    return Milliseconds(moment - now)
+
+
 def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
     """Return NAME=VALUE texts as a mapping. Raises `InvalidTask`."""
     found = {}
@@ -208,9 +227,12 @@ def _value(key: str, raw: msgspec.Raw) -> Any:
 
 def _options(fields: dict[str, Any], environ: Mapping[str, str]) -> TaskOptions:
     """Return a line's fields as the options of the command line."""
-    for key in fields.keys() & _DURATIONS:
+    if {"at", "delay"} <= fields.keys():
+        raise InvalidTask("at: delay sets when the task starts too; give one of them")
+    for key in fields.keys() & {"at", *_DURATIONS}:
+        parse, name = (delay_until, "delay") if key == "at" else (durations.parse, key)
         try:
-            fields[f"{key}_ms"] = durations.parse(fields.pop(key))
+            fields[f"{name}_ms"] = parse(fields.pop(key))
         except ValueError as error:
             raise InvalidTask(f"{key}: {error}") from None
     if "payload" in fields:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dispatcher.cli.configuration import name_file
-from dispatcher.cli.param_types import DURATION, SIGNAL, TEXT, file_names, offered
+from dispatcher.cli.param_types import DURATION, SIGNAL, START, TEXT, file_names, offered
 from dispatcher.wire import KillMode
 
 config_option = click.option(
@@ -37,6 +37,21 @@ urgent_option = click.option(
     type=int,
     help=f"First in its queue: --priority {URGENT}.",
 )
+
+
+def at_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that sets `delay` by a time of the clock."""
+
+    @wraps(command)
+    def with_delay(*, delay: int | None, at: int | None, **others: Any) -> Any:
+        return command(delay=delay if at is None else at, **others)
+
+    return click.option(
+        "--at",
+        type=START,
+        metavar="TIME",
+        help='Start no earlier: the next "23:00", or a date, e.g. "2026-08-01T06:00".',
+    )(with_delay)
 
 
 def queues_options(offer: str, every: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

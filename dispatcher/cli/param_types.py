@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dispatcher.cli import lines
 from dispatcher.model import TaskState
 from dispatcher.quantities import durations, signal_names
 from dispatcher.times import from_iso
@@ -154,4 +155,5 @@ DURATION = Parsed("duration", durations.parse)
 FILE = FilePath(dir_okay=False, path_type=Path)
 MOMENT = Parsed("time", _moment)
 SIGNAL = Parsed("signal", signal_names.parse)
+START = Parsed("time", lines.delay_until)
 TEXT = Parsed("text", _utf8)

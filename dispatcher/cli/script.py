@@ -26,8 +26,12 @@ class ScriptCommand(click.Command):
         if not ctx.resilient_parsing:
             refuse_contradictions(ctx, args)
         if any(word.startswith("--script") for word in args) and not ctx.resilient_parsing:
-            path = self.make_parser(ctx).parse_args([*args])[0].get("script")
-            args = [*self._options_of(ctx, path), *args] if isinstance(path, str) else args
+            typed = self.make_parser(ctx).parse_args([*args])[0]
+            if isinstance(path := typed.get("script"), str):
+                rest = super().parse_args(ctx, [*self._options_of(ctx, path), *args])
+                for name, other in (("at", "delay"), ("delay", "at")):
+                    ctx.params[other] = None if name in typed else ctx.params[other]
+                return rest
         return super().parse_args(ctx, args)
 
     def _options_of(self, ctx: click.Context, path: str) -> list[str]:

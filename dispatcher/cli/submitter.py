@@ -1,6 +1,8 @@
 """The shell that submits: what its tasks inherit, and the hints that it gets."""
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 import click
 
@@ -9,6 +11,7 @@ from dispatcher.config.config import Config
 from dispatcher.environment import Environment, is_utf8
 from dispatcher.host import owner
 from dispatcher.host.utf8 import as_utf8
+from dispatcher.new_task import NewTask
 from dispatcher.submission import TaskOptions
 
 
@@ -36,6 +39,52 @@ def report_idle(config: Config) -> None:
 def report_empty(source: str) -> None:
     """Report on stderr that a file holds no task."""
     _print(f"{'stdin' if source == '-' else as_utf8(source)} holds no task: nothing was submitted")
+
+
+def report_missing(tasks: Iterable[NewTask]) -> None:
+    """Report on stderr a directory or program that is not there now; it may be later."""
+    for task in tasks:
+        if task.profile is None and task.cwd is not None and not report_no_directory(task.cwd):
+            _report_program(task, task.cwd)
+
+
+def report_no_directory(cwd: str) -> bool:
+    """Return whether a directory is missing, which stderr then reports."""
+    if is_missing := _is_missing(cwd):
+        _print(f"no directory {cwd!r} now; make it before the task starts")
+    return is_missing
+
+
+def _report_program(task: NewTask, cwd: str) -> None:
+    program = task.command[0]
+    found = Path(cwd, program)
+    if "/" in program:
+        if _is_missing(found):
+            _print(f"no program {program!r} in {cwd!r} now")
+        elif found.is_file() and not _is_program(found):
+            _print(f"{program!r} is not executable now; chmod +x makes it so")
+        return
+    path = task.env.get("PATH")
+    if path is None and task.environment is not None:
+        path = task.environment.variables.get("PATH")
+    if path is None or any(_is_program(Path(cwd, one, program)) for one in path.split(":")):
+        return
+    hint = f"; ./{program}?" if os.path.lexists(found) else ""
+    _print(f"no program {program!r} in your PATH now{hint}")
+
+
+def _is_program(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def _is_missing(path: str | Path) -> bool:
+    try:
+        os.stat(path)  # noqa: PTH116 - an unreadable directory proves nothing
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _umask() -> int:

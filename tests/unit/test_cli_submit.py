@@ -1,3 +1,5 @@
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from dispatcher.errors import InvalidTask
 from dispatcher.model import Liveness
 from dispatcher.task_checks import MAX_COMMAND, MAX_PAYLOAD
+from dispatcher.times import coming, from_iso
 from dispatcher.wire import KillMode
 from tests.command import Command
 
@@ -105,6 +108,7 @@ def test_an_urgent_task_is_claimed_before_all_without_a_priority(command: Comman
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
+        ("--at 2100-01-01", "--delay 1h", "--at and --delay both set when the task starts; give"),
         ("--urgent", "-p 3", "--urgent and --priority both set the priority; give one of"),
         ("-p 3", "--urgent", "--urgent and --priority both set the priority; give one of"),
         ("-l a=1", "-l a=2", "label: a is given twice; give it once"),
@@ -405,3 +409,66 @@ def test_an_invalid_option_is_refused_in_words(
 ) -> None:
     assert message in command("submit", *words, "--", "true", exits=2).stderr
     assert [] == command("list", "--json").json
+
+
+# Starts at a time --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have a zone two hours ahead of UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "EET-2")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("23:00", "2026-08-01T21:00:00Z"),
+        ("12:00", "2026-08-02T10:00:00Z"),
+        ("7:30", "2026-08-02T05:30:00Z"),
+        ("12:00:01", "2026-08-01T10:00:01Z"),
+        ("2026-08-03", "2026-08-02T22:00:00Z"),
+        ("2026-08-01T23:00", "2026-08-01T21:00:00Z"),
+        ("2026-08-01T23:00Z", "2026-08-01T23:00:00Z"),
+    ],
+)
+def test_a_time_of_day_is_the_next_one_in_the_users_zone(text: str, moment: str) -> None:
+    assert from_iso(moment) == coming(text, from_iso("2026-08-01T10:00:00Z"))
+
+
+def test_a_task_starts_at_the_given_time(command: Command) -> None:
+    Path("job.sh").write_text("#!/bin/sh\n#DISPATCHER --delay 1h\n")
+    at = from_iso("2030-01-01T00:00:00Z")
+    line = b'{"command": ["true"], "at": "2030-01-01T00:00Z"}\n{"command": ["true"]}'
+
+    command("submit", "--at", "2030-01-01T00:00Z", "--", "true")
+    command("submit", "--script", "job.sh", "--at", "2030-01-01T00:00Z")
+    command("submit", "--delay", "1h", "--from", "-", stdin=line)
+    command("edit", 4, "--at", "2030-01-01T00:00Z")
+
+    with command.client() as client:
+        tasks = [client.task(number) for number in (1, 2, 3, 4)]
+    assert [0] * 4 == [round((task.run_at - at) / 3_600_000) for task in tasks if task]
+    assert ["scheduled"] * 4 == [task.state for task in tasks if task]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("soon", "'soon' is not a time; write a time of the day, e.g. \"23:00\", or a date, e.g."),
+        ("25:00", "'25:00' is not a time; write"),
+        ("2h", "'2h' is not a time; write"),
+        ("2020-01-01", "'2020-01-01' is over; leave it out, or write a time to come"),
+    ],
+)
+def test_a_time_that_cannot_come_is_refused(command: Command, text: str, message: str) -> None:
+    assert message in command("submit", "--at", text, "--", "true", exits=2).stderr
+    line = f'{{"command": ["true"], "at": "{text}"}}'.encode()
+    assert f"line 1: at: {message}" in command("submit", "--from", "-", stdin=line, exits=2).stderr
+    both = b'{"command": ["true"], "at": "23:00", "delay": "1h"}'
+    assert "line 1: at: delay sets" in command("submit", "--from", "-", stdin=both, exits=2).stderr

@@ -193,6 +193,57 @@ def test_a_line_for_a_shell_is_refused_with_what_to_write(command: Command) -> N
     command("submit", "--", "sh", "-c", "a && b")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--", "s2.py"), "no program 's2.py' in your PATH now; ./s2.py?"),
+        (("--", "s3.py", "x"), "no program 's3.py' in your PATH now"),
+        (("--", "./s3.py"), "no program './s3.py' in {cwd!r} now"),
+        (("--cwd", "sub", "--", "./s2.py"), "no program './s2.py' in '{cwd}/sub' now"),
+        (("--", "./s2.py"), "'./s2.py' is not executable now; chmod +x makes it so"),
+        (("--cwd", "none", "--", "true"), "no directory '{cwd}/none' now; make it before the task"),
+        (("--env", "PATH=/none", "--", "true"), "no program 'true' in your PATH now"),
+    ],
+)
+def test_a_program_or_directory_that_is_missing_is_reported_and_the_task_kept(
+    command: Command, words: tuple[str, ...], message: str
+) -> None:
+    Path("s2.py").touch()
+    Path("sub").mkdir()
+
+    result = command("submit", *words)
+
+    reported = message.format(cwd=str(Path.cwd()))
+    assert f"dispatcher: {reported}" in result.stderr
+    assert 2 == len(result.stderr.splitlines())
+    assert "" == command("submit", "--json", *words).stderr
+
+
+def test_what_is_there_or_cannot_be_known_is_not_reported(command: Command) -> None:
+    command.configure('[profiles.none]\ncommand = ["no-such-program"]')
+    Path("sub").mkdir()
+    Path("sub/mine").touch(mode=0o755)
+
+    for words in (
+        ("--", "true"),
+        ("--cwd", "sub", "--", "./mine"),
+        ("--env", f"PATH={Path.cwd()}/sub", "--", "mine"),
+        ("--clean-env", "--", "no-such-program"),
+        ("--profile", "none"),
+    ):
+        assert IDLE == command("submit", *words).stderr
+    assert IDLE == command("submit", "--from", "-", stdin=b'{"command": ["none"]}').stderr
+
+
+def test_an_edit_reports_a_directory_that_is_missing(command: Command) -> None:
+    command("submit", "--", "true")
+
+    result = command("edit", 1, "--cwd", "none")
+
+    expected = f"dispatcher: no directory '{Path.cwd()}/none' now; make it before the task starts\n"
+    assert ("1 edited\n", expected) == (result.stdout, result.stderr)
+
+
 def test_a_submit_without_a_daemon_reports_that_nothing_runs_yet(command: Command) -> None:
     alone = command("submit", "--", "true")
     bulk = command("submit", "--from", "-", stdin=b'{"command": ["true"]}\n' * 2)

@@ -7,10 +7,11 @@ from typing import Any, cast
 
 import click
 
-from dispatcher.cli import lines
+from dispatcher.cli import lines, submitter
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.contradictions import refuse_contradictions
 from dispatcher.cli.options import (
+    at_option,
     config_option,
     examples,
     json_option,
@@ -98,6 +99,7 @@ class EditCommand(click.Command):
 @click.option(
     "--delay", type=DURATION, metavar="DURATION", help="Start no earlier than this from now."
 )
+@at_option
 @click.option("--cwd", metavar="DIR", shell_complete=directory_names, help="Working directory.")
 @click.option(
     "--env",
@@ -138,6 +140,8 @@ def command(*, selection: Selection, dry_run: bool, yes: bool, as_json: bool, **
         raise click.UsageError("nothing to change; give an option like --priority 5, or a command")
     if command is not None and not (selection.is_of_ids and len(selection.ids) == 1):
         raise click.UsageError("a command is of one task: name one id before the --")
+    if not as_json and "cwd" in edits:
+        submitter.report_no_directory(edits["cwd"])
     with Client(config_as_owner(whole=command is not None)) as store:
         if selection.is_of_ids and not dry_run:
             chosen = Chosen(selection.ids)

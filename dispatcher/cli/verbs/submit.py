@@ -9,9 +9,10 @@ from typing import Any, cast
 import click
 
 from dispatcher.cli import inputs, lines, submitter
-from dispatcher.cli.accepted import AcceptedTasks, naming_unprinted
+from dispatcher.cli.accepted import AcceptedTasks, naming_unprinted, warned
 from dispatcher.cli.configuration import config_as_owner
 from dispatcher.cli.options import (
+    at_option,
     config_option,
     examples,
     json_option,
@@ -32,9 +33,6 @@ from dispatcher.wire import KillMode
 
 #: Ids printed at a time.
 _PRINTED = 1_000
-
-#: Tasks with the same key and another command that are named on stderr; the rest is counted.
-_MOST_WARNINGS = 10
 
 
 @click.command(
@@ -96,6 +94,7 @@ _MOST_WARNINGS = 10
 @click.option(
     "--delay", type=DURATION, metavar="DURATION", help='Start no earlier, e.g. "90s", "2h".'
 )
+@at_option
 @click.option(
     "--liveness",
     type=click.Choice([kind.value for kind in Liveness]),
@@ -167,9 +166,10 @@ def command(
         options |= submitter.shell_options(config)
     tasks = _tasks(config, source, _of_script(script, source, command), options)
     is_bulk = source is not None
+    submitter.report_missing(() if is_bulk or as_json else tasks)
     with Client(config) as store:
         seen = AcceptedTasks(_submitted(store, tasks, is_bulk=is_bulk))
-        submitted = _reported(seen)
+        submitted = warned(seen)
         if wait:
             with naming_unprinted(seen):
                 facts = [_facts(one) for one in submitted]
@@ -244,20 +244,6 @@ def _submitted(store: Client, tasks: Iterable[NewTask], *, is_bulk: bool) -> Ite
 
     with bar("submitted", None) as progressed:
         return store.submit_all(tasks, report=progressed)
-
-
-def _reported(submitted: Iterable[Submitted]) -> Iterator[Submitted]:
-    """Yield tasks; warn of those whose key another command or payload has."""
-    others = 0
-    for one in submitted:
-        if one.differs and (others := others + 1) <= _MOST_WARNINGS:
-            other = " and ".join(one.differs)
-            warning = f"task {one.task_id} has this key already, with another {other}"
-            remedy = "nothing was submitted: new work needs a new key"
-            click.echo(f"dispatcher: {warning}; {remedy}", err=True)
-        yield one
-    if (rest := others - _MOST_WARNINGS) > 0:
-        click.echo(f"dispatcher: and so have {rest} more; --json names each", err=True)
 
 
 def _all_succeed(store: Client, facts: list[dict[str, Any]]) -> bool:
