@@ -455,6 +455,9 @@ def test_a_task_starts_at_the_given_time(command: Command) -> None:
         tasks = [client.task(number) for number in (1, 2, 3, 4)]
     assert [0] * 4 == [round((task.run_at - at) / 3_600_000) for task in tasks if task]
     assert ["scheduled"] * 4 == [task.state for task in tasks if task]
+    Path("job.sh").write_text("#!/bin/sh\n#DISPATCHER --at 2030-01-01T00:00Z\n")
+    task_id = command("submit", "--script", "job.sh", "--delay", "0s").id
+    assert "ready" == command("show", task_id, "--json").json["state"]
 
 
 @pytest.mark.parametrize(
