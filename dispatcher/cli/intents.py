@@ -45,7 +45,9 @@ def request(
     """
     with open_client() as store:
         if selection.is_of_ids and not dry_run:
-            confirm(intent, Chosen(selection.ids), yes=yes)
+            if len(selection.ids) > FEW and not yes:
+                states = choose(store, selection, CHANGES[intent]).states
+                confirm(intent, Chosen(selection.ids, states), yes=yes)
             answers = _requested(store, selection.ids, intent, reason)
             _report(store, answers, _refusals(answers), as_json=as_json)
             return

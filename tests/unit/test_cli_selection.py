@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.cli import intents
 from dispatcher.cli.selection import FEW, Chosen, confirm
 from dispatcher.cli.verbs import prune
 from dispatcher.client import Client
@@ -370,6 +371,21 @@ def test_on_a_terminal_many_are_changed_for_their_count_alone(
     for answer in ("y\n", "\n", "", f"{MANY - 1}\n"):
         with pytest.raises(DispatcherError, match="nothing was changed; --yes goes on"):
             confirmed(monkeypatch, answer, many, yes=False)
+
+
+def test_the_question_before_many_ids_are_held_counts_the_runs_that_are_ended(
+    command: Command, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.submit_many(client_tasks(client, MANY))
+    client.claim()
+    questions: list[str] = []
+    monkeypatch.setattr(
+        intents, "confirm", lambda does, chosen, **_: questions.append(chosen.text(does))
+    )
+
+    command("hold", *range(1, MANY + 1))
+
+    assert [f"{MANY} tasks ({MANY - 1} ready, 1 running), and end 1 run"] == questions
 
 
 def test_few_are_changed_without_a_question_and_so_are_many_with_yes(
