@@ -79,7 +79,7 @@ def test_a_follower_of_a_finished_task_that_never_ran_does_not_wait(world: World
     task_id = world.submit("true")
     world.cli("cancel", task_id)
 
-    assert "has not run yet: cancelled" in world.cli("logs", "-f", task_id, exits=1).stderr
+    assert "never ran: cancelled" in world.cli("logs", "-f", task_id, exits=1).stderr
 
 
 def test_a_follower_skips_dropped_output_and_reports_it(world: World) -> None:
