@@ -7,6 +7,9 @@ from dispatcher.environment import Environment
 from dispatcher.model import Liveness
 from dispatcher.wire import KillMode
 
+#: The priority of `--urgent`: before all tasks that were given none, in the order of their submits.
+URGENT = 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:

@@ -104,8 +104,8 @@ def _check_command(command: tuple[str, ...]) -> None:
 
 
 def refuse_command_line(command: Sequence[str], cwd: str, env: Mapping[str, str] | None) -> None:
-    """Raise `InvalidTask` for one word that is not a program but a line for a shell."""
-    word = command[0] if len(command) == 1 else ""
+    """Raise `InvalidTask` for a first word that is not a program but a line for a shell."""
+    word = command[0] if command else ""
     if not isinstance(word, str) or _FOR_SHELLS.isdisjoint(word):
         return
     search = (env or {}).get("PATH") or os.environ.get("PATH", os.defpath)
@@ -113,7 +113,9 @@ def refuse_command_line(command: Sequence[str], cwd: str, env: Mapping[str, str]
     if any(os.path.lexists(Path(cwd, directory, word)) for directory in directories):
         return
     if len(word) > _MOST_SHOWN or not word.isprintable():
-        raise InvalidTask("command: its one word is not a program; write: sh -c '...'")
+        raise InvalidTask("command: its first word is not a program; write: sh -c '...'")
+    if len(command) > 1:
+        raise InvalidTask(f"command: {word!r} is not a program; write: sh -c '...'")
     import shlex  # noqa: PLC0415 - for advice alone
 
     raise InvalidTask(f"command: {word!r} is not a program; write: sh -c {shlex.quote(word)}")

@@ -53,14 +53,14 @@ def naming_unprinted(seen: AcceptedTasks) -> Iterator[None]:
         raise CommitUnknown(f"{seen.named()}: do not submit again ({why})") from error
 
 
-def warned(submitted: Iterable[Submitted]) -> Iterator[Submitted]:
-    """Yield tasks; warn of those whose key another command or payload has."""
+def warned(submitted: Iterable[Submitted], what: str) -> Iterator[Submitted]:
+    """Yield tasks; warn of keys of other work, with `what`: "nothing was", for example."""
     others = 0
     for one in submitted:
         if one.differs and (others := others + 1) <= _MOST_WARNINGS:
             other = " and ".join(one.differs)
             warning = f"task {one.task_id} has this key already, with another {other}"
-            remedy = "nothing was submitted: new work needs a new key"
+            remedy = f"{what} submitted: new work needs a new key"
             click.echo(f"dispatcher: {warning}; {remedy}", err=True)
         yield one
     if (rest := others - _MOST_WARNINGS) > 0:

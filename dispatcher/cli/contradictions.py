@@ -8,6 +8,9 @@ import click
 from dispatcher.cli import lines
 from dispatcher.errors import InvalidTask
 
+#: What `--from`, and `--payload` after its "@", may call stdin.
+_STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+
 #: Options of which one can be given, and what both set.
 _EITHER = (
     ("--urgent", "--priority", "the priority"),
@@ -22,10 +25,18 @@ def refuse_contradictions(ctx: click.Context, words: Sequence[str]) -> None:
     for one, other, what in _EITHER:
         if one in options and other in options:
             raise click.UsageError(f"{one} and {other} both set {what}; give one of them", ctx)
+    if given.get("source") in _STDIN and _names_stdin(given.get("payload")):
+        raise click.UsageError("--from and --payload both read stdin; give one a file", ctx)
     try:
         _refuse_repeated(given)
     except InvalidTask as error:
         raise click.UsageError(str(error), ctx) from None
+
+
+def _names_stdin(payload: object) -> bool:
+    return isinstance(payload, str) and (
+        payload == "-" or (payload.startswith("@") and payload[1:] in _STDIN)
+    )
 
 
 def _refuse_repeated(given: dict[str, Any]) -> None:

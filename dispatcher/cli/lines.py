@@ -15,7 +15,7 @@ from dispatcher.config import limits
 from dispatcher.config.config import Config
 from dispatcher.errors import InvalidTask, did_you_mean
 from dispatcher.model import Liveness
-from dispatcher.new_task import NewTask
+from dispatcher.new_task import URGENT, NewTask
 from dispatcher.quantities import durations
 from dispatcher.quantities.durations import Milliseconds
 from dispatcher.submission import TaskOptions, new_task
@@ -29,6 +29,7 @@ _KINDS: Mapping[str, Any] = {
     "profile": str,
     "queue": str,
     "priority": int,
+    "urgent": bool,
     "max_attempts": int,
     "cwd": str,
     "env": dict[str, str] | list[str],
@@ -57,6 +58,9 @@ NAME = "name"
 #: Bytes of a line: more than any task needs, even with every character escaped.
 LONGEST = 16 * 1024 * 1024
 
+#: Keys of lines to remember; memory holds so many of any file.
+_MOST_KEYS = 20_000
+
 #: Keys by the names that `list --json` prints.
 _ALSO = {"labels": "label"}
 
@@ -72,15 +76,41 @@ def read(
     Raises `InvalidTask`, which names the first line with a mistake.
     """
     fields_of: Callable[[bytes], dict[str, Any]] | None = None
+    keys = _Keys()
     for number, line in enumerate(lines, start=1):
         text = line.removeprefix(BOM_UTF8) if number == 1 else line
         if not text.strip() or (fields_of is not _fields and _is_comment(text)):
             continue
         fields_of = fields_of or (_fields if text.lstrip().startswith(_JSON) else _shell)
         try:
-            yield _task(fields_of(text), config, options, environ)
+            task = _task(fields_of(text), config, options, environ)
+            keys.check(number, task)
         except InvalidTask as error:
             raise InvalidTask(f"line {number}: {error}") from None
+        yield task
+
+
+class _Keys:
+    """The keys of the lines so far."""
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[str, str], tuple[int, int, int]] = {}
+
+    def check(self, number: int, task: NewTask) -> None:
+        """Refuse a key that an earlier line has for other work. Raises `InvalidTask`."""
+        if task.key is None:
+            return
+        own = (number, hash(task.command), hash(task.payload))
+        first = self._lines.get(key := (task.queue, task.key))
+        if first is None:
+            if len(self._lines) < _MOST_KEYS:
+                self._lines[key] = own
+            return
+        same = {"command": own[1] == first[1], "payload": own[2] == first[2]}
+        if others := [name for name in same if not same[name]]:
+            other = " and ".join(others)
+            problem = f"has the key of line {first[0]}, with another {other}"
+            raise InvalidTask(f"{problem}; new work needs a new key")
 
 
 def _task(
@@ -89,6 +119,10 @@ def _task(
     command, name = fields.pop("command", []), fields.pop(NAME, None)
     for key in ("label", "env"):
         refuse_repeated(key, fields.get(key, ()), name if key == "label" else None)
+    if fields.pop("urgent", False):
+        if "priority" in fields:
+            raise InvalidTask("urgent: sets the priority too; give one of them")
+        fields["priority"] = URGENT
     wanted: TaskOptions = {**options, **_options(fields, environ)}
     if name is not None:
         wanted["labels"] = named(name, wanted.get("labels") or {})

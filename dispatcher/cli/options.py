@@ -8,6 +8,7 @@ import click
 
 from dispatcher.cli.configuration import name_file
 from dispatcher.cli.param_types import DURATION, SIGNAL, START, TEXT, file_names, offered
+from dispatcher.new_task import URGENT
 from dispatcher.wire import KillMode
 
 config_option = click.option(
@@ -26,9 +27,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 absolute_option = click.option(
     "--absolute", is_flag=True, help="Print times as dates in UTC, not as ages."
 )
-
-#: The priority of --urgent: before all tasks that were given none, in the order of their submits.
-URGENT = 1000
 
 urgent_option = click.option(
     "--urgent",

@@ -14,7 +14,7 @@ import click
 from dispatcher import control
 from dispatcher.cli import render
 from dispatcher.config.config import Config
-from dispatcher.daemon_report import DaemonReport
+from dispatcher.daemon_report import DaemonReport, ExecutorState
 from dispatcher.errors import AlreadyHeld, DispatcherError, HostTrouble, cannot_write
 from dispatcher.exit_codes import ExitCode
 from dispatcher.host import background, files, locks, owner
@@ -29,6 +29,9 @@ LOG = "daemon.log"
 #: Seconds between two looks whether a daemon answers, and the most that it is waited for.
 LOOK = 0.05
 PATIENCE = 60.0
+
+#: Seconds that the executor of a daemon that answers is waited for: it takes less than one.
+EXECUTOR_PATIENCE = 5.0
 
 #: Lines and bytes of the end of the log of a daemon that could not start.
 MOST_LINES = 20
@@ -101,6 +104,12 @@ def stop(config: Config, running: DaemonReport, how: Literal["leave", "at_once"]
             raise click.Abort from None
 
 
+def stopped(was: DaemonReport, *, leaves: bool) -> str:
+    """Return that a daemon has stopped, and whether it `leaves` runs that go on."""
+    runs = "its run goes on" if was.busy == 1 else f"its {was.busy} runs go on"
+    return f"the daemon has stopped (pid {was.pid}){f'; {runs}' if leaves and was.busy else ''}"
+
+
 def _managers_command(config: Config) -> str:
     """Return the command that stops or restarts the unit of a configuration, if it is known."""
     start = config.start_command()
@@ -126,6 +135,7 @@ def _await_answer(config: Config, child: Child, log: Path, end: select.poll | No
         with suppress(TimeoutError):
             if (found := control.report(config)) is not None and found.pid == child.pid:
                 click.echo(f"the daemon runs: pid {child.pid}, log {render.plain(str(log))}")
+                _await_executor(config, end)
                 return ExitCode.OK
         if instant() >= give_up_at:
             raise HostTrouble(
@@ -137,6 +147,19 @@ def _await_answer(config: Config, child: Child, log: Path, end: select.poll | No
     if code < 0:
         raise DispatcherError(f"{signal_names.name_of(-code)} ended the daemon; see {log}")
     return code
+
+
+def _await_executor(config: Config, end: select.poll | None) -> None:
+    """Wait until the executor greets its daemon, but not for long, and not longer than both live.
+
+    A status would report the first moments as degraded.
+    """
+    give_up_at = instant() + EXECUTOR_PATIENCE
+    while instant() < give_up_at and (end is None or not end.poll(LOOK * 1000)):
+        with suppress(TimeoutError):
+            found = control.report(config)
+            if found is None or found.executor is not ExecutorState.WAITING:
+                return
 
 
 def _plain_lines(log: Path, began: int) -> list[str]:

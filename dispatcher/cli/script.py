@@ -1,10 +1,13 @@
 """`submit --script`: a script whose first comments hold options, in lines with a mark."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
+from dispatcher.cli import lines
 from dispatcher.cli.contradictions import refuse_contradictions
 from dispatcher.errors import InvalidTask
 
@@ -14,8 +17,8 @@ MARK = "#DISPATCHER"
 #: Bytes of a script that may hold options.
 _MOST = 64 * 1024
 
-#: What no script can give: whole lines of tasks, or another script.
-_NOT_IN_SCRIPTS = {"source": "--from", "script": "--script"}
+#: What no script can give: other tasks, and what concerns the caller alone.
+_NOT_IN_SCRIPTS = ("--from", "--script", "--help", "--config", "--wait", "--json")
 
 
 class ScriptCommand(click.Command):
@@ -39,18 +42,37 @@ class ScriptCommand(click.Command):
         found: list[str] = []
         for number, words in options_of(path):
             try:
-                given = self.make_parser(ctx).parse_args([*words])[0]
+                self._check_line(ctx, words)
                 refuse_contradictions(ctx, [*found, *words])
             except click.UsageError as error:
                 raise InvalidTask(f"script: {path}:{number}: {error.format_message()}") from None
-            wrong = [option for name, option in _NOT_IN_SCRIPTS.items() if name in given]
-            if isinstance(rest := given.get("command"), tuple) and rest:
-                wrong = [rest[0]]
-            if wrong or "--" in words:
-                problem = f"{(*wrong, '--')[0]!r} does not belong into this line"
-                raise InvalidTask(f"script: {path}:{number}: {problem}; write options in it")
+            except InvalidTask as error:
+                raise InvalidTask(f"script: {path}:{number}: {error}") from None
             found += words
         return found
+
+    def _check_line(self, ctx: click.Context, words: list[str]) -> None:
+        """Check the options of a line. Raises `InvalidTask`, and `UsageError` as click does."""
+        given, rest, order = self.make_parser(ctx).parse_args([*words])
+        options = [option for param in order for option in param.opts]
+        if wrong := [option for option in options if option in _NOT_IN_SCRIPTS]:
+            problem = f"{wrong[0]!r} does not belong into a script"
+            raise InvalidTask(f"{problem}; give it on the command line")
+        command = given.get("command")
+        wrong = [*(command if isinstance(command, tuple) else ()), *rest]
+        if wrong or "--" in words:
+            problem = f"{(*wrong, '--')[0]!r} does not belong into this line"
+            raise InvalidTask(f"{problem}; write options in it")
+        for param in order:
+            if isinstance(param, click.Option):
+                param.type_cast_value(ctx, given[param.name])
+        _check_pairs(given)
+
+
+def _check_pairs(given: Mapping[str, Any]) -> None:
+    """Raise `InvalidTask` for variables and labels of a line that cannot be used."""
+    lines.variables(given.get("env", ()), os.environ)
+    lines.named(given.get("name"), lines.pairs("label", given.get("label", ())))
 
 
 def options_of(path: str) -> Iterator[tuple[int, list[str]]]:

@@ -30,7 +30,9 @@ def log(world: World) -> Path:
 
 def test_it_is_started_shown_and_stopped(world: World) -> None:
     started = world.cli("run", "--detach").stdout
-    pid = status(world)["daemon_pid"]
+    first = status(world)
+    pid = first["daemon_pid"]
+    assert ("ok", []) == (first["health"], first["degraded"])
     world.cli("submit", "--wait", "--", "true")
     shown = world.cli("status").stdout.splitlines()
     stopped = world.cli("stop").stdout
@@ -167,7 +169,8 @@ def test_a_stop_that_leaves_the_runs_and_a_restart_cost_no_work(world: World) ->
     worker = psutil.Process(int(expect_file(world, "began", lines=1)[0]))
     first = status(world)["daemon_pid"]
 
-    world.cli("stop", "--leave")
+    stopped = world.cli("stop", "--leave").stdout
+    assert f"the daemon has stopped (pid {first}); its run goes on\n" == stopped
     assert is_alive(worker)
     left = world.cli("stop").stdout
     world.cli("run", "--detach")
@@ -176,7 +179,7 @@ def test_a_stop_that_leaves_the_runs_and_a_restart_cost_no_work(world: World) ->
     third = status(world)["daemon_pid"]
 
     assert "no daemon runs here; its executor (pid " in left
-    assert f"the daemon has stopped (pid {second}); its runs go on" == restarted[0]
+    assert f"the daemon has stopped (pid {second}); its run goes on" == restarted[0]
     assert restarted[1].startswith(f"the daemon runs: pid {third}, log ")
     assert 3 == len({first, second, third})
     assert is_alive(worker)

@@ -80,14 +80,60 @@ def test_options_of_the_command_line_hold_for_lines_that_leave_them_out(command:
 
 
 def test_json_answers_for_every_line(command: Command) -> None:
-    content = lines({"command": ["a"], "key": "k"}, {"command": ["b"], "key": "k"})
+    command("submit", "--key", "k", "--", "a")
+    content = lines({"command": ["c"], "key": "l"}, {"command": ["b"], "key": "k"})
 
     answers = command("submit", "--from", "-", "--json", stdin=content).json
 
     assert [
-        {"id": 1, "created": True, "differs": []},
+        {"id": 2, "created": True, "differs": []},
         {"id": 1, "created": False, "differs": ["command"]},
     ] == answers
+    message = command("submit", "--from", "-", stdin=content).stderr
+    assert (
+        "task 1 has this key already, with another command; its line was not submitted" in message
+    )
+
+
+def test_a_key_of_an_earlier_line_with_other_work_refuses_the_file(command: Command) -> None:
+    first = {"command": ["a"], "key": "k"}
+    for other, what in (
+        ({"command": ["b"]}, "command"),
+        ({"payload": 1}, "payload"),
+        ({"command": ["b"], "payload": 1}, "command and payload"),
+    ):
+        content = b"# two\n" + lines(first, {**first, **other})
+        message = command("submit", "--from", "-", stdin=content, exits=2).stderr
+        expected = f"dispatcher: line 3: has the key of line 2, with another {what};"
+        assert f"{expected} new work needs a new key\n" == message
+    assert [] == command("list", "--json").json
+    elsewhere = lines(first, first, {**first, "command": ["b"], "queue": "q"})
+    first_id, again, other_id = command("submit", "--from", "-", stdin=elsewhere).stdout.split()
+    assert first_id == again != other_id
+
+
+def test_a_line_may_be_urgent(command: Command) -> None:
+    content = lines({"command": ["a"], "urgent": True}, {"command": ["b"], "urgent": False})
+    command("submit", "--from", "-", "-p", "3", stdin=content)
+
+    priorities = [command("show", one, "--json").json["priority"] for one in (1, 2)]
+    assert [1000, 3] == priorities
+    both = lines({"command": ["a"], "urgent": True, "priority": 1})
+    message = command("submit", "--from", "-", stdin=both, exits=2).stderr
+    assert "line 1: urgent: sets the priority too; give one of them" in message
+
+
+@pytest.mark.parametrize(
+    ("source", "payload"),
+    [("-", "-"), ("-", "@-"), ("/dev/stdin", "-"), ("-", "@/dev/stdin")],
+)
+def test_two_options_that_read_stdin_are_refused(
+    command: Command, source: str, payload: str
+) -> None:
+    words = ("--from", source, "--payload", payload)
+    message = command("submit", *words, stdin=b"echo a\necho b\n", exits=2).stderr
+    assert "--from and --payload both read stdin; give one a file" in message
+    assert [] == command("list", "--json").json
 
 
 def test_a_byte_order_mark_at_the_start_of_a_file_is_skipped(command: Command) -> None:

@@ -185,9 +185,11 @@ def test_a_line_for_a_shell_is_refused_with_what_to_write(command: Command) -> N
     message = command("submit", "--from", "-", stdin=b'{"command": ["sleep 5"]}', exits=2).stderr
     assert "line 1: command: 'sleep 5' is not a program; write: sh -c 'sleep 5'" in message
     message = command("submit", "--", "a\n" * 200, exits=2).stderr
-    assert "dispatcher: command: its one word is not a program; write: sh -c '...'\n" == message
+    assert "dispatcher: command: its first word is not a program; write: sh -c '...'\n" == message
+    message = command("submit", "a && b", "c", exits=2).stderr
+    assert "dispatcher: command: 'a && b' is not a program; write: sh -c '...'\n" == message
     assert [] == command("list", "--json").json
-    command("submit", "./my tool")
+    command("submit", "./my tool", "c")
     command("submit", "--env", f"PATH={Path.cwd()}/bin", "other tool")
     command("submit", "--", "no-such-program")
     command("submit", "--", "sh", "-c", "a && b")

@@ -32,7 +32,7 @@ def command() -> int:
     if (running := own_daemon.report(config)) is not None:
         config = _as_running(config, running)
         own_daemon.stop(config, running, "leave")
-        click.echo(f"the daemon has stopped (pid {running.pid}); its runs go on")
+        click.echo(own_daemon.stopped(running, leaves=True))
     return own_daemon.run_detached(config, drain=False)
 
 

@@ -41,5 +41,5 @@ def command(*, leave: bool, now: bool) -> ExitCode:
         return ExitCode.OK
     how: Literal["leave", "at_once"] | None = "leave" if leave else "at_once" if now else None
     own_daemon.stop(config, running, how)
-    click.echo(f"the daemon has stopped (pid {running.pid})")
+    click.echo(own_daemon.stopped(running, leaves=leave))
     return ExitCode.OK

@@ -169,7 +169,7 @@ def command(
     submitter.report_missing(() if is_bulk or as_json else tasks)
     with Client(config) as store:
         seen = AcceptedTasks(_submitted(store, tasks, is_bulk=is_bulk))
-        submitted = warned(seen)
+        submitted = warned(seen, "its line was not" if is_bulk else "nothing was")
         if wait:
             with naming_unprinted(seen):
                 facts = [_facts(one) for one in submitted]
