@@ -61,7 +61,7 @@ def _report_program(task: NewTask, cwd: str) -> None:
     if "/" in program:
         if _is_missing(found):
             _print(f"no program {program!r} in {cwd!r} now")
-        elif found.is_file() and not _is_program(found):
+        elif _is_file(found) and not _is_program(found):
             _print(f"{program!r} is not executable now; chmod +x makes it so")
         return
     path = task.env.get("PATH")
@@ -74,7 +74,11 @@ def _report_program(task: NewTask, cwd: str) -> None:
 
 
 def _is_program(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.X_OK)
+    return _is_file(path) and os.access(path, os.X_OK)
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - that of Path raises where a directory is closed
 
 
 def _is_missing(path: str | Path) -> bool:

@@ -1,5 +1,6 @@
 """What `submit` takes of the shell that it runs in, and what it refuses or reports for it."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -235,6 +236,23 @@ def test_what_is_there_or_cannot_be_known_is_not_reported(command: Command) -> N
     ):
         assert IDLE == command("submit", *words).stderr
     assert IDLE == command("submit", "--from", "-", stdin=b'{"command": ["none"]}').stderr
+
+
+def test_a_directory_of_the_path_that_is_closed_stops_no_submit(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's own is closed to others, and stands in the PATH of its `su`."""
+    usual = os.stat
+
+    def stat(path: str | Path, **others: bool) -> os.stat_result:
+        if str(path).startswith("/closed/"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return usual(path, **others)
+
+    monkeypatch.setattr(os, "stat", stat)
+    for words in (("true",), ("/closed/true",)):
+        path = f"PATH=/closed:{os.environ['PATH']}"
+        assert IDLE == command("submit", "--env", path, "--", *words).stderr
 
 
 def test_an_edit_reports_a_directory_that_is_missing(command: Command) -> None:
