@@ -190,6 +190,22 @@ def test_a_stop_that_leaves_the_runs_and_a_restart_cost_no_work(world: World) ->
     world.expect_nobody()
 
 
+def test_a_stop_that_leaves_runs_as_configured_reports_them(world: World) -> None:
+    world.configure(daemon={"on_stop": "leave"})
+    world.cli("run", "--detach")
+    idle = world.cli("restart").stdout.splitlines()[0]
+    for _ in range(2):
+        world.submit(*shell(WILLING), max_attempts=1)
+    expect_file(world, "began", lines=2)
+    pid = status(world)["daemon_pid"]
+
+    assert idle.endswith(")")
+    assert f"the daemon has stopped (pid {pid}); its 2 runs go on\n" == world.cli("stop").stdout
+    world.cli("run", "--detach")
+    world.cli("stop", "--now")
+    world.expect_nobody()
+
+
 def test_a_restart_starts_one_where_none_runs(world: World) -> None:
     started = world.cli("restart").stdout
 

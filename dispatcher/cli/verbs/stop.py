@@ -41,5 +41,6 @@ def command(*, leave: bool, now: bool) -> ExitCode:
         return ExitCode.OK
     how: Literal["leave", "at_once"] | None = "leave" if leave else "at_once" if now else None
     own_daemon.stop(config, running, how)
-    click.echo(own_daemon.stopped(running, leaves=leave))
+    leaves = leave or (how is None and config.on_stop == "leave")
+    click.echo(own_daemon.stopped(running, leaves=leaves))
     return ExitCode.OK
