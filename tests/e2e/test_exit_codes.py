@@ -44,7 +44,7 @@ def nothing(_: World) -> None:
 CODES: list[tuple[int, Callable[[World], None], list[str | int], str]] = [
     (0, nothing, ["list"], "no tasks"),
     (0, nothing, ["status"], ""),
-    (0, nothing, ["prune"], ""),
+    (0, nothing, ["prune"], "none finished"),
     (0, nothing, ["--help"], ""),
     (1, nothing, ["show", 7], "no task 7"),
     (1, nothing, ["claim"], "nothing to claim"),

@@ -8,7 +8,7 @@ CANNOT_START: Sequence[CannotStart] = (
     CannotStart(
         name="a program that is not installed",
         submitted="-- no-such-program",
-        text="no such program: 'no-such-program' (not in PATH '/usr/local/bin:/usr/bin:/bin')",
+        text="no such program: 'no-such-program' (not in the PATH of its submitter or profile)",
     ),
     CannotStart(
         name="a script that is not there",

@@ -22,7 +22,7 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
             name="no number of a task",
             typed="show first",
             text=(
-                "Invalid value for 'ID': 'first' is not a valid task id (see: dispatcher show "
+                "Invalid value for 'ID...': 'first' is not a valid task id (see: dispatcher show "
                 "--help)"
             ),
             exits=2,
@@ -271,8 +271,8 @@ GROUPS: Mapping[str, Sequence[Mistake]] = {
         ),
         Mistake(
             name="a word too many",
-            typed="show 1 2",
-            text="Got unexpected extra argument (2) (see: dispatcher show --help)",
+            typed="status now",
+            text="Got unexpected extra argument (now) (see: dispatcher status --help)",
             exits=2,
         ),
         Mistake(
