@@ -11,7 +11,9 @@ from tests.e2e.world import DISPATCHER, World
 #: Writes down what its shell was started with; "$1" is the directory.
 REPORT = """#!/bin/sh
 mkdir "$1"
-cp /proc/$$/environ /proc/$$/limits /proc/$$/status "$1"
+cp /proc/$$/environ /proc/$$/limits "$1"
+# By the shell itself, which blocks all signals until a child's exec is over.
+while IFS= read -r line; do printf "%s\\n" "$line"; done < /proc/$$/status > "$1/status"
 umask > "$1/umask"
 pwd > "$1/pwd"
 command -v tool > "$1/tool"
